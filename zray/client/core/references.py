@@ -1,0 +1,407 @@
+"""Who holds what: the reference rule of SPEC.md as a table, for owners and borrowers alike.
+
+Holds one ``Entry`` per object that this process owns or has heard of, and nothing about tasks. Reports by calling
+back (``Waiting.ready``) and by appending to ``peers`` (rows for other processes) and ``freed`` (segments that can go).
+
+An entry of the *owner* lives while any of these is non-zero: ``local`` (Python references), ``pins`` (arguments of
+unanswered tasks, outer objects), ``covers`` (running tasks that were given it), ``holders`` (registrations by process).
+An entry of a *borrower* lives while one of the first three is, and then gives back its ``registered`` registrations.
+A borrower that holds something is registered or covered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from zray.failures import encode_failure
+from zray.ids import owner_of
+from zray.protocol.messages import BorrowAck, BorrowAdd, BorrowEnd, ObjectRequest, ObjectState, ProtocolError
+
+PENDING, INLINE, STORED, ERROR = range(4)
+"""Where the value is: not yet made; in ``data``; in the store of ``host``; it is an error, in ``data``."""
+
+
+class Waiting(Protocol):
+    """Something that waits for objects."""
+
+    def ready(self, object_id: bytes) -> None:
+        """The object has a value or an error now."""
+
+
+class Entry:
+    """What this process knows of one object. See the module's text for the invariants."""
+
+    __slots__ = ("covers", "data", "holders", "host", "inner", "local", "pins", "ref", "registered", "requested", "requesters",
+                 "size", "status", "waiters")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.status = PENDING
+        self.data = b""
+        self.host = b""
+        self.size = 0
+        self.inner: tuple[bytes, ...] = ()  # references inside the value, each pinned by this entry
+        self.local = 0
+        self.pins = 0
+        self.covers = 0  # running tasks that were given the reference: their submitters hold it
+        self.holders: dict[bytes, int] | None = None  # owner: registrations by process
+        self.registered = 0  # borrower: registrations that the owner holds for this process
+        self.requested = False  # borrower: the owner has been asked for the value
+        self.requesters: list[bytes] | None = None  # owner: processes that asked before the value was there
+        self.waiters: list[Waiting] | None = None
+        self.ref: Any = None  # weak reference to the process's ObjectRef, kept by the session
+
+
+class ReferenceTable:
+    """All objects of one process.
+
+    ``peers(dest, message)`` sends to another process; ``watch(process)`` asks for notice of its death;
+    ``freed(host, object_id)`` is told of stored objects that nobody can reach any more.
+    """
+
+    def __init__(
+        self,
+        process_id: bytes,
+        peers: Callable[[bytes, Any], None],
+        watch: Callable[[bytes], None],
+        freed: Callable[[bytes, bytes], None],
+    ) -> None:
+        self.process_id = process_id
+        self.entries: dict[bytes, Entry] = {}
+        self._peers = peers
+        self._watch = watch
+        self._freed = freed
+        self._watched: set[bytes] = set()
+        self._dead: set[bytes] = set()
+        self._tokens = 0
+        # token -> (object, owner that has to acknowledge, outer object held until then, gates that wait)
+        self._unacked: dict[int, tuple[bytes, bytes, bytes, list[_Gate]]] = {}
+
+    # ------------------------------------------------------------------ entries
+
+    def own(self, object_id: bytes) -> Entry:
+        """A new entry for an object of this process, with one local reference."""
+        entry = self.entries[object_id] = Entry()
+        entry.local = 1
+        return entry
+
+    def owns(self, object_id: bytes) -> bool:
+        """Whether this process is the object's owner."""
+        return object_id.startswith(self.process_id)
+
+    def owned_reachable(self) -> bool:
+        """Whether some object of this process can still be reached, here or elsewhere."""
+        return any(object_id.startswith(self.process_id) for object_id in self.entries)
+
+    def _entry(self, object_id: bytes) -> Entry:
+        """The entry of any object, made when it is not there."""
+        entry = self.entries.get(object_id)
+        if entry is None:
+            entry = self.entries[object_id] = Entry()
+            if self.owns(object_id):
+                self._set_error(entry, "ObjectFreedError", "the object was freed: no reference to it was known any more")
+            elif owner_of(object_id) in self._dead:
+                self._set_error(entry, "OwnerDiedError", "the process that owned the object is gone")
+        return entry
+
+    @staticmethod
+    def _set_error(entry: Entry, kind: str, message: str) -> None:
+        entry.status = ERROR
+        entry.data = encode_failure(kind, message)
+
+    # ------------------------------------------------------------------ counting
+
+    def load(self, object_id: bytes, outer: bytes = b"") -> Entry:
+        """A reference was unpickled here: counts it. ``outer``: the object in whose value it was, if any.
+
+        A borrower that is neither registered nor covered by a running task registers, and holds ``outer`` until the
+        owner has acknowledged.
+        """
+        entry = self._entry(object_id)
+        entry.local += 1
+        if not entry.registered and not entry.covers and not self.owns(object_id):
+            self.register(object_id, self.process_id, outer)
+        return entry
+
+    def load_covered(self, object_id: bytes) -> Entry:
+        """As ``load``, for arguments of a running task: covered by their submitter until ``uncover``."""
+        entry = self._entry(object_id)
+        entry.local += 1
+        entry.covers += 1
+        return entry
+
+    def uncover(self, object_ids: Iterable[bytes], submitter: bytes) -> list[bytes]:
+        """A task ends. What is left of its arguments is registered, or returned if the submitter owns it."""
+        kept = []
+        for object_id in object_ids:
+            entry = self.entries[object_id]
+            entry.covers -= 1
+            if self.owns(object_id) or not (entry.local or entry.pins or entry.covers):
+                self._collect(object_id, entry)
+            elif not entry.registered and not entry.covers:
+                if owner_of(object_id) == submitter:
+                    entry.registered += 1
+                    self._watch_once(submitter)
+                    kept.append(object_id)
+                else:
+                    self.register(object_id, self.process_id)
+        return kept
+
+    def drop(self, object_id: bytes) -> None:
+        """A local reference is gone."""
+        entry = self.entries[object_id]
+        entry.local -= 1
+        self._collect(object_id, entry)
+
+    def pin(self, object_id: bytes) -> None:
+        """Holds an object that this process can reach."""
+        self._entry(object_id).pins += 1
+
+    def unpin(self, object_id: bytes) -> None:
+        """Undoes one ``pin``."""
+        entry = self.entries[object_id]
+        entry.pins -= 1
+        self._collect(object_id, entry)
+
+    def _collect(self, object_id: bytes, entry: Entry) -> None:
+        """Frees the entry if nothing holds it, and what it held, however deep, without recursion."""
+        stack = [(object_id, entry)]
+        while stack:
+            object_id, entry = stack.pop()
+            if entry.local or entry.pins or entry.covers or entry.holders:
+                continue
+            if self.entries.get(object_id) is not entry:
+                continue
+            del self.entries[object_id]
+            if object_id.startswith(self.process_id):
+                if entry.status == STORED:
+                    self._freed(entry.host, object_id)
+            elif entry.registered and owner_of(object_id) not in self._dead:
+                self._peers(owner_of(object_id), BorrowEnd(object_id, entry.registered))
+            for inner_id in entry.inner:
+                inner = self.entries[inner_id]
+                inner.pins -= 1
+                stack.append((inner_id, inner))
+
+    # ------------------------------------------------------------------ hand-over
+
+    def register(self, object_id: bytes, holder: bytes, outer: bytes = b"") -> None:
+        """Has the owner register ``holder``. ``when_acknowledged`` waits for it; ``outer`` is pinned until then."""
+        owner = owner_of(object_id)
+        if holder == self.process_id:
+            self.entries[object_id].registered += 1
+        if owner in self._dead:
+            return
+        self._watch_once(owner)
+        if outer:
+            self.pin(outer)
+        self.pin(object_id)
+        self._tokens += 1
+        self._unacked[self._tokens] = (object_id, owner, outer, [])
+        self._peers(owner, BorrowAdd(object_id, holder, self._tokens))
+
+    def hand_over(self, object_ids: Iterable[bytes], receiver: bytes) -> None:
+        """References travel to ``receiver`` inside a returned value: makes sure that their owners know."""
+        for object_id in object_ids:
+            if self.owns(object_id):
+                self._add_holder(object_id, receiver)
+            elif owner_of(object_id) != receiver:
+                self.register(object_id, receiver)
+
+    def adopt(self, object_ids: Iterable[bytes]) -> None:
+        """References arrived inside a value that this process owns now: pinned; registered already by the sender."""
+        for object_id in object_ids:
+            entry = self._entry(object_id)
+            entry.pins += 1
+            if not self.owns(object_id):
+                entry.registered += 1
+                self._watch_once(owner_of(object_id))
+
+    def keep(self, object_ids: Iterable[bytes], holder: bytes) -> None:
+        """``holder`` says in a result which of this process's objects it keeps."""
+        for object_id in object_ids:
+            if not self.owns(object_id):
+                raise ProtocolError("kept a reference of somebody else")
+            self._add_holder(object_id, holder)
+
+    def _add_holder(self, object_id: bytes, holder: bytes) -> None:
+        entry = self.entries.get(object_id)
+        if entry is None or holder in self._dead:
+            return  # the holder learns of it when it asks for the value
+        self._count(object_id, entry, holder, 1)
+        self._watch_once(holder)
+
+    def _count(self, object_id: bytes, entry: Entry, holder: bytes, change: int) -> None:
+        # Below zero for a moment is right: a holder may give back what a delayed result is still to announce.
+        if entry.holders is None:
+            entry.holders = {}
+        left = entry.holders.get(holder, 0) + change
+        if left:
+            entry.holders[holder] = left
+        else:
+            del entry.holders[holder]
+            self._collect(object_id, entry)
+
+    def when_acknowledged(self, action: Callable[[], None]) -> None:
+        """Calls ``action`` once every registration that was asked for so far is acknowledged."""
+        if not self._unacked:
+            action()
+            return
+        gate = _Gate(len(self._unacked), action)
+        for _, _, _, gates in self._unacked.values():
+            gates.append(gate)
+
+    def _watch_once(self, process_id: bytes) -> None:
+        if process_id not in self._watched and process_id != self.process_id:
+            self._watched.add(process_id)
+            self._watch(process_id)
+
+    # ------------------------------------------------------------------ values
+
+    def resolve(
+        self, object_id: bytes, status: int, data: bytes, host: bytes, size: int, inner: tuple[bytes, ...] = ()
+    ) -> None:
+        """The object has a value or an error now. ``inner`` must have been adopted or pinned by the caller.
+
+        For an object that nobody holds any more the value is let go at once.
+        """
+        entry = self.entries.get(object_id)
+        if entry is None or entry.status != PENDING:
+            self._let_go(entry, object_id, status, host, inner)
+            return
+        entry.status = status
+        entry.data = data
+        entry.host = host
+        entry.size = size
+        entry.inner = inner
+        waiters = entry.waiters
+        if waiters is not None:
+            entry.waiters = None
+            for waiter in waiters:
+                waiter.ready(object_id)
+        requesters = entry.requesters
+        if requesters is not None:
+            entry.requesters = None
+            for process in requesters:
+                self._peers(process, ObjectState(object_id, status, data, host, size))
+
+    def _let_go(self, entry: Entry | None, object_id: bytes, status: int, host: bytes, inner: tuple[bytes, ...]) -> None:
+        # A second result of the same object is in the same segment: only an unreachable one's is freed.
+        if entry is None and status == STORED and self.owns(object_id):
+            self._freed(host, object_id)
+        for inner_id in inner:
+            self.unpin(inner_id)
+
+    def release_segment(self, host: bytes, object_id: bytes) -> None:
+        """A stored value that no entry stands for can go."""
+        self._freed(host, object_id)
+
+    def fail(self, object_id: bytes, kind: str, message: str) -> None:
+        """Resolves with a failure that travels by name."""
+        self.resolve(object_id, ERROR, encode_failure(kind, message), b"", 0)
+
+    def wait_for(self, object_id: bytes, waiter: Waiting) -> bool:
+        """Has ``waiter`` told when the object is ready; False: it is ready already. Asks the owner when borrowed."""
+        entry = self.entries.get(object_id) or self._entry(object_id)
+        if entry.status != PENDING:
+            return False
+        if entry.waiters is None:
+            entry.waiters = [waiter]
+        else:
+            entry.waiters.append(waiter)
+        if not entry.requested and not self.owns(object_id):
+            entry.requested = True
+            self._watch_once(owner_of(object_id))
+            self._peers(owner_of(object_id), ObjectRequest(object_id))
+        return True
+
+    def pending(self, object_id: bytes) -> bool:
+        """Whether the value of a known object is not known here yet."""
+        return self.entries[object_id].status == PENDING
+
+    def stop_waiting(self, object_id: bytes, waiter: Waiting) -> None:
+        """Undoes ``wait_for``; fine if it is ready meanwhile."""
+        entry = self.entries.get(object_id)
+        if entry is not None and entry.waiters is not None and waiter in entry.waiters:
+            entry.waiters.remove(waiter)
+
+    # ------------------------------------------------------------------ from other processes
+
+    def on_request(self, source: bytes, message: ObjectRequest) -> None:
+        """Somebody asks for the value of an object of this process."""
+        entry = self.entries.get(message.object_id)
+        if not self.owns(message.object_id):
+            raise ProtocolError("asked for an object of somebody else")
+        if entry is None:
+            failure = encode_failure("ObjectFreedError", "the object was freed: its owner knew of no reference any more")
+            self._peers(source, ObjectState(message.object_id, ERROR, failure, b"", 0))
+        elif entry.status != PENDING:
+            state = ObjectState(message.object_id, entry.status, entry.data, entry.host, entry.size)
+            self._peers(source, state)
+        elif entry.requesters is None:
+            entry.requesters = [source]
+        else:
+            entry.requesters.append(source)
+
+    def on_state(self, source: bytes, message: ObjectState) -> None:
+        """The owner answers."""
+        if owner_of(message.object_id) != source:
+            raise ProtocolError("an object's state comes from its owner")
+        if message.object_id in self.entries:
+            self.resolve(*message)
+
+    def on_borrow_add(self, source: bytes, message: BorrowAdd) -> None:
+        """A holder is announced by whoever hands the reference on."""
+        self._add_holder(message.object_id, message.holder)
+        self._peers(source, BorrowAck(message.token))
+
+    def on_borrow_ack(self, source: bytes, message: BorrowAck) -> None:
+        """An owner has registered what this process announced."""
+        waiting = self._unacked.get(message.token)
+        if waiting is not None and waiting[1] == source:
+            self._acknowledged(message.token)
+
+    def _acknowledged(self, token: int) -> None:
+        object_id, _, outer, gates = self._unacked.pop(token)
+        for gate in gates:
+            gate.open_one()
+        self.unpin(object_id)
+        if outer:
+            self.unpin(outer)
+
+    def on_borrow_end(self, source: bytes, message: BorrowEnd) -> None:
+        """A holder gives registrations back."""
+        entry = self.entries.get(message.object_id)
+        if entry is not None and source not in self._dead:
+            self._count(message.object_id, entry, source, -message.count)
+
+    def on_process_died(self, process_id: bytes) -> None:
+        """Its registrations are void; its objects are gone."""
+        self._dead.add(process_id)
+        self._watched.discard(process_id)
+        for token in [token for token, row in self._unacked.items() if row[1] == process_id]:
+            self._acknowledged(token)
+        for object_id, entry in list(self.entries.items()):
+            if entry.holders is not None and entry.holders.pop(process_id, None) is not None:
+                self._collect(object_id, entry)
+            elif entry.status == PENDING and object_id.startswith(process_id):
+                self.fail(object_id, "OwnerDiedError", "the process that owned the object died before its value was known")
+
+    def is_dead(self, process_id: bytes) -> bool:
+        """Whether this process has been told of that one's death."""
+        return process_id in self._dead
+
+
+class _Gate:
+    """Counts acknowledgements down to an action."""
+
+    __slots__ = ("_action", "_left")
+
+    def __init__(self, left: int, action: Callable[[], None]) -> None:
+        self._left = left
+        self._action = action
+
+    def open_one(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._action()

@@ -1,0 +1,305 @@
+"""The owner's side of tasks: from submission to the outcome, with retries, dependencies and cancellation.
+
+A ``Task`` is held here from submission until its outcome is known. It is sent only when all its top-level reference
+arguments exist; small ones travel inside the envelope. Which route it takes (a queue of the broker, an actor's mailbox)
+is decided by ``task.route``; everything here is indifferent to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import msgpack
+
+from zray.client.core.references import ERROR, INLINE, STORED, ReferenceTable
+from zray.failures import encode_failure
+from zray.ids import return_id
+from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Submit
+
+WAITING, SENT = range(2)
+"""A task waits for its arguments, or is with the broker or a worker."""
+
+UNLIMITED = -1
+
+
+class Arguments(NamedTuple):
+    """A call's arguments as they were serialized.
+
+    ``refs`` are the top-level references, as (position or keyword, object); their places in ``data`` are blank.
+    ``held`` is everything to be pinned until the outcome: those, the ones nested in values, a handle.
+    """
+
+    status: int  # INLINE, or STORED: too large for an envelope, in the store under object_id
+    data: bytes
+    object_id: bytes
+    host: bytes
+    refs: tuple[tuple[int | str, bytes], ...]
+    held: tuple[bytes, ...]
+
+
+class Envelope(NamedTuple):
+    """What a worker is given; opaque to the broker."""
+
+    options: bytes
+    status: int
+    data: bytes
+    object_id: bytes
+    host: bytes
+    refs: list[Any]  # [key, object_id, status, data, host]
+
+
+class Outcome(NamedTuple):
+    """What a worker answers; opaque to the broker. ``returns``: [status, data, size, inner references]."""
+
+    host: bytes
+    returns: list[Any]
+    kept: list[bytes]
+    retryable: bool
+
+
+class Route(Protocol):
+    """Where a task's envelope goes, and when."""
+
+    def ready(self, task: Task) -> None:
+        """The task's arguments exist (or it is to be tried again): have the table dispatch it when it may go."""
+
+    def send(self, task: Task, payload: bytes) -> None:
+        """Sends an attempt."""
+
+    def cancel(self, task: Task, mode: int) -> None:
+        """Asks whoever has the task to drop or stop it."""
+
+    def done(self, task: Task, error: bytes) -> None:
+        """The outcome is known; ``error`` is empty when it came from a worker."""
+
+
+class Task:
+    """One call whose outcome is not known yet. Invariant: ``missing`` is the number of its arguments not yet ready."""
+
+    __slots__ = ("arguments", "attempt", "cancelled", "flags", "function_id", "missing", "n_returns", "options",
+                 "parent", "retries_left", "route", "seq", "shape", "state", "task_id")  # fmt: skip
+
+    def __init__(
+        self,
+        task_id: bytes,
+        route: Route,
+        function_id: bytes,
+        shape: bytes,
+        flags: int,
+        options: bytes,
+        arguments: Arguments,
+        n_returns: int,
+        retries_left: int,
+        parent: bytes,
+    ) -> None:
+        self.task_id = task_id
+        self.route = route
+        self.function_id = function_id
+        self.shape = shape
+        self.flags = flags
+        self.options = options
+        self.arguments = arguments
+        self.n_returns = n_returns
+        self.retries_left = retries_left
+        self.parent = parent
+        self.attempt = 0
+        self.missing = 0
+        self.seq = 0
+        self.state = WAITING
+        self.cancelled = False
+
+    def ready(self, object_id: bytes) -> None:
+        """One of the arguments exists now (``Waiting``)."""
+        self.missing -= 1
+        if not self.missing:
+            self.route.ready(self)
+
+
+class TaskTable:
+    """All unanswered tasks of one process."""
+
+    def __init__(self, references: ReferenceTable) -> None:
+        self.references = references
+        self.tasks: dict[bytes, Task] = {}
+
+    # ------------------------------------------------------------------ submission
+
+    def submit(self, task: Task) -> None:
+        """Takes charge of a task. Its return objects must be owned already."""
+        self.tasks[task.task_id] = task
+        arguments = task.arguments
+        if arguments.held:
+            references = self.references
+            for object_id in arguments.held:
+                references.pin(object_id)
+            # Counted before it can be told, so that a value arriving meanwhile does not start it early.
+            task.missing = sum([references.wait_for(object_id, task) for _, object_id in arguments.refs])
+        if not task.missing:
+            task.route.ready(task)
+
+    def dispatch(self, task: Task) -> None:
+        """Builds the envelope and hands it to the route; an argument that is an error is the task's outcome."""
+        arguments = task.arguments
+        refs = []
+        for key, object_id in arguments.refs:
+            entry = self.references.entries[object_id]
+            if entry.status == ERROR:
+                self.fail(task, entry.data)
+                return
+            refs.append((key, object_id, entry.status, entry.data, entry.host))
+        task.state = SENT
+        payload = msgpack.packb(
+            (task.options, arguments.status, arguments.data, arguments.object_id, arguments.host, refs)
+        )
+        task.route.send(task, payload)
+
+    def again(self, task: Task, *, counts: bool) -> None:
+        """Another attempt; one that ``counts`` uses up a retry."""
+        if counts and task.retries_left != UNLIMITED:
+            task.retries_left -= 1
+        task.attempt += 1
+        task.state = WAITING
+        task.route.ready(task)
+
+    # ------------------------------------------------------------------ outcomes
+
+    def on_result(self, message: Result) -> None:
+        """A worker answered."""
+        outcome = read_outcome(message.payload)
+        references = self.references
+        if outcome.kept:
+            references.keep(outcome.kept, message.source)
+        for _, _, _, inner in outcome.returns:
+            if inner:
+                references.adopt(inner)
+        task = self.tasks.get(message.task_id)
+        if task is None or task.attempt != message.attempt:
+            self._discard(message.task_id, outcome)
+        elif outcome.retryable and task.retries_left and not task.cancelled:
+            self._discard(message.task_id, outcome)
+            self.again(task, counts=True)
+        else:
+            self._settle(task, outcome)
+
+    def _settle(self, task: Task, outcome: Outcome) -> None:
+        task_id = task.task_id
+        self._finish(task, b"")
+        for index, (status, data, size, inner) in enumerate(outcome.returns, start=1):
+            self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
+        self._let_go(task)
+
+    def _discard(self, task_id: bytes, outcome: Outcome) -> None:
+        """A result that nobody waits for, or whose task is tried again. Its segment is that of the next attempt too."""
+        task_is_known = task_id in self.tasks
+        for index, (status, _, _, inner) in enumerate(outcome.returns, start=1):
+            object_id = return_id(task_id, index)
+            for inner_id in inner:
+                self.references.unpin(inner_id)
+            if status == STORED and not task_is_known and object_id not in self.references.entries:
+                self.references.release_segment(outcome.host, object_id)
+
+    def on_failed(self, message: Failed) -> None:
+        """The broker tells that an attempt had no outcome."""
+        task = self.tasks.get(message.task_id)
+        if task is None or task.attempt != message.attempt:
+            return
+        retry = message.kind in RETRIED_FAILURES and not task.cancelled
+        if retry and (task.retries_left or not message.culprit):
+            self.again(task, counts=message.culprit)
+        elif task.cancelled:
+            self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled"))
+        else:
+            self.fail(task, encode_failure(message.kind, message.message))
+
+    def fail(self, task: Task, error: bytes) -> None:
+        """The outcome of every return object is ``error``."""
+        self._finish(task, error)
+        for index in range(1, task.n_returns + 1):
+            self.references.resolve(return_id(task.task_id, index), ERROR, error, b"", 0)
+        self._let_go(task)
+
+    def _finish(self, task: Task, error: bytes) -> None:
+        del self.tasks[task.task_id]
+        task.route.done(task, error)
+
+    def _let_go(self, task: Task) -> None:
+        held = task.arguments.held
+        if held:
+            if task.missing:
+                for _, object_id in task.arguments.refs:
+                    self.references.stop_waiting(object_id, task)
+            for object_id in held:
+                self.references.unpin(object_id)
+
+    # ------------------------------------------------------------------ cancellation
+
+    def cancel(self, task_id: bytes, mode: int) -> bool:
+        """Cancels a task of this process; False: it has ended already."""
+        task = self.tasks.get(task_id)
+        if task is None:
+            return False
+        task.cancelled = True
+        if task.state == WAITING:
+            self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled before it was sent"))
+        else:
+            task.route.cancel(task, mode)
+        return True
+
+    def cancel_children(self, parent: bytes, mode: int) -> None:
+        """Cancels what the task ``parent``, that ran here, has submitted."""
+        for task_id in [task_id for task_id, task in self.tasks.items() if task.parent == parent]:
+            self.cancel(task_id, mode)
+
+    def lose_everything(self, kind: str, message: str) -> None:
+        """The cluster is gone: nothing that is pending will ever have another outcome."""
+        error = encode_failure(kind, message)
+        for task in list(self.tasks.values()):
+            if task.task_id in self.tasks:
+                self.fail(task, error)
+
+
+class QueueRoute:
+    """Plain tasks: through the broker's queue."""
+
+    __slots__ = ("_send", "_table")
+
+    def __init__(self, table: TaskTable, send: Callable[[Any], None]) -> None:
+        self._table = table
+        self._send = send
+
+    def ready(self, task: Task) -> None:
+        self._table.dispatch(task)
+
+    def send(self, task: Task, payload: bytes) -> None:
+        self._send(Submit(task.task_id, task.attempt, task.function_id, task.shape, task.flags, payload))
+
+    def cancel(self, task: Task, mode: int) -> None:
+        self._send(Cancel(task.task_id, mode))
+
+    def done(self, task: Task, error: bytes) -> None:
+        return
+
+
+RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
+"""Failures of the machinery rather than of the task: worth another attempt."""
+
+
+def read_outcome(payload: bytes) -> Outcome:
+    """Parses and checks a worker's answer."""
+    try:
+        outcome = Outcome._make(msgpack.unpackb(payload))
+        for status, data, size, inner in outcome.returns:
+            if status not in (INLINE, STORED, ERROR) or type(data) is not bytes or type(size) is not int:
+                raise ProtocolError("malformed outcome")
+            if inner and not all(type(x) is bytes for x in inner):
+                raise ProtocolError("malformed outcome")
+    except (ValueError, TypeError) as error:
+        raise ProtocolError(f"malformed outcome: {error}") from None
+    return outcome
+
+
+def pack_outcome(host: bytes, returns: Iterable[Any], kept: list[bytes], retryable: bool) -> bytes:
+    """The counterpart of ``read_outcome``."""
+    return msgpack.packb((host, list(returns), kept, retryable))  # type: ignore[no-any-return]
+

@@ -1,0 +1,53 @@
+"""Identifiers: what they look like on the wire and what can be read off them.
+
+Inside zray an identifier is plain ``bytes`` (hashing and comparing them is what the hot paths do); the classes here
+exist only where a user meets one.  Layout, sizes equal to Ray's where Ray has the same thing:
+
+=============  =====  =====================================================================
+process        16     random; a worker, driver, host or broker *incarnation*. Never reused, so a late
+                      message of a dead incarnation cannot be mistaken for one of its successor
+task           24     owner process (16) + counter of that process (8)
+object         28     task (24) + index (4): 0 is a ``put``, 1..n are the returns of the task
+actor          16     random
+job            4      counter of the broker
+function       16     blake2b of the pickled function or class
+=============  =====  =====================================================================
+
+An object's identifier names its owner (its first 16 bytes), so nothing central has to be asked who owns it.
+"""
+
+from __future__ import annotations
+
+PROCESS_ID_BYTES = 16
+TASK_ID_BYTES = 24
+OBJECT_ID_BYTES = 28
+ACTOR_ID_BYTES = 16
+JOB_ID_BYTES = 4
+FUNCTION_ID_BYTES = 16
+
+PUT_INDEX = b"\0\0\0\0"
+
+
+def make_task_id(owner: bytes, counter: int) -> bytes:
+    """The identifier of the ``counter``-th task (or put) of the process ``owner``."""
+    return owner + counter.to_bytes(8, "big")
+
+
+def return_id(task_id: bytes, index: int) -> bytes:
+    """The identifier of return value ``index`` (from 1) of a task."""
+    return task_id + index.to_bytes(4, "big")
+
+
+def put_id(task_id: bytes) -> bytes:
+    """The identifier of an object that was ``put`` rather than returned."""
+    return task_id + PUT_INDEX
+
+
+def owner_of(identifier: bytes) -> bytes:
+    """The process that owns the task or object ``identifier``."""
+    return identifier[:PROCESS_ID_BYTES]
+
+
+def task_of(object_id: bytes) -> bytes:
+    """The task that made ``object_id``."""
+    return object_id[:TASK_ID_BYTES]

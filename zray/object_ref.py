@@ -1,0 +1,117 @@
+"""``ObjectRef``: the future that users hold.
+
+A process has at most one live ``ObjectRef`` per object, so identity is equality and hashing costs nothing.  Making
+one and losing one is reported to the *tracker* of the process (the client session), which does the reference
+counting.  ``__del__`` may run anywhere, also in the middle of a garbage collection inside the session's own lock,
+so it only appends to a queue (``deque.append`` is atomic) that the session drains at its next turn.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Generator
+from typing import Any, Protocol
+
+from zray.exceptions import ZrayError
+from zray.ids import OBJECT_ID_BYTES, task_of
+
+
+class Tracker(Protocol):
+    """What a session offers to the references of its process."""
+
+    def intern(self, object_id: bytes) -> ObjectRef:
+        """The process's one reference to ``object_id``; counts it when it is new."""
+
+    def dropped(self, object_id: bytes) -> None:
+        """A reference was garbage collected. Must not block or take a lock."""
+
+    def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
+        """A future that ends with the object's value or error."""
+
+    def pickled_by_user(self, object_id: bytes) -> None:
+        """A reference went into a pickle that zray did not write: keep the object for the life of this process."""
+
+
+_tracker: Tracker | None = None
+
+
+def set_tracker(tracker: Tracker | None) -> Tracker | None:
+    """Installs the tracker of this process; returns the one before."""
+    global _tracker
+    before, _tracker = _tracker, tracker
+    return before
+
+
+def get_tracker() -> Tracker:
+    """The tracker of this process. Raises ZrayError when zray is not initialised."""
+    if _tracker is None:
+        raise ZrayError("zray is not initialised in this process: call zray.init() first")
+    return _tracker
+
+
+class ObjectRef:
+    """A reference to a value that exists, or will exist, somewhere in the cluster.
+
+    Obtained from ``f.remote()`` and ``zray.put()``; resolve it with ``zray.get(ref)``, ``await ref`` or
+    ``ref.future()``.
+    """
+
+    __slots__ = ("__weakref__", "_id", "_tracker")
+    _id: bytes
+    _tracker: Tracker | None
+
+    def __new__(cls, id: bytes) -> ObjectRef:
+        if not isinstance(id, bytes) or len(id) != OBJECT_ID_BYTES:
+            raise ValueError(f"an ObjectRef is made from {OBJECT_ID_BYTES} bytes, got {id!r}")
+        return get_tracker().intern(id)
+
+    @classmethod
+    def _make(cls, object_id: bytes, tracker: Tracker) -> ObjectRef:
+        """A new counted reference; only trackers call this, with the count already taken."""
+        ref = object.__new__(cls)
+        ref._id = object_id
+        ref._tracker = tracker
+        return ref
+
+    def __del__(self) -> None:
+        tracker = self._tracker
+        if tracker is not None:
+            tracker.dropped(self._id)
+
+    def binary(self) -> bytes:
+        """The identifier as bytes."""
+        return self._id
+
+    def hex(self) -> str:
+        """The identifier in hexadecimal."""
+        return self._id.hex()
+
+    def task_id(self) -> bytes:
+        """The identifier of the task that makes this object."""
+        return task_of(self._id)
+
+    def future(self) -> concurrent.futures.Future[Any]:
+        """A ``concurrent.futures.Future`` that ends with the value, or with the error that ``get`` would raise."""
+        return get_tracker().future_of(self._id)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio
+
+        return asyncio.wrap_future(self.future()).__await__()
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self._id.hex()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # zray's own pickler never comes here: it has a persistent id for references.
+        get_tracker().pickled_by_user(self._id)
+        return (ObjectRef, (self._id,))
+
+    def __iter__(self) -> Any:
+        raise TypeError("an ObjectRef is not iterable: resolve it first, with zray.get(ref)")
+
+    def __copy__(self) -> ObjectRef:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> ObjectRef:
+        return self

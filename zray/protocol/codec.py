@@ -1,0 +1,77 @@
+"""Frames to bytes and back; see SPEC.md for the layout. Nothing in here keeps state."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgpack
+
+from zray.protocol.messages import HANDSHAKE, ProtocolError, decode_row, encode_row
+
+MAGIC = 0xA7
+KIND_HANDSHAKE, KIND_DATA = 0, 1
+HEADER = struct.Struct("<BB8sQQ")
+NO_INCARNATION = bytes(8)
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+class Frame(NamedTuple):
+    """A frame whose header has been read; ``body`` is not parsed yet."""
+
+    kind: int
+    incarnation: bytes
+    seq: int
+    ack: int
+    body: memoryview
+
+
+def pack_body(messages: Iterable[Any]) -> bytes:
+    """The body of a frame."""
+    return msgpack.packb([encode_row(message) for message in messages], use_bin_type=True)  # type: ignore[no-any-return]
+
+
+def pack_frame(kind: int, incarnation: bytes, seq: int, ack: int, body: bytes) -> bytes:
+    """A whole frame."""
+    return HEADER.pack(MAGIC, kind, incarnation, seq, ack) + body
+
+
+def read_frame(data: bytes) -> Frame:
+    """Splits a frame; raises ProtocolError if it is none."""
+    if len(data) < HEADER.size:
+        raise ProtocolError("shorter than a header")
+    magic, kind, incarnation, seq, ack = HEADER.unpack_from(data)
+    if magic != MAGIC or kind not in (KIND_HANDSHAKE, KIND_DATA):
+        raise ProtocolError("not a zray frame")
+    return Frame(kind, incarnation, seq, ack, memoryview(data)[HEADER.size :])
+
+
+def unpack_rows(body: bytes | memoryview) -> list[Any]:
+    """The rows of a body; raises ProtocolError if it is no array."""
+    try:
+        rows = msgpack.unpackb(body, raw=False, strict_map_key=False, use_list=True)
+    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise ProtocolError(f"undecodable body: {error}") from None
+    if type(rows) is not list:
+        raise ProtocolError("a body is an array of messages")
+    return rows
+
+
+def unpack_messages(body: bytes | memoryview, allowed: frozenset[Any]) -> list[Any]:
+    """All messages of a body, or ProtocolError if any one of them is not acceptable."""
+    return [decode_row(row, allowed) for row in unpack_rows(body)]
+
+
+def pack_handshake(message: Any, incarnation: bytes = NO_INCARNATION) -> bytes:
+    """A handshake frame with one message."""
+    return pack_frame(KIND_HANDSHAKE, incarnation, 0, 0, pack_body([message]))
+
+
+def unpack_handshake(frame: Frame) -> Any:
+    """The message of a handshake frame."""
+    messages = unpack_messages(frame.body, HANDSHAKE)
+    if len(messages) != 1:
+        raise ProtocolError("a handshake frame holds one message")
+    return messages[0]

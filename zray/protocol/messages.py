@@ -1,0 +1,480 @@
+"""The messages: one ``NamedTuple`` each, one union per direction.
+
+On the wire a message is the array ``[type, *fields]``. ``decode_row`` checks number, type and size of the fields, by a
+test that is generated once per class from the annotations (identifiers have fixed sizes, see ``zray.ids``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, Union, get_args, get_type_hints
+
+from zray import ids
+from zray.exceptions import ZrayError
+
+PROTOCOL_VERSION = 1
+
+ProcessId: TypeAlias = bytes
+TaskId: TypeAlias = bytes
+ObjectId: TypeAlias = bytes
+ActorId: TypeAlias = bytes
+FunctionId: TypeAlias = bytes
+JobId: TypeAlias = bytes
+
+FLAG_RETRYABLE = 1
+"""The task may be run again when its worker dies, so it may be prefetched behind others."""
+
+CANCEL_FORCE = 1
+CANCEL_RECURSIVE = 2
+
+PENDING, ALIVE, RESTARTING, DEAD = range(4)
+"""States of an actor."""
+
+DRIVER, WORKER, HOST = "driver", "worker", "host"
+
+
+class ProtocolError(ZrayError):
+    """The peer's fault: what it sent is no valid frame or message."""
+
+
+# ---------------------------------------------------------------------------------------------- handshake
+
+
+class Hello(NamedTuple):
+    protocol: int
+    python: str
+    zray: str
+    kind: str
+    process_id: ProcessId
+    info: dict[str, Any]
+
+
+class Welcome(NamedTuple):
+    incarnation: bytes
+    cluster: dict[str, Any]
+
+
+class Refused(NamedTuple):
+    reason: str
+    details: dict[str, Any]
+
+
+# ---------------------------------------------------------------------------------------- client to broker
+
+
+class Submit(NamedTuple):
+    task_id: TaskId
+    attempt: int
+    function_id: FunctionId
+    shape: bytes
+    flags: int
+    payload: bytes
+
+
+class Cancel(NamedTuple):
+    task_id: TaskId
+    mode: int
+
+
+class Done(NamedTuple):
+    """A brokered task ended; gives the grant back and carries the outcome to the owner."""
+
+    task_id: TaskId
+    attempt: int
+    run_us: int
+    payload: bytes
+
+
+class Reply(NamedTuple):
+    """An actor call ended; the broker only routes it."""
+
+    owner: ProcessId
+    task_id: TaskId
+    attempt: int
+    payload: bytes
+
+
+class Returned(NamedTuple):
+    task_ids: list[bytes]
+
+
+class Blocked(NamedTuple):
+    blocked: bool
+
+
+class FunctionPut(NamedTuple):
+    function_id: FunctionId
+    name: str
+    blob: bytes
+
+
+class FunctionGet(NamedTuple):
+    function_id: FunctionId
+
+
+class ActorCreate(NamedTuple):
+    """``spec``: name, namespace, detached, max_restarts, placement, running (shapes), get_if_exists, and what handles need."""
+
+    actor_id: ActorId
+    function_id: FunctionId
+    spec: dict[str, Any]
+    payload: bytes
+
+
+class ActorCall(NamedTuple):
+    actor_id: ActorId
+    incarnation: int
+    seq: int
+    task_id: TaskId
+    attempt: int
+    payload: bytes
+
+
+class ActorCancel(NamedTuple):
+    """Cancels a call; the broker passes it on to the actor's worker."""
+
+    actor_id: ActorId
+    task_id: TaskId
+    mode: int
+
+
+class ActorKill(NamedTuple):
+    actor_id: ActorId
+    no_restart: bool
+
+
+class ActorRelease(NamedTuple):
+    actor_id: ActorId
+
+
+class ActorLookup(NamedTuple):
+    request: int
+    name: str
+    namespace: str
+
+
+class ActorReady(NamedTuple):
+    """The constructor returned (``error`` empty) or raised; from the creator: it cannot even be called."""
+
+    actor_id: ActorId
+    error: bytes
+
+
+class ActorExiting(NamedTuple):
+    """The worker ends its actor by intention: do not restart it."""
+
+    actor_id: ActorId
+    reason: str
+
+
+class Leaving(NamedTuple):
+    """A worker ends in good order, having answered everything; ``hand_back``: what it never started."""
+
+    reason: str
+
+
+class Staying(NamedTuple):
+    """Answer to ``ExitIfIdle`` by a worker that is in use or owns objects that can be reached."""
+
+    busy: bool
+
+
+class Watch(NamedTuple):
+    process_id: ProcessId
+
+
+class Peer(NamedTuple):
+    """Rows of peer messages for another process."""
+
+    dest: ProcessId
+    rows: bytes
+
+
+class Query(NamedTuple):
+    request: int
+    what: str
+    argument: dict[str, Any]
+
+
+class Goodbye(NamedTuple):
+    """A driver leaves: its job ends."""
+
+    reason: str
+
+
+# ------------------------------------------------------------------------------------------ host to broker
+
+
+class HostReady(NamedTuple):
+    resources: dict[str, int]
+    info: dict[str, Any]
+
+
+class WorkerStarted(NamedTuple):
+    worker_id: ProcessId
+    pid: int
+
+
+class WorkerDied(NamedTuple):
+    """``started``: number of envelopes it had started; ``cause``: kind, message and details for the users' errors."""
+
+    worker_id: ProcessId
+    started: int
+    kind: str
+    message: str
+
+
+class WorkerLogs(NamedTuple):
+    """Entries: [worker, pid, stream, [lines]]."""
+
+    entries: list[Any]
+
+
+# ---------------------------------------------------------------------------------------- broker to client
+
+
+class Run(NamedTuple):
+    task_id: TaskId
+    attempt: int
+    function_id: FunctionId
+    shape: bytes
+    gpus: list[int]
+    payload: bytes
+
+
+class Result(NamedTuple):
+    task_id: TaskId
+    attempt: int
+    source: ProcessId
+    payload: bytes
+
+
+class Failed(NamedTuple):
+    task_id: TaskId
+    attempt: int
+    kind: str
+    message: str
+    culprit: bool
+
+
+class CancelTask(NamedTuple):
+    task_id: TaskId
+    mode: int
+
+
+class JobConfig(NamedTuple):
+    job_id: JobId
+    config: dict[str, Any]
+
+
+class FunctionBlob(NamedTuple):
+    function_id: FunctionId
+    found: bool
+    name: str
+    blob: bytes
+
+
+class ActorStart(NamedTuple):
+    actor_id: ActorId
+    incarnation: int
+    function_id: FunctionId
+    spec: dict[str, Any]
+    gpus: list[int]
+    payload: bytes
+
+
+class ActorRun(NamedTuple):
+    caller: ProcessId
+    seq: int
+    task_id: TaskId
+    attempt: int
+    payload: bytes
+
+
+class ActorStop(NamedTuple):
+    """End after the work that is outstanding: the last handle is gone."""
+
+    actor_id: ActorId
+
+
+class ActorState(NamedTuple):
+    actor_id: ActorId
+    incarnation: int
+    state: int
+    last_seq: int
+    message: str
+    error: bytes
+
+
+class ActorFound(NamedTuple):
+    request: int
+    found: bool
+    actor: bytes
+    spec: dict[str, Any]
+
+
+class ProcessDied(NamedTuple):
+    process_id: ProcessId
+    message: str
+
+
+class Delivered(NamedTuple):
+    source: ProcessId
+    rows: bytes
+
+
+class Answer(NamedTuple):
+    request: int
+    value: Any
+
+
+class ExitIfIdle(NamedTuple):
+    reason: str
+
+
+class Notice(NamedTuple):
+    """A warning for the user of the driver."""
+
+    text: str
+
+
+class Logs(NamedTuple):
+    """Entries: [name, pid, stream, [lines]]."""
+
+    entries: list[Any]
+
+
+# ------------------------------------------------------------------------------------------ broker to host
+
+
+class StartWorker(NamedTuple):
+    worker_id: ProcessId
+    job_id: bytes
+    config: dict[str, Any]
+
+
+class KillWorker(NamedTuple):
+    worker_id: ProcessId
+    reason: str
+
+
+class OwnersDied(NamedTuple):
+    process_ids: list[bytes]
+
+
+# -------------------------------------------------------------------------------------- client to client
+
+
+class ObjectRequest(NamedTuple):
+    object_id: ObjectId
+
+
+class ObjectState(NamedTuple):
+    """An owner's answer. ``status``: see ``client.core.references``; ``data``: the value or error, when it is inline."""
+
+    object_id: ObjectId
+    status: int
+    data: bytes
+    host: bytes
+    size: int
+
+
+class BorrowAdd(NamedTuple):
+    object_id: ObjectId
+    holder: ProcessId
+    token: int
+
+
+class BorrowAck(NamedTuple):
+    token: int
+
+
+class BorrowEnd(NamedTuple):
+    object_id: ObjectId
+    count: int
+
+
+ClientToBroker = Union[
+    Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel, ActorKill,
+    ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Query, Goodbye,
+]  # fmt: skip
+HostToBroker = Union[HostReady, WorkerStarted, WorkerDied, WorkerLogs]
+BrokerToClient = Union[
+    Run, Result, Failed, CancelTask, JobConfig, FunctionBlob, ActorStart, ActorRun, ActorStop, ActorState, ActorFound,
+    ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
+]  # fmt: skip
+BrokerToHost = Union[StartWorker, KillWorker, OwnersDied]
+PeerMessage = Union[ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd]
+Handshake = Union[Hello, Welcome, Refused]
+Message = Union[ClientToBroker, HostToBroker, BrokerToClient, BrokerToHost, PeerMessage, Handshake]
+
+_WORKER_ONLY = (Done, Reply, Returned, Blocked, ActorExiting, Leaving, Staying)
+FROM_HOST = frozenset(get_args(HostToBroker))
+FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye}
+FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)
+FROM_BROKER = frozenset(get_args(BrokerToClient)) | frozenset(get_args(BrokerToHost))
+FROM_PEER = frozenset(get_args(PeerMessage))
+HANDSHAKE = frozenset(get_args(Handshake))
+MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST}
+
+# The numbers on the wire. Append only; a number is never used again.
+TYPES: tuple[Any, ...] = (
+    Hello, Welcome, Refused,
+    Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel, ActorKill,
+    ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Query, Goodbye,
+    HostReady, WorkerStarted, WorkerDied, WorkerLogs,
+    Run, Result, Failed, CancelTask, JobConfig, FunctionBlob, ActorStart, ActorRun, ActorStop, ActorState, ActorFound,
+    ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
+    StartWorker, KillWorker, OwnersDied,
+    ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd,
+)  # fmt: skip
+NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
+
+_SIZES = {
+    "process_id": ids.PROCESS_ID_BYTES, "owner": ids.PROCESS_ID_BYTES, "dest": ids.PROCESS_ID_BYTES,
+    "source": ids.PROCESS_ID_BYTES, "caller": ids.PROCESS_ID_BYTES, "holder": ids.PROCESS_ID_BYTES,
+    "worker_id": ids.PROCESS_ID_BYTES, "actor_id": ids.ACTOR_ID_BYTES, "task_id": ids.TASK_ID_BYTES, "object_id": ids.OBJECT_ID_BYTES,
+    "function_id": ids.FUNCTION_ID_BYTES, "incarnation_id": 8,
+}  # fmt: skip
+
+
+def _checker(kind: Any) -> Callable[[list[Any]], bool]:
+    """A predicate over a row, generated as one expression so that it costs well under a microsecond."""
+    hints = get_type_hints(kind)
+    tests = [f"len(r) == {len(kind._fields) + 1}"]
+    for position, field in enumerate(kind._fields, start=1):
+        hint = hints[field]
+        base = getattr(hint, "__origin__", hint)
+        if base is Any:
+            continue
+        tests.append(f"type(r[{position}]) is {base.__name__}")
+        if base is int:
+            tests.append(f"0 <= r[{position}] < 9223372036854775808")
+        if base is bytes and field in _SIZES:
+            tests.append(f"len(r[{position}]) == {_SIZES[field]}")
+        if hint == list[bytes]:
+            tests.append(f"all(type(x) is bytes for x in r[{position}])")
+    check: Callable[[list[Any]], bool] = eval("lambda r: " + " and ".join(tests))
+    return check
+
+
+_DECODERS = [(kind, kind._make, _checker(kind)) for kind in TYPES]
+
+
+def encode_row(message: Any) -> tuple[Any, ...]:
+    """The array that stands for ``message`` on the wire."""
+    row: tuple[Any, ...] = NUMBER_OF[type(message)] + message
+    return row
+
+
+def decode_row(row: Any, allowed: frozenset[Any]) -> Any:
+    """The message of a row; raises ProtocolError when it is malformed or not among the ``allowed`` classes."""
+    if type(row) is not list or not row or type(row[0]) is not int or not 0 <= row[0] < len(_DECODERS):
+        raise ProtocolError("not a message of this protocol version")
+    kind, make, well_formed = _DECODERS[row[0]]
+    if kind not in allowed:
+        raise ProtocolError(f"{kind.__name__} may not be sent by this peer")
+    if not well_formed(row):
+        raise ProtocolError(f"malformed {kind.__name__}")
+    del row[0]
+    return make(row)
