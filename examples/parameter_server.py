@@ -84,7 +84,7 @@ def evaluate(weights: Weights, data: Data) -> tuple[float, float]:
 class ParameterServer:
     """Owns the weights and steps them against the gradients that it is given, with momentum."""
 
-    def __init__(self, rate: float, momentum: float = 0.9) -> None:
+    def __init__(self, rate: float, momentum: float = 0.8) -> None:
         self.rate, self.momentum = rate, momentum
         self.weights = Weights.initial()
         self.velocity = Weights(*(np.zeros_like(part) for part in self.weights))
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="few lines, few steps")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    examples, steps = (2_000, 120) if options.short else (12_000, 1_600)
+    examples, steps = (2_000, 320) if options.short else (12_000, 1_600)
 
     zray.init()
     paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
@@ -197,7 +197,7 @@ def main() -> None:
     print(f"{zray.get(train).lines.shape[0]:,} lines to learn from, {len(held.labels):,} of other modules to test on")
 
     for name, method in (("synchronous", train_synchronously), ("asynchronous", train_asynchronously)):
-        server = ParameterServer.remote(rate=0.5)
+        server = ParameterServer.remote(rate=0.1)
         workers = [Worker.remote(train, rank, options.workers) for rank in range(options.workers)]
         zray.get([worker.gradient.remote(Weights.initial()) for worker in workers])  # all are up: now take the time
         print(f"\n{name}, {options.workers} workers\n  gradients     loss   accuracy")

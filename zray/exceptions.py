@@ -6,7 +6,9 @@ with the import changed.
 
 from __future__ import annotations
 
+import copyreg
 import functools
+import types
 from typing import Any
 
 
@@ -60,50 +62,104 @@ class TaskError(ZrayError):
         return (TaskError, (self.function_name, self.traceback_str, self.cause, self.pid, self.host))
 
     def as_instanceof_cause(self) -> TaskError:
-        """An error that is an instance of both ``TaskError`` and the type of the cause."""
+        """An error that is an instance of both ``TaskError`` and the type of the cause, with the cause's attributes.
+
+        Of a chain of TaskErrors (a task re-raised what it got from another) the first cause counts. The plain error
+        itself is returned when there is no cause, when its type cannot be combined (a final type, or one whose
+        attributes clash), and for SystemExit, KeyboardInterrupt and their like, which would end the caller's process.
+        """
         cause = self.cause
-        if cause is None or isinstance(cause, TaskError):
+        while isinstance(cause, TaskError):
+            cause = cause.cause
+        if cause is None or not isinstance(cause, Exception):
             return self
         try:
-            made = _dual_class(type(cause)).__new__(_dual_class(type(cause)))
-            TaskError.__init__(made, self.function_name, self.traceback_str, cause, self.pid, self.host)
-            made.args = cause.args or (str(self),)
-            if hasattr(cause, "__dict__"):
-                for name, value in cause.__dict__.items():
-                    made.__dict__.setdefault(name, value)
-            made.__cause__ = None
-        except Exception:  # a class that cannot be subclassed or made this way: the plain error tells as much
+            args, state = exception_parts(cause)
+            made = rebuild_exception(_dual_class(type(cause)), args)  # type: ignore[arg-type]  # hashable, being a type
+            restore_attributes(made, state)
+        except Exception:  # whatever the user's class objects to: the plain error tells as much
             return self
+        assert isinstance(made, TaskError)
+        made.__dict__.update(
+            function_name=self.function_name,
+            traceback_str=self.traceback_str,
+            cause=cause,
+            pid=self.pid,
+            host=self.host,
+        )
         return made
 
 
-@functools.lru_cache(maxsize=256)
-def _dual_class(kind: type[BaseException]) -> type[TaskError]:
-    """``TaskError(ValueError)``: one class that is both."""
+_TASK_ERROR_FIELDS = ("function_name", "traceback_str", "cause", "pid", "host")
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: set on every class that Python code defines
 
-    def fresh(cls: type, *args: Any, **kwargs: Any) -> Any:
-        return kind.__new__(cls) if kind.__new__ is not BaseException.__new__ else BaseException.__new__(cls)
+
+@functools.lru_cache(maxsize=256)
+def _dual_class(kind: Any) -> type[TaskError]:
+    """``TaskError(ValueError)``: one class that is both.
+
+    Raises TypeError when ``kind`` cannot be subclassed, or describes an attribute that TaskError keeps in ``__dict__``.
+    """
+    for name in _TASK_ERROR_FIELDS:
+        if hasattr(getattr(kind, name, None), "__set__"):
+            raise TypeError(f"{kind.__name__}.{name} would hide the attribute of TaskError")
 
     def reduce(self: TaskError) -> tuple[Any, ...]:
-        plain = TaskError(self.function_name, self.traceback_str, self.cause, self.pid, self.host)
-        return (_restore_dual, (plain,))
+        return _restore_dual, TaskError.__reduce__(self)[1]
 
     body = {
-        "__new__": fresh,
+        "__new__": lambda cls, *args, **kwargs: builtin_base(cls).__new__(cls, *args),
         "__init__": lambda self, *args, **kwargs: None,
         "__str__": TaskError.__str__,
         "__repr__": lambda self: f"TaskError({kind.__name__}): {TaskError.__str__(self)}",
         "__reduce__": reduce,
+        "__reduce_ex__": lambda self, protocol: reduce(self),
         "__module__": TaskError.__module__,
     }
-    if issubclass(kind, Exception):
-        return type(f"TaskError({kind.__name__})", (TaskError, kind), body)
-    # SystemExit, KeyboardInterrupt: catching TaskError must still be possible without ending the process
-    raise TypeError(kind.__name__)
+    return types.new_class(f"TaskError({kind.__name__})", (TaskError, kind), exec_body=lambda space: space.update(body))
 
 
-def _restore_dual(plain: TaskError) -> TaskError:
-    return plain.as_instanceof_cause()
+def _restore_dual(*fields: Any) -> TaskError:
+    return TaskError(*fields).as_instanceof_cause()
+
+
+def builtin_base(kind: type[BaseException]) -> type[BaseException]:
+    """The built-in exception whose memory layout ``kind`` has.
+
+    Its C constructor takes the exception's ``args``, whatever the Python constructors of ``kind`` ask for.
+    """
+    while kind.__flags__ & _HEAP_TYPE:
+        assert kind.__base__ is not None
+        kind = kind.__base__
+    return kind
+
+
+def exception_parts(exc: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a copy of ``exc`` is made from: arguments for ``rebuild_exception``, and attributes, slots included.
+
+    Traceback, cause and context are left out.
+    """
+    reduced: Any = builtin_base(type(exc)).__reduce__(exc)
+    args = reduced[1]
+    state = dict(reduced[2] or {}) if len(reduced) > 2 else {}
+    for name in copyreg._slotnames(type(exc)):  # type: ignore[attr-defined]
+        if hasattr(exc, name):
+            state[name] = getattr(exc, name)
+    return args, state
+
+
+def rebuild_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """An exception made without running the constructor of ``kind``, whose arguments nobody knows any more."""
+    base = builtin_base(kind)
+    made = base.__new__(kind, *args)
+    base.__init__(made, *args)
+    return made
+
+
+def restore_attributes(exc: BaseException, state: dict[str, Any]) -> None:
+    """Sets the attributes of ``exc``, also where its class forbids it (a frozen dataclass)."""
+    for name, value in state.items():
+        object.__setattr__(exc, name, value)
 
 
 class TaskCancelledError(ZrayError):

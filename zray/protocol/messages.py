@@ -216,10 +216,10 @@ class WorkerStarted(NamedTuple):
 
 
 class WorkerDied(NamedTuple):
-    """``started``: number of envelopes it had started; ``cause``: kind, message and details for the users' errors."""
+    """``running``: the task it had started last, or empty; ``kind``, ``message``: the error that users get."""
 
     worker_id: ProcessId
-    started: int
+    running: bytes
     kind: str
     message: str
 

@@ -1,0 +1,12 @@
+"""Large objects of one machine: written once, read by every process, without a copy and without a server.
+
+A store is a directory, usually in shared memory; ``Store`` is the library on it that hosts, workers and drivers use
+alike. ``segments`` tells what is in the directory, ``ledger`` (pure) decides what fits and what has to make room,
+``books`` is the ledger that all share, ``pins`` tells who uses what, ``maps`` and ``spill`` are as named.
+"""
+
+from zray.store.ledger import StoreUsage
+from zray.store.location import default_store_location
+from zray.store.store import SegmentMissing, Store
+
+__all__ = ["SegmentMissing", "Store", "StoreUsage", "default_store_location"]

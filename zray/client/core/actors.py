@@ -84,7 +84,7 @@ class ActorView:
     def done(self, task: Task, error: bytes) -> None:
         if self.flying.get(task.seq) is task:
             del self.flying[task.seq]
-        elif task.state == WAITING:
+        elif task.state == WAITING and task in self.queue:
             self.queue.remove(task)
             self._table.flush(self)
 
@@ -151,15 +151,24 @@ class ActorTable:
         """Sends a task whose turn it is."""
         self._tasks.dispatch(task)
 
+    def abandon(self, actor_id: bytes) -> None:
+        """The broker did not take the actor, since its name is another's."""
+        view = self.views.pop(actor_id)
+        view.state = DEAD
+        creation = view.creation
+        if creation is not None:
+            self._handle_of.pop(creation.spec["handle"], None)
+            self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken"))
+
     def handle_freed(self, object_id: bytes) -> bool:
         """The handle object of an actor that was created here can no longer be reached; False: it is none."""
         actor_id = self._handle_of.pop(object_id, None)
         if actor_id is None:
             return False
-        view = self.views[actor_id]
-        if view.state != DEAD:
+        view = self.views.get(actor_id)
+        if view is not None and view.state != DEAD:
             self.send(ActorRelease(actor_id))
-        else:
+        elif view is not None:
             del self.views[actor_id]
         return True
 
@@ -205,7 +214,7 @@ class ActorTable:
             if creation.task.task_id in self._tasks.tasks:
                 self._tasks.fail(creation.task, view.death)
         if view.actor_id not in self._handle_of.values():
-            del self.views[view.actor_id]  # should a handle still be used, the broker answers for the dead
+            self.views.pop(view.actor_id, None)  # should a handle still be used, the broker answers for the dead
 
     def _restarted(self, view: ActorView, message: ActorState) -> None:
         view.state = message.state

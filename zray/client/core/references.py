@@ -18,8 +18,9 @@ from zray.failures import encode_failure
 from zray.ids import owner_of
 from zray.protocol.messages import BorrowAck, BorrowAdd, BorrowEnd, ObjectRequest, ObjectState, ProtocolError
 
-PENDING, INLINE, STORED, ERROR = range(4)
-"""Where the value is: not yet made; in ``data``; in the store of ``host``; it is an error, in ``data``."""
+PENDING, INLINE, STORED, ERROR, HANDLE = range(5)
+"""Where the value is: not yet made; in ``data``; in the store of ``host``; it is an error, in ``data``; there is none,
+the object stands for the handles of an actor."""
 
 
 class Waiting(Protocol):
@@ -56,7 +57,7 @@ class ReferenceTable:
     """All objects of one process.
 
     ``peers(dest, message)`` sends to another process; ``watch(process)`` asks for notice of its death;
-    ``freed(host, object_id)`` is told of stored objects that nobody can reach any more.
+    ``freed(host, object_id)`` is told of stored objects and actor handles that nobody can reach any more.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class ReferenceTable:
         entry = self._entry(object_id)
         entry.local += 1
         if not entry.registered and not entry.covers and not self.owns(object_id):
-            self.register(object_id, self.process_id, outer)
+            self.register(object_id, outer)
         return entry
 
     def load_covered(self, object_id: bytes) -> Entry:
@@ -144,7 +145,7 @@ class ReferenceTable:
                     self._watch_once(submitter)
                     kept.append(object_id)
                 else:
-                    self.register(object_id, self.process_id)
+                    self.register(object_id)
         return kept
 
     def drop(self, object_id: bytes) -> None:
@@ -174,7 +175,7 @@ class ReferenceTable:
                 continue
             del self.entries[object_id]
             if object_id.startswith(self.process_id):
-                if entry.status == STORED:
+                if entry.status in (STORED, HANDLE):
                     self._freed(entry.host, object_id)
             elif entry.registered and owner_of(object_id) not in self._dead:
                 self._peers(owner_of(object_id), BorrowEnd(object_id, entry.registered))
@@ -185,11 +186,14 @@ class ReferenceTable:
 
     # ------------------------------------------------------------------ hand-over
 
-    def register(self, object_id: bytes, holder: bytes, outer: bytes = b"") -> None:
+    def register(self, object_id: bytes, outer: bytes = b"") -> None:
+        """Has the owner register this process."""
+        self.entries[object_id].registered += 1
+        self._announce(object_id, self.process_id, outer)
+
+    def _announce(self, object_id: bytes, holder: bytes, outer: bytes = b"") -> None:
         """Has the owner register ``holder``. ``when_acknowledged`` waits for it; ``outer`` is pinned until then."""
         owner = owner_of(object_id)
-        if holder == self.process_id:
-            self.entries[object_id].registered += 1
         if owner in self._dead:
             return
         self._watch_once(owner)
@@ -204,9 +208,10 @@ class ReferenceTable:
         """References travel to ``receiver`` inside a returned value: makes sure that their owners know."""
         for object_id in object_ids:
             if self.owns(object_id):
-                self._add_holder(object_id, receiver)
+                if receiver != self.process_id:
+                    self._add_holder(object_id, receiver)
             elif owner_of(object_id) != receiver:
-                self.register(object_id, receiver)
+                self._announce(object_id, receiver)
 
     def adopt(self, object_ids: Iterable[bytes]) -> None:
         """References arrived inside a value that this process owns now: pinned; registered already by the sender."""
@@ -241,6 +246,11 @@ class ReferenceTable:
         else:
             del entry.holders[holder]
             self._collect(object_id, entry)
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether no registration is under way."""
+        return not self._unacked
 
     def when_acknowledged(self, action: Callable[[], None]) -> None:
         """Calls ``action`` once every registration that was asked for so far is acknowledged."""

@@ -21,6 +21,8 @@ WAITING, SENT = range(2)
 """A task waits for its arguments, or is with the broker or a worker."""
 
 UNLIMITED = -1
+MAX_FREE_ATTEMPTS = 20
+"""So often may a task lose its worker before it has started without a retry being counted."""
 
 
 class Arguments(NamedTuple):
@@ -165,7 +167,12 @@ class TaskTable:
     # ------------------------------------------------------------------ outcomes
 
     def on_result(self, message: Result) -> None:
-        """A worker answered."""
+        """A worker answered; an empty payload says that the task was cancelled."""
+        if not message.payload:
+            task = self.tasks.get(message.task_id)
+            if task is not None and task.attempt == message.attempt:
+                self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled"))
+            return
         outcome = read_outcome(message.payload)
         references = self.references
         if outcome.kept:
@@ -205,8 +212,9 @@ class TaskTable:
         if task is None or task.attempt != message.attempt:
             return
         retry = message.kind in RETRIED_FAILURES and not task.cancelled
-        if retry and (task.retries_left or not message.culprit):
-            self.again(task, counts=message.culprit)
+        counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
+        if retry and (task.retries_left or not counts):
+            self.again(task, counts=counts)
         elif task.cancelled:
             self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled"))
         else:

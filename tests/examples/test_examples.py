@@ -1,0 +1,59 @@
+"""Each example runs in its short form, as a user would start it, and prints what it promises."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+LIMIT_S = 100
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--short", *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def number(pattern: str, output: str) -> float:
+    found = re.search(pattern, output)
+    assert found, output
+    return float(found[1].replace(",", ""))
+
+
+def test_quickstart_finds_with_zray_what_it_finds_serially() -> None:
+    output = run("quickstart")
+    assert number(r"library: ([\d,]+) files", output) > 100
+    assert number(r"all \d+ packages +([\d,]+)", output) > 100
+    assert "longest functions" in output
+    assert "the same result" in output
+
+
+def test_parameter_server_learns_both_ways() -> None:
+    pytest.importorskip("numpy")
+    synchronous, asynchronous = run("parameter_server").split("asynchronous")
+    for output in (synchronous, asynchronous):
+        assert max(map(float, re.findall(r"([\d.]+)%", output))) > 70
+        assert number(r"([\d,]+) gradients per second", output) > 0
+
+
+def test_cartpole_plays_learns_and_draws_its_curve(tmp_path: Path) -> None:
+    for module in ("numpy", "gymnasium", "matplotlib"):
+        pytest.importorskip(module)
+    output = run("cartpole", "--out", str(tmp_path / "out"))
+    assert number(r"trained for (\d+) iterations", output) == 5
+    assert number(r"mean reward ([\d.]+); see", output) > 9  # no CartPole episode is shorter than 8 steps
+    assert (tmp_path / "out" / "cartpole.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tree_of_tasks_waits_at_every_level_on_one_cpu() -> None:
+    output = run("tree_of_tasks")
+    assert number(r"([\d,]+) tasks, \d+ deep", output) >= 5
+    assert number(r"tasks, (\d+) deep", output) >= 2
+    assert number(r"(\d+) of them unfinished at the same time", output) >= 2
+    assert "on 1 CPU" in output

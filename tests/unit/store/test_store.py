@@ -1,0 +1,382 @@
+"""The store as one process sees it."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from zray.exceptions import ObjectStoreFullError, OutOfDiskError, SystemFailure
+from zray.store import SegmentMissing, Store
+from zray.store.ledger import segment_bytes
+from zray.store.spill import turn_to_spill
+from zray.store.store import _Patience
+
+from .conftest import MIB, check, object_id, put
+
+CLASS_64K = segment_bytes(0)
+
+
+def inode_of(store, number):
+    return os.stat(store._segments.live_path(object_id(number))).st_ino
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 63, 64, 4095, 4096, CLASS_64K - 65, CLASS_64K - 64, CLASS_64K - 63, MIB, MIB + 4032, MIB + 4033]
+)
+def test_what_was_written_is_read(store, size):
+    data = os.urandom(size)
+    view = store.read(put(store, 1, data))
+    assert view == data
+    assert (view.nbytes, view.format, view.itemsize, view.ndim, view.readonly) == (size, "B", 1, 1, True)
+    if size:
+        assert np.frombuffer(view, np.uint8).ctypes.data % 4096 == 0
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 300_000), st.sampled_from("wfr"), st.booleans())))
+def test_the_store_behaves_as_a_dictionary_whose_values_never_change(store, steps):
+    expected: dict[int, bytes] = {}
+    kept: list[tuple[memoryview, bytes]] = []
+    for number, size, action, keep in steps:
+        if action == "w":
+            expected[number] = bytes([size % 251]) * size
+            put(store, number, expected[number])
+        elif action == "f":
+            store.free([object_id(number)])
+            expected.pop(number, None)
+        assert store.contains(object_id(number)) == (number in expected)
+        if number not in expected:
+            with pytest.raises(SegmentMissing):
+                store.read(object_id(number))
+        elif keep and len(kept) < 8:
+            kept.append((store.read(object_id(number)), expected[number]))
+        check(store)
+    assert all(view == data for view, data in kept)
+    kept.clear()
+    view = None
+    store.free_owned_by(b"o" * 16)
+    store.sweep()
+    assert store.usage().used == store.usage().recyclable
+
+
+def test_pages_of_a_freed_object_are_used_again(store):
+    put(store, 1, b"a" * MIB)
+    inode = inode_of(store, 1)
+    store.free([object_id(1)])
+    put(store, 2, b"b" * (MIB - 5000))
+    assert inode_of(store, 2) == inode
+    assert store.usage().recyclable == 0
+
+
+def test_an_array_outlives_its_object_and_never_changes(store):
+    array = np.frombuffer(store.read(put(store, 1, b"a" * MIB)), np.uint8)
+    store.free([object_id(1)])
+    assert store.usage().doomed == segment_bytes(MIB)
+    for number in range(2, 6):
+        put(store, number, b"b" * MIB)
+    assert (array == ord("a")).all()
+    with pytest.raises(ValueError, match="read-only"):
+        array[0] = 1
+
+
+@pytest.mark.parametrize("derive", ["slice", "array", "pickle", "cast"])
+def test_whatever_is_derived_from_a_view_pins_the_segment(store, derive):
+    source = np.arange(50_000)
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(source, protocol=5, buffer_callback=buffers.append)
+    view = store.read(put(store, 1, buffers[0].raw().tobytes()))
+    derived = {
+        "slice": lambda: view[8:],
+        "array": lambda: np.frombuffer(view, np.int64)[5:][::2],
+        "pickle": lambda: pickle.loads(data, buffers=[view]),
+        "cast": lambda: view.cast("q"),
+    }[derive]()
+    del view
+    store.free([object_id(1)])
+    store.sweep()
+    assert store.usage().doomed
+    del derived
+    gc.collect()
+    assert store.usage().doomed == 0  # without a sweep: the end of the last pin recycles
+    assert store.usage().recyclable
+
+
+def test_two_reads_share_a_pin_and_the_last_one_ends_it(store):
+    identifier = put(store, 1, b"x" * MIB)
+    first, second = store.read(identifier), store.read(identifier)
+    store.free([identifier])
+    del first
+    assert store.usage().doomed
+    assert bytes(second[:3]) == b"xxx"
+    del second
+    assert store.usage().doomed == 0
+
+
+def test_many_values_in_use_take_no_descriptors(make_store):
+    store = make_store(64 * MIB)
+    before = len(os.listdir("/proc/self/fd"))
+    views = [store.read(put(store, number, b"v")) for number in range(300)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert all(view == b"v" for view in views)
+
+
+def test_when_fill_raises_nothing_is_there_and_the_pages_are_recycled(store):
+    def fill(view):
+        view[:3] = b"abc"
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        store.write(object_id(1), MIB, fill)
+    assert not store.contains(object_id(1))
+    assert store.usage().recyclable == store.usage().used == segment_bytes(MIB)
+
+
+def test_what_keeps_the_view_to_fill_is_told_and_cannot_reach_other_objects(store):
+    kept = []
+    with pytest.raises(BufferError, match="kept a buffer"):
+        store.write(object_id(1), MIB, lambda view: kept.append(view[1:]))
+    assert store.usage().used == 0
+    identifier = put(store, 2, b"a" * MIB)
+    kept[0][:] = b"b" * (MIB - 1)
+    assert store.read(identifier) == b"a" * MIB
+
+
+def test_a_second_attempt_replaces_the_object_and_the_readers_of_the_first_keep_it(store):
+    first = store.read(put(store, 1, b"first"))
+    second = store.read(put(store, 1, b"second, and longer"))
+    assert (first, second) == (b"first", b"second, and longer")
+    del first, second
+    store.free([object_id(1)])
+    assert store.usage().recyclable == store.usage().used == 2 * CLASS_64K
+
+
+def test_freeing_is_idempotent_and_by_owner(store):
+    put(store, 1, b"mine")
+    store.write(object_id(1, b"p"), 3, lambda view: None)
+    store.free([object_id(1), object_id(1), object_id(99)])
+    store.free_owned_by(b"p" * 16)
+    assert not store.contains(object_id(1, b"p"))
+    assert store.usage().live == 0
+
+
+def test_a_segment_of_another_class_makes_room(make_store):
+    store = make_store(4 * MIB)
+    put(store, 1, bytes(3 * MIB))
+    store.free([object_id(1)])
+    put(store, 2, bytes(2 * MIB))
+    assert store.usage().recyclable == 0
+    assert store.usage().used == segment_bytes(2 * MIB)
+
+
+def test_a_full_store_spills_the_least_recently_used_and_reads_it_where_it_lies(make_store):
+    store = make_store(5 * MIB)
+    for number in range(4):
+        put(store, number, bytes([number]) * MIB)
+    assert store.read(object_id(0))[:1] == b"\0"  # used just now: the next one is the oldest
+    put(store, 4, b"\4" * MIB)
+    assert [store._segments.live_path(object_id(n)) for n in range(5) if inode_missing(store, n)] == [
+        store._segments.live_path(object_id(1))
+    ]
+    for number in range(5):
+        assert store.contains(object_id(number))
+        assert store.read(object_id(number)) == bytes([number]) * MIB
+    assert store.usage().spilled == segment_bytes(MIB)
+    spilled = store.read(object_id(1))
+    store.free(object_id(number) for number in range(5))
+    assert spilled == b"\1" * MIB
+    assert store.usage().spilled == 0
+    assert os.listdir(store.spill_dir) == []
+
+
+def inode_missing(store, number):
+    return not os.path.exists(store._segments.live_path(object_id(number)))
+
+
+def test_an_object_may_be_empty_and_spilled(make_store):
+    store = make_store(CLASS_64K)
+    put(store, 1, b"")
+    put(store, 2, b"other")
+    assert store.read(object_id(1)) == b""
+    assert store.read(object_id(2)) == b"other"
+
+
+def test_what_is_in_use_is_not_spilled_and_the_error_says_so(make_store):
+    store = make_store(4 * MIB)
+    views = [store.read(put(store, number, bytes(MIB))) for number in range(3)]
+    with pytest.raises(ObjectStoreFullError, match=r"no room for .* in 3 objects whose values are in use"):
+        put(store, 3, bytes(MIB))
+    assert os.listdir(store.spill_dir) == []
+    views.pop()
+    put(store, 3, bytes(MIB))
+    assert store.usage().spilled == segment_bytes(MIB)
+
+
+def test_an_object_larger_than_the_store_fails_at_once(make_store):
+    store = make_store(MIB, wait_s=60)
+    with pytest.raises(ObjectStoreFullError, match="larger than the object store"):
+        put(store, 1, bytes(MIB))
+
+
+def test_a_writer_waits_for_room(make_store):
+    store = make_store(2 * MIB, wait_s=20)
+    views = [store.read(put(store, 1, bytes(MIB)))]
+    writer = threading.Thread(target=put, args=(store, 2, b"x" * MIB))
+    writer.start()
+    store.free([object_id(1)])
+    views.clear()
+    writer.join(10)
+    assert store.read(object_id(2)) == b"x" * MIB
+
+
+def test_patience_is_for_those_who_make_no_progress():
+    now, pauses = [0.0], []
+
+    def sleep(pause_s):
+        pauses.append(pause_s)
+        now[0] += pause_s
+
+    patience = _Patience(1.0, pulse=lambda: min(int(now[0]), 3), clock=lambda: now[0], sleep=sleep)
+    while patience.pause():
+        pass
+    assert now[0] == pytest.approx(4, abs=0.2)  # the pulse stops at 3 s
+    assert pauses[:6] == [0.005, 0.01, 0.02, 0.04, 0.08, 0.1]
+    assert max(pauses) == 0.1
+
+
+def test_while_another_one_spills_a_writer_gives_up_in_time(make_store):
+    store = make_store(2 * MIB, wait_s=0.02)
+    put(store, 1, bytes(MIB))
+    with turn_to_spill(str(store.path), str(store.spill_dir)), pytest.raises(ObjectStoreFullError):
+        put(store, 2, bytes(MIB))
+    put(store, 2, bytes(MIB))
+
+
+def test_a_full_disk_loses_nothing(make_store, monkeypatch):
+    store = make_store(2 * MIB)
+    put(store, 1, b"a" * MIB)
+
+    def no_space(fd, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", no_space)
+        with pytest.raises(OutOfDiskError, match="cannot be spilled"):
+            put(store, 2, b"b" * MIB)
+    assert store.read(object_id(1)) == b"a" * MIB
+    assert os.listdir(store.spill_dir) == []
+    put(store, 2, b"b" * MIB)
+
+
+def test_memory_that_others_have_taken_is_made_up_for_by_spilling(make_store, monkeypatch):
+    store = make_store(16 * MIB)
+    put(store, 1, b"a" * MIB)
+    real, failures = os.posix_fallocate, [1]
+
+    def no_space_once(fd, offset, size):
+        if failures:
+            raise OSError(failures.pop() and errno.ENOSPC, "No space left on device")
+        real(fd, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", no_space_once)
+    put(store, 2, b"b" * (MIB // 2))
+    assert store.usage().spilled == segment_bytes(MIB)
+    assert store.read(object_id(1)) == b"a" * MIB
+
+
+def test_books_that_were_left_open_are_counted_anew(store):
+    put(store, 1, b"x")
+    with pytest.raises(KeyError), store._changing() as ledger:
+        ledger.leave(next(iter(ledger.held)), 0)
+        ledger.held = dict.fromkeys(ledger.held, 12345)
+        raise KeyError
+    assert store.usage().live == store.usage().used == CLASS_64K
+
+
+def test_values_outlive_the_closing_of_the_store(store):
+    other = Store.open(store.path)
+    view = other.read(put(store, 1, b"x" * MIB))
+    other.close()
+    other.close()
+    with pytest.raises(SystemFailure, match="closed"):
+        other.read(object_id(1))
+    store.free([object_id(1)])
+    put(store, 2, b"y" * MIB)
+    assert view == b"x" * MIB
+    assert store.usage().doomed
+    del view
+    store.sweep()
+    assert store.usage().doomed == 0
+
+
+def test_opening_and_closing_leaves_no_descriptor_and_no_map(store):
+    def once():
+        other = Store.open(store.path)
+        put(other, 1, bytes(MIB))
+        bytes(other.read(object_id(1)))
+        other.close()
+
+    once()
+    before = len(os.listdir("/proc/self/fd")), maps()
+    for _ in range(20):
+        once()
+    assert (len(os.listdir("/proc/self/fd")), maps()) == before
+
+
+def maps():
+    with open("/proc/self/maps") as lines:
+        return sum("zray-test" in line for line in lines)
+
+
+def test_a_store_is_its_users_alone_and_made_only_once(store):
+    assert os.stat(store.path).st_mode & 0o777 == 0o700
+    with pytest.raises(FileExistsError):
+        Store.create(store.path, store.spill_dir, MIB)
+    with pytest.raises(FileNotFoundError):
+        Store.open(store.path / "nothing")
+
+
+def test_an_identifier_has_28_bytes(store):
+    for use in (lambda: store.read(b"short"), lambda: store.write(b"short", 1, lambda view: None)):
+        with pytest.raises(ValueError, match="28 bytes"):
+            use()
+
+
+def test_an_interpreter_ends_in_silence_with_values_alive(store):
+    put(store, 1, b"x" * MIB)
+    script = (
+        f"from pathlib import Path; from zray.store import Store; s = Store.open(Path({str(store.path)!r}));"
+        f"v = s.read({object_id(1)!r}); w = s.read({object_id(1)!r}); cycle = [s, v]; cycle.append(cycle); print(v[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{ord('x')}\n", "")
+
+
+def test_threads_share_a_store(make_store):
+    store = make_store(8 * MIB, wait_s=5)
+    failures = []
+
+    def work(thread):
+        for number in range(thread * 1000, thread * 1000 + 60):
+            data = bytes([number % 251]) * (100_000 + number)
+            view = store.read(put(store, number, data))
+            store.free([object_id(number)])
+            if view != data:
+                failures.append(number)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not failures
+    assert store.usage().live == 0

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from zray.exceptions import ConfigError, SystemFailure
+from zray.util import sessions
+from zray.util.processes import SESSION_VARIABLE
+from zray.util.sessions import Current
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    root.mkdir(mode=0o700)
+    return root
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "UNLOCKED_GRACE_S", -1.0)
+
+
+def dead_session(root: Path) -> sessions.SessionPaths:
+    paths = sessions.new_session(root)
+    sessions.lock_session(paths).close()
+    return paths
+
+
+class TestRoot:
+    @pytest.fixture
+    def short(self) -> Iterator[Path]:
+        """A directory with a short path, as real ones are; pytest's are too long for sockets."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="z") as directory:
+            yield Path(directory)
+
+    def test_given_directory(self, short: Path) -> None:
+        root = sessions.runtime_root(str(short / "a"), {"XDG_RUNTIME_DIR": "/nowhere"})
+        assert root == short / "a" / f"zray-{os.geteuid()}"
+        assert root.stat().st_mode & 0o777 == 0o700
+        assert sessions.runtime_root(str(short / "a"), {}) == root
+
+    def test_given_directory_too_long(self, short: Path) -> None:
+        with pytest.raises(ConfigError, match=r"too long.*107 bytes.*ZRAY_TMPDIR"):
+            sessions.runtime_root(str(short / ("x" * 60)), {})
+
+    def test_given_directory_that_cannot_be_made(self) -> None:
+        with pytest.raises(ConfigError, match="cannot be made"):
+            sessions.runtime_root("/dev/null/x", {})
+
+    def test_runtime_directory_of_the_login(self, short: Path) -> None:
+        assert sessions.runtime_root("", {"XDG_RUNTIME_DIR": str(short)}) == short / "zray"
+
+    @pytest.mark.parametrize("runtime", ["", "relative", "/dev/null/x", "/" + "x" * 80])
+    def test_falls_back_to_tmpdir(self, short: Path, runtime: str) -> None:
+        environ = {"XDG_RUNTIME_DIR": runtime, "TMPDIR": str(short)}
+        assert sessions.runtime_root("", environ) == short / f"zray-{os.geteuid()}"
+
+    def test_long_tmpdir_falls_back_to_tmp(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sessions, "_private_directory", lambda path: path)
+        assert sessions.runtime_root("", {"TMPDIR": "/tmp/" + "x" * 90}) == Path(f"/tmp/zray-{os.geteuid()}")
+
+    def test_others_may_not_enter(self, short: Path) -> None:
+        root = sessions.runtime_root(str(short), {})
+        root.chmod(0o750)
+        with pytest.raises(ConfigError, match=r"lets other users in \(mode 0750"):
+            sessions.runtime_root(str(short), {})
+
+    def test_may_not_be_somebody_elses(self, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        uid = os.geteuid()
+        (short / f"zray-{uid + 1}").mkdir(mode=0o700)
+        monkeypatch.setattr(sessions.os, "geteuid", lambda: uid + 1)
+        with pytest.raises(ConfigError, match=f"belongs to user {uid}"):
+            sessions.runtime_root(str(short), {})
+
+    def test_may_not_be_a_link(self, short: Path) -> None:
+        (short / "elsewhere").mkdir(mode=0o700)
+        (short / f"zray-{os.geteuid()}").symlink_to(short / "elsewhere")
+        with pytest.raises(ConfigError, match="is not a directory"):
+            sessions.runtime_root(str(short), {})
+
+    def test_socket_paths_fit(self) -> None:
+        longest = Path("/" + "r" * (sessions._MAX_ROOT_BYTES - 1))
+        socket = sessions.session_paths(longest, "0" * 8).directory / ("s" * sessions.MAX_SOCKET_NAME_BYTES)
+        assert len(os.fsencode(socket)) == sessions.MAX_SOCKET_PATH_BYTES
+
+
+class TestLock:
+    def test_one_guardian(self, root: Path) -> None:
+        paths = sessions.new_session(root)
+        assert not sessions.session_is_alive(paths)
+        lock = sessions.lock_session(paths)
+        assert sessions.session_is_alive(paths)
+        with pytest.raises(SystemFailure, match="held by another"):
+            sessions.lock_session(paths)
+        lock.close()
+        lock.close()
+        assert not sessions.session_is_alive(paths)
+
+    def test_forked_child_inherits_it(self, root: Path) -> None:
+        paths = sessions.new_session(root)
+        lock = sessions.lock_session(paths)
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        lock.close()
+        assert sessions.session_is_alive(paths)
+        os.close(write)
+        os.waitpid(pid, 0)
+        os.close(read)
+        assert not sessions.session_is_alive(paths)
+
+    def test_names_are_checked(self, root: Path) -> None:
+        with pytest.raises(ConfigError):
+            sessions.session_paths(root, "../x")
+
+
+class TestSweep:
+    def test_dead_goes_living_stays(self, root: Path, tmp_path: Path) -> None:
+        living, dead = sessions.new_session(root), dead_session(root)
+        lock = sessions.lock_session(living)
+        store = tmp_path / "store"
+        sessions.add_store(dead, store)
+        (store / "x").mkdir(parents=True)
+        (dead.logs / "worker.out").write_text("log")
+        assert sessions.sweep_dead_sessions(root) == [dead.name]
+        assert not dead.directory.exists()
+        assert not store.exists()
+        assert (dead.logs / "worker.out").read_text() == "log"
+        assert living.directory.is_dir()
+        assert sessions.sweep_dead_sessions(root) == []
+        lock.close()
+
+    def test_session_that_is_being_made_stays(self, root: Path) -> None:
+        paths = sessions.new_session(root)
+        assert sessions.sweep_dead_sessions(root) == []
+        sessions.lock_session(paths).close()
+
+    def test_session_that_was_never_locked_goes(self, root: Path, no_grace: None) -> None:
+        paths = sessions.new_session(root)
+        assert sessions.sweep_dead_sessions(root) == [paths.name]
+
+    def test_touches_nothing_else(self, root: Path, no_grace: None) -> None:
+        (root / "keys").mkdir()
+        (root / "00000000").write_text("a file")
+        assert sessions.sweep_dead_sessions(root) == []
+        assert (root / "keys").is_dir()
+
+    def test_kills_what_is_left(self, root: Path) -> None:
+        paths = dead_session(root)
+        left = subprocess.Popen(
+            [sys.executable, "-c", "print(1, flush=True); import signal; signal.pause()"],
+            env={**os.environ, SESSION_VARIABLE: paths.name},
+            stdout=subprocess.PIPE,
+        )
+        assert left.stdout is not None
+        left.stdout.readline()
+        sessions.sweep_dead_sessions(root)
+        left.communicate()
+        assert left.returncode == -signal.SIGKILL
+
+    def test_two_at_once(self, root: Path) -> None:
+        names = sorted(dead_session(root).name for _ in range(20))
+        with multiprocessing.get_context("fork").Pool(3) as pool:
+            swept = pool.map(sessions.sweep_dead_sessions, [root] * 3, chunksize=1)
+        assert sorted(name for names in swept for name in names) == names
+        assert sorted(entry.name for entry in root.iterdir()) == ["lock", "logs"]
+
+    def test_logs_are_pruned(self, root: Path) -> None:
+        living = sessions.new_session(root)
+        ended = [dead_session(root) for _ in range(sessions.KEPT_LOGS + 3)]
+        for age, paths in enumerate(ended):
+            os.utime(paths.logs, (1000 - age, 1000 - age))
+        os.utime(living.logs, (1, 1))
+        sessions.sweep_dead_sessions(root)
+        kept = {entry.name for entry in (root / "logs").iterdir()}
+        assert kept == {living.name} | {paths.name for paths in ended[: sessions.KEPT_LOGS]}
+
+    def test_orderly_end(self, root: Path) -> None:
+        paths = sessions.new_session(root)
+        lock = sessions.lock_session(paths)
+        sessions.write_current(root, Current("ipc://x", paths.name, os.getpid()))
+        sessions.remove_session(paths)
+        assert sorted(entry.name for entry in root.iterdir()) == ["lock", "logs"]
+        assert not sessions.session_is_alive(paths)
+        sessions.remove_session(paths)
+        lock.close()
+
+
+class TestCurrent:
+    def test_none(self, root: Path) -> None:
+        assert sessions.read_current(root) is None
+        sessions.clear_current(root, "0")
+
+    def test_living_broker(self, root: Path) -> None:
+        current = Current("ipc:///x", "01234567", os.getpid())
+        sessions.write_current(root, current)
+        assert sessions.read_current(root) == current
+        sessions.clear_current(root, "another")
+        assert sessions.read_current(root) == current
+        sessions.clear_current(root, "01234567")
+        assert sessions.read_current(root) is None
+        assert list(root.iterdir()) == []
+
+    def test_dead_broker(self, root: Path) -> None:
+        process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+        sessions.write_current(root, Current("ipc:///x", "01234567", process.pid))
+        assert sessions.read_current(root) is not None
+        process.communicate()
+        assert sessions.read_current(root) is None
+
+    def test_reused_pid(self, root: Path) -> None:
+        sessions.write_current(root, Current("ipc:///x", "01234567", os.getpid()))
+        text = (root / "current").read_text()
+        (root / "current").write_text(text.replace('"start_time": ', '"start_time": 1'))
+        assert sessions.read_current(root) is None
+
+    @pytest.mark.parametrize("text", ["", "[]", "{", '{"address": 1}', '{"address": "a", "session": "s", "pid": []}'])
+    def test_garbage(self, root: Path, text: str) -> None:
+        (root / "current").write_text(text)
+        assert sessions.read_current(root) is None

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zray.worker.host import logs
+from zray.worker.host.logs import CUT_MARK, MAX_LINE_BYTES, LineSplitter, RotatingFile, Tail, WorkerLog
+
+
+def split(*chunks: bytes) -> list[str]:
+    splitter = LineSplitter()
+    lines = [line for chunk in chunks for line in splitter.feed(chunk)]
+    return lines + splitter.finish()
+
+
+class TestLineSplitter:
+    @pytest.mark.parametrize(
+        ("chunks", "lines"),
+        [
+            ([b"a\nb\n"], ["a", "b"]),
+            ([b"a", b"b\nc", b"\n"], ["ab", "c"]),
+            ([b"no end"], ["no end"]),
+            ([b"\n\n"], ["", ""]),
+            ([b"", b""], []),
+            ([b"dos\r\n", b"split\r", b"\nend"], ["dos", "split", "end"]),
+            ([b"\r 10%\r 20%\r 30%\n"], [" 30%"]),
+            ([b"10%\r", b"20%\r", b"done\n"], ["done"]),
+            ([b"10%\r20%\r"], ["20%"]),
+            ([b"\xff\xfe\n"], ["\\xff\\xfe"]),
+            ([b"\xc3", b"\xa9\n"], ["\xe9"]),
+            ([b"nul \0\n"], ["nul \0"]),
+        ],
+    )
+    def test_lines(self, chunks: list[bytes], lines: list[str]) -> None:
+        assert split(*chunks) == lines
+
+    def test_long_line_comes_in_marked_pieces(self) -> None:
+        lines = split(b"x" * (3 * MAX_LINE_BYTES + 5), b"\n")
+        assert lines == ["x" * MAX_LINE_BYTES + CUT_MARK] * 3 + ["x" * 5]
+
+    def test_cut_keeps_characters_whole(self) -> None:
+        text = "a" + "\N{SNOWMAN}" * MAX_LINE_BYTES
+        lines = split(text.encode())
+        assert "".join(line.removesuffix(CUT_MARK) for line in lines) == text
+
+    def test_endless_progress_takes_no_memory(self) -> None:
+        splitter = LineSplitter()
+        for percent in range(10_000):
+            assert splitter.feed(b"\r%d%%" % percent) == []
+        assert splitter.finish() == ["9999%"]
+
+    @given(st.text(alphabet="ab\n\N{SNOWMAN}"), st.lists(st.integers(0, 50)))
+    def test_chunks_do_not_matter(self, text: str, cuts: list[int]) -> None:
+        data = text.encode()
+        edges = [0, *sorted(cuts), len(data)]
+        chunks = [data[start:end] for start, end in itertools.pairwise(edges)]
+        assert split(*chunks) == split(data) == text.removesuffix("\n").split("\n") * bool(text)
+
+
+class TestRotatingFile:
+    def test_keeps_one_older_generation(self, tmp_path: Path) -> None:
+        file = RotatingFile(tmp_path / "log", 10)
+        for data in (b"11111111", b"22222222", b"33333333"):
+            file.write(data)
+        assert (tmp_path / "log").read_bytes() == b"33333333"
+        assert (tmp_path / "log.1").read_bytes() == b"22222222"
+        assert len(list(tmp_path.iterdir())) == 2
+        assert file.lost_bytes == 0
+
+    def test_silence_makes_no_file(self, tmp_path: Path) -> None:
+        RotatingFile(tmp_path / "log", 10)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_full_disk_is_counted(self) -> None:
+        file = RotatingFile(Path("/dev/full"), 1 << 30)
+        file.write(b"12345")
+        assert file.lost_bytes == 5
+
+    def test_directory_that_vanished_is_counted(self, tmp_path: Path) -> None:
+        file = RotatingFile(tmp_path / "gone" / "log", 10)
+        file.write(b"12345")
+        assert file.lost_bytes == 5
+        (tmp_path / "gone").mkdir()
+        file.write(b"back")
+        assert (tmp_path / "gone" / "log").read_bytes() == b"back"
+
+    def test_nearly_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write = os.write
+        monkeypatch.setattr(logs.os, "write", lambda fd, data: write(fd, data[:3]))
+        file = RotatingFile(tmp_path / "log", 10)
+        file.write(b"12345")
+        assert file.lost_bytes == 2
+
+
+class TestTail:
+    def test_last_lines(self) -> None:
+        tail = Tail(n_lines=2)
+        tail.add(["a", "b", "c"])
+        assert tail.text() == "b\nc"
+
+    def test_size_is_bounded(self) -> None:
+        tail = Tail(n_lines=3, max_bytes=10)
+        tail.add(["x" * 100, "y" * 4, "z" * 4])
+        assert tail.text() == "x\nyyyy\nzzzz"[-10:]
+
+
+class Worker:
+    """The writing ends of a worker's pipes, and its log."""
+
+    def __init__(self, directory: Path) -> None:
+        out_read, self.out = os.pipe()
+        err_read, self.err = os.pipe()
+        self.log = WorkerLog(out_read, err_read, directory, "worker-1", 1 << 20)
+
+    def end(self) -> None:
+        for fd in (self.out, self.err):
+            os.close(fd)
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Worker]:
+    worker = Worker(tmp_path)
+    yield worker
+    worker.log.close()
+
+
+class TestWorkerLog:
+    def test_both_streams(self, worker: Worker, tmp_path: Path) -> None:
+        os.write(worker.out, b"hello\n")
+        os.write(worker.err, b"oh\nno\n")
+        assert list(worker.log.read()) == [("stdout", ["hello"]), ("stderr", ["oh", "no"])]
+        assert list(worker.log.read()) == []
+        assert worker.log.stderr_tail.text() == "oh\nno"
+        assert (tmp_path / "worker-1.out").read_bytes() == b"hello\n"
+        assert (tmp_path / "worker-1.err").read_bytes() == b"oh\nno\n"
+        worker.end()
+
+    def test_end_of_the_pipes(self, worker: Worker) -> None:
+        os.write(worker.out, b"no newline")
+        worker.end()
+        assert len(worker.log.filenos()) == 2
+        assert list(worker.log.read()) == []
+        assert list(worker.log.read()) == [("stdout", ["no newline"])]
+        assert worker.log.filenos() == []
+        assert list(worker.log.drain()) == []
+
+    def test_loud_worker_gets_one_read_a_turn(self, worker: Worker) -> None:
+        os.set_blocking(worker.out, False)
+        line = b"x" * 1023 + b"\n"
+        assert os.write(worker.out, line * 64) == 64 * 1024
+        ((_, lines),) = worker.log.read()
+        assert len(lines) * 1024 <= logs.READ_BYTES
+        worker.end()
+
+    def test_drain_shows_what_has_no_end(self, worker: Worker) -> None:
+        """Also while a process that the worker left behind holds the pipes open."""
+        os.write(worker.err, b"Fatal Python error")
+        assert list(worker.log.drain()) == [("stderr", ["Fatal Python error"])]
+        assert worker.log.stderr_tail.text() == "Fatal Python error"
+        os.write(worker.err, b"still here\n")
+        assert list(worker.log.read()) == [("stderr", ["still here"])]
+        worker.end()
+
+    def test_drain_ends_though_somebody_prints_on(self, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(logs._Pipe, "read", lambda pipe: b"again\n")
+        assert len(list(worker.log.drain())) == 2 * logs.DRAIN_BYTES // logs.READ_BYTES
+        worker.end()
+
+    def test_close_twice(self, worker: Worker) -> None:
+        worker.log.close()
+        worker.log.close()
+        worker.end()

@@ -1,0 +1,402 @@
+"""``init`` and ``shutdown``, and what can be asked of a cluster."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import json
+import logging
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from zray import object_ref
+from zray.api import runtime as runtimes
+from zray.api.driver_output import DriverOutput
+from zray.api.local_mode import LocalRuntime
+from zray.client import session as sessions
+from zray.client.connection import connect
+from zray.client.core.effects import ShowLogs, Warn
+from zray.client.session import Session
+from zray.client.shell import Tick
+from zray.config import Config
+from zray.exceptions import ClusterUnavailableError, ConfigError, SystemFailure
+from zray.protocol.messages import DRIVER, Goodbye
+from zray.util.processes import TITLE_PADDING
+from zray.util.sessions import (
+    SessionPaths,
+    new_session,
+    read_current,
+    remove_session,
+    runtime_root,
+    sweep_dead_sessions,
+)
+from zray.worker.host.node import host_resources
+
+logger = logging.getLogger("zray")
+_lock = threading.RLock()
+_driver: _Driver | None = None
+
+_LAUNCH = "import sys, json; a = json.loads(sys.argv[1]); sys.path[:] = a['sys_path']; " \
+          "from zray.worker.host.local import main; sys.exit(main(sys.argv[1]))"  # fmt: skip
+
+
+class Context(dict[str, Any]):
+    """What ``init`` returns: addresses by name, and a context manager that shuts down at its end."""
+
+    @property
+    def address_info(self) -> dict[str, Any]:
+        """The same as a plain dictionary."""
+        return dict(self)
+
+    @property
+    def dashboard_url(self) -> str:
+        """Empty: there is no dashboard yet."""
+        return ""
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutdown()
+
+    def disconnect(self) -> None:
+        """As ``zray.shutdown()``."""
+        shutdown()
+
+
+@dataclasses.dataclass
+class _Driver:
+    """What this process has started or joined. ``process``: the local cluster; ``paths``: its session."""
+
+    session: Session
+    context: Context
+    output: DriverOutput
+    process: subprocess.Popen[bytes] | None = None
+    paths: SessionPaths | None = None
+    old_sigint: Any = None
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    resources: dict[str, float] | None = None,
+    object_store_memory: int | None = None,
+    local_mode: bool = False,
+    ignore_reinit_error: bool = False,
+    include_dashboard: bool | None = None,
+    configure_logging: bool = True,
+    logging_level: int | str = logging.INFO,
+    log_to_driver: bool | None = None,
+    namespace: str | None = None,
+    runtime_env: dict[str, Any] | None = None,
+    **unknown: Any,
+) -> Context:
+    """Starts a cluster on this machine, or joins one.
+
+    Args:
+        address: where a broker listens (``ipc://...``, ``tcp://host:port``); "auto": the one that ``zray-broker`` of this
+            user runs here; "local": start one whatever ``ZRAY_ADDRESS`` says. Default: ``ZRAY_ADDRESS``, else start one.
+        num_cpus, num_gpus, memory (bytes), resources: what the new cluster offers; default: what the machine has.
+        object_store_memory: capacity of the new cluster's object store in bytes.
+        local_mode: run everything in this process, serially, for debugging.
+        ignore_reinit_error: return the present context when called again, instead of raising RuntimeError.
+        log_to_driver: show what workers print.
+        namespace: where the names of this job's actors live; default: one of its own.
+
+    Raises RuntimeError when called twice, ClusterUnavailableError within seconds when no broker answers,
+    VersionMismatchError, ValueError and TypeError for bad arguments.
+    """
+    global _driver
+    _check_arguments(num_cpus, num_gpus, memory, resources, object_store_memory, include_dashboard, runtime_env, unknown)
+    with _lock:
+        if is_initialized():
+            if ignore_reinit_error:
+                return _driver.context if _driver is not None else Context()
+            raise RuntimeError(
+                "zray.init() was called twice: call zray.shutdown() first, or pass ignore_reinit_error=True"
+            )
+        if configure_logging:
+            logger.setLevel(logging_level)
+        config = Config.from_environment()
+        if log_to_driver is not None:
+            config = dataclasses.replace(config, log_to_driver=log_to_driver)
+        space = namespace or os.urandom(8).hex()
+        if local_mode:
+            local = LocalRuntime(space)
+            object_ref.set_tracker(local)
+            runtimes.set_runtime(local)
+            return Context(address="local_mode", namespace=space)
+        given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources,
+                 "object_store_memory": object_store_memory}  # fmt: skip
+        target = address or config.address
+        if target and target != "local":
+            _driver = _join(_resolve(target, config), given, config, space)
+        else:
+            amounts = host_resources(num_cpus, num_gpus, memory, resources)
+            _driver = _start(amounts, object_store_memory or 0, config, space)
+        return _driver.context
+
+
+def _check_arguments(
+    num_cpus: Any, num_gpus: Any, memory: Any, resources: Any, store: Any, dashboard: Any, env: Any, unknown: Any
+) -> None:
+    if unknown:
+        raise TypeError(f"zray.init() does not know {', '.join(sorted(unknown))}; see help(zray.init)")
+    for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus), ("memory", memory), ("object_store_memory", store)):
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} is a number, got {value!r}")
+        if value < 0 or not math.isfinite(value):
+            raise ValueError(f"{name} is a number from 0 on, got {value!r}")
+    if resources is not None:
+        if not isinstance(resources, dict):
+            raise TypeError(f"resources is a dict of amounts by name, got {resources!r}")
+        for name, value in resources.items():
+            if name in ("CPU", "GPU", "memory"):
+                option = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
+                raise ValueError(f"resources may not contain {name!r}: use {option}=")
+            if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                raise ValueError(f"resources is a dict of amounts from 0 on by name, got {name!r}: {value!r}")
+    if dashboard:
+        raise ValueError("include_dashboard=True: there is no dashboard yet")
+    if env:
+        raise ValueError("runtime_env is not supported yet: pass None")
+
+
+def _resolve(address: str, config: Config) -> str:
+    if address != "auto":
+        if "://" not in address:
+            raise ConfigError(f"address {address!r} is not of the form ipc://PATH or tcp://HOST:PORT")
+        return address
+    current = read_current(runtime_root(config.tmpdir))
+    if current is None:
+        raise ClusterUnavailableError(
+            "address='auto': no zray-broker of this user runs on this machine (start one with zray-broker, or call "
+            "zray.init() without an address)"
+        )
+    return current.address
+
+
+# ------------------------------------------------------------------------------------------------ joining
+
+
+def _job_config(namespace: str, local: bool) -> dict[str, Any]:
+    """What the job's workers need: they share the driver's files when they are on its machine."""
+    path = [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path if "zip" not in entry]
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    if main:
+        directory = os.path.dirname(os.path.abspath(main))
+        if directory not in path:
+            path.insert(0, directory)
+    return {"namespace": namespace, "sys_path": path, "cwd": os.getcwd() if local else ""}
+
+
+def _join(
+    address: str, given: dict[str, Any], config: Config, namespace: str, process: subprocess.Popen[bytes] | None = None
+) -> _Driver:
+    useless = [name for name, value in given.items() if value is not None]
+    if useless:
+        raise ValueError(f"{', '.join(useless)} cannot be set when joining a cluster: its hosts say what they have")
+    process_id = os.urandom(16)
+    info = {"pid": os.getpid(), "job": _job_config(namespace, local=True)}
+    connection = connect(address, DRIVER, process_id, info, config)
+    lifeline = process.stdout.fileno() if process is not None and process.stdout is not None else -1
+    session = Session(connection, process_id, b"", namespace, config, lifeline)
+    output = DriverOutput(config.log_to_driver)
+    session.handlers.update({ShowLogs: output.show, Warn: output.warn, Tick: output.tick})
+    sessions.set_current(session)
+    object_ref.set_tracker(session)
+    runtimes.set_runtime(None)
+    context = Context(address=address, namespace=namespace, node_id=session.stores.home.hex(), job_id=session.job_id.hex())
+    return _Driver(session, context, output, old_sigint=_guard_sigint(session))
+
+
+def _guard_sigint(session: Session) -> Any:
+    """Ctrl-C must not interrupt the session in the middle of a change of its state."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return None
+    signal.signal(signal.SIGINT, lambda *_: session.shell.lock.interrupt(KeyboardInterrupt()))
+    return signal.default_int_handler
+
+
+# ------------------------------------------------------------------------------------------------ starting
+
+
+def _start(resources: dict[str, int], store_bytes: int, config: Config, namespace: str) -> _Driver:
+    root = runtime_root(config.tmpdir)
+    paths = new_session(root)
+    process = _launch(paths, resources, store_bytes, config)
+    try:
+        report = _read_report(process, config.start_timeout_s)
+        driver = _join(report["address"], {}, config, namespace, process)
+    except BaseException:
+        process.kill()
+        process.wait()
+        remove_session(paths)
+        raise
+    driver.process = process
+    driver.paths = paths
+    driver.context["session_dir"] = str(paths.directory)
+    driver.context["logs_dir"] = str(paths.logs)
+    threading.Thread(target=sweep_dead_sessions, args=(root,), name="zray-sweep", daemon=True).start()
+    return driver
+
+
+def _launch(paths: SessionPaths, resources: dict[str, int], store_bytes: int, config: Config) -> subprocess.Popen[bytes]:
+    arguments = {
+        "session": paths.name,
+        "root": str(paths.root),
+        "resources": resources,
+        "store_bytes": store_bytes,
+        "config": dataclasses.asdict(config),
+        "sys_path": [entry or os.getcwd() for entry in sys.path],
+    }
+    environment = {**os.environ, "ZRAY_SESSION": paths.name, "SPT_NOENV": "1"}
+    return subprocess.Popen(
+        [sys.executable, TITLE_PADDING, "-c", _LAUNCH, json.dumps(arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=_stderr_for_children(),
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _stderr_for_children() -> int | None:
+    """The driver's stderr, unless it is closed."""
+    try:
+        os.fstat(2)
+    except OSError:
+        return subprocess.DEVNULL
+    return None
+
+
+def _read_report(process: subprocess.Popen[bytes], timeout_s: float) -> dict[str, Any]:
+    """The first line that the local cluster writes."""
+    assert process.stdout is not None
+    fd = process.stdout.fileno()
+    deadline = time.monotonic() + timeout_s
+    line = b""
+    while not line.endswith(b"\n"):
+        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise SystemFailure(f"the local cluster did not start within {timeout_s:g} s (ZRAY_START_TIMEOUT_S)")
+        chunk = os.read(fd, 4096)
+        if not chunk:
+            raise SystemFailure(f"the local cluster ended while starting (exit code {process.wait()}); see its output above")
+        line += chunk
+    report: dict[str, Any] = json.loads(line)
+    if "error" in report:
+        raise SystemFailure(f"the local cluster could not start: {report['error']}")
+    return report
+
+
+# ------------------------------------------------------------------------------------------------ the end
+
+
+def shutdown() -> None:
+    """Leaves the cluster, and ends it if ``init`` started it: every process and file of it is gone afterwards.
+
+    May be called any number of times.
+    """
+    global _driver
+    with _lock:
+        if runtimes.is_local_mode():
+            runtimes.set_runtime(None)
+            object_ref.set_tracker(None)
+        driver, _driver = _driver, None
+        if driver is None or driver.session.pid != os.getpid():
+            return
+        if sessions.current() is driver.session:
+            sessions.set_current(None)
+            object_ref.set_tracker(None)
+        driver.session.close([Goodbye("the driver shut down")])
+        driver.output.close()
+        if driver.old_sigint is not None:
+            signal.signal(signal.SIGINT, driver.old_sigint)
+        if driver.process is not None:
+            _end_process(driver.process)
+            if driver.paths is not None:
+                remove_session(driver.paths)
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(10.0)
+    except subprocess.TimeoutExpired:
+        process.kill()  # its zygote cleans up
+        process.wait()
+    process.stdout.close()
+
+
+atexit.register(shutdown)
+
+
+def _forget_in_child() -> None:
+    global _driver, _lock
+    _driver = None
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+# ------------------------------------------------------------------------------------------------ questions
+
+
+def is_initialized() -> bool:
+    """Whether this process is part of a cluster, or in local mode."""
+    return sessions.current() is not None or runtimes.is_local_mode()
+
+
+def nodes() -> list[dict[str, Any]]:
+    """One row per live host, with Ray's keys."""
+    return [
+        {
+            "NodeID": row["host_id"].hex(),
+            "Alive": True,
+            "NodeManagerHostname": row.get("hostname", ""),
+            "NodeManagerAddress": row.get("hostname", ""),
+            "ObjectStoreSocketName": row.get("store", ""),
+            "Resources": row["resources"],
+            "alive": True,
+            "Labels": {},
+        }
+        for row in runtimes.runtime().query("hosts")
+    ]
+
+
+def cluster_resources() -> dict[str, float]:
+    """The sum of what the hosts have."""
+    total: dict[str, float] = runtimes.runtime().query("cluster_resources")
+    return total
+
+
+def available_resources() -> dict[str, float]:
+    """The sum of what is not in use at the moment."""
+    free: dict[str, float] = runtimes.runtime().query("available_resources")
+    return free
+
+
+def _auto_init() -> None:
+    with _lock:
+        if not is_initialized():
+            init()
+
+
+runtimes.auto_init = _auto_init

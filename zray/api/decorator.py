@@ -1,0 +1,46 @@
+"""``zray.remote``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from zray.api.actor import ActorClass
+from zray.api.remote_function import RemoteFunction
+from zray.options import ActorOptions, TaskOptions
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Makes a function or class remote: ``@zray.remote``, ``@zray.remote(num_cpus=2)`` or ``zray.remote(f)``.
+
+    Options of functions: num_cpus, num_gpus, memory (bytes), resources, num_returns, max_retries, retry_exceptions,
+    max_calls, name, scheduling_strategy. Options of classes: num_cpus, num_gpus, memory, resources, max_restarts,
+    max_task_retries, max_concurrency, max_pending_calls, name, namespace, lifetime, get_if_exists.
+
+    Raises TypeError or ValueError that names the option, what was given and what is allowed.
+    """
+    if len(args) == 1 and not options and (callable(args[0]) or inspect.isclass(args[0])):
+        return _make(args[0], {})
+    if args or not options:
+        raise TypeError(
+            "use zray.remote as @zray.remote, @zray.remote(option=value, ...) or zray.remote(function_or_class); "
+            f"got {args!r:.100}" if args else "zray.remote() needs a function or class, or options by keyword"
+        )
+
+    def decorate(target: Any) -> Any:
+        return _make(target, options)
+
+    return decorate
+
+
+def _make(target: Any, options: dict[str, Any]) -> Any:
+    if inspect.isclass(target):
+        return ActorClass(target, ActorOptions.from_kwargs(options, what="@zray.remote"))
+    if inspect.isfunction(target) or inspect.isbuiltin(target):
+        if inspect.iscoroutinefunction(target):
+            raise ValueError(
+                f"{target.__name__} is an async function; tasks are plain functions. Use an actor with async methods, or "
+                f"asyncio.run() inside of the task"
+            )
+        return RemoteFunction(target, TaskOptions.from_kwargs(options, what="@zray.remote"))
+    raise TypeError(f"@zray.remote is for functions and classes; {target!r:.100} is a {type(target).__name__}")

@@ -1,0 +1,222 @@
+"""``init(local_mode=True)``: every task runs at once, in this process, when it is submitted. For debugging.
+
+Values are passed through the serializer all the same, so that what works here works in a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import os
+import socket
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zray.api.runtime import PreparedTask
+from zray.client.context import TaskContext, current_task
+from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
+from zray.ids import make_task_id, put_id, return_id
+from zray.object_ref import ObjectRef
+from zray.options import ActorOptions
+from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
+
+if TYPE_CHECKING:
+    from zray.api.actor import ActorMeta
+
+
+class _Actor:
+    """A local actor; ``death`` is the error of its calls once it is dead."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.spec = spec
+        self.instance: Any = None
+        self.death: Exception | None = None
+
+
+class LocalRuntime:
+    """A ``Runtime`` and ``Tracker`` without a cluster."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self._process_id = os.urandom(16)
+        self._counter = 0
+        self._values: dict[bytes, tuple[bool, bytes]] = {}  # object -> (is an error, bytes)
+        self._refs: weakref.WeakValueDictionary[bytes, ObjectRef] = weakref.WeakValueDictionary()
+        self._kept: list[ObjectRef] = []
+        self._actors: dict[bytes, _Actor] = {}
+        self._names: dict[tuple[str, str], bytes] = {}
+
+    # ------------------------------------------------------------------ Tracker
+
+    def intern(self, object_id: bytes) -> ObjectRef:
+        ref = self._refs.get(object_id)
+        if ref is None:
+            ref = self._refs[object_id] = ObjectRef._make(object_id, self)
+        return ref
+
+    def dropped(self, object_id: bytes) -> None:
+        if object_id not in self._refs:
+            self._values.pop(object_id, None)
+
+    def pickled_by_user(self, object_id: bytes) -> None:
+        self._kept.append(self.intern(object_id))
+
+    def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        try:
+            future.set_result(self._value(object_id))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+    # ------------------------------------------------------------------ objects
+
+    def _new_id(self) -> bytes:
+        self._counter += 1
+        return make_task_id(self._process_id, self._counter)
+
+    def _store(self, object_id: bytes, value: Any) -> ObjectRef:
+        serialized = serialize(value)
+        # References inside stay alive as long as the process: a debugging aid need not be frugal.
+        self._kept.extend(self.intern(inner) for inner in serialized.refs)
+        self._values[object_id] = (False, serialized.to_bytes())
+        return self.intern(object_id)
+
+    def put(self, value: Any) -> ObjectRef:
+        return self._store(put_id(self._new_id()), value)
+
+    def get(self, refs: Sequence[ObjectRef], timeout_s: float | None) -> list[Any]:
+        return [self._value(ref.binary()) for ref in refs]
+
+    def _value(self, object_id: bytes) -> Any:
+        if object_id not in self._values:
+            raise ObjectFreedError("the object was freed, or belongs to a cluster that this process has left")
+        is_error, data = self._values[object_id]
+        if not is_error:
+            return deserialize(data, self.intern)
+        error = load_error(data, self.intern)
+        raise error.as_instanceof_cause() if isinstance(error, TaskError) else error
+
+    def wait(
+        self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef], list[ObjectRef]]:
+        return refs[:num_returns], refs[num_returns:]
+
+    def cancel(self, ref: ObjectRef, mode: int) -> None:
+        return  # it has run already
+
+    # ------------------------------------------------------------------ tasks
+
+    def submit(
+        self, pickled: Callable[[], PickledCallable], function: Callable[..., Any], task: PreparedTask,
+        args: Sequence[Any], kwargs: dict[str, Any],
+    ) -> list[ObjectRef]:  # fmt: skip
+        name = pickled().name
+        retries = task.max_retries if task.options.retry_exceptions else 0
+        return self._run(name, function, task.n_returns, args, kwargs, retries, task.options.retry_exceptions)
+
+    def _run(
+        self, name: str, function: Callable[..., Any], n_returns: int, args: Sequence[Any], kwargs: dict[str, Any],
+        retries: int = 0, retried: Any = False,
+    ) -> list[ObjectRef]:  # fmt: skip
+        task_id = self._new_id()
+        attempt = 0
+        while True:
+            token = current_task.set(TaskContext(task_id, name, attempt))
+            try:
+                value = function(*map(self._resolve, args), **{key: self._resolve(arg) for key, arg in kwargs.items()})
+                if inspect.iscoroutine(value):
+                    value = asyncio.run(value)
+                values = [value] if n_returns == 1 else list(value) if n_returns else []
+                if len(values) != n_returns:
+                    raise ValueError(f"{name} has num_returns={n_returns} but returned {len(values)} values")
+                return [self._store(return_id(task_id, index), item) for index, item in enumerate(values, start=1)]
+            except Exception as error:
+                if (retried is True or (retried and isinstance(error, tuple(retried)))) and attempt != retries:
+                    attempt += 1
+                    continue
+                return self._fail(task_id, name, n_returns, error)
+            finally:
+                current_task.reset(token)
+
+    def _resolve(self, value: Any) -> Any:
+        if isinstance(value, ObjectRef):
+            return self._value(value.binary())
+        return deserialize(serialize(value).to_bytes(), self.intern)
+
+    def _fail(self, task_id: bytes, name: str, n_returns: int, error: BaseException) -> list[ObjectRef]:
+        data = pack_task_error(name, error, pid=os.getpid(), host=socket.gethostname()).to_bytes()
+        refs = []
+        for index in range(1, n_returns + 1):
+            object_id = return_id(task_id, index)
+            self._values[object_id] = (True, data)
+            refs.append(self.intern(object_id))
+        return refs
+
+    # ------------------------------------------------------------------ actors
+
+    def create_actor(
+        self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],
+        kwargs: dict[str, Any],
+    ) -> tuple[bytes, ObjectRef | None, ActorMeta]:  # fmt: skip
+        key = (options.namespace or self.namespace, options.name or "")
+        if options.name and key in self._names:
+            if not options.get_if_exists:
+                raise ValueError(f"an actor named {options.name!r} exists already in namespace {key[0]!r}")
+            actor_id = self._names[key]
+            return actor_id, None, type(meta).unpack(self._actors[actor_id].spec["meta"])
+        actor_id = os.urandom(16)
+        actor = self._actors[actor_id] = _Actor({"meta": meta.packed(), "handle": b""})
+        if options.name:
+            self._names[key] = actor_id
+        kind: Any = getattr(pickled, "_function")  # noqa: B009  (the class itself: it need not travel)
+
+        def construct(*args: Any, **kwargs: Any) -> None:
+            actor.instance = kind(*args, **kwargs)
+
+        made = self._run(f"{meta.class_name}.__init__", construct, 1, args, kwargs)
+        is_error, data = self._values[made[0].binary()]
+        if is_error:
+            error = load_error(data, self.intern)
+            actor.death = error.as_instanceof_cause() if isinstance(error, TaskError) else ActorDiedError(str(error))
+        return actor_id, None, meta
+
+    def call(
+        self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
+        retries: int, args: Sequence[Any], kwargs: dict[str, Any],
+    ) -> list[ObjectRef]:  # fmt: skip
+        actor = self._actors[actor_id]
+        name = f"{meta.class_name}.{method}"
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if actor.death is not None:
+                raise actor.death
+            if method == "__ray_ready__":
+                return True
+            if method == "__ray_call__":
+                return args[0](actor.instance, *args[1:], **kwargs)
+            try:
+                return getattr(actor.instance, method)(*args, **kwargs)
+            except ActorExit as error:
+                actor.death = ActorDiedError(str(error))
+                raise actor.death from None
+
+        return self._run(name, call, n_returns, args, kwargs)
+
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:
+        actor_id = self._names.get((namespace or self.namespace, name))
+        return None if actor_id is None else (actor_id, self._actors[actor_id].spec, None)
+
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()")
+        self._names = {key: value for key, value in self._names.items() if value != actor_id}
+
+    # ------------------------------------------------------------------ questions
+
+    def query(self, what: str, **argument: Any) -> Any:
+        resources = {"CPU": float(os.cpu_count() or 1)}
+        if what == "hosts":
+            return [{"host_id": self._process_id, "hostname": socket.gethostname(), "resources": resources}]
+        return resources

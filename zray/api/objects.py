@@ -1,0 +1,122 @@
+"""``put``, ``get``, ``wait``, ``cancel``, ``kill``, ``get_actor``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from zray.api.actor import ActorHandle, ActorMeta
+from zray.api.runtime import runtime
+from zray.object_ref import ObjectRef
+from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
+
+
+def put(value: Any) -> ObjectRef:
+    """Stores a value and returns a reference to it.
+
+    Raises TypeError for an ObjectRef (it is one already) or a value that cannot be pickled, ObjectStoreFullError.
+    """
+    if isinstance(value, ObjectRef):
+        raise TypeError("zray.put() of an ObjectRef: it is a reference already; put it in a list to store the reference")
+    ref: ObjectRef = runtime().put(value)
+    return ref
+
+
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """The value of a reference, or the values of a list of them, in its order.
+
+    Args:
+        refs: an ObjectRef or a list of them.
+        timeout: seconds to wait; None waits for ever, 0 not at all.
+
+    Raises what the task raised, as an instance of both its type and TaskError; GetTimeoutError; ActorDiedError,
+    WorkerCrashedError, ObjectLostError and their kin. Large arrays are read-only views of shared memory.
+    """
+    check_timeout(timeout)
+    if type(refs) is ObjectRef:
+        return runtime().get([refs], timeout)[0]
+    if not isinstance(refs, (list, tuple)) or isinstance(refs, str):
+        raise ValueError(f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}")
+    for ref in refs:
+        if type(ref) is not ObjectRef:
+            raise ValueError(f"zray.get() takes a list of ObjectRefs; there is a {type(ref).__name__} in it: {ref!r:.100}")
+    return runtime().get(refs, timeout) if refs else []
+
+
+def wait(
+    refs: Sequence[ObjectRef], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """Waits until ``num_returns`` of the references are ready, or ``timeout`` seconds have passed.
+
+    Returns the ready ones, at most ``num_returns``, and the others; both in the order of ``refs``. With
+    ``fetch_local=False`` an object counts as ready wherever it is; on one machine that is the same.
+
+    Raises TypeError if ``refs`` is no list of ObjectRefs, ValueError for duplicates or a count out of range.
+    """
+    if isinstance(refs, ObjectRef):
+        raise TypeError("zray.wait() takes a list of ObjectRefs, got a single one: use [ref]")
+    if not isinstance(refs, list):
+        raise TypeError(f"zray.wait() takes a list of ObjectRefs, not {type(refs).__name__}")
+    if not refs:
+        return [], []
+    if set(map(type, refs)) != {ObjectRef}:
+        other = next(ref for ref in refs if type(ref) is not ObjectRef)
+        raise TypeError(f"zray.wait() takes a list of ObjectRefs; there is a {type(other).__name__} in it: {other!r:.100}")
+    if len(set(refs)) != len(refs):
+        raise ValueError("zray.wait() takes a list of distinct ObjectRefs; there are duplicates in it")
+    if type(num_returns) is not int or num_returns <= 0:
+        raise ValueError(f"num_returns is a positive whole number, got {num_returns!r}")
+    if num_returns > len(refs):
+        raise ValueError(f"num_returns={num_returns} is more than the {len(refs)} reference(s) given")
+    if type(fetch_local) is not bool:
+        raise TypeError(f"fetch_local is a bool, got {fetch_local!r}")
+    check_timeout(timeout)
+    ready: tuple[list[ObjectRef], list[ObjectRef]] = runtime().wait(refs, num_returns, timeout)
+    return ready
+
+
+def check_timeout(timeout: Any) -> None:
+    """Raises TypeError or ValueError if ``timeout`` is no number of seconds."""
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout is a number of seconds or None, got {timeout!r}")
+    if timeout < 0 or math.isnan(timeout):
+        raise ValueError(f"timeout is a number of seconds from 0 on, got {timeout!r}")
+
+
+def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+    """Cancels the task that makes ``ref``: what is queued is dropped, what runs gets a KeyboardInterrupt.
+
+    Args:
+        force: kill the worker that runs it. Not for actor calls: use ``zray.kill``.
+        recursive: also what the task has submitted itself.
+
+    Nothing happens if it has ended already. ``get`` of a cancelled task raises TaskCancelledError. Running methods are
+    cancelled only in async actors.
+    """
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"zray.cancel() takes the ObjectRef of a task, not {type(ref).__name__}")
+    runtime().cancel(ref, (CANCEL_FORCE if force else 0) | (CANCEL_RECURSIVE if recursive else 0))
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """Kills an actor at once. Its calls fail with ActorDiedError; with ``no_restart=False`` it may be restarted."""
+    if not isinstance(actor, ActorHandle):
+        raise ValueError(f"zray.kill() takes an actor handle, not {type(actor).__name__}; for a task use zray.cancel()")
+    runtime().kill_actor(actor._actor_id, no_restart)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The handle of a live actor that was created with ``name`` in ``namespace`` (default: the job's).
+
+    Raises ValueError when there is none.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"the name of an actor is a non-empty string, got {name!r}")
+    found = runtime().find_actor(name, namespace or "")
+    if found is None:
+        raise ValueError(f"there is no live actor named {name!r} in namespace {namespace or runtime().namespace!r}")
+    actor_id, spec, ref = found
+    return ActorHandle(actor_id, ref, ActorMeta.unpack(spec["meta"]))

@@ -1,0 +1,74 @@
+"""``RemoteFunction``: what ``@zray.remote`` makes of a function."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from zray.api.runtime import PreparedTask, runtime
+from zray.object_ref import ObjectRef
+from zray.options import TaskOptions
+from zray.serialization import PickledCallable, pickle_callable
+from zray.signatures import SignatureCheck
+
+
+class _Shipment:
+    """A function in pickled form, made at the first call: what it refers to may be defined after it."""
+
+    __slots__ = ("_function", "_lock", "_pickled")
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._pickled: PickledCallable | None = None
+
+    def __call__(self) -> PickledCallable:
+        pickled = self._pickled
+        if pickled is None:
+            with self._lock:
+                pickled = self._pickled = self._pickled or pickle_callable(self._function)
+        return pickled
+
+
+class RemoteFunction:
+    """A function that runs in the cluster: ``f.remote(...)`` returns at once, with references to what it will return."""
+
+    def __init__(self, function: Callable[..., Any], options: TaskOptions, shipment: _Shipment | None = None) -> None:
+        self._function = function
+        self._options = options
+        self._shipment = shipment or _Shipment(function)
+        self._signature = SignatureCheck(function, skip_first=False)
+        name = getattr(function, "__qualname__", None) or repr(function)
+        self._name = name.rpartition(".<locals>.")[2]
+        self._prepared = PreparedTask(self._name, options)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"the remote function {self._name} cannot be called directly: use {self._name}.remote(...), or "
+            f"{self._name}._function(...) to run it here"
+        )
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submits a call. Returns an ObjectRef, a list of them for ``num_returns`` above one, None for zero.
+
+        Raises TypeError when the arguments do not fit the signature or cannot be pickled.
+        """
+        self._signature.bind_check(args, kwargs)
+        prepared = self._prepared
+        refs: list[ObjectRef] = runtime().submit(self._shipment, self._function, prepared, args, kwargs)
+        if prepared.n_returns == 1:
+            return refs[0]
+        return refs or None
+
+    def options(self, **options: Any) -> RemoteFunction:
+        """The same function with other options (see ``zray.remote``)."""
+        return RemoteFunction(self._function, self._options.updated(options), self._shipment)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (RemoteFunction, (self._function, self._options))
+
+    def __repr__(self) -> str:
+        return f"RemoteFunction({self._name})"

@@ -1,0 +1,248 @@
+"""Where calls of the public functions go: a cluster, or this very process in local mode.
+
+``Runtime`` is what the decorators and functions of the API need; ``ClusterRuntime`` does it over a session.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgpack
+
+from zray.client import session as sessions
+from zray.client.context import TaskContext, current_task
+from zray.client.session import Session
+from zray.exceptions import PendingCallsLimitExceeded, ZrayError
+from zray.object_ref import ObjectRef
+from zray.options import ActorOptions, TaskOptions
+from zray.protocol.messages import ActorCreate, ActorFound, ActorKill, ActorLookup
+from zray.serialization import PickledCallable, serialize
+
+if TYPE_CHECKING:
+    from zray.api.actor import ActorMeta
+
+
+class PreparedTask:
+    """A remote function's options in the form in which they travel; worked out once."""
+
+    __slots__ = ("max_retries", "n_returns", "options", "packed", "shape")
+
+    def __init__(self, name: str, options: TaskOptions) -> None:
+        self.options = options
+        self.n_returns = int(options.num_returns)
+        self.max_retries = options.max_retries
+        self.shape = shape_key(options.resource_amounts())
+        self.packed = pack_options(
+            options.name or name, self.n_returns, "", options.retry_exceptions, max_calls=options.max_calls
+        )
+
+
+def shape_key(amounts: dict[str, int]) -> bytes:
+    """The canonical form of resource amounts; the broker's ``resources.shape_key``."""
+    return msgpack.packb(sorted(item for item in amounts.items() if item[1]))  # type: ignore[no-any-return]
+
+
+def pack_options(name: str, n_returns: int, method: str, retry_exceptions: Any, max_calls: int = 0) -> bytes:
+    """What a worker has to know of a call besides function and arguments."""
+    retried = bool(retry_exceptions)
+    if retry_exceptions and retry_exceptions is not True:
+        retried = serialize(tuple(retry_exceptions)).to_bytes()  # type: ignore[assignment]
+    options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
+    if retried:
+        options["retry_exceptions"] = retried
+    return msgpack.packb(options)  # type: ignore[no-any-return]
+
+
+class Runtime(Protocol):
+    """What the API needs. Both implementations raise the same errors."""
+
+    namespace: str
+
+    def submit(
+        self, pickled: Callable[[], PickledCallable], function: Callable[..., Any], task: PreparedTask,
+        args: Sequence[Any], kwargs: dict[str, Any],
+    ) -> list[ObjectRef]: ...  # fmt: skip
+
+    def create_actor(
+        self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],
+        kwargs: dict[str, Any],
+    ) -> tuple[bytes, ObjectRef | None, ActorMeta]: ...  # fmt: skip
+
+    def call(
+        self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
+        retries: int, args: Sequence[Any], kwargs: dict[str, Any],
+    ) -> list[ObjectRef]: ...  # fmt: skip
+
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None: ...
+
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
+
+    def put(self, value: Any) -> ObjectRef: ...
+
+    def get(self, refs: Sequence[ObjectRef], timeout_s: float | None) -> list[Any]: ...
+
+    def wait(
+        self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef], list[ObjectRef]]: ...
+
+    def cancel(self, ref: ObjectRef, mode: int) -> None: ...
+
+    def query(self, what: str, **argument: Any) -> Any: ...
+
+
+class ClusterRuntime:
+    """The API over a session with a cluster."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.namespace = session.namespace
+        self.put = session.put
+        self.get = session.get
+        self.wait = session.wait
+        self.cancel = session.cancel
+        self.query = session.query
+
+    def submit(
+        self, pickled: Callable[[], PickledCallable], function: Callable[..., Any], task: PreparedTask,
+        args: Sequence[Any], kwargs: dict[str, Any],
+    ) -> list[ObjectRef]:  # fmt: skip
+        session = self.session
+        shipped = pickled()
+        if shipped.id16 not in session.core.exported:
+            session.export(shipped)
+        arguments, _keep = session.pack_arguments(args, kwargs, None, shipped.name)
+        return session.submit(shipped.id16, task.shape, task.packed, arguments, task.n_returns, task.max_retries)
+
+    def create_actor(
+        self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],
+        kwargs: dict[str, Any],
+    ) -> tuple[bytes, ObjectRef | None, ActorMeta]:  # fmt: skip
+        session = self.session
+        shipped = pickled()
+        session.export(shipped)
+        arguments, _keep = session.pack_arguments(args, kwargs, None, f"{meta.class_name}()")
+        detached = options.lifetime == "detached"
+        actor_id = os.urandom(16)
+        spec: dict[str, Any] = {
+            "name": options.name,
+            "namespace": options.namespace or session.namespace,
+            "detached": detached,
+            "get_if_exists": options.get_if_exists,
+            "max_restarts": options.max_restarts,
+            "max_task_retries": options.max_task_retries,
+            "max_concurrency": options.max_concurrency or 0,
+            "max_pending_calls": options.max_pending_calls,
+            "placement": shape_key(options.placement_amounts()),
+            "running": shape_key(options.running_amounts()),
+            "class_name": meta.class_name,
+            "meta": meta.packed(),
+        }
+        packed = pack_options("__init__", 1, "", False)
+        if not options.name:
+            handle = session.create_actor(actor_id, shipped.id16, spec, packed, arguments, counted=not detached)
+            return actor_id, handle, meta
+        handles: list[ObjectRef | None] = []
+
+        def create(on_answer: Callable[[Any], None]) -> None:
+            spec["request"] = session.core.new_request(on_answer)
+
+        found = self._create_named(create, lambda: handles.append(
+            session.create_actor(actor_id, shipped.id16, spec, packed, arguments, counted=not detached)
+        ))  # fmt: skip
+        if found.found and found.actor == actor_id:
+            return actor_id, handles[0], meta
+        session.shell.run(lambda: session.core.actors.abandon(actor_id))
+        if not found.found:
+            raise ValueError(
+                f"an actor named {options.name!r} exists already in namespace {spec['namespace']!r}: choose another name, or "
+                f"get it with zray.get_actor() or get_if_exists=True"
+            )
+        return found.actor, self._handle_ref(found.spec), type(meta).unpack(found.spec["meta"])
+
+    def _create_named(self, prepare: Callable[[Callable[[Any], None]], None], create: Callable[[], None]) -> ActorFound:
+        """Creates an actor with a name, and waits until the broker has decided who has the name."""
+        answer = threading.Event()
+        answers: list[Any] = []
+
+        def on_answer(value: Any) -> None:
+            answers.append(value)
+            answer.set()
+
+        with self.session.shell.lock:
+            prepare(on_answer)
+        create()
+        self.session.ask(lambda done: self.session.core.query("stats", {}, done))  # answered behind the other one
+        answer.wait()
+        found: ActorFound = answers[0]
+        return found
+
+    def _handle_ref(self, spec: dict[str, Any]) -> ObjectRef | None:
+        return self.session.intern(spec["handle"]) if spec.get("handle") else None
+
+    def call(
+        self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
+        retries: int, args: Sequence[Any], kwargs: dict[str, Any],
+    ) -> list[ObjectRef]:  # fmt: skip
+        session = self.session
+        if 0 <= meta.max_pending_calls <= session.pending_calls(actor_id):
+            raise PendingCallsLimitExceeded(
+                f"{meta.class_name} has {session.pending_calls(actor_id)} calls pending, and max_pending_calls is "
+                f"{meta.max_pending_calls}: get some of their results first"
+            )
+        arguments, _keep = session.pack_arguments(args, kwargs, handle, f"{meta.class_name}.{method}")
+        return session.call_actor(actor_id, packed, arguments, n_returns, retries)
+
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:  # type: ignore[override]
+        core = self.session.core
+        found = self.session.ask(
+            lambda on_answer: core.send(ActorLookup(core.new_request(on_answer), name, namespace or self.namespace))
+        )
+        return (found.actor, found.spec, self._handle_ref(found.spec)) if found.found else None
+
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        self.session.tell([ActorKill(actor_id, no_restart)])
+
+
+_runtime: Runtime | None = None
+_of_session: Session | None = None
+auto_init: Callable[[], None] | None = None
+"""Set by ``zray.api.cluster``: starts a local cluster when the API is used before ``init``."""
+
+
+def runtime() -> Any:
+    """The runtime of this process; initialises zray if need be, as Ray does."""
+    global _runtime, _of_session
+    session = sessions.current()
+    if session is not None and session is _of_session:
+        return _runtime
+    if session is not None:
+        _runtime, _of_session = ClusterRuntime(session), session
+        return _runtime
+    if _runtime is not None and _of_session is None:
+        return _runtime  # local mode
+    if auto_init is None:
+        raise ZrayError("zray is not initialised: call zray.init()")
+    auto_init()
+    return runtime()
+
+
+def set_runtime(new: Runtime | None) -> None:
+    """Installs or removes the runtime of local mode."""
+    global _runtime, _of_session
+    _runtime, _of_session = new, None
+
+
+def is_local_mode() -> bool:
+    """Whether everything runs in this process."""
+    return _runtime is not None and _of_session is None
+
+
+def context() -> TaskContext:
+    """The running task, or the driver's empty context."""
+    return current_task.get()
+
+
+__all__ = ["ActorCreate", "ClusterRuntime", "PreparedTask", "Runtime", "runtime", "set_runtime"]

@@ -1,0 +1,124 @@
+"""``zray.get_runtime_context()``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zray.api.runtime import context, runtime
+from zray.client import session as sessions
+from zray.exceptions import ZrayError
+from zray.ids import JOB_ID_BYTES
+
+
+class RuntimeContext:
+    """What the running code can find out about itself. Identifiers are hexadecimal strings."""
+
+    @staticmethod
+    def _session() -> sessions.Session:
+        runtime()
+        session = sessions.current()
+        if session is None:
+            raise ZrayError("there is no cluster in local mode")
+        return session
+
+    def get_job_id(self) -> str:
+        """The job: one driver's session with the cluster."""
+        session = self._session()
+        job = session.core.execution.job
+        return (job.job_id if job is not None else session.job_id or bytes(JOB_ID_BYTES)).hex()
+
+    def get_node_id(self) -> str:
+        """The host that this process belongs to."""
+        return self._session().stores.find_home().hex()
+
+    def get_worker_id(self) -> str:
+        """This process."""
+        return self._session().process_id.hex()
+
+    def get_task_id(self) -> str | None:
+        """The running task or method; None in a driver."""
+        return context().task_id.hex() or None
+
+    def get_task_name(self) -> str | None:
+        """Its name; None in a driver."""
+        return context().name or None
+
+    def get_task_function_name(self) -> str | None:
+        """As ``get_task_name``."""
+        return context().name or None
+
+    def get_attempt_number(self) -> int:
+        """0 for the first attempt of a task, 1 for its first retry, ..."""
+        return context().attempt
+
+    def get_actor_id(self) -> str | None:
+        """The actor that this process serves; None if it serves none."""
+        return self._session().core.execution.actor_id.hex() or None
+
+    def get_actor_name(self) -> str | None:
+        """The name under which the actor was created; empty if it has none, None outside of actors."""
+        spec = self._session().core.execution.actor_spec
+        return None if spec is None else str(spec.get("name") or "")
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether the actor has been restarted."""
+        return self._session().core.execution.incarnation > 0
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the job."""
+        return str(runtime().namespace)
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What the running task or actor holds."""
+        return {name: amount / 10_000 for name, amount in context().resources.items()}
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """The GPUs that it may use."""
+        return {"GPU": [str(index) for index in context().gpus]}
+
+    @property
+    def current_actor(self) -> Any:
+        """A handle of the actor that this is called in. Raises RuntimeError elsewhere."""
+        from zray.api.actor import ActorHandle, ActorMeta
+
+        session = self._session()
+        spec = session.core.execution.actor_spec
+        if spec is None:
+            raise RuntimeError("current_actor is only known inside of an actor")
+        ref = session.intern(spec["handle"]) if spec["handle"] else None
+        return ActorHandle(session.core.execution.actor_id, ref, ActorMeta.unpack(spec["meta"]))
+
+    @property
+    def gcs_address(self) -> str:
+        """The broker's address."""
+        return self._session().address
+
+    def get(self) -> dict[str, Any]:
+        """All of it, as a dictionary."""
+        found: dict[str, Any] = {
+            "job_id": self.get_job_id(),
+            "node_id": self.get_node_id(),
+            "worker_id": self.get_worker_id(),
+            "namespace": self.namespace,
+        }
+        if context().task_id:
+            found["task_id"] = self.get_task_id()
+        if self.get_actor_id():
+            found["actor_id"] = self.get_actor_id()
+        return found
+
+
+_context = RuntimeContext()
+
+
+def get_runtime_context() -> RuntimeContext:
+    """The context of the running code; initialises zray if need be."""
+    runtime()
+    return _context
+
+
+def get_gpu_ids() -> list[int]:
+    """The GPUs that the running task or actor may use."""
+    return list(context().gpus)

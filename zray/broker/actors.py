@@ -1,0 +1,253 @@
+"""The broker's actors: creation, names, mailboxes before they live, restarts and deaths. See SPEC.md."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from zray.broker.records import RETIRED, Actor, Process, Worker
+from zray.broker.resources import read_shape
+from zray.broker.scheduler import Scheduler
+from zray.protocol.messages import (
+    ALIVE,
+    DEAD,
+    PENDING,
+    RESTARTING,
+    ActorCall,
+    ActorCancel,
+    ActorCreate,
+    ActorFound,
+    ActorKill,
+    ActorLookup,
+    ActorReady,
+    ActorRelease,
+    ActorRun,
+    ActorState,
+    ActorStop,
+    CancelTask,
+    KillWorker,
+    ProtocolError,
+    Result,
+)
+
+MAX_TOMBSTONES = 20_000
+
+
+class Actors:
+    """All actors that are not dead, and the names of those that have one."""
+
+    def __init__(self, scheduler: Scheduler, send: Callable[[bytes, Any], None]) -> None:
+        self.actors: dict[bytes, Actor] = {}
+        self.names: dict[tuple[str, str], bytes] = {}
+        self._tombs: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
+        self._scheduler = scheduler
+        self._send = send
+
+    # ------------------------------------------------------------------ creation and names
+
+    def on_create(self, source: Process, message: ActorCreate) -> None:
+        """Announces an actor, or brings the constructor's arguments of one that was announced."""
+        spec = message.spec
+        if message.actor_id in self._tombs:
+            self._tell_state_of_dead(source.process_id, message.actor_id)
+            return
+        actor = self.actors.get(message.actor_id)
+        if actor is None or not actor.creator:
+            if not self._take_name(source, message):
+                return
+            actor = actor or Actor(message.actor_id)
+            self.actors[message.actor_id] = actor
+            actor.spec = spec
+            actor.creator = source.process_id
+            actor.job_id = source.job_id
+            actor.function_id = message.function_id
+            actor.placement = read_shape(spec["placement"])
+            actor.running = read_shape(spec["running"])
+            actor.restarts_left = int(spec["max_restarts"])
+            actor.subscribers.add(source.process_id)
+        elif actor.creator != source.process_id or actor.payload:
+            return
+        if spec.get("ready"):
+            actor.payload = message.payload
+            self._scheduler.wait_for_place(actor)
+
+    def _take_name(self, source: Process, message: ActorCreate) -> bool:
+        spec = message.spec
+        name = spec.get("name")
+        if not name:
+            return True
+        key = (str(spec.get("namespace", "")), str(name))
+        holder = self.names.get(key)
+        request = int(spec.get("request", 0))
+        if holder is not None:
+            found = bool(spec.get("get_if_exists"))
+            answer = ActorFound(request, found, holder if found else b"", self.actors[holder].spec if found else {})
+            self._send(source.process_id, answer)
+            return False
+        self.names[key] = message.actor_id
+        self._send(source.process_id, ActorFound(request, True, message.actor_id, spec))
+        return True
+
+    def on_lookup(self, source: Process, message: ActorLookup) -> None:
+        actor_id = self.names.get((message.namespace, message.name), b"")
+        actor = self.actors.get(actor_id)
+        answer = ActorFound(message.request, actor is not None, actor_id, actor.spec if actor else {})
+        self._send(source.process_id, answer)
+
+    # ------------------------------------------------------------------ calls
+
+    def on_call(self, source: Process, call: ActorCall) -> None:
+        actor = self.actors.get(call.actor_id)
+        if actor is None:
+            if call.actor_id in self._tombs:
+                self._tell_state_of_dead(source.process_id, call.actor_id)
+                return
+            # A handle may overtake its actor's announcement, which comes by another link.
+            actor = self.actors[call.actor_id] = Actor(call.actor_id)
+        caller = source.process_id
+        if call.incarnation != actor.incarnation:
+            actor.subscribers.add(caller)
+            self._send(caller, self._state_for(actor, caller))
+        elif actor.state == ALIVE:
+            if caller not in actor.last_seq:
+                actor.subscribers.add(caller)
+            self._forward(actor, caller, call)
+        else:
+            actor.subscribers.add(caller)
+            actor.queue.append((caller, call))
+
+    def _forward(self, actor: Actor, caller: bytes, call: ActorCall) -> None:
+        assert actor.worker is not None
+        actor.last_seq[caller] = call.seq
+        run = ActorRun(caller, call.seq, call.task_id, call.attempt, call.payload)
+        self._send(actor.worker.worker_id, run)
+
+    def on_cancel(self, source: Process, message: ActorCancel) -> None:
+        actor = self.actors.get(message.actor_id)
+        if actor is None:
+            return
+        for item in actor.queue:
+            if item[1].task_id == message.task_id:
+                actor.queue.remove(item)
+                call = item[1]
+                self._send(item[0], Result(call.task_id, call.attempt, source.process_id, b""))
+                return
+        if actor.worker is not None and actor.state == ALIVE:
+            self._send(actor.worker.worker_id, CancelTask(message.task_id, message.mode))
+
+    # ------------------------------------------------------------------ life and death
+
+    def on_ready(self, source: Process, message: ActorReady) -> None:
+        """The constructor returned or raised, or could not be called at all."""
+        actor = self.actors.get(message.actor_id)
+        if actor is None:
+            return
+        worker = actor.worker
+        from_worker = worker is not None and worker.worker_id == source.process_id
+        if not from_worker and source.process_id != actor.creator:
+            raise ProtocolError("only its worker or creator speaks for an actor")
+        if message.error:
+            self.bury(actor, f"the constructor of {actor.label} raised", message.error)
+        elif from_worker and actor.state != ALIVE:
+            assert worker is not None
+            self._scheduler.actor_runs(worker, actor)
+            actor.state = ALIVE
+            while actor.queue:
+                self._forward(actor, *actor.queue.popleft())
+            if actor.released:
+                self._send(worker.worker_id, ActorStop(actor.actor_id))
+
+    def on_release(self, source: Process, message: ActorRelease) -> None:
+        """The last handle is gone: the actor ends after the work that is outstanding."""
+        actor = self.actors.get(message.actor_id)
+        if actor is None or actor.released or actor.detached or actor.creator != source.process_id:
+            return
+        actor.released = True
+        if actor.state == ALIVE:
+            assert actor.worker is not None
+            self._send(actor.worker.worker_id, ActorStop(actor.actor_id))
+        elif not actor.queue and actor.worker is None:
+            self.bury(actor, "all handles of the actor were dropped")
+
+    def on_exiting(self, source: Process, actor_id: bytes, reason: str) -> None:
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.worker is None or actor.worker.worker_id != source.process_id:
+            return
+        worker = actor.worker
+        worker.actor = None
+        worker.state = RETIRED
+        self._scheduler.release_grant(worker)
+        actor.worker = None
+        self.bury(actor, reason)
+
+    def on_kill(self, source: Process, message: ActorKill) -> None:
+        actor = self.actors.get(message.actor_id)
+        if actor is None:
+            return
+        worker = actor.worker
+        reason = f"{actor.label} was killed by zray.kill()"
+        if message.no_restart:
+            self.bury(actor, reason)
+        elif worker is not None:
+            self._send(worker.host.host_id, KillWorker(worker.worker_id, reason))
+
+    def worker_died(self, worker: Worker, message: str) -> None:
+        """The worker of an actor is dead: restarts the actor, or buries it."""
+        actor = worker.actor
+        if actor is None:
+            return
+        worker.actor = None
+        actor.worker = None
+        if actor.restarts_left == 0 or actor.released:
+            self.bury(actor, message)
+            return
+        if actor.restarts_left > 0:
+            actor.restarts_left -= 1
+        actor.state = RESTARTING
+        actor.incarnation += 1
+        actor.queue.clear()  # their callers send them again, in order, when they hear of the restart
+        for subscriber in actor.subscribers:
+            state = ActorState(actor.actor_id, actor.incarnation, RESTARTING, actor.last_seq.get(subscriber, 0),
+                               message, b"")  # fmt: skip
+            self._send(subscriber, state)
+        actor.last_seq.clear()
+        self._scheduler.wait_for_place(actor)
+
+    def bury(self, actor: Actor, message: str, error: bytes = b"") -> None:
+        """The actor is dead for good: tells everybody, frees its name, ends its worker."""
+        if self.actors.pop(actor.actor_id, None) is None:
+            return
+        waiting = self._scheduler.actors_waiting.get(actor.placement.key)
+        if waiting is not None and actor in waiting:
+            waiting.remove(actor)
+        actor.state = DEAD
+        actor.death_message = message
+        actor.death_error = error
+        name = actor.spec.get("name")
+        if name:
+            self.names.pop((str(actor.spec.get("namespace", "")), str(name)), None)
+        self._tombs[actor.actor_id] = (message, error)
+        if len(self._tombs) > MAX_TOMBSTONES:
+            self._tombs.popitem(last=False)
+        for subscriber in actor.subscribers:
+            self._send(subscriber, self._state_for(actor, subscriber))
+        worker, actor.worker = actor.worker, None
+        if worker is not None:
+            worker.actor = None
+            self._send(worker.host.host_id, KillWorker(worker.worker_id, message))
+
+    def _state_for(self, actor: Actor, caller: bytes) -> ActorState:
+        state = PENDING if actor.state == ALIVE else actor.state
+        return ActorState(actor.actor_id, actor.incarnation, state, actor.last_seq.get(caller, 0),
+                          actor.death_message, actor.death_error)  # fmt: skip
+
+    def _tell_state_of_dead(self, caller: bytes, actor_id: bytes) -> None:
+        message, error = self._tombs[actor_id]
+        self._send(caller, ActorState(actor_id, 0, DEAD, 0, message, error))
+
+    def owner_died(self, process_id: bytes) -> None:
+        """What it created goes with it, unless it is detached."""
+        for actor in [actor for actor in self.actors.values() if actor.creator == process_id]:
+            if not actor.detached:
+                self.bury(actor, f"the process that created {actor.label} is gone")

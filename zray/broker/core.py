@@ -1,0 +1,378 @@
+"""The broker core: scheduler and control store of a cluster, as a state machine.
+
+Contract: ``joined``, ``receive``, ``lost`` and ``tick`` change the state and queue messages; after each turn of the
+loop call ``schedule``, then take what is to be sent from ``drain``. It never sees a value: payloads are opaque bytes,
+and messages between processes are routed unopened. The caller vouches for ``source``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from zray.broker.actors import Actors
+from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, STARTING, Envelope, Host, Job, Process, Worker
+from zray.broker.reports import Reports
+from zray.broker.resources import Pool, Shape, check_amounts, read_shape
+from zray.broker.scheduler import Scheduler
+from zray.protocol import messages as m
+from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, WORKER, ProtocolError
+
+MAX_FENCED = 50_000
+
+
+class BrokerCore:
+    """All state of a broker. ``new_id()`` makes identifiers of 16 bytes."""
+
+    def __init__(
+        self, new_id: Callable[[], bytes], idle_worker_s: float = 5.0, infeasible_warn_s: float = 2.0
+    ) -> None:
+        self._out: dict[bytes, list[Any]] = {}
+        self.processes: dict[bytes, Process] = {}
+        self.jobs: dict[bytes, Job] = {}
+        self.functions: dict[bytes, tuple[str, bytes, bytes]] = {}  # name, blob, job
+        self.tasks: dict[bytes, Envelope] = {}
+        self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes)
+        self.actors = Actors(self.scheduler, self.send)
+        self.reports = Reports(self, infeasible_warn_s)
+        self._idle_worker_s = idle_worker_s
+        self._fenced: OrderedDict[bytes, str] = OrderedDict()
+        self._shapes: dict[bytes, Shape] = {}
+        self._job_counter = 0
+        self._now = 0.0
+        actors = self.actors
+        self._handlers: dict[Any, Callable[[Process, Any], None]] = {
+            m.Submit: self._submit,
+            m.Done: self._done,
+            m.Reply: self._reply,
+            m.Returned: self._returned,
+            m.Blocked: self._blocked,
+            m.Cancel: self._cancel,
+            m.FunctionPut: self._function_put,
+            m.FunctionGet: self._function_get,
+            m.ActorCreate: actors.on_create,
+            m.ActorCall: actors.on_call,
+            m.ActorCancel: actors.on_cancel,
+            m.ActorKill: actors.on_kill,
+            m.ActorRelease: actors.on_release,
+            m.ActorLookup: actors.on_lookup,
+            m.ActorReady: actors.on_ready,
+            m.ActorExiting: lambda source, msg: actors.on_exiting(source, msg.actor_id, msg.reason),
+            m.Leaving: self._leaving,
+            m.Staying: self._staying,
+            m.Watch: self._watch,
+            m.Peer: self._peer,
+            m.Query: self.reports.on_query,
+            m.Goodbye: lambda source, msg: self.lost(source.process_id, msg.reason),
+            m.HostReady: self._host_ready,
+            m.WorkerStarted: self._worker_started,
+            m.WorkerDied: self._worker_died,
+            m.WorkerLogs: self.reports.on_logs,
+        }
+
+    # ------------------------------------------------------------------ in and out
+
+    def send(self, dest: bytes, message: Any) -> None:
+        """Queues a message; to the dead it is dropped, as it would be a moment later."""
+        rows = self._out.get(dest)
+        if rows is None:
+            self._out[dest] = [message]
+        else:
+            rows.append(message)
+
+    def drain(self) -> dict[bytes, list[Any]]:
+        """What is to be sent now, by destination, in order."""
+        out, self._out = self._out, {}
+        return out
+
+    def receive(self, source_id: bytes, message: Any, now: float) -> None:
+        """Handles a message of a process that has joined. Raises ProtocolError if its content is no good."""
+        self._now = now
+        source = self.processes.get(source_id)
+        if source is not None:
+            self._handlers[type(message)](source, message)
+
+    def schedule(self, now: float) -> None:
+        """Places what can be placed; once per turn."""
+        self.scheduler.run(now)
+
+    # ------------------------------------------------------------------ joining and leaving
+
+    def may_join(self, process_id: bytes, kind: str) -> str:
+        """Why a process cannot join; empty if it can."""
+        if process_id in self._fenced:
+            return f"this process was declared dead: {self._fenced[process_id]}"
+        if kind == WORKER and process_id not in self.scheduler.workers:
+            return "no host of this cluster has started this worker"
+        return ""
+
+    def joined(self, process_id: bytes, kind: str, info: dict[str, Any], now: float) -> dict[str, Any]:
+        """A process has said hello; returns what it is welcomed with. Idempotent."""
+        self._now = now
+        process = self.processes.get(process_id)
+        if process is None:
+            process = self.processes[process_id] = Process(process_id, kind, b"", info)
+            if kind == DRIVER:
+                self._job_counter += 1
+                process.job_id = self._job_counter.to_bytes(4, "big")
+                self.jobs[process.job_id] = Job(process.job_id, process_id, dict(info.get("job", {})))
+            elif kind == WORKER:
+                self._worker_joined(process, now)
+        return {"job_id": process.job_id, "hosts": self.reports.hosts()}
+
+    def _worker_joined(self, process: Process, now: float) -> None:
+        worker = self.scheduler.workers[process.process_id]
+        worker.pid = int(process.info.get("pid", 0))
+        if worker.actor is not None:
+            self.scheduler.begin_actor(worker)
+            return
+        if worker.state == STARTING:
+            worker.host.starting = max(0, worker.host.starting - 1)
+        self.scheduler.make_idle(worker, now)
+
+    def lost(self, process_id: bytes, reason: str) -> None:
+        """A process is gone, or said goodbye, or is declared dead: it is fenced, and everything that hung on it ends."""
+        process = self.processes.pop(process_id, None)
+        self._fenced[process_id] = reason
+        if len(self._fenced) > MAX_FENCED:
+            self._fenced.popitem(last=False)
+        if process is None:
+            return
+        for watcher in process.watchers:
+            if watcher in self.processes:
+                self.send(watcher, m.ProcessDied(process_id, reason))
+        self._drop_tasks_of(process)
+        self.actors.owner_died(process_id)
+        if process.kind == HOST:
+            self._host_lost(process_id, reason)
+        elif process.kind == DRIVER:
+            self._job_ended(process)
+        for host_id in self.scheduler.hosts:
+            self.send(host_id, m.OwnersDied([process_id]))
+
+    def _drop_tasks_of(self, process: Process) -> None:
+        """Nobody waits for the tasks of a dead owner: queued ones are dropped, running ones stopped."""
+        owner = process.process_id
+        for envelope in [envelope for envelope in self.tasks.values() if envelope.owner == owner]:
+            del self.tasks[envelope.task_id]
+            envelope.cancelled = True
+            worker = envelope.worker
+            if worker is not None and worker.outstanding.get(envelope.task_id) is envelope:
+                self.send(worker.host.host_id, m.KillWorker(worker.worker_id, "the owner of its task is gone"))
+
+    def _host_lost(self, host_id: bytes, reason: str) -> None:
+        host = self.scheduler.hosts.get(host_id)
+        if host is None:
+            return
+        del self.scheduler.hosts[host_id]
+        for worker in list(host.workers.values()):
+            self._worker_gone(worker, "NodeDiedError", f"its host is gone: {reason}", None)
+
+    def _job_ended(self, process: Process) -> None:
+        job = self.jobs.pop(process.job_id)
+        kept_functions = {actor.function_id for actor in self.actors.actors.values()}
+        detached_live = False
+        for worker_id in job.workers:
+            worker = self.scheduler.workers.get(worker_id)
+            if worker is None:
+                continue
+            if worker.actor is not None and worker.actor.detached:
+                detached_live = True
+                continue
+            self.send(worker.host.host_id, m.KillWorker(worker_id, "its job has ended"))
+        if detached_live or any(actor.job_id == job.job_id for actor in self.actors.actors.values()):
+            self.jobs[job.job_id] = job  # its detached actors go on, with its search path and functions
+            return
+        for envelope in self.scheduler.drop_queues(job.job_id):
+            self.tasks.pop(envelope.task_id, None)
+        for function_id in [fid for fid, row in self.functions.items() if row[2] == job.job_id]:
+            if function_id not in kept_functions:
+                del self.functions[function_id]
+
+    # ------------------------------------------------------------------ tasks
+
+    def _submit(self, source: Process, msg: m.Submit) -> None:
+        task_id = msg.task_id
+        if not task_id.startswith(source.process_id):
+            raise ProtocolError("submitted a task of somebody else")
+        if task_id in self.tasks or source.job_id not in self.jobs:
+            return  # it was sent again, or by a worker whose job has ended
+        shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
+        envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
+                            msg.payload)  # fmt: skip
+        self.tasks[task_id] = envelope
+        self.scheduler.enqueue(envelope)
+
+    def _new_shape(self, key: bytes) -> Shape:
+        shape = read_shape(key)
+        if len(self._shapes) > 10_000:
+            self._shapes.clear()
+        return self._shapes.setdefault(key, shape)
+
+    def _done(self, source: Process, msg: m.Done) -> None:
+        worker = self.scheduler.workers.get(source.process_id)
+        envelope = self.tasks.get(msg.task_id)
+        if worker is None:
+            return
+        held = worker.outstanding.get(msg.task_id)
+        if held is None:
+            return
+        self.scheduler.finished(worker, held, self._now)
+        if msg.payload:
+            self.scheduler.record_run(held.function_id, msg.run_us)
+        if envelope is held:
+            del self.tasks[msg.task_id]
+            self.send(held.owner, m.Result(msg.task_id, msg.attempt, source.process_id, msg.payload))
+
+    def _reply(self, source: Process, msg: m.Reply) -> None:
+        if msg.owner in self.processes:
+            self.send(msg.owner, m.Result(msg.task_id, msg.attempt, source.process_id, msg.payload))
+
+    def _returned(self, source: Process, msg: m.Returned) -> None:
+        worker = self.scheduler.workers[source.process_id]
+        back = []
+        for task_id in msg.task_ids:
+            envelope = worker.outstanding.get(task_id)
+            if envelope is not None:
+                self.scheduler.finished(worker, envelope, self._now)
+                if not envelope.cancelled:
+                    back.append(envelope)
+        worker.overdue = bool(worker.outstanding)
+        self.scheduler.requeue(back)
+
+    def _blocked(self, source: Process, msg: m.Blocked) -> None:
+        worker = self.scheduler.workers[source.process_id]
+        if worker.blocked == msg.blocked:
+            return
+        worker.blocked = msg.blocked
+        pool = worker.host.pool
+        if msg.blocked:
+            pool.lend(worker.grant.cpus)
+        else:
+            pool.take_back(worker.grant.cpus)
+
+    def _cancel(self, source: Process, msg: m.Cancel) -> None:
+        envelope = self.tasks.get(msg.task_id)
+        if envelope is None or envelope.owner != source.process_id:
+            return
+        worker = envelope.worker
+        if worker is None:
+            envelope.cancelled = True
+            del self.tasks[msg.task_id]
+            failed = m.Failed(msg.task_id, envelope.attempt, "TaskCancelledError", "cancelled while queued", False)
+            self.send(envelope.owner, failed)
+            return
+        self.send(worker.worker_id, m.CancelTask(msg.task_id, msg.mode))
+        if msg.mode & CANCEL_FORCE and len(worker.outstanding) == 1:
+            self.send(worker.host.host_id, m.KillWorker(worker.worker_id, "its task was cancelled with force=True"))
+
+    # ------------------------------------------------------------------ functions and routing
+
+    def _function_put(self, source: Process, msg: m.FunctionPut) -> None:
+        self.functions.setdefault(msg.function_id, (msg.name, msg.blob, source.job_id))
+
+    def _function_get(self, source: Process, msg: m.FunctionGet) -> None:
+        name, blob, _ = self.functions.get(msg.function_id, ("", b"", b""))
+        self.send(source.process_id, m.FunctionBlob(msg.function_id, bool(blob), name, blob))
+
+    def _peer(self, source: Process, msg: m.Peer) -> None:
+        if msg.dest in self.processes:
+            self.send(msg.dest, m.Delivered(source.process_id, msg.rows))
+        else:
+            self.send(source.process_id, m.ProcessDied(msg.dest, self._fenced.get(msg.dest, "unknown process")))
+
+    def _watch(self, source: Process, msg: m.Watch) -> None:
+        watched = self.processes.get(msg.process_id)
+        if watched is None:
+            reason = self._fenced.get(msg.process_id, "unknown process")
+            self.send(source.process_id, m.ProcessDied(msg.process_id, reason))
+        else:
+            watched.watchers.add(source.process_id)
+
+    # ------------------------------------------------------------------ hosts and workers
+
+    def _host_ready(self, source: Process, msg: m.HostReady) -> None:
+        if source.process_id in self.scheduler.hosts:
+            return
+        host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
+        self.scheduler.hosts[host.host_id] = host
+        for _ in range(host.pool.total.get("CPU", 0) // 10_000):
+            self.scheduler.start_worker(host)
+            host.starting += 1
+
+    def _worker_started(self, source: Process, msg: m.WorkerStarted) -> None:
+        worker = self.scheduler.workers.get(msg.worker_id)
+        if worker is not None:
+            worker.pid = msg.pid
+
+    def _worker_died(self, source: Process, msg: m.WorkerDied) -> None:
+        worker = self.scheduler.workers.get(msg.worker_id)
+        if worker is not None and worker.host.host_id == source.process_id:
+            self._worker_gone(worker, msg.kind, msg.message, msg.running)
+
+    def _worker_gone(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
+        """``culprit``: the task that it had started last (may be empty); None: unknown, so any of them."""
+        scheduler = self.scheduler
+        scheduler.forget(worker)
+        scheduler.workers.pop(worker.worker_id, None)
+        worker.host.workers.pop(worker.worker_id, None)
+        job = self.jobs.get(worker.job_id)
+        if job is not None:
+            job.workers.discard(worker.worker_id)
+        outstanding, worker.outstanding = worker.outstanding, {}
+        for task_id, envelope in outstanding.items():
+            if self.tasks.get(task_id) is envelope:
+                del self.tasks[task_id]
+                failed = m.Failed(task_id, envelope.attempt, kind, message, culprit is None or task_id == culprit)
+                self.send(envelope.owner, failed)
+        self.actors.worker_died(worker, message)
+        self.lost(worker.worker_id, message)
+
+    def _leaving(self, source: Process, msg: m.Leaving) -> None:
+        worker = self.scheduler.workers[source.process_id]
+        worker.retiring = True
+        if not worker.outstanding and worker.state != RETIRED:
+            self.scheduler.retire(worker)
+
+    def _staying(self, source: Process, msg: m.Staying) -> None:
+        worker = self.scheduler.workers[source.process_id]
+        if worker.state == PROBED:
+            self.scheduler.make_idle(worker, self._now)
+
+    # ------------------------------------------------------------------ time
+
+    def tick(self, now: float) -> None:
+        """Once a second or so: reaps idle workers, warns of what cannot be placed."""
+        self._now = now
+        for host in self.scheduler.hosts.values():
+            self._reap(host, now)
+        self.reports.tick(now)
+
+    def _reap(self, host: Host, now: float) -> None:
+        idle = [worker for workers in host.idle.values() for worker in workers]
+        spare = len(idle) - host.pool.total.get("CPU", 0) // 10_000
+        for worker in sorted(idle, key=lambda worker: worker.idle_since)[: max(0, spare)]:
+            if now - worker.idle_since >= self._idle_worker_s:
+                host.idle[worker.job_id].remove(worker)
+                worker.state = PROBED
+                self.send(worker.worker_id, m.ExitIfIdle("it was idle"))
+
+    def check(self) -> None:
+        """Raises AssertionError if an invariant between the records does not hold; for tests."""
+        for host in self.scheduler.hosts.values():
+            held: dict[str, int] = dict(host.pool.free)
+            for worker in host.workers.values():
+                for name, amount in worker.grant.amounts.items():
+                    held[name] += amount
+                if worker.blocked:
+                    held["CPU"] = held.get("CPU", 0) - worker.grant.cpus
+                assert bool(worker.outstanding) <= (worker.state in (BUSY, RETIRED)), "work on a worker that is not busy"
+            assert {k: v for k, v in held.items() if v} == {k: v for k, v in host.pool.total.items() if v}, "resources"
+            idle = [worker for workers in host.idle.values() for worker in workers]
+            assert all(worker.state == IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
+        queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
+        for envelope in self.tasks.values():
+            worker = envelope.worker
+            at_worker = worker is not None and worker.outstanding.get(envelope.task_id) is envelope
+            assert at_worker != (id(envelope) in queued), "a task is in exactly one place"

@@ -1,0 +1,141 @@
+"""What the broker knows: one record per job, process, host, worker, task and actor. No logic."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from zray.broker.resources import NOTHING, Pool, Shape
+from zray.protocol.messages import PENDING, ActorCall
+
+STARTING, IDLE, BUSY, PROBED, SERVING, RETIRED = range(6)
+"""A worker: forked, not yet here; free; runs tasks; asked whether it can go; serves an actor; takes no more work."""
+
+
+class Job:
+    """A driver's session. ``config``: what its workers need (search path, working directory, namespace)."""
+
+    __slots__ = ("config", "driver", "job_id", "workers")
+
+    def __init__(self, job_id: bytes, driver: bytes, config: dict[str, Any]) -> None:
+        self.job_id = job_id
+        self.driver = driver
+        self.config = config
+        self.workers: set[bytes] = set()
+
+
+class Process:
+    """Anybody who is connected and alive. ``watchers`` want to know of its death."""
+
+    __slots__ = ("info", "job_id", "kind", "process_id", "watchers")
+
+    def __init__(self, process_id: bytes, kind: str, job_id: bytes, info: dict[str, Any]) -> None:
+        self.process_id = process_id
+        self.kind = kind
+        self.job_id = job_id
+        self.info = info
+        self.watchers: set[bytes] = set()
+
+
+class Host:
+    """A machine's host process. ``idle``: its free workers by job (b"" for none yet), the warmest last."""
+
+    __slots__ = ("host_id", "idle", "info", "pool", "starting", "workers")
+
+    def __init__(self, host_id: bytes, pool: Pool, info: dict[str, Any]) -> None:
+        self.host_id = host_id
+        self.pool = pool
+        self.info = info
+        self.workers: dict[bytes, Worker] = {}
+        self.idle: dict[bytes, list[Worker]] = {}
+        self.starting = 0  # workers in state STARTING that are meant for tasks
+
+
+class Worker:
+    """A worker process.
+
+    Invariants: ``outstanding`` is non-empty exactly in state BUSY; ``grant`` is what it holds of its host's pool, less its
+    CPUs while ``blocked``; ``load_us`` is the sum of the estimates of ``outstanding``.
+    """
+
+    __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "load_us", "outstanding",
+                 "overdue", "pid", "retiring", "state", "worker_id")  # fmt: skip
+
+    def __init__(self, worker_id: bytes, host: Host) -> None:
+        self.worker_id = worker_id
+        self.host = host
+        self.job_id = b""
+        self.pid = 0
+        self.state = STARTING
+        self.outstanding: dict[bytes, Envelope] = {}
+        self.grant: Shape = NOTHING
+        self.gpus: list[int] = []
+        self.blocked = False
+        self.overdue = False  # it handed work back since its task is long: it gets no more until it is through
+        self.retiring = False  # it takes no more work
+        self.load_us = 0
+        self.idle_since = 0.0
+        self.actor: Actor | None = None
+
+
+class Envelope:
+    """A submitted task. ``worker``: where it is; None: queued."""
+
+    __slots__ = ("attempt", "cancelled", "estimate_us", "flags", "function_id", "job_id", "owner", "payload",
+                 "shape", "task_id", "worker")  # fmt: skip
+
+    def __init__(
+        self, task_id: bytes, attempt: int, owner: bytes, job_id: bytes, function_id: bytes, shape: Shape, flags: int,
+        payload: bytes,
+    ) -> None:  # fmt: skip
+        self.task_id = task_id
+        self.attempt = attempt
+        self.owner = owner
+        self.job_id = job_id
+        self.function_id = function_id
+        self.shape = shape
+        self.flags = flags
+        self.payload = payload
+        self.worker: Worker | None = None
+        self.cancelled = False
+        self.estimate_us = 0
+
+
+class Actor:
+    """An actor. Calls wait in ``queue`` until it is ALIVE; ``last_seq``: what each caller's worker has been handed."""
+
+    __slots__ = ("actor_id", "creator", "death_error", "death_message", "function_id", "incarnation", "job_id",
+                 "last_seq", "payload", "placement", "queue", "released", "restarts_left", "running", "spec", "state",
+                 "subscribers", "worker")  # fmt: skip
+
+    def __init__(self, actor_id: bytes) -> None:
+        self.actor_id = actor_id
+        self.state = PENDING
+        self.incarnation = 0
+        self.spec: dict[str, Any] = {}
+        self.function_id = b""
+        self.payload = b""
+        self.creator = b""
+        self.job_id = b""
+        self.placement: Shape = NOTHING
+        self.running: Shape = NOTHING
+        self.restarts_left = 0
+        self.worker: Worker | None = None
+        self.queue: deque[tuple[bytes, ActorCall]] = deque()
+        self.last_seq: dict[bytes, int] = {}
+        self.subscribers: set[bytes] = set()
+        self.released = False
+        self.death_message = ""
+        self.death_error = b""
+
+    @property
+    def detached(self) -> bool:
+        """Whether it outlives its creator."""
+        return bool(self.spec.get("detached"))
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        name = self.spec.get("name")
+        class_name = self.spec.get("class_name", "actor")
+        return f"{class_name} '{name}'" if name else str(class_name)

@@ -1,0 +1,146 @@
+"""What the broker tells people: answers to queries, warnings about what cannot be placed, workers' output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zray.broker.records import SERVING, Actor, Process
+from zray.broker.resources import CPU, Shape, as_floats, describe
+from zray.protocol.messages import ALIVE, PENDING, RESTARTING, Answer, Logs, Notice, Query, WorkerLogs
+
+if TYPE_CHECKING:
+    from zray.broker.core import BrokerCore
+
+STALLED_WARN_S = 10.0
+"""A queue whose head has not moved for so long, with every CPU held by actors, is explained to the user."""
+STATE_NAMES = {PENDING: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
+
+
+class Reports:
+    """Read-only views of a broker's state."""
+
+    def __init__(self, core: BrokerCore, infeasible_warn_s: float) -> None:
+        self._core = core
+        self._infeasible_warn_s = infeasible_warn_s
+        self._unplaced_since: dict[tuple[bytes, bytes], float] = {}
+        self._warned: set[tuple[bytes, bytes]] = set()
+
+    # ------------------------------------------------------------------ queries
+
+    def on_query(self, source: Process, message: Query) -> None:
+        """Answers a question; None when it is not known."""
+        answer = {
+            "hosts": self.hosts,
+            "cluster_resources": lambda: self._sum("total"),
+            "available_resources": lambda: self._sum("free"),
+            "named_actors": lambda: self._named_actors(message.argument),
+            "actors": self._actors,
+            "stats": self.stats,
+        }.get(message.what)
+        self._core.send(source.process_id, Answer(message.request, answer() if answer else None))
+
+    def hosts(self) -> list[dict[str, Any]]:
+        """One row per live host."""
+        return [
+            {**host.info, "host_id": host.host_id, "resources": as_floats(host.pool.total),
+             "available": as_floats(host.pool.free), "workers": len(host.workers)}
+            for host in self._core.scheduler.hosts.values()
+        ]  # fmt: skip
+
+    def _sum(self, which: str) -> dict[str, float]:
+        total: dict[str, int] = {}
+        for host in self._core.scheduler.hosts.values():
+            for name, amount in getattr(host.pool, which).items():
+                total[name] = total.get(name, 0) + max(0, amount)
+        return as_floats({name: amount for name, amount in total.items() if amount})
+
+    def _named_actors(self, argument: dict[str, Any]) -> list[dict[str, str]]:
+        namespace = argument.get("namespace")
+        return [
+            {"namespace": space, "name": name}
+            for space, name in self._core.actors.names
+            if namespace is None or space == namespace
+        ]
+
+    def _actors(self) -> list[dict[str, Any]]:
+        return [
+            {"actor_id": actor.actor_id.hex(), "class_name": actor.spec.get("class_name", ""),
+             "name": actor.spec.get("name") or "", "state": STATE_NAMES[actor.state],
+             "pid": actor.worker.pid if actor.worker else 0, "restarts": actor.incarnation}
+            for actor in self._core.actors.actors.values()
+        ]  # fmt: skip
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, for benchmarks and tests."""
+        core = self._core
+        return {
+            "tasks": len(core.tasks),
+            "queued": sum(len(queue) for queue in core.scheduler.queues.values()),
+            "dispatched": core.scheduler.dispatched,
+            "actors": len(core.actors.actors),
+            "workers": len(core.scheduler.workers),
+            "processes": len(core.processes),
+            "functions": len(core.functions),
+        }
+
+    # ------------------------------------------------------------------ warnings
+
+    def tick(self, now: float) -> None:
+        """Looks for requests that wait without hope, and says so once for each."""
+        scheduler = self._core.scheduler
+        waiting: dict[tuple[bytes, bytes], tuple[Shape, str]] = {}
+        for (job_id, key), queue in scheduler.queues.items():
+            if queue:
+                waiting[job_id, key] = (queue[0].shape, f"{len(queue)} task(s)")
+        for key, actors in scheduler.actors_waiting.items():
+            for actor in actors:
+                waiting[actor.job_id, key] = (actor.placement, f"actor {actor.label}")
+        self._unplaced_since = {key: self._unplaced_since.get(key, now) for key in waiting}
+        self._warned &= set(waiting)
+        for place, (shape, what) in waiting.items():
+            waited_s = now - self._unplaced_since[place]
+            if place in self._warned or waited_s < self._infeasible_warn_s:
+                continue
+            text = self._hopeless(shape, what) or (self._starved(shape, what) if waited_s >= STALLED_WARN_S else "")
+            job = self._core.jobs.get(place[0])
+            if text and job is not None:
+                self._warned.add(place)
+                self._core.send(job.driver, Notice(text))
+
+    def _hopeless(self, shape: Shape, what: str) -> str:
+        hosts = self._core.scheduler.hosts.values()
+        if any(host.pool.could_ever_fit(shape) for host in hosts):
+            return ""
+        have = "; ".join(f"{host.info.get('hostname', '?')}: {describe(host.pool.total)}" for host in hosts)
+        return (
+            f"{what} cannot be scheduled: each asks for {describe(shape.amounts)}, and no host of the cluster has that "
+            f"much ({have or 'there is no host'}). It waits until such a host joins; ask for less, or start one with "
+            f"zray-worker."
+        )
+
+    def _starved(self, shape: Shape, what: str) -> str:
+        holders: list[Actor] = [
+            worker.actor
+            for worker in self._core.scheduler.workers.values()
+            if worker.actor is not None and worker.state == SERVING and worker.grant.amounts.get(CPU)
+        ]
+        if not holders or not shape.cpus:
+            return ""
+        names = ", ".join(sorted({actor.label for actor in holders})[:5])
+        return (
+            f"{what} asking for {describe(shape.amounts)} have been waiting for {STALLED_WARN_S:.0f} s: CPUs are held by "
+            f"{len(holders)} actor(s) for as long as they live ({names}). Create them with fewer num_cpus, or drop their handles."
+        )
+
+    # ------------------------------------------------------------------ output of workers
+
+    def on_logs(self, source: Process, message: WorkerLogs) -> None:
+        """Passes what workers printed on to the driver of their job."""
+        by_driver: dict[bytes, list[Any]] = {}
+        for worker_id, name, pid, stream, lines in message.entries:
+            worker = self._core.scheduler.workers.get(worker_id)
+            job = self._core.jobs.get(worker.job_id) if worker is not None else None
+            if job is not None and job.driver in self._core.processes:
+                by_driver.setdefault(job.driver, []).append([name, pid, stream, lines])
+        for driver, entries in by_driver.items():
+            self._core.send(driver, Logs(entries))

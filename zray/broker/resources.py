@@ -1,0 +1,137 @@
+"""Resource arithmetic: amounts in ten-thousandths, shapes, and what a host has left.
+
+Whole numbers, since ten times 0.1 must be 1. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from zray.protocol.messages import ProtocolError
+
+UNIT = 10_000
+CPU, GPU, MEMORY = "CPU", "GPU", "memory"
+
+
+class Shape:
+    """What a task or actor asks for. ``cpus`` is the part that is lent out while it blocks in ``get``."""
+
+    __slots__ = ("amounts", "cpus", "gpus", "key")
+
+    def __init__(self, key: bytes, amounts: dict[str, int]) -> None:
+        self.key = key
+        self.amounts = amounts
+        self.cpus = amounts.get(CPU, 0)
+        self.gpus = amounts.get(GPU, 0)
+
+    def __repr__(self) -> str:
+        return describe(self.amounts)
+
+
+def shape_key(amounts: dict[str, int]) -> bytes:
+    """The canonical form of ``amounts`` (ten-thousandths by name) that travels in messages."""
+    return msgpack.packb(sorted(item for item in amounts.items() if item[1]))  # type: ignore[no-any-return]
+
+
+def read_shape(key: bytes) -> Shape:
+    """Parses a shape; raises ProtocolError when it is malformed."""
+    try:
+        amounts = dict(msgpack.unpackb(key, use_list=False))
+        if not all(type(name) is str and type(amount) is int and amount > 0 for name, amount in amounts.items()):
+            raise ProtocolError("malformed resources")
+    except (ValueError, TypeError) as error:
+        raise ProtocolError(f"malformed resources: {error}") from None
+    return Shape(key, amounts)
+
+
+NOTHING = Shape(shape_key({}), {})
+
+
+def describe(amounts: dict[str, int]) -> str:
+    """``{CPU: 2, GPU: 0.5}``, as users wrote it; memory in bytes."""
+    parts = [f"{name}: {value / UNIT:g}" for name, value in sorted(amounts.items()) if value]
+    return "{" + ", ".join(parts) + "}"
+
+
+def as_floats(amounts: dict[str, int]) -> dict[str, float]:
+    """Amounts as users see them."""
+    return {name: value / UNIT for name, value in amounts.items()}
+
+
+class Pool:
+    """A host's resources. Invariant: ``free`` plus all grants is ``total`` (``free`` may go below zero only for CPUs)."""
+
+    __slots__ = ("_gpu_free", "free", "total")
+
+    def __init__(self, total: dict[str, int]) -> None:
+        self.total = dict(total)
+        self.free = dict(total)
+        self._gpu_free = [UNIT] * (total.get(GPU, 0) // UNIT)
+
+    def could_ever_fit(self, shape: Shape) -> bool:
+        """Whether the shape fits into the empty host."""
+        total = self.total
+        return all(total.get(name, 0) >= amount for name, amount in shape.amounts.items())
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether the shape fits now."""
+        free = self.free
+        for name, amount in shape.amounts.items():  # a loop, not all(): this is the scheduler's innermost test
+            if free.get(name, 0) < amount:
+                return False
+        return not shape.gpus or self._pick_gpus(shape.gpus) is not None
+
+    def how_many_fit(self, shape: Shape, most: int) -> int:
+        """How many such grants could be made now, up to ``most``."""
+        for name, amount in shape.amounts.items():
+            most = min(most, max(0, self.free.get(name, 0)) // amount)
+        return most
+
+    def take(self, shape: Shape) -> list[int]:
+        """Grants a shape that fits; returns the indices of the GPUs."""
+        free = self.free
+        for name, amount in shape.amounts.items():
+            free[name] -= amount
+        gpus = self._pick_gpus(shape.gpus) if shape.gpus else None
+        share = min(shape.gpus, UNIT)
+        for index in gpus or ():
+            self._gpu_free[index] -= share
+        return gpus or []
+
+    def give_back(self, shape: Shape, gpus: list[int]) -> None:
+        """Undoes a ``take``."""
+        for name, amount in shape.amounts.items():
+            self.free[name] += amount
+        share = min(shape.gpus, UNIT)
+        for index in gpus:
+            self._gpu_free[index] += share
+
+    def lend(self, cpus: int) -> None:
+        """The holder of a grant blocks: its CPUs can be used."""
+        if cpus:
+            self.free[CPU] += cpus
+
+    def take_back(self, cpus: int) -> None:
+        """It goes on, at once: there may be more running than there are CPUs for a moment."""
+        if cpus:
+            self.free[CPU] -= cpus
+
+    def _pick_gpus(self, amount: int) -> list[int] | None:
+        """Whole GPUs that are free, or the fullest one with enough left for a fraction."""
+        if amount >= UNIT:
+            whole = [index for index, free in enumerate(self._gpu_free) if free == UNIT]
+            count = amount // UNIT
+            return whole[:count] if len(whole) >= count else None
+        fitting = [(free, index) for index, free in enumerate(self._gpu_free) if free >= amount]
+        return [min(fitting)[1]] if fitting else None
+
+
+def check_amounts(amounts: Any) -> dict[str, int]:
+    """A host's totals as they came from the wire; raises ProtocolError when malformed."""
+    if not isinstance(amounts, dict) or not all(
+        type(name) is str and type(value) is int and value >= 0 for name, value in amounts.items()
+    ):
+        raise ProtocolError("malformed resources of a host")
+    return dict(amounts)

@@ -1,0 +1,157 @@
+"""One process's connection to the broker: a DEALER socket, the handshake, and the link on top. No thread, no lock."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from typing import Any
+
+import zmq
+
+from zray import version
+from zray.config import Config
+from zray.exceptions import ClusterUnavailableError, VersionMismatchError, ZrayError
+from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
+from zray.protocol.link import Link
+from zray.protocol.messages import FROM_BROKER, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
+
+HELLO_INTERVAL_MS = 250
+
+
+def python_version() -> str:
+    """Major and minor version: what has to be equal for pickles and code objects to be understood."""
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def machine_id() -> str:
+    """Names this machine and user: processes with the same one can share a store."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+    except OSError:
+        boot = platform.node()
+    return f"{boot}-{os.getuid()}"
+
+
+def make_socket(context: zmq.Context[Any], kind: int, config: Config) -> zmq.Socket[Any]:
+    """A socket with every option that matters set deliberately."""
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)  # flow control is by credit; a full pipe would drop or block
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+    socket.setsockopt(zmq.RECONNECT_IVL, 20)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.setsockopt(zmq.BACKLOG, 1024)
+    return socket
+
+
+class Connection:
+    """An established connection; made by ``connect``."""
+
+    def __init__(
+        self, context: zmq.Context[Any], socket: zmq.Socket[Any], welcome: Welcome, address: str, config: Config
+    ) -> None:
+        self.address = address
+        self._context = context
+        self.socket = socket
+        self.cluster = welcome.cluster
+        self.refused: Refused | None = None
+        self.dropped_frames = 0
+        self.link = Link(welcome.incarnation, FROM_BROKER, time.monotonic(), config.heartbeat_s, config.silence_s)
+        self._incarnation = welcome.incarnation
+
+    def receive(self) -> list[Any]:
+        """Everything that has arrived."""
+        socket = self.socket
+        messages: list[Any] = []
+        while True:
+            try:
+                data = socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return messages
+            try:
+                frame = read_frame(data)
+                if frame.kind == KIND_HANDSHAKE:
+                    self._late_handshake(unpack_handshake(frame))
+                elif frame.incarnation == self._incarnation:
+                    messages.extend(self.link.receive(frame, time.monotonic()))
+            except ProtocolError:
+                self.dropped_frames += 1
+
+    def _late_handshake(self, message: Any) -> None:
+        # A repeated Welcome is of no interest; a Refused says that this process was declared dead.
+        if isinstance(message, Refused):
+            self.refused = message
+
+    def flush(self, messages: list[Any]) -> bool:
+        """Sends messages, acknowledgements and retransmissions; whether anything went out."""
+        link = self.link
+        for message in messages:
+            link.send(message)
+        frames = link.outgoing(time.monotonic())
+        for frame in frames:
+            self.socket.send(frame, zmq.NOBLOCK)
+        return bool(frames)
+
+    @property
+    def readable(self) -> bool:
+        """Whether something has arrived. Needed after a send: it may have consumed the file descriptor's signal."""
+        return bool(self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+
+    def close(self, linger_ms: int = 200) -> None:
+        """Closes the socket, giving what was sent last a moment to leave."""
+        self.socket.close(linger_ms)
+        self._context.term()
+
+
+def connect(address: str, kind: str, process_id: bytes, info: dict[str, Any], config: Config) -> Connection:
+    """Says hello to the broker at ``address``.
+
+    Raises ClusterUnavailableError after ``config.connect_timeout_s``, VersionMismatchError or ZrayError when refused.
+    """
+    context: zmq.Context[Any] = zmq.Context(io_threads=1)
+    socket = make_socket(context, zmq.DEALER, config)
+    try:
+        socket.setsockopt(zmq.ROUTING_ID, process_id)
+        socket.connect(address)
+        hello = Hello(PROTOCOL_VERSION, python_version(), version.VERSION, kind, process_id, info)
+        answer = _shake_hands(socket, pack_handshake(hello), address, config)
+        if isinstance(answer, Refused):
+            raise _refusal(answer)
+        return Connection(context, socket, answer, address, config)
+    except BaseException:
+        socket.close(0)
+        context.term()
+        raise
+
+
+def _shake_hands(socket: zmq.Socket[Any], hello: bytes, address: str, config: Config) -> Welcome | Refused:
+    started = time.monotonic()
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    while time.monotonic() - started < config.connect_timeout_s:
+        socket.send(hello)
+        if not poller.poll(HELLO_INTERVAL_MS):
+            continue
+        try:
+            answer = unpack_handshake(read_frame(socket.recv(zmq.NOBLOCK)))
+        except (ProtocolError, zmq.Again):
+            continue
+        if isinstance(answer, (Welcome, Refused)):
+            return answer
+    raise ClusterUnavailableError(
+        f"no zray broker answered at {address!r} within {config.connect_timeout_s:g} s. Is one running there "
+        f"(zray-broker prints its address)? ZRAY_CONNECT_TIMEOUT_S sets how long to try."
+    )
+
+
+def _refusal(refused: Refused) -> ZrayError:
+    rows = refused.details.get("differs")
+    if not rows:
+        return ZrayError(f"the broker refused this process: {refused.reason}")
+    table = "\n".join(f"  {name:<10} here {here!s:<12} cluster {there}" for name, here, there in rows)
+    return VersionMismatchError(f"this process does not fit the cluster: {refused.reason}\n{table}")

@@ -1,0 +1,21 @@
+"""What the code that runs at the moment is part of: a task, an actor's method, or a driver."""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskContext:
+    """The running task. ``resources`` in ten-thousandths."""
+
+    task_id: bytes = b""
+    name: str = ""
+    attempt: int = 0
+    resources: dict[str, int] = dataclasses.field(default_factory=dict)
+    gpus: tuple[int, ...] = ()
+
+
+DRIVER_CONTEXT = TaskContext()
+current_task: contextvars.ContextVar[TaskContext] = contextvars.ContextVar("zray_task", default=DRIVER_CONTEXT)

@@ -1,0 +1,200 @@
+"""The client core: everything that a driver or worker decides, without a socket, clock or thread.
+
+Contract: call a method of one of the tables, or ``receive`` with a message from the broker; then take what is to be
+sent with ``drain`` and what is to be done with ``take_effects``. ``dropped`` may be appended to from anywhere, also
+from ``__del__``; it is looked at by ``collect``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from zray.client.core.actors import ActorTable
+from zray.client.core.effects import FreeSegment, ShowLogs, Warn
+from zray.client.core.execution import Execution
+from zray.client.core.references import ReferenceTable
+from zray.client.core.tasks import QueueRoute, TaskTable
+from zray.ids import make_task_id
+from zray.protocol.codec import unpack_messages
+from zray.protocol.messages import (
+    FROM_PEER,
+    ActorFound,
+    ActorRun,
+    ActorStart,
+    ActorState,
+    ActorStop,
+    Answer,
+    BorrowAck,
+    BorrowAdd,
+    BorrowEnd,
+    CancelTask,
+    Delivered,
+    ExitIfIdle,
+    Failed,
+    FunctionBlob,
+    FunctionPut,
+    JobConfig,
+    Logs,
+    Notice,
+    ObjectRequest,
+    ObjectState,
+    Peer,
+    ProcessDied,
+    Query,
+    Result,
+    Run,
+    Watch,
+    encode_row,
+)
+
+
+class ClientCore:
+    """The state of one process. ``process_id``: its own; ``host_id``: of the host whose store it writes to."""
+
+    def __init__(self, process_id: bytes, host_id: bytes) -> None:
+        self.process_id = process_id
+        self.host_id = host_id
+        self.dropped: deque[bytes] = deque()
+        self._out: list[Any] = []
+        self._effects: list[Any] = []
+        self._peer_rows: dict[bytes, list[Any]] = {}
+        self._counter = 0
+        self.exported: set[bytes] = set()  # functions and classes that this process has shipped
+        self._requests: dict[int, Callable[[Any], None]] = {}
+        self._next_request = 1
+        send = self._out.append
+        self.references = ReferenceTable(process_id, self._to_peer, self._watch, self._freed)
+        self.tasks = TaskTable(self.references)
+        self.queue_route = QueueRoute(self.tasks, send)
+        self.actors = ActorTable(self.references, self.tasks, send)
+        self.execution = Execution(self.references, self.tasks, send, self._effects, host_id)
+        self.send = send
+        execution, tasks, references = self.execution, self.tasks, self.references
+        self._handlers: dict[Any, Callable[[Any], None]] = {
+            Run: execution.on_run,
+            Result: tasks.on_result,
+            Failed: tasks.on_failed,
+            ActorRun: execution.on_actor_run,
+            ActorStart: execution.on_actor_start,
+            ActorStop: execution.on_actor_stop,
+            ActorState: self.actors.on_state,
+            ActorFound: lambda m: self._answered(m.request, m),
+            Answer: lambda m: self._answered(m.request, m.value),
+            CancelTask: execution.on_cancel,
+            FunctionBlob: execution.on_function,
+            ExitIfIdle: execution.on_exit_if_idle,
+            ProcessDied: lambda m: references.on_process_died(m.process_id),
+            Delivered: self._delivered,
+            JobConfig: execution.on_job,
+            Logs: lambda m: self._effects.append(ShowLogs(m.entries)),
+            Notice: lambda m: self._effects.append(Warn(m.text)),
+        }
+        self._peer_handlers: dict[Any, Callable[[bytes, Any], None]] = {
+            ObjectRequest: references.on_request,
+            ObjectState: references.on_state,
+            BorrowAdd: references.on_borrow_add,
+            BorrowAck: references.on_borrow_ack,
+            BorrowEnd: references.on_borrow_end,
+        }
+
+    # ------------------------------------------------------------------ in and out
+
+    def receive(self, message: Any) -> None:
+        """Handles one message from the broker. Raises ProtocolError if its content is no good."""
+        self._handlers[type(message)](message)
+
+    def _delivered(self, message: Delivered) -> None:
+        for inner in unpack_messages(message.rows, FROM_PEER):
+            self._peer_handlers[type(inner)](message.source, inner)
+
+    def drain(self) -> list[Any]:
+        """What is to be sent to the broker now, in order.
+
+        Rows for peers go last: what lets a reference go must not overtake the answer that hands it over.
+        """
+        out = self._out[:]
+        self._out.clear()
+        if self._peer_rows:
+            for dest, rows in self._peer_rows.items():
+                out.append(Peer(dest, msgpack.packb(rows)))
+            self._peer_rows.clear()
+        return out
+
+    @property
+    def has_output(self) -> bool:
+        """Whether ``drain`` would return anything."""
+        return bool(self._out or self._peer_rows)
+
+    def take_effects(self) -> list[Any]:
+        """What the shell is to do now, in order."""
+        if not self._effects:
+            return []
+        effects = self._effects[:]
+        self._effects.clear()
+        return effects
+
+    def add_effect(self, effect: Any) -> None:
+        """Queues something for the shell to do, outside of its lock."""
+        self._effects.append(effect)
+
+    def collect(self) -> None:
+        """Counts the references that were garbage collected since the last call."""
+        dropped = self.dropped
+        drop = self.references.drop
+        while dropped:
+            drop(dropped.popleft())
+
+    def _to_peer(self, dest: bytes, message: Any) -> None:
+        if dest == self.process_id:
+            self._peer_handlers[type(message)](dest, message)
+        else:
+            self._peer_rows.setdefault(dest, []).append(encode_row(message))
+
+    def _watch(self, process_id: bytes) -> None:
+        self._out.append(Watch(process_id))
+
+    def _freed(self, host: bytes, object_id: bytes) -> None:
+        if not self.actors.handle_freed(object_id):
+            self._effects.append(FreeSegment(host, object_id))
+
+    # ------------------------------------------------------------------ small services
+
+    def new_task_id(self) -> bytes:
+        """An identifier for a task or ``put`` of this process."""
+        self._counter += 1
+        return make_task_id(self.process_id, self._counter)
+
+    def export(self, function_id: bytes, name: str, blob: bytes) -> None:
+        """Makes a function or class known to the cluster, once."""
+        if function_id not in self.exported:
+            self.exported.add(function_id)
+            self._out.append(FunctionPut(function_id, name, blob))
+
+    def new_request(self, on_answer: Callable[[Any], None]) -> int:
+        """A number for a request to the broker; ``on_answer`` gets the answer."""
+        request = self._next_request
+        self._next_request += 1
+        self._requests[request] = on_answer
+        return request
+
+    def query(self, what: str, argument: dict[str, Any], on_answer: Callable[[Any], None]) -> None:
+        """Asks the broker for something of its state."""
+        self._out.append(Query(self.new_request(on_answer), what, argument))
+
+    def _answered(self, request: int, value: Any) -> None:
+        on_answer = self._requests.pop(request, None)
+        if on_answer is not None:
+            on_answer(value)
+
+    def lose_cluster(self, message: str) -> None:
+        """The broker is gone: every wait ends with ClusterUnavailableError."""
+        self.tasks.lose_everything("ClusterUnavailableError", message)
+        for object_id, entry in list(self.references.entries.items()):
+            if entry.status == 0:
+                self.references.fail(object_id, "ClusterUnavailableError", message)
+        for request in list(self._requests):
+            self._answered(request, None)

@@ -1,0 +1,33 @@
+"""What a client core asks its shell to do besides sending messages."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Union
+
+
+class FreeSegment(NamedTuple):
+    """A stored object can no longer be reached."""
+
+    host: bytes
+    object_id: bytes
+
+
+class Interrupt(NamedTuple):
+    """Stop the running task, if it still runs."""
+
+    task_id: bytes
+
+
+class ShowLogs(NamedTuple):
+    """Lines that workers printed: [name, pid, stream, [lines]]."""
+
+    entries: list[Any]
+
+
+class Warn(NamedTuple):
+    """A warning for the user."""
+
+    text: str
+
+
+Effect = Union[FreeSegment, Interrupt, ShowLogs, Warn]

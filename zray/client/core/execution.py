@@ -1,0 +1,328 @@
+"""The worker's side: the envelopes that it was given, in order, and the answers that it owes.
+
+A worker runs plain tasks one after the other, or serves one actor. ``take`` hands the next piece of work to the shell,
+which runs it and calls ``finish``. Answers may be held back until the owners of references inside have acknowledged
+(the reference rule), and a worker does not leave while it owns objects that can be reached.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import msgpack
+
+from zray.client.core.effects import Interrupt
+from zray.client.core.references import ReferenceTable
+from zray.client.core.tasks import Envelope, TaskTable, pack_outcome
+from zray.ids import owner_of
+from zray.protocol.messages import (
+    CANCEL_RECURSIVE,
+    ActorExiting,
+    ActorReady,
+    ActorRun,
+    ActorStart,
+    ActorStop,
+    Blocked,
+    CancelTask,
+    Done,
+    ExitIfIdle,
+    FunctionBlob,
+    FunctionGet,
+    JobConfig,
+    Leaving,
+    ProtocolError,
+    Reply,
+    Returned,
+    Run,
+    Staying,
+)
+
+TASK, CONSTRUCTOR, CALL = range(3)
+
+
+class Return(NamedTuple):
+    """One return value: see ``Outcome``."""
+
+    status: int
+    data: bytes
+    size: int
+    inner: tuple[bytes, ...]
+
+
+class Listener(Protocol):
+    """A thread that waits for work."""
+
+    def wake(self) -> None:
+        """There may be something to take."""
+
+
+class Assignment:
+    """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought."""
+
+    __slots__ = ("actor_start", "attempt", "covered", "envelope", "function_id", "gpus", "kind", "owner", "shape",
+                 "task_id")  # fmt: skip
+
+    def __init__(
+        self, kind: int, owner: bytes, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
+    ) -> None:
+        self.kind = kind
+        self.owner = owner
+        self.task_id = task_id
+        self.attempt = attempt
+        self.function_id = function_id
+        self.envelope = Envelope._make(msgpack.unpackb(payload))
+        self.covered: list[bytes] = []
+        self.shape = b""
+        self.gpus: list[int] = []
+        self.actor_start: ActorStart | None = None
+
+
+class Execution:
+    """What this process has been given to do."""
+
+    def __init__(
+        self,
+        references: ReferenceTable,
+        tasks: TaskTable,
+        send: Callable[[Any], None],
+        effects: list[Any],
+        host_id: bytes,
+    ) -> None:
+        self._references = references
+        self._tasks = tasks
+        self._send = send
+        self._effects = effects
+        self._host_id = host_id
+        self._queue: deque[Run | ActorRun | ActorStart] = deque()
+        self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived
+        self.job: JobConfig | None = None
+        self.idle: Listener | None = None  # to be woken when there may be something to take
+        self._asked: set[bytes] = set()  # functions that have been asked for
+        self._running: dict[bytes, Assignment] = {}
+        self._owed = 0  # answers that wait for acknowledgements
+        self._blocked = 0  # tasks that wait in ``get``
+        self.actor_id = b""
+        self.actor_spec: dict[str, Any] | None = None
+        self.incarnation = 0
+        self._stopping = False  # the actor's last handle is gone
+        self.leaving = False  # no more work is taken; the process goes when ``may_exit``
+
+    # ------------------------------------------------------------------ work
+
+    def take(self) -> Assignment | None:
+        """The next piece of work, if there is one whose function is here."""
+        if not self._queue:
+            if self._stopping and not self._running and not self.leaving:
+                self._send(ActorExiting(self.actor_id, "all handles of the actor were dropped"))
+                self.leave("all handles of the actor were dropped")
+            return None
+        head = self._queue[0]
+        if isinstance(head, ActorRun):
+            self._queue.popleft()
+            task = Assignment(CALL, head.caller, head.task_id, head.attempt, b"", head.payload)
+        else:
+            if head.function_id not in self.functions:
+                if head.function_id not in self._asked:
+                    self._asked.add(head.function_id)
+                    self._send(FunctionGet(head.function_id))
+                return None
+            self._queue.popleft()
+            task = _constructor(head) if isinstance(head, ActorStart) else _plain(head)
+        self._running[task.task_id] = task
+        return task
+
+    @property
+    def queued(self) -> int:
+        """Envelopes that have not been started."""
+        return len(self._queue)
+
+    @property
+    def takeable(self) -> bool:
+        """Whether ``take`` would give something."""
+        head = self._queue[0] if self._queue else None
+        return head is not None and (isinstance(head, ActorRun) or head.function_id in self.functions)
+
+    @property
+    def running(self) -> int:
+        """Pieces of work that have been taken and not finished."""
+        return len(self._running)
+
+    def is_running(self, task_id: bytes) -> bool:
+        """Whether the task has been taken and not finished."""
+        return task_id in self._running
+
+    def finish(self, task: Assignment, returns: list[Return], retryable: bool, run_us: int) -> None:
+        """Answers for a piece of work, as soon as all references inside are safe."""
+        kept = self._release(task)
+        for value in returns:
+            if value.inner:
+                self._references.hand_over(value.inner, task.owner)
+        payload = pack_outcome(self._host_id, returns, kept, retryable)
+        answer: Any
+        if task.kind == TASK:
+            answer = Done(task.task_id, task.attempt, run_us, payload)
+        else:
+            answer = Reply(task.owner, task.task_id, task.attempt, payload)
+        if self._references.acknowledged:
+            self._send(answer)
+        else:
+            self._answer_later(answer, [object_id for value in returns for object_id in value.inner])
+
+    def finish_cancelled(self, task: Assignment) -> None:
+        """A piece of work was interrupted."""
+        self._release(task)
+        if task.kind == TASK:
+            self._send(Done(task.task_id, task.attempt, 0, b""))
+        else:
+            self._send(Reply(task.owner, task.task_id, task.attempt, b""))
+
+    def exit_actor(self, reason: str) -> None:
+        """The actor ends itself: what is under way or queued gets no answer from here; the broker tells the callers."""
+        for task in list(self._running.values()):
+            self._release(task)
+        self._queue.clear()
+        self._send(ActorExiting(self.actor_id, reason))
+        self.leave(reason)
+
+    def constructed(self, task: Assignment, error: bytes) -> None:
+        """The actor's constructor returned, or raised ``error``."""
+        for object_id in self._release(task):  # an actor's creator sees no result that could tell it
+            self._references.entries[object_id].registered -= 1
+            self._references.register(object_id)
+        self._answer_later(ActorReady(self.actor_id, error), [])
+
+    def _release(self, task: Assignment) -> list[bytes]:
+        del self._running[task.task_id]
+        return self._references.uncover(task.covered, task.owner) if task.covered else []
+
+    def _answer_later(self, answer: Any, inner: list[bytes]) -> None:
+        # What the answer carries is held until it has gone: giving a registration back must not overtake it.
+        self._owed += 1
+        for object_id in inner:
+            self._references.pin(object_id)
+
+        def send() -> None:
+            self._owed -= 1
+            self._send(answer)
+            for object_id in inner:
+                self._references.unpin(object_id)
+
+        self._references.when_acknowledged(send)
+
+    def on_run(self, message: Run) -> None:
+        if self.leaving or self._blocked:
+            self._send(Returned([message.task_id]))
+        else:
+            self._queue.append(message)
+            if self.idle is not None:
+                self.idle.wake()
+
+    def on_actor_start(self, message: ActorStart) -> None:
+        if self.actor_id:
+            raise ProtocolError("this worker has an actor already")
+        self.actor_id = message.actor_id
+        self.actor_spec = message.spec
+        self.incarnation = message.incarnation
+        self._queue.append(message)
+        self._wake()
+
+    def on_actor_run(self, message: ActorRun) -> None:
+        self._queue.append(message)
+        if self.idle is not None:
+            self.idle.wake()
+
+    def on_actor_stop(self, message: ActorStop) -> None:
+        self._stopping = True
+        self._wake()
+
+    def on_function(self, message: FunctionBlob) -> None:
+        self.functions[message.function_id] = message
+        self._wake()
+
+    def on_job(self, message: JobConfig) -> None:
+        self.job = message
+
+    def _wake(self) -> None:
+        if self.idle is not None:
+            self.idle.wake()
+
+    # ------------------------------------------------------------------ blocking and leaving
+
+    def block(self) -> None:
+        """A task begins to wait for objects: its CPUs, and what stands behind it, can be used elsewhere."""
+        self._blocked += 1
+        if self._blocked == 1:
+            self.hand_back()
+            self._send(Blocked(True))
+
+    def unblock(self) -> None:
+        """Undoes one ``block``."""
+        self._blocked -= 1
+        if self._blocked == 0:
+            self._send(Blocked(False))
+
+    def hand_back(self) -> None:
+        """Returns the plain tasks that have not been started."""
+        if self._queue and not self.actor_id:
+            self._send(Returned([run.task_id for run in self._queue if isinstance(run, Run)]))
+            self._queue.clear()
+
+    def leave(self, reason: str) -> None:
+        """Takes no more work; the process may exit once ``may_exit``."""
+        if not self.leaving:
+            self.leaving = True
+            self.hand_back()
+            self._send(Leaving(reason))
+            self._wake()
+
+    def may_exit(self) -> bool:
+        """Whether a leaving worker owes nothing to anybody any more."""
+        return (
+            self.leaving
+            and not self._running
+            and not self._owed
+            and not self._tasks.tasks
+            and not self._references.owned_reachable()
+        )
+
+    def on_exit_if_idle(self, message: ExitIfIdle) -> None:
+        busy = self._queue or self._running or self._owed or self.actor_id or self._tasks.tasks
+        if busy or self._references.owned_reachable():
+            self._send(Staying(True))
+        else:
+            self.leave(message.reason)
+
+    # ------------------------------------------------------------------ cancellation
+
+    def on_cancel(self, message: CancelTask) -> None:
+        """Drops a task that has not been started, interrupts one that runs."""
+        if message.mode & CANCEL_RECURSIVE:
+            self._tasks.cancel_children(message.task_id, message.mode)
+        for item in self._queue:
+            if not isinstance(item, ActorStart) and item.task_id == message.task_id:
+                self._queue.remove(item)
+                if isinstance(item, Run):
+                    self._send(Done(item.task_id, item.attempt, 0, b""))
+                else:
+                    self._send(Reply(item.caller, item.task_id, item.attempt, b""))
+                return
+        if message.task_id in self._running:
+            self._effects.append(Interrupt(message.task_id))
+
+
+def _plain(run: Run) -> Assignment:
+    task = Assignment(TASK, owner_of(run.task_id), run.task_id, run.attempt, run.function_id, run.payload)
+    task.shape = run.shape
+    task.gpus = run.gpus
+    return task
+
+
+def _constructor(start: ActorStart) -> Assignment:
+    creator: bytes = start.spec["creator"]
+    # Its own name among the running: an actor's constructor has no task of an owner that would await a result.
+    task = Assignment(CONSTRUCTOR, creator, start.actor_id, start.incarnation, start.function_id, start.payload)
+    task.gpus = start.gpus
+    task.actor_start = start
+    return task

@@ -1,0 +1,534 @@
+"""A process's session with a cluster: what ``zray.init`` makes, and what every worker has.
+
+Values go in and out here: serialization happens outside of the lock, the core's work inside. There is one global
+session a process (``current``); a fork leaves it behind.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from zray.client.connection import Connection
+from zray.client.context import current_task
+from zray.client.core import ClientCore
+from zray.client.core.effects import FreeSegment
+from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
+from zray.client.core.tasks import Arguments, Task
+from zray.client.shell import ClientShell, Waiter
+from zray.client.stores import Stores
+from zray.config import Config
+from zray.exceptions import (
+    ClusterUnavailableError,
+    GetTimeoutError,
+    ObjectLostError,
+    TaskError,
+    ZrayError,
+)
+from zray.ids import put_id, return_id
+from zray.object_ref import ObjectRef
+from zray.protocol.messages import FLAG_RETRYABLE
+from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize
+
+LARGE_FUNCTION_BYTES = 1 << 20
+WARN_FUNCTION_BYTES = 100 << 20
+STORED_FUNCTION = b"zray-stored-function:"
+EMPTY_CALL = Arguments(INLINE, b"", b"", b"", (), ())
+"""A call without arguments."""
+
+
+class Session:
+    """The runtime of one driver or worker. All methods may be called from any thread."""
+
+    def __init__(self, connection: Connection, process_id: bytes, host_id: bytes, namespace: str, config: Config,
+                 lifeline: int = -1) -> None:
+        cluster = connection.cluster
+        self.config = config
+        self.namespace = namespace
+        self.job_id: bytes = cluster.get("job_id", b"")
+        self.process_id = process_id
+        self.pid = os.getpid()
+        self.core = ClientCore(process_id, host_id)
+        self.stores = Stores(host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [])
+        self.is_worker = False
+        self.address = connection.address
+        self.handlers: dict[Any, Callable[[Any], None]] = {FreeSegment: lambda effect: None}
+        self.on_lost: Callable[[str], None] = lambda reason: None
+        self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
+        self._functions: dict[bytes, ObjectRef] = {}
+        self._entries = self.core.references.entries
+
+    # ------------------------------------------------------------------ effects
+
+    def _perform(self, effects: list[Any]) -> None:
+        freed: dict[bytes, list[bytes]] = {}
+        for effect in effects:
+            if type(effect) is FreeSegment:
+                freed.setdefault(effect.host, []).append(effect.object_id)
+            elif type(effect) is _Completed:
+                effect.complete()
+            else:
+                handler = self.handlers.get(type(effect))
+                if handler is not None:
+                    handler(effect)
+        for host, object_ids in freed.items():
+            self.stores.free(host, object_ids)
+
+    def _lost(self, reason: str) -> None:
+        self.on_lost(reason)
+
+    def check_usable(self) -> None:
+        """Raises if the cluster is gone or this is a forked child."""
+        if os.getpid() != self.pid:
+            raise ZrayError("this process was forked from one that uses zray: call zray.init() in it first")
+        if self.shell.lost:
+            raise ClusterUnavailableError(self.shell.lost)
+
+    # ------------------------------------------------------------------ references (Tracker)
+
+    def _make_ref(self, object_id: bytes, entry: Entry) -> ObjectRef:
+        ref = ObjectRef._make(object_id, self)
+        entry.ref = weakref.ref(ref)
+        return ref
+
+    def intern(self, object_id: bytes) -> ObjectRef:
+        """See ``zray.object_ref.Tracker``."""
+        return self._load(object_id, b"")
+
+    def _load(self, object_id: bytes, outer: bytes) -> ObjectRef:
+        with self.shell.lock:
+            entry = self._entries.get(object_id)
+            if entry is not None and entry.ref is not None:
+                ref: ObjectRef | None = entry.ref()
+                if ref is not None:
+                    return ref
+            return self._make_ref(object_id, self.core.references.load(object_id, outer))
+
+    def load_covered(self, object_id: bytes, covered: list[bytes]) -> ObjectRef:
+        """A reference among a running task's arguments."""
+        with self.shell.lock:
+            entry = self.core.references.load_covered(object_id)
+            covered.append(object_id)
+            ref: ObjectRef | None = entry.ref() if entry.ref is not None else None
+            if ref is not None:
+                entry.local -= 1
+                return ref
+            return self._make_ref(object_id, entry)
+
+    def dropped(self, object_id: bytes) -> None:
+        """See ``zray.object_ref.Tracker``."""
+        self.core.dropped.append(object_id)
+
+    def pickled_by_user(self, object_id: bytes) -> None:
+        """See ``zray.object_ref.Tracker``."""
+        with self.shell.lock:
+            self.core.references.pin(object_id)
+
+    def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
+        """See ``zray.object_ref.Tracker``."""
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        ref = self.intern(object_id)
+        done = _Completed(self, ref, future)
+
+        def watch() -> bool:
+            return self.core.references.wait_for(object_id, done)
+
+        if not self.shell.run(watch):
+            done.complete()
+        return future
+
+    # ------------------------------------------------------------------ put
+
+    def put(self, value: Any) -> ObjectRef:
+        """Stores a value that this process owns."""
+        self.check_usable()
+        serialized = serialize(value)
+        object_id = put_id(self.core.new_task_id())
+        return self._put(object_id, serialized)
+
+    def _put(self, object_id: bytes, serialized: Serialized) -> ObjectRef:
+        size = serialized.total_bytes
+        status, data, host = INLINE, b"", b""
+        if size <= self.config.inline_max_bytes or not (host := self.stores.find_home()):
+            data = serialized.to_bytes()
+        else:
+            status = STORED
+            self.write(host, object_id, serialized)
+        with self.shell.lock:
+            references = self.core.references
+            entry = references.own(object_id)
+            for inner in serialized.refs:
+                references.pin(inner)
+            references.resolve(object_id, status, data, host, size, serialized.refs)
+            ref = self._make_ref(object_id, entry)
+            if self.core.dropped:
+                self.core.collect()
+                self.shell.submitted()
+        if status == STORED:
+            self.shell.settle()
+        return ref
+
+    def write(self, host: bytes, object_id: bytes, serialized: Serialized) -> None:
+        """Writes a serialized value into a local store. First lets go what is no longer used: it may be the room."""
+        if self.core.dropped:
+            self.shell.run(self._collect)
+        store = self.stores.of(host)
+        assert store is not None
+        store.write(object_id, serialized.total_bytes, serialized.write_into)
+
+    def _collect(self) -> None:
+        self.core.collect()
+        self.shell._effects.extend(self.core.take_effects())
+
+    # ------------------------------------------------------------------ get and wait
+
+    def get(self, refs: Sequence[ObjectRef], timeout_s: float | None) -> list[Any]:
+        """The values, in order. Raises the first error among them, or GetTimeoutError."""
+        self.check_usable()
+        ids = [ref._id for ref in refs]
+        self._await(ids, len(ids), timeout_s, "get")
+        return [self._value(object_id) for object_id in ids]
+
+    def _await(self, ids: list[bytes], needed: int, timeout_s: float | None, what: str) -> None:
+        """Waits until ``needed`` of the distinct ``ids`` are ready, or the time is up (raises only for ``get``)."""
+        entries = self._entries
+        if all(entries[object_id].status != PENDING for object_id in ids):
+            return
+        waiter = Waiter(self.shell, 0)
+        waiting = []
+        references = self.core.references
+        with self.shell.lock:
+            for object_id in ids:
+                if references.wait_for(object_id, waiter):
+                    waiting.append(object_id)
+            waiter.left = needed - (len(ids) - len(waiting))
+        if waiter.left > 0:
+            self._block(waiter, timeout_s)
+        if what == "wait" or waiter.left > 0:
+            with self.shell.lock:
+                for object_id in waiting:
+                    references.stop_waiting(object_id, waiter)
+        if what == "get" and waiter.left > 0:
+            self.check_usable()
+            raise GetTimeoutError(
+                f"{waiter.left} of {len(ids)} object(s) were not ready within the timeout of {timeout_s:g} s"
+            )
+
+    def _block(self, waiter: Waiter, timeout_s: float | None) -> None:
+        """Waits; a task that does so lends its CPUs out meanwhile."""
+        lends = self.is_worker and current_task.get().task_id != b""
+        if lends and timeout_s == 0:
+            lends = False
+        if lends:
+            with self.shell.lock:
+                self.core.execution.block()
+        try:
+            self.shell.wait(waiter, timeout_s)
+        finally:
+            if lends:
+                with self.shell.lock:
+                    self.core.execution.unblock()
+
+    def _value(self, object_id: bytes) -> Any:
+        entry = self._entries[object_id]
+
+        def load_ref(inner: bytes) -> ObjectRef:
+            return self._load(inner, object_id)
+
+        if entry.status == INLINE:
+            return deserialize(entry.data, load_ref)
+        if entry.status == STORED:
+            return deserialize(self.stores.read(entry.host, object_id), load_ref)
+        if entry.status == HANDLE:
+            raise ObjectLostError("an actor's handle object has no value")
+        raise self.error_of(entry.data, load_ref)
+
+    @staticmethod
+    def error_of(data: bytes, load_ref: Callable[[bytes], ObjectRef]) -> BaseException:
+        """The exception that an error payload stands for, as ``get`` raises it."""
+        error = load_error(data, load_ref)
+        return error.as_instanceof_cause() if isinstance(error, TaskError) else error
+
+    def wait(
+        self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef], list[ObjectRef]]:
+        """At most ``num_returns`` ready references, and the others, both in their order."""
+        self.check_usable()
+        ready = self._ready(refs, num_returns)
+        if len(ready) < num_returns and timeout_s == 0:
+            self.shell.run(self.core.collect)
+            self._poll(refs)
+            ready = self._ready(refs, num_returns)
+        elif len(ready) < num_returns:
+            self._await([ref._id for ref in refs], num_returns, timeout_s, "wait")
+            ready = self._ready(refs, num_returns)
+        if not ready:
+            return [], list(refs)
+        if len(ready) == 1:  # by far the most common; the list is cut without looking at the rest
+            place = refs.index(ready[0])
+            return ready, refs[:place] + refs[place + 1 :]
+        chosen = set(ready)
+        return ready, [ref for ref in refs if ref not in chosen]
+
+    def _ready(self, refs: list[ObjectRef], most: int) -> list[ObjectRef]:
+        entries = self._entries
+        ready = []
+        for ref in refs:
+            if entries[ref._id].status != PENDING:
+                ready.append(ref)
+                if len(ready) == most:
+                    break
+        return ready
+
+    def _poll(self, refs: list[ObjectRef]) -> None:
+        """Looks once at the socket, and asks the owners of borrowed objects, without waiting."""
+        waiter = Waiter(self.shell, len(refs))
+        with self.shell.lock:
+            for ref in refs:
+                self.core.references.wait_for(ref._id, waiter)
+            self.shell.turn()
+            for ref in refs:
+                self.core.references.stop_waiting(ref._id, waiter)
+        self.shell.settle()
+
+    # ------------------------------------------------------------------ tasks
+
+    def pack_arguments(
+        self, args: Sequence[Any], kwargs: dict[str, Any], handle: ObjectRef | None = None, what: str = ""
+    ) -> tuple[Arguments, list[ObjectRef]]:
+        """Serializes a call's arguments. Returns also the references that must live until the task is submitted."""
+        keep: list[ObjectRef] = [handle] if handle is not None else []
+        held: tuple[bytes, ...] = (handle._id,) if handle is not None else ()
+        if not args and not kwargs:
+            return (EMPTY_CALL._replace(held=held) if held else EMPTY_CALL), keep
+        refs: list[tuple[int | str, bytes]] = []
+        plain_args = list(args)
+        for position, value in enumerate(args):
+            if type(value) is ObjectRef:
+                refs.append((position, value._id))
+                plain_args[position] = None
+        plain_kwargs = kwargs
+        if kwargs and any(type(value) is ObjectRef for value in kwargs.values()):
+            refs.extend((name, value._id) for name, value in kwargs.items() if type(value) is ObjectRef)
+            plain_kwargs = {name: None if type(value) is ObjectRef else value for name, value in kwargs.items()}
+        serialized = serialize((plain_args, plain_kwargs), what or "the arguments")
+        held += tuple(object_id for _, object_id in refs) + serialized.refs
+        size = serialized.total_bytes
+        if size <= self.config.inline_max_bytes or not self.stores.find_home():
+            return Arguments(INLINE, serialized.to_bytes(), b"", b"", tuple(refs), held), keep
+        stored = self._put(put_id(self.core.new_task_id()), serialized)
+        keep.append(stored)
+        host = self._entries[stored._id].host
+        return Arguments(STORED, b"", stored._id, host, tuple(refs), (*held, stored._id)), keep
+
+    def submit(
+        self,
+        function_id: bytes,
+        shape: bytes,
+        options: bytes,
+        arguments: Arguments,
+        n_returns: int,
+        max_retries: int,
+    ) -> list[ObjectRef]:
+        """Submits a plain task; returns the references of its return values."""
+        if self.shell.lost:
+            self.check_usable()
+        flags = FLAG_RETRYABLE if max_retries else 0
+        core = self.core
+        parent = current_task.get().task_id
+        with self.shell.lock:
+            task_id = core.new_task_id()
+            task = Task(task_id, core.queue_route, function_id, shape, flags, options, arguments, n_returns,
+                        max_retries, parent)  # fmt: skip
+            refs = self._own_returns(task_id, n_returns)
+            core.tasks.submit(task)
+            self.shell.submitted()
+        return refs
+
+    def _own_returns(self, task_id: bytes, n_returns: int) -> list[ObjectRef]:
+        refs = []
+        for index in range(1, n_returns + 1):
+            object_id = return_id(task_id, index)
+            refs.append(self._make_ref(object_id, self.core.references.own(object_id)))
+        return refs
+
+    def cancel(self, ref: ObjectRef, mode: int) -> None:
+        """Cancels the task that makes ``ref``; nothing happens if it has ended."""
+        self.check_usable()
+        self.shell.run(lambda: self.core.tasks.cancel(ref.task_id(), mode))
+
+    def export(self, pickled: PickledCallable) -> None:
+        """Ships a function or class, once a session. A large one goes through the store."""
+        if pickled.id16 in self.core.exported:
+            return
+        blob = pickled.blob
+        keep = None
+        if len(blob) > WARN_FUNCTION_BYTES:
+            warnings.warn(
+                f"{pickled.name} is {len(blob) >> 20} MiB when pickled, since it captures large values: put them into the "
+                f"store with zray.put() and pass the reference as an argument",
+                stacklevel=4,
+            )
+        if len(blob) > LARGE_FUNCTION_BYTES:
+            keep = self.put(blob)
+            blob = STORED_FUNCTION + keep._id
+            self.pickled_by_user(keep._id)
+
+        def export() -> None:
+            for inner in pickled.refs:
+                self.core.references.pin(inner)  # for the job: any worker may load the function at any time
+            self.core.export(pickled.id16, pickled.name, blob)
+
+        with self.shell.lock:
+            if pickled.id16 not in self.core.exported:
+                export()
+
+    # ------------------------------------------------------------------ actors
+
+    def create_actor(
+        self,
+        actor_id: bytes,
+        function_id: bytes,
+        spec: dict[str, Any],
+        options: bytes,
+        arguments: Arguments,
+        counted: bool,
+    ) -> ObjectRef | None:
+        """Announces an actor; returns its handle object's reference if its handles are ``counted``."""
+        self.check_usable()
+        core = self.core
+        with self.shell.lock:
+            task_id = core.new_task_id()
+            handle: ObjectRef | None = None
+            if counted:
+                handle_id = put_id(task_id)
+                entry = core.references.own(handle_id)
+                core.references.resolve(handle_id, HANDLE, b"", b"", 0)
+                handle = self._make_ref(handle_id, entry)
+                spec["handle"] = handle_id
+            else:
+                spec["handle"] = b""
+            task = Task(task_id, core.queue_route, function_id, b"", 0, options, arguments, 0, 0, b"")
+            core.actors.create(actor_id, spec["handle"], spec, task)
+            self.shell.submitted()
+        return handle
+
+    def call_actor(
+        self, actor_id: bytes, options: bytes, arguments: Arguments, n_returns: int, retries: int
+    ) -> list[ObjectRef]:
+        """Submits a method call."""
+        if self.shell.lost:
+            self.check_usable()
+        core = self.core
+        parent = current_task.get().task_id
+        with self.shell.lock:
+            view = core.actors.view(actor_id)
+            task_id = core.new_task_id()
+            task = Task(task_id, view, b"", b"", 0, options, arguments, n_returns, retries, parent)
+            refs = self._own_returns(task_id, n_returns)
+            core.actors.submit(view, task)
+            self.shell.submitted()
+        return refs
+
+    def pending_calls(self, actor_id: bytes) -> int:
+        """Calls of this process that the actor has not answered."""
+        return self.core.actors.view(actor_id).pending_calls
+
+    # ------------------------------------------------------------------ asking the broker
+
+    def ask(self, send: Callable[[Callable[[Any], None]], None], timeout_s: float = 30.0) -> Any:
+        """Has ``send(on_answer)`` called under the lock, and waits for the answer."""
+        self.check_usable()
+        waiter = Waiter(self.shell)
+        answers: list[Any] = []
+
+        def on_answer(value: Any) -> None:
+            answers.append(value)
+            waiter.wake()
+
+        with self.shell.lock:
+            send(on_answer)
+        self.shell.wait(waiter, timeout_s)
+        if not answers or self.shell.lost:
+            raise ClusterUnavailableError(self.shell.lost or f"the broker did not answer within {timeout_s:g} s")
+        return answers[0]
+
+    def query(self, what: str, **argument: Any) -> Any:
+        """Asks the broker for something of its state."""
+        return self.ask(lambda on_answer: self.core.query(what, argument, on_answer))
+
+    def tell(self, messages: Iterable[Any]) -> None:
+        """Sends messages to the broker."""
+        self.check_usable()
+
+        def send() -> None:
+            for message in messages:
+                self.core.send(message)
+
+        self.shell.run(send)
+
+    # ------------------------------------------------------------------ the end
+
+    def close(self, last_words: list[Any]) -> None:
+        """Leaves the cluster."""
+        self.shell.close(last_words)
+        self.stores.close()
+
+
+class _Completed:
+    """Completes a future when its object is ready: queued as an effect, since callbacks must not run under the lock."""
+
+    __slots__ = ("_future", "_ref", "_session")
+
+    def __init__(self, session: Session, ref: ObjectRef, future: concurrent.futures.Future[Any]) -> None:
+        self._session = session
+        self._ref: ObjectRef | None = ref
+        self._future = future
+
+    def ready(self, object_id: bytes) -> None:
+        """The object is ready (``Waiting``)."""
+        self._session.core.add_effect(self)
+
+    def complete(self) -> None:
+        """Sets the result or the error."""
+        ref, self._ref = self._ref, None
+        if ref is None or not self._future.set_running_or_notify_cancel():
+            return
+        try:
+            value = self._session._value(ref._id)
+        except BaseException as error:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(value)
+
+
+_current: Session | None = None
+_left_behind: list[Session] = []
+_global_lock = threading.RLock()
+
+
+def current() -> Session | None:
+    """The session of this process."""
+    return _current
+
+
+def set_current(session: Session | None) -> None:
+    """Replaces the session of this process."""
+    global _current
+    _current = session
+
+
+def _after_fork() -> None:
+    global _current, _global_lock
+    _global_lock = threading.RLock()
+    if _current is not None:
+        _left_behind.append(_current)  # never closed or collected here: it is the parent's
+        _current = None
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,379 @@
+"""The client's shell: one socket, one lock, and the question of which thread waits for the socket.
+
+The lock guards core and socket; it is held for microseconds and never while waiting. Whoever waits for the socket does
+so on its file descriptor, outside of the lock, so any thread can send meanwhile. At most one thread does this, the
+*leader*: a thread that blocks in ``get`` drives the socket itself, since handing each answer from an I/O thread to it
+would cost a third of a synchronous call. The others wait on locks of their own and are promoted when the leader leaves.
+While no user thread leads, a background thread does; it stands by for ``GRACE_S`` after the last one left, so that a loop
+of short ``get`` calls never pays for a hand-over.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from zray.client.connection import Connection
+from zray.client.core import ClientCore
+from zray.protocol.messages import ProtocolError
+
+GRACE_S = 0.005
+PARK_AFTER_S = 0.02
+"""A leader that has been waiting for so long is in no tight loop: the background thread sleeps until it is called."""
+TICK_S = 0.25
+class Tick:
+    """An effect: some ``TICK_S`` have passed."""
+
+
+TICK = Tick()
+BURST_S = 0.0002
+"""Submissions closer to each other than this are sent together."""
+
+
+class Waiter:
+    """A thread that waits: until ``left`` is zero (``ready`` counts it down) or ``woken`` is set."""
+
+    __slots__ = ("_shell", "_signal", "left", "ready_ids", "woken")
+
+    def __init__(self, shell: ClientShell, left: int = 1) -> None:
+        self._shell = shell
+        self._signal = threading.Lock()
+        self._signal.acquire()
+        self.left = left
+        self.woken = False
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        return self.left <= 0 or self.woken
+
+    def ready(self, object_id: bytes) -> None:
+        """One of the objects is ready (called under the shell's lock)."""
+        self.left -= 1
+        if self.left == 0:
+            self._shell.alert(self)
+
+    def wake(self) -> None:
+        """Ends the wait (called under the shell's lock)."""
+        self.woken = True
+        self._shell.alert(self)
+
+    def signal(self) -> None:
+        """Makes the waiting thread look again."""
+        if self._signal.locked():
+            self._signal.release()
+
+    def sleep(self, timeout_s: float) -> None:
+        """Waits for ``signal``."""
+        self._signal.acquire(timeout=timeout_s)
+
+
+class Guard:
+    """The client's lock, in which no signal handler raises.
+
+    Python runs signal handlers in the main thread between any two bytecodes. A KeyboardInterrupt or a task's cancellation
+    in the middle of the core would leave it half changed; so ``interrupt`` raises at once only outside, and otherwise when
+    the main thread leaves the guard.
+    """
+
+    __slots__ = ("_lock", "_main", "_main_inside", "_pending")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._main = threading.main_thread().ident
+        self._main_inside = False
+        self._pending: BaseException | None = None
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self._main:
+            self._main_inside = True  # before the lock is taken: between the two a handler may run
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        if threading.get_ident() == self._main:
+            self._main_inside = False
+            if self._pending is not None:
+                pending, self._pending = self._pending, None
+                raise pending
+
+    def interrupt(self, exception: BaseException) -> None:
+        """Raises ``exception`` in the main thread, now or at the end of its critical section. For signal handlers."""
+        if self._main_inside:
+            self._pending = exception
+        else:
+            raise exception
+
+    def forget_interrupt(self) -> None:
+        """Whatever was to be interrupted is over."""
+        self._pending = None
+
+
+class ClientShell:
+    """Threads and I/O of one client. ``on_effects`` is called without the lock; ``on_lost`` when the broker is gone."""
+
+    def __init__(
+        self,
+        core: ClientCore,
+        connection: Connection,
+        on_effects: Callable[[list[Any]], None],
+        on_lost: Callable[[str], None],
+        lifeline: int = -1,
+    ) -> None:
+        self.core = core
+        self.connection = connection
+        self.lock = Guard()
+        self.lost = ""  # why the broker is gone
+        self._on_effects = on_effects
+        self._on_lost = on_lost
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lifeline = lifeline  # its end says that the local cluster is gone
+        fds = [connection.socket.getsockopt(zmq.FD), self._wake_fd, *([lifeline] if lifeline >= 0 else [])]
+        # Two, since a user's thread may take the lead while the background thread is still in poll().
+        self._user_poll = _poller(fds)
+        self._background_poll = _poller(fds)
+        self._leader: Waiter | None = None
+        self._led_since = 0.0
+        self._driven_at = 0.0
+        self._polling = False  # somebody is, or is about to be, in poll()
+        self._followers: deque[Waiter] = deque()
+        self._background = Waiter(self)
+        self._parked = False
+        self._last_tick = 0.0
+        self.last_flush = 0.0
+        self._closed = False
+        self._effects: list[Any] = []
+        self._loss_untold = False
+        self.on_standby: Callable[[], None] | None = None
+        self._thread = threading.Thread(target=self._stand_by, name="zray-io", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------ turns
+
+    def turn(self) -> None:
+        """Receives, handles and sends everything there is. Under the lock; call ``settle`` after releasing it."""
+        core, connection = self.core, self.connection
+        self._driven_at = time.monotonic()
+        if self._closed or self.lost:
+            core.collect()
+            return
+        while True:
+            for message in connection.receive():
+                try:
+                    core.receive(message)
+                except ProtocolError:
+                    connection.dropped_frames += 1
+            core.collect()
+            now = time.monotonic()
+            if now - self._last_tick >= TICK_S:
+                self._tick(now)
+            if not connection.flush(core.drain()):
+                break
+            if not connection.readable:
+                break
+        self._effects.extend(core.take_effects())
+
+    def _tick(self, now: float) -> None:
+        # After a pause of this process itself (SIGSTOP, a suspended machine) the peer gets a fresh chance to speak.
+        if self._last_tick and now - self._last_tick > 10 * TICK_S:
+            self.connection.link.last_heard = max(self.connection.link.last_heard, now - 2.0)
+        self._last_tick = now
+        self._effects.append(TICK)
+        refused = self.connection.refused
+        if refused is not None:
+            self._lose(f"the broker has declared this process dead: {refused.reason}")
+        elif not self.connection.link.tick(now):
+            self._lose("the broker has not been heard for too long: it is dead or cannot be reached")
+
+    def _lose(self, reason: str) -> None:
+        self.lost = reason
+        self.core.lose_cluster(reason)
+        self._loss_untold = True
+
+    def lose(self, reason: str) -> None:
+        """Ends every wait: the cluster is gone."""
+        with self.lock:
+            if not self.lost and not self._closed:
+                self._lose(reason)
+        self.settle()
+
+    def settle(self) -> None:
+        """Does what turns have left to do, without the lock."""
+        while self._effects or self._loss_untold:
+            with self.lock:
+                effects, self._effects = self._effects, []
+                untold, self._loss_untold = self._loss_untold, False
+            if effects:
+                self._on_effects(effects)
+            if untold:
+                self._on_lost(self.lost)
+
+    def submitted(self) -> None:
+        """Called under the lock after the core was given something to send: sees to it that it leaves soon.
+
+        The first of a burst goes at once; what follows closely is left to a thread that waits, or to the background.
+        """
+        now = time.monotonic()
+        if self._leader is not None:
+            if self._polling:
+                self._polling = False
+                os.eventfd_write(self._wake_fd, 1)
+        elif now - self.last_flush > BURST_S:
+            self.turn()
+
+    def run(self, action: Callable[[], Any]) -> Any:
+        """Does something with the core, and sends what comes of it."""
+        with self.lock:
+            result = action()
+            self.submitted()
+        self.settle()
+        return result
+
+    # ------------------------------------------------------------------ waiting
+
+    def alert(self, waiter: Waiter) -> None:
+        """Makes a waiting thread look again; under the lock."""
+        if waiter is self._leader:
+            if self._polling:
+                self._polling = False
+                os.eventfd_write(self._wake_fd, 1)
+        else:
+            waiter.signal()
+
+    def wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
+        """Waits until ``waiter.done``, driving the socket if nobody else does. False: timed out."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self.lock:
+            self.turn()
+            if waiter.done:
+                return True
+            if self._leader is None or self._leader is self._background:
+                self._lead(waiter)
+            else:
+                self._followers.append(waiter)
+        try:
+            while True:
+                self.settle()
+                left_s = TICK_S if deadline is None else min(TICK_S, deadline - time.monotonic())
+                if waiter is self._leader:
+                    self._wait_for_socket(waiter, max(0.0, left_s))
+                else:
+                    waiter.sleep(max(0.0, left_s))
+                with self.lock:
+                    if waiter is self._leader:
+                        self.turn()
+                    if waiter.done:
+                        return True
+                if deadline is not None and time.monotonic() >= deadline:
+                    return waiter.done
+        finally:
+            with self.lock:
+                self._leave(waiter)
+            self.settle()
+
+    def _lead(self, waiter: Waiter) -> None:
+        self._leader = waiter
+        self._polling = True
+        self._led_since = time.monotonic()
+
+    def _leave(self, waiter: Waiter) -> None:
+        """A waiter leaves; if it led, somebody else has to."""
+        if waiter is not self._leader:
+            if waiter in self._followers:
+                self._followers.remove(waiter)
+            return
+        self._driven_at = time.monotonic()
+        self._leader = None
+        self._polling = False
+        if self._followers:
+            follower = self._followers.popleft()
+            self._lead(follower)
+            follower.signal()
+        elif self._parked:
+            self._parked = False
+            self._background.signal()
+
+    def _wait_for_socket(self, waiter: Waiter, timeout_s: float) -> None:
+        poll = self._background_poll if waiter is self._background else self._user_poll
+        ready = poll.poll(timeout_s * 1000)
+        with self.lock:
+            if self._lifeline >= 0 and any(fd == self._lifeline for fd, _ in ready):
+                self._user_poll.unregister(self._lifeline)
+                self._background_poll.unregister(self._lifeline)
+                self._lifeline = -1
+                if not self.lost and not self._closed:
+                    self._lose("the processes of the local cluster are gone: its host or broker was killed, or has failed")
+            if waiter is not self._leader or self._closed:
+                return  # the lead was taken over meanwhile, and with it the right to consume the signal
+            self._polling = True
+            try:
+                os.eventfd_read(self._wake_fd)
+            except BlockingIOError:
+                return
+
+    # ------------------------------------------------------------------ the background thread
+
+    def _stand_by(self) -> None:
+        me = self._background
+        while not self._closed:
+            with self.lock:
+                now = time.monotonic()
+                if self._leader is None and now - self._driven_at >= GRACE_S:
+                    self._lead(me)
+                leads = self._leader is me
+                pause_s = GRACE_S
+                if not leads and self._leader is not None and now - self._led_since > PARK_AFTER_S:
+                    self._parked = True
+                    pause_s = 4 * TICK_S
+            if not leads:
+                me.sleep(pause_s)
+                continue
+            if self.on_standby is not None:
+                self.on_standby()
+            self._background_turn()
+            self._wait_for_socket(me, TICK_S)
+            self._background_turn()
+        with self.lock:
+            if self._leader is me:
+                self._leader = None
+
+    def _background_turn(self) -> None:
+        with self.lock:
+            if not self._closed:
+                self.turn()
+        self.settle()
+
+    # ------------------------------------------------------------------ the end
+
+    def close(self, last_words: list[Any]) -> None:
+        """Sends ``last_words``, stops the thread and closes the socket."""
+        with self.lock:
+            if self._closed:
+                return
+            self._closed = True
+            for follower in self._followers:
+                follower.wake()
+            if self._leader is not None:
+                os.eventfd_write(self._wake_fd, 1)
+            self._background.signal()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=2.0)
+        with self.lock:
+            if not self.lost:
+                self.connection.flush([*self.core.drain(), *last_words])
+            self.connection.close()
+            os.close(self._wake_fd)
+
+
+def _poller(fds: list[int]) -> select.poll:
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return poll

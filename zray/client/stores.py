@@ -1,0 +1,80 @@
+"""The object stores that this process can reach: the one it writes to, and those of other hosts on the same machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from zray.client.connection import machine_id
+from zray.exceptions import ObjectLostError
+from zray.store import SegmentMissing, Store
+
+
+class Stores:
+    """Stores by host, opened when they are first needed. ``hosts()`` asks the broker for its rows of hosts."""
+
+    def __init__(self, home: bytes, rows: list[dict[str, Any]], hosts: Callable[[], list[dict[str, Any]]]) -> None:
+        self._hosts = hosts
+        self._lock = threading.Lock()
+        self._stores: dict[bytes, Store] = {}
+        self._paths: dict[bytes, str] = {}
+        self._here = machine_id()
+        self._learn(rows)
+        self.home = home or next(iter(self._paths), b"")
+
+    def _learn(self, rows: Iterable[dict[str, Any]]) -> None:
+        for row in rows:
+            if row.get("machine_id") == self._here:
+                self._paths[row["host_id"]] = row["store"]
+
+    def find_home(self) -> bytes:
+        """The host whose store this process writes to; empty when this machine has none."""
+        if not self.home:
+            self._learn(self._hosts())
+            self.home = next(iter(self._paths), b"")
+        return self.home
+
+    def of(self, host: bytes) -> Store | None:
+        """The store of a host; None if it is on another machine."""
+        store = self._stores.get(host)
+        if store is not None:
+            return store
+        if host not in self._paths:
+            self._learn(self._hosts())
+        with self._lock:
+            path = self._paths.get(host)
+            if path is None:
+                return None
+            if host not in self._stores:
+                self._stores[host] = Store.open(Path(path))
+            return self._stores[host]
+
+    def read(self, host: bytes, object_id: bytes) -> memoryview:
+        """The bytes of a stored object. Raises ObjectLostError."""
+        try:
+            store = self.of(host)
+        except OSError as error:
+            raise ObjectLostError(f"the store that held object {object_id.hex()} cannot be opened: {error}") from None
+        if store is None:
+            raise ObjectLostError(
+                f"object {object_id.hex()} is in the store of a host on another machine; objects larger than "
+                f"inline_max_bytes do not travel between machines yet"
+            )
+        try:
+            return store.read(object_id)
+        except SegmentMissing:
+            raise ObjectLostError(f"the segment of object {object_id.hex()} is gone from the store") from None
+
+    def free(self, host: bytes, object_ids: list[bytes]) -> None:
+        """Lets segments go; those of other machines are swept by their hosts when their owner goes."""
+        store = self.of(host)
+        if store is not None:
+            store.free(object_ids)
+
+    def close(self) -> None:
+        """Closes every store of this process; values that are still used stay mapped."""
+        for store in self._stores.values():
+            store.close()
+        self._stores.clear()

@@ -1,0 +1,39 @@
+"""How an error travels in place of a value: two forms, told apart by their first byte.
+
+A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, which the broker
+can write and read without pickle.  An *error* was raised by the user's code: see ``zray.serialization.errors``.  The
+tags differ from those of values, so the first byte also tells an error from a value (``is_error``).
+"""
+
+from __future__ import annotations
+
+import msgpack
+
+from zray.exceptions import FAILURES, SystemFailure, ZrayError
+
+FAILURE_TAG = b"F"
+ERROR_TAG = b"E"
+_ERROR_TAGS = frozenset(FAILURE_TAG + ERROR_TAG)
+
+
+def is_error(data: bytes | memoryview) -> bool:
+    """Whether ``data`` encodes a failure or an error, rather than a value."""
+    return len(data) > 0 and data[0] in _ERROR_TAGS
+
+
+def encode_failure(kind: str, message: str) -> bytes:
+    """The failure ``zray.exceptions.<kind>``. Raises ValueError when no failure has that name."""
+    if kind not in FAILURES:
+        raise ValueError(f"{kind!r} is not a failure; there are {', '.join(sorted(FAILURES))}")
+    packed: bytes = msgpack.packb([kind, message], unicode_errors="backslashreplace")
+    return FAILURE_TAG + packed
+
+
+def decode_failure(data: bytes | memoryview) -> ZrayError:
+    """A new exception from what ``encode_failure`` returned. Raises SystemFailure when ``data`` is malformed."""
+    try:
+        kind, message = msgpack.unpackb(memoryview(data)[1:])
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise SystemFailure(f"a malformed failure arrived: {error}") from error
+    known = FAILURES.get(kind)
+    return known(message) if known else SystemFailure(f"{kind}: {message}")

@@ -1,0 +1,370 @@
+"""Options of remote functions, actor classes and methods: checked where they are given.
+
+Each kind of option has a check that returns the value to keep or raises; the tables say which options a remote function,
+an actor class and a method take.  ``None`` stands for the default, as in Ray.  Errors name where the option was given,
+the option, what was given and what is allowed: TypeError for a type, ValueError for a value or a name,
+NotImplementedError for what Ray has and zray does not have yet.
+
+Amounts of resources are kept as given, and counted in ten-thousandths, as integers, so that fractions add up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+UNITS = 10_000
+"""Units that one CPU, GPU, or piece of another resource is counted in; the smallest amount is one unit."""
+
+Options = TypeVar("Options", "TaskOptions", "ActorOptions", "MethodOptions")
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions:
+    """Options of a remote function."""
+
+    num_cpus: float = 1
+    num_gpus: float = 0
+    memory: int = 0
+    """Bytes that have to be free on the host; for placement, not enforced as a limit."""
+    resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Amounts of the cluster's own kinds of resources."""
+    num_returns: int = 1
+    max_retries: int = 3
+    """How often a task is started again after its worker died; -1: always."""
+    retry_exceptions: bool | tuple[type[Exception], ...] = False
+    """Whether, or after which exceptions, a task that raised is tried again too."""
+    max_calls: int = 0
+    """A worker ends after this many calls of the function; 0: it does not. (Ray uses 1 for functions with GPUs.)"""
+    name: str | None = None
+    scheduling_strategy: str | None = None
+    runtime_env: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
+        """Checks the options given at ``what``."""
+        return cls(**_checked(_TASK, kwargs, what))
+
+    def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> TaskOptions:
+        """A copy in which ``kwargs`` replace what was there."""
+        if "max_calls" in kwargs:
+            raise ValueError(
+                f"{what}: max_calls={kwargs['max_calls']!r} is not allowed: it counts over all calls of the function, "
+                "so it can be given to @zray.remote only"
+            )
+        return _replaced(self, _checked(_TASK, kwargs, what))
+
+    def resource_amounts(self) -> dict[str, int]:
+        """What a task asks for, in ten-thousandths, by resource; zero amounts are left out."""
+        return _amounts(self.num_cpus, self.num_gpus, self.memory, self.resources)
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorOptions:
+    """Options of an actor class."""
+
+    num_cpus: float | None = None
+    """CPUs held for life; None: 1 free CPU to be placed, and none held from then on."""
+    num_gpus: float = 0
+    memory: int = 0
+    resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    max_restarts: int = 0
+    """How often the actor is started again after its process died; -1: always."""
+    max_task_retries: int = 0
+    """How often a call is repeated after the actor died under it; -1: always."""
+    max_concurrency: int | None = None
+    """Calls that run at the same time; None: 1, or 1000 for a class with ``async def`` methods."""
+    max_pending_calls: int = -1
+    """Calls that one handle may have pending before further ones raise; -1: any number."""
+    name: str | None = None
+    namespace: str | None = None
+    lifetime: str | None = None
+    """``"detached"``: the actor lives until it is killed, not as long as handles or its job do."""
+    get_if_exists: bool = False
+    scheduling_strategy: str | None = None
+    runtime_env: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> ActorOptions:
+        """Checks the options given at ``what``. (``get_if_exists`` needs a name by the time an actor is made.)"""
+        return cls(**_checked(_ACTOR, kwargs, what))._with_name(what)
+
+    def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> ActorOptions:
+        """A copy in which ``kwargs`` replace what was there."""
+        return _replaced(self, _checked(_ACTOR, kwargs, what))._with_name(what)
+
+    def _with_name(self, what: str) -> ActorOptions:
+        if self.get_if_exists and self.name is None:
+            raise ValueError(f"{what}: get_if_exists=True is not allowed without a name: give name='...' too")
+        return self
+
+    def placement_amounts(self) -> dict[str, int]:
+        """What has to be free for the actor to be placed, in ten-thousandths; zero amounts are left out."""
+        num_cpus = 1 if self.num_cpus is None else self.num_cpus
+        return _amounts(num_cpus, self.num_gpus, self.memory, self.resources)
+
+    def running_amounts(self) -> dict[str, int]:
+        """What the actor holds for life, in ten-thousandths; zero amounts are left out."""
+        return _amounts(self.num_cpus or 0, self.num_gpus, self.memory, self.resources)
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodOptions:
+    """Options of an actor's method."""
+
+    num_returns: int = 1
+    max_task_retries: int | None = None
+    """None: that of the actor."""
+    retry_exceptions: bool | tuple[type[Exception], ...] = False
+    name: str | None = None
+
+    @classmethod
+    def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
+        """Checks the options given at ``what``."""
+        return cls(**_checked(_METHOD, kwargs, what))
+
+    def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> MethodOptions:
+        """A copy in which ``kwargs`` replace what was there."""
+        return _replaced(self, _checked(_METHOD, kwargs, what))
+
+
+def _replaced(options: Options, values: Mapping[str, Any]) -> Options:
+    return dataclasses.replace(options, **values)
+
+
+def _amounts(num_cpus: float, num_gpus: float, memory: int, resources: Mapping[str, float]) -> dict[str, int]:
+    given = {"CPU": num_cpus, "GPU": num_gpus, "memory": memory, **resources}
+    units = {name: _units(amount) for name, amount in given.items()}
+    return {name: amount for name, amount in units.items() if amount}
+
+
+def _units(amount: float) -> int:
+    # Rounded down, so that three tasks of 1/3 fit; the tolerance is for 0.1 + 0.2 and the like.
+    return amount * UNITS if isinstance(amount, int) else math.floor(amount * UNITS + 1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Given:
+    """An option as given, which knows how to complain."""
+
+    what: str
+    name: str
+    value: Any
+
+    def wrong_type(self, allowed: str) -> NoReturn:
+        kind = type(self.value).__name__
+        raise TypeError(f"{self.what}: {self.name}={self.value!r} has type {kind}; allowed is {allowed}")
+
+    def wrong_value(self, allowed: str) -> NoReturn:
+        raise ValueError(f"{self.what}: {self.name}={self.value!r} is not allowed: {allowed}")
+
+    def not_yet(self) -> NoReturn:
+        raise NotImplementedError(f"{self.what}: {self.name}={self.value!r} is not supported by zray yet")
+
+
+Check = Callable[[_Given], Any]
+
+
+def _count(least: int, meaning: str = "") -> Check:
+    """An integer of at least ``least``."""
+    allowed = f"an integer >= {least}{meaning}"
+
+    def check(given: _Given) -> int:
+        if isinstance(given.value, bool) or not isinstance(given.value, numbers.Integral):
+            given.wrong_type(allowed)
+        return int(given.value) if given.value >= least else given.wrong_value(f"it must be {allowed}")
+
+    return check
+
+
+def _amount(given: _Given) -> float:
+    value = given.value
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        given.wrong_type("a number >= 0")
+    if not (math.isfinite(value) and value >= 0):
+        given.wrong_value("it must be a finite number >= 0")
+    if 0 < value * UNITS < 1 - 1e-6:
+        given.wrong_value(f"the smallest amount is {1 / UNITS}")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def _gpus(given: _Given) -> float:
+    value = _amount(given)
+    if value > 1 and value != int(value):
+        given.wrong_value("more than one GPU must be a whole number of them")
+    return value
+
+
+def _memory(given: _Given) -> int:
+    if isinstance(given.value, float) and 0 < given.value < 1:
+        given.wrong_value("it is counted in bytes")
+    return int(_amount(given))
+
+
+_OWN_OPTION = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+
+
+def _resources(given: _Given) -> dict[str, float]:
+    if not isinstance(given.value, Mapping):
+        given.wrong_type("a dict of names and amounts")
+    amounts = {}
+    for name, amount in given.value.items():
+        if not isinstance(name, str):
+            given.wrong_type("a dict whose keys are strings")
+        if not name:
+            given.wrong_value("the name of a resource cannot be empty")
+        if name in _OWN_OPTION:
+            given.wrong_value(f"give {_OWN_OPTION[name]}={amount!r} instead of {name!r} in resources")
+        amounts[name] = _amount(_Given(given.what, f"resources[{name!r}]", amount))
+    return amounts
+
+
+def _num_returns(given: _Given) -> int:
+    if given.value in ("streaming", "dynamic"):
+        given.not_yet()
+    checked: int = _count(0)(given)
+    return checked
+
+
+def _retry_exceptions(given: _Given) -> bool | tuple[type[Exception], ...]:
+    allowed = "True, False, or a list of exception types"
+    if isinstance(given.value, bool):
+        return given.value
+    if not isinstance(given.value, (list, tuple)):
+        given.wrong_type(allowed)
+    if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in given.value):
+        given.wrong_value(f"it must be {allowed}")
+    return tuple(given.value)
+
+
+def _text(given: _Given) -> str:
+    if not isinstance(given.value, str):
+        given.wrong_type("a string")
+    return given.value or given.wrong_value("it cannot be empty")
+
+
+def _flag(given: _Given) -> bool:
+    return given.value if isinstance(given.value, bool) else given.wrong_type("True or False")
+
+
+def _max_pending_calls(given: _Given) -> int:
+    checked: int = _count(-1, " (-1: no limit)")(given)
+    return checked or -1  # in Ray 0 is no limit either
+
+
+def _lifetime(given: _Given) -> str:
+    if not isinstance(given.value, str):
+        given.wrong_type("'detached' or 'non_detached'")
+    return (
+        given.value
+        if given.value in ("detached", "non_detached")
+        else given.wrong_value("it must be 'detached' or 'non_detached'")
+    )
+
+
+def _scheduling_strategy(given: _Given) -> str:
+    if not isinstance(given.value, str):
+        given.not_yet()
+    return (
+        given.value
+        if given.value in ("DEFAULT", "SPREAD")
+        else given.wrong_value("supported are None, 'DEFAULT' and 'SPREAD'")
+    )
+
+
+def _runtime_env(given: _Given) -> Mapping[str, Any]:
+    if not isinstance(given.value, Mapping):
+        given.wrong_type("a dict")
+    return {} if not given.value else given.not_yet()
+
+
+def _not_yet(given: _Given) -> NoReturn:
+    given.not_yet()
+
+
+_UNLIMITED = " (-1: no limit)"
+_SHARED: dict[str, Check] = {
+    "num_cpus": _amount,
+    "num_gpus": _gpus,
+    "memory": _memory,
+    "resources": _resources,
+    "name": _text,
+    "scheduling_strategy": _scheduling_strategy,
+    "runtime_env": _runtime_env,
+}
+_TASK: dict[str, Check] = {
+    **_SHARED,
+    "num_returns": _num_returns,
+    "max_retries": _count(-1, _UNLIMITED),
+    "retry_exceptions": _retry_exceptions,
+    "max_calls": _count(0, " (0: no limit)"),
+}
+_ACTOR: dict[str, Check] = {
+    **_SHARED,
+    "max_restarts": _count(-1, _UNLIMITED),
+    "max_task_retries": _count(-1, _UNLIMITED),
+    "max_concurrency": _count(1),
+    "max_pending_calls": _max_pending_calls,
+    "namespace": _text,
+    "lifetime": _lifetime,
+    "get_if_exists": _flag,
+}
+_METHOD: dict[str, Check] = {
+    "num_returns": _num_returns,
+    "max_task_retries": _count(-1, _UNLIMITED),
+    "retry_exceptions": _retry_exceptions,
+    "name": _text,
+}
+_SUBJECTS = ((_TASK, "a remote function"), (_ACTOR, "an actor class"), (_METHOD, "an actor's method"))
+_HINTS = {
+    ("a remote function", "max_restarts"): "for a remote function it is max_retries",
+    ("a remote function", "max_task_retries"): "for a remote function it is max_retries",
+    ("an actor class", "max_retries"): "for an actor class there are max_restarts and max_task_retries",
+    ("an actor class", "num_returns"): "give it to the method, with @zray.method(num_returns=...)",
+    ("an actor class", "retry_exceptions"): "give it to the method, with @zray.method(retry_exceptions=...)",
+    ("an actor's method", "max_retries"): "for an actor's method it is max_task_retries",
+}
+_NOT_YET = frozenset(
+    "label_selector fallback_strategy accelerator_type object_store_memory placement_group "
+    "placement_group_bundle_index placement_group_capture_child_tasks enable_task_events _labels _metadata "
+    "concurrency_groups concurrency_group allow_out_of_order_execution enable_tensor_transport tensor_transport "
+    "_generator_backpressure_num_objects _actor_generator_backpressure_num_objects _num_objects_per_yield".split()
+)
+"""What Ray has and zray does not have yet; ``None``, which asks for nothing, is accepted."""
+
+
+def _checked(table: Mapping[str, Check], kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The values to set, by name. An option given as None is set to its default."""
+    values = {}
+    for name, value in kwargs.items():
+        given = _Given(what, name, value)
+        if name in table:
+            values[name] = _default(table, name) if value is None else table[name](given)
+        elif name in _NOT_YET:
+            if value is not None:
+                given.not_yet()
+        else:
+            _refuse(table, given)
+    return values
+
+
+def _default(table: Mapping[str, Check], name: str) -> Any:
+    """Default values live in the dataclasses alone."""
+    kind = {id(_TASK): TaskOptions, id(_ACTOR): ActorOptions, id(_METHOD): MethodOptions}[id(table)]
+    return getattr(kind(), name)
+
+
+def _refuse(table: Mapping[str, Check], given: _Given) -> NoReturn:
+    """The option is of another kind of thing, or of nothing."""
+    subject = next(subject for other, subject in _SUBJECTS if other is table)
+    owners = [owner for other, owner in _SUBJECTS if given.name in other]
+    if owners:
+        hint = _HINTS.get((subject, given.name))
+        given.wrong_value(f"it is an option of {' or '.join(owners)}, not of {subject}" + (f"; {hint}" if hint else ""))
+    close = difflib.get_close_matches(given.name, table, n=1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(f"{given.what}: unknown option {given.name!r}; {guess}Allowed for {subject}: {', '.join(table)}")

@@ -1,0 +1,5 @@
+"""Ray's place for the class of remote functions."""
+
+from zray.api.remote_function import RemoteFunction
+
+__all__ = ["RemoteFunction"]

@@ -1,0 +1,133 @@
+"""Exceptions of the user's code as bytes: the text always arrives, the exception itself when it can.
+
+An error is the tag ``E`` and a msgpack array: function, text of the traceback, pid, host, the exception as a serialized
+value or nil, and why that is missing.  The text is made where the traceback is.  Whatever the exception's own code does
+(raise in ``__str__``, fail to pickle, fail to unpickle), the receiver gets a TaskError with the text.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+import types
+from collections.abc import Iterator
+
+import msgpack
+
+from zray.exceptions import SystemFailure, TaskError
+from zray.failures import ERROR_TAG, FAILURE_TAG, decode_failure
+from zray.serialization.pickler import LoadRef
+from zray.serialization.values import Serialized, deserialize, serialize
+
+TEXT_CHARS = 20_000
+"""Longest text of a traceback; of a longer one the middle is left out."""
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy())"
+
+
+def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: str) -> Serialized:
+    """Serializes what the user's function raised, and cuts ``exc`` off from its traceback.
+
+    Without that the frames of the task, and so its arguments and local variables, would live as long as ``exc`` does.
+    Of a TaskError that came from another task the first cause is kept; the text tells the way that it came.
+    """
+    text = _describe(exc)
+    _drop_tracebacks(exc)
+    cause: BaseException | None = exc
+    while isinstance(cause, TaskError):
+        cause = cause.cause
+    data, missing = None, ""
+    refs: tuple[bytes, ...] = ()
+    if cause is not None:
+        try:
+            packed = serialize(cause, f"the {type(cause).__name__} that {function_name} raised")
+            data, refs = packed.to_bytes(), packed.refs
+        except Exception as error:
+            missing = _safe_str(error)
+    fields = [function_name, text, pid, host, data, missing]
+    return Serialized(ERROR_TAG + msgpack.packb(fields, unicode_errors="backslashreplace"), [], refs, framed=False)
+
+
+def load_error(data: bytes | memoryview, load_ref: LoadRef) -> BaseException:
+    """A new exception from what ``pack_task_error`` or ``encode_failure`` wrote, ready to be raised.
+
+    Of a user's exception: a TaskError that is an instance of its type as well, where that type can be loaded here.
+    Raises SystemFailure when ``data`` is malformed.
+    """
+    tag = bytes(data[:1])
+    if tag == FAILURE_TAG:
+        return decode_failure(data)
+    if tag != ERROR_TAG:
+        raise SystemFailure(f"no error starts with {tag!r}")
+    try:
+        function_name, text, pid, host, packed, missing = msgpack.unpackb(memoryview(data)[1:])
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise SystemFailure(f"a malformed error arrived: {error}") from error
+    cause = None
+    if packed is not None:
+        try:
+            cause = _load_cause(packed, load_ref)
+        except Exception as error:
+            missing = f"it could not be loaded here: {type(error).__name__}: {_safe_str(error)}"
+    if missing:
+        text = f"{text.rstrip()}\n(the exception itself did not arrive: {missing})"
+    return TaskError(function_name, text, cause, pid, host).as_instanceof_cause()
+
+
+def _load_cause(packed: bytes, load_ref: LoadRef) -> BaseException:
+    cause = deserialize(packed, load_ref)
+    if not isinstance(cause, BaseException):
+        raise TypeError(f"its __reduce__ makes a {type(cause).__name__}")
+    return cause
+
+
+def _describe(exc: BaseException) -> str:
+    """The traceback as text, causes and groups included, without zray's own frames at its top."""
+    try:
+        shown = _user_frames(exc.__traceback__)
+        text = "".join(traceback.TracebackException(type(exc), exc, shown, compact=True).format())
+    except Exception as error:
+        text = f"{type(exc).__name__} (its traceback could not be formatted: {type(error).__name__})"
+    if len(text) > TEXT_CHARS:
+        half = TEXT_CHARS // 2
+        text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    if isinstance(exc, ValueError) and not isinstance(exc, TaskError) and "read-only" in _safe_str(exc):
+        text = f"{text.rstrip()}\n{_READ_ONLY_HINT}"
+    return text
+
+
+def _user_frames(top: types.TracebackType | None) -> types.TracebackType | None:
+    shown = top
+    while shown is not None and shown.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        shown = shown.tb_next
+    return shown or top
+
+
+def _drop_tracebacks(exc: BaseException) -> None:
+    for each in _family(exc):
+        each.__traceback__ = None
+
+
+def _family(exc: BaseException) -> Iterator[BaseException]:
+    """``exc``, its causes and contexts, the members of groups, and what is below them; each once."""
+    waiting: list[object] = [exc]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if not isinstance(each, BaseException) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        waiting += [each.__cause__, each.__context__]
+        if isinstance(each, TaskError):
+            waiting.append(each.cause)
+        members = getattr(each, "exceptions", ())  # of an ExceptionGroup, a built-in since Python 3.11
+        waiting += members if isinstance(members, tuple) else ()
+
+
+def _safe_str(exc: BaseException) -> str:
+    try:
+        return str(exc)[:TEXT_CHARS]
+    except Exception:
+        return f"<{type(exc).__name__}, whose str() fails>"

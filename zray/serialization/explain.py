@@ -1,0 +1,174 @@
+"""Which member of a value is to blame when the value cannot be pickled.
+
+Pickle names the type that it gave up on but not where that was.  So the value is walked here: as long as one of its
+members cannot be pickled on its own either, go on in that one.  The members of an object are what pickle would see of
+it (``__reduce_ex__``), so an attribute that ``__getstate__`` leaves out is never blamed.  Only ever run on failures.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import reprlib
+import socket
+import sys
+import types
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
+
+from zray.serialization.pickler import PROTOCOL, ValuePickler
+
+_DEEPEST = 100
+_REASON_CHARS = 300
+Member = tuple[str, Any]
+
+
+def explain_unpicklable(value: Any, label: str) -> str:
+    """Why ``value`` (called ``label`` in the text) cannot be pickled, and what to do about it."""
+    path, culprit, error = _innermost(value)
+    if isinstance(error, RecursionError):
+        return (
+            f"cannot pickle {label}: it is nested too deeply (sys.getrecursionlimit() is {sys.getrecursionlimit()}). "
+            "Flatten it, for instance into a list, or raise the limit with sys.setrecursionlimit()"
+        )
+    what = f"{path.strip()} is a {type(culprit)}" if path else f"it is a {type(culprit)}"
+    reason = f" ({_shorten(error)})" if error else ""
+    return f"cannot pickle {label}: {what}{reason}. {_remedy(culprit)}"
+
+
+def _innermost(value: Any) -> tuple[str, Any, Exception | None]:
+    """The path to the innermost member that fails on its own, that member, and its error."""
+    error = _failure(value)
+    path = ""
+    seen = [value]  # holds the objects, so that their id() stays theirs
+    while error is not None and not isinstance(error, RecursionError) and len(seen) < _DEEPEST:
+        for step, member in _members(value):
+            if any(member is other for other in seen):
+                continue
+            failure = _failure(member)
+            if failure is not None:
+                path, value, error = path + step, member, failure
+                seen.append(member)
+                break
+        else:
+            break
+    return path, value, error
+
+
+class _Nowhere(io.RawIOBase):
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def _failure(value: Any) -> Exception | None:
+    try:
+        ValuePickler(_Nowhere(), lambda buffer: None).dump(value)
+    except Exception as error:
+        return error
+    return None
+
+
+def _members(value: Any) -> Iterator[Member]:
+    """What pickle would visit inside of ``value``, each with the words that lead there."""
+    if type(value) is dict:
+        yield from _items(value)
+    elif type(value) in (list, tuple):
+        yield from ((f"[{index}]", member) for index, member in enumerate(value))
+    elif type(value) in (set, frozenset):
+        yield from ((f" element {_short_repr(member)}", member) for member in value)
+    elif isinstance(value, types.FunctionType):
+        yield from _function_members(value)
+    elif isinstance(value, types.MethodType):
+        yield from ((".__self__", value.__self__), (".__func__", value.__func__))
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield "", value.__func__
+    elif isinstance(value, property):
+        yield from (("", accessor) for accessor in (value.fget, value.fset, value.fdel) if accessor)
+    elif isinstance(value, functools.partial):
+        yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
+    elif isinstance(value, type):
+        yield from ((f" class attribute {name!r}", member) for name, member in vars(value).items() if name[:2] != "__")
+        yield from ((f".{name}", member) for name, member in vars(value).items() if isinstance(member, _ROUTINES))
+    else:
+        yield from _reduced_members(value)
+
+
+_ROUTINES = (types.FunctionType, staticmethod, classmethod, property)
+
+
+def _items(mapping: dict[Any, Any]) -> Iterator[Member]:
+    for key, member in mapping.items():
+        yield f"[{_short_repr(key)}]", member
+        yield f" key {_short_repr(key)}", key
+
+
+def _function_members(function: types.FunctionType) -> Iterator[Member]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield f" closure variable {name!r}", cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    for name in sorted(_names(function.__code__)):
+        if name in function.__globals__:
+            yield f" global variable {name!r}", function.__globals__[name]
+    for index, default in enumerate(function.__defaults__ or ()):
+        yield f" default argument {index}", default
+    for name, default in (function.__kwdefaults__ or {}).items():
+        yield f" default of {name!r}", default
+    yield from _attributes(vars(function))
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """The global names that ``code`` and the functions defined in it may use."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names(constant)
+    return names
+
+
+def _reduced_members(value: Any) -> Iterator[Member]:
+    try:
+        reduced: Any = value.__reduce_ex__(PROTOCOL)
+    except Exception:  # it cannot be taken apart: it is to blame itself
+        return
+    if not isinstance(reduced, tuple):
+        return
+    _, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # a pair: __dict__ and slots
+    for part in parts:
+        yield from _attributes(part) if isinstance(part, dict) else [(" state", part)]
+    yield from ((f"[{index}]", member) for index, member in enumerate(items or ()))
+    yield from _items(dict(pairs or ()))
+    for member in arguments or ():
+        yield (" class" if member is type(value) else ""), member
+
+
+def _attributes(state: dict[Any, Any]) -> Iterable[Member]:
+    return [(f".{name}", member) for name, member in state.items()]
+
+
+def _short_repr(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _shorten(error: Exception) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text[:_REASON_CHARS]}"
+
+
+def _remedy(culprit: Any) -> str:
+    if isinstance(culprit, (Generator, Iterator)):
+        return "Pass a list of its items instead"
+    if isinstance(culprit, (io.IOBase, socket.socket)):
+        return "Pass its path or address and open it inside of the task or actor"
+    return (
+        "Make it inside of the task, or in the actor's constructor; or leave it out of the object's state "
+        "with __getstate__"
+    )

@@ -1,0 +1,60 @@
+"""Remote functions and actor classes as bytes, named by their hash, so that each is shipped once.
+
+What an import finds on the worker goes by reference. All else goes by value: lambdas, local functions, what
+``__main__`` defines, and what its own module no longer has under its name. The last is the usual case here:
+``@zray.remote`` leaves a wrapper in the module, so a reference to ``module.f`` would load the wrapper and not ``f``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+from zray.exceptions import SerializationError
+from zray.ids import FUNCTION_ID_BYTES
+from zray.serialization import pickler
+from zray.serialization.explain import explain_unpicklable
+from zray.serialization.pickler import LoadRef
+
+
+@dataclasses.dataclass(frozen=True)
+class PickledCallable:
+    """A function or class ready to be shipped; ``id16`` is the hash of ``blob``."""
+
+    id16: bytes
+    name: str
+    """Its qualified name without the functions around it: ``f``, ``Outer.Inner``."""
+    blob: bytes
+    refs: tuple[bytes, ...]
+    """Identifiers of the ObjectRefs in its closure, globals and defaults."""
+
+
+def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
+    """Pickles a function or class. Raises SerializationError, which names the variable that cannot be pickled."""
+    name = _name_of(obj)
+    try:
+        blob, refs = pickler.dump(obj, None)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise SerializationError(explain_unpicklable(obj, f"{_kind_of(obj)} {name!r}")) from error
+    return PickledCallable(hashlib.blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest(), name, blob, refs)
+
+
+def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
+    """The function or class in ``blob``.
+
+    Raises ModuleMissingError when a module that it needs is not here, and whatever else its unpickling raises.
+    """
+    return pickler.load(blob, (), load_ref)
+
+
+def _name_of(obj: Callable[..., Any]) -> str:
+    name: str = getattr(obj, "__qualname__", None) or type(obj).__qualname__
+    return name.rpartition("<locals>.")[2]
+
+
+def _kind_of(obj: Callable[..., Any]) -> str:
+    return "class" if isinstance(obj, type) else "function"

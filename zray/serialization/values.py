@@ -1,0 +1,171 @@
+"""Values as bytes: pickle protocol 5 whose large buffers stay outside of the pickle, so that reading copies nothing.
+
+Two encodings, told apart by the first byte:
+
+- *plain*, for most small values: the pickle itself; its first byte is pickle's own ``0x80``.
+- *framed*, when there are buffers or references: ``B``, 3 bytes of padding, number of buffers (u32), length of the
+  pickle (u64), length of each buffer (u64), the pickle, then the buffers, each at the next multiple of 64 bytes. An
+  empty pickle means that the value is ``bytes``: those of the one buffer.
+
+All integers are little-endian. Errors that stand in for values have tags of their own: see ``zray.failures``.
+
+What arrives differs from what was sent in few ways: arrays over buffers are read-only, a ``memoryview`` arrives as
+``bytes``, and what cannot say anything about its buffer (a non-contiguous array) arrives as a contiguous copy.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+from zray.exceptions import SerializationError, SystemFailure
+from zray.serialization import pickler
+from zray.serialization.explain import explain_unpicklable
+from zray.serialization.pickler import PROTOCOL, LoadRef
+
+ALIGNMENT = 64
+_PLAIN_TAG = 0x80
+_FRAMED_TAG = 0x42
+_HEADER = struct.Struct("<B3xIQ")
+_BYTES_OUT_OF_BAND = 4096
+"""``bytes`` of this size or more are a buffer: writing them then needs no second copy of them."""
+
+_SCALARS = frozenset((int, float, bool, str, type(None), bytes, complex))
+_SEQUENCES = frozenset((list, tuple))
+_FLAT_MAX = 32
+"""Looking at each member of a longer container would cost more than it saves."""
+
+
+class Serialized:
+    """A value ready to be written.
+
+    ``pickle`` is the pickle, ``buffers`` are the contiguous byte views that it refers to (they belong to the value: a
+    change to it before they are written is written), ``refs`` the identifiers of the ObjectRefs inside, each once, in
+    order, ``total_bytes`` the size of the encoded form.
+    """
+
+    __slots__ = ("_framed", "buffers", "pickle", "refs", "total_bytes")
+
+    def __init__(
+        self, pickle: bytes, buffers: list[memoryview], refs: tuple[bytes, ...], framed: bool | None = None
+    ) -> None:
+        self.pickle = pickle
+        self.buffers = buffers
+        self.refs = refs
+        self._framed = bool(buffers or refs) if framed is None else framed
+        if self._framed:
+            offset = end = self._header_bytes() + len(pickle)
+            for offset, size in _places([buffer.nbytes for buffer in buffers], end):
+                end = offset + size
+            self.total_bytes = end
+        else:
+            self.total_bytes = len(pickle)
+
+    def _header_bytes(self) -> int:
+        return _HEADER.size + 8 * len(self.buffers)
+
+    def write_into(self, view: memoryview) -> None:
+        """Writes the encoded form to the start of ``view``, buffers at multiples of 64 bytes from there.
+
+        Raises ValueError when ``view`` has fewer than ``total_bytes`` bytes.
+        """
+        if view.nbytes < self.total_bytes:
+            raise ValueError(f"{self.total_bytes} bytes do not fit into {view.nbytes}")
+        start = 0
+        if self._framed:
+            start = self._header_bytes()
+            _HEADER.pack_into(view, 0, _FRAMED_TAG, len(self.buffers), len(self.pickle))
+            sizes = [buffer.nbytes for buffer in self.buffers]
+            struct.pack_into(f"<{len(sizes)}Q", view, _HEADER.size, *sizes)
+            for (offset, size), buffer in zip(_places(sizes, start + len(self.pickle)), self.buffers, strict=True):
+                view[offset : offset + size] = buffer
+        view[start : start + len(self.pickle)] = self.pickle
+
+    def to_bytes(self) -> bytes:
+        """The encoded form; costs nothing when the value has neither buffers nor references."""
+        if not self._framed:
+            return self.pickle
+        encoded = bytearray(self.total_bytes)
+        self.write_into(memoryview(encoded))
+        return bytes(encoded)
+
+
+def _places(sizes: list[int], start: int) -> Iterator[tuple[int, int]]:
+    """Offset and size of each buffer, the first after ``start``."""
+    for size in sizes:
+        offset = -(-start // ALIGNMENT) * ALIGNMENT
+        yield offset, size
+        start = offset + size
+
+
+def serialize(value: Any, label: str = "the value") -> Serialized:
+    """Serializes ``value``.
+
+    Raises SerializationError, which names the member that cannot be pickled; ``label`` says what the value is, for
+    instance ``argument 'x' of f``.
+    """
+    if _is_flat(value):
+        if type(value) is bytes and len(value) >= _BYTES_OUT_OF_BAND:
+            return Serialized(b"", [memoryview(value)], ())
+        return Serialized(pickle.dumps(value, PROTOCOL), [], (), False)
+    outside: list[pickle.PickleBuffer] = []
+    try:
+        data, refs = pickler.dump(value, outside.append)
+        return Serialized(data, [buffer.raw() for buffer in outside], refs)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise SerializationError(explain_unpicklable(value, label)) from error
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether ``value`` is a scalar or a small container of scalars, for which plain pickle will do."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind in _SEQUENCES:
+        return len(value) <= _FLAT_MAX and _SCALARS.issuperset(map(type, value))
+    if kind is dict:
+        return (
+            len(value) <= _FLAT_MAX
+            and _SCALARS.issuperset(map(type, value))
+            and _SCALARS.issuperset(map(type, value.values()))
+        )
+    return False
+
+
+def deserialize(data: bytes | memoryview, load_ref: LoadRef) -> Any:
+    """The value that ``data`` encodes. Its buffers are read-only slices of ``data`` and keep that alive.
+
+    ``load_ref`` makes an ObjectRef from its identifier. Raises ModuleMissingError when a module is not here,
+    SystemFailure when ``data`` is malformed, and whatever the value's own unpickling raises.
+    """
+    tag = data[0] if len(data) else None
+    if tag == _PLAIN_TAG:
+        try:
+            return pickle.loads(data)
+        except ModuleNotFoundError as error:
+            raise pickler.module_missing(error) from error
+    if tag == _FRAMED_TAG:
+        body, buffers = _parse_frame(memoryview(data).toreadonly())
+        return pickler.load(body, buffers, load_ref) if body.nbytes else bytes(buffers[0])
+    raise SystemFailure(f"no value starts with {bytes(data[:1])!r}")
+
+
+def _parse_frame(view: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """The pickle and the buffers in ``view``. Raises SystemFailure when their sizes do not fit."""
+    try:
+        _, count, pickle_bytes = _HEADER.unpack_from(view)
+        sizes = list(struct.unpack_from(f"<{count}Q", view, _HEADER.size))
+    except struct.error as error:
+        raise SystemFailure(f"a malformed value arrived: {error}") from error
+    start = _HEADER.size + 8 * count
+    end = start + pickle_bytes
+    buffers = [view[offset : offset + size] for offset, size in _places(sizes, end)]
+    if end > view.nbytes or [buffer.nbytes for buffer in buffers] != sizes or not (pickle_bytes or buffers):
+        raise SystemFailure(
+            f"a malformed value arrived: {view.nbytes} bytes for a pickle of {pickle_bytes} and {sizes}"
+        )
+    return view[start:end], buffers

@@ -1,0 +1,64 @@
+"""Argument counts checked where a call is made, before anything is sent.
+
+Almost every call passes positional arguments only, so the number of them that fits is worked out once; all else is
+left to ``inspect``, which words its errors as Python does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class SignatureCheck:
+    """Whether a call would bind to the parameters of ``callable``.
+
+    ``skip_first`` leaves out the parameter that Python itself fills in (``self`` of a method taken from its class).
+    A callable whose signature is unknown, as with some built-ins, is not checked.
+    """
+
+    __slots__ = ("_fewest", "_most", "_name", "_signature")
+
+    def __init__(self, callable: Callable[..., Any], skip_first: bool) -> None:
+        self._name = getattr(callable, "__name__", type(callable).__name__)
+        self._signature = _signature_of(callable, skip_first)
+        self._fewest, self._most = _positional_range(self._signature)
+
+    def bind_check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raises the TypeError that a local call would raise; returns None when the arguments fit."""
+        if not kwargs and self._fewest <= len(args) <= self._most:
+            return
+        if self._signature is None:
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}() {error}") from None
+
+
+def _signature_of(callable: Callable[..., Any], skip_first: bool) -> inspect.Signature | None:
+    try:
+        # What a wrapper accepts is what counts for the call, not what the function inside of it does.
+        signature = inspect.signature(callable, follow_wrapped=False)
+    except (ValueError, TypeError, NameError):  # NameError: annotations that cannot be evaluated here (Python 3.14)
+        return None
+    parameters = list(signature.parameters.values())
+    if skip_first and parameters and parameters[0].kind in _POSITIONAL:
+        del parameters[0]
+    return inspect.Signature(parameters)
+
+
+def _positional_range(signature: inspect.Signature | None) -> tuple[int, int]:
+    """The fewest and most positional arguments of a call without keywords; an empty range if there is no such call."""
+    if signature is None:
+        return 0, sys.maxsize
+    parameters = signature.parameters.values()
+    plain = [p for p in parameters if p.kind in _POSITIONAL]
+    if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
+        return 1, 0
+    most = sys.maxsize if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(plain)
+    return sum(p.default is p.empty for p in plain), most

@@ -1,0 +1,131 @@
+"""The store's decisions, without the store: sizes of segments, who holds how many bytes, what must make room for what.
+
+Pure: no files, clocks or locks in here. The ledger keeps double entry: every segment file is in one *place* at a time
+and moves its bytes with it. The shell around it (``zray.store.store``) does what is decided here.
+
+A segment file has a size of one of four classes per doubling, ``2**n * (4..7) / 4`` from 64 KiB, plus a page. The page
+is for the trailer and for the pickle that goes with an array of a round size, which would else fall into the next
+class and waste a fifth of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterable
+
+PAGE_BYTES = 4096
+TRAILER_BYTES = 64
+SMALLEST_CLASS_BYTES = 64 * 1024
+
+
+class Place(enum.Enum):
+    """Where a segment file is; the value is the name of the place's directory."""
+
+    WRITING = "writing"
+    """A writer holds it."""
+    LIVE = "live"
+    """It holds an object that can be read."""
+    DOOMED = "doomed"
+    """Its object was freed while readers used it; it becomes recyclable when they are gone."""
+    FREE = "free"
+    """Nobody's: its pages wait for the next object."""
+    SPILLED = "spilled"
+    """It is on disk, outside of the capacity."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreUsage:
+    """How the bytes of a store are used. All figures are sizes of files, which are rounded up from those of objects."""
+
+    capacity: int
+    """The limit of ``used``."""
+    used: int
+    """All segments in memory: the sum of ``writing``, ``live``, ``doomed`` and ``recyclable``."""
+    writing: int
+    live: int
+    doomed: int
+    """Freed, but still pinned by readers when last looked at."""
+    recyclable: int
+    spilled: int
+    """Live objects on disk."""
+
+
+class Ledger:
+    """Bytes by place. Invariant: none is negative, and all but the spilled ones together are within ``capacity``."""
+
+    def __init__(self, capacity: int, held: dict[Place, int] | None = None) -> None:
+        self.capacity = capacity
+        self.held = dict.fromkeys(Place, 0) | (held or {})
+
+    @property
+    def used(self) -> int:
+        """Bytes in memory."""
+        return sum(self.held.values()) - self.held[Place.SPILLED]
+
+    def shortage(self, size: int) -> int:
+        """How many bytes must leave memory before ``size`` more may enter."""
+        return max(0, self.used + size - self.capacity)
+
+    def enter(self, place: Place, size: int) -> None:
+        """A new file of ``size`` bytes. The caller has seen that there is no shortage."""
+        assert place is Place.SPILLED or not self.shortage(size), "the store would pass its capacity"
+        self.held[place] += size
+
+    def leave(self, place: Place, size: int) -> None:
+        """A file of ``size`` bytes is no more."""
+        assert self.held[place] >= size, f"more bytes leave {place.value} than are there"
+        self.held[place] -= size
+
+    def move(self, size: int, source: Place, target: Place) -> None:
+        """A file of ``size`` bytes changes its place within memory."""
+        self.leave(source, size)
+        self.held[target] += size
+
+    def usage(self) -> StoreUsage:
+        """The figures for people."""
+        return StoreUsage(
+            capacity=self.capacity,
+            used=self.used,
+            writing=self.held[Place.WRITING],
+            live=self.held[Place.LIVE],
+            doomed=self.held[Place.DOOMED],
+            recyclable=self.held[Place.FREE],
+            spilled=self.held[Place.SPILLED],
+        )
+
+
+def segment_bytes(object_bytes: int) -> int:
+    """Size of the smallest segment file that holds an object of ``object_bytes`` bytes and its trailer."""
+    need = max(object_bytes + TRAILER_BYTES - PAGE_BYTES, SMALLEST_CLASS_BYTES)
+    step = 1 << ((need - 1).bit_length() - 3)
+    return -(-need // step) * step + PAGE_BYTES
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A segment that might make room."""
+
+    path: str
+    size: int
+    last_use_ns: int
+    pinned: bool
+
+
+def choose(shortage: int, candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The least recently used candidates that nobody pins, as few as cover ``shortage`` bytes; all if none suffice.
+
+    One that alone covers what is left to cover is preferred to several older ones that it makes superfluous.
+    """
+    chosen: list[Candidate] = []
+    covered = 0
+    for candidate in sorted((c for c in candidates if not c.pinned), key=lambda c: (c.last_use_ns, c.path)):
+        if covered >= shortage:
+            break
+        chosen.append(candidate)
+        covered += candidate.size
+    for candidate in list(chosen):
+        if covered - candidate.size >= shortage:
+            chosen.remove(candidate)
+            covered -= candidate.size
+    return chosen

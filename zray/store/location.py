@@ -1,0 +1,48 @@
+"""Where the store of a session goes, and how large it can be there."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+_TINY_BYTES = 128 * 1024 * 1024
+"""Shared memory below this (a container's default is 64 MiB) is left to others when more was asked for."""
+
+
+def default_store_location(session_name: str, requested_bytes: int) -> tuple[Path, int, str | None]:
+    """A place for a store of ``requested_bytes`` (more than 0): path, capacity in bytes, and a warning or None.
+
+    Shared memory is preferred; where it is missing, not writable or tiny, a directory for temporary files serves, at
+    the speed of its disk. The capacity is at most what the file system has free. The path does not exist yet.
+    """
+    name = f"zray-{os.getuid()}-{session_name}"
+    available = _available(SHARED_MEMORY)
+    if available >= min(requested_bytes, _TINY_BYTES):
+        if available >= requested_bytes:
+            return SHARED_MEMORY / name, requested_bytes, None
+        return (
+            SHARED_MEMORY / name,
+            available,
+            f"{SHARED_MEMORY} has only {available:,} bytes free for the object store, of {requested_bytes:,} asked "
+            f"for; more has to be spilled to disk",
+        )
+    fallback = Path(tempfile.gettempdir())
+    why = f"has only {available:,} bytes free" if available else "is missing, full or not writable"
+    warning = (
+        f"{SHARED_MEMORY} {why}, so the object store is in {fallback}, which may be much slower; in a container, "
+        f"give it more with --shm-size"
+    )
+    return fallback / (name + "-store"), min(requested_bytes, _available(fallback)), warning
+
+
+def _available(directory: Path) -> int:
+    """Bytes that this user can still write there."""
+    try:
+        if not os.access(directory, os.W_OK | os.X_OK):
+            return 0
+        status = os.statvfs(directory)
+    except OSError:
+        return 0
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,118 @@
+"""Maps of segments, and buffers on them.
+
+Mapping a file anew halves the bandwidth of what is done with it, so a process keeps its maps by inode. A map is
+unmapped when its last holder goes: the cache, or a buffer on it that is still alive somewhere. ``mmap.mmap`` is not
+used: each holds a descriptor, and neither tells the address of a read-only one nor when a buffer on it is gone.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import functools
+import mmap
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_unmap = _libc.munmap
+
+
+class Mapping:
+    """``size`` bytes of a file in the address space, shared with its other maps."""
+
+    __slots__ = ("_last_buffer", "_unmap", "address", "size")
+
+    def __init__(self, fd: int, size: int, writable: bool) -> None:
+        """Maps the first ``size`` bytes of ``fd``. A writable map has its pages at once. Raises OSError."""
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if writable else 0)
+        address = _libc.mmap(None, size, protection, flags, fd, 0)
+        if address == _MAP_FAILED:
+            code = ctypes.get_errno()
+            raise OSError(code, f"mapping a segment of {size} bytes: {os.strerror(code)}")
+        self.address: int = address
+        self.size = size
+        self._last_buffer: Callable[[], Any] = _nothing
+        self._unmap = _unmap  # the module's globals may be gone when the interpreter ends
+
+    def __del__(self) -> None:
+        if hasattr(self, "_unmap"):
+            self._unmap(self.address, self.size)
+
+    def buffer(self, size: int, keep: Any = None) -> memoryview:
+        """A writable view of the first ``size`` bytes; the map and ``keep`` live as long as any buffer made from it."""
+        exporter = _array_type(self.size).from_address(self.address)
+        exporter.holds = (keep, self)
+        self._last_buffer = weakref.ref(exporter)
+        return memoryview(exporter).cast("B")[:size]
+
+    @property
+    def lent(self) -> bool:
+        """Whether the last ``buffer``, or anything made from it, is still alive."""
+        return self._last_buffer() is not None
+
+    def store(self, offset: int, data: bytes) -> None:
+        """Copies ``data`` to ``offset``."""
+        ctypes.memmove(self.address + offset, data, len(data))
+
+
+def _nothing() -> None:
+    return None
+
+
+@functools.lru_cache(maxsize=256)  # as many as there are size classes in practice; making a type costs 20 us
+def _array_type(size: int) -> Any:
+    return ctypes.c_ubyte * size
+
+
+class MapCache:
+    """Maps by inode, the least recently used first. Bounded by bytes and number; not thread-safe."""
+
+    def __init__(self, max_bytes: int, max_maps: int = 512) -> None:
+        self._max_bytes = max_bytes
+        self._max_maps = max_maps
+        self._maps: collections.OrderedDict[int, Mapping] = collections.OrderedDict()
+        self._bytes = 0
+
+    def __contains__(self, inode: object) -> bool:
+        return inode in self._maps
+
+    def get(self, inode: int) -> Mapping | None:
+        """The map of ``inode``, which now is the one used last."""
+        found = self._maps.get(inode)
+        if found is not None:
+            self._maps.move_to_end(inode)
+        return found
+
+    def add(self, inode: int, mapping: Mapping) -> None:
+        """Keeps a map, and lets the least recently used ones go where that passes the bounds."""
+        self.discard(inode)
+        self._maps[inode] = mapping
+        self._bytes += mapping.size
+        while self._maps and (self._bytes > self._max_bytes or len(self._maps) > self._max_maps):
+            self._bytes -= self._maps.popitem(last=False)[1].size
+
+    def discard(self, inode: int) -> None:
+        """Forgets the map of ``inode``."""
+        mapping = self._maps.pop(inode, None)
+        if mapping is not None:
+            self._bytes -= mapping.size
+
+    def clear(self) -> None:
+        """Forgets every map."""
+        self._maps.clear()
+        self._bytes = 0

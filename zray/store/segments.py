@@ -1,0 +1,288 @@
+"""Segment files and the directory that they are in. Allocation, publication and recycling are renames within it.
+
+::
+
+    <store>/live/<object id>              an object
+            free/<file size>/<inode>      pages for the next object of that size class
+            doomed/<inode>                a freed object that readers still use
+            writing/<any>                 a writer's; the writer holds a claim on the inode
+            pins/                         lock files of ``zray.store.pins``
+            books                         the shared ledger
+            spilling                      locked by the one process that spills; touched as it gets on
+            store.json                    what ``Store.open`` has to know
+    <spill>/<object id>                   an object on disk, in the same format
+            spilling                      a copy in the making
+
+A file is the object's bytes from its first byte on (so they are page-aligned when mapped), unused space, and a trailer
+in its last 64 bytes: magic, size and identifier of the object. The trailer is wiped before a writer touches anything
+and written when the content is complete. So who has pinned a file and then finds his identifier in its trailer has the
+complete object, and keeps it, wherever the file has been moved meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import itertools
+import os
+import secrets
+import struct
+from collections.abc import Callable, Container, Iterator
+
+from zray.store.ledger import TRAILER_BYTES, Candidate, Ledger, Place
+from zray.store.pins import Pins
+
+BLANK_TRAILER = bytes(TRAILER_BYTES)
+_TRAILER = struct.Struct("<8sQ28s20x")
+_MAGIC = b"zraysegm"
+_GLANCE = 64
+"""How many free segments are looked at for one whose map this process has kept."""
+
+
+def trailer_for(object_id: bytes, size: int) -> bytes:
+    """The trailer of a complete object."""
+    return _TRAILER.pack(_MAGIC, size, object_id)
+
+
+def size_in_trailer(trailer: bytes, object_id: bytes) -> int | None:
+    """Size of the object ``object_id``, if it is what the trailer belongs to."""
+    if len(trailer) != TRAILER_BYTES:
+        return None
+    magic, size, found = _TRAILER.unpack(trailer)
+    return size if magic == _MAGIC and found == object_id else None
+
+
+def make_directories(directory: str) -> None:
+    """Makes the places within a store's own directory."""
+    for name in ("live", "free", "doomed", "writing", "pins"):
+        os.mkdir(f"{directory}/{name}", 0o700)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A segment that is being written."""
+
+    path: str
+    inode: int
+    size: int
+    fresh: bool
+    """Its pages are not there yet."""
+
+
+class Segments:
+    """The files of a store. Every method that takes a ledger changes both, within ``Books.changing``."""
+
+    def __init__(self, directory: str, spill_directory: str, pins: Pins) -> None:
+        self.directory = directory
+        self.spill_directory = spill_directory
+        self._pins = pins
+
+    def live_path(self, object_id: bytes) -> str:
+        """Where the object is while it is in memory."""
+        return f"{self.directory}/live/{object_id.hex()}"
+
+    def spilled_path(self, object_id: bytes) -> str:
+        """Where the object is when it has been spilled."""
+        return f"{self.spill_directory}/{object_id.hex()}"
+
+    # Writing
+
+    def take_free(self, ledger: Ledger, size: int, mapped: Container[object]) -> Draft | None:
+        """A recycled segment of ``size`` bytes, claimed; preferably one whose inode is in ``mapped``."""
+        if ledger.held[Place.FREE] < size:
+            return None
+        shelf = f"{self.directory}/free/{size}"
+        others: list[int] = []
+        for inode in itertools.islice(_inodes_in(shelf), _GLANCE):
+            if inode not in mapped:
+                others.append(inode)
+            elif (draft := self._claim_free(ledger, shelf, inode, size)) is not None:
+                return draft
+        for inode in others:
+            if (draft := self._claim_free(ledger, shelf, inode, size)) is not None:
+                return draft
+        return None
+
+    def _claim_free(self, ledger: Ledger, shelf: str, inode: int, size: int) -> Draft | None:
+        if not self._pins.claim(inode):  # a reader that came late is still at it
+            return None
+        path = f"{self.directory}/writing/{inode}"
+        os.rename(f"{shelf}/{inode}", path)
+        ledger.move(size, Place.FREE, Place.WRITING)
+        return Draft(path, inode, size, fresh=False)
+
+    def create(self, ledger: Ledger, size: int) -> Draft:
+        """A new segment, claimed, whose pages ``Draft.fresh`` tells to be reserved by ``allocate_pages``."""
+        ledger.enter(Place.WRITING, size)
+        path = f"{self.directory}/writing/new-{secrets.token_hex(8)}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, size)  # from now on the file says what was reserved for it
+            inode = os.fstat(fd).st_ino
+            if not self._pins.claim(inode):
+                raise OSError(errno.EDEADLK, f"the inode of the new segment {path} is locked")
+        finally:
+            os.close(fd)
+        return Draft(path, inode, size, fresh=True)
+
+    def publish(self, ledger: Ledger, draft: Draft, object_id: bytes) -> None:
+        """Makes a written segment readable. A former object of that identifier is replaced; its readers keep it."""
+        try:
+            self.free(ledger, object_id)
+            os.utime(draft.path)
+            os.rename(draft.path, self.live_path(object_id))
+            ledger.move(draft.size, Place.WRITING, Place.LIVE)
+        finally:  # also when interrupted: what is claimed for ever can be neither read nor swept
+            self._pins.unclaim(draft.inode)
+
+    def give_back(self, ledger: Ledger, draft: Draft) -> None:
+        """Ends a draft that nothing came of; its pages are there."""
+        self._to_free(ledger, draft.path, draft.inode, draft.size, Place.WRITING)
+        self._pins.unclaim(draft.inode)
+
+    def abandon(self, ledger: Ledger, draft: Draft) -> None:
+        """Ends a draft whose pages are not all there, or are still in somebody's hands: they go with his map."""
+        os.unlink(draft.path)
+        ledger.leave(Place.WRITING, draft.size)
+        self._pins.unclaim(draft.inode)
+
+    def move_to_disk(self, ledger: Ledger, object_id: bytes, inode: int, commit: Callable[[str], None]) -> bool:
+        """Recycles a segment whose copy ``commit`` puts into its place on disk; False if it is used or gone by now."""
+        path = self.live_path(object_id)
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(path)
+            if status.st_ino == inode and not self._pins.is_pinned(inode):
+                commit(self.spilled_path(object_id))
+                ledger.enter(Place.SPILLED, status.st_size)
+                self._to_free(ledger, path, inode, status.st_size, Place.LIVE)
+                return True
+        return False
+
+    # Freeing
+
+    def free(self, ledger: Ledger, object_id: bytes) -> None:
+        """Removes an object, in memory and on disk; nothing happens when there is none."""
+        self.recycle(ledger, self.live_path(object_id), Place.LIVE)
+        if ledger.held[Place.SPILLED]:
+            path = self.spilled_path(object_id)
+            with contextlib.suppress(FileNotFoundError):
+                size = os.stat(path).st_size
+                os.unlink(path)  # who has it mapped keeps it
+                ledger.leave(Place.SPILLED, size)
+
+    def recycle(self, ledger: Ledger, path: str, place: Place) -> None:
+        """Moves a segment that has lost its object to the free ones, or to the doomed ones while it is pinned.
+
+        A reader that has opened but not yet pinned it goes unnoticed. That is safe: what takes it from there needs a
+        claim, which such a reader's pin prevents, or which makes that pin fail.
+        """
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return
+        if not self._pins.is_pinned(status.st_ino):
+            self._to_free(ledger, path, status.st_ino, status.st_size, place)
+        elif place is Place.LIVE:
+            os.rename(path, f"{self.directory}/doomed/{status.st_ino}")
+            ledger.move(status.st_size, place, Place.DOOMED)
+
+    def recycle_doomed(self, ledger: Ledger, inode: int) -> None:
+        """Recycles one doomed segment, if it is one and nobody pins it any more."""
+        self.recycle(ledger, f"{self.directory}/doomed/{inode}", Place.DOOMED)
+
+    def is_doomed(self, inode: int) -> bool:
+        """Whether a segment waits for its last reader."""
+        return os.path.exists(f"{self.directory}/doomed/{inode}")
+
+    def retry_doomed(self, ledger: Ledger) -> None:
+        """Recycles every doomed segment that nobody pins any more."""
+        for inode in list(_inodes_in(f"{self.directory}/doomed")):
+            self.recycle_doomed(ledger, inode)
+
+    def reap_writers(self, ledger: Ledger) -> None:
+        """Drops what writers were writing when they died. Not recycled: some of the pages may be missing."""
+        for entry in _entries(f"{self.directory}/writing"):
+            if not self._pins.is_claimed(entry.stat().st_ino):
+                self.drop(ledger, entry.path, Place.WRITING)
+
+    def drop(self, ledger: Ledger, path: str, place: Place) -> int:
+        """Removes a segment from memory unless somebody uses it; returns its bytes, 0 if it had to stay.
+
+        It is emptied as well: the maps of it that processes have kept would else keep its pages. Only once it has no
+        name any more, so that no death in between leaves an empty file where a segment is expected.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            if not self._pins.claim(status.st_ino):
+                return 0
+            os.unlink(path)
+            os.ftruncate(fd, 0)
+            ledger.leave(place, status.st_size)
+            self._pins.unclaim(status.st_ino)
+            return status.st_size
+        finally:
+            os.close(fd)
+
+    def empty(self, ledger: Ledger) -> None:
+        """Drops every segment that nobody uses."""
+        for candidate in self.free_candidates():
+            self.drop(ledger, candidate.path, Place.FREE)
+        for place in (Place.LIVE, Place.DOOMED):
+            for candidate in self._candidates(f"{self.directory}/{place.value}"):
+                self.drop(ledger, candidate.path, place)
+
+    def _to_free(self, ledger: Ledger, path: str, inode: int, size: int, place: Place) -> None:
+        target = f"{self.directory}/free/{size}/{inode}"
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:  # the first of its class
+            os.mkdir(os.path.dirname(target), 0o700)
+            os.rename(path, target)
+        ledger.move(size, place, Place.FREE)
+
+    # Looking
+
+    def ids_with(self, prefix: bytes) -> set[bytes]:
+        """The identifiers of the objects, in memory and on disk, that start with ``prefix``."""
+        names = os.listdir(f"{self.directory}/live") + os.listdir(self.spill_directory)
+        return {bytes.fromhex(name) for name in names if name != "spilling" and name.startswith(prefix.hex())}
+
+    def free_candidates(self) -> list[Candidate]:
+        """The recyclable segments of every class."""
+        return [c for shelf in _entries(f"{self.directory}/free") for c in self._candidates(shelf.path)]
+
+    def live_candidates(self) -> list[Candidate]:
+        """The objects in memory."""
+        return self._candidates(f"{self.directory}/live")
+
+    def _candidates(self, directory: str) -> list[Candidate]:
+        found = ((entry.path, entry.stat()) for entry in _entries(directory))
+        return [Candidate(path, s.st_size, s.st_mtime_ns, self._pins.is_pinned(s.st_ino)) for path, s in found]
+
+    def count(self) -> dict[Place, int]:
+        """The bytes in each place, as the files say."""
+        held = {place: _bytes_in(f"{self.directory}/{place.value}") for place in (Place.WRITING, Place.LIVE)}
+        held[Place.DOOMED] = _bytes_in(f"{self.directory}/doomed")
+        held[Place.FREE] = sum(_bytes_in(shelf.path) for shelf in _entries(f"{self.directory}/free"))
+        held[Place.SPILLED] = sum(e.stat().st_size for e in _entries(self.spill_directory) if e.name != "spilling")
+        return held
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as found:
+        return list(found)
+
+
+def _bytes_in(directory: str) -> int:
+    return sum(entry.stat().st_size for entry in _entries(directory))
+
+
+def _inodes_in(directory: str) -> Iterator[int]:
+    try:
+        with os.scandir(directory) as found:
+            for entry in found:
+                yield int(entry.name)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,473 @@
+"""The object store as a process uses it: write, read, free.
+
+Theory. A *write* takes a recycled segment of its size class or makes a new one, fills it through a map that this
+process may have kept, and publishes it by a rename. A *read* opens the object's file, pins it, and hands out a
+read-only buffer on a map of it; when the last buffer derived from that one is gone, so is the pin. *Free* recycles the
+segment unless it is pinned; then it is doomed, and recycled by whoever lets its last pin go, or by the sweep.
+
+Two locks, always taken in this order: ``_lock`` between the threads of this process, and that of the books between
+processes. Neither is held while data is written, or while pages are made. Buffers can be collected at any point of any
+thread, also within these locks; so the end of a pin is only noted, and settled at once or by whoever holds the lock.
+
+A store does not survive ``os.fork``: the child opens its own. Buffers from before the fork stay readable there, as
+long as the parent keeps them.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import json
+import os
+import shutil
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from zray.config import GIB
+from zray.exceptions import ObjectStoreFullError, SystemFailure
+from zray.ids import OBJECT_ID_BYTES
+from zray.store.books import Books
+from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
+from zray.store.maps import MapCache, Mapping
+from zray.store.pins import Pins
+from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer, trailer_for
+from zray.store.spill import Turn, pulse, turn_to_spill
+
+KEPT_MAP_BYTES = GIB
+"""Maps kept by each process to read, and as many to write. They take address space and page tables, not memory."""
+FIRST_PAUSE_S = 0.005
+LAST_PAUSE_S = 0.1
+_FREED_AT_ONCE = 64
+"""Objects freed while the books are held once: others wait for some milliseconds at most."""
+
+
+class SegmentMissing(LookupError):
+    """The store holds no object of that identifier: it was never written, or has been freed."""
+
+
+class _Pin:
+    """What a buffer holds on to; tells the store when it is gone."""
+
+    __slots__ = ("_inode", "_store")
+
+    def __init__(self, store: Store, inode: int) -> None:
+        self._store = store
+        self._inode = inode
+
+    def __del__(self) -> None:
+        self._store._pin_ended(self._inode)
+
+
+class Store:
+    """One process's access to a machine's object store. Any thread may call any method.
+
+    Every method but ``close`` raises SystemFailure once the store has been closed, and in a forked child.
+    """
+
+    def __init__(self, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float) -> None:
+        """Use ``Store.create`` or ``Store.open``."""
+        self.path = path
+        self.spill_dir = spill_dir
+        self.capacity_bytes = capacity_bytes
+        self._wait_s = wait_s
+        self._lock = threading.Lock()
+        self._unusable = ""
+        self._pins = Pins(f"{path}/pins")
+        self._segments = Segments(str(path), str(spill_dir), self._pins)
+        self._books = Books(f"{path}/books", capacity_bytes, self._segments.count)
+        kept_bytes = min(KEPT_MAP_BYTES, capacity_bytes)
+        self._read_maps = MapCache(kept_bytes)
+        self._write_maps = MapCache(kept_bytes)
+        self._ended_pins: collections.deque[int] = collections.deque()
+        _open_stores.add(self)
+
+    @classmethod
+    def create(cls, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float = 10.0) -> Store:
+        """Makes a store of ``capacity_bytes`` in the new directory ``path``, for this user only, and opens it.
+
+        A writer that finds the store full and nothing to spill waits for ``wait_s`` seconds. Raises FileExistsError,
+        and OSError when a directory cannot be made.
+        """
+        os.makedirs(path.parent, exist_ok=True)
+        os.mkdir(path, 0o700)
+        os.makedirs(spill_dir, mode=0o700, exist_ok=True)
+        make_directories(str(path))
+        parameters = {"spill_dir": os.fspath(spill_dir.absolute()), "capacity_bytes": capacity_bytes, "wait_s": wait_s}
+        (path / "store.json.new").write_text(json.dumps(parameters))
+        os.rename(path / "store.json.new", path / "store.json")
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Opens the store that another process has made at ``path``. Raises OSError when there is none."""
+        parameters = json.loads((path / "store.json").read_text())
+        return cls(path, Path(parameters["spill_dir"]), parameters["capacity_bytes"], parameters["wait_s"])
+
+    # Writing
+
+    def write(self, object_id: bytes, size: int, fill: Callable[[memoryview], None]) -> None:
+        """Stores an object: ``fill`` gets a writable view of ``size`` bytes, of any content, page-aligned.
+
+        When ``fill`` raises, nothing was written; it must not keep the view (BufferError). An object of that identifier
+        that is there already (from an earlier attempt of a task) is replaced; its readers keep what they have.
+
+        Raises ObjectStoreFullError: at once if the object is larger than the store, else after having waited; its
+        subclass OutOfDiskError if others cannot be spilled to make room.
+        """
+        _check_id(object_id)
+        draft, mapping = self._obtain(size)
+        try:
+            mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
+            view = mapping.buffer(size)
+            try:
+                fill(view)
+            finally:
+                with contextlib.suppress(BufferError):
+                    view.release()
+            if mapping.lent:
+                raise BufferError("what filled an object has kept a buffer on it, and could change it later")
+            mapping.store(draft.size - TRAILER_BYTES, trailer_for(object_id, size))
+        except BaseException:
+            self._give_up(draft, mapping)
+            raise
+        with self._changing() as ledger:
+            self._segments.publish(ledger, draft, object_id)
+            self._write_maps.add(draft.inode, mapping)
+
+    def _obtain(self, object_bytes: int) -> tuple[Draft, Mapping]:
+        """A claimed segment, mapped, with all its pages there."""
+        size = segment_bytes(object_bytes)
+        if size > self.capacity_bytes:
+            raise ObjectStoreFullError(
+                f"an object of {object_bytes:,} bytes is larger than the object store, which has a capacity of "
+                f"{self.capacity_bytes:,} bytes"
+            )
+        patience = _Patience(self._wait_s, lambda: pulse(str(self.path)))
+        memory_full = False
+        while True:
+            draft = self._allocate(size, memory_full)
+            if draft is not None:
+                try:
+                    return draft, self._map_draft(draft)
+                except BaseException as error:
+                    self._give_up(draft, None)
+                    if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+                        raise
+                    memory_full = True  # others have taken what the capacity counted on
+            if not self._spill(size, memory_full):
+                if not patience.pause():
+                    raise self._full(object_bytes)
+                memory_full = False
+
+    def _allocate(self, size: int, memory_full: bool) -> Draft | None:
+        """A segment, if there is one or room for one. ``memory_full``: only if as much is dropped first."""
+        with self._changing() as ledger:
+            draft = self._segments.take_free(ledger, size, self._write_maps)
+            shortage = size if memory_full else ledger.shortage(size)
+            if draft is None and shortage:
+                self._segments.retry_doomed(ledger)
+                draft = self._segments.take_free(ledger, size, self._write_maps)
+            if draft is not None:
+                return draft
+            if shortage:
+                victims = choose(shortage, self._segments.free_candidates())
+                shortage -= sum(self._segments.drop(ledger, victim.path, Place.FREE) for victim in victims)
+            return self._segments.create(ledger, size) if shortage <= 0 else None
+
+    def _map_draft(self, draft: Draft) -> Mapping:
+        with self._locked():
+            mapping = self._write_maps.get(draft.inode)
+        if mapping is not None:
+            return mapping
+        fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if draft.fresh:
+                os.posix_fallocate(fd, 0, draft.size)  # no room is an error here, and a SIGBUS later
+            return Mapping(fd, draft.size, writable=True)
+        finally:
+            os.close(fd)
+
+    def _give_up(self, draft: Draft, mapping: Mapping | None) -> None:
+        with self._changing() as ledger:
+            if mapping is None or mapping.lent:
+                self._write_maps.discard(draft.inode)
+                self._segments.abandon(ledger, draft)
+            else:
+                self._segments.give_back(ledger, draft)
+                self._write_maps.add(draft.inode, mapping)
+
+    def _full(self, object_bytes: int) -> ObjectStoreFullError:
+        with self._changing() as ledger:
+            usage = ledger.usage()
+            pinned = [candidate.size for candidate in self._segments.live_candidates() if candidate.pinned]
+        return ObjectStoreFullError(
+            f"no room for an object of {object_bytes:,} bytes after waiting for {self._wait_s:g} s: of the object "
+            f"store's capacity of {usage.capacity:,} bytes, {sum(pinned):,} are in {len(pinned)} objects whose values "
+            f"are in use, {usage.doomed:,} in freed objects whose values are still in use, and {usage.writing:,} in "
+            f"objects being written. Drop values (or copies of arrays made with .copy() instead), or give the store "
+            f"more memory"
+        )
+
+    # Spilling
+
+    def _spill(self, size: int, memory_full: bool) -> bool:
+        """Spills objects until ``size`` bytes have room, as far as that can be done. False if that made no room."""
+        with turn_to_spill(str(self.path), str(self.spill_dir)) as turn:
+            if turn is None:
+                return False
+            with self._changing() as ledger:
+                shortage = size if memory_full else ledger.shortage(size)
+                victims = choose(shortage, self._segments.live_candidates()) if shortage else []
+            left = [self._spill_one(turn, bytes.fromhex(os.path.basename(victim.path))) for victim in victims]
+        return any(left) or not shortage
+
+    def _spill_one(self, turn: Turn, object_id: bytes) -> bool:
+        """Copies an object to disk and recycles its segment. False if it stays in memory: somebody reads it by now."""
+        with self._locked():
+            opened = self._open_pinned(object_id)
+        if opened is None:
+            return True
+        fd, inode, size, object_bytes = opened
+        copied = False
+        try:
+            turn.copy(fd, size, object_bytes)
+            copied = True
+        finally:
+            os.close(fd)
+            with self._changing() as ledger:
+                self._pins.unpin(inode)
+                moved = copied and self._segments.move_to_disk(ledger, object_id, inode, turn.commit)
+                if not moved:
+                    turn.discard()
+                    self._segments.recycle_doomed(ledger, inode)
+        return moved or not os.path.exists(self._segments.live_path(object_id))
+
+    # Reading
+
+    def read(self, object_id: bytes) -> memoryview:
+        """The object, without a copy: a read-only view of exactly its bytes, page-aligned.
+
+        It keeps its content, whatever becomes of the object, as long as the view or anything made from it lives (in
+        this process). Raises SegmentMissing.
+        """
+        _check_id(object_id)
+        with self._locked():
+            view = self._attach(object_id)
+        if view is None:  # gone, or on its way: with the books in hand nothing moves
+            with self._changing():
+                view = self._attach(object_id)
+        if view is None:
+            raise SegmentMissing(f"object {object_id.hex()} is not in the store {self.path}")
+        return view
+
+    def contains(self, object_id: bytes) -> bool:
+        """Whether the object is here, in memory or spilled."""
+        _check_id(object_id)
+        paths = (self._segments.live_path(object_id), self._segments.spilled_path(object_id))
+        return any(map(os.path.exists, paths))
+
+    def _attach(self, object_id: bytes) -> memoryview | None:
+        opened = self._open_pinned(object_id)
+        if opened is None:
+            return self._attach_spilled(object_id)
+        fd, inode, size, object_bytes = opened
+        pin = _Pin(self, inode)
+        try:
+            os.utime(fd)  # the time of the last use, for the choice of what is spilled
+            mapping = self._read_maps.get(inode)
+            if mapping is None:
+                mapping = Mapping(fd, size, writable=False)
+                self._read_maps.add(inode, mapping)
+        finally:
+            os.close(fd)
+        return mapping.buffer(object_bytes, pin).toreadonly()
+
+    def _open_pinned(self, object_id: bytes) -> tuple[int, int, int, int] | None:
+        """Descriptor, inode, file size and object size of an object in memory, which now is pinned once more."""
+        try:
+            fd = os.open(self._segments.live_path(object_id), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        status = os.fstat(fd)
+        if self._pins.pin(status.st_ino):
+            # Only now is it sure that the file stays what it is; it may have become another object's before.
+            trailer = os.pread(fd, TRAILER_BYTES, max(0, os.fstat(fd).st_size - TRAILER_BYTES))
+            object_bytes = size_in_trailer(trailer, object_id)
+            if object_bytes is not None:
+                return fd, status.st_ino, status.st_size, object_bytes
+            self._pins.unpin(status.st_ino)
+        os.close(fd)
+        return None
+
+    def _attach_spilled(self, object_id: bytes) -> memoryview | None:
+        """No pin: nothing is written over a file on disk, and what is unlinked stays until it is unmapped."""
+        try:
+            fd = os.open(self._segments.spilled_path(object_id), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            size = os.fstat(fd).st_size
+            object_bytes = size_in_trailer(os.pread(fd, TRAILER_BYTES, size - TRAILER_BYTES), object_id)
+            if object_bytes is None:
+                return None
+            return Mapping(fd, size, writable=False).buffer(object_bytes).toreadonly()
+        finally:
+            os.close(fd)
+
+    # Freeing
+
+    def free(self, object_ids: Iterable[bytes]) -> None:
+        """Removes objects, spilled ones too; for their owner. Those that do not exist are passed over."""
+        rest = list(object_ids)
+        while rest:
+            batch, rest = rest[:_FREED_AT_ONCE], rest[_FREED_AT_ONCE:]
+            with self._changing() as ledger:
+                for object_id in batch:
+                    self._segments.free(ledger, object_id)
+
+    def free_owned_by(self, prefix: bytes) -> None:
+        """Removes every object whose identifier starts with ``prefix``: those of an owner that has died."""
+        self.free(self._segments.ids_with(prefix))
+
+    def _pin_ended(self, inode: int) -> None:
+        """The last buffer of a read is gone. Called by the collector, anywhere."""
+        self._ended_pins.append(inode)
+        self._settle_if_idle()
+
+    def _settle_if_idle(self) -> None:
+        """Settles the pins that have ended, unless the lock is held: then its holder does, once he has let it go."""
+        while self._ended_pins and self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+            finally:
+                self._lock.release()
+
+    def _settle(self) -> None:
+        doomed: list[int] = []
+        while self._ended_pins:
+            inode = self._ended_pins.popleft()
+            if self._pins.unpin(inode) and not self._unusable and self._segments.is_doomed(inode):
+                doomed.append(inode)
+        if doomed:
+            with self._books.changing_if_idle() as ledger:
+                if ledger is not None:
+                    for inode in doomed:
+                        self._segments.recycle_doomed(ledger, inode)
+        if self._unusable and not self._pins.in_use:
+            self._pins.close()
+
+    # Upkeep
+
+    def sweep(self) -> None:
+        """Puts right what died or was missed. For the host: about once a second, and when a process has died.
+
+        Recycles the freed segments whose last reader has gone, drops what dead writers have left, and corrects the
+        ledger if somebody died while changing it.
+        """
+        with self._changing() as ledger:
+            self._segments.reap_writers(ledger)
+            self._segments.retry_doomed(ledger)
+        with turn_to_spill(str(self.path), str(self.spill_dir)) as turn:
+            if turn is not None:
+                turn.discard()
+
+    def usage(self) -> StoreUsage:
+        """How the bytes of the store are used at the moment."""
+        with self._changing() as ledger:
+            return ledger.usage()
+
+    def close(self) -> None:
+        """Ends this process's use of the store. Values that are still alive stay readable and pinned."""
+        with self._lock:
+            if self._unusable:
+                return
+            self._unusable = "is closed"
+            self._read_maps.clear()
+            self._write_maps.clear()
+            self._books.close()
+            self._settle()
+        self._settle_if_idle()
+
+    def destroy(self) -> None:
+        """Closes the store and removes it with everything in it; for the host that made it."""
+        with self._changing() as ledger:
+            self._segments.empty(ledger)
+        self.close()
+        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(self.spill_dir, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The lock between threads, of a usable store."""
+        try:
+            with self._lock:
+                if self._unusable:
+                    raise SystemFailure(f"the object store {self.path} {self._unusable}")
+                yield
+        finally:
+            self._settle_if_idle()
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Ledger]:
+        """Both locks, and the ledger."""
+        with self._locked(), self._books.changing() as ledger:
+            yield ledger
+
+    def _leave_to_parent(self) -> None:
+        """What a forked child does: its descriptors share the parent's locks, which it must neither hold nor end."""
+        self._lock = threading.Lock()
+        if not self._unusable:
+            self._unusable = "was opened before a fork: open it again in the child"
+            self._books.close_in_child()
+        self._pins.close()
+
+
+class _Patience:
+    """Pauses of growing length, until ``wait_s`` seconds have passed in which nobody spilled anything."""
+
+    def __init__(
+        self,
+        wait_s: float,
+        pulse: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._wait_s = wait_s
+        self._pulse = pulse
+        self._clock = clock
+        self._sleep = sleep
+        self._last_pulse = pulse()
+        self._deadline = clock() + wait_s
+        self._pause_s = FIRST_PAUSE_S
+
+    def pause(self) -> bool:
+        """Sleeps a while; False, at once, when patience is over."""
+        if self._last_pulse != (now_pulse := self._pulse()):
+            self._last_pulse = now_pulse
+            self._deadline = self._clock() + self._wait_s
+        left_s = self._deadline - self._clock()
+        if left_s <= 0:
+            return False
+        self._sleep(min(self._pause_s, left_s))
+        self._pause_s = min(2 * self._pause_s, LAST_PAUSE_S)
+        return True
+
+
+def _check_id(object_id: bytes) -> None:
+    if len(object_id) != OBJECT_ID_BYTES:
+        raise ValueError(f"an object's identifier has {OBJECT_ID_BYTES} bytes, got {object_id!r}")
+
+
+_open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _leave_all_to_parent() -> None:
+    for store in list(_open_stores):
+        store._leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)

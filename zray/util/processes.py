@@ -1,0 +1,292 @@
+"""Processes as the kernel shows them: how they end, to which session they belong, what they may use.
+
+Every process of a session is exec'd with ``ZRAY_SESSION=<name>`` in its environment, and whatever users start from a
+task inherits it.  ``/proc/<pid>/environ`` shows the environment that a process was exec'd with, so the marker stays
+on daemons that left their process group, session and parent behind: it is how nothing is left when a session ends.
+
+Reads ``/proc`` itself and not through psutil: the fork server imports this module, and each of its pages counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import math
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+SESSION_VARIABLE = "ZRAY_SESSION"
+
+TITLE_PADDING = "-Xzray_title_space=" + "." * 101
+"""120 characters of room for ``set_title``, to be passed right after the interpreter's path: ``[sys.executable,
+TITLE_PADDING, "-m", ...]``.  Python itself accepts and ignores an unknown ``-X``, so no program has to know of it."""
+
+_PROC = Path("/proc")
+_CGROUP_FS = Path("/sys/fs/cgroup")
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_MAX_PIDFDS = 200
+"""Processes killed in one round: below the smallest limit on descriptors that is in use (256)."""
+
+_Identity = tuple[int, str]
+"""A PID and when that process started: unlike a PID alone, never reused."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_CAUSES = {
+    signal.SIGSEGV: "segmentation fault",
+    signal.SIGKILL: "out of memory, or killed by hand",
+    signal.SIGABRT: "aborted",
+    signal.SIGBUS: "bus error: memory that could not be provided",
+    signal.SIGTERM: "terminated",
+    signal.SIGXCPU: "CPU time limit exceeded",
+}
+
+
+# ---- parents and children
+
+
+def set_parent_death_signal(sig: signal.Signals, parent_pid: int) -> None:
+    """Has the kernel send ``sig`` to this process when its parent ends.
+
+    Strictly, when the *thread* that forked it ends: fork from a thread that lasts.  ``parent_pid`` is who the parent
+    has to be; if it is gone already, the signal that will never come is raised here and now.
+    """
+    _prctl(_PR_SET_PDEATHSIG, int(sig))
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), sig)
+
+
+def set_child_subreaper() -> None:
+    """Makes this process, in place of init, the parent of descendants whose own parent has ended."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}, {value}): {os.strerror(number)}")
+
+
+def descendants(pid: int) -> list[int]:
+    """The living processes below ``pid``, parents before their children; zombies are left out."""
+    return [other for other, _ in _family(pid)]
+
+
+def _family(pid: int) -> list[_Identity]:
+    children: dict[int, list[_Identity]] = {}
+    for other in _pids():
+        stat = _stat_fields(other)
+        if stat and stat[0] != "Z":
+            children.setdefault(int(stat[1]), []).append((other, stat[19]))
+    found: list[_Identity] = []
+    level = children.get(pid, [])
+    while level:
+        found += level
+        level = [child for parent, _ in level for child in children.get(parent, ())]
+    return found
+
+
+def describe_exit(status: int) -> str:
+    """A wait status in words: ``killed by SIGSEGV (segmentation fault)`` or ``exit code 3``."""
+    if not os.WIFSIGNALED(status):
+        return f"exit code {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    try:
+        sig = signal.Signals(number)
+    except ValueError:  # a real-time signal: it has no name
+        return f"killed by signal {number}"
+    cause = _CAUSES.get(sig) or (signal.strsignal(number) or "").lower()
+    return f"killed by {sig.name} ({cause})"
+
+
+# ---- the processes of a session
+
+
+def processes_of_session(session: str, exclude: Collection[int] = ()) -> list[int]:
+    """The living processes of this user that carry the session's marker, save those in ``exclude``."""
+    return [pid for pid, _ in _members(session, exclude)]
+
+
+def kill_session(session: str, exclude: Collection[int] = (), grace_s: float = 5.0) -> int:
+    """Kills every process of the session but this one and those in ``exclude``; returns how many.
+
+    Works in rounds, since processes may fork while this runs, until none is left or ``grace_s`` seconds are over (a
+    process stuck in the kernel cannot be killed by anybody).
+    """
+    spared = {*exclude, os.getpid()}
+    return _kill_until_none(lambda: _members(session, spared), grace_s)
+
+
+def kill_descendants(pid: int, grace_s: float = 5.0) -> int:
+    """Kills every process below ``pid``, in rounds as ``kill_session``; returns how many."""
+    return _kill_until_none(lambda: _family(pid), grace_s)
+
+
+def _members(session: str, exclude: Collection[int]) -> Iterator[_Identity]:
+    """Newest first and one by one: killed as it is found, a process that forks on and on is outrun."""
+    entry = f"\0{SESSION_VARIABLE}={session}\0".encode()
+    for pid in sorted(_pids(), reverse=True):
+        stat = _stat_fields(pid)
+        if stat and pid not in exclude and entry in b"\0" + _environ(pid) + b"\0":
+            yield pid, stat[19]
+
+
+def _kill_until_none(find: Callable[[], Iterable[_Identity]], grace_s: float) -> int:
+    deadline = time.monotonic() + grace_s
+    killed = empty_scans = 0
+    # Two scans: a process that is in the middle of an exec shows no environment, so one scan can miss it.
+    while empty_scans < 2 and (not killed or time.monotonic() < deadline):
+        now_killed = _kill_once(find(), deadline)
+        empty_scans = 0 if now_killed else empty_scans + 1
+        killed += now_killed
+    return killed
+
+
+def _kill_once(found: Iterable[_Identity], deadline: float) -> int:
+    """Kills each and waits for their ends; returns how many it killed."""
+    killed = 0
+    ending = select.poll()
+    with contextlib.ExitStack() as stack:
+        for pid, started in itertools.islice(found, _MAX_PIDFDS):
+            try:
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            except OSError:  # out of descriptors: wait for those that could be held; the rest come in the next round
+                break
+            stack.callback(os.close, pidfd)
+            # Looked at again now that it is held: had the PID been reused meanwhile, a stranger would be killed.
+            if _stat_fields(pid)[19:20] != [started]:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                ending.register(pidfd, select.POLLIN)
+                killed += 1
+        _await_all(ending, killed, deadline)
+    return killed
+
+
+def _await_all(poll: select.poll, count: int, deadline: float) -> None:
+    while count and (remaining_s := deadline - time.monotonic()) > 0:
+        for fd, _ in poll.poll(math.ceil(remaining_s * 1000)):
+            poll.unregister(fd)
+            count -= 1
+
+
+# ---- one process
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory of a process in bytes; 0 when it is gone."""
+    try:
+        return int((_PROC / str(pid) / "statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def process_start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when it is gone or a zombie.
+
+    A PID and its start time together name a process for good: a PID alone is reused.
+    """
+    stat = _stat_fields(pid)
+    return int(stat[19]) if stat and stat[0] != "Z" else None
+
+
+def set_title(text: str) -> None:
+    """Sets what ``ps`` shows for this process, cut to the room that its arguments had (see ``TITLE_PADDING``).
+
+    setproctitle would by default write on into the environment, and ``/proc/<pid>/environ``, which carries the
+    session's marker, would be lost.  ``SPT_NOENV`` forbids that; it has to be set before the module sets itself up,
+    hence the import down here, and is inherited, so that titles set by users' programs leave the marker alone too.
+    """
+    os.environ["SPT_NOENV"] = "1"
+    import setproctitle
+
+    setproctitle.setproctitle(text)
+
+
+def _pids() -> Iterator[int]:
+    """Processes of this user."""
+    uid = os.geteuid()
+    with os.scandir(_PROC) as entries:
+        for entry in entries:
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):  # gone since it was listed
+                    if entry.stat().st_uid == uid:
+                        yield int(entry.name)
+
+
+def _environ(pid: int) -> bytes:
+    """What the process was exec'd with; empty for zombies, kernel threads, and what may not be read."""
+    try:
+        return (_PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """The fields of ``/proc/<pid>/stat`` from the third (state) on; empty when the process is gone."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()  # the second field, the name, may itself hold blanks and brackets
+
+
+# ---- what the machine, the batch system or the container grants
+
+
+def cpu_count(proc: Path = _PROC, cgroup_fs: Path = _CGROUP_FS) -> int:
+    """CPUs that this process may use: its affinity, further limited by the quotas of its control groups."""
+    cpus = float(len(os.sched_getaffinity(0)))
+    for group in _control_groups("cpu", proc, cgroup_fs):
+        # Version 2 has quota and period in one file, version 1 in two; without a limit the quota is "max" or -1.
+        figures = _integers(group / "cpu.max")
+        figures = figures or _integers(group / "cpu.cfs_quota_us") + _integers(group / "cpu.cfs_period_us")
+        if len(figures) == 2 and min(figures) > 0:
+            cpus = min(cpus, figures[0] / figures[1])
+    return max(1, math.ceil(cpus))
+
+
+def memory_limit_bytes(proc: Path = _PROC, cgroup_fs: Path = _CGROUP_FS) -> int:
+    """Memory that this process may use, in bytes: the machine's, or less by the limits of its control groups."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for group in _control_groups("memory", proc, cgroup_fs):
+        limits += _integers(group / "memory.max") + _integers(group / "memory.limit_in_bytes")
+    return min(limits)
+
+
+def _control_groups(controller: str, proc: Path, cgroup_fs: Path) -> Iterator[Path]:
+    """The directories of this process's group and of all groups above it (each of them limits), version 1 or 2.
+
+    Inside a container the path may be the one that the machine sees; the part of it that does not exist here is
+    harmless, and the root of what is mounted is then the container's own group.
+    """
+    try:
+        memberships = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for membership in memberships:
+        _, controllers, path = membership.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        base = cgroup_fs / controller if controllers else cgroup_fs
+        own = PurePosixPath(path.lstrip("/"))
+        for group in (own, *own.parents):
+            if ".." not in group.parts:
+                yield base / group
+
+
+def _integers(file: Path) -> list[int]:
+    """The whole numbers in a file; empty when it does not exist or says something else, such as ``max``."""
+    try:
+        return [int(word) for word in file.read_text().split()]
+    except (OSError, ValueError):
+        return []

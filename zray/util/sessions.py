@@ -1,0 +1,319 @@
+"""Sessions on disk: where they live, how the dead ones are told from the living, and what is left of them.
+
+A session is what one start of a local cluster or host makes.  Below the root, a directory that is its user's alone::
+
+    <root>/<session>/          sockets, spilled objects, and the files
+        lock                   flocked by the session's guardian for its life: the lock is free, the session is dead
+        store                  directories elsewhere that go with the session, one a line (its object store)
+    <root>/logs/<session>/     logs; these outlive their session, the last ten times
+    <root>/current             the address of the broker that was started by hand, for ``address="auto"``
+    <root>/lock                held while locks of sessions are made or tried
+
+A lock is the kernel's and ends with the last process that holds it, however that dies; so nothing has to be believed
+that a file says.  Sweeping is safe to do twice at once: who sweeps a session holds its lock meanwhile, and to the
+other one it looks alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zray.exceptions import ConfigError, SystemFailure
+from zray.util import processes
+
+MAX_SOCKET_PATH_BYTES = 107
+MAX_SOCKET_NAME_BYTES = 36
+"""Longest name of a socket within a session's directory."""
+KEPT_LOGS = 10
+UNLOCKED_GRACE_S = 60.0
+"""A session without a lock is still being made if it is younger than this, in seconds."""
+
+_NAME_BYTES = 8
+_MAX_ROOT_BYTES = MAX_SOCKET_PATH_BYTES - MAX_SOCKET_NAME_BYTES - _NAME_BYTES - 2
+_SESSION_NAME = re.compile(r"[0-9a-f]{8}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionPaths:
+    """The places of one session."""
+
+    name: str
+    """Eight hexadecimal digits, never used again; also the session's marker in the environment of its processes."""
+    root: Path
+
+    @property
+    def directory(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def broker_socket(self) -> Path:
+        return self.directory / "broker.sock"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs" / self.name
+
+    @property
+    def spill(self) -> Path:
+        return self.directory / "spill"
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / "lock"
+
+    @property
+    def store(self) -> Path:
+        """The file that names directories elsewhere; see ``add_store``."""
+        return self.directory / "store"
+
+
+# ---- the root
+
+
+def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> Path:
+    """The user's own directory (0700), made if need be.
+
+    ``<tmpdir>/zray-<uid>`` if ``tmpdir`` is given, else ``$XDG_RUNTIME_DIR/zray`` if that is usable, else
+    ``<TMPDIR or /tmp>/zray-<uid>``, or ``/tmp/zray-<uid>`` where that would be too long for the path of a socket.
+    Raises ConfigError if the directory cannot be made, is not the user's, or lets others in.
+    """
+    environ = os.environ if environ is None else environ
+    name = f"zray-{os.geteuid()}"
+    if tmpdir:
+        root = Path(tmpdir).absolute() / name
+        if not _short_enough(root):
+            raise ConfigError(
+                f"{root} is too long to hold sockets, whose paths are limited to {MAX_SOCKET_PATH_BYTES} bytes: "
+                f"set ZRAY_TMPDIR to a directory of at most {_MAX_ROOT_BYTES - len(name) - 1} bytes"
+            )
+        return _private_directory(root)
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime) and _short_enough(Path(runtime, "zray")):
+        with contextlib.suppress(ConfigError):  # left over from another user after su, or read-only: not usable
+            return _private_directory(Path(runtime, "zray"))
+    root = Path(environ.get("TMPDIR") or tempfile.gettempdir()).absolute() / name
+    return _private_directory(root if _short_enough(root) else Path("/tmp") / name)
+
+
+def _short_enough(root: Path) -> bool:
+    return len(os.fsencode(root)) <= _MAX_ROOT_BYTES
+
+
+def _private_directory(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        status = path.lstat()  # not through a symbolic link: in /tmp anybody could have laid one
+        writable = os.access(path, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}; set ZRAY_TMPDIR to another directory") from None
+    if not stat.S_ISDIR(status.st_mode):
+        fault = "is not a directory"
+    elif status.st_uid != os.geteuid():
+        fault = f"belongs to user {status.st_uid}, not to you ({os.geteuid()})"
+    elif status.st_mode & 0o077:
+        fault = f"lets other users in (mode {stat.S_IMODE(status.st_mode):04o}, needed: 0700)"
+    elif not writable:
+        fault = "is not writable"
+    else:
+        return path
+    raise ConfigError(f"{path} {fault}; mend that, or set ZRAY_TMPDIR to another directory")
+
+
+# ---- the life of a session
+
+
+def new_session(root: Path) -> SessionPaths:
+    """Makes the directories of a session under a name of its own. ``lock_session`` has to follow within a minute."""
+    paths = SessionPaths(secrets.token_hex(_NAME_BYTES // 2), root)
+    for directory in (paths.directory, paths.spill, paths.logs):
+        directory.mkdir(mode=0o700, parents=True)
+    return paths
+
+
+def session_paths(root: Path, name: str) -> SessionPaths:
+    """The places of a session that another process has made; raises ConfigError if that is no session's name."""
+    if not _SESSION_NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is not the name of a session")
+    return SessionPaths(name, root)
+
+
+def add_store(paths: SessionPaths, directory: Path) -> None:
+    """Records a directory elsewhere that is to go with the session; call it before making the directory."""
+    with paths.store.open("a") as file:
+        file.write(f"{directory.absolute()}\n")
+
+
+class SessionLock:
+    """A session's lock. Held until closed by every process that has it: forked children inherit it, so a child that
+    is not to keep the session alive closes ``fileno()``; programs that are exec'd do not get it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def close(self) -> None:
+        """Lets go. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def lock_session(paths: SessionPaths) -> SessionLock:
+    """Declares the session alive for as long as the lock is held; raises SystemFailure if another process did."""
+    with _locked_root(paths.root):
+        fd = _try_lock(paths.lock, os.O_CREAT)
+    if fd is None:
+        raise SystemFailure(f"session {paths.name} in {paths.root} is gone or held by another process")
+    return SessionLock(fd)
+
+
+def session_is_alive(paths: SessionPaths) -> bool:
+    """Whether the session's guardian lives (or somebody sweeps up after it at this moment)."""
+    with _locked_root(paths.root):
+        fd = _try_lock(paths.lock, 0)
+    if fd is None:
+        return paths.lock.exists()
+    os.close(fd)
+    return False
+
+
+def remove_session(paths: SessionPaths) -> None:
+    """Removes what the session has on disk, save its logs; what cannot be removed is left to the next sweep."""
+    clear_current(paths.root, paths.name)
+    with contextlib.suppress(OSError):
+        for line in paths.store.read_text().splitlines():
+            shutil.rmtree(line, ignore_errors=True)
+    shutil.rmtree(paths.directory, ignore_errors=True)
+    _prune_logs(paths.root)
+
+
+def sweep_dead_sessions(root: Path) -> list[str]:
+    """Kills what is left of dead sessions and removes their directories; returns their names.
+
+    May run at any time and in several processes at once.
+    """
+    with _locked_root(root):
+        claimed = {paths: fd for paths in _sessions(root) if (fd := _claim_if_dead(paths)) is not None}
+    for paths, fd in claimed.items():
+        try:
+            processes.kill_session(paths.name)
+            remove_session(paths)
+        finally:
+            os.close(fd)
+    return [paths.name for paths in claimed]
+
+
+def _sessions(root: Path) -> list[SessionPaths]:
+    return [
+        SessionPaths(entry.name, root)
+        for entry in root.iterdir()
+        if _SESSION_NAME.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink()
+    ]
+
+
+def _claim_if_dead(paths: SessionPaths) -> int | None:
+    """The session's lock, taken, if nobody has it."""
+    try:
+        if not paths.lock.exists() and time.time() - paths.directory.stat().st_mtime < UNLOCKED_GRACE_S:
+            return None
+    except OSError:  # removed by another sweep just now
+        return None
+    return _try_lock(paths.lock, os.O_CREAT)
+
+
+def _try_lock(path: Path, flags: int) -> int | None:
+    """A descriptor that holds the lock; None if somebody else has it or there is no such directory any more."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+@contextlib.contextmanager
+def _locked_root(root: Path) -> Iterator[None]:
+    """Between making a lock's file and locking it there is a gap; no sweep may look into it."""
+    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _prune_logs(root: Path) -> None:
+    """Keeps the logs of the sessions that live and of the ``KEPT_LOGS`` that ended last."""
+    with contextlib.suppress(OSError):  # another process prunes at the same time
+        ended = [entry for entry in (root / "logs").iterdir() if not (root / entry.name).exists()]
+        ended.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+        for directory in ended[KEPT_LOGS:]:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+# ---- the broker that was started by hand
+
+
+@dataclasses.dataclass(frozen=True)
+class Current:
+    """What ``address="auto"`` finds."""
+
+    address: str
+    session: str
+    pid: int
+
+
+def write_current(root: Path, current: Current) -> None:
+    """Makes a broker the one that ``address="auto"`` finds; the last to call this wins."""
+    record = {**dataclasses.asdict(current), "start_time": processes.process_start_time(current.pid)}
+    draft = root / f"current.{secrets.token_hex(4)}"
+    draft.write_text(json.dumps(record))
+    os.replace(draft, root / "current")
+
+
+def read_current(root: Path) -> Current | None:
+    """The broker that was started by hand; None if there is none, or it is dead."""
+    record = _current_record(root)
+    try:
+        current = Current(str(record["address"]), str(record["session"]), int(record["pid"]))
+        started = record["start_time"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    # The PID may have been given to another process since: it is the same one only if it started at the same time.
+    alive = started is not None and processes.process_start_time(current.pid) == started
+    return current if alive else None
+
+
+def clear_current(root: Path, session: str) -> None:
+    """Removes the record if it is that session's."""
+    if _current_record(root).get("session") == session:
+        (root / "current").unlink(missing_ok=True)
+
+
+def _current_record(root: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((root / "current").read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

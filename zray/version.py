@@ -1,0 +1,3 @@
+"""The version of zray."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,107 @@
+"""The host core: which workers this machine has, and why each one died. Pure; forking and killing are effects."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Union
+
+from zray.protocol.messages import KillWorker, OwnersDied, StartWorker, WorkerDied, WorkerStarted
+
+
+class Fork(NamedTuple):
+    """Fork a worker."""
+
+    worker_id: bytes
+
+
+class Kill(NamedTuple):
+    """SIGKILL a worker's process."""
+
+    pid: int
+
+
+class SweepOwners(NamedTuple):
+    """Remove the segments of dead owners."""
+
+    process_ids: list[bytes]
+
+
+HostEffect = Union[Fork, Kill, SweepOwners]
+
+
+class LocalWorker:
+    """A worker of this host. ``pid`` is 0 until it is forked; ``kill_reason``: why it was to die, if it was."""
+
+    __slots__ = ("kill_reason", "pid", "worker_id")
+
+    def __init__(self, worker_id: bytes) -> None:
+        self.worker_id = worker_id
+        self.pid = 0
+        self.kill_reason = ""
+
+
+class Death(NamedTuple):
+    """What is known about the end of a worker."""
+
+    how: str
+    signal: int
+    maxrss_bytes: int
+    running: bytes
+    last_lines: str
+
+
+class HostCore:
+    """Workers by ID. After each call take ``out`` (messages for the broker) and ``effects``."""
+
+    def __init__(self, hostname: str) -> None:
+        self.workers: dict[bytes, LocalWorker] = {}
+        self.out: list[Any] = []
+        self.effects: list[HostEffect] = []
+        self._hostname = hostname
+
+    def receive(self, message: Any) -> None:
+        """Handles a message from the broker."""
+        if isinstance(message, StartWorker):
+            if message.worker_id not in self.workers:
+                self.workers[message.worker_id] = LocalWorker(message.worker_id)
+                self.effects.append(Fork(message.worker_id))
+        elif isinstance(message, KillWorker):
+            worker = self.workers.get(message.worker_id)
+            if worker is not None and not worker.kill_reason:
+                worker.kill_reason = message.reason
+                if worker.pid:
+                    self.effects.append(Kill(worker.pid))
+        elif isinstance(message, OwnersDied):
+            self.effects.append(SweepOwners(message.process_ids))
+
+    def forked(self, worker_id: bytes, pid: int) -> None:
+        """The zygote has forked a worker."""
+        worker = self.workers[worker_id]
+        worker.pid = pid
+        self.out.append(WorkerStarted(worker_id, pid))
+        if worker.kill_reason:
+            self.effects.append(Kill(pid))
+
+    def fork_failed(self, worker_id: bytes, reason: str) -> None:
+        """The machine cannot have another process."""
+        del self.workers[worker_id]
+        message = f"a worker process could not be started on {self._hostname}: {reason}"
+        self.out.append(WorkerDied(worker_id, b"", "WorkerCrashedError", message))
+
+    def exited(self, worker_id: bytes, death: Death) -> None:
+        """A worker is gone."""
+        worker = self.workers.pop(worker_id, None)
+        if worker is None:
+            return
+        why = f"was killed: {worker.kill_reason}" if worker.kill_reason else death.how
+        text = (
+            f"the worker process (pid {worker.pid} on {self._hostname}) {why}; "
+            f"it had used up to {death.maxrss_bytes / 2**20:.0f} MiB of memory"
+        )
+        if death.last_lines:
+            text += f"; its last output on stderr was:\n{death.last_lines}"
+        self.out.append(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
+
+    def zygote_gone(self, reason: str) -> None:
+        """All workers died with the zygote."""
+        for worker_id in list(self.workers):
+            self.exited(worker_id, Death(f"died with its parent: {reason}", 9, 0, worker_id, ""))

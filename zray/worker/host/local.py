@@ -1,0 +1,88 @@
+"""A local cluster in one subprocess of the driver: imports once, then forks broker, zygote and workers.
+
+Process tree: driver -> this process, which becomes the host -> broker, zygote -> workers. The driver holds the other end
+of this process's stdin: when that closes, for whatever reason, the cluster ends. When this process is killed, the
+broker dies with it and the zygote cleans up. What happens is told to the driver as one line of JSON on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from zray.broker.shell import run_broker
+from zray.config import Config
+from zray.exceptions import ZrayError
+from zray.util.processes import set_parent_death_signal, set_title
+from zray.util.sessions import SessionPaths, lock_session
+from zray.worker.host.node import HostOptions, prepare_zygote, run_host
+
+
+def main(arguments: str) -> int:
+    """Runs a local cluster until its driver is gone. ``arguments``: JSON, see ``zray.api.cluster``."""
+    from pathlib import Path
+
+    settings = json.loads(arguments)
+    config = Config(**settings["config"])
+    paths = SessionPaths(settings["session"], Path(settings["root"]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lock = lock_session(paths)
+    address = f"ipc://{paths.broker_socket}"
+    bound_read, bound_write = os.pipe()
+    broker = _fork_broker(address, config, bound_write, [lock.fileno(), bound_read])
+    os.close(bound_write)
+    zygote = prepare_zygote(paths, lock)
+    if not os.read(bound_read, 1):
+        return _report(error="the broker did not start")
+    options = HostOptions(address, settings["resources"], settings["store_bytes"], settings.get("spill_dir", ""))
+    set_title(f"zray: host {paths.name}")
+    try:
+        # bound_read closes when the broker dies, stdin when the driver does
+        run_host(options, config, paths, zygote, [0, bound_read], lambda: _report(address=address))
+    except ZrayError as error:
+        return _report(error=str(error))
+    finally:
+        _end(broker)
+        lock.close()
+    return 0
+
+
+def _fork_broker(address: str, config: Config, bound_fd: int, close: list[int]) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        set_parent_death_signal(signal.SIGKILL, parent)
+        for fd in (0, *close):
+            os.close(fd)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        set_title("zray: broker")
+        code = run_broker(address, config, lambda _: os.write(bound_fd, b"\1") and None)
+    finally:
+        os._exit(code)
+
+
+def _end(broker: int) -> None:
+    try:
+        os.kill(broker, signal.SIGKILL)
+        os.waitpid(broker, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
+
+
+def _report(**what: Any) -> int:
+    try:
+        os.write(1, json.dumps(what).encode() + b"\n")
+    except OSError:  # the driver is gone: stdin tells as well
+        return 1
+    return 1 if "error" in what else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,205 @@
+"""What workers print, from their pipes to lines and files.
+
+The host reads both pipes of each worker.  What comes is written as it is to a file per worker and stream, which is
+capped, and is cut into lines that go on to the driver; the last lines of stderr are kept for the error that tells of
+a worker's death.  ``LineSplitter`` and ``Tail`` are pure; ``RotatingFile`` and ``WorkerLog`` do I/O.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+MAX_LINE_BYTES = 64 * 1024
+READ_BYTES = 64 * 1024
+"""Most that is read from one pipe in one turn, so that a loud worker cannot starve the others."""
+DRAIN_BYTES = 16 * READ_BYTES
+"""Most that is read after a worker's end: a pipe holds 64 KiB (1 MiB if somebody made it larger), and what comes
+after that is printed by processes that the worker left behind, perhaps without end."""
+CUT_MARK = " [line continues]"
+
+
+class LineSplitter:
+    """Chunks of bytes to complete lines of text.
+
+    Of a line that was overwritten by carriage returns, as progress bars do, only the last state is kept: what a
+    terminal would show.  Longer lines than 64 KiB come in pieces, each but the last with a mark.  Bytes that are not
+    UTF-8 are shown as ``\\xff``.  State: ``_partial`` is the line that has not ended yet, at most ``MAX_LINE_BYTES``.
+    """
+
+    def __init__(self) -> None:
+        self._partial = bytearray()
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """The lines that ``chunk`` completes."""
+        *ended, rest = chunk.split(b"\n")
+        lines: list[str] = []
+        for piece in ended:
+            self._append(piece, lines)
+            lines.append(_text(_overwritten(self._partial)))
+            self._partial.clear()
+        self._append(rest, lines)
+        return lines
+
+    def finish(self) -> list[str]:
+        """What is left, as a line without an end."""
+        return self.feed(b"\n") if self._partial else []
+
+    def _append(self, piece: bytes, lines: list[str]) -> None:
+        self._partial += piece
+        if b"\r" in piece:
+            # A return at the very end waits: a newline may follow, and then it overwrites nothing.
+            waiting = b"\r" if self._partial.endswith(b"\r") else b""
+            self._partial = _overwritten(self._partial) + waiting
+        while len(self._partial) > MAX_LINE_BYTES:
+            end = _character_boundary(self._partial, MAX_LINE_BYTES)
+            lines.append(_text(self._partial[:end]) + CUT_MARK)
+            del self._partial[:end]
+
+
+def _overwritten(line: bytearray) -> bytearray:
+    return line.rstrip(b"\r").rpartition(b"\r")[2]
+
+
+def _character_boundary(data: bytearray, end: int) -> int:
+    """The last position up to ``end`` that does not split a UTF-8 character (of at most four bytes)."""
+    for position in range(end, end - 4, -1):
+        if data[position] & 0xC0 != 0x80:
+            return position
+    return end
+
+
+def _text(data: bytearray) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+class RotatingFile:
+    """An append-only file of at most ``max_bytes``; one older generation is kept beside it as ``<name>.1``.
+
+    No descriptor is held between writes: a host has two of these per worker, and descriptors are what a machine with
+    a low limit runs out of first.  Errors, a full disk above all, are swallowed and counted in ``lost_bytes``: logs
+    are a convenience, and a host that died of them would take down every worker and all that they compute.
+    """
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self.path = path
+        self.lost_bytes = 0
+        self._max_bytes = max_bytes
+
+    def write(self, data: bytes) -> None:
+        """Appends; never raises OSError. The file is made with the first write."""
+        written = 0
+        with contextlib.suppress(OSError):  # counted below, with what a nearly full disk cuts off
+            self._make_room(len(data))
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                written = os.write(fd, data)
+            finally:
+                os.close(fd)
+        self.lost_bytes += len(data) - written
+
+    def _make_room(self, size_bytes: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if (present := os.stat(self.path).st_size) > 0 and present + size_bytes > self._max_bytes:
+                os.replace(self.path, f"{self.path}.1")
+
+
+class Tail:
+    """The last lines of a stream, at most ``n_lines`` and ``max_bytes`` (counted in characters)."""
+
+    def __init__(self, n_lines: int = 20, max_bytes: int = 8192) -> None:
+        self._lines: deque[str] = deque(maxlen=n_lines)
+        self._max_bytes = max_bytes
+
+    def add(self, lines: Iterable[str]) -> None:
+        # Cut each line as it comes, or twenty long ones would hold a megabyte for each worker.
+        self._lines.extend(line[-self._max_bytes :] for line in lines)
+
+    def text(self) -> str:
+        """The lines, joined."""
+        return "\n".join(self._lines)[-self._max_bytes :]
+
+
+class WorkerLog:
+    """The two pipe ends of one worker's output. Owns them.
+
+    Poll ``filenos()`` and call ``read``; when the worker has ended, ``drain``.  ``close`` is separate from it, since
+    a process that the worker left behind may go on printing: as long as the host reads on, until ``filenos()`` is
+    empty, that process is not killed by SIGPIPE.
+
+    Attributes: stderr_tail.
+    """
+
+    def __init__(self, stdout_fd: int, stderr_fd: int, directory: Path, stem: str, max_bytes: int) -> None:
+        """Files are ``<directory>/<stem>.out`` and ``.err``, each rotated at ``max_bytes``."""
+        self.stderr_tail = Tail()
+        self._pipes = {
+            fd: _Pipe(fd, stream, RotatingFile(directory / f"{stem}.{suffix}", max_bytes))
+            for fd, stream, suffix in ((stdout_fd, "stdout", "out"), (stderr_fd, "stderr", "err"))
+        }
+
+    def filenos(self) -> list[int]:
+        """The pipe ends that are still open."""
+        return list(self._pipes)
+
+    @property
+    def lost_bytes(self) -> int:
+        """Output that could not be written to the files of the pipes still open."""
+        return sum(pipe.file.lost_bytes for pipe in self._pipes.values())
+
+    def read(self) -> Iterator[tuple[str, list[str]]]:
+        """One turn: what has come, up to 64 KiB a pipe, as ``(stream, lines)``. Never blocks."""
+        for pipe in list(self._pipes.values()):
+            yield from self._lines(pipe, pipe.read())
+
+    def drain(self) -> Iterator[tuple[str, list[str]]]:
+        """All that is there, within reason, with the last lines even if they have no end."""
+        for pipe in list(self._pipes.values()):
+            for _ in range(DRAIN_BYTES // READ_BYTES):
+                chunk = pipe.read()
+                yield from self._lines(pipe, chunk)
+                if not chunk:
+                    break
+            yield from self._show(pipe, pipe.splitter.finish())
+
+    def close(self) -> None:
+        """Closes the pipe ends. May be called twice."""
+        for fd in self._pipes:
+            os.close(fd)
+        self._pipes.clear()
+
+    def _lines(self, pipe: _Pipe, chunk: bytes | None) -> Iterator[tuple[str, list[str]]]:
+        if chunk is None:
+            return
+        if chunk:
+            pipe.file.write(chunk)
+            yield from self._show(pipe, pipe.splitter.feed(chunk))
+        elif self._pipes.pop(pipe.fd, None):
+            os.close(pipe.fd)
+            yield from self._show(pipe, pipe.splitter.finish())
+
+    def _show(self, pipe: _Pipe, lines: list[str]) -> Iterator[tuple[str, list[str]]]:
+        if not lines:
+            return
+        if pipe.stream == "stderr":
+            self.stderr_tail.add(lines)
+        yield pipe.stream, lines
+
+
+class _Pipe:
+    def __init__(self, fd: int, stream: str, file: RotatingFile) -> None:
+        os.set_blocking(fd, False)
+        self.fd = fd
+        self.stream = stream
+        self.file = file
+        self.splitter = LineSplitter()
+
+    def read(self) -> bytes | None:
+        """Up to 64 KiB; None when nothing is there, empty at the end."""
+        try:
+            return os.read(self.fd, READ_BYTES)
+        except BlockingIOError:
+            return None

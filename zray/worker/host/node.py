@@ -1,0 +1,98 @@
+"""Starting a host on this machine: session, store, zygote, connection. Used by ``zray-worker`` and by local clusters."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from zray.client.connection import connect, machine_id
+from zray.config import GIB, Config
+from zray.protocol.messages import HOST
+from zray.store import Store, default_store_location
+from zray.util.processes import cpu_count, kill_session, memory_limit_bytes
+from zray.util.sessions import SessionLock, SessionPaths, add_store, remove_session
+from zray.worker.host.shell import HostShell
+from zray.worker.host.zygote import ZygoteClient, start_zygote
+from zray.worker.process.main import worker_main
+
+MAX_DEFAULT_STORE = 64 * GIB
+
+
+@dataclasses.dataclass(frozen=True)
+class HostOptions:
+    """What a host offers. ``resources`` in ten-thousandths, complete."""
+
+    address: str
+    resources: dict[str, int]
+    store_bytes: int
+    spill_dir: str = ""
+
+
+def host_resources(
+    num_cpus: float | None, num_gpus: float | None, memory: float | None, resources: dict[str, float] | None
+) -> dict[str, int]:
+    """A host's resources in ten-thousandths; what is not given is found out."""
+    hostname = socket.gethostname()
+    amounts: dict[str, float] = {
+        "CPU": cpu_count() if num_cpus is None else num_cpus,
+        "GPU": num_gpus or 0,
+        "memory": int(memory_limit_bytes() * 0.7) if memory is None else memory,
+        f"node:{hostname}": 1.0,
+        **(resources or {}),
+    }
+    return {name: round(value * 10_000) for name, value in amounts.items() if value}
+
+
+def prepare_zygote(paths: SessionPaths, lock: SessionLock) -> ZygoteClient:
+    """Forks the zygote, which is also the guardian of the session: it cleans up after this process, however that ends."""
+
+    host = os.getpid()
+
+    def clean_up() -> None:
+        kill_session(paths.name, exclude={os.getpid(), host})
+        remove_session(paths)
+
+    import zray.api  # noqa: F401  (so that workers have it)
+
+    return start_zygote(worker_main, clean_up, close_in_child=[lock.fileno()])
+
+
+def run_host(
+    options: HostOptions, config: Config, paths: SessionPaths, zygote: ZygoteClient, watched: list[int], on_ready: Any
+) -> str:
+    """Connects to the broker and serves until there is no reason to go on; returns the reason."""
+    requested = options.store_bytes or config.object_store_memory or min(
+        MAX_DEFAULT_STORE, int(memory_limit_bytes() * 0.3)
+    )
+    location, capacity, warning = default_store_location(f"zray-{paths.name}", requested)
+    if warning:
+        print(f"zray: {warning}", file=sys.stderr, flush=True)
+    add_store(paths, location)
+    spill = Path(options.spill_dir) / f"zray-spill-{paths.name}" if options.spill_dir else paths.spill
+    if options.spill_dir:
+        add_store(paths, spill)
+    store = Store.create(location, spill, capacity, config.store_wait_s)
+    host_id = os.urandom(16)
+    info = {
+        "hostname": socket.gethostname(),
+        "pid": os.getpid(),
+        "machine_id": machine_id(),
+        "store": str(location),
+        "store_bytes": capacity,
+        "session": paths.name,
+    }
+    try:
+        connection = connect(options.address, HOST, host_id, info, config)
+        payload = {"address": options.address, "config": dataclasses.asdict(config)}
+        shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched)
+        resources = {**options.resources, "object_store_memory": capacity * 10_000}
+        on_ready()
+        return shell.serve(resources, info)
+    finally:
+        zygote.close()
+        store.destroy()
+        zygote.wait(5.0)

@@ -1,0 +1,257 @@
+"""The host's shell: the loop of the process that a machine is represented by.
+
+It forks workers through the zygote, reads what they print, tells the broker how they died, looks after the store, and
+watches whatever its own life hangs on: the broker, and for a local cluster the driver.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import zmq
+
+from zray.client.connection import Connection
+from zray.config import Config
+from zray.protocol.messages import HostReady, WorkerLogs
+from zray.store import Store
+from zray.util.processes import describe_exit
+from zray.worker.host.core import Death, Fork, HostCore, Kill, SweepOwners
+from zray.worker.host.logs import WorkerLog
+from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
+from zray.worker.process.environment import NAME_MARKER
+
+TICK_S = 0.25
+SWEEP_S = 1.0
+MAX_LOG_LINES_PER_TURN = 2000
+RECORDER_BYTES = 24
+_MARKER = NAME_MARKER.decode()
+
+
+class _Forked:
+    """What the host keeps of a worker: its output and its flight recorder."""
+
+    __slots__ = ("log", "name", "pid", "recorder")
+
+    def __init__(self, log: WorkerLog, recorder: int) -> None:
+        self.log = log
+        self.recorder = recorder
+        self.name = ""
+        self.pid = 0
+
+    def running(self) -> bytes:
+        """The task that the worker started last."""
+        task_id = os.pread(self.recorder, RECORDER_BYTES, 0)
+        return task_id if any(task_id) else b""
+
+    def close(self) -> None:
+        """Closes the recorder; the log's pipes stay until they end."""
+        os.close(self.recorder)
+
+
+class HostShell:
+    """One host. ``worker_payload``: what every worker is told besides its ID; ``watched``: fds whose end is the host's."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        host_id: bytes,
+        zygote: ZygoteClient,
+        store: Store,
+        logs: Path,
+        worker_payload: dict[str, Any],
+        config: Config,
+        watched: list[int],
+    ) -> None:
+        self.core = HostCore(socket.gethostname())
+        self._connection = connection
+        self._host_id = host_id
+        self._zygote = zygote
+        self._store = store
+        self._logs_dir = logs
+        self._worker_payload = worker_payload
+        self._config = config
+        self._watched = watched
+        self._forked: dict[bytes, _Forked] = {}
+        self._orphan_logs: list[WorkerLog] = []  # of dead workers, whose children still print
+        self._log_fds: dict[int, tuple[bytes, WorkerLog]] = {}
+        self._entries: list[Any] = []
+        self._last_tick = 0.0
+        self._last_sweep = 0.0
+        self._end = ""
+        self._poll = select.poll()
+        self._wake_read, self._wake_write = os.pipe()
+        for fd in (connection.socket.getsockopt(zmq.FD), zygote.fileno(), self._wake_read, *watched):
+            self._poll.register(fd, select.POLLIN)
+
+    def end(self, reason: str) -> None:
+        """Ends the loop after the present turn."""
+        self._end = self._end or reason
+
+    def serve(self, resources: dict[str, int], info: dict[str, Any]) -> str:
+        """Runs the loop; returns why it ended."""
+        os.set_blocking(self._wake_write, False)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: self.end(f"signal {number}"))
+        self.core.out.append(HostReady(resources, info))
+        self._turn()
+        while not self._end:
+            ready = [fd for fd, _ in self._poll.poll(TICK_S * 1000)]
+            self.one_turn(ready)
+        self._connection.close()
+        return self._end
+
+    def one_turn(self, ready: list[int]) -> None:
+        """Handles everything that is there."""
+        for fd in ready:
+            if fd in self._log_fds:
+                self._read_log(fd)
+            elif fd == self._wake_read:
+                os.read(fd, 4096)
+            elif fd == self._zygote.fileno():
+                self._zygote_events()
+            elif fd in self._watched and not os.read(fd, 4096):
+                self.end("what this host belongs to is gone")
+        self._turn()
+
+    def _turn(self) -> None:
+        connection = self._connection
+        while True:
+            for message in connection.receive():
+                self.core.receive(message)
+            self._perform()
+            if self._entries:
+                self.core.out.append(WorkerLogs(self._entries))
+                self._entries = []
+            self._tick(time.monotonic())
+            out, self.core.out = self.core.out, []
+            if not connection.flush(out) or not connection.readable:
+                return
+
+    def _tick(self, now: float) -> None:
+        if now - self._last_tick < TICK_S:
+            return
+        link = self._connection.link
+        if self._last_tick and now - self._last_tick > 10 * TICK_S:
+            link.last_heard = max(link.last_heard, now - 2.0)  # this process stood still
+        self._last_tick = now
+        if self._connection.refused is not None:
+            self.end(f"the broker has declared this host dead: {self._connection.refused.reason}")
+        elif not link.tick(now):
+            self.end("the broker has not been heard for too long")
+        if now - self._last_sweep >= SWEEP_S:
+            self._last_sweep = now
+            self._store.sweep()
+
+    # ------------------------------------------------------------------ effects
+
+    def _perform(self) -> None:
+        effects, self.core.effects = self.core.effects, []
+        for effect in effects:
+            if isinstance(effect, Fork):
+                self._fork(effect.worker_id)
+            elif isinstance(effect, Kill):
+                _kill(effect.pid)
+            elif isinstance(effect, SweepOwners):
+                for process_id in effect.process_ids:
+                    self._store.free_owned_by(process_id)
+
+    def _fork(self, worker_id: bytes) -> None:
+        try:
+            out_read, out_write = os.pipe()
+            err_read, err_write = os.pipe()
+            recorder = os.memfd_create("zray-recorder", os.MFD_CLOEXEC)
+            os.ftruncate(recorder, RECORDER_BYTES)
+        except OSError as error:
+            self.core.fork_failed(worker_id, str(error))
+            return
+        log = WorkerLog(out_read, err_read, self._logs_dir, f"worker-{worker_id.hex()[:12]}",
+                        self._config.log_file_max_bytes)  # fmt: skip
+        self._forked[worker_id] = _Forked(log, recorder)
+        for fd in log.filenos():
+            self._log_fds[fd] = (worker_id, log)
+            self._poll.register(fd, select.POLLIN)
+        payload = msgpack.packb({**self._worker_payload, "worker_id": worker_id, "host_id": self._host_id})
+        self._zygote.request_fork(worker_id, payload, [out_write, err_write, recorder])
+        os.close(out_write)
+        os.close(err_write)
+
+    # ------------------------------------------------------------------ the zygote's news
+
+    def _zygote_events(self) -> None:
+        for event in self._zygote.read_events():
+            if isinstance(event, ForkReply):
+                self._forked[event.worker_id].pid = event.pid
+                self.core.forked(event.worker_id, event.pid)
+            elif isinstance(event, ForkFailed):
+                self._bury(event.worker_id)
+                self.core.fork_failed(event.worker_id, event.reason)
+            elif isinstance(event, ChildExited):
+                self._exited(event)
+            elif isinstance(event, ZygoteGone):
+                self.core.zygote_gone(event.reason)
+                self._turn()
+                self.end(f"the process that forks workers is gone: {event.reason}")
+
+    def _exited(self, event: ChildExited) -> None:
+        forked = self._forked[event.worker_id]
+        self._collect(event.worker_id, forked.log, list(forked.log.drain()))
+        running = forked.running()
+        tail = "\n".join(line for line in forked.log.stderr_tail.text().split("\n") if not line.startswith(_MARKER))
+        number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
+        death = Death(describe_exit(event.status), number, event.maxrss_bytes, running, tail.strip())
+        self._bury(event.worker_id)
+        self.core.exited(event.worker_id, death)
+
+    def _bury(self, worker_id: bytes) -> None:
+        forked = self._forked.pop(worker_id)
+        forked.close()
+
+    # ------------------------------------------------------------------ output
+
+    def _read_log(self, fd: int) -> None:
+        worker_id, log = self._log_fds[fd]
+        before = set(log.filenos())
+        lines = list(log.read())
+        for closed in before - set(log.filenos()):
+            self._poll.unregister(closed)
+            del self._log_fds[closed]
+        self._collect(worker_id, log, lines)
+
+    def _collect(self, worker_id: bytes, log: WorkerLog, read: list[tuple[str, list[str]]]) -> None:
+        """Takes lines that a worker printed; its marker lines tell whose they are."""
+        forked = self._forked.get(worker_id)
+        name = forked.name if forked else ""
+        pid = forked.pid if forked else 0
+        for stream, lines in read:
+            shown: list[str] = []
+            for line in lines:
+                if line.startswith(_MARKER):
+                    if shown:
+                        self._entries.append([worker_id, name, pid, stream, shown])
+                        shown = []
+                    name = line[len(_MARKER) :]
+                    if forked:
+                        forked.name = name
+                elif len(shown) < MAX_LOG_LINES_PER_TURN:
+                    shown.append(line)
+            if shown:
+                self._entries.append([worker_id, name, pid, stream, shown])
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+WorkerMain = Callable[[bytes, list[int]], None]

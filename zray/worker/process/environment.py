@@ -1,0 +1,91 @@
+"""What a worker's process is set to for the job, task or actor that it serves: search path, directory, variables, names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import msgpack
+
+from zray.client.core.execution import TASK, Assignment
+from zray.protocol.messages import ActorStart, JobConfig
+from zray.util.processes import set_title
+
+NAME_MARKER = b"\x1ezray-name:"
+"""A line that begins with this tells the host whose output follows."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class Environment:
+    """Applies settings when they change, and only then."""
+
+    def __init__(self) -> None:
+        self._job: JobConfig | None = None
+        self._name = ""
+        self._gpus: list[int] | None = None
+        self._threads_set = False
+        self._shapes: dict[bytes, dict[str, int]] = {}
+        self._actor_resources: dict[str, int] = {}
+
+    def apply_job(self, job: JobConfig) -> None:
+        """The job's search path, working directory and variables."""
+        if job is self._job:
+            return
+        self._job = job
+        for entry in reversed(job.config.get("sys_path", [])):
+            if entry not in sys.path:
+                sys.path.insert(0, entry)
+        directory = job.config.get("cwd", "")
+        if directory:
+            try:
+                os.chdir(directory)
+            except OSError as error:
+                print(f"zray: the driver's working directory {directory!r} cannot be entered: {error}", file=sys.stderr)
+
+    def set_actor(self, start: ActorStart) -> None:
+        """The worker serves this actor from now on."""
+        self._actor_resources = dict(msgpack.unpackb(start.spec["running"], use_list=False))
+
+    def resources_of(self, task: Assignment) -> dict[str, int]:
+        """What is assigned to the task, in ten-thousandths."""
+        if task.kind != TASK:
+            return self._actor_resources
+        shape = self._shapes.get(task.shape)
+        if shape is None:
+            shape = self._shapes[task.shape] = dict(msgpack.unpackb(task.shape, use_list=False))
+        return shape
+
+    def apply_task(self, task: Assignment) -> None:
+        """Which GPUs, and how many threads numerical libraries may use: known before the user's code loads them."""
+        if task.gpus != self._gpus:
+            self._gpus = task.gpus
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, task.gpus))
+        if not self._threads_set:
+            self._threads_set = True
+            cpus = max(1, self.resources_of(task).get("CPU", 0) // 10_000)
+            for variable in THREAD_VARIABLES:
+                os.environ.setdefault(variable, str(cpus))
+
+    def show_name(self, name: str, actor_class: str) -> None:
+        """Names the process in ``ps``, and what it prints from now on."""
+        title = f"{actor_class}.{name}" if actor_class and name != actor_class else name
+        set_title(f"zray::{title}")
+        shown = actor_class or name
+        if shown == self._name:
+            return
+        self._name = shown
+        marker = NAME_MARKER + shown.encode("utf-8", "replace").replace(b"\n", b" ") + b"\n"
+        for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
+            try:
+                stream.flush()
+                os.write(fd, marker)
+            except (OSError, ValueError):  # the user's code has closed the stream: there is nothing to name
+                continue
+
+
+def reset_streams() -> tuple[Any, Any]:
+    """Line-buffered text streams on the process's own descriptors."""
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    return sys.stdout, sys.stderr

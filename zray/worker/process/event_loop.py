@@ -1,0 +1,84 @@
+"""The event loop of an async actor: many calls at once, in one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from zray.client.context import current_task
+from zray.client.core.execution import Assignment
+from zray.exceptions import ActorExit
+
+if TYPE_CHECKING:
+    from zray.worker.process.worker import Worker
+
+
+class EventLoop:
+    """Runs calls as asyncio tasks. Calls that arrive together cost one wake-up, answers that are ready together one send."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = asyncio.new_event_loop()
+        self._inbox: deque[Assignment] = deque()
+        self._running: dict[bytes, asyncio.Task[None]] = {}
+        self._flush_due = False
+        self._thread = threading.Thread(target=self._serve, name="zray-actor-loop", daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    def start(self, task: Assignment) -> None:
+        """Begins a call; from any thread."""
+        self._inbox.append(task)
+        if len(self._inbox) == 1:
+            self._loop.call_soon_threadsafe(self._take_inbox)
+
+    def _take_inbox(self) -> None:
+        while self._inbox:
+            task = self._inbox[0]
+            self._running[task.task_id] = self._loop.create_task(self._call(task))
+            self._inbox.popleft()
+
+    async def _call(self, task: Assignment) -> None:
+        worker = self._worker
+        options = worker.begin_call(task)
+        current_task.set(worker.context(task, options))
+        error: BaseException | None = None
+        value: Any = None
+        try:
+            args, kwargs = worker.call_arguments(task)
+            value = worker.method(options)(*args, **kwargs)
+            del args, kwargs
+            if inspect.isawaitable(value):
+                value = await value
+        except asyncio.CancelledError:
+            worker.end_cancelled(task)
+        except (Exception, ActorExit, SystemExit, KeyboardInterrupt) as raised:
+            error = raised
+        else:
+            worker.end_call(task, options, value, None)
+        if error is not None:
+            worker.end_call(task, options, None, error)
+        self._running.pop(task.task_id, None)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        self._worker.flush()
+
+    def cancel(self, task_id: bytes) -> None:
+        """Cancels a call that runs; from any thread."""
+
+        def cancel() -> None:
+            running = self._running.get(task_id)
+            if running is not None:
+                running.cancel()
+
+        self._loop.call_soon_threadsafe(cancel)

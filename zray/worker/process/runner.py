@@ -1,0 +1,163 @@
+"""Runs what a worker is given: arguments in, the user's code, return values out. Knows nothing of sockets or threads."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+
+from zray.client.context import TaskContext
+from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
+from zray.client.core.references import ERROR, INLINE, STORED
+from zray.client.session import STORED_FUNCTION, Session
+from zray.exceptions import ModuleMissingError
+from zray.protocol.messages import FunctionBlob
+from zray.serialization import deserialize, load_callable, pack_task_error, serialize
+
+HOSTNAME = socket.gethostname()
+
+
+class CallOptions:
+    """What every call of a function or method with the same options has in common."""
+
+    __slots__ = ("max_calls", "method", "n_returns", "name", "retry_exceptions")
+
+    def __init__(self, packed: bytes) -> None:
+        options = msgpack.unpackb(packed)
+        self.name: str = options["name"]
+        self.n_returns: int = options.get("num_returns", 1)
+        self.method: str = options.get("method", "")
+        self.max_calls: int = options.get("max_calls", 0)
+        self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
+
+
+@functools.lru_cache(maxsize=4096)
+def read_options(packed: bytes) -> CallOptions:
+    """Parses a call's options once."""
+    return CallOptions(packed)
+
+
+class Runner:
+    """Loads functions and arguments, and packs return values, for one worker."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._loaded: dict[bytes, Any] = {}
+        self._calls: dict[bytes, int] = {}
+        self._retried: dict[bytes, tuple[type[BaseException], ...]] = {}
+
+    # ------------------------------------------------------------------ functions
+
+    def function(self, function_id: bytes) -> Any:
+        """The function or class; raises what loading it raised, each time."""
+        loaded = self._loaded.get(function_id)
+        if loaded is None:
+            loaded = self._loaded[function_id] = self._load(self._session.core.execution.functions[function_id])
+        return loaded
+
+    def _load(self, message: FunctionBlob) -> Any:
+        if not message.found:
+            raise ModuleMissingError(f"function {message.function_id.hex()} is not known to the cluster")
+        blob = message.blob
+        if blob.startswith(STORED_FUNCTION):
+            ref = self._session.intern(blob[len(STORED_FUNCTION) :])
+            blob = self._session.get([ref], None)[0]
+        return load_callable(blob, self._session.intern)
+
+    def reached_max_calls(self, task: Assignment, options: CallOptions) -> bool:
+        """Counts a call; whether the function has run ``max_calls`` times in this process."""
+        if not options.max_calls:
+            return False
+        calls = self._calls[task.function_id] = self._calls.get(task.function_id, 0) + 1
+        return calls >= options.max_calls
+
+    # ------------------------------------------------------------------ arguments
+
+    def arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
+        """Unpickles the arguments and fetches the values of top-level references."""
+        envelope = task.envelope
+        session = self._session
+        if envelope.status == INLINE and not envelope.data:
+            args: list[Any] = []
+            kwargs: dict[str, Any] = {}
+        else:
+            data: bytes | memoryview = envelope.data
+            if envelope.status == STORED:
+                data = session.stores.read(envelope.host, envelope.object_id)
+            args, kwargs = deserialize(data, lambda object_id: session.load_covered(object_id, task.covered))
+        for key, object_id, status, value, host in envelope.refs:
+            if status == ERROR:
+                raise session.error_of(value, session.intern)
+            if status == STORED:
+                value = session.stores.read(host, object_id)
+            loaded = deserialize(value, lambda inner: session.load_covered(inner, task.covered))
+            if isinstance(key, str):
+                kwargs[key] = loaded
+            else:
+                args[key] = loaded
+        return args, kwargs
+
+    # ------------------------------------------------------------------ outcomes
+
+    def pack_results(self, task: Assignment, options: CallOptions, value: Any) -> list[Return]:
+        """The return values of a call that returned ``value``."""
+        n_returns = options.n_returns
+        if n_returns == 1:
+            return [self._pack(task, 1, value, options)]
+        if n_returns == 0:
+            return []
+        values = list(value) if isinstance(value, (tuple, list, Iterator)) or inspect.isgenerator(value) else None
+        if values is None or len(values) != n_returns:
+            got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
+            raise ValueError(f"{options.name} has num_returns={n_returns} but returned {got}")
+        return [self._pack(task, index, item, options) for index, item in enumerate(values, start=1)]
+
+    def _pack(self, task: Assignment, index: int, value: Any, options: CallOptions) -> Return:
+        if value is None:
+            return NONE
+        serialized = serialize(value, f"the return value of {options.name}")
+        size = serialized.total_bytes
+        session = self._session
+        if size <= session.config.inline_max_bytes or not (host := session.stores.find_home()):
+            return Return(INLINE, serialized.to_bytes(), size, serialized.refs)
+        session.write(host, task.task_id + index.to_bytes(4, "big"), serialized)
+        return Return(STORED, b"", size, serialized.refs)
+
+    def pack_error(self, task: Assignment, name: str, n_returns: int, error: BaseException) -> list[Return]:
+        """The outcome of a call that raised."""
+        packed = pack_task_error(name, error, pid=os.getpid(), host=HOSTNAME)
+        data = packed.to_bytes()
+        returns = [Return(ERROR, data, len(data), packed.refs if index == 0 else ()) for index in range(n_returns)]
+        return returns
+
+    def retryable(self, options: CallOptions, error: BaseException) -> bool:
+        """Whether the submitter asked for another attempt after such an exception."""
+        wanted = options.retry_exceptions
+        if isinstance(wanted, bool):
+            return wanted and isinstance(error, Exception)
+        kinds = self._retried.get(wanted)
+        if kinds is None:
+            kinds = self._retried[wanted] = tuple(deserialize(wanted, self._session.intern))
+        return isinstance(error, kinds)
+
+
+NONE = Return(INLINE, serialize(None).to_bytes(), 0, ())
+"""What a call that returns None answers."""
+
+
+def context_of(task: Assignment, options: CallOptions, resources: dict[str, int]) -> TaskContext:
+    """What the running code sees of itself."""
+    task_id = task.task_id if task.kind != CONSTRUCTOR else b"\0" * 8 + task.task_id
+    return TaskContext(task_id, options.name, task.attempt, resources, tuple(task.gpus))
+
+
+def now_us() -> int:
+    """A monotonic clock in microseconds."""
+    return time.perf_counter_ns() // 1000
+

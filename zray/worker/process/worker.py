@@ -1,0 +1,300 @@
+"""The life of a worker: takes work from the core, runs it, answers.
+
+The main thread runs plain tasks and the methods of ordinary actors, since signals (a cancellation) arrive there; it also
+drives the socket while it has nothing to do. Actors with ``max_concurrency`` above one get a pool of threads, actors
+with ``async def`` methods an event loop in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import inspect
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from zray.client.context import current_task
+from zray.client.core.effects import Interrupt
+from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
+from zray.client.session import Session
+from zray.client.shell import Waiter
+from zray.exceptions import ActorExit
+from zray.util.processes import set_title
+from zray.worker.process.environment import Environment
+from zray.worker.process.event_loop import EventLoop
+from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
+
+FLUSH_S = 0.001
+"""While there is work, answers are sent at most this often, and at least when the next task begins after it."""
+MAX_ASYNC_CALLS = 1000
+
+
+class Worker:
+    """One worker process. ``recorder``: the page in which the host finds what was running when it dies."""
+
+    def __init__(self, session: Session, recorder: Any) -> None:
+        self.session = session
+        self._core = session.core
+        self._shell = session.shell
+        self._execution = session.core.execution
+        self._runner = Runner(session)
+        self._environment = Environment()
+        self._recorder = recorder
+        self._actor: Any = None
+        self._actor_class = ""
+        self._concurrency = 1
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._loop: EventLoop | None = None
+        self._in_main = b""  # the task that the main thread runs
+        self._cancelled = b""
+        self._lost = False
+        session.handlers[Interrupt] = self._interrupt
+        session.on_lost = self._on_lost
+        session.shell.on_standby = self._on_standby
+
+    # ------------------------------------------------------------------ the loop
+
+    def serve(self) -> None:
+        """Works until there is no reason to live."""
+        signal.signal(signal.SIGINT, self._on_signal)
+        while not self._lost:
+            task = self._next()
+            if task is None:
+                if self._execution.may_exit():
+                    break
+                continue
+            if self._pool is not None and task.kind == CALL:
+                self._pool.submit(self._run, task)
+            elif self._loop is not None and task.kind == CALL:
+                self._loop.start(task)
+            else:
+                self._run(task)
+        self.session.close([])
+
+    def _next(self) -> Assignment | None:
+        """The next piece of work; None after a wait in which something may have changed."""
+        execution, shell = self._execution, self._shell
+        with shell.lock:
+            room = execution.running < self._concurrency
+            task = execution.take() if room else None
+            if task is not None and time.monotonic() - shell.last_flush < FLUSH_S:
+                return task
+            shell.turn()
+            if task is not None:
+                return task
+            if self._lost or execution.may_exit():
+                return None
+            waiter = Waiter(shell)
+            if room and execution.queued and execution.takeable:
+                return None
+            execution.idle = waiter
+        if not execution.running:
+            set_title(f"zray::{self._actor_class or 'IDLE'}")
+        shell.wait(waiter, 0.1 if execution.leaving else None)
+        execution.idle = None
+        return None
+
+    def _on_standby(self) -> None:
+        # The background thread takes over since the main thread is busy: what it runs is long. Others may wait behind it.
+        if self._in_main:
+            with self._shell.lock:
+                self._execution.hand_back()
+
+    def _on_lost(self, reason: str) -> None:
+        self._lost = True
+        # Nobody is left to work for, and what runs may never end.
+        os._exit(1)
+
+    # ------------------------------------------------------------------ one piece of work
+
+    def _run(self, task: Assignment) -> None:
+        """Runs a task, constructor or method in this thread."""
+        options = read_options(task.envelope.options)
+        started_us = now_us()
+        self._enter(task, options)
+        token = current_task.set(context_of(task, options, self._environment.resources_of(task)))
+        try:
+            value = self._call(task, options)
+            returns = self._runner.pack_results(task, options, value) if task.kind != CONSTRUCTOR else []
+            self._answer(task, options, returns, None, started_us)
+        except BaseException as error:
+            self._failed(task, options, error, started_us)
+        finally:
+            current_task.reset(token)
+
+    def _enter(self, task: Assignment, options: CallOptions) -> None:
+        if task.kind == TASK:
+            self._recorder[0:24] = task.task_id
+        if self._execution.job is not None:
+            self._environment.apply_job(self._execution.job)
+        self._environment.apply_task(task)
+        self._environment.show_name(options.name, self._actor_class)
+
+    def _call(self, task: Assignment, options: CallOptions) -> Any:
+        in_main = self._pool is None or task.kind != CALL
+        if in_main:
+            self._in_main = task.task_id
+        try:
+            if task.kind == TASK:
+                function = self._runner.function(task.function_id)
+                args, kwargs = self._runner.arguments(task)
+                return function(*args, **kwargs)
+            if task.kind == CONSTRUCTOR:
+                return self._construct(task)
+            args, kwargs = self._runner.arguments(task)
+            return self.method(options)(*args, **kwargs)
+        finally:
+            if in_main:
+                self._in_main = b""
+
+    def method(self, options: CallOptions) -> Any:
+        """The actor's method that a call names."""
+        if options.method == "__ray_ready__":
+            return lambda: True
+        if options.method == "__ray_terminate__":
+            raise ActorExit("the actor was asked to terminate")
+        if options.method == "__ray_call__":
+            return lambda function, *args, **kwargs: function(self._actor, *args, **kwargs)
+        return getattr(self._actor, options.method)
+
+    def _construct(self, task: Assignment) -> None:
+        start = task.actor_start
+        assert start is not None
+        self._actor_class = str(start.spec.get("class_name", "actor"))
+        self._environment.set_actor(start)
+        kind = self._runner.function(task.function_id)
+        args, kwargs = self._runner.arguments(task)
+        self._actor = kind(*args, **kwargs)
+        self._concurrency = int(start.spec.get("max_concurrency") or 0)
+        if any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind)):
+            self._concurrency = self._concurrency or MAX_ASYNC_CALLS
+            self._loop = EventLoop(self)
+        elif self._concurrency > 1:
+            self._pool = concurrent.futures.ThreadPoolExecutor(self._concurrency, thread_name_prefix="zray-actor")
+        else:
+            self._concurrency = 1
+
+    # ------------------------------------------------------------------ outcomes
+
+    def _answer(
+        self, task: Assignment, options: CallOptions, returns: list[Return], error: BaseException | None, started_us: int
+    ) -> None:
+        retryable = error is not None and self._runner.retryable(options, error)
+        leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
+        with self._shell.lock:
+            self._core.collect()
+            if task.kind == CONSTRUCTOR:
+                self._execution.constructed(task, returns[0].data if returns else b"")
+            else:
+                self._execution.finish(task, returns, retryable, now_us() - started_us)
+            if leave:
+                self._execution.leave(f"max_calls of {options.name}")
+            if self._pool is not None:
+                self._shell.submitted()
+                if self._execution.idle is not None:
+                    self._execution.idle.wake()
+        self._shell.settle()
+
+    def _failed(self, task: Assignment, options: CallOptions, error: BaseException, started_us: int) -> None:
+        self._shell.lock.forget_interrupt()
+        if isinstance(error, ActorExit) and task.kind != TASK:
+            self.exit_actor(error)
+            return
+        if isinstance(error, KeyboardInterrupt) and self._cancelled == task.task_id:
+            with self._shell.lock:
+                self._execution.finish_cancelled(task)
+            return
+        if isinstance(error, SystemExit) and task.kind == TASK:
+            self._exit_process(error)
+        n_returns = 1 if task.kind == CONSTRUCTOR else options.n_returns
+        name = options.name if task.kind == TASK else f"{self._actor_class}.{options.method or '__init__'}"
+        returns = self._runner.pack_error(task, name, n_returns, error)
+        # The frames of the traceback hold the task's locals and arguments, and with them references.
+        error.__traceback__ = None
+        self._answer(task, options, returns, error, started_us)
+
+    def exit_actor(self, error: ActorExit) -> None:
+        """The actor ends itself."""
+        with self._shell.lock:
+            self._execution.exit_actor(str(error) or "exit_actor() was called")
+            self._shell.turn()
+        self._shell.settle()
+
+    def _exit_process(self, error: SystemExit) -> None:
+        """``sys.exit`` in a task ends the process, as it says; the host reports the exit code."""
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        with self._shell.lock:
+            self._execution.hand_back()
+            self._shell.turn()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.session.close([])
+        os._exit(code)
+
+    # ------------------------------------------------------------------ cancellation
+
+    def _interrupt(self, effect: Interrupt) -> None:
+        if self._loop is not None:
+            self._loop.cancel(effect.task_id)
+        elif self._in_main == effect.task_id and not self._execution.actor_id:
+            self._cancelled = effect.task_id
+            signal.raise_signal(signal.SIGINT)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        if self._in_main and self._in_main == self._cancelled:
+            self._shell.lock.interrupt(KeyboardInterrupt())
+
+    # ------------------------------------------------------------------ for the event loop
+
+    def begin_call(self, task: Assignment) -> CallOptions:
+        """An async method is about to run."""
+        options = read_options(task.envelope.options)
+        self._environment.show_name(options.name, self._actor_class)
+        return options
+
+    def call_arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of an async call."""
+        return self._runner.arguments(task)
+
+    def context(self, task: Assignment, options: CallOptions) -> Any:
+        """The context that an async call runs in."""
+        return context_of(task, options, self._environment.resources_of(task))
+
+    def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
+        """An async call has returned or raised; the answer is sent by ``flush``."""
+        if isinstance(error, ActorExit):
+            self.exit_actor(error)
+            return
+        if not self._execution.is_running(task.task_id):
+            return  # the actor has exited meanwhile
+        started_us = now_us()
+        if error is None:
+            try:
+                returns = self._runner.pack_results(task, options, value)
+            except Exception as packing:
+                error = packing
+        if error is not None:
+            name = f"{self._actor_class}.{options.method}"
+            returns = self._runner.pack_error(task, name, options.n_returns, error)
+            error.__traceback__ = None
+        retryable = error is not None and self._runner.retryable(options, error)
+        with self._shell.lock:
+            self._core.collect()
+            self._execution.finish(task, returns, retryable, now_us() - started_us)
+
+    def end_cancelled(self, task: Assignment) -> None:
+        """An async call was cancelled."""
+        with self._shell.lock:
+            if self._execution.is_running(task.task_id):
+                self._execution.finish_cancelled(task)
+
+    def flush(self) -> None:
+        """Sends the answers of a turn of the event loop."""
+        with self._shell.lock:
+            self._shell.turn()
+            idle = self._execution.idle
+            if idle is not None and (self._execution.leaving or self._execution.running == self._concurrency - 1):
+                idle.wake()
+        self._shell.settle()
