@@ -1,8 +1,8 @@
 """Options of remote functions, actor classes and methods: checked where they are given.
 
-Each kind of option has a check that returns the value to keep or raises; the tables say which options a remote function,
-an actor class and a method take.  ``None`` stands for the default, as in Ray.  Errors name where the option was given,
-the option, what was given and what is allowed: TypeError for a type, ValueError for a value or a name,
+Each kind of option has a check that returns the value to keep or raises; the tables say which options a remote
+function, an actor class and a method take.  ``None`` stands for the default, as in Ray.  Errors name where the option
+was given, the option, what was given and what is allowed: TypeError for a type, ValueError for a value or a name,
 NotImplementedError for what Ray has and zray does not have yet.
 
 Amounts of resources are kept as given, and counted in ten-thousandths, as integers, so that fractions add up.
@@ -47,7 +47,7 @@ class TaskOptions:
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
         """Checks the options given at ``what``."""
-        return cls(**_checked(_TASK, kwargs, what))
+        return cls(**_checked(TaskOptions, kwargs, what))
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> TaskOptions:
         """A copy in which ``kwargs`` replace what was there."""
@@ -56,7 +56,7 @@ class TaskOptions:
                 f"{what}: max_calls={kwargs['max_calls']!r} is not allowed: it counts over all calls of the function, "
                 "so it can be given to @zray.remote only"
             )
-        return _replaced(self, _checked(_TASK, kwargs, what))
+        return _replaced(self, _checked(TaskOptions, kwargs, what))
 
     def resource_amounts(self) -> dict[str, int]:
         """What a task asks for, in ten-thousandths, by resource; zero amounts are left out."""
@@ -90,12 +90,12 @@ class ActorOptions:
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> ActorOptions:
-        """Checks the options given at ``what``. (``get_if_exists`` needs a name by the time an actor is made.)"""
-        return cls(**_checked(_ACTOR, kwargs, what))._with_name(what)
+        """Checks the options given at ``what``."""
+        return cls(**_checked(ActorOptions, kwargs, what))._with_name(what)
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> ActorOptions:
         """A copy in which ``kwargs`` replace what was there."""
-        return _replaced(self, _checked(_ACTOR, kwargs, what))._with_name(what)
+        return _replaced(self, _checked(ActorOptions, kwargs, what))._with_name(what)
 
     def _with_name(self, what: str) -> ActorOptions:
         if self.get_if_exists and self.name is None:
@@ -125,11 +125,11 @@ class MethodOptions:
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
         """Checks the options given at ``what``."""
-        return cls(**_checked(_METHOD, kwargs, what))
+        return cls(**_checked(MethodOptions, kwargs, what))
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> MethodOptions:
         """A copy in which ``kwargs`` replace what was there."""
-        return _replaced(self, _checked(_METHOD, kwargs, what))
+        return _replaced(self, _checked(MethodOptions, kwargs, what))
 
 
 def _replaced(options: Options, values: Mapping[str, Any]) -> Options:
@@ -176,20 +176,21 @@ def _count(least: int, meaning: str = "") -> Check:
     def check(given: _Given) -> int:
         if isinstance(given.value, bool) or not isinstance(given.value, numbers.Integral):
             given.wrong_type(allowed)
-        return int(given.value) if given.value >= least else given.wrong_value(f"it must be {allowed}")
+        value = int(given.value)
+        return value if value >= least else given.wrong_value(f"it must be {allowed}")
 
     return check
 
 
 def _amount(given: _Given) -> float:
-    value = given.value
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(given.value, bool) or not isinstance(given.value, numbers.Real):
         given.wrong_type("a number >= 0")
+    value: float = int(given.value) if isinstance(given.value, numbers.Integral) else float(given.value)
     if not (math.isfinite(value) and value >= 0):
         given.wrong_value("it must be a finite number >= 0")
     if 0 < value * UNITS < 1 - 1e-6:
         given.wrong_value(f"the smallest amount is {1 / UNITS}")
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return value
 
 
 def _gpus(given: _Given) -> float:
@@ -319,7 +320,11 @@ _METHOD: dict[str, Check] = {
     "retry_exceptions": _retry_exceptions,
     "name": _text,
 }
-_SUBJECTS = ((_TASK, "a remote function"), (_ACTOR, "an actor class"), (_METHOD, "an actor's method"))
+_SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
+    TaskOptions: ("a remote function", _TASK),
+    ActorOptions: ("an actor class", _ACTOR),
+    MethodOptions: ("an actor's method", _METHOD),
+}
 _HINTS = {
     ("a remote function", "max_restarts"): "for a remote function it is max_retries",
     ("a remote function", "max_task_retries"): "for a remote function it is max_retries",
@@ -329,42 +334,52 @@ _HINTS = {
     ("an actor's method", "max_retries"): "for an actor's method it is max_task_retries",
 }
 _NOT_YET = frozenset(
-    "label_selector fallback_strategy accelerator_type object_store_memory placement_group "
-    "placement_group_bundle_index placement_group_capture_child_tasks enable_task_events _labels _metadata "
-    "concurrency_groups concurrency_group allow_out_of_order_execution enable_tensor_transport tensor_transport "
-    "_generator_backpressure_num_objects _actor_generator_backpressure_num_objects _num_objects_per_yield".split()
+    (
+        "label_selector",
+        "fallback_strategy",
+        "accelerator_type",
+        "object_store_memory",
+        "placement_group",
+        "placement_group_bundle_index",
+        "placement_group_capture_child_tasks",
+        "enable_task_events",
+        "_labels",
+        "_metadata",
+        "concurrency_groups",
+        "concurrency_group",
+        "allow_out_of_order_execution",
+        "enable_tensor_transport",
+        "tensor_transport",
+        "_generator_backpressure_num_objects",
+        "_actor_generator_backpressure_num_objects",
+        "_num_objects_per_yield",
+    )
 )
 """What Ray has and zray does not have yet; ``None``, which asks for nothing, is accepted."""
 
 
-def _checked(table: Mapping[str, Check], kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The values to set, by name. An option given as None is set to its default."""
+def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The fields of ``kind`` to set. An option given as None is set to its default."""
+    _, checks = _SUBJECTS[kind]
     values = {}
     for name, value in kwargs.items():
         given = _Given(what, name, value)
-        if name in table:
-            values[name] = _default(table, name) if value is None else table[name](given)
-        elif name in _NOT_YET:
-            if value is not None:
-                given.not_yet()
-        else:
-            _refuse(table, given)
+        if name in checks:
+            values[name] = getattr(kind(), name) if value is None else checks[name](given)
+        elif name not in _NOT_YET:
+            _refuse(kind, given)
+        elif value is not None:
+            given.not_yet()
     return values
 
 
-def _default(table: Mapping[str, Check], name: str) -> Any:
-    """Default values live in the dataclasses alone."""
-    kind = {id(_TASK): TaskOptions, id(_ACTOR): ActorOptions, id(_METHOD): MethodOptions}[id(table)]
-    return getattr(kind(), name)
-
-
-def _refuse(table: Mapping[str, Check], given: _Given) -> NoReturn:
+def _refuse(kind: type, given: _Given) -> NoReturn:
     """The option is of another kind of thing, or of nothing."""
-    subject = next(subject for other, subject in _SUBJECTS if other is table)
-    owners = [owner for other, owner in _SUBJECTS if given.name in other]
+    subject, checks = _SUBJECTS[kind]
+    owners = [owner for owner, others in _SUBJECTS.values() if given.name in others]
     if owners:
         hint = _HINTS.get((subject, given.name))
         given.wrong_value(f"it is an option of {' or '.join(owners)}, not of {subject}" + (f"; {hint}" if hint else ""))
-    close = difflib.get_close_matches(given.name, table, n=1)
+    close = difflib.get_close_matches(given.name, checks, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(f"{given.what}: unknown option {given.name!r}; {guess}Allowed for {subject}: {', '.join(table)}")
+    raise ValueError(f"{given.what}: unknown option {given.name!r}; {guess}Allowed for {subject}: {', '.join(checks)}")

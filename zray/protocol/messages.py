@@ -394,6 +394,25 @@ class BorrowEnd(NamedTuple):
     count: int
 
 
+class BorrowConfirm(NamedTuple):
+    """The holder that ``announcer`` announced has the reference."""
+
+    object_id: ObjectId
+    announcer: ProcessId
+
+
+class BorrowCheck(NamedTuple):
+    """``announcer`` is dead; the answer comes behind every confirmation that the holder had to send."""
+
+    object_id: ObjectId
+    announcer: ProcessId
+
+
+class BorrowChecked(NamedTuple):
+    object_id: ObjectId
+    announcer: ProcessId
+
+
 ClientToBroker = Union[
     Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel, ActorKill,
     ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Query, Goodbye,
@@ -404,7 +423,9 @@ BrokerToClient = Union[
     ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
 ]  # fmt: skip
 BrokerToHost = Union[StartWorker, KillWorker, OwnersDied]
-PeerMessage = Union[ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd]
+PeerMessage = Union[
+    ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked
+]
 Handshake = Union[Hello, Welcome, Refused]
 Message = Union[ClientToBroker, HostToBroker, BrokerToClient, BrokerToHost, PeerMessage, Handshake]
 
@@ -426,13 +447,13 @@ TYPES: tuple[Any, ...] = (
     Run, Result, Failed, CancelTask, JobConfig, FunctionBlob, ActorStart, ActorRun, ActorStop, ActorState, ActorFound,
     ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
     StartWorker, KillWorker, OwnersDied,
-    ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd,
+    ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
 _SIZES = {
     "process_id": ids.PROCESS_ID_BYTES, "owner": ids.PROCESS_ID_BYTES, "dest": ids.PROCESS_ID_BYTES,
-    "source": ids.PROCESS_ID_BYTES, "caller": ids.PROCESS_ID_BYTES, "holder": ids.PROCESS_ID_BYTES,
+    "source": ids.PROCESS_ID_BYTES, "caller": ids.PROCESS_ID_BYTES, "announcer": ids.PROCESS_ID_BYTES, "holder": ids.PROCESS_ID_BYTES,
     "worker_id": ids.PROCESS_ID_BYTES, "actor_id": ids.ACTOR_ID_BYTES, "task_id": ids.TASK_ID_BYTES, "object_id": ids.OBJECT_ID_BYTES,
     "function_id": ids.FUNCTION_ID_BYTES, "incarnation_id": 8,
 }  # fmt: skip

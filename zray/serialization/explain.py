@@ -13,7 +13,7 @@ import reprlib
 import socket
 import sys
 import types
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zray.serialization.pickler import PROTOCOL, ValuePickler
@@ -72,6 +72,8 @@ def _members(value: Any) -> Iterator[Member]:
     """What pickle would visit inside of ``value``, each with the words that lead there."""
     if type(value) is dict:
         yield from _items(value)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        yield from _attributes(dict(zip(value._fields, value, strict=False)))
     elif type(value) in (list, tuple):
         yield from ((f"[{index}]", member) for index, member in enumerate(value))
     elif type(value) in (set, frozenset):
@@ -151,7 +153,7 @@ def _attributes(state: dict[Any, Any]) -> Iterable[Member]:
 def _short_repr(value: Any) -> str:
     try:
         return reprlib.repr(value)
-    except Exception:
+    except Exception:  # of an integer with too many digits, for one
         return f"<{type(value).__name__}>"
 
 
@@ -164,10 +166,10 @@ def _shorten(error: Exception) -> str:
 
 
 def _remedy(culprit: Any) -> str:
-    if isinstance(culprit, (Generator, Iterator)):
-        return "Pass a list of its items instead"
     if isinstance(culprit, (io.IOBase, socket.socket)):
         return "Pass its path or address and open it inside of the task or actor"
+    if isinstance(culprit, Iterator):
+        return "Pass a list of its items instead"
     return (
         "Make it inside of the task, or in the actor's constructor; or leave it out of the object's state "
         "with __getstate__"

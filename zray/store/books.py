@@ -1,8 +1,9 @@
 """The store's ledger as all processes of the machine share it: a small mapped file and the one lock of the store.
 
-Whoever changes where a segment is, and the books with it, holds the lock: for some microseconds, never while data is
-copied. The kernel drops the lock of a process that dies. The books carry a mark while they are being changed; who
-finds it there counts the files anew, so that the books are right again whatever died, at the next use of the store.
+Whoever changes where a segment is, and the books with it, holds the lock: for some microseconds, or the milliseconds
+that it takes to give pages up, never while data is copied. The kernel drops the lock of a process that dies. The books
+carry a mark while they are being changed; who finds it there counts the files anew, so that the books are right again
+whatever died, at the next use of the store.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class Segments:
         return Draft(path, inode, size, fresh=False)
 
     def create(self, ledger: Ledger, size: int) -> Draft:
-        """A new segment, claimed, whose pages ``Draft.fresh`` tells to be reserved by ``allocate_pages``."""
+        """A new segment, claimed. Its pages are still to be made; that takes too long to do here."""
         ledger.enter(Place.WRITING, size)
         path = f"{self.directory}/writing/new-{secrets.token_hex(8)}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -294,8 +294,8 @@ class Store:
             return None
         status = os.fstat(fd)
         if self._pins.pin(status.st_ino):
-            # Only now is it sure that the file stays what it is; it may have become another object's before.
-            trailer = os.pread(fd, TRAILER_BYTES, max(0, os.fstat(fd).st_size - TRAILER_BYTES))
+            # Only now is it sure that the file stays what it is; it may have become another object's, or been emptied.
+            trailer = os.pread(fd, TRAILER_BYTES, max(0, status.st_size - TRAILER_BYTES))
             object_bytes = size_in_trailer(trailer, object_id)
             if object_bytes is not None:
                 return fd, status.st_ino, status.st_size, object_bytes

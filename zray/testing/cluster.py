@@ -305,7 +305,7 @@ class SimDriver(SimProcess):
 
     def refused(self) -> None:
         if not self.fenced:
-            self.fenced = True
+            self.fenced = self.done = True
             self.core.lose_cluster("the broker has declared this driver dead")
 
     def leave(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Child:
             os.close(there[1])
             body(lambda text: _send(here[1], text), lambda: os.read(there[0], 1 << 16))
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
 

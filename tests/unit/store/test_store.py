@@ -63,7 +63,6 @@ def test_the_store_behaves_as_a_dictionary_whose_values_never_change(store, step
         check(store)
     assert all(view == data for view, data in kept)
     kept.clear()
-    view = None
     store.free_owned_by(b"o" * 16)
     store.sweep()
     assert store.usage().used == store.usage().recyclable
@@ -94,14 +93,13 @@ def test_whatever_is_derived_from_a_view_pins_the_segment(store, derive):
     source = np.arange(50_000)
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(source, protocol=5, buffer_callback=buffers.append)
-    view = store.read(put(store, 1, buffers[0].raw().tobytes()))
-    derived = {
-        "slice": lambda: view[8:],
-        "array": lambda: np.frombuffer(view, np.int64)[5:][::2],
-        "pickle": lambda: pickle.loads(data, buffers=[view]),
-        "cast": lambda: view.cast("q"),
-    }[derive]()
-    del view
+    ways = {
+        "slice": lambda view: view[8:],
+        "array": lambda view: np.frombuffer(view, np.int64)[5:][::2],
+        "pickle": lambda view: pickle.loads(data, buffers=[view]),
+        "cast": lambda view: view.cast("q"),
+    }
+    derived = ways[derive](store.read(put(store, 1, buffers[0].raw().tobytes())))
     store.free([object_id(1)])
     store.sweep()
     assert store.usage().doomed

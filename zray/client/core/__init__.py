@@ -30,6 +30,9 @@ from zray.protocol.messages import (
     Answer,
     BorrowAck,
     BorrowAdd,
+    BorrowCheck,
+    BorrowChecked,
+    BorrowConfirm,
     BorrowEnd,
     CancelTask,
     Delivered,
@@ -99,6 +102,9 @@ class ClientCore:
             BorrowAdd: references.on_borrow_add,
             BorrowAck: references.on_borrow_ack,
             BorrowEnd: references.on_borrow_end,
+            BorrowConfirm: references.on_borrow_confirm,
+            BorrowCheck: references.on_borrow_check,
+            BorrowChecked: references.on_borrow_checked,
         }
 
     # ------------------------------------------------------------------ in and out

@@ -4,7 +4,8 @@ Holds one ``Entry`` per object that this process owns or has heard of, and nothi
 back (``Waiting.ready``) and by appending to ``peers`` (rows for other processes) and ``freed`` (segments that can go).
 
 An entry of the *owner* lives while any of these is non-zero: ``local`` (Python references), ``pins`` (arguments of
-unanswered tasks, outer objects), ``covers`` (running tasks that were given it), ``holders`` (registrations by process).
+unanswered tasks, outer objects), ``covers`` (running tasks that were given it), ``holders`` (registrations by process), ``announced`` (registrations that a third
+process asked for, and whose holder has not confirmed yet that it was told: the announcer may die in between).
 An entry of a *borrower* lives while one of the first three is, and then gives back its ``registered`` registrations.
 A borrower that holds something is registered or covered.
 """
@@ -16,7 +17,17 @@ from typing import Any, Protocol
 
 from zray.failures import encode_failure
 from zray.ids import owner_of
-from zray.protocol.messages import BorrowAck, BorrowAdd, BorrowEnd, ObjectRequest, ObjectState, ProtocolError
+from zray.protocol.messages import (
+    BorrowAck,
+    BorrowAdd,
+    BorrowCheck,
+    BorrowChecked,
+    BorrowConfirm,
+    BorrowEnd,
+    ObjectRequest,
+    ObjectState,
+    ProtocolError,
+)
 
 PENDING, INLINE, STORED, ERROR, HANDLE = range(5)
 """Where the value is: not yet made; in ``data``; in the store of ``host``; it is an error, in ``data``; there is none,
@@ -33,7 +44,7 @@ class Waiting(Protocol):
 class Entry:
     """What this process knows of one object. See the module's text for the invariants."""
 
-    __slots__ = ("covers", "data", "holders", "host", "inner", "local", "pins", "ref", "registered", "requested", "requesters",
+    __slots__ = ("announced", "covers", "data", "holders", "host", "inner", "local", "pins", "ref", "registered", "requested", "requesters",
                  "size", "status", "waiters")  # fmt: skip
 
     def __init__(self) -> None:
@@ -46,6 +57,7 @@ class Entry:
         self.pins = 0
         self.covers = 0  # running tasks that were given the reference: their submitters hold it
         self.holders: dict[bytes, int] | None = None  # owner: registrations by process
+        self.announced: dict[tuple[bytes, bytes], int] | None = None  # owner: by (holder, announcer), not confirmed yet
         self.registered = 0  # borrower: registrations that the owner holds for this process
         self.requested = False  # borrower: the owner has been asked for the value
         self.requesters: list[bytes] | None = None  # owner: processes that asked before the value was there
@@ -169,7 +181,7 @@ class ReferenceTable:
         stack = [(object_id, entry)]
         while stack:
             object_id, entry = stack.pop()
-            if entry.local or entry.pins or entry.covers or entry.holders:
+            if entry.local or entry.pins or entry.covers or entry.holders or entry.announced:
                 continue
             if self.entries.get(object_id) is not entry:
                 continue
@@ -213,14 +225,17 @@ class ReferenceTable:
             elif owner_of(object_id) != receiver:
                 self._announce(object_id, receiver)
 
-    def adopt(self, object_ids: Iterable[bytes]) -> None:
-        """References arrived inside a value that this process owns now: pinned; registered already by the sender."""
+    def adopt(self, object_ids: Iterable[bytes], source: bytes) -> None:
+        """References arrived from ``source`` inside a value that this process owns now: pinned; registered already."""
         for object_id in object_ids:
             entry = self._entry(object_id)
             entry.pins += 1
             if not self.owns(object_id):
                 entry.registered += 1
-                self._watch_once(owner_of(object_id))
+                owner = owner_of(object_id)
+                self._watch_once(owner)
+                if owner != source != self.process_id and owner not in self._dead:
+                    self._peers(owner, BorrowConfirm(object_id, source))
 
     def keep(self, object_ids: Iterable[bytes], holder: bytes) -> None:
         """``holder`` says in a result which of this process's objects it keeps."""
@@ -361,9 +376,44 @@ class ReferenceTable:
             self.resolve(*message)
 
     def on_borrow_add(self, source: bytes, message: BorrowAdd) -> None:
-        """A holder is announced by whoever hands the reference on."""
-        self._add_holder(message.object_id, message.holder)
+        """A holder is announced by whoever hands the reference on, or by itself."""
+        if source == message.holder:
+            self._add_holder(message.object_id, source)
+        else:
+            self._announced(message.object_id, message.holder, source)
         self._peers(source, BorrowAck(message.token))
+
+    def _announced(self, object_id: bytes, holder: bytes, announcer: bytes) -> None:
+        entry = self.entries.get(object_id)
+        if entry is None or holder in self._dead:
+            return
+        if entry.announced is None:
+            entry.announced = {}
+        entry.announced[holder, announcer] = entry.announced.get((holder, announcer), 0) + 1
+        self._watch_once(holder)
+        self._watch_once(announcer)
+
+    def on_borrow_confirm(self, source: bytes, message: BorrowConfirm) -> None:
+        """A holder has been told of a registration that was announced for it."""
+        entry = self.entries.get(message.object_id)
+        key = (source, message.announcer)
+        if entry is None or entry.announced is None or key not in entry.announced:
+            return
+        entry.announced[key] -= 1
+        if not entry.announced[key]:
+            del entry.announced[key]
+        self._count(message.object_id, entry, source, 1)
+
+    def on_borrow_check(self, source: bytes, message: BorrowCheck) -> None:
+        """An owner wants to know that everything an announcer had sent has been confirmed."""
+        self._peers(source, BorrowChecked(message.object_id, message.announcer))
+
+    def on_borrow_checked(self, source: bytes, message: BorrowChecked) -> None:
+        """What a dead announcer announced and the holder has not confirmed never reached it."""
+        entry = self.entries.get(message.object_id)
+        if entry is not None and entry.announced is not None:
+            entry.announced.pop((source, message.announcer), None)
+            self._collect(message.object_id, entry)
 
     def on_borrow_ack(self, source: bytes, message: BorrowAck) -> None:
         """An owner has registered what this process announced."""
@@ -392,10 +442,21 @@ class ReferenceTable:
         for token in [token for token, row in self._unacked.items() if row[1] == process_id]:
             self._acknowledged(token)
         for object_id, entry in list(self.entries.items()):
+            if entry.announced:
+                self._check_announcements(object_id, entry, process_id)
             if entry.holders is not None and entry.holders.pop(process_id, None) is not None:
                 self._collect(object_id, entry)
             elif entry.status == PENDING and object_id.startswith(process_id):
                 self.fail(object_id, "OwnerDiedError", "the process that owned the object died before its value was known")
+
+    def _check_announcements(self, object_id: bytes, entry: Entry, dead: bytes) -> None:
+        assert entry.announced is not None
+        for holder, announcer in list(entry.announced):
+            if holder == dead:
+                del entry.announced[holder, announcer]
+            elif announcer == dead:
+                self._peers(holder, BorrowCheck(object_id, announcer))
+        self._collect(object_id, entry)
 
     def is_dead(self, process_id: bytes) -> bool:
         """Whether this process has been told of that one's death."""

@@ -179,7 +179,7 @@ class TaskTable:
             references.keep(outcome.kept, message.source)
         for _, _, _, inner in outcome.returns:
             if inner:
-                references.adopt(inner)
+                references.adopt(inner, message.source)
         task = self.tasks.get(message.task_id)
         if task is None or task.attempt != message.attempt:
             self._discard(message.task_id, outcome)

@@ -93,6 +93,6 @@ def run_host(
         on_ready()
         return shell.serve(resources, info)
     finally:
-        zygote.close()
-        store.destroy()
+        store.close()
+        zygote.close()  # it removes the store, with the rest of the session
         zygote.wait(5.0)
