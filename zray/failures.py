@@ -35,5 +35,5 @@ def decode_failure(data: bytes | memoryview) -> ZrayError:
         kind, message = msgpack.unpackb(memoryview(data)[1:])
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise SystemFailure(f"a malformed failure arrived: {error}") from error
-    known = FAILURES.get(kind)
+    known = FAILURES.get(str(kind))
     return known(message) if known else SystemFailure(f"{kind}: {message}")

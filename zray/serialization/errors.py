@@ -106,7 +106,7 @@ def _user_frames(top: types.TracebackType | None) -> types.TracebackType | None:
 
 def _drop_tracebacks(exc: BaseException) -> None:
     for each in _family(exc):
-        each.__traceback__ = None
+        BaseException.with_traceback(each, None)  # an assignment may be forbidden: frozen dataclasses
 
 
 def _family(exc: BaseException) -> Iterator[BaseException]:

@@ -8,6 +8,7 @@ it (``__reduce_ex__``), so an attribute that ``__getstate__`` leaves out is neve
 from __future__ import annotations
 
 import functools
+import inspect
 import io
 import reprlib
 import socket
@@ -89,13 +90,9 @@ def _members(value: Any) -> Iterator[Member]:
     elif isinstance(value, functools.partial):
         yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
     elif isinstance(value, type):
-        yield from ((f" class attribute {name!r}", member) for name, member in vars(value).items() if name[:2] != "__")
-        yield from ((f".{name}", member) for name, member in vars(value).items() if isinstance(member, _ROUTINES))
+        yield from _class_members(value)
     else:
         yield from _reduced_members(value)
-
-
-_ROUTINES = (types.FunctionType, staticmethod, classmethod, property)
 
 
 def _items(mapping: dict[Any, Any]) -> Iterator[Member]:
@@ -118,6 +115,15 @@ def _function_members(function: types.FunctionType) -> Iterator[Member]:
     for name, default in (function.__kwdefaults__ or {}).items():
         yield f" default of {name!r}", default
     yield from _attributes(vars(function))
+
+
+def _class_members(kind: type) -> Iterator[Member]:
+    for name, member in vars(kind).items():
+        if isinstance(member, (types.FunctionType, staticmethod, classmethod, property)):
+            yield f".{name}", member
+        elif not inspect.isdatadescriptor(member):  # those of __dict__ and of slots lead back to the class
+            yield f" class attribute {name!r}", member
+    yield from ((f" base class {base.__name__}", base) for base in kind.__bases__)
 
 
 def _names(code: types.CodeType) -> set[str]:

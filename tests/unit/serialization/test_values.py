@@ -428,10 +428,13 @@ def test_members_of_by_value_classes_and_functions_are_named():
     class Local:
         lock = threading.Lock()
 
-    local_default = types.FunctionType(
-        lock_in_default.__code__, {"__name__": "__main__"}, "local", (threading.Lock(),)
-    )
-    assert "class attribute 'lock' is a" in explain_unpicklable(Local(), "it")
+    local_default = types.FunctionType(lock_in_default.__code__, {"__name__": "__main__"}, "local", (threading.Lock(),))
+
+    class Child(Local):
+        __slots__ = ("__dict__", "value")
+
+    assert ": class class attribute 'lock' is a" in explain_unpicklable(Local(), "it")
+    assert ": base class Local class attribute 'lock' is a" in explain_unpicklable(Child, "it")
     assert "default argument 0 is a" in explain_unpicklable(local_default, "it")
     source = "def f():\n    def g(): return lock\n    return g"
     space = {"lock": threading.Lock(), "__name__": "__main__"}

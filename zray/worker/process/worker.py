@@ -193,9 +193,15 @@ class Worker:
                 self._execution.leave(f"max_calls of {options.name}")
             if self._pool is not None:
                 self._shell.submitted()
-                if self._execution.idle is not None:
-                    self._execution.idle.wake()
+                self._wake_if_there_is_room()
         self._shell.settle()
+
+    def _wake_if_there_is_room(self) -> None:
+        """Calls that run elsewhere have ended: the main thread may take others, or may have nothing left to wait for."""
+        execution = self._execution
+        if execution.idle is not None and execution.running < self._concurrency:
+            if execution.queued or execution.leaving or not execution.running:
+                execution.idle.wake()
 
     def _failed(self, task: Assignment, options: CallOptions, error: BaseException, started_us: int) -> None:
         self._shell.lock.forget_interrupt()
@@ -294,7 +300,5 @@ class Worker:
         """Sends the answers of a turn of the event loop."""
         with self._shell.lock:
             self._shell.turn()
-            idle = self._execution.idle
-            if idle is not None and (self._execution.leaving or self._execution.running == self._concurrency - 1):
-                idle.wake()
+            self._wake_if_there_is_room()
         self._shell.settle()
