@@ -37,3 +37,12 @@ def decode_failure(data: bytes | memoryview) -> ZrayError:
         raise SystemFailure(f"a malformed failure arrived: {error}") from error
     known = FAILURES.get(str(kind))
     return known(message) if known else SystemFailure(f"{kind}: {message}")
+
+
+def error_text(data: bytes | memoryview) -> str:
+    """What a failure or error says, without unpickling anything."""
+    try:
+        fields = msgpack.unpackb(memoryview(data)[1:])
+        return str(fields[1])
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:
+        raise SystemFailure(f"a malformed error arrived: {error}") from error

@@ -387,7 +387,8 @@ def test_two_actors_that_call_each_other(ray):
 
     one, two = Peer.remote(), Peer.remote()
     ray.get([one.meet.remote(two), two.meet.remote(one)])
-    assert ray.get([one.ping.remote(3), two.ping.remote(1)]) == [3, 1]
+    assert ray.get(one.ping.remote(3)) == 3
+    assert ray.get(two.ping.remote(1)) == 1
 
 
 def test_actors_of_zero_cpus_are_not_limited_by_cpus(ray):

@@ -69,7 +69,7 @@ def test_all_methods_run_on_one_loop_in_one_thread(ray):
     assert len(set(ray.get(refs))) == 1
 
 
-def test_calls_start_in_their_order(ray):
+def test_calls_start_in_their_order(ray, impl):
     @ray.remote(num_cpus=0)
     class Log:
         def __init__(self):
@@ -85,7 +85,9 @@ def test_calls_start_in_their_order(ray):
     log = Log.remote()
     refs = [log.add.remote(n) for n in range(100)]
     ray.get(refs)
-    assert ray.get(log.read.remote()) == list(range(100))
+    seen = ray.get(log.read.remote())
+    # Ray promises no order for async actors, and keeps none; zray starts the calls of one caller in their order.
+    assert (sorted(seen) if impl == "ray" else seen) == list(range(100))
 
 
 def test_await_a_ref_inside_of_an_actor(ray):
@@ -204,7 +206,7 @@ def test_runtime_context_in_each_of_several_calls(ray):
     assert all(before == after for before, after in pairs)
 
 
-def test_exit_actor_while_other_calls_wait(ray):
+def test_exit_actor_while_other_calls_wait(ray, impl):
     @ray.remote(num_cpus=0)
     class A:
         async def wait(self):
@@ -216,6 +218,8 @@ def test_exit_actor_while_other_calls_wait(ray):
     actor = A.remote()
     waiting = actor.wait.remote()
     assert isinstance(raises_within(ray, actor.leave.remote()), ray.exceptions.RayActorError)
+    if impl == "ray":  # whose actor then waits for the other calls, without end
+        ray.kill(actor)
     assert isinstance(raises_within(ray, waiting), ray.exceptions.RayActorError)
     assert isinstance(raises_within(ray, actor.leave.remote()), ray.exceptions.ActorDiedError)
 

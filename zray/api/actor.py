@@ -126,7 +126,7 @@ class ActorMethod:
         self._packed = b""
         self._retries = handle._meta.max_task_retries if meta.retries is None else meta.retries
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submits a call; see ``RemoteFunction.remote``. Calls of one caller run in the order in which they are made."""
         meta = self._meta
         meta.check.bind_check(args, kwargs)
@@ -152,7 +152,7 @@ class ActorMethod:
         method._packed = pack_options(name, method._n_returns, self._meta.name, retry)
         return method
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"an actor's method cannot be called directly: use .{self._meta.name}.remote(...)")
 
     def __repr__(self) -> str:
@@ -211,11 +211,11 @@ class ActorClass:
         self.__name__ = kind.__name__
         self.__module__ = kind.__module__
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         name = self._class.__name__
         raise TypeError(f"the actor class {name} cannot be instantiated directly: use {name}.remote(...)")
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle:
         """Creates an actor. Returns at once; a constructor that fails does so at the first call."""
         self._constructor.bind_check(args, kwargs)
         meta = ActorMeta.of_class(self._class, self._options)

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from zray import object_ref
@@ -29,7 +28,8 @@ from zray.client.shell import Tick
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError, SystemFailure
 from zray.protocol.messages import DRIVER, Goodbye
-from zray.util.processes import TITLE_PADDING
+from zray.util.machine import host_resources
+from zray.util.processes import TITLE_PADDING, kill_session
 from zray.util.sessions import (
     SessionPaths,
     new_session,
@@ -38,7 +38,6 @@ from zray.util.sessions import (
     runtime_root,
     sweep_dead_sessions,
 )
-from zray.worker.host.node import host_resources
 
 logger = logging.getLogger("zray")
 _lock = threading.RLock()
@@ -330,6 +329,8 @@ def shutdown() -> None:
         if driver.process is not None:
             _end_process(driver.process)
             if driver.paths is not None:
+                if driver.process.returncode != 0:  # its guardian may have been killed as well
+                    kill_session(driver.paths.name)
                 remove_session(driver.paths)
 
 

@@ -45,13 +45,13 @@ class RemoteFunction:
         self._prepared = PreparedTask(self._name, options)
         functools.update_wrapper(self, function)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
             f"the remote function {self._name} cannot be called directly: use {self._name}.remote(...), or "
             f"{self._name}._function(...) to run it here"
         )
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submits a call. Returns an ObjectRef, a list of them for ``num_returns`` above one, None for zero.
 
         Raises TypeError when the arguments do not fit the signature or cannot be pickled.

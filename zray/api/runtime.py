@@ -59,7 +59,8 @@ def pack_options(name: str, n_returns: int, method: str, retry_exceptions: Any, 
 class Runtime(Protocol):
     """What the API needs. Both implementations raise the same errors."""
 
-    namespace: str
+    @property
+    def namespace(self) -> str: ...
 
     def submit(
         self, pickled: Callable[[], PickledCallable], function: Callable[..., Any], task: PreparedTask,
@@ -98,12 +99,15 @@ class ClusterRuntime:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.namespace = session.namespace
         self.put = session.put
         self.get = session.get
         self.wait = session.wait
         self.cancel = session.cancel
         self.query = session.query
+
+    @property
+    def namespace(self) -> str:
+        return self.session.namespace
 
     def submit(
         self, pickled: Callable[[], PickledCallable], function: Callable[..., Any], task: PreparedTask,

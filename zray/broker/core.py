@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.broker.actors import Actors
-from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, STARTING, Envelope, Host, Job, Process, Worker
+from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
@@ -127,8 +127,7 @@ class BrokerCore:
         if worker.actor is not None:
             self.scheduler.begin_actor(worker)
             return
-        if worker.state == STARTING:
-            worker.host.starting = max(0, worker.host.starting - 1)
+        worker.host.starting.discard(worker.worker_id)
         self.scheduler.make_idle(worker, now)
 
     def lost(self, process_id: bytes, reason: str) -> None:
@@ -299,7 +298,6 @@ class BrokerCore:
         self.scheduler.hosts[host.host_id] = host
         for _ in range(host.pool.total.get("CPU", 0) // 10_000):
             self.scheduler.start_worker(host)
-            host.starting += 1
 
     def _worker_started(self, source: Process, msg: m.WorkerStarted) -> None:
         worker = self.scheduler.workers.get(msg.worker_id)

@@ -48,7 +48,7 @@ class Host:
         self.info = info
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[bytes, list[Worker]] = {}
-        self.starting = 0  # workers in state STARTING that are meant for tasks
+        self.starting: set[bytes] = set()  # workers in state STARTING that are meant for tasks
 
 
 class Worker:

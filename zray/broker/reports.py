@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 STALLED_WARN_S = 10.0
 """A queue whose head has not moved for so long, with every CPU held by actors, is explained to the user."""
+WORKER_STATES = ("STARTING", "IDLE", "BUSY", "PROBED", "SERVING", "RETIRED")
 STATE_NAMES = {PENDING: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
 
 
@@ -35,6 +36,7 @@ class Reports:
             "available_resources": lambda: self._sum("free"),
             "named_actors": lambda: self._named_actors(message.argument),
             "actors": self._actors,
+            "workers": self._workers,
             "stats": self.stats,
         }.get(message.what)
         self._core.send(source.process_id, Answer(message.request, answer() if answer else None))
@@ -68,6 +70,14 @@ class Reports:
              "name": actor.spec.get("name") or "", "state": STATE_NAMES[actor.state],
              "pid": actor.worker.pid if actor.worker else 0, "restarts": actor.incarnation}
             for actor in self._core.actors.actors.values()
+        ]  # fmt: skip
+
+    def _workers(self) -> list[dict[str, Any]]:
+        return [
+            {"worker_id": worker.worker_id.hex(), "pid": worker.pid, "state": WORKER_STATES[worker.state],
+             "job_id": worker.job_id.hex(), "tasks": len(worker.outstanding), "blocked": worker.blocked,
+             "grant": describe(worker.grant.amounts), "actor": worker.actor.label if worker.actor else ""}
+            for worker in self._core.scheduler.workers.values()
         ]  # fmt: skip
 
     def stats(self) -> dict[str, Any]:

@@ -169,10 +169,9 @@ class Scheduler:
         self._send(worker.worker_id, JobConfig(job_id, job.config))
 
     def _start_for_tasks(self, host: Host, job_id: bytes, shape: Shape, wanted: int) -> None:
-        wanted = host.pool.how_many_fit(shape, wanted) - host.starting
-        for _ in range(min(wanted, MAX_STARTING_PER_HOST - host.starting)):
+        wanted = host.pool.how_many_fit(shape, wanted) - len(host.starting)
+        for _ in range(min(wanted, MAX_STARTING_PER_HOST - len(host.starting))):
             self.start_worker(host)
-            host.starting += 1
 
     def start_worker(self, host: Host, actor: Actor | None = None) -> Worker:
         """Has a host fork a worker."""
@@ -180,6 +179,8 @@ class Scheduler:
         worker.actor = actor
         self.workers[worker.worker_id] = worker
         host.workers[worker.worker_id] = worker
+        if actor is None:
+            host.starting.add(worker.worker_id)
         self._send(host.host_id, StartWorker(worker.worker_id, b"", {}))
         return worker
 
@@ -234,8 +235,7 @@ class Scheduler:
         if idle is not None and worker in idle:
             idle.remove(worker)
         self._hungry.pop(worker.worker_id, None)
-        if worker.state == STARTING and worker.actor is None:
-            worker.host.starting -= 1
+        worker.host.starting.discard(worker.worker_id)
         self.release_grant(worker)
 
     # ------------------------------------------------------------------ actors

@@ -14,7 +14,6 @@ import zmq
 
 from zray import version
 from zray.broker.core import BrokerCore
-from zray.client.connection import make_socket, python_version
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
@@ -30,6 +29,7 @@ from zray.protocol.messages import (
     Refused,
     Welcome,
 )
+from zray.protocol.sockets import make_socket
 
 TICK_S = 0.25
 MAX_FRAMES_PER_TURN = 1000
@@ -119,7 +119,7 @@ class BrokerShell:
         hello = unpack_handshake(frame)
         if not isinstance(hello, Hello) or hello.process_id != identity or hello.kind not in MAY_SEND:
             raise ProtocolError("a joiner says Hello, under its own name")
-        here = {"protocol": PROTOCOL_VERSION, "python": python_version(), "zray": version.VERSION}
+        here = {"protocol": PROTOCOL_VERSION, "python": version.python_version(), "zray": version.VERSION}
         there = {"protocol": hello.protocol, "python": hello.python, "zray": hello.zray}
         differs = [[name, there[name], here[name]] for name in ("protocol", "python") if there[name] != here[name]]
         if differs:

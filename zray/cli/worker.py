@@ -12,10 +12,11 @@ import click
 from zray.cli.broker import check_tcp
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ZrayError
+from zray.util.machine import host_resources
 from zray.util.processes import TITLE_PADDING, set_title
 from zray.util.sessions import SessionPaths, lock_session, new_session, read_current, runtime_root, sweep_dead_sessions
 from zray.version import VERSION
-from zray.worker.host.node import HostOptions, host_resources, prepare_zygote, run_host
+from zray.worker.host.node import HostOptions, prepare_zygote, run_host
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

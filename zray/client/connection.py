@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 import time
 from typing import Any
 
@@ -16,37 +13,9 @@ from zray.exceptions import ClusterUnavailableError, VersionMismatchError, ZrayE
 from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.link import Link
 from zray.protocol.messages import FROM_BROKER, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
+from zray.protocol.sockets import make_socket
 
 HELLO_INTERVAL_MS = 250
-
-
-def python_version() -> str:
-    """Major and minor version: what has to be equal for pickles and code objects to be understood."""
-    return f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-def machine_id() -> str:
-    """Names this machine and user: processes with the same one can share a store."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
-            boot = file.read().strip()
-    except OSError:
-        boot = platform.node()
-    return f"{boot}-{os.getuid()}"
-
-
-def make_socket(context: zmq.Context[Any], kind: int, config: Config) -> zmq.Socket[Any]:
-    """A socket with every option that matters set deliberately."""
-    socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, 0)  # flow control is by credit; a full pipe would drop or block
-    socket.setsockopt(zmq.RCVHWM, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-    socket.setsockopt(zmq.RECONNECT_IVL, 20)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-    socket.setsockopt(zmq.BACKLOG, 1024)
-    return socket
 
 
 class Connection:
@@ -118,7 +87,7 @@ def connect(address: str, kind: str, process_id: bytes, info: dict[str, Any], co
     try:
         socket.setsockopt(zmq.ROUTING_ID, process_id)
         socket.connect(address)
-        hello = Hello(PROTOCOL_VERSION, python_version(), version.VERSION, kind, process_id, info)
+        hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, process_id, info)
         answer = _shake_hands(socket, pack_handshake(hello), address, config)
         if isinstance(answer, Refused):
             raise _refusal(answer)

@@ -17,6 +17,7 @@ from typing import Any
 from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import ClientCore
+from zray.client.core.actors import ActorView
 from zray.client.core.effects import FreeSegment
 from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
@@ -32,7 +33,7 @@ from zray.exceptions import (
 )
 from zray.ids import put_id, return_id
 from zray.object_ref import ObjectRef
-from zray.protocol.messages import FLAG_RETRYABLE
+from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize
 
 LARGE_FUNCTION_BYTES = 1 << 20
@@ -49,7 +50,7 @@ class Session:
                  lifeline: int = -1) -> None:
         cluster = connection.cluster
         self.config = config
-        self.namespace = namespace
+        self._namespace = namespace
         self.job_id: bytes = cluster.get("job_id", b"")
         self.process_id = process_id
         self.pid = os.getpid()
@@ -62,6 +63,12 @@ class Session:
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
         self._functions: dict[bytes, ObjectRef] = {}
         self._entries = self.core.references.entries
+
+    @property
+    def namespace(self) -> str:
+        """Where the names of the job's actors live; a worker's is that of the job it works for."""
+        job = self.core.execution.job
+        return self._namespace if job is None else str(job.config.get("namespace", ""))
 
     # ------------------------------------------------------------------ effects
 
@@ -360,6 +367,9 @@ class Session:
     def cancel(self, ref: ObjectRef, mode: int) -> None:
         """Cancels the task that makes ``ref``; nothing happens if it has ended."""
         self.check_usable()
+        task = self.core.tasks.tasks.get(ref.task_id())
+        if mode & CANCEL_FORCE and task is not None and isinstance(task.route, ActorView):
+            raise ValueError("force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()")
         self.shell.run(lambda: self.core.tasks.cancel(ref.task_id(), mode))
 
     def export(self, pickled: PickledCallable) -> None:

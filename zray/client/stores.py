@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from zray.client.connection import machine_id
 from zray.exceptions import ObjectLostError
 from zray.store import SegmentMissing, Store
+from zray.util.machine import machine_id
 
 
 class Stores:

@@ -7,10 +7,12 @@ value or nil, and why that is missing.  The text is made where the traceback is.
 
 from __future__ import annotations
 
+import builtins
 import os
 import traceback
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import msgpack
 
@@ -22,6 +24,7 @@ from zray.serialization.values import Serialized, deserialize, serialize
 TEXT_CHARS = 20_000
 """Longest text of a traceback; of a longer one the middle is left out."""
 
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # new in Python 3.11
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy())"
 
@@ -122,8 +125,8 @@ def _family(exc: BaseException) -> Iterator[BaseException]:
         waiting += [each.__cause__, each.__context__]
         if isinstance(each, TaskError):
             waiting.append(each.cause)
-        members = getattr(each, "exceptions", ())  # of an ExceptionGroup, a built-in since Python 3.11
-        waiting += members if isinstance(members, tuple) else ()
+        if isinstance(each, _GROUP):
+            waiting += each.exceptions
 
 
 def _safe_str(exc: BaseException) -> str:

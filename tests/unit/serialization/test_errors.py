@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import gc
 import pickle
+import re
 import sys
 import threading
 import types
@@ -240,7 +241,7 @@ def test_without_the_exception_the_text_arrives(original, why):
     assert error.cause is None
     assert type(original).__name__ in str(error)
     assert "(the exception itself did not arrive: " in str(error)
-    assert pytest.raises(TaskError, throw, error).match(why)
+    assert re.search(why, str(error))
 
 
 def test_a_class_that_exists_only_on_the_worker(tmp_path, monkeypatch):
@@ -274,7 +275,16 @@ class WrongText(Exception):
         return 5
 
 
-@pytest.mark.parametrize("kind", [HostileText, EndlessText, WrongText])
+class HostileAttributes(Exception):
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    @property
+    def exceptions(self):
+        raise RuntimeError("exceptions")
+
+
+@pytest.mark.parametrize("kind", [HostileText, EndlessText, WrongText, HostileAttributes])
 def test_exceptions_whose_text_cannot_be_had(kind):
     error = round_trip(kind("x"))
     assert isinstance(error, kind)

@@ -431,7 +431,7 @@ def test_members_of_by_value_classes_and_functions_are_named():
     local_default = types.FunctionType(lock_in_default.__code__, {"__name__": "__main__"}, "local", (threading.Lock(),))
 
     class Child(Local):
-        __slots__ = ("__dict__", "value")
+        __slots__ = ("value",)
 
     assert ": class class attribute 'lock' is a" in explain_unpicklable(Local(), "it")
     assert ": base class Local class attribute 'lock' is a" in explain_unpicklable(Child, "it")

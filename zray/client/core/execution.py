@@ -139,12 +139,6 @@ class Execution:
         return len(self._queue)
 
     @property
-    def takeable(self) -> bool:
-        """Whether ``take`` would give something."""
-        head = self._queue[0] if self._queue else None
-        return head is not None and (isinstance(head, ActorRun) or head.function_id in self.functions)
-
-    @property
     def running(self) -> int:
         """Pieces of work that have been taken and not finished."""
         return len(self._running)

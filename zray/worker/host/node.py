@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from zray.client.connection import connect, machine_id
+from zray.client.connection import connect
 from zray.config import GIB, Config
 from zray.protocol.messages import HOST
 from zray.store import Store, default_store_location
-from zray.util.processes import cpu_count, kill_session, memory_limit_bytes
+from zray.util.machine import machine_id
+from zray.util.processes import kill_session, memory_limit_bytes
 from zray.util.sessions import SessionLock, SessionPaths, add_store, remove_session
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
@@ -32,21 +33,6 @@ class HostOptions:
     spill_dir: str = ""
 
 
-def host_resources(
-    num_cpus: float | None, num_gpus: float | None, memory: float | None, resources: dict[str, float] | None
-) -> dict[str, int]:
-    """A host's resources in ten-thousandths; what is not given is found out."""
-    hostname = socket.gethostname()
-    amounts: dict[str, float] = {
-        "CPU": cpu_count() if num_cpus is None else num_cpus,
-        "GPU": num_gpus or 0,
-        "memory": int(memory_limit_bytes() * 0.7) if memory is None else memory,
-        f"node:{hostname}": 1.0,
-        **(resources or {}),
-    }
-    return {name: round(value * 10_000) for name, value in amounts.items() if value}
-
-
 def prepare_zygote(paths: SessionPaths, lock: SessionLock) -> ZygoteClient:
     """Forks the zygote, which is also the guardian of the session: it cleans up after this process, however that ends."""
 
@@ -55,8 +41,6 @@ def prepare_zygote(paths: SessionPaths, lock: SessionLock) -> ZygoteClient:
     def clean_up() -> None:
         kill_session(paths.name, exclude={os.getpid(), host})
         remove_session(paths)
-
-    import zray.api  # noqa: F401  (so that workers have it)
 
     return start_zygote(worker_main, clean_up, close_in_child=[lock.fileno()])
 
@@ -94,5 +78,8 @@ def run_host(
         return shell.serve(resources, info)
     finally:
         store.close()
-        zygote.close()  # it removes the store, with the rest of the session
+        zygote.close()
         zygote.wait(5.0)
+        # The zygote has just done this, unless it is what died.
+        kill_session(paths.name, exclude={os.getpid()})
+        remove_session(paths)

@@ -26,7 +26,7 @@ from zray.util.processes import describe_exit
 from zray.worker.host.core import Death, Fork, HostCore, Kill, SweepOwners
 from zray.worker.host.logs import WorkerLog
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
-from zray.worker.process.environment import NAME_MARKER
+from zray.worker.log_marker import NAME_MARKER
 
 TICK_S = 0.25
 SWEEP_S = 1.0

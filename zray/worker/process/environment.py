@@ -11,9 +11,8 @@ import msgpack
 from zray.client.core.execution import TASK, Assignment
 from zray.protocol.messages import ActorStart, JobConfig
 from zray.util.processes import set_title
+from zray.worker.log_marker import NAME_MARKER
 
-NAME_MARKER = b"\x1ezray-name:"
-"""A line that begins with this tells the host whose output follows."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 

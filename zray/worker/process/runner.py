@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import msgpack
@@ -112,7 +111,7 @@ class Runner:
             return [self._pack(task, 1, value, options)]
         if n_returns == 0:
             return []
-        values = list(value) if isinstance(value, (tuple, list, Iterator)) or inspect.isgenerator(value) else None
+        values = list(value) if isinstance(value, Iterable) else None
         if values is None or len(values) != n_returns:
             got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
             raise ValueError(f"{options.name} has num_returns={n_returns} but returned {got}")

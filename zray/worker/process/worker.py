@@ -21,6 +21,7 @@ from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Retu
 from zray.client.session import Session
 from zray.client.shell import Waiter
 from zray.exceptions import ActorExit
+from zray.failures import encode_failure, error_text
 from zray.util.processes import set_title
 from zray.worker.process.environment import Environment
 from zray.worker.process.event_loop import EventLoop
@@ -82,14 +83,13 @@ class Worker:
             if task is not None and time.monotonic() - shell.last_flush < FLUSH_S:
                 return task
             shell.turn()
+            if task is None and room:
+                task = execution.take()  # what has arrived just now, or it asks for the function
             if task is not None:
                 return task
             if self._lost or execution.may_exit():
                 return None
-            waiter = Waiter(shell)
-            if room and execution.queued and execution.takeable:
-                return None
-            execution.idle = waiter
+            waiter = execution.idle = Waiter(shell)
         if not execution.running:
             set_title(f"zray::{self._actor_class or 'IDLE'}")
         shell.wait(waiter, 0.1 if execution.leaving else None)
@@ -186,7 +186,7 @@ class Worker:
         with self._shell.lock:
             self._core.collect()
             if task.kind == CONSTRUCTOR:
-                self._execution.constructed(task, returns[0].data if returns else b"")
+                self._execution.constructed(task, self._stillborn(returns[0].data) if returns else b"")
             else:
                 self._execution.finish(task, returns, retryable, now_us() - started_us)
             if leave:
@@ -195,6 +195,9 @@ class Worker:
                 self._shell.submitted()
                 self._wake_if_there_is_room()
         self._shell.settle()
+
+    def _stillborn(self, error: bytes) -> bytes:
+        return encode_failure("ActorDiedError", f"the constructor of {self._actor_class} raised:\n{error_text(error)}")
 
     def _wake_if_there_is_room(self) -> None:
         """Calls that run elsewhere have ended: the main thread may take others, or may have nothing left to wait for."""

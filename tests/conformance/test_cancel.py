@@ -1,0 +1,239 @@
+"""``cancel``: queued, waiting, running, finished, with children, by force, and of actor calls."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from .helpers import eventually, raises_within
+
+
+def cancelled(ray, error):
+    return isinstance(error, ray.exceptions.TaskCancelledError)
+
+
+def spin(ray, gate):
+    """Runs Python until it is interrupted."""
+    gate.arrive.remote()
+    while True:
+        time.sleep(0.01)
+
+
+def spinning(ray, gate, **options):
+    """A running task that never ends by itself."""
+    ref = ray.remote(max_retries=0, **options)(spin).remote(ray, gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    return ref
+
+
+def test_running_task(ray, gate):
+    ref = spinning(ray, gate)
+    ray.cancel(ref)
+    assert cancelled(ray, raises_within(ray, ref))
+
+
+def test_running_task_sees_keyboard_interrupt_and_cleans_up(ray, gate, tmp_path):
+    @ray.remote(max_retries=0)
+    def f(gate, path):
+        gate.arrive.remote()
+        try:
+            while True:
+                time.sleep(0.01)
+        except KeyboardInterrupt:
+            path.write_text("interrupted")
+            raise
+
+    ref = f.remote(gate, tmp_path / "log")
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(ref)
+    assert cancelled(ray, raises_within(ray, ref))
+    assert eventually((tmp_path / "log").exists)
+
+
+def test_running_task_by_force(ray, gate):
+    ref = spinning(ray, gate)
+    ray.cancel(ref, force=True)
+    error = raises_within(ray, ref)
+    assert cancelled(ray, error) or isinstance(error, ray.exceptions.WorkerCrashedError)
+
+
+def test_task_that_ignores_the_interrupt_goes_by_force(ray, gate):
+    @ray.remote(max_retries=0)
+    def stubborn(gate):
+        gate.arrive.remote()
+        while True:
+            try:
+                time.sleep(0.01)
+            except KeyboardInterrupt:
+                pass
+
+    ref = stubborn.remote(gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(ref, force=True)
+    error = raises_within(ray, ref)
+    assert cancelled(ray, error) or isinstance(error, ray.exceptions.WorkerCrashedError)
+
+
+def test_cancelled_task_is_not_retried(ray, gate):
+    ref = ray.remote(max_retries=3, retry_exceptions=True)(spin).remote(ray, gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(ref)
+    assert cancelled(ray, raises_within(ray, ref))
+    assert ray.get(gate.arrived.remote()) == 1
+
+
+def test_queued_task_never_runs(ray, gate, tmp_path):
+    blocker = spinning(ray, gate, num_cpus=2)
+
+    @ray.remote(num_cpus=2)
+    def touch(path):
+        path.touch()
+
+    queued = touch.remote(tmp_path / "ran")
+    ray.cancel(queued)
+    assert cancelled(ray, raises_within(ray, queued))
+    ray.cancel(blocker)
+    assert cancelled(ray, raises_within(ray, blocker))
+    assert ray.get(ray.remote(num_cpus=2)(lambda: "free").remote(), timeout=20) == "free"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_task_that_waits_for_its_argument(ray, gate):
+    ref = ray.remote(lambda x: x).remote(gate.wait.remote())
+    ray.cancel(ref)
+    assert cancelled(ray, raises_within(ray, ref))
+
+
+def test_task_blocked_in_get(ray, gate):
+    @ray.remote(max_retries=0)
+    def f(gate):
+        return ray.get(gate.wait.remote())
+
+    ref = f.remote(gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(ref)
+    assert cancelled(ray, raises_within(ray, ref))
+
+
+def test_finished_task_keeps_its_value(ray):
+    ref = ray.remote(lambda: 1).remote()
+    assert ray.get(ref) == 1
+    ray.cancel(ref)
+    ray.cancel(ref, force=True)
+    assert ray.get(ref) == 1
+
+
+def test_failed_task_keeps_its_error(ray):
+    def fail():
+        raise ValueError("x")
+
+    ref = ray.remote(fail).remote()
+    assert isinstance(raises_within(ray, ref), ValueError)
+    ray.cancel(ref)
+    assert isinstance(raises_within(ray, ref), ValueError)
+
+
+def test_cancel_twice(ray, gate):
+    ref = spinning(ray, gate)
+    ray.cancel(ref)
+    ray.cancel(ref)
+    assert cancelled(ray, raises_within(ray, ref))
+    ray.cancel(ref)
+
+
+def test_dependents_of_a_cancelled_task_fail(ray, gate):
+    ref = spinning(ray, gate)
+    follow = ray.remote(lambda x: x)
+    refs = [follow.remote(follow.remote(ref)) for _ in range(2)]
+    ray.cancel(ref)
+    for ref in refs:
+        error = raises_within(ray, ref)
+        assert isinstance(error, ray.exceptions.RayError)
+        assert cancelled(ray, error) or "cancel" in str(error).lower()
+
+
+def test_children_are_cancelled_too(ray, gate):
+    @ray.remote(max_retries=0)
+    def parent(box):
+        child = ray.remote(max_retries=0)(spin).remote(ray, gate)
+        ray.get(box.wait.remote())
+        return ray.get(child)
+
+    from .helpers import make_gate
+
+    ref = parent.remote(make_gate(ray))
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(ref, recursive=True)
+    assert cancelled(ray, raises_within(ray, ref))
+    assert ray.get(ray.remote(num_cpus=2)(lambda: "both free").remote(), timeout=20) == "both free"
+
+
+def test_other_tasks_go_on(ray, gate):
+    ref = spinning(ray, gate)
+    others = [ray.remote(lambda n=n: n).remote() for n in range(20)]
+    ray.cancel(ref)
+    assert ray.get(others) == list(range(20))
+
+
+def test_object_that_was_put(ray):
+    ref = ray.put(1)
+    ray.cancel(ref)
+    assert ray.get(ref) == 1
+
+
+def test_all_returns_of_a_cancelled_task(ray, gate):
+    refs = ray.remote(max_retries=0, num_returns=2)(spin).remote(ray, gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(refs[1])
+    for ref in refs:
+        assert cancelled(ray, raises_within(ray, ref))
+
+
+def test_queued_actor_call(ray, gate):
+    @ray.remote(num_cpus=0)
+    class A:
+        def wait(self, gate):
+            return ray.get(gate.wait.remote())
+
+        def f(self):
+            return 1
+
+    actor = A.remote()
+    running = actor.wait.remote(gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    queued, last = actor.f.remote(), actor.f.remote()
+    ray.cancel(queued)
+    gate.open.remote()
+    assert ray.get(running, timeout=20) == "open"
+    assert cancelled(ray, raises_within(ray, queued))
+    assert ray.get(last) == 1
+
+
+def test_running_async_actor_call(ray, gate):
+    @ray.remote(num_cpus=0)
+    class A:
+        async def wait(self, gate):
+            gate.arrive.remote()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.seen = "cancelled"
+                raise
+
+        async def read(self):
+            return self.seen
+
+    actor = A.remote()
+    ref = actor.wait.remote(gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(ref)
+    assert cancelled(ray, raises_within(ray, ref))
+    assert ray.get(actor.read.remote()) == "cancelled"
+
+
+def test_actor_call_cannot_be_cancelled_by_force(ray, gate):
+    ref = gate.wait.remote()
+    with pytest.raises((ValueError, TypeError)):
+        ray.cancel(ref, force=True)

@@ -1,0 +1,44 @@
+"""Each test has a directory, and with it sessions and processes, of its own, and must leave none of them behind."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import zray
+
+from .helpers import Sandbox
+
+
+@pytest.fixture(autouse=True)
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """The test's own place. Its name is short, since paths of sockets are."""
+    directory = Path(tempfile.mkdtemp(prefix="zray-e2e-"))
+    monkeypatch.setenv("ZRAY_TMPDIR", str(directory))
+    monkeypatch.delenv("ZRAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONFAULTHANDLER", "")
+    box = Sandbox(directory)
+    try:
+        yield box
+        zray.shutdown()
+        if not box.failed:  # else the test itself has said so
+            box.assert_clean()
+    finally:
+        zray.shutdown()
+        box.kill_all()
+        for segment in box.segments():
+            shutil.rmtree(segment, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def ray(sandbox: Sandbox) -> Iterator[ModuleType]:
+    """zray, with a cluster of two CPUs."""
+    zray.init(num_cpus=2)
+    yield zray
+    zray.shutdown()

@@ -1,0 +1,272 @@
+"""Drivers in processes of their own, and the look at what a cluster leaves behind.
+
+Every test has a directory of its own as ``ZRAY_TMPDIR``. All processes that it causes inherit this variable, user's
+daemons included, and ``/proc/<pid>/environ`` shows it for good, so "nothing is left" can be checked without believing
+anything that zray says of itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def eventually(predicate: Callable[[], Any], timeout_s: float = 10.0, pause_s: float = 0.02) -> Any:
+    """The first true value of ``predicate``; fails when there is none within ``timeout_s``.
+
+    For what no event announces, such as the end of a process that is nobody's child.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = predicate()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not true within {timeout_s} s"
+        time.sleep(pause_s)
+
+
+def error_of(ray: Any, ref: Any, timeout_s: float = 8.0) -> Exception:
+    """The error that ``get`` raises for ``ref``."""
+    try:
+        value = ray.get(ref, timeout=timeout_s)
+    except Exception as error:
+        return error
+    raise AssertionError(f"no error but {value!r:.100}")
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; zombies do not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+class Sandbox:
+    """What one test has caused on this machine: found by its directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.failed = False
+        self._marker = f"ZRAY_TMPDIR={directory}".encode()
+
+    @property
+    def root(self) -> Path:
+        """Where sessions are."""
+        return self.directory / f"zray-{os.geteuid()}"
+
+    def processes(self, title: str = "") -> list[int]:
+        """Living processes of this test whose command line begins with ``title``, but not its drivers' own."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                marked = self._marker in (entry / "environ").read_bytes().split(b"\0")
+                if marked and (entry / "cmdline").read_bytes().startswith(title.encode()) and alive(int(entry.name)):
+                    found.append(int(entry.name))
+        return sorted(found)
+
+    def one(self, title: str) -> int:
+        """The one process of that title."""
+        return eventually(lambda: self.processes(title))[0]  # type: ignore[no-any-return]
+
+    def sessions(self) -> list[Path]:
+        """Directories of sessions that have not been removed."""
+        if not self.root.exists():
+            return []
+        return [entry for entry in self.root.iterdir() if entry.is_dir() and entry.name != "logs"]
+
+    def sockets(self) -> list[Path]:
+        """Unix sockets in the file system."""
+        return [path for path in self.directory.rglob("*") if path.is_socket()]
+
+    def segments(self) -> list[Path]:
+        """Shared memory of this test's sessions."""
+        logs = self.root / "logs"
+        names = [entry.name for entry in logs.iterdir()] if logs.exists() else []
+        return [path for name in names for path in SHARED_MEMORY.glob(f"*{name}*")]
+
+    def logs(self, pattern: str = "*") -> list[Path]:
+        """Log files of all sessions."""
+        return sorted((self.root / "logs").glob(f"*/{pattern}"))
+
+    def leftovers(self) -> list[object]:
+        """All there is of processes, segments, sockets and sessions."""
+        return [*self.processes(), *self.segments(), *self.sockets(), *self.sessions()]
+
+    def assert_clean(self, timeout_s: float = 10.0) -> None:
+        """Fails when something is left after ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        while self.leftovers():
+            self.failed = time.monotonic() >= deadline
+            assert not self.failed, f"left after {timeout_s} s:\n{self.describe()}"
+            time.sleep(0.02)
+
+    def describe(self) -> str:
+        """What is left, for a person."""
+        rows = [str(path) for path in (*self.segments(), *self.sockets(), *self.sessions())]
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                rows.append(f"pid {pid}: {line:.120}")
+        return "\n".join(rows)
+
+    def kill_all(self) -> None:
+        """Ends what a failed test has left."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class Process:
+    """A program under test, with its output line by line. Used as a context manager it is dead afterwards."""
+
+    def __init__(self, argv: list[str], *, stdin: str | None = None, **popen: Any) -> None:
+        self.popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **{"start_new_session": True, **popen},
+        )
+        self._lines: dict[str, list[str]] = {"out": [], "err": []}
+        self._changed = threading.Condition()
+        assert self.popen.stdin and self.popen.stdout and self.popen.stderr
+        if stdin is not None:
+            self.popen.stdin.write(stdin.encode())
+            self.popen.stdin.close()
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream, name), daemon=True)
+            for stream, name in ((self.popen.stdout, "out"), (self.popen.stderr, "err"))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, stream: Any, name: str) -> None:
+        for line in stream:
+            with self._changed:
+                self._lines[name].append(line.decode(errors="replace").rstrip("\n"))
+                self._changed.notify_all()
+        stream.close()
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def out(self) -> str:
+        return "\n".join(self._lines["out"])
+
+    @property
+    def err(self) -> str:
+        return "\n".join(self._lines["err"])
+
+    def expect(self, text: str, timeout_s: float = 15.0, stream: str = "out") -> str:
+        """Waits for a line that holds ``text``, and returns it."""
+        found: list[str] = []
+
+        def there() -> bool:
+            found[:] = [line for line in self._lines[stream] if text in line]
+            return bool(found)
+
+        with self._changed:
+            assert self._changed.wait_for(there, timeout_s), f"no {text!r} in {self.report()}"
+        return found[0]
+
+    def say(self, text: str) -> None:
+        """Writes to the program's stdin."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(text.encode())
+        self.popen.stdin.flush()
+
+    def signal(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        """The exit code."""
+        try:
+            code = self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout_s} s: {self.report()}") from None
+        for reader in self._readers:
+            reader.join(5.0)
+        return code
+
+    def succeed(self, timeout_s: float = 20.0) -> str:
+        """Waits for an end with exit code 0; returns what was printed."""
+        assert self.wait(timeout_s) == 0, self.report()
+        return self.out
+
+    def report(self) -> str:
+        return f"exit code {self.popen.poll()}\n--- out\n{self.out[-3000:]}\n--- err\n{self.err[-3000:]}"
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.popen.wait()
+        for reader in self._readers:
+            reader.join(5.0)
+        if self.popen.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.popen.stdin.close()
+
+
+def program(source: str) -> str:
+    """A driver's source, with ``ray`` imported."""
+    return "import os, signal, sys, time\nimport zray as ray\n" + textwrap.dedent(source)
+
+
+def driver(source: str, *, environ: dict[str, str] | None = None, **popen: Any) -> Process:
+    """Runs ``source`` with ``python -c``."""
+    return Process(
+        [sys.executable, "-u", "-c", program(source)], env={**os.environ, **(environ or {})}, **popen
+    )
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens at now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def by_hand(*broker_options: str, hosts: int = 1, cpus: int = 2, environ: dict[str, str] | None = None) -> Iterator[Any]:
+    """A cluster started as a user does: yields (address, broker, hosts)."""
+    env = {**os.environ, **(environ or {})}
+    insecure = ["--insecure"] if "--insecure" in broker_options else []
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(Process([sys.executable, "-m", "zray.cli.broker", *broker_options], env=env))
+        address = broker.expect("ready at").split()[-1]
+        started = []
+        for _ in range(hosts):
+            host = Process(
+                [sys.executable, "-m", "zray.cli.worker", "--num-cpus", str(cpus), "--address", address, *insecure], env=env
+            )
+            started.append(stack.enter_context(host))
+        for host in started:
+            host.expect("host is ready")
+        yield address, broker, started
+        for process in (*started, broker):
+            if process.popen.poll() is None:
+                process.signal(signal.SIGTERM)
+        for process in (*started, broker):
+            process.wait(10.0)
