@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from .helpers import eventually, raises_within
+from .helpers import eventually, make_gate, raises_within
 
 
 def cancelled(ray, error):
@@ -19,6 +19,12 @@ def spin(ray, gate):
     gate.arrive.remote()
     while True:
         time.sleep(0.01)
+
+
+def settle(ray, impl):
+    """Keeps clear of a race in Ray, whose driver aborts when a task is cancelled at the moment that it completes."""
+    if impl == "ray":
+        ray.get(ray.remote(lambda: None).remote())
 
 
 def spinning(ray, gate, **options):
@@ -117,29 +123,32 @@ def test_task_blocked_in_get(ray, gate):
     assert cancelled(ray, raises_within(ray, ref))
 
 
-def test_finished_task_keeps_its_value(ray):
+def test_finished_task_keeps_its_value(ray, impl):
     ref = ray.remote(lambda: 1).remote()
     assert ray.get(ref) == 1
+    settle(ray, impl)
     ray.cancel(ref)
     ray.cancel(ref, force=True)
     assert ray.get(ref) == 1
 
 
-def test_failed_task_keeps_its_error(ray):
+def test_failed_task_keeps_its_error(ray, impl):
     def fail():
         raise ValueError("x")
 
     ref = ray.remote(fail).remote()
     assert isinstance(raises_within(ray, ref), ValueError)
+    settle(ray, impl)
     ray.cancel(ref)
     assert isinstance(raises_within(ray, ref), ValueError)
 
 
-def test_cancel_twice(ray, gate):
+def test_cancel_twice(ray, impl, gate):
     ref = spinning(ray, gate)
     ray.cancel(ref)
     ray.cancel(ref)
     assert cancelled(ray, raises_within(ray, ref))
+    settle(ray, impl)
     ray.cancel(ref)
 
 
@@ -160,8 +169,6 @@ def test_children_are_cancelled_too(ray, gate):
         child = ray.remote(max_retries=0)(spin).remote(ray, gate)
         ray.get(box.wait.remote())
         return ray.get(child)
-
-    from .helpers import make_gate
 
     ref = parent.remote(make_gate(ray))
     eventually(lambda: ray.get(gate.arrived.remote()))
@@ -191,7 +198,7 @@ def test_all_returns_of_a_cancelled_task(ray, gate):
         assert cancelled(ray, raises_within(ray, ref))
 
 
-def test_queued_actor_call(ray, gate):
+def test_queued_actor_call(ray, impl, gate):
     @ray.remote(num_cpus=0)
     class A:
         def wait(self, gate):
@@ -208,7 +215,8 @@ def test_queued_actor_call(ray, gate):
     gate.open.remote()
     assert ray.get(running, timeout=20) == "open"
     assert cancelled(ray, raises_within(ray, queued))
-    assert ray.get(last) == 1
+    if impl == "zray":  # in Ray, the calls behind a cancelled one may end with ActorUnavailableError after 30 s
+        assert ray.get(last) == 1
 
 
 def test_running_async_actor_call(ray, gate):

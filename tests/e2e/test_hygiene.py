@@ -186,14 +186,14 @@ def test_a_driver_stopped_for_longer_than_the_silence_goes_on(sandbox):
     print(ray.get(ref))
     """
     gate = sandbox.directory / "gate"
-    with driver(source, environ={"GATE": str(gate), "ZRAY_SILENCE_S": "2", "ZRAY_HEARTBEAT_S": "0.5"}) as process:
+    with driver(source, environ={"GATE": str(gate), "ZRAY_SILENCE_S": "3", "ZRAY_HEARTBEAT_S": "0.5"}) as process:
         process.expect("waiting")
         host = sandbox.one("zray: host")
         os.kill(host, signal.SIGSTOP)
         broker = sandbox.one("zray: broker")
         os.kill(broker, signal.SIGSTOP)
         os.kill(process.pid, signal.SIGSTOP)
-        _let_pass(3.0)
+        _let_pass(4.0)
         for pid in (broker, host, process.pid):
             os.kill(pid, signal.SIGCONT)
         gate.touch()

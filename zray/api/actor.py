@@ -23,7 +23,7 @@ BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
 class MethodMeta:
     """What callers know of a method."""
 
-    __slots__ = ("check", "n_returns", "name", "parameters", "retries", "retry_exceptions")
+    __slots__ = ("check", "n_returns", "name", "parameters", "retries", "retry_exceptions", "signature")
 
     def __init__(self, name: str, n_returns: int, parameters: list[Any] | None, retries: int | None, retry: Any) -> None:
         self.name = name
@@ -31,7 +31,9 @@ class MethodMeta:
         self.parameters = parameters  # [name, kind, has a default]; None: unknown
         self.retries = retries
         self.retry_exceptions = retry
-        self.check = SignatureCheck(_stub(name, parameters), skip_first=False)
+        stub = _stub(name, parameters)
+        self.signature = inspect.signature(stub) if parameters is not None else None
+        self.check = SignatureCheck(stub, skip_first=False)
 
 
 def _stub(name: str, parameters: list[Any] | None) -> Callable[..., Any]:
@@ -74,6 +76,7 @@ class ActorMeta:
         self.methods = methods
         self.max_task_retries = max_task_retries
         self.max_pending_calls = max_pending_calls
+        self.constructor: inspect.Signature | None = None  # known where the class is
         self._call_options: dict[tuple[str, int], bytes] = {}
 
     @classmethod
@@ -89,7 +92,10 @@ class ActorMeta:
             methods[name] = MethodMeta(name, given.num_returns, parameters, given.max_task_retries, given.retry_exceptions)
         for name in BUILT_IN_METHODS:
             methods[name] = MethodMeta(name, 1, None, None, False)
-        return cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls)
+        meta = cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls)
+        parameters = _parameters(kind, skip_first=False)
+        meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
+        return meta
 
     def packed(self) -> bytes:
         """The form in which it travels."""

@@ -36,7 +36,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     check_timeout(timeout)
     if type(refs) is ObjectRef:
         return runtime().get([refs], timeout)[0]
-    if not isinstance(refs, (list, tuple)) or isinstance(refs, str):
+    if not isinstance(refs, (list, tuple)):
         raise ValueError(f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}")
     for ref in refs:
         if type(ref) is not ObjectRef:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import msgpack
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
 from zray.client.session import Session
-from zray.exceptions import PendingCallsLimitExceeded, ZrayError
+from zray.exceptions import PendingCallsLimitExceeded, SerializationError, ZrayError
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 from zray.protocol.messages import ActorCreate, ActorFound, ActorKill, ActorLookup
@@ -43,6 +44,18 @@ class PreparedTask:
 def shape_key(amounts: dict[str, int]) -> bytes:
     """The canonical form of resource amounts; the broker's ``resources.shape_key``."""
     return msgpack.packb(sorted(item for item in amounts.items() if item[1]))  # type: ignore[no-any-return]
+
+
+def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwargs: dict[str, Any], what: str) -> None:
+    """Raises SerializationError naming the first argument of a call that cannot be pickled."""
+    names = list(signature.parameters) if signature is not None else []
+    for position, value in enumerate(args):
+        name = repr(names[position]) if position < len(names) else str(position)
+        if not isinstance(value, ObjectRef):
+            serialize(value, f"argument {name} of {what}")
+    for name, value in kwargs.items():
+        if not isinstance(value, ObjectRef):
+            serialize(value, f"argument {name!r} of {what}")
 
 
 def pack_options(name: str, n_returns: int, method: str, retry_exceptions: Any, max_calls: int = 0) -> bytes:
@@ -77,7 +90,7 @@ class Runtime(Protocol):
         retries: int, args: Sequence[Any], kwargs: dict[str, Any],
     ) -> list[ObjectRef]: ...  # fmt: skip
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None: ...
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None: ...
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
 
@@ -117,7 +130,11 @@ class ClusterRuntime:
         shipped = pickled()
         if shipped.id16 not in session.core.exported:
             session.export(shipped)
-        arguments, _keep = session.pack_arguments(args, kwargs, None, shipped.name)
+        try:
+            arguments, _keep = session.pack_arguments(args, kwargs)
+        except SerializationError:
+            blame_argument(inspect.signature(function), args, kwargs, shipped.name)
+            raise
         return session.submit(shipped.id16, task.shape, task.packed, arguments, task.n_returns, task.max_retries)
 
     def create_actor(
@@ -127,7 +144,11 @@ class ClusterRuntime:
         session = self.session
         shipped = pickled()
         session.export(shipped)
-        arguments, _keep = session.pack_arguments(args, kwargs, None, f"{meta.class_name}()")
+        try:
+            arguments, _keep = session.pack_arguments(args, kwargs)
+        except SerializationError:
+            blame_argument(meta.constructor, args, kwargs, f"{meta.class_name}()")
+            raise
         detached = options.lifetime == "detached"
         actor_id = os.urandom(16)
         spec: dict[str, Any] = {
@@ -161,8 +182,8 @@ class ClusterRuntime:
         session.shell.run(lambda: session.core.actors.abandon(actor_id))
         if not found.found:
             raise ValueError(
-                f"an actor named {options.name!r} exists already in namespace {spec['namespace']!r}: choose another name, or "
-                f"get it with zray.get_actor() or get_if_exists=True"
+                f"an actor named {options.name!r} exists already in namespace {spec['namespace']!r}: choose another name, "
+                f"or get it with zray.get_actor() or get_if_exists=True"
             )
         return found.actor, self._handle_ref(found.spec), type(meta).unpack(found.spec["meta"])
 
@@ -196,10 +217,14 @@ class ClusterRuntime:
                 f"{meta.class_name} has {session.pending_calls(actor_id)} calls pending, and max_pending_calls is "
                 f"{meta.max_pending_calls}: get some of their results first"
             )
-        arguments, _keep = session.pack_arguments(args, kwargs, handle, f"{meta.class_name}.{method}")
+        try:
+            arguments, _keep = session.pack_arguments(args, kwargs, handle)
+        except SerializationError:
+            blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
+            raise
         return session.call_actor(actor_id, packed, arguments, n_returns, retries)
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:  # type: ignore[override]
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:
         core = self.session.core
         found = self.session.ask(
             lambda on_answer: core.send(ActorLookup(core.new_request(on_answer), name, namespace or self.namespace))

@@ -131,7 +131,7 @@ class BrokerCore:
         self.scheduler.make_idle(worker, now)
 
     def lost(self, process_id: bytes, reason: str) -> None:
-        """A process is gone, or said goodbye, or is declared dead: it is fenced, and everything that hung on it ends."""
+        """A process is gone, said goodbye, or is declared dead: it is fenced, and everything that hung on it ends."""
         process = self.processes.pop(process_id, None)
         self._fenced[process_id] = reason
         if len(self._fenced) > MAX_FENCED:
@@ -371,6 +371,6 @@ class BrokerCore:
             assert all(worker.state == IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():
-            worker = envelope.worker
-            at_worker = worker is not None and worker.outstanding.get(envelope.task_id) is envelope
+            holder = envelope.worker
+            at_worker = holder is not None and holder.outstanding.get(envelope.task_id) is envelope
             assert at_worker != (id(envelope) in queued), "a task is in exactly one place"

@@ -32,6 +32,7 @@ from zray.protocol.messages import (
 from zray.protocol.sockets import make_socket
 
 TICK_S = 0.25
+PAUSE_S = 1.0
 MAX_FRAMES_PER_TURN = 1000
 
 
@@ -175,8 +176,8 @@ class BrokerShell:
         paused_s = now - self._last_tick if self._last_tick else 0.0
         self._last_tick = now
         for process_id, link in list(self._links.items()):
-            if paused_s > 10 * TICK_S:  # this process stood still, or the machine did: the others get a fresh chance
-                link.last_heard = max(link.last_heard, now - 2.0)
+            if paused_s > PAUSE_S:
+                link.forgive_silence(now)
             process = self._core.processes.get(process_id)
             alive = link.tick(now)
             # A worker may be deaf for hours in code that holds the GIL; its host knows whether it lives.

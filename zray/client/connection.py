@@ -69,7 +69,7 @@ class Connection:
     @property
     def readable(self) -> bool:
         """Whether something has arrived. Needed after a send: it may have consumed the file descriptor's signal."""
-        return bool(self.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def close(self, linger_ms: int = 200) -> None:
         """Closes the socket, giving what was sent last a moment to leave."""

@@ -306,7 +306,7 @@ class Session:
     # ------------------------------------------------------------------ tasks
 
     def pack_arguments(
-        self, args: Sequence[Any], kwargs: dict[str, Any], handle: ObjectRef | None = None, what: str = ""
+        self, args: Sequence[Any], kwargs: dict[str, Any], handle: ObjectRef | None = None
     ) -> tuple[Arguments, list[ObjectRef]]:
         """Serializes a call's arguments. Returns also the references that must live until the task is submitted."""
         keep: list[ObjectRef] = [handle] if handle is not None else []
@@ -323,7 +323,7 @@ class Session:
         if kwargs and any(type(value) is ObjectRef for value in kwargs.values()):
             refs.extend((name, value._id) for name, value in kwargs.items() if type(value) is ObjectRef)
             plain_kwargs = {name: None if type(value) is ObjectRef else value for name, value in kwargs.items()}
-        serialized = serialize((plain_args, plain_kwargs), what or "the arguments")
+        serialized = serialize((plain_args, plain_kwargs), "the arguments")
         held += tuple(object_id for _, object_id in refs) + serialized.refs
         size = serialized.total_bytes
         if size <= self.config.inline_max_bytes or not self.stores.find_home():

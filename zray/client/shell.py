@@ -4,8 +4,8 @@ The lock guards core and socket; it is held for microseconds and never while wai
 so on its file descriptor, outside of the lock, so any thread can send meanwhile. At most one thread does this, the
 *leader*: a thread that blocks in ``get`` drives the socket itself, since handing each answer from an I/O thread to it
 would cost a third of a synchronous call. The others wait on locks of their own and are promoted when the leader leaves.
-While no user thread leads, a background thread does; it stands by for ``GRACE_S`` after the last one left, so that a loop
-of short ``get`` calls never pays for a hand-over.
+While no user thread leads, a background thread does; it stands by for ``GRACE_S`` after the last one left, so that a
+loop of short ``get`` calls never pays for a hand-over.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ GRACE_S = 0.005
 PARK_AFTER_S = 0.02
 """A leader that has been waiting for so long is in no tight loop: the background thread sleeps until it is called."""
 TICK_S = 0.25
+PAUSE_S = 1.0
+"""A tick that comes so much late says that this process, or the machine, stood still."""
 class Tick:
     """An effect: some ``TICK_S`` have passed."""
 
@@ -78,9 +80,9 @@ class Waiter:
 class Guard:
     """The client's lock, in which no signal handler raises.
 
-    Python runs signal handlers in the main thread between any two bytecodes. A KeyboardInterrupt or a task's cancellation
-    in the middle of the core would leave it half changed; so ``interrupt`` raises at once only outside, and otherwise when
-    the main thread leaves the guard.
+    Python runs signal handlers in the main thread between any two bytecodes. A KeyboardInterrupt or a task's
+    cancellation in the middle of the core would leave it half changed; so ``interrupt`` raises at once only outside, and
+    otherwise when the main thread leaves the guard.
     """
 
     __slots__ = ("_lock", "_main", "_main_inside", "_pending")
@@ -135,7 +137,7 @@ class ClientShell:
         self._on_lost = on_lost
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lifeline = lifeline  # its end says that the local cluster is gone
-        fds = [connection.socket.getsockopt(zmq.FD), self._wake_fd, *([lifeline] if lifeline >= 0 else [])]
+        fds = [connection.socket.fileno(), self._wake_fd, *([lifeline] if lifeline >= 0 else [])]
         # Two, since a user's thread may take the lead while the background thread is still in poll().
         self._user_poll = _poller(fds)
         self._background_poll = _poller(fds)
@@ -181,9 +183,8 @@ class ClientShell:
         self._effects.extend(core.take_effects())
 
     def _tick(self, now: float) -> None:
-        # After a pause of this process itself (SIGSTOP, a suspended machine) the peer gets a fresh chance to speak.
-        if self._last_tick and now - self._last_tick > 10 * TICK_S:
-            self.connection.link.last_heard = max(self.connection.link.last_heard, now - 2.0)
+        if self._last_tick and now - self._last_tick > PAUSE_S:
+            self.connection.link.forgive_silence(now)
         self._last_tick = now
         self._effects.append(TICK)
         refused = self.connection.refused

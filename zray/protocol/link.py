@@ -121,6 +121,10 @@ class Link:
             self._transmit.append((0, b""))
         return now - self.last_heard < self._silence_s
 
+    def forgive_silence(self, now: float) -> None:
+        """This process itself stood still (it was stopped, the machine slept): the peer gets a fresh chance to speak."""
+        self.last_heard = max(self.last_heard, now - self._silence_s / 3)
+
     def outgoing(self, now: float) -> list[bytes]:
         """The frames to transmit now."""
         if self._outbox:

@@ -113,7 +113,7 @@ class FunctionGet(NamedTuple):
 
 
 class ActorCreate(NamedTuple):
-    """``spec``: name, namespace, detached, max_restarts, placement, running (shapes), get_if_exists, and what handles need."""
+    """``spec``: name, namespace, detached, max_restarts, placement, running (shapes), get_if_exists, what handles need."""
 
     actor_id: ActorId
     function_id: FunctionId
@@ -370,7 +370,7 @@ class ObjectRequest(NamedTuple):
 
 
 class ObjectState(NamedTuple):
-    """An owner's answer. ``status``: see ``client.core.references``; ``data``: the value or error, when it is inline."""
+    """An owner's answer. ``status``: see ``client.core.references``; ``data``: the value or error, if it is inline."""
 
     object_id: ObjectId
     status: int
@@ -391,7 +391,7 @@ class BorrowAck(NamedTuple):
 
 class BorrowEnd(NamedTuple):
     object_id: ObjectId
-    count: int
+    registrations: int
 
 
 class BorrowConfirm(NamedTuple):

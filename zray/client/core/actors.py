@@ -43,7 +43,7 @@ class Creation:
 class ActorView:
     """What this process knows of one actor. ``queue``: calls not yet sent, oldest first."""
 
-    __slots__ = ("actor_id", "creation", "death", "flying", "incarnation", "next_seq", "queue", "state", "_table")
+    __slots__ = ("_table", "actor_id", "creation", "death", "flying", "incarnation", "next_seq", "queue", "state")
 
     def __init__(self, actor_id: bytes, table: ActorTable) -> None:
         self.actor_id = actor_id

@@ -30,4 +30,4 @@ class Warn(NamedTuple):
     text: str
 
 
-Effect = Union[FreeSegment, Interrupt, ShowLogs, Warn]
+Effect = FreeSegment | Interrupt | ShowLogs | Warn

@@ -4,8 +4,9 @@ Holds one ``Entry`` per object that this process owns or has heard of, and nothi
 back (``Waiting.ready``) and by appending to ``peers`` (rows for other processes) and ``freed`` (segments that can go).
 
 An entry of the *owner* lives while any of these is non-zero: ``local`` (Python references), ``pins`` (arguments of
-unanswered tasks, outer objects), ``covers`` (running tasks that were given it), ``holders`` (registrations by process), ``announced`` (registrations that a third
-process asked for, and whose holder has not confirmed yet that it was told: the announcer may die in between).
+unanswered tasks, outer objects), ``covers`` (running tasks that were given it), ``holders`` (registrations by process),
+``announced`` (registrations that a third process asked for, and whose holder has not confirmed yet that it was told:
+the announcer may die in between).
 An entry of a *borrower* lives while one of the first three is, and then gives back its ``registered`` registrations.
 A borrower that holds something is registered or covered.
 """
@@ -44,8 +45,8 @@ class Waiting(Protocol):
 class Entry:
     """What this process knows of one object. See the module's text for the invariants."""
 
-    __slots__ = ("announced", "covers", "data", "holders", "host", "inner", "local", "pins", "ref", "registered", "requested", "requesters",
-                 "size", "status", "waiters")  # fmt: skip
+    __slots__ = ("announced", "covers", "data", "holders", "host", "inner", "local", "pins", "ref", "registered",
+                 "requested", "requesters", "size", "status", "waiters")  # fmt: skip
 
     def __init__(self) -> None:
         self.status = PENDING
@@ -433,7 +434,7 @@ class ReferenceTable:
         """A holder gives registrations back."""
         entry = self.entries.get(message.object_id)
         if entry is not None and source not in self._dead:
-            self._count(message.object_id, entry, source, -message.count)
+            self._count(message.object_id, entry, source, -message.registrations)
 
     def on_process_died(self, process_id: bytes) -> None:
         """Its registrations are void; its objects are gone."""

@@ -218,7 +218,8 @@ class TaskTable:
         elif task.cancelled:
             self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled"))
         else:
-            self.fail(task, encode_failure(message.kind, message.message))
+            attempt = f"attempt {task.attempt + 1} of the task, the last: " if message.kind in RETRIED_FAILURES else ""
+            self.fail(task, encode_failure(message.kind, attempt + message.message))
 
     def fail(self, task: Task, error: bytes) -> None:
         """The outcome of every return object is ``error``."""

@@ -25,7 +25,7 @@ class SweepOwners(NamedTuple):
     process_ids: list[bytes]
 
 
-HostEffect = Union[Fork, Kill, SweepOwners]
+HostEffect = Fork | Kill | SweepOwners
 
 
 class LocalWorker:
@@ -92,7 +92,8 @@ class HostCore:
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return
-        why = f"was killed: {worker.kill_reason}" if worker.kill_reason else death.how
+        how = f"was {death.how}" if death.signal else f"ended with {death.how}"
+        why = f"was killed: {worker.kill_reason}" if worker.kill_reason else how
         text = (
             f"the worker process (pid {worker.pid} on {self._hostname}) {why}; "
             f"it had used up to {death.maxrss_bytes / 2**20:.0f} MiB of memory"
@@ -104,4 +105,4 @@ class HostCore:
     def zygote_gone(self, reason: str) -> None:
         """All workers died with the zygote."""
         for worker_id in list(self.workers):
-            self.exited(worker_id, Death(f"died with its parent: {reason}", 9, 0, worker_id, ""))
+            self.exited(worker_id, Death(f"killed with its parent: {reason}", 9, 0, b"", ""))

@@ -1,7 +1,7 @@
 """A local cluster in one subprocess of the driver: imports once, then forks broker, zygote and workers.
 
-Process tree: driver -> this process, which becomes the host -> broker, zygote -> workers. The driver holds the other end
-of this process's stdin: when that closes, for whatever reason, the cluster ends. When this process is killed, the
+Process tree: driver -> this process, which becomes the host -> broker, zygote -> workers. The driver holds the other
+end of this process's stdin: when that closes, for whatever reason, the cluster ends. When this process is killed, the
 broker dies with it and the zygote cleans up. What happens is told to the driver as one line of JSON on stdout.
 """
 
@@ -63,7 +63,11 @@ def _fork_broker(address: str, config: Config, bound_fd: int, close: list[int]) 
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
         set_title("zray: broker")
-        code = run_broker(address, config, lambda _: os.write(bound_fd, b"\1") and None)
+
+        def bound(_: str) -> None:
+            os.write(bound_fd, b"\1")
+
+        code = run_broker(address, config, bound)
     finally:
         os._exit(code)
 

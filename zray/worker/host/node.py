@@ -1,4 +1,4 @@
-"""Starting a host on this machine: session, store, zygote, connection. Used by ``zray-worker`` and by local clusters."""
+"""Starting a host on this machine: session, store, zygote, connection. For ``zray-worker`` and for local clusters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HostOptions:
 
 
 def prepare_zygote(paths: SessionPaths, lock: SessionLock) -> ZygoteClient:
-    """Forks the zygote, which is also the guardian of the session: it cleans up after this process, however that ends."""
+    """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends."""
 
     host = os.getpid()
 

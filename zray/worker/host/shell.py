@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
-import zmq
 
 from zray.client.connection import Connection
 from zray.config import Config
@@ -29,6 +28,7 @@ from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteCl
 from zray.worker.log_marker import NAME_MARKER
 
 TICK_S = 0.25
+PAUSE_S = 1.0
 SWEEP_S = 1.0
 MAX_LOG_LINES_PER_TURN = 2000
 RECORDER_BYTES = 24
@@ -57,7 +57,7 @@ class _Forked:
 
 
 class HostShell:
-    """One host. ``worker_payload``: what every worker is told besides its ID; ``watched``: fds whose end is the host's."""
+    """One host. ``worker_payload``: what every worker is told besides its ID; ``watched``: fds whose end is its end."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class HostShell:
         self._end = ""
         self._poll = select.poll()
         self._wake_read, self._wake_write = os.pipe()
-        for fd in (connection.socket.getsockopt(zmq.FD), zygote.fileno(), self._wake_read, *watched):
+        for fd in (connection.socket.fileno(), zygote.fileno(), self._wake_read, *watched):
             self._poll.register(fd, select.POLLIN)
 
     def end(self, reason: str) -> None:
@@ -128,9 +128,7 @@ class HostShell:
             for message in connection.receive():
                 self.core.receive(message)
             self._perform()
-            if self._entries:
-                self.core.out.append(WorkerLogs(self._entries))
-                self._entries = []
+            self._queue_logs()
             self._tick(time.monotonic())
             out, self.core.out = self.core.out, []
             if not connection.flush(out) or not connection.readable:
@@ -140,8 +138,8 @@ class HostShell:
         if now - self._last_tick < TICK_S:
             return
         link = self._connection.link
-        if self._last_tick and now - self._last_tick > 10 * TICK_S:
-            link.last_heard = max(link.last_heard, now - 2.0)  # this process stood still
+        if self._last_tick and now - self._last_tick > PAUSE_S:
+            link.forgive_silence(now)
         self._last_tick = now
         if self._connection.refused is not None:
             self.end(f"the broker has declared this host dead: {self._connection.refused.reason}")
@@ -209,6 +207,7 @@ class HostShell:
         number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
         death = Death(describe_exit(event.status), number, event.maxrss_bytes, running, tail.strip())
         self._bury(event.worker_id)
+        self._queue_logs()  # ahead of the news: the broker knows the job of a worker only while it lives
         self.core.exited(event.worker_id, death)
 
     def _bury(self, worker_id: bytes) -> None:
@@ -225,6 +224,11 @@ class HostShell:
             self._poll.unregister(closed)
             del self._log_fds[closed]
         self._collect(worker_id, log, lines)
+
+    def _queue_logs(self) -> None:
+        if self._entries:
+            self.core.out.append(WorkerLogs(self._entries))
+            self._entries = []
 
     def _collect(self, worker_id: bytes, log: WorkerLog, read: list[tuple[str, list[str]]]) -> None:
         """Takes lines that a worker printed; its marker lines tell whose they are."""

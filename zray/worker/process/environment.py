@@ -1,4 +1,4 @@
-"""What a worker's process is set to for the job, task or actor that it serves: search path, directory, variables, names."""
+"""What a worker's process is set to for what it serves: search path, directory, environment variables, names."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class EventLoop:
-    """Runs calls as asyncio tasks. Calls that arrive together cost one wake-up, answers that are ready together one send."""
+    """Runs calls as asyncio tasks. Calls that arrive together cost one wake-up, answers ready together one send."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

@@ -1,4 +1,4 @@
-"""Runs what a worker is given: arguments in, the user's code, return values out. Knows nothing of sockets or threads."""
+"""Runs what a worker is given: arguments in, the user's code, return values out. Knows no sockets and no threads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The life of a worker: takes work from the core, runs it, answers.
 
-The main thread runs plain tasks and the methods of ordinary actors, since signals (a cancellation) arrive there; it also
-drives the socket while it has nothing to do. Actors with ``max_concurrency`` above one get a pool of threads, actors
+The main thread runs plain tasks and the methods of ordinary actors, since signals (a cancellation) arrive there; it
+also drives the socket while it has nothing to do. Actors with ``max_concurrency`` above one get a pool of threads, actors
 with ``async def`` methods an event loop in a thread of its own.
 """
 
@@ -97,7 +97,8 @@ class Worker:
         return None
 
     def _on_standby(self) -> None:
-        # The background thread takes over since the main thread is busy: what it runs is long. Others may wait behind it.
+        # The background thread takes over since the main thread is busy: what it runs is long, and others may wait
+        # behind it.
         if self._in_main:
             with self._shell.lock:
                 self._execution.hand_back()
@@ -200,11 +201,12 @@ class Worker:
         return encode_failure("ActorDiedError", f"the constructor of {self._actor_class} raised:\n{error_text(error)}")
 
     def _wake_if_there_is_room(self) -> None:
-        """Calls that run elsewhere have ended: the main thread may take others, or may have nothing left to wait for."""
+        """Calls that run elsewhere have ended: the main thread may take others, or has nothing left to wait for."""
         execution = self._execution
-        if execution.idle is not None and execution.running < self._concurrency:
-            if execution.queued or execution.leaving or not execution.running:
-                execution.idle.wake()
+        if execution.idle is None or execution.running >= self._concurrency:
+            return
+        if execution.queued or execution.leaving or not execution.running:
+            execution.idle.wake()
 
     def _failed(self, task: Assignment, options: CallOptions, error: BaseException, started_us: int) -> None:
         self._shell.lock.forget_interrupt()

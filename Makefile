@@ -1,0 +1,72 @@
+# From a clean clone: `make demo`, `make test`. Needs Python 3.10 or newer, make, and a package index that pip can reach.
+# Everything is set up in .venv (and .venv-bench); a second run finds its stamps there and starts at once.
+
+PYTHON ?= python3
+VENV ?= .venv
+BENCH_VENV ?= .venv-bench
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test bench lint format types layers clean
+
+help: ## This list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo "ARGS=... goes to the program that is run: make test ARGS='tests/unit -x'"
+
+demo: $(VENV)/.installed ## Analyse the Python standard library with zray
+	$(BIN)/python examples/quickstart.py $(ARGS)
+
+test: $(VENV)/.installed-test ## All tests; ZRAY_TEST_SEEDS sets the number of simulated runs
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(BENCH_VENV)/.installed-bench ## Measure zray beside Ray, loky and ProcessPoolExecutor
+	$(BENCH_VENV)/bin/python benchmarks/run.py $(ARGS)
+
+lint: $(VENV)/.installed-lint ## Style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-lint ## Mend what of style and formatting can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.installed-lint ## Strict types
+	$(BIN)/mypy --strict zray
+
+layers: $(VENV)/.installed-lint ## Who may import whom: the layers of docs/architecture.md
+	$(BIN)/lint-imports
+
+clean: ## Remove all that was set up and built
+	rm -rf $(VENV) $(BENCH_VENV) build dist out *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says that an environment has what its name says, as of the present pyproject.toml.
+
+%/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "zray needs Python 3.10 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $*
+	@touch $@
+
+%/.installed: %/.created pyproject.toml
+	$*/bin/python $(PIP_INSTALL) --editable .
+	@touch $@
+
+%/.installed-test: %/.created pyproject.toml
+	$*/bin/python $(PIP_INSTALL) --editable '.[test,examples]'
+	@touch $@
+
+%/.installed-lint: %/.created pyproject.toml
+	$*/bin/python $(PIP_INSTALL) --editable '.[lint]'
+	@touch $@
+
+%/.installed-bench: %/.created pyproject.toml
+	$*/bin/python $(PIP_INSTALL) --editable '.[bench]'
+	@touch $@
+
+.PRECIOUS: %/.created %/.installed %/.installed-test %/.installed-lint %/.installed-bench

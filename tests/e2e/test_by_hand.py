@@ -1,0 +1,358 @@
+"""Clusters that are started with ``zray-broker`` and ``zray-worker``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+from .helpers import Process, alive, by_hand, driver, error_of, eventually, free_port
+
+FAST = {"ZRAY_SILENCE_S": "2", "ZRAY_HEARTBEAT_S": "0.5"}
+
+
+def cli(name: str, *options: str, timeout_s: float = 10.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"zray.cli.{name}", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+
+
+def wait_for_hosts(ray, number: int) -> None:
+    eventually(lambda: len(ray.nodes()) == number)
+
+
+@pytest.mark.parametrize("name", ["broker", "worker"])
+def test_help(name):
+    done = cli(name, "--help")
+    assert done.returncode == 0 and "Usage" in done.stdout and "--insecure" in done.stdout
+
+
+@pytest.mark.parametrize("how", ["argument", "auto", "ZRAY_ADDRESS", "ZRAY_ADDRESS=auto"])
+def test_joining(how, monkeypatch):
+    import zray as ray
+
+    with by_hand() as (address, _, _):
+        assert address.startswith("ipc://")
+        if how == "ZRAY_ADDRESS":
+            monkeypatch.setenv("ZRAY_ADDRESS", address)
+            ray.init()
+        elif how == "ZRAY_ADDRESS=auto":
+            monkeypatch.setenv("ZRAY_ADDRESS", "auto")
+            ray.init()
+        else:
+            ray.init(address if how == "argument" else "auto")
+        assert ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=8) == 42
+        assert len(ray.get(ray.put(b"x" * 1_000_000))) == 1_000_000
+        ray.shutdown()
+
+
+def test_local_means_local(monkeypatch):
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_ADDRESS", "ipc:///nowhere")
+    assert "session_dir" in ray.init("local", num_cpus=1)
+
+
+def test_the_socket_is_its_users_alone(sandbox):
+    with by_hand() as (address, _, _):
+        path = address.removeprefix("ipc://")
+        assert os.path.exists(path)
+        assert stat.S_IMODE(sandbox.root.stat().st_mode) == 0o700
+        assert path.startswith(str(sandbox.root))
+
+
+def test_tcp_with_insecure():
+    import zray as ray
+
+    port = free_port()
+    with by_hand("--bind", f"tcp://127.0.0.1:{port}", "--insecure") as (address, _, _):
+        assert address == f"tcp://127.0.0.1:{port}"
+        ray.init(address)
+        assert ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=8) == 42
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("name, option", [("broker", "--bind"), ("worker", "--address")])
+def test_tcp_is_refused_without_insecure(name, option):
+    done = cli(name, option, f"tcp://127.0.0.1:{free_port()}")
+    assert done.returncode == 2 and "--insecure" in done.stderr
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:{port}", "ipc:///tmp/zray-nobody-is-here.sock"])
+def test_nobody_answers(address):
+    import zray as ray
+
+    address = address.format(port=free_port())
+    started = time.monotonic()
+    with pytest.raises(ray.exceptions.ClusterUnavailableError, match=address):
+        ray.init(address)
+    assert time.monotonic() - started < 7
+    assert not ray.is_initialized()
+    ray.init(num_cpus=1)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://", "ipc://", "tcp://127.0.0.1:notaport", "udp://1.2.3.4:5", ""])
+def test_addresses_that_are_none(address):
+    import zray as ray
+
+    if not address:
+        ray.init(address, num_cpus=1)
+        return
+    started = time.monotonic()
+    with pytest.raises((ray.exceptions.RayError, ValueError), match="address|broker"):
+        ray.init(address)
+    assert time.monotonic() - started < 7 and not ray.is_initialized()
+
+
+def test_auto_without_a_broker():
+    import zray as ray
+
+    with pytest.raises(ray.exceptions.ClusterUnavailableError, match="zray-broker"):
+        ray.init("auto")
+    done = cli("worker")
+    assert done.returncode == 2 and "zray-broker" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_worker_that_reaches_nobody_ends(sandbox):
+    done = cli("worker", "--address", f"ipc://{sandbox.directory}/nobody.sock", timeout_s=12)
+    assert done.returncode != 0 and "nobody.sock" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_brokers_on_one_port():
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with by_hand("--bind", address, "--insecure", hosts=0):
+        done = cli("broker", "--bind", address, "--insecure")
+        assert done.returncode == 2 and address in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_brokers_on_one_socket(sandbox):
+    import zray as ray
+
+    address = f"ipc://{sandbox.directory}/b"
+    with by_hand("--bind", address) as (_, _, _):
+        done = cli("broker", "--bind", address)
+        assert done.returncode == 2 and address in done.stderr and "Traceback" not in done.stderr
+        ray.init(address)
+        assert ray.get(ray.remote(lambda: 1).remote(), timeout=8) == 1
+        ray.shutdown()
+
+
+def test_bad_bind_addresses():
+    for address in ("tcp://256.1.1.1:80", "tcp://127.0.0.1:99999", "ipc:///no/such/directory/socket"):
+        done = cli("broker", "--bind", address, "--insecure")
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "option, value", [("--resources", "{"), ("--resources", '{"CPU": 1}'), ("--num-cpus", "-1"), ("--resources", '{"x": -1}')]
+)
+def test_bad_options_of_a_worker(option, value):
+    done = cli("worker", option, value)
+    assert done.returncode == 2 and option in done.stderr and "Traceback" not in done.stderr
+
+
+def test_resources_of_hosts(sandbox):
+    import zray as ray
+
+    with by_hand(hosts=0) as (address, _, _):
+        command = [sys.executable, "-m", "zray.cli.worker", "--num-cpus", "1", "--resources", '{"x": 2}']
+        with Process(command) as one, Process([*command[:-1], '{"y": 1}']) as other:
+            ray.init(address)
+            wait_for_hosts(ray, 2)
+            assert ray.cluster_resources()["x"] == 2 and ray.cluster_resources()["CPU"] == 2
+            where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
+            at = {name: ray.get(where.options(resources={name: 1}).remote(), timeout=8) for name in "xy"}
+            assert at["x"] != at["y"]
+            ray.shutdown()
+            for process in (one, other):
+                process.signal(signal.SIGTERM)
+                assert process.wait(8) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_orderly_ends(number):
+    with by_hand() as (_, broker, (host,)):
+        host.signal(number)
+        assert host.wait(8) == 0, host.report()
+        broker.signal(number)
+        assert broker.wait(8) == 0, broker.report()
+
+
+def test_a_host_ends_with_its_broker(sandbox):
+    with by_hand(environ=FAST) as (_, broker, (host,)):
+        broker.signal(signal.SIGKILL)
+        broker.wait(5)
+        assert host.wait(10) == 1
+        assert "broker" in host.out
+        eventually(lambda: not sandbox.processes())
+
+
+def test_kill_the_broker_under_a_joined_driver(monkeypatch):
+    import zray as ray
+
+    with by_hand(environ=FAST) as (address, broker, _):
+        for name, value in FAST.items():
+            monkeypatch.setenv(name, value)
+        ray.init(address)
+        ref = ray.remote(time.sleep).remote(1000)
+        broker.signal(signal.SIGKILL)
+        started = time.monotonic()
+        assert isinstance(error_of(ray, ref, 9), ray.exceptions.ClusterUnavailableError)
+        assert time.monotonic() - started < 6
+        ray.shutdown()
+
+
+def test_kill_a_host_by_hand(monkeypatch):
+    import zray as ray
+
+    with by_hand(hosts=2, cpus=1, environ=FAST) as (address, _, hosts):
+        ray.init(address)
+        wait_for_hosts(ray, 2)
+
+        @ray.remote(max_retries=0)
+        def stay():
+            time.sleep(1000)
+
+        @ray.remote
+        class Place:
+            def pid(self):
+                return os.getpid()
+
+        here = ray.remote(lambda: ray.get_runtime_context().get_node_id())
+        refs = [stay.remote(), stay.remote()]
+        place = Place.options(num_cpus=0).remote()
+        pid = ray.get(place.pid.remote(), timeout=8)
+        hosts[0].signal(signal.SIGKILL)
+        ready, waiting = ray.wait(refs, timeout=9)
+        error = error_of(ray, ready[0])
+        assert isinstance(error, (ray.exceptions.NodeDiedError, ray.exceptions.WorkerCrashedError)), error
+        assert "host" in str(error)
+        wait_for_hosts(ray, 1)
+        ray.cancel(waiting[0], force=True)
+        assert ray.get(here.remote(), timeout=8) == ray.nodes()[0]["NodeID"]
+        if not alive(pid):
+            assert isinstance(error_of(ray, place.pid.remote()), ray.exceptions.ActorDiedError)
+        ray.shutdown()
+
+
+def test_a_task_is_retried_on_another_host(monkeypatch, sandbox):
+    import zray as ray
+
+    with by_hand(hosts=2, cpus=1, environ=FAST) as (address, _, hosts):
+        ray.init(address)
+        wait_for_hosts(ray, 2)
+        gate = sandbox.directory / "gate"
+        started = sandbox.directory / "started"
+
+        @ray.remote
+        def wait():
+            with started.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            while not gate.exists():
+                time.sleep(0.02)
+            return os.getpid()
+
+        refs = [wait.remote(), wait.remote()]
+        eventually(lambda: started.exists() and len(started.read_text().split()) == 2)
+        hosts[0].signal(signal.SIGKILL)
+        wait_for_hosts(ray, 1)
+        gate.touch()
+        pids = ray.get(refs, timeout=9)
+        assert len(started.read_text().split()) == 3 and len(set(pids)) >= 1
+        ray.shutdown()
+
+
+DETACHED = """
+    ray.init({address!r}, namespace="shop")
+
+    @ray.remote(num_cpus=0)
+    class Counter:
+        value = 0
+        def add(self):
+            self.value += 1
+            return self.value, os.getpid()
+"""
+
+
+@pytest.mark.parametrize("ending", ["ray.shutdown()", "os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_detached_actors_outlive_their_driver(ending):
+    import zray as ray
+
+    with by_hand(environ=FAST) as (address, _, _):
+        creator = DETACHED.format(address=address) + f"""
+    kept = Counter.options(name="kept", lifetime="detached").remote()
+    lost = Counter.options(name="lost").remote()
+    print("made", ray.get(kept.add.remote())[1], ray.get(lost.add.remote())[1])
+    {ending}
+    """
+        with driver(creator, environ=FAST) as process:
+            kept_pid, lost_pid = (int(word) for word in process.expect("made").split()[1:])
+            process.wait()
+        eventually(lambda: not alive(lost_pid))
+        assert alive(kept_pid)
+        user = DETACHED.format(address=address) + """
+    kept = ray.get_actor("kept")
+    print("value", *ray.get(kept.add.remote(), timeout=8))
+    try:
+        ray.get_actor("lost")
+    except ValueError:
+        print("lost is gone")
+    """
+        with driver(user) as process:
+            output = process.succeed()
+            assert f"value 2 {kept_pid}" in output and "lost is gone" in output
+        ray.init(address, namespace="other")
+        with pytest.raises(ValueError):
+            ray.get_actor("kept")
+        kept = ray.get_actor("kept", namespace="shop")
+        assert ray.get(kept.add.remote(), timeout=8)[0] == 3
+        ray.kill(kept)
+        eventually(lambda: not alive(kept_pid))
+        with pytest.raises(ValueError):
+            ray.get_actor("kept", namespace="shop")
+        ray.shutdown()
+
+
+def test_a_driver_that_dies_takes_its_tasks_and_not_the_cluster(sandbox):
+    import zray as ray
+
+    with by_hand(environ=FAST) as (address, _, _):
+        source = f"""
+    ray.init({address!r})
+    @ray.remote
+    def stay():
+        time.sleep(1000)
+    refs = [stay.remote() for _ in range(10)]
+    data = ray.put(b"x" * 2_000_000)
+    print("pid", ray.get(ray.remote(num_cpus=0)(os.getpid).remote()))
+    sys.stdin.read()
+    """
+        with driver(source, environ=FAST) as process:
+            process.expect("pid")
+            process.signal(signal.SIGKILL)
+            process.wait()
+        ray.init(address)
+        eventually(lambda: ray.available_resources().get("CPU") == 2)
+        assert ray.get(ray.remote(lambda: 1).remote(), timeout=8) == 1
+        ray.shutdown()
+
+
+def test_drivers_of_one_cluster_do_not_see_each_others_output():
+    with by_hand() as (address, _, _):
+        source = f"""
+    ray.init({address!r})
+    ray.get(ray.remote(lambda: print("from", sys.argv[0], os.environ["WHO"])).options().remote()) if False else None
+    who = os.environ["WHO"]
+    ray.get(ray.remote(lambda: print("hello of", who)).remote())
+    sys.stdin.readline()
+    """
+        with driver(source, environ={"WHO": "one"}) as one, driver(source, environ={"WHO": "two"}) as two:
+            one.expect("hello of one")
+            two.expect("hello of two")
+            for process in (one, two):
+                process.say("\n")
+            assert "two" not in one.succeed() and "one" not in two.succeed()
