@@ -27,14 +27,16 @@ def eventually(predicate: Callable[[], Any], timeout_s: float = 15.0, pause_s: f
         time.sleep(pause_s)
 
 
-def run_driver(impl: str, source: str, timeout_s: float = 60.0) -> str:
+def run_driver(impl: str, source: str, address: str | None = None, timeout_s: float = 60.0) -> str:
     """Runs ``source`` as a driver of its own, with ``ray`` imported and ``INIT`` holding arguments of ``init``.
 
-    Returns what it printed. Fails when it does not end with exit code 0.
+    They start a cluster, or join the one at ``address``. Returns what the driver printed; fails when it does not end
+    with exit code 0.
     """
-    init = {"num_cpus": 2}
+    init: dict[str, Any] = {"num_cpus": 2} if address is None else {"address": address}
     if impl == "ray":
-        init |= {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        init |= {"log_to_driver": False, "logging_level": "ERROR"}
+        init |= {} if address else {"include_dashboard": False}
     program = f"import {impl} as ray\nINIT = {init!r}\n" + textwrap.dedent(source)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=timeout_s)
     assert done.returncode == 0, done.stderr

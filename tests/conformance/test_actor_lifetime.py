@@ -37,7 +37,7 @@ def mortal_class(ray):
             return "survived"
 
         def leave(self):
-            (ray.actor if hasattr(ray, "actor") else ray).exit_actor()
+            ray.actor.exit_actor()
 
         def pid(self):
             return os.getpid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 import pytest
@@ -70,10 +71,8 @@ def test_task_that_ignores_the_interrupt_goes_by_force(ray, gate):
     def stubborn(gate):
         gate.arrive.remote()
         while True:
-            try:
+            with contextlib.suppress(KeyboardInterrupt):
                 time.sleep(0.01)
-            except KeyboardInterrupt:
-                pass
 
     ref = stubborn.remote(gate)
     eventually(lambda: ray.get(gate.arrived.remote()))

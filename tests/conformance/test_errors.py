@@ -68,7 +68,7 @@ def test_user_exception_with_attributes(ray):
 
 def test_builtin_exception_with_attributes(ray):
     def f():
-        open("/nonexistent/file")
+        os.stat("/nonexistent/file")
 
     error = fails_with(ray, f)
     assert isinstance(error, FileNotFoundError)

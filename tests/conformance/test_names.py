@@ -8,18 +8,59 @@ import os
 
 import pytest
 
-TOP_LEVEL = """
-init shutdown is_initialized remote get put wait cancel kill method get_actor get_gpu_ids get_runtime_context nodes
-cluster_resources available_resources ObjectRef exceptions actor remote_function runtime_context util __version__
-""".split()
+TOP_LEVEL = [
+    "init",
+    "shutdown",
+    "is_initialized",
+    "remote",
+    "get",
+    "put",
+    "wait",
+    "cancel",
+    "kill",
+    "method",
+    "get_actor",
+    "get_gpu_ids",
+    "get_runtime_context",
+    "nodes",
+    "cluster_resources",
+    "available_resources",
+    "ObjectRef",
+    "exceptions",
+    "actor",
+    "remote_function",
+    "runtime_context",
+    "util",
+    "__version__",
+]
 
-EXCEPTIONS = """
-RayError RayTaskError RayActorError RaySystemError TaskCancelledError WorkerCrashedError ActorDiedError
-ActorUnavailableError ActorUnschedulableError TaskUnschedulableError GetTimeoutError ObjectLostError ObjectFreedError
-OwnerDiedError ObjectStoreFullError OutOfDiskError OutOfMemoryError NodeDiedError RuntimeEnvSetupError
-PendingCallsLimitExceeded ReferenceCountingAssertionError ObjectReconstructionFailedError ObjectFetchTimedOutError
-LocalRayletDiedError AsyncioActorExit
-""".split()
+EXCEPTIONS = [
+    "RayError",
+    "RayTaskError",
+    "RayActorError",
+    "RaySystemError",
+    "TaskCancelledError",
+    "WorkerCrashedError",
+    "ActorDiedError",
+    "ActorUnavailableError",
+    "ActorUnschedulableError",
+    "TaskUnschedulableError",
+    "GetTimeoutError",
+    "ObjectLostError",
+    "ObjectFreedError",
+    "OwnerDiedError",
+    "ObjectStoreFullError",
+    "OutOfDiskError",
+    "OutOfMemoryError",
+    "NodeDiedError",
+    "RuntimeEnvSetupError",
+    "PendingCallsLimitExceeded",
+    "ReferenceCountingAssertionError",
+    "ObjectReconstructionFailedError",
+    "ObjectFetchTimedOutError",
+    "LocalRayletDiedError",
+    "AsyncioActorExit",
+]
 
 SUBCLASSES = [
     ("RayTaskError", "RayError"),

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from .helpers import eventually, has_named_actor, make_counter
+from .helpers import eventually, has_named_actor, make_counter, run_driver
 
 
 @pytest.fixture
@@ -129,3 +129,65 @@ def test_detached_actor_outlives_the_task_that_made_it(ray, name):
     actor = ray.get_actor(name)
     assert ray.get(actor.increment.remote()) == 2
     ray.kill(actor)
+
+
+@pytest.fixture
+def address(ray):
+    """Where other drivers join this module's cluster."""
+    return ray.get_runtime_context().gcs_address
+
+
+MAKE = """
+    @ray.remote(num_cpus=0)
+    class A:
+        def __init__(self):
+            self.value = 0
+
+        def increment(self):
+            self.value += 1
+            return self.value
+
+    ray.init(**INIT, namespace="shared")
+    actor = A.options(name={name!r}, lifetime={lifetime!r}).remote()
+    print(ray.get(actor.increment.remote()))
+"""
+
+
+def test_detached_actor_outlives_its_driver(ray, impl, address, name):
+    run_driver(impl, MAKE.format(name=name, lifetime="detached"), address)
+    assert ray.get(ray.get_actor(name, namespace="shared").increment.remote()) == 2
+    use = f"""
+        ray.init(**INIT, namespace="shared")
+        actor = ray.get_actor({name!r})
+        print(ray.get(actor.increment.remote()))
+        ray.kill(actor)
+    """
+    assert run_driver(impl, use, address).split()[-1] == "3"
+    eventually(lambda: not has_named_actor(ray, name, "shared"))
+
+
+def test_other_actors_end_with_their_driver(ray, impl, address, name):
+    assert run_driver(impl, MAKE.format(name=name, lifetime=None), address).split()[-1] == "1"
+    eventually(lambda: not has_named_actor(ray, name, "shared"))
+
+
+def test_drivers_without_a_namespace_do_not_see_each_other(ray, impl, address, name):
+    counter = make_counter(ray, name=name)
+    ray.get(counter.increment.remote())
+    look = f"""
+        ray.init(**INIT)
+        try:
+            ray.get_actor({name!r})
+        except ValueError:
+            print("unseen")
+    """
+    assert run_driver(impl, look, address).split()[-1] == "unseen"
+
+
+def test_driver_that_joins_sees_the_cluster(ray, impl, address):
+    look = """
+        ray.init(**INIT)
+        assert ray.cluster_resources()["slot"] == 2
+        assert ray.get(ray.remote(resources={"slot": 1})(lambda: 5).remote()) == 5
+    """
+    run_driver(impl, look, address)

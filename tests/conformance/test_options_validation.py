@@ -70,6 +70,11 @@ def named(cases):
     return pytest.mark.parametrize(("option", "value"), cases, ids=[f"{name}={value}" for name, value in cases])
 
 
+def names(impl, option):
+    """What the message must match: it names the option. Ray's does so mostly, and not where a value is odd."""
+    return option if impl == "zray" else ""
+
+
 def function():
     return 1
 
@@ -80,18 +85,18 @@ class Class:
 
 
 @named(FOR_ANY + FOR_TASKS)
-def test_option_of_a_function(ray, option, value):
-    with pytest.raises(REFUSED, match=option):
+def test_option_of_a_function(ray, impl, option, value):
+    with pytest.raises(REFUSED, match=names(impl, option)):
         ray.remote(**{option: value})(function)
-    with pytest.raises(REFUSED, match=option):
+    with pytest.raises(REFUSED, match=names(impl, option)):
         ray.remote(function).options(**{option: value})
 
 
 @named(FOR_ANY + FOR_ACTORS)
-def test_option_of_a_class(ray, option, value):
-    with pytest.raises(REFUSED, match=option):
+def test_option_of_a_class(ray, impl, option, value):
+    with pytest.raises(REFUSED, match=names(impl, option)):
         ray.remote(**{option: value})(Class)
-    with pytest.raises(REFUSED, match=option):
+    with pytest.raises(REFUSED, match=names(impl, option)):
         ray.remote(Class).options(**{option: value}).remote()
 
 

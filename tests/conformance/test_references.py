@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import importlib
+import itertools
 import os
 import uuid
 
@@ -129,7 +130,7 @@ def test_borrower_that_dies_lets_go(ray, name):
 def test_ref_handed_on_through_a_chain_of_borrowers(ray, name):
     keepers = [make_keeper(ray) for _ in range(4)]
     ray.get(keepers[0].keep.remote([ray.put(["value", make_canary(ray, name)])]))
-    for giver, taker in zip(keepers, keepers[1:]):
+    for giver, taker in itertools.pairwise(keepers):
         ray.get(giver.hand_on.remote(taker))
     assert ray.get(keepers[-1].get.remote())[0] == "value"
     assert has_named_actor(ray, name)

@@ -98,7 +98,9 @@ def run_scenario(seed: int, deaths: int = 0, weather: Weather | None = None) -> 
     cluster = SimCluster(seed, random_program, weather or Weather(loss=0.02, duplication=0.02))
     sim = cluster.sim
     SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])})
-    drivers = [SimDriver(cluster, random_driver(sim.random.randrange(5, 25), sim.random.randrange(3))) for _ in range(2)]
+    drivers = [
+        SimDriver(cluster, random_driver(sim.random.randrange(5, 25), sim.random.randrange(3))) for _ in range(2)
+    ]
     for _ in range(deaths):
         sim.after(sim.random.uniform(0.005, 0.5), lambda: kill_somebody(cluster))
     assert sim.run(lambda: all(driver.done for driver in drivers), LIMIT_S), f"seed {seed}: somebody waits forever"
@@ -147,9 +149,8 @@ def leftovers(cluster: SimCluster, drivers: list[SimDriver]) -> list[str]:
         found.extend(unexplained([*drivers, *cluster.live_workers()]))
     if cluster.broker.tasks:
         found.append("broker tasks")
-    for host in cluster.broker.scheduler.hosts.values():
-        if host.pool.free != host.pool.total:
-            found.append(f"resources {host.pool.free}")
+    pools = [host.pool for host in cluster.broker.scheduler.hosts.values()]
+    found.extend(f"resources {pool.free}" for pool in pools if pool.free != pool.total)
     if cluster.broker.actors.actors:
         found.append("actors")
     return found
@@ -158,8 +159,8 @@ def leftovers(cluster: SimCluster, drivers: list[SimDriver]) -> list[str]:
 def unexplained(processes: list[SimProcess]) -> list[str]:
     """Entries that are held by something else than a cycle of values, which no reference counting can free.
 
-    Every count of every entry must be accounted for: pins by the values of the same process, an owner's registrations by
-    its borrowers.
+    Every count of every entry must be accounted for: pins by the values of the same process, an owner's registrations
+    by its borrowers.
     """
     found = []
     alive = {process.process_id: process for process in processes}
@@ -169,11 +170,14 @@ def unexplained(processes: list[SimProcess]) -> list[str]:
         for object_id, entry in entries.items():
             where = f"{process.process_id.hex()[:6]}: {object_id.hex()[:6]}..{object_id.hex()[-12:]}"
             if entry.local or entry.covers or entry.pins != pins[object_id]:
-                found.append(f"{where} local={entry.local} covers={entry.covers} pins={entry.pins} of {pins[object_id]}")
+                found.append(
+                    f"{where} local={entry.local} covers={entry.covers} pins={entry.pins} of {pins[object_id]}"
+                )
             for holder, count in (entry.holders or {}).items():
                 other = alive[holder].core.references.entries.get(object_id) if holder in alive else None
                 if other is None or other.registered != count:
-                    found.append(f"{where} is held {count} times by {holder.hex()[:6]}, which knows of {other and other.registered}")
+                    known = other and other.registered
+                    found.append(f"{where} is held {count} times by {holder.hex()[:6]}, which knows of {known}")
             if not (entry.pins or entry.holders):
                 found.append(f"{where} is held by nothing")
     return found

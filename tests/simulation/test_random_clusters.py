@@ -1,4 +1,4 @@
-"""Thousands of seeded runs of a whole cluster on a bad network: nothing is lost, nothing is left, nobody waits forever."""
+"""Thousands of seeded runs of a cluster on a bad network: nothing is lost, nothing is left, nobody waits forever."""
 
 from __future__ import annotations
 

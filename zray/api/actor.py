@@ -25,7 +25,9 @@ class MethodMeta:
 
     __slots__ = ("check", "n_returns", "name", "parameters", "retries", "retry_exceptions", "signature")
 
-    def __init__(self, name: str, n_returns: int, parameters: list[Any] | None, retries: int | None, retry: Any) -> None:
+    def __init__(
+        self, name: str, n_returns: int, parameters: list[Any] | None, retries: int | None, retry: Any
+    ) -> None:
         self.name = name
         self.n_returns = n_returns
         self.parameters = parameters  # [name, kind, has a default]; None: unknown
@@ -45,7 +47,9 @@ def _stub(name: str, parameters: list[Any] | None) -> Callable[..., Any]:
     stub.__name__ = name
     if parameters is not None:
         made = [
-            inspect.Parameter(_legal(name), inspect._ParameterKind(kind), default=None if optional else inspect.Parameter.empty)
+            inspect.Parameter(
+                _legal(name), inspect._ParameterKind(kind), default=None if optional else inspect.Parameter.empty
+            )
             for name, kind, optional in parameters
         ]
         stub.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
@@ -89,7 +93,9 @@ class ActorMeta:
             given: MethodOptions = getattr(member, METHOD_OPTIONS, MethodOptions())
             static = isinstance(inspect.getattr_static(kind, name), (staticmethod, classmethod))
             parameters = _parameters(member, skip_first=not static)
-            methods[name] = MethodMeta(name, given.num_returns, parameters, given.max_task_retries, given.retry_exceptions)
+            methods[name] = MethodMeta(
+                name, given.num_returns, parameters, given.max_task_retries, given.retry_exceptions
+            )
         for name in BUILT_IN_METHODS:
             methods[name] = MethodMeta(name, 1, None, None, False)
         meta = cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls)
@@ -99,7 +105,9 @@ class ActorMeta:
 
     def packed(self) -> bytes:
         """The form in which it travels."""
-        methods = [[m.name, m.n_returns, m.parameters, m.retries, bool(m.retry_exceptions)] for m in self.methods.values()]
+        methods = [
+            [m.name, m.n_returns, m.parameters, m.retries, bool(m.retry_exceptions)] for m in self.methods.values()
+        ]
         packed: bytes = msgpack.packb([self.class_name, methods, self.max_task_retries, self.max_pending_calls])
         return packed
 
@@ -133,7 +141,7 @@ class ActorMethod:
         self._retries = handle._meta.max_task_retries if meta.retries is None else meta.retries
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Submits a call; see ``RemoteFunction.remote``. Calls of one caller run in the order in which they are made."""
+        """Submits a call; see ``RemoteFunction.remote``. Calls of one caller run in the order in which it made them."""
         meta = self._meta
         meta.check.bind_check(args, kwargs)
         handle = self._handle

@@ -26,8 +26,9 @@ from zray.client.core.effects import ShowLogs, Warn
 from zray.client.session import Session
 from zray.client.shell import Tick
 from zray.config import Config
-from zray.exceptions import ClusterUnavailableError, ConfigError, SystemFailure
+from zray.exceptions import ClusterUnavailableError, SystemFailure
 from zray.protocol.messages import DRIVER, Goodbye
+from zray.protocol.sockets import check_address
 from zray.util.machine import host_resources
 from zray.util.processes import TITLE_PADDING, kill_session
 from zray.util.sessions import (
@@ -104,8 +105,8 @@ def init(
     """Starts a cluster on this machine, or joins one.
 
     Args:
-        address: where a broker listens (``ipc://...``, ``tcp://host:port``); "auto": the one that ``zray-broker`` of this
-            user runs here; "local": start one whatever ``ZRAY_ADDRESS`` says. Default: ``ZRAY_ADDRESS``, else start one.
+        address: where a broker listens (``ipc://...``, ``tcp://host:port``); "auto": the ``zray-broker`` that this
+            user runs here; "local": start one whatever ``ZRAY_ADDRESS`` says. Default: ``ZRAY_ADDRESS``, else "local".
         num_cpus, num_gpus, memory (bytes), resources: what the new cluster offers; default: what the machine has.
         object_store_memory: capacity of the new cluster's object store in bytes.
         local_mode: run everything in this process, serially, for debugging.
@@ -117,7 +118,9 @@ def init(
     VersionMismatchError, ValueError and TypeError for bad arguments.
     """
     global _driver
-    _check_arguments(num_cpus, num_gpus, memory, resources, object_store_memory, include_dashboard, runtime_env, unknown)
+    _check_arguments(
+        num_cpus, num_gpus, memory, resources, object_store_memory, include_dashboard, runtime_env, unknown
+    )
     with _lock:
         if is_initialized():
             if ignore_reinit_error:
@@ -152,7 +155,12 @@ def _check_arguments(
 ) -> None:
     if unknown:
         raise TypeError(f"zray.init() does not know {', '.join(sorted(unknown))}; see help(zray.init)")
-    for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus), ("memory", memory), ("object_store_memory", store)):
+    for name, value in (
+        ("num_cpus", num_cpus),
+        ("num_gpus", num_gpus),
+        ("memory", memory),
+        ("object_store_memory", store),
+    ):
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -176,8 +184,11 @@ def _check_arguments(
 
 def _resolve(address: str, config: Config) -> str:
     if address != "auto":
-        if "://" not in address:
-            raise ConfigError(f"address {address!r} is not of the form ipc://PATH or tcp://HOST:PORT")
+        check_address(address)
+        if address.startswith("tcp://"):
+            logger.warning(
+                "the connection to %s is neither encrypted nor authenticated: there are no keys yet", address
+            )
         return address
     current = read_current(runtime_root(config.tmpdir))
     if current is None:
@@ -193,13 +204,27 @@ def _resolve(address: str, config: Config) -> str:
 
 def _job_config(namespace: str, local: bool) -> dict[str, Any]:
     """What the job's workers need: they share the driver's files when they are on its machine."""
-    path = [os.path.abspath(entry) if entry else os.getcwd() for entry in sys.path if "zip" not in entry]
+    path = _search_path()
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if main:
         directory = os.path.dirname(os.path.abspath(main))
         if directory not in path:
             path.insert(0, directory)
-    return {"namespace": namespace, "sys_path": path, "cwd": os.getcwd() if local else ""}
+    return {"namespace": namespace, "sys_path": path, "cwd": _working_directory() if local else ""}
+
+
+def _working_directory() -> str:
+    """The working directory; empty if it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def _search_path() -> list[str]:
+    """The driver's search path, as other processes can use it."""
+    here = _working_directory()
+    return [os.path.join(here, entry) if here else entry for entry in sys.path if entry or here]
 
 
 def _join(
@@ -218,7 +243,9 @@ def _join(
     sessions.set_current(session)
     object_ref.set_tracker(session)
     runtimes.set_runtime(None)
-    context = Context(address=address, namespace=namespace, node_id=session.stores.home.hex(), job_id=session.job_id.hex())
+    context = Context(
+        address=address, namespace=namespace, node_id=session.stores.home.hex(), job_id=session.job_id.hex()
+    )
     return _Driver(session, context, output, old_sigint=_guard_sigint(session))
 
 
@@ -238,13 +265,15 @@ def _guard_sigint(session: Session) -> Any:
 def _start(resources: dict[str, int], store_bytes: int, config: Config, namespace: str) -> _Driver:
     root = runtime_root(config.tmpdir)
     paths = new_session(root)
-    process = _launch(paths, resources, store_bytes, config)
+    process = None
     try:
+        process = _launch(paths, resources, store_bytes, config)
         report = _read_report(process, config.start_timeout_s)
         driver = _join(report["address"], {}, config, namespace, process)
     except BaseException:
-        process.kill()
-        process.wait()
+        if process is not None:
+            process.kill()
+            process.wait()
         remove_session(paths)
         raise
     driver.process = process
@@ -255,14 +284,16 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     return driver
 
 
-def _launch(paths: SessionPaths, resources: dict[str, int], store_bytes: int, config: Config) -> subprocess.Popen[bytes]:
+def _launch(
+    paths: SessionPaths, resources: dict[str, int], store_bytes: int, config: Config
+) -> subprocess.Popen[bytes]:
     arguments = {
         "session": paths.name,
         "root": str(paths.root),
         "resources": resources,
         "store_bytes": store_bytes,
         "config": dataclasses.asdict(config),
-        "sys_path": [entry or os.getcwd() for entry in sys.path],
+        "sys_path": _search_path(),
     }
     environment = {**os.environ, "ZRAY_SESSION": paths.name, "SPT_NOENV": "1"}
     return subprocess.Popen(
@@ -295,7 +326,9 @@ def _read_report(process: subprocess.Popen[bytes], timeout_s: float) -> dict[str
             raise SystemFailure(f"the local cluster did not start within {timeout_s:g} s (ZRAY_START_TIMEOUT_S)")
         chunk = os.read(fd, 4096)
         if not chunk:
-            raise SystemFailure(f"the local cluster ended while starting (exit code {process.wait()}); see its output above")
+            raise SystemFailure(
+                f"the local cluster ended while starting (exit code {process.wait()}); see its output above"
+            )
         line += chunk
     report: dict[str, Any] = json.loads(line)
     if "error" in report:
@@ -332,6 +365,8 @@ def shutdown() -> None:
                 if driver.process.returncode != 0:  # its guardian may have been killed as well
                     kill_session(driver.paths.name)
                 remove_session(driver.paths)
+        elif driver.session.shell.lost:  # what was killed may have left things behind
+            sweep_dead_sessions(runtime_root(driver.session.config.tmpdir))
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:

@@ -24,7 +24,9 @@ def remote(*args: Any, **options: Any) -> Any:
     if args or not options:
         raise TypeError(
             "use zray.remote as @zray.remote, @zray.remote(option=value, ...) or zray.remote(function_or_class); "
-            f"got {args!r:.100}" if args else "zray.remote() needs a function or class, or options by keyword"
+            f"got {args!r:.100}"
+            if args
+            else "zray.remote() needs a function or class, or options by keyword"
         )
 
     def decorate(target: Any) -> Any:
@@ -39,8 +41,8 @@ def _make(target: Any, options: dict[str, Any]) -> Any:
     if inspect.isfunction(target) or inspect.isbuiltin(target):
         if inspect.iscoroutinefunction(target):
             raise ValueError(
-                f"{target.__name__} is an async function; tasks are plain functions. Use an actor with async methods, or "
-                f"asyncio.run() inside of the task"
+                f"{target.__name__} is an async function; tasks are plain functions. Use an actor with async methods, "
+                f"or asyncio.run() inside of the task"
             )
         return RemoteFunction(target, TaskOptions.from_kwargs(options, what="@zray.remote"))
     raise TypeError(f"@zray.remote is for functions and classes; {target!r:.100} is a {type(target).__name__}")

@@ -5,7 +5,6 @@ Values are passed through the serializer all the same, so that what works here w
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import inspect
 import os
@@ -128,6 +127,8 @@ class LocalRuntime:
             try:
                 value = function(*map(self._resolve, args), **{key: self._resolve(arg) for key, arg in kwargs.items()})
                 if inspect.iscoroutine(value):
+                    import asyncio  # see zray.worker.process.worker: few need it, and it is large
+
                     value = asyncio.run(value)
                 values = [value] if n_returns == 1 else list(value) if n_returns else []
                 if len(values) != n_returns:

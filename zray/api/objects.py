@@ -18,7 +18,9 @@ def put(value: Any) -> ObjectRef:
     Raises TypeError for an ObjectRef (it is one already) or a value that cannot be pickled, ObjectStoreFullError.
     """
     if isinstance(value, ObjectRef):
-        raise TypeError("zray.put() of an ObjectRef: it is a reference already; put it in a list to store the reference")
+        raise TypeError(
+            "zray.put() of an ObjectRef: it is a reference already; put it in a list to store the reference"
+        )
     ref: ObjectRef = runtime().put(value)
     return ref
 
@@ -40,7 +42,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         raise ValueError(f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}")
     for ref in refs:
         if type(ref) is not ObjectRef:
-            raise ValueError(f"zray.get() takes a list of ObjectRefs; there is a {type(ref).__name__} in it: {ref!r:.100}")
+            raise ValueError(
+                f"zray.get() takes a list of ObjectRefs; there is a {type(ref).__name__} in it: {ref!r:.100}"
+            )
     return runtime().get(refs, timeout) if refs else []
 
 
@@ -62,7 +66,9 @@ def wait(
         return [], []
     if set(map(type, refs)) != {ObjectRef}:
         other = next(ref for ref in refs if type(ref) is not ObjectRef)
-        raise TypeError(f"zray.wait() takes a list of ObjectRefs; there is a {type(other).__name__} in it: {other!r:.100}")
+        raise TypeError(
+            f"zray.wait() takes a list of ObjectRefs; there is a {type(other).__name__} in it: {other!r:.100}"
+        )
     if len(set(refs)) != len(refs):
         raise ValueError("zray.wait() takes a list of distinct ObjectRefs; there are duplicates in it")
     if type(num_returns) is not int or num_returns <= 0:

@@ -33,7 +33,7 @@ class _Shipment:
 
 
 class RemoteFunction:
-    """A function that runs in the cluster: ``f.remote(...)`` returns at once, with references to what it will return."""
+    """A function that runs in the cluster: ``f.remote(...)`` returns at once, with references to its results to be."""
 
     def __init__(self, function: Callable[..., Any], options: TaskOptions, shipment: _Shipment | None = None) -> None:
         self._function = function

@@ -182,8 +182,8 @@ class ClusterRuntime:
         session.shell.run(lambda: session.core.actors.abandon(actor_id))
         if not found.found:
             raise ValueError(
-                f"an actor named {options.name!r} exists already in namespace {spec['namespace']!r}: choose another name, "
-                f"or get it with zray.get_actor() or get_if_exists=True"
+                f"an actor named {options.name!r} exists already in namespace {spec['namespace']!r}: "
+                "choose another name, or get it with zray.get_actor() or get_if_exists=True"
             )
         return found.actor, self._handle_ref(found.spec), type(meta).unpack(found.spec["meta"])
 

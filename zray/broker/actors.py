@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from zray.broker.records import RETIRED, Actor, Process, Worker
-from zray.broker.resources import read_shape
+from zray.broker.records import RETIRED, Actor, Job, Process, Worker
+from zray.broker.resources import Shape, read_shape
 from zray.broker.scheduler import Scheduler
 from zray.protocol.messages import (
     ALIVE,
@@ -37,18 +37,22 @@ MAX_TOMBSTONES = 20_000
 class Actors:
     """All actors that are not dead, and the names of those that have one."""
 
-    def __init__(self, scheduler: Scheduler, send: Callable[[bytes, Any], None]) -> None:
+    def __init__(self, scheduler: Scheduler, send: Callable[[bytes, Any], None], jobs: dict[bytes, Job]) -> None:
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._tombs: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
         self._scheduler = scheduler
         self._send = send
+        self._jobs = jobs
 
     # ------------------------------------------------------------------ creation and names
 
     def on_create(self, source: Process, message: ActorCreate) -> None:
         """Announces an actor, or brings the constructor's arguments of one that was announced."""
         spec = message.spec
+        placement, running, max_restarts = _read_spec(spec)
+        if source.job_id not in self._jobs:
+            return  # its job has ended: it is about to be killed
         if message.actor_id in self._tombs:
             self._tell_state_of_dead(source.process_id, message.actor_id)
             return
@@ -62,9 +66,9 @@ class Actors:
             actor.creator = source.process_id
             actor.job_id = source.job_id
             actor.function_id = message.function_id
-            actor.placement = read_shape(spec["placement"])
-            actor.running = read_shape(spec["running"])
-            actor.restarts_left = int(spec["max_restarts"])
+            actor.placement = placement
+            actor.running = running
+            actor.restarts_left = max_restarts
             actor.subscribers.add(source.process_id)
         elif actor.creator != source.process_id or actor.payload:
             return
@@ -251,3 +255,16 @@ class Actors:
         for actor in [actor for actor in self.actors.values() if actor.creator == process_id]:
             if not actor.detached:
                 self.bury(actor, f"the process that created {actor.label} is gone")
+
+
+def _read_spec(spec: dict[str, Any]) -> tuple[Shape, Shape, int]:
+    """What of an actor's specification the broker relies on; raises ProtocolError when it is malformed."""
+    max_restarts = spec.get("max_restarts")
+    shapes = spec.get("placement"), spec.get("running")
+    if type(max_restarts) is not int or not all(type(shape) is bytes for shape in shapes):
+        raise ProtocolError("malformed specification of an actor")
+    if type(spec.get("name") or "") is not str or type(spec.get("namespace") or "") is not str:
+        raise ProtocolError("malformed name of an actor")
+    if type(spec.get("request", 0)) is not int:
+        raise ProtocolError("malformed request number")
+    return read_shape(spec["placement"]), read_shape(spec["running"]), max_restarts

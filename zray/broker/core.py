@@ -25,16 +25,14 @@ MAX_FENCED = 50_000
 class BrokerCore:
     """All state of a broker. ``new_id()`` makes identifiers of 16 bytes."""
 
-    def __init__(
-        self, new_id: Callable[[], bytes], idle_worker_s: float = 5.0, infeasible_warn_s: float = 2.0
-    ) -> None:
+    def __init__(self, new_id: Callable[[], bytes], idle_worker_s: float = 5.0, infeasible_warn_s: float = 2.0) -> None:
         self._out: dict[bytes, list[Any]] = {}
         self.processes: dict[bytes, Process] = {}
         self.jobs: dict[bytes, Job] = {}
-        self.functions: dict[bytes, tuple[str, bytes, bytes]] = {}  # name, blob, job
+        self.functions: dict[bytes, tuple[str, bytes, set[bytes]]] = {}  # name, blob, the jobs that ship it
         self.tasks: dict[bytes, Envelope] = {}
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes)
-        self.actors = Actors(self.scheduler, self.send)
+        self.actors = Actors(self.scheduler, self.send, self.jobs)
         self.reports = Reports(self, infeasible_warn_s)
         self._idle_worker_s = idle_worker_s
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
@@ -157,8 +155,12 @@ class BrokerCore:
             del self.tasks[envelope.task_id]
             envelope.cancelled = True
             worker = envelope.worker
-            if worker is not None and worker.outstanding.get(envelope.task_id) is envelope:
+            if worker is None or worker.outstanding.get(envelope.task_id) is not envelope:
+                continue
+            if len(worker.outstanding) == 1:
                 self.send(worker.host.host_id, m.KillWorker(worker.worker_id, "the owner of its task is gone"))
+            else:  # others' work is there as well
+                self.send(worker.worker_id, m.CancelTask(envelope.task_id, 0))
 
     def _host_lost(self, host_id: bytes, reason: str) -> None:
         host = self.scheduler.hosts.get(host_id)
@@ -169,24 +171,32 @@ class BrokerCore:
             self._worker_gone(worker, "NodeDiedError", f"its host is gone: {reason}", None)
 
     def _job_ended(self, process: Process) -> None:
-        job = self.jobs.pop(process.job_id)
-        kept_functions = {actor.function_id for actor in self.actors.actors.values()}
-        detached_live = False
+        """Its driver is gone: ends its workers, save those that serve a detached actor or somebody else who lives."""
+        job = self.jobs[process.job_id]
+        for worker_id in list(job.workers):
+            worker = self.scheduler.workers.get(worker_id)
+            if worker is not None and worker.actor is None and not self._serves_the_living(worker):
+                self.send(worker.host.host_id, m.KillWorker(worker_id, "its job has ended"))
+        self._close_job_if_over(job)
+
+    def _serves_the_living(self, worker: Worker) -> bool:
+        return any(envelope.owner in self.processes for envelope in worker.outstanding.values())
+
+    def _close_job_if_over(self, job: Job) -> None:
+        """Without driver and without actors nobody can submit anything to a job any more."""
+        if job.driver in self.processes or any(actor.job_id == job.job_id for actor in self.actors.actors.values()):
+            return
+        if self.jobs.pop(job.job_id, None) is None:
+            return
         for worker_id in job.workers:
             worker = self.scheduler.workers.get(worker_id)
-            if worker is None:
-                continue
-            if worker.actor is not None and worker.actor.detached:
-                detached_live = True
-                continue
-            self.send(worker.host.host_id, m.KillWorker(worker_id, "its job has ended"))
-        if detached_live or any(actor.job_id == job.job_id for actor in self.actors.actors.values()):
-            self.jobs[job.job_id] = job  # its detached actors go on, with its search path and functions
-            return
+            if worker is not None:
+                self.send(worker.host.host_id, m.KillWorker(worker_id, "its job has ended"))
         for envelope in self.scheduler.drop_queues(job.job_id):
             self.tasks.pop(envelope.task_id, None)
-        for function_id in [fid for fid, row in self.functions.items() if row[2] == job.job_id]:
-            if function_id not in kept_functions:
+        for function_id, (_, _, jobs) in list(self.functions.items()):
+            jobs.discard(job.job_id)
+            if not jobs:
                 del self.functions[function_id]
 
     # ------------------------------------------------------------------ tasks
@@ -235,7 +245,9 @@ class BrokerCore:
             envelope = worker.outstanding.get(task_id)
             if envelope is not None:
                 self.scheduler.finished(worker, envelope, self._now)
-                if not envelope.cancelled:
+                if envelope.stopped:  # the cancellation crossed with it
+                    self._cancelled_before_start(envelope)
+                elif not envelope.cancelled:
                     back.append(envelope)
         worker.overdue = bool(worker.outstanding)
         self.scheduler.requeue(back)
@@ -257,22 +269,29 @@ class BrokerCore:
             return
         worker = envelope.worker
         if worker is None:
-            envelope.cancelled = True
-            del self.tasks[msg.task_id]
-            failed = m.Failed(msg.task_id, envelope.attempt, "TaskCancelledError", "cancelled while queued", False)
-            self.send(envelope.owner, failed)
+            self._cancelled_before_start(envelope)
             return
+        envelope.stopped = True
         self.send(worker.worker_id, m.CancelTask(msg.task_id, msg.mode))
         if msg.mode & CANCEL_FORCE and len(worker.outstanding) == 1:
             self.send(worker.host.host_id, m.KillWorker(worker.worker_id, "its task was cancelled with force=True"))
 
+    def _cancelled_before_start(self, envelope: Envelope) -> None:
+        envelope.cancelled = True
+        del self.tasks[envelope.task_id]
+        failed = m.Failed(
+            envelope.task_id, envelope.attempt, "TaskCancelledError", "cancelled before it started", False
+        )
+        self.send(envelope.owner, failed)
+
     # ------------------------------------------------------------------ functions and routing
 
     def _function_put(self, source: Process, msg: m.FunctionPut) -> None:
-        self.functions.setdefault(msg.function_id, (msg.name, msg.blob, source.job_id))
+        _, _, jobs = self.functions.setdefault(msg.function_id, (msg.name, msg.blob, set()))
+        jobs.add(source.job_id)
 
     def _function_get(self, source: Process, msg: m.FunctionGet) -> None:
-        name, blob, _ = self.functions.get(msg.function_id, ("", b"", b""))
+        name, blob, _ = self.functions.get(msg.function_id, ("", b"", set()))
         self.send(source.process_id, m.FunctionBlob(msg.function_id, bool(blob), name, blob))
 
     def _peer(self, source: Process, msg: m.Peer) -> None:
@@ -326,6 +345,8 @@ class BrokerCore:
                 self.send(envelope.owner, failed)
         self.actors.worker_died(worker, message)
         self.lost(worker.worker_id, message)
+        if job is not None:
+            self._close_job_if_over(job)
 
     def _leaving(self, source: Process, msg: m.Leaving) -> None:
         worker = self.scheduler.workers[source.process_id]
@@ -365,7 +386,9 @@ class BrokerCore:
                     held[name] += amount
                 if worker.blocked:
                     held["CPU"] = held.get("CPU", 0) - worker.grant.cpus
-                assert bool(worker.outstanding) <= (worker.state in (BUSY, RETIRED)), "work on a worker that is not busy"
+                assert bool(worker.outstanding) <= (worker.state in (BUSY, RETIRED)), (
+                    "work on a worker that is not busy"
+                )
             assert {k: v for k, v in held.items() if v} == {k: v for k, v in host.pool.total.items() if v}, "resources"
             idle = [worker for workers in host.idle.values() for worker in workers]
             assert all(worker.state == IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"

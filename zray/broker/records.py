@@ -54,8 +54,8 @@ class Host:
 class Worker:
     """A worker process.
 
-    Invariants: ``outstanding`` is non-empty exactly in state BUSY; ``grant`` is what it holds of its host's pool, less its
-    CPUs while ``blocked``; ``load_us`` is the sum of the estimates of ``outstanding``.
+    Invariants: ``outstanding`` is non-empty exactly in state BUSY; ``grant`` is what it holds of its host's pool, less
+    its CPUs while ``blocked``; ``load_us`` is the sum of the estimates of ``outstanding``.
     """
 
     __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "load_us", "outstanding",
@@ -82,7 +82,7 @@ class Envelope:
     """A submitted task. ``worker``: where it is; None: queued."""
 
     __slots__ = ("attempt", "cancelled", "estimate_us", "flags", "function_id", "job_id", "owner", "payload",
-                 "shape", "task_id", "worker")  # fmt: skip
+                 "shape", "stopped", "task_id", "worker")  # fmt: skip
 
     def __init__(
         self, task_id: bytes, attempt: int, owner: bytes, job_id: bytes, function_id: bytes, shape: Shape, flags: int,
@@ -97,7 +97,8 @@ class Envelope:
         self.flags = flags
         self.payload = payload
         self.worker: Worker | None = None
-        self.cancelled = False
+        self.cancelled = False  # nobody wants it any more: dropped where it is met
+        self.stopped = False  # its worker has been told to cancel it
         self.estimate_us = 0
 
 

@@ -138,8 +138,9 @@ class Reports:
             return ""
         names = ", ".join(sorted({actor.label for actor in holders})[:5])
         return (
-            f"{what} asking for {describe(shape.amounts)} have been waiting for {STALLED_WARN_S:.0f} s: CPUs are held by "
-            f"{len(holders)} actor(s) for as long as they live ({names}). Create them with fewer num_cpus, or drop their handles."
+            f"{what} asking for {describe(shape.amounts)} have been waiting for {STALLED_WARN_S:.0f} s: CPUs are held "
+            f"by {len(holders)} actor(s) for as long as they live ({names}). Create them with fewer num_cpus, or drop "
+            f"their handles."
         )
 
     # ------------------------------------------------------------------ output of workers

@@ -61,7 +61,7 @@ def as_floats(amounts: dict[str, int]) -> dict[str, float]:
 
 
 class Pool:
-    """A host's resources. Invariant: ``free`` plus all grants is ``total`` (``free`` may go below zero only for CPUs)."""
+    """A host's resources. Invariant: ``free`` plus all grants is ``total`` (only CPUs' ``free`` may go below zero)."""
 
     __slots__ = ("_gpu_free", "free", "total")
 
@@ -107,6 +107,11 @@ class Pool:
         share = min(shape.gpus, UNIT)
         for index in gpus:
             self._gpu_free[index] += share
+
+    def shrink(self, held: Shape, kept: Shape) -> None:
+        """Gives back what of a grant is not kept; GPUs are kept as they are."""
+        for name, amount in held.amounts.items():
+            self.free[name] += amount - kept.amounts.get(name, 0)
 
     def lend(self, cpus: int) -> None:
         """The holder of a grant blocks: its CPUs can be used."""

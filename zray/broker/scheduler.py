@@ -3,8 +3,8 @@
 Queues are kept by (job, shape), so a pass looks at one head per queue and stops at the first that does not fit: the
 cost of a decision does not grow with the number of tasks. A pass is run once per turn of the broker's loop.
 
-Credit: a worker gets a second envelope only while the estimated run time of what it holds is small against a round trip,
-and only envelopes that may be run twice. It hands back what stands behind a task that turns out long.
+Credit: a worker gets a second envelope only while the estimated run time of what it holds is small against a round
+trip, and only envelopes that may be run twice. It hands back what stands behind a task that turns out long.
 """
 
 from __future__ import annotations
@@ -282,9 +282,5 @@ class Scheduler:
 
     def actor_runs(self, worker: Worker, actor: Actor) -> None:
         """Construction is over: the actor keeps only what it asked for while it lives."""
-        pool = worker.host.pool
-        if actor.running is not actor.placement:
-            gpus = worker.gpus
-            pool.give_back(worker.grant, gpus)
-            worker.grant = actor.running
-            worker.gpus = pool.take(actor.running)
+        worker.host.pool.shrink(worker.grant, actor.running)
+        worker.grant = actor.running

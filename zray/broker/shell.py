@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +31,7 @@ from zray.protocol.messages import (
     Refused,
     Welcome,
 )
-from zray.protocol.sockets import make_socket
+from zray.protocol.sockets import check_address, make_socket
 
 TICK_S = 0.25
 PAUSE_S = 1.0
@@ -53,20 +55,28 @@ class BrokerShell:
         self._last_tick = 0.0
         self.dropped_frames = 0
         try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
+            self._bind(address)
+        except ConfigError:
             self._socket.close(0)
             self._context.term()
+            raise
+        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def _bind(self, address: str) -> None:
+        check_address(address)
+        if _somebody_listens(address):
+            raise ConfigError(f"the broker cannot listen at {address!r}: another broker is running there")
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
             raise ConfigError(
                 f"the broker cannot listen at {address!r}: {error.strerror}. Is another broker running there?"
             ) from None
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     # ------------------------------------------------------------------ the loop
 
     def serve(self, on_ready: Callable[[], None]) -> None:
         """Runs the loop."""
-        gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)  # the tables of a million tasks are no garbage
         on_ready()
@@ -111,6 +121,10 @@ class BrokerShell:
                     self._core.receive(identity, message, now)
                 except ProtocolError:
                     self.dropped_frames += 1
+                except Exception:  # a fault of ours: it must not take the cluster along
+                    self.dropped_frames += 1
+                    print(f"zray-broker: cannot handle a {type(message).__name__}:", file=sys.stderr)
+                    traceback.print_exc()
         except ProtocolError:
             self.dropped_frames += 1
 
@@ -185,6 +199,18 @@ class BrokerShell:
                 kind = "host" if process.kind == HOST else "driver"
                 self._core.lost(process_id, f"the {kind} was not heard for {self._config.silence_s:g} s")
         self._core.tick(now)
+
+
+def _somebody_listens(address: str) -> bool:
+    """Whether a Unix socket is in use. libzmq would take it over, and its broker go deaf."""
+    if not address.startswith("ipc://"):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(address.removeprefix("ipc://"))
+        except OSError:
+            return False
+        return True
 
 
 def run_broker(address: str, config: Config, on_ready: Callable[[str], None]) -> int:

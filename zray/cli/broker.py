@@ -10,6 +10,7 @@ import click
 from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.exceptions import ZrayError
+from zray.protocol.sockets import check_address
 from zray.util.processes import set_title
 from zray.util.sessions import (
     Current,
@@ -31,7 +32,9 @@ from zray.version import VERSION
     metavar="ADDRESS",
     help="Where to listen, e.g. tcp://127.0.0.1:6380. Default: a socket in a directory that only you can enter.",
 )
-@click.option("--insecure", is_flag=True, help="Allow TCP without encryption: whoever reaches the port can run code as you.")
+@click.option(
+    "--insecure", is_flag=True, help="Allow TCP without encryption: whoever reaches the port can run code as you."
+)
 @click.version_option(VERSION)
 def main(bind: str, insecure: bool) -> None:
     """Start a zray cluster: the broker, to which workers and drivers connect.
@@ -52,9 +55,8 @@ def main(bind: str, insecure: bool) -> None:
 
 
 def check_tcp(address: str, insecure: bool) -> None:
-    """Raises ClickException when an address would be open to strangers without that being asked for."""
-    if not address.startswith(("ipc://", "tcp://")):
-        raise click.BadParameter(f"{address!r} is not of the form tcp://HOST:PORT or ipc://PATH")
+    """Raises ConfigError for what is no address, UsageError if it is open to strangers and that was not asked for."""
+    check_address(address)
     if address.startswith("tcp://") and not insecure:
         raise click.UsageError(
             "TCP is refused: there are no keys yet, so everybody who can reach the port, other users of this machine "

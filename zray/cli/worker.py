@@ -20,13 +20,19 @@ from zray.worker.host.node import HostOptions, prepare_zygote, run_host
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--address", default="", metavar="ADDRESS", help="The broker's address. Default: your broker on this machine.")
+@click.option(
+    "--address", default="", metavar="ADDRESS", help="The broker's address. Default: your broker on this machine."
+)
 @click.option("--num-cpus", type=click.FloatRange(min=0), help="CPUs to offer. Default: those this process may use.")
 @click.option("--num-gpus", type=click.IntRange(min=0), help="GPUs to offer. Default: 0.")
 @click.option("--memory", type=click.IntRange(min=0), help="Memory to offer, in bytes. Default: 70% of what there is.")
 @click.option("--resources", default="", metavar="JSON", help="""Other resources, e.g. '{"x": 2}'.""")
-@click.option("--object-store-memory", type=click.IntRange(min=1 << 20), default=None, help="Size of the object store in bytes.")
-@click.option("--spill-dir", default="", type=click.Path(file_okay=False), help="Where objects go when the store is full.")
+@click.option(
+    "--object-store-memory", type=click.IntRange(min=1 << 20), default=None, help="Size of the object store in bytes."
+)
+@click.option(
+    "--spill-dir", default="", type=click.Path(file_okay=False), help="Where objects go when the store is full."
+)
 @click.option("--insecure", is_flag=True, help="Allow TCP without encryption.")
 @click.version_option(VERSION)
 def main(**options: Any) -> None:
@@ -54,7 +60,9 @@ def _read_resources(text: str) -> dict[str, float]:
         if name in ("CPU", "GPU", "memory"):
             raise click.BadParameter(f"use the option for {name}", param_hint="--resources")
         if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount < 0:
-            raise click.BadParameter(f"the amount of {name!r} is a number from 0 on, got {amount!r}", param_hint="--resources")
+            raise click.BadParameter(
+                f"the amount of {name!r} is a number from 0 on, got {amount!r}", param_hint="--resources"
+            )
     return resources
 
 
@@ -96,6 +104,7 @@ def _run(
         zygote.close()
         zygote.wait(5.0)
         lock.close()
+        sweep_dead_sessions(root)  # a broker that was killed leaves its directory behind
     click.echo(f"zray host ends: {reason}")
     return 0 if reason.startswith("signal") else 1
 

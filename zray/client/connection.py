@@ -9,11 +9,11 @@ import zmq
 
 from zray import version
 from zray.config import Config
-from zray.exceptions import ClusterUnavailableError, VersionMismatchError, ZrayError
+from zray.exceptions import ClusterUnavailableError, ConfigError, VersionMismatchError, ZrayError
 from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.link import Link
 from zray.protocol.messages import FROM_BROKER, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
-from zray.protocol.sockets import make_socket
+from zray.protocol.sockets import check_address, make_socket
 
 HELLO_INTERVAL_MS = 250
 
@@ -82,6 +82,7 @@ def connect(address: str, kind: str, process_id: bytes, info: dict[str, Any], co
 
     Raises ClusterUnavailableError after ``config.connect_timeout_s``, VersionMismatchError or ZrayError when refused.
     """
+    check_address(address)
     context: zmq.Context[Any] = zmq.Context(io_threads=1)
     socket = make_socket(context, zmq.DEALER, config)
     try:
@@ -92,6 +93,10 @@ def connect(address: str, kind: str, process_id: bytes, info: dict[str, Any], co
         if isinstance(answer, Refused):
             raise _refusal(answer)
         return Connection(context, socket, answer, address, config)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        context.term()
+        raise ConfigError(f"address {address!r} cannot be used: {error.strerror}") from None
     except BaseException:
         socket.close(0)
         context.term()

@@ -46,8 +46,15 @@ EMPTY_CALL = Arguments(INLINE, b"", b"", b"", (), ())
 class Session:
     """The runtime of one driver or worker. All methods may be called from any thread."""
 
-    def __init__(self, connection: Connection, process_id: bytes, host_id: bytes, namespace: str, config: Config,
-                 lifeline: int = -1) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        process_id: bytes,
+        host_id: bytes,
+        namespace: str,
+        config: Config,
+        lifeline: int = -1,
+    ) -> None:
         cluster = connection.cluster
         self.config = config
         self._namespace = namespace
@@ -198,7 +205,10 @@ class Session:
         """The values, in order. Raises the first error among them, or GetTimeoutError."""
         self.check_usable()
         ids = [ref._id for ref in refs]
-        self._await(ids, len(ids), timeout_s, "get")
+        try:
+            self._await(ids, len(ids), timeout_s, "get")
+        except KeyError:
+            raise _of_another_cluster() from None
         return [self._value(object_id) for object_id in ids]
 
     def _await(self, ids: list[bytes], needed: int, timeout_s: float | None, what: str) -> None:
@@ -207,12 +217,9 @@ class Session:
         if all(entries[object_id].status != PENDING for object_id in ids):
             return
         waiter = Waiter(self.shell, 0)
-        waiting = []
         references = self.core.references
         with self.shell.lock:
-            for object_id in ids:
-                if references.wait_for(object_id, waiter):
-                    waiting.append(object_id)
+            waiting = [object_id for object_id in ids if references.wait_for(object_id, waiter)]
             waiter.left = needed - (len(ids) - len(waiting))
         if waiter.left > 0:
             self._block(waiter, timeout_s)
@@ -285,11 +292,14 @@ class Session:
     def _ready(self, refs: list[ObjectRef], most: int) -> list[ObjectRef]:
         entries = self._entries
         ready = []
-        for ref in refs:
-            if entries[ref._id].status != PENDING:
-                ready.append(ref)
-                if len(ready) == most:
-                    break
+        try:
+            for ref in refs:
+                if entries[ref._id].status != PENDING:
+                    ready.append(ref)
+                    if len(ready) == most:
+                        break
+        except KeyError:
+            raise _of_another_cluster() from None
         return ready
 
     def _poll(self, refs: list[ObjectRef]) -> None:
@@ -323,6 +333,9 @@ class Session:
         if kwargs and any(type(value) is ObjectRef for value in kwargs.values()):
             refs.extend((name, value._id) for name, value in kwargs.items() if type(value) is ObjectRef)
             plain_kwargs = {name: None if type(value) is ObjectRef else value for name, value in kwargs.items()}
+        for _, object_id in refs:
+            if object_id not in self._entries:
+                raise _of_another_cluster()
         serialized = serialize((plain_args, plain_kwargs), "the arguments")
         held += tuple(object_id for _, object_id in refs) + serialized.refs
         size = serialized.total_bytes
@@ -369,7 +382,9 @@ class Session:
         self.check_usable()
         task = self.core.tasks.tasks.get(ref.task_id())
         if mode & CANCEL_FORCE and task is not None and isinstance(task.route, ActorView):
-            raise ValueError("force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()")
+            raise ValueError(
+                "force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()"
+            )
         self.shell.run(lambda: self.core.tasks.cancel(ref.task_id(), mode))
 
     def export(self, pickled: PickledCallable) -> None:
@@ -380,8 +395,8 @@ class Session:
         keep = None
         if len(blob) > WARN_FUNCTION_BYTES:
             warnings.warn(
-                f"{pickled.name} is {len(blob) >> 20} MiB when pickled, since it captures large values: put them into the "
-                f"store with zray.put() and pass the reference as an argument",
+                f"{pickled.name} is {len(blob) >> 20} MiB when pickled, since it captures large values: put them into "
+                f"the store with zray.put() and pass the reference as an argument",
                 stacklevel=4,
             )
         if len(blob) > LARGE_FUNCTION_BYTES:
@@ -488,6 +503,10 @@ class Session:
         """Leaves the cluster."""
         self.shell.close(last_words)
         self.stores.close()
+
+
+def _of_another_cluster() -> ObjectLostError:
+    return ObjectLostError("the reference belongs to a cluster that this process has left with zray.shutdown()")
 
 
 class _Completed:

@@ -18,8 +18,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import zmq
-
 from zray.client.connection import Connection
 from zray.client.core import ClientCore
 from zray.protocol.messages import ProtocolError
@@ -30,13 +28,15 @@ PARK_AFTER_S = 0.02
 TICK_S = 0.25
 PAUSE_S = 1.0
 """A tick that comes so much late says that this process, or the machine, stood still."""
+BURST_S = 0.0002
+"""Submissions closer to each other than this are sent together."""
+
+
 class Tick:
     """An effect: some ``TICK_S`` have passed."""
 
 
 TICK = Tick()
-BURST_S = 0.0002
-"""Submissions closer to each other than this are sent together."""
 
 
 class Waiter:
@@ -51,8 +51,7 @@ class Waiter:
         self.left = left
         self.woken = False
 
-    @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether there is nothing to wait for any more."""
         return self.left <= 0 or self.woken
 
@@ -81,8 +80,8 @@ class Guard:
     """The client's lock, in which no signal handler raises.
 
     Python runs signal handlers in the main thread between any two bytecodes. A KeyboardInterrupt or a task's
-    cancellation in the middle of the core would leave it half changed; so ``interrupt`` raises at once only outside, and
-    otherwise when the main thread leaves the guard.
+    cancellation in the middle of the core would leave it half changed; so ``interrupt`` raises at once only outside,
+    and otherwise when the main thread leaves the guard.
     """
 
     __slots__ = ("_lock", "_main", "_main_inside", "_pending")
@@ -249,11 +248,11 @@ class ClientShell:
             waiter.signal()
 
     def wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
-        """Waits until ``waiter.done``, driving the socket if nobody else does. False: timed out."""
+        """Waits until ``waiter.is_done()``, driving the socket if nobody else does. False: timed out."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self.lock:
             self.turn()
-            if waiter.done:
+            if waiter.is_done():
                 return True
             if self._leader is None or self._leader is self._background:
                 self._lead(waiter)
@@ -270,10 +269,10 @@ class ClientShell:
                 with self.lock:
                     if waiter is self._leader:
                         self.turn()
-                    if waiter.done:
+                    if waiter.is_done():
                         return True
                 if deadline is not None and time.monotonic() >= deadline:
-                    return waiter.done
+                    return waiter.is_done()
         finally:
             with self.lock:
                 self._leave(waiter)
@@ -310,7 +309,9 @@ class ClientShell:
                 self._background_poll.unregister(self._lifeline)
                 self._lifeline = -1
                 if not self.lost and not self._closed:
-                    self._lose("the processes of the local cluster are gone: its host or broker was killed, or has failed")
+                    self._lose(
+                        "the processes of the local cluster are gone: its host or broker was killed, or has failed"
+                    )
             if waiter is not self._leader or self._closed:
                 return  # the lead was taken over meanwhile, and with it the right to consume the signal
             self._polling = True

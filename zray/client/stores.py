@@ -68,8 +68,11 @@ class Stores:
             raise ObjectLostError(f"the segment of object {object_id.hex()} is gone from the store") from None
 
     def free(self, host: bytes, object_ids: list[bytes]) -> None:
-        """Lets segments go; those of other machines are swept by their hosts when their owner goes."""
-        store = self.of(host)
+        """Lets segments go; those of other machines are swept by their hosts when their owner goes.
+
+        Never asks the broker: it is called by the thread that waits for the broker's answers.
+        """
+        store = self.of(host) if host in self._paths else None
         if store is not None:
             store.free(object_ids)
 

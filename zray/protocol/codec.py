@@ -52,7 +52,7 @@ def unpack_rows(body: bytes | memoryview) -> list[Any]:
     """The rows of a body; raises ProtocolError if it is no array."""
     try:
         rows = msgpack.unpackb(body, raw=False, strict_map_key=False, use_list=True)
-    except (ValueError, msgpack.exceptions.UnpackException, RecursionError) as error:
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ProtocolError(f"undecodable body: {error}") from None
     if type(rows) is not list:
         raise ProtocolError("a body is an array of messages")

@@ -12,6 +12,7 @@ from collections import deque
 from typing import Any
 
 from zray.protocol.codec import KIND_DATA, Frame, pack_body, pack_frame, unpack_messages
+from zray.protocol.messages import ProtocolError
 
 MAX_BODY_MESSAGES = 4096
 MAX_BODY_BYTES = 1 << 20
@@ -36,6 +37,7 @@ class Link:
         "_heartbeat_s",
         "_incarnation",
         "_outbox",
+        "_progress",
         "_received",
         "_retransmit_s",
         "_seq",
@@ -44,6 +46,7 @@ class Link:
         "_unacked",
         "last_heard",
         "last_sent",
+        "malformed",
     )
 
     def __init__(
@@ -69,8 +72,10 @@ class Link:
         self._unacked: deque[tuple[int, bytes, float]] = deque()  # seq, body, time sent
         self._early: dict[int, memoryview] = {}
         self._transmit: list[tuple[int, bytes]] = []  # seq, body: to go out (again)
+        self._progress = now  # when an acknowledgement came last
         self.last_heard = now
         self.last_sent = now
+        self.malformed = 0  # bodies that were dropped
 
     @property
     def idle(self) -> bool:
@@ -87,11 +92,12 @@ class Link:
         self._outbox.append(message)
 
     def receive(self, frame: Frame, now: float) -> list[Any]:
-        """The messages that a frame makes deliverable. Raises ProtocolError if it is malformed."""
+        """The messages that a frame makes deliverable. A malformed body is counted and dropped, by itself."""
         self.last_heard = now
         unacked = self._unacked
         while unacked and unacked[0][0] <= frame.ack:
             unacked.popleft()
+            self._progress = now
         if frame.seq == 0:
             return []
         self._frames_since_ack += 1
@@ -104,15 +110,22 @@ class Link:
             return []
         # Counted before it is parsed: a malformed frame is dropped, and does not hold up those behind it.
         self._received += 1
-        messages = unpack_messages(frame.body, self._allowed)
+        messages = self._unpack(frame.body)
         while self._early and (body := self._early.pop(self._received + 1, None)) is not None:
             self._received += 1
-            messages.extend(unpack_messages(body, self._allowed))
+            messages.extend(self._unpack(body))
         return messages
+
+    def _unpack(self, body: memoryview) -> list[Any]:
+        try:
+            return unpack_messages(body, self._allowed)
+        except ProtocolError:
+            self.malformed += 1
+            return []
 
     def tick(self, now: float) -> bool:
         """Pings, acknowledges and retransmits what is due. False: the peer has been silent for too long."""
-        if self._unacked and now - self._unacked[0][2] >= self._retransmit_s:
+        if self._unacked and now - max(self._unacked[0][2], self._progress) >= self._retransmit_s:
             resent = [(seq, body, now) for seq, body, _ in self._unacked]
             self._unacked = deque(resent)
             self._transmit.extend((seq, body) for seq, body, _ in resent)
@@ -122,7 +135,7 @@ class Link:
         return now - self.last_heard < self._silence_s
 
     def forgive_silence(self, now: float) -> None:
-        """This process itself stood still (it was stopped, the machine slept): the peer gets a fresh chance to speak."""
+        """This process itself stood still (was stopped, the machine slept): the peer gets a fresh chance to speak."""
         self.last_heard = max(self.last_heard, now - self._silence_s / 3)
 
     def outgoing(self, now: float) -> list[bytes]:

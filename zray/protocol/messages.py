@@ -7,7 +7,7 @@ test that is generated once per class from the annotations (identifiers have fix
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, Union, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeAlias, get_args, get_type_hints
 
 from zray import ids
 from zray.exceptions import ZrayError
@@ -113,7 +113,7 @@ class FunctionGet(NamedTuple):
 
 
 class ActorCreate(NamedTuple):
-    """``spec``: name, namespace, detached, max_restarts, placement, running (shapes), get_if_exists, what handles need."""
+    """``spec``: name, namespace, detached, max_restarts, get_if_exists, placement, running (shapes), handles' data."""
 
     actor_id: ActorId
     function_id: FunctionId
@@ -413,21 +413,22 @@ class BorrowChecked(NamedTuple):
     announcer: ProcessId
 
 
-ClientToBroker = Union[
-    Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel, ActorKill,
-    ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Query, Goodbye,
-]  # fmt: skip
-HostToBroker = Union[HostReady, WorkerStarted, WorkerDied, WorkerLogs]
-BrokerToClient = Union[
-    Run, Result, Failed, CancelTask, JobConfig, FunctionBlob, ActorStart, ActorRun, ActorStop, ActorState, ActorFound,
-    ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
-]  # fmt: skip
-BrokerToHost = Union[StartWorker, KillWorker, OwnersDied]
-PeerMessage = Union[
-    ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked
-]
-Handshake = Union[Hello, Welcome, Refused]
-Message = Union[ClientToBroker, HostToBroker, BrokerToClient, BrokerToHost, PeerMessage, Handshake]
+ClientToBroker = (
+    Submit | Cancel | Done | Reply | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
+    | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying | Watch
+    | Peer | Query | Goodbye
+)  # fmt: skip
+HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs
+BrokerToClient = (
+    Run | Result | Failed | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop | ActorState
+    | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs
+)  # fmt: skip
+BrokerToHost = StartWorker | KillWorker | OwnersDied
+PeerMessage = (
+    ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
+)
+Handshake = Hello | Welcome | Refused
+Message = ClientToBroker | HostToBroker | BrokerToClient | BrokerToHost | PeerMessage | Handshake
 
 _WORKER_ONLY = (Done, Reply, Returned, Blocked, ActorExiting, Leaving, Staying)
 FROM_HOST = frozenset(get_args(HostToBroker))
@@ -441,8 +442,8 @@ MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST}
 # The numbers on the wire. Append only; a number is never used again.
 TYPES: tuple[Any, ...] = (
     Hello, Welcome, Refused,
-    Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel, ActorKill,
-    ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Query, Goodbye,
+    Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel,
+    ActorKill, ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Query, Goodbye,
     HostReady, WorkerStarted, WorkerDied, WorkerLogs,
     Run, Result, Failed, CancelTask, JobConfig, FunctionBlob, ActorStart, ActorRun, ActorStop, ActorState, ActorFound,
     ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
@@ -452,11 +453,15 @@ TYPES: tuple[Any, ...] = (
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
 _SIZES = {
-    "process_id": ids.PROCESS_ID_BYTES, "owner": ids.PROCESS_ID_BYTES, "dest": ids.PROCESS_ID_BYTES,
-    "source": ids.PROCESS_ID_BYTES, "caller": ids.PROCESS_ID_BYTES, "announcer": ids.PROCESS_ID_BYTES, "holder": ids.PROCESS_ID_BYTES,
-    "worker_id": ids.PROCESS_ID_BYTES, "actor_id": ids.ACTOR_ID_BYTES, "task_id": ids.TASK_ID_BYTES, "object_id": ids.OBJECT_ID_BYTES,
-    "function_id": ids.FUNCTION_ID_BYTES, "incarnation_id": 8,
-}  # fmt: skip
+    **dict.fromkeys(
+        ("process_id", "owner", "dest", "source", "caller", "announcer", "holder", "worker_id"), ids.PROCESS_ID_BYTES
+    ),
+    "actor_id": ids.ACTOR_ID_BYTES,
+    "task_id": ids.TASK_ID_BYTES,
+    "object_id": ids.OBJECT_ID_BYTES,
+    "function_id": ids.FUNCTION_ID_BYTES,
+    "incarnation_id": 8,
+}
 
 
 def _checker(kind: Any) -> Callable[[list[Any]], bool]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import zmq
 
 from zray.config import Config
+from zray.exceptions import ConfigError
+
+MAX_SOCKET_PATH_BYTES = 107
 
 
 def make_socket(context: zmq.Context[Any], kind: int, config: Config) -> zmq.Socket[Any]:
@@ -21,3 +25,20 @@ def make_socket(context: zmq.Context[Any], kind: int, config: Config) -> zmq.Soc
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     socket.setsockopt(zmq.BACKLOG, 1024)
     return socket
+
+
+def check_address(address: str) -> None:
+    """Raises ConfigError unless ``address`` is ``ipc://PATH`` or ``tcp://HOST:PORT``."""
+    if address.startswith("ipc://"):
+        path = address.removeprefix("ipc://")
+        if path and len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+            return
+        fault = f"a path has 1 to {MAX_SOCKET_PATH_BYTES} bytes"
+    elif address.startswith("tcp://"):
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        if host and port.isdecimal() and int(port) <= 65535:
+            return
+        fault = "a port is a number from 0 to 65535"
+    else:
+        fault = "it has neither form"
+    raise ConfigError(f"address {address!r} is not of the form ipc://PATH or tcp://HOST:PORT: {fault}")

@@ -8,9 +8,13 @@ What an import finds on the worker goes by reference. All else goes by value: la
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from typing import Any
+
+try:
+    from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself draws in OpenSSL, 4 MB in every process
+except ImportError:
+    from hashlib import blake2b
 
 from zray.exceptions import SerializationError
 from zray.ids import FUNCTION_ID_BYTES
@@ -40,7 +44,7 @@ def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
         raise
     except Exception as error:
         raise SerializationError(explain_unpicklable(obj, f"{_kind_of(obj)} {name!r}")) from error
-    return PickledCallable(hashlib.blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest(), name, blob, refs)
+    return PickledCallable(blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest(), name, blob, refs)
 
 
 def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:

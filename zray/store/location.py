@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -28,7 +27,7 @@ def default_store_location(session_name: str, requested_bytes: int) -> tuple[Pat
             f"{SHARED_MEMORY} has only {available:,} bytes free for the object store, of {requested_bytes:,} asked "
             f"for; more has to be spilled to disk",
         )
-    fallback = Path(tempfile.gettempdir())
+    fallback = Path(os.environ.get("TMPDIR") or "/tmp")
     why = f"has only {available:,} bytes free" if available else "is missing, full or not writable"
     warning = (
         f"{SHARED_MEMORY} {why}, so the object store is in {fallback}, which may be much slower; in a container, "

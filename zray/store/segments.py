@@ -26,7 +26,6 @@ import dataclasses
 import errno
 import itertools
 import os
-import secrets
 import struct
 from collections.abc import Callable, Container, Iterator
 
@@ -115,7 +114,7 @@ class Segments:
     def create(self, ledger: Ledger, size: int) -> Draft:
         """A new segment, claimed. Its pages are still to be made; that takes too long to do here."""
         ledger.enter(Place.WRITING, size)
-        path = f"{self.directory}/writing/new-{secrets.token_hex(8)}"
+        path = f"{self.directory}/writing/new-{os.urandom(8).hex()}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, size)  # from now on the file says what was reserved for it

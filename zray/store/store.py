@@ -20,7 +20,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 import threading
 import time
 import weakref
@@ -397,6 +396,8 @@ class Store:
         with self._changing() as ledger:
             self._segments.empty(ledger)
         self.close()
+        import shutil  # only here: see zray.util.sessions.remove_tree
+
         shutil.rmtree(self.path, ignore_errors=True)
         shutil.rmtree(self.spill_dir, ignore_errors=True)
 

@@ -145,7 +145,9 @@ class SimHost(Node):
 class _Wait:
     """A program that waits for objects."""
 
-    def __init__(self, process: SimProcess, program: Program, object_ids: list[bytes], end: Callable[[Any, bool], None]) -> None:
+    def __init__(
+        self, process: SimProcess, program: Program, object_ids: list[bytes], end: Callable[[Any, bool], None]
+    ) -> None:
         self.left = 0
         self._resume = lambda: process.resume(program, [process.value(object_id) for object_id in object_ids], end)
         self._process = process
@@ -398,7 +400,10 @@ class SimCluster:
     """The broker, and everybody else. ``programs(worker, task, references)`` is the user's code."""
 
     def __init__(
-        self, seed: int, programs: Callable[[SimWorker, Assignment, list[bytes]], Program], weather: Weather = Weather()  # noqa: B008
+        self,
+        seed: int,
+        programs: Callable[[SimWorker, Assignment, list[bytes]], Program],
+        weather: Weather = Weather(),  # noqa: B008
     ) -> None:
         self.sim = Simulation(seed, weather)
         self.programs = programs

@@ -21,7 +21,7 @@ class Weather:
 class Simulation:
     """Virtual time: actions happen in the order of their times, ties in the order in which they were planned."""
 
-    def __init__(self, seed: int, weather: Weather = Weather()) -> None:  # noqa: B008  (frozen)
+    def __init__(self, seed: int, weather: Weather = Weather()) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
         self.weather = weather

@@ -22,10 +22,7 @@ import fcntl
 import json
 import os
 import re
-import secrets
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -104,7 +101,7 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
     if os.path.isabs(runtime) and _short_enough(Path(runtime, "zray")):
         with contextlib.suppress(ConfigError):  # left over from another user after su, or read-only: not usable
             return _private_directory(Path(runtime, "zray"))
-    root = Path(environ.get("TMPDIR") or tempfile.gettempdir()).absolute() / name
+    root = Path(environ.get("TMPDIR") or "/tmp").absolute() / name
     return _private_directory(root if _short_enough(root) else Path("/tmp") / name)
 
 
@@ -134,12 +131,19 @@ def _private_directory(path: Path) -> Path:
     raise ConfigError(f"{path} {fault}; mend that, or set ZRAY_TMPDIR to another directory")
 
 
+def remove_tree(directory: str | Path) -> None:
+    """Removes a directory with all that is in it, as far as that can be done."""
+    import shutil  # draws in three compressors: half a megabyte that processes which never remove anything do without
+
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 # ---- the life of a session
 
 
 def new_session(root: Path) -> SessionPaths:
     """Makes the directories of a session under a name of its own. ``lock_session`` has to follow within a minute."""
-    paths = SessionPaths(secrets.token_hex(_NAME_BYTES // 2), root)
+    paths = SessionPaths(os.urandom(_NAME_BYTES // 2).hex(), root)
     for directory in (paths.directory, paths.spill, paths.logs):
         directory.mkdir(mode=0o700, parents=True)
     return paths
@@ -199,8 +203,8 @@ def remove_session(paths: SessionPaths) -> None:
     clear_current(paths.root, paths.name)
     with contextlib.suppress(OSError):
         for line in paths.store.read_text().splitlines():
-            shutil.rmtree(line, ignore_errors=True)
-    shutil.rmtree(paths.directory, ignore_errors=True)
+            remove_tree(line)
+    remove_tree(paths.directory)
     _prune_logs(paths.root)
 
 
@@ -269,7 +273,7 @@ def _prune_logs(root: Path) -> None:
         ended = [entry for entry in (root / "logs").iterdir() if not (root / entry.name).exists()]
         ended.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
         for directory in ended[KEPT_LOGS:]:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)
 
 
 # ---- the broker that was started by hand
@@ -287,7 +291,7 @@ class Current:
 def write_current(root: Path, current: Current) -> None:
     """Makes a broker the one that ``address="auto"`` finds; the last to call this wins."""
     record = {**dataclasses.asdict(current), "start_time": processes.process_start_time(current.pid)}
-    draft = root / f"current.{secrets.token_hex(4)}"
+    draft = root / f"current.{os.urandom(4).hex()}"
     draft.write_text(json.dumps(record))
     os.replace(draft, root / "current")
 

@@ -8,7 +8,7 @@ from ``__del__``; it is looked at by ``collect``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -53,6 +53,8 @@ from zray.protocol.messages import (
     Watch,
     encode_row,
 )
+
+PEER_CHUNK_BYTES = 1 << 20
 
 
 class ClientCore:
@@ -126,7 +128,7 @@ class ClientCore:
         self._out.clear()
         if self._peer_rows:
             for dest, rows in self._peer_rows.items():
-                out.append(Peer(dest, msgpack.packb(rows)))
+                out.extend(Peer(dest, msgpack.packb(chunk)) for chunk in _chunks(rows))
             self._peer_rows.clear()
         return out
 
@@ -164,7 +166,7 @@ class ClientCore:
         self._out.append(Watch(process_id))
 
     def _freed(self, host: bytes, object_id: bytes) -> None:
-        if not self.actors.handle_freed(object_id):
+        if not self.actors.handle_freed(object_id) and host:
             self._effects.append(FreeSegment(host, object_id))
 
     # ------------------------------------------------------------------ small services
@@ -204,3 +206,18 @@ class ClientCore:
                 self.references.fail(object_id, "ClusterUnavailableError", message)
         for request in list(self._requests):
             self._answered(request, None)
+
+
+def _chunks(rows: list[Any]) -> Iterator[list[Any]]:
+    """Cuts rows so that the values in a chunk are about ``PEER_CHUNK_BYTES``: a message has a largest size."""
+    chunk: list[Any] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += sum(len(field) for field in row if type(field) is bytes)
+        if size >= PEER_CHUNK_BYTES:
+            yield chunk
+            chunk = []
+            size = 0
+    if chunk:
+        yield chunk

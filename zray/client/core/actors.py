@@ -68,6 +68,9 @@ class ActorView:
             del self.flying[task.seq]
             task.seq = 0
             self.queue.appendleft(task)
+        self._table.soon(task)
+
+    def go(self, task: Task) -> None:
         self._table.flush(self)
 
     def send(self, task: Task, payload: bytes) -> None:
@@ -86,7 +89,7 @@ class ActorView:
             del self.flying[task.seq]
         elif task.state == WAITING and task in self.queue:
             self.queue.remove(task)
-            self._table.flush(self)
+            self._table.soon(task)  # what stood behind it may go now
 
 
 class _CreationRoute:
@@ -99,6 +102,9 @@ class _CreationRoute:
         self._table = table
 
     def ready(self, task: Task) -> None:
+        self._table.soon(task)
+
+    def go(self, task: Task) -> None:
         self._table.dispatch(task)
 
     def send(self, task: Task, payload: bytes) -> None:
@@ -147,9 +153,14 @@ class ActorTable:
             self.send(ActorCreate(actor_id, task.function_id, dict(spec), b""))
         self._tasks.submit(task)
 
+    def soon(self, task: Task) -> None:
+        """Has the task's route look what may go."""
+        self._tasks.soon(task)
+
     def dispatch(self, task: Task) -> None:
-        """Sends a task whose turn it is."""
-        self._tasks.dispatch(task)
+        """Sends a creation whose arguments exist."""
+        if self._tasks.waits(task):
+            self._tasks.dispatch(task)
 
     def abandon(self, actor_id: bytes) -> None:
         """The broker did not take the actor, since its name is another's."""
@@ -224,7 +235,7 @@ class ActorTable:
         again, lost = [], []
         for seq, task in sorted(flying.items()):
             may_have_run = seq <= message.last_seq
-            if may_have_run and (not task.retries_left or task.cancelled):
+            if task.cancelled or (may_have_run and not task.retries_left):
                 lost.append(task)
                 continue
             if may_have_run and task.retries_left != UNLIMITED:
@@ -236,5 +247,6 @@ class ActorTable:
         view.queue.extendleft(reversed(again))
         text = f"the actor died while the call was with it, and it may have run: {message.message}"
         for task in lost:
-            self._tasks.fail(task, encode_failure("ActorUnavailableError", text))
+            cancelled = encode_failure("TaskCancelledError", "the call was cancelled")
+            self._tasks.fail(task, cancelled if task.cancelled else encode_failure("ActorUnavailableError", text))
         self.flush(view)

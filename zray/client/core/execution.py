@@ -166,30 +166,34 @@ class Execution:
 
     def finish_cancelled(self, task: Assignment) -> None:
         """A piece of work was interrupted."""
-        self._release(task)
+        self._release_unseen(task)
         if task.kind == TASK:
-            self._send(Done(task.task_id, task.attempt, 0, b""))
+            self._answer_later(Done(task.task_id, task.attempt, 0, b""), [])
         else:
-            self._send(Reply(task.owner, task.task_id, task.attempt, b""))
+            self._answer_later(Reply(task.owner, task.task_id, task.attempt, b""), [])
 
     def exit_actor(self, reason: str) -> None:
         """The actor ends itself: what is under way or queued gets no answer from here; the broker tells the callers."""
         for task in list(self._running.values()):
-            self._release(task)
+            self._release_unseen(task)
         self._queue.clear()
         self._send(ActorExiting(self.actor_id, reason))
         self.leave(reason)
 
     def constructed(self, task: Assignment, error: bytes) -> None:
         """The actor's constructor returned, or raised ``error``."""
-        for object_id in self._release(task):  # an actor's creator sees no result that could tell it
-            self._references.entries[object_id].registered -= 1
-            self._references.register(object_id)
+        self._release_unseen(task)
         self._answer_later(ActorReady(self.actor_id, error), [])
 
     def _release(self, task: Assignment) -> list[bytes]:
         del self._running[task.task_id]
         return self._references.uncover(task.covered, task.owner) if task.covered else []
+
+    def _release_unseen(self, task: Assignment) -> None:
+        """As ``_release``, where no result will tell the submitter what is kept: its owner is told like any other."""
+        for object_id in self._release(task):
+            self._references.entries[object_id].registered -= 1
+            self._references.register(object_id)
 
     def _answer_later(self, answer: Any, inner: list[bytes]) -> None:
         # What the answer carries is held until it has gone: giving a registration back must not overtake it.

@@ -113,7 +113,9 @@ class ReferenceTable:
         if entry is None:
             entry = self.entries[object_id] = Entry()
             if self.owns(object_id):
-                self._set_error(entry, "ObjectFreedError", "the object was freed: no reference to it was known any more")
+                self._set_error(
+                    entry, "ObjectFreedError", "the object was freed: no reference to it was known any more"
+                )
             elif owner_of(object_id) in self._dead:
                 self._set_error(entry, "OwnerDiedError", "the process that owned the object is gone")
         return entry
@@ -311,7 +313,9 @@ class ReferenceTable:
             for process in requesters:
                 self._peers(process, ObjectState(object_id, status, data, host, size))
 
-    def _let_go(self, entry: Entry | None, object_id: bytes, status: int, host: bytes, inner: tuple[bytes, ...]) -> None:
+    def _let_go(
+        self, entry: Entry | None, object_id: bytes, status: int, host: bytes, inner: tuple[bytes, ...]
+    ) -> None:
         # A second result of the same object is in the same segment: only an unreachable one's is freed.
         if entry is None and status == STORED and self.owns(object_id):
             self._freed(host, object_id)
@@ -359,7 +363,9 @@ class ReferenceTable:
         if not self.owns(message.object_id):
             raise ProtocolError("asked for an object of somebody else")
         if entry is None:
-            failure = encode_failure("ObjectFreedError", "the object was freed: its owner knew of no reference any more")
+            failure = encode_failure(
+                "ObjectFreedError", "the object was freed: its owner knew of no reference any more"
+            )
             self._peers(source, ObjectState(message.object_id, ERROR, failure, b"", 0))
         elif entry.status != PENDING:
             state = ObjectState(message.object_id, entry.status, entry.data, entry.host, entry.size)
@@ -448,7 +454,9 @@ class ReferenceTable:
             if entry.holders is not None and entry.holders.pop(process_id, None) is not None:
                 self._collect(object_id, entry)
             elif entry.status == PENDING and object_id.startswith(process_id):
-                self.fail(object_id, "OwnerDiedError", "the process that owned the object died before its value was known")
+                self.fail(
+                    object_id, "OwnerDiedError", "the process that owned the object died before its value was known"
+                )
 
     def _check_announcements(self, object_id: bytes, entry: Entry, dead: bytes) -> None:
         assert entry.announced is not None

@@ -7,6 +7,7 @@ is decided by ``task.route``; everything here is indifferent to it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -64,7 +65,10 @@ class Route(Protocol):
     """Where a task's envelope goes, and when."""
 
     def ready(self, task: Task) -> None:
-        """The task's arguments exist (or it is to be tried again): have the table dispatch it when it may go."""
+        """The task's arguments exist, or it is to be tried again: ask for ``go`` by ``TaskTable.soon``."""
+
+    def go(self, task: Task) -> None:
+        """Has the table dispatch the task, if it still waits and may go."""
 
     def send(self, task: Task, payload: bytes) -> None:
         """Sends an attempt."""
@@ -124,6 +128,8 @@ class TaskTable:
     def __init__(self, references: ReferenceTable) -> None:
         self.references = references
         self.tasks: dict[bytes, Task] = {}
+        self._due: deque[Task] = deque()
+        self._going = False
 
     # ------------------------------------------------------------------ submission
 
@@ -139,6 +145,25 @@ class TaskTable:
             task.missing = sum([references.wait_for(object_id, task) for _, object_id in arguments.refs])
         if not task.missing:
             task.route.ready(task)
+
+    def soon(self, task: Task) -> None:
+        """Has ``task.route.go`` called: now, or when the present one has returned. One outcome may decide those of a
+        chain of a million tasks, which no stack could hold.
+        """
+        self._due.append(task)
+        if self._going:
+            return
+        self._going = True
+        try:
+            while self._due:
+                due = self._due.popleft()
+                due.route.go(due)
+        finally:
+            self._going = False
+
+    def waits(self, task: Task) -> bool:
+        """Whether the task has all its arguments and has not been sent or ended."""
+        return task.state == WAITING and not task.missing and task.task_id in self.tasks
 
     def dispatch(self, task: Task) -> None:
         """Builds the envelope and hands it to the route; an argument that is an error is the task's outcome."""
@@ -278,7 +303,11 @@ class QueueRoute:
         self._send = send
 
     def ready(self, task: Task) -> None:
-        self._table.dispatch(task)
+        self._table.soon(task)
+
+    def go(self, task: Task) -> None:
+        if self._table.waits(task):
+            self._table.dispatch(task)
 
     def send(self, task: Task, payload: bytes) -> None:
         self._send(Submit(task.task_id, task.attempt, task.function_id, task.shape, task.flags, payload))
@@ -311,4 +340,3 @@ def read_outcome(payload: bytes) -> Outcome:
 def pack_outcome(host: bytes, returns: Iterable[Any], kept: list[bytes], retryable: bool) -> bytes:
     """The counterpart of ``read_outcome``."""
     return msgpack.packb((host, list(returns), kept, retryable))  # type: ignore[no-any-return]
-

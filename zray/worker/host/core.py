@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 from zray.protocol.messages import KillWorker, OwnersDied, StartWorker, WorkerDied, WorkerStarted
 

@@ -7,6 +7,7 @@ broker dies with it and the zygote cleans up. What happens is told to the driver
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -31,6 +32,9 @@ def main(arguments: str) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = lock_session(paths)
     address = f"ipc://{paths.broker_socket}"
+    # Before anything is forked: a collection later on would write to, and so copy, every page that is shared by now.
+    gc.collect()
+    gc.freeze()
     bound_read, bound_write = os.pipe()
     broker = _fork_broker(address, config, bound_write, [lock.fileno(), bound_read])
     os.close(bound_write)

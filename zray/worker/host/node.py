@@ -49,8 +49,8 @@ def run_host(
     options: HostOptions, config: Config, paths: SessionPaths, zygote: ZygoteClient, watched: list[int], on_ready: Any
 ) -> str:
     """Connects to the broker and serves until there is no reason to go on; returns the reason."""
-    requested = options.store_bytes or config.object_store_memory or min(
-        MAX_DEFAULT_STORE, int(memory_limit_bytes() * 0.3)
+    requested = (
+        options.store_bytes or config.object_store_memory or min(MAX_DEFAULT_STORE, int(memory_limit_bytes() * 0.3))
     )
     location, capacity, warning = default_store_location(f"zray-{paths.name}", requested)
     if warning:
@@ -74,8 +74,7 @@ def run_host(
         payload = {"address": options.address, "config": dataclasses.asdict(config)}
         shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched)
         resources = {**options.resources, "object_store_memory": capacity * 10_000}
-        on_ready()
-        return shell.serve(resources, info)
+        return shell.serve(resources, info, on_ready)
     finally:
         store.close()
         zygote.close()

@@ -95,14 +95,15 @@ class HostShell:
         """Ends the loop after the present turn."""
         self._end = self._end or reason
 
-    def serve(self, resources: dict[str, int], info: dict[str, Any]) -> str:
-        """Runs the loop; returns why it ended."""
+    def serve(self, resources: dict[str, int], info: dict[str, Any], on_ready: Callable[[], object]) -> str:
+        """Runs the loop; returns why it ended. ``on_ready`` is called when signals are orderly and the broker knows."""
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self.end(f"signal {number}"))
         self.core.out.append(HostReady(resources, info))
         self._turn()
+        on_ready()
         while not self._end:
             ready = [fd for fd, _ in self._poll.poll(TICK_S * 1000)]
             self.one_turn(ready)
@@ -256,6 +257,3 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-WorkerMain = Callable[[bytes, list[int]], None]

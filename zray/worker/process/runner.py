@@ -159,4 +159,3 @@ def context_of(task: Assignment, options: CallOptions, resources: dict[str, int]
 def now_us() -> int:
     """A monotonic clock in microseconds."""
     return time.perf_counter_ns() // 1000
-

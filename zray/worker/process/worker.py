@@ -1,8 +1,8 @@
 """The life of a worker: takes work from the core, runs it, answers.
 
 The main thread runs plain tasks and the methods of ordinary actors, since signals (a cancellation) arrive there; it
-also drives the socket while it has nothing to do. Actors with ``max_concurrency`` above one get a pool of threads, actors
-with ``async def`` methods an event loop in a thread of its own.
+also drives the socket while it has nothing to do. Actors with ``max_concurrency`` above one get a pool of threads,
+actors with ``async def`` methods an event loop in a thread of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
 from zray.client.core.effects import Interrupt
@@ -24,8 +24,10 @@ from zray.exceptions import ActorExit
 from zray.failures import encode_failure, error_text
 from zray.util.processes import set_title
 from zray.worker.process.environment import Environment
-from zray.worker.process.event_loop import EventLoop
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
+
+if TYPE_CHECKING:
+    from zray.worker.process.event_loop import EventLoop
 
 FLUSH_S = 0.001
 """While there is work, answers are sent at most this often, and at least when the next task begins after it."""
@@ -171,6 +173,9 @@ class Worker:
         self._concurrency = int(start.spec.get("max_concurrency") or 0)
         if any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind)):
             self._concurrency = self._concurrency or MAX_ASYNC_CALLS
+            # Imported here: asyncio is 3 MB, which workers that serve no async actor do without.
+            from zray.worker.process.event_loop import EventLoop
+
             self._loop = EventLoop(self)
         elif self._concurrency > 1:
             self._pool = concurrent.futures.ThreadPoolExecutor(self._concurrency, thread_name_prefix="zray-actor")
@@ -180,7 +185,12 @@ class Worker:
     # ------------------------------------------------------------------ outcomes
 
     def _answer(
-        self, task: Assignment, options: CallOptions, returns: list[Return], error: BaseException | None, started_us: int
+        self,
+        task: Assignment,
+        options: CallOptions,
+        returns: list[Return],
+        error: BaseException | None,
+        started_us: int,
     ) -> None:
         retryable = error is not None and self._runner.retryable(options, error)
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)

@@ -1,0 +1,235 @@
+"""What workers print: at the driver as ``(name pid=123) text``, and in files."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .helpers import Process, driver, eventually
+
+
+def shown(process: Process, stream: str = "out") -> list[str]:
+    """The texts of lines that workers printed, without their prefixes."""
+    text = process.out if stream == "out" else process.err
+    return [match[2] for match in re.finditer(r"^\((\w+) pid=\d+\) ?(.*)$", text, re.M)]
+
+
+def run(body: str, *, environ: dict[str, str] | None = None) -> Process:
+    """A driver that runs ``body`` as a task, and waits until what it printed last has arrived."""
+    lines = "".join(f"        {line}\n" for line in body.strip("\n").split("\n"))
+    source = f"""
+    import ctypes, threading
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+{lines}
+        sys.stdout.flush(); sys.stderr.flush()
+        os.write(1, b"\\nthe end of out\\n"); os.write(2, b"\\nthe end of err\\n")
+        return os.getpid()
+    print("pid", ray.get(talk.remote()))
+    sys.stdin.readline()
+    """
+    process = driver(source, environ=environ)
+    process.expect("the end of out")
+    process.expect("the end of err", stream="err")
+    process.say("\n")
+    return process
+
+
+def test_prefix_and_streams():
+    with run('print("hello")\nprint("oh no", file=sys.stderr)') as process:
+        process.succeed()
+        pid = re.search(r"^pid (\d+)$", process.out, re.M)[1]
+        assert f"(talk pid={pid}) hello" in process.out
+        assert f"(talk pid={pid}) oh no" in process.err
+        assert "zray-name" not in process.out + process.err
+
+
+def test_actor_output_is_named_after_its_class():
+    source = """
+    ray.init(num_cpus=1)
+    @ray.remote
+    class Painter:
+        def __init__(self):
+            print("in the constructor")
+        def paint(self):
+            print("in the method")
+    painter = Painter.remote()
+    ray.get(painter.paint.remote())
+    sys.stdin.readline()
+    """
+    with driver(source) as process:
+        assert process.expect("in the constructor").startswith("(Painter pid=")
+        assert process.expect("in the method").startswith("(Painter pid=")
+        process.say("\n")
+        process.succeed()
+
+
+def test_output_without_newline_and_with_carriage_returns():
+    with run('print("part", end="")\nsys.stdout.flush()\nprint("ial")\nprint("10%\\r20%\\r30%")') as process:
+        process.succeed()
+        texts = shown(process)
+        assert "partial" in texts
+        assert any("30%" in text for text in texts)
+
+
+def test_the_last_words_without_newline():
+    source = """
+    ray.init(num_cpus=1)
+    @ray.remote(max_retries=0)
+    def die():
+        os.write(1, b"no newline at the end")
+        os._exit(1)
+    try:
+        ray.get(die.remote())
+    except ray.exceptions.WorkerCrashedError:
+        pass
+    sys.stdin.readline()
+    """
+    with driver(source) as process:
+        process.expect("no newline at the end")
+        process.say("\n")
+        process.succeed()
+
+
+def test_megabytes_in_a_line_and_many_lines():
+    with run('print("x" * 3_000_000)\nfor n in range(3000):\n    print("line", n)\nprint("after")') as process:
+        process.succeed()
+        texts = shown(process)
+        assert "after" in texts and "line 0" in texts
+        assert sum(text.count("x") for text in texts) >= 10_000
+
+
+def test_invalid_utf8():
+    with run('os.write(1, b"caf\\xe9 \\xff\\xfe\\n")\nprint("after \\udc80 surrogate, \\u4e2d")') as process:
+        process.succeed()
+        texts = shown(process)
+        assert any(text.startswith("caf") for text in texts)
+        assert any(text.startswith("after") and "\u4e2d" in text for text in texts)
+
+
+def test_c_prints_threads_and_children():
+    body = """
+libc = ctypes.CDLL(None)
+libc.puts(b"from C")
+thread = threading.Thread(target=print, args=("from a thread",))
+thread.start(); thread.join()
+os.system("echo from a child; echo from a child of err >&2")
+"""
+    with run(body) as process:
+        process.succeed()
+        texts = shown(process)
+        assert {"from C", "from a thread", "from a child"} <= set(texts)
+        assert "from a child of err" in shown(process, "err")
+
+
+def test_same_lines_of_many_are_shown_once():
+    source = """
+    ray.init(num_cpus=2)
+    @ray.remote(num_cpus=0)
+    class Speaker:
+        def say(self):
+            print("the same")
+    speakers = [Speaker.remote() for _ in range(8)]
+    ray.get([speaker.say.remote() for speaker in speakers])
+    """
+    with driver(source) as process:
+        assert process.succeed().count("the same") <= 3
+        process.expect("repeated")
+
+
+def test_what_is_printed_just_before_the_end_is_shown():
+    with driver("ray.init(num_cpus=1); ray.get(ray.remote(lambda: print('last words')).remote())") as process:
+        process.succeed()
+        assert "last words" in process.out
+
+
+def test_log_to_driver_off():
+    with driver("ray.init(num_cpus=1, log_to_driver=False); ray.get(ray.remote(lambda: print('quiet')).remote())") as process:
+        assert "quiet" not in process.succeed()
+
+
+def test_files_in_the_logs_directory(sandbox):
+    source = """
+    context = ray.init(num_cpus=1)
+    print("logs", context["logs_dir"])
+    ray.get(ray.remote(lambda: [print("to the file"), print("to the other", file=sys.stderr)] and None).remote())
+    """
+    with driver(source) as process:
+        assert str(sandbox.root) in process.expect("logs ")
+        process.succeed()
+    texts = [path.read_text() for path in sandbox.logs() if path.is_file()]
+    assert any("to the file" in text for text in texts) and any("to the other" in text for text in texts)
+
+
+def test_log_files_are_capped(sandbox):
+    source = """
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        for n in range(20_000):
+            print("a line of some sixty characters, to fill the file quickly", n)
+    ray.get(talk.remote())
+    """
+    with driver(source, environ={"ZRAY_LOG_FILE_MAX_BYTES": "100000"}) as process:
+        process.succeed()
+    sizes = {path.name: path.stat().st_size for path in sandbox.logs() if path.is_file()}
+    assert sizes and max(sizes.values()) < 250_000, sizes
+    assert sum(sizes.values()) < 600_000, sizes
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_task_that_closes_its_streams(name):
+    source = f"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    def close():
+        sys.{name}.close()
+        os.close({1 if name == "stdout" else 2})
+    pid = ray.remote(os.getpid)
+    ray.get(close.remote())
+    print("pid", ray.get(pid.remote()) > 0)
+    """
+    with driver(source) as process:
+        assert "pid True" in process.succeed()
+
+
+def test_a_driver_that_has_closed_its_streams(sandbox):
+    result = sandbox.directory / "result"
+    source = f"""
+    ray.init(num_cpus=1)
+    sys.stdout.close()
+    sys.stderr.close()
+    ray.get(ray.remote(lambda: print("to nobody")).remote())
+    open({str(result)!r}, "w").write("fine")
+    ray.shutdown()
+    os._exit(0)
+    """
+    with driver(source) as process:
+        process.succeed()
+    assert result.read_text() == "fine"
+
+
+def test_titles(sandbox):
+    source = """
+    ray.init(num_cpus=1)
+    @ray.remote(num_cpus=0)
+    class Counter:
+        def increment(self):
+            time.sleep(1000)
+    @ray.remote(num_cpus=0)
+    def long_task():
+        time.sleep(1000)
+    counter = Counter.remote()
+    counter.increment.remote()
+    long_task.remote()
+    print("up")
+    sys.stdin.readline()
+    """
+    with driver(source) as process:
+        process.expect("up")
+        for title in ("zray::Counter.increment", "zray::long_task", "zray::IDLE", "zray: host", "zray: broker"):
+            eventually(lambda title=title: sandbox.processes(title))
+        process.say("\n")
+        process.succeed()

@@ -1,0 +1,760 @@
+"""The reference rule: each way in which a reference is handed on, and any order in which the messages of it arrive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.client.wiring import HOST, IgnoreReady, Process, Wire
+from zray.client.core.references import ERROR, PENDING, STORED
+from zray.failures import decode_failure
+from zray.ids import make_task_id, owner_of, put_id
+from zray.protocol import messages as m
+from zray.protocol.messages import ProtocolError
+
+
+@pytest.fixture
+def wire() -> Wire:
+    """A driver and two workers."""
+    return Wire("driver", "worker", "other")
+
+
+@pytest.fixture
+def driver(wire: Wire) -> Process:
+    return wire.everybody[0]
+
+
+@pytest.fixture
+def worker(wire: Wire) -> Process:
+    return wire.everybody[1]
+
+
+@pytest.fixture
+def other(wire: Wire) -> Process:
+    return wire.everybody[2]
+
+
+def start(wire: Wire, worker: Process) -> object:
+    """The worker starts the task that is on its way."""
+    wire.settle()
+    task = worker.take()
+    assert task is not None
+    return task
+
+
+def nothing_is_left(wire: Wire) -> None:
+    wire.settle()
+    for process in wire.processes.values():
+        assert process.core.references.entries == {}
+        assert process.core.tasks.tasks == {}
+
+
+def failure_of(process: Process, object_id: bytes) -> str:
+    entry = process.entry(object_id)
+    assert entry.status == ERROR
+    return type(decode_failure(entry.data)).__name__
+
+
+# ------------------------------------------------------------------ in one process
+
+
+def test_an_object_lives_as_long_as_its_references(driver):
+    object_id = driver.put()
+    driver.core.references.load(object_id)
+    driver.bag[object_id] += 1
+    driver.drop(object_id)
+    assert driver.entry(object_id) is not None
+    driver.drop(object_id)
+    assert driver.entry(object_id) is None
+
+
+def test_a_segment_is_freed_with_its_object(driver):
+    object_id = driver.put(stored=True)
+    assert driver.freed == []
+    driver.drop(object_id)
+    assert driver.freed == [object_id]
+
+
+def test_the_outer_object_holds_the_inner_ones(driver):
+    inner = driver.put()
+    outer = driver.put([inner])
+    driver.drop(inner)
+    assert driver.entry(inner) is not None
+    assert driver.load(outer) == [inner]
+    driver.drop(outer)
+    assert driver.entry(inner) is not None
+    driver.drop(inner)
+    assert driver.core.references.entries == {}
+
+
+def test_a_long_chain_of_values_is_freed_without_recursion(driver):
+    object_id = driver.put()
+    for _ in range(20_000):
+        outer = driver.put([object_id])
+        driver.drop(object_id)
+        object_id = outer
+    driver.drop(object_id)
+    assert driver.core.references.entries == {}
+
+
+def test_the_same_reference_twice_in_a_value(driver):
+    inner = driver.put()
+    outer = driver.put([inner, inner])
+    driver.drop(inner)
+    driver.drop(outer)
+    assert driver.core.references.entries == {}
+
+
+# ------------------------------------------------------------------ row: argument
+
+
+def test_the_submitter_holds_arguments_until_the_result(wire, driver, worker):
+    inner = driver.put(stored=True)
+    result = driver.submit(worker, nested=[inner])
+    driver.drop(inner)
+    task = start(wire, worker)
+    worker.drop(inner)
+    assert driver.entry(inner).pins == 1
+    worker.finish(task)
+    wire.settle()
+    assert driver.freed == [inner]
+    driver.drop(result)
+    nothing_is_left(wire)
+
+
+def test_an_argument_needs_no_message_of_its_own(wire, driver, worker):
+    inner = driver.put()
+    driver.submit(worker, nested=[inner])
+    task = start(wire, worker)
+    worker.drop(inner)
+    worker.finish(task)
+    assert [type(message) for message in worker.up] == [m.Done]
+
+
+def test_top_level_arguments_are_waited_for(wire, driver, worker, other):
+    first = driver.submit(worker)
+    second = driver.submit(other, refs=[first])
+    wire.settle()
+    assert other.take() is None
+    worker.finish(start(wire, worker))
+    wire.settle()
+    task = other.take()
+    assert [row[1] for row in task.envelope.refs] == [first]
+    other.finish(task)
+    driver.drop(first)
+    driver.drop(second)
+    nothing_is_left(wire)
+
+
+def test_an_argument_of_a_task_that_is_nested_in_another(wire, driver, worker, other):
+    """driver -> worker -> other: the worker's task is over before the one that it submitted."""
+    inner = driver.put()
+    outer_result = driver.submit(worker, nested=[inner])
+    driver.drop(inner)
+    task = start(wire, worker)
+    inner_result = worker.submit(other, nested=[inner])
+    worker.drop(inner)
+    worker.finish(task, [inner_result])
+    worker.drop(inner_result)
+    wire.settle()
+    assert driver.entry(inner) is not None
+    second = start(wire, other)
+    assert driver.entry(inner) is not None
+    other.drop(inner)
+    other.finish(second)
+    wire.settle()
+    assert driver.entry(inner) is None
+    driver.drop(outer_result)
+    nothing_is_left(wire)
+
+
+# ------------------------------------------------------------------ row: the callee keeps it
+
+
+def test_the_callee_keeps_an_argument_of_its_submitter(wire, driver, worker):
+    inner = driver.put(stored=True)
+    result = driver.submit(worker, nested=[inner])
+    driver.drop(inner)
+    worker.finish(start(wire, worker))
+    assert [type(message) for message in worker.up] == [m.Watch, m.Done]  # the result says it, nothing else has to
+    wire.settle()
+    assert driver.freed == []
+    assert driver.entry(inner).holders == {worker.id: 1}
+    worker.drop(inner)
+    wire.settle()
+    assert driver.freed == [inner]
+    driver.drop(result)
+    nothing_is_left(wire)
+
+
+def test_the_callee_keeps_an_argument_of_somebody_else(wire, driver, worker, other):
+    """driver owns it, worker submits, other keeps it: the result waits for the owner's acknowledgement."""
+    inner = driver.put()
+    outer_result = driver.submit(worker, nested=[inner])
+    driver.drop(inner)
+    task = start(wire, worker)
+    result = worker.submit(other, nested=[inner])
+    second = start(wire, other)
+    other.finish(second)
+    assert not any(isinstance(message, m.Done) for message in other.up)
+    wire.settle(without=[driver])
+    assert not worker.is_ready(result)
+    wire.settle()
+    assert worker.is_ready(result)
+    worker.drop(inner)
+    worker.drop(result)
+    worker.finish(task)
+    driver.drop(outer_result)
+    wire.settle()
+    assert driver.entry(inner).holders == {other.id: 1}
+    other.drop(inner)
+    nothing_is_left(wire)
+
+
+def test_kept_across_two_tasks_is_registered_once(wire, driver, worker):
+    inner = driver.put()
+    for _ in range(2):
+        driver.submit(worker, nested=[inner])
+        worker.finish(start(wire, worker))
+    driver.drop(inner)
+    wire.settle()
+    assert driver.entry(inner).holders == {worker.id: 1}
+    worker.drop(inner, 2)
+    wire.settle()
+    assert driver.entry(inner) is None
+
+
+def test_what_a_cancelled_task_kept_stays(wire, driver, worker):
+    inner = driver.put(stored=True)
+    result = driver.submit(worker, nested=[inner])
+    driver.drop(inner)
+    task = start(wire, worker)
+    worker.tasks.remove(task)
+    worker.core.execution.finish_cancelled(task)
+    worker.flush()
+    wire.settle()
+    assert driver.freed == []
+    worker.drop(inner)
+    wire.settle()
+    assert driver.freed == [inner]
+    driver.drop(result)
+    nothing_is_left(wire)
+
+
+def test_the_result_that_tells_what_is_kept_is_of_a_cancelled_task(wire, driver, worker):
+    inner = driver.put()
+    result = driver.submit(worker, nested=[inner])
+    driver.core.tasks.cancel(result[:24], 0)
+    driver.drop(inner)
+    worker.finish(start(wire, worker))
+    wire.settle()
+    assert driver.entry(inner).holders == {worker.id: 1}
+    worker.drop(inner)
+    driver.drop(result)
+    nothing_is_left(wire)
+
+
+def test_a_result_cannot_keep_what_is_not_the_submitters(driver):
+    with pytest.raises(ProtocolError):
+        driver.core.references.keep([put_id(make_task_id(b"x" * 16, 1))], b"w" * 16)
+
+
+# ------------------------------------------------------------------ row: inside a returned value
+
+
+def test_a_worker_returns_an_object_of_its_own(wire, driver, worker):
+    result = driver.submit(worker)
+    task = start(wire, worker)
+    mine = worker.put(stored=True)
+    worker.finish(task, [mine])
+    worker.drop(mine)
+    assert worker.freed == []
+    wire.settle()
+    assert worker.entry(mine).holders == {driver.id: 1}
+    assert wire.get(driver, result) == [mine]
+    driver.drop(result)
+    wire.settle()
+    assert worker.freed == []
+    driver.drop(mine)
+    wire.settle()
+    assert worker.freed == [mine]
+    nothing_is_left(wire)
+
+
+def test_a_worker_returns_the_submitters_own_object(wire, driver, worker):
+    inner = driver.put()
+    result = driver.submit(worker, nested=[inner])
+    driver.drop(inner)
+    worker.finish(start(wire, worker), [inner])
+    worker.drop(inner)
+    wire.settle()
+    assert driver.entry(inner) is not None
+    assert wire.get(driver, result) == [inner]
+    driver.drop(result)
+    driver.drop(inner)
+    nothing_is_left(wire)
+
+
+def test_a_worker_returns_somebody_elses_object(wire, driver, worker, other):
+    """other owns it, worker returns it to driver: other is told before the result goes."""
+    first = driver.submit(other)
+    task = start(wire, other)
+    theirs = other.put()
+    other.finish(task, [theirs])
+    other.drop(theirs)
+    wire.settle()
+    second = driver.submit(worker, refs=[first])
+    task = start(wire, worker)
+    worker.finish(task, [theirs])
+    worker.drop(theirs)
+    wire.settle(without=[other])
+    assert not driver.is_ready(second)
+    wire.settle()
+    driver.drop(first)
+    wire.settle()
+    assert wire.get(driver, second) == [theirs]
+    assert other.entry(theirs).holders == {driver.id: 2}  # by each of the two results; one entry at the driver
+    driver.drop(second)
+    driver.drop(theirs)
+    nothing_is_left(wire)
+
+
+def test_the_announcer_dies_before_its_result_leaves(wire, driver, worker, other):
+    first = driver.submit(other)
+    task = start(wire, other)
+    theirs = other.put()
+    other.finish(task, [theirs])
+    other.drop(theirs)
+    wire.settle()
+    second = driver.submit(worker, refs=[first])
+    task = start(wire, worker)
+    worker.finish(task, [theirs])
+    wire.step_up(worker)  # Watch
+    while worker.up:
+        wire.step_up(worker)
+    wire.settle(without=[worker])
+    assert other.entry(theirs).announced == {(driver.id, worker.id): 1}
+    wire.kill(worker)
+    wire.settle()
+    assert other.entry(theirs).announced == {}
+    driver.drop(first)
+    driver.drop(second)
+    nothing_is_left(wire)
+
+
+def test_the_holder_dies_before_it_confirms(wire, driver, worker, other):
+    first = driver.submit(other)
+    task = start(wire, other)
+    theirs = other.put(stored=True)
+    other.finish(task, [theirs])
+    other.drop(theirs)
+    wire.settle()
+    driver.submit(worker, refs=[first])
+    task = start(wire, worker)
+    worker.finish(task, [theirs])
+    worker.drop(theirs)
+    wire.settle(without=[driver])
+    wire.kill(driver)
+    nothing_is_left(wire)
+    assert other.freed == [theirs]
+
+
+def test_a_result_that_nobody_waits_for_lets_its_references_go(wire, driver, worker):
+    result = driver.submit(worker)
+    driver.drop(result)
+    task = start(wire, worker)
+    mine = worker.put(stored=True)
+    worker.finish(task, [mine])
+    worker.drop(mine)
+    wire.settle()
+    assert worker.freed == [mine]
+    nothing_is_left(wire)
+
+
+def test_a_result_that_is_tried_again_lets_its_references_go(wire, driver, worker):
+    result = driver.submit(worker, retries=1)
+    task = start(wire, worker)
+    mine = worker.put(stored=True)
+    worker.finish(task, [mine], retryable=True)
+    worker.drop(mine)
+    wire.settle()
+    assert worker.freed == [mine]
+    worker.finish(start(wire, worker))
+    wire.settle()
+    driver.drop(result)
+    nothing_is_left(wire)
+
+
+def test_a_task_of_a_process_that_runs_on_itself(wire, worker):
+    """A worker may be given a task that it submitted itself."""
+    inner = worker.put()
+    result = worker.submit(worker, nested=[inner])
+    worker.drop(inner)
+    task = start(wire, worker)
+    worker.finish(task, [inner])
+    worker.drop(inner)
+    wire.settle()
+    assert wire.get(worker, result) == [inner]
+    worker.drop(inner)
+    worker.drop(result)
+    nothing_is_left(wire)
+
+
+def test_a_borrowed_object_comes_back_in_a_task_of_ones_own(wire, driver, worker):
+    inner = driver.put()
+    outer_result = driver.submit(worker, nested=[inner])
+    task = start(wire, worker)
+    result = worker.submit(worker, nested=[inner])
+    worker.finish(task)
+    worker.drop(inner)
+    second = start(wire, worker)
+    worker.finish(second, [inner])
+    worker.drop(inner)
+    driver.drop(inner)
+    wire.settle()
+    assert wire.get(worker, result) == [inner]
+    assert driver.entry(inner) is not None
+    worker.drop(inner)
+    worker.drop(result)
+    driver.drop(outer_result)
+    nothing_is_left(wire)
+
+
+# ------------------------------------------------------------------ rows: inside a put value, found in a value
+
+
+def borrowed_value(wire: Wire, driver: Process, worker: Process) -> tuple[bytes, bytes]:
+    """The worker keeps ``outer`` of the driver, which contains ``inner`` of the driver; it has not looked inside."""
+    inner = driver.put()
+    outer = driver.put([inner])
+    driver.drop(inner)
+    result = driver.submit(worker, nested=[outer])
+    worker.finish(start(wire, worker))
+    driver.drop(outer)
+    driver.drop(result)
+    wire.settle()
+    return outer, inner
+
+
+def test_a_value_that_is_got_brings_references(wire, driver, worker):
+    outer, inner = borrowed_value(wire, driver, worker)
+    assert wire.get(worker, outer) == [inner]
+    worker.drop(outer)
+    wire.settle()
+    assert (driver.entry(outer), driver.entry(inner).holders) == (None, {worker.id: 1})
+    worker.drop(inner)
+    nothing_is_left(wire)
+
+
+def test_the_outer_object_is_held_until_the_inner_ones_are_registered(wire, driver, worker):
+    outer, inner = borrowed_value(wire, driver, worker)
+    worker.request(outer)
+    wire.settle()
+    worker.load(outer)
+    worker.drop(outer)
+    assert worker.entry(outer).pins == 1
+    wire.settle(without=[driver])
+    assert driver.entry(outer) is not None
+    wire.settle()
+    assert worker.entry(outer) is None
+    worker.drop(inner)
+    nothing_is_left(wire)
+
+
+def test_dropped_before_the_registration_is_acknowledged(wire, driver, worker):
+    outer, inner = borrowed_value(wire, driver, worker)
+    worker.request(outer)
+    wire.settle()
+    worker.load(outer)
+    worker.drop(inner)
+    worker.drop(outer)
+    assert worker.entry(inner) is not None
+    nothing_is_left(wire)
+
+
+def test_an_object_of_a_third_party_inside_a_value(wire, driver, worker, other):
+    result = driver.submit(other)
+    task = start(wire, other)
+    theirs = other.put()
+    other.finish(task, [theirs])
+    other.drop(theirs)
+    wire.settle()
+    kept = driver.submit(worker, nested=[result])
+    worker.finish(start(wire, worker))
+    assert wire.get(worker, result) == [theirs]
+    driver.drop(result)
+    driver.drop(kept)
+    worker.drop(result)
+    wire.settle()
+    assert other.entry(theirs).holders == {worker.id: 1}
+    worker.drop(theirs)
+    nothing_is_left(wire)
+
+
+# ------------------------------------------------------------------ values
+
+
+def test_a_value_is_asked_for_once(wire, driver, worker):
+    outer, _ = borrowed_value(wire, driver, worker)
+    for _ in range(3):
+        assert worker.request(outer)
+    requests = [message for message in worker.up if isinstance(message, m.Peer)]
+    assert len(requests) == 1
+    wire.settle()
+    assert not worker.request(outer)
+
+
+def test_a_value_that_does_not_exist_yet_is_sent_when_it_does(wire, driver, worker, other):
+    slow = driver.submit(other)
+    driver.submit(worker, nested=[slow])
+    worker.finish(start(wire, worker))
+    worker.request(slow)
+    wire.settle()
+    assert not worker.is_ready(slow)
+    other.finish(start(wire, other))
+    wire.settle()
+    assert worker.is_ready(slow)
+
+
+def test_stop_waiting(driver, worker):
+    pending = driver.submit(worker)
+    waiter = IgnoreReady()
+    driver.core.references.wait_for(pending, waiter)
+    driver.core.references.stop_waiting(pending, waiter)
+    driver.core.references.stop_waiting(pending, waiter)
+    assert driver.entry(pending).waiters == []
+
+
+def test_asking_for_what_was_freed(wire, driver, worker):
+    unknown = put_id(make_task_id(driver.id, 99))
+    worker.core.references.load(unknown)
+    worker.bag[unknown] += 1
+    worker.request(unknown)
+    wire.settle()
+    assert failure_of(worker, unknown) == "ObjectFreedError"
+
+
+def test_an_object_of_ones_own_that_was_freed(driver):
+    unknown = put_id(make_task_id(driver.id, 99))
+    driver.core.references.load(unknown)
+    assert failure_of(driver, unknown) == "ObjectFreedError"
+
+
+def test_a_second_result_of_the_same_object(driver, worker):
+    references = driver.core.references
+    result = driver.submit(worker)
+    inner = driver.put()
+    references.pin(inner)
+    references.resolve(result, STORED, b"", HOST, 10)
+    references.resolve(result, STORED, b"", HOST, 10, (inner,))
+    assert driver.entry(inner).pins == 0
+    assert driver.freed == []  # it is in the same segment
+
+
+def test_a_value_for_an_object_that_is_gone(driver):
+    gone = put_id(make_task_id(driver.id, 99))
+    driver.core.references.resolve(gone, STORED, b"", HOST, 10)
+    driver.flush()
+    assert driver.freed == [gone]
+
+
+@pytest.mark.parametrize(
+    "message", [m.ObjectRequest(b"x" * 28), m.ObjectState(b"x" * 28, STORED, b"", HOST, 1)], ids=["request", "state"]
+)
+def test_messages_about_the_objects_of_others(driver, message):
+    handler = driver.core.references.on_request if isinstance(message, m.ObjectRequest) else driver.core.references.on_state
+    with pytest.raises(ProtocolError):
+        handler(b"s" * 16, message)
+
+
+def test_an_acknowledgement_by_somebody_else_does_not_count(wire, driver, worker):
+    outer, _ = borrowed_value(wire, driver, worker)
+    worker.request(outer)
+    wire.settle()
+    worker.load(outer)
+    references = worker.core.references
+    references.on_borrow_ack(b"s" * 16, m.BorrowAck(1))
+    references.on_borrow_ack(driver.id, m.BorrowAck(77))
+    assert not references.acknowledged
+    wire.settle()
+    assert references.acknowledged
+
+
+# ------------------------------------------------------------------ deaths
+
+
+def test_a_borrower_dies(wire, driver, worker):
+    outer, _ = borrowed_value(wire, driver, worker)
+    assert driver.entry(outer) is not None
+    wire.kill(worker)
+    nothing_is_left(wire)
+
+
+def test_the_owner_dies_before_the_value_exists(wire, driver, worker, other):
+    slow = driver.submit(other)
+    driver.submit(worker, nested=[slow])
+    worker.finish(start(wire, worker))
+    worker.request(slow)
+    wire.settle()
+    wire.kill(driver)
+    wire.settle()
+    assert failure_of(worker, slow) == "OwnerDiedError"
+    worker.drop(slow)
+    nothing_is_left(wire)
+
+
+def test_a_value_that_is_here_survives_its_owner(wire, driver, worker):
+    outer, inner = borrowed_value(wire, driver, worker)
+    wire.get(worker, outer)
+    wire.kill(driver)
+    wire.settle()
+    assert worker.load(outer) == [inner]
+    assert worker.entry(inner).status in (PENDING, ERROR)
+
+
+def test_a_reference_to_an_object_of_the_dead(wire, driver, worker, other):
+    result = driver.submit(other)
+    task = start(wire, other)
+    theirs = other.put()
+    other.finish(task, [theirs])
+    wire.settle()
+    wire.kill(other)
+    wire.settle()
+    assert wire.get(driver, result) == [theirs]
+    assert failure_of(driver, theirs) == "OwnerDiedError"
+    driver.drop(theirs)
+    driver.drop(result)
+    nothing_is_left(wire)
+
+
+def test_the_owner_dies_before_it_acknowledges(wire, driver, worker, other):
+    """A result that waits for the acknowledgement of a dead owner is sent all the same."""
+    result = driver.submit(other)
+    task = start(wire, other)
+    theirs = other.put()
+    other.finish(task, [theirs])
+    wire.settle()
+    second = driver.submit(worker, refs=[result])
+    task = start(wire, worker)
+    worker.finish(task, [theirs])
+    wire.settle(without=[other])
+    assert not driver.is_ready(second)
+    wire.kill(other)
+    wire.settle()
+    assert driver.is_ready(second)
+
+
+def test_messages_of_the_dead_change_nothing(driver):
+    references = driver.core.references
+    object_id = driver.put()
+    references.on_process_died(b"d" * 16)
+    assert references.is_dead(b"d" * 16)
+    references.on_borrow_add(b"d" * 16, m.BorrowAdd(object_id, b"d" * 16, 1))
+    references.on_borrow_end(b"d" * 16, m.BorrowEnd(object_id, 1))
+    driver.drop(object_id)
+    assert driver.core.references.entries == {}
+
+
+# ------------------------------------------------------------------ any order of anything
+
+
+class History:
+    """Random users on a wire of four processes, and what must hold after each step.
+
+    ``born`` numbers the objects: a task returns only references that are older than its own result, since a cycle of
+    values is never freed (as in Ray).
+    """
+
+    def __init__(self, data: st.DataObject, *, deaths: bool) -> None:
+        self.data = data
+        self.wire = Wire("one", "two", "three", "four")
+        self.born: dict[bytes, int] = {}
+        self.deaths = 2 if deaths else 0
+
+    def pick(self, choices: list[object]) -> object:
+        return self.data.draw(st.sampled_from(choices))
+
+    def step(self) -> None:
+        alive = list(self.wire.processes.values())
+        process = self.pick(alive)
+        actions = ["up", "down", "up", "down", "put", "submit", "take", "finish", "get", "drop"]
+        action = self.pick(actions + ["die"] * (self.deaths > 0 and len(alive) > 2))
+        held = [object_id for object_id, count in process.bag.items() if count]
+        some = self.data.draw(st.lists(st.sampled_from(held), max_size=3)) if held and action in ("put", "submit", "finish") else []
+        if action == "up":
+            self.wire.step_up(process)
+        elif action == "down":
+            self.wire.step_down(process)
+        elif action == "put":
+            self.give_birth(process.put(some))
+        elif action == "submit":
+            self.give_birth(process.submit(self.pick(alive), refs=some[:1], nested=some[1:], retries=self.pick([0, 2])))
+        elif action == "take":
+            process.take()
+        elif action == "finish" and process.tasks:
+            task = self.pick(process.tasks)
+            limit = self.born[task.task_id + b"\0\0\0\1"]
+            older = [object_id for object_id in some if self.born[object_id] < limit]
+            process.finish(task, older, retryable=self.pick([False, False, True]))
+        elif action == "get" and held:
+            object_id = self.pick(held)
+            if not process.request(object_id):
+                process.load(object_id)
+        elif action == "drop" and held:
+            process.drop(self.pick(held))
+        elif action == "die":
+            self.deaths -= 1
+            self.wire.kill(process)
+        self.check()
+
+    def give_birth(self, object_id: bytes) -> None:
+        self.born[object_id] = len(self.born)
+
+    def check(self) -> None:
+        """Nobody holds what is freed."""
+        for process in self.wire.processes.values():
+            for object_id, count in process.bag.items():
+                owner = self.wire.processes.get(owner_of(object_id))
+                if count and owner is not None:
+                    entry = owner.entry(object_id)
+                    assert entry is not None, f"{process.name} holds an object that {owner.name} has freed"
+                    assert not (entry.status == ERROR and b"ObjectFreed" in entry.data)
+
+    def end(self) -> None:
+        """Everybody drops everything, everything runs: nothing is left."""
+        for _ in range(200):
+            self.wire.run_all()
+            self.check()
+            held = list(self.holdings())
+            for process, object_id, count in held:
+                process.drop(object_id, count)
+            if not held:
+                break
+        nothing_is_left(self.wire)
+
+    def holdings(self) -> Iterator[tuple[Process, bytes, int]]:
+        for process in self.wire.processes.values():
+            for object_id, count in list(process.bag.items()):
+                if count:
+                    yield process, object_id, count
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_nothing_is_freed_too_early_or_never(data):
+    history = History(data, deaths=False)
+    for _ in range(data.draw(st.sampled_from([10, 40, 120]))):
+        history.step()
+    history.end()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_nothing_is_freed_too_early_or_never_though_processes_die(data):
+    history = History(data, deaths=True)
+    for _ in range(data.draw(st.sampled_from([10, 40, 120]))):
+        history.step()
+    history.end()

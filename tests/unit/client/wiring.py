@@ -1,0 +1,267 @@
+"""Client cores wired to each other by queues, with the least of a broker in between.
+
+Each process has one queue to the broker and one from it, as with real links: what goes from one process to another is
+first in, first out, and nothing else is promised. A test decides which queue moves next. Values are lists of references.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+import msgpack
+
+from zray.client.core import ClientCore
+from zray.client.core.effects import FreeSegment
+from zray.client.core.execution import Assignment, Return
+from zray.client.core.references import ERROR, INLINE, PENDING, STORED
+from zray.client.core.tasks import Arguments, Task
+from zray.ids import owner_of, put_id, return_id
+from zray.protocol import messages as m
+from zray.protocol.codec import pack_body, unpack_messages
+
+FUNCTION = b"function".ljust(16, b"\0")
+HOST = b"host".ljust(16, b"\0")
+INLINE_ARGUMENTS = Arguments(INLINE, msgpack.packb([]), b"", b"", (), ())
+
+
+def process_id(name: str) -> bytes:
+    return name.encode().ljust(16, b"\0")
+
+
+def over_the_wire(message: Any) -> Any:
+    """The message as it arrives: a field that cannot travel shows at once."""
+    (back,) = unpack_messages(pack_body([message]), frozenset([type(message)]))
+    return back
+
+
+class Process:
+    """A client core and the references that its user holds (``bag``)."""
+
+    def __init__(self, wire: Wire, name: str) -> None:
+        self.wire = wire
+        self.name = name
+        self.core = ClientCore(process_id(name), HOST)
+        self.core.execution.functions[FUNCTION] = m.FunctionBlob(FUNCTION, True, "f", b"x")
+        self.bag: Counter[bytes] = Counter()
+        self.up: deque[Any] = deque()
+        self.down: deque[Any] = deque()
+        self.effects: list[Any] = []
+        self.tasks: list[Assignment] = []  # taken and not finished
+
+    @property
+    def id(self) -> bytes:
+        return self.core.process_id
+
+    @property
+    def alive(self) -> bool:
+        return self.id in self.wire.processes
+
+    def flush(self) -> None:
+        """A turn of the shell's loop."""
+        self.core.collect()
+        self.effects.extend(self.core.take_effects())
+        self.up.extend(self.core.drain())
+
+    def entry(self, object_id: bytes) -> Any:
+        return self.core.references.entries.get(object_id)
+
+    @property
+    def freed(self) -> list[bytes]:
+        """Segments that were freed."""
+        return [effect.object_id for effect in self.effects if isinstance(effect, FreeSegment)]
+
+    # ------------------------------------------------------------------ what a user does
+
+    def put(self, inner: Iterable[bytes] = (), *, stored: bool = False) -> bytes:
+        inner = tuple(inner)
+        references = self.core.references
+        object_id = put_id(self.core.new_task_id())
+        references.own(object_id)
+        for inner_id in inner:
+            references.pin(inner_id)
+        references.resolve(object_id, STORED if stored else INLINE, msgpack.packb(inner), HOST if stored else b"", 0, inner)
+        self.bag[object_id] += 1
+        self.flush()
+        return object_id
+
+    def submit(
+        self, worker: Process, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 0, n_returns: int = 1,
+        parent: bytes = b"",
+    ) -> bytes:  # fmt: skip
+        """Submits a task that ``worker`` is to run; returns its (first) return object."""
+        refs, nested = tuple(refs), tuple(nested)
+        core = self.core
+        task_id = core.new_task_id()
+        self.wire.placement[task_id] = worker
+        arguments = Arguments(INLINE, msgpack.packb(nested), b"", b"", tuple(enumerate(refs)), (*refs, *nested))
+        task = Task(task_id, core.queue_route, FUNCTION, b"\x90", 0, b"", arguments, n_returns, retries, parent)
+        for index in range(1, n_returns + 1):
+            core.references.own(return_id(task_id, index))
+            self.bag[return_id(task_id, index)] += 1
+        core.tasks.submit(task)
+        self.flush()
+        return return_id(task_id, 1)
+
+    def drop(self, object_id: bytes, times: int = 1) -> None:
+        for _ in range(times):
+            assert self.bag[object_id] > 0
+            self.bag[object_id] -= 1
+            self.core.dropped.append(object_id)
+        self.flush()
+
+    def request(self, object_id: bytes) -> bool:
+        """Asks for the value; whether it has to be waited for."""
+        waits = self.core.references.wait_for(object_id, IgnoreReady())
+        self.flush()
+        return waits
+
+    def is_ready(self, object_id: bytes) -> bool:
+        return self.entry(object_id).status != PENDING
+
+    def failed(self, object_id: bytes) -> bool:
+        return bool(self.entry(object_id).status == ERROR)
+
+    def load(self, outer: bytes) -> list[bytes]:
+        """Unpickles a value that is here: its references are in the bag afterwards."""
+        entry = self.entry(outer)
+        inner: list[bytes] = [] if entry.status == ERROR else msgpack.unpackb(entry.data)
+        for object_id in inner:
+            self.core.references.load(object_id, outer)
+            self.bag[object_id] += 1
+        self.flush()
+        return inner
+
+    # ------------------------------------------------------------------ what a worker does
+
+    def take(self) -> Assignment | None:
+        """Starts the next task; the references in its arguments are in the bag afterwards."""
+        task = self.core.execution.take()
+        if task is not None:
+            values = [msgpack.unpackb(task.envelope.data)]
+            values += [msgpack.unpackb(data) for _, _, status, data, _ in task.envelope.refs if status == INLINE]
+            for object_id in [object_id for value in values for object_id in value]:
+                self.core.references.load_covered(object_id)
+                task.covered.append(object_id)
+                self.bag[object_id] += 1
+            self.tasks.append(task)
+        self.flush()
+        return task
+
+    def finish(self, task: Assignment, result: Iterable[bytes] = (), *, retryable: bool = False) -> None:
+        """Ends a task that returns ``result``; what is in the bag stays there."""
+        inner = tuple(dict.fromkeys(result))
+        self.core.collect()
+        self.tasks.remove(task)
+        self.core.execution.finish(task, [Return(INLINE, msgpack.packb(inner), 0, inner)], retryable, 5)
+        self.flush()
+
+
+class IgnoreReady:
+    """Waits for an object and does nothing about it."""
+
+    def ready(self, object_id: bytes) -> None:
+        """It is there."""
+
+
+class Wire:
+    """Some processes, and a broker that does nothing but route."""
+
+    def __init__(self, *names: str) -> None:
+        self.placement: dict[bytes, Process] = {}
+        self.processes: dict[bytes, Process] = {}
+        self.everybody = [Process(self, name) for name in names]
+        self.processes = {process.id: process for process in self.everybody}
+        self.watchers: dict[bytes, set[bytes]] = {process.id: set() for process in self.everybody}
+        self.running: dict[bytes, tuple[m.Submit, Process]] = {}
+        self.others: list[tuple[Process, Any]] = []  # messages to the broker that it does not route
+
+    def __iter__(self) -> Any:
+        return iter(self.everybody)
+
+    def post(self, dest: bytes, message: Any) -> None:
+        if dest in self.processes:
+            self.processes[dest].down.append(message)
+
+    def step_up(self, process: Process) -> bool:
+        """The broker takes one message of a process; False: there is none."""
+        if not process.up:
+            return False
+        message = over_the_wire(process.up.popleft())
+        if isinstance(message, m.Submit):
+            self._submit(process, message)
+        elif isinstance(message, m.Done):
+            self.running.pop(message.task_id, None)
+            self.post(owner_of(message.task_id), m.Result(message.task_id, message.attempt, process.id, message.payload))
+        elif isinstance(message, m.Reply):
+            self.post(message.owner, m.Result(message.task_id, message.attempt, process.id, message.payload))
+        elif isinstance(message, m.Peer) and message.dest in self.processes:
+            self.post(message.dest, m.Delivered(process.id, message.rows))
+        elif isinstance(message, m.Peer):
+            self.post(process.id, m.ProcessDied(message.dest, "killed"))
+        elif isinstance(message, m.Watch) and message.process_id in self.processes:
+            self.watchers[message.process_id].add(process.id)
+        elif isinstance(message, m.Watch):
+            self.post(process.id, m.ProcessDied(message.process_id, "killed"))
+        else:
+            self.others.append((process, message))
+        return True
+
+    def _submit(self, source: Process, message: m.Submit) -> None:
+        worker = self.placement[message.task_id]
+        if worker.id not in self.processes:
+            self.post(source.id, m.Failed(message.task_id, message.attempt, "WorkerCrashedError", "dead", True))
+            return
+        self.running[message.task_id] = (message, worker)
+        run = m.Run(message.task_id, message.attempt, message.function_id, message.shape, [], message.payload)
+        self.post(worker.id, run)
+
+    def step_down(self, process: Process) -> bool:
+        """A process handles one message; False: there is none."""
+        if not process.down:
+            return False
+        process.core.receive(over_the_wire(process.down.popleft()))
+        process.flush()
+        return True
+
+    def settle(self, *, without: Iterable[Process] = ()) -> None:
+        """Everything that is under way arrives; nothing moves to or from the processes in ``without``."""
+        moving = [process for process in self.everybody if process not in tuple(without)]
+        while any([self.step_up(process) | self.step_down(process) for process in moving]):
+            pass
+
+    def run_all(self) -> None:
+        """Everything arrives, and every task runs and returns nothing."""
+        self.settle()
+        while self._run_one():
+            self.settle()
+
+    def _run_one(self) -> bool:
+        for process in self.processes.values():
+            task = process.tasks[0] if process.tasks else process.take()
+            if task is not None:
+                process.finish(task)
+                return True
+        return False
+
+    def kill(self, process: Process) -> None:
+        """A process dies; what it had not sent is lost."""
+        del self.processes[process.id]
+        process.up.clear()
+        process.down.clear()
+        process.bag.clear()
+        for watcher in sorted(self.watchers[process.id]):
+            self.post(watcher, m.ProcessDied(process.id, "killed"))
+        for task_id, (message, worker) in list(self.running.items()):
+            if worker is process:
+                del self.running[task_id]
+                self.post(owner_of(task_id), m.Failed(task_id, message.attempt, "WorkerCrashedError", "dead", True))
+
+    def get(self, process: Process, object_id: bytes) -> list[bytes]:
+        """Waits for a value and loads it, and waits until its references are registered."""
+        process.request(object_id)
+        self.settle()
+        inner = process.load(object_id)
+        self.settle()
+        return inner

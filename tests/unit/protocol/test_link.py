@@ -1,0 +1,426 @@
+"""Links: whatever the transport does to the frames, each message arrives once and in order."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zray.protocol import link as link_module
+from zray.protocol.codec import KIND_DATA, Frame, pack_body, pack_frame, read_frame
+from zray.protocol.link import ACK_EVERY_FRAMES, MAX_BODY_BYTES, MAX_BODY_MESSAGES, MAX_EARLY_FRAMES, Link
+from zray.protocol.messages import BorrowAck, Peer, ProtocolError
+
+INCARNATION = b"12345678"
+ALLOWED = frozenset((BorrowAck, Peer))
+RETRANSMIT_S = 3.0
+
+
+def make_link(now: float = 0.0) -> Link:
+    return Link(INCARNATION, ALLOWED, now, heartbeat_s=1.0, silence_s=6.0, retransmit_s=RETRANSMIT_S)
+
+
+def numbers(messages: list[BorrowAck]) -> list[int]:
+    return [message.token for message in messages]
+
+
+def send(link: Link, *tokens: int, now: float = 0.0) -> list[Frame]:
+    """The frames of one turn in which these messages were sent."""
+    for token in tokens:
+        link.send(BorrowAck(token))
+    return [read_frame(data) for data in link.outgoing(now)]
+
+
+def data_frame(seq: int, *tokens: int, ack: int = 0) -> Frame:
+    return read_frame(pack_frame(KIND_DATA, INCARNATION, seq, ack, pack_body([BorrowAck(token) for token in tokens])))
+
+
+def malformed_frame(seq: int) -> Frame:
+    return read_frame(pack_frame(KIND_DATA, INCARNATION, seq, 0, b"\xc1"))
+
+
+# ------------------------------------------------------------------ in fair weather
+
+
+def test_one_turn_makes_one_frame():
+    here, there = make_link(), make_link()
+    frames = send(here, 1, 2, 3)
+    assert [(frame.seq, frame.incarnation) for frame in frames] == [(1, INCARNATION)]
+    assert numbers(there.receive(frames[0], 0.0)) == [1, 2, 3]
+    assert send(here) == []
+
+
+def test_pending_and_idle():
+    here, there = make_link(), make_link()
+    assert (here.pending, here.idle) == (False, True)
+    here.send(BorrowAck(1))
+    assert (here.pending, here.idle) == (True, False)
+    (frame,) = send(here)
+    assert (here.pending, here.idle) == (False, False)  # sent, not acknowledged
+    there.receive(frame, 0.0)
+    (answer,) = send(there, 9)
+    here.receive(answer, 0.0)
+    assert here.idle
+
+
+def test_acknowledgements_ride_on_what_goes_back():
+    here, there = make_link(), make_link()
+    for token in range(3):
+        there.receive(send(here, token)[0], 0.0)
+    (answer,) = send(there, 9)
+    assert (answer.seq, answer.ack) == (1, 3)
+
+
+def test_without_traffic_back_a_tick_acknowledges():
+    here, there = make_link(), make_link()
+    there.receive(send(here, 1)[0], 0.0)
+    assert send(there) == []
+    there.tick(0.1)
+    (ack,) = send(there, now=0.1)
+    assert (ack.seq, ack.ack, bytes(ack.body)) == (0, 1, b"")
+    assert here.receive(ack, 0.2) == []
+    assert here.idle
+    there.tick(0.2)
+    assert send(there, now=0.2) == []  # once is enough
+
+
+def test_a_one_way_flood_is_acknowledged_as_it_comes():
+    here, there = make_link(), make_link()
+    acks = 0
+    for token in range(10 * ACK_EVERY_FRAMES):
+        there.receive(send(here, token)[0], 0.0)
+        acks += len(send(there))
+    assert acks == 10
+
+
+def test_many_bytes_are_acknowledged_as_they_come():
+    here, there = make_link(), make_link()
+    here.send(Peer(b"p" * 16, bytes(MAX_BODY_BYTES)))
+    (frame,) = send(here)
+    there.receive(frame, 0.0)
+    (ack,) = send(there)
+    assert (ack.seq, ack.ack) == (0, 1)
+
+
+# ------------------------------------------------------------------ silence
+
+
+def test_a_ping_after_each_heartbeat():
+    link = make_link()
+    assert link.tick(0.9)
+    assert send(link, now=0.9) == []
+    link.tick(1.0)
+    (ping,) = send(link, now=1.0)
+    assert (ping.seq, ping.ack) == (0, 0)
+    link.tick(1.5)
+    assert send(link, now=1.5) == []
+    link.tick(2.0)
+    assert len(send(link, now=2.0)) == 1
+
+
+def test_what_is_sent_is_as_good_as_a_ping():
+    link = make_link()
+    send(link, 1, now=0.9)
+    link.tick(1.5)
+    assert send(link, now=1.5) == []
+
+
+def test_silence_is_death():
+    link = make_link(now=10.0)
+    assert link.tick(15.9)
+    assert not link.tick(16.0)
+    link.receive(read_frame(pack_frame(KIND_DATA, INCARNATION, 0, 0, b"")), 16.0)  # a ping is a sign of life
+    assert link.tick(21.9)
+
+
+def test_who_stood_still_himself_listens_again():
+    link = make_link(now=0.0)
+    link.forgive_silence(100.0)
+    assert link.tick(103.9)
+    assert not link.tick(104.1)
+
+
+def test_forgiving_never_shortens():
+    link = make_link(now=99.9)
+    link.forgive_silence(100.0)
+    assert link.last_heard == 99.9
+
+
+# ------------------------------------------------------------------ loss, duplicates, disorder
+
+
+def test_what_is_lost_is_sent_again_when_it_is_time():
+    here, there = make_link(), make_link()
+    send(here, 1, now=0.0)
+    here.tick(RETRANSMIT_S - 0.1)
+    assert all(frame.seq == 0 for frame in send(here, now=RETRANSMIT_S - 0.1))
+    here.tick(RETRANSMIT_S)
+    (again,) = send(here, now=RETRANSMIT_S)
+    assert numbers(there.receive(again, RETRANSMIT_S)) == [1]
+
+
+def test_it_is_sent_again_once_per_interval():
+    here = make_link()
+    send(here, 1)
+    counts = []
+    for tenths in range(1, 100):
+        here.tick(tenths / 10)
+        counts.append(sum(frame.seq == 1 for frame in send(here, now=tenths / 10)))
+    assert sum(counts) == 3  # at 3, 6 and 9 s
+
+
+def test_everything_unacknowledged_is_sent_again_in_order():
+    here, there = make_link(), make_link()
+    send(here, 1, 2)
+    send(here, 3)
+    send(here, 4)
+    here.tick(RETRANSMIT_S)
+    frames = send(here, 5, now=RETRANSMIT_S)
+    assert [frame.seq for frame in frames] == [1, 2, 3, 4]
+    assert [token for frame in frames for token in numbers(there.receive(frame, 4.0))] == [1, 2, 3, 4, 5]
+
+
+def test_what_is_acknowledged_is_not_sent_again():
+    here, there = make_link(), make_link()
+    (first,) = send(here, 1)
+    send(here, 2)
+    there.receive(first, 0.0)
+    here.receive(send(there, 9)[0], 0.0)
+    here.tick(RETRANSMIT_S)
+    assert [frame.seq for frame in send(here, now=RETRANSMIT_S)] == [2]
+
+
+def test_duplicates_are_dropped_and_acknowledged_again():
+    here, there = make_link(), make_link()
+    (frame,) = send(here, 1)
+    assert numbers(there.receive(frame, 0.0)) == [1]
+    there.tick(0.0)
+    send(there)  # this acknowledgement is lost
+    assert there.receive(frame, 1.0) == []
+    (ack,) = send(there)
+    assert (ack.seq, ack.ack) == (0, 1)
+
+
+def test_early_frames_wait_for_those_before_them():
+    here, there = make_link(), make_link()
+    one, two, three = (send(here, token)[0] for token in (1, 2, 3))
+    assert there.receive(three, 0.0) == []
+    assert there.receive(two, 0.0) == []
+    assert there.receive(two, 0.0) == []
+    assert numbers(there.receive(one, 0.0)) == [1, 2, 3]
+    assert there.receive(three, 0.0) == []
+
+
+def test_early_frames_are_not_acknowledged():
+    there = make_link()
+    there.receive(data_frame(2, 2), 0.0)
+    (frame,) = send(there, 9)
+    assert frame.ack == 0
+
+
+def test_there_is_a_limit_to_early_frames():
+    there = make_link()
+    for seq in range(2, MAX_EARLY_FRAMES + 100):
+        there.receive(data_frame(seq, seq), 0.0)
+    assert len(numbers(there.receive(data_frame(1, 1), 0.0))) == MAX_EARLY_FRAMES + 1
+
+
+def test_an_acknowledgement_of_what_was_never_sent():
+    here = make_link()
+    send(here, 1)
+    here.receive(data_frame(0, ack=2**60), 0.0)
+    assert here.idle
+    assert [frame.seq for frame in send(here, 2)] == [2]
+
+
+# ------------------------------------------------------------------ malformed frames
+
+
+def test_a_malformed_frame_does_not_hold_up_what_follows():
+    there = make_link()
+    with pytest.raises(ProtocolError):
+        there.receive(malformed_frame(1), 0.0)
+    assert numbers(there.receive(data_frame(2, 2), 0.0)) == [2]
+
+
+def test_a_malformed_early_frame_does_not_take_along_the_one_before_it():
+    there = make_link()
+    there.receive(malformed_frame(2), 0.0)
+    there.receive(data_frame(3, 3), 0.0)
+    got = []
+    for frame in (data_frame(1, 1), data_frame(4, 4)):
+        try:
+            got.extend(there.receive(frame, 0.0))
+        except ProtocolError:
+            continue
+    assert numbers(got) == [1, 3, 4]
+
+
+def test_a_malformed_frame_lets_early_ones_go():
+    there = make_link()
+    there.receive(data_frame(2, 2), 0.0)
+    got = []
+    for frame in (malformed_frame(1), data_frame(3, 3)):
+        try:
+            got.extend(there.receive(frame, 0.0))
+        except ProtocolError:
+            continue
+    assert numbers(got) == [2, 3]
+
+
+def test_what_the_peer_may_not_send():
+    link = Link(INCARNATION, frozenset((Peer,)), 0.0)
+    with pytest.raises(ProtocolError, match="BorrowAck may not be sent"):
+        link.receive(data_frame(1, 1), 0.0)
+
+
+# ------------------------------------------------------------------ sizes
+
+
+def test_a_frame_holds_so_many_messages():
+    here, there = make_link(), make_link()
+    total = 2 * MAX_BODY_MESSAGES + 10
+    frames = send(here, *range(total))
+    assert [frame.seq for frame in frames] == [1, 2, 3]
+    assert [token for frame in frames for token in numbers(there.receive(frame, 0.0))] == list(range(total))
+
+
+def test_a_frame_holds_so_many_bytes():
+    here, there = make_link(), make_link()
+    part = MAX_BODY_BYTES // 4
+    messages = [Peer(bytes([n]) * 16, bytes(part)) for n in range(10)]
+    for message in messages:
+        here.send(message)
+    frames = send(here)
+    assert [frame.seq for frame in frames] == [1, 2, 3]
+    assert max(len(frame.body) for frame in frames) < MAX_BODY_BYTES + part
+    assert [message for frame in frames for message in there.receive(frame, 0.0)] == messages
+
+
+def test_one_message_may_be_larger_than_a_frame():
+    here, there = make_link(), make_link()
+    here.send(BorrowAck(1))
+    here.send(Peer(b"p" * 16, bytes(3 * MAX_BODY_BYTES)))
+    here.send(BorrowAck(2))
+    frames = send(here)
+    assert len(frames) == 2
+    assert sum(len(there.receive(frame, 0.0)) for frame in frames) == 3
+
+
+# ------------------------------------------------------------------ anything at all
+
+
+class Transport:
+    """Two links and the frames between them, which a test loses, repeats and delivers in any order."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.links = [make_link(), make_link()]
+        self.flying: list[deque[bytes]] = [deque(), deque()]  # to each of the two
+        self.sent = [0, 0]
+        self.received: list[list[int]] = [[], []]
+
+    def say(self, side: int, messages: int) -> None:
+        for _ in range(messages):
+            self.sent[side] += 1
+            self.links[side].send(BorrowAck(self.sent[side]))
+        self.flying[1 - side].extend(self.links[side].outgoing(self.now))
+
+    def deliver(self, side: int, position: int, *, keep: bool) -> None:
+        flying = self.flying[side]
+        if flying:
+            flying.rotate(-(position % len(flying)))
+            data = flying[0] if keep else flying.popleft()
+            self.received[side].extend(numbers(self.links[side].receive(read_frame(data), self.now)))
+
+    def lose(self, side: int, position: int) -> None:
+        if self.flying[side]:
+            del self.flying[side][position % len(self.flying[side])]
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        for side, link in enumerate(self.links):
+            link.tick(self.now)
+            self.flying[1 - side].extend(link.outgoing(self.now))
+
+    def check(self) -> None:
+        for side in (0, 1):
+            assert self.received[side] == list(range(1, len(self.received[side]) + 1))
+            assert len(self.received[side]) <= self.sent[1 - side]
+
+    def settle(self) -> None:
+        """From now on the weather is fair."""
+        for _ in range(200):
+            for side in (0, 1):
+                while self.flying[side]:
+                    self.deliver(side, 0, keep=False)
+            self.tick(0.5)
+            if all(link.idle for link in self.links):
+                return
+        raise AssertionError("never at rest")
+
+
+side_and_position = (st.integers(0, 1), st.integers(0, 20))
+events = st.one_of(
+    st.tuples(st.just("say"), st.integers(0, 1), st.integers(0, 3)),
+    st.tuples(st.just("deliver"), *side_and_position),
+    st.tuples(st.just("repeat"), *side_and_position),
+    st.tuples(st.just("lose"), *side_and_position),
+    st.tuples(st.just("tick"), st.integers(1, 8), st.just(0)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(events, max_size=80))
+def test_each_message_arrives_once_and_in_order(history):
+    transport = Transport()
+    for what, one, two in history:
+        if what == "say":
+            transport.say(one, two)
+        elif what == "tick":
+            transport.tick(one / 2)
+        elif what == "lose":
+            transport.lose(one, two)
+        else:
+            transport.deliver(one, two, keep=what == "repeat")
+        transport.check()
+    transport.settle()
+    assert [len(received) for received in transport.received] == transport.sent[::-1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 6))
+def test_a_small_limit_of_early_frames_costs_time_only(rng, limit):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(link_module, "MAX_EARLY_FRAMES", limit)
+        transport = Transport()
+        for _ in range(30):
+            transport.say(0, 1)
+        rng.shuffle(transport.flying[1])
+        while transport.flying[1]:
+            transport.deliver(1, 0, keep=False)
+            transport.check()
+        transport.settle()
+        assert len(transport.received[1]) == 30
+
+
+def test_a_slow_transport_is_not_flooded():
+    """A backlog that takes longer than the interval to get through is not sent again while acknowledgements come."""
+    here, there = make_link(), make_link()
+    backlog = deque(frame for token in range(100) for frame in send(here, token))
+    transmitted = len(backlog)
+    now = 0.0
+    while backlog:  # ten frames a second get through
+        for _ in range(min(5, len(backlog))):
+            there.receive(backlog.popleft(), now)
+        now += 0.5
+        there.tick(now)
+        for ack in send(there, now=now):
+            here.receive(ack, now)
+        here.tick(now)
+        again = [frame for frame in send(here, now=now) if frame.seq]
+        transmitted += len(again)
+        backlog.extend(again)
+    assert transmitted == 100
