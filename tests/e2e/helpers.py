@@ -234,9 +234,7 @@ def program(source: str) -> str:
 
 def driver(source: str, *, environ: dict[str, str] | None = None, **popen: Any) -> Process:
     """Runs ``source`` with ``python -c``."""
-    return Process(
-        [sys.executable, "-u", "-c", program(source)], env={**os.environ, **(environ or {})}, **popen
-    )
+    return Process([sys.executable, "-u", "-c", program(source)], env={**os.environ, **(environ or {})}, **popen)
 
 
 def free_port() -> int:
@@ -249,7 +247,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def by_hand(*broker_options: str, hosts: int = 1, cpus: int = 2, environ: dict[str, str] | None = None) -> Iterator[Any]:
+def by_hand(
+    *broker_options: str, hosts: int = 1, cpus: int = 2, environ: dict[str, str] | None = None
+) -> Iterator[Any]:
     """A cluster started as a user does: yields (address, broker, hosts)."""
     env = {**os.environ, **(environ or {})}
     insecure = ["--insecure"] if "--insecure" in broker_options else []
@@ -259,7 +259,8 @@ def by_hand(*broker_options: str, hosts: int = 1, cpus: int = 2, environ: dict[s
         started = []
         for _ in range(hosts):
             host = Process(
-                [sys.executable, "-m", "zray.cli.worker", "--num-cpus", str(cpus), "--address", address, *insecure], env=env
+                [sys.executable, "-m", "zray.cli.worker", "--num-cpus", str(cpus), "--address", address, *insecure],
+                env=env,
             )
             started.append(stack.enter_context(host))
         for host in started:

@@ -245,7 +245,9 @@ def test_bad_frames_of_a_peer_that_has_joined(broker):
 def test_far_future_sequence_numbers_take_no_memory_and_harm_nobody(broker):
     _, connection = joined(broker.address)
     for seq in (1 << 40, (1 << 64) - 1, *range(1000, 200_000, 1000)):
-        connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, seq, 0, pack_body([Query(9, "stats", {})])))
+        connection.socket.send(
+            pack_frame(KIND_DATA, connection._incarnation, seq, 0, pack_body([Query(9, "stats", {})]))
+        )
     ask(connection, 1)
     assert answers(connection, 1) == [1]
     connection.close(0)

@@ -103,7 +103,7 @@ def test_addresses_that_are_none(address):
         ray.init(address, num_cpus=1)
         return
     started = time.monotonic()
-    with pytest.raises((ray.exceptions.RayError, ValueError), match="address|broker"):
+    with pytest.raises((ray.exceptions.RayError, ValueError), match=r"address|broker"):
         ray.init(address)
     assert time.monotonic() - started < 7 and not ray.is_initialized()
 
@@ -148,7 +148,8 @@ def test_bad_bind_addresses():
 
 
 @pytest.mark.parametrize(
-    "option, value", [("--resources", "{"), ("--resources", '{"CPU": 1}'), ("--num-cpus", "-1"), ("--resources", '{"x": -1}')]
+    "option, value",
+    [("--resources", "{"), ("--resources", '{"CPU": 1}'), ("--num-cpus", "-1"), ("--resources", '{"x": -1}')],
 )
 def test_bad_options_of_a_worker(option, value):
     done = cli("worker", option, value)
@@ -283,18 +284,23 @@ def test_detached_actors_outlive_their_driver(ending):
     import zray as ray
 
     with by_hand(environ=FAST) as (address, _, _):
-        creator = DETACHED.format(address=address) + f"""
+        creator = (
+            DETACHED.format(address=address)
+            + f"""
     kept = Counter.options(name="kept", lifetime="detached").remote()
     lost = Counter.options(name="lost").remote()
     print("made", ray.get(kept.add.remote())[1], ray.get(lost.add.remote())[1])
     {ending}
     """
+        )
         with driver(creator, environ=FAST) as process:
             kept_pid, lost_pid = (int(word) for word in process.expect("made").split()[1:])
             process.wait()
         eventually(lambda: not alive(lost_pid))
         assert alive(kept_pid)
-        user = DETACHED.format(address=address) + """
+        user = (
+            DETACHED.format(address=address)
+            + """
     kept = ray.get_actor("kept")
     print("value", *ray.get(kept.add.remote(), timeout=8))
     try:
@@ -302,6 +308,7 @@ def test_detached_actors_outlive_their_driver(ending):
     except ValueError:
         print("lost is gone")
     """
+        )
         with driver(user) as process:
             output = process.succeed()
             assert f"value 2 {kept_pid}" in output and "lost is gone" in output

@@ -70,7 +70,13 @@ def test_shutdown(sandbox):
 
 @pytest.mark.parametrize(
     "ending, code",
-    [("pass", 0), ("raise ValueError('mine')", 1), ("sys.exit(7)", 7), ("os._exit(9)", 9), ("os.abort()", -signal.SIGABRT)],
+    [
+        ("pass", 0),
+        ("raise ValueError('mine')", 1),
+        ("sys.exit(7)", 7),
+        ("os._exit(9)", 9),
+        ("os.abort()", -signal.SIGABRT),
+    ],
 )
 def test_however_the_driver_ends(sandbox, ending, code):
     with driver(BUSY + f"    forever.remote(); sys.stdin.readline(); {ending}") as process:
@@ -101,7 +107,9 @@ def test_signals_to_the_driver(sandbox, number):
     ],
 )
 def test_the_end_of_a_part_ends_waits_and_leaves_nothing(sandbox, title, number):
-    source = BUSY + """
+    source = (
+        BUSY
+        + """
     print("waiting")
     try:
         ray.get(forever.remote())
@@ -117,6 +125,7 @@ def test_the_end_of_a_part_ends_waits_and_leaves_nothing(sandbox, title, number)
     ray.shutdown()
     print("ready to go on")
     """
+    )
     with driver(source) as process:
         pids = processes_of_tasks(process.expect("pids"))
         process.expect("waiting")

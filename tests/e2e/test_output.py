@@ -146,7 +146,9 @@ def test_what_is_printed_just_before_the_end_is_shown():
 
 
 def test_log_to_driver_off():
-    with driver("ray.init(num_cpus=1, log_to_driver=False); ray.get(ray.remote(lambda: print('quiet')).remote())") as process:
+    with driver(
+        "ray.init(num_cpus=1, log_to_driver=False); ray.get(ray.remote(lambda: print('quiet')).remote())"
+    ) as process:
         assert "quiet" not in process.succeed()
 
 
@@ -213,7 +215,7 @@ def test_a_driver_that_has_closed_its_streams(sandbox):
 
 def test_titles(sandbox):
     source = """
-    ray.init(num_cpus=1)
+    ray.init(num_cpus=3)
     @ray.remote(num_cpus=0)
     class Counter:
         def increment(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import json
 import logging
@@ -26,7 +27,7 @@ from zray.client.core.effects import ShowLogs, Warn
 from zray.client.session import Session
 from zray.client.shell import Tick
 from zray.config import Config
-from zray.exceptions import ClusterUnavailableError, SystemFailure
+from zray.exceptions import ClusterUnavailableError, SystemFailure, ZrayError
 from zray.protocol.messages import DRIVER, Goodbye
 from zray.protocol.sockets import check_address
 from zray.util.machine import host_resources
@@ -39,6 +40,9 @@ from zray.util.sessions import (
     runtime_root,
     sweep_dead_sessions,
 )
+
+LAST_OUTPUT_S = 0.2
+"""How long ``shutdown`` waits for what workers have printed, in seconds."""
 
 logger = logging.getLogger("zray")
 _lock = threading.RLock()
@@ -273,7 +277,7 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     except BaseException:
         if process is not None:
             process.kill()
-            process.wait()
+            process.communicate()
         remove_session(paths)
         raise
     driver.process = process
@@ -355,6 +359,8 @@ def shutdown() -> None:
         if sessions.current() is driver.session:
             sessions.set_current(None)
             object_ref.set_tracker(None)
+        if driver.session.config.log_to_driver:
+            _await_last_output(driver.session)
         driver.session.close([Goodbye("the driver shut down")])
         driver.output.close()
         if driver.old_sigint is not None:
@@ -367,6 +373,12 @@ def shutdown() -> None:
                 remove_session(driver.paths)
         elif driver.session.shell.lost:  # what was killed may have left things behind
             sweep_dead_sessions(runtime_root(driver.session.config.tmpdir))
+
+
+def _await_last_output(session: Session) -> None:
+    """Workers' output travels by another way than results: what they printed before the end should be seen."""
+    with contextlib.suppress(ZrayError):
+        session.ask(lambda answer: session.core.query("flush_logs", {}, answer), LAST_OUTPUT_S)
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:

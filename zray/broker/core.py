@@ -31,6 +31,7 @@ class BrokerCore:
         self.jobs: dict[bytes, Job] = {}
         self.functions: dict[bytes, tuple[str, bytes, set[bytes]]] = {}  # name, blob, the jobs that ship it
         self.tasks: dict[bytes, Envelope] = {}
+        self.dropped_frames = 0  # what the shell found to be no good
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes)
         self.actors = Actors(self.scheduler, self.send, self.jobs)
         self.reports = Reports(self, infeasible_warn_s)
@@ -67,6 +68,7 @@ class BrokerCore:
             m.WorkerStarted: self._worker_started,
             m.WorkerDied: self._worker_died,
             m.WorkerLogs: self.reports.on_logs,
+            m.LogsFlushed: self.reports.on_flushed,
         }
 
     # ------------------------------------------------------------------ in and out
@@ -145,6 +147,7 @@ class BrokerCore:
             self._host_lost(process_id, reason)
         elif process.kind == DRIVER:
             self._job_ended(process)
+        self.reports.process_lost(process_id)
         for host_id in self.scheduler.hosts:
             self.send(host_id, m.OwnersDied([process_id]))
 

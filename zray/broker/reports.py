@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from zray.broker.records import SERVING, Actor, Process
 from zray.broker.resources import CPU, Shape, as_floats, describe
-from zray.protocol.messages import ALIVE, PENDING, RESTARTING, Answer, Logs, Notice, Query, WorkerLogs
+from zray.protocol.messages import (
+    ALIVE,
+    PENDING,
+    RESTARTING,
+    Answer,
+    FlushLogs,
+    Logs,
+    LogsFlushed,
+    Notice,
+    Query,
+    WorkerLogs,
+)
 
 if TYPE_CHECKING:
     from zray.broker.core import BrokerCore
@@ -25,11 +36,16 @@ class Reports:
         self._infeasible_warn_s = infeasible_warn_s
         self._unplaced_since: dict[tuple[bytes, bytes], float] = {}
         self._warned: set[tuple[bytes, bytes]] = set()
+        self._flushes: dict[int, tuple[bytes, int, set[bytes]]] = {}  # (who asked, its request, hosts yet to answer)
+        self._next_flush = 1
 
     # ------------------------------------------------------------------ queries
 
     def on_query(self, source: Process, message: Query) -> None:
         """Answers a question; None when it is not known."""
+        if message.what == "flush_logs":
+            self._flush_logs(source, message.request)
+            return
         answer = {
             "hosts": self.hosts,
             "cluster_resources": lambda: self._sum("total"),
@@ -91,6 +107,7 @@ class Reports:
             "workers": len(core.scheduler.workers),
             "processes": len(core.processes),
             "functions": len(core.functions),
+            "dropped_frames": core.dropped_frames,
         }
 
     # ------------------------------------------------------------------ warnings
@@ -155,3 +172,32 @@ class Reports:
                 by_driver.setdefault(job.driver, []).append([name, pid, stream, lines])
         for driver, entries in by_driver.items():
             self._core.send(driver, Logs(entries))
+
+    def _flush_logs(self, source: Process, request: int) -> None:
+        """Answers when every host has sent what its workers have printed up to now."""
+        hosts = set(self._core.scheduler.hosts)
+        self._flushes[self._next_flush] = (source.process_id, request, hosts)
+        for host_id in hosts:
+            self._core.send(host_id, FlushLogs(self._next_flush))
+        self._next_flush += 1
+        self._answer_flushes()
+
+    def on_flushed(self, source: Process, message: LogsFlushed) -> None:
+        """A host has sent what there was."""
+        flush = self._flushes.get(message.request)
+        if flush is not None:
+            flush[2].discard(source.process_id)
+            self._answer_flushes()
+
+    def process_lost(self, process_id: bytes) -> None:
+        """A process that may owe or await a flush is gone."""
+        self._flushes = {key: flush for key, flush in self._flushes.items() if flush[0] != process_id}
+        for _, _, hosts in self._flushes.values():
+            hosts.discard(process_id)
+        self._answer_flushes()
+
+    def _answer_flushes(self) -> None:
+        for key, (asker, request, hosts) in list(self._flushes.items()):
+            if not hosts:
+                del self._flushes[key]
+                self._core.send(asker, Answer(request, True))

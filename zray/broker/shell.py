@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -53,7 +54,6 @@ class BrokerShell:
         self._core = BrokerCore(lambda: os.urandom(16), config.idle_worker_s, config.infeasible_warn_s)
         self._stopped = False
         self._last_tick = 0.0
-        self.dropped_frames = 0
         try:
             self._bind(address)
         except ConfigError:
@@ -84,6 +84,14 @@ class BrokerShell:
             self.one_turn()
         self._socket.close(0)
         self._context.term()
+        if self.address.startswith("ipc://"):
+            with contextlib.suppress(FileNotFoundError):  # libzmq leaves it behind
+                os.unlink(self.address.removeprefix("ipc://"))
+
+    @property
+    def dropped_frames(self) -> int:
+        """Frames and messages that were no good."""
+        return self._core.dropped_frames
 
     def stop(self) -> None:
         """Ends the loop after the present turn."""
@@ -116,17 +124,20 @@ class BrokerShell:
             if link is None or frame.incarnation != self._incarnation:
                 self._refuse_the_dead(identity)
                 return
-            for message in link.receive(frame, now):
+            malformed = link.malformed
+            messages = link.receive(frame, now)
+            self._core.dropped_frames += link.malformed - malformed
+            for message in messages:
                 try:
                     self._core.receive(identity, message, now)
                 except ProtocolError:
-                    self.dropped_frames += 1
+                    self._core.dropped_frames += 1
                 except Exception:  # a fault of ours: it must not take the cluster along
-                    self.dropped_frames += 1
+                    self._core.dropped_frames += 1
                     print(f"zray-broker: cannot handle a {type(message).__name__}:", file=sys.stderr)
                     traceback.print_exc()
         except ProtocolError:
-            self.dropped_frames += 1
+            self._core.dropped_frames += 1
 
     # ------------------------------------------------------------------ handshake
 
@@ -153,7 +164,7 @@ class BrokerShell:
         self._send_raw(identity, pack_handshake(Welcome(self._incarnation, cluster)))
 
     def _refuse_the_dead(self, identity: bytes) -> None:
-        self.dropped_frames += 1
+        self._core.dropped_frames += 1
         reason = self._core.may_join(identity, DRIVER)
         if reason:
             self._send_raw(identity, pack_handshake(Refused(reason, {})))

@@ -148,7 +148,7 @@ class ClientShell:
         self._background = Waiter(self)
         self._parked = False
         self._last_tick = 0.0
-        self.last_flush = 0.0
+        self.last_flush = 0.0  # when everything there was to send was sent last
         self._closed = False
         self._effects: list[Any] = []
         self._loss_untold = False
@@ -175,6 +175,7 @@ class ClientShell:
             now = time.monotonic()
             if now - self._last_tick >= TICK_S:
                 self._tick(now)
+            self.last_flush = now
             if not connection.flush(core.drain()):
                 break
             if not connection.readable:
@@ -250,15 +251,15 @@ class ClientShell:
     def wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
         """Waits until ``waiter.is_done()``, driving the socket if nobody else does. False: timed out."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        with self.lock:
-            self.turn()
-            if waiter.is_done():
-                return True
-            if self._leader is None or self._leader is self._background:
-                self._lead(waiter)
-            else:
-                self._followers.append(waiter)
-        try:
+        try:  # an interrupt may come at the end of any critical section, also of the first
+            with self.lock:
+                self.turn()
+                if waiter.is_done():
+                    return True
+                if self._leader is None or self._leader is self._background:
+                    self._lead(waiter)
+                else:
+                    self._followers.append(waiter)
             while True:
                 self.settle()
                 left_s = TICK_S if deadline is None else min(TICK_S, deadline - time.monotonic())

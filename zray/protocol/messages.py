@@ -230,6 +230,12 @@ class WorkerLogs(NamedTuple):
     entries: list[Any]
 
 
+class LogsFlushed(NamedTuple):
+    """Everything that workers had printed when the request came has been sent."""
+
+    request: int
+
+
 # ---------------------------------------------------------------------------------------- broker to client
 
 
@@ -362,6 +368,12 @@ class OwnersDied(NamedTuple):
     process_ids: list[bytes]
 
 
+class FlushLogs(NamedTuple):
+    """Send what workers have printed up to now."""
+
+    request: int
+
+
 # -------------------------------------------------------------------------------------- client to client
 
 
@@ -418,12 +430,12 @@ ClientToBroker = (
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying | Watch
     | Peer | Query | Goodbye
 )  # fmt: skip
-HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs
+HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed
 BrokerToClient = (
     Run | Result | Failed | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop | ActorState
     | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs
 )  # fmt: skip
-BrokerToHost = StartWorker | KillWorker | OwnersDied
+BrokerToHost = StartWorker | KillWorker | OwnersDied | FlushLogs
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
 )
@@ -449,6 +461,7 @@ TYPES: tuple[Any, ...] = (
     ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
     StartWorker, KillWorker, OwnersDied,
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
+    LogsFlushed, FlushLogs,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

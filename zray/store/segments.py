@@ -243,9 +243,15 @@ class Segments:
 
     # Looking
 
+    def _spilled_names(self) -> list[str]:
+        try:
+            return os.listdir(self.spill_directory)
+        except OSError:  # gone or unreadable, and with it what was in there
+            return []
+
     def ids_with(self, prefix: bytes) -> set[bytes]:
         """The identifiers of the objects, in memory and on disk, that start with ``prefix``."""
-        names = os.listdir(f"{self.directory}/live") + os.listdir(self.spill_directory)
+        names = os.listdir(f"{self.directory}/live") + self._spilled_names()
         return {bytes.fromhex(name) for name in names if name != "spilling" and name.startswith(prefix.hex())}
 
     def free_candidates(self) -> list[Candidate]:

@@ -35,7 +35,10 @@ class Turn:
 
         Raises OutOfDiskError, with nothing left behind.
         """
-        fd = os.open(self._copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self._copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._failure(object_bytes, error) from error
         try:
             os.ftruncate(fd, segment_bytes)
             if object_bytes:
@@ -44,15 +47,16 @@ class Turn:
             self._copy_range(source_fd, fd, segment_bytes - TRAILER_BYTES, TRAILER_BYTES)
         except OSError as error:
             self.discard()
-            if error.errno in _DISK_FULL:
-                where = os.path.dirname(self._copy)
-                raise OutOfDiskError(
-                    f"the object store is full, and an object of {object_bytes:,} bytes cannot be spilled to "
-                    f"{where}: {os.strerror(error.errno)}"
-                ) from error
-            raise
+            raise self._failure(object_bytes, error) from error
         finally:
             os.close(fd)
+
+    def _failure(self, object_bytes: int, error: OSError) -> OutOfDiskError:
+        where = os.path.dirname(self._copy)
+        return OutOfDiskError(
+            f"the object store is full, and an object of {object_bytes:,} bytes cannot be spilled to {where}: "
+            f"{error.strerror}"
+        )
 
     def _copy_range(self, source_fd: int, target_fd: int, start: int, size: int) -> None:
         end = start + size
@@ -70,7 +74,7 @@ class Turn:
 
     def discard(self) -> None:
         """Removes the copy, or what a process that died while spilling has left of one."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # a directory that cannot be used is reported where it is written to
             os.unlink(self._copy)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.client.wiring import HOST, IgnoreReady, Process, Wire
 from zray.client.core.references import ERROR, PENDING, STORED
 from zray.failures import decode_failure
-from zray.ids import make_task_id, owner_of, put_id
+from zray.ids import make_task_id, owner_of, put_id, return_id
 from zray.protocol import messages as m
 from zray.protocol.messages import ProtocolError
 
@@ -227,6 +228,44 @@ def test_kept_across_two_tasks_is_registered_once(wire, driver, worker):
     assert driver.entry(inner) is None
 
 
+def test_a_task_of_ones_own_covers_nothing(wire, driver, worker):
+    """The worker's task ends while another, that it submitted to itself with the same argument, still runs."""
+    inner = driver.put()
+    first = driver.submit(worker, nested=[inner])
+    driver.drop(inner)
+    task = start(wire, worker)
+    second = worker.submit(worker, nested=[inner])
+    own = start(wire, worker)
+    worker.finish(task)
+    wire.settle()
+    assert driver.entry(inner) is not None
+    worker.drop(inner, 2)
+    worker.finish(own)
+    worker.drop(second)
+    driver.drop(first)
+    nothing_is_left(wire)
+
+
+def test_two_workers_that_cover_each_other(wire, driver, worker, other):
+    """driver -> worker -> other -> worker, each task over before the next but the last."""
+    inner = driver.put()
+    driver.submit(worker, nested=[inner])
+    driver.drop(inner)
+    first = start(wire, worker)
+    worker.submit(other, nested=[inner])
+    second = start(wire, other)
+    other.submit(worker, nested=[inner])
+    third = start(wire, worker)
+    worker.finish(first)
+    wire.settle()
+    assert driver.entry(inner) is not None
+    other.finish(second)
+    wire.settle()
+    worker.finish(third)
+    wire.settle()
+    assert driver.entry(inner).holders == {worker.id: 1, other.id: 1}
+
+
 def test_what_a_cancelled_task_kept_stays(wire, driver, worker):
     inner = driver.put(stored=True)
     result = driver.submit(worker, nested=[inner])
@@ -400,6 +439,22 @@ def test_a_task_of_a_process_that_runs_on_itself(wire, worker):
     assert wire.get(worker, result) == [inner]
     worker.drop(inner)
     worker.drop(result)
+    nothing_is_left(wire)
+
+
+def test_a_worker_returns_its_own_object_to_itself(wire, worker):
+    result = worker.submit(worker)
+    task = start(wire, worker)
+    mine = worker.put(stored=True)
+    worker.finish(task, [mine])
+    worker.drop(mine)
+    assert worker.freed == []
+    wire.settle()
+    assert wire.get(worker, result) == [mine]
+    worker.drop(mine)
+    assert worker.freed == []
+    worker.drop(result)
+    assert worker.freed == [mine]
     nothing_is_left(wire)
 
 
@@ -664,54 +719,58 @@ def test_messages_of_the_dead_change_nothing(driver):
 class History:
     """Random users on a wire of four processes, and what must hold after each step.
 
-    ``born`` numbers the objects: a task returns only references that are older than its own result, since a cycle of
-    values is never freed (as in Ray).
+    ``contents``: the references in each value. No value may contain itself, however deep, since counting never frees a
+    cycle (in Ray neither).
     """
 
-    def __init__(self, data: st.DataObject, *, deaths: bool) -> None:
-        self.data = data
+    def __init__(self, rng: random.Random, *, deaths: bool) -> None:
+        self.rng = rng
         self.wire = Wire("one", "two", "three", "four")
-        self.born: dict[bytes, int] = {}
+        self.contents: dict[bytes, set[bytes]] = {}
         self.deaths = 2 if deaths else 0
-
-    def pick(self, choices: list[object]) -> object:
-        return self.data.draw(st.sampled_from(choices))
+        self.pace = rng.choice([1, 2, 4, 8])  # how fast the messages are, against the users
 
     def step(self) -> None:
         alive = list(self.wire.processes.values())
-        process = self.pick(alive)
-        actions = ["up", "down", "up", "down", "put", "submit", "take", "finish", "get", "drop"]
-        action = self.pick(actions + ["die"] * (self.deaths > 0 and len(alive) > 2))
+        process = self.rng.choice(alive)
+        actions = ["up", "down"] * self.pace + ["put", "submit", "take", "finish", "get", "get", "drop", "drop"]
+        action = self.rng.choice(actions + ["die"] * (self.deaths > 0 and len(alive) > 2))
         held = [object_id for object_id, count in process.bag.items() if count]
-        some = self.data.draw(st.lists(st.sampled_from(held), max_size=3)) if held and action in ("put", "submit", "finish") else []
+        some = self.rng.sample(held, min(len(held), self.rng.randrange(4)))
         if action == "up":
             self.wire.step_up(process)
         elif action == "down":
             self.wire.step_down(process)
         elif action == "put":
-            self.give_birth(process.put(some))
+            self.contents[process.put(some)] = set(some)
         elif action == "submit":
-            self.give_birth(process.submit(self.pick(alive), refs=some[:1], nested=some[1:], retries=self.pick([0, 2])))
+            process.submit(self.rng.choice(alive), refs=some[:1], nested=some[1:], retries=self.rng.choice([0, 2]))
         elif action == "take":
             process.take()
         elif action == "finish" and process.tasks:
-            task = self.pick(process.tasks)
-            limit = self.born[task.task_id + b"\0\0\0\1"]
-            older = [object_id for object_id in some if self.born[object_id] < limit]
-            process.finish(task, older, retryable=self.pick([False, False, True]))
+            task = self.rng.choice(process.tasks)
+            result = return_id(task.task_id, 1)
+            fine = [object_id for object_id in some if not self.contains(object_id, result)]
+            self.contents.setdefault(result, set()).update(fine)
+            process.finish(task, fine, retryable=self.rng.random() < 0.2)
         elif action == "get" and held:
-            object_id = self.pick(held)
+            object_id = self.rng.choice(held)
             if not process.request(object_id):
                 process.load(object_id)
         elif action == "drop" and held:
-            process.drop(self.pick(held))
+            process.drop(self.rng.choice(held))
         elif action == "die":
             self.deaths -= 1
             self.wire.kill(process)
         self.check()
 
-    def give_birth(self, object_id: bytes) -> None:
-        self.born[object_id] = len(self.born)
+    def contains(self, outer: bytes, inner: bytes) -> bool:
+        seen, stack = {outer}, [outer]
+        while stack:
+            new = self.contents.get(stack.pop(), set()) - seen
+            seen |= new
+            stack.extend(new)
+        return inner in seen
 
     def check(self) -> None:
         """Nobody holds what is freed."""
@@ -742,19 +801,23 @@ class History:
                     yield process, object_id, count
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_nothing_is_freed_too_early_or_never(data):
-    history = History(data, deaths=False)
-    for _ in range(data.draw(st.sampled_from([10, 40, 120]))):
+def run_history(rng: random.Random, *, deaths: bool) -> None:
+    history = History(rng, deaths=deaths)
+    for _ in range(rng.choice([30, 100, 200])):
         history.step()
     history.end()
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_nothing_is_freed_too_early_or_never_though_processes_die(data):
-    history = History(data, deaths=True)
-    for _ in range(data.draw(st.sampled_from([10, 40, 120]))):
-        history.step()
-    history.end()
+seeded = st.randoms(use_true_random=True)  # one seed is all that is drawn: many steps at little cost
+
+
+@settings(max_examples=500, deadline=None)
+@given(seeded)
+def test_nothing_is_freed_too_early_or_never(rng):
+    run_history(rng, deaths=False)
+
+
+@settings(max_examples=500, deadline=None)
+@given(seeded)
+def test_nothing_is_freed_too_early_or_never_though_processes_die(rng):
+    run_history(rng, deaths=True)

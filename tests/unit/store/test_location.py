@@ -37,7 +37,7 @@ def test_the_capacity_is_what_there_is(free_bytes):
 
 @pytest.mark.parametrize(("shared", "why"), [(64 * MIB, "has only 67,108,864"), (0, "missing, full or not writable")])
 def test_without_enough_shared_memory_the_store_is_on_disk_and_says_so(free_bytes, tmp_path, monkeypatch, shared, why):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     free_bytes(shared)
     path, capacity, warning = default_store_location("abc", 2000 * MIB)
     assert (path.parent, capacity) == (tmp_path, 1000 * MIB)

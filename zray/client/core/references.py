@@ -154,7 +154,9 @@ class ReferenceTable:
             entry.covers -= 1
             if self.owns(object_id) or not (entry.local or entry.pins or entry.covers):
                 self._collect(object_id, entry)
-            elif not entry.registered and not entry.covers:
+            elif not entry.registered and (entry.pins or not entry.covers):
+                # Also while another task here is given it, if something hangs on this process's own hold: the submitter
+                # of that other task may in turn rely on it.
                 if owner_of(object_id) == submitter:
                     entry.registered += 1
                     self._watch_once(submitter)
@@ -223,8 +225,7 @@ class ReferenceTable:
         """References travel to ``receiver`` inside a returned value: makes sure that their owners know."""
         for object_id in object_ids:
             if self.owns(object_id):
-                if receiver != self.process_id:
-                    self._add_holder(object_id, receiver)
+                self._add_holder(object_id, receiver)  # itself, too: nothing else holds it while the result travels
             elif owner_of(object_id) != receiver:
                 self._announce(object_id, receiver)
 
@@ -233,7 +234,10 @@ class ReferenceTable:
         for object_id in object_ids:
             entry = self._entry(object_id)
             entry.pins += 1
-            if not self.owns(object_id):
+            if self.owns(object_id):
+                if source == self.process_id:
+                    self._count(object_id, entry, source, -1)
+            else:
                 entry.registered += 1
                 owner = owner_of(object_id)
                 self._watch_once(owner)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from zray.protocol.messages import KillWorker, OwnersDied, StartWorker, WorkerDied, WorkerStarted
+from zray.protocol.messages import FlushLogs, KillWorker, OwnersDied, StartWorker, WorkerDied, WorkerStarted
 
 
 class Fork(NamedTuple):
@@ -25,7 +25,13 @@ class SweepOwners(NamedTuple):
     process_ids: list[bytes]
 
 
-HostEffect = Fork | Kill | SweepOwners
+class ReadLogs(NamedTuple):
+    """Send what workers have printed, then say so."""
+
+    request: int
+
+
+HostEffect = Fork | Kill | SweepOwners | ReadLogs
 
 
 class LocalWorker:
@@ -72,6 +78,8 @@ class HostCore:
                     self.effects.append(Kill(worker.pid))
         elif isinstance(message, OwnersDied):
             self.effects.append(SweepOwners(message.process_ids))
+        elif isinstance(message, FlushLogs):
+            self.effects.append(ReadLogs(message.request))
 
     def forked(self, worker_id: bytes, pid: int) -> None:
         """The zygote has forked a worker."""

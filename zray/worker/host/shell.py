@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +20,10 @@ import msgpack
 
 from zray.client.connection import Connection
 from zray.config import Config
-from zray.protocol.messages import HostReady, WorkerLogs
+from zray.protocol.messages import HostReady, LogsFlushed, WorkerLogs
 from zray.store import Store
 from zray.util.processes import describe_exit
-from zray.worker.host.core import Death, Fork, HostCore, Kill, SweepOwners
+from zray.worker.host.core import Death, Fork, HostCore, Kill, ReadLogs, SweepOwners
 from zray.worker.host.logs import WorkerLog
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
 from zray.worker.log_marker import NAME_MARKER
@@ -31,6 +32,7 @@ TICK_S = 0.25
 PAUSE_S = 1.0
 SWEEP_S = 1.0
 MAX_LOG_LINES_PER_TURN = 2000
+MAX_READS_PER_FLUSH = 64
 RECORDER_BYTES = 24
 _MARKER = NAME_MARKER.decode()
 
@@ -103,8 +105,11 @@ class HostShell:
             signal.signal(number, lambda number, _: self.end(f"signal {number}"))
         self.core.out.append(HostReady(resources, info))
         self._turn()
-        on_ready()
+        ready_told = False
         while not self._end:
+            if not ready_told and self._connection.link.idle:  # the broker has acknowledged HostReady
+                ready_told = True
+                on_ready()
             ready = [fd for fd, _ in self._poll.poll(TICK_S * 1000)]
             self.one_turn(ready)
         self._connection.close()
@@ -148,7 +153,7 @@ class HostShell:
             self.end("the broker has not been heard for too long")
         if now - self._last_sweep >= SWEEP_S:
             self._last_sweep = now
-            self._store.sweep()
+            self._keep_house(self._store.sweep)
 
     # ------------------------------------------------------------------ effects
 
@@ -159,9 +164,20 @@ class HostShell:
                 self._fork(effect.worker_id)
             elif isinstance(effect, Kill):
                 _kill(effect.pid)
+            elif isinstance(effect, ReadLogs):
+                self._read_everything()
+                self.core.out.append(LogsFlushed(effect.request))
             elif isinstance(effect, SweepOwners):
                 for process_id in effect.process_ids:
-                    self._store.free_owned_by(process_id)
+                    self._keep_house(lambda process_id=process_id: self._store.free_owned_by(process_id))  # type: ignore[misc]
+
+    @staticmethod
+    def _keep_house(action: Callable[[], object]) -> None:
+        """Tidying that fails, since somebody meddled with the directories, is no reason for a host to end."""
+        try:
+            action()
+        except OSError as error:
+            print(f"zray: the object store cannot be tidied: {error}", file=sys.stderr)
 
     def _fork(self, worker_id: bytes) -> None:
         try:
@@ -217,7 +233,8 @@ class HostShell:
 
     # ------------------------------------------------------------------ output
 
-    def _read_log(self, fd: int) -> None:
+    def _read_log(self, fd: int) -> bool:
+        """One turn of a worker's output; whether there was any."""
         worker_id, log = self._log_fds[fd]
         before = set(log.filenos())
         lines = list(log.read())
@@ -225,11 +242,20 @@ class HostShell:
             self._poll.unregister(closed)
             del self._log_fds[closed]
         self._collect(worker_id, log, lines)
+        return bool(lines)
 
     def _queue_logs(self) -> None:
         if self._entries:
             self.core.out.append(WorkerLogs(self._entries))
             self._entries = []
+
+    def _read_everything(self) -> None:
+        """Reads all pipes dry, within reason."""
+        for fd in list(self._log_fds):
+            for _ in range(MAX_READS_PER_FLUSH):
+                if fd not in self._log_fds or not self._read_log(fd):
+                    break
+        self._queue_logs()
 
     def _collect(self, worker_id: bytes, log: WorkerLog, read: list[tuple[str, list[str]]]) -> None:
         """Takes lines that a worker printed; its marker lines tell whose they are."""

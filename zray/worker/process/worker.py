@@ -12,6 +12,7 @@ import inspect
 import os
 import signal
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ class Worker:
         self._concurrency = 1
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._loop: EventLoop | None = None
+        self._main_thread = threading.get_ident()
         self._in_main = b""  # the task that the main thread runs
         self._cancelled = b""
         self._lost = False
@@ -128,6 +130,8 @@ class Worker:
             current_task.reset(token)
 
     def _enter(self, task: Assignment, options: CallOptions) -> None:
+        if task.actor_start is not None:
+            self._actor_class = str(task.actor_start.spec.get("class_name", "actor"))
         if task.kind == TASK:
             self._recorder[0:24] = task.task_id
         if self._execution.job is not None:
@@ -165,7 +169,6 @@ class Worker:
     def _construct(self, task: Assignment) -> None:
         start = task.actor_start
         assert start is not None
-        self._actor_class = str(start.spec.get("class_name", "actor"))
         self._environment.set_actor(start)
         kind = self._runner.function(task.function_id)
         args, kwargs = self._runner.arguments(task)
@@ -261,7 +264,8 @@ class Worker:
             self._loop.cancel(effect.task_id)
         elif self._in_main == effect.task_id and not self._execution.actor_id:
             self._cancelled = effect.task_id
-            signal.raise_signal(signal.SIGINT)
+            # To that very thread: otherwise a system call in which it is would not be interrupted.
+            signal.pthread_kill(self._main_thread, signal.SIGINT)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._in_main and self._in_main == self._cancelled:

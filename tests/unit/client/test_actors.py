@@ -1,0 +1,397 @@
+"""The caller's side of actors: creation, the order of calls, restarts and deaths."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire
+from zray.client.core.actors import ActorView
+from zray.client.core.references import ERROR, HANDLE, INLINE
+from zray.client.core.tasks import UNLIMITED, Task, pack_outcome
+from zray.failures import decode_failure, encode_failure
+from zray.ids import put_id, return_id, task_of
+from zray.protocol import messages as m
+
+ACTOR = b"actor".ljust(16, b"\0")
+
+
+class Caller:
+    """A process that calls the actor ACTOR; the broker is played by the test."""
+
+    def __init__(self) -> None:
+        self.process = Process(Wire(), "caller")
+        self.core = self.process.core
+
+    @property
+    def view(self) -> ActorView:
+        return self.core.actors.view(ACTOR)
+
+    def call(self, refs: tuple[bytes, ...] = (), retries: int = 0) -> bytes:
+        task_id = self.core.new_task_id()
+        arguments = INLINE_ARGUMENTS._replace(refs=tuple(enumerate(refs)), held=refs)
+        object_id = return_id(task_id, 1)
+        self.core.references.own(object_id)
+        self.core.actors.submit(self.view, Task(task_id, self.view, b"", b"", 0, b"", arguments, 1, retries, b""))
+        return object_id
+
+    def pending(self) -> bytes:
+        """An object without a value."""
+        object_id = return_id(self.core.new_task_id(), 1)
+        self.core.references.own(object_id)
+        return object_id
+
+    def resolve(self, object_id: bytes, status: int = INLINE) -> None:
+        data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
+        self.core.references.resolve(object_id, status, data, b"", 0)
+
+    def create(self, refs: tuple[bytes, ...] = (), handle: bytes | None = None) -> bytes:
+        handle = put_id(self.core.new_task_id()) if handle is None else handle
+        self.core.references.own(handle)
+        self.core.references.resolve(handle, HANDLE, b"", b"", 0)
+        spec = {"handle": handle, "name": ""}
+        arguments = INLINE_ARGUMENTS._replace(refs=tuple(enumerate(refs)), held=refs)
+        task = Task(self.core.new_task_id(), self.core.queue_route, FUNCTION, b"", 0, b"", arguments, 0, 0, b"")
+        self.core.actors.create(ACTOR, handle, spec, task)
+        return handle
+
+    def drop(self, object_id: bytes) -> None:
+        self.core.dropped.append(object_id)
+        self.core.collect()
+
+    def sent(self) -> list[object]:
+        self.process.flush()
+        messages = list(self.process.up)
+        self.process.up.clear()
+        return messages
+
+    def calls(self) -> list[tuple[bytes, int, int, int]]:
+        """Calls that left since the last look: object, incarnation, sequence number, attempt."""
+        return [
+            (return_id(call.task_id, 1), call.incarnation, call.seq, call.attempt)
+            for call in self.sent()
+            if isinstance(call, m.ActorCall)
+        ]
+
+    def order(self) -> list[bytes]:
+        return [row[0] for row in self.calls()]
+
+    def answer(self, object_id: bytes, attempt: int = 0, status: int = INLINE, *, retryable: bool = False) -> None:
+        data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
+        payload = pack_outcome(HOST, [(status, data, 0, ())], [], retryable)
+        self.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, payload))
+
+    def state(self, state: int, incarnation: int = 0, last_seq: int = 0, error: bytes = b"") -> None:
+        self.core.receive(m.ActorState(ACTOR, incarnation, state, last_seq, "it died", error))
+
+    def failure(self, object_id: bytes) -> str:
+        entry = self.core.references.entries[object_id]
+        return type(decode_failure(entry.data)).__name__ if entry.status == ERROR else ""
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return Caller()
+
+
+# ------------------------------------------------------------------ order
+
+
+def test_calls_leave_in_their_order(caller):
+    results = [caller.call() for _ in range(5)]
+    assert caller.calls() == [(result, 0, seq, 0) for seq, result in enumerate(results, start=1)]
+
+
+def test_a_call_that_waits_holds_back_those_behind_it(caller):
+    argument = caller.pending()
+    first = caller.call()
+    waiting = caller.call((argument,))
+    behind = [caller.call() for _ in range(3)]
+    assert caller.order() == [first]
+    assert caller.view.pending_calls == 5
+    caller.resolve(argument)
+    assert caller.order() == [waiting, *behind]
+
+
+def test_an_argument_that_is_an_error_ends_only_its_call(caller):
+    argument = caller.pending()
+    waiting = caller.call((argument,))
+    behind = caller.call()
+    caller.resolve(argument, ERROR)
+    assert caller.failure(waiting) == "SystemFailure"
+    assert caller.order() == [behind]
+
+
+def test_many_calls_with_an_argument_that_is_an_error(caller):
+    gate, argument = caller.pending(), caller.pending()
+    first = caller.call((gate,))
+    failing = [caller.call((argument,)) for _ in range(5000)]
+    last = caller.call()
+    caller.resolve(argument, ERROR)
+    caller.resolve(gate)
+    assert caller.order() == [first, last]
+    assert {caller.failure(result) for result in failing} == {"SystemFailure"}
+
+
+def test_a_call_on_the_result_of_the_call_before(caller):
+    first = caller.call()
+    second = caller.call((first,))
+    third = caller.call()
+    assert caller.order() == [first]
+    caller.answer(first)
+    assert caller.order() == [second, third]
+
+
+def test_a_cancelled_call_lets_those_behind_it_go(caller):
+    waiting = caller.call((caller.pending(),))
+    behind = caller.call()
+    caller.core.tasks.cancel(task_of(waiting), 0)
+    assert caller.failure(waiting) == "TaskCancelledError"
+    assert caller.order() == [behind]
+
+
+def test_cancelling_a_call_that_was_sent(caller):
+    result = caller.call()
+    caller.sent()
+    caller.core.tasks.cancel(task_of(result), m.CANCEL_RECURSIVE)
+    assert caller.sent() == [m.ActorCancel(ACTOR, task_of(result), m.CANCEL_RECURSIVE)]
+    caller.core.receive(m.Result(task_of(result), 0, b"w" * 16, b""))
+    assert caller.failure(result) == "TaskCancelledError"
+    assert caller.view.pending_calls == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["call", "call on", "ready", "cancel"]), st.integers(0, 5)), max_size=40))
+def test_the_order_never_changes(history):
+    caller = Caller()
+    arguments = [caller.pending() for _ in range(6)]
+    made: list[bytes] = []
+    for what, index in history:
+        if what == "call":
+            made.append(caller.call())
+        elif what == "call on":
+            made.append(caller.call((arguments[index],)))
+        elif what == "ready":
+            caller.resolve(arguments[index])
+        elif made:
+            caller.core.tasks.cancel(task_of(made[index % len(made)]), 0)
+    for argument in arguments:
+        caller.resolve(argument)
+    calls = caller.calls()
+    assert [row[0] for row in calls] == [result for result in made if not caller.failure(result)]
+    assert [row[2] for row in calls] == list(range(1, len(calls) + 1))
+
+
+# ------------------------------------------------------------------ retries
+
+
+def test_a_call_that_raised_is_tried_again(caller):
+    result = caller.call(retries=1)
+    caller.answer(result, 0, ERROR, retryable=True)
+    assert [row[3] for row in caller.calls()] == [0, 1]
+    caller.answer(result, 1)
+    assert not caller.failure(result)
+    assert caller.view.pending_calls == 0
+
+
+def test_a_retry_goes_before_what_has_not_been_sent(caller):
+    first = caller.call(retries=1)
+    waiting = caller.call((caller.pending(),))
+    caller.sent()
+    caller.answer(first, 0, ERROR, retryable=True)
+    assert caller.order() == [first]
+    assert caller.view.pending_calls == 2
+    assert not caller.failure(waiting)
+
+
+# ------------------------------------------------------------------ restarts
+
+
+def test_what_never_left_the_broker_is_sent_again_for_free(caller):
+    results = [caller.call() for _ in range(4)]
+    caller.sent()
+    caller.state(m.RESTARTING, incarnation=1, last_seq=2)
+    assert [caller.failure(result) for result in results] == ["ActorUnavailableError"] * 2 + [""] * 2
+    assert caller.calls() == [(results[2], 1, 1, 0), (results[3], 1, 2, 0)]
+
+
+def test_what_may_have_run_is_sent_again_if_it_may(caller):
+    once, twice, ever = caller.call(), caller.call(retries=1), caller.call(retries=UNLIMITED)
+    caller.sent()
+    caller.state(m.RESTARTING, incarnation=1, last_seq=3)
+    assert caller.calls() == [(twice, 1, 1, 1), (ever, 1, 2, 1)]
+    caller.state(m.RESTARTING, incarnation=2, last_seq=2)
+    assert caller.calls() == [(ever, 2, 1, 2)]
+    assert caller.failure(once) == caller.failure(twice) == "ActorUnavailableError"
+
+
+def test_answered_calls_are_over(caller):
+    first, second = caller.call(retries=9), caller.call(retries=9)
+    caller.sent()
+    caller.answer(second)
+    caller.state(m.RESTARTING, incarnation=1, last_seq=2)
+    assert caller.order() == [first]
+
+
+def test_calls_made_after_a_restart_go_behind_those_that_are_sent_again(caller):
+    argument = caller.pending()
+    first = caller.call()
+    waiting = caller.call((argument,))
+    caller.sent()
+    caller.state(m.RESTARTING, incarnation=1, last_seq=0)
+    last = caller.call()
+    caller.resolve(argument)
+    assert caller.calls() == [(first, 1, 1, 0), (waiting, 1, 2, 0), (last, 1, 3, 0)]
+
+
+def test_old_news_and_repeated_news(caller):
+    result = caller.call()
+    caller.state(m.RESTARTING, incarnation=2, last_seq=0)
+    assert caller.calls()[-1] == (result, 2, 1, 0)
+    for incarnation in (0, 1, 2):
+        caller.state(m.RESTARTING, incarnation=incarnation, last_seq=1)
+        caller.state(m.PENDING, incarnation=incarnation, last_seq=1)
+    assert caller.calls() == []
+    assert not caller.failure(result)
+
+
+def test_a_caller_who_is_behind_is_told(caller):
+    """A new caller of an actor that has been restarted begins with incarnation 0."""
+    results = [caller.call(), caller.call()]
+    caller.sent()
+    caller.state(m.PENDING, incarnation=3)
+    assert caller.calls() == [(results[0], 3, 1, 0), (results[1], 3, 2, 0)]
+    caller.state(m.ALIVE, incarnation=3)
+    assert caller.view.state == m.ALIVE
+
+
+@pytest.mark.parametrize("last_seq", [0, 1])
+def test_a_cancelled_call_is_not_sent_again(caller, last_seq):
+    result = caller.call(retries=5)
+    caller.core.tasks.cancel(task_of(result), 0)
+    caller.sent()
+    caller.state(m.RESTARTING, incarnation=1, last_seq=last_seq)
+    assert caller.calls() == []
+    assert caller.failure(result) == "TaskCancelledError"
+
+
+# ------------------------------------------------------------------ death
+
+
+def test_all_calls_end_with_the_actor(caller):
+    argument = caller.pending()
+    sent, waiting = caller.call(retries=9), caller.call((argument,))
+    caller.state(m.DEAD)
+    assert {caller.failure(result) for result in (sent, waiting)} == {"ActorDiedError"}
+    caller.resolve(argument)
+    caller.drop(argument)
+    assert argument not in caller.core.references.entries
+    assert caller.core.tasks.tasks == {}
+
+
+def test_an_actor_that_is_known_to_be_dead(caller):
+    caller.create()
+    caller.state(m.DEAD)
+    assert caller.failure(caller.call()) == "ActorDiedError"
+    caller.state(m.ALIVE, incarnation=5)
+    assert caller.view.state == m.DEAD
+
+
+def test_the_error_of_the_constructor_is_the_error_of_the_calls(caller):
+    caller.create()
+    before = caller.call()
+    error = encode_failure("SystemFailure", "the constructor raised")
+    caller.state(m.DEAD, error=error)
+    assert caller.core.references.entries[before].data == error
+    assert caller.core.references.entries[caller.call()].data == error
+
+
+# ------------------------------------------------------------------ creation and handles
+
+
+def test_creation_is_sent_at_once(caller):
+    caller.create()
+    (create,) = caller.sent()
+    assert create.spec["ready"]
+    assert create.payload
+
+
+def test_creation_is_announced_and_sent_when_its_arguments_are_there(caller):
+    argument = caller.pending()
+    caller.create((argument,))
+    result = caller.call()
+    announced, call = caller.sent()
+    assert (announced.spec["ready"], announced.payload) == (False, b"")
+    assert return_id(call.task_id, 1) == result
+    caller.resolve(argument)
+    (create,) = caller.sent()
+    assert create.spec["ready"]
+    assert create.payload
+
+
+def test_the_constructors_arguments_are_held_while_the_actor_may_restart(caller):
+    argument = caller.pending()
+    caller.resolve(argument)
+    caller.create((argument,))
+    caller.drop(argument)
+    caller.state(m.ALIVE)
+    caller.state(m.RESTARTING, incarnation=1)
+    assert argument in caller.core.references.entries
+    caller.state(m.DEAD)
+    assert argument not in caller.core.references.entries
+
+
+def test_an_argument_of_the_constructor_is_an_error(caller):
+    argument = caller.pending()
+    caller.create((argument,))
+    caller.sent()
+    caller.resolve(argument, ERROR)
+    (ready,) = caller.sent()
+    assert isinstance(ready, m.ActorReady)
+    assert type(decode_failure(ready.error)).__name__ == "SystemFailure"
+
+
+def test_the_last_handle_releases_the_actor(caller):
+    handle = caller.create()
+    caller.sent()
+    caller.drop(handle)
+    assert caller.sent() == [m.ActorRelease(ACTOR)]
+
+
+def test_calls_hold_the_handle(caller):
+    handle = caller.create()
+    task_id = caller.core.new_task_id()
+    caller.core.references.own(return_id(task_id, 1))
+    arguments = INLINE_ARGUMENTS._replace(held=(handle,))
+    caller.core.actors.submit(caller.view, Task(task_id, caller.view, b"", b"", 0, b"", arguments, 1, 0, b""))
+    caller.drop(handle)
+    assert not any(isinstance(message, m.ActorRelease) for message in caller.sent())
+    caller.answer(return_id(task_id, 1))
+    assert caller.sent() == [m.ActorRelease(ACTOR)]
+
+
+def test_a_dead_actor_is_forgotten_with_its_last_handle(caller):
+    handle = caller.create()
+    caller.state(m.DEAD)
+    caller.sent()
+    caller.drop(handle)
+    assert caller.sent() == []
+    assert caller.core.actors.views == {}
+
+
+def test_an_actor_of_somebody_else_is_forgotten_when_it_is_dead(caller):
+    caller.call()
+    caller.state(m.DEAD)
+    assert caller.core.actors.views == {}
+
+
+def test_a_name_that_was_taken(caller):
+    handle = caller.create()
+    caller.sent()
+    caller.core.actors.abandon(ACTOR)
+    caller.drop(handle)
+    assert caller.sent() == []
+    assert caller.core.actors.views == {}
+    assert caller.core.tasks.tasks == {}

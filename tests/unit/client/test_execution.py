@@ -1,0 +1,384 @@
+"""The worker's side: what is taken and answered in which order, blocking, cancelling, and leaving in good order."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from tests.unit.client.wiring import FUNCTION, HOST, Process, Wire, process_id
+from zray.client.core.effects import Interrupt
+from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
+from zray.client.core.references import INLINE
+from zray.client.core.tasks import read_outcome
+from zray.ids import make_task_id, put_id
+from zray.protocol import messages as m
+from zray.protocol.messages import ProtocolError
+
+OWNER = process_id("owner")
+ACTOR = b"actor".ljust(16, b"\0")
+PAYLOAD = msgpack.packb([b"options", INLINE, msgpack.packb([]), b"", b"", []])
+SHAPE = b"\x90"
+
+
+class Ears:
+    """Counts how often it was woken."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def wake(self) -> None:
+        self.woken += 1
+
+
+class Worker:
+    """A worker that is given work by the test."""
+
+    def __init__(self) -> None:
+        self.process = Process(Wire(), "worker")
+        self.core = self.process.core
+        self.execution = self.core.execution
+        self.ears = self.execution.idle = Ears()
+
+    def run(self, number: int, function_id: bytes = FUNCTION) -> bytes:
+        task_id = make_task_id(OWNER, number)
+        self.core.receive(m.Run(task_id, 0, function_id, SHAPE, [3], PAYLOAD))
+        return task_id
+
+    def start_actor(self) -> Assignment:
+        spec = {"creator": OWNER}
+        self.core.receive(m.ActorStart(ACTOR, 2, FUNCTION, spec, [1], PAYLOAD))
+        task = self.execution.take()
+        assert task is not None
+        return task
+
+    def serve_actor(self) -> None:
+        self.execution.constructed(self.start_actor(), b"")
+        self.sent()
+
+    def call(self, number: int, caller: bytes = OWNER) -> bytes:
+        task_id = make_task_id(caller, number)
+        self.core.receive(m.ActorRun(caller, number, task_id, 0, PAYLOAD))
+        return task_id
+
+    def finish(self, task: Assignment, inner: tuple[bytes, ...] = ()) -> None:
+        self.execution.finish(task, [Return(INLINE, msgpack.packb(inner), 0, inner)], False, 70)
+
+    def sent(self) -> list[object]:
+        self.process.flush()
+        messages = list(self.process.up)
+        self.process.up.clear()
+        return messages
+
+    def borrow(self, task: Assignment, object_id: bytes) -> None:
+        """The task's arguments bring a reference, and its code keeps it."""
+        self.core.references.load_covered(object_id)
+        task.covered.append(object_id)
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+def kinds(messages: list[object]) -> list[str]:
+    return [type(message).__name__ for message in messages]
+
+
+# ------------------------------------------------------------------ plain tasks
+
+
+def test_tasks_are_taken_in_order(worker):
+    first, second = worker.run(1), worker.run(2)
+    assert worker.ears.woken == 2
+    assert worker.execution.queued == 2
+    task = worker.execution.take()
+    assert (task.kind, task.task_id, task.owner, task.shape, task.gpus) == (TASK, first, OWNER, SHAPE, [3])
+    assert worker.execution.is_running(first)
+    assert worker.execution.take().task_id == second
+    assert worker.execution.take() is None
+
+
+def test_an_answer(worker):
+    task_id = worker.run(1)
+    worker.finish(worker.execution.take())
+    (done,) = worker.sent()
+    assert (done.task_id, done.attempt, done.run_us) == (task_id, 0, 70)
+    assert read_outcome(done.payload) == (HOST, [[INLINE, b"\x90", 0, []]], [], False)
+    assert worker.execution.running == 0
+
+
+def test_a_function_is_fetched_once(worker):
+    unknown = b"unknown".ljust(16, b"\0")
+    worker.run(1, unknown)
+    worker.run(2, unknown)
+    assert worker.execution.take() is None
+    assert worker.execution.take() is None
+    assert worker.sent() == [m.FunctionGet(unknown)]
+    woken = worker.ears.woken
+    worker.core.receive(m.FunctionBlob(unknown, True, "f", b"code"))
+    assert worker.ears.woken == woken + 1
+    assert worker.execution.take() is not None
+    assert worker.execution.take() is not None
+    assert worker.sent() == []
+
+
+def test_the_jobs_configuration(worker):
+    worker.core.receive(m.JobConfig(b"\0\0\0\1", {"path": []}))
+    assert worker.execution.job.config == {"path": []}
+
+
+def test_an_answer_waits_until_references_are_safe(worker):
+    """And answers that come after it and owe nothing need not wait for it."""
+    theirs = put_id(make_task_id(process_id("third"), 1))
+    first, second = worker.run(1), worker.run(2)
+    task, other = worker.execution.take(), worker.execution.take()
+    worker.core.references.load_covered(theirs)
+    task.covered.append(theirs)
+    worker.finish(task, (theirs,))
+    assert kinds(worker.sent()) == ["Watch", "Peer"]
+    assert not worker.execution.is_running(first)
+    for token in worker.core.references._unacked.copy():
+        worker.core.references.on_borrow_ack(process_id("third"), m.BorrowAck(token))
+    assert kinds(worker.sent())[0] == "Done"
+    worker.finish(other)
+    assert [message.task_id for message in worker.sent()] == [second]
+
+
+# ------------------------------------------------------------------ blocking and handing back
+
+
+def test_who_blocks_hands_back_what_stands_behind(worker):
+    worker.run(1)
+    second, third = worker.run(2), worker.run(3)
+    worker.execution.take()
+    worker.execution.block()
+    assert worker.sent() == [m.Returned([second, third]), m.Blocked(True)]
+    fourth = worker.run(4)
+    assert worker.sent() == [m.Returned([fourth])]
+    worker.execution.unblock()
+    assert worker.sent() == [m.Blocked(False)]
+    worker.run(5)
+    assert worker.execution.queued == 1
+
+
+def test_nested_blocking_is_told_once(worker):
+    worker.run(1)
+    worker.execution.take()
+    worker.execution.block()
+    worker.execution.block()
+    worker.execution.unblock()
+    assert worker.sent() == [m.Blocked(True)]
+    worker.execution.unblock()
+    assert worker.sent() == [m.Blocked(False)]
+
+
+def test_handing_back(worker):
+    worker.run(1)
+    worker.execution.take()
+    worker.execution.hand_back()
+    assert worker.sent() == []
+    second = worker.run(2)
+    worker.execution.hand_back()
+    assert worker.sent() == [m.Returned([second])]
+    assert worker.execution.queued == 0
+
+
+def test_an_actor_hands_nothing_back(worker):
+    worker.serve_actor()
+    worker.call(1)
+    worker.call(2)
+    worker.execution.take()
+    worker.execution.block()
+    assert worker.sent() == [m.Blocked(True)]
+    worker.call(3)
+    assert worker.execution.queued == 2
+
+
+# ------------------------------------------------------------------ cancelling
+
+
+def test_cancelling_what_has_not_been_started(worker):
+    first, second = worker.run(1), worker.run(2)
+    worker.core.receive(m.CancelTask(second, 0))
+    assert worker.sent() == [m.Done(second, 0, 0, b"")]
+    assert worker.execution.take().task_id == first
+    assert worker.execution.take() is None
+
+
+def test_cancelling_what_runs(worker):
+    task_id = worker.run(1)
+    task = worker.execution.take()
+    worker.core.receive(m.CancelTask(task_id, 0))
+    assert worker.core.take_effects() == [Interrupt(task_id)]
+    worker.execution.finish_cancelled(task)
+    assert worker.sent() == [m.Done(task_id, 0, 0, b"")]
+    worker.core.receive(m.CancelTask(task_id, 0))
+    assert worker.core.take_effects() == worker.sent() == []
+
+
+def test_cancelling_an_actors_call(worker):
+    worker.serve_actor()
+    first, second = worker.call(1), worker.call(2)
+    worker.core.receive(m.CancelTask(second, 0))
+    assert worker.sent() == [m.Reply(OWNER, second, 0, b"")]
+    task = worker.execution.take()
+    worker.core.receive(m.CancelTask(first, 0))
+    assert worker.core.take_effects() == [Interrupt(first)]
+    worker.execution.finish_cancelled(task)
+    assert worker.sent() == [m.Reply(OWNER, first, 0, b"")]
+
+
+def test_cancelling_with_everything_below(worker):
+    task_id = worker.run(1)
+    worker.execution.take()
+    other = Process(worker.process.wire, "other")
+    child = worker.process.submit(other, parent=task_id)
+    stranger = worker.process.submit(other, parent=make_task_id(OWNER, 9))
+    worker.sent()
+    worker.core.receive(m.CancelTask(task_id, m.CANCEL_RECURSIVE))
+    assert worker.sent() == [m.Cancel(child[:24], m.CANCEL_RECURSIVE)]
+    assert child != stranger
+
+
+def test_what_a_cancelled_task_keeps_is_registered_first(worker):
+    theirs = put_id(make_task_id(OWNER, 1))
+    worker.run(1)
+    task = worker.execution.take()
+    worker.borrow(task, theirs)
+    worker.execution.finish_cancelled(task)
+    assert "Done" not in kinds(worker.sent())
+    worker.core.references.on_borrow_ack(OWNER, m.BorrowAck(1))
+    assert kinds(worker.sent()) == ["Done"]
+
+
+# ------------------------------------------------------------------ actors
+
+
+def test_a_constructor(worker):
+    task = worker.start_actor()
+    assert (task.kind, task.owner, task.gpus) == (CONSTRUCTOR, OWNER, [1])
+    assert (worker.execution.actor_id, worker.execution.incarnation) == (ACTOR, 2)
+    worker.execution.constructed(task, b"")
+    assert worker.sent() == [m.ActorReady(ACTOR, b"")]
+
+
+def test_a_constructor_that_raised(worker):
+    worker.execution.constructed(worker.start_actor(), b"error")
+    assert worker.sent() == [m.ActorReady(ACTOR, b"error")]
+
+
+def test_what_a_constructor_keeps_is_registered_before_it_is_ready(worker):
+    theirs = put_id(make_task_id(OWNER, 1))
+    task = worker.start_actor()
+    worker.borrow(task, theirs)
+    worker.execution.constructed(task, b"")
+    assert "ActorReady" not in kinds(worker.sent())
+    worker.core.references.on_borrow_ack(OWNER, m.BorrowAck(1))
+    assert worker.sent() == [m.ActorReady(ACTOR, b"")]
+    assert worker.core.references.entries[theirs].registered == 1
+
+
+def test_one_actor_per_worker(worker):
+    worker.serve_actor()
+    with pytest.raises(ProtocolError):
+        worker.core.receive(m.ActorStart(ACTOR, 0, FUNCTION, {}, [], PAYLOAD))
+
+
+def test_calls_are_taken_in_the_order_of_their_arrival(worker):
+    worker.serve_actor()
+    expected = [worker.call(1), worker.call(1, process_id("another")), worker.call(2)]
+    taken = []
+    while (task := worker.execution.take()) is not None:
+        assert task.kind == CALL
+        taken.append(task.task_id)
+        worker.finish(task)
+    assert taken == expected
+    assert [(reply.owner, reply.task_id) for reply in worker.sent()] == [
+        (OWNER, expected[0]),
+        (process_id("another"), expected[1]),
+        (OWNER, expected[2]),
+    ]
+
+
+def test_an_actor_without_handles_ends_after_its_work(worker):
+    worker.serve_actor()
+    worker.call(1)
+    worker.core.receive(m.ActorStop(ACTOR))
+    task = worker.execution.take()
+    assert worker.execution.take() is None
+    assert worker.sent() == []
+    worker.finish(task)
+    assert worker.execution.take() is None
+    assert kinds(worker.sent()) == ["Reply", "ActorExiting", "Leaving"]
+    assert worker.execution.may_exit()
+    assert worker.execution.take() is None
+    assert worker.sent() == []
+
+
+def test_an_actor_that_exits_by_itself(worker):
+    worker.serve_actor()
+    worker.call(1)
+    worker.call(2)
+    worker.execution.take()
+    worker.execution.exit_actor("it had enough")
+    assert worker.sent() == [m.ActorExiting(ACTOR, "it had enough"), m.Leaving("it had enough")]
+    assert (worker.execution.running, worker.execution.queued) == (0, 0)
+    assert worker.execution.may_exit()
+
+
+# ------------------------------------------------------------------ leaving
+
+
+def test_leaving(worker):
+    first, second = worker.run(1), worker.run(2)
+    task = worker.execution.take()
+    worker.execution.leave("it is time")
+    assert worker.sent() == [m.Returned([second]), m.Leaving("it is time")]
+    third = worker.run(3)
+    assert worker.sent() == [m.Returned([third])]
+    assert not worker.execution.may_exit()
+    worker.finish(task)
+    assert worker.execution.may_exit()
+    worker.execution.leave("again")
+    assert [message.task_id for message in worker.sent()] == [first]
+
+
+def test_idle(worker):
+    worker.core.receive(m.ExitIfIdle("it was idle"))
+    assert worker.sent() == [m.Leaving("it was idle")]
+    assert worker.execution.may_exit()
+
+
+@pytest.mark.parametrize("why", ["queued", "running", "owns", "submitted", "actor"])
+def test_not_idle(worker, why):
+    if why in ("queued", "running"):
+        worker.run(1)
+    if why == "running":
+        worker.execution.take()
+    if why == "owns":
+        worker.process.put()
+    if why == "submitted":
+        worker.process.drop(worker.process.submit(Process(worker.process.wire, "other")))
+    if why == "actor":
+        worker.serve_actor()
+    worker.sent()
+    worker.core.receive(m.ExitIfIdle("it was idle"))
+    assert worker.sent() == [m.Staying(True)]
+    assert not worker.execution.leaving
+
+
+def test_a_worker_that_borrows_may_leave(worker):
+    theirs = put_id(make_task_id(OWNER, 1))
+    worker.core.references.load(theirs)
+    worker.core.references.on_borrow_ack(OWNER, m.BorrowAck(1))
+    worker.sent()
+    worker.core.receive(m.ExitIfIdle("it was idle"))
+    assert kinds(worker.sent()) == ["Leaving"]
+
+
+def test_who_leaves_waits_for_those_who_need_its_objects(worker):
+    mine = worker.process.put()
+    worker.execution.leave("it is time")
+    assert not worker.execution.may_exit()
+    worker.process.drop(mine)
+    assert worker.execution.may_exit()

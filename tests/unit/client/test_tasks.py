@@ -1,0 +1,342 @@
+"""The owner's side of tasks: dependencies, attempts, outcomes and cancellation."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.client.wiring import HOST, Process, Wire
+from zray.client.core.references import ERROR, INLINE, STORED
+from zray.client.core.tasks import MAX_FREE_ATTEMPTS, UNLIMITED, pack_outcome, read_outcome
+from zray.failures import decode_failure, encode_failure
+from zray.ids import task_of
+from zray.protocol import messages as m
+from zray.protocol.messages import ProtocolError
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire("driver", "worker")
+
+
+@pytest.fixture
+def driver(wire: Wire) -> Process:
+    return wire.everybody[0]
+
+
+@pytest.fixture
+def worker(wire: Wire) -> Process:
+    return wire.everybody[1]
+
+
+def failure_of(process: Process, object_id: bytes) -> str:
+    entry = process.entry(object_id)
+    assert entry.status == ERROR
+    return type(decode_failure(entry.data)).__name__
+
+
+def fail(process: Process, object_id: bytes, attempt: int, kind: str = "WorkerCrashedError", *, culprit: bool = True) -> None:
+    process.core.receive(m.Failed(task_of(object_id), attempt, kind, "it died", culprit))
+    process.flush()
+
+
+def answer(process: Process, object_id: bytes, attempt: int = 0, status: int = INLINE, *, retryable: bool = False) -> None:
+    data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
+    payload = pack_outcome(HOST, [(status, data, 0, ())], [], retryable)
+    process.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, payload))
+    process.flush()
+
+
+def sent(process: Process) -> list[object]:
+    """What has been sent to the broker since the last look."""
+    messages = list(process.up)
+    process.up.clear()
+    return messages
+
+
+def attempts(process: Process) -> list[int]:
+    return [message.attempt for message in sent(process) if isinstance(message, m.Submit)]
+
+
+# ------------------------------------------------------------------ dependencies
+
+
+def test_a_task_without_arguments_leaves_at_once(driver, worker):
+    driver.submit(worker)
+    assert attempts(driver) == [0]
+
+
+def test_a_task_waits_for_all_its_arguments(driver, worker):
+    one, two = driver.submit(worker), driver.submit(worker)
+    sent(driver)
+    driver.submit(worker, refs=[one, two, one])
+    assert attempts(driver) == []
+    answer(driver, two)
+    assert attempts(driver) == []
+    answer(driver, one)
+    (submit,) = sent(driver)
+    refs = msgpack.unpackb(submit.payload)[5]
+    assert [(position, object_id) for position, object_id, *_ in refs] == [(0, one), (1, two), (2, one)]
+
+
+def test_nested_references_are_not_waited_for(driver, worker):
+    slow = driver.submit(worker)
+    sent(driver)
+    driver.submit(worker, nested=[slow])
+    assert attempts(driver) == [0]
+
+
+def test_small_arguments_travel_inside_the_envelope(driver, worker):
+    inline, stored = driver.put(), driver.put(stored=True)
+    driver.submit(worker, refs=[inline, stored])
+    (submit,) = sent(driver)
+    assert msgpack.unpackb(submit.payload)[5] == [[0, inline, INLINE, msgpack.packb([]), b""], [1, stored, STORED, msgpack.packb([]), HOST]]
+
+
+def test_an_argument_that_is_an_error_is_the_outcome(driver, worker):
+    first = driver.submit(worker)
+    second = driver.submit(worker, refs=[first])
+    third = driver.submit(worker, refs=[second])
+    sent(driver)
+    answer(driver, first, status=ERROR)
+    assert sent(driver) == []
+    assert driver.entry(third).data == driver.entry(first).data
+
+
+@pytest.mark.parametrize("end", ["error", "cancel", "crash", "cluster lost"])
+def test_the_end_of_a_long_chain(driver, worker, end):
+    """x = f.remote(x), ten thousand times over, and the first fails."""
+    first = last = driver.submit(worker)
+    for _ in range(10_000):
+        last = driver.submit(worker, refs=[last])
+    if end == "error":
+        answer(driver, first, status=ERROR)
+    elif end == "cancel":
+        driver.core.tasks.cancel(task_of(first), 0)
+        driver.core.receive(m.Result(task_of(first), 0, b"w" * 16, b""))
+    elif end == "crash":
+        fail(driver, first, 0)
+    else:
+        driver.core.lose_cluster("gone")
+    assert driver.entry(last).status == ERROR
+    assert driver.core.tasks.tasks == {}
+
+
+def test_many_tasks_that_wait_for_one(driver, worker):
+    first = driver.submit(worker)
+    rest = [driver.submit(worker, refs=[first]) for _ in range(3000)]
+    sent(driver)
+    answer(driver, first)
+    assert [message.task_id for message in sent(driver)] == [task_of(object_id) for object_id in rest]
+
+
+# ------------------------------------------------------------------ attempts
+
+
+def test_each_retry_is_an_attempt(driver, worker):
+    result = driver.submit(worker, retries=2)
+    for attempt in range(3):
+        fail(driver, result, attempt)
+    assert attempts(driver) == [0, 1, 2]
+    assert failure_of(driver, result) == "WorkerCrashedError"
+
+
+def test_unlimited_retries(driver, worker):
+    result = driver.submit(worker, retries=UNLIMITED)
+    for attempt in range(200):
+        fail(driver, result, attempt)
+    assert attempts(driver) == list(range(201))
+
+
+def test_who_is_not_to_blame_loses_no_retry(driver, worker):
+    result = driver.submit(worker, retries=1)
+    for attempt in range(5):
+        fail(driver, result, attempt, culprit=False)
+    fail(driver, result, 5)
+    assert attempts(driver) == [0, 1, 2, 3, 4, 5, 6]
+    fail(driver, result, 6)
+    assert failure_of(driver, result) == "WorkerCrashedError"
+
+
+def test_who_is_not_to_blame_too_often_is(driver, worker):
+    result = driver.submit(worker)
+    for attempt in range(MAX_FREE_ATTEMPTS + 1):
+        assert driver.entry(result).status != ERROR
+        fail(driver, result, attempt, culprit=False)
+    assert failure_of(driver, result) == "WorkerCrashedError"
+
+
+@pytest.mark.parametrize("kind", ["OutOfMemoryError", "NodeDiedError", "WorkerCrashedError"])
+def test_failures_that_another_attempt_may_mend(driver, worker, kind):
+    result = driver.submit(worker, retries=1)
+    fail(driver, result, 0, kind)
+    assert attempts(driver) == [0, 1]
+
+
+@pytest.mark.parametrize("kind", ["TaskCancelledError", "SystemFailure"])
+def test_failures_that_stay(driver, worker, kind):
+    result = driver.submit(worker, retries=3)
+    fail(driver, result, 0, kind)
+    assert attempts(driver) == [0]
+    assert failure_of(driver, result) == kind
+
+
+def test_an_outcome_that_asks_for_another_attempt(driver, worker):
+    result = driver.submit(worker, retries=1)
+    answer(driver, result, 0, ERROR, retryable=True)
+    assert attempts(driver) == [0, 1]
+    answer(driver, result, 1, ERROR, retryable=True)
+    assert failure_of(driver, result) == "SystemFailure"
+
+
+def test_arguments_are_held_through_all_attempts(driver, worker):
+    argument = driver.put(stored=True)
+    result = driver.submit(worker, refs=[argument], retries=1)
+    driver.drop(argument)
+    fail(driver, result, 0)
+    assert driver.freed == []
+    answer(driver, result, 1)
+    assert driver.freed == [argument]
+
+
+@pytest.mark.parametrize("attempt", [0, 2])
+def test_outcomes_of_another_attempt_do_not_count(driver, worker, attempt):
+    result = driver.submit(worker, retries=5)
+    fail(driver, result, 0)
+    answer(driver, result, attempt)
+    fail(driver, result, attempt)
+    assert not driver.is_ready(result)
+    answer(driver, result, 1)
+    assert driver.is_ready(result)
+
+
+def test_an_outcome_for_nobody(driver, worker):
+    result = driver.submit(worker)
+    answer(driver, result)
+    answer(driver, result)
+    fail(driver, result, 0)
+    driver.drop(result)
+    assert driver.core.references.entries == {}
+
+
+def test_a_stored_result_that_nobody_waits_for_is_freed(driver, worker):
+    result = driver.submit(worker)
+    driver.drop(result)
+    answer(driver, result, status=STORED)
+    assert driver.freed == [result]
+
+
+def test_several_return_values(driver, worker):
+    first = driver.submit(worker, n_returns=3)
+    returns = [task_of(first) + index.to_bytes(4, "big") for index in (1, 2, 3)]
+    payload = pack_outcome(HOST, [(INLINE, b"\x90", 0, ()), (STORED, b"", 9, ()), (ERROR, b"E", 0, ())], [], False)
+    driver.core.receive(m.Result(task_of(first), 0, b"w" * 16, payload))
+    assert [driver.entry(object_id).status for object_id in returns] == [INLINE, STORED, ERROR]
+    other = driver.submit(worker, n_returns=2)
+    fail(driver, other, 0)
+    assert driver.entry(task_of(other) + b"\0\0\0\2").status == ERROR
+
+
+# ------------------------------------------------------------------ cancellation
+
+
+def test_cancelled_before_it_is_sent(driver, worker):
+    slow = driver.submit(worker)
+    result = driver.submit(worker, refs=[slow])
+    sent(driver)
+    assert driver.core.tasks.cancel(task_of(result), 0)
+    assert failure_of(driver, result) == "TaskCancelledError"
+    answer(driver, slow)
+    assert sent(driver) == []
+    assert driver.entry(slow).pins == 0
+
+
+def test_cancelled_after_it_was_sent(driver, worker):
+    result = driver.submit(worker, retries=3)
+    driver.core.tasks.cancel(task_of(result), m.CANCEL_FORCE)
+    driver.flush()
+    assert sent(driver)[-1] == m.Cancel(task_of(result), m.CANCEL_FORCE)
+    assert not driver.is_ready(result)
+    driver.core.receive(m.Result(task_of(result), 0, b"w" * 16, b""))
+    assert failure_of(driver, result) == "TaskCancelledError"
+
+
+def test_a_cancelled_task_is_not_tried_again(driver, worker):
+    one, two = driver.submit(worker, retries=3), driver.submit(worker, retries=3)
+    for result in (one, two):
+        driver.core.tasks.cancel(task_of(result), 0)
+    fail(driver, one, 0)
+    answer(driver, two, 0, ERROR, retryable=True)
+    assert attempts(driver) == [0, 0]
+    assert failure_of(driver, one) == "TaskCancelledError"
+
+
+def test_a_cancelled_task_may_have_been_faster(driver, worker):
+    result = driver.submit(worker)
+    driver.core.tasks.cancel(task_of(result), 0)
+    answer(driver, result)
+    assert driver.entry(result).status == INLINE
+    assert not driver.core.tasks.cancel(task_of(result), 0)
+
+
+def test_cancelling_what_another_task_waits_for(driver, worker):
+    slow = driver.submit(worker)
+    middle = driver.submit(worker, refs=[slow])
+    last = driver.submit(worker, refs=[middle])
+    driver.core.tasks.cancel(task_of(middle), 0)
+    assert failure_of(driver, last) == "TaskCancelledError"
+
+
+def test_cancelling_children(driver, worker):
+    parents = [b"1" * 24, b"2" * 24]
+    first, second, third = (driver.submit(worker, parent=parents[n]) for n in (0, 1, 0))
+    driver.core.tasks.cancel_children(parents[0], m.CANCEL_RECURSIVE)
+    driver.flush()
+    cancelled = [message.task_id for message in sent(driver) if isinstance(message, m.Cancel)]
+    assert cancelled == [task_of(first), task_of(third)]
+
+
+def test_the_cluster_is_lost(driver, worker):
+    one = driver.submit(worker)
+    two = driver.submit(worker, refs=[one])
+    driver.core.lose_cluster("the broker is gone")
+    assert {failure_of(driver, one), failure_of(driver, two)} == {"ClusterUnavailableError"}
+    assert driver.core.tasks.tasks == {}
+
+
+# ------------------------------------------------------------------ the payload of an outcome
+
+
+def test_outcomes_come_back():
+    returns = [[INLINE, b"data", 0, []], [STORED, b"", 99, [b"x" * 28]]]
+    outcome = read_outcome(pack_outcome(HOST, returns, [b"k" * 28], True))
+    assert outcome == (HOST, returns, [b"k" * 28], True)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xc1",
+        b"\x90",
+        msgpack.packb([b"", [], []]),
+        msgpack.packb([b"", [[INLINE, b"", 0]], [], False]),
+        msgpack.packb([b"", [[17, b"", 0, []]], [], False]),
+        msgpack.packb([b"", [[INLINE, "text", 0, []]], [], False]),
+        msgpack.packb([b"", [[INLINE, b"", None, []]], [], False]),
+        msgpack.packb([b"", [[INLINE, b"", 0, ["x"]]], [], False]),
+        msgpack.packb([b"", 5, [], False]),
+    ],
+)
+def test_malformed_outcomes(payload):
+    with pytest.raises(ProtocolError):
+        read_outcome(payload)
+
+
+@given(st.binary(max_size=60))
+def test_random_outcomes(payload):
+    try:
+        read_outcome(payload)
+    except ProtocolError:
+        return
