@@ -181,9 +181,9 @@ def _check_arguments(
             if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
                 raise ValueError(f"resources is a dict of amounts from 0 on by name, got {name!r}: {value!r}")
     if dashboard:
-        raise ValueError("include_dashboard=True: there is no dashboard yet")
+        raise NotImplementedError("include_dashboard=True: there is no dashboard yet")
     if env:
-        raise ValueError("runtime_env is not supported yet: pass None")
+        raise NotImplementedError("runtime_env is not supported yet: pass None")
 
 
 def _resolve(address: str, config: Config) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,7 @@ class RemoteFunction:
         name = getattr(function, "__qualname__", None) or repr(function)
         self._name = name.rpartition(".<locals>.")[2]
         self._prepared = PreparedTask(self._name, options)
+        self._streams = inspect.isgeneratorfunction(function) and self._prepared.n_returns == 1
         functools.update_wrapper(self, function)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -57,6 +59,11 @@ class RemoteFunction:
         Raises TypeError when the arguments do not fit the signature or cannot be pickled.
         """
         self._signature.bind_check(args, kwargs)
+        if self._streams:
+            raise NotImplementedError(
+                f"{self._name} is a generator: streaming its values is not supported yet. Give num_returns=n to have each of "
+                f"its n values as an object, or return a list"
+            )
         prepared = self._prepared
         refs: list[ObjectRef] = runtime().submit(self._shipment, self._function, prepared, args, kwargs)
         if prepared.n_returns == 1:

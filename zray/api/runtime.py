@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 class PreparedTask:
     """A remote function's options in the form in which they travel; worked out once."""
 
-    __slots__ = ("max_retries", "n_returns", "options", "packed", "shape")
+    __slots__ = ("max_retries", "n_returns", "options", "packed", "shape", "spread")
 
     def __init__(self, name: str, options: TaskOptions) -> None:
         self.options = options
         self.n_returns = int(options.num_returns)
         self.max_retries = options.max_retries
+        self.spread = options.scheduling_strategy == "SPREAD"
         self.shape = shape_key(options.resource_amounts())
         self.packed = pack_options(
             options.name or name, self.n_returns, "", options.retry_exceptions, max_calls=options.max_calls
@@ -135,7 +136,9 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
-        return session.submit(shipped.id16, task.shape, task.packed, arguments, task.n_returns, task.max_retries)
+        return session.submit(
+            shipped.id16, task.shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread
+        )
 
     def create_actor(
         self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.api.runtime import context, runtime
+from zray.api.runtime import context, is_local_mode, runtime
 from zray.client import session as sessions
 from zray.exceptions import ZrayError
-from zray.ids import JOB_ID_BYTES
+from zray.ids import JOB_ID_BYTES, PROCESS_ID_BYTES
+
+
+LOCAL_JOB = b"\0\0\0\1"
+LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
+"""What local mode answers: there is one job, one host and one process."""
 
 
 class RuntimeContext:
@@ -18,22 +23,24 @@ class RuntimeContext:
         runtime()
         session = sessions.current()
         if session is None:
-            raise ZrayError("there is no cluster in local mode")
+            raise ZrayError("local mode has no cluster")
         return session
 
     def get_job_id(self) -> str:
         """The job: one driver's session with the cluster."""
+        if is_local_mode():
+            return LOCAL_JOB.hex()
         session = self._session()
         job = session.core.execution.job
         return (job.job_id if job is not None else session.job_id or bytes(JOB_ID_BYTES)).hex()
 
     def get_node_id(self) -> str:
         """The host that this process belongs to."""
-        return self._session().stores.find_home().hex()
+        return LOCAL_PROCESS.hex() if is_local_mode() else self._session().stores.find_home().hex()
 
     def get_worker_id(self) -> str:
         """This process."""
-        return self._session().process_id.hex()
+        return LOCAL_PROCESS.hex() if is_local_mode() else self._session().process_id.hex()
 
     def get_task_id(self) -> str | None:
         """The running task or method; None in a driver."""
@@ -53,7 +60,7 @@ class RuntimeContext:
 
     def get_actor_id(self) -> str | None:
         """The actor that this process serves; None if it serves none."""
-        return self._session().core.execution.actor_id.hex() or None
+        return None if is_local_mode() else self._session().core.execution.actor_id.hex() or None
 
     def get_actor_name(self) -> str | None:
         """The name under which the actor was created; empty if it has none, None outside of actors."""

@@ -262,9 +262,11 @@ class BrokerCore:
         worker.blocked = msg.blocked
         pool = worker.host.pool
         if msg.blocked:
-            pool.lend(worker.grant.cpus)
+            worker.lent = worker.grant.cpus
+            pool.lend(worker.lent)
         else:
-            pool.take_back(worker.grant.cpus)
+            pool.take_back(worker.lent)
+            worker.lent = 0
 
     def _cancel(self, source: Process, msg: m.Cancel) -> None:
         envelope = self.tasks.get(msg.task_id)
@@ -387,8 +389,7 @@ class BrokerCore:
             for worker in host.workers.values():
                 for name, amount in worker.grant.amounts.items():
                     held[name] += amount
-                if worker.blocked:
-                    held["CPU"] = held.get("CPU", 0) - worker.grant.cpus
+                held["CPU"] = held.get("CPU", 0) - worker.lent
                 assert bool(worker.outstanding) <= (worker.state in (BUSY, RETIRED)), (
                     "work on a worker that is not busy"
                 )

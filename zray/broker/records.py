@@ -58,7 +58,7 @@ class Worker:
     its CPUs while ``blocked``; ``load_us`` is the sum of the estimates of ``outstanding``.
     """
 
-    __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "load_us", "outstanding",
+    __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "lent", "load_us", "outstanding",
                  "overdue", "pid", "retiring", "state", "worker_id")  # fmt: skip
 
     def __init__(self, worker_id: bytes, host: Host) -> None:
@@ -71,6 +71,7 @@ class Worker:
         self.grant: Shape = NOTHING
         self.gpus: list[int] = []
         self.blocked = False
+        self.lent = 0  # CPUs of the grant that others may use, since it blocks
         self.overdue = False  # it handed work back since its task is long: it gets no more until it is through
         self.retiring = False  # it takes no more work
         self.load_us = 0

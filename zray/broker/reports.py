@@ -116,7 +116,7 @@ class Reports:
         """Looks for requests that wait without hope, and says so once for each."""
         scheduler = self._core.scheduler
         waiting: dict[tuple[bytes, bytes], tuple[Shape, str]] = {}
-        for (job_id, key), queue in scheduler.queues.items():
+        for (job_id, key, _), queue in scheduler.queues.items():
             if queue:
                 waiting[job_id, key] = (queue[0].shape, f"{len(queue)} task(s)")
         for key, actors in scheduler.actors_waiting.items():

@@ -1,6 +1,6 @@
 """Which envelope goes to which worker, and when new workers are needed.
 
-Queues are kept by (job, shape), so a pass looks at one head per queue and stops at the first that does not fit: the
+Queues are kept by (job, shape, whether to spread), so a pass looks at one head per queue and stops at the first that does not fit: the
 cost of a decision does not grow with the number of tasks. A pass is run once per turn of the broker's loop.
 
 Credit: a worker gets a second envelope only while the estimated run time of what it holds is small against a round
@@ -15,7 +15,7 @@ from typing import Any
 
 from zray.broker.records import BUSY, IDLE, RETIRED, SERVING, STARTING, Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import NOTHING, Shape
-from zray.protocol.messages import FLAG_RETRYABLE, ActorStart, JobConfig, Run, StartWorker
+from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, Run, StartWorker
 
 CREDIT_US = 3000
 """Estimated work that a worker may hold, in microseconds: several round trips through a busy broker."""
@@ -23,6 +23,19 @@ MAX_CREDIT = 256
 MAX_STARTING_PER_HOST = 16
 MAX_ESTIMATES = 10_000
 MIN_ESTIMATE_US = 5
+
+
+QueueKey = tuple[bytes, bytes, bool]
+
+
+def _queue_key(envelope: Envelope) -> QueueKey:
+    return (envelope.job_id, envelope.shape.key, bool(envelope.flags & FLAG_SPREAD))
+
+
+def _load(host: Host) -> float:
+    """The part of a host's CPUs that is in use."""
+    total = host.pool.total.get("CPU", 0)
+    return (total - host.pool.free.get("CPU", 0)) / total if total else 1.0
 
 
 class Scheduler:
@@ -37,7 +50,7 @@ class Scheduler:
     ) -> None:
         self.hosts: dict[bytes, Host] = {}
         self.workers: dict[bytes, Worker] = {}
-        self.queues: OrderedDict[tuple[bytes, bytes], deque[Envelope]] = OrderedDict()
+        self.queues: OrderedDict[QueueKey, deque[Envelope]] = OrderedDict()
         self.actors_waiting: OrderedDict[bytes, deque[Actor]] = OrderedDict()
         self._send = send
         self._new_id = new_id
@@ -51,7 +64,7 @@ class Scheduler:
 
     def enqueue(self, envelope: Envelope) -> None:
         """Queues an envelope behind its like."""
-        key = (envelope.job_id, envelope.shape.key)
+        key = _queue_key(envelope)
         queue = self.queues.get(key)
         if queue is None:
             queue = self.queues[key] = deque()
@@ -61,7 +74,7 @@ class Scheduler:
         """Puts envelopes back to the front, in their order."""
         for envelope in reversed(list(envelopes)):
             envelope.worker = None
-            self.queues.setdefault((envelope.job_id, envelope.shape.key), deque()).appendleft(envelope)
+            self.queues.setdefault(_queue_key(envelope), deque()).appendleft(envelope)
 
     def drop_queues(self, job_id: bytes) -> list[Envelope]:
         """Forgets everything that a job has queued."""
@@ -92,24 +105,32 @@ class Scheduler:
             while queue and queue[0].cancelled:
                 queue.popleft()
             if queue:
-                self._serve(key[0], queue, hungry)
+                self._serve(key, queue, hungry)
             if not queue:
                 del self.queues[key]
 
-    def _serve(self, job_id: bytes, queue: deque[Envelope], hungry: dict[bytes, Worker]) -> None:
+    def _serve(self, key: QueueKey, queue: deque[Envelope], hungry: dict[bytes, Worker]) -> None:
+        job_id, _, spread = key
         shape = queue[0].shape
         slots = sum(host.pool.total.get("CPU", 0) for host in self.hosts.values()) // 10_000 or 1
         share = len(queue) // (2 * slots) + 1
-        for host in self.hosts.values():
-            while queue and host.pool.fits(shape):
-                worker = self._idle_worker(host, job_id)
-                if worker is None:
-                    self._start_for_tasks(host, job_id, shape, len(queue))
-                    break
-                self._grant(worker, shape)
-                self._fill(worker, queue, share)
-            if not queue:
-                return
+        placed = True
+        while placed and queue:
+            placed = False
+            hosts = sorted(self.hosts.values(), key=_load) if spread else self.hosts.values()
+            for host in hosts:
+                while queue and host.pool.fits(shape):
+                    worker = self._idle_worker(host, job_id)
+                    if worker is None:
+                        self._start_for_tasks(host, job_id, shape, len(queue))
+                        break
+                    self._grant(worker, shape)
+                    self._fill(worker, queue, share)
+                    if spread:
+                        placed = True
+                        break
+        if not queue:
+            return
         for worker in list(hungry.values()):
             if worker.grant is shape and worker.job_id == job_id and worker.state == BUSY and worker.outstanding:
                 self._fill(worker, queue, share)
@@ -197,9 +218,8 @@ class Scheduler:
 
     def release_grant(self, worker: Worker) -> None:
         """Gives back what a worker holds of its host's resources."""
-        if worker.blocked:
-            worker.host.pool.take_back(worker.grant.cpus)
-            worker.blocked = False
+        worker.host.pool.take_back(worker.lent)
+        worker.lent = 0
         worker.host.pool.give_back(worker.grant, worker.gpus)
         worker.grant = NOTHING
         worker.gpus = []

@@ -33,7 +33,7 @@ from zray.exceptions import (
 )
 from zray.ids import put_id, return_id
 from zray.object_ref import ObjectRef
-from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE
+from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize
 
 LARGE_FUNCTION_BYTES = 1 << 20
@@ -354,11 +354,12 @@ class Session:
         arguments: Arguments,
         n_returns: int,
         max_retries: int,
+        spread: bool = False,
     ) -> list[ObjectRef]:
         """Submits a plain task; returns the references of its return values."""
         if self.shell.lost:
             self.check_usable()
-        flags = FLAG_RETRYABLE if max_retries else 0
+        flags = (FLAG_RETRYABLE if max_retries else 0) | (FLAG_SPREAD if spread else 0)
         core = self.core
         parent = current_task.get().task_id
         with self.shell.lock:

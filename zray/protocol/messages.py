@@ -24,6 +24,9 @@ JobId: TypeAlias = bytes
 FLAG_RETRYABLE = 1
 """The task may be run again when its worker dies, so it may be prefetched behind others."""
 
+FLAG_SPREAD = 2
+"""The task goes to the host with the least to do, rather than to the first that has room."""
+
 CANCEL_FORCE = 1
 CANCEL_RECURSIVE = 2
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import sys
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from zray.worker.process.worker import Worker
 
 
+BLOCKED_WARN_S = 1.0
+
+
 class EventLoop:
     """Runs calls as asyncio tasks. Calls that arrive together cost one wake-up, answers ready together one send."""
 
@@ -25,6 +30,9 @@ class EventLoop:
         self._inbox: deque[Assignment] = deque()
         self._running: dict[bytes, asyncio.Task[None]] = {}
         self._flush_due = False
+        self._turned = True
+        self._asked_at = 0.0
+        self._warned = False
         self._thread = threading.Thread(target=self._serve, name="zray-actor-loop", daemon=True)
         self._thread.start()
 
@@ -72,6 +80,25 @@ class EventLoop:
     def _flush(self) -> None:
         self._flush_due = False
         self._worker.flush()
+
+    def check(self) -> None:
+        """Called now and then from another thread: warns once when a method keeps the loop from turning."""
+        now = time.monotonic()
+        if self._turned:
+            self._turned = False
+            self._asked_at = now
+            self._loop.call_soon_threadsafe(self._turn)
+        elif now - self._asked_at > BLOCKED_WARN_S and not self._warned:
+            self._warned = True
+            print(
+                f"zray: a method of this async actor has blocked its event loop for {BLOCKED_WARN_S:g} s; no other call can run "
+                f"meanwhile. Await in it, or hand blocking work to asyncio.to_thread().",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _turn(self) -> None:
+        self._turned = True
 
     def cancel(self, task_id: bytes) -> None:
         """Cancels a call that runs; from any thread."""

@@ -20,7 +20,7 @@ from zray.client.context import current_task
 from zray.client.core.effects import Interrupt
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.session import Session
-from zray.client.shell import Waiter
+from zray.client.shell import Tick, Waiter
 from zray.exceptions import ActorExit
 from zray.failures import encode_failure, error_text
 from zray.util.processes import set_title
@@ -179,7 +179,8 @@ class Worker:
             # Imported here: asyncio is 3 MB, which workers that serve no async actor do without.
             from zray.worker.process.event_loop import EventLoop
 
-            self._loop = EventLoop(self)
+            loop = self._loop = EventLoop(self)
+            self.session.handlers[Tick] = lambda tick: loop.check()
         elif self._concurrency > 1:
             self._pool = concurrent.futures.ThreadPoolExecutor(self._concurrency, thread_name_prefix="zray-actor")
         else:
