@@ -55,7 +55,7 @@ class Worker:
     """A worker process.
 
     Invariants: ``outstanding`` is non-empty exactly in state BUSY; ``grant`` is what it holds of its host's pool, less
-    its CPUs while ``blocked``; ``load_us`` is the sum of the estimates of ``outstanding``.
+    what is ``lent``; ``load_us`` is the sum of the estimates of ``outstanding``.
     """
 
     __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "lent", "load_us", "outstanding",

@@ -12,7 +12,7 @@ import msgpack
 from zray.protocol.messages import ProtocolError
 
 UNIT = 10_000
-CPU, GPU, MEMORY = "CPU", "GPU", "memory"
+CPU, GPU, MEMORY, STORE = "CPU", "GPU", "memory", "object_store_memory"
 
 
 class Shape:
@@ -50,9 +50,13 @@ NOTHING = Shape(shape_key({}), {})
 
 
 def describe(amounts: dict[str, int]) -> str:
-    """``{CPU: 2, GPU: 0.5}``, as users wrote it; memory in bytes."""
-    parts = [f"{name}: {value / UNIT:g}" for name, value in sorted(amounts.items()) if value]
+    """``{CPU: 2, GPU: 0.5}``, as users wrote it; memory in GiB."""
+    parts = [f"{name}: {_amount(name, value)}" for name, value in sorted(amounts.items()) if value]
     return "{" + ", ".join(parts) + "}"
+
+
+def _amount(name: str, value: int) -> str:
+    return f"{value / UNIT / 2**30:.3g} GiB" if name in (MEMORY, STORE) else f"{value / UNIT:g}"
 
 
 def as_floats(amounts: dict[str, int]) -> dict[str, float]:

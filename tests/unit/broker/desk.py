@@ -100,7 +100,13 @@ class Desk:
     # ------------------------------------------------------------------ tasks
 
     def submit(
-        self, owner: bytes, count: int = 1, shape: bytes = ONE_CPU, function_id: bytes = FUNCTION, *, retryable: bool = True
+        self,
+        owner: bytes,
+        count: int = 1,
+        shape: bytes = ONE_CPU,
+        function_id: bytes = FUNCTION,
+        *,
+        retryable: bool = True,
     ) -> list[bytes]:
         """Submits tasks in one turn."""
         task_ids = [make_task_id(owner, next(self._tasks)) for _ in range(count)]
@@ -127,7 +133,9 @@ class Desk:
     @property
     def free(self) -> dict[str, float]:
         return {
-            name: amount / UNIT for host in self.core.scheduler.hosts.values() for name, amount in host.pool.free.items()
+            name: amount / UNIT
+            for host in self.core.scheduler.hosts.values()
+            for name, amount in host.pool.free.items()
         }
 
     def actor_spec(self, **changes: Any) -> dict[str, Any]:

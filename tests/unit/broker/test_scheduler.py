@@ -455,7 +455,7 @@ def test_a_worker_that_was_probed_gets_no_work(desk):
         desk.done(worker, *desk.runs(worker))
     desk.tick(1)
     (probed,) = [worker for worker in workers if desk.take(worker, m.ExitIfIdle)]
-    desk.submit(driver, 2, NO_CPU)
+    desk.submit(driver, 2, NO_CPU, LONG)
     assert desk.runs(probed) == []
     desk.say(probed, m.Staying(False))
     assert len(desk.runs(probed)) == 1

@@ -620,7 +620,9 @@ def test_a_value_for_an_object_that_is_gone(driver):
     "message", [m.ObjectRequest(b"x" * 28), m.ObjectState(b"x" * 28, STORED, b"", HOST, 1)], ids=["request", "state"]
 )
 def test_messages_about_the_objects_of_others(driver, message):
-    handler = driver.core.references.on_request if isinstance(message, m.ObjectRequest) else driver.core.references.on_state
+    handler = (
+        driver.core.references.on_request if isinstance(message, m.ObjectRequest) else driver.core.references.on_state
+    )
     with pytest.raises(ProtocolError):
         handler(b"s" * 16, message)
 

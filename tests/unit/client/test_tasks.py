@@ -37,12 +37,16 @@ def failure_of(process: Process, object_id: bytes) -> str:
     return type(decode_failure(entry.data)).__name__
 
 
-def fail(process: Process, object_id: bytes, attempt: int, kind: str = "WorkerCrashedError", *, culprit: bool = True) -> None:
+def fail(
+    process: Process, object_id: bytes, attempt: int, kind: str = "WorkerCrashedError", *, culprit: bool = True
+) -> None:
     process.core.receive(m.Failed(task_of(object_id), attempt, kind, "it died", culprit))
     process.flush()
 
 
-def answer(process: Process, object_id: bytes, attempt: int = 0, status: int = INLINE, *, retryable: bool = False) -> None:
+def answer(
+    process: Process, object_id: bytes, attempt: int = 0, status: int = INLINE, *, retryable: bool = False
+) -> None:
     data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
     payload = pack_outcome(HOST, [(status, data, 0, ())], [], retryable)
     process.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, payload))
@@ -92,7 +96,10 @@ def test_small_arguments_travel_inside_the_envelope(driver, worker):
     inline, stored = driver.put(), driver.put(stored=True)
     driver.submit(worker, refs=[inline, stored])
     (submit,) = sent(driver)
-    assert msgpack.unpackb(submit.payload)[5] == [[0, inline, INLINE, msgpack.packb([]), b""], [1, stored, STORED, msgpack.packb([]), HOST]]
+    assert msgpack.unpackb(submit.payload)[5] == [
+        [0, inline, INLINE, msgpack.packb([]), b""],
+        [1, stored, STORED, msgpack.packb([]), HOST],
+    ]
 
 
 def test_an_argument_that_is_an_error_is_the_outcome(driver, worker):

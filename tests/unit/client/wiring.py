@@ -81,7 +81,9 @@ class Process:
         references.own(object_id)
         for inner_id in inner:
             references.pin(inner_id)
-        references.resolve(object_id, STORED if stored else INLINE, msgpack.packb(inner), HOST if stored else b"", 0, inner)
+        references.resolve(
+            object_id, STORED if stored else INLINE, msgpack.packb(inner), HOST if stored else b"", 0, inner
+        )
         self.bag[object_id] += 1
         self.flush()
         return object_id
@@ -193,7 +195,9 @@ class Wire:
             self._submit(process, message)
         elif isinstance(message, m.Done):
             self.running.pop(message.task_id, None)
-            self.post(owner_of(message.task_id), m.Result(message.task_id, message.attempt, process.id, message.payload))
+            self.post(
+                owner_of(message.task_id), m.Result(message.task_id, message.attempt, process.id, message.payload)
+            )
         elif isinstance(message, m.Reply):
             self.post(message.owner, m.Result(message.task_id, message.attempt, process.id, message.payload))
         elif isinstance(message, m.Peer) and message.dest in self.processes:

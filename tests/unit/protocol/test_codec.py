@@ -158,7 +158,10 @@ def test_random_bodies(body):
 
 
 GOOD = data_frame(
-    SUBMIT, Hello(1, "3.11", "0.1", "host", b"p" * 16, {"a": [1, {"b": None}]}), BorrowAck(3), Run(b"t" * 24, 2, b"f" * 16, b"", [1, 2], b"")
+    SUBMIT,
+    Hello(1, "3.11", "0.1", "host", b"p" * 16, {"a": [1, {"b": None}]}),
+    BorrowAck(3),
+    Run(b"t" * 24, 2, b"f" * 16, b"", [1, 2], b""),
 )
 
 
@@ -176,12 +179,22 @@ def test_damaged_frames(changes):
 
 
 any_value = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=30),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=30),
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=10,
 )
 
 
-@given(st.lists(st.lists(any_value, max_size=8).flatmap(lambda fields: st.integers(0, 60).map(lambda n: [n, *fields])), max_size=3))
+@given(
+    st.lists(
+        st.lists(any_value, max_size=8).flatmap(lambda fields: st.integers(0, 60).map(lambda n: [n, *fields])),
+        max_size=3,
+    )
+)
 def test_well_packed_nonsense(rows):
     read_all(codec.pack_frame(KIND_DATA, INCARNATION, 1, 0, msgpack.packb(rows)))

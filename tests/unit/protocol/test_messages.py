@@ -88,6 +88,8 @@ GOLDEN = """
 54 BorrowConfirm object_id: bytes, announcer: bytes
 55 BorrowCheck object_id: bytes, announcer: bytes
 56 BorrowChecked object_id: bytes, announcer: bytes
+57 LogsFlushed request: int
+58 FlushLogs request: int
 """
 """The wire format of protocol version 1. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
@@ -147,7 +149,8 @@ def example_of(kind: Any) -> Any:
 
 def test_the_wire_format():
     lines = [
-        f"{number} {kind.__name__} " + ", ".join(f"{name}: {type_name(hint)}" for name, hint in get_type_hints(kind).items())
+        f"{number} {kind.__name__} "
+        + ", ".join(f"{name}: {type_name(hint)}" for name, hint in get_type_hints(kind).items())
         for number, kind in enumerate(TYPES)
     ]
     assert lines == GOLDEN.strip().splitlines()
@@ -221,7 +224,9 @@ def test_only_by_those_who_may(kind):
         decode_row(row, EVERYTHING - {kind})
 
 
-@pytest.mark.parametrize("row", [None, 5, "x", {}, [], [None], ["0"], [True], [-1], [len(TYPES)], [2**70], [0.0], (20, True)])
+@pytest.mark.parametrize(
+    "row", [None, 5, "x", {}, [], [None], ["0"], [True], [-1], [len(TYPES)], [2**70], [0.0], (20, True)]
+)
 def test_no_message_at_all(row):
     with pytest.raises(ProtocolError, match="not a message"):
         decode_row(row, EVERYTHING)
@@ -232,7 +237,12 @@ def test_the_ends_of_the_range_of_integers():
         assert decode_row([52, value], EVERYTHING).token == value
 
 
-@given(st.lists(st.none() | st.booleans() | st.integers(-5, 70) | st.binary(max_size=30) | st.lists(st.binary(max_size=3)), max_size=8))
+@given(
+    st.lists(
+        st.none() | st.booleans() | st.integers(-5, 70) | st.binary(max_size=30) | st.lists(st.binary(max_size=3)),
+        max_size=8,
+    )
+)
 def test_random_rows(row):
     try:
         message = decode_row(list(row), EVERYTHING)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ class HostShell:
 
     def _exited(self, event: ChildExited) -> None:
         forked = self._forked[event.worker_id]
-        self._collect(event.worker_id, forked.log, list(forked.log.drain()))
+        self._take_lines(event.worker_id, forked.log, forked.log.drain)
         running = forked.running()
         tail = "\n".join(line for line in forked.log.stderr_tail.text().split("\n") if not line.startswith(_MARKER))
         number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
@@ -236,12 +236,15 @@ class HostShell:
     def _read_log(self, fd: int) -> bool:
         """One turn of a worker's output; whether there was any."""
         worker_id, log = self._log_fds[fd]
+        return self._take_lines(worker_id, log, log.read)
+
+    def _take_lines(self, worker_id: bytes, log: WorkerLog, read: Callable[[], Iterator[tuple[str, list[str]]]]) -> bool:
         before = set(log.filenos())
-        lines = list(log.read())
+        lines = list(read())
         for closed in before - set(log.filenos()):
             self._poll.unregister(closed)
             del self._log_fds[closed]
-        self._collect(worker_id, log, lines)
+        self._collect(worker_id, lines)
         return bool(lines)
 
     def _queue_logs(self) -> None:
@@ -257,7 +260,7 @@ class HostShell:
                     break
         self._queue_logs()
 
-    def _collect(self, worker_id: bytes, log: WorkerLog, read: list[tuple[str, list[str]]]) -> None:
+    def _collect(self, worker_id: bytes, read: list[tuple[str, list[str]]]) -> None:
         """Takes lines that a worker printed; its marker lines tell whose they are."""
         forked = self._forked.get(worker_id)
         name = forked.name if forked else ""

@@ -1,0 +1,110 @@
+"""The host core: which workers there are, and what is told of their ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from zray.protocol.messages import KillWorker, OwnersDied, StartWorker, WorkerDied, WorkerStarted
+from zray.worker.host.core import Death, Fork, HostCore, Kill, SweepOwners
+
+ONE, TWO = b"1" * 16, b"2" * 16
+TASK = b"t" * 24
+
+
+@pytest.fixture
+def host() -> HostCore:
+    return HostCore("machine")
+
+
+def death(how: str = "was killed by SIGSEGV", running: bytes = b"", last_lines: str = "") -> Death:
+    return Death(how, 11, 50 * 2**20, running, last_lines)
+
+
+def start(host: HostCore, worker_id: bytes = ONE, pid: int = 77) -> None:
+    host.receive(StartWorker(worker_id, b"", {}))
+    host.forked(worker_id, pid)
+    host.out.clear()
+    host.effects.clear()
+
+
+def test_a_worker_is_forked(host):
+    host.receive(StartWorker(ONE, b"", {}))
+    assert host.effects == [Fork(ONE)]
+    host.forked(ONE, 77)
+    assert host.out == [WorkerStarted(ONE, 77)]
+
+
+def test_a_worker_is_forked_once(host):
+    host.receive(StartWorker(ONE, b"", {}))
+    host.receive(StartWorker(ONE, b"", {}))
+    assert host.effects == [Fork(ONE)]
+
+
+def test_a_worker_is_killed(host):
+    start(host)
+    host.receive(KillWorker(ONE, "its job has ended"))
+    host.receive(KillWorker(ONE, "again"))
+    assert host.effects == [Kill(77)]
+    host.exited(ONE, death("was killed by SIGKILL"))
+    (died,) = host.out
+    assert "its job has ended" in died.message
+    assert "SIGKILL" not in died.message  # the reason is what counts
+
+
+def test_killed_before_it_was_forked(host):
+    host.receive(StartWorker(ONE, b"", {}))
+    host.receive(KillWorker(ONE, "too late"))
+    assert host.effects == [Fork(ONE)]
+    host.forked(ONE, 77)
+    assert host.effects == [Fork(ONE), Kill(77)]
+
+
+def test_killing_the_unknown(host):
+    host.receive(KillWorker(ONE, "why not"))
+    assert host.effects == []
+
+
+def test_a_death_is_told_with_all_that_is_known(host):
+    start(host)
+    host.exited(ONE, death(running=TASK, last_lines="Fatal: out of luck"))
+    (died,) = host.out
+    assert (died.worker_id, died.running, died.kind) == (ONE, TASK, "WorkerCrashedError")
+    for detail in ("pid 77", "machine", "SIGSEGV", "50 MiB", "Fatal: out of luck"):
+        assert detail in died.message
+    assert host.workers == {}
+
+
+def test_a_death_without_last_words(host):
+    start(host)
+    host.exited(ONE, death())
+    assert "stderr" not in host.out[0].message
+
+
+def test_a_death_is_told_once(host):
+    start(host)
+    host.exited(ONE, death())
+    host.exited(ONE, death())
+    assert len(host.out) == 1
+
+
+def test_a_worker_that_could_not_be_forked(host):
+    host.receive(StartWorker(ONE, b"", {}))
+    host.fork_failed(ONE, "no more processes")
+    (died,) = host.out
+    assert isinstance(died, WorkerDied)
+    assert "no more processes" in died.message
+    assert host.workers == {}
+
+
+def test_the_zygote_takes_all_workers_along(host):
+    start(host, ONE, 77)
+    start(host, TWO, 78)
+    host.zygote_gone("was killed by SIGKILL")
+    assert [died.worker_id for died in host.out] == [ONE, TWO]
+    assert all("SIGKILL" in died.message for died in host.out)
+    assert host.workers == {}
+
+
+def test_dead_owners_are_swept(host):
+    host.receive(OwnersDied([ONE, TWO]))
+    assert host.effects == [SweepOwners([ONE, TWO])]
