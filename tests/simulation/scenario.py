@@ -1,72 +1,111 @@
-"""A random workload on the simulated cluster, and what must be true at its end."""
+"""A random workload on the simulated cluster, and what must be true at each step and at its end."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 from zray.client.core.execution import CALL, Assignment
-from zray.testing.cluster import Get, Program, SimCluster, SimDriver, SimHost, SimProcess, SimWorker, Sleep
+from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
+from zray.testing.cluster import SimCluster
 from zray.testing.network import Weather
+from zray.testing.processes import Get, Program, SimDriver, SimHost, SimProcess, SimWorker, Sleep
 
 LIMIT_S = 300.0
 """Virtual seconds in which everything must have ended, deaths and their detection included."""
+NAMES = ("first", "second")
+BAD_WEATHER = Weather(loss=0.02, duplication=0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trouble:
+    """What goes wrong in a run: processes that are killed, and whether users cancel."""
+
+    workers: int = 0
+    hosts: int = 0
+    drivers: int = 0
+    cancels: bool = False
 
 
 def random_program(worker: SimWorker, task: Assignment, refs: list[bytes]) -> Program:
     """A task or method: computes, submits children, waits for some, keeps or returns references, or raises."""
     rng = worker.cluster.sim.random
     held = list(refs)  # each loaded once for this task
+    blocked = False
 
-    def program() -> Program:
+    def work() -> Program:
+        nonlocal blocked
         if rng.random() < 0.7:
             yield Sleep(rng.choice([0.0001, 0.001, 0.02]))
         depth = task.function_id[0] - ord("0") if task.kind != CALL else 3
-        if depth < 3:
-            for _ in range(rng.choice([0, 0, 1, 2])):
-                passed = [ref for ref in held if rng.random() < 0.3]
-                if rng.random() < 0.3:
-                    held.append(worker.put(passed))
-                else:
-                    top = held[:1] if rng.random() < 0.3 else []
-                    held.extend(worker.submit(str(depth + 1), top, passed, parent=task.task_id))
-            if held and rng.random() < 0.6:
-                wanted = [rng.choice(held)]
-                worker.block()
-                values = yield Get(wanted)
+        if depth >= 3:
+            return
+        for _ in range(rng.choice([0, 0, 1, 2])):
+            passed = [ref for ref in held if rng.random() < 0.3]
+            if rng.random() < 0.3:
+                held.append(worker.put(passed))
+            else:
+                top = held[:1] if rng.random() < 0.3 else []
+                held.extend(worker.submit(str(depth + 1), top, passed, parent=task.task_id))
+        if held and rng.random() < 0.6:
+            wanted = [rng.choice(held)]
+            worker.block()
+            blocked = True
+            values = yield Get(wanted)
+            worker.unblock()
+            blocked = False
+            for value in values:
+                held.extend(value or [])
+
+    def program() -> Program:
+        try:
+            yield from work()
+        except GeneratorExit:  # cancelled
+            if blocked:
                 worker.unblock()
-                for value in values:
-                    held.extend(value or [])
+            for ref in held:
+                worker.drop(ref)
+            raise
         if rng.random() < 0.08:
             for ref in held:
                 worker.drop(ref)
             raise RuntimeError("the task failed")
-        result = []
-        for ref in held:
-            choice = rng.random()
-            if choice < 0.25:
-                result.append(ref)
-            elif choice < 0.35:
-                worker.kept.append(ref)
-            else:
-                worker.drop(ref)
-        for ref in worker.kept:
-            if rng.random() < 0.3:
-                worker.kept.remove(ref)
-                worker.drop(ref)
-                break
-        return result
+        return settle_references(worker, held)
 
     return program()
 
 
-def random_driver(n_tasks: int, n_actors: int) -> Any:
-    """A driver that submits, calls, gets, drops, and in the end drops everything."""
+def settle_references(worker: SimWorker, held: list[bytes]) -> list[bytes]:
+    """At the end of a task: which references are returned. Some are kept in a global, of those one may be dropped."""
+    rng = worker.cluster.sim.random
+    result = []
+    for ref in held:
+        choice = rng.random()
+        if choice < 0.25:
+            result.append(ref)
+        elif choice < 0.35:
+            worker.kept.append(ref)
+        else:
+            worker.drop(ref)
+    for ref in worker.kept:
+        if rng.random() < 0.3:
+            worker.kept.remove(ref)
+            worker.drop(ref)
+            break
+    return result
+
+
+def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
+    """A driver that submits, calls, gets, cancels, drops, and in the end drops everything."""
 
     def start(driver: SimDriver) -> Program:
         rng = driver.cluster.sim.random
         bag: list[bytes] = []
-        actors = [driver.create_actor(restarts=rng.choice([0, 2])) for _ in range(n_actors)]
+        actors = [driver.create_actor(rng.choice([0, 2]), cpus=rng.choice([0, 0, 1])) for _ in range(n_actors)]
+        for _ in range(rng.randrange(2)):
+            named = yield from driver.create_named(rng.choice(NAMES), rng.choice([0, 2]))
+            actors.extend([named] if named else [])
         for _ in range(n_tasks):
             some = [ref for ref in bag if rng.random() < 0.1]
             if actors and rng.random() < 0.3:
@@ -78,8 +117,13 @@ def random_driver(n_tasks: int, n_actors: int) -> Any:
             if bag and rng.random() < 0.2:
                 (value,) = yield Get([rng.choice(bag)])
                 bag.extend(value or [])
+            if trouble.cancels and bag and rng.random() < 0.2:
+                driver.cancel(rng.choice(bag), rng.choice([0, CANCEL_RECURSIVE, CANCEL_FORCE | CANCEL_RECURSIVE]))
             if bag and rng.random() < 0.3:
                 driver.drop(bag.pop(rng.randrange(len(bag))))
+            if rng.random() < 0.05:
+                found = yield from driver.find_named(rng.choice(NAMES))
+                actors.extend([found] if found else [])
             if rng.random() < 0.05:
                 yield Sleep(0.05)
         values = yield Get(list(bag))
@@ -93,30 +137,33 @@ def random_driver(n_tasks: int, n_actors: int) -> Any:
     return start
 
 
-def run_scenario(seed: int, deaths: int = 0, weather: Weather | None = None) -> SimCluster:
-    """Runs one seed to its end and checks the invariants."""
-    cluster = SimCluster(seed, random_program, weather or Weather(loss=0.02, duplication=0.02))
+def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD_WEATHER) -> SimCluster:  # noqa: B008
+    """Runs one seed to its end and checks everything; an AssertionError tells how to run it again."""
+    try:
+        return _run(seed, trouble, weather)
+    except Exception as error:
+        raise AssertionError(f"{error!r}: run it again with ZRAY_TEST_SEED={seed}") from error
+
+
+def _run(seed: int, trouble: Trouble, weather: Weather) -> SimCluster:
+    cluster = SimCluster(seed, random_program, weather)
     sim = cluster.sim
-    SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])})
+    hosts = [SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}) for _ in range(1 + trouble.hosts)]
     drivers = [
-        SimDriver(cluster, random_driver(sim.random.randrange(5, 25), sim.random.randrange(3))) for _ in range(2)
+        SimDriver(cluster, random_driver(sim.random.randrange(5, 25), sim.random.randrange(3), trouble))
+        for _ in range(2)
     ]
-    for _ in range(deaths):
+    for _ in range(trouble.workers):
         sim.after(sim.random.uniform(0.005, 0.5), lambda: kill_somebody(cluster))
-    assert sim.run(lambda: all(driver.done for driver in drivers), LIMIT_S), f"seed {seed}: somebody waits forever"
-    for worker in cluster.live_workers():
-        drop_kept(worker)
+    for victim in [*hosts[1:], *drivers[: trouble.drivers]]:
+        sim.after(sim.random.uniform(0.005, 0.5), lambda victim=victim: cluster.kill(victim))  # type: ignore[misc]
+    assert sim.run(lambda: all(driver.done or not driver.alive for driver in drivers), LIMIT_S), (
+        "somebody waits forever"
+    )
     settled = sim.run(lambda: is_clean(cluster, drivers), LIMIT_S)
-    assert settled, f"seed {seed}: {leftovers(cluster, drivers)}"
+    assert settled, f"left over: {leftovers(cluster, drivers)}"
+    check_order_of_calls(cluster)
     return cluster
-
-
-def drop_kept(worker: SimWorker) -> None:
-    """The worker's global is emptied."""
-    for ref in worker.kept:
-        worker.drop(ref)
-    worker.kept.clear()
-    worker.flush()
 
 
 def kill_somebody(cluster: SimCluster) -> None:
@@ -124,6 +171,18 @@ def kill_somebody(cluster: SimCluster) -> None:
     live = cluster.live_workers()
     if live:
         cluster.kill(cluster.sim.random.choice(live))
+
+
+def check_order_of_calls(cluster: SimCluster) -> None:
+    """The calls of each caller ran in the order in which it made them, as far as one incarnation of the actor ran them."""
+    for worker in cluster.workers:
+        last: dict[bytes, bytes] = {}
+        for caller, task_id in worker.seen:  # the counter in a task's ID tells when its call was made
+            assert task_id > last.get(caller, b""), "calls of one caller changed their order"
+            last[caller] = task_id
+
+
+# ------------------------------------------------------------------ what is left
 
 
 def is_clean(cluster: SimCluster, drivers: list[SimDriver]) -> bool:
@@ -134,11 +193,19 @@ def is_clean(cluster: SimCluster, drivers: list[SimDriver]) -> bool:
     return not leftovers(cluster, drivers)
 
 
+def drop_kept(worker: SimWorker) -> None:
+    """The worker's global is emptied."""
+    for ref in worker.kept:
+        worker.drop(ref)
+    worker.kept.clear()
+    worker.flush()
+
+
 def leftovers(cluster: SimCluster, drivers: list[SimDriver]) -> list[str]:
     """What should be gone."""
     found = []
-    drivers = [driver for driver in drivers if not driver.fenced]
-    for process in [*drivers, *cluster.live_workers()]:
+    processes = [*[driver for driver in drivers if driver.alive and not driver.fenced], *cluster.live_workers()]
+    for process in processes:
         name = type(process).__name__
         core = process.core
         if core.tasks.tasks:
@@ -146,13 +213,31 @@ def leftovers(cluster: SimCluster, drivers: list[SimDriver]) -> list[str]:
         if core.execution.running or core.execution.queued:
             found.append(f"{name} work")
     if not found:
-        found.extend(unexplained([*drivers, *cluster.live_workers()]))
-    if cluster.broker.tasks:
+        found.extend(unexplained(processes))
+    return found + leftovers_at_the_broker(cluster)
+
+
+def leftovers_at_the_broker(cluster: SimCluster) -> list[str]:
+    """As ``leftovers``: what the broker remembers."""
+    broker = cluster.broker
+    found = []
+    if broker.tasks:
         found.append("broker tasks")
-    pools = [host.pool for host in cluster.broker.scheduler.hosts.values()]
-    found.extend(f"resources {pool.free}" for pool in pools if pool.free != pool.total)
-    if cluster.broker.actors.actors:
+    if broker.actors.actors or broker.actors.names:
         found.append("actors")
+    for host in broker.scheduler.hosts.values():
+        if host.pool.free != host.pool.total:
+            found.append(f"resources {host.pool.free}")
+        if not cluster.nodes[host.host_id].alive:
+            found.append("a dead host")
+    live = {job.job_id for job in broker.jobs.values() if job.driver in broker.processes}
+    if live != set(broker.jobs):
+        found.append("jobs")
+    if any(not jobs <= live for _, _, jobs in broker.functions.values()):
+        found.append("functions")
+    dead = [process_id for process_id in broker.processes if not cluster.nodes[process_id].alive]
+    if dead:
+        found.append("dead processes")
     return found
 
 
@@ -169,9 +254,9 @@ def unexplained(processes: list[SimProcess]) -> list[str]:
         pins = Counter(inner for entry in entries.values() for inner in entry.inner)
         for object_id, entry in entries.items():
             where = f"{process.process_id.hex()[:6]}: {object_id.hex()[:6]}..{object_id.hex()[-12:]}"
-            if entry.local or entry.covers or entry.pins != pins[object_id]:
+            if entry.local or entry.covers or entry.announced or entry.pins != pins[object_id]:
                 found.append(
-                    f"{where} local={entry.local} covers={entry.covers} pins={entry.pins} of {pins[object_id]}"
+                    f"{where} {entry.local=} {entry.covers=} {entry.announced=} {entry.pins=}, {pins[object_id]}"
                 )
             for holder, count in (entry.holders or {}).items():
                 other = alive[holder].core.references.entries.get(object_id) if holder in alive else None

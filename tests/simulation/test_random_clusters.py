@@ -1,31 +1,52 @@
-"""Thousands of seeded runs of a cluster on a bad network: nothing is lost, nothing is left, nobody waits forever."""
+"""Seeded runs of a whole cluster on a bad network: nothing is lost, nothing is left, nobody waits forever.
+
+A failure names its seed; ``ZRAY_TEST_SEED=123 pytest tests/simulation -k workers`` runs that one again.
+"""
 
 from __future__ import annotations
 
-import os
-
-import pytest
-
-from tests.simulation.scenario import run_scenario
+from tests.simulation.scenario import Trouble, run_scenario
+from tests.simulation.seeds import batches
 from zray.testing.network import Weather
 
-SEEDS = int(os.environ.get("ZRAY_TEST_SEEDS", "300"))
-BATCH = 50
 
-
-@pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
-def test_fair_weather(first: int) -> None:
-    for seed in range(first, first + BATCH):
+@batches(200)
+def test_fair_weather(seeds: range) -> None:
+    for seed in seeds:
         run_scenario(seed, weather=Weather())
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
-def test_lost_and_reordered_frames(first: int) -> None:
-    for seed in range(first, first + BATCH):
-        run_scenario(10_000 + seed)
+@batches(200)
+def test_lost_and_reordered_frames(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed)
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, BATCH))
-def test_dying_workers(first: int) -> None:
-    for seed in range(first, first + BATCH):
-        run_scenario(20_000 + seed, deaths=1 + seed % 6)
+@batches(200)
+def test_dying_workers(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed, Trouble(workers=1 + seed % 6))
+
+
+@batches(100)
+def test_dying_hosts(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed, Trouble(hosts=1 + seed % 2))
+
+
+@batches(100)
+def test_dying_drivers(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed, Trouble(drivers=1 + seed % 2))
+
+
+@batches(200)
+def test_cancelling(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed, Trouble(cancels=True))
+
+
+@batches(200)
+def test_everything_at_once(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed, Trouble(workers=seed % 4, hosts=seed % 3, drivers=seed % 2, cancels=True))

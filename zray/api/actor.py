@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 
 from zray.api.remote_function import _Shipment
-from zray.api.runtime import pack_options, runtime
+from zray.api.runtime import pack_options, retried_types, runtime
 from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
@@ -23,16 +23,23 @@ BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
 class MethodMeta:
     """What callers know of a method."""
 
-    __slots__ = ("check", "n_returns", "name", "parameters", "retries", "retry_exceptions", "signature")
+    __slots__ = ("check", "n_returns", "name", "parameters", "retries", "retry_exceptions", "signature", "streams")
 
     def __init__(
-        self, name: str, n_returns: int, parameters: list[Any] | None, retries: int | None, retry: Any
+        self,
+        name: str,
+        n_returns: int,
+        parameters: list[Any] | None = None,
+        retries: int | None = None,
+        retry: bool | bytes = False,
+        is_generator: bool = False,
     ) -> None:
         self.name = name
         self.n_returns = n_returns
         self.parameters = parameters  # [name, kind, has a default]; None: unknown
         self.retries = retries
-        self.retry_exceptions = retry
+        self.retry_exceptions = retry  # for any, for none, or for the types in this pickle
+        self.streams = is_generator
         stub = _stub(name, parameters)
         self.signature = inspect.signature(stub) if parameters is not None else None
         self.check = SignatureCheck(stub, skip_first=False)
@@ -93,11 +100,11 @@ class ActorMeta:
             given: MethodOptions = getattr(member, METHOD_OPTIONS, MethodOptions())
             static = isinstance(inspect.getattr_static(kind, name), (staticmethod, classmethod))
             parameters = _parameters(member, skip_first=not static)
-            methods[name] = MethodMeta(
-                name, given.num_returns, parameters, given.max_task_retries, given.retry_exceptions
-            )
+            retry = retried_types(given.retry_exceptions)
+            streams = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
+            methods[name] = MethodMeta(name, given.num_returns, parameters, given.max_task_retries, retry, streams)
         for name in BUILT_IN_METHODS:
-            methods[name] = MethodMeta(name, 1, None, None, False)
+            methods[name] = MethodMeta(name, 1)
         meta = cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls)
         parameters = _parameters(kind, skip_first=False)
         meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
@@ -106,7 +113,7 @@ class ActorMeta:
     def packed(self) -> bytes:
         """The form in which it travels."""
         methods = [
-            [m.name, m.n_returns, m.parameters, m.retries, bool(m.retry_exceptions)] for m in self.methods.values()
+            [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams] for m in self.methods.values()
         ]
         packed: bytes = msgpack.packb([self.class_name, methods, self.max_task_retries, self.max_pending_calls])
         return packed
@@ -144,6 +151,11 @@ class ActorMethod:
         """Submits a call; see ``RemoteFunction.remote``. Calls of one caller run in the order in which it made them."""
         meta = self._meta
         meta.check.bind_check(args, kwargs)
+        if meta.streams and self._n_returns == 1:
+            raise NotImplementedError(
+                f"method {meta.name} is a generator: streaming its values is not supported yet. Give num_returns=n to "
+                f"have each of its n values as an object, or return a list"
+            )
         handle = self._handle
         packed = self._packed or handle._meta.call_options(meta, self._n_returns)
         refs = runtime().call(
@@ -161,7 +173,9 @@ class ActorMethod:
             method._n_returns = given.num_returns
         if "max_task_retries" in options and given.max_task_retries is not None:
             method._retries = given.max_task_retries
-        retry = given.retry_exceptions if "retry_exceptions" in options else self._meta.retry_exceptions
+        retry = self._meta.retry_exceptions
+        if "retry_exceptions" in options:
+            retry = retried_types(given.retry_exceptions)
         name = options.get("name") or self._meta.name
         method._packed = pack_options(name, method._n_returns, self._meta.name, retry)
         return method

@@ -61,8 +61,8 @@ class RemoteFunction:
         self._signature.bind_check(args, kwargs)
         if self._streams:
             raise NotImplementedError(
-                f"{self._name} is a generator: streaming its values is not supported yet. Give num_returns=n to have each of "
-                f"its n values as an object, or return a list"
+                f"{self._name} is a generator: streaming its values is not supported yet. Give num_returns=n to have "
+                f"each of its n values as an object, or return a list"
             )
         prepared = self._prepared
         refs: list[ObjectRef] = runtime().submit(self._shipment, self._function, prepared, args, kwargs)

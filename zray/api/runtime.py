@@ -38,7 +38,7 @@ class PreparedTask:
         self.spread = options.scheduling_strategy == "SPREAD"
         self.shape = shape_key(options.resource_amounts())
         self.packed = pack_options(
-            options.name or name, self.n_returns, "", options.retry_exceptions, max_calls=options.max_calls
+            options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls
         )
 
 
@@ -59,11 +59,15 @@ def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwa
             serialize(value, f"argument {name!r} of {what}")
 
 
-def pack_options(name: str, n_returns: int, method: str, retry_exceptions: Any, max_calls: int = 0) -> bytes:
+def retried_types(retry_exceptions: Any) -> bool | bytes:
+    """The option ``retry_exceptions`` as it travels: for any, for none, or a pickle of the types."""
+    if isinstance(retry_exceptions, bool):
+        return retry_exceptions
+    return serialize(tuple(retry_exceptions)).to_bytes() if retry_exceptions else False
+
+
+def pack_options(name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0) -> bytes:
     """What a worker has to know of a call besides function and arguments."""
-    retried = bool(retry_exceptions)
-    if retry_exceptions and retry_exceptions is not True:
-        retried = serialize(tuple(retry_exceptions)).to_bytes()  # type: ignore[assignment]
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if retried:
         options["retry_exceptions"] = retried

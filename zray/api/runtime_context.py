@@ -9,7 +9,6 @@ from zray.client import session as sessions
 from zray.exceptions import ZrayError
 from zray.ids import JOB_ID_BYTES, PROCESS_ID_BYTES
 
-
 LOCAL_JOB = b"\0\0\0\1"
 LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
 """What local mode answers: there is one job, one host and one process."""

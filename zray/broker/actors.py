@@ -203,6 +203,7 @@ class Actors:
             return
         worker.actor = None
         actor.worker = None
+        message = f"life {actor.incarnation + 1} of {actor.label}: {message}"
         if actor.restarts_left == 0 or actor.released:
             self.bury(actor, message)
             return

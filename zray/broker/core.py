@@ -108,7 +108,9 @@ class BrokerCore:
         return ""
 
     def joined(self, process_id: bytes, kind: str, info: dict[str, Any], now: float) -> dict[str, Any]:
-        """A process has said hello; returns what it is welcomed with. Idempotent."""
+        """A process has said hello; returns what it is welcomed with. Idempotent. Raises ProtocolError."""
+        if type(info.get("pid", 0)) is not int or type(info.get("job", {})) is not dict:
+            raise ProtocolError("malformed information in a Hello")
         self._now = now
         process = self.processes.get(process_id)
         if process is None:
@@ -116,14 +118,14 @@ class BrokerCore:
             if kind == DRIVER:
                 self._job_counter += 1
                 process.job_id = self._job_counter.to_bytes(4, "big")
-                self.jobs[process.job_id] = Job(process.job_id, process_id, dict(info.get("job", {})))
+                self.jobs[process.job_id] = Job(process.job_id, process_id, info.get("job", {}))
             elif kind == WORKER:
                 self._worker_joined(process, now)
         return {"job_id": process.job_id, "hosts": self.reports.hosts()}
 
     def _worker_joined(self, process: Process, now: float) -> None:
         worker = self.scheduler.workers[process.process_id]
-        worker.pid = int(process.info.get("pid", 0))
+        worker.pid = process.info.get("pid", 0)
         if worker.actor is not None:
             self.scheduler.begin_actor(worker)
             return
@@ -292,6 +294,8 @@ class BrokerCore:
     # ------------------------------------------------------------------ functions and routing
 
     def _function_put(self, source: Process, msg: m.FunctionPut) -> None:
+        if source.job_id not in self.jobs:
+            return  # its job has ended: it is about to be killed
         _, _, jobs = self.functions.setdefault(msg.function_id, (msg.name, msg.blob, set()))
         jobs.add(source.job_id)
 

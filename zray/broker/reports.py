@@ -15,6 +15,7 @@ from zray.protocol.messages import (
     Logs,
     LogsFlushed,
     Notice,
+    ProtocolError,
     Query,
     WorkerLogs,
 )
@@ -165,7 +166,10 @@ class Reports:
     def on_logs(self, source: Process, message: WorkerLogs) -> None:
         """Passes what workers printed on to the driver of their job."""
         by_driver: dict[bytes, list[Any]] = {}
-        for worker_id, name, pid, stream, lines in message.entries:
+        for entry in message.entries:
+            if type(entry) is not list or len(entry) != 5 or type(entry[0]) is not bytes or type(entry[4]) is not list:
+                raise ProtocolError("malformed lines of output")
+            worker_id, name, pid, stream, lines = entry
             worker = self._core.scheduler.workers.get(worker_id)
             job = self._core.jobs.get(worker.job_id) if worker is not None else None
             if job is not None and job.driver in self._core.processes:

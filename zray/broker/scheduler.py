@@ -1,7 +1,7 @@
 """Which envelope goes to which worker, and when new workers are needed.
 
-Queues are kept by (job, shape, whether to spread), so a pass looks at one head per queue and stops at the first that does not fit: the
-cost of a decision does not grow with the number of tasks. A pass is run once per turn of the broker's loop.
+Queues are kept by (job, shape, whether to spread), so a pass looks at one head per queue and stops at the first that
+does not fit: the cost of a decision does not grow with the number of tasks. A pass is run once per turn of the loop.
 
 Credit: a worker gets a second envelope only while the estimated run time of what it holds is small against a round
 trip, and only envelopes that may be run twice. It hands back what stands behind a task that turns out long.
@@ -174,9 +174,11 @@ class Scheduler:
 
     def _idle_worker(self, host: Host, job_id: bytes) -> Worker | None:
         for key in (job_id, b""):
-            idle = host.idle.get(key)
-            if idle:
-                worker = idle.pop()
+            idle = host.idle.get(key, [])
+            # The warmest is last. One that blocks, in a thread that a task left behind, would hand its work back.
+            worker = next((worker for worker in reversed(idle) if not worker.blocked), None)
+            if worker is not None:
+                idle.remove(worker)
                 if worker.job_id != job_id:
                     self._assign(worker, job_id)
                 return worker

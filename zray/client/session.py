@@ -235,12 +235,13 @@ class Session:
 
     def _block(self, waiter: Waiter, timeout_s: float | None) -> None:
         """Waits; a task that does so lends its CPUs out meanwhile."""
-        lends = self.is_worker and current_task.get().task_id != b""
-        if lends and timeout_s == 0:
-            lends = False
-        if lends:
+        lends = False
+        if self.is_worker and timeout_s != 0:
             with self.shell.lock:
-                self.core.execution.block()
+                # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
+                lends = self.core.execution.is_running(current_task.get().task_id)
+                if lends:
+                    self.core.execution.block()
         try:
             self.shell.wait(waiter, timeout_s)
         finally:

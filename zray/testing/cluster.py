@@ -1,399 +1,20 @@
-"""A whole cluster in one process, on a simulated network: the real cores and links, with shells made of nothing.
+"""A whole cluster in one process, on a simulated network: the real cores and links, and a broker that is checked each turn.
 
-User code is a generator that yields *operations* (``Sleep``, ``Get``) and calls the methods of its ``SimProcess`` in
-between. Values are lists of references, which is all that the reference rule cares for. Processes can be killed at any
-moment. Deterministic: the same seed gives the same run.
+Processes can be killed at any moment. Deterministic: the same seed gives the same run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
-from typing import Any, NamedTuple
-
-import msgpack
+from collections import Counter
+from collections.abc import Callable
 
 from zray.broker.core import BrokerCore
-from zray.broker.resources import shape_key
-from zray.client.core import ClientCore
-from zray.client.core.effects import FreeSegment, Interrupt
-from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
-from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
-from zray.client.core.tasks import Arguments, Task
-from zray.failures import encode_failure
-from zray.ids import put_id, return_id
+from zray.client.core.execution import Assignment
 from zray.protocol.codec import read_frame
 from zray.protocol.link import Link
-from zray.protocol.messages import DRIVER, FLAG_RETRYABLE, FROM_BROKER, HOST, MAY_SEND, WORKER, Goodbye, HostReady
+from zray.protocol.messages import MAY_SEND, WORKER
 from zray.testing.network import Simulation, Weather
-from zray.worker.host.core import Death, Fork, HostCore, Kill
-
-INCARNATION = b"simulate"
-TICK_S = 0.25
-SILENCE_S = 6.0
-
-
-class Sleep(NamedTuple):
-    """Computes for so long."""
-
-    seconds: float
-
-
-class Get(NamedTuple):
-    """Waits for objects; the generator is sent the list of their values (lists of references), None for an error."""
-
-    object_ids: list[bytes]
-
-
-Program = Generator[Any, Any, Any]
-
-
-class Node:
-    """A process on the simulated network: a link to the broker, and somebody who handles messages."""
-
-    def __init__(self, cluster: SimCluster, process_id: bytes, kind: str) -> None:
-        self.cluster = cluster
-        self.process_id = process_id
-        self.kind = kind
-        self.alive = True
-        self.link = Link(INCARNATION, FROM_BROKER, cluster.sim.now, silence_s=SILENCE_S)
-        cluster.nodes[process_id] = self
-        self._tick()
-
-    def handle(self, message: Any) -> None:
-        """A message from the broker."""
-
-    def output(self) -> list[Any]:
-        """What is to be sent."""
-        return []
-
-    def refused(self) -> None:
-        """The broker has declared this process dead."""
-        self.cluster.kill(self)
-
-    def deliver(self, frame: bytes) -> None:
-        """A frame has arrived."""
-        if self.alive:
-            for message in self.link.receive(read_frame(frame), self.cluster.sim.now):
-                self.handle(message)
-            self.flush()
-
-    def flush(self) -> None:
-        """Sends what there is."""
-        if not self.alive:
-            return
-        sim = self.cluster.sim
-        for message in self.output():
-            self.link.send(message)
-        for frame in self.link.outgoing(sim.now):
-            sim.transmit(frame, lambda frame: self.cluster.broker_receives(self.process_id, frame))
-
-    def _tick(self) -> None:
-        if self.alive:
-            self.link.tick(self.cluster.sim.now)
-            self.flush()
-            self.cluster.sim.after(TICK_S, self._tick)
-
-
-class SimHost(Node):
-    """A host that forks ``SimWorker``s."""
-
-    def __init__(self, cluster: SimCluster, resources: dict[str, int]) -> None:
-        self.core = HostCore("simulated")
-        super().__init__(cluster, cluster.sim.new_id(), HOST)
-        cluster.broker.joined(self.process_id, HOST, {}, cluster.sim.now)
-        cluster.add_link(self.process_id, HOST)
-        self.core.out.append(HostReady(resources, {"hostname": "simulated"}))
-        self.flush()
-
-    def handle(self, message: Any) -> None:
-        self.core.receive(message)
-        for effect in self.core.effects:
-            if isinstance(effect, Fork):
-                self.cluster.sim.after(0.003, lambda worker_id=effect.worker_id: self._forked(worker_id))  # type: ignore[misc]
-            elif isinstance(effect, Kill):
-                victim = self.cluster.by_pid.get(effect.pid)
-                if victim is not None:
-                    self.cluster.kill(victim)
-        self.core.effects.clear()
-
-    def output(self) -> list[Any]:
-        out, self.core.out = self.core.out, []
-        return out
-
-    def _forked(self, worker_id: bytes) -> None:
-        if not self.alive or worker_id not in self.core.workers:
-            return
-        self.cluster.pids += 1
-        pid = self.cluster.pids
-        if self.cluster.broker.may_join(worker_id, WORKER) == "":
-            worker = SimWorker(self.cluster, worker_id, self, pid)
-            self.cluster.by_pid[pid] = worker
-        self.core.forked(worker_id, pid)
-        self.flush()
-
-    def worker_died(self, worker: SimWorker) -> None:
-        """The zygote's news, a moment later."""
-
-        def tell() -> None:
-            if self.alive:
-                self.core.exited(worker.process_id, Death("was killed", 9, 0, worker.recorder, ""))
-                self.flush()
-
-        self.cluster.sim.after(0.001, tell)
-
-
-class _Wait:
-    """A program that waits for objects."""
-
-    def __init__(
-        self, process: SimProcess, program: Program, object_ids: list[bytes], end: Callable[[Any, bool], None]
-    ) -> None:
-        self.left = 0
-        self._resume = lambda: process.resume(program, [process.value(object_id) for object_id in object_ids], end)
-        self._process = process
-        for object_id in object_ids:
-            self.left += process.core.references.wait_for(object_id, self)
-
-    def ready(self, object_id: bytes) -> None:
-        self.left -= 1
-        if not self.left:
-            self._process.cluster.sim.after(0.0, self._resume)
-
-
-class SimProcess(Node):
-    """A driver or worker: a client core, and programs that run on it. ``bag``: the references that programs hold."""
-
-    def __init__(self, cluster: SimCluster, process_id: bytes, kind: str, host_id: bytes) -> None:
-        self.core = ClientCore(process_id, host_id)
-        self.bag: list[bytes] = []
-        super().__init__(cluster, process_id, kind)
-
-    def handle(self, message: Any) -> None:
-        self.core.receive(message)
-
-    def output(self) -> list[Any]:
-        self.core.collect()
-        for effect in self.core.take_effects():
-            if isinstance(effect, FreeSegment):
-                self.cluster.freed.append(effect.object_id)
-            elif isinstance(effect, Interrupt):
-                self.interrupt(effect.task_id)
-        return self.core.drain()
-
-    def interrupt(self, task_id: bytes) -> None:
-        """A running task is to be stopped."""
-
-    # ------------------------------------------------------------------ what programs do
-
-    def put(self, inner: list[bytes]) -> bytes:
-        """An object with references inside; the caller holds one reference to it."""
-        references = self.core.references
-        object_id = put_id(self.core.new_task_id())
-        references.own(object_id)
-        for inner_id in inner:
-            references.pin(inner_id)
-        references.resolve(object_id, INLINE, msgpack.packb(inner), b"", 0, tuple(inner))
-        return object_id
-
-    def submit(
-        self, function: str, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 3, cpus: int = 1,
-        parent: bytes = b"", n_returns: int = 1,
-    ) -> list[bytes]:  # fmt: skip
-        """Submits a task; the caller holds the references returned."""
-        core = self.core
-        task_id = core.new_task_id()
-        arguments = self._arguments(refs, nested)
-        flags = FLAG_RETRYABLE if retries else 0
-        function_id = function.encode().ljust(16, b"\0")
-        core.export(function_id, function, b"x")
-        task = Task(task_id, core.queue_route, function_id, shape_key({"CPU": cpus * 10_000}), flags,
-                    msgpack.packb(n_returns), arguments, n_returns, retries, parent)  # fmt: skip
-        returns = [return_id(task_id, index + 1) for index in range(n_returns)]
-        for object_id in returns:
-            core.references.own(object_id)
-        core.tasks.submit(task)
-        return returns
-
-    @staticmethod
-    def _arguments(refs: Iterable[bytes], nested: Iterable[bytes], handle: bytes = b"") -> Arguments:
-        refs, nested = list(refs), list(nested)
-        held = (*refs, *nested, *((handle,) if handle else ()))
-        return Arguments(INLINE, msgpack.packb(nested), b"", b"", tuple(enumerate(refs)), held)
-
-    def create_actor(self, restarts: int = 0, name: str = "") -> tuple[bytes, bytes]:
-        """Creates an actor; returns its ID and its handle object, of which the caller holds a reference."""
-        core = self.core
-        actor_id = self.cluster.sim.new_id()
-        handle_id = put_id(core.new_task_id())
-        core.references.own(handle_id)
-        core.references.resolve(handle_id, HANDLE, b"", b"", 0)
-        function_id = b"actor".ljust(16, b"\0")
-        core.export(function_id, "actor", b"x")
-        spec = {"name": name, "namespace": "", "detached": False, "max_restarts": restarts, "handle": handle_id,
-                "placement": shape_key({"CPU": 10_000}), "running": shape_key({}), "class_name": "A"}  # fmt: skip
-        task = Task(core.new_task_id(), core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
-        core.actors.create(actor_id, handle_id, spec, task)
-        return actor_id, handle_id
-
-    def call(self, actor_id: bytes, handle_id: bytes, refs: Iterable[bytes] = (), retries: int = 0) -> bytes:
-        """Calls an actor; the caller holds the reference returned."""
-        core = self.core
-        task_id = core.new_task_id()
-        object_id = return_id(task_id, 1)
-        core.references.own(object_id)
-        arguments = self._arguments(refs, (), handle_id)
-        view = core.actors.view(actor_id)
-        core.actors.submit(view, Task(task_id, view, b"", b"", 0, msgpack.packb(1), arguments, 1, retries, b""))
-        return object_id
-
-    def load(self, value: list[bytes], outer: bytes) -> list[bytes]:
-        """References found in a value: the caller holds each of them."""
-        for object_id in value:
-            self.core.references.load(object_id, outer)
-        return value
-
-    def drop(self, object_id: bytes) -> None:
-        """The caller lets a reference go."""
-        self.core.dropped.append(object_id)
-
-    def value(self, object_id: bytes) -> list[bytes] | None:
-        """A ready object's value, with its references loaded; None for an error."""
-        entry = self.core.references.entries[object_id]
-        assert entry.status != PENDING
-        if entry.status == ERROR:
-            return None
-        return self.load(msgpack.unpackb(entry.data), object_id)
-
-    # ------------------------------------------------------------------ running programs
-
-    def run(self, program: Program, end: Callable[[Any, bool], None]) -> None:
-        """Starts a program; ``end(result, failed)`` is called at its end."""
-        self.resume(program, None, end)
-
-    def resume(self, program: Program, value: Any, end: Callable[[Any, bool], None]) -> None:
-        """Lets a program run to its next operation."""
-        if not self.alive:
-            return
-        try:
-            operation = program.send(value)
-        except StopIteration as stop:
-            end(stop.value, False)
-        except RuntimeError:
-            end(None, True)
-        else:
-            if isinstance(operation, Sleep):
-                self.cluster.sim.after(operation.seconds, lambda: self.resume(program, None, end))
-            else:
-                wait = _Wait(self, program, operation.object_ids, end)
-                if not wait.left:
-                    values = [self.value(object_id) for object_id in operation.object_ids]
-                    self.cluster.sim.after(0.0, lambda: self.resume(program, values, end))
-        self.flush()
-
-
-class SimDriver(SimProcess):
-    """A driver. ``done`` is set when its program has ended."""
-
-    def __init__(self, cluster: SimCluster, program: Callable[[SimDriver], Program]) -> None:
-        super().__init__(cluster, cluster.sim.new_id(), DRIVER, b"")
-        cluster.broker.joined(self.process_id, DRIVER, {}, cluster.sim.now)
-        cluster.add_link(self.process_id, DRIVER)
-        self.done = False
-        self.fenced = False
-        self.run(program(self), self._end)
-
-    def _end(self, result: Any, failed: bool) -> None:
-        self.done = True
-
-    def refused(self) -> None:
-        if not self.fenced:
-            self.fenced = self.done = True
-            self.core.lose_cluster("the broker has declared this driver dead")
-
-    def leave(self) -> None:
-        """As zray.shutdown()."""
-        self.core.send(Goodbye("done"))
-        self.flush()
-
-
-class SimWorker(SimProcess):
-    """A worker: runs what it is given by the cluster's ``programs``."""
-
-    def __init__(self, cluster: SimCluster, worker_id: bytes, host: SimHost, pid: int) -> None:
-        self.host = host
-        self.pid = pid
-        self.recorder = b""
-        self.kept: list[bytes] = []  # references that the user's code stored in a global
-        self.seen: list[tuple[bytes, bytes]] = []  # an actor's calls, in the order in which they ran
-        super().__init__(cluster, worker_id, WORKER, host.process_id)
-        cluster.broker.joined(worker_id, WORKER, {"pid": pid}, cluster.sim.now)
-        cluster.add_link(worker_id, WORKER)
-        cluster.workers.append(self)
-        self.flush()
-
-    def handle(self, message: Any) -> None:
-        super().handle(message)
-        self._go_on()
-
-    def _go_on(self) -> None:
-        execution = self.core.execution
-        while self.alive and not execution.running:
-            task = execution.take()
-            if task is None:
-                if execution.may_exit() and self.link.idle:
-                    self.cluster.kill(self)
-                return
-            self._begin(task)
-        if execution.running and self.cluster.sim.random.random() < 0.1:
-            execution.hand_back()
-
-    def output(self) -> list[Any]:
-        if not self.core.execution.running:
-            self._go_on()
-        return super().output()
-
-    def _begin(self, task: Assignment) -> None:
-        if task.kind == TASK:
-            self.recorder = task.task_id
-        elif task.kind == CALL:
-            self.seen.append((task.owner, task.task_id))
-        nested = msgpack.unpackb(task.envelope.data) if task.envelope.data else []
-        for _, _, status, value, _ in task.envelope.refs:
-            if status == INLINE:
-                nested = nested + msgpack.unpackb(value)
-        for object_id in nested:
-            self.core.references.load_covered(object_id)
-            task.covered.append(object_id)
-        program = self.cluster.programs(self, task, nested)
-        if task.kind == CONSTRUCTOR:
-            self.core.execution.constructed(task, b"")
-            return
-        self.run(program, lambda result, failed: self._end(task, result, failed))
-
-    def block(self) -> None:
-        """The running program is about to wait."""
-        self.core.execution.block()
-
-    def unblock(self) -> None:
-        """It goes on."""
-        self.core.execution.unblock()
-
-    def _end(self, task: Assignment, result: Any, failed: bool) -> None:
-        if not self.core.execution.is_running(task.task_id):
-            return
-        n_returns = msgpack.unpackb(task.envelope.options)
-        if failed:
-            data = encode_failure("SystemFailure", "the simulated task raised")
-            returns = [Return(ERROR, data, 0, ())] * n_returns
-        else:
-            inner = tuple(dict.fromkeys(result))
-            returns = [Return(INLINE, msgpack.packb(list(inner)), 0, inner)] * n_returns
-        self.core.collect()
-        self.core.execution.finish(task, returns, False, 50)
-        for object_id in result or ():
-            self.drop(object_id)
-        self._go_on()
-        self.flush()
+from zray.testing.processes import INCARNATION, SILENCE_S, TICK_S, Node, Program, SimHost, SimWorker
 
 
 class SimCluster:
@@ -412,6 +33,8 @@ class SimCluster:
         self.by_pid: dict[int, SimWorker] = {}
         self.pids = 0
         self.freed: list[bytes] = []
+        self.once: set[bytes] = set()  # tasks and calls without retries
+        self.starts: Counter[bytes] = Counter()  # how often each task or call was started
         self.broker = BrokerCore(self.sim.new_id)
         self.links: dict[bytes, Link] = {}
         self._tick()
@@ -430,10 +53,18 @@ class SimCluster:
                 self.broker.receive(source, message, self.sim.now)
             self.broker_flush()
 
+    def started(self, task_id: bytes) -> None:
+        """A worker begins with a task or call."""
+        self.starts[task_id] += 1
+        assert self.starts[task_id] == 1 or task_id not in self.once, "what has no retries ran twice"
+
     def broker_flush(self) -> None:
         """Schedules, sends, and checks the broker's invariants."""
+        before = self._least_free()
         self.broker.schedule(self.sim.now)
         self.broker.check()
+        for key, free in self._least_free().items():
+            assert free >= min(0, before[key]), "granted more than there is"
         for dest, messages in self.broker.drain().items():
             link = self.links.get(dest)
             if link is not None:
@@ -446,6 +77,11 @@ class SimCluster:
                     self.sim.transmit(frame, node.deliver)
             if dest not in self.broker.processes:
                 del self.links[dest]
+
+    def _least_free(self) -> dict[tuple[bytes, str], int]:
+        """Free resources of each host. CPUs fall below zero when a task that was blocked goes on, by no grant."""
+        hosts = self.broker.scheduler.hosts.values()
+        return {(host.host_id, name): free for host in hosts for name, free in host.pool.free.items()}
 
     def _tick(self) -> None:
         now = self.sim.now

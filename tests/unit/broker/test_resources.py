@@ -20,7 +20,7 @@ def test_shapes_come_back():
     back = read_shape(shape(CPU=2, GPU=0.5, memory=3))
     assert back.amounts == amounts(CPU=2, GPU=0.5, memory=3)
     assert (back.cpus, back.gpus) == (20_000, 5000)
-    assert repr(back) == "{CPU: 2, GPU: 0.5, memory: 3}"
+    assert repr(back) == "{CPU: 2, GPU: 0.5, memory: 2.79e-09 GiB}"
 
 
 def test_a_shape_has_one_key():

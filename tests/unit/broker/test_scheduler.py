@@ -266,11 +266,14 @@ def test_a_task_that_ends_while_it_blocks(desk):
 
 
 def test_blocking_without_work(desk):
+    """A thread that a task left behind blocks: its worker gets nothing meanwhile, and has nothing to lend."""
     driver, worker = one_worker(desk)
     desk.say(worker, m.Blocked(True))
     (task_id,) = desk.submit(driver)
-    desk.done(worker, task_id)
+    assert desk.runs(worker) == []
     desk.say(worker, m.Blocked(False))
+    assert desk.free == {"CPU": 0}
+    desk.done(worker, task_id)
     assert desk.free == {"CPU": 1}
 
 

@@ -238,7 +238,9 @@ class HostShell:
         worker_id, log = self._log_fds[fd]
         return self._take_lines(worker_id, log, log.read)
 
-    def _take_lines(self, worker_id: bytes, log: WorkerLog, read: Callable[[], Iterator[tuple[str, list[str]]]]) -> bool:
+    def _take_lines(
+        self, worker_id: bytes, log: WorkerLog, read: Callable[[], Iterator[tuple[str, list[str]]]]
+    ) -> bool:
         before = set(log.filenos())
         lines = list(read())
         for closed in before - set(log.filenos()):

@@ -91,8 +91,8 @@ class EventLoop:
         elif now - self._asked_at > BLOCKED_WARN_S and not self._warned:
             self._warned = True
             print(
-                f"zray: a method of this async actor has blocked its event loop for {BLOCKED_WARN_S:g} s; no other call can run "
-                f"meanwhile. Await in it, or hand blocking work to asyncio.to_thread().",
+                f"zray: a method of this async actor has blocked its event loop for {BLOCKED_WARN_S:g} s; no other "
+                f"call can run meanwhile. Await in it, or hand blocking work to asyncio.to_thread().",
                 file=sys.stderr,
                 flush=True,
             )

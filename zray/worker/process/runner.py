@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 
 from zray.client.context import TaskContext
-from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
+from zray.client.core.execution import Assignment, Return
 from zray.client.core.references import ERROR, INLINE, STORED
 from zray.client.session import STORED_FUNCTION, Session
 from zray.exceptions import ModuleMissingError
@@ -152,8 +152,7 @@ NONE = Return(INLINE, serialize(None).to_bytes(), 0, ())
 
 def context_of(task: Assignment, options: CallOptions, resources: dict[str, int]) -> TaskContext:
     """What the running code sees of itself."""
-    task_id = task.task_id if task.kind != CONSTRUCTOR else b"\0" * 8 + task.task_id
-    return TaskContext(task_id, options.name, task.attempt, resources, tuple(task.gpus))
+    return TaskContext(task.task_id, options.name, task.attempt, resources, tuple(task.gpus))
 
 
 def now_us() -> int:
