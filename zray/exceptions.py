@@ -249,6 +249,9 @@ class PendingCallsLimitExceeded(ActorError):
     """More calls are pending on the actor than ``max_pending_calls`` allows. Trying again later helps."""
 
 
+READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy())"
+"""Said where an attempt to write to such an array fails, which numpy reports without knowing whose it is."""
+
 # Ray's names.
 RayError = ZrayError
 RayTaskError = TaskError

@@ -210,6 +210,34 @@ def test_a_driver_stopped_for_longer_than_the_silence_goes_on(sandbox):
         process.succeed()
 
 
+def test_a_driver_that_holds_the_interpreter_lock_or_is_stopped_keeps_its_job(sandbox):
+    """Silence alone is no death: code that never lets other threads run, and Ctrl-Z, last longer than any heartbeat."""
+    source = """
+    import ctypes
+    ray.init(num_cpus=1)
+    @ray.remote
+    class Counter:
+        n = 0
+        def add(self):
+            self.n += 1
+            return self.n
+    counter = Counter.remote()
+    assert ray.get(counter.add.remote()) == 1
+    ctypes.PyDLL(None).usleep(3_500_000)
+    assert ray.get(counter.add.remote()) == 2
+    print("ready to stop")
+    sys.stdin.readline()
+    assert ray.get(counter.add.remote()) == 3
+    """
+    with driver(source, environ={"ZRAY_SILENCE_S": "1.5", "ZRAY_HEARTBEAT_S": "0.3"}) as process:
+        process.expect("ready to stop", 15)
+        process.signal(signal.SIGSTOP)
+        _let_pass(3.0)
+        process.signal(signal.SIGCONT)
+        process.say("go\n")
+        process.succeed()
+
+
 def _let_pass(seconds: float) -> None:
     """The time itself is what is tested: how long the processes stand still."""
     import threading

@@ -102,7 +102,7 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
     def start(driver: SimDriver) -> Program:
         rng = driver.cluster.sim.random
         bag: list[bytes] = []
-        actors = [driver.create_actor(rng.choice([0, 2]), cpus=rng.choice([0, 0, 1])) for _ in range(n_actors)]
+        actors = [driver.create_actor(rng.choice([0, 2])) for _ in range(n_actors)]
         for _ in range(rng.randrange(2)):
             named = yield from driver.create_named(rng.choice(NAMES), rng.choice([0, 2]))
             actors.extend([named] if named else [])
@@ -137,7 +137,7 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
     return start
 
 
-def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD_WEATHER) -> SimCluster:  # noqa: B008
+def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD_WEATHER) -> SimCluster:
     """Runs one seed to its end and checks everything; an AssertionError tells how to run it again."""
     try:
         return _run(seed, trouble, weather)
@@ -174,7 +174,7 @@ def kill_somebody(cluster: SimCluster) -> None:
 
 
 def check_order_of_calls(cluster: SimCluster) -> None:
-    """The calls of each caller ran in the order in which it made them, as far as one incarnation of the actor ran them."""
+    """The calls of each caller ran in the order in which it made them, in each incarnation of the actor."""
     for worker in cluster.workers:
         last: dict[bytes, bytes] = {}
         for caller, task_id in worker.seen:  # the counter in a task's ID tells when its call was made

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tests.simulation.scenario import BAD_WEATHER, LIMIT_S, kill_somebody
+from tests.simulation.scenario import LIMIT_S, kill_somebody
 from tests.simulation.seeds import batches
 from zray.client.core.execution import Assignment
 from zray.testing.cluster import SimCluster
 from zray.testing.processes import Get, Program, SimDriver, SimHost, SimWorker, Sleep
 
-DEPTH = 12
+DEPTH = 10
 WIDTH = 2
 
 
@@ -41,7 +41,7 @@ def roots(driver: SimDriver) -> Program:
 
 
 def grow(seed: int, deaths: int) -> None:
-    cluster = SimCluster(seed, tree, BAD_WEATHER)
+    cluster = SimCluster(seed, tree)
     SimHost(cluster, {"CPU": 10_000})
     driver = SimDriver(cluster, roots)
     for _ in range(deaths):

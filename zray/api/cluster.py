@@ -15,6 +15,8 @@ import subprocess
 import sys
 import threading
 import time
+import types
+from collections.abc import Callable
 from typing import Any
 
 from zray import object_ref
@@ -27,7 +29,7 @@ from zray.client.core.effects import ShowLogs, Warn
 from zray.client.session import Session
 from zray.client.shell import Tick
 from zray.config import Config
-from zray.exceptions import ClusterUnavailableError, SystemFailure, ZrayError
+from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, SystemFailure, ZrayError
 from zray.protocol.messages import DRIVER, Goodbye
 from zray.protocol.sockets import check_address
 from zray.util.machine import host_resources
@@ -86,6 +88,7 @@ class _Driver:
     process: subprocess.Popen[bytes] | None = None
     paths: SessionPaths | None = None
     old_sigint: Any = None
+    undo_hint: Callable[[], None] = lambda: None
 
 
 def init(
@@ -250,7 +253,7 @@ def _join(
     context = Context(
         address=address, namespace=namespace, node_id=session.stores.home.hex(), job_id=session.job_id.hex()
     )
-    return _Driver(session, context, output, old_sigint=_guard_sigint(session))
+    return _Driver(session, context, output, old_sigint=_guard_sigint(session), undo_hint=_hint_on_read_only())
 
 
 def _guard_sigint(session: Session) -> Any:
@@ -286,6 +289,23 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     driver.context["logs_dir"] = str(paths.logs)
     threading.Thread(target=sweep_dead_sessions, args=(root,), name="zray-sweep", daemon=True).start()
     return driver
+
+
+def _hint_on_read_only() -> Callable[[], None]:
+    """Has an uncaught error about a read-only array say what to do; returns what undoes that."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+        before(kind, error, trace)
+        if isinstance(error, ValueError) and "read-only" in str(error) and "hint:" not in str(error):
+            print(READ_ONLY_HINT, file=sys.stderr)
+
+    def undo() -> None:
+        if sys.excepthook is hook:
+            sys.excepthook = before
+
+    sys.excepthook = hook
+    return undo
 
 
 def _launch(
@@ -363,6 +383,7 @@ def shutdown() -> None:
             _await_last_output(driver.session)
         driver.session.close([Goodbye("the driver shut down")])
         driver.output.close()
+        driver.undo_hint()
         if driver.old_sigint is not None:
             signal.signal(signal.SIGINT, driver.old_sigint)
         if driver.process is not None:

@@ -17,6 +17,7 @@ import zmq
 
 from zray import version
 from zray.broker.core import BrokerCore
+from zray.broker.records import Process
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
@@ -46,11 +47,12 @@ class BrokerShell:
         self.address = address
         self._config = config
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
-        self._socket = make_socket(self._context, zmq.ROUTER, config)
+        self._socket = make_socket(self._context, zmq.ROUTER, address, config)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
         self._incarnation = os.urandom(8)
         self._links: dict[bytes, Link] = {}
+        self._unreachable: set[bytes] = set()  # processes to whom nothing could be sent when it was tried last
         self._core = BrokerCore(lambda: os.urandom(16), config.idle_worker_s, config.infeasible_warn_s)
         self._stopped = False
         self._last_tick = 0.0
@@ -183,19 +185,25 @@ class BrokerShell:
         gone = []
         for process_id, link in self._links.items():
             for frame in link.outgoing(now):
-                self._send_raw(process_id, frame)
+                if self._send_raw(process_id, frame):
+                    self._unreachable.discard(process_id)
+                else:
+                    self._unreachable.add(process_id)
             if process_id not in self._core.processes:
                 gone.append(process_id)
         for process_id in gone:
             del self._links[process_id]
+            self._unreachable.discard(process_id)
 
-    def _send_raw(self, identity: bytes, data: bytes) -> None:
+    def _send_raw(self, identity: bytes, data: bytes) -> bool:
+        """Sends a frame; False when the peer is not connected (any more): its link sends it again, or is silent."""
         try:
             self._socket.send_multipart([identity, data], zmq.NOBLOCK)
         except zmq.ZMQError as error:
-            # Not connected (any more): the link sends it again, or is found silent.
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
+            return False
+        return True
 
     def _tick(self, now: float) -> None:
         paused_s = now - self._last_tick if self._last_tick else 0.0
@@ -204,12 +212,19 @@ class BrokerShell:
             if paused_s > PAUSE_S:
                 link.forgive_silence(now)
             process = self._core.processes.get(process_id)
-            alive = link.tick(now)
-            # A worker may be deaf for hours in code that holds the GIL; its host knows whether it lives.
-            if not alive and process is not None and process.kind != WORKER:
-                kind = "host" if process.kind == HOST else "driver"
-                self._core.lost(process_id, f"the {kind} was not heard for {self._config.silence_s:g} s")
+            if not link.tick(now) and process is not None and self._means_death(process):
+                self._core.lost(process_id, f"the {process.kind} was not heard for {self._config.silence_s:g} s")
         self._core.tick(now)
+
+    def _means_death(self, process: Process) -> bool:
+        """Whether it is dead, now that it has been silent for too long.
+
+        User code may hold the GIL, or Ctrl-Z stop a driver, for minutes: a driver is dead only when its connection,
+        which ZeroMQ's own threads keep up, is gone as well; and whether a worker lives is known to its host.
+        """
+        if process.kind == WORKER:
+            return False
+        return process.kind == HOST or process.process_id in self._unreachable
 
 
 def _somebody_listens(address: str) -> bool:

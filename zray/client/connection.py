@@ -84,7 +84,7 @@ def connect(address: str, kind: str, process_id: bytes, info: dict[str, Any], co
     """
     check_address(address)
     context: zmq.Context[Any] = zmq.Context(io_threads=1)
-    socket = make_socket(context, zmq.DEALER, config)
+    socket = make_socket(context, zmq.DEALER, address, config)
     try:
         socket.setsockopt(zmq.ROUTING_ID, process_id)
         socket.connect(address)

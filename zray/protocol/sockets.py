@@ -11,9 +11,11 @@ from zray.config import Config
 from zray.exceptions import ConfigError
 
 MAX_SOCKET_PATH_BYTES = 107
+HEARTBEAT_TIMEOUT_MS = 60_000
+"""So long may a peer's machine, or its whole process, stand still before the connection is given up."""
 
 
-def make_socket(context: zmq.Context[Any], kind: int, config: Config) -> zmq.Socket[Any]:
+def make_socket(context: zmq.Context[Any], kind: int, address: str, config: Config) -> zmq.Socket[Any]:
     """A socket that never blocks at its end, drops no message for want of room, and refuses oversized ones."""
     socket: zmq.Socket[Any] = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
@@ -24,6 +26,10 @@ def make_socket(context: zmq.Context[Any], kind: int, config: Config) -> zmq.Soc
     socket.setsockopt(zmq.RECONNECT_IVL, 20)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     socket.setsockopt(zmq.BACKLOG, 1024)
+    if address.startswith("tcp://"):
+        # A machine can vanish without a word; these pings of ZeroMQ's own threads break the connection then.
+        socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.silence_s * 1000 / 3))
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     return socket
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgpack
 
-from zray.exceptions import SystemFailure, TaskError
+from zray.exceptions import READ_ONLY_HINT, SystemFailure, TaskError
 from zray.failures import ERROR_TAG, FAILURE_TAG, decode_failure
 from zray.serialization.pickler import LoadRef
 from zray.serialization.values import Serialized, deserialize, serialize
@@ -26,7 +26,6 @@ TEXT_CHARS = 20_000
 
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # new in Python 3.11
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-_READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy())"
 
 
 def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: str) -> Serialized:
@@ -96,7 +95,7 @@ def _describe(exc: BaseException) -> str:
         half = TEXT_CHARS // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
     if isinstance(exc, ValueError) and not isinstance(exc, TaskError) and "read-only" in _safe_str(exc):
-        text = f"{text.rstrip()}\n{_READ_ONLY_HINT}"
+        text = f"{text.rstrip()}\n{READ_ONLY_HINT}"
     return text
 
 

@@ -1,4 +1,4 @@
-"""A whole cluster in one process, on a simulated network: the real cores and links, and a broker that is checked each turn.
+"""A whole cluster in one process, on a simulated network: real cores and links, a broker that is checked.
 
 Processes can be killed at any moment. Deterministic: the same seed gives the same run.
 """

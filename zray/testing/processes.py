@@ -1,11 +1,12 @@
-"""The processes of a simulated cluster: hosts, drivers and workers with the real client core, and shells made of nothing.
+"""The processes of a simulated cluster: hosts, drivers and workers with real cores, and shells made of nothing.
 
-User code is a generator that yields *operations* (``Sleep``, ``Get``, ``Ask``) and calls the methods of its ``SimProcess``
-in between. Values are lists of references, which is all that the reference rule cares for.
+User code is a generator that yields *operations* (``Sleep``, ``Get``, ``Ask``) and calls the methods of its
+``SimProcess`` in between. Values are lists of references, which is all that the reference rule cares for.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,7 +49,7 @@ class Sleep(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """Asks the broker: ``send(on_answer)`` makes the request. The generator is sent the answer, None if it never comes."""
+    """Asks the broker: ``send(on_answer)`` makes the request. The generator is sent the answer, or None."""
 
     send: Callable[[Callable[[Any], None]], None]
 
@@ -60,6 +61,11 @@ class Get(NamedTuple):
 
 
 Program = Generator[Any, Any, Any]
+
+
+def is_over(program: Program) -> bool:
+    """Whether a program has ended, or was interrupted."""
+    return inspect.getgeneratorstate(program) == inspect.GEN_CLOSED
 
 
 class Node:
@@ -179,7 +185,7 @@ class _Wait:
     def resume(self) -> None:
         """The program goes on with the values, unless it was interrupted meanwhile."""
         process = self._process
-        if process.alive and self._program.gi_frame is not None:
+        if process.alive and not is_over(self._program):
             values = [process.value(object_id) for object_id in self._object_ids]
             process.resume(self._program, values, self._end)
 
@@ -230,7 +236,7 @@ class SimProcess(Node):
         flags = FLAG_RETRYABLE if retries else 0
         function_id = function.encode().ljust(16, b"\0")
         core.export(function_id, function, b"x")
-        task = Task(task_id, core.queue_route, function_id, shape_key({"CPU": cpus * 10_000}), flags,
+        task = Task(task_id, core.queue_route, function_id, shape_key({}), flags,
                     msgpack.packb(n_returns), arguments, n_returns, retries, parent)  # fmt: skip
         returns = [return_id(task_id, index + 1) for index in range(n_returns)]
         for object_id in returns:
@@ -246,9 +252,7 @@ class SimProcess(Node):
         held = (*refs, *nested, *((handle,) if handle else ()))
         return Arguments(INLINE, msgpack.packb(nested), b"", b"", tuple(enumerate(refs)), held)
 
-    def create_actor(
-        self, restarts: int = 0, name: str = "", request: int = 0, *, detached: bool = False, cpus: int = 0
-    ) -> tuple[bytes, bytes]:
+    def create_actor(self, restarts: int = 0, name: str = "", request: int = 0) -> tuple[bytes, bytes]:
         """Creates an actor; returns its ID and its handle object, of which the caller holds a reference."""
         core = self.core
         actor_id = self.cluster.sim.new_id()
@@ -257,9 +261,9 @@ class SimProcess(Node):
         core.references.resolve(handle_id, HANDLE, b"", b"", 0)
         function_id = b"actor".ljust(16, b"\0")
         core.export(function_id, "actor", b"x")
-        spec = {"name": name, "namespace": "", "detached": detached, "max_restarts": restarts, "handle": handle_id,
-                "placement": shape_key({"CPU": 10_000}), "running": shape_key({"CPU": cpus * 10_000}), "class_name": "A",
-                "request": request}  # fmt: skip
+        spec = {"name": name, "namespace": "", "detached": False, "max_restarts": restarts, "handle": handle_id,
+                "placement": shape_key({"CPU": 10_000}), "running": shape_key({}),
+                "class_name": "A", "request": request}  # fmt: skip
         task = Task(core.new_task_id(), core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
         core.actors.create(actor_id, handle_id, spec, task)
         return actor_id, handle_id
@@ -280,7 +284,7 @@ class SimProcess(Node):
         return None
 
     def find_named(self, name: str) -> Program:
-        """Looks an actor up, for ``yield from``; the caller holds a reference to its handle. None when there is none."""
+        """Looks an actor up, for ``yield from``; the caller holds a reference to its handle. None: there is none."""
         answer = yield Ask(lambda done: self.core.send(ActorLookup(self.core.new_request(done), name, "")))
         if answer is None or not answer.found:
             return None
@@ -331,7 +335,7 @@ class SimProcess(Node):
 
     def resume(self, program: Program, value: Any, end: Callable[[Any, bool], None]) -> None:
         """Lets a program run to its next operation."""
-        if not self.alive or program.gi_frame is None:  # killed, or interrupted
+        if not self.alive or is_over(program):  # killed, or interrupted
             return
         try:
             operation = program.send(value)

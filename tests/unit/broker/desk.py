@@ -139,7 +139,8 @@ class Desk:
         }
 
     def actor_spec(self, **changes: Any) -> dict[str, Any]:
-        spec = {"name": "", "namespace": "", "detached": False, "max_restarts": 0, "placement": ONE_CPU, "running": NO_CPU,
+        spec = {"name": "", "namespace": "", "detached": False, "max_restarts": 0,
+                "placement": ONE_CPU, "running": NO_CPU,
                 "class_name": "A", "ready": True}  # fmt: skip
         return {**spec, **changes}
 

@@ -298,7 +298,7 @@ def test_cancelling_what_another_task_waits_for(driver, worker):
 
 def test_cancelling_children(driver, worker):
     parents = [b"1" * 24, b"2" * 24]
-    first, second, third = (driver.submit(worker, parent=parents[n]) for n in (0, 1, 0))
+    first, _, third = (driver.submit(worker, parent=parents[n]) for n in (0, 1, 0))
     driver.core.tasks.cancel_children(parents[0], m.CANCEL_RECURSIVE)
     driver.flush()
     cancelled = [message.task_id for message in sent(driver) if isinstance(message, m.Cancel)]

@@ -1,7 +1,8 @@
 """Client cores wired to each other by queues, with the least of a broker in between.
 
 Each process has one queue to the broker and one from it, as with real links: what goes from one process to another is
-first in, first out, and nothing else is promised. A test decides which queue moves next. Values are lists of references.
+first in, first out, and nothing else is promised. A test decides which queue moves next. Values are lists
+of references.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ class Process:
         return object_id
 
     def submit(
-        self, worker: Process, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 0, n_returns: int = 1,
+        self, worker: Process, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 0,
+        n_returns: int = 1,
         parent: bytes = b"",
     ) -> bytes:  # fmt: skip
         """Submits a task that ``worker`` is to run; returns its (first) return object."""
@@ -232,7 +234,7 @@ class Wire:
     def settle(self, *, without: Iterable[Process] = ()) -> None:
         """Everything that is under way arrives; nothing moves to or from the processes in ``without``."""
         moving = [process for process in self.everybody if process not in tuple(without)]
-        while any([self.step_up(process) | self.step_down(process) for process in moving]):
+        while sum(self.step_up(process) | self.step_down(process) for process in moving):
             pass
 
     def run_all(self) -> None:
