@@ -26,7 +26,6 @@ from zray.protocol.messages import (
     ActorState,
     ActorStop,
     CancelTask,
-    KillWorker,
     ProtocolError,
     Result,
 )
@@ -69,7 +68,7 @@ class Actors:
             actor.placement = placement
             actor.running = running
             actor.restarts_left = max_restarts
-            actor.subscribers.add(source.process_id)
+            actor.subscribers[source.process_id] = None
         elif actor.creator != source.process_id or actor.payload:
             return
         if spec.get("ready"):
@@ -111,14 +110,14 @@ class Actors:
             actor = self.actors[call.actor_id] = Actor(call.actor_id)
         caller = source.process_id
         if call.incarnation != actor.incarnation:
-            actor.subscribers.add(caller)
+            actor.subscribers[caller] = None
             self._send(caller, self._state_for(actor, caller))
         elif actor.state == ALIVE:
             if caller not in actor.last_seq:
-                actor.subscribers.add(caller)
+                actor.subscribers[caller] = None
             self._forward(actor, caller, call)
         else:
-            actor.subscribers.add(caller)
+            actor.subscribers[caller] = None
             actor.queue.append((caller, call))
 
     def _forward(self, actor: Actor, caller: bytes, call: ActorCall) -> None:
@@ -194,7 +193,7 @@ class Actors:
         if message.no_restart:
             self.bury(actor, reason)
         elif worker is not None:
-            self._send(worker.host.host_id, KillWorker(worker.worker_id, reason))
+            self._scheduler.kill(worker, reason)
 
     def worker_died(self, worker: Worker, message: str) -> None:
         """The worker of an actor is dead: restarts the actor, or buries it."""
@@ -240,7 +239,7 @@ class Actors:
         worker, actor.worker = actor.worker, None
         if worker is not None:
             worker.actor = None
-            self._send(worker.host.host_id, KillWorker(worker.worker_id, message))
+            self._scheduler.kill(worker, message)
 
     def _state_for(self, actor: Actor, caller: bytes) -> ActorState:
         state = PENDING if actor.state == ALIVE else actor.state

@@ -126,6 +126,9 @@ class BrokerCore:
     def _worker_joined(self, process: Process, now: float) -> None:
         worker = self.scheduler.workers[process.process_id]
         worker.pid = process.info.get("pid", 0)
+        if worker.retiring:
+            self.scheduler.retire(worker)
+            return
         if worker.actor is not None:
             self.scheduler.begin_actor(worker)
             return
@@ -163,7 +166,7 @@ class BrokerCore:
             if worker is None or worker.outstanding.get(envelope.task_id) is not envelope:
                 continue
             if len(worker.outstanding) == 1:
-                self.send(worker.host.host_id, m.KillWorker(worker.worker_id, "the owner of its task is gone"))
+                self.scheduler.kill(worker, "the owner of its task is gone")
             else:  # others' work is there as well
                 self.send(worker.worker_id, m.CancelTask(envelope.task_id, 0))
 
@@ -181,7 +184,7 @@ class BrokerCore:
         for worker_id in list(job.workers):
             worker = self.scheduler.workers.get(worker_id)
             if worker is not None and worker.actor is None and not self._serves_the_living(worker):
-                self.send(worker.host.host_id, m.KillWorker(worker_id, "its job has ended"))
+                self.scheduler.kill(worker, "its job has ended")
         self._close_job_if_over(job)
 
     def _serves_the_living(self, worker: Worker) -> bool:
@@ -196,7 +199,7 @@ class BrokerCore:
         for worker_id in job.workers:
             worker = self.scheduler.workers.get(worker_id)
             if worker is not None:
-                self.send(worker.host.host_id, m.KillWorker(worker_id, "its job has ended"))
+                self.scheduler.kill(worker, "its job has ended")
         for envelope in self.scheduler.drop_queues(job.job_id):
             self.tasks.pop(envelope.task_id, None)
         for function_id, (_, _, jobs) in list(self.functions.items()):
@@ -281,7 +284,7 @@ class BrokerCore:
         envelope.stopped = True
         self.send(worker.worker_id, m.CancelTask(msg.task_id, msg.mode))
         if msg.mode & CANCEL_FORCE and len(worker.outstanding) == 1:
-            self.send(worker.host.host_id, m.KillWorker(worker.worker_id, "its task was cancelled with force=True"))
+            self.scheduler.kill(worker, "its task was cancelled with force=True")
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
         envelope.cancelled = True
@@ -315,7 +318,7 @@ class BrokerCore:
             reason = self._fenced.get(msg.process_id, "unknown process")
             self.send(source.process_id, m.ProcessDied(msg.process_id, reason))
         else:
-            watched.watchers.add(source.process_id)
+            watched.watchers[source.process_id] = None
 
     # ------------------------------------------------------------------ hosts and workers
 
@@ -345,7 +348,7 @@ class BrokerCore:
         worker.host.workers.pop(worker.worker_id, None)
         job = self.jobs.get(worker.job_id)
         if job is not None:
-            job.workers.discard(worker.worker_id)
+            job.workers.pop(worker.worker_id, None)
         outstanding, worker.outstanding = worker.outstanding, {}
         for task_id, envelope in outstanding.items():
             if self.tasks.get(task_id) is envelope:

@@ -21,7 +21,7 @@ class Job:
         self.job_id = job_id
         self.driver = driver
         self.config = config
-        self.workers: set[bytes] = set()
+        self.workers: dict[bytes, None] = {}  # a set that keeps its order: runs can be repeated
 
 
 class Process:
@@ -34,7 +34,7 @@ class Process:
         self.kind = kind
         self.job_id = job_id
         self.info = info
-        self.watchers: set[bytes] = set()
+        self.watchers: dict[bytes, None] = {}
 
 
 class Host:
@@ -125,7 +125,7 @@ class Actor:
         self.worker: Worker | None = None
         self.queue: deque[tuple[bytes, ActorCall]] = deque()
         self.last_seq: dict[bytes, int] = {}
-        self.subscribers: set[bytes] = set()
+        self.subscribers: dict[bytes, None] = {}
         self.released = False
         self.death_message = ""
         self.death_error = b""

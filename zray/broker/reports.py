@@ -37,7 +37,9 @@ class Reports:
         self._infeasible_warn_s = infeasible_warn_s
         self._unplaced_since: dict[tuple[bytes, bytes], float] = {}
         self._warned: set[tuple[bytes, bytes]] = set()
-        self._flushes: dict[int, tuple[bytes, int, set[bytes]]] = {}  # (who asked, its request, hosts yet to answer)
+        self._flushes: dict[
+            int, tuple[bytes, int, dict[bytes, None]]
+        ] = {}
         self._next_flush = 1
 
     # ------------------------------------------------------------------ queries
@@ -179,7 +181,7 @@ class Reports:
 
     def _flush_logs(self, source: Process, request: int) -> None:
         """Answers when every host has sent what its workers have printed up to now."""
-        hosts = set(self._core.scheduler.hosts)
+        hosts = dict.fromkeys(self._core.scheduler.hosts)
         self._flushes[self._next_flush] = (source.process_id, request, hosts)
         for host_id in hosts:
             self._core.send(host_id, FlushLogs(self._next_flush))
@@ -190,14 +192,14 @@ class Reports:
         """A host has sent what there was."""
         flush = self._flushes.get(message.request)
         if flush is not None:
-            flush[2].discard(source.process_id)
+            flush[2].pop(source.process_id, None)
             self._answer_flushes()
 
     def process_lost(self, process_id: bytes) -> None:
         """A process that may owe or await a flush is gone."""
         self._flushes = {key: flush for key, flush in self._flushes.items() if flush[0] != process_id}
         for _, _, hosts in self._flushes.values():
-            hosts.discard(process_id)
+            hosts.pop(process_id, None)
         self._answer_flushes()
 
     def _answer_flushes(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from zray.broker.records import BUSY, IDLE, RETIRED, SERVING, STARTING, Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import NOTHING, Shape
-from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, Run, StartWorker
+from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
 
 CREDIT_US = 3000
 """Estimated work that a worker may hold, in microseconds: several round trips through a busy broker."""
@@ -188,7 +188,7 @@ class Scheduler:
         job = self._jobs[job_id]
         worker.job_id = job_id
         self._processes[worker.worker_id].job_id = job_id
-        job.workers.add(worker.worker_id)
+        job.workers[worker.worker_id] = None
         self._send(worker.worker_id, JobConfig(job_id, job.config))
 
     def _start_for_tasks(self, host: Host, job_id: bytes, shape: Shape, wanted: int) -> None:
@@ -245,6 +245,13 @@ class Scheduler:
             self.retire(worker)
         elif worker.state == BUSY:
             self.release(worker, now)
+
+    def kill(self, worker: Worker, reason: str) -> None:
+        """Has its host kill a worker, which gets nothing more to do until then."""
+        worker.retiring = True
+        if worker.state == IDLE:
+            self.retire(worker)
+        self._send(worker.host.host_id, KillWorker(worker.worker_id, reason))
 
     def retire(self, worker: Worker) -> None:
         """A worker takes no more work; its process goes when nobody needs its objects."""

@@ -10,6 +10,7 @@ loop of short ``get`` calls never pays for a hand-over.
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 import threading
@@ -153,8 +154,10 @@ class ClientShell:
         self._effects: list[Any] = []
         self._loss_untold = False
         self.on_standby: Callable[[], None] | None = None
-        self._thread = threading.Thread(target=self._stand_by, name="zray-io", daemon=True)
-        self._thread.start()
+        # Not threading.Thread: what it keeps for each thread is 140 KB in every worker.
+        self._background_ended = _thread.allocate_lock()
+        self._background_ended.acquire()
+        self._background_ident = _thread.start_new_thread(self._run_background, ())
 
     # ------------------------------------------------------------------ turns
 
@@ -323,6 +326,12 @@ class ClientShell:
 
     # ------------------------------------------------------------------ the background thread
 
+    def _run_background(self) -> None:
+        try:
+            self._stand_by()
+        finally:
+            self._background_ended.release()
+
     def _stand_by(self) -> None:
         me = self._background
         while not self._closed:
@@ -366,8 +375,8 @@ class ClientShell:
             if self._leader is not None:
                 os.eventfd_write(self._wake_fd, 1)
             self._background.signal()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(timeout=2.0)
+        if threading.get_ident() != self._background_ident:
+            self._background_ended.acquire(timeout=2.0)
         with self.lock:
             if not self.lost:
                 self.connection.flush([*self.core.drain(), *last_words])

@@ -146,3 +146,21 @@ class Desk:
 
     def create(self, creator: bytes, actor_id: bytes = ACTOR, **changes: Any) -> None:
         self.say(creator, m.ActorCreate(actor_id, FUNCTION, self.actor_spec(**changes), b"payload"))
+
+
+def one_worker(desk: Desk) -> tuple[bytes, bytes]:
+    """A driver, and the only worker of the only CPU."""
+    driver = desk.driver()
+    (worker,) = desk.workers(desk.host(CPU=1))
+    return driver, worker
+
+
+def prefetched(desk: Desk, count: int = 5) -> tuple[bytes, bytes, list[bytes]]:
+    driver, worker = one_worker(desk)
+    desk.teach(driver, worker, run_us=10)
+    # Shares are half of the backlog per CPU: twice as many are needed for one worker to get so many.
+    task_ids = desk.submit(driver, count)
+    given = desk.runs(worker)
+    assert len(given) > 1
+    assert given == task_ids[: len(given)]
+    return driver, worker, task_ids

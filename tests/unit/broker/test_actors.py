@@ -415,6 +415,19 @@ def test_killed_before_it_was_placed(desk):
     assert desk.core.scheduler.actors_waiting == {}
 
 
+def test_buried_while_its_worker_starts(desk):
+    """The worker comes before it is killed: it is nobody's, and gets nothing."""
+    driver = desk.driver()
+    host = desk.host(CPU=2)
+    desk.create(driver)
+    worker = desk.core.actors.actors[ACTOR].worker.worker_id
+    desk.say(driver, m.ActorKill(ACTOR, True))
+    assert worker in desk.workers(host)
+    desk.submit(driver, 4, retryable=False)
+    assert desk.take(worker, m.Run) == []
+    desk.kill(worker)
+
+
 def test_released_it_ends_after_its_work(desk):
     stage = Stage(desk)
     stage.call(stage.driver, 1)

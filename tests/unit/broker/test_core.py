@@ -375,3 +375,44 @@ def test_malformed_introductions(desk, info):
         desk.core.joined(b"d" * 16, m.DRIVER, info, desk.now)
     except m.ProtocolError:
         return
+
+
+# ------------------------------------------------------------------ the flush of all logs
+
+
+def flush(desk: Desk, driver: bytes) -> None:
+    desk.take(driver)
+    desk.say(driver, m.Query(5, "flush_logs", {}))
+
+
+def test_logs_are_flushed_when_every_host_says_so(desk):
+    driver = desk.driver()
+    hosts = [desk.host(name) for name in ("one", "two")]
+    flush(desk, driver)
+    requests = [desk.take(host, m.FlushLogs)[0].request for host in hosts]
+    desk.say(hosts[0], m.LogsFlushed(requests[0]), m.LogsFlushed(77))
+    assert desk.take(driver, m.Answer) == []
+    desk.say(hosts[1], m.LogsFlushed(requests[1]))
+    assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
+
+
+def test_a_dead_host_flushes_nothing(desk):
+    driver, host = desk.driver(), desk.host()
+    flush(desk, driver)
+    desk.lose(host)
+    assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
+
+
+def test_without_hosts_there_is_nothing_to_flush(desk):
+    driver = desk.driver()
+    flush(desk, driver)
+    assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
+
+
+def test_who_asked_for_a_flush_may_die(desk):
+    driver, host = desk.driver(), desk.host()
+    flush(desk, driver)
+    desk.lose(driver)
+    (request,) = desk.take(host, m.FlushLogs)
+    desk.say(host, m.LogsFlushed(request.request))
+    assert desk.take(driver, m.Answer) == []

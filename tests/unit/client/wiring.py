@@ -271,3 +271,10 @@ class Wire:
         inner = process.load(object_id)
         self.settle()
         return inner
+
+
+def nothing_is_left(wire: Wire) -> None:
+    wire.settle()
+    for process in wire.processes.values():
+        assert process.core.references.entries == {}
+        assert process.core.tasks.tasks == {}

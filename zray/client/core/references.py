@@ -266,7 +266,7 @@ class ReferenceTable:
         if left:
             entry.holders[holder] = left
         else:
-            del entry.holders[holder]
+            entry.holders.pop(holder, None)
             self._collect(object_id, entry)
 
     @property
