@@ -2,13 +2,16 @@
 
 A process has at most one live ``ObjectRef`` per object, so identity is equality and hashing costs nothing.  Making
 one and losing one is reported to the *tracker* of the process (the client session), which does the reference
-counting.  ``__del__`` may run anywhere, also in the middle of a garbage collection inside the session's own lock,
-so it only appends to a queue (``deque.append`` is atomic) that the session drains at its next turn.
+counting.  It learns of a loss by the callback of a weak reference, which may come anywhere, also in the middle of a
+garbage collection inside the session's own lock: so that is ``deque.append``, atomic, of a queue that the session
+drains at its next turn.  (``__del__`` would be too early: until it has returned, weak references still give the dying
+object to other threads.)
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import weakref
 from collections.abc import Generator
 from typing import Any, Protocol
 
@@ -22,14 +25,18 @@ class Tracker(Protocol):
     def intern(self, object_id: bytes) -> ObjectRef:
         """The process's one reference to ``object_id``; counts it when it is new."""
 
-    def dropped(self, object_id: bytes) -> None:
-        """A reference was garbage collected. Must not block or take a lock."""
-
     def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
         """A future that ends with the object's value or error."""
 
     def pickled_by_user(self, object_id: bytes) -> None:
         """A reference went into a pickle that zray did not write: keep the object for the life of this process."""
+
+
+class HeldRef(weakref.ref["ObjectRef"]):
+    """A tracker's weak reference to an ``ObjectRef``; its callback gets it when the reference is gone."""
+
+    __slots__ = ("object_id",)
+    object_id: bytes
 
 
 _tracker: Tracker | None = None
@@ -73,11 +80,6 @@ class ObjectRef:
         ref._tracker = tracker
         return ref
 
-    def __del__(self) -> None:
-        tracker = self._tracker
-        if tracker is not None:
-            tracker.dropped(self._id)
-
     def binary(self) -> bytes:
         """The identifier as bytes."""
         return self._id
@@ -92,7 +94,7 @@ class ObjectRef:
 
     def future(self) -> concurrent.futures.Future[Any]:
         """A ``concurrent.futures.Future`` that ends with the value, or with the error that ``get`` would raise."""
-        return get_tracker().future_of(self._id)
+        return (self._tracker or get_tracker()).future_of(self._id)
 
     def __await__(self) -> Generator[Any, None, Any]:
         import asyncio

@@ -12,7 +12,7 @@ ACTORS = 50
 
 
 def crowd(peer: Cluster, pace: Pace) -> tuple[float, float]:
-    class Member:  # in here, so that it travels by value: an actor that imported this module would weigh what it imports
+    class Member:  # in here, so that it travels by value: one that imported this module would weigh what that imports
         def answer(self) -> int:
             return 1
 

@@ -413,7 +413,14 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-atexit.register(shutdown)
+def _at_exit() -> None:
+    global _ending
+    _ending = True
+    shutdown()
+
+
+_ending = False
+atexit.register(_at_exit)
 
 
 def _forget_in_child() -> None:
@@ -464,6 +471,8 @@ def available_resources() -> dict[str, float]:
 
 def _auto_init() -> None:
     with _lock:
+        if _ending:
+            raise ZrayError("the interpreter is ending: zray has been shut down")
         if not is_initialized():
             init()
 

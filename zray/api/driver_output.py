@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
 import time
 
 from zray.client.core.effects import ShowLogs, Warn
@@ -20,13 +21,15 @@ class DriverOutput:
     def __init__(self, show_logs: bool) -> None:
         self._show_logs = show_logs
         self._lines = LogDeduplicator()
+        self._lock = threading.Lock()  # effects come from whichever thread turns
 
     def show(self, effect: ShowLogs) -> None:
         """Lines of workers, as ``(name pid=123) text``."""
         if self._show_logs:
             now = time.monotonic()
-            for name, pid, stream, lines in effect.entries:
-                self._print(self._lines.feed(now, name, pid, stream, lines))
+            with self._lock:
+                for name, pid, stream, lines in effect.entries:
+                    self._print(self._lines.feed(now, name, pid, stream, lines))
 
     def warn(self, effect: Warn) -> None:
         """A warning of the broker."""
@@ -34,14 +37,16 @@ class DriverOutput:
 
     def tick(self, effect: Tick) -> None:
         """Shows what was held back as a repetition long enough."""
-        deadline = self._lines.next_deadline()
-        if deadline is not None and time.monotonic() >= deadline:
-            self._print(self._lines.flush(time.monotonic()))
+        with self._lock:
+            deadline = self._lines.next_deadline()
+            if deadline is not None and time.monotonic() >= deadline:
+                self._print(self._lines.flush(time.monotonic()))
 
     def close(self) -> None:
         """Shows what is still held back."""
         if self._show_logs:
-            self._print(self._lines.flush(math.inf))
+            with self._lock:
+                self._print(self._lines.flush(math.inf))
 
     @staticmethod
     def _print(lines: list[ShownLine]) -> None:

@@ -9,7 +9,6 @@ import concurrent.futures
 import inspect
 import os
 import socket
-import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from zray.api.runtime import PreparedTask
 from zray.client.context import TaskContext, current_task
 from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
 from zray.ids import make_task_id, put_id, return_id
-from zray.object_ref import ObjectRef
+from zray.object_ref import HeldRef, ObjectRef
 from zray.options import ActorOptions
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
 
@@ -42,7 +41,7 @@ class LocalRuntime:
         self._process_id = os.urandom(16)
         self._counter = 0
         self._values: dict[bytes, tuple[bool, bytes]] = {}  # object -> (is an error, bytes)
-        self._refs: weakref.WeakValueDictionary[bytes, ObjectRef] = weakref.WeakValueDictionary()
+        self._refs: dict[bytes, HeldRef] = {}
         self._kept: list[ObjectRef] = []
         self._actors: dict[bytes, _Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
@@ -50,14 +49,18 @@ class LocalRuntime:
     # ------------------------------------------------------------------ Tracker
 
     def intern(self, object_id: bytes) -> ObjectRef:
-        ref = self._refs.get(object_id)
+        held = self._refs.get(object_id)
+        ref: ObjectRef | None = held() if held is not None else None
         if ref is None:
-            ref = self._refs[object_id] = ObjectRef._make(object_id, self)
+            ref = ObjectRef._make(object_id, self)
+            held = self._refs[object_id] = HeldRef(ref, self._dropped)
+            held.object_id = object_id
         return ref
 
-    def dropped(self, object_id: bytes) -> None:
-        if object_id not in self._refs:
-            self._values.pop(object_id, None)
+    def _dropped(self, held: HeldRef) -> None:
+        if self._refs.get(held.object_id) is held:
+            del self._refs[held.object_id]
+            self._values.pop(held.object_id, None)
 
     def pickled_by_user(self, object_id: bytes) -> None:
         self._kept.append(self.intern(object_id))

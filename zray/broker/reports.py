@@ -37,9 +37,7 @@ class Reports:
         self._infeasible_warn_s = infeasible_warn_s
         self._unplaced_since: dict[tuple[bytes, bytes], float] = {}
         self._warned: set[tuple[bytes, bytes]] = set()
-        self._flushes: dict[
-            int, tuple[bytes, int, dict[bytes, None]]
-        ] = {}
+        self._flushes: dict[int, tuple[bytes, int, dict[bytes, None]]] = {}
         self._next_flush = 1
 
     # ------------------------------------------------------------------ queries

@@ -10,7 +10,6 @@ import concurrent.futures
 import os
 import threading
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from zray.exceptions import (
     ZrayError,
 )
 from zray.ids import put_id, return_id
-from zray.object_ref import ObjectRef
+from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize
 
@@ -84,14 +83,17 @@ class Session:
         for effect in effects:
             if type(effect) is FreeSegment:
                 freed.setdefault(effect.host, []).append(effect.object_id)
-            elif type(effect) is _Completed:
+        for host, object_ids in freed.items():
+            self.stores.free(host, object_ids)
+        for effect in effects:
+            if type(effect) is FreeSegment:
+                continue
+            if type(effect) is _Completed:
                 effect.complete()
             else:
                 handler = self.handlers.get(type(effect))
                 if handler is not None:
                     handler(effect)
-        for host, object_ids in freed.items():
-            self.stores.free(host, object_ids)
 
     def _lost(self, reason: str) -> None:
         self.on_lost(reason)
@@ -107,7 +109,8 @@ class Session:
 
     def _make_ref(self, object_id: bytes, entry: Entry) -> ObjectRef:
         ref = ObjectRef._make(object_id, self)
-        entry.ref = weakref.ref(ref)
+        held = entry.ref = HeldRef(ref, self.core.dropped.append)
+        held.object_id = object_id
         return ref
 
     def intern(self, object_id: bytes) -> ObjectRef:
@@ -134,10 +137,6 @@ class Session:
                 return ref
             return self._make_ref(object_id, entry)
 
-    def dropped(self, object_id: bytes) -> None:
-        """See ``zray.object_ref.Tracker``."""
-        self.core.dropped.append(object_id)
-
     def pickled_by_user(self, object_id: bytes) -> None:
         """See ``zray.object_ref.Tracker``."""
         with self.shell.lock:
@@ -145,6 +144,7 @@ class Session:
 
     def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
         """See ``zray.object_ref.Tracker``."""
+        self.check_usable()
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()
         ref = self.intern(object_id)
         done = _Completed(self, ref, future)
@@ -227,6 +227,8 @@ class Session:
             with self.shell.lock:
                 for object_id in waiting:
                     references.stop_waiting(object_id, waiter)
+        if waiter.left > 0 and self.shell.closed:
+            raise ClusterUnavailableError("zray.shutdown() was called while this was waited for")
         if what == "get" and waiter.left > 0:
             self.check_usable()
             raise GetTimeoutError(
@@ -236,13 +238,13 @@ class Session:
     def _block(self, waiter: Waiter, timeout_s: float | None) -> None:
         """Waits; a task that does so lends its CPUs out meanwhile."""
         lends = False
-        if self.is_worker and timeout_s != 0:
-            with self.shell.lock:
-                # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
-                lends = self.core.execution.is_running(current_task.get().task_id)
-                if lends:
-                    self.core.execution.block()
         try:
+            if self.is_worker and timeout_s != 0:
+                with self.shell.lock:
+                    # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
+                    lends = self.core.execution.is_running(current_task.get().task_id)
+                    if lends:
+                        self.core.execution.block()
             self.shell.wait(waiter, timeout_s)
         finally:
             if lends:
@@ -338,6 +340,7 @@ class Session:
             if object_id not in self._entries:
                 raise _of_another_cluster()
         serialized = serialize((plain_args, plain_kwargs), "the arguments")
+        keep.extend(serialized.held)
         held += tuple(object_id for _, object_id in refs) + serialized.refs
         size = serialized.total_bytes
         if size <= self.config.inline_max_bytes or not self.stores.find_home():
@@ -464,7 +467,8 @@ class Session:
 
     def pending_calls(self, actor_id: bytes) -> int:
         """Calls of this process that the actor has not answered."""
-        return self.core.actors.view(actor_id).pending_calls
+        with self.shell.lock:
+            return self.core.actors.view(actor_id).pending_calls
 
     # ------------------------------------------------------------------ asking the broker
 
@@ -558,6 +562,7 @@ def _after_fork() -> None:
     global _current, _global_lock
     _global_lock = threading.RLock()
     if _current is not None:
+        set_tracker(None)
         _left_behind.append(_current)  # never closed or collected here: it is the parent's
         _current = None
 

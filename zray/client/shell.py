@@ -15,6 +15,7 @@ import os
 import select
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,8 @@ PARK_AFTER_S = 0.02
 TICK_S = 0.25
 PAUSE_S = 1.0
 """A tick that comes so much late says that this process, or the machine, stood still."""
+LOST_LEAD_S = 4 * TICK_S
+"""A leader that has not turned for so long is none any more."""
 BURST_S = 0.0002
 """Submissions closer to each other than this are sent together."""
 
@@ -85,30 +88,38 @@ class Guard:
     and otherwise when the main thread leaves the guard.
     """
 
-    __slots__ = ("_lock", "_main", "_main_inside", "_pending")
+    __slots__ = ("_depth", "_lock", "_main", "_pending")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._main = threading.main_thread().ident
-        self._main_inside = False
+        self._depth = 0  # of what the main thread is in
         self._pending: BaseException | None = None
 
     def __enter__(self) -> None:
-        if threading.get_ident() == self._main:
-            self._main_inside = True  # before the lock is taken: between the two a handler may run
+        self.shield()  # before the lock is taken: between the two a handler may run
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+        self.unshield()
+
+    def shield(self) -> None:
+        """Holds interrupts of this thread back until ``unshield``, without the lock."""
         if threading.get_ident() == self._main:
-            self._main_inside = False
-            if self._pending is not None:
+            self._depth += 1
+
+    def unshield(self) -> None:
+        """Undoes one ``shield``; raises what was held back if it was the last."""
+        if threading.get_ident() == self._main:
+            self._depth -= 1
+            if not self._depth and self._pending is not None:
                 pending, self._pending = self._pending, None
                 raise pending
 
     def interrupt(self, exception: BaseException) -> None:
         """Raises ``exception`` in the main thread, now or at the end of its critical section. For signal handlers."""
-        if self._main_inside:
+        if self._depth:
             self._pending = exception
         else:
             raise exception
@@ -137,7 +148,8 @@ class ClientShell:
         self._on_lost = on_lost
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lifeline = lifeline  # its end says that the local cluster is gone
-        fds = [connection.socket.fileno(), self._wake_fd, *([lifeline] if lifeline >= 0 else [])]
+        self._socket_fd = connection.socket.fileno()
+        fds = [self._socket_fd, self._wake_fd, *([lifeline] if lifeline >= 0 else [])]
         # Two, since a user's thread may take the lead while the background thread is still in poll().
         self._user_poll = _poller(fds)
         self._background_poll = _poller(fds)
@@ -150,7 +162,7 @@ class ClientShell:
         self._parked = False
         self._last_tick = 0.0
         self.last_flush = 0.0  # when everything there was to send was sent last
-        self._closed = False
+        self.closed = False
         self._effects: list[Any] = []
         self._loss_untold = False
         self.on_standby: Callable[[], None] | None = None
@@ -165,7 +177,7 @@ class ClientShell:
         """Receives, handles and sends everything there is. Under the lock; call ``settle`` after releasing it."""
         core, connection = self.core, self.connection
         self._driven_at = time.monotonic()
-        if self._closed or self.lost:
+        if self.closed or self.lost:
             core.collect()
             return
         while True:
@@ -198,26 +210,34 @@ class ClientShell:
 
     def _lose(self, reason: str) -> None:
         self.lost = reason
+        self._user_poll.unregister(self._socket_fd)  # nobody reads it any more: it would be ready for ever
+        self._background_poll.unregister(self._socket_fd)
         self.core.lose_cluster(reason)
         self._loss_untold = True
 
     def lose(self, reason: str) -> None:
         """Ends every wait: the cluster is gone."""
         with self.lock:
-            if not self.lost and not self._closed:
+            if not self.lost and not self.closed:
                 self._lose(reason)
         self.settle()
 
     def settle(self) -> None:
         """Does what turns have left to do, without the lock."""
-        while self._effects or self._loss_untold:
-            with self.lock:
-                effects, self._effects = self._effects, []
-                untold, self._loss_untold = self._loss_untold, False
-            if effects:
-                self._on_effects(effects)
-            if untold:
-                self._on_lost(self.lost)
+        if not self._effects and not self._loss_untold:
+            return
+        self.lock.shield()  # what has been taken from the list must be done
+        try:
+            while self._effects or self._loss_untold:
+                with self.lock:
+                    effects, self._effects = self._effects, []
+                    untold, self._loss_untold = self._loss_untold, False
+                if effects:
+                    self._on_effects(effects)
+                if untold:
+                    self._on_lost(self.lost)
+        finally:
+            self.lock.unshield()
 
     def submitted(self) -> None:
         """Called under the lock after the core was given something to send: sees to it that it leaves soon.
@@ -225,6 +245,8 @@ class ClientShell:
         The first of a burst goes at once; what follows closely is left to a thread that waits, or to the background.
         """
         now = time.monotonic()
+        if self.closed:
+            return
         if self._leader is not None:
             if self._polling:
                 self._polling = False
@@ -244,6 +266,9 @@ class ClientShell:
 
     def alert(self, waiter: Waiter) -> None:
         """Makes a waiting thread look again; under the lock."""
+        if self.closed:
+            waiter.signal()
+            return
         if waiter is self._leader:
             if self._polling:
                 self._polling = False
@@ -257,14 +282,12 @@ class ClientShell:
         try:  # an interrupt may come at the end of any critical section, also of the first
             with self.lock:
                 self.turn()
-                if waiter.is_done():
-                    return True
-                if self._leader is None or self._leader is self._background:
-                    self._lead(waiter)
-                else:
-                    self._followers.append(waiter)
+                if waiter.is_done() or self.closed:
+                    return waiter.is_done()
+                self._enter(waiter)
             while True:
-                self.settle()
+                if self._effects or self._loss_untold:
+                    self._settle_aside(waiter)
                 left_s = TICK_S if deadline is None else min(TICK_S, deadline - time.monotonic())
                 if waiter is self._leader:
                     self._wait_for_socket(waiter, max(0.0, left_s))
@@ -273,6 +296,8 @@ class ClientShell:
                 with self.lock:
                     if waiter is self._leader:
                         self.turn()
+                    elif time.monotonic() - self._driven_at > LOST_LEAD_S:
+                        self._lead(waiter)  # the leader was interrupted where it could not even say so
                     if waiter.is_done():
                         return True
                 if deadline is not None and time.monotonic() >= deadline:
@@ -282,7 +307,24 @@ class ClientShell:
                 self._leave(waiter)
             self.settle()
 
+    def _enter(self, waiter: Waiter) -> None:
+        """A waiter takes the lead, or stands behind the one who has it."""
+        if self._leader is None or self._leader is self._background:
+            self._lead(waiter)
+        else:
+            self._followers.append(waiter)
+
+    def _settle_aside(self, waiter: Waiter) -> None:
+        """Settles without any role: what is called there, such as the callback of a future, may wait itself."""
+        with self.lock:
+            self._leave(waiter)
+        self.settle()
+        with self.lock:
+            self._enter(waiter)
+
     def _lead(self, waiter: Waiter) -> None:
+        if waiter in self._followers:
+            self._followers.remove(waiter)
         self._leader = waiter
         self._polling = True
         self._led_since = time.monotonic()
@@ -312,11 +354,11 @@ class ClientShell:
                 self._user_poll.unregister(self._lifeline)
                 self._background_poll.unregister(self._lifeline)
                 self._lifeline = -1
-                if not self.lost and not self._closed:
+                if not self.lost and not self.closed:
                     self._lose(
                         "the processes of the local cluster are gone: its host or broker was killed, or has failed"
                     )
-            if waiter is not self._leader or self._closed:
+            if waiter is not self._leader or self.closed:
                 return  # the lead was taken over meanwhile, and with it the right to consume the signal
             self._polling = True
             try:
@@ -328,13 +370,17 @@ class ClientShell:
 
     def _run_background(self) -> None:
         try:
-            self._stand_by()
+            while not self.closed:
+                try:
+                    self._stand_by()
+                except Exception:  # of the user's code, such as a callback: the heartbeats must go on
+                    traceback.print_exc()
         finally:
             self._background_ended.release()
 
     def _stand_by(self) -> None:
         me = self._background
-        while not self._closed:
+        while not self.closed:
             with self.lock:
                 now = time.monotonic()
                 if self._leader is None and now - self._driven_at >= GRACE_S:
@@ -358,7 +404,7 @@ class ClientShell:
 
     def _background_turn(self) -> None:
         with self.lock:
-            if not self._closed:
+            if not self.closed:
                 self.turn()
         self.settle()
 
@@ -367,13 +413,14 @@ class ClientShell:
     def close(self, last_words: list[Any]) -> None:
         """Sends ``last_words``, stops the thread and closes the socket."""
         with self.lock:
-            if self._closed:
+            if self.closed:
                 return
-            self._closed = True
-            for follower in self._followers:
-                follower.wake()
-            if self._leader is not None:
-                os.eventfd_write(self._wake_fd, 1)
+            self.closed = True
+            for waiter in (*self._followers, self._leader):
+                if waiter is not None and waiter is not self._background:
+                    waiter.woken = True
+                    waiter.signal()
+            os.eventfd_write(self._wake_fd, 1)
             self._background.signal()
         if threading.get_ident() != self._background_ident:
             self._background_ended.acquire(timeout=2.0)

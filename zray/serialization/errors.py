@@ -40,15 +40,18 @@ def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: s
     while isinstance(cause, TaskError):
         cause = cause.cause
     data, missing = None, ""
-    refs: tuple[bytes, ...] = ()
+    packed = None
     if cause is not None:
         try:
             packed = serialize(cause, f"the {type(cause).__name__} that {function_name} raised")
-            data, refs = packed.to_bytes(), packed.refs
+            data = packed.to_bytes()
         except Exception as error:
             missing = _safe_str(error)
     fields = [function_name, text, pid, host, data, missing]
-    return Serialized(ERROR_TAG + msgpack.packb(fields, unicode_errors="backslashreplace"), [], refs, framed=False)
+    body = ERROR_TAG + msgpack.packb(fields, unicode_errors="backslashreplace")
+    if packed is None:
+        return Serialized(body, [], (), framed=False)
+    return Serialized(body, [], packed.refs, framed=False, held=packed.held)
 
 
 def load_error(data: bytes | memoryview, load_ref: LoadRef) -> BaseException:

@@ -44,7 +44,7 @@ def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
         raise
     except Exception as error:
         raise SerializationError(explain_unpicklable(obj, f"{_kind_of(obj)} {name!r}")) from error
-    return PickledCallable(blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest(), name, blob, refs)
+    return PickledCallable(blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest(), name, blob, tuple(refs))
 
 
 def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from zray.exceptions import SerializationError, SystemFailure
+from zray.object_ref import ObjectRef
 from zray.serialization import pickler
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.pickler import PROTOCOL, LoadRef
@@ -46,14 +47,20 @@ class Serialized:
     order, ``total_bytes`` the size of the encoded form.
     """
 
-    __slots__ = ("_framed", "buffers", "pickle", "refs", "total_bytes")
+    __slots__ = ("_framed", "buffers", "held", "pickle", "refs", "total_bytes")
 
     def __init__(
-        self, pickle: bytes, buffers: list[memoryview], refs: tuple[bytes, ...], framed: bool | None = None
+        self,
+        pickle: bytes,
+        buffers: list[memoryview],
+        refs: tuple[bytes, ...],
+        framed: bool | None = None,
+        held: tuple[ObjectRef, ...] = (),
     ) -> None:
         self.pickle = pickle
         self.buffers = buffers
         self.refs = refs
+        self.held = held  # the references themselves: somebody has to, until they are pinned
         self._framed = bool(buffers or refs) if framed is None else framed
         if self._framed:
             offset = end = self._header_bytes() + len(pickle)
@@ -113,7 +120,7 @@ def serialize(value: Any, label: str = "the value") -> Serialized:
     outside: list[pickle.PickleBuffer] = []
     try:
         data, refs = pickler.dump(value, outside.append)
-        return Serialized(data, [buffer.raw() for buffer in outside], refs)
+        return Serialized(data, [buffer.raw() for buffer in outside], tuple(refs), held=tuple(refs.values()))
     except MemoryError:
         raise
     except Exception as error:

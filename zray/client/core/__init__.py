@@ -2,11 +2,12 @@
 
 Contract: call a method of one of the tables, or ``receive`` with a message from the broker; then take what is to be
 sent with ``drain`` and what is to be done with ``take_effects``. ``dropped`` may be appended to from anywhere, also
-from ``__del__``; it is looked at by ``collect``.
+from a garbage collection; it is looked at by ``collect``.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -63,11 +64,11 @@ class ClientCore:
     def __init__(self, process_id: bytes, host_id: bytes) -> None:
         self.process_id = process_id
         self.host_id = host_id
-        self.dropped: deque[bytes] = deque()
+        self.dropped: deque[Any] = deque()  # objects, or weak references with an ``object_id``
         self._out: list[Any] = []
         self._effects: list[Any] = []
         self._peer_rows: dict[bytes, list[Any]] = {}
-        self._counter = 0
+        self._counter = itertools.count(1)
         self.exported: set[bytes] = set()  # functions and classes that this process has shipped
         self._requests: dict[int, Callable[[Any], None]] = {}
         self._next_request = 1
@@ -154,7 +155,8 @@ class ClientCore:
         dropped = self.dropped
         drop = self.references.drop
         while dropped:
-            drop(dropped.popleft())
+            gone = dropped.popleft()
+            drop(gone if type(gone) is bytes else gone.object_id)
 
     def _to_peer(self, dest: bytes, message: Any) -> None:
         if dest == self.process_id:
@@ -173,8 +175,7 @@ class ClientCore:
 
     def new_task_id(self) -> bytes:
         """An identifier for a task or ``put`` of this process."""
-        self._counter += 1
-        return make_task_id(self.process_id, self._counter)
+        return make_task_id(self.process_id, next(self._counter))
 
     def export(self, function_id: bytes, name: str, blob: bytes) -> None:
         """Makes a function or class known to the cluster, once."""

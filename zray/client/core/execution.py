@@ -61,8 +61,8 @@ class Listener(Protocol):
 class Assignment:
     """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought."""
 
-    __slots__ = ("actor_start", "attempt", "covered", "envelope", "function_id", "gpus", "kind", "owner", "shape",
-                 "task_id")  # fmt: skip
+    __slots__ = ("actor_start", "attempt", "covered", "envelope", "function_id", "gpus", "keep", "kind", "owner",
+                 "shape", "task_id")  # fmt: skip
 
     def __init__(
         self, kind: int, owner: bytes, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
@@ -74,6 +74,7 @@ class Assignment:
         self.function_id = function_id
         self.envelope = Envelope._make(msgpack.unpackb(payload))
         self.covered: list[bytes] = []
+        self.keep: list[Any] = []  # what its return values refer to, until they are answered for
         self.shape = b""
         self.gpus: list[int] = []
         self.actor_start: ActorStart | None = None
@@ -163,6 +164,7 @@ class Execution:
             self._send(answer)
         else:
             self._answer_later(answer, [object_id for value in returns for object_id in value.inner])
+        task.keep.clear()  # pinned by now where need be; the assignment itself may stay around until the next
 
     def finish_cancelled(self, task: Assignment) -> None:
         """A piece of work was interrupted."""
@@ -227,6 +229,8 @@ class Execution:
         self._wake()
 
     def on_actor_run(self, message: ActorRun) -> None:
+        if self.leaving:
+            return  # the actor has ended, and the broker answers for it
         self._queue.append(message)
         if self.idle is not None:
             self.idle.wake()

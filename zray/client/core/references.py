@@ -301,11 +301,11 @@ class ReferenceTable:
         if entry is None or entry.status != PENDING:
             self._let_go(entry, object_id, status, host, inner)
             return
-        entry.status = status
         entry.data = data
         entry.host = host
         entry.size = size
         entry.inner = inner
+        entry.status = status  # last: others look at it without the lock
         waiters = entry.waiters
         if waiters is not None:
             entry.waiters = None

@@ -195,9 +195,14 @@ class HostShell:
             self._log_fds[fd] = (worker_id, log)
             self._poll.register(fd, select.POLLIN)
         payload = msgpack.packb({**self._worker_payload, "worker_id": worker_id, "host_id": self._host_id})
-        self._zygote.request_fork(worker_id, payload, [out_write, err_write, recorder])
-        os.close(out_write)
-        os.close(err_write)
+        try:
+            self._zygote.request_fork(worker_id, payload, [out_write, err_write, recorder])
+        except OSError as error:  # no descriptors left for the copies
+            self._bury(worker_id)
+            self.core.fork_failed(worker_id, str(error))
+        finally:
+            os.close(out_write)
+            os.close(err_write)
 
     # ------------------------------------------------------------------ the zygote's news
 

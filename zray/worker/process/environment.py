@@ -79,7 +79,7 @@ class Environment:
             try:
                 stream.flush()
                 os.write(fd, marker)
-            except (OSError, ValueError):  # the user's code has closed the stream: there is nothing to name
+            except Exception:  # the user's code has closed or replaced the stream: there is nothing to name
                 continue
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
 from zray.client.core.execution import Assignment
-from zray.exceptions import ActorExit
+from zray.worker.process.runner import read_options
 
 if TYPE_CHECKING:
     from zray.worker.process.worker import Worker
@@ -54,19 +54,20 @@ class EventLoop:
 
     async def _call(self, task: Assignment) -> None:
         worker = self._worker
-        options = worker.begin_call(task)
-        current_task.set(worker.context(task, options))
+        options = read_options(task.envelope.options)
         error: BaseException | None = None
         value: Any = None
         try:
+            worker.begin_call(task)
+            current_task.set(worker.context(task, options))
             args, kwargs = worker.call_arguments(task)
             value = worker.method(options)(*args, **kwargs)
             del args, kwargs
             if inspect.isawaitable(value):
                 value = await value
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             worker.end_cancelled(task)
-        except (Exception, ActorExit, SystemExit, KeyboardInterrupt) as raised:
+        except BaseException as raised:
             error = raised
         else:
             worker.end_call(task, options, value, None)

@@ -121,6 +121,7 @@ class Runner:
         if value is None:
             return NONE
         serialized = serialize(value, f"the return value of {options.name}")
+        task.keep.append(serialized.held)
         size = serialized.total_bytes
         session = self._session
         if size <= session.config.inline_max_bytes or not (host := session.stores.find_home()):
@@ -131,6 +132,7 @@ class Runner:
     def pack_error(self, task: Assignment, name: str, n_returns: int, error: BaseException) -> list[Return]:
         """The outcome of a call that raised."""
         packed = pack_task_error(name, error, pid=os.getpid(), host=HOSTNAME)
+        task.keep.append(packed.held)
         data = packed.to_bytes()
         returns = [Return(ERROR, data, len(data), packed.refs if index == 0 else ()) for index in range(n_returns)]
         return returns

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
@@ -118,16 +119,28 @@ class Worker:
         """Runs a task, constructor or method in this thread."""
         options = read_options(task.envelope.options)
         started_us = now_us()
-        self._enter(task, options)
         token = current_task.set(context_of(task, options, self._environment.resources_of(task)))
         try:
+            self._enter(task, options)
             value = self._call(task, options)
+            self._end_forked_child(None)
             returns = self._runner.pack_results(task, options, value) if task.kind != CONSTRUCTOR else []
             self._answer(task, options, returns, None, started_us)
         except BaseException as error:
+            self._end_forked_child(error)
             self._failed(task, options, error, started_us)
         finally:
             current_task.reset(token)
+
+    def _end_forked_child(self, error: BaseException | None) -> None:
+        """A process that the task has forked ends here: the connection, and the answer, are its parent's."""
+        if os.getpid() == self.session.pid:
+            return
+        if error is not None and not isinstance(error, SystemExit):
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_exit_code(error))
 
     def _enter(self, task: Assignment, options: CallOptions) -> None:
         if task.actor_start is not None:
@@ -144,6 +157,8 @@ class Worker:
         if in_main:
             self._in_main = task.task_id
         try:
+            if self._cancelled == task.task_id:
+                raise KeyboardInterrupt
             if task.kind == TASK:
                 function = self._runner.function(task.function_id)
                 args, kwargs = self._runner.arguments(task)
@@ -196,7 +211,7 @@ class Worker:
         error: BaseException | None,
         started_us: int,
     ) -> None:
-        retryable = error is not None and self._runner.retryable(options, error)
+        retryable = error is not None and self._retryable(options, error)
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
         with self._shell.lock:
             self._core.collect()
@@ -211,16 +226,24 @@ class Worker:
                 self._wake_if_there_is_room()
         self._shell.settle()
 
+    def _retryable(self, options: CallOptions, error: BaseException) -> bool:
+        try:
+            return self._runner.retryable(options, error)
+        except Exception:  # the types that the submitter named cannot be loaded here: no reason to answer nothing
+            traceback.print_exc()
+            return False
+
     def _stillborn(self, error: bytes) -> bytes:
         return encode_failure("ActorDiedError", f"the constructor of {self._actor_class} raised:\n{error_text(error)}")
 
     def _wake_if_there_is_room(self) -> None:
         """Calls that run elsewhere have ended: the main thread may take others, or has nothing left to wait for."""
         execution = self._execution
-        if execution.idle is None or execution.running >= self._concurrency:
+        idle = execution.idle
+        if idle is None or execution.running >= self._concurrency:
             return
         if execution.queued or execution.leaving or not execution.running:
-            execution.idle.wake()
+            idle.wake()
 
     def _failed(self, task: Assignment, options: CallOptions, error: BaseException, started_us: int) -> None:
         self._shell.lock.forget_interrupt()
@@ -249,7 +272,7 @@ class Worker:
 
     def _exit_process(self, error: SystemExit) -> None:
         """``sys.exit`` in a task ends the process, as it says; the host reports the exit code."""
-        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        code = _exit_code(error)
         with self._shell.lock:
             self._execution.hand_back()
             self._shell.turn()
@@ -263,8 +286,11 @@ class Worker:
     def _interrupt(self, effect: Interrupt) -> None:
         if self._loop is not None:
             self._loop.cancel(effect.task_id)
-        elif self._in_main == effect.task_id and not self._execution.actor_id:
-            self._cancelled = effect.task_id
+            return
+        if self._execution.actor_id:
+            return
+        self._cancelled = effect.task_id  # looked at before the task begins, too
+        if self._in_main == effect.task_id:
             # To that very thread: otherwise a system call in which it is would not be interrupted.
             signal.pthread_kill(self._main_thread, signal.SIGINT)
 
@@ -274,11 +300,9 @@ class Worker:
 
     # ------------------------------------------------------------------ for the event loop
 
-    def begin_call(self, task: Assignment) -> CallOptions:
+    def begin_call(self, task: Assignment) -> None:
         """An async method is about to run."""
-        options = read_options(task.envelope.options)
-        self._environment.show_name(options.name, self._actor_class)
-        return options
+        self._environment.show_name(read_options(task.envelope.options).name, self._actor_class)
 
     def call_arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of an async call."""
@@ -299,13 +323,13 @@ class Worker:
         if error is None:
             try:
                 returns = self._runner.pack_results(task, options, value)
-            except Exception as packing:
+            except BaseException as packing:
                 error = packing
         if error is not None:
             name = f"{self._actor_class}.{options.method}"
             returns = self._runner.pack_error(task, name, options.n_returns, error)
             error.__traceback__ = None
-        retryable = error is not None and self._runner.retryable(options, error)
+        retryable = error is not None and self._retryable(options, error)
         with self._shell.lock:
             self._core.collect()
             self._execution.finish(task, returns, retryable, now_us() - started_us)
@@ -322,3 +346,12 @@ class Worker:
             self._shell.turn()
             self._wake_if_there_is_room()
         self._shell.settle()
+
+
+def _exit_code(error: BaseException | None) -> int:
+    """What the interpreter would exit with."""
+    if error is None:
+        return 0
+    if not isinstance(error, SystemExit):
+        return 1
+    return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
