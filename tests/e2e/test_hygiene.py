@@ -88,7 +88,8 @@ def test_however_the_driver_ends(sandbox, ending, code):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_to_the_driver(sandbox, number):
-    with driver(BUSY + "    print('waiting'); ray.get(forever.remote())") as process:
+    default = "    import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored\n"
+    with driver(BUSY + default + "    print('waiting'); ray.get(forever.remote())") as process:
         pids = processes_of_tasks(process.expect("pids"))
         process.expect("waiting")
         process.signal(number)
