@@ -19,7 +19,8 @@ from zray.client.session import Session
 from zray.exceptions import PendingCallsLimitExceeded, SerializationError, ZrayError
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
-from zray.protocol.messages import ActorCreate, ActorFound, ActorKill, ActorLookup
+from zray.protocol.codec import shape_key
+from zray.protocol.messages import ActorFound, ActorKill, ActorLookup
 from zray.serialization import PickledCallable, serialize
 
 if TYPE_CHECKING:
@@ -40,11 +41,6 @@ class PreparedTask:
         self.packed = pack_options(
             options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls
         )
-
-
-def shape_key(amounts: dict[str, int]) -> bytes:
-    """The canonical form of resource amounts; the broker's ``resources.shape_key``."""
-    return msgpack.packb(sorted(item for item in amounts.items() if item[1]))  # type: ignore[no-any-return]
 
 
 def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwargs: dict[str, Any], what: str) -> None:
@@ -279,6 +275,3 @@ def is_local_mode() -> bool:
 def context() -> TaskContext:
     """The running task, or the driver's empty context."""
     return current_task.get()
-
-
-__all__ = ["ActorCreate", "ClusterRuntime", "PreparedTask", "Runtime", "runtime", "set_runtime"]

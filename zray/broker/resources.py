@@ -9,6 +9,7 @@ from typing import Any
 
 import msgpack
 
+from zray.protocol.codec import shape_key as shape_key
 from zray.protocol.messages import ProtocolError
 
 UNIT = 10_000
@@ -28,11 +29,6 @@ class Shape:
 
     def __repr__(self) -> str:
         return describe(self.amounts)
-
-
-def shape_key(amounts: dict[str, int]) -> bytes:
-    """The canonical form of ``amounts`` (ten-thousandths by name) that travels in messages."""
-    return msgpack.packb(sorted(item for item in amounts.items() if item[1]))  # type: ignore[no-any-return]
 
 
 def read_shape(key: bytes) -> Shape:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -544,7 +543,6 @@ class _Completed:
 
 _current: Session | None = None
 _left_behind: list[Session] = []
-_global_lock = threading.RLock()
 
 
 def current() -> Session | None:
@@ -559,8 +557,7 @@ def set_current(session: Session | None) -> None:
 
 
 def _after_fork() -> None:
-    global _current, _global_lock
-    _global_lock = threading.RLock()
+    global _current
     if _current is not None:
         set_tracker(None)
         _left_behind.append(_current)  # never closed or collected here: it is the parent's

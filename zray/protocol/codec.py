@@ -15,7 +15,10 @@ KIND_HANDSHAKE, KIND_DATA = 0, 1
 HEADER = struct.Struct("<BB8sQQ")
 NO_INCARNATION = bytes(8)
 
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+def shape_key(amounts: dict[str, int]) -> bytes:
+    """The canonical form of ``amounts`` (ten-thousandths by name) that travels in messages."""
+    return msgpack.packb(sorted(item for item in amounts.items() if item[1]))  # type: ignore[no-any-return]
 
 
 class Frame(NamedTuple):

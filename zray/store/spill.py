@@ -20,7 +20,6 @@ from zray.exceptions import OutOfDiskError
 from zray.store.ledger import TRAILER_BYTES
 
 _CHUNK_BYTES = 32 * 1024 * 1024
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Turn:

@@ -28,6 +28,3 @@ class Warn(NamedTuple):
     """A warning for the user."""
 
     text: str
-
-
-Effect = FreeSegment | Interrupt | ShowLogs | Warn
