@@ -13,10 +13,19 @@ from __future__ import annotations
 import concurrent.futures
 import weakref
 from collections.abc import Generator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from zray.exceptions import ZrayError
 from zray.ids import OBJECT_ID_BYTES, task_of
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True, default=Any)
+else:  # a default, by which a bare ObjectRef is one to anything, is for type checkers only before Python 3.13
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True)
 
 
 class Tracker(Protocol):
@@ -56,8 +65,8 @@ def get_tracker() -> Tracker:
     return _tracker
 
 
-class ObjectRef:
-    """A reference to a value that exists, or will exist, somewhere in the cluster.
+class ObjectRef(Generic[T_co]):
+    """A reference to a value, of type ``T_co``, that exists or will exist somewhere in the cluster.
 
     Obtained from ``f.remote()`` and ``zray.put()``; resolve it with ``zray.get(ref)``, ``await ref`` or
     ``ref.future()``.
@@ -92,11 +101,11 @@ class ObjectRef:
         """The identifier of the task that makes this object."""
         return task_of(self._id)
 
-    def future(self) -> concurrent.futures.Future[Any]:
+    def future(self) -> concurrent.futures.Future[T_co]:
         """A ``concurrent.futures.Future`` that ends with the value, or with the error that ``get`` would raise."""
         return (self._tracker or get_tracker()).future_of(self._id)
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, T_co]:
         import asyncio
 
         return asyncio.wrap_future(self.future()).__await__()
@@ -112,8 +121,8 @@ class ObjectRef:
     def __iter__(self) -> Any:
         raise TypeError("an ObjectRef is not iterable: resolve it first, with zray.get(ref)")
 
-    def __copy__(self) -> ObjectRef:
+    def __copy__(self) -> ObjectRef[T_co]:
         return self
 
-    def __deepcopy__(self, memo: Any) -> ObjectRef:
+    def __deepcopy__(self, memo: Any) -> ObjectRef[T_co]:
         return self

@@ -252,3 +252,11 @@ def test_handle_says_its_class(ray):
             pass
 
     assert "Distinctive" in repr(Distinctive.remote())
+
+
+def test_types_take_parameters(ray):
+    """As annotations do that Python evaluates: ``def f(ref: ray.ObjectRef[int])``."""
+    actor = importlib.import_module(f"{ray.__name__}.actor")
+    for kind in (ray.ObjectRef, actor.ActorHandle, actor.ActorClass):
+        assert kind[int].__origin__ is kind
+    assert isinstance(ray.put(1), ray.ObjectRef)

@@ -320,6 +320,14 @@ def test_one_array_referenced_twice_stays_one(ray):
     assert one is two
 
 
+def test_views_into_one_base(ray):
+    base = np.arange(LARGE)
+    left, right, every_third = ray.get(ray.put((base[: LARGE // 2], base[LARGE // 4 :], base[::3])))
+    assert (left == base[: LARGE // 2]).all()
+    assert (right == base[LARGE // 4 :]).all()
+    assert (every_third == base[::3]).all()
+
+
 def test_nested_lists_of_arrays(ray):
     value = [[np.full(1000, 10 * i + j) for j in range(10)] for i in range(10)]
     back = ray.get(ray.put(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgpack
 
@@ -15,6 +15,9 @@ from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
 from zray.signatures import SignatureCheck
+
+C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., Any])
 
 METHOD_OPTIONS = "__zray_method_options__"
 BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
@@ -140,7 +143,7 @@ class ActorMethod:
 
     __slots__ = ("_handle", "_meta", "_n_returns", "_packed", "_retries")
 
-    def __init__(self, handle: ActorHandle, meta: MethodMeta) -> None:
+    def __init__(self, handle: ActorHandle[Any], meta: MethodMeta) -> None:
         self._handle = handle
         self._meta = meta
         self._n_returns = meta.n_returns
@@ -187,8 +190,8 @@ class ActorMethod:
         return f"ActorMethod({self._handle._meta.class_name}.{self._meta.name})"
 
 
-class ActorHandle:
-    """A reference to an actor. The actor ends, after its outstanding work, when its last handle is gone."""
+class ActorHandle(Generic[C]):
+    """A reference to an actor of class ``C``, which ends, after its outstanding work, when its last handle is gone."""
 
     __slots__ = ("_actor_id", "_meta", "_ref")
 
@@ -223,14 +226,14 @@ class ActorHandle:
         return f"Actor({self._meta.class_name}, {self._actor_id.hex()})"
 
 
-def _restore_handle(actor_id: bytes, ref: ObjectRef | None, packed: bytes) -> ActorHandle:
+def _restore_handle(actor_id: bytes, ref: ObjectRef | None, packed: bytes) -> ActorHandle[Any]:
     return ActorHandle(actor_id, ref, ActorMeta.unpack(packed))
 
 
-class ActorClass:
-    """A class whose instances live in processes of their own: ``Class.remote(...)`` creates one."""
+class ActorClass(Generic[C]):
+    """A class, ``C``, whose instances live in processes of their own: ``Class.remote(...)`` creates one."""
 
-    def __init__(self, kind: type, options: ActorOptions, shipment: _Shipment | None = None) -> None:
+    def __init__(self, kind: type[C], options: ActorOptions, shipment: _Shipment | None = None) -> None:
         self._class = kind
         self._options = options
         self._shipment = shipment or _Shipment(kind)
@@ -243,14 +246,14 @@ class ActorClass:
         name = self._class.__name__
         raise TypeError(f"the actor class {name} cannot be instantiated directly: use {name}.remote(...)")
 
-    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[C]:
         """Creates an actor. Returns at once; a constructor that fails does so at the first call."""
         self._constructor.bind_check(args, kwargs)
         meta = ActorMeta.of_class(self._class, self._options)
         actor_id, ref, meta = runtime().create_actor(meta, self._shipment, self._options, args, kwargs)
         return ActorHandle(actor_id, ref, meta)
 
-    def options(self, **options: Any) -> ActorClass:
+    def options(self, **options: Any) -> ActorClass[C]:
         """The same class with other options (see ``zray.remote``)."""
         return ActorClass(self._class, self._options.updated(options), self._shipment)
 
@@ -261,13 +264,13 @@ class ActorClass:
         return f"ActorClass({self._class.__name__})"
 
 
-def method(*args: Any, **options: Any) -> Any:
+def method(*args: Any, **options: Any) -> Callable[[F], F]:
     """Decorates a method of an actor class with options: ``@zray.method(num_returns=2)``."""
     if args or not options:
         raise ValueError("@zray.method needs options by keyword, such as @zray.method(num_returns=2)")
     given = MethodOptions.from_kwargs(options, what="@zray.method")
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: F) -> F:
         setattr(function, METHOD_OPTIONS, given)
         return function
 

@@ -152,8 +152,10 @@ def init(
         if target and target != "local":
             _driver = _join(_resolve(target, config), given, config, space)
         else:
-            amounts = host_resources(num_cpus, num_gpus, memory, resources)
-            _driver = _start(amounts, object_store_memory or 0, config, space)
+            offer: dict[str, Any] = {name: getattr(config, name) for name in given}
+            offer.update({name: value for name, value in given.items() if value is not None})
+            store_bytes = offer.pop("object_store_memory")
+            _driver = _start(host_resources(**offer), store_bytes, config, space)
         return _driver.context
 
 
@@ -451,7 +453,7 @@ def nodes() -> list[dict[str, Any]]:
             "ObjectStoreSocketName": row.get("store", ""),
             "Resources": row["resources"],
             "alive": True,
-            "Labels": {},
+            "Labels": row.get("labels", {}),
         }
         for row in runtimes.runtime().query("hosts")
     ]

@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, overload
 
 from zray.api.actor import ActorClass
 from zray.api.remote_function import RemoteFunction
+from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
+
+T = TypeVar("T")
+
+
+class Decorator(Protocol):
+    """What ``zray.remote`` with options is."""
+
+    @overload
+    def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def __call__(self, target: Callable[..., T], /) -> RemoteFunction[ObjectRef[T]]: ...
+
+
+@overload
+def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
+
+
+@overload
+def remote(target: Callable[..., T], /) -> RemoteFunction[ObjectRef[T]]: ...
+
+
+@overload
+def remote(*, num_returns: int | str, **options: Any) -> Callable[[Callable[..., Any]], RemoteFunction[Any]]: ...
+
+
+@overload
+def remote(**options: Any) -> Decorator: ...
 
 
 def remote(*args: Any, **options: Any) -> Any:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from zray.api.actor import ActorHandle, ActorMeta
 from zray.api.runtime import runtime
 from zray.object_ref import ObjectRef
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 
+T = TypeVar("T")
 
-def put(value: Any) -> ObjectRef:
+
+def put(value: T) -> ObjectRef[T]:
     """Stores a value and returns a reference to it.
 
     Raises TypeError for an ObjectRef (it is one already) or a value that cannot be pickled, ObjectStoreFullError.
@@ -21,8 +22,16 @@ def put(value: Any) -> ObjectRef:
         raise TypeError(
             "zray.put() of an ObjectRef: it is a reference already; put it in a list to store the reference"
         )
-    ref: ObjectRef = runtime().put(value)
+    ref: ObjectRef[T] = runtime().put(value)
     return ref
+
+
+@overload
+def get(refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+
+
+@overload
+def get(refs: list[ObjectRef[T]] | tuple[ObjectRef[T], ...], *, timeout: float | None = None) -> list[T]: ...
 
 
 def get(refs: Any, *, timeout: float | None = None) -> Any:
@@ -49,8 +58,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
 
 def wait(
-    refs: Sequence[ObjectRef], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
-) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    refs: list[ObjectRef[T]], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Waits until ``num_returns`` of the references are ready, or ``timeout`` seconds have passed.
 
     Returns the ready ones, at most ``num_returns``, and the others; both in the order of ``refs``. With
@@ -58,9 +67,10 @@ def wait(
 
     Raises TypeError if ``refs`` is no list of ObjectRefs, ValueError for duplicates or a count out of range.
     """
-    if isinstance(refs, ObjectRef):
+    given: object = refs
+    if isinstance(given, ObjectRef):
         raise TypeError("zray.wait() takes a list of ObjectRefs, got a single one: use [ref]")
-    if not isinstance(refs, list):
+    if not isinstance(given, list):
         raise TypeError(f"zray.wait() takes a list of ObjectRefs, not {type(refs).__name__}")
     if not refs:
         return [], []
@@ -78,7 +88,7 @@ def wait(
     if type(fetch_local) is not bool:
         raise TypeError(f"fetch_local is a bool, got {fetch_local!r}")
     check_timeout(timeout)
-    ready: tuple[list[ObjectRef], list[ObjectRef]] = runtime().wait(refs, num_returns, timeout)
+    ready: tuple[list[ObjectRef[T]], list[ObjectRef[T]]] = runtime().wait(refs, num_returns, timeout)
     return ready
 
 
@@ -92,7 +102,7 @@ def check_timeout(timeout: Any) -> None:
         raise ValueError(f"timeout is a number of seconds from 0 on, got {timeout!r}")
 
 
-def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Cancels the task that makes ``ref``: what is queued is dropped, what runs gets a KeyboardInterrupt.
 
     Args:
@@ -107,14 +117,14 @@ def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> No
     runtime().cancel(ref, (CANCEL_FORCE if force else 0) | (CANCEL_RECURSIVE if recursive else 0))
 
 
-def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """Kills an actor at once. Its calls fail with ActorDiedError; with ``no_restart=False`` it may be restarted."""
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"zray.kill() takes an actor handle, not {type(actor).__name__}; for a task use zray.cancel()")
     runtime().kill_actor(actor._actor_id, no_restart)
 
 
-def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """The handle of a live actor that was created with ``name`` in ``namespace`` (default: the job's).
 
     Raises ValueError when there is none.

@@ -6,13 +6,14 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar, overload
 
 from zray.api.runtime import PreparedTask, runtime
-from zray.object_ref import ObjectRef
 from zray.options import TaskOptions
 from zray.serialization import PickledCallable, pickle_callable
 from zray.signatures import SignatureCheck
+
+R_co = TypeVar("R_co", covariant=True)
 
 
 class _Shipment:
@@ -33,8 +34,12 @@ class _Shipment:
         return pickled
 
 
-class RemoteFunction:
-    """A function that runs in the cluster: ``f.remote(...)`` returns at once, with references to its results to be."""
+class RemoteFunction(Generic[R_co]):
+    """A function that runs in the cluster: ``f.remote(...)`` returns at once, with references to its results to be.
+
+    ``R_co`` is what ``remote`` returns: an ``ObjectRef[T]`` where the function returns a ``T``; ``Any`` where
+    ``num_returns`` was given. Arguments are checked when they are given and not by types: any may be a reference.
+    """
 
     def __init__(self, function: Callable[..., Any], options: TaskOptions, shipment: _Shipment | None = None) -> None:
         self._function = function
@@ -53,7 +58,7 @@ class RemoteFunction:
             f"{self._name}._function(...) to run it here"
         )
 
-    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> R_co:
         """Submits a call. Returns an ObjectRef, a list of them for ``num_returns`` above one, None for zero.
 
         Raises TypeError when the arguments do not fit the signature or cannot be pickled.
@@ -65,12 +70,18 @@ class RemoteFunction:
                 f"each of its n values as an object, or return a list"
             )
         prepared = self._prepared
-        refs: list[ObjectRef] = runtime().submit(self._shipment, self._function, prepared, args, kwargs)
+        refs: Any = runtime().submit(self._shipment, self._function, prepared, args, kwargs)
         if prepared.n_returns == 1:
-            return refs[0]
-        return refs or None
+            return refs[0]  # type: ignore[no-any-return]
+        return refs or None  # type: ignore[return-value]
 
-    def options(self, **options: Any) -> RemoteFunction:
+    @overload
+    def options(self, *, num_returns: int | str, **options: Any) -> RemoteFunction[Any]: ...
+
+    @overload
+    def options(self, **options: Any) -> RemoteFunction[R_co]: ...
+
+    def options(self, **options: Any) -> RemoteFunction[Any]:
         """The same function with other options (see ``zray.remote``)."""
         return RemoteFunction(self._function, self._options.updated(options), self._shipment)
 

@@ -325,6 +325,9 @@ class BrokerCore:
     def _host_ready(self, source: Process, msg: m.HostReady) -> None:
         if source.process_id in self.scheduler.hosts:
             return
+        timeout_s, labels = msg.info.get("idle_timeout_s", 0), msg.info.get("labels", {})
+        if type(timeout_s) not in (int, float) or type(labels) is not dict:
+            raise ProtocolError("malformed information about a host")
         host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
         self.scheduler.hosts[host.host_id] = host
         for _ in range(host.pool.total.get("CPU", 0) // 10_000):
@@ -383,8 +386,9 @@ class BrokerCore:
     def _reap(self, host: Host, now: float) -> None:
         idle = [worker for workers in host.idle.values() for worker in workers]
         spare = len(idle) - host.pool.total.get("CPU", 0) // 10_000
+        timeout_s = host.info.get("idle_timeout_s", self._idle_worker_s)
         for worker in sorted(idle, key=lambda worker: worker.idle_since)[: max(0, spare)]:
-            if now - worker.idle_since >= self._idle_worker_s:
+            if now - worker.idle_since >= timeout_s:
                 host.idle[worker.job_id].remove(worker)
                 worker.state = PROBED
                 self.send(worker.worker_id, m.ExitIfIdle("it was idle"))

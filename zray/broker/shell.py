@@ -53,7 +53,7 @@ class BrokerShell:
         self._incarnation = os.urandom(8)
         self._links: dict[bytes, Link] = {}
         self._unreachable: set[bytes] = set()  # processes to whom nothing could be sent when it was tried last
-        self._core = BrokerCore(lambda: os.urandom(16), config.idle_worker_s, config.infeasible_warn_s)
+        self._core = BrokerCore(lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s)
         self._stopped = False
         self._last_tick = 0.0
         try:

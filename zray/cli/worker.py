@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from typing import Any
+from pathlib import Path
 
 import click
 
 from zray.cli.broker import check_tcp
-from zray.config import Config
+from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.util.machine import host_resources
 from zray.util.processes import TITLE_PADDING, set_title
@@ -20,74 +19,40 @@ from zray.worker.host.node import HostOptions, prepare_zygote, run_host
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--address", metavar="ADDRESS", help="The broker's address. Default: your broker on this machine.")
+@click.option("--num-cpus", metavar="NUMBER", help="CPUs to offer. Default: those this process may use.")
+@click.option("--num-gpus", metavar="NUMBER", help="GPUs to offer. Default: 0.")
+@click.option("--memory", metavar="BYTES", help="Memory to offer. Default: 70% of what there is.")
+@click.option("--resources", metavar="JSON", help="""Other resources, e.g. '{"x": 2}'.""")
+@click.option("--labels", metavar="KEY=VALUE,...", help="What is to be known of this host, e.g. zone=a,disk=ssd.")
+@click.option("--object-store-memory", metavar="BYTES", help="Size of the object store. Default: 30% of the memory.")
+@click.option("--spill-dir", metavar="DIRECTORY", help="Where objects go when the store is full.")
 @click.option(
-    "--address", default="", metavar="ADDRESS", help="The broker's address. Default: your broker on this machine."
-)
-@click.option("--num-cpus", type=click.FloatRange(min=0), help="CPUs to offer. Default: those this process may use.")
-@click.option("--num-gpus", type=click.IntRange(min=0), help="GPUs to offer. Default: 0.")
-@click.option("--memory", type=click.IntRange(min=0), help="Memory to offer, in bytes. Default: 70% of what there is.")
-@click.option("--resources", default="", metavar="JSON", help="""Other resources, e.g. '{"x": 2}'.""")
-@click.option(
-    "--object-store-memory", type=click.IntRange(min=1 << 20), default=None, help="Size of the object store in bytes."
-)
-@click.option(
-    "--spill-dir", default="", type=click.Path(file_okay=False), help="Where objects go when the store is full."
-)
+    "--idle-timeout", "idle_timeout_s", metavar="SECONDS",
+    help="How long a worker process beyond one per CPU may idle before it is ended. Default: 5.",
+)  # fmt: skip
 @click.option("--insecure", is_flag=True, help="Allow TCP without encryption.")
 @click.version_option(VERSION)
-def main(**options: Any) -> None:
+def main(insecure: bool, **options: str | None) -> None:
     """Make this machine a host of a zray cluster: it runs worker processes and keeps objects.
 
     It runs in the foreground until Ctrl-C or SIGTERM, or until the broker is gone; all its processes end with it.
+    Each option can also be set in the environment or in a file: see `zray config`.
     """
     try:
-        sys.exit(_run(**options))
+        sys.exit(_run(insecure, options))
     except ZrayError as error:
         click.echo(f"zray-worker: {error}", err=True)
         sys.exit(2)
 
 
-def _read_resources(text: str) -> dict[str, float]:
-    if not text:
-        return {}
-    try:
-        resources = json.loads(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r} is not JSON: {error}", param_hint="--resources") from None
-    if not isinstance(resources, dict):
-        raise click.BadParameter(f"{text!r} is not a JSON object", param_hint="--resources")
-    for name, amount in resources.items():
-        if name in ("CPU", "GPU", "memory"):
-            raise click.BadParameter(f"use the option for {name}", param_hint="--resources")
-        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount < 0:
-            raise click.BadParameter(
-                f"the amount of {name!r} is a number from 0 on, got {amount!r}", param_hint="--resources"
-            )
-    return resources
-
-
-def _run(
-    address: str,
-    num_cpus: float | None,
-    num_gpus: int | None,
-    memory: int | None,
-    resources: str,
-    object_store_memory: int | None,
-    spill_dir: str,
-    insecure: bool,
-) -> int:
-    amounts = host_resources(num_cpus, num_gpus, memory, _read_resources(resources))
-    config = Config.from_environment()
+def _run(insecure: bool, given: dict[str, str | None]) -> int:
+    started = os.environ.get("ZRAY_WORKER_STARTED", "") == str(os.getpid())
+    config = read(options=given, warn=not started).config
+    amounts = host_resources(config.num_cpus, config.num_gpus, config.memory, config.resources)
     root = runtime_root(config.tmpdir)
-    target = address or config.address
-    if not target:
-        current = read_current(root)
-        if current is None:
-            raise ClusterUnavailableError("no zray-broker of yours runs on this machine: start one, or give --address")
-        target = current.address
-    else:
-        check_tcp(target, insecure)
-    paths = _session(root)
+    target = _broker(root, config.address, insecure)
+    paths = _session(root, started)
     lock = lock_session(paths)
     zygote = prepare_zygote(paths, lock)
     set_title(f"zray: host {paths.name}")
@@ -97,7 +62,7 @@ def _run(
         click.echo(f"zray host is ready: {cpus:g} CPUs for the cluster at {target}; logs in {paths.logs}")
         sys.stdout.flush()
 
-    options = HostOptions(target, amounts, object_store_memory or 0, spill_dir)
+    options = HostOptions(target, amounts, config.object_store_memory)
     try:
         reason = run_host(options, config, paths, zygote, [], ready)
     finally:
@@ -109,11 +74,19 @@ def _run(
     return 0 if reason.startswith("signal") else 1
 
 
-def _session(root: Any) -> SessionPaths:
+def _broker(root: Path, address: str, insecure: bool) -> str:
+    if address and address != "auto":
+        check_tcp(address, insecure)
+        return address
+    current = read_current(root)
+    if current is None:
+        raise ClusterUnavailableError("no zray-broker of yours runs on this machine: start one, or give --address")
+    return current.address
+
+
+def _session(root: Path, started: bool) -> SessionPaths:
     """The session of this host. Its processes are found by a variable that they have had since their exec."""
-    name = os.environ.get("ZRAY_SESSION", "")
-    started = os.environ.get("ZRAY_WORKER_STARTED", "")
-    if name and started == str(os.getpid()):
+    if started and (name := os.environ.get("ZRAY_SESSION", "")):
         return SessionPaths(name, root)
     sweep_dead_sessions(root)
     paths = new_session(root)

@@ -30,7 +30,6 @@ class SimCluster:
         self.programs = programs
         self.nodes: dict[bytes, Node] = {}
         self.workers: list[SimWorker] = []
-        self.by_pid: dict[int, SimWorker] = {}
         self.pids = 0
         self.freed: list[bytes] = []
         self.once: set[bytes] = set()  # tasks and calls without retries

@@ -132,8 +132,8 @@ class SimHost(Node):
             if isinstance(effect, Fork):
                 self.cluster.sim.after(0.003, lambda worker_id=effect.worker_id: self._forked(worker_id))  # type: ignore[misc]
             elif isinstance(effect, Kill):
-                victim = self.cluster.by_pid.get(effect.pid)
-                if victim is not None:
+                victim = self.cluster.nodes.get(effect.worker_id)
+                if isinstance(victim, SimWorker):
                     self.cluster.kill(victim)
         self.core.effects.clear()
 
@@ -147,8 +147,7 @@ class SimHost(Node):
         self.cluster.pids += 1
         pid = self.cluster.pids
         if self.cluster.broker.may_join(worker_id, WORKER) == "":
-            worker = SimWorker(self.cluster, worker_id, self, pid)
-            self.cluster.by_pid[pid] = worker
+            SimWorker(self.cluster, worker_id, self, pid)
         self.core.forked(worker_id, pid)
         self.flush()
 

@@ -199,6 +199,19 @@ def process_start_time(pid: int) -> int | None:
     return int(stat[19]) if stat and stat[0] != "Z" else None
 
 
+def kill_process(pid: int, started: int | None) -> None:
+    """Kills the process of that PID, but not another one that has got the PID since.
+
+    ``started`` is what ``process_start_time`` said of it. For processes that somebody else reaps: one's own child keeps
+    its PID until it is waited for. Needs no descriptor: where there is none left to look with, the PID is trusted.
+    """
+    stat = _stat_fields(pid)
+    if stat and started is not None and int(stat[19]) != started:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
 def set_title(text: str) -> None:
     """Sets what ``ps`` shows for this process, cut to the room that its arguments had (see ``TITLE_PADDING``).
 

@@ -44,7 +44,7 @@ def test_a_worker_is_killed(host):
     start(host)
     host.receive(KillWorker(ONE, "its job has ended"))
     host.receive(KillWorker(ONE, "again"))
-    assert host.effects == [Kill(77)]
+    assert host.effects == [Kill(ONE)]
     host.exited(ONE, death("was killed by SIGKILL"))
     (died,) = host.out
     assert "its job has ended" in died.message
@@ -56,7 +56,7 @@ def test_killed_before_it_was_forked(host):
     host.receive(KillWorker(ONE, "too late"))
     assert host.effects == [Fork(ONE)]
     host.forked(ONE, 77)
-    assert host.effects == [Fork(ONE), Kill(77)]
+    assert host.effects == [Fork(ONE), Kill(ONE)]
 
 
 def test_killing_the_unknown(host):

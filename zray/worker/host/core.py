@@ -16,7 +16,7 @@ class Fork(NamedTuple):
 class Kill(NamedTuple):
     """SIGKILL a worker's process."""
 
-    pid: int
+    worker_id: bytes
 
 
 class SweepOwners(NamedTuple):
@@ -75,7 +75,7 @@ class HostCore:
             if worker is not None and not worker.kill_reason:
                 worker.kill_reason = message.reason
                 if worker.pid:
-                    self.effects.append(Kill(worker.pid))
+                    self.effects.append(Kill(worker.worker_id))
         elif isinstance(message, OwnersDied):
             self.effects.append(SweepOwners(message.process_ids))
         elif isinstance(message, FlushLogs):
@@ -87,7 +87,7 @@ class HostCore:
         worker.pid = pid
         self.out.append(WorkerStarted(worker_id, pid))
         if worker.kill_reason:
-            self.effects.append(Kill(pid))
+            self.effects.append(Kill(worker_id))
 
     def fork_failed(self, worker_id: bytes, reason: str) -> None:
         """The machine cannot have another process."""

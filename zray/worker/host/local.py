@@ -41,7 +41,7 @@ def main(arguments: str) -> int:
     zygote = prepare_zygote(paths, lock)
     if not os.read(bound_read, 1):
         return _report(error="the broker did not start")
-    options = HostOptions(address, settings["resources"], settings["store_bytes"], settings.get("spill_dir", ""))
+    options = HostOptions(address, settings["resources"], settings["store_bytes"])
     set_title(f"zray: host {paths.name}")
     try:
         # bound_read closes when the broker dies, stdin when the driver does

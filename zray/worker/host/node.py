@@ -30,7 +30,6 @@ class HostOptions:
     address: str
     resources: dict[str, int]
     store_bytes: int
-    spill_dir: str = ""
 
 
 def prepare_zygote(paths: SessionPaths, lock: SessionLock) -> ZygoteClient:
@@ -56,8 +55,8 @@ def run_host(
     if warning:
         print(f"zray: {warning}", file=sys.stderr, flush=True)
     add_store(paths, location)
-    spill = Path(options.spill_dir) / f"zray-spill-{paths.name}" if options.spill_dir else paths.spill
-    if options.spill_dir:
+    spill = Path(config.spill_dir).absolute() / f"zray-spill-{paths.name}" if config.spill_dir else paths.spill
+    if config.spill_dir:
         add_store(paths, spill)
     store = Store.create(location, spill, capacity, config.store_wait_s)
     host_id = os.urandom(16)
@@ -68,10 +67,14 @@ def run_host(
         "store": str(location),
         "store_bytes": capacity,
         "session": paths.name,
+        "labels": config.labels,
+        "idle_timeout_s": config.idle_timeout_s,
     }
     try:
         connection = connect(options.address, HOST, host_id, info, config)
-        payload = {"address": options.address, "config": dataclasses.asdict(config)}
+        # What there may be any amount of, and only the host uses, stays with it.
+        workers_config = dataclasses.replace(config, labels={}, resources={})
+        payload = {"address": options.address, "config": dataclasses.asdict(workers_config)}
         shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched)
         resources = {**options.resources, "object_store_memory": capacity * 10_000}
         return shell.serve(resources, info, on_ready)

@@ -22,7 +22,7 @@ from zray.client.connection import Connection
 from zray.config import Config
 from zray.protocol.messages import HostReady, LogsFlushed, WorkerLogs
 from zray.store import Store
-from zray.util.processes import describe_exit
+from zray.util.processes import describe_exit, kill_process, process_start_time
 from zray.worker.host.core import Death, Fork, HostCore, Kill, ReadLogs, SweepOwners
 from zray.worker.host.logs import WorkerLog
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
@@ -40,13 +40,14 @@ _MARKER = NAME_MARKER.decode()
 class _Forked:
     """What the host keeps of a worker: its output and its flight recorder."""
 
-    __slots__ = ("log", "name", "pid", "recorder")
+    __slots__ = ("log", "name", "pid", "recorder", "started")
 
     def __init__(self, log: WorkerLog, recorder: int) -> None:
         self.log = log
         self.recorder = recorder
         self.name = ""
         self.pid = 0
+        self.started: int | None = None
 
     def running(self) -> bytes:
         """The task that the worker started last."""
@@ -163,7 +164,8 @@ class HostShell:
             if isinstance(effect, Fork):
                 self._fork(effect.worker_id)
             elif isinstance(effect, Kill):
-                _kill(effect.pid)
+                if forked := self._forked.get(effect.worker_id):  # else its end came in the same turn
+                    kill_process(forked.pid, forked.started)
             elif isinstance(effect, ReadLogs):
                 self._read_everything()
                 self.core.out.append(LogsFlushed(effect.request))
@@ -209,7 +211,8 @@ class HostShell:
     def _zygote_events(self) -> None:
         for event in self._zygote.read_events():
             if isinstance(event, ForkReply):
-                self._forked[event.worker_id].pid = event.pid
+                forked = self._forked[event.worker_id]
+                forked.pid, forked.started = event.pid, process_start_time(event.pid)
                 self.core.forked(event.worker_id, event.pid)
             elif isinstance(event, ForkFailed):
                 self._bury(event.worker_id)
@@ -286,10 +289,3 @@ class HostShell:
                     shown.append(line)
             if shown:
                 self._entries.append([worker_id, name, pid, stream, shown])
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

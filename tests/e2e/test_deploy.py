@@ -1,0 +1,137 @@
+"""What is in ``deploy/``, as far as that can be tried without the systems that it is for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zray.cli.up import read_hosts
+
+from .helpers import Process
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+
+SRUN = """#!/usr/bin/env python3
+# As srun --ntasks-per-node=1: runs the command once for each node, here, and hands SIGTERM on.
+import signal, subprocess, sys
+options = [word for word in sys.argv[1:] if word.startswith("--") and "=" in word or word == "--overlap"]
+command = sys.argv[1 + len(options):]
+assert "--overlap" in options and "--ntasks-per-node=1" in options, options
+nodes = int(next(word for word in options if word.startswith("--nodes=")).partition("=")[2])
+tasks = [subprocess.Popen(command) for _ in range(nodes)]
+signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
+sys.exit(max(task.wait() for task in tasks))
+"""
+
+
+@pytest.mark.parametrize("name", ["zray-broker", "zray-worker"])
+def test_systemd_units(name: str, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze on this machine")
+    unit = (DEPLOY / "systemd" / f"{name}.service").read_text()
+    (command,) = re.findall(r"^ExecStart=/opt/zray/bin/(.*)$", unit, re.MULTILINE)
+    program, *options = command.split()
+    assert program == name
+    # The program has to exist to be verified; its options are tried by asking it for help along with them.
+    here = tmp_path / f"{name}.service"
+    here.write_text(unit.replace("/opt/zray/bin/", f"{shutil.which('true')} "))
+    done = subprocess.run(["systemd-analyze", "verify", here], capture_output=True, text=True)
+    assert done.returncode == 0 and str(here) not in done.stderr, done.stderr
+    module = name.replace("-", ".cli.")
+    subprocess.run([sys.executable, "-m", module, *options, "--help"], check=True, stdout=subprocess.DEVNULL)
+
+
+def resources() -> list[dict[str, Any]]:
+    """What the manifest of Kubernetes declares."""
+    yaml = pytest.importorskip("yaml")
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "zray.yaml").read_text()))
+
+
+def test_kubernetes_manifest_fits_the_schemas() -> None:
+    validator = pytest.importorskip("kubernetes_validate")
+    declared = resources()
+    assert [each["kind"] for each in declared] == ["Service", "StatefulSet", "Deployment"]
+    for each in declared:
+        validator.validate(each, validator.latest_version(), strict=True)
+
+
+def test_kubernetes_manifest_fits_together() -> None:
+    service, broker, workers = resources()
+    for each in (broker, workers):
+        template = each["spec"]["template"]
+        assert each["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        pod = template["spec"]
+        volumes = {volume["name"] for volume in pod["volumes"]}
+        for container in (*pod["initContainers"], *pod["containers"]):
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+    selected = service["spec"]["selector"].items()
+    assert selected <= broker["spec"]["template"]["metadata"]["labels"].items()
+    assert not selected <= workers["spec"]["template"]["metadata"]["labels"].items()
+    address = f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    (worker,) = workers["spec"]["template"]["spec"]["containers"]
+    assert worker["command"] == ["zray-worker", "--address", address]
+    (shm,) = (volume for volume in workers["spec"]["template"]["spec"]["volumes"] if volume["name"] == "shm")
+    assert shm["emptyDir"]["medium"] == "Memory"
+
+
+def test_list_of_machines() -> None:
+    one, two = read_hosts(str(DEPLOY / "ssh" / "hosts.toml"))
+    assert one.environment == {"OMP_NUM_THREADS": "1", "ZRAY_LABELS": "zone=a"}
+    assert two.environment["ZRAY_LABELS"] == "zone=b" and two.ssh == ("-p", "2222")
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> dict[str, str]:
+    """The environment of a batch job of two nodes, both of them this machine."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    scripts = {"srun": SRUN, "hostname": "#!/bin/sh\necho 127.0.0.1\n"}
+    for name in ("broker", "worker"):
+        scripts[f"zray-{name}"] = f'#!/bin/sh\nexec {sys.executable} -m zray.cli.{name} --insecure "$@"\n'
+    for name, text in scripts.items():
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{directory}:{os.environ['PATH']}", "TMPDIR": str(tmp_path),
+            "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "1"}  # fmt: skip
+
+
+def batch(source: str, environ: dict[str, str]) -> Process:
+    script = str(DEPLOY / "slurm" / "zray.sbatch")
+    return Process(["bash", script, sys.executable, "-u", "-c", "import sys, time, zray\n" + source], env=environ)
+
+
+SLURM = """
+zray.init()
+while len(zray.nodes()) < 2:
+    time.sleep(0.02)
+print(zray.cluster_resources()["CPU"], zray.get(zray.remote(lambda: 6 * 7).remote()))
+sys.exit(3)
+"""
+
+
+def test_slurm_job(sandbox, nodes) -> None:
+    with batch(SLURM, nodes) as job:
+        assert job.wait(40) == 3, job.report()
+        assert "2.0 42" in job.out
+    assert not sandbox.processes("zray: ") and not list(Path(nodes["TMPDIR"]).glob("tmp.*"))
+
+
+def test_slurm_job_that_is_cancelled(sandbox, nodes) -> None:
+    with batch("zray.init()\nprint('up')\ntime.sleep(1000)", nodes) as job:
+        job.expect("up")
+        job.signal(signal.SIGTERM)
+        assert job.wait(20) == 143, job.report()
+    assert not sandbox.processes("zray: ")
+
+
+def test_slurm_job_without_a_program(nodes) -> None:
+    done = subprocess.run(["bash", DEPLOY / "slurm" / "zray.sbatch"], capture_output=True, text=True, env=nodes)
+    assert done.returncode == 2 and "usage: sbatch" in done.stderr

@@ -1,0 +1,83 @@
+"""Many of everything at once: arguments, returns, references, levels, actors, bytes in a closure."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy
+import pytest
+
+
+def test_a_hundred_levels_of_tasks_on_one_cpu(sandbox):
+    import zray
+
+    @zray.remote
+    def level(below):
+        return 1 + (zray.get(level.remote(below - 1)) if below else 0)
+
+    with zray.init(num_cpus=1):
+        assert zray.get(level.remote(99), timeout=40) == 100
+
+
+def test_ten_thousand_arguments(ray):
+    total = ray.remote(lambda *values: sum(values))
+    refs = [ray.put(n) for n in range(5000)]
+    assert ray.get(total.remote(*refs, *range(5000)), timeout=20) == 2 * sum(range(5000))
+
+
+def test_three_thousand_returns(ray):
+    refs = ray.remote(lambda: range(3000)).options(num_returns=3000).remote()
+    assert ray.get(refs, timeout=20) == list(range(3000))
+
+
+def test_a_hundred_megabytes_of_small_arguments(ray):
+    length = ray.remote(lambda data: len(data))
+    refs = [length.remote(bytes(50_000)) for _ in range(2000)]
+    assert ray.get(refs, timeout=40) == [50_000] * 2000
+
+
+def test_letting_go_of_very_many_references_stalls_nobody(ray):
+    refs = [ray.put(n) for n in range(300_000)]
+    started = time.monotonic()
+    del refs
+    let_go_s = time.monotonic() - started
+    assert ray.get(ray.remote(lambda: 1).remote(), timeout=10) == 1
+    assert let_go_s < 3 and time.monotonic() - started < 6
+
+
+def test_borrowing_and_letting_go_of_many_references(ray):
+    @ray.remote(num_cpus=0)
+    class Keeper:
+        def keep(self, refs):
+            self.refs = refs
+            return len(refs)
+
+        def let_go(self):
+            del self.refs
+            return "gone"
+
+    keeper = Keeper.remote()
+    refs = [ray.put(n) for n in range(20_000)]
+    assert ray.get(keeper.keep.remote(refs), timeout=20) == 20_000
+    del refs
+    assert ray.get(keeper.let_go.remote(), timeout=10) == "gone"
+    assert ray.get(ray.remote(lambda: 1).remote(), timeout=10) == 1
+
+
+def test_two_hundred_actors_at_once(ray):
+    @ray.remote(num_cpus=0)
+    class Actor:
+        def pid(self):
+            return os.getpid()
+
+    actors = [Actor.remote() for _ in range(200)]
+    assert len(set(ray.get([actor.pid.remote() for actor in actors], timeout=60))) == 200
+
+
+def test_a_function_with_a_large_closure_works_and_warns(ray):
+    array = numpy.ones(120 << 20, dtype="uint8")
+    total = ray.remote(lambda: int(array.sum()))
+    with pytest.warns(UserWarning, match=r"MiB|bytes"):
+        ref = total.remote()
+    assert ray.get(ref, timeout=30) == ray.get(total.remote(), timeout=30) == 120 << 20

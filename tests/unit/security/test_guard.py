@@ -1,0 +1,379 @@
+"""Real sockets on loopback: who comes in, who does not, and that the door goes on working."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket as sockets
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from zray.exceptions import ConfigError
+from zray.security import guard as guards
+from zray.security.dialer import DialWatch, apply_client, require_curve
+from zray.security.guard import Guard
+from zray.security.keys import AllowList, ClientCredentials, KeyDirectory
+
+GREETING = b"\xff" + b"\0" * 8 + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + b"\0" * 32
+
+
+class Door:
+    """A guarded ROUTER, and the loop of its owner."""
+
+    def __init__(self, keys: KeyDirectory) -> None:
+        self.keys = keys
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.guard = Guard(self.context, keys.server(), AllowList(keys).find)
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, 1 << 20)
+        self.guard.apply_server(self.socket)
+        self.port = self.socket.bind_to_random_port("tcp://127.0.0.1")
+        self.received: list[tuple[bytes, str]] = []  # what came in, and the key it came with
+
+    def turn(self, timeout_ms: int = 50) -> None:
+        poller = zmq.Poller()
+        for socket in (self.socket, *self.guard.sockets):
+            poller.register(socket, zmq.POLLIN)
+        poller.poll(timeout_ms)
+        self.guard.pump()
+        with contextlib.suppress(zmq.Again):
+            while True:
+                frame = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)[-1]
+                self.received.append((frame.bytes, str(frame.get("User-Id"))))
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, (dict(self.guard.refused), self.received)
+            self.turn()
+
+    def until_refused(self, reason: str, count: int = 1) -> None:
+        self.until(lambda: self.guard.refused[reason] >= count)
+
+    def dial(self, credentials: ClientCredentials | None, message: bytes = b"hello") -> zmq.Socket[Any]:
+        socket: zmq.Socket[Any] = self.context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, 20)
+        if credentials is not None:
+            apply_client(socket, credentials)
+        socket.connect(f"tcp://127.0.0.1:{self.port}")
+        socket.send(message)
+        return socket
+
+    def plain(self, data: bytes) -> sockets.socket:
+        connection = sockets.create_connection(("127.0.0.1", self.port))
+        with contextlib.suppress(ConnectionError):  # it may be hung up on before it has said everything
+            connection.sendall(data)
+        return connection
+
+    def serves(self) -> None:
+        """Whether somebody with a key still comes in, and nobody else has."""
+        before = len(self.received)
+        credentials = self.keys.client("driver")
+        with self.dial(credentials, b"still there?"):
+            self.until(lambda: len(self.received) > before)
+        assert self.received[before:] == [(b"still there?", credentials.public.decode())]
+
+    def close(self) -> None:
+        self.guard.close()
+        self.context.destroy(0)
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    door = Door(KeyDirectory(tmp_path / "keys"))
+    yield door
+    door.close()
+
+
+def stranger(door: Door, server: bytes = b"") -> ClientCredentials:
+    return ClientCredentials(*zmq.curve_keypair(), server or door.keys.server().public)
+
+
+def test_right_key_comes_in(door: Door) -> None:
+    host, driver = door.keys.client("host"), door.keys.client("driver")
+    with door.dial(host, b"from a host"), door.dial(driver, b"from a driver"):
+        door.until(lambda: len(door.received) == 2)
+    came = {message: door.guard.role_of(user_id) for message, user_id in door.received}
+    assert came == {b"from a host": "host", b"from a driver": "driver"}
+    assert door.guard.role_of(host.public) == "host" and door.guard.is_allowed(driver.public)
+    assert door.guard.role_of(b"x" * 40) is None and not door.guard.is_allowed("")
+    assert not door.guard.refused
+
+
+def test_drivers_key_is_no_hosts(door: Door) -> None:
+    with door.dial(door.keys.client("driver"), b"I am a host"):
+        door.until(lambda: bool(door.received))
+    assert door.guard.role_of(door.received[0][1]) == "driver"
+
+
+def test_no_key(door: Door) -> None:
+    with door.dial(None):
+        door.until_refused(guards.NO_KEY)
+        door.serves()
+
+
+def test_unknown_key(door: Door) -> None:
+    with door.dial(stranger(door)):
+        door.until_refused(guards.UNKNOWN_KEY)
+        door.serves()
+    assert door.guard.recent[0].address == "127.0.0.1"
+    assert set(door.guard.refused) == {guards.UNKNOWN_KEY}
+
+
+def test_key_of_another_broker(door: Door) -> None:
+    with door.dial(stranger(door, zmq.curve_keypair()[0])):
+        door.until_refused(guards.WRONG_SERVER_KEY)
+        door.serves()
+
+
+def test_right_key_but_other_brokers(door: Door) -> None:
+    with door.dial(door.keys.client("host")._replace(server=zmq.curve_keypair()[0])):
+        door.until_refused(guards.WRONG_SERVER_KEY)
+        door.serves()
+
+
+def test_public_key_alone_is_not_enough(door: Door) -> None:
+    host = door.keys.client("host")
+    with door.dial(host._replace(secret=zmq.curve_keypair()[1])):
+        door.until_refused(guards.WRONG_SERVER_KEY)
+        door.serves()
+
+
+def test_revoked_key(door: Door) -> None:
+    host = door.keys.client("host")
+    with door.dial(host):
+        door.until(lambda: bool(door.received))
+        assert door.guard.is_allowed(host.public)
+        door.keys.revoke("host")
+        assert not door.guard.is_allowed(host.public)  # although it is connected
+    with door.dial(host):
+        door.until_refused(guards.REVOKED_KEY)
+        door.received.clear()
+        door.serves()
+
+
+def test_key_made_while_it_runs(door: Door) -> None:
+    door.keys.add("host", "lab3")
+    with door.dial(door.keys.client("host", "lab3")):
+        door.until(lambda: bool(door.received))
+    assert door.guard.role_of(door.received[0][1]) == "host"
+
+
+STRANGE_BYTES = {
+    "http": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 4, guards.NO_ZEROMQ),
+    "oversized frame": (GREETING + b"\x06" + b"\x7f" + b"\xff" * 7 + b"x" * 100, guards.NO_ZEROMQ),
+    "oversized command": (GREETING + b"\x06\0\0\0\0\x7f\xff\xff\xff" + b"\x05HELLO" + b"x" * 100, guards.NO_ZEROMQ),
+    "garbled hello": (GREETING + b"\x04\xc8" + b"\x05HELLO" + b"x" * 194, guards.MALFORMED),
+    "short hello": (GREETING + b"\x04\x06" + b"\x05HELLO", guards.MALFORMED),
+    "message before the handshake": (GREETING + b"\x00\x05first", guards.MALFORMED),
+    "truncated hello": (GREETING + b"\x04\xc8" + b"\x05HEL", guards.HUNG_UP),
+    "truncated greeting": (GREETING[:20], guards.HUNG_UP),
+    "nothing": (b"", guards.HUNG_UP),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE_BYTES)
+def test_strange_bytes(door: Door, kind: str) -> None:
+    data, reason = STRANGE_BYTES[kind]
+    with door.plain(data) as connection:
+        with contextlib.suppress(OSError):  # hung up on already
+            connection.shutdown(sockets.SHUT_WR)
+        door.until_refused(reason)
+    assert door.guard.refused == {reason: 1}
+    assert door.guard.recent[0].address in ("127.0.0.1", "?")
+    door.serves()
+
+
+def test_silent_stranger_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "HANDSHAKE_MS", 200)
+    door = Door(KeyDirectory(tmp_path / "keys"))
+    with door.plain(GREETING):
+        door.until_refused(guards.HUNG_UP)
+        door.serves()
+    door.close()
+
+
+def test_garbage_between_peers_is_counted_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "HANDSHAKE_MS", 400)
+    door = Door(KeyDirectory(tmp_path / "keys"))
+    host = door.keys.client("host")
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(door.dial(host))
+            door.plain(os.urandom(10) * 30).close()
+        door.until(lambda: len(door.received) == 20 and sum(door.guard.refused.values()) == 20)
+    door.serves()
+    assert sum(door.guard.refused.values()) == 20
+    door.close()
+
+
+def test_replayed_handshake(door: Door) -> None:
+    """What a host said to the door, said again by somebody who listened in."""
+    listener = sockets.create_server(("127.0.0.1", 0))
+    with door.dial(door.keys.client("host")) as client, listener:
+        client.disconnect(f"tcp://127.0.0.1:{door.port}")
+        client.connect(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
+        client.send(b"overheard")
+        heard, sent = _relay(door, listener)
+    assert (b"overheard", door.keys.client("host").public.decode()) in door.received
+    door.received.clear()
+    before = sum(door.guard.refused.values())
+    with door.plain(heard):
+        door.until(lambda: sum(door.guard.refused.values()) > before)
+    assert sent and not door.received
+    door.serves()
+
+
+def _relay(door: Door, listener: sockets.socket) -> tuple[bytes, bytes]:
+    """Carries one connection to the door until a message is through; returns what each side said."""
+    near, _ = listener.accept()
+    far = door.plain(b"")
+    said = {near: b"", far: b""}
+    for end in (near, far):
+        end.setblocking(False)
+
+    def carry() -> bool:
+        for end, other in ((near, far), (far, near)):
+            with contextlib.suppress(BlockingIOError):
+                data = end.recv(65536)
+                said[end] += data
+                other.sendall(data)
+        return any(message == b"overheard" for message, _ in door.received)
+
+    with near, far:
+        door.until(carry)
+    return said[near], said[far]
+
+
+def test_fuzz(door: Door) -> None:
+    for length in (1, 10, 64, 200, 5000):
+        for prefix in (b"", GREETING[:10], GREETING, GREETING + b"\x04\xc8\x05HELLO"):
+            door.plain(prefix + os.urandom(length)).close()
+    door.until(lambda: sum(door.guard.refused.values()) == 20)
+    door.serves()
+
+
+def test_hundreds_at_once(door: Door) -> None:
+    keys = door.keys.client("host")
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):
+            stack.enter_context(door.dial(keys))
+        intruders = [stack.enter_context(door.dial(stranger(door))) for _ in range(10)]
+        door.until(lambda: len(door.received) == 150 and door.guard.refused[guards.UNKNOWN_KEY] >= len(intruders))
+    assert {user_id for _, user_id in door.received} == {keys.public.decode()}
+
+
+def test_events_that_nobody_takes_hold_nothing_up(door: Door) -> None:
+    for _ in range(1500):
+        door.plain(b"GET / HTTP/1.1\r\n\r\n" * 6).close()
+    door.until(lambda: sum(door.guard.refused.values()) == 1500)
+    assert len(door.guard.recent) == guards.KEPT_REFUSALS
+    door.serves()
+
+
+def test_nobody_comes_in_once_the_guard_is_gone(door: Door) -> None:
+    door.guard.close()
+    events: zmq.Socket[Any] = door.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+    with events, door.dial(door.keys.client("host")):
+        assert events.poll(10_000)
+        assert int.from_bytes(events.recv_multipart()[0][:2], sys.byteorder) == zmq.EVENT_DISCONNECTED
+        assert not door.socket.poll(0)
+        door.socket.disable_monitor()
+
+
+def test_closes_at_once(door: Door) -> None:
+    with contextlib.ExitStack() as stack:
+        for credentials in (stranger(door), None, door.keys.client("host")):
+            stack.enter_context(door.dial(credentials))
+        door.until(lambda: bool(door.received))
+        started = time.monotonic()
+        door.guard.close()
+        door.socket.close(0)
+    door.context.term()
+    assert time.monotonic() - started < 0.3
+
+
+def test_refusals_are_logged_at_a_limited_rate(
+    door: Door, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def knock(times: int) -> list[str]:
+        caplog.clear()
+        for _ in range(times):
+            before = door.guard.refused[guards.UNKNOWN_KEY]
+            with door.dial(stranger(door)):
+                door.until_refused(guards.UNKNOWN_KEY, before + 1)
+        return [record.getMessage() for record in caplog.records]
+
+    assert knock(4) == ["refused 127.0.0.1: unknown key"]
+    monkeypatch.setattr(guards, "LOG_INTERVAL_S", 0.0)
+    assert knock(1) == ["refused 127.0.0.1: unknown key (and 3 others since)"]
+
+
+def test_questions_that_are_none(door: Door) -> None:
+    with door.context.socket(zmq.DEALER) as asker:
+        asker.connect("inproc://zeromq.zap.01")
+        for question in ([b""], [b"", b"1.0"], [b"", b"1.0", b"1", b"", b"1.2.3.4", b"", b"NULL"], [b""] * 9):
+            asker.send_multipart(question)
+            door.until(lambda: bool(asker.poll(0)))
+            assert asker.recv_multipart()[3] == b"400"
+    door.serves()
+
+
+@pytest.mark.parametrize(
+    ("who", "fault"),
+    [
+        ("unknown", "refuses this key"),
+        ("other broker's", "another broker than the one that the keys are for"),
+        ("keyless", "--insecure has to be given to both"),
+        ("to keyless", "--insecure has to be given to both"),
+        ("to a web server", "no zray broker"),
+        ("known", ""),
+        ("to nobody", ""),
+    ],
+)
+def test_dialer_is_told_why(door: Door, who: str, fault: str) -> None:
+    known = door.keys.client("host")
+    credentials = {"unknown": stranger(door), "other broker's": stranger(door, zmq.curve_keypair()[0]), "keyless": None}
+    address = f"tcp://127.0.0.1:{door.port}"
+    with contextlib.ExitStack() as stack:
+        if who == "to keyless":
+            keyless = stack.enter_context(door.context.socket(zmq.ROUTER))
+            address = f"tcp://127.0.0.1:{keyless.bind_to_random_port('tcp://127.0.0.1')}"
+        elif who.startswith("to "):
+            web = stack.enter_context(sockets.create_server(("127.0.0.1", 0)))
+            address = f"tcp://127.0.0.1:{web.getsockname()[1]}"
+            if who == "to nobody":
+                web.close()
+        socket: zmq.Socket[Any] = stack.enter_context(door.context.socket(zmq.DEALER))
+        socket.setsockopt(zmq.LINGER, 0)
+        watch = DialWatch(socket)
+        stack.callback(watch.close)
+        chosen = credentials.get(who, known)
+        if chosen is not None:
+            apply_client(socket, chosen)
+        socket.connect(address)
+        socket.send(b"hello")
+        if who == "to a web server":
+            near, _ = web.accept()
+            near.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            near.close()
+        if fault:
+            door.until(lambda: fault in watch.fault())
+        else:
+            door.until(lambda: bool(door.received) or who == "to nobody")
+            assert watch.fault() == ""
+
+
+def test_without_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_curve()
+    monkeypatch.setattr(zmq, "has", lambda name: False)
+    with pytest.raises(ConfigError, match="without CURVE"):
+        require_curve()

@@ -1,0 +1,50 @@
+"""``zray``: what users do to their clusters from a terminal. A sub-command is a module, loaded only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from zray.exceptions import ZrayError
+from zray.version import VERSION
+
+COMMANDS = {
+    "config": "zray.cli.config:config",
+    "down": "zray.cli.up:down",
+    "keys": "zray.cli.keys:keys",
+    "stop": "zray.cli.stop:stop",
+    "up": "zray.cli.up:up",
+}
+"""``module:function`` of every sub-command."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a sub-command's module when that is asked for, and shows our errors as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), function)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except ZrayError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(VERSION)
+def main() -> None:
+    """Look after a zray cluster. Brokers and hosts are started by zray-broker and zray-worker."""
+
+
+if __name__ == "__main__":
+    main()

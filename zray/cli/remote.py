@@ -1,0 +1,123 @@
+"""The other half of ``zray up``: runs on each machine, through ssh, with its orders on stdin and its reply on stdout.
+
+It starts a worker that outlives the login, and waits until that is ready or has failed.  Which session the worker of
+a list is, is noted in the user's own directory; so it is found again to be ended, and not started twice.  The worker
+keeps out of the login's runtime directory, which is removed when the user logs out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pwd
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from zray.cli.stop import Running, end, running
+from zray.config import Config
+from zray.exceptions import ZrayError
+from zray.util.sessions import runtime_root, sweep_dead_sessions
+
+REPLY_MARK = "zray-remote: "
+"""Begins the one line of stdout that is the reply: JSON with ``done`` or ``failed``."""
+READY = "zray host is ready"
+_PAUSE_S = 0.02
+
+
+def main() -> int:
+    """Reads the orders, carries them out, replies; stderr goes back as it is."""
+    orders = json.load(sys.stdin)
+    try:
+        reply = {"done": _carry_out(orders)}
+    except (ZrayError, OSError) as error:
+        reply = {"failed": str(error)}
+    print(REPLY_MARK + json.dumps(reply), flush=True)
+    return 0 if "done" in reply else 1
+
+
+def _carry_out(orders: Mapping[str, Any]) -> str:
+    environ = {**os.environ, **orders["environment"]}
+    environ.pop("XDG_RUNTIME_DIR", None)
+    config = Config.from_environment(environ)
+    root = runtime_root(config.tmpdir, environ)
+    key = hashlib.sha256(f"{orders['address']} {orders['host']}".encode()).hexdigest()[:12]
+    with _note(root / f"up-{key}.json") as note:
+        noted = note.read()
+        found = [each for each in running([root]) if each.paths.name == noted]
+        if orders["action"] == "stop":
+            return _stop(found, root)
+        if found:
+            return f"runs already: {found[0]}"
+        host = _start(orders, environ, root / f"up-{key}.log", config.start_timeout_s)
+        note.seek(0)
+        note.truncate()
+        note.write(host.paths.name)
+    _warn_of_logout()
+    return f"started the {host}"
+
+
+@contextlib.contextmanager
+def _note(path: Path) -> Iterator[IO[str]]:
+    """The file with the name of the worker's session, locked: who comes second finds what the first has started."""
+    with path.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        yield file
+
+
+def _stop(found: list[Running], root: Path) -> str:
+    if not found:
+        return "nothing to end"
+    left = end(found)
+    if left and end(left, force=True):
+        raise ZrayError(f"the {left[0]} could not be ended")
+    sweep_dead_sessions(root)
+    return f"ended the {found[0]}"
+
+
+def _start(orders: Mapping[str, Any], environ: dict[str, str], log: Path, timeout_s: float) -> Running:
+    options = ["--address", orders["address"], *(["--insecure"] if orders["insecure"] else [])]
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "zray.cli.worker", *options],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + timeout_s
+    while READY not in log.read_text(errors="replace"):
+        if worker.poll() is not None:
+            sys.stderr.write(log.read_text(errors="replace"))
+            raise ZrayError(f"zray-worker ended with exit code {worker.returncode}")
+        if time.monotonic() >= deadline:
+            worker.terminate()
+            sys.stderr.write(log.read_text(errors="replace"))
+            raise ZrayError(f"zray-worker was not ready within {timeout_s:g} s (start_timeout_s)")
+        time.sleep(_PAUSE_S)  # a file, unlike a pipe, is there for what the worker says when this has gone
+    found = [each for each in running([log.parent]) if each.pid == worker.pid]
+    if not found:
+        raise ZrayError(f"zray-worker was ready and is gone; see {log}")
+    return found[0]
+
+
+def _warn_of_logout() -> None:
+    """Where systemd looks after logins, it removes the shared memory of users who have logged out for good."""
+    try:
+        user = pwd.getpwuid(os.geteuid())
+    except KeyError:  # in a container: no login, no logout
+        return
+    logind, lingering = Path("/run/systemd/users"), Path("/var/lib/systemd/linger", user.pw_name)
+    if user.pw_uid >= 1000 and logind.exists() and not lingering.exists():
+        sys.stderr.write(
+            f"when {user.pw_name} logs out, systemd may remove the worker's shared memory: to keep it, run "
+            "`loginctl enable-linger` there once\n"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

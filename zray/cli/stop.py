@@ -1,0 +1,196 @@
+"""``zray stop``: ends what of this user runs on this machine, and nothing else.
+
+What runs is read off the sessions in the user's own directory: a session whose lock is held lives.  Whom to signal is
+not believed to any file that names a process: it is the one that has this very lock open, belongs to this user, and
+has the session in its title, looked at once more while a pidfd holds it.  (Who merely sweeps up after a dead session
+holds its lock as well, but has no such title.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import select
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from zray.config import Config
+from zray.exceptions import ConfigError
+from zray.util.processes import kill_session, process_start_time
+from zray.util.sessions import (
+    SessionPaths,
+    runtime_root,
+    session_is_alive,
+    session_paths,
+    sweep_dead_sessions,
+)
+
+GRACE_S = 5.0
+"""How long hosts, and then brokers, may take to end in order."""
+KILL_S = 5.0
+_PAUSE_S = 0.02
+_TITLE = re.compile(rb"zray: (host|broker) ([0-9a-f]{8})\b")
+
+
+class Running(NamedTuple):
+    """A living session. ``pid`` is 0 if the process that guards it cannot be seen from here."""
+
+    paths: SessionPaths
+    role: str
+    pid: int = 0
+    started: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.paths.name} (pid {self.pid or 'unknown'})"
+
+
+@click.command()
+@click.argument("sessions", nargs=-1, metavar="[SESSION]...")
+@click.option("--force", is_flag=True, help="Kill at once what would otherwise be asked to end.")
+def stop(sessions: tuple[str, ...], force: bool) -> None:
+    """End your brokers, hosts and local clusters on this machine.
+
+    All of them, or the named SESSIONs alone. Each is asked to end and has ten seconds for it; a local cluster ends
+    under the program that called zray.init(). What others run, and what runs on other machines, stays.
+    """
+    roots = own_roots(Config.from_environment())
+    found = running(roots)
+    if missing := set(sessions) - {each.paths.name for each in found}:
+        there = ", ".join(map(str, found)) or "nothing"
+        raise click.ClickException(f"no session {', '.join(sorted(missing))} of yours runs here; there is: {there}")
+    chosen = [each for each in found if not sessions or each.paths.name in sessions]
+    if not chosen:
+        click.echo("nothing of yours runs here")
+    left = end(chosen, force)
+    for each in chosen:
+        if each not in left:
+            click.echo(f"{'killed' if force else 'ended'} the {each}")
+    for root in roots:
+        sweep_dead_sessions(root)
+    for each in left:
+        click.echo(f"the {each} {_why_left(each, force)}", err=True)
+    raise SystemExit(1 if left else 0)
+
+
+def _why_left(each: Running, force: bool) -> str:
+    if not each.pid:
+        return f"is alive, but cannot be seen from here: does it run in a container? Its files are in {each.paths.root}"
+    if force:
+        return "could not be killed: it hangs in the kernel"
+    return f"has not ended within {2 * GRACE_S:g} s: `zray stop --force {each.paths.name}` kills it"
+
+
+def own_roots(config: Config) -> list[Path]:
+    """Where sessions of this user are: also those that had no login's directory, as under ``zray up``."""
+    roots = [runtime_root(config.tmpdir)]
+    if not config.tmpdir:
+        without_login = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+        with contextlib.suppress(ConfigError):  # what cannot be used, nobody has used
+            roots.append(runtime_root("", without_login))
+    return list(dict.fromkeys(roots))
+
+
+# ---- what runs
+
+
+def running(roots: Iterable[Path]) -> list[Running]:
+    """The living sessions below these directories."""
+    alive = [paths for root in roots for paths in _sessions(root) if session_is_alive(paths)]
+    guardians = {paths: (role, pid) for paths, role, pid in _guardians(alive)} if alive else {}
+    found = []
+    for paths in alive:
+        role, pid = guardians.get(paths, ("session", 0))
+        if role == "host" and paths.broker_socket.exists():
+            role = "local cluster"
+        found.append(Running(paths, role, pid, process_start_time(pid) or 0 if pid else 0))
+    return found
+
+
+def _sessions(root: Path) -> Iterator[SessionPaths]:
+    for entry in sorted(root.iterdir()):
+        with contextlib.suppress(ConfigError):  # "logs", "current": not the name of a session
+            yield session_paths(root, entry.name)
+
+
+def _guardians(sessions: Iterable[SessionPaths]) -> Iterator[tuple[SessionPaths, str, int]]:
+    by_name = {paths.name: paths for paths in sessions}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (title := _title(entry)):
+            paths = by_name.get(title[1])
+            if paths is not None and _has_open(entry, paths.lock):
+                yield paths, title[0], int(entry.name)
+
+
+def _title(process: Path) -> tuple[str, str] | None:
+    """Role and session of one of this user's processes, if it says so."""
+    try:
+        match = _TITLE.match((process / "cmdline").read_bytes())
+        if match is None or process.stat().st_uid != os.geteuid():
+            return None
+    except OSError:  # gone since it was listed
+        return None
+    return match[1].decode(), match[2].decode()
+
+
+def _has_open(process: Path, file: Path) -> bool:
+    wanted = os.stat(file) if file.exists() else None
+    with contextlib.suppress(OSError):  # gone, or not ours to look into
+        for fd in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if wanted is not None and os.path.samestat(fd.stat(), wanted):
+                    return True
+    return False
+
+
+# ---- how it ends
+
+
+def end(sessions: list[Running], force: bool = False) -> list[Running]:
+    """Ends them, hosts before brokers, and waits; returns those that are still there."""
+    if force:
+        _signal(sessions, signal.SIGKILL, KILL_S)
+        for each in sessions:
+            if each.pid:
+                kill_session(each.paths.name)
+    else:
+        _signal([each for each in sessions if each.role != "broker"], signal.SIGTERM, GRACE_S)
+        _signal([each for each in sessions if each.role == "broker"], signal.SIGTERM, GRACE_S)
+    return _await_locks(sessions, 1.0)
+
+
+def _signal(sessions: list[Running], number: signal.Signals, timeout_s: float) -> None:
+    """Signals the guardian of each, and waits until all are dead or the time is over."""
+    ending = select.poll()
+    with contextlib.ExitStack() as stack:
+        alive = 0
+        for each in sessions:
+            if not each.pid:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(each.pid)
+                stack.callback(os.close, pidfd)
+                # The PID is held from here on; that it was not given to a stranger just before is looked at now.
+                if process_start_time(each.pid) == each.started:
+                    signal.pidfd_send_signal(pidfd, number)
+                    ending.register(pidfd, select.POLLIN)
+                    alive += 1
+        deadline = time.monotonic() + timeout_s
+        while alive and (remaining_s := deadline - time.monotonic()) > 0:
+            for fd, _ in ending.poll(math.ceil(remaining_s * 1000)):
+                ending.unregister(fd)
+                alive -= 1
+
+
+def _await_locks(sessions: list[Running], timeout_s: float) -> list[Running]:
+    """A session goes on, for a moment, after its guardian: what it has left is being removed."""
+    deadline = time.monotonic() + timeout_s
+    while (left := [each for each in sessions if session_is_alive(each.paths)]) and time.monotonic() < deadline:
+        time.sleep(_PAUSE_S)  # locks are tried, not waited for: holding one would declare a session alive
+    return left

@@ -1,0 +1,77 @@
+"""Every setting, in one frozen record.  Where settings come from, and what they may be, is ``zray.config.reading``.
+
+Each process of a cluster has a record, workers included, to whom it travels in their payload: so this module imports
+next to nothing, and the reading is loaded only by the processes that users start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of a zray process.
+
+    Each can be given, the later before the earlier, by its name in the file ``config.toml``, as ``ZRAY_<NAME>`` in
+    the environment, and by those commands that have an option for it.
+    """
+
+    address: str = ""
+    """Where the broker listens, for workers and drivers that are not told; "auto": this user's broker here."""
+    keys: str = ""
+    """The directory with the keys for TCP; default: a directory in the user's configuration."""
+    tmpdir: str = ""
+    """Where session directories (sockets, logs, spilled objects) are made; default: a per-user runtime directory."""
+    num_cpus: float | None = None
+    """CPUs that a host offers; default: those that its process may use."""
+    num_gpus: float | None = None
+    """GPUs that a host offers; default: none."""
+    memory: int | None = None
+    """Memory that a host offers, in bytes; default: 70% of what its process may use."""
+    resources: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Other resources that a host offers: amounts by name."""
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What is to be known of a host: values by key, as zray.nodes() shows them."""
+    object_store_memory: int = 0
+    """Capacity of a host's object store in bytes; 0: 30% of the memory, at most what /dev/shm can hold."""
+    spill_dir: str = ""
+    """Where a host puts objects when its store is full; default: within the session directory."""
+    idle_timeout_s: float = 5.0
+    """A host's idle worker process beyond one per CPU is ended after this many seconds."""
+    inline_max_bytes: int = 100 * KIB
+    """Values up to this size travel inside messages; larger ones go through the store."""
+    heartbeat_s: float = 1.0
+    """Longest silence on a link before a ping is sent, in seconds."""
+    silence_s: float = 6.0
+    """A peer that has not been heard for this long is declared dead, in seconds."""
+    connect_timeout_s: float = 5.0
+    """How long a worker or driver tries to reach a broker, in seconds."""
+    store_wait_s: float = 10.0
+    """How long a writer waits for room in a store whose objects are all in use, in seconds."""
+    infeasible_warn_s: float = 2.0
+    """A request that no host could ever satisfy is reported after this many seconds."""
+    start_timeout_s: float = 30.0
+    """How long a local cluster may take to start, in seconds."""
+    log_to_driver: bool = True
+    """Whether what workers print is shown at the driver."""
+    log_file_max_bytes: int = 16 * MIB
+    """A worker's log file is rotated at this size, in bytes; one older file is kept."""
+    max_message_bytes: int = 512 * MIB
+    """A message larger than this, in bytes, is refused by the receiving socket."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None, **options: object) -> Config:
+        """The settings of this process: defaults, then the file, then ``ZRAY_*``, then ``options``.
+
+        An option that is None has not been given. Raises ConfigError for a value that cannot be used, saying where it
+        stands, what it is and what is allowed; names that no setting has get a warning.
+        """
+        from zray.config import reading  # loaded only where settings are read, see above
+
+        return reading.read(environ, options).config

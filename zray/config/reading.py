@@ -1,0 +1,283 @@
+"""Where settings come from, and what they may be.
+
+Each source is laid over the one before: the defaults, a file, the environment, the command line.  The file is the one
+that ``ZRAY_CONFIG`` names, else ``$XDG_CONFIG_HOME/zray/config.toml``, else ``~/.config/zray/config.toml`` if it is
+there; it has each setting under its name, at the top::
+
+    address = "tcp://head:6380"
+    heartbeat_s = 0.5
+    labels = {zone = "a"}
+
+Text, as it stands in the environment, is accepted wherever the file could have a number, a truth or a table.  A value
+is checked where it is read, since only there it is known who has to be told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from zray.config import KIB, MIB, Config
+from zray.exceptions import ConfigError
+
+DEFAULT = "default"
+PREFIX = "ZRAY_"
+OTHER_VARIABLES = frozenset({"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_STARTED"})
+"""Variables of zray's own that are no settings."""
+OTHER_PREFIXES = ("ZRAY_TEST_", "ZRAY_CI_")
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+_NAMED_OTHERWISE = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+_LEAST: dict[str, float] = {
+    "connect_timeout_s": 0.1,
+    "heartbeat_s": 0.01,
+    "log_file_max_bytes": 4 * KIB,
+    "max_message_bytes": MIB,
+    "object_store_memory": MIB,
+    "silence_s": 0.1,
+    "start_timeout_s": 0.1,
+}
+"""The least that a number may be, if that is not 0."""
+_ZERO_TOO = frozenset({"object_store_memory"})
+_PATHS = frozenset({"keys", "spill_dir", "tmpdir"})
+_TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+_LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
+_warned: set[str] = set()
+
+
+class Reading(NamedTuple):
+    """What was read. ``origins``: where each setting's value stands."""
+
+    config: Config
+    origins: dict[str, str]
+
+
+def read(
+    environ: Mapping[str, str] | None = None, options: Mapping[str, object] | None = None, warn: bool = True
+) -> Reading:
+    """All settings, see ``Config.from_environment``. Without ``warn`` nothing is said of unknown names."""
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins = dict.fromkeys(_FIELDS, DEFAULT)
+    path = config_file(environ)
+    table = _load(path, required=bool(environ.get("ZRAY_CONFIG")))
+    if warn:
+        _warn_of_unknown((name for name in table if name not in _FIELDS), _FIELDS, f" in {path}")
+        _warn_of_unknown(_unknown_variables(environ), map(variable_of, _FIELDS), " in the environment")
+    for name in _FIELDS.keys() & table.keys():
+        values[name] = check(name, table[name], f"{path}: {name} =", blank=" ")
+        origins[name] = path
+    for name in _FIELDS:
+        variable = variable_of(name)
+        if text := environ.get(variable):
+            values[name] = check(name, text, f"{variable}=")
+            origins[name] = variable
+    for name, option in (options or {}).items():
+        if option is not None:
+            values[name] = check(name, option, option_of(name), blank=" ")
+            origins[name] = option_of(name)
+    for name in _PATHS & values.keys():
+        values[name] = os.path.expanduser(values[name])
+    config = Config(**values)
+    if config.heartbeat_s >= config.silence_s:
+        raise ConfigError(
+            f"heartbeat_s ({config.heartbeat_s:g}, {origins['heartbeat_s']}) has to be less than silence_s "
+            f"({config.silence_s:g}, {origins['silence_s']}): a peer must be heard before it is given up"
+        )
+    return Reading(config, origins)
+
+
+def sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Where each setting of this process comes from: "default", the path of a file, or the name of a variable."""
+    return read(environ).origins
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def option_of(name: str) -> str:
+    """The command-line option of a setting: units are told by the help, not by the name."""
+    return "--" + name.removesuffix("_s").replace("_", "-")
+
+
+def config_file(environ: Mapping[str, str]) -> str:
+    """The path of the file with settings, whether or not it exists."""
+    if given := environ.get("ZRAY_CONFIG"):
+        return given
+    home = environ.get("XDG_CONFIG_HOME", "")
+    base = home if os.path.isabs(home) else os.path.join(os.path.expanduser("~"), ".config")
+    return os.path.join(base, "zray", "config.toml")
+
+
+def load_toml(path: str) -> dict[str, Any]:
+    """A TOML file; raises ConfigError naming it if it cannot be read, OSError if it is not there."""
+    # Costs some 200 KB and two milliseconds: only those who have a file pay.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # of the syntax, or not UTF-8
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def _load(path: str, required: bool) -> dict[str, Any]:
+    if not required and not os.path.exists(path):
+        return {}
+    try:
+        return load_toml(path)
+    except FileNotFoundError:
+        raise ConfigError(f"ZRAY_CONFIG={path!r}: there is no such file") from None
+
+
+# ---- unknown names
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    known = {*map(variable_of, _FIELDS), *OTHER_VARIABLES}
+    return [
+        name
+        for name in environ
+        if name.startswith(PREFIX) and name not in known and not name.startswith(OTHER_PREFIXES)
+    ]
+
+
+def _warn_of_unknown(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Once for each name in the life of this process."""
+    for name in names:
+        if name in _warned:
+            continue
+        _warned.add(name)
+        import logging
+
+        logging.getLogger("zray").warning("%s%s is no setting of zray%s", name, where, nearest(name, known))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``: did you mean X?`` or nothing, for messages about a name that is not known."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), 1, 0.6)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+# ---- values
+
+
+def check(name: str, given: object, where: str, blank: str = "") -> Any:
+    """A setting's value as ``Config`` has it; raises ConfigError, which opens with ``where``, if it cannot be used."""
+    kind = str(_FIELDS[name].type).removesuffix(" | None")
+    convert, needed = _KINDS[kind]
+    try:
+        value = convert(given)
+        if kind in ("int", "float") and not _in_range(name, value):
+            raise ValueError
+    except ValueError as error:
+        reason = str(error) or f"needed: {needed}{_range(name) if kind in ('int', 'float') else ''}"
+        raise ConfigError(f"{where}{blank}{given!r} cannot be used: {reason}") from None
+    return value
+
+
+def _in_range(name: str, value: float) -> bool:
+    return math.isfinite(value) and (value >= _LEAST.get(name, 0) or (name in _ZERO_TOO and value == 0))
+
+
+def _range(name: str) -> str:
+    return f" from {_LEAST.get(name, 0)} on" + (", or 0" if name in _ZERO_TOO else "")
+
+
+# Each raises ValueError: with a reason, or without one where the kind of value says enough.
+
+
+def _text(given: object) -> str:
+    if not isinstance(given, str):
+        raise ValueError
+    return given
+
+
+def _truth(given: object) -> bool:
+    if isinstance(given, bool):
+        return given
+    if not isinstance(given, str) or given.lower() not in _TRUTHS:
+        raise ValueError
+    return _TRUTHS[given.lower()]
+
+
+def _integer(given: object) -> int:
+    if isinstance(given, bool) or not isinstance(given, (int, str)):
+        raise ValueError
+    try:
+        return int(given)
+    except ValueError:
+        raise ValueError from None
+
+
+def _number(given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, (int, float, str)):
+        raise ValueError
+    try:
+        return float(given)
+    except ValueError:
+        raise ValueError from None
+
+
+def _amounts(given: object) -> dict[str, float]:
+    if isinstance(given, str):
+        import json
+
+        try:
+            given = json.loads(given)
+        except ValueError as error:
+            raise ValueError(f"it is not JSON: {error}") from None
+    if not isinstance(given, Mapping):
+        raise ValueError
+    for name, amount in given.items():
+        if name in _NAMED_OTHERWISE:
+            raise ValueError(f"{name} is not among the other resources: it is set as {_NAMED_OTHERWISE[name]}")
+        number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+        if not number or not math.isfinite(amount) or amount < 0:
+            raise ValueError(f"the amount of {name!r} is a number from 0 on, not {amount!r}")
+    return dict(given)
+
+
+def _labels(given: object) -> dict[str, str]:
+    if isinstance(given, str):
+        pairs = [pair.partition("=") for pair in given.split(",") if pair.strip()]
+        if not all(equals for _, equals, _ in pairs):
+            raise ValueError
+        given = {key.strip(): value.strip() for key, _, value in pairs}
+    if not isinstance(given, Mapping):
+        raise ValueError
+    for key, value in given.items():
+        if not _LABEL_KEY.fullmatch(key):
+            raise ValueError(f"the label {key!r} is not made of letters, digits and _ . / - between two of the former")
+        if not isinstance(value, str) or not _LABEL_VALUE.fullmatch(value):
+            raise ValueError(
+                f"the value {value!r} of label {key} is no text of at most 63 letters, digits and _ . - between two of "
+                "the former"
+            )
+    return dict(given)
+
+
+_KINDS: dict[str, tuple[Callable[[object], Any], str]] = {
+    "str": (_text, "text"),
+    "bool": (_truth, "true or false"),
+    "int": (_integer, "a whole number"),
+    "float": (_number, "a number"),
+    "dict[str, float]": (_amounts, """amounts by name, as {"x": 2}"""),
+    "dict[str, str]": (_labels, "labels, as key=value,key=value"),
+}

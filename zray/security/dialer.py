@@ -1,0 +1,71 @@
+"""The side that connects: shows its key, expects the broker's, and can tell why it was not let in.
+
+libzmq gives a connection up for good when its handshake fails: to try again takes another ``connect`` of the socket.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+
+from zray.exceptions import ConfigError
+from zray.security.keys import ClientCredentials
+from zray.security.monitor import Monitor
+
+
+def require_curve() -> None:
+    """Raises ConfigError if this libzmq cannot encrypt."""
+    if not zmq.has("curve"):
+        raise ConfigError(
+            f"the libzmq {zmq.zmq_version()} here was built without CURVE (libsodium), which TCP needs. Install "
+            "pyzmq's wheel, which has it (pip install --force-reinstall --only-binary pyzmq pyzmq), or use ipc"
+        )
+
+
+def apply_client(socket: zmq.Socket[Any], credentials: ClientCredentials) -> None:
+    """Makes a socket that is about to connect show its key, and expect the server's."""
+    socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = credentials
+
+
+_REFUSED = "the broker refuses this key, which it does not know or has revoked: copy its keys again"
+_MISMATCH = "one side uses keys and the other does not: --insecure has to be given to both or neither"
+_HUNG_UP = (
+    "what listens there hung up during the handshake: it is another broker than the one that the keys are for (or its "
+    "own key was replaced: copy its keys again), or no zray broker"
+)
+
+
+class DialWatch:
+    """Follows the handshakes of a socket with one address; made before it connects."""
+
+    def __init__(self, socket: zmq.Socket[Any]) -> None:
+        failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        ends = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        self._monitor = Monitor(socket, zmq.EVENT_CONNECTED | failed | ends)
+        self._fault = ""
+        self._shaking_hands = False
+
+    def fault(self) -> str:
+        """Why the last handshake failed, and what helps; empty if none did, as when nobody listens there."""
+        for event, value in self._monitor.events():
+            if event == zmq.EVENT_CONNECTED:
+                self._shaking_hands = True
+            elif event != zmq.EVENT_DISCONNECTED or self._shaking_hands:  # bytes that are no ZMTP are just hung up on
+                self._shaking_hands = False
+                self._fault = _fault_of(event, value)
+        return self._fault
+
+    def close(self) -> None:
+        """Stops following. May be called before or after the socket is closed."""
+        self._monitor.close()
+
+
+def _fault_of(event: int, value: int) -> str:
+    if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        return ""
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        return _REFUSED
+    if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+        return _MISMATCH
+    return _HUNG_UP
