@@ -10,13 +10,15 @@ object to other threads.)
 
 from __future__ import annotations
 
-import concurrent.futures
 import weakref
 from collections.abc import Generator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.exceptions import ZrayError
 from zray.ids import OBJECT_ID_BYTES, task_of
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 
 class Tracker(Protocol):
