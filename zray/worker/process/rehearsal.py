@@ -98,12 +98,11 @@ class _Stage:
     def fileno(self) -> int:
         return self._fd
 
-    def recv(self, flags: int) -> bytes:
+    def recv_multipart(self, flags: int) -> list[bytes]:
         frames = self.broker.outgoing(time.monotonic())
         if not frames:
             raise zmq.Again
-        (frame,) = frames  # all that the broker says is one frame
-        return frame
+        return frames  # all that the broker says is one frame
 
     def send(self, frame: bytes, flags: int) -> None:
         for message in self.broker.receive(read_frame(frame), time.monotonic()):
