@@ -10,7 +10,6 @@ object to other threads.)
 
 from __future__ import annotations
 
-import concurrent.futures
 import weakref
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Generic, Protocol
@@ -19,6 +18,8 @@ from zray.exceptions import ZrayError
 from zray.ids import OBJECT_ID_BYTES, task_of
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from typing_extensions import TypeVar
 
     T_co = TypeVar("T_co", covariant=True, default=Any)

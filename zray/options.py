@@ -11,7 +11,6 @@ Amounts of resources are kept as given, and counted in ten-thousandths, as integ
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import numbers
 from collections.abc import Callable, Mapping
@@ -380,6 +379,8 @@ def _refuse(kind: type, given: _Given) -> NoReturn:
     if owners:
         hint = _HINTS.get((subject, given.name))
         given.wrong_value(f"it is an option of {' or '.join(owners)}, not of {subject}" + (f"; {hint}" if hint else ""))
+    import difflib  # heavy, and needed for mistakes only
+
     close = difflib.get_close_matches(given.name, checks, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
     raise ValueError(f"{given.what}: unknown option {given.name!r}; {guess}Allowed for {subject}: {', '.join(checks)}")

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import processes
 from pace import Pace
 from peers import Peer
 
-
-def occupy() -> int:
-    """Keeps a worker busy for long enough that the next such task needs another. Returns its process."""
-    time.sleep(0.3)
-    return os.getpid()
-
-
-def hello() -> int:
-    return 1
+from rows.small import hello, occupy
 
 
 def lifecycle(peer: Peer, pace: Pace) -> tuple[float, ...]:

@@ -91,6 +91,7 @@ class ActorMeta:
         self.max_task_retries = max_task_retries
         self.max_pending_calls = max_pending_calls
         self.constructor: inspect.Signature | None = None  # known where the class is
+        self.has_coroutines = False  # likewise
         self._call_options: dict[tuple[str, int], bytes] = {}
 
     @classmethod
@@ -111,6 +112,7 @@ class ActorMeta:
         meta = cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls)
         parameters = _parameters(kind, skip_first=False)
         meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
+        meta.has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
         return meta
 
     def packed(self) -> bytes:

@@ -5,35 +5,29 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
-import json
-import logging
+import functools
 import math
 import os
-import select
 import signal
-import subprocess
 import sys
 import threading
-import time
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray import object_ref
 from zray.api import runtime as runtimes
-from zray.api.driver_output import DriverOutput
-from zray.api.local_mode import LocalRuntime
 from zray.client import session as sessions
 from zray.client.connection import connect
 from zray.client.core.effects import ShowLogs, Warn
 from zray.client.session import Session
 from zray.client.shell import Tick
 from zray.config import Config
-from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, SystemFailure, ZrayError
+from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ZrayError
 from zray.protocol.messages import DRIVER, Goodbye
 from zray.protocol.sockets import check_address
 from zray.util.machine import host_resources
-from zray.util.processes import TITLE_PADDING, kill_session
+from zray.util.processes import kill_session
 from zray.util.sessions import (
     SessionPaths,
     new_session,
@@ -43,15 +37,17 @@ from zray.util.sessions import (
     sweep_dead_sessions,
 )
 
+if TYPE_CHECKING:
+    import logging
+
+    from zray.api.driver_output import DriverOutput
+    from zray.api.local_cluster import LocalCluster
+
 LAST_OUTPUT_S = 0.2
 """How long ``shutdown`` waits for what workers have printed, in seconds."""
 
-logger = logging.getLogger("zray")
 _lock = threading.RLock()
 _driver: _Driver | None = None
-
-_LAUNCH = "import sys, json; a = json.loads(sys.argv[1]); sys.path[:] = a['sys_path']; " \
-          "from zray.worker.host.local import main; sys.exit(main(sys.argv[1]))"  # fmt: skip
 
 
 class Context(dict[str, Any]):
@@ -85,7 +81,7 @@ class _Driver:
     session: Session
     context: Context
     output: DriverOutput
-    process: subprocess.Popen[bytes] | None = None
+    process: LocalCluster | None = None
     paths: SessionPaths | None = None
     old_sigint: Any = None
     undo_hint: Callable[[], None] = lambda: None
@@ -103,7 +99,7 @@ def init(
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
     configure_logging: bool = True,
-    logging_level: int | str = logging.INFO,
+    logging_level: int | str = "INFO",
     log_to_driver: bool | None = None,
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
@@ -128,6 +124,7 @@ def init(
     _check_arguments(
         num_cpus, num_gpus, memory, resources, object_store_memory, include_dashboard, runtime_env, unknown
     )
+    _forget_in_children()
     with _lock:
         if is_initialized():
             if ignore_reinit_error:
@@ -136,12 +133,14 @@ def init(
                 "zray.init() was called twice: call zray.shutdown() first, or pass ignore_reinit_error=True"
             )
         if configure_logging:
-            logger.setLevel(logging_level)
+            _logger().setLevel(logging_level)
         config = Config.from_environment()
         if log_to_driver is not None:
             config = dataclasses.replace(config, log_to_driver=log_to_driver)
         space = namespace or os.urandom(8).hex()
         if local_mode:
+            from zray.api.local_mode import LocalRuntime
+
             local = LocalRuntime(space)
             object_ref.set_tracker(local)
             runtimes.set_runtime(local)
@@ -195,7 +194,7 @@ def _resolve(address: str, config: Config) -> str:
     if address != "auto":
         check_address(address)
         if address.startswith("tcp://"):
-            logger.warning(
+            _logger().warning(
                 "the connection to %s is neither encrypted nor authenticated: there are no keys yet", address
             )
         return address
@@ -237,15 +236,17 @@ def _search_path() -> list[str]:
 
 
 def _join(
-    address: str, given: dict[str, Any], config: Config, namespace: str, process: subprocess.Popen[bytes] | None = None
+    address: str, given: dict[str, Any], config: Config, namespace: str, process: LocalCluster | None = None
 ) -> _Driver:
     useless = [name for name, value in given.items() if value is not None]
     if useless:
         raise ValueError(f"{', '.join(useless)} cannot be set when joining a cluster: its hosts say what they have")
+    from zray.api.driver_output import DriverOutput  # workers, which import this module too, do without
+
     process_id = os.urandom(16)
     info = {"pid": os.getpid(), "job": _job_config(namespace, local=True)}
     connection = connect(address, DRIVER, process_id, info, config)
-    lifeline = process.stdout.fileno() if process is not None and process.stdout is not None else -1
+    lifeline = process.lifeline if process is not None else -1
     session = Session(connection, process_id, b"", namespace, config, lifeline)
     output = DriverOutput(config.log_to_driver)
     session.handlers.update({ShowLogs: output.show, Warn: output.warn, Tick: output.tick})
@@ -272,17 +273,17 @@ def _guard_sigint(session: Session) -> Any:
 
 
 def _start(resources: dict[str, int], store_bytes: int, config: Config, namespace: str) -> _Driver:
+    from zray.api.local_cluster import LocalCluster  # workers, which import this module too, do without
+
     root = runtime_root(config.tmpdir)
     paths = new_session(root)
     process = None
     try:
-        process = _launch(paths, resources, store_bytes, config)
-        report = _read_report(process, config.start_timeout_s)
-        driver = _join(report["address"], {}, config, namespace, process)
+        process = LocalCluster(paths, resources, store_bytes, config, _search_path())
+        driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, namespace, process)
     except BaseException:
         if process is not None:
             process.kill()
-            process.communicate()
         remove_session(paths)
         raise
     driver.process = process
@@ -291,6 +292,12 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     driver.context["logs_dir"] = str(paths.logs)
     threading.Thread(target=sweep_dead_sessions, args=(root,), name="zray-sweep", daemon=True).start()
     return driver
+
+
+def _logger() -> logging.Logger:
+    import logging  # workers, which import this module too, do without
+
+    return logging.getLogger("zray")
 
 
 def _hint_on_read_only() -> Callable[[], None]:
@@ -308,58 +315,6 @@ def _hint_on_read_only() -> Callable[[], None]:
 
     sys.excepthook = hook
     return undo
-
-
-def _launch(
-    paths: SessionPaths, resources: dict[str, int], store_bytes: int, config: Config
-) -> subprocess.Popen[bytes]:
-    arguments = {
-        "session": paths.name,
-        "root": str(paths.root),
-        "resources": resources,
-        "store_bytes": store_bytes,
-        "config": dataclasses.asdict(config),
-        "sys_path": _search_path(),
-    }
-    environment = {**os.environ, "ZRAY_SESSION": paths.name, "SPT_NOENV": "1"}
-    return subprocess.Popen(
-        [sys.executable, TITLE_PADDING, "-c", _LAUNCH, json.dumps(arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=_stderr_for_children(),
-        env=environment,
-        start_new_session=True,
-    )
-
-
-def _stderr_for_children() -> int | None:
-    """The driver's stderr, unless it is closed."""
-    try:
-        os.fstat(2)
-    except OSError:
-        return subprocess.DEVNULL
-    return None
-
-
-def _read_report(process: subprocess.Popen[bytes], timeout_s: float) -> dict[str, Any]:
-    """The first line that the local cluster writes."""
-    assert process.stdout is not None
-    fd = process.stdout.fileno()
-    deadline = time.monotonic() + timeout_s
-    line = b""
-    while not line.endswith(b"\n"):
-        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise SystemFailure(f"the local cluster did not start within {timeout_s:g} s (ZRAY_START_TIMEOUT_S)")
-        chunk = os.read(fd, 4096)
-        if not chunk:
-            raise SystemFailure(
-                f"the local cluster ended while starting (exit code {process.wait()}); see its output above"
-            )
-        line += chunk
-    report: dict[str, Any] = json.loads(line)
-    if "error" in report:
-        raise SystemFailure(f"the local cluster could not start: {report['error']}")
-    return report
 
 
 # ------------------------------------------------------------------------------------------------ the end
@@ -389,9 +344,9 @@ def shutdown() -> None:
         if driver.old_sigint is not None:
             signal.signal(signal.SIGINT, driver.old_sigint)
         if driver.process is not None:
-            _end_process(driver.process)
+            exit_code = driver.process.end()
             if driver.paths is not None:
-                if driver.process.returncode != 0:  # its guardian may have been killed as well
+                if exit_code != 0:  # its guardian may have been killed as well
                     kill_session(driver.paths.name)
                 remove_session(driver.paths)
         elif driver.session.shell.lost:  # what was killed may have left things behind
@@ -404,17 +359,6 @@ def _await_last_output(session: Session) -> None:
         session.ask(lambda answer: session.core.query("flush_logs", {}, answer), LAST_OUTPUT_S)
 
 
-def _end_process(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.close()
-    try:
-        process.wait(10.0)
-    except subprocess.TimeoutExpired:
-        process.kill()  # its zygote cleans up
-        process.wait()
-    process.stdout.close()
-
-
 def _at_exit() -> None:
     global _ending
     _ending = True
@@ -425,13 +369,16 @@ _ending = False
 atexit.register(_at_exit)
 
 
-def _forget_in_child() -> None:
-    global _driver, _lock
-    _driver = None
-    _lock = threading.RLock()
+@functools.cache
+def _forget_in_children() -> None:
+    """From now on, what this process forks starts without a cluster."""
 
+    def forget() -> None:
+        global _driver, _lock
+        _driver = None
+        _lock = threading.RLock()
 
-os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(after_in_child=forget)
 
 
 # ------------------------------------------------------------------------------------------------ questions

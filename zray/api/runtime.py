@@ -163,6 +163,7 @@ class ClusterRuntime:
             "max_task_retries": options.max_task_retries,
             "max_concurrency": options.max_concurrency or 0,
             "max_pending_calls": options.max_pending_calls,
+            "has_coroutines": meta.has_coroutines,
             "placement": shape_key(options.placement_amounts()),
             "running": shape_key(options.running_amounts()),
             "class_name": meta.class_name,

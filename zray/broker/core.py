@@ -99,12 +99,14 @@ class BrokerCore:
 
     # ------------------------------------------------------------------ joining and leaving
 
-    def may_join(self, process_id: bytes, kind: str) -> str:
-        """Why a process cannot join; empty if it can."""
+    def may_join(self, process_id: bytes, kind: str, relay: bytes = b"") -> str:
+        """Why a process cannot join; empty if it can. ``relay``: the host that passed its Hello on, if one did."""
         if process_id in self._fenced:
             return f"this process was declared dead: {self._fenced[process_id]}"
-        if kind == WORKER and process_id not in self.scheduler.workers:
-            return "no host of this cluster has started this worker"
+        if kind == WORKER:
+            worker = self.scheduler.workers.get(process_id)
+            if worker is None or relay not in (b"", worker.host.host_id):
+                return "no host of this cluster has started this worker"
         return ""
 
     def joined(self, process_id: bytes, kind: str, info: dict[str, Any], now: float) -> dict[str, Any]:

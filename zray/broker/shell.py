@@ -1,22 +1,20 @@
-"""The broker's shell: one ROUTER socket, one link per process, one loop. Holds no state of the cluster."""
+"""The broker's shell: one door, one link per process, one loop. Holds no state of the cluster."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
+import math
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-import zmq
-
 from zray import version
 from zray.broker.core import BrokerCore
+from zray.broker.door import Arrival, Door
 from zray.broker.records import Process
 from zray.config import Config
 from zray.exceptions import ConfigError
@@ -33,7 +31,7 @@ from zray.protocol.messages import (
     Refused,
     Welcome,
 )
-from zray.protocol.sockets import check_address, make_socket
+from zray.security.keys import KeyDirectory
 
 TICK_S = 0.25
 PAUSE_S = 1.0
@@ -43,37 +41,20 @@ MAX_FRAMES_PER_TURN = 1000
 class BrokerShell:
     """Binds ``address`` and serves until ``stop`` is called or a signal says so."""
 
-    def __init__(self, address: str, config: Config) -> None:
-        self.address = address
+    def __init__(self, address: str, config: Config, keys: KeyDirectory | None = None) -> None:
         self._config = config
-        self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
-        self._socket = make_socket(self._context, zmq.ROUTER, address, config)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 0)
+        self._door = Door(address, config, keys)
         self._incarnation = os.urandom(8)
         self._links: dict[bytes, Link] = {}
         self._unreachable: set[bytes] = set()  # processes to whom nothing could be sent when it was tried last
         self._core = BrokerCore(lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s)
         self._stopped = False
         self._last_tick = 0.0
-        try:
-            self._bind(address)
-        except ConfigError:
-            self._socket.close(0)
-            self._context.term()
-            raise
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def _bind(self, address: str) -> None:
-        check_address(address)
-        if _somebody_listens(address):
-            raise ConfigError(f"the broker cannot listen at {address!r}: another broker is running there")
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
-            raise ConfigError(
-                f"the broker cannot listen at {address!r}: {error.strerror}. Is another broker running there?"
-            ) from None
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return self._door.address
 
     # ------------------------------------------------------------------ the loop
 
@@ -84,16 +65,12 @@ class BrokerShell:
         on_ready()
         while not self._stopped:
             self.one_turn()
-        self._socket.close(0)
-        self._context.term()
-        if self.address.startswith("ipc://"):
-            with contextlib.suppress(FileNotFoundError):  # libzmq leaves it behind
-                os.unlink(self.address.removeprefix("ipc://"))
+        self._door.close()
 
     @property
     def dropped_frames(self) -> int:
         """Frames and messages that were no good."""
-        return self._core.dropped_frames
+        return self._core.dropped_frames + self._door.malformed
 
     def stop(self) -> None:
         """Ends the loop after the present turn."""
@@ -101,37 +78,37 @@ class BrokerShell:
 
     def one_turn(self) -> None:
         """Waits for something to do, does all of it, sends at most a batch per peer."""
-        self._socket.poll(int(TICK_S * 1000))
+        self._door.wait(TICK_S)
         now = time.monotonic()
         for _ in range(MAX_FRAMES_PER_TURN):
-            try:
-                identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            arrival = self._door.receive()
+            if arrival is None:
                 break
-            self._receive(identity, parts, now)
+            self._receive(arrival, now)
         if now - self._last_tick >= TICK_S:
             self._tick(now)
         self._core.schedule(now)
         self._send_all(now)
 
-    def _receive(self, identity: bytes, parts: list[bytes], now: float) -> None:
+    def _receive(self, arrival: Arrival, now: float) -> None:
+        process_id = arrival.process_id
         try:
-            if len(parts) != 1:
-                raise ProtocolError("a message has one part")
-            frame = read_frame(parts[0])
+            frame = read_frame(arrival.data)
             if frame.kind == KIND_HANDSHAKE:
-                self._shake_hands(identity, frame, now)
+                self._shake_hands(arrival, frame, now)
                 return
-            link = self._links.get(identity)
+            link = self._links.get(process_id)
             if link is None or frame.incarnation != self._incarnation:
-                self._refuse_the_dead(identity)
+                self._refuse_the_dead(arrival)
                 return
+            if not self._door.knows(arrival):
+                raise ProtocolError("a frame in another process's name")
             malformed = link.malformed
             messages = link.receive(frame, now)
             self._core.dropped_frames += link.malformed - malformed
             for message in messages:
                 try:
-                    self._core.receive(identity, message, now)
+                    self._core.receive(process_id, message, now)
                 except ProtocolError:
                     self._core.dropped_frames += 1
                 except Exception:  # a fault of ours: it must not take the cluster along
@@ -143,33 +120,43 @@ class BrokerShell:
 
     # ------------------------------------------------------------------ handshake
 
-    def _shake_hands(self, identity: bytes, frame: Frame, now: float) -> None:
-        hello = unpack_handshake(frame)
-        if not isinstance(hello, Hello) or hello.process_id != identity or hello.kind not in MAY_SEND:
+    def _shake_hands(self, arrival: Arrival, frame: Frame, now: float) -> None:
+        hello, process_id = unpack_handshake(frame), arrival.process_id
+        if not isinstance(hello, Hello) or hello.process_id != process_id or hello.kind not in MAY_SEND:
             raise ProtocolError("a joiner says Hello, under its own name")
         here = {"protocol": PROTOCOL_VERSION, "python": version.python_version(), "zray": version.VERSION}
         there = {"protocol": hello.protocol, "python": hello.python, "zray": hello.zray}
-        differs = [[name, there[name], here[name]] for name in ("protocol", "python") if there[name] != here[name]]
+        differs = [name for name in ("protocol", "python") if there[name] != here[name]]
         if differs:
-            rows = [[name, there[name], here[name]] for name in here]
-            self._send_raw(identity, pack_handshake(Refused("versions differ", {"differs": rows})))
+            self._refuse(arrival, "versions differ", {"differs": [[name, there[name], here[name]] for name in here]})
             return
-        reason = self._core.may_join(identity, hello.kind)
+        reason = self._door.objection(arrival, hello.kind)
+        reason = reason or self._core.may_join(process_id, hello.kind, arrival.through if arrival.relayed else b"")
+        if not reason and process_id in self._links and not self._door.knows(arrival):
+            reason = "another process has joined under its name"
         if reason:
-            self._send_raw(identity, pack_handshake(Refused(reason, {})))
+            self._refuse(arrival, reason)
             return
-        cluster = self._core.joined(identity, hello.kind, hello.info, now)
-        if identity not in self._links:
-            self._links[identity] = Link(
-                self._incarnation, MAY_SEND[hello.kind], now, self._config.heartbeat_s, self._config.silence_s
-            )
-        self._send_raw(identity, pack_handshake(Welcome(self._incarnation, cluster)))
+        cluster = self._core.joined(process_id, hello.kind, hello.info, now)
+        if process_id not in self._links:
+            self._door.admit(arrival)
+            self._links[process_id] = self._new_link(hello.kind, arrival.relayed, now)
+        self._door.send(process_id, pack_handshake(Welcome(self._incarnation, cluster)))
 
-    def _refuse_the_dead(self, identity: bytes) -> None:
+    def _new_link(self, kind: str, relayed: bool, now: float) -> Link:
+        # Whether a relayed process lives, and can be reached, shows at the host that relays: a beat for all of them.
+        heartbeat_s = math.inf if relayed else self._config.heartbeat_s
+        return Link(self._incarnation, MAY_SEND[kind], now, heartbeat_s, self._config.silence_s)
+
+    def _refuse(self, arrival: Arrival, reason: str, details: dict[str, Any] | None = None) -> None:
+        refused = pack_handshake(Refused(reason, details or {}))
+        self._door.send(arrival.process_id, refused, through=arrival.through)
+
+    def _refuse_the_dead(self, arrival: Arrival) -> None:
         self._core.dropped_frames += 1
-        reason = self._core.may_join(identity, DRIVER)
+        reason = self._core.may_join(arrival.process_id, DRIVER)
         if reason:
-            self._send_raw(identity, pack_handshake(Refused(reason, {})))
+            self._refuse(arrival, reason)
 
     # ------------------------------------------------------------------ sending and time
 
@@ -185,7 +172,7 @@ class BrokerShell:
         gone = []
         for process_id, link in self._links.items():
             for frame in link.outgoing(now):
-                if self._send_raw(process_id, frame):
+                if self._door.send(process_id, frame):
                     self._unreachable.discard(process_id)
                 else:
                     self._unreachable.add(process_id)
@@ -193,17 +180,8 @@ class BrokerShell:
                 gone.append(process_id)
         for process_id in gone:
             del self._links[process_id]
+            self._door.forget(process_id)
             self._unreachable.discard(process_id)
-
-    def _send_raw(self, identity: bytes, data: bytes) -> bool:
-        """Sends a frame; False when the peer is not connected (any more): its link sends it again, or is silent."""
-        try:
-            self._socket.send_multipart([identity, data], zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
-                raise
-            return False
-        return True
 
     def _tick(self, now: float) -> None:
         paused_s = now - self._last_tick if self._last_tick else 0.0
@@ -214,6 +192,8 @@ class BrokerShell:
             process = self._core.processes.get(process_id)
             if not link.tick(now) and process is not None and self._means_death(process):
                 self._core.lost(process_id, f"the {process.kind} was not heard for {self._config.silence_s:g} s")
+        for process_id in self._door.outcasts():
+            self._core.lost(process_id, "its key has been revoked")
         self._core.tick(now)
 
     def _means_death(self, process: Process) -> bool:
@@ -227,22 +207,10 @@ class BrokerShell:
         return process.kind == HOST or process.process_id in self._unreachable
 
 
-def _somebody_listens(address: str) -> bool:
-    """Whether a Unix socket is in use. libzmq would take it over, and its broker go deaf."""
-    if not address.startswith("ipc://"):
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(address.removeprefix("ipc://"))
-        except OSError:
-            return False
-        return True
-
-
-def run_broker(address: str, config: Config, on_ready: Callable[[str], None]) -> int:
-    """The life of a broker process; returns its exit code."""
+def run_broker(address: str, config: Config, on_ready: Callable[[str], None], keys: KeyDirectory | None = None) -> int:
+    """The life of a broker process; returns its exit code. ``keys``: see ``Door``."""
     try:
-        shell = BrokerShell(address, config)
+        shell = BrokerShell(address, config, keys)
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import zmq
@@ -30,6 +31,8 @@ class Connection:
         self.cluster = welcome.cluster
         self.refused: Refused | None = None
         self.dropped_frames = 0
+        self.pass_down: Callable[[bytes, bytes], None] | None = None
+        """Takes frames for processes that reach the broker through this one: their ID, and the frame."""
         self.link = Link(welcome.incarnation, FROM_BROKER, time.monotonic(), config.heartbeat_s, config.silence_s)
         self._incarnation = welcome.incarnation
 
@@ -39,9 +42,12 @@ class Connection:
         messages: list[Any] = []
         while True:
             try:
-                data = socket.recv(zmq.NOBLOCK)
+                *through, data = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return messages
+            if through:
+                self._pass_down(through, data)
+                continue
             try:
                 frame = read_frame(data)
                 if frame.kind == KIND_HANDSHAKE:
@@ -50,6 +56,12 @@ class Connection:
                     messages.extend(self.link.receive(frame, time.monotonic()))
             except ProtocolError:
                 self.dropped_frames += 1
+
+    def _pass_down(self, through: list[bytes], data: bytes) -> None:
+        if self.pass_down is None or len(through) != 1:
+            self.dropped_frames += 1
+        else:
+            self.pass_down(through[0], data)
 
     def _late_handshake(self, message: Any) -> None:
         # A repeated Welcome is of no interest; a Refused says that this process was declared dead.
@@ -112,8 +124,9 @@ def _shake_hands(socket: zmq.Socket[Any], hello: bytes, address: str, config: Co
         if not poller.poll(HELLO_INTERVAL_MS):
             continue
         try:
-            answer = unpack_handshake(read_frame(socket.recv(zmq.NOBLOCK)))
-        except (ProtocolError, zmq.Again):
+            (data,) = socket.recv_multipart(zmq.NOBLOCK)
+            answer = unpack_handshake(read_frame(data))
+        except (ProtocolError, ValueError, zmq.Again):
             continue
         if isinstance(answer, (Welcome, Refused)):
             return answer

@@ -6,11 +6,11 @@ session a process (``current``); a fork leaves it behind.
 
 from __future__ import annotations
 
-import concurrent.futures
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray.client.connection import Connection
 from zray.client.context import current_task
@@ -33,6 +33,9 @@ from zray.ids import put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize
+
+if TYPE_CHECKING:
+    import concurrent.futures
 
 LARGE_FUNCTION_BYTES = 1 << 20
 WARN_FUNCTION_BYTES = 100 << 20
@@ -144,7 +147,9 @@ class Session:
     def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
         """See ``zray.object_ref.Tracker``."""
         self.check_usable()
-        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        from concurrent.futures import Future  # it brings logging along, which most workers never need
+
+        future: Future[Any] = Future()
         ref = self.intern(object_id)
         done = _Completed(self, ref, future)
 
@@ -554,6 +559,12 @@ def set_current(session: Session | None) -> None:
     """Replaces the session of this process."""
     global _current
     _current = session
+    _leave_to_parent_at_fork()
+
+
+@functools.cache  # not at import: what runs in a fork of the zygote costs every worker memory
+def _leave_to_parent_at_fork() -> None:
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _after_fork() -> None:
@@ -562,6 +573,3 @@ def _after_fork() -> None:
         set_tracker(None)
         _left_behind.append(_current)  # never closed or collected here: it is the parent's
         _current = None
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import functools
 import json
 import os
 import threading
@@ -83,6 +84,7 @@ class Store:
         self._write_maps = MapCache(kept_bytes)
         self._ended_pins: collections.deque[int] = collections.deque()
         _open_stores.add(self)
+        _leave_to_parent_at_fork()
 
     @classmethod
     def create(cls, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float = 10.0) -> Store:
@@ -466,9 +468,10 @@ def _check_id(object_id: bytes) -> None:
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
-def _leave_all_to_parent() -> None:
-    for store in list(_open_stores):
-        store._leave_to_parent()
+@functools.cache  # registered once, and only where there is a store: what runs in every worker's fork costs it memory
+def _leave_to_parent_at_fork() -> None:
+    def leave_all() -> None:
+        for store in list(_open_stores):
+            store._leave_to_parent()
 
-
-os.register_at_fork(after_in_child=_leave_all_to_parent)
+    os.register_at_fork(after_in_child=leave_all)

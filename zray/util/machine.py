@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import socket
@@ -9,6 +10,7 @@ import socket
 from zray.util.processes import cpu_count, memory_limit_bytes
 
 
+@functools.cache
 def machine_id() -> str:
     """Names this machine and user: processes with the same one can share a store."""
     try:

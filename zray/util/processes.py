@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import itertools
 import math
 import os
@@ -219,10 +220,15 @@ def set_title(text: str) -> None:
     session's marker, would be lost.  ``SPT_NOENV`` forbids that; it has to be set before the module sets itself up,
     hence the import down here, and is inherited, so that titles set by users' programs leave the marker alone too.
     """
+    _title_setter()(text)
+
+
+@functools.cache
+def _title_setter() -> Callable[[str], None]:
     os.environ["SPT_NOENV"] = "1"
     import setproctitle
 
-    setproctitle.setproctitle(text)
+    return setproctitle.setproctitle
 
 
 def _pids() -> Iterator[int]:

@@ -79,46 +79,16 @@ class ClientCore:
         self.actors = ActorTable(self.references, self.tasks, send)
         self.execution = Execution(self.references, self.tasks, send, self._effects, host_id)
         self.send = send
-        execution, tasks, references = self.execution, self.tasks, self.references
-        self._handlers: dict[Any, Callable[[Any], None]] = {
-            Run: execution.on_run,
-            Result: tasks.on_result,
-            Failed: tasks.on_failed,
-            ActorRun: execution.on_actor_run,
-            ActorStart: execution.on_actor_start,
-            ActorStop: execution.on_actor_stop,
-            ActorState: self.actors.on_state,
-            ActorFound: lambda m: self._answered(m.request, m),
-            Answer: lambda m: self._answered(m.request, m.value),
-            CancelTask: execution.on_cancel,
-            FunctionBlob: execution.on_function,
-            ExitIfIdle: execution.on_exit_if_idle,
-            ProcessDied: lambda m: references.on_process_died(m.process_id),
-            Delivered: self._delivered,
-            JobConfig: execution.on_job,
-            Logs: lambda m: self._effects.append(ShowLogs(m.entries)),
-            Notice: lambda m: self._effects.append(Warn(m.text)),
-        }
-        self._peer_handlers: dict[Any, Callable[[bytes, Any], None]] = {
-            ObjectRequest: references.on_request,
-            ObjectState: references.on_state,
-            BorrowAdd: references.on_borrow_add,
-            BorrowAck: references.on_borrow_ack,
-            BorrowEnd: references.on_borrow_end,
-            BorrowConfirm: references.on_borrow_confirm,
-            BorrowCheck: references.on_borrow_check,
-            BorrowChecked: references.on_borrow_checked,
-        }
 
     # ------------------------------------------------------------------ in and out
 
     def receive(self, message: Any) -> None:
         """Handles one message from the broker. Raises ProtocolError if its content is no good."""
-        self._handlers[type(message)](message)
+        _HANDLERS[type(message)](self, message)
 
     def _delivered(self, message: Delivered) -> None:
         for inner in unpack_messages(message.rows, FROM_PEER):
-            self._peer_handlers[type(inner)](message.source, inner)
+            _PEER_HANDLERS[type(inner)](self.references, message.source, inner)
 
     def drain(self) -> list[Any]:
         """What is to be sent to the broker now, in order.
@@ -160,7 +130,7 @@ class ClientCore:
 
     def _to_peer(self, dest: bytes, message: Any) -> None:
         if dest == self.process_id:
-            self._peer_handlers[type(message)](dest, message)
+            _PEER_HANDLERS[type(message)](self.references, dest, message)
         else:
             self._peer_rows.setdefault(dest, []).append(encode_row(message))
 
@@ -207,6 +177,37 @@ class ClientCore:
                 self.references.fail(object_id, "ClusterUnavailableError", message)
         for request in list(self._requests):
             self._answered(request, None)
+
+
+_HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
+    Run: lambda core, m: core.execution.on_run(m),
+    Result: lambda core, m: core.tasks.on_result(m),
+    Failed: lambda core, m: core.tasks.on_failed(m),
+    ActorRun: lambda core, m: core.execution.on_actor_run(m),
+    ActorStart: lambda core, m: core.execution.on_actor_start(m),
+    ActorStop: lambda core, m: core.execution.on_actor_stop(m),
+    ActorState: lambda core, m: core.actors.on_state(m),
+    ActorFound: lambda core, m: core._answered(m.request, m),
+    Answer: lambda core, m: core._answered(m.request, m.value),
+    CancelTask: lambda core, m: core.execution.on_cancel(m),
+    FunctionBlob: lambda core, m: core.execution.on_function(m),
+    ExitIfIdle: lambda core, m: core.execution.on_exit_if_idle(m),
+    ProcessDied: lambda core, m: core.references.on_process_died(m.process_id),
+    Delivered: ClientCore._delivered,
+    JobConfig: lambda core, m: core.execution.on_job(m),
+    Logs: lambda core, m: core.add_effect(ShowLogs(m.entries)),
+    Notice: lambda core, m: core.add_effect(Warn(m.text)),
+}
+_PEER_HANDLERS: dict[Any, Callable[[ReferenceTable, bytes, Any], None]] = {
+    ObjectRequest: ReferenceTable.on_request,
+    ObjectState: ReferenceTable.on_state,
+    BorrowAdd: ReferenceTable.on_borrow_add,
+    BorrowAck: ReferenceTable.on_borrow_ack,
+    BorrowEnd: ReferenceTable.on_borrow_end,
+    BorrowConfirm: ReferenceTable.on_borrow_confirm,
+    BorrowCheck: ReferenceTable.on_borrow_check,
+    BorrowChecked: ReferenceTable.on_borrow_checked,
+}
 
 
 def _chunks(rows: list[Any]) -> Iterator[list[Any]]:

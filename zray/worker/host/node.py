@@ -19,6 +19,7 @@ from zray.util.sessions import SessionLock, SessionPaths, add_store, remove_sess
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
 from zray.worker.process.main import worker_main
+from zray.worker.process.rehearsal import rehearse
 
 MAX_DEFAULT_STORE = 64 * GIB
 
@@ -36,12 +37,13 @@ def prepare_zygote(paths: SessionPaths, lock: SessionLock) -> ZygoteClient:
     """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends."""
 
     host = os.getpid()
+    machine_id()  # known to every worker, then, without looking
 
     def clean_up() -> None:
         kill_session(paths.name, exclude={os.getpid(), host})
         remove_session(paths)
 
-    return start_zygote(worker_main, clean_up, close_in_child=[lock.fileno()])
+    return start_zygote(worker_main, clean_up, close_in_child=[lock.fileno()], warm_up=rehearse)
 
 
 def run_host(

@@ -25,6 +25,7 @@ from zray.store import Store
 from zray.util.processes import describe_exit, kill_process, process_start_time
 from zray.worker.host.core import Death, Fork, HostCore, Kill, ReadLogs, SweepOwners
 from zray.worker.host.logs import WorkerLog
+from zray.worker.host.relay import Relay
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
 from zray.worker.log_marker import NAME_MARKER
 
@@ -60,7 +61,11 @@ class _Forked:
 
 
 class HostShell:
-    """One host. ``worker_payload``: what every worker is told besides its ID; ``watched``: fds whose end is its end."""
+    """One host.
+
+    ``worker_payload``: what every worker is told besides its ID; ``watched``: fds whose end is its end; ``relay``: by
+    which its workers reach the broker, unless they do so themselves.
+    """
 
     def __init__(
         self,
@@ -72,9 +77,11 @@ class HostShell:
         worker_payload: dict[str, Any],
         config: Config,
         watched: list[int],
+        relay: Relay | None = None,
     ) -> None:
         self.core = HostCore(socket.gethostname())
         self._connection = connection
+        self._relay = relay
         self._host_id = host_id
         self._zygote = zygote
         self._store = store
@@ -91,6 +98,9 @@ class HostShell:
         self._end = ""
         self._poll = select.poll()
         self._wake_read, self._wake_write = os.pipe()
+        if relay is not None:
+            connection.pass_down = relay.pass_down
+            self._poll.register(relay.fileno(), select.POLLIN)
         for fd in (connection.socket.fileno(), zygote.fileno(), self._wake_read, *watched):
             self._poll.register(fd, select.POLLIN)
 
@@ -130,7 +140,7 @@ class HostShell:
         self._turn()
 
     def _turn(self) -> None:
-        connection = self._connection
+        connection, relay = self._connection, self._relay
         while True:
             for message in connection.receive():
                 self.core.receive(message)
@@ -138,7 +148,10 @@ class HostShell:
             self._queue_logs()
             self._tick(time.monotonic())
             out, self.core.out = self.core.out, []
-            if not connection.flush(out) or not connection.readable:
+            connection.flush(out)
+            if relay is not None:
+                relay.pass_up()
+            if not connection.readable and not (relay is not None and relay.readable):
                 return
 
     def _tick(self, now: float) -> None:

@@ -106,13 +106,17 @@ class _Request(NamedTuple):
 
 
 def start_zygote(
-    child_main: ChildMain, cleanup: Callable[[], None], close_in_child: Sequence[int] = ()
+    child_main: ChildMain,
+    cleanup: Callable[[], None],
+    close_in_child: Sequence[int] = (),
+    warm_up: Callable[[], None] = lambda: None,
 ) -> ZygoteClient:
     """Forks the zygote from this process, which must have neither threads nor a ZeroMQ context yet.
 
     ``child_main(payload, fds)`` runs in each worker.  ``cleanup()`` runs in the zygote after its last child is
     killed.  ``close_in_child``: descriptors that the zygote is to keep and workers are not, such as the session's
-    lock.  The host must not fork other lasting processes afterwards without exec: they would hold the socket open.
+    lock.  ``warm_up()`` runs in the zygote first: what it leaves in memory, all workers share.  The host must not
+    fork other lasting processes afterwards without exec: they would hold the socket open.
     """
     _occupy_standard_fds()
     _flush_output()  # or each child would write what is still buffered here
@@ -127,6 +131,7 @@ def start_zygote(
     try:
         os.setsid()
         processes.set_title(f"zray-zygote of {host_pid}")
+        warm_up()
         zygote_main(theirs, child_main, cleanup, close_in_child)
         code = 0
     except BaseException:

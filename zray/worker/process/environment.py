@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, TextIO
 
 import msgpack
 
@@ -81,13 +80,3 @@ class Environment:
                 os.write(fd, marker)
             except Exception:  # the user's code has closed or replaced the stream: there is nothing to name
                 continue
-
-
-def reset_streams() -> tuple[Any, Any]:
-    """Line-buffered text streams on the process's own descriptors."""
-    sys.stdout, sys.stderr = _stream(1), _stream(2)
-    return sys.stdout, sys.stderr
-
-
-def _stream(fd: int) -> TextIO:
-    return open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)

@@ -14,14 +14,12 @@ from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ZrayError
 from zray.protocol.messages import WORKER
-from zray.worker.process.environment import reset_streams
 from zray.worker.process.worker import Worker
 
 
 def worker_main(payload: bytes, fds: list[int]) -> None:
     """Runs in the child that the zygote forked. ``fds``: the flight recorder."""
     start = msgpack.unpackb(payload)
-    reset_streams()
     recorder = mmap.mmap(fds[0], 0)
     os.close(fds[0])
     config = Config(**start["config"])

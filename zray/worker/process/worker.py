@@ -7,8 +7,6 @@ actors with ``async def`` methods an event loop in a thread of its own.
 
 from __future__ import annotations
 
-import concurrent.futures
-import inspect
 import os
 import signal
 import sys
@@ -29,6 +27,8 @@ from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from zray.worker.process.event_loop import EventLoop
 
 FLUSH_S = 0.001
@@ -50,7 +50,7 @@ class Worker:
         self._actor: Any = None
         self._actor_class = ""
         self._concurrency = 1
-        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._pool: ThreadPoolExecutor | None = None
         self._loop: EventLoop | None = None
         self._main_thread = threading.get_ident()
         self._in_main = b""  # the task that the main thread runs
@@ -96,10 +96,13 @@ class Worker:
                 return None
             waiter = execution.idle = Waiter(shell)
         if not execution.running:
-            set_title(f"zray::{self._actor_class or 'IDLE'}")
+            self._show_idle()
         shell.wait(waiter, 0.1 if execution.leaving else None)
         execution.idle = None
         return None
+
+    def _show_idle(self) -> None:
+        set_title(f"zray::{self._actor_class or 'IDLE'}")
 
     def _on_standby(self) -> None:
         # The background thread takes over since the main thread is busy: what it runs is long, and others may wait
@@ -189,15 +192,17 @@ class Worker:
         args, kwargs = self._runner.arguments(task)
         self._actor = kind(*args, **kwargs)
         self._concurrency = int(start.spec.get("max_concurrency") or 0)
-        if any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind)):
+        if start.spec.get("has_coroutines"):
             self._concurrency = self._concurrency or MAX_ASYNC_CALLS
-            # Imported here: asyncio is 3 MB, which workers that serve no async actor do without.
+            # Imported here: asyncio is 3 MB, which workers that serve no async actor do without; so threads below.
             from zray.worker.process.event_loop import EventLoop
 
             loop = self._loop = EventLoop(self)
             self.session.handlers[Tick] = lambda tick: loop.check()
         elif self._concurrency > 1:
-            self._pool = concurrent.futures.ThreadPoolExecutor(self._concurrency, thread_name_prefix="zray-actor")
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="zray-actor")
         else:
             self._concurrency = 1
 

@@ -1,0 +1,174 @@
+"""The broker's door: the one socket that everybody comes in by, and who may use which name.
+
+A frame that arrives is told from whom it is, and through whom: hosts on TCP pass on what their workers send, with the
+worker's ID in front, so the ROUTER's identity is then the host's. Whom a process has come in through, and with which
+key, is written down when it joins (``admit``); frames that say they are its, and come otherwise, are nobody's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Any, NamedTuple
+
+import zmq
+
+from zray.config import Config
+from zray.exceptions import ConfigError
+from zray.protocol.messages import DRIVER, HOST, WORKER
+from zray.protocol.sockets import check_address, make_socket
+from zray.security.guard import Guard
+from zray.security.keys import AllowList, KeyDirectory
+
+
+class Arrival(NamedTuple):
+    """A frame that came in. ``through``: whose connection it came by; ``key``: with which key, b"" without any."""
+
+    process_id: bytes
+    through: bytes
+    key: bytes
+    data: bytes
+
+    @property
+    def relayed(self) -> bool:
+        """Whether another process passed it on."""
+        return self.process_id != self.through
+
+
+class Door:
+    """A bound ROUTER socket. ``keys``: closes it to strangers; None for ``ipc``, or when insecurity was asked for.
+
+    Raises ConfigError when it cannot be bound. Attributes: address, as bound; malformed, messages of no known form.
+    """
+
+    def __init__(self, address: str, config: Config, keys: KeyDirectory | None) -> None:
+        check_address(address)
+        if _somebody_listens(address):
+            raise ConfigError(f"the broker cannot listen at {address!r}: another broker is running there")
+        self.address = ""
+        self.malformed = 0
+        self._admitted: dict[bytes, tuple[bytes, bytes]] = {}
+        self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self._guard = Guard(self._context, keys.server(), AllowList(keys).find) if keys is not None else None
+        self._socket = make_socket(self._context, zmq.ROUTER, address, config)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        # A connection over TCP may be dead for a minute before this side knows, and its process be back long before.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, address.startswith("tcp://"))
+        if self._guard is not None:
+            self._guard.apply_server(self._socket)
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(f"the broker cannot listen at {address!r}: {_reason(error)}") from None
+        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._poller = zmq.Poller()
+        for polled in (self._socket, *(self._guard.sockets if self._guard is not None else ())):
+            self._poller.register(polled, zmq.POLLIN)
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How many strangers were turned away, by reason."""
+        return dict(self._guard.refused) if self._guard is not None else {}
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until something has arrived, and sees to whoever asks to come in."""
+        self._poller.poll(timeout_s * 1000)
+        if self._guard is not None:
+            self._guard.pump()
+
+    def receive(self) -> Arrival | None:
+        """The next frame that is there; None if there is none."""
+        while True:
+            try:
+                if self._guard is None:
+                    identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                    key = b""
+                else:
+                    frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                    identity, *parts = (frame.bytes for frame in frames)
+                    key = str(frames[-1].get("User-Id")).encode()
+            except zmq.Again:
+                return None
+            if len(parts) == 1:
+                return Arrival(identity, identity, key, parts[0])
+            if len(parts) == 2:
+                return Arrival(parts[0], identity, key, parts[1])
+            self.malformed += 1
+
+    def send(self, process_id: bytes, data: bytes, through: bytes = b"") -> bool:
+        """Sends a frame; False when the peer is not connected (any more). ``through``: for one not admitted yet."""
+        through = through or self._admitted.get(process_id, (process_id, b""))[0]
+        try:
+            self._socket.send_multipart(
+                [process_id, data] if through == process_id else [through, process_id, data], zmq.NOBLOCK
+            )
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            return False
+        return True
+
+    # ------------------------------------------------------------------ who may be who
+
+    def objection(self, arrival: Arrival, kind: str) -> str:
+        """Why the sender may not join as a ``kind``; empty if it may."""
+        if arrival.relayed and kind != WORKER:
+            return f"a {kind} cannot come in through another process"
+        if self._guard is None:
+            return ""
+        role = self._guard.role_of(arrival.key)
+        if role is None:
+            return "its key has been revoked"
+        allowed = (HOST, WORKER) if role == "host" else (DRIVER,)
+        return "" if kind in allowed else f"a {role}'s key does not admit a {kind}"
+
+    def admit(self, arrival: Arrival) -> None:
+        """The sender has joined: from now on its ID goes with this connection and key."""
+        self._admitted[arrival.process_id] = arrival.through, arrival.key
+
+    def knows(self, arrival: Arrival) -> bool:
+        """Whether a frame comes from whom it says."""
+        return self._admitted.get(arrival.process_id) == (arrival.through, arrival.key)
+
+    def forget(self, process_id: bytes) -> None:
+        """A process is gone."""
+        self._admitted.pop(process_id, None)
+
+    def outcasts(self) -> list[bytes]:
+        """Processes whose keys have been revoked since they joined."""
+        if self._guard is None:
+            return []
+        revoked = {key for _, key in self._admitted.values() if not self._guard.is_allowed(key)}
+        return [process_id for process_id, (_, key) in self._admitted.items() if key in revoked] if revoked else []
+
+    def close(self) -> None:
+        """Closes the socket, and removes its file."""
+        if self._guard is not None:
+            self._guard.close()
+        self._socket.close(0)
+        self._context.term()
+        if self.address.startswith("ipc://"):
+            with contextlib.suppress(FileNotFoundError):  # libzmq leaves it behind
+                os.unlink(self.address.removeprefix("ipc://"))
+
+
+def _somebody_listens(address: str) -> bool:
+    """Whether a Unix socket is in use. libzmq would take it over, and its broker go deaf."""
+    if not address.startswith("ipc://"):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(address.removeprefix("ipc://"))
+        except OSError:
+            return False
+        return True
+
+
+def _reason(error: zmq.ZMQError) -> str:
+    if error.errno == zmq.EADDRINUSE:
+        return "the address is in use. Is another broker running there?"
+    if error.errno in (zmq.EADDRNOTAVAIL, zmq.ENODEV):
+        return "it is no address of this machine (tcp://0.0.0.0:PORT listens at all that it has)"
+    return f"{error.strerror}. Is another broker running there?"

@@ -1,0 +1,70 @@
+"""The relay: a host's workers reach a distant broker through the host's own connection.
+
+Workers connect to a socket in the session's directory, as they would to a broker. What they send goes on to the
+broker with their ID in front, and back, so a host needs one outbound TCP connection, whatever the number of its
+workers, and workers need neither keys nor encryption. Frames are passed on unread, and may be lost when the connection
+breaks: the links between the workers and the broker see to that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import zmq
+
+from zray.config import Config
+from zray.protocol.sockets import make_socket
+
+MAX_FRAMES_PER_TURN = 1000
+
+
+class Relay:
+    """Binds ``address``, an ``ipc://`` one; ``uplink`` is the socket of the host's connection to the broker."""
+
+    def __init__(self, address: str, uplink: zmq.Socket[Any], config: Config) -> None:
+        self.address = address
+        self.dropped_frames = 0
+        self._uplink = uplink
+        self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self._socket = make_socket(self._context, zmq.ROUTER, address, config)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.bind(address)
+
+    def fileno(self) -> int:
+        """Ready for reading when there may be something to pass on."""
+        return int(self._socket.fileno())
+
+    @property
+    def readable(self) -> bool:
+        """Whether something has arrived. Needed after a send: it may have consumed the descriptor's signal."""
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
+    def pass_up(self) -> None:
+        """Passes on what workers have sent."""
+        for _ in range(MAX_FRAMES_PER_TURN):
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if len(parts) == 2:
+                self._uplink.send_multipart(parts, zmq.NOBLOCK)
+            else:
+                self.dropped_frames += 1
+
+    def pass_down(self, process_id: bytes, frame: bytes) -> None:
+        """Passes on what the broker has sent to a worker; one that is gone needs it no more."""
+        try:
+            self._socket.send_multipart([process_id, frame], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            self.dropped_frames += 1
+
+    def close(self) -> None:
+        """Closes the socket and removes its file."""
+        self._socket.close(0)
+        self._context.term()
+        with contextlib.suppress(FileNotFoundError):  # libzmq leaves it behind
+            os.unlink(self.address.removeprefix("ipc://"))
