@@ -20,6 +20,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """The test's own place. Its name is short, since paths of sockets are."""
     directory = Path(tempfile.mkdtemp(prefix="zray-e2e-"))
     monkeypatch.setenv("ZRAY_TMPDIR", str(directory))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(directory / "config"))  # keys, and no settings of the user's
     monkeypatch.delenv("ZRAY_ADDRESS", raising=False)
     monkeypatch.setenv("PYTHONFAULTHANDLER", "")
     box = Sandbox(directory)

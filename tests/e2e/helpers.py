@@ -195,6 +195,11 @@ class Process:
     def signal(self, number: int) -> None:
         self.popen.send_signal(number)
 
+    def stop(self) -> None:
+        """As its user would: SIGTERM, and waits."""
+        self.signal(signal.SIGTERM)
+        self.wait()
+
     def wait(self, timeout_s: float = 20.0) -> int:
         """The exit code."""
         try:
@@ -244,6 +249,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def cli(name: str, *options: str, timeout_s: float = 10.0) -> subprocess.CompletedProcess[str]:
+    """Runs one of the commands to its end: ``cli("broker", "--bind", ...)``."""
+    command = [sys.executable, "-m", f"zray.cli.{name}", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
 
 
 @contextlib.contextmanager

@@ -285,7 +285,7 @@ def test_bytes_that_are_no_zeromq(monkeypatch):
 
     port = free_port()
     with by_hand("--bind", f"tcp://127.0.0.1:{port}", "--insecure") as (address, _, _):
-        ray.init(address)
+        ray.init(address, insecure=True)
         square = ray.remote(lambda n: n * n)
         greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48)
         attacks = [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 1000, greeting[:20], greeting, os.urandom(5000),

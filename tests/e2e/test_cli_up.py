@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,13 +51,15 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cluster() -> Iterator[str]:
     """A broker without hosts; yields its address."""
-    with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", "--insecure", hosts=0) as (address, _, _):
+    with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", hosts=0) as (address, _, _):
         yield address
 
 
 def hosts_file(directory: Path, address: str, rest: str) -> str:
     path = directory / "hosts.toml"
-    path.write_text(f'address = "{address}"\npython = "{sys.executable}"\ninsecure = true\n{rest}')
+    keys = f"[settings]\nkeys = \"{os.environ['XDG_CONFIG_HOME']}/zray/keys\""  # not known where a login goes
+    rest = textwrap.dedent(rest).replace("[settings]", keys) if "[settings]" in rest else f"{keys}\n{rest}"
+    path.write_text(f'address = "{address}"\npython = "{sys.executable}"\n{rest}')
     return str(path)
 
 

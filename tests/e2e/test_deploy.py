@@ -95,7 +95,7 @@ def nodes(tmp_path: Path) -> dict[str, str]:
     directory.mkdir()
     scripts = {"srun": SRUN, "hostname": "#!/bin/sh\necho 127.0.0.1\n"}
     for name in ("broker", "worker"):
-        scripts[f"zray-{name}"] = f'#!/bin/sh\nexec {sys.executable} -m zray.cli.{name} --insecure "$@"\n'
+        scripts[f"zray-{name}"] = f'#!/bin/sh\nexec {sys.executable} -m zray.cli.{name} "$@"\n'
     for name, text in scripts.items():
         (directory / name).write_text(text)
         (directory / name).chmod(0o755)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from zray.api.driver_output import DriverOutput
     from zray.api.local_cluster import LocalCluster
+    from zray.security.keys import ClientCredentials
 
 LAST_OUTPUT_S = 0.2
 """How long ``shutdown`` waits for what workers have printed, in seconds."""
@@ -95,6 +96,7 @@ def init(
     memory: float | None = None,
     resources: dict[str, float] | None = None,
     object_store_memory: int | None = None,
+    insecure: bool = False,
     local_mode: bool = False,
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
@@ -112,6 +114,8 @@ def init(
             user runs here; "local": start one whatever ``ZRAY_ADDRESS`` says. Default: ``ZRAY_ADDRESS``, else "local".
         num_cpus, num_gpus, memory (bytes), resources: what the new cluster offers; default: what the machine has.
         object_store_memory: capacity of the new cluster's object store in bytes.
+        insecure: join a broker on TCP that was started with ``--insecure``; otherwise keys are expected, see
+            ``zray keys``. Default: no.
         local_mode: run everything in this process, serially, for debugging.
         ignore_reinit_error: return the present context when called again, instead of raising RuntimeError.
         log_to_driver: show what workers print.
@@ -149,7 +153,9 @@ def init(
                  "object_store_memory": object_store_memory}  # fmt: skip
         target = address or config.address
         if target and target != "local":
-            _driver = _join(_resolve(target, config), given, config, space)
+            target = _resolve(target, config)
+            credentials = _credentials(target, config, insecure)
+            _driver = _join(target, given, config, space, credentials=credentials)
         else:
             offer: dict[str, Any] = {name: getattr(config, name) for name in given}
             offer.update({name: value for name, value in given.items() if value is not None})
@@ -193,10 +199,6 @@ def _check_arguments(
 def _resolve(address: str, config: Config) -> str:
     if address != "auto":
         check_address(address)
-        if address.startswith("tcp://"):
-            _logger().warning(
-                "the connection to %s is neither encrypted nor authenticated: there are no keys yet", address
-            )
         return address
     current = read_current(runtime_root(config.tmpdir))
     if current is None:
@@ -205,6 +207,14 @@ def _resolve(address: str, config: Config) -> str:
             "zray.init() without an address)"
         )
     return current.address
+
+
+def _credentials(address: str, config: Config, insecure: bool) -> ClientCredentials | None:
+    if not address.startswith("tcp://"):
+        return None
+    from zray.security.dialer import credentials_for
+
+    return credentials_for(address, "driver", config.keys, insecure)
 
 
 # ------------------------------------------------------------------------------------------------ joining
@@ -236,7 +246,12 @@ def _search_path() -> list[str]:
 
 
 def _join(
-    address: str, given: dict[str, Any], config: Config, namespace: str, process: LocalCluster | None = None
+    address: str,
+    given: dict[str, Any],
+    config: Config,
+    namespace: str,
+    process: LocalCluster | None = None,
+    credentials: ClientCredentials | None = None,
 ) -> _Driver:
     useless = [name for name, value in given.items() if value is not None]
     if useless:
@@ -245,7 +260,7 @@ def _join(
 
     process_id = os.urandom(16)
     info = {"pid": os.getpid(), "job": _job_config(namespace, local=True)}
-    connection = connect(address, DRIVER, process_id, info, config)
+    connection = connect(address, DRIVER, process_id, info, config, credentials)
     lifeline = process.lifeline if process is not None else -1
     session = Session(connection, process_id, b"", namespace, config, lifeline)
     output = DriverOutput(config.log_to_driver)

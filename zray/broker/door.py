@@ -8,9 +8,10 @@ key, is written down when it joins (``admit``); frames that say they are its, an
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
 
@@ -18,8 +19,10 @@ from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.messages import DRIVER, HOST, WORKER
 from zray.protocol.sockets import check_address, make_socket
-from zray.security.guard import Guard
-from zray.security.keys import AllowList, KeyDirectory
+
+if TYPE_CHECKING:
+    from zray.security.guard import Guard
+    from zray.security.keys import KeyDirectory
 
 
 class Arrival(NamedTuple):
@@ -50,7 +53,7 @@ class Door:
         self.malformed = 0
         self._admitted: dict[bytes, tuple[bytes, bytes]] = {}
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
-        self._guard = Guard(self._context, keys.server(), AllowList(keys).find) if keys is not None else None
+        self._guard = _guard(self._context, keys) if keys is not None else None
         self._socket = make_socket(self._context, zmq.ROUTER, address, config)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # A connection over TCP may be dead for a minute before this side knows, and its process be back long before.
@@ -74,7 +77,7 @@ class Door:
 
     def wait(self, timeout_s: float) -> None:
         """Waits until something has arrived, and sees to whoever asks to come in."""
-        self._poller.poll(timeout_s * 1000)
+        self._poller.poll(int(timeout_s * 1000))
         if self._guard is not None:
             self._guard.pump()
 
@@ -154,6 +157,15 @@ class Door:
                 os.unlink(self.address.removeprefix("ipc://"))
 
 
+def _guard(context: zmq.Context[Any], keys: KeyDirectory) -> Guard:
+    from zray.security.dialer import require_curve  # local clusters, whose workers are forked from here, do without
+    from zray.security.guard import Guard
+    from zray.security.keys import AllowList
+
+    require_curve()
+    return Guard(context, keys.server(), AllowList(keys).find)
+
+
 def _somebody_listens(address: str) -> bool:
     """Whether a Unix socket is in use. libzmq would take it over, and its broker go deaf."""
     if not address.startswith("ipc://"):
@@ -169,6 +181,6 @@ def _somebody_listens(address: str) -> bool:
 def _reason(error: zmq.ZMQError) -> str:
     if error.errno == zmq.EADDRINUSE:
         return "the address is in use. Is another broker running there?"
-    if error.errno in (zmq.EADDRNOTAVAIL, zmq.ENODEV):
+    if error.errno in (zmq.EADDRNOTAVAIL, errno.ENODEV):
         return "it is no address of this machine (tcp://0.0.0.0:PORT listens at all that it has)"
     return f"{error.strerror}. Is another broker running there?"

@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray import version
 from zray.broker.core import BrokerCore
@@ -31,7 +31,9 @@ from zray.protocol.messages import (
     Refused,
     Welcome,
 )
-from zray.security.keys import KeyDirectory
+
+if TYPE_CHECKING:
+    from zray.security.keys import KeyDirectory
 
 TICK_S = 0.25
 PAUSE_S = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 
 import click
@@ -11,6 +12,7 @@ from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.exceptions import ZrayError
 from zray.protocol.sockets import check_address
+from zray.security.keys import KeyDirectory
 from zray.util.processes import set_title
 from zray.util.sessions import (
     Current,
@@ -32,11 +34,10 @@ from zray.version import VERSION
     metavar="ADDRESS",
     help="Where to listen, e.g. tcp://127.0.0.1:6380. Default: a socket in a directory that only you can enter.",
 )
-@click.option(
-    "--insecure", is_flag=True, help="Allow TCP without encryption: whoever reaches the port can run code as you."
-)
+@click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
+@click.option("--insecure", is_flag=True, help="TCP without keys: whoever reaches the port can run code as you.")
 @click.version_option(VERSION)
-def main(bind: str, insecure: bool) -> None:
+def main(bind: str, keys: str | None, insecure: bool) -> None:
     """Start a zray cluster: the broker, to which workers and drivers connect.
 
     \b
@@ -45,29 +46,24 @@ def main(bind: str, insecure: bool) -> None:
       zray-worker &
       python -c 'import zray; zray.init("auto"); ...'
 
+    \b
+    On several: it makes keys when it first listens on TCP, and prints the line that copies them to other machines.
+      zray-broker --bind tcp://0.0.0.0:6380
+
     It runs in the foreground until Ctrl-C or SIGTERM. Workers end when it does.
     """
     try:
-        sys.exit(_run(bind, insecure))
+        sys.exit(_run(bind, keys, insecure))
     except ZrayError as error:
         click.echo(f"zray-broker: {error}", err=True)
         sys.exit(2)
 
 
-def check_tcp(address: str, insecure: bool) -> None:
-    """Raises ConfigError for what is no address, UsageError if it is open to strangers and that was not asked for."""
-    check_address(address)
-    if address.startswith("tcp://") and not insecure:
-        raise click.UsageError(
-            "TCP is refused: there are no keys yet, so everybody who can reach the port, other users of this machine "
-            "included, could run code as you. Use the default (a socket in your own directory), or pass --insecure."
-        )
-
-
-def _run(bind: str, insecure: bool) -> int:
+def _run(bind: str, keys: str | None, insecure: bool) -> int:
     if bind:
-        check_tcp(bind, insecure)
-    config = Config.from_environment()
+        check_address(bind)
+    config = Config.from_environment(keys=keys)
+    directory = KeyDirectory(config.keys) if bind.startswith("tcp://") and not insecure else None
     root = runtime_root(config.tmpdir)
     sweep_dead_sessions(root)
     paths = new_session(root)
@@ -77,17 +73,26 @@ def _run(bind: str, insecure: bool) -> int:
     def ready(address: str) -> None:
         write_current(root, Current(address, paths.name, os.getpid()))
         click.echo(f"zray broker is ready at {address}")
-        insecurely = " --insecure" if address.startswith("tcp://") else ""
-        click.echo(f"  workers:  zray-worker --address {address}{insecurely}")
-        click.echo(f'  drivers:  zray.init("{address}"), or zray.init("auto") on this machine')
+        _tell_how_to_join(address, directory, insecure)
         sys.stdout.flush()
 
     try:
-        return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready)
+        return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, directory)
     finally:
         clear_current(root, paths.name)
         remove_session(paths)
         lock.close()
+
+
+def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -> None:
+    tcp = address.startswith("tcp://")
+    reached = address.replace("0.0.0.0", socket.gethostname()).replace("[::]", socket.gethostname())
+    flag, argument = (" --insecure", ", insecure=True") if tcp and insecure else ("", "")
+    click.echo(f"  workers:  zray-worker --address {reached}{flag}")
+    click.echo(f'  drivers:  zray.init("{reached}"{argument}), or zray.init("auto"{argument}) on this machine')
+    if keys is not None:
+        click.echo("  other machines need keys, which this line copies:")
+        click.echo(f"    {keys.copy_command()}")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
 
 import click
 
-from zray.cli.broker import check_tcp
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ZrayError
+from zray.protocol.sockets import check_address
+from zray.security.dialer import credentials_for
 from zray.util.machine import host_resources
 from zray.util.processes import TITLE_PADDING, set_title
 from zray.util.sessions import SessionPaths, lock_session, new_session, read_current, runtime_root, sweep_dead_sessions
@@ -31,7 +33,8 @@ from zray.worker.host.node import HostOptions, prepare_zygote, run_host
     "--idle-timeout", "idle_timeout_s", metavar="SECONDS",
     help="How long a worker process beyond one per CPU may idle before it is ended. Default: 5.",
 )  # fmt: skip
-@click.option("--insecure", is_flag=True, help="Allow TCP without encryption.")
+@click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
+@click.option("--insecure", is_flag=True, help="TCP without keys: whoever is between can read along and run code.")
 @click.version_option(VERSION)
 def main(insecure: bool, **options: str | None) -> None:
     """Make this machine a host of a zray cluster: it runs worker processes and keeps objects.
@@ -51,7 +54,8 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     config = read(options=given, warn=not started).config
     amounts = host_resources(config.num_cpus, config.num_gpus, config.memory, config.resources)
     root = runtime_root(config.tmpdir)
-    target = _broker(root, config.address, insecure)
+    target = _broker(root, config.address)
+    credentials = credentials_for(target, "host", config.keys, insecure)
     paths = _session(root, started)
     lock = lock_session(paths)
     zygote = prepare_zygote(paths, lock)
@@ -62,7 +66,9 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
         click.echo(f"zray host is ready: {cpus:g} CPUs for the cluster at {target}; logs in {paths.logs}")
         sys.stdout.flush()
 
-    options = HostOptions(target, amounts, config.object_store_memory)
+    if target.startswith("tcp://"):
+        config = dataclasses.replace(config, connect_timeout_s=config.join_timeout_s)
+    options = HostOptions(target, amounts, config.object_store_memory, credentials)
     try:
         reason = run_host(options, config, paths, zygote, [], ready)
     finally:
@@ -74,9 +80,9 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     return 0 if reason.startswith("signal") else 1
 
 
-def _broker(root: Path, address: str, insecure: bool) -> str:
+def _broker(root: Path, address: str) -> str:
     if address and address != "auto":
-        check_tcp(address, insecure)
+        check_address(address)
         return address
     current = read_current(root)
     if current is None:

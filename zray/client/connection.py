@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -15,6 +15,9 @@ from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpa
 from zray.protocol.link import Link
 from zray.protocol.messages import FROM_BROKER, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
 from zray.protocol.sockets import check_address, make_socket
+
+if TYPE_CHECKING:
+    from zray.security.keys import ClientCredentials
 
 HELLO_INTERVAL_MS = 250
 
@@ -89,8 +92,15 @@ class Connection:
         self._context.term()
 
 
-def connect(address: str, kind: str, process_id: bytes, info: dict[str, Any], config: Config) -> Connection:
-    """Says hello to the broker at ``address``.
+def connect(
+    address: str,
+    kind: str,
+    process_id: bytes,
+    info: dict[str, Any],
+    config: Config,
+    credentials: ClientCredentials | None = None,
+) -> Connection:
+    """Says hello to the broker at ``address``; ``credentials``: for one on TCP that demands them.
 
     Raises ClusterUnavailableError after ``config.connect_timeout_s``, VersionMismatchError or ZrayError when refused.
     """
@@ -99,9 +109,9 @@ def connect(address: str, kind: str, process_id: bytes, info: dict[str, Any], co
     socket = make_socket(context, zmq.DEALER, address, config)
     try:
         socket.setsockopt(zmq.ROUTING_ID, process_id)
-        socket.connect(address)
         hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, process_id, info)
-        answer = _shake_hands(socket, pack_handshake(hello), address, config)
+        dial = _dial_tcp if address.startswith("tcp://") else _dial
+        answer = dial(socket, pack_handshake(hello), address, config, credentials)
         if isinstance(answer, Refused):
             raise _refusal(answer)
         return Connection(context, socket, answer, address, config)
@@ -115,13 +125,28 @@ def connect(address: str, kind: str, process_id: bytes, info: dict[str, Any], co
         raise
 
 
-def _shake_hands(socket: zmq.Socket[Any], hello: bytes, address: str, config: Config) -> Welcome | Refused:
+def _dial(
+    socket: zmq.Socket[Any],
+    hello: bytes,
+    address: str,
+    config: Config,
+    credentials: ClientCredentials | None,
+    fault: Callable[[], str] = lambda: "",
+) -> Welcome | Refused:
+    """Connects, and says hello until it is answered. ``fault``: why the connection has failed, and is to be made anew;
+    libzmq itself tries again only while nobody listens."""
+    socket.connect(address)
     started = time.monotonic()
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
+    found = ""
     while time.monotonic() - started < config.connect_timeout_s:
         socket.send(hello)
         if not poller.poll(HELLO_INTERVAL_MS):
+            if reason := fault():
+                found = found or reason  # dialling anew may itself be a hang-up
+                socket.disconnect(address)
+                socket.connect(address)
             continue
         try:
             (data,) = socket.recv_multipart(zmq.NOBLOCK)
@@ -130,10 +155,26 @@ def _shake_hands(socket: zmq.Socket[Any], hello: bytes, address: str, config: Co
             continue
         if isinstance(answer, (Welcome, Refused)):
             return answer
+    why = f": {found}." if found else ". Is one running there (zray-broker prints its address)?"
     raise ClusterUnavailableError(
-        f"no zray broker answered at {address!r} within {config.connect_timeout_s:g} s. Is one running there "
-        f"(zray-broker prints its address)? ZRAY_CONNECT_TIMEOUT_S sets how long to try."
+        f"no zray broker answered at {address!r} within {config.connect_timeout_s:g} s{why} "
+        f"ZRAY_CONNECT_TIMEOUT_S sets how long to try."
     )
+
+
+def _dial_tcp(
+    socket: zmq.Socket[Any], hello: bytes, address: str, config: Config, credentials: ClientCredentials | None
+) -> Welcome | Refused:
+    """As ``_dial``, with credentials, and with an eye on why a handshake fails."""
+    from zray.security.dialer import DialWatch, apply_client  # workers, who never dial this way, do without
+
+    if credentials is not None:
+        apply_client(socket, credentials)
+    watch = DialWatch(socket)
+    try:
+        return _dial(socket, hello, address, config, credentials, watch.fault)
+    finally:
+        watch.close()
 
 
 def _refusal(refused: Refused) -> ZrayError:

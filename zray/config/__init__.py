@@ -51,7 +51,9 @@ class Config:
     silence_s: float = 6.0
     """A peer that has not been heard for this long is declared dead, in seconds."""
     connect_timeout_s: float = 5.0
-    """How long a worker or driver tries to reach a broker, in seconds."""
+    """How long a driver tries to reach a broker, in seconds."""
+    join_timeout_s: float = 60.0
+    """How long a host tries to reach a broker on another machine, which may start later, in seconds."""
     store_wait_s: float = 10.0
     """How long a writer waits for room in a store whose objects are all in use, in seconds."""
     infeasible_warn_s: float = 2.0

@@ -36,6 +36,7 @@ _NAMED_OTHERWISE = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 _LEAST: dict[str, float] = {
     "connect_timeout_s": 0.1,
     "heartbeat_s": 0.01,
+    "join_timeout_s": 0.1,
     "log_file_max_bytes": 4 * KIB,
     "max_message_bytes": MIB,
     "object_store_memory": MIB,

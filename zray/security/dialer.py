@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from zray.exceptions import ConfigError
-from zray.security.keys import ClientCredentials
+from zray.security.keys import ClientCredentials, KeyDirectory
 from zray.security.monitor import Monitor
 
 
@@ -21,6 +21,17 @@ def require_curve() -> None:
             f"the libzmq {zmq.zmq_version()} here was built without CURVE (libsodium), which TCP needs. Install "
             "pyzmq's wheel, which has it (pip install --force-reinstall --only-binary pyzmq pyzmq), or use ipc"
         )
+
+
+def credentials_for(address: str, role: str, directory: str, insecure: bool) -> ClientCredentials | None:
+    """With what to join the broker at ``address``; None for ``ipc``, or if ``insecure`` was asked for.
+
+    Raises ConfigError if there is no key for the role in ``directory`` (empty: the default one).
+    """
+    if insecure or not address.startswith("tcp://"):
+        return None
+    require_curve()
+    return KeyDirectory(directory).client(role)
 
 
 def apply_client(socket: zmq.Socket[Any], credentials: ClientCredentials) -> None:

@@ -60,6 +60,10 @@ class SessionPaths:
         return self.directory / "broker.sock"
 
     @property
+    def relay_socket(self) -> Path:
+        return self.directory / "relay.sock"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs" / self.name
 

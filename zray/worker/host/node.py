@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray.client.connection import connect
 from zray.config import GIB, Config
@@ -16,10 +17,14 @@ from zray.store import Store, default_store_location
 from zray.util.machine import machine_id
 from zray.util.processes import kill_session, memory_limit_bytes
 from zray.util.sessions import SessionLock, SessionPaths, add_store, remove_session
+from zray.worker.host.relay import Relay
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
 from zray.worker.process.main import worker_main
 from zray.worker.process.rehearsal import rehearse
+
+if TYPE_CHECKING:
+    from zray.security.keys import ClientCredentials
 
 MAX_DEFAULT_STORE = 64 * GIB
 
@@ -31,6 +36,7 @@ class HostOptions:
     address: str
     resources: dict[str, int]
     store_bytes: int
+    credentials: ClientCredentials | None = None
 
 
 def prepare_zygote(paths: SessionPaths, lock: SessionLock) -> ZygoteClient:
@@ -72,15 +78,23 @@ def run_host(
         "labels": config.labels,
         "idle_timeout_s": config.idle_timeout_s,
     }
+    relay: Relay | None = None
     try:
-        connection = connect(options.address, HOST, host_id, info, config)
+        connection = connect(options.address, HOST, host_id, info, config, options.credentials)
         # What there may be any amount of, and only the host uses, stays with it.
         workers_config = dataclasses.replace(config, labels={}, resources={})
-        payload = {"address": options.address, "config": dataclasses.asdict(workers_config)}
-        shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched)
+        if options.address.startswith("tcp://"):
+            relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
+            # The host has a heartbeat for all of them, and they end with it.
+            workers_config = dataclasses.replace(workers_config, heartbeat_s=math.inf, silence_s=math.inf)
+        address = options.address if relay is None else relay.address
+        payload = {"address": address, "config": dataclasses.asdict(workers_config)}
+        shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched, relay)
         resources = {**options.resources, "object_store_memory": capacity * 10_000}
         return shell.serve(resources, info, on_ready)
     finally:
+        if relay is not None:
+            relay.close()
         store.close()
         zygote.close()
         zygote.wait(5.0)
