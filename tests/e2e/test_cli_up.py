@@ -57,7 +57,7 @@ def cluster() -> Iterator[str]:
 
 def hosts_file(directory: Path, address: str, rest: str) -> str:
     path = directory / "hosts.toml"
-    keys = f"[settings]\nkeys = \"{os.environ['XDG_CONFIG_HOME']}/zray/keys\""  # not known where a login goes
+    keys = f'[settings]\nkeys = "{os.environ["XDG_CONFIG_HOME"]}/zray/keys"'  # not known where a login goes
     rest = textwrap.dedent(rest).replace("[settings]", keys) if "[settings]" in rest else f"{keys}\n{rest}"
     path.write_text(f'address = "{address}"\npython = "{sys.executable}"\n{rest}')
     return str(path)

@@ -13,9 +13,10 @@ from zray.config import Config
 from zray.exceptions import ZrayError
 from zray.protocol.sockets import check_address
 from zray.security.keys import KeyDirectory
-from zray.util.processes import set_title
+from zray.util.processes import end_orderly_on_sigterm, set_title
 from zray.util.sessions import (
     Current,
+    SessionPaths,
     clear_current,
     lock_session,
     new_session,
@@ -66,21 +67,27 @@ def _run(bind: str, keys: str | None, insecure: bool) -> int:
     directory = KeyDirectory(config.keys) if bind.startswith("tcp://") and not insecure else None
     root = runtime_root(config.tmpdir)
     sweep_dead_sessions(root)
+    end_orderly_on_sigterm()
     paths = new_session(root)
-    lock = lock_session(paths)
-    set_title(f"zray: broker {paths.name}")
-
-    def ready(address: str) -> None:
-        write_current(root, Current(address, paths.name, os.getpid()))
-        click.echo(f"zray broker is ready at {address}")
-        _tell_how_to_join(address, directory, insecure)
-        sys.stdout.flush()
-
     try:
-        return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, directory)
+        return _serve(config, paths, bind, directory, insecure)
     finally:
         clear_current(root, paths.name)
         remove_session(paths)
+
+
+def _serve(config: Config, paths: SessionPaths, bind: str, keys: KeyDirectory | None, insecure: bool) -> int:
+    def ready(address: str) -> None:
+        write_current(paths.root, Current(address, paths.name, os.getpid()))
+        click.echo(f"zray broker is ready at {address}")
+        _tell_how_to_join(address, keys, insecure)
+        sys.stdout.flush()
+
+    lock = lock_session(paths)
+    set_title(f"zray: broker {paths.name}")
+    try:
+        return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, keys)
+    finally:
         lock.close()
 
 

@@ -6,16 +6,28 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
+from zray.config import Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.sockets import check_address
 from zray.security.dialer import credentials_for
+from zray.security.keys import ClientCredentials
 from zray.util.machine import host_resources
-from zray.util.processes import TITLE_PADDING, set_title
-from zray.util.sessions import SessionPaths, lock_session, new_session, read_current, runtime_root, sweep_dead_sessions
+from zray.util.processes import TITLE_PADDING, end_orderly_on_sigterm, set_title
+from zray.util.sessions import (
+    SessionPaths,
+    lock_session,
+    new_name,
+    new_session,
+    read_current,
+    remove_session,
+    runtime_root,
+    sweep_dead_sessions,
+)
 from zray.version import VERSION
 from zray.worker.host.node import HostOptions, prepare_zygote, run_host
 
@@ -56,25 +68,14 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     root = runtime_root(config.tmpdir)
     target = _broker(root, config.address)
     credentials = credentials_for(target, "host", config.keys, insecure)
-    paths = _session(root, started)
-    lock = lock_session(paths)
-    zygote = prepare_zygote(paths, lock)
-    set_title(f"zray: host {paths.name}")
-    cpus = amounts.get("CPU", 0) / 10_000
-
-    def ready() -> None:
-        click.echo(f"zray host is ready: {cpus:g} CPUs for the cluster at {target}; logs in {paths.logs}")
-        sys.stdout.flush()
-
-    if target.startswith("tcp://"):
-        config = dataclasses.replace(config, connect_timeout_s=config.join_timeout_s)
-    options = HostOptions(target, amounts, config.object_store_memory, credentials)
+    if not started:
+        _start_anew(root)
+    end_orderly_on_sigterm()
+    paths = new_session(root, os.environ["ZRAY_SESSION"])
     try:
-        reason = run_host(options, config, paths, zygote, [], ready)
+        reason = _serve(config, paths, target, amounts, credentials)
     finally:
-        zygote.close()
-        zygote.wait(5.0)
-        lock.close()
+        remove_session(paths)
         sweep_dead_sessions(root)  # a broker that was killed leaves its directory behind
     click.echo(f"zray host ends: {reason}")
     return 0 if reason.startswith("signal") else 1
@@ -90,13 +91,34 @@ def _broker(root: Path, address: str) -> str:
     return current.address
 
 
-def _session(root: Path, started: bool) -> SessionPaths:
-    """The session of this host. Its processes are found by a variable that they have had since their exec."""
-    if started and (name := os.environ.get("ZRAY_SESSION", "")):
-        return SessionPaths(name, root)
+def _serve(
+    config: Config, paths: SessionPaths, target: str, amounts: dict[str, int], credentials: ClientCredentials | None
+) -> str:
+    """The life of the host; returns why it ended."""
+    lock = lock_session(paths)
+    zygote = prepare_zygote(paths, lock)
+    set_title(f"zray: host {paths.name}")
+    cpus = amounts.get("CPU", 0) / 10_000
+
+    def ready() -> None:
+        click.echo(f"zray host is ready: {cpus:g} CPUs for the cluster at {target}; logs in {paths.logs}")
+        sys.stdout.flush()
+
+    if target.startswith("tcp://"):
+        config = dataclasses.replace(config, connect_timeout_s=config.join_timeout_s)
+    options = HostOptions(target, amounts, config.object_store_memory, credentials)
+    try:
+        return run_host(options, config, paths, zygote, [], ready)
+    finally:
+        zygote.close()
+        zygote.wait(5.0)
+        lock.close()
+
+
+def _start_anew(root: Path) -> NoReturn:
+    """Replaces this process: those of a session are found by a variable that they have had since their exec."""
     sweep_dead_sessions(root)
-    paths = new_session(root)
-    os.environ.update(ZRAY_SESSION=paths.name, SPT_NOENV="1", ZRAY_WORKER_STARTED=str(os.getpid()))
+    os.environ.update(ZRAY_SESSION=new_name(), SPT_NOENV="1", ZRAY_WORKER_STARTED=str(os.getpid()))
     os.execv(sys.executable, [sys.executable, TITLE_PADDING, "-m", "zray.cli.worker", *sys.argv[1:]])
 
 

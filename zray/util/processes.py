@@ -213,6 +213,15 @@ def kill_process(pid: int, started: int | None) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def end_orderly_on_sigterm() -> None:
+    """Has SIGTERM raise SystemExit(0), so that what ``finally`` tidies up is tidied up; for a program that starts."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def set_title(text: str) -> None:
     """Sets what ``ps`` shows for this process, cut to the room that its arguments had (see ``TITLE_PADDING``).
 

@@ -145,9 +145,14 @@ def remove_tree(directory: str | Path) -> None:
 # ---- the life of a session
 
 
-def new_session(root: Path) -> SessionPaths:
-    """Makes the directories of a session under a name of its own. ``lock_session`` has to follow within a minute."""
-    paths = SessionPaths(os.urandom(_NAME_BYTES // 2).hex(), root)
+def new_name() -> str:
+    """A name that no session has."""
+    return os.urandom(_NAME_BYTES // 2).hex()
+
+
+def new_session(root: Path, name: str = "") -> SessionPaths:
+    """Makes the directories of a session (default: of a new name). ``lock_session`` has to follow within a minute."""
+    paths = SessionPaths(name or new_name(), root)
     for directory in (paths.directory, paths.spill, paths.logs):
         directory.mkdir(mode=0o700, parents=True)
     return paths
