@@ -12,10 +12,10 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test bench lint format types layers clean
+.PHONY: help demo test bench bench-hosts lint format types layers clean
 
 help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo "ARGS=... goes to the program that is run: make test ARGS='tests/unit -x'"
 
 demo: $(VENV)/.installed ## Analyse the Python standard library with zray
@@ -26,6 +26,9 @@ test: $(VENV)/.installed-test ## All tests; ZRAY_TEST_SEEDS sets the number of s
 
 bench: $(BENCH_VENV)/.installed-bench ## Measure zray beside Ray, loky and ProcessPoolExecutor
 	$(BENCH_VENV)/bin/python benchmarks/run.py $(ARGS)
+
+bench-hosts: $(VENV)/.installed ## Measure what hosts on a network cost
+	$(BIN)/python benchmarks/hosts.py $(ARGS)
 
 lint: $(VENV)/.installed-lint ## Style and formatting
 	$(BIN)/ruff check .

@@ -45,7 +45,8 @@ RAY_ALIASES = {
 }
 
 PARAMETERS = {
-    "init": "address, *, num_cpus, num_gpus, memory, resources, object_store_memory, local_mode, ignore_reinit_error, "
+    "init": "address, *, num_cpus, num_gpus, memory, resources, object_store_memory, insecure, local_mode, "
+    "ignore_reinit_error, "
     "include_dashboard, configure_logging, logging_level, log_to_driver, namespace, runtime_env, **unknown",
     "get": "refs, *, timeout",
     "wait": "refs, *, num_returns, timeout, fetch_local",

@@ -17,15 +17,22 @@ from zray.broker.reports import Reports
 from zray.broker.resources import Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
 from zray.protocol import messages as m
-from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, WORKER, ProtocolError
+from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 
 MAX_FENCED = 50_000
 
 
 class BrokerCore:
-    """All state of a broker. ``new_id()`` makes identifiers of 16 bytes."""
+    """All state of a broker. ``new_id()`` makes identifiers of 16 bytes; ``shell_status()``: what only the shell knows
+    of the broker's state, as plain data."""
 
-    def __init__(self, new_id: Callable[[], bytes], idle_worker_s: float = 5.0, infeasible_warn_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        new_id: Callable[[], bytes],
+        idle_worker_s: float = 5.0,
+        infeasible_warn_s: float = 2.0,
+        shell_status: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
         self._out: dict[bytes, list[Any]] = {}
         self.processes: dict[bytes, Process] = {}
         self.jobs: dict[bytes, Job] = {}
@@ -34,7 +41,7 @@ class BrokerCore:
         self.dropped_frames = 0  # what the shell found to be no good
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes)
         self.actors = Actors(self.scheduler, self.send, self.jobs)
-        self.reports = Reports(self, infeasible_warn_s)
+        self.reports = Reports(self, infeasible_warn_s, shell_status)
         self._idle_worker_s = idle_worker_s
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
@@ -143,7 +150,7 @@ class BrokerCore:
         self._fenced[process_id] = reason
         if len(self._fenced) > MAX_FENCED:
             self._fenced.popitem(last=False)
-        if process is None:
+        if process is None or process.kind == OBSERVER:
             return
         for watcher in process.watchers:
             if watcher in self.processes:

@@ -1,8 +1,9 @@
 """The broker's door: the one socket that everybody comes in by, and who may use which name.
 
-A frame that arrives is told from whom it is, and through whom: hosts on TCP pass on what their workers send, with the
-worker's ID in front, so the ROUTER's identity is then the host's. Whom a process has come in through, and with which
-key, is written down when it joins (``admit``); frames that say they are its, and come otherwise, are nobody's.
+On TCP every frame has the ID of the process that it is from or for in front, since hosts pass on what their workers
+send: a connection is its host's and its workers'. The connections' own names, the identities of the ROUTER, are
+known to nobody but their ends. Which connection a process has come in by, and with which key, is written down when
+it joins (``admit``); frames that say they are its, and come otherwise, are nobody's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import zmq
 
 from zray.config import Config
 from zray.exceptions import ConfigError
-from zray.protocol.messages import DRIVER, HOST, WORKER
+from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER
 from zray.protocol.sockets import check_address, make_socket
 
 if TYPE_CHECKING:
@@ -26,17 +27,12 @@ if TYPE_CHECKING:
 
 
 class Arrival(NamedTuple):
-    """A frame that came in. ``through``: whose connection it came by; ``key``: with which key, b"" without any."""
+    """A frame that came in. ``through``: the name of its connection; ``key``: with which key, b"" without any."""
 
     process_id: bytes
     through: bytes
     key: bytes
     data: bytes
-
-    @property
-    def relayed(self) -> bool:
-        """Whether another process passed it on."""
-        return self.process_id != self.through
 
 
 class Door:
@@ -51,13 +47,19 @@ class Door:
             raise ConfigError(f"the broker cannot listen at {address!r}: another broker is running there")
         self.address = ""
         self.malformed = 0
+        self._tcp = address.startswith("tcp://")
         self._admitted: dict[bytes, tuple[bytes, bytes]] = {}
+        self._owners: dict[bytes, bytes] = {}  # whose a connection on TCP is
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
-        self._guard = _guard(self._context, keys) if keys is not None else None
+        try:
+            self._guard = _guard(self._context, keys) if keys is not None else None
+        except BaseException:
+            self._context.term()
+            raise
         self._socket = make_socket(self._context, zmq.ROUTER, address, config)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # A connection over TCP may be dead for a minute before this side knows, and its process be back long before.
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, address.startswith("tcp://"))
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, self._tcp)
         if self._guard is not None:
             self._guard.apply_server(self._socket)
         try:
@@ -94,9 +96,9 @@ class Door:
                     key = str(frames[-1].get("User-Id")).encode()
             except zmq.Again:
                 return None
-            if len(parts) == 1:
+            if len(parts) == 1 and not self._tcp:
                 return Arrival(identity, identity, key, parts[0])
-            if len(parts) == 2:
+            if len(parts) == 2 and self._tcp:
                 return Arrival(parts[0], identity, key, parts[1])
             self.malformed += 1
 
@@ -104,9 +106,7 @@ class Door:
         """Sends a frame; False when the peer is not connected (any more). ``through``: for one not admitted yet."""
         through = through or self._admitted.get(process_id, (process_id, b""))[0]
         try:
-            self._socket.send_multipart(
-                [process_id, data] if through == process_id else [through, process_id, data], zmq.NOBLOCK
-            )
+            self._socket.send_multipart([through, process_id, data] if self._tcp else [through, data], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
@@ -117,19 +117,26 @@ class Door:
 
     def objection(self, arrival: Arrival, kind: str) -> str:
         """Why the sender may not join as a ``kind``; empty if it may."""
-        if arrival.relayed and kind != WORKER:
-            return f"a {kind} cannot come in through another process"
+        if self._tcp and (kind == WORKER) != (self.relay_of(arrival) != b""):
+            return "a worker comes in through its host" if kind == WORKER else f"a {kind} comes in by itself"
         if self._guard is None:
             return ""
         role = self._guard.role_of(arrival.key)
         if role is None:
             return "its key has been revoked"
-        allowed = (HOST, WORKER) if role == "host" else (DRIVER,)
+        allowed = (HOST, WORKER) if role == "host" else (DRIVER, OBSERVER)
         return "" if kind in allowed else f"a {role}'s key does not admit a {kind}"
 
     def admit(self, arrival: Arrival) -> None:
         """The sender has joined: from now on its ID goes with this connection and key."""
         self._admitted[arrival.process_id] = arrival.through, arrival.key
+        if self._tcp:
+            self._owners.setdefault(arrival.through, arrival.process_id)
+
+    def relay_of(self, arrival: Arrival) -> bytes:
+        """The process that has passed the frame on; b"" if it came by a connection of its sender's own."""
+        owner = self._owners.get(arrival.through, b"")
+        return owner if owner != arrival.process_id else b""
 
     def knows(self, arrival: Arrival) -> bool:
         """Whether a frame comes from whom it says."""
@@ -137,7 +144,9 @@ class Door:
 
     def forget(self, process_id: bytes) -> None:
         """A process is gone."""
-        self._admitted.pop(process_id, None)
+        through, _ = self._admitted.pop(process_id, (b"", b""))
+        if self._owners.get(through) == process_id:
+            del self._owners[through]
 
     def outcasts(self) -> list[bytes]:
         """Processes whose keys have been revoked since they joined."""
@@ -183,4 +192,4 @@ def _reason(error: zmq.ZMQError) -> str:
         return "the address is in use. Is another broker running there?"
     if error.errno in (zmq.EADDRNOTAVAIL, errno.ENODEV):
         return "it is no address of this machine (tcp://0.0.0.0:PORT listens at all that it has)"
-    return f"{error.strerror}. Is another broker running there?"
+    return str(error.strerror)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from zray.broker.records import SERVING, Actor, Process
-from zray.broker.resources import CPU, Shape, as_floats, describe
+from zray.broker.records import SERVING, Actor, Host, Job, Process
+from zray.broker.resources import CPU, UNIT, Shape, as_floats, describe
 from zray.protocol.messages import (
     ALIVE,
     PENDING,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 STALLED_WARN_S = 10.0
 """A queue whose head has not moved for so long, with every CPU held by actors, is explained to the user."""
+WORKERS_AS = ("starting", "idle", "busy", "idle", "actors", "ending")
+"""What the states of a worker come to, for whoever wants to know how busy a host is."""
 WORKER_STATES = ("STARTING", "IDLE", "BUSY", "PROBED", "SERVING", "RETIRED")
 STATE_NAMES = {PENDING: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
 
@@ -32,8 +35,11 @@ STATE_NAMES = {PENDING: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTART
 class Reports:
     """Read-only views of a broker's state."""
 
-    def __init__(self, core: BrokerCore, infeasible_warn_s: float) -> None:
+    def __init__(
+        self, core: BrokerCore, infeasible_warn_s: float, shell_status: Callable[[], dict[str, Any]] = dict
+    ) -> None:
         self._core = core
+        self._shell_status = shell_status
         self._infeasible_warn_s = infeasible_warn_s
         self._unplaced_since: dict[tuple[bytes, bytes], float] = {}
         self._warned: set[tuple[bytes, bytes]] = set()
@@ -55,6 +61,7 @@ class Reports:
             "actors": self._actors,
             "workers": self._workers,
             "stats": self.stats,
+            "status": self.status,
         }.get(message.what)
         self._core.send(source.process_id, Answer(message.request, answer() if answer else None))
 
@@ -110,6 +117,68 @@ class Reports:
             "functions": len(core.functions),
             "dropped_frames": core.dropped_frames,
         }
+
+    # ------------------------------------------------------------------ status
+
+    def status(self) -> dict[str, Any]:
+        """The whole cluster as ``zray status`` shows it: counts, in types that JSON has."""
+        core = self._core
+        actors = [actor for actor in core.actors.actors.values() if actor.creator]  # those that have been announced
+        queued = [
+            (queue[0].job_id, queue[0].shape, count)
+            for queue in core.scheduler.queues.values()
+            if (count := sum(not envelope.cancelled for envelope in queue))
+        ]
+        return {
+            **self._shell_status(),
+            "hosts": [_host_status(host) for host in core.scheduler.hosts.values()],
+            "jobs": self._jobs_status(queued, actors),
+            "actors": {name: sum(actor.state == state for actor in actors) for state, name in STATE_NAMES.items()},
+            "waiting": self._waiting(queued),
+        }
+
+    def _jobs_status(self, queued: Iterable[tuple[bytes, Shape, int]], actors: Iterable[Actor]) -> list[dict[str, Any]]:
+        core = self._core
+        counts = {job_id: dict.fromkeys(("tasks_running", "tasks_waiting", "actors"), 0) for job_id in core.jobs}
+
+        def add(job_id: bytes, what: str, count: int) -> None:
+            if job_id in counts:
+                counts[job_id][what] += count
+
+        for job_id, _, count in queued:
+            add(job_id, "tasks_waiting", count)
+        for worker in core.scheduler.workers.values():
+            if worker.outstanding:  # it has been handed the second and those behind it in advance
+                add(worker.job_id, "tasks_running", 1)
+                add(worker.job_id, "tasks_waiting", len(worker.outstanding) - 1)
+        for actor in actors:
+            add(actor.job_id, "actors", 1)
+        return [
+            {**_job_status(job, core.processes.get(job.driver)), **counts[job_id]} for job_id, job in core.jobs.items()
+        ]
+
+    def _waiting(self, queued: Iterable[tuple[bytes, Shape, int]]) -> list[dict[str, Any]]:
+        """What has no place yet, by the resources that it asks for."""
+        rows: dict[tuple[str, bytes], dict[str, Any]] = {}
+
+        def add(what: str, shape: Shape, count: int) -> None:
+            row = rows.get((what, shape.key))
+            if row is None:
+                hosts = self._core.scheduler.hosts.values()
+                row = rows[what, shape.key] = {
+                    "what": what,
+                    "count": 0,
+                    "resources": as_floats(shape.amounts),
+                    "can_be_placed": any(host.pool.could_ever_fit(shape) for host in hosts),
+                }
+            row["count"] += count
+
+        for _, shape, count in queued:
+            add("tasks", shape, count)
+        for actors in self._core.scheduler.actors_waiting.values():
+            if actors:
+                add("actors", actors[0].placement, len(actors))
+        return list(rows.values())
 
     # ------------------------------------------------------------------ warnings
 
@@ -205,3 +274,28 @@ class Reports:
             if not hosts:
                 del self._flushes[key]
                 self._core.send(asker, Answer(request, True))
+
+
+def _host_status(host: Host) -> dict[str, Any]:
+    workers = dict.fromkeys(WORKERS_AS, 0)
+    for worker in host.workers.values():
+        workers[WORKERS_AS[worker.state]] += 1
+    info, pool = host.info, host.pool
+    return {
+        "host_id": host.host_id.hex(),
+        "hostname": str(info.get("hostname", "?")),
+        "labels": {str(key): str(value) for key, value in info.get("labels", {}).items()},
+        "resources": {
+            name: {"total": total / UNIT, "used": (total - pool.free[name]) / UNIT}
+            for name, total in pool.total.items()
+        },
+        "workers": workers,
+    }
+
+
+def _job_status(job: Job, driver: Process | None) -> dict[str, Any]:
+    return {
+        "job_id": job.job_id.hex(),
+        "namespace": str(job.config.get("namespace", "")),
+        "driver_pid": driver.info.get("pid", 0) if driver is not None else None,
+    }

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from zray.protocol.messages import (
     Refused,
     Welcome,
 )
+from zray.util.processes import raise_descriptor_limit
 
 if TYPE_CHECKING:
     from zray.security.keys import KeyDirectory
@@ -49,7 +51,11 @@ class BrokerShell:
         self._incarnation = os.urandom(8)
         self._links: dict[bytes, Link] = {}
         self._unreachable: set[bytes] = set()  # processes to whom nothing could be sent when it was tried last
-        self._core = BrokerCore(lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s)
+        self._core = BrokerCore(
+            lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status
+        )
+        self._started = time.monotonic()
+        self._refused: Counter[str] = Counter()  # joiners who have passed the door, by reason
         self._stopped = False
         self._last_tick = 0.0
 
@@ -73,6 +79,17 @@ class BrokerShell:
     def dropped_frames(self) -> int:
         """Frames and messages that were no good."""
         return self._core.dropped_frames + self._door.malformed
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "address": self.address,
+            "uptime_s": time.monotonic() - self._started,
+            "zray": version.VERSION,
+            "python": version.python_version(),
+            "protocol": PROTOCOL_VERSION,
+            "refused": dict(self._refused + Counter(self._door.refusals)),
+            "dropped_frames": self.dropped_frames,
+        }
 
     def stop(self) -> None:
         """Ends the loop after the present turn."""
@@ -130,25 +147,29 @@ class BrokerShell:
         there = {"protocol": hello.protocol, "python": hello.python, "zray": hello.zray}
         differs = [name for name in ("protocol", "python") if there[name] != here[name]]
         if differs:
-            self._refuse(arrival, "versions differ", {"differs": [[name, there[name], here[name]] for name in here]})
+            self._turn_away(arrival, "versions differ", {"differs": [[name, there[name], here[name]] for name in here]})
             return
         reason = self._door.objection(arrival, hello.kind)
-        reason = reason or self._core.may_join(process_id, hello.kind, arrival.through if arrival.relayed else b"")
+        reason = reason or self._core.may_join(process_id, hello.kind, self._door.relay_of(arrival))
         if not reason and process_id in self._links and not self._door.knows(arrival):
             reason = "another process has joined under its name"
         if reason:
-            self._refuse(arrival, reason)
+            self._turn_away(arrival, reason)
             return
         cluster = self._core.joined(process_id, hello.kind, hello.info, now)
         if process_id not in self._links:
             self._door.admit(arrival)
-            self._links[process_id] = self._new_link(hello.kind, arrival.relayed, now)
+            self._links[process_id] = self._new_link(hello.kind, self._door.relay_of(arrival) != b"", now)
         self._door.send(process_id, pack_handshake(Welcome(self._incarnation, cluster)))
 
     def _new_link(self, kind: str, relayed: bool, now: float) -> Link:
         # Whether a relayed process lives, and can be reached, shows at the host that relays: a beat for all of them.
         heartbeat_s = math.inf if relayed else self._config.heartbeat_s
         return Link(self._incarnation, MAY_SEND[kind], now, heartbeat_s, self._config.silence_s)
+
+    def _turn_away(self, arrival: Arrival, reason: str, details: dict[str, Any] | None = None) -> None:
+        self._refused[reason.partition(":")[0]] += 1  # what follows the colon is of this one alone
+        self._refuse(arrival, reason, details)
 
     def _refuse(self, arrival: Arrival, reason: str, details: dict[str, Any] | None = None) -> None:
         refused = pack_handshake(Refused(reason, details or {}))
@@ -216,6 +237,7 @@ def run_broker(address: str, config: Config, on_ready: Callable[[str], None], ke
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2
+    raise_descriptor_limit()
     signal.signal(signal.SIGTERM, lambda *_: shell.stop())
     signal.signal(signal.SIGINT, lambda *_: shell.stop())
     shell.serve(lambda: on_ready(shell.address))

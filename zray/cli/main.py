@@ -13,6 +13,7 @@ COMMANDS = {
     "config": "zray.cli.config:config",
     "down": "zray.cli.up:down",
     "keys": "zray.cli.keys:keys",
+    "status": "zray.cli.status:status",
     "stop": "zray.cli.stop:stop",
     "up": "zray.cli.up:up",
 }

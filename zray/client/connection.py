@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -13,42 +16,53 @@ from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError, VersionMismatchError, ZrayError
 from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.link import Link
-from zray.protocol.messages import FROM_BROKER, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
+from zray.protocol.messages import FROM_BROKER, HOST, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
 from zray.protocol.sockets import check_address, make_socket
 
 if TYPE_CHECKING:
+    from zray.security.dialer import DialWatch
     from zray.security.keys import ClientCredentials
 
 HELLO_INTERVAL_MS = 250
+MIN_GIVE_UP_MS = 1000
+"""However soon a peer counts as silent: so long may a TCP connection, or the making of one, take to answer."""
 
 
 class Connection:
     """An established connection; made by ``connect``."""
 
     def __init__(
-        self, context: zmq.Context[Any], socket: zmq.Socket[Any], welcome: Welcome, address: str, config: Config
+        self,
+        context: zmq.Context[Any],
+        socket: zmq.Socket[Any],
+        welcome: Welcome,
+        address: str,
+        config: Config,
+        head: Sequence[bytes] = (),
     ) -> None:
         self.address = address
+        self._head = list(head)
         self._context = context
         self.socket = socket
         self.cluster = welcome.cluster
         self.refused: Refused | None = None
         self.dropped_frames = 0
+        self.lost_frames = 0
         self.pass_down: Callable[[bytes, bytes], None] | None = None
         """Takes frames for processes that reach the broker through this one: their ID, and the frame."""
         self.link = Link(welcome.incarnation, FROM_BROKER, time.monotonic(), config.heartbeat_s, config.silence_s)
         self._incarnation = welcome.incarnation
 
-    def receive(self) -> list[Any]:
-        """Everything that has arrived."""
+    def receive(self, max_frames: int = sys.maxsize) -> list[Any]:
+        """What has arrived; everything, unless there is more than ``max_frames``."""
         socket = self.socket
         messages: list[Any] = []
-        while True:
+        for _ in range(max_frames):
             try:
                 *through, data = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return messages
-            if through:
+            if through != self._head:
                 self._pass_down(through, data)
                 continue
             try:
@@ -59,6 +73,7 @@ class Connection:
                     messages.extend(self.link.receive(frame, time.monotonic()))
             except ProtocolError:
                 self.dropped_frames += 1
+        return messages
 
     def _pass_down(self, through: list[bytes], data: bytes) -> None:
         if self.pass_down is None or len(through) != 1:
@@ -78,7 +93,12 @@ class Connection:
             link.send(message)
         frames = link.outgoing(time.monotonic())
         for frame in frames:
-            self.socket.send(frame, zmq.NOBLOCK)
+            try:
+                self.socket.send_multipart([*self._head, frame], zmq.NOBLOCK)
+            except (
+                zmq.Again
+            ):  # libzmq has given the connection up: what is lost is sent again, or the link falls silent
+                self.lost_frames += 1
         return bool(frames)
 
     @property
@@ -108,13 +128,14 @@ def connect(
     context: zmq.Context[Any] = zmq.Context(io_threads=1)
     socket = make_socket(context, zmq.DEALER, address, config)
     try:
-        socket.setsockopt(zmq.ROUTING_ID, process_id)
+        # Process IDs are no secret. On TCP a connection has a name that nobody else knows, so nobody can take it over.
+        socket.setsockopt(zmq.ROUTING_ID, process_id if address.startswith("ipc://") else b"c" + os.urandom(16))
         hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, process_id, info)
         dial = _dial_tcp if address.startswith("tcp://") else _dial
-        answer = dial(socket, pack_handshake(hello), address, config, credentials)
+        answer = dial(socket, hello, address, config, credentials)
         if isinstance(answer, Refused):
             raise _refusal(answer)
-        return Connection(context, socket, answer, address, config)
+        return Connection(context, socket, answer, address, config, _head(address, process_id))
     except zmq.ZMQError as error:
         socket.close(0)
         context.term()
@@ -125,54 +146,69 @@ def connect(
         raise
 
 
+def _head(address: str, process_id: bytes) -> list[bytes]:
+    """What goes before each frame: on TCP, whose it is."""
+    return [process_id] if address.startswith("tcp://") else []
+
+
 def _dial(
     socket: zmq.Socket[Any],
-    hello: bytes,
+    hello: Hello,
     address: str,
     config: Config,
     credentials: ClientCredentials | None,
-    fault: Callable[[], str] = lambda: "",
+    watch: DialWatch | None = None,
 ) -> Welcome | Refused:
-    """Connects, and says hello until it is answered. ``fault``: why the connection has failed, and is to be made anew;
+    """Connects, and says hello until it is answered. When ``watch`` says that a handshake has failed, connects anew:
     libzmq itself tries again only while nobody listens."""
     socket.connect(address)
     started = time.monotonic()
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
-    found = ""
+    head = _head(address, hello.process_id)
     while time.monotonic() - started < config.connect_timeout_s:
-        socket.send(hello)
+        with contextlib.suppress(zmq.Again):  # no connection is being made: the watch will say why
+            socket.send_multipart([*head, pack_handshake(hello)], zmq.NOBLOCK)
         if not poller.poll(HELLO_INTERVAL_MS):
-            if reason := fault():
-                found = found or reason  # dialling anew may itself be a hang-up
+            if watch is not None and watch.fault():
                 socket.disconnect(address)
+                watch.dialled_anew()
                 socket.connect(address)
             continue
         try:
-            (data,) = socket.recv_multipart(zmq.NOBLOCK)
+            *_, data = socket.recv_multipart(zmq.NOBLOCK)
             answer = unpack_handshake(read_frame(data))
         except (ProtocolError, ValueError, zmq.Again):
             continue
         if isinstance(answer, (Welcome, Refused)):
             return answer
-    why = f": {found}." if found else ". Is one running there (zray-broker prints its address)?"
+    why = (
+        f": {watch.account}."
+        if watch is not None and watch.account
+        else ". Is one running there (zray-broker prints its address)?"
+    )
+    setting = "ZRAY_JOIN_TIMEOUT_S" if hello.kind == HOST and address.startswith("tcp://") else "ZRAY_CONNECT_TIMEOUT_S"
     raise ClusterUnavailableError(
         f"no zray broker answered at {address!r} within {config.connect_timeout_s:g} s{why} "
-        f"ZRAY_CONNECT_TIMEOUT_S sets how long to try."
+        f"{setting} sets how long to try."
     )
 
 
 def _dial_tcp(
-    socket: zmq.Socket[Any], hello: bytes, address: str, config: Config, credentials: ClientCredentials | None
+    socket: zmq.Socket[Any], hello: Hello, address: str, config: Config, credentials: ClientCredentials | None
 ) -> Welcome | Refused:
     """As ``_dial``, with credentials, and with an eye on why a handshake fails."""
     from zray.security.dialer import DialWatch, apply_client  # workers, who never dial this way, do without
 
     if credentials is not None:
         apply_client(socket, credentials)
+    # After an interruption the kernel would wait as long again before it tries once more, and longer than a peer may
+    # be silent. So a connection that the other kernel has not confirmed anything on for a while is dialled anew.
+    socket.setsockopt(zmq.TCP_MAXRT, max(MIN_GIVE_UP_MS, round(config.silence_s * 1000 / 4)))
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, max(MIN_GIVE_UP_MS, round(config.silence_s * 1000 / 6)))
     watch = DialWatch(socket)
     try:
-        return _dial(socket, hello, address, config, credentials, watch.fault)
+        return _dial(socket, hello, address, config, credentials, watch)
     finally:
         watch.close()
 

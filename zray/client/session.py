@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from zray.client.core.actors import ActorView
 from zray.client.core.effects import FreeSegment
 from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
+from zray.client.remote import RemoteObjects
 from zray.client.shell import ClientShell, Waiter
 from zray.client.stores import Stores
 from zray.config import Config
@@ -31,7 +33,7 @@ from zray.exceptions import (
 )
 from zray.ids import put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
-from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD
+from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 LARGE_FUNCTION_BYTES = 1 << 20
 WARN_FUNCTION_BYTES = 100 << 20
+MESSAGE_ROOM = 1 << 20
+"""What a message may have besides one value, in bytes."""
 STORED_FUNCTION = b"zray-stored-function:"
 EMPTY_CALL = Arguments(INLINE, b"", b"", b"", (), ())
 """A call without arguments."""
@@ -69,6 +73,7 @@ class Session:
         self.handlers: dict[Any, Callable[[Any], None]] = {FreeSegment: lambda effect: None}
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
+        self._remote = RemoteObjects(self.shell, self.core, self.stores, self._block)
         self._functions: dict[bytes, ObjectRef] = {}
         self._entries = self.core.references.entries
 
@@ -86,7 +91,10 @@ class Session:
             if type(effect) is FreeSegment:
                 freed.setdefault(effect.host, []).append(effect.object_id)
         for host, object_ids in freed.items():
-            self.stores.free(host, object_ids)
+            if not self.stores.free(host, object_ids):
+                with self.shell.lock:
+                    self.core.tell_peer(host, FreeObjects(object_ids))
+                    self.shell.submitted()
         for effect in effects:
             if type(effect) is FreeSegment:
                 continue
@@ -173,7 +181,7 @@ class Session:
         size = serialized.total_bytes
         status, data, host = INLINE, b"", b""
         if size <= self.config.inline_max_bytes or not (host := self.stores.find_home()):
-            data = serialized.to_bytes()
+            data = self._inline(serialized)
         else:
             status = STORED
             self.write(host, object_id, serialized)
@@ -190,6 +198,20 @@ class Session:
         if status == STORED:
             self.shell.settle()
         return ref
+
+    def _inline(self, serialized: Serialized) -> bytes:
+        """A value that travels inside messages: a small one, or any where this machine has no store."""
+        if serialized.total_bytes > self.config.max_message_bytes - MESSAGE_ROOM:
+            raise ValueError(
+                f"a value of {serialized.total_bytes:,} bytes does not fit into a message (max_message_bytes is "
+                f"{self.config.max_message_bytes:,}), and this machine has no object store: start zray-worker on it"
+            )
+        return serialized.to_bytes()
+
+    def read(self, host: bytes, object_id: bytes, deadline: float | None = None) -> memoryview:
+        """The bytes of a stored object, from wherever it is. Raises ObjectLostError, GetTimeoutError."""
+        data = self.stores.read(host, object_id)
+        return self._remote.read(host, object_id, deadline) if data is None else data
 
     def write(self, host: bytes, object_id: bytes, serialized: Serialized) -> None:
         """Writes a serialized value into a local store. First lets go what is no longer used: it may be the room."""
@@ -209,11 +231,12 @@ class Session:
         """The values, in order. Raises the first error among them, or GetTimeoutError."""
         self.check_usable()
         ids = [ref._id for ref in refs]
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
             self._await(ids, len(ids), timeout_s, "get")
         except KeyError:
             raise _of_another_cluster() from None
-        return [self._value(object_id) for object_id in ids]
+        return [self._value(object_id, deadline) for object_id in ids]
 
     def _await(self, ids: list[bytes], needed: int, timeout_s: float | None, what: str) -> None:
         """Waits until ``needed`` of the distinct ``ids`` are ready, or the time is up (raises only for ``get``)."""
@@ -255,7 +278,7 @@ class Session:
                 with self.shell.lock:
                     self.core.execution.unblock()
 
-    def _value(self, object_id: bytes) -> Any:
+    def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
         entry = self._entries[object_id]
 
         def load_ref(inner: bytes) -> ObjectRef:
@@ -264,7 +287,7 @@ class Session:
         if entry.status == INLINE:
             return deserialize(entry.data, load_ref)
         if entry.status == STORED:
-            return deserialize(self.stores.read(entry.host, object_id), load_ref)
+            return deserialize(self.read(entry.host, object_id, deadline), load_ref)
         if entry.status == HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
         raise self.error_of(entry.data, load_ref)
@@ -348,7 +371,7 @@ class Session:
         held += tuple(object_id for _, object_id in refs) + serialized.refs
         size = serialized.total_bytes
         if size <= self.config.inline_max_bytes or not self.stores.find_home():
-            return Arguments(INLINE, serialized.to_bytes(), b"", b"", tuple(refs), held), keep
+            return Arguments(INLINE, self._inline(serialized), b"", b"", tuple(refs), held), keep
         stored = self._put(put_id(self.core.new_task_id()), serialized)
         keep.append(stored)
         host = self._entries[stored._id].host

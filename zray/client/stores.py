@@ -51,30 +51,28 @@ class Stores:
                 self._stores[host] = Store.open(Path(path))
             return self._stores[host]
 
-    def read(self, host: bytes, object_id: bytes) -> memoryview:
-        """The bytes of a stored object. Raises ObjectLostError."""
+    def read(self, host: bytes, object_id: bytes) -> memoryview | None:
+        """The bytes of an object that ``host`` stores; None if that is on another machine. Raises ObjectLostError."""
         try:
             store = self.of(host)
         except OSError as error:
             raise ObjectLostError(f"the store that held object {object_id.hex()} cannot be opened: {error}") from None
         if store is None:
-            raise ObjectLostError(
-                f"object {object_id.hex()} is in the store of a host on another machine; objects larger than "
-                f"inline_max_bytes do not travel between machines yet"
-            )
+            return None
         try:
             return store.read(object_id)
         except SegmentMissing:
             raise ObjectLostError(f"the segment of object {object_id.hex()} is gone from the store") from None
 
-    def free(self, host: bytes, object_ids: list[bytes]) -> None:
-        """Lets segments go; those of other machines are swept by their hosts when their owner goes.
+    def free(self, host: bytes, object_ids: list[bytes]) -> bool:
+        """Lets segments go; False if the host, of another machine, has to be asked to.
 
         Never asks the broker: it is called by the thread that waits for the broker's answers.
         """
         store = self.of(host) if host in self._paths else None
         if store is not None:
             store.free(object_ids)
+        return store is not None
 
     def close(self) -> None:
         """Closes every store of this process; values that are still used stay mapped."""

@@ -33,7 +33,8 @@ CANCEL_RECURSIVE = 2
 PENDING, ALIVE, RESTARTING, DEAD = range(4)
 """States of an actor."""
 
-DRIVER, WORKER, HOST = "driver", "worker", "host"
+DRIVER, WORKER, HOST, OBSERVER = "driver", "worker", "host", "observer"
+"""An observer asks, and takes no part: it has no job, and nothing in the cluster changes by it."""
 
 
 class ProtocolError(ZrayError):
@@ -428,22 +429,63 @@ class BorrowChecked(NamedTuple):
     announcer: ProcessId
 
 
+# ------------------------------------------------------------------- between clients and hosts, see transfer
+
+
+class Pull(NamedTuple):
+    """Send up to ``length`` bytes of a stored object, from ``offset`` on. ``pull``: the asker's number for it."""
+
+    object_id: ObjectId
+    pull: int
+    offset: int
+    length: int
+
+
+class Chunk(NamedTuple):
+    """The answer to a ``Pull``. ``total``: the object's size."""
+
+    pull: int
+    offset: int
+    total: int
+    data: bytes
+
+
+class PullFailed(NamedTuple):
+    pull: int
+    reason: str
+
+
+class CopyMade(NamedTuple):
+    """To the owner: ``host`` holds a copy as well."""
+
+    object_id: ObjectId
+    host: bytes
+
+
+class FreeObjects(NamedTuple):
+    """From their owner, to a host on another machine."""
+
+    object_ids: list[bytes]
+
+
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying | Watch
     | Peer | Query | Goodbye
 )  # fmt: skip
-HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed
+HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | Peer
 BrokerToClient = (
     Run | Result | Failed | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop | ActorState
     | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs
 )  # fmt: skip
-BrokerToHost = StartWorker | KillWorker | OwnersDied | FlushLogs
+BrokerToHost = StartWorker | KillWorker | OwnersDied | FlushLogs | Delivered | ProcessDied
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
-)
+    | Chunk | PullFailed | CopyMade
+)  # fmt: skip
+PeerToHost = Pull | FreeObjects
 Handshake = Hello | Welcome | Refused
-Message = ClientToBroker | HostToBroker | BrokerToClient | BrokerToHost | PeerMessage | Handshake
+Message = ClientToBroker | HostToBroker | BrokerToClient | BrokerToHost | PeerMessage | PeerToHost | Handshake
 
 _WORKER_ONLY = (Done, Reply, Returned, Blocked, ActorExiting, Leaving, Staying)
 FROM_HOST = frozenset(get_args(HostToBroker))
@@ -451,8 +493,10 @@ FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye}
 FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)
 FROM_BROKER = frozenset(get_args(BrokerToClient)) | frozenset(get_args(BrokerToHost))
 FROM_PEER = frozenset(get_args(PeerMessage))
+FROM_PEER_TO_HOST = frozenset(get_args(PeerToHost))
 HANDSHAKE = frozenset(get_args(Handshake))
-MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST}
+FROM_OBSERVER = frozenset({Query, Goodbye})
+MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}
 
 # The numbers on the wire. Append only; a number is never used again.
 TYPES: tuple[Any, ...] = (
@@ -465,6 +509,7 @@ TYPES: tuple[Any, ...] = (
     StartWorker, KillWorker, OwnersDied,
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     LogsFlushed, FlushLogs,
+    Pull, Chunk, PullFailed, CopyMade, FreeObjects,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -56,16 +56,24 @@ class DialWatch:
         self._monitor = Monitor(socket, zmq.EVENT_CONNECTED | failed | ends)
         self._fault = ""
         self._shaking_hands = False
+        self.account = ""
+        """Why no handshake has come to its end, of all that were tried: the best that could be found out."""
 
     def fault(self) -> str:
-        """Why the last handshake failed, and what helps; empty if none did, as when nobody listens there."""
+        """Why the handshake failed, and what helps; empty while it has not, also as long as nobody listens there."""
         for event, value in self._monitor.events():
             if event == zmq.EVENT_CONNECTED:
                 self._shaking_hands = True
             elif event != zmq.EVENT_DISCONNECTED or self._shaking_hands:  # bytes that are no ZMTP are just hung up on
                 self._shaking_hands = False
                 self._fault = _fault_of(event, value)
+                if not self.account or self._fault != _HUNG_UP:
+                    self.account = self._fault
         return self._fault
+
+    def dialled_anew(self) -> None:
+        """What has failed has been told; the next fault is another one."""
+        self._fault, self._shaking_hands = "", False
 
     def close(self) -> None:
         """Stops following. May be called before or after the socket is closed."""

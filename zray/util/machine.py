@@ -12,7 +12,12 @@ from zray.util.processes import cpu_count, memory_limit_bytes
 
 @functools.cache
 def machine_id() -> str:
-    """Names this machine and user: processes with the same one can share a store."""
+    """Names this machine and user: processes with the same one can share a store.
+
+    ``ZRAY_TEST_MACHINE`` takes the machine's place, for tests of many on one.
+    """
+    if name := os.environ.get("ZRAY_TEST_MACHINE"):
+        return f"{name}-{os.getuid()}"
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             boot = file.read().strip()

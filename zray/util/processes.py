@@ -15,6 +15,7 @@ import functools
 import itertools
 import math
 import os
+import resource
 import select
 import signal
 import time
@@ -211,6 +212,13 @@ def kill_process(pid: int, started: int | None) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def raise_descriptor_limit() -> None:
+    """As many descriptors as the system allows: the usual limit of 1,024 is fewer than a broker may have peers."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def end_orderly_on_sigterm() -> None:

@@ -28,7 +28,7 @@ def shape(**resources: float) -> bytes:
 class Desk:
     """The broker, its clock, and the messages that have not been looked at."""
 
-    def __init__(self, **settings: float) -> None:
+    def __init__(self, **settings: Any) -> None:
         counter = itertools.count(1)
         self.core = BrokerCore(lambda: b"id".ljust(8, b"\0") + next(counter).to_bytes(8, "big"), **settings)
         self.now = 100.0

@@ -42,7 +42,7 @@ def test_a_setting_that_cannot_be_used(runner: CliRunner) -> None:
     assert result.exit_code == 1 and "Error: ZRAY_SILENCE_S='soon' cannot be used" in result.output
 
 
-@pytest.mark.parametrize("command", ["config", "down", "stop", "up"])
+@pytest.mark.parametrize("command", ["config", "down", "status", "stop", "up"])
 def test_help(runner: CliRunner, command: str) -> None:
     result = runner.invoke(main, [command, "--help"])
     assert result.exit_code == 0 and "Usage: main" in result.output

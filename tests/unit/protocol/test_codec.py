@@ -16,6 +16,7 @@ from zray.protocol.messages import (
     FROM_DRIVER,
     FROM_HOST,
     FROM_PEER,
+    FROM_PEER_TO_HOST,
     FROM_WORKER,
     HANDSHAKE,
     Blocked,
@@ -31,7 +32,7 @@ from zray.protocol.messages import (
 )
 
 INCARNATION = b"12345678"
-EVERYTHING = FROM_BROKER | FROM_DRIVER | FROM_HOST | FROM_PEER | FROM_WORKER | HANDSHAKE
+EVERYTHING = FROM_BROKER | FROM_DRIVER | FROM_HOST | FROM_PEER | FROM_PEER_TO_HOST | FROM_WORKER | HANDSHAKE
 SUBMIT = Submit(b"t" * 24, 0, b"f" * 16, b"\x90", 1, b"payload")
 
 

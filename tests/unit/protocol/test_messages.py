@@ -16,14 +16,20 @@ from zray.protocol.messages import (
     FROM_BROKER,
     FROM_DRIVER,
     FROM_HOST,
+    FROM_OBSERVER,
     FROM_PEER,
+    FROM_PEER_TO_HOST,
     FROM_WORKER,
     HANDSHAKE,
     HOST,
     MAY_SEND,
+    OBSERVER,
     TYPES,
     WORKER,
+    Goodbye,
+    Peer,
     ProtocolError,
+    Query,
     decode_row,
     encode_row,
 )
@@ -90,6 +96,11 @@ GOLDEN = """
 56 BorrowChecked object_id: bytes, announcer: bytes
 57 LogsFlushed request: int
 58 FlushLogs request: int
+59 Pull object_id: bytes, pull: int, offset: int, length: int
+60 Chunk pull: int, offset: int, total: int, data: bytes
+61 PullFailed pull: int, reason: str
+62 CopyMade object_id: bytes, host: bytes
+63 FreeObjects object_ids: list[bytes]
 """
 """The wire format of protocol version 1. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
@@ -173,10 +184,12 @@ def test_constants_of_the_wire():
 
 def test_every_message_is_in_one_union():
     # A message in no union could be sent by nobody; "Leaving" and its like must not be open to drivers.
-    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST, FROM_BROKER, FROM_PEER, HANDSHAKE]
+    # Peer alone is sent by two kinds of processes.
+    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer}, FROM_BROKER, FROM_PEER, FROM_PEER_TO_HOST, HANDSHAKE]
     assert sum(len(direction) for direction in directions) == len(TYPES)
     assert frozenset().union(*directions) == EVERYTHING == frozenset(get_args(messages.Message))
-    assert MAY_SEND == {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST}
+    assert {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER} == MAY_SEND
+    assert frozenset({Query, Goodbye}) == FROM_OBSERVER
 
 
 def test_what_drivers_and_workers_alone_may_send():

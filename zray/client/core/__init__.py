@@ -17,9 +17,10 @@ import msgpack
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import FreeSegment, ShowLogs, Warn
 from zray.client.core.execution import Execution
+from zray.client.core.pulls import PullTable
 from zray.client.core.references import ReferenceTable
 from zray.client.core.tasks import QueueRoute, TaskTable
-from zray.ids import make_task_id
+from zray.ids import make_task_id, owner_of
 from zray.protocol.codec import unpack_messages
 from zray.protocol.messages import (
     FROM_PEER,
@@ -36,9 +37,12 @@ from zray.protocol.messages import (
     BorrowConfirm,
     BorrowEnd,
     CancelTask,
+    Chunk,
+    CopyMade,
     Delivered,
     ExitIfIdle,
     Failed,
+    FreeObjects,
     FunctionBlob,
     FunctionPut,
     JobConfig,
@@ -48,6 +52,7 @@ from zray.protocol.messages import (
     ObjectState,
     Peer,
     ProcessDied,
+    PullFailed,
     Query,
     Result,
     Run,
@@ -77,6 +82,8 @@ class ClientCore:
         self.tasks = TaskTable(self.references)
         self.queue_route = QueueRoute(self.tasks, send)
         self.actors = ActorTable(self.references, self.tasks, send)
+        self.pulls = PullTable(self._to_peer, self._watch)
+        self._copies: dict[bytes, list[bytes]] = {}  # hosts that hold copies of own objects
         self.execution = Execution(self.references, self.tasks, send, self._effects, host_id)
         self.send = send
 
@@ -88,7 +95,7 @@ class ClientCore:
 
     def _delivered(self, message: Delivered) -> None:
         for inner in unpack_messages(message.rows, FROM_PEER):
-            _PEER_HANDLERS[type(inner)](self.references, message.source, inner)
+            _PEER_HANDLERS[type(inner)](self, message.source, inner)
 
     def drain(self) -> list[Any]:
         """What is to be sent to the broker now, in order.
@@ -130,16 +137,32 @@ class ClientCore:
 
     def _to_peer(self, dest: bytes, message: Any) -> None:
         if dest == self.process_id:
-            _PEER_HANDLERS[type(message)](self.references, dest, message)
+            _PEER_HANDLERS[type(message)](self, dest, message)
         else:
             self._peer_rows.setdefault(dest, []).append(encode_row(message))
+
+    def tell_peer(self, dest: bytes, message: Any) -> None:
+        """Sends a message to another process, which may be this one."""
+        self._to_peer(dest, message)
+
+    def _copy_made(self, message: CopyMade) -> None:
+        entry = self.references.entries.get(message.object_id)
+        if entry is None or owner_of(message.object_id) != self.process_id:
+            self._to_peer(message.host, FreeObjects([message.object_id]))  # it was freed while it was copied
+        else:
+            self._copies.setdefault(message.object_id, []).append(message.host)
+
+    def _process_died(self, message: ProcessDied) -> None:
+        self.references.on_process_died(message.process_id)
+        self.pulls.on_process_died(message.process_id, message.message)
 
     def _watch(self, process_id: bytes) -> None:
         self._out.append(Watch(process_id))
 
     def _freed(self, host: bytes, object_id: bytes) -> None:
         if not self.actors.handle_freed(object_id) and host:
-            self._effects.append(FreeSegment(host, object_id))
+            for holder in (host, *self._copies.pop(object_id, ())):
+                self._effects.append(FreeSegment(holder, object_id))
 
     # ------------------------------------------------------------------ small services
 
@@ -175,6 +198,7 @@ class ClientCore:
         for object_id, entry in list(self.references.entries.items()):
             if entry.status == 0:
                 self.references.fail(object_id, "ClusterUnavailableError", message)
+        self.pulls.lose_everything(message)
         for request in list(self._requests):
             self._answered(request, None)
 
@@ -192,21 +216,24 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     CancelTask: lambda core, m: core.execution.on_cancel(m),
     FunctionBlob: lambda core, m: core.execution.on_function(m),
     ExitIfIdle: lambda core, m: core.execution.on_exit_if_idle(m),
-    ProcessDied: lambda core, m: core.references.on_process_died(m.process_id),
+    ProcessDied: lambda core, m: core._process_died(m),
     Delivered: ClientCore._delivered,
     JobConfig: lambda core, m: core.execution.on_job(m),
     Logs: lambda core, m: core.add_effect(ShowLogs(m.entries)),
     Notice: lambda core, m: core.add_effect(Warn(m.text)),
 }
-_PEER_HANDLERS: dict[Any, Callable[[ReferenceTable, bytes, Any], None]] = {
-    ObjectRequest: ReferenceTable.on_request,
-    ObjectState: ReferenceTable.on_state,
-    BorrowAdd: ReferenceTable.on_borrow_add,
-    BorrowAck: ReferenceTable.on_borrow_ack,
-    BorrowEnd: ReferenceTable.on_borrow_end,
-    BorrowConfirm: ReferenceTable.on_borrow_confirm,
-    BorrowCheck: ReferenceTable.on_borrow_check,
-    BorrowChecked: ReferenceTable.on_borrow_checked,
+_PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
+    ObjectRequest: lambda core, source, m: core.references.on_request(source, m),
+    ObjectState: lambda core, source, m: core.references.on_state(source, m),
+    BorrowAdd: lambda core, source, m: core.references.on_borrow_add(source, m),
+    BorrowAck: lambda core, source, m: core.references.on_borrow_ack(source, m),
+    BorrowEnd: lambda core, source, m: core.references.on_borrow_end(source, m),
+    BorrowConfirm: lambda core, source, m: core.references.on_borrow_confirm(source, m),
+    BorrowCheck: lambda core, source, m: core.references.on_borrow_check(source, m),
+    BorrowChecked: lambda core, source, m: core.references.on_borrow_checked(source, m),
+    Chunk: lambda core, source, m: core.pulls.on_chunk(source, m),
+    PullFailed: lambda core, source, m: core.pulls.on_failed(source, m),
+    CopyMade: lambda core, source, m: core._copy_made(m),
 }
 
 

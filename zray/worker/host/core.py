@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from zray.protocol.messages import FlushLogs, KillWorker, OwnersDied, StartWorker, WorkerDied, WorkerStarted
+from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.messages import (
+    FROM_PEER_TO_HOST,
+    Chunk,
+    Delivered,
+    FlushLogs,
+    KillWorker,
+    OwnersDied,
+    Peer,
+    Pull,
+    PullFailed,
+    StartWorker,
+    WorkerDied,
+    WorkerStarted,
+)
 
 
 class Fork(NamedTuple):
@@ -31,7 +45,20 @@ class ReadLogs(NamedTuple):
     request: int
 
 
-HostEffect = Fork | Kill | SweepOwners | ReadLogs
+class SendChunk(NamedTuple):
+    """Send ``dest`` a piece of an object, or say that it is not here: ``pulled``."""
+
+    dest: bytes
+    request: Pull
+
+
+class FreeSegments(NamedTuple):
+    """Remove segments, as their owner says."""
+
+    object_ids: list[bytes]
+
+
+HostEffect = Fork | Kill | SweepOwners | ReadLogs | SendChunk | FreeSegments
 
 
 class LocalWorker:
@@ -80,6 +107,12 @@ class HostCore:
             self.effects.append(SweepOwners(message.process_ids))
         elif isinstance(message, FlushLogs):
             self.effects.append(ReadLogs(message.request))
+        elif isinstance(message, Delivered):
+            for inner in unpack_messages(message.rows, FROM_PEER_TO_HOST):
+                if isinstance(inner, Pull):
+                    self.effects.append(SendChunk(message.source, inner))
+                else:
+                    self.effects.append(FreeSegments(inner.object_ids))
 
     def forked(self, worker_id: bytes, pid: int) -> None:
         """The zygote has forked a worker."""
@@ -109,6 +142,10 @@ class HostCore:
         if death.last_lines:
             text += f"; its last output on stderr was:\n{death.last_lines}"
         self.out.append(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
+
+    def pulled(self, dest: bytes, answer: Chunk | PullFailed) -> None:
+        """The answer to a ``SendChunk``."""
+        self.out.append(Peer(dest, pack_body([answer])))
 
     def zygote_gone(self, reason: str) -> None:
         """All workers died with the zygote."""

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zray.client.connection import connect
+from zray.client.connection import Connection, connect
 from zray.config import GIB, Config
 from zray.protocol.messages import HOST
 from zray.store import Store, default_store_location
@@ -78,12 +78,17 @@ def run_host(
         "labels": config.labels,
         "idle_timeout_s": config.idle_timeout_s,
     }
+    tcp = options.address.startswith("tcp://")
+    connection: Connection | None = None
     relay: Relay | None = None
     try:
-        connection = connect(options.address, HOST, host_id, info, config, options.credentials)
+        # A broker on another machine may start later than this host.
+        patience_s = config.join_timeout_s if tcp else config.connect_timeout_s
+        dialling = dataclasses.replace(config, connect_timeout_s=patience_s)
+        connection = connect(options.address, HOST, host_id, info, dialling, options.credentials)
         # What there may be any amount of, and only the host uses, stays with it.
         workers_config = dataclasses.replace(config, labels={}, resources={})
-        if options.address.startswith("tcp://"):
+        if tcp:
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
             # The host has a heartbeat for all of them, and they end with it.
             workers_config = dataclasses.replace(workers_config, heartbeat_s=math.inf, silence_s=math.inf)
@@ -95,6 +100,8 @@ def run_host(
     finally:
         if relay is not None:
             relay.close()
+        if connection is not None:
+            connection.close()
         store.close()
         zygote.close()
         zygote.wait(5.0)

@@ -17,7 +17,7 @@ import zmq
 from zray.config import Config
 from zray.protocol.sockets import make_socket
 
-MAX_FRAMES_PER_TURN = 1000
+MAX_FRAMES_PER_TURN = 200
 
 
 class Relay:
@@ -49,7 +49,10 @@ class Relay:
             except zmq.Again:
                 return
             if len(parts) == 2:
-                self._uplink.send_multipart(parts, zmq.NOBLOCK)
+                try:
+                    self._uplink.send_multipart(parts, zmq.NOBLOCK)
+                except zmq.Again:  # the connection is gone: what is lost is sent again, or the host ends
+                    self.dropped_frames += 1
             else:
                 self.dropped_frames += 1
 

@@ -20,11 +20,12 @@ import msgpack
 
 from zray.client.connection import Connection
 from zray.config import Config
-from zray.protocol.messages import HostReady, LogsFlushed, WorkerLogs
+from zray.protocol.messages import HostReady, LogsFlushed, ProtocolError, WorkerLogs
 from zray.store import Store
 from zray.util.processes import describe_exit, kill_process, process_start_time
-from zray.worker.host.core import Death, Fork, HostCore, Kill, ReadLogs, SweepOwners
+from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill, ReadLogs, SendChunk, SweepOwners
 from zray.worker.host.logs import WorkerLog
+from zray.worker.host.outgoing import Outgoing
 from zray.worker.host.relay import Relay
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
 from zray.worker.log_marker import NAME_MARKER
@@ -32,6 +33,7 @@ from zray.worker.log_marker import NAME_MARKER
 TICK_S = 0.25
 PAUSE_S = 1.0
 SWEEP_S = 1.0
+MAX_FRAMES_PER_TURN = 200
 MAX_LOG_LINES_PER_TURN = 2000
 MAX_READS_PER_FLUSH = 64
 RECORDER_BYTES = 24
@@ -85,6 +87,7 @@ class HostShell:
         self._host_id = host_id
         self._zygote = zygote
         self._store = store
+        self._outgoing = Outgoing(store)
         self._logs_dir = logs
         self._worker_payload = worker_payload
         self._config = config
@@ -96,6 +99,7 @@ class HostShell:
         self._last_tick = 0.0
         self._last_sweep = 0.0
         self._end = ""
+        self._more = False
         self._poll = select.poll()
         self._wake_read, self._wake_write = os.pipe()
         if relay is not None:
@@ -121,7 +125,7 @@ class HostShell:
             if not ready_told and self._connection.link.idle:  # the broker has acknowledged HostReady
                 ready_told = True
                 on_ready()
-            ready = [fd for fd, _ in self._poll.poll(TICK_S * 1000)]
+            ready = [fd for fd, _ in self._poll.poll(0 if self._more else TICK_S * 1000)]
             self.one_turn(ready)
         self._connection.close()
         return self._end
@@ -140,19 +144,21 @@ class HostShell:
         self._turn()
 
     def _turn(self) -> None:
+        """One pass over what has arrived; ``_more``: there is more, but what else a host looks after comes first."""
         connection, relay = self._connection, self._relay
-        while True:
-            for message in connection.receive():
+        for message in connection.receive(MAX_FRAMES_PER_TURN):
+            try:
                 self.core.receive(message)
-            self._perform()
-            self._queue_logs()
-            self._tick(time.monotonic())
-            out, self.core.out = self.core.out, []
-            connection.flush(out)
-            if relay is not None:
-                relay.pass_up()
-            if not connection.readable and not (relay is not None and relay.readable):
-                return
+            except ProtocolError:
+                connection.dropped_frames += 1
+        self._perform()
+        self._queue_logs()
+        self._tick(time.monotonic())
+        out, self.core.out = self.core.out, []
+        connection.flush(out)
+        if relay is not None:
+            relay.pass_up()
+        self._more = connection.readable or (relay is not None and relay.readable)
 
     def _tick(self, now: float) -> None:
         if now - self._last_tick < TICK_S:
@@ -167,6 +173,7 @@ class HostShell:
             self.end("the broker has not been heard for too long")
         if now - self._last_sweep >= SWEEP_S:
             self._last_sweep = now
+            self._outgoing.rest()
             self._keep_house(self._store.sweep)
 
     # ------------------------------------------------------------------ effects
@@ -182,6 +189,10 @@ class HostShell:
             elif isinstance(effect, ReadLogs):
                 self._read_everything()
                 self.core.out.append(LogsFlushed(effect.request))
+            elif isinstance(effect, SendChunk):
+                self.core.pulled(effect.dest, self._outgoing.chunk(effect.request))
+            elif isinstance(effect, FreeSegments):
+                self._keep_house(lambda object_ids=effect.object_ids: self._store.free(object_ids))  # type: ignore[misc]
             elif isinstance(effect, SweepOwners):
                 for process_id in effect.process_ids:
                     self._keep_house(lambda process_id=process_id: self._store.free_owned_by(process_id))  # type: ignore[misc]

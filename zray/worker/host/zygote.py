@@ -48,6 +48,8 @@ _MAX_UNANSWERED = 8
 """Requests under way at once. Keeps them, and the descriptors in flight, within the buffers and limits that every
 system grants, so that sending a request never blocks the host."""
 
+_TO_LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals by which a process is asked to leave."""
 _IOLBF = 1
 _libc = ctypes.CDLL(None)
 
@@ -131,7 +133,12 @@ def start_zygote(
     try:
         os.setsid()
         processes.set_title(f"zray-zygote of {host_pid}")
-        warm_up()
+        for sig in _TO_LEAVE:
+            signal.signal(sig, signal.SIG_IGN)
+        try:
+            warm_up()
+        except Exception:  # workers weigh more then, and that is all
+            traceback.print_exc()
         zygote_main(theirs, child_main, cleanup, close_in_child)
         code = 0
     except BaseException:
@@ -285,7 +292,7 @@ class _Zygote:
                     return
 
     def _prepare(self) -> None:
-        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for sig in _TO_LEAVE:
             signal.signal(sig, signal.SIG_IGN)
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)

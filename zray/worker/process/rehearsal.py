@@ -8,6 +8,7 @@ with a broker made of nothing: a tenth of a worker's memory, and its first task 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -50,6 +51,7 @@ def rehearse() -> None:
     """Plays ``LIVES`` lives of ``TASKS`` tasks each in this process, which must have no other threads."""
     before = signal.getsignal(signal.SIGINT)
     shipped = pickle_callable(lambda: None)
+    config = Config(heartbeat_s=math.inf, silence_s=math.inf)
     hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, WORKER, bytes(16), {"pid": 0})
     for life in range(LIVES):
         unpack_handshake(read_frame(pack_handshake(hello)))
@@ -59,10 +61,11 @@ def rehearse() -> None:
         for number in range(TASKS):
             task_id = life.to_bytes(TASK_ID_BYTES // 2, "big") + number.to_bytes(TASK_ID_BYTES // 2, "big")
             socket.broker.send(Run(task_id, 0, shipped.id16, _SHAPE, [], _PAYLOAD))
-        connection = Connection(_Theatre(), socket, Welcome(INCARNATION, {}), "", Config())  # type: ignore[arg-type]
-        session = Session(connection, bytes(16), bytes(16), "", Config())
+        connection = Connection(_Theatre(), socket, Welcome(INCARNATION, {}), "", config)  # type: ignore[arg-type]
+        session = Session(connection, bytes(16), bytes(16), "", config)
         session.is_worker = True
         worker = socket.worker = _Rehearsed(session, bytearray(4096))
+        session.shell.on_standby = None  # nothing is handed back, however slow this is
         worker.serve()
     signal.signal(signal.SIGINT, before)
 
@@ -104,8 +107,8 @@ class _Stage:
             raise zmq.Again
         return frames  # all that the broker says is one frame
 
-    def send(self, frame: bytes, flags: int) -> None:
-        for message in self.broker.receive(read_frame(frame), time.monotonic()):
+    def send_multipart(self, parts: list[bytes], flags: int) -> None:
+        for message in self.broker.receive(read_frame(parts[-1]), time.monotonic()):
             self._done += type(message) is Done
             if self._done == TASKS and self.worker is not None:
                 self.worker.curtain()

@@ -88,13 +88,13 @@ class Runner:
         else:
             data: bytes | memoryview = envelope.data
             if envelope.status == STORED:
-                data = session.stores.read(envelope.host, envelope.object_id)
+                data = session.read(envelope.host, envelope.object_id)
             args, kwargs = deserialize(data, lambda object_id: session.load_covered(object_id, task.covered))
         for key, object_id, status, value, host in envelope.refs:
             if status == ERROR:
                 raise session.error_of(value, session.intern)
             if status == STORED:
-                value = session.stores.read(host, object_id)
+                value = session.read(host, object_id)
             loaded = deserialize(value, lambda inner: session.load_covered(inner, task.covered))
             if isinstance(key, str):
                 kwargs[key] = loaded

@@ -1,0 +1,278 @@
+"""``zray status``: a cluster on one screen.
+
+It joins as an observer and exchanges a single question and answer over a bare connection, without the session that a
+driver has: whoever looks has no job, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+import zmq
+
+from zray.client.connection import Connection, connect
+from zray.config import Config
+from zray.exceptions import ClusterUnavailableError, ZrayError
+from zray.protocol.messages import OBSERVER, Answer, Goodbye, Query
+from zray.protocol.sockets import check_address
+from zray.security.dialer import credentials_for
+from zray.util.sessions import read_current, runtime_root
+
+MAX_ROWS = 20
+"""Tables are cut here, to leave one screen for all."""
+MIN_NAME = 8
+POLL_MS = 100
+JOB_HEAD = ["ID", "DRIVER", "NAMESPACE", "RUNNING", "WAITING", "ACTORS"]
+ACTOR_STATES = {"ALIVE": "alive", "PENDING_CREATION": "pending", "RESTARTING": "restarting"}
+PASSING = ("starting", "ending")
+"""States of workers that have no column."""
+STORE = "object_store_memory"
+IN_BYTES = ("memory", STORE)
+NOTHING = {"total": 0.0, "used": 0.0}
+BYTE_UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
+TIME_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+@click.command()
+@click.option("--address", default="", metavar="ADDRESS", help="The broker's address. Default: as for zray.init().")
+@click.option("--keys", metavar="DIR", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
+@click.option("--insecure", is_flag=True, help="Ask a broker on TCP that was started with --insecure.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as a JSON object, for programs.")
+def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> None:
+    """Show a cluster: hosts, jobs, actors, what waits, and who was turned away.
+
+    Without --address it is the one that ZRAY_ADDRESS or the configuration names, else your broker on this machine.
+    IDLE, BUSY and ACTORS are a host's worker processes. The exit code is 2 if no broker answers.
+    """
+    try:
+        config = Config.from_environment(keys=keys)
+        target = _resolve(address or config.address, config)
+        found = ask(target, config, insecure)
+    except ZrayError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for line in render(found, target, shutil.get_terminal_size().columns):
+        click.echo(line)
+
+
+def _resolve(address: str, config: Config) -> str:
+    if address not in ("", "auto", "local"):
+        check_address(address)
+        return address
+    current = read_current(runtime_root(config.tmpdir))
+    if current is None:
+        raise ClusterUnavailableError("no zray-broker of yours runs on this machine: start one, or give --address")
+    return current.address
+
+
+# ---- asking
+
+
+def ask(address: str, config: Config, insecure: bool = False) -> dict[str, Any]:
+    """What the broker at ``address`` says of its cluster. Raises ZrayError if none answers, or it lets nobody in."""
+    credentials = credentials_for(address, "driver", config.keys, insecure)
+    connection = connect(address, OBSERVER, os.urandom(16), {"pid": os.getpid()}, config, credentials)
+    try:
+        connection.flush([Query(1, "status", {})])
+        found = _answer(connection, config.connect_timeout_s)
+    finally:
+        connection.flush([Goodbye("it has looked")])
+        connection.close()
+    if not isinstance(found, dict):
+        raise ZrayError(f"the broker at {address!r} is of another version: it does not know what its status is")
+    return found
+
+
+def _answer(connection: Connection, timeout_s: float) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        connection.socket.poll(POLL_MS, zmq.POLLIN)
+        for message in connection.receive():
+            if isinstance(message, Answer):
+                return message.value
+        connection.link.tick(time.monotonic())
+        connection.flush([])
+    raise ClusterUnavailableError(f"the broker at {connection.address!r} has not answered within {timeout_s:g} s")
+
+
+# ---- showing
+
+
+def render(found: Mapping[str, Any], reached_at: str, width: int = 80) -> Iterator[str]:
+    """The lines to print for the answer of a broker that was reached at an address."""
+    yield f"zray {found['zray']} (Python {found['python']}) at {reached_at}, up {_duration(found['uptime_s'])}"
+    if found["address"] != reached_at:
+        yield f"listens at {found['address']}"
+    yield f"\nHosts: {len(found['hosts']) or 'none'}"
+    yield from _hosts(found["hosts"], width)
+    yield f"\nJobs: {len(found['jobs']) or 'none'}"
+    if found["jobs"]:
+        yield from _table([JOB_HEAD, *map(_job, found["jobs"][:MAX_ROWS])], stretched=2, width=width)
+        yield from _more(found["jobs"])
+    actors = [f"{count} {name}" for state, name in ACTOR_STATES.items() if (count := found["actors"].get(state, 0))]
+    yield f"\nActors: {', '.join(actors) or 'none'}"
+    yield f"\nWaiting for a place: {sum(row['count'] for row in found['waiting']) or 'nothing'}"
+    waiting = sorted(found["waiting"], key=lambda row: (row["can_be_placed"], -row["count"]))
+    for row in waiting[:MAX_ROWS]:
+        yield from _wrapped(_waits(row), width)
+    yield from _more(waiting)
+    refused = sorted(found["refused"].items(), key=lambda item: -item[1])
+    times = sum(count for _, count in refused)
+    yield f"\nStrangers turned away: {'never' if not times else 'once' if times == 1 else f'{times} times'}"
+    yield from _wrapped(", ".join(f"{_clean(reason)}: {count}" for reason, count in refused), width)
+    yield f"Frames dropped: {found['dropped_frames'] or 'none'}"
+
+
+def _hosts(hosts: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
+    if not hosts:
+        return
+    total = _total(hosts)
+    gpus = "GPU" in total["resources"]
+    rows = [_host(host, gpus) for host in [*hosts[:MAX_ROWS], total]]
+    head = ["NAME", "ID", "CPUS", *(["GPUS"] if gpus else []), "MEMORY", "STORE", "IDLE", "BUSY", "ACTORS"]
+    header, *lines, last = _table([head, *rows], stretched=0, width=width)
+    yield header
+    for line, host in zip(lines, hosts, strict=False):
+        yield line
+        yield from _wrapped(_extras(host), width, indent=6)
+    yield from _more(hosts)
+    if len(hosts) > 1:
+        yield last
+
+
+def _total(hosts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """All hosts as if they were one."""
+    resources: dict[str, dict[str, float]] = {}
+    workers: dict[str, int] = {}
+    for host in hosts:
+        for name, amounts in host["resources"].items():
+            sums = resources.setdefault(name, {"total": 0, "used": 0})
+            for which in sums:
+                sums[which] += amounts[which]
+        for state, count in host["workers"].items():
+            workers[state] = workers.get(state, 0) + count
+    return {"hostname": "all", "host_id": "", "resources": resources, "workers": workers}
+
+
+def _host(host: Mapping[str, Any], gpus: bool) -> list[str]:
+    resources, workers = host["resources"], host["workers"]
+    return [
+        host["hostname"],
+        host["host_id"][:8],
+        _used("CPU", resources),
+        *([_used("GPU", resources)] if gpus else []),
+        _used("memory", resources),
+        _amount(STORE, resources.get(STORE, NOTHING)["total"]),  # how full it is, its host alone knows
+        *(str(workers[state]) for state in ("idle", "busy", "actors")),
+    ]
+
+
+def _extras(host: Mapping[str, Any]) -> str:
+    """What few hosts have: other resources, labels, workers that come or go."""
+    resources = [
+        f"{name} {_used(name, host['resources'])}"
+        for name, amounts in sorted(host["resources"].items())
+        if name not in ("CPU", "GPU", *IN_BYTES) and (amounts["used"] or not name.startswith("node:"))
+    ]
+    labels = [f"{key}={value}" for key, value in sorted(host["labels"].items())]
+    moving = [f"{count} workers {state}" for state in PASSING if (count := host["workers"][state])]
+    return _clean("; ".join(", ".join(group) for group in (resources, labels, moving) if group))
+
+
+def _job(job: Mapping[str, Any]) -> list[str]:
+    driver = "gone" if job["driver_pid"] is None else f"pid {job['driver_pid']}"
+    counts = [str(job[name]) for name in ("tasks_running", "tasks_waiting", "actors")]
+    return [job["job_id"], driver, job["namespace"] or "-", *counts]
+
+
+def _waits(row: Mapping[str, Any]) -> str:
+    asked = ", ".join(f"{name}: {_amount(name, amount)}" for name, amount in sorted(row["resources"].items()))
+    what = row["what"] if row["count"] != 1 else row["what"].removesuffix("s")
+    never = "" if row["can_be_placed"] else " - cannot be placed: no host has that much"
+    return f"{row['count']} {what} of {{{_clean(asked)}}}{never}"
+
+
+# ---- tables and amounts
+
+
+def _table(rows: Sequence[Sequence[str]], stretched: int, width: int) -> list[str]:
+    """Aligned columns: names to the left, amounts to the right. One column makes do with what is left of the width."""
+    rows = [[_clean(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = width - sum(widths) - 2 * len(widths) + widths[stretched]
+    widths[stretched] = min(widths[stretched], max(MIN_NAME, left))
+    names = max(2, stretched + 1)
+    lines = []
+    for row in rows:
+        cells = [_short(cell, size) for cell, size in zip(row, widths, strict=True)]
+        padded = [cell.ljust(size) if i < names else cell.rjust(size)
+                  for i, (cell, size) in enumerate(zip(cells, widths, strict=True))]  # fmt: skip
+        lines.append("  " + "  ".join(padded).rstrip())
+    return lines
+
+
+def _more(rows: Sequence[object]) -> Iterator[str]:
+    if len(rows) > MAX_ROWS:
+        yield f"  ... and {len(rows) - MAX_ROWS} more, which --json shows"
+
+
+def _wrapped(text: str, width: int, indent: int = 2) -> list[str]:
+    space = " " * indent
+    return textwrap.wrap(text, width, initial_indent=space, subsequent_indent=space + "  ", break_on_hyphens=False)
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _clean(text: str) -> str:
+    """Without what a terminal would obey: names and labels are others' words."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _used(name: str, resources: Mapping[str, Mapping[str, float]]) -> str:
+    used, total = (resources.get(name, NOTHING)[which] for which in ("used", "total"))
+    if not total:
+        return "-"
+    if name not in IN_BYTES:
+        return f"{_number(used)}/{_number(total)}"
+    unit, size = _unit(total)
+    return f"{_number(used / size, 1)}/{_number(total / size, 1)} {unit}"
+
+
+def _amount(name: str, amount: float) -> str:
+    if name not in IN_BYTES:
+        return _number(amount)
+    unit, size = _unit(amount)
+    return f"{_number(amount / size, 1)} {unit}"
+
+
+def _unit(amount: float) -> tuple[str, int]:
+    return next(((unit, size) for unit, size in BYTE_UNITS if amount >= size), ("B", 1))
+
+
+def _number(value: float, digits: int = 4) -> str:
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".")
+
+
+def _duration(seconds: float) -> str:
+    """The two largest of days, hours, minutes and seconds."""
+    rest = int(seconds)
+    parts: list[str] = []
+    for size, unit in TIME_UNITS:
+        count, rest = divmod(rest, size)
+        if count or parts or size == 1:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
