@@ -46,8 +46,8 @@ class Config:
     """A host's idle worker process beyond one per CPU is ended after this many seconds."""
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
-    heartbeat_s: float = 1.0
-    """Longest silence on a link before a ping is sent, in seconds."""
+    heartbeat_s: float = 1.5
+    """Longest silence on a link before a ping is sent, in seconds. An idle host costs 80 messages a minute."""
     silence_s: float = 6.0
     """A peer that has not been heard for this long is declared dead, in seconds."""
     connect_timeout_s: float = 5.0
