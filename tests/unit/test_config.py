@@ -102,10 +102,10 @@ class TestValues:
     @pytest.mark.parametrize(
         ("name", "text", "needed"),
         [
-            ("heartbeat_s", "soon", "a number from 0.01 on"),
-            ("heartbeat_s", "0", "a number from 0.01 on"),
-            ("silence_s", "inf", "a number from 0.1 on"),
-            ("silence_s", "nan", "a number from 0.1 on"),
+            ("heartbeat_s", "soon", "a number from 0.01 to 604800"),
+            ("heartbeat_s", "0", "a number from 0.01 to 604800"),
+            ("silence_s", "inf", "a number from 0.1 to 604800"),
+            ("silence_s", "nan", "a number from 0.1 to 604800"),
             ("inline_max_bytes", "-1", "a whole number from 0 on"),
             ("inline_max_bytes", "1.5", "a whole number from 0 on"),
             ("object_store_memory", "1000", "a whole number from 1048576 on, or 0"),
@@ -149,7 +149,7 @@ class TestValues:
 
     def test_pings_are_more_frequent_than_silence_lasts(self) -> None:
         environ = {"ZRAY_CONFIG": "/dev/null", "ZRAY_SILENCE_S": "1"}
-        with pytest.raises(ConfigError, match=r"heartbeat_s \(1, default\).*silence_s \(1, ZRAY_SILENCE_S\)"):
+        with pytest.raises(ConfigError, match=r"heartbeat_s \(1.5, default\).*silence_s \(1, ZRAY_SILENCE_S\)"):
             Config.from_environment(environ)
 
 
@@ -184,3 +184,9 @@ class TestTheRecord:
         done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
         assert "zray.config" in done.stdout.split()
         assert not {"zray.config.reading", "tomllib", "tomli"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(("variable", "value"), [("ZRAY_SILENCE_S", "1e12"), ("ZRAY_MAX_MESSAGE_BYTES", str(2**70))])
+def test_more_than_there_can_be(variable, value):
+    with pytest.raises(ConfigError, match=rf"{variable}.*from .* to "):
+        Config.from_environment({variable: value})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 
@@ -92,14 +93,21 @@ def _serve(config: Config, paths: SessionPaths, bind: str, keys: KeyDirectory | 
 
 
 def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -> None:
-    tcp = address.startswith("tcp://")
-    reached = address.replace("0.0.0.0", socket.gethostname()).replace("[::]", socket.gethostname())
-    flag, argument = (" --insecure", ", insecure=True") if tcp and insecure else ("", "")
+    reached = address.replace("//0.0.0.0:", f"//{socket.gethostname()}:")
+    flag, argument = "", ""
+    if insecure and address.startswith("tcp://"):
+        flag, argument = " --insecure", ", insecure=True"
+    elsewhere = keys is not None and keys.path != KeyDirectory().path
+    if keys is not None and elsewhere:
+        flag = f" --keys {shlex.quote(str(keys.path))}"
     click.echo(f"  workers:  zray-worker --address {reached}{flag}")
     click.echo(f'  drivers:  zray.init("{reached}"{argument}), or zray.init("auto"{argument}) on this machine')
-    if keys is not None:
-        click.echo("  other machines need keys, which this line copies:")
-        click.echo(f"    {keys.copy_command()}")
+    if keys is None:
+        return
+    if elsewhere:
+        click.echo(f"            with ZRAY_KEYS={shlex.quote(str(keys.path))}")
+    click.echo("  other machines need keys, which this line copies:")
+    click.echo(f"    {keys.copy_command()}")
 
 
 if __name__ == "__main__":

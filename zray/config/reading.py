@@ -44,6 +44,8 @@ _LEAST: dict[str, float] = {
     "start_timeout_s": 0.1,
 }
 """The least that a number may be, if that is not 0."""
+_MOST: dict[str, float] = {"max_message_bytes": 2**31}
+_MOST_SECONDS, _MOST_OF_ALL = 7 * 86400, 2**62
 _ZERO_TOO = frozenset({"object_store_memory"})
 _PATHS = frozenset({"keys", "spill_dir", "tmpdir"})
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -127,7 +129,8 @@ def load_toml(path: str) -> dict[str, Any]:
         import tomli as tomllib
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file)
+            table: dict[str, Any] = tomllib.load(file)
+            return table
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -194,11 +197,18 @@ def check(name: str, given: object, where: str, blank: str = "") -> Any:
 
 
 def _in_range(name: str, value: float) -> bool:
-    return math.isfinite(value) and (value >= _LEAST.get(name, 0) or (name in _ZERO_TOO and value == 0))
+    enough = value >= _LEAST.get(name, 0) or (name in _ZERO_TOO and value == 0)
+    return math.isfinite(value) and enough and value <= _most(name)
+
+
+def _most(name: str) -> float:
+    return _MOST.get(name, _MOST_SECONDS if name.endswith("_s") else _MOST_OF_ALL)
 
 
 def _range(name: str) -> str:
-    return f" from {_LEAST.get(name, 0)} on" + (", or 0" if name in _ZERO_TOO else "")
+    zero = ", or 0" if name in _ZERO_TOO else ""
+    most = f" to {_most(name)}" if _most(name) < _MOST_OF_ALL else " on"
+    return f" from {_LEAST.get(name, 0)}{most}{zero}"
 
 
 # Each raises ValueError: with a reason, or without one where the kind of value says enough.

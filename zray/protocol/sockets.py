@@ -41,6 +41,8 @@ def check_address(address: str) -> None:
             return
         fault = f"a path has 1 to {MAX_SOCKET_PATH_BYTES} bytes"
     elif address.startswith("tcp://"):
+        if address.startswith("tcp://["):
+            raise ConfigError(f"address {address!r} is an IPv6 address, which zray does not use yet: give an IPv4 one")
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         if host and port.isdecimal() and int(port) <= 65535:
             return

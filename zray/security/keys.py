@@ -137,6 +137,9 @@ class KeyDirectory:
 
         Makes nothing: raises ConfigError, saying how to come by it, if there is no such key.
         """
+        key = self._key(name or role)  # by itself: whatever is wrong with other keys does not matter then
+        if key is not None and key.role == role:
+            return ClientCredentials(key.public, key.secret, key.server)
         held = {key.name: key for key in self.held() if key.role == role}
         key = held.get(name or role)
         if key is None and not name and len(held) == 1:
@@ -153,6 +156,12 @@ class KeyDirectory:
             "there: `zray keys show` prints the line that does it. If the broker is to run here, start it first, or "
             "run `zray keys create`"
         )
+
+    def _key(self, name: str) -> KeyFile | None:
+        if not self.path.is_symlink() and not self.path.exists():
+            return None
+        with private_directory(self.path) as files:
+            return self._read_key(files, name) if name in _names(files) else None
 
     def held(self) -> list[KeyFile]:
         """Every key whose secret part is here, by name; none if there is no directory."""
@@ -238,6 +247,26 @@ class KeyDirectory:
             self._write_key(files, KeyFile(BROKER, BROKER, public, secret, public, _now()))
         if _ALLOWED not in files.stems(""):
             self._write_allowed(files, [self._make_key(files, role, role) for role in ROLES])
+        self._reconcile(files)
+
+    def _reconcile(self, files: PrivateDirectory) -> None:
+        """Finishes what a crash has left: key files are written before the allow-list, and removed after it."""
+        server = self._read_key(files, BROKER).public
+        rows = before = self._read_allowed(files)
+        for name in _names(files):
+            key = self._read_key(files, name)
+            if name == BROKER:
+                continue
+            if key.server != server:
+                self._write_key(files, key._replace(server=server))
+            row = next((row for row in rows if row.public == key.public), None)
+            if row is None:
+                others = _revoke(rows, name) if any(row.name == name and not row.revoked for row in rows) else rows
+                rows = [*others, AllowedKey(key.role, name, key.public, key.created, "")]
+            elif row.revoked:
+                files.remove(f"{name}.key")
+        if rows != before:
+            self._write_allowed(files, rows)
 
     def _need_broker(self, files: PrivateDirectory) -> None:
         if BROKER not in _names(files):

@@ -329,3 +329,48 @@ def test_copies_only_what_is_asked_for(keys: KeyDirectory, tmp_path: Path) -> No
     for name in ("broker", "nobody"):
         with pytest.raises(ConfigError, match=f"no key called {name}"):
             keys.copy_command(names=[name])
+
+
+class _Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", ["driver", "broker"])
+def test_a_rotation_that_crashed_half_way_is_finished(tmp_path, monkeypatch, name):
+    keys = KeyDirectory(tmp_path / "keys")
+    keys.create()
+    writes = []
+
+    def crash(self, files, *rest):
+        writes.append(rest)
+        raise _Crash
+
+    before = {row.public for row in keys.allowed()}
+    original = KeyDirectory._write_key
+    with monkeypatch.context() as patch:
+        if name == "broker":
+            patch.setattr(KeyDirectory, "_write_key", lambda *a: crash(*a) if a[2].name != "broker" else original(*a))
+        else:
+            patch.setattr(KeyDirectory, "_write_allowed", crash)
+        with pytest.raises(_Crash):
+            keys.rotate(name)
+    assert writes
+    keys.create()
+    server = keys.server().public
+    for role in ("host", "driver"):
+        credentials = keys.client(role)
+        assert credentials.server == server
+        (row,) = [row for row in keys.allowed() if row.name == role and not row.revoked]
+        assert row.public == credentials.public
+    if name == "driver":
+        assert any(row.public in before and row.revoked for row in keys.allowed() if row.name == "driver")
+
+
+def test_another_key_that_cannot_be_used_is_nobodys_concern(tmp_path):
+    keys = KeyDirectory(tmp_path / "keys")
+    keys.create()
+    keys.add("driver", "alice")
+    (tmp_path / "keys" / "alice.key").chmod(0o644)
+    assert keys.client("host").server == keys.client("driver").server
+    with pytest.raises(ConfigError, match="alice"):
+        keys.client("driver", "alice")
