@@ -190,3 +190,24 @@ class TestTheRecord:
 def test_more_than_there_can_be(variable, value):
     with pytest.raises(ConfigError, match=rf"{variable}.*from .* to "):
         Config.from_environment({variable: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ZRAY_MEMORY", str(2**50)),
+        ("ZRAY_OBJECT_STORE_MEMORY", "1" + "0" * 400),
+        ("ZRAY_NUM_CPUS", "1e300"),
+        ("ZRAY_RESOURCES", '{"x": 1e300}'),
+        ("ZRAY_RESOURCES", '{"x": 1' + "0" * 400 + "}"),
+    ],
+)
+def test_amounts_fit_a_message(variable: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{variable}.*at most {2**49}"):
+        Config.from_environment({"ZRAY_CONFIG": "/dev/null", variable: value})
+    Config.from_environment({"ZRAY_CONFIG": "/dev/null", "ZRAY_MEMORY": str(2**49)})
+
+
+def test_a_whole_number_that_is_no_float(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"num_cpus = 10+ cannot be used"):
+        Config.from_environment(file(tmp_path, "num_cpus = 1" + "0" * 400))

@@ -11,9 +11,9 @@ import click
 
 from zray.broker.shell import run_broker
 from zray.config import Config
-from zray.exceptions import ZrayError
+from zray.exceptions import ConfigError, ZrayError
 from zray.protocol.sockets import check_address
-from zray.security.keys import KeyDirectory
+from zray.security.keys import KeyDirectory, default_directory
 from zray.util.processes import end_orderly_on_sigterm, set_title
 from zray.util.sessions import (
     Current,
@@ -97,7 +97,7 @@ def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -
     flag, argument = "", ""
     if insecure and address.startswith("tcp://"):
         flag, argument = " --insecure", ", insecure=True"
-    elsewhere = keys is not None and keys.path != KeyDirectory().path
+    elsewhere = keys is not None and not _is_default(keys)
     if keys is not None and elsewhere:
         flag = f" --keys {shlex.quote(str(keys.path))}"
     click.echo(f"  workers:  zray-worker --address {reached}{flag}")
@@ -108,6 +108,13 @@ def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -
         click.echo(f"            with ZRAY_KEYS={shlex.quote(str(keys.path))}")
     click.echo("  other machines need keys, which this line copies:")
     click.echo(f"    {keys.copy_command()}")
+
+
+def _is_default(keys: KeyDirectory) -> bool:
+    try:
+        return keys.path == default_directory()
+    except ConfigError:  # of a user without a home
+        return False
 
 
 if __name__ == "__main__":

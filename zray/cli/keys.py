@@ -130,6 +130,10 @@ def rotate(name: str, keys_dir: str) -> None:
 @click.argument("name")
 @_with_directory
 def revoke(name: str, keys_dir: str) -> None:
-    """Refuse the key NAME for good, wherever it was copied to. A running broker heeds that at once."""
+    """Refuse the key NAME for good, wherever it was copied to.
+
+    A running broker heeds that within a second or so: it declares dead whoever has joined with that key. Their
+    connections may last a while; what comes in by them is refused.
+    """
     _directory(keys_dir).revoke(name)
-    click.echo(f"The key {name!r} is refused from now on; what was connected with it is disconnected.")
+    click.echo(f"The key {name!r} is refused from now on. A running broker declares dead what has joined with it.")

@@ -28,6 +28,8 @@ from zray.util.sessions import runtime_root, sweep_dead_sessions
 REPLY_MARK = "zray-remote: "
 """Begins the one line of stdout that is the reply: JSON with ``done`` or ``failed``."""
 READY = "zray host is ready"
+_START_S = 5.0
+"""So long a worker may take besides trying to reach the broker: it gives up, and says why, before it is given up."""
 _PAUSE_S = 0.02
 
 
@@ -55,7 +57,7 @@ def _carry_out(orders: Mapping[str, Any]) -> str:
             return _stop(found, root)
         if found:
             return f"runs already: {found[0]}"
-        host = _start(orders, environ, root / f"up-{key}.log", config.start_timeout_s)
+        host = _start(orders, environ, root / f"up-{key}.log", _patience_s(config))
         note.seek(0)
         note.truncate()
         note.write(host.paths.name)
@@ -82,6 +84,10 @@ def _stop(found: list[Running], root: Path) -> str:
     return f"ended the {found[0]}"
 
 
+def _patience_s(config: Config) -> float:
+    return max(config.start_timeout_s, config.join_timeout_s + _START_S)
+
+
 def _start(orders: Mapping[str, Any], environ: dict[str, str], log: Path, timeout_s: float) -> Running:
     options = ["--address", orders["address"], *(["--insecure"] if orders["insecure"] else [])]
     with log.open("wb") as output:
@@ -97,7 +103,7 @@ def _start(orders: Mapping[str, Any], environ: dict[str, str], log: Path, timeou
         if time.monotonic() >= deadline:
             worker.terminate()
             sys.stderr.write(log.read_text(errors="replace"))
-            raise ZrayError(f"zray-worker was not ready within {timeout_s:g} s (start_timeout_s)")
+            raise ZrayError(f"zray-worker was not ready within {timeout_s:g} s (start_timeout_s, join_timeout_s)")
         time.sleep(_PAUSE_S)  # a file, unlike a pipe, is there for what the worker says when this has gone
     found = [each for each in running([log.parent]) if each.pid == worker.pid]
     if not found:

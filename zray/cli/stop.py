@@ -35,6 +35,8 @@ from zray.util.sessions import (
 GRACE_S = 5.0
 """How long hosts, and then brokers, may take to end in order."""
 KILL_S = 5.0
+LOOK_AGAIN_S = 1.0
+"""A session that has just been started is locked for a moment before its guardian can be told."""
 _PAUSE_S = 0.02
 _TITLE = re.compile(rb"zray: (host|broker) ([0-9a-f]{8})\b")
 
@@ -61,7 +63,7 @@ def stop(sessions: tuple[str, ...], force: bool) -> None:
     under the program that called zray.init(). What others run, and what runs on other machines, stays.
     """
     roots = own_roots(Config.from_environment())
-    found = running(roots)
+    found = _found(roots)
     if missing := set(sessions) - {each.paths.name for each in found}:
         there = ", ".join(map(str, found)) or "nothing"
         raise click.ClickException(f"no session {', '.join(sorted(missing))} of yours runs here; there is: {there}")
@@ -110,6 +112,16 @@ def running(roots: Iterable[Path]) -> list[Running]:
         if role == "host" and paths.broker_socket.exists():
             role = "local cluster"
         found.append(Running(paths, role, pid, process_start_time(pid) or 0 if pid else 0))
+    return found
+
+
+def _found(roots: Iterable[Path]) -> list[Running]:
+    """As ``running``, but looks again while the guardian of one cannot be seen."""
+    deadline = time.monotonic() + LOOK_AGAIN_S
+    found = running(roots)
+    while not all(each.pid for each in found) and time.monotonic() < deadline:
+        time.sleep(_PAUSE_S)
+        found = running(roots)
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -104,8 +103,6 @@ def _serve(
         click.echo(f"zray host is ready: {cpus:g} CPUs for the cluster at {target}; logs in {paths.logs}")
         sys.stdout.flush()
 
-    if target.startswith("tcp://"):
-        config = dataclasses.replace(config, connect_timeout_s=config.join_timeout_s)
     options = HostOptions(target, amounts, config.object_store_memory, credentials)
     try:
         return run_host(options, config, paths, zygote, [], ready)

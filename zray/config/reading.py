@@ -15,7 +15,6 @@ is checked where it is read, since only there it is known who has to be told.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 import sys
@@ -45,7 +44,8 @@ _LEAST: dict[str, float] = {
 }
 """The least that a number may be, if that is not 0."""
 _MOST: dict[str, float] = {"max_message_bytes": 2**31}
-_MOST_SECONDS, _MOST_OF_ALL = 7 * 86400, 2**62
+_MOST_SECONDS = 7 * 86400
+_MOST_OF_ALL = 2**49  # as an amount, in ten-thousandths, it still fits the 64 bits that it has in messages
 _ZERO_TOO = frozenset({"object_store_memory"})
 _PATHS = frozenset({"keys", "spill_dir", "tmpdir"})
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -198,7 +198,7 @@ def check(name: str, given: object, where: str, blank: str = "") -> Any:
 
 def _in_range(name: str, value: float) -> bool:
     enough = value >= _LEAST.get(name, 0) or (name in _ZERO_TOO and value == 0)
-    return math.isfinite(value) and enough and value <= _most(name)
+    return enough and value <= _most(name)  # neither of which "not a number" is
 
 
 def _most(name: str) -> float:
@@ -207,8 +207,9 @@ def _most(name: str) -> float:
 
 def _range(name: str) -> str:
     zero = ", or 0" if name in _ZERO_TOO else ""
-    most = f" to {_most(name)}" if _most(name) < _MOST_OF_ALL else " on"
-    return f" from {_LEAST.get(name, 0)}{most}{zero}"
+    if (most := _most(name)) < _MOST_OF_ALL:
+        return f" from {_LEAST.get(name, 0)} to {most}{zero}"
+    return f" from {_LEAST.get(name, 0)} on{zero}, at most {most}"
 
 
 # Each raises ValueError: with a reason, or without one where the kind of value says enough.
@@ -242,7 +243,7 @@ def _number(given: object) -> float:
         raise ValueError
     try:
         return float(given)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError from None
 
 
@@ -260,8 +261,10 @@ def _amounts(given: object) -> dict[str, float]:
         if name in _NAMED_OTHERWISE:
             raise ValueError(f"{name} is not among the other resources: it is set as {_NAMED_OTHERWISE[name]}")
         number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
-        if not number or not math.isfinite(amount) or amount < 0:
-            raise ValueError(f"the amount of {name!r} is a number from 0 on, not {amount!r}")
+        if not number or not 0 <= amount <= _MOST_OF_ALL:
+            raise ValueError(
+                f"the amount of {name!r} is a number from 0 on, not {amount!r}, and at most {_MOST_OF_ALL}"
+            )
     return dict(given)
 
 

@@ -15,6 +15,7 @@ twice the time that a handshake may take while others come in, and never too man
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 import socket as sockets
 import time
@@ -36,6 +37,9 @@ HANDSHAKE_MS = 5000
 """A peer that has not come in after so long is hung up on."""
 MAX_HANDSHAKE_AGE = 2
 """After this many times as long, a loaded machine considered, no handshake is under way any more."""
+
+MAX_EVENTS_PER_PUMP = 1000
+"""So many questions, and events of each socket, are seen to at once: a flood of them must not hold up the owner."""
 
 UNKNOWN_KEY = "unknown key"
 REVOKED_KEY = "revoked key"
@@ -108,8 +112,11 @@ class Guard:
         self._keepers.append(_Doorkeeper(socket, self._count))
 
     def pump(self) -> None:
-        """Answers whoever asks to come in, and counts who was turned away."""
-        while (question := receive_waiting(self._zap)) is not None:
+        """Answers whoever asks to come in, and counts who was turned away; what is too much at once, next time."""
+        for _ in range(MAX_EVENTS_PER_PUMP):
+            question = receive_waiting(self._zap)
+            if question is None:
+                break
             self._zap.send_multipart(self._answer(question), zmq.NOBLOCK)
         for keeper in self._keepers:
             keeper.drain(time.monotonic())
@@ -168,8 +175,8 @@ class _Doorkeeper:
         self._stranger = "?"
 
     def drain(self, now: float) -> None:
-        """Takes note of everything that happened."""
-        for event, value in self._monitor.events():
+        """Takes note of what happened."""
+        for event, value in itertools.islice(self._monitor.events(), MAX_EVENTS_PER_PUMP):
             self._follow(event, value, now)
         while self._young and now - next(iter(self._young.values()))[0] > MAX_HANDSHAKE_AGE * HANDSHAKE_MS / 1000:
             del self._young[next(iter(self._young))]

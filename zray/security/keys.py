@@ -254,17 +254,20 @@ class KeyDirectory:
         server = self._read_key(files, BROKER).public
         rows = before = self._read_allowed(files)
         for name in _names(files):
-            key = self._read_key(files, name)
+            try:
+                key = self._read_key(files, name)
+            except ConfigError:  # whoever wants to use it is told; and it can still be replaced
+                continue
             if name == BROKER:
                 continue
-            if key.server != server:
-                self._write_key(files, key._replace(server=server))
             row = next((row for row in rows if row.public == key.public), None)
-            if row is None:
+            if row is not None and row.revoked:
+                files.remove(f"{name}.key")
+            elif row is not None and key.server != server:
+                self._write_key(files, key._replace(server=server))
+            elif row is None and key.server == server:  # else it is another broker's, and was put here by hand
                 others = _revoke(rows, name) if any(row.name == name and not row.revoked for row in rows) else rows
                 rows = [*others, AllowedKey(key.role, name, key.public, key.created, "")]
-            elif row.revoked:
-                files.remove(f"{name}.key")
         if rows != before:
             self._write_allowed(files, rows)
 

@@ -279,6 +279,38 @@ def test_events_that_nobody_takes_hold_nothing_up(door: Door) -> None:
     door.serves()
 
 
+def test_a_flood_of_questions_is_answered_bit_by_bit(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "MAX_EVENTS_PER_PUMP", 3)
+    with door.context.socket(zmq.DEALER) as asker:
+        asker.connect("inproc://zeromq.zap.01")
+        for _ in range(8):
+            asker.send_multipart([b""] * 9)
+        answered = []
+        for _ in range(3):
+            door.guard.pump()
+            answered.append(door.guard.refused[guards.MALFORMED])
+    assert answered == [3, 6, 8]
+
+
+def test_a_flood_of_events_holds_nobody_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+
+    class Flood(guards.Monitor):
+        def events(self) -> Iterator[tuple[int, int]]:
+            nonlocal taken
+            while True:
+                assert taken < 2 * guards.MAX_EVENTS_PER_PUMP
+                taken += 1
+                yield zmq.EVENT_HANDSHAKE_SUCCEEDED, 0
+
+    monkeypatch.setattr(guards, "Monitor", Flood)
+    with door.context.socket(zmq.ROUTER) as another:
+        door.guard.apply_server(another)
+        door.guard.pump()
+        assert taken == guards.MAX_EVENTS_PER_PUMP
+        door.guard.close()
+
+
 def test_nobody_comes_in_once_the_guard_is_gone(door: Door) -> None:
     door.guard.close()
     events: zmq.Socket[Any] = door.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)

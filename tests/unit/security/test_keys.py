@@ -374,3 +374,23 @@ def test_another_key_that_cannot_be_used_is_nobodys_concern(tmp_path):
     assert keys.client("host").server == keys.client("driver").server
     with pytest.raises(ConfigError, match="alice"):
         keys.client("driver", "alice")
+
+
+def test_a_damaged_key_stops_no_broker_and_can_be_replaced(keys: KeyDirectory) -> None:
+    keys.add("driver", "alice")
+    keys.add("driver", "bob")
+    (keys.path / "alice.key").write_text("nonsense\n")
+    (keys.path / "bob.key").chmod(0o644)
+    assert keys.server()
+    for name in ("alice", "bob"):
+        assert keys.rotate(name) == keys.client("driver", name).public
+
+
+def test_a_key_of_another_broker_is_not_let_in(tmp_path):
+    ours, theirs = KeyDirectory(tmp_path / "ours"), KeyDirectory(tmp_path / "theirs")
+    ours.create()
+    foreign = theirs.add("driver", "foreign").public
+    (tmp_path / "ours" / "foreign.key").write_bytes((tmp_path / "theirs" / "foreign.key").read_bytes())
+    (tmp_path / "ours" / "foreign.key").chmod(0o600)
+    ours.create()
+    assert foreign not in {row.public for row in ours.allowed()}

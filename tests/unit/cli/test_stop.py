@@ -1,0 +1,33 @@
+"""Finding what runs; how it is ended is in ``tests/e2e/test_cli_stop.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from zray.cli import stop
+from zray.cli.stop import Running
+from zray.util.sessions import SessionPaths
+
+
+def test_a_session_that_is_just_starting_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = SessionPaths("0badcafe", tmp_path)
+    seen = [Running(paths, "session"), Running(paths, "session"), Running(paths, "host", 123, 1)]
+    ended: list[Running] = []
+
+    def running(roots: Iterable[Path]) -> list[Running]:
+        return [seen.pop(0)]
+
+    def end(chosen: list[Running], force: bool) -> list[Running]:
+        ended.extend(chosen)
+        return []
+
+    monkeypatch.setattr(stop, "own_roots", lambda config: [tmp_path])
+    monkeypatch.setattr(stop, "running", running)
+    monkeypatch.setattr(stop, "end", end)
+    result = CliRunner().invoke(stop.stop)
+    assert result.output == "ended the host 0badcafe (pid 123)\n"
+    assert [each.pid for each in ended] == [123]

@@ -1,0 +1,29 @@
+"""What ``zray-worker`` hands on to the host that it becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from zray.cli import worker
+from zray.config import Config
+from zray.util.sessions import SessionPaths
+
+
+def test_its_patience_with_a_broker_is_not_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their payload is made of the settings: programs that they run may be drivers of other clusters."""
+    seen = []
+
+    def run_host(options: Any, config: Config, *rest: Any) -> str:
+        seen.append(config)
+        return "signal"
+
+    for name in ("lock_session", "prepare_zygote", "set_title"):
+        monkeypatch.setattr(worker, name, MagicMock())
+    monkeypatch.setattr(worker, "run_host", run_host)
+    config = Config(connect_timeout_s=2.0, join_timeout_s=70.0)
+    worker._serve(config, SessionPaths("0badcafe", tmp_path), "tcp://head:1", {}, None)
+    assert seen == [config]
