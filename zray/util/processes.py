@@ -35,6 +35,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _MAX_PIDFDS = 200
 """Processes killed in one round: below the smallest limit on descriptors that is in use (256)."""
 
+_CHASES = 50
+
 _Identity = tuple[int, str]
 """A PID and when that process started: unlike a PID alone, never reused."""
 
@@ -122,29 +124,36 @@ def kill_session(session: str, exclude: Collection[int] = (), grace_s: float = 5
     process stuck in the kernel cannot be killed by anybody).
     """
     spared = {*exclude, os.getpid()}
-    return _kill_until_none(lambda: _members(session, spared), grace_s)
+    return _kill_until_none(lambda chase: _members(session, spared, chase), grace_s)
 
 
 def kill_descendants(pid: int, grace_s: float = 5.0) -> int:
     """Kills every process below ``pid``, in rounds as ``kill_session``; returns how many."""
-    return _kill_until_none(lambda: _family(pid), grace_s)
+    return _kill_until_none(lambda chase: _family(pid), grace_s)
 
 
-def _members(session: str, exclude: Collection[int]) -> Iterator[_Identity]:
-    """Newest first and one by one: killed as it is found, a process that forks on and on is outrun."""
+def _members(session: str, exclude: Collection[int], chase: bool = False) -> Iterator[_Identity]:
+    """One by one, to be killed as they are found. ``chase``: first those of a process that forks on and on."""
     entry = f"\0{SESSION_VARIABLE}={session}\0".encode()
-    for pid in sorted(_pids(), reverse=True):
+    for pid in itertools.chain(_newest() if chase else (), sorted(_pids(), reverse=True)):
         stat = _stat_fields(pid)
         if stat and pid not in exclude and entry in b"\0" + _environ(pid) + b"\0":
             yield pid, stat[19]
 
 
-def _kill_until_none(find: Callable[[], Iterable[_Identity]], grace_s: float) -> int:
+def _newest() -> Iterator[int]:
+    """The latest PIDs, looked up again and again: by the time that all processes have been listed, there are others."""
+    for _ in range(_CHASES):
+        latest = int((_PROC / "loadavg").read_text().split()[-1])
+        yield from range(latest, max(1, latest - 3), -1)
+
+
+def _kill_until_none(find: Callable[[bool], Iterable[_Identity]], grace_s: float) -> int:
     deadline = time.monotonic() + grace_s
     killed = empty_scans = 0
     # Two scans: a process that is in the middle of an exec shows no environment, so one scan can miss it.
     while empty_scans < 2 and (not killed or time.monotonic() < deadline):
-        now_killed = _kill_once(find(), deadline)
+        now_killed = _kill_once(find(killed > 0), deadline)
         empty_scans = 0 if now_killed else empty_scans + 1
         killed += now_killed
     return killed
