@@ -47,7 +47,6 @@ class Connection:
         self.cluster = welcome.cluster
         self.refused: Refused | None = None
         self.dropped_frames = 0
-        self.lost_frames = 0
         self.pass_down: Callable[[bytes, bytes], None] | None = None
         """Takes frames for processes that reach the broker through this one: their ID, and the frame."""
         self.link = Link(welcome.incarnation, FROM_BROKER, time.monotonic(), config.heartbeat_s, config.silence_s)
@@ -93,12 +92,9 @@ class Connection:
             link.send(message)
         frames = link.outgoing(time.monotonic())
         for frame in frames:
-            try:
+            # If libzmq has given the connection up: what is lost is sent again, or the link falls silent.
+            with contextlib.suppress(zmq.Again):
                 self.socket.send_multipart([*self._head, frame], zmq.NOBLOCK)
-            except (
-                zmq.Again
-            ):  # libzmq has given the connection up: what is lost is sent again, or the link falls silent
-                self.lost_frames += 1
         return bool(frames)
 
     @property
@@ -131,8 +127,10 @@ def connect(
         # Process IDs are no secret. On TCP a connection has a name that nobody else knows, so nobody can take it over.
         socket.setsockopt(zmq.ROUTING_ID, process_id if address.startswith("ipc://") else b"c" + os.urandom(16))
         hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, process_id, info)
-        dial = _dial_tcp if address.startswith("tcp://") else _dial
-        answer = dial(socket, hello, address, config, credentials)
+        if address.startswith("tcp://"):
+            answer = _dial_tcp(socket, hello, address, config, credentials)
+        else:
+            answer = _dial(socket, hello, address, config)
         if isinstance(answer, Refused):
             raise _refusal(answer)
         return Connection(context, socket, answer, address, config, _head(address, process_id))
@@ -156,7 +154,6 @@ def _dial(
     hello: Hello,
     address: str,
     config: Config,
-    credentials: ClientCredentials | None,
     watch: DialWatch | None = None,
 ) -> Welcome | Refused:
     """Connects, and says hello until it is answered. When ``watch`` says that a handshake has failed, connects anew:
@@ -208,7 +205,7 @@ def _dial_tcp(
     socket.setsockopt(zmq.CONNECT_TIMEOUT, max(MIN_GIVE_UP_MS, round(config.silence_s * 1000 / 6)))
     watch = DialWatch(socket)
     try:
-        return _dial(socket, hello, address, config, credentials, watch)
+        return _dial(socket, hello, address, config, watch)
     finally:
         watch.close()
 

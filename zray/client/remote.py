@@ -45,15 +45,10 @@ class RemoteObjects:
         home = self._stores.find_home()
         store = self._stores.of(home) if home else None
         if store is None:
-            room = bytearray()
-
-            def in_memory(pull: PullState) -> memoryview:
-                room.extend(bytes(pull.total))
-                return memoryview(room)
-
             with self._pulling(host, object_id, deadline) as pull:
-                self._complete(pull, in_memory(pull), deadline)
-            return memoryview(room).toreadonly()
+                room = memoryview(bytearray(pull.total))
+                self._complete(pull, room, deadline)
+            return room.toreadonly()
         with self._turn_to_pull(store, object_id, deadline):
             try:
                 return store.read(object_id)
@@ -67,7 +62,7 @@ class RemoteObjects:
             store.write(object_id, pull.total, lambda room: self._complete(pull, room, deadline))
 
     def _tell_owner(self, object_id: bytes, home: bytes) -> None:
-        self._shell.run(lambda: self._core.tell_peer(owner_of(object_id), CopyMade(object_id, home)))
+        self._shell.run(lambda: self._core.to_peer(owner_of(object_id), CopyMade(object_id, home)))
 
     @contextlib.contextmanager
     def _pulling(self, host: bytes, object_id: bytes, deadline: float | None) -> Iterator[PullState]:

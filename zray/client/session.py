@@ -93,7 +93,7 @@ class Session:
         for host, object_ids in freed.items():
             if not self.stores.free(host, object_ids):
                 with self.shell.lock:
-                    self.core.tell_peer(host, FreeObjects(object_ids))
+                    self.core.to_peer(host, FreeObjects(object_ids))
                     self.shell.submitted()
         for effect in effects:
             if type(effect) is FreeSegment:

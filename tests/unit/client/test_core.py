@@ -30,9 +30,9 @@ def test_nothing_to_send(process):
 
 
 def test_rows_for_peers_go_last(process):
-    process.core._to_peer(OTHER, m.BorrowAck(1))
+    process.core.to_peer(OTHER, m.BorrowAck(1))
     process.core.send(m.Goodbye("first"))
-    process.core._to_peer(OTHER, m.BorrowAck(2))
+    process.core.to_peer(OTHER, m.BorrowAck(2))
     assert process.core.has_output
     first, second = sent(process)
     assert first == m.Goodbye("first")
@@ -44,14 +44,14 @@ def test_rows_for_peers_are_cut_into_messages(process):
     """A socket has a largest message; thousands of values may be asked for in one turn."""
     states = [m.ObjectState(bytes([n]) * 28, 1, bytes(100_000), b"", 0) for n in range(100)]
     for state in states:
-        process.core._to_peer(OTHER, state)
+        process.core.to_peer(OTHER, state)
     peers = sent(process)
     assert max(len(peer.rows) for peer in peers) < 2 << 20
     assert [state for peer in peers for state in unpack_messages(peer.rows, m.FROM_PEER)] == states
 
 
 def test_a_row_for_oneself_is_handled_at_once(process):
-    process.core._to_peer(process.id, m.BorrowAck(77))
+    process.core.to_peer(process.id, m.BorrowAck(77))
     assert sent(process) == []
 
 

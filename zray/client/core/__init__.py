@@ -78,11 +78,11 @@ class ClientCore:
         self._requests: dict[int, Callable[[Any], None]] = {}
         self._next_request = 1
         send = self._out.append
-        self.references = ReferenceTable(process_id, self._to_peer, self._watch, self._freed)
+        self.references = ReferenceTable(process_id, self.to_peer, self._watch, self._freed)
         self.tasks = TaskTable(self.references)
         self.queue_route = QueueRoute(self.tasks, send)
         self.actors = ActorTable(self.references, self.tasks, send)
-        self.pulls = PullTable(self._to_peer, self._watch)
+        self.pulls = PullTable(self.to_peer, self._watch)
         self._copies: dict[bytes, list[bytes]] = {}  # hosts that hold copies of own objects
         self.execution = Execution(self.references, self.tasks, send, self._effects, host_id)
         self.send = send
@@ -135,20 +135,17 @@ class ClientCore:
             gone = dropped.popleft()
             drop(gone if type(gone) is bytes else gone.object_id)
 
-    def _to_peer(self, dest: bytes, message: Any) -> None:
+    def to_peer(self, dest: bytes, message: Any) -> None:
+        """Sends a message to another process, which may be this one."""
         if dest == self.process_id:
             _PEER_HANDLERS[type(message)](self, dest, message)
         else:
             self._peer_rows.setdefault(dest, []).append(encode_row(message))
 
-    def tell_peer(self, dest: bytes, message: Any) -> None:
-        """Sends a message to another process, which may be this one."""
-        self._to_peer(dest, message)
-
     def _copy_made(self, message: CopyMade) -> None:
         entry = self.references.entries.get(message.object_id)
         if entry is None or owner_of(message.object_id) != self.process_id:
-            self._to_peer(message.host, FreeObjects([message.object_id]))  # it was freed while it was copied
+            self.to_peer(message.host, FreeObjects([message.object_id]))  # it was freed while it was copied
         else:
             self._copies.setdefault(message.object_id, []).append(message.host)
 

@@ -292,8 +292,6 @@ class _Zygote:
                     return
 
     def _prepare(self) -> None:
-        for sig in _TO_LEAVE:
-            signal.signal(sig, signal.SIG_IGN)
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
