@@ -25,10 +25,10 @@ import tempfile
 import time
 import unittest.mock
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import zray
+from benchmarks.host_figures import Figure, table
 from zray.broker import shell
 from zray.broker.door import Arrival, Door
 from zray.config import Config
@@ -40,15 +40,6 @@ BATCH = 5_000
 START_TIMEOUT_S = 30.0
 SETTLE_S = 4.0
 """After joining, until a host counts as idle: its workers start, and are told of."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    name: str
-    value: str
-    target: str
-    met: bool | None
-    number: float
 
 
 @contextlib.contextmanager
@@ -181,16 +172,6 @@ def idle_chatter(seconds: float) -> list[Figure]:
         Figure("idle host: messages from the broker", f"{sent:.0f} /min", "", None, sent),
         Figure("... together", f"{total:.0f} /min", f"< {MOST_MESSAGES} /min", total < MOST_MESSAGES, total),
     ]
-
-
-def table(figures: list[Figure]) -> str:
-    """The figures for a person."""
-    words = {None: "", True: "met", False: "MISSED"}
-    rows = [("", "measured", "target", ""), *((f.name, f.value, f.target, words[f.met]) for f in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:<{widths[2]}}  {row[3]}".rstrip() for row in rows
-    )
 
 
 def main() -> int:

@@ -7,7 +7,6 @@ import time
 import processes
 from pace import Pace
 from peers import Peer
-
 from rows.small import hello, occupy
 
 

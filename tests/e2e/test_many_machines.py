@@ -59,9 +59,8 @@ def on(ray, name):
 def stored(sandbox) -> int:
     """Objects in all stores of this test's sessions."""
 
-    return sum(
-        len(list((path / "live").iterdir())) for path in map(Path, sandbox.segments()) if (path / "live").exists()
-    )
+    places = [path / name for path in map(Path, sandbox.segments()) for name in ("live", "copies")]
+    return sum(len(list(place.iterdir())) for place in places if place.exists())
 
 
 def test_values_arguments_and_results(cluster, sandbox):

@@ -39,6 +39,7 @@ class Actors:
     def __init__(self, scheduler: Scheduler, send: Callable[[bytes, Any], None], jobs: dict[bytes, Job]) -> None:
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
+        self._by_creator: dict[bytes, dict[bytes, None]] = {}
         self._tombs: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
         self._scheduler = scheduler
         self._send = send
@@ -63,6 +64,7 @@ class Actors:
             self.actors[message.actor_id] = actor
             actor.spec = spec
             actor.creator = source.process_id
+            self._by_creator.setdefault(actor.creator, {})[actor.actor_id] = None
             actor.job_id = source.job_id
             actor.function_id = message.function_id
             actor.placement = placement
@@ -222,9 +224,12 @@ class Actors:
         """The actor is dead for good: tells everybody, frees its name, ends its worker."""
         if self.actors.pop(actor.actor_id, None) is None:
             return
-        waiting = self._scheduler.actors_waiting.get(actor.placement.key)
-        if waiting is not None and actor in waiting:
-            waiting.remove(actor)
+        self._scheduler.waits_no_more(actor)
+        created = self._by_creator.get(actor.creator)
+        if created is not None:
+            created.pop(actor.actor_id, None)
+            if not created:
+                del self._by_creator[actor.creator]
         actor.state = DEAD
         actor.death_message = message
         actor.death_error = error
@@ -252,8 +257,9 @@ class Actors:
 
     def owner_died(self, process_id: bytes) -> None:
         """What it created goes with it, unless it is detached."""
-        for actor in [actor for actor in self.actors.values() if actor.creator == process_id]:
-            if not actor.detached:
+        for actor_id in list(self._by_creator.get(process_id, ())):
+            actor = self.actors.get(actor_id)
+            if actor is not None and not actor.detached:
                 self.bury(actor, f"the process that created {actor.label} is gone")
 
 

@@ -39,6 +39,7 @@ class BrokerCore:
         self.functions: dict[bytes, tuple[str, bytes, set[bytes]]] = {}  # name, blob, the jobs that ship it
         self.tasks: dict[bytes, Envelope] = {}
         self.dropped_frames = 0  # what the shell found to be no good
+        self.departed: list[bytes] = []  # processes that are lost, for the shell to take note of
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes)
         self.actors = Actors(self.scheduler, self.send, self.jobs)
         self.reports = Reports(self, infeasible_warn_s, shell_status)
@@ -76,6 +77,7 @@ class BrokerCore:
             m.WorkerDied: self._worker_died,
             m.WorkerLogs: self.reports.on_logs,
             m.LogsFlushed: self.reports.on_flushed,
+            m.LinkRefusals: self.reports.on_link_refusals,
         }
 
     # ------------------------------------------------------------------ in and out
@@ -130,6 +132,8 @@ class BrokerCore:
                 self.jobs[process.job_id] = Job(process.job_id, process_id, info.get("job", {}))
             elif kind == WORKER:
                 self._worker_joined(process, now)
+        if kind == WORKER:  # which asks for others when it has to do with them
+            return {"job_id": process.job_id, "hosts": [self.reports.host(self.scheduler.workers[process_id].host)]}
         return {"job_id": process.job_id, "hosts": self.reports.hosts()}
 
     def _worker_joined(self, process: Process, now: float) -> None:
@@ -147,6 +151,7 @@ class BrokerCore:
     def lost(self, process_id: bytes, reason: str) -> None:
         """A process is gone, said goodbye, or is declared dead: it is fenced, and everything that hung on it ends."""
         process = self.processes.pop(process_id, None)
+        self.departed.append(process_id)
         self._fenced[process_id] = reason
         if len(self._fenced) > MAX_FENCED:
             self._fenced.popitem(last=False)
@@ -162,14 +167,14 @@ class BrokerCore:
         elif process.kind == DRIVER:
             self._job_ended(process)
         self.reports.process_lost(process_id)
-        for host_id in self.scheduler.hosts:
-            self.send(host_id, m.OwnersDied([process_id]))
 
     def _drop_tasks_of(self, process: Process) -> None:
         """Nobody waits for the tasks of a dead owner: queued ones are dropped, running ones stopped."""
         owner = process.process_id
+        if not process.tasks:  # all tasks of the cluster are looked at otherwise
+            return
         for envelope in [envelope for envelope in self.tasks.values() if envelope.owner == owner]:
-            del self.tasks[envelope.task_id]
+            self._forget_task(envelope)
             envelope.cancelled = True
             worker = envelope.worker
             if worker is None or worker.outstanding.get(envelope.task_id) is not envelope:
@@ -183,7 +188,7 @@ class BrokerCore:
         host = self.scheduler.hosts.get(host_id)
         if host is None:
             return
-        del self.scheduler.hosts[host_id]
+        self.scheduler.remove_host(host)
         for worker in list(host.workers.values()):
             self._worker_gone(worker, "NodeDiedError", f"its host is gone: {reason}", None)
 
@@ -210,7 +215,8 @@ class BrokerCore:
             if worker is not None:
                 self.scheduler.kill(worker, "its job has ended")
         for envelope in self.scheduler.drop_queues(job.job_id):
-            self.tasks.pop(envelope.task_id, None)
+            if envelope.task_id in self.tasks:
+                self._forget_task(envelope)
         for function_id, (_, _, jobs) in list(self.functions.items()):
             jobs.discard(job.job_id)
             if not jobs:
@@ -226,9 +232,16 @@ class BrokerCore:
             return  # it was sent again, or by a worker whose job has ended
         shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
         envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
-                            msg.payload)  # fmt: skip
+                            msg.near, msg.payload)  # fmt: skip
         self.tasks[task_id] = envelope
+        source.tasks += 1
         self.scheduler.enqueue(envelope)
+
+    def _forget_task(self, envelope: Envelope) -> None:
+        del self.tasks[envelope.task_id]
+        owner = self.processes.get(envelope.owner)
+        if owner is not None:
+            owner.tasks -= 1
 
     def _new_shape(self, key: bytes) -> Shape:
         shape = read_shape(key)
@@ -248,7 +261,7 @@ class BrokerCore:
         if msg.payload:
             self.scheduler.record_run(held.function_id, msg.run_us)
         if envelope is held:
-            del self.tasks[msg.task_id]
+            self._forget_task(envelope)
             self.send(held.owner, m.Result(msg.task_id, msg.attempt, source.process_id, msg.payload))
 
     def _reply(self, source: Process, msg: m.Reply) -> None:
@@ -273,14 +286,10 @@ class BrokerCore:
         worker = self.scheduler.workers[source.process_id]
         if worker.blocked == msg.blocked:
             return
-        worker.blocked = msg.blocked
-        pool = worker.host.pool
         if msg.blocked:
-            worker.lent = worker.grant.cpus
-            pool.lend(worker.lent)
+            self.scheduler.lend(worker)
         else:
-            pool.take_back(worker.lent)
-            worker.lent = 0
+            self.scheduler.take_back(worker)
 
     def _cancel(self, source: Process, msg: m.Cancel) -> None:
         envelope = self.tasks.get(msg.task_id)
@@ -297,7 +306,7 @@ class BrokerCore:
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
         envelope.cancelled = True
-        del self.tasks[envelope.task_id]
+        self._forget_task(envelope)
         failed = m.Failed(
             envelope.task_id, envelope.attempt, "TaskCancelledError", "cancelled before it started", False
         )
@@ -338,7 +347,7 @@ class BrokerCore:
         if type(timeout_s) not in (int, float) or type(labels) is not dict:
             raise ProtocolError("malformed information about a host")
         host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
-        self.scheduler.hosts[host.host_id] = host
+        self.scheduler.places.add(host)
         for _ in range(host.pool.total.get("CPU", 0) // 10_000):
             self.scheduler.start_worker(host)
 
@@ -364,7 +373,7 @@ class BrokerCore:
         outstanding, worker.outstanding = worker.outstanding, {}
         for task_id, envelope in outstanding.items():
             if self.tasks.get(task_id) is envelope:
-                del self.tasks[task_id]
+                self._forget_task(envelope)
                 failed = m.Failed(task_id, envelope.attempt, kind, message, culprit is None or task_id == culprit)
                 self.send(envelope.owner, failed)
         self.actors.worker_died(worker, message)
@@ -416,6 +425,14 @@ class BrokerCore:
             assert {k: v for k, v in held.items() if v} == {k: v for k, v in host.pool.total.items() if v}, "resources"
             idle = [worker for workers in host.idle.values() for worker in workers]
             assert all(worker.state == IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
+            assert (host.pool.free.get("CPU", 0) > 0) == self.scheduler.places.is_open(host), (
+                "the index of hosts with room"
+            )
+        for process in self.processes.values():
+            owned = sum(envelope.owner == process.process_id for envelope in self.tasks.values())
+            assert process.tasks == owned, "tasks that a process waits for"
+        for queue in self.scheduler.queues.values():
+            assert len(queue) == sum(1 for _ in queue), "the length of a queue"
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():
             holder = envelope.worker

@@ -25,9 +25,9 @@ class Job:
 
 
 class Process:
-    """Anybody who is connected and alive. ``watchers`` want to know of its death."""
+    """Anybody who is connected and alive. ``watchers`` want to know of its death; ``tasks``: how many it waits for."""
 
-    __slots__ = ("info", "job_id", "kind", "process_id", "watchers")
+    __slots__ = ("info", "job_id", "kind", "process_id", "tasks", "watchers")
 
     def __init__(self, process_id: bytes, kind: str, job_id: bytes, info: dict[str, Any]) -> None:
         self.process_id = process_id
@@ -35,20 +35,23 @@ class Process:
         self.job_id = job_id
         self.info = info
         self.watchers: dict[bytes, None] = {}
+        self.tasks = 0
 
 
 class Host:
     """A machine's host process. ``idle``: its free workers by job (b"" for none yet), the warmest last."""
 
-    __slots__ = ("host_id", "idle", "info", "pool", "starting", "workers")
+    __slots__ = ("host_id", "idle", "info", "link_refusals", "number", "pool", "starting", "workers")
 
     def __init__(self, host_id: bytes, pool: Pool, info: dict[str, Any]) -> None:
         self.host_id = host_id
         self.pool = pool
         self.info = info
+        self.number = 0  # hosts are numbered as they join
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[bytes, list[Worker]] = {}
         self.starting: set[bytes] = set()  # workers in state STARTING that are meant for tasks
+        self.link_refusals: dict[str, int] = {}  # strangers at the door of its direct links, by reason
 
 
 class Worker:
@@ -80,14 +83,14 @@ class Worker:
 
 
 class Envelope:
-    """A submitted task. ``worker``: where it is; None: queued."""
+    """A submitted task. ``worker``: where it is; None: queued. ``near``: the host where it rather runs, or empty."""
 
-    __slots__ = ("attempt", "cancelled", "estimate_us", "flags", "function_id", "job_id", "owner", "payload",
-                 "shape", "stopped", "task_id", "worker")  # fmt: skip
+    __slots__ = ("attempt", "cancelled", "estimate_us", "flags", "function_id", "job_id", "near", "order", "owner",
+                 "payload", "shape", "stopped", "task_id", "worker")  # fmt: skip
 
     def __init__(
         self, task_id: bytes, attempt: int, owner: bytes, job_id: bytes, function_id: bytes, shape: Shape, flags: int,
-        payload: bytes,
+        near: bytes, payload: bytes,
     ) -> None:  # fmt: skip
         self.task_id = task_id
         self.attempt = attempt
@@ -96,6 +99,8 @@ class Envelope:
         self.function_id = function_id
         self.shape = shape
         self.flags = flags
+        self.near = near
+        self.order = 0  # within its queue
         self.payload = payload
         self.worker: Worker | None = None
         self.cancelled = False  # nobody wants it any more: dropped where it is met

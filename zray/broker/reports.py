@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from zray.protocol.messages import (
     RESTARTING,
     Answer,
     FlushLogs,
+    LinkRefusals,
     Logs,
     LogsFlushed,
     Notice,
@@ -24,6 +26,8 @@ from zray.protocol.messages import (
 if TYPE_CHECKING:
     from zray.broker.core import BrokerCore
 
+ACTORS_LOOKED_AT = 100
+"""Of those that wait for the same resources: they are the same case, unless they are of different jobs."""
 STALLED_WARN_S = 10.0
 """A queue whose head has not moved for so long, with every CPU held by actors, is explained to the user."""
 WORKERS_AS = ("starting", "idle", "busy", "idle", "actors", "ending")
@@ -67,11 +71,18 @@ class Reports:
 
     def hosts(self) -> list[dict[str, Any]]:
         """One row per live host."""
-        return [
-            {**host.info, "host_id": host.host_id, "resources": as_floats(host.pool.total),
-             "available": as_floats(host.pool.free), "workers": len(host.workers)}
-            for host in self._core.scheduler.hosts.values()
-        ]  # fmt: skip
+        return [self.host(host) for host in self._core.scheduler.hosts.values()]
+
+    @staticmethod
+    def host(host: Host) -> dict[str, Any]:
+        """One of them."""
+        return {
+            **host.info,
+            "host_id": host.host_id,
+            "resources": as_floats(host.pool.total),
+            "available": as_floats(host.pool.free),
+            "workers": len(host.workers),
+        }
 
     def _sum(self, which: str) -> dict[str, float]:
         total: dict[str, int] = {}
@@ -125,9 +136,9 @@ class Reports:
         core = self._core
         actors = [actor for actor in core.actors.actors.values() if actor.creator]  # those that have been announced
         queued = [
-            (queue[0].job_id, queue[0].shape, count)
+            (first.job_id, first.shape, sum(not envelope.cancelled for envelope in queue))
             for queue in core.scheduler.queues.values()
-            if (count := sum(not envelope.cancelled for envelope in queue))
+            if (first := queue.any()) is not None
         ]
         return {
             **self._shell_status(),
@@ -177,7 +188,7 @@ class Reports:
             add("tasks", shape, count)
         for actors in self._core.scheduler.actors_waiting.values():
             if actors:
-                add("actors", actors[0].placement, len(actors))
+                add("actors", next(iter(actors.values())).placement, len(actors))
         return list(rows.values())
 
     # ------------------------------------------------------------------ warnings
@@ -187,10 +198,10 @@ class Reports:
         scheduler = self._core.scheduler
         waiting: dict[tuple[bytes, bytes], tuple[Shape, str]] = {}
         for (job_id, key, _), queue in scheduler.queues.items():
-            if queue:
-                waiting[job_id, key] = (queue[0].shape, f"{len(queue)} task(s)")
+            if (first := queue.any()) is not None:
+                waiting[job_id, key] = (first.shape, f"{len(queue)} task(s)")
         for key, actors in scheduler.actors_waiting.items():
-            for actor in actors:
+            for actor in itertools.islice(actors.values(), ACTORS_LOOKED_AT):
                 waiting[actor.job_id, key] = (actor.placement, f"actor {actor.label}")
         self._unplaced_since = {key: self._unplaced_since.get(key, now) for key in waiting}
         self._warned &= set(waiting)
@@ -262,6 +273,14 @@ class Reports:
             flush[2].pop(source.process_id, None)
             self._answer_flushes()
 
+    def on_link_refusals(self, source: Process, message: LinkRefusals) -> None:
+        """A host has turned strangers away from its direct links."""
+        host = self._core.scheduler.hosts.get(source.process_id)
+        if not all(type(reason) is str and type(count) is int for reason, count in message.counts.items()):
+            raise ProtocolError("malformed counts of refusals")
+        if host is not None:
+            host.link_refusals = message.counts
+
     def process_lost(self, process_id: bytes) -> None:
         """A process that may owe or await a flush is gone."""
         self._flushes = {key: flush for key, flush in self._flushes.items() if flush[0] != process_id}
@@ -290,6 +309,7 @@ def _host_status(host: Host) -> dict[str, Any]:
             for name, total in pool.total.items()
         },
         "workers": workers,
+        "refused": host.link_refusals,
     }
 
 

@@ -50,6 +50,7 @@ class BrokerShell:
         self._door = Door(address, config, keys)
         self._incarnation = os.urandom(8)
         self._links: dict[bytes, Link] = {}
+        self._active: set[bytes] = set()  # processes whose links have something to send, or may have
         self._unreachable: set[bytes] = set()  # processes to whom nothing could be sent when it was tried last
         self._core = BrokerCore(
             lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status
@@ -122,6 +123,7 @@ class BrokerShell:
                 return
             if not self._door.knows(arrival):
                 raise ProtocolError("a frame in another process's name")
+            self._active.add(process_id)
             malformed = link.malformed
             messages = link.receive(frame, now)
             self._core.dropped_frames += link.malformed - malformed
@@ -189,26 +191,32 @@ class BrokerShell:
             for dest, messages in out.items():
                 link = self._links.get(dest)
                 if link is not None:
+                    self._active.add(dest)
                     for message in messages:
                         link.send(message)
             out = self._core.drain()
-        gone = []
-        for process_id, link in self._links.items():
-            for frame in link.outgoing(now):
-                if self._door.send(process_id, frame):
-                    self._unreachable.discard(process_id)
-                else:
-                    self._unreachable.add(process_id)
-            if process_id not in self._core.processes:
-                gone.append(process_id)
-        for process_id in gone:
-            del self._links[process_id]
+        active, self._active = self._active, set()
+        for process_id in active:
+            link = self._links.get(process_id)
+            if link is not None:
+                self._transmit(process_id, link, now)
+        departed, self._core.departed = self._core.departed, []
+        for process_id in departed:
+            self._links.pop(process_id, None)
             self._door.forget(process_id)
             self._unreachable.discard(process_id)
+
+    def _transmit(self, process_id: bytes, link: Link, now: float) -> None:
+        for frame in link.outgoing(now):
+            if self._door.send(process_id, frame):
+                self._unreachable.discard(process_id)
+            else:
+                self._unreachable.add(process_id)
 
     def _tick(self, now: float) -> None:
         paused_s = now - self._last_tick if self._last_tick else 0.0
         self._last_tick = now
+        self._active.update(self._links)
         for process_id, link in list(self._links.items()):
             if paused_s > PAUSE_S:
                 link.forgive_silence(now)

@@ -6,11 +6,12 @@ session a process (``current``); a fork leaves it behind.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray.client.connection import Connection
@@ -41,10 +42,8 @@ if TYPE_CHECKING:
 
 LARGE_FUNCTION_BYTES = 1 << 20
 WARN_FUNCTION_BYTES = 100 << 20
-MESSAGE_ROOM = 1 << 20
-"""What a message may have besides one value, in bytes."""
 STORED_FUNCTION = b"zray-stored-function:"
-EMPTY_CALL = Arguments(INLINE, b"", b"", b"", (), ())
+EMPTY_CALL = Arguments(INLINE, b"", b"", b"", 0, (), ())
 """A call without arguments."""
 
 
@@ -73,7 +72,7 @@ class Session:
         self.handlers: dict[Any, Callable[[Any], None]] = {FreeSegment: lambda effect: None}
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
-        self._remote = RemoteObjects(self.shell, self.core, self.stores, self._block)
+        self._remote = RemoteObjects(self.shell, self.stores, self._lending)
         self._functions: dict[bytes, ObjectRef] = {}
         self._entries = self.core.references.entries
 
@@ -91,7 +90,10 @@ class Session:
             if type(effect) is FreeSegment:
                 freed.setdefault(effect.host, []).append(effect.object_id)
         for host, object_ids in freed.items():
-            if not self.stores.free(host, object_ids):
+            if host == self.process_id:
+                for object_id in object_ids:
+                    self._remote.transfers().memory.pop(object_id, None)
+            elif not self.stores.free(host, object_ids):
                 with self.shell.lock:
                     self.core.to_peer(host, FreeObjects(object_ids))
                     self.shell.submitted()
@@ -180,10 +182,10 @@ class Session:
     def _put(self, object_id: bytes, serialized: Serialized) -> ObjectRef:
         size = serialized.total_bytes
         status, data, host = INLINE, b"", b""
-        if size <= self.config.inline_max_bytes or not (host := self.stores.find_home()):
-            data = self._inline(serialized)
+        if size <= self.config.inline_max_bytes:
+            data = serialized.to_bytes()
         else:
-            status = STORED
+            status, host = STORED, self.stores.find_home() or self.process_id
             self.write(host, object_id, serialized)
         with self.shell.lock:
             references = self.core.references
@@ -199,22 +201,21 @@ class Session:
             self.shell.settle()
         return ref
 
-    def _inline(self, serialized: Serialized) -> bytes:
-        """A value that travels inside messages: a small one, or any where this machine has no store."""
-        if serialized.total_bytes > self.config.max_message_bytes - MESSAGE_ROOM:
-            raise ValueError(
-                f"a value of {serialized.total_bytes:,} bytes does not fit into a message (max_message_bytes is "
-                f"{self.config.max_message_bytes:,}), and this machine has no object store: start zray-worker on it"
-            )
-        return serialized.to_bytes()
-
-    def read(self, host: bytes, object_id: bytes, deadline: float | None = None) -> memoryview:
+    def read(self, host: bytes, object_id: bytes, size: int, deadline: float | None = None) -> memoryview:
         """The bytes of a stored object, from wherever it is. Raises ObjectLostError, GetTimeoutError."""
+        if host == self.process_id:
+            return memoryview(self._remote.transfers().memory[object_id])
         data = self.stores.read(host, object_id)
-        return self._remote.read(host, object_id, deadline) if data is None else data
+        return self._remote.read(host, object_id, size, deadline) if data is None else data
 
     def write(self, host: bytes, object_id: bytes, serialized: Serialized) -> None:
-        """Writes a serialized value into a local store. First lets go what is no longer used: it may be the room."""
+        """Writes a serialized value into a local store, or into this driver's memory where the machine has none.
+
+        First lets go what is no longer used: it may be the room.
+        """
+        if host == self.process_id:
+            self._remote.transfers().memory[object_id] = serialized.to_bytes()
+            return
         if self.core.dropped:
             self.shell.run(self._collect)
         store = self.stores.of(host)
@@ -264,15 +265,24 @@ class Session:
 
     def _block(self, waiter: Waiter, timeout_s: float | None) -> None:
         """Waits; a task that does so lends its CPUs out meanwhile."""
+        if timeout_s == 0:
+            self.shell.wait(waiter, timeout_s)
+        else:
+            with self._lending():
+                self.shell.wait(waiter, timeout_s)
+
+    @contextlib.contextmanager
+    def _lending(self) -> Iterator[None]:
+        """A task that waits in here has lent its CPUs."""
         lends = False
         try:
-            if self.is_worker and timeout_s != 0:
+            if self.is_worker:
                 with self.shell.lock:
                     # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
                     lends = self.core.execution.is_running(current_task.get().task_id)
                     if lends:
                         self.core.execution.block()
-            self.shell.wait(waiter, timeout_s)
+            yield
         finally:
             if lends:
                 with self.shell.lock:
@@ -287,7 +297,7 @@ class Session:
         if entry.status == INLINE:
             return deserialize(entry.data, load_ref)
         if entry.status == STORED:
-            return deserialize(self.read(entry.host, object_id, deadline), load_ref)
+            return deserialize(self.read(entry.host, object_id, entry.size, deadline), load_ref)
         if entry.status == HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
         raise self.error_of(entry.data, load_ref)
@@ -370,12 +380,12 @@ class Session:
         keep.extend(serialized.held)
         held += tuple(object_id for _, object_id in refs) + serialized.refs
         size = serialized.total_bytes
-        if size <= self.config.inline_max_bytes or not self.stores.find_home():
-            return Arguments(INLINE, self._inline(serialized), b"", b"", tuple(refs), held), keep
+        if size <= self.config.inline_max_bytes:
+            return Arguments(INLINE, serialized.to_bytes(), b"", b"", 0, tuple(refs), held), keep
         stored = self._put(put_id(self.core.new_task_id()), serialized)
         keep.append(stored)
         host = self._entries[stored._id].host
-        return Arguments(STORED, b"", stored._id, host, tuple(refs), (*held, stored._id)), keep
+        return Arguments(STORED, b"", stored._id, host, size, tuple(refs), (*held, stored._id)), keep
 
     def submit(
         self,

@@ -176,7 +176,7 @@ class ClientShell:
     def turn(self) -> None:
         """Receives, handles and sends everything there is. Under the lock; call ``settle`` after releasing it."""
         core, connection = self.core, self.connection
-        self._driven_at = time.monotonic()
+        core.now = self._driven_at = time.monotonic()
         if self.closed or self.lost:
             core.collect()
             return
@@ -202,6 +202,8 @@ class ClientShell:
             self.connection.link.forgive_silence(now)
         self._last_tick = now
         self._effects.append(TICK)
+        if self.core.transfers is not None:
+            self.core.transfers.tick()
         refused = self.connection.refused
         if refused is not None:
             self._lose(f"the broker has declared this process dead: {refused.reason}")

@@ -20,6 +20,8 @@ class Stores:
         self._lock = threading.Lock()
         self._stores: dict[bytes, Store] = {}
         self._paths: dict[bytes, str] = {}
+        self._fetch_paths: dict[bytes, str] = {}
+        self._elsewhere: set[bytes] = set()  # hosts, and drivers, that are known to be on other machines
         self._here = machine_id()
         self._learn(rows)
         self.home = home or next(iter(self._paths), b"")
@@ -28,6 +30,7 @@ class Stores:
         for row in rows:
             if row.get("machine_id") == self._here:
                 self._paths[row["host_id"]] = row["store"]
+                self._fetch_paths[row["host_id"]] = row["fetch"]
 
     def find_home(self) -> bytes:
         """The host whose store this process writes to; empty when this machine has none."""
@@ -41,15 +44,22 @@ class Stores:
         store = self._stores.get(host)
         if store is not None:
             return store
+        if host in self._elsewhere:
+            return None
         if host not in self._paths:
             self._learn(self._hosts())
         with self._lock:
             path = self._paths.get(host)
             if path is None:
+                self._elsewhere.add(host)
                 return None
             if host not in self._stores:
                 self._stores[host] = Store.open(Path(path))
             return self._stores[host]
+
+    def fetch_path(self, host: bytes) -> str:
+        """Where a host of this machine takes requests for objects from others."""
+        return self._fetch_paths[host]
 
     def read(self, host: bytes, object_id: bytes) -> memoryview | None:
         """The bytes of an object that ``host`` stores; None if that is on another machine. Raises ObjectLostError."""

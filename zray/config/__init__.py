@@ -44,6 +44,9 @@ class Config:
     """Where a host puts objects when its store is full; default: within the session directory."""
     idle_timeout_s: float = 5.0
     """A host's idle worker process beyond one per CPU is ended after this many seconds."""
+    link_address: str = ""
+    """Where a host on TCP listens for direct links of other hosts, as tcp://IP:PORT; default: a free port at the
+    address by which it reaches the broker; "off": nowhere, objects for others go through the broker."""
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
     heartbeat_s: float = 1.5

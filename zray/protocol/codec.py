@@ -53,13 +53,22 @@ def read_frame(data: bytes) -> Frame:
 
 def unpack_rows(body: bytes | memoryview) -> list[Any]:
     """The rows of a body; raises ProtocolError if it is no array."""
-    try:
-        rows = msgpack.unpackb(body, raw=False, strict_map_key=False, use_list=True)
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
-        raise ProtocolError(f"undecodable body: {error}") from None
+    rows = _unpack(body)
     if type(rows) is not list:
         raise ProtocolError("a body is an array of messages")
     return rows
+
+
+def unpack_row(body: bytes, allowed: frozenset[Any]) -> Any:
+    """A message that travels by itself, on a direct link; raises ProtocolError if it is not acceptable."""
+    return decode_row(_unpack(body), allowed)
+
+
+def _unpack(body: bytes | memoryview) -> Any:
+    try:
+        return msgpack.unpackb(body, raw=False, strict_map_key=False, use_list=True)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
+        raise ProtocolError(f"undecodable body: {error}") from None
 
 
 def unpack_messages(body: bytes | memoryview, allowed: frozenset[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args, get_type_hints
 from zray import ids
 from zray.exceptions import ZrayError
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 ProcessId: TypeAlias = bytes
 TaskId: TypeAlias = bytes
@@ -67,11 +67,14 @@ class Refused(NamedTuple):
 
 
 class Submit(NamedTuple):
+    """``near``: the host that has most of the arguments' bytes; empty if that does not matter."""
+
     task_id: TaskId
     attempt: int
     function_id: FunctionId
     shape: bytes
     flags: int
+    near: bytes
     payload: bytes
 
 
@@ -234,6 +237,12 @@ class WorkerLogs(NamedTuple):
     entries: list[Any]
 
 
+class LinkRefusals(NamedTuple):
+    """How many strangers a host has turned away from its direct links so far, by reason."""
+
+    counts: dict[str, int]
+
+
 class LogsFlushed(NamedTuple):
     """Everything that workers had printed when the request came has been sent."""
 
@@ -368,10 +377,6 @@ class KillWorker(NamedTuple):
     reason: str
 
 
-class OwnersDied(NamedTuple):
-    process_ids: list[bytes]
-
-
 class FlushLogs(NamedTuple):
     """Send what workers have printed up to now."""
 
@@ -433,20 +438,25 @@ class BorrowChecked(NamedTuple):
 
 
 class Pull(NamedTuple):
-    """Send up to ``length`` bytes of a stored object, from ``offset`` on. ``pull``: the asker's number for it."""
+    """Send ``length`` bytes of a stored object, from ``offset`` on. ``pull``: the asker's number for it; ``pack``:
+    compressed, if that makes them fewer."""
 
     object_id: ObjectId
     pull: int
     offset: int
     length: int
+    pack: bool
 
 
 class Chunk(NamedTuple):
-    """The answer to a ``Pull``. ``total``: the object's size."""
+    """The answer to a ``Pull``. ``total``: the object's size; ``checksum``: XXH3 (64 bits) of the bytes, before
+    they were compressed if they are ``packed``. On a direct link ``data`` is empty, and a part of its own."""
 
     pull: int
     offset: int
     total: int
+    checksum: bytes
+    packed: bool
     data: bytes
 
 
@@ -455,11 +465,41 @@ class PullFailed(NamedTuple):
     reason: str
 
 
-class CopyMade(NamedTuple):
-    """To the owner: ``host`` holds a copy as well."""
+class Locate(NamedTuple):
+    """To the owner: who has the object? The sender is about to get it, and can pass it on meanwhile if it ``serves``.
+    ``lost``: those that turned out not to have it."""
 
     object_id: ObjectId
-    host: bytes
+    serves: bool
+    lost: list[bytes]
+
+
+class Located(NamedTuple):
+    """The owner's answer: whom to ask, or why nobody (``kind``, the name of an exception, and ``message``)."""
+
+    object_id: ObjectId
+    size: int
+    sources: list[bytes]
+    kind: str
+    message: str
+
+
+class CopyMade(NamedTuple):
+    """To the owner: the sender, a host, has a copy as well."""
+
+    object_id: ObjectId
+
+
+class CopyGone(NamedTuple):
+    """To the owner: the sender does not get the object after all, or keeps it no longer."""
+
+    object_id: ObjectId
+
+
+class KeepCopies(NamedTuple):
+    """From the owner: these copies are the objects now, as the host that had them is gone."""
+
+    object_ids: list[bytes]
 
 
 class FreeObjects(NamedTuple):
@@ -468,24 +508,53 @@ class FreeObjects(NamedTuple):
     object_ids: list[bytes]
 
 
+class LinkWanted(NamedTuple):
+    """From a host to another: may I dial you? ``key``: its public key (Z85), empty where there are no keys."""
+
+    key: bytes
+
+
+class LinkOffer(NamedTuple):
+    """The answer: where to, showing what, expecting which key. An empty ``address``: not at all."""
+
+    address: str
+    token: bytes
+    key: bytes
+
+
+class LinkHello(NamedTuple):
+    """The first words on a direct link."""
+
+    process_id: ProcessId
+    token: bytes
+
+
+class LinkWelcome(NamedTuple):
+    """The answer: it can be used."""
+
+    process_id: ProcessId
+
+
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying | Watch
     | Peer | Query | Goodbye
 )  # fmt: skip
-HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | Peer
+HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | LinkRefusals | Peer | Watch
 BrokerToClient = (
     Run | Result | Failed | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop | ActorState
     | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs
 )  # fmt: skip
-BrokerToHost = StartWorker | KillWorker | OwnersDied | FlushLogs | Delivered | ProcessDied
+BrokerToHost = StartWorker | KillWorker | FlushLogs | Delivered | ProcessDied
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
-    | Chunk | PullFailed | CopyMade
+    | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone
 )  # fmt: skip
-PeerToHost = Pull | FreeObjects
+PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | LinkWanted | LinkOffer
+Link = LinkHello | LinkWelcome | Pull | Chunk | PullFailed
+"""What travels on a direct link between hosts."""
 Handshake = Hello | Welcome | Refused
-Message = ClientToBroker | HostToBroker | BrokerToClient | BrokerToHost | PeerMessage | PeerToHost | Handshake
+Message = ClientToBroker | HostToBroker | BrokerToClient | BrokerToHost | PeerMessage | PeerToHost | Link | Handshake
 
 _WORKER_ONLY = (Done, Reply, Returned, Blocked, ActorExiting, Leaving, Staying)
 FROM_HOST = frozenset(get_args(HostToBroker))
@@ -494,22 +563,23 @@ FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)
 FROM_BROKER = frozenset(get_args(BrokerToClient)) | frozenset(get_args(BrokerToHost))
 FROM_PEER = frozenset(get_args(PeerMessage))
 FROM_PEER_TO_HOST = frozenset(get_args(PeerToHost))
+FROM_LINK = frozenset(get_args(Link))
 HANDSHAKE = frozenset(get_args(Handshake))
 FROM_OBSERVER = frozenset({Query, Goodbye})
 MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}
 
-# The numbers on the wire. Append only; a number is never used again.
+# The numbers on the wire, of this version of the protocol.
 TYPES: tuple[Any, ...] = (
     Hello, Welcome, Refused,
     Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel,
     ActorKill, ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Query, Goodbye,
-    HostReady, WorkerStarted, WorkerDied, WorkerLogs,
+    HostReady, WorkerStarted, WorkerDied, WorkerLogs, LogsFlushed, LinkRefusals,
     Run, Result, Failed, CancelTask, JobConfig, FunctionBlob, ActorStart, ActorRun, ActorStop, ActorState, ActorFound,
     ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
-    StartWorker, KillWorker, OwnersDied,
+    StartWorker, KillWorker, FlushLogs,
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
-    LogsFlushed, FlushLogs,
-    Pull, Chunk, PullFailed, CopyMade, FreeObjects,
+    Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
+    LinkWanted, LinkOffer, LinkHello, LinkWelcome,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 from zray.store.ledger import Ledger, Place
 
-_ENTRIES = struct.Struct("<B7x5Q")  # 1 while being changed, then the bytes in each place
+_ENTRIES = struct.Struct("<B7x6Q")  # 1 while being changed, then the bytes in each place
 _OPEN = b"\1"
 
 

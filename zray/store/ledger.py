@@ -32,6 +32,8 @@ class Place(enum.Enum):
     """Nobody's: its pages wait for the next object."""
     SPILLED = "spilled"
     """It is on disk, outside of the capacity."""
+    COPY = "copies"
+    """It holds a copy of an object that another machine keeps: it goes before anything is spilled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,7 @@ class StoreUsage:
     capacity: int
     """The limit of ``used``."""
     used: int
-    """All segments in memory: the sum of ``writing``, ``live``, ``doomed`` and ``recyclable``."""
+    """All segments in memory: the sum of ``writing``, ``live``, ``copies``, ``doomed`` and ``recyclable``."""
     writing: int
     live: int
     doomed: int
@@ -49,6 +51,8 @@ class StoreUsage:
     recyclable: int
     spilled: int
     """Live objects on disk."""
+    copies: int = 0
+    """Objects that other machines keep as well."""
 
 
 class Ledger:
@@ -92,6 +96,7 @@ class Ledger:
             doomed=self.held[Place.DOOMED],
             recyclable=self.held[Place.FREE],
             spilled=self.held[Place.SPILLED],
+            copies=self.held[Place.COPY],
         )
 
 

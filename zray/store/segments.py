@@ -3,6 +3,7 @@
 ::
 
     <store>/live/<object id>              an object
+            copies/<object id>            the copy of one that another machine keeps
             free/<file size>/<inode>      pages for the next object of that size class
             doomed/<inode>                a freed object that readers still use
             writing/<any>                 a writer's; the writer holds a claim on the inode
@@ -29,6 +30,7 @@ import os
 import struct
 from collections.abc import Callable, Container, Iterator
 
+from zray.ids import PROCESS_ID_BYTES
 from zray.store.ledger import TRAILER_BYTES, Candidate, Ledger, Place
 from zray.store.pins import Pins
 
@@ -54,7 +56,7 @@ def size_in_trailer(trailer: bytes, object_id: bytes) -> int | None:
 
 def make_directories(directory: str) -> None:
     """Makes the places within a store's own directory."""
-    for name in ("live", "free", "doomed", "writing", "pins"):
+    for name in ("live", "copies", "free", "doomed", "writing", "pins"):
         os.mkdir(f"{directory}/{name}", 0o700)
 
 
@@ -80,6 +82,10 @@ class Segments:
     def live_path(self, object_id: bytes) -> str:
         """Where the object is while it is in memory."""
         return f"{self.directory}/live/{object_id.hex()}"
+
+    def copy_path(self, object_id: bytes) -> str:
+        """Where the copy of an object is that another machine keeps."""
+        return f"{self.directory}/copies/{object_id.hex()}"
 
     def spilled_path(self, object_id: bytes) -> str:
         """Where the object is when it has been spilled."""
@@ -125,13 +131,13 @@ class Segments:
             os.close(fd)
         return Draft(path, inode, size, fresh=True)
 
-    def publish(self, ledger: Ledger, draft: Draft, object_id: bytes) -> None:
+    def publish(self, ledger: Ledger, draft: Draft, object_id: bytes, copy: bool) -> None:
         """Makes a written segment readable. A former object of that identifier is replaced; its readers keep it."""
         try:
             self.free(ledger, object_id)
             os.utime(draft.path)
-            os.rename(draft.path, self.live_path(object_id))
-            ledger.move(draft.size, Place.WRITING, Place.LIVE)
+            os.rename(draft.path, self.copy_path(object_id) if copy else self.live_path(object_id))
+            ledger.move(draft.size, Place.WRITING, Place.COPY if copy else Place.LIVE)
         finally:  # also when interrupted: what is claimed for ever can be neither read nor swept
             self._pins.unclaim(draft.inode)
 
@@ -158,11 +164,21 @@ class Segments:
                 return True
         return False
 
+    def keep(self, ledger: Ledger, object_id: bytes) -> None:
+        """A copy has become the object: nobody else has it any more. Nothing happens if there is no such copy."""
+        path = self.copy_path(object_id)
+        with contextlib.suppress(FileNotFoundError):
+            size = os.stat(path).st_size
+            os.rename(path, self.live_path(object_id))
+            ledger.move(size, Place.COPY, Place.LIVE)
+
     # Freeing
 
     def free(self, ledger: Ledger, object_id: bytes) -> None:
         """Removes an object, in memory and on disk; nothing happens when there is none."""
         self.recycle(ledger, self.live_path(object_id), Place.LIVE)
+        if ledger.held[Place.COPY]:
+            self.recycle(ledger, self.copy_path(object_id), Place.COPY)
         if ledger.held[Place.SPILLED]:
             path = self.spilled_path(object_id)
             with contextlib.suppress(FileNotFoundError):
@@ -182,7 +198,7 @@ class Segments:
             return
         if not self._pins.is_pinned(status.st_ino):
             self._to_free(ledger, path, status.st_ino, status.st_size, place)
-        elif place is Place.LIVE:
+        elif place in (Place.LIVE, Place.COPY):
             os.rename(path, f"{self.directory}/doomed/{status.st_ino}")
             ledger.move(status.st_size, place, Place.DOOMED)
 
@@ -228,7 +244,7 @@ class Segments:
         """Drops every segment that nobody uses."""
         for candidate in self.free_candidates():
             self.drop(ledger, candidate.path, Place.FREE)
-        for place in (Place.LIVE, Place.DOOMED):
+        for place in (Place.LIVE, Place.COPY, Place.DOOMED):
             for candidate in self._candidates(f"{self.directory}/{place.value}"):
                 self.drop(ledger, candidate.path, place)
 
@@ -251,16 +267,27 @@ class Segments:
 
     def ids_with(self, prefix: bytes) -> set[bytes]:
         """The identifiers of the objects, in memory and on disk, that start with ``prefix``."""
-        names = os.listdir(f"{self.directory}/live") + self._spilled_names()
-        return {bytes.fromhex(name) for name in names if name != "spilling" and name.startswith(prefix.hex())}
+        return {bytes.fromhex(name) for name in self._names() if name.startswith(prefix.hex())}
+
+    def owners(self) -> set[bytes]:
+        """The processes whose objects are here, in memory or on disk."""
+        return {bytes.fromhex(owner) for owner in {name[: 2 * PROCESS_ID_BYTES] for name in self._names()}}
+
+    def _names(self) -> list[str]:
+        names = [*os.listdir(f"{self.directory}/live"), *os.listdir(f"{self.directory}/copies"), *self._spilled_names()]
+        return [name for name in names if name != "spilling"]
 
     def free_candidates(self) -> list[Candidate]:
         """The recyclable segments of every class."""
         return [c for shelf in _entries(f"{self.directory}/free") for c in self._candidates(shelf.path)]
 
     def live_candidates(self) -> list[Candidate]:
-        """The objects in memory."""
+        """The objects in memory that are no copies."""
         return self._candidates(f"{self.directory}/live")
+
+    def copy_candidates(self) -> list[Candidate]:
+        """The copies of objects that other machines keep."""
+        return self._candidates(f"{self.directory}/copies")
 
     def _candidates(self, directory: str) -> list[Candidate]:
         found = ((entry.path, entry.stat()) for entry in _entries(directory))
@@ -268,8 +295,8 @@ class Segments:
 
     def count(self) -> dict[Place, int]:
         """The bytes in each place, as the files say."""
-        held = {place: _bytes_in(f"{self.directory}/{place.value}") for place in (Place.WRITING, Place.LIVE)}
-        held[Place.DOOMED] = _bytes_in(f"{self.directory}/doomed")
+        in_memory = (Place.WRITING, Place.LIVE, Place.COPY, Place.DOOMED)
+        held = {place: _bytes_in(f"{self.directory}/{place.value}") for place in in_memory}
         held[Place.FREE] = sum(_bytes_in(shelf.path) for shelf in _entries(f"{self.directory}/free"))
         held[Place.SPILLED] = sum(e.stat().st_size for e in _entries(self.spill_directory) if e.name != "spilling")
         return held

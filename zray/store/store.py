@@ -37,7 +37,7 @@ from zray.store.pins import Pins
 from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer, trailer_for
 from zray.store.spill import Turn, pulse, turn_to_spill
 
-KEPT_MAP_BYTES = GIB
+KEPT_MAP_BYTES = 4 * GIB
 """Maps kept by each process to read, and as many to write. They take address space and page tables, not memory."""
 FIRST_PAUSE_S = 0.005
 LAST_PAUSE_S = 0.1
@@ -120,23 +120,33 @@ class Store:
         subclass OutOfDiskError if others cannot be spilled to make room.
         """
         _check_id(object_id)
+        writing = self.begin(size)
+        try:
+            fill(writing.view)
+        except BaseException:
+            writing.give_up()
+            raise
+        writing.publish(object_id)
+
+    def begin(self, size: int) -> Writing:
+        """Makes room for an object of ``size`` bytes that comes bit by bit. Raises as ``write`` does."""
         draft, mapping = self._obtain(size)
         try:
             mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
-            view = mapping.buffer(size)
-            try:
-                fill(view)
-            finally:
-                with contextlib.suppress(BufferError):
-                    view.release()
-            if mapping.lent:
-                raise BufferError("what filled an object has kept a buffer on it, and could change it later")
-            mapping.store(draft.size - TRAILER_BYTES, trailer_for(object_id, size))
+            return Writing(self, draft, mapping, size)
         except BaseException:
             self._give_up(draft, mapping)
             raise
+
+    def keep(self, object_id: bytes) -> None:
+        """Makes a copy the object itself; for its owner, who has lost the original. Fine if there is no such copy."""
+        _check_id(object_id)
         with self._changing() as ledger:
-            self._segments.publish(ledger, draft, object_id)
+            self._segments.keep(ledger, object_id)
+
+    def _publish(self, draft: Draft, mapping: Mapping, object_id: bytes, copy: bool) -> None:
+        with self._changing() as ledger:
+            self._segments.publish(ledger, draft, object_id, copy)
             self._write_maps.add(draft.inode, mapping)
 
     def _obtain(self, object_bytes: int) -> tuple[Draft, Mapping]:
@@ -177,6 +187,9 @@ class Store:
             if shortage:
                 victims = choose(shortage, self._segments.free_candidates())
                 shortage -= sum(self._segments.drop(ledger, victim.path, Place.FREE) for victim in victims)
+            if shortage > 0 and ledger.held[Place.COPY]:  # others have these objects, too
+                victims = choose(shortage, self._segments.copy_candidates())
+                shortage -= sum(self._segments.drop(ledger, victim.path, Place.COPY) for victim in victims)
             return self._segments.create(ledger, size) if shortage <= 0 else None
 
     def _map_draft(self, draft: Draft) -> Mapping:
@@ -204,7 +217,8 @@ class Store:
     def _full(self, object_bytes: int) -> ObjectStoreFullError:
         with self._changing() as ledger:
             usage = ledger.usage()
-            pinned = [candidate.size for candidate in self._segments.live_candidates() if candidate.pinned]
+            objects = self._segments.live_candidates() + self._segments.copy_candidates()
+            pinned = [candidate.size for candidate in objects if candidate.pinned]
         return ObjectStoreFullError(
             f"no room for an object of {object_bytes:,} bytes after waiting for {self._wait_s:g} s: of the object "
             f"store's capacity of {usage.capacity:,} bytes, {sum(pinned):,} are in {len(pinned)} objects whose values "
@@ -268,7 +282,8 @@ class Store:
     def contains(self, object_id: bytes) -> bool:
         """Whether the object is here, in memory or spilled."""
         _check_id(object_id)
-        paths = (self._segments.live_path(object_id), self._segments.spilled_path(object_id))
+        segments = self._segments
+        paths = (segments.live_path(object_id), segments.copy_path(object_id), segments.spilled_path(object_id))
         return any(map(os.path.exists, paths))
 
     def _attach(self, object_id: bytes) -> memoryview | None:
@@ -292,7 +307,10 @@ class Store:
         try:
             fd = os.open(self._segments.live_path(object_id), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return None
+            try:
+                fd = os.open(self._segments.copy_path(object_id), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
         status = os.fstat(fd)
         if self._pins.pin(status.st_ino):
             # Only now is it sure that the file stays what it is; it may have become another object's, or been emptied.
@@ -333,6 +351,10 @@ class Store:
     def free_owned_by(self, prefix: bytes) -> None:
         """Removes every object whose identifier starts with ``prefix``: those of an owner that has died."""
         self.free(self._segments.ids_with(prefix))
+
+    def owners(self) -> set[bytes]:
+        """The processes that own the objects that are here."""
+        return self._segments.owners()
 
     def _pin_ended(self, inode: int) -> None:
         """The last buffer of a read is gone. Called by the collector, anywhere."""
@@ -427,6 +449,48 @@ class Store:
             self._unusable = "was opened before a fork: open it again in the child"
             self._books.close_in_child()
         self._pins.close()
+
+
+class Writing:
+    """A segment that is being filled. Ends with ``publish`` or ``give_up``, of which the first one called counts.
+
+    ``view``: where the object's bytes go, of any content at first; page-aligned. Nothing may be kept of it.
+    """
+
+    def __init__(self, store: Store, draft: Draft, mapping: Mapping, size: int) -> None:
+        self._store = store
+        self._draft = draft
+        self._mapping = mapping
+        self._over = False
+        self.size = size
+        self.view = mapping.buffer(size)
+
+    def publish(self, object_id: bytes, copy: bool = False) -> None:
+        """Makes it readable. ``copy``: another machine keeps the object, so that this one may go when room is short.
+
+        Raises BufferError, with nothing written, if something made from the view is still alive.
+        """
+        try:
+            self._release()
+            if self._mapping.lent:
+                raise BufferError("what filled an object has kept a buffer on it, and could change it later")
+            self._mapping.store(self._draft.size - TRAILER_BYTES, trailer_for(object_id, self.size))
+        except BaseException:
+            self.give_up()
+            raise
+        self._over = True
+        self._store._publish(self._draft, self._mapping, object_id, copy)
+
+    def give_up(self) -> None:
+        """Nothing came of it."""
+        if not self._over:
+            self._over = True
+            self._release()
+            self._store._give_up(self._draft, self._mapping)
+
+    def _release(self) -> None:
+        with contextlib.suppress(BufferError):
+            self.view.release()
 
 
 class _Patience:

@@ -249,7 +249,7 @@ class SimProcess(Node):
     def _arguments(refs: Iterable[bytes], nested: Iterable[bytes], handle: bytes = b"") -> Arguments:
         refs, nested = list(refs), list(nested)
         held = (*refs, *nested, *((handle,) if handle else ()))
-        return Arguments(INLINE, msgpack.packb(nested), b"", b"", tuple(enumerate(refs)), held)
+        return Arguments(INLINE, msgpack.packb(nested), b"", b"", 0, tuple(enumerate(refs)), held)
 
     def create_actor(self, restarts: int = 0, name: str = "", request: int = 0) -> tuple[bytes, bytes]:
         """Creates an actor; returns its ID and its handle object, of which the caller holds a reference."""
@@ -424,7 +424,7 @@ class SimWorker(SimProcess):
         if task.kind != CONSTRUCTOR:
             self.cluster.started(task.task_id)
         nested = msgpack.unpackb(task.envelope.data) if task.envelope.data else []
-        for _, _, status, value, _ in task.envelope.refs:
+        for _, _, status, value, _, _ in task.envelope.refs:
             if status == INLINE:
                 nested = nested + msgpack.unpackb(value)
         for object_id in nested:

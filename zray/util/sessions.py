@@ -64,6 +64,10 @@ class SessionPaths:
         return self.directory / "relay.sock"
 
     @property
+    def fetch_socket(self) -> Path:
+        return self.directory / "fetch.sock"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs" / self.name
 

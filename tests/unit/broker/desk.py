@@ -107,11 +107,12 @@ class Desk:
         function_id: bytes = FUNCTION,
         *,
         retryable: bool = True,
+        near: bytes = b"",
     ) -> list[bytes]:
         """Submits tasks in one turn."""
         task_ids = [make_task_id(owner, next(self._tasks)) for _ in range(count)]
         flags = m.FLAG_RETRYABLE if retryable else 0
-        self.say(owner, *[m.Submit(task_id, 0, function_id, shape, flags, b"payload") for task_id in task_ids])
+        self.say(owner, *[m.Submit(task_id, 0, function_id, shape, flags, near, b"payload") for task_id in task_ids])
         return task_ids
 
     def runs(self, worker_id: bytes) -> list[bytes]:

@@ -106,11 +106,15 @@ def test_rows_for_the_dead(desk):
     assert desk.take(one) == [m.ProcessDied(two, "it was silent")]
 
 
-def test_hosts_hear_of_dead_owners(desk):
+def test_hosts_hear_of_the_owners_that_they_watch(desk):
     host = desk.host(CPU=0)
-    driver = desk.driver()
+    driver, other = desk.driver("one"), desk.driver("two")
+    desk.say(host, m.Watch(driver))
+    desk.lose(other)
     desk.lose(driver)
-    assert desk.take(host, m.OwnersDied) == [m.OwnersDied([driver])]
+    assert desk.take(host, m.ProcessDied) == [m.ProcessDied(driver, "it was silent")]
+    desk.say(host, m.Watch(other))
+    assert desk.take(host, m.ProcessDied) == [m.ProcessDied(other, "it was silent")]
 
 
 # ------------------------------------------------------------------ functions

@@ -35,7 +35,7 @@ def test_a_task_and_its_result(desk):
 
 def test_a_task_that_is_sent_twice_runs_once(desk):
     driver, worker = one_worker(desk)
-    submit = m.Submit(make_task_id(driver, 1), 0, LONG, ONE_CPU, 0, b"")
+    submit = m.Submit(make_task_id(driver, 1), 0, LONG, ONE_CPU, 0, b"", b"")
     desk.say(driver, submit, submit)
     assert len(desk.runs(worker)) == 1
     desk.done(worker, submit.task_id)
@@ -45,14 +45,14 @@ def test_a_task_that_is_sent_twice_runs_once(desk):
 def test_a_task_of_somebody_else(desk):
     driver, worker = one_worker(desk)
     with pytest.raises(m.ProtocolError):
-        desk.say(driver, m.Submit(make_task_id(worker, 1), 0, LONG, ONE_CPU, 0, b""))
+        desk.say(driver, m.Submit(make_task_id(worker, 1), 0, LONG, ONE_CPU, 0, b"", b""))
 
 
 @pytest.mark.parametrize("key", [b"", b"\xc1", b"\x05"])
 def test_a_malformed_shape(desk, key):
     driver, _ = one_worker(desk)
     with pytest.raises(m.ProtocolError):
-        desk.say(driver, m.Submit(make_task_id(driver, 1), 0, LONG, key, 0, b""))
+        desk.say(driver, m.Submit(make_task_id(driver, 1), 0, LONG, key, 0, b"", b""))
     assert desk.core.tasks == {}
 
 

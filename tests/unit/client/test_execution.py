@@ -16,7 +16,7 @@ from zray.protocol.messages import ProtocolError
 
 OWNER = process_id("owner")
 ACTOR = b"actor".ljust(16, b"\0")
-PAYLOAD = msgpack.packb([b"options", INLINE, msgpack.packb([]), b"", b"", []])
+PAYLOAD = msgpack.packb([b"options", INLINE, msgpack.packb([]), b"", b"", 0, []])
 SHAPE = b"\x90"
 
 

@@ -81,7 +81,7 @@ def test_a_task_waits_for_all_its_arguments(driver, worker):
     assert attempts(driver) == []
     answer(driver, one)
     (submit,) = sent(driver)
-    refs = msgpack.unpackb(submit.payload)[5]
+    refs = msgpack.unpackb(submit.payload)[6]
     assert [(position, object_id) for position, object_id, *_ in refs] == [(0, one), (1, two), (2, one)]
 
 
@@ -96,9 +96,9 @@ def test_small_arguments_travel_inside_the_envelope(driver, worker):
     inline, stored = driver.put(), driver.put(stored=True)
     driver.submit(worker, refs=[inline, stored])
     (submit,) = sent(driver)
-    assert msgpack.unpackb(submit.payload)[5] == [
-        [0, inline, INLINE, msgpack.packb([]), b""],
-        [1, stored, STORED, msgpack.packb([]), HOST],
+    assert msgpack.unpackb(submit.payload)[6] == [
+        [0, inline, INLINE, msgpack.packb([]), b"", 0],
+        [1, stored, STORED, msgpack.packb([]), HOST, 0],
     ]
 
 

@@ -24,7 +24,7 @@ from zray.protocol.codec import pack_body, unpack_messages
 
 FUNCTION = b"function".ljust(16, b"\0")
 HOST = b"host".ljust(16, b"\0")
-INLINE_ARGUMENTS = Arguments(INLINE, msgpack.packb([]), b"", b"", (), ())
+INLINE_ARGUMENTS = Arguments(INLINE, msgpack.packb([]), b"", b"", 0, (), ())
 
 
 def process_id(name: str) -> bytes:
@@ -99,7 +99,7 @@ class Process:
         core = self.core
         task_id = core.new_task_id()
         self.wire.placement[task_id] = worker
-        arguments = Arguments(INLINE, msgpack.packb(nested), b"", b"", tuple(enumerate(refs)), (*refs, *nested))
+        arguments = Arguments(INLINE, msgpack.packb(nested), b"", b"", 0, tuple(enumerate(refs)), (*refs, *nested))
         task = Task(task_id, core.queue_route, FUNCTION, b"\x90", 0, b"", arguments, n_returns, retries, parent)
         for index in range(1, n_returns + 1):
             core.references.own(return_id(task_id, index))
@@ -144,7 +144,7 @@ class Process:
         task = self.core.execution.take()
         if task is not None:
             values = [msgpack.unpackb(task.envelope.data)]
-            values += [msgpack.unpackb(data) for _, _, status, data, _ in task.envelope.refs if status == INLINE]
+            values += [msgpack.unpackb(data) for _, _, status, data, _, _ in task.envelope.refs if status == INLINE]
             for object_id in [object_id for value in values for object_id in value]:
                 self.core.references.load_covered(object_id)
                 task.covered.append(object_id)

@@ -33,7 +33,7 @@ from zray.protocol.messages import (
 
 INCARNATION = b"12345678"
 EVERYTHING = FROM_BROKER | FROM_DRIVER | FROM_HOST | FROM_PEER | FROM_PEER_TO_HOST | FROM_WORKER | HANDSHAKE
-SUBMIT = Submit(b"t" * 24, 0, b"f" * 16, b"\x90", 1, b"payload")
+SUBMIT = Submit(b"t" * 24, 0, b"f" * 16, b"\x90", 1, b"", b"payload")
 
 
 def data_frame(*messages: object) -> bytes:

@@ -16,6 +16,7 @@ from zray.protocol.messages import (
     FROM_BROKER,
     FROM_DRIVER,
     FROM_HOST,
+    FROM_LINK,
     FROM_OBSERVER,
     FROM_PEER,
     FROM_PEER_TO_HOST,
@@ -23,13 +24,21 @@ from zray.protocol.messages import (
     HANDSHAKE,
     HOST,
     MAY_SEND,
+    NUMBER_OF,
     OBSERVER,
     TYPES,
     WORKER,
+    BorrowAck,
+    Chunk,
     Goodbye,
+    LinkHello,
+    LinkWelcome,
     Peer,
     ProtocolError,
+    Pull,
+    PullFailed,
     Query,
+    Watch,
     decode_row,
     encode_row,
 )
@@ -40,7 +49,7 @@ GOLDEN = """
 0 Hello protocol: int, python: str, zray: str, kind: str, process_id: bytes, info: dict[str, Any]
 1 Welcome incarnation: bytes, cluster: dict[str, Any]
 2 Refused reason: str, details: dict[str, Any]
-3 Submit task_id: bytes, attempt: int, function_id: bytes, shape: bytes, flags: int, payload: bytes
+3 Submit task_id: bytes, attempt: int, function_id: bytes, shape: bytes, flags: int, near: bytes, payload: bytes
 4 Cancel task_id: bytes, mode: int
 5 Done task_id: bytes, attempt: int, run_us: int, payload: bytes
 6 Reply owner: bytes, task_id: bytes, attempt: int, payload: bytes
@@ -66,43 +75,51 @@ GOLDEN = """
 26 WorkerStarted worker_id: bytes, pid: int
 27 WorkerDied worker_id: bytes, running: bytes, kind: str, message: str
 28 WorkerLogs entries: list[Any]
-29 Run task_id: bytes, attempt: int, function_id: bytes, shape: bytes, gpus: list[int], payload: bytes
-30 Result task_id: bytes, attempt: int, source: bytes, payload: bytes
-31 Failed task_id: bytes, attempt: int, kind: str, message: str, culprit: bool
-32 CancelTask task_id: bytes, mode: int
-33 JobConfig job_id: bytes, config: dict[str, Any]
-34 FunctionBlob function_id: bytes, found: bool, name: str, blob: bytes
-35 ActorStart actor_id: bytes, incarnation: int, function_id: bytes, spec: dict[str, Any], gpus: list[int], payload: bytes
-36 ActorRun caller: bytes, seq: int, task_id: bytes, attempt: int, payload: bytes
-37 ActorStop actor_id: bytes
-38 ActorState actor_id: bytes, incarnation: int, state: int, last_seq: int, message: str, error: bytes
-39 ActorFound request: int, found: bool, actor: bytes, spec: dict[str, Any]
-40 ProcessDied process_id: bytes, message: str
-41 Delivered source: bytes, rows: bytes
-42 Answer request: int, value: Any
-43 ExitIfIdle reason: str
-44 Notice text: str
-45 Logs entries: list[Any]
-46 StartWorker worker_id: bytes, job_id: bytes, config: dict[str, Any]
-47 KillWorker worker_id: bytes, reason: str
-48 OwnersDied process_ids: list[bytes]
-49 ObjectRequest object_id: bytes
-50 ObjectState object_id: bytes, status: int, data: bytes, host: bytes, size: int
-51 BorrowAdd object_id: bytes, holder: bytes, token: int
-52 BorrowAck token: int
-53 BorrowEnd object_id: bytes, registrations: int
-54 BorrowConfirm object_id: bytes, announcer: bytes
-55 BorrowCheck object_id: bytes, announcer: bytes
-56 BorrowChecked object_id: bytes, announcer: bytes
-57 LogsFlushed request: int
-58 FlushLogs request: int
-59 Pull object_id: bytes, pull: int, offset: int, length: int
-60 Chunk pull: int, offset: int, total: int, data: bytes
+29 LogsFlushed request: int
+30 LinkRefusals counts: dict[str, int]
+31 Run task_id: bytes, attempt: int, function_id: bytes, shape: bytes, gpus: list[int], payload: bytes
+32 Result task_id: bytes, attempt: int, source: bytes, payload: bytes
+33 Failed task_id: bytes, attempt: int, kind: str, message: str, culprit: bool
+34 CancelTask task_id: bytes, mode: int
+35 JobConfig job_id: bytes, config: dict[str, Any]
+36 FunctionBlob function_id: bytes, found: bool, name: str, blob: bytes
+37 ActorStart actor_id: bytes, incarnation: int, function_id: bytes, spec: dict[str, Any], gpus: list[int], payload: bytes
+38 ActorRun caller: bytes, seq: int, task_id: bytes, attempt: int, payload: bytes
+39 ActorStop actor_id: bytes
+40 ActorState actor_id: bytes, incarnation: int, state: int, last_seq: int, message: str, error: bytes
+41 ActorFound request: int, found: bool, actor: bytes, spec: dict[str, Any]
+42 ProcessDied process_id: bytes, message: str
+43 Delivered source: bytes, rows: bytes
+44 Answer request: int, value: Any
+45 ExitIfIdle reason: str
+46 Notice text: str
+47 Logs entries: list[Any]
+48 StartWorker worker_id: bytes, job_id: bytes, config: dict[str, Any]
+49 KillWorker worker_id: bytes, reason: str
+50 FlushLogs request: int
+51 ObjectRequest object_id: bytes
+52 ObjectState object_id: bytes, status: int, data: bytes, host: bytes, size: int
+53 BorrowAdd object_id: bytes, holder: bytes, token: int
+54 BorrowAck token: int
+55 BorrowEnd object_id: bytes, registrations: int
+56 BorrowConfirm object_id: bytes, announcer: bytes
+57 BorrowCheck object_id: bytes, announcer: bytes
+58 BorrowChecked object_id: bytes, announcer: bytes
+59 Pull object_id: bytes, pull: int, offset: int, length: int, pack: bool
+60 Chunk pull: int, offset: int, total: int, checksum: bytes, packed: bool, data: bytes
 61 PullFailed pull: int, reason: str
-62 CopyMade object_id: bytes, host: bytes
-63 FreeObjects object_ids: list[bytes]
+62 Locate object_id: bytes, serves: bool, lost: list[bytes]
+63 Located object_id: bytes, size: int, sources: list[bytes], kind: str, message: str
+64 CopyMade object_id: bytes
+65 CopyGone object_id: bytes
+66 KeepCopies object_ids: list[bytes]
+67 FreeObjects object_ids: list[bytes]
+68 LinkWanted key: bytes
+69 LinkOffer address: str, token: bytes, key: bytes
+70 LinkHello process_id: bytes, token: bytes
+71 LinkWelcome process_id: bytes
 """
-"""The wire format of protocol version 1. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 2. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
 FIXED_SIZES = {
     "process_id": 16,
@@ -168,7 +185,7 @@ def test_the_wire_format():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 1
+    assert messages.PROTOCOL_VERSION == 2
 
 
 def test_sizes_are_those_of_identifiers():
@@ -184,9 +201,11 @@ def test_constants_of_the_wire():
 
 def test_every_message_is_in_one_union():
     # A message in no union could be sent by nobody; "Leaving" and its like must not be open to drivers.
-    # Peer alone is sent by two kinds of processes.
-    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer}, FROM_BROKER, FROM_PEER, FROM_PEER_TO_HOST, HANDSHAKE]
+    # Hosts, too, send to peers and watch them; what is about objects between machines also goes by links.
+    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer, Watch}, FROM_BROKER, FROM_PEER,
+                  FROM_PEER_TO_HOST - FROM_PEER, FROM_LINK - FROM_PEER, HANDSHAKE]  # fmt: skip
     assert sum(len(direction) for direction in directions) == len(TYPES)
+    assert {Pull, Chunk, PullFailed, LinkHello, LinkWelcome} == FROM_LINK
     assert frozenset().union(*directions) == EVERYTHING == frozenset(get_args(messages.Message))
     assert {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER} == MAY_SEND
     assert frozenset({Query, Goodbye}) == FROM_OBSERVER
@@ -247,7 +266,7 @@ def test_no_message_at_all(row):
 
 def test_the_ends_of_the_range_of_integers():
     for value in (0, 2**63 - 1):
-        assert decode_row([52, value], EVERYTHING).token == value
+        assert decode_row([NUMBER_OF[BorrowAck][0], value], EVERYTHING).token == value
 
 
 @given(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zray.protocol.messages import KillWorker, OwnersDied, StartWorker, WorkerDied, WorkerStarted
-from zray.worker.host.core import Death, Fork, HostCore, Kill, SweepOwners
+from zray.protocol.messages import KillWorker, ProcessDied, StartWorker, Watch, WorkerDied, WorkerStarted
+from zray.worker.host.core import Death, Fork, HostCore, Kill, PeerDied, SweepOwner
 
 ONE, TWO = b"1" * 16, b"2" * 16
 TASK = b"t" * 24
@@ -106,5 +106,15 @@ def test_the_zygote_takes_all_workers_along(host):
 
 
 def test_dead_owners_are_swept(host):
-    host.receive(OwnersDied([ONE, TWO]))
-    assert host.effects == [SweepOwners([ONE, TWO])]
+    """The broker is asked once about each owner; of whose objects there are none any more it is asked anew."""
+    host.stores_for({ONE})
+    host.stores_for({ONE, TWO})
+    assert host.out == [Watch(ONE), Watch(TWO)]
+    died = ProcessDied(ONE, "gone")
+    host.receive(died)
+    assert host.effects == [PeerDied(died), SweepOwner(ONE)]
+    host.receive(ProcessDied(b"3" * 16, "a source of objects"))
+    assert len(host.effects) == 3
+    host.stores_for({TWO})
+    host.stores_for({ONE, TWO})
+    assert host.out[2:] == [Watch(ONE)]

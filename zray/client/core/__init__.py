@@ -10,17 +10,17 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import FreeSegment, ShowLogs, Warn
 from zray.client.core.execution import Execution
-from zray.client.core.pulls import PullTable
-from zray.client.core.references import ReferenceTable
+from zray.client.core.locations import LocationTable
+from zray.client.core.references import STORED, ReferenceTable
 from zray.client.core.tasks import QueueRoute, TaskTable
-from zray.ids import make_task_id, owner_of
+from zray.ids import make_task_id
 from zray.protocol.codec import unpack_messages
 from zray.protocol.messages import (
     FROM_PEER,
@@ -38,6 +38,7 @@ from zray.protocol.messages import (
     BorrowEnd,
     CancelTask,
     Chunk,
+    CopyGone,
     CopyMade,
     Delivered,
     ExitIfIdle,
@@ -46,12 +47,16 @@ from zray.protocol.messages import (
     FunctionBlob,
     FunctionPut,
     JobConfig,
+    KeepCopies,
+    Locate,
+    Located,
     Logs,
     Notice,
     ObjectRequest,
     ObjectState,
     Peer,
     ProcessDied,
+    Pull,
     PullFailed,
     Query,
     Result,
@@ -59,6 +64,9 @@ from zray.protocol.messages import (
     Watch,
     encode_row,
 )
+
+if TYPE_CHECKING:
+    from zray.client.core.transfers import DriverTransfers
 
 PEER_CHUNK_BYTES = 1 << 20
 
@@ -79,11 +87,12 @@ class ClientCore:
         self._next_request = 1
         send = self._out.append
         self.references = ReferenceTable(process_id, self.to_peer, self._watch, self._freed)
-        self.tasks = TaskTable(self.references)
+        self.locations = LocationTable()
+        self.tasks = TaskTable(self.references, self.locations)
         self.queue_route = QueueRoute(self.tasks, send)
         self.actors = ActorTable(self.references, self.tasks, send)
-        self.pulls = PullTable(self.to_peer, self._watch)
-        self._copies: dict[bytes, list[bytes]] = {}  # hosts that hold copies of own objects
+        self.transfers: DriverTransfers | None = None  # where the machine has no host
+        self.now = 0.0  # when the shell's present turn began
         self.execution = Execution(self.references, self.tasks, send, self._effects, host_id)
         self.send = send
 
@@ -142,23 +151,54 @@ class ClientCore:
         else:
             self._peer_rows.setdefault(dest, []).append(encode_row(message))
 
-    def _copy_made(self, message: CopyMade) -> None:
+    # ------------------------------------------------------------------ where objects are
+
+    def _locate(self, source: bytes, message: Locate) -> None:
+        object_id = message.object_id
+        entry = self.references.entries.get(object_id)
+        if entry is None or not self.references.owns(object_id) or entry.status != STORED:
+            why = "the object was freed: no reference to it was known any more"
+            self.to_peer(source, Located(object_id, 0, [], "ObjectFreedError", why))
+            return
+        for process_id in (source, entry.host):
+            self.references.watch_once(process_id)  # what it has goes with it
+        sources = self.locations.sources(object_id, entry.host, source, message.serves, message.lost)
+        kind, why = ("", "") if sources else ("ObjectLostError", "no host has it any more")
+        self.to_peer(source, Located(object_id, entry.size, sources, kind, why))
+
+    def _copy_made(self, source: bytes, message: CopyMade) -> None:
         entry = self.references.entries.get(message.object_id)
-        if entry is None or owner_of(message.object_id) != self.process_id:
-            self.to_peer(message.host, FreeObjects([message.object_id]))  # it was freed while it was copied
+        if entry is None or not self.references.owns(message.object_id):
+            self.to_peer(source, FreeObjects([message.object_id]))  # it was freed while it was copied
         else:
-            self._copies.setdefault(message.object_id, []).append(message.host)
+            self.references.watch_once(source)
+            self.locations.made(message.object_id, source)
 
     def _process_died(self, message: ProcessDied) -> None:
-        self.references.on_process_died(message.process_id)
-        self.pulls.on_process_died(message.process_id, message.message)
+        process_id = message.process_id
+        self.references.on_process_died(process_id)
+        self.locations.on_process_died(process_id)
+        for object_id in self.references.stored_at(process_id):
+            if copies := self.locations.complete(object_id):
+                self.references.entries[object_id].host = copies[0]
+                self.locations.gone(object_id, copies[0])
+                self.to_peer(copies[0], KeepCopies([object_id]))
+        if self.transfers is not None:
+            self.transfers.on_process_died(process_id, message.message)
+
+    def _about_transfers(self, source: bytes, message: Any) -> None:
+        """Of interest only to a process that pulls and serves by itself: others leave that to their host."""
+        if self.transfers is not None:
+            self.transfers.receive(source, message)
+        elif isinstance(message, Pull):
+            self.to_peer(source, PullFailed(message.pull, "this process has no objects in memory"))
 
     def _watch(self, process_id: bytes) -> None:
         self._out.append(Watch(process_id))
 
     def _freed(self, host: bytes, object_id: bytes) -> None:
         if not self.actors.handle_freed(object_id) and host:
-            for holder in (host, *self._copies.pop(object_id, ())):
+            for holder in (host, *self.locations.forget(object_id)):
                 self._effects.append(FreeSegment(holder, object_id))
 
     # ------------------------------------------------------------------ small services
@@ -195,7 +235,8 @@ class ClientCore:
         for object_id, entry in list(self.references.entries.items()):
             if entry.status == 0:
                 self.references.fail(object_id, "ClusterUnavailableError", message)
-        self.pulls.lose_everything(message)
+        if self.transfers is not None:
+            self.transfers.lose_everything(message)
         for request in list(self._requests):
             self._answered(request, None)
 
@@ -228,9 +269,13 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     BorrowConfirm: lambda core, source, m: core.references.on_borrow_confirm(source, m),
     BorrowCheck: lambda core, source, m: core.references.on_borrow_check(source, m),
     BorrowChecked: lambda core, source, m: core.references.on_borrow_checked(source, m),
-    Chunk: lambda core, source, m: core.pulls.on_chunk(source, m),
-    PullFailed: lambda core, source, m: core.pulls.on_failed(source, m),
-    CopyMade: lambda core, source, m: core._copy_made(m),
+    Locate: ClientCore._locate,
+    CopyMade: ClientCore._copy_made,
+    CopyGone: lambda core, source, m: core.locations.gone(m.object_id, source),
+    Pull: ClientCore._about_transfers,
+    Chunk: ClientCore._about_transfers,
+    PullFailed: ClientCore._about_transfers,
+    Located: ClientCore._about_transfers,
 }
 
 

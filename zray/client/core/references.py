@@ -159,7 +159,7 @@ class ReferenceTable:
                 # of that other task may in turn rely on it.
                 if owner_of(object_id) == submitter:
                     entry.registered += 1
-                    self._watch_once(submitter)
+                    self.watch_once(submitter)
                     kept.append(object_id)
                 else:
                     self.register(object_id)
@@ -213,7 +213,7 @@ class ReferenceTable:
         owner = owner_of(object_id)
         if owner in self._dead:
             return
-        self._watch_once(owner)
+        self.watch_once(owner)
         if outer:
             self.pin(outer)
         self.pin(object_id)
@@ -240,7 +240,7 @@ class ReferenceTable:
             else:
                 entry.registered += 1
                 owner = owner_of(object_id)
-                self._watch_once(owner)
+                self.watch_once(owner)
                 if owner != source != self.process_id and owner not in self._dead:
                     self._peers(owner, BorrowConfirm(object_id, source))
 
@@ -256,7 +256,7 @@ class ReferenceTable:
         if entry is None or holder in self._dead:
             return  # the holder learns of it when it asks for the value
         self._count(object_id, entry, holder, 1)
-        self._watch_once(holder)
+        self.watch_once(holder)
 
     def _count(self, object_id: bytes, entry: Entry, holder: bytes, change: int) -> None:
         # Below zero for a moment is right: a holder may give back what a delayed result is still to announce.
@@ -283,7 +283,15 @@ class ReferenceTable:
         for _, _, _, gates in self._unacked.values():
             gates.append(gate)
 
-    def _watch_once(self, process_id: bytes) -> None:
+    def stored_at(self, host: bytes) -> list[bytes]:
+        """This process's objects that are in the store of ``host``."""
+        return [
+            object_id for object_id, entry in self.entries.items()
+            if entry.host == host and entry.status == STORED and self.owns(object_id)
+        ]  # fmt: skip
+
+    def watch_once(self, process_id: bytes) -> None:
+        """Asks for notice of a process's death, unless that was done."""
         if process_id not in self._watched and process_id != self.process_id:
             self._watched.add(process_id)
             self._watch(process_id)
@@ -345,7 +353,7 @@ class ReferenceTable:
             entry.waiters.append(waiter)
         if not entry.requested and not self.owns(object_id):
             entry.requested = True
-            self._watch_once(owner_of(object_id))
+            self.watch_once(owner_of(object_id))
             self._peers(owner_of(object_id), ObjectRequest(object_id))
         return True
 
@@ -401,8 +409,8 @@ class ReferenceTable:
         if entry.announced is None:
             entry.announced = {}
         entry.announced[holder, announcer] = entry.announced.get((holder, announcer), 0) + 1
-        self._watch_once(holder)
-        self._watch_once(announcer)
+        self.watch_once(holder)
+        self.watch_once(announcer)
 
     def on_borrow_confirm(self, source: bytes, message: BorrowConfirm) -> None:
         """A holder has been told of a registration that was announced for it."""

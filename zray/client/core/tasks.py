@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgpack
 
+from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, INLINE, STORED, ReferenceTable
 from zray.failures import encode_failure
 from zray.ids import return_id
@@ -22,6 +23,8 @@ WAITING, SENT = range(2)
 """A task waits for its arguments, or is with the broker or a worker."""
 
 UNLIMITED = -1
+NEAR_BYTES = 256 * 1024
+"""From so many bytes of arguments on, a task rather goes to the host that has them."""
 MAX_FREE_ATTEMPTS = 20
 """So often may a task lose its worker before it has started without a retry being counted."""
 
@@ -37,6 +40,7 @@ class Arguments(NamedTuple):
     data: bytes
     object_id: bytes
     host: bytes
+    size: int  # of what is STORED, in bytes
     refs: tuple[tuple[int | str, bytes], ...]
     held: tuple[bytes, ...]
 
@@ -49,7 +53,8 @@ class Envelope(NamedTuple):
     data: bytes
     object_id: bytes
     host: bytes
-    refs: list[Any]  # [key, object_id, status, data, host]
+    size: int
+    refs: list[Any]  # [key, object_id, status, data, host, size]
 
 
 class Outcome(NamedTuple):
@@ -125,8 +130,9 @@ class Task:
 class TaskTable:
     """All unanswered tasks of one process."""
 
-    def __init__(self, references: ReferenceTable) -> None:
+    def __init__(self, references: ReferenceTable, locations: LocationTable) -> None:
         self.references = references
+        self._locations = locations
         self.tasks: dict[bytes, Task] = {}
         self._due: deque[Task] = deque()
         self._going = False
@@ -174,12 +180,28 @@ class TaskTable:
             if entry.status == ERROR:
                 self.fail(task, entry.data)
                 return
-            refs.append((key, object_id, entry.status, entry.data, entry.host))
+            refs.append((key, object_id, entry.status, entry.data, entry.host, entry.size))
         task.state = SENT
-        payload = msgpack.packb(
-            (task.options, arguments.status, arguments.data, arguments.object_id, arguments.host, refs)
-        )
+        payload = msgpack.packb((task.options, *arguments[:5], refs))
         task.route.send(task, payload)
+
+    def nearest(self, arguments: Arguments) -> bytes:
+        """The host that has most of the bytes of a call's stored arguments; empty when there are too few to matter."""
+        if arguments.status != STORED and not arguments.refs:
+            return b""
+        stored = [(arguments.object_id, arguments.host, arguments.size)] if arguments.status == STORED else []
+        for _, object_id in arguments.refs:
+            entry = self.references.entries[object_id]
+            if entry.status == STORED:
+                stored.append((object_id, entry.host, entry.size))
+        n_bytes: dict[bytes, int] = {}
+        for object_id, host, size in stored:
+            for holder in (host, *self._locations.complete(object_id)):
+                n_bytes[holder] = n_bytes.get(holder, 0) + size
+        if not n_bytes:
+            return b""
+        most = max(n_bytes, key=n_bytes.__getitem__)
+        return most if n_bytes[most] >= NEAR_BYTES else b""
 
     def again(self, task: Task, *, counts: bool) -> None:
         """Another attempt; one that ``counts`` uses up a retry."""
@@ -310,7 +332,8 @@ class QueueRoute:
             self._table.dispatch(task)
 
     def send(self, task: Task, payload: bytes) -> None:
-        self._send(Submit(task.task_id, task.attempt, task.function_id, task.shape, task.flags, payload))
+        near = self._table.nearest(task.arguments)
+        self._send(Submit(task.task_id, task.attempt, task.function_id, task.shape, task.flags, near, payload))
 
     def cancel(self, task: Task, mode: int) -> None:
         self._send(Cancel(task.task_id, mode))

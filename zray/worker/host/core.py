@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.codec import unpack_messages
 from zray.protocol.messages import (
     FROM_PEER_TO_HOST,
-    Chunk,
     Delivered,
     FlushLogs,
+    FreeObjects,
     KillWorker,
-    OwnersDied,
-    Peer,
-    Pull,
-    PullFailed,
+    ProcessDied,
     StartWorker,
+    Watch,
     WorkerDied,
     WorkerStarted,
 )
@@ -33,10 +31,10 @@ class Kill(NamedTuple):
     worker_id: bytes
 
 
-class SweepOwners(NamedTuple):
-    """Remove the segments of dead owners."""
+class SweepOwner(NamedTuple):
+    """Remove the segments of a dead owner."""
 
-    process_ids: list[bytes]
+    process_id: bytes
 
 
 class ReadLogs(NamedTuple):
@@ -45,11 +43,17 @@ class ReadLogs(NamedTuple):
     request: int
 
 
-class SendChunk(NamedTuple):
-    """Send ``dest`` a piece of an object, or say that it is not here: ``pulled``."""
+class PeerSaid(NamedTuple):
+    """Another process has sent something that is about objects between machines."""
 
-    dest: bytes
-    request: Pull
+    source: bytes
+    message: Any
+
+
+class PeerDied(NamedTuple):
+    """A process that was watched is gone."""
+
+    message: ProcessDied
 
 
 class FreeSegments(NamedTuple):
@@ -58,7 +62,7 @@ class FreeSegments(NamedTuple):
     object_ids: list[bytes]
 
 
-HostEffect = Fork | Kill | SweepOwners | ReadLogs | SendChunk | FreeSegments
+HostEffect = Fork | Kill | SweepOwner | ReadLogs | PeerSaid | PeerDied | FreeSegments
 
 
 class LocalWorker:
@@ -90,6 +94,7 @@ class HostCore:
         self.out: list[Any] = []
         self.effects: list[HostEffect] = []
         self._hostname = hostname
+        self._owners: set[bytes] = set()  # whose objects are in the store, as far as it has been looked at
 
     def receive(self, message: Any) -> None:
         """Handles a message from the broker."""
@@ -103,16 +108,24 @@ class HostCore:
                 worker.kill_reason = message.reason
                 if worker.pid:
                     self.effects.append(Kill(worker.worker_id))
-        elif isinstance(message, OwnersDied):
-            self.effects.append(SweepOwners(message.process_ids))
         elif isinstance(message, FlushLogs):
             self.effects.append(ReadLogs(message.request))
         elif isinstance(message, Delivered):
             for inner in unpack_messages(message.rows, FROM_PEER_TO_HOST):
-                if isinstance(inner, Pull):
-                    self.effects.append(SendChunk(message.source, inner))
-                else:
+                if isinstance(inner, FreeObjects):
                     self.effects.append(FreeSegments(inner.object_ids))
+                else:
+                    self.effects.append(PeerSaid(message.source, inner))
+        elif isinstance(message, ProcessDied):
+            self.effects.append(PeerDied(message))
+            if message.process_id in self._owners:
+                self._owners.discard(message.process_id)
+                self.effects.append(SweepOwner(message.process_id))
+
+    def stores_for(self, owners: set[bytes]) -> None:
+        """The processes that own what is in the store at the moment: the broker is to tell when one of them is gone."""
+        self.out.extend(Watch(owner) for owner in owners - self._owners)
+        self._owners = owners
 
     def forked(self, worker_id: bytes, pid: int) -> None:
         """The zygote has forked a worker."""
@@ -142,10 +155,6 @@ class HostCore:
         if death.last_lines:
             text += f"; its last output on stderr was:\n{death.last_lines}"
         self.out.append(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
-
-    def pulled(self, dest: bytes, answer: Chunk | PullFailed) -> None:
-        """The answer to a ``SendChunk``."""
-        self.out.append(Peer(dest, pack_body([answer])))
 
     def zygote_gone(self, reason: str) -> None:
         """All workers died with the zygote."""

@@ -14,6 +14,7 @@ from zray.client.connection import Connection, connect
 from zray.config import GIB, Config
 from zray.protocol.messages import HOST
 from zray.store import Store, default_store_location
+from zray.transfer.shell import Transfers, listening_address
 from zray.util.machine import machine_id
 from zray.util.processes import kill_session, memory_limit_bytes
 from zray.util.sessions import SessionLock, SessionPaths, add_store, remove_session
@@ -68,23 +69,28 @@ def run_host(
         add_store(paths, spill)
     store = Store.create(location, spill, capacity, config.store_wait_s)
     host_id = os.urandom(16)
+    tcp = options.address.startswith("tcp://")
     info = {
         "hostname": socket.gethostname(),
         "pid": os.getpid(),
         "machine_id": machine_id(),
         "store": str(location),
         "store_bytes": capacity,
+        "fetch": str(paths.fetch_socket),
         "session": paths.name,
         "labels": config.labels,
         "idle_timeout_s": config.idle_timeout_s,
     }
-    tcp = options.address.startswith("tcp://")
     connection: Connection | None = None
     relay: Relay | None = None
+    transfers: Transfers | None = None
     try:
         # A broker on another machine may start later than this host.
         patience_s = config.join_timeout_s if tcp else config.connect_timeout_s
         dialling = dataclasses.replace(config, connect_timeout_s=patience_s)
+        listen = listening_address(options.address, config.link_address)
+        transfers = Transfers(host_id, store, str(paths.fetch_socket), listen, config, options.credentials)
+        info["link_address"] = transfers.address
         connection = connect(options.address, HOST, host_id, info, dialling, options.credentials)
         # What there may be any amount of, and only the host uses, stays with it.
         workers_config = dataclasses.replace(config, labels={}, resources={})
@@ -94,10 +100,12 @@ def run_host(
             workers_config = dataclasses.replace(workers_config, heartbeat_s=math.inf, silence_s=math.inf)
         address = options.address if relay is None else relay.address
         payload = {"address": address, "config": dataclasses.asdict(workers_config)}
-        shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched, relay)
+        shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched, transfers, relay)
         resources = {**options.resources, "object_store_memory": capacity * 10_000}
         return shell.serve(resources, info, on_ready)
     finally:
+        if transfers is not None:
+            transfers.close()
         if relay is not None:
             relay.close()
         if connection is not None:

@@ -22,10 +22,10 @@ from zray.client.connection import Connection
 from zray.config import Config
 from zray.protocol.messages import HostReady, LogsFlushed, ProtocolError, WorkerLogs
 from zray.store import Store
+from zray.transfer.shell import Transfers
 from zray.util.processes import describe_exit, kill_process, process_start_time
-from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill, ReadLogs, SendChunk, SweepOwners
+from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill, PeerDied, PeerSaid, ReadLogs, SweepOwner
 from zray.worker.host.logs import WorkerLog
-from zray.worker.host.outgoing import Outgoing
 from zray.worker.host.relay import Relay
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
 from zray.worker.log_marker import NAME_MARKER
@@ -33,6 +33,8 @@ from zray.worker.log_marker import NAME_MARKER
 TICK_S = 0.25
 PAUSE_S = 1.0
 SWEEP_S = 1.0
+MOST_LOOKING = 0.01
+"""The part of its time that a host may look through its store for owners that it has not heard of."""
 MAX_FRAMES_PER_TURN = 200
 MAX_LOG_LINES_PER_TURN = 2000
 MAX_READS_PER_FLUSH = 64
@@ -65,8 +67,9 @@ class _Forked:
 class HostShell:
     """One host.
 
-    ``worker_payload``: what every worker is told besides its ID; ``watched``: fds whose end is its end; ``relay``: by
-    which its workers reach the broker, unless they do so themselves.
+    ``worker_payload``: what every worker is told besides its ID; ``watched``: fds whose end is its end; ``transfers``
+    gets a sender of messages to the broker; ``relay``: by which its workers reach the broker, unless they do so
+    themselves.
     """
 
     def __init__(
@@ -79,15 +82,17 @@ class HostShell:
         worker_payload: dict[str, Any],
         config: Config,
         watched: list[int],
+        transfers: Transfers,
         relay: Relay | None = None,
     ) -> None:
         self.core = HostCore(socket.gethostname())
+        self._transfers = transfers
+        transfers.send = lambda message: self.core.out.append(message)
         self._connection = connection
         self._relay = relay
         self._host_id = host_id
         self._zygote = zygote
         self._store = store
-        self._outgoing = Outgoing(store)
         self._logs_dir = logs
         self._worker_payload = worker_payload
         self._config = config
@@ -98,6 +103,7 @@ class HostShell:
         self._entries: list[Any] = []
         self._last_tick = 0.0
         self._last_sweep = 0.0
+        self._look_for_owners_at = 0.0
         self._end = ""
         self._more = False
         self._poll = select.poll()
@@ -105,7 +111,7 @@ class HostShell:
         if relay is not None:
             connection.pass_down = relay.pass_down
             self._poll.register(relay.fileno(), select.POLLIN)
-        for fd in (connection.socket.fileno(), zygote.fileno(), self._wake_read, *watched):
+        for fd in (connection.socket.fileno(), zygote.fileno(), self._wake_read, transfers.fileno(), *watched):
             self._poll.register(fd, select.POLLIN)
 
     def end(self, reason: str) -> None:
@@ -152,13 +158,14 @@ class HostShell:
             except ProtocolError:
                 connection.dropped_frames += 1
         self._perform()
+        more_transfers = self._transfers.turn()
         self._queue_logs()
         self._tick(time.monotonic())
         out, self.core.out = self.core.out, []
         connection.flush(out)
         if relay is not None:
             relay.pass_up()
-        self._more = connection.readable or (relay is not None and relay.readable)
+        self._more = more_transfers or connection.readable or (relay is not None and relay.readable)
 
     def _tick(self, now: float) -> None:
         if now - self._last_tick < TICK_S:
@@ -167,14 +174,18 @@ class HostShell:
         if self._last_tick and now - self._last_tick > PAUSE_S:
             link.forgive_silence(now)
         self._last_tick = now
+        self._transfers.tick(now)
         if self._connection.refused is not None:
             self.end(f"the broker has declared this host dead: {self._connection.refused.reason}")
         elif not link.tick(now):
             self.end("the broker has not been heard for too long")
         if now - self._last_sweep >= SWEEP_S:
             self._last_sweep = now
-            self._outgoing.rest()
             self._keep_house(self._store.sweep)
+        if now >= self._look_for_owners_at:
+            self._keep_house(lambda: self.core.stores_for(self._store.owners()))
+            took_s = time.monotonic() - now
+            self._look_for_owners_at = now + max(SWEEP_S, took_s / MOST_LOOKING)
 
     # ------------------------------------------------------------------ effects
 
@@ -189,13 +200,15 @@ class HostShell:
             elif isinstance(effect, ReadLogs):
                 self._read_everything()
                 self.core.out.append(LogsFlushed(effect.request))
-            elif isinstance(effect, SendChunk):
-                self.core.pulled(effect.dest, self._outgoing.chunk(effect.request))
+            elif isinstance(effect, PeerSaid):
+                self._transfers.receive(effect.source, effect.message)
+            elif isinstance(effect, PeerDied):
+                self._transfers.process_died(effect.message)
             elif isinstance(effect, FreeSegments):
+                self._transfers.freed(effect.object_ids)
                 self._keep_house(lambda object_ids=effect.object_ids: self._store.free(object_ids))  # type: ignore[misc]
-            elif isinstance(effect, SweepOwners):
-                for process_id in effect.process_ids:
-                    self._keep_house(lambda process_id=process_id: self._store.free_owned_by(process_id))  # type: ignore[misc]
+            elif isinstance(effect, SweepOwner):
+                self._keep_house(lambda process_id=effect.process_id: self._store.free_owned_by(process_id))  # type: ignore[misc]
 
     @staticmethod
     def _keep_house(action: Callable[[], object]) -> None:

@@ -21,6 +21,7 @@ from zray import version
 from zray.client.connection import Connection
 from zray.client.core.execution import Assignment
 from zray.client.core.references import INLINE
+from zray.client.core.tasks import Envelope
 from zray.client.session import Session
 from zray.config import Config
 from zray.ids import TASK_ID_BYTES
@@ -66,13 +67,16 @@ def rehearse() -> None:
         session.is_worker = True
         worker = socket.worker = _Rehearsed(session, bytearray(4096))
         session.shell.on_standby = None  # nothing is handed back, however slow this is
-        worker.serve()
+        try:
+            worker.serve()
+        finally:
+            session.close([])  # no thread may stay, whatever has gone wrong
     signal.signal(signal.SIGINT, before)
 
 
 _SHAPE = shape_key({"CPU": 10_000})
 _OPTIONS = msgpack.packb({"name": "rehearsed", "num_returns": 1})
-_PAYLOAD = msgpack.packb([_OPTIONS, INLINE, b"", b"", b"", []])
+_PAYLOAD = msgpack.packb(Envelope(_OPTIONS, INLINE, b"", b"", b"", 0, []))
 
 
 class _Rehearsed(Worker):

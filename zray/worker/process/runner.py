@@ -88,13 +88,13 @@ class Runner:
         else:
             data: bytes | memoryview = envelope.data
             if envelope.status == STORED:
-                data = session.read(envelope.host, envelope.object_id)
+                data = session.read(envelope.host, envelope.object_id, envelope.size)
             args, kwargs = deserialize(data, lambda object_id: session.load_covered(object_id, task.covered))
-        for key, object_id, status, value, host in envelope.refs:
+        for key, object_id, status, value, host, size in envelope.refs:
             if status == ERROR:
                 raise session.error_of(value, session.intern)
             if status == STORED:
-                value = session.read(host, object_id)
+                value = session.read(host, object_id, size)
             loaded = deserialize(value, lambda inner: session.load_covered(inner, task.covered))
             if isinstance(key, str):
                 kwargs[key] = loaded

@@ -1,0 +1,128 @@
+"""Objects between machines for a driver on a machine without a host: pulled into its memory, and served from there.
+
+The same core as a host's (``zray/transfer/core.py``), with the broker as the only way. Loaded by such drivers only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zray.protocol.messages import Chunk, Located, Pull, PullFailed
+from zray.transfer.chunks import chunk_length, make_chunk
+from zray.transfer.core import Ask, Finished, GiveUp, Origin, Refuse, Reserve, Seal, Serve, Tell, ToBroker, TransferCore
+
+if TYPE_CHECKING:
+    from zray.client.core import ClientCore
+
+
+class Reader:
+    """A thread that waits for an object. ``data`` when it is there; else ``kind`` and ``message`` say why not."""
+
+    def __init__(self, object_id: bytes) -> None:
+        self.object_id = object_id
+        self.data: memoryview | None = None
+        self.kind = ""
+        self.message = ""
+        self.over = False
+
+    def wake(self) -> None:
+        """It is over (called under the lock of the client's shell)."""
+
+
+class DriverTransfers:
+    """``memory``: the driver's own large objects, by ID. All under the lock of the client's shell."""
+
+    def __init__(self, core: ClientCore) -> None:
+        self.memory: dict[bytes, bytes] = {}
+        self._client = core
+        self._core = TransferCore(core.process_id, is_host=False)
+        self._rooms: dict[int, bytearray] = {}
+        self._complete: dict[bytes, memoryview] = {}
+
+    def fetch(self, reader: Reader, hint: bytes, size: int) -> None:
+        """``reader`` is woken when the object is there, or cannot be had."""
+        self._core.fetch(reader, reader.object_id, hint, size, self._client.now)
+        self._perform()
+
+    def withdraw(self, reader: Reader) -> None:
+        """It waits no more."""
+        self._core.withdraw(reader)
+        self._perform()
+
+    def receive(self, source: bytes, message: Any) -> None:
+        """A message of another process."""
+        now = self._client.now
+        if isinstance(message, Chunk):
+            self._core.on_chunk(source, message, now)
+        elif isinstance(message, Pull):
+            self._core.on_pull(Origin(source, b""), message)
+        elif isinstance(message, PullFailed):
+            self._core.on_pull_failed(source, message, now)
+        elif isinstance(message, Located):
+            self._core.on_located(source, message, now)
+        self._perform()
+
+    def on_process_died(self, process_id: bytes, reason: str) -> None:
+        """A source or an owner is gone."""
+        self._core.on_process_died(process_id, reason, self._client.now)
+        self._perform()
+
+    def lose_everything(self, reason: str) -> None:
+        """The cluster is gone."""
+        self._core.lose_everything("ClusterUnavailableError", reason)
+        self._perform()
+
+    def tick(self) -> None:
+        """Several times a second."""
+        self._core.tick(self._client.now)
+        self._perform()
+
+    def _perform(self) -> None:
+        client = self._client
+        while effects := self._core.take_effects():
+            for effect in effects:
+                if isinstance(effect, Tell):
+                    client.to_peer(effect.dest, effect.message)
+                elif isinstance(effect, ToBroker):
+                    client.send(effect.message)
+                elif isinstance(effect, Ask):
+                    client.to_peer(effect.source, effect.request)
+                elif isinstance(effect, Serve):
+                    self._serve(effect)
+                elif isinstance(effect, Refuse):
+                    client.to_peer(effect.origin.process_id, PullFailed(effect.pull, effect.reason))
+                elif isinstance(effect, Reserve):
+                    self._reserve(effect)
+                elif isinstance(effect, Seal):
+                    self._complete[effect.object_id] = memoryview(self._rooms.pop(effect.number)).toreadonly()
+                    self._core.sealed(effect.number)
+                elif isinstance(effect, GiveUp):
+                    self._rooms.pop(effect.number, None)
+                elif isinstance(effect, Finished):
+                    self._finish(effect.reader, effect.kind, effect.message)
+        self._complete.clear()  # its readers have it
+
+    def _reserve(self, effect: Reserve) -> None:
+        try:
+            room = self._rooms[effect.number] = bytearray(effect.size)
+        except MemoryError:
+            self._core.failed(effect.number, "ObjectLostError", f"no memory for {effect.size:,} bytes")
+        else:
+            self._core.reserved(effect.number, memoryview(room), self._client.now)
+
+    def _serve(self, effect: Serve) -> None:
+        origin, request, room = effect
+        data = room if room is not None else memoryview(self.memory.get(request.object_id, b""))
+        if request.offset >= len(data):
+            answer: Any = PullFailed(request.pull, "its driver has let it go")
+        else:
+            length = min(request.length, chunk_length(len(data), request.offset))
+            head, packed = make_chunk(request, len(data), data[request.offset : request.offset + length])
+            answer = head._replace(data=bytes(packed))
+        self._client.to_peer(origin.process_id, answer)
+
+    def _finish(self, reader: Reader, kind: str, message: str) -> None:
+        reader.kind, reader.message = kind, message
+        reader.data = None if kind else self._complete[reader.object_id]
+        reader.over = True
+        reader.wake()

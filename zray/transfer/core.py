@@ -1,0 +1,542 @@
+"""What a process pulls from other machines, and what it passes on meanwhile: a state machine without I/O.
+
+Theory. A reader asks for an object (``fetch``). However many ask, it is pulled once. A pull goes through these states::
+
+    LOCATING   its owner has been asked who has it, and who is getting it (``client/core/locations.py``)
+    RESERVING  the shell makes room for all of it, before anything is asked for: so there is never more under way than
+               the store can hold
+    RUNNING    chunks are asked for, each from one of the sources, a bounded number ahead from each (the window); what
+               arrives goes straight to its place
+    SEALING    all is there, and the shell publishes it
+
+A source keeps nothing of a pull but the requests that it cannot answer yet: a process that is still receiving an
+object itself parks what it is asked for until it has it. So a broadcast is a tree along which chunks travel, and its
+owner's choice of sources gives it its shape. When a source is lost, the others go on; when none is left the owner is
+asked again, and the pull goes on where it was. A source that is parked behind the one who asks would wait for ever;
+the owner never names one.
+
+Requests go by a direct link where there is one, else through the broker. On a link that breaks what was under way is
+asked for again; the broker loses nothing, so there it is enough to know who has died.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from typing import Any, NamedTuple
+
+from zray.ids import owner_of
+from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, Pull, PullFailed, Watch
+from zray.transfer.chunks import CHUNK_BYTES, chunk_length, unpack_chunk
+
+DIRECT_WINDOW = 16
+"""Chunks under way from one peer by a direct link: 16 MiB fill 10 Gbit/s with a round trip of 13 ms."""
+RELAYED_WINDOW = 4
+"""The same through the broker, for all pulls together: heartbeats queue behind them, 3.4 s at 10 Mbit/s."""
+SMALL_BYTES = 4 * CHUNK_BYTES
+"""An object up to this size is asked of the host that is known to have it, without asking the owner who else has."""
+LOCATE_PATIENCE_S = 0.5
+"""So long may an owner, which may hold the interpreter lock, take to answer before the known host is asked."""
+REDIAL_S = 30.0
+"""A direct link that could not be made, or broke, is tried again after this time at the earliest."""
+PACK_BELOW = 250e6
+"""Bytes a second. A source that sends no faster is asked to compress what a sample shows to be worth it."""
+RATE_SPAN_BYTES = 4 * CHUNK_BYTES
+MAX_DAMAGED = 3
+"""After so many chunks that do not fit their checksums a source is given up."""
+
+LOCATING, RESERVING, RUNNING, SEALING = range(4)
+
+
+class Origin(NamedTuple):
+    """Whom a request came from. ``link``: by which direct link; b"" through the broker."""
+
+    process_id: bytes
+    link: bytes
+
+
+# What the shell is to do, in order.
+
+
+class Tell(NamedTuple):
+    """Send a message to another process, through the broker."""
+
+    dest: bytes
+    message: Any
+
+
+class ToBroker(NamedTuple):
+    """Send a message to the broker."""
+
+    message: Any
+
+
+class Ask(NamedTuple):
+    """Send a request to a source, by the direct link or through the broker."""
+
+    source: bytes
+    request: Pull
+    direct: bool
+
+
+class Dial(NamedTuple):
+    """Try to make a direct link; then ``link_up`` or ``link_down``."""
+
+    peer: bytes
+
+
+class Serve(NamedTuple):
+    """Answer a request: from ``room``, which holds what is asked for, or from the store if that is None."""
+
+    origin: Origin
+    request: Pull
+    room: memoryview | None
+
+
+class Refuse(NamedTuple):
+    """Answer a request with a no."""
+
+    origin: Origin
+    pull: int
+    reason: str
+
+
+class Reserve(NamedTuple):
+    """Make room; then ``reserved`` or ``failed``."""
+
+    number: int
+    size: int
+
+
+class Seal(NamedTuple):
+    """Publish what is complete; then ``sealed`` or ``failed``."""
+
+    number: int
+    object_id: bytes
+
+
+class GiveUp(NamedTuple):
+    """The room, if there is any yet, is not needed."""
+
+    number: int
+
+
+class Finished(NamedTuple):
+    """Tell a reader: it is there, or why not (``kind``: the name of an exception, "" for success)."""
+
+    reader: Any
+    kind: str
+    message: str
+
+
+Effect = Tell | ToBroker | Ask | Dial | Serve | Refuse | Reserve | Seal | GiveUp | Finished
+
+
+class Peer:
+    """A process that is pulled from. ``asked``: the chunks under way from it, of all pulls."""
+
+    __slots__ = ("asked", "damaged", "dialling", "direct", "process_id", "pulls", "rate", "redial_at", "since",
+                 "since_bytes")  # fmt: skip
+
+    def __init__(self, process_id: bytes) -> None:
+        self.process_id = process_id
+        self.direct = False
+        self.dialling = False
+        self.redial_at = 0.0
+        self.asked: set[tuple[int, int]] = set()  # pull, chunk
+        self.pulls: OrderedDict[int, Incoming] = OrderedDict()
+        self.damaged = 0
+        self.rate = 0.0  # bytes a second, as measured last; 0: not yet
+        self.since = 0.0
+        self.since_bytes = 0
+
+    @property
+    def window(self) -> int:
+        """How many chunks may be under way."""
+        return DIRECT_WINDOW if self.direct else RELAYED_WINDOW
+
+    def measure(self, n_bytes: int, now: float) -> None:
+        """Counts what has arrived towards the rate."""
+        self.since_bytes += n_bytes
+        if self.since_bytes >= RATE_SPAN_BYTES and now > self.since:
+            self.rate = self.since_bytes / (now - self.since)
+            self.since, self.since_bytes = now, 0
+
+
+class Incoming:
+    """An object that is being pulled.
+
+    Every chunk is in exactly one place: not asked for (from ``unasked`` on, or in ``again``), under way (in ``asked``
+    of one peer), or here (``have``).
+    """
+
+    __slots__ = ("again", "have", "hint", "left", "located_at", "lost", "n_chunks", "number", "object_id", "parked",
+                 "readers", "room", "size", "sources", "state", "told_owner", "unasked")  # fmt: skip
+
+    def __init__(self, number: int, object_id: bytes, hint: bytes, size: int) -> None:
+        self.number = number
+        self.object_id = object_id
+        self.hint = hint
+        self.size = size
+        self.state = LOCATING
+        self.readers: list[Any] = []
+        self.sources: dict[bytes, Peer] = {}
+        self.lost: list[bytes] = []  # sources that turned out to be none
+        self.room: memoryview | None = None
+        self.n_chunks = -(-size // CHUNK_BYTES)
+        self.have = bytearray(self.n_chunks)
+        self.left = self.n_chunks
+        self.unasked = 0
+        self.again: deque[int] = deque()
+        self.parked: dict[int, list[tuple[Origin, Pull]]] = {}
+        self.located_at = 0.0  # when the owner was asked; 0: it was not
+        self.told_owner = False  # it counts on this pull
+
+    def next_chunk(self) -> int:
+        """Takes the next chunk to ask for; -1 when there is none."""
+        if self.again:
+            return self.again.popleft()
+        if self.unasked < self.n_chunks:
+            self.unasked += 1
+            return self.unasked - 1
+        return -1
+
+
+class TransferCore:
+    """The pulls of one process, and what others ask of it.
+
+    Call one of the methods, then perform ``take_effects()``. ``is_host``: it has a store, keeps what it has pulled
+    there for others, and can have direct links.
+    """
+
+    def __init__(self, process_id: bytes, is_host: bool) -> None:
+        self.process_id = process_id
+        self.pulls: dict[int, Incoming] = {}
+        self.peers: dict[bytes, Peer] = {}
+        self.damaged_chunks = 0
+        self._is_host = is_host
+        self._by_object: dict[bytes, Incoming] = {}
+        self._effects: list[Effect] = []
+        self._watched: set[bytes] = set()
+        self._last_number = 0
+        self._now = 0.0
+
+    def take_effects(self) -> list[Effect]:
+        """What is to be done now, in order."""
+        effects, self._effects = self._effects, []
+        return effects
+
+    # ------------------------------------------------------------------ readers
+
+    def fetch(self, reader: Any, object_id: bytes, hint: bytes, size: int, now: float) -> None:
+        """``reader`` wants an object of ``size`` bytes that ``hint`` is said to have; it is told by ``Finished``."""
+        self._now = now
+        pull = self._by_object.get(object_id)
+        if pull is not None and pull.size == size:
+            pull.readers.append(reader)
+            return
+        if pull is not None or size <= 0:
+            self._effects.append(Finished(reader, "ObjectLostError", f"its size is not {size:,} bytes"))
+            return
+        self._last_number += 1
+        pull = Incoming(self._last_number, object_id, hint, size)
+        pull.readers.append(reader)
+        self.pulls[pull.number] = self._by_object[object_id] = pull
+        self._watch(owner_of(object_id))
+        if size <= SMALL_BYTES:
+            self._located(pull, [hint])
+        else:
+            self._locate(pull)
+
+    def withdraw(self, reader: Any) -> None:
+        """A reader waits no more. A pull that nobody waits for ends, unless others are being served from it."""
+        for pull in list(self.pulls.values()):
+            if reader in pull.readers:
+                pull.readers.remove(reader)
+                if not pull.readers and not pull.parked and pull.state != SEALING:
+                    self._fail(pull, "ObjectLostError", "nobody waits for it any more")
+
+    # ------------------------------------------------------------------ where it is
+
+    def _locate(self, pull: Incoming) -> None:
+        pull.located_at = self._now
+        pull.told_owner = True
+        self._effects.append(Tell(owner_of(pull.object_id), Locate(pull.object_id, self._is_host, pull.lost)))
+
+    def on_located(self, owner: bytes, message: Located, now: float) -> None:
+        """An owner says who has an object, or why nobody has."""
+        self._now = now
+        pull = self._by_object.get(message.object_id)
+        if pull is None or owner_of(message.object_id) != owner or not pull.located_at:
+            return
+        pull.located_at = 0.0
+        if message.kind:
+            self._fail(pull, message.kind, message.message)
+        elif message.size != pull.size:
+            self._fail(pull, "ObjectLostError", f"it has {message.size:,} bytes, and not {pull.size:,}")
+        else:
+            self._located(pull, message.sources)
+
+    def _located(self, pull: Incoming, sources: list[bytes]) -> None:
+        for process_id in sources:
+            if process_id not in (self.process_id, *pull.lost):
+                peer = self._peer(process_id)
+                pull.sources[process_id] = peer
+                peer.pulls[pull.number] = pull
+        if not pull.sources:
+            self._fail(pull, "ObjectLostError", "no other machine has it any more")
+        elif pull.state == LOCATING and pull.room is None:
+            pull.state = RESERVING
+            self._effects.append(Reserve(pull.number, pull.size))
+        elif pull.room is not None:
+            pull.state = RUNNING
+            self._ask_for_more(pull)
+
+    def _peer(self, process_id: bytes) -> Peer:
+        peer = self.peers.get(process_id)
+        if peer is None:
+            peer = self.peers[process_id] = Peer(process_id)
+            self._watch(process_id)
+        if self._is_host and not peer.direct and not peer.dialling and self._now >= peer.redial_at:
+            peer.dialling = True
+            self._effects.append(Dial(process_id))
+        return peer
+
+    def _watch(self, process_id: bytes) -> None:
+        if process_id not in self._watched and process_id != self.process_id:
+            self._watched.add(process_id)
+            self._effects.append(ToBroker(Watch(process_id)))
+
+    # ------------------------------------------------------------------ room
+
+    def reserved(self, number: int, room: memoryview, now: float) -> bool:
+        """There is room for a whole object; False: it is not needed any more."""
+        self._now = now
+        pull = self.pulls.get(number)
+        if pull is None:
+            return False
+        pull.room = room
+        if pull.sources:
+            pull.state = RUNNING
+            self._ask_for_more(pull)
+        elif not pull.located_at:
+            self._locate(pull)
+        return True
+
+    def failed(self, number: int, kind: str, message: str) -> None:
+        """The shell cannot go on with a pull."""
+        pull = self.pulls.get(number)
+        if pull is not None:
+            self._fail(pull, kind, message)
+
+    # ------------------------------------------------------------------ chunks
+
+    def _ask_for_more(self, pull: Incoming) -> None:
+        for peer in list(pull.sources.values()):
+            self._fill_window(peer)
+
+    def _fill_window(self, peer: Peer) -> None:
+        """Asks for as much as may be under way, of each pull in turn."""
+        if len(peer.asked) > peer.window // 2:
+            return
+        if not peer.asked:
+            peer.since, peer.since_bytes = self._now, 0
+        idle = 0
+        while len(peer.asked) < peer.window and idle < len(peer.pulls):
+            number, pull = next(iter(peer.pulls.items()))
+            peer.pulls.move_to_end(number)
+            chunk = pull.next_chunk() if pull.state == RUNNING else -1
+            if chunk < 0:
+                idle += 1
+                continue
+            idle = 0
+            peer.asked.add((number, chunk))
+            offset = chunk * CHUNK_BYTES
+            packed = 0 < peer.rate < PACK_BELOW
+            request = Pull(pull.object_id, number, offset, chunk_length(pull.size, offset), packed)
+            self._effects.append(Ask(peer.process_id, request, peer.direct))
+
+    def place_for(self, source: bytes, message: Chunk) -> memoryview | None:
+        """Where the data of a chunk belong; None if it is not wanted, or not as it was asked for."""
+        pull = self.pulls.get(message.pull)
+        peer = self.peers.get(source)
+        if pull is None or peer is None or pull.room is None or message.offset % CHUNK_BYTES:
+            return None
+        if (message.pull, message.offset // CHUNK_BYTES) not in peer.asked or message.total != pull.size:
+            return None
+        return pull.room[message.offset : message.offset + chunk_length(pull.size, message.offset)]
+
+    def on_chunk(self, source: bytes, message: Chunk, now: float) -> None:
+        """A chunk has arrived, through the broker: its data go to their place."""
+        place = self.place_for(source, message)
+        intact = place is not None and unpack_chunk(message, message.data, place)
+        self.chunk_arrived(source, message, intact, len(message.data), now)
+
+    def chunk_arrived(self, source: bytes, message: Chunk, intact: bool, wire_bytes: int, now: float) -> None:
+        """What was asked for has arrived, and is in its place if it was ``intact``."""
+        self._now = now
+        peer, pull = self.peers.get(source), self.pulls.get(message.pull)
+        chunk, remainder = divmod(message.offset, CHUNK_BYTES)
+        if peer is None or remainder or (message.pull, chunk) not in peer.asked:
+            return  # late, and by now somebody else's, or nobody's
+        peer.asked.discard((message.pull, chunk))
+        peer.measure(wire_bytes, now)
+        if pull is not None and intact:
+            self._has(pull, chunk)
+        elif pull is not None:
+            pull.again.append(chunk)
+            self.damaged_chunks += 1
+            peer.damaged += 1
+            if message.total != pull.size or peer.damaged > MAX_DAMAGED:
+                self._lose_source(pull, peer)
+        self._fill_window(peer)
+
+    def _has(self, pull: Incoming, chunk: int) -> None:
+        pull.have[chunk] = 1
+        pull.left -= 1
+        for origin, request in pull.parked.pop(chunk, ()):
+            self._effects.append(Serve(origin, request, pull.room))
+        if not pull.left:
+            pull.state = SEALING
+            self._effects.append(Seal(pull.number, pull.object_id))
+
+    def sealed(self, number: int) -> None:
+        """The object can be read here."""
+        pull = self.pulls[number]
+        self._forget(pull)
+        if self._is_host:
+            self._effects.append(Tell(owner_of(pull.object_id), CopyMade(pull.object_id)))
+        elif pull.told_owner:
+            self._effects.append(Tell(owner_of(pull.object_id), CopyGone(pull.object_id)))
+        self._effects.extend(Finished(reader, "", "") for reader in pull.readers)
+
+    def on_pull_failed(self, source: bytes, message: PullFailed, now: float) -> None:
+        """A source has not got it (any more)."""
+        self._now = now
+        pull, peer = self.pulls.get(message.pull), self.peers.get(source)
+        if pull is not None and peer is not None and source in pull.sources:
+            self._lose_source(pull, peer)
+
+    def _lose_source(self, pull: Incoming, peer: Peer) -> None:
+        """Goes on with the other sources, or asks the owner for some."""
+        self._take_back(peer, pull)
+        pull.lost.append(peer.process_id)
+        if pull.sources:
+            self._ask_for_more(pull)
+        elif pull.state == RUNNING:
+            pull.state = LOCATING
+            self._locate(pull)
+        elif pull.state == RESERVING and not pull.located_at:
+            self._locate(pull)
+
+    @staticmethod
+    def _take_back(peer: Peer, pull: Incoming) -> None:
+        """A peer is no source of a pull any more: what is under way from it will be asked of others."""
+        pull.sources.pop(peer.process_id, None)
+        peer.pulls.pop(pull.number, None)
+        for number, chunk in [asked for asked in peer.asked if asked[0] == pull.number]:
+            peer.asked.discard((number, chunk))
+            pull.again.append(chunk)
+
+    # ------------------------------------------------------------------ the end of a pull
+
+    def _fail(self, pull: Incoming, kind: str, message: str) -> None:
+        self._forget(pull)
+        self._effects.append(GiveUp(pull.number))
+        for waiting in pull.parked.values():
+            self._effects.extend(Refuse(origin, request.pull, message) for origin, request in waiting)
+        if pull.told_owner and owner_of(pull.object_id) in self._watched:
+            self._effects.append(Tell(owner_of(pull.object_id), CopyGone(pull.object_id)))
+        self._effects.extend(Finished(reader, kind, message) for reader in pull.readers)
+
+    def _forget(self, pull: Incoming) -> None:
+        del self.pulls[pull.number], self._by_object[pull.object_id]
+        pull.room = None
+        for peer in list(pull.sources.values()):
+            self._take_back(peer, pull)
+            self._fill_window(peer)
+
+    # ------------------------------------------------------------------ others ask
+
+    def on_pull(self, origin: Origin, request: Pull) -> None:
+        """Somebody asks for a piece: of what is here, or of what is on its way here."""
+        pull = self._by_object.get(request.object_id)
+        if pull is None:
+            self._effects.append(Serve(origin, request, None))
+            return
+        chunk, remainder = divmod(request.offset, CHUNK_BYTES)
+        if remainder or chunk >= pull.n_chunks or request.length > CHUNK_BYTES:
+            self._effects.append(Refuse(origin, request.pull, "a piece that is no chunk"))
+        elif pull.have[chunk]:
+            self._effects.append(Serve(origin, request, pull.room))
+        else:
+            pull.parked.setdefault(chunk, []).append((origin, request))
+
+    # ------------------------------------------------------------------ links, deaths, time
+
+    def link_up(self, process_id: bytes, now: float) -> None:
+        """A direct link can be used."""
+        self._now = now
+        peer = self.peers.get(process_id)
+        if peer is not None:
+            peer.direct, peer.dialling = True, False
+            self._fill_window(peer)
+
+    def link_down(self, process_id: bytes, now: float) -> None:
+        """A direct link has broken, or could not be made. What was under way by it is asked for again."""
+        self._now = now
+        peer = self.peers.get(process_id)
+        if peer is None:
+            return
+        if peer.direct:
+            for number, chunk in sorted(peer.asked):
+                self.pulls[number].again.append(chunk)
+            peer.asked.clear()
+        peer.direct = peer.dialling = False
+        peer.redial_at = now + REDIAL_S
+        self._fill_window(peer)
+
+    def on_process_died(self, process_id: bytes, reason: str, now: float) -> None:
+        """A source or an owner is gone."""
+        self._now = now
+        self._watched.discard(process_id)
+        for pull in list(self.pulls.values()):
+            if owner_of(pull.object_id) == process_id:
+                self._fail(pull, "OwnerDiedError", f"the process that owned the object is gone: {reason}")
+            for chunk, waiting in list(pull.parked.items()):
+                left = [(origin, request) for origin, request in waiting if origin.process_id != process_id]
+                if left:
+                    pull.parked[chunk] = left
+                else:
+                    del pull.parked[chunk]
+        peer = self.peers.pop(process_id, None)
+        if peer is not None:
+            for pull in list(peer.pulls.values()):
+                self._lose_source(pull, peer)
+
+    def lose_everything(self, kind: str, message: str) -> None:
+        """The cluster is gone."""
+        for pull in list(self.pulls.values()):
+            self._fail(pull, kind, message)
+
+    def tick(self, now: float) -> None:
+        """Now and then: an owner that does not answer is not waited for where somebody is known to have the object."""
+        self._now = now
+        for pull in list(self.pulls.values()):
+            waited = pull.located_at and now - pull.located_at >= LOCATE_PATIENCE_S
+            if waited and not pull.sources and pull.hint not in pull.lost:
+                self._located(pull, [pull.hint])
+
+    def check(self) -> None:
+        """Raises AssertionError if an invariant does not hold; for tests."""
+        for pull in self.pulls.values():
+            under_way = [chunk for peer in self.peers.values() for number, chunk in peer.asked if number == pull.number]
+            waiting = [*pull.again, *range(pull.unasked, pull.n_chunks)]
+            here = [chunk for chunk in range(pull.n_chunks) if pull.have[chunk]]
+            assert sorted(under_way + waiting + here) == list(range(pull.n_chunks)), "a chunk is in exactly one place"
+            assert pull.left == pull.n_chunks - len(here), "what is left is what is not here"
+            assert not any(pull.have[chunk] for chunk in pull.parked), "what is here is not parked for"
+            assert pull.state != RUNNING or pull.sources, "a pull that runs has a source"
+            assert all(self.peers.get(process_id) is peer for process_id, peer in pull.sources.items()), "known sources"
+        for peer in self.peers.values():
+            assert len(peer.asked) <= max(DIRECT_WINDOW, RELAYED_WINDOW), "the window"
+            assert all(number in self.pulls for number, _ in peer.asked), "nothing is asked for in vain"

@@ -1,0 +1,141 @@
+"""Readers on the host's own machine: each asks the host for an object by a Unix socket, and waits for its answer.
+
+One connection is one request, and its end takes the request back, however the reader ends. When the answer is yes, the
+object is in the host's store and pinned there by the host until the reader hangs up: by then it has pinned it itself.
+
+    reader                               host
+      [object, who has it, its size]  ->
+                                      <-   ["", ""]   or   [name of an exception, message]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import msgpack
+
+from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
+
+BACKLOG = 1024
+MAX_REQUEST_BYTES = 4096
+MAX_ANSWER_BYTES = 1 << 16
+LOOK_AROUND_MS = 250
+
+
+class Request(NamedTuple):
+    """What a reader wants."""
+
+    object_id: bytes
+    hint: bytes
+    size: int
+
+
+@contextlib.contextmanager
+def fetched(path: str, request: Request, left_s: Callable[[], float]) -> Iterator[tuple[str, str]]:
+    """Asks the host that listens at ``path``; yields its answer, and hangs up at the end of the ``with`` block.
+
+    ``left_s()`` tells how long to wait yet; it may raise to end the wait, and is asked several times a second. Raises
+    TimeoutError when it comes to nothing, OSError when the host is gone.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        connection.connect(path)
+        connection.send(msgpack.packb(request))
+        poll = select.poll()
+        poll.register(connection, select.POLLIN)
+        while not poll.poll(max(0.0, min(LOOK_AROUND_MS, left_s() * 1000))):
+            if left_s() <= 0:
+                raise TimeoutError
+        answer = connection.recv(MAX_ANSWER_BYTES)
+        if not answer:
+            raise ConnectionError("the host has hung up")
+        kind, message = msgpack.unpackb(answer)
+        yield kind, message
+
+
+class LocalReaders:
+    """The host's side. Readers are known by the number of their connection's descriptor, made unique by a counter."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.malformed = 0
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(path)
+        self._listener.listen(BACKLOG)
+        self._listener.setblocking(False)
+        self._connections: dict[int, socket.socket] = {}
+        self._asked: set[int] = set()
+        self.opened = 0
+        """Changes with the set of descriptors."""
+
+    @property
+    def filenos(self) -> set[int]:
+        """What is to be polled for input."""
+        return {self._listener.fileno(), *self._connections}
+
+    def ready(self, fd: int) -> tuple[int, Request | None] | None:
+        """Handles a descriptor that is ready: a reader with its request, or with None when it has hung up."""
+        if fd == self._listener.fileno():
+            self._accept()
+            return None
+        connection = self._connections.get(fd)
+        if connection is None:
+            return None
+        try:
+            data = connection.recv(MAX_REQUEST_BYTES)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        request = _read_request(data) if data and fd not in self._asked else None
+        if data and request is None:
+            self.malformed += 1
+        if request is None:
+            self._close(fd)
+        else:
+            self._asked.add(fd)
+        return fd, request
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # none left, or it has gone again, or there are no descriptors: it waits
+            while True:
+                connection, _ = self._listener.accept()
+                self.opened += 1
+                connection.setblocking(False)
+                self._connections[connection.fileno()] = connection
+
+    def answer(self, reader: int, kind: str, message: str) -> None:
+        """Answers a request; fine if the reader is gone."""
+        connection = self._connections.get(reader)
+        if connection is not None:
+            with contextlib.suppress(OSError):
+                connection.send(msgpack.packb([kind, message[: MAX_ANSWER_BYTES // 8]]))
+
+    def _close(self, fd: int) -> None:
+        self._asked.discard(fd)
+        self.opened += 1
+        self._connections.pop(fd).close()
+
+    def close(self) -> None:
+        """Hangs up on everybody."""
+        for fd in list(self._connections):
+            self._close(fd)
+        self._listener.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+
+def _read_request(data: bytes) -> Request | None:
+    try:
+        fields: Any = msgpack.unpackb(data)
+        request = Request._make(fields)
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
+    sizes = (OBJECT_ID_BYTES, PROCESS_ID_BYTES)
+    if any(type(field) is not bytes or len(field) != size for field, size in zip(request[:2], sizes, strict=True)):
+        return None
+    return request if type(request.size) is int and request.size > 0 else None

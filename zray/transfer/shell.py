@@ -1,0 +1,426 @@
+"""A host's transfers: its core, its links, its readers, and room in its store.
+
+Making room may take long (pages have to be made, other objects spilled, space waited for), so a thread does it, one
+object after the other; the host's loop never waits. What is being sent stays mapped, and so pinned, a moment longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import select
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zray.config import Config
+from zray.exceptions import ConfigError, ZrayError
+from zray.protocol.codec import pack_body
+from zray.protocol.messages import (
+    Chunk,
+    KeepCopies,
+    LinkOffer,
+    LinkRefusals,
+    LinkWanted,
+    Located,
+    Peer,
+    ProcessDied,
+    Pull,
+    PullFailed,
+)
+from zray.store import SegmentMissing, Store, Writing
+from zray.transfer.chunks import chunk_length, is_intact, make_chunk, unpack_chunk
+from zray.transfer.core import (
+    Ask,
+    Dial,
+    Finished,
+    GiveUp,
+    Origin,
+    Refuse,
+    Reserve,
+    Seal,
+    Serve,
+    Tell,
+    ToBroker,
+    TransferCore,
+)
+from zray.transfer.links import Links
+from zray.transfer.local import LocalReaders
+from zray.util import malloc
+
+if TYPE_CHECKING:
+    from zray.security.keys import ClientCredentials
+
+MAX_OPEN = 16
+"""Objects that stay mapped while they are being sent."""
+REST_S = 1.0
+
+
+class Outgoing:
+    """Objects of the store that are being sent: mapped, and so pinned, until a moment after the last request."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: OrderedDict[bytes, memoryview] = OrderedDict()
+        self._used: set[bytes] = set()
+
+    def view(self, object_id: bytes) -> memoryview:
+        """The bytes of an object. Raises SegmentMissing, OSError."""
+        self._used.add(object_id)
+        view = self._open.get(object_id)
+        if view is None:
+            view = self._open[object_id] = self._store.read(object_id)
+            if len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)
+        else:
+            self._open.move_to_end(object_id)
+        return view
+
+    def rest(self) -> None:
+        """Called now and then: lets go of what was not asked for since the last time."""
+        for object_id in self._open.keys() - self._used:
+            del self._open[object_id]
+        self._used.clear()
+
+    def forget(self, object_ids: list[bytes]) -> None:
+        """These are freed: what is sent of them has gone."""
+        for object_id in object_ids:
+            self._open.pop(object_id, None)
+
+
+class _RoomMaker:
+    """The thread that makes room. ``done``: (number, room or error), in the order of the requests; ``fileno`` tells."""
+
+    def __init__(self, store: Store) -> None:
+        self.done: deque[tuple[int, Writing | BaseException]] = deque()
+        self._store = store
+        self._wanted: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._wake
+
+    def want(self, number: int, size: int) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="zray-room", daemon=True)
+            self._thread.start()
+        self._wanted.put((number, size))
+
+    def _run(self) -> None:
+        while (wanted := self._wanted.get()) is not None:
+            number, size = wanted
+            try:
+                self.done.append((number, self._store.begin(size)))
+            except Exception as error:
+                self.done.append((number, error))
+            os.eventfd_write(self._wake, 1)
+
+    def wakened(self) -> None:
+        """The descriptor is ready: more is done."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
+    def close(self) -> None:
+        self._wanted.put(None)  # it ends when it is through with what it does; the process does not wait for it
+
+
+class Transfers:
+    """What a host does for objects between machines. Attribute ``send`` takes messages for the broker.
+
+    Poll ``fileno`` for input and call ``turn`` when there is some, and after anything else was called: a message may
+    have come in the meantime, of which the descriptor tells only once. An ``epoll`` stands for all the descriptors.
+    """
+
+    def __init__(
+        self,
+        host_id: bytes,
+        store: Store,
+        fetch_path: str,
+        listen: str,
+        config: Config,
+        credentials: ClientCredentials | None,
+    ) -> None:
+        self.send: Callable[[Any], None] = _nowhere
+        self.core = TransferCore(host_id, is_host=True)
+        self._store = store
+        self._outgoing = Outgoing(store)
+        self._room_maker = _RoomMaker(store)
+        self._rooms: dict[int, Writing] = {}
+        self._pinned: dict[int, memoryview] = {}  # what a reader was told is there, until it hangs up
+        self._wanted_by: dict[int, bytes] = {}
+        self._links = Links(
+            host_id, listen, config, credentials, self.core.place_for, self._arrived,
+            lambda peer: self.core.link_up(peer, time.monotonic()),
+            lambda peer: self.core.link_down(peer, time.monotonic()),
+        )  # fmt: skip
+        try:
+            self._readers = LocalReaders(fetch_path)
+        except BaseException:
+            self._links.close()
+            raise
+        self._epoll = select.epoll()
+        self._polled: set[int] = set()
+        self._watched_state = (-1, -1)
+        self._refusals: dict[str, int] = {}
+        self._rested = 0.0
+        self._keeps_memory = False
+        self._watch_descriptors()
+
+    @property
+    def address(self) -> str:
+        """Where other hosts can dial this one; empty if they cannot."""
+        return self._links.address
+
+    # ------------------------------------------------------------------ the loop
+
+    def fileno(self) -> int:
+        """Ready for reading when there is something to do."""
+        return self._epoll.fileno()
+
+    def _watch_descriptors(self) -> None:
+        state = self._links.opened, self._readers.opened
+        if state == self._watched_state:
+            return
+        self._watched_state = state
+        wanted = {self._room_maker.fileno(), *self._readers.filenos, *self._links.filenos}
+        for fd in self._polled - wanted:
+            with contextlib.suppress(OSError):  # it was closed, and so it went by itself
+                self._epoll.unregister(fd)
+        for fd in wanted:
+            with contextlib.suppress(FileExistsError):  # tried for all: its number may be another socket's by now
+                self._epoll.register(fd, select.EPOLLIN)
+        self._polled = wanted
+
+    def _local_readers(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            if fd == self._room_maker.fileno():
+                self._room_maker.wakened()
+            if (event := self._readers.ready(fd)) is None:
+                continue
+            reader, request = event
+            self._withdrawn(reader)
+            if request is not None:
+                self._wanted_by[reader] = request.object_id
+                self.core.fetch(reader, request.object_id, request.hint, request.size, time.monotonic())
+            self._perform()
+
+    def _withdrawn(self, reader: int) -> None:
+        self._pinned.pop(reader, None)
+        if self._wanted_by.pop(reader, None) is not None:
+            self.core.withdraw(reader)
+
+    def turn(self) -> bool:
+        """Handles what has arrived from readers and by links; whether there is more."""
+        self._local_readers()
+        while self._room_maker.done:
+            self._room_made(*self._room_maker.done.popleft())
+        self._perform()
+        for source, link, message, _ in self._links.receive():
+            if isinstance(message, Pull):
+                self.core.on_pull(Origin(source, link), message)
+            elif isinstance(message, PullFailed):
+                self.core.on_pull_failed(source, message, time.monotonic())
+            self._perform()
+        self._perform()
+        self._watch_descriptors()
+        return self._links.readable
+
+    def tick(self, now: float) -> None:
+        """Several times a second."""
+        self.core.tick(now)
+        self._links.tick(now)
+        if now - self._rested >= REST_S:
+            self._rested = now
+            self._outgoing.rest()
+            if self._keeps_memory and not self.core.pulls:
+                self._keeps_memory = False
+                malloc.give_back()
+        refusals = self._links.refusals
+        if refusals != self._refusals:
+            self._refusals = refusals
+            self.send(LinkRefusals(refusals))
+        self._perform()
+
+    # ------------------------------------------------------------------ from others, through the broker
+
+    def receive(self, source: bytes, message: Any) -> None:
+        """A message of another process."""
+        now = time.monotonic()
+        if isinstance(message, Pull):
+            self.core.on_pull(Origin(source, b""), message)
+        elif isinstance(message, Chunk):
+            self.core.on_chunk(source, message, now)
+        elif isinstance(message, PullFailed):
+            self.core.on_pull_failed(source, message, now)
+        elif isinstance(message, Located):
+            self.core.on_located(source, message, now)
+        elif isinstance(message, KeepCopies):
+            for object_id in message.object_ids:
+                self._store.keep(object_id)
+        elif isinstance(message, LinkWanted):
+            self._tell(source, self._links.offer(source, message))
+        elif isinstance(message, LinkOffer):
+            self._links.dial(source, message)
+        self._perform()
+
+    def process_died(self, message: ProcessDied) -> None:
+        """Somebody who was watched is gone."""
+        self._links.forget(message.process_id)
+        self.core.on_process_died(message.process_id, message.message, time.monotonic())
+        self._perform()
+
+    def freed(self, object_ids: list[bytes]) -> None:
+        """Their owners have freed these."""
+        self._outgoing.forget(object_ids)
+
+    # ------------------------------------------------------------------ effects
+
+    def _perform(self) -> None:
+        while effects := self.core.take_effects():
+            for effect in effects:
+                _PERFORM[type(effect)](self, effect)
+
+    def _tell(self, dest: bytes, message: Any) -> None:
+        self.send(Peer(dest, pack_body([message])))
+
+    def _ask(self, effect: Ask) -> None:
+        if not effect.direct:
+            self._tell(effect.source, effect.request)
+        elif not self._links.ask(effect.source, effect.request):
+            self.core.link_down(effect.source, time.monotonic())
+
+    def _dial(self, effect: Dial) -> None:
+        self._tell(effect.peer, LinkWanted(self._links.public_key))
+
+    def _serve(self, effect: Serve) -> None:
+        origin, request, room = effect
+        try:
+            data = self._outgoing.view(request.object_id) if room is None else room
+        except (SegmentMissing, OSError, ZrayError) as error:
+            self._refuse(Refuse(origin, request.pull, f"its host cannot read it: {error}"))
+            return
+        total = len(data)
+        if request.offset >= total:
+            self._refuse(Refuse(origin, request.pull, "there is no such piece"))
+            return
+        length = min(request.length, chunk_length(total, request.offset))
+        head, packed = make_chunk(request, total, data[request.offset : request.offset + length])
+        if origin.link:
+            self._links.answer(origin.link, head, packed, copy=room is not None)
+        else:
+            self._tell(origin.process_id, head._replace(data=bytes(packed)))
+
+    def _refuse(self, effect: Refuse) -> None:
+        message = PullFailed(effect.pull, effect.reason)
+        if effect.origin.link:
+            self._links.answer(effect.origin.link, message, None, copy=True)
+        else:
+            self._tell(effect.origin.process_id, message)
+
+    def _arrived(self, source: bytes, head: Chunk, wire_bytes: int) -> None:
+        """A chunk has come by a link; its data are in their place, unless they are in ``head``."""
+        place = self.core.place_for(source, head)
+        intact = place is not None and (unpack_chunk(head, head.data, place) if head.data else is_intact(head, place))
+        self.core.chunk_arrived(source, head, intact, wire_bytes, time.monotonic())
+
+    # ------------------------------------------------------------------ room
+
+    def _reserve(self, effect: Reserve) -> None:
+        if not self._keeps_memory:
+            self._keeps_memory = True
+            malloc.keep_what_is_freed()
+        self._room_maker.want(effect.number, effect.size)
+
+    def _room_made(self, number: int, made: Writing | BaseException) -> None:
+        if isinstance(made, ZrayError):
+            self.core.failed(number, type(made).__name__, str(made))
+        elif isinstance(made, BaseException):
+            self.core.failed(number, "ObjectLostError", f"there is no room for it here: {made}")
+        else:
+            self._rooms[number] = made
+            if not self.core.reserved(number, made.view, time.monotonic()):
+                self._give_up(GiveUp(number))
+
+    def _seal(self, effect: Seal) -> None:
+        writing = self._rooms.pop(effect.number)
+        self.core.pulls[effect.number].room = None
+        try:
+            writing.publish(effect.object_id, copy=True)
+        except (OSError, BufferError, ZrayError) as error:
+            self.core.failed(effect.number, "ObjectLostError", f"it cannot be kept here: {error}")
+        else:
+            self.core.sealed(effect.number)
+
+    def _give_up(self, effect: GiveUp) -> None:
+        writing = self._rooms.pop(effect.number, None)
+        if writing is not None:
+            writing.give_up()
+
+    def _finished(self, effect: Finished) -> None:
+        _, kind, message = effect
+        object_id = self._wanted_by.pop(effect.reader)
+        if not kind:
+            try:
+                self._pinned[effect.reader] = self._store.read(object_id)
+            except (SegmentMissing, OSError, ZrayError) as error:
+                kind, message = "ObjectLostError", f"it was here, and is gone: {error}"
+        self._readers.answer(effect.reader, kind, message)
+
+    def close(self) -> None:
+        """Ends everything that is under way."""
+        self.core.lose_everything("ClusterUnavailableError", "the host of this machine ends")
+        self._perform()
+        self._readers.close()
+        self._links.close()
+        self._room_maker.close()
+        self._pinned.clear()
+        self._epoll.close()
+
+
+_PERFORM: dict[Any, Callable[[Transfers, Any], None]] = {
+    Tell: lambda transfers, effect: transfers._tell(effect.dest, effect.message),
+    ToBroker: lambda transfers, effect: transfers.send(effect.message),
+    Ask: Transfers._ask,
+    Dial: Transfers._dial,
+    Serve: Transfers._serve,
+    Refuse: Transfers._refuse,
+    Reserve: Transfers._reserve,
+    Seal: Transfers._seal,
+    GiveUp: Transfers._give_up,
+    Finished: Transfers._finished,
+}
+
+
+def _nowhere(message: Any) -> None:
+    raise AssertionError("the host has not been told where to send to")
+
+
+def listening_address(broker: str, wanted: str) -> str:
+    """Where a host listens for direct links: where it was told to, or, at a free port, at the address of this machine
+    by which it reaches the broker. Empty: nowhere, as it was told "off", or its broker is on this machine's ``ipc``.
+
+    Raises ConfigError.
+    """
+    if wanted == "off" or not broker.startswith("tcp://"):
+        return ""
+    if wanted:
+        host, _, port = wanted.removeprefix("tcp://").rpartition(":")
+        if not wanted.startswith("tcp://") or host in ("", "0.0.0.0", "*") or not (port.isdecimal() or port == "*"):
+            raise ConfigError(
+                f"link_address {wanted!r} cannot be used: needed is an address of this machine that other hosts can "
+                'dial, as tcp://IP:PORT or tcp://IP:*, or "off"'
+            )
+        return wanted
+    import socket
+
+    host, _, port = broker.removeprefix("tcp://").rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, int(port)))  # sends nothing: it only asks the kernel for the way
+            return f"tcp://{probe.getsockname()[0]}:*"
+        except OSError:
+            return ""
