@@ -28,24 +28,31 @@ _libc.mmap.argtypes = (
     ctypes.c_long,
 )
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_MADV_POPULATE_WRITE = 23  # since Linux 5.14; before, pages are mapped one by one as they are written to
 _unmap = _libc.munmap
 
 
 class Mapping:
     """``size`` bytes of a file in the address space, shared with its other maps."""
 
-    __slots__ = ("_last_buffer", "_unmap", "address", "size")
+    __slots__ = ("_last_buffer", "_unmap", "address", "populated", "size")
 
-    def __init__(self, fd: int, size: int, writable: bool) -> None:
-        """Maps the first ``size`` bytes of ``fd``. A writable map has its pages at once. Raises OSError."""
+    def __init__(self, fd: int, size: int, writable: bool, at_once: bool = True) -> None:
+        """Maps the first ``size`` bytes of ``fd``. A writable map has its pages ``at_once``, or by ``populate``.
+
+        Raises OSError.
+        """
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if writable else 0)
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if writable and at_once else 0)
         address = _libc.mmap(None, size, protection, flags, fd, 0)
         if address == _MAP_FAILED:
             code = ctypes.get_errno()
             raise OSError(code, f"mapping a segment of {size} bytes: {os.strerror(code)}")
         self.address: int = address
         self.size = size
+        self.populated = size if at_once else 0
+        """So many bytes from the beginning have pages."""
         self._last_buffer: Callable[[], Any] = _nothing
         self._unmap = _unmap  # the module's globals may be gone when the interpreter ends
 
@@ -53,12 +60,21 @@ class Mapping:
         if hasattr(self, "_unmap"):
             self._unmap(self.address, self.size)
 
+    def populate(self, offset: int, size: int) -> None:
+        """Maps pages that exist, for writing; ``offset`` is a multiple of the page size."""
+        _libc.madvise(self.address + offset, size, _MADV_POPULATE_WRITE)
+
     def buffer(self, size: int, keep: Any = None) -> memoryview:
         """A writable view of the first ``size`` bytes; the map and ``keep`` live as long as any buffer made from it."""
         exporter = _array_type(self.size).from_address(self.address)
         exporter.holds = (keep, self)
         self._last_buffer = weakref.ref(exporter)
         return memoryview(exporter).cast("B")[:size]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all pages are there."""
+        return self.populated >= self.size
 
     @property
     def lent(self) -> bool:

@@ -128,11 +128,15 @@ class Store:
             raise
         writing.publish(object_id)
 
-    def begin(self, size: int) -> Writing:
-        """Makes room for an object of ``size`` bytes that comes bit by bit. Raises as ``write`` does."""
-        draft, mapping = self._obtain(size)
+    def begin(self, size: int, gradually: bool = False) -> Writing:
+        """Makes room for an object of ``size`` bytes that comes bit by bit. Raises as ``write`` does.
+
+        ``gradually``: the room is reserved, but its pages may be missing yet: ``Writing.prepare`` makes them.
+        """
+        draft, mapping = self._obtain(size, gradually)
         try:
-            mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
+            if mapping.complete:
+                mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
             return Writing(self, draft, mapping, size)
         except BaseException:
             self._give_up(draft, mapping)
@@ -149,8 +153,8 @@ class Store:
             self._segments.publish(ledger, draft, object_id, copy)
             self._write_maps.add(draft.inode, mapping)
 
-    def _obtain(self, object_bytes: int) -> tuple[Draft, Mapping]:
-        """A claimed segment, mapped, with all its pages there."""
+    def _obtain(self, object_bytes: int, gradually: bool) -> tuple[Draft, Mapping]:
+        """A claimed segment, mapped, with all its pages there unless that may come ``gradually``."""
         size = segment_bytes(object_bytes)
         if size > self.capacity_bytes:
             raise ObjectStoreFullError(
@@ -163,7 +167,7 @@ class Store:
             draft = self._allocate(size, memory_full)
             if draft is not None:
                 try:
-                    return draft, self._map_draft(draft)
+                    return draft, self._map_draft(draft, gradually)
                 except BaseException as error:
                     self._give_up(draft, None)
                     if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
@@ -192,27 +196,56 @@ class Store:
                 shortage -= sum(self._segments.drop(ledger, victim.path, Place.COPY) for victim in victims)
             return self._segments.create(ledger, size) if shortage <= 0 else None
 
-    def _map_draft(self, draft: Draft) -> Mapping:
+    def _map_draft(self, draft: Draft, gradually: bool) -> Mapping:
         with self._locked():
             mapping = self._write_maps.get(draft.inode)
         if mapping is not None:
             return mapping
         fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            if draft.fresh:
+            if draft.fresh and not gradually:
                 os.posix_fallocate(fd, 0, draft.size)  # no room is an error here, and a SIGBUS later
-            return Mapping(fd, draft.size, writable=True)
+            return Mapping(fd, draft.size, writable=True, at_once=not gradually)
         finally:
             os.close(fd)
 
     def _give_up(self, draft: Draft, mapping: Mapping | None) -> None:
         with self._changing() as ledger:
-            if mapping is None or mapping.lent:
+            if mapping is None or mapping.lent or not mapping.complete:
                 self._write_maps.discard(draft.inode)
                 self._segments.abandon(ledger, draft)
             else:
                 self._segments.give_back(ledger, draft)
                 self._write_maps.add(draft.inode, mapping)
+
+    def _make_pages(self, draft: Draft, start: int, end: int) -> None:
+        """Makes the pages of a part of a segment for which room is reserved; others may have taken the memory."""
+        patience = _Patience(self._wait_s, lambda: pulse(str(self.path)))
+        fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            while True:
+                try:
+                    os.posix_fallocate(fd, start, end - start)
+                    return
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                if not self._relieve(end - start) and not patience.pause():
+                    raise self._full(draft.size)
+        finally:
+            os.close(fd)
+
+    def _relieve(self, size: int) -> bool:
+        """Gives ``size`` bytes of memory back: of free segments, of copies, of objects that are spilled."""
+        with self._changing() as ledger:
+            freed = 0
+            for place, candidates in (
+                (Place.FREE, self._segments.free_candidates()),
+                (Place.COPY, self._segments.copy_candidates()),
+            ):
+                for victim in choose(max(0, size - freed), candidates):
+                    freed += self._segments.drop(ledger, victim.path, place)
+        return freed >= size or self._spill(size - freed, memory_full=True)
 
     def _full(self, object_bytes: int) -> ObjectStoreFullError:
         with self._changing() as ledger:
@@ -462,6 +495,7 @@ class Writing:
         self._draft = draft
         self._mapping = mapping
         self._over = False
+        self._lock = threading.Lock()  # between the thread that makes pages and the one that gives up
         self.size = size
         self.view = mapping.buffer(size)
 
@@ -483,10 +517,32 @@ class Writing:
 
     def give_up(self) -> None:
         """Nothing came of it."""
-        if not self._over:
-            self._over = True
-            self._release()
-            self._store._give_up(self._draft, self._mapping)
+        with self._lock:
+            if not self._over:
+                self._over = True
+                self._release()
+                self._store._give_up(self._draft, self._mapping)
+
+    @property
+    def prepared(self) -> int:
+        """So many of its bytes have pages that can be written to."""
+        return self.size if self._mapping.complete else self._mapping.populated
+
+    def prepare(self, n_bytes: int) -> bool:
+        """Makes the pages of the next ``n_bytes``; False when it is over, or all are there. May be called by another
+        thread than the one that ends it. Raises as ``Store.write`` does, and leaves it to the caller to give up."""
+        with self._lock:
+            mapping, draft = self._mapping, self._draft
+            if self._over or mapping.complete:
+                return False
+            end = min(mapping.populated + n_bytes, draft.size)
+            if draft.fresh:
+                self._store._make_pages(draft, mapping.populated, end)
+            mapping.populate(mapping.populated, end - mapping.populated)
+            if end == draft.size:
+                mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
+            mapping.populated = end
+            return True
 
     def _release(self) -> None:
         with contextlib.suppress(BufferError):

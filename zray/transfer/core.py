@@ -34,7 +34,7 @@ RELAYED_WINDOW = 4
 """The same through the broker, for all pulls together: heartbeats queue behind them, 3.4 s at 10 Mbit/s."""
 SMALL_BYTES = 4 * CHUNK_BYTES
 """An object up to this size is asked of the host that is known to have it, without asking the owner who else has."""
-LOCATE_PATIENCE_S = 0.5
+LOCATE_PATIENCE_S = 3.0
 """So long may an owner, which may hold the interpreter lock, take to answer before the known host is asked."""
 REDIAL_S = 30.0
 """A direct link that could not be made, or broke, is tried again after this time at the earliest."""
@@ -169,8 +169,8 @@ class Incoming:
     of one peer), or here (``have``).
     """
 
-    __slots__ = ("again", "have", "hint", "left", "located_at", "lost", "n_chunks", "number", "object_id", "parked",
-                 "readers", "room", "size", "sources", "state", "told_owner", "unasked")  # fmt: skip
+    __slots__ = ("again", "asked_owner_at", "have", "hint", "left", "lost", "n_chunks", "number", "object_id", "parked",
+                 "prepared", "readers", "room", "size", "sources", "state", "told_owner", "unasked")  # fmt: skip
 
     def __init__(self, number: int, object_id: bytes, hint: bytes, size: int) -> None:
         self.number = number
@@ -182,20 +182,21 @@ class Incoming:
         self.sources: dict[bytes, Peer] = {}
         self.lost: list[bytes] = []  # sources that turned out to be none
         self.room: memoryview | None = None
+        self.prepared = 0  # so many chunks may be written to: pages may be made while others are already under way
         self.n_chunks = -(-size // CHUNK_BYTES)
         self.have = bytearray(self.n_chunks)
         self.left = self.n_chunks
         self.unasked = 0
         self.again: deque[int] = deque()
         self.parked: dict[int, list[tuple[Origin, Pull]]] = {}
-        self.located_at = 0.0  # when the owner was asked; 0: it was not
+        self.asked_owner_at: float | None = None  # None: it is not being asked
         self.told_owner = False  # it counts on this pull
 
     def next_chunk(self) -> int:
         """Takes the next chunk to ask for; -1 when there is none."""
         if self.again:
             return self.again.popleft()
-        if self.unasked < self.n_chunks:
+        if self.unasked < self.prepared:
             self.unasked += 1
             return self.unasked - 1
         return -1
@@ -258,7 +259,7 @@ class TransferCore:
     # ------------------------------------------------------------------ where it is
 
     def _locate(self, pull: Incoming) -> None:
-        pull.located_at = self._now
+        pull.asked_owner_at = self._now
         pull.told_owner = True
         self._effects.append(Tell(owner_of(pull.object_id), Locate(pull.object_id, self._is_host, pull.lost)))
 
@@ -266,14 +267,17 @@ class TransferCore:
         """An owner says who has an object, or why nobody has."""
         self._now = now
         pull = self._by_object.get(message.object_id)
-        if pull is None or owner_of(message.object_id) != owner or not pull.located_at:
+        if pull is None or owner_of(message.object_id) != owner or pull.asked_owner_at is None:
             return
-        pull.located_at = 0.0
+        pull.asked_owner_at = None
         if message.kind:
             self._fail(pull, message.kind, message.message)
         elif message.size != pull.size:
             self._fail(pull, "ObjectLostError", f"it has {message.size:,} bytes, and not {pull.size:,}")
         else:
+            for peer in list(pull.sources.values()):  # those that were tried meanwhile; the owner knows better
+                if peer.process_id not in message.sources:
+                    self._take_back(peer, pull)
             self._located(pull, message.sources)
 
     def _located(self, pull: Incoming, sources: list[bytes]) -> None:
@@ -308,19 +312,29 @@ class TransferCore:
 
     # ------------------------------------------------------------------ room
 
-    def reserved(self, number: int, room: memoryview, now: float) -> bool:
-        """There is room for a whole object; False: it is not needed any more."""
+    def reserved(self, number: int, room: memoryview, prepared: int, now: float) -> None:
+        """There is room for a whole object, ``prepared`` bytes of which can be written to."""
         self._now = now
-        pull = self.pulls.get(number)
-        if pull is None:
-            return False
+        pull = self.pulls[number]
         pull.room = room
+        pull.prepared = self._chunks_in(pull, prepared)
         if pull.sources:
             pull.state = RUNNING
             self._ask_for_more(pull)
-        elif not pull.located_at:
+        elif pull.asked_owner_at is None:
             self._locate(pull)
-        return True
+
+    def prepared(self, number: int, prepared: int, now: float) -> None:
+        """More of the room can be written to."""
+        self._now = now
+        pull = self.pulls.get(number)
+        if pull is not None:
+            pull.prepared = self._chunks_in(pull, prepared)
+            self._ask_for_more(pull)
+
+    @staticmethod
+    def _chunks_in(pull: Incoming, n_bytes: int) -> int:
+        return pull.n_chunks if n_bytes >= pull.size else n_bytes // CHUNK_BYTES
 
     def failed(self, number: int, kind: str, message: str) -> None:
         """The shell cannot go on with a pull."""
@@ -425,7 +439,7 @@ class TransferCore:
         elif pull.state == RUNNING:
             pull.state = LOCATING
             self._locate(pull)
-        elif pull.state == RESERVING and not pull.located_at:
+        elif pull.state == RESERVING and pull.asked_owner_at is None:
             self._locate(pull)
 
     @staticmethod
@@ -522,7 +536,7 @@ class TransferCore:
         """Now and then: an owner that does not answer is not waited for where somebody is known to have the object."""
         self._now = now
         for pull in list(self.pulls.values()):
-            waited = pull.located_at and now - pull.located_at >= LOCATE_PATIENCE_S
+            waited = pull.asked_owner_at is not None and now - pull.asked_owner_at >= LOCATE_PATIENCE_S
             if waited and not pull.sources and pull.hint not in pull.lost:
                 self._located(pull, [pull.hint])
 

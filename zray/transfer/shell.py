@@ -54,6 +54,8 @@ from zray.util import malloc
 if TYPE_CHECKING:
     from zray.security.keys import ClientCredentials
 
+STEP_BYTES = 32 << 20
+"""So much room is made at a time: some tens of milliseconds, in which what was made before is filled."""
 MAX_OPEN = 16
 """Objects that stay mapped while they are being sent."""
 REST_S = 1.0
@@ -92,10 +94,10 @@ class Outgoing:
 
 
 class _RoomMaker:
-    """The thread that makes room. ``done``: (number, room or error), in the order of the requests; ``fileno`` tells."""
+    """The thread that makes room. ``done``: (number, room or error), again with each step; ``fileno`` tells of it."""
 
     def __init__(self, store: Store) -> None:
-        self.done: deque[tuple[int, Writing | BaseException]] = deque()
+        self.done: deque[tuple[int, Writing | Exception]] = deque()
         self._store = store
         self._wanted: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -114,10 +116,16 @@ class _RoomMaker:
         while (wanted := self._wanted.get()) is not None:
             number, size = wanted
             try:
-                self.done.append((number, self._store.begin(size)))
+                writing = self._store.begin(size, gradually=True)
+                self._tell(number, writing)
+                while writing.prepare(STEP_BYTES):
+                    self._tell(number, writing)
             except Exception as error:
-                self.done.append((number, error))
-            os.eventfd_write(self._wake, 1)
+                self._tell(number, error)
+
+    def _tell(self, number: int, made: Writing | Exception) -> None:
+        self.done.append((number, made))
+        os.eventfd_write(self._wake, 1)
 
     def wakened(self) -> None:
         """The descriptor is ready: more is done."""
@@ -335,15 +343,19 @@ class Transfers:
             malloc.keep_what_is_freed()
         self._room_maker.want(effect.number, effect.size)
 
-    def _room_made(self, number: int, made: Writing | BaseException) -> None:
+    def _room_made(self, number: int, made: Writing | Exception) -> None:
+        now = time.monotonic()
         if isinstance(made, ZrayError):
             self.core.failed(number, type(made).__name__, str(made))
-        elif isinstance(made, BaseException):
+        elif isinstance(made, Exception):
             self.core.failed(number, "ObjectLostError", f"there is no room for it here: {made}")
-        else:
+        elif number in self._rooms:
+            self.core.prepared(number, made.prepared, now)
+        elif number in self.core.pulls:
             self._rooms[number] = made
-            if not self.core.reserved(number, made.view, time.monotonic()):
-                self._give_up(GiveUp(number))
+            self.core.reserved(number, made.view, made.prepared, now)
+        else:  # nobody needs it any more
+            made.give_up()
 
     def _seal(self, effect: Seal) -> None:
         writing = self._rooms.pop(effect.number)

@@ -36,9 +36,13 @@ class LocationTable:
 
         ``lost``: those that have turned out not to have it. The asker counts as somebody who is getting it.
         """
-        for holder in lost:
-            self.gone(object_id, holder)
         copies = self._copies.setdefault(object_id, {})
+        for process_id in lost:
+            # One that is still getting it says so itself when it does not, and must not be forgotten before: it may be
+            # behind the asker, or the asker behind it.
+            if process_id in copies and copies[process_id].complete:
+                self._held_by[process_id].discard(object_id)
+                del copies[process_id]
         me = copies.get(asker)
         if me is None:
             me = copies[asker] = Holder(serves)

@@ -108,7 +108,7 @@ class DriverTransfers:
         except MemoryError:
             self._core.failed(effect.number, "ObjectLostError", f"no memory for {effect.size:,} bytes")
         else:
-            self._core.reserved(effect.number, memoryview(room), self._client.now)
+            self._core.reserved(effect.number, memoryview(room), effect.size, self._client.now)
 
     def _serve(self, effect: Serve) -> None:
         origin, request, room = effect

@@ -1,0 +1,483 @@
+"""The core of transfers: what it asks of whom, what it passes on, and how it goes on when somebody is lost."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, Pull, PullFailed, Watch
+from zray.transfer import core as transfer
+from zray.transfer.chunks import CHUNK_BYTES, make_chunk
+from zray.transfer.core import (
+    DIRECT_WINDOW,
+    LOCATE_PATIENCE_S,
+    MAX_DAMAGED,
+    REDIAL_S,
+    RELAYED_WINDOW,
+    SMALL_BYTES,
+    Ask,
+    Dial,
+    Finished,
+    GiveUp,
+    Origin,
+    Refuse,
+    Reserve,
+    Seal,
+    Serve,
+    Tell,
+    ToBroker,
+    TransferCore,
+)
+
+ME, SOURCE, OTHER, OWNER = (name.encode().ljust(16, b".") for name in ("me", "source", "other", "owner"))
+OBJECT = OWNER + b"\0" * 12
+CHILD = Origin(b"child".ljust(16, b"."), b"link")
+
+
+class Host:
+    """A core, with the shell that a test plays."""
+
+    def __init__(self, size: int, is_host: bool = True) -> None:
+        self.value = os.urandom(size)
+        self.core = TransferCore(ME, is_host)
+        self.room = bytearray(size)
+        self.now = 0.0
+        self.effects: list[transfer.Effect] = []
+
+    def take(self, kind: type) -> list[transfer.Effect]:
+        """The effects of one kind since the last look."""
+        self.effects += self.core.take_effects()
+        found = [effect for effect in self.effects if type(effect) is kind]
+        self.effects = [effect for effect in self.effects if type(effect) is not kind]
+        self.core.check()
+        return found
+
+    def told(self) -> list[object]:
+        return [effect.message for effect in self.take(Tell)]
+
+    def fetch(self, reader: str = "reader", hint: bytes = SOURCE) -> None:
+        self.core.fetch(reader, OBJECT, hint, len(self.value), self.now)
+
+    def reserve(self) -> None:
+        (effect,) = self.take(Reserve)
+        assert effect.size == len(self.value)
+        self.core.reserved(effect.number, memoryview(self.room), len(self.value), self.now)
+
+    def located(self, *sources: bytes, size: int | None = None) -> None:
+        size = len(self.value) if size is None else size
+        self.core.on_located(OWNER, Located(OBJECT, size, list(sources), "", ""), self.now)
+
+    def chunk(self, request: Pull) -> Chunk:
+        data = memoryview(self.value)[request.offset : request.offset + request.length]
+        head, packed = make_chunk(request, len(self.value), data)
+        return head._replace(data=bytes(packed))
+
+    def answer(self, ask: Ask) -> None:
+        self.core.on_chunk(ask.source, self.chunk(ask.request), self.now)
+
+    def answer_all(self) -> None:
+        while asks := self.take(Ask):
+            for ask in asks:
+                self.answer(ask)
+
+    def seal(self) -> None:
+        (effect,) = self.take(Seal)
+        self.core.sealed(effect.number)
+
+
+def running(chunks: int, *sources: bytes) -> Host:
+    """A host that pulls so many chunks."""
+    host = Host(chunks * CHUNK_BYTES)
+    host.fetch()
+    if host.core.pulls[1].told_owner:
+        host.located(*(sources or (SOURCE,)))
+    host.reserve()
+    host.take(Tell)
+    return host
+
+
+# ------------------------------------------------------------------ the straight way
+
+
+@pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 40 * CHUNK_BYTES + 7])
+def test_an_object_arrives_whole(size):
+    host = Host(size)
+    host.fetch()
+    if size > SMALL_BYTES:
+        assert host.told() == [Locate(OBJECT, True, [])]
+        assert not host.take(Reserve)
+        host.located(SOURCE)
+    host.reserve()
+    host.answer_all()
+    assert bytes(host.room) == host.value
+    host.seal()
+    assert host.told() == [CopyMade(OBJECT)]
+    assert host.take(Finished) == [Finished("reader", "", "")]
+    assert not host.core.pulls and not host.take(GiveUp)
+
+
+def test_all_readers_share_one_pull():
+    host = Host(SMALL_BYTES)
+    for reader in "abc":
+        host.fetch(reader)
+    host.core.withdraw("b")
+    host.reserve()
+    host.answer_all()
+    host.seal()
+    assert host.take(Finished) == [Finished("a", "", ""), Finished("c", "", "")]
+
+
+def test_nothing_is_asked_for_before_there_is_room():
+    host = Host(SMALL_BYTES)
+    host.fetch()
+    assert not host.take(Ask)
+    host.reserve()
+    assert host.take(Ask)
+
+
+def test_nothing_is_asked_for_that_has_no_place_yet():
+    host = Host(10 * CHUNK_BYTES)
+    host.fetch()
+    host.located(SOURCE)
+    (effect,) = host.take(Reserve)
+    host.core.reserved(effect.number, memoryview(host.room), 2 * CHUNK_BYTES + 5, 0.0)
+    asks = host.take(Ask)
+    assert [ask.request.offset for ask in asks] == [0, CHUNK_BYTES]
+    for ask in asks:
+        host.answer(ask)
+    assert not host.take(Ask)
+    host.core.prepared(effect.number, 5 * CHUNK_BYTES, 0.0)
+    host.answer_all()
+    host.core.prepared(effect.number, len(host.value), 0.0)
+    host.answer_all()
+    assert bytes(host.room) == host.value
+
+
+def test_the_window_is_refilled_when_it_is_half_empty():
+    host = running(100)
+    asks = host.take(Ask)
+    assert len(asks) == RELAYED_WINDOW and not any(ask.direct for ask in asks)
+    host.answer(asks[0])
+    assert not host.take(Ask)  # requests travel together
+    host.answer(asks[1])
+    assert len(host.take(Ask)) == 2
+
+
+def test_pulls_share_a_window():
+    host = Host(20 * CHUNK_BYTES)
+    host.fetch()
+    second = OWNER + b"\1" * 12
+    host.core.fetch("another", second, SOURCE, 20 * CHUNK_BYTES, 0.0)
+    for object_id in (OBJECT, second):
+        host.core.on_located(OWNER, Located(object_id, len(host.value), [SOURCE], "", ""), 0.0)
+    host.core.link_up(SOURCE, 0.0)
+    rooms = [effect.number for effect in host.take(Reserve)]
+    for number in rooms:
+        host.core.reserved(number, memoryview(bytearray(len(host.value))), len(host.value), 0.0)
+    asks = host.take(Ask)
+    assert len(asks) == DIRECT_WINDOW
+    for ask in asks:
+        host.answer(ask)
+    assert {ask.request.pull for ask in host.take(Ask)} == set(rooms)
+
+
+def test_several_sources():
+    host = running(40, SOURCE, OTHER)
+    assert {ask.source for ask in host.take(Ask)} == {SOURCE, OTHER}
+    for ask in [*(a for p in host.core.peers.values() for a in sorted(p.asked))]:
+        assert ask[0] == 1
+    # Whoever is faster brings more.
+    fast = 0
+    for _ in range(10):
+        peer = host.core.peers[OTHER]
+        for _, chunk in sorted(peer.asked):
+            host.core.on_chunk(OTHER, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
+            fast += 1
+    assert fast > 20 and len(host.core.peers[SOURCE].asked) == RELAYED_WINDOW
+
+
+# ------------------------------------------------------------------ links
+
+
+def test_a_link_is_dialled_once_and_used_when_it_is_up():
+    host = running(100)
+    assert host.take(Dial) == [Dial(SOURCE)]
+    asks = host.take(Ask)
+    host.core.link_up(SOURCE, 0.0)
+    more = host.take(Ask)
+    assert len(asks) + len(more) == DIRECT_WINDOW and all(ask.direct for ask in more)
+    host.answer_all()
+
+
+def test_a_broken_link_is_replaced_by_the_broker_and_dialled_anew_later():
+    host = running(100)
+    host.core.link_up(SOURCE, 0.0)
+    asked = {ask.request.offset for ask in host.take(Ask)}
+    host.core.link_down(SOURCE, 1.0)
+    again = host.take(Ask)
+    assert len(again) == RELAYED_WINDOW and {ask.request.offset for ask in again} <= asked
+    assert not any(ask.direct for ask in again)
+    host.take(Dial)
+    host.now = 1.0 + REDIAL_S
+    for ask in again:
+        host.answer(ask)
+    host.answer_all()
+    assert bytes(host.room) == host.value
+    host.seal()
+    host.fetch("once more")
+    host.located(SOURCE)
+    assert host.take(Dial) == [Dial(SOURCE)]
+
+
+def test_a_late_chunk_of_a_broken_link_does_no_harm():
+    host = running(30)
+    host.core.link_up(SOURCE, 0.0)
+    late = host.take(Ask)
+    host.core.link_down(SOURCE, 1.0)
+    for ask in late:
+        host.answer(ask)  # some of them are under way again, the others are not
+    host.answer_all()
+    assert bytes(host.room) == host.value
+
+
+def test_a_driver_dials_nobody_and_keeps_nothing():
+    host = Host(10 * CHUNK_BYTES, is_host=False)
+    host.fetch()
+    assert host.told() == [Locate(OBJECT, False, [])]
+    host.located(SOURCE)
+    host.reserve()
+    host.answer_all()
+    host.seal()
+    assert not host.take(Dial)
+    assert host.told() == [CopyGone(OBJECT)]
+
+
+# ------------------------------------------------------------------ losses
+
+
+def test_a_source_that_has_it_not_is_replaced_by_one_that_the_owner_names():
+    host = running(3)
+    asks = host.take(Ask)
+    host.answer(asks[0])
+    host.core.on_pull_failed(SOURCE, PullFailed(1, "evicted"), 0.0)
+    assert host.told() == [Locate(OBJECT, True, [SOURCE])]
+    host.located(OTHER)
+    asks = host.take(Ask)
+    assert {ask.request.offset for ask in asks} == {CHUNK_BYTES, 2 * CHUNK_BYTES}  # it goes on where it was
+    assert {ask.source for ask in asks} == {OTHER}
+
+
+def test_the_other_sources_take_over():
+    host = running(20, SOURCE, OTHER)
+    host.take(Ask)
+    host.core.on_process_died(SOURCE, "killed", 0.0)
+    host.core.check()
+    for _, chunk in sorted(host.core.peers[OTHER].asked):
+        host.core.on_chunk(OTHER, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
+    host.answer_all()
+    assert bytes(host.room) == host.value and not host.told()
+
+
+def test_nobody_has_it():
+    host = running(20)
+    host.core.on_process_died(SOURCE, "killed", 0.0)
+    host.core.on_located(OWNER, Located(OBJECT, 0, [], "ObjectLostError", "no host has it"), 0.0)
+    assert host.take(Finished) == [Finished("reader", "ObjectLostError", "no host has it")]
+    assert host.take(GiveUp) == [GiveUp(1)]
+    assert not host.core.pulls
+
+
+def test_the_source_dies_before_there_is_room():
+    host = Host(3 * CHUNK_BYTES)
+    host.fetch()
+    host.core.on_process_died(SOURCE, "killed", 0.0)
+    assert host.told() == [Locate(OBJECT, True, [SOURCE])]
+    host.reserve()
+    assert not host.take(Ask)
+    host.located(OTHER)
+    host.answer_all()
+    assert bytes(host.room) == host.value
+
+
+def test_the_owner_dies():
+    host = running(20)
+    host.core.on_process_died(OWNER, "killed", 0.0)
+    ((_, kind, message),) = host.take(Finished)
+    assert kind == "OwnerDiedError" and "killed" in message
+    assert not host.told()
+
+
+def test_an_owner_that_does_not_answer_is_done_without():
+    host = Host(SMALL_BYTES + 1)
+    host.fetch()
+    host.core.tick(LOCATE_PATIENCE_S / 2)
+    assert not host.take(Reserve)
+    host.core.tick(LOCATE_PATIENCE_S)
+    host.reserve()
+    assert {ask.source for ask in host.take(Ask)} == {SOURCE}
+    host.located(OTHER)  # late, but it knows better
+    assert {ask.source for ask in host.take(Ask)} == {OTHER}
+
+
+def test_a_size_that_is_wrong():
+    host = Host(SMALL_BYTES + 1)
+    host.fetch()
+    host.located(SOURCE, size=5)
+    assert host.take(Finished)[0].kind == "ObjectLostError"
+
+
+def test_damaged_chunks_are_asked_for_again_and_then_of_somebody_else():
+    host = running(100)
+    for count in range(MAX_DAMAGED + 1):
+        ask = host.take(Ask)[0] if count == 0 else host.take(Ask)[-1]
+        good = host.chunk(ask.request)
+        host.core.on_chunk(SOURCE, good._replace(data=good.data[:-1] + bytes([good.data[-1] ^ 1])), 0.0)
+        for _, chunk in sorted(host.core.peers[SOURCE].asked)[: RELAYED_WINDOW // 2]:
+            if count < MAX_DAMAGED:
+                host.core.on_chunk(SOURCE, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
+    assert host.core.damaged_chunks == MAX_DAMAGED + 1
+    assert host.told() == [Locate(OBJECT, True, [SOURCE])]
+    host.located(OTHER)
+    host.answer_all()
+    assert bytes(host.room) == host.value
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda c: c._replace(data=c.data + b"x"),
+        lambda c: c._replace(data=b""),
+        lambda c: c._replace(total=c.total + 1),
+        lambda c: c._replace(offset=c.offset + 1),
+        lambda c: c._replace(pull=99),
+        lambda c: c._replace(packed=True),
+        lambda c: c._replace(offset=1 << 60),
+    ],
+)
+def test_chunks_that_are_none(wrong):
+    host = running(6)
+    ask = host.take(Ask)[0]
+    host.core.on_chunk(SOURCE, wrong(host.chunk(ask.request)), 0.0)
+    host.core.on_chunk(OTHER, host.chunk(ask.request), 0.0)  # of somebody who was not asked
+    host.core.check()
+    host.core.on_process_died(SOURCE, "", 0.0)
+    host.located(OTHER)
+    host.answer_all()
+    assert bytes(host.room) == host.value
+
+
+def test_no_room():
+    host = Host(100)
+    host.fetch()
+    (effect,) = host.take(Reserve)
+    host.core.failed(effect.number, "ObjectStoreFullError", "full")
+    assert host.take(Finished) == [Finished("reader", "ObjectStoreFullError", "full")]
+
+
+def test_a_pull_that_nobody_waits_for_ends():
+    host = running(20)
+    host.core.withdraw("reader")
+    assert host.take(GiveUp) == [GiveUp(1)] and not host.take(Finished)
+    assert host.told() == [CopyGone(OBJECT)]
+
+
+def test_the_cluster_is_gone():
+    host = running(20)
+    host.core.lose_everything("ClusterUnavailableError", "gone")
+    assert host.take(Finished) == [Finished("reader", "ClusterUnavailableError", "gone")]
+
+
+def test_owner_and_sources_are_watched_once():
+    host = running(20, SOURCE, OTHER)
+    host.core.fetch("other", OWNER + b"\2" * 12, SOURCE, 5, 0.0)
+    assert sorted(effect.message for effect in host.take(ToBroker)) == sorted(map(Watch, (OWNER, SOURCE, OTHER)))
+
+
+# ------------------------------------------------------------------ passing it on
+
+
+def wanted(chunk: int, pull: int = 7) -> Pull:
+    return Pull(OBJECT, pull, chunk * CHUNK_BYTES, CHUNK_BYTES, False)
+
+
+def test_what_has_not_arrived_is_passed_on_when_it_does():
+    host = running(4)
+    first, second = host.take(Ask)[:2]
+    host.answer(first)
+    host.core.on_pull(CHILD, wanted(0))
+    host.core.on_pull(CHILD, wanted(1))
+    assert [effect.request for effect in host.take(Serve)] == [wanted(0)]
+    host.answer(second)
+    (served,) = host.take(Serve)
+    assert served.origin == CHILD and served.request == wanted(1)
+    assert bytes(served.room[CHUNK_BYTES : 2 * CHUNK_BYTES]) == host.value[CHUNK_BYTES : 2 * CHUNK_BYTES]
+
+
+def test_what_is_not_on_its_way_is_looked_for_in_the_store():
+    host = Host(100)
+    host.core.on_pull(CHILD, wanted(0))
+    assert host.take(Serve) == [Serve(CHILD, wanted(0), None)]
+
+
+def test_who_waits_for_a_pull_that_fails_is_told():
+    host = running(4)
+    host.core.on_pull(CHILD, wanted(3))
+    host.core.on_process_died(OWNER, "killed", 0.0)
+    ((origin, pull, _),) = host.take(Refuse)
+    assert (origin, pull) == (CHILD, 7)
+
+
+def test_a_pull_goes_on_for_those_who_are_served_from_it():
+    host = running(8)
+    host.core.on_pull(CHILD, wanted(7))
+    host.core.withdraw("reader")
+    assert host.core.pulls
+    host.answer_all()
+    assert len(host.take(Serve)) == 1
+    host.seal()
+
+
+def test_the_dead_are_not_served():
+    host = running(4)
+    host.core.on_pull(CHILD, wanted(3))
+    host.core.on_process_died(CHILD.process_id, "killed", 0.0)
+    host.answer_all()
+    assert not host.take(Serve)
+
+
+@pytest.mark.parametrize("request_", [wanted(0)._replace(offset=5), wanted(4), wanted(0)._replace(length=1 << 40)])
+def test_pieces_that_are_no_chunks_are_refused(request_):
+    host = running(4)
+    host.core.on_pull(CHILD, request_)
+    assert host.take(Refuse) and not host.take(Serve)
+
+
+# ------------------------------------------------------------------ compression
+
+
+def test_a_slow_source_is_asked_to_compress():
+    host = running(64)
+    assert not any(ask.request.pack for ask in host.take(Ask))
+    while host.core.peers[SOURCE].asked and host.now < 10:
+        host.now += 0.1
+        for _, chunk in sorted(host.core.peers[SOURCE].asked)[:1]:
+            host.core.on_chunk(SOURCE, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), host.now)
+    assert any(ask.request.pack for ask in host.take(Ask))
+
+
+def test_compressed_chunks_arrive():
+    host = running(4)
+    host.value = b"the same again and again " * (4 * CHUNK_BYTES // 25 + 1)
+    host.value = host.value[: 4 * CHUNK_BYTES]
+    for ask in host.take(Ask):
+        chunk = host.chunk(ask.request._replace(pack=True))
+        assert chunk.packed and len(chunk.data) < CHUNK_BYTES // 10
+        host.core.on_chunk(SOURCE, chunk, 0.0)
+    assert bytes(host.room) == host.value
+
+
+def test_what_does_not_shrink_travels_as_it_is():
+    host = running(4)
+    chunk = host.chunk(host.take(Ask)[0].request._replace(pack=True))
+    assert not chunk.packed and len(chunk.data) == CHUNK_BYTES
