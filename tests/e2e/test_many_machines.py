@@ -206,3 +206,163 @@ def test_a_full_store_says_so(monkeypatch):
             assert ray.get(ref, timeout=20).nbytes == 20 << 20
             ray.shutdown()
             host.stop()
+
+
+def test_what_a_driver_without_a_host_puts_travels_in_chunks(monkeypatch, sandbox):
+    """More than a message may have: an argument, a put, and one nested in another; freed with their references."""
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
+    monkeypatch.setenv("ZRAY_MAX_MESSAGE_BYTES", str(8 << 20))
+    with machines("a", "b") as (address, _):
+        ray.init(address)
+        array = np.random.default_rng(1).integers(0, 255, 30_000_000, dtype=np.uint8)
+        expected = digest(array)
+        ref = ray.put(array)
+        assert ray.get([on(ray, name)(digest).remote(ref) for name in "ab"], timeout=60) == [expected] * 2
+        assert ray.get(on(ray, "a")(digest).remote(array), timeout=60) == expected
+        nested = on(ray, "b")(lambda refs: digest(ray.get(refs[0])))
+        assert ray.get(nested.remote([ref]), timeout=60) == expected
+        assert digest(ray.get(ref)) == expected
+        assert stored(sandbox) >= 2
+        del ref, nested
+        eventually(lambda: stored(sandbox) == 0, 15)
+        ray.shutdown()
+
+
+def test_a_driver_dies_with_what_it_has_put(monkeypatch):
+    """Whoever reads it gets an error that says so, and does not wait."""
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
+    with machines("a", ZRAY_SILENCE_S="2", ZRAY_HEARTBEAT_S="0.4") as (address, _):
+        owner = Process([sys.executable, "-c", f"""
+import numpy as np, time, zray as ray
+ray.init({address!r}, namespace="n")
+@ray.remote(num_cpus=0)
+class Keeper:
+    def keep(self, refs):
+        self.refs = refs
+    def read(self):
+        return ray.get(self.refs[0]).nbytes
+keeper = Keeper.options(name="keeper", lifetime="detached").remote()
+ray.get(keeper.keep.remote([ray.put(np.zeros(30_000_000))]))
+print("kept", flush=True)
+time.sleep(60)
+"""], env={**os.environ, "ZRAY_TEST_MACHINE": "theirs"})  # fmt: skip
+        with owner:
+            owner.expect("kept")
+            owner.popen.kill()
+            owner.wait()
+            ray.init(address, namespace="n")
+            keeper = ray.get_actor("keeper")
+            with pytest.raises(ray.exceptions.OwnerDiedError):
+                ray.get(keeper.read.remote(), timeout=30)
+            ray.kill(keeper)
+            ray.shutdown()
+
+
+def places(sandbox, name: str) -> int:
+    """Objects of one place in the stores of this test's sessions."""
+    found = [path / name for path in map(Path, sandbox.segments())]
+    return sum(len(list(place.iterdir())) for place in found if place.exists())
+
+
+def test_copies_go_before_anything_is_spilled(monkeypatch, sandbox):
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
+    with machines("a", "b", ZRAY_OBJECT_STORE_MEMORY=str(128 << 20)) as (address, _):
+        ray.init(address)
+        size = 20 << 20
+        theirs = [on(ray, "a")(lambda n: np.full(size, n, np.uint8)).remote(n) for n in range(4)]
+        read = on(ray, "b")(lambda array: int(array[0]))
+        assert ray.get([read.remote(ref) for ref in theirs], timeout=60) == [0, 1, 2, 3]
+        assert places(sandbox, "copies") == 4
+
+        @ray.remote(resources={"b": 1}, num_cpus=0)
+        class Writer:
+            def write(self):
+                self.refs = [ray.put(np.full(size, n, np.uint8)) for n in range(5)]
+                return [int(ray.get(ref)[0]) for ref in self.refs]
+
+        writer = Writer.remote()
+        assert ray.get(writer.write.remote(), timeout=60) == [0, 1, 2, 3, 4]
+        assert places(sandbox, "copies") < 4
+        assert not [path for path in sandbox.directory.rglob("spill*/*") if path.name != "spilling"]
+        assert ray.get([read.remote(ref) for ref in theirs], timeout=60) == [0, 1, 2, 3]  # pulled again
+        ray.shutdown()
+
+
+def test_more_than_a_store_can_hold_comes_one_after_the_other(monkeypatch):
+    """Room is reserved for whole objects before they are asked for, so that no pull waits for another's room."""
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
+    with machines("a", "b", cpus=4, ZRAY_OBJECT_STORE_MEMORY=str(64 << 20)) as (address, _):
+        ray.init(address)
+        made = [on(ray, "a")(lambda n: np.full(12 << 20, n, np.uint8)).remote(n) for n in range(12)]
+        read = on(ray, "b")(lambda array: (int(array[0]), int(array[-1])))
+        assert ray.get([read.remote(ref) for ref in made], timeout=90) == [(n, n) for n in range(12)]
+        ray.shutdown()
+
+
+def test_a_task_goes_where_its_arguments_are(cluster):
+    import zray as ray
+
+    ray.init(cluster)
+    large = {name: on(ray, name)(lambda: np.zeros(2_000_000)).remote() for name in "ab"}
+    ray.wait(list(large.values()), num_returns=2, timeout=30)
+
+    @ray.remote
+    def where(array, other=None):
+        return os.environ["ZRAY_TEST_MACHINE"]
+
+    for name, ref in [*large.items(), *large.items()]:
+        assert ray.get(where.remote(ref), timeout=30) == name
+    assert ray.get(where.remote(1, other=large["b"]), timeout=30) == "b"
+    # Where that is full, it runs elsewhere rather than wait.
+    blocker = ray.remote(num_cpus=2, resources={"b": 1})(lambda: time.sleep(5)).remote()
+    eventually(lambda: ray.available_resources().get("b") == 99)
+    assert ray.get(where.remote(large["b"]), timeout=4) == "a"
+    ray.cancel(blocker, force=True)
+    ray.shutdown()
+
+
+def test_an_object_outlives_its_machine_where_another_has_a_copy(monkeypatch):
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
+    with machines("a", "b", "c", ZRAY_SILENCE_S="2", ZRAY_HEARTBEAT_S="0.4") as (address, hosts):
+        monkeypatch.setenv("ZRAY_SILENCE_S", "2")
+        ray.init(address)
+        ref = on(ray, "a")(lambda: np.arange(2_000_000)).remote()
+        total = sum(range(2_000_000))
+        read = on(ray, "b")(lambda array: int(array.sum()))
+        assert ray.get(read.remote(ref), timeout=30) == total
+        hosts["a"].popen.kill()
+        hosts["a"].wait()
+        eventually(lambda: len([node for node in ray.nodes() if node["Alive"]]) == 2, 15)
+        assert ray.get(on(ray, "c")(lambda array: int(array.sum())).remote(ref), timeout=30) == total
+        assert int(ray.get(ref, timeout=30).sum()) == total
+        ray.shutdown()
+
+
+def test_a_pull_goes_on_from_another_source(monkeypatch):
+    """Of two that have it, the one that is asked dies in the middle."""
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
+    with machines("a", "b", "c", ZRAY_SILENCE_S="2", ZRAY_HEARTBEAT_S="0.4") as (address, hosts):
+        monkeypatch.setenv("ZRAY_SILENCE_S", "2")
+        ray.init(address)
+        ref = on(ray, "a")(lambda: np.arange(40_000_000)).remote()
+        ray.wait([ref], timeout=30)
+        check = ray.remote(num_cpus=0)(lambda refs: int(ray.get(refs[0])[-1]))
+        assert ray.get(check.options(resources={"b": 1}).remote([ref]), timeout=60) == 39_999_999
+        hosts["a"].signal(signal.SIGSTOP)  # what it was asked for will never come
+        waiting = check.options(resources={"c": 1}, max_retries=0).remote([ref])
+        time.sleep(0.5)
+        hosts["a"].popen.kill()
+        assert ray.get(waiting, timeout=40) == 39_999_999
+        ray.shutdown()

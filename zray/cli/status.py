@@ -12,6 +12,7 @@ import shutil
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -127,7 +128,10 @@ def render(found: Mapping[str, Any], reached_at: str, width: int = 80) -> Iterat
     for row in waiting[:MAX_ROWS]:
         yield from _wrapped(_waits(row), width)
     yield from _more(waiting)
-    refused = sorted(found["refused"].items(), key=lambda item: -item[1])
+    counts = Counter(found["refused"])
+    for host in found["hosts"]:
+        counts.update(host["refused"])
+    refused = counts.most_common()
     times = sum(count for _, count in refused)
     yield f"\nStrangers turned away: {'never' if not times else 'once' if times == 1 else f'{times} times'}"
     yield from _wrapped(", ".join(f"{_clean(reason)}: {count}" for reason, count in refused), width)

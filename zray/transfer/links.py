@@ -11,6 +11,7 @@ its peer. A link that breaks is over: what comes then is another, with another t
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ from zray.security.monitor import Monitor
 if TYPE_CHECKING:
     from zray.security.guard import Guard
     from zray.security.keys import AllowedKey, ClientCredentials
+
+log = logging.getLogger(__name__)
 
 DIAL_TIMEOUT_S = 3.0
 TOKEN_LIFE_S = 10.0
@@ -71,9 +74,10 @@ class _Dialled:
 class Links:
     """The direct links of one host.
 
-    ``listen``: where to, as ``tcp://IP:*``; empty: others cannot dial this host. ``place_for(source, chunk)``: where
-    the data of a chunk belong, or None; ``arrived(source, chunk, wire_bytes)`` is called when they are there. ``up``
-    and ``down`` are told of the links that were dialled from here.
+    ``listen``: where, as ``tcp://IP:*``, from when somebody wants to dial, so that a host has no open port for nothing;
+    at once if a port is named there, which may be in use (raises ConfigError). Empty: others cannot dial this host.
+    ``place_for(source, chunk)``: where the data of a chunk belong, or None; ``arrived(source, chunk, wire_bytes)`` is
+    called when they are there. ``up`` and ``down`` are told of the links that were dialled from here.
     """
 
     def __init__(
@@ -105,12 +109,14 @@ class Links:
         self._keys: dict[bytes, bytes] = {}  # of those who may dial: by process
         self._came_in: dict[bytes, bytes] = {}  # name of a connection: whose it is
         self._dialled: dict[bytes, _Dialled] = {}
-        if listen:
-            self._listen(listen)
+        self._listen_at = listen
+        if listen and not listen.endswith(":*"):
+            self._listen()
 
     # ------------------------------------------------------------------ sockets
 
-    def _listen(self, address: str) -> None:
+    def _listen(self) -> None:
+        address = self._listen_at
         socket = make_socket(self._context, zmq.ROUTER, address, self._config)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         _keep_alive(socket)
@@ -125,13 +131,16 @@ class Links:
             socket.bind(address)
         except zmq.ZMQError as error:
             socket.close(0)
-            self.close()
+            if self._guard is not None:
+                self._guard.close()
+                self._guard = None
             raise ConfigError(
                 f"this host cannot listen for direct links at {address!r}: {error.strerror}. ZRAY_LINK_ADDRESS says "
                 'where it is to listen; "off": nowhere, objects go through the broker then'
             ) from None
         self._listener = socket
         self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.opened += 1
 
     def _find(self, public: bytes) -> AllowedKey | None:
         from zray.security.keys import AllowedKey
@@ -170,8 +179,15 @@ class Links:
 
     def offer(self, peer: bytes, wanted: LinkWanted) -> LinkOffer:
         """What to answer a host that would like to dial."""
-        if self._listener is None or bool(wanted.key) != bool(self.public_key):
+        if not self._listen_at or bool(wanted.key) != bool(self.public_key):
             return LinkOffer("", b"", b"")
+        if self._listener is None:
+            try:
+                self._listen()
+            except ConfigError as error:  # its network has changed: objects go through the broker
+                log.warning("%s", error)
+                self._listen_at = ""
+                return LinkOffer("", b"", b"")
         now = time.monotonic()
         for token, (_, _, offered_at) in list(self._offered.items()):
             if now - offered_at > TOKEN_LIFE_S:

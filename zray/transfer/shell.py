@@ -178,11 +178,6 @@ class Transfers:
         self._keeps_memory = False
         self._watch_descriptors()
 
-    @property
-    def address(self) -> str:
-        """Where other hosts can dial this one; empty if they cannot."""
-        return self._links.address
-
     # ------------------------------------------------------------------ the loop
 
     def fileno(self) -> int:

@@ -20,6 +20,7 @@ def host(name: str = "node-a", **changes: Any) -> dict[str, Any]:
         "labels": {},
         "resources": {key: {"total": total, "used": used} for key, (total, used) in resources.items()},
         "workers": {"starting": 0, "idle": 3, "busy": 10, "actors": 2, "ending": 0},
+        "refused": {},
         **changes,
     }
 

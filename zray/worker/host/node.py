@@ -90,7 +90,6 @@ def run_host(
         dialling = dataclasses.replace(config, connect_timeout_s=patience_s)
         listen = listening_address(options.address, config.link_address)
         transfers = Transfers(host_id, store, str(paths.fetch_socket), listen, config, options.credentials)
-        info["link_address"] = transfers.address
         connection = connect(options.address, HOST, host_id, info, dialling, options.credentials)
         # What there may be any amount of, and only the host uses, stays with it.
         workers_config = dataclasses.replace(config, labels={}, resources={})
