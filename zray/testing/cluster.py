@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from zray.broker.core import BrokerCore
 from zray.client.core.execution import Assignment
@@ -17,16 +18,32 @@ from zray.testing.network import Simulation, Weather
 from zray.testing.processes import INCARNATION, SILENCE_S, TICK_S, Node, Program, SimHost, SimWorker
 
 
+TURN_S = 0.0005
+"""How long a turn of a large cluster's broker takes, of virtual time: what arrives meanwhile is handled together."""
+LARGE_TICK_S = 2.0
+
+
 class SimCluster:
-    """The broker, and everybody else. ``programs(worker, task, references)`` is the user's code."""
+    """The broker, and everybody else. ``programs(worker, task, references)`` is the user's code.
+
+    ``large``: for thousands of hosts, on a network that loses nothing. The broker then handles what has arrived once a
+    turn, as its shell does, and its invariants are not checked at every step, which costs more than all the rest; what
+    its decisions take is up to ``on_turn``, which is called with the turn to do.
+    """
 
     def __init__(
         self,
         seed: int,
         programs: Callable[[SimWorker, Assignment, list[bytes]], Program],
         weather: Weather = Weather(),  # noqa: B008
+        large: bool = False,
     ) -> None:
         self.sim = Simulation(seed, weather)
+        self.large = large
+        self.on_turn: Callable[[Callable[[], None]], None] = lambda turn: turn()
+        self.worker_tick_s = LARGE_TICK_S if large else TICK_S
+        self._arrived: list[tuple[bytes, Any]] = []
+        self._active: set[bytes] = set()
         self.programs = programs
         self.nodes: dict[bytes, Node] = {}
         self.workers: list[SimWorker] = []
@@ -47,10 +64,29 @@ class SimCluster:
         link = self.links.get(source)
         if link is None:
             self.sim.after(0.001, self.nodes[source].refused)
-        else:
-            for message in link.receive(read_frame(frame), self.sim.now):
+            return
+        self._active.add(source)
+        messages = [(source, message) for message in link.receive(read_frame(frame), self.sim.now)]
+        if not self.large:
+            self._turn(messages)
+            return
+        if not self._arrived:
+            self.sim.after(TURN_S, self._turn_of_all)
+        self._arrived.extend(messages)
+
+    def _turn_of_all(self) -> None:
+        arrived, self._arrived = self._arrived, []
+        self._turn(arrived)
+
+    def _turn(self, arrived: list[tuple[bytes, Any]]) -> None:
+        def turn() -> None:
+            for source, message in arrived:
                 self.broker.receive(source, message, self.sim.now)
-            self.broker_flush()
+            if self.large:
+                self.broker.schedule(self.sim.now)
+
+        self.on_turn(turn)
+        self.broker_flush()
 
     def started(self, task_id: bytes) -> None:
         """A worker begins with a task or call."""
@@ -59,23 +95,28 @@ class SimCluster:
 
     def broker_flush(self) -> None:
         """Schedules, sends, and checks the broker's invariants."""
-        before = self._least_free()
-        self.broker.schedule(self.sim.now)
-        self.broker.check()
-        for key, free in self._least_free().items():
-            assert free >= min(0, before[key]), "granted more than there is"
+        if not self.large:
+            before = self._least_free()
+            self.broker.schedule(self.sim.now)
+            self.broker.check()
+            for key, free in self._least_free().items():
+                assert free >= min(0, before[key]), "granted more than there is"
         for dest, messages in self.broker.drain().items():
             link = self.links.get(dest)
             if link is not None:
+                self._active.add(dest)
                 for message in messages:
                     link.send(message)
-        for dest, link in list(self.links.items()):
-            for frame in link.outgoing(self.sim.now):
-                node = self.nodes.get(dest)
+        active, self._active = self._active, set()
+        for dest in sorted(active):
+            link = self.links.get(dest)
+            node = self.nodes.get(dest)
+            for frame in link.outgoing(self.sim.now) if link is not None else ():
                 if node is not None:
                     self.sim.transmit(frame, node.deliver)
-            if dest not in self.broker.processes:
-                del self.links[dest]
+        departed, self.broker.departed = self.broker.departed, []
+        for process_id in departed:
+            self.links.pop(process_id, None)
 
     def _least_free(self) -> dict[tuple[bytes, str], int]:
         """Free resources of each host. CPUs fall below zero when a task that was blocked goes on, by no grant."""
@@ -84,6 +125,7 @@ class SimCluster:
 
     def _tick(self) -> None:
         now = self.sim.now
+        self._active.update(self.links)
         for process_id, link in list(self.links.items()):
             node = self.nodes.get(process_id)
             if not link.tick(now) and node is not None and node.kind != WORKER:

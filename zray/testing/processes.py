@@ -112,7 +112,7 @@ class Node:
         if self.alive:
             self.link.tick(self.cluster.sim.now)
             self.flush()
-            self.cluster.sim.after(TICK_S, self._tick)
+            self.cluster.sim.after(self.cluster.worker_tick_s if self.kind == WORKER else TICK_S, self._tick)
 
 
 class SimHost(Node):
@@ -225,7 +225,7 @@ class SimProcess(Node):
         return object_id
 
     def submit(
-        self, function: str, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 3, cpus: int = 1,
+        self, function: str, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 3, cpus: int = 0,
         parent: bytes = b"", n_returns: int = 1,
     ) -> list[bytes]:  # fmt: skip
         """Submits a task; the caller holds the references returned."""
@@ -235,7 +235,7 @@ class SimProcess(Node):
         flags = FLAG_RETRYABLE if retries else 0
         function_id = function.encode().ljust(16, b"\0")
         core.export(function_id, function, b"x")
-        task = Task(task_id, core.queue_route, function_id, shape_key({}), flags,
+        task = Task(task_id, core.queue_route, function_id, shape_key({"CPU": cpus * 10_000}), flags,
                     msgpack.packb(n_returns), arguments, n_returns, retries, parent)  # fmt: skip
         returns = [return_id(task_id, index + 1) for index in range(n_returns)]
         for object_id in returns:
@@ -408,7 +408,7 @@ class SimWorker(SimProcess):
                     self.cluster.kill(self)
                 return
             self._begin(task)
-        if execution.running and self.cluster.sim.random.random() < 0.1:
+        if execution.running and not self.cluster.large and self.cluster.sim.random.random() < 0.1:
             execution.hand_back()
 
     def output(self) -> list[Any]:

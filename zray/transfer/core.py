@@ -152,6 +152,8 @@ class Peer:
     @property
     def window(self) -> int:
         """How many chunks may be under way."""
+        if self.dialling:  # it takes milliseconds, where it can be done at all: the broker is spared meanwhile
+            return 1
         return DIRECT_WINDOW if self.direct else RELAYED_WINDOW
 
     def measure(self, n_bytes: int, now: float) -> None:

@@ -45,6 +45,11 @@ class Host:
         self.now = 0.0
         self.effects: list[transfer.Effect] = []
 
+    def no_links(self) -> None:
+        """Nobody can be dialled."""
+        for source in self.core.peers:
+            self.core.link_down(source, self.now - REDIAL_S)
+
     def take(self, kind: type) -> list[transfer.Effect]:
         """The effects of one kind since the last look."""
         self.effects += self.core.take_effects()
@@ -86,12 +91,14 @@ class Host:
         self.core.sealed(effect.number)
 
 
-def running(chunks: int, *sources: bytes) -> Host:
-    """A host that pulls so many chunks."""
+def running(chunks: int, *sources: bytes, dialling: bool = False) -> Host:
+    """A host that pulls so many chunks; through the broker, unless it is still ``dialling``."""
     host = Host(chunks * CHUNK_BYTES)
     host.fetch()
     if host.core.pulls[1].told_owner:
         host.located(*(sources or (SOURCE,)))
+    if not dialling:
+        host.no_links()
     host.reserve()
     host.take(Tell)
     return host
@@ -140,6 +147,7 @@ def test_nothing_is_asked_for_that_has_no_place_yet():
     host = Host(10 * CHUNK_BYTES)
     host.fetch()
     host.located(SOURCE)
+    host.no_links()
     (effect,) = host.take(Reserve)
     host.core.reserved(effect.number, memoryview(host.room), 2 * CHUNK_BYTES + 5, 0.0)
     asks = host.take(Ask)
@@ -201,9 +209,10 @@ def test_several_sources():
 
 
 def test_a_link_is_dialled_once_and_used_when_it_is_up():
-    host = running(100)
+    host = running(100, dialling=True)
     assert host.take(Dial) == [Dial(SOURCE)]
     asks = host.take(Ask)
+    assert len(asks) == 1  # the broker is spared
     host.core.link_up(SOURCE, 0.0)
     more = host.take(Ask)
     assert len(asks) + len(more) == DIRECT_WINDOW and all(ask.direct for ask in more)
@@ -263,6 +272,7 @@ def test_a_source_that_has_it_not_is_replaced_by_one_that_the_owner_names():
     host.core.on_pull_failed(SOURCE, PullFailed(1, "evicted"), 0.0)
     assert host.told() == [Locate(OBJECT, True, [SOURCE])]
     host.located(OTHER)
+    host.no_links()
     asks = host.take(Ask)
     assert {ask.request.offset for ask in asks} == {CHUNK_BYTES, 2 * CHUNK_BYTES}  # it goes on where it was
     assert {ask.source for ask in asks} == {OTHER}
