@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test bench bench-hosts lint format types layers clean
+.PHONY: help demo test bench bench-hosts bench-scale lint format types layers clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,8 +27,11 @@ test: $(VENV)/.installed-test ## All tests; ZRAY_TEST_SEEDS sets the number of s
 bench: $(BENCH_VENV)/.installed-bench ## Measure zray beside Ray, loky and ProcessPoolExecutor
 	$(BENCH_VENV)/bin/python benchmarks/run.py $(ARGS)
 
-bench-hosts: $(VENV)/.installed ## Measure what hosts on a network cost
-	$(BIN)/python benchmarks/hosts.py $(ARGS)
+bench-hosts: $(VENV)/.installed-test ## Measure what hosts on a network cost, and objects between them (root)
+	$(BIN)/python -m benchmarks.hosts $(ARGS)
+
+bench-scale: $(VENV)/.installed ## Play a cluster of a thousand hosts, and time the broker's decisions
+	$(BIN)/python -m benchmarks.scale $(ARGS)
 
 lint: $(VENV)/.installed-lint ## Style and formatting
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Measures what hosts on a network cost: tasks over TCP with CURVE beside ipc, and the chatter of an idle host.
+"""Measures what hosts on a network cost: tasks over TCP with CURVE beside ipc, the chatter of an idle host, objects.
 
 Tasks: two clusters, each a broker, a worker with two CPUs and this process as their driver, take turns with batches of
 small tasks in one run; the best rate of each counts, since noise only ever makes things slower, and the figure is
@@ -6,16 +6,20 @@ their ratio. Chatter: the broker's loop runs in this process on a door that coun
 and those it sends, of one host that has nothing to do. The pings by which libzmq itself looks after a TCP connection
 (one each way in a third of the time that counts as silence) are no messages to it, and not counted.
 
-    python benchmarks/hosts.py                       # under a minute
-    python benchmarks/hosts.py --quick --json out    # and the figures as JSON
+Objects: see ``transfer.py``; they need network namespaces, and so root.
+
+    python -m benchmarks.hosts                       # some five minutes; the table also goes into README.md
+    python -m benchmarks.hosts --quick --json out    # shorter, and the figures as JSON; README.md stays as it is
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
+import platform
 import selectors
 import signal
 import socket
@@ -27,13 +31,19 @@ import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 
+import zmq
+
 import zray
+from benchmarks import transfer
 from benchmarks.host_figures import Figure, table
+from tests.hosts.network import obstacle
+from zray import version
 from zray.broker import shell
 from zray.broker.door import Arrival, Door
 from zray.config import Config
 from zray.security.keys import KeyDirectory
 
+BEGIN, END = "<!-- hosts: written by hosts.py -->", "<!-- end of hosts -->"
 LEAST_RATIO = 0.6
 MOST_MESSAGES = 100
 BATCH = 5_000
@@ -174,6 +184,19 @@ def idle_chatter(seconds: float) -> list[Figure]:
     ]
 
 
+def record(figures: list[Figure]) -> None:
+    """Puts the table between the marks in README.md; the rest of the page is kept."""
+    page = Path(__file__).with_name("README.md")
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    head = (
+        f"{datetime.date.today():%Y-%m-%d}; zray {version.VERSION}, pyzmq {zmq.__version__}, "
+        f"libzmq {zmq.zmq_version()}; "
+        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores."
+    )
+    page.write_text(f"{before}{BEGIN}\n\n{head}\n\n```text\n{table(figures)}\n```\n\n{END}{after}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="shorter, less exact")
@@ -184,7 +207,15 @@ def main() -> int:
         os.environ.pop("ZRAY_ADDRESS", None)
         figures = tasks_together(*((1, 1.0) if options.quick else (3, 2.0)))
         figures += idle_chatter(10.0 if options.quick else 30.0)
+        if reason := obstacle():
+            print(f"objects between hosts are not measured: {reason}", file=sys.stderr)
+        else:
+            rounds, size = (2, 256 << 20) if options.quick else (5, 1 << 30)
+            figures += transfer.one_transfer(rounds, size)
+            figures += transfer.broadcast(size, 8, 1 if options.quick else 2)
     print(table(figures))
+    if not options.quick and not reason:
+        record(figures)
     if options.json:
         options.json.write_text(json.dumps({f.name.removeprefix("... "): f.number for f in figures}, indent=1) + "\n")
     return int(any(figure.met is False for figure in figures))

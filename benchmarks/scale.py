@@ -66,8 +66,11 @@ def program(worker: SimWorker, task: Assignment, refs: list[bytes]) -> Program:
     return []
 
 
-def run(n_hosts: int, n_tasks: int, n_actors: int, n_drivers: int = 1) -> Result:
-    """Plays one cluster through to the end; raises AssertionError if anything is lost."""
+def run(n_hosts: int, n_tasks: int, n_actors: int, batch: int = SUBMIT_BATCH, pause_s: float = 0.0005) -> Result:
+    """Plays one cluster through to the end; raises AssertionError if anything is lost.
+
+    Tasks are submitted in batches, with a pause after each.
+    """
     began = time.perf_counter()
     cluster = SimCluster(1, program, large=True)
     cost = Cost()
@@ -79,28 +82,28 @@ def run(n_hosts: int, n_tasks: int, n_actors: int, n_drivers: int = 1) -> Result
     answered: list[int] = []
 
     def tasks(driver: SimDriver) -> Program:
-        left = n_tasks // n_drivers
+        left = n_tasks
         refs: list[bytes] = []
         while left:
-            count = min(SUBMIT_BATCH, left)
+            count = min(batch, left)
             for _ in range(count):
                 refs.extend(driver.submit("small", cpus=1))
             left -= count
-            yield Sleep(0.0005)
+            yield Sleep(pause_s)
         values = yield Get(refs)
         assert values == [[]] * len(refs)
         answered.append(len(refs))
         for ref in refs:
             driver.drop(ref)
 
-    play(cluster, tasks, n_drivers)
-    assert sum(answered) == n_tasks // n_drivers * n_drivers
+    play(cluster, tasks)
+    assert sum(answered) == n_tasks
     us_per_task = cost.seconds / sum(answered) * 1e6
     cost.seconds = 0.0
     called: list[int] = []
 
     def actors(driver: SimDriver) -> Program:
-        left = n_actors // n_drivers
+        left = n_actors
         while left:
             count = min(ACTOR_BATCH, left)
             made = [driver.create_actor() for _ in range(count)]
@@ -111,37 +114,45 @@ def run(n_hosts: int, n_tasks: int, n_actors: int, n_drivers: int = 1) -> Result
             called.append(count)
             left -= count
 
-    play(cluster, actors, n_drivers)
+    play(cluster, actors)
     cluster.broker.check()
     workers = len(cluster.live_workers())
     return Result(n_hosts, sum(answered), sum(called), workers, us_per_task, cost.seconds / sum(called) * 1e6,
                   time.perf_counter() - began)  # fmt: skip
 
 
-def play(cluster: SimCluster, work: Callable[[SimDriver], Program], n_drivers: int) -> None:
-    drivers = [SimDriver(cluster, work) for _ in range(n_drivers)]
-    assert cluster.sim.run(lambda: all(driver.done for driver in drivers), LIMIT_S), "somebody waits for ever"
+def play(cluster: SimCluster, work: Callable[[SimDriver], Program]) -> None:
+    driver = SimDriver(cluster, work)
+    assert cluster.sim.run(lambda: driver.done, LIMIT_S), "somebody waits for ever"
+
+
+def figures_of(result: Result) -> list[Figure]:
+    hosts = f"{result.hosts:,} hosts"
+    task, actor = result.us_per_task, result.us_per_actor
+    end = f"{result.workers:,}; {result.wall_s:.0f} s"
+    return [
+        Figure(f"{hosts}: a task of {result.tasks:,}", f"{task:.1f} us", "", None, task),
+        Figure(f"{hosts}: an actor of {result.actors:,}", f"{actor:.1f} us", "", None, actor),
+        Figure(f"{hosts}: workers at the end; simulated in", end, "", None, result.wall_s),
+    ]
+
+
+def multiple(what: str, small: float, large: float) -> Figure:
+    times = large / small
+    return Figure(f"... {what}: as a multiple", f"{times:.2f}", f"<= {MOST_TIMES:g}", times <= MOST_TIMES, times)
 
 
 def compare(small: dict[str, Any], large: dict[str, Any]) -> list[Figure]:
-    figures = []
-    results = [run(**small), run(**large)]
-    for result in results:
-        figures += [
-            Figure(f"{result.hosts:,} hosts: a task of {result.tasks:,}", f"{result.us_per_task:.1f} us", "", None,
-                   result.us_per_task),
-            Figure(f"{result.hosts:,} hosts: an actor of {result.actors:,}", f"{result.us_per_actor:.1f} us", "", None,
-                   result.us_per_actor),
-            Figure(f"{result.hosts:,} hosts: workers at the end; simulated in", f"{result.workers:,}; {result.wall_s:.0f} s",
-                   "", None, result.wall_s),
-        ]  # fmt: skip
-    for what in ("us_per_task", "us_per_actor"):
-        times = getattr(results[1], what) / getattr(results[0], what)
-        figures.append(Figure(f"... {what.removeprefix('us_per_')}: as a multiple", f"{times:.2f}", f"<= {MOST_TIMES:g}",
-                              times <= MOST_TIMES, times))  # fmt: skip
+    """Both clusters, and what the larger one costs more."""
+    few, many = run(**small), run(**large)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    figures.append(Figure("memory of the simulation at its peak", f"{peak:.1f} GiB", "", None, peak))
-    return figures
+    return [
+        *figures_of(few),
+        *figures_of(many),
+        multiple("task", few.us_per_task, many.us_per_task),
+        multiple("actor", few.us_per_actor, many.us_per_actor),
+        Figure("memory of the simulation at its peak", f"{peak:.1f} GiB", "", None, peak),
+    ]
 
 
 def main() -> int:

@@ -2,8 +2,8 @@
 
 One transfer: a host has an object of 1 GiB, incompressible, and a task on another times its ``get``. Beside it, between
 the same namespaces in the same run, what one plain TCP stream moves and what ZeroMQ with CURVE moves (see
-``streams.py``). They take turns, and the best of each counts, since noise only ever makes things slower; so the pages
-of a store are recycled ones, as they are in all rounds but a host's first. Broadcast: both ends of every cable send no
+``streams.py``). They take turns, and the median of each counts; the first transfer, into pages that the host has never
+had, is told by itself. Broadcast: both ends of every cable send no
 more than 1 Gbit/s (``tc tbf``), and one task on each of eight hosts reads the same object at the same time.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ class Source:
 
 @ray.remote(num_cpus=0)
 def read(refs, at):
+    import numpy  # what unpickling an array would do in a new worker is no part of the transfer
     time.sleep(max(0, at - time.time()))
     began = time.time()
     array = ray.get(refs[0])
@@ -107,7 +109,7 @@ def one_transfer(rounds: int, size: int) -> list[Figure]:
     """1 GiB from host to host, without and with CURVE, beside the bare streams."""
     figures = []
     for insecure, kind, what in ((True, "tcp", "plain TCP"), (False, "curve", "CURVE")):
-        best: dict[str, float] = {"zray": 0.0, kind: 0.0}
+        rates: dict[str, list[float]] = {"zray": [], kind: []}
         with network_of_machines() as network:
             machines = [network.machine(name) for name in ("head", "a", "b")]
             if not insecure:
@@ -116,12 +118,13 @@ def one_transfer(rounds: int, size: int) -> list[Figure]:
             cluster.start()
             first = size / cluster.transfer(size)
             for _ in range(rounds):
-                best["zray"] = max(best["zray"], size / cluster.transfer(size))
-                best[kind] = max(best[kind], stream(kind, machines[1], machines[2], size))
-        part = best["zray"] / best[kind]
+                rates["zray"].append(size / cluster.transfer(size))
+                rates[kind].append(stream(kind, machines[1], machines[2], size))
+        ours, bare = statistics.median(rates["zray"]), statistics.median(rates[kind])
+        part = ours / bare
         figures += [
-            Figure(f"one stream of {what}", f"{best[kind] / 1e9:.2f} GB/s", "", None, best[kind]),
-            Figure(f"an object, by {what}", f"{best['zray'] / 1e9:.2f} GB/s", "", None, best["zray"]),
+            Figure(f"one stream of {what}", f"{bare / 1e9:.2f} GB/s", "", None, bare),
+            Figure(f"an object, by {what}", f"{ours / 1e9:.2f} GB/s", "", None, ours),
             Figure(f"... the first, into fresh pages, by {what}", f"{first / 1e9:.2f} GB/s", "", None, first),
             Figure(
                 f"... as a part of that stream, {what}", f"{part:.2f}", f">= {LEAST_PART}", part >= LEAST_PART, part
@@ -139,11 +142,14 @@ def broadcast(size: int, readers: int, rounds: int) -> list[Figure]:
         network.share_keys(machines[0])
         cluster = Cluster(network, machines[0], machines[1:], insecure=False)
         cluster.start()
-        one = min(cluster.transfer(size) for _ in range(rounds))
-        all_of_them = min(cluster.transfer(size, readers) for _ in range(rounds))
-    times = all_of_them / one
-    return [
-        Figure(f"one transfer, {LINK_RATE}", f"{one:.2f} s", "", None, one),
-        Figure(f"broadcast to {readers} hosts, {LINK_RATE} each", f"{all_of_them:.2f} s", "", None, all_of_them),
-        Figure("... as a multiple of one", f"{times:.2f}", f"<= {MOST_TIMES}", times <= MOST_TIMES, times),
-    ]
+        one = statistics.median(cluster.transfer(size) for _ in range(rounds))
+        first = cluster.transfer(size, readers)
+        later = statistics.median(cluster.transfer(size, readers) for _ in range(rounds))
+    figures = [Figure(f"one transfer, {LINK_RATE}", f"{one:.2f} s", "", None, one)]
+    for seconds, what in ((first, "the first, into fresh pages"), (later, "later ones")):
+        times = seconds / one
+        figures += [
+            Figure(f"broadcast to {readers} hosts, {LINK_RATE} each: {what}", f"{seconds:.2f} s", "", None, seconds),
+            Figure(f"... as a multiple of one: {what}", f"{times:.2f}", f"<= {MOST_TIMES}", times <= MOST_TIMES, times),
+        ]
+    return figures
