@@ -17,7 +17,6 @@ from zray.protocol.messages import MAY_SEND, WORKER
 from zray.testing.network import Simulation, Weather
 from zray.testing.processes import INCARNATION, SILENCE_S, TICK_S, Node, Program, SimHost, SimWorker
 
-
 TURN_S = 0.0005
 """How long a turn of a large cluster's broker takes, of virtual time: what arrives meanwhile is handled together."""
 LARGE_TICK_S = 2.0

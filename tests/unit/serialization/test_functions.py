@@ -214,3 +214,11 @@ def test_what_cannot_be_pickled_is_named():
         pickle_callable(lambda: lock)
     with pytest.raises(SerializationError, match=r"class 'Holder': \.use closure variable 'lock' is a"):
         pickle_callable(Holder)
+
+
+def test_tracebacks_name_the_file_of_a_shipped_function():
+    def outer():
+        return lambda: 1 / 0
+
+    loaded = load_callable(pickle_callable(outer).blob, no_refs)
+    assert loaded.__code__.co_filename == loaded().__code__.co_filename == __file__
