@@ -36,6 +36,17 @@ ray.shutdown()
 """
 
 
+ZEROS = """
+import numpy as np
+address, size = sys.argv[1], int(sys.argv[2])
+ray.init(address)
+on = lambda name: ray.remote(num_cpus=0, resources={name: 1}, max_retries=0)
+ref = on("a")(lambda: np.zeros(size, np.uint8)).remote()
+assert ray.get(on("b")(lambda array: int(array.sum()) + array.nbytes).remote(ref), timeout=50) == size
+ray.shutdown()
+"""
+
+
 def start(network, *names: str, **settings: object):
     """A broker and a driver's machine, and a host on each of the others, with keys; yields the head."""
     head = network.machine("head")
@@ -90,6 +101,18 @@ def test_what_cannot_go_directly_goes_through_the_broker(network, how):
     relayed = sent_by(head) - before
     assert relayed > 2 * SIZE
     assert (a.sockets("0A") == []) == (how == "off")
+
+
+def test_a_slow_link_carries_what_compresses_in_less(network):
+    """100 Mbit/s, by ``tc``: what would take more than four seconds is compressed, and noise is not."""
+    head, a, _ = start(network, "a", "b")
+    command = f"tc -n {a.namespace} qdisc add dev eth0 root tbf rate 100mbit burst 64kb latency 50ms"
+    done = subprocess.run(command.split(), capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"this kernel limits no bandwidth: {done.stderr.strip()}")
+    before = sent_by(a)
+    head.start_driver(ZEROS, head.endpoint, str(SIZE), test_machine="head").succeed(60)
+    assert sent_by(a) - before < SIZE // 2
 
 
 def test_a_link_that_breaks_in_the_middle(network, on_a_wire):

@@ -1,4 +1,5 @@
-"""Large clusters in one process, of real cores: nothing is lost, and no decision looks at more hosts than in a small one.
+"""Large clusters in one process, of real cores: nothing is lost, and no decision looks at more hosts than in a small
+one.
 
 What a decision takes is counted, in tests of whether something fits a host, and not timed: ``benchmarks/scale.py`` does
 that, up to a thousand hosts.

@@ -53,6 +53,7 @@ class DriverOutput:
         for stream, text in lines:
             file = sys.stderr if stream == "stderr" else sys.stdout
             try:
-                print(text, file=file, flush=True)
+                file.write(text + "\n")  # in one piece: the user's own prints must not get in between
+                file.flush()
             except (ValueError, OSError, AttributeError):  # closed by the user: there is nowhere to show it
                 return

@@ -111,7 +111,11 @@ class Links:
         self._dialled: dict[bytes, _Dialled] = {}
         self._listen_at = listen
         if listen and not listen.endswith(":*"):
-            self._listen()
+            try:
+                self._listen()
+            except ConfigError:
+                self.close()
+                raise
 
     # ------------------------------------------------------------------ sockets
 

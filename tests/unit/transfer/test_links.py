@@ -1,0 +1,295 @@
+"""Direct links: who comes in, with what, and what becomes of those that break. Real sockets on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import msgpack
+import pytest
+import zmq
+
+from zray.config import Config
+from zray.exceptions import ConfigError
+from zray.protocol.messages import (
+    Chunk,
+    LinkHello,
+    LinkOffer,
+    LinkWanted,
+    LinkWelcome,
+    Pull,
+    PullFailed,
+    encode_row,
+)
+from zray.security.keys import ClientCredentials
+from zray.transfer.links import Links
+
+A, B, C = b"a" * 16, b"b" * 16, b"c" * 16
+PULL = Pull(b"o" * 28, 1, 0, 100, False)
+DATA = bytes(range(100))
+HEAD = Chunk(1, 0, 100, b"checksum", False, b"")
+
+
+class End:
+    """One host's links, and what they told."""
+
+    def __init__(self, process_id: bytes, listen: str, credentials: ClientCredentials | None = None) -> None:
+        self.room = bytearray(100)
+        self.place: memoryview | None = memoryview(self.room)
+        self.chunks: list[Chunk] = []
+        self.ups: list[bytes] = []
+        self.downs: list[bytes] = []
+        self.received: list[tuple[bytes, bytes, object]] = []
+        self.links = Links(
+            process_id, listen, Config(), credentials,
+            lambda source, chunk: self.place,
+            lambda source, chunk, wire_bytes: self.chunks.append(chunk),
+            self.ups.append, self.downs.append,
+        )  # fmt: skip
+
+    def turn(self) -> None:
+        self.links.tick(time.monotonic())
+        for source, link, message, _ in self.links.receive():
+            self.received.append((source, link, message))
+
+
+def until(condition: Callable[[], object], *ends: End, timeout_s: float = 10.0) -> None:
+    """Turns the ends' loops until the condition holds."""
+    poller = zmq.Poller()
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        for end in ends:
+            end.turn()
+            for fd in end.links.filenos:
+                poller.register(fd, zmq.POLLIN)
+        poller.poll(5)
+        poller = zmq.Poller()
+
+
+def keys() -> ClientCredentials:
+    public, secret = zmq.curve_keypair()
+    return ClientCredentials(public, secret, public)
+
+
+@pytest.fixture(params=["keys", "insecure"])
+def pair(request) -> Iterator[tuple[End, End]]:
+    """A listens, B dials; nothing has been said yet."""
+    secure = request.param == "keys"
+    ends = End(A, "tcp://127.0.0.1:*", keys() if secure else None), End(B, "", keys() if secure else None)
+    with contextlib.ExitStack() as stack:
+        for end in ends:
+            stack.callback(end.links.close)
+        yield ends
+
+
+def linked(a: End, b: End) -> bytes:
+    """Makes the link, and returns its name at A."""
+    offer = a.links.offer(B, LinkWanted(b.links.public_key))
+    b.links.dial(A, offer)
+    until(lambda: b.ups, a, b)
+    assert b.links.ask(A, PULL)
+    until(lambda: a.received, a, b)
+    ((source, link, message),) = a.received
+    assert (source, message) == (B, PULL)
+    return link
+
+
+def test_requests_and_answers(pair):
+    a, b = pair
+    assert not a.links.filenos or a.links.address == ""  # no port before somebody wants to dial
+    link = linked(a, b)
+    a.links.answer(link, HEAD, DATA, copy=False)
+    until(lambda: b.chunks, a, b)
+    assert b.chunks == [HEAD] and bytes(b.room) == DATA  # received in its place
+    a.links.answer(link, HEAD._replace(packed=True), b"packed", copy=True)
+    until(lambda: len(b.chunks) == 2, a, b)
+    assert b.chunks[1].data == b"packed"
+    b.place = None
+    a.links.answer(link, HEAD, DATA, copy=True)
+    until(lambda: len(b.chunks) == 3, a, b)
+    assert b.chunks[2].data == DATA
+    a.links.answer(link, PullFailed(1, "gone"), None, copy=True)
+    until(lambda: b.received, a, b)
+    assert b.received == [(A, b"", PullFailed(1, "gone"))]
+
+
+def test_a_listener_that_is_gone(pair):
+    a, b = pair
+    linked(a, b)
+    a.links.close()
+    until(lambda: b.downs, b)
+    assert b.downs == [A] and not b.links.ask(A, PULL)
+
+
+def test_a_dialler_that_is_gone(pair):
+    a, b = pair
+    link = linked(a, b)
+    b.links.close()
+    for _ in range(3):
+        a.links.answer(link, HEAD, DATA, copy=True)  # it does no harm
+    a.links.forget(B)
+    a.links.answer(link, HEAD, DATA, copy=True)
+
+
+def test_nobody_answers(monkeypatch):
+    monkeypatch.setattr("zray.transfer.links.DIAL_TIMEOUT_S", 0.2)
+    b = End(B, "")
+    try:
+        b.links.dial(A, LinkOffer("tcp://127.0.0.1:9", b"t" * 16, b""))
+        until(lambda: b.downs, b)
+    finally:
+        b.links.close()
+
+
+NO_OFFERS = [
+    LinkOffer("", b"", b""),
+    LinkOffer("ipc:///tmp/x", b"t", b""),
+    LinkOffer("tcp://no address", b"t", b""),
+    LinkOffer("tcp://127.0.0.1:9", b"t", b"key"),
+]
+
+
+@pytest.mark.parametrize("offer", NO_OFFERS)
+def test_offers_that_are_none(offer):
+    b = End(B, "")
+    try:
+        b.links.dial(A, offer)
+        assert b.downs == [A]
+    finally:
+        b.links.close()
+
+
+def test_a_host_that_listens_nowhere_or_has_no_keys_where_the_other_has():
+    a, secure = End(A, ""), End(C, "tcp://127.0.0.1:*", keys())
+    try:
+        assert a.links.offer(B, LinkWanted(b"")) == LinkOffer("", b"", b"")
+        assert secure.links.offer(B, LinkWanted(b"")).address == ""
+    finally:
+        a.links.close()
+        secure.links.close()
+
+
+def test_an_address_that_cannot_be_listened_at():
+    with pytest.raises(
+        ConfigError, match=r"cannot listen for direct links at 'tcp://192.0.2.1:5000'.*ZRAY_LINK_ADDRESS"
+    ):
+        End(A, "tcp://192.0.2.1:5000")
+
+
+def test_a_port_that_is_found_to_be_impossible_later():
+    """Its address is gone by the time somebody wants to dial: objects go through the broker."""
+    a = End(A, "tcp://192.0.2.1:*")
+    try:
+        assert a.links.offer(B, LinkWanted(b"")).address == ""
+    finally:
+        a.links.close()
+
+
+class Stranger:
+    """Somebody with a socket."""
+
+    def __init__(self, address: str, server: bytes = b"", own: ClientCredentials | None = None) -> None:
+        self._context = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        if own is not None:
+            self.socket.curve_publickey, self.socket.curve_secretkey = own.public, own.secret
+            self.socket.curve_serverkey = server
+        self.socket.connect(address)
+
+    def say(self, *messages: object) -> None:
+        for message in messages:
+            self.socket.send(message if isinstance(message, bytes) else msgpack.packb(encode_row(message)))
+
+    def __enter__(self) -> Stranger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._context.destroy()
+
+
+def malformed(a: End, count: int) -> None:
+    until(lambda: a.links.malformed >= count, a)
+    assert a.received == [] and a.links.malformed == count
+
+
+def test_strangers_without_keys_are_not_answered():
+    """Where there are no keys, tokens are all that there is: they are for one peer, and for one use."""
+    a = End(A, "tcp://127.0.0.1:*")
+    try:
+        offer = a.links.offer(B, LinkWanted(b""))
+        with Stranger(offer.address) as stranger:
+            stranger.say(
+                PULL, b"garbage", b"\xc1", LinkHello(B, b"wrong" * 3), LinkHello(C, offer.token), LinkWelcome(B)
+            )
+            stranger.socket.send_multipart([b"two", b"parts"])
+            malformed(a, 7)
+            # A token that was shown by the wrong one is used up as well.
+            stranger.say(LinkHello(B, offer.token), PULL)
+            malformed(a, 9)
+            again = a.links.offer(B, LinkWanted(b""))
+            stranger.say(LinkHello(B, again.token), PULL)
+            until(lambda: a.received, a)
+            stranger.say(HEAD)  # a chunk is nothing that a dialler sends
+            until(lambda: a.links.malformed == 10, a)
+        with Stranger(offer.address) as replay:
+            replay.say(LinkHello(B, again.token), PULL)
+            until(lambda: a.links.malformed == 12, a)
+        assert len(a.received) == 1
+    finally:
+        a.links.close()
+
+
+def test_tokens_expire(monkeypatch):
+    a = End(A, "tcp://127.0.0.1:*")
+    try:
+        offer = a.links.offer(B, LinkWanted(b""))
+        monkeypatch.setattr("zray.transfer.links.TOKEN_LIFE_S", -1.0)
+        with Stranger(offer.address) as late:
+            late.say(LinkHello(B, offer.token))
+            malformed(a, 1)
+    finally:
+        a.links.close()
+
+
+def test_keys_that_were_not_announced_do_not_come_in():
+    a, known, other = End(A, "tcp://127.0.0.1:*", keys()), keys(), keys()
+    server = a.links.public_key
+    try:
+        offer = a.links.offer(B, LinkWanted(known.public))
+        for stranger, reason in (
+            (Stranger(offer.address), "no key"),
+            (Stranger(offer.address, server, keys()), "unknown key"),
+            (Stranger(offer.address, other.public, known), "key of another broker"),
+        ):
+            with stranger:
+                stranger.say(LinkHello(B, offer.token), PULL)
+                until(lambda reason=reason: a.links.refusals.get(reason), a)
+        # A key that may come in, with the token of another.
+        theirs = a.links.offer(C, LinkWanted(other.public))
+        with Stranger(offer.address, server, known) as mixed:
+            mixed.say(LinkHello(C, theirs.token), PULL)
+            until(lambda: a.links.malformed == 2, a)
+        assert not a.received
+        # Who is forgotten comes in no more.
+        a.links.forget(B)
+        before = a.links.refusals["unknown key"]
+        with Stranger(offer.address, server, known) as gone:
+            gone.say(LinkHello(B, offer.token))
+            until(lambda: a.links.refusals["unknown key"] > before, a)
+    finally:
+        a.links.close()
+
+
+def test_a_listener_that_is_not_who_it_should_be():
+    a, b = End(C, "tcp://127.0.0.1:*"), End(B, "")
+    try:
+        offer = a.links.offer(B, LinkWanted(b""))
+        b.links.dial(A, offer)  # it answers as C
+        until(lambda: b.downs, a, b)
+        assert not b.ups
+    finally:
+        a.links.close()
+        b.links.close()
