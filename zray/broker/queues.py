@@ -89,7 +89,11 @@ class TaskQueue:
         self._length -= 1
 
     def release(self, most: int, has_room: Callable[[bytes], bool]) -> bool:
-        """Lets up to ``most`` tasks that wait for a host without room run anywhere; whether there were any."""
+        """Lets up to ``most`` tasks that wait for a host without room run anywhere; whether there were any.
+
+        Called when all that may run anywhere has been given out.
+        """
+        released: list[Envelope] = []
         for host_id in list(self.near):
             line = self.near[host_id]
             if has_room(host_id):
@@ -97,13 +101,15 @@ class TaskQueue:
             for _ in range(min(most, len(line))):
                 envelope = line.popleft()
                 envelope.near = b""
-                self.anywhere.append(envelope)  # the first that may run anywhere have all been given out
+                released.append(envelope)
                 most -= 1
             if not line:
                 del self.near[host_id]
             if not most:
                 break
-        return bool(self.anywhere)
+        released.sort(key=lambda envelope: envelope.order)
+        self.anywhere.extend(released)
+        return bool(released)
 
     def forget_host(self, host_id: bytes) -> None:
         """A host is gone: what was near it may run anywhere."""
