@@ -709,3 +709,14 @@ def test_giving_back_nothing(driver):
     driver.core.references.on_borrow_end(b"s" * 16, m.BorrowEnd(object_id, 0))
     driver.drop(object_id)
     assert driver.core.references.entries == {}
+
+
+def test_a_holder_that_gives_back_more_than_its_lost_result_announced(driver):
+    """It keeps a reference, drops it while its result waits for somebody's acknowledgement, and dies."""
+    object_id, holder = driver.put(), b"holder".ljust(16, b"\0")
+    driver.core.references.on_borrow_end(holder, m.BorrowEnd(object_id, 1))
+    assert m.Watch(holder) in driver.core.drain()
+    driver.drop(object_id)
+    assert driver.entry(object_id) is not None  # the result may still come
+    driver.core.references.on_process_died(holder)
+    assert driver.entry(object_id) is None

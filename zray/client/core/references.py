@@ -453,6 +453,9 @@ class ReferenceTable:
         entry = self.entries.get(message.object_id)
         if entry is not None and source not in self._dead:
             self._count(message.object_id, entry, source, -message.registrations)
+            if entry.holders and source in entry.holders:
+                # It has given back what a result, which waits for others, is still to announce: it may die before.
+                self.watch_once(source)
 
     def on_process_died(self, process_id: bytes) -> None:
         """Its registrations are void; its objects are gone."""
