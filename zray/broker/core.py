@@ -7,7 +7,7 @@ and messages between processes are routed unopened. The caller vouches for ``sou
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -428,9 +428,9 @@ class BrokerCore:
             assert (host.pool.free.get("CPU", 0) > 0) == self.scheduler.places.is_open(host), (
                 "the index of hosts with room"
             )
+        owned = Counter(envelope.owner for envelope in self.tasks.values())
         for process in self.processes.values():
-            owned = sum(envelope.owner == process.process_id for envelope in self.tasks.values())
-            assert process.tasks == owned, "tasks that a process waits for"
+            assert process.tasks == owned[process.process_id], "tasks that a process waits for"
         for queue in self.scheduler.queues.values():
             assert len(queue) == sum(1 for _ in queue), "the length of a queue"
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
