@@ -78,6 +78,7 @@ class Segments:
         self.directory = directory
         self.spill_directory = spill_directory
         self._pins = pins
+        self._seen: dict[int, list[int]] = {}  # by size: inodes that were on the shelf of free segments
 
     def live_path(self, object_id: bytes) -> str:
         """Where the object is while it is in memory."""
@@ -94,18 +95,21 @@ class Segments:
     # Writing
 
     def take_free(self, ledger: Ledger, size: int, mapped: Container[object]) -> Draft | None:
-        """A recycled segment of ``size`` bytes, claimed; preferably one whose inode is in ``mapped``."""
+        """A recycled segment of ``size`` bytes, claimed; preferably one whose inode is in ``mapped``.
+
+        What a look at the shelf has found is remembered: most of it is still there the next time.
+        """
         if ledger.held[Place.FREE] < size:
             return None
         shelf = f"{self.directory}/free/{size}"
-        others: list[int] = []
-        for inode in itertools.islice(_inodes_in(shelf), _GLANCE):
-            if inode not in mapped:
-                others.append(inode)
-            elif (draft := self._claim_free(ledger, shelf, inode, size)) is not None:
+        seen = self._seen.get(size)
+        while seen:
+            if (draft := self._claim_free(ledger, shelf, seen.pop(), size)) is not None:
                 return draft
-        for inode in others:
-            if (draft := self._claim_free(ledger, shelf, inode, size)) is not None:
+        found = list(itertools.islice(_inodes_in(shelf), _GLANCE))
+        seen = self._seen[size] = sorted(found, key=mapped.__contains__)  # those that are mapped last, and taken first
+        while seen:
+            if (draft := self._claim_free(ledger, shelf, seen.pop(), size)) is not None:
                 return draft
         return None
 
@@ -113,7 +117,11 @@ class Segments:
         if not self._pins.claim(inode):  # a reader that came late is still at it
             return None
         path = f"{self.directory}/writing/{inode}"
-        os.rename(f"{shelf}/{inode}", path)
+        try:
+            os.rename(f"{shelf}/{inode}", path)
+        except FileNotFoundError:  # somebody else has taken it since it was seen
+            self._pins.unclaim(inode)
+            return None
         ledger.move(size, Place.FREE, Place.WRITING)
         return Draft(path, inode, size, fresh=False)
 

@@ -161,7 +161,7 @@ class Store:
                 f"an object of {object_bytes:,} bytes is larger than the object store, which has a capacity of "
                 f"{self.capacity_bytes:,} bytes"
             )
-        patience = _Patience(self._wait_s, lambda: pulse(str(self.path)))
+        patience: _Patience | None = None
         memory_full = False
         while True:
             draft = self._allocate(size, memory_full)
@@ -173,6 +173,7 @@ class Store:
                     if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
                         raise
                     memory_full = True  # others have taken what the capacity counted on
+            patience = patience or _Patience(self._wait_s, lambda: pulse(str(self.path)))
             if not self._spill(size, memory_full):
                 if not patience.pause():
                     raise self._full(object_bytes)
