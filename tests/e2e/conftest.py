@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 import zray
+from zray.util.machine import machine_id
 
 from .helpers import Sandbox
 
@@ -23,6 +24,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(directory / "config"))  # keys, and no settings of the user's
     monkeypatch.delenv("ZRAY_ADDRESS", raising=False)
     monkeypatch.setenv("PYTHONFAULTHANDLER", "")
+    machine_id.cache_clear()  # tests of many machines give this process's another name
     box = Sandbox(directory)
     try:
         yield box

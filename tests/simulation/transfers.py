@@ -51,7 +51,7 @@ class SimOwner:
                 message.object_id, self.keepers[message.object_id], source, message.serves, message.lost
             )
             kind = "" if sources else "ObjectLostError"
-            answer = Located(message.object_id, self.sizes[message.object_id], sources, kind, "")
+            answer = Located(message.object_id, message.question, self.sizes[message.object_id], sources, kind, "")
             self.world.send(OWNER, source, answer)
         elif isinstance(message, CopyMade):
             self.table.made(message.object_id, source)

@@ -367,6 +367,7 @@ class BrokerCore:
         scheduler.forget(worker)
         scheduler.workers.pop(worker.worker_id, None)
         worker.host.workers.pop(worker.worker_id, None)
+        scheduler.places.touch(worker.host)
         job = self.jobs.get(worker.job_id)
         if job is not None:
             job.workers.pop(worker.worker_id, None)

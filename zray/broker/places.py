@@ -57,6 +57,9 @@ class Places:
         if is_open and self._pushed.get(host.number) != n_workers:
             self._pushed[host.number] = n_workers
             heapq.heappush(self._heap, (n_workers, host.number))
+            if len(self._heap) > 4 * len(self.hosts) + 64:  # mostly stale ones
+                self._heap = [(n_workers, number) for number, n_workers in self._pushed.items()]
+                heapq.heapify(self._heap)
 
     def _set_open(self, number: int, is_open: bool) -> None:
         place = bisect.bisect_left(self._open, number)

@@ -1,12 +1,13 @@
 """Tasks that wait for a worker: one queue for each kind, served in order, except that a host is served what is near it.
 
 A task may name the host that has its arguments (``Envelope.near``). Such tasks wait in a line of their own within the
-queue. A host is given the older of the first in its own line and the first of those that may run anywhere; whoever has
-room when there is nothing of either takes from the line of a host that has none, so nobody idles.
+queue. A host is given the oldest of: the first in its own line, the first of those that may run anywhere, and the first
+in any line of a host that has no room. So nobody idles, and nothing waits behind what came later.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -16,7 +17,7 @@ from zray.broker.records import Envelope
 class TaskQueue:
     """Envelopes of one job, shape and strategy. Cancelled ones are dropped where they are met."""
 
-    __slots__ = ("_back", "_front", "_length", "anywhere", "full", "near", "news")
+    __slots__ = ("_back", "_front", "_length", "_stuck", "anywhere", "full", "near", "news")
 
     def __init__(self) -> None:
         self.anywhere: deque[Envelope] = deque()
@@ -26,6 +27,7 @@ class TaskQueue:
         self._length = 0
         self._back = 0
         self._front = 0
+        self._stuck: list[tuple[int, bytes]] = []  # heads of lines whose hosts have no room: order, host
 
     def __len__(self) -> int:
         return self._length
@@ -70,46 +72,49 @@ class TaskQueue:
             del self.near[host_id]
         return None
 
+    def forget_stuck(self) -> None:
+        """A new pass: who had no room may have some."""
+        self._stuck = []
+
+    def look_for_stuck(self, has_room: Callable[[bytes], bool]) -> None:
+        """Finds the lines of hosts that have no room: whoever has some may take from them, until the next pass."""
+        self._stuck = [
+            (first.order, host_id) for host_id in list(self.near)
+            if not has_room(host_id) and (first := self._first(self.near[host_id])) is not None
+        ]  # fmt: skip
+        heapq.heapify(self._stuck)
+
     def next_for(self, host_id: bytes) -> Envelope | None:
         """What the host is to have next; it stays in the queue until ``take``."""
-        first = self._first(self.anywhere)
-        line = self.near.get(host_id) if self.near else None
-        if line is None:
-            return first
-        near = self._first(line)
-        if near is None:
-            del self.near[host_id]
-            return first
-        return near if first is None or near.order < first.order else first
+        oldest = self._first(self.anywhere)
+        if not self.near:
+            return oldest
+        line = self.near.get(host_id)
+        mine = self._first(line) if line is not None else None
+        for candidate in (mine, self._first_stuck()):
+            if candidate is not None and (oldest is None or candidate.order < oldest.order):
+                oldest = candidate
+        return oldest
+
+    def _first_stuck(self) -> Envelope | None:
+        while self._stuck:
+            order, host_id = self._stuck[0]
+            line = self.near.get(host_id)
+            first = self._first(line) if line is not None else None
+            if first is not None and first.order == order:
+                return first
+            heapq.heappop(self._stuck)
+            if first is not None:
+                heapq.heappush(self._stuck, (first.order, host_id))
+        return None
 
     def take(self, envelope: Envelope) -> None:
         """Removes what ``next_for`` has just returned."""
         line = self.near[envelope.near] if envelope.near else self.anywhere
         line.popleft()
         self._length -= 1
-
-    def release(self, most: int, has_room: Callable[[bytes], bool]) -> bool:
-        """Lets up to ``most`` tasks that wait for a host without room run anywhere; whether there were any.
-
-        Called when all that may run anywhere has been given out.
-        """
-        released: list[Envelope] = []
-        for host_id in list(self.near):
-            line = self.near[host_id]
-            if has_room(host_id):
-                continue
-            for _ in range(min(most, len(line))):
-                envelope = line.popleft()
-                envelope.near = b""
-                released.append(envelope)
-                most -= 1
-            if not line:
-                del self.near[host_id]
-            if not most:
-                break
-        released.sort(key=lambda envelope: envelope.order)
-        self.anywhere.extend(released)
-        return bool(released)
+        if envelope.near and not line:
+            del self.near[envelope.near]
 
     def forget_host(self, host_id: bytes) -> None:
         """A host is gone: what was near it may run anywhere."""

@@ -69,7 +69,8 @@ class Scheduler:
 
     def enqueue(self, envelope: Envelope) -> None:
         """Queues an envelope behind its like."""
-        if envelope.near and (len(self.hosts) < 2 or envelope.near not in self.hosts):
+        spread = envelope.flags & FLAG_SPREAD
+        if envelope.near and (spread or len(self.hosts) < 2 or envelope.near not in self.hosts):
             envelope.near = b""
         self._queue(_queue_key(envelope)).append(envelope)
 
@@ -139,8 +140,10 @@ class Scheduler:
         shape = first.shape
         share = len(queue) // (2 * (self.places.slots or 1)) + 1
         if queue.near:
+            queue.forget_stuck()
             for host in self._hosts_with_news(queue, changed):
                 self._serve_host(host, job_id, queue, shape, share)
+            queue.look_for_stuck(self._has_room(shape))
         queue.news = {}
         if spread:
             self._spread(job_id, queue, shape, share, changed)
@@ -151,11 +154,6 @@ class Scheduler:
         for worker in list(hungry.get((job_id, shape.key), {}).values()):
             if worker.state == BUSY and worker.outstanding:
                 self._fill(worker, queue, share)
-        while queue.near and not queue.full and queue.release(share, self._has_room(shape)):
-            before = len(queue)
-            self._pack(job_id, queue, shape, share, changed)
-            if len(queue) == before:  # workers are being started
-                break
 
     def _hosts_with_news(self, queue: TaskQueue, changed: dict[bytes, Host]) -> list[Host]:
         candidates = {**queue.news, **dict.fromkeys(changed)} if len(changed) < len(queue.near) else queue.near

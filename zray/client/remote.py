@@ -19,6 +19,7 @@ from zray.exceptions import ClusterUnavailableError, GetTimeoutError, ObjectLost
 
 if TYPE_CHECKING:
     from zray.client.core.transfers import DriverTransfers
+    from zray.store import Store
 
 ATTEMPTS = 3
 """A copy may be evicted between the host's word and the read, when the store is very full: so often is it tried."""
@@ -45,9 +46,13 @@ class RemoteObjects:
         """
         if not self._stores.find_home():
             return self._into_memory(host, object_id, size, deadline)
+        store = self._stores.of(self._stores.find_home())
+        assert store is not None
         for _ in range(ATTEMPTS):
             with contextlib.suppress(LookupError):
-                return self._by_host(host, object_id, size, deadline)
+                return store.read(object_id)  # others of this machine may have fetched it
+            with contextlib.suppress(LookupError):
+                return self._by_host(store, host, object_id, size, deadline)
         raise ObjectLostError(
             f"object {object_id.hex()} was fetched from another machine {ATTEMPTS} times, and evicted before it could "
             "be read: the object store of this machine is too full"
@@ -55,12 +60,8 @@ class RemoteObjects:
 
     # ------------------------------------------------------------------ by this machine's host
 
-    def _by_host(self, host: bytes, object_id: bytes, size: int, deadline: float | None) -> memoryview:
+    def _by_host(self, store: Store, host: bytes, object_id: bytes, size: int, deadline: float | None) -> memoryview:
         from zray.transfer.local import Request, fetched  # most workers never need it
-
-        home = self._stores.find_home()
-        store = self._stores.of(home)
-        assert store is not None
 
         def left_s() -> float:
             self._check()
@@ -69,7 +70,8 @@ class RemoteObjects:
         try:
             with self._lending():
                 self._shell.run(lambda: None)  # sends what is to be sent: nobody else here waits for the broker
-                with fetched(self._stores.fetch_path(home), Request(object_id, host, size), left_s) as (kind, message):
+                path = self._stores.fetch_path(self._stores.find_home())
+                with fetched(path, Request(object_id, host, size), left_s) as (kind, message):
                     if kind:
                         raise _error(object_id, kind, message)
                     return store.read(object_id)

@@ -467,9 +467,10 @@ class PullFailed(NamedTuple):
 
 class Locate(NamedTuple):
     """To the owner: who has the object? The sender is about to get it, and can pass it on meanwhile if it ``serves``.
-    ``lost``: those that turned out not to have it."""
+    ``lost``: those that turned out not to have it; ``question``: the asker's number for it."""
 
     object_id: ObjectId
+    question: int
     serves: bool
     lost: list[bytes]
 
@@ -478,6 +479,7 @@ class Located(NamedTuple):
     """The owner's answer: whom to ask, or why nobody (``kind``, the name of an exception, and ``message``)."""
 
     object_id: ObjectId
+    question: int
     size: int
     sources: list[bytes]
     kind: str
@@ -548,7 +550,7 @@ BrokerToClient = (
 BrokerToHost = StartWorker | KillWorker | FlushLogs | Delivered | ProcessDied
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
-    | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone
+    | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LinkWanted
 )  # fmt: skip
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | LinkWanted | LinkOffer
 Link = LinkHello | LinkWelcome | Pull | Chunk | PullFailed

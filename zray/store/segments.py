@@ -27,15 +27,17 @@ import dataclasses
 import errno
 import itertools
 import os
+import re
 import struct
 from collections.abc import Callable, Container, Iterator
 
-from zray.ids import PROCESS_ID_BYTES
+from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
 from zray.store.ledger import TRAILER_BYTES, Candidate, Ledger, Place
 from zray.store.pins import Pins
 
 BLANK_TRAILER = bytes(TRAILER_BYTES)
 _TRAILER = struct.Struct("<8sQ28s20x")
+_NAME = re.compile(f"[0-9a-f]{{{2 * OBJECT_ID_BYTES}}}")
 _MAGIC = b"zraysegm"
 _GLANCE = 64
 """How many free segments are looked at for one whose map this process has kept."""
@@ -283,7 +285,7 @@ class Segments:
 
     def _names(self) -> list[str]:
         names = [*os.listdir(f"{self.directory}/live"), *os.listdir(f"{self.directory}/copies"), *self._spilled_names()]
-        return [name for name in names if name != "spilling"]
+        return [name for name in names if _NAME.fullmatch(name)]  # a file system may have files of its own there
 
     def free_candidates(self) -> list[Candidate]:
         """The recyclable segments of every class."""

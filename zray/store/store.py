@@ -206,25 +206,30 @@ class Store:
         try:
             if draft.fresh and not gradually:
                 os.posix_fallocate(fd, 0, draft.size)  # no room is an error here, and a SIGBUS later
+            if not draft.fresh:
+                os.pwrite(fd, BLANK_TRAILER, draft.size - TRAILER_BYTES)  # before anything else of it changes
             return Mapping(fd, draft.size, writable=True, at_once=not gradually)
         finally:
             os.close(fd)
 
     def _give_up(self, draft: Draft, mapping: Mapping | None) -> None:
         with self._changing() as ledger:
-            if mapping is None or mapping.lent or not mapping.complete:
+            if mapping is None or mapping.lent or (draft.fresh and not mapping.complete):
                 self._write_maps.discard(draft.inode)
                 self._segments.abandon(ledger, draft)
             else:
                 self._segments.give_back(ledger, draft)
                 self._write_maps.add(draft.inode, mapping)
 
-    def _make_pages(self, draft: Draft, start: int, end: int) -> None:
-        """Makes the pages of a part of a segment for which room is reserved; others may have taken the memory."""
+    def _make_pages(self, draft: Draft, start: int, end: int, needed: Callable[[], bool]) -> None:
+        """Makes the pages of a part of a segment for which room is reserved; others may have taken the memory.
+
+        Gives up when they are not ``needed`` any more.
+        """
         patience = _Patience(self._wait_s, lambda: pulse(str(self.path)))
         fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            while True:
+            while needed():
                 try:
                     os.posix_fallocate(fd, start, end - start)
                     return
@@ -496,54 +501,80 @@ class Writing:
         self._draft = draft
         self._mapping = mapping
         self._over = False
-        self._lock = threading.Lock()  # between the thread that makes pages and the one that gives up
+        self._unneeded = False
+        self._lock = threading.Lock()  # between the thread that makes pages and the one that ends it
         self.size = size
         self.view = mapping.buffer(size)
 
     def publish(self, object_id: bytes, copy: bool = False) -> None:
         """Makes it readable. ``copy``: another machine keeps the object, so that this one may go when room is short.
 
-        Raises BufferError, with nothing written, if something made from the view is still alive.
+        Raises BufferError, with nothing written, if something made from the view is still alive, or if pages are
+        missing.
         """
-        try:
-            self._release()
-            if self._mapping.lent:
-                raise BufferError("what filled an object has kept a buffer on it, and could change it later")
-            self._mapping.store(self._draft.size - TRAILER_BYTES, trailer_for(object_id, self.size))
-        except BaseException:
-            self.give_up()
-            raise
-        self._over = True
-        self._store._publish(self._draft, self._mapping, object_id, copy)
+        with self._lock:
+            if self._over:
+                raise BufferError("what was given up cannot be published")
+            self._over = True
+            try:
+                self._release()
+                if self._mapping.lent:
+                    raise BufferError("what filled an object has kept a buffer on it, and could change it later")
+                if not self._mapping.complete:
+                    raise BufferError("an object whose pages are not all there")
+                self._mapping.store(self._draft.size - TRAILER_BYTES, trailer_for(object_id, self.size))
+            except BaseException:
+                self._store._give_up(self._draft, self._mapping)
+                raise
+            self._store._publish(self._draft, self._mapping, object_id, copy)
 
     def give_up(self) -> None:
-        """Nothing came of it."""
-        with self._lock:
-            if not self._over:
-                self._over = True
-                self._release()
-                self._store._give_up(self._draft, self._mapping)
+        """Nothing came of it. Never waits: if a thread is making pages, that thread clears away."""
+        self._unneeded = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._clear_away()
+            finally:
+                self._lock.release()
+
+    def _clear_away(self) -> None:
+        if not self._over:
+            self._over = True
+            self._release()
+            self._store._give_up(self._draft, self._mapping)
 
     @property
     def prepared(self) -> int:
-        """So many of its bytes have pages that can be written to."""
-        return self.size if self._mapping.complete else self._mapping.populated
+        """So many of its bytes can be written to; all of them only when the whole segment has pages."""
+        return self.size if self._mapping.complete else min(self._mapping.populated, self.size - 1)
 
     def prepare(self, n_bytes: int) -> bool:
         """Makes the pages of the next ``n_bytes``; False when it is over, or all are there. May be called by another
         thread than the one that ends it. Raises as ``Store.write`` does, and leaves it to the caller to give up."""
-        with self._lock:
-            mapping, draft = self._mapping, self._draft
-            if self._over or mapping.complete:
-                return False
-            end = min(mapping.populated + n_bytes, draft.size)
-            if draft.fresh:
-                self._store._make_pages(draft, mapping.populated, end)
-            mapping.populate(mapping.populated, end - mapping.populated)
-            if end == draft.size:
-                mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
-            mapping.populated = end
-            return True
+        try:
+            with self._lock:
+                return self._prepare(n_bytes)
+        finally:
+            if self._unneeded:  # it was given up meanwhile, by somebody who did not wait
+                self.give_up()
+
+    def _is_needed(self) -> bool:
+        return not self._unneeded
+
+    def _prepare(self, n_bytes: int) -> bool:
+        mapping, draft = self._mapping, self._draft
+        if self._over or not self._is_needed() or mapping.complete:
+            return False
+        end = min(mapping.populated + n_bytes, draft.size)
+        if draft.fresh:
+            self._store._make_pages(draft, mapping.populated, end, self._is_needed)
+        if not self._is_needed():
+            return False
+        mapping.populate(mapping.populated, end - mapping.populated)
+        if end == draft.size:
+            mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
+        mapping.populated = end
+        return True
 
     def _release(self) -> None:
         with contextlib.suppress(BufferError):

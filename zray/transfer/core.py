@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Any, NamedTuple
 
-from zray.ids import owner_of
+from zray.ids import PROCESS_ID_BYTES, owner_of
 from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, Pull, PullFailed, Watch
 from zray.transfer.chunks import CHUNK_BYTES, chunk_length, unpack_chunk
 
@@ -36,8 +36,12 @@ SMALL_BYTES = 4 * CHUNK_BYTES
 """An object up to this size is asked of the host that is known to have it, without asking the owner who else has."""
 LOCATE_PATIENCE_S = 3.0
 """So long may an owner, which may hold the interpreter lock, take to answer before the known host is asked."""
+DIAL_PATIENCE_S = 5.0
+"""A peer that does not even answer that it cannot be dialled is done without after this time."""
 REDIAL_S = 30.0
 """A direct link that could not be made, or broke, is tried again after this time at the earliest."""
+MAX_OBJECT_BYTES = 1 << 46
+"""What says that it is larger is not true."""
 PACK_BELOW = 250e6
 """Bytes a second. A source that sends no faster is asked to compress what a sample shows to be worth it."""
 RATE_SPAN_BYTES = 4 * CHUNK_BYTES
@@ -134,13 +138,15 @@ Effect = Tell | ToBroker | Ask | Dial | Serve | Refuse | Reserve | Seal | GiveUp
 class Peer:
     """A process that is pulled from. ``asked``: the chunks under way from it, of all pulls."""
 
-    __slots__ = ("asked", "damaged", "dialling", "direct", "process_id", "pulls", "rate", "redial_at", "since",
-                 "since_bytes")  # fmt: skip
+    __slots__ = ("asked", "damaged", "dialled_at", "dialling", "direct", "gone", "process_id", "pulls", "rate",
+                 "redial_at", "since", "since_bytes")  # fmt: skip
 
     def __init__(self, process_id: bytes) -> None:
         self.process_id = process_id
         self.direct = False
         self.dialling = False
+        self.dialled_at = 0.0
+        self.gone = False
         self.redial_at = 0.0
         self.asked: set[tuple[int, int]] = set()  # pull, chunk
         self.pulls: OrderedDict[int, Incoming] = OrderedDict()
@@ -152,6 +158,8 @@ class Peer:
     @property
     def window(self) -> int:
         """How many chunks may be under way."""
+        if self.gone:
+            return 0
         if self.dialling:  # it takes milliseconds, where it can be done at all: the broker is spared meanwhile
             return 1
         return DIRECT_WINDOW if self.direct else RELAYED_WINDOW
@@ -172,7 +180,7 @@ class Incoming:
     """
 
     __slots__ = ("again", "asked_owner_at", "have", "hint", "left", "lost", "n_chunks", "number", "object_id", "parked",
-                 "prepared", "readers", "room", "size", "sources", "state", "told_owner", "unasked")  # fmt: skip
+                 "prepared", "question", "readers", "room", "size", "sources", "state", "unasked")  # fmt: skip
 
     def __init__(self, number: int, object_id: bytes, hint: bytes, size: int) -> None:
         self.number = number
@@ -192,7 +200,7 @@ class Incoming:
         self.again: deque[int] = deque()
         self.parked: dict[int, list[tuple[Origin, Pull]]] = {}
         self.asked_owner_at: float | None = None  # None: it is not being asked
-        self.told_owner = False  # it counts on this pull
+        self.question = 0  # how often the owner was asked: it counts on this pull then
 
     def next_chunk(self) -> int:
         """Takes the next chunk to ask for; -1 when there is none."""
@@ -237,14 +245,14 @@ class TransferCore:
         if pull is not None and pull.size == size:
             pull.readers.append(reader)
             return
-        if pull is not None or size <= 0:
+        if pull is not None or not 0 < size <= MAX_OBJECT_BYTES:
             self._effects.append(Finished(reader, "ObjectLostError", f"its size is not {size:,} bytes"))
             return
         self._last_number += 1
         pull = Incoming(self._last_number, object_id, hint, size)
         pull.readers.append(reader)
         self.pulls[pull.number] = self._by_object[object_id] = pull
-        self._watch(owner_of(object_id))
+        self.watch(owner_of(object_id))
         if size <= SMALL_BYTES:
             self._located(pull, [hint])
         else:
@@ -262,14 +270,17 @@ class TransferCore:
 
     def _locate(self, pull: Incoming) -> None:
         pull.asked_owner_at = self._now
-        pull.told_owner = True
-        self._effects.append(Tell(owner_of(pull.object_id), Locate(pull.object_id, self._is_host, pull.lost)))
+        pull.question += 1
+        locate = Locate(pull.object_id, pull.question, self._is_host, pull.lost)
+        self._effects.append(Tell(owner_of(pull.object_id), locate))
 
     def on_located(self, owner: bytes, message: Located, now: float) -> None:
         """An owner says who has an object, or why nobody has."""
         self._now = now
         pull = self._by_object.get(message.object_id)
         if pull is None or owner_of(message.object_id) != owner or pull.asked_owner_at is None:
+            return
+        if message.question != pull.question:  # the answer to an earlier one, before somebody was lost
             return
         pull.asked_owner_at = None
         if message.kind:
@@ -284,7 +295,7 @@ class TransferCore:
 
     def _located(self, pull: Incoming, sources: list[bytes]) -> None:
         for process_id in sources:
-            if process_id not in (self.process_id, *pull.lost):
+            if len(process_id) == PROCESS_ID_BYTES and process_id not in (self.process_id, *pull.lost):
                 peer = self._peer(process_id)
                 pull.sources[process_id] = peer
                 peer.pulls[pull.number] = pull
@@ -301,13 +312,14 @@ class TransferCore:
         peer = self.peers.get(process_id)
         if peer is None:
             peer = self.peers[process_id] = Peer(process_id)
-            self._watch(process_id)
+            self.watch(process_id)
         if self._is_host and not peer.direct and not peer.dialling and self._now >= peer.redial_at:
-            peer.dialling = True
+            peer.dialling, peer.dialled_at = True, self._now
             self._effects.append(Dial(process_id))
         return peer
 
-    def _watch(self, process_id: bytes) -> None:
+    def watch(self, process_id: bytes) -> None:
+        """Has the broker tell of a process's death, once."""
         if process_id not in self._watched and process_id != self.process_id:
             self._watched.add(process_id)
             self._effects.append(ToBroker(Watch(process_id)))
@@ -404,6 +416,8 @@ class TransferCore:
             peer.damaged += 1
             if message.total != pull.size or peer.damaged > MAX_DAMAGED:
                 self._lose_source(pull, peer)
+            else:
+                self._ask_for_more(pull)
         self._fill_window(peer)
 
     def _has(self, pull: Incoming, chunk: int) -> None:
@@ -421,7 +435,7 @@ class TransferCore:
         self._forget(pull)
         if self._is_host:
             self._effects.append(Tell(owner_of(pull.object_id), CopyMade(pull.object_id)))
-        elif pull.told_owner:
+        elif pull.question:
             self._effects.append(Tell(owner_of(pull.object_id), CopyGone(pull.object_id)))
         self._effects.extend(Finished(reader, "", "") for reader in pull.readers)
 
@@ -438,20 +452,19 @@ class TransferCore:
         pull.lost.append(peer.process_id)
         if pull.sources:
             self._ask_for_more(pull)
-        elif pull.state == RUNNING:
+            return
+        if pull.state == RUNNING:
             pull.state = LOCATING
-            self._locate(pull)
-        elif pull.state == RESERVING and pull.asked_owner_at is None:
-            self._locate(pull)
+        self._locate(pull)  # anew, also where an answer is under way: it does not know what is lost
 
-    @staticmethod
-    def _take_back(peer: Peer, pull: Incoming) -> None:
-        """A peer is no source of a pull any more: what is under way from it will be asked of others."""
+    def _take_back(self, peer: Peer, pull: Incoming) -> None:
+        """A peer is no source of a pull any more: what is under way is asked of others, and it is asked for others."""
         pull.sources.pop(peer.process_id, None)
         peer.pulls.pop(pull.number, None)
         for number, chunk in [asked for asked in peer.asked if asked[0] == pull.number]:
             peer.asked.discard((number, chunk))
             pull.again.append(chunk)
+        self._fill_window(peer)
 
     # ------------------------------------------------------------------ the end of a pull
 
@@ -460,7 +473,7 @@ class TransferCore:
         self._effects.append(GiveUp(pull.number))
         for waiting in pull.parked.values():
             self._effects.extend(Refuse(origin, request.pull, message) for origin, request in waiting)
-        if pull.told_owner and owner_of(pull.object_id) in self._watched:
+        if pull.question and owner_of(pull.object_id) in self._watched:
             self._effects.append(Tell(owner_of(pull.object_id), CopyGone(pull.object_id)))
         self._effects.extend(Finished(reader, kind, message) for reader in pull.readers)
 
@@ -469,7 +482,6 @@ class TransferCore:
         pull.room = None
         for peer in list(pull.sources.values()):
             self._take_back(peer, pull)
-            self._fill_window(peer)
 
     # ------------------------------------------------------------------ others ask
 
@@ -485,6 +497,7 @@ class TransferCore:
         elif pull.have[chunk]:
             self._effects.append(Serve(origin, request, pull.room))
         else:
+            self.watch(origin.process_id)
             pull.parked.setdefault(chunk, []).append((origin, request))
 
     # ------------------------------------------------------------------ links, deaths, time
@@ -497,19 +510,30 @@ class TransferCore:
             peer.direct, peer.dialling = True, False
             self._fill_window(peer)
 
+    def may_rest(self, process_id: bytes) -> bool:
+        """Whether nothing is under way by a direct link; it counts as given up then, and is dialled when needed."""
+        peer = self.peers.get(process_id)
+        if peer is not None and peer.asked:
+            return False
+        if peer is not None:
+            peer.direct = False
+        return True
+
     def link_down(self, process_id: bytes, now: float) -> None:
         """A direct link has broken, or could not be made. What was under way by it is asked for again."""
         self._now = now
         peer = self.peers.get(process_id)
         if peer is None:
             return
-        if peer.direct:
-            for number, chunk in sorted(peer.asked):
-                self.pulls[number].again.append(chunk)
-            peer.asked.clear()
+        lost = sorted(peer.asked) if peer.direct else []
         peer.direct = peer.dialling = False
         peer.redial_at = now + REDIAL_S
+        for number, chunk in lost:
+            peer.asked.discard((number, chunk))
+            self.pulls[number].again.append(chunk)
         self._fill_window(peer)
+        for number in {number for number, _ in lost}:
+            self._ask_for_more(self.pulls[number])
 
     def on_process_died(self, process_id: bytes, reason: str, now: float) -> None:
         """A source or an owner is gone."""
@@ -526,6 +550,7 @@ class TransferCore:
                     del pull.parked[chunk]
         peer = self.peers.pop(process_id, None)
         if peer is not None:
+            peer.gone = True
             for pull in list(peer.pulls.values()):
                 self._lose_source(pull, peer)
 
@@ -537,6 +562,9 @@ class TransferCore:
     def tick(self, now: float) -> None:
         """Now and then: an owner that does not answer is not waited for where somebody is known to have the object."""
         self._now = now
+        for peer in list(self.peers.values()):
+            if peer.dialling and now - peer.dialled_at >= DIAL_PATIENCE_S:
+                self.link_down(peer.process_id, now)
         for pull in list(self.pulls.values()):
             waited = pull.asked_owner_at is not None and now - pull.asked_owner_at >= LOCATE_PATIENCE_S
             if waited and not pull.sources and pull.hint not in pull.lost:
@@ -556,3 +584,5 @@ class TransferCore:
         for peer in self.peers.values():
             assert len(peer.asked) <= max(DIRECT_WINDOW, RELAYED_WINDOW), "the window"
             assert all(number in self.pulls for number, _ in peer.asked), "nothing is asked for in vain"
+            wanting = [p for p in peer.pulls.values() if p.state == RUNNING and (p.again or p.unasked < p.prepared)]
+            assert peer.asked or not wanting, "who has chunks to give is asked for some"

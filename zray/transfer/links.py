@@ -45,6 +45,10 @@ log = logging.getLogger(__name__)
 DIAL_TIMEOUT_S = 3.0
 TOKEN_LIFE_S = 10.0
 TOKEN_BYTES = 16
+IDLE_S = 60.0
+"""A link by which nothing was asked for so long is given up: hundreds of hosts may want something of each other."""
+MAX_SOCKETS = 16384
+"""Three for each link that is dialled; libzmq's default of 1,023 would be few."""
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 4000
 MAX_MESSAGES_PER_TURN = 32
@@ -67,7 +71,7 @@ class _Dialled:
         self.peer = peer
         self.socket = socket
         self.monitor = monitor
-        self.began = time.monotonic()
+        self.began = self.used = time.monotonic()
         self.is_up = False
 
 
@@ -103,6 +107,7 @@ class Links:
         self._up = up
         self._down = down
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._guard: Guard | None = None
         self._listener: zmq.Socket[Any] | None = None
         self._offered: dict[bytes, tuple[bytes, bytes, float]] = {}  # token: for whom, with which key, when
@@ -121,7 +126,10 @@ class Links:
 
     def _listen(self) -> None:
         address = self._listen_at
-        socket = make_socket(self._context, zmq.ROUTER, address, self._config)
+        try:
+            socket = make_socket(self._context, zmq.ROUTER, address, self._config)
+        except zmq.ZMQError as error:
+            raise ConfigError(f"this host cannot listen for direct links: {error.strerror}") from None
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         _keep_alive(socket)
         if self._credentials is not None:
@@ -204,13 +212,15 @@ class Links:
     def dial(self, peer: bytes, offer: LinkOffer) -> None:
         """Dials a host that has made an offer; ``up`` or ``down`` will be called."""
         self.hang_up(peer)
-        if not offer.address.startswith("tcp://") or bool(offer.key) != bool(self.public_key):
+        elsewhere = _is_loopback(offer.address) and self._listen_at and not _is_loopback(self._listen_at)
+        if not offer.address.startswith("tcp://") or elsewhere or bool(offer.key) != bool(self.public_key):
             self._down(peer)
             return
-        socket = make_socket(self._context, zmq.DEALER, offer.address, self._config)
-        _keep_alive(socket)
+        socket: zmq.Socket[Any] | None = None
         monitor: Monitor | None = None
         try:
+            socket = make_socket(self._context, zmq.DEALER, offer.address, self._config)
+            _keep_alive(socket)
             if self._credentials is not None:
                 from zray.security.dialer import apply_client
 
@@ -218,14 +228,19 @@ class Links:
             monitor = Monitor(socket, zmq.EVENT_DISCONNECTED)
             socket.connect(offer.address)
             socket.send(_pack(LinkHello(self.process_id, offer.token)), zmq.NOBLOCK)
-        except (zmq.ZMQError, ValueError):  # an address or key that is none
+        except (zmq.ZMQError, ValueError):  # an address or key that is none, or no descriptors left
             if monitor is not None:
                 monitor.close()
-            socket.close(0)
+            if socket is not None:
+                socket.close(0)
             self._down(peer)
             return
         self._dialled[peer] = _Dialled(peer, socket, monitor)
         self.opened += 1
+
+    def idle(self, now: float) -> list[bytes]:
+        """Those to whom a link is up that nothing has come by for a while."""
+        return [d.peer for d in self._dialled.values() if d.is_up and now - d.used > IDLE_S]
 
     def hang_up(self, peer: bytes) -> None:
         """Ends the link that was dialled to a peer, if there is one, without telling."""
@@ -262,6 +277,7 @@ class Links:
         dialled = self._dialled.get(peer)
         if dialled is None:
             return False
+        dialled.used = time.monotonic()
         try:
             dialled.socket.send(_pack(message), zmq.NOBLOCK)
         except zmq.Again:
@@ -319,6 +335,8 @@ class Links:
         peer, expected, offered_at = self._offered.pop(hello.token, (b"", b"", 0.0))
         if peer != hello.process_id or key.encode() != expected or time.monotonic() - offered_at > TOKEN_LIFE_S:
             raise ProtocolError("a token that was not offered to this peer")
+        for name in [name for name, process_id in self._came_in.items() if process_id == peer]:
+            del self._came_in[name]  # it has dialled anew
         self._came_in[link] = peer
         self.answer(link, LinkWelcome(self.process_id), None, copy=True)
 
@@ -375,6 +393,11 @@ class Links:
 def _pack(message: Any) -> bytes:
     packed: bytes = msgpack.packb(encode_row(message))
     return packed
+
+
+def _is_loopback(address: str) -> bool:
+    """A host that reaches its broker by loopback knows no address for others: it can be dialled from its machine."""
+    return address.startswith("tcp://127.")
 
 
 def _keep_alive(socket: zmq.Socket[Any]) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import queue
 import select
+import sys
 import threading
 import time
 from collections import OrderedDict, deque
@@ -48,7 +49,7 @@ from zray.transfer.core import (
     TransferCore,
 )
 from zray.transfer.links import Links
-from zray.transfer.local import LocalReaders
+from zray.transfer.local import LocalReaders, Request
 from zray.util import malloc
 
 if TYPE_CHECKING:
@@ -207,9 +208,26 @@ class Transfers:
             reader, request = event
             self._withdrawn(reader)
             if request is not None:
-                self._wanted_by[reader] = request.object_id
-                self.core.fetch(reader, request.object_id, request.hint, request.size, time.monotonic())
+                self._wanted(reader, request)
             self._perform()
+
+    def _wanted(self, reader: int, request: Request) -> None:
+        object_id, hint, size = request
+        self._wanted_by[reader] = object_id
+        try:
+            if self._store.contains(object_id):  # another reader's pull has brought it, or it has become ours to keep
+                self._finished(Finished(reader, "", ""))
+            elif size > self._store.capacity_bytes:
+                text = (
+                    f"an object of {size:,} bytes is larger than the object store of this machine, which has a capacity"
+                )
+                self._finished(
+                    Finished(reader, "ObjectStoreFullError", f"{text} of {self._store.capacity_bytes:,} bytes")
+                )
+            else:
+                self.core.fetch(reader, object_id, hint, size, time.monotonic())
+        except OSError as error:
+            self._finished(Finished(reader, "ObjectLostError", f"the object store cannot be looked at: {error}"))
 
     def _withdrawn(self, reader: int) -> None:
         self._pinned.pop(reader, None)
@@ -236,6 +254,9 @@ class Transfers:
         """Several times a second."""
         self.core.tick(now)
         self._links.tick(now)
+        for peer in self._links.idle(now):
+            if self.core.may_rest(peer):
+                self._links.hang_up(peer)
         if now - self._rested >= REST_S:
             self._rested = now
             self._outgoing.rest()
@@ -262,9 +283,9 @@ class Transfers:
         elif isinstance(message, Located):
             self.core.on_located(source, message, now)
         elif isinstance(message, KeepCopies):
-            for object_id in message.object_ids:
-                self._store.keep(object_id)
+            self._keep(message.object_ids)
         elif isinstance(message, LinkWanted):
+            self.core.watch(source)  # its key is let in as long as it lives
             self._tell(source, self._links.offer(source, message))
         elif isinstance(message, LinkOffer):
             self._links.dial(source, message)
@@ -275,6 +296,13 @@ class Transfers:
         self._links.forget(message.process_id)
         self.core.on_process_died(message.process_id, message.message, time.monotonic())
         self._perform()
+
+    def _keep(self, object_ids: list[bytes]) -> None:
+        for object_id in object_ids:
+            try:
+                self._store.keep(object_id)
+            except (OSError, ValueError, ZrayError) as error:
+                print(f"zray: a copy cannot be kept as the object: {error}", file=sys.stderr)
 
     def freed(self, object_ids: list[bytes]) -> None:
         """Their owners have freed these."""

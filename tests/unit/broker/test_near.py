@@ -127,17 +127,18 @@ def test_the_queue_against_a_list():
     rng = random.Random(5)
     hosts = [b"a", b"b", b"c"]
     for _ in range(200):
-        queue, expected, taken = TaskQueue(), [], []
+        queue, expected, taken, stuck = TaskQueue(), [], [], []
         for number in range(60):
             action = rng.random()
             if action < 0.5:
                 new = envelope(number, rng.choice([b"", *hosts]))
                 queue.append(new)
                 expected.append(new)
+                queue.look_for_stuck(lambda host: host not in stuck)  # noqa: B023
             elif action < 0.8:
                 host = rng.choice(hosts)
                 found = queue.next_for(host)
-                suited = [each for each in expected if each.near in (b"", host) and not each.cancelled]
+                suited = [each for each in expected if each.near in (b"", host, *stuck) and not each.cancelled]
                 assert found is (min(suited, key=lambda each: each.order) if suited else None)
                 if found is not None:
                     queue.take(found)
@@ -147,12 +148,14 @@ def test_the_queue_against_a_list():
                 back = taken.pop()
                 queue.append_front(back)
                 expected.append(back)
+                queue.look_for_stuck(lambda host: host not in stuck)  # noqa: B023
             elif action < 0.9 and expected:
                 rng.choice(expected).cancelled = True
             elif action < 0.95:
                 queue.forget_host(rng.choice(hosts))
-            elif not [each for each in expected if not each.near]:
-                queue.release(2, lambda host: host == b"a")
+            else:
+                stuck = rng.sample(hosts, rng.randint(0, 2))
+                queue.look_for_stuck(lambda host: host not in stuck)  # noqa: B023
         assert sorted(map(id, queue)) == sorted(id(each) for each in expected if each in list(queue))
         left = 0
         while (found := queue.any()) is not None:
@@ -203,3 +206,48 @@ def _check_with_room(places: Places, hosts: list[Host], shapes: list[Shape]) -> 
     for wanted in shapes:
         found = [host for host in places.with_room(wanted) if host.pool.fits(wanted)]
         assert found == [host for host in hosts if host.pool.fits(wanted)]
+
+
+def test_a_task_for_a_host_without_room_is_not_overtaken_for_ever(desk):
+    """Its arguments are where no CPU is; others keep the only other host busy, one after the other."""
+    driver = desk.driver()
+    a, b = desk.host("a", CPU=1), desk.host("b", CPU=0)
+    at_a = desk.workers(a)
+    (blocker,) = desk.submit(driver, retryable=False)
+    run_by(desk, at_a)
+    (old,) = desk.submit(driver, near=b, retryable=False)
+    young = desk.submit(driver, 3, retryable=False)
+    desk.done(at_a[0], blocker, run_us=LONG)
+    assert run_by(desk, at_a) == [old]
+    desk.done(at_a[0], old, run_us=LONG)
+    assert run_by(desk, at_a) == [young[0]]
+
+
+def test_tasks_wait_for_the_workers_of_their_host_that_are_being_started(desk):
+    driver = desk.driver()
+    a, b = desk.host("a", CPU=2), desk.host("b", CPU=2)
+    at_a = desk.workers(a)
+    ids = desk.submit(driver, 2, near=b)
+    assert run_by(desk, at_a) == []
+    at_b = desk.workers(b)
+    assert set(run_by(desk, at_b)) == set(ids)
+
+
+def test_spreading_comes_before_nearness(desk):
+    driver = desk.driver()
+    hosts = [desk.host(name, CPU=4) for name in "abcd"]
+    workers = [desk.workers(host) for host in hosts]
+    rows = [
+        m.Submit(driver + n.to_bytes(8, "big"), 0, b"f" * 16, ONE_CPU, m.FLAG_SPREAD, hosts[0], b"") for n in range(4)
+    ]
+    desk.say(driver, *rows)
+    assert [len(run_by(desk, each)) for each in workers] == [1, 1, 1, 1]
+
+
+def test_the_heap_of_hosts_does_not_grow(desk):
+    host = desk.host("a", CPU=1)
+    for _ in range(300):
+        (worker,) = desk.workers(host)
+        desk.kill(worker)
+        desk.submit(desk.driver(), 1)
+    assert len(desk.core.scheduler.places._heap) <= 4 + 64

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 import pytest
 
 from tests.unit.client.wiring import FUNCTION, Process, Wire
+from zray.client.core import ClientCore
 from zray.client.core.effects import ShowLogs, Warn
+from zray.client.core.references import STORED
+from zray.ids import put_id
 from zray.protocol import messages as m
 from zray.protocol.codec import unpack_messages
 from zray.protocol.messages import ProtocolError, encode_row
@@ -103,3 +108,75 @@ def test_the_cluster_is_lost(process):
     process.core.lose_cluster("the broker is gone")
     assert answers == [None]
     assert b"ClusterUnavailableError" in process.entry(borrowed).data
+
+
+# ------------------------------------------------------------------ where stored objects are
+
+
+@pytest.fixture
+def core(process) -> ClientCore:
+    return process.core
+
+
+def stored(core: ClientCore, keeper: bytes) -> bytes:
+    """An object of this process in the store of a host."""
+    object_id = put_id(core.new_task_id())
+    core.references.own(object_id)
+    core.references.resolve(object_id, STORED, b"", keeper, 100)
+    return object_id
+
+
+def said(core: ClientCore, dest: bytes) -> list[Any]:
+    """What it sends to a process."""
+    rows = [message.rows for message in core.drain() if isinstance(message, m.Peer) and message.dest == dest]
+    return [inner for each in rows for inner in unpack_messages(each, m.FROM_PEER | m.FROM_PEER_TO_HOST)]
+
+
+def tell(core: ClientCore, source: bytes, message: Any) -> None:
+    core.receive(m.Delivered(source, msgpack.packb([encode_row(message)])))
+
+
+KEEPER, ONE, TWO = b"keeper".ljust(16, b"."), b"one".ljust(16, b"."), b"two".ljust(16, b".")
+
+
+def test_an_owner_says_who_has_an_object(core):
+    object_id = stored(core, KEEPER)
+    tell(core, ONE, m.Locate(object_id, 7, True, []))
+    assert said(core, ONE) == [m.Located(object_id, 7, 100, [KEEPER], "", "")]
+    tell(core, TWO, m.Locate(object_id, 8, True, []))
+    assert said(core, TWO) == [m.Located(object_id, 8, 100, [ONE], "", "")]
+    tell(core, TWO, m.Locate(object_id, 9, True, [KEEPER, ONE]))
+    assert said(core, TWO)[0].kind == "ObjectLostError"
+    tell(core, TWO, m.Locate(put_id(core.new_task_id()), 10, True, []))
+    assert said(core, TWO)[0].kind == "ObjectFreedError"
+
+
+@pytest.mark.parametrize("order", ["copies first", "death first"])
+def test_copies_become_the_object_when_its_keeper_dies(core, order):
+    object_id = stored(core, KEEPER)
+    died = m.ProcessDied(KEEPER, "killed")
+    copies = [(host, m.CopyMade(object_id)) for host in (ONE, TWO)]
+    if order == "copies first":
+        for host, message in copies:
+            tell(core, host, message)
+        core.receive(died)
+        assert core.references.entries[object_id].host == ONE
+        # Both are told: one of them may have evicted its copy.
+        assert {m.KeepCopies} == {type(each) for host in (ONE,) for each in said(core, host)}
+    else:
+        core.receive(died)
+        tell(core, ONE, copies[0][1])
+        assert core.references.entries[object_id].host == ONE
+        assert said(core, ONE) == [m.KeepCopies([object_id])]
+
+
+def test_a_copy_of_what_is_freed_is_freed(core):
+    tell(core, ONE, m.CopyMade(put_id(core.new_task_id())))
+    assert [type(each) for each in said(core, ONE)] == [m.FreeObjects]
+
+
+def test_nobody_dials_or_pulls_from_a_client(core):
+    tell(core, ONE, m.LinkWanted(b"key"))
+    tell(core, ONE, m.Pull(b"o" * 28, 3, 0, 10, False))
+    answers = said(core, ONE)
+    assert answers[0] == m.LinkOffer("", b"", b"") and type(answers[1]) is m.PullFailed

@@ -108,8 +108,8 @@ GOLDEN = """
 59 Pull object_id: bytes, pull: int, offset: int, length: int, pack: bool
 60 Chunk pull: int, offset: int, total: int, checksum: bytes, packed: bool, data: bytes
 61 PullFailed pull: int, reason: str
-62 Locate object_id: bytes, serves: bool, lost: list[bytes]
-63 Located object_id: bytes, size: int, sources: list[bytes], kind: str, message: str
+62 Locate object_id: bytes, question: int, serves: bool, lost: list[bytes]
+63 Located object_id: bytes, question: int, size: int, sources: list[bytes], kind: str, message: str
 64 CopyMade object_id: bytes
 65 CopyGone object_id: bytes
 66 KeepCopies object_ids: list[bytes]

@@ -10,6 +10,7 @@ from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, P
 from zray.transfer import core as transfer
 from zray.transfer.chunks import CHUNK_BYTES, make_chunk
 from zray.transfer.core import (
+    DIAL_PATIENCE_S,
     DIRECT_WINDOW,
     LOCATE_PATIENCE_S,
     MAX_DAMAGED,
@@ -69,9 +70,13 @@ class Host:
         assert effect.size == len(self.value)
         self.core.reserved(effect.number, memoryview(self.room), len(self.value), self.now)
 
+    def question(self) -> int:
+        """The number of what the owner was asked last."""
+        return self.core._by_object[OBJECT].question
+
     def located(self, *sources: bytes, size: int | None = None) -> None:
         size = len(self.value) if size is None else size
-        self.core.on_located(OWNER, Located(OBJECT, size, list(sources), "", ""), self.now)
+        self.core.on_located(OWNER, Located(OBJECT, self.question(), size, list(sources), "", ""), self.now)
 
     def chunk(self, request: Pull) -> Chunk:
         data = memoryview(self.value)[request.offset : request.offset + request.length]
@@ -95,7 +100,7 @@ def running(chunks: int, *sources: bytes, dialling: bool = False) -> Host:
     """A host that pulls so many chunks; through the broker, unless it is still ``dialling``."""
     host = Host(chunks * CHUNK_BYTES)
     host.fetch()
-    if host.core.pulls[1].told_owner:
+    if host.core.pulls[1].question:
         host.located(*(sources or (SOURCE,)))
     if not dialling:
         host.no_links()
@@ -112,7 +117,7 @@ def test_an_object_arrives_whole(size):
     host = Host(size)
     host.fetch()
     if size > SMALL_BYTES:
-        assert host.told() == [Locate(OBJECT, True, [])]
+        assert host.told() == [Locate(OBJECT, 1, True, [])]
         assert not host.take(Reserve)
         host.located(SOURCE)
     host.reserve()
@@ -178,7 +183,7 @@ def test_pulls_share_a_window():
     second = OWNER + b"\1" * 12
     host.core.fetch("another", second, SOURCE, 20 * CHUNK_BYTES, 0.0)
     for object_id in (OBJECT, second):
-        host.core.on_located(OWNER, Located(object_id, len(host.value), [SOURCE], "", ""), 0.0)
+        host.core.on_located(OWNER, Located(object_id, 1, len(host.value), [SOURCE], "", ""), 0.0)
     host.core.link_up(SOURCE, 0.0)
     rooms = [effect.number for effect in host.take(Reserve)]
     for number in rooms:
@@ -253,7 +258,7 @@ def test_a_late_chunk_of_a_broken_link_does_no_harm():
 def test_a_driver_dials_nobody_and_keeps_nothing():
     host = Host(10 * CHUNK_BYTES, is_host=False)
     host.fetch()
-    assert host.told() == [Locate(OBJECT, False, [])]
+    assert host.told() == [Locate(OBJECT, 1, False, [])]
     host.located(SOURCE)
     host.reserve()
     host.answer_all()
@@ -270,7 +275,7 @@ def test_a_source_that_has_it_not_is_replaced_by_one_that_the_owner_names():
     asks = host.take(Ask)
     host.answer(asks[0])
     host.core.on_pull_failed(SOURCE, PullFailed(1, "evicted"), 0.0)
-    assert host.told() == [Locate(OBJECT, True, [SOURCE])]
+    assert host.told() == [Locate(OBJECT, host.question(), True, [SOURCE])]
     host.located(OTHER)
     host.no_links()
     asks = host.take(Ask)
@@ -292,7 +297,7 @@ def test_the_other_sources_take_over():
 def test_nobody_has_it():
     host = running(20)
     host.core.on_process_died(SOURCE, "killed", 0.0)
-    host.core.on_located(OWNER, Located(OBJECT, 0, [], "ObjectLostError", "no host has it"), 0.0)
+    host.core.on_located(OWNER, Located(OBJECT, host.question(), 0, [], "ObjectLostError", "no host has it"), 0.0)
     assert host.take(Finished) == [Finished("reader", "ObjectLostError", "no host has it")]
     assert host.take(GiveUp) == [GiveUp(1)]
     assert not host.core.pulls
@@ -302,7 +307,7 @@ def test_the_source_dies_before_there_is_room():
     host = Host(3 * CHUNK_BYTES)
     host.fetch()
     host.core.on_process_died(SOURCE, "killed", 0.0)
-    assert host.told() == [Locate(OBJECT, True, [SOURCE])]
+    assert host.told() == [Locate(OBJECT, host.question(), True, [SOURCE])]
     host.reserve()
     assert not host.take(Ask)
     host.located(OTHER)
@@ -347,7 +352,7 @@ def test_damaged_chunks_are_asked_for_again_and_then_of_somebody_else():
             if count < MAX_DAMAGED:
                 host.core.on_chunk(SOURCE, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
     assert host.core.damaged_chunks == MAX_DAMAGED + 1
-    assert host.told() == [Locate(OBJECT, True, [SOURCE])]
+    assert host.told() == [Locate(OBJECT, host.question(), True, [SOURCE])]
     host.located(OTHER)
     host.answer_all()
     assert bytes(host.room) == host.value
@@ -491,3 +496,79 @@ def test_what_does_not_shrink_travels_as_it_is():
     host = running(4)
     chunk = host.chunk(host.take(Ask)[0].request._replace(pack=True))
     assert not chunk.packed and len(chunk.data) == CHUNK_BYTES
+
+
+# ------------------------------------------------------------------ what a review has found
+
+
+def test_a_source_that_drops_one_pull_is_asked_for_the_others():
+    """One pull has the whole window, and fails: the other must not wait for ever."""
+    host = Host(40 * CHUNK_BYTES)
+    host.fetch()
+    second = OWNER + b"\1" * 12
+    host.core.fetch("another", second, SOURCE, 40 * CHUNK_BYTES, 0.0)
+    host.located(SOURCE)
+    host.core.link_up(SOURCE, 0.0)
+    for effect in host.take(Reserve):
+        host.core.reserved(effect.number, memoryview(host.room), len(host.value), 0.0)
+    assert len(host.take(Ask)) == DIRECT_WINDOW
+    host.core.on_located(OWNER, Located(second, 1, 40 * CHUNK_BYTES, [SOURCE], "", ""), 0.0)
+    for effect in host.take(Reserve):
+        host.core.reserved(effect.number, memoryview(bytearray(40 * CHUNK_BYTES)), 40 * CHUNK_BYTES, 0.0)
+    assert not host.take(Ask)
+    host.core.on_pull_failed(SOURCE, PullFailed(1, "evicted"), 0.0)
+    assert {ask.request.pull for ask in host.take(Ask)} == {2}
+
+
+def test_the_answer_to_an_earlier_question_is_not_taken_for_the_last():
+    host = Host(SMALL_BYTES + 1)
+    host.fetch()
+    host.core.tick(LOCATE_PATIENCE_S)  # the hint is tried
+    host.core.on_process_died(SOURCE, "killed", LOCATE_PATIENCE_S)
+    host.reserve()
+    assert host.told()[-1] == Locate(OBJECT, 2, True, [SOURCE])
+    host.core.on_located(OWNER, Located(OBJECT, 1, len(host.value), [SOURCE], "", ""), 5.0)
+    assert not host.take(Finished)
+    host.located(OTHER)
+    assert {ask.source for ask in host.take(Ask)} == {OTHER}
+
+
+def test_who_does_not_answer_to_dialling_is_done_without():
+    host = running(100, dialling=True)
+    assert len(host.take(Ask)) == 1
+    host.core.tick(DIAL_PATIENCE_S)
+    assert not host.core.peers[SOURCE].dialling
+    assert len(host.take(Ask)) == RELAYED_WINDOW - 1
+
+
+@pytest.mark.parametrize("size", [0, -1, 1 << 62])
+def test_sizes_that_are_none(size):
+    host = Host(100)
+    host.core.fetch("reader", OBJECT, SOURCE, size, 0.0)
+    assert host.take(Finished)[0].kind == "ObjectLostError"
+
+
+def test_sources_that_are_no_processes():
+    host = Host(SMALL_BYTES + 1)
+    host.fetch()
+    host.located(b"short", ME)
+    assert host.take(Finished)[0].kind == "ObjectLostError"
+
+
+def test_who_waits_for_a_chunk_is_watched():
+    host = running(4)
+    host.take(ToBroker)
+    host.core.on_pull(CHILD, wanted(3))
+    assert host.take(ToBroker) == [ToBroker(Watch(CHILD.process_id))]
+
+
+def test_a_link_may_rest_when_nothing_is_under_way():
+    host = running(20)
+    host.core.link_up(SOURCE, 0.0)
+    assert not host.core.may_rest(SOURCE) and host.core.may_rest(OTHER)
+    host.answer_all()
+    host.seal()
+    assert host.core.may_rest(SOURCE) and not host.core.peers[SOURCE].direct
+    host.fetch("once more")
+    host.located(SOURCE)
+    assert Dial(SOURCE) in host.take(Dial)

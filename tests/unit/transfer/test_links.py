@@ -259,14 +259,17 @@ def test_keys_that_were_not_announced_do_not_come_in():
     server = a.links.public_key
     try:
         offer = a.links.offer(B, LinkWanted(known.public))
-        for stranger, reason in (
-            (Stranger(offer.address), "no key"),
-            (Stranger(offer.address, server, keys()), "unknown key"),
-            (Stranger(offer.address, other.public, known), "key of another broker"),
+        for stranger in (
+            Stranger(offer.address),
+            Stranger(offer.address, server, keys()),
+            Stranger(offer.address, other.public, known),
         ):
             with stranger:
+                before = sum(a.links.refusals.values())
                 stranger.say(LinkHello(B, offer.token), PULL)
-                until(lambda reason=reason: a.links.refusals.get(reason), a)
+                # By which words, the other side's haste may decide: see tests/unit/security/test_guard.py.
+                until(lambda before=before: sum(a.links.refusals.values()) > before, a)
+        assert a.links.refusals["unknown key"]
         # A key that may come in, with the token of another.
         theirs = a.links.offer(C, LinkWanted(other.public))
         with Stranger(offer.address, server, known) as mixed:

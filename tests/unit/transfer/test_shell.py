@@ -82,7 +82,9 @@ class World:
                 if isinstance(inner, Locate) and not self.owner_is_busy:
                     left = [each for each in self.sources if each not in inner.lost]
                     kind = "" if left else "ObjectLostError"
-                    answer = Located(inner.object_id, self.sizes[inner.object_id], left, kind, "nobody has it")
+                    answer = Located(
+                        inner.object_id, inner.question, self.sizes[inner.object_id], left, kind, "nobody has it"
+                    )
                     self.hosts[source].transfers.receive(OWNER, answer)
             return
         self.relayed += len(message.rows)
@@ -199,8 +201,8 @@ def test_a_reader_that_leaves_ends_the_pull(world):
     assert not world.b.store.usage().writing
 
 
-def _give_up(world: World, left: list[float]) -> None:
-    request = Request(OBJECT, world.a.process_id, 20 * MIB)
+def _give_up(world: World, left: list[float], size: int = 20 * MIB) -> None:
+    request = Request(OBJECT, world.a.process_id, size)
     with contextlib.suppress(TimeoutError), fetched(world.b.fetch_path, request, lambda: left[0]):
         raise AssertionError
 
@@ -287,3 +289,54 @@ def test_where_a_host_listens(broker, wanted, expected):
 def test_where_it_cannot(wrong):
     with pytest.raises(ConfigError, match=r"link_address .* cannot be used"):
         listening_address("tcp://127.0.0.1:6380", wrong)
+
+
+def test_what_is_here_is_not_fetched_again(world):
+    """Nor reported as lost when it has become this host's own to keep."""
+    data = world.put(world.a, 3 * MIB)
+    assert world.read(world.b) == ("", "", data)
+    relayed, asked = world.relayed, len(world.told_owner)
+    assert world.read(world.b) == ("", "", data)
+    world.b.transfers.receive(OWNER, KeepCopies([OBJECT]))
+    world.sources = []
+    assert world.read(world.b) == ("", "", data)
+    assert (world.relayed, len(world.told_owner)) == (relayed, asked)
+
+
+def test_nonsense_from_others_does_not_end_a_host(world):
+    world.b.transfers.receive(OWNER, KeepCopies([b"x", b"", b"y" * 28]))
+    (world.b.store.spill_dir / ".nfs0001").write_bytes(b"")
+    (world.b.store.path / "live" / "README").write_bytes(b"")
+    assert world.b.store.owners() == set()
+    os.unlink(world.b.store.path / "live" / "README")
+
+
+def test_a_wait_for_memory_does_not_hold_up_the_loop(world, monkeypatch):
+    """The file system is full, and the reader leaves: the thread that waits for room clears away."""
+    import errno
+
+    def full(*args: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    world.put(world.a, 6 * MIB)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    left = [10.0]
+    thread = threading.Thread(target=lambda: _give_up(world, left, 6 * MIB))
+    thread.start()
+    world.until(lambda: world.b.transfers._rooms)
+    left[0] = 0.0
+    world.until(lambda: not world.b.transfers.core.pulls)
+    thread.join(5)
+    world.until(lambda: not world.b.store.usage().writing)
+
+
+def test_links_that_nobody_uses_are_given_up(world, monkeypatch):
+    data = world.put(world.a, 6 * MIB)
+    world.read(world.b)
+    monkeypatch.setattr("zray.transfer.links.IDLE_S", 0.0)
+    world.until(lambda: not world.b.transfers._links._dialled)
+    monkeypatch.undo()
+    other = OWNER + b"\5" * 12
+    data = world.put(world.a, 6 * MIB, other)
+    assert world.read(world.b, other) == ("", "", data)
+    assert bool(world.b.transfers._links._dialled) == world.direct

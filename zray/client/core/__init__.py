@@ -48,6 +48,8 @@ from zray.protocol.messages import (
     FunctionPut,
     JobConfig,
     KeepCopies,
+    LinkOffer,
+    LinkWanted,
     Locate,
     Located,
     Logs,
@@ -158,31 +160,43 @@ class ClientCore:
         entry = self.references.entries.get(object_id)
         if entry is None or not self.references.owns(object_id) or entry.status != STORED:
             why = "the object was freed: no reference to it was known any more"
-            self.to_peer(source, Located(object_id, 0, [], "ObjectFreedError", why))
+            self.to_peer(source, Located(object_id, message.question, 0, [], "ObjectFreedError", why))
             return
         for process_id in (source, entry.host):
             self.references.watch_once(process_id)  # what it has goes with it
         sources = self.locations.sources(object_id, entry.host, source, message.serves, message.lost)
         kind, why = ("", "") if sources else ("ObjectLostError", "no host has it any more")
-        self.to_peer(source, Located(object_id, entry.size, sources, kind, why))
+        self.to_peer(source, Located(object_id, message.question, entry.size, sources, kind, why))
 
     def _copy_made(self, source: bytes, message: CopyMade) -> None:
         entry = self.references.entries.get(message.object_id)
         if entry is None or not self.references.owns(message.object_id):
             self.to_peer(source, FreeObjects([message.object_id]))  # it was freed while it was copied
         else:
-            self.references.watch_once(source)
+            for process_id in (source, entry.host):
+                self.references.watch_once(process_id)
             self.locations.made(message.object_id, source)
+            if self.references.is_dead(entry.host):
+                self._promote(message.object_id)
+
+    def _promote(self, object_id: bytes) -> None:
+        """The host that kept an object is gone: the copies that there are, are the object now.
+
+        All of them, as one may have been evicted, of which hosts do not tell.
+        """
+        copies = self.locations.complete(object_id)
+        for host in copies:
+            self.to_peer(host, KeepCopies([object_id]))
+        if copies:
+            self.references.entries[object_id].host = copies[0]
+            self.locations.gone(object_id, copies[0])
 
     def _process_died(self, message: ProcessDied) -> None:
         process_id = message.process_id
         self.references.on_process_died(process_id)
         self.locations.on_process_died(process_id)
         for object_id in self.references.stored_at(process_id):
-            if copies := self.locations.complete(object_id):
-                self.references.entries[object_id].host = copies[0]
-                self.locations.gone(object_id, copies[0])
-                self.to_peer(copies[0], KeepCopies([object_id]))
+            self._promote(object_id)
         if self.transfers is not None:
             self.transfers.on_process_died(process_id, message.message)
 
@@ -272,6 +286,7 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     Locate: ClientCore._locate,
     CopyMade: ClientCore._copy_made,
     CopyGone: lambda core, source, m: core.locations.gone(m.object_id, source),
+    LinkWanted: lambda core, source, m: core.to_peer(source, LinkOffer("", b"", b"")),  # nobody dials a client
     Pull: ClientCore._about_transfers,
     Chunk: ClientCore._about_transfers,
     PullFailed: ClientCore._about_transfers,
