@@ -159,7 +159,8 @@ with connection, contextlib.suppress(ConnectionResetError):
 STRANGER = """
 import sys, zmq
 from zray.security.keys import KeyDirectory
-from zray.protocol.messages import LinkHello, Pull, encode_row
+from zray.protocol.messages import LinkHello, Pull
+from zray.protocol.rows import encode_row
 import msgpack
 address, how, server = sys.argv[1:4]
 context = zmq.Context()

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any
 
 from zray.client.core.locations import LocationTable
-from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, Pull, PullFailed, Watch
+from zray.protocol.messages import CopyGone, CopyMade, Locate, Located, Pull, PullFailed, Watch
 from zray.testing.network import Simulation
 from zray.transfer import core as transfer
 from zray.transfer.chunks import make_chunk
@@ -118,15 +118,10 @@ class SimHost:
     def receive(self, source: bytes, message: Any, link: bytes = b"") -> None:
         if not self.alive:
             return
-        now = self.world.sim.now
         if isinstance(message, Pull):
             self.core.on_pull(Origin(source, link), message)
-        elif isinstance(message, Chunk):
-            self.core.on_chunk(source, message, now)
-        elif isinstance(message, PullFailed):
-            self.core.on_pull_failed(source, message, now)
-        elif isinstance(message, Located):
-            self.core.on_located(source, message, now)
+        else:
+            self.core.receive(source, message, self.world.sim.now)
         self.perform()
 
     def died(self, process_id: bytes) -> None:

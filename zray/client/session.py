@@ -21,6 +21,7 @@ from zray.client.core.actors import ActorView
 from zray.client.core.effects import FreeSegment
 from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
+from zray.client.futures import Completion
 from zray.client.remote import RemoteObjects
 from zray.client.shell import ClientShell, Waiter
 from zray.client.stores import Stores
@@ -100,7 +101,7 @@ class Session:
         for effect in effects:
             if type(effect) is FreeSegment:
                 continue
-            if type(effect) is _Completed:
+            if type(effect) is Completion:
                 effect.complete()
             else:
                 handler = self.handlers.get(type(effect))
@@ -161,7 +162,7 @@ class Session:
 
         future: Future[Any] = Future()
         ref = self.intern(object_id)
-        done = _Completed(self, ref, future)
+        done = Completion(self, ref, future)
 
         def watch() -> bool:
             return self.core.references.wait_for(object_id, done)
@@ -550,33 +551,6 @@ class Session:
 
 def _of_another_cluster() -> ObjectLostError:
     return ObjectLostError("the reference belongs to a cluster that this process has left with zray.shutdown()")
-
-
-class _Completed:
-    """Completes a future when its object is ready: queued as an effect, since callbacks must not run under the lock."""
-
-    __slots__ = ("_future", "_ref", "_session")
-
-    def __init__(self, session: Session, ref: ObjectRef, future: concurrent.futures.Future[Any]) -> None:
-        self._session = session
-        self._ref: ObjectRef | None = ref
-        self._future = future
-
-    def ready(self, object_id: bytes) -> None:
-        """The object is ready (``Waiting``)."""
-        self._session.core.add_effect(self)
-
-    def complete(self) -> None:
-        """Sets the result or the error."""
-        ref, self._ref = self._ref, None
-        if ref is None or not self._future.set_running_or_notify_cancel():
-            return
-        try:
-            value = self._session._value(ref._id)
-        except BaseException as error:
-            self._future.set_exception(error)
-        else:
-            self._future.set_result(value)
 
 
 _current: Session | None = None

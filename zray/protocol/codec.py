@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from zray.protocol.messages import HANDSHAKE, ProtocolError, decode_row, encode_row
+from zray.protocol.messages import HANDSHAKE, ProtocolError
+from zray.protocol.rows import decode_row, encode_row
 
 MAGIC = 0xA7
 KIND_HANDSHAKE, KIND_DATA = 0, 1

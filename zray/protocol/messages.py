@@ -1,15 +1,9 @@
-"""The messages: one ``NamedTuple`` each, one union per direction.
-
-On the wire a message is the array ``[type, *fields]``. ``decode_row`` checks number, type and size of the fields, by a
-test that is generated once per class from the annotations (identifiers have fixed sizes, see ``zray.ids``).
-"""
+"""The messages: one ``NamedTuple`` each, one union per direction. How they travel is told by ``zray.protocol.rows``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, get_args, get_type_hints
+from typing import Any, NamedTuple, TypeAlias, get_args
 
-from zray import ids
 from zray.exceptions import ZrayError
 
 PROTOCOL_VERSION = 2
@@ -569,71 +563,3 @@ FROM_LINK = frozenset(get_args(Link))
 HANDSHAKE = frozenset(get_args(Handshake))
 FROM_OBSERVER = frozenset({Query, Goodbye})
 MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}
-
-# The numbers on the wire, of this version of the protocol.
-TYPES: tuple[Any, ...] = (
-    Hello, Welcome, Refused,
-    Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel,
-    ActorKill, ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Query, Goodbye,
-    HostReady, WorkerStarted, WorkerDied, WorkerLogs, LogsFlushed, LinkRefusals,
-    Run, Result, Failed, CancelTask, JobConfig, FunctionBlob, ActorStart, ActorRun, ActorStop, ActorState, ActorFound,
-    ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
-    StartWorker, KillWorker, FlushLogs,
-    ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
-    Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
-    LinkWanted, LinkOffer, LinkHello, LinkWelcome,
-)  # fmt: skip
-NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
-
-_SIZES = {
-    **dict.fromkeys(
-        ("process_id", "owner", "dest", "source", "caller", "announcer", "holder", "worker_id"), ids.PROCESS_ID_BYTES
-    ),
-    "actor_id": ids.ACTOR_ID_BYTES,
-    "task_id": ids.TASK_ID_BYTES,
-    "object_id": ids.OBJECT_ID_BYTES,
-    "function_id": ids.FUNCTION_ID_BYTES,
-    "incarnation_id": 8,
-}
-
-
-def _checker(kind: Any) -> Callable[[list[Any]], bool]:
-    """A predicate over a row, generated as one expression so that it costs well under a microsecond."""
-    hints = get_type_hints(kind)
-    tests = [f"len(r) == {len(kind._fields) + 1}"]
-    for position, field in enumerate(kind._fields, start=1):
-        hint = hints[field]
-        base = getattr(hint, "__origin__", hint)
-        if base is Any:
-            continue
-        tests.append(f"type(r[{position}]) is {base.__name__}")
-        if base is int:
-            tests.append(f"0 <= r[{position}] < 9223372036854775808")
-        if base is bytes and field in _SIZES:
-            tests.append(f"len(r[{position}]) == {_SIZES[field]}")
-        if hint == list[bytes]:
-            tests.append(f"all(type(x) is bytes for x in r[{position}])")
-    check: Callable[[list[Any]], bool] = eval("lambda r: " + " and ".join(tests))
-    return check
-
-
-_DECODERS = [(kind, kind._make, _checker(kind)) for kind in TYPES]
-
-
-def encode_row(message: Any) -> tuple[Any, ...]:
-    """The array that stands for ``message`` on the wire."""
-    row: tuple[Any, ...] = NUMBER_OF[type(message)] + message
-    return row
-
-
-def decode_row(row: Any, allowed: frozenset[Any]) -> Any:
-    """The message of a row; raises ProtocolError when it is malformed or not among the ``allowed`` classes."""
-    if type(row) is not list or not row or type(row[0]) is not int or not 0 <= row[0] < len(_DECODERS):
-        raise ProtocolError("not a message of this protocol version")
-    kind, make, well_formed = _DECODERS[row[0]]
-    if kind not in allowed:
-        raise ProtocolError(f"{kind.__name__} may not be sent by this peer")
-    if not well_formed(row):
-        raise ProtocolError(f"malformed {kind.__name__}")
-    del row[0]
-    return make(row)

@@ -236,6 +236,17 @@ class TransferCore:
         effects, self._effects = self._effects, []
         return effects
 
+    def receive(self, source: bytes, message: Any, now: float) -> None:
+        """A message that came through the broker."""
+        if isinstance(message, Chunk):
+            self.on_chunk(source, message, now)
+        elif isinstance(message, Pull):
+            self.on_pull(Origin(source, b""), message)
+        elif isinstance(message, PullFailed):
+            self.on_pull_failed(source, message, now)
+        elif isinstance(message, Located):
+            self.on_located(source, message, now)
+
     # ------------------------------------------------------------------ readers
 
     def fetch(self, reader: Any, object_id: bytes, hint: bytes, size: int, now: float) -> None:

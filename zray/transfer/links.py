@@ -23,16 +23,8 @@ import zmq
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.codec import unpack_row
-from zray.protocol.messages import (
-    FROM_LINK,
-    Chunk,
-    LinkHello,
-    LinkOffer,
-    LinkWanted,
-    LinkWelcome,
-    ProtocolError,
-    encode_row,
-)
+from zray.protocol.messages import FROM_LINK, Chunk, LinkHello, LinkOffer, LinkWanted, LinkWelcome, ProtocolError
+from zray.protocol.rows import encode_row
 from zray.protocol.sockets import make_socket
 from zray.security.monitor import Monitor
 

@@ -26,7 +26,6 @@ from zray.protocol.messages import (
     LinkOffer,
     LinkRefusals,
     LinkWanted,
-    Located,
     Peer,
     ProcessDied,
     Pull,
@@ -273,22 +272,15 @@ class Transfers:
 
     def receive(self, source: bytes, message: Any) -> None:
         """A message of another process."""
-        now = time.monotonic()
-        if isinstance(message, Pull):
-            self.core.on_pull(Origin(source, b""), message)
-        elif isinstance(message, Chunk):
-            self.core.on_chunk(source, message, now)
-        elif isinstance(message, PullFailed):
-            self.core.on_pull_failed(source, message, now)
-        elif isinstance(message, Located):
-            self.core.on_located(source, message, now)
-        elif isinstance(message, KeepCopies):
+        if isinstance(message, KeepCopies):
             self._keep(message.object_ids)
         elif isinstance(message, LinkWanted):
             self.core.watch(source)  # its key is let in as long as it lives
             self._tell(source, self._links.offer(source, message))
         elif isinstance(message, LinkOffer):
             self._links.dial(source, message)
+        else:
+            self.core.receive(source, message, time.monotonic())
         self._perform()
 
     def process_died(self, message: ProcessDied) -> None:

@@ -14,7 +14,8 @@ from zray.client.core.references import STORED
 from zray.ids import put_id
 from zray.protocol import messages as m
 from zray.protocol.codec import unpack_messages
-from zray.protocol.messages import ProtocolError, encode_row
+from zray.protocol.messages import ProtocolError
+from zray.protocol.rows import encode_row
 
 OTHER = b"other".ljust(16, b"\0")
 

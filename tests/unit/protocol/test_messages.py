@@ -24,9 +24,7 @@ from zray.protocol.messages import (
     HANDSHAKE,
     HOST,
     MAY_SEND,
-    NUMBER_OF,
     OBSERVER,
-    TYPES,
     WORKER,
     BorrowAck,
     Chunk,
@@ -39,9 +37,8 @@ from zray.protocol.messages import (
     PullFailed,
     Query,
     Watch,
-    decode_row,
-    encode_row,
 )
+from zray.protocol.rows import NUMBER_OF, TYPES, decode_row, encode_row
 
 EVERYTHING = frozenset(TYPES)
 

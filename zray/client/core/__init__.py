@@ -64,8 +64,8 @@ from zray.protocol.messages import (
     Result,
     Run,
     Watch,
-    encode_row,
 )
+from zray.protocol.rows import encode_row
 
 if TYPE_CHECKING:
     from zray.client.core.transfers import DriverTransfers

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zray.protocol.messages import Chunk, Located, Pull, PullFailed
+from zray.protocol.messages import PullFailed
 from zray.transfer.chunks import chunk_length, make_chunk
-from zray.transfer.core import Ask, Finished, GiveUp, Origin, Refuse, Reserve, Seal, Serve, Tell, ToBroker, TransferCore
+from zray.transfer.core import Ask, Finished, GiveUp, Refuse, Reserve, Seal, Serve, Tell, ToBroker, TransferCore
 
 if TYPE_CHECKING:
     from zray.client.core import ClientCore
@@ -51,15 +51,7 @@ class DriverTransfers:
 
     def receive(self, source: bytes, message: Any) -> None:
         """A message of another process."""
-        now = self._client.now
-        if isinstance(message, Chunk):
-            self._core.on_chunk(source, message, now)
-        elif isinstance(message, Pull):
-            self._core.on_pull(Origin(source, b""), message)
-        elif isinstance(message, PullFailed):
-            self._core.on_pull_failed(source, message, now)
-        elif isinstance(message, Located):
-            self._core.on_located(source, message, now)
+        self._core.receive(source, message, self._client.now)
         self._perform()
 
     def on_process_died(self, process_id: bytes, reason: str) -> None:

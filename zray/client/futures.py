@@ -1,0 +1,38 @@
+"""Futures of ``concurrent.futures`` that objects complete."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import concurrent.futures
+
+    from zray.client.session import Session
+    from zray.object_ref import ObjectRef
+
+
+class Completion:
+    """Completes a future when its object is ready: queued as an effect, since callbacks must not run under the lock."""
+
+    __slots__ = ("_future", "_ref", "_session")
+
+    def __init__(self, session: Session, ref: ObjectRef, future: concurrent.futures.Future[Any]) -> None:
+        self._session = session
+        self._ref: ObjectRef | None = ref
+        self._future = future
+
+    def ready(self, object_id: bytes) -> None:
+        """The object is ready (``Waiting``)."""
+        self._session.core.add_effect(self)
+
+    def complete(self) -> None:
+        """Sets the result or the error."""
+        ref, self._ref = self._ref, None
+        if ref is None or not self._future.set_running_or_notify_cancel():
+            return
+        try:
+            value = self._session._value(ref._id)
+        except BaseException as error:
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(value)
