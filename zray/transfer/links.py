@@ -53,7 +53,6 @@ class Received(NamedTuple):
     source: bytes
     link: bytes
     message: Any
-    data: bytes
 
 
 class _Dialled:
@@ -319,7 +318,7 @@ class Links:
                 elif link not in self._came_in or isinstance(message, (Chunk, LinkWelcome)):
                     raise ProtocolError("a stranger, or the wrong way round")
                 else:
-                    yield Received(self._came_in[link], link, message, b"")
+                    yield Received(self._came_in[link], link, message)
             except ProtocolError:
                 self.malformed += 1
 
@@ -350,7 +349,7 @@ class Links:
                     dialled.is_up = True
                     self._up(peer)
                 elif dialled.is_up:
-                    yield Received(peer, b"", message, b"")
+                    yield Received(peer, b"", message)
             except ProtocolError:
                 self.malformed += 1
                 self._broken(peer)

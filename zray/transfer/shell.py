@@ -239,7 +239,7 @@ class Transfers:
         while self._room_maker.done:
             self._room_made(*self._room_maker.done.popleft())
         self._perform()
-        for source, link, message, _ in self._links.receive():
+        for source, link, message in self._links.receive():
             if isinstance(message, Pull):
                 self.core.on_pull(Origin(source, link), message)
             elif isinstance(message, PullFailed):

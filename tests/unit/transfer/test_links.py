@@ -42,7 +42,7 @@ class End:
 
     def turn(self) -> None:
         self.links.tick(time.monotonic())
-        for source, link, message, _ in self.links.receive():
+        for source, link, message in self.links.receive():
             self.received.append((source, link, message))
 
 
