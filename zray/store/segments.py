@@ -144,7 +144,9 @@ class Segments:
     def publish(self, ledger: Ledger, draft: Draft, object_id: bytes, copy: bool) -> None:
         """Makes a written segment readable. A former object of that identifier is replaced; its readers keep it."""
         try:
-            self.free(ledger, object_id)
+            # Asked first: nearly always there is none, and an exception for that would cost as much as all the rest.
+            if os.access(self.live_path(object_id), os.F_OK) or ledger.held[Place.COPY] or ledger.held[Place.SPILLED]:
+                self.free(ledger, object_id)
             os.utime(draft.path)
             os.rename(draft.path, self.copy_path(object_id) if copy else self.live_path(object_id))
             ledger.move(draft.size, Place.WRITING, Place.COPY if copy else Place.LIVE)
