@@ -159,7 +159,7 @@ class Transfers:
         self._room_maker = _RoomMaker(store)
         self._rooms: dict[int, Writing] = {}
         self._pinned: dict[int, memoryview] = {}  # what a reader was told is there, until it hangs up
-        self._wanted_by: dict[int, bytes] = {}
+        self._wanted_by: dict[int, Request] = {}
         self._links = Links(
             host_id, listen, config, credentials, self.core.place_for, self._arrived,
             lambda peer: self.core.link_up(peer, time.monotonic()),
@@ -212,21 +212,22 @@ class Transfers:
 
     def _wanted(self, reader: int, request: Request) -> None:
         object_id, hint, size = request
-        self._wanted_by[reader] = object_id
-        try:
-            if self._store.contains(object_id):  # another reader's pull has brought it, or it has become ours to keep
-                self._finished(Finished(reader, "", ""))
-            elif size > self._store.capacity_bytes:
-                text = (
-                    f"an object of {size:,} bytes is larger than the object store of this machine, which has a capacity"
-                )
-                self._finished(
-                    Finished(reader, "ObjectStoreFullError", f"{text} of {self._store.capacity_bytes:,} bytes")
-                )
-            else:
+        try:  # another reader's pull may have brought it, or it has become ours to keep
+            self._pinned[reader] = self._store.read(object_id)
+        except SegmentMissing:
+            self._wanted_by[reader] = request
+            if size <= self._store.capacity_bytes:
                 self.core.fetch(reader, object_id, hint, size, time.monotonic())
-        except OSError as error:
-            self._finished(Finished(reader, "ObjectLostError", f"the object store cannot be looked at: {error}"))
+                return
+            text = (
+                f"an object of {size:,} bytes is larger than the object store of this machine, which has a capacity of "
+                f"{self._store.capacity_bytes:,} bytes"
+            )
+            self._finished(Finished(reader, "ObjectStoreFullError", text))
+        except (OSError, ZrayError) as error:
+            self._readers.answer(reader, "ObjectLostError", f"the object store cannot be looked at: {error}")
+        else:
+            self._readers.answer(reader, "", "")
 
     def _withdrawn(self, reader: int) -> None:
         self._pinned.pop(reader, None)
@@ -389,11 +390,14 @@ class Transfers:
 
     def _finished(self, effect: Finished) -> None:
         _, kind, message = effect
-        object_id = self._wanted_by.pop(effect.reader)
+        request = self._wanted_by.pop(effect.reader)
         if not kind:
             try:
-                self._pinned[effect.reader] = self._store.read(object_id)
-            except (SegmentMissing, OSError, ZrayError) as error:
+                self._pinned[effect.reader] = self._store.read(request.object_id)
+            except SegmentMissing:  # evicted before it could be pinned: others need the room as well
+                self._wanted(effect.reader, request)
+                return
+            except (OSError, ZrayError) as error:
                 kind, message = "ObjectLostError", f"it was here, and is gone: {error}"
         self._readers.answer(effect.reader, kind, message)
 
