@@ -95,7 +95,7 @@ def _serve(
 ) -> str:
     """The life of the host; returns why it ended."""
     lock = lock_session(paths)
-    zygote = prepare_zygote(paths, lock)
+    zygote = prepare_zygote(paths, lock, amounts)
     set_title(f"zray: host {paths.name}")
     cpus = amounts.get("CPU", 0) / 10_000
 

@@ -15,8 +15,16 @@ import msgpack
 import pytest
 
 from zray.util import processes
-from zray.worker.host import zygote
-from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone, start_zygote
+from zray.worker.host.zygote import (
+    ChildExited,
+    Event,
+    ForkFailed,
+    ForkReply,
+    ZygoteClient,
+    ZygoteGone,
+    process,
+    start_zygote,
+)
 
 TIMEOUT_S = 10.0
 
@@ -40,8 +48,8 @@ class Harness:
         self.client.request_fork(worker_id, payload, [out_write, out_write, *extra_fds])
         os.close(out_write)
 
-    def events(self, count: int) -> list[zygote.Event]:
-        found: list[zygote.Event] = []
+    def events(self, count: int) -> list[Event]:
+        found: list[Event] = []
         while len(found) < count:
             assert select.select([self.client], [], [], TIMEOUT_S)[0], f"only {found}"
             found += self.client.read_events()
@@ -206,15 +214,15 @@ print(chr(0xe9), chr(0xd800))
 
 class TestFailures:
     def test_failed_fork_is_reported_and_survived(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-        forks, real_fork = [], os.fork
+        forks, real_fork = [], process._fork_asleep
 
-        def second_fork_fails() -> int:
+        def first_fork_fails() -> int:
             forks.append(1)
-            if len(forks) == 2:
+            if len(forks) == 1:
                 raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
             return real_fork()
 
-        monkeypatch.setattr(zygote.os, "fork", second_fork_fails)
+        monkeypatch.setattr(process, "_fork_asleep", first_fork_fails)
         harness = start(run_python)
         harness.fork(b"w1")
         assert harness.events(1) == [ForkFailed(b"w1", "[Errno 11] Resource temporarily unavailable")]

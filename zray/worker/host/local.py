@@ -38,7 +38,7 @@ def main(arguments: str) -> int:
     bound_read, bound_write = os.pipe()
     broker = _fork_broker(address, config, bound_write, [lock.fileno(), bound_read])
     os.close(bound_write)
-    zygote = prepare_zygote(paths, lock)
+    zygote = prepare_zygote(paths, lock, settings["resources"])
     if not os.read(bound_read, 1):
         return _report(error="the broker did not start")
     options = HostOptions(address, settings["resources"], settings["store_bytes"])

@@ -40,8 +40,11 @@ class HostOptions:
     credentials: ClientCredentials | None = None
 
 
-def prepare_zygote(paths: SessionPaths, lock: SessionLock) -> ZygoteClient:
-    """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends."""
+def prepare_zygote(paths: SessionPaths, lock: SessionLock, resources: dict[str, int]) -> ZygoteClient:
+    """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends.
+
+    It keeps a process for each CPU of ``resources``, those that wait for work included.
+    """
 
     host = os.getpid()
     machine_id()  # known to every worker, then, without looking
@@ -50,7 +53,8 @@ def prepare_zygote(paths: SessionPaths, lock: SessionLock) -> ZygoteClient:
         kill_session(paths.name, exclude={os.getpid(), host})
         remove_session(paths)
 
-    return start_zygote(worker_main, clean_up, close_in_child=[lock.fileno()], warm_up=rehearse)
+    cpus = resources.get("CPU", 0) // 10_000
+    return start_zygote(worker_main, clean_up, [lock.fileno()], rehearse, pool_size=cpus)
 
 
 def run_host(

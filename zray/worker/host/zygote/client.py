@@ -1,0 +1,158 @@
+"""The host's end: starts the zygote, asks it for workers, hears what became of them."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from zray.worker.host.zygote.process import ChildMain, Zygote
+from zray.worker.host.zygote.streams import flush_output, occupy_standard_fds
+from zray.worker.host.zygote.wire import (
+    MAX_FDS,
+    MAX_PACKET_BYTES,
+    MAX_PAYLOAD_BYTES,
+    ChildExited,
+    Event,
+    Request,
+    ZygoteGone,
+    close_all,
+    send_request,
+    unpack_event,
+)
+
+_MAX_UNANSWERED = 8
+"""Requests under way at once. Keeps them, and the descriptors in flight, within the buffers and limits that every
+system grants, so that sending a request never blocks the host."""
+
+
+def start_zygote(
+    child_main: ChildMain,
+    cleanup: Callable[[], None],
+    close_in_child: Sequence[int] = (),
+    warm_up: Callable[[], None] = lambda: None,
+    pool_size: int = 0,
+) -> ZygoteClient:
+    """Forks the zygote from this process, which must have neither threads nor a ZeroMQ context yet.
+
+    ``child_main(payload, fds)`` runs in each worker.  ``cleanup()`` runs in the zygote after its last child is
+    killed.  ``close_in_child``: descriptors that the zygote is to keep and workers are not, such as the session's
+    lock.  ``warm_up()`` runs in the zygote first: what it leaves in memory, all workers share.  ``pool_size``: while
+    there are fewer children, workers among them, spares are forked.  The host must not fork other lasting processes
+    afterwards without exec: they would hold the socket open.
+    """
+    occupy_standard_fds()
+    flush_output()  # or each child would write what is still buffered here
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    host_pid = os.getpid()
+    pid = os.fork()
+    if pid:
+        theirs.close()
+        return ZygoteClient(ours, pid)
+    ours.close()
+    code = 1
+    try:
+        Zygote(theirs, child_main, close_in_child, pool_size).live(host_pid, warm_up, cleanup)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+class ZygoteClient:
+    """The host's end. Never blocks: poll ``fileno()`` for reading, then call ``read_events()``.
+
+    Attributes: pid, of the zygote.
+    """
+
+    def __init__(self, control: socket.socket, pid: int) -> None:
+        control.setblocking(False)
+        self.pid = pid
+        self._control = control
+        self._waiting: deque[Request] = deque()
+        self._unanswered = 0
+        self._gone = False
+
+    def fileno(self) -> int:
+        return self._control.fileno()
+
+    def request_fork(self, worker_id: bytes, payload: bytes, fds: Sequence[int]) -> None:
+        """Asks for a worker. ``fds``: stdout, stderr, then what ``child_main`` gets.
+
+        ``fds`` stay the caller's, who may close them at once: what has to wait is sent from copies.  A ForkReply or
+        ForkFailed follows, unless ZygoteGone does.  Raises ValueError if there are too many or too large things to
+        send, and OSError if there are no descriptors left for the copies.
+        """
+        if len(payload) > MAX_PAYLOAD_BYTES or not 2 <= len(fds) <= MAX_FDS:
+            raise ValueError(f"payload of {len(payload)} bytes with {len(fds)} descriptors cannot be sent")
+        if not self._gone:
+            self._waiting.append(Request(worker_id, payload, _copies(fds), len(fds)))
+            self._send_waiting()
+
+    def read_events(self) -> list[Event]:
+        """All events that have arrived, in order; empty when there are none."""
+        events: list[Event] = []
+        while not self._gone:
+            try:
+                packet = self._control.recv(MAX_PACKET_BYTES)
+                event = unpack_event(packet) if packet else ZygoteGone("the zygote has ended")
+            except BlockingIOError:
+                break
+            except (OSError, ValueError) as error:
+                event = ZygoteGone(f"the zygote cannot be understood: {error}")
+            if isinstance(event, ZygoteGone):
+                self._end()
+            elif not isinstance(event, ChildExited):
+                self._unanswered -= 1
+            events.append(event)
+        self._send_waiting()
+        return events
+
+    def close(self) -> None:
+        """Closes the socket, upon which the zygote kills all workers, cleans up and ends. May be called twice."""
+        self._end()
+        self._control.close()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits for the zygote's end after ``close`` and reaps it; False if it has not ended by then."""
+        try:
+            with os.fdopen(os.pidfd_open(self.pid), "rb") as pidfd:
+                ready, _, _ = select.select([pidfd], [], [], timeout_s)
+            if ready:
+                os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):  # reaped already
+            return True
+        return bool(ready)
+
+    def _send_waiting(self) -> None:
+        while self._waiting and not self._gone and self._unanswered < _MAX_UNANSWERED:
+            request = self._waiting[0]
+            try:
+                send_request(self._control, request)
+            except BlockingIOError:
+                break  # retried with the next event, of which there is one since the queue is not empty
+            except ConnectionError:
+                break  # the zygote is gone: reading says so
+            self._unanswered += 1
+            close_all(self._waiting.popleft().fds)
+
+    def _end(self) -> None:
+        self._gone = True
+        while self._waiting:
+            close_all(self._waiting.popleft().fds)
+
+
+def _copies(fds: Iterable[int]) -> list[int]:
+    """Raises OSError, with none of the copies left open, if one cannot be made."""
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies.append(os.dup(fd))  # noqa: PERF401  (those made so far have to be closed on an error)
+    except OSError:
+        close_all(copies)
+        raise
+    return copies

@@ -1,0 +1,250 @@
+"""The zygote itself, and its children up to where they are workers."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from zray.util import processes
+from zray.worker.host.zygote.streams import adopt_standard_fds, flush_output, make_standard_streams
+from zray.worker.host.zygote.wire import (
+    ChildExited,
+    ForkFailed,
+    ForkReply,
+    Request,
+    WireEvent,
+    close_all,
+    pack_event,
+    receive_request,
+    send_request,
+)
+
+ChildMain = Callable[[bytes, list[int]], None]
+"""Runs a worker: gets the payload and the descriptors past stdout and stderr that came with the request."""
+
+_TO_LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals by which a process is asked to leave."""
+_python = ctypes.PyDLL(None, use_errno=True)  # unlike CDLL's, its calls keep the interpreter's lock
+
+
+class Zygote:
+    """State: ``workers`` maps the PID of each child at work and not yet reaped to its worker ID, ``spares`` the PID of
+    each that waits for work to the socket by which it will get it."""
+
+    def __init__(
+        self, control: socket.socket, child_main: ChildMain, close_in_child: Sequence[int], pool_size: int
+    ) -> None:
+        self._pid = os.getpid()
+        self._control = control
+        self._child_main = child_main
+        self._close_in_child = close_in_child
+        self._pool_size = pool_size
+        self._wake_read, self._wake_write = os.pipe()
+        self._workers: dict[int, bytes] = {}
+        self._spares: dict[int, socket.socket] = {}
+        self._may_fork_ahead = True  # not after a spare could not be forked, or was killed, until a worker has ended
+
+    def live(self, host_pid: int, warm_up: Callable[[], None], cleanup: Callable[[], None]) -> None:
+        """Serves the host until the control socket reaches its end, then kills every descendant and cleans up."""
+        os.setsid()
+        processes.set_title(f"zray-zygote of {host_pid}")
+        for sig in _TO_LEAVE:
+            signal.signal(sig, signal.SIG_IGN)
+        try:
+            warm_up()
+        except Exception:  # workers weigh more then, and that is all
+            traceback.print_exc()
+        try:
+            self._serve()
+        finally:  # also after a fault of its own: a guardian that fails must not leave its wards behind
+            self._control.close()
+            processes.kill_descendants(self._pid)
+            _reap_the_killed()
+            cleanup()
+
+    def _serve(self) -> None:
+        self._prepare()
+        poll = select.poll()  # unlike epoll it is no kernel object that children would share
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        while True:
+            ready = poll.poll(0 if self._wants_spare() else None)
+            if not ready:
+                self._fork_ahead()
+            for fd, _ in ready:
+                if fd == self._wake_read:
+                    os.read(self._wake_read, 4096)
+                    self._reap()
+                elif not self._serve_request():
+                    return
+
+    def _prepare(self) -> None:
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler of Python's is what makes it write to the pipe
+        processes.set_child_subreaper()
+        self._control.setblocking(True)
+        make_standard_streams()
+        gc.disable()
+        gc.collect()
+        gc.freeze()
+
+    # ------------------------------------------------------------------ children
+
+    def _serve_request(self) -> bool:
+        """One request; False when the socket is at its end."""
+        try:
+            request = receive_request(self._control)
+        except (OSError, ValueError):
+            return False
+        try:
+            if len(request.fds) < request.sent:  # the kernel drops what there is no room for in the table
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            pid = self._hand_over(request)
+        except OSError as error:
+            self._report(ForkFailed(request.worker_id, str(error)))
+        else:
+            self._workers[pid] = request.worker_id
+            self._report(ForkReply(request.worker_id, pid))
+        finally:
+            close_all(request.fds)
+        return True
+
+    def _hand_over(self, request: Request) -> int:
+        """The PID of the child that serves the request. Raises OSError if there is none."""
+        while self._spares:
+            with contextlib.suppress(ConnectionError):  # it was killed while it waited, and will be reaped
+                return self._wake(request)
+        self._fork_spare()
+        return self._wake(request)
+
+    def _wake(self, request: Request) -> int:
+        pid, spare = self._spares.popitem()
+        with spare:
+            send_request(spare, request)
+        return pid
+
+    def _wants_spare(self) -> bool:
+        return self._may_fork_ahead and len(self._workers) + len(self._spares) < self._pool_size
+
+    def _fork_ahead(self) -> None:
+        try:
+            self._fork_spare()
+        except OSError:  # no process or descriptor is to be had now; who asks for a worker is told why
+            self._may_fork_ahead = False
+
+    def _fork_spare(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                pid = _fork_asleep()
+            except OSError:
+                ours.close()
+                raise
+            self._spares[pid] = ours
+            if pid == 0:
+                self._be_a_spare(theirs)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._workers:
+                self._report(ChildExited(self._workers.pop(pid), pid, status, usage.ru_maxrss * 1024))
+                self._may_fork_ahead = True
+            elif pid in self._spares:
+                self._spares.pop(pid).close()
+                self._may_fork_ahead = False
+            # else an adopted orphan, of which nobody asked
+
+    def _report(self, event: WireEvent) -> None:
+        with contextlib.suppress(OSError):  # the host is gone: the next read says so
+            self._control.send(pack_event(event))
+
+    # ------------------------------------------------------------------ in the child
+
+    def _be_a_spare(self, work: socket.socket) -> NoReturn:
+        """The child's life from fork to exit. Until there is work it touches as little memory as it can."""
+        code = 1
+        try:
+            processes.set_parent_death_signal(signal.SIGKILL, self._pid)
+            processes.set_title("zray::IDLE")
+            with contextlib.suppress(ValueError):  # the zygote has ended
+                request = receive_request(work)
+                _wake_up()
+                self._shed(work)
+                code = self._become_worker(request)
+                flush_output()
+        finally:
+            os._exit(code)
+
+    def _become_worker(self, request: Request) -> int:
+        """Runs a worker and gives the exit code that the interpreter would give."""
+        try:
+            if len(request.fds) < request.sent:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            extra_fds = adopt_standard_fds(request.fds)
+            gc.enable()  # what the zygote froze stays frozen: a collection would copy its pages
+            self._child_main(request.payload, extra_fds)
+        except SystemExit as error:
+            if isinstance(error.code, int):
+                return error.code & 0xFF
+            if error.code is None:
+                return 0
+            print(error.code, file=sys.stderr)
+            return 1
+        except BaseException:
+            traceback.print_exc()
+            return 1
+        return 0
+
+    def _shed(self, work: socket.socket) -> None:
+        """Leaves behind what belongs to the zygote."""
+        signal.set_wakeup_fd(-1)
+        for sig in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sig, signal.SIG_DFL)
+        for end in (work, self._control, *self._spares.values()):
+            end.close()
+        close_all([self._wake_read, self._wake_write, *self._close_in_child])
+
+
+def _fork_asleep() -> int:
+    """As ``os.fork``, but the child's interpreter is not made ready to run, which would write to half a megabyte.
+
+    So the child has to call ``_wake_up`` before it starts a thread or imports anything.  Raises OSError.
+    """
+    _python.PyOS_BeforeFork()
+    pid: int = _python.fork()
+    if pid:
+        number = ctypes.get_errno()
+        _python.PyOS_AfterFork_Parent()
+        if pid < 0:
+            raise OSError(number, os.strerror(number))
+    return pid
+
+
+def _wake_up() -> None:
+    """Does in the child what ``os.fork`` would have done."""
+    _python.PyOS_AfterFork_Child()
+
+
+def _reap_the_killed() -> None:
+    """Waits for what has been killed: under a first process that does not reap, as in containers, they would stay."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)

@@ -1,0 +1,135 @@
+"""What a host and its zygote say to each other, over a Unix socket of kind SEQPACKET: one packet, one message.
+
+Messages are msgpack arrays.  Host to zygote, and zygote to the child that is to serve it: ``[worker_id, payload, count
+of descriptors]``, descriptors attached.  Zygote to host: the fields of one of the events below, after its index in
+``_EVENTS``.  Whatever else arrives means that the other side is not to be trusted any more and counts as the end of the
+stream.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgpack
+
+MAX_PAYLOAD_BYTES = 16 * 1024
+MAX_FDS = 8
+MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + 1024
+
+
+class Request(NamedTuple):
+    """A worker is wanted. ``fds``: stdout, stderr, then what its main function gets; ``sent``: how many they were."""
+
+    worker_id: bytes
+    payload: bytes
+    fds: list[int]
+    sent: int
+
+
+class ForkReply(NamedTuple):
+    """The worker runs."""
+
+    worker_id: bytes
+    pid: int
+
+
+class ForkFailed(NamedTuple):
+    """The worker could not be forked; ``reason`` is the system's."""
+
+    worker_id: bytes
+    reason: str
+
+
+class ChildExited(NamedTuple):
+    """The worker has ended: its wait status (see ``processes.describe_exit``) and the most memory it ever had."""
+
+    worker_id: bytes
+    pid: int
+    status: int
+    maxrss_bytes: int
+
+
+class ZygoteGone(NamedTuple):
+    """The zygote has ended or talks nonsense; no event follows this one."""
+
+    reason: str
+
+
+WireEvent = ForkReply | ForkFailed | ChildExited
+Event = WireEvent | ZygoteGone
+
+_EVENTS: tuple[tuple[type[WireEvent], tuple[type, ...]], ...] = (
+    (ForkReply, (bytes, int)),
+    (ForkFailed, (bytes, str)),
+    (ChildExited, (bytes, int, int, int)),
+)
+"""Each event that travels, with the types of its fields."""
+_EVENT_INDEX = {kind: index for index, (kind, _) in enumerate(_EVENTS)}
+
+
+def send_request(control: socket.socket, request: Request) -> None:
+    """Raises BlockingIOError when there is no room in the socket, ConnectionError when nobody listens any more."""
+    packet = msgpack.packb([request.worker_id, request.payload, request.sent], use_bin_type=True)
+    control.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", request.fds))])
+
+
+def receive_request(control: socket.socket) -> Request:
+    """The next request; waits for it if the socket blocks.
+
+    Raises ValueError at the end of the stream as for garbage.  A request whose ``fds`` are fewer than ``sent`` is what
+    comes when this process has no room for them in its table.
+    """
+    room = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+    packet, ancillary, _, _ = control.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    try:
+        worker_id, payload, fds_sent = _unpack_row(packet)
+        if type(worker_id) is not bytes or type(payload) is not bytes or type(fds_sent) is not int:
+            raise ValueError("malformed request")
+        if not max(2, len(fds)) <= fds_sent <= MAX_FDS:
+            raise ValueError("wrong number of descriptors")
+    except ValueError:
+        close_all(fds)
+        raise
+    return Request(worker_id, payload, list(fds), fds_sent)
+
+
+def pack_event(event: WireEvent) -> bytes:
+    """The packet that tells it."""
+    packet: bytes = msgpack.packb([_EVENT_INDEX[type(event)], *event], use_bin_type=True)
+    return packet
+
+
+def unpack_event(packet: bytes) -> Event:
+    """Raises ValueError when the packet is no event."""
+    index, *fields = _unpack_row(packet)
+    if type(index) is not int or not 0 <= index < len(_EVENTS):
+        raise ValueError("unknown event")
+    kind, types = _EVENTS[index]
+    if tuple(type(field) for field in fields) != types:
+        raise ValueError(f"malformed {kind.__name__}")
+    return kind(*fields)
+
+
+def _unpack_row(packet: bytes) -> list[Any]:
+    """Raises ValueError when the packet is no array."""
+    try:
+        row = msgpack.unpackb(packet, raw=False)
+    except msgpack.exceptions.UnpackException as error:
+        raise ValueError(str(error)) from None
+    if type(row) is not list or not row:
+        raise ValueError("not an array")
+    return row
+
+
+def close_all(fds: Iterable[int]) -> None:
+    """Closes descriptors."""
+    for fd in fds:
+        os.close(fd)
