@@ -100,6 +100,7 @@ def _faster_than_ray(factor: float) -> tuple[Times]:
 ROWS = (
     Row("startup", "lifecycle", "import + init + first task", "s", (AtMost(0.6),), IMPLEMENTATIONS),
     Row("idle_pss", "lifecycle", "idle cluster, PSS of all but the driver", "MB", (AtMost(60),), IMPLEMENTATIONS),
+    Row("worker_worked_pss", "lifecycle", "one worker that has just worked, PSS", "MB", (), IMPLEMENTATIONS),
     Row("worker_pss", "lifecycle", "one idle worker, PSS", "MB", (AtMost(5),), IMPLEMENTATIONS),
     Row("shutdown", "lifecycle", "shutdown", "s", (AtMost(0.3),), IMPLEMENTATIONS),
     Row("actors_50", "crowd", "50 actors created and answered once", "s", (AtMost(2),)),

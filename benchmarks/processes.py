@@ -67,6 +67,11 @@ def titled(word: str) -> list[int]:
     return [pid for pid in descendants() if word in _read(PROC / str(pid) / "cmdline")]
 
 
+def exists(pid: int) -> bool:
+    """Whether the process lives."""
+    return (PROC / str(pid)).exists()
+
+
 def end_descendants(patience_s: float) -> int:
     """Waits for all descendants to end, then kills those that have not. Returns how many were killed."""
     deadline = time.monotonic() + patience_s

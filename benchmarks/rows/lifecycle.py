@@ -9,6 +9,9 @@ from pace import Pace
 from peers import Peer
 from rows.small import hello, occupy
 
+REST_S = 8.0
+"""Until a cluster is idle: zray ends a worker that has idled for 5 s, and a fork that waits takes its place."""
+
 
 def lifecycle(peer: Peer, pace: Pace) -> tuple[float, ...]:
     began = time.perf_counter()
@@ -19,12 +22,15 @@ def lifecycle(peer: Peer, pace: Pace) -> tuple[float, ...]:
 
     submit, gather = peer.task(occupy)
     workers = set(gather([submit(), submit()]))
+    worked_mb = processes.settled_pss_mb(list(workers)) / len(workers)
+    time.sleep(REST_S)
     idle_mb = processes.settled_pss_mb()
-    worker_mb = processes.pss_mb(list(workers)) / len(workers)
+    idle = [pid for pid in workers if processes.exists(pid)] or processes.titled("::IDLE")
+    worker_mb = processes.pss_mb(idle) / len(idle)
 
     began = time.perf_counter()
     peer.stop()
-    return startup_s, idle_mb, worker_mb, time.perf_counter() - began
+    return startup_s, idle_mb, worked_mb, worker_mb, time.perf_counter() - began
 
 
-MEASURES = {("startup", "idle_pss", "worker_pss", "shutdown"): lifecycle}
+MEASURES = {("startup", "idle_pss", "worker_worked_pss", "worker_pss", "shutdown"): lifecycle}

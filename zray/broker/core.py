@@ -391,6 +391,7 @@ class BrokerCore:
     def _staying(self, source: Process, msg: m.Staying) -> None:
         worker = self.scheduler.workers[source.process_id]
         if worker.state == PROBED:
+            worker.kept = True
             self.scheduler.make_idle(worker, self._now)
 
     # ------------------------------------------------------------------ time
@@ -403,14 +404,17 @@ class BrokerCore:
         self.reports.tick(now)
 
     def _reap(self, host: Host, now: float) -> None:
-        idle = [worker for workers in host.idle.values() for worker in workers]
-        spare = len(idle) - host.pool.total.get("CPU", 0) // 10_000
         timeout_s = host.info.get("idle_timeout_s", self._idle_worker_s)
-        for worker in sorted(idle, key=lambda worker: worker.idle_since)[: max(0, spare)]:
-            if now - worker.idle_since >= timeout_s:
+        idle = [worker for workers in host.idle.values() for worker in workers]
+        surplus = len(idle) - host.pool.total.get("CPU", 0) // 10_000
+        for worker in sorted(idle, key=lambda worker: worker.idle_since):
+            if now - worker.idle_since < timeout_s:
+                break
+            if surplus > 0 or not worker.kept:
                 host.idle[worker.job_id].remove(worker)
                 worker.state = PROBED
-                self.send(worker.worker_id, m.ExitIfIdle("it was idle"))
+                self.send(worker.worker_id, m.ExitIfIdle("it was idle", surplus > 0))
+                surplus -= 1
 
     def check(self) -> None:
         """Raises AssertionError if an invariant between the records does not hold; for tests."""

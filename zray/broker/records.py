@@ -61,8 +61,8 @@ class Worker:
     what is ``lent``; ``load_us`` is the sum of the estimates of ``outstanding``.
     """
 
-    __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "lent", "load_us", "outstanding",
-                 "overdue", "pid", "retiring", "state", "worker_id")  # fmt: skip
+    __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "kept", "lent", "load_us",
+                 "outstanding", "overdue", "pid", "retiring", "state", "worker_id")  # fmt: skip
 
     def __init__(self, worker_id: bytes, host: Host) -> None:
         self.worker_id = worker_id
@@ -79,6 +79,7 @@ class Worker:
         self.retiring = False  # it takes no more work
         self.load_us = 0
         self.idle_since = 0.0
+        self.kept = False  # it would rather stay: asked again only if it is one too many, or after its next work
         self.actor: Actor | None = None
 
 

@@ -283,6 +283,7 @@ class Scheduler:
         worker.gpus = worker.host.pool.take(shape)
         worker.grant = shape
         worker.state = BUSY
+        worker.kept = False
         self.places.touch(worker.host)
 
     def release_grant(self, worker: Worker) -> None:

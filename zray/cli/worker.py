@@ -29,6 +29,7 @@ from zray.util.sessions import (
 )
 from zray.version import VERSION
 from zray.worker.host.node import HostOptions, prepare_zygote, run_host
+from zray.worker.process.rehearsal import rehearse
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,7 +43,7 @@ from zray.worker.host.node import HostOptions, prepare_zygote, run_host
 @click.option("--spill-dir", metavar="DIRECTORY", help="Where objects go when the store is full.")
 @click.option(
     "--idle-timeout", "idle_timeout_s", metavar="SECONDS",
-    help="How long a worker process beyond one per CPU may idle before it is ended. Default: 5.",
+    help="How long a worker process may idle before it is ended; one per CPU stays if it has loaded much. Default: 5.",
 )  # fmt: skip
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
 @click.option("--insecure", is_flag=True, help="TCP without keys: whoever is between can read along and run code.")
@@ -95,6 +96,7 @@ def _serve(
 ) -> str:
     """The life of the host; returns why it ended."""
     lock = lock_session(paths)
+    rehearse()
     zygote = prepare_zygote(paths, lock, amounts)
     set_title(f"zray: host {paths.name}")
     cpus = amounts.get("CPU", 0) / 10_000

@@ -43,7 +43,8 @@ class Config:
     spill_dir: str = ""
     """Where a host puts objects when its store is full; default: within the session directory."""
     idle_timeout_s: float = 5.0
-    """A host's idle worker process beyond one per CPU is ended after this many seconds."""
+    """A worker process that has idled for this many seconds is ended, and one that waits with next to no memory takes
+    its place; but one per CPU stays if it has loaded much, or if a thread of yours runs in it."""
     link_address: str = ""
     """Where a host on TCP listens for direct links of other hosts, as tcp://IP:PORT; default: a free port at the
     address by which it reaches the broker; "off": nowhere, objects for others go through the broker."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 
 from zray.exceptions import ZrayError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 ProcessId: TypeAlias = bytes
 TaskId: TypeAlias = bytes
@@ -175,7 +175,7 @@ class Leaving(NamedTuple):
 
 
 class Staying(NamedTuple):
-    """Answer to ``ExitIfIdle`` by a worker that is in use or owns objects that can be reached."""
+    """Answer to ``ExitIfIdle``. ``busy``: in use, or it owns objects that can be reached; else it is worth keeping."""
 
     busy: bool
 
@@ -342,7 +342,10 @@ class Answer(NamedTuple):
 
 
 class ExitIfIdle(NamedTuple):
+    """``surplus``: its host has more idle workers than CPUs, so it goes even if it is worth keeping."""
+
     reason: str
+    surplus: bool
 
 
 class Notice(NamedTuple):

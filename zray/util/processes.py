@@ -201,6 +201,12 @@ def rss_bytes(pid: int) -> int:
         return 0
 
 
+def anonymous_bytes() -> int:
+    """Resident memory of this process that no file is behind, in bytes."""
+    resident, files_and_shared = map(int, (_PROC / "self" / "statm").read_bytes().split()[1:3])
+    return (resident - files_and_shared) * os.sysconf("SC_PAGE_SIZE")
+
+
 def process_start_time(pid: int) -> int | None:
     """When a process started, in clock ticks since boot; None when it is gone or a zombie.
 

@@ -75,27 +75,60 @@ def test_workers_are_used_again_by_their_job_only(desk):
     assert desk.core.scheduler.workers[another].job_id != desk.core.scheduler.workers[worker].job_id
 
 
-def test_spare_workers_are_asked_to_go(desk):
+def probes(desk):
+    """Who is asked to go now, and whether there are too many."""
+    asked = {worker: desk.take(worker, m.ExitIfIdle) for worker in desk.core.scheduler.workers}
+    return {worker: messages[0].surplus for worker, messages in asked.items() if messages}
+
+
+def three_idle_workers_on_one_cpu(desk):
     driver = desk.driver()
     host = desk.host(CPU=1)
     desk.workers(host)
-    task_ids = desk.submit(driver, 3, NO_CPU)
-    workers = desk.workers(host) + list(desk.core.scheduler.workers)
-    for worker in dict.fromkeys(workers):
+    desk.submit(driver, 3, NO_CPU)
+    workers = list(dict.fromkeys([*desk.workers(host), *desk.core.scheduler.workers]))
+    for worker in workers:
         desk.done(worker, *desk.runs(worker))
-    assert len(task_ids) == 3
+    assert len(workers) == 3
+    return driver, desk.core.scheduler.workers
+
+
+def test_idle_workers_are_asked_to_go(desk):
+    _, states = three_idle_workers_on_one_cpu(desk)
     desk.tick(4)
-    probed = [worker for worker in desk.core.scheduler.workers if desk.take(worker, m.ExitIfIdle)]
-    assert probed == []
+    assert probes(desk) == {}
     desk.tick(2)
-    probed = [worker for worker in desk.core.scheduler.workers if desk.take(worker, m.ExitIfIdle)]
-    assert len(probed) == len(desk.core.scheduler.workers) - 1
-    states = desk.core.scheduler.workers
-    assert states[probed[0]].state == PROBED
-    desk.say(probed[0], m.Staying(True))
-    assert states[probed[0]].state == IDLE
-    desk.say(probed[1], m.Leaving("it was idle"))
-    assert states[probed[1]].state == RETIRED
+    asked = probes(desk)
+    assert sorted(asked.values()) == [False, True, True]
+    first, second, third = sorted(asked, key=lambda worker: not asked[worker])
+    assert states[first].state == PROBED
+    desk.say(first, m.Staying(True))
+    assert states[first].state == IDLE
+    desk.say(second, m.Leaving("it was idle"))
+    assert states[second].state == RETIRED
+    desk.say(third, m.Leaving("it was idle"))
+    assert states[third].state == RETIRED
+
+
+def test_one_that_stays_is_asked_again_when_it_is_one_too_many_or_has_worked(desk):
+    driver, states = three_idle_workers_on_one_cpu(desk)
+    desk.tick(6)
+    for worker in probes(desk):
+        desk.say(worker, m.Staying(False))
+    desk.tick(4)
+    assert probes(desk) == {}, "it has only just answered"
+    desk.tick(2)
+    asked = probes(desk)
+    assert list(asked.values()) == [True, True]
+    for worker in asked:
+        desk.say(worker, m.Leaving("it was idle"))
+    (left,) = [worker for worker in states if states[worker].state == IDLE]
+    desk.tick(20)
+    assert probes(desk) == {}
+    desk.submit(driver, 1, NO_CPU)
+    desk.done(left, *desk.runs(left))
+    desk.tick(6)
+    assert probes(desk) == {left: False}
 
 
 def test_a_worker_that_was_probed_gets_no_work(desk):
@@ -108,7 +141,8 @@ def test_a_worker_that_was_probed_gets_no_work(desk):
     for worker in workers:
         desk.done(worker, *desk.runs(worker))
     desk.tick(1)
-    (probed,) = [worker for worker in workers if desk.take(worker, m.ExitIfIdle)]
+    probed, other = [worker for worker in workers if desk.take(worker, m.ExitIfIdle)]
+    desk.say(other, m.Leaving("it was idle"))
     desk.submit(driver, 2, NO_CPU, LONG)
     assert desk.runs(probed) == []
     desk.say(probed, m.Staying(False))

@@ -344,13 +344,23 @@ def test_leaving(worker):
 
 
 def test_idle(worker):
-    worker.core.receive(m.ExitIfIdle("it was idle"))
+    worker.core.receive(m.ExitIfIdle("it was idle", False))
     assert worker.sent() == [m.Leaving("it was idle")]
     assert worker.execution.may_exit()
 
 
+def test_a_worker_that_is_worth_keeping_goes_only_when_there_are_too_many(worker):
+    worker.execution.worth_keeping = lambda: True
+    worker.core.receive(m.ExitIfIdle("it was idle", False))
+    assert worker.sent() == [m.Staying(False)]
+    assert not worker.execution.leaving
+    worker.core.receive(m.ExitIfIdle("it was idle", True))
+    assert worker.sent() == [m.Leaving("it was idle")]
+
+
+@pytest.mark.parametrize("surplus", [False, True])
 @pytest.mark.parametrize("why", ["queued", "running", "owns", "submitted", "actor"])
-def test_not_idle(worker, why):
+def test_not_idle(worker, why, surplus):
     if why in ("queued", "running"):
         worker.run(1)
     if why == "running":
@@ -362,7 +372,7 @@ def test_not_idle(worker, why):
     if why == "actor":
         worker.serve_actor()
     worker.sent()
-    worker.core.receive(m.ExitIfIdle("it was idle"))
+    worker.core.receive(m.ExitIfIdle("it was idle", surplus))
     assert worker.sent() == [m.Staying(True)]
     assert not worker.execution.leaving
 
@@ -372,7 +382,7 @@ def test_a_worker_that_borrows_may_leave(worker):
     worker.core.references.load(theirs)
     worker.core.references.on_borrow_ack(OWNER, m.BorrowAck(1))
     worker.sent()
-    worker.core.receive(m.ExitIfIdle("it was idle"))
+    worker.core.receive(m.ExitIfIdle("it was idle", False))
     assert kinds(worker.sent()) == ["Leaving"]
 
 

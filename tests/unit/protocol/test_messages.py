@@ -88,7 +88,7 @@ GOLDEN = """
 42 ProcessDied process_id: bytes, message: str
 43 Delivered source: bytes, rows: bytes
 44 Answer request: int, value: Any
-45 ExitIfIdle reason: str
+45 ExitIfIdle reason: str, surplus: bool
 46 Notice text: str
 47 Logs entries: list[Any]
 48 StartWorker worker_id: bytes, job_id: bytes, config: dict[str, Any]
@@ -116,7 +116,7 @@ GOLDEN = """
 70 LinkHello process_id: bytes, token: bytes
 71 LinkWelcome process_id: bytes
 """
-"""The wire format of protocol version 2. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 3. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
 FIXED_SIZES = {
     "process_id": 16,
@@ -182,7 +182,7 @@ def test_the_wire_format():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 2
+    assert messages.PROTOCOL_VERSION == 3
 
 
 def test_sizes_are_those_of_identifiers():

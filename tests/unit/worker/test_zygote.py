@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,9 +33,9 @@ TIMEOUT_S = 10.0
 class Harness:
     """A host in small: a zygote, and pipes to what its workers print."""
 
-    def __init__(self, child_main: Callable[[bytes, list[int]], None]) -> None:
+    def __init__(self, child_main: Callable[[bytes, list[int]], None], pool_size: int = 0) -> None:
         self.cleaned_read, cleaned_write = os.pipe()
-        self.client = start_zygote(child_main, lambda: self._cleanup(cleaned_write))
+        self.client = start_zygote(child_main, lambda: self._cleanup(cleaned_write), pool_size=pool_size)
         os.close(cleaned_write)
         self.outputs: dict[bytes, int] = {}
 
@@ -60,6 +61,14 @@ class Harness:
         with os.fdopen(self.outputs.pop(worker_id), "rb") as pipe:
             return pipe.read()
 
+    def spares(self, count: int) -> list[int]:
+        """The zygote's children, once there are so many."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(found := processes.descendants(self.client.pid)) != count:
+            assert time.monotonic() < deadline, f"{found}, not {count}"
+            time.sleep(0.002)
+        return found
+
     def cleaned(self) -> bytes:
         assert select.select([self.cleaned_read], [], [], TIMEOUT_S)[0]
         return os.read(self.cleaned_read, 100)
@@ -71,15 +80,15 @@ class Harness:
             os.close(fd)
 
 
-Start = Callable[[Callable[[bytes, list[int]], None]], Harness]
+Start = Callable[..., Harness]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
-        def begin(child_main: Callable[[bytes, list[int]], None]) -> Harness:
-            harness = Harness(child_main)
+        def begin(child_main: Callable[[bytes, list[int]], None], pool_size: int = 0) -> Harness:
+            harness = Harness(child_main, pool_size)
             stack.callback(harness.close)
             return harness
 
@@ -165,9 +174,11 @@ print(chr(0xe9), chr(0xd800))
         harness.fork(b"w", b"import ctypes, signal; ctypes.CDLL(None).puts(b'from C'); signal.pause()")
         assert await_line(harness, b"w") == b"from C\n"
 
-    def test_inherits_no_descriptors_but_its_own(self, start: Start) -> None:
+    @pytest.mark.parametrize("pool_size", [0, 4])
+    def test_inherits_no_descriptors_but_its_own(self, start: Start, pool_size: int) -> None:
         before = open_files()
-        harness = start(run_python)
+        harness = start(run_python, pool_size)
+        harness.spares(pool_size)
         memory = os.memfd_create("recorder")
         show = b"import os; base = '/proc/self/fd/'\n"
         show += b"print(*(os.path.basename(os.path.realpath(base + fd)) for fd in os.listdir(base)))\n"
@@ -267,6 +278,98 @@ class TestFailures:
         assert client.read_events() == []
         client.close()
         theirs.close()
+
+
+class TestSpares:
+    def test_there_are_as_many_as_workers_are_missing(self, start: Start) -> None:
+        harness = start(run_python, pool_size=3)
+        waiting = harness.spares(3)
+        harness.fork(b"w1", PAUSE)
+        harness.fork(b"w2", PAUSE)
+        pids = [event.pid for event in harness.events(2) if isinstance(event, ForkReply)]
+        assert set(pids) < set(waiting)
+        assert sorted(harness.spares(3)) == sorted(waiting)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert [type(event) for event in harness.events(2)] == [ChildExited, ChildExited]
+        assert not set(harness.spares(3)) & set(pids)
+
+    def test_more_are_forked_than_there_are_spares(self, start: Start) -> None:
+        harness = start(run_python, pool_size=2)
+        harness.spares(2)
+        for number in range(5):
+            harness.fork(b"w%d" % number, PAUSE)
+        assert len({event.pid for event in harness.events(5) if isinstance(event, ForkReply)}) == 5
+        assert len(harness.spares(5)) == 5
+
+    def test_what_os_fork_makes_ready_is_ready(self, start: Start) -> None:
+        """Threads, locks, imports, hooks: ``random`` is seeded anew by one."""
+        harness = start(run_python, pool_size=2)
+        harness.spares(2)
+        code = b"""
+import logging, random, threading, decimal
+seen = []
+thread = threading.Thread(target=lambda: seen.append(threading.get_ident()))
+thread.start(); thread.join()
+assert len(seen) == 1 and threading.active_count() == 1 and threading.current_thread() is threading.main_thread()
+logging.getLogger().info("not locked")
+print(random.random())
+"""
+        for worker_id in (b"w1", b"w2", b"w3"):
+            harness.fork(worker_id, code)
+        ends = [event for event in harness.events(6) if isinstance(event, ChildExited)]
+        outputs = [harness.output(worker_id) for worker_id in (b"w1", b"w2", b"w3")]
+        assert [end.status for end in ends] == [0, 0, 0], outputs
+        assert len(set(outputs)) == 3
+
+    def test_one_that_was_killed_is_nobodys_worker(self, start: Start) -> None:
+        """Nor is another forked in its place before a worker has ended: who kills spares may go on killing."""
+        harness = start(run_python, pool_size=2)
+        for pid in harness.spares(2):
+            os.kill(pid, signal.SIGKILL)
+        harness.spares(0)
+        harness.fork(b"w", b"print('served')")
+        assert [type(event) for event in harness.events(2)] == [ForkReply, ChildExited]
+        assert harness.output(b"w") == b"served\n"
+        harness.spares(2)
+
+    def test_one_that_is_killed_while_it_is_asked(self, start: Start) -> None:
+        harness = start(run_python, pool_size=1)
+        for number in range(30):
+            (pid,) = harness.spares(1)
+            os.kill(pid, signal.SIGKILL)
+            worker_id = b"w%d" % number
+            harness.fork(worker_id, b"print('served')")
+            reply, end = harness.events(2)
+            assert isinstance(reply, ForkReply)
+            assert isinstance(end, ChildExited)
+            if reply.pid == pid:  # it had the request when it died: a worker like any other
+                assert processes.describe_exit(end.status).startswith("killed by SIGKILL")
+            else:
+                assert harness.output(worker_id) == b"served\n"
+
+    def test_they_ignore_what_asks_to_leave(self, start: Start) -> None:
+        harness = start(run_python, pool_size=1)
+        (pid,) = harness.spares(1)
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(pid, sig)
+        harness.fork(b"w", b"print('served')")
+        assert [event.pid for event in harness.events(2) if not isinstance(event, ZygoteGone)] == [pid, pid]
+
+    @pytest.mark.parametrize("how", ["closed", "killed"])
+    def test_they_end_with_the_zygote(self, start: Start, how: str) -> None:
+        harness = start(run_python, pool_size=3)
+        pids = harness.spares(3)
+        if how == "closed":
+            harness.client.close()
+            assert harness.cleaned() == b"cleaned 0"
+        else:
+            os.kill(harness.client.pid, signal.SIGKILL)
+            assert isinstance(harness.events(1)[0], ZygoteGone)
+        deadline = time.monotonic() + TIMEOUT_S
+        while any(processes.process_start_time(pid) for pid in pids):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
 
 
 class TestGuardian:

@@ -99,6 +99,7 @@ class Execution:
         self._queue: deque[Run | ActorRun | ActorStart] = deque()
         self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived
         self.job: JobConfig | None = None
+        self.worth_keeping: Callable[[], bool] = lambda: False  # to start another would cost more than this one does
         self.idle: Listener | None = None  # to be woken when there may be something to take
         self._asked: set[bytes] = set()  # functions that have been asked for
         self._running: dict[bytes, Assignment] = {}
@@ -293,6 +294,8 @@ class Execution:
         busy = self._queue or self._running or self._owed or self.actor_id or self._tasks.tasks
         if busy or self._references.owned_reachable():
             self._send(Staying(True))
+        elif not message.surplus and self.worth_keeping():
+            self._send(Staying(False))
         else:
             self.leave(message.reason)
 

@@ -20,6 +20,7 @@ from zray.exceptions import ZrayError
 from zray.util.processes import set_parent_death_signal, set_title
 from zray.util.sessions import SessionPaths, lock_session
 from zray.worker.host.node import HostOptions, prepare_zygote, run_host
+from zray.worker.process.rehearsal import rehearse
 
 
 def main(arguments: str) -> int:
@@ -32,6 +33,7 @@ def main(arguments: str) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = lock_session(paths)
     address = f"ipc://{paths.broker_socket}"
+    rehearse()
     # Before anything is forked: a collection later on would write to, and so copy, every page that is shared by now.
     gc.collect()
     gc.freeze()

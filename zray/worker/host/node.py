@@ -22,7 +22,6 @@ from zray.worker.host.relay import Relay
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
 from zray.worker.process.main import worker_main
-from zray.worker.process.rehearsal import rehearse
 
 if TYPE_CHECKING:
     from zray.security.keys import ClientCredentials
@@ -54,7 +53,7 @@ def prepare_zygote(paths: SessionPaths, lock: SessionLock, resources: dict[str, 
         remove_session(paths)
 
     cpus = resources.get("CPU", 0) // 10_000
-    return start_zygote(worker_main, clean_up, [lock.fileno()], rehearse, pool_size=cpus)
+    return start_zygote(worker_main, clean_up, [lock.fileno()], pool_size=cpus)
 
 
 def run_host(

@@ -1,9 +1,9 @@
-"""A rehearsal of a worker's life, for the zygote: what has run before the fork need not be written to after it.
+"""A rehearsal of a worker's life: what has run before anything is forked need not be written to after it.
 
 The first calls of a function write to its code, as the interpreter specializes it, and to its caches of types and
-names. Each such page that a worker writes to first is a page of its own. So the zygote plays a few short lives through,
-with a broker made of nothing: a tenth of a worker's memory, and its first task finds its code warm. It takes some
-5 ms. Nothing of it stays: no thread, no descriptor, no setting of the process.
+names. Each such page that a worker writes to first is a page of its own. So a few short lives are played through, with
+a broker made of nothing: a tenth of a worker's memory, and its first task finds its code warm. Host and broker use much
+of the same code. It takes some 5 ms, and nothing of it stays: no thread, no descriptor, no setting of the process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import time
+import traceback
 from typing import Any
 
 import msgpack
@@ -50,6 +51,13 @@ INCARNATION = b"rehearse"
 
 def rehearse() -> None:
     """Plays ``LIVES`` lives of ``TASKS`` tasks each in this process, which must have no other threads."""
+    try:
+        _play()
+    except Exception:  # workers weigh more then, and that is all
+        traceback.print_exc()
+
+
+def _play() -> None:
     before = signal.getsignal(signal.SIGINT)
     shipped = pickle_callable(lambda: None)
     config = Config(heartbeat_s=math.inf, silence_s=math.inf)

@@ -20,9 +20,10 @@ from zray.client.core.effects import Interrupt
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.session import Session
 from zray.client.shell import Tick, Waiter
+from zray.config import MIB
 from zray.exceptions import ActorExit
 from zray.failures import encode_failure, error_text
-from zray.util.processes import set_title
+from zray.util.processes import anonymous_bytes, set_title
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
 
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
 FLUSH_S = 0.001
 """While there is work, answers are sent at most this often, and at least when the next task begins after it."""
 MAX_ASYNC_CALLS = 1000
+WORTH_KEEPING_BYTES = 4 * MIB
+"""A worker whose memory has grown by this much has loaded something that the next one would have to load again.
+
+What a task of plain Python leaves behind is some hundred KiB; numpy alone is 10 MiB.
+"""
 
 
 class Worker:
@@ -56,6 +62,9 @@ class Worker:
         self._in_main = b""  # the task that the main thread runs
         self._cancelled = b""
         self._lost = False
+        self._light_bytes = anonymous_bytes()
+        self._own_threads = threading.active_count()
+        session.core.execution.worth_keeping = self._worth_keeping
         session.handlers[Interrupt] = self._interrupt
         session.on_lost = self._on_lost
         session.shell.on_standby = self._on_standby
@@ -100,6 +109,11 @@ class Worker:
         shell.wait(waiter, 0.1 if execution.leaving else None)
         execution.idle = None
         return None
+
+    def _worth_keeping(self) -> bool:
+        """Whether it has loaded much, or a thread of the user's runs in it."""
+        grown = anonymous_bytes() - self._light_bytes
+        return grown >= WORTH_KEEPING_BYTES or threading.active_count() > self._own_threads
 
     def _show_idle(self) -> None:
         set_title(f"zray::{self._actor_class or 'IDLE'}")

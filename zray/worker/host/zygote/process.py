@@ -54,16 +54,12 @@ class Zygote:
         self._spares: dict[int, socket.socket] = {}
         self._may_fork_ahead = True  # not after a spare could not be forked, or was killed, until a worker has ended
 
-    def live(self, host_pid: int, warm_up: Callable[[], None], cleanup: Callable[[], None]) -> None:
+    def live(self, host_pid: int, cleanup: Callable[[], None]) -> None:
         """Serves the host until the control socket reaches its end, then kills every descendant and cleans up."""
         os.setsid()
         processes.set_title(f"zray-zygote of {host_pid}")
         for sig in _TO_LEAVE:
             signal.signal(sig, signal.SIG_IGN)
-        try:
-            warm_up()
-        except Exception:  # workers weigh more then, and that is all
-            traceback.print_exc()
         try:
             self._serve()
         finally:  # also after a fault of its own: a guardian that fails must not leave its wards behind
