@@ -8,64 +8,67 @@ whatever died, at the next use of the store.
 
 from __future__ import annotations
 
-import contextlib
+import array
 import fcntl
 import mmap
 import os
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from zray.store.ledger import Ledger, Place
 
-_ENTRIES = struct.Struct("<B7x6Q")  # 1 while being changed, then the bytes in each place
-_OPEN = b"\1"
+_CELL_BYTES = 8
+_FILE_BYTES = _CELL_BYTES * (1 + len(Place))
+"""A cell that is 1 while the others are being changed, and one for the bytes in each place."""
 
 
 class Books:
-    """The books of one store, opened by one process. Not thread-safe: the lock is between processes."""
+    """The books of one store, used by one process. Not thread-safe: the lock is between processes."""
 
-    def __init__(self, path: str, capacity: int, recount: Callable[[], dict[Place, int]]) -> None:
-        """``recount`` tells the bytes in each place as the files say."""
-        self._capacity = capacity
-        self._recount = recount
+    def __init__(self, path: str, capacity: int, count: Callable[[], list[int]]) -> None:
+        """``count`` tells the bytes in each place as the files say."""
+        self._count = count
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if os.fstat(self._fd).st_size < _ENTRIES.size:
-            os.ftruncate(self._fd, _ENTRIES.size)
+        if os.fstat(self._fd).st_size < _FILE_BYTES:
+            os.ftruncate(self._fd, _FILE_BYTES)
         with open(path, "r+b") as own:  # the map keeps a copy of its descriptor, which must not share the lock
-            self._map = mmap.mmap(own.fileno(), _ENTRIES.size)
+            self._map = mmap.mmap(own.fileno(), _FILE_BYTES)
+        self._cells = memoryview(self._map).cast("Q")
+        self._held = self._cells[1:]
+        self._ledger = Ledger(capacity, self._held)
 
-    @contextlib.contextmanager
-    def changing(self) -> Iterator[Ledger]:
-        """The ledger, to be changed together with the files. An exception leaves it to the next one to recount."""
+    def open(self) -> Ledger:
+        """Waits for the lock. The ledger is to be changed together with the files; ``shut`` has to follow."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
-        try:
-            yield from self._change()
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return self._opened()
 
-    @contextlib.contextmanager
-    def changing_if_idle(self) -> Iterator[Ledger | None]:
-        """Like ``changing``, but None instead of a wait when another process is at it."""
+    def open_if_idle(self) -> Ledger | None:
+        """As ``open``, but None instead of a wait when another process is at it."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield None
-            return
-        try:
-            yield from self._change()
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            return None
+        return self._opened()
 
-    def _change(self) -> Iterator[Ledger]:
-        interrupted, *held = _ENTRIES.unpack(self._map)
-        ledger = Ledger(self._capacity, self._recount() if interrupted else dict(zip(Place, held, strict=True)))
-        self._map[:1] = _OPEN
-        yield ledger
-        _ENTRIES.pack_into(self._map, 0, 1, *ledger.held.values())
-        self._map[:1] = b"\0"
+    def shut(self, complete: bool) -> None:
+        """Ends what ``open`` began. If not ``complete``, it is left to the next one to count anew."""
+        if complete:
+            self._cells[0] = 0
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _opened(self) -> Ledger:
+        try:
+            if self._cells[0]:
+                self._held[:] = memoryview(array.array("Q", self._count()))
+            self._cells[0] = 1
+        except BaseException:
+            self.shut(complete=False)
+            raise
+        return self._ledger
 
     def close(self) -> None:
         """Closes the file."""
+        self._held.release()
+        self._cells.release()
         self._map.close()
         os.close(self._fd)
 

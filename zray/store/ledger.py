@@ -19,21 +19,29 @@ TRAILER_BYTES = 64
 SMALLEST_CLASS_BYTES = 64 * 1024
 
 
-class Place(enum.Enum):
-    """Where a segment file is; the value is the name of the place's directory."""
+class Place(enum.IntEnum):
+    """Where a segment file is; the value is the place's column in the books."""
 
-    WRITING = "writing"
+    WRITING = 0
     """A writer holds it."""
-    LIVE = "live"
+    LIVE = 1
     """It holds an object that can be read."""
-    DOOMED = "doomed"
+    DOOMED = 2
     """Its object was freed while readers used it; it becomes recyclable when they are gone."""
-    FREE = "free"
+    FREE = 3
     """Nobody's: its pages wait for the next object."""
-    SPILLED = "spilled"
+    SPILLED = 4
     """It is on disk, outside of the capacity."""
-    COPY = "copies"
+    COPY = 5
     """It holds a copy of an object that another machine keeps: it goes before anything is spilled."""
+
+    @property
+    def directory(self) -> str:
+        """The name of its directory within the store's."""
+        return _DIRECTORIES[self]
+
+
+_DIRECTORIES = ("writing", "live", "doomed", "free", "spilled", "copies")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +66,15 @@ class StoreUsage:
 class Ledger:
     """Bytes by place. Invariant: none is negative, and all but the spilled ones together are within ``capacity``."""
 
-    def __init__(self, capacity: int, held: dict[Place, int] | None = None) -> None:
+    def __init__(self, capacity: int, held: list[int] | memoryview) -> None:
+        """``held``: the bytes in each place, kept there."""
         self.capacity = capacity
-        self.held = dict.fromkeys(Place, 0) | (held or {})
+        self.held = held
 
     @property
     def used(self) -> int:
         """Bytes in memory."""
-        return sum(self.held.values()) - self.held[Place.SPILLED]
+        return sum(self.held) - self.held[Place.SPILLED]
 
     def shortage(self, size: int) -> int:
         """How many bytes must leave memory before ``size`` more may enter."""
@@ -78,7 +87,7 @@ class Ledger:
 
     def leave(self, place: Place, size: int) -> None:
         """A file of ``size`` bytes is no more."""
-        assert self.held[place] >= size, f"more bytes leave {place.value} than are there"
+        assert self.held[place] >= size, f"more bytes leave {place.directory} than are there"
         self.held[place] -= size
 
     def move(self, size: int, source: Place, target: Place) -> None:

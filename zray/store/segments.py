@@ -257,7 +257,7 @@ class Segments:
         for candidate in self.free_candidates():
             self.drop(ledger, candidate.path, Place.FREE)
         for place in (Place.LIVE, Place.COPY, Place.DOOMED):
-            for candidate in self._candidates(f"{self.directory}/{place.value}"):
+            for candidate in self._candidates(f"{self.directory}/{place.directory}"):
                 self.drop(ledger, candidate.path, place)
 
     def _to_free(self, ledger: Ledger, path: str, inode: int, size: int, place: Place) -> None:
@@ -305,10 +305,11 @@ class Segments:
         found = ((entry.path, entry.stat()) for entry in _entries(directory))
         return [Candidate(path, s.st_size, s.st_mtime_ns, self._pins.is_pinned(s.st_ino)) for path, s in found]
 
-    def count(self) -> dict[Place, int]:
+    def count(self) -> list[int]:
         """The bytes in each place, as the files say."""
-        in_memory = (Place.WRITING, Place.LIVE, Place.COPY, Place.DOOMED)
-        held = {place: _bytes_in(f"{self.directory}/{place.value}") for place in in_memory}
+        held = [0] * len(Place)
+        for place in (Place.WRITING, Place.LIVE, Place.COPY, Place.DOOMED):
+            held[place] = _bytes_in(f"{self.directory}/{place.directory}")
         held[Place.FREE] = sum(_bytes_in(shelf.path) for shelf in _entries(f"{self.directory}/free"))
         held[Place.SPILLED] = sum(e.stat().st_size for e in _entries(self.spill_directory) if e.name != "spilling")
         return held

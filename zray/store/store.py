@@ -24,7 +24,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from zray.config import GIB
@@ -47,6 +47,48 @@ _FREED_AT_ONCE = 64
 
 class SegmentMissing(LookupError):
     """The store holds no object of that identifier: it was never written, or has been freed."""
+
+
+class _Locked:
+    """The lock between the threads of a process, of a usable store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        store = self._store
+        store._lock.acquire()
+        if store._unusable:
+            self.__exit__()
+            raise SystemFailure(f"the object store {store.path} {store._unusable}")
+
+    def __exit__(self, *error: object) -> None:
+        store = self._store
+        store._lock.release()
+        if store._ended_pins:
+            store._settle_if_idle()
+
+
+class _Changing:
+    """Both locks, and the ledger."""
+
+    def __init__(self, locked: _Locked, books: Books) -> None:
+        self._locked = locked
+        self._books = books
+
+    def __enter__(self) -> Ledger:
+        self._locked.__enter__()
+        try:
+            return self._books.open()
+        except BaseException:
+            self._locked.__exit__()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            self._books.shut(complete=kind is None)
+        finally:
+            self._locked.__exit__()
 
 
 class _Pin:
@@ -83,6 +125,8 @@ class Store:
         self._read_maps = MapCache(kept_bytes)
         self._write_maps = MapCache(kept_bytes)
         self._ended_pins: collections.deque[int] = collections.deque()
+        self._locked = _Locked(self)
+        self._changing = _Changing(self._locked, self._books)
         _open_stores.add(self)
         _leave_to_parent_at_fork()
 
@@ -145,11 +189,11 @@ class Store:
     def keep(self, object_id: bytes) -> None:
         """Makes a copy the object itself; for its owner, who has lost the original. Fine if there is no such copy."""
         _check_id(object_id)
-        with self._changing() as ledger:
+        with self._changing as ledger:
             self._segments.keep(ledger, object_id)
 
     def _publish(self, draft: Draft, mapping: Mapping, object_id: bytes, copy: bool) -> None:
-        with self._changing() as ledger:
+        with self._changing as ledger:
             self._segments.publish(ledger, draft, object_id, copy)
             self._write_maps.add(draft.inode, mapping)
 
@@ -181,7 +225,7 @@ class Store:
 
     def _allocate(self, size: int, memory_full: bool) -> Draft | None:
         """A segment, if there is one or room for one. ``memory_full``: only if as much is dropped first."""
-        with self._changing() as ledger:
+        with self._changing as ledger:
             draft = self._segments.take_free(ledger, size, self._write_maps)
             shortage = size if memory_full else ledger.shortage(size)
             if draft is None and shortage:
@@ -198,7 +242,7 @@ class Store:
             return self._segments.create(ledger, size) if shortage <= 0 else None
 
     def _map_draft(self, draft: Draft, gradually: bool) -> Mapping:
-        with self._locked():
+        with self._locked:
             mapping = self._write_maps.get(draft.inode)
         if mapping is not None:
             return mapping
@@ -213,7 +257,7 @@ class Store:
             os.close(fd)
 
     def _give_up(self, draft: Draft, mapping: Mapping | None) -> None:
-        with self._changing() as ledger:
+        with self._changing as ledger:
             if mapping is None or mapping.lent or (draft.fresh and not mapping.complete):
                 self._write_maps.discard(draft.inode)
                 self._segments.abandon(ledger, draft)
@@ -243,7 +287,7 @@ class Store:
 
     def _relieve(self, size: int) -> bool:
         """Gives ``size`` bytes of memory back: of free segments, of copies, of objects that are spilled."""
-        with self._changing() as ledger:
+        with self._changing as ledger:
             freed = 0
             for place, candidates in (
                 (Place.FREE, self._segments.free_candidates()),
@@ -254,7 +298,7 @@ class Store:
         return freed >= size or self._spill(size - freed, memory_full=True)
 
     def _full(self, object_bytes: int) -> ObjectStoreFullError:
-        with self._changing() as ledger:
+        with self._changing as ledger:
             usage = ledger.usage()
             objects = self._segments.live_candidates() + self._segments.copy_candidates()
             pinned = [candidate.size for candidate in objects if candidate.pinned]
@@ -273,7 +317,7 @@ class Store:
         with turn_to_spill(str(self.path), str(self.spill_dir)) as turn:
             if turn is None:
                 return False
-            with self._changing() as ledger:
+            with self._changing as ledger:
                 shortage = size if memory_full else ledger.shortage(size)
                 victims = choose(shortage, self._segments.live_candidates()) if shortage else []
             left = [self._spill_one(turn, bytes.fromhex(os.path.basename(victim.path))) for victim in victims]
@@ -281,7 +325,7 @@ class Store:
 
     def _spill_one(self, turn: Turn, object_id: bytes) -> bool:
         """Copies an object to disk and recycles its segment. False if it stays in memory: somebody reads it by now."""
-        with self._locked():
+        with self._locked:
             opened = self._open_pinned(object_id)
         if opened is None:
             return True
@@ -292,7 +336,7 @@ class Store:
             copied = True
         finally:
             os.close(fd)
-            with self._changing() as ledger:
+            with self._changing as ledger:
                 self._pins.unpin(inode)
                 moved = copied and self._segments.move_to_disk(ledger, object_id, inode, turn.commit)
                 if not moved:
@@ -309,10 +353,10 @@ class Store:
         this process). Raises SegmentMissing.
         """
         _check_id(object_id)
-        with self._locked():
+        with self._locked:
             view = self._attach(object_id)
         if view is None:  # gone, or on its way: with the books in hand nothing moves
-            with self._changing():
+            with self._changing:
                 view = self._attach(object_id)
         if view is None:
             raise SegmentMissing(f"object {object_id.hex()} is not in the store {self.path}")
@@ -383,7 +427,7 @@ class Store:
         rest = list(object_ids)
         while rest:
             batch, rest = rest[:_FREED_AT_ONCE], rest[_FREED_AT_ONCE:]
-            with self._changing() as ledger:
+            with self._changing as ledger:
                 for object_id in batch:
                     self._segments.free(ledger, object_id)
 
@@ -415,12 +459,22 @@ class Store:
             if self._pins.unpin(inode) and not self._unusable and self._segments.is_doomed(inode):
                 doomed.append(inode)
         if doomed:
-            with self._books.changing_if_idle() as ledger:
-                if ledger is not None:
-                    for inode in doomed:
-                        self._segments.recycle_doomed(ledger, inode)
+            self._recycle_if_idle(doomed)
         if self._unusable and not self._pins.in_use:
             self._pins.close()
+
+    def _recycle_if_idle(self, doomed: list[int]) -> None:
+        """Unless another process has the books: the sweep finds them, too."""
+        ledger = self._books.open_if_idle()
+        if ledger is None:
+            return
+        complete = False
+        try:
+            for inode in doomed:
+                self._segments.recycle_doomed(ledger, inode)
+            complete = True
+        finally:
+            self._books.shut(complete)
 
     # Upkeep
 
@@ -430,7 +484,7 @@ class Store:
         Recycles the freed segments whose last reader has gone, drops what dead writers have left, and corrects the
         ledger if somebody died while changing it.
         """
-        with self._changing() as ledger:
+        with self._changing as ledger:
             self._segments.reap_writers(ledger)
             self._segments.retry_doomed(ledger)
         with turn_to_spill(str(self.path), str(self.spill_dir)) as turn:
@@ -439,7 +493,7 @@ class Store:
 
     def usage(self) -> StoreUsage:
         """How the bytes of the store are used at the moment."""
-        with self._changing() as ledger:
+        with self._changing as ledger:
             return ledger.usage()
 
     def close(self) -> None:
@@ -456,30 +510,13 @@ class Store:
 
     def destroy(self) -> None:
         """Closes the store and removes it with everything in it; for the host that made it."""
-        with self._changing() as ledger:
+        with self._changing as ledger:
             self._segments.empty(ledger)
         self.close()
         import shutil  # only here: see zray.util.sessions.remove_tree
 
         shutil.rmtree(self.path, ignore_errors=True)
         shutil.rmtree(self.spill_dir, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """The lock between threads, of a usable store."""
-        try:
-            with self._lock:
-                if self._unusable:
-                    raise SystemFailure(f"the object store {self.path} {self._unusable}")
-                yield
-        finally:
-            self._settle_if_idle()
-
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[Ledger]:
-        """Both locks, and the ledger."""
-        with self._locked(), self._books.changing() as ledger:
-            yield ledger
 
     def _leave_to_parent(self) -> None:
         """What a forked child does: its descriptors share the parent's locks, which it must neither hold nor end."""

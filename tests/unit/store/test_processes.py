@@ -12,7 +12,7 @@ import pytest
 
 from zray.exceptions import ObjectStoreFullError, SystemFailure
 from zray.store import SegmentMissing, Store
-from zray.store.ledger import segment_bytes
+from zray.store.ledger import Place, segment_bytes
 
 from .conftest import MIB, Child, call, check, object_id, put
 
@@ -80,8 +80,8 @@ def test_who_dies_with_the_books_open_leaves_them_right(store):
     put(store, 1, b"x")
 
     def die(say, hear):
-        with Store.open(store.path)._changing() as ledger:
-            ledger.held = dict.fromkeys(ledger.held, 12345)
+        with Store.open(store.path)._changing as ledger:
+            ledger.held[Place.LIVE] = 12345
             os._exit(7)
 
     assert Child(die).wait() == 7
