@@ -36,7 +36,7 @@ from zray.exceptions import (
 from zray.ids import put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
-from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize
+from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -377,7 +377,7 @@ class Session:
         for _, object_id in refs:
             if object_id not in self._entries:
                 raise _of_another_cluster()
-        serialized = serialize((plain_args, plain_kwargs), "the arguments")
+        serialized = serialize_call(plain_args, plain_kwargs)
         keep.extend(serialized.held)
         held += tuple(object_id for _, object_id in refs) + serialized.refs
         size = serialized.total_bytes

@@ -4,7 +4,7 @@ from zray.serialization.errors import load_error, pack_task_error
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.functions import PickledCallable, load_callable, pickle_callable
 from zray.serialization.pickler import LoadRef
-from zray.serialization.values import Serialized, deserialize, serialize
+from zray.serialization.values import Serialized, deserialize, serialize, serialize_call
 
 __all__ = [
     "LoadRef",
@@ -17,4 +17,5 @@ __all__ = [
     "pack_task_error",
     "pickle_callable",
     "serialize",
+    "serialize_call",
 ]

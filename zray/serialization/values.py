@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,6 +118,8 @@ def serialize(value: Any, label: str = "the value") -> Serialized:
         if type(value) is bytes and len(value) >= _BYTES_OUT_OF_BAND:
             return Serialized(b"", [memoryview(value)], ())
         return Serialized(pickle.dumps(value, PROTOCOL), [], (), False)
+    if _is_array_of_numbers(value):
+        return _pickle_plainly(value)
     outside: list[pickle.PickleBuffer] = []
     try:
         data, refs = pickler.dump(value, outside.append)
@@ -125,6 +128,32 @@ def serialize(value: Any, label: str = "the value") -> Serialized:
         raise
     except Exception as error:
         raise SerializationError(explain_unpicklable(value, label)) from error
+
+
+def serialize_call(args: list[Any], kwargs: dict[str, Any]) -> Serialized:
+    """Serializes the arguments of a call, as ``serialize`` would the pair of them."""
+    if len(args) <= _FLAT_MAX and _is_flat(kwargs) and all(map(_is_plain, args)):
+        return _pickle_plainly((args, kwargs))
+    return serialize((args, kwargs), "the arguments")
+
+
+def _pickle_plainly(value: Any) -> Serialized:
+    outside: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(value, PROTOCOL, buffer_callback=outside.append)
+    return Serialized(data, [buffer.raw() for buffer in outside], ())
+
+
+def _is_plain(value: Any) -> bool:
+    return type(value) in _SCALARS or _is_array_of_numbers(value)
+
+
+def _is_array_of_numbers(value: Any) -> bool:
+    """Whether it is a NumPy array in which neither references nor functions can be, so that plain pickle will do."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(value) is not numpy.ndarray:
+        return False
+    dtype = value.dtype
+    return dtype.isbuiltin == 1 and not dtype.hasobject and dtype.metadata is None
 
 
 def _is_flat(value: Any) -> bool:

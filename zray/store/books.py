@@ -55,6 +55,10 @@ class Books:
             self._cells[0] = 0
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
+    def glance(self, place: Place) -> int:
+        """The bytes in a place, without the lock: it may be another number by now."""
+        return self._held[place]
+
     def _opened(self) -> Ledger:
         try:
             if self._cells[0]:

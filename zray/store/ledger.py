@@ -23,13 +23,13 @@ class Place(enum.IntEnum):
     """Where a segment file is; the value is the place's column in the books."""
 
     WRITING = 0
-    """A writer holds it."""
+    """It is new, and a writer's."""
     LIVE = 1
     """It holds an object that can be read."""
     DOOMED = 2
     """Its object was freed while readers used it; it becomes recyclable when they are gone."""
     FREE = 3
-    """Nobody's: its pages wait for the next object."""
+    """Its pages wait for the next object, or a writer is filling them with one."""
     SPILLED = 4
     """It is on disk, outside of the capacity."""
     COPY = 5
@@ -53,10 +53,12 @@ class StoreUsage:
     used: int
     """All segments in memory: the sum of ``writing``, ``live``, ``copies``, ``doomed`` and ``recyclable``."""
     writing: int
+    """New ones that are being made and filled."""
     live: int
     doomed: int
     """Freed, but still pinned by readers when last looked at."""
     recyclable: int
+    """Those that are being filled again included."""
     spilled: int
     """Live objects on disk."""
     copies: int = 0

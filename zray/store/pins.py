@@ -34,6 +34,7 @@ class Pins:
         self._pin_fds = [os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for name in names]
         self._claim_fds = [os.open(name, os.O_RDWR | os.O_CLOEXEC) for name in names]
         self._counts: dict[int, int] = {}
+        self._claimed: set[int] = set()  # locks of one description do not exclude each other
 
     def pin(self, inode: int) -> bool:
         """Pins a segment, once more if it is pinned already. False if a writer has claimed it."""
@@ -55,16 +56,20 @@ class Pins:
         return True
 
     def claim(self, inode: int) -> bool:
-        """Takes a segment for writing. False if anybody pins or claims it. Never claim the same one twice."""
-        return _try_lock(self._claim_fds, inode, fcntl.F_WRLCK)
+        """Takes a segment for writing. False if anybody pins or claims it."""
+        if inode in self._claimed or not _try_lock(self._claim_fds, inode, fcntl.F_WRLCK):
+            return False
+        self._claimed.add(inode)
+        return True
 
     def unclaim(self, inode: int) -> None:
         """Takes back a ``claim``."""
+        self._claimed.discard(inode)
         _try_lock(self._claim_fds, inode, fcntl.F_UNLCK)
 
     def is_pinned(self, inode: int) -> bool:
-        """Whether any process, this one included, pins the segment."""
-        return _conflicts(self._claim_fds, inode, fcntl.F_WRLCK)
+        """Whether any process, this one included, pins or claims the segment."""
+        return inode in self._claimed or _conflicts(self._claim_fds, inode, fcntl.F_WRLCK)
 
     def is_claimed(self, inode: int) -> bool:
         """Whether any process, this one included, is writing the segment."""
@@ -81,6 +86,7 @@ class Pins:
             os.close(fd)
         self._pin_fds, self._claim_fds = [], []
         self._counts.clear()
+        self._claimed.clear()
 
 
 def _byte(inode: int) -> tuple[int, int]:

@@ -4,9 +4,10 @@
 
     <store>/live/<object id>              an object
             copies/<object id>            the copy of one that another machine keeps
-            free/<file size>/<inode>      pages for the next object of that size class
+            free/<file size>/<inode>      pages for the next object of that size class, which a writer claims and fills
+                                          where they lie
             doomed/<inode>                a freed object that readers still use
-            writing/<any>                 a writer's; the writer holds a claim on the inode
+            writing/<any>                 a new segment, claimed by who makes and fills it
             pins/                         lock files of ``zray.store.pins``
             books                         the shared ledger
             spilling                      locked by the one process that spills; touched as it gets on
@@ -64,13 +65,17 @@ def make_directories(directory: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A segment that is being written."""
+    """A segment that is being written. ``place``: WRITING if it is new, and its pages are not there yet; else FREE."""
 
     path: str
     inode: int
     size: int
-    fresh: bool
-    """Its pages are not there yet."""
+    place: Place
+
+    @property
+    def fresh(self) -> bool:
+        """Whether its pages are not there yet."""
+        return self.place is Place.WRITING
 
 
 class Segments:
@@ -106,26 +111,23 @@ class Segments:
         shelf = f"{self.directory}/free/{size}"
         seen = self._seen.get(size)
         while seen:
-            if (draft := self._claim_free(ledger, shelf, seen.pop(), size)) is not None:
+            if (draft := self._claim_free(shelf, seen.pop(), size)) is not None:
                 return draft
         found = list(itertools.islice(_inodes_in(shelf), _GLANCE))
         seen = self._seen[size] = sorted(found, key=mapped.__contains__)  # those that are mapped last, and taken first
         while seen:
-            if (draft := self._claim_free(ledger, shelf, seen.pop(), size)) is not None:
+            if (draft := self._claim_free(shelf, seen.pop(), size)) is not None:
                 return draft
         return None
 
-    def _claim_free(self, ledger: Ledger, shelf: str, inode: int, size: int) -> Draft | None:
-        if not self._pins.claim(inode):  # a reader that came late is still at it
+    def _claim_free(self, shelf: str, inode: int, size: int) -> Draft | None:
+        if not self._pins.claim(inode):  # a writer has it, or a reader that came late is still at it
             return None
-        path = f"{self.directory}/writing/{inode}"
-        try:
-            os.rename(f"{shelf}/{inode}", path)
-        except FileNotFoundError:  # somebody else has taken it since it was seen
+        path = f"{shelf}/{inode}"
+        if not os.access(path, os.F_OK):  # somebody else has taken it since it was seen
             self._pins.unclaim(inode)
             return None
-        ledger.move(size, Place.FREE, Place.WRITING)
-        return Draft(path, inode, size, fresh=False)
+        return Draft(path, inode, size, Place.FREE)
 
     def create(self, ledger: Ledger, size: int) -> Draft:
         """A new segment, claimed. Its pages are still to be made; that takes too long to do here."""
@@ -139,7 +141,7 @@ class Segments:
                 raise OSError(errno.EDEADLK, f"the inode of the new segment {path} is locked")
         finally:
             os.close(fd)
-        return Draft(path, inode, size, fresh=True)
+        return Draft(path, inode, size, Place.WRITING)
 
     def publish(self, ledger: Ledger, draft: Draft, object_id: bytes, copy: bool) -> None:
         """Makes a written segment readable. A former object of that identifier is replaced; its readers keep it."""
@@ -149,19 +151,20 @@ class Segments:
                 self.free(ledger, object_id)
             os.utime(draft.path)
             os.rename(draft.path, self.copy_path(object_id) if copy else self.live_path(object_id))
-            ledger.move(draft.size, Place.WRITING, Place.COPY if copy else Place.LIVE)
+            ledger.move(draft.size, draft.place, Place.COPY if copy else Place.LIVE)
         finally:  # also when interrupted: what is claimed for ever can be neither read nor swept
             self._pins.unclaim(draft.inode)
 
     def give_back(self, ledger: Ledger, draft: Draft) -> None:
         """Ends a draft that nothing came of; its pages are there."""
-        self._to_free(ledger, draft.path, draft.inode, draft.size, Place.WRITING)
+        if draft.fresh:
+            self._to_free(ledger, draft.path, draft.inode, draft.size, Place.WRITING)
         self._pins.unclaim(draft.inode)
 
     def abandon(self, ledger: Ledger, draft: Draft) -> None:
         """Ends a draft whose pages are not all there, or are still in somebody's hands: they go with his map."""
         os.unlink(draft.path)
-        ledger.leave(Place.WRITING, draft.size)
+        ledger.leave(draft.place, draft.size)
         self._pins.unclaim(draft.inode)
 
     def move_to_disk(self, ledger: Ledger, object_id: bytes, inode: int, commit: Callable[[str], None]) -> bool:
@@ -228,7 +231,7 @@ class Segments:
             self.recycle_doomed(ledger, inode)
 
     def reap_writers(self, ledger: Ledger) -> None:
-        """Drops what writers were writing when they died. Not recycled: some of the pages may be missing."""
+        """Drops the new segments of writers that have died. Not recycled: some of the pages may be missing."""
         for entry in _entries(f"{self.directory}/writing"):
             if not self._pins.is_claimed(entry.stat().st_ino):
                 self.drop(ledger, entry.path, Place.WRITING)

@@ -302,10 +302,12 @@ class Store:
             usage = ledger.usage()
             objects = self._segments.live_candidates() + self._segments.copy_candidates()
             pinned = [candidate.size for candidate in objects if candidate.pinned]
+            refilled = sum(candidate.size for candidate in self._segments.free_candidates() if candidate.pinned)
+            writing = usage.writing + refilled
         return ObjectStoreFullError(
             f"no room for an object of {object_bytes:,} bytes after waiting for {self._wait_s:g} s: of the object "
             f"store's capacity of {usage.capacity:,} bytes, {sum(pinned):,} are in {len(pinned)} objects whose values "
-            f"are in use, {usage.doomed:,} in freed objects whose values are still in use, and {usage.writing:,} in "
+            f"are in use, {usage.doomed:,} in freed objects whose values are still in use, and {writing:,} in "
             f"objects being written. Drop values (or copies of arrays made with .copy() instead), or give the store "
             f"more memory"
         )
@@ -456,8 +458,9 @@ class Store:
         doomed: list[int] = []
         while self._ended_pins:
             inode = self._ended_pins.popleft()
-            if self._pins.unpin(inode) and not self._unusable and self._segments.is_doomed(inode):
+            if self._pins.unpin(inode) and not self._unusable and self._books.glance(Place.DOOMED):
                 doomed.append(inode)
+        doomed = [inode for inode in doomed if self._segments.is_doomed(inode)]
         if doomed:
             self._recycle_if_idle(doomed)
         if self._unusable and not self._pins.in_use:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from zray.exceptions import ModuleMissingError, SerializationError, SystemFailure
 from zray.failures import encode_failure, is_error
-from zray.serialization import deserialize, explain_unpicklable, serialize
+from zray.serialization import deserialize, explain_unpicklable, serialize, serialize_call
 
 
 def no_refs(object_id):
@@ -156,6 +156,46 @@ def test_arrays_round_trip(name):
         np.testing.assert_array_equal(result.mask, value.mask)
     if name == "fortran":
         assert result.flags.f_contiguous
+
+
+def test_an_array_whose_type_carries_a_function_is_pickled_by_value():
+    value = np.zeros(3, dtype=np.dtype("f8", metadata={"scale": lambda x: 2 * x}))
+    assert round_trip(value).dtype.metadata["scale"](4) == 8
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ([], {}),
+        ([1, "two", None], {"three": 3.0}),
+        ([np.arange(300_000), 7], {"k": b"x"}),
+        ([np.asfortranarray(np.ones((300, 400)))], {}),
+        ([np.arange(10)[::2], np.array([{"a": 1}], dtype=object)], {"more": [1, [2, {3: 4}]]}),
+        ([[np.arange(5)]], {"array": np.arange(5.0)}),
+        (list(range(100)), {}),
+        ([bytes(10_000)], {}),
+    ],
+)
+def test_the_arguments_of_a_call_are_a_pair_of_them(args, kwargs):
+    got_args, got_kwargs = deserialize(serialize_call(args, kwargs).to_bytes(), no_refs)
+    assert (len(got_args), list(got_kwargs)) == (len(args), list(kwargs))
+    for got, sent in zip([*got_args, *got_kwargs.values()], [*args, *kwargs.values()], strict=True):
+        assert type(got) is type(sent)
+        np.testing.assert_equal(got, sent)
+
+
+def test_one_array_given_twice_arrives_once():
+    array = np.arange(1000)
+    (first, second), _ = deserialize(serialize_call([array, array], {}).to_bytes(), no_refs)
+    assert first is second
+
+
+def test_references_and_functions_among_arrays_are_seen(tracker):
+    ref, array = tracker.make(), np.arange(10)
+    assert serialize_call([array, [ref]], {}).refs == (ref.binary(),)
+    assert serialize_call([array], {"k": ref}).refs == (ref.binary(),)
+    (_, function), _ = deserialize(serialize_call([array, lambda: 5], {}).to_bytes(), no_refs)
+    assert function() == 5
 
 
 def address_range(view):

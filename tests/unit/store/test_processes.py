@@ -67,6 +67,27 @@ def test_what_a_writer_leaves_that_is_killed_is_swept(store):
     assert not store.contains(object_id(1))
 
 
+def test_what_a_killed_writer_was_filling_again_is_filled_by_the_next(store):
+    def writer(say, hear):
+        def fill(view):
+            view[:] = b"h" * MIB
+            say(b"half")
+            hear()
+
+        Store.open(store.path).write(object_id(2), MIB, fill)
+
+    store.free([put(store, 1, b"a" * MIB)])
+    child = Child(writer)
+    assert child.hear() == b"half"
+    store.sweep()
+    child.kill()
+    child.wait()
+    assert not store.contains(object_id(2))
+    put(store, 3, b"c" * MIB)
+    assert store.usage().used == segment_bytes(MIB)
+    assert store.read(object_id(3)) == b"c" * MIB
+
+
 def test_the_sweep_leaves_this_process_own_writing_alone(store):
     def fill(view):
         store.sweep()

@@ -139,6 +139,32 @@ def test_when_fill_raises_nothing_is_there_and_the_pages_are_recycled(store):
     assert store.usage().recyclable == store.usage().used == segment_bytes(MIB)
 
 
+@pytest.mark.parametrize("whose", ["this process", "another"])
+def test_what_is_being_filled_again_is_neither_taken_nor_dropped(make_store, whose):
+    store = make_store(4 * MIB)
+    store.free([put(store, 1, b"a" * MIB)])
+    writing = store.begin(MIB)
+    assert store.usage().recyclable == store.usage().used == segment_bytes(MIB)
+    other = store if whose == "this process" else Store.open(store.path)
+    put(other, 2, b"b" * MIB)
+    assert store.usage().live == segment_bytes(MIB)
+    with pytest.raises(ObjectStoreFullError, match=f"{segment_bytes(MIB):,} in objects being written"):
+        put(other, 3, bytes(3 * MIB))
+    writing.view[:] = b"c" * MIB
+    writing.publish(object_id(4))
+    assert store.read(object_id(4)) == b"c" * MIB
+    if other is not store:
+        other.close()
+
+
+def test_what_was_to_be_filled_again_and_was_given_up_is_there_for_the_next(store):
+    store.free([put(store, 1, b"a" * MIB)])
+    for _ in range(3):
+        store.begin(MIB).give_up()
+    put(store, 2, b"b" * MIB)
+    assert store.usage().used == segment_bytes(MIB)
+
+
 def test_what_keeps_the_view_to_fill_is_told_and_cannot_reach_other_objects(store):
     kept = []
     with pytest.raises(BufferError, match="kept a buffer"):

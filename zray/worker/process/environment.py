@@ -20,6 +20,7 @@ class Environment:
 
     def __init__(self) -> None:
         self._job: JobConfig | None = None
+        self._title = ""
         self._name = ""
         self._gpus: list[int] | None = None
         self._threads_set = False
@@ -65,10 +66,15 @@ class Environment:
             for variable in THREAD_VARIABLES:
                 os.environ.setdefault(variable, str(cpus))
 
+    def show_title(self, title: str) -> None:
+        """Names the process in ``ps``."""
+        if title != self._title:
+            self._title = title
+            set_title(f"zray::{title}")
+
     def show_name(self, name: str, actor_class: str) -> None:
         """Names the process in ``ps``, and what it prints from now on."""
-        title = f"{actor_class}.{name}" if actor_class and name != actor_class else name
-        set_title(f"zray::{title}")
+        self.show_title(f"{actor_class}.{name}" if actor_class and name != actor_class else name)
         shown = actor_class or name
         if shown == self._name:
             return

@@ -23,7 +23,7 @@ from zray.client.shell import Tick, Waiter
 from zray.config import MIB
 from zray.exceptions import ActorExit
 from zray.failures import encode_failure, error_text
-from zray.util.processes import anonymous_bytes, set_title
+from zray.util.processes import anonymous_bytes
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
 
@@ -116,7 +116,7 @@ class Worker:
         return grown >= WORTH_KEEPING_BYTES or threading.active_count() > self._own_threads
 
     def _show_idle(self) -> None:
-        set_title(f"zray::{self._actor_class or 'IDLE'}")
+        self._environment.show_title(self._actor_class or "IDLE")
 
     def _on_standby(self) -> None:
         # The background thread takes over since the main thread is busy: what it runs is long, and others may wait
