@@ -37,7 +37,7 @@ _LEAST: dict[str, float] = {
     "heartbeat_s": 0.01,
     "join_timeout_s": 0.1,
     "log_file_max_bytes": 4 * KIB,
-    "max_message_bytes": MIB,
+    "max_message_bytes": 8 * MIB,
     "object_store_memory": MIB,
     "silence_s": 0.1,
     "start_timeout_s": 0.1,

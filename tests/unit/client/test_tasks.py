@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.client.wiring import HOST, Process, Wire
-from zray.client.core.references import ERROR, INLINE, STORED
-from zray.client.core.tasks import MAX_FREE_ATTEMPTS, UNLIMITED, pack_outcome, read_outcome
+from zray.client.core.references import ERROR, INLINE, PENDING, STORED
+from zray.client.core.tasks import MAX_FREE_ATTEMPTS, MAX_INLINE_BYTES, UNLIMITED, pack_outcome, read_outcome
 from zray.failures import decode_failure, encode_failure
 from zray.ids import task_of
 from zray.protocol import messages as m
@@ -83,6 +83,17 @@ def test_a_task_waits_for_all_its_arguments(driver, worker):
     (submit,) = sent(driver)
     refs = msgpack.unpackb(submit.payload)[6]
     assert [(position, object_id) for position, object_id, *_ in refs] == [(0, one), (1, two), (2, one)]
+
+
+def test_an_envelope_holds_so_many_values_and_no_more(driver, worker):
+    """The rest is asked for, one by one; what is stored costs the envelope nothing."""
+    small, stored, large = driver.put(), driver.put(stored=True), driver.put()
+    driver.entry(large).data = bytes(MAX_INLINE_BYTES)
+    driver.submit(worker, refs=[small, large, stored, small])
+    (submit,) = sent(driver)
+    assert [(row[1], row[2]) for row in msgpack.unpackb(submit.payload)[6]] == [
+        (small, INLINE), (large, PENDING), (stored, STORED), (small, INLINE),
+    ]  # fmt: skip
 
 
 def test_nested_references_are_not_waited_for(driver, worker):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import msgpack
 
 from zray.client.core.locations import LocationTable
-from zray.client.core.references import ERROR, INLINE, STORED, ReferenceTable
+from zray.client.core.references import ERROR, INLINE, PENDING, STORED, ReferenceTable
 from zray.failures import encode_failure
 from zray.ids import return_id
 from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Submit
@@ -23,6 +23,8 @@ WAITING, SENT = range(2)
 """A task waits for its arguments, or is with the broker or a worker."""
 
 UNLIMITED = -1
+MAX_INLINE_BYTES = 4 * 1024 * 1024
+"""Values that travel within one message, in sum: a message has a largest size (``max_message_bytes``)."""
 NEAR_BYTES = 256 * 1024
 """From so many bytes of arguments on, a task rather goes to the host that has them."""
 MAX_FREE_ATTEMPTS = 20
@@ -175,11 +177,16 @@ class TaskTable:
         """Builds the envelope and hands it to the route; an argument that is an error is the task's outcome."""
         arguments = task.arguments
         refs = []
+        n_bytes = len(arguments.data)
         for key, object_id in arguments.refs:
             entry = self.references.entries[object_id]
             if entry.status == ERROR:
                 self.fail(task, entry.data)
                 return
+            if entry.data and n_bytes + len(entry.data) > MAX_INLINE_BYTES:
+                refs.append((key, object_id, PENDING, b"", b"", 0))  # the worker asks the owner, as for any reference
+                continue
+            n_bytes += len(entry.data)
             refs.append((key, object_id, entry.status, entry.data, entry.host, entry.size))
         task.state = SENT
         payload = msgpack.packb((task.options, *arguments[:5], refs))

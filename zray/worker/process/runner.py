@@ -13,9 +13,11 @@ import msgpack
 
 from zray.client.context import TaskContext
 from zray.client.core.execution import Assignment, Return
-from zray.client.core.references import ERROR, INLINE, STORED
+from zray.client.core.references import ERROR, INLINE, PENDING, STORED
+from zray.client.core.tasks import MAX_INLINE_BYTES
 from zray.client.session import STORED_FUNCTION, Session
 from zray.exceptions import ModuleMissingError
+from zray.object_ref import ObjectRef
 from zray.protocol.messages import FunctionBlob
 from zray.serialization import deserialize, load_callable, pack_task_error, serialize
 
@@ -90,16 +92,20 @@ class Runner:
             if envelope.status == STORED:
                 data = session.read(envelope.host, envelope.object_id, envelope.size)
             args, kwargs = deserialize(data, lambda object_id: session.load_covered(object_id, task.covered))
+        asked: list[tuple[int | str, ObjectRef]] = []
         for key, object_id, status, value, host, size in envelope.refs:
+            if status == PENDING:
+                asked.append((key, session.load_covered(object_id, task.covered)))
+                continue
             if status == ERROR:
                 raise session.error_of(value, session.intern)
             if status == STORED:
                 value = session.read(host, object_id, size)
             loaded = deserialize(value, lambda inner: session.load_covered(inner, task.covered))
-            if isinstance(key, str):
-                kwargs[key] = loaded
-            else:
-                args[key] = loaded
+            _put(args, kwargs, key, loaded)
+        if asked:  # there was no room for them in the envelope
+            for (key, _), loaded in zip(asked, session.get([ref for _, ref in asked], None), strict=True):
+                _put(args, kwargs, key, loaded)
         return args, kwargs
 
     # ------------------------------------------------------------------ outcomes
@@ -108,23 +114,29 @@ class Runner:
         """The return values of a call that returned ``value``."""
         n_returns = options.n_returns
         if n_returns == 1:
-            return [self._pack(task, 1, value, options)]
+            return [self._pack(task, 1, value, options, MAX_INLINE_BYTES)]
         if n_returns == 0:
             return []
         values = list(value) if isinstance(value, Iterable) else None
         if values is None or len(values) != n_returns:
             got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
             raise ValueError(f"{options.name} has num_returns={n_returns} but returned {got}")
-        return [self._pack(task, index, item, options) for index, item in enumerate(values, start=1)]
+        returns: list[Return] = []
+        room = MAX_INLINE_BYTES
+        for index, item in enumerate(values, start=1):
+            returns.append(self._pack(task, index, item, options, room))
+            room -= len(returns[-1].data)
+        return returns
 
-    def _pack(self, task: Assignment, index: int, value: Any, options: CallOptions) -> Return:
+    def _pack(self, task: Assignment, index: int, value: Any, options: CallOptions, room: int) -> Return:
+        """One return value, for which the answer has ``room`` bytes left."""
         if value is None:
             return NONE
         serialized = serialize(value, f"the return value of {options.name}")
         task.keep.append(serialized.held)
         size = serialized.total_bytes
         session = self._session
-        if size <= session.config.inline_max_bytes or not (host := session.stores.find_home()):
+        if size <= min(session.config.inline_max_bytes, room) or not (host := session.stores.find_home()):
             return Return(INLINE, serialized.to_bytes(), size, serialized.refs)
         session.write(host, task.task_id + index.to_bytes(4, "big"), serialized)
         return Return(STORED, b"", size, serialized.refs)
@@ -150,6 +162,14 @@ class Runner:
 
 NONE = Return(INLINE, serialize(None).to_bytes(), 0, ())
 """What a call that returns None answers."""
+
+
+def _put(args: list[Any], kwargs: dict[str, Any], key: int | str, value: Any) -> None:
+    """Puts an argument into its place."""
+    if isinstance(key, str):
+        kwargs[key] = value
+    else:
+        args[key] = value
 
 
 def context_of(task: Assignment, options: CallOptions, resources: dict[str, int]) -> TaskContext:
