@@ -72,6 +72,18 @@ def test_one_that_has_loaded_much_stays(ray):
     assert ray.get(is_there.remote())
 
 
+def test_memory_that_was_used_and_is_free_keeps_nobody(ray):
+    @ray.remote
+    def use():
+        blocks = [bytes(100_000) for _ in range(300)]
+        last = bytes(50_000)
+        del blocks
+        time.sleep(0.2)
+        return os.getpid(), len(last)
+
+    gone({ray.get(use.remote())[0]})
+
+
 def test_one_with_a_thread_of_the_users_stays(ray):
     @ray.remote
     def start_thread():

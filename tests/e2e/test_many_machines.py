@@ -127,6 +127,85 @@ def test_a_copy_of_what_is_freed_meanwhile_goes_as_well(cluster, sandbox):
     ray.shutdown()
 
 
+@pytest.fixture
+def on_a(monkeypatch) -> Iterator[dict[str, Process]]:
+    """Machines a and b; the driver is on a."""
+    monkeypatch.setenv("ZRAY_TEST_MACHINE", "a")
+    quick = {"ZRAY_SILENCE_S": "2", "ZRAY_HEARTBEAT_S": "0.4"}
+    for name, value in quick.items():
+        monkeypatch.setenv(name, value)
+    with machines("a", "b", **quick) as (address, hosts):
+        import zray
+
+        zray.init(address)
+        yield hosts
+        zray.shutdown()
+
+
+def make_on_b(size):
+    import zray as ray
+
+    ref = on(ray, "b")(lambda: np.ones(size, np.uint8)).remote()
+    assert ray.wait([ref], timeout=20, fetch_local=False) == ([ref], [])
+    return ref
+
+
+def test_wait_brings_what_it_waits_for(on_a, sandbox):
+    import zray as ray
+
+    ref = make_on_b(40_000_000)
+    assert stored(sandbox) == 1
+    assert ray.wait([ref], timeout=20) == ([ref], [])
+    assert stored(sandbox) == 2
+    assert ray.wait([ref], timeout=0) == ([ref], [])
+    assert ray.get(ref).sum() == 40_000_000
+
+
+def test_what_wait_has_not_the_time_for_is_brought_all_the_same(on_a, sandbox):
+    import zray as ray
+
+    ref = make_on_b(40_000_000)
+    assert ray.wait([ref], timeout=0) == ([], [ref])
+    eventually(lambda: ray.wait([ref], timeout=0) == ([ref], []))
+    assert stored(sandbox) == 2
+
+
+def test_wait_brings_no_more_than_it_is_asked_for(on_a, sandbox):
+    import zray as ray
+
+    slow = ray.remote(num_cpus=0)(time.sleep).remote(1000)
+    refs = [slow, *(make_on_b(3_000_000) for _ in range(30))]
+    ready, others = ray.wait(refs, num_returns=10, timeout=20)
+    assert (ready, others) == (refs[1:11], [slow, *refs[11:]])
+    assert stored(sandbox) == 40
+    mine = ray.put(np.zeros(1_000_000))
+    assert ray.wait([refs[20], slow, mine], timeout=20)[0] == [mine]  # here already
+    ray.cancel(slow, force=True)
+
+
+def test_wait_in_a_task_and_for_what_is_yet_to_be_made(on_a, sandbox):
+    import zray as ray
+
+    def count(refs):
+        later = on(ray, "b")(lambda: time.sleep(0.5) or np.ones(2_000_000)).remote()
+        ready, others = ray.wait([*refs, later], num_returns=len(refs) + 1, timeout=20)
+        assert not others
+        return sum(int(array.sum()) for array in ray.get(ready))
+
+    refs = [make_on_b(1_000_000) for _ in range(3)]
+    assert ray.get(on(ray, "a")(count).remote(refs), timeout=30) == 5_000_000
+
+
+def test_what_cannot_be_brought_any_more_is_ready_to_be_found_lost(on_a):
+    import zray as ray
+
+    ref = make_on_b(3_000_000)
+    on_a["b"].signal(signal.SIGKILL)
+    assert ray.wait([ref], timeout=20) == ([ref], [])
+    with pytest.raises(ray.exceptions.ObjectLostError):
+        ray.get(ref, timeout=20)
+
+
 def test_the_machine_that_has_it_dies(monkeypatch):
     import zray as ray
 

@@ -102,7 +102,7 @@ class LocalRuntime:
         raise error.as_instanceof_cause() if isinstance(error, TaskError) else error
 
     def wait(
-        self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None
+        self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         return refs[:num_returns], refs[num_returns:]
 

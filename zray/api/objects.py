@@ -62,8 +62,9 @@ def wait(
 ) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Waits until ``num_returns`` of the references are ready, or ``timeout`` seconds have passed.
 
-    Returns the ready ones, at most ``num_returns``, and the others; both in the order of ``refs``. With
-    ``fetch_local=False`` an object counts as ready wherever it is; on one machine that is the same.
+    Returns the ready ones, at most ``num_returns``, and the others; both in the order of ``refs``. An object of another
+    machine is brought to the store of this one, and counts as ready when it is there; with ``fetch_local=False``, and
+    on a machine without a host, it does wherever it is.
 
     Raises TypeError if ``refs`` is no list of ObjectRefs, ValueError for duplicates or a count out of range.
     """
@@ -88,7 +89,7 @@ def wait(
     if type(fetch_local) is not bool:
         raise TypeError(f"fetch_local is a bool, got {fetch_local!r}")
     check_timeout(timeout)
-    ready: tuple[list[ObjectRef[T]], list[ObjectRef[T]]] = runtime().wait(refs, num_returns, timeout)
+    ready: tuple[list[ObjectRef[T]], list[ObjectRef[T]]] = runtime().wait(refs, num_returns, timeout, fetch_local)
     return ready
 
 

@@ -19,16 +19,17 @@ from zray.client.context import current_task
 from zray.client.core import ClientCore
 from zray.client.core.actors import ActorView
 from zray.client.core.effects import FreeSegment
-from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
+from zray.client.core.references import HANDLE, INLINE, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
 from zray.client.futures import Completion
+from zray.client.prefetch import Prefetches
 from zray.client.remote import RemoteObjects
 from zray.client.shell import ClientShell, Waiter
 from zray.client.stores import Stores
+from zray.client.waits import Waits
 from zray.config import Config
 from zray.exceptions import (
     ClusterUnavailableError,
-    GetTimeoutError,
     ObjectLostError,
     TaskError,
     ZrayError,
@@ -74,6 +75,7 @@ class Session:
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
         self._remote = RemoteObjects(self.shell, self.stores, self._lending)
+        self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), self._lending, self.check_usable)
         self._functions: dict[bytes, ObjectRef] = {}
         self._entries = self.core.references.entries
 
@@ -235,42 +237,10 @@ class Session:
         ids = [ref._id for ref in refs]
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            self._await(ids, len(ids), timeout_s, "get")
+            self._waits.until(ids, len(ids), timeout_s, "get")
         except KeyError:
             raise _of_another_cluster() from None
         return [self._value(object_id, deadline) for object_id in ids]
-
-    def _await(self, ids: list[bytes], needed: int, timeout_s: float | None, what: str) -> None:
-        """Waits until ``needed`` of the distinct ``ids`` are ready, or the time is up (raises only for ``get``)."""
-        entries = self._entries
-        if all(entries[object_id].status != PENDING for object_id in ids):
-            return
-        waiter = Waiter(self.shell, 0)
-        references = self.core.references
-        with self.shell.lock:
-            waiting = [object_id for object_id in ids if references.wait_for(object_id, waiter)]
-            waiter.left = needed - (len(ids) - len(waiting))
-        if waiter.left > 0:
-            self._block(waiter, timeout_s)
-        if what == "wait" or waiter.left > 0:
-            with self.shell.lock:
-                for object_id in waiting:
-                    references.stop_waiting(object_id, waiter)
-        if waiter.left > 0 and self.shell.closed:
-            raise ClusterUnavailableError("zray.shutdown() was called while this was waited for")
-        if what == "get" and waiter.left > 0:
-            self.check_usable()
-            raise GetTimeoutError(
-                f"{waiter.left} of {len(ids)} object(s) were not ready within the timeout of {timeout_s:g} s"
-            )
-
-    def _block(self, waiter: Waiter, timeout_s: float | None) -> None:
-        """Waits; a task that does so lends its CPUs out meanwhile."""
-        if timeout_s == 0:
-            self.shell.wait(waiter, timeout_s)
-        else:
-            with self._lending():
-                self.shell.wait(waiter, timeout_s)
 
     @contextlib.contextmanager
     def _lending(self) -> Iterator[None]:
@@ -310,18 +280,14 @@ class Session:
         return error.as_instanceof_cause() if isinstance(error, TaskError) else error
 
     def wait(
-        self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None
+        self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """At most ``num_returns`` ready references, and the others, both in their order."""
+        """At most ``num_returns`` ready references, and the others, both in their order. See ``Waits.wait``."""
         self.check_usable()
-        ready = self._ready(refs, num_returns)
-        if len(ready) < num_returns and timeout_s == 0:
-            self.shell.run(self.core.collect)
-            self._poll(refs)
-            ready = self._ready(refs, num_returns)
-        elif len(ready) < num_returns:
-            self._await([ref._id for ref in refs], num_returns, timeout_s, "wait")
-            ready = self._ready(refs, num_returns)
+        try:
+            ready = self._waits.wait(refs, num_returns, timeout_s, fetch_local)
+        except KeyError:
+            raise _of_another_cluster() from None
         if not ready:
             return [], list(refs)
         if len(ready) == 1:  # by far the most common; the list is cut without looking at the rest
@@ -329,30 +295,6 @@ class Session:
             return ready, refs[:place] + refs[place + 1 :]
         chosen = set(ready)
         return ready, [ref for ref in refs if ref not in chosen]
-
-    def _ready(self, refs: list[ObjectRef], most: int) -> list[ObjectRef]:
-        entries = self._entries
-        ready = []
-        try:
-            for ref in refs:
-                if entries[ref._id].status != PENDING:
-                    ready.append(ref)
-                    if len(ready) == most:
-                        break
-        except KeyError:
-            raise _of_another_cluster() from None
-        return ready
-
-    def _poll(self, refs: list[ObjectRef]) -> None:
-        """Looks once at the socket, and asks the owners of borrowed objects, without waiting."""
-        waiter = Waiter(self.shell, len(refs))
-        with self.shell.lock:
-            for ref in refs:
-                self.core.references.wait_for(ref._id, waiter)
-            self.shell.turn()
-            for ref in refs:
-                self.core.references.stop_waiting(ref._id, waiter)
-        self.shell.settle()
 
     # ------------------------------------------------------------------ tasks
 

@@ -23,6 +23,7 @@ from zray.client.shell import Tick, Waiter
 from zray.config import MIB
 from zray.exceptions import ActorExit
 from zray.failures import encode_failure, error_text
+from zray.util.malloc import give_back
 from zray.util.processes import anonymous_bytes
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
@@ -111,7 +112,8 @@ class Worker:
         return None
 
     def _worth_keeping(self) -> bool:
-        """Whether it has loaded much, or a thread of the user's runs in it."""
+        """Whether it has loaded much, or a thread of the user's runs in it. Lets go what is free, for a start."""
+        give_back()
         grown = anonymous_bytes() - self._light_bytes
         return grown >= WORTH_KEEPING_BYTES or threading.active_count() > self._own_threads
 

@@ -1,0 +1,100 @@
+"""Objects that are brought to this machine before anybody reads them, for ``wait(fetch_local=True)``.
+
+They are asked for as readers ask (``zray/transfer/local.py``), by threads that live as long as there is something to
+bring. What is under way goes on when the wait has ended: the next one finds it here.
+"""
+
+from __future__ import annotations
+
+import _thread
+from collections import deque
+
+from zray.client.shell import ClientShell, Waiter
+from zray.client.stores import Stores
+from zray.exceptions import ZrayError
+
+MAX_THREADS = 8
+"""So many objects are brought at once. Each is a wait for the host, which does the work."""
+
+
+class Prefetch:
+    """An object on its way here; ``over``: it is here, or cannot be had. ``waiters`` are told. All under the lock."""
+
+    __slots__ = ("holder", "object_id", "over", "size", "waiters")
+
+    def __init__(self, holder: bytes, object_id: bytes, size: int) -> None:
+        self.holder = holder
+        self.object_id = object_id
+        self.size = size
+        self.over = False
+        self.waiters: list[Waiter] = []
+
+
+class Prefetches:
+    """What one session has under way."""
+
+    def __init__(self, shell: ClientShell, stores: Stores) -> None:
+        self._shell = shell
+        self._stores = stores
+        self._under_way: dict[bytes, Prefetch] = {}
+        self._waiting: deque[Prefetch] = deque()
+        self._failed: set[bytes] = set()
+        self._threads = 0
+
+    def is_here(self, holder: bytes, object_id: bytes) -> bool:
+        """Whether a read would not have to wait for the object, or would fail, as it would tell."""
+        home = self._stores.find_home()
+        # Without a store of this machine's there is nowhere to bring it: whoever reads it pulls it into his memory.
+        if holder == home or not home or self._stores.of(holder) is not None:
+            return True
+        store = self._stores.of(home)
+        assert store is not None
+        if store.contains(object_id):
+            return True
+        if object_id in self._failed:
+            self._failed.discard(object_id)
+            return True
+        return False
+
+    def bring(self, holder: bytes, object_id: bytes, size: int) -> Prefetch:
+        """Has an object brought here that ``holder`` has, on another machine."""
+        with self._shell.lock:
+            prefetch = self._under_way.get(object_id)
+            if prefetch is None:
+                prefetch = self._under_way[object_id] = Prefetch(holder, object_id, size)
+                self._waiting.append(prefetch)
+                if self._threads < MAX_THREADS:
+                    self._threads += 1
+                    _thread.start_new_thread(self._work, ())
+            return prefetch
+
+    def _work(self) -> None:
+        while True:
+            with self._shell.lock:
+                if not self._waiting:
+                    self._threads -= 1
+                    return
+                prefetch = self._waiting.popleft()
+            try:
+                arrived = self._fetch(prefetch)
+            except (OSError, ZrayError):  # the host, or the cluster, is gone
+                arrived = False
+            with self._shell.lock:
+                prefetch.over = True
+                del self._under_way[prefetch.object_id]
+                if not arrived:
+                    self._failed.add(prefetch.object_id)
+                for waiter in prefetch.waiters:
+                    waiter.ready(prefetch.object_id)
+
+    def _fetch(self, prefetch: Prefetch) -> bool:
+        from zray.transfer.local import Request, fetched  # most workers never need it
+
+        path = self._stores.fetch_path(self._stores.find_home())
+        request = Request(prefetch.object_id, prefetch.holder, prefetch.size)
+        with fetched(path, request, self._patience_s) as (error, _):
+            return not error
+
+    def _patience_s(self) -> float:
+        """For ever, as long as there is a session."""
+        return -1.0 if self._shell.closed or self._shell.lost else 1e6

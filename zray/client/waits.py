@@ -1,0 +1,149 @@
+"""Waiting for objects: for all of some (``get``), or for some of many (``wait``), wherever they are or until here."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from zray.client.core.references import PENDING, STORED
+from zray.client.prefetch import Prefetch, Prefetches
+from zray.client.shell import ClientShell, Waiter
+from zray.exceptions import ClusterUnavailableError, GetTimeoutError
+from zray.object_ref import ObjectRef
+
+
+class Waits:
+    """Waits of one session. ``lending``: a context in which a task that waits has lent its CPUs."""
+
+    def __init__(
+        self,
+        shell: ClientShell,
+        prefetches: Prefetches,
+        lending: Callable[[], contextlib.AbstractContextManager[None]],
+        check_usable: Callable[[], None],
+    ) -> None:
+        self._shell = shell
+        self._references = shell.core.references
+        self._entries = shell.core.references.entries
+        self._prefetches = prefetches
+        self._lending = lending
+        self._check_usable = check_usable
+
+    def until(self, ids: list[bytes], needed: int, timeout_s: float | None, what: str) -> None:
+        """Waits until ``needed`` of the distinct ``ids`` are ready, or the time is up (raises only for ``get``)."""
+        entries = self._entries
+        if all(entries[object_id].status != PENDING for object_id in ids):
+            return
+        waiter = Waiter(self._shell, 0)
+        references = self._references
+        with self._shell.lock:
+            waiting = [object_id for object_id in ids if references.wait_for(object_id, waiter)]
+            waiter.left = needed - (len(ids) - len(waiting))
+        if waiter.left > 0:
+            self._block(waiter, timeout_s)
+        if what == "wait" or waiter.left > 0:
+            with self._shell.lock:
+                for object_id in waiting:
+                    references.stop_waiting(object_id, waiter)
+        if waiter.left > 0 and self._shell.closed:
+            raise ClusterUnavailableError("zray.shutdown() was called while this was waited for")
+        if what == "get" and waiter.left > 0:
+            self._check_usable()
+            raise GetTimeoutError(
+                f"{waiter.left} of {len(ids)} object(s) were not ready within the timeout of {timeout_s:g} s"
+            )
+
+    def _block(self, waiter: Waiter, timeout_s: float | None) -> None:
+        """Waits; a task that does so lends its CPUs out meanwhile."""
+        if timeout_s == 0:
+            self._shell.wait(waiter, timeout_s)
+        else:
+            with self._lending():
+                self._shell.wait(waiter, timeout_s)
+
+    def wait(
+        self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
+    ) -> list[ObjectRef]:
+        """At most ``num_returns`` ready references, in order; with ``fetch_local`` those whose objects are here.
+
+        Raises KeyError for a reference of another cluster.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        ready = self._ready(refs, num_returns)
+        if len(ready) < num_returns:
+            if timeout_s == 0:
+                self._shell.run(self._shell.core.collect)
+                self._poll(refs)
+            else:
+                self.until([ref._id for ref in refs], num_returns, timeout_s, "wait")
+            ready = self._ready(refs, num_returns)
+        if fetch_local and not all(map(self._is_here, ready)):
+            return self._wait_here(refs, num_returns, deadline)
+        return ready
+
+    # ------------------------------------------------------------------ wherever they are
+
+    def _ready(self, refs: list[ObjectRef], most: int) -> list[ObjectRef]:
+        entries = self._entries
+        ready = []
+        for ref in refs:
+            if entries[ref._id].status != PENDING:
+                ready.append(ref)
+                if len(ready) == most:
+                    break
+        return ready
+
+    def _poll(self, refs: list[ObjectRef]) -> None:
+        """Looks once at the socket, and asks the owners of borrowed objects, without waiting."""
+        waiter = Waiter(self._shell, len(refs))
+        with self._shell.lock:
+            for ref in refs:
+                self._references.wait_for(ref._id, waiter)
+            self._shell.turn()
+            for ref in refs:
+                self._references.stop_waiting(ref._id, waiter)
+        self._shell.settle()
+
+    # ------------------------------------------------------------------ until they are here
+
+    def _is_here(self, ref: ObjectRef) -> bool:
+        entry = self._entries[ref._id]
+        return entry.status != STORED or self._prefetches.is_here(entry.host, ref._id)
+
+    def _wait_here(self, refs: list[ObjectRef], num_returns: int, deadline: float | None) -> list[ObjectRef]:
+        """Has as many brought here as are asked for, and waits for them, or for others that come to be here."""
+        while True:
+            here: list[ObjectRef] = []
+            coming: list[Prefetch] = []
+            for ref in self._ready(refs, len(refs)):
+                if self._is_here(ref):
+                    here.append(ref)
+                    if len(here) == num_returns:
+                        return here
+                elif len(here) + len(coming) < num_returns:
+                    entry = self._entries[ref._id]
+                    coming.append(self._prefetches.bring(entry.host, ref._id, entry.size))
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                return here
+            self._await_change(refs, coming, left_s)
+            self._check_usable()
+
+    def _await_change(self, refs: list[ObjectRef], coming: list[Prefetch], timeout_s: float | None) -> None:
+        """Waits until one more of the objects exists, or has been brought here."""
+        waiter = Waiter(self._shell)
+        with self._shell.lock:
+            for prefetch in coming:
+                prefetch.waiters.append(waiter)
+            pending = [ref for ref in refs if self._references.wait_for(ref._id, waiter)]
+            is_over = any(prefetch.over for prefetch in coming)
+        try:
+            if not is_over:
+                self._block(waiter, timeout_s)
+        finally:
+            with self._shell.lock:
+                for prefetch in coming:
+                    prefetch.waiters.remove(waiter)
+                for ref in pending:
+                    self._references.stop_waiting(ref._id, waiter)
