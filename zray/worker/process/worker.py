@@ -64,7 +64,6 @@ class Worker:
         self._cancelled = b""
         self._lost = False
         self._light_bytes = anonymous_bytes()
-        self._own_threads = threading.active_count()
         session.core.execution.worth_keeping = self._worth_keeping
         session.handlers[Interrupt] = self._interrupt
         session.on_lost = self._on_lost
@@ -115,7 +114,7 @@ class Worker:
         """Whether it has loaded much, or a thread of the user's runs in it. Lets go what is free, for a start."""
         give_back()
         grown = anonymous_bytes() - self._light_bytes
-        return grown >= WORTH_KEEPING_BYTES or threading.active_count() > self._own_threads
+        return grown >= WORTH_KEEPING_BYTES or threading.active_count() > 1
 
     def _show_idle(self) -> None:
         self._environment.show_title(self._actor_class or "IDLE")

@@ -120,15 +120,13 @@ class Zygote:
     def _hand_over(self, request: Request) -> int:
         """The PID of the child that serves the request. Raises OSError if there is none."""
         while self._spares:
-            with contextlib.suppress(ConnectionError):  # it was killed while it waited, and will be reaped
-                return self._wake(request)
-        self._fork_spare()
-        return self._wake(request)
-
-    def _wake(self, request: Request) -> int:
-        pid, spare = self._spares.popitem()
-        with spare:
-            send_request(spare, request)
+            pid, spare = self._spares.popitem()
+            with spare, contextlib.suppress(ConnectionError):  # it was killed while it waited, and will be reaped
+                send_request(spare, request)
+                return pid
+        pid = _fork_asleep()
+        if pid == 0:
+            self._be_a_worker(request)
         return pid
 
     def _wants_spare(self) -> bool:
@@ -175,19 +173,38 @@ class Zygote:
     # ------------------------------------------------------------------ in the child
 
     def _be_a_spare(self, work: socket.socket) -> NoReturn:
-        """The child's life from fork to exit. Until there is work it touches as little memory as it can."""
+        """A child that waits for its request, and until then touches as little memory as it can."""
         code = 1
         try:
-            processes.set_parent_death_signal(signal.SIGKILL, self._pid)
-            processes.set_title("zray::IDLE")
-            with contextlib.suppress(ValueError):  # the zygote has ended
+            self._belong_to_the_zygote()
+            with work:
                 request = receive_request(work)
-                _wake_up()
-                self._shed(work)
-                code = self._become_worker(request)
-                flush_output()
+            code = self._live(request)
+        except (OSError, ValueError):  # the zygote has ended
+            code = 1
         finally:
             os._exit(code)
+
+    def _be_a_worker(self, request: Request) -> NoReturn:
+        """A child that was forked for a request."""
+        code = 1
+        try:
+            self._belong_to_the_zygote()
+            code = self._live(request)
+        finally:
+            os._exit(code)
+
+    def _belong_to_the_zygote(self) -> None:
+        processes.set_parent_death_signal(signal.SIGKILL, self._pid)
+        processes.set_title("zray::IDLE")
+
+    def _live(self, request: Request) -> int:
+        """Serves a request, and gives the exit code."""
+        _wake_up()
+        self._shed()
+        code = self._become_worker(request)
+        flush_output()
+        return code
 
     def _become_worker(self, request: Request) -> int:
         """Runs a worker and gives the exit code that the interpreter would give."""
@@ -209,12 +226,13 @@ class Zygote:
             return 1
         return 0
 
-    def _shed(self, work: socket.socket) -> None:
+    def _shed(self) -> None:
         """Leaves behind what belongs to the zygote."""
         signal.set_wakeup_fd(-1)
         for sig in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(sig, signal.SIG_DFL)
-        for end in (work, self._control, *self._spares.values()):
+        self._control.close()
+        for end in self._spares.values():
             end.close()
         close_all([self._wake_read, self._wake_write, *self._close_in_child])
 
