@@ -109,6 +109,8 @@ def test_one_that_owns_what_others_can_reach_stays_until_they_cannot(ray):
     time.sleep(2 * IDLE_S)
     assert ray.get(inner) == list(range(1000))
     assert alive(owner)
+    del inner
+    gone({owner})
 
 
 def test_tasks_that_come_while_workers_go_are_all_run(ray):
@@ -150,7 +152,7 @@ def test_none_is_ended_when_told_so(sandbox):
     @ray.remote
     def who(): return os.getpid()
     first = ray.get(who.remote())
-    time.sleep(3)
+    time.sleep(8)
     print(first == ray.get(who.remote()))
     """
     with driver(source, environ={"ZRAY_IDLE_TIMEOUT_S": "604800"}) as process:

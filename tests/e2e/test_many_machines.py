@@ -199,11 +199,24 @@ def test_wait_in_a_task_and_for_what_is_yet_to_be_made(on_a, sandbox):
 def test_what_cannot_be_brought_any_more_is_ready_to_be_found_lost(on_a):
     import zray as ray
 
-    ref = make_on_b(3_000_000)
+    refs = [make_on_b(3_000_000) for _ in range(5)]
     on_a["b"].signal(signal.SIGKILL)
-    assert ray.wait([ref], timeout=20) == ([ref], [])
-    with pytest.raises(ray.exceptions.ObjectLostError):
-        ray.get(ref, timeout=20)
+    assert ray.wait(refs, num_returns=5, timeout=20) == (refs, [])
+    for ref in refs:
+        with pytest.raises(ray.exceptions.ObjectLostError):
+            ray.get(ref, timeout=20)
+
+
+def test_wait_for_more_than_the_store_holds(monkeypatch):
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_TEST_MACHINE", "a")
+    with machines("a", "b", ZRAY_OBJECT_STORE_MEMORY=str(64 << 20)) as (address, _):
+        ray.init(address)
+        refs = [make_on_b(6_000_000) for _ in range(16)]
+        assert ray.wait(refs, num_returns=16, timeout=30) == (refs, [])
+        assert [array.nbytes for array in map(ray.get, refs)] == [6_000_000] * 16
+        ray.shutdown()
 
 
 def test_the_machine_that_has_it_dies(monkeypatch):

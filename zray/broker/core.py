@@ -20,6 +20,8 @@ from zray.protocol import messages as m
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 
 MAX_FENCED = 50_000
+MAX_REPRIEVES = 6
+"""A worker that is always busy when it is asked to go is asked again after 2, 4, ... up to 64 times the idle time."""
 
 
 class BrokerCore:
@@ -391,7 +393,8 @@ class BrokerCore:
     def _staying(self, source: Process, msg: m.Staying) -> None:
         worker = self.scheduler.workers[source.process_id]
         if worker.state == PROBED:
-            worker.kept = True
+            worker.kept = not msg.busy
+            worker.reprieves += msg.busy
             self.scheduler.make_idle(worker, self._now)
 
     # ------------------------------------------------------------------ time
@@ -408,9 +411,8 @@ class BrokerCore:
         idle = [worker for workers in host.idle.values() for worker in workers]
         surplus = len(idle) - host.pool.total.get("CPU", 0) // 10_000
         for worker in sorted(idle, key=lambda worker: worker.idle_since):
-            if now - worker.idle_since < timeout_s:
-                break
-            if surplus > 0 or not worker.kept:
+            patience_s = timeout_s * 2 ** min(worker.reprieves, MAX_REPRIEVES)
+            if now - worker.idle_since >= patience_s and (surplus > 0 or not worker.kept):
                 host.idle[worker.job_id].remove(worker)
                 worker.state = PROBED
                 self.send(worker.worker_id, m.ExitIfIdle("it was idle", surplus > 0))

@@ -62,7 +62,7 @@ class Worker:
     """
 
     __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "kept", "lent", "load_us",
-                 "outstanding", "overdue", "pid", "retiring", "state", "worker_id")  # fmt: skip
+                 "outstanding", "overdue", "pid", "reprieves", "retiring", "state", "worker_id")  # fmt: skip
 
     def __init__(self, worker_id: bytes, host: Host) -> None:
         self.worker_id = worker_id
@@ -80,6 +80,7 @@ class Worker:
         self.load_us = 0
         self.idle_since = 0.0
         self.kept = False  # it would rather stay: asked again only if it is one too many, or after its next work
+        self.reprieves = 0  # so often it was busy when it was asked to go: it is asked less and less often
         self.actor: Actor | None = None
 
 

@@ -284,6 +284,7 @@ class Scheduler:
         worker.grant = shape
         worker.state = BUSY
         worker.kept = False
+        worker.reprieves = 0
         self.places.touch(worker.host)
 
     def release_grant(self, worker: Worker) -> None:

@@ -7,14 +7,18 @@ bring. What is under way goes on when the wait has ended: the next one finds it 
 from __future__ import annotations
 
 import _thread
-from collections import deque
+import contextlib
+from collections import OrderedDict, deque
 
 from zray.client.shell import ClientShell, Waiter
 from zray.client.stores import Stores
-from zray.exceptions import ZrayError
 
 MAX_THREADS = 8
 """So many objects are brought at once. Each is a wait for the host, which does the work."""
+
+
+MAX_REMEMBERED = 10_000
+"""Objects of which is remembered that they were brought: a full store may have dropped the copy again by now."""
 
 
 class Prefetch:
@@ -38,34 +42,34 @@ class Prefetches:
         self._stores = stores
         self._under_way: dict[bytes, Prefetch] = {}
         self._waiting: deque[Prefetch] = deque()
-        self._failed: set[bytes] = set()
+        self._over: OrderedDict[bytes, bytes] = OrderedDict()
         self._threads = 0
 
     def is_here(self, holder: bytes, object_id: bytes) -> bool:
-        """Whether a read would not have to wait for the object, or would fail, as it would tell."""
-        home = self._stores.find_home()
+        """Whether the object is on this machine, or was brought here, or could not be, as a read will tell."""
+        home = self._stores.home
         # Without a store of this machine's there is nowhere to bring it: whoever reads it pulls it into his memory.
-        if holder == home or not home or self._stores.of(holder) is not None:
+        if holder == home or not home or self._over.get(object_id) == holder:
             return True
-        store = self._stores.of(home)
-        assert store is not None
-        if store.contains(object_id):
+        try:
+            if self._stores.of(holder) is not None:
+                return True
+            store = self._stores.of(home)
+            return store is None or store.contains(object_id)
+        except OSError:  # a store that cannot be opened: a read will tell
             return True
-        if object_id in self._failed:
-            self._failed.discard(object_id)
-            return True
-        return False
 
     def bring(self, holder: bytes, object_id: bytes, size: int) -> Prefetch:
         """Has an object brought here that ``holder`` has, on another machine."""
         with self._shell.lock:
             prefetch = self._under_way.get(object_id)
             if prefetch is None:
-                prefetch = self._under_way[object_id] = Prefetch(holder, object_id, size)
-                self._waiting.append(prefetch)
+                prefetch = Prefetch(holder, object_id, size)
                 if self._threads < MAX_THREADS:
+                    _thread.start_new_thread(self._work, ())  # it waits for the lock
                     self._threads += 1
-                    _thread.start_new_thread(self._work, ())
+                self._under_way[object_id] = prefetch
+                self._waiting.append(prefetch)
             return prefetch
 
     def _work(self) -> None:
@@ -76,24 +80,28 @@ class Prefetches:
                     return
                 prefetch = self._waiting.popleft()
             try:
-                arrived = self._fetch(prefetch)
-            except (OSError, ZrayError):  # the host, or the cluster, is gone
-                arrived = False
-            with self._shell.lock:
-                prefetch.over = True
-                del self._under_way[prefetch.object_id]
-                if not arrived:
-                    self._failed.add(prefetch.object_id)
-                for waiter in prefetch.waiters:
-                    waiter.ready(prefetch.object_id)
+                with contextlib.suppress(OSError):  # the host, or the session, is gone: a read will tell
+                    self._fetch(prefetch)
+            finally:
+                self._settle(prefetch)
 
-    def _fetch(self, prefetch: Prefetch) -> bool:
+    def _settle(self, prefetch: Prefetch) -> None:
+        with self._shell.lock:
+            prefetch.over = True
+            del self._under_way[prefetch.object_id]
+            self._over[prefetch.object_id] = prefetch.holder
+            if len(self._over) > MAX_REMEMBERED:
+                self._over.popitem(last=False)
+            for waiter in prefetch.waiters:
+                waiter.ready(prefetch.object_id)
+
+    def _fetch(self, prefetch: Prefetch) -> None:
         from zray.transfer.local import Request, fetched  # most workers never need it
 
-        path = self._stores.fetch_path(self._stores.find_home())
+        path = self._stores.fetch_path(self._stores.home)
         request = Request(prefetch.object_id, prefetch.holder, prefetch.size)
-        with fetched(path, request, self._patience_s) as (error, _):
-            return not error
+        with fetched(path, request, self._patience_s):
+            return  # whether it was brought or could not be
 
     def _patience_s(self) -> float:
         """For ever, as long as there is a session."""

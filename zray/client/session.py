@@ -67,8 +67,10 @@ class Session:
         self.job_id: bytes = cluster.get("job_id", b"")
         self.process_id = process_id
         self.pid = os.getpid()
-        self.core = ClientCore(process_id, host_id)
-        self.stores = Stores(host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [])
+        self.core = ClientCore(process_id, host_id, config.max_inline_bytes)
+        self.stores = Stores(
+            host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [], lambda: self.shell.lock
+        )
         self.is_worker = False
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {FreeSegment: lambda effect: None}

@@ -117,6 +117,12 @@ class Guard:
                 pending, self._pending = self._pending, None
                 raise pending
 
+    def breathe(self) -> None:
+        """Raises what was held back, if nothing but one ``shield`` holds it."""
+        if threading.get_ident() == self._main and self._depth == 1 and self._pending is not None:
+            pending, self._pending = self._pending, None
+            raise pending
+
     def interrupt(self, exception: BaseException) -> None:
         """Raises ``exception`` in the main thread, now or at the end of its critical section. For signal handlers."""
         if self._depth:

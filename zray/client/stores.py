@@ -8,14 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from zray.exceptions import ObjectLostError
-from zray.store import SegmentMissing, Store
+from zray.store import SegmentMissing, Shield, Store
 from zray.util.machine import machine_id
 
 
 class Stores:
-    """Stores by host, opened when they are first needed. ``hosts()`` asks the broker for its rows of hosts."""
+    """Stores by host, opened when they are first needed. ``hosts()`` asks the broker for its rows of hosts,
+    ``shield()`` gives what holds interrupts back while they are used."""
 
-    def __init__(self, home: bytes, rows: list[dict[str, Any]], hosts: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(
+        self,
+        home: bytes,
+        rows: list[dict[str, Any]],
+        hosts: Callable[[], list[dict[str, Any]]],
+        shield: Callable[[], Shield],
+    ) -> None:
+        self._shield = shield
         self._hosts = hosts
         self._lock = threading.Lock()
         self._stores: dict[bytes, Store] = {}
@@ -54,7 +62,7 @@ class Stores:
                 self._elsewhere.add(host)
                 return None
             if host not in self._stores:
-                self._stores[host] = Store.open(Path(path))
+                self._stores[host] = Store.open(Path(path), self._shield())
             return self._stores[host]
 
     def fetch_path(self, host: bytes) -> str:

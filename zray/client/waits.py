@@ -46,13 +46,17 @@ class Waits:
             with self._shell.lock:
                 for object_id in waiting:
                     references.stop_waiting(object_id, waiter)
-        if waiter.left > 0 and self._shell.closed:
-            raise ClusterUnavailableError("zray.shutdown() was called while this was waited for")
+        if waiter.left > 0:
+            self._check_open()
         if what == "get" and waiter.left > 0:
             self._check_usable()
             raise GetTimeoutError(
                 f"{waiter.left} of {len(ids)} object(s) were not ready within the timeout of {timeout_s:g} s"
             )
+
+    def _check_open(self) -> None:
+        if self._shell.closed:
+            raise ClusterUnavailableError("zray.shutdown() was called while this was waited for")
 
     def _block(self, waiter: Waiter, timeout_s: float | None) -> None:
         """Waits; a task that does so lends its CPUs out meanwhile."""
@@ -113,11 +117,13 @@ class Waits:
 
     def _wait_here(self, refs: list[ObjectRef], num_returns: int, deadline: float | None) -> list[ObjectRef]:
         """Has as many brought here as are asked for, and waits for them, or for others that come to be here."""
+        been_here: set[bytes] = set()  # counts from then on: a full store may have dropped the copy again
         while True:
             here: list[ObjectRef] = []
             coming: list[Prefetch] = []
             for ref in self._ready(refs, len(refs)):
-                if self._is_here(ref):
+                if ref._id in been_here or self._is_here(ref):
+                    been_here.add(ref._id)
                     here.append(ref)
                     if len(here) == num_returns:
                         return here
@@ -128,6 +134,7 @@ class Waits:
             if left_s is not None and left_s <= 0:
                 return here
             self._await_change(refs, coming, left_s)
+            self._check_open()
             self._check_usable()
 
     def _await_change(self, refs: list[ObjectRef], coming: list[Prefetch], timeout_s: float | None) -> None:

@@ -149,8 +149,8 @@ def _is_plain(value: Any) -> bool:
 
 def _is_array_of_numbers(value: Any) -> bool:
     """Whether it is a NumPy array in which neither references nor functions can be, so that plain pickle will do."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or type(value) is not numpy.ndarray:
+    # Asked for with care: another thread may be importing it.
+    if type(value) is not getattr(sys.modules.get("numpy"), "ndarray", None):
         return False
     dtype = value.dtype
     return dtype.isbuiltin == 1 and not dtype.hasobject and dtype.metadata is None

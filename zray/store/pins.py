@@ -77,8 +77,8 @@ class Pins:
 
     @property
     def in_use(self) -> bool:
-        """Whether this process pins anything."""
-        return bool(self._counts)
+        """Whether this process pins or claims anything."""
+        return bool(self._counts or self._claimed)
 
     def close(self) -> None:
         """Lets go every pin and claim of this process. (In a forked child: leaves them to the parent.)"""

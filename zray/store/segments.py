@@ -1,4 +1,4 @@
-"""Segment files and the directory that they are in. Allocation, publication and recycling are renames within it.
+"""Segment files and the directory that they are in. Publication and recycling are renames within it.
 
 ::
 
@@ -79,7 +79,7 @@ class Draft:
 
 
 class Segments:
-    """The files of a store. Every method that takes a ledger changes both, within ``Books.changing``."""
+    """The files of a store. Every method that takes a ledger changes both, between ``Books.open`` and ``shut``."""
 
     def __init__(self, directory: str, spill_directory: str, pins: Pins) -> None:
         self.directory = directory

@@ -15,6 +15,7 @@ long as the parent keeps them.
 
 from __future__ import annotations
 
+import _thread
 import collections
 import contextlib
 import errno
@@ -26,6 +27,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 from zray.config import GIB
 from zray.exceptions import ObjectStoreFullError, SystemFailure
@@ -49,6 +51,32 @@ class SegmentMissing(LookupError):
     """The store holds no object of that identifier: it was never written, or has been freed."""
 
 
+class Shield(Protocol):
+    """Holds back what signal handlers would raise in the main thread, where it would leave a lock or a claim held."""
+
+    def shield(self) -> None:
+        """From now on."""
+
+    def unshield(self) -> None:
+        """Undoes one ``shield``; the last one raises what was held back."""
+
+    def breathe(self) -> None:
+        """Nothing is held: raises what was held back, unless more than one ``shield`` is on."""
+
+
+class _NoShield:
+    """For processes whose signal handlers raise nothing."""
+
+    def shield(self) -> None:
+        return
+
+    def unshield(self) -> None:
+        return
+
+    def breathe(self) -> None:
+        return
+
+
 class _Locked:
     """The lock between the threads of a process, of a usable store."""
 
@@ -57,6 +85,7 @@ class _Locked:
 
     def __enter__(self) -> None:
         store = self._store
+        store._shield.shield()
         store._lock.acquire()
         if store._unusable:
             self.__exit__()
@@ -65,8 +94,11 @@ class _Locked:
     def __exit__(self, *error: object) -> None:
         store = self._store
         store._lock.release()
-        if store._ended_pins:
-            store._settle_if_idle()
+        try:
+            if store._ended_pins:
+                store._settle_if_idle()
+        finally:
+            store._shield.unshield()
 
 
 class _Changing:
@@ -110,8 +142,9 @@ class Store:
     Every method but ``close`` raises SystemFailure once the store has been closed, and in a forked child.
     """
 
-    def __init__(self, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float) -> None:
+    def __init__(self, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float, shield: Shield) -> None:
         """Use ``Store.create`` or ``Store.open``."""
+        self._shield = shield
         self.path = path
         self.spill_dir = spill_dir
         self.capacity_bytes = capacity_bytes
@@ -147,10 +180,10 @@ class Store:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path) -> Store:
+    def open(cls, path: Path, shield: Shield = _NoShield()) -> Store:  # noqa: B008  (it has no state)
         """Opens the store that another process has made at ``path``. Raises OSError when there is none."""
         parameters = json.loads((path / "store.json").read_text())
-        return cls(path, Path(parameters["spill_dir"]), parameters["capacity_bytes"], parameters["wait_s"])
+        return cls(path, Path(parameters["spill_dir"]), parameters["capacity_bytes"], parameters["wait_s"], shield)
 
     # Writing
 
@@ -164,13 +197,17 @@ class Store:
         subclass OutOfDiskError if others cannot be spilled to make room.
         """
         _check_id(object_id)
-        writing = self.begin(size)
+        self._shield.shield()
         try:
-            fill(writing.view)
-        except BaseException:
-            writing.give_up()
-            raise
-        writing.publish(object_id)
+            writing = self.begin(size)
+            try:
+                fill(writing.view)
+            except BaseException:
+                writing.give_up()
+                raise
+            writing.publish(object_id)
+        finally:
+            self._shield.unshield()
 
     def begin(self, size: int, gradually: bool = False) -> Writing:
         """Makes room for an object of ``size`` bytes that comes bit by bit. Raises as ``write`` does.
@@ -222,6 +259,7 @@ class Store:
                 if not patience.pause():
                     raise self._full(object_bytes)
                 memory_full = False
+            self._shield.breathe()
 
     def _allocate(self, size: int, memory_full: bool) -> Draft | None:
         """A segment, if there is one or room for one. ``memory_full``: only if as much is dropped first."""
@@ -444,15 +482,22 @@ class Store:
     def _pin_ended(self, inode: int) -> None:
         """The last buffer of a read is gone. Called by the collector, anywhere."""
         self._ended_pins.append(inode)
-        self._settle_if_idle()
+        try:
+            self._settle_if_idle()
+        except KeyboardInterrupt:  # held back meanwhile; raised in here, nobody would ever see it
+            _thread.interrupt_main()
 
     def _settle_if_idle(self) -> None:
         """Settles the pins that have ended, unless the lock is held: then its holder does, once he has let it go."""
-        while self._ended_pins and self._lock.acquire(blocking=False):
-            try:
-                self._settle()
-            finally:
-                self._lock.release()
+        self._shield.shield()
+        try:
+            while self._ended_pins and self._lock.acquire(blocking=False):
+                try:
+                    self._settle()
+                finally:
+                    self._lock.release()
+        finally:
+            self._shield.unshield()
 
     def _settle(self) -> None:
         doomed: list[int] = []

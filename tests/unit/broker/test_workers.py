@@ -131,6 +131,25 @@ def test_one_that_stays_is_asked_again_when_it_is_one_too_many_or_has_worked(des
     assert probes(desk) == {left: False}
 
 
+def test_one_that_is_busy_is_asked_less_and_less_often(desk):
+    driver, worker = one_worker(desk)
+    desk.submit(driver)
+    desk.done(worker, *desk.runs(worker))
+    waits, waited = [], 0
+    while len(waits) < 9:
+        desk.tick(1)
+        waited += 1
+        if probes(desk):
+            desk.say(worker, m.Staying(True))
+            waits.append(waited)
+            waited = 0
+    assert waits == [5, 10, 20, 40, 80, 160, 320, 320, 320]
+    desk.submit(driver)
+    desk.done(worker, *desk.runs(worker))
+    desk.tick(5)
+    assert probes(desk) == {worker: False}
+
+
 def test_a_worker_that_was_probed_gets_no_work(desk):
     desk = Desk(idle_worker_s=0.0)
     driver = desk.driver()

@@ -158,6 +158,11 @@ def test_arrays_round_trip(name):
         assert result.flags.f_contiguous
 
 
+def test_while_another_thread_imports_numpy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpy", types.ModuleType("numpy"))
+    assert deserialize(serialize([[1], {2: [3]}]).to_bytes(), no_refs) == [[1], {2: [3]}]
+
+
 def test_an_array_whose_type_carries_a_function_is_pickled_by_value():
     value = np.zeros(3, dtype=np.dtype("f8", metadata={"scale": lambda x: 2 * x}))
     assert round_trip(value).dtype.metadata["scale"](4) == 8

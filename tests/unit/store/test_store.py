@@ -157,6 +157,76 @@ def test_what_is_being_filled_again_is_neither_taken_nor_dropped(make_store, who
         other.close()
 
 
+def test_a_store_that_is_closed_while_a_segment_is_filled_lets_nobody_else_have_it(make_store):
+    mine = make_store(4 * MIB)
+    other = Store.open(mine.path)
+    other.free([put(other, 1, b"a" * MIB)])
+    writing = mine.begin(MIB)
+    mine.close()
+    put(other, 2, b"b" * MIB)
+    writing.view[:] = b"c" * MIB
+    assert other.read(object_id(2)) == b"b" * MIB
+    mine._pins._claimed.clear()  # as when its process ends
+    mine._pins.close()
+    other.destroy()
+
+
+INTERRUPTED = """
+import random, signal, sys, threading, time
+from pathlib import Path
+from zray.client.shell import Guard
+from zray.store import Store
+
+MIB = 1 << 20
+guard, over, unseen = Guard(), threading.Event(), []
+store = Store.open(Path(sys.argv[1]), guard)
+ids = [bytes(27) + bytes([number]) for number in range(20)]
+sys.unraisablehook = lambda what: unseen.append(what.exc_value)  # of the collector, in which it can strike as well
+signal.signal(signal.SIGINT, lambda *_: guard.interrupt(KeyboardInterrupt()))
+
+def storm():
+    pauses = random.Random(5)
+    while not over.wait(pauses.random() * 0.001):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+thread = threading.Thread(target=storm)
+thread.start()
+interrupted, number, deadline = 0, 0, time.monotonic() + 3
+while time.monotonic() < deadline:
+    try:
+        number += 1
+        def fill(view):
+            view[:] = bytes([number % 251]) * len(view)
+        store.write(ids[number % 20], MIB // 4, fill)
+        view = store.read(ids[number % 20])
+        assert view[0] == view[-1] == number % 251
+        del view
+        store.free([ids[number % 20]])
+    except KeyboardInterrupt:
+        interrupted += 1
+while thread.is_alive():
+    try:
+        over.set()
+        thread.join()
+    except KeyboardInterrupt:
+        interrupted += 1
+guard.forget_interrupt()
+store.free(ids)
+assert all(type(error) is KeyboardInterrupt for error in unseen), unseen
+assert interrupted > 100, interrupted
+assert not store._lock.locked()
+assert not store._pins._claimed, store._pins._claimed
+"""
+
+
+def test_interrupts_at_any_moment_leave_neither_lock_nor_claim(make_store):
+    """Those of a cancelled task, or of Ctrl-C: raised by a signal's handler, between any two bytecodes."""
+    store = make_store(64 * MIB)
+    subprocess.run([sys.executable, "-c", INTERRUPTED, str(store.path)], check=True, timeout=60)
+    store.sweep()  # the lock of the books is free
+    assert store.usage().used == store.usage().recyclable
+
+
 def test_what_was_to_be_filled_again_and_was_given_up_is_there_for_the_next(store):
     store.free([put(store, 1, b"a" * MIB)])
     for _ in range(3):

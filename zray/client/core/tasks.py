@@ -23,8 +23,6 @@ WAITING, SENT = range(2)
 """A task waits for its arguments, or is with the broker or a worker."""
 
 UNLIMITED = -1
-MAX_INLINE_BYTES = 4 * 1024 * 1024
-"""Values that travel within one message, in sum: a message has a largest size (``max_message_bytes``)."""
 NEAR_BYTES = 256 * 1024
 """From so many bytes of arguments on, a task rather goes to the host that has them."""
 MAX_FREE_ATTEMPTS = 20
@@ -132,7 +130,9 @@ class Task:
 class TaskTable:
     """All unanswered tasks of one process."""
 
-    def __init__(self, references: ReferenceTable, locations: LocationTable) -> None:
+    def __init__(self, references: ReferenceTable, locations: LocationTable, max_inline_bytes: int) -> None:
+        """``max_inline_bytes``: of the values that travel within one envelope, in sum."""
+        self._max_inline_bytes = max_inline_bytes
         self.references = references
         self._locations = locations
         self.tasks: dict[bytes, Task] = {}
@@ -183,7 +183,7 @@ class TaskTable:
             if entry.status == ERROR:
                 self.fail(task, entry.data)
                 return
-            if entry.data and n_bytes + len(entry.data) > MAX_INLINE_BYTES:
+            if entry.data and n_bytes + len(entry.data) > self._max_inline_bytes:
                 refs.append((key, object_id, PENDING, b"", b"", 0))  # the worker asks the owner, as for any reference
                 continue
             n_bytes += len(entry.data)

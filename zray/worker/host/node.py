@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import resource
 import socket
 import sys
 from pathlib import Path
@@ -52,7 +53,8 @@ def prepare_zygote(paths: SessionPaths, lock: SessionLock, resources: dict[str, 
         kill_session(paths.name, exclude={os.getpid(), host})
         remove_session(paths)
 
-    cpus = resources.get("CPU", 0) // 10_000
+    # Each that waits takes a descriptor of the zygote's.
+    cpus = min(resources.get("CPU", 0) // 10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
     return start_zygote(worker_main, clean_up, [lock.fileno()], pool_size=cpus)
 
 

@@ -14,7 +14,6 @@ import msgpack
 from zray.client.context import TaskContext
 from zray.client.core.execution import Assignment, Return
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
-from zray.client.core.tasks import MAX_INLINE_BYTES
 from zray.client.session import STORED_FUNCTION, Session
 from zray.exceptions import ModuleMissingError
 from zray.object_ref import ObjectRef
@@ -114,7 +113,7 @@ class Runner:
         """The return values of a call that returned ``value``."""
         n_returns = options.n_returns
         if n_returns == 1:
-            return [self._pack(task, 1, value, options, MAX_INLINE_BYTES)]
+            return [self._pack(task, 1, value, options, self._session.config.max_inline_bytes)]
         if n_returns == 0:
             return []
         values = list(value) if isinstance(value, Iterable) else None
@@ -122,7 +121,7 @@ class Runner:
             got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
             raise ValueError(f"{options.name} has num_returns={n_returns} but returned {got}")
         returns: list[Return] = []
-        room = MAX_INLINE_BYTES
+        room = self._session.config.max_inline_bytes
         for index, item in enumerate(values, start=1):
             returns.append(self._pack(task, index, item, options, room))
             room -= len(returns[-1].data)
