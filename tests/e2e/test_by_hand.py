@@ -195,7 +195,7 @@ def test_kill_the_broker_under_a_joined_driver(monkeypatch):
         ray.shutdown()
 
 
-def test_kill_a_host_by_hand(monkeypatch):
+def test_kill_a_host_by_hand(monkeypatch, tmp_path):
     import zray as ray
 
     with by_hand(hosts=2, cpus=1, environ=FAST) as (address, _, hosts):
@@ -204,6 +204,7 @@ def test_kill_a_host_by_hand(monkeypatch):
 
         @ray.remote(max_retries=0)
         def stay():
+            (tmp_path / str(os.getpid())).touch()
             time.sleep(1000)
 
         @ray.remote
@@ -215,6 +216,7 @@ def test_kill_a_host_by_hand(monkeypatch):
         refs = [stay.remote(), stay.remote()]
         place = Place.options(num_cpus=0).remote()
         pid = ray.get(place.pid.remote(), timeout=8)
+        eventually(lambda: len(list(tmp_path.iterdir())) == 2)  # one on each host
         hosts[0].signal(signal.SIGKILL)
         ready, waiting = ray.wait(refs, timeout=9)
         error = error_of(ray, ready[0])
