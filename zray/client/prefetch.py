@@ -15,8 +15,6 @@ from zray.client.stores import Stores
 
 MAX_THREADS = 8
 """So many objects are brought at once. Each is a wait for the host, which does the work."""
-
-
 MAX_REMEMBERED = 10_000
 """Objects of which is remembered that they were brought: a full store may have dropped the copy again by now."""
 

@@ -18,6 +18,7 @@ from zray.client.core.effects import FreeSegment, Interrupt
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
 from zray.client.core.tasks import Arguments, Task
+from zray.config import Config
 from zray.failures import encode_failure
 from zray.ids import put_id, return_id, task_of
 from zray.protocol.codec import read_frame
@@ -193,7 +194,7 @@ class SimProcess(Node):
     """A driver or worker: a client core, and programs that run on it. ``bag``: the references that programs hold."""
 
     def __init__(self, cluster: SimCluster, process_id: bytes, kind: str, host_id: bytes) -> None:
-        self.core = ClientCore(process_id, host_id)
+        self.core = ClientCore(process_id, host_id, Config().max_inline_bytes)
         self.bag: list[bytes] = []
         super().__init__(cluster, process_id, kind)
 

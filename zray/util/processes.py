@@ -197,19 +197,25 @@ def _await_all(poll: select.poll, count: int, deadline: float) -> None:
 def rss_bytes(pid: int) -> int:
     """Resident memory of a process in bytes; 0 when it is gone."""
     try:
-        return int((_PROC / str(pid) / "statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
+        return _resident_bytes(str(pid))[0]
+    except (OSError, ValueError):
         return 0
 
 
 def anonymous_bytes() -> int:
     """Resident memory of this process that no file is behind, in bytes."""
-    fd = os.open("/proc/self/statm", os.O_RDONLY)  # every worker does this: a Path would cost it 100 KiB
+    resident, of_files = _resident_bytes("self")
+    return resident - of_files
+
+
+def _resident_bytes(process: str) -> tuple[int, int]:
+    """Resident memory, and what of it is of files. Raises OSError or ValueError when the process is gone."""
+    fd = os.open(f"/proc/{process}/statm", os.O_RDONLY)  # every worker does this: a Path would cost it 100 KiB
     try:
-        fields = os.read(fd, 200).split()
+        _, resident, of_files, *_ = os.read(fd, 200).split()
     finally:
         os.close(fd)
-    return (int(fields[1]) - int(fields[2])) * mmap.PAGESIZE
+    return int(resident) * mmap.PAGESIZE, int(of_files) * mmap.PAGESIZE
 
 
 def process_start_time(pid: int) -> int | None:

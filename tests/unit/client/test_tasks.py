@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.client.wiring import HOST, Process, Wire
-from zray.client.core import MAX_INLINE_BYTES
+from tests.unit.client.wiring import HOST, MAX_INLINE_BYTES, Process, Wire
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import MAX_FREE_ATTEMPTS, UNLIMITED, pack_outcome, read_outcome
 from zray.failures import decode_failure, encode_failure

@@ -24,6 +24,7 @@ from zray.protocol.codec import pack_body, unpack_messages
 
 FUNCTION = b"function".ljust(16, b"\0")
 HOST = b"host".ljust(16, b"\0")
+MAX_INLINE_BYTES = 1 << 20
 INLINE_ARGUMENTS = Arguments(INLINE, msgpack.packb([]), b"", b"", 0, (), ())
 
 
@@ -43,7 +44,7 @@ class Process:
     def __init__(self, wire: Wire, name: str) -> None:
         self.wire = wire
         self.name = name
-        self.core = ClientCore(process_id(name), HOST)
+        self.core = ClientCore(process_id(name), HOST, MAX_INLINE_BYTES)
         self.core.execution.functions[FUNCTION] = m.FunctionBlob(FUNCTION, True, "f", b"x")
         self.bag: Counter[bytes] = Counter()
         self.up: deque[Any] = deque()

@@ -47,17 +47,24 @@ def test_a_pin_of_another_process_holds_the_pages_until_it_dies(store):
     assert store.usage().recyclable == segment_bytes(MIB)
 
 
-def test_what_a_writer_leaves_that_is_killed_is_swept(store):
+def in_the_middle_of_a_write(store, number):
+    """A process that writes an object and waits before the end."""
+
     def writer(say, hear):
         def fill(view):
             view[:] = b"h" * MIB
             say(b"half")
             hear()
 
-        Store.open(store.path).write(object_id(1), MIB, fill)
+        Store.open(store.path).write(object_id(number), MIB, fill)
 
     child = Child(writer)
     assert child.hear() == b"half"
+    return child
+
+
+def test_what_a_writer_leaves_that_is_killed_is_swept(store):
+    child = in_the_middle_of_a_write(store, 1)
     store.sweep()
     assert store.usage().writing == segment_bytes(MIB)  # it lives, and is left alone
     child.kill()
@@ -68,17 +75,8 @@ def test_what_a_writer_leaves_that_is_killed_is_swept(store):
 
 
 def test_what_a_killed_writer_was_filling_again_is_filled_by_the_next(store):
-    def writer(say, hear):
-        def fill(view):
-            view[:] = b"h" * MIB
-            say(b"half")
-            hear()
-
-        Store.open(store.path).write(object_id(2), MIB, fill)
-
     store.free([put(store, 1, b"a" * MIB)])
-    child = Child(writer)
-    assert child.hear() == b"half"
+    child = in_the_middle_of_a_write(store, 2)
     store.sweep()
     child.kill()
     child.wait()

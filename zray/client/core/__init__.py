@@ -71,14 +71,13 @@ if TYPE_CHECKING:
     from zray.client.core.transfers import DriverTransfers
 
 PEER_CHUNK_BYTES = 1 << 20
-MAX_INLINE_BYTES = 256 << 20
 
 
 class ClientCore:
     """The state of one process. ``process_id``: its own; ``host_id``: of the host whose store it writes to;
     ``max_inline_bytes``: of the values in one message, in sum."""
 
-    def __init__(self, process_id: bytes, host_id: bytes, max_inline_bytes: int = MAX_INLINE_BYTES) -> None:
+    def __init__(self, process_id: bytes, host_id: bytes, max_inline_bytes: int) -> None:
         self.process_id = process_id
         self.host_id = host_id
         self.dropped: deque[Any] = deque()  # objects, or weak references with an ``object_id``

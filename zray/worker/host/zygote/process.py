@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import gc
 import os
 import select
@@ -105,8 +104,7 @@ class Zygote:
         except (OSError, ValueError):
             return False
         try:
-            if len(request.fds) < request.sent:  # the kernel drops what there is no room for in the table
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            request.check_complete()
             pid = self._hand_over(request)
         except OSError as error:
             self._report(ForkFailed(request.worker_id, str(error)))
@@ -174,14 +172,12 @@ class Zygote:
 
     def _be_a_spare(self, work: socket.socket) -> NoReturn:
         """A child that waits for its request, and until then touches as little memory as it can."""
-        code = 1
+        code = 1  # also when the zygote ends instead of asking
         try:
             self._belong_to_the_zygote()
             with work:
                 request = receive_request(work)
             code = self._live(request)
-        except (OSError, ValueError):  # the zygote has ended
-            code = 1
         finally:
             os._exit(code)
 
@@ -209,8 +205,7 @@ class Zygote:
     def _become_worker(self, request: Request) -> int:
         """Runs a worker and gives the exit code that the interpreter would give."""
         try:
-            if len(request.fds) < request.sent:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            request.check_complete()
             extra_fds = adopt_standard_fds(request.fds)
             gc.enable()  # what the zygote froze stays frozen: a collection would copy its pages
             self._child_main(request.payload, extra_fds)

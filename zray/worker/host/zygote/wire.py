@@ -9,6 +9,7 @@ stream.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 from collections.abc import Iterable
@@ -28,6 +29,11 @@ class Request(NamedTuple):
     payload: bytes
     fds: list[int]
     sent: int
+
+    def check_complete(self) -> None:
+        """Raises OSError if descriptors are missing: the kernel drops what there is no room for in the table."""
+        if len(self.fds) < self.sent:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class ForkReply(NamedTuple):
