@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +20,7 @@ import zmq
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER
-from zray.protocol.sockets import check_address, make_socket
+from zray.protocol.sockets import check_address, is_readable, make_socket, receive, receive_frames, send
 
 if TYPE_CHECKING:
     from zray.security.guard import Guard
@@ -68,9 +69,9 @@ class Door:
             self.close()
             raise ConfigError(f"the broker cannot listen at {address!r}: {_reason(error)}") from None
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._poller = zmq.Poller()
+        self._poll = select.poll()  # of the descriptors: zmq.Poller looks at each socket anew, twice
         for polled in (self._socket, *(self._guard.sockets if self._guard is not None else ())):
-            self._poller.register(polled, zmq.POLLIN)
+            self._poll.register(polled.fileno(), select.POLLIN)
 
     @property
     def refusals(self) -> dict[str, int]:
@@ -79,23 +80,26 @@ class Door:
 
     def wait(self, timeout_s: float) -> None:
         """Waits until something has arrived, and sees to whoever asks to come in."""
-        self._poller.poll(int(timeout_s * 1000))
+        if not is_readable(self._socket):
+            self._poll.poll(int(timeout_s * 1000))
         if self._guard is not None:
             self._guard.pump()
 
     def receive(self) -> Arrival | None:
         """The next frame that is there; None if there is none."""
         while True:
-            try:
-                if self._guard is None:
-                    identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
-                    key = b""
-                else:
-                    frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-                    identity, *parts = (frame.bytes for frame in frames)
-                    key = str(frames[-1].get("User-Id")).encode()
-            except zmq.Again:
-                return None
+            if self._guard is None:
+                message = receive(self._socket)
+                if message is None:
+                    return None
+                identity, *parts = message
+                key = b""
+            else:
+                frames = receive_frames(self._socket)
+                if frames is None:
+                    return None
+                identity, *parts = (frame.bytes for frame in frames)
+                key = str(frames[-1].get("User-Id")).encode()
             if len(parts) == 1 and not self._tcp:
                 return Arrival(identity, identity, key, parts[0])
             if len(parts) == 2 and self._tcp:
@@ -106,7 +110,10 @@ class Door:
         """Sends a frame; False when the peer is not connected (any more). ``through``: for one not admitted yet."""
         through = through or self._admitted.get(process_id, (process_id, b""))[0]
         try:
-            self._socket.send_multipart([through, process_id, data] if self._tcp else [through, data], zmq.NOBLOCK)
+            if self._tcp:
+                send(self._socket, through, process_id, data)
+            else:
+                send(self._socket, through, data)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise

@@ -17,7 +17,7 @@ from zray.exceptions import ClusterUnavailableError, ConfigError, VersionMismatc
 from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.link import Link
 from zray.protocol.messages import FROM_BROKER, HOST, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
-from zray.protocol.sockets import check_address, make_socket
+from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send
 
 if TYPE_CHECKING:
     from zray.security.dialer import DialWatch
@@ -57,10 +57,10 @@ class Connection:
         socket = self.socket
         messages: list[Any] = []
         for _ in range(max_frames):
-            try:
-                *through, data = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return messages
+            parts = receive(socket)
+            if parts is None:
+                break
+            *through, data = parts
             if through != self._head:
                 self._pass_down(through, data)
                 continue
@@ -92,15 +92,16 @@ class Connection:
             link.send(message)
         frames = link.outgoing(time.monotonic())
         for frame in frames:
-            # If libzmq has given the connection up: what is lost is sent again, or the link falls silent.
-            with contextlib.suppress(zmq.Again):
-                self.socket.send_multipart([*self._head, frame], zmq.NOBLOCK)
+            try:
+                send(self.socket, *self._head, frame)
+            except zmq.Again:  # the connection is given up: what is lost is sent again, or the link falls silent
+                break
         return bool(frames)
 
     @property
     def readable(self) -> bool:
         """Whether something has arrived. Needed after a send: it may have consumed the file descriptor's signal."""
-        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return is_readable(self.socket)
 
     def close(self, linger_ms: int = 200) -> None:
         """Closes the socket, giving what was sent last a moment to leave."""
@@ -165,7 +166,7 @@ def _dial(
     head = _head(address, hello.process_id)
     while time.monotonic() - started < config.connect_timeout_s:
         with contextlib.suppress(zmq.Again):  # no connection is being made: the watch will say why
-            socket.send_multipart([*head, pack_handshake(hello)], zmq.NOBLOCK)
+            send(socket, *head, pack_handshake(hello))
         if not poller.poll(HELLO_INTERVAL_MS):
             if watch is not None and watch.fault():
                 socket.disconnect(address)

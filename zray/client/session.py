@@ -45,12 +45,13 @@ if TYPE_CHECKING:
 LARGE_FUNCTION_BYTES = 1 << 20
 WARN_FUNCTION_BYTES = 100 << 20
 STORED_FUNCTION = b"zray-stored-function:"
-EMPTY_CALL = Arguments(INLINE, b"", b"", b"", 0, (), ())
-"""A call without arguments."""
 
 
 class Session:
-    """The runtime of one driver or worker. All methods may be called from any thread."""
+    """The runtime of one driver or worker. All methods may be called from any thread.
+
+    ``host_id``: whose worker it is; empty for a driver's.
+    """
 
     def __init__(
         self,
@@ -71,13 +72,14 @@ class Session:
         self.stores = Stores(
             host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [], lambda: self.shell.lock
         )
-        self.is_worker = False
+        self.is_worker = bool(host_id)
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {FreeSegment: lambda effect: None}
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
         self._remote = RemoteObjects(self.shell, self.stores, self._lending)
-        self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), self._lending, self.check_usable)
+        lending = self._lending if self.is_worker else None
+        self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lending, self.check_usable)
         self._functions: dict[bytes, ObjectRef] = {}
         self._entries = self.core.references.entries
 
@@ -307,7 +309,7 @@ class Session:
         keep: list[ObjectRef] = [handle] if handle is not None else []
         held: tuple[bytes, ...] = (handle._id,) if handle is not None else ()
         if not args and not kwargs:
-            return (EMPTY_CALL._replace(held=held) if held else EMPTY_CALL), keep
+            return Arguments(INLINE, b"", b"", b"", 0, (), held), keep
         refs: list[tuple[int | str, bytes]] = []
         plain_args = list(args)
         for position, value in enumerate(args):

@@ -18,6 +18,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from zray.client.connection import Connection
@@ -46,7 +47,7 @@ TICK = Tick()
 class Waiter:
     """A thread that waits: until ``left`` is zero (``ready`` counts it down) or ``woken`` is set."""
 
-    __slots__ = ("_shell", "_signal", "left", "ready_ids", "woken")
+    __slots__ = ("_shell", "_signal", "entered", "left", "woken")
 
     def __init__(self, shell: ClientShell, left: int = 1) -> None:
         self._shell = shell
@@ -54,6 +55,7 @@ class Waiter:
         self._signal.acquire()
         self.left = left
         self.woken = False
+        self.entered = False  # it leads, or stands behind the one who does
 
     def is_done(self) -> bool:
         """Whether there is nothing to wait for any more."""
@@ -96,22 +98,29 @@ class Guard:
         self._depth = 0  # of what the main thread is in
         self._pending: BaseException | None = None
 
+    # The first two do what the next two do, written out: they are entered some ten times per call.
+
     def __enter__(self) -> None:
-        self.shield()  # before the lock is taken: between the two a handler may run
+        if get_ident() == self._main:
+            self._depth += 1  # before the lock is taken: between the two a handler may run
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-        self.unshield()
+        if get_ident() == self._main:
+            self._depth -= 1
+            if not self._depth and self._pending is not None:
+                pending, self._pending = self._pending, None
+                raise pending
 
     def shield(self) -> None:
         """Holds interrupts of this thread back until ``unshield``, without the lock."""
-        if threading.get_ident() == self._main:
+        if get_ident() == self._main:
             self._depth += 1
 
     def unshield(self) -> None:
         """Undoes one ``shield``; raises what was held back if it was the last."""
-        if threading.get_ident() == self._main:
+        if get_ident() == self._main:
             self._depth -= 1
             if not self._depth and self._pending is not None:
                 pending, self._pending = self._pending, None
@@ -119,7 +128,7 @@ class Guard:
 
     def breathe(self) -> None:
         """Raises what was held back, if nothing but one ``shield`` holds it."""
-        if threading.get_ident() == self._main and self._depth == 1 and self._pending is not None:
+        if get_ident() == self._main and self._depth == 1 and self._pending is not None:
             pending, self._pending = self._pending, None
             raise pending
 
@@ -162,7 +171,7 @@ class ClientShell:
         self._leader: Waiter | None = None
         self._led_since = 0.0
         self._driven_at = 0.0
-        self._polling = False  # somebody is, or is about to be, in poll()
+        self._polling = False  # the leader is, or is about to be, in poll()
         self._followers: deque[Waiter] = deque()
         self._background = Waiter(self)
         self._parked = False
@@ -285,50 +294,61 @@ class ClientShell:
             waiter.signal()
 
     def wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
-        """Waits until ``waiter.is_done()``, driving the socket if nobody else does. False: timed out."""
+        """Waits until ``waiter.is_done()``, driving the socket if nobody else does. False: timed out.
+
+        Turns first, unless the waiter has been entered already.
+        """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:  # an interrupt may come at the end of any critical section, also of the first
-            with self.lock:
-                self.turn()
-                if waiter.is_done() or self.closed:
-                    return waiter.is_done()
-                self._enter(waiter)
-            while True:
+            if not waiter.entered:
+                self._turn_and_enter(waiter)
+            while not waiter.is_done() and not self.closed:
                 if self._effects or self._loss_untold:
                     self._settle_aside(waiter)
+                    continue
                 left_s = TICK_S if deadline is None else min(TICK_S, deadline - time.monotonic())
                 if waiter is self._leader:
                     self._wait_for_socket(waiter, max(0.0, left_s))
                 else:
                     waiter.sleep(max(0.0, left_s))
-                with self.lock:
-                    if waiter is self._leader:
-                        self.turn()
-                    elif time.monotonic() - self._driven_at > LOST_LEAD_S:
-                        self._lead(waiter)  # the leader was interrupted where it could not even say so
-                    if waiter.is_done():
-                        return True
+                    self._succeed(waiter)
                 if deadline is not None and time.monotonic() >= deadline:
-                    return waiter.is_done()
+                    break
+            return waiter.is_done()
         finally:
-            with self.lock:
-                self._leave(waiter)
+            if waiter.entered:
+                with self.lock:
+                    self._leave(waiter)
             self.settle()
 
-    def _enter(self, waiter: Waiter) -> None:
-        """A waiter takes the lead, or stands behind the one who has it."""
+    def enter(self, waiter: Waiter) -> None:
+        """A waiter takes the lead, or stands behind the one who has it. Under the lock, right after a turn."""
+        waiter.entered = True
         if self._leader is None or self._leader is self._background:
             self._lead(waiter)
         else:
             self._followers.append(waiter)
+
+    def _turn_and_enter(self, waiter: Waiter) -> None:
+        with self.lock:
+            self.turn()
+            if not waiter.is_done() and not self.closed:
+                self.enter(waiter)
 
     def _settle_aside(self, waiter: Waiter) -> None:
         """Settles without any role: what is called there, such as the callback of a future, may wait itself."""
         with self.lock:
             self._leave(waiter)
         self.settle()
+        self._turn_and_enter(waiter)  # it may also have submitted something, and relied on those who wait
+
+    def _succeed(self, waiter: Waiter) -> None:
+        """Takes the lead if the leader was interrupted where it could not even say so."""
         with self.lock:
-            self._enter(waiter)
+            if waiter is self._leader:
+                self._turn_as_leader(waiter)
+            elif time.monotonic() - self._driven_at > LOST_LEAD_S:
+                self._lead(waiter)
 
     def _lead(self, waiter: Waiter) -> None:
         if waiter in self._followers:
@@ -339,6 +359,7 @@ class ClientShell:
 
     def _leave(self, waiter: Waiter) -> None:
         """A waiter leaves; if it led, somebody else has to."""
+        waiter.entered = False
         if waiter is not self._leader:
             if waiter in self._followers:
                 self._followers.remove(waiter)
@@ -355,24 +376,32 @@ class ClientShell:
             self._background.signal()
 
     def _wait_for_socket(self, waiter: Waiter, timeout_s: float) -> None:
+        """Waits for the socket, and turns, if the lead was not taken over meanwhile."""
         poll = self._background_poll if waiter is self._background else self._user_poll
         ready = poll.poll(timeout_s * 1000)
         with self.lock:
             if self._lifeline >= 0 and any(fd == self._lifeline for fd, _ in ready):
-                self._user_poll.unregister(self._lifeline)
-                self._background_poll.unregister(self._lifeline)
-                self._lifeline = -1
-                if not self.lost and not self.closed:
-                    self._lose(
-                        "the processes of the local cluster are gone: its host or broker was killed, or has failed"
-                    )
+                self._lose_lifeline()
             if waiter is not self._leader or self.closed:
-                return  # the lead was taken over meanwhile, and with it the right to consume the signal
-            self._polling = True
-            try:
+                return  # with the lead goes the right to consume the signal
+            if any(fd == self._wake_fd for fd, _ in ready):
                 os.eventfd_read(self._wake_fd)
-            except BlockingIOError:
-                return
+            self._turn_as_leader(waiter)
+
+    def _turn_as_leader(self, waiter: Waiter) -> None:
+        self._polling = False  # what becomes ready now, it will see without being woken
+        self.turn()
+        if waiter.is_done():
+            self._leave(waiter)
+        else:
+            self._polling = True
+
+    def _lose_lifeline(self) -> None:
+        self._user_poll.unregister(self._lifeline)
+        self._background_poll.unregister(self._lifeline)
+        self._lifeline = -1
+        if not self.lost and not self.closed:
+            self._lose("the processes of the local cluster are gone: its host or broker was killed, or has failed")
 
     # ------------------------------------------------------------------ the background thread
 
@@ -405,7 +434,7 @@ class ClientShell:
                 self.on_standby()
             self._background_turn()
             self._wait_for_socket(me, TICK_S)
-            self._background_turn()
+            self.settle()
         with self.lock:
             if self._leader is me:
                 self._leader = None
@@ -430,7 +459,7 @@ class ClientShell:
                     waiter.signal()
             os.eventfd_write(self._wake_fd, 1)
             self._background.signal()
-        if threading.get_ident() != self._background_ident:
+        if get_ident() != self._background_ident:
             self._background_ended.acquire(timeout=2.0)
         with self.lock:
             if not self.lost:

@@ -52,14 +52,6 @@ def read_frame(data: bytes) -> Frame:
     return Frame(kind, incarnation, seq, ack, memoryview(data)[HEADER.size :])
 
 
-def unpack_rows(body: bytes | memoryview) -> list[Any]:
-    """The rows of a body; raises ProtocolError if it is no array."""
-    rows = _unpack(body)
-    if type(rows) is not list:
-        raise ProtocolError("a body is an array of messages")
-    return rows
-
-
 def unpack_row(body: bytes, allowed: frozenset[Any]) -> Any:
     """A message that travels by itself, on a direct link; raises ProtocolError if it is not acceptable."""
     return decode_row(_unpack(body), allowed)
@@ -74,7 +66,10 @@ def _unpack(body: bytes | memoryview) -> Any:
 
 def unpack_messages(body: bytes | memoryview, allowed: frozenset[Any]) -> list[Any]:
     """All messages of a body, or ProtocolError if any one of them is not acceptable."""
-    return [decode_row(row, allowed) for row in unpack_rows(body)]
+    rows = _unpack(body)
+    if type(rows) is not list:
+        raise ProtocolError("a body is an array of messages")
+    return [decode_row(row, allowed) for row in rows]
 
 
 def pack_handshake(message: Any, incarnation: bytes = NO_INCARNATION) -> bytes:

@@ -161,6 +161,8 @@ class Link:
 
 def _bodies(messages: list[Any]) -> list[bytes]:
     """Cuts messages into bodies of bounded size."""
+    if len(messages) == 1:
+        return [pack_body(messages)]
     bodies = []
     chunk: list[Any] = []
     size = 0

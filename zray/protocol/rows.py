@@ -6,6 +6,7 @@ annotations (identifiers have fixed sizes, see ``zray.ids``).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, get_type_hints
 
@@ -133,7 +134,7 @@ def _checker(kind: Any) -> Callable[[list[Any]], bool]:
     return check
 
 
-_DECODERS = [(kind, kind._make, _checker(kind)) for kind in TYPES]
+_DECODERS = [(kind, functools.partial(tuple.__new__, kind), _checker(kind)) for kind in TYPES]
 
 
 def encode_row(message: Any) -> tuple[Any, ...]:

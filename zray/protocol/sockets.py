@@ -10,6 +10,9 @@ import zmq
 from zray.config import Config
 from zray.exceptions import ConfigError
 
+EVENTS = zmq.EVENTS
+POLLIN, NOBLOCK, NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+"""As plain numbers: the operators of enumerations are slow."""
 MAX_SOCKET_PATH_BYTES = 107
 HEARTBEAT_TIMEOUT_MS = 60_000
 """So long may a peer's machine, or its whole process, stand still before the connection is given up."""
@@ -50,3 +53,37 @@ def check_address(address: str) -> None:
     else:
         fault = "it has neither form"
     raise ConfigError(f"address {address!r} is not of the form ipc://PATH or tcp://HOST:PORT: {fault}")
+
+
+def is_readable(socket: zmq.Socket[Any]) -> bool:
+    """Whether a message can be received. To be asked before the socket's descriptor is polled, since each use of the
+    socket, a send as well, may have consumed the descriptor's signal."""
+    return bool(socket.getsockopt(EVENTS) & POLLIN)  # type: ignore[operator]  # of these options it is an int
+
+
+def receive(socket: zmq.Socket[Any]) -> list[bytes] | None:
+    """The parts of the next message that is there; None if there is none."""
+    if not socket.getsockopt(EVENTS) & POLLIN:  # type: ignore[operator]  # half the price of an exception
+        return None
+    try:
+        return socket.recv_multipart(NOBLOCK)
+    except zmq.Again:  # it went with its connection, just now
+        return None
+
+
+def receive_frames(socket: zmq.Socket[Any]) -> list[zmq.Frame] | None:
+    """As ``receive``, without a copy and with what is known of the sender."""
+    if not is_readable(socket):
+        return None
+    try:
+        return socket.recv_multipart(NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+
+
+def send(socket: zmq.Socket[Any], *parts: bytes) -> None:
+    """Sends a message of some parts, without waiting. Raises ZMQError when there is nobody to send it to."""
+    *first, last = parts
+    for part in first:
+        socket.send(part, NOBLOCK_MORE)
+    socket.send(last, NOBLOCK)

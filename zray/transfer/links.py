@@ -25,7 +25,7 @@ from zray.exceptions import ConfigError
 from zray.protocol.codec import unpack_row
 from zray.protocol.messages import FROM_LINK, Chunk, LinkHello, LinkOffer, LinkWanted, LinkWelcome, ProtocolError
 from zray.protocol.rows import encode_row
-from zray.protocol.sockets import make_socket
+from zray.protocol.sockets import is_readable, make_socket, receive_frames
 from zray.security.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Links:
         sockets = [dialled.socket for dialled in self._dialled.values()]
         if self._listener is not None:
             sockets.append(self._listener)
-        return any(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN for socket in sockets)
+        return any(map(is_readable, sockets))
 
     # ------------------------------------------------------------------ making links
 
@@ -304,10 +304,10 @@ class Links:
 
     def _from_listener(self, socket: zmq.Socket[Any]) -> Iterator[Received]:
         for _ in range(MAX_MESSAGES_PER_TURN):
-            try:
-                name, *frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            received = receive_frames(socket)
+            if received is None:
                 return
+            name, *frames = received
             link = name.bytes
             try:
                 if len(frames) != 1:

@@ -94,7 +94,7 @@ def test_not_a_frame(magic, kind):
 )
 def test_undecodable_bodies(body):
     with pytest.raises(ProtocolError):
-        codec.unpack_rows(body)
+        codec.unpack_messages(body, FROM_WORKER)
 
 
 def test_one_bad_message_spoils_its_frame():

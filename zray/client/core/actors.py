@@ -128,6 +128,7 @@ class ActorTable:
     def __init__(self, references: ReferenceTable, tasks: TaskTable, send: Callable[[Any], None]) -> None:
         self.views: dict[bytes, ActorView] = {}
         self.send = send
+        self.soon = tasks.soon
         self._references = references
         self._tasks = tasks
         self._handle_of: dict[bytes, bytes] = {}  # handle object -> actor, for the actors created here
@@ -152,10 +153,6 @@ class ActorTable:
         if any(self._references.pending(object_id) for _, object_id in task.arguments.refs):
             self.send(ActorCreate(actor_id, task.function_id, dict(spec), b""))
         self._tasks.submit(task)
-
-    def soon(self, task: Task) -> None:
-        """Has the task's route look what may go."""
-        self._tasks.soon(task)
 
     def dispatch(self, task: Task) -> None:
         """Sends a creation whose arguments exist."""

@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 from zray.config import Config
-from zray.protocol.sockets import make_socket
+from zray.protocol.sockets import is_readable, make_socket, receive, send
 
 MAX_FRAMES_PER_TURN = 200
 
@@ -39,18 +39,17 @@ class Relay:
     @property
     def readable(self) -> bool:
         """Whether something has arrived. Needed after a send: it may have consumed the descriptor's signal."""
-        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return is_readable(self._socket)
 
     def pass_up(self) -> None:
         """Passes on what workers have sent."""
         for _ in range(MAX_FRAMES_PER_TURN):
-            try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            parts = receive(self._socket)
+            if parts is None:
                 return
             if len(parts) == 2:
                 try:
-                    self._uplink.send_multipart(parts, zmq.NOBLOCK)
+                    send(self._uplink, *parts)
                 except zmq.Again:  # the connection is gone: what is lost is sent again, or the host ends
                     self.dropped_frames += 1
             else:
@@ -59,7 +58,7 @@ class Relay:
     def pass_down(self, process_id: bytes, frame: bytes) -> None:
         """Passes on what the broker has sent to a worker; one that is gone needs it no more."""
         try:
-            self._socket.send_multipart([process_id, frame], zmq.NOBLOCK)
+            send(self._socket, process_id, frame)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise

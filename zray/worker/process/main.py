@@ -30,7 +30,6 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     except ZrayError:
         return  # the cluster is going down, or does not want this worker any more
     session = Session(connection, worker_id, host_id, "", config)
-    session.is_worker = True
     sessions.set_current(session)
     object_ref.set_tracker(session)
     Worker(session, recorder).serve()

@@ -16,7 +16,6 @@ import traceback
 from typing import Any
 
 import msgpack
-import zmq
 
 from zray import version
 from zray.client.connection import Connection
@@ -39,6 +38,7 @@ from zray.protocol.messages import (
     Run,
     Welcome,
 )
+from zray.protocol.sockets import POLLIN
 from zray.serialization import pickle_callable
 from zray.worker.process.runner import CallOptions
 from zray.worker.process.worker import Worker
@@ -72,7 +72,6 @@ def _play() -> None:
             socket.broker.send(Run(task_id, 0, shipped.id16, _SHAPE, [], _PAYLOAD))
         connection = Connection(_Theatre(), socket, Welcome(INCARNATION, {}), "", config)  # type: ignore[arg-type]
         session = Session(connection, bytes(16), bytes(16), "", config)
-        session.is_worker = True
         worker = socket.worker = _Rehearsed(session, bytearray(4096))
         session.shell.on_standby = None  # nothing is handed back, however slow this is
         try:
@@ -108,25 +107,24 @@ class _Stage:
         self.broker = Link(INCARNATION, MAY_SEND[WORKER], time.monotonic())
         self.worker: _Rehearsed | None = None
         self._done = 0
+        self._arrived: list[bytes] = []
         self._fd = os.eventfd(1, os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
         return self._fd
 
     def recv_multipart(self, flags: int) -> list[bytes]:
-        frames = self.broker.outgoing(time.monotonic())
-        if not frames:
-            raise zmq.Again
-        return frames  # all that the broker says is one frame
+        return [self._arrived.pop(0)]
 
-    def send_multipart(self, parts: list[bytes], flags: int) -> None:
-        for message in self.broker.receive(read_frame(parts[-1]), time.monotonic()):
+    def send(self, data: bytes, flags: int) -> None:
+        for message in self.broker.receive(read_frame(data), time.monotonic()):
             self._done += type(message) is Done
             if self._done == TASKS and self.worker is not None:
                 self.worker.curtain()
 
     def getsockopt(self, option: int) -> int:
-        return 0
+        self._arrived += self.broker.outgoing(time.monotonic())
+        return POLLIN if self._arrived else 0
 
     def close(self, linger_ms: int) -> None:
         os.close(self._fd)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 FLUSH_S = 0.001
 """While there is work, answers are sent at most this often, and at least when the next task begins after it."""
+IDLE_TITLE_S = 0.02
+"""A worker that has waited for so long says in ``ps`` that it is idle; two titles per call would be a tenth of it."""
 MAX_ASYNC_CALLS = 1000
 WORTH_KEEPING_BYTES = 4 * MIB
 """A worker whose memory has grown by this much has loaded something that the next one would have to load again.
@@ -104,9 +106,11 @@ class Worker:
             if self._lost or execution.may_exit():
                 return None
             waiter = execution.idle = Waiter(shell)
-        if not execution.running:
-            self._show_idle()
-        shell.wait(waiter, 0.1 if execution.leaving else None)
+            shell.enter(waiter)
+        if execution.running or not shell.wait(waiter, IDLE_TITLE_S):
+            if not execution.running:
+                self._show_idle()
+            shell.wait(waiter, 0.1 if execution.leaving else None)
         execution.idle = None
         return None
 
