@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from zray.util import processes
+from zray.util.pymalloc import fill_holes
 from zray.worker.host.zygote.streams import adopt_standard_fds, flush_output, make_standard_streams
 from zray.worker.host.zygote.wire import (
     ChildExited,
@@ -94,6 +95,7 @@ class Zygote:
         gc.disable()
         gc.collect()
         gc.freeze()
+        self._fillers = fill_holes()  # else each child's new objects would lie on its parent's pages
 
     # ------------------------------------------------------------------ children
 
