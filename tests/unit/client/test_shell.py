@@ -1,0 +1,209 @@
+"""Who waits for the socket, who is woken, and when what was submitted leaves. Core and connection are stand-ins."""
+
+import os
+import threading
+from collections import deque
+
+import pytest
+
+from zray.client.shell import ClientShell, Waiter
+
+
+class Core:
+    """Calls what it receives; sends and has effects as it is told."""
+
+    transfers = None
+    now = 0.0
+
+    def __init__(self):
+        self.out, self.effects = [], []
+
+    def receive(self, message):
+        message()
+
+    def collect(self):
+        return
+
+    def drain(self):
+        out, self.out = self.out, []
+        return out
+
+    def take_effects(self):
+        effects, self.effects = self.effects, []
+        return effects
+
+
+class Connection:
+    """A socket is an eventfd; what arrives is put into ``arrived``, and each word sent goes into ``story``."""
+
+    refused = None
+    dropped_frames = 0
+    readable = False
+
+    def __init__(self, story):
+        self.story = story
+        self.arrived = deque()
+        self.socket = self.link = self
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def fileno(self):
+        return self.fd
+
+    def arrive(self, message):
+        self.arrived.append(message)
+        os.eventfd_write(self.fd, 1)
+
+    def receive(self):
+        if not self.arrived:
+            return []
+        os.eventfd_read(self.fd)
+        messages, self.arrived = list(self.arrived), deque()
+        return messages
+
+    def flush(self, messages):
+        self.story += messages
+        return bool(messages)
+
+    def tick(self, now):
+        return True
+
+    def forgive_silence(self, now):
+        return
+
+    def close(self):
+        os.close(self.fd)
+
+
+class Poll:
+    """Tells in the story when it is polled; before that, does the next of ``acts``."""
+
+    def __init__(self, poll, story, acts):
+        self.poll_, self.story, self.acts = poll, story, acts
+
+    def poll(self, timeout_ms):
+        self.story.append("poll")
+        if self.acts:
+            self.acts.popleft()()
+        return self.poll_.poll(timeout_ms)
+
+    def __getattr__(self, name):
+        return getattr(self.poll_, name)
+
+
+class Stage:
+    def __init__(self, on_effects=lambda effects: None):
+        self.story, self.acts = [], deque()
+        self.core, self.connection = Core(), Connection(self.story)
+        self.shell = ClientShell(self.core, self.connection, on_effects, lambda reason: None)
+        with self.shell.lock:
+            self.shell.turn()  # the first one ticks
+        self.shell.settle()
+        self.shell._user_poll = Poll(self.shell._user_poll, self.story, self.acts)
+
+    def is_signalled(self):
+        try:
+            return bool(os.eventfd_read(self.shell._wake_fd))
+        except BlockingIOError:
+            return False
+
+
+@pytest.fixture
+def stage():
+    stage = Stage()
+    yield stage
+    stage.shell.close([])
+
+
+def test_a_leader_that_finds_its_own_answer_does_not_wake_itself(stage):
+    waiter = Waiter(stage.shell)
+    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
+    assert stage.shell.wait(waiter, 60)
+    assert stage.story == ["poll"]
+    assert not stage.is_signalled()
+    assert not waiter.entered
+
+
+def test_a_waiter_that_was_entered_waits_without_another_turn(stage):
+    waiter = Waiter(stage.shell)
+    with stage.shell.lock:
+        stage.shell.turn()
+        stage.shell.enter(waiter)
+    turns = []
+    stage.shell.turn = lambda turn=stage.shell.turn: (turns.append(len(stage.story)), turn())
+    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
+    assert stage.shell.wait(waiter, 60)
+    assert turns == [1], "none before the poll, one after"
+
+
+def test_what_another_thread_submits_wakes_the_leader(stage):
+    waiter = Waiter(stage.shell)
+
+    def submit():
+        with stage.shell.lock:
+            stage.core.out.append("from another thread")
+            stage.shell.submitted()
+
+    def act():
+        thread = threading.Thread(target=submit)
+        thread.start()
+        thread.join()
+
+    stage.acts.append(act)
+    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
+    assert stage.shell.wait(waiter, 60)
+    assert stage.story == ["poll", "from another thread", "poll"]
+
+
+def test_what_an_effect_submits_leaves_before_the_next_wait():
+    def on_effects(effects):
+        if effects == ["call back"]:
+            with stage.shell.lock:
+                stage.core.out.append("from a callback")
+                stage.shell.submitted()
+
+    stage = Stage(on_effects)
+    waiter = Waiter(stage.shell)
+    stage.acts.append(lambda: stage.connection.arrive(lambda: stage.core.effects.append("call back")))
+    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
+    assert stage.shell.wait(waiter, 60)
+    stage.shell.close([])
+    assert stage.story == ["poll", "from a callback", "poll"]
+
+
+def test_an_effect_may_end_the_wait():
+    def on_effects(effects):
+        if effects == ["call back"]:
+            with stage.shell.lock:
+                waiter.wake()
+
+    stage = Stage(on_effects)
+    waiter = Waiter(stage.shell)
+    stage.acts.append(lambda: stage.connection.arrive(lambda: stage.core.effects.append("call back")))
+    assert stage.shell.wait(waiter, 60)
+    stage.shell.close([])
+    assert stage.story == ["poll"]
+
+
+def test_a_follower_is_promoted_when_the_leader_leaves(stage):
+    leader, follower = Waiter(stage.shell), Waiter(stage.shell)
+    with stage.shell.lock:
+        stage.shell.turn()
+        stage.shell.enter(leader)
+        stage.shell.enter(follower)
+    done = []
+    thread = threading.Thread(target=lambda: done.append(stage.shell.wait(follower, 60)))
+    thread.start()
+    stage.acts.append(lambda: stage.connection.arrive(lambda: leader.ready(b"")))
+    stage.acts.append(lambda: stage.connection.arrive(lambda: follower.ready(b"")))
+    assert stage.shell.wait(leader, 60)
+    thread.join(60)
+    assert done == [True]
+    assert not leader.entered
+    assert not follower.entered
+
+
+def test_the_end_of_the_session_ends_every_wait(stage):
+    waiter = Waiter(stage.shell)
+    stage.acts.append(lambda: threading.Thread(target=stage.shell.close, args=([],)).start())
+    assert stage.shell.wait(waiter, 60)
+    assert stage.shell.closed
