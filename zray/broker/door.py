@@ -20,7 +20,7 @@ import zmq
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER
-from zray.protocol.sockets import check_address, is_readable, make_socket, receive, receive_frames, send
+from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send
 
 if TYPE_CHECKING:
     from zray.security.guard import Guard
@@ -69,8 +69,9 @@ class Door:
             self.close()
             raise ConfigError(f"the broker cannot listen at {address!r}: {_reason(error)}") from None
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._polled = [self._socket, *(self._guard.sockets if self._guard is not None else ())]
         self._poll = select.poll()  # of the descriptors: zmq.Poller looks at each socket anew, twice
-        for polled in (self._socket, *(self._guard.sockets if self._guard is not None else ())):
+        for polled in self._polled:
             self._poll.register(polled.fileno(), select.POLLIN)
 
     @property
@@ -80,7 +81,7 @@ class Door:
 
     def wait(self, timeout_s: float) -> None:
         """Waits until something has arrived, and sees to whoever asks to come in."""
-        if not is_readable(self._socket):
+        if not any(map(is_readable, self._polled)):
             self._poll.poll(int(timeout_s * 1000))
         if self._guard is not None:
             self._guard.pump()
@@ -88,18 +89,14 @@ class Door:
     def receive(self) -> Arrival | None:
         """The next frame that is there; None if there is none."""
         while True:
-            if self._guard is None:
-                message = receive(self._socket)
-                if message is None:
-                    return None
-                identity, *parts = message
-                key = b""
-            else:
-                frames = receive_frames(self._socket)
-                if frames is None:
-                    return None
-                identity, *parts = (frame.bytes for frame in frames)
-                key = str(frames[-1].get("User-Id")).encode()
+            message = receive(self._socket, copy=self._guard is None)
+            if message is None:
+                return None
+            key = b""
+            if self._guard is not None:
+                key = str(message[-1].get("User-Id")).encode()
+                message = [frame.bytes for frame in message]
+            identity, *parts = message
             if len(parts) == 1 and not self._tcp:
                 return Arrival(identity, identity, key, parts[0])
             if len(parts) == 2 and self._tcp:

@@ -72,13 +72,12 @@ class Session:
         self.stores = Stores(
             host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [], lambda: self.shell.lock
         )
-        self.is_worker = bool(host_id)
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {FreeSegment: lambda effect: None}
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
-        self._remote = RemoteObjects(self.shell, self.stores, self._lending)
-        lending = self._lending if self.is_worker else None
+        lending = self._lending if host_id else contextlib.nullcontext
+        self._remote = RemoteObjects(self.shell, self.stores, lending)
         self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lending, self.check_usable)
         self._functions: dict[bytes, ObjectRef] = {}
         self._entries = self.core.references.entries
@@ -251,12 +250,11 @@ class Session:
         """A task that waits in here has lent its CPUs."""
         lends = False
         try:
-            if self.is_worker:
-                with self.shell.lock:
-                    # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
-                    lends = self.core.execution.is_running(current_task.get().task_id)
-                    if lends:
-                        self.core.execution.block()
+            with self.shell.lock:
+                # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
+                lends = self.core.execution.is_running(current_task.get().task_id)
+                if lends:
+                    self.core.execution.block()
             yield
         finally:
             if lends:

@@ -98,7 +98,7 @@ class Guard:
         self._depth = 0  # of what the main thread is in
         self._pending: BaseException | None = None
 
-    # The first two do what the next two do, written out: they are entered some ten times per call.
+    # The first two do what the next two do, written out: they are entered two to four times per call.
 
     def __enter__(self) -> None:
         if get_ident() == self._main:
@@ -343,7 +343,8 @@ class ClientShell:
         self._turn_and_enter(waiter)  # it may also have submitted something, and relied on those who wait
 
     def _succeed(self, waiter: Waiter) -> None:
-        """Takes the lead if the leader was interrupted where it could not even say so."""
+        """Of one who does not lead, or did not: turns if it has been promoted, and takes the lead if the leader was
+        interrupted where it could not even say so."""
         with self.lock:
             if waiter is self._leader:
                 self._turn_as_leader(waiter)

@@ -14,13 +14,13 @@ from zray.object_ref import ObjectRef
 
 
 class Waits:
-    """Waits of one session. ``lending``: in a worker, a context in which a task that waits has lent its CPUs."""
+    """Waits of one session. ``lending``: a context in which a task that waits has lent its CPUs."""
 
     def __init__(
         self,
         shell: ClientShell,
         prefetches: Prefetches,
-        lending: Callable[[], contextlib.AbstractContextManager[None]] | None,
+        lending: Callable[[], contextlib.AbstractContextManager[None]],
         check_usable: Callable[[], None],
     ) -> None:
         self._shell = shell
@@ -60,7 +60,7 @@ class Waits:
 
     def _block(self, waiter: Waiter, timeout_s: float | None) -> None:
         """Waits; a task that does so lends its CPUs out meanwhile."""
-        if self._lending is None or timeout_s == 0:
+        if timeout_s == 0:
             self._shell.wait(waiter, timeout_s)
         else:
             with self._lending():

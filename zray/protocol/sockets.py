@@ -61,23 +61,14 @@ def is_readable(socket: zmq.Socket[Any]) -> bool:
     return bool(socket.getsockopt(EVENTS) & POLLIN)  # type: ignore[operator]  # of these options it is an int
 
 
-def receive(socket: zmq.Socket[Any]) -> list[bytes] | None:
-    """The parts of the next message that is there; None if there is none."""
-    if not socket.getsockopt(EVENTS) & POLLIN:  # type: ignore[operator]  # half the price of an exception
-        return None
-    try:
-        return socket.recv_multipart(NOBLOCK)
-    except zmq.Again:  # it went with its connection, just now
-        return None
-
-
-def receive_frames(socket: zmq.Socket[Any]) -> list[zmq.Frame] | None:
-    """As ``receive``, without a copy and with what is known of the sender."""
+def receive(socket: zmq.Socket[Any], copy: bool = True) -> list[Any] | None:
+    """The parts of the next message that is there; None if there is none. Without ``copy`` they are frames, which know
+    something of the sender. To ask first is half the price of an exception."""
     if not is_readable(socket):
         return None
     try:
-        return socket.recv_multipart(NOBLOCK, copy=False)
-    except zmq.Again:
+        return socket.recv_multipart(NOBLOCK, copy=copy)
+    except zmq.Again:  # it went with its connection, just now
         return None
 
 

@@ -25,7 +25,7 @@ from zray.exceptions import ConfigError
 from zray.protocol.codec import unpack_row
 from zray.protocol.messages import FROM_LINK, Chunk, LinkHello, LinkOffer, LinkWanted, LinkWelcome, ProtocolError
 from zray.protocol.rows import encode_row
-from zray.protocol.sockets import is_readable, make_socket, receive_frames
+from zray.protocol.sockets import is_readable, make_socket, receive
 from zray.security.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ class Links:
 
     def _from_listener(self, socket: zmq.Socket[Any]) -> Iterator[Received]:
         for _ in range(MAX_MESSAGES_PER_TURN):
-            received = receive_frames(socket)
+            received = receive(socket, copy=False)
             if received is None:
                 return
             name, *frames = received

@@ -113,7 +113,7 @@ class _Stage:
     def fileno(self) -> int:
         return self._fd
 
-    def recv_multipart(self, flags: int) -> list[bytes]:
+    def recv_multipart(self, flags: int, copy: bool) -> list[bytes]:
         return [self._arrived.pop(0)]
 
     def send(self, data: bytes, flags: int) -> None:
