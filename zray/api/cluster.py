@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import math
 import os
-import signal
 import sys
 import threading
 import types
@@ -26,6 +25,7 @@ from zray.config import Config
 from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ZrayError
 from zray.protocol.messages import DRIVER, Goodbye
 from zray.protocol.sockets import check_address
+from zray.util import signals
 from zray.util.machine import host_resources
 from zray.util.processes import kill_session
 from zray.util.sessions import (
@@ -84,7 +84,6 @@ class _Driver:
     output: DriverOutput
     process: LocalCluster | None = None
     paths: SessionPaths | None = None
-    old_sigint: Any = None
     undo_hint: Callable[[], None] = lambda: None
 
 
@@ -271,17 +270,8 @@ def _join(
     context = Context(
         address=address, namespace=namespace, node_id=session.stores.home.hex(), job_id=session.job_id.hex()
     )
-    return _Driver(session, context, output, old_sigint=_guard_sigint(session), undo_hint=_hint_on_read_only())
-
-
-def _guard_sigint(session: Session) -> Any:
-    """Ctrl-C must not interrupt the session in the middle of a change of its state."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return None
-    signal.signal(signal.SIGINT, lambda *_: session.shell.lock.interrupt(KeyboardInterrupt()))
-    return signal.default_int_handler
+    signals.install(session.shell.lock)
+    return _Driver(session, context, output, undo_hint=_hint_on_read_only())
 
 
 # ------------------------------------------------------------------------------------------------ starting
@@ -356,8 +346,7 @@ def shutdown() -> None:
         driver.session.close([Goodbye("the driver shut down")])
         driver.output.close()
         driver.undo_hint()
-        if driver.old_sigint is not None:
-            signal.signal(signal.SIGINT, driver.old_sigint)
+        signals.uninstall(driver.session.shell.lock)
         if driver.process is not None:
             exit_code = driver.process.end()
             if driver.paths is not None:

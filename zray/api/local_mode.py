@@ -19,6 +19,7 @@ from zray.ids import make_task_id, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef
 from zray.options import ActorOptions
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
+from zray.util.signals import came_from_handler
 
 if TYPE_CHECKING:
     from zray.api.actor import ActorMeta
@@ -70,6 +71,8 @@ class LocalRuntime:
         try:
             future.set_result(self._value(object_id))
         except BaseException as error:
+            if came_from_handler(error):  # it is the caller's, who has not got the future yet
+                raise
             future.set_exception(error)
         return future
 
@@ -138,6 +141,8 @@ class LocalRuntime:
                     raise ValueError(f"{name} has num_returns={n_returns} but returned {len(values)} values")
                 return [self._store(return_id(task_id, index), item) for index, item in enumerate(values, start=1)]
             except Exception as error:
+                if came_from_handler(error):  # the task runs in the driver: so it is interrupted
+                    raise
                 if (retried is True or (retried and isinstance(error, tuple(retried)))) and attempt != retries:
                     attempt += 1
                     continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
@@ -17,20 +16,22 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class _Shipment:
-    """A function in pickled form, made at the first call: what it refers to may be defined after it."""
+    """A function in pickled form, made at the first call: what it refers to may be defined after it.
 
-    __slots__ = ("_function", "_lock", "_pickled")
+    Without a lock: pickling runs code of the user's, which may call any remote function. Threads that make the first
+    call at the same time each pickle it.
+    """
+
+    __slots__ = ("_function", "_pickled")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
-        self._lock = threading.Lock()
         self._pickled: PickledCallable | None = None
 
     def __call__(self) -> PickledCallable:
         pickled = self._pickled
         if pickled is None:
-            with self._lock:
-                pickled = self._pickled = self._pickled or pickle_callable(self._function)
+            pickled = self._pickled = pickle_callable(self._function)
         return pickled
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zray.util.signals import came_from_handler
+
 if TYPE_CHECKING:
     import concurrent.futures
 
@@ -33,6 +35,8 @@ class Completion:
         try:
             value = self._session._value(ref._id)
         except BaseException as error:
+            if came_from_handler(error):  # it is the caller's, who has not got the future yet
+                raise
             self._future.set_exception(error)
         else:
             self._future.set_result(value)

@@ -24,7 +24,7 @@ from zray.client.core.tasks import Arguments, Task
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
 from zray.client.remote import RemoteObjects
-from zray.client.shell import ClientShell, Waiter
+from zray.client.shell import Callback, ClientShell, Waiter
 from zray.client.stores import Stores
 from zray.client.waits import Waits
 from zray.config import Config
@@ -38,12 +38,15 @@ from zray.ids import put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
+from zray.util import signals
 
 if TYPE_CHECKING:
     import concurrent.futures
 
 LARGE_FUNCTION_BYTES = 1 << 20
 WARN_FUNCTION_BYTES = 100 << 20
+MAX_DROPPED = 64
+"""References that are gone and not counted yet, at a ``put`` of something small."""
 STORED_FUNCTION = b"zray-stored-function:"
 
 
@@ -90,7 +93,7 @@ class Session:
 
     # ------------------------------------------------------------------ effects
 
-    def _perform(self, effects: list[Any]) -> None:
+    def _perform(self, effects: list[Any]) -> list[Callback]:
         freed: dict[bytes, list[bytes]] = {}
         for effect in effects:
             if type(effect) is FreeSegment:
@@ -103,15 +106,15 @@ class Session:
                 with self.shell.lock:
                     self.core.to_peer(host, FreeObjects(object_ids))
                     self.shell.submitted()
+        callbacks: list[Callback] = []
         for effect in effects:
-            if type(effect) is FreeSegment:
-                continue
             if type(effect) is Completion:
-                effect.complete()
-            else:
+                callbacks.append(effect)
+            elif type(effect) is not FreeSegment:
                 handler = self.handlers.get(type(effect))
                 if handler is not None:
                     handler(effect)
+        return callbacks
 
     def _lost(self, reason: str) -> None:
         self.on_lost(reason)
@@ -190,6 +193,8 @@ class Session:
         status, data, host = INLINE, b"", b""
         if size <= self.config.inline_max_bytes:
             data = serialized.to_bytes()
+            if not serialized.refs:
+                return self._put_plain(object_id, data, size)
         else:
             status, host = STORED, self.stores.find_home() or self.process_id
             self.write(host, object_id, serialized)
@@ -205,6 +210,22 @@ class Session:
                 self.shell.submitted()
         if status == STORED:
             self.shell.settle()
+        return ref
+
+    def _put_plain(self, object_id: bytes, data: bytes, size: int) -> ObjectRef:
+        """As ``_put``, for a small value without references: nobody knows it, and it touches nothing else.
+
+        So it takes no lock. What has been dropped is counted now and then only: at the next turn at the latest.
+        """
+        entry = Entry()
+        entry.local = 1
+        entry.data = data
+        entry.size = size
+        entry.status = INLINE
+        self._entries[object_id] = entry
+        ref = self._make_ref(object_id, entry)
+        if len(self.core.dropped) > MAX_DROPPED:
+            self.shell.run(self.core.collect)
         return ref
 
     def read(self, host: bytes, object_id: bytes, size: int, deadline: float | None = None) -> memoryview:
@@ -248,18 +269,23 @@ class Session:
     @contextlib.contextmanager
     def _lending(self) -> Iterator[None]:
         """A task that waits in here has lent its CPUs."""
+        lock = self.shell.lock
         lends = False
+        lock.shield()
         try:
-            with self.shell.lock:
+            with lock:
                 # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
                 lends = self.core.execution.is_running(current_task.get().task_id)
                 if lends:
                     self.core.execution.block()
+            lock.open_window()
             yield
+            lock.shut_window()
         finally:
             if lends:
-                with self.shell.lock:
+                with lock:
                     self.core.execution.unblock()
+            lock.unshield()
 
     def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
         entry = self._entries[object_id]
@@ -521,6 +547,9 @@ def _leave_to_parent_at_fork() -> None:
 def _after_fork() -> None:
     global _current
     if _current is not None:
+        guard = _current.shell.lock
+        signals.uninstall(guard)
+        guard.left_behind_by_fork()
         set_tracker(None)
         _left_behind.append(_current)  # never closed or collected here: it is the parent's
         _current = None

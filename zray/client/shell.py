@@ -19,10 +19,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 
 from zray.client.connection import Connection
 from zray.client.core import ClientCore
+from zray.client.guard import Guard
 from zray.protocol.messages import ProtocolError
 
 GRACE_S = 0.005
@@ -47,7 +48,7 @@ TICK = Tick()
 class Waiter:
     """A thread that waits: until ``left`` is zero (``ready`` counts it down) or ``woken`` is set."""
 
-    __slots__ = ("_shell", "_signal", "entered", "left", "woken")
+    __slots__ = ("_shell", "_signal", "entered", "left", "polls", "thread", "woken")
 
     def __init__(self, shell: ClientShell, left: int = 1) -> None:
         self._shell = shell
@@ -56,6 +57,8 @@ class Waiter:
         self.left = left
         self.woken = False
         self.entered = False  # it leads, or stands behind the one who does
+        self.thread = 0  # which thread, since it entered
+        self.polls = False  # it is in poll()
 
     def is_done(self) -> bool:
         """Whether there is nothing to wait for any more."""
@@ -82,76 +85,26 @@ class Waiter:
         self._signal.acquire(timeout=timeout_s)
 
 
-class Guard:
-    """The client's lock, in which no signal handler raises.
+class Callback(Protocol):
+    """An effect that runs code of the user's, such as the callbacks of a future."""
 
-    Python runs signal handlers in the main thread between any two bytecodes. A KeyboardInterrupt or a task's
-    cancellation in the middle of the core would leave it half changed; so ``interrupt`` raises at once only outside,
-    and otherwise when the main thread leaves the guard.
-    """
-
-    __slots__ = ("_depth", "_lock", "_main", "_pending")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._main = threading.main_thread().ident
-        self._depth = 0  # of what the main thread is in
-        self._pending: BaseException | None = None
-
-    # The first two do what the next two do, written out: they are entered two to four times per call.
-
-    def __enter__(self) -> None:
-        if get_ident() == self._main:
-            self._depth += 1  # before the lock is taken: between the two a handler may run
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-        if get_ident() == self._main:
-            self._depth -= 1
-            if not self._depth and self._pending is not None:
-                pending, self._pending = self._pending, None
-                raise pending
-
-    def shield(self) -> None:
-        """Holds interrupts of this thread back until ``unshield``, without the lock."""
-        if get_ident() == self._main:
-            self._depth += 1
-
-    def unshield(self) -> None:
-        """Undoes one ``shield``; raises what was held back if it was the last."""
-        if get_ident() == self._main:
-            self._depth -= 1
-            if not self._depth and self._pending is not None:
-                pending, self._pending = self._pending, None
-                raise pending
-
-    def breathe(self) -> None:
-        """Raises what was held back, if nothing but one ``shield`` holds it."""
-        if get_ident() == self._main and self._depth == 1 and self._pending is not None:
-            pending, self._pending = self._pending, None
-            raise pending
-
-    def interrupt(self, exception: BaseException) -> None:
-        """Raises ``exception`` in the main thread, now or at the end of its critical section. For signal handlers."""
-        if self._depth:
-            self._pending = exception
-        else:
-            raise exception
-
-    def forget_interrupt(self) -> None:
-        """Whatever was to be interrupted is over."""
-        self._pending = None
+    def complete(self) -> None:
+        """Runs it."""
 
 
 class ClientShell:
-    """Threads and I/O of one client. ``on_effects`` is called without the lock; ``on_lost`` when the broker is gone."""
+    """Threads and I/O of one client. ``on_lost`` is called when the broker is gone.
+
+    ``on_effects(effects)`` is called without the lock, with signal handlers held back; it returns those effects that
+    run code of the user's. These are completed by the background thread if they come up in the main thread, where a
+    signal handler could end them half-way.
+    """
 
     def __init__(
         self,
         core: ClientCore,
         connection: Connection,
-        on_effects: Callable[[list[Any]], None],
+        on_effects: Callable[[list[Any]], list[Callback]],
         on_lost: Callable[[str], None],
         lifeline: int = -1,
     ) -> None:
@@ -164,10 +117,11 @@ class ClientShell:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lifeline = lifeline  # its end says that the local cluster is gone
         self._socket_fd = connection.socket.fileno()
-        fds = [self._socket_fd, self._wake_fd, *([lifeline] if lifeline >= 0 else [])]
+        self._fds: list[int] = []
         # Two, since a user's thread may take the lead while the background thread is still in poll().
-        self._user_poll = _poller(fds)
-        self._background_poll = _poller(fds)
+        self._user_poll: select.poll | None = None
+        self._background_poll = select.poll()
+        self._choose_fds()
         self._leader: Waiter | None = None
         self._led_since = 0.0
         self._driven_at = 0.0
@@ -179,6 +133,8 @@ class ClientShell:
         self.last_flush = 0.0  # when everything there was to send was sent last
         self.closed = False
         self._effects: list[Any] = []
+        self._callbacks: deque[Callback] = deque()
+        self._main_ident = threading.main_thread().ident
         self._loss_untold = False
         self.on_standby: Callable[[], None] | None = None
         # Not threading.Thread: what it keeps for each thread is 140 KB in every worker.
@@ -227,8 +183,7 @@ class ClientShell:
 
     def _lose(self, reason: str) -> None:
         self.lost = reason
-        self._user_poll.unregister(self._socket_fd)  # nobody reads it any more: it would be ready for ever
-        self._background_poll.unregister(self._socket_fd)
+        self._choose_fds()
         self.core.lose_cluster(reason)
         self._loss_untold = True
 
@@ -250,11 +205,26 @@ class ClientShell:
                     effects, self._effects = self._effects, []
                     untold, self._loss_untold = self._loss_untold, False
                 if effects:
-                    self._on_effects(effects)
+                    self._callbacks.extend(self._on_effects(effects))
                 if untold:
                     self._on_lost(self.lost)
         finally:
             self.lock.unshield()
+        if self._callbacks:
+            self._call_back()
+
+    def _call_back(self) -> None:
+        """Completes callbacks, or has the background thread do so."""
+        if get_ident() == self._main_ident and not self.closed:
+            with self.lock:
+                self.alert(self._background)
+            return
+        while self._callbacks:
+            try:
+                callback = self._callbacks.popleft()
+            except IndexError:  # another thread has taken the last one
+                return
+            callback.complete()
 
     def submitted(self) -> None:
         """Called under the lock after the core was given something to send: sees to it that it leaves soon.
@@ -299,7 +269,8 @@ class ClientShell:
         Turns first, unless the waiter has been entered already.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        try:  # an interrupt may come at the end of any critical section, also of the first
+        self.lock.shield()  # opened where this thread sleeps
+        try:
             if not waiter.entered:
                 self._turn_and_enter(waiter)
             while not waiter.is_done() and not self.closed:
@@ -310,7 +281,9 @@ class ClientShell:
                 if waiter is self._leader:
                     self._wait_for_socket(waiter, max(0.0, left_s))
                 else:
+                    self.lock.open_window()
                     waiter.sleep(max(0.0, left_s))
+                    self.lock.shut_window()
                     self._succeed(waiter)
                 if deadline is not None and time.monotonic() >= deadline:
                     break
@@ -320,11 +293,18 @@ class ClientShell:
                 with self.lock:
                     self._leave(waiter)
             self.settle()
+            self.lock.unshield()
 
     def enter(self, waiter: Waiter) -> None:
         """A waiter takes the lead, or stands behind the one who has it. Under the lock, right after a turn."""
         waiter.entered = True
-        if self._leader is None or self._leader is self._background:
+        waiter.thread = get_ident()
+        leader = self._leader
+        if leader is None or leader is self._background:
+            self._lead(waiter)
+        elif leader.thread == waiter.thread:
+            # A signal handler waits, in the thread of the leader that it has interrupted. That one goes on afterwards.
+            self._followers.appendleft(leader)
             self._lead(waiter)
         else:
             self._followers.append(waiter)
@@ -343,8 +323,8 @@ class ClientShell:
         self._turn_and_enter(waiter)  # it may also have submitted something, and relied on those who wait
 
     def _succeed(self, waiter: Waiter) -> None:
-        """Of one who does not lead, or did not: turns if it has been promoted, and takes the lead if the leader was
-        interrupted where it could not even say so."""
+        """Of one who does not lead, or did not: turns if it has been promoted, and takes the lead if the leader has not
+        turned for long, such as one whose signal handler runs on and on."""
         with self.lock:
             if waiter is self._leader:
                 self._turn_as_leader(waiter)
@@ -372,14 +352,15 @@ class ClientShell:
             follower = self._followers.popleft()
             self._lead(follower)
             follower.signal()
+            if follower.polls:  # it was interrupted there, and may be done by now
+                os.eventfd_write(self._wake_fd, 1)
         elif self._parked:
             self._parked = False
             self._background.signal()
 
     def _wait_for_socket(self, waiter: Waiter, timeout_s: float) -> None:
         """Waits for the socket, and turns, if the lead was not taken over meanwhile."""
-        poll = self._background_poll if waiter is self._background else self._user_poll
-        ready = poll.poll(timeout_s * 1000)
+        ready = self._poll(waiter, timeout_s)
         with self.lock:
             if self._lifeline >= 0 and any(fd == self._lifeline for fd, _ in ready):
                 self._lose_lifeline()
@@ -388,6 +369,31 @@ class ClientShell:
             if any(fd == self._wake_fd for fd, _ in ready):
                 os.eventfd_read(self._wake_fd)
             self._turn_as_leader(waiter)
+
+    def _poll(self, waiter: Waiter, timeout_s: float) -> list[tuple[int, int]]:
+        if waiter is self._background:
+            return self._background_poll.poll(timeout_s * 1000)
+        fds = self._fds
+        poll, self._user_poll = self._user_poll, None
+        if poll is None:  # a signal handler waits, and has interrupted this very call
+            poll = _poller(fds)
+        waiter.polls = True
+        try:
+            self.lock.open_window()
+            ready = poll.poll(timeout_s * 1000)
+            self.lock.shut_window()
+            return ready
+        finally:
+            waiter.polls = False
+            if fds is self._fds:
+                self._user_poll = poll
+
+    def _choose_fds(self) -> None:
+        """What is polled: not the socket once it is lost, as it would be ready for ever."""
+        socket = [] if self.lost else [self._socket_fd]
+        self._fds = [*socket, self._wake_fd, *([self._lifeline] if self._lifeline >= 0 else [])]
+        self._user_poll = _poller(self._fds)
+        self._background_poll = _poller(self._fds)
 
     def _turn_as_leader(self, waiter: Waiter) -> None:
         self._polling = False  # what becomes ready now, it will see without being woken
@@ -398,9 +404,8 @@ class ClientShell:
             self._polling = True
 
     def _lose_lifeline(self) -> None:
-        self._user_poll.unregister(self._lifeline)
-        self._background_poll.unregister(self._lifeline)
         self._lifeline = -1
+        self._choose_fds()
         if not self.lost and not self.closed:
             self._lose("the processes of the local cluster are gone: its host or broker was killed, or has failed")
 
@@ -411,7 +416,7 @@ class ClientShell:
             while not self.closed:
                 try:
                     self._stand_by()
-                except Exception:  # of the user's code, such as a callback: the heartbeats must go on
+                except BaseException:  # of the user's code, such as a callback: the heartbeats must go on
                     traceback.print_exc()
         finally:
             self._background_ended.release()
@@ -421,13 +426,15 @@ class ClientShell:
         while not self.closed:
             with self.lock:
                 now = time.monotonic()
-                if self._leader is None and now - self._driven_at >= GRACE_S:
+                if now - self._driven_at >= (GRACE_S if self._leader is None else LOST_LEAD_S):
                     self._lead(me)
                 leads = self._leader is me
                 pause_s = GRACE_S
                 if not leads and self._leader is not None and now - self._led_since > PARK_AFTER_S:
                     self._parked = True
                     pause_s = 4 * TICK_S
+            if self._callbacks:
+                self._call_back()
             if not leads:
                 me.sleep(pause_s)
                 continue

@@ -56,14 +56,19 @@ class Stores:
             return None
         if host not in self._paths:
             self._learn(self._hosts())
-        with self._lock:
-            path = self._paths.get(host)
-            if path is None:
-                self._elsewhere.add(host)
-                return None
-            if host not in self._stores:
-                self._stores[host] = Store.open(Path(path), self._shield())
-            return self._stores[host]
+        shield = self._shield()
+        shield.enter_section()
+        try:
+            with self._lock:
+                path = self._paths.get(host)
+                if path is None:
+                    self._elsewhere.add(host)
+                    return None
+                if host not in self._stores:
+                    self._stores[host] = Store.open(Path(path), shield)
+                return self._stores[host]
+        finally:
+            shield.leave_section()
 
     def fetch_path(self, host: bytes) -> str:
         """Where a host of this machine takes requests for objects from others."""

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zray.serialization.pickler import PROTOCOL, ValuePickler
+from zray.util.signals import came_from_handler
 
 _DEEPEST = 100
 _REASON_CHARS = 300
@@ -65,6 +66,8 @@ def _failure(value: Any) -> Exception | None:
     try:
         ValuePickler(_Nowhere(), lambda buffer: None).dump(value)
     except Exception as error:
+        if came_from_handler(error):
+            raise
         return error
     return None
 
@@ -138,7 +141,9 @@ def _names(code: types.CodeType) -> set[str]:
 def _reduced_members(value: Any) -> Iterator[Member]:
     try:
         reduced: Any = value.__reduce_ex__(PROTOCOL)
-    except Exception:  # it cannot be taken apart: it is to blame itself
+    except Exception as error:  # it cannot be taken apart: it is to blame itself
+        if came_from_handler(error):
+            raise
         return
     if not isinstance(reduced, tuple):
         return

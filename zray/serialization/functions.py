@@ -21,6 +21,7 @@ from zray.ids import FUNCTION_ID_BYTES
 from zray.serialization import pickler
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.pickler import LoadRef
+from zray.util.signals import came_from_handler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,8 @@ def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
     except MemoryError:
         raise
     except Exception as error:
+        if came_from_handler(error):
+            raise
         raise SerializationError(explain_unpicklable(obj, f"{_kind_of(obj)} {name!r}")) from error
     return PickledCallable(blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest(), name, blob, tuple(refs))
 

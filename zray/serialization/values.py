@@ -26,6 +26,7 @@ from zray.object_ref import ObjectRef
 from zray.serialization import pickler
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.pickler import PROTOCOL, LoadRef
+from zray.util.signals import came_from_handler
 
 ALIGNMENT = 64
 _PLAIN_TAG = 0x80
@@ -112,7 +113,7 @@ def serialize(value: Any, label: str = "the value") -> Serialized:
     """Serializes ``value``.
 
     Raises SerializationError, which names the member that cannot be pickled; ``label`` says what the value is, for
-    instance ``argument 'x' of f``.
+    instance ``argument 'x' of f``. What a signal handler raises meanwhile is raised as it is.
     """
     if _is_flat(value):
         if type(value) is bytes and len(value) >= _BYTES_OUT_OF_BAND:
@@ -127,6 +128,8 @@ def serialize(value: Any, label: str = "the value") -> Serialized:
     except MemoryError:
         raise
     except Exception as error:
+        if came_from_handler(error):
+            raise
         raise SerializationError(explain_unpicklable(value, label)) from error
 
 

@@ -15,7 +15,6 @@ long as the parent keeps them.
 
 from __future__ import annotations
 
-import _thread
 import collections
 import contextlib
 import errno
@@ -52,20 +51,35 @@ class SegmentMissing(LookupError):
 
 
 class Shield(Protocol):
-    """Holds back what signal handlers would raise in the main thread, where it would leave a lock or a claim held."""
+    """Keeps code of the user's, such as signal handlers and finalizers, out of what would be left half done."""
+
+    def enter_section(self) -> None:
+        """A lock of the store's is about to be taken: no such code runs in this thread from now on."""
+
+    def leave_section(self, quietly: bool = False) -> None:
+        """Undoes one ``enter_section``. ``quietly``: nothing is called or raised here that was held back."""
 
     def shield(self) -> None:
-        """From now on."""
+        """Holds signal handlers back, which could raise and so leave a claim held."""
 
     def unshield(self) -> None:
-        """Undoes one ``shield``; the last one raises what was held back."""
+        """Undoes one ``shield``; the last one calls what was held back."""
 
-    def breathe(self) -> None:
-        """Nothing is held: raises what was held back, unless more than one ``shield`` is on."""
+    def open_window(self) -> None:
+        """Nothing is held: lets handlers through, unless more than one ``shield`` is on."""
+
+    def shut_window(self) -> None:
+        """Undoes ``open_window``."""
 
 
 class _NoShield:
-    """For processes whose signal handlers raise nothing."""
+    """For processes without code of the user's."""
+
+    def enter_section(self) -> None:
+        return
+
+    def leave_section(self, quietly: bool = False) -> None:
+        return
 
     def shield(self) -> None:
         return
@@ -73,7 +87,10 @@ class _NoShield:
     def unshield(self) -> None:
         return
 
-    def breathe(self) -> None:
+    def open_window(self) -> None:
+        return
+
+    def shut_window(self) -> None:
         return
 
 
@@ -85,7 +102,7 @@ class _Locked:
 
     def __enter__(self) -> None:
         store = self._store
-        store._shield.shield()
+        store._shield.enter_section()
         store._lock.acquire()
         if store._unusable:
             self.__exit__()
@@ -98,7 +115,7 @@ class _Locked:
             if store._ended_pins:
                 store._settle_if_idle()
         finally:
-            store._shield.unshield()
+            store._shield.leave_section()
 
 
 class _Changing:
@@ -259,7 +276,8 @@ class Store:
                 if not patience.pause():
                     raise self._full(object_bytes)
                 memory_full = False
-            self._shield.breathe()
+            self._shield.open_window()
+            self._shield.shut_window()
 
     def _allocate(self, size: int, memory_full: bool) -> Draft | None:
         """A segment, if there is one or room for one. ``memory_full``: only if as much is dropped first."""
@@ -482,14 +500,14 @@ class Store:
     def _pin_ended(self, inode: int) -> None:
         """The last buffer of a read is gone. Called by the collector, anywhere."""
         self._ended_pins.append(inode)
-        try:
-            self._settle_if_idle()
-        except KeyboardInterrupt:  # held back meanwhile; raised in here, nobody would ever see it
-            _thread.interrupt_main()
+        self._settle_if_idle(quietly=True)
 
-    def _settle_if_idle(self) -> None:
-        """Settles the pins that have ended, unless the lock is held: then its holder does, once he has let it go."""
-        self._shield.shield()
+    def _settle_if_idle(self, quietly: bool = False) -> None:
+        """Settles the pins that have ended, unless the lock is held: then its holder does, once he has let it go.
+
+        ``quietly``: in a finalizer, in which nobody would see what a signal handler raises.
+        """
+        self._shield.enter_section()
         try:
             while self._ended_pins and self._lock.acquire(blocking=False):
                 try:
@@ -497,7 +515,7 @@ class Store:
                 finally:
                     self._lock.release()
         finally:
-            self._shield.unshield()
+            self._shield.leave_section(quietly)
 
     def _settle(self) -> None:
         doomed: list[int] = []
@@ -546,15 +564,19 @@ class Store:
 
     def close(self) -> None:
         """Ends this process's use of the store. Values that are still alive stay readable and pinned."""
-        with self._lock:
-            if self._unusable:
-                return
-            self._unusable = "is closed"
-            self._read_maps.clear()
-            self._write_maps.clear()
-            self._books.close()
-            self._settle()
-        self._settle_if_idle()
+        self._shield.enter_section()
+        try:
+            with self._lock:
+                if self._unusable:
+                    return
+                self._unusable = "is closed"
+                self._read_maps.clear()
+                self._write_maps.clear()
+                self._books.close()
+                self._settle()
+            self._settle_if_idle()
+        finally:
+            self._shield.leave_section()
 
     def destroy(self) -> None:
         """Closes the store and removes it with everything in it; for the host that made it."""

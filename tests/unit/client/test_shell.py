@@ -91,7 +91,7 @@ class Poll:
 
 
 class Stage:
-    def __init__(self, on_effects=lambda effects: None):
+    def __init__(self, on_effects=lambda effects: []):
         self.story, self.acts = [], deque()
         self.core, self.connection = Core(), Connection(self.story)
         self.shell = ClientShell(self.core, self.connection, on_effects, lambda reason: None)
@@ -160,6 +160,7 @@ def test_what_an_effect_submits_leaves_before_the_next_wait():
             with stage.shell.lock:
                 stage.core.out.append("from a callback")
                 stage.shell.submitted()
+        return []
 
     stage = Stage(on_effects)
     waiter = Waiter(stage.shell)
@@ -175,6 +176,7 @@ def test_an_effect_may_end_the_wait():
         if effects == ["call back"]:
             with stage.shell.lock:
                 waiter.wake()
+        return []
 
     stage = Stage(on_effects)
     waiter = Waiter(stage.shell)

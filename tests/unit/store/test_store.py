@@ -174,15 +174,16 @@ def test_a_store_that_is_closed_while_a_segment_is_filled_lets_nobody_else_have_
 INTERRUPTED = """
 import random, signal, sys, threading, time
 from pathlib import Path
-from zray.client.shell import Guard
+from zray.client.guard import Guard
 from zray.store import Store
+from zray.util import signals
 
 MIB = 1 << 20
 guard, over, unseen = Guard(), threading.Event(), []
 store = Store.open(Path(sys.argv[1]), guard)
 ids = [bytes(27) + bytes([number]) for number in range(20)]
 sys.unraisablehook = lambda what: unseen.append(what.exc_value)  # of the collector, in which it can strike as well
-signal.signal(signal.SIGINT, lambda *_: guard.interrupt(KeyboardInterrupt()))
+signals.install(guard)
 
 def storm():
     pauses = random.Random(5)
@@ -210,7 +211,6 @@ while thread.is_alive():
         thread.join()
     except KeyboardInterrupt:
         interrupted += 1
-guard.forget_interrupt()
 store.free(ids)
 assert all(type(error) is KeyboardInterrupt for error in unseen), unseen
 assert interrupted > 100, interrupted

@@ -165,7 +165,6 @@ class Execution:
             self._send(answer)
         else:
             self._answer_later(answer, [object_id for value in returns for object_id in value.inner])
-        task.keep.clear()  # pinned by now where need be; the assignment itself may stay around until the next
 
     def finish_cancelled(self, task: Assignment) -> None:
         """A piece of work was interrupted."""

@@ -105,7 +105,7 @@ class ReferenceTable:
 
     def owned_reachable(self) -> bool:
         """Whether some object of this process can still be reached, here or elsewhere."""
-        return any(object_id.startswith(self.process_id) for object_id in self.entries)
+        return any(object_id.startswith(self.process_id) for object_id in list(self.entries))
 
     def _entry(self, object_id: bytes) -> Entry:
         """The entry of any object, made when it is not there."""
@@ -286,7 +286,7 @@ class ReferenceTable:
     def stored_at(self, host: bytes) -> list[bytes]:
         """This process's objects that are in the store of ``host``."""
         return [
-            object_id for object_id, entry in self.entries.items()
+            object_id for object_id, entry in list(self.entries.items())  # a ``put`` adds some without the lock
             if entry.host == host and entry.status == STORED and self.owns(object_id)
         ]  # fmt: skip
 

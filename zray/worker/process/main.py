@@ -14,6 +14,7 @@ from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ZrayError
 from zray.protocol.messages import WORKER
+from zray.util import signals
 from zray.worker.process.worker import Worker
 
 
@@ -32,4 +33,5 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     session = Session(connection, worker_id, host_id, "", config)
     sessions.set_current(session)
     object_ref.set_tracker(session)
+    signals.install(session.shell.lock)
     Worker(session, recorder).serve()

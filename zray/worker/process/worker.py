@@ -248,6 +248,7 @@ class Worker:
             if self._pool is not None:
                 self._shell.submitted()
                 self._wake_if_there_is_room()
+        task.keep.clear()  # pinned by now where need be; the assignment itself may stay around until the next
         self._shell.settle()
 
     def _retryable(self, options: CallOptions, error: BaseException) -> bool:
@@ -270,7 +271,6 @@ class Worker:
             idle.wake()
 
     def _failed(self, task: Assignment, options: CallOptions, error: BaseException, started_us: int) -> None:
-        self._shell.lock.forget_interrupt()
         if isinstance(error, ActorExit) and task.kind != TASK:
             self.exit_actor(error)
             return
@@ -320,7 +320,7 @@ class Worker:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if self._in_main and self._in_main == self._cancelled:
-            self._shell.lock.interrupt(KeyboardInterrupt())
+            raise KeyboardInterrupt
 
     # ------------------------------------------------------------------ for the event loop
 
@@ -357,6 +357,7 @@ class Worker:
         with self._shell.lock:
             self._core.collect()
             self._execution.finish(task, returns, retryable, now_us() - started_us)
+        task.keep.clear()
 
     def end_cancelled(self, task: Assignment) -> None:
         """An async call was cancelled."""
