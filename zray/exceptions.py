@@ -245,6 +245,10 @@ class SerializationError(ZrayError, TypeError):
     """A value cannot be pickled. The message names the member that is to blame."""
 
 
+class MessageRefusedError(ZrayError, ValueError):
+    """A message was not sent: it is larger than ``max_message_bytes``, or holds what cannot travel. See its text."""
+
+
 class PendingCallsLimitExceeded(ActorError):
     """More calls are pending on the actor than ``max_pending_calls`` allows. Trying again later helps."""
 
@@ -284,6 +288,7 @@ FAILURES: dict[str, type[ZrayError]] = {
         ActorUnschedulableError,
         ModuleMissingError,
         SerializationError,
+        MessageRefusedError,
     )
 }
 """What a failure that travels by name (not as a pickle) is raised as."""

@@ -1,8 +1,9 @@
-"""How an error travels in place of a value: two forms, told apart by their first byte.
+"""How an error travels in place of a value: three forms, told apart by their first byte.
 
 A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, which the broker
-can write and read without pickle.  An *error* was raised by the user's code: see ``zray.serialization.errors``.  The
-tags differ from those of values, so the first byte also tells an error from a value (``is_error``).
+can write and read without pickle.  An *error* was raised by the user's code: see ``zray.serialization.errors``.  An
+*alias* names the object whose error it is: a large error is in the store once, and is the outcome of many objects.
+The tags differ from those of values, so the first byte also tells an error from a value (``is_error``).
 """
 
 from __future__ import annotations
@@ -13,12 +14,23 @@ from zray.exceptions import FAILURES, SystemFailure, ZrayError
 
 FAILURE_TAG = b"F"
 ERROR_TAG = b"E"
-_ERROR_TAGS = frozenset(FAILURE_TAG + ERROR_TAG)
+ALIAS_TAG = b"@"
+_ERROR_TAGS = frozenset(FAILURE_TAG + ERROR_TAG + ALIAS_TAG)
 
 
 def is_error(data: bytes | memoryview) -> bool:
     """Whether ``data`` encodes a failure or an error, rather than a value."""
     return len(data) > 0 and data[0] in _ERROR_TAGS
+
+
+def alias_of(object_id: bytes) -> bytes:
+    """An error that is the one of another object."""
+    return ALIAS_TAG + object_id
+
+
+def aliased(data: bytes | memoryview) -> bytes:
+    """The object whose error ``data`` stands for; empty when it is no alias."""
+    return bytes(data[1:]) if bytes(data[:1]) == ALIAS_TAG else b""
 
 
 def encode_failure(kind: str, message: str) -> bytes:

@@ -19,6 +19,14 @@ from typing import Any, NoReturn, TypeVar
 UNITS = 10_000
 """Units that one CPU, GPU, or piece of another resource is counted in; the smallest amount is one unit."""
 
+MAX_COUNT = 2**31 - 1
+"""Of retries, restarts and the like; -1 stands for no limit."""
+MAX_RETURNS = 10_000_000
+MAX_AMOUNT = 2**63 // UNITS
+"""Of a resource: counted in units it is an integer of 64 bits."""
+MAX_TEXT_CHARS = 16_384
+"""Of names, which travel in messages again and again."""
+
 Options = TypeVar("Options", "TaskOptions", "ActorOptions", "MethodOptions")
 
 
@@ -168,14 +176,16 @@ class _Given:
 Check = Callable[[_Given], Any]
 
 
-def _count(least: int, meaning: str = "") -> Check:
-    """An integer of at least ``least``."""
+def _count(least: int, meaning: str = "", most: int = MAX_COUNT) -> Check:
+    """An integer from ``least`` to ``most``."""
     allowed = f"an integer >= {least}{meaning}"
 
     def check(given: _Given) -> int:
         if isinstance(given.value, bool) or not isinstance(given.value, numbers.Integral):
             given.wrong_type(allowed)
         value = int(given.value)
+        if value > most:
+            given.wrong_value(f"it must be at most {most}")
         return value if value >= least else given.wrong_value(f"it must be {allowed}")
 
     return check
@@ -187,6 +197,8 @@ def _amount(given: _Given) -> float:
     value: float = int(given.value) if isinstance(given.value, numbers.Integral) else float(given.value)
     if not (math.isfinite(value) and value >= 0):
         given.wrong_value("it must be a finite number >= 0")
+    if value > MAX_AMOUNT:
+        given.wrong_value(f"it must be at most {MAX_AMOUNT:,}")
     if 0 < value * UNITS < 1 - 1e-6:
         given.wrong_value(f"the smallest amount is {1 / UNITS}")
     return value
@@ -217,6 +229,7 @@ def _resources(given: _Given) -> dict[str, float]:
             given.wrong_type("a dict whose keys are strings")
         if not name:
             given.wrong_value("the name of a resource cannot be empty")
+        _sendable(name, given)
         if name in _OWN_OPTION:
             given.wrong_value(f"give {_OWN_OPTION[name]}={amount!r} instead of {name!r} in resources")
         amounts[name] = _amount(_Given(given.what, f"resources[{name!r}]", amount))
@@ -226,7 +239,7 @@ def _resources(given: _Given) -> dict[str, float]:
 def _num_returns(given: _Given) -> int:
     if given.value in ("streaming", "dynamic"):
         given.not_yet()
-    checked: int = _count(0)(given)
+    checked: int = _count(0, most=MAX_RETURNS)(given)
     return checked
 
 
@@ -241,10 +254,28 @@ def _retry_exceptions(given: _Given) -> bool | tuple[type[Exception], ...]:
     return tuple(given.value)
 
 
+def check_text(value: Any, what: str, name: str) -> str:
+    """A non-empty string that can be sent, given as the argument ``name`` of ``what``; raises as options do."""
+    return _text(_Given(what, name, value))
+
+
 def _text(given: _Given) -> str:
     if not isinstance(given.value, str):
         given.wrong_type("a string")
-    return given.value or given.wrong_value("it cannot be empty")
+    return _sendable(given.value, given) or given.wrong_value("it cannot be empty")
+
+
+def _sendable(text: str, given: _Given) -> str:
+    """A string that can be sent to other processes, shown, and looked up there."""
+    if len(text) > MAX_TEXT_CHARS:
+        raise ValueError(
+            f"{given.what}: {given.name} has {len(text):,} characters; at most {MAX_TEXT_CHARS:,} are allowed"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        given.wrong_value(f"it has no UTF-8 form, because of the character at position {error.start}")
+    return text
 
 
 def _flag(given: _Given) -> bool:

@@ -7,13 +7,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-import msgpack
-
 from zray.api.remote_function import _Shipment
 from zray.api.runtime import pack_options, retried_types, runtime
 from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
+from zray.protocol.codec import pack, unpack
 from zray.signatures import SignatureCheck
 
 C = TypeVar("C")
@@ -120,14 +119,14 @@ class ActorMeta:
         methods = [
             [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams] for m in self.methods.values()
         ]
-        packed: bytes = msgpack.packb([self.class_name, methods, self.max_task_retries, self.max_pending_calls])
+        packed: bytes = pack([self.class_name, methods, self.max_task_retries, self.max_pending_calls])
         return packed
 
     @classmethod
     @functools.lru_cache(maxsize=1024)
     def unpack(cls, packed: bytes) -> ActorMeta:
         """The counterpart of ``packed``."""
-        class_name, rows, max_task_retries, max_pending_calls = msgpack.unpackb(packed)
+        class_name, rows, max_task_retries, max_pending_calls = unpack(packed)
         return cls(class_name, {row[0]: MethodMeta(*row) for row in rows}, max_task_retries, max_pending_calls)
 
     def call_options(self, method: MethodMeta, n_returns: int) -> bytes:

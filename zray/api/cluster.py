@@ -23,6 +23,7 @@ from zray.client.session import Session
 from zray.client.shell import Tick
 from zray.config import Config
 from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ZrayError
+from zray.options import check_text
 from zray.protocol.messages import DRIVER, Goodbye
 from zray.protocol.sockets import check_address
 from zray.util import signals
@@ -127,6 +128,8 @@ def init(
     _check_arguments(
         num_cpus, num_gpus, memory, resources, object_store_memory, include_dashboard, runtime_env, unknown
     )
+    if namespace is not None and namespace != "":
+        check_text(namespace, "zray.init()", "namespace")
     _forget_in_children()
     with _lock:
         if is_initialized():

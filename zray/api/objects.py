@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 from zray.api.actor import ActorHandle, ActorMeta
 from zray.api.runtime import runtime
 from zray.object_ref import ObjectRef
+from zray.options import check_text
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 
 T = TypeVar("T")
@@ -132,6 +133,9 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"the name of an actor is a non-empty string, got {name!r}")
+    check_text(name, "zray.get_actor()", "name")
+    if namespace:
+        check_text(namespace, "zray.get_actor()", "namespace")
     found = runtime().find_actor(name, namespace or "")
     if found is None:
         raise ValueError(f"there is no live actor named {name!r} in namespace {namespace or runtime().namespace!r}")

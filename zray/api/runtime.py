@@ -11,15 +11,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import msgpack
-
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
 from zray.client.session import Session
 from zray.exceptions import PendingCallsLimitExceeded, SerializationError, ZrayError
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
-from zray.protocol.codec import shape_key
+from zray.protocol.codec import pack, shape_key
 from zray.protocol.messages import ActorFound, ActorKill, ActorLookup
 from zray.serialization import PickledCallable, serialize
 
@@ -67,7 +65,7 @@ def pack_options(name: str, n_returns: int, method: str, retried: bool | bytes, 
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if retried:
         options["retry_exceptions"] = retried
-    return msgpack.packb(options)  # type: ignore[no-any-return]
+    return pack(options)
 
 
 class Runtime(Protocol):

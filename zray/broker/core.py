@@ -20,6 +20,7 @@ from zray.protocol import messages as m
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 
 MAX_FENCED = 50_000
+REFUSED = "MessageRefusedError"
 MAX_REPRIEVES = 6
 """A worker that is always busy when it is asked to go is asked again after 2, 4, ... up to 64 times the idle time."""
 
@@ -104,6 +105,30 @@ class BrokerCore:
         if source is not None:
             self._handlers[type(message)](source, message)
 
+    def set_congested(self, process_id: bytes, congested: bool) -> None:
+        """Whether so much is under way to a process that nothing more is to be made for it."""
+        if congested != (process_id in self.scheduler.congested):
+            self.scheduler.set_congested(process_id, congested)
+
+    def on_rejected(self, dest: bytes, message: Any, reason: str) -> None:
+        """The link to ``dest`` did not take a message: whoever waits for what comes of it is told."""
+        self.dropped_frames += 1
+        text = f"a {type(message).__name__} cannot be sent on by the broker: {reason}"
+        if isinstance(message, m.Run):
+            worker = self.scheduler.workers.get(dest)
+            envelope = self.tasks.get(message.task_id)
+            if worker is None or envelope is None or worker.outstanding.get(message.task_id) is not envelope:
+                return
+            self.scheduler.finished(worker, envelope, self._now)
+            self._forget_task(envelope)
+            self.send(envelope.owner, m.Failed(envelope.task_id, envelope.attempt, REFUSED, text, False))
+        elif isinstance(message, m.ActorRun):
+            self.send(message.caller, m.Failed(message.task_id, message.attempt, REFUSED, text, False))
+        elif isinstance(message, m.Result):
+            self.send(dest, m.Failed(message.task_id, message.attempt, REFUSED, text, False))
+        elif isinstance(message, m.ActorStart) and message.actor_id in self.actors.actors:
+            self.actors.bury(self.actors.actors[message.actor_id], text)
+
     def schedule(self, now: float) -> None:
         """Places what can be placed; once per turn."""
         self.scheduler.run(now)
@@ -122,7 +147,8 @@ class BrokerCore:
 
     def joined(self, process_id: bytes, kind: str, info: dict[str, Any], now: float) -> dict[str, Any]:
         """A process has said hello; returns what it is welcomed with. Idempotent. Raises ProtocolError."""
-        if type(info.get("pid", 0)) is not int or type(info.get("job", {})) is not dict:
+        numbers = info.get("pid", 0), info.get("max_message_bytes", 0)
+        if any(type(number) is not int for number in numbers) or type(info.get("job", {})) is not dict:
             raise ProtocolError("malformed information in a Hello")
         self._now = now
         process = self.processes.get(process_id)
@@ -154,6 +180,7 @@ class BrokerCore:
         """A process is gone, said goodbye, or is declared dead: it is fenced, and everything that hung on it ends."""
         process = self.processes.pop(process_id, None)
         self.departed.append(process_id)
+        self.set_congested(process_id, False)
         self._fenced[process_id] = reason
         if len(self._fenced) > MAX_FENCED:
             self._fenced.popitem(last=False)

@@ -8,8 +8,9 @@ in any line of a host that has no room. So nobody idles, and nothing waits behin
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 from zray.broker.records import Envelope
 
@@ -17,9 +18,12 @@ from zray.broker.records import Envelope
 class TaskQueue:
     """Envelopes of one job, shape and strategy. Cancelled ones are dropped where they are met."""
 
-    __slots__ = ("_back", "_front", "_length", "_stuck", "anywhere", "full", "near", "news")
+    __slots__ = ("_back", "_congested", "_front", "_length", "_parked", "_stuck", "anywhere", "full", "near", "news")
 
-    def __init__(self) -> None:
+    def __init__(self, congested: Set[bytes] = frozenset()) -> None:
+        """``congested``: owners for whom nothing is to be run now; their envelopes step aside when they are met."""
+        self._congested = congested
+        self._parked: dict[bytes, list[Envelope]] = {}
         self.anywhere: deque[Envelope] = deque()
         self.near: dict[bytes, deque[Envelope]] = {}
         self.news: dict[bytes, None] = {}  # hosts whose line has grown since the last pass
@@ -34,7 +38,7 @@ class TaskQueue:
 
     def __iter__(self) -> Iterator[Envelope]:
         yield from self.anywhere
-        for line in self.near.values():
+        for line in (*self.near.values(), *self._parked.values()):
             yield from line
 
     def append(self, envelope: Envelope) -> None:
@@ -118,6 +122,9 @@ class TaskQueue:
 
     def forget_host(self, host_id: bytes) -> None:
         """A host is gone: what was near it may run anywhere."""
+        for envelope in itertools.chain.from_iterable(self._parked.values()):
+            if envelope.near == host_id:
+                envelope.near = b""
         line = self.near.pop(host_id, None)
         if line:
             for envelope in line:
@@ -126,8 +133,25 @@ class TaskQueue:
 
     def _first(self, line: deque[Envelope]) -> Envelope | None:
         while line:
-            if not line[0].cancelled:
-                return line[0]
-            line.popleft()
-            self._length -= 1
+            first = line[0]
+            if first.cancelled:
+                line.popleft()
+                self._length -= 1
+            elif first.owner in self._congested:
+                self._parked.setdefault(first.owner, []).append(line.popleft())
+            else:
+                return first
         return None
+
+    def unpark(self, owner: bytes) -> None:
+        """What an owner has parked may run again, each in its place."""
+        parked = self._parked.pop(owner, [])
+        self.full = False  # meanwhile hosts have got room that nobody has told this queue of
+        lines: dict[bytes, list[Envelope]] = {}
+        for envelope in parked:
+            lines.setdefault(envelope.near, []).append(envelope)
+        for envelopes in lines.values():
+            line = self._line_of(envelopes[0])
+            whole = sorted([*line, *envelopes], key=lambda envelope: envelope.order)
+            line.clear()
+            line.extend(whole)

@@ -55,6 +55,7 @@ class Scheduler:
         self.hosts = self.places.hosts
         self.workers: dict[bytes, Worker] = {}
         self.queues: OrderedDict[QueueKey, TaskQueue] = OrderedDict()
+        self.congested: set[bytes] = set()  # owners for whom nothing is to be run now: they do not take what there is
         self.actors_waiting: OrderedDict[bytes, OrderedDict[bytes, Actor]] = OrderedDict()
         self._actors_full: set[bytes] = set()  # placements for which no host had room at the last pass
         self._send = send
@@ -77,8 +78,17 @@ class Scheduler:
     def _queue(self, key: QueueKey) -> TaskQueue:
         queue = self.queues.get(key)
         if queue is None:
-            queue = self.queues[key] = TaskQueue()
+            queue = self.queues[key] = TaskQueue(self.congested)
         return queue
+
+    def set_congested(self, owner: bytes, congested: bool) -> None:
+        """So much is under way to an owner that nothing more is to be run for it; or not any more."""
+        if congested:
+            self.congested.add(owner)
+            return
+        self.congested.discard(owner)
+        for queue in self.queues.values():
+            queue.unpark(owner)
 
     def requeue(self, envelopes: Iterable[Envelope]) -> None:
         """Puts envelopes back to the front, in their order."""
@@ -123,7 +133,7 @@ class Scheduler:
             queue = self.queues[key]
             if queue.any() is not None:
                 self._serve(key, queue, changed, hungry)
-            if queue.any() is None:
+            if queue.any() is None and not len(queue):
                 del self.queues[key]
 
     def _serve(

@@ -20,7 +20,7 @@ from zray.broker.records import Process
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
-from zray.protocol.link import Link
+from zray.protocol.link import MAX_MESSAGE_BYTES, Link
 from zray.protocol.messages import (
     DRIVER,
     HOST,
@@ -161,13 +161,17 @@ class BrokerShell:
         cluster = self._core.joined(process_id, hello.kind, hello.info, now)
         if process_id not in self._links:
             self._door.admit(arrival)
-            self._links[process_id] = self._new_link(hello.kind, self._door.relay_of(arrival) != b"", now)
+            self._links[process_id] = self._new_link(hello, self._door.relay_of(arrival) != b"", now)
+        cluster["max_message_bytes"] = self._config.max_message_bytes
         self._door.send(process_id, pack_handshake(Welcome(self._incarnation, cluster)))
 
-    def _new_link(self, kind: str, relayed: bool, now: float) -> Link:
+    def _new_link(self, hello: Hello, relayed: bool, now: float) -> Link:
         # Whether a relayed process lives, and can be reached, shows at the host that relays: a beat for all of them.
         heartbeat_s = math.inf if relayed else self._config.heartbeat_s
-        return Link(self._incarnation, MAY_SEND[kind], now, heartbeat_s, self._config.silence_s)
+        limit = min(self._config.max_message_bytes, hello.info.get("max_message_bytes", MAX_MESSAGE_BYTES))
+        return Link(
+            self._incarnation, MAY_SEND[hello.kind], now, heartbeat_s, self._config.silence_s, max_message_bytes=limit
+        )
 
     def _turn_away(self, arrival: Arrival, reason: str, details: dict[str, Any] | None = None) -> None:
         self._refused[reason.partition(":")[0]] += 1  # what follows the colon is of this one alone
@@ -196,10 +200,19 @@ class BrokerShell:
                         link.send(message)
             out = self._core.drain()
         active, self._active = self._active, set()
+        rejected = False
         for process_id in active:
             link = self._links.get(process_id)
             if link is not None:
                 self._transmit(process_id, link, now)
+                self._core.set_congested(process_id, link.congested)
+                for message, reason in link.rejected:
+                    self._core.on_rejected(process_id, message, reason)
+                    rejected = True
+                link.rejected.clear()
+        if rejected:  # somebody has to be told
+            self._send_all(now)
+            return
         departed, self._core.departed = self._core.departed, []
         for process_id in departed:
             self._links.pop(process_id, None)

@@ -49,7 +49,12 @@ class Connection:
         self.dropped_frames = 0
         self.pass_down: Callable[[bytes, bytes], None] | None = None
         """Takes frames for processes that reach the broker through this one: their ID, and the frame."""
-        self.link = Link(welcome.incarnation, FROM_BROKER, time.monotonic(), config.heartbeat_s, config.silence_s)
+        self.max_message_bytes = min(config.max_message_bytes, _limit(welcome, config))
+        """The largest message that both ends accept."""
+        self.link = Link(
+            welcome.incarnation, FROM_BROKER, time.monotonic(), config.heartbeat_s, config.silence_s,
+            max_message_bytes=self.max_message_bytes,
+        )  # fmt: skip
         self._incarnation = welcome.incarnation
 
     def receive(self, max_frames: int = sys.maxsize) -> list[Any]:
@@ -127,6 +132,7 @@ def connect(
     try:
         # Process IDs are no secret. On TCP a connection has a name that nobody else knows, so nobody can take it over.
         socket.setsockopt(zmq.ROUTING_ID, process_id if address.startswith("ipc://") else b"c" + os.urandom(16))
+        info = {**info, "max_message_bytes": config.max_message_bytes}
         hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, process_id, info)
         if address.startswith("tcp://"):
             answer = _dial_tcp(socket, hello, address, config, credentials)
@@ -143,6 +149,10 @@ def connect(
         socket.close(0)
         context.term()
         raise
+
+
+def _limit(welcome: Welcome, config: Config) -> int:
+    return int(welcome.cluster.get("max_message_bytes", config.max_message_bytes))
 
 
 def _head(address: str, process_id: bytes) -> list[bytes]:

@@ -34,6 +34,7 @@ from zray.exceptions import (
     TaskError,
     ZrayError,
 )
+from zray.failures import aliased
 from zray.ids import put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
@@ -67,11 +68,13 @@ class Session:
     ) -> None:
         cluster = connection.cluster
         self.config = config
+        self.max_inline_bytes = connection.max_message_bytes // 2
+        """Values in one message, in sum, in bytes: there is more in it."""
         self._namespace = namespace
         self.job_id: bytes = cluster.get("job_id", b"")
         self.process_id = process_id
         self.pid = os.getpid()
-        self.core = ClientCore(process_id, host_id, config.max_inline_bytes)
+        self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
         self.stores = Stores(
             host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [], lambda: self.shell.lock
         )
@@ -80,6 +83,7 @@ class Session:
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
         lending = self._lending if host_id else contextlib.nullcontext
+        self._link = connection.link
         self._remote = RemoteObjects(self.shell, self.stores, lending)
         self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lending, self.check_usable)
         self._functions: dict[bytes, ObjectRef] = {}
@@ -299,10 +303,15 @@ class Session:
             return deserialize(self.read(entry.host, object_id, entry.size, deadline), load_ref)
         if entry.status == HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
-        raise self.error_of(entry.data, load_ref)
+        data = entry.data or self.read(entry.host, object_id, entry.size, deadline)
+        origin = aliased(data)
+        if origin:
+            ref = load_ref(origin)
+            self.get([ref], None if deadline is None else max(0.0, deadline - time.monotonic()))
+        raise self.error_of(data, load_ref)
 
     @staticmethod
-    def error_of(data: bytes, load_ref: Callable[[bytes], ObjectRef]) -> BaseException:
+    def error_of(data: bytes | memoryview, load_ref: Callable[[bytes], ObjectRef]) -> BaseException:
         """The exception that an error payload stands for, as ``get`` raises it."""
         error = load_error(data, load_ref)
         return error.as_instanceof_cause() if isinstance(error, TaskError) else error
@@ -381,6 +390,8 @@ class Session:
             refs = self._own_returns(task_id, n_returns)
             core.tasks.submit(task)
             self.shell.submitted()
+        if self._link.congested:
+            self.shell.wait_for_room()
         return refs
 
     def _own_returns(self, task_id: bytes, n_returns: int) -> list[ObjectRef]:
@@ -471,6 +482,8 @@ class Session:
             refs = self._own_returns(task_id, n_returns)
             core.actors.submit(view, task)
             self.shell.submitted()
+        if self._link.congested:
+            self.shell.wait_for_room()
         return refs
 
     def pending_calls(self, actor_id: bytes) -> int:

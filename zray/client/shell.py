@@ -134,6 +134,7 @@ class ClientShell:
         self.closed = False
         self._effects: list[Any] = []
         self._callbacks: deque[Callback] = deque()
+        self._crowd: list[Waiter] = []  # threads that wait for room on the link
         self._main_ident = threading.main_thread().ident
         self._loss_untold = False
         self.on_standby: Callable[[], None] | None = None
@@ -162,11 +163,21 @@ class ClientShell:
             if now - self._last_tick >= TICK_S:
                 self._tick(now)
             self.last_flush = now
-            if not connection.flush(core.drain()):
+            flushed = connection.flush(core.drain())
+            if connection.link.rejected:
+                self._reject()
+            elif not flushed or not connection.readable:
                 break
-            if not connection.readable:
-                break
+        if self._crowd and not connection.link.congested:
+            crowd, self._crowd = self._crowd, []
+            for waiter in crowd:
+                waiter.wake()
         self._effects.extend(core.take_effects())
+
+    def _reject(self) -> None:
+        rejected, self.connection.link.rejected = self.connection.link.rejected, []
+        for message, reason in rejected:
+            self.core.on_rejected(message, reason)
 
     def _tick(self, now: float) -> None:
         if self._last_tick and now - self._last_tick > PAUSE_S:
@@ -185,6 +196,8 @@ class ClientShell:
         self.lost = reason
         self._choose_fds()
         self.core.lose_cluster(reason)
+        for waiter in self._crowd:
+            waiter.wake()
         self._loss_untold = True
 
     def lose(self, reason: str) -> None:
@@ -240,6 +253,19 @@ class ClientShell:
                 os.eventfd_write(self._wake_fd, 1)
         elif now - self.last_flush > BURST_S:
             self.turn()
+
+    def wait_for_room(self) -> None:
+        """Waits while so much is under way to the broker that this process must not add to it.
+
+        For threads that make calls, without the lock. The background thread, which would wait for itself, does not.
+        """
+        while self.connection.link.congested and not self.lost and not self.closed:
+            if get_ident() == self._background_ident:
+                return
+            waiter = Waiter(self)
+            with self.lock:
+                self._crowd.append(waiter)
+            self.wait(waiter, None)
 
     def run(self, action: Callable[[], Any]) -> Any:
         """Does something with the core, and sends what comes of it."""

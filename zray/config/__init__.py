@@ -71,11 +71,6 @@ class Config:
     max_message_bytes: int = 512 * MIB
     """A message larger than this, in bytes, is refused by the receiving socket."""
 
-    @property
-    def max_inline_bytes(self) -> int:
-        """Values in one message, in sum: there is more in it."""
-        return self.max_message_bytes // 2
-
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: object) -> Config:
         """The settings of this process: defaults, then the file, then ``ZRAY_*``, then ``options``.

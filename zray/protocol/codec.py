@@ -15,11 +15,25 @@ MAGIC = 0xA7
 KIND_HANDSHAKE, KIND_DATA = 0, 1
 HEADER = struct.Struct("<BB8sQQ")
 NO_INCARNATION = bytes(8)
+PACK_ERRORS = (ValueError, TypeError, OverflowError, RecursionError)
+"""What ``pack_body`` raises for a message with content that msgpack cannot take."""
+_TEXT = "surrogatepass"
+"""Names of files that are not UTF-8 have surrogates in them, as Python reads them: they arrive as they were."""
+
+
+def pack(value: Any) -> bytes:
+    """``value`` in msgpack. Raises one of ``PACK_ERRORS``."""
+    return msgpack.packb(value, unicode_errors=_TEXT)  # type: ignore[no-any-return]
+
+
+def unpack(data: bytes | memoryview, use_list: bool = True) -> Any:
+    """The counterpart of ``pack``. Raises ValueError (as UnicodeDecodeError), TypeError or msgpack's own errors."""
+    return msgpack.unpackb(data, use_list=use_list, strict_map_key=False, unicode_errors=_TEXT)
 
 
 def shape_key(amounts: dict[str, int]) -> bytes:
     """The canonical form of ``amounts`` (ten-thousandths by name) that travels in messages."""
-    return msgpack.packb(sorted(item for item in amounts.items() if item[1]))  # type: ignore[no-any-return]
+    return pack(sorted(item for item in amounts.items() if item[1]))
 
 
 class Frame(NamedTuple):
@@ -34,7 +48,7 @@ class Frame(NamedTuple):
 
 def pack_body(messages: Iterable[Any]) -> bytes:
     """The body of a frame."""
-    return msgpack.packb([encode_row(message) for message in messages], use_bin_type=True)  # type: ignore[no-any-return]
+    return pack([encode_row(message) for message in messages])
 
 
 def pack_frame(kind: int, incarnation: bytes, seq: int, ack: int, body: bytes) -> bytes:
@@ -59,7 +73,7 @@ def unpack_row(body: bytes, allowed: frozenset[Any]) -> Any:
 
 def _unpack(body: bytes | memoryview) -> Any:
     try:
-        return msgpack.unpackb(body, raw=False, strict_map_key=False, use_list=True)
+        return unpack(body)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ProtocolError(f"undecodable body: {error}") from None
 

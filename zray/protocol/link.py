@@ -2,16 +2,21 @@
 
 Pure: it is told the time. Contract: after ``send``, ``receive`` or ``tick``, take what is to be transmitted with
 ``outgoing()``. Messages given to ``send`` wait until then, so that one turn of a loop makes one frame, however many
-messages it has. Go-back-N with a receiver that keeps early frames; a real connection loses nothing until it breaks,
-so retransmission is the rare case and simplicity wins.
+messages it has. What cannot travel (too large, or not to be packed) is left out and found in ``rejected``.
+
+A real connection loses nothing until it breaks, but its other end may be slow, or stopped for hours. So what is not
+acknowledged is not sent again, which would only add to what the transport holds already. It is asked about: a *probe*
+says what the last number sent was, and the peer's answer what it has received of that. As frames of one connection
+arrive in order, what was sent before the probe and is not there by then is lost, and is sent again, once.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
-from zray.protocol.codec import KIND_DATA, Frame, pack_body, pack_frame, unpack_messages
+from zray.protocol.codec import KIND_DATA, PACK_ERRORS, Frame, pack_body, pack_frame, unpack_messages
 from zray.protocol.messages import ProtocolError
 
 MAX_BODY_MESSAGES = 4096
@@ -20,33 +25,56 @@ MAX_BODY_BYTES = 1 << 20
 ACK_EVERY_FRAMES = 64
 ACK_EVERY_BYTES = 1 << 20
 MAX_EARLY_FRAMES = 4096
+ENVELOPE_BYTES = 1024
+"""What may come on top of a body: the frame's header, names of processes, what CURVE adds to a message."""
+MAX_MESSAGE_BYTES = 512 << 20
+MAX_BACKLOG_BYTES = 64 << 20
+"""A link with more bytes than this under way is congested: whoever makes more for it has to wait."""
+
+_CONTROL = struct.Struct("<BQ")
+_PROBE, _ANSWER = 1, 2
+
+
+class Rejected(NamedTuple):
+    """A message that was not sent, and why."""
+
+    message: Any
+    reason: str
 
 
 class Link:
     """One direction pair between this process and a peer.
 
-    ``incarnation`` is the broker's; ``allowed`` the message classes that the peer may send.
+    ``incarnation`` is the broker's; ``allowed`` the message classes that the peer may send; ``max_message_bytes`` the
+    largest ZeroMQ message that it accepts. Times in seconds.
+
+    Attributes: ``rejected``, messages that could not be sent, to be emptied by the owner of the link;
+    ``backlog_bytes``, of the bodies that were sent and have not been acknowledged.
     """
 
     __slots__ = (
         "_acked",
         "_allowed",
+        "_asked",
         "_bytes_since_ack",
         "_early",
         "_frames_since_ack",
         "_heartbeat_s",
         "_incarnation",
+        "_max_body_bytes",
         "_outbox",
+        "_probe_s",
         "_progress",
         "_received",
-        "_retransmit_s",
         "_seq",
         "_silence_s",
         "_transmit",
         "_unacked",
+        "backlog_bytes",
         "last_heard",
         "last_sent",
         "malformed",
+        "rejected",
     )
 
     def __init__(
@@ -56,13 +84,15 @@ class Link:
         now: float,
         heartbeat_s: float = 1.0,
         silence_s: float = 6.0,
-        retransmit_s: float = 3.0,
+        probe_s: float = 1.0,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         self._incarnation = incarnation
         self._allowed = allowed
         self._heartbeat_s = heartbeat_s
         self._silence_s = silence_s
-        self._retransmit_s = retransmit_s
+        self._probe_s = probe_s
+        self._max_body_bytes = max_message_bytes - ENVELOPE_BYTES
         self._seq = 0
         self._received = 0
         self._acked = 0  # what the peer has been told that we received
@@ -72,7 +102,10 @@ class Link:
         self._unacked: deque[tuple[int, bytes, float]] = deque()  # seq, body, time sent
         self._early: dict[int, memoryview] = {}
         self._transmit: list[tuple[int, bytes]] = []  # seq, body: to go out (again)
-        self._progress = now  # when an acknowledgement came last
+        self._progress = now  # when an acknowledgement came, or a probe was sent, last
+        self._asked = 0  # the number that the last probe told, until it is answered
+        self.backlog_bytes = 0
+        self.rejected: list[Rejected] = []
         self.last_heard = now
         self.last_sent = now
         self.malformed = 0  # bodies that were dropped
@@ -96,9 +129,12 @@ class Link:
         self.last_heard = now
         unacked = self._unacked
         while unacked and unacked[0][0] <= frame.ack:
-            unacked.popleft()
+            self.backlog_bytes -= len(unacked.popleft()[1])
             self._progress = now
         if frame.seq == 0:
+            if len(frame.body) == _CONTROL.size:
+                kind, number = _CONTROL.unpack(frame.body)
+                self._on_control(kind, number, now)
             return []
         self._frames_since_ack += 1
         self._bytes_since_ack += len(frame.body)
@@ -116,6 +152,14 @@ class Link:
             messages.extend(self._unpack(body))
         return messages
 
+    def _on_control(self, kind: int, number: int, now: float) -> None:
+        if kind == _PROBE:
+            self._transmit.append((0, _CONTROL.pack(_ANSWER, number)))
+        elif kind == _ANSWER and number == self._asked:
+            self._asked = 0
+            self._progress = now
+            self._transmit.extend((seq, body) for seq, body, _ in self._unacked if seq <= number)
+
     def _unpack(self, body: memoryview) -> list[Any]:
         try:
             return unpack_messages(body, self._allowed)
@@ -124,11 +168,11 @@ class Link:
             return []
 
     def tick(self, now: float) -> bool:
-        """Pings, acknowledges and retransmits what is due. False: the peer has been silent for too long."""
-        if self._unacked and now - max(self._unacked[0][2], self._progress) >= self._retransmit_s:
-            resent = [(seq, body, now) for seq, body, _ in self._unacked]
-            self._unacked = deque(resent)
-            self._transmit.extend((seq, body) for seq, body, _ in resent)
+        """Pings, acknowledges and probes where that is due. False: the peer has been silent for too long."""
+        if self._unacked and now - max(self._unacked[0][2], self._progress) >= self._probe_s:
+            self._progress = now
+            self._asked = self._unacked[-1][0]
+            self._transmit.append((0, _CONTROL.pack(_PROBE, self._asked)))
         ack_due = self._received > self._acked
         if (ack_due or now - self.last_sent >= self._heartbeat_s) and not self.pending:
             self._transmit.append((0, b""))
@@ -142,8 +186,9 @@ class Link:
         """The frames to transmit now."""
         if self._outbox:
             outbox, self._outbox = self._outbox, []
-            for body in _bodies(outbox):
+            for body in self._bodies(outbox):
                 self._seq += 1
+                self.backlog_bytes += len(body)
                 self._unacked.append((self._seq, body, now))
                 self._transmit.append((self._seq, body))
         elif not self._transmit:
@@ -158,12 +203,50 @@ class Link:
         self._transmit.clear()
         return frames
 
+    @property
+    def congested(self) -> bool:
+        """Whether so much is under way that whoever makes more has to wait."""
+        return self.backlog_bytes > MAX_BACKLOG_BYTES
 
-def _bodies(messages: list[Any]) -> list[bytes]:
-    """Cuts messages into bodies of bounded size."""
+    def _bodies(self, messages: list[Any]) -> list[bytes]:
+        """Packs messages into bodies of bounded size."""
+        bodies: list[bytes] = []
+        for chunk in _chunks(messages):
+            try:
+                body = pack_body(chunk)
+            except PACK_ERRORS:
+                body = None
+            if body is not None and len(body) <= self._max_body_bytes:
+                bodies.append(body)
+            else:
+                bodies.extend(self._one_by_one(chunk))
+        return bodies
+
+    def _one_by_one(self, messages: list[Any]) -> list[bytes]:
+        """A body for each message that can travel."""
+        bodies = []
+        for message in messages:
+            try:
+                body = pack_body([message])
+            except PACK_ERRORS as error:
+                self.rejected.append(Rejected(message, f"it cannot be packed: {error}"))
+                continue
+            if len(body) > self._max_body_bytes:
+                reason = (
+                    f"it has {len(body):,} bytes, and a message may have {self._max_body_bytes:,} "
+                    "(the setting max_message_bytes)"
+                )
+                self.rejected.append(Rejected(message, reason))
+            else:
+                bodies.append(body)
+        return bodies
+
+
+def _chunks(messages: list[Any]) -> list[list[Any]]:
+    """Cuts messages so that a body does not become much larger than ``MAX_BODY_BYTES``."""
     if len(messages) == 1:
-        return [pack_body(messages)]
-    bodies = []
+        return [messages]
+    chunks = []
     chunk: list[Any] = []
     size = 0
     for message in messages:
@@ -171,9 +254,9 @@ def _bodies(messages: list[Any]) -> list[bytes]:
         size += len(last) if type(last) is bytes else 0
         chunk.append(message)
         if size >= MAX_BODY_BYTES or len(chunk) >= MAX_BODY_MESSAGES:
-            bodies.append(pack_body(chunk))
+            chunks.append(chunk)
             chunk = []
             size = 0
     if chunk:
-        bodies.append(pack_body(chunk))
-    return bodies
+        chunks.append(chunk)
+    return chunks

@@ -1,6 +1,6 @@
 """Values, functions and errors as bytes. The only part of zray that pickles."""
 
-from zray.serialization.errors import load_error, pack_task_error
+from zray.serialization.errors import load_error, pack_task_error, without_exception
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.functions import PickledCallable, load_callable, pickle_callable
 from zray.serialization.pickler import LoadRef
@@ -18,4 +18,5 @@ __all__ = [
     "pickle_callable",
     "serialize",
     "serialize_call",
+    "without_exception",
 ]

@@ -24,6 +24,9 @@ from zray.serialization.values import Serialized, deserialize, serialize
 TEXT_CHARS = 20_000
 """Longest text of a traceback; of a longer one the middle is left out."""
 
+MAX_EXCEPTION_BYTES = (1 << 32) - 1
+"""msgpack has no larger binary data."""
+
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # new in Python 3.11
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
@@ -47,11 +50,21 @@ def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: s
             data = packed.to_bytes()
         except Exception as error:
             missing = _safe_str(error)
+    if data is not None and len(data) > MAX_EXCEPTION_BYTES:
+        missing = f"it has {len(data):,} bytes"
+        data, packed = None, None
     fields = [function_name, text, pid, host, data, missing]
     body = ERROR_TAG + msgpack.packb(fields, unicode_errors="backslashreplace")
     if packed is None:
         return Serialized(body, [], (), framed=False)
     return Serialized(body, [], packed.refs, framed=False, held=packed.held)
+
+
+def without_exception(packed: Serialized, reason: str) -> Serialized:
+    """What ``pack_task_error`` made, with the text only; ``reason``: why the exception itself is left out."""
+    fields = msgpack.unpackb(memoryview(packed.pickle)[1:])
+    fields[4:] = [None, reason]
+    return Serialized(ERROR_TAG + msgpack.packb(fields), [], (), framed=False)
 
 
 def load_error(data: bytes | memoryview, load_ref: LoadRef) -> BaseException:

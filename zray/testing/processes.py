@@ -194,7 +194,7 @@ class SimProcess(Node):
     """A driver or worker: a client core, and programs that run on it. ``bag``: the references that programs hold."""
 
     def __init__(self, cluster: SimCluster, process_id: bytes, kind: str, host_id: bytes) -> None:
-        self.core = ClientCore(process_id, host_id, Config().max_inline_bytes)
+        self.core = ClientCore(process_id, host_id, Config().max_message_bytes // 2)
         self.bag: list[bytes] = []
         super().__init__(cluster, process_id, kind)
 

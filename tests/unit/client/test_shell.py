@@ -37,6 +37,8 @@ class Connection:
     """A socket is an eventfd; what arrives is put into ``arrived``, and each word sent goes into ``story``."""
 
     refused = None
+    rejected = ()
+    congested = False
     dropped_frames = 0
     readable = False
 

@@ -10,16 +10,23 @@ from hypothesis import strategies as st
 
 from zray.protocol import link as link_module
 from zray.protocol.codec import KIND_DATA, Frame, pack_body, pack_frame, read_frame
-from zray.protocol.link import ACK_EVERY_FRAMES, MAX_BODY_BYTES, MAX_BODY_MESSAGES, MAX_EARLY_FRAMES, Link
-from zray.protocol.messages import BorrowAck, Peer
+from zray.protocol.link import (
+    ACK_EVERY_FRAMES,
+    MAX_BACKLOG_BYTES,
+    MAX_BODY_BYTES,
+    MAX_BODY_MESSAGES,
+    MAX_EARLY_FRAMES,
+    Link,
+)
+from zray.protocol.messages import BorrowAck, Peer, Query
 
 INCARNATION = b"12345678"
 ALLOWED = frozenset((BorrowAck, Peer))
-RETRANSMIT_S = 3.0
+PROBE_S = 3.0
 
 
 def make_link(now: float = 0.0) -> Link:
-    return Link(INCARNATION, ALLOWED, now, heartbeat_s=1.0, silence_s=6.0, retransmit_s=RETRANSMIT_S)
+    return Link(INCARNATION, ALLOWED, now, heartbeat_s=1.0, silence_s=6.0, probe_s=PROBE_S)
 
 
 def numbers(messages: list[BorrowAck]) -> list[int]:
@@ -151,35 +158,70 @@ def test_forgiving_never_shortens():
 # ------------------------------------------------------------------ loss, duplicates, disorder
 
 
-def test_what_is_lost_is_sent_again_when_it_is_time():
+def probe(here: Link, there: Link, now: float) -> list[Frame]:
+    """``here`` asks what has arrived, and is answered; returns what it sends then."""
+    here.tick(now)
+    for frame in send(here, now=now):
+        there.receive(frame, now)
+    for answer in send(there, now=now):
+        here.receive(answer, now)
+    return send(here, now=now)
+
+
+def test_what_is_lost_is_sent_again_when_the_peer_says_that_it_is_not_there():
     here, there = make_link(), make_link()
     send(here, 1, now=0.0)
-    here.tick(RETRANSMIT_S - 0.1)
-    assert all(frame.seq == 0 for frame in send(here, now=RETRANSMIT_S - 0.1))
-    here.tick(RETRANSMIT_S)
-    (again,) = send(here, now=RETRANSMIT_S)
-    assert numbers(there.receive(again, RETRANSMIT_S)) == [1]
+    assert probe(here, there, PROBE_S - 0.1) == []
+    (again,) = probe(here, there, PROBE_S)
+    assert numbers(there.receive(again, PROBE_S)) == [1]
 
 
-def test_it_is_sent_again_once_per_interval():
+def test_nothing_is_sent_again_to_a_peer_that_does_not_answer():
+    """It is stopped, or busy: the transport still has all of it."""
     here = make_link()
-    send(here, 1)
-    counts = []
-    for tenths in range(1, 100):
+    send(here, *range(100))
+    sent = []
+    for tenths in range(1, 1000):
         here.tick(tenths / 10)
-        counts.append(sum(frame.seq == 1 for frame in send(here, now=tenths / 10)))
-    assert sum(counts) == 3  # at 3, 6 and 9 s
+        sent += send(here, now=tenths / 10)
+    assert not any(frame.seq for frame in sent)
+    assert sum(len(frame.body) + 26 for frame in sent) < 10_000, "100 s of probes and pings"
 
 
-def test_everything_unacknowledged_is_sent_again_in_order():
+def test_what_is_on_its_way_when_the_probe_is_answered_is_not_sent_again():
+    here, there = make_link(), make_link()
+    (slow,) = send(here, 1)
+    here.tick(PROBE_S)
+    (question,) = send(here, now=PROBE_S)
+    (later,) = send(here, 2, now=PROBE_S)
+    there.receive(slow, PROBE_S)  # frames of a connection come in order
+    there.receive(question, PROBE_S)
+    for answer in send(there, now=PROBE_S):
+        here.receive(answer, PROBE_S)
+    assert send(here, now=PROBE_S) == []
+    assert numbers(there.receive(later, PROBE_S)) == [2]
+
+
+def test_everything_lost_is_sent_again_in_order_and_once():
     here, there = make_link(), make_link()
     send(here, 1, 2)
     send(here, 3)
     send(here, 4)
-    here.tick(RETRANSMIT_S)
-    frames = send(here, 5, now=RETRANSMIT_S)
-    assert [frame.seq for frame in frames] == [1, 2, 3, 4]
-    assert [token for frame in frames for token in numbers(there.receive(frame, 4.0))] == [1, 2, 3, 4, 5]
+    frames = probe(here, there, PROBE_S)
+    assert [frame.seq for frame in frames] == [1, 2, 3]
+    assert [token for frame in frames for token in numbers(there.receive(frame, 4.0))] == [1, 2, 3, 4]
+    assert send(here, now=PROBE_S) == []
+
+
+def test_an_answer_that_comes_twice_counts_once():
+    here, there = make_link(), make_link()
+    send(here, 1)
+    here.tick(PROBE_S)
+    there.receive(send(here, now=PROBE_S)[0], PROBE_S)
+    (answer,) = send(there, now=PROBE_S)
+    here.receive(answer, PROBE_S)
+    here.receive(answer, PROBE_S)
+    assert [frame.seq for frame in send(here, now=PROBE_S)] == [1]
 
 
 def test_what_is_acknowledged_is_not_sent_again():
@@ -188,8 +230,15 @@ def test_what_is_acknowledged_is_not_sent_again():
     send(here, 2)
     there.receive(first, 0.0)
     here.receive(send(there, 9)[0], 0.0)
-    here.tick(RETRANSMIT_S)
-    assert [frame.seq for frame in send(here, now=RETRANSMIT_S)] == [2]
+    assert [frame.seq for frame in probe(here, there, PROBE_S)] == [2]
+
+
+def test_a_lost_probe_is_asked_again():
+    here, there = make_link(), make_link()
+    send(here, 1)
+    here.tick(PROBE_S)
+    send(here, now=PROBE_S)  # lost
+    assert [frame.seq for frame in probe(here, there, 2 * PROBE_S)] == [1]
 
 
 def test_duplicates_are_dropped_and_acknowledged_again():
@@ -297,6 +346,74 @@ def test_one_message_may_be_larger_than_a_frame():
     frames = send(here)
     assert len(frames) == 2
     assert sum(len(there.receive(frame, 0.0)) for frame in frames) == 3
+
+
+# ------------------------------------------------------------------ what cannot travel
+
+
+NAME = Query(1, "named", {"name": "a"})
+
+
+@pytest.mark.parametrize(
+    "content", [{1 << 70: 0}, {"a": object()}, {"a": [[[]]] * 3 + [1 << 64]}], ids=["key", "type", "size"]
+)
+def test_a_message_that_cannot_be_packed_is_rejected_and_those_beside_it_travel(content):
+    here, there = make_link(), make_link()
+    here.send(BorrowAck(1))
+    here.send(NAME._replace(argument=content))
+    here.send(BorrowAck(2))
+    received = [message for frame in send(here) for message in there.receive(frame, 0.0)]
+    assert numbers(received) == [1, 2]
+    ((message, reason),) = here.rejected
+    assert message.argument is content and "cannot be packed" in reason
+    assert there.malformed == 0
+
+
+def test_a_message_above_the_limit_is_rejected_and_those_beside_it_travel():
+    here = Link(INCARNATION, ALLOWED, 0.0, max_message_bytes=10_000)
+    there = make_link()
+    here.send(BorrowAck(1))
+    here.send(Peer(b"p" * 16, bytes(10_000)))
+    here.send(BorrowAck(2))
+    received = [message for frame in send(here) for message in there.receive(frame, 0.0)]
+    assert numbers(received) == [1, 2]
+    ((message, reason),) = here.rejected
+    assert type(message) is Peer and "max_message_bytes" in reason
+
+
+def test_messages_that_are_too_much_together_travel_apart():
+    """However the parts of a body were estimated: only what it comes to counts."""
+    here = Link(INCARNATION, frozenset((Query,)), 0.0, max_message_bytes=10_000)
+    there = Link(INCARNATION, frozenset((Query,)), 0.0)
+    for _ in range(20):
+        here.send(NAME._replace(what="x" * 3000))
+    frames = here.outgoing(0.0)
+    assert max(map(len, frames)) < 10_000
+    assert sum(len(there.receive(read_frame(frame), 0.0)) for frame in frames) == 20
+    assert not here.rejected
+
+
+def test_names_of_files_that_are_not_utf8_arrive_as_they_were():
+    here, there = make_link(), Link(INCARNATION, frozenset((Query,)), 0.0)
+    here.send(NAME._replace(argument={"path": "/tmp/\udcff"}))
+    ((message,),) = [there.receive(frame, 0.0) for frame in send(here)]
+    assert message.argument == {"path": "/tmp/\udcff"}
+
+
+# ------------------------------------------------------------------ how much is under way
+
+
+def test_the_backlog_is_what_is_not_acknowledged():
+    here, there = make_link(), make_link()
+    assert not here.congested
+    while not here.congested:
+        here.send(Peer(b"p" * 16, bytes(1 << 20)))
+        frames = send(here)
+        assert here.backlog_bytes <= MAX_BACKLOG_BYTES + (1 << 20) + 100
+    for frame in frames:
+        there.receive(frame, 0.0)
+    here.receive(data_frame(0, ack=1000), 0.0)
+    assert here.backlog_bytes == 0 and not here.congested
 
 
 # ------------------------------------------------------------------ anything at all

@@ -12,19 +12,22 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgpack
-
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import FreeSegment, ShowLogs, Warn
 from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
-from zray.client.core.references import STORED, ReferenceTable
-from zray.client.core.tasks import QueueRoute, TaskTable
+from zray.client.core.references import ERROR, ReferenceTable, is_stored
+from zray.client.core.tasks import QueueRoute, TaskTable, pack_outcome, read_outcome
+from zray.failures import encode_failure
 from zray.ids import make_task_id
-from zray.protocol.codec import unpack_messages
+from zray.protocol.codec import pack, unpack_messages
 from zray.protocol.messages import (
+    DEAD,
     FROM_PEER,
+    ActorCall,
+    ActorCreate,
     ActorFound,
+    ActorLookup,
     ActorRun,
     ActorStart,
     ActorState,
@@ -41,6 +44,7 @@ from zray.protocol.messages import (
     CopyGone,
     CopyMade,
     Delivered,
+    Done,
     ExitIfIdle,
     Failed,
     FreeObjects,
@@ -61,8 +65,10 @@ from zray.protocol.messages import (
     Pull,
     PullFailed,
     Query,
+    Reply,
     Result,
     Run,
+    Submit,
     Watch,
 )
 from zray.protocol.rows import encode_row
@@ -118,7 +124,7 @@ class ClientCore:
         self._out.clear()
         if self._peer_rows:
             for dest, rows in self._peer_rows.items():
-                out.extend(Peer(dest, msgpack.packb(chunk)) for chunk in _chunks(rows))
+                out.extend(Peer(dest, pack(chunk)) for chunk in _chunks(rows))
             self._peer_rows.clear()
         return out
 
@@ -159,7 +165,7 @@ class ClientCore:
     def _locate(self, source: bytes, message: Locate) -> None:
         object_id = message.object_id
         entry = self.references.entries.get(object_id)
-        if entry is None or not self.references.owns(object_id) or entry.status != STORED:
+        if entry is None or not self.references.owns(object_id) or not is_stored(entry.status, entry.data):
             why = "the object was freed: no reference to it was known any more"
             self.to_peer(source, Located(object_id, message.question, 0, [], "ObjectFreedError", why))
             return
@@ -243,6 +249,23 @@ class ClientCore:
         on_answer = self._requests.pop(request, None)
         if on_answer is not None:
             on_answer(value)
+
+    def on_rejected(self, message: Any, reason: str) -> None:
+        """The link to the broker did not take a message: whoever waits for what comes of it is told."""
+        text = f"a {type(message).__name__} was not sent to the broker: {reason}"
+        error = encode_failure("MessageRefusedError", text)
+        if isinstance(message, (Submit, ActorCall)):
+            self.tasks.refused(message.task_id, message.attempt, error)
+        elif isinstance(message, (Done, Reply)):
+            returns = [(ERROR, error, 0, ()) for _ in read_outcome(message.payload).returns]
+            self.send(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
+        elif isinstance(message, ActorCreate):
+            self.actors.on_state(ActorState(message.actor_id, 0, DEAD, 0, text, error))
+            self._answered(int(message.spec.get("request", 0)), None)
+        elif isinstance(message, (Query, ActorLookup)):
+            self._answered(message.request, None)
+        else:
+            self._effects.append(Warn(text))
 
     def lose_cluster(self, message: str) -> None:
         """The broker is gone: every wait ends with ClusterUnavailableError."""

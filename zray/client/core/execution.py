@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import msgpack
-
 from zray.client.core.effects import Interrupt
 from zray.client.core.references import ReferenceTable
 from zray.client.core.tasks import Envelope, TaskTable, pack_outcome
 from zray.ids import TASK_ID_BYTES, owner_of
+from zray.protocol.codec import unpack
 from zray.protocol.messages import (
     CANCEL_RECURSIVE,
     ActorExiting,
@@ -72,7 +71,7 @@ class Assignment:
         self.task_id = task_id
         self.attempt = attempt
         self.function_id = function_id
-        self.envelope = Envelope._make(msgpack.unpackb(payload))
+        self.envelope = Envelope._make(unpack(payload))
         self.covered: list[bytes] = []
         self.keep: list[Any] = []  # what its return values refer to, until they are answered for
         self.shape = b""

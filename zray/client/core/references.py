@@ -31,8 +31,8 @@ from zray.protocol.messages import (
 )
 
 PENDING, INLINE, STORED, ERROR, HANDLE = range(5)
-"""Where the value is: not yet made; in ``data``; in the store of ``host``; it is an error, in ``data``; there is none,
-the object stands for the handles of an actor."""
+"""Where the value is: not yet made; in ``data``; in the store of ``host``; it is an error, in ``data``, or if that is
+empty in the store; there is none, the object stands for the handles of an actor."""
 
 
 class Waiting(Protocol):
@@ -64,6 +64,11 @@ class Entry:
         self.requesters: list[bytes] | None = None  # owner: processes that asked before the value was there
         self.waiters: list[Waiting] | None = None
         self.ref: Any = None  # weak reference to the process's ObjectRef, kept by the session
+
+
+def is_stored(status: int, data: bytes) -> bool:
+    """Whether the value, or the error, is in a store."""
+    return status == STORED or (status == ERROR and not data)
 
 
 class ReferenceTable:
@@ -192,7 +197,7 @@ class ReferenceTable:
                 continue
             del self.entries[object_id]
             if object_id.startswith(self.process_id):
-                if entry.status in (STORED, HANDLE):
+                if entry.status == HANDLE or is_stored(entry.status, entry.data):
                     self._freed(entry.host, object_id)
             elif entry.registered and owner_of(object_id) not in self._dead:
                 self._peers(owner_of(object_id), BorrowEnd(object_id, entry.registered))
@@ -287,7 +292,7 @@ class ReferenceTable:
         """This process's objects that are in the store of ``host``."""
         return [
             object_id for object_id, entry in list(self.entries.items())  # a ``put`` adds some without the lock
-            if entry.host == host and entry.status == STORED and self.owns(object_id)
+            if entry.host == host and is_stored(entry.status, entry.data) and self.owns(object_id)
         ]  # fmt: skip
 
     def watch_once(self, process_id: bytes) -> None:
@@ -307,7 +312,7 @@ class ReferenceTable:
         """
         entry = self.entries.get(object_id)
         if entry is None or entry.status != PENDING:
-            self._let_go(entry, object_id, status, host, inner)
+            self._let_go(entry, object_id, is_stored(status, data), host, inner)
             return
         entry.data = data
         entry.host = host
@@ -326,10 +331,10 @@ class ReferenceTable:
                 self._peers(process, ObjectState(object_id, status, data, host, size))
 
     def _let_go(
-        self, entry: Entry | None, object_id: bytes, status: int, host: bytes, inner: tuple[bytes, ...]
+        self, entry: Entry | None, object_id: bytes, stored: bool, host: bytes, inner: tuple[bytes, ...]
     ) -> None:
         # A second result of the same object is in the same segment: only an unreachable one's is freed.
-        if entry is None and status == STORED and self.owns(object_id):
+        if entry is None and stored and self.owns(object_id):
             self._freed(host, object_id)
         for inner_id in inner:
             self.unpin(inner_id)
@@ -337,6 +342,11 @@ class ReferenceTable:
     def release_segment(self, host: bytes, object_id: bytes) -> None:
         """A stored value that no entry stands for can go."""
         self._freed(host, object_id)
+
+    def await_return(self, object_id: bytes) -> None:
+        """An object that a task is about to return is held from elsewhere, though its reference may be gone already."""
+        if object_id not in self.entries:
+            self.entries[object_id] = Entry()
 
     def fail(self, object_id: bytes, kind: str, message: str) -> None:
         """Resolves with a failure that travels by name."""

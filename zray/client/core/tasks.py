@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-import msgpack
-
 from zray.client.core.locations import LocationTable
-from zray.client.core.references import ERROR, INLINE, PENDING, STORED, ReferenceTable
-from zray.failures import encode_failure
-from zray.ids import return_id
+from zray.client.core.references import ERROR, INLINE, PENDING, STORED, Entry, ReferenceTable, is_stored
+from zray.failures import alias_of, aliased, encode_failure
+from zray.ids import return_id, task_of
+from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Submit
 
 WAITING, SENT = range(2)
@@ -181,7 +180,7 @@ class TaskTable:
         for key, object_id in arguments.refs:
             entry = self.references.entries[object_id]
             if entry.status == ERROR:
-                self.fail(task, entry.data)
+                self._fail_as(task, object_id, entry)
                 return
             if entry.data and n_bytes + len(entry.data) > self._max_inline_bytes:
                 refs.append((key, object_id, PENDING, b"", b"", 0))  # the worker asks the owner, as for any reference
@@ -189,7 +188,7 @@ class TaskTable:
             n_bytes += len(entry.data)
             refs.append((key, object_id, entry.status, entry.data, entry.host, entry.size))
         task.state = SENT
-        payload = msgpack.packb((task.options, *arguments[:5], refs))
+        payload = pack((task.options, *arguments[:5], refs))
         task.route.send(task, payload)
 
     def nearest(self, arguments: Arguments) -> bytes:
@@ -233,6 +232,9 @@ class TaskTable:
             references.keep(outcome.kept, message.source)
         for _, _, _, inner in outcome.returns:
             if inner:
+                for object_id in inner:
+                    if task_of(object_id) == message.task_id:
+                        references.await_return(object_id)
                 references.adopt(inner, message.source)
         task = self.tasks.get(message.task_id)
         if task is None or task.attempt != message.attempt:
@@ -252,12 +254,14 @@ class TaskTable:
 
     def _discard(self, task_id: bytes, outcome: Outcome) -> None:
         """A result that nobody waits for, or whose task is tried again. Its segment is that of the next attempt too."""
-        task_is_known = task_id in self.tasks
-        for index, (status, _, _, inner) in enumerate(outcome.returns, start=1):
-            object_id = return_id(task_id, index)
+        for _, _, _, inner in outcome.returns:
             for inner_id in inner:
                 self.references.unpin(inner_id)
-            if status == STORED and not task_is_known and object_id not in self.references.entries:
+        if task_id in self.tasks:
+            return
+        for index, (status, data, _, _) in enumerate(outcome.returns, start=1):
+            object_id = return_id(task_id, index)
+            if is_stored(status, data) and object_id not in self.references.entries:
                 self.references.release_segment(outcome.host, object_id)
 
     def on_failed(self, message: Failed) -> None:
@@ -275,12 +279,29 @@ class TaskTable:
             attempt = f"attempt {task.attempt + 1} of the task, the last: " if message.kind in RETRIED_FAILURES else ""
             self.fail(task, encode_failure(message.kind, attempt + message.message))
 
-    def fail(self, task: Task, error: bytes) -> None:
-        """The outcome of every return object is ``error``."""
+    def refused(self, task_id: bytes, attempt: int, error: bytes) -> None:
+        """An attempt could not be sent."""
+        task = self.tasks.get(task_id)
+        if task is not None and task.attempt == attempt:
+            self.fail(task, error)
+
+    def fail(self, task: Task, error: bytes, inner: tuple[bytes, ...] = ()) -> None:
+        """The outcome of every return object is ``error``; ``inner``: the object that it is an alias of."""
         self._finish(task, error)
         for index in range(1, task.n_returns + 1):
-            self.references.resolve(return_id(task.task_id, index), ERROR, error, b"", 0)
+            for object_id in inner:
+                self.references.pin(object_id)
+            self.references.resolve(return_id(task.task_id, index), ERROR, error, b"", 0, inner)
         self._let_go(task)
+
+    def _fail_as(self, task: Task, object_id: bytes, entry: Entry) -> None:
+        """The task fails as its argument has. An error that is in the store stays there, once."""
+        if entry.data and not aliased(entry.data):
+            self.fail(task, entry.data)
+        elif entry.inner and aliased(entry.data):
+            self.fail(task, entry.data, entry.inner)
+        else:
+            self.fail(task, alias_of(object_id), (object_id,))
 
     def _finish(self, task: Task, error: bytes) -> None:
         del self.tasks[task.task_id]
@@ -356,7 +377,7 @@ RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDie
 def read_outcome(payload: bytes) -> Outcome:
     """Parses and checks a worker's answer."""
     try:
-        outcome = Outcome._make(msgpack.unpackb(payload))
+        outcome = Outcome._make(unpack(payload))
         for status, data, size, inner in outcome.returns:
             if status not in (INLINE, STORED, ERROR) or type(data) is not bytes or type(size) is not int:
                 raise ProtocolError("malformed outcome")
@@ -369,4 +390,4 @@ def read_outcome(payload: bytes) -> Outcome:
 
 def pack_outcome(host: bytes, returns: Iterable[Any], kept: list[bytes], retryable: bool) -> bytes:
     """The counterpart of ``read_outcome``."""
-    return msgpack.packb((host, list(returns), kept, retryable))  # type: ignore[no-any-return]
+    return pack((host, list(returns), kept, retryable))

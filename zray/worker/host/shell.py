@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
 from zray.client.connection import Connection
 from zray.config import Config
+from zray.protocol.codec import pack
 from zray.protocol.messages import HostReady, LogsFlushed, ProtocolError, WorkerLogs
 from zray.store import Store
 from zray.transfer.shell import Transfers
@@ -233,7 +232,7 @@ class HostShell:
         for fd in log.filenos():
             self._log_fds[fd] = (worker_id, log)
             self._poll.register(fd, select.POLLIN)
-        payload = msgpack.packb({**self._worker_payload, "worker_id": worker_id, "host_id": self._host_id})
+        payload = pack({**self._worker_payload, "worker_id": worker_id, "host_id": self._host_id})
         try:
             self._zygote.request_fork(worker_id, payload, [out_write, err_write, recorder])
         except OSError as error:  # no descriptors left for the copies

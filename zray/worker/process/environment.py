@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-import msgpack
-
 from zray.client.core.execution import TASK, Assignment
+from zray.protocol.codec import unpack
 from zray.protocol.messages import ActorStart, JobConfig
 from zray.util.processes import set_title
 from zray.worker.log_marker import NAME_MARKER
@@ -44,7 +43,7 @@ class Environment:
 
     def set_actor(self, start: ActorStart) -> None:
         """The worker serves this actor from now on."""
-        self._actor_resources = dict(msgpack.unpackb(start.spec["running"], use_list=False))
+        self._actor_resources = dict(unpack(start.spec["running"], use_list=False))
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
         """What is assigned to the task, in ten-thousandths."""
@@ -52,7 +51,7 @@ class Environment:
             return self._actor_resources
         shape = self._shapes.get(task.shape)
         if shape is None:
-            shape = self._shapes[task.shape] = dict(msgpack.unpackb(task.shape, use_list=False))
+            shape = self._shapes[task.shape] = dict(unpack(task.shape, use_list=False))
         return shape
 
     def apply_task(self, task: Assignment) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import mmap
 import os
 
-import msgpack
-
 from zray import object_ref
 from zray.client import session as sessions
 from zray.client.connection import connect
 from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ZrayError
+from zray.protocol.codec import unpack
 from zray.protocol.messages import WORKER
 from zray.util import signals
 from zray.worker.process.worker import Worker
@@ -20,7 +19,7 @@ from zray.worker.process.worker import Worker
 
 def worker_main(payload: bytes, fds: list[int]) -> None:
     """Runs in the child that the zygote forked. ``fds``: the flight recorder."""
-    start = msgpack.unpackb(payload)
+    start = unpack(payload)
     recorder = mmap.mmap(fds[0], 0)
     os.close(fds[0])
     config = Config(**start["config"])

@@ -15,8 +15,6 @@ import time
 import traceback
 from typing import Any
 
-import msgpack
-
 from zray import version
 from zray.client.connection import Connection
 from zray.client.core.execution import Assignment
@@ -25,7 +23,7 @@ from zray.client.core.tasks import Envelope
 from zray.client.session import Session
 from zray.config import Config
 from zray.ids import TASK_ID_BYTES
-from zray.protocol.codec import pack_handshake, read_frame, shape_key, unpack_handshake
+from zray.protocol.codec import pack, pack_handshake, read_frame, shape_key, unpack_handshake
 from zray.protocol.link import Link
 from zray.protocol.messages import (
     MAY_SEND,
@@ -82,8 +80,8 @@ def _play() -> None:
 
 
 _SHAPE = shape_key({"CPU": 10_000})
-_OPTIONS = msgpack.packb({"name": "rehearsed", "num_returns": 1})
-_PAYLOAD = msgpack.packb(Envelope(_OPTIONS, INLINE, b"", b"", b"", 0, []))
+_OPTIONS = pack({"name": "rehearsed", "num_returns": 1})
+_PAYLOAD = pack(Envelope(_OPTIONS, INLINE, b"", b"", b"", 0, []))
 
 
 class _Rehearsed(Worker):

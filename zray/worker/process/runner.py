@@ -9,16 +9,17 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import msgpack
-
 from zray.client.context import TaskContext
-from zray.client.core.execution import Assignment, Return
+from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.session import STORED_FUNCTION, Session
-from zray.exceptions import ModuleMissingError
+from zray.exceptions import ModuleMissingError, ObjectStoreFullError
+from zray.failures import alias_of
+from zray.ids import return_id
 from zray.object_ref import ObjectRef
+from zray.protocol.codec import unpack
 from zray.protocol.messages import FunctionBlob
-from zray.serialization import deserialize, load_callable, pack_task_error, serialize
+from zray.serialization import Serialized, deserialize, load_callable, pack_task_error, serialize, without_exception
 
 HOSTNAME = socket.gethostname()
 
@@ -29,7 +30,7 @@ class CallOptions:
     __slots__ = ("max_calls", "method", "n_returns", "name", "retry_exceptions")
 
     def __init__(self, packed: bytes) -> None:
-        options = msgpack.unpackb(packed)
+        options = unpack(packed)
         self.name: str = options["name"]
         self.n_returns: int = options.get("num_returns", 1)
         self.method: str = options.get("method", "")
@@ -96,8 +97,6 @@ class Runner:
             if status == PENDING:
                 asked.append((key, session.load_covered(object_id, task.covered)))
                 continue
-            if status == ERROR:
-                raise session.error_of(value, session.intern)
             if status == STORED:
                 value = session.read(host, object_id, size)
             loaded = deserialize(value, lambda inner: session.load_covered(inner, task.covered))
@@ -113,7 +112,7 @@ class Runner:
         """The return values of a call that returned ``value``."""
         n_returns = options.n_returns
         if n_returns == 1:
-            return [self._pack(task, 1, value, options, self._session.config.max_inline_bytes)]
+            return [self._pack(task, 1, value, options, self._session.max_inline_bytes)]
         if n_returns == 0:
             return []
         values = list(value) if isinstance(value, Iterable) else None
@@ -121,7 +120,7 @@ class Runner:
             got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
             raise ValueError(f"{options.name} has num_returns={n_returns} but returned {got}")
         returns: list[Return] = []
-        room = self._session.config.max_inline_bytes
+        room = self._session.max_inline_bytes
         for index, item in enumerate(values, start=1):
             returns.append(self._pack(task, index, item, options, room))
             room -= len(returns[-1].data)
@@ -137,16 +136,31 @@ class Runner:
         session = self._session
         if size <= min(session.config.inline_max_bytes, room) or not (host := session.stores.find_home()):
             return Return(INLINE, serialized.to_bytes(), size, serialized.refs)
-        session.write(host, task.task_id + index.to_bytes(4, "big"), serialized)
+        session.write(host, return_id(task.task_id, index), serialized)
         return Return(STORED, b"", size, serialized.refs)
 
     def pack_error(self, task: Assignment, name: str, n_returns: int, error: BaseException) -> list[Return]:
-        """The outcome of a call that raised."""
+        """The outcome of a call that raised. A large error goes into the store, once."""
         packed = pack_task_error(name, error, pid=os.getpid(), host=HOSTNAME)
         task.keep.append(packed.held)
+        size = packed.total_bytes
+        room = self._session.max_inline_bytes // max(1, n_returns)
+        if size > min(self._session.config.inline_max_bytes, room):
+            if task.kind != CONSTRUCTOR and n_returns:
+                try:
+                    return self._store_error(task, n_returns, packed)
+                except ObjectStoreFullError as full:
+                    packed = without_exception(packed, f"{size:,} bytes: {full}")
+            else:
+                packed = without_exception(packed, f"it has {size:,} bytes")
         data = packed.to_bytes()
-        returns = [Return(ERROR, data, len(data), packed.refs if index == 0 else ()) for index in range(n_returns)]
-        return returns
+        return [Return(ERROR, data, len(data), packed.refs if index == 0 else ()) for index in range(n_returns)]
+
+    def _store_error(self, task: Assignment, n_returns: int, packed: Serialized) -> list[Return]:
+        first = return_id(task.task_id, 1)
+        self._session.write(self._session.stores.find_home(), first, packed)
+        aliases = [Return(ERROR, alias_of(first), 0, (first,)) for _ in range(1, n_returns)]
+        return [Return(ERROR, b"", packed.total_bytes, packed.refs), *aliases]
 
     def retryable(self, options: CallOptions, error: BaseException) -> bool:
         """Whether the submitter asked for another attempt after such an exception."""
