@@ -190,11 +190,13 @@ def storm():
     while not over.wait(pauses.random() * 0.001):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-thread = threading.Thread(target=storm)
+begun = threading.Event()
+thread = threading.Thread(target=lambda: (begun.wait(), storm()))
 thread.start()
 interrupted, number, deadline = 0, 0, time.monotonic() + 3
 while time.monotonic() < deadline:
     try:
+        begun.set()
         number += 1
         def fill(view):
             view[:] = bytes([number % 251]) * len(view)
