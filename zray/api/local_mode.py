@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.api.runtime import PreparedTask
 from zray.client.context import TaskContext, current_task
+from zray.client.futures import raisable_in_coroutines
 from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
 from zray.ids import make_task_id, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef
@@ -70,7 +71,7 @@ class LocalRuntime:
         try:
             future.set_result(self._value(object_id))
         except BaseException as error:
-            future.set_exception(error)
+            future.set_exception(raisable_in_coroutines(error))
         return future
 
     # ------------------------------------------------------------------ objects
@@ -137,7 +138,9 @@ class LocalRuntime:
                 if len(values) != n_returns:
                     raise ValueError(f"{name} has num_returns={n_returns} but returned {len(values)} values")
                 return [self._store(return_id(task_id, index), item) for index, item in enumerate(values, start=1)]
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):  # of this very process
+                raise
+            except BaseException as error:
                 if (retried is True or (retried and isinstance(error, tuple(retried)))) and attempt != retries:
                     attempt += 1
                     continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zray.exceptions import TaskError
+
 if TYPE_CHECKING:
     import concurrent.futures
 
@@ -33,6 +35,24 @@ class Completion:
         try:
             value = self._session._value(ref._id)
         except BaseException as error:
-            self._future.set_exception(error)
+            self._future.set_exception(raisable_in_coroutines(error))
         else:
             self._future.set_result(value)
+
+
+def raisable_in_coroutines(error: BaseException) -> BaseException:
+    """``error``, or a RuntimeError in place of a StopIteration, as Python makes of one that leaves a coroutine.
+
+    Raised from an ``await`` a StopIteration would be taken for the value.
+    """
+    if not isinstance(error, StopIteration):
+        return error
+    instead: BaseException
+    if isinstance(error, TaskError):
+        name = error.function_name
+        cause = RuntimeError(f"{name} raised StopIteration")
+        instead = TaskError(name, error.traceback_str, cause, error.pid, error.host).as_instanceof_cause()
+    else:
+        instead = RuntimeError("unpickling the value raised StopIteration")
+    instead.__cause__ = error
+    return instead
