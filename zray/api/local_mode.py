@@ -174,7 +174,7 @@ class LocalRuntime:
                 raise ValueError(f"an actor named {options.name!r} exists already in namespace {key[0]!r}")
             actor_id = self._names[key]
             return actor_id, None, type(meta).unpack(self._actors[actor_id].spec["meta"])
-        actor_id = os.urandom(16)
+        actor_id = self._new_id()
         actor = self._actors[actor_id] = _Actor({"meta": meta.packed(), "handle": b""})
         if options.name:
             self._names[key] = actor_id

@@ -15,7 +15,7 @@ from zray.protocol import messages as m
 from zray.protocol.messages import ProtocolError
 
 OWNER = process_id("owner")
-ACTOR = b"actor".ljust(16, b"\0")
+ACTOR = b"actor".ljust(24, b"\0")
 PAYLOAD = msgpack.packb([b"options", INLINE, msgpack.packb([]), b"", b"", 0, []])
 SHAPE = b"\x90"
 

@@ -16,7 +16,7 @@ import msgpack
 from zray.client.core.effects import Interrupt
 from zray.client.core.references import ReferenceTable
 from zray.client.core.tasks import Envelope, TaskTable, pack_outcome
-from zray.ids import TASK_ID_BYTES, owner_of
+from zray.ids import owner_of
 from zray.protocol.messages import (
     CANCEL_RECURSIVE,
     ActorExiting,
@@ -326,9 +326,7 @@ def _plain(run: Run) -> Assignment:
 
 def _constructor(start: ActorStart) -> Assignment:
     creator: bytes = start.spec["creator"]
-    # A name of its own among the running: a constructor is no task of an owner who awaits a result.
-    task_id = start.actor_id.rjust(TASK_ID_BYTES, b"\0")
-    task = Assignment(CONSTRUCTOR, creator, task_id, start.incarnation, start.function_id, start.payload)
+    task = Assignment(CONSTRUCTOR, creator, start.actor_id, start.incarnation, start.function_id, start.payload)
     task.gpus = start.gpus
     task.actor_start = start
     return task
