@@ -239,6 +239,8 @@ class Worker:
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
         with self._shell.lock:
             self._core.collect()
+            if self._pool is not None and not self._execution.is_running(task.task_id):
+                return  # the actor has exited meanwhile
             if task.kind == CONSTRUCTOR:
                 self._execution.constructed(task, self._stillborn(returns[0].data) if returns else b"")
             else:
