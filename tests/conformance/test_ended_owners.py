@@ -92,7 +92,9 @@ def test_an_actor_that_it_created(ray, way):
 
 @in_every_way
 @pytest.mark.parametrize("n_bytes", [10, 1_000_000])
-def test_an_object_that_it_put(ray, way, n_bytes):
+def test_an_object_that_it_put(ray, impl, way, n_bytes):
+    if impl == "ray":
+        pytest.skip("Ray's driver may still find the value, for a moment")
     owners = [make_owner(ray)]
     (ref,) = ray.get(owners[0].put.remote(n_bytes))
     end(ray, owners, way)
