@@ -285,10 +285,10 @@ class Actors:
                           actor.death_message, actor.death_error)  # fmt: skip
 
     def owner_died(self, process_id: bytes) -> None:
-        """What it created, or had still to announce, goes with it, unless it is detached."""
+        """What it created, or had still to announce, goes with it, unless it is detached and has all that it needs."""
         for actor_id in list(self._by_creator.get(process_id, ())):
             actor = self.actors.get(actor_id)
-            if actor is not None and not actor.detached:
+            if actor is not None and not (actor.detached and actor.payload):  # its constructor's arguments are missing
                 self.bury(actor, f"the process that created {actor.label} is gone")
 
 

@@ -583,6 +583,16 @@ def test_a_detached_actor_is_found_after_its_creators_death(desk):
     assert len(stage.served()) == 1
 
 
+def test_a_detached_actor_whose_constructor_will_never_come_ends_with_its_creator(desk):
+    driver, other = desk.driver(), desk.driver("other")
+    desk.say(driver, m.ActorCreate(ACTOR, FUNCTION, desk.actor_spec(ready=False, name="n", detached=True), b""))
+    assert answer_to_call(desk, other, ACTOR) == []
+    desk.say(driver, m.Goodbye("bye"))
+    assert [notice.state for notice in desk.take(other, m.ActorState)] == [m.DEAD]
+    assert desk.core.actors.names == {}
+    assert len(desk.core.jobs) == 1
+
+
 def test_calls_wait_for_an_announcement_until_the_creator_dies(desk):
     driver, other = desk.driver(), desk.driver("other")
     desk.create(driver)
