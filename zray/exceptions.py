@@ -6,6 +6,7 @@ with the import changed.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import functools
 import types
@@ -35,8 +36,8 @@ class VersionMismatchError(ZrayError):
 class TaskError(ZrayError):
     """The user's code raised. ``get`` raises an instance of both this class and the type that was raised.
 
-    Attributes: function_name, traceback_str (the remote traceback), cause (the original exception, or None when it
-    could not be pickled), pid and host of the process.
+    Attributes: function_name, traceback_str (the remote traceback), cause (the original exception; a ZrayError that
+    says why when it could not be pickled or unpickled), pid and host of the process.
     """
 
     def __init__(
@@ -66,32 +67,43 @@ class TaskError(ZrayError):
 
         Of a chain of TaskErrors (a task re-raised what it got from another) the first cause counts. The plain error
         itself is returned when there is no cause, when its type cannot be combined (a final type, or one whose
-        attributes clash), and for SystemExit, KeyboardInterrupt and their like, which would end the caller's process.
+        attributes clash), when the type adds nothing (ZrayError), and for SystemExit and KeyboardInterrupt, which would
+        end the caller's process.
         """
         cause = self.cause
-        while isinstance(cause, TaskError):
-            cause = cause.cause
-        if cause is None or not isinstance(cause, Exception):
+        while has_type(cause, TaskError):
+            cause = cause.cause  # type: ignore[union-attr]  # a TaskError's
+        if cause is None or type(cause) is ZrayError or has_type(cause, SystemExit, KeyboardInterrupt):
             return self
         try:
             args, state = exception_parts(cause)
             made = rebuild_exception(_dual_class(type(cause)), args)  # type: ignore[arg-type]  # hashable, being a type
-            restore_attributes(made, state)
-        except Exception:  # whatever the user's class objects to: the plain error tells as much
+            fields = {name: getattr(self, name) for name in _TASK_ERROR_FIELDS} | {"cause": cause}
+            restore_attributes(made, state | fields)
+        except BaseException:  # whatever the user's class objects to: the plain error tells as much
             return self
         assert isinstance(made, TaskError)
-        made.__dict__.update(
-            function_name=self.function_name,
-            traceback_str=self.traceback_str,
-            cause=cause,
-            pid=self.pid,
-            host=self.host,
-        )
         return made
+
+
+def has_type(exc: object, *kinds: type) -> bool:
+    """``isinstance``, without asking the object: an exception's ``__class__`` may be a property that raises."""
+    return issubclass(type(exc), kinds)
 
 
 _TASK_ERROR_FIELDS = ("function_name", "traceback_str", "cause", "pid", "host")
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: set on every class that Python code defines
+
+
+_ORDINARY: dict[str, Any] = {
+    "__bool__": lambda self: True,  # concurrent.futures takes a false exception for none
+    **{name: getattr(object, name) for name in ("__eq__", "__ne__", "__hash__", "__format__")},
+    **{name: getattr(object, name) for name in ("__getattribute__", "__setattr__", "__delattr__")},
+    **{name: vars(BaseException)[name] for name in ("__traceback__", "__cause__", "__context__", "__dict__")},
+    **{name: vars(BaseException)[name] for name in ("__suppress_context__", "with_traceback")},
+    "__class__": vars(object)["__class__"],
+}
+"""How an error behaves while it is raised, caught, shown and passed on, whatever the user's class makes of that."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -108,6 +120,7 @@ def _dual_class(kind: Any) -> type[TaskError]:
         return _restore_dual, TaskError.__reduce__(self)[1]
 
     body = {
+        **_ORDINARY,
         "__new__": lambda cls, *args, **kwargs: builtin_base(cls).__new__(cls, *args),
         "__init__": lambda self, *args, **kwargs: None,
         "__str__": TaskError.__str__,
@@ -143,8 +156,8 @@ def exception_parts(exc: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]
     args = reduced[1]
     state = dict(reduced[2] or {}) if len(reduced) > 2 else {}
     for name in copyreg._slotnames(type(exc)):  # type: ignore[attr-defined]
-        if hasattr(exc, name):
-            state[name] = getattr(exc, name)
+        with contextlib.suppress(AttributeError):  # a slot that was never set
+            state[name] = object.__getattribute__(exc, name)
     return args, state
 
 

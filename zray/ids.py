@@ -8,12 +8,14 @@ process        16     random; a worker, driver, host or broker *incarnation*. Ne
                       message of a dead incarnation cannot be mistaken for one of its successor
 task           24     owner process (16) + counter of that process (8)
 object         28     task (24) + index (4): 0 is a ``put``, 1..n are the returns of the task
-actor          16     random
+actor          24     that of the task that constructs it: its creator (16) + counter of that process (8)
 job            4      counter of the broker
 function       16     blake2b of the pickled function or class
 =============  =====  =====================================================================
 
-An object's identifier names its owner (its first 16 bytes), so nothing central has to be asked who owns it.
+An object's identifier names its owner (its first 16 bytes), so nothing central has to be asked who owns it. That of
+an actor names its creator, and a process announces its actors in the order of their numbers: so the broker can tell an
+actor that is still to be announced from one that it has forgotten.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 PROCESS_ID_BYTES = 16
 TASK_ID_BYTES = 24
 OBJECT_ID_BYTES = 28
-ACTOR_ID_BYTES = 16
+ACTOR_ID_BYTES = TASK_ID_BYTES
 JOB_ID_BYTES = 4
 FUNCTION_ID_BYTES = 16
 
@@ -44,8 +46,13 @@ def put_id(task_id: bytes) -> bytes:
 
 
 def owner_of(identifier: bytes) -> bytes:
-    """The process that owns the task or object ``identifier``."""
+    """The process that owns the task or object ``identifier``, or created that actor."""
     return identifier[:PROCESS_ID_BYTES]
+
+
+def counter_of(task_id: bytes) -> int:
+    """Which of its owner's tasks, puts and actors it is; they are counted together."""
+    return int.from_bytes(task_id[PROCESS_ID_BYTES:], "big")
 
 
 def task_of(object_id: bytes) -> bytes:

@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -237,9 +237,12 @@ def program(source: str) -> str:
     return "import os, signal, sys, time\nimport zray as ray\n" + textwrap.dedent(source)
 
 
-def driver(source: str, *, environ: dict[str, str] | None = None, **popen: Any) -> Process:
-    """Runs ``source`` with ``python -c``."""
-    return Process([sys.executable, "-u", "-c", program(source)], env={**os.environ, **(environ or {})}, **popen)
+def driver(
+    source: str, *, arguments: Iterable[str] = (), environ: dict[str, str] | None = None, **popen: Any
+) -> Process:
+    """Runs ``source`` with ``python -c``; ``arguments`` are its ``sys.argv[1:]``."""
+    command = [sys.executable, "-u", "-c", program(source), *arguments]
+    return Process(command, env={**os.environ, **(environ or {})}, **popen)
 
 
 def free_port() -> int:

@@ -113,6 +113,52 @@ def test_a_host_that_hears_nothing_ends_by_itself(network, cluster):
     eventually(lambda: not windy.sandbox.leftovers())
 
 
+PET_OF_A_LAPTOP = """
+ray.init(sys.argv[1])
+
+@ray.remote
+class Pet:
+    def stroke(self):
+        return "purr"
+
+pet = Pet.options(name="pet", namespace="pets").remote()
+assert ray.get(pet.stroke.remote()) == "purr"
+print("here")
+sys.stdin.readline()
+assert ray.get(pet.stroke.remote()) == "purr"
+"""
+WATCHER = """
+ray.init(sys.argv[1])
+print("there", ray.get(ray.get_actor("pet", namespace="pets").stroke.remote(), timeout=20))
+while True:
+    try:
+        ray.get_actor("pet", namespace="pets")
+    except ValueError:
+        break
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("how", ["link down", "black hole"])
+def test_the_machine_of_a_driver_vanishes_without_a_word(network, on_a_wire, how):
+    """Its job ends when its kernel has acknowledged nothing for ten times as long as a peer may be silent."""
+    head, laptop = network.machine("head"), on_a_wire("laptop")
+    network.share_keys(head)
+    network.settings = {"ZRAY_SILENCE_S": 1, "ZRAY_HEARTBEAT_S": 0.2}
+    head.start_broker().expect("ready at")
+    head.start_worker(head.endpoint, cpus=2).expect("host is ready")
+    driver = laptop.start_driver(PET_OF_A_LAPTOP, head.endpoint, silence_s=60)
+    driver.expect("here")
+    interrupt(laptop, how, True)
+    watcher = head.start_driver(WATCHER, head.endpoint)
+    watcher.expect("there purr")  # this takes longer than a peer may be silent
+    watcher.succeed(60)
+    interrupt(laptop, how, False)
+    driver.say("go\n")
+    assert driver.wait(60) != 0
+    assert "declared this process dead" in driver.err or "created Pet 'pet' is gone" in driver.err
+
+
 def interrupt(machine, how: str, interrupted: bool) -> None:
     if how == "link down":
         machine.set_link(not interrupted)

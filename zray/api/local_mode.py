@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.api.runtime import PreparedTask
 from zray.client.context import TaskContext, current_task
+from zray.client.futures import raisable_in_coroutines
 from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
 from zray.ids import make_task_id, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef
@@ -73,7 +74,7 @@ class LocalRuntime:
         except BaseException as error:
             if came_from_handler(error):  # it is the caller's, who has not got the future yet
                 raise
-            future.set_exception(error)
+            future.set_exception(raisable_in_coroutines(error))
         return future
 
     # ------------------------------------------------------------------ objects
@@ -140,7 +141,9 @@ class LocalRuntime:
                 if len(values) != n_returns:
                     raise ValueError(f"{name} has num_returns={n_returns} but returned {len(values)} values")
                 return [self._store(return_id(task_id, index), item) for index, item in enumerate(values, start=1)]
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):  # of this very process
+                raise
+            except BaseException as error:
                 if came_from_handler(error):  # the task runs in the driver: so it is interrupted
                     raise
                 if (retried is True or (retried and isinstance(error, tuple(retried)))) and attempt != retries:
@@ -176,7 +179,7 @@ class LocalRuntime:
                 raise ValueError(f"an actor named {options.name!r} exists already in namespace {key[0]!r}")
             actor_id = self._names[key]
             return actor_id, None, type(meta).unpack(self._actors[actor_id].spec["meta"])
-        actor_id = os.urandom(16)
+        actor_id = self._new_id()
         actor = self._actors[actor_id] = _Actor({"meta": meta.packed(), "handle": b""})
         if options.name:
             self._names[key] = actor_id

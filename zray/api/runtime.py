@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -151,7 +150,6 @@ class ClusterRuntime:
             blame_argument(meta.constructor, args, kwargs, f"{meta.class_name}()")
             raise
         detached = options.lifetime == "detached"
-        actor_id = os.urandom(16)
         spec: dict[str, Any] = {
             "name": options.name,
             "namespace": options.namespace or session.namespace,
@@ -169,18 +167,18 @@ class ClusterRuntime:
         }
         packed = pack_options("__init__", 1, "", False)
         if not options.name:
-            handle = session.create_actor(actor_id, shipped.id16, spec, packed, arguments, counted=not detached)
-            return actor_id, handle, meta
-        handles: list[ObjectRef | None] = []
+            return *session.create_actor(shipped.id16, spec, packed, arguments, counted=not detached), meta
+        made: list[tuple[bytes, ObjectRef | None]] = []
 
         def create(on_answer: Callable[[Any], None]) -> None:
             spec["request"] = session.core.new_request(on_answer)
 
-        found = self._create_named(create, lambda: handles.append(
-            session.create_actor(actor_id, shipped.id16, spec, packed, arguments, counted=not detached)
+        found = self._create_named(create, lambda: made.append(
+            session.create_actor(shipped.id16, spec, packed, arguments, counted=not detached)
         ))  # fmt: skip
+        actor_id, handle = made[0]
         if found.found and found.actor == actor_id:
-            return actor_id, handles[0], meta
+            return actor_id, handle, meta
         session.shell.run(lambda: session.core.actors.abandon(actor_id))
         if not found.found:
             raise ValueError(

@@ -9,6 +9,7 @@ from typing import Any
 from zray.broker.records import RETIRED, Actor, Job, Process, Worker
 from zray.broker.resources import Shape, read_shape
 from zray.broker.scheduler import Scheduler
+from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
     ALIVE,
     DEAD,
@@ -36,7 +37,13 @@ MAX_TOMBSTONES = 20_000
 class Actors:
     """All actors that are not dead, and the names of those that have one."""
 
-    def __init__(self, scheduler: Scheduler, send: Callable[[bytes, Any], None], jobs: dict[bytes, Job]) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        send: Callable[[bytes, Any], None],
+        jobs: dict[bytes, Job],
+        processes: dict[bytes, Process],
+    ) -> None:
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._by_creator: dict[bytes, dict[bytes, None]] = {}
@@ -44,6 +51,7 @@ class Actors:
         self._scheduler = scheduler
         self._send = send
         self._jobs = jobs
+        self._processes = processes
 
     # ------------------------------------------------------------------ creation and names
 
@@ -51,27 +59,29 @@ class Actors:
         """Announces an actor, or brings the constructor's arguments of one that was announced."""
         spec = message.spec
         placement, running, max_restarts = _read_spec(spec)
+        if owner_of(message.actor_id) != source.process_id:
+            raise ProtocolError("announced an actor of somebody else")
         if source.job_id not in self._jobs:
             return  # its job has ended: it is about to be killed
-        if message.actor_id in self._tombs:
-            self._tell_state_of_dead(source.process_id, message.actor_id)
+        actor = self._find(source.process_id, message.actor_id)
+        source.last_actor = max(source.last_actor, counter_of(message.actor_id))
+        if actor is None:
+            if spec.get("name"):  # killed by a handle that came before this: it has never had the name
+                self._send(source.process_id, ActorFound(int(spec.get("request", 0)), True, message.actor_id, spec))
             return
-        actor = self.actors.get(message.actor_id)
-        if actor is None or not actor.creator:
+        if not actor.creator:
             if not self._take_name(source, message):
+                self._forget(actor)
                 return
-            actor = actor or Actor(message.actor_id)
-            self.actors[message.actor_id] = actor
             actor.spec = spec
             actor.creator = source.process_id
-            self._by_creator.setdefault(actor.creator, {})[actor.actor_id] = None
             actor.job_id = source.job_id
             actor.function_id = message.function_id
             actor.placement = placement
             actor.running = running
             actor.restarts_left = max_restarts
             actor.subscribers[source.process_id] = None
-        elif actor.creator != source.process_id or actor.payload:
+        elif actor.payload:
             return
         if spec.get("ready"):
             actor.payload = message.payload
@@ -102,14 +112,33 @@ class Actors:
 
     # ------------------------------------------------------------------ calls
 
+    def _find(self, caller: bytes, actor_id: bytes) -> Actor | None:
+        """An actor that lives or is to live; None: there is none (any more), and the caller has been told.
+
+        A handle may overtake its actor's announcement, which comes by another link: then a record is made that waits
+        for it. It comes if its creator lives and has not announced a later one.
+        """
+        actor = self.actors.get(actor_id)
+        if actor is not None:
+            return actor
+        creator = self._processes.get(owner_of(actor_id))
+        if actor_id in self._tombs:
+            self._send(caller, ActorState(actor_id, 0, DEAD, 0, *self._tombs[actor_id]))
+        elif creator is None:
+            why = "the actor is none of this cluster's: it is dead, as its creator is, or belongs to another cluster"
+            self._send(caller, ActorState(actor_id, 0, DEAD, 0, why, b""))
+        elif counter_of(actor_id) <= creator.last_actor:
+            why = "the actor died so long ago that nobody knows why any more"
+            self._send(caller, ActorState(actor_id, 0, DEAD, 0, why, b""))
+        else:
+            actor = self.actors[actor_id] = Actor(actor_id)
+            self._by_creator.setdefault(creator.process_id, {})[actor_id] = None
+        return actor
+
     def on_call(self, source: Process, call: ActorCall) -> None:
-        actor = self.actors.get(call.actor_id)
+        actor = self.actors.get(call.actor_id) or self._find(source.process_id, call.actor_id)
         if actor is None:
-            if call.actor_id in self._tombs:
-                self._tell_state_of_dead(source.process_id, call.actor_id)
-                return
-            # A handle may overtake its actor's announcement, which comes by another link.
-            actor = self.actors[call.actor_id] = Actor(call.actor_id)
+            return
         caller = source.process_id
         if call.incarnation != actor.incarnation:
             actor.subscribers[caller] = None
@@ -187,7 +216,7 @@ class Actors:
         self.bury(actor, reason)
 
     def on_kill(self, source: Process, message: ActorKill) -> None:
-        actor = self.actors.get(message.actor_id)
+        actor = self._find(source.process_id, message.actor_id)
         if actor is None:
             return
         worker = actor.worker
@@ -222,14 +251,10 @@ class Actors:
 
     def bury(self, actor: Actor, message: str, error: bytes = b"") -> None:
         """The actor is dead for good: tells everybody, frees its name, ends its worker."""
-        if self.actors.pop(actor.actor_id, None) is None:
+        if actor.actor_id not in self.actors:
             return
+        self._forget(actor)
         self._scheduler.waits_no_more(actor)
-        created = self._by_creator.get(actor.creator)
-        if created is not None:
-            created.pop(actor.actor_id, None)
-            if not created:
-                del self._by_creator[actor.creator]
         actor.state = DEAD
         actor.death_message = message
         actor.death_error = error
@@ -246,20 +271,24 @@ class Actors:
             worker.actor = None
             self._scheduler.kill(worker, message)
 
+    def _forget(self, actor: Actor) -> None:
+        del self.actors[actor.actor_id]
+        creator = owner_of(actor.actor_id)
+        created = self._by_creator[creator]
+        del created[actor.actor_id]
+        if not created:
+            del self._by_creator[creator]
+
     def _state_for(self, actor: Actor, caller: bytes) -> ActorState:
         state = PENDING if actor.state == ALIVE else actor.state
         return ActorState(actor.actor_id, actor.incarnation, state, actor.last_seq.get(caller, 0),
                           actor.death_message, actor.death_error)  # fmt: skip
 
-    def _tell_state_of_dead(self, caller: bytes, actor_id: bytes) -> None:
-        message, error = self._tombs[actor_id]
-        self._send(caller, ActorState(actor_id, 0, DEAD, 0, message, error))
-
     def owner_died(self, process_id: bytes) -> None:
-        """What it created goes with it, unless it is detached."""
+        """What it created, or had still to announce, goes with it, unless it is detached and has all that it needs."""
         for actor_id in list(self._by_creator.get(process_id, ())):
             actor = self.actors.get(actor_id)
-            if actor is not None and not actor.detached:
+            if actor is not None and not (actor.detached and actor.payload):  # its constructor's arguments are missing
                 self.bury(actor, f"the process that created {actor.label} is gone")
 
 

@@ -16,6 +16,7 @@ from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, Envelope, Host, Job
 from zray.broker.reports import Reports
 from zray.broker.resources import Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
+from zray.ids import owner_of
 from zray.protocol import messages as m
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 
@@ -44,7 +45,7 @@ class BrokerCore:
         self.dropped_frames = 0  # what the shell found to be no good
         self.departed: list[bytes] = []  # processes that are lost, for the shell to take note of
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes)
-        self.actors = Actors(self.scheduler, self.send, self.jobs)
+        self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes)
         self.reports = Reports(self, infeasible_warn_s, shell_status)
         self._idle_worker_s = idle_worker_s
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
@@ -467,6 +468,8 @@ class BrokerCore:
             assert process.tasks == owned[process.process_id], "tasks that a process waits for"
         for queue in self.scheduler.queues.values():
             assert len(queue) == sum(1 for _ in queue), "the length of a queue"
+        for actor in self.actors.actors.values():
+            assert actor.creator or owner_of(actor.actor_id) in self.processes, "an actor that nobody will announce"
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():
             holder = envelope.worker

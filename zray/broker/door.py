@@ -20,7 +20,7 @@ import zmq
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER
-from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send
+from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send, unanswered_s
 
 if TYPE_CHECKING:
     from zray.security.guard import Guard
@@ -51,6 +51,7 @@ class Door:
         self._tcp = address.startswith("tcp://")
         self._admitted: dict[bytes, tuple[bytes, bytes]] = {}
         self._owners: dict[bytes, bytes] = {}  # whose a connection on TCP is
+        self._descriptors: dict[bytes, int] = {}  # of drivers' connections on TCP
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         try:
             self._guard = _guard(self._context, keys) if keys is not None else None
@@ -89,13 +90,17 @@ class Door:
     def receive(self) -> Arrival | None:
         """The next frame that is there; None if there is none."""
         while True:
-            message = receive(self._socket, copy=self._guard is None)
+            message = receive(self._socket, copy=not self._tcp)
             if message is None:
                 return None
             key = b""
-            if self._guard is not None:
-                key = str(message[-1].get("User-Id")).encode()
+            if self._tcp:
+                last = message[-1]
+                if self._guard is not None:
+                    key = str(last.get("User-Id")).encode()
                 message = [frame.bytes for frame in message]
+                if message[0] in self._descriptors:  # another one since it was dialled anew
+                    self._descriptors[message[0]] = last.get(zmq.SRCFD)
             identity, *parts = message
             if len(parts) == 1 and not self._tcp:
                 return Arrival(identity, identity, key, parts[0])
@@ -117,6 +122,11 @@ class Door:
             return False
         return True
 
+    def unanswered_s(self, process_id: bytes) -> float:
+        """For how long a driver's machine has acknowledged nothing; 0.0 for whoever is no driver on TCP."""
+        descriptor = self._descriptors.get(self._admitted.get(process_id, (b"", b""))[0])
+        return 0.0 if descriptor is None else unanswered_s(descriptor)
+
     # ------------------------------------------------------------------ who may be who
 
     def objection(self, arrival: Arrival, kind: str) -> str:
@@ -131,11 +141,13 @@ class Door:
         allowed = (HOST, WORKER) if role == "host" else (DRIVER, OBSERVER)
         return "" if kind in allowed else f"a {role}'s key does not admit a {kind}"
 
-    def admit(self, arrival: Arrival) -> None:
+    def admit(self, arrival: Arrival, kind: str) -> None:
         """The sender has joined: from now on its ID goes with this connection and key."""
         self._admitted[arrival.process_id] = arrival.through, arrival.key
         if self._tcp:
             self._owners.setdefault(arrival.through, arrival.process_id)
+            if kind == DRIVER:
+                self._descriptors[arrival.through] = -1  # until its next frame
 
     def relay_of(self, arrival: Arrival) -> bytes:
         """The process that has passed the frame on; b"" if it came by a connection of its sender's own."""
@@ -151,6 +163,7 @@ class Door:
         through, _ = self._admitted.pop(process_id, (b"", b""))
         if self._owners.get(through) == process_id:
             del self._owners[through]
+            self._descriptors.pop(through, None)
 
     def outcasts(self) -> list[bytes]:
         """Processes whose keys have been revoked since they joined."""

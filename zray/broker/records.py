@@ -25,9 +25,10 @@ class Job:
 
 
 class Process:
-    """Anybody who is connected and alive. ``watchers`` want to know of its death; ``tasks``: how many it waits for."""
+    """Anybody who is connected and alive. ``watchers`` want to know of its death; ``tasks``: how many it waits for;
+    ``last_actor``: the number of the actor that it has announced last."""
 
-    __slots__ = ("info", "job_id", "kind", "process_id", "tasks", "watchers")
+    __slots__ = ("info", "job_id", "kind", "last_actor", "process_id", "tasks", "watchers")
 
     def __init__(self, process_id: bytes, kind: str, job_id: bytes, info: dict[str, Any]) -> None:
         self.process_id = process_id
@@ -36,6 +37,7 @@ class Process:
         self.info = info
         self.watchers: dict[bytes, None] = {}
         self.tasks = 0
+        self.last_actor = 0
 
 
 class Host:
@@ -111,7 +113,10 @@ class Envelope:
 
 
 class Actor:
-    """An actor. Calls wait in ``queue`` until it is ALIVE; ``last_seq``: what each caller's worker has been handed."""
+    """An actor. Calls wait in ``queue`` until it is ALIVE; ``last_seq``: what each caller's worker has been handed.
+
+    ``creator`` is empty until the actor has been announced: its handle may be used before.
+    """
 
     __slots__ = ("actor_id", "creator", "death_error", "death_message", "function_id", "incarnation", "job_id",
                  "last_seq", "payload", "placement", "queue", "released", "restarts_left", "running", "spec", "state",

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 PAUSE_S = 1.0
+REDIAL_SHARE = 1 / 3
+"""Of the time for which a peer may be silent: so long may a driver take to dial anew."""
+VANISHED_TIMES = 10
+"""So many times as long as a peer may be silent, the network of a driver's machine may be down (a minute)."""
 MAX_FRAMES_PER_TURN = 1000
 
 
@@ -51,7 +55,7 @@ class BrokerShell:
         self._incarnation = os.urandom(8)
         self._links: dict[bytes, Link] = {}
         self._active: set[bytes] = set()  # processes whose links have something to send, or may have
-        self._unreachable: set[bytes] = set()  # processes to whom nothing could be sent when it was tried last
+        self._unreachable: dict[bytes, float] = {}  # processes to whom nothing can be sent, and since when
         self._core = BrokerCore(
             lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status
         )
@@ -160,7 +164,7 @@ class BrokerShell:
             return
         cluster = self._core.joined(process_id, hello.kind, hello.info, now)
         if process_id not in self._links:
-            self._door.admit(arrival)
+            self._door.admit(arrival, hello.kind)
             self._links[process_id] = self._new_link(hello, self._door.relay_of(arrival) != b"", now)
         cluster["max_message_bytes"] = self._config.max_message_bytes
         self._door.send(process_id, pack_handshake(Welcome(self._incarnation, cluster)))
@@ -217,14 +221,14 @@ class BrokerShell:
         for process_id in departed:
             self._links.pop(process_id, None)
             self._door.forget(process_id)
-            self._unreachable.discard(process_id)
+            self._unreachable.pop(process_id, None)
 
     def _transmit(self, process_id: bytes, link: Link, now: float) -> None:
         for frame in link.outgoing(now):
             if self._door.send(process_id, frame):
-                self._unreachable.discard(process_id)
+                self._unreachable.pop(process_id, None)
             else:
-                self._unreachable.add(process_id)
+                self._unreachable.setdefault(process_id, now)
 
     def _tick(self, now: float) -> None:
         paused_s = now - self._last_tick if self._last_tick else 0.0
@@ -234,21 +238,26 @@ class BrokerShell:
             if paused_s > PAUSE_S:
                 link.forgive_silence(now)
             process = self._core.processes.get(process_id)
-            if not link.tick(now) and process is not None and self._means_death(process):
+            if not link.tick(now) and process is not None and self._means_death(process, now):
                 self._core.lost(process_id, f"the {process.kind} was not heard for {self._config.silence_s:g} s")
         for process_id in self._door.outcasts():
             self._core.lost(process_id, "its key has been revoked")
         self._core.tick(now)
 
-    def _means_death(self, process: Process) -> bool:
+    def _means_death(self, process: Process, now: float) -> bool:
         """Whether it is dead, now that it has been silent for too long.
 
-        User code may hold the GIL, or Ctrl-Z stop a driver, for minutes: a driver is dead only when its connection,
-        which ZeroMQ's own threads keep up, is gone as well; and whether a worker lives is known to its host.
+        User code may hold the GIL, or Ctrl-Z stop a driver, for hours: a driver is dead only when its connection is
+        gone as well, or its machine's kernel no longer acknowledges what it is sent. A driver that was stopped may have
+        to dial anew, which takes it a moment. And whether a worker lives is known to its host.
         """
-        if process.kind == WORKER:
-            return False
-        return process.kind == HOST or process.process_id in self._unreachable
+        if process.kind in (WORKER, HOST):
+            return process.kind == HOST
+        silence_s = self._config.silence_s
+        since = self._unreachable.get(process.process_id)
+        if since is not None:
+            return now - since >= silence_s * REDIAL_SHARE
+        return self._door.unanswered_s(process.process_id) >= silence_s * VANISHED_TIMES
 
 
 def run_broker(address: str, config: Config, on_ready: Callable[[str], None], keys: KeyDirectory | None = None) -> int:

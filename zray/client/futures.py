@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zray.exceptions import TaskError
 from zray.util.signals import came_from_handler
 
 if TYPE_CHECKING:
@@ -37,6 +38,24 @@ class Completion:
         except BaseException as error:
             if came_from_handler(error):  # it is the caller's, who has not got the future yet
                 raise
-            self._future.set_exception(error)
+            self._future.set_exception(raisable_in_coroutines(error))
         else:
             self._future.set_result(value)
+
+
+def raisable_in_coroutines(error: BaseException) -> BaseException:
+    """``error``, or a RuntimeError in place of a StopIteration, as Python makes of one that leaves a coroutine.
+
+    Raised from an ``await`` a StopIteration would be taken for the value.
+    """
+    if not isinstance(error, StopIteration):
+        return error
+    instead: BaseException
+    if isinstance(error, TaskError):
+        name = error.function_name
+        cause = RuntimeError(f"{name} raised StopIteration")
+        instead = TaskError(name, error.traceback_str, cause, error.pid, error.host).as_instanceof_cause()
+    else:
+        instead = RuntimeError("unpickling the value raised StopIteration")
+    instead.__cause__ = error
+    return instead

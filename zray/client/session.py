@@ -441,14 +441,13 @@ class Session:
 
     def create_actor(
         self,
-        actor_id: bytes,
         function_id: bytes,
         spec: dict[str, Any],
         options: bytes,
         arguments: Arguments,
         counted: bool,
-    ) -> ObjectRef | None:
-        """Announces an actor; returns its handle object's reference if its handles are ``counted``."""
+    ) -> tuple[bytes, ObjectRef | None]:
+        """Announces an actor; returns its identifier, and its handle object's reference if handles are ``counted``."""
         self.check_usable()
         core = self.core
         with self.shell.lock:
@@ -463,9 +462,9 @@ class Session:
             else:
                 spec["handle"] = b""
             task = Task(task_id, core.queue_route, function_id, b"", 0, options, arguments, 0, 0, b"")
-            core.actors.create(actor_id, spec["handle"], spec, task)
+            core.actors.create(spec["handle"], spec, task)
             self.shell.submitted()
-        return handle
+        return task_id, handle
 
     def call_actor(
         self, actor_id: bytes, options: bytes, arguments: Arguments, n_returns: int, retries: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from typing import Any
 
 import zmq
@@ -14,8 +15,10 @@ EVENTS = zmq.EVENTS
 POLLIN, NOBLOCK, NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 """As plain numbers: the operators of enumerations are slow."""
 MAX_SOCKET_PATH_BYTES = 107
-HEARTBEAT_TIMEOUT_MS = 60_000
-"""So long may a peer's machine, or its whole process, stand still before the connection is given up."""
+KEEPALIVE_S, KEEPALIVE_PROBES = 15, 4
+"""A machine can vanish without a word: when its kernel has acknowledged nothing for a minute, the kernel here gives the
+connection up. ZeroMQ's own heartbeats would be answered by the peer's threads, which Ctrl-Z stops as well."""
+_TCP_INFO = struct.Struct("=8B13I")
 
 
 def make_socket(context: zmq.Context[Any], kind: int, address: str, config: Config) -> zmq.Socket[Any]:
@@ -30,9 +33,10 @@ def make_socket(context: zmq.Context[Any], kind: int, address: str, config: Conf
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
     socket.setsockopt(zmq.BACKLOG, 1024)
     if address.startswith("tcp://"):
-        # A machine can vanish without a word; these pings of ZeroMQ's own threads break the connection then.
-        socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.silence_s * 1000 / 3))
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_S)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, KEEPALIVE_PROBES)
     return socket
 
 
@@ -78,3 +82,21 @@ def send(socket: zmq.Socket[Any], *parts: bytes) -> None:
     for part in first:
         socket.send(part, NOBLOCK_MORE)
     socket.send(last, NOBLOCK)
+
+
+def unanswered_s(descriptor: int) -> float:
+    """For how long the kernel at the other end of a TCP connection has acknowledged nothing, though it was asked to.
+
+    0.0 while it does: also for a process that is stopped, and does not read what arrives. And where that cannot be
+    told: ``descriptor`` is libzmq's, whose thread may have closed the connection just now.
+    """
+    import socket  # only brokers on TCP ask
+
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        fields = _TCP_INFO.unpack(info)
+    except (OSError, struct.error):
+        return 0.0
+    retransmissions, probes, last_ack_ms = fields[2], fields[3], fields[20]
+    return last_ack_ms / 1000 if retransmissions or probes > 1 else 0.0

@@ -16,10 +16,19 @@ from typing import Any
 
 import msgpack
 
-from zray.exceptions import READ_ONLY_HINT, SystemFailure, TaskError
+from zray.exceptions import (
+    READ_ONLY_HINT,
+    SerializationError,
+    SystemFailure,
+    TaskCancelledError,
+    TaskError,
+    ZrayError,
+    has_type,
+)
 from zray.failures import ERROR_TAG, FAILURE_TAG, decode_failure
 from zray.serialization.pickler import LoadRef
 from zray.serialization.values import Serialized, deserialize, serialize
+from zray.util.signals import came_from_handler
 
 TEXT_CHARS = 20_000
 """Longest text of a traceback; of a longer one the middle is left out."""
@@ -27,29 +36,40 @@ TEXT_CHARS = 20_000
 MAX_EXCEPTION_BYTES = (1 << 32) - 1
 """msgpack has no larger binary data."""
 
-_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # new in Python 3.11
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # new in Python 3.11
+# Past the properties and methods of the exception's own class, which may raise anything.
+_TRACEBACK: Any = vars(BaseException)["__traceback__"].__get__
+_CAUSE: Any = vars(BaseException)["__cause__"].__get__
+_CONTEXT: Any = vars(BaseException)["__context__"].__get__
+_NAME: Any = vars(type)["__name__"].__get__
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: str) -> Serialized:
-    """Serializes what the user's function raised, and cuts ``exc`` off from its traceback.
+    """Serializes what the user's function raised, and cuts ``exc`` off from its traceback. Raises nothing.
 
     Without that the frames of the task, and so its arguments and local variables, would live as long as ``exc`` does.
-    Of a TaskError that came from another task the first cause is kept; the text tells the way that it came.
+    Of a TaskError that came from another task the first cause is kept; the text tells the way that it came. A
+    KeyboardInterrupt, which would end whoever gets the error, becomes a TaskCancelledError.
     """
     text = _describe(exc)
-    _drop_tracebacks(exc)
     cause: BaseException | None = exc
-    while isinstance(cause, TaskError):
-        cause = cause.cause
+    while has_type(cause, TaskError):
+        cause = cause.cause  # type: ignore[union-attr]  # a TaskError's
+    if has_type(cause, KeyboardInterrupt):
+        cause = TaskCancelledError(f"{function_name} raised {_NAME(type(cause))}")
     data, missing = None, ""
     packed = None
-    if cause is not None:
-        try:
-            packed = serialize(cause, f"the {type(cause).__name__} that {function_name} raised")
+    try:
+        _drop_tracebacks(exc)
+        if cause is not None:
+            packed = serialize(cause, f"the {_NAME(type(cause))} that {function_name} raised")
             data = packed.to_bytes()
-        except Exception as error:
-            missing = _safe_str(error)
+    except BaseException as error:  # of the exception's own code, which may raise anything
+        packed = None
+        missing = _reason(error)
+    finally:
+        _drop_tracebacks(exc)  # that code may have raised it once more
     if data is not None and len(data) > MAX_EXCEPTION_BYTES:
         missing = f"it has {len(data):,} bytes"
         data, packed = None, None
@@ -70,8 +90,8 @@ def without_exception(packed: Serialized, reason: str) -> Serialized:
 def load_error(data: bytes | memoryview, load_ref: LoadRef) -> BaseException:
     """A new exception from what ``pack_task_error`` or ``encode_failure`` wrote, ready to be raised.
 
-    Of a user's exception: a TaskError that is an instance of its type as well, where that type can be loaded here.
-    Raises SystemFailure when ``data`` is malformed.
+    Of a user's exception: a TaskError that is an instance of its type as well, where that type can be loaded here; else
+    its ``cause`` is a ZrayError that says why not. Raises SystemFailure when ``data`` is malformed.
     """
     tag = bytes(data[:1])
     if tag == FAILURE_TAG:
@@ -82,35 +102,42 @@ def load_error(data: bytes | memoryview, load_ref: LoadRef) -> BaseException:
         function_name, text, pid, host, packed, missing = msgpack.unpackb(memoryview(data)[1:])
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise SystemFailure(f"a malformed error arrived: {error}") from error
-    cause = None
+    cause: BaseException | None = None
     if packed is not None:
         try:
             cause = _load_cause(packed, load_ref)
-        except Exception as error:
-            missing = f"it could not be loaded here: {type(error).__name__}: {_safe_str(error)}"
+        except BaseException as error:  # of the exception's own code, which may raise anything
+            if came_from_handler(error):
+                raise
+            missing = f"it could not be loaded here: {_reason(error)}"
     if missing:
-        text = f"{text.rstrip()}\n(the exception itself did not arrive: {missing})"
+        missing = f"the exception itself did not arrive: {missing}"
+        text = f"{text.rstrip()}\n({missing})"
+        cause = ZrayError(missing)
     return TaskError(function_name, text, cause, pid, host).as_instanceof_cause()
 
 
 def _load_cause(packed: bytes, load_ref: LoadRef) -> BaseException:
     cause = deserialize(packed, load_ref)
-    if not isinstance(cause, BaseException):
-        raise TypeError(f"its __reduce__ makes a {type(cause).__name__}")
-    return cause
+    if not has_type(cause, BaseException):
+        raise TypeError(f"its __reduce__ makes a {_NAME(type(cause))}")
+    return cause  # type: ignore[no-any-return]  # looked at above
 
 
 def _describe(exc: BaseException) -> str:
     """The traceback as text, causes and groups included, without zray's own frames at its top."""
+    kind = type(exc)
+    shown = _user_frames(_TRACEBACK(exc))
     try:
-        shown = _user_frames(exc.__traceback__)
-        text = "".join(traceback.TracebackException(type(exc), exc, shown, compact=True).format())
-    except Exception as error:
-        text = f"{type(exc).__name__} (its traceback could not be formatted: {type(error).__name__})"
+        text = "".join(traceback.TracebackException(kind, exc, shown, compact=True).format())
+    except BaseException as error:  # of the exception's own code, which may raise anything
+        frames = "".join(traceback.format_tb(shown))
+        why = f"its text cannot be had: {_NAME(type(error))}"
+        text = f"Traceback (most recent call last):\n{frames}{_NAME(kind)} ({why})"
     if len(text) > TEXT_CHARS:
         half = TEXT_CHARS // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
-    if isinstance(exc, ValueError) and not isinstance(exc, TaskError) and "read-only" in _safe_str(exc):
+    if has_type(exc, ValueError) and not has_type(exc, TaskError) and "read-only" in _safe_str(exc):
         text = f"{text.rstrip()}\n{READ_ONLY_HINT}"
     return text
 
@@ -123,6 +150,7 @@ def _user_frames(top: types.TracebackType | None) -> types.TracebackType | None:
 
 
 def _drop_tracebacks(exc: BaseException) -> None:
+    """Cuts ``exc``, and what hangs on it, off from the frames that raised them. Raises nothing."""
     for each in _family(exc):
         BaseException.with_traceback(each, None)  # an assignment may be forbidden: frozen dataclasses
 
@@ -133,19 +161,25 @@ def _family(exc: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     while waiting:
         each = waiting.pop()
-        if not isinstance(each, BaseException) or id(each) in seen:
+        if not issubclass(type(each), BaseException) or id(each) in seen:
             continue
         seen.add(id(each))
-        yield each
-        waiting += [each.__cause__, each.__context__]
-        if isinstance(each, TaskError):
-            waiting.append(each.cause)
-        if isinstance(each, _GROUP):
-            waiting += each.exceptions
+        yield each  # type: ignore[misc]  # an exception, by the line above
+        waiting += [_CAUSE(each), _CONTEXT(each)]
+        if has_type(each, TaskError):
+            waiting.append(vars(each).get("cause"))
+        if _GROUP is not None and has_type(each, _GROUP):
+            waiting += vars(_GROUP)["exceptions"].__get__(each)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a line: SerializationError tells by itself, others by their type as well."""
+    text = _safe_str(error)
+    return text if has_type(error, SerializationError) else f"{_NAME(type(error))}: {text}"
 
 
 def _safe_str(exc: BaseException) -> str:
     try:
         return str(exc)[:TEXT_CHARS]
-    except Exception:
-        return f"<{type(exc).__name__}, whose str() fails>"
+    except BaseException:  # of the exception's own code, which may raise anything
+        return f"<{_NAME(type(exc))}, whose str() fails>"

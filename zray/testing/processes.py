@@ -255,8 +255,8 @@ class SimProcess(Node):
     def create_actor(self, restarts: int = 0, name: str = "", request: int = 0) -> tuple[bytes, bytes]:
         """Creates an actor; returns its ID and its handle object, of which the caller holds a reference."""
         core = self.core
-        actor_id = self.cluster.sim.new_id()
-        handle_id = put_id(core.new_task_id())
+        actor_id = core.new_task_id()
+        handle_id = put_id(actor_id)
         core.references.own(handle_id)
         core.references.resolve(handle_id, HANDLE, b"", b"", 0)
         function_id = b"actor".ljust(16, b"\0")
@@ -264,8 +264,8 @@ class SimProcess(Node):
         spec = {"name": name, "namespace": "", "detached": False, "max_restarts": restarts, "handle": handle_id,
                 "placement": shape_key({"CPU": 10_000}), "running": shape_key({}),
                 "class_name": "A", "request": request}  # fmt: skip
-        task = Task(core.new_task_id(), core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
-        core.actors.create(actor_id, handle_id, spec, task)
+        task = Task(actor_id, core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
+        core.actors.create(handle_id, spec, task)
         return actor_id, handle_id
 
     def create_named(self, name: str, restarts: int = 0) -> Program:

@@ -44,6 +44,7 @@ keep the interrupted one would keep its variables."""
 _c_signal: Any = signal.signal.__globals__["_signal"]  # typeshed does not know the module
 _set_handler = _c_signal.signal
 _get_handler = _c_signal.getsignal
+_traceback_of: Any = vars(BaseException)["__traceback__"].__get__  # past what the exception's class makes of it
 _holder: Holder | None = None
 
 
@@ -172,7 +173,7 @@ def _deliver() -> None:
 
 def came_from_handler(error: BaseException) -> bool:
     """Whether a signal handler has raised ``error``, and not the code that it interrupted."""
-    traceback: TracebackType | None = error.__traceback__
+    traceback: TracebackType | None = _traceback_of(error)
     while traceback is not None:
         if traceback.tb_frame.f_code is _call.__code__:
             return True

@@ -14,7 +14,7 @@ from zray.protocol.codec import pack_body, unpack_messages
 ONE_CPU = shape_key({"CPU": UNIT})
 NO_CPU = shape_key({})
 FUNCTION = b"function".ljust(16, b"\0")
-ACTOR = b"actor".ljust(16, b"\0")
+ACTOR = make_task_id(b"driver".ljust(16, b"\0"), 1)
 
 
 def amounts(**resources: float) -> dict[str, int]:

@@ -236,8 +236,8 @@ def test_what_the_cluster_has(desk):
 
 def test_named_actors(desk):
     driver = desk.driver()
-    for number, (namespace, name) in enumerate([("a", "x"), ("a", "y"), ("b", "x")]):
-        desk.create(driver, bytes([number]) * 16, name=name, namespace=namespace)
+    for number, (namespace, name) in enumerate([("a", "x"), ("a", "y"), ("b", "x")], start=1):
+        desk.create(driver, make_task_id(driver, number), name=name, namespace=namespace)
     rows = ask(desk, driver, "named_actors", namespace="a")
     assert [row["name"] for row in rows] == ["x", "y"]
     assert len(ask(desk, driver, "named_actors")) == 3

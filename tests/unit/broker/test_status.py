@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.broker.desk import ACTOR, ONE_CPU, Desk, one_worker, prefetched, shape
+from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol.messages import MAY_SEND, OBSERVER
 
@@ -95,7 +96,7 @@ def test_what_waits_by_shape(desk):
 
 def test_actors_and_the_job_of_a_driver_that_left(desk):
     driver, worker = one_worker(desk)
-    desk.say(driver, m.ActorCall(b"unheard".ljust(16, b"\0"), 0, 1, b"t" * 24, 0, b""))  # overtook its announcement
+    desk.say(driver, m.ActorCall(make_task_id(driver, 9), 0, 1, b"t" * 24, 0, b""))  # overtook its announcement
     desk.create(driver, detached=True, name="stays", running=ONE_CPU)
     assert look(desk)["actors"]["PENDING_CREATION"] == 1
     desk.say(worker, m.ActorReady(ACTOR, b""))

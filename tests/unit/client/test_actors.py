@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire
+from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, process_id
 from zray.client.core.actors import ActorView
 from zray.client.core.references import ERROR, HANDLE, INLINE
 from zray.client.core.tasks import UNLIMITED, Task, pack_outcome
 from zray.failures import decode_failure, encode_failure
-from zray.ids import put_id, return_id, task_of
+from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.protocol import messages as m
 
-ACTOR = b"actor".ljust(16, b"\0")
+ACTOR = make_task_id(process_id("caller"), 1000)
 
 
 class Caller:
@@ -53,8 +53,8 @@ class Caller:
         self.core.references.resolve(handle, HANDLE, b"", b"", 0)
         spec = {"handle": handle, "name": ""}
         arguments = INLINE_ARGUMENTS._replace(refs=tuple(enumerate(refs)), held=refs)
-        task = Task(self.core.new_task_id(), self.core.queue_route, FUNCTION, b"", 0, b"", arguments, 0, 0, b"")
-        self.core.actors.create(ACTOR, handle, spec, task)
+        task = Task(ACTOR, self.core.queue_route, FUNCTION, b"", 0, b"", arguments, 0, 0, b"")
+        self.core.actors.create(handle, spec, task)
         return handle
 
     def drop(self, object_id: bytes) -> None:
@@ -351,6 +351,23 @@ def test_an_argument_of_the_constructor_is_an_error(caller):
     (ready,) = caller.sent()
     assert isinstance(ready, m.ActorReady)
     assert type(decode_failure(ready.error)).__name__ == "SystemFailure"
+
+
+def test_an_argument_that_is_an_error_already(caller):
+    argument = caller.pending()
+    caller.resolve(argument, ERROR)
+    handle = caller.create((argument,))
+    result = caller.call()
+    create, ready, call = caller.sent()
+    assert isinstance(create, m.ActorCreate)
+    assert not create.spec["ready"]
+    assert isinstance(ready, m.ActorReady)
+    assert type(decode_failure(ready.error)).__name__ == "SystemFailure"
+    assert isinstance(call, m.ActorCall)
+    caller.state(m.DEAD, error=ready.error)
+    assert caller.failure(result) == "SystemFailure"
+    caller.drop(handle)
+    assert caller.core.actors.views == {}
 
 
 def test_the_last_handle_releases_the_actor(caller):

@@ -15,7 +15,7 @@ from zray.protocol import messages as m
 from zray.protocol.messages import ProtocolError
 
 OWNER = process_id("owner")
-ACTOR = b"actor".ljust(16, b"\0")
+ACTOR = b"actor".ljust(24, b"\0")
 PAYLOAD = msgpack.packb([b"options", INLINE, msgpack.packb([]), b"", b"", 0, []])
 SHAPE = b"\x90"
 
@@ -323,6 +323,40 @@ def test_an_actor_that_exits_by_itself(worker):
     worker.execution.exit_actor("it had enough")
     assert worker.sent() == [m.ActorExiting(ACTOR, "it had enough"), m.Leaving("it had enough")]
     assert (worker.execution.running, worker.execution.queued) == (0, 0)
+    assert worker.execution.may_exit()
+
+
+def test_an_actor_that_ends_leaves_what_it_owns(worker):
+    worker.serve_actor()
+    worker.process.put()
+    worker.process.submit(Process(worker.process.wire, "other"))
+    worker.sent()
+    worker.core.receive(m.ActorStop(ACTOR))
+    assert worker.execution.take() is None
+    assert kinds(worker.sent()) == ["ActorExiting", "Leaving"]
+    assert worker.execution.may_exit()
+
+
+@pytest.mark.parametrize("how", ["released", "by itself"])
+def test_answers_that_are_held_back_go_before_the_end(worker, how):
+    theirs = put_id(make_task_id(process_id("third"), 1))
+    worker.serve_actor()
+    worker.call(1)
+    task = worker.execution.take()
+    worker.borrow(task, theirs)
+    worker.finish(task, (theirs,))
+    if how == "released":
+        worker.core.receive(m.ActorStop(ACTOR))
+        assert worker.execution.take() is None
+    else:
+        worker.execution.exit_actor("it had enough")
+    assert not {"Reply", "ActorExiting"} & set(kinds(worker.sent()))
+    assert not worker.execution.may_exit()
+    worker.call(2)
+    assert worker.execution.take() is None
+    for token in list(worker.core.references._unacked):
+        worker.core.references.on_borrow_ack(process_id("third"), m.BorrowAck(token))
+    assert [kind for kind in kinds(worker.sent()) if kind != "Peer"] == ["Reply", "ActorExiting", "Leaving"]
     assert worker.execution.may_exit()
 
 

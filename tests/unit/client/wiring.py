@@ -258,6 +258,9 @@ class Wire:
         process.up.clear()
         process.down.clear()
         process.bag.clear()
+        for task_id, (_, worker) in self.running.items():
+            if owner_of(task_id) == process.id:  # nobody waits for it, and nobody holds its arguments any more
+                self.post(worker.id, m.CancelTask(task_id, 0))
         for watcher in sorted(self.watchers[process.id]):
             self.post(watcher, m.ProcessDied(process.id, "killed"))
         for task_id, (message, worker) in list(self.running.items()):

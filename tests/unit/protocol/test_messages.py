@@ -127,7 +127,7 @@ FIXED_SIZES = {
     "announcer": 16,
     "holder": 16,
     "worker_id": 16,
-    "actor_id": 16,
+    "actor_id": 24,
     "task_id": 24,
     "object_id": 28,
     "function_id": 16,

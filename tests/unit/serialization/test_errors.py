@@ -17,35 +17,17 @@ import numpy as np
 import pytest
 
 import zray
-from zray.exceptions import FAILURES, SystemFailure, TaskError, WorkerCrashedError
+from tests.unit.serialization.raising import caught, no_refs, pack, round_trip, throw
+from zray.exceptions import (
+    FAILURES,
+    SystemFailure,
+    TaskCancelledError,
+    TaskError,
+    WorkerCrashedError,
+    ZrayError,
+)
 from zray.failures import encode_failure, is_error
-from zray.serialization import load_error, pack_task_error
-
-
-def no_refs(object_id):
-    raise AssertionError("no reference was expected")
-
-
-def caught(function, *args):
-    try:
-        function(*args)
-    except BaseException as error:
-        return error
-    raise AssertionError("nothing was raised")
-
-
-def throw(error):
-    raise error
-
-
-def pack(error, name="f"):
-    return pack_task_error(name, error, pid=123, host="node7")
-
-
-def round_trip(error, name="f"):
-    """Raises it first, so that there is a traceback."""
-    error = caught(throw, error)
-    return load_error(pack(error, name).to_bytes(), no_refs)
+from zray.serialization import load_error
 
 
 class NeedsArguments(Exception):
@@ -162,12 +144,32 @@ def test_the_fields_that_c_keeps_arrive():
     assert round_trip(Strict(4)).given == 4
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_what_would_end_the_caller_is_a_plain_task_error(kind):
-    error = round_trip(kind(3))
+def test_what_would_end_the_caller_is_a_plain_task_error():
+    error = round_trip(SystemExit(3))
     assert type(error) is TaskError
-    assert type(error.cause) is kind
+    assert type(error.cause) is SystemExit
     assert error.cause.args == (3,)
+
+
+def test_other_base_exceptions_are_of_their_type():
+    error = round_trip(GeneratorExit(3))
+    assert isinstance(error, TaskError)
+    assert isinstance(error, GeneratorExit)
+    assert type(error.cause) is GeneratorExit
+
+
+class OwnInterrupt(KeyboardInterrupt):
+    pass
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OwnInterrupt])
+def test_a_keyboard_interrupt_is_a_cancellation(kind):
+    error = round_trip(kind())
+    assert isinstance(error, TaskError)
+    assert isinstance(error, TaskCancelledError)
+    assert not isinstance(error, KeyboardInterrupt)
+    assert str(error.cause) == f"f raised {kind.__name__}"
+    assert "raise error" in str(error)
 
 
 def test_a_frozen_dataclass():
@@ -238,10 +240,11 @@ class NotAnException(Exception):
 def test_without_the_exception_the_text_arrives(original, why):
     error = round_trip(original)
     assert type(error) is TaskError
-    assert error.cause is None
+    assert type(error.cause) is ZrayError
     assert type(original).__name__ in str(error)
-    assert "(the exception itself did not arrive: " in str(error)
-    assert re.search(why, str(error))
+    for text in (str(error), str(error.cause)):
+        assert "the exception itself did not arrive: " in text
+        assert re.search(why, text)
 
 
 def test_a_class_that_exists_only_on_the_worker(tmp_path, monkeypatch):
@@ -401,7 +404,7 @@ def test_an_error_that_went_through_several_tasks_names_the_first():
 def test_a_chain_whose_first_cause_did_not_arrive():
     error = round_trip(round_trip(Unpicklable(), "a"), "b")
     assert type(error) is TaskError
-    assert error.cause is None
+    assert type(error.cause) is ZrayError
     assert "a (pid" in str(error)
     assert "did not arrive" in str(error)
 

@@ -142,15 +142,19 @@ class ActorTable:
 
     # ------------------------------------------------------------------ creation
 
-    def create(self, actor_id: bytes, handle_id: bytes, spec: dict[str, Any], task: Task) -> None:
-        """Announces an actor at once (its name is taken from now on), and sends its constructor when it can run."""
+    def create(self, handle_id: bytes, spec: dict[str, Any], task: Task) -> None:
+        """Announces an actor at once (its name is taken from now on), and sends its constructor when it can run.
+
+        ``task``: its constructor, whose identifier is the actor's. Actors must be created in the order of these.
+        """
+        actor_id = task.task_id
         view = self.view(actor_id)
         view.creation = Creation(task.function_id, spec, task)
         if handle_id:
             self._handle_of[handle_id] = actor_id
         task.route = _CreationRoute(view, self)
         spec["ready"] = False
-        if any(self._references.pending(object_id) for _, object_id in task.arguments.refs):
+        if not all(self._references.has_value(object_id) for _, object_id in task.arguments.refs):
             self.send(ActorCreate(actor_id, task.function_id, dict(spec), b""))
         self._tasks.submit(task)
 

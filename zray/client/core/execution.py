@@ -2,7 +2,8 @@
 
 A worker runs plain tasks one after the other, or serves one actor. ``take`` hands the next piece of work to the shell,
 which runs it and calls ``finish``. Answers may be held back until the owners of references inside have acknowledged
-(the reference rule), and a worker does not leave while it owns objects that can be reached.
+(the reference rule). A worker of plain tasks does not leave while it owns objects that can be reached. An actor's does
+when the actor ends, and what it owned ends with it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from zray.client.core.effects import Interrupt
 from zray.client.core.references import ReferenceTable
 from zray.client.core.tasks import Envelope, TaskTable, pack_outcome
-from zray.ids import TASK_ID_BYTES, owner_of
+from zray.ids import owner_of
 from zray.protocol.codec import unpack
 from zray.protocol.messages import (
     CANCEL_RECURSIVE,
@@ -116,8 +117,7 @@ class Execution:
         """The next piece of work, if there is one whose function is here."""
         if not self._queue:
             if self._stopping and not self._running and not self.leaving:
-                self._send(ActorExiting(self.actor_id, "all handles of the actor were dropped"))
-                self.leave("all handles of the actor were dropped")
+                self.exit_actor("all handles of the actor were dropped")
             return None
         head = self._queue[0]
         if isinstance(head, ActorRun):
@@ -174,12 +174,18 @@ class Execution:
             self._answer_later(Reply(task.owner, task.task_id, task.attempt, b""), [])
 
     def exit_actor(self, reason: str) -> None:
-        """The actor ends itself: what is under way or queued gets no answer from here; the broker tells the callers."""
-        for task in list(self._running.values()):
-            self._release_unseen(task)
+        """The actor ends itself: what is under way or queued gets no answer from here; the broker tells the callers.
+
+        The answers that are still held back go first.
+        """
+        if self.leaving:
+            return
+        self._running.clear()
         self._queue.clear()
-        self._send(ActorExiting(self.actor_id, reason))
-        self.leave(reason)
+        self.leaving = True
+        self._answer_later(ActorExiting(self.actor_id, reason), [])
+        self._answer_later(Leaving(reason), [])
+        self._wake()
 
     def constructed(self, task: Assignment, error: bytes) -> None:
         """The actor's constructor returned, or raised ``error``."""
@@ -280,13 +286,9 @@ class Execution:
 
     def may_exit(self) -> bool:
         """Whether a leaving worker owes nothing to anybody any more."""
-        return (
-            self.leaving
-            and not self._running
-            and not self._owed
-            and not self._tasks.tasks
-            and not self._references.owned_reachable()
-        )
+        if not self.leaving or self._running or self._owed:
+            return False
+        return self.actor_id != b"" or not (self._tasks.tasks or self._references.owned_reachable())
 
     def on_exit_if_idle(self, message: ExitIfIdle) -> None:
         busy = self._queue or self._running or self._owed or self.actor_id or self._tasks.tasks
@@ -324,9 +326,7 @@ def _plain(run: Run) -> Assignment:
 
 def _constructor(start: ActorStart) -> Assignment:
     creator: bytes = start.spec["creator"]
-    # A name of its own among the running: a constructor is no task of an owner who awaits a result.
-    task_id = start.actor_id.rjust(TASK_ID_BYTES, b"\0")
-    task = Assignment(CONSTRUCTOR, creator, task_id, start.incarnation, start.function_id, start.payload)
+    task = Assignment(CONSTRUCTOR, creator, start.actor_id, start.incarnation, start.function_id, start.payload)
     task.gpus = start.gpus
     task.actor_start = start
     return task

@@ -367,9 +367,9 @@ class ReferenceTable:
             self._peers(owner_of(object_id), ObjectRequest(object_id))
         return True
 
-    def pending(self, object_id: bytes) -> bool:
-        """Whether the value of a known object is not known here yet."""
-        return self.entries[object_id].status == PENDING
+    def has_value(self, object_id: bytes) -> bool:
+        """Whether the value of a known object is known here, and no error."""
+        return self.entries[object_id].status not in (PENDING, ERROR)
 
     def stop_waiting(self, object_id: bytes, waiter: Waiting) -> None:
         """Undoes ``wait_for``; fine if it is ready meanwhile."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
 from zray.client.core.execution import Assignment
+from zray.exceptions import TaskError, has_type
 from zray.worker.process.runner import read_options
 
 if TYPE_CHECKING:
@@ -65,14 +66,13 @@ class EventLoop:
             del args, kwargs
             if inspect.isawaitable(value):
                 value = await value
-        except (asyncio.CancelledError, GeneratorExit):
-            worker.end_cancelled(task)
         except BaseException as raised:
             error = raised
+        if error is not None and _says_cancelled(error):
+            worker.end_cancelled(task)
         else:
-            worker.end_call(task, options, value, None)
-        if error is not None:
-            worker.end_call(task, options, None, error)
+            worker.end_call(task, options, value, error)
+        del value, error
         self._running.pop(task.task_id, None)
         if not self._flush_due:
             self._flush_due = True
@@ -110,3 +110,8 @@ class EventLoop:
                 running.cancel()
 
         self._loop.call_soon_threadsafe(cancel)
+
+
+def _says_cancelled(error: BaseException) -> bool:
+    """Whether the call itself was cancelled, rather than a task that it waited for."""
+    return has_type(error, asyncio.CancelledError) and not has_type(error, TaskError)

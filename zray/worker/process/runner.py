@@ -13,7 +13,7 @@ from zray.client.context import TaskContext
 from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.session import STORED_FUNCTION, Session
-from zray.exceptions import ModuleMissingError, ObjectStoreFullError
+from zray.exceptions import ModuleMissingError, ObjectStoreFullError, has_type
 from zray.failures import alias_of
 from zray.ids import return_id
 from zray.object_ref import ObjectRef
@@ -166,11 +166,11 @@ class Runner:
         """Whether the submitter asked for another attempt after such an exception."""
         wanted = options.retry_exceptions
         if isinstance(wanted, bool):
-            return wanted and isinstance(error, Exception)
+            return wanted and has_type(error, Exception)
         kinds = self._retried.get(wanted)
         if kinds is None:
             kinds = self._retried[wanted] = tuple(deserialize(wanted, self._session.intern))
-        return isinstance(error, kinds)
+        return has_type(error, *kinds)
 
 
 NONE = Return(INLINE, serialize(None).to_bytes(), 0, ())

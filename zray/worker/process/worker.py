@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from zray.client.context import current_task
 from zray.client.core.effects import Interrupt
@@ -21,7 +21,7 @@ from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Retu
 from zray.client.session import Session
 from zray.client.shell import Tick, Waiter
 from zray.config import MIB
-from zray.exceptions import ActorExit
+from zray.exceptions import ActorExit, has_type
 from zray.failures import encode_failure, error_text
 from zray.util.malloc import give_back
 from zray.util.processes import anonymous_bytes
@@ -158,7 +158,7 @@ class Worker:
         """A process that the task has forked ends here: the connection, and the answer, are its parent's."""
         if os.getpid() == self.session.pid:
             return
-        if error is not None and not isinstance(error, SystemExit):
+        if error is not None and not has_type(error, SystemExit):
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -239,6 +239,8 @@ class Worker:
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
         with self._shell.lock:
             self._core.collect()
+            if self._pool is not None and not self._execution.is_running(task.task_id):
+                return  # the actor has exited meanwhile
             if task.kind == CONSTRUCTOR:
                 self._execution.constructed(task, self._stillborn(returns[0].data) if returns else b"")
             else:
@@ -254,7 +256,7 @@ class Worker:
     def _retryable(self, options: CallOptions, error: BaseException) -> bool:
         try:
             return self._runner.retryable(options, error)
-        except Exception:  # the types that the submitter named cannot be loaded here: no reason to answer nothing
+        except BaseException:  # the types that the submitter named cannot be loaded here: no reason to answer nothing
             traceback.print_exc()
             return False
 
@@ -271,31 +273,35 @@ class Worker:
             idle.wake()
 
     def _failed(self, task: Assignment, options: CallOptions, error: BaseException, started_us: int) -> None:
-        if isinstance(error, ActorExit) and task.kind != TASK:
-            self.exit_actor(error)
+        if task.kind != TASK and self._ends_actor(error):
             return
-        if isinstance(error, KeyboardInterrupt) and self._cancelled == task.task_id:
+        if has_type(error, KeyboardInterrupt) and self._cancelled == task.task_id:
             with self._shell.lock:
                 self._execution.finish_cancelled(task)
             return
-        if isinstance(error, SystemExit) and task.kind == TASK:
+        if has_type(error, SystemExit):
             self._exit_process(error)
         n_returns = 1 if task.kind == CONSTRUCTOR else options.n_returns
         name = options.name if task.kind == TASK else f"{self._actor_class}.{options.method or '__init__'}"
         returns = self._runner.pack_error(task, name, n_returns, error)
-        # The frames of the traceback hold the task's locals and arguments, and with them references.
-        error.__traceback__ = None
         self._answer(task, options, returns, error, started_us)
 
-    def exit_actor(self, error: ActorExit) -> None:
-        """The actor ends itself."""
+    def _ends_actor(self, error: BaseException) -> bool:
+        """Ends the actor, never to be restarted, if that is what ``error`` asks for: whether it is."""
+        if has_type(error, ActorExit):
+            reason = str(error) or "exit_actor() was called"
+        elif has_type(error, SystemExit) and not _exit_code(error):
+            reason = "sys.exit() was called"
+        else:
+            return False
         with self._shell.lock:
-            self._execution.exit_actor(str(error) or "exit_actor() was called")
+            self._execution.exit_actor(reason)
             self._shell.turn()
         self._shell.settle()
+        return True
 
-    def _exit_process(self, error: SystemExit) -> None:
-        """``sys.exit`` in a task ends the process, as it says; the host reports the exit code."""
+    def _exit_process(self, error: BaseException) -> NoReturn:
+        """``sys.exit`` ends the process, as it says; the host reports the exit code."""
         code = _exit_code(error)
         with self._shell.lock:
             self._execution.hand_back()
@@ -338,9 +344,11 @@ class Worker:
 
     def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
         """An async call has returned or raised; the answer is sent by ``flush``."""
-        if isinstance(error, ActorExit):
-            self.exit_actor(error)
-            return
+        if error is not None:
+            if self._ends_actor(error):
+                return
+            if has_type(error, SystemExit):
+                self._exit_process(error)
         if not self._execution.is_running(task.task_id):
             return  # the actor has exited meanwhile
         started_us = now_us()
@@ -352,7 +360,6 @@ class Worker:
         if error is not None:
             name = f"{self._actor_class}.{options.method}"
             returns = self._runner.pack_error(task, name, options.n_returns, error)
-            error.__traceback__ = None
         retryable = error is not None and self._retryable(options, error)
         with self._shell.lock:
             self._core.collect()
@@ -377,6 +384,5 @@ def _exit_code(error: BaseException | None) -> int:
     """What the interpreter would exit with."""
     if error is None:
         return 0
-    if not isinstance(error, SystemExit):
-        return 1
-    return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    code = vars(SystemExit)["code"].__get__(error) if has_type(error, SystemExit) else 1
+    return code if isinstance(code, int) else 0 if code is None else 1
