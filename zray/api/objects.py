@@ -42,7 +42,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         timeout: seconds to wait; None waits for ever, 0 not at all.
 
     Raises what the task raised, as an instance of both its type and TaskError; GetTimeoutError; ActorDiedError,
-    WorkerCrashedError, ObjectLostError and their kin. Large arrays are read-only views of shared memory.
+    WorkerCrashedError, ObjectLostError and their kin. An error among several is raised as soon as it is known, whatever
+    else is pending, also with a timeout of 0; of several errors the first in the list. Large arrays are read-only views
+    of shared memory.
     """
     check_timeout(timeout)
     if type(refs) is ObjectRef:

@@ -235,14 +235,16 @@ class Session:
     # ------------------------------------------------------------------ get and wait
 
     def get(self, refs: Sequence[ObjectRef], timeout_s: float | None) -> list[Any]:
-        """The values, in order. Raises the first error among them, or GetTimeoutError."""
+        """The values, in order. Raises GetTimeoutError, and an error as soon as there is one: the first in order."""
         self.check_usable()
         ids = [ref._id for ref in refs]
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            self._waits.until(ids, len(ids), timeout_s, "get")
+            failed = self._waits.first_error(ids, timeout_s)
         except KeyError:
             raise _of_another_cluster() from None
+        if failed:
+            self._value(failed)  # raises it
         return [self._value(object_id, deadline) for object_id in ids]
 
     @contextlib.contextmanager
