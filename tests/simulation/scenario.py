@@ -10,7 +10,7 @@ from zray.client.core.execution import CALL, Assignment
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 from zray.testing.cluster import SimCluster
 from zray.testing.network import Weather
-from zray.testing.processes import Get, Program, SimDriver, SimHost, SimProcess, SimWorker, Sleep
+from zray.testing.processes import Get, Program, SimActor, SimDriver, SimHost, SimProcess, SimWorker, Sleep
 
 LIMIT_S = 300.0
 """Virtual seconds in which everything must have ended, deaths and their detection included."""
@@ -102,16 +102,18 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
     def start(driver: SimDriver) -> Program:
         rng = driver.cluster.sim.random
         bag: list[bytes] = []
-        actors = [driver.create_actor(rng.choice([0, 2])) for _ in range(n_actors)]
+        actors = [driver.create_actor(rng.choice([0, 2]), rng.choice([1, 3])) for _ in range(n_actors)]
         for _ in range(rng.randrange(2)):
-            named = yield from driver.create_named(rng.choice(NAMES), rng.choice([0, 2]))
+            named = yield from driver.create_named(rng.choice(NAMES), rng.choice([0, 2]), rng.choice([1, 3]))
             actors.extend([named] if named else [])
         for _ in range(n_tasks):
             some = [ref for ref in bag if rng.random() < 0.1]
             if actors and rng.random() < 0.3:
-                bag.append(driver.call(*rng.choice(actors), some[:2], retries=rng.choice([0, 3])))
+                bag.append(driver.call(rng.choice(actors), some[:2], retries=rng.choice([0, 3])))
             else:
                 bag.extend(driver.submit("0", some[:1], some[1:], retries=rng.choice([0, 3])))
+            if actors and rng.random() < 0.1:
+                bag.extend((yield from call_behind_one_that_waits(driver, rng.choice(actors))))
             if rng.random() < 0.1:
                 bag.append(driver.put(some))
             if bag and rng.random() < 0.2:
@@ -131,10 +133,27 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
             bag.extend(value or [])
         for ref in bag:
             driver.drop(ref)
-        for _, handle in actors:
-            driver.drop(handle)
+        for actor in actors:
+            driver.drop(actor.handle_id)
 
     return start
+
+
+def call_behind_one_that_waits(driver: SimDriver, actor: SimActor) -> Program:
+    """Makes two calls, of which the first waits for an argument; returns their results.
+
+    If the actor runs several at once, that argument exists only when the second call has ended.
+    """
+    retries = driver.cluster.sim.random.choice([0, 3])
+    argument = driver.promise()
+    calls = [driver.call(actor, [argument], retries), driver.call(actor, (), retries)]
+    if actor.concurrency > 1:
+        yield Get(calls[1:])
+    else:
+        yield Sleep(0.01)
+    driver.keep_promise(argument)
+    driver.drop(argument)
+    return calls
 
 
 def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD_WEATHER) -> SimCluster:
@@ -174,8 +193,11 @@ def kill_somebody(cluster: SimCluster) -> None:
 
 
 def check_order_of_calls(cluster: SimCluster) -> None:
-    """The calls of each caller ran in the order in which it made them, in each incarnation of the actor."""
+    """The calls of each caller ran in the order in which it made them, in each incarnation of an ordinary actor."""
     for worker in cluster.workers:
+        spec = worker.core.execution.actor_spec
+        if spec is None or not spec["ordered"]:
+            continue
         last: dict[bytes, bytes] = {}
         for caller, task_id in worker.seen:  # the counter in a task's ID tells when its call was made
             assert task_id > last.get(caller, b""), "calls of one caller changed their order"

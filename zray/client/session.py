@@ -433,15 +433,15 @@ class Session:
         return handle
 
     def call_actor(
-        self, actor_id: bytes, options: bytes, arguments: Arguments, n_returns: int, retries: int
+        self, actor_id: bytes, ordered: bool, options: bytes, arguments: Arguments, n_returns: int, retries: int
     ) -> list[ObjectRef]:
-        """Submits a method call."""
+        """Submits a method call. ``ordered``: the actor runs one call at a time, in each caller's order."""
         if self.shell.lost:
             self.check_usable()
         core = self.core
         parent = current_task.get().task_id
         with self.shell.lock:
-            view = core.actors.view(actor_id)
+            view = core.actors.view(actor_id, ordered)
             task_id = core.new_task_id()
             task = Task(task_id, view, b"", b"", 0, options, arguments, n_returns, retries, parent)
             refs = self._own_returns(task_id, n_returns)
@@ -452,7 +452,8 @@ class Session:
     def pending_calls(self, actor_id: bytes) -> int:
         """Calls of this process that the actor has not answered."""
         with self.shell.lock:
-            return self.core.actors.view(actor_id).pending_calls
+            view = self.core.actors.views.get(actor_id)
+            return view.pending_calls if view is not None else 0
 
     # ------------------------------------------------------------------ asking the broker
 
