@@ -244,3 +244,23 @@ def test_actor_call_cannot_be_cancelled_by_force(ray, gate):
     ref = gate.wait.remote()
     with pytest.raises((ValueError, TypeError)):
         ray.cancel(ref, force=True)
+
+
+def test_async_calls_that_have_hardly_begun(ray):
+    @ray.remote(num_cpus=0)
+    class A:
+        async def wait(self):
+            await asyncio.Event().wait()
+
+        async def f(self):
+            return "alive"
+
+    actor = A.remote()
+    assert ray.get(actor.f.remote()) == "alive"
+    for _ in range(20):
+        refs = [actor.wait.remote() for _ in range(10)]
+        for ref in refs:
+            ray.cancel(ref)
+        for ref in refs:
+            assert cancelled(ray, raises_within(ray, ref))
+    assert ray.get(actor.f.remote(), timeout=20) == "alive"
