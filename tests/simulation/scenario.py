@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from typing import Any
 
@@ -15,6 +16,7 @@ from zray.testing.processes import Get, Program, SimActor, SimDriver, SimHost, S
 LIMIT_S = 300.0
 """Virtual seconds in which everything must have ended, deaths and their detection included."""
 NAMES = ("first", "second")
+CANCEL_MODES = (0, CANCEL_RECURSIVE, CANCEL_FORCE, CANCEL_FORCE | CANCEL_RECURSIVE)
 BAD_WEATHER = Weather(loss=0.02, duplication=0.02)
 
 
@@ -28,8 +30,11 @@ class Trouble:
     cancels: bool = False
 
 
-def random_program(worker: SimWorker, task: Assignment, refs: list[bytes]) -> Program:
-    """A task or method: computes, submits children, waits for some, keeps or returns references, or raises."""
+def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cancels: bool = False) -> Program:
+    """A task or method: computes, submits children, waits for some, keeps or returns references, or raises.
+
+    ``cancels``: it also cancels what it has a reference to, its own children or what others have submitted.
+    """
     rng = worker.cluster.sim.random
     held = list(refs)  # each loaded once for this task
     blocked = False
@@ -48,6 +53,8 @@ def random_program(worker: SimWorker, task: Assignment, refs: list[bytes]) -> Pr
             else:
                 top = held[:1] if rng.random() < 0.3 else []
                 held.extend(worker.submit(str(depth + 1), top, passed, parent=task.task_id))
+        if cancels and held and rng.random() < 0.1:
+            worker.cancel(rng.choice(held), rng.choice(CANCEL_MODES))
         if held and rng.random() < 0.6:
             wanted = [rng.choice(held)]
             worker.block()
@@ -120,7 +127,7 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
                 (value,) = yield Get([rng.choice(bag)])
                 bag.extend(value or [])
             if trouble.cancels and bag and rng.random() < 0.2:
-                driver.cancel(rng.choice(bag), rng.choice([0, CANCEL_RECURSIVE, CANCEL_FORCE | CANCEL_RECURSIVE]))
+                driver.cancel(rng.choice(bag), rng.choice(CANCEL_MODES))
             if bag and rng.random() < 0.3:
                 driver.drop(bag.pop(rng.randrange(len(bag))))
             if rng.random() < 0.05:
@@ -165,7 +172,7 @@ def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD
 
 
 def _run(seed: int, trouble: Trouble, weather: Weather) -> SimCluster:
-    cluster = SimCluster(seed, random_program, weather)
+    cluster = SimCluster(seed, functools.partial(random_program, cancels=trouble.cancels), weather)
     sim = cluster.sim
     hosts = [SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}) for _ in range(1 + trouble.hosts)]
     drivers = [

@@ -120,6 +120,10 @@ class BrokerCore:
                 return "no host of this cluster has started this worker"
         return ""
 
+    def is_member(self, process_id: bytes) -> bool:
+        """Whether a process has joined, be it dead by now."""
+        return process_id in self.processes or process_id in self._fenced
+
     def joined(self, process_id: bytes, kind: str, info: dict[str, Any], now: float) -> dict[str, Any]:
         """A process has said hello; returns what it is welcomed with. Idempotent. Raises ProtocolError."""
         if type(info.get("pid", 0)) is not int or type(info.get("job", {})) is not dict:

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from zray.client.connection import Connection
 from zray.client.context import current_task
-from zray.client.core import ClientCore
-from zray.client.core.actors import ActorView
+from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
 from zray.client.core.effects import FreeSegment
-from zray.client.core.references import HANDLE, INLINE, STORED, Entry
+from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
@@ -34,7 +33,7 @@ from zray.exceptions import (
     TaskError,
     ZrayError,
 )
-from zray.ids import put_id, return_id
+from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
@@ -80,6 +79,7 @@ class Session:
         self._remote = RemoteObjects(self.shell, self.stores, lending)
         self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lending, self.check_usable)
         self._functions: dict[bytes, ObjectRef] = {}
+        self._members = {process_id}  # of the cluster, as far as anybody has asked
         self._entries = self.core.references.entries
 
     @property
@@ -367,14 +367,27 @@ class Session:
         return refs
 
     def cancel(self, ref: ObjectRef, mode: int) -> None:
-        """Cancels the task that makes ``ref``; nothing happens if it has ended."""
+        """Cancels the task or call that makes ``ref``, whoever owns it; nothing happens if it has ended.
+
+        Raises ValueError for ``force`` and a call of this process, TypeError if no process of the cluster owns ``ref``.
+        """
         self.check_usable()
-        task = self.core.tasks.tasks.get(ref.task_id())
-        if mode & CANCEL_FORCE and task is not None and isinstance(task.route, ActorView):
-            raise ValueError(
-                "force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()"
-            )
-        self.shell.run(lambda: self.core.tasks.cancel(ref.task_id(), mode))
+        core = self.core
+        object_id = ref._id
+        entry = self._entries.get(object_id)
+        if entry is None or not self._is_member(owner_of(object_id)):
+            raise TypeError(f"zray.cancel(): no process of this cluster owns {ref!r}, so there is no task to cancel")
+        task = core.tasks.tasks.get(ref.task_id())
+        if mode & CANCEL_FORCE and task is not None and core.actors.is_call(task):
+            raise ValueError(FORCE_IS_FOR_TASKS)
+        if entry.status == PENDING:
+            self.shell.run(lambda: core.cancel(object_id, mode))
+
+    def _is_member(self, process_id: bytes) -> bool:
+        """Whether a process belongs, or has belonged, to the cluster."""
+        if process_id not in self._members and self.query("is_member", process_id=process_id):
+            self._members.add(process_id)
+        return process_id in self._members
 
     def export(self, pickled: PickledCallable) -> None:
         """Ships a function or class, once a session. A large one goes through the store."""

@@ -397,6 +397,13 @@ class ObjectState(NamedTuple):
     size: int
 
 
+class CancelObject(NamedTuple):
+    """To the owner, from anyone who holds a reference: cancel the task or call that makes the object."""
+
+    object_id: ObjectId
+    mode: int
+
+
 class BorrowAdd(NamedTuple):
     object_id: ObjectId
     holder: ProcessId
@@ -547,6 +554,7 @@ BrokerToClient = (
 BrokerToHost = StartWorker | KillWorker | FlushLogs | Delivered | ProcessDied
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
+    | CancelObject
     | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LinkWanted
 )  # fmt: skip
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | LinkWanted | LinkOffer

@@ -34,6 +34,7 @@ from zray.protocol.messages import (
     BorrowConfirm,
     BorrowEnd,
     Cancel,
+    CancelObject,
     CancelTask,
     Chunk,
     CopyGone,
@@ -99,6 +100,7 @@ TYPES: tuple[Any, ...] = (
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
     LinkWanted, LinkOffer, LinkHello, LinkWelcome,
+    CancelObject,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

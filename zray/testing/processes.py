@@ -20,7 +20,7 @@ from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
 from zray.client.core.tasks import Arguments, Task
 from zray.config import Config
 from zray.failures import encode_failure
-from zray.ids import put_id, return_id, task_of
+from zray.ids import put_id, return_id
 from zray.protocol.codec import read_frame
 from zray.protocol.link import Link
 from zray.protocol.messages import (
@@ -301,9 +301,9 @@ class SimProcess(Node):
         self.core.references.load(spec["handle"])
         return SimActor(answer.actor, spec["handle"], spec["max_concurrency"])
 
-    def cancel(self, object_id: bytes, mode: int) -> bool:
-        """Cancels the task that makes an object of this process; False: it has ended."""
-        return self.core.tasks.cancel(task_of(object_id), mode)
+    def cancel(self, object_id: bytes, mode: int) -> None:
+        """Cancels the task that makes an object, whoever owns it."""
+        self.core.cancel(object_id, mode)
 
     def call(self, actor: SimActor, refs: Iterable[bytes] = (), retries: int = 0) -> bytes:
         """Calls an actor; the caller holds the reference returned."""

@@ -115,6 +115,7 @@ GOLDEN = """
 69 LinkOffer address: str, token: bytes, key: bytes
 70 LinkHello process_id: bytes, token: bytes
 71 LinkWelcome process_id: bytes
+72 CancelObject object_id: bytes, mode: int
 """
 """The wire format of protocol version 3. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 

@@ -265,6 +265,11 @@ class ActorTable:
 
     # ------------------------------------------------------------------ calls
 
+    @staticmethod
+    def is_call(task: Task) -> bool:
+        """Whether a task is the call of an actor's method."""
+        return isinstance(task.route, ActorView)
+
     def submit(self, view: ActorView, task: Task) -> None:
         """Takes charge of a call."""
         if view.state == DEAD:
