@@ -53,6 +53,7 @@ from zray.protocol.messages import (
     HostReady,
     JobConfig,
     KeepCopies,
+    Killable,
     KillWorker,
     Leaving,
     LinkHello,
@@ -100,7 +101,7 @@ TYPES: tuple[Any, ...] = (
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
     LinkWanted, LinkOffer, LinkHello, LinkWelcome,
-    CancelObject,
+    CancelObject, Killable,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
