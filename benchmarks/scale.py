@@ -107,7 +107,7 @@ def run(n_hosts: int, n_tasks: int, n_actors: int, batch: int = SUBMIT_BATCH, pa
         while left:
             count = min(ACTOR_BATCH, left)
             made = [driver.create_actor() for _ in range(count)]
-            refs = [driver.call(*actor) for actor in made]
+            refs = [driver.call(actor) for actor in made]
             values = yield Get(refs)
             assert values == [[]] * count
             driver.bag.extend(handle for _, handle in made)  # they live on

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 
 import pytest
@@ -244,3 +245,88 @@ def test_actor_call_cannot_be_cancelled_by_force(ray, gate):
     ref = gate.wait.remote()
     with pytest.raises((ValueError, TypeError)):
         ray.cancel(ref, force=True)
+
+
+def test_async_calls_that_have_hardly_begun(ray):
+    @ray.remote(num_cpus=0)
+    class A:
+        async def wait(self):
+            await asyncio.Event().wait()
+
+        async def f(self):
+            return "alive"
+
+    actor = A.remote()
+    assert ray.get(actor.f.remote()) == "alive"
+    for _ in range(20):
+        refs = [actor.wait.remote() for _ in range(10)]
+        for ref in refs:
+            ray.cancel(ref)
+        for ref in refs:
+            assert cancelled(ray, raises_within(ray, ref))
+    assert ray.get(actor.f.remote(), timeout=20) == "alive"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_calls_of_actors_that_a_task_has_made(ray, gate, force):
+    @ray.remote(num_cpus=0)
+    class Sleeper:
+        seen = ""
+
+        async def sleep(self, gate):
+            gate.arrive.remote()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.seen = "cancelled"
+                raise
+
+        async def read(self):
+            return self.seen
+
+    @ray.remote(max_retries=0)
+    def parent(sleeper, gate):
+        ray.get(sleeper.sleep.remote(gate))
+
+    sleeper = Sleeper.remote()
+    ref = parent.remote(sleeper, gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(ref, recursive=True, force=force)
+    error = raises_within(ray, ref)
+    assert cancelled(ray, error) or (force and isinstance(error, ray.exceptions.WorkerCrashedError))
+    assert eventually(lambda: ray.get(sleeper.read.remote())) == "cancelled"
+
+
+def test_tasks_below_that_ignore_the_interrupt_go_by_force(ray, gate):
+    @ray.remote(max_retries=0, num_cpus=0)
+    def stubborn(gate, deeper):
+        below = []
+        if deeper:
+            below.append(stubborn.remote(gate, deeper - 1))
+        gate.arrive.remote()
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                time.sleep(0.01)
+
+    ref = stubborn.options(num_cpus=2).remote(gate, 2)
+    eventually(lambda: ray.get(gate.arrived.remote()) == 3)
+    ray.cancel(ref, recursive=True, force=True)
+    error = raises_within(ray, ref)
+    assert cancelled(ray, error) or isinstance(error, ray.exceptions.WorkerCrashedError)
+    assert ray.get(ray.remote(num_cpus=2)(lambda: "free").remote(), timeout=20) == "free"
+
+
+def test_a_task_that_never_lets_the_interpreter_go_ends_by_force(ray, gate):
+    @ray.remote(max_retries=0)
+    def search(gate):
+        ray.get(gate.arrive.remote())
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                re.match("(a+)+$", "a" * 40 + "b")
+
+    ref = search.options(num_cpus=2).remote(gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(ref, force=True)
+    error = raises_within(ray, ref)
+    assert cancelled(ray, error) or isinstance(error, ray.exceptions.WorkerCrashedError)
+    assert ray.get(ray.remote(num_cpus=2)(lambda: "free").remote(), timeout=20) == "free"

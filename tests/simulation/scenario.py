@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from typing import Any
 
@@ -10,11 +11,12 @@ from zray.client.core.execution import CALL, Assignment
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 from zray.testing.cluster import SimCluster
 from zray.testing.network import Weather
-from zray.testing.processes import Get, Program, SimDriver, SimHost, SimProcess, SimWorker, Sleep
+from zray.testing.processes import Get, Program, SimActor, SimDriver, SimHost, SimProcess, SimWorker, Sleep
 
 LIMIT_S = 300.0
 """Virtual seconds in which everything must have ended, deaths and their detection included."""
 NAMES = ("first", "second")
+CANCEL_MODES = (0, CANCEL_RECURSIVE, CANCEL_FORCE, CANCEL_FORCE | CANCEL_RECURSIVE)
 BAD_WEATHER = Weather(loss=0.02, duplication=0.02)
 
 
@@ -28,8 +30,11 @@ class Trouble:
     cancels: bool = False
 
 
-def random_program(worker: SimWorker, task: Assignment, refs: list[bytes]) -> Program:
-    """A task or method: computes, submits children, waits for some, keeps or returns references, or raises."""
+def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cancels: bool = False) -> Program:
+    """A task or method: computes, submits children, waits for some, keeps or returns references, or raises.
+
+    ``cancels``: it also cancels what it has a reference to, its own children or what others have submitted.
+    """
     rng = worker.cluster.sim.random
     held = list(refs)  # each loaded once for this task
     blocked = False
@@ -48,6 +53,8 @@ def random_program(worker: SimWorker, task: Assignment, refs: list[bytes]) -> Pr
             else:
                 top = held[:1] if rng.random() < 0.3 else []
                 held.extend(worker.submit(str(depth + 1), top, passed, parent=task.task_id))
+        if cancels and held and rng.random() < 0.1:
+            worker.cancel(rng.choice(held), rng.choice(CANCEL_MODES))
         if held and rng.random() < 0.6:
             wanted = [rng.choice(held)]
             worker.block()
@@ -102,23 +109,25 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
     def start(driver: SimDriver) -> Program:
         rng = driver.cluster.sim.random
         bag: list[bytes] = []
-        actors = [driver.create_actor(rng.choice([0, 2])) for _ in range(n_actors)]
+        actors = [driver.create_actor(rng.choice([0, 2]), rng.choice([1, 3])) for _ in range(n_actors)]
         for _ in range(rng.randrange(2)):
-            named = yield from driver.create_named(rng.choice(NAMES), rng.choice([0, 2]))
+            named = yield from driver.create_named(rng.choice(NAMES), rng.choice([0, 2]), rng.choice([1, 3]))
             actors.extend([named] if named else [])
         for _ in range(n_tasks):
             some = [ref for ref in bag if rng.random() < 0.1]
             if actors and rng.random() < 0.3:
-                bag.append(driver.call(*rng.choice(actors), some[:2], retries=rng.choice([0, 3])))
+                bag.append(driver.call(rng.choice(actors), some[:2], retries=rng.choice([0, 3])))
             else:
                 bag.extend(driver.submit("0", some[:1], some[1:], retries=rng.choice([0, 3])))
+            if actors and rng.random() < 0.1:
+                bag.extend((yield from call_behind_one_that_waits(driver, rng.choice(actors))))
             if rng.random() < 0.1:
                 bag.append(driver.put(some))
             if bag and rng.random() < 0.2:
                 (value,) = yield Get([rng.choice(bag)])
                 bag.extend(value or [])
             if trouble.cancels and bag and rng.random() < 0.2:
-                driver.cancel(rng.choice(bag), rng.choice([0, CANCEL_RECURSIVE, CANCEL_FORCE | CANCEL_RECURSIVE]))
+                driver.cancel(rng.choice(bag), rng.choice(CANCEL_MODES))
             if bag and rng.random() < 0.3:
                 driver.drop(bag.pop(rng.randrange(len(bag))))
             if rng.random() < 0.05:
@@ -131,10 +140,27 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
             bag.extend(value or [])
         for ref in bag:
             driver.drop(ref)
-        for _, handle in actors:
-            driver.drop(handle)
+        for actor in actors:
+            driver.drop(actor.handle_id)
 
     return start
+
+
+def call_behind_one_that_waits(driver: SimDriver, actor: SimActor) -> Program:
+    """Makes two calls, of which the first waits for an argument; returns their results.
+
+    If the actor runs several at once, that argument exists only when the second call has ended.
+    """
+    retries = driver.cluster.sim.random.choice([0, 3])
+    argument = driver.promise()
+    calls = [driver.call(actor, [argument], retries), driver.call(actor, (), retries)]
+    if actor.concurrency > 1:
+        yield Get(calls[1:])
+    else:
+        yield Sleep(0.01)
+    driver.keep_promise(argument)
+    driver.drop(argument)
+    return calls
 
 
 def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD_WEATHER) -> SimCluster:
@@ -146,7 +172,7 @@ def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD
 
 
 def _run(seed: int, trouble: Trouble, weather: Weather) -> SimCluster:
-    cluster = SimCluster(seed, random_program, weather)
+    cluster = SimCluster(seed, functools.partial(random_program, cancels=trouble.cancels), weather)
     sim = cluster.sim
     hosts = [SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}) for _ in range(1 + trouble.hosts)]
     drivers = [
@@ -174,8 +200,11 @@ def kill_somebody(cluster: SimCluster) -> None:
 
 
 def check_order_of_calls(cluster: SimCluster) -> None:
-    """The calls of each caller ran in the order in which it made them, in each incarnation of the actor."""
+    """The calls of each caller ran in the order in which it made them, in each incarnation of an ordinary actor."""
     for worker in cluster.workers:
+        spec = worker.core.execution.actor_spec
+        if spec is None or not spec["ordered"]:
+            continue
         last: dict[bytes, bytes] = {}
         for caller, task_id in worker.seen:  # the counter in a task's ID tells when its call was made
             assert task_id > last.get(caller, b""), "calls of one caller changed their order"

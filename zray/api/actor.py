@@ -80,15 +80,24 @@ def _parameters(function: Callable[..., Any], skip_first: bool) -> list[Any] | N
 
 
 class ActorMeta:
-    """What a handle knows of its actor's class; travels with it."""
+    """What a handle knows of its actor's class; travels with it.
+
+    ``ordered``: the actor runs one call at a time, in each caller's order; others run a call when its arguments exist.
+    """
 
     def __init__(
-        self, class_name: str, methods: dict[str, MethodMeta], max_task_retries: int, max_pending_calls: int
+        self,
+        class_name: str,
+        methods: dict[str, MethodMeta],
+        max_task_retries: int,
+        max_pending_calls: int,
+        ordered: bool,
     ) -> None:
         self.class_name = class_name
         self.methods = methods
         self.max_task_retries = max_task_retries
         self.max_pending_calls = max_pending_calls
+        self.ordered = ordered
         self.constructor: inspect.Signature | None = None  # known where the class is
         self.has_coroutines = False  # likewise
         self._call_options: dict[tuple[str, int], bytes] = {}
@@ -108,10 +117,12 @@ class ActorMeta:
             methods[name] = MethodMeta(name, given.num_returns, parameters, given.max_task_retries, retry, streams)
         for name in BUILT_IN_METHODS:
             methods[name] = MethodMeta(name, 1)
-        meta = cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls)
+        has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
+        ordered = not has_coroutines and (options.max_concurrency or 1) == 1
+        meta = cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls, ordered)
         parameters = _parameters(kind, skip_first=False)
         meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
-        meta.has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
+        meta.has_coroutines = has_coroutines
         return meta
 
     def packed(self) -> bytes:
@@ -119,15 +130,16 @@ class ActorMeta:
         methods = [
             [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams] for m in self.methods.values()
         ]
-        packed: bytes = pack([self.class_name, methods, self.max_task_retries, self.max_pending_calls])
+        fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
+        packed: bytes = pack(fields)
         return packed
 
     @classmethod
     @functools.lru_cache(maxsize=1024)
     def unpack(cls, packed: bytes) -> ActorMeta:
         """The counterpart of ``packed``."""
-        class_name, rows, max_task_retries, max_pending_calls = unpack(packed)
-        return cls(class_name, {row[0]: MethodMeta(*row) for row in rows}, max_task_retries, max_pending_calls)
+        class_name, rows, max_task_retries, max_pending_calls, ordered = unpack(packed)
+        return cls(class_name, {row[0]: MethodMeta(*row) for row in rows}, max_task_retries, max_pending_calls, ordered)
 
     def call_options(self, method: MethodMeta, n_returns: int) -> bytes:
         """The options of a call, packed once."""
@@ -152,7 +164,11 @@ class ActorMethod:
         self._retries = handle._meta.max_task_retries if meta.retries is None else meta.retries
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Submits a call; see ``RemoteFunction.remote``. Calls of one caller run in the order in which it made them."""
+        """Submits a call; see ``RemoteFunction.remote``.
+
+        Calls of one caller run in the order in which it made them. With ``async def`` methods, or ``max_concurrency``
+        above 1, they run when their arguments exist, several at once.
+        """
         meta = self._meta
         meta.check.bind_check(args, kwargs)
         if meta.streams and self._n_returns == 1:

@@ -43,7 +43,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         timeout: seconds to wait; None waits for ever, 0 not at all.
 
     Raises what the task raised, as an instance of both its type and TaskError; GetTimeoutError; ActorDiedError,
-    WorkerCrashedError, ObjectLostError and their kin. Large arrays are read-only views of shared memory.
+    WorkerCrashedError, ObjectLostError and their kin. An error among several is raised as soon as it is known, whatever
+    else is pending, also with a timeout of 0; of several errors the first in the list. Large arrays are read-only views
+    of shared memory.
     """
     check_timeout(timeout)
     if type(refs) is ObjectRef:
@@ -107,12 +109,17 @@ def check_timeout(timeout: Any) -> None:
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
     """Cancels the task that makes ``ref``: what is queued is dropped, what runs gets a KeyboardInterrupt.
 
+    Anyone who holds the reference may do so: another process than the one that submitted the task asks that one.
+
     Args:
         force: kill the worker that runs it. Not for actor calls: use ``zray.kill``.
         recursive: also what the task has submitted itself.
 
-    Nothing happens if it has ended already. ``get`` of a cancelled task raises TaskCancelledError. Running methods are
-    cancelled only in async actors.
+    Nothing happens if it has ended already, or if ``ref`` is of an object that was put. ``get`` of a cancelled task
+    raises TaskCancelledError. Running methods are cancelled only in async actors.
+
+    Raises ValueError for ``force`` and a call of an actor (if another process made the call, that one warns), TypeError
+    if ``ref`` is no ObjectRef, or one that no process of the cluster owns.
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"zray.cancel() takes the ObjectRef of a task, not {type(ref).__name__}")

@@ -160,6 +160,7 @@ class ClusterRuntime:
             "max_concurrency": options.max_concurrency or 0,
             "max_pending_calls": options.max_pending_calls,
             "has_coroutines": meta.has_coroutines,
+            "ordered": meta.ordered,
             "placement": shape_key(options.placement_amounts()),
             "running": shape_key(options.running_amounts()),
             "class_name": meta.class_name,
@@ -222,7 +223,7 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
             raise
-        return session.call_actor(actor_id, packed, arguments, n_returns, retries)
+        return session.call_actor(actor_id, meta.ordered, packed, arguments, n_returns, retries)
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:
         core = self.session.core

@@ -22,6 +22,9 @@ from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER,
 
 MAX_FENCED = 50_000
 REFUSED = "MessageRefusedError"
+FORCE_GRACE_S = 1.0
+"""A worker that is to be killed for what it runs has so long to cancel what that has submitted."""
+KILLED_BY_FORCE = "its task was cancelled with force=True"
 MAX_REPRIEVES = 6
 """A worker that is always busy when it is asked to go is asked again after 2, 4, ... up to 64 times the idle time."""
 
@@ -47,6 +50,7 @@ class BrokerCore:
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes)
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes)
         self.reports = Reports(self, infeasible_warn_s, shell_status)
+        self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and until when they may prepare
         self._idle_worker_s = idle_worker_s
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
@@ -72,6 +76,7 @@ class BrokerCore:
             m.ActorExiting: lambda source, msg: actors.on_exiting(source, msg.actor_id, msg.reason),
             m.Leaving: self._leaving,
             m.Staying: self._staying,
+            m.Killable: self._killable,
             m.Watch: self._watch,
             m.Peer: self._peer,
             m.Query: self.reports.on_query,
@@ -146,6 +151,10 @@ class BrokerCore:
                 return "no host of this cluster has started this worker"
         return ""
 
+    def is_member(self, process_id: bytes) -> bool:
+        """Whether a process has joined, be it dead by now."""
+        return process_id in self.processes or process_id in self._fenced
+
     def joined(self, process_id: bytes, kind: str, info: dict[str, Any], now: float) -> dict[str, Any]:
         """A process has said hello; returns what it is welcomed with. Idempotent. Raises ProtocolError."""
         numbers = info.get("pid", 0), info.get("max_message_bytes", 0)
@@ -209,10 +218,12 @@ class BrokerCore:
             worker = envelope.worker
             if worker is None or worker.outstanding.get(envelope.task_id) is not envelope:
                 continue
+            if envelope.task_id in self._forced:
+                continue  # it cancels what it has submitted
             if len(worker.outstanding) == 1:
                 self.scheduler.kill(worker, "the owner of its task is gone")
             else:  # others' work is there as well
-                self.send(worker.worker_id, m.CancelTask(envelope.task_id, 0))
+                self._force(envelope, worker, CANCEL_FORCE)
 
     def _host_lost(self, host_id: bytes, reason: str) -> None:
         host = self.scheduler.hosts.get(host_id)
@@ -330,9 +341,34 @@ class BrokerCore:
             self._cancelled_before_start(envelope)
             return
         envelope.stopped = True
-        self.send(worker.worker_id, m.CancelTask(msg.task_id, msg.mode))
-        if msg.mode & CANCEL_FORCE and len(worker.outstanding) == 1:
-            self.scheduler.kill(worker, "its task was cancelled with force=True")
+        if msg.mode & CANCEL_FORCE:
+            self._force(envelope, worker, msg.mode)
+        else:
+            self.send(worker.worker_id, m.CancelTask(msg.task_id, msg.mode))
+
+    def _force(self, envelope: Envelope, worker: Worker, mode: int) -> None:
+        """Has a worker killed if it runs a task, after it has cancelled what that has submitted."""
+        self.send(worker.worker_id, m.CancelTask(envelope.task_id, mode))
+        self._forced.setdefault(envelope.task_id, (envelope, self._now + FORCE_GRACE_S))
+        worker.overdue = True
+
+    def _killable(self, source: Process, msg: m.Killable) -> None:
+        envelope, _ = self._forced.pop(msg.task_id, (None, 0.0))
+        worker = self.scheduler.workers[source.process_id]
+        if envelope is not None and worker.outstanding.get(msg.task_id) is envelope:
+            self.scheduler.kill(worker, KILLED_BY_FORCE)
+
+    def _kill_overdue(self, now: float) -> None:
+        """Kills workers that do not answer: what they run does not let the interpreter go, or they are stopped."""
+        for task_id, (envelope, until) in list(self._forced.items()):
+            worker = envelope.worker
+            runs = worker is not None and worker.outstanding.get(task_id) is envelope
+            if runs and now < until:
+                continue
+            del self._forced[task_id]
+            if runs:
+                assert worker is not None
+                self.scheduler.kill(worker, KILLED_BY_FORCE)
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
         envelope.cancelled = True
@@ -428,8 +464,9 @@ class BrokerCore:
     # ------------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
-        """Once a second or so: reaps idle workers, warns of what cannot be placed."""
+        """Now and then: reaps idle workers, kills what does not answer, warns of what cannot be placed."""
         self._now = now
+        self._kill_overdue(now)
         for host in self.scheduler.hosts.values():
             self._reap(host, now)
         self.reports.tick(now)

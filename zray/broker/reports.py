@@ -57,7 +57,7 @@ class Reports:
         if message.what == "flush_logs":
             self._flush_logs(source, message.request)
             return
-        answer = {
+        answer: Callable[[], Any] | None = {
             "hosts": self.hosts,
             "cluster_resources": lambda: self._sum("total"),
             "available_resources": lambda: self._sum("free"),
@@ -66,6 +66,7 @@ class Reports:
             "workers": self._workers,
             "stats": self.stats,
             "status": self.status,
+            "is_member": lambda: self._is_member(message.argument),
         }.get(message.what)
         self._core.send(source.process_id, Answer(message.request, answer() if answer else None))
 
@@ -90,6 +91,10 @@ class Reports:
             for name, amount in getattr(host.pool, which).items():
                 total[name] = total.get(name, 0) + max(0, amount)
         return as_floats({name: amount for name, amount in total.items() if amount})
+
+    def _is_member(self, argument: dict[str, Any]) -> bool:
+        process_id = argument.get("process_id")
+        return type(process_id) is bytes and self._core.is_member(process_id)
 
     def _named_actors(self, argument: dict[str, Any]) -> list[dict[str, str]]:
         namespace = argument.get("namespace")

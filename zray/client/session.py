@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from zray.client.connection import Connection
 from zray.client.context import current_task
-from zray.client.core import ClientCore
-from zray.client.core.actors import ActorView
+from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
 from zray.client.core.effects import FreeSegment
-from zray.client.core.references import HANDLE, INLINE, STORED, Entry
+from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
@@ -35,7 +34,7 @@ from zray.exceptions import (
     ZrayError,
 )
 from zray.failures import aliased
-from zray.ids import put_id, return_id
+from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
@@ -87,6 +86,7 @@ class Session:
         self._remote = RemoteObjects(self.shell, self.stores, lending)
         self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lending, self.check_usable)
         self._functions: dict[bytes, ObjectRef] = {}
+        self._members = {process_id}  # of the cluster, as far as anybody has asked
         self._entries = self.core.references.entries
 
     @property
@@ -260,14 +260,16 @@ class Session:
     # ------------------------------------------------------------------ get and wait
 
     def get(self, refs: Sequence[ObjectRef], timeout_s: float | None) -> list[Any]:
-        """The values, in order. Raises the first error among them, or GetTimeoutError."""
+        """The values, in order. Raises GetTimeoutError, and an error as soon as there is one: the first in order."""
         self.check_usable()
         ids = [ref._id for ref in refs]
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            self._waits.until(ids, len(ids), timeout_s, "get")
+            failed = self._waits.first_error(ids, timeout_s)
         except KeyError:
             raise _of_another_cluster() from None
+        if failed:
+            self._value(failed)  # raises it
         return [self._value(object_id, deadline) for object_id in ids]
 
     @contextlib.contextmanager
@@ -402,14 +404,27 @@ class Session:
         return refs
 
     def cancel(self, ref: ObjectRef, mode: int) -> None:
-        """Cancels the task that makes ``ref``; nothing happens if it has ended."""
+        """Cancels the task or call that makes ``ref``, whoever owns it; nothing happens if it has ended.
+
+        Raises ValueError for ``force`` and a call of this process, TypeError if no process of the cluster owns ``ref``.
+        """
         self.check_usable()
-        task = self.core.tasks.tasks.get(ref.task_id())
-        if mode & CANCEL_FORCE and task is not None and isinstance(task.route, ActorView):
-            raise ValueError(
-                "force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()"
-            )
-        self.shell.run(lambda: self.core.tasks.cancel(ref.task_id(), mode))
+        core = self.core
+        object_id = ref._id
+        entry = self._entries.get(object_id)
+        if entry is None or not self._is_member(owner_of(object_id)):
+            raise TypeError(f"zray.cancel(): no process of this cluster owns {ref!r}, so there is no task to cancel")
+        task = core.tasks.tasks.get(ref.task_id())
+        if mode & CANCEL_FORCE and task is not None and core.actors.is_call(task):
+            raise ValueError(FORCE_IS_FOR_TASKS)
+        if entry.status == PENDING:
+            self.shell.run(lambda: core.cancel(object_id, mode))
+
+    def _is_member(self, process_id: bytes) -> bool:
+        """Whether a process belongs, or has belonged, to the cluster."""
+        if process_id not in self._members and self.query("is_member", process_id=process_id):
+            self._members.add(process_id)
+        return process_id in self._members
 
     def export(self, pickled: PickledCallable) -> None:
         """Ships a function or class, once a session. A large one goes through the store."""
@@ -467,15 +482,15 @@ class Session:
         return task_id, handle
 
     def call_actor(
-        self, actor_id: bytes, options: bytes, arguments: Arguments, n_returns: int, retries: int
+        self, actor_id: bytes, ordered: bool, options: bytes, arguments: Arguments, n_returns: int, retries: int
     ) -> list[ObjectRef]:
-        """Submits a method call."""
+        """Submits a method call. ``ordered``: the actor runs one call at a time, in each caller's order."""
         if self.shell.lost:
             self.check_usable()
         core = self.core
         parent = current_task.get().task_id
         with self.shell.lock:
-            view = core.actors.view(actor_id)
+            view = core.actors.view(actor_id, ordered)
             task_id = core.new_task_id()
             task = Task(task_id, view, b"", b"", 0, options, arguments, n_returns, retries, parent)
             refs = self._own_returns(task_id, n_returns)
@@ -488,7 +503,8 @@ class Session:
     def pending_calls(self, actor_id: bytes) -> int:
         """Calls of this process that the actor has not answered."""
         with self.shell.lock:
-            return self.core.actors.view(actor_id).pending_calls
+            view = self.core.actors.views.get(actor_id)
+            return view.pending_calls if view is not None else 0
 
     # ------------------------------------------------------------------ asking the broker
 

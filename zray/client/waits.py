@@ -1,4 +1,4 @@
-"""Waiting for objects: for all of some (``get``), or for some of many (``wait``), wherever they are or until here."""
+"""Waiting for objects: for all of them or an error (``get``), for some wherever they are or until here (``wait``)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,26 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from zray.client.core.references import PENDING, STORED
+from zray.client.core.references import ERROR, PENDING, STORED, Entry
 from zray.client.prefetch import Prefetch, Prefetches
 from zray.client.shell import ClientShell, Waiter
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError
 from zray.object_ref import ObjectRef
+
+
+class _FirstError(Waiter):
+    """A wait for objects that ends as soon as one of them is an error. ``entries``: the table that they are in."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self, shell: ClientShell, left: int, entries: dict[bytes, Entry]) -> None:
+        super().__init__(shell, left)
+        self._entries = entries
+
+    def ready(self, object_id: bytes) -> None:
+        super().ready(object_id)
+        if self._entries[object_id].status == ERROR:
+            self.wake()
 
 
 class Waits:
@@ -30,29 +45,46 @@ class Waits:
         self._lending = lending
         self._check_usable = check_usable
 
-    def until(self, ids: list[bytes], needed: int, timeout_s: float | None, what: str) -> None:
-        """Waits until ``needed`` of the distinct ``ids`` are ready, or the time is up (raises only for ``get``)."""
+    def first_error(self, ids: list[bytes], timeout_s: float | None) -> bytes:
+        """Waits until all of the objects are ready, or one is an error. Returns the first that is one; empty: none is.
+
+        Raises GetTimeoutError if neither is so in time, ClusterUnavailableError, KeyError for a reference of another
+        cluster.
+        """
         entries = self._entries
-        if all(entries[object_id].status != PENDING for object_id in ids):
-            return
-        waiter = Waiter(self._shell, 0)
-        references = self._references
-        with self._shell.lock:
-            waiting = [object_id for object_id in ids if references.wait_for(object_id, waiter)]
-            waiter.left = needed - (len(ids) - len(waiting))
-        if waiter.left > 0:
-            self._block(waiter, timeout_s)
-        if what == "wait" or waiter.left > 0:
-            with self._shell.lock:
-                for object_id in waiting:
-                    references.stop_waiting(object_id, waiter)
-        if waiter.left > 0:
+        statuses = {entries[object_id].status for object_id in ids}
+        if PENDING in statuses and ERROR not in statuses:
+            pending = [object_id for object_id in ids if entries[object_id].status == PENDING]
+            self._await(pending, _FirstError(self._shell, len(pending), entries), timeout_s)
+            statuses = {entries[object_id].status for object_id in ids}
+        if ERROR in statuses:
+            return next(object_id for object_id in ids if entries[object_id].status == ERROR)
+        if PENDING in statuses:
             self._check_open()
-        if what == "get" and waiter.left > 0:
             self._check_usable()
-            raise GetTimeoutError(
-                f"{waiter.left} of {len(ids)} object(s) were not ready within the timeout of {timeout_s:g} s"
-            )
+            left = sum(entries[object_id].status == PENDING for object_id in ids)
+            raise GetTimeoutError(f"{left} of {len(ids)} object(s) were not ready within {timeout_s:g} s (the timeout)")
+        return b""
+
+    def _await(self, pending: list[bytes], waiter: Waiter, timeout_s: float | None) -> None:
+        """Waits for objects until the waiter is done or the time is up; afterwards nothing refers to the waiter."""
+        references = self._references
+        still = len(pending) - waiter.left  # so many of them may be pending when the waiter is done
+        waiting = []
+        try:  # an interrupt may come at the end of any critical section
+            with self._shell.lock:
+                for object_id in pending:
+                    if references.wait_for(object_id, waiter):
+                        waiting.append(object_id)
+                    else:  # it has come meanwhile
+                        waiter.ready(object_id)
+            if not waiter.is_done():
+                self._block(waiter, timeout_s)
+        finally:
+            if still + waiter.left > 0:
+                with self._shell.lock:
+                    for object_id in waiting:
+                        references.stop_waiting(object_id, waiter)
 
     def _check_open(self) -> None:
         if self._shell.closed:
@@ -80,7 +112,7 @@ class Waits:
                 self._shell.run(self._shell.core.collect)
                 self._poll(refs)
             else:
-                self.until([ref._id for ref in refs], num_returns, timeout_s, "wait")
+                self._until(refs, num_returns, timeout_s)
             ready = self._ready(refs, num_returns)
         if fetch_local and not all(map(self._is_here, ready)):
             return self._wait_here(refs, num_returns, deadline)
@@ -97,6 +129,16 @@ class Waits:
                 if len(ready) == most:
                     break
         return ready
+
+    def _until(self, refs: list[ObjectRef], needed: int, timeout_s: float | None) -> None:
+        """Waits until ``needed`` of the references are ready, or the time is up."""
+        pending = [ref._id for ref in refs if self._entries[ref._id].status == PENDING]
+        left = needed - (len(refs) - len(pending))
+        if left > 0:
+            waiter = Waiter(self._shell, left)
+            self._await(pending, waiter, timeout_s)
+            if waiter.left > 0:
+                self._check_open()
 
     def _poll(self, refs: list[ObjectRef]) -> None:
         """Looks once at the socket, and asks the owners of borrowed objects, without waiting."""

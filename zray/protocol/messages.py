@@ -180,6 +180,13 @@ class Staying(NamedTuple):
     busy: bool
 
 
+class Killable(NamedTuple):
+    """Answer to a ``CancelTask`` with force, of a task that runs: what it has submitted is cancelled (if that was asked
+    for), and what stood behind it handed back."""
+
+    task_id: TaskId
+
+
 class Watch(NamedTuple):
     process_id: ProcessId
 
@@ -397,6 +404,13 @@ class ObjectState(NamedTuple):
     size: int
 
 
+class CancelObject(NamedTuple):
+    """To the owner, from anyone who holds a reference: cancel the task or call that makes the object."""
+
+    object_id: ObjectId
+    mode: int
+
+
 class BorrowAdd(NamedTuple):
     object_id: ObjectId
     holder: ProcessId
@@ -536,8 +550,8 @@ class LinkWelcome(NamedTuple):
 
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
-    | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying | Watch
-    | Peer | Query | Goodbye
+    | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
+    | Killable | Watch | Peer | Query | Goodbye
 )  # fmt: skip
 HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | LinkRefusals | Peer | Watch
 BrokerToClient = (
@@ -547,6 +561,7 @@ BrokerToClient = (
 BrokerToHost = StartWorker | KillWorker | FlushLogs | Delivered | ProcessDied
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
+    | CancelObject
     | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LinkWanted
 )  # fmt: skip
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | LinkWanted | LinkOffer
@@ -555,7 +570,7 @@ Link = LinkHello | LinkWelcome | Pull | Chunk | PullFailed
 Handshake = Hello | Welcome | Refused
 Message = ClientToBroker | HostToBroker | BrokerToClient | BrokerToHost | PeerMessage | PeerToHost | Link | Handshake
 
-_WORKER_ONLY = (Done, Reply, Returned, Blocked, ActorExiting, Leaving, Staying)
+_WORKER_ONLY = (Done, Reply, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
 FROM_HOST = frozenset(get_args(HostToBroker))
 FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye}
 FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)

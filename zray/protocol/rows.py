@@ -34,6 +34,7 @@ from zray.protocol.messages import (
     BorrowConfirm,
     BorrowEnd,
     Cancel,
+    CancelObject,
     CancelTask,
     Chunk,
     CopyGone,
@@ -52,6 +53,7 @@ from zray.protocol.messages import (
     HostReady,
     JobConfig,
     KeepCopies,
+    Killable,
     KillWorker,
     Leaving,
     LinkHello,
@@ -99,6 +101,7 @@ TYPES: tuple[Any, ...] = (
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
     LinkWanted, LinkOffer, LinkHello, LinkWelcome,
+    CancelObject, Killable,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -20,7 +20,7 @@ from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
 from zray.client.core.tasks import Arguments, Task
 from zray.config import Config
 from zray.failures import encode_failure
-from zray.ids import put_id, return_id, task_of
+from zray.ids import put_id, return_id
 from zray.protocol.codec import read_frame
 from zray.protocol.link import Link
 from zray.protocol.messages import (
@@ -59,6 +59,14 @@ class Get(NamedTuple):
     """Waits for objects; the generator is sent the list of their values (lists of references), None for an error."""
 
     object_ids: list[bytes]
+
+
+class SimActor(NamedTuple):
+    """An actor, by a handle. ``concurrency``: how many calls it runs at once; if one, in each caller's order."""
+
+    actor_id: bytes
+    handle_id: bytes
+    concurrency: int
 
 
 Program = Generator[Any, Any, Any]
@@ -252,8 +260,8 @@ class SimProcess(Node):
         held = (*refs, *nested, *((handle,) if handle else ()))
         return Arguments(INLINE, msgpack.packb(nested), b"", b"", 0, tuple(enumerate(refs)), held)
 
-    def create_actor(self, restarts: int = 0, name: str = "", request: int = 0) -> tuple[bytes, bytes]:
-        """Creates an actor; returns its ID and its handle object, of which the caller holds a reference."""
+    def create_actor(self, restarts: int = 0, concurrency: int = 1, name: str = "", request: int = 0) -> SimActor:
+        """Creates an actor; the caller holds a reference to its handle object."""
         core = self.core
         actor_id = core.new_task_id()
         handle_id = put_id(actor_id)
@@ -263,24 +271,25 @@ class SimProcess(Node):
         core.export(function_id, "actor", b"x")
         spec = {"name": name, "namespace": "", "detached": False, "max_restarts": restarts, "handle": handle_id,
                 "placement": shape_key({"CPU": 10_000}), "running": shape_key({}),
-                "class_name": "A", "request": request}  # fmt: skip
+                "class_name": "A", "request": request, "max_concurrency": concurrency,
+                "ordered": concurrency == 1}  # fmt: skip
         task = Task(actor_id, core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
         core.actors.create(handle_id, spec, task)
-        return actor_id, handle_id
+        return SimActor(actor_id, handle_id, concurrency)
 
-    def create_named(self, name: str, restarts: int = 0) -> Program:
+    def create_named(self, name: str, restarts: int = 0, concurrency: int = 1) -> Program:
         """Creates an actor with a name, for ``yield from``; None when the name is another's."""
-        made: list[tuple[bytes, bytes]] = []
+        made: list[SimActor] = []
 
         def create(on_answer: Callable[[Any], None]) -> None:
-            made.append(self.create_actor(restarts, name, self.core.new_request(on_answer)))
+            made.append(self.create_actor(restarts, concurrency, name, self.core.new_request(on_answer)))
 
         answer = yield Ask(create)
-        actor_id, handle_id = made[0]
-        if answer is not None and answer.actor == actor_id:
-            return actor_id, handle_id
-        self.core.actors.abandon(actor_id)
-        self.drop(handle_id)
+        (actor,) = made
+        if answer is not None and answer.actor == actor.actor_id:
+            return actor
+        self.core.actors.abandon(actor.actor_id)
+        self.drop(actor.handle_id)
         return None
 
     def find_named(self, name: str) -> Program:
@@ -288,25 +297,36 @@ class SimProcess(Node):
         answer = yield Ask(lambda done: self.core.send(ActorLookup(self.core.new_request(done), name, "")))
         if answer is None or not answer.found:
             return None
-        self.core.references.load(answer.spec["handle"])
-        return answer.actor, answer.spec["handle"]
+        spec = answer.spec
+        self.core.references.load(spec["handle"])
+        return SimActor(answer.actor, spec["handle"], spec["max_concurrency"])
 
-    def cancel(self, object_id: bytes, mode: int) -> bool:
-        """Cancels the task that makes an object of this process; False: it has ended."""
-        return self.core.tasks.cancel(task_of(object_id), mode)
+    def cancel(self, object_id: bytes, mode: int) -> None:
+        """Cancels the task that makes an object, whoever owns it."""
+        self.core.cancel(object_id, mode)
 
-    def call(self, actor_id: bytes, handle_id: bytes, refs: Iterable[bytes] = (), retries: int = 0) -> bytes:
+    def call(self, actor: SimActor, refs: Iterable[bytes] = (), retries: int = 0) -> bytes:
         """Calls an actor; the caller holds the reference returned."""
         core = self.core
         task_id = core.new_task_id()
         object_id = return_id(task_id, 1)
         core.references.own(object_id)
-        arguments = self._arguments(refs, (), handle_id)
-        view = core.actors.view(actor_id)
+        arguments = self._arguments(refs, (), actor.handle_id)
+        view = core.actors.view(actor.actor_id, actor.concurrency == 1)
         if not retries:
             self.cluster.once.add(task_id)
         core.actors.submit(view, Task(task_id, view, b"", b"", 0, msgpack.packb(1), arguments, 1, retries, b""))
         return object_id
+
+    def promise(self) -> bytes:
+        """An object of this process without a value yet; the caller holds a reference to it."""
+        object_id = return_id(self.core.new_task_id(), 1)
+        self.core.references.own(object_id)
+        return object_id
+
+    def keep_promise(self, object_id: bytes) -> None:
+        """The object has a value now."""
+        self.core.references.resolve(object_id, INLINE, msgpack.packb([]), b"", 0)
 
     def load(self, value: list[bytes], outer: bytes) -> list[bytes]:
         """References found in a value: the caller holds each of them."""
@@ -400,9 +420,14 @@ class SimWorker(SimProcess):
         super().handle(message)
         self._go_on()
 
+    def _has_room(self) -> bool:
+        """Whether another piece of work may begin."""
+        execution = self.core.execution
+        return execution.running < (execution.actor_spec["max_concurrency"] if execution.actor_spec else 1)
+
     def _go_on(self) -> None:
         execution = self.core.execution
-        while self.alive and not execution.running:
+        while self.alive and self._has_room():
             task = execution.take()
             if task is None:
                 if execution.may_exit() and self.link.idle:
@@ -413,7 +438,7 @@ class SimWorker(SimProcess):
             execution.hand_back()
 
     def output(self) -> list[Any]:
-        if not self.core.execution.running:
+        if self._has_room():
             self._go_on()
         return super().output()
 

@@ -35,6 +35,14 @@ def test_joining_twice_is_joining_once(desk):
     assert len(desk.core.jobs) == 1
 
 
+def test_who_is_or_was_a_member(desk):
+    driver, other = desk.driver(), desk.driver("other")
+    desk.say(other, m.Goodbye("done"))
+    answers = [ask(desk, driver, "is_member", process_id=each) for each in (driver, other, b"x" * 16, [], "x", None)]
+    assert answers == [True, True, False, False, False, False]
+    assert ask(desk, driver, "is_member") is False
+
+
 def test_a_worker_that_nobody_started(desk):
     assert desk.core.may_join(b"w" * 16, m.WORKER)
     assert desk.core.may_join(b"w" * 16, m.DRIVER) == ""

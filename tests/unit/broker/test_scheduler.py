@@ -319,26 +319,92 @@ def test_cancelling_what_runs(desk):
     assert desk.take(driver) == [m.Result(task_id, 0, worker, b"")]
 
 
-def test_cancelling_by_force(desk):
+def forced(desk):
+    """A driver, its host, and the only worker, which runs a task that is to be killed."""
     driver = desk.driver()
     host = desk.host(CPU=1)
     (worker,) = desk.workers(host)
     (task_id,) = desk.submit(driver)
+    assert desk.runs(worker) == [task_id]
+    desk.say(driver, m.Cancel(task_id, m.CANCEL_FORCE | m.CANCEL_RECURSIVE))
+    return driver, host, worker, task_id
+
+
+def killed(desk, host):
+    """The workers that a host was told to kill since the last look."""
+    return [message.worker_id for message in desk.take(host, m.KillWorker)]
+
+
+def test_by_force_when_the_worker_has_cancelled_what_the_task_has_submitted(desk):
+    driver, host, worker, task_id = forced(desk)
+    assert desk.take(worker) == [m.CancelTask(task_id, m.CANCEL_FORCE | m.CANCEL_RECURSIVE)]
+    assert killed(desk, host) == []
+    desk.say(worker, m.Killable(task_id))
+    assert killed(desk, host) == [worker]
+    desk.kill(worker, task_id)
+    assert [message.kind for message in desk.take(driver, m.Failed)] == ["WorkerCrashedError"]
+    desk.tick(5)
+    assert killed(desk, host) == []
+
+
+def test_by_force_when_the_worker_does_not_answer(desk):
+    _, host, worker, _ = forced(desk)
+    desk.tick(0.9)
+    assert killed(desk, host) == []
+    desk.tick(0.2)
+    assert killed(desk, host) == [worker]
+    desk.tick(5)
+    assert killed(desk, host) == []
+
+
+def test_by_force_twice(desk):
+    driver, host, worker, task_id = forced(desk)
+    desk.tick(0.9)
     desk.say(driver, m.Cancel(task_id, m.CANCEL_FORCE))
-    (kill,) = desk.take(host)
-    assert (type(kill), kill.worker_id) == (m.KillWorker, worker)
+    desk.tick(0.2)
+    assert killed(desk, host) == [worker]
 
 
-def test_a_worker_that_is_to_be_killed_gets_nothing(desk):
-    """The task was faster than the kill; the next one is innocent."""
+@pytest.mark.parametrize("answer", [b"outcome", b""])
+def test_a_task_that_ends_before_it_is_killed(desk, answer):
+    """Its worker lives, and the next task on it is not hit."""
+    driver, host, worker, task_id = forced(desk)
+    desk.say(worker, m.Done(task_id, 0, 50, answer))
+    (behind,) = desk.submit(driver)
+    assert behind in desk.runs(worker)
+    desk.say(worker, m.Killable(task_id))
+    desk.tick(5)
+    assert killed(desk, host) == []
+
+
+def test_a_worker_with_a_task_to_be_killed_gets_no_other(desk):
+    driver, _, worker, _ = forced(desk)
+    desk.submit(driver, 50)
+    assert desk.runs(worker) == []
+
+
+def test_by_force_with_others_behind(desk):
+    driver, worker, task_ids = prefetched(desk)
+    desk.say(driver, m.Cancel(task_ids[0], m.CANCEL_FORCE))
+    desk.say(worker, m.Returned(task_ids[1:]), m.Killable(task_ids[0]))
+    assert killed(desk, b"host".ljust(16, b"\0")) == [worker]
+    desk.kill(worker, task_ids[0])
+    assert [message.task_id for message in desk.take(driver, m.Failed)] == [task_ids[0]]
+
+
+def test_a_worker_that_speaks_of_what_nobody_cancels(desk):
     driver, worker = one_worker(desk)
     (task_id,) = desk.submit(driver)
-    desk.runs(worker)
-    desk.say(driver, m.Cancel(task_id, m.CANCEL_FORCE))
-    desk.done(worker, task_id)
-    desk.submit(driver, retryable=False)
-    assert desk.runs(worker) == []
-    desk.kill(worker)
+    desk.say(worker, m.Killable(task_id))
+    assert killed(desk, b"host".ljust(16, b"\0")) == []
+
+
+def test_an_owner_that_dies_while_its_task_is_to_be_killed(desk):
+    driver, host, worker, task_id = forced(desk)
+    desk.lose(driver)
+    desk.say(worker, m.Killable(task_id))
+    assert worker in killed(desk, host)
+    desk.kill(worker, task_id)
     assert desk.free == {"CPU": 1}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, process_id
 from zray.client.core.actors import ActorView
-from zray.client.core.references import ERROR, HANDLE, INLINE
+from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
 from zray.client.core.tasks import UNLIMITED, Task, pack_outcome
 from zray.failures import decode_failure, encode_failure
 from zray.ids import make_task_id, put_id, return_id, task_of
@@ -21,13 +21,14 @@ ACTOR = make_task_id(process_id("caller"), 1000)
 class Caller:
     """A process that calls the actor ACTOR; the broker is played by the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, ordered: bool = True) -> None:
+        self.ordered = ordered
         self.process = Process(Wire(), "caller")
         self.core = self.process.core
 
     @property
     def view(self) -> ActorView:
-        return self.core.actors.view(ACTOR)
+        return self.core.actors.view(ACTOR, self.ordered)
 
     def call(self, refs: tuple[bytes, ...] = (), retries: int = 0) -> bytes:
         task_id = self.core.new_task_id()
@@ -51,7 +52,7 @@ class Caller:
         handle = put_id(self.core.new_task_id()) if handle is None else handle
         self.core.references.own(handle)
         self.core.references.resolve(handle, HANDLE, b"", b"", 0)
-        spec = {"handle": handle, "name": ""}
+        spec = {"handle": handle, "name": "", "ordered": self.ordered}
         arguments = INLINE_ARGUMENTS._replace(refs=tuple(enumerate(refs)), held=refs)
         task = Task(ACTOR, self.core.queue_route, FUNCTION, b"", 0, b"", arguments, 0, 0, b"")
         self.core.actors.create(handle, spec, task)
@@ -94,6 +95,12 @@ class Caller:
 @pytest.fixture
 def caller() -> Caller:
     return Caller()
+
+
+@pytest.fixture
+def parallel() -> Caller:
+    """A caller of an actor that runs several calls at once."""
+    return Caller(ordered=False)
 
 
 # ------------------------------------------------------------------ order
@@ -184,6 +191,116 @@ def test_the_order_never_changes(history):
     assert [row[2] for row in calls] == list(range(1, len(calls) + 1))
 
 
+# ------------------------------------------------------------------ without an order
+
+
+def test_a_call_that_is_ready_goes_past_one_that_waits(parallel):
+    argument = parallel.pending()
+    first, waiting, behind = parallel.call(), parallel.call((argument,)), parallel.call()
+    assert parallel.calls() == [(first, 0, 1, 0), (behind, 0, 2, 0)]
+    assert parallel.view.pending_calls == 3
+    parallel.resolve(argument)
+    assert parallel.calls() == [(waiting, 0, 3, 0)]
+    for result in (first, waiting, behind):
+        parallel.answer(result)
+    assert parallel.view.pending_calls == 0
+
+
+def test_calls_whose_arguments_exist_leave_in_their_order(parallel):
+    argument = parallel.pending()
+    parallel.resolve(argument)
+    results = [parallel.call((argument,) if number % 2 else ()) for number in range(6)]
+    assert parallel.order() == results
+
+
+def test_an_argument_that_is_an_error_ends_a_call_among_others(parallel):
+    good, bad = parallel.pending(), parallel.pending()
+    waiting, failing = parallel.call((good,)), parallel.call((bad, good))
+    parallel.resolve(bad, ERROR)
+    assert not parallel.failure(failing)
+    parallel.resolve(good)
+    assert parallel.failure(failing) == "SystemFailure"
+    assert parallel.order() == [waiting]
+    assert parallel.view.pending_calls == 1
+
+
+def test_cancelling_one_that_waits_among_others(parallel):
+    argument = parallel.pending()
+    waiting, other = parallel.call((argument,)), parallel.call((argument,))
+    parallel.core.tasks.cancel(task_of(waiting), 0)
+    assert parallel.failure(waiting) == "TaskCancelledError"
+    parallel.resolve(argument)
+    assert parallel.order() == [other]
+
+
+def test_a_retry_does_not_wait_for_others(parallel):
+    first = parallel.call(retries=1)
+    parallel.call((parallel.pending(),))
+    parallel.sent()
+    parallel.answer(first, 0, ERROR, retryable=True)
+    assert parallel.calls() == [(first, 0, 2, 1)]
+    assert parallel.view.pending_calls == 2
+
+
+def test_a_restart_sends_again_what_was_sent_and_nothing_else(parallel):
+    argument = parallel.pending()
+    once, again, waiting, unseen = (
+        parallel.call(), parallel.call(retries=1), parallel.call((argument,), retries=1), parallel.call()
+    )  # fmt: skip
+    parallel.sent()
+    parallel.state(m.RESTARTING, incarnation=1, last_seq=2)
+    assert parallel.failure(once) == "ActorUnavailableError"
+    assert parallel.calls() == [(again, 1, 1, 1), (unseen, 1, 2, 0)]
+    parallel.resolve(argument)
+    assert parallel.calls() == [(waiting, 1, 3, 0)]
+
+
+def test_what_waits_ends_with_the_actor(parallel):
+    argument = parallel.pending()
+    waiting, sent = parallel.call((argument,), retries=9), parallel.call(retries=9)
+    parallel.sent()
+    parallel.state(m.DEAD)
+    assert {parallel.failure(result) for result in (waiting, sent)} == {"ActorDiedError"}
+    parallel.resolve(argument)
+    assert parallel.calls() == []
+    assert parallel.core.tasks.tasks == {}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(
+    st.sampled_from(["call", "call on", "ready", "cancel", "answer", "raise", "restart"]), st.integers(0, 5)
+), max_size=40))  # fmt: skip
+def test_each_call_is_sent_when_it_can_be_and_ends_once(history):
+    caller = Caller(ordered=False)
+    arguments = [caller.pending() for _ in range(6)]
+    waits: dict[bytes, bytes] = {}
+    made: list[bytes] = []
+    incarnation = 0
+    for what, index in history:
+        if what == "call":
+            made.append(caller.call(retries=UNLIMITED))
+        elif what == "call on":
+            made.append(caller.call((arguments[index],), retries=UNLIMITED))
+            waits[made[-1]] = arguments[index]
+        elif what == "ready":
+            caller.resolve(arguments[index])
+        elif what == "restart":
+            incarnation += 1
+            caller.state(m.RESTARTING, incarnation=incarnation, last_seq=index)
+        elif made:
+            result = made[index % len(made)]
+            task = caller.core.tasks.tasks.get(task_of(result))
+            if what == "cancel":
+                caller.core.tasks.cancel(task_of(result), 0)
+            elif task is not None and task in caller.view.flying.values():
+                caller.answer(result, task.attempt, ERROR if what == "raise" else INLINE, retryable=what == "raise")
+        for result in made:
+            task = caller.core.tasks.tasks.get(task_of(result))
+            ready = result not in waits or caller.core.references.entries[waits[result]].status != PENDING
+            assert task is None or (task in caller.view.flying.values()) == ready
+    assert caller.view.pending_calls == len(caller.core.tasks.tasks)
+
+
 # ------------------------------------------------------------------ retries
 
 
@@ -225,6 +342,15 @@ def test_what_may_have_run_is_sent_again_if_it_may(caller):
     caller.state(m.RESTARTING, incarnation=2, last_seq=2)
     assert caller.calls() == [(ever, 2, 1, 2)]
     assert caller.failure(once) == caller.failure(twice) == "ActorUnavailableError"
+
+
+def test_what_a_lost_call_sets_free_does_not_overtake_what_is_sent_again(caller):
+    lost, again = caller.call(), caller.call(retries=1)
+    failing, last = caller.call((lost,)), caller.call()
+    caller.sent()
+    caller.state(m.RESTARTING, incarnation=1, last_seq=2)
+    assert caller.failure(failing) == "ActorUnavailableError"
+    assert caller.order() == [again, last]
 
 
 def test_answered_calls_are_over(caller):

@@ -240,6 +240,34 @@ def test_cancelling_with_everything_below(worker):
     assert child != stranger
 
 
+def test_by_force_the_others_and_what_is_below_go_first(worker):
+    task_id, behind = worker.run(1), worker.run(2)
+    worker.execution.take()
+    child = worker.process.submit(Process(worker.process.wire, "other"), parent=task_id)
+    worker.sent()
+    mode = m.CANCEL_FORCE | m.CANCEL_RECURSIVE
+    worker.core.receive(m.CancelTask(task_id, mode))
+    assert worker.sent() == [m.Cancel(child[:24], mode), m.Returned([behind]), m.Killable(task_id)]
+    assert worker.core.take_effects() == []
+
+
+def test_by_force_before_it_was_started(worker):
+    worker.run(1)
+    queued = worker.run(2)
+    worker.execution.take()
+    worker.core.receive(m.CancelTask(queued, m.CANCEL_FORCE))
+    assert worker.sent() == [m.Done(queued, 0, 0, b"")]
+
+
+def test_an_actors_call_is_never_killed(worker):
+    worker.serve_actor()
+    task_id = worker.call(1)
+    worker.execution.take()
+    worker.core.receive(m.CancelTask(task_id, m.CANCEL_FORCE | m.CANCEL_RECURSIVE))
+    assert worker.core.take_effects() == [Interrupt(task_id)]
+    assert worker.sent() == []
+
+
 def test_what_a_cancelled_task_keeps_is_registered_first(worker):
     theirs = put_id(make_task_id(OWNER, 1))
     worker.run(1)

@@ -115,6 +115,8 @@ GOLDEN = """
 69 LinkOffer address: str, token: bytes, key: bytes
 70 LinkHello process_id: bytes, token: bytes
 71 LinkWelcome process_id: bytes
+72 CancelObject object_id: bytes, mode: int
+73 Killable task_id: bytes
 """
 """The wire format of protocol version 3. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
@@ -209,7 +211,7 @@ def test_every_message_is_in_one_union():
 
 
 def test_what_drivers_and_workers_alone_may_send():
-    only_workers = {"Done", "Reply", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying"}
+    only_workers = {"Done", "Reply", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable"}
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
     assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye"}
 

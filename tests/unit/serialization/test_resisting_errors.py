@@ -197,16 +197,17 @@ class Interrupting(Exception):
 
 
 def test_ctrl_c_while_an_error_is_loaded_is_no_fault_of_the_exception():
-    from zray.client.shell import Guard
+    from zray.client.guard import Guard
+    from zray.util import signals
 
     guard = Guard()
     data = pack(caught(throw, Interrupting("text"))).to_bytes()
-    before = signal.signal(signal.SIGINT, lambda *_: guard.interrupt(KeyboardInterrupt()))
+    signals.install(guard)
     try:
         with pytest.raises(KeyboardInterrupt):
             load_error(data, no_refs)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signals.uninstall(guard)
 
 
 def test_stop_iteration_becomes_a_runtime_error_where_coroutines_wait():

@@ -19,9 +19,10 @@ from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, ReferenceTable, is_stored
 from zray.client.core.tasks import QueueRoute, TaskTable, pack_outcome, read_outcome
 from zray.failures import encode_failure
-from zray.ids import make_task_id
+from zray.ids import make_task_id, owner_of, task_of
 from zray.protocol.codec import pack, unpack_messages
 from zray.protocol.messages import (
+    CANCEL_FORCE,
     DEAD,
     FROM_PEER,
     ActorCall,
@@ -39,6 +40,7 @@ from zray.protocol.messages import (
     BorrowChecked,
     BorrowConfirm,
     BorrowEnd,
+    CancelObject,
     CancelTask,
     Chunk,
     CopyGone,
@@ -62,6 +64,7 @@ from zray.protocol.messages import (
     ObjectState,
     Peer,
     ProcessDied,
+    ProtocolError,
     Pull,
     PullFailed,
     Query,
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from zray.client.core.transfers import DriverTransfers
 
 PEER_CHUNK_BYTES = 1 << 20
+FORCE_IS_FOR_TASKS = "force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()"
 
 
 class ClientCore:
@@ -159,6 +163,23 @@ class ClientCore:
             _PEER_HANDLERS[type(message)](self, dest, message)
         else:
             self._peer_rows.setdefault(dest, []).append(encode_row(message))
+
+    # ------------------------------------------------------------------ cancellation
+
+    def cancel(self, object_id: bytes, mode: int) -> None:
+        """Cancels the task or call that makes an object, if it has not ended. Asks the owner, who may be another."""
+        self.to_peer(owner_of(object_id), CancelObject(object_id, mode))
+
+    def _on_cancel_object(self, source: bytes, message: CancelObject) -> None:
+        if not self.references.owns(message.object_id):
+            raise ProtocolError("asked to cancel a task of somebody else")
+        task = self.tasks.tasks.get(task_of(message.object_id))
+        if task is None:
+            return  # it has ended, or the object was put
+        if message.mode & CANCEL_FORCE and self.actors.is_call(task):
+            self._effects.append(Warn(f"a cancellation by another process had no effect: {FORCE_IS_FOR_TASKS}"))
+        else:
+            self.tasks.cancel(task.task_id, message.mode)
 
     # ------------------------------------------------------------------ where objects are
 
@@ -307,6 +328,7 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     BorrowConfirm: lambda core, source, m: core.references.on_borrow_confirm(source, m),
     BorrowCheck: lambda core, source, m: core.references.on_borrow_check(source, m),
     BorrowChecked: lambda core, source, m: core.references.on_borrow_checked(source, m),
+    CancelObject: ClientCore._on_cancel_object,
     Locate: ClientCore._locate,
     CopyMade: ClientCore._copy_made,
     CopyGone: lambda core, source, m: core.locations.gone(m.object_id, source),

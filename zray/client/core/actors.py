@@ -1,15 +1,17 @@
 """The caller's side of actors: one ``ActorView`` per actor that this process creates or calls.
 
-A view is the route of the actor's calls. Calls leave in the order in which they were made: one that waits for an
-argument holds back those behind it. ``flying`` are the calls that have been sent and not answered, by sequence number
-of the present incarnation. When the broker announces a new incarnation, each of them is sent again or fails,
-by the rule in SPEC.md.
+A view is the route of the actor's calls. Calls of an actor that runs one at a time leave in the order in which they
+were made: one that waits for an argument holds back those behind it (``OrderedView``). Calls of an actor that runs
+several at once leave when their arguments exist, since an argument may depend on a later call (``UnorderedView``).
+``flying`` are the calls that have been sent and not answered, by sequence number of the present incarnation. When the
+broker announces a new incarnation, each of them is sent again or fails, by the rule in SPEC.md.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from zray.client.core.references import ReferenceTable
@@ -40,26 +42,41 @@ class Creation:
         self.task = task
 
 
-class ActorView:
-    """What this process knows of one actor. ``queue``: calls not yet sent, oldest first."""
+class ActorView(ABC):
+    """What this process knows of one actor. The calls not yet sent are held by the subclass."""
 
-    __slots__ = ("_table", "actor_id", "creation", "death", "flying", "incarnation", "next_seq", "queue", "state")
+    __slots__ = ("actor_id", "creation", "death", "flying", "incarnation", "next_seq", "state", "table")
 
     def __init__(self, actor_id: bytes, table: ActorTable) -> None:
         self.actor_id = actor_id
         self.incarnation = 0
         self.state = PENDING
         self.death = b""  # the error of calls to a dead actor
-        self.queue: deque[Task] = deque()
         self.flying: dict[int, Task] = {}
         self.next_seq = 1
         self.creation: Creation | None = None
-        self._table = table
+        self.table = table
 
     @property
     def pending_calls(self) -> int:
         """Calls without an outcome."""
-        return len(self.queue) + len(self.flying)
+        return len(self.unsent()) + len(self.flying)
+
+    @abstractmethod
+    def unsent(self) -> Collection[Task]:
+        """The calls not yet sent, oldest first."""
+
+    @abstractmethod
+    def add(self, task: Task) -> None:
+        """A new call, to be sent when it is ready."""
+
+    @abstractmethod
+    def put_back(self, tasks: list[Task]) -> None:
+        """Calls that were sent, oldest first, are to be sent again, ahead of those that were not."""
+
+    @abstractmethod
+    def remove(self, task: Task) -> None:
+        """A call that was not sent has an outcome."""
 
     # ------------------------------------------------------------------ as a Route
 
@@ -67,29 +84,94 @@ class ActorView:
         if self.flying.get(task.seq) is task:  # to be tried again
             del self.flying[task.seq]
             task.seq = 0
-            self.queue.appendleft(task)
-        self._table.soon(task)
+            self.put_back([task])
+        self.table.soon(task)
 
-    def go(self, task: Task) -> None:
-        self._table.flush(self)
+    @abstractmethod
+    def go(self, task: Task) -> None: ...
 
-    def send(self, task: Task, payload: bytes) -> None:
-        self.queue.popleft()
+    @abstractmethod
+    def send(self, task: Task, payload: bytes) -> None: ...
+
+    def fly(self, task: Task, payload: bytes) -> None:
+        """Sends a call under the next sequence number."""
         task.seq = self.next_seq
         self.next_seq += 1
         self.flying[task.seq] = task
-        call = ActorCall(self.actor_id, self.incarnation, task.seq, task.task_id, task.attempt, payload)
-        self._table.send(call)
+        self.table.send(ActorCall(self.actor_id, self.incarnation, task.seq, task.task_id, task.attempt, payload))
 
     def cancel(self, task: Task, mode: int) -> None:
-        self._table.send(ActorCancel(self.actor_id, task.task_id, mode))
+        self.table.send(ActorCancel(self.actor_id, task.task_id, mode))
 
     def done(self, task: Task, error: bytes) -> None:
         if self.flying.get(task.seq) is task:
             del self.flying[task.seq]
-        elif task.state == WAITING and task in self.queue:
-            self.queue.remove(task)
-            self._table.soon(task)  # what stood behind it may go now
+        elif task.state == WAITING:
+            self.remove(task)
+
+
+class OrderedView(ActorView):
+    """Of an actor that runs one call at a time. ``_queue``: calls not yet sent, oldest first."""
+
+    __slots__ = ("_queue",)
+
+    def __init__(self, actor_id: bytes, table: ActorTable) -> None:
+        super().__init__(actor_id, table)
+        self._queue: deque[Task] = deque()
+
+    def unsent(self) -> Collection[Task]:
+        return self._queue
+
+    def add(self, task: Task) -> None:
+        self._queue.append(task)
+
+    def put_back(self, tasks: list[Task]) -> None:
+        self._queue.extendleft(reversed(tasks))
+
+    def remove(self, task: Task) -> None:
+        if task in self._queue:
+            self._queue.remove(task)
+            self.table.soon(task)  # what stood behind it may go now
+
+    def go(self, task: Task) -> None:
+        queue = self._queue
+        while queue and not queue[0].missing and self.state != DEAD:
+            self.table.dispatch(queue[0])
+
+    def send(self, task: Task, payload: bytes) -> None:
+        self._queue.popleft()
+        self.fly(task, payload)
+
+
+class UnorderedView(ActorView):
+    """Of an actor that runs several calls at once. ``_waiting``: calls that wait for an argument, by task."""
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self, actor_id: bytes, table: ActorTable) -> None:
+        super().__init__(actor_id, table)
+        self._waiting: dict[bytes, Task] = {}
+
+    def unsent(self) -> Collection[Task]:
+        return self._waiting.values()
+
+    def add(self, task: Task) -> None:
+        self._waiting[task.task_id] = task
+
+    def put_back(self, tasks: list[Task]) -> None:
+        for task in tasks:
+            self._waiting[task.task_id] = task
+
+    def remove(self, task: Task) -> None:
+        self._waiting.pop(task.task_id, None)
+
+    def go(self, task: Task) -> None:
+        if not task.missing and self.state != DEAD and task.task_id in self._waiting:
+            self.table.dispatch(task)
+
+    def send(self, task: Task, payload: bytes) -> None:
+        del self._waiting[task.task_id]
+        self.fly(task, payload)
 
 
 class _CreationRoute:
@@ -105,7 +187,7 @@ class _CreationRoute:
         self._table.soon(task)
 
     def go(self, task: Task) -> None:
-        self._table.dispatch(task)
+        self._table.dispatch_creation(task)
 
     def send(self, task: Task, payload: bytes) -> None:
         creation = self._view.creation
@@ -129,15 +211,16 @@ class ActorTable:
         self.views: dict[bytes, ActorView] = {}
         self.send = send
         self.soon = tasks.soon
+        self.dispatch = tasks.dispatch
         self._references = references
         self._tasks = tasks
         self._handle_of: dict[bytes, bytes] = {}  # handle object -> actor, for the actors created here
 
-    def view(self, actor_id: bytes) -> ActorView:
-        """The view of an actor, made at its first use."""
+    def view(self, actor_id: bytes, ordered: bool) -> ActorView:
+        """The view of an actor, made at its first use. ``ordered``: it runs one call at a time."""
         view = self.views.get(actor_id)
         if view is None:
-            view = self.views[actor_id] = ActorView(actor_id, self)
+            view = self.views[actor_id] = (OrderedView if ordered else UnorderedView)(actor_id, self)
         return view
 
     # ------------------------------------------------------------------ creation
@@ -148,7 +231,7 @@ class ActorTable:
         ``task``: its constructor, whose identifier is the actor's. Actors must be created in the order of these.
         """
         actor_id = task.task_id
-        view = self.view(actor_id)
+        view = self.view(actor_id, spec["ordered"])
         view.creation = Creation(task.function_id, spec, task)
         if handle_id:
             self._handle_of[handle_id] = actor_id
@@ -158,7 +241,7 @@ class ActorTable:
             self.send(ActorCreate(actor_id, task.function_id, dict(spec), b""))
         self._tasks.submit(task)
 
-    def dispatch(self, task: Task) -> None:
+    def dispatch_creation(self, task: Task) -> None:
         """Sends a creation whose arguments exist."""
         if self._tasks.waits(task):
             self._tasks.dispatch(task)
@@ -186,6 +269,11 @@ class ActorTable:
 
     # ------------------------------------------------------------------ calls
 
+    @staticmethod
+    def is_call(task: Task) -> bool:
+        """Whether a task is the call of an actor's method."""
+        return isinstance(task.route, ActorView)
+
     def submit(self, view: ActorView, task: Task) -> None:
         """Takes charge of a call."""
         if view.state == DEAD:
@@ -194,18 +282,13 @@ class ActorTable:
                 self._references.pin(object_id)
             self._tasks.fail(task, view.death)
             return
-        view.queue.append(task)
+        view.add(task)
         self._tasks.submit(task)
-
-    def flush(self, view: ActorView) -> None:
-        """Sends every call at the head of the queue whose arguments exist."""
-        while view.queue and not view.queue[0].missing and view.state != DEAD:
-            self._tasks.dispatch(view.queue[0])
 
     def on_state(self, message: ActorState) -> None:
         """The broker tells of a new incarnation, or of the end."""
-        view = self.view(message.actor_id)
-        if view.state == DEAD:
+        view = self.views.get(message.actor_id)
+        if view is None or view.state == DEAD:
             return
         if message.state == ALIVE:
             view.state = ALIVE
@@ -218,7 +301,7 @@ class ActorTable:
     def _died(self, view: ActorView, message: ActorState) -> None:
         view.state = DEAD
         view.death = message.error or encode_failure("ActorDiedError", message.message)
-        for task in [*view.flying.values(), *view.queue]:
+        for task in [*view.flying.values(), *view.unsent()]:
             if task.task_id in self._tasks.tasks:
                 self._tasks.fail(task, view.death)
         if view.creation is not None:
@@ -245,9 +328,10 @@ class ActorTable:
             task.seq = 0
             task.state = WAITING
             again.append(task)
-        view.queue.extendleft(reversed(again))
+        view.put_back(again)
         text = f"the actor died while the call was with it, and it may have run: {message.message}"
         for task in lost:
             cancelled = encode_failure("TaskCancelledError", "the call was cancelled")
             self._tasks.fail(task, cancelled if task.cancelled else encode_failure("ActorUnavailableError", text))
-        self.flush(view)
+        for task in again:
+            self.soon(task)

@@ -18,6 +18,7 @@ from zray.client.core.tasks import Envelope, TaskTable, pack_outcome
 from zray.ids import owner_of
 from zray.protocol.codec import unpack
 from zray.protocol.messages import (
+    CANCEL_FORCE,
     CANCEL_RECURSIVE,
     ActorExiting,
     ActorReady,
@@ -31,6 +32,7 @@ from zray.protocol.messages import (
     FunctionBlob,
     FunctionGet,
     JobConfig,
+    Killable,
     Leaving,
     ProtocolError,
     Reply,
@@ -302,7 +304,7 @@ class Execution:
     # ------------------------------------------------------------------ cancellation
 
     def on_cancel(self, message: CancelTask) -> None:
-        """Drops a task that has not been started, interrupts one that runs."""
+        """Drops a task that has not been started; has one that runs interrupted, or killed by force."""
         if message.mode & CANCEL_RECURSIVE:
             self._tasks.cancel_children(message.task_id, message.mode)
         for item in self._queue:
@@ -313,7 +315,12 @@ class Execution:
                 else:
                     self._send(Reply(item.caller, item.task_id, item.attempt, b""))
                 return
-        if message.task_id in self._running:
+        if message.task_id not in self._running:
+            return
+        if message.mode & CANCEL_FORCE and not self.actor_id:
+            self.hand_back()
+            self._send(Killable(message.task_id))
+        else:
             self._effects.append(Interrupt(message.task_id))
 
 

@@ -29,7 +29,7 @@ class EventLoop:
         self._worker = worker
         self._loop = asyncio.new_event_loop()
         self._inbox: deque[Assignment] = deque()
-        self._running: dict[bytes, asyncio.Task[None]] = {}
+        self._running: dict[bytes, tuple[asyncio.Task[None], Assignment]] = {}
         self._flush_due = False
         self._turned = True
         self._asked_at = 0.0
@@ -50,7 +50,7 @@ class EventLoop:
     def _take_inbox(self) -> None:
         while self._inbox:
             task = self._inbox[0]
-            self._running[task.task_id] = self._loop.create_task(self._call(task))
+            self._running[task.task_id] = self._loop.create_task(self._call(task)), task
             self._inbox.popleft()
 
     async def _call(self, task: Assignment) -> None:
@@ -73,6 +73,9 @@ class EventLoop:
         else:
             worker.end_call(task, options, value, error)
         del value, error
+        self._ended(task)
+
+    def _ended(self, task: Assignment) -> None:
         self._running.pop(task.task_id, None)
         if not self._flush_due:
             self._flush_due = True
@@ -102,14 +105,20 @@ class EventLoop:
         self._turned = True
 
     def cancel(self, task_id: bytes) -> None:
-        """Cancels a call that runs; from any thread."""
+        """Cancels a call that was started; from any thread."""
 
         def cancel() -> None:
-            running = self._running.get(task_id)
-            if running is not None:
+            if task_id in self._running:
+                running, task = self._running[task_id]
                 running.cancel()
+                running.add_done_callback(lambda _: self._cancelled(task))
 
         self._loop.call_soon_threadsafe(cancel)
+
+    def _cancelled(self, task: Assignment) -> None:
+        """A call that was cancelled is over. asyncio runs nothing of one that had not begun: it has no answer yet."""
+        self._worker.end_cancelled(task)
+        self._ended(task)
 
 
 def _says_cancelled(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from zray.client.context import current_task
-from zray.client.core.effects import Interrupt
+from zray.client.core.effects import Interrupt, Warn
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.session import Session
 from zray.client.shell import Tick, Waiter
@@ -68,6 +68,7 @@ class Worker:
         self._light_bytes = anonymous_bytes()
         session.core.execution.worth_keeping = self._worth_keeping
         session.handlers[Interrupt] = self._interrupt
+        session.handlers[Warn] = lambda effect: print(f"zray: {effect.text}", file=sys.stderr, flush=True)
         session.on_lost = self._on_lost
         session.shell.on_standby = self._on_standby
 

@@ -1,0 +1,118 @@
+"""Calls of an async actor that are cancelled: each is answered once, wherever it is. The worker is a stand-in."""
+
+import asyncio
+import queue
+import threading
+from types import SimpleNamespace
+
+import msgpack
+import pytest
+
+from zray.worker.process.event_loop import EventLoop
+
+OPTIONS = msgpack.packb({"name": "f", "method": "f"})
+
+
+class Worker:
+    """``answers``: [task, what it was answered]; ``begun`` tells of each call that runs, which then waits for ever."""
+
+    def __init__(self):
+        self.running = set()
+        self.answers = queue.Queue()
+        self.begun = queue.Queue()
+        self.loop = EventLoop(self)
+        self.flushed = []
+
+    def start(self, name):
+        task = SimpleNamespace(task_id=name, envelope=SimpleNamespace(options=OPTIONS))
+        self.running.add(name)
+        self.loop.start(task)
+
+    def hold_loop(self):
+        """The loop stands still until the event that is returned is set."""
+        holding, held = threading.Event(), threading.Event()
+        self.loop._loop.call_soon_threadsafe(lambda: (holding.set(), held.wait()))
+        holding.wait()
+        return held
+
+    def begin_call(self, task):
+        self.begun.put(task.task_id)
+
+    def context(self, task, options):
+        return None
+
+    def call_arguments(self, task):
+        return [], {}
+
+    def method(self, options):
+        return asyncio.Event().wait
+
+    def end_call(self, task, options, value, error):
+        raise AssertionError(error)
+
+    def end_cancelled(self, task):
+        if task.task_id in self.running:
+            self.running.remove(task.task_id)
+            self.answers.put(task.task_id)
+
+    def flush(self):
+        self.flushed.append(self.answers.qsize())
+
+
+@pytest.fixture
+def worker():
+    worker = Worker()
+    yield worker
+    for name in list(worker.running):
+        worker.loop.cancel(name)
+        worker.answers.get(timeout=10)
+    worker.loop._loop.call_soon_threadsafe(worker.loop._loop.stop)
+    worker.loop._thread.join()
+    worker.loop._loop.close()
+
+
+def test_a_call_that_runs(worker):
+    worker.start(b"a")
+    assert worker.begun.get(timeout=10) == b"a"
+    worker.loop.cancel(b"a")
+    assert worker.answers.get(timeout=10) == b"a"
+
+
+def test_a_call_that_has_not_begun(worker):
+    held = worker.hold_loop()
+    for name in (b"a", b"b"):
+        worker.start(name)
+    worker.loop.cancel(b"b")
+    held.set()
+    assert worker.answers.get(timeout=10) == b"b"
+    assert worker.begun.get(timeout=10) == b"a"
+    worker.loop.cancel(b"a")
+    assert worker.answers.get(timeout=10) == b"a"
+    assert worker.begun.empty()
+
+
+def test_twice(worker):
+    held = worker.hold_loop()
+    worker.start(b"a")
+    for _ in range(2):
+        worker.loop.cancel(b"a")
+    held.set()
+    assert worker.answers.get(timeout=10) == b"a"
+    worker.loop.cancel(b"a")
+    worker.start(b"b")
+    assert worker.begun.get(timeout=10) == b"b"
+    worker.loop.cancel(b"b")
+    assert worker.answers.get(timeout=10) == b"b"
+    assert worker.answers.empty()
+
+
+def test_the_answer_is_sent(worker):
+    held = worker.hold_loop()
+    worker.start(b"a")
+    worker.loop.cancel(b"a")
+    held.set()
+    worker.answers.get(timeout=10)
+    worker.start(b"b")
+    worker.begun.get(timeout=10)
+    assert worker.flushed
+    assert worker.loop._running.keys() == {b"b"}
