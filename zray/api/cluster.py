@@ -291,10 +291,11 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     from zray.api.local_cluster import LocalCluster  # workers, which import this module too, do without
 
     root = runtime_root(config.tmpdir)
-    paths = new_session(root)
+    paths, lock = new_session(root)
     process = None
     try:
-        process = LocalCluster(paths, resources, store_bytes, config, _search_path())
+        with contextlib.closing(lock):  # from now on the subprocess's
+            process = LocalCluster(paths, lock, resources, store_bytes, config, _search_path())
         driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, namespace, process)
     except BaseException:
         if process is not None:

@@ -14,6 +14,7 @@ from typing import IO, Any
 from zray.config import Config
 from zray.exceptions import SystemFailure
 from zray.util.processes import TITLE_PADDING
+from zray.util.session_lock import SessionLock
 from zray.util.sessions import SessionPaths
 
 END_TIMEOUT_S = 10.0
@@ -25,16 +26,23 @@ _LAUNCH = "import sys, json; a = json.loads(sys.argv[1]); sys.path[:] = a['sys_p
 class LocalCluster:
     """The subprocess. It ends when its stdin closes, which the end of this process does too.
 
-    ``resources`` in ten-thousandths; ``store_bytes``: capacity of the store, 0: by ``config``; ``search_path``: the
-    ``sys.path`` of its processes.
+    ``lock``: the session's; the subprocess holds it as well from now on. ``resources`` in ten-thousandths;
+    ``store_bytes``: capacity of the store, 0: by ``config``; ``search_path``: the ``sys.path`` of its processes.
     """
 
     def __init__(
-        self, paths: SessionPaths, resources: dict[str, int], store_bytes: int, config: Config, search_path: list[str]
+        self,
+        paths: SessionPaths,
+        lock: SessionLock,
+        resources: dict[str, int],
+        store_bytes: int,
+        config: Config,
+        search_path: list[str],
     ) -> None:
         arguments = {
             "session": paths.name,
             "root": str(paths.root),
+            "lock": lock.filenos(),
             "resources": resources,
             "store_bytes": store_bytes,
             "config": dataclasses.asdict(config),
@@ -47,6 +55,7 @@ class LocalCluster:
             stderr=_stderr_for_children(),
             env={**os.environ, "ZRAY_SESSION": paths.name, "SPT_NOENV": "1"},
             start_new_session=True,
+            pass_fds=lock.filenos(),
         )
 
     @property

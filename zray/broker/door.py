@@ -20,7 +20,7 @@ import zmq
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER
-from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send
+from zray.protocol.sockets import bind_again, check_address, is_readable, make_socket, receive, send
 
 if TYPE_CHECKING:
     from zray.security.guard import Guard
@@ -158,6 +158,10 @@ class Door:
             return []
         revoked = {key for _, key in self._admitted.values() if not self._guard.is_allowed(key)}
         return [process_id for process_id, (_, key) in self._admitted.items() if key in revoked] if revoked else []
+
+    def listen_again(self) -> None:
+        """Makes the socket's file again if it has been removed."""
+        bind_again(self._socket, self.address)
 
     def close(self) -> None:
         """Closes the socket, and removes its file."""

@@ -40,13 +40,23 @@ if TYPE_CHECKING:
 TICK_S = 0.25
 PAUSE_S = 1.0
 MAX_FRAMES_PER_TURN = 1000
+UPKEEP_S = 1.0
 
 
 class BrokerShell:
     """Binds ``address`` and serves until ``stop`` is called or a signal says so."""
 
-    def __init__(self, address: str, config: Config, keys: KeyDirectory | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        config: Config,
+        keys: KeyDirectory | None = None,
+        upkeep: Callable[[float], None] = lambda now: None,
+    ) -> None:
+        """``keys``: see ``Door``; ``upkeep``: called about once a second with the time."""
         self._config = config
+        self._upkeep = upkeep
+        self._kept_up = 0.0
         self._door = Door(address, config, keys)
         self._incarnation = os.urandom(8)
         self._links: dict[bytes, Link] = {}
@@ -226,6 +236,10 @@ class BrokerShell:
         for process_id in self._door.outcasts():
             self._core.lost(process_id, "its key has been revoked")
         self._core.tick(now)
+        if now - self._kept_up >= UPKEEP_S:
+            self._kept_up = now
+            self._upkeep(now)
+            self._door.listen_again()
 
     def _means_death(self, process: Process) -> bool:
         """Whether it is dead, now that it has been silent for too long.
@@ -238,10 +252,16 @@ class BrokerShell:
         return process.kind == HOST or process.process_id in self._unreachable
 
 
-def run_broker(address: str, config: Config, on_ready: Callable[[str], None], keys: KeyDirectory | None = None) -> int:
-    """The life of a broker process; returns its exit code. ``keys``: see ``Door``."""
+def run_broker(
+    address: str,
+    config: Config,
+    on_ready: Callable[[str], None],
+    keys: KeyDirectory | None = None,
+    upkeep: Callable[[float], None] = lambda now: None,
+) -> int:
+    """The life of a broker process; returns its exit code. ``keys``, ``upkeep``: see ``BrokerShell``."""
     try:
-        shell = BrokerShell(address, config, keys)
+        shell = BrokerShell(address, config, keys, upkeep)
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2

@@ -17,9 +17,9 @@ from zray.security.dialer import credentials_for
 from zray.security.keys import ClientCredentials
 from zray.util.machine import host_resources
 from zray.util.processes import TITLE_PADDING, end_orderly_on_sigterm, set_title
+from zray.util.session_lock import SessionLock
 from zray.util.sessions import (
     SessionPaths,
-    lock_session,
     new_name,
     new_session,
     read_current,
@@ -71,11 +71,12 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     if not started:
         _start_anew(root)
     end_orderly_on_sigterm()
-    paths = new_session(root, os.environ["ZRAY_SESSION"])
+    paths, lock = new_session(root, os.environ["ZRAY_SESSION"])
     try:
-        reason = _serve(config, paths, target, amounts, credentials)
+        reason = _serve(config, paths, lock, target, amounts, credentials)
     finally:
         remove_session(paths)
+        lock.close()
         sweep_dead_sessions(root)  # a broker that was killed leaves its directory behind
     click.echo(f"zray host ends: {reason}")
     return 0 if reason.startswith("signal") else 1
@@ -92,10 +93,14 @@ def _broker(root: Path, address: str) -> str:
 
 
 def _serve(
-    config: Config, paths: SessionPaths, target: str, amounts: dict[str, int], credentials: ClientCredentials | None
+    config: Config,
+    paths: SessionPaths,
+    lock: SessionLock,
+    target: str,
+    amounts: dict[str, int],
+    credentials: ClientCredentials | None,
 ) -> str:
     """The life of the host; returns why it ended."""
-    lock = lock_session(paths)
     rehearse()
     zygote = prepare_zygote(paths, lock, amounts)
     set_title(f"zray: host {paths.name}")
@@ -107,11 +112,10 @@ def _serve(
 
     options = HostOptions(target, amounts, config.object_store_memory, credentials)
     try:
-        return run_host(options, config, paths, zygote, [], ready)
+        return run_host(options, config, paths, lock, zygote, [], ready)
     finally:
         zygote.close()
         zygote.wait(5.0)
-        lock.close()
 
 
 def _start_anew(root: Path) -> NoReturn:

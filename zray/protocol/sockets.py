@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Any
 
 import zmq
 
 from zray.config import Config
 from zray.exceptions import ConfigError
+from zray.util.session_lock import protect
 
 EVENTS = zmq.EVENTS
 POLLIN, NOBLOCK, NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -53,6 +56,19 @@ def check_address(address: str) -> None:
     else:
         fault = "it has neither form"
     raise ConfigError(f"address {address!r} is not of the form ipc://PATH or tcp://HOST:PORT: {fault}")
+
+
+def bind_again(socket: zmq.Socket[Any], address: str) -> None:
+    """Binds a bound socket's ``ipc`` address once more if its file has been removed; its connections stay.
+
+    Where that is not possible, as long as the directory is missing, nothing happens.
+    """
+    path = address.removeprefix("ipc://")
+    if path == address or os.path.exists(path):
+        return
+    with contextlib.suppress(zmq.ZMQError):
+        socket.bind(address)
+        protect(Path(path))
 
 
 def is_readable(socket: zmq.Socket[Any]) -> bool:

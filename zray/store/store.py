@@ -402,6 +402,10 @@ class Store:
             raise SegmentMissing(f"object {object_id.hex()} is not in the store {self.path}")
         return view
 
+    def exists(self) -> bool:
+        """Whether the store's directory is still there."""
+        return os.path.exists(f"{self.path}/store.json")
+
     def contains(self, object_id: bytes) -> bool:
         """Whether the object is here, in memory or spilled."""
         _check_id(object_id)

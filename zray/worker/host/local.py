@@ -18,8 +18,10 @@ from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.exceptions import ZrayError
 from zray.util.processes import set_parent_death_signal, set_title
-from zray.util.sessions import SessionPaths, lock_session
+from zray.util.session_lock import SessionLock
+from zray.util.sessions import SessionPaths
 from zray.worker.host.node import HostOptions, prepare_zygote, run_host
+from zray.worker.host.shell import WATCHED_IS_GONE
 from zray.worker.process.rehearsal import rehearse
 
 
@@ -31,14 +33,14 @@ def main(arguments: str) -> int:
     config = Config(**settings["config"])
     paths = SessionPaths(settings["session"], Path(settings["root"]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lock = lock_session(paths)
+    lock = SessionLock(paths.directory, settings["lock"])
     address = f"ipc://{paths.broker_socket}"
     rehearse()
     # Before anything is forked: a collection later on would write to, and so copy, every page that is shared by now.
     gc.collect()
     gc.freeze()
     bound_read, bound_write = os.pipe()
-    broker = _fork_broker(address, config, bound_write, [lock.fileno(), bound_read])
+    broker = _fork_broker(address, config, bound_write, [*lock.filenos(), bound_read])
     os.close(bound_write)
     zygote = prepare_zygote(paths, lock, settings["resources"])
     if not os.read(bound_read, 1):
@@ -47,7 +49,9 @@ def main(arguments: str) -> int:
     set_title(f"zray: host {paths.name}")
     try:
         # bound_read closes when the broker dies, stdin when the driver does
-        run_host(options, config, paths, zygote, [0, bound_read], lambda: _report(address=address))
+        reason = run_host(options, config, paths, lock, zygote, [0, bound_read], lambda: _report(address=address))
+        if reason != WATCHED_IS_GONE:
+            print(f"zray: the local cluster ends: {reason}", file=sys.stderr, flush=True)
     except ZrayError as error:
         return _report(error=str(error))
     finally:

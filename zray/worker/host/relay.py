@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 from zray.config import Config
-from zray.protocol.sockets import is_readable, make_socket, receive, send
+from zray.protocol.sockets import bind_again, is_readable, make_socket, receive, send
 
 MAX_FRAMES_PER_TURN = 200
 
@@ -63,6 +63,10 @@ class Relay:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
             self.dropped_frames += 1
+
+    def listen_again(self) -> None:
+        """Binds the address anew if its file has been removed; connections stay."""
+        bind_again(self._socket, self.address)
 
     def close(self) -> None:
         """Closes the socket and removes its file."""
