@@ -148,6 +148,15 @@ class TestHolding:
             process.communicate()
         assert not sessions.session_is_alive(paths)
 
+    def test_leaves_standard_descriptors_free(self, root: Path) -> None:
+        pid = os.fork()
+        if pid == 0:
+            for fd in range(3):
+                os.close(fd)
+            _, lock = sessions.new_session(root)
+            os._exit(min(lock.filenos()) < 3)
+        assert os.waitpid(pid, 0)[1] == 0
+
     @pytest.mark.parametrize("removed", ["lock", "directory", "root"])
     def test_is_taken_again(self, root: Path, removed: str) -> None:
         paths, lock = sessions.new_session(root)
