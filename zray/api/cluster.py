@@ -21,7 +21,7 @@ from zray.client import session as sessions
 from zray.client.connection import connect
 from zray.client.core.effects import ShowLogs, Warn
 from zray.client.session import Session
-from zray.client.shell import Tick
+from zray.client.shell import Guard, Tick
 from zray.config import Config
 from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ZrayError
 from zray.protocol.messages import DRIVER, Goodbye
@@ -84,7 +84,6 @@ class _Driver:
     output: DriverOutput
     process: LocalCluster | None = None
     paths: SessionPaths | None = None
-    old_sigint: Any = None
     undo_hint: Callable[[], None] = lambda: None
 
 
@@ -271,17 +270,41 @@ def _join(
     context = Context(
         address=address, namespace=namespace, node_id=session.stores.home.hex(), job_id=session.job_id.hex()
     )
-    return _Driver(session, context, output, old_sigint=_guard_sigint(session), undo_hint=_hint_on_read_only())
+    _guard_sigint(session)
+    return _Driver(session, context, output, undo_hint=_hint_on_read_only())
 
 
-def _guard_sigint(session: Session) -> Any:
-    """Ctrl-C must not interrupt the session in the middle of a change of its state."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        return None
-    signal.signal(signal.SIGINT, lambda *_: session.shell.lock.interrupt(KeyboardInterrupt()))
-    return signal.default_int_handler
+_guard: Guard | None = None
+"""The present session's, in which Ctrl-C must not interrupt a change of its state."""
+
+
+def _on_sigint(number: int, frame: types.FrameType | None) -> None:
+    """Raises KeyboardInterrupt as Python's own handler does, but not within the guard.
+
+    One for all sessions: where ``shutdown`` cannot take it away, it is Python's own from then on.
+    """
+    if _guard is None:
+        raise KeyboardInterrupt
+    _guard.interrupt(KeyboardInterrupt())
+
+
+def _guard_sigint(session: Session) -> None:
+    global _guard
+    _guard = session.shell.lock
+    # Only the main thread may set handlers; one that the user has set is left alone.
+    if threading.current_thread() is threading.main_thread() and _sigint_is(signal.default_int_handler):
+        signal.signal(signal.SIGINT, _on_sigint)
+
+
+def _release_sigint() -> None:
+    global _guard
+    _guard = None
+    if threading.current_thread() is threading.main_thread() and _sigint_is(_on_sigint):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _sigint_is(handler: Callable[[int, types.FrameType | None], object]) -> bool:
+    return signal.getsignal(signal.SIGINT) is handler
 
 
 # ------------------------------------------------------------------------------------------------ starting
@@ -339,7 +362,7 @@ def _hint_on_read_only() -> Callable[[], None]:
 def shutdown() -> None:
     """Leaves the cluster, and ends it if ``init`` started it: every process and file of it is gone afterwards.
 
-    May be called any number of times.
+    May be called any number of times, and in any thread.
     """
     global _driver
     with _lock:
@@ -352,21 +375,25 @@ def shutdown() -> None:
         if sessions.current() is driver.session:
             sessions.set_current(None)
             object_ref.set_tracker(None)
-        if driver.session.config.log_to_driver:
-            _await_last_output(driver.session)
-        driver.session.close([Goodbye("the driver shut down")])
-        driver.output.close()
-        driver.undo_hint()
-        if driver.old_sigint is not None:
-            signal.signal(signal.SIGINT, driver.old_sigint)
-        if driver.process is not None:
-            exit_code = driver.process.end()
-            if driver.paths is not None:
-                if exit_code != 0:  # its guardian may have been killed as well
-                    kill_session(driver.paths.name)
-                remove_session(driver.paths)
-        elif driver.session.shell.lost:  # what was killed may have left things behind
-            sweep_dead_sessions(runtime_root(driver.session.config.tmpdir))
+        with contextlib.ExitStack() as end:  # every step, from the last one on, whatever interrupts another
+            end.callback(_release_sigint)
+            end.callback(_end_cluster, driver)
+            end.callback(driver.undo_hint)
+            end.callback(driver.output.close)
+            end.callback(driver.session.close, [Goodbye("the driver shut down")])
+            if driver.session.config.log_to_driver:
+                _await_last_output(driver.session)
+
+
+def _end_cluster(driver: _Driver) -> None:
+    if driver.process is not None:
+        exit_code = driver.process.end()
+        if driver.paths is not None:
+            if exit_code != 0:  # its guardian may have been killed as well
+                kill_session(driver.paths.name)
+            remove_session(driver.paths)
+    elif driver.session.shell.lost:  # what was killed may have left things behind
+        sweep_dead_sessions(runtime_root(driver.session.config.tmpdir))
 
 
 def _await_last_output(session: Session) -> None:
@@ -390,8 +417,8 @@ def _forget_in_children() -> None:
     """From now on, what this process forks starts without a cluster."""
 
     def forget() -> None:
-        global _driver, _lock
-        _driver = None
+        global _driver, _guard, _lock
+        _driver = _guard = None
         _lock = threading.RLock()
 
     os.register_at_fork(after_in_child=forget)
