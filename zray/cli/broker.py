@@ -14,7 +14,7 @@ from zray.config import Config
 from zray.exceptions import ConfigError, ZrayError
 from zray.protocol.sockets import check_address
 from zray.security.keys import KeyDirectory, default_directory
-from zray.util.processes import end_orderly_on_sigterm, set_title
+from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
 from zray.util.session_lock import SessionLock
 from zray.util.session_upkeep import SessionUpkeep
 from zray.util.sessions import (
@@ -62,6 +62,7 @@ def main(bind: str, keys: str | None, insecure: bool) -> None:
 
 
 def _run(bind: str, keys: str | None, insecure: bool) -> int:
+    accept_signals_of_a_command()
     if bind:
         check_address(bind)
     config = Config.from_environment(keys=keys)

@@ -23,6 +23,7 @@ from typing import IO, Any
 from zray.cli.stop import Running, end, running
 from zray.config import Config
 from zray.exceptions import ZrayError
+from zray.util.processes import accept_signals_of_a_command
 from zray.util.sessions import runtime_root, sweep_dead_sessions
 
 REPLY_MARK = "zray-remote: "
@@ -35,6 +36,7 @@ _PAUSE_S = 0.02
 
 def main() -> int:
     """Reads the orders, carries them out, replies; stderr goes back as it is."""
+    accept_signals_of_a_command()
     orders = json.load(sys.stdin)
     try:
         reply = {"done": _carry_out(orders)}

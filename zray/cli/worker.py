@@ -16,7 +16,7 @@ from zray.protocol.sockets import check_address
 from zray.security.dialer import credentials_for
 from zray.security.keys import ClientCredentials
 from zray.util.machine import host_resources
-from zray.util.processes import TITLE_PADDING, end_orderly_on_sigterm, set_title
+from zray.util.processes import TITLE_PADDING, accept_signals_of_a_command, end_orderly_on_sigterm, set_title
 from zray.util.session_lock import SessionLock
 from zray.util.sessions import (
     SessionPaths,
@@ -62,6 +62,7 @@ def main(insecure: bool, **options: str | None) -> None:
 
 
 def _run(insecure: bool, given: dict[str, str | None]) -> int:
+    accept_signals_of_a_command()
     started = os.environ.get("ZRAY_WORKER_STARTED", "") == str(os.getpid())
     config = read(options=given, warn=not started).config
     amounts = host_resources(config.num_cpus, config.num_gpus, config.memory, config.resources)

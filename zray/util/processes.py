@@ -247,6 +247,23 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def accept_signals(spared: Collection[signal.Signals] = ()) -> None:
+    """Undoes what a program has inherited of its parent's signals: the mask of the thread that started it, in which all
+    may be blocked (threads of uWSGI), and signals that were ignored there. ``spared`` stay ignored, if they are.
+
+    For a program that starts, in its main thread.  SIGPIPE and SIGXFSZ are ignored by Python itself.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ, *spared}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def accept_signals_of_a_command() -> None:
+    """As ``accept_signals``, for a program that a user starts, perhaps with nohup, which ignores SIGHUP."""
+    accept_signals(spared=(signal.SIGHUP,))
+
+
 def end_orderly_on_sigterm() -> None:
     """Has SIGTERM raise SystemExit(0), so that what ``finally`` tidies up is tidied up; for a program that starts."""
 

@@ -243,3 +243,28 @@ class TestLimits:
         assert processes.memory_limit_bytes(tmp_path, tmp_path) == machine
         assert processes.memory_limit_bytes() <= machine
         assert 1 <= processes.cpu_count() <= len(os.sched_getaffinity(0))
+
+
+class TestAcceptSignals:
+    CODE = """
+import signal, sys
+from zray.util import processes
+processes.{function}()
+print(len(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+print(*sorted(number.name for number in signal.Signals if signal.getsignal(number) is signal.SIG_IGN))
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+    @pytest.mark.parametrize(
+        "function, ignored",
+        [("accept_signals", "SIGPIPE SIGXFSZ"), ("accept_signals_of_a_command", "SIGHUP SIGPIPE SIGXFSZ")],
+    )
+    def test_what_was_inherited_is_undone(self, function: str, ignored: str) -> None:
+        def spoil() -> None:
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_IGN)
+
+        command = [sys.executable, "-c", self.CODE.format(function=function)]
+        done = subprocess.run(command, preexec_fn=spoil, stdout=subprocess.PIPE, text=True)
+        assert done.stdout.splitlines() == ["0", ignored, "True"]

@@ -17,7 +17,7 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.exceptions import ZrayError
-from zray.util.processes import set_parent_death_signal, set_title
+from zray.util.processes import accept_signals, set_parent_death_signal, set_title
 from zray.util.session_lock import SessionLock
 from zray.util.sessions import SessionPaths
 from zray.worker.host.node import HostOptions, prepare_zygote, run_host
@@ -32,6 +32,7 @@ def main(arguments: str) -> int:
     settings = json.loads(arguments)
     config = Config(**settings["config"])
     paths = SessionPaths(settings["session"], Path(settings["root"]))
+    accept_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = SessionLock(paths.directory, settings["lock"])
     address = f"ipc://{paths.broker_socket}"
