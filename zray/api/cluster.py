@@ -23,7 +23,7 @@ from zray.client.core.effects import ShowLogs, Warn
 from zray.client.session import Session
 from zray.client.shell import Guard, Tick
 from zray.config import Config
-from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ZrayError
+from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ConfigError, ZrayError
 from zray.protocol.messages import DRIVER, Goodbye
 from zray.protocol.sockets import check_address
 from zray.util.machine import host_resources
@@ -318,7 +318,7 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     process = None
     try:
         with contextlib.closing(lock):  # from now on the subprocess's
-            process = LocalCluster(paths, lock, resources, store_bytes, config, _search_path())
+            process = LocalCluster(paths, lock, resources, store_bytes, _with_absolute_paths(config))
         driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, namespace, process)
     except BaseException:
         if process is not None:
@@ -331,6 +331,19 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     driver.context["logs_dir"] = str(paths.logs)
     threading.Thread(target=sweep_dead_sessions, args=(root,), name="zray-sweep", daemon=True).start()
     return driver
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """The settings for processes that have another working directory. Raises ConfigError if this one is gone."""
+    if not config.spill_dir or os.path.isabs(config.spill_dir):
+        return config
+    here = _working_directory()
+    if not here:
+        raise ConfigError(
+            f"spill_dir {config.spill_dir!r} is relative to a working directory that has been removed: "
+            "set ZRAY_SPILL_DIR to an absolute path"
+        )
+    return dataclasses.replace(config, spill_dir=os.path.join(here, config.spill_dir))
 
 
 def _logger() -> logging.Logger:

@@ -15,8 +15,9 @@ from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.sockets import check_address
 from zray.security.dialer import credentials_for
 from zray.security.keys import ClientCredentials
+from zray.util import interpreter
 from zray.util.machine import host_resources
-from zray.util.processes import TITLE_PADDING, accept_signals_of_a_command, end_orderly_on_sigterm, set_title
+from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
 from zray.util.session_lock import SessionLock
 from zray.util.sessions import (
     SessionPaths,
@@ -103,7 +104,7 @@ def _serve(
 ) -> str:
     """The life of the host; returns why it ended."""
     rehearse()
-    zygote = prepare_zygote(paths, lock, amounts)
+    zygote = prepare_zygote(paths, lock.filenos(), amounts)
     set_title(f"zray: host {paths.name}")
     cpus = amounts.get("CPU", 0) / 10_000
 
@@ -122,8 +123,9 @@ def _serve(
 def _start_anew(root: Path) -> NoReturn:
     """Replaces this process: those of a session are found by a variable that they have had since their exec."""
     sweep_dead_sessions(root)
-    os.environ.update(ZRAY_SESSION=new_name(), SPT_NOENV="1", ZRAY_WORKER_STARTED=str(os.getpid()))
-    os.execv(sys.executable, [sys.executable, TITLE_PADDING, "-m", "zray.cli.worker", *sys.argv[1:]])
+    variables = {"ZRAY_SESSION": new_name(), "SPT_NOENV": "1", "ZRAY_WORKER_STARTED": str(os.getpid())}
+    command = interpreter.command("zray.cli.worker", *sys.argv[1:])
+    os.execve(sys.executable, command, interpreter.environment(os.environ, **variables))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import functools
 import itertools
 import math
@@ -238,6 +239,16 @@ def kill_process(pid: int, started: int | None) -> None:
         return
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def past_standard(fd: int) -> int:
+    """Moves a descriptor past 0, 1 and 2: they may be closed here, and are something else in a program that gets it."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
 
 
 def raise_descriptor_limit() -> None:

@@ -108,7 +108,7 @@ class SessionLock:
         for index, (path, flags, kind) in enumerate(_places(self._directory)):
             if self._fds[index] >= 0 and _is_at(self._fds[index], path):
                 continue
-            fd = _open_past_standard(path, flags)
+            fd = processes.past_standard(os.open(path, flags | os.O_CLOEXEC, 0o600))
             is_file = path.name == LOCK_NAME
             if not _try_lock(fd, kind | (0 if patient and not is_file else fcntl.LOCK_NB)):
                 os.close(fd)
@@ -143,15 +143,6 @@ def _places(directory: Path) -> list[tuple[Path, int, int]]:
         (directory, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX),
         (directory.parent, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_SH),
     ]
-
-
-def _open_past_standard(path: Path, flags: int) -> int:
-    """Opens it past 0, 1 and 2, which may be closed here, and are something else in a program that it is handed to."""
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(fd)
 
 
 def _try_lock(fd: int, kind: int) -> bool:

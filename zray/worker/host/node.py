@@ -42,10 +42,11 @@ class HostOptions:
     credentials: ClientCredentials | None = None
 
 
-def prepare_zygote(paths: SessionPaths, lock: SessionLock, resources: dict[str, int]) -> ZygoteClient:
+def prepare_zygote(paths: SessionPaths, kept: list[int], resources: dict[str, int]) -> ZygoteClient:
     """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends.
 
-    It keeps a process for each CPU of ``resources``, those that wait for work included.
+    It keeps a process for each CPU of ``resources``, those that wait for work included.  ``kept``: descriptors that it
+    keeps and workers do not, such as the session's lock.
     """
 
     host = os.getpid()
@@ -57,7 +58,7 @@ def prepare_zygote(paths: SessionPaths, lock: SessionLock, resources: dict[str, 
 
     # Each that waits takes a descriptor of the zygote's.
     cpus = min(resources.get("CPU", 0) // 10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-    return start_zygote(worker_main, clean_up, lock.filenos(), pool_size=cpus)
+    return start_zygote(worker_main, clean_up, kept, pool_size=cpus)
 
 
 def run_host(
