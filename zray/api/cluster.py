@@ -23,11 +23,11 @@ from zray.client.core.effects import ShowLogs, Warn
 from zray.client.session import Session
 from zray.client.shell import Guard, Tick
 from zray.config import Config
-from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ConfigError, ZrayError
+from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
 from zray.protocol.messages import DRIVER, Goodbye
 from zray.protocol.sockets import check_address
 from zray.util.machine import host_resources
-from zray.util.processes import kill_session
+from zray.util.processes import describe_error, kill_session
 from zray.util.sessions import (
     SessionPaths,
     new_session,
@@ -320,10 +320,12 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
         with contextlib.closing(lock):  # from now on the subprocess's
             process = LocalCluster(paths, lock, resources, store_bytes, _with_absolute_paths(config))
         driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, namespace, process)
-    except BaseException:
+    except BaseException as error:
         if process is not None:
             process.kill()
         remove_session(paths)
+        if isinstance(error, OSError) and not isinstance(error, ZrayError):
+            raise SystemFailure(f"the local cluster could not be started: {describe_error(error)}") from error
         raise
     driver.process = process
     driver.paths = paths

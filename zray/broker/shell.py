@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
 import os
@@ -32,7 +33,8 @@ from zray.protocol.messages import (
     Refused,
     Welcome,
 )
-from zray.util.processes import raise_descriptor_limit
+from zray.protocol.sockets import RESERVED_DESCRIPTORS
+from zray.util.processes import describe_error, descriptors_left, raise_descriptor_limit
 
 if TYPE_CHECKING:
     from zray.security.keys import KeyDirectory
@@ -57,6 +59,7 @@ class BrokerShell:
         self._config = config
         self._upkeep = upkeep
         self._kept_up = 0.0
+        self._warned_of_descriptors = False
         self._door = Door(address, config, keys)
         self._incarnation = os.urandom(8)
         self._links: dict[bytes, Link] = {}
@@ -239,7 +242,16 @@ class BrokerShell:
         if now - self._kept_up >= UPKEEP_S:
             self._kept_up = now
             self._upkeep(now)
-            self._door.listen_again()
+        self._look_at_descriptors()
+        self._door.keep()
+
+    def _look_at_descriptors(self) -> None:
+        """Without one, libzmq lets nobody in, and says nothing."""
+        scarce = descriptors_left() < RESERVED_DESCRIPTORS
+        if scarce and not self._warned_of_descriptors:
+            why = describe_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            print(f"zray-broker: nobody else can join: {why}", file=sys.stderr, flush=True)
+        self._warned_of_descriptors = scarce
 
     def _means_death(self, process: Process) -> bool:
         """Whether it is dead, now that it has been silent for too long.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import itertools
@@ -249,6 +250,36 @@ def past_standard(fd: int) -> int:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
         os.close(fd)
+
+
+_LIMITS = {
+    errno.EFBIG: (resource.RLIMIT_FSIZE, "write files of at most {:,} bytes", "-f"),
+    errno.EMFILE: (resource.RLIMIT_NOFILE, "have {:,} files open", "-n"),
+    errno.EAGAIN: (resource.RLIMIT_NPROC, "have {:,} processes and threads, with all others of its user", "-u"),
+}
+
+
+def describe_error(error: OSError) -> str:
+    """What the system says; where a limit of this process is met, also which one, and what raises it."""
+    text = error.strerror or str(error)
+    if error.errno not in _LIMITS:
+        return text
+    limit, may, option = _LIMITS[error.errno]
+    soft, _ = resource.getrlimit(limit)
+    if soft == resource.RLIM_INFINITY:
+        return text
+    return f"{text}: this process may {may.format(soft)}; raise that limit (ulimit {option})"
+
+
+def descriptors_left() -> int:
+    """About how many more this process may have; exact when it comes to none."""
+    try:
+        lowest_free = os.eventfd(0)
+    except OSError:
+        return 0
+    os.close(lowest_free)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft - lowest_free
 
 
 def raise_descriptor_limit() -> None:

@@ -157,14 +157,16 @@ def new_session(root: Path, name: str = "") -> tuple[SessionPaths, SessionLock]:
     Raises SystemFailure if another process holds a session of that name, ConfigError if the file system has no locks.
     """
     paths = SessionPaths(name or new_name(), root)
+    is_new = not paths.directory.exists()
     try:
         with locked_root(root):
             make_directories(paths)
             lock = SessionLock.take(paths.directory)
     except OSError as error:
-        raise ConfigError(
-            f"a session cannot be made in {root}: {error.strerror}; set ZRAY_TMPDIR to another directory"
-        ) from None
+        if is_new:
+            remove_tree(paths.directory)
+        why = processes.describe_error(error)
+        raise ConfigError(f"a session cannot be made in {root}: {why}; set ZRAY_TMPDIR to another directory") from None
     if lock is None:
         raise SystemFailure(f"session {paths.name} in {root} is held by another process")
     for path in (root, root / LOCK_NAME, *session_files(paths)):

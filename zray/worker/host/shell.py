@@ -200,7 +200,7 @@ class HostShell:
         self._upkeep(now)
         self._transfers.listen_again()
         if self._relay is not None:
-            self._relay.listen_again()
+            self._relay.keep()
 
     # ------------------------------------------------------------------ effects
 
