@@ -110,7 +110,7 @@ def run(n_hosts: int, n_tasks: int, n_actors: int, batch: int = SUBMIT_BATCH, pa
             refs = [driver.call(actor) for actor in made]
             values = yield Get(refs)
             assert values == [[]] * count
-            driver.bag.extend(handle for _, handle in made)  # they live on
+            driver.bag.extend(actor.handle_id for actor in made)  # they live on
             called.append(count)
             left -= count
 

@@ -266,6 +266,10 @@ class PendingCallsLimitExceeded(ActorError):
     """More calls are pending on the actor than ``max_pending_calls`` allows. Trying again later helps."""
 
 
+SILENT_LISTENER = (
+    "something listens there, but does not answer: a broker that is stopped or too busy, or has no file descriptors "
+    "left for another connection (ulimit -n, where it runs)"
+)
 READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy())"
 """Said where an attempt to write to such an array fails, which numpy reports without knowing whose it is."""
 

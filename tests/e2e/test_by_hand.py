@@ -55,7 +55,7 @@ def test_the_socket_is_its_users_alone(sandbox):
     with by_hand() as (address, _, _):
         path = address.removeprefix("ipc://")
         assert os.path.exists(path)
-        assert stat.S_IMODE(sandbox.root.stat().st_mode) == 0o700
+        assert stat.S_IMODE(sandbox.root.stat().st_mode) == 0o1700  # sticky: cleaners keep away
         assert path.startswith(str(sandbox.root))
 
 

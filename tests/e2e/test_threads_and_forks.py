@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.e2e.helpers import driver
+import pytest
+
+from tests.e2e.helpers import driver, eventually
 
 PREAMBLE = """
     import threading
@@ -125,3 +127,117 @@ def test_shutdown_ends_the_waits_of_other_threads(sandbox):
     assert len(ended) == 3, ended
     """,
     )
+
+
+INTERRUPTED = """
+    def interrupted():
+        try:
+            signal.raise_signal(signal.SIGINT)
+            ray.get(ray.remote(time.sleep).remote(1000))
+        except KeyboardInterrupt:
+            return True
+    def in_thread(call):
+        import concurrent.futures
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(call).result(30)
+    def here(call):
+        return call()
+"""
+
+
+@pytest.mark.parametrize("start", ["here", "in_thread"])
+@pytest.mark.parametrize("end", ["here", "in_thread"])
+def test_any_thread_may_start_and_end_a_session(sandbox, start, end):
+    """And afterwards Ctrl-C is Python's own again, in that session and in the next."""
+    with driver(
+        INTERRUPTED
+        + f"""
+    for _ in range(2):
+        {start}(lambda: ray.init(num_cpus=1))
+        assert ray.get(ray.remote(lambda: 1).remote()) == 1
+        assert interrupted()
+        assert ray.get(ray.remote(lambda: 2).remote()) == 2
+        {end}(ray.shutdown)
+        assert not ray.is_initialized()
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print("interrupted")
+    if {end!r} == "here":
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    """
+    ) as process:
+        assert process.succeed(30).count("interrupted") == 2
+        assert not sandbox.leftovers()
+
+
+@pytest.mark.parametrize("end", ["here", "in_thread"])
+@pytest.mark.parametrize("handler", ["print_it", "signal.SIG_IGN", "signal.SIG_DFL", "signal.default_int_handler"])
+def test_a_handler_set_after_the_start_stays(sandbox, end, handler):
+    with driver(
+        INTERRUPTED
+        + f"""
+    def print_it(number, frame):
+        print("mine", flush=True)
+    ray.init(num_cpus=1)
+    signal.signal(signal.SIGINT, {handler})
+    {end}(ray.shutdown)
+    assert signal.getsignal(signal.SIGINT) is {handler}
+    ray.init(num_cpus=1)
+    assert {handler!r} == "signal.default_int_handler" or signal.getsignal(signal.SIGINT) is {handler}
+    {end}(ray.shutdown)
+    """
+    ) as process:
+        process.succeed(30)
+
+
+def test_many_threads_end_a_session_at_once(sandbox):
+    with driver(
+        """
+    import concurrent.futures
+    for _ in range(3):
+        ray.init(num_cpus=1)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            for ended in [pool.submit(ray.shutdown) for _ in range(8)]:
+                ended.result(30)
+        assert not ray.is_initialized()
+    """
+    ) as process:
+        process.succeed(40)
+
+
+def test_a_callback_in_the_background_may_end_the_session(sandbox):
+    with driver(
+        PREAMBLE
+        + """
+    ended = threading.Event()
+    one.remote().future().add_done_callback(lambda _: (ray.shutdown(), ended.set()))
+    assert ended.wait(15)
+    assert not ray.is_initialized()
+    ray.init(num_cpus=1)
+    assert ray.get(one.remote()) == 1
+    """
+    ) as process:
+        process.succeed(30)
+
+
+def test_an_interrupted_end_is_an_end(sandbox):
+    """Ctrl-C while ``shutdown`` waits: it is raised, and nothing is left."""
+    with driver(
+        PREAMBLE
+        + """
+    from zray.api import cluster
+    cluster._await_last_output = lambda session: signal.raise_signal(signal.SIGINT)
+    try:
+        ray.shutdown()
+    except KeyboardInterrupt:
+        print("interrupted")
+    sys.stdin.readline()
+    """
+    ) as process:
+        process.expect("interrupted")
+        eventually(lambda: sandbox.processes() == [process.pid])
+        assert not sandbox.segments() and not sandbox.sessions()
+        process.say("go")
+        process.say("\n")
+        process.succeed()

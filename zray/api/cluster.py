@@ -22,13 +22,13 @@ from zray.client.core.effects import ShowLogs, Warn
 from zray.client.session import Session
 from zray.client.shell import Tick
 from zray.config import Config
-from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ZrayError
+from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
 from zray.options import check_text
 from zray.protocol.messages import DRIVER, Goodbye
 from zray.protocol.sockets import check_address
 from zray.util import signals
 from zray.util.machine import host_resources
-from zray.util.processes import kill_session
+from zray.util.processes import describe_error, kill_session
 from zray.util.sessions import (
     SessionPaths,
     new_session,
@@ -284,15 +284,18 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     from zray.api.local_cluster import LocalCluster  # workers, which import this module too, do without
 
     root = runtime_root(config.tmpdir)
-    paths = new_session(root)
+    paths, lock = new_session(root)
     process = None
     try:
-        process = LocalCluster(paths, resources, store_bytes, config, _search_path())
+        with contextlib.closing(lock):  # from now on the subprocess's
+            process = LocalCluster(paths, lock, resources, store_bytes, _with_absolute_paths(config))
         driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, namespace, process)
-    except BaseException:
+    except BaseException as error:
         if process is not None:
             process.kill()
         remove_session(paths)
+        if isinstance(error, OSError) and not isinstance(error, ZrayError):
+            raise SystemFailure(f"the local cluster could not be started: {describe_error(error)}") from error
         raise
     driver.process = process
     driver.paths = paths
@@ -300,6 +303,19 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     driver.context["logs_dir"] = str(paths.logs)
     threading.Thread(target=sweep_dead_sessions, args=(root,), name="zray-sweep", daemon=True).start()
     return driver
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """The settings for processes that have another working directory. Raises ConfigError if this one is gone."""
+    if not config.spill_dir or os.path.isabs(config.spill_dir):
+        return config
+    here = _working_directory()
+    if not here:
+        raise ConfigError(
+            f"spill_dir {config.spill_dir!r} is relative to a working directory that has been removed: "
+            "set ZRAY_SPILL_DIR to an absolute path"
+        )
+    return dataclasses.replace(config, spill_dir=os.path.join(here, config.spill_dir))
 
 
 def _logger() -> logging.Logger:
@@ -331,7 +347,7 @@ def _hint_on_read_only() -> Callable[[], None]:
 def shutdown() -> None:
     """Leaves the cluster, and ends it if ``init`` started it: every process and file of it is gone afterwards.
 
-    May be called any number of times.
+    May be called any number of times, and in any thread.
     """
     global _driver
     with _lock:
@@ -344,20 +360,25 @@ def shutdown() -> None:
         if sessions.current() is driver.session:
             sessions.set_current(None)
             object_ref.set_tracker(None)
-        if driver.session.config.log_to_driver:
-            _await_last_output(driver.session)
-        driver.session.close([Goodbye("the driver shut down")])
-        driver.output.close()
-        driver.undo_hint()
-        signals.uninstall(driver.session.shell.lock)
-        if driver.process is not None:
-            exit_code = driver.process.end()
-            if driver.paths is not None:
-                if exit_code != 0:  # its guardian may have been killed as well
-                    kill_session(driver.paths.name)
-                remove_session(driver.paths)
-        elif driver.session.shell.lost:  # what was killed may have left things behind
-            sweep_dead_sessions(runtime_root(driver.session.config.tmpdir))
+        with contextlib.ExitStack() as end:  # every step, from the last one on, whatever interrupts another
+            end.callback(signals.uninstall, driver.session.shell.lock)
+            end.callback(_end_cluster, driver)
+            end.callback(driver.undo_hint)
+            end.callback(driver.output.close)
+            end.callback(driver.session.close, [Goodbye("the driver shut down")])
+            if driver.session.config.log_to_driver:
+                _await_last_output(driver.session)
+
+
+def _end_cluster(driver: _Driver) -> None:
+    if driver.process is not None:
+        exit_code = driver.process.end()
+        if driver.paths is not None:
+            if exit_code != 0:  # its guardian may have been killed as well
+                kill_session(driver.paths.name)
+            remove_session(driver.paths)
+    elif driver.session.shell.lost:  # what was killed may have left things behind
+        sweep_dead_sessions(runtime_root(driver.session.config.tmpdir))
 
 
 def _await_last_output(session: Session) -> None:

@@ -7,57 +7,63 @@ import json
 import os
 import select
 import subprocess
-import sys
 import time
 from typing import IO, Any
 
 from zray.config import Config
 from zray.exceptions import SystemFailure
-from zray.util.processes import TITLE_PADDING
+from zray.util import interpreter
+from zray.util.processes import past_standard
+from zray.util.session_lock import SessionLock
 from zray.util.sessions import SessionPaths
 
 END_TIMEOUT_S = 10.0
-
-_LAUNCH = "import sys, json; a = json.loads(sys.argv[1]); sys.path[:] = a['sys_path']; " \
-          "from zray.worker.host.local import main; sys.exit(main(sys.argv[1]))"  # fmt: skip
 
 
 class LocalCluster:
     """The subprocess. It ends when its stdin closes, which the end of this process does too.
 
-    ``resources`` in ten-thousandths; ``store_bytes``: capacity of the store, 0: by ``config``; ``search_path``: the
-    ``sys.path`` of its processes.
+    It starts isolated, see ``zray.util.interpreter``, and hears its settings through a descriptor.
+
+    ``lock``: the session's; the subprocess holds it as well from now on. ``resources`` in ten-thousandths;
+    ``store_bytes``: capacity of the store, 0: by ``config``.
     """
 
     def __init__(
-        self, paths: SessionPaths, resources: dict[str, int], store_bytes: int, config: Config, search_path: list[str]
+        self, paths: SessionPaths, lock: SessionLock, resources: dict[str, int], store_bytes: int, config: Config
     ) -> None:
-        arguments = {
+        report_read, report_write = map(past_standard, os.pipe())
+        settings = {
             "session": paths.name,
             "root": str(paths.root),
+            "lock": lock.filenos(),
+            "report": report_write,
             "resources": resources,
             "store_bytes": store_bytes,
             "config": dataclasses.asdict(config),
-            "sys_path": search_path,
         }
-        self._process = subprocess.Popen(
-            [sys.executable, TITLE_PADDING, "-c", _LAUNCH, json.dumps(arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=_stderr_for_children(),
-            env={**os.environ, "ZRAY_SESSION": paths.name, "SPT_NOENV": "1"},
-            start_new_session=True,
-        )
-
-    @property
-    def _stdout(self) -> IO[bytes]:
-        assert self._process.stdout is not None
-        return self._process.stdout
+        stderr = _stderr_for_children()
+        with open(report_write, "wb"), _settings_file(settings) as given:
+            self._report = os.fdopen(report_read, "rb", buffering=0)
+            try:
+                self._process = subprocess.Popen(
+                    interpreter.command("zray.worker.host.local", str(given.fileno())),
+                    stdin=subprocess.PIPE,
+                    stdout=stderr,  # nothing is meant to be written there, but a sitecustomize may
+                    stderr=stderr,
+                    env=interpreter.environment(os.environ, ZRAY_SESSION=paths.name, SPT_NOENV="1"),
+                    cwd="/",  # the present one may have been removed, and is a matter of workers
+                    start_new_session=True,
+                    pass_fds=[*lock.filenos(), report_write, given.fileno()],
+                )
+            except BaseException:
+                self._report.close()
+                raise
 
     @property
     def lifeline(self) -> int:
         """A descriptor that is at its end when all processes of the cluster are gone."""
-        return self._stdout.fileno()
+        return self._report.fileno()
 
     def wait_until_ready(self, timeout_s: float) -> str:
         """The address of its broker. Raises SystemFailure when it does not start in time."""
@@ -70,8 +76,10 @@ class LocalCluster:
         """The first line that the local cluster writes."""
         deadline = time.monotonic() + timeout_s
         line = b""
+        poll = select.poll()  # unlike select() it takes descriptors from 1,024 on
+        poll.register(self.lifeline, select.POLLIN)
         while not line.endswith(b"\n"):
-            if not select.select([self.lifeline], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise SystemFailure(f"the local cluster did not start within {timeout_s:g} s (ZRAY_START_TIMEOUT_S)")
             chunk = os.read(self.lifeline, 4096)
             if not chunk:
@@ -91,19 +99,29 @@ class LocalCluster:
         except subprocess.TimeoutExpired:
             self._process.kill()  # its zygote cleans up
             self._process.wait()
-        self._stdout.close()
+        self._report.close()
         return self._process.returncode
 
     def kill(self) -> None:
         """Ends it at once."""
         self._process.kill()
         self._process.communicate()
+        self._report.close()
 
 
-def _stderr_for_children() -> int | None:
+def _settings_file(settings: dict[str, Any]) -> IO[bytes]:
+    """A file of no name: there may be more of them than fits into an argument or a pipe, and no one else is to know."""
+    file = os.fdopen(past_standard(os.memfd_create("zray-settings", os.MFD_CLOEXEC)), "w+b")
+    file.write(json.dumps(settings).encode())
+    file.flush()
+    file.seek(0)
+    return file
+
+
+def _stderr_for_children() -> int:
     """The driver's stderr, unless it is closed."""
     try:
         os.fstat(2)
     except OSError:
         return subprocess.DEVNULL
-    return None
+    return 2

@@ -8,11 +8,8 @@ it joins (``admit``); frames that say they are its, and come otherwise, are nobo
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import select
-import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
@@ -20,7 +17,16 @@ import zmq
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER
-from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send, unanswered_s
+from zray.protocol.sockets import (
+    Entrance,
+    check_address,
+    is_readable,
+    make_socket,
+    receive,
+    send,
+    somebody_listens,
+    unanswered_s,
+)
 
 if TYPE_CHECKING:
     from zray.security.guard import Guard
@@ -44,9 +50,10 @@ class Door:
 
     def __init__(self, address: str, config: Config, keys: KeyDirectory | None) -> None:
         check_address(address)
-        if _somebody_listens(address):
+        if somebody_listens(address):  # libzmq would take it over, and its broker go deaf
             raise ConfigError(f"the broker cannot listen at {address!r}: another broker is running there")
         self.address = ""
+        self._entrance: Entrance | None = None
         self.malformed = 0
         self._tcp = address.startswith("tcp://")
         self._admitted: dict[bytes, tuple[bytes, bytes]] = {}
@@ -70,6 +77,7 @@ class Door:
             self.close()
             raise ConfigError(f"the broker cannot listen at {address!r}: {_reason(error)}") from None
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._entrance = Entrance(self._socket, self.address)
         self._polled = [self._socket, *(self._guard.sockets if self._guard is not None else ())]
         self._poll = select.poll()  # of the descriptors: zmq.Poller looks at each socket anew, twice
         for polled in self._polled:
@@ -172,15 +180,19 @@ class Door:
         revoked = {key for _, key in self._admitted.values() if not self._guard.is_allowed(key)}
         return [process_id for process_id, (_, key) in self._admitted.items() if key in revoked] if revoked else []
 
+    def keep(self) -> None:
+        """Keeps the socket's file, see ``Entrance``; to be called at least once a second."""
+        if self._entrance is not None:
+            self._entrance.keep()
+
     def close(self) -> None:
         """Closes the socket, and removes its file."""
         if self._guard is not None:
             self._guard.close()
         self._socket.close(0)
         self._context.term()
-        if self.address.startswith("ipc://"):
-            with contextlib.suppress(FileNotFoundError):  # libzmq leaves it behind
-                os.unlink(self.address.removeprefix("ipc://"))
+        if self._entrance is not None:
+            self._entrance.remove()
 
 
 def _guard(context: zmq.Context[Any], keys: KeyDirectory) -> Guard:
@@ -190,18 +202,6 @@ def _guard(context: zmq.Context[Any], keys: KeyDirectory) -> Guard:
 
     require_curve()
     return Guard(context, keys.server(), AllowList(keys).find)
-
-
-def _somebody_listens(address: str) -> bool:
-    """Whether a Unix socket is in use. libzmq would take it over, and its broker go deaf."""
-    if not address.startswith("ipc://"):
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(address.removeprefix("ipc://"))
-        except OSError:
-            return False
-        return True
 
 
 def _reason(error: zmq.ZMQError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import math
 import os
@@ -32,7 +33,8 @@ from zray.protocol.messages import (
     Refused,
     Welcome,
 )
-from zray.util.processes import raise_descriptor_limit
+from zray.protocol.sockets import RESERVED_DESCRIPTORS
+from zray.util.processes import describe_error, descriptors_left, raise_descriptor_limit
 
 if TYPE_CHECKING:
     from zray.security.keys import KeyDirectory
@@ -44,13 +46,24 @@ REDIAL_SHARE = 1 / 3
 VANISHED_TIMES = 10
 """So many times as long as a peer may be silent, the network of a driver's machine may be down (a minute)."""
 MAX_FRAMES_PER_TURN = 1000
+UPKEEP_S = 1.0
 
 
 class BrokerShell:
     """Binds ``address`` and serves until ``stop`` is called or a signal says so."""
 
-    def __init__(self, address: str, config: Config, keys: KeyDirectory | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        config: Config,
+        keys: KeyDirectory | None = None,
+        upkeep: Callable[[float], None] = lambda now: None,
+    ) -> None:
+        """``keys``: see ``Door``; ``upkeep``: called about once a second with the time."""
         self._config = config
+        self._upkeep = upkeep
+        self._kept_up = 0.0
+        self._warned_of_descriptors = False
         self._door = Door(address, config, keys)
         self._incarnation = os.urandom(8)
         self._links: dict[bytes, Link] = {}
@@ -243,6 +256,19 @@ class BrokerShell:
         for process_id in self._door.outcasts():
             self._core.lost(process_id, "its key has been revoked")
         self._core.tick(now)
+        if now - self._kept_up >= UPKEEP_S:
+            self._kept_up = now
+            self._upkeep(now)
+        self._look_at_descriptors()
+        self._door.keep()
+
+    def _look_at_descriptors(self) -> None:
+        """Without one, libzmq lets nobody in, and says nothing."""
+        scarce = descriptors_left() < RESERVED_DESCRIPTORS
+        if scarce and not self._warned_of_descriptors:
+            why = describe_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+            print(f"zray-broker: nobody else can join: {why}", file=sys.stderr, flush=True)
+        self._warned_of_descriptors = scarce
 
     def _means_death(self, process: Process, now: float) -> bool:
         """Whether it is dead, now that it has been silent for too long.
@@ -260,10 +286,16 @@ class BrokerShell:
         return self._door.unanswered_s(process.process_id) >= silence_s * VANISHED_TIMES
 
 
-def run_broker(address: str, config: Config, on_ready: Callable[[str], None], keys: KeyDirectory | None = None) -> int:
-    """The life of a broker process; returns its exit code. ``keys``: see ``Door``."""
+def run_broker(
+    address: str,
+    config: Config,
+    on_ready: Callable[[str], None],
+    keys: KeyDirectory | None = None,
+    upkeep: Callable[[float], None] = lambda now: None,
+) -> int:
+    """The life of a broker process; returns its exit code. ``keys``, ``upkeep``: see ``BrokerShell``."""
     try:
-        shell = BrokerShell(address, config, keys)
+        shell = BrokerShell(address, config, keys, upkeep)
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2

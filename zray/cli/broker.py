@@ -14,17 +14,17 @@ from zray.config import Config
 from zray.exceptions import ConfigError, ZrayError
 from zray.protocol.sockets import check_address
 from zray.security.keys import KeyDirectory, default_directory
-from zray.util.processes import end_orderly_on_sigterm, set_title
+from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
+from zray.util.session_lock import SessionLock
+from zray.util.session_upkeep import SessionUpkeep
 from zray.util.sessions import (
     Current,
     SessionPaths,
     clear_current,
-    lock_session,
     new_session,
     remove_session,
     runtime_root,
     sweep_dead_sessions,
-    write_current,
 )
 from zray.version import VERSION
 
@@ -62,6 +62,7 @@ def main(bind: str, keys: str | None, insecure: bool) -> None:
 
 
 def _run(bind: str, keys: str | None, insecure: bool) -> int:
+    accept_signals_of_a_command()
     if bind:
         check_address(bind)
     config = Config.from_environment(keys=keys)
@@ -69,27 +70,28 @@ def _run(bind: str, keys: str | None, insecure: bool) -> int:
     root = runtime_root(config.tmpdir)
     sweep_dead_sessions(root)
     end_orderly_on_sigterm()
-    paths = new_session(root)
+    paths, lock = new_session(root)
     try:
-        return _serve(config, paths, bind, directory, insecure)
+        return _serve(config, paths, lock, bind, directory, insecure)
     finally:
         clear_current(root, paths.name)
         remove_session(paths)
+        lock.close()
 
 
-def _serve(config: Config, paths: SessionPaths, bind: str, keys: KeyDirectory | None, insecure: bool) -> int:
+def _serve(
+    config: Config, paths: SessionPaths, lock: SessionLock, bind: str, keys: KeyDirectory | None, insecure: bool
+) -> int:
+    upkeep = SessionUpkeep(paths, lock)
+
     def ready(address: str) -> None:
-        write_current(paths.root, Current(address, paths.name, os.getpid()))
+        upkeep.show(Current(address, paths.name, os.getpid()))
         click.echo(f"zray broker is ready at {address}")
         _tell_how_to_join(address, keys, insecure)
         sys.stdout.flush()
 
-    lock = lock_session(paths)
     set_title(f"zray: broker {paths.name}")
-    try:
-        return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, keys)
-    finally:
-        lock.close()
+    return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check)
 
 
 def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -> None:

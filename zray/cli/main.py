@@ -7,6 +7,7 @@ import importlib
 import click
 
 from zray.exceptions import ZrayError
+from zray.util.processes import accept_signals_of_a_command
 from zray.version import VERSION
 
 COMMANDS = {
@@ -35,6 +36,7 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> object:
+        accept_signals_of_a_command()
         try:
             return super().invoke(ctx)
         except ZrayError as error:

@@ -23,6 +23,8 @@ from typing import IO, Any
 from zray.cli.stop import Running, end, running
 from zray.config import Config
 from zray.exceptions import ZrayError
+from zray.util import interpreter
+from zray.util.processes import accept_signals_of_a_command
 from zray.util.sessions import runtime_root, sweep_dead_sessions
 
 REPLY_MARK = "zray-remote: "
@@ -35,6 +37,7 @@ _PAUSE_S = 0.02
 
 def main() -> int:
     """Reads the orders, carries them out, replies; stderr goes back as it is."""
+    accept_signals_of_a_command()
     orders = json.load(sys.stdin)
     try:
         reply = {"done": _carry_out(orders)}
@@ -92,8 +95,8 @@ def _start(orders: Mapping[str, Any], environ: dict[str, str], log: Path, timeou
     options = ["--address", orders["address"], *(["--insecure"] if orders["insecure"] else [])]
     with log.open("wb") as output:
         worker = subprocess.Popen(
-            [sys.executable, "-m", "zray.cli.worker", *options],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ, start_new_session=True,
+            interpreter.command("zray.cli.worker", *options), env=interpreter.environment(environ),
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + timeout_s
     while READY not in log.read_text(errors="replace"):

@@ -136,7 +136,7 @@ def _guardians(sessions: Iterable[SessionPaths]) -> Iterator[tuple[SessionPaths,
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (title := _title(entry)):
             paths = by_name.get(title[1])
-            if paths is not None and _has_open(entry, paths.lock):
+            if paths is not None and any(_has_open(entry, held) for held in (paths.lock, paths.directory)):
                 yield paths, title[0], int(entry.name)
 
 

@@ -1,8 +1,8 @@
 """``zray up`` and ``zray down``: workers on a list of machines, started and stopped through the system's ssh.
 
 What each machine is to run is checked here, before any of them is asked.  Then one ssh for each, all at once: it runs
-``zray.cli.remote`` with the machine's own Python and gets its orders through stdin, so that the only thing which a
-remote shell has to read is the path of that Python.  A machine that fails is reported and stops no other.
+``zray.cli.remote`` with the machine's own Python and gets its orders through stdin, so that a remote shell has
+nothing to read but the path of that Python and one constant.  A machine that fails is reported and stops no other.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import click
 from zray.cli.remote import REPLY_MARK
 from zray.config import Config, reading
 from zray.exceptions import ConfigError
+from zray.util.interpreter import FORGET_WORKING_DIRECTORY
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 """Never asks anything: there may be hundreds at once."""
+_REMOTE = f"{FORGET_WORKING_DIRECTORY}; from zray.cli.remote import main; sys.exit(main())"
+"""Runs there; a login starts in the user's directory, in which may be anything."""
 MAX_AT_ONCE = 64
 SHOWN_LINES = 5
 """So many of the last lines of a machine's stderr are shown."""
@@ -52,7 +55,7 @@ class Machine:
         """The ssh that runs the other half of this there."""
         home = self.python.startswith("~/")
         python = '"$HOME"/' + shlex.quote(self.python[2:]) if home else shlex.quote(self.python)
-        return [*SSH, *self.ssh, "--", self.host, f"{python} -m zray.cli.remote"]
+        return [*SSH, *self.ssh, "--", self.host, f"{python} -c {shlex.quote(_REMOTE)}"]
 
     def orders(self, action: str) -> str:
         """What is written to its stdin."""

@@ -15,11 +15,12 @@ from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.sockets import check_address
 from zray.security.dialer import credentials_for
 from zray.security.keys import ClientCredentials
+from zray.util import interpreter
 from zray.util.machine import host_resources
-from zray.util.processes import TITLE_PADDING, end_orderly_on_sigterm, set_title
+from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
+from zray.util.session_lock import SessionLock
 from zray.util.sessions import (
     SessionPaths,
-    lock_session,
     new_name,
     new_session,
     read_current,
@@ -62,6 +63,7 @@ def main(insecure: bool, **options: str | None) -> None:
 
 
 def _run(insecure: bool, given: dict[str, str | None]) -> int:
+    accept_signals_of_a_command()
     started = os.environ.get("ZRAY_WORKER_STARTED", "") == str(os.getpid())
     config = read(options=given, warn=not started).config
     amounts = host_resources(config.num_cpus, config.num_gpus, config.memory, config.resources)
@@ -71,11 +73,12 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     if not started:
         _start_anew(root)
     end_orderly_on_sigterm()
-    paths = new_session(root, os.environ["ZRAY_SESSION"])
+    paths, lock = new_session(root, os.environ["ZRAY_SESSION"])
     try:
-        reason = _serve(config, paths, target, amounts, credentials)
+        reason = _serve(config, paths, lock, target, amounts, credentials)
     finally:
         remove_session(paths)
+        lock.close()
         sweep_dead_sessions(root)  # a broker that was killed leaves its directory behind
     click.echo(f"zray host ends: {reason}")
     return 0 if reason.startswith("signal") else 1
@@ -92,12 +95,16 @@ def _broker(root: Path, address: str) -> str:
 
 
 def _serve(
-    config: Config, paths: SessionPaths, target: str, amounts: dict[str, int], credentials: ClientCredentials | None
+    config: Config,
+    paths: SessionPaths,
+    lock: SessionLock,
+    target: str,
+    amounts: dict[str, int],
+    credentials: ClientCredentials | None,
 ) -> str:
     """The life of the host; returns why it ended."""
-    lock = lock_session(paths)
     rehearse()
-    zygote = prepare_zygote(paths, lock, amounts)
+    zygote = prepare_zygote(paths, lock.filenos(), amounts)
     set_title(f"zray: host {paths.name}")
     cpus = amounts.get("CPU", 0) / 10_000
 
@@ -107,18 +114,18 @@ def _serve(
 
     options = HostOptions(target, amounts, config.object_store_memory, credentials)
     try:
-        return run_host(options, config, paths, zygote, [], ready)
+        return run_host(options, config, paths, lock, zygote, [], ready)
     finally:
         zygote.close()
         zygote.wait(5.0)
-        lock.close()
 
 
 def _start_anew(root: Path) -> NoReturn:
     """Replaces this process: those of a session are found by a variable that they have had since their exec."""
     sweep_dead_sessions(root)
-    os.environ.update(ZRAY_SESSION=new_name(), SPT_NOENV="1", ZRAY_WORKER_STARTED=str(os.getpid()))
-    os.execv(sys.executable, [sys.executable, TITLE_PADDING, "-m", "zray.cli.worker", *sys.argv[1:]])
+    variables = {"ZRAY_SESSION": new_name(), "SPT_NOENV": "1", "ZRAY_WORKER_STARTED": str(os.getpid())}
+    command = interpreter.command("zray.cli.worker", *sys.argv[1:])
+    os.execve(sys.executable, command, interpreter.environment(os.environ, **variables))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,18 @@ import zmq
 
 from zray import version
 from zray.config import Config
-from zray.exceptions import ClusterUnavailableError, ConfigError, VersionMismatchError, ZrayError
+from zray.exceptions import SILENT_LISTENER, ClusterUnavailableError, ConfigError, VersionMismatchError, ZrayError
 from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.link import Link
 from zray.protocol.messages import FROM_BROKER, HOST, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
-from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send
+from zray.protocol.sockets import (
+    check_address,
+    is_readable,
+    make_socket,
+    receive,
+    send,
+    somebody_listens,
+)
 
 if TYPE_CHECKING:
     from zray.security.dialer import DialWatch
@@ -190,16 +197,21 @@ def _dial(
             continue
         if isinstance(answer, (Welcome, Refused)):
             return answer
-    why = (
-        f": {watch.account}."
-        if watch is not None and watch.account
-        else ". Is one running there (zray-broker prints its address)?"
-    )
     setting = "ZRAY_JOIN_TIMEOUT_S" if hello.kind == HOST and address.startswith("tcp://") else "ZRAY_CONNECT_TIMEOUT_S"
+    why = _why_unanswered(address, watch)
     raise ClusterUnavailableError(
         f"no zray broker answered at {address!r} within {config.connect_timeout_s:g} s{why} "
         f"{setting} sets how long to try."
     )
+
+
+def _why_unanswered(address: str, watch: DialWatch | None) -> str:
+    """What can be said of a broker that has not answered."""
+    if watch is not None and watch.account:
+        return f": {watch.account}."
+    if watch.reached if watch is not None else somebody_listens(address):
+        return f": {SILENT_LISTENER}."
+    return ". Is one running there (zray-broker prints its address)?"
 
 
 def _dial_tcp(

@@ -30,6 +30,7 @@ from zray.config import Config
 from zray.exceptions import (
     ClusterUnavailableError,
     ObjectLostError,
+    SystemFailure,
     TaskError,
     ZrayError,
 )
@@ -39,6 +40,7 @@ from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
 from zray.util import signals
+from zray.util.processes import describe_error
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -249,7 +251,10 @@ class Session:
             return
         if self.core.dropped:
             self.shell.run(self._collect)
-        store = self.stores.of(host)
+        try:
+            store = self.stores.of(host)
+        except OSError as error:
+            raise SystemFailure(f"the object store cannot be opened: {describe_error(error)}") from error
         assert store is not None
         store.write(object_id, serialized.total_bytes, serialized.write_into)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket as unix_sockets
 import struct
+from pathlib import Path
 from typing import Any
 
 import zmq
 
 from zray.config import Config
 from zray.exceptions import ConfigError
+from zray.util.processes import descriptors_left
+from zray.util.session_lock import protect
 
 EVENTS = zmq.EVENTS
 POLLIN, NOBLOCK, NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -19,6 +24,12 @@ KEEPALIVE_S, KEEPALIVE_PROBES = 15, 4
 """A machine can vanish without a word: when its kernel has acknowledged nothing for a minute, the kernel here gives the
 connection up. ZeroMQ's own heartbeats would be answered by the peer's threads, which Ctrl-Z stops as well."""
 _TCP_INFO = struct.Struct("=8B13I")
+
+
+SHUT = ".full"
+"""Added to the name of an ``ipc`` socket while nobody can come in."""
+RESERVED_DESCRIPTORS = 32
+"""Connections that may be made between two looks at how many are left."""
 
 
 def make_socket(context: zmq.Context[Any], kind: int, address: str, config: Config) -> zmq.Socket[Any]:
@@ -57,6 +68,60 @@ def check_address(address: str) -> None:
     else:
         fault = "it has neither form"
     raise ConfigError(f"address {address!r} is not of the form ipc://PATH or tcp://HOST:PORT: {fault}")
+
+
+def somebody_listens(address: str) -> bool:
+    """Whether an ``ipc`` address is in use: there is a socket, and a process that listens at it."""
+    if not address.startswith("ipc://"):
+        return False
+    if os.path.exists(address.removeprefix("ipc://") + SHUT):
+        return True
+    with unix_sockets.socket(unix_sockets.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(address.removeprefix("ipc://"))
+        except BlockingIOError:  # as many wait to be let in as may
+            return True
+        except OSError:
+            return False
+        return True
+
+
+class Entrance:
+    """The file of a bound ``ipc`` socket, by which processes come in. Of a socket on TCP it is nothing.
+
+    It is made again when somebody has removed it, and taken away while descriptors are scarce: libzmq (4.3.5) aborts
+    the process when it has none for a connection to a Unix socket. Who is in stays.
+    """
+
+    def __init__(self, socket: zmq.Socket[Any], address: str) -> None:
+        """``address``: as bound."""
+        self._socket = socket
+        self._path = address.removeprefix("ipc://") if address.startswith("ipc://") else ""
+        self._shut = False
+
+    def keep(self) -> None:
+        """Sees to it; to be called at least once a second."""
+        if not self._path:
+            return
+        scarce = descriptors_left() < RESERVED_DESCRIPTORS
+        with contextlib.suppress(OSError):  # its directory has been removed: it is looked for again
+            if scarce and not self._shut:
+                os.rename(self._path, self._path + SHUT)
+                self._shut = True
+            elif not scarce and self._shut:
+                self._shut = False
+                os.rename(self._path + SHUT, self._path)
+        if not self._shut and not os.path.exists(self._path):
+            with contextlib.suppress(zmq.ZMQError):  # as above
+                self._socket.bind(f"ipc://{self._path}")
+                protect(Path(self._path))
+
+    def remove(self) -> None:
+        """The socket is closed: libzmq leaves the file behind."""
+        for path in (self._path, self._path + SHUT) if self._path else ():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def is_readable(socket: zmq.Socket[Any]) -> bool:

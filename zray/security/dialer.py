@@ -5,11 +5,12 @@ libzmq gives a connection up for good when its handshake fails: to try again tak
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import zmq
 
-from zray.exceptions import ConfigError
+from zray.exceptions import SILENT_LISTENER, ConfigError
 from zray.security.keys import ClientCredentials, KeyDirectory
 from zray.security.monitor import Monitor
 
@@ -39,6 +40,8 @@ def apply_client(socket: zmq.Socket[Any], credentials: ClientCredentials) -> Non
     socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = credentials
 
 
+SILENT_S = 4.0
+"""Who has not said anything for so long has not hung up: this side did, after the five seconds of a handshake."""
 _REFUSED = "the broker refuses this key, which it does not know or has revoked: copy its keys again"
 _MISMATCH = "one side uses keys and the other does not: --insecure has to be given to both or neither"
 _HUNG_UP = (
@@ -56,6 +59,9 @@ class DialWatch:
         self._monitor = Monitor(socket, zmq.EVENT_CONNECTED | failed | ends)
         self._fault = ""
         self._shaking_hands = False
+        self._connected_at = 0.0
+        self.reached = False
+        """Whether something has ever taken a connection."""
         self.account = ""
         """Why no handshake has come to its end, of all that were tried: the best that could be found out."""
 
@@ -63,10 +69,11 @@ class DialWatch:
         """Why the handshake failed, and what helps; empty while it has not, also as long as nobody listens there."""
         for event, value in self._monitor.events():
             if event == zmq.EVENT_CONNECTED:
-                self._shaking_hands = True
+                self._shaking_hands = self.reached = True
+                self._connected_at = time.monotonic()
             elif event != zmq.EVENT_DISCONNECTED or self._shaking_hands:  # bytes that are no ZMTP are just hung up on
                 self._shaking_hands = False
-                self._fault = _fault_of(event, value)
+                self._fault = _fault_of(event, value, time.monotonic() - self._connected_at)
                 if not self.account or self._fault != _HUNG_UP:
                     self.account = self._fault
         return self._fault
@@ -80,11 +87,11 @@ class DialWatch:
         self._monitor.close()
 
 
-def _fault_of(event: int, value: int) -> str:
+def _fault_of(event: int, value: int, after_s: float) -> str:
     if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
         return ""
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return _REFUSED
     if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
         return _MISMATCH
-    return _HUNG_UP
+    return SILENT_LISTENER if after_s >= SILENT_S else _HUNG_UP

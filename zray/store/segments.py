@@ -139,6 +139,9 @@ class Segments:
             inode = os.fstat(fd).st_ino
             if not self._pins.claim(inode):
                 raise OSError(errno.EDEADLK, f"the inode of the new segment {path} is locked")
+        except BaseException:
+            os.unlink(path)
+            raise
         finally:
             os.close(fd)
         return Draft(path, inode, size, Place.WRITING)

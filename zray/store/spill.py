@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from zray.exceptions import OutOfDiskError
 from zray.store.ledger import TRAILER_BYTES
+from zray.util.processes import describe_error
 
 _CHUNK_BYTES = 32 * 1024 * 1024
 
@@ -54,7 +55,7 @@ class Turn:
         where = os.path.dirname(self._copy)
         return OutOfDiskError(
             f"the object store is full, and an object of {object_bytes:,} bytes cannot be spilled to {where}: "
-            f"{error.strerror}"
+            f"{describe_error(error)}"
         )
 
     def _copy_range(self, source_fd: int, target_fd: int, start: int, size: int) -> None:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Protocol
 
 from zray.config import GIB
-from zray.exceptions import ObjectStoreFullError, SystemFailure
+from zray.exceptions import ObjectStoreFullError, SystemFailure, ZrayError
 from zray.ids import OBJECT_ID_BYTES
 from zray.store.books import Books
 from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
@@ -37,11 +37,13 @@ from zray.store.maps import MapCache, Mapping
 from zray.store.pins import Pins
 from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer, trailer_for
 from zray.store.spill import Turn, pulse, turn_to_spill
+from zray.util.processes import describe_error
 
 KEPT_MAP_BYTES = 4 * GIB
 """Maps kept by each process to read, and as many to write. They take address space and page tables, not memory."""
 FIRST_PAUSE_S = 0.005
 LAST_PAUSE_S = 0.1
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FREED_AT_ONCE = 64
 """Objects freed while the books are held once: others wait for some milliseconds at most."""
 
@@ -211,7 +213,8 @@ class Store:
         that is there already (from an earlier attempt of a task) is replaced; its readers keep what they have.
 
         Raises ObjectStoreFullError: at once if the object is larger than the store, else after having waited; its
-        subclass OutOfDiskError if others cannot be spilled to make room.
+        subclass OutOfDiskError if others cannot be spilled to make room. SystemFailure if a limit of this process is
+        met, or the store has been removed.
         """
         _check_id(object_id)
         self._shield.shield()
@@ -231,7 +234,10 @@ class Store:
 
         ``gradually``: the room is reserved, but its pages may be missing yet: ``Writing.prepare`` makes them.
         """
-        draft, mapping = self._obtain(size, gradually)
+        try:
+            draft, mapping = self._obtain(size, gradually)
+        except OSError as error:
+            raise self._explained(error, f"an object of {size:,} bytes cannot be written") from error
         try:
             if mapping.complete:
                 mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
@@ -268,7 +274,7 @@ class Store:
                     return draft, self._map_draft(draft, gradually)
                 except BaseException as error:
                     self._give_up(draft, None)
-                    if not isinstance(error, OSError) or error.errno != errno.ENOSPC:
+                    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
                         raise
                     memory_full = True  # others have taken what the capacity counted on
             patience = patience or _Patience(self._wait_s, lambda: pulse(str(self.path)))
@@ -334,7 +340,7 @@ class Store:
                     os.posix_fallocate(fd, start, end - start)
                     return
                 except OSError as error:
-                    if error.errno != errno.ENOSPC:
+                    if error.errno not in _NO_ROOM:
                         raise
                 if not self._relieve(end - start) and not patience.pause():
                     raise self._full(draft.size)
@@ -352,6 +358,13 @@ class Store:
                 for victim in choose(max(0, size - freed), candidates):
                     freed += self._segments.drop(ledger, victim.path, place)
         return freed >= size or self._spill(size - freed, memory_full=True)
+
+    def _explained(self, error: OSError, what: str) -> ZrayError:
+        """What kept a process from using the store, as an error that says whose limit or doing it is."""
+        if not self.exists():
+            return SystemFailure(f"{what}: the object store {self.path} has been removed by another program")
+        kind = ObjectStoreFullError if error.errno == errno.EFBIG else SystemFailure
+        return kind(f"{what}: {describe_error(error)}")
 
     def _full(self, object_bytes: int) -> ObjectStoreFullError:
         with self._changing as ledger:
@@ -411,14 +424,21 @@ class Store:
         this process). Raises SegmentMissing.
         """
         _check_id(object_id)
-        with self._locked:
-            view = self._attach(object_id)
-        if view is None:  # gone, or on its way: with the books in hand nothing moves
-            with self._changing:
+        try:
+            with self._locked:
                 view = self._attach(object_id)
+            if view is None:  # gone, or on its way: with the books in hand nothing moves
+                with self._changing:
+                    view = self._attach(object_id)
+        except OSError as error:
+            raise self._explained(error, f"object {object_id.hex()} cannot be read") from error
         if view is None:
             raise SegmentMissing(f"object {object_id.hex()} is not in the store {self.path}")
         return view
+
+    def exists(self) -> bool:
+        """Whether the store's directory is still there."""
+        return os.path.exists(f"{self.path}/store.json")
 
     def contains(self, object_id: bytes) -> bool:
         """Whether the object is here, in memory or spilled."""

@@ -15,11 +15,13 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
 
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
+from zray.util.session_lock import protect
 
 BACKLOG = 1024
 MAX_REQUEST_BYTES = 4096
@@ -63,14 +65,19 @@ class LocalReaders:
     def __init__(self, path: str) -> None:
         self.path = path
         self.malformed = 0
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(path)
-        self._listener.listen(BACKLOG)
-        self._listener.setblocking(False)
+        self._listener = _listen(path)
         self._connections: dict[int, socket.socket] = {}
         self._asked: set[int] = set()
         self.opened = 0
         """Changes with the set of descriptors."""
+
+    def listen_again(self) -> None:
+        """Listens anew if the socket's file has been removed; connections stay."""
+        if not os.path.exists(self.path):
+            with contextlib.suppress(OSError):  # the directory is missing, for now
+                listener, self._listener = self._listener, _listen(self.path)
+                listener.close()
+                self.opened += 1
 
     @property
     def filenos(self) -> set[int]:
@@ -127,6 +134,19 @@ class LocalReaders:
         self._listener.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(path)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    protect(Path(path))
+    return listener
 
 
 def _read_request(data: bytes) -> Request | None:

@@ -250,6 +250,11 @@ class Transfers:
         self._watch_descriptors()
         return self._links.readable
 
+    def listen_again(self) -> None:
+        """Makes the socket for readers again if its file has been removed."""
+        self._readers.listen_again()
+        self._watch_descriptors()
+
     def tick(self, now: float) -> None:
         """Several times a second."""
         self.core.tick(now)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import functools
 import itertools
 import math
@@ -240,11 +242,68 @@ def kill_process(pid: int, started: int | None) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+def past_standard(fd: int) -> int:
+    """Moves a descriptor past 0, 1 and 2: they may be closed here, and are something else in a program that gets it."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+_LIMITS = {
+    errno.EFBIG: (resource.RLIMIT_FSIZE, "write files of at most {:,} bytes", "-f"),
+    errno.EMFILE: (resource.RLIMIT_NOFILE, "have {:,} files open", "-n"),
+    errno.EAGAIN: (resource.RLIMIT_NPROC, "have {:,} processes and threads, with all others of its user", "-u"),
+}
+
+
+def describe_error(error: OSError) -> str:
+    """What the system says; where a limit of this process is met, also which one, and what raises it."""
+    text = error.strerror or str(error)
+    if error.errno not in _LIMITS:
+        return text
+    limit, may, option = _LIMITS[error.errno]
+    soft, _ = resource.getrlimit(limit)
+    if soft == resource.RLIM_INFINITY:
+        return text
+    return f"{text}: this process may {may.format(soft)}; raise that limit (ulimit {option})"
+
+
+def descriptors_left() -> int:
+    """About how many more this process may have; exact when it comes to none."""
+    try:
+        lowest_free = os.eventfd(0)
+    except OSError:
+        return 0
+    os.close(lowest_free)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft - lowest_free
+
+
 def raise_descriptor_limit() -> None:
     """As many descriptors as the system allows: the usual limit of 1,024 is fewer than a broker may have peers."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def accept_signals(spared: Collection[signal.Signals] = ()) -> None:
+    """Undoes what a program has inherited of its parent's signals: the mask of the thread that started it, in which all
+    may be blocked (threads of uWSGI), and signals that were ignored there. ``spared`` stay ignored, if they are.
+
+    For a program that starts, in its main thread.  SIGPIPE and SIGXFSZ are ignored by Python itself.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ, *spared}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def accept_signals_of_a_command() -> None:
+    """As ``accept_signals``, for a program that a user starts, perhaps with nohup, which ignores SIGHUP."""
+    accept_signals(spared=(signal.SIGHUP,))
 
 
 def end_orderly_on_sigterm() -> None:

@@ -3,40 +3,36 @@
 A session is what one start of a local cluster or host makes.  Below the root, a directory that is its user's alone::
 
     <root>/<session>/          sockets, spilled objects, and the files
-        lock                   flocked by the session's guardian for its life: the lock is free, the session is dead
+        lock                   locked, as the directory is, by the session's guardian for its life: see session_lock
         store                  directories elsewhere that go with the session, one a line (its object store)
     <root>/logs/<session>/     logs; these outlive their session, the last ten times
     <root>/current             the address of the broker that was started by hand, for ``address="auto"``
     <root>/lock                held while locks of sessions are made or tried
 
-A lock is the kernel's and ends with the last process that holds it, however that dies; so nothing has to be believed
-that a file says.  Sweeping is safe to do twice at once: who sweeps a session holds its lock meanwhile, and to the
-other one it looks alive.
+Sweeping is safe to do twice at once: who sweeps a session holds its lock meanwhile, and to the other one it looks
+alive.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
 import stat
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zray.exceptions import ConfigError, SystemFailure
 from zray.util import processes
+from zray.util.session_lock import LOCK_NAME, SessionLock, claim_if_dead, locked_root, protect
 
 MAX_SOCKET_PATH_BYTES = 107
 MAX_SOCKET_NAME_BYTES = 36
 """Longest name of a socket within a session's directory."""
 KEPT_LOGS = 10
-UNLOCKED_GRACE_S = 60.0
-"""A session without a lock is still being made if it is younger than this, in seconds."""
 
 _NAME_BYTES = 8
 _MAX_ROOT_BYTES = MAX_SOCKET_PATH_BYTES - MAX_SOCKET_NAME_BYTES - _NAME_BYTES - 2
@@ -77,7 +73,7 @@ class SessionPaths:
 
     @property
     def lock(self) -> Path:
-        return self.directory / "lock"
+        return self.directory / LOCK_NAME
 
     @property
     def store(self) -> Path:
@@ -104,20 +100,21 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
                 f"{root} is too long to hold sockets, whose paths are limited to {MAX_SOCKET_PATH_BYTES} bytes: "
                 f"set ZRAY_TMPDIR to a directory of at most {_MAX_ROOT_BYTES - len(name) - 1} bytes"
             )
-        return _private_directory(root)
+        return private_directory(root)
     runtime = environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime) and _short_enough(Path(runtime, "zray")):
         with contextlib.suppress(ConfigError):  # left over from another user after su, or read-only: not usable
-            return _private_directory(Path(runtime, "zray"))
+            return private_directory(Path(runtime, "zray"))
     root = Path(environ.get("TMPDIR") or "/tmp").absolute() / name
-    return _private_directory(root if _short_enough(root) else Path("/tmp") / name)
+    return private_directory(root if _short_enough(root) else Path("/tmp") / name)
 
 
 def _short_enough(root: Path) -> bool:
     return len(os.fsencode(root)) <= _MAX_ROOT_BYTES
 
 
-def _private_directory(path: Path) -> Path:
+def private_directory(path: Path) -> Path:
+    """Makes a directory that is this user's alone, if need be; raises ConfigError if it cannot be that."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -154,12 +151,39 @@ def new_name() -> str:
     return os.urandom(_NAME_BYTES // 2).hex()
 
 
-def new_session(root: Path, name: str = "") -> SessionPaths:
-    """Makes the directories of a session (default: of a new name). ``lock_session`` has to follow within a minute."""
+def new_session(root: Path, name: str = "") -> tuple[SessionPaths, SessionLock]:
+    """Makes the directories of a session (default: of a new name), which lives as long as the lock is held.
+
+    Raises SystemFailure if another process holds a session of that name, ConfigError if the file system has no locks.
+    """
     paths = SessionPaths(name or new_name(), root)
+    is_new = not paths.directory.exists()
+    try:
+        with locked_root(root):
+            make_directories(paths)
+            lock = SessionLock.take(paths.directory)
+    except OSError as error:
+        if is_new:
+            remove_tree(paths.directory)
+        why = processes.describe_error(error)
+        raise ConfigError(f"a session cannot be made in {root}: {why}; set ZRAY_TMPDIR to another directory") from None
+    if lock is None:
+        raise SystemFailure(f"session {paths.name} in {root} is held by another process")
+    for path in (root, root / LOCK_NAME, *session_files(paths)):
+        protect(path)
+    return paths, lock
+
+
+def make_directories(paths: SessionPaths) -> None:
+    """Makes those that are missing; raises OSError."""
     for directory in (paths.directory, paths.spill, paths.logs):
-        directory.mkdir(mode=0o700, parents=True)
-    return paths
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def session_files(paths: SessionPaths) -> list[Path]:
+    """What a living session has on disk, but for the objects and logs in it."""
+    sockets = (paths.broker_socket, paths.relay_socket, paths.fetch_socket)
+    return [paths.directory, paths.lock, paths.store, paths.spill, paths.logs.parent, paths.logs, *sockets]
 
 
 def session_paths(root: Path, name: str) -> SessionPaths:
@@ -175,48 +199,31 @@ def add_store(paths: SessionPaths, directory: Path) -> None:
         file.write(f"{directory.absolute()}\n")
 
 
-class SessionLock:
-    """A session's lock. Held until closed by every process that has it: forked children inherit it, so a child that
-    is not to keep the session alive closes ``fileno()``; programs that are exec'd do not get it."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def close(self) -> None:
-        """Lets go. May be called twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-def lock_session(paths: SessionPaths) -> SessionLock:
-    """Declares the session alive for as long as the lock is held; raises SystemFailure if another process did."""
-    with _locked_root(paths.root):
-        fd = _try_lock(paths.lock, os.O_CREAT)
-    if fd is None:
-        raise SystemFailure(f"session {paths.name} in {paths.root} is gone or held by another process")
-    return SessionLock(fd)
-
-
 def session_is_alive(paths: SessionPaths) -> bool:
     """Whether the session's guardian lives (or somebody sweeps up after it at this moment)."""
-    with _locked_root(paths.root):
-        fd = _try_lock(paths.lock, 0)
-    if fd is None:
-        return paths.lock.exists()
-    os.close(fd)
+    with locked_root(paths.root):
+        claimed = claim_if_dead(paths.directory)
+        if claimed is None:
+            return paths.directory.exists()
+        claimed.close()
     return False
+
+
+def stores_of(paths: SessionPaths) -> list[Path]:
+    """The directories elsewhere that go with the session: only such as have its name in theirs, whatever the file
+    says, since they are removed with all that is in them."""
+    try:
+        lines = paths.store.read_text().splitlines()
+    except (OSError, ValueError):
+        return []
+    return [Path(line) for line in lines if paths.name in os.path.basename(line)]
 
 
 def remove_session(paths: SessionPaths) -> None:
     """Removes what the session has on disk, save its logs; what cannot be removed is left to the next sweep."""
     clear_current(paths.root, paths.name)
-    with contextlib.suppress(OSError):
-        for line in paths.store.read_text().splitlines():
-            remove_tree(line)
+    for directory in stores_of(paths):
+        remove_tree(directory)
     remove_tree(paths.directory)
     _prune_logs(paths.root)
 
@@ -226,14 +233,14 @@ def sweep_dead_sessions(root: Path) -> list[str]:
 
     May run at any time and in several processes at once.
     """
-    with _locked_root(root):
-        claimed = {paths: fd for paths in _sessions(root) if (fd := _claim_if_dead(paths)) is not None}
-    for paths, fd in claimed.items():
+    with locked_root(root):
+        claimed = {paths: lock for paths in _sessions(root) if (lock := claim_if_dead(paths.directory)) is not None}
+    for paths, lock in claimed.items():
         try:
             processes.kill_session(paths.name)
             remove_session(paths)
         finally:
-            os.close(fd)
+            lock.close()
     return [paths.name for paths in claimed]
 
 
@@ -243,41 +250,6 @@ def _sessions(root: Path) -> list[SessionPaths]:
         for entry in root.iterdir()
         if _SESSION_NAME.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink()
     ]
-
-
-def _claim_if_dead(paths: SessionPaths) -> int | None:
-    """The session's lock, taken, if nobody has it."""
-    try:
-        if not paths.lock.exists() and time.time() - paths.directory.stat().st_mtime < UNLOCKED_GRACE_S:
-            return None
-    except OSError:  # removed by another sweep just now
-        return None
-    return _try_lock(paths.lock, os.O_CREAT)
-
-
-def _try_lock(path: Path, flags: int) -> int | None:
-    """A descriptor that holds the lock; None if somebody else has it or there is no such directory any more."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
-    except FileNotFoundError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    return fd
-
-
-@contextlib.contextmanager
-def _locked_root(root: Path) -> Iterator[None]:
-    """Between making a lock's file and locking it there is a gap; no sweep may look into it."""
-    fd = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _prune_logs(root: Path) -> None:
@@ -306,6 +278,7 @@ def write_current(root: Path, current: Current) -> None:
     record = {**dataclasses.asdict(current), "start_time": processes.process_start_time(current.pid)}
     draft = root / f"current.{os.urandom(4).hex()}"
     draft.write_text(json.dumps(record))
+    protect(draft)
     os.replace(draft, root / "current")
 
 
@@ -320,6 +293,12 @@ def read_current(root: Path) -> Current | None:
     # The PID may have been given to another process since: it is the same one only if it started at the same time.
     alive = started is not None and processes.process_start_time(current.pid) == started
     return current if alive else None
+
+
+def current_session(root: Path) -> str | None:
+    """The session of the broker that was started by hand, alive or not; None if there is no record."""
+    session = _current_record(root).get("session")
+    return session if isinstance(session, str) else None
 
 
 def clear_current(root: Path, session: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from zray.cli import up
 from zray.cli.up import SSH, read_hosts
 from zray.exceptions import ConfigError
 
@@ -39,9 +40,9 @@ def test_what_a_machine_has_of_its_own_wins(tmp_path: Path) -> None:
     environment = {{COLOUR = "red"}}
     """
     one, two = read_hosts(written(tmp_path, text))
-    assert one.command() == [*SSH, "-A", "--", "node1", "\"$HOME\"/'my venv/bin/python' -m zray.cli.remote"]
+    assert one.command() == [*SSH, "-A", "--", "node1", f"\"$HOME\"/'my venv/bin/python' -c '{up._REMOTE}'"]
     assert one.environment == {"COLOUR": "blue", "ZRAY_NUM_CPUS": "2.0", "ZRAY_LABELS": "zone=a,disk=ssd"}
-    assert two.command() == [*SSH, "-p", "22", "--", "me@node2", "/opt/zray/bin/python -m zray.cli.remote"]
+    assert two.command() == [*SSH, "-p", "22", "--", "me@node2", f"/opt/zray/bin/python -c '{up._REMOTE}'"]
     assert two.environment["COLOUR"] == "red" and two.environment["ZRAY_NUM_CPUS"] == "4.0"
     assert json.loads(two.environment["ZRAY_RESOURCES"]) == {"x": 1}
     assert two.environment["ZRAY_LOG_TO_DRIVER"] == "false"

@@ -21,9 +21,9 @@ def test_its_patience_with_a_broker_is_not_its_workers(tmp_path: Path, monkeypat
         seen.append(config)
         return "signal"
 
-    for name in ("lock_session", "prepare_zygote", "set_title"):
+    for name in ("prepare_zygote", "set_title"):
         monkeypatch.setattr(worker, name, MagicMock())
     monkeypatch.setattr(worker, "run_host", run_host)
     config = Config(connect_timeout_s=2.0, join_timeout_s=70.0)
-    worker._serve(config, SessionPaths("0badcafe", tmp_path), "tcp://head:1", {}, None)
+    worker._serve(config, SessionPaths("0badcafe", tmp_path), MagicMock(), "tcp://head:1", {}, None)
     assert seen == [config]

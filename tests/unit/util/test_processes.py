@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import secrets
 import select
 import signal
@@ -243,3 +245,62 @@ class TestLimits:
         assert processes.memory_limit_bytes(tmp_path, tmp_path) == machine
         assert processes.memory_limit_bytes() <= machine
         assert 1 <= processes.cpu_count() <= len(os.sched_getaffinity(0))
+
+
+class TestAcceptSignals:
+    CODE = """
+import signal, sys
+from zray.util import processes
+processes.{function}()
+print(len(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+print(*sorted(number.name for number in signal.Signals if signal.getsignal(number) is signal.SIG_IGN))
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+    @pytest.mark.parametrize(
+        "function, ignored",
+        [("accept_signals", "SIGPIPE SIGXFSZ"), ("accept_signals_of_a_command", "SIGHUP SIGPIPE SIGXFSZ")],
+    )
+    def test_what_was_inherited_is_undone(self, function: str, ignored: str) -> None:
+        def spoil() -> None:
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+                signal.signal(number, signal.SIG_IGN)
+
+        command = [sys.executable, "-c", self.CODE.format(function=function)]
+        done = subprocess.run(command, preexec_fn=spoil, stdout=subprocess.PIPE, text=True)
+        assert done.stdout.splitlines() == ["0", ignored, "True"]
+
+
+class TestDescribeError:
+    @pytest.mark.parametrize(
+        "number, limit, text",
+        [
+            (
+                errno.EFBIG,
+                resource.RLIMIT_FSIZE,
+                "may write files of at most 5,000 bytes; raise that limit (ulimit -f)",
+            ),
+            (errno.EMFILE, resource.RLIMIT_NOFILE, "may have 5,000 files open; raise that limit (ulimit -n)"),
+            (errno.EAGAIN, resource.RLIMIT_NPROC, "with all others of its user; raise that limit (ulimit -u)"),
+        ],
+    )
+    def test_limits(self, monkeypatch: pytest.MonkeyPatch, number: int, limit: int, text: str) -> None:
+        limits = {limit: (5_000, 6_000)}
+        monkeypatch.setattr(processes.resource, "getrlimit", limits.__getitem__)
+        assert processes.describe_error(OSError(number, "reason")).endswith(text)
+        limits[limit] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        assert processes.describe_error(OSError(number, "reason")) == "reason"
+
+    def test_others(self) -> None:
+        assert processes.describe_error(OSError(errno.ENOENT, "No such file")) == "No such file"
+        assert processes.describe_error(OSError("without a number")) == "without a number"
+
+
+def test_descriptors_left() -> None:
+    before = processes.descriptors_left()
+    held = [os.dup(0) for _ in range(5)]
+    assert before - 5 <= processes.descriptors_left() < before
+    for fd in held:
+        os.close(fd)
+    assert processes.descriptors_left() == before

@@ -23,14 +23,9 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "UNLOCKED_GRACE_S", -1.0)
-
-
 def dead_session(root: Path) -> sessions.SessionPaths:
-    paths = sessions.new_session(root)
-    sessions.lock_session(paths).close()
+    paths, lock = sessions.new_session(root)
+    lock.close()
     return paths
 
 
@@ -66,7 +61,7 @@ class TestRoot:
         assert sessions.runtime_root("", environ) == short / f"zray-{os.geteuid()}"
 
     def test_long_tmpdir_falls_back_to_tmp(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sessions, "_private_directory", lambda path: path)
+        monkeypatch.setattr(sessions, "private_directory", lambda path: path)
         assert sessions.runtime_root("", {"TMPDIR": "/tmp/" + "x" * 90}) == Path(f"/tmp/zray-{os.geteuid()}")
 
     def test_others_may_not_enter(self, short: Path) -> None:
@@ -94,33 +89,20 @@ class TestRoot:
         assert len(os.fsencode(socket)) == sessions.MAX_SOCKET_PATH_BYTES
 
 
-class TestLock:
+class TestLife:
     def test_one_guardian(self, root: Path) -> None:
-        paths = sessions.new_session(root)
-        assert not sessions.session_is_alive(paths)
-        lock = sessions.lock_session(paths)
+        paths, lock = sessions.new_session(root)
         assert sessions.session_is_alive(paths)
         with pytest.raises(SystemFailure, match="held by another"):
-            sessions.lock_session(paths)
+            sessions.new_session(root, paths.name)
         lock.close()
         lock.close()
         assert not sessions.session_is_alive(paths)
 
-    def test_forked_child_inherits_it(self, root: Path) -> None:
-        paths = sessions.new_session(root)
-        lock = sessions.lock_session(paths)
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(write)
-            os.read(read, 1)
-            os._exit(0)
-        lock.close()
-        assert sessions.session_is_alive(paths)
-        os.close(write)
-        os.waitpid(pid, 0)
-        os.close(read)
-        assert not sessions.session_is_alive(paths)
+    def test_no_place_for_it(self, root: Path) -> None:
+        (root / "logs").write_text("in the way")
+        with pytest.raises(ConfigError, match="ZRAY_TMPDIR"):
+            sessions.new_session(root)
 
     def test_names_are_checked(self, root: Path) -> None:
         with pytest.raises(ConfigError):
@@ -129,9 +111,8 @@ class TestLock:
 
 class TestSweep:
     def test_dead_goes_living_stays(self, root: Path, tmp_path: Path) -> None:
-        living, dead = sessions.new_session(root), dead_session(root)
-        lock = sessions.lock_session(living)
-        store = tmp_path / "store"
+        (living, lock), dead = sessions.new_session(root), dead_session(root)
+        store = tmp_path / f"store-{dead.name}"
         sessions.add_store(dead, store)
         (store / "x").mkdir(parents=True)
         (dead.logs / "worker.out").write_text("log")
@@ -143,16 +124,15 @@ class TestSweep:
         assert sessions.sweep_dead_sessions(root) == []
         lock.close()
 
-    def test_session_that_is_being_made_stays(self, root: Path) -> None:
-        paths = sessions.new_session(root)
-        assert sessions.sweep_dead_sessions(root) == []
-        sessions.lock_session(paths).close()
+    def test_removes_only_what_bears_its_name(self, root: Path, tmp_path: Path) -> None:
+        dead = dead_session(root)
+        precious = tmp_path / "precious"
+        precious.mkdir()
+        sessions.add_store(dead, precious)
+        sessions.sweep_dead_sessions(root)
+        assert precious.is_dir()
 
-    def test_session_that_was_never_locked_goes(self, root: Path, no_grace: None) -> None:
-        paths = sessions.new_session(root)
-        assert sessions.sweep_dead_sessions(root) == [paths.name]
-
-    def test_touches_nothing_else(self, root: Path, no_grace: None) -> None:
+    def test_touches_nothing_else(self, root: Path) -> None:
         (root / "keys").mkdir()
         (root / "00000000").write_text("a file")
         assert sessions.sweep_dead_sessions(root) == []
@@ -179,7 +159,7 @@ class TestSweep:
         assert sorted(entry.name for entry in root.iterdir()) == ["lock", "logs"]
 
     def test_logs_are_pruned(self, root: Path) -> None:
-        living = sessions.new_session(root)
+        living, lock = sessions.new_session(root)
         ended = [dead_session(root) for _ in range(sessions.KEPT_LOGS + 3)]
         for age, paths in enumerate(ended):
             os.utime(paths.logs, (1000 - age, 1000 - age))
@@ -187,10 +167,10 @@ class TestSweep:
         sessions.sweep_dead_sessions(root)
         kept = {entry.name for entry in (root / "logs").iterdir()}
         assert kept == {living.name} | {paths.name for paths in ended[: sessions.KEPT_LOGS]}
+        lock.close()
 
     def test_orderly_end(self, root: Path) -> None:
-        paths = sessions.new_session(root)
-        lock = sessions.lock_session(paths)
+        paths, lock = sessions.new_session(root)
         sessions.write_current(root, Current("ipc://x", paths.name, os.getpid()))
         sessions.remove_session(paths)
         assert sorted(entry.name for entry in root.iterdir()) == ["lock", "logs"]

@@ -2,7 +2,7 @@
 
 Process tree: driver -> this process, which becomes the host -> broker, zygote -> workers. The driver holds the other
 end of this process's stdin: when that closes, for whatever reason, the cluster ends. When this process is killed, the
-broker dies with it and the zygote cleans up. What happens is told to the driver as one line of JSON on stdout.
+broker dies with it and the zygote cleans up. What happens is told to the driver as one line of JSON through a pipe.
 """
 
 from __future__ import annotations
@@ -17,39 +17,52 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.exceptions import ZrayError
-from zray.util.processes import set_parent_death_signal, set_title
-from zray.util.sessions import SessionPaths, lock_session
+from zray.util.processes import accept_signals, set_parent_death_signal, set_title
+from zray.util.session_lock import SessionLock
+from zray.util.sessions import SessionPaths
 from zray.worker.host.node import HostOptions, prepare_zygote, run_host
+from zray.worker.host.shell import WATCHED_IS_GONE
 from zray.worker.process.rehearsal import rehearse
 
 
-def main(arguments: str) -> int:
-    """Runs a local cluster until its driver is gone. ``arguments``: JSON, see ``zray.api.cluster``."""
+def main() -> int:
+    """Runs a local cluster until its driver is gone. The argument is the descriptor of its settings, in JSON."""
     from pathlib import Path
 
-    settings = json.loads(arguments)
+    with open(int(sys.argv[1]), "rb") as file:
+        settings = json.load(file)
+    report_fd: int = settings["report"]
+    for fd in (report_fd, *settings["lock"]):
+        os.set_inheritable(fd, False)
     config = Config(**settings["config"])
     paths = SessionPaths(settings["session"], Path(settings["root"]))
+    accept_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lock = lock_session(paths)
+    lock = SessionLock(paths.directory, settings["lock"])
     address = f"ipc://{paths.broker_socket}"
     rehearse()
     # Before anything is forked: a collection later on would write to, and so copy, every page that is shared by now.
     gc.collect()
     gc.freeze()
     bound_read, bound_write = os.pipe()
-    broker = _fork_broker(address, config, bound_write, [lock.fileno(), bound_read])
+    broker = _fork_broker(address, config, bound_write, [*lock.filenos(), report_fd, bound_read])
     os.close(bound_write)
-    zygote = prepare_zygote(paths, lock, settings["resources"])
+    zygote = prepare_zygote(paths, [*lock.filenos(), report_fd], settings["resources"])
     if not os.read(bound_read, 1):
-        return _report(error="the broker did not start")
+        return _report(report_fd, error="the broker did not start")
     options = HostOptions(address, settings["resources"], settings["store_bytes"])
     set_title(f"zray: host {paths.name}")
+
+    def ready() -> None:
+        _report(report_fd, address=address)
+
     try:
         # bound_read closes when the broker dies, stdin when the driver does
-        run_host(options, config, paths, zygote, [0, bound_read], lambda: _report(address=address))
+        reason = run_host(options, config, paths, lock, zygote, [0, bound_read], ready)
+        if reason != WATCHED_IS_GONE:
+            print(f"zray: the local cluster ends: {reason}", file=sys.stderr, flush=True)
     except ZrayError as error:
-        return _report(error=str(error))
+        return _report(report_fd, error=str(error))
     finally:
         _end(broker)
         lock.close()
@@ -66,8 +79,6 @@ def _fork_broker(address: str, config: Config, bound_fd: int, close: list[int]) 
         set_parent_death_signal(signal.SIGKILL, parent)
         for fd in (0, *close):
             os.close(fd)
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, 1)
         set_title("zray: broker")
 
         def bound(_: str) -> None:
@@ -86,13 +97,13 @@ def _end(broker: int) -> None:
         return
 
 
-def _report(**what: Any) -> int:
+def _report(fd: int, **what: Any) -> int:
     try:
-        os.write(1, json.dumps(what).encode() + b"\n")
+        os.write(fd, json.dumps(what).encode() + b"\n")
     except OSError:  # the driver is gone: stdin tells as well
         return 1
     return 1 if "error" in what else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

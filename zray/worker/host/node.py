@@ -18,7 +18,9 @@ from zray.store import Store, default_store_location
 from zray.transfer.shell import Transfers, listening_address
 from zray.util.machine import machine_id
 from zray.util.processes import kill_session, memory_limit_bytes
-from zray.util.sessions import SessionLock, SessionPaths, add_store, remove_session
+from zray.util.session_lock import SessionLock
+from zray.util.session_upkeep import SessionUpkeep
+from zray.util.sessions import SessionPaths, remove_session
 from zray.worker.host.relay import Relay
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
@@ -40,10 +42,11 @@ class HostOptions:
     credentials: ClientCredentials | None = None
 
 
-def prepare_zygote(paths: SessionPaths, lock: SessionLock, resources: dict[str, int]) -> ZygoteClient:
+def prepare_zygote(paths: SessionPaths, kept: list[int], resources: dict[str, int]) -> ZygoteClient:
     """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends.
 
-    It keeps a process for each CPU of ``resources``, those that wait for work included.
+    It keeps a process for each CPU of ``resources``, those that wait for work included.  ``kept``: descriptors that it
+    keeps and workers do not, such as the session's lock.
     """
 
     host = os.getpid()
@@ -55,11 +58,17 @@ def prepare_zygote(paths: SessionPaths, lock: SessionLock, resources: dict[str, 
 
     # Each that waits takes a descriptor of the zygote's.
     cpus = min(resources.get("CPU", 0) // 10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-    return start_zygote(worker_main, clean_up, [lock.fileno()], pool_size=cpus)
+    return start_zygote(worker_main, clean_up, kept, pool_size=cpus)
 
 
 def run_host(
-    options: HostOptions, config: Config, paths: SessionPaths, zygote: ZygoteClient, watched: list[int], on_ready: Any
+    options: HostOptions,
+    config: Config,
+    paths: SessionPaths,
+    lock: SessionLock,
+    zygote: ZygoteClient,
+    watched: list[int],
+    on_ready: Any,
 ) -> str:
     """Connects to the broker and serves until there is no reason to go on; returns the reason."""
     requested = (
@@ -68,10 +77,11 @@ def run_host(
     location, capacity, warning = default_store_location(f"zray-{paths.name}", requested)
     if warning:
         print(f"zray: {warning}", file=sys.stderr, flush=True)
-    add_store(paths, location)
+    upkeep = SessionUpkeep(paths, lock)
+    upkeep.add_store(location)
     spill = Path(config.spill_dir).absolute() / f"zray-spill-{paths.name}" if config.spill_dir else paths.spill
     if config.spill_dir:
-        add_store(paths, spill)
+        upkeep.add_store(spill)
     store = Store.create(location, spill, capacity, config.store_wait_s)
     host_id = os.urandom(16)
     tcp = options.address.startswith("tcp://")
@@ -104,7 +114,8 @@ def run_host(
             workers_config = dataclasses.replace(workers_config, heartbeat_s=math.inf, silence_s=math.inf)
         address = options.address if relay is None else relay.address
         payload = {"address": address, "config": dataclasses.asdict(workers_config)}
-        shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched, transfers, relay)
+        shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched, transfers, relay,
+                          upkeep.check)  # fmt: skip
         resources = {**options.resources, "object_store_memory": capacity * 10_000}
         return shell.serve(resources, info, on_ready)
     finally:

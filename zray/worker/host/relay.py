@@ -8,14 +8,12 @@ breaks: the links between the workers and the broker see to that.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import Any
 
 import zmq
 
 from zray.config import Config
-from zray.protocol.sockets import is_readable, make_socket, receive, send
+from zray.protocol.sockets import Entrance, is_readable, make_socket, receive, send
 
 MAX_FRAMES_PER_TURN = 200
 
@@ -31,6 +29,7 @@ class Relay:
         self._socket = make_socket(self._context, zmq.ROUTER, address, config)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.bind(address)
+        self._entrance = Entrance(self._socket, address)
 
     def fileno(self) -> int:
         """Ready for reading when there may be something to pass on."""
@@ -64,9 +63,12 @@ class Relay:
                 raise
             self.dropped_frames += 1
 
+    def keep(self) -> None:
+        """Keeps the socket's file, see ``Entrance``; to be called at least once a second."""
+        self._entrance.keep()
+
     def close(self) -> None:
         """Closes the socket and removes its file."""
         self._socket.close(0)
         self._context.term()
-        with contextlib.suppress(FileNotFoundError):  # libzmq leaves it behind
-            os.unlink(self.address.removeprefix("ipc://"))
+        self._entrance.remove()

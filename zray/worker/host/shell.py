@@ -38,6 +38,8 @@ MAX_FRAMES_PER_TURN = 200
 MAX_LOG_LINES_PER_TURN = 2000
 MAX_READS_PER_FLUSH = 64
 RECORDER_BYTES = 24
+WATCHED_IS_GONE = "what this host belongs to is gone"
+"""Why a host ends whose driver or broker has ended."""
 _MARKER = NAME_MARKER.decode()
 
 
@@ -68,7 +70,7 @@ class HostShell:
 
     ``worker_payload``: what every worker is told besides its ID; ``watched``: fds whose end is its end; ``transfers``
     gets a sender of messages to the broker; ``relay``: by which its workers reach the broker, unless they do so
-    themselves.
+    themselves; ``upkeep``: looks after the session's files, called about once a second.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class HostShell:
         watched: list[int],
         transfers: Transfers,
         relay: Relay | None = None,
+        upkeep: Callable[[float], None] = lambda now: None,
     ) -> None:
         self.core = HostCore(socket.gethostname())
         self._transfers = transfers
         transfers.send = lambda message: self.core.out.append(message)
         self._connection = connection
         self._relay = relay
+        self._upkeep = upkeep
         self._host_id = host_id
         self._zygote = zygote
         self._store = store
@@ -145,7 +149,7 @@ class HostShell:
             elif fd == self._zygote.fileno():
                 self._zygote_events()
             elif fd in self._watched and not os.read(fd, 4096):
-                self.end("what this host belongs to is gone")
+                self.end(WATCHED_IS_GONE)
         self._turn()
 
     def _turn(self) -> None:
@@ -180,11 +184,22 @@ class HostShell:
             self.end("the broker has not been heard for too long")
         if now - self._last_sweep >= SWEEP_S:
             self._last_sweep = now
-            self._keep_house(self._store.sweep)
+            self._keep_files(now)
         if now >= self._look_for_owners_at:
             self._keep_house(lambda: self.core.stores_for(self._store.owners()))
             took_s = time.monotonic() - now
             self._look_for_owners_at = now + max(SWEEP_S, took_s / MOST_LOOKING)
+
+    def _keep_files(self, now: float) -> None:
+        """Cleaners of temporary files, or people, may have removed what was not theirs."""
+        if not self._store.exists():
+            self.end(f"its object store {self._store.path} has been removed by another program")
+            return
+        self._keep_house(self._store.sweep)
+        self._upkeep(now)
+        self._transfers.listen_again()
+        if self._relay is not None:
+            self._relay.keep()
 
     # ------------------------------------------------------------------ effects
 

@@ -14,6 +14,20 @@ from zray.worker.log_marker import NAME_MARKER
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
+def merged_search_path(jobs: list[str], own: list[str], library: str) -> list[str]:
+    """A worker's search path: the order is the driver's if both have the same standard ``library``, which then stands
+    where it stands there. Otherwise what only the driver has comes first, and the rest is the worker's own."""
+    if library in jobs:
+        return list(dict.fromkeys([*jobs, *own]))
+    mine = set(own)
+    return list(dict.fromkeys([*(entry for entry in jobs if entry not in mine), *own]))
+
+
+def _entries_of_variable() -> list[str]:
+    """What ``PYTHONPATH`` says; the interpreter itself was started without it."""
+    return [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+
+
 class Environment:
     """Applies settings when they change, and only then."""
 
@@ -25,15 +39,14 @@ class Environment:
         self._threads_set = False
         self._shapes: dict[bytes, dict[str, int]] = {}
         self._actor_resources: dict[str, int] = {}
+        self._own_path = [*_entries_of_variable(), *sys.path]
 
     def apply_job(self, job: JobConfig) -> None:
         """The job's search path, working directory and variables."""
         if job is self._job:
             return
         self._job = job
-        for entry in reversed(job.config.get("sys_path", [])):
-            if entry not in sys.path:
-                sys.path.insert(0, entry)
+        sys.path[:] = merged_search_path(job.config.get("sys_path", []), self._own_path, os.path.dirname(os.__file__))
         directory = job.config.get("cwd", "")
         if directory:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 
 from zray import object_ref
 from zray.client import session as sessions
@@ -27,8 +28,9 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     info = {"pid": os.getpid(), "host_id": host_id}
     try:
         connection = connect(start["address"], WORKER, worker_id, info, config)
-    except ZrayError:
-        return  # the cluster is going down, or does not want this worker any more
+    except ZrayError as error:  # the cluster may be going down; if not, this is what it tells of the worker's end
+        print(f"zray: this worker cannot join the cluster: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
     session = Session(connection, worker_id, host_id, "", config)
     sessions.set_current(session)
     object_ref.set_tracker(session)

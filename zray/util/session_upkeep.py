@@ -1,0 +1,107 @@
+"""What the process that a session hangs on does for its files while it lives: keeps them young, and makes them again.
+
+Cleaners of temporary files remove what looks unused: after six hours in XDG_RUNTIME_DIR, after some days in /tmp.
+``session_lock`` says what keeps them away; for those that heed neither lock nor sticky bit, and for people, there is
+this.  Sockets are bound again by those who listen at them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from zray.exceptions import ConfigError
+from zray.util.session_lock import SessionLock, locked_root, protect
+from zray.util.sessions import (
+    Current,
+    SessionPaths,
+    add_store,
+    current_session,
+    make_directories,
+    private_directory,
+    session_files,
+    write_current,
+)
+
+REFRESH_S = 3600.0
+"""A sixth of what files in XDG_RUNTIME_DIR may be left alone for."""
+
+
+def _warn(text: str) -> None:
+    print(f"zray: {text}", file=sys.stderr, flush=True)
+
+
+class SessionUpkeep:
+    """The upkeep of one session. Call ``check`` about once a second; that costs a handful of system calls."""
+
+    def __init__(self, paths: SessionPaths, lock: SessionLock, warn: Callable[[str], None] = _warn) -> None:
+        self._paths = paths
+        self._lock = lock
+        self._current: Current | None = None
+        self._warn = warn
+        self._stores: list[Path] = []
+        self._refresh_at = 0.0
+        self._failed = False
+
+    def add_store(self, directory: Path) -> None:
+        """Records a directory elsewhere that is to go with the session; call it before making the directory."""
+        self._stores.append(directory)
+        add_store(self._paths, directory)
+
+    def show(self, current: Current) -> None:
+        """Makes a broker that was started by hand the one that ``address="auto"`` finds."""
+        self._current = current
+        write_current(self._paths.root, current)
+
+    def check(self, now: float) -> None:
+        """Makes again what is missing, and refreshes the times of all once an hour. Never raises OSError."""
+        paths = self._paths
+        try:
+            whole = self._lock.is_whole() and (paths.store.exists() or not self._stores)
+            if not whole or not paths.logs.exists() or not paths.spill.exists():
+                self._make_again()
+                self._refresh_at = 0.0
+            if now >= self._refresh_at:
+                self._refresh_at = now + REFRESH_S
+                self._refresh()
+            if self._current is not None:
+                self._keep_current(self._current)
+            self._failed = False
+        except (OSError, ConfigError) as error:
+            if not self._failed:
+                self._failed = True
+                self._warn(
+                    f"files of the session in {paths.directory} were removed by another program, and cannot be made "
+                    f"again ({error}): what runs goes on, but no new workers can start"
+                )
+
+    def _make_again(self) -> None:
+        paths = self._paths
+        private_directory(paths.root)
+        with locked_root(paths.root):
+            make_directories(paths)
+            if not self._lock.renew():
+                raise ConfigError(f"{paths.directory} is held by another process")
+        if not paths.store.exists():
+            for directory in self._stores:
+                add_store(paths, directory)
+        self._warn(f"files of the session in {paths.directory} were removed by another program, and are made again")
+
+    def _refresh(self) -> None:
+        root = self._paths.root
+        for path in (root, *root.iterdir(), *session_files(self._paths)):
+            protect(path)
+        for directory in (self._paths.spill, *self._stores):
+            protect(directory)
+            for parent, _, names in os.walk(directory):
+                for name in names:
+                    protect(Path(parent, name))
+
+    def _keep_current(self, current: Current) -> None:
+        session = current_session(self._paths.root)
+        if session is None:
+            write_current(self._paths.root, current)
+        elif session != current.session:
+            self._current = None  # another broker has been started since, and is found instead
