@@ -16,6 +16,7 @@ import itertools
 import math
 import mmap
 import os
+import re
 import resource
 import select
 import signal
@@ -32,7 +33,11 @@ TITLE_PADDING, "-m", ...]``.  Python itself accepts and ignores an unknown ``-X`
 _PROC = Path("/proc")
 _CGROUP_FS = Path("/sys/fs/cgroup")
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_NAME_BYTES = 15
+"""The longest name that the kernel keeps of a process."""
+_UNSAFE_IN_NAME = re.compile(r"[\x00-\x20()\x7f]")
 _MAX_PIDFDS = 200
 """Processes killed in one round: below the smallest limit on descriptors that is in use (256)."""
 
@@ -72,10 +77,11 @@ def set_child_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+def _prctl(option: int, value: int | bytes) -> None:
+    argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    if _libc.prctl(option, argument, 0, 0, 0) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}, {value}): {os.strerror(number)}")
+        raise OSError(number, f"prctl({option}, {value!r}): {os.strerror(number)}")
 
 
 def descendants(pid: int) -> list[int]:
@@ -248,9 +254,13 @@ def raise_descriptor_limit() -> None:
 
 
 def end_orderly_on_sigterm() -> None:
-    """Has SIGTERM raise SystemExit(0), so that what ``finally`` tidies up is tidied up; for a program that starts."""
+    """Has SIGTERM raise SystemExit(0), so that what ``finally`` tidies up is tidied up; for a program that starts.
+
+    It does so once: batch systems send SIGTERM several times, and a second one must not interrupt the tidying up.
+    """
 
     def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, end)
@@ -262,8 +272,14 @@ def set_title(text: str) -> None:
     setproctitle would by default write on into the environment, and ``/proc/<pid>/environ``, which carries the
     session's marker, would be lost.  ``SPT_NOENV`` forbids that; it has to be set before the module sets itself up,
     hence the import down here, and is inherited, so that titles set by users' programs leave the marker alone too.
+
+    setproctitle also copies the start of the title into the process name (``comm``).  Programs that split
+    ``/proc/<pid>/stat`` at blanks, as Slurm's process tracking does, lose a process whose name has a blank or a
+    bracket in it.  So such characters are replaced in the name, and stay in the title.
     """
     _title_setter()(text)
+    if _UNSAFE_IN_NAME.search(text, 0, _NAME_BYTES):
+        _prctl(_PR_SET_NAME, _UNSAFE_IN_NAME.sub("_", text[:_NAME_BYTES]).encode("utf-8", "replace"))
 
 
 @functools.cache

@@ -73,6 +73,29 @@ class TestTitle:
         assert processes.processes_of_session(session) == [titled.pid]
         assert finish(titled) == 1  # its input ends
 
+    @pytest.mark.parametrize(
+        ("title", "name"),
+        [
+            ("zray::square", "zray::square"),
+            ("zray: host 504d4a53", "zray:_host_504d"),
+            ("zray-zygote of 4710", "zray-zygote_of_"),
+            ("zray-zygote-of 4710", "zray-zygote-of_"),
+            ("zray-zygote-of- 4710", "zray-zygote-of-"),
+            ("zray::load\tthe\ndata", "zray::load_the_"),
+            ("zray::f) (x", "zray::f___x"),
+            ("größe ", "größe_"),
+        ],
+    )
+    def test_process_name_can_be_split_at_blanks(self, session: str, title: str, name: str) -> None:
+        code = f"from zray.util.processes import set_title; set_title({title!r}); print(flush=True); input()"
+        with start(session, code) as titled:
+            assert titled.stdout is not None
+            titled.stdout.readline()
+            assert Path(f"/proc/{titled.pid}/comm").read_text() == name + "\n"
+            assert Path(f"/proc/{titled.pid}/stat").read_text().split()[3] == str(os.getpid())
+            assert Path(f"/proc/{titled.pid}/cmdline").read_bytes().startswith(title.encode())
+            finish(titled)
+
     def test_padding_is_one_argument_of_120_characters(self) -> None:
         assert len(processes.TITLE_PADDING) == 120
         command = [sys.executable, processes.TITLE_PADDING, "-c", "import sys; print(sys.argv)", "a"]
@@ -131,6 +154,27 @@ class TestSession:
         )
         assert subprocess.check_output([sys.executable, "-c", code], text=True) == "4\n"
         assert [finish(child) for child in children] == [-signal.SIGKILL] * 4
+
+
+class TestOrderlyEnd:
+    def test_a_second_sigterm_does_not_interrupt_the_tidying_up(self, session: str) -> None:
+        code = """
+import os, signal
+from zray.util.processes import end_orderly_on_sigterm
+end_orderly_on_sigterm()
+try:
+    print("ready", flush=True)
+    signal.pause()
+finally:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("tidy", flush=True)
+"""
+        with start(session, code) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.terminate()
+            assert process.stdout.readline() == "tidy\n"
+            assert finish(process) == 0
 
 
 class TestFamily:
