@@ -27,7 +27,7 @@ from pathlib import Path, PurePosixPath
 SESSION_VARIABLE = "ZRAY_SESSION"
 WORKER_VARIABLE = "ZRAY_WORKER_PID"
 """Names the worker to what it starts: a child may leave its process group, and be told by this even so."""
-TRACKER_GRACE_S = 3.0
+TRACKER_GRACE_S = 5.0
 """How long, in seconds, a resource tracker may take to remove what those that have been killed have left."""
 
 TITLE_PADDING = "-Xzray_title_space=" + "." * 101
@@ -192,7 +192,7 @@ def _is_tracker(pid: int) -> bool:
     who wrote to it have left.  It ignores SIGTERM; killed, it removes nothing.
     """
     try:
-        return b"resource_tracker" in (_PROC / str(pid) / "cmdline").read_bytes()
+        return b".resource_tracker import main" in (_PROC / str(pid) / "cmdline").read_bytes()
     except OSError:
         return False
 

@@ -124,6 +124,31 @@ class TestSession:
         assert processes.processes_of_session(session) == []
         assert finish(process) == -signal.SIGKILL
 
+    def test_resource_trackers_clean_up_first(self, session: str) -> None:
+        code = """
+import os, signal
+from multiprocessing import shared_memory
+memory = shared_memory.SharedMemory(create=True, size=100)
+os.fork()
+print(memory.name, flush=True)
+signal.pause()
+"""
+        process = start(session, code)
+        assert process.stdout is not None
+        name = {process.stdout.readline() for _ in range(2)}.pop().strip()
+        processes.kill_session(session)
+        assert not Path("/dev/shm", name).exists()
+        assert finish(process) == -signal.SIGKILL
+
+    def test_a_resource_tracker_that_does_not_end_is_killed(
+        self, session: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(processes, "TRACKER_GRACE_S", 0.01)
+        code = "import signal\nif 0:\n    from multiprocessing.resource_tracker import main\nsignal.pause()"
+        process = start(session, code)
+        assert processes.kill_session(session) == 1
+        assert finish(process) == -signal.SIGKILL
+
     def test_spares_the_excluded(self, session: str) -> None:
         spared, other = start(session, UNTIL_EOF), start(session, UNTIL_EOF)
         assert processes.kill_session(session, {spared.pid}) == 1
