@@ -115,7 +115,7 @@ def test_options_that_are_allowed(ray):
     ray.remote(Class).options(lifetime=None, name=None)
 
 
-@pytest.mark.parametrize("target", [5, "f", None, [function]], ids=repr)
+@pytest.mark.parametrize("target", [5, "f", None, [function]], ids=["number", "text", "None", "list"])
 def test_decorator_on_something_else(ray, target):
     with pytest.raises((*REFUSED, AssertionError)):
         ray.remote(target)

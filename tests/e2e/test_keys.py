@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
 from zray.protocol.messages import DRIVER, HOST
 from zray.security.keys import KeyDirectory
 
-from .helpers import Process, by_hand, cli, eventually, free_port
+from .helpers import Process, by_hand, cli, driver, eventually, free_port
 
 
 def tcp() -> str:
@@ -82,8 +83,10 @@ def test_a_key_directory_by_option_and_by_variable(sandbox, monkeypatch):
         worker = [sys.executable, "-m", "zray.cli.worker", "--address", address, "--keys", directory, "--num-cpus", "1"]
         with Process(worker) as host:
             host.expect("host is ready")
+            monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "0.2")
             with pytest.raises(ConfigError, match="no driver key"):
                 ray.init(address)
+            monkeypatch.delenv("ZRAY_CONNECT_TIMEOUT_S")
             monkeypatch.setenv("ZRAY_KEYS", directory)
             ray.init(address)
             assert ray.get(ray.remote(lambda: 1).remote(), timeout=8) == 1
@@ -157,6 +160,43 @@ def test_a_key_that_is_revoked_while_in_use(sandbox):
                 ray.init(address)
         finally:
             del os.environ["ZRAY_CONNECT_TIMEOUT_S"]
+
+
+WHOLE = """
+ray.init(os.environ["BROKER"])
+print("answer", ray.get(ray.remote(lambda: 42).remote()))
+"""
+
+
+@pytest.mark.parametrize("order", ["workers first", "all at once"])
+def test_the_first_start_of_all_on_a_shared_home(sandbox, order):
+    """As a batch job does it: nobody has keys yet."""
+    address = tcp()
+    environ = {"BROKER": address, "ZRAY_CONNECT_TIMEOUT_S": "30"}
+    with contextlib.ExitStack() as stack:
+        worker = [sys.executable, "-m", "zray.cli.worker", "--address", address, "--num-cpus", "1"]
+        hosts = [stack.enter_context(Process(worker)) for _ in range(2)]
+        program = stack.enter_context(driver(WHOLE, environ=environ))
+        if order == "workers first":
+            for host in hosts:
+                assert "no host key" in host.expect("waits for the key for 60 s (join_timeout_s)", stream="err")
+        broker = stack.enter_context(Process([sys.executable, "-m", "zray.cli.broker", "--bind", address]))
+        for host in hosts:
+            host.expect("host is ready")
+        assert program.succeed(40) == "answer 42"
+        for process in (*hosts, broker):
+            process.stop()
+
+
+def test_a_key_that_never_comes(sandbox, monkeypatch):
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_JOIN_TIMEOUT_S", "0.5")
+    done = cli("worker", "--address", tcp(), "--num-cpus", "1")
+    assert done.returncode == 2 and "there is no host key" in done.stderr.splitlines()[-1]
+    monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "0.5")
+    with pytest.raises(ConfigError, match="no driver key"):
+        ray.init(tcp())
 
 
 def test_a_worker_that_starts_first_waits_for_its_broker(sandbox):

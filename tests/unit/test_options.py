@@ -211,7 +211,7 @@ def test_bad_values_and_types(make, given, message, error):
     assert message in text
 
 
-@pytest.mark.parametrize(("make", "given"), NOT_YET, ids=lambda case: str(case) if isinstance(case, dict) else "")
+@pytest.mark.parametrize(("make", "given"), NOT_YET, ids=lambda case: "-".join(case) if isinstance(case, dict) else "")
 def test_what_is_not_supported_yet(make, given):
     (name,) = given
     with pytest.raises(NotImplementedError, match=rf": {name}=.* is not supported by zray yet"):

@@ -216,7 +216,7 @@ def _credentials(address: str, config: Config, insecure: bool) -> ClientCredenti
         return None
     from zray.security.dialer import credentials_for
 
-    return credentials_for(address, "driver", config.keys, insecure)
+    return credentials_for(address, "driver", config.keys, insecure, config.connect_timeout_s)
 
 
 # ------------------------------------------------------------------------------------------------ joining

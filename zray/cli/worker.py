@@ -69,7 +69,9 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     amounts = host_resources(config.num_cpus, config.num_gpus, config.memory, config.resources)
     root = runtime_root(config.tmpdir)
     target = _broker(root, config.address)
-    credentials = credentials_for(target, "host", config.keys, insecure)
+    credentials = credentials_for(
+        target, "host", config.keys, insecure, config.join_timeout_s, lambda why: _say_that_it_waits(why, config)
+    )
     if not started:
         _start_anew(root)
     end_orderly_on_sigterm()
@@ -82,6 +84,10 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
         sweep_dead_sessions(root)  # a broker that was killed leaves its directory behind
     click.echo(f"zray host ends: {reason}")
     return 0 if reason.startswith("signal") else 1
+
+
+def _say_that_it_waits(why: str, config: Config) -> None:
+    click.echo(f"zray-worker: {why}. It waits for the key for {config.join_timeout_s:g} s (join_timeout_s).", err=True)
 
 
 def _broker(root: Path, address: str) -> str:

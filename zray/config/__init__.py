@@ -55,9 +55,10 @@ class Config:
     silence_s: float = 6.0
     """A peer that has not been heard for this long is declared dead, in seconds."""
     connect_timeout_s: float = 5.0
-    """How long a driver tries to reach a broker, in seconds."""
+    """How long a driver tries to reach a broker, and before that waits for its key to be made, in seconds."""
     join_timeout_s: float = 60.0
-    """How long a host tries to reach a broker on another machine, which may start later, in seconds."""
+    """How long a host tries to reach a broker on another machine, which may start later, in seconds;
+    before that, as long for its key, which on a shared home directory the broker may be about to make."""
     store_wait_s: float = 10.0
     """How long a writer waits for room in a store whose objects are all in use, in seconds."""
     infeasible_warn_s: float = 2.0

@@ -26,7 +26,7 @@ from zray.exceptions import ConfigError
 
 DEFAULT = "default"
 PREFIX = "ZRAY_"
-OTHER_VARIABLES = frozenset({"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_STARTED"})
+OTHER_VARIABLES = frozenset({"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_PID", "ZRAY_WORKER_STARTED"})
 """Variables of zray's own that are no settings."""
 OTHER_PREFIXES = ("ZRAY_TEST_", "ZRAY_CI_")
 

@@ -6,13 +6,16 @@ libzmq gives a connection up for good when its handshake fails: to try again tak
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import zmq
 
 from zray.exceptions import SILENT_LISTENER, ConfigError
-from zray.security.keys import ClientCredentials, KeyDirectory
+from zray.security.keys import ClientCredentials, KeyDirectory, KeyMissing
 from zray.security.monitor import Monitor
+
+KEY_POLL_S = 0.1
 
 
 def require_curve() -> None:
@@ -24,15 +27,36 @@ def require_curve() -> None:
         )
 
 
-def credentials_for(address: str, role: str, directory: str, insecure: bool) -> ClientCredentials | None:
+def credentials_for(
+    address: str,
+    role: str,
+    directory: str,
+    insecure: bool,
+    patience_s: float = 0.0,
+    on_wait: Callable[[str], object] = lambda why: None,
+) -> ClientCredentials | None:
     """With what to join the broker at ``address``; None for ``ipc``, or if ``insecure`` was asked for.
 
-    Raises ConfigError if there is no key for the role in ``directory`` (empty: the default one).
+    A broker makes its keys when it first starts, and on a shared home that may be at this moment.  So a key that is
+    missing is waited for, up to ``patience_s`` seconds, after ``on_wait`` was told why.  Raises ConfigError if there is
+    no key for the role in ``directory`` (empty: the default one) even then, and at once if something else is wrong.
     """
     if insecure or not address.startswith("tcp://"):
         return None
     require_curve()
-    return KeyDirectory(directory).client(role)
+    keys = KeyDirectory(directory)
+    deadline = time.monotonic() + patience_s
+    told = False
+    while True:
+        try:
+            return keys.client(role)
+        except KeyMissing as missing:
+            if time.monotonic() >= deadline:
+                raise
+            if not told:
+                told = True
+                on_wait(str(missing))
+        time.sleep(KEY_POLL_S)  # directories on NFS tell of no change
 
 
 def apply_client(socket: zmq.Socket[Any], credentials: ClientCredentials) -> None:

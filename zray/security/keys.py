@@ -51,6 +51,10 @@ _UNPACK = (
 )
 
 
+class KeyMissing(ConfigError):
+    """There is no key for a role. Unlike other faults, it may pass: the broker makes keys on first use."""
+
+
 class ServerCredentials(NamedTuple):
     """The pair of the side that binds, in Z85."""
 
@@ -135,8 +139,10 @@ class KeyDirectory:
     def client(self, role: str, name: str = "") -> ClientCredentials:
         """The pair called ``name``; by default the one called like its role, or else the only one for that role.
 
-        Makes nothing: raises ConfigError, saying how to come by it, if there is no such key.
+        Makes nothing: raises ConfigError, saying how to come by it, if there is no such key; KeyMissing if there may be
+        one in a moment, since the directory is not, or not yet, that of a broker which has made all its keys.
         """
+        complete = (self.path / _ALLOWED).exists()  # written last, and looked at first
         key = self._key(name or role)  # by itself: whatever is wrong with other keys does not matter then
         if key is not None and key.role == role:
             return ClientCredentials(key.public, key.secret, key.server)
@@ -151,7 +157,7 @@ class KeyDirectory:
                 f"{self.path} holds several {role} keys ({', '.join(sorted(held))}) and none called {role!r}"
             )
         called = f" called {name!r}" if name else ""
-        raise ConfigError(
+        raise (ConfigError if complete else KeyMissing)(
             f"there is no {role} key{called} in {self.path}. If the broker runs on another machine, copy the key from "
             "there: `zray keys show` prints the line that does it. If the broker is to run here, start it first, or "
             "run `zray keys create`"

@@ -18,6 +18,7 @@ import itertools
 import math
 import mmap
 import os
+import re
 import resource
 import select
 import signal
@@ -26,6 +27,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 SESSION_VARIABLE = "ZRAY_SESSION"
+WORKER_VARIABLE = "ZRAY_WORKER_PID"
+"""Names the worker to what it starts: a child may leave its process group, and be told by this even so."""
+TRACKER_GRACE_S = 5.0
+"""How long, in seconds, a resource tracker may take to remove what those that have been killed have left."""
 
 TITLE_PADDING = "-Xzray_title_space=" + "." * 101
 """120 characters of room for ``set_title``, to be passed right after the interpreter's path: ``[sys.executable,
@@ -34,7 +39,11 @@ TITLE_PADDING, "-m", ...]``.  Python itself accepts and ignores an unknown ``-X`
 _PROC = Path("/proc")
 _CGROUP_FS = Path("/sys/fs/cgroup")
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
+_NAME_BYTES = 15
+"""The longest name that the kernel keeps of a process."""
+_UNSAFE_IN_NAME = re.compile(r"[\x00-\x20()\x7f]")
 _MAX_PIDFDS = 200
 """Processes killed in one round: below the smallest limit on descriptors that is in use (256)."""
 
@@ -74,10 +83,11 @@ def set_child_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+def _prctl(option: int, value: int | bytes) -> None:
+    argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    if _libc.prctl(option, argument, 0, 0, 0) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}, {value}): {os.strerror(number)}")
+        raise OSError(number, f"prctl({option}, {value!r}): {os.strerror(number)}")
 
 
 def descendants(pid: int) -> list[int]:
@@ -124,7 +134,7 @@ def kill_session(session: str, exclude: Collection[int] = (), grace_s: float = 5
     """Kills every process of the session but this one and those in ``exclude``; returns how many.
 
     Works in rounds, since processes may fork while this runs, until none is left or ``grace_s`` seconds are over (a
-    process stuck in the kernel cannot be killed by anybody).
+    process stuck in the kernel cannot be killed by anybody).  Resource trackers come last, see ``_kill_until_none``.
     """
     spared = {*exclude, os.getpid()}
     return _kill_until_none(lambda chase: _members(session, spared, chase), grace_s)
@@ -133,6 +143,60 @@ def kill_session(session: str, exclude: Collection[int] = (), grace_s: float = 5
 def kill_descendants(pid: int, grace_s: float = 5.0) -> int:
     """Kills every process below ``pid``, in rounds as ``kill_session``; returns how many."""
     return _kill_until_none(lambda chase: _family(pid), grace_s)
+
+
+def kill_group(group: int, grace_s: float = 1.0) -> int:
+    """Kills what an ended leader has left in its process group; returns how many.
+
+    ``group``: the leader's PID, just reaped.  Its number is not given away while the group has members.  Processes that
+    have made a session of their own have left the group, and resource trackers stay: they end once nobody is left who
+    could use what they look after.
+    """
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:  # nearly always, and without a look at all processes
+        return 0
+    return _kill_rounds(lambda chase: _without_trackers(_strays({group}, ())), grace_s)
+
+
+def kill_strays(workers: Collection[int], grace_s: float = 1.0) -> int:
+    """Kills what ended workers (PIDs) have started and what has left their process groups, but made no session of its
+    own; returns how many.  Looks at all processes.  Resource trackers stay, as in ``kill_group``."""
+    marks = [f"\0{WORKER_VARIABLE}={pid}\0".encode() for pid in workers]
+    return _kill_rounds(lambda chase: _without_trackers(_strays((), marks)), grace_s) if marks else 0
+
+
+def _strays(groups: Collection[int], marks: Collection[bytes]) -> Iterator[_Identity]:
+    """Processes of this process's session that are in one of the groups or carry one of the marks."""
+    session = str(os.getsid(0))
+    wanted = {str(group) for group in groups}
+    for pid in _pids():
+        stat = _stat_fields(pid)
+        if stat and stat[3] == session and stat[0] != "Z" and pid != os.getpid():
+            environ = b"\0" + _environ(pid) + b"\0" if marks else b""
+            if stat[2] in wanted or any(mark in environ for mark in marks):
+                yield pid, stat[19]
+
+
+def _without_trackers(found: Iterable[_Identity], trackers: set[_Identity] | None = None) -> Iterator[_Identity]:
+    """``found`` save resource trackers, which are put into ``trackers``."""
+    for identity in found:
+        if not _is_tracker(identity[0]):
+            yield identity
+        elif trackers is not None:
+            trackers.add(identity)
+
+
+def _is_tracker(pid: int) -> bool:
+    """Whether it is a resource tracker: of ``multiprocessing``, or of loky and joblib.
+
+    Such a process reads a pipe to its end, and then removes the shared memory, semaphores and directories that those
+    who wrote to it have left.  It ignores SIGTERM; killed, it removes nothing.
+    """
+    try:
+        return b".resource_tracker import main" in (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _members(session: str, exclude: Collection[int], chase: bool = False) -> Iterator[_Identity]:
@@ -152,6 +216,17 @@ def _newest() -> Iterator[int]:
 
 
 def _kill_until_none(find: Callable[[bool], Iterable[_Identity]], grace_s: float) -> int:
+    """Kills what ``find`` finds; resource trackers come last, and only those that have not ended by themselves within
+    ``TRACKER_GRACE_S`` after all others."""
+    trackers: set[_Identity] = set()
+    killed = _kill_rounds(lambda chase: _without_trackers(find(chase), trackers), grace_s)
+    if trackers:
+        _await_ends(trackers, time.monotonic() + TRACKER_GRACE_S)
+        killed += _kill_rounds(find, grace_s)
+    return killed
+
+
+def _kill_rounds(find: Callable[[bool], Iterable[_Identity]], grace_s: float) -> int:
     deadline = time.monotonic() + grace_s
     killed = empty_scans = 0
     # Two scans: a process that is in the middle of an exec shows no environment, so one scan can miss it.
@@ -167,16 +242,12 @@ def _kill_once(found: Iterable[_Identity], deadline: float) -> int:
     killed = 0
     ending = select.poll()
     with contextlib.ExitStack() as stack:
-        for pid, started in itertools.islice(found, _MAX_PIDFDS):
+        for identity in itertools.islice(found, _MAX_PIDFDS):
             try:
-                pidfd = os.pidfd_open(pid)
-            except ProcessLookupError:
-                continue
+                pidfd = _hold(identity, stack)
             except OSError:  # out of descriptors: wait for those that could be held; the rest come in the next round
                 break
-            stack.callback(os.close, pidfd)
-            # Looked at again now that it is held: had the PID been reused meanwhile, a stranger would be killed.
-            if _stat_fields(pid)[19:20] != [started]:
+            if pidfd < 0:
                 continue
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -184,6 +255,29 @@ def _kill_once(found: Iterable[_Identity], deadline: float) -> int:
                 killed += 1
         _await_all(ending, killed, deadline)
     return killed
+
+
+def _await_ends(processes: Iterable[_Identity], deadline: float) -> None:
+    ending = select.poll()
+    with contextlib.ExitStack() as stack:
+        held = [
+            pidfd for identity in itertools.islice(processes, _MAX_PIDFDS) if (pidfd := _hold(identity, stack)) >= 0
+        ]
+        for pidfd in held:
+            ending.register(pidfd, select.POLLIN)
+        _await_all(ending, len(held), deadline)
+
+
+def _hold(identity: _Identity, stack: contextlib.ExitStack) -> int:
+    """A pidfd of this very process, closed with ``stack``; -1 when it is gone. Raises OSError without descriptors."""
+    pid, started = identity
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return -1
+    stack.callback(os.close, pidfd)
+    # Looked at again now that it is held: had the PID been reused meanwhile, it would be a stranger's.
+    return pidfd if _stat_fields(pid)[19:20] == [started] else -1
 
 
 def _await_all(poll: select.poll, count: int, deadline: float) -> None:
@@ -307,9 +401,13 @@ def accept_signals_of_a_command() -> None:
 
 
 def end_orderly_on_sigterm() -> None:
-    """Has SIGTERM raise SystemExit(0), so that what ``finally`` tidies up is tidied up; for a program that starts."""
+    """Has SIGTERM raise SystemExit(0), so that what ``finally`` tidies up is tidied up; for a program that starts.
+
+    It does so once: batch systems send SIGTERM several times, and a second one must not interrupt the tidying up.
+    """
 
     def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, end)
@@ -321,8 +419,14 @@ def set_title(text: str) -> None:
     setproctitle would by default write on into the environment, and ``/proc/<pid>/environ``, which carries the
     session's marker, would be lost.  ``SPT_NOENV`` forbids that; it has to be set before the module sets itself up,
     hence the import down here, and is inherited, so that titles set by users' programs leave the marker alone too.
+
+    setproctitle also copies the start of the title into the process name (``comm``).  Programs that split
+    ``/proc/<pid>/stat`` at blanks, as Slurm's process tracking does, lose a process whose name has a blank or a
+    bracket in it.  So such characters are replaced in the name, and stay in the title.
     """
     _title_setter()(text)
+    if _UNSAFE_IN_NAME.search(text, 0, _NAME_BYTES):
+        _prctl(_PR_SET_NAME, _UNSAFE_IN_NAME.sub("_", text[:_NAME_BYTES]).encode("utf-8", "replace"))
 
 
 @functools.cache

@@ -87,8 +87,9 @@ class SessionPaths:
 def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> Path:
     """The user's own directory (0700), made if need be.
 
-    ``<tmpdir>/zray-<uid>`` if ``tmpdir`` is given, else ``$XDG_RUNTIME_DIR/zray`` if that is usable, else
-    ``<TMPDIR or /tmp>/zray-<uid>``, or ``/tmp/zray-<uid>`` where that would be too long for the path of a socket.
+    ``<tmpdir>/zray-<uid>`` if ``tmpdir`` is given, else the first that is usable and not too long for the path of a
+    socket: ``$XDG_RUNTIME_DIR/zray``, ``$TMPDIR/zray-<uid>`` (both are often inherited from a login or a batch system's
+    submit host, where they exist), ``/tmp/zray-<uid>``.
     Raises ConfigError if the directory cannot be made, is not the user's, or lets others in.
     """
     environ = os.environ if environ is None else environ
@@ -105,8 +106,11 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
     if os.path.isabs(runtime) and _short_enough(Path(runtime, "zray")):
         with contextlib.suppress(ConfigError):  # left over from another user after su, or read-only: not usable
             return private_directory(Path(runtime, "zray"))
-    root = Path(environ.get("TMPDIR") or "/tmp").absolute() / name
-    return private_directory(root if _short_enough(root) else Path("/tmp") / name)
+    inherited = Path(environ.get("TMPDIR") or "/tmp").absolute() / name
+    if _short_enough(inherited):
+        with contextlib.suppress(ConfigError):
+            return private_directory(inherited)
+    return private_directory(Path("/tmp") / name)
 
 
 def _short_enough(root: Path) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from zray.exceptions import ConfigError
-from zray.security.keys import AllowList, KeyDirectory, KeyFile, default_directory
+from zray.security.keys import AllowList, KeyDirectory, KeyFile, KeyMissing, default_directory
 
 
 @pytest.fixture
@@ -232,6 +232,21 @@ def test_rotated_broker(keys: KeyDirectory) -> None:
     old, client = keys.server(), keys.client("host")
     assert keys.rotate("broker") == keys.server().public != old.public
     assert keys.client("host") == client._replace(server=keys.server().public)
+
+
+def test_a_missing_key_may_still_come_until_the_directory_is_complete(keys: KeyDirectory) -> None:
+    with pytest.raises(KeyMissing, match="no host key"):
+        keys.client("host")
+    keys.create()
+    (keys.path / "allowed").rename(keys.path / "later")
+    (keys.path / "host.key").rename(keys.path / "later.kept")
+    with pytest.raises(KeyMissing, match="no host key"):
+        keys.client("host")
+    (keys.path / "later").rename(keys.path / "allowed")
+    (keys.path / "later.kept").unlink()
+    with pytest.raises(ConfigError, match="no host key") as final:
+        keys.client("host")
+    assert not isinstance(final.value, KeyMissing)
 
 
 def test_revoked_key(keys: KeyDirectory) -> None:

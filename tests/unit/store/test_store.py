@@ -42,7 +42,7 @@ def test_what_was_written_is_read(store, size):
         assert np.frombuffer(view, np.uint8).ctypes.data % 4096 == 0
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 300_000), st.sampled_from("wfr"), st.booleans())))
 def test_the_store_behaves_as_a_dictionary_whose_values_never_change(store, steps):
     expected: dict[int, bytes] = {}

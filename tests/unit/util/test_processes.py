@@ -75,6 +75,29 @@ class TestTitle:
         assert processes.processes_of_session(session) == [titled.pid]
         assert finish(titled) == 1  # its input ends
 
+    @pytest.mark.parametrize(
+        ("title", "name"),
+        [
+            ("zray::square", "zray::square"),
+            ("zray: host 504d4a53", "zray:_host_504d"),
+            ("zray-zygote of 4710", "zray-zygote_of_"),
+            ("zray-zygote-of 4710", "zray-zygote-of_"),
+            ("zray-zygote-of- 4710", "zray-zygote-of-"),
+            ("zray::load\tthe\ndata", "zray::load_the_"),
+            ("zray::f) (x", "zray::f___x"),
+            ("größe ", "größe_"),
+        ],
+    )
+    def test_process_name_can_be_split_at_blanks(self, session: str, title: str, name: str) -> None:
+        code = f"from zray.util.processes import set_title; set_title({title!r}); print(flush=True); input()"
+        with start(session, code) as titled:
+            assert titled.stdout is not None
+            titled.stdout.readline()
+            assert Path(f"/proc/{titled.pid}/comm").read_text() == name + "\n"
+            assert Path(f"/proc/{titled.pid}/stat").read_text().split()[3] == str(os.getpid())
+            assert Path(f"/proc/{titled.pid}/cmdline").read_bytes().startswith(title.encode())
+            finish(titled)
+
     def test_padding_is_one_argument_of_120_characters(self) -> None:
         assert len(processes.TITLE_PADDING) == 120
         command = [sys.executable, processes.TITLE_PADDING, "-c", "import sys; print(sys.argv)", "a"]
@@ -101,6 +124,31 @@ class TestSession:
         assert len(processes.processes_of_session(session)) == 3
         assert processes.kill_session(session) == 3
         assert processes.processes_of_session(session) == []
+        assert finish(process) == -signal.SIGKILL
+
+    def test_resource_trackers_clean_up_first(self, session: str) -> None:
+        code = """
+import os, signal
+from multiprocessing import shared_memory
+memory = shared_memory.SharedMemory(create=True, size=100)
+os.fork()
+print(memory.name, flush=True)
+signal.pause()
+"""
+        process = start(session, code)
+        assert process.stdout is not None
+        name = {process.stdout.readline() for _ in range(2)}.pop().strip()
+        processes.kill_session(session)
+        assert not Path("/dev/shm", name).exists()
+        assert finish(process) == -signal.SIGKILL
+
+    def test_a_resource_tracker_that_does_not_end_is_killed(
+        self, session: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(processes, "TRACKER_GRACE_S", 0.01)
+        code = "import signal\nif 0:\n    from multiprocessing.resource_tracker import main\nsignal.pause()"
+        process = start(session, code)
+        assert processes.kill_session(session) == 1
         assert finish(process) == -signal.SIGKILL
 
     def test_spares_the_excluded(self, session: str) -> None:
@@ -133,6 +181,27 @@ class TestSession:
         )
         assert subprocess.check_output([sys.executable, "-c", code], text=True) == "4\n"
         assert [finish(child) for child in children] == [-signal.SIGKILL] * 4
+
+
+class TestOrderlyEnd:
+    def test_a_second_sigterm_does_not_interrupt_the_tidying_up(self, session: str) -> None:
+        code = """
+import os, signal
+from zray.util.processes import end_orderly_on_sigterm
+end_orderly_on_sigterm()
+try:
+    print("ready", flush=True)
+    signal.pause()
+finally:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("tidy", flush=True)
+"""
+        with start(session, code) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.terminate()
+            assert process.stdout.readline() == "tidy\n"
+            assert finish(process) == 0
 
 
 class TestFamily:

@@ -60,6 +60,10 @@ class TestRoot:
         environ = {"XDG_RUNTIME_DIR": runtime, "TMPDIR": str(short)}
         assert sessions.runtime_root("", environ) == short / f"zray-{os.geteuid()}"
 
+    @pytest.mark.parametrize("tmpdir", ["/dev/null/x", "/proc/x"])
+    def test_unusable_tmpdir_falls_back_to_tmp(self, tmpdir: str) -> None:
+        assert sessions.runtime_root("", {"TMPDIR": tmpdir}) == Path(f"/tmp/zray-{os.geteuid()}")
+
     def test_long_tmpdir_falls_back_to_tmp(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sessions, "private_directory", lambda path: path)
         assert sessions.runtime_root("", {"TMPDIR": "/tmp/" + "x" * 90}) == Path(f"/tmp/zray-{os.geteuid()}")

@@ -372,6 +372,78 @@ print(random.random())
             time.sleep(0.002)
 
 
+LEFT_BEHIND = b"""
+import os, signal, subprocess, sys
+def start(**options):
+    code = "import os, signal; os.write(1, b'%d\\\\n' % os.getpid()); signal.pause()"
+    child = subprocess.Popen([sys.executable, "-c", code], **options)
+    return child
+"""
+"""Workers' code: ``start`` starts a program that prints its PID."""
+
+
+class TestWhatWorkersLeave:
+    """A pipe ends when nobody is left who could write to it: that is how a test knows that all have ended."""
+
+    @pytest.mark.parametrize("end", [b"", b"os._exit(3)", b"os.kill(os.getpid(), signal.SIGKILL)", b"1 / 0"])
+    @pytest.mark.parametrize(
+        "child",
+        [
+            b"start()",
+            b"start(process_group=0)" if sys.version_info >= (3, 11) else b"start(preexec_fn=os.setpgrp)",
+            b"os.fork() or signal.pause()",
+            b"(os.fork() == 0 and (os.fork() and os._exit(0) or signal.pause())) or os.wait()",
+            b"subprocess.run(['sh', '-c', 'sleep 1000 & sleep 1000 &'])",
+        ],
+        ids=["program", "of another group", "fork", "orphan", "of a shell"],
+    )
+    def test_goes_with_the_worker(self, start: Start, child: bytes, end: bytes) -> None:
+        harness = start(run_python)
+        harness.fork(b"w", LEFT_BEHIND + child + b"\n" + end)
+        harness.events(2)
+        harness.output(b"w")
+        harness.spares(0)  # the kernel closes a pipe a little before its process is gone
+
+    def test_goes_before_the_death_is_told(self, start: Start) -> None:
+        harness = start(run_python)
+        harness.fork(b"w", LEFT_BEHIND + b"start()")
+        assert isinstance(harness.events(2)[1], ChildExited)
+        assert processes.descendants(harness.client.pid) == []
+        harness.output(b"w")
+
+    def test_stays_with_a_session_of_its_own(self, start: Start) -> None:
+        harness = start(run_python)
+        harness.fork(b"w", LEFT_BEHIND + b"start(start_new_session=True); start()")
+        harness.fork(b"other", LEFT_BEHIND + b"start()\n" + PAUSE)
+        events = harness.events(3)
+        (other,) = [event.pid for event in events if isinstance(event, ForkReply) and event.worker_id == b"other"]
+        pid = int(await_line(harness, b"w"))
+        await_line(harness, b"other"), await_line(harness, b"other")
+        harness.fork(b"next")
+        harness.events(2)
+        left = processes.descendants(harness.client.pid)
+        assert pid in left and other in left and len(left) == 3
+        harness.client.close()
+        assert harness.cleaned() == b"cleaned 0"
+
+    def test_resource_trackers_end_when_they_are_through(self, start: Start) -> None:
+        """The tracker, and a child that keeps its pipe open, are of the group of a worker that is killed."""
+        harness = start(run_python)
+        code = b"""
+import os, signal
+from multiprocessing import shared_memory
+memory = shared_memory.SharedMemory(create=True, size=100)
+print(memory.name)
+if os.fork() == 0:
+    signal.pause()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        harness.fork(b"w", code)
+        harness.events(2)
+        name = harness.output(b"w").split()[0].decode()  # to its end, and so to the tracker's
+        assert not Path("/dev/shm", name).exists()
+
+
 class TestGuardian:
     def test_end_of_the_host_kills_all_below(self, start: Start) -> None:
         harness = start(run_python)

@@ -15,7 +15,9 @@ It has a session (``setsid``) of its own, so that Ctrl-C at a terminal reaches n
 ignores the signals that ask it to leave: it leaves with its host.  As subreaper it adopts the orphans of workers,
 also those that daemonised, so that it can find them.
 
-*Exits.* It reaps its children as SIGCHLD tells and reports how each ended.
+*Exits.* It reaps its children as SIGCHLD tells and reports how each ended.  What a worker has started goes with it,
+however it ended: each is the leader of a process group, of which no member outlives it.  Who has made a session of his
+own has left the group, and stays until the session of the host ends.
 """
 
 from zray.worker.host.zygote.client import ZygoteClient, start_zygote

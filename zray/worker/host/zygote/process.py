@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -32,6 +33,8 @@ from zray.worker.host.zygote.wire import (
 ChildMain = Callable[[bytes, list[int]], None]
 """Runs a worker: gets the payload and the descriptors past stdout and stderr that came with the request."""
 
+LOOK_EVERY_S = 1.0
+"""Strays of workers are looked for this often at most, in seconds: each look reads something of all processes."""
 _TO_LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals by which a process is asked to leave."""
 _python = ctypes.PyDLL(None, use_errno=True)  # unlike CDLL's, its calls keep the interpreter's lock
@@ -52,6 +55,8 @@ class Zygote:
         self._wake_read, self._wake_write = os.pipe()
         self._workers: dict[int, bytes] = {}
         self._spares: dict[int, socket.socket] = {}
+        self._ended: list[int] = []  # workers whose strays have not been looked for
+        self._look_at = 0.0
         self._may_fork_ahead = True  # not after a spare could not be forked, or was killed, until a worker has ended
 
     def live(self, host_pid: int, cleanup: Callable[[], None]) -> None:
@@ -74,9 +79,9 @@ class Zygote:
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         while True:
-            ready = poll.poll(0 if self._wants_spare() else None)
+            ready = poll.poll(self._patience_ms())
             if not ready:
-                self._fork_ahead()
+                self._do_what_can_wait()
             for fd, _ in ready:
                 if fd == self._wake_read:
                     os.read(self._wake_read, 4096)
@@ -132,6 +137,20 @@ class Zygote:
     def _wants_spare(self) -> bool:
         return self._may_fork_ahead and len(self._workers) + len(self._spares) < self._pool_size
 
+    def _patience_ms(self) -> float | None:
+        """How long the loop may wait for the host and for its children."""
+        if self._wants_spare():
+            return 0
+        return max(0.0, self._look_at - time.monotonic()) * 1000 if self._ended else None
+
+    def _do_what_can_wait(self) -> None:
+        if self._ended and time.monotonic() >= self._look_at:
+            ended, self._ended = self._ended, []
+            processes.kill_strays([pid for pid in ended if pid not in self._workers and pid not in self._spares])
+            self._look_at = time.monotonic() + LOOK_EVERY_S
+        elif self._wants_spare():
+            self._fork_ahead()
+
     def _fork_ahead(self) -> None:
         try:
             self._fork_spare()
@@ -159,6 +178,8 @@ class Zygote:
             if pid == 0:
                 return
             if pid in self._workers:
+                processes.kill_group(pid)  # first: who hears of its death may count on what its children had
+                self._ended.append(pid)
                 self._report(ChildExited(self._workers.pop(pid), pid, status, usage.ru_maxrss * 1024))
                 self._may_fork_ahead = True
             elif pid in self._spares:
@@ -194,12 +215,14 @@ class Zygote:
 
     def _belong_to_the_zygote(self) -> None:
         processes.set_parent_death_signal(signal.SIGKILL, self._pid)
+        os.setpgid(0, 0)  # by its group is found what it leaves behind
         processes.set_title("zray::IDLE")
 
     def _live(self, request: Request) -> int:
         """Serves a request, and gives the exit code."""
         _wake_up()
         self._shed()
+        os.environ[processes.WORKER_VARIABLE] = str(os.getpid())
         code = self._become_worker(request)
         flush_output()
         return code

@@ -1,0 +1,178 @@
+"""A private Slurm of two nodes on this machine: munged, slurmctld, and a slurmd for each node.
+
+All of it lies in one directory, listens at ports of its own, and ends with ``close``.  It takes Debian's packages
+``slurm-wlm`` and ``munge``, and root, since Slurm's daemons become the user whose job they start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+from .helpers import eventually, free_port
+
+CPUS = 4
+"""Of each node, as Slurm is told; the machine may have fewer."""
+MEMORY_MIB = 3000
+IN_ORDER_S = 60.0
+"""Within this a job that was cancelled has ended. Slurm itself kills only after ten minutes (``KillWait``), so what has
+ended by then has ended in order."""
+
+_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin"
+
+_CONFIGURATION = """\
+ClusterName=zraytest
+SlurmctldHost={hostname}(127.0.0.1)
+SlurmctldPort={port}
+AuthType=auth/munge
+AuthInfo=socket={directory}/munge.socket
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation={directory}/state
+SlurmdSpoolDir={directory}/spool-%n
+SlurmctldPidFile={directory}/slurmctld.pid
+SlurmdPidFile={directory}/slurmd-%n.pid
+SlurmctldLogFile={directory}/slurmctld.log
+SlurmdLogFile={directory}/slurmd-%n.log
+ProctrackType=proctrack/{tracker}
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+SlurmdParameters=config_overrides
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0
+KillWait=600
+ReturnToService=0
+"""
+
+
+def missing() -> str:
+    """Why there can be no private Slurm here; empty if there can."""
+    absent = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
+    if absent:
+        return f"there is no {', '.join(absent)} here: Debian has them in slurm-wlm and munge"
+    return "" if os.geteuid() == 0 else "Slurm's daemons have to be started by root"
+
+
+class Slurm:
+    """Two nodes of ``CPUS`` processors each. ``tracker``: by what it knows the processes of a job."""
+
+    def __init__(self, directory: Path, tracker: str) -> None:
+        self.directory = directory
+        self._environ = {**os.environ, "SLURM_CONF": str(directory / "slurm.conf")}
+        self._daemons: list[subprocess.Popen[bytes]] = []
+        # Their control groups are called like them, and there may be another private Slurm on this machine.
+        self._nodes = [f"zray-{os.getpid()}-{number}" for number in (1, 2)]
+        (directory / "state").mkdir()
+        (directory / "munge.key").write_bytes(os.urandom(128))
+        (directory / "munge.key").chmod(0o400)
+        hostname = socket.gethostname()
+        configuration = _CONFIGURATION.format(hostname=hostname, port=free_port(), directory=directory, tracker=tracker)
+        for name in self._nodes:
+            (directory / f"spool-{name}").mkdir()
+            configuration += (
+                f"NodeName={name} NodeHostname={hostname} NodeAddr=127.0.0.1 Port={free_port()} "
+                f"CPUs={CPUS} RealMemory={MEMORY_MIB} State=UNKNOWN\n"
+            )
+        configuration += "PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP\n"
+        (directory / "slurm.conf").write_text(configuration)
+        (directory / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
+
+    def start(self) -> None:
+        """Starts the daemons, and waits until both nodes can be given a job."""
+        here = self.directory
+        munge = [f"--{what}-file={here}/munge.{what}" for what in ("key", "pid", "log", "seed")]
+        self._daemon("munged", "--foreground", "--force", f"--socket={here}/munge.socket", *munge)
+        eventually((here / "munge.socket").exists)
+        self._daemon("slurmctld", "-D")
+        for name in self._nodes:
+            self._daemon("slurmd", "-D", "-N", name)
+        eventually(lambda: self.states() == ["idle", "idle"], 60.0, 0.1)
+
+    def _daemon(self, program: str, *options: str) -> None:
+        path = shutil.which(program, path=_PATH)
+        assert path is not None
+        with (self.directory / "daemons.out").open("ab") as out:
+            daemon = subprocess.Popen(
+                [path, *options],
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        self._daemons.append(daemon)
+
+    def close(self) -> None:
+        """Ends the daemons."""
+        for daemon in reversed(self._daemons):
+            daemon.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                daemon.wait(10.0)
+            daemon.kill()
+            daemon.wait()
+
+    def log(self) -> str:
+        """What the daemons have to say, for whom a test fails."""
+        return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in self.directory.glob("*.log"))
+
+    def run(self, *command: str, **environ: str) -> str:
+        """Runs one of Slurm's commands, with ``environ`` besides; what it has printed."""
+        environment = {**os.environ, "SLURM_CONF": self._environ["SLURM_CONF"], **environ}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60.0)
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        return done.stdout
+
+    def states(self) -> list[str]:
+        """Of each node: ``idle``, ``allocated``, ``completing``, ``drained``; empty before the controller answers."""
+        command = ["sinfo", "--noheader", "--Node", "--format=%T"]
+        return subprocess.run(command, env=self._environ, capture_output=True, text=True).stdout.split()
+
+    def submit(self, *command: str, **environ: str) -> Job:
+        """``sbatch`` with these options, script and arguments, from a directory of the job's own."""
+        directory = self.directory / f"job-{len(list(self.directory.glob('job-*')))}"
+        directory.mkdir()
+        output = directory / "output"
+        job_id = self.run("sbatch", "--parsable", f"--chdir={directory}", f"--output={output}", *command, **environ)
+        return Job(self, job_id.strip(), output)
+
+
+class Job:
+    """A job that was submitted."""
+
+    def __init__(self, slurm: Slurm, job_id: str, output: Path) -> None:
+        self.job_id = job_id
+        self._slurm = slurm
+        self._output = output
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self._output.read_text(errors="replace") if self._output.exists() else ""
+
+    def expect(self, text: str) -> None:
+        """Waits until the job has printed ``text``; fails if it ends before."""
+        eventually(lambda: text in self.output or self._has_left_the_queue(), IN_ORDER_S)
+        assert text in self.output, self.report()
+
+    def facts(self) -> dict[str, str]:
+        """What ``scontrol show job`` says."""
+        words = self._slurm.run("scontrol", "--oneliner", "show", "job", self.job_id).split()
+        return dict(word.partition("=")[::2] for word in words)
+
+    def end(self) -> tuple[str, int]:
+        """Waits until nothing of the job runs any more; its state (``COMPLETED``, ``TIMEOUT``, ...) and exit code."""
+        eventually(self._has_left_the_queue, IN_ORDER_S, 0.1)
+        facts = self.facts()
+        return facts["JobState"], int(facts["ExitCode"].partition(":")[0])
+
+    def _has_left_the_queue(self) -> bool:
+        return self.job_id not in self._slurm.run("squeue", "--noheader", "--format=%i").split()
+
+    def report(self) -> str:
+        return f"{self.facts()}\n{self.output}\n{self._slurm.log()}"
