@@ -31,7 +31,7 @@ from typing import Protocol
 
 from zray.config import GIB
 from zray.exceptions import ObjectStoreFullError, SystemFailure
-from zray.ids import OBJECT_ID_BYTES
+from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
 from zray.store.books import Books
 from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
 from zray.store.maps import MapCache, Mapping
@@ -224,7 +224,10 @@ class Store:
             raise
 
     def keep(self, object_id: bytes) -> None:
-        """Makes a copy the object itself; for its owner, who has lost the original. Fine if there is no such copy."""
+        """Makes a copy the object itself; for its owner, who has lost the original. Fine if there is no such copy.
+
+        Raises ValueError if it is no identifier.
+        """
         _check_id(object_id)
         with self._changing as ledger:
             self._segments.keep(ledger, object_id)
@@ -463,17 +466,24 @@ class Store:
     # Freeing
 
     def free(self, object_ids: Iterable[bytes]) -> None:
-        """Removes objects, spilled ones too; for their owner. Those that do not exist are passed over."""
+        """Removes objects, spilled ones too; for their owner. Those that do not exist are passed over.
+
+        Raises ValueError, with nothing removed, if one of them is no identifier.
+        """
         rest = list(object_ids)
+        for object_id in rest:
+            _check_id(object_id)
         while rest:
             batch, rest = rest[:_FREED_AT_ONCE], rest[_FREED_AT_ONCE:]
             with self._changing as ledger:
                 for object_id in batch:
                     self._segments.free(ledger, object_id)
 
-    def free_owned_by(self, prefix: bytes) -> None:
-        """Removes every object whose identifier starts with ``prefix``: those of an owner that has died."""
-        self.free(self._segments.ids_with(prefix))
+    def free_owned_by(self, owner: bytes) -> None:
+        """Removes every object of a process that has died. Raises ValueError if it is no process's identifier."""
+        if len(owner) != PROCESS_ID_BYTES:
+            raise ValueError(f"a process's identifier has {PROCESS_ID_BYTES} bytes, got {owner!r}")
+        self.free(self._segments.ids_with(owner))
 
     def owners(self) -> set[bytes]:
         """The processes that own the objects that are here."""
@@ -595,7 +605,7 @@ class Writing:
         """Makes it readable. ``copy``: another machine keeps the object, so that this one may go when room is short.
 
         Raises BufferError, with nothing written, if something made from the view is still alive, or if pages are
-        missing.
+        missing; ValueError if ``object_id`` is no identifier.
         """
         with self._lock:
             if self._over:
@@ -603,6 +613,7 @@ class Writing:
             self._over = True
             try:
                 self._release()
+                _check_id(object_id)
                 if self._mapping.lent:
                     raise BufferError("what filled an object has kept a buffer on it, and could change it later")
                 if not self._mapping.complete:

@@ -474,3 +474,44 @@ def test_threads_share_a_store(make_store):
         thread.join(20)
     assert not failures
     assert store.usage().live == 0
+
+
+NO_IDENTIFIERS = [b"", b"o", b"o" * 16, b"o" * 27, b"o" * 29]
+
+
+@pytest.mark.parametrize("wrong", NO_IDENTIFIERS)
+def test_what_is_no_identifier_does_nothing(store, wrong):
+    """An empty one would be the name of the directory that all objects are in."""
+    kept = put(store, 1, b"kept" * MIB)
+    for action in (store.keep, store.contains, store.read, lambda each: store.free([kept, each])):
+        with pytest.raises(ValueError, match="an object's identifier has 28 bytes"):
+            action(wrong)
+    with pytest.raises(ValueError, match="an object's identifier has 28 bytes"):
+        store.write(wrong, 5, lambda view: None)
+    writing = store.begin(5)
+    with pytest.raises(ValueError, match="an object's identifier has 28 bytes"):
+        writing.publish(wrong)
+    assert store.read(kept)[:4] == b"kept"
+    assert not store.usage().writing
+    check(store)
+
+
+@pytest.mark.parametrize("wrong", [b"", b"o", b"o" * 15, b"o" * 28])
+def test_what_is_no_process_owns_nothing(store, wrong):
+    kept = put(store, 1, b"kept" * MIB)
+    with pytest.raises(ValueError, match="a process's identifier has 16 bytes"):
+        store.free_owned_by(wrong)
+    assert store.contains(kept)
+
+
+def test_files_that_others_have_put_into_the_store_are_left_alone(store):
+    """A full store looks for what can go: neither a file nor a directory of somebody else's is."""
+    for place in ("live", "copies", "doomed", "free"):
+        (store.path / place / "notes.txt").write_text("mine")
+        (store.path / place / "directory").mkdir()
+    for number in range(8):
+        put(store, number, bytes([number]) * 4 * MIB)
+    assert store.usage().spilled
+    store.sweep()
+    assert store.owners() == {b"o" * 16}
+    assert [bytes(store.read(object_id(number))[:1]) for number in range(8)] == [bytes([n]) for n in range(8)]
