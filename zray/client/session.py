@@ -24,7 +24,7 @@ from zray.client.core.tasks import Arguments, Task
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
 from zray.client.remote import RemoteObjects
-from zray.client.shell import ClientShell, Waiter
+from zray.client.shell import TICK, ClientShell, Waiter
 from zray.client.stores import Stores
 from zray.client.waits import Waits
 from zray.config import Config
@@ -106,6 +106,8 @@ class Session:
         for effect in effects:
             if type(effect) is FreeSegment:
                 continue
+            if effect is TICK:
+                self.stores.settle()
             if type(effect) is Completion:
                 effect.complete()
             else:
@@ -188,18 +190,21 @@ class Session:
     def _put(self, object_id: bytes, serialized: Serialized) -> ObjectRef:
         size = serialized.total_bytes
         status, data, host = INLINE, b"", b""
+        references = self.core.references
+        ref: ObjectRef | None = None
         if size <= self.config.inline_max_bytes:
             data = serialized.to_bytes()
         else:
             status, host = STORED, self.stores.find_home() or self.process_id
+            with self.shell.lock:  # before a byte is written: wherever an interrupt strikes, what is there is freed
+                ref = self._make_ref(object_id, references.own(object_id, host))
             self.write(host, object_id, serialized)
         with self.shell.lock:
-            references = self.core.references
-            entry = references.own(object_id)
+            if ref is None:
+                ref = self._make_ref(object_id, references.own(object_id))
             for inner in serialized.refs:
                 references.pin(inner)
             references.resolve(object_id, status, data, host, size, serialized.refs)
-            ref = self._make_ref(object_id, entry)
             if self.core.dropped:
                 self.core.collect()
                 self.shell.submitted()

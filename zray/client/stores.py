@@ -92,6 +92,11 @@ class Stores:
             store.free(object_ids)
         return store is not None
 
+    def settle(self) -> None:
+        """Lets go of what values have held that are gone; now and then, for a process that does nothing else here."""
+        for store in list(self._stores.values()):
+            store.settle()
+
     def close(self) -> None:
         """Closes every store of this process; values that are still used stay mapped."""
         for store in self._stores.values():

@@ -1,7 +1,7 @@
 """Maps of segments, and buffers on them.
 
 Mapping a file anew halves the bandwidth of what is done with it, so a process keeps its maps by inode. A map is
-unmapped when its last holder goes: the cache, or a buffer on it that is still alive somewhere. ``mmap.mmap`` is not
+unmapped when its last holder has gone: the cache, or a buffer on it that is still alive somewhere. ``mmap.mmap`` is not
 used: each holds a descriptor, and neither tells the address of a read-only one nor when a buffer on it is gone.
 """
 
@@ -30,44 +30,31 @@ _libc.mmap.argtypes = (
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MADV_POPULATE_WRITE = 23  # since Linux 5.14; before, pages are mapped one by one as they are written to
-_unmap = _libc.munmap
 
 
 class Mapping:
-    """``size`` bytes of a file in the address space, shared with its other maps."""
+    """``size`` bytes of a file in the address space, shared with its other maps; made by ``Maps.make``."""
 
-    __slots__ = ("_last_buffer", "_unmap", "address", "populated", "size")
+    __slots__ = ("__weakref__", "_last_buffer", "address", "populated", "size")
 
-    def __init__(self, fd: int, size: int, writable: bool, at_once: bool = True) -> None:
-        """Maps the first ``size`` bytes of ``fd``. A writable map has its pages ``at_once``, or by ``populate``.
-
-        Raises OSError.
-        """
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if writable and at_once else 0)
-        address = _libc.mmap(None, size, protection, flags, fd, 0)
-        if address == _MAP_FAILED:
-            code = ctypes.get_errno()
-            raise OSError(code, f"mapping a segment of {size} bytes: {os.strerror(code)}")
-        self.address: int = address
+    def __init__(self, address: int, size: int, populated: int) -> None:
+        self.address = address
         self.size = size
-        self.populated = size if at_once else 0
+        self.populated = populated
         """So many bytes from the beginning have pages."""
         self._last_buffer: Callable[[], Any] = _nothing
-        self._unmap = _unmap  # the module's globals may be gone when the interpreter ends
-
-    def __del__(self) -> None:
-        if hasattr(self, "_unmap"):
-            self._unmap(self.address, self.size)
 
     def populate(self, offset: int, size: int) -> None:
         """Maps pages that exist, for writing; ``offset`` is a multiple of the page size."""
         _libc.madvise(self.address + offset, size, _MADV_POPULATE_WRITE)
 
-    def buffer(self, size: int, keep: Any = None) -> memoryview:
-        """A writable view of the first ``size`` bytes; the map and ``keep`` live as long as any buffer made from it."""
+    def buffer(self, size: int) -> memoryview:
+        """A writable view of the first ``size`` bytes; the map lives as long as any buffer made from it.
+
+        All of them are on one object, the view's ``obj``.
+        """
         exporter = _array_type(self.size).from_address(self.address)
-        exporter.holds = (keep, self)
+        exporter.holds = self
         self._last_buffer = weakref.ref(exporter)
         return memoryview(exporter).cast("B")[:size]
 
@@ -84,6 +71,51 @@ class Mapping:
     def store(self, offset: int, data: bytes) -> None:
         """Copies ``data`` to ``offset``."""
         ctypes.memmove(self.address + offset, data, len(data))
+
+
+class HeldMap(weakref.ref[Mapping]):
+    """A weak reference that knows what to unmap when its map is gone."""
+
+    __slots__ = ("address", "size")
+    address: int
+    size: int
+
+
+class Maps:
+    """The maps of one process on the segments of one store.
+
+    ``ended`` is appended the ``HeldMap`` of each map that is gone, for somebody to ``unmap`` it. That is done in C, and
+    so is done whole: a ``__del__`` could be interrupted before its first line by what a signal handler raises.
+    """
+
+    def __init__(self, ended: Callable[[Any], None]) -> None:
+        self._ended = ended
+        self._held: dict[int, HeldMap] = {}  # by address; a weak reference tells nobody unless it is kept itself
+
+    def make(self, fd: int, size: int, writable: bool, at_once: bool = True) -> Mapping:
+        """Maps the first ``size`` bytes of ``fd``. A writable map has its pages ``at_once``, or by ``populate``.
+
+        Raises OSError.
+        """
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if writable and at_once else 0)
+        address = _libc.mmap(None, size, protection, flags, fd, 0)
+        if address == _MAP_FAILED:
+            code = ctypes.get_errno()
+            raise OSError(code, f"mapping a segment of {size} bytes: {os.strerror(code)}")
+        mapping = Mapping(address, size, size if at_once else 0)
+        held = HeldMap(mapping, self._ended)
+        held.address, held.size = address, size
+        self._held[address] = held
+        return mapping
+
+    def unmap(self, held: HeldMap) -> None:
+        """Takes a map that is gone out of the address space. For each ``held`` once."""
+        del self._held[held.address]  # first: the address may be another map's as soon as it is free
+        _libc.munmap(held.address, held.size)
+
+    def __len__(self) -> int:
+        return len(self._held)
 
 
 def _nothing() -> None:

@@ -134,6 +134,7 @@ def test_an_object_that_is_pinned_or_freed_while_it_is_copied_stays_or_goes(make
         put(store, 2, b"b" * MIB)
     assert os.listdir(store.spill_dir) == []
     held.clear()
+    other.settle()
     monkeypatch.setattr(os, "sendfile", free_first)
     put(store, 2, b"b" * MIB)
     assert os.listdir(store.spill_dir) == []

@@ -16,6 +16,7 @@ from zray.client.core.execution import Assignment, Return
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.session import STORED_FUNCTION, Session
 from zray.exceptions import ModuleMissingError
+from zray.ids import return_id
 from zray.object_ref import ObjectRef
 from zray.protocol.messages import FunctionBlob
 from zray.serialization import deserialize, load_callable, pack_task_error, serialize
@@ -137,11 +138,23 @@ class Runner:
         session = self._session
         if size <= min(session.config.inline_max_bytes, room) or not (host := session.stores.find_home()):
             return Return(INLINE, serialized.to_bytes(), size, serialized.refs)
-        session.write(host, task.task_id + index.to_bytes(4, "big"), serialized)
+        object_id = return_id(task.task_id, index)
+        task.stored.append(object_id)  # before: also what an interrupt keeps from being answered for is discarded
+        session.write(host, object_id, serialized)
         return Return(STORED, b"", size, serialized.refs)
 
+    def discard(self, task: Assignment) -> None:
+        """Frees what is stored of a call's return values, of which its answer will say nothing.
+
+        Before it is answered: another attempt may store values under the same identifiers.
+        """
+        if task.stored:
+            self._session.stores.free(self._session.stores.home, task.stored)
+            task.stored = []
+
     def pack_error(self, task: Assignment, name: str, n_returns: int, error: BaseException) -> list[Return]:
-        """The outcome of a call that raised."""
+        """The outcome of a call that raised, also when its return values were packed."""
+        self.discard(task)
         packed = pack_task_error(name, error, pid=os.getpid(), host=HOSTNAME)
         task.keep.append(packed.held)
         data = packed.to_bytes()

@@ -237,6 +237,7 @@ class Worker:
     ) -> None:
         retryable = error is not None and self._retryable(options, error)
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
+        self.session.stores.settle()  # what the call has read is gone: others may have the room
         with self._shell.lock:
             self._core.collect()
             if task.kind == CONSTRUCTOR:
@@ -275,6 +276,8 @@ class Worker:
             self.exit_actor(error)
             return
         if isinstance(error, KeyboardInterrupt) and self._cancelled == task.task_id:
+            self._runner.discard(task)
+            _forget_frames(error)
             with self._shell.lock:
                 self._execution.finish_cancelled(task)
             return
@@ -354,6 +357,7 @@ class Worker:
             returns = self._runner.pack_error(task, name, options.n_returns, error)
             error.__traceback__ = None
         retryable = error is not None and self._retryable(options, error)
+        self.session.stores.settle()
         with self._shell.lock:
             self._core.collect()
             self._execution.finish(task, returns, retryable, now_us() - started_us)
@@ -370,6 +374,15 @@ class Worker:
             self._shell.turn()
             self._wake_if_there_is_room()
         self._shell.settle()
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Lets go what the frames of an interrupted task hold: references, which would else live until a collection, since
+    a frame that raises an exception which it was given holds that exception, too."""
+    left: BaseException | None = error
+    while left is not None:
+        BaseException.with_traceback(left, None)
+        left = left.__context__
 
 
 def _exit_code(error: BaseException | None) -> int:
