@@ -35,6 +35,7 @@ from zray.exceptions import ObjectStoreFullError, SystemFailure
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
 from zray.store.books import Books
 from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
+from zray.store.location import proof_of
 from zray.store.maps import HeldMap, MapCache, Mapping, Maps
 from zray.store.pins import Pins
 from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer, trailer_for
@@ -163,9 +164,12 @@ class Store:
         _leave_to_parent_at_fork()
 
     @classmethod
-    def create(cls, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float = 10.0) -> Store:
+    def create(
+        cls, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float = 10.0, host_id: bytes = b""
+    ) -> Store:
         """Makes a store of ``capacity_bytes`` in the new directory ``path``, for this user only, and opens it.
 
+        ``host_id`` is written into it, as proof for whoever finds it at that path (``shares_store``).
         A writer that finds the store full and nothing to spill waits for ``wait_s`` seconds. Raises FileExistsError,
         and OSError when a directory cannot be made.
         """
@@ -173,7 +177,12 @@ class Store:
         os.mkdir(path, 0o700)
         os.makedirs(spill_dir, mode=0o700, exist_ok=True)
         make_directories(str(path))
-        parameters = {"spill_dir": os.fspath(spill_dir.absolute()), "capacity_bytes": capacity_bytes, "wait_s": wait_s}
+        parameters = {
+            "spill_dir": os.fspath(spill_dir.absolute()),
+            "capacity_bytes": capacity_bytes,
+            "wait_s": wait_s,
+            **proof_of(host_id, spill_dir),
+        }
         (path / "store.json.new").write_text(json.dumps(parameters))
         os.rename(path / "store.json.new", path / "store.json")
         return cls.open(path)

@@ -72,8 +72,8 @@ def run_host(
     spill = Path(config.spill_dir).absolute() / f"zray-spill-{paths.name}" if config.spill_dir else paths.spill
     if config.spill_dir:
         add_store(paths, spill)
-    store = Store.create(location, spill, capacity, config.store_wait_s)
     host_id = os.urandom(16)
+    store = Store.create(location, spill, capacity, config.store_wait_s, host_id)
     tcp = options.address.startswith("tcp://")
     info = {
         "hostname": socket.gethostname(),
