@@ -8,13 +8,22 @@ used: each holds a descriptor, and neither tells the address of a read-only one 
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
+import errno
 import functools
 import mmap
 import os
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+from zray.exceptions import SystemFailure
+
+SMALL_BYTES = 1 << 20
+"""Objects up to this size are copied by who has used up half of the maps that the system allows a process."""
+DEFAULT_MAX_MAPS = 65530
+ALIGNMENT = 64
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -90,18 +99,22 @@ class Maps:
 
     def __init__(self, ended: Callable[[Any], None]) -> None:
         self._ended = ended
+        self.most = _max_map_count() // 2
+        """So many are made before small objects are copied: the rest is for large ones, and for what else is mapped."""
         self._held: dict[int, HeldMap] = {}  # by address; a weak reference tells nobody unless it is kept itself
 
     def make(self, fd: int, size: int, writable: bool, at_once: bool = True) -> Mapping:
         """Maps the first ``size`` bytes of ``fd``. A writable map has its pages ``at_once``, or by ``populate``.
 
-        Raises OSError.
+        Raises OSError, and SystemFailure when the process can have no more maps.
         """
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if writable and at_once else 0)
         address = _libc.mmap(None, size, protection, flags, fd, 0)
         if address == _MAP_FAILED:
             code = ctypes.get_errno()
+            if code == errno.ENOMEM:
+                raise SystemFailure(_no_more_maps(size, len(self._held)))
             raise OSError(code, f"mapping a segment of {size} bytes: {os.strerror(code)}")
         mapping = Mapping(address, size, size if at_once else 0)
         held = HeldMap(mapping, self._ended)
@@ -114,8 +127,43 @@ class Maps:
         del self._held[held.address]  # first: the address may be another map's as soon as it is free
         _libc.munmap(held.address, held.size)
 
+    def copies(self, size: int) -> bool:
+        """Whether an object of ``size`` bytes is to be copied, as this process has many maps already."""
+        return size <= SMALL_BYTES and len(self._held) >= self.most
+
     def __len__(self) -> int:
         return len(self._held)
+
+
+def copy_of(fd: int, size: int) -> memoryview:
+    """The first ``size`` bytes of a file, in memory of this process; aligned for any array. Raises OSError."""
+    memory = bytearray(size + ALIGNMENT)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % ALIGNMENT
+    view = memoryview(memory)[start : start + size]
+    done = 0
+    while done < size:
+        n_bytes = os.preadv(fd, [view[done:]], done)
+        if not n_bytes:
+            raise OSError(errno.EIO, "a segment ended early while it was copied")
+        done += n_bytes
+    return view
+
+
+@functools.cache
+def _max_map_count() -> int:
+    """How many maps a process may have."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/sys/vm/max_map_count") as file:
+        return int(file.read())
+    return DEFAULT_MAX_MAPS
+
+
+def _no_more_maps(size: int, n_maps: int) -> str:
+    return (
+        f"a segment of {size:,} bytes cannot be mapped into this process, with {n_maps:,} maps of the object store: "
+        f"the system allows {_max_map_count():,} of all kinds to a process (vm.max_map_count), and the address space "
+        f"that ulimit -v says. Drop values that are not needed, or raise the limit, with "
+        f"sysctl -w vm.max_map_count=1048576"
+    )
 
 
 def _nothing() -> None:

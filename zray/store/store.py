@@ -36,7 +36,7 @@ from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
 from zray.store.books import Books
 from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
 from zray.store.location import proof_of
-from zray.store.maps import HeldMap, MapCache, Mapping, Maps
+from zray.store.maps import HeldMap, MapCache, Mapping, Maps, copy_of
 from zray.store.pins import Pins
 from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer, trailer_for
 from zray.store.spill import Turn, pulse, turn_to_spill
@@ -401,7 +401,8 @@ class Store:
         """The object, without a copy: a read-only view of exactly its bytes, page-aligned.
 
         It keeps its content, whatever becomes of the object, as long as the view or anything made from it lives (in
-        this process). Raises SegmentMissing.
+        this process). Small objects are copied where this process has very many maps. Raises SegmentMissing, and
+        SystemFailure when it can have no more.
         """
         _check_id(object_id)
         with self._locked:
@@ -429,6 +430,8 @@ class Store:
         try:
             os.utime(fd)  # the time of the last use, for the choice of what is spilled
             mapping = self._read_maps.get(inode)
+            if mapping is None and self._maps.copies(object_bytes):
+                return copy_of(fd, object_bytes).toreadonly()
             if mapping is None:
                 mapping = self._maps.make(fd, size, writable=False)
                 self._read_maps.add(inode, mapping)
@@ -478,6 +481,8 @@ class Store:
             object_bytes = size_in_trailer(os.pread(fd, TRAILER_BYTES, size - TRAILER_BYTES), object_id)
             if object_bytes is None:
                 return None
+            if self._maps.copies(object_bytes):
+                return copy_of(fd, object_bytes).toreadonly()
             return self._maps.make(fd, size, writable=False).buffer(object_bytes).toreadonly()
         finally:
             os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import os
@@ -9,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from zray.exceptions import ObjectStoreFullError, OutOfDiskError, SystemFailure
 from zray.store import SegmentMissing, Store
+from zray.store import maps as maps_module
 from zray.store.ledger import Place, segment_bytes
 from zray.store.spill import turn_to_spill
 from zray.store.store import _Patience
@@ -178,7 +181,7 @@ from zray.client.shell import Guard
 from zray.store import Store
 
 MIB = 1 << 20
-guard, over, unseen = Guard(), threading.Event(), []
+guard, begun, over, unseen = Guard(), threading.Event(), threading.Event(), []
 store = Store.open(Path(sys.argv[1]), guard)
 ids = [bytes(27) + bytes([number]) for number in range(20)]
 sys.unraisablehook = unseen.append  # nothing of the store's runs where nobody sees what is raised
@@ -186,6 +189,7 @@ signal.signal(signal.SIGINT, lambda *_: guard.interrupt(KeyboardInterrupt()))
 
 def storm():
     pauses = random.Random(5)
+    begun.wait()
     while not over.wait(pauses.random() * 0.001):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
@@ -198,6 +202,7 @@ def fill(view):
 
 def rage():
     global interrupted, number
+    begun.set()
     while time.monotonic() < deadline:
         try:
             number += 1
@@ -522,3 +527,40 @@ def test_files_that_others_have_put_into_the_store_are_left_alone(store):
     store.sweep()
     assert store.owners() == {b"o" * 16}
     assert [bytes(store.read(object_id(number))[:1]) for number in range(8)] == [bytes([n]) for n in range(8)]
+
+
+def test_more_values_than_a_process_may_have_maps(make_store):
+    """Small ones are copied then: 65,530 is the usual number (vm.max_map_count), for maps of all kinds."""
+    store = make_store(64 * MIB)
+    store._maps.most = 20
+    small = [put(store, number, bytes([number]) * 50_000) for number in range(60)]
+    large = [put(store, number, bytes([number]) * 2 * MIB) for number in range(60, 65)]
+    store.free([put(store, 99, b"x" * MIB)])
+    store._write_maps.clear()
+    values = [store.read(each) for each in (*small, *large)]
+    assert [(value[0], value[-1]) for value in values] == [(number, number) for number in range(65)]
+    assert all(value.readonly and np.frombuffer(value, np.uint8).ctypes.data % 64 == 0 for value in values)
+    assert len(store._maps) == 20 + len(large)
+    store.free(small)  # a copy holds no segment
+    assert store.usage().doomed <= 20 * segment_bytes(50_000)
+    del values
+    put(store, 1, b"y" * MIB)
+    assert store.read(object_id(1)) == b"y" * MIB
+
+
+def test_a_process_that_can_have_no_more_maps_is_told_why(store, monkeypatch):
+    kept = put(store, 1, b"kept" * MIB)
+
+    def refused(*arguments):
+        ctypes.set_errno(errno.ENOMEM)
+        return maps_module._MAP_FAILED
+
+    libc = types.SimpleNamespace(mmap=refused, munmap=maps_module._libc.munmap)
+    monkeypatch.setattr(maps_module, "_libc", libc)
+    with pytest.raises(SystemFailure, match=r"vm\.max_map_count=1048576"):
+        store.read(kept)
+    with pytest.raises(SystemFailure, match=r"vm\.max_map_count=1048576"):
+        put(store, 2, b"new" * MIB)
+    monkeypatch.undo()
+    assert not store._pins.in_use and not store.usage().writing
+    assert store.read(kept)[:4] == b"kept"
