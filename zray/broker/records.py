@@ -113,9 +113,9 @@ class Envelope:
 class Actor:
     """An actor. Calls wait in ``queue`` until it is ALIVE; ``last_seq``: what each caller's worker has been handed."""
 
-    __slots__ = ("actor_id", "creator", "death_error", "death_message", "function_id", "incarnation", "job_id",
-                 "last_seq", "payload", "placement", "queue", "released", "restarts_left", "running", "spec", "state",
-                 "subscribers", "worker")  # fmt: skip
+    __slots__ = ("actor_id", "creator", "death_error", "death_message", "failed_starts", "function_id", "incarnation",
+                 "job_id", "last_seq", "payload", "placement", "queue", "released", "restarts_left", "running", "spec",
+                 "state", "subscribers", "worker")  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
@@ -129,6 +129,7 @@ class Actor:
         self.placement: Shape = NOTHING
         self.running: Shape = NOTHING
         self.restarts_left = 0
+        self.failed_starts = 0  # so many workers in a row have died before they could take it
         self.worker: Worker | None = None
         self.queue: deque[tuple[bytes, ActorCall]] = deque()
         self.last_seq: dict[bytes, int] = {}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import mmap
 import os
+import sys
 
 import msgpack
 
@@ -25,10 +28,13 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     config = Config(**start["config"])
     worker_id, host_id = start["worker_id"], start["host_id"]
     info = {"pid": os.getpid(), "host_id": host_id}
+    # On a busy machine it may take any time. Its host watches the broker, and ends this process when there is none.
+    patient = dataclasses.replace(config, connect_timeout_s=math.inf)
     try:
-        connection = connect(start["address"], WORKER, worker_id, info, config)
-    except ZrayError:
-        return  # the cluster is going down, or does not want this worker any more
+        connection = connect(start["address"], WORKER, worker_id, info, patient)
+    except ZrayError as error:
+        print(f"zray: a worker cannot join its cluster: {error}", file=sys.stderr)
+        sys.exit(1)
     session = Session(connection, worker_id, host_id, "", config)
     sessions.set_current(session)
     object_ref.set_tracker(session)
