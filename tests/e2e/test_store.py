@@ -168,3 +168,31 @@ def test_a_spill_directory_that_cannot_be_used(how):
         output = process.succeed()
         assert how == "missing" or "spill" in output.splitlines()[0]
         assert "4194304 1048576" in output
+
+
+def test_only_the_owner_frees_and_keeps_objects(ray):
+    """A worker tells the host to free what it has only borrowed, and what is no object at all; nothing comes of it,
+    and the host lives on and still frees what its owners say."""
+    large = ray.put(payload(1))
+
+    @ray.remote
+    def meddle(wrapped, wrong):
+        import msgpack
+
+        from zray.client import session
+        from zray.protocol.messages import FreeObjects, KeepCopies, Peer
+        from zray.protocol.rows import encode_row
+
+        (ref,) = wrapped
+        host_id = session.current().stores.home
+        for kind in (FreeObjects, KeepCopies):
+            for object_ids in ([ref.binary()], *wrong):
+                session.current().tell([Peer(host_id, msgpack.packb([encode_row(kind(object_ids))]))])
+        session.current().query("stats")  # answered behind what was sent before
+        return ray.get(ref)[:1]
+
+    wrong = [[b""], [b"", b""], [large.binary()[:-1]], [large.binary() + b"/"], [b"../../../" + bytes(19)]]
+    assert ray.get(meddle.remote([large], wrong), timeout=20) == b"\1"
+    others = [ray.put(payload(number)) for number in range(3)]
+    assert ray.get(others, timeout=20) == [payload(number) for number in range(3)]
+    assert ray.get(large, timeout=20) == payload(1)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from zray.broker.records import RETIRED, Actor, Job, Process, Worker
+from zray.broker.records import RETIRED, STARTING, Actor, Job, Process, Worker
 from zray.broker.resources import Shape, read_shape
 from zray.broker.scheduler import Scheduler
 from zray.ids import counter_of, owner_of
@@ -31,6 +31,8 @@ from zray.protocol.messages import (
     Result,
 )
 
+MAX_FAILED_STARTS = 3
+"""So many workers in a row may end before they could take an actor; then it ends, with the last one's reason."""
 MAX_TOMBSTONES = 20_000
 
 
@@ -233,6 +235,11 @@ class Actors:
             return
         worker.actor = None
         actor.worker = None
+        never_came = worker.state == STARTING and not worker.retiring
+        if never_came and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
+            actor.failed_starts += 1  # it is not to blame, and has not begun: another worker may do better
+            self._scheduler.wait_for_place(actor)
+            return
         message = f"life {actor.incarnation + 1} of {actor.label}: {message}"
         if actor.restarts_left == 0 or actor.released:
             self.bury(actor, message)

@@ -118,9 +118,9 @@ class Actor:
     ``creator`` is empty until the actor has been announced: its handle may be used before.
     """
 
-    __slots__ = ("actor_id", "creator", "death_error", "death_message", "function_id", "incarnation", "job_id",
-                 "last_seq", "payload", "placement", "queue", "released", "restarts_left", "running", "spec", "state",
-                 "subscribers", "worker")  # fmt: skip
+    __slots__ = ("actor_id", "creator", "death_error", "death_message", "failed_starts", "function_id", "incarnation",
+                 "job_id", "last_seq", "payload", "placement", "queue", "released", "restarts_left", "running", "spec",
+                 "state", "subscribers", "worker")  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
@@ -134,6 +134,7 @@ class Actor:
         self.placement: Shape = NOTHING
         self.running: Shape = NOTHING
         self.restarts_left = 0
+        self.failed_starts = 0  # so many workers in a row have died before they could take it
         self.worker: Worker | None = None
         self.queue: deque[tuple[bytes, ActorCall]] = deque()
         self.last_seq: dict[bytes, int] = {}

@@ -414,6 +414,7 @@ class Scheduler:
         actor = worker.actor
         assert actor is not None
         worker.state = SERVING
+        actor.failed_starts = 0
         if worker.job_id != actor.job_id:
             self._assign(worker, actor.job_id)
         spec = {**actor.spec, "creator": actor.creator}

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from zray.security.keys import ClientCredentials
 
 HELLO_INTERVAL_MS = 250
+MAX_HELLO_INTERVAL_MS = 4000
+"""The pause doubles up to here: thousands who wait for a busy broker are not to keep it busy."""
 MIN_GIVE_UP_MS = 1000
 """However soon a peer counts as silent: so long may a TCP connection, or the making of one, take to answer."""
 
@@ -181,10 +183,13 @@ def _dial(
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
     head = _head(address, hello.process_id)
+    pause_ms = HELLO_INTERVAL_MS
     while time.monotonic() - started < config.connect_timeout_s:
         with contextlib.suppress(zmq.Again):  # no connection is being made: the watch will say why
             send(socket, *head, pack_handshake(hello))
-        if not poller.poll(HELLO_INTERVAL_MS):
+        left_ms = max(0.0, started + config.connect_timeout_s - time.monotonic()) * 1000
+        if not poller.poll(round(min(pause_ms, left_ms))):
+            pause_ms = min(2 * pause_ms, MAX_HELLO_INTERVAL_MS)
             if watch is not None and watch.fault():
                 socket.disconnect(address)
                 watch.dialled_anew()

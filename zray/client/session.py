@@ -23,7 +23,7 @@ from zray.client.core.tasks import Arguments, Task
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
 from zray.client.remote import RemoteObjects
-from zray.client.shell import Callback, ClientShell, Waiter
+from zray.client.shell import TICK, Callback, ClientShell, Waiter
 from zray.client.stores import Stores
 from zray.client.waits import Waits
 from zray.config import Config
@@ -114,6 +114,8 @@ class Session:
                     self.shell.submitted()
         callbacks: list[Callback] = []
         for effect in effects:
+            if effect is TICK:
+                self.stores.settle()
             if type(effect) is Completion:
                 callbacks.append(effect)
             elif type(effect) is not FreeSegment:
@@ -197,20 +199,23 @@ class Session:
     def _put(self, object_id: bytes, serialized: Serialized) -> ObjectRef:
         size = serialized.total_bytes
         status, data, host = INLINE, b"", b""
+        references = self.core.references
+        ref: ObjectRef | None = None
         if size <= self.config.inline_max_bytes:
             data = serialized.to_bytes()
             if not serialized.refs:
                 return self._put_plain(object_id, data, size)
         else:
             status, host = STORED, self.stores.find_home() or self.process_id
+            with self.shell.lock:  # before a byte is written: wherever an interrupt strikes, what is there is freed
+                ref = self._make_ref(object_id, references.own(object_id, host))
             self.write(host, object_id, serialized)
         with self.shell.lock:
-            references = self.core.references
-            entry = references.own(object_id)
+            if ref is None:
+                ref = self._make_ref(object_id, references.own(object_id))
             for inner in serialized.refs:
                 references.pin(inner)
             references.resolve(object_id, status, data, host, size, serialized.refs)
-            ref = self._make_ref(object_id, entry)
             if self.core.dropped:
                 self.core.collect()
                 self.shell.submitted()

@@ -1,4 +1,9 @@
-"""The object stores that this process can reach: the one it writes to, and those of other hosts on the same machine."""
+"""The object stores that this process can reach: the one it writes to, and those of other hosts on the same machine.
+
+A host's row says what its machine is called. Where that is this one the store is looked at, and counts as reachable if
+it proves to be that host's (``zray.store.shares_store``): a container has a ``/dev/shm`` of its own. Objects of all
+other hosts travel.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zray.exceptions import ObjectLostError
-from zray.store import SegmentMissing, Shield, Store
+from zray.store import SegmentMissing, Shield, Store, shares_store
 from zray.util.machine import machine_id
 
 
@@ -29,16 +34,22 @@ class Stores:
         self._stores: dict[bytes, Store] = {}
         self._paths: dict[bytes, str] = {}
         self._fetch_paths: dict[bytes, str] = {}
-        self._elsewhere: set[bytes] = set()  # hosts, and drivers, that are known to be on other machines
+        self._elsewhere: set[bytes] = set()  # hosts, and drivers, whose stores are known to be out of reach
         self._here = machine_id()
+        self._home = home
         self._learn(rows)
         self.home = home or next(iter(self._paths), b"")
 
     def _learn(self, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
-            if row.get("machine_id") == self._here:
-                self._paths[row["host_id"]] = row["store"]
-                self._fetch_paths[row["host_id"]] = row["fetch"]
+            host = row["host_id"]
+            if host in self._paths or host in self._elsewhere or row.get("machine_id") != self._here:
+                continue
+            if host == self._home or shares_store(row.get("store", ""), host):  # a worker was forked by its host
+                self._paths[host] = row["store"]
+                self._fetch_paths[host] = row["fetch"]
+            else:
+                self._elsewhere.add(host)
 
     def find_home(self) -> bytes:
         """The host whose store this process writes to; empty when this machine has none."""
@@ -48,7 +59,7 @@ class Stores:
         return self.home
 
     def of(self, host: bytes) -> Store | None:
-        """The store of a host; None if it is on another machine."""
+        """The store of a host; None if it is out of reach."""
         store = self._stores.get(host)
         if store is not None:
             return store
@@ -75,7 +86,7 @@ class Stores:
         return self._fetch_paths[host]
 
     def read(self, host: bytes, object_id: bytes) -> memoryview | None:
-        """The bytes of an object that ``host`` stores; None if that is on another machine. Raises ObjectLostError."""
+        """The bytes of an object that ``host`` stores; None if its store is out of reach. Raises ObjectLostError."""
         try:
             store = self.of(host)
         except OSError as error:
@@ -88,7 +99,7 @@ class Stores:
             raise ObjectLostError(f"the segment of object {object_id.hex()} is gone from the store") from None
 
     def free(self, host: bytes, object_ids: list[bytes]) -> bool:
-        """Lets segments go; False if the host, of another machine, has to be asked to.
+        """Lets segments go; False if the host, whose store is out of reach, has to be asked to.
 
         Never asks the broker: it is called by the thread that waits for the broker's answers.
         """
@@ -96,6 +107,11 @@ class Stores:
         if store is not None:
             store.free(object_ids)
         return store is not None
+
+    def settle(self) -> None:
+        """Lets go of what values have held that are gone; now and then, for a process that does nothing else here."""
+        for store in list(self._stores.values()):
+            store.settle()
 
     def close(self) -> None:
         """Closes every store of this process; values that are still used stay mapped."""

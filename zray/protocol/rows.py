@@ -115,6 +115,13 @@ _SIZES = {
     "function_id": ids.FUNCTION_ID_BYTES,
     "incarnation_id": 8,
 }
+_ELEMENT_SIZES = {
+    "object_ids": ids.OBJECT_ID_BYTES,
+    "task_ids": ids.TASK_ID_BYTES,
+    "sources": ids.PROCESS_ID_BYTES,
+    "lost": ids.PROCESS_ID_BYTES,
+}
+"""The same for lists of identifiers."""
 
 
 def _checker(kind: Any) -> Callable[[list[Any]], bool]:
@@ -132,7 +139,8 @@ def _checker(kind: Any) -> Callable[[list[Any]], bool]:
         if base is bytes and field in _SIZES:
             tests.append(f"len(r[{position}]) == {_SIZES[field]}")
         if hint == list[bytes]:
-            tests.append(f"all(type(x) is bytes for x in r[{position}])")
+            size = f" and len(x) == {_ELEMENT_SIZES[field]}" if field in _ELEMENT_SIZES else ""
+            tests.append(f"all(type(x) is bytes{size} for x in r[{position}])")
     check: Callable[[list[Any]], bool] = eval("lambda r: " + " and ".join(tests))
     return check
 

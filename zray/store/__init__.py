@@ -6,7 +6,7 @@ alike. ``segments`` tells what is in the directory, ``ledger`` (pure) decides wh
 """
 
 from zray.store.ledger import StoreUsage
-from zray.store.location import default_store_location
+from zray.store.location import default_store_location, shares_store
 from zray.store.store import SegmentMissing, Shield, Store, Writing
 
-__all__ = ["SegmentMissing", "Shield", "Store", "StoreUsage", "Writing", "default_store_location"]
+__all__ = ["SegmentMissing", "Shield", "Store", "StoreUsage", "Writing", "default_store_location", "shares_store"]

@@ -1,9 +1,16 @@
-"""Where the store of a session goes, and how large it can be there."""
+"""Where the store of a session goes, how large it can be there, and whether a process shares it.
+
+Two processes of one machine and user need not see the same files: containers have file systems of their own. So the
+name of the machine only says that it is worth while to look. What proves it is in the store's ``store.json``: the
+identifier of the host that made it, and which directory, by device and inode, it spills to.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 SHARED_MEMORY = Path("/dev/shm")
 _TINY_BYTES = 128 * 1024 * 1024
@@ -34,6 +41,25 @@ def default_store_location(session_name: str, requested_bytes: int) -> tuple[Pat
         f"give it more with --shm-size"
     )
     return fallback / (name + "-store"), min(requested_bytes, _available(fallback)), warning
+
+
+def proof_of(host_id: bytes, spill_dir: Path) -> dict[str, Any]:
+    """What a store's own description says of whose it is and where it spills. Raises OSError."""
+    status = os.stat(spill_dir)
+    return {"host": host_id.hex(), "spill_inode": [status.st_dev, status.st_ino]}
+
+
+def shares_store(path: str, host_id: bytes) -> bool:
+    """Whether the store that a host says it has at ``path`` is there for this process, too, with what is spilled."""
+    try:
+        with open(f"{path}/store.json") as file:
+            description = json.load(file)
+        expected = proof_of(host_id, Path(description["spill_dir"]))
+        if any(description[key] != value for key, value in expected.items()):
+            return False
+        return os.access(path, os.R_OK | os.W_OK | os.X_OK)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, another's, or no store at all
+        return False
 
 
 def _available(directory: Path) -> int:

@@ -1,20 +1,29 @@
 """Maps of segments, and buffers on them.
 
 Mapping a file anew halves the bandwidth of what is done with it, so a process keeps its maps by inode. A map is
-unmapped when its last holder goes: the cache, or a buffer on it that is still alive somewhere. ``mmap.mmap`` is not
+unmapped when its last holder has gone: the cache, or a buffer on it that is still alive somewhere. ``mmap.mmap`` is not
 used: each holds a descriptor, and neither tells the address of a read-only one nor when a buffer on it is gone.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
+import errno
 import functools
 import mmap
 import os
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+from zray.exceptions import SystemFailure
+
+SMALL_BYTES = 1 << 20
+"""Objects up to this size are copied by who has used up half of the maps that the system allows a process."""
+DEFAULT_MAX_MAPS = 65530
+ALIGNMENT = 64
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -30,44 +39,31 @@ _libc.mmap.argtypes = (
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _MADV_POPULATE_WRITE = 23  # since Linux 5.14; before, pages are mapped one by one as they are written to
-_unmap = _libc.munmap
 
 
 class Mapping:
-    """``size`` bytes of a file in the address space, shared with its other maps."""
+    """``size`` bytes of a file in the address space, shared with its other maps; made by ``Maps.make``."""
 
-    __slots__ = ("_last_buffer", "_unmap", "address", "populated", "size")
+    __slots__ = ("__weakref__", "_last_buffer", "address", "populated", "size")
 
-    def __init__(self, fd: int, size: int, writable: bool, at_once: bool = True) -> None:
-        """Maps the first ``size`` bytes of ``fd``. A writable map has its pages ``at_once``, or by ``populate``.
-
-        Raises OSError.
-        """
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if writable and at_once else 0)
-        address = _libc.mmap(None, size, protection, flags, fd, 0)
-        if address == _MAP_FAILED:
-            code = ctypes.get_errno()
-            raise OSError(code, f"mapping a segment of {size} bytes: {os.strerror(code)}")
-        self.address: int = address
+    def __init__(self, address: int, size: int, populated: int) -> None:
+        self.address = address
         self.size = size
-        self.populated = size if at_once else 0
+        self.populated = populated
         """So many bytes from the beginning have pages."""
         self._last_buffer: Callable[[], Any] = _nothing
-        self._unmap = _unmap  # the module's globals may be gone when the interpreter ends
-
-    def __del__(self) -> None:
-        if hasattr(self, "_unmap"):
-            self._unmap(self.address, self.size)
 
     def populate(self, offset: int, size: int) -> None:
         """Maps pages that exist, for writing; ``offset`` is a multiple of the page size."""
         _libc.madvise(self.address + offset, size, _MADV_POPULATE_WRITE)
 
-    def buffer(self, size: int, keep: Any = None) -> memoryview:
-        """A writable view of the first ``size`` bytes; the map and ``keep`` live as long as any buffer made from it."""
+    def buffer(self, size: int) -> memoryview:
+        """A writable view of the first ``size`` bytes; the map lives as long as any buffer made from it.
+
+        All of them are on one object, the view's ``obj``.
+        """
         exporter = _array_type(self.size).from_address(self.address)
-        exporter.holds = (keep, self)
+        exporter.holds = self
         self._last_buffer = weakref.ref(exporter)
         return memoryview(exporter).cast("B")[:size]
 
@@ -84,6 +80,90 @@ class Mapping:
     def store(self, offset: int, data: bytes) -> None:
         """Copies ``data`` to ``offset``."""
         ctypes.memmove(self.address + offset, data, len(data))
+
+
+class HeldMap(weakref.ref[Mapping]):
+    """A weak reference that knows what to unmap when its map is gone."""
+
+    __slots__ = ("address", "size")
+    address: int
+    size: int
+
+
+class Maps:
+    """The maps of one process on the segments of one store.
+
+    ``ended`` is appended the ``HeldMap`` of each map that is gone, for somebody to ``unmap`` it. That is done in C, and
+    so is done whole: a ``__del__`` could be interrupted before its first line by what a signal handler raises.
+    """
+
+    def __init__(self, ended: Callable[[Any], None]) -> None:
+        self._ended = ended
+        self.most = _max_map_count() // 2
+        """So many are made before small objects are copied: the rest is for large ones, and for what else is mapped."""
+        self._held: dict[int, HeldMap] = {}  # by address; a weak reference tells nobody unless it is kept itself
+
+    def make(self, fd: int, size: int, writable: bool, at_once: bool = True) -> Mapping:
+        """Maps the first ``size`` bytes of ``fd``. A writable map has its pages ``at_once``, or by ``populate``.
+
+        Raises OSError, and SystemFailure when the process can have no more maps.
+        """
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if writable and at_once else 0)
+        address = _libc.mmap(None, size, protection, flags, fd, 0)
+        if address == _MAP_FAILED:
+            code = ctypes.get_errno()
+            if code == errno.ENOMEM:
+                raise SystemFailure(_no_more_maps(size, len(self._held)))
+            raise OSError(code, f"mapping a segment of {size} bytes: {os.strerror(code)}")
+        mapping = Mapping(address, size, size if at_once else 0)
+        held = HeldMap(mapping, self._ended)
+        held.address, held.size = address, size
+        self._held[address] = held
+        return mapping
+
+    def unmap(self, held: HeldMap) -> None:
+        """Takes a map that is gone out of the address space. For each ``held`` once."""
+        del self._held[held.address]  # first: the address may be another map's as soon as it is free
+        _libc.munmap(held.address, held.size)
+
+    def copies(self, size: int) -> bool:
+        """Whether an object of ``size`` bytes is to be copied, as this process has many maps already."""
+        return size <= SMALL_BYTES and len(self._held) >= self.most
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+def copy_of(fd: int, size: int) -> memoryview:
+    """The first ``size`` bytes of a file, in memory of this process; aligned for any array. Raises OSError."""
+    memory = bytearray(size + ALIGNMENT)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % ALIGNMENT
+    view = memoryview(memory)[start : start + size]
+    done = 0
+    while done < size:
+        n_bytes = os.preadv(fd, [view[done:]], done)
+        if not n_bytes:
+            raise OSError(errno.EIO, "a segment ended early while it was copied")
+        done += n_bytes
+    return view
+
+
+@functools.cache
+def _max_map_count() -> int:
+    """How many maps a process may have."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/sys/vm/max_map_count") as file:
+        return int(file.read())
+    return DEFAULT_MAX_MAPS
+
+
+def _no_more_maps(size: int, n_maps: int) -> str:
+    return (
+        f"a segment of {size:,} bytes cannot be mapped into this process, with {n_maps:,} maps of the object store: "
+        f"the system allows {_max_map_count():,} of all kinds to a process (vm.max_map_count), and the address space "
+        f"that ulimit -v says. Drop values that are not needed, or raise the limit, with "
+        f"sysctl -w vm.max_map_count=1048576"
+    )
 
 
 def _nothing() -> None:

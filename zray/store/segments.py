@@ -39,6 +39,8 @@ from zray.store.pins import Pins
 BLANK_TRAILER = bytes(TRAILER_BYTES)
 _TRAILER = struct.Struct("<8sQ28s20x")
 _NAME = re.compile(f"[0-9a-f]{{{2 * OBJECT_ID_BYTES}}}")
+_SEGMENT = re.compile(rf"{_NAME.pattern}|\d+|new-[0-9a-f]{{16}}")
+"""What a store gives names to: objects, free and doomed segments and their sizes, new segments."""
 _MAGIC = b"zraysegm"
 _GLANCE = 64
 """How many free segments are looked at for one whose map this process has kept."""
@@ -317,13 +319,14 @@ class Segments:
         for place in (Place.WRITING, Place.LIVE, Place.COPY, Place.DOOMED):
             held[place] = _bytes_in(f"{self.directory}/{place.directory}")
         held[Place.FREE] = sum(_bytes_in(shelf.path) for shelf in _entries(f"{self.directory}/free"))
-        held[Place.SPILLED] = sum(e.stat().st_size for e in _entries(self.spill_directory) if e.name != "spilling")
+        held[Place.SPILLED] = _bytes_in(self.spill_directory)
         return held
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:
+    """What the store has put there. Whatever else is there, somebody else has, and it is left alone."""
     with os.scandir(directory) as found:
-        return list(found)
+        return [entry for entry in found if _SEGMENT.fullmatch(entry.name)]
 
 
 def _bytes_in(directory: str) -> int:
@@ -333,7 +336,6 @@ def _bytes_in(directory: str) -> int:
 def _inodes_in(directory: str) -> Iterator[int]:
     try:
         with os.scandir(directory) as found:
-            for entry in found:
-                yield int(entry.name)
+            yield from (int(entry.name) for entry in found if entry.name.isdecimal())
     except FileNotFoundError:
         return

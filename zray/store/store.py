@@ -7,7 +7,9 @@ segment unless it is pinned; then it is doomed, and recycled by whoever lets its
 
 Two locks, always taken in this order: ``_lock`` between the threads of this process, and that of the books between
 processes. Neither is held while data is written, or while pages are made. Buffers can be collected at any point of any
-thread, also within these locks; so the end of a pin is only noted, and settled at once or by whoever holds the lock.
+thread, also within these locks; so the end of a pin is only noted, in C, and settled by the next call of any method. A
+``__del__`` would be sooner, and could be interrupted before its first line by what a signal handler raises: the pin
+would stay for ever, and nobody would see what was raised.
 
 A store does not survive ``os.fork``: the child opens its own. Buffers from before the fork stay readable there, as
 long as the parent keeps them.
@@ -26,14 +28,15 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from zray.config import GIB
 from zray.exceptions import ObjectStoreFullError, SystemFailure, ZrayError
-from zray.ids import OBJECT_ID_BYTES
+from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
 from zray.store.books import Books
 from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
-from zray.store.maps import MapCache, Mapping
+from zray.store.location import proof_of
+from zray.store.maps import HeldMap, MapCache, Mapping, Maps, copy_of
 from zray.store.pins import Pins
 from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer, trailer_for
 from zray.store.spill import Turn, pulse, turn_to_spill
@@ -105,6 +108,8 @@ class _Locked:
     def __enter__(self) -> None:
         store = self._store
         store._shield.enter_section()
+        if store._ended:  # first: it may be the room
+            store._settle_if_idle()
         store._lock.acquire()
         if store._unusable:
             self.__exit__()
@@ -114,7 +119,7 @@ class _Locked:
         store = self._store
         store._lock.release()
         try:
-            if store._ended_pins:
+            if store._ended:
                 store._settle_if_idle()
         finally:
             store._shield.leave_section()
@@ -142,17 +147,11 @@ class _Changing:
             self._locked.__exit__()
 
 
-class _Pin:
-    """What a buffer holds on to; tells the store when it is gone."""
+class _HeldPin(weakref.ref[Any]):
+    """A weak reference to a buffer that knows what to unpin when the buffer is gone."""
 
-    __slots__ = ("_inode", "_store")
-
-    def __init__(self, store: Store, inode: int) -> None:
-        self._store = store
-        self._inode = inode
-
-    def __del__(self) -> None:
-        self._store._pin_ended(self._inode)
+    __slots__ = ("inode",)
+    inode: int
 
 
 class Store:
@@ -176,16 +175,21 @@ class Store:
         kept_bytes = min(KEPT_MAP_BYTES, capacity_bytes)
         self._read_maps = MapCache(kept_bytes)
         self._write_maps = MapCache(kept_bytes)
-        self._ended_pins: collections.deque[int] = collections.deque()
+        self._ended: collections.deque[_HeldPin | HeldMap] = collections.deque()  # see Maps
+        self._held_pins: dict[int, _HeldPin] = {}  # by id(): they hash and compare as what they refer to
+        self._maps = Maps(self._ended.append)
         self._locked = _Locked(self)
         self._changing = _Changing(self._locked, self._books)
         _open_stores.add(self)
         _leave_to_parent_at_fork()
 
     @classmethod
-    def create(cls, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float = 10.0) -> Store:
+    def create(
+        cls, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float = 10.0, host_id: bytes = b""
+    ) -> Store:
         """Makes a store of ``capacity_bytes`` in the new directory ``path``, for this user only, and opens it.
 
+        ``host_id`` is written into it, as proof for whoever finds it at that path (``shares_store``).
         A writer that finds the store full and nothing to spill waits for ``wait_s`` seconds. Raises FileExistsError,
         and OSError when a directory cannot be made.
         """
@@ -193,7 +197,12 @@ class Store:
         os.mkdir(path, 0o700)
         os.makedirs(spill_dir, mode=0o700, exist_ok=True)
         make_directories(str(path))
-        parameters = {"spill_dir": os.fspath(spill_dir.absolute()), "capacity_bytes": capacity_bytes, "wait_s": wait_s}
+        parameters = {
+            "spill_dir": os.fspath(spill_dir.absolute()),
+            "capacity_bytes": capacity_bytes,
+            "wait_s": wait_s,
+            **proof_of(host_id, spill_dir),
+        }
         (path / "store.json.new").write_text(json.dumps(parameters))
         os.rename(path / "store.json.new", path / "store.json")
         return cls.open(path)
@@ -247,7 +256,10 @@ class Store:
             raise
 
     def keep(self, object_id: bytes) -> None:
-        """Makes a copy the object itself; for its owner, who has lost the original. Fine if there is no such copy."""
+        """Makes a copy the object itself; for its owner, who has lost the original. Fine if there is no such copy.
+
+        Raises ValueError if it is no identifier.
+        """
         _check_id(object_id)
         with self._changing as ledger:
             self._segments.keep(ledger, object_id)
@@ -314,7 +326,7 @@ class Store:
                 os.posix_fallocate(fd, 0, draft.size)  # no room is an error here, and a SIGBUS later
             if not draft.fresh:
                 os.pwrite(fd, BLANK_TRAILER, draft.size - TRAILER_BYTES)  # before anything else of it changes
-            return Mapping(fd, draft.size, writable=True, at_once=not gradually)
+            return self._maps.make(fd, draft.size, writable=True, at_once=not gradually)
         finally:
             os.close(fd)
 
@@ -421,7 +433,8 @@ class Store:
         """The object, without a copy: a read-only view of exactly its bytes, page-aligned.
 
         It keeps its content, whatever becomes of the object, as long as the view or anything made from it lives (in
-        this process). Raises SegmentMissing.
+        this process). Small objects are copied where this process has very many maps. Raises SegmentMissing, and
+        SystemFailure when it can have no more.
         """
         _check_id(object_id)
         try:
@@ -452,16 +465,29 @@ class Store:
         if opened is None:
             return self._attach_spilled(object_id)
         fd, inode, size, object_bytes = opened
-        pin = _Pin(self, inode)
+        held = False
         try:
             os.utime(fd)  # the time of the last use, for the choice of what is spilled
             mapping = self._read_maps.get(inode)
+            if mapping is None and self._maps.copies(object_bytes):
+                return copy_of(fd, object_bytes).toreadonly()
             if mapping is None:
-                mapping = Mapping(fd, size, writable=False)
+                mapping = self._maps.make(fd, size, writable=False)
                 self._read_maps.add(inode, mapping)
+            view = mapping.buffer(object_bytes)
+            self._hold(view.obj, inode)
+            held = True
         finally:
             os.close(fd)
-        return mapping.buffer(object_bytes, pin).toreadonly()
+            if not held:
+                self._pins.unpin(inode)
+        return view.toreadonly()
+
+    def _hold(self, buffer: Any, inode: int, ended: Callable[[Any], None] | None = None) -> None:
+        """Has one pin of a segment let go when a buffer is gone, with everything made from it."""
+        held = _HeldPin(buffer, ended or self._ended.append)
+        held.inode = inode
+        self._held_pins[id(held)] = held
 
     def _open_pinned(self, object_id: bytes) -> tuple[int, int, int, int] | None:
         """Descriptor, inode, file size and object size of an object in memory, which now is pinned once more."""
@@ -494,60 +520,78 @@ class Store:
             object_bytes = size_in_trailer(os.pread(fd, TRAILER_BYTES, size - TRAILER_BYTES), object_id)
             if object_bytes is None:
                 return None
-            return Mapping(fd, size, writable=False).buffer(object_bytes).toreadonly()
+            if self._maps.copies(object_bytes):
+                return copy_of(fd, object_bytes).toreadonly()
+            return self._maps.make(fd, size, writable=False).buffer(object_bytes).toreadonly()
         finally:
             os.close(fd)
 
     # Freeing
 
     def free(self, object_ids: Iterable[bytes]) -> None:
-        """Removes objects, spilled ones too; for their owner. Those that do not exist are passed over."""
+        """Removes objects, spilled ones too; for their owner. Those that do not exist are passed over.
+
+        Raises ValueError, with nothing removed, if one of them is no identifier.
+        """
         rest = list(object_ids)
+        for object_id in rest:
+            _check_id(object_id)
         while rest:
             batch, rest = rest[:_FREED_AT_ONCE], rest[_FREED_AT_ONCE:]
             with self._changing as ledger:
                 for object_id in batch:
                     self._segments.free(ledger, object_id)
 
-    def free_owned_by(self, prefix: bytes) -> None:
-        """Removes every object whose identifier starts with ``prefix``: those of an owner that has died."""
-        self.free(self._segments.ids_with(prefix))
+    def free_owned_by(self, owner: bytes) -> None:
+        """Removes every object of a process that has died. Raises ValueError if it is no process's identifier."""
+        if len(owner) != PROCESS_ID_BYTES:
+            raise ValueError(f"a process's identifier has {PROCESS_ID_BYTES} bytes, got {owner!r}")
+        self.free(self._segments.ids_with(owner))
 
     def owners(self) -> set[bytes]:
         """The processes that own the objects that are here."""
         return self._segments.owners()
 
-    def _pin_ended(self, inode: int) -> None:
-        """The last buffer of a read is gone. Called by the collector, anywhere."""
-        self._ended_pins.append(inode)
-        self._settle_if_idle(quietly=True)
+    def settle(self) -> None:
+        """Lets the pins and maps go whose buffers are gone. Each call of another method does, too."""
+        if self._ended:
+            self._settle_if_idle()
 
     def _settle_if_idle(self, quietly: bool = False) -> None:
-        """Settles the pins that have ended, unless the lock is held: then its holder does, once he has let it go.
+        """As ``settle``, unless the lock is held: then its holder does, when he has let it go.
 
         ``quietly``: in a finalizer, in which nobody would see what a signal handler raises.
         """
         self._shield.enter_section()
         try:
-            while self._ended_pins and self._lock.acquire(blocking=False):
+            while self._ended and self._lock.acquire(blocking=False):
                 try:
-                    self._settle()
+                    maps = self._settle()
                 finally:
                     self._lock.release()
+                for held in maps:
+                    self._maps.unmap(held)
         finally:
             self._shield.leave_section(quietly)
 
-    def _settle(self) -> None:
+    def _settle(self) -> list[HeldMap]:
+        """Lets ended pins go; returns what is to be unmapped, which may take a while, without the lock."""
         doomed: list[int] = []
-        while self._ended_pins:
-            inode = self._ended_pins.popleft()
-            if self._pins.unpin(inode) and not self._unusable and self._books.glance(Place.DOOMED):
-                doomed.append(inode)
+        maps: list[HeldMap] = []
+        while self._ended:
+            held = self._ended.popleft()
+            if isinstance(held, HeldMap):
+                maps.append(held)
+                continue
+            del self._held_pins[id(held)]
+            if self._pins.unpin(held.inode) and not self._unusable and self._books.glance(Place.DOOMED):
+                doomed.append(held.inode)
         doomed = [inode for inode in doomed if self._segments.is_doomed(inode)]
         if doomed:
             self._recycle_if_idle(doomed)
         if self._unusable and not self._pins.in_use:
             self._pins.close()
+        return maps
 
     def _recycle_if_idle(self, doomed: list[int]) -> None:
         """Unless another process has the books: the sweep finds them, too."""
@@ -593,10 +637,21 @@ class Store:
                 self._read_maps.clear()
                 self._write_maps.clear()
                 self._books.close()
-                self._settle()
+                for held in list(self._held_pins.values()):
+                    if (buffer := held()) is not None:  # from now on nobody else calls anything that would settle it
+                        del self._held_pins[id(held)]
+                        self._hold(buffer, held.inode, self._ended_late)
+                        del buffer
+                if not self._pins.in_use:
+                    self._pins.close()
             self._settle_if_idle()
         finally:
             self._shield.leave_section()
+
+    def _ended_late(self, held: _HeldPin) -> None:
+        """A value is gone that was read before the store was closed."""
+        self._ended.append(held)
+        self._settle_if_idle(quietly=True)
 
     def destroy(self) -> None:
         """Closes the store and removes it with everything in it; for the host that made it."""
@@ -637,7 +692,7 @@ class Writing:
         """Makes it readable. ``copy``: another machine keeps the object, so that this one may go when room is short.
 
         Raises BufferError, with nothing written, if something made from the view is still alive, or if pages are
-        missing.
+        missing; ValueError if ``object_id`` is no identifier.
         """
         with self._lock:
             if self._over:
@@ -645,6 +700,7 @@ class Writing:
             self._over = True
             try:
                 self._release()
+                _check_id(object_id)
                 if self._mapping.lent:
                     raise BufferError("what filled an object has kept a buffer on it, and could change it later")
                 if not self._mapping.complete:

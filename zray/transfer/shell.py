@@ -247,6 +247,7 @@ class Transfers:
                 self.core.on_pull_failed(source, message, time.monotonic())
             self._perform()
         self._perform()
+        self._store.settle()  # what readers and links have let go
         self._watch_descriptors()
         return self._links.readable
 

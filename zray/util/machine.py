@@ -12,7 +12,7 @@ from zray.util.processes import cpu_count, memory_limit_bytes
 
 @functools.cache
 def machine_id() -> str:
-    """Names this machine and user: processes with the same one can share a store.
+    """Names this machine and user: only processes with the same one can share a store, if they see the same files.
 
     ``ZRAY_TEST_MACHINE`` takes the machine's place, for tests of many on one.
     """

@@ -99,6 +99,51 @@ def test_a_worker_is_started_when_none_is_free(desk):
     assert len(desk.take(worker, m.ActorStart)) == 1
 
 
+def never_comes(desk, host) -> None:
+    """The worker that is to take the actor dies before it has joined."""
+    worker = desk.core.actors.actors[ACTOR].worker.worker_id
+    desk.say(host, m.WorkerDied(worker, b"", "WorkerCrashedError", "it could not reach the broker"))
+
+
+def test_an_actor_whose_worker_never_came_gets_another(desk):
+    """Its restarts are not charged, and nobody hears of it."""
+    driver = desk.driver()
+    host = desk.host(CPU=1)
+    desk.create(driver)
+    for _ in range(3):
+        never_comes(desk, host)
+    assert not desk.take(driver, m.ActorState)
+    worker = desk.core.actors.actors[ACTOR].worker.worker_id
+    desk.core.joined(worker, m.WORKER, {"pid": 7}, desk.now)
+    desk.turn()
+    (start,) = desk.take(worker, m.ActorStart)
+    assert start.incarnation == 0
+    assert desk.core.actors.actors[ACTOR].failed_starts == 0
+
+
+def test_an_actor_of_which_no_worker_ever_comes_ends_with_the_reason(desk):
+    driver = desk.driver()
+    host = desk.host(CPU=1)
+    desk.create(driver)
+    for _ in range(4):
+        never_comes(desk, host)
+    assert ACTOR not in desk.core.actors.actors
+    desk.say(driver, m.ActorCall(ACTOR, 0, 1, make_task_id(driver, 99), 0, b""))
+    assert "it could not reach the broker" in desk.take(driver, m.ActorState)[-1].message
+    assert desk.free == {"CPU": 1}
+
+
+def test_an_actor_that_is_killed_before_its_worker_came_is_not_started_again(desk):
+    driver = desk.driver()
+    host = desk.host(CPU=1)
+    desk.create(driver)
+    worker = desk.core.actors.actors[ACTOR].worker.worker_id
+    desk.say(driver, m.ActorKill(ACTOR, True))
+    desk.say(host, m.WorkerDied(worker, b"", "WorkerCrashedError", "was killed"))
+    assert ACTOR not in desk.core.actors.actors
+    assert not [w for w in desk.core.scheduler.workers.values() if w.actor is not None]
+
+
 def test_it_waits_for_room(desk):
     driver = desk.driver()
     host = desk.host(CPU=1)

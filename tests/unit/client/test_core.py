@@ -176,6 +176,29 @@ def test_a_copy_of_what_is_freed_is_freed(core):
     assert [type(each) for each in said(core, ONE)] == [m.FreeObjects]
 
 
+def test_a_copy_of_what_is_not_stored_is_freed(core):
+    object_id = put_id(core.new_task_id())
+    core.references.own(object_id)
+    tell(core, ONE, m.CopyMade(object_id))
+    assert said(core, ONE) == [m.FreeObjects([object_id])]
+    assert core.locations.complete(object_id) == []
+
+
+@pytest.mark.parametrize(
+    "message", [lambda i: m.Locate(i, 1, True, []), m.CopyMade, m.CopyGone], ids=["Locate", "CopyMade", "CopyGone"]
+)
+def test_nobody_speaks_to_one_process_of_the_objects_of_another(core, message):
+    """Also where this process has borrowed the object: where it lies is known to its owner alone."""
+    object_id = OTHER + bytes(12)
+    core.references.load(object_id)
+    core.references.resolve(object_id, STORED, b"", KEEPER, 100)
+    core.drain()
+    with pytest.raises(ProtocolError):
+        tell(core, ONE, message(object_id))
+    assert said(core, ONE) == []
+    assert core.locations.forget(object_id) == []
+
+
 def test_nobody_dials_or_pulls_from_a_client(core):
     tell(core, ONE, m.LinkWanted(b"key"))
     tell(core, ONE, m.Pull(b"o" * 28, 3, 0, 10, False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.client.wiring import HOST, IgnoreReady, Process, Wire, nothing_is_left
+from zray.client.core.effects import FreeSegment
 from zray.client.core.references import ERROR, PENDING, STORED
 from zray.failures import decode_failure
 from zray.ids import make_task_id, put_id
@@ -720,3 +721,18 @@ def test_a_holder_that_gives_back_more_than_its_lost_result_announced(driver):
     assert driver.entry(object_id) is not None  # the result may still come
     driver.core.references.on_process_died(holder)
     assert driver.entry(object_id) is None
+
+
+@pytest.mark.parametrize("resolved", [False, True])
+def test_an_object_that_is_being_written_is_freed_with_its_reference(resolved):
+    """Also when it never was resolved, since an interrupt came between the writing and that."""
+    process = Process(Wire(), "process")
+    references = process.core.references
+    object_id = put_id(process.core.new_task_id())
+    references.own(object_id, HOST)
+    if resolved:
+        references.resolve(object_id, STORED, b"", HOST, 100)
+    process.core.dropped.append(object_id)
+    process.flush()
+    assert process.effects == [FreeSegment(HOST, object_id)]
+    assert process.entry(object_id) is None

@@ -135,6 +135,8 @@ FIXED_SIZES = {
     "function_id": 16,
 }
 """Fields of identifiers, in bytes."""
+ELEMENT_SIZES = {"object_ids": 28, "task_ids": 24, "sources": 16, "lost": 16}
+"""Lists of identifiers."""
 
 VALUES: dict[Any, Any] = {
     int: 5,
@@ -167,6 +169,8 @@ def type_name(hint: Any) -> str:
 
 
 def good_value(field: str, hint: Any) -> Any:
+    if field in ELEMENT_SIZES:
+        return [b"\x07" * ELEMENT_SIZES[field], b"\x08" * ELEMENT_SIZES[field]]
     return b"\x07" * FIXED_SIZES[field] if field in FIXED_SIZES else VALUES[hint]
 
 
@@ -233,6 +237,8 @@ def test_each_field_is_checked(kind):
         wrong = list(WRONG[hint])
         if field in FIXED_SIZES:
             wrong += [b"", b"x" * (FIXED_SIZES[field] - 1), b"x" * (FIXED_SIZES[field] + 1)]
+        if size := ELEMENT_SIZES.get(field):
+            wrong += [[b""], [b"x" * size, b"x" * (size - 1)], [b"x" * (size + 1)]]
         for value in wrong:
             row = list(encode_row(message))
             row[position] = value

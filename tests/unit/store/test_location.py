@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zray.store import default_store_location, location
+from zray.store import Store, default_store_location, location, shares_store
 
 MIB = 1 << 20
 
@@ -52,3 +52,39 @@ def test_a_small_store_fits_into_small_shared_memory(free_bytes):
 def test_what_is_missing_or_closed_has_nothing_available(tmp_path):
     assert location._available(tmp_path / "missing") == 0
     assert location._available(tmp_path) > 0
+
+
+HOST = b"h" * 16
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A store that HOST has made."""
+    store = Store.create(tmp_path / "store", tmp_path / "spill", 1 << 20, host_id=HOST)
+    yield store
+    store.destroy()
+
+
+def test_a_store_is_shared_by_who_finds_it_at_its_path(shared):
+    assert shares_store(str(shared.path), HOST)
+    assert not shares_store(str(shared.path), b"o" * 16)  # another container's, at the same path
+
+
+def test_a_store_that_spills_to_where_this_process_sees_something_else_is_not_shared(shared):
+    shared.spill_dir.rename(shared.spill_dir.with_name("away"))
+    assert not shares_store(str(shared.path), HOST)
+    shared.spill_dir.mkdir()
+    assert not shares_store(str(shared.path), HOST)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "5", "{}", '{"spill_dir": 5}', '{"spill_dir": "/"}'])
+def test_what_is_no_store_is_not_shared(tmp_path, content):
+    if content is not None:
+        (tmp_path / "store.json").write_text(content)
+    assert not shares_store(str(tmp_path), HOST)
+
+
+@pytest.mark.parametrize("path", [None, 5, "", "\0", b"\xff"])
+def test_what_is_no_path_is_not_shared(path):
+    """A host's row is what that host has said of itself."""
+    assert not shares_store(path, HOST)

@@ -134,6 +134,7 @@ def test_an_object_that_is_pinned_or_freed_while_it_is_copied_stays_or_goes(make
         put(store, 2, b"b" * MIB)
     assert os.listdir(store.spill_dir) == []
     held.clear()
+    other.settle()
     monkeypatch.setattr(os, "sendfile", free_first)
     put(store, 2, b"b" * MIB)
     assert os.listdir(store.spill_dir) == []
@@ -166,7 +167,7 @@ def test_processes_that_write_read_and_free_at_random_see_only_whole_objects(mak
     assert reads > 100
     check(store)
     store.sweep()
-    store.free_owned_by(b"o")
+    store.free_owned_by(b"o" * 16)
     assert store.usage().recyclable == store.usage().used
     assert store.usage().spilled == 0
 
@@ -208,5 +209,5 @@ def test_processes_that_are_killed_at_any_moment_leave_a_sound_store(make_store)
         store.sweep()
         check(store)
         assert store.usage().writing == store.usage().doomed == 0
-    store.free_owned_by(b"o")
+    store.free_owned_by(b"o" * 16)
     assert store.usage().recyclable == store.usage().used

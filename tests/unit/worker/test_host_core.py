@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from zray.protocol.messages import KillWorker, ProcessDied, StartWorker, Watch, WorkerDied, WorkerStarted
-from zray.worker.host.core import Death, Fork, HostCore, Kill, PeerDied, SweepOwner
+from zray.protocol.codec import pack_body
+from zray.protocol.messages import (
+    Delivered,
+    FreeObjects,
+    KeepCopies,
+    KillWorker,
+    ProcessDied,
+    ProtocolError,
+    StartWorker,
+    Watch,
+    WorkerDied,
+    WorkerStarted,
+)
+from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill, PeerDied, PeerSaid, SweepOwner
 
 ONE, TWO = b"1" * 16, b"2" * 16
 TASK = b"t" * 24
@@ -118,3 +132,26 @@ def test_dead_owners_are_swept(host):
     host.stores_for({TWO})
     host.stores_for({ONE, TWO})
     assert host.out[2:] == [Watch(ONE)]
+
+
+def said_by(source: bytes, *messages: Any) -> Delivered:
+    return Delivered(source, pack_body(list(messages)))
+
+
+OF_ONE, OF_TWO = ONE + bytes(12), TWO + bytes(12)
+
+
+@pytest.mark.parametrize("kind", [FreeObjects, KeepCopies])
+@pytest.mark.parametrize(
+    "object_ids", [[OF_TWO], [OF_ONE, OF_TWO], [b""], [OF_ONE, OF_ONE[:-1]], [ONE], [OF_ONE + b"x"]]
+)
+def test_only_their_owner_frees_and_keeps_objects(host, kind, object_ids):
+    with pytest.raises(ProtocolError):
+        host.receive(said_by(ONE, kind(object_ids)))
+    assert host.effects == []
+    host.receive(said_by(ONE, kind([OF_ONE])))  # what it says of its own still counts
+    host.receive(said_by(TWO, kind([OF_TWO])))
+    if kind is FreeObjects:
+        assert host.effects == [FreeSegments([OF_ONE]), FreeSegments([OF_TWO])]
+    else:
+        assert host.effects == [PeerSaid(ONE, kind([OF_ONE])), PeerSaid(TWO, kind([OF_TWO]))]

@@ -16,7 +16,7 @@ from zray.client.core.actors import ActorTable
 from zray.client.core.effects import FreeSegment, ShowLogs, Warn
 from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
-from zray.client.core.references import ERROR, ReferenceTable, is_stored
+from zray.client.core.references import ERROR, Entry, ReferenceTable, is_stored
 from zray.client.core.tasks import QueueRoute, TaskTable, pack_outcome, read_outcome
 from zray.failures import encode_failure
 from zray.ids import make_task_id, owner_of, task_of
@@ -185,8 +185,8 @@ class ClientCore:
 
     def _locate(self, source: bytes, message: Locate) -> None:
         object_id = message.object_id
-        entry = self.references.entries.get(object_id)
-        if entry is None or not self.references.owns(object_id) or not is_stored(entry.status, entry.data):
+        entry = self._own_stored(object_id)
+        if entry is None:
             why = "the object was freed: no reference to it was known any more"
             self.to_peer(source, Located(object_id, message.question, 0, [], "ObjectFreedError", why))
             return
@@ -197,8 +197,8 @@ class ClientCore:
         self.to_peer(source, Located(object_id, message.question, entry.size, sources, kind, why))
 
     def _copy_made(self, source: bytes, message: CopyMade) -> None:
-        entry = self.references.entries.get(message.object_id)
-        if entry is None or not self.references.owns(message.object_id):
+        entry = self._own_stored(message.object_id)
+        if entry is None:
             self.to_peer(source, FreeObjects([message.object_id]))  # it was freed while it was copied
         else:
             for process_id in (source, entry.host):
@@ -206,6 +206,18 @@ class ClientCore:
             self.locations.made(message.object_id, source)
             if self.references.is_dead(entry.host):
                 self._promote(message.object_id)
+
+    def _copy_gone(self, source: bytes, message: CopyGone) -> None:
+        self._own_stored(message.object_id)
+        self.locations.gone(message.object_id, source)
+
+    def _own_stored(self, object_id: bytes) -> Entry | None:
+        """The entry of a stored object of this process; None if it has been freed. Raises ProtocolError if the object
+        is somebody else's: where it is, only its owner is told, and only its owner says."""
+        if not self.references.owns(object_id):
+            raise ProtocolError("the whereabouts of an object of somebody else")
+        entry = self.references.entries.get(object_id)
+        return entry if entry is not None and is_stored(entry.status, entry.data) else None
 
     def _promote(self, object_id: bytes) -> None:
         """The host that kept an object is gone: the copies that there are, are the object now.
@@ -331,7 +343,7 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     CancelObject: ClientCore._on_cancel_object,
     Locate: ClientCore._locate,
     CopyMade: ClientCore._copy_made,
-    CopyGone: lambda core, source, m: core.locations.gone(m.object_id, source),
+    CopyGone: ClientCore._copy_gone,
     LinkWanted: lambda core, source, m: core.to_peer(source, LinkOffer("", b"", b"")),  # nobody dials a client
     Pull: ClientCore._about_transfers,
     Chunk: ClientCore._about_transfers,

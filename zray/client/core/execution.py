@@ -61,10 +61,11 @@ class Listener(Protocol):
 
 
 class Assignment:
-    """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought."""
+    """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought;
+    ``stored``: return values that are in the store, or are being written there."""
 
     __slots__ = ("actor_start", "attempt", "covered", "envelope", "function_id", "gpus", "keep", "kind", "owner",
-                 "shape", "task_id")  # fmt: skip
+                 "shape", "stored", "task_id")  # fmt: skip
 
     def __init__(
         self, kind: int, owner: bytes, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
@@ -77,6 +78,7 @@ class Assignment:
         self.envelope = Envelope._make(unpack(payload))
         self.covered: list[bytes] = []
         self.keep: list[Any] = []  # what its return values refer to, until they are answered for
+        self.stored: list[bytes] = []
         self.shape = b""
         self.gpus: list[int] = []
         self.actor_start: ActorStart | None = None

@@ -98,10 +98,14 @@ class ReferenceTable:
 
     # ------------------------------------------------------------------ entries
 
-    def own(self, object_id: bytes) -> Entry:
-        """A new entry for an object of this process, with one local reference."""
+    def own(self, object_id: bytes, host: bytes = b"") -> Entry:
+        """A new entry for an object of this process, with one local reference.
+
+        ``host``: in whose store it is being written. It is freed there also if it is never resolved.
+        """
         entry = self.entries[object_id] = Entry()
         entry.local = 1
+        entry.host = host
         return entry
 
     def owns(self, object_id: bytes) -> bool:
@@ -197,7 +201,8 @@ class ReferenceTable:
                 continue
             del self.entries[object_id]
             if object_id.startswith(self.process_id):
-                if entry.status == HANDLE or is_stored(entry.status, entry.data):
+                being_written = entry.host and entry.status == PENDING
+                if entry.status == HANDLE or being_written or is_stored(entry.status, entry.data):
                     self._freed(entry.host, object_id)
             elif entry.registered and owner_of(object_id) not in self._dead:
                 self._peers(owner_of(object_id), BorrowEnd(object_id, entry.registered))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from zray.ids import owner_of
 from zray.protocol.codec import unpack_messages
 from zray.protocol.messages import (
     FROM_PEER_TO_HOST,
     Delivered,
     FlushLogs,
     FreeObjects,
+    KeepCopies,
     KillWorker,
     ProcessDied,
+    ProtocolError,
     StartWorker,
     Watch,
     WorkerDied,
@@ -97,7 +100,7 @@ class HostCore:
         self._owners: set[bytes] = set()  # whose objects are in the store, as far as it has been looked at
 
     def receive(self, message: Any) -> None:
-        """Handles a message from the broker."""
+        """Handles a message from the broker. Raises ProtocolError if its content is no good."""
         if isinstance(message, StartWorker):
             if message.worker_id not in self.workers:
                 self.workers[message.worker_id] = LocalWorker(message.worker_id)
@@ -112,15 +115,21 @@ class HostCore:
             self.effects.append(ReadLogs(message.request))
         elif isinstance(message, Delivered):
             for inner in unpack_messages(message.rows, FROM_PEER_TO_HOST):
-                if isinstance(inner, FreeObjects):
-                    self.effects.append(FreeSegments(inner.object_ids))
-                else:
-                    self.effects.append(PeerSaid(message.source, inner))
+                self._peer_said(message.source, inner)
         elif isinstance(message, ProcessDied):
             self.effects.append(PeerDied(message))
             if message.process_id in self._owners:
                 self._owners.discard(message.process_id)
                 self.effects.append(SweepOwner(message.process_id))
+
+    def _peer_said(self, source: bytes, message: Any) -> None:
+        """Whether an object is freed, or its copy kept, is for its owner alone to say, which its identifier names."""
+        if isinstance(message, (FreeObjects, KeepCopies)) and any(owner_of(i) != source for i in message.object_ids):
+            raise ProtocolError(f"{type(message).__name__} of objects that the sender does not own")
+        if isinstance(message, FreeObjects):
+            self.effects.append(FreeSegments(message.object_ids))
+        else:
+            self.effects.append(PeerSaid(source, message))
 
     def stores_for(self, owners: set[bytes]) -> None:
         """The processes that own what is in the store at the moment: the broker is to tell when one of them is gone."""

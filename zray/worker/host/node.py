@@ -17,7 +17,7 @@ from zray.protocol.messages import HOST
 from zray.store import Store, default_store_location
 from zray.transfer.shell import Transfers, listening_address
 from zray.util.machine import machine_id
-from zray.util.processes import kill_session, memory_limit_bytes
+from zray.util.processes import kill_session, memory_limit_bytes, raise_descriptor_limit
 from zray.util.session_lock import SessionLock
 from zray.util.session_upkeep import SessionUpkeep
 from zray.util.sessions import SessionPaths, remove_session
@@ -71,6 +71,7 @@ def run_host(
     on_ready: Any,
 ) -> str:
     """Connects to the broker and serves until there is no reason to go on; returns the reason."""
+    raise_descriptor_limit()  # three for each worker; they themselves keep the limit that they were forked with
     requested = (
         options.store_bytes or config.object_store_memory or min(MAX_DEFAULT_STORE, int(memory_limit_bytes() * 0.3))
     )
@@ -82,8 +83,8 @@ def run_host(
     spill = Path(config.spill_dir).absolute() / f"zray-spill-{paths.name}" if config.spill_dir else paths.spill
     if config.spill_dir:
         upkeep.add_store(spill)
-    store = Store.create(location, spill, capacity, config.store_wait_s)
     host_id = os.urandom(16)
+    store = Store.create(location, spill, capacity, config.store_wait_s, host_id)
     tcp = options.address.startswith("tcp://")
     info = {
         "hostname": socket.gethostname(),
@@ -106,12 +107,11 @@ def run_host(
         listen = listening_address(options.address, config.link_address)
         transfers = Transfers(host_id, store, str(paths.fetch_socket), listen, config, options.credentials)
         connection = connect(options.address, HOST, host_id, info, dialling, options.credentials)
-        # What there may be any amount of, and only the host uses, stays with it.
-        workers_config = dataclasses.replace(config, labels={}, resources={})
+        # What there may be any amount of, and only the host uses, stays with it. The host has a heartbeat for all of
+        # them, and they end with it: a thousand that beat for themselves would be a load, and judge in a hurry.
+        workers_config = dataclasses.replace(config, labels={}, resources={}, heartbeat_s=math.inf, silence_s=math.inf)
         if tcp:
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
-            # The host has a heartbeat for all of them, and they end with it.
-            workers_config = dataclasses.replace(workers_config, heartbeat_s=math.inf, silence_s=math.inf)
         address = options.address if relay is None else relay.address
         payload = {"address": address, "config": dataclasses.asdict(workers_config)}
         shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched, transfers, relay,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import mmap
 import os
 import sys
@@ -26,8 +28,10 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     config = Config(**start["config"])
     worker_id, host_id = start["worker_id"], start["host_id"]
     info = {"pid": os.getpid(), "host_id": host_id}
+    # On a busy machine it may take any time. Its host watches the broker, and ends this process when there is none.
+    patient = dataclasses.replace(config, connect_timeout_s=math.inf)
     try:
-        connection = connect(start["address"], WORKER, worker_id, info, config)
+        connection = connect(start["address"], WORKER, worker_id, info, patient)
     except ZrayError as error:  # the cluster may be going down; if not, this is what it tells of the worker's end
         print(f"zray: this worker cannot join the cluster: {error}", file=sys.stderr, flush=True)
         sys.exit(1)

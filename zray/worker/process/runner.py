@@ -136,11 +136,26 @@ class Runner:
         session = self._session
         if size <= min(session.config.inline_max_bytes, room) or not (host := session.stores.find_home()):
             return Return(INLINE, serialized.to_bytes(), size, serialized.refs)
-        session.write(host, return_id(task.task_id, index), serialized)
+        object_id = return_id(task.task_id, index)
+        task.stored.append(object_id)  # before: also what an interrupt keeps from being answered for is discarded
+        session.write(host, object_id, serialized)
         return Return(STORED, b"", size, serialized.refs)
 
+    def discard(self, task: Assignment) -> None:
+        """Frees what is stored of a call's return values, of which its answer will say nothing.
+
+        Before it is answered: another attempt may store values under the same identifiers.
+        """
+        if task.stored:
+            self._session.stores.free(self._session.stores.home, task.stored)
+            task.stored = []
+
     def pack_error(self, task: Assignment, name: str, n_returns: int, error: BaseException) -> list[Return]:
-        """The outcome of a call that raised. A large error goes into the store, once."""
+        """The outcome of a call that raised, also when its return values were packed.
+
+        A large error goes into the store, once.
+        """
+        self.discard(task)
         packed = pack_task_error(name, error, pid=os.getpid(), host=HOSTNAME)
         task.keep.append(packed.held)
         size = packed.total_bytes
@@ -158,6 +173,7 @@ class Runner:
 
     def _store_error(self, task: Assignment, n_returns: int, packed: Serialized) -> list[Return]:
         first = return_id(task.task_id, 1)
+        task.stored.append(first)
         self._session.write(self._session.stores.find_home(), first, packed)
         aliases = [Return(ERROR, alias_of(first), 0, (first,)) for _ in range(1, n_returns)]
         return [Return(ERROR, b"", packed.total_bytes, packed.refs), *aliases]

@@ -238,6 +238,7 @@ class Worker:
     ) -> None:
         retryable = error is not None and self._retryable(options, error)
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
+        self.session.stores.settle()  # what the call has read is gone: others may have the room
         with self._shell.lock:
             self._core.collect()
             if self._pool is not None and not self._execution.is_running(task.task_id):
@@ -277,6 +278,8 @@ class Worker:
         if task.kind != TASK and self._ends_actor(error):
             return
         if has_type(error, KeyboardInterrupt) and self._cancelled == task.task_id:
+            self._runner.discard(task)
+            _forget_frames(error)
             with self._shell.lock:
                 self._execution.finish_cancelled(task)
             return
@@ -362,6 +365,7 @@ class Worker:
             name = f"{self._actor_class}.{options.method}"
             returns = self._runner.pack_error(task, name, options.n_returns, error)
         retryable = error is not None and self._retryable(options, error)
+        self.session.stores.settle()
         with self._shell.lock:
             self._core.collect()
             self._execution.finish(task, returns, retryable, now_us() - started_us)
@@ -379,6 +383,15 @@ class Worker:
             self._shell.turn()
             self._wake_if_there_is_room()
         self._shell.settle()
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Lets go what the frames of an interrupted task hold: references, which would else live until a collection, since
+    a frame that raises an exception which it was given holds that exception, too."""
+    left: BaseException | None = error
+    while left is not None:
+        BaseException.with_traceback(left, None)
+        left = left.__context__
 
 
 def _exit_code(error: BaseException | None) -> int:

@@ -1,0 +1,179 @@
+"""Calls that are interrupted at any moment, cancelled, or fail half-way: nothing of them stays in the store."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+
+from zray.client import session as sessions
+
+from .helpers import driver, error_of, eventually
+
+STORM = """
+    import gc, random, threading
+    from zray.client import session as sessions
+
+    ray.init(num_cpus=2, object_store_memory=512 << 20)
+    rng = random.Random(int(os.environ["SEED"]))
+
+    @ray.remote
+    def size_of(data):
+        return len(data)
+
+    @ray.remote
+    def make(n):
+        return bytes(n)
+
+    @ray.remote(num_returns=2)
+    def make_two(n):
+        return bytes(n), bytes(n)
+
+    @ray.remote(num_cpus=0)
+    class Actor:
+        def take(self, data):
+            return len(data)
+
+    actor = Actor.remote()
+    kept = []
+
+    def large():
+        return bytes(rng.randrange(150_000, 2 << 20))
+
+    calls = [
+        lambda: kept.append(ray.put(large())),
+        lambda: kept.append(ray.put([*kept[-1:], large()])),
+        lambda: kept.append(size_of.remote(large())),
+        lambda: kept.append(actor.take.remote(large())),
+        lambda: kept.append(make.remote(rng.randrange(150_000, 2 << 20))),
+        lambda: kept.extend(make_two.remote(200_000)),
+        lambda: ray.get(kept[-5:]),
+        lambda: ray.get(rng.choice(kept or [ray.put(1)])),
+        lambda: ray.wait(kept, num_returns=len(kept), timeout=0.002) if kept else None,
+        lambda: kept.__delitem__(slice(len(kept) // 2)),
+    ]
+
+    def descriptors():
+        gc.collect()
+        paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return sorted(os.readlink(path) for path in paths if os.path.exists(path))
+
+    ray.get([make.remote(200_000) for _ in range(8)] + [actor.take.remote(large()), ray.put(large())])
+    before = descriptors()
+    done, hits, begun, over = 0, 0, threading.Event(), threading.Event()
+
+    def shoot():
+        pauses = random.Random(int(os.environ["SEED"]))
+        begun.wait()
+        while not over.wait(pauses.random() * 0.004):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def rage():
+        global done, hits
+        begun.set()
+        while done < 1500:
+            try:
+                rng.choice(calls)()
+                done += 1
+            except KeyboardInterrupt:
+                hits += 1
+        over.set()
+
+    shooter = threading.Thread(target=shoot)
+    shooter.start()
+    while shooter.is_alive():  # what strikes between two lines of this program itself
+        try:
+            rage()
+            shooter.join()
+        except KeyboardInterrupt:
+            pass
+    assert hits > 100, hits
+    print("the storm is over")
+    kept.clear()
+    store = sessions.current().stores.of(sessions.current().stores.home)
+
+    def nothing_left():
+        gc.collect()
+        ray.wait([ray.put(0)])
+        usage = store.usage()
+        idle = ray.available_resources().get("CPU") == 2
+        held = store._pins.in_use or usage.live or usage.writing or usage.doomed or usage.spilled
+        return idle and not held and descriptors() == before
+
+    deadline = time.monotonic() + 20
+    while not nothing_left():
+        assert time.monotonic() < deadline, (store.usage(), vars(store._pins), ray.available_resources(), descriptors())
+        time.sleep(0.02)
+    assert ray.get([make.remote(200_000), actor.take.remote(large())])
+    print("nothing is left")
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_storm_of_ctrl_c_leaves_nothing(sandbox, seed):
+    with driver(STORM, environ={"SEED": str(seed)}) as process:
+        process.expect("the storm is over", 60)
+        process.expect("nothing is left", 30)
+        process.succeed()
+
+
+def stored_bytes() -> int:
+    """Bytes in objects of the machine's store."""
+    stores = sessions.current().stores
+    sessions.current().shell.run(lambda: None)  # counts what was dropped
+    usage = stores.of(stores.home).usage()
+    return usage.live + usage.writing + usage.doomed + usage.spilled
+
+
+def test_return_values_of_a_call_that_fails_while_they_are_packed(ray):
+    """The first is stored already when it turns out that the second cannot be sent."""
+
+    @ray.remote(num_returns=2)
+    def half():
+        return bytes(1 << 20), threading.Lock()
+
+    @ray.remote
+    class Actor:
+        def half(self):
+            return bytes(1 << 20), threading.Lock()
+
+        async def half_async(self):
+            return bytes(1 << 20), threading.Lock()
+
+    for _ in range(3):
+        assert isinstance(error_of(ray, half.remote()[0]), ray.exceptions.RayTaskError)
+    actor = Actor.remote()
+    for method in (actor.half, actor.half_async):
+        refs = method.options(num_returns=2).remote()
+        assert isinstance(error_of(ray, refs[0]), ray.exceptions.RayTaskError)
+        del refs
+    eventually(lambda: not stored_bytes())
+
+
+def test_cancelled_tasks_leave_nothing(ray):
+    """Cancelled at any moment of what they do: unpacking arguments, putting, getting, returning."""
+
+    @ray.remote(max_retries=0)
+    def busy(data, n):
+        refs = [ray.put(bytes(300_000)) for _ in range(n)]
+        return [*ray.get(refs), data, refs[:1]]
+
+    rng = random.Random(1)
+    large = ray.put(bytes(1 << 20))
+    ray.get([busy.remote(large, 2) for _ in range(4)])
+    for _ in range(100):
+        refs = [busy.remote(large, 5), busy.remote(bytes(400_000), 3)]
+        time.sleep(rng.random() * 0.01)
+        for ref in refs:
+            ray.cancel(ref)
+        for ref in refs:
+            try:
+                assert len(ray.get(ref, timeout=20)) in (5, 7)
+            except ray.exceptions.TaskCancelledError:
+                continue
+        del ref, refs
+    del large
+    eventually(lambda: not stored_bytes())
+    eventually(lambda: ray.available_resources().get("CPU") == 2)
