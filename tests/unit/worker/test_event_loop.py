@@ -18,6 +18,7 @@ class Worker:
 
     def __init__(self):
         self.running = set()
+        self.far = {}  # calls whose arguments have to be waited for, and until when
         self.answers = queue.Queue()
         self.begun = queue.Queue()
         self.loop = EventLoop(self)
@@ -41,7 +42,12 @@ class Worker:
     def context(self, task, options):
         return None
 
+    def arguments_are_here(self, task):
+        return task.task_id not in self.far
+
     def call_arguments(self, task):
+        if task.task_id in self.far:
+            self.far[task.task_id].wait()
         return [], {}
 
     def method(self, options):
@@ -63,6 +69,8 @@ class Worker:
 def worker():
     worker = Worker()
     yield worker
+    for arrive in worker.far.values():
+        arrive.set()
     for name in list(worker.running):
         worker.loop.cancel(name)
         worker.answers.get(timeout=10)
@@ -116,3 +124,27 @@ def test_the_answer_is_sent(worker):
     worker.begun.get(timeout=10)
     assert worker.flushed
     assert worker.loop._running.keys() == {b"b"}
+
+
+def test_arguments_that_are_not_here_hold_nobody_up(worker):
+    worker.far = {name: threading.Event() for name in (b"a", b"b")}
+    for name in (b"a", b"b", b"c"):
+        worker.start(name)
+    begun = {worker.begun.get(timeout=10) for _ in range(3)}
+    assert begun == {b"a", b"b", b"c"}
+    worker.loop.cancel(b"c")
+    assert worker.answers.get(timeout=10) == b"c"
+
+
+def test_a_call_that_waits_for_its_arguments_ends_when_they_are_loaded(worker):
+    """Until then a thread counts references for it."""
+    worker.far = {b"a": threading.Event()}
+    worker.start(b"a")
+    assert worker.begun.get(timeout=10) == b"a"
+    for _ in range(2):
+        worker.loop.cancel(b"a")
+    worker.start(b"b")
+    assert worker.begun.get(timeout=10) == b"b"
+    assert worker.answers.empty()
+    worker.far[b"a"].set()
+    assert worker.answers.get(timeout=10) == b"a"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import inspect
 import sys
 import threading
@@ -16,10 +18,14 @@ from zray.exceptions import TaskError, has_type
 from zray.worker.process.runner import read_options
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from zray.worker.process.worker import Worker
 
 
 BLOCKED_WARN_S = 1.0
+MAX_FETCHES = 64
+"""So many calls at once wait for arguments that are not here."""
 
 
 class EventLoop:
@@ -28,6 +34,7 @@ class EventLoop:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._loop = asyncio.new_event_loop()
+        self._fetchers: ThreadPoolExecutor | None = None
         self._inbox: deque[Assignment] = deque()
         self._running: dict[bytes, tuple[asyncio.Task[None], Assignment]] = {}
         self._flush_due = False
@@ -61,7 +68,7 @@ class EventLoop:
         try:
             worker.begin_call(task)
             current_task.set(worker.context(task, options))
-            args, kwargs = worker.call_arguments(task)
+            args, kwargs = worker.call_arguments(task) if worker.arguments_are_here(task) else await self._fetch(task)
             value = worker.method(options)(*args, **kwargs)
             del args, kwargs
             if inspect.isawaitable(value):
@@ -74,6 +81,24 @@ class EventLoop:
             worker.end_call(task, options, value, error)
         del value, error
         self._ended(task)
+
+    async def _fetch(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call that have to be waited for: in another thread, so that other calls go on."""
+        if self._fetchers is None:
+            from concurrent.futures import ThreadPoolExecutor  # which most actors never need
+
+            self._fetchers = ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="zray-arguments")
+        context = contextvars.copy_context()
+        fetch = self._loop.run_in_executor(self._fetchers, context.run, self._worker.call_arguments, task)
+        try:
+            return await asyncio.shield(fetch)
+        except asyncio.CancelledError:
+            # It counts references for the call, which are given back when the call has ended: not before it has.
+            while not fetch.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait((fetch,))
+            fetch.exception()  # nobody else asks for it
+            raise
 
     def _ended(self, task: Assignment) -> None:
         self._running.pop(task.task_id, None)

@@ -106,6 +106,16 @@ class Runner:
                 _put(args, kwargs, key, loaded)
         return args, kwargs
 
+    def arguments_are_here(self, task: Assignment) -> bool:
+        """Whether ``arguments`` waits for nobody: no value is with its owner only, or in the store of another host."""
+        envelope = task.envelope
+        home = self._session.stores.home
+        if envelope.status == STORED and envelope.host != home:
+            return False
+        return all(
+            status != PENDING and (status != STORED or host == home) for _, _, status, _, host, _ in envelope.refs
+        )
+
     # ------------------------------------------------------------------ outcomes
 
     def pack_results(self, task: Assignment, options: CallOptions, value: Any) -> list[Return]:

@@ -338,6 +338,10 @@ class Worker:
         """An async method is about to run."""
         self._environment.show_name(read_options(task.envelope.options).name, self._actor_class)
 
+    def arguments_are_here(self, task: Assignment) -> bool:
+        """Whether ``call_arguments`` waits for nobody."""
+        return self._runner.arguments_are_here(task)
+
     def call_arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of an async call."""
         return self._runner.arguments(task)
