@@ -485,3 +485,42 @@ def test_get_in_async_code(ray):
     assert asyncio.run(body()) == list(range(20))
     error = error_of(ray, ray.remote(lambda: 1 / 0).remote())
     assert isinstance(error, ZeroDivisionError)
+
+
+def test_futures_of_a_cluster_that_was_left():
+    source = """
+    import asyncio
+    ray.init(num_cpus=1)
+    @ray.remote
+    def wait(for_s):
+        time.sleep(for_s)
+        return "value"
+    ready, never = wait.remote(0), wait.remote(1000)
+    assert ray.get(ready) == "value"
+    before, called_back = never.future(), []
+    before.add_done_callback(lambda future: called_back.append(type(future.exception()).__name__))
+    cancelled = never.future()
+    assert cancelled.cancel()
+
+    def outcome(wait):
+        try:
+            return wait()
+        except Exception as error:
+            return type(error).__name__
+
+    async def wait_for(ref):
+        return await ref
+
+    def outcomes():
+        return [outcome(lambda: before.result(20)), outcome(lambda: never.future().result(20)),
+                outcome(lambda: asyncio.run(wait_for(never))), outcome(lambda: ready.future().result(20))]
+
+    ray.shutdown()
+    expected = ["ClusterUnavailableError"] * 3 + ["value"]
+    assert outcomes() == expected, outcomes()
+    assert called_back == ["ClusterUnavailableError"]
+    ray.init(num_cpus=1)
+    assert outcomes() == expected, outcomes()
+    """
+    with driver(source) as process:
+        process.succeed()

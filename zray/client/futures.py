@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zray.exceptions import TaskError
+from zray.exceptions import ClusterUnavailableError, TaskError
 from zray.util.signals import came_from_handler
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ class Completion:
 
     def complete(self) -> None:
         """Sets the result or the error."""
-        ref, self._ref = self._ref, None
-        if ref is None or not self._future.set_running_or_notify_cancel():
+        ref = self._begin()
+        if ref is None:
             return
         try:
             value = self._session._value(ref._id)
@@ -41,6 +41,16 @@ class Completion:
             self._future.set_exception(raisable_in_coroutines(error))
         else:
             self._future.set_result(value)
+
+    def give_up(self) -> None:
+        """The session has ended, and the object can no longer become ready."""
+        if self._begin() is not None:
+            self._future.set_exception(ClusterUnavailableError("zray.shutdown() was called while this was waited for"))
+
+    def _begin(self) -> ObjectRef | None:
+        """The reference, if nobody has completed or cancelled the future."""
+        ref, self._ref = self._ref, None
+        return ref if ref is not None and self._future.set_running_or_notify_cancel() else None
 
 
 def raisable_in_coroutines(error: BaseException) -> BaseException:

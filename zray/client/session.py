@@ -185,6 +185,8 @@ class Session:
 
         if not self.shell.run(watch):
             done.complete()
+        elif self.shell.closed:
+            done.give_up()
         return future
 
     # ------------------------------------------------------------------ put
@@ -554,6 +556,11 @@ class Session:
     def close(self, last_words: list[Any]) -> None:
         """Leaves the cluster."""
         self.shell.close(last_words)
+        self.shell.settle()
+        waiting = [waiter for entry in list(self._entries.values()) for waiter in entry.waiters or ()]
+        for waiter in waiting:
+            if type(waiter) is Completion:
+                waiter.give_up()
         self.stores.close()
 
 

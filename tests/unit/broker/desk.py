@@ -14,7 +14,8 @@ from zray.protocol.codec import pack_body, unpack_messages
 ONE_CPU = shape_key({"CPU": UNIT})
 NO_CPU = shape_key({})
 FUNCTION = b"function".ljust(16, b"\0")
-ACTOR = make_task_id(b"driver".ljust(16, b"\0"), 1)
+ACTOR, OTHER = (make_task_id(b"driver".ljust(16, b"\0"), number) for number in (1, 2))
+"""The first actors of the process that ``Desk.driver`` makes."""
 
 
 def amounts(**resources: float) -> dict[str, int]:
@@ -147,6 +148,40 @@ class Desk:
 
     def create(self, creator: bytes, actor_id: bytes = ACTOR, **changes: Any) -> None:
         self.say(creator, m.ActorCreate(actor_id, FUNCTION, self.actor_spec(**changes), b"payload"))
+
+
+class Stage:
+    """A driver, a host of two CPUs, and an actor that lives."""
+
+    def __init__(self, desk: Desk, **spec: object) -> None:
+        self.desk = desk
+        self.driver = desk.driver()
+        self.host = desk.host(CPU=2)
+        self.idle = desk.workers(self.host)
+        desk.create(self.driver, **spec)
+        self.worker = self.find()
+        self.start = desk.take(self.worker, m.ActorStart)[0]
+        desk.say(self.worker, m.ActorReady(ACTOR, b""))
+        desk.take(self.host)
+
+    def find(self) -> bytes:
+        """The worker that the actor has now."""
+        self.desk.workers(self.host)
+        worker = self.desk.core.actors.actors[ACTOR].worker
+        assert worker is not None
+        return worker.worker_id
+
+    def call(self, caller: bytes, seq: int, incarnation: int = 0) -> bytes:
+        task_id = make_task_id(caller, 1000 * incarnation + seq)
+        self.desk.say(caller, m.ActorCall(ACTOR, incarnation, seq, task_id, 0, b"payload"))
+        return task_id
+
+    def served(self) -> list[bytes]:
+        return [run.task_id for run in self.desk.take(self.worker, m.ActorRun)]
+
+    def states(self, process: bytes) -> list[tuple[int, int, int]]:
+        """(state, incarnation, last sequence number) of each notice."""
+        return [(notice.state, notice.incarnation, notice.last_seq) for notice in self.desk.take(process, m.ActorState)]
 
 
 def one_worker(desk: Desk) -> tuple[bytes, bytes]:

@@ -4,52 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.broker.desk import ACTOR, FUNCTION, NO_CPU, ONE_CPU, Desk, shape
-from zray.broker.actors import MAX_TOMBSTONES
+from tests.unit.broker.desk import ACTOR, FUNCTION, NO_CPU, ONE_CPU, OTHER, Desk, Stage, shape
 from zray.broker.records import RETIRED
 from zray.ids import make_task_id
 from zray.protocol import messages as m
-
-OTHER = make_task_id(b"driver".ljust(16, b"\0"), 2)
 
 
 @pytest.fixture
 def desk() -> Desk:
     return Desk()
-
-
-class Stage:
-    """A driver, a host of two CPUs, and an actor that lives."""
-
-    def __init__(self, desk: Desk, **spec: object) -> None:
-        self.desk = desk
-        self.driver = desk.driver()
-        self.host = desk.host(CPU=2)
-        self.idle = desk.workers(self.host)
-        desk.create(self.driver, **spec)
-        self.worker = self.find()
-        self.start = desk.take(self.worker, m.ActorStart)[0]
-        desk.say(self.worker, m.ActorReady(ACTOR, b""))
-        desk.take(self.host)
-
-    def find(self) -> bytes:
-        """The worker that the actor has now."""
-        self.desk.workers(self.host)
-        worker = self.desk.core.actors.actors[ACTOR].worker
-        assert worker is not None
-        return worker.worker_id
-
-    def call(self, caller: bytes, seq: int, incarnation: int = 0) -> bytes:
-        task_id = make_task_id(caller, 1000 * incarnation + seq)
-        self.desk.say(caller, m.ActorCall(ACTOR, incarnation, seq, task_id, 0, b"payload"))
-        return task_id
-
-    def served(self) -> list[bytes]:
-        return [run.task_id for run in self.desk.take(self.worker, m.ActorRun)]
-
-    def states(self, process: bytes) -> list[tuple[int, int, int]]:
-        """(state, incarnation, last sequence number) of each notice."""
-        return [(notice.state, notice.incarnation, notice.last_seq) for notice in self.desk.take(process, m.ActorState)]
 
 
 # ------------------------------------------------------------------ creation
@@ -577,106 +540,3 @@ def test_what_a_detached_actor_created_outlives_the_driver(desk):
     } == set()
     desk.kill(stage.worker)
     assert child in {kill.worker_id for kill in desk.take(stage.host, m.KillWorker)}
-
-
-# ------------------------------------------------------------------ actors that nobody knows
-
-
-def answer_to_call(desk, caller: bytes, actor_id: bytes) -> list[m.ActorState]:
-    """What a process that calls an actor is told at once."""
-    desk.take(caller)
-    desk.say(caller, m.ActorCall(actor_id, 0, 1, make_task_id(caller, 10**6), 0, b""))
-    return desk.take(caller, m.ActorState)
-
-
-def test_the_dead_are_remembered_and_then_only_that_they_are_dead(desk):
-    driver = desk.driver()
-    actor_ids = [make_task_id(driver, number) for number in range(1, MAX_TOMBSTONES + 2)]
-    for actor_id in actor_ids:
-        desk.core.receive(driver, m.ActorCreate(actor_id, FUNCTION, desk.actor_spec(), b"x"), desk.now)
-        desk.core.receive(driver, m.ActorKill(actor_id, True), desk.now)
-    assert len(desk.core.actors._tombs) == MAX_TOMBSTONES
-    desk.turn()
-    for actor_id, why in [(actor_ids[-1], "A was killed by zray.kill()"), (actor_ids[0], "died so long ago")]:
-        (notice,) = answer_to_call(desk, driver, actor_id)
-        assert (notice.actor_id, notice.state) == (actor_id, m.DEAD)
-        assert why in notice.message
-        desk.create(driver, actor_id)  # its constructor's arguments are there at last
-        assert desk.core.actors.actors == {}
-
-
-def test_an_actor_of_another_cluster_is_dead(desk):
-    driver = desk.driver()
-    (notice,) = answer_to_call(desk, driver, make_task_id(b"of another time".ljust(16, b"\0"), 5))
-    assert notice.state == m.DEAD
-    assert "another cluster" in notice.message
-    assert desk.core.actors.actors == {}
-
-
-def test_an_actor_whose_creator_is_dead_is_dead(desk):
-    driver, other = desk.driver(), desk.driver("other")
-    desk.lose(driver)
-    (notice,) = answer_to_call(desk, other, ACTOR)
-    assert notice.state == m.DEAD
-
-
-def test_a_detached_actor_is_found_after_its_creators_death(desk):
-    stage = Stage(desk, name="n", detached=True)
-    other = desk.driver("other")
-    desk.lose(stage.driver)
-    assert answer_to_call(desk, other, ACTOR) == []
-    assert len(stage.served()) == 1
-
-
-def test_a_detached_actor_whose_constructor_will_never_come_ends_with_its_creator(desk):
-    driver, other = desk.driver(), desk.driver("other")
-    desk.say(driver, m.ActorCreate(ACTOR, FUNCTION, desk.actor_spec(ready=False, name="n", detached=True), b""))
-    assert answer_to_call(desk, other, ACTOR) == []
-    desk.say(driver, m.Goodbye("bye"))
-    assert [notice.state for notice in desk.take(other, m.ActorState)] == [m.DEAD]
-    assert desk.core.actors.names == {}
-    assert len(desk.core.jobs) == 1
-
-
-def test_calls_wait_for_an_announcement_until_the_creator_dies(desk):
-    driver, other = desk.driver(), desk.driver("other")
-    desk.create(driver)
-    assert answer_to_call(desk, other, OTHER) == []  # a later one than any that was announced
-    desk.lose(driver)
-    assert {(notice.actor_id, notice.state) for notice in desk.take(other, m.ActorState)} == {(OTHER, m.DEAD)}
-    assert desk.core.actors.actors == {}
-
-
-def test_killed_by_a_handle_that_overtook_the_announcement(desk):
-    driver, other = desk.driver(), desk.driver("other")
-    desk.workers(desk.host(CPU=1))
-    desk.say(other, m.ActorKill(ACTOR, True))
-    desk.create(driver, name="n", request=9)
-    assert [(found.request, found.found, found.actor) for found in desk.take(driver, m.ActorFound)] == [
-        (9, True, ACTOR)
-    ]
-    assert [notice.state for notice in answer_to_call(desk, driver, ACTOR)] == [m.DEAD]
-    assert desk.core.actors.actors == {}
-    assert desk.core.actors.names == {}
-
-
-def test_an_argument_of_the_constructor_is_an_error_already(desk):
-    driver = desk.driver()
-    desk.say(
-        driver,
-        m.ActorCreate(ACTOR, FUNCTION, desk.actor_spec(ready=False, name="n", request=9), b""),
-        m.ActorReady(ACTOR, b"error"),
-    )
-    (found,) = desk.take(driver, m.ActorFound)
-    assert (found.found, found.actor) == (True, ACTOR)
-    (notice,) = answer_to_call(desk, driver, ACTOR)
-    assert (notice.state, notice.error) == (m.DEAD, b"error")
-    assert desk.core.actors.names == {}
-
-
-def test_nobody_announces_an_actor_of_somebody_else(desk):
-    driver, other = desk.driver(), desk.driver("other")
-    with pytest.raises(m.ProtocolError, match="somebody else"):
-        desk.create(other, ACTOR)
-    desk.create(driver, ACTOR)
-    assert ACTOR in desk.core.actors.actors
