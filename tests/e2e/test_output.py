@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from .helpers import Process, driver, eventually
+from .helpers import Process, driver, eventually, program
 
 
 def shown(process: Process, stream: str = "out") -> list[str]:
@@ -233,5 +240,218 @@ def test_titles(sandbox):
         process.expect("up")
         for title in ("zray::Counter.increment", "zray::long_task", "zray::IDLE", "zray: host", "zray: broker"):
             eventually(lambda title=title: sandbox.processes(title))
+        process.say("\n")
+        process.succeed()
+
+
+# ------------------------------------------------------------------------- output holds up and fails nothing else
+
+
+@contextlib.contextmanager
+def unread_pipe() -> Iterator[int]:
+    """The end to write to of a pipe that is full, and that nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    try:
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("stream", ["out", "err"])
+def test_a_driver_whose_stream_is_not_read_goes_on_and_ends(sandbox, stream):
+    source = f"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk(n):
+        for number in range(n):
+            print("a line of some sixty characters, to fill every pipe", number, file=sys.std{stream})
+        print("y" * 200_000, file=sys.std{stream})
+        return n
+    assert ray.get(talk.remote(5000)) == 5000
+    assert ray.get([talk.remote(3) for _ in range(5)]) == [3] * 5
+    open({str(sandbox.directory / "result")!r}, "w").write("fine")
+    """
+    with unread_pipe() as pipe:
+        # Not Process, which reads what it starts.
+        environ = {**os.environ, "PYTHONUNBUFFERED": ""}
+        command = [sys.executable, "-c", program(source)]
+        done = subprocess.run(command, env=environ, timeout=60, **{f"std{stream}": pipe})
+    assert done.returncode == 0
+    assert (sandbox.directory / "result").read_text() == "fine"
+
+
+def test_a_driver_that_reads_late_gets_everything_in_order(sandbox):
+    source = """
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        for number in range(20_000):
+            print("number", number)
+    ray.get(talk.remote())
+    """
+    command = [sys.executable, "-c", program(source)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        sandbox.one("zray::IDLE")  # the task is done, and nobody has read its lines
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    numbers = re.findall(r"number (\d+)$", (first + rest).decode(), re.M)
+    assert numbers == [str(number) for number in range(20_000)]
+
+
+@pytest.mark.parametrize(
+    "error", ["ValueError('no')", "OSError(28, 'no space')", "KeyboardInterrupt()", "SystemExit(3)"]
+)
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_raises_fails_nothing(name, error):
+    source = f"""
+    ray.init(num_cpus=1)
+    class Touchy:
+        def __init__(self, stream):
+            self.stream = stream
+        def write(self, text):
+            if "bad" in text:
+                raise {error}
+            return self.stream.write(text)
+        def flush(self):
+            self.stream.flush()
+    sys.{name} = Touchy(sys.{name})
+    @ray.remote
+    def talk(*words):
+        for word in words:
+            print(word, file=sys.{name})
+        return len(words)
+    assert ray.get(talk.remote("one", "bad two", "three")) == 3
+    assert ray.get(talk.remote("bad four", "five")) == 2
+    sys.stdin.readline()
+    """
+    with driver(source) as process:
+        process.expect("five", stream=name[3:])
+        process.say("\n")
+        process.succeed()
+        assert shown(process, name[3:]) == ["one", "three", "five"]
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_driver_without_a_stream(name):
+    other = {"stdout": "stderr", "stderr": "stdout"}[name]
+    source = f"""
+    sys.{name} = None
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        print("to nobody", file=sys.{name})
+        print("to somebody", file=sys.{other})
+    ray.get(talk.remote())
+    ray.shutdown()
+    """
+    with driver(source) as process:
+        process.succeed()
+        assert shown(process, other[3:]) == ["to somebody"]
+
+
+def test_an_ascii_terminal_shows_every_line():
+    body = 'for text in ("one", "caf\\u00e9 \\u4e2d", "three"):\n    print(text)'
+    with run(body, environ={"PYTHONIOENCODING": "ascii"}) as process:
+        process.succeed()
+        assert shown(process)[:3] == ["one", "caf\\xe9 \\u4e2d", "three"]
+
+
+def test_a_reader_that_has_gone_fails_nothing(sandbox):
+    source = f"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        print("to nobody")
+        return 5
+    assert ray.get([talk.remote() for _ in range(50)]) == [5] * 50
+    open({str(sandbox.directory / "result")!r}, "w").write("fine")
+    """
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", program(source)], stdout=writer, timeout=60)
+    os.close(writer)
+    assert done.returncode == 0
+    assert (sandbox.directory / "result").read_text() == "fine"
+
+
+def memory_mb(pid: int) -> int:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) // 1024
+
+
+def test_memory_is_bounded_while_a_driver_stands_still(sandbox):
+    begun, printed = sandbox.directory / "begun", sandbox.directory / "printed"
+    source = f"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        open({str(begun)!r}, "w").close()
+        for _ in range(1500):
+            print("x" * 60_000)
+        open({str(printed)!r}, "w").close()
+    ref = talk.remote()
+    sys.stdin.readline()
+    ray.get(ref)
+    """
+    with driver(source) as process:
+        eventually(begun.exists, pause_s=0.001)
+        process.signal(signal.SIGSTOP)
+        host, broker = sandbox.one("zray: host"), sandbox.one("zray: broker")
+        before = memory_mb(host), memory_mb(broker)
+        eventually(printed.exists, timeout_s=60)  # 90 MB
+        grown = memory_mb(host) - before[0], memory_mb(broker) - before[1]
+        process.signal(signal.SIGCONT)
+        process.say("\n")
+        process.succeed(timeout_s=60)
+        assert max(grown) < 60, grown
+        assert "lines of workers are not shown" in process.err
+
+
+def test_a_fork_of_a_driver_that_shows_lines_can_print():
+    source = """
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        for number in range(20_000):
+            print("number", number)
+    ref = talk.remote()
+    for _ in range(50):
+        pid = os.fork()
+        if not pid:
+            print("from the child")
+            sys.stdout.flush()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    ray.get(ref)
+    """
+    with driver(source) as process:
+        process.succeed(timeout_s=60)
+        assert process.out.count("from the child") == 50
+
+
+def test_no_thread_is_started_before_a_line_comes():
+    source = """
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+    ray.init(num_cpus=1)
+    ray.get(ray.remote(lambda: 1).remote())
+    before = threads()
+    ray.get(ray.remote(lambda: 1).remote())
+    assert threads() == before
+    ray.get(ray.remote(lambda: print("hello")).remote())
+    sys.stdin.readline()
+    assert threads() == before + 1
+    ray.shutdown()
+    """
+    with driver(source) as process:
+        process.expect("hello")
         process.say("\n")
         process.succeed()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.broker.actors import Actors
+from zray.broker.output import WorkerOutput
 from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import Pool, Shape, check_amounts, read_shape
@@ -45,6 +46,7 @@ class BrokerCore:
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes)
         self.actors = Actors(self.scheduler, self.send, self.jobs)
         self.reports = Reports(self, infeasible_warn_s, shell_status)
+        self.output = WorkerOutput(self)
         self._idle_worker_s = idle_worker_s
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
@@ -77,8 +79,9 @@ class BrokerCore:
             m.HostReady: self._host_ready,
             m.WorkerStarted: self._worker_started,
             m.WorkerDied: self._worker_died,
-            m.WorkerLogs: self.reports.on_logs,
-            m.LogsFlushed: self.reports.on_flushed,
+            m.WorkerLogs: self.output.on_logs,
+            m.LogsTaken: self.output.on_taken,
+            m.LogsFlushed: self.output.on_flushed,
             m.LinkRefusals: self.reports.on_link_refusals,
         }
 
@@ -168,7 +171,7 @@ class BrokerCore:
             self._host_lost(process_id, reason)
         elif process.kind == DRIVER:
             self._job_ended(process)
-        self.reports.process_lost(process_id)
+        self.output.process_lost(process_id)
 
     def _drop_tasks_of(self, process: Process) -> None:
         """Nobody waits for the tasks of a dead owner: queued ones are dropped, running ones stopped."""

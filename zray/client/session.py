@@ -18,7 +18,7 @@ from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import ClientCore
 from zray.client.core.actors import ActorView
-from zray.client.core.effects import FreeSegment
+from zray.client.core.effects import FreeSegment, Warn
 from zray.client.core.references import HANDLE, INLINE, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
 from zray.client.futures import Completion
@@ -38,6 +38,7 @@ from zray.ids import put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
+from zray.util.streams import say
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -73,7 +74,10 @@ class Session:
             host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [], lambda: self.shell.lock
         )
         self.address = connection.address
-        self.handlers: dict[Any, Callable[[Any], None]] = {FreeSegment: lambda effect: None}
+        self.handlers: dict[Any, Callable[[Any], None]] = {
+            FreeSegment: lambda effect: None,
+            Warn: lambda effect: say(f"zray: {effect.text}"),
+        }
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
         lending = self._lending if host_id else contextlib.nullcontext

@@ -63,6 +63,7 @@ from zray.protocol.messages import (
     Located,
     Logs,
     LogsFlushed,
+    LogsTaken,
     Notice,
     ObjectRequest,
     ObjectState,
@@ -99,6 +100,7 @@ TYPES: tuple[Any, ...] = (
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
     LinkWanted, LinkOffer, LinkHello, LinkWelcome,
+    LogsTaken,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -31,6 +31,7 @@ from zray.protocol.messages import (
     Goodbye,
     LinkHello,
     LinkWelcome,
+    LogsTaken,
     Peer,
     ProtocolError,
     Pull,
@@ -71,7 +72,7 @@ GOLDEN = """
 25 HostReady resources: dict[str, int], info: dict[str, Any]
 26 WorkerStarted worker_id: bytes, pid: int
 27 WorkerDied worker_id: bytes, running: bytes, kind: str, message: str
-28 WorkerLogs entries: list[Any]
+28 WorkerLogs entries: list[Any], left_out: dict[bytes, int]
 29 LogsFlushed request: int
 30 LinkRefusals counts: dict[str, int]
 31 Run task_id: bytes, attempt: int, function_id: bytes, shape: bytes, gpus: list[int], payload: bytes
@@ -90,7 +91,7 @@ GOLDEN = """
 44 Answer request: int, value: Any
 45 ExitIfIdle reason: str, surplus: bool
 46 Notice text: str
-47 Logs entries: list[Any]
+47 Logs entries: list[Any], left_out: int
 48 StartWorker worker_id: bytes, job_id: bytes, config: dict[str, Any]
 49 KillWorker worker_id: bytes, reason: str
 50 FlushLogs request: int
@@ -115,6 +116,7 @@ GOLDEN = """
 69 LinkOffer address: str, token: bytes, key: bytes
 70 LinkHello process_id: bytes, token: bytes
 71 LinkWelcome process_id: bytes
+72 LogsTaken size_bytes: int
 """
 """The wire format of protocol version 3. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
@@ -144,6 +146,7 @@ VALUES: dict[Any, Any] = {
     list[Any]: [1, "b", None],
     dict[str, Any]: {"key": [1, None]},
     dict[str, int]: {"CPU": 10_000},
+    dict[bytes, int]: {b"worker": 3},
     Any: {"anything": 1},
 }
 WRONG: dict[Any, list[Any]] = {
@@ -156,6 +159,7 @@ WRONG: dict[Any, list[Any]] = {
     list[Any]: [None, {}, "text"],
     dict[str, Any]: [None, [], "text"],
     dict[str, int]: [None, [], 5],
+    dict[bytes, int]: [None, [], 5],
     Any: [],
 }
 
@@ -199,7 +203,8 @@ def test_constants_of_the_wire():
 def test_every_message_is_in_one_union():
     # A message in no union could be sent by nobody; "Leaving" and its like must not be open to drivers.
     # Hosts, too, send to peers and watch them; what is about objects between machines also goes by links.
-    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer, Watch}, FROM_BROKER, FROM_PEER,
+    # Drivers and the broker alike say what they have taken of workers' output.
+    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer, Watch}, FROM_BROKER - {LogsTaken}, FROM_PEER,
                   FROM_PEER_TO_HOST - FROM_PEER, FROM_LINK - FROM_PEER, HANDSHAKE]  # fmt: skip
     assert sum(len(direction) for direction in directions) == len(TYPES)
     assert {Pull, Chunk, PullFailed, LinkHello, LinkWelcome} == FROM_LINK
@@ -211,7 +216,7 @@ def test_every_message_is_in_one_union():
 def test_what_drivers_and_workers_alone_may_send():
     only_workers = {"Done", "Reply", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying"}
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
-    assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye"}
+    assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye", "LogsTaken"}
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zray.protocol import log_window
 from zray.worker.host import logs
-from zray.worker.host.logs import CUT_MARK, MAX_LINE_BYTES, LineSplitter, RotatingFile, Tail, WorkerLog
+from zray.worker.host.logs import CUT_MARK, MAX_LINE_BYTES, LineSplitter, Outlet, RotatingFile, Tail, WorkerLog
 
 
 def split(*chunks: bytes) -> list[str]:
@@ -176,3 +177,47 @@ class TestWorkerLog:
         worker.log.close()
         worker.log.close()
         worker.end()
+
+
+class TestOutlet:
+    def test_lines_leave_in_their_order(self) -> None:
+        outlet = Outlet()
+        assert outlet.take() is None
+        outlet.add(b"one", "f", 1, "stdout", ["a", "b"])
+        outlet.add(b"two", "g", 2, "stderr", ["c"])
+        assert outlet.take() == ([[b"one", "f", 1, "stdout", ["a", "b"]], [b"two", "g", 2, "stderr", ["c"]]], {})
+        assert outlet.take() is None
+
+    def test_what_the_broker_does_not_take_is_left_out_and_counted(self) -> None:
+        outlet = Outlet()
+        size = log_window.size_of(["x" * 60_000])
+        sent = 0
+        for _ in range(1000):
+            outlet.add(b"one", "f", 1, "stdout", ["x" * 60_000])
+            if message := outlet.take():
+                assert message.left_out == {}
+                sent += len(message.entries)
+        assert sent == log_window.WINDOW_BYTES // size
+        outlet.taken(10 * size)
+        assert outlet.take() == ([], {b"one": 1000 - sent})  # told once
+        outlet.add(b"one", "f", 1, "stdout", ["again"])
+        assert outlet.take() == ([[b"one", "f", 1, "stdout", ["again"]]], {})
+
+    def test_the_count_of_a_worker_at_its_end_does_not_wait_for_room(self) -> None:
+        outlet = Outlet()
+        for _ in range(300):
+            outlet.add(b"one", "f", 1, "stdout", ["x" * 60_000])
+        outlet.take()
+        outlet.add(b"one", "f", 1, "stdout", ["x" * 60_000] * 2)
+        assert outlet.take() is None
+        message = outlet.take(ending=True)
+        assert message is not None and message.left_out[b"one"] > 2
+
+    @pytest.mark.parametrize("line", ["", "x" * 65536])
+    def test_no_more_than_a_window_is_held(self, line: str) -> None:
+        outlet = Outlet()
+        for _ in range(500):
+            outlet.add(b"one", "f", 1, "stdout", [line] * 100)
+        message = outlet.take()
+        assert message is not None
+        assert sum(log_window.size_of(entry[4]) for entry in message.entries) <= log_window.WINDOW_BYTES

@@ -2,7 +2,11 @@
 
 The host reads both pipes of each worker.  What comes is written as it is to a file per worker and stream, which is
 capped, and is cut into lines that go on to the driver; the last lines of stderr are kept for the error that tells of
-a worker's death.  ``LineSplitter`` and ``Tail`` are pure; ``RotatingFile`` and ``WorkerLog`` do I/O.
+a worker's death.  ``LineSplitter``, ``Tail`` and ``Outlet`` are pure; ``RotatingFile`` and ``WorkerLog`` do I/O.
+
+Of a worker's output the host holds at most a line of 64 KiB that has not ended and one chunk of 64 KiB for each pipe,
+8 KiB of last lines, and for all workers together one window of lines on their way to the broker.  A worker that prints
+faster than its host reads waits when its pipe is full, at 64 KiB.
 """
 
 from __future__ import annotations
@@ -12,6 +16,10 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from zray.protocol.log_window import LogWindow
+from zray.protocol.messages import WorkerLogs
 
 MAX_LINE_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
@@ -121,6 +129,42 @@ class Tail:
     def text(self) -> str:
         """The lines, joined."""
         return "\n".join(self._lines)[-self._max_bytes :]
+
+
+class Outlet:
+    """Lines of all workers on their way to the broker, one window of them.
+
+    What does not fit is in the workers' files only, and is counted.  State: ``_entries`` wait for ``take``;
+    ``_left_out`` are lines by worker that the broker has not been told of; ``_full``: something has found no room since
+    the broker took lines last.
+    """
+
+    def __init__(self) -> None:
+        self._window = LogWindow()
+        self._entries: list[Any] = []
+        self._left_out: dict[bytes, int] = {}
+        self._full = False
+
+    def add(self, worker_id: bytes, name: str, pid: int, stream: str, lines: list[str]) -> None:
+        """Lines that a worker printed."""
+        if self._window.admits(lines):
+            self._entries.append([worker_id, name, pid, stream, lines])
+        else:
+            self._full = True
+            self._left_out[worker_id] = self._left_out.get(worker_id, 0) + len(lines)
+
+    def taken(self, size_bytes: int) -> None:
+        """The broker has taken so much."""
+        self._window.taken(size_bytes)
+        self._full = False
+
+    def take(self, ending: bool = False) -> WorkerLogs | None:
+        """What to send now. ``ending``: with the count of what is missing in any case, since a worker is at its end."""
+        left_out: dict[bytes, int] = {}
+        if ending or not self._full:
+            left_out, self._left_out = self._left_out, left_out
+        entries, self._entries = self._entries, []
+        return WorkerLogs(entries, left_out) if entries or left_out else None
 
 
 class WorkerLog:

@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +19,24 @@ import msgpack
 
 from zray.client.connection import Connection
 from zray.config import Config
-from zray.protocol.messages import HostReady, LogsFlushed, ProtocolError, WorkerLogs
+from zray.protocol.messages import HostReady, LogsFlushed, ProtocolError
 from zray.store import Store
 from zray.transfer.shell import Transfers
 from zray.util.processes import describe_exit, kill_process, process_start_time
-from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill, PeerDied, PeerSaid, ReadLogs, SweepOwner
-from zray.worker.host.logs import WorkerLog
+from zray.util.streams import say
+from zray.worker.host.core import (
+    Death,
+    Fork,
+    FreeSegments,
+    HostCore,
+    Kill,
+    LogRoom,
+    PeerDied,
+    PeerSaid,
+    ReadLogs,
+    SweepOwner,
+)
+from zray.worker.host.logs import Outlet, WorkerLog
 from zray.worker.host.relay import Relay
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
 from zray.worker.log_marker import NAME_MARKER
@@ -36,7 +47,6 @@ SWEEP_S = 1.0
 MOST_LOOKING = 0.01
 """The part of its time that a host may look through its store for owners that it has not heard of."""
 MAX_FRAMES_PER_TURN = 200
-MAX_LOG_LINES_PER_TURN = 2000
 MAX_READS_PER_FLUSH = 64
 RECORDER_BYTES = 24
 _MARKER = NAME_MARKER.decode()
@@ -100,7 +110,7 @@ class HostShell:
         self._forked: dict[bytes, _Forked] = {}
         self._orphan_logs: list[WorkerLog] = []  # of dead workers, whose children still print
         self._log_fds: dict[int, tuple[bytes, WorkerLog]] = {}
-        self._entries: list[Any] = []
+        self._outlet = Outlet()
         self._last_tick = 0.0
         self._last_sweep = 0.0
         self._look_for_owners_at = 0.0
@@ -200,6 +210,8 @@ class HostShell:
             elif isinstance(effect, ReadLogs):
                 self._read_everything()
                 self.core.out.append(LogsFlushed(effect.request))
+            elif isinstance(effect, LogRoom):
+                self._outlet.taken(effect.size_bytes)
             elif isinstance(effect, PeerSaid):
                 self._transfers.receive(effect.source, effect.message)
             elif isinstance(effect, PeerDied):
@@ -216,7 +228,7 @@ class HostShell:
         try:
             action()
         except OSError as error:
-            print(f"zray: the object store cannot be tidied: {error}", file=sys.stderr)
+            say(f"zray: the object store cannot be tidied: {error}")
 
     def _fork(self, worker_id: bytes) -> None:
         try:
@@ -269,7 +281,7 @@ class HostShell:
         number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
         death = Death(describe_exit(event.status), number, event.maxrss_bytes, running, tail.strip())
         self._bury(event.worker_id)
-        self._queue_logs()  # ahead of the news: the broker knows the job of a worker only while it lives
+        self._queue_logs(ending=True)  # ahead of the news: the broker knows the job of a worker only while it lives
         self.core.exited(event.worker_id, death)
 
     def _bury(self, worker_id: bytes) -> None:
@@ -294,10 +306,9 @@ class HostShell:
         self._collect(worker_id, lines)
         return bool(lines)
 
-    def _queue_logs(self) -> None:
-        if self._entries:
-            self.core.out.append(WorkerLogs(self._entries))
-            self._entries = []
+    def _queue_logs(self, ending: bool = False) -> None:
+        if message := self._outlet.take(ending):
+            self.core.out.append(message)
 
     def _read_everything(self) -> None:
         """Reads all pipes dry, within reason."""
@@ -317,12 +328,12 @@ class HostShell:
             for line in lines:
                 if line.startswith(_MARKER):
                     if shown:
-                        self._entries.append([worker_id, name, pid, stream, shown])
+                        self._outlet.add(worker_id, name, pid, stream, shown)
                         shown = []
                     name = line[len(_MARKER) :]
                     if forked:
                         forked.name = name
-                elif len(shown) < MAX_LOG_LINES_PER_TURN:
+                else:
                     shown.append(line)
             if shown:
-                self._entries.append([worker_id, name, pid, stream, shown])
+                self._outlet.add(worker_id, name, pid, stream, shown)

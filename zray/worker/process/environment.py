@@ -10,6 +10,7 @@ import msgpack
 from zray.client.core.execution import TASK, Assignment
 from zray.protocol.messages import ActorStart, JobConfig
 from zray.util.processes import set_title
+from zray.util.streams import say
 from zray.worker.log_marker import NAME_MARKER
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -40,7 +41,7 @@ class Environment:
             try:
                 os.chdir(directory)
             except OSError as error:
-                print(f"zray: the driver's working directory {directory!r} cannot be entered: {error}", file=sys.stderr)
+                say(f"zray: the driver's working directory {directory!r} cannot be entered: {error}")
 
     def set_actor(self, start: ActorStart) -> None:
         """The worker serves this actor from now on."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 import threading
 import time
 from collections import deque
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
 from zray.client.core.execution import Assignment
+from zray.util.streams import say
 from zray.worker.process.runner import read_options
 
 if TYPE_CHECKING:
@@ -91,11 +91,9 @@ class EventLoop:
             self._loop.call_soon_threadsafe(self._turn)
         elif now - self._asked_at > BLOCKED_WARN_S and not self._warned:
             self._warned = True
-            print(
+            say(
                 f"zray: a method of this async actor has blocked its event loop for {BLOCKED_WARN_S:g} s; no other "
-                f"call can run meanwhile. Await in it, or hand blocking work to asyncio.to_thread().",
-                file=sys.stderr,
-                flush=True,
+                f"call can run meanwhile. Await in it, or hand blocking work to asyncio.to_thread()."
             )
 
     def _turn(self) -> None:

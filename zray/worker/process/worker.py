@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -25,6 +24,7 @@ from zray.exceptions import ActorExit
 from zray.failures import encode_failure, error_text
 from zray.util.malloc import give_back
 from zray.util.processes import anonymous_bytes
+from zray.util.streams import flush_streams, say
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
 
@@ -159,9 +159,8 @@ class Worker:
         if os.getpid() == self.session.pid:
             return
         if error is not None and not isinstance(error, SystemExit):
-            traceback.print_exception(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
+            say("".join(traceback.format_exception(error)).rstrip())
+        flush_streams()
         os._exit(_exit_code(error))
 
     def _enter(self, task: Assignment, options: CallOptions) -> None:
@@ -254,7 +253,7 @@ class Worker:
         try:
             return self._runner.retryable(options, error)
         except Exception:  # the types that the submitter named cannot be loaded here: no reason to answer nothing
-            traceback.print_exc()
+            say(traceback.format_exc().rstrip())
             return False
 
     def _stillborn(self, error: bytes) -> bytes:
@@ -300,8 +299,7 @@ class Worker:
         with self._shell.lock:
             self._execution.hand_back()
             self._shell.turn()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         self.session.close([])
         os._exit(code)
 
