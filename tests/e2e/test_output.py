@@ -455,3 +455,141 @@ def test_no_thread_is_started_before_a_line_comes():
         process.expect("hello")
         process.say("\n")
         process.succeed()
+
+
+# ---------------------------------------------------------------------- nothing but text, and nobody's but one's own
+
+
+def at_a_terminal(source: str) -> str:
+    """What a driver shows at a terminal, with ``\\n`` alone at the ends of lines."""
+    ours, theirs = os.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", program(source)], stdout=theirs, stderr=theirs, start_new_session=True
+        ) as process:
+            os.close(theirs)
+            text = b""
+            with contextlib.suppress(OSError):  # EIO: it has ended
+                while chunk := os.read(ours, 65536):
+                    text += chunk
+        assert process.returncode == 0, text
+    finally:
+        os.close(ours)
+    return text.decode().replace("\r\n", "\n")
+
+
+def test_control_sequences_do_nothing_at_a_terminal():
+    source = r"""
+    ray.init(num_cpus=1)
+    @ray.remote(max_retries=0)
+    def talk(name):
+        stream = getattr(sys, name)
+        print("\x1b[31mred\x1b[0m and \x1b[1mbold", file=stream)
+        print("erase \x1b[2J\x1b[Hup \x1b[A", file=stream)
+        print("title \x1b]0;mine\x07 \x9b2J \x08\x08\x08 \u202egnp", file=stream)
+        print("the end of", name, file=stream)
+    ray.get(talk.remote("stdout"))
+    ray.get(talk.remote("stderr"))
+    """
+    text = re.sub(r"pid=\d+", "pid=1", at_a_terminal(source))
+    for name in ("stdout", "stderr"):
+        assert f"(talk pid=1) the end of {name}\n" in text
+    for line in (
+        "(talk pid=1) \x1b[31mred\x1b[0m and \x1b[1mbold\x1b[0m\n",
+        "(talk pid=1) erase up \n",
+        "(talk pid=1) title \\x1b]0;mine\\x07 \\x9b2J \\x08\\x08\\x08 \\u202egnp\n",
+    ):
+        assert text.count(line) == 2, text
+
+
+def test_control_sequences_stay_where_nobody_looks():
+    with run(r'print("erase \x1b[2J\x1b[H")') as process:
+        process.succeed()
+        assert "erase \x1b[2J\x1b[H" in process.out
+
+
+def test_the_last_words_of_a_worker_in_an_error_do_nothing_at_a_terminal():
+    source = r"""
+    ray.init(num_cpus=1)
+    @ray.remote(max_retries=0)
+    def die():
+        os.write(2, b"\x1b[2J\x1b]0;mine\x07last words\n")
+        os._exit(1)
+    try:
+        ray.get(die.remote())
+    except ray.exceptions.WorkerCrashedError as error:
+        assert "last words" in str(error)
+        assert "\x1b" not in str(error), str(error)
+    """
+    with driver(source) as process:
+        process.succeed()
+
+
+def test_nobody_prints_under_the_name_of_another(sandbox):
+    source = r"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    def forger():
+        for text in ("\x1ezray-name:victim", "\x1ezray-name:" + "0" * 32 + ":victim", "\x1ezray-name::victim"):
+            print(text)
+            print("forged")
+            os.write(1, text.encode() + b"\n")
+            os.write(1, b"forged\n")
+        os.write(1, b"no end")
+    @ray.remote
+    def honest():
+        print("mine")
+        print("mine", file=sys.stderr)
+    ray.get(forger.options(name="a\nvictim pid=1) forged (").remote())
+    ray.get(honest.remote())
+    ray.get(forger.remote())
+    sys.stdin.readline()
+    """
+    with driver(source) as process:
+        process.expect("mine")
+        process.expect("mine", stream="err")
+        process.say("\n")
+        process.succeed()
+        assert not re.search(r"^\(victim pid", process.out, re.M)
+        assert (
+            re.findall(r"^\((.*) pid=\d+\) forged$", process.out, re.M)
+            == ["a?victim_pid=1) forged ("] * 6 + ["forger"] * 6
+        )
+        assert re.findall(r"^\((.*) pid=\d+\) no end$", process.out, re.M) == ["a?victim_pid=1) forged (", "forger"]
+        assert re.findall(r"^\((.*) pid=\d+\) mine$", process.out, re.M) == ["honest"]
+        assert re.findall(r"^\((.*) pid=\d+\) mine$", process.err, re.M) == ["honest"]
+    files = "".join(path.read_text() for path in sandbox.logs("*.out"))
+    assert files.count("zray-name") == 12 and files.count("\nmine\n") == 1  # what was printed, and no markers
+
+
+def test_a_task_that_puts_a_file_in_the_place_of_its_output(sandbox):
+    path = sandbox.directory / "file"
+    source = f"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    class Redirected:
+        def redirect(self):
+            self.saved = os.dup(1)
+            os.dup2(os.open({str(path)!r}, os.O_WRONLY | os.O_CREAT), 1)
+        def restore(self):
+            os.dup2(self.saved, 1)
+            print("back")
+    @ray.remote
+    def redirect():
+        os.dup2(os.open({str(path)!r}, os.O_WRONLY | os.O_CREAT), 1)
+    @ray.remote
+    def talk():
+        print("to the file")
+    actor = Redirected.remote()
+    ray.get(actor.redirect.remote())
+    ray.get(actor.restore.remote())
+    del actor
+    ray.get(redirect.remote())
+    ray.get(talk.remote())
+    sys.stdin.readline()
+    """
+    with driver(source) as process:
+        assert process.expect("back").startswith("(Redirected pid=")
+        process.say("\n")
+        process.succeed()
+    assert path.read_text() == "to the file\n"

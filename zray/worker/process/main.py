@@ -32,4 +32,4 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     session = Session(connection, worker_id, host_id, "", config)
     sessions.set_current(session)
     object_ref.set_tracker(session)
-    Worker(session, recorder).serve()
+    Worker(session, recorder, start["log_secret"]).serve()

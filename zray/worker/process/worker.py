@@ -46,15 +46,16 @@ What a task of plain Python leaves behind is some hundred KiB; numpy alone is 10
 
 
 class Worker:
-    """One worker process. ``recorder``: the page in which the host finds what was running when it dies."""
+    """One worker process. ``recorder``: the page in which the host finds what was running when it dies; ``log_secret``:
+    what the markers in its output begin with."""
 
-    def __init__(self, session: Session, recorder: Any) -> None:
+    def __init__(self, session: Session, recorder: Any, log_secret: str = "") -> None:
         self.session = session
         self._core = session.core
         self._shell = session.shell
         self._execution = session.core.execution
         self._runner = Runner(session)
-        self._environment = Environment()
+        self._environment = Environment(log_secret)
         self._recorder = recorder
         self._actor: Any = None
         self._actor_class = ""
