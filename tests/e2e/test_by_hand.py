@@ -70,6 +70,29 @@ def test_tcp_with_insecure():
         ray.shutdown()
 
 
+def test_insecure_warns_at_every_start(caplog):
+    import zray as ray
+
+    with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", "--insecure") as (address, broker, (host,)):
+        for process in (broker, host):
+            assert address in process.expect("warning: insecure: no keys are used", stream="err")
+        for _ in range(2):
+            caplog.clear()
+            ray.init(address, insecure=True)
+            (warning,) = [record.getMessage() for record in caplog.records if "insecure" in record.getMessage()]
+            assert address in warning and "zray keys" in warning
+            ray.shutdown()
+
+
+def test_where_no_keys_are_needed_nothing_warns(caplog):
+    import zray as ray
+
+    with by_hand() as (address, broker, (host,)):
+        ray.init(address, insecure=True)
+        ray.shutdown()
+        assert "insecure" not in broker.err + host.err + caplog.text
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:{port}", "ipc:///tmp/zray-nobody-is-here.sock"])
 def test_nobody_answers(address):
     import zray as ray

@@ -211,8 +211,10 @@ def _resolve(address: str, config: Config) -> str:
 def _credentials(address: str, config: Config, insecure: bool) -> ClientCredentials | None:
     if not address.startswith("tcp://"):
         return None
-    from zray.security.dialer import credentials_for
+    from zray.security.dialer import credentials_for, insecurity
 
+    if warning := insecurity(address, insecure):
+        _logger().warning(warning)
     return credentials_for(address, "driver", config.keys, insecure)
 
 
