@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
+import subprocess
 import sys
 import time
 
@@ -150,6 +152,79 @@ def test_two_brokers_on_one_socket(sandbox):
         ray.init(address)
         assert ray.get(ray.remote(lambda: 1).remote(), timeout=8) == 1
         ray.shutdown()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o777, 0o1777])
+def test_a_socket_is_its_users_alone(sandbox, mode):
+    import zray as ray
+
+    directory = sandbox.directory / "open"
+    directory.mkdir()
+    directory.chmod(mode)
+    umask = os.umask(0)
+    try:
+        with by_hand("--bind", f"ipc://{directory}/b") as (address, _, _):
+            assert stat.S_IMODE((directory / "b").stat().st_mode) == 0o600
+            ray.init(address)
+            assert ray.get(ray.remote(lambda: 1).remote(), timeout=8) == 1
+            ray.shutdown()
+    finally:
+        os.umask(umask)
+
+
+JOIN_AS_SOMEBODY_ELSE = """
+import os, sys
+from zray.client.connection import connect
+from zray.config import Config
+from zray.exceptions import ClusterUnavailableError
+os.setgroups([])
+os.setgid(12345)
+os.setuid(12345)
+try:
+    connect(sys.argv[1], "driver", bytes(16), {}, Config(connect_timeout_s=3.0))
+except ClusterUnavailableError as error:
+    print("refused:", error)
+"""
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+def join_as_somebody_else(address):
+    command = [sys.executable, "-c", JOIN_AS_SOMEBODY_ELSE, address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
+
+
+@only_root
+def test_another_user_is_kept_out_whatever_the_mode(sandbox):
+    sandbox.directory.chmod(0o755)
+    with by_hand("--bind", f"ipc://{sandbox.directory}/b", hosts=0) as (address, _, _):
+        assert "refused: no zray broker answered" in join_as_somebody_else(address)
+        os.chmod(f"{sandbox.directory}/b", 0o777)  # the kernel would let him in now
+        assert "refused: no zray broker answered" in join_as_somebody_else(address)
+
+
+@only_root
+def test_a_broker_of_another_user_is_not_joined(sandbox):
+    import zray as ray
+
+    path = sandbox.directory / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        os.chown(path, 12345, 12345)
+        with pytest.raises(ray.exceptions.ClusterUnavailableError, match="belongs to user 12345, not to you"):
+            ray.init(f"ipc://{path}")
+        done = cli("broker", "--bind", f"ipc://{path}")
+        assert done.returncode == 2 and "belongs to user 12345" in done.stderr
+        assert path.exists()
+        path.unlink()
+    assert not ray.is_initialized()
+
+
+def test_a_file_in_the_place_of_the_socket_is_kept(sandbox):
+    path = sandbox.directory / "thesis"
+    path.write_text("text")
+    done = cli("broker", "--bind", f"ipc://{path}")
+    assert done.returncode == 2 and "no socket" in done.stderr and "Traceback" not in done.stderr
+    assert path.read_text() == "text"
 
 
 def test_bad_bind_addresses():

@@ -13,6 +13,7 @@ import errno
 import os
 import select
 import socket
+import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
@@ -20,7 +21,7 @@ import zmq
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER
-from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send
+from zray.protocol.sockets import bind_socket, check_address, is_readable, make_socket, receive, send, stranger_at
 
 if TYPE_CHECKING:
     from zray.security.guard import Guard
@@ -44,8 +45,8 @@ class Door:
 
     def __init__(self, address: str, config: Config, keys: KeyDirectory | None) -> None:
         check_address(address)
-        if _somebody_listens(address):
-            raise ConfigError(f"the broker cannot listen at {address!r}: another broker is running there")
+        if obstacle := _obstacle(address):
+            raise ConfigError(f"the broker cannot listen at {address!r}: {obstacle}")
         self.address = ""
         self.malformed = 0
         self._tcp = address.startswith("tcp://")
@@ -64,7 +65,7 @@ class Door:
         if self._guard is not None:
             self._guard.apply_server(self._socket)
         try:
-            self._socket.bind(address)
+            bind_socket(self._socket, address)
         except zmq.ZMQError as error:
             self.close()
             raise ConfigError(f"the broker cannot listen at {address!r}: {_reason(error)}") from None
@@ -179,16 +180,21 @@ def _guard(context: zmq.Context[Any], keys: KeyDirectory) -> Guard:
     return Guard(context, keys.server(), AllowList(keys).find)
 
 
-def _somebody_listens(address: str) -> bool:
-    """Whether a Unix socket is in use. libzmq would take it over, and its broker go deaf."""
+def _obstacle(address: str) -> str:
+    """What is in the place of a Unix socket that is to be made, if anything. libzmq would remove it: a socket that is
+    in use, so that its broker goes deaf, or a file of the user's."""
     if not address.startswith("ipc://"):
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(address.removeprefix("ipc://"))
-        except OSError:
-            return False
-        return True
+        return ""
+    path = address.removeprefix("ipc://")
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return "there is a file of that name, which is no socket"
+    if stranger := stranger_at(address):
+        return stranger
+    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+        probe.connect("\0" + path[1:] if path.startswith("@") else path)
+        return "another broker is running there"
+    return ""
 
 
 def _reason(error: zmq.ZMQError) -> str:

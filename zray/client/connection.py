@@ -16,8 +16,8 @@ from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError, VersionMismatchError, ZrayError
 from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.link import Link
-from zray.protocol.messages import FROM_BROKER, HOST, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
-from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send
+from zray.protocol.messages import FROM_BROKER, HOST, PROTOCOL_VERSION, WORKER, Hello, ProtocolError, Refused, Welcome
+from zray.protocol.sockets import check_address, is_readable, make_socket, receive, send, stranger_at
 
 if TYPE_CHECKING:
     from zray.security.dialer import DialWatch
@@ -122,6 +122,7 @@ def connect(
     Raises ClusterUnavailableError after ``config.connect_timeout_s``, VersionMismatchError or ZrayError when refused.
     """
     check_address(address)
+    _refuse_stranger(address, kind)
     context: zmq.Context[Any] = zmq.Context(io_threads=1)
     socket = make_socket(context, zmq.DEALER, address, config)
     try:
@@ -134,6 +135,7 @@ def connect(
             answer = _dial(socket, hello, address, config)
         if isinstance(answer, Refused):
             raise _refusal(answer)
+        _refuse_stranger(address, kind)  # who may have come meanwhile
         return Connection(context, socket, answer, address, config, _head(address, process_id))
     except zmq.ZMQError as error:
         socket.close(0)
@@ -143,6 +145,12 @@ def connect(
         socket.close(0)
         context.term()
         raise
+
+
+def _refuse_stranger(address: str, kind: str) -> None:
+    stranger = stranger_at(address) if kind != WORKER else ""  # a worker has its address from its host
+    if stranger:
+        raise ClusterUnavailableError(f"the broker at {address!r} cannot be trusted: {stranger}")
 
 
 def _head(address: str, process_id: bytes) -> list[bytes]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import struct
+from socket import AF_UNIX, SO_PEERCRED, SOL_SOCKET
+from socket import socket as UnixSocket
 from typing import Any
 
 import zmq
@@ -34,6 +38,53 @@ def make_socket(context: zmq.Context[Any], kind: int, address: str, config: Conf
         socket.setsockopt(zmq.HEARTBEAT_IVL, round(config.silence_s * 1000 / 3))
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     return socket
+
+
+def bind_socket(socket: zmq.Socket[Any], address: str) -> None:
+    """Binds. A Unix socket is for its user, and root, alone: by its mode, whatever the umask and the directory, and by
+    the user that the kernel says a peer has. Raises ZMQError."""
+    if not address.startswith("ipc://"):
+        socket.bind(address)
+        return
+    with contextlib.suppress(zmq.ZMQError):  # of a libzmq that cannot ask the kernel: the mode remains
+        for user in {os.geteuid(), 0}:
+            socket.setsockopt(zmq.IPC_FILTER_UID, user if user < 1 << 31 else user - (1 << 32))
+    umask = os.umask(0o177)
+    try:
+        socket.bind(address)
+    finally:
+        os.umask(umask)
+    with contextlib.suppress(FileNotFoundError):  # somebody has removed it already
+        os.chmod(address.removeprefix("ipc://"), 0o600)  # a directory's default ACL goes before the umask
+
+
+def stranger_at(address: str) -> str:
+    """Why what listens at an address must not be joined: it is another user's, who could run code here.
+
+    Empty if it is this user's or root's, if there is nothing, and over TCP, where keys tell.
+    """
+    if not address.startswith("ipc://"):
+        return ""
+    path = address.removeprefix("ipc://")
+    try:
+        owner = _listener(path)
+    except OSError:  # nobody listens, or it is not open to us
+        try:
+            owner = os.stat(path).st_uid
+        except OSError:
+            return ""
+    if owner in (os.geteuid(), 0):
+        return ""
+    return f"{path} belongs to user {owner}, not to you ({os.geteuid()}): users share a cluster over TCP, with keys"
+
+
+def _listener(path: str) -> int:
+    """The user of the process that listens at a Unix socket. Raises OSError."""
+    with UnixSocket(AF_UNIX) as probe:
+        probe.setblocking(False)
+        probe.connect("\0" + path[1:] if path.startswith("@") else path)
+        credentials = probe.getsockopt(SOL_SOCKET, SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("iIi", credentials)[1])
 
 
 def check_address(address: str) -> None:

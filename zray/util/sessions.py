@@ -19,9 +19,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import re
+import socket
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -93,6 +95,8 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
 
     ``<tmpdir>/zray-<uid>`` if ``tmpdir`` is given, else ``$XDG_RUNTIME_DIR/zray`` if that is usable, else
     ``<TMPDIR or /tmp>/zray-<uid>``, or ``/tmp/zray-<uid>`` where that would be too long for the path of a socket.
+    In a directory for all, somebody else may have taken that name: then a warning says so, and it is
+    ``/var/tmp/zray-<uid>``, or else a directory of this machine's in the user's home, where nobody else can.
     Raises ConfigError if the directory cannot be made, is not the user's, or lets others in.
     """
     environ = os.environ if environ is None else environ
@@ -110,7 +114,40 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
         with contextlib.suppress(ConfigError):  # left over from another user after su, or read-only: not usable
             return _private_directory(Path(runtime, "zray"))
     root = Path(environ.get("TMPDIR") or "/tmp").absolute() / name
-    return _private_directory(root if _short_enough(root) else Path("/tmp") / name)
+    if not _short_enough(root):
+        root = Path("/tmp") / name
+    owner = _other_owner(root)
+    if owner is None:
+        return _private_directory(root)
+    for other in (Path("/var/tmp") / name, _home_root(environ)):
+        if other is not None and _short_enough(other) and _other_owner(other) is None:
+            _warn_once(f"{root} belongs to user {owner}, who has taken your place there: {other} is used instead")
+            return _private_directory(other)
+    return _private_directory(root)
+
+
+def _other_owner(path: Path) -> int | None:
+    """The user to whom a path belongs, if it is another one; a symbolic link counts by itself."""
+    try:
+        owner = path.lstat().st_uid
+    except OSError:
+        return None
+    return owner if owner != os.geteuid() else None
+
+
+def _home_root(environ: Mapping[str, str]) -> Path | None:
+    """A place in the user's home, which machines may share: so one for each machine. None without a home."""
+    cache = environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):
+        cache = os.path.join(environ.get("HOME", ""), ".cache")
+    return Path(cache, f"zray-{socket.gethostname()}") if os.path.isabs(cache) else None
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    import logging  # workers, which import this module too, do without
+
+    logging.getLogger("zray").warning(text)
 
 
 def _short_enough(root: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 from zray.config import Config
-from zray.protocol.sockets import is_readable, make_socket, receive, send
+from zray.protocol.sockets import bind_socket, is_readable, make_socket, receive, send
 
 MAX_FRAMES_PER_TURN = 200
 
@@ -30,7 +30,7 @@ class Relay:
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._socket = make_socket(self._context, zmq.ROUTER, address, config)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.bind(address)
+        bind_socket(self._socket, address)
 
     def fileno(self) -> int:
         """Ready for reading when there may be something to pass on."""
