@@ -36,7 +36,7 @@ from zray.exceptions import (
 )
 from zray.ids import put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
-from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
+from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
 from zray.util.streams import say
 
@@ -417,21 +417,50 @@ class Session:
     ) -> ObjectRef | None:
         """Announces an actor; returns its handle object's reference if its handles are ``counted``."""
         self.check_usable()
-        core = self.core
         with self.shell.lock:
-            task_id = core.new_task_id()
-            handle: ObjectRef | None = None
-            if counted:
-                handle_id = put_id(task_id)
-                entry = core.references.own(handle_id)
-                core.references.resolve(handle_id, HANDLE, b"", b"", 0)
-                handle = self._make_ref(handle_id, entry)
-                spec["handle"] = handle_id
-            else:
-                spec["handle"] = b""
-            task = Task(task_id, core.queue_route, function_id, b"", 0, options, arguments, 0, 0, b"")
-            core.actors.create(actor_id, spec["handle"], spec, task)
+            handle = self._announce(actor_id, function_id, spec, options, arguments, counted)
             self.shell.submitted()
+        return handle
+
+    def create_named_actor(
+        self,
+        actor_id: bytes,
+        function_id: bytes,
+        spec: dict[str, Any],
+        options: bytes,
+        arguments: Arguments,
+        counted: bool,
+    ) -> tuple[ActorFound, ObjectRef | None]:
+        """As ``create_actor``, and waits until the broker has decided who has the name. Raises
+        ClusterUnavailableError."""
+        handles: list[ObjectRef | None] = []
+
+        def send(on_answer: Callable[[Any], None]) -> None:
+            spec["request"] = self.core.new_request(on_answer)
+            handles.append(self._announce(actor_id, function_id, spec, options, arguments, counted))
+
+        return self.ask(send), handles[0]
+
+    def _announce(
+        self,
+        actor_id: bytes,
+        function_id: bytes,
+        spec: dict[str, Any],
+        options: bytes,
+        arguments: Arguments,
+        counted: bool,
+    ) -> ObjectRef | None:
+        core = self.core
+        task_id = core.new_task_id()
+        handle: ObjectRef | None = None
+        spec["handle"] = b""
+        if counted:
+            spec["handle"] = handle_id = put_id(task_id)
+            entry = core.references.own(handle_id)
+            core.references.resolve(handle_id, HANDLE, b"", b"", 0)
+            handle = self._make_ref(handle_id, entry)
+        task = Task(task_id, core.queue_route, function_id, b"", 0, options, arguments, 0, 0, b"")
+        core.actors.create(actor_id, spec["handle"], spec, task)
         return handle
 
     def call_actor(
