@@ -21,6 +21,8 @@ from zray.protocol import messages as m
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 
 MAX_FENCED = 50_000
+IDLE_TIMEOUT_S = 5.0
+"""Of a host that does not say its own."""
 MAX_REPRIEVES = 6
 """A worker that is always busy when it is asked to go is asked again after 2, 4, ... up to 64 times the idle time."""
 
@@ -32,7 +34,6 @@ class BrokerCore:
     def __init__(
         self,
         new_id: Callable[[], bytes],
-        idle_worker_s: float = 5.0,
         infeasible_warn_s: float = 2.0,
         shell_status: Callable[[], dict[str, Any]] = dict,
     ) -> None:
@@ -47,7 +48,6 @@ class BrokerCore:
         self.actors = Actors(self.scheduler, self.send, self.jobs)
         self.reports = Reports(self, infeasible_warn_s, shell_status)
         self.output = WorkerOutput(self)
-        self._idle_worker_s = idle_worker_s
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
         self._job_counter = 0
@@ -410,7 +410,7 @@ class BrokerCore:
         self.reports.tick(now)
 
     def _reap(self, host: Host, now: float) -> None:
-        timeout_s = host.info.get("idle_timeout_s", self._idle_worker_s)
+        timeout_s = host.info.get("idle_timeout_s", IDLE_TIMEOUT_S)
         idle = [worker for workers in host.idle.values() for worker in workers]
         surplus = len(idle) - host.pool.total.get("CPU", 0) // 10_000
         for worker in sorted(idle, key=lambda worker: worker.idle_since):

@@ -169,7 +169,7 @@ class ActorExiting(NamedTuple):
 
 
 class Leaving(NamedTuple):
-    """A worker ends in good order, having answered everything; ``hand_back``: what it never started."""
+    """A worker ends in good order: it has answered all that it had started, and handed back the rest (``Returned``)."""
 
     reason: str
 
@@ -372,9 +372,9 @@ class Logs(NamedTuple):
 
 
 class StartWorker(NamedTuple):
+    """Fork a worker. What it is for, it learns from the broker when it has joined."""
+
     worker_id: ProcessId
-    job_id: bytes
-    config: dict[str, Any]
 
 
 class KillWorker(NamedTuple):

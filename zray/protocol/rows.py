@@ -112,7 +112,7 @@ _SIZES = {
     "task_id": ids.TASK_ID_BYTES,
     "object_id": ids.OBJECT_ID_BYTES,
     "function_id": ids.FUNCTION_ID_BYTES,
-    "incarnation_id": 8,
+    "incarnation": 8,  # of the broker; those of actors are numbers
 }
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zray import ids
-from zray.protocol import messages
+from zray.protocol import messages, rows
 from zray.protocol.messages import (
     DRIVER,
     FROM_BROKER,
@@ -92,7 +92,7 @@ GOLDEN = """
 45 ExitIfIdle reason: str, surplus: bool
 46 Notice text: str
 47 Logs entries: list[Any], left_out: int
-48 StartWorker worker_id: bytes, job_id: bytes, config: dict[str, Any]
+48 StartWorker worker_id: bytes
 49 KillWorker worker_id: bytes, reason: str
 50 FlushLogs request: int
 51 ObjectRequest object_id: bytes
@@ -133,6 +133,7 @@ FIXED_SIZES = {
     "task_id": 24,
     "object_id": 28,
     "function_id": 16,
+    "incarnation": 8,
 }
 """Fields of identifiers, in bytes."""
 
@@ -169,7 +170,7 @@ def type_name(hint: Any) -> str:
 
 
 def good_value(field: str, hint: Any) -> Any:
-    return b"\x07" * FIXED_SIZES[field] if field in FIXED_SIZES else VALUES[hint]
+    return b"\x07" * FIXED_SIZES[field] if hint is bytes and field in FIXED_SIZES else VALUES[hint]
 
 
 def example_of(kind: Any) -> Any:
@@ -187,6 +188,11 @@ def test_the_wire_format():
 
 def test_the_version_belongs_to_the_wire_format():
     assert messages.PROTOCOL_VERSION == 3
+
+
+def test_every_size_is_that_of_a_field():
+    fields = {field for kind in TYPES for field, hint in get_type_hints(kind).items() if hint is bytes}
+    assert set(FIXED_SIZES) == set(rows._SIZES) <= fields
 
 
 def test_sizes_are_those_of_identifiers():
@@ -234,7 +240,7 @@ def test_each_field_is_checked(kind):
     message = example_of(kind)
     for position, (field, hint) in enumerate(get_type_hints(kind).items(), start=1):
         wrong = list(WRONG[hint])
-        if field in FIXED_SIZES:
+        if hint is bytes and field in FIXED_SIZES:
             wrong += [b"", b"x" * (FIXED_SIZES[field] - 1), b"x" * (FIXED_SIZES[field] + 1)]
         for value in wrong:
             row = list(encode_row(message))
