@@ -451,3 +451,17 @@ def test_drivers_of_one_cluster_do_not_see_each_others_output():
             for process in (one, two):
                 process.say("\n")
             assert "two" not in one.succeed() and "one" not in two.succeed()
+
+
+def test_a_named_actor_that_no_broker_answers_for():
+    import zray as ray
+
+    with by_hand(hosts=0, environ=FAST) as (address, broker, _), pytest.MonkeyPatch.context() as patch:
+        for name, value in FAST.items():
+            patch.setenv(name, value)
+        ray.init(address)
+        broker.signal(signal.SIGSTOP)
+        with pytest.raises(ray.exceptions.ClusterUnavailableError):
+            ray.remote(Exception).options(name="nobody").remote()
+        broker.signal(signal.SIGCONT)
+        ray.shutdown()
