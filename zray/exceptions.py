@@ -187,7 +187,10 @@ class WorkerCrashedError(ZrayError):
 
 
 class OutOfMemoryError(WorkerCrashedError):
-    """The process that ran the task was killed for lack of memory."""
+    """Not raised yet, and there for code that catches it: Ray's, for a process that was killed for lack of memory.
+
+    In zray that is a plain ``WorkerCrashedError``, whose message says SIGKILL and how much memory was used.
+    """
 
 
 class ActorError(ZrayError):
@@ -239,15 +242,19 @@ class NodeDiedError(ZrayError):
 
 
 class TaskUnschedulableError(ZrayError):
-    """The task's request can never be satisfied."""
+    """Not raised yet, and there for code that catches it: Ray's, for a task whose request can never be satisfied.
+
+    In zray such a task waits for a host that could run it, and a warning says so.
+    """
 
 
 class ActorUnschedulableError(ActorError):
-    """The actor's request can never be satisfied."""
+    """Not raised yet, and there for code that catches it: as ``TaskUnschedulableError``, for an actor."""
 
 
 class RuntimeEnvSetupError(ZrayError):
-    """A runtime environment could not be set up."""
+    """Not raised yet, and there for code that catches it: there are no runtime environments, ``runtime_env`` is refused
+    with NotImplementedError."""
 
 
 class ModuleMissingError(ZrayError, ModuleNotFoundError):

@@ -176,3 +176,22 @@ def test_an_idle_worker_that_owns_an_object_is_not_ended(sandbox, monkeypatch):
         assert len(zray.get(small, timeout=5)) == 10 and len(zray.get(large, timeout=5)) == 500_000
         del small, large
         eventually(lambda: len({pid, *others} & set(sandbox.processes())) <= 1, timeout_s=15)
+
+
+def test_the_creation_of_a_named_actor_asks_nothing_else(ray, monkeypatch):
+    from zray.client import session as sessions
+
+    asked = []
+    monkeypatch.setattr(sessions.current().core, "query", lambda what, *_: asked.append(what))
+
+    class Counter:
+        def increment(self):
+            return 1
+
+    counter = ray.remote(Counter).options(name="counter").remote()
+    assert ray.get(counter.increment.remote(), timeout=8) == 1
+    with pytest.raises(ValueError, match="exists already"):
+        ray.remote(Counter).options(name="counter").remote()
+    same = ray.remote(Counter).options(name="counter", get_if_exists=True).remote()
+    assert ray.get(same.increment.remote(), timeout=8) == 1
+    assert asked == []

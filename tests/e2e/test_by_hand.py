@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
+import subprocess
 import sys
 import time
 
@@ -70,6 +72,29 @@ def test_tcp_with_insecure():
         ray.shutdown()
 
 
+def test_insecure_warns_at_every_start(caplog):
+    import zray as ray
+
+    with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", "--insecure") as (address, broker, (host,)):
+        for process in (broker, host):
+            assert address in process.expect("warning: insecure: no keys are used", stream="err")
+        for _ in range(2):
+            caplog.clear()
+            ray.init(address, insecure=True)
+            (warning,) = [record.getMessage() for record in caplog.records if "insecure" in record.getMessage()]
+            assert address in warning and "zray keys" in warning
+            ray.shutdown()
+
+
+def test_where_no_keys_are_needed_nothing_warns(caplog):
+    import zray as ray
+
+    with by_hand() as (address, broker, (host,)):
+        ray.init(address, insecure=True)
+        ray.shutdown()
+        assert "insecure" not in broker.err + host.err + caplog.text
+
+
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:{port}", "ipc:///tmp/zray-nobody-is-here.sock"])
 def test_nobody_answers(address):
     import zray as ray
@@ -127,6 +152,79 @@ def test_two_brokers_on_one_socket(sandbox):
         ray.init(address)
         assert ray.get(ray.remote(lambda: 1).remote(), timeout=8) == 1
         ray.shutdown()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o777, 0o1777])
+def test_a_socket_is_its_users_alone(sandbox, mode):
+    import zray as ray
+
+    directory = sandbox.directory / "open"
+    directory.mkdir()
+    directory.chmod(mode)
+    umask = os.umask(0)
+    try:
+        with by_hand("--bind", f"ipc://{directory}/b") as (address, _, _):
+            assert stat.S_IMODE((directory / "b").stat().st_mode) == 0o600
+            ray.init(address)
+            assert ray.get(ray.remote(lambda: 1).remote(), timeout=8) == 1
+            ray.shutdown()
+    finally:
+        os.umask(umask)
+
+
+JOIN_AS_SOMEBODY_ELSE = """
+import os, sys
+from zray.client.connection import connect
+from zray.config import Config
+from zray.exceptions import ClusterUnavailableError
+os.setgroups([])
+os.setgid(12345)
+os.setuid(12345)
+try:
+    connect(sys.argv[1], "driver", bytes(16), {}, Config(connect_timeout_s=3.0))
+except ClusterUnavailableError as error:
+    print("refused:", error)
+"""
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+def join_as_somebody_else(address):
+    command = [sys.executable, "-c", JOIN_AS_SOMEBODY_ELSE, address]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
+
+
+@only_root
+def test_another_user_is_kept_out_whatever_the_mode(sandbox):
+    sandbox.directory.chmod(0o755)
+    with by_hand("--bind", f"ipc://{sandbox.directory}/b", hosts=0) as (address, _, _):
+        assert "refused: no zray broker answered" in join_as_somebody_else(address)
+        os.chmod(f"{sandbox.directory}/b", 0o777)  # the kernel would let him in now
+        assert "refused: no zray broker answered" in join_as_somebody_else(address)
+
+
+@only_root
+def test_a_broker_of_another_user_is_not_joined(sandbox):
+    import zray as ray
+
+    path = sandbox.directory / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        os.chown(path, 12345, 12345)
+        with pytest.raises(ray.exceptions.ClusterUnavailableError, match="belongs to user 12345, not to you"):
+            ray.init(f"ipc://{path}")
+        done = cli("broker", "--bind", f"ipc://{path}")
+        assert done.returncode == 2 and "belongs to user 12345" in done.stderr
+        assert path.exists()
+        path.unlink()
+    assert not ray.is_initialized()
+
+
+def test_a_file_in_the_place_of_the_socket_is_kept(sandbox):
+    path = sandbox.directory / "thesis"
+    path.write_text("text")
+    done = cli("broker", "--bind", f"ipc://{path}")
+    assert done.returncode == 2 and "no socket" in done.stderr and "Traceback" not in done.stderr
+    assert path.read_text() == "text"
 
 
 def test_bad_bind_addresses():
@@ -353,3 +451,17 @@ def test_drivers_of_one_cluster_do_not_see_each_others_output():
             for process in (one, two):
                 process.say("\n")
             assert "two" not in one.succeed() and "one" not in two.succeed()
+
+
+def test_a_named_actor_that_no_broker_answers_for():
+    import zray as ray
+
+    with by_hand(hosts=0, environ=FAST) as (address, broker, _), pytest.MonkeyPatch.context() as patch:
+        for name, value in FAST.items():
+            patch.setenv(name, value)
+        ray.init(address)
+        broker.signal(signal.SIGSTOP)
+        with pytest.raises(ray.exceptions.ClusterUnavailableError):
+            ray.remote(Exception).options(name="nobody").remote()
+        broker.signal(signal.SIGCONT)
+        ray.shutdown()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from .helpers import Process, driver, eventually
+from .helpers import Process, driver, eventually, program
 
 
 def shown(process: Process, stream: str = "out") -> list[str]:
@@ -235,3 +242,354 @@ def test_titles(sandbox):
             eventually(lambda title=title: sandbox.processes(title))
         process.say("\n")
         process.succeed()
+
+
+# ------------------------------------------------------------------------- output holds up and fails nothing else
+
+
+@contextlib.contextmanager
+def unread_pipe() -> Iterator[int]:
+    """The end to write to of a pipe that is full, and that nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    try:
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("stream", ["out", "err"])
+def test_a_driver_whose_stream_is_not_read_goes_on_and_ends(sandbox, stream):
+    source = f"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk(n):
+        for number in range(n):
+            print("a line of some sixty characters, to fill every pipe", number, file=sys.std{stream})
+        print("y" * 200_000, file=sys.std{stream})
+        return n
+    assert ray.get(talk.remote(5000)) == 5000
+    assert ray.get([talk.remote(3) for _ in range(5)]) == [3] * 5
+    open({str(sandbox.directory / "result")!r}, "w").write("fine")
+    """
+    with unread_pipe() as pipe:
+        # Not Process, which reads what it starts.
+        environ = {**os.environ, "PYTHONUNBUFFERED": ""}
+        command = [sys.executable, "-c", program(source)]
+        done = subprocess.run(command, env=environ, timeout=60, **{f"std{stream}": pipe})
+    assert done.returncode == 0
+    assert (sandbox.directory / "result").read_text() == "fine"
+
+
+def test_a_driver_that_reads_late_gets_everything_in_order(sandbox):
+    source = """
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        for number in range(20_000):
+            print("number", number)
+    ray.get(talk.remote())
+    """
+    command = [sys.executable, "-c", program(source)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        sandbox.one("zray::IDLE")  # the task is done, and nobody has read its lines
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    numbers = re.findall(r"number (\d+)$", (first + rest).decode(), re.M)
+    assert numbers == [str(number) for number in range(20_000)]
+
+
+@pytest.mark.parametrize(
+    "error", ["ValueError('no')", "OSError(28, 'no space')", "KeyboardInterrupt()", "SystemExit(3)"]
+)
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_stream_that_raises_fails_nothing(name, error):
+    source = f"""
+    ray.init(num_cpus=1)
+    class Touchy:
+        def __init__(self, stream):
+            self.stream = stream
+        def write(self, text):
+            if "bad" in text:
+                raise {error}
+            return self.stream.write(text)
+        def flush(self):
+            self.stream.flush()
+    sys.{name} = Touchy(sys.{name})
+    @ray.remote
+    def talk(*words):
+        for word in words:
+            print(word, file=sys.{name})
+        return len(words)
+    assert ray.get(talk.remote("one", "bad two", "three")) == 3
+    assert ray.get(talk.remote("bad four", "five")) == 2
+    sys.stdin.readline()
+    """
+    with driver(source) as process:
+        process.expect("five", stream=name[3:])
+        process.say("\n")
+        process.succeed()
+        assert shown(process, name[3:]) == ["one", "three", "five"]
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_driver_without_a_stream(name):
+    other = {"stdout": "stderr", "stderr": "stdout"}[name]
+    source = f"""
+    sys.{name} = None
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        print("to nobody", file=sys.{name})
+        print("to somebody", file=sys.{other})
+    ray.get(talk.remote())
+    ray.shutdown()
+    """
+    with driver(source) as process:
+        process.succeed()
+        assert shown(process, other[3:]) == ["to somebody"]
+
+
+def test_an_ascii_terminal_shows_every_line():
+    body = 'for text in ("one", "caf\\u00e9 \\u4e2d", "three"):\n    print(text)'
+    with run(body, environ={"PYTHONIOENCODING": "ascii"}) as process:
+        process.succeed()
+        assert shown(process)[:3] == ["one", "caf\\xe9 \\u4e2d", "three"]
+
+
+def test_a_reader_that_has_gone_fails_nothing(sandbox):
+    source = f"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        print("to nobody")
+        return 5
+    assert ray.get([talk.remote() for _ in range(50)]) == [5] * 50
+    open({str(sandbox.directory / "result")!r}, "w").write("fine")
+    """
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", program(source)], stdout=writer, timeout=60)
+    os.close(writer)
+    assert done.returncode == 0
+    assert (sandbox.directory / "result").read_text() == "fine"
+
+
+def memory_mb(pid: int) -> int:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) // 1024
+
+
+def test_memory_is_bounded_while_a_driver_stands_still(sandbox):
+    begun, printed = sandbox.directory / "begun", sandbox.directory / "printed"
+    source = f"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        open({str(begun)!r}, "w").close()
+        for _ in range(1500):
+            print("x" * 60_000)
+        open({str(printed)!r}, "w").close()
+    ref = talk.remote()
+    sys.stdin.readline()
+    ray.get(ref)
+    """
+    with driver(source) as process:
+        eventually(begun.exists, pause_s=0.001)
+        process.signal(signal.SIGSTOP)
+        host, broker = sandbox.one("zray: host"), sandbox.one("zray: broker")
+        before = memory_mb(host), memory_mb(broker)
+        eventually(printed.exists, timeout_s=60)  # 90 MB
+        grown = memory_mb(host) - before[0], memory_mb(broker) - before[1]
+        process.signal(signal.SIGCONT)
+        process.say("\n")
+        process.succeed(timeout_s=60)
+        assert max(grown) < 60, grown
+        assert "lines of workers are not shown" in process.err
+
+
+def test_a_fork_of_a_driver_that_shows_lines_can_print():
+    source = """
+    ray.init(num_cpus=1)
+    @ray.remote
+    def talk():
+        for number in range(20_000):
+            print("number", number)
+    ref = talk.remote()
+    for _ in range(50):
+        pid = os.fork()
+        if not pid:
+            print("from the child")
+            sys.stdout.flush()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    ray.get(ref)
+    """
+    with driver(source) as process:
+        process.succeed(timeout_s=60)
+        assert process.out.count("from the child") == 50
+
+
+def test_no_thread_is_started_before_a_line_comes():
+    source = """
+    def threads():
+        return len(os.listdir("/proc/self/task"))
+    ray.init(num_cpus=1)
+    ray.get(ray.remote(lambda: 1).remote())
+    before = threads()
+    ray.get(ray.remote(lambda: 1).remote())
+    assert threads() == before
+    ray.get(ray.remote(lambda: print("hello")).remote())
+    sys.stdin.readline()
+    assert threads() == before + 1
+    ray.shutdown()
+    """
+    with driver(source) as process:
+        process.expect("hello")
+        process.say("\n")
+        process.succeed()
+
+
+# ---------------------------------------------------------------------- nothing but text, and nobody's but one's own
+
+
+def at_a_terminal(source: str) -> str:
+    """What a driver shows at a terminal, with ``\\n`` alone at the ends of lines."""
+    ours, theirs = os.openpty()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", program(source)], stdout=theirs, stderr=theirs, start_new_session=True
+        ) as process:
+            os.close(theirs)
+            text = b""
+            with contextlib.suppress(OSError):  # EIO: it has ended
+                while chunk := os.read(ours, 65536):
+                    text += chunk
+        assert process.returncode == 0, text
+    finally:
+        os.close(ours)
+    return text.decode().replace("\r\n", "\n")
+
+
+def test_control_sequences_do_nothing_at_a_terminal():
+    source = r"""
+    ray.init(num_cpus=1)
+    @ray.remote(max_retries=0)
+    def talk(name):
+        stream = getattr(sys, name)
+        print("\x1b[31mred\x1b[0m and \x1b[1mbold", file=stream)
+        print("erase \x1b[2J\x1b[Hup \x1b[A", file=stream)
+        print("title \x1b]0;mine\x07 \x9b2J \x08\x08\x08 \u202egnp", file=stream)
+        print("the end of", name, file=stream)
+    ray.get(talk.remote("stdout"))
+    ray.get(talk.remote("stderr"))
+    """
+    text = re.sub(r"pid=\d+", "pid=1", at_a_terminal(source))
+    for name in ("stdout", "stderr"):
+        assert f"(talk pid=1) the end of {name}\n" in text
+    for line in (
+        "(talk pid=1) \x1b[31mred\x1b[0m and \x1b[1mbold\x1b[0m\n",
+        "(talk pid=1) erase up \n",
+        "(talk pid=1) title \\x1b]0;mine\\x07 \\x9b2J \\x08\\x08\\x08 \\u202egnp\n",
+    ):
+        assert text.count(line) == 2, text
+
+
+def test_control_sequences_stay_where_nobody_looks():
+    with run(r'print("erase \x1b[2J\x1b[H")') as process:
+        process.succeed()
+        assert "erase \x1b[2J\x1b[H" in process.out
+
+
+def test_the_last_words_of_a_worker_in_an_error_do_nothing_at_a_terminal():
+    source = r"""
+    ray.init(num_cpus=1)
+    @ray.remote(max_retries=0)
+    def die():
+        os.write(2, b"\x1b[2J\x1b]0;mine\x07last words\n")
+        os._exit(1)
+    try:
+        ray.get(die.remote())
+    except ray.exceptions.WorkerCrashedError as error:
+        assert "last words" in str(error)
+        assert "\x1b" not in str(error), str(error)
+    """
+    with driver(source) as process:
+        process.succeed()
+
+
+def test_nobody_prints_under_the_name_of_another(sandbox):
+    source = r"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    def forger():
+        for text in ("\x1ezray-name:victim", "\x1ezray-name:" + "0" * 32 + ":victim", "\x1ezray-name::victim"):
+            print(text)
+            print("forged")
+            os.write(1, text.encode() + b"\n")
+            os.write(1, b"forged\n")
+        os.write(1, b"no end")
+    @ray.remote
+    def honest():
+        print("mine")
+        print("mine", file=sys.stderr)
+    ray.get(forger.options(name="a\nvictim pid=1) forged (").remote())
+    ray.get(honest.remote())
+    ray.get(forger.remote())
+    sys.stdin.readline()
+    """
+    with driver(source) as process:
+        process.expect("mine")
+        process.expect("mine", stream="err")
+        process.say("\n")
+        process.succeed()
+        assert not re.search(r"^\(victim pid", process.out, re.M)
+        assert (
+            re.findall(r"^\((.*) pid=\d+\) forged$", process.out, re.M)
+            == ["a?victim_pid=1) forged ("] * 6 + ["forger"] * 6
+        )
+        assert re.findall(r"^\((.*) pid=\d+\) no end$", process.out, re.M) == ["a?victim_pid=1) forged (", "forger"]
+        assert re.findall(r"^\((.*) pid=\d+\) mine$", process.out, re.M) == ["honest"]
+        assert re.findall(r"^\((.*) pid=\d+\) mine$", process.err, re.M) == ["honest"]
+    files = "".join(path.read_text() for path in sandbox.logs("*.out"))
+    assert files.count("zray-name") == 12 and files.count("\nmine\n") == 1  # what was printed, and no markers
+
+
+def test_a_task_that_puts_a_file_in_the_place_of_its_output(sandbox):
+    path = sandbox.directory / "file"
+    source = f"""
+    ray.init(num_cpus=1)
+    @ray.remote
+    class Redirected:
+        def redirect(self):
+            self.saved = os.dup(1)
+            os.dup2(os.open({str(path)!r}, os.O_WRONLY | os.O_CREAT), 1)
+        def restore(self):
+            os.dup2(self.saved, 1)
+            print("back")
+    @ray.remote
+    def redirect():
+        os.dup2(os.open({str(path)!r}, os.O_WRONLY | os.O_CREAT), 1)
+    @ray.remote
+    def talk():
+        print("to the file")
+    actor = Redirected.remote()
+    ray.get(actor.redirect.remote())
+    ray.get(actor.restore.remote())
+    del actor
+    ray.get(redirect.remote())
+    ray.get(talk.remote())
+    sys.stdin.readline()
+    """
+    with driver(source) as process:
+        assert process.expect("back").startswith("(Redirected pid=")
+        process.say("\n")
+        process.succeed()
+    assert path.read_text() == "to the file\n"

@@ -20,11 +20,10 @@ from zray.client import session as sessions
 from zray.client.connection import connect
 from zray.client.core.effects import ShowLogs, Warn
 from zray.client.session import Session
-from zray.client.shell import Tick
 from zray.config import Config
 from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
 from zray.options import check_text
-from zray.protocol.messages import DRIVER, Goodbye
+from zray.protocol.messages import DRIVER, Goodbye, LogsTaken
 from zray.protocol.sockets import check_address
 from zray.util import signals
 from zray.util.machine import host_resources
@@ -214,8 +213,10 @@ def _resolve(address: str, config: Config) -> str:
 def _credentials(address: str, config: Config, insecure: bool) -> ClientCredentials | None:
     if not address.startswith("tcp://"):
         return None
-    from zray.security.dialer import credentials_for
+    from zray.security.dialer import credentials_for, insecurity
 
+    if warning := insecurity(address, insecure):
+        _logger().warning(warning)
     return credentials_for(address, "driver", config.keys, insecure, config.connect_timeout_s)
 
 
@@ -261,12 +262,12 @@ def _join(
     from zray.api.driver_output import DriverOutput  # workers, which import this module too, do without
 
     process_id = os.urandom(16)
-    info = {"pid": os.getpid(), "job": _job_config(namespace, local=True)}
+    info = {"pid": os.getpid(), "job": _job_config(namespace, local=True), "shows_logs": config.log_to_driver}
     connection = connect(address, DRIVER, process_id, info, config, credentials)
     lifeline = process.lifeline if process is not None else -1
     session = Session(connection, process_id, b"", namespace, config, lifeline)
-    output = DriverOutput(config.log_to_driver)
-    session.handlers.update({ShowLogs: output.show, Warn: output.warn, Tick: output.tick})
+    output = DriverOutput(config.log_to_driver, lambda size_bytes: _tell_taken(session, size_bytes))
+    session.handlers.update({ShowLogs: output.show, Warn: output.warn})
     sessions.set_current(session)
     object_ref.set_tracker(session)
     runtimes.set_runtime(None)
@@ -275,6 +276,13 @@ def _join(
     )
     signals.install(session.shell.lock)
     return _Driver(session, context, output, undo_hint=_hint_on_read_only())
+
+
+def _tell_taken(session: Session, size_bytes: int) -> None:
+    """Called by the thread that shows lines. What else a turn brings is left to the threads that turn."""
+    with session.shell.lock:
+        session.core.send(LogsTaken(size_bytes))
+        session.shell.submitted()
 
 
 # ------------------------------------------------------------------------------------------------ starting

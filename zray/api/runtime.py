@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,7 @@ from zray.exceptions import PendingCallsLimitExceeded, SerializationError, ZrayE
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 from zray.protocol.codec import pack, shape_key
-from zray.protocol.messages import ActorFound, ActorKill, ActorLookup
+from zray.protocol.messages import ActorKill, ActorLookup
 from zray.serialization import PickledCallable, serialize
 
 if TYPE_CHECKING:
@@ -169,15 +168,9 @@ class ClusterRuntime:
         packed = pack_options("__init__", 1, "", False)
         if not options.name:
             return *session.create_actor(shipped.id16, spec, packed, arguments, counted=not detached), meta
-        made: list[tuple[bytes, ObjectRef | None]] = []
-
-        def create(on_answer: Callable[[Any], None]) -> None:
-            spec["request"] = session.core.new_request(on_answer)
-
-        found = self._create_named(create, lambda: made.append(
-            session.create_actor(shipped.id16, spec, packed, arguments, counted=not detached)
-        ))  # fmt: skip
-        actor_id, handle = made[0]
+        found, actor_id, handle = session.create_named_actor(
+            shipped.id16, spec, packed, arguments, counted=not detached
+        )
         if found.found and found.actor == actor_id:
             return actor_id, handle, meta
         session.shell.run(lambda: session.core.actors.abandon(actor_id))
@@ -187,23 +180,6 @@ class ClusterRuntime:
                 "choose another name, or get it with zray.get_actor() or get_if_exists=True"
             )
         return found.actor, self._handle_ref(found.spec), type(meta).unpack(found.spec["meta"])
-
-    def _create_named(self, prepare: Callable[[Callable[[Any], None]], None], create: Callable[[], None]) -> ActorFound:
-        """Creates an actor with a name, and waits until the broker has decided who has the name."""
-        answer = threading.Event()
-        answers: list[Any] = []
-
-        def on_answer(value: Any) -> None:
-            answers.append(value)
-            answer.set()
-
-        with self.session.shell.lock:
-            prepare(on_answer)
-        create()
-        self.session.ask(lambda done: self.session.core.query("stats", {}, done))  # answered behind the other one
-        answer.wait()
-        found: ActorFound = answers[0]
-        return found
 
     def _handle_ref(self, spec: dict[str, Any]) -> ObjectRef | None:
         return self.session.intern(spec["handle"]) if spec.get("handle") else None

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.broker.actors import Actors
+from zray.broker.output import WorkerOutput
 from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import Pool, Shape, check_amounts, read_shape
@@ -25,6 +26,8 @@ REFUSED = "MessageRefusedError"
 FORCE_GRACE_S = 1.0
 """A worker that is to be killed for what it runs has so long to cancel what that has submitted."""
 KILLED_BY_FORCE = "its task was cancelled with force=True"
+IDLE_TIMEOUT_S = 5.0
+"""Of a host that does not say its own."""
 MAX_REPRIEVES = 6
 """A worker that is always busy when it is asked to go is asked again after 2, 4, ... up to 64 times the idle time."""
 
@@ -36,7 +39,6 @@ class BrokerCore:
     def __init__(
         self,
         new_id: Callable[[], bytes],
-        idle_worker_s: float = 5.0,
         infeasible_warn_s: float = 2.0,
         shell_status: Callable[[], dict[str, Any]] = dict,
     ) -> None:
@@ -51,7 +53,7 @@ class BrokerCore:
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes)
         self.reports = Reports(self, infeasible_warn_s, shell_status)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and until when they may prepare
-        self._idle_worker_s = idle_worker_s
+        self.output = WorkerOutput(self)
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
         self._job_counter = 0
@@ -84,8 +86,9 @@ class BrokerCore:
             m.HostReady: self._host_ready,
             m.WorkerStarted: self._worker_started,
             m.WorkerDied: self._worker_died,
-            m.WorkerLogs: self.reports.on_logs,
-            m.LogsFlushed: self.reports.on_flushed,
+            m.WorkerLogs: self.output.on_logs,
+            m.LogsTaken: self.output.on_taken,
+            m.LogsFlushed: self.output.on_flushed,
             m.LinkRefusals: self.reports.on_link_refusals,
         }
 
@@ -205,7 +208,7 @@ class BrokerCore:
             self._host_lost(process_id, reason)
         elif process.kind == DRIVER:
             self._job_ended(process)
-        self.reports.process_lost(process_id)
+        self.output.process_lost(process_id)
 
     def _drop_tasks_of(self, process: Process) -> None:
         """Nobody waits for the tasks of a dead owner: queued ones are dropped, running ones stopped."""
@@ -472,7 +475,7 @@ class BrokerCore:
         self.reports.tick(now)
 
     def _reap(self, host: Host, now: float) -> None:
-        timeout_s = host.info.get("idle_timeout_s", self._idle_worker_s)
+        timeout_s = host.info.get("idle_timeout_s", IDLE_TIMEOUT_S)
         idle = [worker for workers in host.idle.values() for worker in workers]
         surplus = len(idle) - host.pool.total.get("CPU", 0) // 10_000
         for worker in sorted(idle, key=lambda worker: worker.idle_since):

@@ -8,8 +8,11 @@ it joins (``admit``); frames that say they are its, and come otherwise, are nobo
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import select
+import stat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import zmq
@@ -19,12 +22,14 @@ from zray.exceptions import ConfigError
 from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER
 from zray.protocol.sockets import (
     Entrance,
+    bind_socket,
     check_address,
     is_readable,
     make_socket,
     receive,
     send,
     somebody_listens,
+    stranger_at,
     unanswered_s,
 )
 
@@ -50,8 +55,8 @@ class Door:
 
     def __init__(self, address: str, config: Config, keys: KeyDirectory | None) -> None:
         check_address(address)
-        if somebody_listens(address):  # libzmq would take it over, and its broker go deaf
-            raise ConfigError(f"the broker cannot listen at {address!r}: another broker is running there")
+        if obstacle := _obstacle(address):
+            raise ConfigError(f"the broker cannot listen at {address!r}: {obstacle}")
         self.address = ""
         self._entrance: Entrance | None = None
         self.malformed = 0
@@ -72,7 +77,7 @@ class Door:
         if self._guard is not None:
             self._guard.apply_server(self._socket)
         try:
-            self._socket.bind(address)
+            bind_socket(self._socket, address)
         except zmq.ZMQError as error:
             self.close()
             raise ConfigError(f"the broker cannot listen at {address!r}: {_reason(error)}") from None
@@ -202,6 +207,17 @@ def _guard(context: zmq.Context[Any], keys: KeyDirectory) -> Guard:
 
     require_curve()
     return Guard(context, keys.server(), AllowList(keys).find)
+
+
+def _obstacle(address: str) -> str:
+    """What is in the place of a Unix socket that is to be made, if anything. libzmq would remove it: a socket that is
+    in use, so that its broker goes deaf, or a file of the user's."""
+    if not address.startswith("ipc://"):
+        return ""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(os.stat(address.removeprefix("ipc://")).st_mode):
+            return "there is a file of that name, which is no socket"
+    return stranger_at(address) or ("another broker is running there" if somebody_listens(address) else "")
 
 
 def _reason(error: zmq.ZMQError) -> str:

@@ -1,4 +1,4 @@
-"""What the broker tells people: answers to queries, warnings about what cannot be placed, workers' output."""
+"""What the broker tells people: answers to queries, and warnings about what cannot be placed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from zray.protocol.messages import (
     PENDING,
     RESTARTING,
     Answer,
-    FlushLogs,
     LinkRefusals,
-    Logs,
-    LogsFlushed,
     Notice,
     ProtocolError,
     Query,
-    WorkerLogs,
 )
 
 if TYPE_CHECKING:
@@ -47,15 +43,13 @@ class Reports:
         self._infeasible_warn_s = infeasible_warn_s
         self._unplaced_since: dict[tuple[bytes, bytes], float] = {}
         self._warned: set[tuple[bytes, bytes]] = set()
-        self._flushes: dict[int, tuple[bytes, int, dict[bytes, None]]] = {}
-        self._next_flush = 1
 
     # ------------------------------------------------------------------ queries
 
     def on_query(self, source: Process, message: Query) -> None:
         """Answers a question; None when it is not known."""
         if message.what == "flush_logs":
-            self._flush_logs(source, message.request)
+            self._core.output.flush(source, message.request)
             return
         answer: Callable[[], Any] | None = {
             "hosts": self.hosts,
@@ -246,37 +240,7 @@ class Reports:
             f"their handles."
         )
 
-    # ------------------------------------------------------------------ output of workers
-
-    def on_logs(self, source: Process, message: WorkerLogs) -> None:
-        """Passes what workers printed on to the driver of their job."""
-        by_driver: dict[bytes, list[Any]] = {}
-        for entry in message.entries:
-            if type(entry) is not list or len(entry) != 5 or type(entry[0]) is not bytes or type(entry[4]) is not list:
-                raise ProtocolError("malformed lines of output")
-            worker_id, name, pid, stream, lines = entry
-            worker = self._core.scheduler.workers.get(worker_id)
-            job = self._core.jobs.get(worker.job_id) if worker is not None else None
-            if job is not None and job.driver in self._core.processes:
-                by_driver.setdefault(job.driver, []).append([name, pid, stream, lines])
-        for driver, entries in by_driver.items():
-            self._core.send(driver, Logs(entries))
-
-    def _flush_logs(self, source: Process, request: int) -> None:
-        """Answers when every host has sent what its workers have printed up to now."""
-        hosts = dict.fromkeys(self._core.scheduler.hosts)
-        self._flushes[self._next_flush] = (source.process_id, request, hosts)
-        for host_id in hosts:
-            self._core.send(host_id, FlushLogs(self._next_flush))
-        self._next_flush += 1
-        self._answer_flushes()
-
-    def on_flushed(self, source: Process, message: LogsFlushed) -> None:
-        """A host has sent what there was."""
-        flush = self._flushes.get(message.request)
-        if flush is not None:
-            flush[2].pop(source.process_id, None)
-            self._answer_flushes()
+    # ------------------------------------------------------------------ strangers
 
     def on_link_refusals(self, source: Process, message: LinkRefusals) -> None:
         """A host has turned strangers away from its direct links."""
@@ -285,19 +249,6 @@ class Reports:
             raise ProtocolError("malformed counts of refusals")
         if host is not None:
             host.link_refusals = message.counts
-
-    def process_lost(self, process_id: bytes) -> None:
-        """A process that may owe or await a flush is gone."""
-        self._flushes = {key: flush for key, flush in self._flushes.items() if flush[0] != process_id}
-        for _, _, hosts in self._flushes.values():
-            hosts.pop(process_id, None)
-        self._answer_flushes()
-
-    def _answer_flushes(self) -> None:
-        for key, (asker, request, hosts) in list(self._flushes.items()):
-            if not hosts:
-                del self._flushes[key]
-                self._core.send(asker, Answer(request, True))
 
 
 def _host_status(host: Host) -> dict[str, Any]:

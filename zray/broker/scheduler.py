@@ -241,8 +241,6 @@ class Scheduler:
             self._send(worker.worker_id, run)
             if not envelope.flags & FLAG_RETRYABLE:
                 break
-        if not outstanding:
-            self.release(worker, 0.0)
 
     # ------------------------------------------------------------------ workers
 
@@ -278,7 +276,7 @@ class Scheduler:
         host.workers[worker.worker_id] = worker
         if actor is None:
             host.starting.add(worker.worker_id)
-        self._send(host.host_id, StartWorker(worker.worker_id, b"", {}))
+        self._send(host.host_id, StartWorker(worker.worker_id))
         self.places.touch(host)
         return worker
 

@@ -35,6 +35,7 @@ from zray.protocol.messages import (
 )
 from zray.protocol.sockets import RESERVED_DESCRIPTORS
 from zray.util.processes import describe_error, descriptors_left, raise_descriptor_limit
+from zray.util.streams import say
 
 if TYPE_CHECKING:
     from zray.security.keys import KeyDirectory
@@ -151,8 +152,7 @@ class BrokerShell:
                     self._core.dropped_frames += 1
                 except Exception:  # a fault of ours: it must not take the cluster along
                     self._core.dropped_frames += 1
-                    print(f"zray-broker: cannot handle a {type(message).__name__}:", file=sys.stderr)
-                    traceback.print_exc()
+                    say(f"zray-broker: cannot handle a {type(message).__name__}:\n{traceback.format_exc()}")
         except ProtocolError:
             self._core.dropped_frames += 1
 

@@ -13,6 +13,7 @@ from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.exceptions import ConfigError, ZrayError
 from zray.protocol.sockets import check_address
+from zray.security.dialer import insecurity
 from zray.security.keys import KeyDirectory, default_directory
 from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
 from zray.util.session_lock import SessionLock
@@ -87,6 +88,8 @@ def _serve(
     def ready(address: str) -> None:
         upkeep.show(Current(address, paths.name, os.getpid()))
         click.echo(f"zray broker is ready at {address}")
+        if warning := insecurity(address, insecure):
+            click.echo(f"zray-broker: warning: {warning}", err=True)
         _tell_how_to_join(address, keys, insecure)
         sys.stdout.flush()
 

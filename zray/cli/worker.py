@@ -13,7 +13,7 @@ from zray.config import Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.sockets import check_address
-from zray.security.dialer import credentials_for
+from zray.security.dialer import credentials_for, insecurity
 from zray.security.keys import ClientCredentials
 from zray.util import interpreter
 from zray.util.machine import host_resources
@@ -74,6 +74,8 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     )
     if not started:
         _start_anew(root)
+    if warning := insecurity(target, insecure):
+        click.echo(f"zray-worker: warning: {warning}", err=True)
     end_orderly_on_sigterm()
     paths, lock = new_session(root, os.environ["ZRAY_SESSION"])
     try:

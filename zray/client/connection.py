@@ -16,7 +16,7 @@ from zray.config import Config
 from zray.exceptions import SILENT_LISTENER, ClusterUnavailableError, ConfigError, VersionMismatchError, ZrayError
 from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.link import Link
-from zray.protocol.messages import FROM_BROKER, HOST, PROTOCOL_VERSION, Hello, ProtocolError, Refused, Welcome
+from zray.protocol.messages import FROM_BROKER, HOST, PROTOCOL_VERSION, WORKER, Hello, ProtocolError, Refused, Welcome
 from zray.protocol.sockets import (
     check_address,
     is_readable,
@@ -24,6 +24,7 @@ from zray.protocol.sockets import (
     receive,
     send,
     somebody_listens,
+    stranger_at,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def connect(
     Raises ClusterUnavailableError after ``config.connect_timeout_s``, VersionMismatchError or ZrayError when refused.
     """
     check_address(address)
+    _refuse_stranger(address, kind)
     context: zmq.Context[Any] = zmq.Context(io_threads=1)
     socket = make_socket(context, zmq.DEALER, address, config)
     try:
@@ -149,6 +151,7 @@ def connect(
             answer = _dial(socket, hello, address, config)
         if isinstance(answer, Refused):
             raise _refusal(answer)
+        _refuse_stranger(address, kind)  # who may have come meanwhile
         return Connection(context, socket, answer, address, config, _head(address, process_id))
     except zmq.ZMQError as error:
         socket.close(0)
@@ -162,6 +165,12 @@ def connect(
 
 def _limit(welcome: Welcome, config: Config) -> int:
     return int(welcome.cluster.get("max_message_bytes", config.max_message_bytes))
+
+
+def _refuse_stranger(address: str, kind: str) -> None:
+    stranger = stranger_at(address) if kind != WORKER else ""  # a worker has its address from its host
+    if stranger:
+        raise ClusterUnavailableError(f"the broker at {address!r} cannot be trusted: {stranger}")
 
 
 def _head(address: str, process_id: bytes) -> list[bytes]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
-from zray.client.core.effects import FreeSegment
+from zray.client.core.effects import FreeSegment, Warn
 from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
 from zray.client.futures import Completion
@@ -29,6 +29,7 @@ from zray.client.waits import Waits
 from zray.config import Config
 from zray.exceptions import (
     ClusterUnavailableError,
+    MessageRefusedError,
     ObjectLostError,
     SystemFailure,
     TaskError,
@@ -37,10 +38,11 @@ from zray.exceptions import (
 from zray.failures import aliased
 from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
-from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
+from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
 from zray.util import signals
 from zray.util.processes import describe_error
+from zray.util.streams import say
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -80,7 +82,10 @@ class Session:
             host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [], lambda: self.shell.lock
         )
         self.address = connection.address
-        self.handlers: dict[Any, Callable[[Any], None]] = {FreeSegment: lambda effect: None}
+        self.handlers: dict[Any, Callable[[Any], None]] = {
+            FreeSegment: lambda effect: None,
+            Warn: lambda effect: say(f"zray: {effect.text}"),
+        }
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
         lending = self._lending if host_id else contextlib.nullcontext
@@ -467,31 +472,46 @@ class Session:
     # ------------------------------------------------------------------ actors
 
     def create_actor(
-        self,
-        function_id: bytes,
-        spec: dict[str, Any],
-        options: bytes,
-        arguments: Arguments,
-        counted: bool,
+        self, function_id: bytes, spec: dict[str, Any], options: bytes, arguments: Arguments, counted: bool
     ) -> tuple[bytes, ObjectRef | None]:
         """Announces an actor; returns its identifier, and its handle object's reference if handles are ``counted``."""
         self.check_usable()
-        core = self.core
         with self.shell.lock:
-            task_id = core.new_task_id()
-            handle: ObjectRef | None = None
-            if counted:
-                handle_id = put_id(task_id)
-                entry = core.references.own(handle_id)
-                core.references.resolve(handle_id, HANDLE, b"", b"", 0)
-                handle = self._make_ref(handle_id, entry)
-                spec["handle"] = handle_id
-            else:
-                spec["handle"] = b""
-            task = Task(task_id, core.queue_route, function_id, b"", 0, options, arguments, 0, 0, b"")
-            core.actors.create(spec["handle"], spec, task)
+            made = self._announce(function_id, spec, options, arguments, counted)
             self.shell.submitted()
-        return task_id, handle
+        return made
+
+    def create_named_actor(
+        self, function_id: bytes, spec: dict[str, Any], options: bytes, arguments: Arguments, counted: bool
+    ) -> tuple[ActorFound, bytes, ObjectRef | None]:
+        """As ``create_actor``, and waits until the broker has decided who has the name. Raises
+        ClusterUnavailableError, and MessageRefusedError when the actor cannot be announced."""
+        made: list[tuple[bytes, ObjectRef | None]] = []
+
+        def send(on_answer: Callable[[Any], None]) -> None:
+            spec["request"] = self.core.new_request(on_answer)
+            made.append(self._announce(function_id, spec, options, arguments, counted))
+
+        found = self.ask(send)
+        if found is None:
+            raise MessageRefusedError(f"the actor {spec['name']!r} cannot be announced: its arguments are too large")
+        return found, *made[0]
+
+    def _announce(
+        self, function_id: bytes, spec: dict[str, Any], options: bytes, arguments: Arguments, counted: bool
+    ) -> tuple[bytes, ObjectRef | None]:
+        core = self.core
+        actor_id = core.new_task_id()
+        handle: ObjectRef | None = None
+        spec["handle"] = b""
+        if counted:
+            spec["handle"] = handle_id = put_id(actor_id)
+            entry = core.references.own(handle_id)
+            core.references.resolve(handle_id, HANDLE, b"", b"", 0)
+            handle = self._make_ref(handle_id, entry)
+        task = Task(actor_id, core.queue_route, function_id, b"", 0, options, arguments, 0, 0, b"")
+        core.actors.create(spec["handle"], spec, task)
+        return actor_id, handle
 
     def call_actor(
         self, actor_id: bytes, ordered: bool, options: bytes, arguments: Arguments, n_returns: int, retries: int

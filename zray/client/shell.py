@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from zray.client.connection import Connection
 from zray.client.core import ClientCore
+from zray.client.core.effects import Warn
 from zray.client.guard import Guard
 from zray.protocol.messages import ProtocolError
 
@@ -443,7 +444,7 @@ class ClientShell:
                 try:
                     self._stand_by()
                 except BaseException:  # of the user's code, such as a callback: the heartbeats must go on
-                    traceback.print_exc()
+                    self._on_effects([Warn(f"in the background thread of zray:\n{traceback.format_exc().rstrip()}")])
         finally:
             self._background_ended.release()
 

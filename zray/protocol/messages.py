@@ -169,7 +169,7 @@ class ActorExiting(NamedTuple):
 
 
 class Leaving(NamedTuple):
-    """A worker ends in good order, having answered everything; ``hand_back``: what it never started."""
+    """A worker ends in good order: it has answered all that it had started, and handed back the rest (``Returned``)."""
 
     reason: str
 
@@ -233,15 +233,22 @@ class WorkerDied(NamedTuple):
 
 
 class WorkerLogs(NamedTuple):
-    """Entries: [worker, pid, stream, [lines]]."""
+    """Entries: [worker, name, pid, stream, [lines]]; ``left_out``: lines that there was no room for, by worker."""
 
     entries: list[Any]
+    left_out: dict[bytes, int]
 
 
 class LinkRefusals(NamedTuple):
     """How many strangers a host has turned away from its direct links so far, by reason."""
 
     counts: dict[str, int]
+
+
+class LogsTaken(NamedTuple):
+    """From a driver or the broker to who sends it lines of workers: there is room for so much more."""
+
+    size_bytes: int
 
 
 class LogsFlushed(NamedTuple):
@@ -362,18 +369,19 @@ class Notice(NamedTuple):
 
 
 class Logs(NamedTuple):
-    """Entries: [name, pid, stream, [lines]]."""
+    """Entries: [name, pid, stream, [lines]]; ``left_out``: how many lines are missing among those sent up to now."""
 
     entries: list[Any]
+    left_out: int
 
 
 # ------------------------------------------------------------------------------------------ broker to host
 
 
 class StartWorker(NamedTuple):
+    """Fork a worker. What it is for, it learns from the broker when it has joined."""
+
     worker_id: ProcessId
-    job_id: bytes
-    config: dict[str, Any]
 
 
 class KillWorker(NamedTuple):
@@ -551,14 +559,14 @@ class LinkWelcome(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Peer | Query | Goodbye
+    | Killable | Watch | Peer | Query | Goodbye | LogsTaken
 )  # fmt: skip
 HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | LinkRefusals | Peer | Watch
 BrokerToClient = (
     Run | Result | Failed | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop | ActorState
     | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs
 )  # fmt: skip
-BrokerToHost = StartWorker | KillWorker | FlushLogs | Delivered | ProcessDied
+BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
     | CancelObject
@@ -572,7 +580,7 @@ Message = ClientToBroker | HostToBroker | BrokerToClient | BrokerToHost | PeerMe
 
 _WORKER_ONLY = (Done, Reply, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
 FROM_HOST = frozenset(get_args(HostToBroker))
-FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye}
+FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye, LogsTaken}
 FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)
 FROM_BROKER = frozenset(get_args(BrokerToClient)) | frozenset(get_args(BrokerToHost))
 FROM_PEER = frozenset(get_args(PeerMessage))

@@ -65,6 +65,7 @@ from zray.protocol.messages import (
     Located,
     Logs,
     LogsFlushed,
+    LogsTaken,
     Notice,
     ObjectRequest,
     ObjectState,
@@ -101,7 +102,7 @@ TYPES: tuple[Any, ...] = (
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
     LinkWanted, LinkOffer, LinkHello, LinkWelcome,
-    CancelObject, Killable,
+    CancelObject, Killable, LogsTaken,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
@@ -113,7 +114,7 @@ _SIZES = {
     "task_id": ids.TASK_ID_BYTES,
     "object_id": ids.OBJECT_ID_BYTES,
     "function_id": ids.FUNCTION_ID_BYTES,
-    "incarnation_id": 8,
+    "incarnation": 8,  # of the broker; those of actors are numbers
 }
 _ELEMENT_SIZES = {
     "object_ids": ids.OBJECT_ID_BYTES,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket as unix_sockets
 import struct
 from pathlib import Path
+from socket import AF_UNIX, SO_PEERCRED, SOL_SOCKET
+from socket import socket as UnixSocket
 from typing import Any
 
 import zmq
@@ -51,6 +52,58 @@ def make_socket(context: zmq.Context[Any], kind: int, address: str, config: Conf
     return socket
 
 
+def bind_socket(socket: zmq.Socket[Any], address: str) -> None:
+    """Binds. A Unix socket is for its user, and root, alone: by its mode, whatever the umask and the directory, and by
+    the user that the kernel says a peer has. Raises ZMQError."""
+    if not address.startswith("ipc://"):
+        socket.bind(address)
+        return
+    with contextlib.suppress(zmq.ZMQError):  # of a libzmq that cannot ask the kernel: the mode remains
+        for user in {os.geteuid(), 0}:
+            socket.setsockopt(zmq.IPC_FILTER_UID, user if user < 1 << 31 else user - (1 << 32))
+    umask = os.umask(0o177)
+    try:
+        socket.bind(address)
+    finally:
+        os.umask(umask)
+    with contextlib.suppress(FileNotFoundError):  # somebody has removed it already
+        os.chmod(address.removeprefix("ipc://"), 0o600)  # a directory's default ACL goes before the umask
+
+
+def stranger_at(address: str) -> str:
+    """Why what listens at an address must not be joined: it is another user's, who could run code here.
+
+    Empty if it is this user's or root's, if there is nothing, and over TCP, where keys tell.
+    """
+    if not address.startswith("ipc://"):
+        return ""
+    path = address.removeprefix("ipc://")
+    try:
+        owner = _listener(path)
+    except OSError:  # nobody listens, or it is not open to us
+        try:
+            owner = os.stat(path).st_uid
+        except OSError:
+            return ""
+    if owner in (os.geteuid(), 0):
+        return ""
+    return f"{path} belongs to user {owner}, not to you ({os.geteuid()}): users share a cluster over TCP, with keys"
+
+
+def _kernel_name(path: str) -> str:
+    """ZeroMQ writes abstract names with an ``@``."""
+    return "\0" + path[1:] if path.startswith("@") else path
+
+
+def _listener(path: str) -> int:
+    """The user of the process that listens at a Unix socket. Raises OSError."""
+    with UnixSocket(AF_UNIX) as probe:
+        probe.setblocking(False)
+        probe.connect(_kernel_name(path))
+        credentials = probe.getsockopt(SOL_SOCKET, SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("iIi", credentials)[1])
+
+
 def check_address(address: str) -> None:
     """Raises ConfigError unless ``address`` is ``ipc://PATH`` or ``tcp://HOST:PORT``."""
     if address.startswith("ipc://"):
@@ -74,12 +127,13 @@ def somebody_listens(address: str) -> bool:
     """Whether an ``ipc`` address is in use: there is a socket, and a process that listens at it."""
     if not address.startswith("ipc://"):
         return False
-    if os.path.exists(address.removeprefix("ipc://") + SHUT):
+    path = address.removeprefix("ipc://")
+    if os.path.exists(path + SHUT):
         return True
-    with unix_sockets.socket(unix_sockets.AF_UNIX) as probe:
+    with UnixSocket(AF_UNIX) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(address.removeprefix("ipc://"))
+            probe.connect(_kernel_name(path))
         except BlockingIOError:  # as many wait to be let in as may
             return True
         except OSError:
@@ -97,7 +151,8 @@ class Entrance:
     def __init__(self, socket: zmq.Socket[Any], address: str) -> None:
         """``address``: as bound."""
         self._socket = socket
-        self._path = address.removeprefix("ipc://") if address.startswith("ipc://") else ""
+        is_file = address.startswith("ipc://") and not address.startswith("ipc://@")
+        self._path = address.removeprefix("ipc://") if is_file else ""
         self._shut = False
 
     def keep(self) -> None:
@@ -114,7 +169,7 @@ class Entrance:
                 os.rename(self._path + SHUT, self._path)
         if not self._shut and not os.path.exists(self._path):
             with contextlib.suppress(zmq.ZMQError):  # as above
-                self._socket.bind(f"ipc://{self._path}")
+                bind_socket(self._socket, f"ipc://{self._path}")
                 protect(Path(self._path))
 
     def remove(self) -> None:

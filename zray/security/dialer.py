@@ -59,6 +59,17 @@ def credentials_for(
         time.sleep(KEY_POLL_S)  # directories on NFS tell of no change
 
 
+def insecurity(address: str, insecure: bool) -> str:
+    """What to warn of at each start without keys; empty where there are keys, or none are needed (``ipc``)."""
+    if not insecure or not address.startswith("tcp://"):
+        return ""
+    return (
+        f"insecure: no keys are used at {address}, so whoever reaches that port can run code as this user, and whoever "
+        "is between can read along and change everything. To use keys, leave --insecure (insecure=True) out on all "
+        "sides, see zray keys"
+    )
+
+
 def apply_client(socket: zmq.Socket[Any], credentials: ClientCredentials) -> None:
     """Makes a socket that is about to connect show its key, and expect the server's."""
     socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = credentials

@@ -10,7 +10,6 @@ import contextlib
 import os
 import queue
 import select
-import sys
 import threading
 import time
 from collections import OrderedDict, deque
@@ -50,6 +49,7 @@ from zray.transfer.core import (
 from zray.transfer.links import Links
 from zray.transfer.local import LocalReaders, Request
 from zray.util import malloc
+from zray.util.streams import say
 
 if TYPE_CHECKING:
     from zray.security.keys import ClientCredentials
@@ -301,7 +301,7 @@ class Transfers:
             try:
                 self._store.keep(object_id)
             except (OSError, ValueError, ZrayError) as error:
-                print(f"zray: a copy cannot be kept as the object: {error}", file=sys.stderr)
+                say(f"zray: a copy cannot be kept as the object: {error}")
 
     def freed(self, object_ids: list[bytes]) -> None:
         """Their owners have freed these."""

@@ -10,12 +10,20 @@ shown as it is; an idle window ends the pattern.  Pure: time comes in as an argu
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
 MAX_PATTERNS = 10_000
 """Patterns remembered at once; beyond, the oldest is settled before its time."""
+MAX_PATTERN_CHARACTERS = 1000
+"""Longer lines are not looked at for repetitions, and shown at once."""
+BACKLOG_CHARACTERS = 8 << 20
+"""What may wait for one stream, 64 for each line included."""
+NOTICE_S = 10.0
+"""How often the driver tells that lines are missing, while more and more of them are."""
 
 _HAS_NUMBER = re.compile(r"\d")
 
@@ -79,6 +87,8 @@ class LogDeduplicator:
         return next(iter(self._recent.values())).since + self._window_s
 
     def _hold_back(self, now: float, source: tuple[str, int], stream: str, line: str, text: str) -> bool:
+        if len(line) > MAX_PATTERN_CHARACTERS:
+            return False
         words = " ".join(word for word in line.split() if not _HAS_NUMBER.search(word))
         if not words or self._window_s <= 0:  # a line of nothing but numbers: these are what is to be seen
             return False
@@ -106,3 +116,115 @@ class LogDeduplicator:
 def _prefix(name: str, pid: int, ip: str) -> str:
     where = f", ip={ip}" if ip else ""
     return f"({name} pid={pid}{where})" if name else f"(pid={pid}{where})"
+
+
+# ------------------------------------------------------------------------------------------------ what waits
+
+
+class Backlog:
+    """Lines that wait until a stream takes them. ``_rest``: the end of a line of which a part has been taken."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque()
+        self._size = 0
+        self._rest = ""
+
+    def __bool__(self) -> bool:
+        return bool(self._lines or self._rest)
+
+    def add(self, line: str) -> bool:
+        """Adds a line; False: there is no room for it."""
+        size = len(line) + 64
+        if self._size + size > BACKLOG_CHARACTERS:
+            return False
+        self._size += size
+        self._lines.append(line)
+        return True
+
+    def take(self, max_bytes: int) -> str:
+        """Whole lines of at most ``max_bytes`` together, each with its newline, and at least one.
+
+        Of a line that is longer, a part (unless ``max_bytes`` is 1: then one line, however long it is).
+        """
+        taken: list[str] = []
+        room = max_bytes
+        while self:
+            text = self._rest or self._lines[0] + "\n"
+            size = len(text) if text.isascii() else 4 * len(text)
+            if taken and size > room:
+                break
+            if not self._rest:
+                self._size -= len(self._lines.popleft()) + 64
+            self._rest = ""
+            if size > room > 1:
+                end = max(1, room if text.isascii() else room // 4)
+                text, self._rest = text[:end], text[end:]
+            taken.append(text)
+            room -= size
+            if room <= 0:
+                break
+        return "".join(taken)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._lines.clear()
+        self._size = 0
+        self._rest = ""
+
+
+class MissingLines:
+    """Lines that could not be shown: counted, and told in one line at a time."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told_at = -math.inf
+
+    def add(self, count: int) -> None:
+        """So many more are missing."""
+        self._count += count
+
+    def next_deadline(self) -> float:
+        """When ``notice`` has something to say; infinity: never."""
+        return self._told_at + NOTICE_S if self._count else math.inf
+
+    def notice(self, now: float) -> str:
+        """What is to be told now, if anything; at ``math.inf`` all that there is."""
+        if not self._count or now < self._told_at + NOTICE_S:
+            return ""
+        count, self._count = self._count, 0
+        self._told_at = now
+        return (
+            f"[zray: {count:,} lines of workers are not shown here, since they came faster than this program takes "
+            f"them; the files in logs_dir, see zray.init(), have what is newest]"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ terminals
+
+
+_COLOR = re.compile(r"\x1b\[[0-9;:]*m")
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # complete control sequences: those for colors, and those that move the cursor or erase
+    r"|[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"  # control characters but the tab
+    r"|[\u202a-\u202e\u2066-\u2069]"  # what turns the direction of writing
+)
+_RESET = "\x1b[0m"
+
+
+def harmless(line: str) -> str:
+    """A line as a terminal may show it: colors and bold work, to the end of the line; nothing else does anything.
+
+    Sequences that move the cursor or erase are taken out; other control characters are shown as ``\\x07``.
+    """
+    if line.isascii() and line.isprintable():
+        return line
+    shown = _CONTROL.sub(_harmless_part, line)
+    colors = _COLOR.findall(shown)
+    return shown + _RESET if colors and colors[-1] not in (_RESET, "\x1b[m") else shown
+
+
+def _harmless_part(found: re.Match[str]) -> str:
+    text = found[0]
+    if len(text) > 1:
+        return text if _COLOR.fullmatch(text) else ""
+    return text.encode("ascii", "backslashreplace").decode() if ord(text) > 0x9F else f"\\x{ord(text):02x}"

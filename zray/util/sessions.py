@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import re
+import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,7 +91,9 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
 
     ``<tmpdir>/zray-<uid>`` if ``tmpdir`` is given, else the first that is usable and not too long for the path of a
     socket: ``$XDG_RUNTIME_DIR/zray``, ``$TMPDIR/zray-<uid>`` (both are often inherited from a login or a batch system's
-    submit host, where they exist), ``/tmp/zray-<uid>``.
+    submit host, where they exist), ``/tmp/zray-<uid>``. In a directory for all, somebody else may have taken that name:
+    then a warning says so, and it is ``/var/tmp/zray-<uid>``, or else a directory of this machine's in the user's home,
+    where nobody else can.
     Raises ConfigError if the directory cannot be made, is not the user's, or lets others in.
     """
     environ = os.environ if environ is None else environ
@@ -106,11 +110,46 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
     if os.path.isabs(runtime) and _short_enough(Path(runtime, "zray")):
         with contextlib.suppress(ConfigError):  # left over from another user after su, or read-only: not usable
             return private_directory(Path(runtime, "zray"))
+    root = Path("/tmp") / name
     inherited = Path(environ.get("TMPDIR") or "/tmp").absolute() / name
     if _short_enough(inherited):
-        with contextlib.suppress(ConfigError):
-            return private_directory(inherited)
-    return private_directory(Path("/tmp") / name)
+        if _other_owner(inherited) is not None:
+            root = inherited
+        else:
+            with contextlib.suppress(ConfigError):
+                return private_directory(inherited)
+    owner = _other_owner(root)
+    if owner is None:
+        return private_directory(root)
+    for other in (Path("/var/tmp") / name, _home_root(environ)):
+        if other is not None and _short_enough(other) and _other_owner(other) is None:
+            _warn_once(f"{root} belongs to user {owner}, who has taken your place there: {other} is used instead")
+            return private_directory(other)
+    return private_directory(root)
+
+
+def _other_owner(path: Path) -> int | None:
+    """The user to whom a path belongs, if it is another one; a symbolic link counts by itself."""
+    try:
+        owner = path.lstat().st_uid
+    except OSError:
+        return None
+    return owner if owner != os.geteuid() else None
+
+
+def _home_root(environ: Mapping[str, str]) -> Path | None:
+    """A place in the user's home, which machines may share: so one for each machine. None without a home."""
+    cache = environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache):
+        cache = os.path.join(environ.get("HOME", ""), ".cache")
+    return Path(cache, f"zray-{socket.gethostname()}") if os.path.isabs(cache) else None
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    import logging  # workers, which import this module too, do without
+
+    logging.getLogger("zray").warning(text)
 
 
 def _short_enough(root: Path) -> bool:

@@ -29,10 +29,12 @@ def shape(**resources: float) -> bytes:
 class Desk:
     """The broker, its clock, and the messages that have not been looked at."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, idle_timeout_s: float | None = None, **settings: Any) -> None:
+        """``idle_timeout_s``: what its hosts say; None: nothing."""
         counter = itertools.count(1)
         self.core = BrokerCore(lambda: b"id".ljust(8, b"\0") + next(counter).to_bytes(8, "big"), **settings)
         self.now = 100.0
+        self._idle_timeout_s = idle_timeout_s
         self.mail: dict[bytes, list[Any]] = {}
         self._tasks = itertools.count(1)
 
@@ -80,7 +82,8 @@ class Desk:
         """A host; none of its workers has come yet."""
         process_id = name.encode().ljust(16, b"\0")
         self.core.joined(process_id, m.HOST, {}, self.now)
-        self.say(process_id, m.HostReady(amounts(**resources), {"hostname": name}))
+        idle = {} if self._idle_timeout_s is None else {"idle_timeout_s": self._idle_timeout_s}
+        self.say(process_id, m.HostReady(amounts(**resources), {"hostname": name, **idle}))
         return process_id
 
     def workers(self, host: bytes) -> list[bytes]:

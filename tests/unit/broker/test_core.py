@@ -342,31 +342,6 @@ def test_a_warning_is_given_again_for_another_occasion(desk):
         desk.tick(0)
 
 
-# ------------------------------------------------------------------ output of workers
-
-
-def test_logs_go_to_the_driver_of_the_job(desk):
-    host = desk.host(CPU=2)
-    workers = desk.workers(host)
-    one, two = desk.driver("one"), desk.driver("two")
-    desk.submit(one)
-    desk.submit(two)
-    entries = [[worker, "f", 1, "out", ["hello"]] for worker in [*workers, b"x" * 16]]
-    desk.say(host, m.WorkerLogs(entries))
-    for driver in (one, two):
-        (logs,) = desk.take(driver, m.Logs)
-        assert logs.entries == [["f", 1, "out", ["hello"]]]
-
-
-@pytest.mark.parametrize("entries", [[5], [[1, 2]], [[[], "f", 1, "out", []]], [["text", "f", 1, "out", []]]])
-def test_malformed_logs(desk, entries):
-    host = desk.host(CPU=1)
-    try:
-        desk.say(host, m.WorkerLogs(entries))
-    except m.ProtocolError:
-        return
-
-
 def test_tasks_without_resources_need_no_cpu(desk):
     driver = desk.driver()
     host = desk.host(CPU=1)
@@ -387,44 +362,3 @@ def test_malformed_introductions(desk, info):
         desk.core.joined(b"d" * 16, m.DRIVER, info, desk.now)
     except m.ProtocolError:
         return
-
-
-# ------------------------------------------------------------------ the flush of all logs
-
-
-def flush(desk: Desk, driver: bytes) -> None:
-    desk.take(driver)
-    desk.say(driver, m.Query(5, "flush_logs", {}))
-
-
-def test_logs_are_flushed_when_every_host_says_so(desk):
-    driver = desk.driver()
-    hosts = [desk.host(name) for name in ("one", "two")]
-    flush(desk, driver)
-    requests = [desk.take(host, m.FlushLogs)[0].request for host in hosts]
-    desk.say(hosts[0], m.LogsFlushed(requests[0]), m.LogsFlushed(77))
-    assert desk.take(driver, m.Answer) == []
-    desk.say(hosts[1], m.LogsFlushed(requests[1]))
-    assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
-
-
-def test_a_dead_host_flushes_nothing(desk):
-    driver, host = desk.driver(), desk.host()
-    flush(desk, driver)
-    desk.lose(host)
-    assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
-
-
-def test_without_hosts_there_is_nothing_to_flush(desk):
-    driver = desk.driver()
-    flush(desk, driver)
-    assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
-
-
-def test_who_asked_for_a_flush_may_die(desk):
-    driver, host = desk.driver(), desk.host()
-    flush(desk, driver)
-    desk.lose(driver)
-    (request,) = desk.take(host, m.FlushLogs)
-    desk.say(host, m.LogsFlushed(request.request))
-    assert desk.take(driver, m.Answer) == []

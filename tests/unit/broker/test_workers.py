@@ -151,7 +151,7 @@ def test_one_that_is_busy_is_asked_less_and_less_often(desk):
 
 
 def test_a_worker_that_was_probed_gets_no_work(desk):
-    desk = Desk(idle_worker_s=0.0)
+    desk = Desk(idle_timeout_s=0.0)
     driver = desk.driver()
     host = desk.host(CPU=1)
     first = desk.workers(host)
@@ -280,7 +280,7 @@ def test_a_dead_owners_task_behind_somebody_elses(desk):
 @given(st.randoms(use_true_random=True))
 def test_everything_ends_and_the_balance_is_right(rng):
     """Random tasks, blocks, hand-backs, cancellations and deaths; invariants are checked at each step by the desk."""
-    desk = Desk(idle_worker_s=1.0)
+    desk = Desk(idle_timeout_s=1.0)
     drivers = [desk.driver("one"), desk.driver("two")]
     hosts = [desk.host("first", CPU=2, GPU=2), desk.host("second", CPU=1)]
     shapes = [ONE_CPU, NO_CPU, shape(CPU=0.5), shape(CPU=1, GPU=0.5)]

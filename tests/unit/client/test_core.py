@@ -96,9 +96,9 @@ def test_an_actor_is_looked_up(process):
 
 def test_effects(process):
     process.core.receive(m.Notice("careful"))
-    process.core.receive(m.Logs([["f", 1, "out", ["line"]]]))
+    process.core.receive(m.Logs([["f", 1, "out", ["line"]]], 2))
     process.core.add_effect("mine")
-    assert process.core.take_effects() == [Warn("careful"), ShowLogs([["f", 1, "out", ["line"]]]), "mine"]
+    assert process.core.take_effects() == [Warn("careful"), ShowLogs([["f", 1, "out", ["line"]]], 2), "mine"]
 
 
 def test_the_cluster_is_lost(process):

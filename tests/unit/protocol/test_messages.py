@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zray import ids
-from zray.protocol import messages
+from zray.protocol import messages, rows
 from zray.protocol.messages import (
     DRIVER,
     FROM_BROKER,
@@ -31,6 +31,7 @@ from zray.protocol.messages import (
     Goodbye,
     LinkHello,
     LinkWelcome,
+    LogsTaken,
     Peer,
     ProtocolError,
     Pull,
@@ -71,7 +72,7 @@ GOLDEN = """
 25 HostReady resources: dict[str, int], info: dict[str, Any]
 26 WorkerStarted worker_id: bytes, pid: int
 27 WorkerDied worker_id: bytes, running: bytes, kind: str, message: str
-28 WorkerLogs entries: list[Any]
+28 WorkerLogs entries: list[Any], left_out: dict[bytes, int]
 29 LogsFlushed request: int
 30 LinkRefusals counts: dict[str, int]
 31 Run task_id: bytes, attempt: int, function_id: bytes, shape: bytes, gpus: list[int], payload: bytes
@@ -90,8 +91,8 @@ GOLDEN = """
 44 Answer request: int, value: Any
 45 ExitIfIdle reason: str, surplus: bool
 46 Notice text: str
-47 Logs entries: list[Any]
-48 StartWorker worker_id: bytes, job_id: bytes, config: dict[str, Any]
+47 Logs entries: list[Any], left_out: int
+48 StartWorker worker_id: bytes
 49 KillWorker worker_id: bytes, reason: str
 50 FlushLogs request: int
 51 ObjectRequest object_id: bytes
@@ -117,6 +118,7 @@ GOLDEN = """
 71 LinkWelcome process_id: bytes
 72 CancelObject object_id: bytes, mode: int
 73 Killable task_id: bytes
+74 LogsTaken size_bytes: int
 """
 """The wire format of protocol version 3. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
@@ -133,6 +135,7 @@ FIXED_SIZES = {
     "task_id": 24,
     "object_id": 28,
     "function_id": 16,
+    "incarnation": 8,
 }
 """Fields of identifiers, in bytes."""
 ELEMENT_SIZES = {"object_ids": 28, "task_ids": 24, "sources": 16, "lost": 16}
@@ -148,6 +151,7 @@ VALUES: dict[Any, Any] = {
     list[Any]: [1, "b", None],
     dict[str, Any]: {"key": [1, None]},
     dict[str, int]: {"CPU": 10_000},
+    dict[bytes, int]: {b"worker": 3},
     Any: {"anything": 1},
 }
 WRONG: dict[Any, list[Any]] = {
@@ -160,6 +164,7 @@ WRONG: dict[Any, list[Any]] = {
     list[Any]: [None, {}, "text"],
     dict[str, Any]: [None, [], "text"],
     dict[str, int]: [None, [], 5],
+    dict[bytes, int]: [None, [], 5],
     Any: [],
 }
 
@@ -171,7 +176,7 @@ def type_name(hint: Any) -> str:
 def good_value(field: str, hint: Any) -> Any:
     if field in ELEMENT_SIZES:
         return [b"\x07" * ELEMENT_SIZES[field], b"\x08" * ELEMENT_SIZES[field]]
-    return b"\x07" * FIXED_SIZES[field] if field in FIXED_SIZES else VALUES[hint]
+    return b"\x07" * FIXED_SIZES[field] if hint is bytes and field in FIXED_SIZES else VALUES[hint]
 
 
 def example_of(kind: Any) -> Any:
@@ -191,6 +196,11 @@ def test_the_version_belongs_to_the_wire_format():
     assert messages.PROTOCOL_VERSION == 3
 
 
+def test_every_size_is_that_of_a_field():
+    fields = {field for kind in TYPES for field, hint in get_type_hints(kind).items() if hint is bytes}
+    assert set(FIXED_SIZES) == set(rows._SIZES) <= fields
+
+
 def test_sizes_are_those_of_identifiers():
     assert FIXED_SIZES["process_id"] == ids.PROCESS_ID_BYTES
     assert FIXED_SIZES["task_id"] == ids.TASK_ID_BYTES
@@ -205,7 +215,8 @@ def test_constants_of_the_wire():
 def test_every_message_is_in_one_union():
     # A message in no union could be sent by nobody; "Leaving" and its like must not be open to drivers.
     # Hosts, too, send to peers and watch them; what is about objects between machines also goes by links.
-    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer, Watch}, FROM_BROKER, FROM_PEER,
+    # Drivers and the broker alike say what they have taken of workers' output.
+    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer, Watch}, FROM_BROKER - {LogsTaken}, FROM_PEER,
                   FROM_PEER_TO_HOST - FROM_PEER, FROM_LINK - FROM_PEER, HANDSHAKE]  # fmt: skip
     assert sum(len(direction) for direction in directions) == len(TYPES)
     assert {Pull, Chunk, PullFailed, LinkHello, LinkWelcome} == FROM_LINK
@@ -217,7 +228,7 @@ def test_every_message_is_in_one_union():
 def test_what_drivers_and_workers_alone_may_send():
     only_workers = {"Done", "Reply", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable"}
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
-    assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye"}
+    assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye", "LogsTaken"}
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -235,7 +246,7 @@ def test_each_field_is_checked(kind):
     message = example_of(kind)
     for position, (field, hint) in enumerate(get_type_hints(kind).items(), start=1):
         wrong = list(WRONG[hint])
-        if field in FIXED_SIZES:
+        if hint is bytes and field in FIXED_SIZES:
             wrong += [b"", b"x" * (FIXED_SIZES[field] - 1), b"x" * (FIXED_SIZES[field] + 1)]
         if size := ELEMENT_SIZES.get(field):
             wrong += [[b""], [b"x" * size, b"x" * (size - 1)], [b"x" * (size + 1)]]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zray.util import log_display
-from zray.util.log_display import LogDeduplicator, ShownLine
+from zray.util.log_display import Backlog, LogDeduplicator, MissingLines, ShownLine, harmless
 
 
 def texts(shown: list[ShownLine]) -> list[str]:
@@ -101,3 +104,87 @@ def test_memory_is_bounded_and_nothing_lost(dedup: LogDeduplicator, monkeypatch:
     assert sorted(texts(shown)) == sorted(
         text for c in "abcdef" for text in (f"(f pid=1) {c}", f"(f pid=3) {c} [repeated 2x across cluster]")
     )
+
+
+class TestBacklog:
+    def test_whole_lines_up_to_the_limit(self) -> None:
+        backlog = Backlog()
+        for line in ("a" * 10, "b" * 10, "c" * 10):
+            assert backlog.add(line)
+        assert backlog.take(25) == "a" * 10 + "\n" + "b" * 10 + "\n"
+        assert backlog.take(25) == "c" * 10 + "\n"
+        assert not backlog and backlog.take(25) == ""
+
+    @given(st.lists(st.text(alphabet="ab\N{SNOWMAN}", max_size=60)), st.integers(2, 50))
+    def test_pieces_are_small_and_nothing_is_lost(self, lines: list[str], max_bytes: int) -> None:
+        backlog = Backlog()
+        for line in lines:
+            backlog.add(line)
+        pieces = []
+        while backlog:
+            pieces.append(backlog.take(max_bytes))
+        assert "".join(pieces) == "".join(line + "\n" for line in lines)
+        assert all(len(piece.encode()) <= max(4, max_bytes) for piece in pieces)
+
+    def test_one_line_at_a_time_however_long(self) -> None:
+        backlog = Backlog()
+        backlog.add("x" * 10_000)
+        backlog.add("y")
+        assert [len(backlog.take(1)), backlog.take(1)] == [10_001, "y\n"]
+
+    def test_it_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(log_display, "BACKLOG_CHARACTERS", 1000)
+        backlog = Backlog()
+        assert [backlog.add("x" * 400) for _ in range(4)] == [True, True, False, False]
+        backlog.take(401)
+        assert backlog.add("x" * 400)
+        backlog.clear()
+        assert not backlog
+        assert backlog.add("x" * 900)
+
+
+class TestMissingLines:
+    def test_told_at_once_then_now_and_then(self) -> None:
+        missing = MissingLines()
+        assert missing.notice(0.0) == "" and missing.next_deadline() == math.inf
+        missing.add(1234)
+        assert "1,234 lines" in missing.notice(100.0)
+        missing.add(5)
+        missing.add(6)
+        assert missing.notice(101.0) == "" and missing.next_deadline() == 100.0 + log_display.NOTICE_S
+        assert "11 lines" in missing.notice(100.0 + log_display.NOTICE_S)
+        missing.add(7)
+        assert "7 lines" in missing.notice(math.inf)
+
+
+class TestHarmless:
+    @pytest.mark.parametrize(
+        ("line", "shown"),
+        [
+            ("plain", "plain"),
+            ("tab\tand \u4e2d \U0001f600", "tab\tand \u4e2d \U0001f600"),
+            ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m"),
+            ("\x1b[1;38:5:12mbold", "\x1b[1;38:5:12mbold\x1b[0m"),  # ends with its line
+            ("\x1b[8mhidden\x1b[m", "\x1b[8mhidden\x1b[m"),
+            ("up\x1b[A\x1b[2K\x1b[?25l", "up"),
+            ("\x1b[>4;2m", ""),  # no color, though it ends like one
+            ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+            ("\x1b]52;c;AAAA\x1b\\", "\\x1b]52;c;AAAA\\x1b\\"),
+            ("\x1b\x1b[A[2J", "\\x1b[2J"),  # taking out makes nothing new
+            ("\x9b2J \x85 \x7f \x08\x0b\x0c\r\n", "\\x9b2J \\x85 \\x7f \\x08\\x0b\\x0c\\x0d\\x0a"),
+            ("\u202egnp.exe \u2028", "\\u202egnp.exe \\u2028"),
+            ("\x1bc reset", "\\x1bc reset"),
+            ("unfinished \x1b[3", "unfinished \\x1b[3"),
+        ],
+    )
+    def test_only_colors_do_something(self, line: str, shown: str) -> None:
+        assert harmless(line) == shown
+
+    @given(st.text(alphabet="\x1b[]m;0A\x9b\x07ab\n\r\x08"))
+    def test_nothing_but_colors_is_left(self, line: str) -> None:
+        rest = re.sub(r"\x1b\[[0-9;:]*m", "", harmless(line))
+        assert rest.isprintable()
+
+    @given(st.text(alphabet="\x1b[]m;0A\x9b\x07ab\u4e2d"))
+    def test_twice_is_once(self, line: str) -> None:
+        assert harmless(harmless(line)) == harmless(line)

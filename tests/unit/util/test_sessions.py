@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -67,6 +68,58 @@ class TestRoot:
     def test_long_tmpdir_falls_back_to_tmp(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sessions, "private_directory", lambda path: path)
         assert sessions.runtime_root("", {"TMPDIR": "/tmp/" + "x" * 90}) == Path(f"/tmp/zray-{os.geteuid()}")
+
+    @pytest.fixture
+    def squatted(self, short: Path, monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+        """Paths of which the system says that they are another user's."""
+        foreign: set[Path] = set()
+        owner = sessions._other_owner
+        monkeypatch.setattr(sessions, "_other_owner", lambda path: 12345 if path in foreign else owner(path))
+        return foreign
+
+    def test_a_squatted_place_is_told_and_worked_around(
+        self, short: Path, squatted: set[Path], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        name = f"zray-{os.geteuid()}"
+        environ = {"TMPDIR": str(short), "XDG_CACHE_HOME": str(short / "cache")}
+        squatted |= {short / name, Path("/var/tmp") / name}
+        root = sessions.runtime_root("", environ)
+        assert root == short / "cache" / f"zray-{socket.gethostname()}"
+        assert root.stat().st_mode & 0o777 == 0o700
+        assert sessions.runtime_root("", environ) == root  # the same for every process
+        (record,) = caplog.records  # told once
+        assert f"{short / name} belongs to user 12345" in record.getMessage() and str(root) in record.getMessage()
+
+    def test_the_home_is_asked_where_it_is(self, short: Path, squatted: set[Path]) -> None:
+        name = f"zray-{os.geteuid()}"
+        squatted |= {short / name, Path("/var/tmp") / name}
+        root = sessions.runtime_root("", {"TMPDIR": str(short), "HOME": str(short)})
+        assert root == short / ".cache" / f"zray-{socket.gethostname()}"
+
+    def test_where_all_is_squatted_the_remedy_is_told(
+        self, short: Path, squatted: set[Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name = f"zray-{os.geteuid()}"
+        squatted |= {short / name, Path("/var/tmp") / name}
+        (short / name).touch()
+        with pytest.raises(ConfigError, match="set ZRAY_TMPDIR"):
+            sessions.runtime_root("", {"TMPDIR": str(short)})
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+    @pytest.mark.parametrize("kind", ["directory", "link", "file"])
+    def test_whoever_made_it_another_user_counts(self, short: Path, kind: str) -> None:
+        name = f"zray-{os.geteuid()}"
+        path = short / name
+        if kind == "directory":
+            path.mkdir(mode=0o777)
+        elif kind == "link":
+            path.symlink_to(short)
+        else:
+            path.touch()
+        os.chown(path, 12345, 12345, follow_symlinks=False)
+        assert sessions._other_owner(path) == 12345
+        with pytest.raises(ConfigError, match=r"12345|not a directory"):
+            sessions.runtime_root(str(short), {})  # what was given is not replaced
 
     def test_others_may_not_enter(self, short: Path) -> None:
         root = sessions.runtime_root(str(short), {})

@@ -35,22 +35,22 @@ def death(how: str = "was killed by SIGSEGV", running: bytes = b"", last_lines: 
 
 
 def start(host: HostCore, worker_id: bytes = ONE, pid: int = 77) -> None:
-    host.receive(StartWorker(worker_id, b"", {}))
+    host.receive(StartWorker(worker_id))
     host.forked(worker_id, pid)
     host.out.clear()
     host.effects.clear()
 
 
 def test_a_worker_is_forked(host):
-    host.receive(StartWorker(ONE, b"", {}))
+    host.receive(StartWorker(ONE))
     assert host.effects == [Fork(ONE)]
     host.forked(ONE, 77)
     assert host.out == [WorkerStarted(ONE, 77)]
 
 
 def test_a_worker_is_forked_once(host):
-    host.receive(StartWorker(ONE, b"", {}))
-    host.receive(StartWorker(ONE, b"", {}))
+    host.receive(StartWorker(ONE))
+    host.receive(StartWorker(ONE))
     assert host.effects == [Fork(ONE)]
 
 
@@ -66,7 +66,7 @@ def test_a_worker_is_killed(host):
 
 
 def test_killed_before_it_was_forked(host):
-    host.receive(StartWorker(ONE, b"", {}))
+    host.receive(StartWorker(ONE))
     host.receive(KillWorker(ONE, "too late"))
     assert host.effects == [Fork(ONE)]
     host.forked(ONE, 77)
@@ -102,7 +102,7 @@ def test_a_death_is_told_once(host):
 
 
 def test_a_worker_that_could_not_be_forked(host):
-    host.receive(StartWorker(ONE, b"", {}))
+    host.receive(StartWorker(ONE))
     host.fork_failed(ONE, "no more processes")
     (died,) = host.out
     assert isinstance(died, WorkerDied)

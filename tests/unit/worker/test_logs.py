@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zray.protocol import log_window
 from zray.worker.host import logs
-from zray.worker.host.logs import CUT_MARK, MAX_LINE_BYTES, LineSplitter, RotatingFile, Tail, WorkerLog
+from zray.worker.host.logs import (
+    CUT_MARK,
+    MAX_LINE_BYTES,
+    LineSplitter,
+    NamedLines,
+    Outlet,
+    RotatingFile,
+    Tail,
+    WorkerLog,
+)
+from zray.worker.log_marker import marker
 
 
 def split(*chunks: bytes) -> list[str]:
@@ -134,7 +146,7 @@ class TestWorkerLog:
     def test_both_streams(self, worker: Worker, tmp_path: Path) -> None:
         os.write(worker.out, b"hello\n")
         os.write(worker.err, b"oh\nno\n")
-        assert list(worker.log.read()) == [("stdout", ["hello"]), ("stderr", ["oh", "no"])]
+        assert list(worker.log.read()) == [("stdout", "", ["hello"]), ("stderr", "", ["oh", "no"])]
         assert list(worker.log.read()) == []
         assert worker.log.stderr_tail.text() == "oh\nno"
         assert (tmp_path / "worker-1.out").read_bytes() == b"hello\n"
@@ -146,7 +158,7 @@ class TestWorkerLog:
         worker.end()
         assert len(worker.log.filenos()) == 2
         assert list(worker.log.read()) == []
-        assert list(worker.log.read()) == [("stdout", ["no newline"])]
+        assert list(worker.log.read()) == [("stdout", "", ["no newline"])]
         assert worker.log.filenos() == []
         assert list(worker.log.drain()) == []
 
@@ -154,17 +166,17 @@ class TestWorkerLog:
         os.set_blocking(worker.out, False)
         line = b"x" * 1023 + b"\n"
         assert os.write(worker.out, line * 64) == 64 * 1024
-        ((_, lines),) = worker.log.read()
+        ((_, _, lines),) = worker.log.read()
         assert len(lines) * 1024 <= logs.READ_BYTES
         worker.end()
 
     def test_drain_shows_what_has_no_end(self, worker: Worker) -> None:
         """Also while a process that the worker left behind holds the pipes open."""
         os.write(worker.err, b"Fatal Python error")
-        assert list(worker.log.drain()) == [("stderr", ["Fatal Python error"])]
+        assert list(worker.log.drain()) == [("stderr", "", ["Fatal Python error"])]
         assert worker.log.stderr_tail.text() == "Fatal Python error"
         os.write(worker.err, b"still here\n")
-        assert list(worker.log.read()) == [("stderr", ["still here"])]
+        assert list(worker.log.read()) == [("stderr", "", ["still here"])]
         worker.end()
 
     def test_drain_ends_though_somebody_prints_on(self, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,3 +188,112 @@ class TestWorkerLog:
         worker.log.close()
         worker.log.close()
         worker.end()
+
+
+SECRET = "5" * 32
+
+
+class TestNamedLines:
+    def test_lines_behind_a_marker_are_of_that_name(self) -> None:
+        lines = NamedLines(SECRET)
+        said, plain = lines.feed(b"a\n" + marker(SECRET, "f") + b"b\nc\n" + marker(SECRET, "g") + b"d\n")
+        assert said == [("", ["a"]), ("f", ["b", "c"]), ("g", ["d"])]
+        assert plain == b"a\nb\nc\nd\n"
+        assert lines.feed(b"e\n") == ([("g", ["e"])], b"e\n")
+
+    def test_a_marker_ends_a_line_without_an_end(self) -> None:
+        lines = NamedLines(SECRET)
+        assert lines.feed(marker(SECRET, "f") + b"one\npart")[0] == [("f", ["one"])]
+        assert lines.feed(marker(SECRET, "g") + b"two\n10%\r") == ([("f", ["part"]), ("g", ["two"])], b"\ntwo\n10%\r")
+        assert lines.feed(marker(SECRET, "h") + b"three\n")[0] == [("g", ["10%"]), ("h", ["three"])]
+
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            b"\x1ezray-name:other\n",
+            b"\x1ezray-name:" + b"0" * 32 + b":other\n",
+            b"\x1ezray-name:" + SECRET[:31].encode() + b":other\n",
+            b"\n\x1ezray-name::other\n",
+        ],
+    )
+    def test_text_that_looks_like_a_marker_is_text(self, forged: bytes) -> None:
+        lines = NamedLines(SECRET)
+        said, plain = lines.feed(marker(SECRET, "f") + forged + b"text\n")
+        assert {name for name, _ in said} == {"f"} and plain == forged + b"text\n"
+        assert [line for _, part in said for line in part if line] == [forged.strip().decode(), "text"]
+
+    @given(st.lists(st.sampled_from(["a", "\n", "\r\n", "\x1e", "\x1ezray-name:", "f", "g"])), st.integers(1, 200))
+    def test_it_does_not_matter_where_reading_stops(self, parts: list[str], size: int) -> None:
+        data = b"".join(marker(SECRET, part) if part in "fg" else part.encode() for part in parts)
+        whole, pieces = NamedLines(SECRET), NamedLines(SECRET)
+        expected, plain = whole.feed(data)
+        rest, plain_rest = whole.finish()
+        got: list[tuple[str, str]] = []
+        got_plain = b""
+        for start in range(0, len(data), size):
+            said, text = pieces.feed(data[start : start + size], cut=True)
+            got += [(name, line) for name, lines in said for line in lines]
+            got_plain += text
+        said, text = pieces.finish()
+        got += [(name, line) for name, lines in said for line in lines]
+        assert got == [(name, line) for name, lines in expected + rest for line in lines]
+        assert got_plain + text == plain + plain_rest
+
+    def test_names_that_would_look_like_something_else(self) -> None:
+        lines = NamedLines(SECRET)
+        for name, shown in [
+            ("two\nlines", "two?lines"),
+            ("back\rto", "back?to"),
+            ("\x1b[2Jclear", "?[2Jclear"),
+            ("other pid=1) hello (f", "other_pid=1) hello (f"),
+            ("n" * 1000, "n" * 200),
+            ("surrogate \udc80", "surrogate ?"),
+            ("\u4e2d" * 1000, "\u4e2d" * 200),
+        ]:
+            data = marker(SECRET, name)
+            assert len(data) < select.PIPE_BUF
+            assert lines.feed(data + b"x\n")[0] == [(shown, ["x"])]
+
+
+class TestOutlet:
+    def test_lines_leave_in_their_order(self) -> None:
+        outlet = Outlet()
+        assert outlet.take() is None
+        outlet.add(b"one", "f", 1, "stdout", ["a", "b"])
+        outlet.add(b"two", "g", 2, "stderr", ["c"])
+        assert outlet.take() == ([[b"one", "f", 1, "stdout", ["a", "b"]], [b"two", "g", 2, "stderr", ["c"]]], {})
+        assert outlet.take() is None
+
+    def test_what_the_broker_does_not_take_is_left_out_and_counted(self) -> None:
+        outlet = Outlet()
+        size = log_window.size_of(["x" * 60_000])
+        sent = 0
+        for _ in range(1000):
+            outlet.add(b"one", "f", 1, "stdout", ["x" * 60_000])
+            if message := outlet.take():
+                assert message.left_out == {}
+                sent += len(message.entries)
+        assert sent == log_window.WINDOW_BYTES // size
+        outlet.taken(10 * size)
+        assert outlet.take() == ([], {b"one": 1000 - sent})  # told once
+        outlet.add(b"one", "f", 1, "stdout", ["again"])
+        assert outlet.take() == ([[b"one", "f", 1, "stdout", ["again"]]], {})
+
+    def test_the_count_of_a_worker_at_its_end_does_not_wait_for_room(self) -> None:
+        outlet = Outlet()
+        for _ in range(300):
+            outlet.add(b"one", "f", 1, "stdout", ["x" * 60_000])
+        outlet.take()
+        outlet.add(b"one", "f", 1, "stdout", ["x" * 60_000] * 2)
+        assert outlet.take() is None
+        message = outlet.take(ending=True)
+        assert message is not None and message.left_out[b"one"] > 2
+
+    @pytest.mark.parametrize("line", ["", "x" * 65536])
+    def test_no_more_than_a_window_is_held(self, line: str) -> None:
+        outlet = Outlet()
+        for _ in range(500):
+            outlet.add(b"one", "f", 1, "stdout", [line] * 100)
+        message = outlet.take()
+        assert message is not None
+        assert sum(log_window.size_of(entry[4]) for entry in message.entries) <= log_window.WINDOW_BYTES

@@ -328,7 +328,7 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     ProcessDied: lambda core, m: core._process_died(m),
     Delivered: ClientCore._delivered,
     JobConfig: lambda core, m: core.execution.on_job(m),
-    Logs: lambda core, m: core.add_effect(ShowLogs(m.entries)),
+    Logs: lambda core, m: core.add_effect(ShowLogs(m.entries, m.left_out)),
     Notice: lambda core, m: core.add_effect(Warn(m.text)),
 }
 _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {

@@ -19,9 +19,10 @@ class Interrupt(NamedTuple):
 
 
 class ShowLogs(NamedTuple):
-    """Lines that workers printed: [name, pid, stream, [lines]]."""
+    """Lines that workers printed: [name, pid, stream, [lines]]; ``left_out``: how many are missing."""
 
     entries: list[Any]
+    left_out: int
 
 
 class Warn(NamedTuple):

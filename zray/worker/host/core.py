@@ -13,6 +13,7 @@ from zray.protocol.messages import (
     FreeObjects,
     KeepCopies,
     KillWorker,
+    LogsTaken,
     ProcessDied,
     ProtocolError,
     StartWorker,
@@ -46,6 +47,12 @@ class ReadLogs(NamedTuple):
     request: int
 
 
+class LogRoom(NamedTuple):
+    """The broker has taken so much of the workers' output: as much more may be sent."""
+
+    size_bytes: int
+
+
 class PeerSaid(NamedTuple):
     """Another process has sent something that is about objects between machines."""
 
@@ -65,7 +72,7 @@ class FreeSegments(NamedTuple):
     object_ids: list[bytes]
 
 
-HostEffect = Fork | Kill | SweepOwner | ReadLogs | PeerSaid | PeerDied | FreeSegments
+HostEffect = Fork | Kill | SweepOwner | ReadLogs | LogRoom | PeerSaid | PeerDied | FreeSegments
 
 
 class LocalWorker:
@@ -113,6 +120,8 @@ class HostCore:
                     self.effects.append(Kill(worker.worker_id))
         elif isinstance(message, FlushLogs):
             self.effects.append(ReadLogs(message.request))
+        elif isinstance(message, LogsTaken):
+            self.effects.append(LogRoom(message.size_bytes))
         elif isinstance(message, Delivered):
             for inner in unpack_messages(message.rows, FROM_PEER_TO_HOST):
                 self._peer_said(message.source, inner)

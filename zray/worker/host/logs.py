@@ -1,17 +1,28 @@
 """What workers print, from their pipes to lines and files.
 
-The host reads both pipes of each worker.  What comes is written as it is to a file per worker and stream, which is
-capped, and is cut into lines that go on to the driver; the last lines of stderr are kept for the error that tells of
-a worker's death.  ``LineSplitter`` and ``Tail`` are pure; ``RotatingFile`` and ``WorkerLog`` do I/O.
+The host reads both pipes of each worker.  What comes is written, without markers, to a file per worker and stream,
+which is capped, and is cut into lines that go on to the driver; the last lines of stderr are kept for the error that
+tells of a worker's death.  ``LineSplitter``, ``NamedLines``, ``Tail`` and ``Outlet`` are pure; ``RotatingFile`` and
+``WorkerLog`` do I/O.
+
+Of a worker's output the host holds at most a line of 64 KiB that has not ended and one chunk of 64 KiB for each pipe,
+8 KiB of last lines, and for all workers together one window of lines on their way to the broker.  A worker that prints
+faster than its host reads waits when its pipe is full, at 64 KiB.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from zray.protocol.log_window import LogWindow
+from zray.protocol.messages import WorkerLogs
+from zray.worker.log_marker import MAX_NAME_CHARACTERS, marker_prefix
 
 MAX_LINE_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
@@ -20,6 +31,9 @@ DRAIN_BYTES = 16 * READ_BYTES
 """Most that is read after a worker's end: a pipe holds 64 KiB (1 MiB if somebody made it larger), and what comes
 after that is printed by processes that the worker left behind, perhaps without end."""
 CUT_MARK = " [line continues]"
+
+Said = tuple[str, str, list[str]]
+"""A stream, whose output, and lines."""
 
 
 class LineSplitter:
@@ -43,6 +57,11 @@ class LineSplitter:
             self._partial.clear()
         self._append(rest, lines)
         return lines
+
+    @property
+    def within_line(self) -> bool:
+        """Whether a line has begun and not ended."""
+        return bool(self._partial)
 
     def finish(self) -> list[str]:
         """What is left, as a line without an end."""
@@ -74,6 +93,57 @@ def _character_boundary(data: bytearray, end: int) -> int:
 
 def _text(data: bytearray) -> str:
     return data.decode("utf-8", "backslashreplace")
+
+
+class NamedLines:
+    """Chunks of bytes to lines of text with the name of who printed them, as the worker's markers tell.
+
+    State: ``_name`` is whose output it is at present; ``_rest`` may be the beginning of a marker, cut off by the limit
+    on what is read at once.
+    """
+
+    def __init__(self, secret: str) -> None:
+        """``secret``: see ``zray.worker.log_marker``."""
+        self._prefix = marker_prefix(secret)
+        self._marker = re.compile(re.escape(self._prefix) + rb"([^\n]*)\n")
+        self._max_marker = len(self._prefix) + 4 * MAX_NAME_CHARACTERS + 1
+        self._splitter = LineSplitter()
+        self._name = ""
+        self._rest = b""
+
+    def feed(self, chunk: bytes, cut: bool = False) -> tuple[list[tuple[str, list[str]]], bytes]:
+        """The lines that ``chunk`` completes, as ``(name, lines)``, and all its bytes but the markers.
+
+        ``cut``: there may be more, so its end may be the beginning of a marker.
+        """
+        data = self._rest + chunk
+        self._rest = b""
+        if cut:
+            start = data.rfind(self._prefix[:1], -self._max_marker)
+            if start >= 0 and not self._marker.match(data, start):
+                data, self._rest = data[:start], data[start:]
+        if self._prefix not in data:
+            lines = self._splitter.feed(data)
+            return ([(self._name, lines)] if lines else []), data
+        return self._feed_with_markers(data)
+
+    def _feed_with_markers(self, data: bytes) -> tuple[list[tuple[str, list[str]]], bytes]:
+        said: list[tuple[str, list[str]]] = []
+        plain = b""
+        text, *marked = self._marker.split(data)
+        for name, following in zip([None, *marked[::2]], [text, *marked[1::2]], strict=True):
+            if name is not None:
+                plain += b"\n" if self._splitter.within_line else b""
+                said.append((self._name, self._splitter.finish()))
+                self._name = _text(bytearray(name))
+            said.append((self._name, self._splitter.feed(following)))
+            plain += following
+        return [(name, lines) for name, lines in said if lines], plain
+
+    def finish(self) -> tuple[list[tuple[str, list[str]]], bytes]:
+        """What is left, as a line without an end; otherwise as ``feed``."""
+        said, plain = self.feed(b"")
+        return said + [(self._name, lines) for lines in [self._splitter.finish()] if lines], plain
 
 
 class RotatingFile:
@@ -123,6 +193,42 @@ class Tail:
         return "\n".join(self._lines)[-self._max_bytes :]
 
 
+class Outlet:
+    """Lines of all workers on their way to the broker, one window of them.
+
+    What does not fit is in the workers' files only, and is counted.  State: ``_entries`` wait for ``take``;
+    ``_left_out`` are lines by worker that the broker has not been told of; ``_full``: something has found no room since
+    the broker took lines last.
+    """
+
+    def __init__(self) -> None:
+        self._window = LogWindow()
+        self._entries: list[Any] = []
+        self._left_out: dict[bytes, int] = {}
+        self._full = False
+
+    def add(self, worker_id: bytes, name: str, pid: int, stream: str, lines: list[str]) -> None:
+        """Lines that a worker printed."""
+        if self._window.admits(lines):
+            self._entries.append([worker_id, name, pid, stream, lines])
+        else:
+            self._full = True
+            self._left_out[worker_id] = self._left_out.get(worker_id, 0) + len(lines)
+
+    def taken(self, size_bytes: int) -> None:
+        """The broker has taken so much."""
+        self._window.taken(size_bytes)
+        self._full = False
+
+    def take(self, ending: bool = False) -> WorkerLogs | None:
+        """What to send now. ``ending``: with the count of what is missing in any case, since a worker is at its end."""
+        left_out: dict[bytes, int] = {}
+        if ending or not self._full:
+            left_out, self._left_out = self._left_out, left_out
+        entries, self._entries = self._entries, []
+        return WorkerLogs(entries, left_out) if entries or left_out else None
+
+
 class WorkerLog:
     """The two pipe ends of one worker's output. Owns them.
 
@@ -133,11 +239,14 @@ class WorkerLog:
     Attributes: stderr_tail.
     """
 
-    def __init__(self, stdout_fd: int, stderr_fd: int, directory: Path, stem: str, max_bytes: int) -> None:
-        """Files are ``<directory>/<stem>.out`` and ``.err``, each rotated at ``max_bytes``."""
+    def __init__(
+        self, stdout_fd: int, stderr_fd: int, directory: Path, stem: str, max_bytes: int, secret: str = ""
+    ) -> None:
+        """Files are ``<directory>/<stem>.out`` and ``.err``, each rotated at ``max_bytes``; ``secret``: of the worker's
+        markers."""
         self.stderr_tail = Tail()
         self._pipes = {
-            fd: _Pipe(fd, stream, RotatingFile(directory / f"{stem}.{suffix}", max_bytes))
+            fd: _Pipe(fd, stream, RotatingFile(directory / f"{stem}.{suffix}", max_bytes), secret)
             for fd, stream, suffix in ((stdout_fd, "stdout", "out"), (stderr_fd, "stderr", "err"))
         }
 
@@ -150,12 +259,12 @@ class WorkerLog:
         """Output that could not be written to the files of the pipes still open."""
         return sum(pipe.file.lost_bytes for pipe in self._pipes.values())
 
-    def read(self) -> Iterator[tuple[str, list[str]]]:
-        """One turn: what has come, up to 64 KiB a pipe, as ``(stream, lines)``. Never blocks."""
+    def read(self) -> Iterator[Said]:
+        """One turn: what has come, up to 64 KiB a pipe, as ``(stream, name, lines)``. Never blocks."""
         for pipe in list(self._pipes.values()):
             yield from self._lines(pipe, pipe.read())
 
-    def drain(self) -> Iterator[tuple[str, list[str]]]:
+    def drain(self) -> Iterator[Said]:
         """All that is there, within reason, with the last lines even if they have no end."""
         for pipe in list(self._pipes.values()):
             for _ in range(DRAIN_BYTES // READ_BYTES):
@@ -163,7 +272,12 @@ class WorkerLog:
                 yield from self._lines(pipe, chunk)
                 if not chunk:
                     break
-            yield from self._show(pipe, pipe.splitter.finish())
+            yield from self._show(pipe, *pipe.lines.finish())
+
+    def cut(self) -> Iterator[Said]:
+        """What has no end yet, as lines."""
+        for pipe in self._pipes.values():
+            yield from self._show(pipe, *pipe.lines.finish())
 
     def close(self) -> None:
         """Closes the pipe ends. May be called twice."""
@@ -171,31 +285,31 @@ class WorkerLog:
             os.close(fd)
         self._pipes.clear()
 
-    def _lines(self, pipe: _Pipe, chunk: bytes | None) -> Iterator[tuple[str, list[str]]]:
+    def _lines(self, pipe: _Pipe, chunk: bytes | None) -> Iterator[Said]:
         if chunk is None:
             return
         if chunk:
-            pipe.file.write(chunk)
-            yield from self._show(pipe, pipe.splitter.feed(chunk))
+            yield from self._show(pipe, *pipe.lines.feed(chunk, cut=len(chunk) == READ_BYTES))
         elif self._pipes.pop(pipe.fd, None):
             os.close(pipe.fd)
-            yield from self._show(pipe, pipe.splitter.finish())
+            yield from self._show(pipe, *pipe.lines.finish())
 
-    def _show(self, pipe: _Pipe, lines: list[str]) -> Iterator[tuple[str, list[str]]]:
-        if not lines:
-            return
-        if pipe.stream == "stderr":
-            self.stderr_tail.add(lines)
-        yield pipe.stream, lines
+    def _show(self, pipe: _Pipe, said: list[tuple[str, list[str]]], plain: bytes) -> Iterator[Said]:
+        if plain:
+            pipe.file.write(plain)
+        for name, lines in said:
+            if pipe.stream == "stderr":
+                self.stderr_tail.add(lines)
+            yield pipe.stream, name, lines
 
 
 class _Pipe:
-    def __init__(self, fd: int, stream: str, file: RotatingFile) -> None:
+    def __init__(self, fd: int, stream: str, file: RotatingFile, secret: str) -> None:
         os.set_blocking(fd, False)
         self.fd = fd
         self.stream = stream
         self.file = file
-        self.splitter = LineSplitter()
+        self.lines = NamedLines(secret)
 
     def read(self) -> bytes | None:
         """Up to 64 KiB; None when nothing is there, empty at the end."""

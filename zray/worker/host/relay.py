@@ -13,7 +13,7 @@ from typing import Any
 import zmq
 
 from zray.config import Config
-from zray.protocol.sockets import Entrance, is_readable, make_socket, receive, send
+from zray.protocol.sockets import Entrance, bind_socket, is_readable, make_socket, receive, send
 
 MAX_FRAMES_PER_TURN = 200
 
@@ -28,7 +28,7 @@ class Relay:
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._socket = make_socket(self._context, zmq.ROUTER, address, config)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.bind(address)
+        bind_socket(self._socket, address)
         self._entrance = Entrance(self._socket, address)
 
     def fileno(self) -> int:

@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,15 +18,27 @@ from typing import Any
 from zray.client.connection import Connection
 from zray.config import Config
 from zray.protocol.codec import pack
-from zray.protocol.messages import HostReady, LogsFlushed, ProtocolError, WorkerLogs
+from zray.protocol.messages import HostReady, LogsFlushed, ProtocolError
 from zray.store import Store
 from zray.transfer.shell import Transfers
+from zray.util.log_display import harmless
 from zray.util.processes import describe_exit, kill_process, process_start_time
-from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill, PeerDied, PeerSaid, ReadLogs, SweepOwner
-from zray.worker.host.logs import WorkerLog
+from zray.util.streams import say
+from zray.worker.host.core import (
+    Death,
+    Fork,
+    FreeSegments,
+    HostCore,
+    Kill,
+    LogRoom,
+    PeerDied,
+    PeerSaid,
+    ReadLogs,
+    SweepOwner,
+)
+from zray.worker.host.logs import Outlet, Said, WorkerLog
 from zray.worker.host.relay import Relay
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
-from zray.worker.log_marker import NAME_MARKER
 
 TICK_S = 0.25
 PAUSE_S = 1.0
@@ -35,23 +46,20 @@ SWEEP_S = 1.0
 MOST_LOOKING = 0.01
 """The part of its time that a host may look through its store for owners that it has not heard of."""
 MAX_FRAMES_PER_TURN = 200
-MAX_LOG_LINES_PER_TURN = 2000
 MAX_READS_PER_FLUSH = 64
 RECORDER_BYTES = 24
 WATCHED_IS_GONE = "what this host belongs to is gone"
 """Why a host ends whose driver or broker has ended."""
-_MARKER = NAME_MARKER.decode()
 
 
 class _Forked:
     """What the host keeps of a worker: its output and its flight recorder."""
 
-    __slots__ = ("log", "name", "pid", "recorder", "started")
+    __slots__ = ("log", "pid", "recorder", "started")
 
     def __init__(self, log: WorkerLog, recorder: int) -> None:
         self.log = log
         self.recorder = recorder
-        self.name = ""
         self.pid = 0
         self.started: int | None = None
 
@@ -103,7 +111,7 @@ class HostShell:
         self._forked: dict[bytes, _Forked] = {}
         self._orphan_logs: list[WorkerLog] = []  # of dead workers, whose children still print
         self._log_fds: dict[int, tuple[bytes, WorkerLog]] = {}
-        self._entries: list[Any] = []
+        self._outlet = Outlet()
         self._last_tick = 0.0
         self._last_sweep = 0.0
         self._look_for_owners_at = 0.0
@@ -214,6 +222,8 @@ class HostShell:
             elif isinstance(effect, ReadLogs):
                 self._read_everything()
                 self.core.out.append(LogsFlushed(effect.request))
+            elif isinstance(effect, LogRoom):
+                self._outlet.taken(effect.size_bytes)
             elif isinstance(effect, PeerSaid):
                 self._transfers.receive(effect.source, effect.message)
             elif isinstance(effect, PeerDied):
@@ -230,7 +240,7 @@ class HostShell:
         try:
             action()
         except OSError as error:
-            print(f"zray: the object store cannot be tidied: {error}", file=sys.stderr)
+            say(f"zray: the object store cannot be tidied: {error}")
 
     def _fork(self, worker_id: bytes) -> None:
         try:
@@ -241,13 +251,15 @@ class HostShell:
         except OSError as error:
             self.core.fork_failed(worker_id, str(error))
             return
+        secret = os.urandom(16).hex()
         log = WorkerLog(out_read, err_read, self._logs_dir, f"worker-{worker_id.hex()[:12]}",
-                        self._config.log_file_max_bytes)  # fmt: skip
+                        self._config.log_file_max_bytes, secret)  # fmt: skip
         self._forked[worker_id] = _Forked(log, recorder)
         for fd in log.filenos():
             self._log_fds[fd] = (worker_id, log)
             self._poll.register(fd, select.POLLIN)
-        payload = pack({**self._worker_payload, "worker_id": worker_id, "host_id": self._host_id})
+        about = {"worker_id": worker_id, "host_id": self._host_id, "log_secret": secret}
+        payload = pack({**self._worker_payload, **about})
         try:
             self._zygote.request_fork(worker_id, payload, [out_write, err_write, recorder])
         except OSError as error:  # no descriptors left for the copies
@@ -279,11 +291,11 @@ class HostShell:
         forked = self._forked[event.worker_id]
         self._take_lines(event.worker_id, forked.log, forked.log.drain)
         running = forked.running()
-        tail = "\n".join(line for line in forked.log.stderr_tail.text().split("\n") if not line.startswith(_MARKER))
+        tail = "\n".join(map(harmless, forked.log.stderr_tail.text().split("\n")))
         number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
         death = Death(describe_exit(event.status), number, event.maxrss_bytes, running, tail.strip())
         self._bury(event.worker_id)
-        self._queue_logs()  # ahead of the news: the broker knows the job of a worker only while it lives
+        self._queue_logs(ending=True)  # ahead of the news: the broker knows the job of a worker only while it lives
         self.core.exited(event.worker_id, death)
 
     def _bury(self, worker_id: bytes) -> None:
@@ -297,46 +309,28 @@ class HostShell:
         worker_id, log = self._log_fds[fd]
         return self._take_lines(worker_id, log, log.read)
 
-    def _take_lines(
-        self, worker_id: bytes, log: WorkerLog, read: Callable[[], Iterator[tuple[str, list[str]]]]
-    ) -> bool:
+    def _take_lines(self, worker_id: bytes, log: WorkerLog, read: Callable[[], Iterator[Said]]) -> bool:
         before = set(log.filenos())
         lines = list(read())
         for closed in before - set(log.filenos()):
             self._poll.unregister(closed)
             del self._log_fds[closed]
-        self._collect(worker_id, lines)
+        forked = self._forked.get(worker_id)
+        for stream, name, printed in lines:
+            self._outlet.add(worker_id, name, forked.pid if forked else 0, stream, printed)
         return bool(lines)
 
-    def _queue_logs(self) -> None:
-        if self._entries:
-            self.core.out.append(WorkerLogs(self._entries))
-            self._entries = []
+    def _queue_logs(self, ending: bool = False) -> None:
+        if message := self._outlet.take(ending):
+            self.core.out.append(message)
 
     def _read_everything(self) -> None:
-        """Reads all pipes dry, within reason."""
+        """Reads all pipes dry, within reason, and takes what has no end yet: whoever asked for it is about to go."""
+        logs = dict(self._log_fds.values())
         for fd in list(self._log_fds):
             for _ in range(MAX_READS_PER_FLUSH):
                 if fd not in self._log_fds or not self._read_log(fd):
                     break
+        for worker_id, log in logs.items():
+            self._take_lines(worker_id, log, log.cut)
         self._queue_logs()
-
-    def _collect(self, worker_id: bytes, read: list[tuple[str, list[str]]]) -> None:
-        """Takes lines that a worker printed; its marker lines tell whose they are."""
-        forked = self._forked.get(worker_id)
-        name = forked.name if forked else ""
-        pid = forked.pid if forked else 0
-        for stream, lines in read:
-            shown: list[str] = []
-            for line in lines:
-                if line.startswith(_MARKER):
-                    if shown:
-                        self._entries.append([worker_id, name, pid, stream, shown])
-                        shown = []
-                    name = line[len(_MARKER) :]
-                    if forked:
-                        forked.name = name
-                elif len(shown) < MAX_LOG_LINES_PER_TURN:
-                    shown.append(line)
-            if shown:
-                self._entries.append([worker_id, name, pid, stream, shown])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -9,7 +10,8 @@ from zray.client.core.execution import TASK, Assignment
 from zray.protocol.codec import unpack
 from zray.protocol.messages import ActorStart, JobConfig
 from zray.util.processes import set_title
-from zray.worker.log_marker import NAME_MARKER
+from zray.util.streams import flush_streams, say
+from zray.worker.log_marker import marker
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -31,7 +33,11 @@ def _entries_of_variable() -> list[str]:
 class Environment:
     """Applies settings when they change, and only then."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_secret: str) -> None:
+        """``log_secret``: see ``zray.worker.log_marker``."""
+        self._log_secret = log_secret
+        self._pipes = {fd: _file_of(fd) for fd in (1, 2)}
+        self._names = dict.fromkeys(self._pipes, "")  # as the host knows them
         self._job: JobConfig | None = None
         self._title = ""
         self._name = ""
@@ -52,7 +58,7 @@ class Environment:
             try:
                 os.chdir(directory)
             except OSError as error:
-                print(f"zray: the driver's working directory {directory!r} cannot be entered: {error}", file=sys.stderr)
+                say(f"zray: the driver's working directory {directory!r} cannot be entered: {error}")
 
     def set_actor(self, start: ActorStart) -> None:
         """The worker serves this actor from now on."""
@@ -90,11 +96,21 @@ class Environment:
         shown = actor_class or name
         if shown == self._name:
             return
-        self._name = shown
-        marker = NAME_MARKER + shown.encode("utf-8", "replace").replace(b"\n", b" ") + b"\n"
-        for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
-            try:
-                stream.flush()
-                os.write(fd, marker)
-            except Exception:  # the user's code has closed or replaced the stream: there is nothing to name
+        flush_streams()
+        mark = marker(self._log_secret, shown)
+        for fd, pipe in self._pipes.items():
+            if self._names[fd] == shown or pipe != _file_of(fd):  # the user's code has put something else there
                 continue
+            with contextlib.suppress(OSError):  # it is closed, or the host is gone: there is nothing to name
+                os.write(fd, mark)
+                self._names[fd] = shown
+        self._name = shown if all(name == shown for name in self._names.values()) else ""
+
+
+def _file_of(fd: int) -> tuple[int, int]:
+    """What a descriptor leads to; zeros if it is closed."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
-import sys
 import threading
 import time
 from collections import deque
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zray.client.context import current_task
 from zray.client.core.execution import Assignment
 from zray.exceptions import TaskError, has_type
+from zray.util.streams import say
 from zray.worker.process.runner import read_options
 
 if TYPE_CHECKING:
@@ -119,11 +119,9 @@ class EventLoop:
             self._loop.call_soon_threadsafe(self._turn)
         elif now - self._asked_at > BLOCKED_WARN_S and not self._warned:
             self._warned = True
-            print(
+            say(
                 f"zray: a method of this async actor has blocked its event loop for {BLOCKED_WARN_S:g} s; no other "
-                f"call can run meanwhile. Await in it, or hand blocking work to asyncio.to_thread().",
-                file=sys.stderr,
-                flush=True,
+                f"call can run meanwhile. Await in it, or hand blocking work to asyncio.to_thread()."
             )
 
     def _turn(self) -> None:

@@ -39,4 +39,4 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     sessions.set_current(session)
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
-    Worker(session, recorder).serve()
+    Worker(session, recorder, start["log_secret"]).serve()

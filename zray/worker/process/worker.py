@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -25,6 +24,7 @@ from zray.exceptions import ActorExit, has_type
 from zray.failures import encode_failure, error_text
 from zray.util.malloc import give_back
 from zray.util.processes import anonymous_bytes
+from zray.util.streams import flush_streams, say
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
 
@@ -46,15 +46,16 @@ What a task of plain Python leaves behind is some hundred KiB; numpy alone is 10
 
 
 class Worker:
-    """One worker process. ``recorder``: the page in which the host finds what was running when it dies."""
+    """One worker process. ``recorder``: the page in which the host finds what was running when it dies; ``log_secret``:
+    what the markers in its output begin with."""
 
-    def __init__(self, session: Session, recorder: Any) -> None:
+    def __init__(self, session: Session, recorder: Any, log_secret: str = "") -> None:
         self.session = session
         self._core = session.core
         self._shell = session.shell
         self._execution = session.core.execution
         self._runner = Runner(session)
-        self._environment = Environment()
+        self._environment = Environment(log_secret)
         self._recorder = recorder
         self._actor: Any = None
         self._actor_class = ""
@@ -68,7 +69,7 @@ class Worker:
         self._light_bytes = anonymous_bytes()
         session.core.execution.worth_keeping = self._worth_keeping
         session.handlers[Interrupt] = self._interrupt
-        session.handlers[Warn] = lambda effect: print(f"zray: {effect.text}", file=sys.stderr, flush=True)
+        session.handlers[Warn] = lambda effect: say(f"zray: {effect.text}")
         session.on_lost = self._on_lost
         session.shell.on_standby = self._on_standby
 
@@ -160,9 +161,8 @@ class Worker:
         if os.getpid() == self.session.pid:
             return
         if error is not None and not has_type(error, SystemExit):
-            traceback.print_exception(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
+            say("".join(traceback.format_exception(error)).rstrip())
+        flush_streams()
         os._exit(_exit_code(error))
 
     def _enter(self, task: Assignment, options: CallOptions) -> None:
@@ -259,7 +259,7 @@ class Worker:
         try:
             return self._runner.retryable(options, error)
         except BaseException:  # the types that the submitter named cannot be loaded here: no reason to answer nothing
-            traceback.print_exc()
+            say(traceback.format_exc().rstrip())
             return False
 
     def _stillborn(self, error: bytes) -> bytes:
@@ -310,8 +310,7 @@ class Worker:
         with self._shell.lock:
             self._execution.hand_back()
             self._shell.turn()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         self.session.close([])
         os._exit(code)
 
