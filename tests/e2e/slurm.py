@@ -109,13 +109,16 @@ class Slurm:
         self._daemons.append(daemon)
 
     def close(self) -> None:
-        """Ends the daemons."""
+        """Ends the daemons, and removes the control groups that they have made."""
         for daemon in reversed(self._daemons):
             daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 daemon.wait(10.0)
             daemon.kill()
             daemon.wait()
+        for name in self._nodes:
+            for directory, _, _ in os.walk(f"/sys/fs/cgroup/freezer/slurm_{name}", topdown=False):
+                os.rmdir(directory)
 
     def log(self) -> str:
         """What the daemons have to say, for whom a test fails."""
