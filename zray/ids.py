@@ -10,13 +10,19 @@ task           24     owner process (16) + counter of that process (8)
 object         28     task (24) + index (4): 0 is a ``put``, 1..n are the returns of the task
 actor          16     random
 job            4      counter of the broker
-function       16     blake2b of the pickled function or class
+function       16     blake2b of what is shipped: the pickled function or class, or, of a large one,
+                      the marker that names the stored object which holds the pickle
 =============  =====  =====================================================================
 
 An object's identifier names its owner (its first 16 bytes), so nothing central has to be asked who owns it.
 """
 
 from __future__ import annotations
+
+try:
+    from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself draws in OpenSSL, 4 MB in every process
+except ImportError:
+    from hashlib import blake2b
 
 PROCESS_ID_BYTES = 16
 TASK_ID_BYTES = 24
@@ -46,6 +52,11 @@ def put_id(task_id: bytes) -> bytes:
 def owner_of(identifier: bytes) -> bytes:
     """The process that owns the task or object ``identifier``."""
     return identifier[:PROCESS_ID_BYTES]
+
+
+def function_id_of(blob: bytes) -> bytes:
+    """The identifier of the function or class that ``blob`` ships; the broker takes no other for it."""
+    return blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest()
 
 
 def task_of(object_id: bytes) -> bytes:

@@ -129,15 +129,16 @@ class ClusterRuntime:
     ) -> list[ObjectRef]:  # fmt: skip
         session = self.session
         shipped = pickled()
-        if shipped.id16 not in session.core.exported:
-            session.export(shipped)
+        function_id = shipped.id16
+        if function_id not in session.core.exported:
+            function_id = session.export(shipped)
         try:
             arguments, _keep = session.pack_arguments(args, kwargs)
         except SerializationError:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
         return session.submit(
-            shipped.id16, task.shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread
+            function_id, task.shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread
         )
 
     def create_actor(
@@ -146,7 +147,7 @@ class ClusterRuntime:
     ) -> tuple[bytes, ObjectRef | None, ActorMeta]:  # fmt: skip
         session = self.session
         shipped = pickled()
-        session.export(shipped)
+        function_id = session.export(shipped)
         try:
             arguments, _keep = session.pack_arguments(args, kwargs)
         except SerializationError:
@@ -171,7 +172,7 @@ class ClusterRuntime:
         }
         packed = pack_options("__init__", 1, "", False)
         if not options.name:
-            handle = session.create_actor(actor_id, shipped.id16, spec, packed, arguments, counted=not detached)
+            handle = session.create_actor(actor_id, function_id, spec, packed, arguments, counted=not detached)
             return actor_id, handle, meta
         handles: list[ObjectRef | None] = []
 
@@ -179,7 +180,7 @@ class ClusterRuntime:
             spec["request"] = session.core.new_request(on_answer)
 
         found = self._create_named(create, lambda: handles.append(
-            session.create_actor(actor_id, shipped.id16, spec, packed, arguments, counted=not detached)
+            session.create_actor(actor_id, function_id, spec, packed, arguments, counted=not detached)
         ))  # fmt: skip
         if found.found and found.actor == actor_id:
             return actor_id, handles[0], meta

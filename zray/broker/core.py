@@ -16,6 +16,7 @@ from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, Envelope, Host, Job
 from zray.broker.reports import Reports
 from zray.broker.resources import Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
+from zray.ids import function_id_of
 from zray.protocol import messages as m
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 
@@ -319,6 +320,8 @@ class BrokerCore:
     def _function_put(self, source: Process, msg: m.FunctionPut) -> None:
         if source.job_id not in self.jobs:
             return  # its job has ended: it is about to be killed
+        if function_id_of(msg.blob) != msg.function_id:
+            raise ProtocolError("a function whose identifier is not the hash of it")
         _, _, jobs = self.functions.setdefault(msg.function_id, (msg.name, msg.blob, set()))
         jobs.add(source.job_id)
 

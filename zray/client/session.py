@@ -34,7 +34,7 @@ from zray.exceptions import (
     TaskError,
     ZrayError,
 )
-from zray.ids import put_id, return_id
+from zray.ids import function_id_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
@@ -79,7 +79,7 @@ class Session:
         lending = self._lending if host_id else contextlib.nullcontext
         self._remote = RemoteObjects(self.shell, self.stores, lending)
         self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lending, self.check_usable)
-        self._functions: dict[bytes, ObjectRef] = {}
+        self._stored_functions: dict[bytes, bytes] = {}  # hash of the pickle: identifier in the cluster
         self._entries = self.core.references.entries
 
     @property
@@ -374,11 +374,15 @@ class Session:
             )
         self.shell.run(lambda: self.core.tasks.cancel(ref.task_id(), mode))
 
-    def export(self, pickled: PickledCallable) -> None:
-        """Ships a function or class, once a session. A large one goes through the store."""
-        if pickled.id16 in self.core.exported:
-            return
-        blob = pickled.blob
+    def export(self, pickled: PickledCallable) -> bytes:
+        """Ships a function or class, once a session; returns its identifier in the cluster.
+
+        A large one goes through the store, and what is shipped, and hashed, is a marker that names the object there.
+        """
+        known = self._stored_functions.get(pickled.id16, pickled.id16)
+        if known in self.core.exported:
+            return known
+        function_id, blob = pickled.id16, pickled.blob
         keep = None
         if len(blob) > WARN_FUNCTION_BYTES:
             warnings.warn(
@@ -389,16 +393,21 @@ class Session:
         if len(blob) > LARGE_FUNCTION_BYTES:
             keep = self.put(blob)
             blob = STORED_FUNCTION + keep._id
+            function_id = function_id_of(blob)
             self.pickled_by_user(keep._id)
 
         def export() -> None:
             for inner in pickled.refs:
                 self.core.references.pin(inner)  # for the job: any worker may load the function at any time
-            self.core.export(pickled.id16, pickled.name, blob)
+            self.core.export(function_id, pickled.name, blob)
 
         with self.shell.lock:
-            if pickled.id16 not in self.core.exported:
+            if keep is not None:
+                # Of two threads that ship the same at once, one is enough.
+                function_id = self._stored_functions.setdefault(pickled.id16, function_id)
+            if function_id not in self.core.exported:
                 export()
+        return function_id
 
     # ------------------------------------------------------------------ actors
 

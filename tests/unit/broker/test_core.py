@@ -129,6 +129,27 @@ def test_functions(desk):
     ]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [m.FunctionPut(FUNCTION, "f", b"other code"), m.FunctionPut(b"x" * 16, "f", b"code"),
+     m.FunctionPut(FUNCTION, "f", b"")],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [True, False])
+def test_nobody_ships_another_function_under_a_known_identifier(desk, wrong, first):
+    """Neither before the one whose it is, nor after."""
+    driver, other = desk.driver(), desk.driver("other")
+    right = m.FunctionPut(FUNCTION, "f", b"code")
+    for message in (wrong, right) if first else (right, wrong):
+        if message is right:
+            desk.say(driver, message)
+        else:
+            with pytest.raises(m.ProtocolError, match="identifier"):
+                desk.say(other, message)
+    desk.say(driver, m.FunctionGet(FUNCTION), m.FunctionGet(wrong.function_id))
+    blobs = {answer.function_id: answer.blob for answer in desk.take(driver)}
+    assert blobs == {wrong.function_id: b"", FUNCTION: b"code"}
+
+
 def test_a_function_lives_as_long_as_any_of_its_jobs(desk):
     one, two = desk.driver("one"), desk.driver("two")
     for driver in (one, two):
