@@ -247,10 +247,12 @@ class Reports:
         """Passes what workers printed on to the driver of their job."""
         by_driver: dict[bytes, list[Any]] = {}
         for entry in message.entries:
-            if type(entry) is not list or len(entry) != 5 or type(entry[0]) is not bytes or type(entry[4]) is not list:
+            if not _is_output(entry):
                 raise ProtocolError("malformed lines of output")
             worker_id, name, pid, stream, lines = entry
             worker = self._core.scheduler.workers.get(worker_id)
+            if worker is not None and worker.host.host_id != source.process_id:
+                raise ProtocolError("output of another host's worker")
             job = self._core.jobs.get(worker.job_id) if worker is not None else None
             if job is not None and job.driver in self._core.processes:
                 by_driver.setdefault(job.driver, []).append([name, pid, stream, lines])
@@ -293,6 +295,13 @@ class Reports:
             if not hosts:
                 del self._flushes[key]
                 self._core.send(asker, Answer(request, True))
+
+
+def _is_output(entry: Any) -> bool:
+    """Whether it is lines of one worker: [worker, name, pid, stream, [lines]]."""
+    if type(entry) is not list or [type(field) for field in entry] != [bytes, str, int, str, list]:
+        return False
+    return entry[3] in ("stdout", "stderr") and all(type(line) is str for line in entry[4])
 
 
 def _host_status(host: Host) -> dict[str, Any]:

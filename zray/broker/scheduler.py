@@ -404,6 +404,7 @@ class Scheduler:
         actor = worker.actor
         assert actor is not None
         worker.state = SERVING
+        worker.served = actor.actor_id
         if worker.job_id != actor.job_id:
             self._assign(worker, actor.job_id)
         spec = {**actor.spec, "creator": actor.creator}

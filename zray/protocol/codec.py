@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgpack
 
+from zray.protocol.elements import MAX_ELEMENTS, MAX_MAPS, UNCOUNTED_BYTES, MapCounter, has_few_elements
 from zray.protocol.messages import HANDSHAKE, ProtocolError
 from zray.protocol.rows import decode_row, encode_row
 
@@ -17,9 +18,18 @@ HEADER = struct.Struct("<BB8sQQ")
 NO_INCARNATION = bytes(8)
 
 
+MAX_SHAPE_BYTES = 1 << 16
+
+
 def shape_key(amounts: dict[str, int]) -> bytes:
-    """The canonical form of ``amounts`` (ten-thousandths by name) that travels in messages."""
-    return msgpack.packb(sorted(item for item in amounts.items() if item[1]))  # type: ignore[no-any-return]
+    """The canonical form of ``amounts`` (ten-thousandths by name) that travels in messages. Raises ValueError."""
+    key: bytes = msgpack.packb(sorted(item for item in amounts.items() if item[1]))
+    if len(key) > MAX_SHAPE_BYTES:
+        raise ValueError(
+            f"resources: {len(amounts)} names and amounts of {len(key):,} bytes together are more than the "
+            f"{MAX_SHAPE_BYTES:,} that one call may ask for: use fewer, or shorter, names"
+        )
+    return key
 
 
 class Frame(NamedTuple):
@@ -54,19 +64,33 @@ def read_frame(data: bytes) -> Frame:
 
 def unpack_row(body: bytes, allowed: frozenset[Any]) -> Any:
     """A message that travels by itself, on a direct link; raises ProtocolError if it is not acceptable."""
-    return decode_row(_unpack(body), allowed)
+    return decode_row(unpack(body), allowed)
 
 
-def _unpack(body: bytes | memoryview) -> Any:
+def unpack(data: bytes | memoryview) -> Any:
+    """What the msgpack of a peer stands for, in bounded memory (see ``elements``); raises ProtocolError."""
+    count_map: Callable[[dict[Any, Any]], Any] | None = None
+    if len(data) > UNCOUNTED_BYTES:
+        if not has_few_elements(data):
+            raise ProtocolError(f"more than {MAX_ELEMENTS:,} values, or too deep")
+    elif len(data) > MAX_MAPS:
+        count_map = MapCounter()
     try:
-        return msgpack.unpackb(body, raw=False, strict_map_key=False, use_list=True)
+        return msgpack.unpackb(
+            data, raw=False, strict_map_key=False, use_list=True, max_ext_len=0, ext_hook=_no_extension,
+            object_hook=count_map,
+        )  # fmt: skip
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ProtocolError(f"undecodable body: {error}") from None
 
 
+def _no_extension(code: int, data: bytes) -> Any:
+    raise ProtocolError("a value of a type that this protocol does not have")
+
+
 def unpack_messages(body: bytes | memoryview, allowed: frozenset[Any]) -> list[Any]:
     """All messages of a body, or ProtocolError if any one of them is not acceptable."""
-    rows = _unpack(body)
+    rows = unpack(body)
     if type(rows) is not list:
         raise ProtocolError("a body is an array of messages")
     return [decode_row(row, allowed) for row in rows]

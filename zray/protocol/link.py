@@ -20,6 +20,8 @@ MAX_BODY_BYTES = 1 << 20
 ACK_EVERY_FRAMES = 64
 ACK_EVERY_BYTES = 1 << 20
 MAX_EARLY_FRAMES = 4096
+MAX_EARLY_BYTES = 16 << 20
+"""Of frames that wait for one before them. What has no room is dropped, and comes again with the one that is missed."""
 
 
 class Link:
@@ -33,6 +35,7 @@ class Link:
         "_allowed",
         "_bytes_since_ack",
         "_early",
+        "_early_bytes",
         "_frames_since_ack",
         "_heartbeat_s",
         "_incarnation",
@@ -71,6 +74,7 @@ class Link:
         self._outbox: list[Any] = []
         self._unacked: deque[tuple[int, bytes, float]] = deque()  # seq, body, time sent
         self._early: dict[int, memoryview] = {}
+        self._early_bytes = 0
         self._transmit: list[tuple[int, bytes]] = []  # seq, body: to go out (again)
         self._progress = now  # when an acknowledgement came last
         self.last_heard = now
@@ -103,18 +107,26 @@ class Link:
         self._frames_since_ack += 1
         self._bytes_since_ack += len(frame.body)
         if frame.seq != self._received + 1:
-            if frame.seq > self._received and len(self._early) < MAX_EARLY_FRAMES:
-                self._early[frame.seq] = frame.body
-            else:
+            if frame.seq <= self._received:
                 self._frames_since_ack = ACK_EVERY_FRAMES  # a duplicate: the peer missed our ack
+            else:
+                self._keep_early(frame)
             return []
         # Counted before it is parsed: a malformed frame is dropped, and does not hold up those behind it.
         self._received += 1
         messages = self._unpack(frame.body)
         while self._early and (body := self._early.pop(self._received + 1, None)) is not None:
             self._received += 1
+            self._early_bytes -= len(body)
             messages.extend(self._unpack(body))
         return messages
+
+    def _keep_early(self, frame: Frame) -> None:
+        early, size = self._early, len(frame.body)
+        if frame.seq in early or len(early) >= MAX_EARLY_FRAMES or self._early_bytes + size > MAX_EARLY_BYTES:
+            return
+        early[frame.seq] = frame.body
+        self._early_bytes += size
 
     def _unpack(self, body: memoryview) -> list[Any]:
         try:

@@ -110,8 +110,20 @@ _SIZES = {
     "task_id": ids.TASK_ID_BYTES,
     "object_id": ids.OBJECT_ID_BYTES,
     "function_id": ids.FUNCTION_ID_BYTES,
-    "incarnation_id": 8,
+    "object_ids": ids.OBJECT_ID_BYTES,
+    "task_ids": ids.TASK_ID_BYTES,
+    **dict.fromkeys(("sources", "lost"), ids.PROCESS_ID_BYTES),
 }
+"""Of identifiers, and of each in a list of them."""
+MAX_NESTING = 32
+"""So deep may be what has no form of its own, such as the specification of an actor: who passes it on puts it into a
+message again, and msgpack refuses what is deeper than it can follow."""
+
+
+def is_shallow(value: Any, levels: int = MAX_NESTING) -> bool:
+    """Whether lists and maps are within each other to no more than so many levels."""
+    inner = value if type(value) is list else value.values() if type(value) is dict else ()
+    return levels > 0 and all(is_shallow(each, levels - 1) for each in inner if type(each) in (list, dict))
 
 
 def _checker(kind: Any) -> Callable[[list[Any]], bool]:
@@ -121,6 +133,8 @@ def _checker(kind: Any) -> Callable[[list[Any]], bool]:
     for position, field in enumerate(kind._fields, start=1):
         hint = hints[field]
         base = getattr(hint, "__origin__", hint)
+        if hint in (Any, dict[str, Any], list[Any]):
+            tests.append(f"is_shallow(r[{position}])")
         if base is Any:
             continue
         tests.append(f"type(r[{position}]) is {base.__name__}")
@@ -129,8 +143,10 @@ def _checker(kind: Any) -> Callable[[list[Any]], bool]:
         if base is bytes and field in _SIZES:
             tests.append(f"len(r[{position}]) == {_SIZES[field]}")
         if hint == list[bytes]:
-            tests.append(f"all(type(x) is bytes for x in r[{position}])")
-    check: Callable[[list[Any]], bool] = eval("lambda r: " + " and ".join(tests))
+            tests.append(f"all(type(x) is bytes and len(x) == {_SIZES[field]} for x in r[{position}])")
+        if hint == list[int]:
+            tests.append(f"all(type(x) is int for x in r[{position}])")
+    check: Callable[[list[Any]], bool] = eval("lambda r: " + " and ".join(tests), {"is_shallow": is_shallow})
     return check
 
 

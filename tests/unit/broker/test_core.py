@@ -364,20 +364,40 @@ def test_logs_go_to_the_driver_of_the_job(desk):
     one, two = desk.driver("one"), desk.driver("two")
     desk.submit(one)
     desk.submit(two)
-    entries = [[worker, "f", 1, "out", ["hello"]] for worker in [*workers, b"x" * 16]]
+    entries = [[worker, "f", 1, "stdout", ["hello"]] for worker in [*workers, b"x" * 16]]
     desk.say(host, m.WorkerLogs(entries))
     for driver in (one, two):
         (logs,) = desk.take(driver, m.Logs)
-        assert logs.entries == [["f", 1, "out", ["hello"]]]
+        assert logs.entries == [["f", 1, "stdout", ["hello"]]]
 
 
-@pytest.mark.parametrize("entries", [[5], [[1, 2]], [[[], "f", 1, "out", []]], [["text", "f", 1, "out", []]]])
-def test_malformed_logs(desk, entries):
+@pytest.mark.parametrize("wrong", [
+    5, [1, 2], [[], "f", 1, "stdout", []], ["text", "f", 1, "stdout", []], ["", b"f", 1, "stdout", []],
+    [b"", "f", "1", "stdout", []], [b"", "f", 1, "out", []], [b"", "f", 1, "stdout", "text"],
+    [b"", "f", 1, "stdout", [b"x"]], [b"", "f", True, "stderr", []],
+])  # fmt: skip
+def test_malformed_logs(desk, wrong):
     host = desk.host(CPU=1)
-    try:
-        desk.say(host, m.WorkerLogs(entries))
-    except m.ProtocolError:
-        return
+    (worker,) = desk.workers(host)
+    driver = desk.driver()
+    desk.submit(driver)
+    if type(wrong) is list and wrong[0] == b"":
+        wrong[0] = worker
+    with pytest.raises(m.ProtocolError):
+        desk.say(host, m.WorkerLogs([wrong]))
+    assert desk.take(driver, m.Logs) == []
+
+
+def test_no_host_speaks_for_the_workers_of_another(desk):
+    host, other = desk.host(CPU=1), desk.host("other", CPU=1)
+    (worker,) = desk.workers(host)
+    driver = desk.driver()
+    desk.submit(driver)
+    with pytest.raises(m.ProtocolError):
+        desk.say(other, m.WorkerLogs([[worker, "f", 1, "stdout", ["not me"]]]))
+    desk.say(other, m.WorkerStarted(worker, 4711), m.WorkerDied(worker, b"", "WorkerCrashedError", "murder"))
+    assert desk.take(driver) == []
+    assert desk.core.scheduler.workers[worker].pid == 1000
 
 
 def test_tasks_without_resources_need_no_cpu(desk):

@@ -28,7 +28,7 @@ def test_a_task_and_its_result(desk):
     assert run == m.Run(task_id, 0, FUNCTION, ONE_CPU, [], b"payload")
     assert desk.free == {"CPU": 0}
     desk.done(worker, task_id)
-    assert desk.take(driver) == [m.Result(task_id, 0, worker, b"outcome")]
+    assert desk.take(driver) == [m.Result(task_id, 0, worker, b"", b"outcome")]
     assert desk.free == {"CPU": 1}
     assert desk.core.tasks == {}
 
@@ -316,7 +316,7 @@ def test_cancelling_what_runs(desk):
     desk.say(driver, m.Cancel(task_id, m.CANCEL_RECURSIVE))
     assert desk.take(worker) == [m.CancelTask(task_id, m.CANCEL_RECURSIVE)]
     desk.say(worker, m.Done(task_id, 0, 0, b""))
-    assert desk.take(driver) == [m.Result(task_id, 0, worker, b"")]
+    assert desk.take(driver) == [m.Result(task_id, 0, worker, b"", b"")]
 
 
 def test_cancelling_by_force(desk):

@@ -58,6 +58,7 @@ from zray.protocol.messages import (
     ObjectState,
     Peer,
     ProcessDied,
+    ProtocolError,
     Pull,
     PullFailed,
     Query,
@@ -95,6 +96,7 @@ class ClientCore:
         self.queue_route = QueueRoute(self.tasks, send)
         self.actors = ActorTable(self.references, self.tasks, send)
         self.transfers: DriverTransfers | None = None  # where the machine has no host
+        self.faults = 0  # messages of other processes whose content was no good
         self.now = 0.0  # when the shell's present turn began
         self.execution = Execution(self.references, self.tasks, send, self._effects, host_id)
         self.send = send
@@ -107,7 +109,10 @@ class ClientCore:
 
     def _delivered(self, message: Delivered) -> None:
         for inner in unpack_messages(message.rows, FROM_PEER):
-            _PEER_HANDLERS[type(inner)](self, message.source, inner)
+            try:
+                _PEER_HANDLERS[type(inner)](self, message.source, inner)
+            except ProtocolError:  # what came with it counts
+                self.faults += 1
 
     def drain(self) -> list[Any]:
         """What is to be sent to the broker now, in order.
@@ -158,8 +163,9 @@ class ClientCore:
 
     def _locate(self, source: bytes, message: Locate) -> None:
         object_id = message.object_id
+        self.references.check_own(object_id)
         entry = self.references.entries.get(object_id)
-        if entry is None or not self.references.owns(object_id) or entry.status != STORED:
+        if entry is None or entry.status != STORED:
             why = "the object was freed: no reference to it was known any more"
             self.to_peer(source, Located(object_id, message.question, 0, [], "ObjectFreedError", why))
             return
@@ -170,8 +176,9 @@ class ClientCore:
         self.to_peer(source, Located(object_id, message.question, entry.size, sources, kind, why))
 
     def _copy_made(self, source: bytes, message: CopyMade) -> None:
+        self.references.check_own(message.object_id)
         entry = self.references.entries.get(message.object_id)
-        if entry is None or not self.references.owns(message.object_id):
+        if entry is None:
             self.to_peer(source, FreeObjects([message.object_id]))  # it was freed while it was copied
         else:
             for process_id in (source, entry.host):

@@ -16,7 +16,8 @@ import msgpack
 from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED, ReferenceTable
 from zray.failures import encode_failure
-from zray.ids import return_id
+from zray.ids import OBJECT_ID_BYTES, return_id
+from zray.protocol.codec import unpack
 from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Submit
 
 WAITING, SENT = range(2)
@@ -67,7 +68,10 @@ class Outcome(NamedTuple):
 
 
 class Route(Protocol):
-    """Where a task's envelope goes, and when."""
+    """Where a task's envelope goes, and when. An outcome counts only if it comes from ``actor_id``; empty: from a
+    worker that the broker has given the task."""
+
+    actor_id: bytes
 
     def ready(self, task: Task) -> None:
         """The task's arguments exist, or it is to be tried again: ask for ``go`` by ``TaskTable.soon``."""
@@ -222,19 +226,29 @@ class TaskTable:
 
     def on_result(self, message: Result) -> None:
         """A worker answered; an empty payload says that the task was cancelled."""
+        task = self.tasks.get(message.task_id)
+        if task is not None and task.route.actor_id != message.actor:
+            raise ProtocolError("an outcome from somebody who was not given the call")
         if not message.payload:
-            task = self.tasks.get(message.task_id)
             if task is not None and task.attempt == message.attempt:
                 self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled"))
             return
-        outcome = read_outcome(message.payload)
+        try:
+            outcome = read_outcome(message.payload)
+            if task is not None and task.attempt == message.attempt and len(outcome.returns) != task.n_returns:
+                raise ProtocolError(f"{len(outcome.returns)} return values instead of {task.n_returns}")
+            if outcome.kept and not all(map(self.references.owns, outcome.kept)):
+                raise ProtocolError("kept a reference of somebody else")
+        except ProtocolError as error:
+            if task is not None and task.attempt == message.attempt:  # there will be no other answer
+                self.fail(task, encode_failure("SystemFailure", f"the answer of its worker cannot be read: {error}"))
+            raise
         references = self.references
         if outcome.kept:
             references.keep(outcome.kept, message.source)
         for _, _, _, inner in outcome.returns:
             if inner:
                 references.adopt(inner, message.source)
-        task = self.tasks.get(message.task_id)
         if task is None or task.attempt != message.attempt:
             self._discard(message.task_id, outcome)
         elif outcome.retryable and task.retries_left and not task.cancelled:
@@ -325,9 +339,10 @@ class TaskTable:
 class QueueRoute:
     """Plain tasks: through the broker's queue."""
 
-    __slots__ = ("_send", "_table")
+    __slots__ = ("_send", "_table", "actor_id")
 
     def __init__(self, table: TaskTable, send: Callable[[Any], None]) -> None:
+        self.actor_id = b""
         self._table = table
         self._send = send
 
@@ -356,15 +371,21 @@ RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDie
 def read_outcome(payload: bytes) -> Outcome:
     """Parses and checks a worker's answer."""
     try:
-        outcome = Outcome._make(msgpack.unpackb(payload))
+        outcome = Outcome._make(unpack(payload))
         for status, data, size, inner in outcome.returns:
             if status not in (INLINE, STORED, ERROR) or type(data) is not bytes or type(size) is not int:
                 raise ProtocolError("malformed outcome")
-            if inner and not all(type(x) is bytes for x in inner):
+            if type(inner) is not list or (inner and not _are_objects(inner)):
                 raise ProtocolError("malformed outcome")
+        if type(outcome.host) is not bytes or type(outcome.kept) is not list or not _are_objects(outcome.kept):
+            raise ProtocolError("malformed outcome")
     except (ValueError, TypeError) as error:
         raise ProtocolError(f"malformed outcome: {error}") from None
     return outcome
+
+
+def _are_objects(identifiers: list[Any]) -> bool:
+    return all(type(x) is bytes and len(x) == OBJECT_ID_BYTES for x in identifiers)
 
 
 def pack_outcome(host: bytes, returns: Iterable[Any], kept: list[bytes], retryable: bool) -> bytes:

@@ -201,7 +201,10 @@ class HostShell:
                 self._read_everything()
                 self.core.out.append(LogsFlushed(effect.request))
             elif isinstance(effect, PeerSaid):
-                self._transfers.receive(effect.source, effect.message)
+                try:
+                    self._transfers.receive(effect.source, effect.message)
+                except ProtocolError:
+                    self._connection.dropped_frames += 1
             elif isinstance(effect, PeerDied):
                 self._transfers.process_died(effect.message)
             elif isinstance(effect, FreeSegments):
