@@ -173,6 +173,14 @@ class BrokerCore:
             self._job_ended(process)
         self.reports.process_lost(process_id)
 
+    def expel(self, process_id: bytes, reason: str) -> None:
+        """A process does harm: it is declared dead, or, if it is a worker, killed by its host."""
+        worker = self.scheduler.workers.get(process_id)
+        if worker is not None:
+            self.scheduler.kill(worker, reason)
+        elif process_id in self.processes:
+            self.lost(process_id, reason)
+
     def _drop_tasks_of(self, process: Process) -> None:
         """Nobody waits for the tasks of a dead owner: queued ones are dropped, running ones stopped."""
         owner = process.process_id
@@ -286,9 +294,11 @@ class BrokerCore:
             envelope = worker.outstanding.get(task_id)
             if envelope is not None:
                 self.scheduler.finished(worker, envelope, self._now)
+                if envelope.cancelled:  # its owner is gone
+                    continue
                 if envelope.stopped:  # the cancellation crossed with it
                     self._cancelled_before_start(envelope)
-                elif not envelope.cancelled:
+                else:
                     back.append(envelope)
         worker.overdue = bool(worker.outstanding)
         self.scheduler.requeue(back)

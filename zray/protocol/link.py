@@ -47,6 +47,7 @@ class Link:
         "_silence_s",
         "_transmit",
         "_unacked",
+        "fault",
         "last_heard",
         "last_sent",
         "malformed",
@@ -80,6 +81,7 @@ class Link:
         self.last_heard = now
         self.last_sent = now
         self.malformed = 0  # bodies that were dropped
+        self.fault = ""  # of the last of them
 
     @property
     def idle(self) -> bool:
@@ -131,8 +133,9 @@ class Link:
     def _unpack(self, body: memoryview) -> list[Any]:
         try:
             return unpack_messages(body, self._allowed)
-        except ProtocolError:
+        except ProtocolError as error:
             self.malformed += 1
+            self.fault = str(error)
             return []
 
     def tick(self, now: float) -> bool:

@@ -187,3 +187,31 @@ def test_what_was_handed_back_is_the_workers_own(desk):
     desk.say(stranger, m.Returned(task_ids))
     desk.core.check()
     assert all(desk.core.tasks[task_id].worker is not None for task_id in task_ids[:2])
+
+
+# ------------------------------------------------------------------ who does harm goes
+
+
+def test_who_does_harm_is_declared_dead(scene):
+    scene.desk.say(scene.other, m.Watch(scene.driver))
+    scene.desk.core.expel(scene.driver, "it sent nonsense")
+    assert scene.desk.core.may_join(scene.driver, m.DRIVER).endswith("it sent nonsense")
+    scene.desk.turn()
+    assert scene.desk.take(scene.other) == [m.ProcessDied(scene.driver, "it sent nonsense")]
+
+
+def test_a_worker_that_does_harm_is_killed_by_its_host(scene):
+    """And its task ends, or is tried again, as when a worker dies by itself."""
+    scene.desk.core.expel(scene.worker, "it sent nonsense")
+    scene.desk.turn()
+    assert scene.desk.take(scene.host) == [m.KillWorker(scene.worker, "it sent nonsense")]
+    scene.desk.kill(scene.worker)
+    assert [type(message) for message in scene.desk.take(scene.driver)] == [m.Failed]
+
+
+def test_what_is_handed_back_after_it_was_cancelled_and_its_owner_has_left(desk):
+    driver, worker, task_ids = prefetched(desk)
+    desk.say(driver, m.Cancel(task_ids[1], 0))
+    desk.core.expel(driver, "it sent nonsense")
+    desk.say(worker, m.Returned([task_ids[1]]))
+    assert desk.core.tasks == {}

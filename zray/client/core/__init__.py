@@ -105,9 +105,14 @@ class ClientCore:
 
     def receive(self, message: Any) -> None:
         """Handles one message from the broker. Raises ProtocolError if its content is no good."""
-        _HANDLERS[type(message)](self, message)
+        handler = _HANDLERS.get(type(message))
+        if handler is None:
+            raise ProtocolError(f"a client is sent no {type(message).__name__}")
+        handler(self, message)
 
     def _delivered(self, message: Delivered) -> None:
+        if message.source == self.process_id:
+            raise ProtocolError("what a process has to tell itself does not come from outside")
         for inner in unpack_messages(message.rows, FROM_PEER):
             try:
                 _PEER_HANDLERS[type(inner)](self, message.source, inner)
@@ -180,6 +185,8 @@ class ClientCore:
         entry = self.references.entries.get(message.object_id)
         if entry is None:
             self.to_peer(source, FreeObjects([message.object_id]))  # it was freed while it was copied
+        elif entry.status != STORED:
+            raise ProtocolError("a copy of what is not in a store")
         else:
             for process_id in (source, entry.host):
                 self.references.watch_once(process_id)

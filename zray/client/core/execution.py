@@ -11,12 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import msgpack
-
 from zray.client.core.effects import Interrupt
-from zray.client.core.references import ReferenceTable
-from zray.client.core.tasks import Envelope, TaskTable, pack_outcome
-from zray.ids import TASK_ID_BYTES, owner_of
+from zray.client.core.references import ERROR, ReferenceTable
+from zray.client.core.tasks import TaskTable, pack_outcome, read_envelope
+from zray.failures import encode_failure
+from zray.ids import PROCESS_ID_BYTES, TASK_ID_BYTES, owner_of
 from zray.protocol.messages import (
     CANCEL_RECURSIVE,
     ActorExiting,
@@ -59,10 +58,11 @@ class Listener(Protocol):
 
 
 class Assignment:
-    """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought."""
+    """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought;
+    ``fault``: why its envelope cannot be read."""
 
-    __slots__ = ("actor_start", "attempt", "covered", "envelope", "function_id", "gpus", "keep", "kind", "owner",
-                 "shape", "task_id")  # fmt: skip
+    __slots__ = ("actor_start", "attempt", "covered", "envelope", "fault", "function_id", "gpus", "keep", "kind",
+                 "owner", "shape", "task_id")  # fmt: skip
 
     def __init__(
         self, kind: int, owner: bytes, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
@@ -72,7 +72,7 @@ class Assignment:
         self.task_id = task_id
         self.attempt = attempt
         self.function_id = function_id
-        self.envelope = Envelope._make(msgpack.unpackb(payload))
+        self.envelope, self.fault = read_envelope(payload)
         self.covered: list[bytes] = []
         self.keep: list[Any] = []  # what its return values refer to, until they are answered for
         self.shape = b""
@@ -175,6 +175,14 @@ class Execution:
         else:
             self._answer_later(Reply(task.owner, task.task_id, task.attempt, b""), [])
 
+    def refuse(self, task: Assignment, why: str) -> None:
+        """Answers for a piece of work that cannot be read: it costs only who has sent it."""
+        text = f"the call cannot be read by its worker: {why}"
+        if task.kind == CONSTRUCTOR:
+            self.constructed(task, encode_failure("ActorDiedError", text))
+        else:
+            self.finish(task, [Return(ERROR, encode_failure("SystemFailure", text), 0, ())], False, 0)
+
     def exit_actor(self, reason: str) -> None:
         """The actor ends itself: what is under way or queued gets no answer from here; the broker tells the callers."""
         for task in list(self._running.values()):
@@ -223,6 +231,9 @@ class Execution:
     def on_actor_start(self, message: ActorStart) -> None:
         if self.actor_id:
             raise ProtocolError("this worker has an actor already")
+        creator = message.spec.get("creator")
+        if type(creator) is not bytes or len(creator) != PROCESS_ID_BYTES:
+            raise ProtocolError("an actor without a creator")
         self.actor_id = message.actor_id
         self.actor_spec = message.spec
         self.incarnation = message.incarnation
@@ -237,6 +248,8 @@ class Execution:
             self.idle.wake()
 
     def on_actor_stop(self, message: ActorStop) -> None:
+        if message.actor_id != self.actor_id:
+            raise ProtocolError("this worker serves another actor, or none")
         self._stopping = True
         self._wake()
 

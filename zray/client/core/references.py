@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from zray.failures import encode_failure
-from zray.ids import owner_of
+from zray.ids import PROCESS_ID_BYTES, owner_of
 from zray.protocol.messages import (
     BorrowAck,
     BorrowAdd,
@@ -393,7 +393,8 @@ class ReferenceTable:
 
     def on_state(self, source: bytes, message: ObjectState) -> None:
         """The owner answers."""
-        if owner_of(message.object_id) != source or not PENDING < message.status <= HANDLE:
+        right_host = len(message.host) == PROCESS_ID_BYTES or message.status != STORED
+        if owner_of(message.object_id) != source or not (PENDING < message.status <= HANDLE and right_host):
             raise ProtocolError("an object's state comes from its owner, when it has one")
         if message.object_id in self.entries:
             self.resolve(*message)

@@ -15,8 +15,9 @@ import msgpack
 
 from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED, ReferenceTable
+from zray.exceptions import FAILURES
 from zray.failures import encode_failure
-from zray.ids import OBJECT_ID_BYTES, return_id
+from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id
 from zray.protocol.codec import unpack
 from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Submit
 
@@ -56,6 +57,29 @@ class Envelope(NamedTuple):
     host: bytes
     size: int
     refs: list[Any]  # [key, object_id, status, data, host, size]
+
+
+_NO_ENVELOPE = Envelope(b"", INLINE, b"", b"", b"", 0, [])
+_FIELD_TYPES = tuple(map(type, _NO_ENVELOPE))
+_REF_TYPES = (bytes, int, bytes, bytes, int)
+
+
+def read_envelope(payload: bytes) -> tuple[Envelope, str]:
+    """An envelope, and "", or an empty one and why it cannot be read: who sent it is to be told."""
+    try:
+        envelope = Envelope._make(unpack(payload))
+    except (ProtocolError, TypeError) as error:
+        return _NO_ENVELOPE, str(error)
+    if tuple(map(type, envelope)) == _FIELD_TYPES and all(map(_is_argument, envelope.refs)):
+        return envelope, ""
+    return _NO_ENVELOPE, "malformed envelope"
+
+
+def _is_argument(ref: Any) -> bool:
+    """[key, object_id, status, data, host, size]"""
+    if type(ref) is not list or len(ref) != 6 or type(ref[0]) not in (int, str):
+        return False
+    return tuple(map(type, ref[1:])) == _REF_TYPES and len(ref[1]) == OBJECT_ID_BYTES
 
 
 class Outcome(NamedTuple):
@@ -279,6 +303,8 @@ class TaskTable:
         task = self.tasks.get(message.task_id)
         if task is None or task.attempt != message.attempt:
             return
+        if message.kind not in FAILURES:
+            raise ProtocolError(f"a failure of no known kind: {message.kind}")
         retry = message.kind in RETRIED_FAILURES and not task.cancelled
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
         if retry and (task.retries_left or not counts):
@@ -368,20 +394,29 @@ RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDie
 """Failures of the machinery rather than of the task: worth another attempt."""
 
 
+_OUTCOME_TYPES = [bytes, list, list, bool]
+_RETURN_TYPES = [int, bytes, int, list]
+MAX_OBJECT_BYTES = 1 << 46
+"""What says that it is larger is not true."""
+
+
 def read_outcome(payload: bytes) -> Outcome:
     """Parses and checks a worker's answer."""
-    try:
-        outcome = Outcome._make(unpack(payload))
-        for status, data, size, inner in outcome.returns:
-            if status not in (INLINE, STORED, ERROR) or type(data) is not bytes or type(size) is not int:
-                raise ProtocolError("malformed outcome")
-            if type(inner) is not list or (inner and not _are_objects(inner)):
-                raise ProtocolError("malformed outcome")
-        if type(outcome.host) is not bytes or type(outcome.kept) is not list or not _are_objects(outcome.kept):
+    outcome = unpack(payload)
+    if type(outcome) is not list or list(map(type, outcome)) != _OUTCOME_TYPES:
+        raise ProtocolError("malformed outcome")
+    host, returns, kept, _ = outcome
+    for value in returns:
+        if type(value) is not list or list(map(type, value)) != _RETURN_TYPES:
             raise ProtocolError("malformed outcome")
-    except (ValueError, TypeError) as error:
-        raise ProtocolError(f"malformed outcome: {error}") from None
-    return outcome
+        status, _, size, inner = value
+        if not (INLINE <= status <= ERROR and 0 <= size <= MAX_OBJECT_BYTES) or (inner and not _are_objects(inner)):
+            raise ProtocolError("malformed outcome")
+        if status == STORED and len(host) != PROCESS_ID_BYTES:
+            raise ProtocolError("malformed outcome: a stored value without a host")
+    if kept and not _are_objects(kept):
+        raise ProtocolError("malformed outcome")
+    return Outcome._make(outcome)
 
 
 def _are_objects(identifiers: list[Any]) -> bool:

@@ -9,15 +9,14 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import msgpack
-
 from zray.client.context import TaskContext
 from zray.client.core.execution import Assignment, Return
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.session import STORED_FUNCTION, Session
 from zray.exceptions import ModuleMissingError
 from zray.object_ref import ObjectRef
-from zray.protocol.messages import FunctionBlob
+from zray.protocol.codec import unpack
+from zray.protocol.messages import FunctionBlob, ProtocolError
 from zray.serialization import deserialize, load_callable, pack_task_error, serialize
 
 HOSTNAME = socket.gethostname()
@@ -29,17 +28,25 @@ class CallOptions:
     __slots__ = ("max_calls", "method", "n_returns", "name", "retry_exceptions")
 
     def __init__(self, packed: bytes) -> None:
-        options = msgpack.unpackb(packed)
-        self.name: str = options["name"]
+        options = unpack(packed)
+        if type(options) is not dict:
+            raise ProtocolError("malformed options")
+        self.name: str = options.get("name", "")
         self.n_returns: int = options.get("num_returns", 1)
         self.method: str = options.get("method", "")
         self.max_calls: int = options.get("max_calls", 0)
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
+        if not (
+            [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
+            and type(self.retry_exceptions) in (bool, bytes)
+            and self.n_returns >= 0
+        ):
+            raise ProtocolError("malformed options")
 
 
 @functools.lru_cache(maxsize=4096)
 def read_options(packed: bytes) -> CallOptions:
-    """Parses a call's options once."""
+    """Parses a call's options once. Raises ProtocolError."""
     return CallOptions(packed)
 
 
