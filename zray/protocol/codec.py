@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgpack
@@ -69,17 +69,13 @@ def unpack_row(body: bytes, allowed: frozenset[Any]) -> Any:
 
 def unpack(data: bytes | memoryview) -> Any:
     """What the msgpack of a peer stands for, in bounded memory (see ``elements``); raises ProtocolError."""
-    count_map: Callable[[dict[Any, Any]], Any] | None = None
-    if len(data) > UNCOUNTED_BYTES:
-        if not has_few_elements(data):
-            raise ProtocolError(f"more than {MAX_ELEMENTS:,} values, or too deep")
-    elif len(data) > MAX_MAPS:
-        count_map = MapCounter()
     try:
-        return msgpack.unpackb(
-            data, raw=False, strict_map_key=False, use_list=True, max_ext_len=0, ext_hook=_no_extension,
-            object_hook=count_map,
-        )  # fmt: skip
+        if len(data) <= MAX_MAPS:
+            return msgpack.unpackb(data, strict_map_key=False, max_ext_len=0, ext_hook=_no_extension)
+        if len(data) > UNCOUNTED_BYTES and not has_few_elements(data):
+            raise ProtocolError(f"more than {MAX_ELEMENTS:,} values, or too deep")
+        count_map = MapCounter() if len(data) <= UNCOUNTED_BYTES else None
+        return msgpack.unpackb(data, strict_map_key=False, max_ext_len=0, ext_hook=_no_extension, object_hook=count_map)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ProtocolError(f"undecodable body: {error}") from None
 

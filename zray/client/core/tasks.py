@@ -60,26 +60,32 @@ class Envelope(NamedTuple):
 
 
 _NO_ENVELOPE = Envelope(b"", INLINE, b"", b"", b"", 0, [])
-_FIELD_TYPES = tuple(map(type, _NO_ENVELOPE))
-_REF_TYPES = (bytes, int, bytes, bytes, int)
 
 
 def read_envelope(payload: bytes) -> tuple[Envelope, str]:
-    """An envelope, and "", or an empty one and why it cannot be read: who sent it is to be told."""
+    """An envelope, and "", or an empty one and why it cannot be read: who sent it is to be told.
+
+    What of it is looked at only when the call is run, where whatever is wrong is the call's error, is not checked here.
+    """
     try:
         envelope = Envelope._make(unpack(payload))
     except (ProtocolError, TypeError) as error:
         return _NO_ENVELOPE, str(error)
-    if tuple(map(type, envelope)) == _FIELD_TYPES and all(map(_is_argument, envelope.refs)):
+    refs = envelope.refs
+    if type(envelope.options) is bytes and type(refs) is list and (not refs or all(map(_is_argument, refs))):
         return envelope, ""
     return _NO_ENVELOPE, "malformed envelope"
 
 
 def _is_argument(ref: Any) -> bool:
     """[key, object_id, status, data, host, size]"""
-    if type(ref) is not list or len(ref) != 6 or type(ref[0]) not in (int, str):
+    if type(ref) is not list or len(ref) != 6:
         return False
-    return tuple(map(type, ref[1:])) == _REF_TYPES and len(ref[1]) == OBJECT_ID_BYTES
+    key, object_id, status, data, host, size = ref
+    return (
+        (type(key) is int or type(key) is str) and type(object_id) is bytes and len(object_id) == OBJECT_ID_BYTES
+        and type(status) is int and type(data) is bytes and type(host) is bytes and type(size) is int
+    )  # fmt: skip
 
 
 class Outcome(NamedTuple):
@@ -394,29 +400,29 @@ RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDie
 """Failures of the machinery rather than of the task: worth another attempt."""
 
 
-_OUTCOME_TYPES = [bytes, list, list, bool]
-_RETURN_TYPES = [int, bytes, int, list]
 MAX_OBJECT_BYTES = 1 << 46
 """What says that it is larger is not true."""
 
 
 def read_outcome(payload: bytes) -> Outcome:
     """Parses and checks a worker's answer."""
-    outcome = unpack(payload)
-    if type(outcome) is not list or list(map(type, outcome)) != _OUTCOME_TYPES:
-        raise ProtocolError("malformed outcome")
-    host, returns, kept, _ = outcome
-    for value in returns:
-        if type(value) is not list or list(map(type, value)) != _RETURN_TYPES:
+    try:
+        outcome = Outcome._make(unpack(payload))
+        host, returns, kept, _ = outcome
+        if type(host) is not bytes or type(kept) is not list:
             raise ProtocolError("malformed outcome")
-        status, _, size, inner = value
-        if not (INLINE <= status <= ERROR and 0 <= size <= MAX_OBJECT_BYTES) or (inner and not _are_objects(inner)):
-            raise ProtocolError("malformed outcome")
-        if status == STORED and len(host) != PROCESS_ID_BYTES:
-            raise ProtocolError("malformed outcome: a stored value without a host")
+        for status, data, size, inner in returns:
+            if (  # each by itself: this is done for every result
+                type(status) is not int or type(data) is not bytes or type(size) is not int or type(inner) is not list
+                or not INLINE <= status <= ERROR or not 0 <= size <= MAX_OBJECT_BYTES
+                or (inner and not _are_objects(inner)) or (status == STORED and len(host) != PROCESS_ID_BYTES)
+            ):  # fmt: skip
+                raise ProtocolError("malformed outcome")
+    except (ValueError, TypeError) as error:
+        raise ProtocolError(f"malformed outcome: {error}") from None
     if kept and not _are_objects(kept):
         raise ProtocolError("malformed outcome")
-    return Outcome._make(outcome)
+    return outcome
 
 
 def _are_objects(identifiers: list[Any]) -> bool:
