@@ -10,7 +10,8 @@ task           24     owner process (16) + counter of that process (8)
 object         28     task (24) + index (4): 0 is a ``put``, 1..n are the returns of the task
 actor          24     that of the task that constructs it: its creator (16) + counter of that process (8)
 job            4      counter of the broker
-function       16     blake2b of the pickled function or class
+function       16     blake2b of what is shipped: the pickled function or class, or, of a large one,
+                      the marker that names the stored object which holds the pickle
 =============  =====  =====================================================================
 
 An object's identifier names its owner (its first 16 bytes), so nothing central has to be asked who owns it. That of
@@ -19,6 +20,11 @@ actor that is still to be announced from one that it has forgotten.
 """
 
 from __future__ import annotations
+
+try:
+    from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself draws in OpenSSL, 4 MB in every process
+except ImportError:
+    from hashlib import blake2b
 
 PROCESS_ID_BYTES = 16
 TASK_ID_BYTES = 24
@@ -53,6 +59,11 @@ def owner_of(identifier: bytes) -> bytes:
 def counter_of(task_id: bytes) -> int:
     """Which of its owner's tasks, puts and actors it is; they are counted together."""
     return int.from_bytes(task_id[PROCESS_ID_BYTES:], "big")
+
+
+def function_id_of(blob: bytes) -> bytes:
+    """The identifier of the function or class that ``blob`` ships; the broker takes no other for it."""
+    return blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest()
 
 
 def task_of(object_id: bytes) -> bytes:

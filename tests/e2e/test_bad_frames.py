@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from zray import version
-from zray.broker.shell import BrokerShell
+from zray.broker.shell import MAX_FAULTS, BrokerShell
 from zray.client.connection import connect
 from zray.config import Config
 from zray.protocol.codec import (
@@ -28,7 +28,18 @@ from zray.protocol.codec import (
     read_frame,
     unpack_handshake,
 )
-from zray.protocol.messages import DRIVER, PROTOCOL_VERSION, Answer, Hello, Query, Refused, Welcome
+from zray.protocol.messages import (
+    DRIVER,
+    PROTOCOL_VERSION,
+    ActorCall,
+    Answer,
+    FunctionPut,
+    Hello,
+    Query,
+    Refused,
+    Result,
+    Welcome,
+)
 from zray.version import python_version
 
 from .helpers import by_hand, eventually, free_port
@@ -316,4 +327,99 @@ def test_a_cluster_at_work_under_garbage(sandbox):
             for frame in garbage():
                 dealer.send(frame)
             assert ray.get(refs, timeout=8) == [n * n for n in range(500)]
+        ray.shutdown()
+
+
+# ------------------------------------------------------------------ one peer's bad messages cost that peer only
+
+
+@pytest.mark.parametrize("bad", [
+    b"\xc1", msgpack.packb([[250, b"from the future"]]), pack_body([FunctionPut(b"x" * 16, "f", b"not its hash")]),
+    pack_body([ActorCall(b"a" * 16, 0, 1, b"not mine".ljust(24), 0, b"")]), b"\x91" * 100_000,
+])  # fmt: skip
+def test_who_keeps_sending_what_is_no_good_is_declared_dead(broker, bad):
+    """With the reason; others notice nothing."""
+    _, good = joined(broker.address)
+    me, connection = joined(broker.address)
+    for seq in range(1, 3 * MAX_FAULTS):
+        connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, seq, 0, bad))
+
+    def refused() -> bool:
+        connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, 0, 0, b""))  # a heartbeat
+        connection.receive()
+        return connection.refused is not None
+
+    assert eventually(refused, 5)
+    assert "malformed" in connection.refused.reason
+    ask(good, 1)
+    assert answers(good, 1) == [1]
+    assert me not in broker._core.processes
+    for end in (good, connection):
+        end.close(0)
+
+
+def test_a_few_bad_messages_are_forgiven(broker):
+    _, connection = joined(broker.address)
+    for seq in range(1, MAX_FAULTS):
+        connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, seq, 0, b"\xc1"))
+    last = pack_frame(KIND_DATA, connection._incarnation, MAX_FAULTS, 0, pack_body([Query(7, "stats", {})]))
+    connection.socket.send(last)
+    assert answers(connection, 1) == [7]
+    connection.close(0)
+
+
+def test_large_ones_count_for_more(broker):
+    """To read them takes longer."""
+    _, connection = joined(broker.address)
+    body = b"\xdd" + (1 << 19).to_bytes(4, "big") + b"\x90" * (1 << 19)
+    for seq in range(1, 20):
+        connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, seq, 0, body))
+    assert eventually(lambda: broker.dropped_frames >= 19, 10)
+    assert connection.link.idle and still_serves(broker)
+
+    def refused() -> bool:
+        connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, 0, 0, b""))
+        connection.receive()
+        return connection.refused is not None
+
+    assert eventually(refused, 5)
+    connection.close(0)
+
+
+def test_calls_that_cannot_be_read_cost_an_actor_nothing(sandbox):
+    """Whoever knows the actor may call it; its worker answers, and goes on for others."""
+    import zray as ray
+
+    @ray.remote
+    class Counter:
+        def __init__(self):
+            self.count = 0
+
+        def add(self):
+            self.count += 1
+            return self.count
+
+    with by_hand() as (address, _, _):
+        ray.init(address)
+        counter = Counter.remote()
+        assert ray.get(counter.add.remote(), timeout=8) == 1
+        me, connection = joined(address)
+        options = msgpack.packb({"name": "add", "num_returns": -1})
+        payloads = [b"", b"\xc1", msgpack.packb([5]), msgpack.packb([options, 1, b"", b"", b"", 0, []]),
+                    msgpack.packb([b"\xc1", 1, b"", b"", b"", 0, []])]  # fmt: skip
+        calls = [
+            ActorCall(counter._actor_id, 0, seq, me + seq.to_bytes(8, "big"), 0, payload)
+            for seq, payload in enumerate(payloads, start=1)
+        ]
+        connection.flush(calls)
+        results: list[Result] = []
+
+        def answered() -> bool:
+            results.extend(message for message in connection.receive() if isinstance(message, Result))
+            return len(results) == len(calls)
+
+        assert eventually(answered, 8)
+        assert all(b"cannot be read" in result.payload for result in results)
+        assert ray.get(counter.add.remote(), timeout=8) == 2
+        connection.close(0)
         ray.shutdown()

@@ -72,6 +72,18 @@ def test_list_of_machines() -> None:
     assert two.environment["ZRAY_LABELS"] == "zone=b" and two.ssh == ("-p", "2222")
 
 
+def test_tasks_do_not_run_as_the_user_of_the_broker() -> None:
+    """What a broker keeps in its home, such as its keys, is out of their reach also on its own machine."""
+    units = {}
+    for name in ("zray-broker", "zray-worker"):
+        lines = (DEPLOY / "systemd" / f"{name}.service").read_text().splitlines()
+        units[name] = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    broker, worker = units["zray-broker"], units["zray-worker"]
+    for setting in ("User", "StateDirectory", "Environment"):
+        assert broker[setting] != worker[setting]
+    assert broker["StateDirectoryMode"] == worker["StateDirectoryMode"] == "0700"
+
+
 def test_slurm_job_without_a_program() -> None:
     done = subprocess.run(["bash", DEPLOY / "slurm" / "zray.sbatch"], capture_output=True, text=True)
     assert done.returncode == 2 and "usage: sbatch" in done.stderr

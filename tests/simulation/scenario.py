@@ -43,7 +43,7 @@ def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cance
         nonlocal blocked
         if rng.random() < 0.7:
             yield Sleep(rng.choice([0.0001, 0.001, 0.02]))
-        depth = task.function_id[0] - ord("0") if task.kind != CALL else 3
+        depth = int(worker.function_of(task)) if task.kind != CALL else 3
         if depth >= 3:
             return
         for _ in range(rng.choice([0, 0, 1, 2])):

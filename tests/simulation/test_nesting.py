@@ -14,7 +14,7 @@ WIDTH = 2
 
 def tree(worker: SimWorker, task: Assignment, refs: list[bytes]) -> Program:
     """Submits children of the next generation, and waits for all of them; every other generation has one only."""
-    depth = int(task.function_id.rstrip(b"\0"))
+    depth = int(worker.function_of(task))
 
     def program() -> Program:
         yield Sleep(0.001)

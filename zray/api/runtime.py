@@ -125,15 +125,16 @@ class ClusterRuntime:
     ) -> list[ObjectRef]:  # fmt: skip
         session = self.session
         shipped = pickled()
-        if shipped.id16 not in session.core.exported:
-            session.export(shipped)
+        function_id = shipped.id16
+        if function_id not in session.core.exported:
+            function_id = session.export(shipped)
         try:
             arguments, _keep = session.pack_arguments(args, kwargs)
         except SerializationError:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
         return session.submit(
-            shipped.id16, task.shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread
+            function_id, task.shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread
         )
 
     def create_actor(
@@ -142,7 +143,7 @@ class ClusterRuntime:
     ) -> tuple[bytes, ObjectRef | None, ActorMeta]:  # fmt: skip
         session = self.session
         shipped = pickled()
-        session.export(shipped)
+        function_id = session.export(shipped)
         try:
             arguments, _keep = session.pack_arguments(args, kwargs)
         except SerializationError:
@@ -167,10 +168,8 @@ class ClusterRuntime:
         }
         packed = pack_options("__init__", 1, "", False)
         if not options.name:
-            return *session.create_actor(shipped.id16, spec, packed, arguments, counted=not detached), meta
-        found, actor_id, handle = session.create_named_actor(
-            shipped.id16, spec, packed, arguments, counted=not detached
-        )
+            return *session.create_actor(function_id, spec, packed, arguments, counted=not detached), meta
+        found, actor_id, handle = session.create_named_actor(function_id, spec, packed, arguments, counted=not detached)
         if found.found and found.actor == actor_id:
             return actor_id, handle, meta
         session.shell.run(lambda: session.core.actors.abandon(actor_id))

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from zray.broker.records import RETIRED, STARTING, Actor, Job, Process, Worker
+from zray.broker.records import RETIRED, SERVING, STARTING, Actor, Job, Process, Worker
 from zray.broker.resources import Shape, read_shape
 from zray.broker.scheduler import Scheduler
 from zray.ids import counter_of, owner_of
@@ -138,6 +138,8 @@ class Actors:
         return actor
 
     def on_call(self, source: Process, call: ActorCall) -> None:
+        if not call.task_id.startswith(source.process_id):
+            raise ProtocolError("a call in somebody else's name")
         actor = self.actors.get(call.actor_id) or self._find(source.process_id, call.actor_id)
         if actor is None:
             return
@@ -167,7 +169,7 @@ class Actors:
             if item[1].task_id == message.task_id:
                 actor.queue.remove(item)
                 call = item[1]
-                self._send(item[0], Result(call.task_id, call.attempt, source.process_id, b""))
+                self._send(item[0], Result(call.task_id, call.attempt, source.process_id, actor.actor_id, b""))
                 return
         if actor.worker is not None and actor.state == ALIVE:
             self._send(actor.worker.worker_id, CancelTask(message.task_id, message.mode))
@@ -187,6 +189,8 @@ class Actors:
             self.bury(actor, f"the constructor of {actor.label} raised", message.error)
         elif from_worker and actor.state != ALIVE:
             assert worker is not None
+            if worker.state != SERVING:
+                raise ProtocolError("an actor is ready that was not started")
             self._scheduler.actor_runs(worker, actor)
             actor.state = ALIVE
             while actor.queue:
@@ -299,6 +303,10 @@ class Actors:
                 self.bury(actor, f"the process that created {actor.label} is gone")
 
 
+_OTHERS_RELY_ON = {"class_name": "", "meta": b"", "handle": b"", "max_concurrency": 0, "max_task_retries": 0}
+"""What of a specification those find who look an actor up by its name, with values of the right types."""
+
+
 def _read_spec(spec: dict[str, Any]) -> tuple[Shape, Shape, int]:
     """What of an actor's specification the broker relies on; raises ProtocolError when it is malformed."""
     max_restarts = spec.get("max_restarts")
@@ -307,6 +315,8 @@ def _read_spec(spec: dict[str, Any]) -> tuple[Shape, Shape, int]:
         raise ProtocolError("malformed specification of an actor")
     if type(spec.get("name") or "") is not str or type(spec.get("namespace") or "") is not str:
         raise ProtocolError("malformed name of an actor")
-    if type(spec.get("request", 0)) is not int:
+    if type(spec.get("request", 0)) is not int or not 0 <= spec.get("request", 0) < 1 << 63:
         raise ProtocolError("malformed request number")
+    if any(type(spec.get(name, default)) is not type(default) for name, default in _OTHERS_RELY_ON.items()):
+        raise ProtocolError("malformed specification of an actor")
     return read_shape(spec["placement"]), read_shape(spec["running"]), max_restarts

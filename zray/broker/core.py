@@ -17,7 +17,7 @@ from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, Envelope, Host, Job
 from zray.broker.reports import Reports
 from zray.broker.resources import Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
-from zray.ids import owner_of
+from zray.ids import function_id_of, owner_of
 from zray.protocol import messages as m
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 
@@ -28,6 +28,8 @@ FORCE_GRACE_S = 1.0
 KILLED_BY_FORCE = "its task was cancelled with force=True"
 IDLE_TIMEOUT_S = 5.0
 """Of a host that does not say its own."""
+WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError")
+"""What a host may call the end of a worker."""
 MAX_REPRIEVES = 6
 """A worker that is always busy when it is asked to go is asked again after 2, 4, ... up to 64 times the idle time."""
 
@@ -210,6 +212,14 @@ class BrokerCore:
             self._job_ended(process)
         self.output.process_lost(process_id)
 
+    def expel(self, process_id: bytes, reason: str) -> None:
+        """A process does harm: it is declared dead, or, if it is a worker, killed by its host."""
+        worker = self.scheduler.workers.get(process_id)
+        if worker is not None:
+            self.scheduler.kill(worker, reason)
+        elif process_id in self.processes:
+            self.lost(process_id, reason)
+
     def _drop_tasks_of(self, process: Process) -> None:
         """Nobody waits for the tasks of a dead owner: queued ones are dropped, running ones stopped."""
         owner = process.process_id
@@ -301,16 +311,22 @@ class BrokerCore:
         held = worker.outstanding.get(msg.task_id)
         if held is None:
             return
+        if held.attempt != msg.attempt:
+            raise ProtocolError("the outcome of another attempt than the worker was given")
         self.scheduler.finished(worker, held, self._now)
         if msg.payload:
             self.scheduler.record_run(held.function_id, msg.run_us)
         if envelope is held:
             self._forget_task(envelope)
-            self.send(held.owner, m.Result(msg.task_id, msg.attempt, source.process_id, msg.payload))
+            self.send(held.owner, m.Result(msg.task_id, msg.attempt, source.process_id, b"", msg.payload))
 
     def _reply(self, source: Process, msg: m.Reply) -> None:
+        """The owner is told which actor answers, and takes it from none but the one that it has called."""
+        actor_id = self.scheduler.workers[source.process_id].served
+        if not actor_id or not msg.task_id.startswith(msg.owner):
+            raise ProtocolError("a reply to a call that this worker was never given")
         if msg.owner in self.processes:
-            self.send(msg.owner, m.Result(msg.task_id, msg.attempt, source.process_id, msg.payload))
+            self.send(msg.owner, m.Result(msg.task_id, msg.attempt, source.process_id, actor_id, msg.payload))
 
     def _returned(self, source: Process, msg: m.Returned) -> None:
         worker = self.scheduler.workers[source.process_id]
@@ -319,9 +335,11 @@ class BrokerCore:
             envelope = worker.outstanding.get(task_id)
             if envelope is not None:
                 self.scheduler.finished(worker, envelope, self._now)
+                if envelope.cancelled:  # its owner is gone
+                    continue
                 if envelope.stopped:  # the cancellation crossed with it
                     self._cancelled_before_start(envelope)
-                elif not envelope.cancelled:
+                else:
                     back.append(envelope)
         worker.overdue = bool(worker.outstanding)
         self.scheduler.requeue(back)
@@ -386,6 +404,8 @@ class BrokerCore:
     def _function_put(self, source: Process, msg: m.FunctionPut) -> None:
         if source.job_id not in self.jobs:
             return  # its job has ended: it is about to be killed
+        if function_id_of(msg.blob) != msg.function_id:
+            raise ProtocolError("a function whose identifier is not the hash of it")
         _, _, jobs = self.functions.setdefault(msg.function_id, (msg.name, msg.blob, set()))
         jobs.add(source.job_id)
 
@@ -412,9 +432,7 @@ class BrokerCore:
     def _host_ready(self, source: Process, msg: m.HostReady) -> None:
         if source.process_id in self.scheduler.hosts:
             return
-        timeout_s, labels = msg.info.get("idle_timeout_s", 0), msg.info.get("labels", {})
-        if type(timeout_s) not in (int, float) or type(labels) is not dict:
-            raise ProtocolError("malformed information about a host")
+        _check_host_info(msg.info)
         host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
         self.scheduler.places.add(host)
         for _ in range(host.pool.total.get("CPU", 0) // 10_000):
@@ -422,11 +440,13 @@ class BrokerCore:
 
     def _worker_started(self, source: Process, msg: m.WorkerStarted) -> None:
         worker = self.scheduler.workers.get(msg.worker_id)
-        if worker is not None:
+        if worker is not None and worker.host.host_id == source.process_id:
             worker.pid = msg.pid
 
     def _worker_died(self, source: Process, msg: m.WorkerDied) -> None:
         worker = self.scheduler.workers.get(msg.worker_id)
+        if msg.kind not in WORKER_DEATHS:
+            raise ProtocolError("a worker that died of something unheard of")
         if worker is not None and worker.host.host_id == source.process_id:
             self._worker_gone(worker, msg.kind, msg.message, msg.running)
 
@@ -453,6 +473,8 @@ class BrokerCore:
 
     def _leaving(self, source: Process, msg: m.Leaving) -> None:
         worker = self.scheduler.workers[source.process_id]
+        if worker.actor is not None:
+            raise ProtocolError("a worker leaves after its actor has ended, and not before")
         worker.retiring = True
         if not worker.outstanding and worker.state != RETIRED:
             self.scheduler.retire(worker)
@@ -515,3 +537,13 @@ class BrokerCore:
             holder = envelope.worker
             at_worker = holder is not None and holder.outstanding.get(envelope.task_id) is envelope
             assert at_worker != (id(envelope) in queued), "a task is in exactly one place"
+
+
+def _check_host_info(info: dict[str, Any]) -> None:
+    """What hosts say of themselves is passed on to everybody; raises ProtocolError when it cannot be relied on."""
+    timeout_s, labels = info.get("idle_timeout_s", 0), info.get("labels", {})
+    texts = [info.get(name, "") for name in ("hostname", "machine_id", "store", "fetch", "session")]
+    if type(timeout_s) not in (int, float) or not timeout_s >= 0 or type(labels) is not dict:
+        raise ProtocolError("malformed information about a host")
+    if not all(type(text) is str for text in texts) or ("machine_id" in info) > ("store" in info and "fetch" in info):
+        raise ProtocolError("malformed information about a host")

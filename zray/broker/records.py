@@ -64,7 +64,7 @@ class Worker:
     """
 
     __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "kept", "lent", "load_us",
-                 "outstanding", "overdue", "pid", "reprieves", "retiring", "state", "worker_id")  # fmt: skip
+                 "outstanding", "overdue", "pid", "reprieves", "retiring", "served", "state", "worker_id")  # fmt: skip
 
     def __init__(self, worker_id: bytes, host: Host) -> None:
         self.worker_id = worker_id
@@ -84,6 +84,7 @@ class Worker:
         self.kept = False  # it would rather stay: asked again only if it is one too many, or after its next work
         self.reprieves = 0  # so often it was busy when it was asked to go: it is asked less and less often
         self.actor: Actor | None = None
+        self.served = b""  # the actor that it was given, for good: it may have answers to give when that has ended
 
 
 class Envelope:

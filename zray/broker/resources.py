@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgpack
-
+from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
 from zray.protocol.codec import shape_key as shape_key
 from zray.protocol.messages import ProtocolError
 
 UNIT = 10_000
+MAX_UNITS = 100_000
+"""CPUs, or GPUs, of one host: for each the broker has a record."""
 CPU, GPU, MEMORY, STORE = "CPU", "GPU", "memory", "object_store_memory"
 
 
@@ -33,8 +34,10 @@ class Shape:
 
 def read_shape(key: bytes) -> Shape:
     """Parses a shape; raises ProtocolError when it is malformed."""
+    if len(key) > MAX_SHAPE_BYTES:
+        raise ProtocolError("resources of too many names")
     try:
-        amounts = dict(msgpack.unpackb(key, use_list=False))
+        amounts = dict(unpack(key))
         if not all(type(name) is str and type(amount) is int and amount > 0 for name, amount in amounts.items()):
             raise ProtocolError("malformed resources")
     except (ValueError, TypeError) as error:
@@ -139,4 +142,6 @@ def check_amounts(amounts: Any) -> dict[str, int]:
         type(name) is str and type(value) is int and value >= 0 for name, value in amounts.items()
     ):
         raise ProtocolError("malformed resources of a host")
+    if any(amounts.get(name, 0) > MAX_UNITS * UNIT for name in (CPU, GPU)):
+        raise ProtocolError(f"a host with more than {MAX_UNITS:,} CPUs or GPUs")
     return dict(amounts)

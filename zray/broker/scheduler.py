@@ -413,6 +413,7 @@ class Scheduler:
         assert actor is not None
         worker.state = SERVING
         actor.failed_starts = 0
+        worker.served = actor.actor_id
         if worker.job_id != actor.job_id:
             self._assign(worker, actor.job_id)
         spec = {**actor.spec, "creator": actor.creator}

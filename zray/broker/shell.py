@@ -48,6 +48,10 @@ VANISHED_TIMES = 10
 """So many times as long as a peer may be silent, the network of a driver's machine may be down (a minute)."""
 MAX_FRAMES_PER_TURN = 1000
 UPKEEP_S = 1.0
+MAX_FAULTS = 100
+"""After so many malformed messages a process is declared dead: to read them takes others' time."""
+FAULT_BYTES = 1 << 16
+"""A malformed frame counts once more for each of so many bytes that it has."""
 
 
 class BrokerShell:
@@ -70,6 +74,7 @@ class BrokerShell:
         self._links: dict[bytes, Link] = {}
         self._active: set[bytes] = set()  # processes whose links have something to send, or may have
         self._unreachable: dict[bytes, float] = {}  # processes to whom nothing can be sent, and since when
+        self._faults: dict[bytes, int] = {}  # malformed messages, by the process that sent them
         self._core = BrokerCore(
             lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status
         )
@@ -130,6 +135,9 @@ class BrokerShell:
 
     def _receive(self, arrival: Arrival, now: float) -> None:
         process_id = arrival.process_id
+        if self._faults.get(process_id, 0) >= MAX_FAULTS and process_id in self._links:
+            self._core.dropped_frames += 1  # its end is under way
+            return
         try:
             frame = read_frame(arrival.data)
             if frame.kind == KIND_HANDSHAKE:
@@ -144,17 +152,31 @@ class BrokerShell:
             self._active.add(process_id)
             malformed = link.malformed
             messages = link.receive(frame, now)
-            self._core.dropped_frames += link.malformed - malformed
+            if link.malformed != malformed:
+                weight = 1 + len(arrival.data) // FAULT_BYTES
+                self._blame(process_id, link.malformed - malformed, weight, link.fault)
             for message in messages:
                 try:
                     self._core.receive(process_id, message, now)
-                except ProtocolError:
-                    self._core.dropped_frames += 1
-                except Exception:  # a fault of ours: it must not take the cluster along
-                    self._core.dropped_frames += 1
+                except ProtocolError as error:
+                    self._blame(process_id, 1, 1, str(error))
+                except Exception as error:  # a fault of ours: it must not take the cluster along
                     say(f"zray-broker: cannot handle a {type(message).__name__}:\n{traceback.format_exc()}")
-        except ProtocolError:
-            self._core.dropped_frames += 1
+                    self._blame(process_id, 1, 1, f"{type(message).__name__}: {error}")
+        except ProtocolError as error:
+            if self._door.knows(arrival):
+                self._blame(process_id, 1, 1 + len(arrival.data) // FAULT_BYTES, str(error))
+            else:
+                self._core.dropped_frames += 1
+
+    def _blame(self, process_id: bytes, count: int, weight: int, fault: str) -> None:
+        """A process has sent what is no good: each such message is dropped, and in the end the process as well."""
+        self._core.dropped_frames += count
+        faults = self._faults[process_id] = self._faults.get(process_id, 0) + count * weight
+        if faults >= MAX_FAULTS and process_id in self._core.processes:
+            reason = f"it has sent too many malformed messages, the last: {fault}"
+            say(f"zray-broker: process {process_id.hex()} is declared dead: {reason}")
+            self._core.expel(process_id, reason)
 
     # ------------------------------------------------------------------ handshake
 
@@ -235,6 +257,7 @@ class BrokerShell:
             self._links.pop(process_id, None)
             self._door.forget(process_id)
             self._unreachable.pop(process_id, None)
+            self._faults.pop(process_id, None)
 
     def _transmit(self, process_id: bytes, link: Link, now: float) -> None:
         for frame in link.outgoing(now):

@@ -36,7 +36,7 @@ from zray.exceptions import (
     ZrayError,
 )
 from zray.failures import aliased
-from zray.ids import owner_of, put_id, return_id
+from zray.ids import function_id_of, owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
 from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
@@ -92,8 +92,8 @@ class Session:
         self._link = connection.link
         self._remote = RemoteObjects(self.shell, self.stores, lending)
         self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lending, self.check_usable)
-        self._functions: dict[bytes, ObjectRef] = {}
         self._members = {process_id}  # of the cluster, as far as anybody has asked
+        self._stored_functions: dict[bytes, bytes] = {}  # hash of the pickle: identifier in the cluster
         self._entries = self.core.references.entries
 
     @property
@@ -443,11 +443,15 @@ class Session:
             self._members.add(process_id)
         return process_id in self._members
 
-    def export(self, pickled: PickledCallable) -> None:
-        """Ships a function or class, once a session. A large one goes through the store."""
-        if pickled.id16 in self.core.exported:
-            return
-        blob = pickled.blob
+    def export(self, pickled: PickledCallable) -> bytes:
+        """Ships a function or class, once a session; returns its identifier in the cluster.
+
+        A large one goes through the store, and what is shipped, and hashed, is a marker that names the object there.
+        """
+        known = self._stored_functions.get(pickled.id16, pickled.id16)
+        if known in self.core.exported:
+            return known
+        function_id, blob = pickled.id16, pickled.blob
         keep = None
         if len(blob) > WARN_FUNCTION_BYTES:
             warnings.warn(
@@ -458,16 +462,21 @@ class Session:
         if len(blob) > LARGE_FUNCTION_BYTES:
             keep = self.put(blob)
             blob = STORED_FUNCTION + keep._id
+            function_id = function_id_of(blob)
             self.pickled_by_user(keep._id)
 
         def export() -> None:
             for inner in pickled.refs:
                 self.core.references.pin(inner)  # for the job: any worker may load the function at any time
-            self.core.export(pickled.id16, pickled.name, blob)
+            self.core.export(function_id, pickled.name, blob)
 
         with self.shell.lock:
-            if pickled.id16 not in self.core.exported:
+            if keep is not None:
+                # Of two threads that ship the same at once, one is enough.
+                function_id = self._stored_functions.setdefault(pickled.id16, function_id)
+            if function_id not in self.core.exported:
                 export()
+        return function_id
 
     # ------------------------------------------------------------------ actors
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from zray.protocol.elements import MAX_ELEMENTS, MAX_MAPS, UNCOUNTED_BYTES, MapCounter, has_few_elements
 from zray.protocol.messages import HANDSHAKE, ProtocolError
 from zray.protocol.rows import decode_row, encode_row
 
@@ -26,14 +27,18 @@ def pack(value: Any) -> bytes:
     return msgpack.packb(value, unicode_errors=_TEXT)  # type: ignore[no-any-return]
 
 
-def unpack(data: bytes | memoryview, use_list: bool = True) -> Any:
-    """The counterpart of ``pack``. Raises ValueError (as UnicodeDecodeError), TypeError or msgpack's own errors."""
-    return msgpack.unpackb(data, use_list=use_list, strict_map_key=False, unicode_errors=_TEXT)
+MAX_SHAPE_BYTES = 1 << 16
 
 
 def shape_key(amounts: dict[str, int]) -> bytes:
-    """The canonical form of ``amounts`` (ten-thousandths by name) that travels in messages."""
-    return pack(sorted(item for item in amounts.items() if item[1]))
+    """The canonical form of ``amounts`` (ten-thousandths by name) that travels in messages. Raises ValueError."""
+    key = pack(sorted(item for item in amounts.items() if item[1]))
+    if len(key) > MAX_SHAPE_BYTES:
+        raise ValueError(
+            f"resources: {len(amounts)} names and amounts of {len(key):,} bytes together are more than the "
+            f"{MAX_SHAPE_BYTES:,} that one call may ask for: use fewer, or shorter, names"
+        )
+    return key
 
 
 class Frame(NamedTuple):
@@ -68,19 +73,38 @@ def read_frame(data: bytes) -> Frame:
 
 def unpack_row(body: bytes, allowed: frozenset[Any]) -> Any:
     """A message that travels by itself, on a direct link; raises ProtocolError if it is not acceptable."""
-    return decode_row(_unpack(body), allowed)
+    return decode_row(unpack(body), allowed)
 
 
-def _unpack(body: bytes | memoryview) -> Any:
+def unpack(data: bytes | memoryview) -> Any:
+    """What the msgpack of a peer stands for, in bounded memory (see ``elements``); raises ProtocolError."""
     try:
-        return unpack(body)
+        if len(data) <= MAX_MAPS:
+            return msgpack.unpackb(
+                data, strict_map_key=False, max_ext_len=0, ext_hook=_no_extension, unicode_errors=_TEXT
+            )
+        if len(data) > UNCOUNTED_BYTES and not has_few_elements(data):
+            raise ProtocolError(f"more than {MAX_ELEMENTS:,} values, or too deep")
+        count_map = MapCounter() if len(data) <= UNCOUNTED_BYTES else None
+        return msgpack.unpackb(
+            data,
+            strict_map_key=False,
+            max_ext_len=0,
+            ext_hook=_no_extension,
+            unicode_errors=_TEXT,
+            object_hook=count_map,
+        )
     except (ValueError, TypeError, msgpack.exceptions.UnpackException, RecursionError) as error:
         raise ProtocolError(f"undecodable body: {error}") from None
 
 
+def _no_extension(code: int, data: bytes) -> Any:
+    raise ProtocolError("a value of a type that this protocol does not have")
+
+
 def unpack_messages(body: bytes | memoryview, allowed: frozenset[Any]) -> list[Any]:
     """All messages of a body, or ProtocolError if any one of them is not acceptable."""
-    rows = _unpack(body)
+    rows = unpack(body)
     if type(rows) is not list:
         raise ProtocolError("a body is an array of messages")
     return [decode_row(row, allowed) for row in rows]

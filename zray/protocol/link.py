@@ -42,6 +42,10 @@ class Rejected(NamedTuple):
     reason: str
 
 
+MAX_EARLY_BYTES = 16 << 20
+"""Of frames that wait for one before them. What has no room is dropped, and comes again with the one that is missed."""
+
+
 class Link:
     """One direction pair between this process and a peer.
 
@@ -58,6 +62,7 @@ class Link:
         "_asked",
         "_bytes_since_ack",
         "_early",
+        "_early_bytes",
         "_frames_since_ack",
         "_heartbeat_s",
         "_incarnation",
@@ -71,6 +76,7 @@ class Link:
         "_transmit",
         "_unacked",
         "backlog_bytes",
+        "fault",
         "last_heard",
         "last_sent",
         "malformed",
@@ -101,6 +107,7 @@ class Link:
         self._outbox: list[Any] = []
         self._unacked: deque[tuple[int, bytes, float]] = deque()  # seq, body, time sent
         self._early: dict[int, memoryview] = {}
+        self._early_bytes = 0
         self._transmit: list[tuple[int, bytes]] = []  # seq, body: to go out (again)
         self._progress = now  # when an acknowledgement came, or a probe was sent, last
         self._asked = 0  # the number that the last probe told, until it is answered
@@ -109,6 +116,7 @@ class Link:
         self.last_heard = now
         self.last_sent = now
         self.malformed = 0  # bodies that were dropped
+        self.fault = ""  # of the last of them
 
     @property
     def idle(self) -> bool:
@@ -139,16 +147,17 @@ class Link:
         self._frames_since_ack += 1
         self._bytes_since_ack += len(frame.body)
         if frame.seq != self._received + 1:
-            if frame.seq > self._received and len(self._early) < MAX_EARLY_FRAMES:
-                self._early[frame.seq] = frame.body
-            else:
+            if frame.seq <= self._received:
                 self._frames_since_ack = ACK_EVERY_FRAMES  # a duplicate: the peer missed our ack
+            else:
+                self._keep_early(frame)
             return []
         # Counted before it is parsed: a malformed frame is dropped, and does not hold up those behind it.
         self._received += 1
         messages = self._unpack(frame.body)
         while self._early and (body := self._early.pop(self._received + 1, None)) is not None:
             self._received += 1
+            self._early_bytes -= len(body)
             messages.extend(self._unpack(body))
         return messages
 
@@ -160,11 +169,19 @@ class Link:
             self._progress = now
             self._transmit.extend((seq, body) for seq, body, _ in self._unacked if seq <= number)
 
+    def _keep_early(self, frame: Frame) -> None:
+        early, size = self._early, len(frame.body)
+        if frame.seq in early or len(early) >= MAX_EARLY_FRAMES or self._early_bytes + size > MAX_EARLY_BYTES:
+            return
+        early[frame.seq] = frame.body
+        self._early_bytes += size
+
     def _unpack(self, body: memoryview) -> list[Any]:
         try:
             return unpack_messages(body, self._allowed)
-        except ProtocolError:
+        except ProtocolError as error:
             self.malformed += 1
+            self.fault = str(error)
             return []
 
     def tick(self, now: float) -> bool:

@@ -270,9 +270,12 @@ class Run(NamedTuple):
 
 
 class Result(NamedTuple):
+    """``source``: whose answer it is; ``actor``: the actor that it serves, as the broker knows it, empty for a task."""
+
     task_id: TaskId
     attempt: int
     source: ProcessId
+    actor: bytes
     payload: bytes
 
 

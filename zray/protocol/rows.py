@@ -115,14 +115,20 @@ _SIZES = {
     "object_id": ids.OBJECT_ID_BYTES,
     "function_id": ids.FUNCTION_ID_BYTES,
     "incarnation": 8,  # of the broker; those of actors are numbers
-}
-_ELEMENT_SIZES = {
     "object_ids": ids.OBJECT_ID_BYTES,
     "task_ids": ids.TASK_ID_BYTES,
-    "sources": ids.PROCESS_ID_BYTES,
-    "lost": ids.PROCESS_ID_BYTES,
+    **dict.fromkeys(("sources", "lost"), ids.PROCESS_ID_BYTES),
 }
-"""The same for lists of identifiers."""
+"""Of identifiers, and of each in a list of them."""
+MAX_NESTING = 32
+"""So deep may be what has no form of its own, such as the specification of an actor: who passes it on puts it into a
+message again, and msgpack refuses what is deeper than it can follow."""
+
+
+def is_shallow(value: Any, levels: int = MAX_NESTING) -> bool:
+    """Whether lists and maps are within each other to no more than so many levels."""
+    inner = value if type(value) is list else value.values() if type(value) is dict else ()
+    return levels > 0 and all(is_shallow(each, levels - 1) for each in inner if type(each) in (list, dict))
 
 
 def _checker(kind: Any) -> Callable[[list[Any]], bool]:
@@ -132,6 +138,8 @@ def _checker(kind: Any) -> Callable[[list[Any]], bool]:
     for position, field in enumerate(kind._fields, start=1):
         hint = hints[field]
         base = getattr(hint, "__origin__", hint)
+        if hint in (Any, dict[str, Any], list[Any]):
+            tests.append(f"is_shallow(r[{position}])")
         if base is Any:
             continue
         tests.append(f"type(r[{position}]) is {base.__name__}")
@@ -140,9 +148,10 @@ def _checker(kind: Any) -> Callable[[list[Any]], bool]:
         if base is bytes and field in _SIZES:
             tests.append(f"len(r[{position}]) == {_SIZES[field]}")
         if hint == list[bytes]:
-            size = f" and len(x) == {_ELEMENT_SIZES[field]}" if field in _ELEMENT_SIZES else ""
-            tests.append(f"all(type(x) is bytes{size} for x in r[{position}])")
-    check: Callable[[list[Any]], bool] = eval("lambda r: " + " and ".join(tests))
+            tests.append(f"all(type(x) is bytes and len(x) == {_SIZES[field]} for x in r[{position}])")
+        if hint == list[int]:
+            tests.append(f"(not r[{position}] or all(type(x) is int for x in r[{position}]))")  # mostly empty
+    check: Callable[[list[Any]], bool] = eval("lambda r: " + " and ".join(tests), {"is_shallow": is_shallow})
     return check
 
 

@@ -11,13 +11,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-try:
-    from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself draws in OpenSSL, 4 MB in every process
-except ImportError:
-    from hashlib import blake2b
-
 from zray.exceptions import SerializationError
-from zray.ids import FUNCTION_ID_BYTES
+from zray.ids import function_id_of
 from zray.serialization import pickler
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.pickler import LoadRef
@@ -47,7 +42,7 @@ def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
         if came_from_handler(error):
             raise
         raise SerializationError(explain_unpicklable(obj, f"{_kind_of(obj)} {name!r}")) from error
-    return PickledCallable(blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest(), name, blob, tuple(refs))
+    return PickledCallable(function_id_of(blob), name, blob, tuple(refs))
 
 
 def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:

@@ -20,7 +20,7 @@ from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
 from zray.client.core.tasks import Arguments, Task
 from zray.config import Config
 from zray.failures import encode_failure
-from zray.ids import put_id, return_id
+from zray.ids import function_id_of, put_id, return_id
 from zray.protocol.codec import read_frame
 from zray.protocol.link import Link
 from zray.protocol.messages import (
@@ -242,8 +242,8 @@ class SimProcess(Node):
         task_id = core.new_task_id()
         arguments = self._arguments(refs, nested)
         flags = FLAG_RETRYABLE if retries else 0
-        function_id = function.encode().ljust(16, b"\0")
-        core.export(function_id, function, b"x")
+        function_id = function_id_of(function.encode())
+        core.export(function_id, function, function.encode())
         task = Task(task_id, core.queue_route, function_id, shape_key({"CPU": cpus * 10_000}), flags,
                     msgpack.packb(n_returns), arguments, n_returns, retries, parent)  # fmt: skip
         returns = [return_id(task_id, index + 1) for index in range(n_returns)]
@@ -267,8 +267,8 @@ class SimProcess(Node):
         handle_id = put_id(actor_id)
         core.references.own(handle_id)
         core.references.resolve(handle_id, HANDLE, b"", b"", 0)
-        function_id = b"actor".ljust(16, b"\0")
-        core.export(function_id, "actor", b"x")
+        function_id = function_id_of(b"actor")
+        core.export(function_id, "actor", b"actor")
         spec = {"name": name, "namespace": "", "detached": False, "max_restarts": restarts, "handle": handle_id,
                 "placement": shape_key({"CPU": 10_000}), "running": shape_key({}),
                 "class_name": "A", "request": request, "max_concurrency": concurrency,
@@ -462,6 +462,10 @@ class SimWorker(SimProcess):
             return
         self.programs[task.task_id] = task, program
         self.run(program, lambda result, failed: self._end(task, result, failed))
+
+    def function_of(self, task: Assignment) -> str:
+        """The name of the function that a task runs."""
+        return self.core.execution.functions[task.function_id].name
 
     def interrupt(self, task_id: bytes) -> None:
         if task_id in self.programs:

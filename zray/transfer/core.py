@@ -352,8 +352,7 @@ class TransferCore:
     def prepared(self, number: int, prepared: int, now: float) -> None:
         """More of the room can be written to."""
         self._now = now
-        pull = self.pulls.get(number)
-        if pull is not None:
+        if (pull := self.pulls.get(number)) is not None:
             pull.prepared = self._chunks_in(pull, prepared)
             self._ask_for_more(pull)
 
@@ -509,7 +508,9 @@ class TransferCore:
             self._effects.append(Serve(origin, request, pull.room))
         else:
             self.watch(origin.process_id)
-            pull.parked.setdefault(chunk, []).append((origin, request))
+            # Who asks again has lost what it had asked by a link that broke.
+            rows = [row for row in pull.parked.get(chunk, ()) if row[0].process_id != origin.process_id]
+            pull.parked[chunk] = [*rows, (origin, request)]
 
     # ------------------------------------------------------------------ links, deaths, time
 

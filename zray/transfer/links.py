@@ -103,6 +103,7 @@ class Links:
         self._listener: zmq.Socket[Any] | None = None
         self._offered: dict[bytes, tuple[bytes, bytes, float]] = {}  # token: for whom, with which key, when
         self._keys: dict[bytes, bytes] = {}  # of those who may dial: by process
+        self._asked: set[bytes] = set()  # peers that were asked for an offer, and have not made one
         self._came_in: dict[bytes, bytes] = {}  # name of a connection: whose it is
         self._dialled: dict[bytes, _Dialled] = {}
         self._listen_at = listen
@@ -182,7 +183,7 @@ class Links:
 
     def offer(self, peer: bytes, wanted: LinkWanted) -> LinkOffer:
         """What to answer a host that would like to dial."""
-        if not self._listen_at or bool(wanted.key) != bool(self.public_key):
+        if not self._listen_at or len(wanted.key) != len(self.public_key):
             return LinkOffer("", b"", b"")
         if self._listener is None:
             try:
@@ -192,16 +193,28 @@ class Links:
                 self._listen_at = ""
                 return LinkOffer("", b"", b"")
         now = time.monotonic()
-        for token, (_, _, offered_at) in list(self._offered.items()):
-            if now - offered_at > TOKEN_LIFE_S:
+        for token, (whose, _, offered_at) in list(self._offered.items()):
+            if whose == peer or now - offered_at > TOKEN_LIFE_S:  # one offer to each: the last one counts
                 del self._offered[token]
         token = os.urandom(TOKEN_BYTES)
         self._offered[token] = peer, wanted.key, now
         self._keys[peer] = wanted.key
         return LinkOffer(self.address, token, self.public_key)
 
+    def ask_for_offer(self, peer: bytes) -> LinkWanted:
+        """What to send to a host that is to be dialled. One offer of it is taken then."""
+        self._asked.add(peer)
+        return LinkWanted(self.public_key)
+
     def dial(self, peer: bytes, offer: LinkOffer) -> None:
-        """Dials a host that has made an offer; ``up`` or ``down`` will be called."""
+        """Dials a host that has made an offer; ``up`` or ``down`` will be called.
+
+        An offer that was not asked for is dropped: nobody has this host connect to where he likes.
+        """
+        if peer not in self._asked:
+            self.malformed += 1
+            return
+        self._asked.discard(peer)
         self.hang_up(peer)
         elsewhere = _is_loopback(offer.address) and self._listen_at and not _is_loopback(self._listen_at)
         if not offer.address.startswith("tcp://") or elsewhere or bool(offer.key) != bool(self.public_key):
@@ -244,6 +257,7 @@ class Links:
     def forget(self, peer: bytes) -> None:
         """A peer is gone: it may not dial, and what it has dialled is over."""
         self.hang_up(peer)
+        self._asked.discard(peer)
         self._keys.pop(peer, None)
         for name in [name for name, process_id in self._came_in.items() if process_id == peer]:
             del self._came_in[name]

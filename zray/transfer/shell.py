@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.config import Config
 from zray.exceptions import ConfigError, ZrayError
+from zray.ids import owner_of
 from zray.protocol.codec import pack_body
 from zray.protocol.messages import (
     Chunk,
@@ -27,6 +28,7 @@ from zray.protocol.messages import (
     LinkWanted,
     Peer,
     ProcessDied,
+    ProtocolError,
     Pull,
     PullFailed,
 )
@@ -280,6 +282,8 @@ class Transfers:
     def receive(self, source: bytes, message: Any) -> None:
         """A message of another process."""
         if isinstance(message, KeepCopies):
+            if any(owner_of(object_id) != source for object_id in message.object_ids):
+                raise ProtocolError("copies are kept at their owner's word")
             self._keep(message.object_ids)
         elif isinstance(message, LinkWanted):
             self.core.watch(source)  # its key is let in as long as it lives
@@ -324,7 +328,7 @@ class Transfers:
             self.core.link_down(effect.source, time.monotonic())
 
     def _dial(self, effect: Dial) -> None:
-        self._tell(effect.peer, LinkWanted(self._links.public_key))
+        self._tell(effect.peer, self._links.ask_for_offer(effect.peer))
 
     def _serve(self, effect: Serve) -> None:
         origin, request, room = effect

@@ -7,13 +7,13 @@ from typing import Any
 
 from zray.broker.core import BrokerCore
 from zray.broker.resources import UNIT, shape_key
-from zray.ids import make_task_id
+from zray.ids import function_id_of, make_task_id
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
 
 ONE_CPU = shape_key({"CPU": UNIT})
 NO_CPU = shape_key({})
-FUNCTION = b"function".ljust(16, b"\0")
+FUNCTION = function_id_of(b"code")
 ACTOR, OTHER = (make_task_id(b"driver".ljust(16, b"\0"), number) for number in (1, 2))
 """The first actors of the process that ``Desk.driver`` makes."""
 

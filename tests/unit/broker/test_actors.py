@@ -249,7 +249,7 @@ def test_calls_of_each_caller_arrive_in_their_order(desk):
     expected = [stage.call(stage.driver, 1), stage.call(other, 1), stage.call(stage.driver, 2), stage.call(other, 2)]
     assert stage.served() == expected
     desk.say(stage.worker, m.Reply(other, expected[1], 0, b"outcome"))
-    assert desk.take(other, m.Result) == [m.Result(expected[1], 0, stage.worker, b"outcome")]
+    assert desk.take(other, m.Result) == [m.Result(expected[1], 0, stage.worker, ACTOR, b"outcome")]
 
 
 def test_an_answer_to_the_dead_is_dropped(desk):

@@ -137,6 +137,27 @@ def test_functions(desk):
     ]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [m.FunctionPut(FUNCTION, "f", b"other code"), m.FunctionPut(b"x" * 16, "f", b"code"),
+     m.FunctionPut(FUNCTION, "f", b"")],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [True, False])
+def test_nobody_ships_another_function_under_a_known_identifier(desk, wrong, first):
+    """Neither before the one whose it is, nor after."""
+    driver, other = desk.driver(), desk.driver("other")
+    right = m.FunctionPut(FUNCTION, "f", b"code")
+    for message in (wrong, right) if first else (right, wrong):
+        if message is right:
+            desk.say(driver, message)
+        else:
+            with pytest.raises(m.ProtocolError, match="identifier"):
+                desk.say(other, message)
+    desk.say(driver, m.FunctionGet(FUNCTION), m.FunctionGet(wrong.function_id))
+    blobs = {answer.function_id: answer.blob for answer in desk.take(driver)}
+    assert blobs == {wrong.function_id: b"", FUNCTION: b"code"}
+
+
 def test_a_function_lives_as_long_as_any_of_its_jobs(desk):
     one, two = desk.driver("one"), desk.driver("two")
     for driver in (one, two):
@@ -340,6 +361,16 @@ def test_a_warning_is_given_again_for_another_occasion(desk):
         assert len(warnings(desk, driver)) == 1
         desk.say(driver, m.Cancel(task_id, 0))
         desk.tick(0)
+
+
+def test_no_host_speaks_for_the_workers_of_another(desk):
+    host, other = desk.host(CPU=1), desk.host("other", CPU=1)
+    (worker,) = desk.workers(host)
+    driver = desk.driver()
+    desk.submit(driver)
+    desk.say(other, m.WorkerStarted(worker, 4711), m.WorkerDied(worker, b"", "WorkerCrashedError", "murder"))
+    assert desk.take(driver) == []
+    assert desk.core.scheduler.workers[worker].pid == 1000
 
 
 def test_tasks_without_resources_need_no_cpu(desk):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.broker.desk import ONE_CPU, Desk, one_worker, prefetched, shape
+from tests.unit.broker.desk import FUNCTION, ONE_CPU, Desk, one_worker, prefetched, shape
 from zray.broker.scheduler import CREDIT_US, MAX_CREDIT
 from zray.ids import make_task_id
 from zray.protocol import messages as m
@@ -25,10 +25,10 @@ def test_a_task_and_its_result(desk):
     (task_id,) = desk.submit(driver)
     config, run = desk.take(worker)
     assert config == m.JobConfig(b"\0\0\0\1", {"name": "driver"})
-    assert run == m.Run(task_id, 0, b"function".ljust(16, b"\0"), ONE_CPU, [], b"payload")
+    assert run == m.Run(task_id, 0, FUNCTION, ONE_CPU, [], b"payload")
     assert desk.free == {"CPU": 0}
     desk.done(worker, task_id)
-    assert desk.take(driver) == [m.Result(task_id, 0, worker, b"outcome")]
+    assert desk.take(driver) == [m.Result(task_id, 0, worker, b"", b"outcome")]
     assert desk.free == {"CPU": 1}
     assert desk.core.tasks == {}
 
@@ -316,7 +316,7 @@ def test_cancelling_what_runs(desk):
     desk.say(driver, m.Cancel(task_id, m.CANCEL_RECURSIVE))
     assert desk.take(worker) == [m.CancelTask(task_id, m.CANCEL_RECURSIVE)]
     desk.say(worker, m.Done(task_id, 0, 0, b""))
-    assert desk.take(driver) == [m.Result(task_id, 0, worker, b"")]
+    assert desk.take(driver) == [m.Result(task_id, 0, worker, b"", b"")]
 
 
 def forced(desk):

@@ -66,9 +66,9 @@ def test_a_host(desk):
 def test_what_a_host_says_of_itself_is_made_text(desk):
     joiner = b"odd".ljust(16, b"\0")
     desk.core.joined(joiner, m.HOST, {}, desk.now)
-    desk.say(joiner, m.HostReady({}, {"hostname": [1], "labels": {"rack": 7}}))
+    desk.say(joiner, m.HostReady({}, {"hostname": "odd", "labels": {"rack": 7}}))
     (host,) = look(desk)["hosts"]
-    assert host["hostname"] == "[1]" and host["labels"] == {"rack": "7"}
+    assert host["hostname"] == "odd" and host["labels"] == {"rack": "7"}
 
 
 def test_tasks_handed_out_in_advance_wait(desk):
@@ -96,7 +96,8 @@ def test_what_waits_by_shape(desk):
 
 def test_actors_and_the_job_of_a_driver_that_left(desk):
     driver, worker = one_worker(desk)
-    desk.say(driver, m.ActorCall(make_task_id(driver, 9), 0, 1, b"t" * 24, 0, b""))  # overtook its announcement
+    early = m.ActorCall(make_task_id(driver, 9), 0, 1, driver + bytes(8), 0, b"")
+    desk.say(driver, early)  # it has overtaken its actor's announcement
     desk.create(driver, detached=True, name="stays", running=ONE_CPU)
     assert look(desk)["actors"]["PENDING_CREATION"] == 1
     desk.say(worker, m.ActorReady(ACTOR, b""))

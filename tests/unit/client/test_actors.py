@@ -82,7 +82,7 @@ class Caller:
     def answer(self, object_id: bytes, attempt: int = 0, status: int = INLINE, *, retryable: bool = False) -> None:
         data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
         payload = pack_outcome(HOST, [(status, data, 0, ())], [], retryable)
-        self.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, payload))
+        self.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, ACTOR, payload))
 
     def state(self, state: int, incarnation: int = 0, last_seq: int = 0, error: bytes = b"") -> None:
         self.core.receive(m.ActorState(ACTOR, incarnation, state, last_seq, "it died", error))
@@ -164,7 +164,7 @@ def test_cancelling_a_call_that_was_sent(caller):
     caller.sent()
     caller.core.tasks.cancel(task_of(result), m.CANCEL_RECURSIVE)
     assert caller.sent() == [m.ActorCancel(ACTOR, task_of(result), m.CANCEL_RECURSIVE)]
-    caller.core.receive(m.Result(task_of(result), 0, b"w" * 16, b""))
+    caller.core.receive(m.Result(task_of(result), 0, b"w" * 16, ACTOR, b""))
     assert caller.failure(result) == "TaskCancelledError"
     assert caller.view.pending_calls == 0
 

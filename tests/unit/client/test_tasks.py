@@ -49,7 +49,7 @@ def answer(
 ) -> None:
     data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
     payload = pack_outcome(HOST, [(status, data, 0, ())], [], retryable)
-    process.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, payload))
+    process.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, b"", payload))
     process.flush()
 
 
@@ -133,7 +133,7 @@ def test_the_end_of_a_long_chain(driver, worker, end):
         answer(driver, first, status=ERROR)
     elif end == "cancel":
         driver.core.tasks.cancel(task_of(first), 0)
-        driver.core.receive(m.Result(task_of(first), 0, b"w" * 16, b""))
+        driver.core.receive(m.Result(task_of(first), 0, b"w" * 16, b"", b""))
     elif end == "crash":
         fail(driver, first, 0)
     else:
@@ -250,7 +250,7 @@ def test_several_return_values(driver, worker):
     first = driver.submit(worker, n_returns=3)
     returns = [task_of(first) + index.to_bytes(4, "big") for index in (1, 2, 3)]
     payload = pack_outcome(HOST, [(INLINE, b"\x90", 0, ()), (STORED, b"", 9, ()), (ERROR, b"E", 0, ())], [], False)
-    driver.core.receive(m.Result(task_of(first), 0, b"w" * 16, payload))
+    driver.core.receive(m.Result(task_of(first), 0, b"w" * 16, b"", payload))
     assert [driver.entry(object_id).status for object_id in returns] == [INLINE, STORED, ERROR]
     other = driver.submit(worker, n_returns=2)
     fail(driver, other, 0)
@@ -277,7 +277,7 @@ def test_cancelled_after_it_was_sent(driver, worker):
     driver.flush()
     assert sent(driver)[-1] == m.Cancel(task_of(result), m.CANCEL_FORCE)
     assert not driver.is_ready(result)
-    driver.core.receive(m.Result(task_of(result), 0, b"w" * 16, b""))
+    driver.core.receive(m.Result(task_of(result), 0, b"w" * 16, b"", b""))
     assert failure_of(driver, result) == "TaskCancelledError"
 
 

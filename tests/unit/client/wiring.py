@@ -199,10 +199,15 @@ class Wire:
         elif isinstance(message, m.Done):
             self.running.pop(message.task_id, None)
             self.post(
-                owner_of(message.task_id), m.Result(message.task_id, message.attempt, process.id, message.payload)
+                owner_of(message.task_id), m.Result(message.task_id, message.attempt, process.id, b"", message.payload)
             )
         elif isinstance(message, m.Reply):
-            self.post(message.owner, m.Result(message.task_id, message.attempt, process.id, message.payload))
+            self.post(
+                message.owner,
+                m.Result(
+                    message.task_id, message.attempt, process.id, process.core.execution.actor_id, message.payload
+                ),
+            )
         elif isinstance(message, m.Peer) and message.dest in self.processes:
             self.post(message.dest, m.Delivered(process.id, message.rows))
         elif isinstance(message, m.Peer):

@@ -276,6 +276,22 @@ def test_there_is_a_limit_to_early_frames():
     assert len(numbers(there.receive(data_frame(1, 1), 0.0))) == MAX_EARLY_FRAMES + 1
 
 
+def test_early_frames_have_a_limit_in_bytes(monkeypatch):
+    """What has no room comes again; what is here twice counts once; room that is free again is used."""
+    monkeypatch.setattr(link_module, "MAX_EARLY_BYTES", 3000)
+    there = make_link()
+
+    def large(seq: int) -> Frame:
+        return read_frame(pack_frame(KIND_DATA, INCARNATION, seq, 0, pack_body([Peer(b"p" * 16, bytes(900))])))
+
+    for round_ in range(3):
+        first = 1 + 4 * round_
+        for _ in range(3):
+            for seq in range(first + 1, first + 100):
+                assert there.receive(large(seq), 0.0) == []
+        assert len(there.receive(large(first), 0.0)) == 4
+
+
 def test_an_acknowledgement_of_what_was_never_sent():
     here = make_link()
     send(here, 1)

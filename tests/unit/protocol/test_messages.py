@@ -76,7 +76,7 @@ GOLDEN = """
 29 LogsFlushed request: int
 30 LinkRefusals counts: dict[str, int]
 31 Run task_id: bytes, attempt: int, function_id: bytes, shape: bytes, gpus: list[int], payload: bytes
-32 Result task_id: bytes, attempt: int, source: bytes, payload: bytes
+32 Result task_id: bytes, attempt: int, source: bytes, actor: bytes, payload: bytes
 33 Failed task_id: bytes, attempt: int, kind: str, message: str, culprit: bool
 34 CancelTask task_id: bytes, mode: int
 35 JobConfig job_id: bytes, config: dict[str, Any]
@@ -135,11 +135,13 @@ FIXED_SIZES = {
     "task_id": 24,
     "object_id": 28,
     "function_id": 16,
+    "object_ids": 28,
+    "task_ids": 24,
+    "sources": 16,
+    "lost": 16,
     "incarnation": 8,
 }
-"""Fields of identifiers, in bytes."""
-ELEMENT_SIZES = {"object_ids": 28, "task_ids": 24, "sources": 16, "lost": 16}
-"""Lists of identifiers."""
+"""Fields of identifiers, or of lists of them, in bytes. The incarnations of actors are numbers."""
 
 VALUES: dict[Any, Any] = {
     int: 5,
@@ -147,7 +149,6 @@ VALUES: dict[Any, Any] = {
     bool: True,
     bytes: b"bytes",
     list[int]: [1, 2],
-    list[bytes]: [b"a", b"b"],
     list[Any]: [1, "b", None],
     dict[str, Any]: {"key": [1, None]},
     dict[str, int]: {"CPU": 10_000},
@@ -159,7 +160,7 @@ WRONG: dict[Any, list[Any]] = {
     str: [None, b"text", 5],
     bool: [None, 0, 1, "true"],
     bytes: [None, "text", 5, []],
-    list[int]: [None, {}, 5, b"12"],
+    list[int]: [None, {}, 5, b"12", [1, "2"], [True]],
     list[bytes]: [None, {}, ["text"], [b"x", None]],
     list[Any]: [None, {}, "text"],
     dict[str, Any]: [None, [], "text"],
@@ -174,9 +175,10 @@ def type_name(hint: Any) -> str:
 
 
 def good_value(field: str, hint: Any) -> Any:
-    if field in ELEMENT_SIZES:
-        return [b"\x07" * ELEMENT_SIZES[field], b"\x08" * ELEMENT_SIZES[field]]
-    return b"\x07" * FIXED_SIZES[field] if hint is bytes and field in FIXED_SIZES else VALUES[hint]
+    if field in FIXED_SIZES and hint in (bytes, list[bytes]):
+        identifier = b"\x07" * FIXED_SIZES[field]
+        return [identifier, identifier] if hint == list[bytes] else identifier
+    return VALUES[hint]
 
 
 def example_of(kind: Any) -> Any:
@@ -246,10 +248,9 @@ def test_each_field_is_checked(kind):
     message = example_of(kind)
     for position, (field, hint) in enumerate(get_type_hints(kind).items(), start=1):
         wrong = list(WRONG[hint])
-        if hint is bytes and field in FIXED_SIZES:
-            wrong += [b"", b"x" * (FIXED_SIZES[field] - 1), b"x" * (FIXED_SIZES[field] + 1)]
-        if size := ELEMENT_SIZES.get(field):
-            wrong += [[b""], [b"x" * size, b"x" * (size - 1)], [b"x" * (size + 1)]]
+        if field in FIXED_SIZES and hint in (bytes, list[bytes]):
+            sizes = (0, FIXED_SIZES[field] - 1, FIXED_SIZES[field] + 1)
+            wrong += [[b"x" * size] if hint == list[bytes] else b"x" * size for size in sizes]
         for value in wrong:
             row = list(encode_row(message))
             row[position] = value

@@ -429,6 +429,16 @@ def test_what_has_not_arrived_is_passed_on_when_it_does():
     assert bytes(served.room[CHUNK_BYTES : 2 * CHUNK_BYTES]) == host.value[CHUNK_BYTES : 2 * CHUNK_BYTES]
 
 
+def test_who_asks_for_the_same_again_waits_once():
+    """Whatever number it gives its pull: nobody fills this host's memory with questions."""
+    host = running(4)
+    for pull in range(1000):
+        host.core.on_pull(CHILD, wanted(3, pull))
+    host.core.on_pull(CHILD._replace(process_id=OTHER), wanted(3))
+    (waiting,) = next(iter(host.core.pulls.values())).parked.values()
+    assert [request.pull for _, request in waiting] == [999, 7]
+
+
 def test_what_is_not_on_its_way_is_looked_for_in_the_store():
     host = Host(100)
     host.core.on_pull(CHILD, wanted(0))

@@ -78,8 +78,7 @@ def pair(request) -> Iterator[tuple[End, End]]:
 
 def linked(a: End, b: End) -> bytes:
     """Makes the link, and returns its name at A."""
-    offer = a.links.offer(B, LinkWanted(b.links.public_key))
-    b.links.dial(A, offer)
+    b.links.dial(A, a.links.offer(B, b.links.ask_for_offer(A)))
     until(lambda: b.ups, a, b)
     assert b.links.ask(A, PULL)
     until(lambda: a.received, a, b)
@@ -129,6 +128,7 @@ def test_nobody_answers(monkeypatch):
     monkeypatch.setattr("zray.transfer.links.DIAL_TIMEOUT_S", 0.2)
     b = End(B, "")
     try:
+        b.links.ask_for_offer(A)
         b.links.dial(A, LinkOffer("tcp://127.0.0.1:9", b"t" * 16, b""))
         until(lambda: b.downs, b)
     finally:
@@ -147,10 +147,44 @@ NO_OFFERS = [
 def test_offers_that_are_none(offer):
     b = End(B, "")
     try:
+        b.links.ask_for_offer(A)
         b.links.dial(A, offer)
         assert b.downs == [A]
     finally:
         b.links.close()
+
+
+def test_an_offer_that_was_not_asked_for_is_dropped():
+    """Nobody has a host connect to where he likes; and one question has one answer."""
+    a, b = End(A, "tcp://127.0.0.1:*"), End(B, "")
+    try:
+        offer = a.links.offer(B, LinkWanted(b""))
+        b.links.dial(A, offer)
+        b.links.ask_for_offer(C)
+        b.links.dial(A, offer)
+        assert (b.links.filenos, b.links.malformed, b.downs) == (set(), 2, [])
+        b.links.ask_for_offer(A)
+        b.links.dial(A, offer)
+        until(lambda: b.ups, a, b)
+        b.links.dial(A, LinkOffer("tcp://127.0.0.1:9", b"t" * 16, b""))  # a second one would end the link
+        assert b.links.ask(A, PULL)
+        b.links.ask_for_offer(A)
+        b.links.forget(A)
+        b.links.dial(A, offer)
+        assert (b.links.malformed, b.downs) == (4, [])
+    finally:
+        a.links.close()
+        b.links.close()
+
+
+def test_of_many_offers_to_one_peer_the_last_counts():
+    a = End(A, "tcp://127.0.0.1:*")
+    try:
+        tokens = [a.links.offer(B, LinkWanted(b"")).token for _ in range(1000)]
+        a.links.offer(C, LinkWanted(b""))
+        assert len(a.links._offered) == 2 and tokens[-1] in a.links._offered
+    finally:
+        a.links.close()
 
 
 def test_a_host_that_listens_nowhere_or_has_no_keys_where_the_other_has():
@@ -279,8 +313,7 @@ def test_keys_that_were_not_announced_do_not_come_in():
 def test_a_listener_that_is_not_who_it_should_be():
     a, b = End(C, "tcp://127.0.0.1:*"), End(B, "")
     try:
-        offer = a.links.offer(B, LinkWanted(b""))
-        b.links.dial(A, offer)  # it answers as C
+        b.links.dial(A, a.links.offer(B, b.links.ask_for_offer(A)))  # it answers as C
         until(lambda: b.downs, a, b)
         assert not b.ups
     finally:

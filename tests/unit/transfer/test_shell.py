@@ -26,6 +26,7 @@ from zray.protocol.messages import (
     Located,
     Peer,
     ProcessDied,
+    ProtocolError,
     PullFailed,
     Watch,
 )
@@ -304,7 +305,9 @@ def test_what_is_here_is_not_fetched_again(world):
 
 
 def test_nonsense_from_others_does_not_end_a_host(world):
-    world.b.transfers.receive(OWNER, KeepCopies([b"x", b"", b"y" * 28]))
+    for object_ids in ([b"x", b"", b"y" * 28], [OBJECT, b"y" * 28]):
+        with pytest.raises(ProtocolError, match="owner"):
+            world.b.transfers.receive(OWNER, KeepCopies(object_ids))
     (world.b.store.spill_dir / ".nfs0001").write_bytes(b"")
     (world.b.store.path / "live" / "README").write_bytes(b"")
     assert world.b.store.owners() == set()

@@ -105,6 +105,7 @@ class ClientCore:
         self.queue_route = QueueRoute(self.tasks, send)
         self.actors = ActorTable(self.references, self.tasks, send)
         self.transfers: DriverTransfers | None = None  # where the machine has no host
+        self.faults = 0  # messages of other processes whose content was no good
         self.now = 0.0  # when the shell's present turn began
         self.execution = Execution(self.references, self.tasks, send, self._effects, host_id)
         self.send = send
@@ -113,11 +114,19 @@ class ClientCore:
 
     def receive(self, message: Any) -> None:
         """Handles one message from the broker. Raises ProtocolError if its content is no good."""
-        _HANDLERS[type(message)](self, message)
+        handler = _HANDLERS.get(type(message))
+        if handler is None:
+            raise ProtocolError(f"a client is sent no {type(message).__name__}")
+        handler(self, message)
 
     def _delivered(self, message: Delivered) -> None:
+        if message.source == self.process_id:
+            raise ProtocolError("what a process has to tell itself does not come from outside")
         for inner in unpack_messages(message.rows, FROM_PEER):
-            _PEER_HANDLERS[type(inner)](self, message.source, inner)
+            try:
+                _PEER_HANDLERS[type(inner)](self, message.source, inner)
+            except ProtocolError:  # what came with it counts
+                self.faults += 1
 
     def drain(self) -> list[Any]:
         """What is to be sent to the broker now, in order.

@@ -177,9 +177,10 @@ class UnorderedView(ActorView):
 class _CreationRoute:
     """Sends an actor's constructor once its arguments exist."""
 
-    __slots__ = ("_table", "_view")
+    __slots__ = ("_table", "_view", "actor_id")
 
     def __init__(self, view: ActorView, table: ActorTable) -> None:
+        self.actor_id = b"nobody"  # of a constructor the broker tells, and no worker
         self._view = view
         self._table = table
 

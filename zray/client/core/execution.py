@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from zray.client.core.effects import Interrupt
-from zray.client.core.references import ReferenceTable
-from zray.client.core.tasks import Envelope, TaskTable, pack_outcome
-from zray.ids import owner_of
-from zray.protocol.codec import unpack
+from zray.client.core.references import ERROR, ReferenceTable
+from zray.client.core.tasks import TaskTable, pack_outcome, read_envelope
+from zray.failures import encode_failure
+from zray.ids import PROCESS_ID_BYTES, owner_of
 from zray.protocol.messages import (
     CANCEL_FORCE,
     CANCEL_RECURSIVE,
@@ -62,10 +62,11 @@ class Listener(Protocol):
 
 class Assignment:
     """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought;
-    ``stored``: return values that are in the store, or are being written there."""
+    ``stored``: return values that are in the store, or are being written there; ``fault``: why its envelope cannot be
+    read."""
 
-    __slots__ = ("actor_start", "attempt", "covered", "envelope", "function_id", "gpus", "keep", "kind", "owner",
-                 "shape", "stored", "task_id")  # fmt: skip
+    __slots__ = ("actor_start", "attempt", "covered", "envelope", "fault", "function_id", "gpus", "keep", "kind",
+                 "owner", "shape", "stored", "task_id")  # fmt: skip
 
     def __init__(
         self, kind: int, owner: bytes, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
@@ -75,7 +76,7 @@ class Assignment:
         self.task_id = task_id
         self.attempt = attempt
         self.function_id = function_id
-        self.envelope = Envelope._make(unpack(payload))
+        self.envelope, self.fault = read_envelope(payload)
         self.covered: list[bytes] = []
         self.keep: list[Any] = []  # what its return values refer to, until they are answered for
         self.stored: list[bytes] = []
@@ -177,6 +178,14 @@ class Execution:
         else:
             self._answer_later(Reply(task.owner, task.task_id, task.attempt, b""), [])
 
+    def refuse(self, task: Assignment, why: str) -> None:
+        """Answers for a piece of work that cannot be read: it costs only who has sent it."""
+        text = f"the call cannot be read by its worker: {why}"
+        if task.kind == CONSTRUCTOR:
+            self.constructed(task, encode_failure("ActorDiedError", text))
+        else:
+            self.finish(task, [Return(ERROR, encode_failure("SystemFailure", text), 0, ())], False, 0)
+
     def exit_actor(self, reason: str) -> None:
         """The actor ends itself: what is under way or queued gets no answer from here; the broker tells the callers.
 
@@ -231,6 +240,9 @@ class Execution:
     def on_actor_start(self, message: ActorStart) -> None:
         if self.actor_id:
             raise ProtocolError("this worker has an actor already")
+        creator = message.spec.get("creator")
+        if type(creator) is not bytes or len(creator) != PROCESS_ID_BYTES:
+            raise ProtocolError("an actor without a creator")
         self.actor_id = message.actor_id
         self.actor_spec = message.spec
         self.incarnation = message.incarnation
@@ -245,6 +257,8 @@ class Execution:
             self.idle.wake()
 
     def on_actor_stop(self, message: ActorStop) -> None:
+        if message.actor_id != self.actor_id:
+            raise ProtocolError("this worker serves another actor, or none")
         self._stopping = True
         self._wake()
 

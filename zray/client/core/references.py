@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from zray.failures import encode_failure
-from zray.ids import owner_of
+from zray.ids import PROCESS_ID_BYTES, owner_of
 from zray.protocol.messages import (
     BorrowAck,
     BorrowAdd,
@@ -111,6 +111,11 @@ class ReferenceTable:
     def owns(self, object_id: bytes) -> bool:
         """Whether this process is the object's owner."""
         return object_id.startswith(self.process_id)
+
+    def check_own(self, object_id: bytes) -> None:
+        """Raises ProtocolError for an object of somebody else: only its owner keeps its books."""
+        if not object_id.startswith(self.process_id):
+            raise ProtocolError("asked for, or told of, an object of somebody else")
 
     def owned_reachable(self) -> bool:
         """Whether some object of this process can still be reached, here or elsewhere."""
@@ -386,9 +391,8 @@ class ReferenceTable:
 
     def on_request(self, source: bytes, message: ObjectRequest) -> None:
         """Somebody asks for the value of an object of this process."""
+        self.check_own(message.object_id)
         entry = self.entries.get(message.object_id)
-        if not self.owns(message.object_id):
-            raise ProtocolError("asked for an object of somebody else")
         if entry is None:
             failure = encode_failure(
                 "ObjectFreedError", "the object was freed: its owner knew of no reference any more"
@@ -404,13 +408,15 @@ class ReferenceTable:
 
     def on_state(self, source: bytes, message: ObjectState) -> None:
         """The owner answers."""
-        if owner_of(message.object_id) != source:
-            raise ProtocolError("an object's state comes from its owner")
+        right_host = len(message.host) == PROCESS_ID_BYTES or message.status != STORED
+        if owner_of(message.object_id) != source or not (PENDING < message.status <= HANDLE and right_host):
+            raise ProtocolError("an object's state comes from its owner, when it has one")
         if message.object_id in self.entries:
             self.resolve(*message)
 
     def on_borrow_add(self, source: bytes, message: BorrowAdd) -> None:
         """A holder is announced by whoever hands the reference on, or by itself."""
+        self.check_own(message.object_id)
         if source == message.holder:
             self._add_holder(message.object_id, source)
         else:
@@ -429,6 +435,7 @@ class ReferenceTable:
 
     def on_borrow_confirm(self, source: bytes, message: BorrowConfirm) -> None:
         """A holder has been told of a registration that was announced for it."""
+        self.check_own(message.object_id)
         entry = self.entries.get(message.object_id)
         key = (source, message.announcer)
         if entry is None or entry.announced is None or key not in entry.announced:
@@ -444,6 +451,9 @@ class ReferenceTable:
 
     def on_borrow_checked(self, source: bytes, message: BorrowChecked) -> None:
         """What a dead announcer announced and the holder has not confirmed never reached it."""
+        self.check_own(message.object_id)
+        if message.announcer not in self._dead:
+            raise ProtocolError("an answer to what was not asked: the announcer lives")
         entry = self.entries.get(message.object_id)
         if entry is not None and entry.announced is not None:
             entry.announced.pop((source, message.announcer), None)
@@ -465,6 +475,7 @@ class ReferenceTable:
 
     def on_borrow_end(self, source: bytes, message: BorrowEnd) -> None:
         """A holder gives registrations back."""
+        self.check_own(message.object_id)
         entry = self.entries.get(message.object_id)
         if entry is not None and source not in self._dead:
             self._count(message.object_id, entry, source, -message.registrations)

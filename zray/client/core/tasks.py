@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED, Entry, ReferenceTable, is_stored
+from zray.exceptions import FAILURES
 from zray.failures import alias_of, aliased, encode_failure
-from zray.ids import return_id, task_of
+from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id, task_of
 from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Submit
 
@@ -56,6 +57,35 @@ class Envelope(NamedTuple):
     refs: list[Any]  # [key, object_id, status, data, host, size]
 
 
+_NO_ENVELOPE = Envelope(b"", INLINE, b"", b"", b"", 0, [])
+
+
+def read_envelope(payload: bytes) -> tuple[Envelope, str]:
+    """An envelope, and "", or an empty one and why it cannot be read: who sent it is to be told.
+
+    What of it is looked at only when the call is run, where whatever is wrong is the call's error, is not checked here.
+    """
+    try:
+        envelope = Envelope._make(unpack(payload))
+    except (ProtocolError, TypeError) as error:
+        return _NO_ENVELOPE, str(error)
+    refs = envelope.refs
+    if type(envelope.options) is bytes and type(refs) is list and (not refs or all(map(_is_argument, refs))):
+        return envelope, ""
+    return _NO_ENVELOPE, "malformed envelope"
+
+
+def _is_argument(ref: Any) -> bool:
+    """[key, object_id, status, data, host, size]"""
+    if type(ref) is not list or len(ref) != 6:
+        return False
+    key, object_id, status, data, host, size = ref
+    return (
+        (type(key) is int or type(key) is str) and type(object_id) is bytes and len(object_id) == OBJECT_ID_BYTES
+        and type(status) is int and type(data) is bytes and type(host) is bytes and type(size) is int
+    )  # fmt: skip
+
+
 class Outcome(NamedTuple):
     """What a worker answers; opaque to the broker. ``returns``: [status, data, size, inner references]."""
 
@@ -66,7 +96,10 @@ class Outcome(NamedTuple):
 
 
 class Route(Protocol):
-    """Where a task's envelope goes, and when."""
+    """Where a task's envelope goes, and when. An outcome counts only if it comes from ``actor_id``; empty: from a
+    worker that the broker has given the task."""
+
+    actor_id: bytes
 
     def ready(self, task: Task) -> None:
         """The task's arguments exist, or it is to be tried again: ask for ``go`` by ``TaskTable.soon``."""
@@ -221,12 +254,23 @@ class TaskTable:
 
     def on_result(self, message: Result) -> None:
         """A worker answered; an empty payload says that the task was cancelled."""
+        task = self.tasks.get(message.task_id)
+        if task is not None and task.route.actor_id != message.actor:
+            raise ProtocolError("an outcome from somebody who was not given the call")
         if not message.payload:
-            task = self.tasks.get(message.task_id)
             if task is not None and task.attempt == message.attempt:
                 self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled"))
             return
-        outcome = read_outcome(message.payload)
+        try:
+            outcome = read_outcome(message.payload)
+            if task is not None and task.attempt == message.attempt and len(outcome.returns) != task.n_returns:
+                raise ProtocolError(f"{len(outcome.returns)} return values instead of {task.n_returns}")
+            if outcome.kept and not all(map(self.references.owns, outcome.kept)):
+                raise ProtocolError("kept a reference of somebody else")
+        except ProtocolError as error:
+            if task is not None and task.attempt == message.attempt:  # there will be no other answer
+                self.fail(task, encode_failure("SystemFailure", f"the answer of its worker cannot be read: {error}"))
+            raise
         references = self.references
         if outcome.kept:
             references.keep(outcome.kept, message.source)
@@ -236,7 +280,6 @@ class TaskTable:
                     if task_of(object_id) == message.task_id:
                         references.await_return(object_id)
                 references.adopt(inner, message.source)
-        task = self.tasks.get(message.task_id)
         if task is None or task.attempt != message.attempt:
             self._discard(message.task_id, outcome)
         elif outcome.retryable and task.retries_left and not task.cancelled:
@@ -269,6 +312,8 @@ class TaskTable:
         task = self.tasks.get(message.task_id)
         if task is None or task.attempt != message.attempt:
             return
+        if message.kind not in FAILURES:
+            raise ProtocolError(f"a failure of no known kind: {message.kind}")
         retry = message.kind in RETRIED_FAILURES and not task.cancelled
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
         if retry and (task.retries_left or not counts):
@@ -346,9 +391,10 @@ class TaskTable:
 class QueueRoute:
     """Plain tasks: through the broker's queue."""
 
-    __slots__ = ("_send", "_table")
+    __slots__ = ("_send", "_table", "actor_id")
 
     def __init__(self, table: TaskTable, send: Callable[[Any], None]) -> None:
+        self.actor_id = b""
         self._table = table
         self._send = send
 
@@ -374,18 +420,33 @@ RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDie
 """Failures of the machinery rather than of the task: worth another attempt."""
 
 
+MAX_OBJECT_BYTES = 1 << 46
+"""What says that it is larger is not true."""
+
+
 def read_outcome(payload: bytes) -> Outcome:
     """Parses and checks a worker's answer."""
     try:
         outcome = Outcome._make(unpack(payload))
-        for status, data, size, inner in outcome.returns:
-            if status not in (INLINE, STORED, ERROR) or type(data) is not bytes or type(size) is not int:
-                raise ProtocolError("malformed outcome")
-            if inner and not all(type(x) is bytes for x in inner):
+        host, returns, kept, _ = outcome
+        if type(host) is not bytes or type(kept) is not list:
+            raise ProtocolError("malformed outcome")
+        for status, data, size, inner in returns:
+            if (  # each by itself: this is done for every result
+                type(status) is not int or type(data) is not bytes or type(size) is not int or type(inner) is not list
+                or not INLINE <= status <= ERROR or not 0 <= size <= MAX_OBJECT_BYTES
+                or (inner and not _are_objects(inner)) or (is_stored(status, data) and len(host) != PROCESS_ID_BYTES)
+            ):  # fmt: skip
                 raise ProtocolError("malformed outcome")
     except (ValueError, TypeError) as error:
         raise ProtocolError(f"malformed outcome: {error}") from None
+    if kept and not _are_objects(kept):
+        raise ProtocolError("malformed outcome")
     return outcome
+
+
+def _are_objects(identifiers: list[Any]) -> bool:
+    return all(type(x) is bytes and len(x) == OBJECT_ID_BYTES for x in identifiers)
 
 
 def pack_outcome(host: bytes, returns: Iterable[Any], kept: list[bytes], retryable: bool) -> bytes:

@@ -225,7 +225,10 @@ class HostShell:
             elif isinstance(effect, LogRoom):
                 self._outlet.taken(effect.size_bytes)
             elif isinstance(effect, PeerSaid):
-                self._transfers.receive(effect.source, effect.message)
+                try:
+                    self._transfers.receive(effect.source, effect.message)
+                except ProtocolError:
+                    self._connection.dropped_frames += 1
             elif isinstance(effect, PeerDied):
                 self._transfers.process_died(effect.message)
             elif isinstance(effect, FreeSegments):

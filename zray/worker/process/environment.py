@@ -62,7 +62,7 @@ class Environment:
 
     def set_actor(self, start: ActorStart) -> None:
         """The worker serves this actor from now on."""
-        self._actor_resources = dict(unpack(start.spec["running"], use_list=False))
+        self._actor_resources = dict(unpack(start.spec["running"]))
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
         """What is assigned to the task, in ten-thousandths."""
@@ -70,7 +70,7 @@ class Environment:
             return self._actor_resources
         shape = self._shapes.get(task.shape)
         if shape is None:
-            shape = self._shapes[task.shape] = dict(unpack(task.shape, use_list=False))
+            shape = self._shapes[task.shape] = dict(unpack(task.shape))
         return shape
 
     def apply_task(self, task: Assignment) -> None:

@@ -18,7 +18,7 @@ from zray.failures import alias_of
 from zray.ids import return_id
 from zray.object_ref import ObjectRef
 from zray.protocol.codec import unpack
-from zray.protocol.messages import FunctionBlob
+from zray.protocol.messages import FunctionBlob, ProtocolError
 from zray.serialization import Serialized, deserialize, load_callable, pack_task_error, serialize, without_exception
 
 HOSTNAME = socket.gethostname()
@@ -31,16 +31,24 @@ class CallOptions:
 
     def __init__(self, packed: bytes) -> None:
         options = unpack(packed)
-        self.name: str = options["name"]
+        if type(options) is not dict:
+            raise ProtocolError("malformed options")
+        self.name: str = options.get("name", "")
         self.n_returns: int = options.get("num_returns", 1)
         self.method: str = options.get("method", "")
         self.max_calls: int = options.get("max_calls", 0)
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
+        if not (
+            [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
+            and type(self.retry_exceptions) in (bool, bytes)
+            and self.n_returns >= 0
+        ):
+            raise ProtocolError("malformed options")
 
 
 @functools.lru_cache(maxsize=4096)
 def read_options(packed: bytes) -> CallOptions:
-    """Parses a call's options once."""
+    """Parses a call's options once. Raises ProtocolError."""
     return CallOptions(packed)
 
 

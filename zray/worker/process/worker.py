@@ -22,6 +22,7 @@ from zray.client.shell import Tick, Waiter
 from zray.config import MIB
 from zray.exceptions import ActorExit, has_type
 from zray.failures import encode_failure, error_text
+from zray.protocol.messages import ProtocolError
 from zray.util.malloc import give_back
 from zray.util.processes import anonymous_bytes
 from zray.util.streams import flush_streams, say
@@ -84,6 +85,8 @@ class Worker:
                 if self._execution.may_exit():
                     break
                 continue
+            if not self._can_read(task):
+                continue
             if self._pool is not None and task.kind == CALL:
                 self._pool.submit(self._run, task)
             elif self._loop is not None and task.kind == CALL:
@@ -91,6 +94,20 @@ class Worker:
             else:
                 self._run(task)
         self.session.close([])
+
+    def _can_read(self, task: Assignment) -> bool:
+        """Whether a piece of work has the form that it must have; who has sent another is told."""
+        fault = task.fault
+        if not fault:
+            try:
+                read_options(task.envelope.options)
+            except ProtocolError as error:
+                fault = str(error)
+        if fault:
+            with self._shell.lock:
+                self._execution.refuse(task, fault)
+            self._shell.settle()
+        return not fault
 
     def _next(self) -> Assignment | None:
         """The next piece of work; None after a wait in which something may have changed."""

@@ -1,0 +1,217 @@
+"""Nobody speaks for somebody else: what a member of the cluster says about what is not its own has no effect.
+
+The rows of the table in SPEC.md, "Who may say what", as far as the broker can know.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.broker.desk import ACTOR, FUNCTION, ONE_CPU, Desk, amounts, one_worker, prefetched
+from zray.ids import make_task_id
+from zray.protocol import messages as m
+from zray.protocol.messages import ProtocolError
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+class Scene:
+    """Two drivers with a task each that runs, and the first with an actor; three workers on one host."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.host = desk.host(CPU=3)
+        self.workers = desk.workers(self.host)
+        self.driver, self.other = desk.driver("driver"), desk.driver("other")
+        (self.task,) = desk.submit(self.driver, retryable=False)
+        (self.other_task,) = desk.submit(self.other, retryable=False)
+        desk.create(self.driver, max_restarts=1)
+        records = desk.core.scheduler.workers
+        self.worker = desk.core.tasks[self.task].worker.worker_id
+        self.other_worker = desk.core.tasks[self.other_task].worker.worker_id
+        self.actor_worker = next(w for w in self.workers if records[w].actor is not None)
+        desk.say(self.actor_worker, m.ActorReady(ACTOR, b""))
+        self.call = make_task_id(self.driver, 500)
+        desk.say(self.driver, m.ActorCall(ACTOR, 0, 1, self.call, 0, b"payload"))
+        for process in (self.host, self.driver, self.other, *self.workers):
+            desk.take(process)
+
+    def refuses(self, source: bytes, message: Any) -> None:
+        """The message is malformed, by its content; nobody is told anything."""
+        with pytest.raises(ProtocolError):
+            self.desk.say(source, message)
+        self.is_quiet()
+
+    def is_quiet(self) -> None:
+        self.desk.turn()
+        assert {dest: mail for dest, mail in self.desk.mail.items() if mail} == {}
+
+
+@pytest.fixture
+def scene(desk: Desk) -> Scene:
+    return Scene(desk)
+
+
+# ------------------------------------------------------------------ outcomes
+
+
+def test_an_outcome_of_a_task_comes_from_its_worker(scene):
+    for impostor in (scene.other_worker, scene.actor_worker):
+        scene.desk.say(impostor, m.Done(scene.task, 0, 5, b"forged"))
+        scene.is_quiet()
+        scene.desk.say(impostor, m.Returned([scene.task]))
+        scene.is_quiet()
+    scene.refuses(scene.worker, m.Done(scene.task, 1, 5, b"of another attempt"))
+    scene.desk.done(scene.worker, scene.task)
+    assert scene.desk.take(scene.driver) == [m.Result(scene.task, 0, scene.worker, b"", b"outcome")]
+
+
+def test_an_outcome_of_a_call_comes_from_an_actor_and_tells_from_which(scene):
+    for task_id in (scene.call, scene.task):  # of a task, too: the owner would take it for the outcome
+        scene.refuses(scene.worker, m.Reply(scene.driver, task_id, 0, b"forged"))
+    scene.refuses(scene.actor_worker, m.Reply(scene.other, scene.call, 0, b"to somebody else"))
+    scene.desk.say(scene.actor_worker, m.Reply(scene.other, scene.other_task, 0, b"forged"))
+    (result,) = scene.desk.take(scene.other)
+    assert (result.source, result.actor) == (scene.actor_worker, ACTOR)  # the owner knows that it did not call it
+    scene.desk.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"outcome"))
+    assert scene.desk.take(scene.driver) == [m.Result(scene.call, 0, scene.actor_worker, ACTOR, b"outcome")]
+
+
+def test_the_answers_of_an_actor_that_has_ended_still_count(scene):
+    """They may have waited for acknowledgements, and carry references."""
+    scene.desk.say(scene.actor_worker, m.ActorExiting(ACTOR, "done"), m.Leaving("done"))
+    scene.desk.take(scene.driver)
+    scene.desk.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"late"))
+    assert scene.desk.take(scene.driver) == [m.Result(scene.call, 0, scene.actor_worker, ACTOR, b"late")]
+
+
+def test_the_dead_answer_nothing(scene):
+    scene.desk.kill(scene.actor_worker)
+    scene.desk.take(scene.driver)
+    scene.desk.take(scene.host)
+    scene.desk.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"from the other side"))
+    scene.is_quiet()
+
+
+# ------------------------------------------------------------------ tasks and calls
+
+
+def test_tasks_and_calls_are_made_in_ones_own_name(scene):
+    scene.refuses(scene.other, m.Submit(make_task_id(scene.driver, 7), 0, FUNCTION, ONE_CPU, 0, b"", b""))
+    scene.refuses(scene.other, m.ActorCall(ACTOR, 0, 1, make_task_id(scene.driver, 8), 0, b""))
+    assert len(scene.desk.core.tasks) == 2
+
+
+def test_only_its_owner_cancels_a_task(scene):
+    scene.desk.say(scene.other, m.Cancel(scene.task, m.CANCEL_FORCE))
+    scene.is_quiet()
+
+
+# ------------------------------------------------------------------ actors
+
+
+def test_only_its_worker_and_its_creator_speak_for_an_actor(scene):
+    for impostor in (scene.other, scene.worker, scene.other_worker):
+        scene.refuses(impostor, m.ActorReady(ACTOR, b"error"))
+    for impostor in (scene.driver, scene.worker):
+        if impostor != scene.driver:  # a driver may not even send it
+            scene.desk.say(impostor, m.ActorExiting(ACTOR, "impostor"))
+    scene.desk.say(scene.other, m.ActorRelease(ACTOR), m.ActorCreate(ACTOR, FUNCTION, scene.desk.actor_spec(), b"x"))
+    scene.is_quiet()
+    assert scene.desk.core.actors.actors[ACTOR].creator == scene.driver
+
+
+def test_a_worker_does_not_leave_before_its_actor_has_ended(scene):
+    """Its grant would be given back, and again when it dies."""
+    scene.refuses(scene.actor_worker, m.Leaving("by mistake"))
+    scene.desk.kill(scene.actor_worker)
+    scene.desk.core.check()
+
+
+def test_an_actor_is_not_ready_twice_or_before_it_was_started(desk):
+    driver, worker = one_worker(desk)
+    desk.create(driver)
+    desk.say(worker, m.ActorReady(ACTOR, b""), m.ActorReady(ACTOR, b""))
+    desk.core.check()
+
+
+@pytest.mark.parametrize("changes", [
+    {"max_restarts": "1"}, {"placement": "text"}, {"running": b"\xc1"}, {"name": b"bytes"}, {"namespace": 5},
+    {"request": -1}, {"request": 1 << 63}, {"request": "1"}, {"class_name": 5}, {"meta": "text"}, {"handle": 7},
+    {"max_concurrency": b"1"}, {"max_task_retries": None}, {"placement": b"\x91\x92\xa3CPU\x00"},
+    {"placement": b"\x91\x92\xa3CPU\xff"},
+])  # fmt: skip
+def test_what_others_rely_on_in_an_actor_is_checked(desk, changes):
+    driver = desk.driver()
+    with pytest.raises(ProtocolError):
+        desk.create(driver, **changes)
+    assert desk.core.actors.actors == {}
+
+
+# ------------------------------------------------------------------ hosts
+
+
+@pytest.mark.parametrize("resources, info", [
+    ({"CPU": 1 << 62}, {}), ({"GPU": 1 << 62}, {}), ({"CPU": -1}, {}), ({5: 1}, {}), ({"CPU": 1.5}, {}),
+    ({}, {"hostname": [1]}), ({}, {"idle_timeout_s": "5"}), ({}, {"idle_timeout_s": float("nan")}),
+    ({}, {"idle_timeout_s": -1}), ({}, {"labels": []}), ({}, {"machine_id": 5}), ({}, {"machine_id": "here"}),
+    ({}, {"machine_id": "here", "store": 5, "fetch": ""}),
+])  # fmt: skip
+def test_what_a_host_says_of_itself_is_checked(desk, resources, info):
+    """It is passed on to everybody; and a number of CPUs is a number of records here."""
+    joiner = b"joiner".ljust(16, b"\0")
+    desk.core.joined(joiner, m.HOST, {}, desk.now)
+    with pytest.raises(ProtocolError):
+        desk.say(joiner, m.HostReady(resources, info))
+    assert desk.core.scheduler.hosts == {}
+    desk.say(joiner, m.HostReady(amounts(CPU=1), {}))
+    assert len(desk.core.scheduler.hosts) == 1
+
+
+@pytest.mark.parametrize("kind", ["", "KeyError", "ClusterUnavailableError", "TaskCancelledError"])
+def test_a_worker_dies_of_what_workers_die_of(scene, kind):
+    """The name becomes an exception at the owner's."""
+    scene.refuses(scene.host, m.WorkerDied(scene.worker, b"", kind, "it died"))
+    assert scene.worker in scene.desk.core.scheduler.workers
+
+
+def test_what_was_handed_back_is_the_workers_own(desk):
+    _, _, task_ids = prefetched(desk)
+    other = desk.host("other", CPU=1)
+    (stranger,) = desk.workers(other)
+    desk.say(stranger, m.Returned(task_ids))
+    desk.core.check()
+    assert all(desk.core.tasks[task_id].worker is not None for task_id in task_ids[:2])
+
+
+# ------------------------------------------------------------------ who does harm goes
+
+
+def test_who_does_harm_is_declared_dead(scene):
+    scene.desk.say(scene.other, m.Watch(scene.driver))
+    scene.desk.core.expel(scene.driver, "it sent nonsense")
+    assert scene.desk.core.may_join(scene.driver, m.DRIVER).endswith("it sent nonsense")
+    scene.desk.turn()
+    assert scene.desk.take(scene.other) == [m.ProcessDied(scene.driver, "it sent nonsense")]
+
+
+def test_a_worker_that_does_harm_is_killed_by_its_host(scene):
+    """And its task ends, or is tried again, as when a worker dies by itself."""
+    scene.desk.core.expel(scene.worker, "it sent nonsense")
+    scene.desk.turn()
+    assert scene.desk.take(scene.host) == [m.KillWorker(scene.worker, "it sent nonsense")]
+    scene.desk.kill(scene.worker)
+    assert [type(message) for message in scene.desk.take(scene.driver)] == [m.Failed]
+
+
+def test_what_is_handed_back_after_it_was_cancelled_and_its_owner_has_left(desk):
+    driver, worker, task_ids = prefetched(desk)
+    desk.say(driver, m.Cancel(task_ids[1], 0))
+    desk.core.expel(driver, "it sent nonsense")
+    desk.say(worker, m.Returned([task_ids[1]]))
+    assert desk.core.tasks == {}

@@ -1,0 +1,89 @@
+"""Whatever a member of the cluster says in the right form, the broker drops it or lives with it, and so do the others.
+
+Seeded: each run is a story of some hundred messages of everybody to a broker that has work of every kind, between which
+its invariants hold, and what it sends on can be sent and is well formed for its receiver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from tests.unit.broker.desk import ACTOR, FUNCTION, Desk
+from tests.unit.protocol.nonsense import Nonsense
+from zray.broker.core import BrokerCore
+from zray.ids import make_task_id
+from zray.protocol import messages as m
+from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.messages import MAY_SEND, ProtocolError
+
+STEPS = 400
+NAMED = b"named".ljust(16, b"\0")
+
+
+def busy_cluster() -> tuple[Desk, list[bytes]]:
+    """Two hosts, two drivers, tasks that run and wait, actors that live and wait; and all their identifiers."""
+    desk = Desk()
+    hosts = [desk.host("host", CPU=3, GPU=1), desk.host("other host", CPU=1)]
+    workers = [worker for host in hosts for worker in desk.workers(host)]
+    drivers = [desk.driver("driver"), desk.driver("other")]
+    observer = b"observer".ljust(16, b"\0")
+    desk.core.joined(observer, m.OBSERVER, {}, desk.now)
+    task_ids = [task_id for driver in drivers for task_id in desk.submit(driver, 4)]
+    desk.create(drivers[0], max_restarts=3)
+    desk.create(drivers[1], NAMED, name="n", detached=True)
+    desk.say(drivers[0], m.FunctionPut(FUNCTION, "f", b"code"))
+    calls = [make_task_id(driver, 900 + number) for number, driver in enumerate(drivers)]
+    return desk, [*hosts, *workers, *drivers, observer, *task_ids, *calls, ACTOR, NAMED, FUNCTION]
+
+
+def drain(core: BrokerCore) -> None:
+    """What is to be sent can be, and its receivers can read it."""
+    for messages in core.drain().values():
+        for message in messages:
+            assert unpack_messages(pack_body([message]), m.FROM_BROKER)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_nonsense_of_everybody(seed):
+    desk, known = busy_cluster()
+    core, nonsense = desk.core, Nonsense(seed, known)
+    rng = nonsense.random
+    for _ in range(STEPS):
+        if not core.processes:
+            break
+        source = core.processes[rng.choice(list(core.processes))]
+        message = nonsense.message(MAY_SEND[source.kind] - {m.Goodbye})
+        with contextlib.suppress(ProtocolError):
+            core.receive(source.process_id, message, desk.now)
+        if rng.random() < 0.02:
+            desk.now += 1.0
+            core.tick(desk.now)
+        if rng.random() < 0.01:
+            core.expel(rng.choice(list(core.processes)), "gone")
+        core.schedule(desk.now)
+        core.check()
+        drain(core)
+        nonsense.known.extend(worker_id for worker_id in core.scheduler.workers if worker_id not in nonsense.known)
+        for worker_id in list(core.scheduler.workers):
+            if worker_id not in core.processes and not core.may_join(worker_id, m.WORKER):
+                core.joined(worker_id, m.WORKER, {"pid": 1}, desk.now)
+    for process_id in list(core.processes):
+        core.lost(process_id, "the end")
+    assert not core.jobs or core.actors.actors
+    drain(core)
+
+
+@pytest.mark.parametrize("kind", [m.DRIVER, m.HOST, m.OBSERVER])
+@pytest.mark.parametrize("info", [
+    {"pid": "1"}, {"job": []}, {"pid": None}, {"job": {"namespace": b"\xff"}}, {"pid": 1 << 63}, {b"x": 1}, {5: {}},
+])  # fmt: skip
+def test_nonsense_in_a_hello(kind, info):
+    desk, _ = busy_cluster()
+    joiner = b"joiner".ljust(16, b"\0")
+    with contextlib.suppress(ProtocolError):
+        desk.core.joined(joiner, kind, info, desk.now)
+    desk.say(desk.driver("asker"), m.Query(1, "status", {}), m.Query(2, "hosts", {}), m.Query(3, "stats", {}))
+    desk.core.lost(joiner, "gone")
+    desk.turn()

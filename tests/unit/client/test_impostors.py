@@ -1,0 +1,169 @@
+"""What other processes say about a client's tasks and objects counts only from those whose it is to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from tests.unit.client.wiring import HOST, Process, Wire
+from zray.client.core.references import ERROR, INLINE, PENDING, STORED
+from zray.client.core.tasks import pack_outcome
+from zray.failures import decode_failure
+from zray.ids import task_of
+from zray.protocol import messages as m
+from zray.protocol.codec import pack_body
+from zray.protocol.messages import ProtocolError
+
+ACTOR = b"actor".ljust(16, b"\0")
+OTHER = b"other actor".ljust(16, b"\0")
+WORKER = b"w" * 16
+STRANGER = b"s" * 16
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire("driver", "worker")
+
+
+@pytest.fixture
+def driver(wire: Wire) -> Process:
+    return wire.everybody[0]
+
+
+@pytest.fixture
+def worker(wire: Wire) -> Process:
+    return wire.everybody[1]
+
+
+def outcome(value: Any = ()) -> bytes:
+    return pack_outcome(HOST, [(INLINE, msgpack.packb(list(value)), 0, ())], [], False)
+
+
+def call(driver: Process) -> bytes:
+    """A call of ACTOR that is under way; its result."""
+    from zray.client.core.tasks import Task
+    from zray.ids import return_id
+
+    from .wiring import INLINE_ARGUMENTS
+
+    core = driver.core
+    view = core.actors.view(ACTOR)
+    task_id = core.new_task_id()
+    core.references.own(return_id(task_id, 1))
+    core.actors.submit(view, Task(task_id, view, b"", b"", 0, b"", INLINE_ARGUMENTS, 1, 0, b""))
+    return return_id(task_id, 1)
+
+
+@pytest.mark.parametrize("impostor", [b"", OTHER])
+def test_the_outcome_of_a_call_comes_from_the_actor_that_was_called(driver, impostor):
+    result = call(driver)
+    for payload in (outcome(), b""):
+        with pytest.raises(ProtocolError, match="not given"):
+            driver.core.receive(m.Result(task_of(result), 0, WORKER, impostor, payload))
+        assert driver.entry(result).status == PENDING
+    driver.core.receive(m.Result(task_of(result), 0, WORKER, ACTOR, outcome()))
+    assert driver.entry(result).status == INLINE
+
+
+def test_the_outcome_of_a_task_comes_from_no_actor(driver, worker):
+    result = driver.submit(worker)
+    with pytest.raises(ProtocolError, match="not given"):
+        driver.core.receive(m.Result(task_of(result), 0, WORKER, ACTOR, outcome()))
+    assert driver.entry(result).status == PENDING
+    driver.core.receive(m.Result(task_of(result), 0, WORKER, b"", outcome()))
+    assert driver.entry(result).status == INLINE
+
+
+def test_a_refused_outcome_registers_nobody(driver, worker):
+    kept = driver.put()
+    result = driver.submit(worker)
+    forged = pack_outcome(HOST, [(INLINE, b"", 0, [b"f" * 28])], [kept], False)
+    with pytest.raises(ProtocolError):
+        driver.core.receive(m.Result(task_of(result), 0, WORKER, ACTOR, forged))
+    assert not driver.entry(kept).holders and driver.entry(b"f" * 28) is None
+
+
+GOOD = [INLINE, b"", 0, []]
+MALFORMED = [
+    b"\xc1", b"\x90", msgpack.packb(5), msgpack.packb({}), msgpack.packb([HOST, 5, [], False]),
+    msgpack.packb([HOST, [], [], False]), msgpack.packb([HOST, [GOOD, GOOD], [], False]),
+    msgpack.packb([HOST, [[9, b"", 0, []]], [], False]), msgpack.packb([HOST, [[INLINE, "", 0, []]], [], False]),
+    msgpack.packb([HOST, [[INLINE, b"", None, []]], [], False]),
+    msgpack.packb([HOST, [[INLINE, b"", 0, None]], [], False]),
+    msgpack.packb([HOST, [[INLINE, b"", 0, [b"short"]]], [], False]),
+    msgpack.packb(["host", [GOOD], [], False]), msgpack.packb([HOST, [GOOD], [b"short"], False]),
+    msgpack.packb([HOST, [GOOD], None, False]), msgpack.packb([HOST, [GOOD], [b"f" * 28], False]),
+    b"\x91" * 5000, msgpack.packb([msgpack.Timestamp(1)] * 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("payload", MALFORMED)
+def test_an_outcome_that_cannot_be_read_is_an_error_of_its_task(driver, worker, payload):
+    """There will be no other answer: who waits must not wait for ever."""
+    result = driver.submit(worker, retries=0)
+    with pytest.raises(ProtocolError):
+        driver.core.receive(m.Result(task_of(result), 0, WORKER, b"", payload))
+    assert driver.entry(result).status == ERROR
+    failure = decode_failure(driver.entry(result).data)
+    assert type(failure).__name__ == "SystemFailure" and "cannot be read" in str(failure)
+
+
+def deliver(process: Process, source: bytes, *messages: Any) -> None:
+    process.core.receive(m.Delivered(source, pack_body(messages)))
+
+
+def of_others(object_id: bytes) -> list[Any]:
+    """What is for an object's owner to hear."""
+    return [
+        m.ObjectRequest(object_id), m.BorrowAdd(object_id, STRANGER, 1), m.BorrowAdd(object_id, b"x" * 16, 1),
+        m.BorrowEnd(object_id, 1), m.BorrowConfirm(object_id, b"x" * 16), m.BorrowChecked(object_id, b"x" * 16),
+        m.Locate(object_id, 1, True, []), m.CopyMade(object_id),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_only_its_owner_keeps_an_objects_books(driver, worker, number):
+    borrowed = worker.put()
+    driver.core.references.load(borrowed)
+    driver.flush()
+    driver.up.clear()
+    deliver(driver, STRANGER, of_others(borrowed)[number])
+    driver.flush()
+    entry = driver.entry(borrowed)
+    assert (entry.holders, entry.announced, entry.requesters) == (None, None, None)
+    assert list(driver.up) == []
+    assert driver.core.faults == 1
+
+
+@pytest.mark.parametrize("status", [PENDING, 5, 1 << 40])
+def test_a_state_that_is_none(driver, worker, status):
+    borrowed = worker.put()
+    driver.core.references.load(borrowed)
+    driver.request(borrowed)
+    deliver(driver, worker.id, m.ObjectState(borrowed, status, b"", b"", 0))
+    assert (driver.entry(borrowed).status, driver.core.faults) == (PENDING, 1)
+
+
+def test_the_state_of_an_object_comes_from_its_owner(driver, worker):
+    borrowed = worker.put()
+    driver.core.references.load(borrowed)
+    driver.request(borrowed)
+    deliver(driver, STRANGER, m.ObjectState(borrowed, STORED, b"", HOST, 5))
+    assert (driver.entry(borrowed).status, driver.core.faults) == (PENDING, 1)
+
+
+def test_one_bad_message_does_not_take_along_what_came_with_it(driver, worker):
+    mine, borrowed = driver.put(), worker.put()
+    deliver(driver, worker.id, m.BorrowEnd(borrowed, 1), m.BorrowAdd(mine, worker.id, 1), m.BorrowEnd(borrowed, 1))
+    assert driver.entry(mine).holders == {worker.id: 1}
+    assert driver.core.faults == 2
+
+
+def test_an_announcer_that_lives_is_asked_for_nobody(driver, worker):
+    """What it announced would be forgotten, and the object freed under the holder's hands."""
+    mine = driver.put()
+    deliver(driver, worker.id, m.BorrowAdd(mine, STRANGER, 1))
+    deliver(driver, STRANGER, m.BorrowChecked(mine, worker.id))
+    assert driver.entry(mine).announced == {(STRANGER, worker.id): 1}

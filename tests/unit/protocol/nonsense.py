@@ -1,0 +1,123 @@
+"""Rows that are valid in form and nonsense in content, or not even valid: for tests of whoever handles messages."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any, get_type_hints
+
+from zray.protocol.codec import shape_key
+from zray.protocol.messages import ProtocolError
+from zray.protocol.rows import NUMBER_OF, decode_row
+
+ODD_INTS = [0, 1, 2, 3, 4, 5, 7, 255, 1 << 20, (1 << 20) + 1, 1 << 31, 1 << 62, (1 << 63) - 1]
+ODD_TEXT = [
+    "",
+    "n",
+    "flush_logs",
+    "hosts",
+    "status",
+    "WorkerCrashedError",
+    "KeyError",
+    "\0",
+    "x" * 5000,
+    "tcp://127.0.0.1:9",
+]
+ODD_BYTES = [b"", b"\xc1", b"\x90", b"\x91\x05", b"x" * 16, bytes(28), b"y" * 40, b"\x81" * 300, b"E\x90", b"F",
+             shape_key({"CPU": 10_000}), shape_key({"CPU": 1}), shape_key({"GPU": 1 << 62})]  # fmt: skip
+ODD = [*ODD_INTS, *ODD_TEXT, *ODD_BYTES, -1, -(1 << 63), (1 << 64) - 1, None, True, False, 1.5, float("nan"),
+       float("inf"), [], {}, [[]], {"": {}}, [None] * 50, [b"x" * 28], [b"x" * 24], {b"k": 1}, {5: [5]}]  # fmt: skip
+KEYS = ["pid", "job", "name", "namespace", "detached", "max_restarts", "placement", "running", "request", "ready",
+        "handle", "class_name", "meta", "get_if_exists", "max_concurrency", "idle_timeout_s", "labels", "hostname",
+        "machine_id", "store", "fetch", "session", "creator", "CPU", "GPU", "memory", "x"]  # fmt: skip
+
+
+SPEC = {"name": "", "namespace": "", "detached": False, "max_restarts": 1, "placement": shape_key({"CPU": 10_000}),
+        "running": shape_key({}), "class_name": "A", "ready": True}  # fmt: skip
+"""Of an actor, as it should be."""
+
+
+class Nonsense:
+    """A source of messages, the same for the same seed. ``known``: identifiers that mean something to the receiver."""
+
+    def __init__(self, seed: int, known: Iterable[bytes]) -> None:
+        self.random = random.Random(seed)
+        self.known = list(known)
+
+    def identifier(self, size: int = 0) -> bytes:
+        """One that is known, perhaps cut or extended to another kind of identifier."""
+        rng = self.random
+        identifier = rng.choice(self.known) if self.known and rng.random() < 0.9 else rng.randbytes(16)
+        if size and len(identifier) != size:
+            fitting = [each for each in self.known if len(each) == size]
+            if fitting and rng.random() < 0.7:
+                return rng.choice(fitting)
+            identifier = (identifier + rng.choice([bytes(16), b"\0\0\0\0\0\0\0\1\0\0\0\1", rng.randbytes(16)]))[:size]
+        return identifier
+
+    def value(self, hint: Any, field: str) -> Any:
+        """A value of the right type, mostly."""
+        rng = self.random
+        if rng.random() < 0.02:
+            return rng.choice(ODD)
+        base = getattr(hint, "__origin__", hint)
+        if base is bytes:
+            return self._bytes(field)
+        if base is int:
+            return rng.choice([0, 0, 1, 1, rng.choice(ODD_INTS)])
+        if base is bool:
+            return rng.random() < 0.5
+        if base is str:
+            return rng.choice(ODD_TEXT)
+        if base is list:
+            if hint == list[bytes]:
+                size = {"object_ids": 28, "task_ids": 24}.get(field, 16)
+                return [self.identifier(size) for _ in range(rng.randrange(4))]
+            return [rng.choice([1, 2]) if hint == list[int] else self._entry() for _ in range(rng.randrange(3))]
+        if field == "spec" and rng.random() < 0.8:
+            return {
+                **SPEC,
+                "request": rng.randrange(3),
+                **{rng.choice(KEYS): self._odd() for _ in range(rng.randrange(2))},
+            }
+        if base is dict:
+            return {rng.choice(KEYS): self._odd() for _ in range(rng.randrange(12))}
+        return self._odd()
+
+    def _bytes(self, field: str) -> bytes:
+        sizes = {"task_id": 24, "object_id": 28}
+        if field in ("payload", "rows", "data", "shape", "blob", "checksum", "token", "key", "error", "running"):
+            return self.random.choice([*ODD_BYTES, self.identifier(), self.identifier(24)])
+        return self.identifier(sizes.get(field, 16))
+
+    def _odd(self) -> Any:
+        rng = self.random
+        return self.identifier() if rng.random() < 0.3 else rng.choice(ODD)
+
+    def _entry(self) -> Any:
+        rng = self.random
+        if rng.random() < 0.5:
+            return self._odd()
+        return [
+            self.identifier(16),
+            rng.choice(ODD_TEXT),
+            1,
+            rng.choice(["stdout", "stderr", "x"]),
+            [rng.choice(ODD_TEXT)],
+        ]
+
+    def row(self, kind: Any) -> list[Any]:
+        """The row of a message, which may be malformed."""
+        fields = [self.value(hint, field) for field, hint in get_type_hints(kind).items()]
+        if self.random.random() < 0.01:
+            fields = fields[:-1]
+        return [*NUMBER_OF[kind], *fields]
+
+    def message(self, kinds: Iterable[Any]) -> Any:
+        """A message that passes the check of its form."""
+        kinds = sorted(kinds, key=lambda kind: kind.__name__)
+        while True:
+            try:
+                return decode_row(self.row(self.random.choice(kinds)), frozenset(kinds))
+            except ProtocolError:
+                continue
