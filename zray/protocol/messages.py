@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 
 from zray.exceptions import ZrayError
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 ProcessId: TypeAlias = bytes
 TaskId: TypeAlias = bytes

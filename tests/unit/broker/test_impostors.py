@@ -121,7 +121,8 @@ def test_only_its_worker_and_its_creator_speak_for_an_actor(scene):
     for impostor in (scene.driver, scene.worker):
         if impostor != scene.driver:  # a driver may not even send it
             scene.desk.say(impostor, m.ActorExiting(ACTOR, "impostor"))
-    scene.desk.say(scene.other, m.ActorRelease(ACTOR), m.ActorCreate(ACTOR, FUNCTION, scene.desk.actor_spec(), b"x"))
+    scene.desk.say(scene.other, m.ActorRelease(ACTOR))
+    scene.refuses(scene.other, m.ActorCreate(ACTOR, FUNCTION, scene.desk.actor_spec(), b"x"))
     scene.is_quiet()
     assert scene.desk.core.actors.actors[ACTOR].creator == scene.driver
 

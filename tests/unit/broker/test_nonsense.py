@@ -19,7 +19,7 @@ from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.messages import MAY_SEND, ProtocolError
 
 STEPS = 400
-NAMED = b"named".ljust(16, b"\0")
+NAMED = make_task_id(b"other".ljust(16, b"\0"), 500)
 
 
 def busy_cluster() -> tuple[Desk, list[bytes]]:

@@ -16,8 +16,8 @@ from zray.protocol import messages as m
 from zray.protocol.codec import pack_body
 from zray.protocol.messages import ProtocolError
 
-ACTOR = b"actor".ljust(16, b"\0")
-OTHER = b"other actor".ljust(16, b"\0")
+ACTOR = b"actor".ljust(24, b"\0")
+OTHER = b"other actor".ljust(24, b"\0")
 WORKER = b"w" * 16
 STRANGER = b"s" * 16
 
@@ -49,7 +49,7 @@ def call(driver: Process) -> bytes:
     from .wiring import INLINE_ARGUMENTS
 
     core = driver.core
-    view = core.actors.view(ACTOR)
+    view = core.actors.view(ACTOR, True)
     task_id = core.new_task_id()
     core.references.own(return_id(task_id, 1))
     core.actors.submit(view, Task(task_id, view, b"", b"", 0, b"", INLINE_ARGUMENTS, 1, 0, b""))

@@ -18,7 +18,7 @@ from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.messages import FROM_BROKER, FROM_DRIVER, FROM_PEER, FROM_WORKER, ProtocolError
 
 STEPS = 300
-ACTOR = b"actor".ljust(16, b"\0")
+ACTOR = b"actor".ljust(24, b"\0")
 STRANGER = b"s" * 16
 
 
@@ -33,7 +33,7 @@ def busy_process() -> tuple[Process, list[bytes]]:
         driver.request(object_id)
     results = [driver.submit(worker, retries=1), driver.submit(worker, [mine[0]]), driver.submit(worker, n_returns=3)]
     core = driver.core
-    view = core.actors.view(ACTOR)
+    view = core.actors.view(ACTOR, True)
     for _ in range(3):
         task_id = core.new_task_id()
         core.references.own(return_id(task_id, 1))

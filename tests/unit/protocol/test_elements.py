@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from zray.protocol import elements
-from zray.protocol.codec import MAX_SHAPE_BYTES, pack_body, shape_key, unpack, unpack_messages
+from zray.protocol.codec import MAX_SHAPE_BYTES, pack, pack_body, shape_key, unpack, unpack_messages
 from zray.protocol.elements import MAX_DEPTH, UNCOUNTED_BYTES, has_few_elements
 from zray.protocol.messages import FROM_DRIVER, FROM_HOST, Peer, ProtocolError, Query, WorkerLogs
 from zray.protocol.rows import MAX_NESTING, encode_row
@@ -121,7 +121,7 @@ def test_large_values_and_many_small_messages_pass():
     with pytest.raises(ProtocolError, match="maps"):  # more than any batch has
         unpack_messages(pack_body(many), FROM_DRIVER)
     assert unpack_messages(pack_body(many[:60_000]), FROM_DRIVER) == many[:60_000]
-    logs = WorkerLogs([[b"w" * 16, "f", 1, "stdout", ["a line of text"] * 2000] for _ in range(300)])
+    logs = WorkerLogs([[b"w" * 16, "f", 1, "stdout", ["a line of text"] * 2000] for _ in range(300)], {})
     assert unpack_messages(pack_body([logs]), FROM_HOST) == [logs]
 
 
@@ -148,10 +148,10 @@ def test_what_has_no_form_of_its_own_is_not_deep(levels):
 
 @pytest.mark.parametrize("odd", [
     b"\xd4\x05\x00", b"\xc7\x00\x05", b"\xc7\x03\x05abc", b"\xd6\xff\x00\x00\x00\x01", b"\xd7\xff" + b"\xff" * 8,
-    b"\xa3\xed\xa0\x80", b"\xa1\xff", b"\x81\x90\x01", b"\x81\x80\x01", b"\xc1",
+    b"\xa1\xff", b"\x81\x90\x01", b"\x81\x80\x01", b"\xc1",
 ])  # fmt: skip
 def test_values_that_the_protocol_does_not_have(odd):
-    """Extensions, times, text that is no UTF-8 (half a surrogate pair among it), keys that are none."""
+    """Extensions, times, text that is no UTF-8, keys that are none."""
     with pytest.raises(ProtocolError):
         unpack(odd)
     with pytest.raises(ProtocolError):
@@ -165,7 +165,7 @@ def test_what_can_be_read_can_be_written_again(data):
         value = unpack(data)
     except ProtocolError:
         return
-    assert msgpack.unpackb(msgpack.packb(value), strict_map_key=False) == value or value != value
+    assert pack(unpack(pack(value))) == pack(value)
 
 
 def test_resources_of_too_many_names_are_refused_where_they_are_asked_for():

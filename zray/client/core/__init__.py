@@ -223,8 +223,7 @@ class ClientCore:
     def _own_stored(self, object_id: bytes) -> Entry | None:
         """The entry of a stored object of this process; None if it has been freed. Raises ProtocolError if the object
         is somebody else's: where it is, only its owner is told, and only its owner says."""
-        if not self.references.owns(object_id):
-            raise ProtocolError("the whereabouts of an object of somebody else")
+        self.references.check_own(object_id)
         entry = self.references.entries.get(object_id)
         return entry if entry is not None and is_stored(entry.status, entry.data) else None
 
