@@ -132,6 +132,18 @@ def _dual_class(kind: Any) -> type[TaskError]:
     return types.new_class(f"TaskError({kind.__name__})", (TaskError, kind), exec_body=lambda space: space.update(body))
 
 
+def dual_class_of(kind: type) -> type[TaskError]:
+    """The class of what ``as_instanceof_cause`` makes of an error whose cause is a ``kind``; for pickles of it."""
+    return _dual_class(kind)
+
+
+def kind_of_dual(kind: type) -> type | None:
+    """The user's class of a dual class; None for any other class."""
+    bases = kind.__bases__
+    is_dual = len(bases) == 2 and bases[0] is TaskError and kind.__name__ == f"TaskError({bases[1].__name__})"
+    return bases[1] if is_dual else None
+
+
 def _restore_dual(*fields: Any) -> TaskError:
     return TaskError(*fields).as_instanceof_cause()
 

@@ -7,9 +7,9 @@ from tests.simulation.seeds import batches
 from zray.client.core.execution import Assignment
 from zray.protocol.messages import ActorKill
 from zray.testing.cluster import SimCluster
-from zray.testing.processes import Get, Program, SimDriver, SimHost, SimWorker, Sleep
+from zray.testing.processes import Get, Program, SimActor, SimDriver, SimHost, SimWorker, Sleep
 
-Handles = list[tuple[bytes, bytes]]
+Handles = list[SimActor]
 
 
 def idle(worker: SimWorker, task: Assignment, refs: list[bytes]) -> Program:
@@ -31,14 +31,14 @@ def member(board: Handles) -> object:
         for _ in range(20):
             if rng.random() < 0.3:
                 board.append(driver.create_actor(rng.choice([0, 1])))
-                driver.core.references.pin(board[-1][1])  # pickled by the user
+                driver.core.references.pin(board[-1].handle_id)  # pickled by the user
             if board:
-                actor_id, handle_id = rng.choice(board[-6:])
-                driver.core.references.load(handle_id)
-                results.append(driver.call(actor_id, handle_id, retries=rng.choice([0, 2])))
-                driver.drop(handle_id)
+                actor = rng.choice(board[-6:])
+                driver.core.references.load(actor.handle_id)
+                results.append(driver.call(actor, retries=rng.choice([0, 2])))
+                driver.drop(actor.handle_id)
                 if rng.random() < 0.1:
-                    driver.core.send(ActorKill(actor_id, True))
+                    driver.core.send(ActorKill(actor.actor_id, True))
             yield Sleep(rng.choice([0.0, 0.001, 0.05]))
         yield Get(results)
         for ref in results:

@@ -28,7 +28,9 @@ from cloudpickle import cloudpickle as _cloudpickle
 from zray.exceptions import (
     ModuleMissingError,
     SystemFailure,
+    dual_class_of,
     exception_parts,
+    kind_of_dual,
     rebuild_exception,
     restore_attributes,
 )
@@ -65,6 +67,9 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return self._function_reduce(obj)
             return self._dynamic_function_reduce(obj)
         if isinstance(obj, type):
+            user_kind = kind_of_dual(obj)
+            if user_kind is not None:
+                return dual_class_of, (user_kind,)
             if _is_importable(obj.__module__):
                 return super().reducer_override(obj)
             return _cloudpickle._dynamic_class_reduce(obj)

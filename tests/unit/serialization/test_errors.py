@@ -27,7 +27,7 @@ from zray.exceptions import (
     ZrayError,
 )
 from zray.failures import encode_failure, is_error
-from zray.serialization import load_error
+from zray.serialization import deserialize, load_error, serialize
 
 
 class NeedsArguments(Exception):
@@ -505,3 +505,10 @@ def test_a_type_made_at_run_time_goes_by_value():
     error = round_trip(kind("x"))
     assert isinstance(error, RuntimeError)
     assert type(error).__name__ == "TaskError(Made)"
+
+
+def test_the_class_of_an_error_can_be_sent():
+    """It is made at run time, of a TaskError and the user's class."""
+    kind = type(TaskError("f", "text", ValueError(1), 1, "host").as_instanceof_cause())
+    received = deserialize(serialize([kind]).to_bytes(), no_refs)[0]
+    assert received is kind and issubclass(received, ValueError)
