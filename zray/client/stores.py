@@ -7,6 +7,7 @@ other hosts travel.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -105,7 +106,8 @@ class Stores:
         """
         store = self.of(host) if host in self._paths else None
         if store is not None:
-            store.free(object_ids)
+            with contextlib.suppress(FileNotFoundError):  # the whole store has been removed: nothing is left to free
+                store.free(object_ids)
         return store is not None
 
     def settle(self) -> None:

@@ -7,6 +7,7 @@ alike. ``segments`` tells what is in the directory, ``ledger`` (pure) decides wh
 
 from zray.store.ledger import StoreUsage
 from zray.store.location import default_store_location, shares_store
-from zray.store.store import SegmentMissing, Shield, Store, Writing
+from zray.store.store import SegmentMissing, Shield, Store
+from zray.store.writing import Writing
 
 __all__ = ["SegmentMissing", "Shield", "Store", "StoreUsage", "Writing", "default_store_location", "shares_store"]

@@ -18,13 +18,11 @@ long as the parent keeps them.
 from __future__ import annotations
 
 import collections
-import contextlib
 import errno
 import functools
 import json
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,20 +30,19 @@ from typing import Any, Protocol
 
 from zray.config import GIB
 from zray.exceptions import ObjectStoreFullError, SystemFailure, ZrayError
-from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
+from zray.ids import PROCESS_ID_BYTES
 from zray.store.books import Books
 from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
 from zray.store.location import proof_of
 from zray.store.maps import HeldMap, MapCache, Mapping, Maps, copy_of
 from zray.store.pins import Pins
-from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer, trailer_for
+from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer
 from zray.store.spill import Turn, pulse, turn_to_spill
+from zray.store.writing import Patience, Writing, check_id
 from zray.util.processes import describe_error
 
 KEPT_MAP_BYTES = 4 * GIB
 """Maps kept by each process to read, and as many to write. They take address space and page tables, not memory."""
-FIRST_PAUSE_S = 0.005
-LAST_PAUSE_S = 0.1
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FREED_AT_ONCE = 64
 """Objects freed while the books are held once: others wait for some milliseconds at most."""
@@ -225,7 +222,7 @@ class Store:
         subclass OutOfDiskError if others cannot be spilled to make room. SystemFailure if a limit of this process is
         met, or the store has been removed.
         """
-        _check_id(object_id)
+        check_id(object_id)
         self._shield.shield()
         try:
             writing = self.begin(size)
@@ -260,7 +257,7 @@ class Store:
 
         Raises ValueError if it is no identifier.
         """
-        _check_id(object_id)
+        check_id(object_id)
         with self._changing as ledger:
             self._segments.keep(ledger, object_id)
 
@@ -277,7 +274,7 @@ class Store:
                 f"an object of {object_bytes:,} bytes is larger than the object store, which has a capacity of "
                 f"{self.capacity_bytes:,} bytes"
             )
-        patience: _Patience | None = None
+        patience: Patience | None = None
         memory_full = False
         while True:
             draft = self._allocate(size, memory_full)
@@ -289,7 +286,7 @@ class Store:
                     if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
                         raise
                     memory_full = True  # others have taken what the capacity counted on
-            patience = patience or _Patience(self._wait_s, lambda: pulse(str(self.path)))
+            patience = patience or Patience(self._wait_s, lambda: pulse(str(self.path)))
             if not self._spill(size, memory_full):
                 if not patience.pause():
                     raise self._full(object_bytes)
@@ -344,7 +341,7 @@ class Store:
 
         Gives up when they are not ``needed`` any more.
         """
-        patience = _Patience(self._wait_s, lambda: pulse(str(self.path)))
+        patience = Patience(self._wait_s, lambda: pulse(str(self.path)))
         fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             while needed():
@@ -436,7 +433,7 @@ class Store:
         this process). Small objects are copied where this process has very many maps. Raises SegmentMissing, and
         SystemFailure when it can have no more.
         """
-        _check_id(object_id)
+        check_id(object_id)
         try:
             with self._locked:
                 view = self._attach(object_id)
@@ -455,7 +452,7 @@ class Store:
 
     def contains(self, object_id: bytes) -> bool:
         """Whether the object is here, in memory or spilled."""
-        _check_id(object_id)
+        check_id(object_id)
         segments = self._segments
         paths = (segments.live_path(object_id), segments.copy_path(object_id), segments.spilled_path(object_id))
         return any(map(os.path.exists, paths))
@@ -535,7 +532,7 @@ class Store:
         """
         rest = list(object_ids)
         for object_id in rest:
-            _check_id(object_id)
+            check_id(object_id)
         while rest:
             batch, rest = rest[:_FREED_AT_ONCE], rest[_FREED_AT_ONCE:]
             with self._changing as ledger:
@@ -670,134 +667,6 @@ class Store:
             self._unusable = "was opened before a fork: open it again in the child"
             self._books.close_in_child()
         self._pins.close()
-
-
-class Writing:
-    """A segment that is being filled. Ends with ``publish`` or ``give_up``, of which the first one called counts.
-
-    ``view``: where the object's bytes go, of any content at first; page-aligned. Nothing may be kept of it.
-    """
-
-    def __init__(self, store: Store, draft: Draft, mapping: Mapping, size: int) -> None:
-        self._store = store
-        self._draft = draft
-        self._mapping = mapping
-        self._over = False
-        self._unneeded = False
-        self._lock = threading.Lock()  # between the thread that makes pages and the one that ends it
-        self.size = size
-        self.view = mapping.buffer(size)
-
-    def publish(self, object_id: bytes, copy: bool = False) -> None:
-        """Makes it readable. ``copy``: another machine keeps the object, so that this one may go when room is short.
-
-        Raises BufferError, with nothing written, if something made from the view is still alive, or if pages are
-        missing; ValueError if ``object_id`` is no identifier.
-        """
-        with self._lock:
-            if self._over:
-                raise BufferError("what was given up cannot be published")
-            self._over = True
-            try:
-                self._release()
-                _check_id(object_id)
-                if self._mapping.lent:
-                    raise BufferError("what filled an object has kept a buffer on it, and could change it later")
-                if not self._mapping.complete:
-                    raise BufferError("an object whose pages are not all there")
-                self._mapping.store(self._draft.size - TRAILER_BYTES, trailer_for(object_id, self.size))
-            except BaseException:
-                self._store._give_up(self._draft, self._mapping)
-                raise
-            self._store._publish(self._draft, self._mapping, object_id, copy)
-
-    def give_up(self) -> None:
-        """Nothing came of it. Never waits: if a thread is making pages, that thread clears away."""
-        self._unneeded = True
-        if self._lock.acquire(blocking=False):
-            try:
-                self._clear_away()
-            finally:
-                self._lock.release()
-
-    def _clear_away(self) -> None:
-        if not self._over:
-            self._over = True
-            self._release()
-            self._store._give_up(self._draft, self._mapping)
-
-    @property
-    def prepared(self) -> int:
-        """So many of its bytes can be written to; all of them only when the whole segment has pages."""
-        return self.size if self._mapping.complete else min(self._mapping.populated, self.size - 1)
-
-    def prepare(self, n_bytes: int) -> bool:
-        """Makes the pages of the next ``n_bytes``; False when it is over, or all are there. May be called by another
-        thread than the one that ends it. Raises as ``Store.write`` does, and leaves it to the caller to give up."""
-        try:
-            with self._lock:
-                return self._prepare(n_bytes)
-        finally:
-            if self._unneeded:  # it was given up meanwhile, by somebody who did not wait
-                self.give_up()
-
-    def _is_needed(self) -> bool:
-        return not self._unneeded
-
-    def _prepare(self, n_bytes: int) -> bool:
-        mapping, draft = self._mapping, self._draft
-        if self._over or not self._is_needed() or mapping.complete:
-            return False
-        end = min(mapping.populated + n_bytes, draft.size)
-        if draft.fresh:
-            self._store._make_pages(draft, mapping.populated, end, self._is_needed)
-        if not self._is_needed():
-            return False
-        mapping.populate(mapping.populated, end - mapping.populated)
-        if end == draft.size:
-            mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
-        mapping.populated = end
-        return True
-
-    def _release(self) -> None:
-        with contextlib.suppress(BufferError):
-            self.view.release()
-
-
-class _Patience:
-    """Pauses of growing length, until ``wait_s`` seconds have passed in which nobody spilled anything."""
-
-    def __init__(
-        self,
-        wait_s: float,
-        pulse: Callable[[], int],
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._wait_s = wait_s
-        self._pulse = pulse
-        self._clock = clock
-        self._sleep = sleep
-        self._last_pulse = pulse()
-        self._deadline = clock() + wait_s
-        self._pause_s = FIRST_PAUSE_S
-
-    def pause(self) -> bool:
-        """Sleeps a while; False, at once, when patience is over."""
-        if self._last_pulse != (now_pulse := self._pulse()):
-            self._last_pulse = now_pulse
-            self._deadline = self._clock() + self._wait_s
-        left_s = self._deadline - self._clock()
-        if left_s <= 0:
-            return False
-        self._sleep(min(self._pause_s, left_s))
-        self._pause_s = min(2 * self._pause_s, LAST_PAUSE_S)
-        return True
-
-
-def _check_id(object_id: bytes) -> None:
-    if len(object_id) != OBJECT_ID_BYTES:
-        raise ValueError(f"an object's identifier has {OBJECT_ID_BYTES} bytes, got {object_id!r}")
 
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()

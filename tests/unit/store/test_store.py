@@ -22,7 +22,7 @@ from zray.store import SegmentMissing, Store
 from zray.store import maps as maps_module
 from zray.store.ledger import Place, segment_bytes
 from zray.store.spill import turn_to_spill
-from zray.store.store import _Patience
+from zray.store.writing import Patience
 
 from .conftest import MIB, check, object_id, put
 
@@ -351,7 +351,7 @@ def test_patience_is_for_those_who_make_no_progress():
         pauses.append(pause_s)
         now[0] += pause_s
 
-    patience = _Patience(1.0, pulse=lambda: min(int(now[0]), 3), clock=lambda: now[0], sleep=sleep)
+    patience = Patience(1.0, pulse=lambda: min(int(now[0]), 3), clock=lambda: now[0], sleep=sleep)
     while patience.pause():
         pass
     assert now[0] == pytest.approx(4, abs=0.2)  # the pulse stops at 3 s

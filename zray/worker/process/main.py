@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import mmap
 import os
 import sys
+from typing import Any
 
 from zray import object_ref
 from zray.client import session as sessions
-from zray.client.connection import connect
+from zray.client.connection import Connection, connect
 from zray.client.session import Session
 from zray.config import Config
-from zray.exceptions import ZrayError
+from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.codec import unpack
 from zray.protocol.messages import WORKER
+from zray.protocol.sockets import somebody_listens
 from zray.util import signals
 from zray.worker.process.worker import Worker
 
@@ -28,10 +28,8 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     config = Config(**start["config"])
     worker_id, host_id = start["worker_id"], start["host_id"]
     info = {"pid": os.getpid(), "host_id": host_id}
-    # On a busy machine it may take any time. Its host watches the broker, and ends this process when there is none.
-    patient = dataclasses.replace(config, connect_timeout_s=math.inf)
     try:
-        connection = connect(start["address"], WORKER, worker_id, info, patient)
+        connection = _connect(start["address"], worker_id, info, config)
     except ZrayError as error:  # the cluster may be going down; if not, this is what it tells of the worker's end
         print(f"zray: this worker cannot join the cluster: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
@@ -40,3 +38,13 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
     Worker(session, recorder, start["log_secret"]).serve()
+
+
+def _connect(address: str, worker_id: bytes, info: dict[str, Any], config: Config) -> Connection:
+    """On a busy machine it may take any time: so it is tried for as long as there is somebody who listens."""
+    while True:
+        try:
+            return connect(address, WORKER, worker_id, info, config)
+        except ClusterUnavailableError:
+            if not somebody_listens(address):
+                raise

@@ -1,0 +1,149 @@
+"""An object on its way into the store: a segment that is being filled, and the patience of who waits for room."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zray.ids import OBJECT_ID_BYTES
+from zray.store.ledger import TRAILER_BYTES
+from zray.store.maps import Mapping
+from zray.store.segments import BLANK_TRAILER, Draft, trailer_for
+
+if TYPE_CHECKING:
+    from zray.store.store import Store
+
+FIRST_PAUSE_S = 0.005
+LAST_PAUSE_S = 0.1
+
+
+class Writing:
+    """A segment that is being filled. Ends with ``publish`` or ``give_up``, of which the first one called counts.
+
+    ``view``: where the object's bytes go, of any content at first; page-aligned. Nothing may be kept of it.
+    """
+
+    def __init__(self, store: Store, draft: Draft, mapping: Mapping, size: int) -> None:
+        self._store = store
+        self._draft = draft
+        self._mapping = mapping
+        self._over = False
+        self._unneeded = False
+        self._lock = threading.Lock()  # between the thread that makes pages and the one that ends it
+        self.size = size
+        self.view = mapping.buffer(size)
+
+    def publish(self, object_id: bytes, copy: bool = False) -> None:
+        """Makes it readable. ``copy``: another machine keeps the object, so that this one may go when room is short.
+
+        Raises BufferError, with nothing written, if something made from the view is still alive, or if pages are
+        missing; ValueError if ``object_id`` is no identifier.
+        """
+        with self._lock:
+            if self._over:
+                raise BufferError("what was given up cannot be published")
+            self._over = True
+            try:
+                self._release()
+                check_id(object_id)
+                if self._mapping.lent:
+                    raise BufferError("what filled an object has kept a buffer on it, and could change it later")
+                if not self._mapping.complete:
+                    raise BufferError("an object whose pages are not all there")
+                self._mapping.store(self._draft.size - TRAILER_BYTES, trailer_for(object_id, self.size))
+            except BaseException:
+                self._store._give_up(self._draft, self._mapping)
+                raise
+            self._store._publish(self._draft, self._mapping, object_id, copy)
+
+    def give_up(self) -> None:
+        """Nothing came of it. Never waits: if a thread is making pages, that thread clears away."""
+        self._unneeded = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._clear_away()
+            finally:
+                self._lock.release()
+
+    def _clear_away(self) -> None:
+        if not self._over:
+            self._over = True
+            self._release()
+            self._store._give_up(self._draft, self._mapping)
+
+    @property
+    def prepared(self) -> int:
+        """So many of its bytes can be written to; all of them only when the whole segment has pages."""
+        return self.size if self._mapping.complete else min(self._mapping.populated, self.size - 1)
+
+    def prepare(self, n_bytes: int) -> bool:
+        """Makes the pages of the next ``n_bytes``; False when it is over, or all are there. May be called by another
+        thread than the one that ends it. Raises as ``Store.write`` does, and leaves it to the caller to give up."""
+        try:
+            with self._lock:
+                return self._prepare(n_bytes)
+        finally:
+            if self._unneeded:  # it was given up meanwhile, by somebody who did not wait
+                self.give_up()
+
+    def _is_needed(self) -> bool:
+        return not self._unneeded
+
+    def _prepare(self, n_bytes: int) -> bool:
+        mapping, draft = self._mapping, self._draft
+        if self._over or not self._is_needed() or mapping.complete:
+            return False
+        end = min(mapping.populated + n_bytes, draft.size)
+        if draft.fresh:
+            self._store._make_pages(draft, mapping.populated, end, self._is_needed)
+        if not self._is_needed():
+            return False
+        mapping.populate(mapping.populated, end - mapping.populated)
+        if end == draft.size:
+            mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
+        mapping.populated = end
+        return True
+
+    def _release(self) -> None:
+        with contextlib.suppress(BufferError):
+            self.view.release()
+
+
+class Patience:
+    """Pauses of growing length, until ``wait_s`` seconds have passed in which nobody spilled anything."""
+
+    def __init__(
+        self,
+        wait_s: float,
+        pulse: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._wait_s = wait_s
+        self._pulse = pulse
+        self._clock = clock
+        self._sleep = sleep
+        self._last_pulse = pulse()
+        self._deadline = clock() + wait_s
+        self._pause_s = FIRST_PAUSE_S
+
+    def pause(self) -> bool:
+        """Sleeps a while; False, at once, when patience is over."""
+        if self._last_pulse != (now_pulse := self._pulse()):
+            self._last_pulse = now_pulse
+            self._deadline = self._clock() + self._wait_s
+        left_s = self._deadline - self._clock()
+        if left_s <= 0:
+            return False
+        self._sleep(min(self._pause_s, left_s))
+        self._pause_s = min(2 * self._pause_s, LAST_PAUSE_S)
+        return True
+
+
+def check_id(object_id: bytes) -> None:
+    """Raises ValueError unless it is an identifier of an object."""
+    if len(object_id) != OBJECT_ID_BYTES:
+        raise ValueError(f"an object's identifier has {OBJECT_ID_BYTES} bytes, got {object_id!r}")
