@@ -48,6 +48,8 @@ _MAX_PIDFDS = 200
 """Processes killed in one round: below the smallest limit on descriptors that is in use (256)."""
 
 _CHASES = 50
+_NEWEST = 16
+"""PIDs looked at in a chase: others start processes as well meanwhile."""
 
 _Identity = tuple[int, str]
 """A PID and when that process started: unlike a PID alone, never reused."""
@@ -212,7 +214,7 @@ def _newest() -> Iterator[int]:
     """The latest PIDs, looked up again and again: by the time that all processes have been listed, there are others."""
     for _ in range(_CHASES):
         latest = int((_PROC / "loadavg").read_text().split()[-1])
-        yield from range(latest, max(1, latest - 3), -1)
+        yield from range(latest, max(1, latest - _NEWEST), -1)
 
 
 def _kill_until_none(find: Callable[[bool], Iterable[_Identity]], grace_s: float) -> int:

@@ -51,6 +51,7 @@ def slow_broker(tmp_path):
     broker = SlowBroker(address, 3)
     yield broker, address
     broker.close()
+    (tmp_path / "broker").unlink(missing_ok=True)  # libzmq leaves it behind
 
 
 def test_who_waits_for_ever_says_hello_until_it_is_answered(slow_broker):

@@ -166,7 +166,10 @@ signal.pause()
         finish(process)
 
     def test_outruns_processes_that_fork(self, session: str) -> None:
-        hydra = "import os, time\nos.close(0)\nwhile True:\n    if os.fork():\n        time.sleep(0.01); os._exit(0)\n"
+        hydra = (  # for half a minute: what outruns this test must not go on for ever
+            "import os, time\nos.close(0)\nend = time.monotonic() + 30\n"
+            "while time.monotonic() < end:\n    if os.fork():\n        time.sleep(0.01); os._exit(0)\n"
+        )
         process = start(session, hydra)
         assert processes.kill_session(session) >= 1
         assert processes.processes_of_session(session) == []
