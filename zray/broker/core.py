@@ -45,13 +45,14 @@ class BrokerCore:
         shell_status: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._out: dict[bytes, list[Any]] = {}
+        self._now = 0.0
         self.processes: dict[bytes, Process] = {}
         self.jobs: dict[bytes, Job] = {}
         self.functions: dict[bytes, tuple[str, bytes, set[bytes]]] = {}  # name, blob, the jobs that ship it
         self.tasks: dict[bytes, Envelope] = {}
         self.dropped_frames = 0  # what the shell found to be no good
         self.departed: list[bytes] = []  # processes that are lost, for the shell to take note of
-        self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes)
+        self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes)
         self.reports = Reports(self, infeasible_warn_s, shell_status)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and until when they may prepare
@@ -59,7 +60,6 @@ class BrokerCore:
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
         self._job_counter = 0
-        self._now = 0.0
         actors = self.actors
         self._handlers: dict[Any, Callable[[Process, Any], None]] = {
             m.Submit: self._submit,
@@ -142,6 +142,7 @@ class BrokerCore:
 
     def schedule(self, now: float) -> None:
         """Places what can be placed; once per turn."""
+        self._now = now
         self.scheduler.run(now)
 
     # ------------------------------------------------------------------ joining and leaving
@@ -188,8 +189,7 @@ class BrokerCore:
         if worker.actor is not None:
             self.scheduler.begin_actor(worker)
             return
-        worker.host.starting.discard(worker.worker_id)
-        self.scheduler.make_idle(worker, now)
+        self.scheduler.worker_came(worker, now)
 
     def lost(self, process_id: bytes, reason: str) -> None:
         """A process is gone, said goodbye, or is declared dead: it is fenced, and everything that hung on it ends."""
@@ -434,7 +434,7 @@ class BrokerCore:
             return
         _check_host_info(msg.info)
         host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
-        self.scheduler.places.add(host)
+        self.scheduler.add_host(host)
         for _ in range(host.pool.total.get("CPU", 0) // 10_000):
             self.scheduler.start_worker(host)
 
@@ -532,6 +532,7 @@ class BrokerCore:
             assert len(queue) == sum(1 for _ in queue), "the length of a queue"
         for actor in self.actors.actors.values():
             assert actor.creator or owner_of(actor.actor_id) in self.processes, "an actor that nobody will announce"
+        self.scheduler.check()
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():
             holder = envelope.worker

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from zray.broker.records import Host
 from zray.broker.resources import CPU, Shape
@@ -87,10 +87,10 @@ class Places:
             number = self._open[place]
             yield self._by_number[number]
 
-    def least_loaded(self, shape: Shape) -> Host | None:
-        """Of the hosts that have room for a shape now, the one with the fewest workers."""
+    def least_loaded(self, shape: Shape, is_open: Callable[[Host], bool]) -> Host | None:
+        """Of the hosts that are open for a shape (have room for it), the one with the fewest workers."""
         if not shape.cpus:
-            fitting = [host for host in self.hosts.values() if host.pool.fits(shape)]
+            fitting = [host for host in self.hosts.values() if is_open(host)]
             return min(fitting, key=lambda host: (len(host.workers), host.number), default=None)
         aside: list[tuple[int, int]] = []
         found: Host | None = None
@@ -103,7 +103,7 @@ class Places:
             elif host.pool.free.get(CPU, 0) <= 0:
                 heapq.heappop(self._heap)
                 del self._pushed[number]  # when it has a free CPU again, it gets another
-            elif host.pool.fits(shape):
+            elif is_open(host):
                 found = host
             else:
                 aside.append(heapq.heappop(self._heap))

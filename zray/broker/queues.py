@@ -1,4 +1,6 @@
-"""Tasks that wait for a worker: one queue for each kind, served in order, except that a host is served what is near it.
+"""What waits for a worker: one line for each kind.
+
+Actors are served in order, and tasks as well, except that a host is served what is near it.
 
 A task may name the host that has its arguments (``Envelope.near``). Such tasks wait in a line of their own within the
 queue. A host is given the oldest of: the first in its own line, the first of those that may run anywhere, and the first
@@ -9,19 +11,42 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Set
 
-from zray.broker.records import Envelope
+from zray.broker.records import Actor, Envelope
+from zray.broker.shares import Share
+
+
+class ActorLine:
+    """Actors of one job and placement that wait for a place."""
+
+    __slots__ = ("actors", "full", "share")
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+        self.actors: OrderedDict[bytes, Actor] = OrderedDict()
+        self.full = False  # no host had room at the last pass
+
+    def __len__(self) -> int:
+        return len(self.actors)
+
+    def waiting(self) -> int:
+        """How many there are to be served."""
+        return len(self.actors)
 
 
 class TaskQueue:
     """Envelopes of one job, shape and strategy. Cancelled ones are dropped where they are met."""
 
-    __slots__ = ("_back", "_congested", "_front", "_length", "_parked", "_stuck", "anywhere", "full", "near", "news")
+    __slots__ = ("_back", "_congested", "_front", "_length", "_parked", "_stuck", "anywhere", "full", "job_id", "near",
+                 "news", "share", "spread")  # fmt: skip
 
-    def __init__(self, congested: Set[bytes] = frozenset()) -> None:
+    def __init__(self, job_id: bytes, share: Share, spread: bool = False, congested: Set[bytes] = frozenset()) -> None:
         """``congested``: owners for whom nothing is to be run now; their envelopes step aside when they are met."""
+        self.job_id = job_id
+        self.share = share
+        self.spread = spread
         self._congested = congested
         self._parked: dict[bytes, list[Envelope]] = {}
         self.anywhere: deque[Envelope] = deque()
@@ -75,6 +100,10 @@ class TaskQueue:
                 return first
             del self.near[host_id]
         return None
+
+    def waiting(self) -> int:
+        """How many there are to be served, roughly; 0 only if there are none."""
+        return self._length if self.any() is not None else 0
 
     def forget_stuck(self) -> None:
         """A new pass: who had no room may have some."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray.broker.resources import NOTHING, Pool, Shape
+from zray.broker.shares import Parts, Share
 from zray.protocol.messages import PENDING, ActorCall
+
+if TYPE_CHECKING:
+    from zray.broker.queues import TaskQueue
 
 STARTING, IDLE, BUSY, PROBED, SERVING, RETIRED = range(6)
 """A worker: forked, not yet here; free; runs tasks; asked whether it can go; serves an actor; takes no more work."""
@@ -52,7 +56,7 @@ class Host:
         self.number = 0  # hosts are numbered as they join
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[bytes, list[Worker]] = {}
-        self.starting: set[bytes] = set()  # workers in state STARTING that are meant for tasks
+        self.starting: dict[bytes, Worker] = {}  # in state STARTING, meant for tasks; some are reserved: see Worker
         self.link_refusals: dict[str, int] = {}  # strangers at the door of its direct links, by reason
 
 
@@ -60,11 +64,13 @@ class Worker:
     """A worker process.
 
     Invariants: ``outstanding`` is non-empty exactly in state BUSY; ``grant`` is what it holds of its host's pool, less
-    what is ``lent``; ``load_us`` is the sum of the estimates of ``outstanding``.
+    what is ``lent``; ``load_us`` is the sum of the estimates of ``outstanding``. In state STARTING it has a grant if it
+    is for an actor, or is reserved for a line of tasks.
     """
 
-    __slots__ = ("actor", "blocked", "gpus", "grant", "host", "idle_since", "job_id", "kept", "lent", "load_us",
-                 "outstanding", "overdue", "pid", "reprieves", "retiring", "served", "state", "worker_id")  # fmt: skip
+    __slots__ = ("actor", "blocked", "charge", "gpus", "grant", "host", "idle_since", "job_id", "kept", "lent",
+                 "load_us", "outstanding", "overdue", "pid", "promise", "reprieves", "reserved", "retiring", "served",
+                 "share", "state", "worker_id", "yields_to")  # fmt: skip
 
     def __init__(self, worker_id: bytes, host: Host) -> None:
         self.worker_id = worker_id
@@ -75,6 +81,11 @@ class Worker:
         self.outstanding: dict[bytes, Envelope] = {}
         self.grant: Shape = NOTHING
         self.gpus: list[int] = []
+        self.share: Share | None = None  # of the line to which its grant is charged
+        self.charge: Parts = {}  # so much
+        self.reserved: TaskQueue | None = None  # the line for which it is being started
+        self.yields_to: Share | None = None  # the line for which it makes room: it gets no more
+        self.promise: tuple[Parts, Parts] = ({}, {})  # what that line will be charged, and its own be relieved of
         self.blocked = False
         self.lent = 0  # CPUs of the grant that others may use, since it blocks
         self.overdue = False  # it handed work back since its task is long: it gets no more until it is through

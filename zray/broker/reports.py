@@ -185,9 +185,9 @@ class Reports:
 
         for _, shape, count in queued:
             add("tasks", shape, count)
-        for actors in self._core.scheduler.actors_waiting.values():
-            if actors:
-                add("actors", next(iter(actors.values())).placement, len(actors))
+        for line in self._core.scheduler.actors_waiting.values():
+            if line:
+                add("actors", line.share.shape, len(line))
         return list(rows.values())
 
     # ------------------------------------------------------------------ warnings
@@ -199,9 +199,9 @@ class Reports:
         for (job_id, key, _), queue in scheduler.queues.items():
             if (first := queue.any()) is not None:
                 waiting[job_id, key] = (first.shape, f"{len(queue)} task(s)")
-        for key, actors in scheduler.actors_waiting.items():
-            for actor in itertools.islice(actors.values(), ACTORS_LOOKED_AT):
-                waiting[actor.job_id, key] = (actor.placement, f"actor {actor.label}")
+        for place, line in scheduler.actors_waiting.items():
+            for actor in itertools.islice(line.actors.values(), ACTORS_LOOKED_AT):
+                waiting[place] = (actor.placement, f"actor {actor.label}")
         self._unplaced_since = {key: self._unplaced_since.get(key, now) for key in waiting}
         self._warned &= set(waiting)
         for place, (shape, what) in waiting.items():

@@ -1,23 +1,28 @@
 """Which envelope goes to which worker, and when new workers are needed.
 
-Queues are kept by (job, shape, whether to spread), so a pass looks at one head per queue and stops at the first that
-does not fit; and it looks at hosts that have room, or where something has changed. So the cost of a decision grows
-neither with the number of tasks nor with that of hosts. A pass is run once per turn of the loop.
+Tasks wait in queues by (job, shape, whether to spread), actors in lines by (job, placement). Those that wait are served
+in turns, one grant at a time (``zray/broker/shares.py`` says who is next), so a pass looks at one head per line and
+leaves a line at the first that does not fit; and it looks at hosts that have room, or where something has changed. So
+the cost of a decision grows neither with the number of tasks nor with that of hosts. A pass is run once per turn of the
+loop.
 
 Credit: a worker gets a second envelope only while the estimated run time of what it holds is small against a round
-trip, and only envelopes that may be run twice. It hands back what stands behind a task that turns out long.
+trip, and only envelopes that may be run twice. It hands back what stands behind a task that turns out long. It gets
+nothing more while it has to make room for somebody else.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from typing import Any
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from zray.broker.places import Places
-from zray.broker.queues import TaskQueue
+from zray.broker.queues import ActorLine, TaskQueue
 from zray.broker.records import BUSY, IDLE, RETIRED, SERVING, STARTING, Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import NOTHING, Shape
+from zray.broker.shares import Share, Shares
 from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
 
 CREDIT_US = 3000
@@ -28,11 +33,8 @@ MAX_ESTIMATES = 10_000
 MIN_ESTIMATE_US = 5
 
 
-QueueKey = tuple[bytes, bytes, bool]
-
-
-def _queue_key(envelope: Envelope) -> QueueKey:
-    return (envelope.job_id, envelope.shape.key, bool(envelope.flags & FLAG_SPREAD))
+K = TypeVar("K")
+L = TypeVar("L", ActorLine, TaskQueue)
 
 
 def _load(host: Host) -> float:
@@ -42,7 +44,10 @@ def _load(host: Host) -> float:
 
 
 class Scheduler:
-    """Queues, run time estimates and placement. ``send(dest, message)``; ``new_id()`` makes worker IDs."""
+    """Queues, run time estimates and placement.
+
+    ``send(dest, message)``; ``new_id()`` makes worker IDs; ``clock()`` is the time of what is being done, in seconds.
+    """
 
     def __init__(
         self,
@@ -50,20 +55,23 @@ class Scheduler:
         new_id: Callable[[], bytes],
         jobs: dict[bytes, Job],
         processes: dict[bytes, Process],
+        clock: Callable[[], float],
     ) -> None:
         self.places = Places()
         self.hosts = self.places.hosts
         self.workers: dict[bytes, Worker] = {}
-        self.queues: OrderedDict[QueueKey, TaskQueue] = OrderedDict()
+        self.shares = Shares(clock)
+        self.queues: dict[tuple[bytes, bytes, bool], TaskQueue] = {}
+        self.actors_waiting: dict[tuple[bytes, bytes], ActorLine] = {}
         self.congested: set[bytes] = set()  # owners for whom nothing is to be run now: they do not take what there is
-        self.actors_waiting: OrderedDict[bytes, OrderedDict[bytes, Actor]] = OrderedDict()
-        self._actors_full: set[bytes] = set()  # placements for which no host had room at the last pass
         self._send = send
         self._new_id = new_id
         self._jobs = jobs
         self._processes = processes
         self._estimates: OrderedDict[bytes, int] = OrderedDict()
-        self._hungry: dict[tuple[bytes, bytes], dict[bytes, Worker]] = {}  # busy workers that may take more
+        self._hungry: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more
+        self._contended = False  # more than one line waits
+        self._clock = clock
         self.dispatched = 0
 
     # ------------------------------------------------------------------ queues
@@ -73,12 +81,14 @@ class Scheduler:
         spread = envelope.flags & FLAG_SPREAD
         if envelope.near and (spread or len(self.hosts) < 2 or envelope.near not in self.hosts):
             envelope.near = b""
-        self._queue(_queue_key(envelope)).append(envelope)
+        self._queue(envelope).append(envelope)
 
-    def _queue(self, key: QueueKey) -> TaskQueue:
+    def _queue(self, envelope: Envelope) -> TaskQueue:
+        key = (envelope.job_id, envelope.shape.key, bool(envelope.flags & FLAG_SPREAD))
         queue = self.queues.get(key)
         if queue is None:
-            queue = self.queues[key] = TaskQueue(self.congested)
+            share = self.shares.open(envelope.job_id, envelope.shape)
+            queue = self.queues[key] = TaskQueue(envelope.job_id, share, key[2], self.congested)
         return queue
 
     def set_congested(self, owner: bytes, congested: bool) -> None:
@@ -96,11 +106,18 @@ class Scheduler:
             envelope.worker = None
             if envelope.near not in self.hosts:
                 envelope.near = b""
-            self._queue(_queue_key(envelope)).append_front(envelope)
+            self._queue(envelope).append_front(envelope)
+
+    def add_host(self, host: Host) -> None:
+        """A host has joined."""
+        self.places.add(host)
+        self.shares.totals.add(host.pool.total)
 
     def remove_host(self, host: Host) -> None:
         """A host is gone: what was near it may run anywhere."""
         self.places.remove(host)
+        self.shares.totals.add(host.pool.total, -1)
+        self.shares.forget_host(host.host_id)
         for queue in self.queues.values():
             queue.forget_host(host.host_id)
 
@@ -108,7 +125,10 @@ class Scheduler:
         """Forgets everything that a job has queued."""
         dropped: list[Envelope] = []
         for key in [key for key in self.queues if key[0] == job_id]:
-            dropped.extend(self.queues.pop(key))
+            queue = self.queues.pop(key)
+            queue.share.waits(0, self._clock())
+            dropped.extend(queue)
+        self.shares.close_job(job_id)
         return dropped
 
     def record_run(self, function_id: bytes, run_us: int) -> None:
@@ -125,45 +145,71 @@ class Scheduler:
 
     def run(self, now: float) -> None:
         """Places what can be placed."""
+        for host_id in self.shares.end_holds(now):
+            if host_id in self.hosts:
+                self.places.touch(self.hosts[host_id])
         changed, self.places.changed = self.places.changed, {}
-        if self.actors_waiting:
-            self._place_actors(changed)
         hungry, self._hungry = self._hungry, {}
-        for key in list(self.queues):
-            queue = self.queues[key]
-            if queue.any() is not None:
-                self._serve(key, queue, changed, hungry)
-            if queue.any() is None and not len(queue):
-                del self.queues[key]
+        waiting = self._who_waits(now)
+        self.shares.begin([line.share for line in waiting], now)
+        if not waiting:
+            return
+        self._contended = len(waiting) > 1
+        self._take_turns([(line.share, self._serve(line, changed)) for line in waiting])
+        for line in waiting:
+            line.share.waits(line.waiting(), now)
+        waiting = sorted((line for line in waiting if line.share.waiting), key=lambda line: line.share.standing())
+        self._refill(waiting, hungry)
+        self.shares.look_for_holds([line.share for line in waiting], self.hosts.values(), now)
 
-    def _serve(
-        self,
-        key: QueueKey,
-        queue: TaskQueue,
-        changed: dict[bytes, Host],
-        hungry: dict[tuple[bytes, bytes], dict[bytes, Worker]],
-    ) -> None:
-        """Gives out what a queue has: to hosts near it, to those with room, to workers that may hold more."""
-        first = queue.any()
-        assert first is not None
-        job_id, _, spread = key
-        shape = first.shape
-        share = len(queue) // (2 * (self.places.slots or 1)) + 1
+    def _who_waits(self, now: float) -> list[ActorLine | TaskQueue]:
+        """The lines where somebody waits."""
+        return [*self._waiting_of(self.actors_waiting, now), *self._waiting_of(self.queues, now)]
+
+    def _waiting_of(self, lines: dict[K, L], now: float) -> list[L]:
+        """Those where somebody waits; those that nobody needs are forgotten."""
+        waiting = []
+        for key, line in list(lines.items()):
+            count = line.waiting()
+            line.share.waits(count, now)
+            if count:
+                waiting.append(line)
+            elif not line and not line.share.holders:
+                del lines[key]
+        return waiting
+
+    def _take_turns(self, lines: list[tuple[Share, Iterator[None]]]) -> None:
+        """Lets each line have one grant after the other, always the one that is next. Each step is a grant."""
+        if len(lines) == 1:
+            deque(lines[0][1], maxlen=0)
+            return
+        turns = [(share.standing(), number, share, grants) for number, (share, grants) in enumerate(lines)]
+        heapq.heapify(turns)
+        while turns:
+            standing, number, share, grants = turns[0]
+            # What others of its job have got meanwhile puts it behind: it may be next no more.
+            if share.standing() == standing and next(grants, self) is self:
+                heapq.heappop(turns)
+            else:
+                heapq.heapreplace(turns, (share.standing(), number, share, grants))
+
+    def _serve(self, line: ActorLine | TaskQueue, changed: dict[bytes, Host]) -> Iterator[None]:
+        return self._place_actors(line, changed) if isinstance(line, ActorLine) else self._serve_tasks(line, changed)
+
+    def _serve_tasks(self, queue: TaskQueue, changed: dict[bytes, Host]) -> Iterator[None]:
+        """Gives out what a queue has: to hosts near it, then to those with room."""
+        ration = self._ration(queue)
         if queue.near:
             queue.forget_stuck()
             for host in self._hosts_with_news(queue, changed):
-                self._serve_host(host, job_id, queue, shape, share)
-            queue.look_for_stuck(self._has_room(shape))
+                yield from self._serve_host(host, queue, ration)
+            queue.look_for_stuck(self._has_room(queue.share.shape))
         queue.news = {}
-        if spread:
-            self._spread(job_id, queue, shape, share, changed)
-        else:
-            self._pack(job_id, queue, shape, share, changed)
-        if not queue:
-            return
-        for worker in list(hungry.get((job_id, shape.key), {}).values()):
-            if worker.state == BUSY and worker.outstanding:
-                self._fill(worker, queue, share)
+        yield from (self._spread if queue.spread else self._pack)(queue, ration, changed)
+
+    def _ration(self, queue: TaskQueue) -> int:
+        """How much of a queue a worker gets at most: something is to be left for the others."""
+        return len(queue) // (2 * (self.places.slots or 1)) + 1
 
     def _hosts_with_news(self, queue: TaskQueue, changed: dict[bytes, Host]) -> list[Host]:
         candidates = {**queue.news, **dict.fromkeys(changed)} if len(changed) < len(queue.near) else queue.near
@@ -172,51 +218,74 @@ class Scheduler:
     def _has_room(self, shape: Shape) -> Callable[[bytes], bool]:
         return lambda host_id: self.hosts[host_id].pool.fits(shape)
 
-    def _pack(self, job_id: bytes, queue: TaskQueue, shape: Shape, share: int, changed: dict[bytes, Host]) -> None:
+    def _is_open(self, host: Host, share: Share) -> bool:
+        """Whether a host has room for what a line asks for, and is not held for another."""
+        return host.pool.fits(share.shape) and not (self.shares.holds and self.shares.keeps_off(host, share))
+
+    def _pack(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
         """One host after the other, as long as there is something for them."""
         fits = False
-        for host in list(changed.values()) if queue.full else self.places.with_room(shape):
-            fits = self._serve_host(host, job_id, queue, shape, share) or fits
+        for host in list(changed.values()) if queue.full else self.places.with_room(queue.share.shape):
+            fits = (yield from self._serve_host(host, queue, ration)) or fits
             if not queue:
                 return
         queue.full = not fits
 
-    def _spread(self, job_id: bytes, queue: TaskQueue, shape: Shape, share: int, changed: dict[bytes, Host]) -> None:
+    def _spread(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
         """One task to each host, the least loaded first, again and again."""
         placed = fits = True
         while placed and queue:
             placed = fits = False
-            for host in sorted(changed.values() if queue.full else self.places.with_room(shape), key=_load):
-                if host.pool.fits(shape):
+            hosts = changed.values() if queue.full else self.places.with_room(queue.share.shape)
+            for host in sorted(hosts, key=_load):
+                if self._is_open(host, queue.share):
                     fits = True
-                    placed = self._serve_once(host, job_id, queue, shape, share) or placed
+                    if self._serve_once(host, queue, ration):
+                        placed = True
+                        yield
         queue.full = not fits
 
-    def _serve_host(self, host: Host, job_id: bytes, queue: TaskQueue, shape: Shape, share: int) -> bool:
+    def _serve_host(self, host: Host, queue: TaskQueue, ration: int) -> Generator[None, None, bool]:
         """Gives a host as much as it has room for; whether it has room left."""
-        while host.pool.fits(shape):
-            if not self._serve_once(host, job_id, queue, shape, share):
+        while self._is_open(host, queue.share):
+            if not self._serve_once(host, queue, ration):
                 return True
+            yield
         return False
 
-    def _serve_once(self, host: Host, job_id: bytes, queue: TaskQueue, shape: Shape, share: int) -> bool:
+    def _serve_once(self, host: Host, queue: TaskQueue, ration: int) -> bool:
         """Gives work to one worker of a host that has room; False if there is no worker, or nothing for it."""
         if queue.next_for(host.host_id) is None:
             return False
-        worker = self._idle_worker(host, job_id)
-        if worker is None:
-            self._start_for_tasks(host, job_id, shape, len(queue))
-            return False
-        self._grant(worker, shape)
-        self._fill(worker, queue, share)
-        return True
+        worker = self._idle_worker(host, queue.job_id)
+        if worker is not None:
+            self._grant(worker, queue.share)
+            self._fill(worker, queue, ration)
+            return True
+        if self._contended:
+            return self._reserve(host, queue)
+        self._start_for_tasks(host, queue.share.shape, len(queue))
+        return False
 
-    def _fill(self, worker: Worker, queue: TaskQueue, share: int) -> None:
+    def _refill(self, waiting: Sequence[ActorLine | TaskQueue], hungry: dict[Share, dict[bytes, Worker]]) -> None:
+        """Hands more to workers that may hold more, unless they have to make room. ``waiting``: who is next first."""
+        shares = [line.share for line in waiting]
+        for queue in waiting:
+            if isinstance(queue, ActorLine):
+                continue
+            ration = self._ration(queue)
+            for worker in hungry.get(queue.share, {}).values():
+                if worker.state != BUSY or not worker.outstanding:
+                    continue
+                if len(shares) == 1 or not self.shares.makes_room(worker, shares):
+                    self._fill(worker, queue, ration)
+
+    def _fill(self, worker: Worker, queue: TaskQueue, ration: int) -> None:
         """Hands envelopes to a worker that holds a grant of their shape."""
         estimates = self._estimates
         outstanding = worker.outstanding
         host_id = worker.host.host_id
-        while share > 0 and len(outstanding) < MAX_CREDIT:
+        while ration > 0 and len(outstanding) < MAX_CREDIT:
             envelope = queue.next_for(host_id)
             if envelope is None:
                 break
@@ -230,7 +299,7 @@ class Scheduler:
             ):
                 break
             queue.take(envelope)
-            share -= 1
+            ration -= 1
             self.dispatched += 1
             envelope.worker = worker
             envelope.estimate_us = estimate
@@ -263,10 +332,43 @@ class Scheduler:
         job.workers[worker.worker_id] = None
         self._send(worker.worker_id, JobConfig(job_id, job.config))
 
-    def _start_for_tasks(self, host: Host, job_id: bytes, shape: Shape, wanted: int) -> None:
+    def _start_for_tasks(self, host: Host, shape: Shape, wanted: int) -> None:
         wanted = host.pool.how_many_fit(shape, wanted) - len(host.starting)
         for _ in range(min(wanted, MAX_STARTING_PER_HOST - len(host.starting))):
             self.start_worker(host)
+
+    def _reserve(self, host: Host, queue: TaskQueue) -> bool:
+        """Has a worker hold a grant for a line from its start on: others would take what there is until it comes."""
+        if queue.share.starting >= len(queue):
+            return False
+        worker = next((worker for worker in host.starting.values() if worker.reserved is None), None)
+        if worker is None:
+            if len(host.starting) >= MAX_STARTING_PER_HOST:
+                return False
+            worker = self.start_worker(host)
+        queue.share.starting += 1
+        worker.reserved = queue
+        self._grant(worker, queue.share)
+        worker.state = STARTING
+        return True
+
+    def worker_came(self, worker: Worker, now: float) -> None:
+        """A worker that was started for tasks is here: it goes on with those for which it was, if they still wait."""
+        queue = self._came_or_died(worker)
+        if queue is not None and queue.next_for(worker.host.host_id) is not None and queue.job_id in self._jobs:
+            self._assign(worker, queue.job_id)
+            worker.state = BUSY
+            self._fill(worker, queue, self._ration(queue))
+        else:
+            self.release_grant(worker)
+            self.make_idle(worker, now)
+
+    def _came_or_died(self, worker: Worker) -> TaskQueue | None:
+        worker.host.starting.pop(worker.worker_id, None)
+        queue, worker.reserved = worker.reserved, None
+        if queue is not None:
+            queue.share.starting -= 1
+        return queue
 
     def start_worker(self, host: Host, actor: Actor | None = None) -> Worker:
         """Has a host fork a worker."""
@@ -275,7 +377,7 @@ class Scheduler:
         self.workers[worker.worker_id] = worker
         host.workers[worker.worker_id] = worker
         if actor is None:
-            host.starting.add(worker.worker_id)
+            host.starting[worker.worker_id] = worker
         self._send(host.host_id, StartWorker(worker.worker_id))
         self.places.touch(host)
         return worker
@@ -287,9 +389,11 @@ class Scheduler:
         worker.host.idle.setdefault(worker.job_id, []).append(worker)
         self.places.touch(worker.host)
 
-    def _grant(self, worker: Worker, shape: Shape) -> None:
-        worker.gpus = worker.host.pool.take(shape)
-        worker.grant = shape
+    def _grant(self, worker: Worker, share: Share) -> None:
+        worker.gpus = worker.host.pool.take(share.shape)
+        worker.grant = share.shape
+        for host_id in self.shares.grant(share, worker):
+            self.places.touch(self.hosts[host_id])
         worker.state = BUSY
         worker.kept = False
         worker.reprieves = 0
@@ -297,6 +401,7 @@ class Scheduler:
 
     def release_grant(self, worker: Worker) -> None:
         """Gives back what a worker holds of its host's resources."""
+        self.shares.give_back(worker)
         worker.host.pool.take_back(worker.lent)
         worker.lent = 0
         worker.host.pool.give_back(worker.grant, worker.gpus)
@@ -309,6 +414,7 @@ class Scheduler:
         worker.blocked = True
         worker.lent = worker.grant.cpus
         worker.host.pool.lend(worker.lent)
+        self.shares.lend(worker)
         self.places.touch(worker.host)
 
     def take_back(self, worker: Worker) -> None:
@@ -316,6 +422,7 @@ class Scheduler:
         worker.blocked = False
         worker.host.pool.take_back(worker.lent)
         worker.lent = 0
+        self.shares.take_back(worker)
         self.places.touch(worker.host)
 
     def release(self, worker: Worker, now: float) -> None:
@@ -327,7 +434,7 @@ class Scheduler:
         self.make_idle(worker, now)
 
     def _sated(self, worker: Worker) -> None:
-        hungry = self._hungry.get((worker.job_id, worker.grant.key))
+        hungry = self._hungry.get(worker.share) if worker.share is not None else None
         if hungry is not None:
             hungry.pop(worker.worker_id, None)
 
@@ -337,7 +444,8 @@ class Scheduler:
         worker.load_us -= envelope.estimate_us
         worker.overdue = False
         if worker.outstanding:
-            self._hungry.setdefault((worker.job_id, worker.grant.key), {})[worker.worker_id] = worker
+            if worker.share is not None:
+                self._hungry.setdefault(worker.share, {})[worker.worker_id] = worker
         elif worker.retiring:
             self.retire(worker)
         elif worker.state == BUSY:
@@ -361,51 +469,53 @@ class Scheduler:
         if idle is not None and worker in idle:
             idle.remove(worker)
         self._sated(worker)
-        worker.host.starting.discard(worker.worker_id)
+        self._came_or_died(worker)
         self.release_grant(worker)
 
     # ------------------------------------------------------------------ actors
 
     def wait_for_place(self, actor: Actor) -> None:
         """Queues an actor for a worker of its own."""
-        self.actors_waiting.setdefault(actor.placement.key, OrderedDict())[actor.actor_id] = actor
+        key = (actor.job_id, actor.placement.key)
+        line = self.actors_waiting.get(key)
+        if line is None:
+            line = self.actors_waiting[key] = ActorLine(self.shares.open(actor.job_id, actor.placement))
+        line.actors[actor.actor_id] = actor
 
     def waits_no_more(self, actor: Actor) -> None:
         """An actor has died; fine if it did not wait."""
-        waiting = self.actors_waiting.get(actor.placement.key)
-        if waiting is not None:
-            waiting.pop(actor.actor_id, None)
+        line = self.actors_waiting.get((actor.job_id, actor.placement.key))
+        if line is not None:
+            line.actors.pop(actor.actor_id, None)
 
-    def _place_actors(self, changed: dict[bytes, Host]) -> None:
-        for key in list(self.actors_waiting):
-            waiting = self.actors_waiting[key]
-            while waiting and self._place_actor(next(iter(waiting.values())), changed):
-                waiting.popitem(last=False)
-            if not waiting:
-                del self.actors_waiting[key]
-                self._actors_full.discard(key)
+    def _place_actors(self, line: ActorLine, changed: dict[bytes, Host]) -> Iterator[None]:
+        while line.actors:
+            host = self._host_for_actor(line, changed)
+            if host is None:
+                line.full = True
+                return
+            line.full = False
+            self._place_actor(line.actors.popitem(last=False)[1], host, line.share)
+            yield
 
-    def _place_actor(self, actor: Actor, changed: dict[bytes, Host]) -> bool:
-        placement = actor.placement
-        if placement.key in self._actors_full:
-            fitting = [host for host in changed.values() if host.pool.fits(placement)]
-            host = min(fitting, key=lambda host: (len(host.workers), host.number), default=None)
-        else:
-            host = self.places.least_loaded(placement)
-        if host is None:
-            self._actors_full.add(placement.key)
-            return False
+    def _host_for_actor(self, line: ActorLine, changed: dict[bytes, Host]) -> Host | None:
+        """Of the hosts that have room, the one with the fewest workers."""
+        if not line.full:
+            return self.places.least_loaded(line.share.shape, lambda host: self._is_open(host, line.share))
+        fitting = [host for host in changed.values() if self._is_open(host, line.share)]
+        return min(fitting, key=lambda host: (len(host.workers), host.number), default=None)
+
+    def _place_actor(self, actor: Actor, host: Host, share: Share) -> None:
         worker = self._idle_worker(host, actor.job_id)
         if worker is None:
             worker = self.start_worker(host, actor)
-            self._grant(worker, placement)
+            self._grant(worker, share)
             worker.state = STARTING
         else:
             worker.actor = actor
-            self._grant(worker, placement)
+            self._grant(worker, share)
             self.begin_actor(worker)
         actor.worker = worker
-        return True
 
     def begin_actor(self, worker: Worker) -> None:
         """The worker is here: has it construct its actor."""
@@ -424,4 +534,19 @@ class Scheduler:
         """Construction is over: the actor keeps only what it asked for while it lives."""
         worker.host.pool.shrink(worker.grant, actor.running)
         worker.grant = actor.running
+        self.shares.give_back(worker)
         self.places.touch(worker.host)
+
+    # ------------------------------------------------------------------ tests
+
+    def check(self) -> None:
+        """Raises AssertionError if an account is not what the grants say; for tests."""
+        workers = self.workers.values()
+        held = {worker.share for worker in workers if worker.share is not None}
+        actors, tasks = self.actors_waiting.values(), self.queues.values()
+        for share in held | {line.share for line in actors} | {line.share for line in tasks}:
+            share.check_all(workers)
+        for worker in workers:
+            if worker.outstanding and worker.state == BUSY:
+                assert worker.share is not None, "work without a grant"
+            assert worker.yields_to is None or worker.share is not None, "it makes room and holds nothing"

@@ -134,7 +134,7 @@ def test_announced_and_brought_later(desk):
     desk.create(driver, name="n")
     assert desk.core.actors.actors[ACTOR].worker is not None
     desk.create(driver, name="n")
-    assert desk.core.scheduler.actors_waiting == {}
+    assert not any(desk.core.scheduler.actors_waiting.values())
 
 
 def test_calls_wait_for_the_constructor(desk):
@@ -420,7 +420,7 @@ def test_killed_before_it_was_placed(desk):
     host = desk.host(CPU=1)
     desk.workers(host)
     assert desk.free == {"CPU": 1}
-    assert desk.core.scheduler.actors_waiting == {}
+    assert not any(desk.core.scheduler.actors_waiting.values())
 
 
 def test_buried_while_its_worker_starts(desk):

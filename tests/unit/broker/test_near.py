@@ -10,6 +10,7 @@ from zray.broker.places import Places
 from zray.broker.queues import TaskQueue
 from zray.broker.records import Envelope, Host, Worker
 from zray.broker.resources import Pool, Shape, read_shape
+from zray.broker.shares import Account, Share
 from zray.protocol import messages as m
 
 from .desk import NO_CPU, ONE_CPU, Desk, amounts, shape
@@ -127,7 +128,8 @@ def test_the_queue_against_a_list():
     rng = random.Random(5)
     hosts = [b"a", b"b", b"c"]
     for _ in range(200):
-        queue, expected, taken, stuck = TaskQueue(), [], [], []
+        queue = TaskQueue(b"job", Share(Account(0.0), read_shape(ONE_CPU), 0.0))
+        expected, taken, stuck = [], [], []
         for number in range(60):
             action = rng.random()
             if action < 0.5:
@@ -180,7 +182,7 @@ def test_the_index_of_hosts_against_all_of_them():
                 places.add(host)
             elif action < 0.5:
                 wanted = rng.choice(shapes)
-                host = places.least_loaded(wanted)
+                host = places.least_loaded(wanted, lambda host: host.pool.fits(wanted))  # noqa: B023
                 fitting = [each for each in hosts if each.pool.fits(wanted)]
                 assert (host is None) == (not fitting)
                 if host is not None:

@@ -1,0 +1,449 @@
+"""Whose turn it is: jobs beside each other, lines of one job, and what needs more than one worker gives back."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from tests.unit.broker.desk import ACTOR, FUNCTION, ONE_CPU, Desk, amounts, shape
+from zray.broker.core import BrokerCore
+from zray.broker.resources import UNIT, read_shape
+from zray.broker.shares import HOLD_S, PATIENCE_S, STARVED_S
+from zray.ids import make_task_id, owner_of
+from zray.protocol import messages as m
+
+TWO_CPUS = shape(CPU=2)
+SLOW = b"slow".ljust(16, b"\0")
+LATER = 2 * PATIENCE_S
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+def crowded(desk: Desk, cpus: int, count: int = 200, function_id: bytes = SLOW) -> tuple[bytes, bytes, list[bytes]]:
+    """A driver that has taken all the CPUs of the only host, and has more queued."""
+    driver = desk.driver()
+    host = desk.host(CPU=cpus)
+    workers = desk.workers(host)
+    desk.submit(driver, count, function_id=function_id)
+    return driver, host, workers
+
+
+def second(desk: Desk, count: int = 1, name: str = "second", **what: Any) -> tuple[bytes, list[bytes]]:
+    driver = desk.driver(name)
+    return driver, desk.submit(driver, count, **what)
+
+
+def running(desk: Desk) -> dict[bytes, int]:
+    """How many workers each job's tasks have."""
+    counts: dict[bytes, int] = defaultdict(int)
+    for worker in desk.core.scheduler.workers.values():
+        if worker.outstanding:
+            counts[worker.job_id] += 1
+    return dict(counts)
+
+
+def finish_one(desk: Desk, worker_id: bytes, run_us: int = 10**6) -> None:
+    """A worker is through with the first of what it has."""
+    worker = desk.core.scheduler.workers[worker_id]
+    desk.done(worker_id, next(iter(worker.outstanding)), run_us=run_us)
+
+
+def finish_all(desk: Desk, worker_id: bytes, run_us: int = 50) -> None:
+    """A worker is through with all that it has had at this moment."""
+    desk.done(worker_id, *desk.core.scheduler.workers[worker_id].outstanding, run_us=run_us)
+
+
+# ------------------------------------------------------------------ between jobs
+
+
+def test_the_next_free_cpu_is_for_the_job_that_has_none(desk):
+    _, host, workers = crowded(desk, cpus=2)
+    _, (task_id,) = second(desk)
+    finish_one(desk, workers[0])
+    (new,) = desk.workers(host)  # it was started for the second job, and nobody took its CPU meanwhile
+    assert desk.free == {"CPU": 0}
+    assert desk.runs(new) == [task_id]
+
+
+def test_a_worker_that_would_be_given_more_makes_room(desk):
+    """Short tasks: a worker never runs dry as long as its job has some."""
+    driver, worker = (desk.driver(), *desk.workers(desk.host(CPU=1)))
+    desk.teach(driver, worker, run_us=20)
+    desk.submit(driver, 2000)
+    _, (task_id,) = second(desk)
+    held = len(desk.core.scheduler.workers[worker].outstanding)
+    assert held > 1
+    finish_one(desk, worker, run_us=20)
+    assert len(desk.core.scheduler.workers[worker].outstanding) == held - 1
+    finish_all(desk, worker, run_us=20)
+    (new,) = desk.workers(b"host".ljust(16, b"\0"))
+    assert desk.runs(new) == [task_id]
+    desk.done(new, task_id)
+    assert len(desk.core.scheduler.workers[worker].outstanding) > 1  # the first job has it all again
+
+
+def test_only_as_many_make_room_as_are_needed(desk):
+    driver = desk.driver()
+    workers = desk.workers(desk.host(CPU=4))
+    desk.submit(driver, 4)
+    for worker in workers:
+        finish_all(desk, worker, run_us=20)
+    desk.submit(driver, 5000)
+    second(desk)
+    for worker in workers:
+        finish_one(desk, worker, run_us=20)
+    yielding = [worker for worker in desk.core.scheduler.workers.values() if worker.yields_to is not None]
+    assert len(yielding) == 1
+
+
+def test_who_makes_room_for_what_is_cancelled_goes_on(desk):
+    driver, worker = (desk.driver(), *desk.workers(desk.host(CPU=1)))
+    desk.teach(driver, worker, run_us=20)
+    desk.submit(driver, 2000)
+    other, (task_id,) = second(desk)
+    finish_one(desk, worker, run_us=20)
+    desk.say(other, m.Cancel(task_id, 0))
+    held = len(desk.core.scheduler.workers[worker].outstanding)
+    finish_one(desk, worker, run_us=20)
+    assert len(desk.core.scheduler.workers[worker].outstanding) >= held
+
+
+@pytest.mark.parametrize("ends", ["worker", "driver", "second"])
+def test_whoever_ends_while_one_makes_room(desk, ends):
+    """The accounts are looked at after each step."""
+    driver, worker = (desk.driver(), *desk.workers(desk.host(CPU=1)))
+    desk.teach(driver, worker, run_us=20)
+    desk.submit(driver, 2000)
+    other, (task_id,) = second(desk)
+    finish_one(desk, worker, run_us=20)
+    if ends == "worker":
+        desk.kill(worker)
+    else:
+        desk.lose(driver if ends == "driver" else other)
+        finish_all(desk, worker, run_us=20)
+    host = b"host".ljust(16, b"\0")
+    if ends == "driver":
+        desk.kill(worker)
+    for _ in range(3):
+        desk.workers(host)
+    ran = {task for worker in desk.core.scheduler.workers.values() for task in worker.outstanding}
+    assert (task_id in ran) == (ends != "second")
+    assert ran or ends == "second"
+
+
+def test_two_jobs_have_half_each(desk):
+    """The second gets what becomes free until both have as much, and then each keeps what it has."""
+    _, host, _ = crowded(desk, cpus=6)
+    second(desk, 200, function_id=SLOW)
+    rng = random.Random(1)
+    for _ in range(60):
+        busy = [worker.worker_id for worker in desk.core.scheduler.workers.values() if worker.outstanding]
+        finish_one(desk, rng.choice(busy))
+        desk.workers(host)
+    assert sorted(running(desk).values()) == [3, 3]
+
+
+def test_a_job_of_many_lines_gets_no_more_than_one_of_one(desk):
+    desk.driver()
+    host = desk.host(CPU=4, a=8, b=8, c=8)
+    desk.workers(host)
+    one, two = desk.driver("one"), desk.driver("two")
+    for name in "abc":
+        desk.submit(one, 50, shape(CPU=1, **{name: 1}), SLOW)
+    desk.submit(two, 50, function_id=SLOW)
+    rng = random.Random(2)
+    for _ in range(60):
+        desk.workers(host)
+        busy = [worker.worker_id for worker in desk.core.scheduler.workers.values() if worker.outstanding]
+        finish_one(desk, rng.choice(busy))
+    desk.workers(host)
+    assert sorted(running(desk).values()) == [2, 2]
+
+
+def test_jobs_are_compared_by_what_is_asked_for(desk):
+    """A job that has all there is of one resource has its part of another."""
+    one, two = desk.driver("one"), desk.driver("two")
+    host = desk.host(CPU=2, special=1)
+    desk.workers(host)
+    desk.submit(one, 10, shape(special=1), SLOW)
+    desk.submit(two, 50, function_id=SLOW)
+    desk.workers(host)
+    desk.submit(one, 10, function_id=SLOW)
+    cpu_worker = next(worker for worker in desk.core.scheduler.workers.values() if "CPU" in worker.grant.amounts)
+    finish_one(desk, cpu_worker.worker_id)
+    desk.workers(host)
+    shares = [worker.share for worker in desk.core.scheduler.workers.values() if worker.grant.amounts]
+    assert sorted(str(share.shape) for share in shares) == ["{CPU: 1}", "{CPU: 1}", "{special: 1}"]
+    assert len({share.job for share in shares if "CPU" in share.shape.amounts}) == 2
+
+
+def test_what_an_actor_keeps_does_not_count(desk):
+    """Its job would never have a turn beside another that has always something queued."""
+    driver = desk.driver()
+    host = desk.host(CPU=2)
+    desk.workers(host)
+    desk.create(driver, running=ONE_CPU)
+    actor_worker = desk.core.actors.actors[ACTOR].worker
+    assert actor_worker is not None
+    desk.say(actor_worker.worker_id, m.ActorReady(ACTOR, b""))
+    second(desk, 50, function_id=SLOW)
+    desk.workers(host)
+    (task_id,) = desk.submit(driver, function_id=SLOW)
+    (busy,) = [worker for worker in desk.core.scheduler.workers.values() if worker.outstanding]
+    finish_one(desk, busy.worker_id)
+    desk.workers(host)
+    assert task_id in {task for worker in desk.core.scheduler.workers.values() for task in worker.outstanding}
+
+
+# ------------------------------------------------------------------ between the lines of a job
+
+
+def test_an_actor_beside_a_queue_of_short_tasks(desk):
+    driver, worker = (desk.driver(), *desk.workers(desk.host(CPU=1)))
+    desk.teach(driver, worker, run_us=20)
+    desk.submit(driver, 2000)
+    desk.create(driver)
+    finish_one(desk, worker, run_us=20)
+    finish_all(desk, worker, run_us=20)
+    assert desk.core.actors.actors[ACTOR].worker is not None
+
+
+def test_actors_of_two_jobs_are_placed_in_turns(desk):
+    host = desk.host(CPU=2)
+    desk.workers(host)
+    creators = [desk.driver("driver"), desk.driver("other")]
+    ids = [[make_task_id(creator, number) for number in (1, 2, 3)] for creator in creators]
+    spec = desk.actor_spec(running=ONE_CPU)
+    for creator, mine in zip(creators, ids, strict=True):  # all of the first one's come before any of the other's
+        for actor_id in mine:
+            desk.core.receive(creator, m.ActorCreate(actor_id, FUNCTION, spec, b"payload"), desk.now)
+    desk.turn()
+    placed = [actor.actor_id for actor in desk.core.actors.actors.values() if actor.worker is not None]
+    assert placed == [ids[0][0], ids[1][0]]
+
+
+# ------------------------------------------------------------------ what needs more than one gives back
+
+
+def large_beside_small(desk: Desk, run_us: int) -> tuple[list[bytes], bytes]:
+    """Both workers of a host have small tasks, more are queued, and a task waits that needs both CPUs."""
+    driver = desk.driver()
+    workers = desk.workers(desk.host(CPU=2))
+    desk.submit(driver, 2)
+    for worker in workers:
+        finish_all(desk, worker, run_us)
+    desk.submit(driver, 2000)
+    (large,) = desk.submit(driver, shape=TWO_CPUS)
+    return workers, large
+
+
+def test_a_host_is_held_for_a_large_task(desk):
+    workers, large = large_beside_small(desk, run_us=10**6)
+    finish_one(desk, workers[0])
+    assert desk.core.scheduler.workers[workers[0]].outstanding  # it has not waited long enough
+    desk.tick(LATER)
+    finish_one(desk, workers[0])
+    assert not desk.core.scheduler.workers[workers[0]].outstanding
+    finish_one(desk, workers[1])
+    assert [task for worker in workers for task in desk.core.scheduler.workers[worker].outstanding] == [large]
+    desk.done(next(worker for worker in workers if desk.core.scheduler.workers[worker].outstanding), large)
+    assert all(desk.core.scheduler.workers[worker].outstanding for worker in workers)  # it is held no more
+
+
+def test_workers_of_a_held_host_make_room(desk):
+    workers, large = large_beside_small(desk, run_us=20)
+    desk.tick(LATER)
+    for worker in workers:
+        finish_one(desk, worker, run_us=20)
+    for worker in workers:
+        finish_all(desk, worker, run_us=20)
+    assert [task for worker in workers for task in desk.core.scheduler.workers[worker].outstanding] == [large]
+
+
+def test_a_hold_ends_and_the_host_rests(desk):
+    """What runs there may wait, unseen, for what the hold keeps off."""
+    workers, _ = large_beside_small(desk, run_us=10**6)
+    desk.tick(LATER)
+    finish_one(desk, workers[0])
+    assert not desk.core.scheduler.workers[workers[0]].outstanding
+    desk.tick(HOLD_S)
+    assert desk.core.scheduler.workers[workers[0]].outstanding  # it goes on while the other has not ended
+    desk.tick(HOLD_S / 2)
+    finish_one(desk, workers[0])
+    assert desk.core.scheduler.workers[workers[0]].outstanding
+    desk.tick(HOLD_S)
+    finish_one(desk, workers[0])
+    assert not desk.core.scheduler.workers[workers[0]].outstanding  # held again, and now twice as long
+    desk.tick(HOLD_S * 1.5)
+    assert not desk.core.scheduler.workers[workers[0]].outstanding
+
+
+def test_no_host_is_held_where_actors_keep_what_is_needed(desk):
+    driver = desk.driver()
+    host = desk.host(CPU=2)
+    desk.workers(host)
+    desk.create(driver, running=ONE_CPU)
+    desk.say(desk.core.actors.actors[ACTOR].worker.worker_id, m.ActorReady(ACTOR, b""))
+    desk.submit(driver, 100, function_id=SLOW)
+    desk.submit(driver, shape=TWO_CPUS)
+    desk.tick(LATER)
+    (busy,) = [worker for worker in desk.core.scheduler.workers.values() if worker.outstanding]
+    finish_one(desk, busy.worker_id)
+    assert busy.outstanding
+
+
+def test_only_what_is_lacking_is_kept(desk):
+    """Two of a special resource are waited for: tasks that need CPUs only go on."""
+    driver = desk.driver()
+    host = desk.host(CPU=3, special=2)
+    desk.workers(host)
+    both = shape(CPU=1, special=1)
+    desk.submit(driver, 50, both, SLOW)
+    desk.submit(driver, 50, function_id=SLOW)
+    desk.workers(host)
+    desk.submit(driver, 1, shape(special=2), SLOW)
+    desk.tick(LATER)
+    for _ in range(3):
+        for worker in list(desk.core.scheduler.workers.values()):
+            if worker.outstanding and worker.grant.key in (both, ONE_CPU):
+                finish_one(desk, worker.worker_id)
+    shapes = [str(worker.grant) for worker in desk.core.scheduler.workers.values() if worker.outstanding]
+    assert "{special: 2}" in shapes and "{CPU: 1}" in shapes
+
+
+def test_a_held_host_serves_those_who_use_less(desk):
+    workers, _ = large_beside_small(desk, run_us=10**6)
+    desk.tick(LATER)
+    _, (task_id,) = second(desk, function_id=SLOW)
+    # The first job holds the host for its large task, and still uses a CPU: the second job, which has none, is next.
+    finish_one(desk, workers[0])
+    host = b"host".ljust(16, b"\0")
+    (new,) = desk.workers(host)
+    assert desk.runs(new) == [task_id]
+
+
+# ------------------------------------------------------------------ any mixture
+
+
+class Factory:
+    """A broker core, and workers that take virtual time for what they run. Each line is filled up again and again."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        counter = itertools.count(1)
+        self.core = BrokerCore(lambda: next(counter).to_bytes(16, "big"))
+        self.now = 0.0
+        self.events: list[tuple[float, int, bytes]] = []  # when which worker is through with its task, or has come
+        self.order = itertools.count()
+        self.queued: dict[bytes, list[m.Run]] = defaultdict(list)
+        self.starts: dict[tuple[bytes, bytes], list[float]] = defaultdict(list)  # by owner and shape
+        self.run_s: dict[bytes, float] = {}
+        self.used: dict[bytes, float] = defaultdict(float)  # CPU seconds by owner
+        self.lines: list[tuple[bytes, bytes, bytes]] = []  # owner, function, shape
+        self.tasks = itertools.count(1)
+
+    def host(self, name: str, **resources: float) -> None:
+        process_id = name.encode().ljust(16, b"\0")
+        self.core.joined(process_id, m.HOST, {}, self.now)
+        self.core.receive(process_id, m.HostReady(amounts(**resources), {"hostname": name}), self.now)
+
+    def line(self, owner: bytes, run_s: float, key: bytes) -> None:
+        function_id = len(self.lines).to_bytes(16, "big")
+        self.lines.append((owner, function_id, key))
+        self.run_s[function_id] = run_s
+        for _ in range(40):
+            self.submit(owner, function_id, key)
+
+    def submit(self, owner: bytes, function_id: bytes, key: bytes) -> None:
+        task_id = make_task_id(owner, next(self.tasks))
+        self.core.receive(owner, m.Submit(task_id, 0, function_id, key, m.FLAG_RETRYABLE, b"", b""), self.now)
+
+    def turn(self) -> None:
+        self.core.schedule(self.now)
+        for dest, messages in self.core.drain().items():
+            for message in messages:
+                if isinstance(message, m.StartWorker):
+                    self.at(0.02, message.worker_id)
+                elif isinstance(message, m.Run):
+                    if not self.queued[dest]:
+                        self.begin(dest, message)
+                    self.queued[dest].append(message)
+
+    def at(self, delay_s: float, worker_id: bytes) -> None:
+        heapq.heappush(self.events, (self.now + delay_s, next(self.order), worker_id))
+
+    def begin(self, worker_id: bytes, run: m.Run) -> None:
+        self.starts[owner_of(run.task_id), run.shape].append(self.now)
+        self.at(self.run_s[run.function_id] * self.rng.uniform(0.5, 1.0), worker_id)
+
+    def run(self, until: float) -> None:
+        self.turn()
+        while self.now < until:
+            self.now, _, worker_id = heapq.heappop(self.events)
+            worker = self.core.scheduler.workers[worker_id]
+            if worker_id not in self.core.processes:
+                self.core.joined(worker_id, m.WORKER, {"pid": 1}, self.now)
+            else:
+                run = self.queued[worker_id].pop(0)
+                owner = owner_of(run.task_id)
+                run_s = self.run_s[run.function_id]
+                self.used[owner] += run_s * worker.grant.cpus / UNIT
+                self.core.receive(worker_id, m.Done(run.task_id, 0, round(run_s * 1e6), b""), self.now)
+                self.submit(owner, run.function_id, run.shape)
+                if self.queued[worker_id]:
+                    self.begin(worker_id, self.queued[worker_id][0])
+            self.turn()
+
+    def longest_wait(self, owner: bytes, key: bytes) -> float:
+        starts = [0.0, *self.starts[owner, key], self.now]
+        return max(after - before for before, after in itertools.pairwise(starts))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_nobody_waits_for_ever(seed):
+    """Jobs and lines of all kinds, which always have something queued: each gets its turn again and again."""
+    factory = Factory(seed)
+    rng = factory.rng
+    for number in range(rng.choice([1, 1, 2, 3])):
+        factory.host(f"host{number}", CPU=rng.choice([2, 3, 4]), special=2)
+    shapes = [
+        ONE_CPU,
+        ONE_CPU,
+        TWO_CPUS,
+        shape(CPU=0.5),
+        shape(CPU=1, special=1),
+        shape(special=1),
+        shape(CPU=2, special=2),
+    ]
+    for number in range(rng.choice([1, 2, 3])):
+        driver = f"driver{number}".encode().ljust(16, b"\0")
+        factory.core.joined(driver, m.DRIVER, {}, 0.0)
+        for _ in range(rng.choice([1, 2, 4])):
+            run_s = rng.choice([0.002, 0.01, 0.05])
+            factory.line(driver, run_s, rng.choice(shapes))
+    factory.run(4.0)
+    factory.core.check()
+    waits = {(owner[:8], str(read_shape(key))): factory.longest_wait(owner, key) for owner, _, key in factory.lines}
+    assert max(waits.values()) < 2 * STARVED_S, waits
+
+
+def test_no_job_uses_less_than_half_of_its_part():
+    """Whatever the length and the size of their tasks."""
+    factory = Factory(7)
+    factory.host("host", CPU=4)
+    lines = {"short": (0.0005, ONE_CPU), "long": (0.05, ONE_CPU), "wide": (0.01, TWO_CPUS)}
+    for name, (run_s, key) in lines.items():
+        driver = name.encode().ljust(16, b"\0")
+        factory.core.joined(driver, m.DRIVER, {}, 0.0)
+        factory.line(driver, run_s, key)
+    factory.run(3.0)
+    used = sorted(factory.used.values())
+    assert len(used) == 3 and used[0] > sum(used) / 3 / 2, factory.used

@@ -1,0 +1,413 @@
+"""Who is served next, and who makes room: fair between jobs, then between the lines of a job.
+
+A line is what waits for grants of one kind: tasks of a job, a shape and a strategy, or actors of a job and a placement.
+Each grant is charged to its line and its job, as parts of what the cluster has of each resource, until it is given
+back. Lines are compared by the resources that they ask for: by the largest part of one of them that is used now, and
+has been used on average of late (dominant shares: Ghodsi et al., NSDI 2011). So two jobs share three CPUs, and a task
+of three CPUs gets its turn beside tasks of one. The line is next whose job has least, then the one that has least
+itself, then the one that was served longest ago. What an actor keeps for as long as it lives is not charged: its job's
+tasks would never have a turn.
+
+A worker that could take more work makes room (it is not given any) while somebody waits who has less. Whoever needs
+more than one worker gives back holds a host when it is next: of what it lacks, nobody else gets any there, save for a
+job that has nothing. The time for which a host is held grows from a short one, and the host rests as long in between:
+what runs there may wait for work that has to run there.
+
+Pure: it is told the time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
+
+from zray.broker.resources import CPU, Shape
+
+if TYPE_CHECKING:
+    from zray.broker.records import Host, Worker
+
+WHOLE = 1_000_000_000
+"""The dominant share of a grant that takes all there is of a resource."""
+MEMORY_S = 0.5
+"""The time constant of what has been used on average: what was used before twice that counts for little."""
+PATIENCE_S = 0.005
+"""Somebody waits so long before a host is held: to free a host leaves CPUs idle for about a round trip."""
+STARVED_S = 1.0
+STARVED_TIMES = 3
+"""Whoever has waited so long, and so many times as long as it had its last grant, may hold a host before it is next."""
+HOLD_S = 0.1
+"""For so long a host is held the first time; twice as long each time after that."""
+
+
+Parts = dict[str, int]
+"""Parts of what the cluster has of each resource, in units of 1 / WHOLE."""
+
+
+class Account:
+    """What is used, and has been on average of late.
+
+    ``promised``: what ``used`` changes by when the workers that make room are through.
+    """
+
+    __slots__ = ("average", "claims", "holders", "promised", "served", "settled_at", "used")
+
+    def __init__(self, now: float) -> None:
+        self.used: Parts = {}
+        self.promised: Parts = {}
+        self.average: dict[str, float] = {}  # at settled_at, weighted exponentially
+        self.settled_at = now
+        self.served = 0  # the number of the latest grant
+        self.holders = 0  # workers that hold a grant of it
+        self.claims = 0  # workers that make room for it
+
+    def settle(self, now: float) -> None:
+        """Counts what is used up to now."""
+        if now == self.settled_at:
+            return
+        decay = math.exp((self.settled_at - now) / MEMORY_S)
+        self.settled_at = now
+        average = self.average
+        for name, used in self.used.items():
+            average[name] = used + (average.get(name, 0.0) - used) * decay
+
+    def charge(self, parts: Parts, sign: int, now: float) -> None:
+        """So much more (``sign`` 1) or less (-1) is used from now on."""
+        self.settle(now)
+        _add(self.used, parts, sign)
+
+    def level(self, names: Iterable[str]) -> float:
+        """What it has of some resources: the least is next."""
+        used, average = self.used, self.average
+        return max((used.get(name, 0) + average.get(name, 0.0) for name in names), default=0.0)
+
+    def expected_level(self, names: Iterable[str], parts: Parts, sign: int = 1) -> float:
+        """As ``level``, when those who make room have done so, and with ``parts`` more or (``sign`` -1) less."""
+        return max(
+            (
+                self.used.get(name, 0) + self.average.get(name, 0.0) + self.promised.get(name, 0)
+                + sign * parts.get(name, 0)
+                for name in names
+            ),
+            default=0.0,
+        )  # fmt: skip
+
+    def check(self, workers: Iterable[Worker]) -> None:
+        """Raises AssertionError if it is not what its workers say; for tests."""
+        used: Parts = {}
+        for worker in workers:
+            _add(used, worker.charge, 1)
+        assert {name: part for name, part in self.used.items() if part} == used, "what is used"
+        assert self.holders == sum(1 for _ in workers), "who holds a grant"
+
+
+class Share(Account):
+    """The account of a line, and since when it waits."""
+
+    __slots__ = ("held_s", "hold_s", "job", "rests_until", "shape", "since", "starting", "waiting")
+
+    def __init__(self, job: Account, shape: Shape, now: float) -> None:
+        super().__init__(now)
+        self.job = job
+        self.shape = shape
+        self.waiting = 0  # so many wait
+        self.since = 0.0  # when it began to wait, or was served last
+        self.held_s = 0.0  # for how long it had its latest grant
+        self.starting = 0  # workers that are being started for it
+        self.hold_s = HOLD_S
+        self.rests_until = 0.0  # no host is held for it before
+
+    def standing(self) -> tuple[float, float, int]:
+        """Orders those who wait: the least is next."""
+        names = self.shape.amounts
+        return self.job.level(names), self.level(names), self.served
+
+    def waits(self, count: int, now: float) -> None:
+        """So many wait."""
+        if not self.waiting:
+            self.since = now
+        elif not count:
+            self.hold_s = HOLD_S
+        self.waiting = count
+
+    def is_starved(self, now: float) -> bool:
+        """Whether it has waited for so long that it is to be served though it is not next."""
+        return now - self.since >= max(STARVED_S, STARVED_TIMES * self.held_s)
+
+    def check_all(self, workers: Iterable[Worker]) -> None:
+        """As ``check``, with its job, and who makes room for it; for tests."""
+        mine = [worker for worker in workers if worker.share is self]
+        self.check(mine)
+        self.job.check([worker for worker in workers if worker.share is not None and worker.share.job is self.job])
+        assert self.starting == sum(worker.reserved is not None for worker in mine), "who is being started"
+        promised: Parts = {}
+        claims = [worker for worker in workers if worker.yields_to is self]
+        for worker in claims:
+            _add(promised, worker.promise[0], 1)
+        for worker in mine:
+            if worker.yields_to is not None:
+                _add(promised, worker.promise[1], -1)
+        assert self.claims == len(claims), "who makes room"
+        assert {k: v for k, v in self.promised.items() if v} == {k: v for k, v in promised.items() if v}, "promises"
+
+
+def _add(parts: Parts, more: Parts, sign: int) -> None:
+    for name, part in more.items():
+        parts[name] = parts.get(name, 0) + sign * part
+
+
+class Totals:
+    """What all hosts have together, to weigh a shape by."""
+
+    def __init__(self) -> None:
+        self._total: dict[str, int] = {}
+
+    def add(self, amounts: dict[str, int], sign: int = 1) -> None:
+        """A host joins with so much, or (``sign`` -1) leaves."""
+        for name, amount in amounts.items():
+            self._total[name] = self._total.get(name, 0) + sign * amount
+
+    def parts(self, shape: Shape) -> Parts:
+        """What a grant takes."""
+        total = self._total
+        return {name: amount * WHOLE // (total.get(name) or amount) for name, amount in shape.amounts.items()}
+
+
+class Hold:
+    """A host is kept for a line until it has room for it. ``names``: what it has lacked: kept for it.
+
+    ``begun``: the number of the latest grant before it. A job that has nothing may have one grant in spite of it.
+    """
+
+    __slots__ = ("begun", "names", "share", "until")
+
+    def __init__(self, host: Host, share: Share, begun: int, until: float) -> None:
+        self.share = share
+        self.begun = begun
+        self.until = until
+        self.names: set[str] = set()
+        self._look(host)
+
+    def _look(self, host: Host) -> None:
+        free = host.pool.free
+        self.names.update(name for name, amount in self.share.shape.amounts.items() if free.get(name, 0) < amount)
+
+    def keeps_off(self, host: Host, share: Share, shape: Shape) -> bool:
+        """Whether a line must not have a grant of a shape here."""
+        if self.share is share or (not share.job.holders and share.job.served <= self.begun):
+            return False
+        self._look(host)
+        return not self.names.isdisjoint(shape.amounts)
+
+
+class Shares:
+    """The accounts of all jobs, who makes room for whom, and which hosts are held."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.totals = Totals()
+        self._clock = clock
+        self._jobs: dict[bytes, Account] = {}
+        self._holds: dict[bytes, Hold] = {}  # by host
+        self._grants = 0
+
+    def open(self, job_id: bytes, shape: Shape) -> Share:
+        """A new line of a job."""
+        job = self._jobs.get(job_id)
+        if job is None:
+            job = self._jobs[job_id] = Account(self._clock())
+        return Share(job, shape, self._clock())
+
+    def close_job(self, job_id: bytes) -> None:
+        """A job has ended."""
+        self._jobs.pop(job_id, None)
+
+    # ------------------------------------------------------------------ passes
+
+    def begin(self, waiting: Collection[Share], now: float) -> None:
+        """A pass begins. ``waiting``: those who wait."""
+        if len(waiting) < 2:
+            return
+        for share in waiting:
+            share.settle(now)
+            share.job.settle(now)
+
+    # ------------------------------------------------------------------ grants
+
+    def grant(self, share: Share, worker: Worker) -> list[bytes]:
+        """A worker gets a grant of the line's shape; returns the hosts that are held no more."""
+        self._grants += 1
+        share.served = share.job.served = self._grants
+        share.since = self._clock()
+        share.holders += 1
+        share.job.holders += 1
+        worker.share = share
+        self._charge(worker, self.totals.parts(share.shape))
+        ended = [host_id for host_id, hold in self._holds.items() if hold.share is share] if self._holds else []
+        for host_id in ended:
+            del self._holds[host_id]
+        return ended
+
+    def lend(self, worker: Worker) -> None:
+        """Its CPUs are others' for a while."""
+        if worker.share is not None:
+            self._charge(worker, {name: part for name, part in worker.charge.items() if name != CPU})
+
+    def take_back(self, worker: Worker) -> None:
+        """It has its CPUs again."""
+        if worker.share is not None:
+            self._charge(worker, self.totals.parts(worker.grant))
+
+    def give_back(self, worker: Worker) -> None:
+        """A grant has ended, or is an actor's for as long as it lives."""
+        self.settle(worker)
+        share = worker.share
+        if share is not None:
+            self._charge(worker, {})
+            share.held_s = self._clock() - share.since
+            share.holders -= 1
+            share.job.holders -= 1
+            worker.share = None
+
+    def _charge(self, worker: Worker, parts: Parts) -> None:
+        share = worker.share
+        assert share is not None
+        now = self._clock()
+        for account in (share, share.job):
+            account.charge(worker.charge, -1, now)
+            account.charge(parts, 1, now)
+        worker.charge = parts
+
+    # ------------------------------------------------------------------ making room
+
+    def makes_room(self, worker: Worker, waiting: Iterable[Share]) -> bool:
+        """Whether a worker is to get nothing more, for one of those who wait, sorted by ``standing``, for its host."""
+        mine, target = worker.share, worker.yields_to
+        assert mine is not None
+        if target is not None:
+            if target.waiting:
+                return True
+            self.settle(worker)
+        hold = self._holds.get(worker.host.host_id)
+        if hold is not None and hold.keeps_off(worker.host, mine, worker.grant):
+            return True
+        for share in waiting:
+            if share is mine or share.claims >= share.waiting or not self._is_due(share, worker):
+                continue
+            if _fits_in_place_of(share.shape, worker):
+                self._claim(share, worker)
+                return True
+        return False
+
+    def _is_due(self, share: Share, worker: Worker) -> bool:
+        """Whether a worker's grant is rather that line's: it has nothing, or no more even when it has got it."""
+        mine = worker.share
+        assert mine is not None
+        theirs, own = (share, mine) if share.job is mine.job else (share.job, mine.job)
+        names = share.shape.amounts
+        if theirs.expected_level(names, {}) >= own.expected_level(names, {}):
+            return False
+        has_nothing = theirs.holders + theirs.claims == 0
+        after = theirs.expected_level(names, self.totals.parts(share.shape))
+        return has_nothing or after <= own.expected_level(names, worker.charge, -1)
+
+    def _claim(self, share: Share, worker: Worker) -> None:
+        worker.yields_to = share
+        worker.promise = self.totals.parts(share.shape), worker.charge
+        self._promise(worker, share, 1)
+
+    def settle(self, worker: Worker) -> None:
+        """A worker has made room, or need not any more."""
+        share, worker.yields_to = worker.yields_to, None
+        if share is not None:
+            self._promise(worker, share, -1)
+
+    def _promise(self, worker: Worker, share: Share, sign: int) -> None:
+        mine = worker.share
+        assert mine is not None
+        gain, loss = worker.promise
+        for winner in (share, share.job):
+            winner.claims += sign
+            _add(winner.promised, gain, sign)
+        for loser in (mine, mine.job):
+            _add(loser.promised, loss, -sign)
+
+    # ------------------------------------------------------------------ held hosts
+
+    @property
+    def holds(self) -> bool:
+        """Whether any host is held."""
+        return bool(self._holds)
+
+    def keeps_off(self, host: Host, share: Share) -> bool:
+        """Whether a host is held for somebody else who comes before this line."""
+        hold = self._holds.get(host.host_id)
+        return hold is not None and hold.keeps_off(host, share, share.shape)
+
+    def end_holds(self, now: float) -> list[bytes]:
+        """Ends holds whose time is over or whose line does not wait any more; returns their hosts."""
+        ended = [
+            host_id for host_id, hold in self._holds.items() if now >= hold.until or not hold.share.waiting
+        ]  # fmt: skip
+        for host_id in ended:
+            share = self._holds.pop(host_id).share
+            share.rests_until = now + share.hold_s
+            share.hold_s *= 2
+        return ended
+
+    def look_for_holds(self, waiting: Collection[Share], hosts: Iterable[Host], now: float) -> None:
+        """Holds a host for whoever has waited for too long, or is next and has waited; for one line of a job at a time.
+
+        ``waiting``: sorted by ``standing``.
+        """
+        served = {id(hold.share.job) for hold in self._holds.values()}
+        starved = [share for share in waiting if share.is_starved(now)]
+        for share in sorted(starved, key=lambda share: share.since):
+            if id(share.job) not in served and self._hold(share, hosts, now) is not None:
+                return
+        for share in waiting:
+            if id(share.job) in served:
+                continue
+            if now - share.since < PATIENCE_S or self._hold(share, hosts, now) is not None:
+                return  # whoever comes behind it is not next
+
+    def _hold(self, share: Share, hosts: Iterable[Host], now: float) -> bool | None:
+        """Holds a host for a line; False: others hold those that are large enough; None: there is none, or not yet."""
+        if now < share.rests_until:
+            return None
+        possible = [host for host in hosts if _could_be_freed(host, share.shape)]
+        if not possible:
+            share.rests_until = now + share.hold_s  # they are not looked at again at each pass
+            return None
+        host = max(
+            (host for host in possible if host.host_id not in self._holds),
+            key=lambda host: host.pool.free.get(CPU, 0),
+            default=None,
+        )
+        if host is not None:
+            self._holds[host.host_id] = Hold(host, share, self._grants, now + share.hold_s)
+        return host is not None
+
+    def forget_host(self, host_id: bytes) -> None:
+        """A host is gone."""
+        self._holds.pop(host_id, None)
+
+
+def _fits_in_place_of(shape: Shape, worker: Worker) -> bool:
+    """Whether a shape fits into a worker's host when the worker has given back its grant."""
+    free, grant = worker.host.pool.free, worker.grant.amounts
+    for name, amount in shape.amounts.items():
+        returned = grant.get(name, 0) - (worker.lent if name == CPU else 0)
+        if free.get(name, 0) + returned < amount:
+            return False
+    return True
+
+
+def _could_be_freed(host: Host, shape: Shape) -> bool:
+    """Whether a shape fits into a host when those tasks have ended that run there: actors keep what they have."""
+    if not host.pool.could_ever_fit(shape):
+        return False
+    kept = [worker.grant.amounts for worker in host.workers.values() if worker.share is None]
+    return all(
+        host.pool.total[name] - sum(grant.get(name, 0) for grant in kept) >= amount
+        for name, amount in shape.amounts.items()
+    )
