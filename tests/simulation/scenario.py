@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from zray.client.core.execution import CALL, Assignment
+from zray.client.core.windows import WINDOWS, Windows
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 from zray.testing.cluster import SimCluster
 from zray.testing.network import Weather
@@ -17,6 +18,9 @@ LIMIT_S = 300.0
 """Virtual seconds in which everything must have ended, deaths and their detection included."""
 NAMES = ("first", "second")
 CANCEL_MODES = (0, CANCEL_RECURSIVE, CANCEL_FORCE, CANCEL_FORCE | CANCEL_RECURSIVE)
+NARROW = Windows(calls=2, call_bytes=150, all_call_bytes=400, task_bytes=300, all_task_bytes=800, started_bytes=0)
+"""A few messages fill them."""
+NARROW_CALLS = Windows(calls=1, started_bytes=0)
 BAD_WEATHER = Weather(loss=0.02, duplication=0.02)
 
 
@@ -172,7 +176,9 @@ def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD
 
 
 def _run(seed: int, trouble: Trouble, weather: Weather) -> SimCluster:
-    cluster = SimCluster(seed, functools.partial(random_program, cancels=trouble.cancels), weather)
+    program = functools.partial(random_program, cancels=trouble.cancels)
+    windows = (WINDOWS, NARROW, NARROW_CALLS)[seed % 3]
+    cluster = SimCluster(seed, program, weather, windows=windows)
     sim = cluster.sim
     hosts = [SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}) for _ in range(1 + trouble.hosts)]
     drivers = [
