@@ -269,8 +269,8 @@ class UnorderedView(ActorView):
 
     def go(self, task: Task) -> None:
         held = self._held
-        if not task.missing and task.task_id in self._waiting:
-            if not held and self.has_room and self.state != DEAD:
+        if not task.missing and task.task_id in self._waiting and self.state != DEAD:
+            if (not held and self.has_room) or self.table.will_fail(task):
                 self.table.dispatch(task)
                 return
             held[task.task_id] = task
@@ -330,6 +330,7 @@ class ActorTable:
         self.send = send
         self.soon = tasks.soon
         self.dispatch = tasks.dispatch
+        self.will_fail = tasks.will_fail
         self._references = references
         self._tasks = tasks
         self._handle_of: dict[bytes, bytes] = {}  # handle object -> actor, for the actors created here

@@ -213,6 +213,11 @@ class TaskTable:
         """Whether the task has all its arguments and has not been sent or ended."""
         return task.state == WAITING and not task.missing and task.task_id in self.tasks
 
+    def will_fail(self, task: Task) -> bool:
+        """Whether an argument of a task that has all of them is an error: it takes no room to fail."""
+        entries = self.references.entries
+        return any(entries[object_id].status == ERROR for _, object_id in task.arguments.refs)
+
     def dispatch(self, task: Task) -> None:
         """Builds the envelope and hands it to the route; an argument that is an error is the task's outcome."""
         arguments = task.arguments
@@ -444,7 +449,7 @@ class QueueRoute:
         if window is None:
             window = self._new_window(task.shape)
         if self._table.waits(task):
-            if not window.held and self._has_room(window):
+            if (not window.held and self._has_room(window)) or self._table.will_fail(task):
                 self._table.dispatch(task)
                 return
             window.held[task.task_id] = task
