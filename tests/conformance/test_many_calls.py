@@ -81,7 +81,8 @@ def test_cancelling_among_many_calls(ray, impl, gate, notebook):
     assert get(ray, waiting) == "open"
     left = [number for number in range(MANY) if number not in cancelled]
     assert get(ray, [refs[number] for number in left]) == left
-    assert get(ray, actor.read.remote()) == left
+    if impl != "ray":  # which runs them all the same
+        assert get(ray, actor.read.remote()) == left
 
 
 def test_somebody_else_cancels_one_of_many_calls(ray, impl, gate, notebook):
