@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from zray.client.core.references import ReferenceTable
@@ -77,14 +77,11 @@ class ActorView(ABC):
         """Calls without an outcome."""
         return self.n_unsent + len(self.flying)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another call may be sent."""
+    def is_full(self) -> bool:
+        """Whether no other call may be sent now."""
         n_calls = len(self.flying)
-        return n_calls < self.always or (
-            n_calls < self._max_calls
-            and self.n_bytes < self._max_bytes
-            and self.table.n_bytes < self.table.windows.all_call_bytes
+        return n_calls >= self.always and (
+            n_calls >= self._max_calls or self.n_bytes >= self._max_bytes or self.table.n_bytes >= self.table.max_bytes
         )
 
     @property
@@ -109,20 +106,20 @@ class ActorView(ABC):
         """A call that was not sent has an outcome."""
 
     @abstractmethod
-    def first_held(self) -> Task | None:
-        """The call that may be sent as soon as there is room."""
+    def held(self) -> Collection[Task]:
+        """The calls that may be sent as soon as there is room, the first of them first."""
 
+    @abstractmethod
     def go_on(self) -> None:
         """There may be room now."""
-        task = self.first_held()
-        if task is not None:
-            self.table.soon(task)
 
     # ------------------------------------------------------------------ as a Route
 
     def ready(self, task: Task) -> None:
         if self.flying.get(task.seq) is task:  # to be tried again
-            self._land(task)
+            del self.flying[task.seq]
+            self.n_bytes -= task.counted
+            self.table.n_bytes -= task.counted
             task.seq = 0
             self.put_back([task])
         self.table.soon(task)
@@ -143,11 +140,6 @@ class ActorView(ABC):
         self.flying[task.seq] = task
         self.table.send(ActorCall(self.actor_id, self.incarnation, task.seq, task.task_id, task.attempt, payload))
 
-    def _land(self, task: Task) -> None:
-        del self.flying[task.seq]
-        self.n_bytes -= task.counted
-        self.table.n_bytes -= task.counted
-
     def forget_flying(self) -> dict[int, Task]:
         """Whatever was sent is with nobody any more."""
         flying, self.flying = self.flying, {}
@@ -163,7 +155,9 @@ class ActorView(ABC):
 
     def done(self, task: Task, error: bytes) -> None:
         if self.flying.get(task.seq) is task:
-            self._land(task)
+            del self.flying[task.seq]
+            self.n_bytes -= task.counted
+            self.table.n_bytes -= task.counted
             self.go_on()
         elif task.state == WAITING:
             self.remove(task)
@@ -193,8 +187,12 @@ class OrderedView(ActorView):
         self._n_over = 0
         return tasks
 
-    def first_held(self) -> Task | None:
-        return self._queue[0] if self._queue else None
+    def held(self) -> Collection[Task]:
+        return self._queue
+
+    def go_on(self) -> None:
+        if self._queue:
+            self.table.soon(self._queue[0])
 
     def add(self, task: Task) -> None:
         self._queue.append(task)
@@ -221,7 +219,7 @@ class OrderedView(ActorView):
             if head.seq == OVER:
                 queue.popleft()
                 self._n_over -= 1
-            elif head.missing or self.state == DEAD or not self.has_room:
+            elif head.missing or self.state == DEAD or self.is_full():
                 break
             else:
                 self.table.dispatch(head)
@@ -242,8 +240,12 @@ class UnorderedView(ActorView):
         self._waiting: dict[bytes, Task] = {}
         self._held: OrderedDict[bytes, Task] = OrderedDict()
 
-    def first_held(self) -> Task | None:
-        return next(iter(self._held.values())) if self._held else None
+    def held(self) -> Collection[Task]:
+        return self._held.values()
+
+    def go_on(self) -> None:
+        if self._held:
+            self.table.soon(next(iter(self._held.values())))
 
     @property
     def n_unsent(self) -> int:
@@ -270,11 +272,11 @@ class UnorderedView(ActorView):
     def go(self, task: Task) -> None:
         held = self._held
         if not task.missing and task.task_id in self._waiting and self.state != DEAD:
-            if (not held and self.has_room) or self.table.will_fail(task):
+            if not (held or self.is_full()) or self.table.will_fail(task):
                 self.table.dispatch(task)
                 return
             held[task.task_id] = task
-        while held and self.has_room and self.state != DEAD:
+        while held and not self.is_full() and self.state != DEAD:
             self.table.dispatch(next(iter(held.values())))
 
     def send(self, task: Task, payload: bytes) -> None:
@@ -325,6 +327,7 @@ class ActorTable:
         self, references: ReferenceTable, tasks: TaskTable, send: Callable[[Any], None], windows: Windows
     ) -> None:
         self.windows = windows
+        self.max_bytes = windows.all_call_bytes
         self.n_bytes = 0
         self.views: dict[bytes, ActorView] = {}
         self.send = send
@@ -460,7 +463,7 @@ class ActorTable:
         for view in self.views.values():
             assert view.n_bytes == sum(task.counted for task in view.flying.values()), "bytes of calls under way"
             assert all(view.flying[seq].seq == seq for seq in view.flying), "a call that flies under another number"
-            held = view.first_held()
+            held = next(iter(view.held()), None)
             could_go = held is not None and not held.missing and view.state != DEAD and self._tasks.waits(held)
             # Room that calls of other actors make is noticed at this one's next outcome, of which there must be one.
             assert not could_go or len(view.flying) >= view.always, "a call is held that could start"

@@ -445,16 +445,19 @@ class QueueRoute:
         self._table.soon(task)
 
     def go(self, task: Task) -> None:
-        window = self._windows.get(task.shape)
-        if window is None:
-            window = self._new_window(task.shape)
-        if self._table.waits(task):
-            if (not window.held and self._has_room(window)) or self._table.will_fail(task):
+        window = self._windows.get(task.shape) or self._new_window(task.shape)
+        waits = self._table.waits(task)
+        # As ``_has_room``, which would be a call for every task.
+        if not window.held and window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all:
+            if waits:
                 self._table.dispatch(task)
-                return
+            return
+        if waits and self._table.will_fail(task):
+            self._table.dispatch(task)
+            return
+        if waits:
             window.held[task.task_id] = task
-        if window.held:
-            self._fill(task.shape, window)
+        self._fill(task.shape, window)
 
     def _has_room(self, window: _Window) -> bool:
         return window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all
@@ -486,18 +489,26 @@ class QueueRoute:
             self._uncount(task)
 
     def done(self, task: Task, error: bytes) -> None:
-        if task.counted:
-            self._uncount(task)
+        if task.counted:  # as ``_uncount``, which would be a call for every task
+            window = self._windows[task.shape]
+            window.n_bytes -= task.counted
+            self.n_bytes -= task.counted
+            if window.held or self._behind_all:
+                self._let_go(window)
         elif task.state == WAITING:
-            window = self._windows.get(task.shape)
-            if window is not None and window.held:
-                window.held.pop(task.task_id, None)
+            held_in = self._windows.get(task.shape)
+            if held_in is not None:
+                held_in.held.pop(task.task_id, None)
 
     def _uncount(self, task: Task) -> None:
         window = self._windows[task.shape]
         window.n_bytes -= task.counted
         self.n_bytes -= task.counted
         task.counted = 0
+        self._let_go(window)
+
+    def _let_go(self, window: _Window) -> None:
+        """There is more room, in this window and among all tasks."""
         if window.held:
             self._table.soon(next(iter(window.held.values())))
         while self._behind_all and self.n_bytes < self._max_bytes_of_all:
