@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from zray.client.core.execution import CALL, Assignment
+from zray.client.core.windows import WINDOWS, Windows
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 from zray.testing.cluster import SimCluster
 from zray.testing.network import Weather
@@ -17,6 +18,10 @@ LIMIT_S = 300.0
 """Virtual seconds in which everything must have ended, deaths and their detection included."""
 NAMES = ("first", "second")
 CANCEL_MODES = (0, CANCEL_RECURSIVE, CANCEL_FORCE, CANCEL_FORCE | CANCEL_RECURSIVE)
+NARROW = Windows(calls=2, call_bytes=150, all_call_bytes=400, task_bytes=1, all_task_bytes=60, started_bytes=0)
+"""A few messages fill them."""
+ONE_BY_ONE = Windows(calls=1, call_bytes=1, task_bytes=100, started_bytes=0)
+"""Small tasks tell that they have begun as well: in a window of this size, few of them would block each other."""
 BAD_WEATHER = Weather(loss=0.02, duplication=0.02)
 
 
@@ -52,7 +57,8 @@ def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cance
                 held.append(worker.put(passed))
             else:
                 top = held[:1] if rng.random() < 0.3 else []
-                held.extend(worker.submit(str(depth + 1), top, passed, parent=task.task_id))
+                cpus = rng.choice([0, 0, 1])
+                held.extend(worker.submit(str(depth + 1), top, passed, cpus=cpus, parent=task.task_id))
         if cancels and held and rng.random() < 0.1:
             worker.cancel(rng.choice(held), rng.choice(CANCEL_MODES))
         if held and rng.random() < 0.6:
@@ -118,7 +124,10 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
             if actors and rng.random() < 0.3:
                 bag.append(driver.call(rng.choice(actors), some[:2], retries=rng.choice([0, 3])))
             else:
-                bag.extend(driver.submit("0", some[:1], some[1:], retries=rng.choice([0, 3])))
+                bag.extend(driver.submit("0", some[:1], some[1:], rng.choice([0, 3]), rng.choice([0, 0, 1])))
+            if actors and rng.random() < 0.05:
+                actor = rng.choice(actors)
+                bag.extend(driver.call(actor, retries=rng.choice([0, 3])) for _ in range(10))
             if actors and rng.random() < 0.1:
                 bag.extend((yield from call_behind_one_that_waits(driver, rng.choice(actors))))
             if rng.random() < 0.1:
@@ -172,7 +181,9 @@ def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD
 
 
 def _run(seed: int, trouble: Trouble, weather: Weather) -> SimCluster:
-    cluster = SimCluster(seed, functools.partial(random_program, cancels=trouble.cancels), weather)
+    program = functools.partial(random_program, cancels=trouble.cancels)
+    windows = (WINDOWS, NARROW, ONE_BY_ONE)[seed % 3]
+    cluster = SimCluster(seed, program, weather, windows=windows)
     sim = cluster.sim
     hosts = [SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}) for _ in range(1 + trouble.hosts)]
     drivers = [

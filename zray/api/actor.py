@@ -19,6 +19,8 @@ C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 
 METHOD_OPTIONS = "__zray_method_options__"
+MAX_ASYNC_CALLS = 1000
+"""So many calls at once does an actor with ``async def`` methods run that does not say how many."""
 BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
 
 
@@ -83,6 +85,7 @@ class ActorMeta:
     """What a handle knows of its actor's class; travels with it.
 
     ``ordered``: the actor runs one call at a time, in each caller's order; others run a call when its arguments exist.
+    ``concurrency``: how many calls it runs at once.
     """
 
     def __init__(
@@ -92,12 +95,14 @@ class ActorMeta:
         max_task_retries: int,
         max_pending_calls: int,
         ordered: bool,
+        concurrency: int,
     ) -> None:
         self.class_name = class_name
         self.methods = methods
         self.max_task_retries = max_task_retries
         self.max_pending_calls = max_pending_calls
         self.ordered = ordered
+        self.concurrency = concurrency
         self.constructor: inspect.Signature | None = None  # known where the class is
         self.has_coroutines = False  # likewise
         self._call_options: dict[tuple[str, int], bytes] = {}
@@ -118,8 +123,9 @@ class ActorMeta:
         for name in BUILT_IN_METHODS:
             methods[name] = MethodMeta(name, 1)
         has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
-        ordered = not has_coroutines and (options.max_concurrency or 1) == 1
-        meta = cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls, ordered)
+        concurrency = options.max_concurrency or (MAX_ASYNC_CALLS if has_coroutines else 1)
+        ordered = not has_coroutines and concurrency == 1
+        meta = cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls, ordered, concurrency)
         parameters = _parameters(kind, skip_first=False)
         meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
         meta.has_coroutines = has_coroutines
@@ -131,15 +137,15 @@ class ActorMeta:
             [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams] for m in self.methods.values()
         ]
         fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
-        packed: bytes = pack(fields)
+        packed: bytes = pack([*fields, self.concurrency])
         return packed
 
     @classmethod
     @functools.lru_cache(maxsize=1024)
     def unpack(cls, packed: bytes) -> ActorMeta:
         """The counterpart of ``packed``."""
-        class_name, rows, max_task_retries, max_pending_calls, ordered = unpack(packed)
-        return cls(class_name, {row[0]: MethodMeta(*row) for row in rows}, max_task_retries, max_pending_calls, ordered)
+        class_name, rows, *rest = unpack(packed)
+        return cls(class_name, {row[0]: MethodMeta(*row) for row in rows}, *rest)
 
     def call_options(self, method: MethodMeta, n_returns: int) -> bytes:
         """The options of a call, packed once."""

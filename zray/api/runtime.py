@@ -157,7 +157,7 @@ class ClusterRuntime:
             "get_if_exists": options.get_if_exists,
             "max_restarts": options.max_restarts,
             "max_task_retries": options.max_task_retries,
-            "max_concurrency": options.max_concurrency or 0,
+            "max_concurrency": meta.concurrency,
             "max_pending_calls": options.max_pending_calls,
             "has_coroutines": meta.has_coroutines,
             "ordered": meta.ordered,
@@ -198,7 +198,7 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
             raise
-        return session.call_actor(actor_id, meta.ordered, packed, arguments, n_returns, retries)
+        return session.call_actor(actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries)
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:
         core = self.session.core

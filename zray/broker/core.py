@@ -65,6 +65,7 @@ class BrokerCore:
             m.Submit: self._submit,
             m.Done: self._done,
             m.Reply: self._reply,
+            m.Started: self._started,
             m.Returned: self._returned,
             m.Blocked: self._blocked,
             m.Cancel: self._cancel,
@@ -327,6 +328,16 @@ class BrokerCore:
             raise ProtocolError("a reply to a call that this worker was never given")
         if msg.owner in self.processes:
             self.send(msg.owner, m.Result(msg.task_id, msg.attempt, source.process_id, actor_id, msg.payload))
+
+    def _started(self, source: Process, msg: m.Started) -> None:
+        """A worker has begun with a task, so it does not come back to a queue: only its owner keeps the payload."""
+        envelope = self.scheduler.workers[source.process_id].outstanding.get(msg.task_id)
+        if envelope is None or self.tasks.get(msg.task_id) is not envelope:
+            return  # nobody waits for it any more
+        if envelope.attempt != msg.attempt:
+            raise ProtocolError("has begun with another attempt than the worker was given")
+        envelope.payload = b""
+        self.send(envelope.owner, msg)
 
     def _returned(self, source: Process, msg: m.Returned) -> None:
         worker = self.scheduler.workers[source.process_id]

@@ -523,15 +523,17 @@ class Session:
         return actor_id, handle
 
     def call_actor(
-        self, actor_id: bytes, ordered: bool, options: bytes, arguments: Arguments, n_returns: int, retries: int
-    ) -> list[ObjectRef]:
-        """Submits a method call. ``ordered``: the actor runs one call at a time, in each caller's order."""
+        self, actor_id: bytes, ordered: bool, concurrency: int, options: bytes, arguments: Arguments, n_returns: int,
+        retries: int,
+    ) -> list[ObjectRef]:  # fmt: skip
+        """Submits a method call. ``ordered``: the actor runs one call at a time, in each caller's order;
+        ``concurrency``: so many at once."""
         if self.shell.lost:
             self.check_usable()
         core = self.core
         parent = current_task.get().task_id
         with self.shell.lock:
-            view = core.actors.view(actor_id, ordered)
+            view = core.actors.view(actor_id, ordered, concurrency)
             task_id = core.new_task_id()
             task = Task(task_id, view, b"", b"", 0, options, arguments, n_returns, retries, parent)
             refs = self._own_returns(task_id, n_returns)

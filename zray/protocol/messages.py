@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 
 from zray.exceptions import ZrayError
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 ProcessId: TypeAlias = bytes
 TaskId: TypeAlias = bytes
@@ -93,6 +93,14 @@ class Reply(NamedTuple):
     task_id: TaskId
     attempt: int
     payload: bytes
+
+
+class Started(NamedTuple):
+    """The worker runs a task that takes long or waits: the broker needs its payload no more, and passes this on to the
+    owner."""
+
+    task_id: TaskId
+    attempt: int
 
 
 class Returned(NamedTuple):
@@ -560,14 +568,14 @@ class LinkWelcome(NamedTuple):
 
 
 ClientToBroker = (
-    Submit | Cancel | Done | Reply | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
+    Submit | Cancel | Done | Reply | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
     | Killable | Watch | Peer | Query | Goodbye | LogsTaken
 )  # fmt: skip
 HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | LinkRefusals | Peer | Watch
 BrokerToClient = (
-    Run | Result | Failed | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop | ActorState
-    | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs
+    Run | Result | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
+    | ActorState | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied
 PeerMessage = (
@@ -581,7 +589,7 @@ Link = LinkHello | LinkWelcome | Pull | Chunk | PullFailed
 Handshake = Hello | Welcome | Refused
 Message = ClientToBroker | HostToBroker | BrokerToClient | BrokerToHost | PeerMessage | PeerToHost | Link | Handshake
 
-_WORKER_ONLY = (Done, Reply, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
+_WORKER_ONLY = (Done, Reply, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
 FROM_HOST = frozenset(get_args(HostToBroker))
 FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye, LogsTaken}
 FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)

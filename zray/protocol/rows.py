@@ -80,6 +80,7 @@ from zray.protocol.messages import (
     Result,
     Returned,
     Run,
+    Started,
     StartWorker,
     Staying,
     Submit,
@@ -102,7 +103,7 @@ TYPES: tuple[Any, ...] = (
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
     LinkWanted, LinkOffer, LinkHello, LinkWelcome,
-    CancelObject, Killable, LogsTaken,
+    CancelObject, Killable, LogsTaken, Started,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from zray.broker.core import BrokerCore
 from zray.client.core.execution import Assignment
+from zray.client.core.windows import WINDOWS, Windows
 from zray.protocol.codec import read_frame
 from zray.protocol.link import Link
 from zray.protocol.messages import MAY_SEND, WORKER
@@ -28,6 +29,7 @@ class SimCluster:
     ``large``: for thousands of hosts, on a network that loses nothing. The broker then handles what has arrived once a
     turn, as its shell does, and its invariants are not checked at every step, which costs more than all the rest; what
     its decisions take is up to ``on_turn``, which is called with the turn to do.
+    ``windows``: those of drivers and workers.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class SimCluster:
         programs: Callable[[SimWorker, Assignment, list[bytes]], Program],
         weather: Weather = Weather(),  # noqa: B008
         large: bool = False,
+        windows: Windows = WINDOWS,
     ) -> None:
+        self.windows = windows
         self.sim = Simulation(seed, weather)
         self.large = large
         self.on_turn: Callable[[Callable[[], None]], None] = lambda turn: turn()

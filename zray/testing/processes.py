@@ -202,7 +202,7 @@ class SimProcess(Node):
     """A driver or worker: a client core, and programs that run on it. ``bag``: the references that programs hold."""
 
     def __init__(self, cluster: SimCluster, process_id: bytes, kind: str, host_id: bytes) -> None:
-        self.core = ClientCore(process_id, host_id, Config().max_message_bytes // 2)
+        self.core = ClientCore(process_id, host_id, Config().max_message_bytes // 2, cluster.windows)
         self.bag: list[bytes] = []
         super().__init__(cluster, process_id, kind)
 
@@ -211,6 +211,8 @@ class SimProcess(Node):
 
     def output(self) -> list[Any]:
         self.core.collect()
+        if not self.cluster.large:
+            self.core.check()
         for effect in self.core.take_effects():
             if isinstance(effect, FreeSegment):
                 self.cluster.freed.append(effect.object_id)
@@ -312,7 +314,7 @@ class SimProcess(Node):
         object_id = return_id(task_id, 1)
         core.references.own(object_id)
         arguments = self._arguments(refs, (), actor.handle_id)
-        view = core.actors.view(actor.actor_id, actor.concurrency == 1)
+        view = core.actors.view(actor.actor_id, actor.concurrency == 1, actor.concurrency)
         if not retries:
             self.cluster.once.add(task_id)
         core.actors.submit(view, Task(task_id, view, b"", b"", 0, msgpack.packb(1), arguments, 1, retries, b""))
@@ -436,6 +438,7 @@ class SimWorker(SimProcess):
             self._begin(task)
         if execution.running and not self.cluster.large and self.cluster.sim.random.random() < 0.1:
             execution.hand_back()
+            execution.tell_started()
 
     def output(self) -> list[Any]:
         if self._has_room():

@@ -66,6 +66,10 @@ def test_an_outcome_of_a_task_comes_from_its_worker(scene):
         scene.is_quiet()
         scene.desk.say(impostor, m.Returned([scene.task]))
         scene.is_quiet()
+        scene.desk.say(impostor, m.Started(scene.task, 0))
+        scene.is_quiet()
+    scene.refuses(scene.worker, m.Started(scene.task, 1))
+    assert scene.desk.core.tasks[scene.task].payload == b"payload"
     scene.refuses(scene.worker, m.Done(scene.task, 1, 5, b"of another attempt"))
     scene.desk.done(scene.worker, scene.task)
     assert scene.desk.take(scene.driver) == [m.Result(scene.task, 0, scene.worker, b"", b"outcome")]

@@ -190,6 +190,26 @@ def test_what_is_handed_back_goes_to_the_front(desk):
     assert desk.runs(worker)[0] == task_ids[1]
 
 
+def test_of_a_task_that_was_started_only_the_owner_keeps_the_payload(desk):
+    driver, worker = one_worker(desk)
+    (task_id,) = desk.submit(driver)
+    assert desk.runs(worker) == [task_id]
+    desk.say(worker, m.Started(task_id, 0))
+    assert desk.take(driver) == [m.Started(task_id, 0)]
+    assert desk.core.tasks[task_id].payload == b""
+    desk.kill(worker, running=task_id)
+    assert [type(message) for message in desk.take(driver)] == [m.Failed]
+    assert desk.core.tasks == {}
+
+
+def test_started_of_a_task_whose_owner_is_gone(desk):
+    driver, worker = one_worker(desk)
+    (task_id,) = desk.submit(driver)
+    desk.lose(driver)
+    desk.say(worker, m.Started(task_id, 0))
+    assert desk.take(driver) == []
+
+
 def test_another_worker_takes_what_was_handed_back(desk):
     driver = desk.driver()
     host = desk.host(CPU=1)

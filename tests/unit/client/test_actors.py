@@ -52,7 +52,7 @@ class Caller:
         handle = put_id(self.core.new_task_id()) if handle is None else handle
         self.core.references.own(handle)
         self.core.references.resolve(handle, HANDLE, b"", b"", 0)
-        spec = {"handle": handle, "name": "", "ordered": self.ordered}
+        spec = {"handle": handle, "name": "", "ordered": self.ordered, "max_concurrency": 1}
         arguments = INLINE_ARGUMENTS._replace(refs=tuple(enumerate(refs)), held=refs)
         task = Task(ACTOR, self.core.queue_route, FUNCTION, b"", 0, b"", arguments, 0, 0, b"")
         self.core.actors.create(handle, spec, task)

@@ -39,9 +39,9 @@ class Worker:
         self.execution = self.core.execution
         self.ears = self.execution.idle = Ears()
 
-    def run(self, number: int, function_id: bytes = FUNCTION) -> bytes:
+    def run(self, number: int, function_id: bytes = FUNCTION, payload: bytes = PAYLOAD, attempt: int = 0) -> bytes:
         task_id = make_task_id(OWNER, number)
-        self.core.receive(m.Run(task_id, 0, function_id, SHAPE, [3], PAYLOAD))
+        self.core.receive(m.Run(task_id, attempt, function_id, SHAPE, [3], payload))
         return task_id
 
     def start_actor(self) -> Assignment:
@@ -159,6 +159,49 @@ def test_who_blocks_hands_back_what_stands_behind(worker):
     assert worker.sent() == [m.Blocked(False)]
     worker.run(5)
     assert worker.execution.queued == 1
+
+
+LARGE = msgpack.packb([b"options", INLINE, bytes(5000), b"", b"", 0, []])
+
+
+def test_who_takes_long_with_a_large_task_tells_that_it_was_started_once(worker):
+    task_id, behind = worker.run(1, payload=LARGE, attempt=2), worker.run(2, payload=LARGE)
+    worker.execution.tell_started()
+    assert worker.sent() == [], "neither has been started"
+    task = worker.execution.take()
+    worker.execution.tell_started()
+    worker.execution.tell_started()
+    assert worker.sent() == [m.Started(task_id, 2)]
+    worker.finish(task)
+    worker.sent()
+    assert worker.execution.take().task_id == behind
+    worker.execution.tell_started()
+    assert worker.sent() == [m.Started(behind, 0)]
+
+
+def test_who_waits_in_a_large_task_tells_that_it_was_started(worker):
+    task_id = worker.run(1, payload=LARGE)
+    worker.execution.take()
+    worker.execution.block()
+    assert worker.sent() == [m.Started(task_id, 0), m.Blocked(True)]
+    worker.execution.unblock()
+    worker.execution.block()
+    assert worker.sent() == [m.Blocked(False), m.Blocked(True)]
+
+
+def test_of_small_tasks_nothing_is_told(worker):
+    worker.run(1)
+    worker.execution.take()
+    worker.execution.tell_started()
+    assert worker.sent() == []
+
+
+def test_of_calls_nothing_is_told(worker):
+    worker.serve_actor()
+    worker.core.receive(m.ActorRun(OWNER, 1, make_task_id(OWNER, 1), 0, LARGE))
+    worker.execution.take()
+    worker.execution.tell_started()
+    assert worker.sent() == []
 
 
 def test_nested_blocking_is_told_once(worker):

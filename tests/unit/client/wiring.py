@@ -18,6 +18,7 @@ from zray.client.core.effects import FreeSegment
 from zray.client.core.execution import Assignment, Return
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import Arguments, Task
+from zray.client.core.windows import WINDOWS, Windows
 from zray.ids import owner_of, put_id, return_id
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
@@ -41,10 +42,10 @@ def over_the_wire(message: Any) -> Any:
 class Process:
     """A client core and the references that its user holds (``bag``)."""
 
-    def __init__(self, wire: Wire, name: str) -> None:
+    def __init__(self, wire: Wire, name: str, windows: Windows = WINDOWS) -> None:
         self.wire = wire
         self.name = name
-        self.core = ClientCore(process_id(name), HOST, MAX_INLINE_BYTES)
+        self.core = ClientCore(process_id(name), HOST, MAX_INLINE_BYTES, windows)
         self.core.execution.functions[FUNCTION] = m.FunctionBlob(FUNCTION, True, "f", b"x")
         self.bag: Counter[bytes] = Counter()
         self.up: deque[Any] = deque()
@@ -63,6 +64,7 @@ class Process:
     def flush(self) -> None:
         """A turn of the shell's loop."""
         self.core.collect()
+        self.core.check()
         self.effects.extend(self.core.take_effects())
         self.up.extend(self.core.drain())
 
@@ -93,7 +95,7 @@ class Process:
     def submit(
         self, worker: Process, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 0,
         n_returns: int = 1,
-        parent: bytes = b"",
+        parent: bytes = b"", shape: bytes = b"\x90",
     ) -> bytes:  # fmt: skip
         """Submits a task that ``worker`` is to run; returns its (first) return object."""
         refs, nested = tuple(refs), tuple(nested)
@@ -101,7 +103,7 @@ class Process:
         task_id = core.new_task_id()
         self.wire.placement[task_id] = worker
         arguments = Arguments(INLINE, msgpack.packb(nested), b"", b"", 0, tuple(enumerate(refs)), (*refs, *nested))
-        task = Task(task_id, core.queue_route, FUNCTION, b"\x90", 0, b"", arguments, n_returns, retries, parent)
+        task = Task(task_id, core.queue_route, FUNCTION, shape, 0, b"", arguments, n_returns, retries, parent)
         for index in range(1, n_returns + 1):
             core.references.own(return_id(task_id, index))
             self.bag[return_id(task_id, index)] += 1
@@ -173,10 +175,10 @@ class IgnoreReady:
 class Wire:
     """Some processes, and a broker that does nothing but route."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, windows: Windows = WINDOWS) -> None:
         self.placement: dict[bytes, Process] = {}
         self.processes: dict[bytes, Process] = {}
-        self.everybody = [Process(self, name) for name in names]
+        self.everybody = [Process(self, name, windows) for name in names]
         self.processes = {process.id: process for process in self.everybody}
         self.watchers: dict[bytes, set[bytes]] = {process.id: set() for process in self.everybody}
         self.running: dict[bytes, tuple[m.Submit, Process]] = {}
@@ -201,6 +203,8 @@ class Wire:
             self.post(
                 owner_of(message.task_id), m.Result(message.task_id, message.attempt, process.id, b"", message.payload)
             )
+        elif isinstance(message, m.Started):
+            self.post(owner_of(message.task_id), message)
         elif isinstance(message, m.Reply):
             self.post(
                 message.owner,

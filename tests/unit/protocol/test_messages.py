@@ -37,6 +37,7 @@ from zray.protocol.messages import (
     Pull,
     PullFailed,
     Query,
+    Started,
     Watch,
 )
 from zray.protocol.rows import NUMBER_OF, TYPES, decode_row, encode_row
@@ -119,8 +120,9 @@ GOLDEN = """
 72 CancelObject object_id: bytes, mode: int
 73 Killable task_id: bytes
 74 LogsTaken size_bytes: int
+75 Started task_id: bytes, attempt: int
 """
-"""The wire format of protocol version 4. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 5. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
 FIXED_SIZES = {
     "process_id": 16,
@@ -195,7 +197,7 @@ def test_the_wire_format():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 4
+    assert messages.PROTOCOL_VERSION == 5
 
 
 def test_every_size_is_that_of_a_field():
@@ -217,8 +219,8 @@ def test_constants_of_the_wire():
 def test_every_message_is_in_one_union():
     # A message in no union could be sent by nobody; "Leaving" and its like must not be open to drivers.
     # Hosts, too, send to peers and watch them; what is about objects between machines also goes by links.
-    # Drivers and the broker alike say what they have taken of workers' output.
-    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer, Watch}, FROM_BROKER - {LogsTaken}, FROM_PEER,
+    # Drivers and the broker alike say what they have taken of workers' output. The broker passes ``Started`` on.
+    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer, Watch}, FROM_BROKER - {LogsTaken, Started}, FROM_PEER,
                   FROM_PEER_TO_HOST - FROM_PEER, FROM_LINK - FROM_PEER, HANDSHAKE]  # fmt: skip
     assert sum(len(direction) for direction in directions) == len(TYPES)
     assert {Pull, Chunk, PullFailed, LinkHello, LinkWelcome} == FROM_LINK
@@ -228,7 +230,9 @@ def test_every_message_is_in_one_union():
 
 
 def test_what_drivers_and_workers_alone_may_send():
-    only_workers = {"Done", "Reply", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable"}
+    only_workers = {
+        "Done", "Reply", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
+    }  # fmt: skip
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
     assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye", "LogsTaken"}
 

@@ -18,6 +18,7 @@ from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, Entry, ReferenceTable, is_stored
 from zray.client.core.tasks import QueueRoute, TaskTable, pack_outcome, read_outcome
+from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import encode_failure
 from zray.ids import make_task_id, owner_of, task_of
 from zray.protocol.codec import pack, unpack_messages
@@ -71,6 +72,7 @@ from zray.protocol.messages import (
     Reply,
     Result,
     Run,
+    Started,
     Submit,
     Watch,
 )
@@ -85,9 +87,9 @@ FORCE_IS_FOR_TASKS = "force=True is not for calls of actors: cancel without it, 
 
 class ClientCore:
     """The state of one process. ``process_id``: its own; ``host_id``: of the host whose store it writes to;
-    ``max_inline_bytes``: of the values in one message, in sum."""
+    ``max_inline_bytes``: of the values in one message, in sum; ``windows``: how much may be under way."""
 
-    def __init__(self, process_id: bytes, host_id: bytes, max_inline_bytes: int) -> None:
+    def __init__(self, process_id: bytes, host_id: bytes, max_inline_bytes: int, windows: Windows = WINDOWS) -> None:
         self.process_id = process_id
         self.host_id = host_id
         self.dropped: deque[Any] = deque()  # objects, or weak references with an ``object_id``
@@ -102,12 +104,12 @@ class ClientCore:
         self.references = ReferenceTable(process_id, self.to_peer, self._watch, self._freed)
         self.locations = LocationTable()
         self.tasks = TaskTable(self.references, self.locations, max_inline_bytes)
-        self.queue_route = QueueRoute(self.tasks, send)
-        self.actors = ActorTable(self.references, self.tasks, send)
+        self.queue_route = QueueRoute(self.tasks, send, windows)
+        self.actors = ActorTable(self.references, self.tasks, send, windows)
         self.transfers: DriverTransfers | None = None  # where the machine has no host
         self.faults = 0  # messages of other processes whose content was no good
         self.now = 0.0  # when the shell's present turn began
-        self.execution = Execution(self.references, self.tasks, send, self._effects, host_id)
+        self.execution = Execution(self.references, self.tasks, send, self._effects, host_id, windows.started_bytes)
         self.send = send
 
     # ------------------------------------------------------------------ in and out
@@ -308,6 +310,11 @@ class ClientCore:
         else:
             self._effects.append(Warn(text))
 
+    def check(self) -> None:
+        """Raises AssertionError if an invariant of the windows does not hold; for tests."""
+        self.queue_route.check()
+        self.actors.check()
+
     def lose_cluster(self, message: str) -> None:
         """The broker is gone: every wait ends with ClusterUnavailableError."""
         self.tasks.lose_everything("ClusterUnavailableError", message)
@@ -324,6 +331,7 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     Run: lambda core, m: core.execution.on_run(m),
     Result: lambda core, m: core.tasks.on_result(m),
     Failed: lambda core, m: core.tasks.on_failed(m),
+    Started: lambda core, m: core.tasks.on_started(m),
     ActorRun: lambda core, m: core.execution.on_actor_run(m),
     ActorStart: lambda core, m: core.execution.on_actor_start(m),
     ActorStop: lambda core, m: core.execution.on_actor_stop(m),

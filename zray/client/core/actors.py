@@ -3,6 +3,8 @@
 A view is the route of the actor's calls. Calls of an actor that runs one at a time leave in the order in which they
 were made: one that waits for an argument holds back those behind it (``OrderedView``). Calls of an actor that runs
 several at once leave when their arguments exist, since an argument may depend on a later call (``UnorderedView``).
+Both hold back what exceeds the caller's window (``zray.client.core.windows``).
+
 ``flying`` are the calls that have been sent and not answered, by sequence number of the present incarnation. When the
 broker announces a new incarnation, each of them is sent again or fails, by the rule in SPEC.md.
 """
@@ -10,12 +12,13 @@ broker announces a new incarnation, each of them is sent again or fails, by the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from typing import Any
 
 from zray.client.core.references import ReferenceTable
 from zray.client.core.tasks import UNLIMITED, WAITING, Task, TaskTable
+from zray.client.core.windows import Windows
 from zray.failures import encode_failure
 from zray.protocol.messages import (
     ALIVE,
@@ -30,6 +33,9 @@ from zray.protocol.messages import (
     ActorState,
 )
 
+OVER = -1
+"""The number of a call that was cancelled and is still in a queue."""
+
 
 class Creation:
     """What the creator has to keep: the constructor's arguments stay pinned, for restarts, until the actor is dead."""
@@ -43,12 +49,21 @@ class Creation:
 
 
 class ActorView(ABC):
-    """What this process knows of one actor. The calls not yet sent are held by the subclass."""
+    """What this process knows of one actor. The calls not yet sent are held by the subclass.
 
-    __slots__ = ("actor_id", "creation", "death", "flying", "incarnation", "next_seq", "state", "table")
+    ``n_bytes``: of the calls that are flying; ``always``: so many may fly whatever they weigh, since the actor runs as
+    many at once.
+    """
 
-    def __init__(self, actor_id: bytes, table: ActorTable) -> None:
+    __slots__ = ("_max_bytes", "_max_calls", "actor_id", "always", "creation", "death", "flying", "incarnation",
+                 "n_bytes", "next_seq", "state", "table")  # fmt: skip
+
+    def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int) -> None:
         self.actor_id = actor_id
+        self.always = max(1, concurrency)
+        self._max_calls = max(table.windows.calls, 2 * concurrency)
+        self._max_bytes = table.windows.call_bytes
+        self.n_bytes = 0
         self.incarnation = 0
         self.state = PENDING
         self.death = b""  # the error of calls to a dead actor
@@ -60,11 +75,23 @@ class ActorView(ABC):
     @property
     def pending_calls(self) -> int:
         """Calls without an outcome."""
-        return len(self.unsent()) + len(self.flying)
+        return self.n_unsent + len(self.flying)
+
+    def is_full(self) -> bool:
+        """Whether no other call may be sent now."""
+        n_calls = len(self.flying)
+        return n_calls >= self.always and (
+            n_calls >= self._max_calls or self.n_bytes >= self._max_bytes or self.table.n_bytes >= self.table.max_bytes
+        )
+
+    @property
+    @abstractmethod
+    def n_unsent(self) -> int:
+        """How many calls have not been sent."""
 
     @abstractmethod
-    def unsent(self) -> Collection[Task]:
-        """The calls not yet sent, oldest first."""
+    def take_unsent(self) -> list[Task]:
+        """The calls not yet sent, oldest first, which are forgotten here."""
 
     @abstractmethod
     def add(self, task: Task) -> None:
@@ -78,11 +105,21 @@ class ActorView(ABC):
     def remove(self, task: Task) -> None:
         """A call that was not sent has an outcome."""
 
+    @abstractmethod
+    def held(self) -> Collection[Task]:
+        """The calls that may be sent as soon as there is room, the first of them first."""
+
+    @abstractmethod
+    def go_on(self) -> None:
+        """There may be room now."""
+
     # ------------------------------------------------------------------ as a Route
 
     def ready(self, task: Task) -> None:
         if self.flying.get(task.seq) is task:  # to be tried again
             del self.flying[task.seq]
+            self.n_bytes -= task.counted
+            self.table.n_bytes -= task.counted
             task.seq = 0
             self.put_back([task])
         self.table.soon(task)
@@ -95,32 +132,67 @@ class ActorView(ABC):
 
     def fly(self, task: Task, payload: bytes) -> None:
         """Sends a call under the next sequence number."""
+        task.counted = size = len(payload)
+        self.n_bytes += size
+        self.table.n_bytes += size
         task.seq = self.next_seq
         self.next_seq += 1
         self.flying[task.seq] = task
         self.table.send(ActorCall(self.actor_id, self.incarnation, task.seq, task.task_id, task.attempt, payload))
 
+    def forget_flying(self) -> dict[int, Task]:
+        """Whatever was sent is with nobody any more."""
+        flying, self.flying = self.flying, {}
+        self.table.n_bytes -= self.n_bytes
+        self.n_bytes = 0
+        return flying
+
     def cancel(self, task: Task, mode: int) -> None:
         self.table.send(ActorCancel(self.actor_id, task.task_id, mode))
+
+    def started(self, task: Task) -> None:
+        return
 
     def done(self, task: Task, error: bytes) -> None:
         if self.flying.get(task.seq) is task:
             del self.flying[task.seq]
+            self.n_bytes -= task.counted
+            self.table.n_bytes -= task.counted
+            self.go_on()
         elif task.state == WAITING:
             self.remove(task)
 
 
 class OrderedView(ActorView):
-    """Of an actor that runs one call at a time. ``_queue``: calls not yet sent, oldest first."""
+    """Of an actor that runs one call at a time. ``_queue``: calls not yet sent, oldest first.
 
-    __slots__ = ("_queue",)
+    To look for a call among a million takes long. So one that is cancelled stays where it is, ``_n_over`` of them, with
+    a number of ``OVER``, until it is at the head or most are such.
+    """
 
-    def __init__(self, actor_id: bytes, table: ActorTable) -> None:
-        super().__init__(actor_id, table)
+    __slots__ = ("_n_over", "_queue")
+
+    def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int) -> None:
+        super().__init__(actor_id, table, concurrency)
         self._queue: deque[Task] = deque()
+        self._n_over = 0
 
-    def unsent(self) -> Collection[Task]:
+    @property
+    def n_unsent(self) -> int:
+        return len(self._queue) - self._n_over
+
+    def take_unsent(self) -> list[Task]:
+        tasks = [task for task in self._queue if task.seq != OVER]
+        self._queue.clear()
+        self._n_over = 0
+        return tasks
+
+    def held(self) -> Collection[Task]:
         return self._queue
+
+    def go_on(self) -> None:
+        if self._queue:
+            self.table.soon(self._queue[0])
 
     def add(self, task: Task) -> None:
         self._queue.append(task)
@@ -129,14 +201,28 @@ class OrderedView(ActorView):
         self._queue.extendleft(reversed(tasks))
 
     def remove(self, task: Task) -> None:
-        if task in self._queue:
-            self._queue.remove(task)
+        queue = self._queue
+        if queue and queue[0] is task:
+            queue.popleft()
             self.table.soon(task)  # what stood behind it may go now
+        elif self.state != DEAD:
+            task.seq = OVER
+            self._n_over += 1
+            if self._n_over > len(queue) // 2:
+                left = self.take_unsent()
+                queue.extend(left)
 
     def go(self, task: Task) -> None:
         queue = self._queue
-        while queue and not queue[0].missing and self.state != DEAD:
-            self.table.dispatch(queue[0])
+        while queue:
+            head = queue[0]
+            if head.seq == OVER:
+                queue.popleft()
+                self._n_over -= 1
+            elif head.missing or self.state == DEAD or self.is_full():
+                break
+            else:
+                self.table.dispatch(head)
 
     def send(self, task: Task, payload: bytes) -> None:
         self._queue.popleft()
@@ -144,33 +230,59 @@ class OrderedView(ActorView):
 
 
 class UnorderedView(ActorView):
-    """Of an actor that runs several calls at once. ``_waiting``: calls that wait for an argument, by task."""
+    """Of an actor that runs several calls at once. ``_waiting``: calls not yet sent, by task; ``_held``: those of them
+    that have their arguments, in the order in which they are to be sent."""
 
-    __slots__ = ("_waiting",)
+    __slots__ = ("_held", "_waiting")
 
-    def __init__(self, actor_id: bytes, table: ActorTable) -> None:
-        super().__init__(actor_id, table)
+    def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int) -> None:
+        super().__init__(actor_id, table, concurrency)
         self._waiting: dict[bytes, Task] = {}
+        self._held: OrderedDict[bytes, Task] = OrderedDict()
 
-    def unsent(self) -> Collection[Task]:
-        return self._waiting.values()
+    def held(self) -> Collection[Task]:
+        return self._held.values()
+
+    def go_on(self) -> None:
+        if self._held:
+            self.table.soon(next(iter(self._held.values())))
+
+    @property
+    def n_unsent(self) -> int:
+        return len(self._waiting)
+
+    def take_unsent(self) -> list[Task]:
+        tasks = list(self._waiting.values())
+        self._waiting.clear()
+        self._held.clear()
+        return tasks
 
     def add(self, task: Task) -> None:
         self._waiting[task.task_id] = task
 
     def put_back(self, tasks: list[Task]) -> None:
-        for task in tasks:
-            self._waiting[task.task_id] = task
+        for task in reversed(tasks):
+            self._waiting[task.task_id] = self._held[task.task_id] = task
+            self._held.move_to_end(task.task_id, last=False)
 
     def remove(self, task: Task) -> None:
         self._waiting.pop(task.task_id, None)
+        self._held.pop(task.task_id, None)
 
     def go(self, task: Task) -> None:
-        if not task.missing and self.state != DEAD and task.task_id in self._waiting:
-            self.table.dispatch(task)
+        held = self._held
+        if not task.missing and task.task_id in self._waiting and self.state != DEAD:
+            if not (held or self.is_full()) or self.table.will_fail(task):
+                self.table.dispatch(task)
+                return
+            held[task.task_id] = task
+        while held and not self.is_full() and self.state != DEAD:
+            self.table.dispatch(next(iter(held.values())))
 
     def send(self, task: Task, payload: bytes) -> None:
         del self._waiting[task.task_id]
+        if self._held:
+            self._held.pop(task.task_id, None)
         self.fly(task, payload)
 
 
@@ -199,6 +311,9 @@ class _CreationRoute:
     def cancel(self, task: Task, mode: int) -> None:
         return
 
+    def started(self, task: Task) -> None:
+        return
+
     def done(self, task: Task, error: bytes) -> None:
         if self._view.state != DEAD:  # an argument of the constructor is an error: the actor will never be
             self._table.send(ActorReady(self._view.actor_id, error))
@@ -206,22 +321,29 @@ class _CreationRoute:
 
 
 class ActorTable:
-    """All actors that this process has to do with."""
+    """All actors that this process has to do with. ``n_bytes``: of the calls that are flying."""
 
-    def __init__(self, references: ReferenceTable, tasks: TaskTable, send: Callable[[Any], None]) -> None:
+    def __init__(
+        self, references: ReferenceTable, tasks: TaskTable, send: Callable[[Any], None], windows: Windows
+    ) -> None:
+        self.windows = windows
+        self.max_bytes = windows.all_call_bytes
+        self.n_bytes = 0
         self.views: dict[bytes, ActorView] = {}
         self.send = send
         self.soon = tasks.soon
         self.dispatch = tasks.dispatch
+        self.will_fail = tasks.will_fail
         self._references = references
         self._tasks = tasks
         self._handle_of: dict[bytes, bytes] = {}  # handle object -> actor, for the actors created here
 
-    def view(self, actor_id: bytes, ordered: bool) -> ActorView:
-        """The view of an actor, made at its first use. ``ordered``: it runs one call at a time."""
+    def view(self, actor_id: bytes, ordered: bool, concurrency: int = 1) -> ActorView:
+        """The view of an actor, made at its first use. ``ordered``: it runs its calls in their order, one at a time;
+        ``concurrency``: so many at once."""
         view = self.views.get(actor_id)
         if view is None:
-            view = self.views[actor_id] = (OrderedView if ordered else UnorderedView)(actor_id, self)
+            view = self.views[actor_id] = (OrderedView if ordered else UnorderedView)(actor_id, self, concurrency)
         return view
 
     # ------------------------------------------------------------------ creation
@@ -232,7 +354,7 @@ class ActorTable:
         ``task``: its constructor, whose identifier is the actor's. Actors must be created in the order of these.
         """
         actor_id = task.task_id
-        view = self.view(actor_id, spec["ordered"])
+        view = self.view(actor_id, spec["ordered"], spec["max_concurrency"])
         view.creation = Creation(task.function_id, spec, task)
         if handle_id:
             self._handle_of[handle_id] = actor_id
@@ -302,7 +424,7 @@ class ActorTable:
     def _died(self, view: ActorView, message: ActorState) -> None:
         view.state = DEAD
         view.death = message.error or encode_failure("ActorDiedError", message.message)
-        for task in [*view.flying.values(), *view.unsent()]:
+        for task in [*view.flying.values(), *view.take_unsent()]:
             if task.task_id in self._tasks.tasks:
                 self._tasks.fail(task, view.death)
         if view.creation is not None:
@@ -316,7 +438,7 @@ class ActorTable:
         view.state = message.state
         view.incarnation = message.incarnation
         view.next_seq = 1
-        flying, view.flying = view.flying, {}
+        flying = view.forget_flying()
         again, lost = [], []
         for seq, task in sorted(flying.items()):
             may_have_run = seq <= message.last_seq
@@ -334,5 +456,15 @@ class ActorTable:
         for task in lost:
             cancelled = encode_failure("TaskCancelledError", "the call was cancelled")
             self._tasks.fail(task, cancelled if task.cancelled else encode_failure("ActorUnavailableError", text))
-        for task in again:
-            self.soon(task)
+        view.go_on()
+
+    def check(self) -> None:
+        """Raises AssertionError if the books are wrong, or a call is held for no reason; for tests."""
+        for view in self.views.values():
+            assert view.n_bytes == sum(task.counted for task in view.flying.values()), "bytes of calls under way"
+            assert all(view.flying[seq].seq == seq for seq in view.flying), "a call that flies under another number"
+            held = next(iter(view.held()), None)
+            could_go = held is not None and not held.missing and view.state != DEAD and self._tasks.waits(held)
+            # Room that calls of other actors make is noticed at this one's next outcome, of which there must be one.
+            assert not could_go or len(view.flying) >= view.always, "a call is held that could start"
+        assert self.n_bytes == sum(view.n_bytes for view in self.views.values()), "bytes of all calls under way"

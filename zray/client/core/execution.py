@@ -38,6 +38,7 @@ from zray.protocol.messages import (
     Reply,
     Returned,
     Run,
+    Started,
     Staying,
 )
 
@@ -63,10 +64,10 @@ class Listener(Protocol):
 class Assignment:
     """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought;
     ``stored``: return values that are in the store, or are being written there; ``fault``: why its envelope cannot be
-    read."""
+    read; ``untold_bytes``: of its payload, until the broker has been told that it was started."""
 
     __slots__ = ("actor_start", "attempt", "covered", "envelope", "fault", "function_id", "gpus", "keep", "kind",
-                 "owner", "shape", "stored", "task_id")  # fmt: skip
+                 "owner", "shape", "stored", "task_id", "untold_bytes")  # fmt: skip
 
     def __init__(
         self, kind: int, owner: bytes, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
@@ -77,6 +78,7 @@ class Assignment:
         self.attempt = attempt
         self.function_id = function_id
         self.envelope, self.fault = read_envelope(payload)
+        self.untold_bytes = len(payload)
         self.covered: list[bytes] = []
         self.keep: list[Any] = []  # what its return values refer to, until they are answered for
         self.stored: list[bytes] = []
@@ -95,7 +97,10 @@ class Execution:
         send: Callable[[Any], None],
         effects: list[Any],
         host_id: bytes,
+        started_bytes: int,
     ) -> None:
+        """``started_bytes``: see ``Windows``."""
+        self._started_bytes = started_bytes
         self._references = references
         self._tasks = tasks
         self._send = send
@@ -280,6 +285,7 @@ class Execution:
         self._blocked += 1
         if self._blocked == 1:
             self.hand_back()
+            self.tell_started()
             self._send(Blocked(True))
 
     def unblock(self) -> None:
@@ -293,6 +299,13 @@ class Execution:
         if self._queue and not self.actor_id:
             self._send(Returned([run.task_id for run in self._queue if isinstance(run, Run)]))
             self._queue.clear()
+
+    def tell_started(self) -> None:
+        """What runs takes long, or waits: its owner may send more, if it is large."""
+        for task in self._running.values():
+            if task.kind == TASK and task.untold_bytes >= self._started_bytes:
+                task.untold_bytes = -1
+                self._send(Started(task.task_id, task.attempt))
 
     def leave(self, reason: str) -> None:
         """Takes no more work; the process may exit once ``may_exit``."""

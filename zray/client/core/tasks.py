@@ -7,17 +7,18 @@ is decided by ``task.route``; everything here is indifferent to it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED, Entry, ReferenceTable, is_stored
+from zray.client.core.windows import Windows
 from zray.exceptions import FAILURES
 from zray.failures import alias_of, aliased, encode_failure
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id, task_of
 from zray.protocol.codec import pack, unpack
-from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Submit
+from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Started, Submit
 
 WAITING, SENT = range(2)
 """A task waits for its arguments, or is with the broker or a worker."""
@@ -25,6 +26,8 @@ WAITING, SENT = range(2)
 UNLIMITED = -1
 NEAR_BYTES = 256 * 1024
 """From so many bytes of arguments on, a task rather goes to the host that has them."""
+MAX_IDLE_WINDOWS = 1000
+"""Of kinds of resources that tasks have asked for."""
 MAX_FREE_ATTEMPTS = 20
 """So often may a task lose its worker before it has started without a retry being counted."""
 
@@ -113,15 +116,19 @@ class Route(Protocol):
     def cancel(self, task: Task, mode: int) -> None:
         """Asks whoever has the task to drop or stop it."""
 
+    def started(self, task: Task) -> None:
+        """Its worker has begun with a large task, and takes long."""
+
     def done(self, task: Task, error: bytes) -> None:
         """The outcome is known; ``error`` is empty when it came from a worker."""
 
 
 class Task:
-    """One call whose outcome is not known yet. Invariant: ``missing`` is the number of its arguments not yet ready."""
+    """One call whose outcome is not known yet. Invariants: ``missing`` is the number of its arguments not yet ready;
+    ``counted`` is what of it counts in its route's window, in bytes: nothing before it was sent."""
 
-    __slots__ = ("arguments", "attempt", "cancelled", "flags", "function_id", "missing", "n_returns", "options",
-                 "parent", "retries_left", "route", "seq", "shape", "state", "task_id")  # fmt: skip
+    __slots__ = ("arguments", "attempt", "cancelled", "counted", "flags", "function_id", "missing", "n_returns",
+                 "options", "parent", "retries_left", "route", "seq", "shape", "state", "task_id")  # fmt: skip
 
     def __init__(
         self,
@@ -149,6 +156,7 @@ class Task:
         self.attempt = 0
         self.missing = 0
         self.seq = 0
+        self.counted = 0
         self.state = WAITING
         self.cancelled = False
 
@@ -204,6 +212,11 @@ class TaskTable:
     def waits(self, task: Task) -> bool:
         """Whether the task has all its arguments and has not been sent or ended."""
         return task.state == WAITING and not task.missing and task.task_id in self.tasks
+
+    def will_fail(self, task: Task) -> bool:
+        """Whether an argument of a task that has all of them is an error: it takes no room to fail."""
+        entries = self.references.entries
+        return any(entries[object_id].status == ERROR for _, object_id in task.arguments.refs)
 
     def dispatch(self, task: Task) -> None:
         """Builds the envelope and hands it to the route; an argument that is an error is the task's outcome."""
@@ -324,6 +337,12 @@ class TaskTable:
             attempt = f"attempt {task.attempt + 1} of the task, the last: " if message.kind in RETRIED_FAILURES else ""
             self.fail(task, encode_failure(message.kind, attempt + message.message))
 
+    def on_started(self, message: Started) -> None:
+        """A worker has begun with a task."""
+        task = self.tasks.get(message.task_id)
+        if task is not None and task.attempt == message.attempt and task.state == SENT:
+            task.route.started(task)
+
     def refused(self, task_id: bytes, attempt: int, error: bytes) -> None:
         """An attempt could not be sent."""
         task = self.tasks.get(task_id)
@@ -383,37 +402,139 @@ class TaskTable:
     def lose_everything(self, kind: str, message: str) -> None:
         """The cluster is gone: nothing that is pending will ever have another outcome."""
         error = encode_failure(kind, message)
+        self._going = True  # an outcome lets nothing go any more
         for task in list(self.tasks.values()):
             if task.task_id in self.tasks:
                 self.fail(task, error)
+        self._due.clear()
+        self._going = False
+
+
+class _Window:
+    """Tasks that ask for the same resources: ``n_bytes``, of those under way; ``held``: those that wait for room."""
+
+    __slots__ = ("held", "n_bytes")
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+        self.held: OrderedDict[bytes, Task] = OrderedDict()
 
 
 class QueueRoute:
-    """Plain tasks: through the broker's queue."""
+    """Plain tasks: through the broker's queue, within the windows of ``zray.client.core.windows``.
 
-    __slots__ = ("_send", "_table", "actor_id")
+    ``n_bytes``: of all tasks under way. ``_behind_all``: shapes whose tasks wait for room among all tasks, and not only
+    among those of their shape. Those are let go by the outcome of any task.
+    """
 
-    def __init__(self, table: TaskTable, send: Callable[[Any], None]) -> None:
+    __slots__ = ("_behind_all", "_max_bytes", "_max_bytes_of_all", "_send", "_table", "_windows", "actor_id", "n_bytes")
+
+    def __init__(self, table: TaskTable, send: Callable[[Any], None], windows: Windows) -> None:
         self.actor_id = b""
+        self.n_bytes = 0
         self._table = table
         self._send = send
+        self._max_bytes = windows.task_bytes
+        self._max_bytes_of_all = windows.all_task_bytes
+        self._windows: dict[bytes, _Window] = {}
+        self._behind_all: dict[bytes, None] = {}
 
     def ready(self, task: Task) -> None:
+        if task.counted:  # to be tried again
+            self._uncount(task)
         self._table.soon(task)
 
     def go(self, task: Task) -> None:
-        if self._table.waits(task):
+        window = self._windows.get(task.shape) or self._new_window(task.shape)
+        waits = self._table.waits(task)
+        # As ``_has_room``, which would be a call for every task.
+        if not window.held and window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all:
+            if waits:
+                self._table.dispatch(task)
+            return
+        if waits and self._table.will_fail(task):
             self._table.dispatch(task)
+            return
+        if waits:
+            window.held[task.task_id] = task
+        self._fill(task.shape, window)
+
+    def _has_room(self, window: _Window) -> bool:
+        return window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all
+
+    def _fill(self, shape: bytes, window: _Window) -> None:
+        """Sends those of a window's tasks for which there is room now."""
+        while window.held and self._has_room(window):
+            self._table.dispatch(next(iter(window.held.values())))
+        if window.held and window.n_bytes < self._max_bytes:
+            self._behind_all[shape] = None
+        else:
+            self._behind_all.pop(shape, None)
 
     def send(self, task: Task, payload: bytes) -> None:
+        window = self._windows[task.shape]
+        if window.held:
+            window.held.pop(task.task_id, None)
+        task.counted = size = len(payload)
+        window.n_bytes += size
+        self.n_bytes += size
         near = self._table.nearest(task.arguments)
         self._send(Submit(task.task_id, task.attempt, task.function_id, task.shape, task.flags, near, payload))
 
     def cancel(self, task: Task, mode: int) -> None:
         self._send(Cancel(task.task_id, mode))
 
+    def started(self, task: Task) -> None:
+        if task.counted:
+            self._uncount(task)
+
     def done(self, task: Task, error: bytes) -> None:
-        return
+        if task.counted:  # as ``_uncount``, which would be a call for every task
+            window = self._windows[task.shape]
+            window.n_bytes -= task.counted
+            self.n_bytes -= task.counted
+            if window.held or self._behind_all:
+                self._let_go(window)
+        elif task.state == WAITING:
+            held_in = self._windows.get(task.shape)
+            if held_in is not None:
+                held_in.held.pop(task.task_id, None)
+
+    def _uncount(self, task: Task) -> None:
+        window = self._windows[task.shape]
+        window.n_bytes -= task.counted
+        self.n_bytes -= task.counted
+        task.counted = 0
+        self._let_go(window)
+
+    def _let_go(self, window: _Window) -> None:
+        """There is more room, in this window and among all tasks."""
+        if window.held:
+            self._table.soon(next(iter(window.held.values())))
+        while self._behind_all and self.n_bytes < self._max_bytes_of_all:
+            shape = next(iter(self._behind_all))
+            del self._behind_all[shape]
+            behind = self._windows.get(shape)
+            if behind is not None and behind.held:
+                self._table.soon(next(iter(behind.held.values())))
+
+    def _new_window(self, shape: bytes) -> _Window:
+        if len(self._windows) >= MAX_IDLE_WINDOWS:
+            windows = self._windows.items()
+            self._windows = {key: window for key, window in windows if window.n_bytes or window.held}
+        window = self._windows[shape] = _Window()
+        return window
+
+    def check(self) -> None:
+        """Raises AssertionError if the books are wrong, or a task waits for room that is there; for tests."""
+        tasks = [task for task in self._table.tasks.values() if task.route is self]
+        assert self.n_bytes == sum(task.counted for task in tasks), "bytes of tasks under way"
+        for shape, window in self._windows.items():
+            assert window.n_bytes == sum(task.counted for task in tasks if task.shape == shape), "bytes of a shape"
+            assert all(self._table.waits(task) for task in window.held.values()), "a task is held that does not wait"
+            assert not (window.held and self._has_room(window)), "a task is held though there is room"
+        n_held = sum(len(window.held) for window in self._windows.values())
+        assert n_held == sum(map(self._table.waits, tasks)), "a task that could go is not held"
 
 
 RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))

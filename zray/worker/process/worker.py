@@ -38,7 +38,6 @@ FLUSH_S = 0.001
 """While there is work, answers are sent at most this often, and at least when the next task begins after it."""
 IDLE_TITLE_S = 0.02
 """A worker that has waited for so long says in ``ps`` that it is idle; two titles per call would be a tenth of it."""
-MAX_ASYNC_CALLS = 1000
 WORTH_KEEPING_BYTES = 4 * MIB
 """A worker whose memory has grown by this much has loaded something that the next one would have to load again.
 
@@ -148,6 +147,7 @@ class Worker:
         if self._in_main:
             with self._shell.lock:
                 self._execution.hand_back()
+                self._execution.tell_started()
 
     def _on_lost(self, reason: str) -> None:
         self._lost = True
@@ -228,9 +228,8 @@ class Worker:
         kind = self._runner.function(task.function_id)
         args, kwargs = self._runner.arguments(task)
         self._actor = kind(*args, **kwargs)
-        self._concurrency = int(start.spec.get("max_concurrency") or 0)
+        self._concurrency = max(1, int(start.spec.get("max_concurrency", 1)))
         if start.spec.get("has_coroutines"):
-            self._concurrency = self._concurrency or MAX_ASYNC_CALLS
             # Imported here: asyncio is 3 MB, which workers that serve no async actor do without; so threads below.
             from zray.worker.process.event_loop import EventLoop
 
@@ -240,8 +239,6 @@ class Worker:
             from concurrent.futures import ThreadPoolExecutor
 
             self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="zray-actor")
-        else:
-            self._concurrency = 1
 
     # ------------------------------------------------------------------ outcomes
 
