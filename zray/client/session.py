@@ -224,10 +224,8 @@ class Session:
                 references.pin(inner)
             references.resolve(object_id, status, data, host, size, serialized.refs)
             if self.core.dropped:
-                self.core.collect()
-                self.shell.submitted()
-        if status == STORED:
-            self.shell.settle()
+                self.shell.collect()
+        self.shell.settle()
         return ref
 
     def _put_plain(self, object_id: bytes, data: bytes, size: int) -> ObjectRef:
@@ -243,7 +241,9 @@ class Session:
         self._entries[object_id] = entry
         ref = self._make_ref(object_id, entry)
         if len(self.core.dropped) > MAX_DROPPED:
-            self.shell.run(self.core.collect)
+            with self.shell.lock:
+                self.shell.collect()
+            self.shell.settle()
         return ref
 
     def read(self, host: bytes, object_id: bytes, size: int, deadline: float | None = None) -> memoryview:
@@ -262,17 +262,15 @@ class Session:
             self._remote.transfers().memory[object_id] = serialized.to_bytes()
             return
         if self.core.dropped:
-            self.shell.run(self._collect)
+            with self.shell.lock:
+                self.shell.collect()
+            self.shell.settle()
         try:
             store = self.stores.of(host)
         except OSError as error:
             raise SystemFailure(f"the object store cannot be opened: {describe_error(error)}") from error
         assert store is not None
         store.write(object_id, serialized.total_bytes, serialized.write_into)
-
-    def _collect(self) -> None:
-        self.core.collect()
-        self.shell._effects.extend(self.core.take_effects())
 
     # ------------------------------------------------------------------ get and wait
 
