@@ -167,11 +167,11 @@ class Store:
         self._lock = threading.Lock()
         self._unusable = ""
         self._pins = Pins(f"{path}/pins")
-        self._segments = Segments(str(path), str(spill_dir), self._pins)
-        self._books = Books(f"{path}/books", capacity_bytes, self._segments.count)
         kept_bytes = min(KEPT_MAP_BYTES, capacity_bytes)
         self._read_maps = MapCache(kept_bytes)
         self._write_maps = MapCache(kept_bytes)
+        self._segments = Segments(str(path), str(spill_dir), self._pins, self._write_maps)
+        self._books = Books(f"{path}/books", capacity_bytes, self._segments.count)
         self._ended: collections.deque[_HeldPin | HeldMap] = collections.deque()  # see Maps
         self._held_pins: dict[int, _HeldPin] = {}  # by id(): they hash and compare as what they refer to
         self._maps = Maps(self._ended.append)
@@ -277,8 +277,10 @@ class Store:
         patience: Patience | None = None
         memory_full = False
         while True:
-            draft = self._allocate(size, memory_full)
+            draft, mapping = self._allocate(size, memory_full)
             if draft is not None:
+                if mapping is not None:
+                    return draft, mapping
                 try:
                     return draft, self._map_draft(draft, gradually)
                 except BaseException as error:
@@ -294,29 +296,33 @@ class Store:
             self._shield.open_window()
             self._shield.shut_window()
 
-    def _allocate(self, size: int, memory_full: bool) -> Draft | None:
-        """A segment, if there is one or room for one. ``memory_full``: only if as much is dropped first."""
+    def _allocate(self, size: int, memory_full: bool) -> tuple[Draft | None, Mapping | None]:
+        """A segment, if there is one or room for one, and the map that this process has kept of it.
+
+        ``memory_full``: only if as much is dropped first.
+        """
         with self._changing as ledger:
-            draft = self._segments.take_free(ledger, size, self._write_maps)
-            shortage = size if memory_full else ledger.shortage(size)
-            if draft is None and shortage:
-                self._segments.retry_doomed(ledger)
-                draft = self._segments.take_free(ledger, size, self._write_maps)
+            draft = self._segments.take_free(ledger, size)
+            if draft is None:
+                draft = self._make_room(ledger, size, memory_full)
+            return draft, self._write_maps.get(draft.inode) if draft is not None else None
+
+    def _make_room(self, ledger: Ledger, size: int, memory_full: bool) -> Draft | None:
+        """A segment where no free one of its size is at hand: a doomed one, or a new one for which others are dropped."""
+        shortage = size if memory_full else ledger.shortage(size)
+        if shortage:
+            self._segments.retry_doomed(ledger)
+            draft = self._segments.take_free(ledger, size)
             if draft is not None:
                 return draft
-            if shortage:
-                victims = choose(shortage, self._segments.free_candidates())
-                shortage -= sum(self._segments.drop(ledger, victim.path, Place.FREE) for victim in victims)
-            if shortage > 0 and ledger.held[Place.COPY]:  # others have these objects, too
-                victims = choose(shortage, self._segments.copy_candidates())
-                shortage -= sum(self._segments.drop(ledger, victim.path, Place.COPY) for victim in victims)
-            return self._segments.create(ledger, size) if shortage <= 0 else None
+            victims = choose(shortage, self._segments.free_candidates())
+            shortage -= sum(self._segments.drop(ledger, victim.path, Place.FREE) for victim in victims)
+        if shortage > 0 and ledger.held[Place.COPY]:  # others have these objects, too
+            victims = choose(shortage, self._segments.copy_candidates())
+            shortage -= sum(self._segments.drop(ledger, victim.path, Place.COPY) for victim in victims)
+        return self._segments.create(ledger, size) if shortage <= 0 else None
 
     def _map_draft(self, draft: Draft, gradually: bool) -> Mapping:
-        with self._locked:
-            mapping = self._write_maps.get(draft.inode)
-        if mapping is not None:
-            return mapping
         fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             if draft.fresh and not gradually:
