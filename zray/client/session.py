@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 LARGE_FUNCTION_BYTES = 1 << 20
 WARN_FUNCTION_BYTES = 100 << 20
+LOADED_AT_ONCE = 64
+"""References that are made while other threads wait for the lock."""
 MAX_DROPPED = 64
 """References that are gone and not counted yet, at a ``put`` of something small."""
 STORED_FUNCTION = b"zray-stored-function:"
@@ -153,12 +155,29 @@ class Session:
 
     def _load(self, object_id: bytes, outer: bytes) -> ObjectRef:
         with self.shell.lock:
-            entry = self._entries.get(object_id)
-            if entry is not None and entry.ref is not None:
-                ref: ObjectRef | None = entry.ref()
-                if ref is not None:
-                    return ref
-            return self._make_ref(object_id, self.core.references.load(object_id, outer))
+            return self._load_locked(object_id, outer)
+
+    def _load_locked(self, object_id: bytes, outer: bytes) -> ObjectRef:
+        entry = self._entries.get(object_id)
+        if entry is not None and entry.ref is not None:
+            ref: ObjectRef | None = entry.ref()
+            if ref is not None:
+                return ref
+        return self._make_ref(object_id, self.core.references.load(object_id, outer))
+
+    def _load_inner(self, outer: bytes, inner: Sequence[bytes]) -> Callable[[bytes], ObjectRef]:
+        """What loads the references in the value of ``outer``; those to ``inner``, which are known to be in there, are
+        made at once: to enter the section for each of them takes as long as to make it."""
+        made: dict[bytes, ObjectRef] = {}
+        for start in range(0, len(inner), LOADED_AT_ONCE):
+            with self.shell.lock:
+                for object_id in inner[start : start + LOADED_AT_ONCE]:
+                    made[object_id] = self._load_locked(object_id, outer)
+
+        def load_ref(object_id: bytes) -> ObjectRef:
+            return made.get(object_id) or self._load(object_id, outer)
+
+        return load_ref
 
     def load_covered(self, object_id: bytes, covered: list[bytes]) -> ObjectRef:
         """A reference among a running task's arguments."""
@@ -310,10 +329,8 @@ class Session:
 
     def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
         entry = self._entries[object_id]
-
-        def load_ref(inner: bytes) -> ObjectRef:
-            return self._load(inner, object_id)
-
+        inner = entry.inner
+        load_ref = self._load_inner(object_id, inner) if inner else lambda other: self._load(other, object_id)
         if entry.status == INLINE:
             return deserialize(entry.data, load_ref)
         if entry.status == STORED:

@@ -245,14 +245,13 @@ class ClientShell:
 
         The first of a burst goes at once; what follows closely is left to a thread that waits, or to the background.
         """
-        now = time.monotonic()
         if self.closed:
             return
         if self._leader is not None:
             if self._polling:
                 self._polling = False
                 os.eventfd_write(self._wake_fd, 1)
-        elif now - self.last_flush > BURST_S:
+        elif time.monotonic() - self.last_flush > BURST_S:
             self.turn()
 
     def collect(self) -> None:

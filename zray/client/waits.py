@@ -14,7 +14,10 @@ from zray.object_ref import ObjectRef
 
 
 class _FirstError(Waiter):
-    """A wait for objects that ends as soon as one of them is an error. ``entries``: the table that they are in."""
+    """A wait for objects that ends as soon as one of them is an error: then it is ``woken``.
+
+    ``entries``: the table that they are in.
+    """
 
     __slots__ = ("_entries",)
 
@@ -23,9 +26,11 @@ class _FirstError(Waiter):
         self._entries = entries
 
     def ready(self, object_id: bytes) -> None:
-        super().ready(object_id)
+        self.left -= 1
         if self._entries[object_id].status == ERROR:
             self.wake()
+        elif not self.left:
+            self._shell.alert(self)
 
 
 class Waits:
@@ -55,7 +60,10 @@ class Waits:
         statuses = {entries[object_id].status for object_id in ids}
         if PENDING in statuses and ERROR not in statuses:
             pending = [object_id for object_id in ids if entries[object_id].status == PENDING]
-            self._await(pending, _FirstError(self._shell, len(pending), entries), timeout_s)
+            waiter = _FirstError(self._shell, len(pending), entries)
+            self._await(pending, waiter, timeout_s)
+            if not waiter.left and not waiter.woken:
+                return b""
             statuses = {entries[object_id].status for object_id in ids}
         if ERROR in statuses:
             return next(object_id for object_id in ids if entries[object_id].status == ERROR)

@@ -26,7 +26,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from zray.config import GIB
 from zray.exceptions import ObjectStoreFullError, SystemFailure, ZrayError
@@ -36,6 +36,7 @@ from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, 
 from zray.store.location import proof_of
 from zray.store.maps import HeldMap, MapCache, Mapping, Maps, copy_of
 from zray.store.pins import Pins
+from zray.store.sections import NO_SHIELD, Changing, Locked, Shield
 from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer
 from zray.store.spill import Turn, pulse, turn_to_spill
 from zray.store.writing import Patience, Writing, check_id
@@ -50,98 +51,6 @@ _FREED_AT_ONCE = 64
 
 class SegmentMissing(LookupError):
     """The store holds no object of that identifier: it was never written, or has been freed."""
-
-
-class Shield(Protocol):
-    """Keeps code of the user's, such as signal handlers and finalizers, out of what would be left half done."""
-
-    def enter_section(self) -> None:
-        """A lock of the store's is about to be taken: no such code runs in this thread from now on."""
-
-    def leave_section(self, quietly: bool = False) -> None:
-        """Undoes one ``enter_section``. ``quietly``: nothing is called or raised here that was held back."""
-
-    def shield(self) -> None:
-        """Holds signal handlers back, which could raise and so leave a claim held."""
-
-    def unshield(self) -> None:
-        """Undoes one ``shield``; the last one calls what was held back."""
-
-    def open_window(self) -> None:
-        """Nothing is held: lets handlers through, unless more than one ``shield`` is on."""
-
-    def shut_window(self) -> None:
-        """Undoes ``open_window``."""
-
-
-class _NoShield:
-    """For processes without code of the user's."""
-
-    def enter_section(self) -> None:
-        return
-
-    def leave_section(self, quietly: bool = False) -> None:
-        return
-
-    def shield(self) -> None:
-        return
-
-    def unshield(self) -> None:
-        return
-
-    def open_window(self) -> None:
-        return
-
-    def shut_window(self) -> None:
-        return
-
-
-class _Locked:
-    """The lock between the threads of a process, of a usable store."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        store = self._store
-        store._shield.enter_section()
-        if store._ended:  # first: it may be the room
-            store._settle_if_idle()
-        store._lock.acquire()
-        if store._unusable:
-            self.__exit__()
-            raise SystemFailure(f"the object store {store.path} {store._unusable}")
-
-    def __exit__(self, *error: object) -> None:
-        store = self._store
-        store._lock.release()
-        try:
-            if store._ended:
-                store._settle_if_idle()
-        finally:
-            store._shield.leave_section()
-
-
-class _Changing:
-    """Both locks, and the ledger."""
-
-    def __init__(self, locked: _Locked, books: Books) -> None:
-        self._locked = locked
-        self._books = books
-
-    def __enter__(self) -> Ledger:
-        self._locked.__enter__()
-        try:
-            return self._books.open()
-        except BaseException:
-            self._locked.__exit__()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        try:
-            self._books.shut(complete=kind is None)
-        finally:
-            self._locked.__exit__()
 
 
 class _HeldPin(weakref.ref[Any]):
@@ -175,8 +84,8 @@ class Store:
         self._ended: collections.deque[_HeldPin | HeldMap] = collections.deque()  # see Maps
         self._held_pins: dict[int, _HeldPin] = {}  # by id(): they hash and compare as what they refer to
         self._maps = Maps(self._ended.append)
-        self._locked = _Locked(self)
-        self._changing = _Changing(self._locked, self._books)
+        self._locked = Locked(self)
+        self._changing = Changing(self._locked, self._books)
         _open_stores.add(self)
         _leave_to_parent_at_fork()
 
@@ -205,7 +114,7 @@ class Store:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path, shield: Shield = _NoShield()) -> Store:  # noqa: B008  (it has no state)
+    def open(cls, path: Path, shield: Shield = NO_SHIELD) -> Store:
         """Opens the store that another process has made at ``path``. Raises OSError when there is none."""
         parameters = json.loads((path / "store.json").read_text())
         return cls(path, Path(parameters["spill_dir"]), parameters["capacity_bytes"], parameters["wait_s"], shield)
@@ -567,15 +476,18 @@ class Store:
         """
         self._shield.enter_section()
         try:
-            while self._ended and self._lock.acquire(blocking=False):
-                try:
-                    maps = self._settle()
-                finally:
-                    self._lock.release()
-                for held in maps:
-                    self._maps.unmap(held)
+            self._settle_in_section()
         finally:
             self._shield.leave_section(quietly)
+
+    def _settle_in_section(self) -> None:
+        while self._ended and self._lock.acquire(blocking=False):
+            try:
+                maps = self._settle()
+            finally:
+                self._lock.release()
+            for held in maps:
+                self._maps.unmap(held)
 
     def _settle(self) -> list[HeldMap]:
         """Lets ended pins go; returns what is to be unmapped, which may take a while, without the lock."""
