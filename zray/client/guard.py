@@ -47,8 +47,8 @@ class Guard:
 
     # ------------------------------------------------------------------ the lock
 
-    # A call enters two to four of these sections, and a put two of the others. So what they have in common is written out
-    # in each: a function of its own would cost as much as what it does.
+    # A call enters two to four of these sections, and a put two of the others. So what they have in common is written
+    # out in each: a function of its own would cost as much as what it does.
 
     def __enter__(self) -> None:
         self._lock.acquire()

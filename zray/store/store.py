@@ -217,7 +217,7 @@ class Store:
             return draft, self._write_maps.get(draft.inode) if draft is not None else None
 
     def _make_room(self, ledger: Ledger, size: int, memory_full: bool) -> Draft | None:
-        """A segment where no free one of its size is at hand: a doomed one, or a new one for which others are dropped."""
+        """A segment where no free one of its size is at hand: a doomed one, or a new one, for which others may go."""
         shortage = size if memory_full else ledger.shortage(size)
         if shortage:
             self._segments.retry_doomed(ledger)
