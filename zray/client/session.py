@@ -53,6 +53,7 @@ LOADED_AT_ONCE = 64
 """References that are made while other threads wait for the lock."""
 MAX_DROPPED = 64
 """References that are gone and not counted yet, at a ``put`` of something small."""
+NO_ARGUMENTS = Arguments(INLINE, b"", b"", b"", 0, (), ())
 STORED_FUNCTION = b"zray-stored-function:"
 
 
@@ -376,7 +377,7 @@ class Session:
         keep: list[ObjectRef] = [handle] if handle is not None else []
         held: tuple[bytes, ...] = (handle._id,) if handle is not None else ()
         if not args and not kwargs:
-            return Arguments(INLINE, b"", b"", b"", 0, (), held), keep
+            return NO_ARGUMENTS if handle is None else Arguments(INLINE, b"", b"", b"", 0, (), held), keep
         refs: list[tuple[int | str, bytes]] = []
         plain_args = list(args)
         for position, value in enumerate(args):
@@ -429,10 +430,14 @@ class Session:
         return refs
 
     def _own_returns(self, task_id: bytes, n_returns: int) -> list[ObjectRef]:
+        own = self.core.references.own
+        if n_returns == 1:  # by far the most common
+            object_id = return_id(task_id, 1)
+            return [self._make_ref(object_id, own(object_id))]
         refs = []
         for index in range(1, n_returns + 1):
             object_id = return_id(task_id, index)
-            refs.append(self._make_ref(object_id, self.core.references.own(object_id)))
+            refs.append(self._make_ref(object_id, own(object_id)))
         return refs
 
     def cancel(self, ref: ObjectRef, mode: int) -> None:

@@ -75,20 +75,24 @@ def read_envelope(payload: bytes) -> tuple[Envelope, str]:
         return _NO_ENVELOPE, "malformed envelope"
     envelope = _make_tuple(Envelope, fields)
     refs = envelope.refs
-    if type(envelope.options) is bytes and type(refs) is list and (not refs or all(map(_is_argument, refs))):
+    if type(envelope.options) is bytes and type(refs) is list and (not refs or _are_arguments(refs)):
         return envelope, ""
     return _NO_ENVELOPE, "malformed envelope"
 
 
-def _is_argument(ref: Any) -> bool:
-    """[key, object_id, status, data, host, size]"""
-    if type(ref) is not list or len(ref) != 6:
+def _are_arguments(refs: list[Any]) -> bool:
+    """Whether each is [key, object_id, status, data, host, size]."""
+    try:
+        for key, object_id, status, data, host, size in refs:  # each by itself: there may be thousands
+            if (
+                type(object_id) is not bytes or len(object_id) != OBJECT_ID_BYTES or type(status) is not int
+                or type(data) is not bytes or type(host) is not bytes or type(size) is not int
+                or (type(key) is not int and type(key) is not str)
+            ):  # fmt: skip
+                return False
+    except (ValueError, TypeError):  # no list of six
         return False
-    key, object_id, status, data, host, size = ref
-    return (
-        (type(key) is int or type(key) is str) and type(object_id) is bytes and len(object_id) == OBJECT_ID_BYTES
-        and type(status) is int and type(data) is bytes and type(host) is bytes and type(size) is int
-    )  # fmt: skip
+    return True
 
 
 class Outcome(NamedTuple):
