@@ -153,6 +153,9 @@ class ClientShell:
         if self.closed or self.lost:
             core.collect()
             return
+        core.collect()
+        if core.has_output:  # first: what is sent afterwards makes it necessary to look at the socket once more
+            connection.flush(core.drain())
         while True:
             for message in connection.receive():
                 try:
