@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from zray.client.context import current_task
 from zray.client.core.references import ERROR, PENDING, STORED, Entry
 from zray.client.prefetch import Prefetch, Prefetches
 from zray.client.shell import ClientShell, Waiter
@@ -204,3 +205,25 @@ class Waits:
                     prefetch.waiters.remove(waiter)
                 for ref in pending:
                     self._references.stop_waiting(ref._id, waiter)
+
+
+@contextlib.contextmanager
+def lending(shell: ClientShell) -> Iterator[None]:
+    """A task that waits in here has lent its CPUs."""
+    lock, execution = shell.lock, shell.core.execution
+    lends = False
+    lock.shield()
+    try:
+        with lock:
+            # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
+            lends = execution.is_running(current_task.get().task_id)
+            if lends:
+                execution.block()
+        lock.open_window()
+        yield
+        lock.shut_window()
+    finally:
+        if lends:
+            with lock:
+                execution.unblock()
+        lock.unshield()
