@@ -47,7 +47,8 @@ class Guard:
 
     # ------------------------------------------------------------------ the lock
 
-    # Entered two to four times per call, so the work of ``_pause_collector`` and ``_resume_collector`` is written out.
+    # A call enters two to four of these sections, and a put two of the others. So what they have in common is written
+    # out in each: a function of its own would cost as much as what it does.
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -63,7 +64,7 @@ class Guard:
             self._threshold = threshold
         self._busy = True
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._busy = False
         if self._threshold and not self._sections:
             if not get_threshold()[0]:  # else the program has set another one meanwhile
@@ -73,31 +74,25 @@ class Guard:
         if _deferred:
             signals.run_deferred()
 
-    def _pause_collector(self) -> None:
-        threshold = get_threshold()[0]
-        if threshold:
-            set_threshold(0)
-            self._threshold = threshold
-
-    def _resume_collector(self) -> None:
-        if self._threshold and not self._sections and not self._busy:
-            if not get_threshold()[0]:
-                set_threshold(self._threshold)
-            self._threshold = 0
-
     def left_behind_by_fork(self) -> None:
         """In a forked child, which has no other threads: undoes what those of the parent were in."""
         self._sections = 0
         self._busy = False
-        self._resume_collector()
+        if self._threshold and not get_threshold()[0]:
+            set_threshold(self._threshold)
+        self._threshold = 0
 
     # ------------------------------------------------------------------ sections under other locks
 
     def enter_section(self) -> None:
         """A critical section under another lock begins, or is about to: no user code runs in this thread."""
-        self.shield()
+        if get_ident() == self._main:
+            self._shields += 1
         self._lock.acquire()
-        self._pause_collector()
+        threshold = get_threshold()[0]
+        if threshold:
+            set_threshold(0)
+            self._threshold = threshold
         self._sections += 1
         self._lock.release()
 
@@ -105,7 +100,10 @@ class Guard:
         """Undoes one ``enter_section``. ``quietly``: handlers are not called here, where an exception would be lost."""
         self._lock.acquire()
         self._sections -= 1
-        self._resume_collector()
+        if self._threshold and not self._sections and not self._busy:
+            if not get_threshold()[0]:
+                set_threshold(self._threshold)
+            self._threshold = 0
         self._lock.release()
         self.unshield(quietly)
 

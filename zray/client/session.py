@@ -10,8 +10,7 @@ import contextlib
 import functools
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zray.client.connection import Connection
@@ -20,12 +19,13 @@ from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
 from zray.client.core.effects import FreeSegment, Warn
 from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
+from zray.client.exports import Exports
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
 from zray.client.remote import RemoteObjects
 from zray.client.shell import TICK, Callback, ClientShell, Waiter
 from zray.client.stores import Stores
-from zray.client.waits import Waits
+from zray.client.waits import Waits, lending
 from zray.config import Config
 from zray.exceptions import (
     ClusterUnavailableError,
@@ -36,10 +36,10 @@ from zray.exceptions import (
     ZrayError,
 )
 from zray.failures import aliased
-from zray.ids import function_id_of, owner_of, put_id, return_id
+from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
-from zray.serialization import PickledCallable, Serialized, deserialize, load_error, serialize, serialize_call
+from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.util import signals
 from zray.util.processes import describe_error
 from zray.util.streams import say
@@ -47,11 +47,11 @@ from zray.util.streams import say
 if TYPE_CHECKING:
     import concurrent.futures
 
-LARGE_FUNCTION_BYTES = 1 << 20
-WARN_FUNCTION_BYTES = 100 << 20
+LOADED_AT_ONCE = 64
+"""References that are made while other threads wait for the lock."""
 MAX_DROPPED = 64
 """References that are gone and not counted yet, at a ``put`` of something small."""
-STORED_FUNCTION = b"zray-stored-function:"
+NO_ARGUMENTS = Arguments(INLINE, b"", b"", b"", 0, (), ())
 
 
 class Session:
@@ -88,12 +88,12 @@ class Session:
         }
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
-        lending = self._lending if host_id else contextlib.nullcontext
+        lent = functools.partial(lending, self.shell) if host_id else contextlib.nullcontext
         self._link = connection.link
-        self._remote = RemoteObjects(self.shell, self.stores, lending)
-        self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lending, self.check_usable)
+        self._remote = RemoteObjects(self.shell, self.stores, lent)
+        self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lent, self.check_usable)
+        self.export = Exports(self)
         self._members = {process_id}  # of the cluster, as far as anybody has asked
-        self._stored_functions: dict[bytes, bytes] = {}  # hash of the pickle: identifier in the cluster
         self._entries = self.core.references.entries
 
     @property
@@ -153,12 +153,29 @@ class Session:
 
     def _load(self, object_id: bytes, outer: bytes) -> ObjectRef:
         with self.shell.lock:
-            entry = self._entries.get(object_id)
-            if entry is not None and entry.ref is not None:
-                ref: ObjectRef | None = entry.ref()
-                if ref is not None:
-                    return ref
-            return self._make_ref(object_id, self.core.references.load(object_id, outer))
+            return self._load_locked(object_id, outer)
+
+    def _load_locked(self, object_id: bytes, outer: bytes) -> ObjectRef:
+        entry = self._entries.get(object_id)
+        if entry is not None and entry.ref is not None:
+            ref: ObjectRef | None = entry.ref()
+            if ref is not None:
+                return ref
+        return self._make_ref(object_id, self.core.references.load(object_id, outer))
+
+    def _load_inner(self, outer: bytes, inner: Sequence[bytes]) -> Callable[[bytes], ObjectRef]:
+        """What loads the references in the value of ``outer``; those to ``inner``, which are known to be in there, are
+        made at once: to enter the section for each of them takes as long as to make it."""
+        made: dict[bytes, ObjectRef] = {}
+        for start in range(0, len(inner), LOADED_AT_ONCE):
+            with self.shell.lock:
+                for object_id in inner[start : start + LOADED_AT_ONCE]:
+                    made[object_id] = self._load_locked(object_id, outer)
+
+        def load_ref(object_id: bytes) -> ObjectRef:
+            return made.get(object_id) or self._load(object_id, outer)
+
+        return load_ref
 
     def load_covered(self, object_id: bytes, covered: list[bytes]) -> ObjectRef:
         """A reference among a running task's arguments."""
@@ -224,10 +241,8 @@ class Session:
                 references.pin(inner)
             references.resolve(object_id, status, data, host, size, serialized.refs)
             if self.core.dropped:
-                self.core.collect()
-                self.shell.submitted()
-        if status == STORED:
-            self.shell.settle()
+                self.shell.collect()
+        self.shell.settle()
         return ref
 
     def _put_plain(self, object_id: bytes, data: bytes, size: int) -> ObjectRef:
@@ -243,7 +258,9 @@ class Session:
         self._entries[object_id] = entry
         ref = self._make_ref(object_id, entry)
         if len(self.core.dropped) > MAX_DROPPED:
-            self.shell.run(self.core.collect)
+            with self.shell.lock:
+                self.shell.collect()
+            self.shell.settle()
         return ref
 
     def read(self, host: bytes, object_id: bytes, size: int, deadline: float | None = None) -> memoryview:
@@ -262,17 +279,15 @@ class Session:
             self._remote.transfers().memory[object_id] = serialized.to_bytes()
             return
         if self.core.dropped:
-            self.shell.run(self._collect)
+            with self.shell.lock:
+                self.shell.collect()
+            self.shell.settle()
         try:
             store = self.stores.of(host)
         except OSError as error:
             raise SystemFailure(f"the object store cannot be opened: {describe_error(error)}") from error
         assert store is not None
         store.write(object_id, serialized.total_bytes, serialized.write_into)
-
-    def _collect(self) -> None:
-        self.core.collect()
-        self.shell._effects.extend(self.core.take_effects())
 
     # ------------------------------------------------------------------ get and wait
 
@@ -289,33 +304,10 @@ class Session:
             self._value(failed)  # raises it
         return [self._value(object_id, deadline) for object_id in ids]
 
-    @contextlib.contextmanager
-    def _lending(self) -> Iterator[None]:
-        """A task that waits in here has lent its CPUs."""
-        lock = self.shell.lock
-        lends = False
-        lock.shield()
-        try:
-            with lock:
-                # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
-                lends = self.core.execution.is_running(current_task.get().task_id)
-                if lends:
-                    self.core.execution.block()
-            lock.open_window()
-            yield
-            lock.shut_window()
-        finally:
-            if lends:
-                with lock:
-                    self.core.execution.unblock()
-            lock.unshield()
-
     def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
         entry = self._entries[object_id]
-
-        def load_ref(inner: bytes) -> ObjectRef:
-            return self._load(inner, object_id)
-
+        inner = entry.inner
+        load_ref = self._load_inner(object_id, inner) if inner else lambda other: self._load(other, object_id)
         if entry.status == INLINE:
             return deserialize(entry.data, load_ref)
         if entry.status == STORED:
@@ -361,7 +353,7 @@ class Session:
         keep: list[ObjectRef] = [handle] if handle is not None else []
         held: tuple[bytes, ...] = (handle._id,) if handle is not None else ()
         if not args and not kwargs:
-            return Arguments(INLINE, b"", b"", b"", 0, (), held), keep
+            return NO_ARGUMENTS if handle is None else Arguments(INLINE, b"", b"", b"", 0, (), held), keep
         refs: list[tuple[int | str, bytes]] = []
         plain_args = list(args)
         for position, value in enumerate(args):
@@ -414,10 +406,14 @@ class Session:
         return refs
 
     def _own_returns(self, task_id: bytes, n_returns: int) -> list[ObjectRef]:
+        own = self.core.references.own
+        if n_returns == 1:  # by far the most common
+            object_id = return_id(task_id, 1)
+            return [self._make_ref(object_id, own(object_id))]
         refs = []
         for index in range(1, n_returns + 1):
             object_id = return_id(task_id, index)
-            refs.append(self._make_ref(object_id, self.core.references.own(object_id)))
+            refs.append(self._make_ref(object_id, own(object_id)))
         return refs
 
     def cancel(self, ref: ObjectRef, mode: int) -> None:
@@ -442,41 +438,6 @@ class Session:
         if process_id not in self._members and self.query("is_member", process_id=process_id):
             self._members.add(process_id)
         return process_id in self._members
-
-    def export(self, pickled: PickledCallable) -> bytes:
-        """Ships a function or class, once a session; returns its identifier in the cluster.
-
-        A large one goes through the store, and what is shipped, and hashed, is a marker that names the object there.
-        """
-        known = self._stored_functions.get(pickled.id16, pickled.id16)
-        if known in self.core.exported:
-            return known
-        function_id, blob = pickled.id16, pickled.blob
-        keep = None
-        if len(blob) > WARN_FUNCTION_BYTES:
-            warnings.warn(
-                f"{pickled.name} is {len(blob) >> 20} MiB when pickled, since it captures large values: put them into "
-                f"the store with zray.put() and pass the reference as an argument",
-                stacklevel=4,
-            )
-        if len(blob) > LARGE_FUNCTION_BYTES:
-            keep = self.put(blob)
-            blob = STORED_FUNCTION + keep._id
-            function_id = function_id_of(blob)
-            self.pickled_by_user(keep._id)
-
-        def export() -> None:
-            for inner in pickled.refs:
-                self.core.references.pin(inner)  # for the job: any worker may load the function at any time
-            self.core.export(function_id, pickled.name, blob)
-
-        with self.shell.lock:
-            if keep is not None:
-                # Of two threads that ship the same at once, one is enough.
-                function_id = self._stored_functions.setdefault(pickled.id16, function_id)
-            if function_id not in self.core.exported:
-                export()
-        return function_id
 
     # ------------------------------------------------------------------ actors
 

@@ -153,6 +153,9 @@ class ClientShell:
         if self.closed or self.lost:
             core.collect()
             return
+        core.collect()
+        if core.has_output:  # first: what is sent afterwards makes it necessary to look at the socket once more
+            connection.flush(core.drain())
         while True:
             for message in connection.receive():
                 try:
@@ -245,15 +248,25 @@ class ClientShell:
 
         The first of a burst goes at once; what follows closely is left to a thread that waits, or to the background.
         """
-        now = time.monotonic()
         if self.closed:
             return
         if self._leader is not None:
             if self._polling:
                 self._polling = False
                 os.eventfd_write(self._wake_fd, 1)
-        elif now - self.last_flush > BURST_S:
+        elif time.monotonic() - self.last_flush > BURST_S:
             self.turn()
+
+    def collect(self) -> None:
+        """Counts the references that are gone. Under the lock; call ``settle`` after releasing it.
+
+        Nobody is woken unless there is something to send: to wake a thread costs as much as to write half a megabyte.
+        """
+        core = self.core
+        core.collect()
+        self._effects.extend(core.take_effects())
+        if core.has_output:
+            self.submitted()
 
     def wait_for_room(self) -> None:
         """Waits while so much is under way to the broker that this process must not add to it.

@@ -33,6 +33,7 @@ class Stores:
         self._hosts = hosts
         self._lock = threading.Lock()
         self._stores: dict[bytes, Store] = {}
+        self._opened: tuple[Store, ...] = ()  # the same ones
         self._paths: dict[bytes, str] = {}
         self._fetch_paths: dict[bytes, str] = {}
         self._elsewhere: set[bytes] = set()  # hosts, and drivers, whose stores are known to be out of reach
@@ -78,6 +79,7 @@ class Stores:
                     return None
                 if host not in self._stores:
                     self._stores[host] = Store.open(Path(path), shield)
+                    self._opened = tuple(self._stores.values())
                 return self._stores[host]
         finally:
             shield.leave_section()
@@ -112,11 +114,12 @@ class Stores:
 
     def settle(self) -> None:
         """Lets go of what values have held that are gone; now and then, for a process that does nothing else here."""
-        for store in list(self._stores.values()):
+        for store in self._opened:
             store.settle()
 
     def close(self) -> None:
         """Closes every store of this process; values that are still used stay mapped."""
-        for store in self._stores.values():
+        for store in self._opened:
             store.close()
         self._stores.clear()
+        self._opened = ()

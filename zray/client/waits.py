@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from zray.client.context import current_task
 from zray.client.core.references import ERROR, PENDING, STORED, Entry
 from zray.client.prefetch import Prefetch, Prefetches
 from zray.client.shell import ClientShell, Waiter
@@ -14,7 +15,10 @@ from zray.object_ref import ObjectRef
 
 
 class _FirstError(Waiter):
-    """A wait for objects that ends as soon as one of them is an error. ``entries``: the table that they are in."""
+    """A wait for objects that ends as soon as one of them is an error: then it is ``woken``.
+
+    ``entries``: the table that they are in.
+    """
 
     __slots__ = ("_entries",)
 
@@ -23,9 +27,11 @@ class _FirstError(Waiter):
         self._entries = entries
 
     def ready(self, object_id: bytes) -> None:
-        super().ready(object_id)
+        self.left -= 1
         if self._entries[object_id].status == ERROR:
             self.wake()
+        elif not self.left:
+            self._shell.alert(self)
 
 
 class Waits:
@@ -55,7 +61,10 @@ class Waits:
         statuses = {entries[object_id].status for object_id in ids}
         if PENDING in statuses and ERROR not in statuses:
             pending = [object_id for object_id in ids if entries[object_id].status == PENDING]
-            self._await(pending, _FirstError(self._shell, len(pending), entries), timeout_s)
+            waiter = _FirstError(self._shell, len(pending), entries)
+            self._await(pending, waiter, timeout_s)
+            if not waiter.left and not waiter.woken:
+                return b""
             statuses = {entries[object_id].status for object_id in ids}
         if ERROR in statuses:
             return next(object_id for object_id in ids if entries[object_id].status == ERROR)
@@ -196,3 +205,25 @@ class Waits:
                     prefetch.waiters.remove(waiter)
                 for ref in pending:
                     self._references.stop_waiting(ref._id, waiter)
+
+
+@contextlib.contextmanager
+def lending(shell: ClientShell) -> Iterator[None]:
+    """A task that waits in here has lent its CPUs."""
+    lock, execution = shell.lock, shell.core.execution
+    lends = False
+    lock.shield()
+    try:
+        with lock:
+            # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
+            lends = execution.is_running(current_task.get().task_id)
+            if lends:
+                execution.block()
+        lock.open_window()
+        yield
+        lock.shut_window()
+    finally:
+        if lends:
+            with lock:
+                execution.unblock()
+        lock.unshield()

@@ -22,9 +22,25 @@ _TEXT = "surrogatepass"
 """Names of files that are not UTF-8 have surrogates in them, as Python reads them: they arrive as they were."""
 
 
+MAX_IDLE_PACKER_BYTES = 1 << 18
+"""A packer that has made more is not kept: it would keep that much memory as well."""
+_idle_packers: list[Any] = []
+
+
 def pack(value: Any) -> bytes:
-    """``value`` in msgpack. Raises one of ``PACK_ERRORS``."""
-    return msgpack.packb(value, unicode_errors=_TEXT)  # type: ignore[no-any-return]
+    """``value`` in msgpack. Raises one of ``PACK_ERRORS``.
+
+    To make a packer takes longer than to use it, so they are kept. Each is used by one call at a time, whichever thread
+    or finalizer calls; one that has raised is not used again.
+    """
+    try:
+        packer = _idle_packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(unicode_errors=_TEXT)
+    packed: bytes = packer.pack(value)
+    if len(packed) <= MAX_IDLE_PACKER_BYTES:
+        _idle_packers.append(packer)
+    return packed
 
 
 MAX_SHAPE_BYTES = 1 << 16

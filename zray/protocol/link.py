@@ -53,7 +53,8 @@ class Link:
     largest ZeroMQ message that it accepts. Times in seconds.
 
     Attributes: ``rejected``, messages that could not be sent, to be emptied by the owner of the link;
-    ``backlog_bytes``, of the bodies that were sent and have not been acknowledged.
+    ``backlog_bytes``, of the bodies that were sent and have not been acknowledged; ``congested``, whether these are so
+    many that whoever makes more has to wait.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class Link:
         "_transmit",
         "_unacked",
         "backlog_bytes",
+        "congested",
         "fault",
         "last_heard",
         "last_sent",
@@ -112,6 +114,7 @@ class Link:
         self._progress = now  # when an acknowledgement came, or a probe was sent, last
         self._asked = 0  # the number that the last probe told, until it is answered
         self.backlog_bytes = 0
+        self.congested = False
         self.rejected: list[Rejected] = []
         self.last_heard = now
         self.last_sent = now
@@ -136,9 +139,11 @@ class Link:
         """The messages that a frame makes deliverable. A malformed body is counted and dropped, by itself."""
         self.last_heard = now
         unacked = self._unacked
-        while unacked and unacked[0][0] <= frame.ack:
-            self.backlog_bytes -= len(unacked.popleft()[1])
+        if unacked and unacked[0][0] <= frame.ack:
             self._progress = now
+            while unacked and unacked[0][0] <= frame.ack:
+                self.backlog_bytes -= len(unacked.popleft()[1])
+            self.congested = self.backlog_bytes > MAX_BACKLOG_BYTES
         if frame.seq == 0:
             if len(frame.body) == _CONTROL.size:
                 kind, number = _CONTROL.unpack(frame.body)
@@ -208,6 +213,7 @@ class Link:
                 self.backlog_bytes += len(body)
                 self._unacked.append((self._seq, body, now))
                 self._transmit.append((self._seq, body))
+            self.congested = self.backlog_bytes > MAX_BACKLOG_BYTES
         elif not self._transmit:
             if self._frames_since_ack < ACK_EVERY_FRAMES and self._bytes_since_ack < ACK_EVERY_BYTES:
                 return []
@@ -219,11 +225,6 @@ class Link:
         frames = [pack_frame(KIND_DATA, incarnation, seq, ack, body) for seq, body in self._transmit]
         self._transmit.clear()
         return frames
-
-    @property
-    def congested(self) -> bool:
-        """Whether so much is under way that whoever makes more has to wait."""
-        return self.backlog_bytes > MAX_BACKLOG_BYTES
 
     def _bodies(self, messages: list[Any]) -> list[bytes]:
         """Packs messages into bodies of bounded size."""

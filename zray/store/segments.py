@@ -83,11 +83,13 @@ class Draft:
 class Segments:
     """The files of a store. Every method that takes a ledger changes both, between ``Books.open`` and ``shut``."""
 
-    def __init__(self, directory: str, spill_directory: str, pins: Pins) -> None:
+    def __init__(self, directory: str, spill_directory: str, pins: Pins, mapped: Container[object]) -> None:
+        """``mapped``: the inodes of which this process has kept a map to write through."""
         self.directory = directory
         self.spill_directory = spill_directory
         self._pins = pins
-        self._seen: dict[int, list[int]] = {}  # by size: inodes that were on the shelf of free segments
+        self._mapped = mapped
+        self._seen: dict[int, list[int]] = {}  # by size: inodes that were on the shelf of free segments, the best last
 
     def live_path(self, object_id: bytes) -> str:
         """Where the object is while it is in memory."""
@@ -103,10 +105,11 @@ class Segments:
 
     # Writing
 
-    def take_free(self, ledger: Ledger, size: int, mapped: Container[object]) -> Draft | None:
-        """A recycled segment of ``size`` bytes, claimed; preferably one whose inode is in ``mapped``.
+    def take_free(self, ledger: Ledger, size: int) -> Draft | None:
+        """A recycled segment of ``size`` bytes, claimed; preferably one of which this process has a map.
 
-        What a look at the shelf has found is remembered: most of it is still there the next time.
+        What a look at the shelf has found, and what this process has put there, is remembered: most of it is still
+        there the next time.
         """
         if ledger.held[Place.FREE] < size:
             return None
@@ -116,7 +119,7 @@ class Segments:
             if (draft := self._claim_free(shelf, seen.pop(), size)) is not None:
                 return draft
         found = list(itertools.islice(_inodes_in(shelf), _GLANCE))
-        seen = self._seen[size] = sorted(found, key=mapped.__contains__)  # those that are mapped last, and taken first
+        seen = self._seen[size] = sorted(found, key=self._mapped.__contains__)  # taken from the end
         while seen:
             if (draft := self._claim_free(shelf, seen.pop(), size)) is not None:
                 return draft
@@ -276,6 +279,10 @@ class Segments:
             os.mkdir(os.path.dirname(target), 0o700)
             os.rename(path, target)
         ledger.move(size, place, Place.FREE)
+        if inode in self._mapped:
+            seen = self._seen.setdefault(size, [])
+            if len(seen) < _GLANCE:
+                seen.append(inode)
 
     # Looking
 

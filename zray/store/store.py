@@ -26,7 +26,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from zray.config import GIB
 from zray.exceptions import ObjectStoreFullError, SystemFailure, ZrayError
@@ -36,6 +36,7 @@ from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, 
 from zray.store.location import proof_of
 from zray.store.maps import HeldMap, MapCache, Mapping, Maps, copy_of
 from zray.store.pins import Pins
+from zray.store.sections import NO_SHIELD, Changing, Locked, Shield
 from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer
 from zray.store.spill import Turn, pulse, turn_to_spill
 from zray.store.writing import Patience, Writing, check_id
@@ -50,98 +51,6 @@ _FREED_AT_ONCE = 64
 
 class SegmentMissing(LookupError):
     """The store holds no object of that identifier: it was never written, or has been freed."""
-
-
-class Shield(Protocol):
-    """Keeps code of the user's, such as signal handlers and finalizers, out of what would be left half done."""
-
-    def enter_section(self) -> None:
-        """A lock of the store's is about to be taken: no such code runs in this thread from now on."""
-
-    def leave_section(self, quietly: bool = False) -> None:
-        """Undoes one ``enter_section``. ``quietly``: nothing is called or raised here that was held back."""
-
-    def shield(self) -> None:
-        """Holds signal handlers back, which could raise and so leave a claim held."""
-
-    def unshield(self) -> None:
-        """Undoes one ``shield``; the last one calls what was held back."""
-
-    def open_window(self) -> None:
-        """Nothing is held: lets handlers through, unless more than one ``shield`` is on."""
-
-    def shut_window(self) -> None:
-        """Undoes ``open_window``."""
-
-
-class _NoShield:
-    """For processes without code of the user's."""
-
-    def enter_section(self) -> None:
-        return
-
-    def leave_section(self, quietly: bool = False) -> None:
-        return
-
-    def shield(self) -> None:
-        return
-
-    def unshield(self) -> None:
-        return
-
-    def open_window(self) -> None:
-        return
-
-    def shut_window(self) -> None:
-        return
-
-
-class _Locked:
-    """The lock between the threads of a process, of a usable store."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> None:
-        store = self._store
-        store._shield.enter_section()
-        if store._ended:  # first: it may be the room
-            store._settle_if_idle()
-        store._lock.acquire()
-        if store._unusable:
-            self.__exit__()
-            raise SystemFailure(f"the object store {store.path} {store._unusable}")
-
-    def __exit__(self, *error: object) -> None:
-        store = self._store
-        store._lock.release()
-        try:
-            if store._ended:
-                store._settle_if_idle()
-        finally:
-            store._shield.leave_section()
-
-
-class _Changing:
-    """Both locks, and the ledger."""
-
-    def __init__(self, locked: _Locked, books: Books) -> None:
-        self._locked = locked
-        self._books = books
-
-    def __enter__(self) -> Ledger:
-        self._locked.__enter__()
-        try:
-            return self._books.open()
-        except BaseException:
-            self._locked.__exit__()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        try:
-            self._books.shut(complete=kind is None)
-        finally:
-            self._locked.__exit__()
 
 
 class _HeldPin(weakref.ref[Any]):
@@ -167,16 +76,16 @@ class Store:
         self._lock = threading.Lock()
         self._unusable = ""
         self._pins = Pins(f"{path}/pins")
-        self._segments = Segments(str(path), str(spill_dir), self._pins)
-        self._books = Books(f"{path}/books", capacity_bytes, self._segments.count)
         kept_bytes = min(KEPT_MAP_BYTES, capacity_bytes)
         self._read_maps = MapCache(kept_bytes)
         self._write_maps = MapCache(kept_bytes)
+        self._segments = Segments(str(path), str(spill_dir), self._pins, self._write_maps)
+        self._books = Books(f"{path}/books", capacity_bytes, self._segments.count)
         self._ended: collections.deque[_HeldPin | HeldMap] = collections.deque()  # see Maps
         self._held_pins: dict[int, _HeldPin] = {}  # by id(): they hash and compare as what they refer to
         self._maps = Maps(self._ended.append)
-        self._locked = _Locked(self)
-        self._changing = _Changing(self._locked, self._books)
+        self._locked = Locked(self)
+        self._changing = Changing(self._locked, self._books)
         _open_stores.add(self)
         _leave_to_parent_at_fork()
 
@@ -205,7 +114,7 @@ class Store:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path, shield: Shield = _NoShield()) -> Store:  # noqa: B008  (it has no state)
+    def open(cls, path: Path, shield: Shield = NO_SHIELD) -> Store:
         """Opens the store that another process has made at ``path``. Raises OSError when there is none."""
         parameters = json.loads((path / "store.json").read_text())
         return cls(path, Path(parameters["spill_dir"]), parameters["capacity_bytes"], parameters["wait_s"], shield)
@@ -277,8 +186,10 @@ class Store:
         patience: Patience | None = None
         memory_full = False
         while True:
-            draft = self._allocate(size, memory_full)
+            draft, mapping = self._allocate(size, memory_full)
             if draft is not None:
+                if mapping is not None:
+                    return draft, mapping
                 try:
                     return draft, self._map_draft(draft, gradually)
                 except BaseException as error:
@@ -294,29 +205,33 @@ class Store:
             self._shield.open_window()
             self._shield.shut_window()
 
-    def _allocate(self, size: int, memory_full: bool) -> Draft | None:
-        """A segment, if there is one or room for one. ``memory_full``: only if as much is dropped first."""
+    def _allocate(self, size: int, memory_full: bool) -> tuple[Draft | None, Mapping | None]:
+        """A segment, if there is one or room for one, and the map that this process has kept of it.
+
+        ``memory_full``: only if as much is dropped first.
+        """
         with self._changing as ledger:
-            draft = self._segments.take_free(ledger, size, self._write_maps)
-            shortage = size if memory_full else ledger.shortage(size)
-            if draft is None and shortage:
-                self._segments.retry_doomed(ledger)
-                draft = self._segments.take_free(ledger, size, self._write_maps)
+            draft = self._segments.take_free(ledger, size)
+            if draft is None:
+                draft = self._make_room(ledger, size, memory_full)
+            return draft, self._write_maps.get(draft.inode) if draft is not None else None
+
+    def _make_room(self, ledger: Ledger, size: int, memory_full: bool) -> Draft | None:
+        """A segment where no free one of its size is at hand: a doomed one, or a new one, for which others may go."""
+        shortage = size if memory_full else ledger.shortage(size)
+        if shortage:
+            self._segments.retry_doomed(ledger)
+            draft = self._segments.take_free(ledger, size)
             if draft is not None:
                 return draft
-            if shortage:
-                victims = choose(shortage, self._segments.free_candidates())
-                shortage -= sum(self._segments.drop(ledger, victim.path, Place.FREE) for victim in victims)
-            if shortage > 0 and ledger.held[Place.COPY]:  # others have these objects, too
-                victims = choose(shortage, self._segments.copy_candidates())
-                shortage -= sum(self._segments.drop(ledger, victim.path, Place.COPY) for victim in victims)
-            return self._segments.create(ledger, size) if shortage <= 0 else None
+            victims = choose(shortage, self._segments.free_candidates())
+            shortage -= sum(self._segments.drop(ledger, victim.path, Place.FREE) for victim in victims)
+        if shortage > 0 and ledger.held[Place.COPY]:  # others have these objects, too
+            victims = choose(shortage, self._segments.copy_candidates())
+            shortage -= sum(self._segments.drop(ledger, victim.path, Place.COPY) for victim in victims)
+        return self._segments.create(ledger, size) if shortage <= 0 else None
 
     def _map_draft(self, draft: Draft, gradually: bool) -> Mapping:
-        with self._locked:
-            mapping = self._write_maps.get(draft.inode)
-        if mapping is not None:
-            return mapping
         fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             if draft.fresh and not gradually:
@@ -561,15 +476,18 @@ class Store:
         """
         self._shield.enter_section()
         try:
-            while self._ended and self._lock.acquire(blocking=False):
-                try:
-                    maps = self._settle()
-                finally:
-                    self._lock.release()
-                for held in maps:
-                    self._maps.unmap(held)
+            self._settle_in_section()
         finally:
             self._shield.leave_section(quietly)
+
+    def _settle_in_section(self) -> None:
+        while self._ended and self._lock.acquire(blocking=False):
+            try:
+                maps = self._settle()
+            finally:
+                self._lock.release()
+            for held in maps:
+                self._maps.unmap(held)
 
     def _settle(self) -> list[HeldMap]:
         """Lets ended pins go; returns what is to be unmapped, which may take a while, without the lock."""

@@ -24,6 +24,10 @@ class Core:
     def collect(self):
         return
 
+    @property
+    def has_output(self):
+        return bool(self.out)
+
     def drain(self):
         out, self.out = self.out, []
         return out
@@ -154,6 +158,45 @@ def test_what_another_thread_submits_wakes_the_leader(stage):
     stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
     assert stage.shell.wait(waiter, 60)
     assert stage.story == ["poll", "from another thread", "poll"]
+
+
+def test_what_there_is_to_send_leaves_before_what_has_arrived_is_handled(stage):
+    stage.connection.arrive(lambda: stage.core.out.append("an answer"))
+    stage.core.out.append("was there before")
+    sent_by_then = []
+    stage.connection.arrive(lambda: sent_by_then.extend(stage.story))
+    with stage.shell.lock:
+        stage.shell.turn()
+    assert sent_by_then == ["was there before"]
+    assert stage.story == ["was there before", "an answer"]
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_a_count_of_what_is_gone_wakes_the_leader_only_if_there_is_something_to_send(stage, sends):
+    """What is gone is counted by any ``put``; to wake a thread would cost more than the rest of it."""
+    done = []
+
+    def collect():
+        stage.core.effects.append("free")
+        if sends:
+            stage.core.out.append("let go")
+        with stage.shell.lock:
+            stage.shell.collect()
+        done.extend(stage.shell._effects)
+
+    def act():
+        thread = threading.Thread(target=collect)
+        thread.start()
+        thread.join()
+
+    waiter = Waiter(stage.shell)
+    stage.acts.append(act)
+    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
+    if not sends:
+        stage.acts[0] = lambda: (act(), stage.acts.popleft()())
+    assert stage.shell.wait(waiter, 60)
+    assert done == ["free"], "for its own thread to do, at once"
+    assert stage.story == (["poll", "let go", "poll"] if sends else ["poll"])
 
 
 def test_what_an_effect_submits_leaves_before_the_next_wait():

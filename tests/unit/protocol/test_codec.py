@@ -199,3 +199,27 @@ any_value = st.recursive(
 )
 def test_well_packed_nonsense(rows):
     read_all(codec.pack_frame(KIND_DATA, INCARNATION, 1, 0, msgpack.packb(rows)))
+
+
+class TestPacker:
+    def test_one_that_has_raised_leaves_nothing_behind(self):
+        with pytest.raises(TypeError):
+            codec.pack([b"some of it", object()])
+        assert msgpack.unpackb(codec.pack([1])) == [1]
+
+    def test_one_that_has_made_much_does_not_keep_the_memory(self):
+        codec._idle_packers.clear()
+        codec.pack(bytes(codec.MAX_IDLE_PACKER_BYTES + 1))
+        assert not codec._idle_packers
+        codec.pack(b"little")
+        assert len(codec._idle_packers) == 1
+
+    def test_a_packer_is_used_by_one_call_at_a_time(self):
+        codec._idle_packers.clear()
+
+        class Inner(dict):
+            def items(self):  # as a finalizer might, in the middle of another call
+                assert msgpack.unpackb(codec.pack(["inner"])) == ["inner"]
+                return super().items()
+
+        assert msgpack.unpackb(codec.pack(["outer", Inner(key=1), "end"])) == ["outer", {"key": 1}, "end"]

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zray.exceptions import ObjectStoreFullError, OutOfDiskError, SystemFailure
-from zray.store import SegmentMissing, Store
+from zray.store import SegmentMissing, Store, segments
 from zray.store import maps as maps_module
 from zray.store.ledger import Place, segment_bytes
 from zray.store.spill import turn_to_spill
@@ -245,6 +245,32 @@ def test_what_was_to_be_filled_again_and_was_given_up_is_there_for_the_next(stor
         store.begin(MIB).give_up()
     put(store, 2, b"b" * MIB)
     assert store.usage().used == segment_bytes(MIB)
+
+
+def test_what_this_process_has_freed_is_taken_without_a_look_at_the_shelf(store, monkeypatch):
+    store.free([put(store, 1, b"a" * MIB)])
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "_inodes_in", None)
+        store.free([put(store, 2, b"b" * MIB)])
+        identifier = put(store, 3, b"c" * MIB)
+    assert store.read(identifier) == b"c" * MIB
+    assert store.usage().used == segment_bytes(MIB)
+
+
+def test_what_another_process_has_taken_is_not_taken_again(store):
+    store.free([put(store, 1, b"a" * MIB)])
+    other = Store.open(store.path)
+    theirs = put(other, 2, b"b" * MIB)
+    mine = put(store, 3, b"c" * MIB)
+    assert (store.read(theirs), store.read(mine)) == (b"b" * MIB, b"c" * MIB)
+    other.close()
+
+
+def test_what_is_remembered_of_the_shelf_is_bounded(store):
+    for _ in range(3):
+        store.free([put(store, number, b"a" * 1000) for number in range(2 * segments._GLANCE)])
+        (seen,) = store._segments._seen.values()
+        assert len(seen) <= segments._GLANCE
 
 
 def test_what_keeps_the_view_to_fill_is_told_and_cannot_reach_other_objects(store):

@@ -71,6 +71,12 @@ def is_stored(status: int, data: bytes) -> bool:
     return status == STORED or (status == ERROR and not data)
 
 
+def _is_elsewhere(entry: Entry) -> bool:
+    """Whether there is something to free beside the entry: a segment, be it half written, or an actor."""
+    being_written = entry.host and entry.status == PENDING
+    return entry.status == HANDLE or bool(being_written) or is_stored(entry.status, entry.data)
+
+
 class ReferenceTable:
     """All objects of one process.
 
@@ -206,8 +212,7 @@ class ReferenceTable:
                 continue
             del self.entries[object_id]
             if object_id.startswith(self.process_id):
-                being_written = entry.host and entry.status == PENDING
-                if entry.status == HANDLE or being_written or is_stored(entry.status, entry.data):
+                if entry.status != INLINE and _is_elsewhere(entry):
                     self._freed(entry.host, object_id)
             elif entry.registered and owner_of(object_id) not in self._dead:
                 self._peers(owner_of(object_id), BorrowEnd(object_id, entry.registered))

@@ -12,7 +12,8 @@ from typing import Any
 from zray.client.context import TaskContext
 from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
-from zray.client.session import STORED_FUNCTION, Session
+from zray.client.exports import STORED_FUNCTION
+from zray.client.session import Session
 from zray.exceptions import ModuleMissingError, ObjectStoreFullError, has_type
 from zray.failures import alias_of
 from zray.ids import return_id

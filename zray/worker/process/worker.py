@@ -65,6 +65,7 @@ class Worker:
         self._main_thread = threading.get_ident()
         self._in_main = b""  # the task that the main thread runs
         self._cancelled = b""
+        self._taken: Assignment | None = None  # what is to be run next, if it has been taken already
         self._lost = False
         self._light_bytes = anonymous_bytes()
         session.core.execution.worth_keeping = self._worth_keeping
@@ -84,32 +85,35 @@ class Worker:
                 if self._execution.may_exit():
                     break
                 continue
-            if not self._can_read(task):
+            options = self._options_of(task)
+            if options is None:
                 continue
             if self._pool is not None and task.kind == CALL:
-                self._pool.submit(self._run, task)
+                self._pool.submit(self._run, task, options)
             elif self._loop is not None and task.kind == CALL:
                 self._loop.start(task)
             else:
-                self._run(task)
+                self._run(task, options)
         self.session.close([])
 
-    def _can_read(self, task: Assignment) -> bool:
-        """Whether a piece of work has the form that it must have; who has sent another is told."""
+    def _options_of(self, task: Assignment) -> CallOptions | None:
+        """The options of a piece of work. None if it has not the form that it must have: who has sent it is told."""
         fault = task.fault
         if not fault:
             try:
-                read_options(task.envelope.options)
+                return read_options(task.envelope.options)
             except ProtocolError as error:
                 fault = str(error)
-        if fault:
-            with self._shell.lock:
-                self._execution.refuse(task, fault)
-            self._shell.settle()
-        return not fault
+        with self._shell.lock:
+            self._execution.refuse(task, fault)
+        self._shell.settle()
+        return None
 
     def _next(self) -> Assignment | None:
         """The next piece of work; None after a wait in which something may have changed."""
+        task, self._taken = self._taken, None
+        if task is not None:
+            return task
         execution, shell = self._execution, self._shell
         with shell.lock:
             room = execution.running < self._concurrency
@@ -156,9 +160,8 @@ class Worker:
 
     # ------------------------------------------------------------------ one piece of work
 
-    def _run(self, task: Assignment) -> None:
+    def _run(self, task: Assignment, options: CallOptions) -> None:
         """Runs a task, constructor or method in this thread."""
-        options = read_options(task.envelope.options)
         started_us = now_us()
         token = current_task.set(context_of(task, options, self._environment.resources_of(task)))
         try:
@@ -266,6 +269,8 @@ class Worker:
             if self._pool is not None:
                 self._shell.submitted()
                 self._wake_if_there_is_room()
+            elif task.kind != CONSTRUCTOR and time.monotonic() - self._shell.last_flush < FLUSH_S:
+                self._taken = self._execution.take()  # here, since to enter the section anew takes as long as to take
         task.keep.clear()  # pinned by now where need be; the assignment itself may stay around until the next
         self._shell.settle()
 

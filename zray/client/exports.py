@@ -1,0 +1,61 @@
+"""Functions and classes on their way to the cluster: each is shipped once a session, a large one through the store."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from zray.ids import function_id_of
+from zray.serialization import PickledCallable
+
+if TYPE_CHECKING:
+    from zray.client.session import Session
+    from zray.object_ref import ObjectRef
+
+LARGE_FUNCTION_BYTES = 1 << 20
+WARN_FUNCTION_BYTES = 100 << 20
+STORED_FUNCTION = b"zray-stored-function:"
+"""What is shipped of a large one, and hashed: this, and the identifier of the object that holds its pickle."""
+
+
+class Exports:
+    """The functions and classes that a session has shipped."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._stored: dict[bytes, bytes] = {}  # hash of the pickle: identifier in the cluster
+
+    def __call__(self, pickled: PickledCallable) -> bytes:
+        """Ships a function or class, unless that has been done; returns its identifier in the cluster."""
+        known = self._stored.get(pickled.id16, pickled.id16)
+        if known in self._session.core.exported:
+            return known
+        if len(pickled.blob) > WARN_FUNCTION_BYTES:
+            warnings.warn(
+                f"{pickled.name} is {len(pickled.blob) >> 20} MiB when pickled, since it captures large values: put "
+                f"them into the store with zray.put() and pass the reference as an argument",
+                stacklevel=4,
+            )
+        if len(pickled.blob) > LARGE_FUNCTION_BYTES:
+            return self._ship_stored(pickled)
+        with self._session.shell.lock:
+            self._ship(pickled, pickled.id16, pickled.blob)
+        return pickled.id16
+
+    def _ship_stored(self, pickled: PickledCallable) -> bytes:
+        session = self._session
+        keep: ObjectRef = session.put(pickled.blob)
+        blob = STORED_FUNCTION + keep._id
+        session.pickled_by_user(keep._id)
+        with session.shell.lock:
+            # Of two threads that ship the same at once, one is enough.
+            function_id = self._stored.setdefault(pickled.id16, function_id_of(blob))
+            self._ship(pickled, function_id, blob)
+        return function_id
+
+    def _ship(self, pickled: PickledCallable, function_id: bytes, blob: bytes) -> None:
+        core = self._session.core
+        if function_id not in core.exported:
+            for inner in pickled.refs:
+                core.references.pin(inner)  # for the job: any worker may load the function at any time
+            core.export(function_id, pickled.name, blob)

@@ -1,0 +1,111 @@
+"""The critical sections of a store: the lock between the threads of a process, and with it that between processes.
+
+Code of the user's, which a signal or the garbage collector starts, must not run in one: it could raise and leave things
+half done, or call the store and wait for its own thread. A ``Shield`` keeps it out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from zray.exceptions import SystemFailure
+from zray.store.books import Books
+from zray.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from zray.store.store import Store
+
+
+class Shield(Protocol):
+    """Keeps code of the user's, such as signal handlers and finalizers, out of what would be left half done."""
+
+    def enter_section(self) -> None:
+        """A lock of the store's is about to be taken: no such code runs in this thread from now on."""
+
+    def leave_section(self, quietly: bool = False) -> None:
+        """Undoes one ``enter_section``. ``quietly``: nothing is called or raised here that was held back."""
+
+    def shield(self) -> None:
+        """Holds signal handlers back, which could raise and so leave a claim held."""
+
+    def unshield(self) -> None:
+        """Undoes one ``shield``; the last one calls what was held back."""
+
+    def open_window(self) -> None:
+        """Nothing is held: lets handlers through, unless more than one ``shield`` is on."""
+
+    def shut_window(self) -> None:
+        """Undoes ``open_window``."""
+
+
+class _NoShield:
+    """For processes without code of the user's."""
+
+    def enter_section(self) -> None:
+        return
+
+    def leave_section(self, quietly: bool = False) -> None:
+        return
+
+    def shield(self) -> None:
+        return
+
+    def unshield(self) -> None:
+        return
+
+    def open_window(self) -> None:
+        return
+
+    def shut_window(self) -> None:
+        return
+
+
+NO_SHIELD = _NoShield()
+
+
+class Locked:
+    """The lock between the threads of a process, of a usable store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        store = self._store
+        store._shield.enter_section()
+        if store._ended:  # first: it may be the room
+            store._settle_in_section()
+        store._lock.acquire()
+        if store._unusable:
+            self.__exit__()
+            raise SystemFailure(f"the object store {store.path} {store._unusable}")
+
+    def __exit__(self, *error: object) -> None:
+        store = self._store
+        store._lock.release()
+        try:
+            if store._ended:
+                store._settle_in_section()
+        finally:
+            store._shield.leave_section()
+
+
+class Changing:
+    """Both locks, and the ledger."""
+
+    def __init__(self, locked: Locked, books: Books) -> None:
+        self._locked = locked
+        self._books = books
+
+    def __enter__(self) -> Ledger:
+        self._locked.__enter__()
+        try:
+            return self._books.open()
+        except BaseException:
+            self._locked.__exit__()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            self._books.shut(complete=kind is None)
+        finally:
+            self._locked.__exit__()
