@@ -65,7 +65,7 @@ class Row:
 
     @property
     def less_is_better(self) -> bool:
-        return self.unit in ("s", "MB")
+        return self.unit in ("s", "ms", "MB")
 
     def best(self, values: list[float]) -> float:
         return min(values) if self.less_is_better else max(values)
@@ -127,4 +127,6 @@ ROWS = (
     Row("backlog_rate", "backlog", "1,000,000 queued small tasks", "/s", (), ("zray",)),
     Row("backlog_ratio", "backlog", "rate at the end to rate at the start", "x", (AtLeast(0.7),), ("zray",)),
     Row("backlog_rss", "backlog", "peak RSS of driver + broker", "MB", (AtMost(4096),), ("zray",)),
+    Row("beside_median", "beside", "a second driver's task beside 1,000,000 queued", "ms", (AtMost(5),), ("zray",)),
+    Row("beside_p99", "beside", "its 99th percentile", "ms", (AtMost(100),), ("zray",)),
 )
