@@ -339,8 +339,9 @@ class Session:
         if not ready:
             return [], list(refs)
         if len(ready) == 1:  # by far the most common; the list is cut without looking at the rest
-            place = refs.index(ready[0])
-            return ready, refs[:place] + refs[place + 1 :]
+            rest = list(refs)
+            del rest[refs.index(ready[0])]
+            return ready, rest
         chosen = set(ready)
         return ready, [ref for ref in refs if ref not in chosen]
 

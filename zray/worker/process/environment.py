@@ -40,6 +40,7 @@ class Environment:
         self._names = dict.fromkeys(self._pipes, "")  # as the host knows them
         self._job: JobConfig | None = None
         self._title = ""
+        self._named = ("", "")  # what ``show_name`` was given last, unless it has more to do for the same
         self._name = ""
         self._gpus: list[int] | None = None
         self._threads_set = False
@@ -88,13 +89,17 @@ class Environment:
         """Names the process in ``ps``."""
         if title != self._title:
             self._title = title
+            self._named = ("", "")
             set_title(f"zray::{title}")
 
     def show_name(self, name: str, actor_class: str) -> None:
         """Names the process in ``ps``, and what it prints from now on."""
+        if (name, actor_class) == self._named:
+            return
         self.show_title(f"{actor_class}.{name}" if actor_class and name != actor_class else name)
         shown = actor_class or name
         if shown == self._name:
+            self._named = (name, actor_class)
             return
         flush_streams()
         mark = marker(self._log_secret, shown)

@@ -121,7 +121,7 @@ class Runner:
         home = self._session.stores.home
         if envelope.status == STORED and envelope.host != home:
             return False
-        return all(
+        return not envelope.refs or all(
             status != PENDING and (status != STORED or host == home) for _, _, status, _, host, _ in envelope.refs
         )
 
