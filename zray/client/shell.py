@@ -400,13 +400,13 @@ class ClientShell:
 
     def _wait_for_socket(self, waiter: Waiter, timeout_s: float) -> None:
         """Waits for the socket, and turns, if the lead was not taken over meanwhile."""
-        ready = self._poll(waiter, timeout_s)
+        ready = dict(self._poll(waiter, timeout_s))
         with self.lock:
-            if self._lifeline >= 0 and any(fd == self._lifeline for fd, _ in ready):
+            if self._lifeline in ready:
                 self._lose_lifeline()
             if waiter is not self._leader or self.closed:
                 return  # with the lead goes the right to consume the signal
-            if any(fd == self._wake_fd for fd, _ in ready):
+            if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
             self._turn_as_leader(waiter)
 
