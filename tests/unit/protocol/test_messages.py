@@ -96,7 +96,7 @@ GOLDEN = """
 49 KillWorker worker_id: bytes, reason: str
 50 FlushLogs request: int
 51 ObjectRequest object_id: bytes
-52 ObjectState object_id: bytes, status: int, data: bytes, host: bytes, size: int
+52 ObjectState object_id: bytes, status: int, data: bytes, host: bytes, size: int, inner: bytes
 53 BorrowAdd object_id: bytes, holder: bytes, token: int
 54 BorrowAck token: int
 55 BorrowEnd object_id: bytes, registrations: int
@@ -120,7 +120,7 @@ GOLDEN = """
 73 Killable task_id: bytes
 74 LogsTaken size_bytes: int
 """
-"""The wire format of protocol version 4. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 5. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
 FIXED_SIZES = {
     "process_id": 16,
@@ -195,7 +195,7 @@ def test_the_wire_format():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 4
+    assert messages.PROTOCOL_VERSION == 5
 
 
 def test_every_size_is_that_of_a_field():
