@@ -414,13 +414,15 @@ class ObjectRequest(NamedTuple):
 
 
 class ObjectState(NamedTuple):
-    """An owner's answer. ``status``: see ``client.core.references``; ``data``: the value or error, if it is inline."""
+    """An owner's answer. ``status``: see ``client.core.references``; ``data``: the value or error, if it is inline;
+    ``inner``: the references inside, one behind the other, for each of which the receiver has been registered."""
 
     object_id: ObjectId
     status: int
     data: bytes
     host: bytes
     size: int
+    inner: bytes
 
 
 class CancelObject(NamedTuple):

@@ -48,7 +48,7 @@ def test_rows_for_peers_go_last(process):
 
 def test_rows_for_peers_are_cut_into_messages(process):
     """A socket has a largest message; thousands of values may be asked for in one turn."""
-    states = [m.ObjectState(bytes([n]) * 28, 1, bytes(100_000), b"", 0) for n in range(100)]
+    states = [m.ObjectState(bytes([n]) * 28, 1, bytes(100_000), b"", 0, b"") for n in range(100)]
     for state in states:
         process.core.to_peer(OTHER, state)
     peers = sent(process)

@@ -142,7 +142,15 @@ def test_a_state_that_is_none(driver, worker, status):
     borrowed = worker.put()
     driver.core.references.load(borrowed)
     driver.request(borrowed)
-    deliver(driver, worker.id, m.ObjectState(borrowed, status, b"", b"", 0))
+    deliver(driver, worker.id, m.ObjectState(borrowed, status, b"", b"", 0, b""))
+    assert (driver.entry(borrowed).status, driver.core.faults) == (PENDING, 1)
+
+
+def test_a_state_with_half_a_reference(driver, worker):
+    borrowed = worker.put()
+    driver.core.references.load(borrowed)
+    driver.request(borrowed)
+    deliver(driver, worker.id, m.ObjectState(borrowed, STORED, b"", HOST, 5, bytes(27)))
     assert (driver.entry(borrowed).status, driver.core.faults) == (PENDING, 1)
 
 
@@ -150,7 +158,7 @@ def test_the_state_of_an_object_comes_from_its_owner(driver, worker):
     borrowed = worker.put()
     driver.core.references.load(borrowed)
     driver.request(borrowed)
-    deliver(driver, STRANGER, m.ObjectState(borrowed, STORED, b"", HOST, 5))
+    deliver(driver, STRANGER, m.ObjectState(borrowed, STORED, b"", HOST, 5, b""))
     assert (driver.entry(borrowed).status, driver.core.faults) == (PENDING, 1)
 
 

@@ -493,6 +493,13 @@ def test_a_value_that_is_got_brings_references(wire, driver, worker):
     nothing_is_left(wire)
 
 
+@pytest.fixture
+def too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values have more references than are handed over with them."""
+    monkeypatch.setattr("zray.client.core.references.MAX_HANDED_OVER", 0)
+
+
+@pytest.mark.usefixtures("too_many")
 def test_the_outer_object_is_held_until_the_inner_ones_are_registered(wire, driver, worker):
     outer, inner = borrowed_value(wire, driver, worker)
     worker.request(outer)
@@ -508,6 +515,7 @@ def test_the_outer_object_is_held_until_the_inner_ones_are_registered(wire, driv
     nothing_is_left(wire)
 
 
+@pytest.mark.usefixtures("too_many")
 def test_dropped_before_the_registration_is_acknowledged(wire, driver, worker):
     outer, inner = borrowed_value(wire, driver, worker)
     worker.request(outer)
@@ -519,22 +527,69 @@ def test_dropped_before_the_registration_is_acknowledged(wire, driver, worker):
     nothing_is_left(wire)
 
 
-def test_an_object_of_a_third_party_inside_a_value(wire, driver, worker, other):
-    result = driver.submit(other)
-    task = start(wire, other)
-    theirs = other.put()
-    other.finish(task, [theirs])
-    other.drop(theirs)
+def borrowed_result(wire: Wire, driver: Process, worker: Process, maker: Process) -> tuple[bytes, bytes]:
+    """The worker keeps ``result`` of the driver, which contains ``theirs`` of ``maker``; nobody has looked inside."""
+    result = driver.submit(maker)
+    task = start(wire, maker)
+    theirs = maker.put()
+    maker.finish(task, [theirs])
+    maker.drop(theirs)
     wire.settle()
     kept = driver.submit(worker, nested=[result])
     worker.finish(start(wire, worker))
-    assert wire.get(worker, result) == [theirs]
     driver.drop(result)
     driver.drop(kept)
+    wire.settle()
+    return result, theirs
+
+
+def test_an_object_of_a_third_party_inside_a_value(wire, driver, worker, other):
+    result, theirs = borrowed_result(wire, driver, worker, other)
+    assert wire.get(worker, result) == [theirs]
     worker.drop(result)
     wire.settle()
     assert other.entry(theirs).holders == {worker.id: 1}
     worker.drop(theirs)
+    nothing_is_left(wire)
+
+
+def test_a_value_waits_until_its_references_are_registered(wire, driver, worker, other):
+    result, theirs = borrowed_result(wire, driver, worker, other)
+    worker.request(result)
+    wire.settle(without=[other])
+    assert not worker.is_ready(result)
+    wire.settle()
+    assert worker.is_ready(result)
+    assert other.entry(theirs).holders == {driver.id: 1, worker.id: 1}
+    worker.drop(result)
+    nothing_is_left(wire)
+
+
+def test_a_value_does_not_wait_for_the_registrations_of_others(wire, driver, worker, other):
+    result = driver.submit(other)
+    task = start(wire, other)
+    theirs = other.put()
+    other.finish(task, [theirs])
+    wire.settle()
+    outer, inner = borrowed_value(wire, driver, worker)
+    driver.core.references.register(theirs)
+    driver.flush()
+    worker.request(outer)
+    wire.settle(without=[other])
+    assert not driver.core.references.acknowledged
+    assert worker.is_ready(outer)
+    assert driver.entry(inner).holders == {worker.id: 1}
+
+
+def test_a_value_that_arrives_when_its_object_is_let_go_brings_nothing(wire, driver, worker, other):
+    result, theirs = borrowed_result(wire, driver, worker, other)
+    worker.request(result)
+    wire.settle(without=[worker])
+    wire.step_up(worker)
+    wire.settle(without=[worker])
+    worker.drop(result)
+    wire.settle()
+    assert other.entry(theirs) is None
     nothing_is_left(wire)
 
 
@@ -606,7 +661,7 @@ def test_a_value_for_an_object_that_is_gone(driver):
 
 
 @pytest.mark.parametrize(
-    "message", [m.ObjectRequest(b"x" * 28), m.ObjectState(b"x" * 28, STORED, b"", HOST, 1)], ids=["request", "state"]
+    "message", [m.ObjectRequest(b"x" * 28), m.ObjectState(b"x" * 28, STORED, b"", HOST, 1, b"")], ids=["request", "state"]
 )
 def test_messages_about_the_objects_of_others(driver, message):
     handler = (
@@ -616,6 +671,7 @@ def test_messages_about_the_objects_of_others(driver, message):
         handler(b"s" * 16, message)
 
 
+@pytest.mark.usefixtures("too_many")
 def test_an_acknowledgement_by_somebody_else_does_not_count(wire, driver, worker):
     outer, _ = borrowed_value(wire, driver, worker)
     worker.request(outer)
@@ -659,6 +715,57 @@ def test_a_value_that_is_here_survives_its_owner(wire, driver, worker):
     wire.settle()
     assert worker.load(outer) == [inner]
     assert worker.entry(inner).status in (PENDING, ERROR)
+
+
+def test_references_in_a_value_that_is_here_survive_its_owner(wire, driver, worker, other):
+    """They are held by whoever has the value: its owner's registrations end with the owner."""
+    result, theirs = borrowed_result(wire, driver, worker, other)
+    worker.request(result)
+    wire.settle()
+    wire.kill(driver)
+    wire.settle()
+    call = worker.submit(other, refs=[result])
+    other.finish(start(wire, other))
+    other.drop(theirs)
+    wire.settle()
+    assert worker.load(result) == [theirs]
+    worker.request(theirs)
+    wire.settle()
+    assert worker.is_ready(theirs)
+    assert not worker.failed(theirs)
+    for object_id in (call, result, theirs):
+        worker.drop(object_id)
+    nothing_is_left(wire)
+
+
+def test_ones_own_objects_in_a_value_that_is_here_survive_its_owner(wire, driver, worker):
+    result, mine = borrowed_result(wire, driver, worker, worker)
+    worker.request(result)
+    wire.settle()
+    wire.kill(driver)
+    wire.settle()
+    assert worker.load(result) == [mine]
+    assert not worker.failed(mine)
+    worker.drop(mine)
+    worker.drop(result)
+    nothing_is_left(wire)
+
+
+def test_the_owner_of_a_value_dies_before_it_leaves(wire, driver, worker, other):
+    """The references inside are announced for a borrower that never gets them."""
+    result, theirs = borrowed_result(wire, driver, worker, other)
+    worker.request(result)
+    wire.step_up(worker)
+    wire.step_down(driver)
+    wire.step_up(driver)
+    wire.step_down(other)
+    assert other.entry(theirs).announced == {(worker.id, driver.id): 1}
+    wire.kill(driver)
+    wire.settle()
+    assert failure_of(worker, result) == "OwnerDiedError"
+    assert other.entry(theirs) is None
+    worker.drop(result)
+    nothing_is_left(wire)
 
 
 def test_a_reference_to_an_object_of_the_dead(wire, driver, worker, other):

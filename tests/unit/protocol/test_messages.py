@@ -97,7 +97,7 @@ GOLDEN = """
 49 KillWorker worker_id: bytes, reason: str
 50 FlushLogs request: int
 51 ObjectRequest object_id: bytes
-52 ObjectState object_id: bytes, status: int, data: bytes, host: bytes, size: int
+52 ObjectState object_id: bytes, status: int, data: bytes, host: bytes, size: int, inner: bytes
 53 BorrowAdd object_id: bytes, holder: bytes, token: int
 54 BorrowAck token: int
 55 BorrowEnd object_id: bytes, registrations: int

@@ -8,16 +8,17 @@ unanswered tasks, outer objects), ``covers`` (running tasks that were given it),
 ``announced`` (registrations that a third process asked for, and whose holder has not confirmed yet that it was told:
 the announcer may die in between).
 An entry of a *borrower* lives while one of the first three is, and then gives back its ``registered`` registrations.
-A borrower that holds something is registered or covered.
+A borrower that holds something is registered or covered. A borrower that has a value holds the references inside, as the
+owner does: the value is used here after its owner has died, and so are they.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 from zray.failures import encode_failure
-from zray.ids import PROCESS_ID_BYTES, owner_of
+from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, owner_of
 from zray.protocol.messages import (
     BorrowAck,
     BorrowAdd,
@@ -33,6 +34,10 @@ from zray.protocol.messages import (
 PENDING, INLINE, STORED, ERROR, HANDLE = range(5)
 """Where the value is: not yet made; in ``data``; in the store of ``host``; it is an error, in ``data``, or if that is
 empty in the store; there is none, the object stands for the handles of an actor."""
+
+MAX_HANDED_OVER = 1 << 16
+"""So many references inside a value are handed over with it. Of a value with more, none are: a message has a largest
+size. Who unpickles it registers for each of them then, which comes to nothing if the value's owner has died before."""
 
 
 class Waiting(Protocol):
@@ -228,11 +233,14 @@ class ReferenceTable:
         self.entries[object_id].registered += 1
         self._announce(object_id, self.process_id, outer)
 
-    def _announce(self, object_id: bytes, holder: bytes, outer: bytes = b"") -> None:
-        """Has the owner register ``holder``. ``when_acknowledged`` waits for it; ``outer`` is pinned until then."""
+    def _announce(self, object_id: bytes, holder: bytes, outer: bytes = b"") -> int:
+        """Has the owner register ``holder``. ``when_acknowledged`` waits for it; ``outer`` is pinned until then.
+
+        Returns the token that will be acknowledged, 0 if the owner is dead.
+        """
         owner = owner_of(object_id)
         if owner in self._dead:
-            return
+            return 0
         self.watch_once(owner)
         if outer:
             self.pin(outer)
@@ -240,17 +248,23 @@ class ReferenceTable:
         self._tokens += 1
         self._unacked[self._tokens] = (object_id, owner, outer, [])
         self._peers(owner, BorrowAdd(object_id, holder, self._tokens))
+        return self._tokens
 
-    def hand_over(self, object_ids: Iterable[bytes], receiver: bytes) -> None:
-        """References travel to ``receiver`` inside a returned value: makes sure that their owners know."""
+    def hand_over(self, object_ids: Iterable[bytes], receiver: bytes) -> list[int]:
+        """References travel to ``receiver`` inside a value: makes sure that their owners know.
+
+        Returns the tokens of what has to be acknowledged before the value may leave.
+        """
+        tokens = []
         for object_id in object_ids:
             if self.owns(object_id):
                 self._add_holder(object_id, receiver)  # itself, too: nothing else holds it while the result travels
-            elif owner_of(object_id) != receiver:
-                self._announce(object_id, receiver)
+            elif owner_of(object_id) != receiver and (token := self._announce(object_id, receiver)):
+                tokens.append(token)
+        return tokens
 
     def adopt(self, object_ids: Iterable[bytes], source: bytes) -> None:
-        """References arrived from ``source`` inside a value that this process owns now: pinned; registered already."""
+        """References arrived from ``source`` inside a value that this process has now: pinned; registered already."""
         for object_id in object_ids:
             entry = self._entry(object_id)
             entry.pins += 1
@@ -296,12 +310,16 @@ class ReferenceTable:
 
     def when_acknowledged(self, action: Callable[[], None]) -> None:
         """Calls ``action`` once every registration that was asked for so far is acknowledged."""
-        if not self._unacked:
+        self._after(self._unacked, action)
+
+    def _after(self, tokens: Collection[int], action: Callable[[], None]) -> None:
+        """Calls ``action`` once all of these are acknowledged."""
+        if not tokens:
             action()
             return
-        gate = _Gate(len(self._unacked), action)
-        for _, _, _, gates in self._unacked.values():
-            gates.append(gate)
+        gate = _Gate(len(tokens), action)
+        for token in tokens:
+            self._unacked[token][3].append(gate)
 
     def stored_at(self, host: bytes) -> list[bytes]:
         """This process's objects that are in the store of ``host``."""
@@ -343,7 +361,25 @@ class ReferenceTable:
         if requesters is not None:
             entry.requesters = None
             for process in requesters:
-                self._peers(process, ObjectState(object_id, status, data, host, size))
+                self._tell(process, object_id, entry)
+
+    def _tell(self, process: bytes, object_id: bytes, entry: Entry) -> None:
+        """Sends a value to a borrower, once the owners of the references inside know that it holds them as well.
+
+        Not only the value's owner may hold them: they would go with its process, and the borrower uses the value on.
+        """
+        inner = entry.inner if len(entry.inner) <= MAX_HANDED_OVER else ()
+
+        def send() -> None:
+            state = ObjectState(object_id, entry.status, entry.data, entry.host, entry.size, b"".join(inner))
+            self._peers(process, state)
+            for inner_id in inner:
+                self.unpin(inner_id)
+
+        # The object may be freed meanwhile. But giving a registration back must not overtake the value.
+        for inner_id in inner:
+            self.pin(inner_id)
+        self._after(self.hand_over(inner, process), send)
 
     def _let_go(
         self, entry: Entry | None, object_id: bytes, stored: bool, host: bytes, inner: tuple[bytes, ...]
@@ -402,10 +438,9 @@ class ReferenceTable:
             failure = encode_failure(
                 "ObjectFreedError", "the object was freed: its owner knew of no reference any more"
             )
-            self._peers(source, ObjectState(message.object_id, ERROR, failure, b"", 0))
+            self._peers(source, ObjectState(message.object_id, ERROR, failure, b"", 0, b""))
         elif entry.status != PENDING:
-            state = ObjectState(message.object_id, entry.status, entry.data, entry.host, entry.size)
-            self._peers(source, state)
+            self._tell(source, message.object_id, entry)
         elif entry.requesters is None:
             entry.requesters = [source]
         else:
@@ -416,8 +451,13 @@ class ReferenceTable:
         right_host = len(message.host) == PROCESS_ID_BYTES or message.status != STORED
         if owner_of(message.object_id) != source or not (PENDING < message.status <= HANDLE and right_host):
             raise ProtocolError("an object's state comes from its owner, when it has one")
-        if message.object_id in self.entries:
-            self.resolve(*message)
+        if len(message.inner) % OBJECT_ID_BYTES:
+            raise ProtocolError("an identifier has its exact size")
+        inner = tuple(
+            message.inner[start : start + OBJECT_ID_BYTES] for start in range(0, len(message.inner), OBJECT_ID_BYTES)
+        )
+        self.adopt(inner, source)  # also if the object is not held any more: what was registered is given back
+        self.resolve(message.object_id, message.status, message.data, message.host, message.size, inner)
 
     def on_borrow_add(self, source: bytes, message: BorrowAdd) -> None:
         """A holder is announced by whoever hands the reference on, or by itself."""
