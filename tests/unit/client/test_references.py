@@ -566,7 +566,7 @@ def test_a_value_waits_until_its_references_are_registered(wire, driver, worker,
 
 
 def test_a_value_does_not_wait_for_the_registrations_of_others(wire, driver, worker, other):
-    result = driver.submit(other)
+    driver.submit(other)
     task = start(wire, other)
     theirs = other.put()
     other.finish(task, [theirs])
@@ -661,7 +661,9 @@ def test_a_value_for_an_object_that_is_gone(driver):
 
 
 @pytest.mark.parametrize(
-    "message", [m.ObjectRequest(b"x" * 28), m.ObjectState(b"x" * 28, STORED, b"", HOST, 1, b"")], ids=["request", "state"]
+    "message",
+    [m.ObjectRequest(b"x" * 28), m.ObjectState(b"x" * 28, STORED, b"", HOST, 1, b"")],
+    ids=["request", "state"],
 )
 def test_messages_about_the_objects_of_others(driver, message):
     handler = (
