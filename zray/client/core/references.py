@@ -8,8 +8,8 @@ unanswered tasks, outer objects), ``covers`` (running tasks that were given it),
 ``announced`` (registrations that a third process asked for, and whose holder has not confirmed yet that it was told:
 the announcer may die in between).
 An entry of a *borrower* lives while one of the first three is, and then gives back its ``registered`` registrations.
-A borrower that holds something is registered or covered. A borrower that has a value holds the references inside, as the
-owner does: the value is used here after its owner has died, and so are they.
+A borrower that holds something is registered or covered. A borrower that has a value holds the references inside, as
+the owner does: the value is used here after its owner has died, and so are they.
 """
 
 from __future__ import annotations
