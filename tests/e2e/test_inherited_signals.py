@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -90,11 +91,11 @@ def _block_all() -> None:
 
 def test_commands(sandbox):
     """Started by such a thread, they work and end as from a shell."""
-    with (
-        Process([sys.executable, "-m", "zray.cli.broker"], preexec_fn=_block_all) as broker,
-        Process([sys.executable, "-m", "zray.cli.worker", "--num-cpus", "2"], preexec_fn=_block_all) as worker,
-    ):
-        broker.expect("ready at")
+    with contextlib.ExitStack() as stack:
+        broker = stack.enter_context(Process([sys.executable, "-m", "zray.cli.broker"], preexec_fn=_block_all))
+        broker.expect("ready at")  # a worker without an address looks for it once
+        command = [sys.executable, "-m", "zray.cli.worker", "--num-cpus", "2"]
+        worker = stack.enter_context(Process(command, preexec_fn=_block_all))
         worker.expect("host is ready")
         with driver("ray.init('auto')\n" + CALLS.replace("\n    ", "\n")) as process:
             process.succeed(40)
