@@ -259,7 +259,7 @@ class Shares:
 
     def give_back(self, worker: Worker) -> None:
         """A grant has ended, or is an actor's for as long as it lives."""
-        self.settle(worker)
+        self._end_claim(worker)
         share = worker.share
         if share is not None:
             self._charge(worker, {})
@@ -286,7 +286,7 @@ class Shares:
         if target is not None:
             if target.waiting:
                 return True
-            self.settle(worker)
+            self._end_claim(worker)
         hold = self._holds.get(worker.host.host_id)
         if hold is not None and hold.keeps_off(worker.host, mine, worker.grant):
             return True
@@ -315,7 +315,7 @@ class Shares:
         worker.promise = self.totals.parts(share.shape), worker.charge
         self._promise(worker, share, 1)
 
-    def settle(self, worker: Worker) -> None:
+    def _end_claim(self, worker: Worker) -> None:
         """A worker has made room, or need not any more."""
         share, worker.yields_to = worker.yields_to, None
         if share is not None:
