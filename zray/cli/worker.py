@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import NoReturn
 
 import click
 
 from zray.config import Config
 from zray.config.reading import read
-from zray.exceptions import ClusterUnavailableError, ZrayError
+from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
 from zray.protocol.sockets import check_address
+from zray.security.demotion import Demotion
 from zray.security.dialer import credentials_for, insecurity
-from zray.security.keys import ClientCredentials
+from zray.security.keys import ClientCredentials, KeyDirectory
 from zray.util import interpreter
 from zray.util.machine import host_resources
 from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
@@ -32,6 +33,9 @@ from zray.version import VERSION
 from zray.worker.host.node import HostOptions, prepare_zygote, run_host
 from zray.worker.process.rehearsal import rehearse
 
+KeyFinder = Callable[[str], ClientCredentials | None]
+"""From the broker's address to the key for it; None where none is needed."""
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--address", metavar="ADDRESS", help="The broker's address. Default: your broker on this machine.")
@@ -47,6 +51,7 @@ from zray.worker.process.rehearsal import rehearse
     help="How long a worker process may idle before it is ended; one per CPU stays if it has loaded much. Default: 5.",
 )  # fmt: skip
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
+@click.option("--user", metavar="NAME", help="As whom to run, if started by root: tasks cannot read the key then.")
 @click.option("--insecure", is_flag=True, help="TCP without keys: whoever is between can read along and run code.")
 @click.version_option(VERSION)
 def main(insecure: bool, **options: str | None) -> None:
@@ -67,19 +72,23 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     started = os.environ.get("ZRAY_WORKER_STARTED", "") == str(os.getpid())
     config = read(options=given, warn=not started).config
     amounts = host_resources(config.num_cpus, config.num_gpus, config.memory, config.resources)
-    root = runtime_root(config.tmpdir)
-    target = _broker(root, config.address)
-    credentials = credentials_for(
-        target, "host", config.keys, insecure, config.join_timeout_s, lambda why: _say_that_it_waits(why, config)
-    )
+    demotion = _demotion(config, insecure) if config.user else None
+    find_key = _key_finder(config, insecure)
     if not started:
-        _start_anew(root)
+        target = _broker(config)
+        find_key(target)  # whatever is wrong with it is told first
+        _start_anew()
+    if demotion is not None:
+        demotion.step_down()
+    root = runtime_root(config.tmpdir)
+    sweep_dead_sessions(root)
+    target = _broker(config)
     if warning := insecurity(target, insecure):
         click.echo(f"zray-worker: warning: {warning}", err=True)
     end_orderly_on_sigterm()
     paths, lock = new_session(root, os.environ["ZRAY_SESSION"])
     try:
-        reason = _serve(config, paths, lock, target, amounts, credentials)
+        reason = _serve(config, paths, lock, target, amounts, find_key, demotion)
     finally:
         remove_session(paths)
         lock.close()
@@ -88,15 +97,30 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     return 0 if reason.startswith("signal") else 1
 
 
-def _say_that_it_waits(why: str, config: Config) -> None:
-    click.echo(f"zray-worker: {why}. It waits for the key for {config.join_timeout_s:g} s (join_timeout_s).", err=True)
+def _demotion(config: Config, insecure: bool) -> Demotion:
+    if insecure or not config.address.startswith("tcp://"):
+        raise ConfigError(
+            f"user = {config.user!r} keeps the host's key from tasks, and there is a key only for an address on TCP, "
+            "without --insecure: leave it out, or give such an --address"
+        )
+    return Demotion(config.user)
 
 
-def _broker(root: Path, address: str) -> str:
-    if address and address != "auto":
-        check_address(address)
-        return address
-    current = read_current(root)
+def _key_finder(config: Config, insecure: bool) -> KeyFinder:
+    directory = str(KeyDirectory(config.keys).path) if config.user else config.keys  # root's, whoever this is later
+
+    def say_that_it_waits(why: str) -> None:
+        patience = f"It waits for the key for {config.join_timeout_s:g} s (join_timeout_s)"
+        click.echo(f"zray-worker: {why}. {patience}.", err=True)
+
+    return lambda target: credentials_for(target, "host", directory, insecure, config.join_timeout_s, say_that_it_waits)
+
+
+def _broker(config: Config) -> str:
+    if config.address and config.address != "auto":
+        check_address(config.address)
+        return config.address
+    current = read_current(runtime_root(config.tmpdir))
     if current is None:
         raise ClusterUnavailableError("no zray-broker of yours runs on this machine: start one, or give --address")
     return current.address
@@ -108,29 +132,40 @@ def _serve(
     lock: SessionLock,
     target: str,
     amounts: dict[str, int],
-    credentials: ClientCredentials | None,
+    find_key: KeyFinder,
+    demotion: Demotion | None,
 ) -> str:
     """The life of the host; returns why it ended."""
     rehearse()
-    zygote = prepare_zygote(paths, lock.filenos(), amounts)
-    set_title(f"zray: host {paths.name}")
-    cpus = amounts.get("CPU", 0) / 10_000
-
-    def ready() -> None:
-        click.echo(f"zray host is ready: {cpus:g} CPUs for the cluster at {target}; logs in {paths.logs}")
-        sys.stdout.flush()
-
-    options = HostOptions(target, amounts, config.object_store_memory, credentials)
+    zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion)
     try:
-        return run_host(options, config, paths, lock, zygote, [], ready)
+        # Not before: what is in this process's memory when the zygote is forked is in every worker's.
+        credentials = _read_as_root(demotion, find_key, target) if demotion is not None else find_key(target)
+        set_title(f"zray: host {paths.name}")
+        options = HostOptions(target, amounts, config.object_store_memory, credentials)
+        return run_host(options, config, paths, lock, zygote, [], lambda: _say_ready(paths, target, amounts, demotion))
     finally:
         zygote.close()
         zygote.wait(5.0)
 
 
-def _start_anew(root: Path) -> NoReturn:
+def _read_as_root(demotion: Demotion, find_key: KeyFinder, target: str) -> ClientCredentials | None:
+    demotion.regain()
+    try:
+        return find_key(target)
+    finally:
+        demotion.complete(visible=False)
+
+
+def _say_ready(paths: SessionPaths, target: str, amounts: dict[str, int], demotion: Demotion | None) -> None:
+    cpus = amounts.get("CPU", 0) / 10_000
+    user = f" as user {demotion.name}" if demotion is not None else ""
+    click.echo(f"zray host is ready{user}: {cpus:g} CPUs for the cluster at {target}; logs in {paths.logs}")
+    sys.stdout.flush()
+
+
+def _start_anew() -> NoReturn:
     """Replaces this process: those of a session are found by a variable that they have had since their exec."""
-    sweep_dead_sessions(root)
     variables = {"ZRAY_SESSION": new_name(), "SPT_NOENV": "1", "ZRAY_WORKER_STARTED": str(os.getpid())}
     command = interpreter.command("zray.cli.worker", *sys.argv[1:])
     os.execve(sys.executable, command, interpreter.environment(os.environ, **variables))

@@ -26,6 +26,9 @@ class Config:
     """Where the broker listens, for workers and drivers that are not told; "auto": this user's broker here."""
     keys: str = ""
     """The directory with the keys for TCP; default: a directory in the user's configuration."""
+    user: str = ""
+    """As which user a host and its tasks run, if root starts zray-worker: tasks cannot read the host's key then, which
+    is root's. For clusters on TCP; default: the user who starts it."""
     tmpdir: str = ""
     """Where session directories (sockets, logs, spilled objects) are made; default: a per-user runtime directory."""
     num_cpus: float | None = None

@@ -39,6 +39,7 @@ TITLE_PADDING, "-m", ...]``.  Python itself accepts and ignores an unknown ``-X`
 _PROC = Path("/proc")
 _CGROUP_FS = Path("/sys/fs/cgroup")
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _NAME_BYTES = 15
@@ -47,6 +48,8 @@ _UNSAFE_IN_NAME = re.compile(r"[\x00-\x20()\x7f]")
 _MAX_PIDFDS = 200
 """Processes killed in one round: below the smallest limit on descriptors that is in use (256)."""
 
+_FOR_LOOKING = 2
+"""Descriptors with which processes are looked for: ``/proc`` itself, and a file in it."""
 _CHASES = 50
 _NEWEST = 16
 """PIDs looked at in a chase: others start processes as well meanwhile."""
@@ -83,6 +86,11 @@ def set_parent_death_signal(sig: signal.Signals, parent_pid: int) -> None:
 def set_child_subreaper() -> None:
     """Makes this process, in place of init, the parent of descendants whose own parent has ended."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Whether others of this user may look into this process, by ``/proc`` or a debugger, and cores are written."""
+    _prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
 def _prctl(option: int, value: int | bytes) -> None:
@@ -196,7 +204,7 @@ def _is_tracker(pid: int) -> bool:
     who wrote to it have left.  It ignores SIGTERM; killed, it removes nothing.
     """
     try:
-        return b".resource_tracker import main" in (_PROC / str(pid) / "cmdline").read_bytes()
+        return b".resource_tracker import main" in _read(pid, "cmdline")
     except OSError:
         return False
 
@@ -244,13 +252,7 @@ def _kill_once(found: Iterable[_Identity], deadline: float) -> int:
     killed = 0
     ending = select.poll()
     with contextlib.ExitStack() as stack:
-        for identity in itertools.islice(found, _MAX_PIDFDS):
-            try:
-                pidfd = _hold(identity, stack)
-            except OSError:  # out of descriptors: wait for those that could be held; the rest come in the next round
-                break
-            if pidfd < 0:
-                continue
+        for pidfd in _held(found, stack):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 ending.register(pidfd, select.POLLIN)
@@ -262,22 +264,39 @@ def _kill_once(found: Iterable[_Identity], deadline: float) -> int:
 def _await_ends(processes: Iterable[_Identity], deadline: float) -> None:
     ending = select.poll()
     with contextlib.ExitStack() as stack:
-        held = [
-            pidfd for identity in itertools.islice(processes, _MAX_PIDFDS) if (pidfd := _hold(identity, stack)) >= 0
-        ]
+        held = list(_held(processes, stack))
         for pidfd in held:
             ending.register(pidfd, select.POLLIN)
         _await_all(ending, len(held), deadline)
 
 
+def _held(processes: Iterable[_Identity], stack: contextlib.ExitStack) -> Iterator[int]:
+    """Pidfds of those that still are, one by one and once each, closed with ``stack``: of as many as there are
+    descriptors for, the rest is for the next round."""
+    seen: set[_Identity] = set()
+    for identity in itertools.islice(processes, _MAX_PIDFDS):
+        if identity in seen:  # who looks for the newest again and again finds some that are about to end
+            continue
+        seen.add(identity)
+        try:
+            pidfd = _hold(identity, stack)
+        except OSError:
+            return
+        if pidfd >= 0:
+            yield pidfd
+
+
 def _hold(identity: _Identity, stack: contextlib.ExitStack) -> int:
-    """A pidfd of this very process, closed with ``stack``; -1 when it is gone. Raises OSError without descriptors."""
+    """A pidfd of this very process, closed with ``stack``; -1 when it is gone. Raises OSError without descriptors,
+    before the last are taken that whoever looks for further processes needs."""
     pid, started = identity
     try:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return -1
     stack.callback(os.close, pidfd)
+    if pidfd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _FOR_LOOKING:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     # Looked at again now that it is held: had the PID been reused meanwhile, it would be a stranger's.
     return pidfd if _stat_fields(pid)[19:20] == [started] else -1
 
@@ -450,10 +469,16 @@ def _pids() -> Iterator[int]:
                         yield int(entry.name)
 
 
+def _read(pid: int, name: str) -> bytes:
+    """A file of a process's in ``/proc``. Not through pathlib, which is slower than the kernel: hundreds are read."""
+    with open(f"/proc/{pid}/{name}", "rb", 0) as file:
+        return file.read()
+
+
 def _environ(pid: int) -> bytes:
     """What the process was exec'd with; empty for zombies, kernel threads, and what may not be read."""
     try:
-        return (_PROC / str(pid) / "environ").read_bytes()
+        return _read(pid, "environ")
     except OSError:
         return b""
 
@@ -461,7 +486,7 @@ def _environ(pid: int) -> bytes:
 def _stat_fields(pid: int) -> list[str]:
     """The fields of ``/proc/<pid>/stat`` from the third (state) on; empty when the process is gone."""
     try:
-        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+        text = _read(pid, "stat").decode(errors="replace")
     except OSError:
         return []
     return text.rpartition(")")[2].split()  # the second field, the name, may itself hold blanks and brackets

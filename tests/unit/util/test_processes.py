@@ -132,7 +132,7 @@ import os, signal
 from multiprocessing import shared_memory
 memory = shared_memory.SharedMemory(create=True, size=100)
 os.fork()
-print(memory.name, flush=True)
+os.write(1, memory.name.encode() + b"\\n")
 signal.pause()
 """
         process = start(session, code)
@@ -175,11 +175,12 @@ signal.pause()
         assert processes.processes_of_session(session) == []
         finish(process)
 
-    def test_works_with_hardly_any_descriptors(self, session: str) -> None:
+    @pytest.mark.parametrize("limit", [6, 7, 8, 9])
+    def test_works_with_hardly_any_descriptors(self, session: str, limit: int) -> None:
         children = [start(session, UNTIL_EOF) for _ in range(4)]
         code = (
             "import resource; from zray.util.processes import kill_session\n"
-            "resource.setrlimit(resource.RLIMIT_NOFILE, (6, 6))\n"
+            f"resource.setrlimit(resource.RLIMIT_NOFILE, {(limit, limit)})\n"
             f"print(kill_session({session!r}))"
         )
         assert subprocess.check_output([sys.executable, "-c", code], text=True) == "4\n"

@@ -17,6 +17,7 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.exceptions import ZrayError
+from zray.util.malloc import give_back
 from zray.util.processes import accept_signals, set_parent_death_signal, set_title
 from zray.util.session_lock import SessionLock
 from zray.util.sessions import SessionPaths
@@ -44,6 +45,7 @@ def main() -> int:
     # Before anything is forked: a collection later on would write to, and so copy, every page that is shared by now.
     gc.collect()
     gc.freeze()
+    give_back()
     bound_read, bound_write = os.pipe()
     broker = _fork_broker(address, config, bound_write, [*lock.filenos(), report_fd, bound_read])
     os.close(bound_write)

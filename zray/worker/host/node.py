@@ -27,6 +27,7 @@ from zray.worker.host.zygote import ZygoteClient, start_zygote
 from zray.worker.process.main import worker_main
 
 if TYPE_CHECKING:
+    from zray.security.demotion import Demotion
     from zray.security.keys import ClientCredentials
 
 MAX_DEFAULT_STORE = 64 * GIB
@@ -42,13 +43,14 @@ class HostOptions:
     credentials: ClientCredentials | None = None
 
 
-def prepare_zygote(paths: SessionPaths, kept: list[int], resources: dict[str, int]) -> ZygoteClient:
+def prepare_zygote(
+    paths: SessionPaths, kept: list[int], resources: dict[str, int], demotion: Demotion | None = None
+) -> ZygoteClient:
     """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends.
 
     It keeps a process for each CPU of ``resources``, those that wait for work included.  ``kept``: descriptors that it
-    keeps and workers do not, such as the session's lock.
+    keeps and workers do not, such as the session's lock.  ``demotion``: has been begun, and is completed in the zygote.
     """
-
     host = os.getpid()
     machine_id()  # known to every worker, then, without looking
 
@@ -56,9 +58,13 @@ def prepare_zygote(paths: SessionPaths, kept: list[int], resources: dict[str, in
         kill_session(paths.name, exclude={os.getpid(), host})
         remove_session(paths)
 
+    def begin() -> None:
+        if demotion is not None:
+            demotion.complete(visible=True)
+
     # Each that waits takes a descriptor of the zygote's.
     cpus = min(resources.get("CPU", 0) // 10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-    return start_zygote(worker_main, clean_up, kept, pool_size=cpus)
+    return start_zygote(worker_main, clean_up, kept, cpus, begin)
 
 
 def run_host(

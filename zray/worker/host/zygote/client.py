@@ -34,13 +34,15 @@ def start_zygote(
     cleanup: Callable[[], None],
     close_in_child: Sequence[int] = (),
     pool_size: int = 0,
+    at_start: Callable[[], None] = lambda: None,
 ) -> ZygoteClient:
     """Forks the zygote from this process, which must have neither threads nor a ZeroMQ context yet.
 
     ``child_main(payload, fds)`` runs in each worker.  ``cleanup()`` runs in the zygote after its last child is
     killed.  ``close_in_child``: descriptors that the zygote is to keep and workers are not, such as the session's
-    lock.  ``pool_size``: while there are fewer children, workers among them, spares are forked.  The host must not
-    fork other lasting processes afterwards without exec: they would hold the socket open.
+    lock.  ``pool_size``: while there are fewer children, workers among them, spares are forked.  ``at_start()`` is the
+    first thing that the zygote does.  The host must not fork other lasting processes afterwards without exec: they
+    would hold the socket open.
     """
     occupy_standard_fds()
     flush_output()  # or each child would write what is still buffered here
@@ -53,6 +55,7 @@ def start_zygote(
     ours.close()
     code = 1
     try:
+        at_start()
         Zygote(theirs, child_main, close_in_child, pool_size).live(host_pid, cleanup)
         code = 0
     except BaseException:
