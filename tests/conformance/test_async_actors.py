@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 import threading
+
+import pytest
 
 from .helpers import eventually, raises_within
 
@@ -222,6 +225,30 @@ def test_exit_actor_while_other_calls_wait(ray, impl):
         ray.kill(actor)
     assert isinstance(raises_within(ray, waiting), ray.exceptions.RayActorError)
     assert isinstance(raises_within(ray, actor.leave.remote()), ray.exceptions.ActorDiedError)
+
+
+@pytest.mark.parametrize("end", ["ray.actor.exit_actor()", "sys.exit(0)", "sys.exit(3)"])
+def test_calls_that_have_ended_before_the_actor_are_answered(ray, end):
+    """Also those that end in the same turn of the event loop."""
+
+    @ray.remote(num_cpus=0)
+    class A:
+        def __init__(self):
+            self.all = asyncio.Event()
+
+        async def wait(self, number):
+            await self.all.wait()
+            return number
+
+        async def leave(self, how):
+            self.all.set()
+            await asyncio.sleep(0)  # those that wait go first
+            exec(how, {"ray": ray, "sys": sys})
+
+    actor = A.remote()
+    waiting = [actor.wait.remote(number) for number in range(20)]
+    assert isinstance(raises_within(ray, actor.leave.remote(end)), ray.exceptions.RayActorError)
+    assert ray.get(waiting, timeout=10) == list(range(20))
 
 
 def test_kill_while_async_calls_run(ray, gate):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,7 +14,7 @@ from typing import IO, Any
 from zray.config import Config
 from zray.exceptions import SystemFailure
 from zray.util import interpreter
-from zray.util.processes import past_standard
+from zray.util.processes import await_end, past_standard
 from zray.util.session_lock import SessionLock
 from zray.util.sessions import SessionPaths
 
@@ -94,8 +95,12 @@ class LocalCluster:
         """Ends it and waits until it has; its exit code."""
         assert self._process.stdin is not None
         self._process.stdin.close()
+        patience_s = END_TIMEOUT_S
+        with contextlib.suppress(OSError):  # it was reaped already, or there is no descriptor
+            await_end(self._process.pid, END_TIMEOUT_S)  # ``Popen.wait`` would look every 50 ms only
+            patience_s = 0.1
         try:
-            self._process.wait(END_TIMEOUT_S)
+            self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
             self._process.kill()  # its zygote cleans up
             self._process.wait()

@@ -311,6 +311,17 @@ def _await_all(poll: select.poll, count: int, deadline: float) -> None:
 # ---- one process
 
 
+def await_end(pid: int, timeout_s: float) -> bool:
+    """Waits until a process has ended, and is to be reaped if it is a child; False if it has not by then.
+
+    Raises OSError if there is no descriptor for it, ProcessLookupError if there is no such process.
+    """
+    with os.fdopen(os.pidfd_open(pid), "rb", 0) as pidfd:
+        poll = select.poll()  # ``select`` takes no descriptor beyond 1,023
+        poll.register(pidfd, select.POLLIN)
+        return bool(poll.poll(math.ceil(timeout_s * 1000)))
+
+
 def rss_bytes(pid: int) -> int:
     """Resident memory of a process in bytes; 0 when it is gone."""
     try:

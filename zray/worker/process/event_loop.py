@@ -15,11 +15,11 @@ from zray.client.context import current_task
 from zray.client.core.execution import Assignment
 from zray.exceptions import TaskError, has_type
 from zray.util.streams import say
-from zray.worker.process.runner import read_options
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from zray.worker.process.runner import CallOptions
     from zray.worker.process.worker import Worker
 
 
@@ -35,7 +35,7 @@ class EventLoop:
         self._worker = worker
         self._loop = asyncio.new_event_loop()
         self._fetchers: ThreadPoolExecutor | None = None
-        self._inbox: deque[Assignment] = deque()
+        self._inbox: deque[tuple[Assignment, CallOptions]] = deque()
         self._running: dict[bytes, tuple[asyncio.Task[None], Assignment]] = {}
         self._flush_due = False
         self._turned = True
@@ -48,25 +48,24 @@ class EventLoop:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    def start(self, task: Assignment) -> None:
+    def start(self, task: Assignment, options: CallOptions) -> None:
         """Begins a call; from any thread."""
-        self._inbox.append(task)
+        self._inbox.append((task, options))
         if len(self._inbox) == 1:
             self._loop.call_soon_threadsafe(self._take_inbox)
 
     def _take_inbox(self) -> None:
         while self._inbox:
-            task = self._inbox[0]
-            self._running[task.task_id] = self._loop.create_task(self._call(task)), task
+            task, options = self._inbox[0]
+            self._running[task.task_id] = self._loop.create_task(self._call(task, options)), task
             self._inbox.popleft()
 
-    async def _call(self, task: Assignment) -> None:
+    async def _call(self, task: Assignment, options: CallOptions) -> None:
         worker = self._worker
-        options = read_options(task.envelope.options)
         error: BaseException | None = None
         value: Any = None
         try:
-            worker.begin_call(task)
+            worker.begin_call(options)
             current_task.set(worker.context(task, options))
             args, kwargs = worker.call_arguments(task) if worker.arguments_are_here(task) else await self._fetch(task)
             value = worker.method(options)(*args, **kwargs)

@@ -65,6 +65,7 @@ class Worker:
         self._main_thread = threading.get_ident()
         self._in_main = b""  # the task that the main thread runs
         self._cancelled = b""
+        self._ended: list[tuple[Assignment, list[Return], bool, int]] = []  # async calls that are to be answered
         self._taken: Assignment | None = None  # what is to be run next, if it has been taken already
         self._lost = False
         self._light_bytes = anonymous_bytes()
@@ -91,7 +92,7 @@ class Worker:
             if self._pool is not None and task.kind == CALL:
                 self._pool.submit(self._run, task, options)
             elif self._loop is not None and task.kind == CALL:
-                self._loop.start(task)
+                self._loop.start(task, options)
             else:
                 self._run(task, options)
         self.session.close([])
@@ -352,9 +353,9 @@ class Worker:
 
     # ------------------------------------------------------------------ for the event loop
 
-    def begin_call(self, task: Assignment) -> None:
+    def begin_call(self, options: CallOptions) -> None:
         """An async method is about to run."""
-        self._environment.show_name(read_options(task.envelope.options).name, self._actor_class)
+        self._environment.show_name(options.name, self._actor_class)
 
     def arguments_are_here(self, task: Assignment) -> bool:
         """Whether ``call_arguments`` waits for nobody."""
@@ -369,12 +370,12 @@ class Worker:
         return context_of(task, options, self._environment.resources_of(task))
 
     def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
-        """An async call has returned or raised; the answer is sent by ``flush``."""
-        if error is not None:
+        """An async call has returned or raised; it is answered by ``flush``."""
+        if error is not None and has_type(error, ActorExit, SystemExit):
+            self.flush()  # of those that have ended before
             if self._ends_actor(error):
                 return
-            if has_type(error, SystemExit):
-                self._exit_process(error)
+            self._exit_process(error)
         if not self._execution.is_running(task.task_id):
             return  # the actor has exited meanwhile
         started_us = now_us()
@@ -387,11 +388,7 @@ class Worker:
             name = f"{self._actor_class}.{options.method}"
             returns = self._runner.pack_error(task, name, options.n_returns, error)
         retryable = error is not None and self._retryable(options, error)
-        self.session.stores.settle()
-        with self._shell.lock:
-            self._core.collect()
-            self._execution.finish(task, returns, retryable, now_us() - started_us)
-        task.keep.clear()
+        self._ended.append((task, returns, retryable, now_us() - started_us))
 
     def end_cancelled(self, task: Assignment) -> None:
         """An async call was cancelled."""
@@ -400,10 +397,18 @@ class Worker:
                 self._execution.finish_cancelled(task)
 
     def flush(self) -> None:
-        """Sends the answers of a turn of the event loop."""
+        """Answers the calls that have ended in a turn of the event loop."""
+        ended, self._ended = self._ended, []
+        self.session.stores.settle()
         with self._shell.lock:
+            self._core.collect()
+            for task, returns, retryable, run_us in ended:
+                if self._execution.is_running(task.task_id):
+                    self._execution.finish(task, returns, retryable, run_us)
             self._shell.turn()
             self._wake_if_there_is_room()
+        for task, *_ in ended:
+            task.keep.clear()
         self._shell.settle()
 
 

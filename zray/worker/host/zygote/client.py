@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from zray.util.processes import await_end
 from zray.worker.host.zygote.process import ChildMain, Zygote
 from zray.worker.host.zygote.streams import flush_output, occupy_standard_fds
 from zray.worker.host.zygote.wire import (
@@ -121,13 +121,12 @@ class ZygoteClient:
     def wait(self, timeout_s: float) -> bool:
         """Waits for the zygote's end after ``close`` and reaps it; False if it has not ended by then."""
         try:
-            with os.fdopen(os.pidfd_open(self.pid), "rb") as pidfd:
-                ready, _, _ = select.select([pidfd], [], [], timeout_s)
-            if ready:
+            ended = await_end(self.pid, timeout_s)
+            if ended:
                 os.waitpid(self.pid, 0)
         except (ProcessLookupError, ChildProcessError):  # reaped already
             return True
-        return bool(ready)
+        return ended
 
     def _send_waiting(self) -> None:
         while self._waiting and not self._gone and self._unanswered < _MAX_UNANSWERED:
