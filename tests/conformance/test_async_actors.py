@@ -228,8 +228,10 @@ def test_exit_actor_while_other_calls_wait(ray, impl):
 
 
 @pytest.mark.parametrize("end", ["ray.actor.exit_actor()", "sys.exit(0)", "sys.exit(3)"])
-def test_calls_that_have_ended_before_the_actor_are_answered(ray, end):
+def test_calls_that_have_ended_before_the_actor_are_answered(ray, impl, end):
     """Also those that end in the same turn of the event loop."""
+    if impl == "ray" and end.startswith("sys"):
+        pytest.skip("which never answers a call that says so (2.60)")
 
     @ray.remote(num_cpus=0)
     class A:

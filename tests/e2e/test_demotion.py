@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import re
 import shlex
 import subprocess
 import sys
@@ -109,6 +110,8 @@ def test_tasks_cannot_read_the_key_of_their_host(sandbox: Sandbox) -> None:
         memory = [f"/proc/{pid}/{name}" for name in ("mem", "environ", "maps", "auxv")]
         assert ray.get(opened_files.remote(secrets + memory), timeout=20) == []
         assert not ray.get(can_be_root.remote(), timeout=20)
+        status = ray.get(ray.remote(lambda: Path("/proc/self/status").read_text()).remote(), timeout=20)
+        assert re.findall(r"^Cap(?:Prm|Eff|Amb):\s*(\w+)$", status, re.MULTILINE) == ["0" * 16] * 3
 
         @ray.remote
         def zygote_knows(turned_round: bytes) -> bool:
@@ -183,9 +186,9 @@ def test_what_cannot_be(sandbox: Sandbox) -> None:
 def test_only_root_can() -> None:
     source = (
         "import os; os.geteuid() or os.seteuid(65534)\n"
-        "from zray.security.demotion import Demotion\nfrom zray.exceptions import ConfigError\n"
+        "from zray.util.demotion import Demotion\nfrom zray.exceptions import ConfigError\n"
         "try: Demotion('nobody')\nexcept ConfigError as error: print(error)"
     )
-    prepared = source.replace("import os;", "import os, pwd; import zray.security.demotion;", 1)
+    prepared = source.replace("import os;", "import os, pwd; import zray.util.demotion;", 1)
     done = subprocess.run([sys.executable, "-c", prepared], capture_output=True, text=True, timeout=20)
     assert "only root can start a host as another user" in done.stdout, done.stderr

@@ -79,9 +79,21 @@ def test_tasks_do_not_run_as_the_user_of_the_broker() -> None:
         lines = (DEPLOY / "systemd" / f"{name}.service").read_text().splitlines()
         units[name] = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     broker, worker = units["zray-broker"], units["zray-worker"]
-    for setting in ("User", "StateDirectory", "Environment"):
-        assert broker[setting] != worker[setting]
-    assert broker["StateDirectoryMode"] == worker["StateDirectoryMode"] == "0700"
+    assert broker["User"] == broker["StateDirectory"] == "zray-broker" and broker["StateDirectoryMode"] == "0700"
+    assert worker["ExecStart"].endswith("zray-worker --user zray") and "User" not in worker
+    assert worker["ExecStartPre"].endswith("-m 0700 -o zray -g zray /var/lib/zray")
+
+
+def test_keys_of_workers_are_not_in_the_home_of_their_user() -> None:
+    unit = (DEPLOY / "systemd" / "zray-worker.service").read_text()
+    variables = dict(
+        entry.split("=", 1) for line in re.findall(r"^Environment=(.*)$", unit, re.MULTILINE) for entry in line.split()
+    )
+    assert variables == {
+        "ZRAY_KEYS": "/etc/zray/keys",
+        "ZRAY_CONFIG": "/etc/zray/config.toml",
+        "ZRAY_TMPDIR": "/var/lib/zray",
+    }
 
 
 def test_slurm_job_without_a_program() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 import time
 
@@ -36,6 +38,17 @@ STORM = """
         def take(self, data):
             return len(data)
 
+    class Alarm(Exception):
+        pass
+
+    def ring(number, frame):
+        raise Alarm
+
+    number = signal.Signals[os.environ["SIGNAL"]]
+    Interrupt = KeyboardInterrupt
+    if number != signal.SIGINT:
+        Interrupt = Alarm
+        signal.signal(number, ring)
     actor = Actor.remote()
     kept = []
 
@@ -68,7 +81,7 @@ STORM = """
         pauses = random.Random(int(os.environ["SEED"]))
         begun.wait()
         while not over.wait(pauses.random() * 0.004):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     def rage():
         global done, hits
@@ -77,7 +90,7 @@ STORM = """
             try:
                 rng.choice(calls)()
                 done += 1
-            except KeyboardInterrupt:
+            except Interrupt:
                 hits += 1
         over.set()
 
@@ -87,7 +100,7 @@ STORM = """
         try:
             rage()
             shooter.join()
-        except KeyboardInterrupt:
+        except Interrupt:
             pass
     assert hits > 100, hits
     print("the storm is over")
@@ -112,8 +125,10 @@ STORM = """
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_storm_of_ctrl_c_leaves_nothing(sandbox, seed):
-    with driver(STORM, environ={"SEED": str(seed)}) as process:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGALRM"])
+def test_a_storm_of_signals_leaves_nothing(sandbox, name, seed):
+    """Ctrl-C, and a handler of the user's that raises."""
+    with driver(STORM, environ={"SEED": str(seed), "SIGNAL": name}) as process:
         process.expect("the storm is over", 60)
         process.expect("nothing is left", 30)
         process.succeed()
@@ -149,6 +164,58 @@ def test_return_values_of_a_call_that_fails_while_they_are_packed(ray):
         refs = method.options(num_returns=2).remote()
         assert isinstance(error_of(ray, refs[0]), ray.exceptions.RayTaskError)
         del refs
+    eventually(lambda: not stored_bytes())
+
+
+def die_before_answering():
+    """From now on this worker dies when it is about to answer: its return values are stored by then."""
+    from zray.worker.process.worker import Worker
+
+    Worker._answer = Worker.flush = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Plain:
+    def values(self, n):
+        die_before_answering()
+        return [bytes(1 << 20) for _ in range(n)] if n > 1 else bytes(1 << 20)
+
+
+class Async:
+    async def values(self, n):
+        die_before_answering()
+        return [bytes(1 << 20) for _ in range(n)] if n > 1 else bytes(1 << 20)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("kind", ["task", "actor", "threads", "async"])
+def test_values_of_a_worker_that_dies_before_it_answers(ray, kind, n):
+    if kind == "task":
+        call = ray.remote(max_retries=0)(lambda n: Plain().values(n))
+    else:
+        actor = ray.remote(Async if kind == "async" else Plain)
+        handle = actor.options(max_concurrency=4 if kind == "threads" else None).remote()
+        call = handle.values
+    refs = call.options(num_returns=n).remote(n)
+    for ref in refs if n > 1 else [refs]:
+        assert isinstance(error_of(ray, ref), (ray.exceptions.WorkerCrashedError, ray.exceptions.ActorDiedError))
+    eventually(lambda: not stored_bytes())  # while the references are still held
+
+
+@pytest.mark.parametrize("size", [10, 2 << 20])
+def test_another_attempt_replaces_what_one_left_behind(ray, tmp_path, size):
+    @ray.remote(max_retries=1)
+    def value(marker):
+        if not os.path.exists(marker):
+            open(marker, "x").close()
+            die_before_answering()
+            return bytes(1 << 20)
+        return bytes(size)
+
+    ref = value.remote(str(tmp_path / "marker"))
+    assert ray.get(ref, timeout=20) == bytes(size)
+    eventually(lambda: stored_bytes() == 0 if size < 1000 else stored_bytes() >= size)
+    assert ray.get(ref, timeout=20) == bytes(size)
+    del ref
     eventually(lambda: not stored_bytes())
 
 

@@ -8,7 +8,9 @@ from collections import Counter
 from typing import Any
 
 from zray.client.core.execution import CALL, Assignment
+from zray.client.core.references import STORED
 from zray.client.core.windows import WINDOWS, Windows
+from zray.ids import owner_of
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 from zray.testing.cluster import SimCluster
 from zray.testing.network import Weather
@@ -184,6 +186,7 @@ def _run(seed: int, trouble: Trouble, weather: Weather) -> SimCluster:
     program = functools.partial(random_program, cancels=trouble.cancels)
     windows = (WINDOWS, NARROW, ONE_BY_ONE)[seed % 3]
     cluster = SimCluster(seed, program, weather, windows=windows)
+    cluster.die_storing = trouble.workers
     sim = cluster.sim
     hosts = [SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}) for _ in range(1 + trouble.hosts)]
     drivers = [
@@ -254,6 +257,7 @@ def leftovers(cluster: SimCluster, drivers: list[SimDriver]) -> list[str]:
             found.append(f"{name} work")
     if not found:
         found.extend(unexplained(processes))
+        found.extend(unexplained_values(cluster, processes))
     return found + leftovers_at_the_broker(cluster)
 
 
@@ -278,6 +282,19 @@ def leftovers_at_the_broker(cluster: SimCluster) -> list[str]:
     dead = [process_id for process_id in broker.processes if not cluster.nodes[process_id].alive]
     if dead:
         found.append("dead processes")
+    return found
+
+
+def unexplained_values(cluster: SimCluster, processes: list[SimProcess]) -> list[str]:
+    """Values in the stores of living hosts that their living owners know nothing of."""
+    alive = {process.process_id: process.core for process in processes}
+    found = []
+    for host in cluster.nodes.values():
+        for object_id in host.store if isinstance(host, SimHost) and host.alive else ():
+            owner = alive.get(owner_of(object_id))
+            entry = owner.references.entries.get(object_id) if owner is not None else None
+            if owner is not None and (entry is None or (entry.status, entry.host) != (STORED, host.process_id)):
+                found.append(f"the value {object_id.hex()[:6]}..{object_id.hex()[-12:]} in a store")
     return found
 
 

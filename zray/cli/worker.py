@@ -13,10 +13,10 @@ from zray.config import Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
 from zray.protocol.sockets import check_address
-from zray.security.demotion import Demotion
 from zray.security.dialer import credentials_for, insecurity
 from zray.security.keys import ClientCredentials, KeyDirectory
 from zray.util import interpreter
+from zray.util.demotion import Demotion
 from zray.util.machine import host_resources
 from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
 from zray.util.session_lock import SessionLock

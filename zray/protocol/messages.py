@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 
 from zray.exceptions import ZrayError
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 ProcessId: TypeAlias = bytes
 TaskId: TypeAlias = bytes
@@ -542,6 +542,12 @@ class FreeObjects(NamedTuple):
     object_ids: list[bytes]
 
 
+class LeftBehind(NamedTuple):
+    """From a host to an owner: return values in its store, of a worker that has died, perhaps before it answered."""
+
+    object_ids: list[bytes]
+
+
 class LinkWanted(NamedTuple):
     """From a host to another: may I dial you? ``key``: its public key (Z85), empty where there are no keys."""
 
@@ -583,7 +589,7 @@ BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | Pr
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
     | CancelObject
-    | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LinkWanted
+    | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LeftBehind | LinkWanted
 )  # fmt: skip
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | LinkWanted | LinkOffer
 Link = LinkHello | LinkWelcome | Pull | Chunk | PullFailed

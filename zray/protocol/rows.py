@@ -56,6 +56,7 @@ from zray.protocol.messages import (
     Killable,
     KillWorker,
     Leaving,
+    LeftBehind,
     LinkHello,
     LinkOffer,
     LinkRefusals,
@@ -103,7 +104,7 @@ TYPES: tuple[Any, ...] = (
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
     LinkWanted, LinkOffer, LinkHello, LinkWelcome,
-    CancelObject, Killable, LogsTaken, Started,
+    CancelObject, Killable, LogsTaken, Started, LeftBehind,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -51,6 +51,7 @@ class SimCluster:
         self.nodes: dict[bytes, Node] = {}
         self.workers: list[SimWorker] = []
         self.pids = 0
+        self.die_storing = 0  # so many workers are to die between storing a value and answering
         self.freed: list[bytes] = []
         self.once: set[bytes] = set()  # tasks and calls without retries
         self.starts: Counter[bytes] = Counter()  # how often each task or call was started
@@ -90,6 +91,13 @@ class SimCluster:
 
         self.on_turn(turn)
         self.broker_flush()
+
+    def stored(self, host: bytes, object_id: bytes) -> bytes | None:
+        """What is in a host's store; None if the host is dead. There must be something: whoever asks holds it."""
+        node = self.nodes[host]
+        assert isinstance(node, SimHost)
+        assert not node.alive or object_id in node.store, "a stored value is gone while it was held"
+        return node.store[object_id] if node.alive else None
 
     def started(self, task_id: bytes) -> None:
         """A worker begins with a task or call."""

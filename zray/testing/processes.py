@@ -16,7 +16,7 @@ from zray.broker.resources import shape_key
 from zray.client.core import ClientCore
 from zray.client.core.effects import FreeSegment, Interrupt
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
-from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
+from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING, STORED
 from zray.client.core.tasks import Arguments, Task
 from zray.config import Config
 from zray.failures import encode_failure
@@ -30,10 +30,11 @@ from zray.protocol.messages import (
     HOST,
     WORKER,
     ActorLookup,
+    FreeObjects,
     Goodbye,
     HostReady,
 )
-from zray.worker.host.core import Death, Fork, HostCore, Kill
+from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill
 
 if TYPE_CHECKING:
     from zray.testing.cluster import SimCluster
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 INCARNATION = b"simulate"
 TICK_S = 0.25
 SILENCE_S = 6.0
+STORED_PART = 0.2
+"""The part of the calls whose values are stored; others are in the answer."""
 
 
 class Sleep(NamedTuple):
@@ -129,6 +132,7 @@ class SimHost(Node):
 
     def __init__(self, cluster: SimCluster, resources: dict[str, int]) -> None:
         self.core = HostCore("simulated")
+        self.store: dict[bytes, bytes] = {}
         super().__init__(cluster, cluster.sim.new_id(), HOST)
         cluster.broker.joined(self.process_id, HOST, {}, cluster.sim.now)
         cluster.add_link(self.process_id, HOST)
@@ -144,6 +148,9 @@ class SimHost(Node):
                 victim = self.cluster.nodes.get(effect.worker_id)
                 if isinstance(victim, SimWorker):
                     self.cluster.kill(victim)
+            elif isinstance(effect, FreeSegments):
+                for object_id in effect.object_ids:
+                    self.store.pop(object_id, None)
         self.core.effects.clear()
 
     def output(self) -> list[Any]:
@@ -165,7 +172,8 @@ class SimHost(Node):
 
         def tell() -> None:
             if self.alive:
-                self.core.exited(worker.process_id, Death("was killed", 9, 0, worker.recorder, ""))
+                stored = [object_id for object_id in worker.stored if object_id in self.store]
+                self.core.exited(worker.process_id, Death("was killed", 9, 0, worker.recorder, "", stored))
                 self.flush()
 
         self.cluster.sim.after(0.001, tell)
@@ -216,9 +224,17 @@ class SimProcess(Node):
         for effect in self.core.take_effects():
             if isinstance(effect, FreeSegment):
                 self.cluster.freed.append(effect.object_id)
+                self._free(effect.host, effect.object_id)
             elif isinstance(effect, Interrupt):
                 self.interrupt(effect.task_id)
         return self.core.drain()
+
+    def _free(self, host: bytes, object_id: bytes) -> None:
+        """Itself, on the host's machine; drivers are on none."""
+        if isinstance(self, SimWorker) and self.host.process_id == host:
+            self.host.store.pop(object_id, None)
+        else:
+            self.core.to_peer(host, FreeObjects([object_id]))
 
     def interrupt(self, task_id: bytes) -> None:
         """A running task is to be stopped."""
@@ -347,7 +363,8 @@ class SimProcess(Node):
         if entry.status == ERROR:
             assert b"ObjectFreedError" not in entry.data, "an object was freed while it was held"
             return None
-        return self.load(msgpack.unpackb(entry.data), object_id)
+        data = self.cluster.stored(entry.host, object_id) if entry.status == STORED else entry.data
+        return None if data is None else self.load(msgpack.unpackb(data), object_id)
 
     # ------------------------------------------------------------------ running programs
 
@@ -409,6 +426,7 @@ class SimWorker(SimProcess):
         self.host = host
         self.pid = pid
         self.recorder = b""
+        self.stored: list[bytes] = []  # return values, in its host's store
         self.kept: list[bytes] = []  # references that the user's code stored in a global
         self.seen: list[tuple[bytes, bytes]] = []  # an actor's calls, in the order in which they ran
         self.programs: dict[bytes, tuple[Assignment, Program]] = {}  # what runs
@@ -453,8 +471,10 @@ class SimWorker(SimProcess):
         if task.kind != CONSTRUCTOR:
             self.cluster.started(task.task_id)
         nested = msgpack.unpackb(task.envelope.data) if task.envelope.data else []
-        for _, _, status, value, _, _ in task.envelope.refs:
-            if status == INLINE:
+        for _, object_id, status, value, host, _ in task.envelope.refs:
+            if status == STORED:
+                value = self.cluster.stored(host, object_id)
+            if status in (INLINE, STORED) and value is not None:
                 nested = nested + msgpack.unpackb(value)
         for object_id in nested:
             self.core.references.load_covered(object_id)
@@ -465,6 +485,12 @@ class SimWorker(SimProcess):
             return
         self.programs[task.task_id] = task, program
         self.run(program, lambda result, failed: self._end(task, result, failed))
+
+    def _store(self, task_id: bytes, index: int, data: bytes, inner: tuple[bytes, ...]) -> Return:
+        object_id = return_id(task_id, index)
+        self.host.store[object_id] = data
+        self.stored.append(object_id)
+        return Return(STORED, b"", len(data), inner)
 
     def function_of(self, task: Assignment) -> str:
         """The name of the function that a task runs."""
@@ -494,7 +520,15 @@ class SimWorker(SimProcess):
             returns = [Return(ERROR, data, 0, ())] * n_returns
         else:
             inner = tuple(dict.fromkeys(result))
-            returns = [Return(INLINE, msgpack.packb(list(inner)), 0, inner)] * n_returns
+            data = msgpack.packb(list(inner))
+            if not self.cluster.large and self.cluster.sim.random.random() < STORED_PART:
+                returns = [self._store(task.task_id, index, data, inner) for index in range(1, n_returns + 1)]
+                if self.cluster.die_storing and self.cluster.sim.random.random() < 0.5:
+                    self.cluster.die_storing -= 1
+                    self.cluster.kill(self)
+                    return
+            else:
+                returns = [Return(INLINE, data, 0, inner)] * n_returns
         self.core.collect()
         self.core.execution.finish(task, returns, False, 50)
         for object_id in result or ():

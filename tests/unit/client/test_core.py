@@ -9,9 +9,9 @@ import pytest
 
 from tests.unit.client.wiring import FUNCTION, Process, Wire
 from zray.client.core import ClientCore
-from zray.client.core.effects import ShowLogs, Warn
-from zray.client.core.references import STORED
-from zray.ids import put_id
+from zray.client.core.effects import FreeSegment, ShowLogs, Warn
+from zray.client.core.references import INLINE, STORED
+from zray.ids import put_id, return_id
 from zray.protocol import messages as m
 from zray.protocol.codec import unpack_messages
 from zray.protocol.messages import ProtocolError
@@ -184,8 +184,32 @@ def test_a_copy_of_what_is_not_stored_is_freed(core):
     assert core.locations.complete(object_id) == []
 
 
+def freed(core: ClientCore) -> list[FreeSegment]:
+    return [effect for effect in core.take_effects() if isinstance(effect, FreeSegment)]
+
+
+def test_what_a_dead_worker_has_stored_and_nobody_waits_for_is_freed_there(core):
+    unknown, resolved, kept = return_id(core.new_task_id(), 1), return_id(core.new_task_id(), 1), stored(core, KEEPER)
+    core.references.own(resolved)
+    core.references.resolve(resolved, INLINE, b"", b"", 0)
+    tell(core, KEEPER, m.LeftBehind([unknown, resolved, kept]))
+    assert freed(core) == [FreeSegment(KEEPER, unknown), FreeSegment(KEEPER, resolved)]
+
+
+def test_what_an_earlier_attempt_has_stored_is_freed_with_the_object(core):
+    """Not before: until then that host may have a copy of the object, under the same identifier."""
+    object_id = stored(core, KEEPER)
+    tell(core, ONE, m.LeftBehind([object_id]))
+    assert freed(core) == [] and core.locations.complete(object_id) == []
+    core.dropped.append(object_id)
+    core.collect()
+    assert freed(core) == [FreeSegment(KEEPER, object_id), FreeSegment(ONE, object_id)]
+
+
 @pytest.mark.parametrize(
-    "message", [lambda i: m.Locate(i, 1, True, []), m.CopyMade, m.CopyGone], ids=["Locate", "CopyMade", "CopyGone"]
+    "message",
+    [lambda i: m.Locate(i, 1, True, []), m.CopyMade, m.CopyGone, lambda i: m.LeftBehind([i])],
+    ids=["Locate", "CopyMade", "CopyGone", "LeftBehind"],
 )
 def test_nobody_speaks_to_one_process_of_the_objects_of_another(core, message):
     """Also where this process has borrowed the object: where it lies is known to its owner alone."""

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from zray.protocol.codec import pack_body
+from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.messages import (
+    FROM_PEER,
     Delivered,
     FreeObjects,
     KeepCopies,
     KillWorker,
+    LeftBehind,
     ProcessDied,
     ProtocolError,
     StartWorker,
@@ -31,7 +33,7 @@ def host() -> HostCore:
 
 
 def death(how: str = "was killed by SIGSEGV", running: bytes = b"", last_lines: str = "") -> Death:
-    return Death(how, 11, 50 * 2**20, running, last_lines)
+    return Death(how, 11, 50 * 2**20, running, last_lines, [])
 
 
 def start(host: HostCore, worker_id: bytes = ONE, pid: int = 77) -> None:
@@ -52,6 +54,19 @@ def test_a_worker_is_forked_once(host):
     host.receive(StartWorker(ONE))
     host.receive(StartWorker(ONE))
     assert host.effects == [Fork(ONE)]
+
+
+def test_owners_are_told_what_a_dead_worker_has_stored(host):
+    """Behind its death, from which on no answer of its counts."""
+    start(host)
+    mine, others, other = b"a" * 28, b"b" * 28, b"a" * 27 + b"2"
+    host.exited(ONE, death()._replace(stored=[mine, others, other]))
+    died, *told = host.out
+    assert isinstance(died, WorkerDied)
+    assert [(peer.dest, unpack_messages(peer.rows, FROM_PEER)) for peer in told] == [
+        (b"a" * 16, [LeftBehind([mine, other])]),
+        (b"b" * 16, [LeftBehind([others])]),
+    ]
 
 
 def test_a_worker_is_killed(host):

@@ -55,6 +55,7 @@ from zray.protocol.messages import (
     FunctionPut,
     JobConfig,
     KeepCopies,
+    LeftBehind,
     LinkOffer,
     LinkWanted,
     Locate,
@@ -222,6 +223,12 @@ class ClientCore:
         self._own_stored(message.object_id)
         self.locations.gone(message.object_id, source)
 
+    def _left_behind(self, source: bytes, message: LeftBehind) -> None:
+        for object_id in message.object_ids:
+            self.references.check_own(object_id)
+        for object_id in message.object_ids:
+            self.tasks.left_behind(object_id, source)
+
     def _own_stored(self, object_id: bytes) -> Entry | None:
         """The entry of a stored object of this process; None if it has been freed. Raises ProtocolError if the object
         is somebody else's: where it is, only its owner is told, and only its owner says."""
@@ -360,6 +367,7 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     Locate: ClientCore._locate,
     CopyMade: ClientCore._copy_made,
     CopyGone: ClientCore._copy_gone,
+    LeftBehind: ClientCore._left_behind,
     LinkWanted: lambda core, source, m: core.to_peer(source, LinkOffer("", b"", b"")),  # nobody dials a client
     Pull: ClientCore._about_transfers,
     Chunk: ClientCore._about_transfers,

@@ -25,9 +25,10 @@ class Holder:
 
 
 class LocationTable:
-    """The copies of one process's objects."""
+    """The copies of one process's objects; and what has the identifier of one and is none, see ``leave``."""
 
     def __init__(self) -> None:
+        self._left: dict[bytes, set[bytes]] = {}
         self._copies: dict[bytes, dict[bytes, Holder]] = {}
         self._held_by: dict[bytes, set[bytes]] = {}  # objects of which a process has a copy or gets one
 
@@ -115,12 +116,17 @@ class LocationTable:
         """The hosts that have a whole copy."""
         return [host for host, holder in self._copies.get(object_id, {}).items() if holder.complete]
 
+    def leave(self, object_id: bytes, host: bytes) -> None:
+        """A host has what an earlier attempt stored as this object. It is freed with the object, which that host may
+        get a copy of before."""
+        self._left.setdefault(object_id, set()).add(host)
+
     def forget(self, object_id: bytes) -> list[bytes]:
-        """The object is freed: those who have, or get, a copy."""
+        """The object is freed: those who have, or get, a copy, or have what was left of it."""
         copies = self._copies.pop(object_id, {})
         for host in copies:
             self._held_by[host].discard(object_id)
-        return list(copies)
+        return [*copies, *(self._left.pop(object_id, set()) - copies.keys())]
 
     def on_process_died(self, process_id: bytes) -> None:
         """Its copies are gone with it."""

@@ -134,9 +134,10 @@ class Route(Protocol):
 
 class Task:
     """One call whose outcome is not known yet. Invariants: ``missing`` is the number of its arguments not yet ready;
-    ``counted`` is what of it counts in its route's window, in bytes: nothing before it was sent."""
+    ``counted`` is what of it counts in its route's window, in bytes: nothing before it was sent. ``left``: return
+    values, with hosts, that workers of earlier attempts have stored and perhaps not answered."""
 
-    __slots__ = ("arguments", "attempt", "cancelled", "counted", "flags", "function_id", "missing", "n_returns",
+    __slots__ = ("arguments", "attempt", "cancelled", "counted", "flags", "function_id", "left", "missing", "n_returns",
                  "options", "parent", "retries_left", "route", "seq", "shape", "state", "task_id")  # fmt: skip
 
     def __init__(
@@ -168,6 +169,7 @@ class Task:
         self.counted = 0
         self.state = WAITING
         self.cancelled = False
+        self.left: list[tuple[bytes, bytes]] = []
 
     def ready(self, object_id: bytes) -> None:
         """One of the arguments exists now (``Waiting``)."""
@@ -316,6 +318,8 @@ class TaskTable:
         for index, (status, data, size, inner) in enumerate(outcome.returns, start=1):
             self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
         self._let_go(task)
+        for object_id, host in task.left:
+            self._leave(object_id, host)
 
     def _discard(self, task_id: bytes, outcome: Outcome) -> None:
         """A result that nobody waits for, or whose task is tried again. Its segment is that of the next attempt too."""
@@ -328,6 +332,24 @@ class TaskTable:
             object_id = return_id(task_id, index)
             if is_stored(status, data) and object_id not in self.references.entries:
                 self.references.release_segment(outcome.host, object_id)
+
+    def left_behind(self, object_id: bytes, host: bytes) -> None:
+        """A host has a return value in its store whose worker is dead, and may have died before it answered.
+
+        While another attempt may store there under the same identifier, it stays.
+        """
+        task = self.tasks.get(task_of(object_id))
+        if task is None:
+            self._leave(object_id, host)
+        else:
+            task.left.append((object_id, host))
+
+    def _leave(self, object_id: bytes, host: bytes) -> None:
+        entry = self.references.entries.get(object_id)
+        if entry is None or not is_stored(entry.status, entry.data):
+            self.references.release_segment(host, object_id)
+        elif entry.host != host:
+            self._locations.leave(object_id, host)
 
     def on_failed(self, message: Failed) -> None:
         """The broker tells that an attempt had no outcome."""
@@ -366,6 +388,8 @@ class TaskTable:
                 self.references.pin(object_id)
             self.references.resolve(return_id(task.task_id, index), ERROR, error, b"", 0, inner)
         self._let_go(task)
+        for object_id, host in task.left:
+            self._leave(object_id, host)
 
     def _fail_as(self, task: Task, object_id: bytes, entry: Entry) -> None:
         """The task fails as its argument has. An error that is in the store stays there, once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from zray.ids import owner_of
-from zray.protocol.codec import unpack_messages
+from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.messages import (
     FROM_PEER_TO_HOST,
     Delivered,
@@ -13,7 +13,9 @@ from zray.protocol.messages import (
     FreeObjects,
     KeepCopies,
     KillWorker,
+    LeftBehind,
     LogsTaken,
+    Peer,
     ProcessDied,
     ProtocolError,
     StartWorker,
@@ -94,6 +96,8 @@ class Death(NamedTuple):
     maxrss_bytes: int
     running: bytes
     last_lines: str
+    stored: list[bytes]
+    """Return values that it stored and that are in the store: perhaps unanswered."""
 
 
 class HostCore:
@@ -173,8 +177,13 @@ class HostCore:
         if death.last_lines:
             text += f"; its last output on stderr was:\n{death.last_lines}"
         self.out.append(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
+        owned: dict[bytes, list[bytes]] = {}
+        for object_id in death.stored:
+            owned.setdefault(owner_of(object_id), []).append(object_id)
+        for owner, object_ids in owned.items():  # behind the news: from there on no answer of the worker's counts
+            self.out.append(Peer(owner, pack_body([LeftBehind(object_ids)])))
 
     def zygote_gone(self, reason: str) -> None:
         """All workers died with the zygote."""
         for worker_id in list(self.workers):
-            self.exited(worker_id, Death(f"killed with its parent: {reason}", 9, 0, b"", ""))
+            self.exited(worker_id, Death(f"killed with its parent: {reason}", 9, 0, b"", "", []))

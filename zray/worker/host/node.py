@@ -27,8 +27,8 @@ from zray.worker.host.zygote import ZygoteClient, start_zygote
 from zray.worker.process.main import worker_main
 
 if TYPE_CHECKING:
-    from zray.security.demotion import Demotion
     from zray.security.keys import ClientCredentials
+    from zray.util.demotion import Demotion
 
 MAX_DEFAULT_STORE = 64 * GIB
 

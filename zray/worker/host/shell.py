@@ -24,6 +24,7 @@ from zray.transfer.shell import Transfers
 from zray.util.log_display import harmless
 from zray.util.processes import describe_exit, kill_process, process_start_time
 from zray.util.streams import say
+from zray.worker import recorder
 from zray.worker.host.core import (
     Death,
     Fork,
@@ -47,7 +48,6 @@ MOST_LOOKING = 0.01
 """The part of its time that a host may look through its store for owners that it has not heard of."""
 MAX_FRAMES_PER_TURN = 200
 MAX_READS_PER_FLUSH = 64
-RECORDER_BYTES = 24
 WATCHED_IS_GONE = "what this host belongs to is gone"
 """Why a host ends whose driver or broker has ended."""
 
@@ -57,16 +57,15 @@ class _Forked:
 
     __slots__ = ("log", "pid", "recorder", "started")
 
-    def __init__(self, log: WorkerLog, recorder: int) -> None:
+    def __init__(self, log: WorkerLog, page: int) -> None:
         self.log = log
-        self.recorder = recorder
+        self.recorder = page
         self.pid = 0
         self.started: int | None = None
 
-    def running(self) -> bytes:
-        """The task that the worker started last."""
-        task_id = os.pread(self.recorder, RECORDER_BYTES, 0)
-        return task_id if any(task_id) else b""
+    def page(self) -> bytes:
+        """What the worker has recorded."""
+        return os.pread(self.recorder, recorder.RECORDER_BYTES, 0)
 
     def close(self) -> None:
         """Closes the recorder; the log's pipes stay until they end."""
@@ -249,22 +248,22 @@ class HostShell:
         try:
             out_read, out_write = os.pipe()
             err_read, err_write = os.pipe()
-            recorder = os.memfd_create("zray-recorder", os.MFD_CLOEXEC)
-            os.ftruncate(recorder, RECORDER_BYTES)
+            page = os.memfd_create("zray-recorder", os.MFD_CLOEXEC)
+            os.ftruncate(page, recorder.RECORDER_BYTES)
         except OSError as error:
             self.core.fork_failed(worker_id, str(error))
             return
         secret = os.urandom(16).hex()
         log = WorkerLog(out_read, err_read, self._logs_dir, f"worker-{worker_id.hex()[:12]}",
                         self._config.log_file_max_bytes, secret)  # fmt: skip
-        self._forked[worker_id] = _Forked(log, recorder)
+        self._forked[worker_id] = _Forked(log, page)
         for fd in log.filenos():
             self._log_fds[fd] = (worker_id, log)
             self._poll.register(fd, select.POLLIN)
         about = {"worker_id": worker_id, "host_id": self._host_id, "log_secret": secret}
         payload = pack({**self._worker_payload, **about})
         try:
-            self._zygote.request_fork(worker_id, payload, [out_write, err_write, recorder])
+            self._zygote.request_fork(worker_id, payload, [out_write, err_write, page])
         except OSError as error:  # no descriptors left for the copies
             self._bury(worker_id)
             self.core.fork_failed(worker_id, str(error))
@@ -293,13 +292,21 @@ class HostShell:
     def _exited(self, event: ChildExited) -> None:
         forked = self._forked[event.worker_id]
         self._take_lines(event.worker_id, forked.log, forked.log.drain)
-        running = forked.running()
+        page = forked.page()
         tail = "\n".join(map(harmless, forked.log.stderr_tail.text().split("\n")))
         number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
-        death = Death(describe_exit(event.status), number, event.maxrss_bytes, running, tail.strip())
+        stored = self._still_here(recorder.stored(page)) if event.status else []  # else it has answered everything
+        death = Death(
+            describe_exit(event.status), number, event.maxrss_bytes, recorder.begun(page), tail.strip(), stored
+        )
         self._bury(event.worker_id)
         self._queue_logs(ending=True)  # ahead of the news: the broker knows the job of a worker only while it lives
         self.core.exited(event.worker_id, death)
+
+    def _still_here(self, object_ids: list[bytes]) -> list[bytes]:
+        found: list[bytes] = []
+        self._keep_house(lambda: found.extend(filter(self._store.contains, object_ids)))
+        return found
 
     def _bury(self, worker_id: bytes) -> None:
         forked = self._forked.pop(worker_id)

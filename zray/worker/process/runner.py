@@ -21,6 +21,7 @@ from zray.object_ref import ObjectRef
 from zray.protocol.codec import unpack
 from zray.protocol.messages import FunctionBlob, ProtocolError
 from zray.serialization import Serialized, deserialize, load_callable, pack_task_error, serialize, without_exception
+from zray.worker.recorder import Recorder
 
 HOSTNAME = socket.gethostname()
 
@@ -56,8 +57,9 @@ def read_options(packed: bytes) -> CallOptions:
 class Runner:
     """Loads functions and arguments, and packs return values, for one worker."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, recorder: Recorder) -> None:
         self._session = session
+        self._recorder = recorder
         self._loaded: dict[bytes, Any] = {}
         self._calls: dict[bytes, int] = {}
         self._retried: dict[bytes, tuple[type[BaseException], ...]] = {}
@@ -155,10 +157,13 @@ class Runner:
         session = self._session
         if size <= min(session.config.inline_max_bytes, room) or not (host := session.stores.find_home()):
             return Return(INLINE, serialized.to_bytes(), size, serialized.refs)
-        object_id = return_id(task.task_id, index)
-        task.stored.append(object_id)  # before: also what an interrupt keeps from being answered for is discarded
-        session.write(host, object_id, serialized)
+        self._store(task, host, return_id(task.task_id, index), serialized)
         return Return(STORED, b"", size, serialized.refs)
+
+    def _store(self, task: Assignment, host: bytes, object_id: bytes, serialized: Serialized) -> None:
+        task.stored.append(object_id)  # before: also what an interrupt keeps from being answered for is discarded
+        self._recorder.stores(object_id)  # and of what a death keeps from being answered for, the owner is told
+        self._session.write(host, object_id, serialized)
 
     def discard(self, task: Assignment) -> None:
         """Frees what is stored of a call's return values, of which its answer will say nothing.
@@ -192,8 +197,7 @@ class Runner:
 
     def _store_error(self, task: Assignment, n_returns: int, packed: Serialized) -> list[Return]:
         first = return_id(task.task_id, 1)
-        task.stored.append(first)
-        self._session.write(self._session.stores.find_home(), first, packed)
+        self._store(task, self._session.stores.find_home(), first, packed)
         aliases = [Return(ERROR, alias_of(first), 0, (first,)) for _ in range(1, n_returns)]
         return [Return(ERROR, b"", packed.total_bytes, packed.refs), *aliases]
 

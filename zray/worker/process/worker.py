@@ -28,6 +28,7 @@ from zray.util.processes import anonymous_bytes
 from zray.util.streams import flush_streams, say
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
+from zray.worker.recorder import Recorder
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -46,17 +47,17 @@ What a task of plain Python leaves behind is some hundred KiB; numpy alone is 10
 
 
 class Worker:
-    """One worker process. ``recorder``: the page in which the host finds what was running when it dies; ``log_secret``:
+    """One worker process. ``page``: of the flight recorder, in which its host looks when it has died; ``log_secret``:
     what the markers in its output begin with."""
 
-    def __init__(self, session: Session, recorder: Any, log_secret: str = "") -> None:
+    def __init__(self, session: Session, page: Any, log_secret: str = "") -> None:
         self.session = session
         self._core = session.core
         self._shell = session.shell
         self._execution = session.core.execution
-        self._runner = Runner(session)
+        self._recorder = Recorder(page)
+        self._runner = Runner(session, self._recorder)
         self._environment = Environment(log_secret)
-        self._recorder = recorder
         self._actor: Any = None
         self._actor_class = ""
         self._concurrency = 1
@@ -190,7 +191,7 @@ class Worker:
         if task.actor_start is not None:
             self._actor_class = str(task.actor_start.spec.get("class_name", "actor"))
         if task.kind == TASK:
-            self._recorder[0:24] = task.task_id
+            self._recorder.begins(task.task_id)
         if self._execution.job is not None:
             self._environment.apply_job(self._execution.job)
         self._environment.apply_task(task)
