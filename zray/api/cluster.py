@@ -307,8 +307,8 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
         raise
     driver.process = process
     driver.paths = paths
-    driver.context["session_dir"] = str(paths.directory)
-    driver.context["logs_dir"] = str(paths.logs)
+    driver.context["session_dir"] = paths.directory
+    driver.context["logs_dir"] = paths.logs
     threading.Thread(target=sweep_dead_sessions, args=(root,), name="zray-sweep", daemon=True).start()
     return driver
 

@@ -36,7 +36,7 @@ class LocalCluster:
         report_read, report_write = map(past_standard, os.pipe())
         settings = {
             "session": paths.name,
-            "root": str(paths.root),
+            "root": paths.root,
             "lock": lock.filenos(),
             "report": report_write,
             "resources": resources,

@@ -53,14 +53,14 @@ def _carry_out(orders: Mapping[str, Any]) -> str:
     config = Config.from_environment(environ)
     root = runtime_root(config.tmpdir, environ)
     key = hashlib.sha256(f"{orders['address']} {orders['host']}".encode()).hexdigest()[:12]
-    with _note(root / f"up-{key}.json") as note:
+    with _note(f"{root}/up-{key}.json") as note:
         noted = note.read()
         found = [each for each in running([root]) if each.paths.name == noted]
         if orders["action"] == "stop":
             return _stop(found, root)
         if found:
             return f"runs already: {found[0]}"
-        host = _start(orders, environ, root / f"up-{key}.log", _patience_s(config))
+        host = _start(orders, environ, Path(root, f"up-{key}.log"), _patience_s(config))
         note.seek(0)
         note.truncate()
         note.write(host.paths.name)
@@ -69,15 +69,15 @@ def _carry_out(orders: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _note(path: Path) -> Iterator[IO[str]]:
+def _note(path: str) -> Iterator[IO[str]]:
     """The file with the name of the worker's session, locked: who comes second finds what the first has started."""
-    with path.open("a+") as file:
+    with open(path, "a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         yield file
 
 
-def _stop(found: list[Running], root: Path) -> str:
+def _stop(found: list[Running], root: str) -> str:
     if not found:
         return "nothing to end"
     left = end(found)
@@ -108,7 +108,7 @@ def _start(orders: Mapping[str, Any], environ: dict[str, str], log: Path, timeou
             sys.stderr.write(log.read_text(errors="replace"))
             raise ZrayError(f"zray-worker was not ready within {timeout_s:g} s (start_timeout_s, join_timeout_s)")
         time.sleep(_PAUSE_S)  # a file, unlike a pipe, is there for what the worker says when this has gone
-    found = [each for each in running([log.parent]) if each.pid == worker.pid]
+    found = [each for each in running([str(log.parent)]) if each.pid == worker.pid]
     if not found:
         raise ZrayError(f"zray-worker was ready and is gone; see {log}")
     return found[0]

@@ -89,7 +89,7 @@ def _why_left(each: Running, force: bool) -> str:
     return f"has not ended within {2 * GRACE_S:g} s: `zray stop --force {each.paths.name}` kills it"
 
 
-def own_roots(config: Config) -> list[Path]:
+def own_roots(config: Config) -> list[str]:
     """Where sessions of this user are: also those that had no login's directory, as under ``zray up``."""
     roots = [runtime_root(config.tmpdir)]
     if not config.tmpdir:
@@ -102,20 +102,20 @@ def own_roots(config: Config) -> list[Path]:
 # ---- what runs
 
 
-def running(roots: Iterable[Path]) -> list[Running]:
+def running(roots: Iterable[str]) -> list[Running]:
     """The living sessions below these directories."""
     alive = [paths for root in roots for paths in _sessions(root) if session_is_alive(paths)]
     guardians = {paths: (role, pid) for paths, role, pid in _guardians(alive)} if alive else {}
     found = []
     for paths in alive:
         role, pid = guardians.get(paths, ("session", 0))
-        if role == "host" and paths.broker_socket.exists():
+        if role == "host" and os.path.exists(paths.broker_socket):
             role = "local cluster"
         found.append(Running(paths, role, pid, process_start_time(pid) or 0 if pid else 0))
     return found
 
 
-def _found(roots: Iterable[Path]) -> list[Running]:
+def _found(roots: Iterable[str]) -> list[Running]:
     """As ``running``, but looks again while the guardian of one cannot be seen."""
     deadline = time.monotonic() + LOOK_AGAIN_S
     found = running(roots)
@@ -125,10 +125,10 @@ def _found(roots: Iterable[Path]) -> list[Running]:
     return found
 
 
-def _sessions(root: Path) -> Iterator[SessionPaths]:
-    for entry in sorted(root.iterdir()):
+def _sessions(root: str) -> Iterator[SessionPaths]:
+    for name in sorted(os.listdir(root)):
         with contextlib.suppress(ConfigError):  # "logs", "current": not the name of a session
-            yield session_paths(root, entry.name)
+            yield session_paths(root, name)
 
 
 def _guardians(sessions: Iterable[SessionPaths]) -> Iterator[tuple[SessionPaths, str, int]]:
@@ -151,8 +151,8 @@ def _title(process: Path) -> tuple[str, str] | None:
     return match[1].decode(), match[2].decode()
 
 
-def _has_open(process: Path, file: Path) -> bool:
-    wanted = os.stat(file) if file.exists() else None
+def _has_open(process: Path, file: str) -> bool:
+    wanted = os.stat(file) if os.path.exists(file) else None
     with contextlib.suppress(OSError):  # gone, or not ours to look into
         for fd in (process / "fd").iterdir():
             with contextlib.suppress(OSError):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from zray.exceptions import ObjectLostError
@@ -78,7 +77,7 @@ class Stores:
                     self._elsewhere.add(host)
                     return None
                 if host not in self._stores:
-                    self._stores[host] = Store.open(Path(path), shield)
+                    self._stores[host] = Store.open(path, shield)
                     self._opened = tuple(self._stores.values())
                 return self._stores[host]
         finally:

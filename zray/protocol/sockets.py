@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from pathlib import Path
 from socket import AF_UNIX, SO_PEERCRED, SOL_SOCKET
 from socket import socket as UnixSocket
 from typing import Any
@@ -170,7 +169,7 @@ class Entrance:
         if not self._shut and not os.path.exists(self._path):
             with contextlib.suppress(zmq.ZMQError):  # as above
                 bind_socket(self._socket, f"ipc://{self._path}")
-                protect(Path(self._path))
+                protect(self._path)
 
     def remove(self) -> None:
         """The socket is closed: libzmq leaves the file behind."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = "/dev/shm"
 _TINY_BYTES = 128 * 1024 * 1024
 """Shared memory below this (a container's default is 64 MiB) is left to others when more was asked for."""
 
 
-def default_store_location(session_name: str, requested_bytes: int) -> tuple[Path, int, str | None]:
+def default_store_location(session_name: str, requested_bytes: int) -> tuple[str, int, str | None]:
     """A place for a store of ``requested_bytes`` (more than 0): path, capacity in bytes, and a warning or None.
 
     Shared memory is preferred; where it is missing, not writable or tiny, a directory for temporary files serves, at
@@ -27,23 +26,23 @@ def default_store_location(session_name: str, requested_bytes: int) -> tuple[Pat
     available = _available(SHARED_MEMORY)
     if available >= min(requested_bytes, _TINY_BYTES):
         if available >= requested_bytes:
-            return SHARED_MEMORY / name, requested_bytes, None
+            return f"{SHARED_MEMORY}/{name}", requested_bytes, None
         return (
-            SHARED_MEMORY / name,
+            f"{SHARED_MEMORY}/{name}",
             available,
             f"{SHARED_MEMORY} has only {available:,} bytes free for the object store, of {requested_bytes:,} asked "
             f"for; more has to be spilled to disk",
         )
-    fallback = Path(os.environ.get("TMPDIR") or "/tmp")
+    fallback = os.environ.get("TMPDIR") or "/tmp"
     why = f"has only {available:,} bytes free" if available else "is missing, full or not writable"
     warning = (
         f"{SHARED_MEMORY} {why}, so the object store is in {fallback}, which may be much slower; in a container, "
         f"give it more with --shm-size"
     )
-    return fallback / (name + "-store"), min(requested_bytes, _available(fallback)), warning
+    return os.path.join(fallback, name + "-store"), min(requested_bytes, _available(fallback)), warning
 
 
-def proof_of(host_id: bytes, spill_dir: Path) -> dict[str, Any]:
+def proof_of(host_id: bytes, spill_dir: str) -> dict[str, Any]:
     """What a store's own description says of whose it is and where it spills. Raises OSError."""
     status = os.stat(spill_dir)
     return {"host": host_id.hex(), "spill_inode": [status.st_dev, status.st_ino]}
@@ -54,7 +53,7 @@ def shares_store(path: str, host_id: bytes) -> bool:
     try:
         with open(f"{path}/store.json") as file:
             description = json.load(file)
-        expected = proof_of(host_id, Path(description["spill_dir"]))
+        expected = proof_of(host_id, description["spill_dir"])
         if any(description[key] != value for key, value in expected.items()):
             return False
         return os.access(path, os.R_OK | os.W_OK | os.X_OK)
@@ -62,7 +61,7 @@ def shares_store(path: str, host_id: bytes) -> bool:
         return False
 
 
-def _available(directory: Path) -> int:
+def _available(directory: str) -> int:
     """Bytes that this user can still write there."""
     try:
         if not os.access(directory, os.W_OK | os.X_OK):

@@ -25,7 +25,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from zray.config import GIB
@@ -41,6 +40,7 @@ from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories
 from zray.store.spill import Turn, pulse, turn_to_spill
 from zray.store.writing import Patience, Writing, check_id
 from zray.util.processes import describe_error
+from zray.util.sessions import absolute
 
 KEPT_MAP_BYTES = 4 * GIB
 """Maps kept by each process to read, and as many to write. They take address space and page tables, not memory."""
@@ -66,7 +66,7 @@ class Store:
     Every method but ``close`` raises SystemFailure once the store has been closed, and in a forked child.
     """
 
-    def __init__(self, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float, shield: Shield) -> None:
+    def __init__(self, path: str, spill_dir: str, capacity_bytes: int, wait_s: float, shield: Shield) -> None:
         """Use ``Store.create`` or ``Store.open``."""
         self._shield = shield
         self.path = path
@@ -79,7 +79,7 @@ class Store:
         kept_bytes = min(KEPT_MAP_BYTES, capacity_bytes)
         self._read_maps = MapCache(kept_bytes)
         self._write_maps = MapCache(kept_bytes)
-        self._segments = Segments(str(path), str(spill_dir), self._pins, self._write_maps)
+        self._segments = Segments(path, spill_dir, self._pins, self._write_maps)
         self._books = Books(f"{path}/books", capacity_bytes, self._segments.count)
         self._ended: collections.deque[_HeldPin | HeldMap] = collections.deque()  # see Maps
         self._held_pins: dict[int, _HeldPin] = {}  # by id(): they hash and compare as what they refer to
@@ -91,7 +91,7 @@ class Store:
 
     @classmethod
     def create(
-        cls, path: Path, spill_dir: Path, capacity_bytes: int, wait_s: float = 10.0, host_id: bytes = b""
+        cls, path: str, spill_dir: str, capacity_bytes: int, wait_s: float = 10.0, host_id: bytes = b""
     ) -> Store:
         """Makes a store of ``capacity_bytes`` in the new directory ``path``, for this user only, and opens it.
 
@@ -99,25 +99,27 @@ class Store:
         A writer that finds the store full and nothing to spill waits for ``wait_s`` seconds. Raises FileExistsError,
         and OSError when a directory cannot be made.
         """
-        os.makedirs(path.parent, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         os.mkdir(path, 0o700)
         os.makedirs(spill_dir, mode=0o700, exist_ok=True)
-        make_directories(str(path))
+        make_directories(path)
         parameters = {
-            "spill_dir": os.fspath(spill_dir.absolute()),
+            "spill_dir": absolute(spill_dir),
             "capacity_bytes": capacity_bytes,
             "wait_s": wait_s,
             **proof_of(host_id, spill_dir),
         }
-        (path / "store.json.new").write_text(json.dumps(parameters))
-        os.rename(path / "store.json.new", path / "store.json")
+        with open(f"{path}/store.json.new", "w") as file:
+            file.write(json.dumps(parameters))
+        os.rename(f"{path}/store.json.new", f"{path}/store.json")
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path, shield: Shield = NO_SHIELD) -> Store:
+    def open(cls, path: str, shield: Shield = NO_SHIELD) -> Store:
         """Opens the store that another process has made at ``path``. Raises OSError when there is none."""
-        parameters = json.loads((path / "store.json").read_text())
-        return cls(path, Path(parameters["spill_dir"]), parameters["capacity_bytes"], parameters["wait_s"], shield)
+        with open(f"{path}/store.json") as file:
+            parameters = json.load(file)
+        return cls(path, parameters["spill_dir"], parameters["capacity_bytes"], parameters["wait_s"], shield)
 
     # Writing
 
@@ -197,7 +199,7 @@ class Store:
                     if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
                         raise
                     memory_full = True  # others have taken what the capacity counted on
-            patience = patience or Patience(self._wait_s, lambda: pulse(str(self.path)))
+            patience = patience or Patience(self._wait_s, lambda: pulse(self.path))
             if not self._spill(size, memory_full):
                 if not patience.pause():
                     raise self._full(object_bytes)
@@ -256,7 +258,7 @@ class Store:
 
         Gives up when they are not ``needed`` any more.
         """
-        patience = Patience(self._wait_s, lambda: pulse(str(self.path)))
+        patience = Patience(self._wait_s, lambda: pulse(self.path))
         fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             while needed():
@@ -309,7 +311,7 @@ class Store:
 
     def _spill(self, size: int, memory_full: bool) -> bool:
         """Spills objects until ``size`` bytes have room, as far as that can be done. False if that made no room."""
-        with turn_to_spill(str(self.path), str(self.spill_dir)) as turn:
+        with turn_to_spill(self.path, self.spill_dir) as turn:
             if turn is None:
                 return False
             with self._changing as ledger:
@@ -532,7 +534,7 @@ class Store:
         with self._changing as ledger:
             self._segments.reap_writers(ledger)
             self._segments.retry_doomed(ledger)
-        with turn_to_spill(str(self.path), str(self.spill_dir)) as turn:
+        with turn_to_spill(self.path, self.spill_dir) as turn:
             if turn is not None:
                 turn.discard()
 

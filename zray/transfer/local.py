@@ -15,7 +15,6 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
@@ -145,7 +144,7 @@ def _listen(path: str) -> socket.socket:
     except OSError:
         listener.close()
         raise
-    protect(Path(path))
+    protect(path)
     return listener
 
 

@@ -24,7 +24,6 @@ import select
 import signal
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from pathlib import Path, PurePosixPath
 
 SESSION_VARIABLE = "ZRAY_SESSION"
 WORKER_VARIABLE = "ZRAY_WORKER_PID"
@@ -36,8 +35,8 @@ TITLE_PADDING = "-Xzray_title_space=" + "." * 101
 """120 characters of room for ``set_title``, to be passed right after the interpreter's path: ``[sys.executable,
 TITLE_PADDING, "-m", ...]``.  Python itself accepts and ignores an unknown ``-X``, so no program has to know of it."""
 
-_PROC = Path("/proc")
-_CGROUP_FS = Path("/sys/fs/cgroup")
+_PROC = "/proc"
+_CGROUP_FS = "/sys/fs/cgroup"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
@@ -221,7 +220,8 @@ def _members(session: str, exclude: Collection[int], chase: bool = False) -> Ite
 def _newest() -> Iterator[int]:
     """The latest PIDs, looked up again and again: by the time that all processes have been listed, there are others."""
     for _ in range(_CHASES):
-        latest = int((_PROC / "loadavg").read_text().split()[-1])
+        with open(f"{_PROC}/loadavg") as file:
+            latest = int(file.read().split()[-1])
         yield from range(latest, max(1, latest - _NEWEST), -1)
 
 
@@ -338,7 +338,7 @@ def anonymous_bytes() -> int:
 
 def _resident_bytes(process: str) -> tuple[int, int]:
     """Resident memory, and what of it is of files. Raises OSError or ValueError when the process is gone."""
-    fd = os.open(f"/proc/{process}/statm", os.O_RDONLY)  # every worker does this: a Path would cost it 100 KiB
+    fd = os.open(f"/proc/{process}/statm", os.O_RDONLY)
     try:
         _, resident, of_files, *_ = os.read(fd, 200).split()
     finally:
@@ -481,7 +481,7 @@ def _pids() -> Iterator[int]:
 
 
 def _read(pid: int, name: str) -> bytes:
-    """A file of a process's in ``/proc``. Not through pathlib, which is slower than the kernel: hundreds are read."""
+    """A file of a process's in ``/proc``."""
     with open(f"/proc/{pid}/{name}", "rb", 0) as file:
         return file.read()
 
@@ -506,50 +506,52 @@ def _stat_fields(pid: int) -> list[str]:
 # ---- what the machine, the batch system or the container grants
 
 
-def cpu_count(proc: Path = _PROC, cgroup_fs: Path = _CGROUP_FS) -> int:
+def cpu_count(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
     """CPUs that this process may use: its affinity, further limited by the quotas of its control groups."""
     cpus = float(len(os.sched_getaffinity(0)))
     for group in _control_groups("cpu", proc, cgroup_fs):
         # Version 2 has quota and period in one file, version 1 in two; without a limit the quota is "max" or -1.
-        figures = _integers(group / "cpu.max")
-        figures = figures or _integers(group / "cpu.cfs_quota_us") + _integers(group / "cpu.cfs_period_us")
+        figures = _integers(f"{group}/cpu.max")
+        figures = figures or _integers(f"{group}/cpu.cfs_quota_us") + _integers(f"{group}/cpu.cfs_period_us")
         if len(figures) == 2 and min(figures) > 0:
             cpus = min(cpus, figures[0] / figures[1])
     return max(1, math.ceil(cpus))
 
 
-def memory_limit_bytes(proc: Path = _PROC, cgroup_fs: Path = _CGROUP_FS) -> int:
+def memory_limit_bytes(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
     """Memory that this process may use, in bytes: the machine's, or less by the limits of its control groups."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for group in _control_groups("memory", proc, cgroup_fs):
-        limits += _integers(group / "memory.max") + _integers(group / "memory.limit_in_bytes")
+        limits += _integers(f"{group}/memory.max") + _integers(f"{group}/memory.limit_in_bytes")
     return min(limits)
 
 
-def _control_groups(controller: str, proc: Path, cgroup_fs: Path) -> Iterator[Path]:
+def _control_groups(controller: str, proc: str, cgroup_fs: str) -> Iterator[str]:
     """The directories of this process's group and of all groups above it (each of them limits), version 1 or 2.
 
     Inside a container the path may be the one that the machine sees; the part of it that does not exist here is
     harmless, and the root of what is mounted is then the container's own group.
     """
     try:
-        memberships = (proc / "self" / "cgroup").read_text().splitlines()
+        with open(f"{proc}/self/cgroup") as file:
+            memberships = file.read().splitlines()
     except OSError:
         return
     for membership in memberships:
         _, controllers, path = membership.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
-        base = cgroup_fs / controller if controllers else cgroup_fs
-        own = PurePosixPath(path.lstrip("/"))
-        for group in (own, *own.parents):
-            if ".." not in group.parts:
-                yield base / group
+        base = f"{cgroup_fs}/{controller}" if controllers else cgroup_fs
+        names = [name for name in path.split("/") if name]
+        for depth in range(len(names), -1, -1):
+            if ".." not in names[:depth]:
+                yield "/".join([base, *names[:depth]])
 
 
-def _integers(file: Path) -> list[int]:
+def _integers(path: str) -> list[int]:
     """The whole numbers in a file; empty when it does not exist or says something else, such as ``max``."""
     try:
-        return [int(word) for word in file.read_text().split()]
+        with open(path) as file:
+            return [int(word) for word in file.read().split()]
     except (OSError, ValueError):
         return []

@@ -22,7 +22,6 @@ import socket
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from zray.util import processes
 
@@ -35,12 +34,12 @@ _NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
-def locked_root(root: Path) -> Iterator[None]:
+def locked_root(root: str) -> Iterator[None]:
     """Between making a session and locking it there is a gap; no sweep may look into it.
 
     Unlocks explicitly: a child that another thread forks meanwhile has the same descriptor.
     """
-    fd = _locked_file(root / LOCK_NAME)
+    fd = _locked_file(f"{root}/{LOCK_NAME}")
     try:
         yield
     finally:
@@ -48,7 +47,7 @@ def locked_root(root: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _locked_file(path: Path) -> int:
+def _locked_file(path: str) -> int:
     """A descriptor with the lock of the file that has this name now: it may be removed while this process waits."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -62,7 +61,7 @@ def _locked_file(path: Path) -> int:
         os.close(fd)
 
 
-def _is_at(fd: int, path: Path) -> bool:
+def _is_at(fd: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
@@ -79,13 +78,13 @@ class SessionLock:
     are exec'd get it only if they are handed the descriptors, from which they make a SessionLock of their own.
     """
 
-    def __init__(self, directory: Path, fds: Iterable[int]) -> None:
+    def __init__(self, directory: str, fds: Iterable[int]) -> None:
         """Use ``take``, or pass the ``filenos()`` of another process's lock. ``directory``: the session's."""
         self._directory = directory
         self._fds = list(fds)
 
     @classmethod
-    def take(cls, directory: Path, patient: bool = True) -> SessionLock | None:
+    def take(cls, directory: str, patient: bool = True) -> SessionLock | None:
         """Locks a session's directory; None if another process has. To be called within ``locked_root``.
 
         ``patient``: waits for a cleaner that looks at the directory just now.  Raises OSError when the file system has
@@ -109,7 +108,7 @@ class SessionLock:
             if self._fds[index] >= 0 and _is_at(self._fds[index], path):
                 continue
             fd = processes.past_standard(os.open(path, flags | os.O_CLOEXEC, 0o600))
-            is_file = path.name == LOCK_NAME
+            is_file = os.path.basename(path) == LOCK_NAME
             if not _try_lock(fd, kind | (0 if patient and not is_file else fcntl.LOCK_NB)):
                 os.close(fd)
                 return False
@@ -136,12 +135,12 @@ class SessionLock:
                 os.close(fd)
 
 
-def _places(directory: Path) -> list[tuple[Path, int, int]]:
+def _places(directory: str) -> list[tuple[str, int, int]]:
     """What is locked, in this order: path, how it is opened, how it is locked. The root is shared by its sessions."""
     return [
-        (directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX),
+        (f"{directory}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX),
         (directory, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX),
-        (directory.parent, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_SH),
+        (os.path.dirname(directory), os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_SH),
     ]
 
 
@@ -160,25 +159,34 @@ def _try_lock(fd: int, kind: int) -> bool:
 # ---- of a session that may be dead
 
 
-def claim_if_dead(directory: Path) -> SessionLock | None:
+def claim_if_dead(directory: str) -> SessionLock | None:
     """The lock of a session that is proven to be dead; None if that cannot be said. Call within ``locked_root``."""
-    file = directory / LOCK_NAME
+    file = f"{directory}/{LOCK_NAME}"
     try:
-        if not file.exists() and not _is_deserted(directory):
+        if not _is_there(file) and not _is_deserted(directory):
             return None
-        if file.exists() and not _is_of_here(file):
+        if _is_there(file) and not _is_of_here(file):
             return None
         return SessionLock.take(directory, patient=False)
     except OSError:  # removed by somebody just now, or the file system does not tell: nothing is proven
         return None
 
 
-def _is_deserted(directory: Path) -> bool:
+def _is_there(file: str) -> bool:
+    """Whether there is such a file; raises OSError if that cannot be said, where ``os.path.exists`` denies it."""
+    try:
+        os.stat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _is_deserted(directory: str) -> bool:
     """Whether a session without a lock's file is old, and has no processes."""
-    age_s = time.time() - directory.stat().st_mtime
+    age_s = time.time() - os.stat(directory).st_mtime
     if -UNLOCKED_GRACE_S < age_s < UNLOCKED_GRACE_S:
         return False
-    return not processes.processes_of_session(directory.name)
+    return not processes.processes_of_session(os.path.basename(directory))
 
 
 def _here() -> dict[str, str]:
@@ -191,16 +199,18 @@ def _machine() -> tuple[str, str]:
     words = [socket.gethostname()]
     for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"):
         try:
-            words.append(Path(path).read_text().strip())
+            with open(path) as file:
+                words.append(file.read().strip())
         except OSError:
             words.append("")
     return "/".join(words[:2]), words[2]
 
 
-def _is_of_here(file: Path) -> bool:
+def _is_of_here(path: str) -> bool:
     """Whether a lock is this kernel's, or is left from before this machine was started: then it says what it says."""
     try:
-        maker = json.loads(file.read_text())
+        with open(path) as file:
+            maker = json.load(file)
         machine, boot = str(maker["machine"]), str(maker["boot"])
     except (OSError, ValueError, KeyError, TypeError):  # of a version that did not write it, or still empty
         return True
@@ -211,7 +221,7 @@ def _is_of_here(file: Path) -> bool:
 # ---- against cleaners
 
 
-def protect(path: Path) -> None:
+def protect(path: str) -> None:
     """Makes a file, socket or directory look used just now, and sets its sticky bit. Passes over what is not there."""
     try:
         status = os.lstat(path)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from zray.exceptions import ConfigError
 from zray.util.session_lock import SessionLock, locked_root, protect
@@ -41,11 +40,11 @@ class SessionUpkeep:
         self._lock = lock
         self._current: Current | None = None
         self._warn = warn
-        self._stores: list[Path] = []
+        self._stores: list[str] = []
         self._refresh_at = 0.0
         self._failed = False
 
-    def add_store(self, directory: Path) -> None:
+    def add_store(self, directory: str) -> None:
         """Records a directory elsewhere that is to go with the session; call it before making the directory."""
         self._stores.append(directory)
         add_store(self._paths, directory)
@@ -59,8 +58,8 @@ class SessionUpkeep:
         """Makes again what is missing, and refreshes the times of all once an hour. Never raises OSError."""
         paths = self._paths
         try:
-            whole = self._lock.is_whole() and (paths.store.exists() or not self._stores)
-            if not whole or not paths.logs.exists() or not paths.spill.exists():
+            whole = self._lock.is_whole() and (os.path.exists(paths.store) or not self._stores)
+            if not whole or not os.path.exists(paths.logs) or not os.path.exists(paths.spill):
                 self._make_again()
                 self._refresh_at = 0.0
             if now >= self._refresh_at:
@@ -84,20 +83,20 @@ class SessionUpkeep:
             make_directories(paths)
             if not self._lock.renew():
                 raise ConfigError(f"{paths.directory} is held by another process")
-        if not paths.store.exists():
+        if not os.path.exists(paths.store):
             for directory in self._stores:
                 add_store(paths, directory)
         self._warn(f"files of the session in {paths.directory} were removed by another program, and are made again")
 
     def _refresh(self) -> None:
         root = self._paths.root
-        for path in (root, *root.iterdir(), *session_files(self._paths)):
+        for path in (root, *(f"{root}/{name}" for name in os.listdir(root)), *session_files(self._paths)):
             protect(path)
         for directory in (self._paths.spill, *self._stores):
             protect(directory)
             for parent, _, names in os.walk(directory):
                 for name in names:
-                    protect(Path(parent, name))
+                    protect(os.path.join(parent, name))
 
     def _keep_current(self, current: Current) -> None:
         session = current_session(self._paths.root)

@@ -24,7 +24,6 @@ import re
 import socket
 import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from zray.exceptions import ConfigError, SystemFailure
@@ -47,46 +46,46 @@ class SessionPaths:
 
     name: str
     """Eight hexadecimal digits, never used again; also the session's marker in the environment of its processes."""
-    root: Path
+    root: str
 
     @property
-    def directory(self) -> Path:
-        return self.root / self.name
+    def directory(self) -> str:
+        return f"{self.root}/{self.name}"
 
     @property
-    def broker_socket(self) -> Path:
-        return self.directory / "broker.sock"
+    def broker_socket(self) -> str:
+        return f"{self.directory}/broker.sock"
 
     @property
-    def relay_socket(self) -> Path:
-        return self.directory / "relay.sock"
+    def relay_socket(self) -> str:
+        return f"{self.directory}/relay.sock"
 
     @property
-    def fetch_socket(self) -> Path:
-        return self.directory / "fetch.sock"
+    def fetch_socket(self) -> str:
+        return f"{self.directory}/fetch.sock"
 
     @property
-    def logs(self) -> Path:
-        return self.root / "logs" / self.name
+    def logs(self) -> str:
+        return f"{self.root}/logs/{self.name}"
 
     @property
-    def spill(self) -> Path:
-        return self.directory / "spill"
+    def spill(self) -> str:
+        return f"{self.directory}/spill"
 
     @property
-    def lock(self) -> Path:
-        return self.directory / LOCK_NAME
+    def lock(self) -> str:
+        return f"{self.directory}/{LOCK_NAME}"
 
     @property
-    def store(self) -> Path:
+    def store(self) -> str:
         """The file that names directories elsewhere; see ``add_store``."""
-        return self.directory / "store"
+        return f"{self.directory}/store"
 
 
 # ---- the root
 
 
-def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> Path:
+def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> str:
     """The user's own directory (0700), made if need be.
 
     ``<tmpdir>/zray-<uid>`` if ``tmpdir`` is given, else the first that is usable and not too long for the path of a
@@ -99,7 +98,7 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
     environ = os.environ if environ is None else environ
     name = f"zray-{os.geteuid()}"
     if tmpdir:
-        root = Path(tmpdir).absolute() / name
+        root = os.path.join(absolute(tmpdir), name)
         if not _short_enough(root):
             raise ConfigError(
                 f"{root} is too long to hold sockets, whose paths are limited to {MAX_SOCKET_PATH_BYTES} bytes: "
@@ -107,11 +106,12 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
             )
         return private_directory(root)
     runtime = environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime) and _short_enough(Path(runtime, "zray")):
+    of_login = os.path.join(runtime, "zray")
+    if os.path.isabs(runtime) and _short_enough(of_login):
         with contextlib.suppress(ConfigError):  # left over from another user after su, or read-only: not usable
-            return private_directory(Path(runtime, "zray"))
-    root = Path("/tmp") / name
-    inherited = Path(environ.get("TMPDIR") or "/tmp").absolute() / name
+            return private_directory(of_login)
+    root = f"/tmp/{name}"
+    inherited = os.path.join(absolute(environ.get("TMPDIR") or "/tmp"), name)
     if _short_enough(inherited):
         if _other_owner(inherited) is not None:
             root = inherited
@@ -121,28 +121,33 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
     owner = _other_owner(root)
     if owner is None:
         return private_directory(root)
-    for other in (Path("/var/tmp") / name, _home_root(environ)):
+    for other in (f"/var/tmp/{name}", _home_root(environ)):
         if other is not None and _short_enough(other) and _other_owner(other) is None:
             _warn_once(f"{root} belongs to user {owner}, who has taken your place there: {other} is used instead")
             return private_directory(other)
     return private_directory(root)
 
 
-def _other_owner(path: Path) -> int | None:
+def absolute(path: str) -> str:
+    """The path from the root on. Not ``os.path.abspath``, which leads elsewhere where ``..`` comes after a link."""
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
+
+
+def _other_owner(path: str) -> int | None:
     """The user to whom a path belongs, if it is another one; a symbolic link counts by itself."""
     try:
-        owner = path.lstat().st_uid
+        owner = os.lstat(path).st_uid
     except OSError:
         return None
     return owner if owner != os.geteuid() else None
 
 
-def _home_root(environ: Mapping[str, str]) -> Path | None:
+def _home_root(environ: Mapping[str, str]) -> str | None:
     """A place in the user's home, which machines may share: so one for each machine. None without a home."""
     cache = environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):
         cache = os.path.join(environ.get("HOME", ""), ".cache")
-    return Path(cache, f"zray-{socket.gethostname()}") if os.path.isabs(cache) else None
+    return os.path.join(cache, f"zray-{socket.gethostname()}") if os.path.isabs(cache) else None
 
 
 @functools.cache
@@ -152,17 +157,17 @@ def _warn_once(text: str) -> None:
     logging.getLogger("zray").warning(text)
 
 
-def _short_enough(root: Path) -> bool:
+def _short_enough(root: str) -> bool:
     return len(os.fsencode(root)) <= _MAX_ROOT_BYTES
 
 
-def private_directory(path: Path) -> Path:
+def private_directory(path: str) -> str:
     """Makes a directory that is this user's alone, if need be; raises ConfigError if it cannot be that."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
         with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-        status = path.lstat()  # not through a symbolic link: in /tmp anybody could have laid one
+            os.mkdir(path, 0o700)
+        status = os.lstat(path)  # not through a symbolic link: in /tmp anybody could have laid one
         writable = os.access(path, os.W_OK | os.X_OK)
     except OSError as error:
         raise ConfigError(f"{path} cannot be made: {error.strerror}; set ZRAY_TMPDIR to another directory") from None
@@ -179,7 +184,7 @@ def private_directory(path: Path) -> Path:
     raise ConfigError(f"{path} {fault}; mend that, or set ZRAY_TMPDIR to another directory")
 
 
-def remove_tree(directory: str | Path) -> None:
+def remove_tree(directory: str) -> None:
     """Removes a directory with all that is in it, as far as that can be done."""
     import shutil  # draws in three compressors: half a megabyte that processes which never remove anything do without
 
@@ -194,13 +199,13 @@ def new_name() -> str:
     return os.urandom(_NAME_BYTES // 2).hex()
 
 
-def new_session(root: Path, name: str = "") -> tuple[SessionPaths, SessionLock]:
+def new_session(root: str, name: str = "") -> tuple[SessionPaths, SessionLock]:
     """Makes the directories of a session (default: of a new name), which lives as long as the lock is held.
 
     Raises SystemFailure if another process holds a session of that name, ConfigError if the file system has no locks.
     """
     paths = SessionPaths(name or new_name(), root)
-    is_new = not paths.directory.exists()
+    is_new = not os.path.exists(paths.directory)
     try:
         with locked_root(root):
             make_directories(paths)
@@ -212,7 +217,7 @@ def new_session(root: Path, name: str = "") -> tuple[SessionPaths, SessionLock]:
         raise ConfigError(f"a session cannot be made in {root}: {why}; set ZRAY_TMPDIR to another directory") from None
     if lock is None:
         raise SystemFailure(f"session {paths.name} in {root} is held by another process")
-    for path in (root, root / LOCK_NAME, *session_files(paths)):
+    for path in (root, f"{root}/{LOCK_NAME}", *session_files(paths)):
         protect(path)
     return paths, lock
 
@@ -220,26 +225,26 @@ def new_session(root: Path, name: str = "") -> tuple[SessionPaths, SessionLock]:
 def make_directories(paths: SessionPaths) -> None:
     """Makes those that are missing; raises OSError."""
     for directory in (paths.directory, paths.spill, paths.logs):
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
 
 
-def session_files(paths: SessionPaths) -> list[Path]:
+def session_files(paths: SessionPaths) -> list[str]:
     """What a living session has on disk, but for the objects and logs in it."""
     sockets = (paths.broker_socket, paths.relay_socket, paths.fetch_socket)
-    return [paths.directory, paths.lock, paths.store, paths.spill, paths.logs.parent, paths.logs, *sockets]
+    return [paths.directory, paths.lock, paths.store, paths.spill, os.path.dirname(paths.logs), paths.logs, *sockets]
 
 
-def session_paths(root: Path, name: str) -> SessionPaths:
+def session_paths(root: str, name: str) -> SessionPaths:
     """The places of a session that another process has made; raises ConfigError if that is no session's name."""
     if not _SESSION_NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is not the name of a session")
     return SessionPaths(name, root)
 
 
-def add_store(paths: SessionPaths, directory: Path) -> None:
+def add_store(paths: SessionPaths, directory: str) -> None:
     """Records a directory elsewhere that is to go with the session; call it before making the directory."""
-    with paths.store.open("a") as file:
-        file.write(f"{directory.absolute()}\n")
+    with open(paths.store, "a") as file:
+        file.write(f"{absolute(directory)}\n")
 
 
 def session_is_alive(paths: SessionPaths) -> bool:
@@ -247,19 +252,20 @@ def session_is_alive(paths: SessionPaths) -> bool:
     with locked_root(paths.root):
         claimed = claim_if_dead(paths.directory)
         if claimed is None:
-            return paths.directory.exists()
+            return os.path.exists(paths.directory)
         claimed.close()
     return False
 
 
-def stores_of(paths: SessionPaths) -> list[Path]:
+def stores_of(paths: SessionPaths) -> list[str]:
     """The directories elsewhere that go with the session: only such as have its name in theirs, whatever the file
     says, since they are removed with all that is in them."""
     try:
-        lines = paths.store.read_text().splitlines()
+        with open(paths.store) as file:
+            lines = file.read().splitlines()
     except (OSError, ValueError):
         return []
-    return [Path(line) for line in lines if paths.name in os.path.basename(line)]
+    return [line for line in lines if paths.name in os.path.basename(line)]
 
 
 def remove_session(paths: SessionPaths) -> None:
@@ -271,7 +277,7 @@ def remove_session(paths: SessionPaths) -> None:
     _prune_logs(paths.root)
 
 
-def sweep_dead_sessions(root: Path) -> list[str]:
+def sweep_dead_sessions(root: str) -> list[str]:
     """Kills what is left of dead sessions and removes their directories; returns their names.
 
     May run at any time and in several processes at once.
@@ -287,19 +293,21 @@ def sweep_dead_sessions(root: Path) -> list[str]:
     return [paths.name for paths in claimed]
 
 
-def _sessions(root: Path) -> list[SessionPaths]:
-    return [
-        SessionPaths(entry.name, root)
-        for entry in root.iterdir()
-        if _SESSION_NAME.fullmatch(entry.name) and entry.is_dir() and not entry.is_symlink()
-    ]
+def _sessions(root: str) -> list[SessionPaths]:
+    with os.scandir(root) as entries:
+        return [
+            SessionPaths(entry.name, root)
+            for entry in entries
+            if _SESSION_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+        ]
 
 
-def _prune_logs(root: Path) -> None:
+def _prune_logs(root: str) -> None:
     """Keeps the logs of the sessions that live and of the ``KEPT_LOGS`` that ended last."""
     with contextlib.suppress(OSError):  # another process prunes at the same time
-        ended = [entry for entry in (root / "logs").iterdir() if not (root / entry.name).exists()]
-        ended.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+        names = os.listdir(f"{root}/logs")
+        ended = [f"{root}/logs/{name}" for name in names if not os.path.exists(f"{root}/{name}")]
+        ended.sort(key=os.path.getmtime, reverse=True)
         for directory in ended[KEPT_LOGS:]:
             remove_tree(directory)
 
@@ -316,16 +324,17 @@ class Current:
     pid: int
 
 
-def write_current(root: Path, current: Current) -> None:
+def write_current(root: str, current: Current) -> None:
     """Makes a broker the one that ``address="auto"`` finds; the last to call this wins."""
     record = {**dataclasses.asdict(current), "start_time": processes.process_start_time(current.pid)}
-    draft = root / f"current.{os.urandom(4).hex()}"
-    draft.write_text(json.dumps(record))
+    draft = f"{root}/current.{os.urandom(4).hex()}"
+    with open(draft, "w") as file:
+        file.write(json.dumps(record))
     protect(draft)
-    os.replace(draft, root / "current")
+    os.replace(draft, f"{root}/current")
 
 
-def read_current(root: Path) -> Current | None:
+def read_current(root: str) -> Current | None:
     """The broker that was started by hand; None if there is none, or it is dead."""
     record = _current_record(root)
     try:
@@ -338,21 +347,23 @@ def read_current(root: Path) -> Current | None:
     return current if alive else None
 
 
-def current_session(root: Path) -> str | None:
+def current_session(root: str) -> str | None:
     """The session of the broker that was started by hand, alive or not; None if there is no record."""
     session = _current_record(root).get("session")
     return session if isinstance(session, str) else None
 
 
-def clear_current(root: Path, session: str) -> None:
+def clear_current(root: str, session: str) -> None:
     """Removes the record if it is that session's."""
     if _current_record(root).get("session") == session:
-        (root / "current").unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{root}/current")
 
 
-def _current_record(root: Path) -> dict[str, Any]:
+def _current_record(root: str) -> dict[str, Any]:
     try:
-        record = json.loads((root / "current").read_text())
+        with open(f"{root}/current") as file:
+            record = json.load(file)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

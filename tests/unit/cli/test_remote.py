@@ -20,10 +20,10 @@ def test_a_worker_is_not_given_up_while_it_tries(
 
     def start(orders: Any, environ: Any, log: Path, timeout_s: float) -> Running:
         given.append(timeout_s)
-        return Running(SessionPaths("0badcafe", tmp_path), "host", 1)
+        return Running(SessionPaths("0badcafe", str(tmp_path)), "host", 1)
 
     monkeypatch.setattr(remote, "_start", start)
-    monkeypatch.setattr(remote, "runtime_root", lambda *_: tmp_path)  # whose path is too long for sockets
+    monkeypatch.setattr(remote, "runtime_root", lambda *_: str(tmp_path))  # whose path is too long for sockets
     environment = {
         "ZRAY_CONFIG": "/dev/null",
         "ZRAY_START_TIMEOUT_S": str(start_s), "ZRAY_JOIN_TIMEOUT_S": str(join_s),

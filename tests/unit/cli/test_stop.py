@@ -14,18 +14,18 @@ from zray.util.sessions import SessionPaths
 
 
 def test_a_session_that_is_just_starting_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = SessionPaths("0badcafe", tmp_path)
+    paths = SessionPaths("0badcafe", str(tmp_path))
     seen = [Running(paths, "session"), Running(paths, "session"), Running(paths, "host", 123, 1)]
     ended: list[Running] = []
 
-    def running(roots: Iterable[Path]) -> list[Running]:
+    def running(roots: Iterable[str]) -> list[Running]:
         return [seen.pop(0)]
 
     def end(chosen: list[Running], force: bool) -> list[Running]:
         ended.extend(chosen)
         return []
 
-    monkeypatch.setattr(stop, "own_roots", lambda config: [tmp_path])
+    monkeypatch.setattr(stop, "own_roots", lambda config: [str(tmp_path)])
     monkeypatch.setattr(stop, "running", running)
     monkeypatch.setattr(stop, "end", end)
     result = CliRunner().invoke(stop.stop)

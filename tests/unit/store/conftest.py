@@ -90,7 +90,7 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     def make(capacity_bytes: int = 16 * MIB, wait_s: float = 0.0) -> Store:
         place = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
         path = place / f"zray-test-{os.getpid()}-{len(made)}"
-        made.append(Store.create(path, tmp_path / f"spill-{len(made)}", capacity_bytes, wait_s))
+        made.append(Store.create(str(path), f"{tmp_path}/spill-{len(made)}", capacity_bytes, wait_s))
         return made[-1]
 
     yield make
@@ -98,8 +98,8 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
         if not store._unusable:
             check(store)
             store.destroy()
-        assert not store.path.exists()
-        assert not store.spill_dir.exists()
+        assert not os.path.exists(store.path)
+        assert not os.path.exists(store.spill_dir)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import random
 import struct
 import time
+from pathlib import Path
 
 import pytest
 
@@ -109,7 +110,7 @@ def test_who_dies_with_the_books_open_leaves_them_right(store):
 
 
 def test_a_copy_that_a_dead_process_was_spilling_is_swept(store):
-    (store.spill_dir / "spilling").write_bytes(b"half")
+    Path(store.spill_dir, "spilling").write_bytes(b"half")
     store.sweep()
     assert os.listdir(store.spill_dir) == []
 

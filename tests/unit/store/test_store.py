@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,14 +177,13 @@ def test_a_store_that_is_closed_while_a_segment_is_filled_lets_nobody_else_have_
 
 INTERRUPTED = """
 import gc, random, signal, sys, threading, time
-from pathlib import Path
 from zray.client.guard import Guard
 from zray.store import Store
 from zray.util import signals
 
 MIB = 1 << 20
 guard, begun, over, unseen = Guard(), threading.Event(), threading.Event(), []
-store = Store.open(Path(sys.argv[1]), guard)
+store = Store.open(sys.argv[1], guard)
 ids = [bytes(27) + bytes([number]) for number in range(20)]
 sys.unraisablehook = unseen.append  # nothing of the store's runs where nobody sees what is raised
 signals.install(guard)
@@ -234,7 +234,7 @@ assert not store._pins.in_use, vars(store._pins)
 def test_interrupts_at_any_moment_leave_neither_lock_nor_claim(make_store):
     """Those of a cancelled task, or of Ctrl-C: raised by a signal's handler, between any two bytecodes."""
     store = make_store(64 * MIB)
-    subprocess.run([sys.executable, "-c", INTERRUPTED, str(store.path)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", INTERRUPTED, store.path], check=True, timeout=60)
     store.sweep()  # the lock of the books is free
     assert store.usage().used == store.usage().recyclable
 
@@ -388,7 +388,7 @@ def test_patience_is_for_those_who_make_no_progress():
 def test_while_another_one_spills_a_writer_gives_up_in_time(make_store):
     store = make_store(2 * MIB, wait_s=0.02)
     put(store, 1, bytes(MIB))
-    with turn_to_spill(str(store.path), str(store.spill_dir)), pytest.raises(ObjectStoreFullError):
+    with turn_to_spill(store.path, store.spill_dir), pytest.raises(ObjectStoreFullError):
         put(store, 2, bytes(MIB))
     put(store, 2, bytes(MIB))
 
@@ -474,7 +474,7 @@ def test_a_store_is_its_users_alone_and_made_only_once(store):
     with pytest.raises(FileExistsError):
         Store.create(store.path, store.spill_dir, MIB)
     with pytest.raises(FileNotFoundError):
-        Store.open(store.path / "nothing")
+        Store.open(f"{store.path}/nothing")
 
 
 def test_an_identifier_has_28_bytes(store):
@@ -486,7 +486,7 @@ def test_an_identifier_has_28_bytes(store):
 def test_an_interpreter_ends_in_silence_with_values_alive(store):
     put(store, 1, b"x" * MIB)
     script = (
-        f"from pathlib import Path; from zray.store import Store; s = Store.open(Path({str(store.path)!r}));"
+        f"from zray.store import Store; s = Store.open({store.path!r});"
         f"v = s.read({object_id(1)!r}); w = s.read({object_id(1)!r}); cycle = [s, v]; cycle.append(cycle); print(v[0])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
@@ -545,8 +545,8 @@ def test_what_is_no_process_owns_nothing(store, wrong):
 def test_files_that_others_have_put_into_the_store_are_left_alone(store):
     """A full store looks for what can go: neither a file nor a directory of somebody else's is."""
     for place in ("live", "copies", "doomed", "free"):
-        (store.path / place / "notes.txt").write_text("mine")
-        (store.path / place / "directory").mkdir()
+        Path(store.path, place, "notes.txt").write_text("mine")
+        Path(store.path, place, "directory").mkdir()
     for number in range(8):
         put(store, number, bytes([number]) * 4 * MIB)
     assert store.usage().spilled

@@ -46,7 +46,7 @@ class Host:
     def __init__(self, world: World, name: str, path: Path, listen: str, capacity: int) -> None:
         self.process_id = name.encode().ljust(16, b".")
         self.fetch_path = f"{path}/{name}.sock"
-        self.store = Store.create(path / name, path / f"{name}-spill", capacity, 0.5)
+        self.store = Store.create(f"{path}/{name}", f"{path}/{name}-spill", capacity, 0.5)
         self.transfers = Transfers(self.process_id, self.store, self.fetch_path, listen, Config(), None)
         self.transfers.send = lambda message: world.post.append((self.process_id, message))
 
@@ -308,10 +308,10 @@ def test_nonsense_from_others_does_not_end_a_host(world):
     for object_ids in ([b"x", b"", b"y" * 28], [OBJECT, b"y" * 28]):
         with pytest.raises(ProtocolError, match="owner"):
             world.b.transfers.receive(OWNER, KeepCopies(object_ids))
-    (world.b.store.spill_dir / ".nfs0001").write_bytes(b"")
-    (world.b.store.path / "live" / "README").write_bytes(b"")
+    Path(world.b.store.spill_dir, ".nfs0001").write_bytes(b"")
+    Path(world.b.store.path, "live", "README").write_bytes(b"")
     assert world.b.store.owners() == set()
-    os.unlink(world.b.store.path / "live" / "README")
+    os.unlink(f"{world.b.store.path}/live/README")
 
 
 def test_a_wait_for_memory_does_not_hold_up_the_loop(world, monkeypatch):

@@ -274,14 +274,14 @@ class TestLimits:
     def eight_cpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
 
-    def machine(self, tmp_path: Path, cgroup: str, files: dict[str, str]) -> tuple[Path, Path]:
+    def machine(self, tmp_path: Path, cgroup: str, files: dict[str, str]) -> tuple[str, str]:
         proc, fs = tmp_path / "proc", tmp_path / "cgroup"
         (proc / "self").mkdir(parents=True)
         (proc / "self" / "cgroup").write_text(cgroup)
         for name, text in files.items():
             (fs / name).parent.mkdir(parents=True, exist_ok=True)
             (fs / name).write_text(text)
-        return proc, fs
+        return str(proc), str(fs)
 
     @pytest.mark.parametrize(
         ("cgroup", "files", "cpus"),
@@ -315,7 +315,7 @@ class TestLimits:
 
     def test_without_groups_it_is_the_machine(self, tmp_path: Path) -> None:
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        assert processes.memory_limit_bytes(tmp_path, tmp_path) == machine
+        assert processes.memory_limit_bytes(str(tmp_path), str(tmp_path)) == machine
         assert processes.memory_limit_bytes() <= machine
         assert 1 <= processes.cpu_count() <= len(os.sched_getaffinity(0))
 

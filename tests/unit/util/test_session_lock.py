@@ -20,18 +20,18 @@ from zray.util.session_lock import SessionLock, claim_if_dead, locked_root, prot
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    root = tmp_path / "root"
-    root.mkdir(mode=0o700)
+def root(tmp_path: Path) -> str:
+    root = f"{tmp_path}/root"
+    os.mkdir(root, 0o700)
     return root
 
 
-def age(path: Path) -> None:
+def age(path: str) -> None:
     os.utime(path, (1, 1))
 
 
 class TestProof:
-    def test_free_locks_prove_it(self, root: Path) -> None:
+    def test_free_locks_prove_it(self, root: str) -> None:
         paths, lock = sessions.new_session(root)
         assert claim_if_dead(paths.directory) is None
         lock.close()
@@ -40,28 +40,28 @@ class TestProof:
         assert claim_if_dead(paths.directory) is None  # who has claimed it has its lock
         claimed.close()
 
-    def test_a_cleaner_has_removed_the_file_of_a_living_one(self, root: Path) -> None:
+    def test_a_cleaner_has_removed_the_file_of_a_living_one(self, root: str) -> None:
         paths, lock = sessions.new_session(root)
-        paths.lock.unlink()
+        os.unlink(paths.lock)
         age(paths.directory)
         assert sessions.sweep_dead_sessions(root) == []
         assert sessions.session_is_alive(paths)
         lock.close()
         assert sessions.sweep_dead_sessions(root) == [paths.name]
 
-    def test_one_that_locks_the_file_alone(self, root: Path) -> None:
+    def test_one_that_locks_the_file_alone(self, root: str) -> None:
         """As versions did that knew of no lock on the directory."""
         paths, lock = sessions.new_session(root)
         lock.close()
-        with paths.lock.open("w") as file:
+        with open(paths.lock, "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             assert claim_if_dead(paths.directory) is None
         assert sessions.sweep_dead_sessions(root) == [paths.name]
 
-    def test_without_any_lock_its_processes_tell(self, root: Path) -> None:
+    def test_without_any_lock_its_processes_tell(self, root: str) -> None:
         paths, lock = sessions.new_session(root)
         lock.close()
-        paths.lock.unlink()
+        os.unlink(paths.lock)
         assert claim_if_dead(paths.directory) is None  # young: it may be in the making
         age(paths.directory)
         with subprocess.Popen(
@@ -87,18 +87,18 @@ class TestProof:
             ([], True),
         ],
     )
-    def test_of_another_machine(self, root: Path, maker: object, dead: bool) -> None:
+    def test_of_another_machine(self, root: str, maker: object, dead: bool) -> None:
         """On a shared file system its locks may not be seen from here."""
         paths, lock = sessions.new_session(root)
         lock.close()
-        here = json.loads(paths.lock.read_text())
+        here = json.loads(Path(paths.lock).read_text())
         text = json.dumps(maker)
         for name, value in here.items():
             text = text.replace("{" + name + "}", value)
-        paths.lock.write_text(text)
+        Path(paths.lock).write_text(text)
         assert (sessions.sweep_dead_sessions(root) == [paths.name]) is dead
 
-    def test_directories_that_cannot_be_locked(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_directories_that_cannot_be_locked(self, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
         real = fcntl.flock
 
         def flock(fd: int, kind: int) -> None:
@@ -113,7 +113,7 @@ class TestProof:
         lock.close()
         assert sessions.sweep_dead_sessions(root) == [paths.name]
 
-    def test_files_that_cannot_be_locked(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_files_that_cannot_be_locked(self, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
         paths, lock = sessions.new_session(root)
         lock.close()
 
@@ -125,7 +125,7 @@ class TestProof:
 
 
 class TestHolding:
-    def test_forked_child_inherits_it(self, root: Path) -> None:
+    def test_forked_child_inherits_it(self, root: str) -> None:
         paths, lock = sessions.new_session(root)
         read, write = os.pipe()
         pid = os.fork()
@@ -140,7 +140,7 @@ class TestHolding:
         os.close(read)
         assert not sessions.session_is_alive(paths)
 
-    def test_is_handed_on_to_a_program(self, root: Path) -> None:
+    def test_is_handed_on_to_a_program(self, root: str) -> None:
         paths, lock = sessions.new_session(root)
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=lock.filenos()) as process:
             lock.close()
@@ -148,7 +148,7 @@ class TestHolding:
             process.communicate()
         assert not sessions.session_is_alive(paths)
 
-    def test_leaves_standard_descriptors_free(self, root: Path) -> None:
+    def test_leaves_standard_descriptors_free(self, root: str) -> None:
         pid = os.fork()
         if pid == 0:
             for fd in range(3):
@@ -158,15 +158,15 @@ class TestHolding:
         assert os.waitpid(pid, 0)[1] == 0
 
     @pytest.mark.parametrize("removed", ["lock", "directory", "root"])
-    def test_is_taken_again(self, root: Path, removed: str) -> None:
+    def test_is_taken_again(self, root: str, removed: str) -> None:
         paths, lock = sessions.new_session(root)
         assert lock.is_whole()
         if removed == "lock":
-            paths.lock.unlink()
+            os.unlink(paths.lock)
         else:
             shutil.rmtree(paths.directory if removed == "directory" else root)
         assert not lock.is_whole()
-        root.mkdir(exist_ok=True)
+        os.makedirs(root, exist_ok=True)
         sessions.make_directories(paths)
         with locked_root(root):
             assert lock.renew()
@@ -176,7 +176,7 @@ class TestHolding:
         lock.close()
         assert not sessions.session_is_alive(paths)
 
-    def test_cleaners_find_the_directories_locked(self, root: Path) -> None:
+    def test_cleaners_find_the_directories_locked(self, root: str) -> None:
         """What systemd-tmpfiles does before it looks into a directory."""
         paths, lock = sessions.new_session(root)
         for directory in (root, paths.directory):
@@ -186,12 +186,13 @@ class TestHolding:
             os.close(fd)
         lock.close()
 
-    def test_a_cleaner_at_work_is_waited_for(self, root: Path) -> None:
-        (root / "0badcafe").mkdir()
-        cleaner = os.open(root / "0badcafe", os.O_RDONLY)
+    def test_a_cleaner_at_work_is_waited_for(self, root: str) -> None:
+        directory = f"{root}/0badcafe"
+        os.mkdir(directory)
+        cleaner = os.open(directory, os.O_RDONLY)
         fcntl.flock(cleaner, fcntl.LOCK_EX)
         locks: list[SessionLock | None] = []
-        thread = threading.Thread(target=lambda: locks.append(SessionLock.take(root / "0badcafe")))
+        thread = threading.Thread(target=lambda: locks.append(SessionLock.take(directory)))
         thread.start()
         os.close(cleaner)
         thread.join()
@@ -200,7 +201,7 @@ class TestHolding:
 
 
 class TestRootsLock:
-    def test_a_forked_child_does_not_keep_it(self, root: Path) -> None:
+    def test_a_forked_child_does_not_keep_it(self, root: str) -> None:
         read, write = os.pipe()
         with locked_root(root):
             pid = os.fork()
@@ -213,7 +214,7 @@ class TestRootsLock:
         os.waitpid(pid, 0)
         os.close(read)
 
-    def test_removed_while_somebody_waits(self, root: Path) -> None:
+    def test_removed_while_somebody_waits(self, root: str) -> None:
         order: list[str] = []
 
         def second() -> None:
@@ -223,7 +224,7 @@ class TestRootsLock:
         with locked_root(root):
             thread = threading.Thread(target=second)
             thread.start()
-            (root / "lock").unlink()
+            os.unlink(f"{root}/lock")
             with locked_root(root):
                 order.append("first")
         thread.join()
@@ -234,9 +235,9 @@ def test_protected_files_look_used(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch(mode=0o600)
     os.utime(file, (1, 2))
-    protect(file)
+    protect(str(file))
     status = file.stat()
     assert status.st_mode & 0o7777 == 0o1600
     assert status.st_atime > 1e9
     assert status.st_mtime == 2
-    protect(tmp_path / "nothing")
+    protect(f"{tmp_path}/nothing")

@@ -17,20 +17,21 @@ from zray.util.sessions import Current, SessionPaths
 class Kept:
     """A living session with its upkeep, and what that has warned of."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: str) -> None:
         self.paths: SessionPaths
         self.paths, self.lock = sessions.new_session(root)
         self.warnings: list[str] = []
         self.upkeep = SessionUpkeep(self.paths, self.lock, self.warnings.append)
-        self.store = root.parent / f"store-{self.paths.name}"
+        self.store = f"{os.path.dirname(root)}/store-{self.paths.name}"
         self.upkeep.add_store(self.store)
-        self.store.mkdir()
+        os.mkdir(self.store)
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Iterator[Kept]:
-    (tmp_path / "root").mkdir(mode=0o700)
-    kept = Kept(tmp_path / "root")
+    root = f"{tmp_path}/root"
+    os.mkdir(root, 0o700)
+    kept = Kept(root)
     yield kept
     kept.lock.close()
 
@@ -43,7 +44,7 @@ def current_of(kept: Kept) -> Current:
 def test_what_is_removed_is_made_again(kept: Kept, gone: str) -> None:
     kept.upkeep.check(0.0)
     assert kept.warnings == []
-    path: Path = getattr(kept.paths, gone)
+    path = Path(getattr(kept.paths, gone))
     path.unlink() if path.is_file() else shutil.rmtree(path)
     kept.upkeep.check(1.0)
     assert path.exists() and kept.lock.is_whole()
@@ -55,7 +56,7 @@ def test_what_is_removed_is_made_again(kept: Kept, gone: str) -> None:
 
 
 def test_what_cannot_be_made_again_is_told_once(kept: Kept) -> None:
-    root = kept.paths.root
+    root = Path(kept.paths.root)
     kept.upkeep.check(0.0)
     shutil.rmtree(root)
     root.write_text("in the way")
@@ -69,10 +70,12 @@ def test_what_cannot_be_made_again_is_told_once(kept: Kept) -> None:
 
 
 def test_everything_is_touched_once_an_hour(kept: Kept) -> None:
-    spilled, segment = kept.paths.spill / "object", kept.store / "segment"
+    spilled, segment = Path(kept.paths.spill, "object"), Path(kept.store, "segment")
     for file in (spilled, segment):
         file.touch()
-    files = [kept.paths.root, kept.paths.directory, kept.paths.lock, kept.paths.store, spilled, kept.store, segment]
+    paths = kept.paths
+    files = [Path(path) for path in (paths.root, paths.directory, paths.lock, paths.store, kept.store)]
+    files += [spilled, segment]
 
     def make_old() -> None:
         for file in files:
@@ -92,7 +95,7 @@ def test_everything_is_touched_once_an_hour(kept: Kept) -> None:
 class TestCurrent:
     def test_is_written_again(self, kept: Kept) -> None:
         kept.upkeep.show(current_of(kept))
-        (kept.paths.root / "current").unlink()
+        os.unlink(f"{kept.paths.root}/current")
         kept.upkeep.check(0.0)
         assert sessions.read_current(kept.paths.root) == current_of(kept)
 
@@ -100,6 +103,6 @@ class TestCurrent:
         kept.upkeep.show(current_of(kept))
         sessions.write_current(kept.paths.root, Current("ipc://y", "01234567", os.getpid()))
         kept.upkeep.check(0.0)
-        (kept.paths.root / "current").unlink()
+        os.unlink(f"{kept.paths.root}/current")
         kept.upkeep.check(1.0)
         assert sessions.read_current(kept.paths.root) is None

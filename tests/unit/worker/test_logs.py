@@ -77,7 +77,7 @@ class TestLineSplitter:
 
 class TestRotatingFile:
     def test_keeps_one_older_generation(self, tmp_path: Path) -> None:
-        file = RotatingFile(tmp_path / "log", 10)
+        file = RotatingFile(f"{tmp_path}/log", 10)
         for data in (b"11111111", b"22222222", b"33333333"):
             file.write(data)
         assert (tmp_path / "log").read_bytes() == b"33333333"
@@ -86,16 +86,16 @@ class TestRotatingFile:
         assert file.lost_bytes == 0
 
     def test_silence_makes_no_file(self, tmp_path: Path) -> None:
-        RotatingFile(tmp_path / "log", 10)
+        RotatingFile(f"{tmp_path}/log", 10)
         assert list(tmp_path.iterdir()) == []
 
     def test_full_disk_is_counted(self) -> None:
-        file = RotatingFile(Path("/dev/full"), 1 << 30)
+        file = RotatingFile("/dev/full", 1 << 30)
         file.write(b"12345")
         assert file.lost_bytes == 5
 
     def test_directory_that_vanished_is_counted(self, tmp_path: Path) -> None:
-        file = RotatingFile(tmp_path / "gone" / "log", 10)
+        file = RotatingFile(f"{tmp_path}/gone/log", 10)
         file.write(b"12345")
         assert file.lost_bytes == 5
         (tmp_path / "gone").mkdir()
@@ -105,7 +105,7 @@ class TestRotatingFile:
     def test_nearly_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = os.write
         monkeypatch.setattr(logs.os, "write", lambda fd, data: write(fd, data[:3]))
-        file = RotatingFile(tmp_path / "log", 10)
+        file = RotatingFile(f"{tmp_path}/log", 10)
         file.write(b"12345")
         assert file.lost_bytes == 2
 
@@ -128,7 +128,7 @@ class Worker:
     def __init__(self, directory: Path) -> None:
         out_read, self.out = os.pipe()
         err_read, self.err = os.pipe()
-        self.log = WorkerLog(out_read, err_read, directory, "worker-1", 1 << 20)
+        self.log = WorkerLog(out_read, err_read, str(directory), "worker-1", 1 << 20)
 
     def end(self) -> None:
         for fd in (self.out, self.err):

@@ -28,15 +28,13 @@ from zray.worker.process.rehearsal import rehearse
 
 def main() -> int:
     """Runs a local cluster until its driver is gone. The argument is the descriptor of its settings, in JSON."""
-    from pathlib import Path
-
     with open(int(sys.argv[1]), "rb") as file:
         settings = json.load(file)
     report_fd: int = settings["report"]
     for fd in (report_fd, *settings["lock"]):
         os.set_inheritable(fd, False)
     config = Config(**settings["config"])
-    paths = SessionPaths(settings["session"], Path(settings["root"]))
+    paths = SessionPaths(settings["session"], settings["root"])
     accept_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = SessionLock(paths.directory, settings["lock"])

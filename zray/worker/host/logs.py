@@ -17,7 +17,6 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from zray.protocol.log_window import LogWindow
@@ -154,7 +153,7 @@ class RotatingFile:
     are a convenience, and a host that died of them would take down every worker and all that they compute.
     """
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: str, max_bytes: int) -> None:
         self.path = path
         self.lost_bytes = 0
         self._max_bytes = max_bytes
@@ -240,13 +239,13 @@ class WorkerLog:
     """
 
     def __init__(
-        self, stdout_fd: int, stderr_fd: int, directory: Path, stem: str, max_bytes: int, secret: str = ""
+        self, stdout_fd: int, stderr_fd: int, directory: str, stem: str, max_bytes: int, secret: str = ""
     ) -> None:
         """Files are ``<directory>/<stem>.out`` and ``.err``, each rotated at ``max_bytes``; ``secret``: of the worker's
         markers."""
         self.stderr_tail = Tail()
         self._pipes = {
-            fd: _Pipe(fd, stream, RotatingFile(directory / f"{stem}.{suffix}", max_bytes), secret)
+            fd: _Pipe(fd, stream, RotatingFile(f"{directory}/{stem}.{suffix}", max_bytes), secret)
             for fd, stream, suffix in ((stdout_fd, "stdout", "out"), (stderr_fd, "stderr", "err"))
         }
 

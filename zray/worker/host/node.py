@@ -8,7 +8,6 @@ import os
 import resource
 import socket
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zray.client.connection import Connection, connect
@@ -20,7 +19,7 @@ from zray.util.machine import machine_id
 from zray.util.processes import kill_session, memory_limit_bytes, raise_descriptor_limit
 from zray.util.session_lock import SessionLock
 from zray.util.session_upkeep import SessionUpkeep
-from zray.util.sessions import SessionPaths, remove_session
+from zray.util.sessions import SessionPaths, absolute, remove_session
 from zray.worker.host.relay import Relay
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
@@ -86,8 +85,9 @@ def run_host(
         print(f"zray: {warning}", file=sys.stderr, flush=True)
     upkeep = SessionUpkeep(paths, lock)
     upkeep.add_store(location)
-    spill = Path(config.spill_dir).absolute() / f"zray-spill-{paths.name}" if config.spill_dir else paths.spill
+    spill = paths.spill
     if config.spill_dir:
+        spill = os.path.join(absolute(config.spill_dir), f"zray-spill-{paths.name}")
         upkeep.add_store(spill)
     host_id = os.urandom(16)
     store = Store.create(location, spill, capacity, config.store_wait_s, host_id)
@@ -96,9 +96,9 @@ def run_host(
         "hostname": socket.gethostname(),
         "pid": os.getpid(),
         "machine_id": machine_id(),
-        "store": str(location),
+        "store": location,
         "store_bytes": capacity,
-        "fetch": str(paths.fetch_socket),
+        "fetch": paths.fetch_socket,
         "session": paths.name,
         "labels": config.labels,
         "idle_timeout_s": config.idle_timeout_s,
@@ -111,7 +111,7 @@ def run_host(
         patience_s = config.join_timeout_s if tcp else config.connect_timeout_s
         dialling = dataclasses.replace(config, connect_timeout_s=patience_s)
         listen = listening_address(options.address, config.link_address)
-        transfers = Transfers(host_id, store, str(paths.fetch_socket), listen, config, options.credentials)
+        transfers = Transfers(host_id, store, paths.fetch_socket, listen, config, options.credentials)
         connection = connect(options.address, HOST, host_id, info, dialling, options.credentials)
         # What there may be any amount of, and only the host uses, stays with it. The host has a heartbeat for all of
         # them, and they end with it: a thousand that beat for themselves would be a load, and judge in a hurry.

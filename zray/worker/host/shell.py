@@ -12,7 +12,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from zray.client.connection import Connection
@@ -86,7 +85,7 @@ class HostShell:
         host_id: bytes,
         zygote: ZygoteClient,
         store: Store,
-        logs: Path,
+        logs: str,
         worker_payload: dict[str, Any],
         config: Config,
         watched: list[int],

@@ -1,0 +1,36 @@
+"""What workers, and so the zygote and the host that they are forks of, do without; see ``unit/test_imports.py``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from .helpers import driver
+
+
+def test_neither_driver_nor_workers_have_pathlib(sandbox):
+    at_start = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.exit('pathlib' in sys.modules)"], check=False, timeout=60
+    )
+    if at_start.returncode:
+        pytest.skip("something in this environment imports pathlib whenever an interpreter starts")
+    source = """
+    ray.init(num_cpus=1)
+
+    @ray.remote
+    def has_pathlib(data):
+        return "pathlib" in sys.modules
+
+    @ray.remote
+    class Actor:
+        def has_pathlib(self):
+            return "pathlib" in sys.modules
+
+    assert not ray.get(has_pathlib.remote(ray.put(b"x" * 1_000_000)))
+    assert not ray.get(Actor.remote().has_pathlib.remote())
+    assert "pathlib" not in sys.modules
+    """
+    with driver(source) as process:
+        process.succeed()

@@ -1,0 +1,26 @@
+"""What the processes of a cluster do without: whatever one of them imports, each of them weighs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"asyncio", "hashlib", "ipaddress", "pathlib", "shutil", "urllib.parse"}
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        "import zray",  # a driver
+        "import zray.worker.host.local; zray.worker.host.local.rehearse()",  # what broker, zygote, workers are forks of
+    ],
+)
+def test_heavy_modules_are_not_imported(process: str) -> None:
+    """What a ``.pth`` file of the environment has imported before, zray cannot help, and is not blamed for."""
+    source = f"import sys; before = set(sys.modules); {process}; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    imported = set(done.stdout.split())
+    assert "zray.util.sessions" in imported
+    assert not HEAVY & imported
