@@ -136,12 +136,12 @@ def _serve(
     demotion: Demotion | None,
 ) -> str:
     """The life of the host; returns why it ended."""
+    set_title(f"zray: host {paths.name}")
     rehearse()
     zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion)
     try:
         # Not before: what is in this process's memory when the zygote is forked is in every worker's.
         credentials = _read_as_root(demotion, find_key, target) if demotion is not None else find_key(target)
-        set_title(f"zray: host {paths.name}")
         options = HostOptions(target, amounts, config.object_store_memory, credentials)
         return run_host(options, config, paths, lock, zygote, [], lambda: _say_ready(paths, target, amounts, demotion))
     finally:

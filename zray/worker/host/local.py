@@ -39,6 +39,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = SessionLock(paths.directory, settings["lock"])
     address = f"ipc://{paths.broker_socket}"
+    set_title(f"zray: host {paths.name}")  # before anything is forked, as what it imports is shared then
     rehearse()
     # Before anything is forked: a collection later on would write to, and so copy, every page that is shared by now.
     gc.collect()
@@ -51,7 +52,6 @@ def main() -> int:
     if not os.read(bound_read, 1):
         return _report(report_fd, error="the broker did not start")
     options = HostOptions(address, settings["resources"], settings["store_bytes"])
-    set_title(f"zray: host {paths.name}")
 
     def ready() -> None:
         _report(report_fd, address=address)
