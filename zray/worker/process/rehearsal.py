@@ -41,9 +41,9 @@ from zray.serialization import pickle_callable
 from zray.worker.process.runner import CallOptions
 from zray.worker.process.worker import Worker
 
-LIVES = 10
+LIVES = 9
 """The interpreter specializes a function at its eighth call (CPython 3.11)."""
-TASKS = 20
+TASKS = 4
 INCARNATION = b"rehearse"
 LAST_THREAD_S = 1.0
 """For so long the kernel is given to end a thread."""

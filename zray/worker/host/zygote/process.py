@@ -97,7 +97,6 @@ class Zygote:
         processes.set_child_subreaper()
         self._control.setblocking(True)
         make_standard_streams()
-        processes.kill_strays([self._pid])  # there are none; what has run before the forks need not be copied after
         gc.disable()
         gc.collect()
         gc.freeze()
