@@ -175,7 +175,6 @@ class TaskQueue:
     def unpark(self, owner: bytes) -> None:
         """What an owner has parked may run again, each in its place."""
         parked = self._parked.pop(owner, [])
-        self.full = False  # meanwhile hosts have got room that nobody has told this queue of
         lines: dict[bytes, list[Envelope]] = {}
         for envelope in parked:
             lines.setdefault(envelope.near, []).append(envelope)

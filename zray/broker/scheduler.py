@@ -151,38 +151,50 @@ class Scheduler:
         changed, self.places.changed = self.places.changed, {}
         hungry, self._hungry = self._hungry, {}
         waiting = self._who_waits(now)
-        self.shares.begin([line.share for line in waiting], now)
         if not waiting:
             return
         self._contended = len(waiting) > 1
-        self._take_turns([(line.share, self._serve(line, changed)) for line in waiting])
+        if self._contended:
+            self.shares.settle([line.share for line in waiting], now)
+            self._take_turns([(line.share, self._serve(line, changed)) for line in waiting])
+        else:
+            deque(self._serve(waiting[0], changed), maxlen=0)
         for line in waiting:
             line.share.waits(line.waiting(), now)
-        waiting = sorted((line for line in waiting if line.share.waiting), key=lambda line: line.share.standing())
-        self._refill(waiting, hungry)
-        self.shares.look_for_holds([line.share for line in waiting], self.hosts.values(), now)
+        left = [line for line in waiting if line.share.waiting]
+        if left:
+            left.sort(key=lambda line: line.share.standing())
+            self._refill(left, hungry)
+            self.shares.look_for_holds([line.share for line in left], self.hosts.values(), now)
 
     def _who_waits(self, now: float) -> list[ActorLine | TaskQueue]:
         """The lines where somebody waits."""
-        return [*self._waiting_of(self.actors_waiting, now), *self._waiting_of(self.queues, now)]
+        waiting: list[ActorLine | TaskQueue] = []
+        if self.actors_waiting:
+            waiting += self._waiting_of(self.actors_waiting, now)
+        if self.queues:
+            waiting += self._waiting_of(self.queues, now)
+        return waiting
 
     def _waiting_of(self, lines: dict[K, L], now: float) -> list[L]:
-        """Those where somebody waits; those that nobody needs are forgotten."""
+        """Those where somebody waits; those that nobody has needed for a while are forgotten."""
         waiting = []
-        for key, line in list(lines.items()):
+        forgotten = []
+        for key, line in lines.items():
             count = line.waiting()
             line.share.waits(count, now)
             if count:
                 waiting.append(line)
-            elif not line and not line.share.holders:
-                del lines[key]
+                continue
+            line.full = False  # it hears nothing of hosts that get room while nobody waits
+            if not line and line.share.is_forgotten(now):
+                forgotten.append(key)
+        for key in forgotten:
+            del lines[key]
         return waiting
 
     def _take_turns(self, lines: list[tuple[Share, Iterator[None]]]) -> None:
         """Lets each line have one grant after the other, always the one that is next. Each step is a grant."""
-        if len(lines) == 1:
-            deque(lines[0][1], maxlen=0)
-            return
         turns = [(share.standing(), number, share, grants) for number, (share, grants) in enumerate(lines)]
         heapq.heapify(turns)
         while turns:

@@ -31,11 +31,13 @@ WHOLE = 1_000_000_000
 """The dominant share of a grant that takes all there is of a resource."""
 MEMORY_S = 0.5
 """The time constant of what has been used on average: what was used before twice that counts for little."""
+FORGOTTEN_S = 4 * MEMORY_S
 PATIENCE_S = 0.005
 """Somebody waits so long before a host is held: to free a host leaves CPUs idle for about a round trip."""
 STARVED_S = 1.0
 STARVED_TIMES = 3
 """Whoever has waited so long, and so many times as long as it had its last grant, may hold a host before it is next."""
+MAX_KNOWN_SHAPES = 1000
 HOLD_S = 0.1
 """For so long a host is held the first time; twice as long each time after that."""
 
@@ -71,10 +73,14 @@ class Account:
         for name, used in self.used.items():
             average[name] = used + (average.get(name, 0.0) - used) * decay
 
-    def charge(self, parts: Parts, sign: int, now: float) -> None:
-        """So much more (``sign`` 1) or less (-1) is used from now on."""
+    def charge(self, less: Parts, more: Parts, now: float) -> None:
+        """So much less, and so much more, is used from now on."""
         self.settle(now)
-        _add(self.used, parts, sign)
+        used = self.used
+        for name, part in less.items():
+            used[name] -= part
+        for name, part in more.items():
+            used[name] = used.get(name, 0) + part
 
     def level(self, names: Iterable[str]) -> float:
         """What it has of some resources: the least is next."""
@@ -130,6 +136,10 @@ class Share(Account):
             self.hold_s = HOLD_S
         self.waiting = count
 
+    def is_forgotten(self, now: float) -> bool:
+        """Whether nothing is used, and what was no longer counts."""
+        return not self.holders and now - self.settled_at > FORGOTTEN_S
+
     def is_starved(self, now: float) -> bool:
         """Whether it has waited for so long that it is to be served though it is not next."""
         return now - self.since >= max(STARVED_S, STARVED_TIMES * self.held_s)
@@ -161,16 +171,24 @@ class Totals:
 
     def __init__(self) -> None:
         self._total: dict[str, int] = {}
+        self._parts: dict[bytes, Parts] = {}  # by shape
 
     def add(self, amounts: dict[str, int], sign: int = 1) -> None:
         """A host joins with so much, or (``sign`` -1) leaves."""
+        self._parts.clear()
         for name, amount in amounts.items():
             self._total[name] = self._total.get(name, 0) + sign * amount
 
     def parts(self, shape: Shape) -> Parts:
-        """What a grant takes."""
-        total = self._total
-        return {name: amount * WHOLE // (total.get(name) or amount) for name, amount in shape.amounts.items()}
+        """What a grant takes; not to be changed."""
+        parts = self._parts.get(shape.key)
+        if parts is None:
+            if len(self._parts) >= MAX_KNOWN_SHAPES:
+                self._parts.clear()
+            total = self._total
+            parts = {name: amount * WHOLE // (total.get(name) or amount) for name, amount in shape.amounts.items()}
+            self._parts[shape.key] = parts
+        return parts
 
 
 class Hold:
@@ -221,12 +239,10 @@ class Shares:
         """A job has ended."""
         self._jobs.pop(job_id, None)
 
-    # ------------------------------------------------------------------ passes
+    # ------------------------------------------------------------------ comparing
 
-    def begin(self, waiting: Collection[Share], now: float) -> None:
-        """A pass begins. ``waiting``: those who wait."""
-        if len(waiting) < 2:
-            return
+    def settle(self, waiting: Collection[Share], now: float) -> None:
+        """Before those who wait are compared: counts what they have used up to now."""
         for share in waiting:
             share.settle(now)
             share.job.settle(now)
@@ -272,9 +288,8 @@ class Shares:
         share = worker.share
         assert share is not None
         now = self._clock()
-        for account in (share, share.job):
-            account.charge(worker.charge, -1, now)
-            account.charge(parts, 1, now)
+        share.charge(worker.charge, parts, now)
+        share.job.charge(worker.charge, parts, now)
         worker.charge = parts
 
     # ------------------------------------------------------------------ making room
@@ -345,6 +360,8 @@ class Shares:
 
     def end_holds(self, now: float) -> list[bytes]:
         """Ends holds whose time is over or whose line does not wait any more; returns their hosts."""
+        if not self._holds:
+            return []
         ended = [
             host_id for host_id, hold in self._holds.items() if now >= hold.until or not hold.share.waiting
         ]  # fmt: skip

@@ -319,12 +319,24 @@ def test_cancelling_what_is_queued(desk):
     assert desk.runs(worker) == [third]
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 4.0])
+def test_one_task_after_the_other(desk, seconds):
+    """Also when nobody waited while the host got room, and whether the line is remembered or not."""
+    driver, worker = one_worker(desk)
+    for _ in range(5):
+        (task_id,) = desk.submit(driver, 1)
+        assert desk.runs(worker) == [task_id]
+        desk.done(worker, task_id)
+        desk.tick(seconds)
+
+
 def test_cancelling_all_that_is_queued(desk):
     driver, worker = one_worker(desk)
     task_ids = desk.submit(driver, 3)
     desk.runs(worker)
     desk.say(driver, *[m.Cancel(task_id, 0) for task_id in task_ids[1:]])
     desk.done(worker, task_ids[0])
+    desk.tick(10)  # until then it is remembered what the line has used
     assert desk.core.scheduler.queues == {}
     assert desk.free == {"CPU": 1}
 

@@ -332,6 +332,7 @@ def test_everything_ends_and_the_balance_is_right(rng):
         if not desk.core.tasks:
             break
     assert desk.core.tasks == {}
+    desk.tick(10)
     assert desk.core.scheduler.queues == {}
     for host in desk.core.scheduler.hosts.values():
         assert host.pool.free == host.pool.total

@@ -25,5 +25,7 @@ def test_its_patience_with_a_broker_is_not_its_workers(tmp_path: Path, monkeypat
         monkeypatch.setattr(worker, name, MagicMock())
     monkeypatch.setattr(worker, "run_host", run_host)
     config = Config(connect_timeout_s=2.0, join_timeout_s=70.0)
-    worker._serve(config, SessionPaths("0badcafe", str(tmp_path)), MagicMock(), "tcp://head:1", {}, lambda target: None, None)
+    worker._serve(
+        config, SessionPaths("0badcafe", str(tmp_path)), MagicMock(), "tcp://head:1", {}, lambda target: None, None
+    )
     assert seen == [config]
