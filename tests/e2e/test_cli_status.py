@@ -26,6 +26,7 @@ ray.get(keeper.ready.remote())
 wait = ray.remote(lambda: time.sleep(60))
 running = [wait.remote() for _ in range(8)]
 never = [wait.options(num_cpus=64).remote() for _ in range(3)]
+ray.nodes()  # asked by the way that tasks go: they have arrived
 print("up")
 sys.stdin.read()
 ray.shutdown()

@@ -244,3 +244,21 @@ def test_cancelled_tasks_leave_nothing(ray):
     del large
     eventually(lambda: not stored_bytes())
     eventually(lambda: ray.available_resources().get("CPU") == 2)
+
+
+def test_what_cannot_be_freed_harms_nothing_else(ray, monkeypatch, capfd):
+    """Things that are left to do after a message are done one by one: a future that waits is told all the same."""
+    stores = sessions.current().stores
+
+    def fail(host, object_ids):
+        raise OSError("no such luck")
+
+    future = ray.remote(lambda: 7).remote().future()
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "free", fail)
+        large = ray.put(bytes(1 << 20))
+        del large
+        assert future.result(timeout=10) == 7
+        assert ray.get(ray.remote(lambda: 8).remote(), timeout=10) == 8
+        eventually(lambda: "objects cannot be freed" in capfd.readouterr().err)
+    assert ray.get(ray.put(9)) == 9

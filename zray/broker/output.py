@@ -16,6 +16,9 @@ from zray.protocol.messages import Answer, FlushLogs, Logs, LogsFlushed, LogsTak
 if TYPE_CHECKING:
     from zray.broker.core import BrokerCore
 
+MAX_FLUSHES = 8
+"""Of one process at a time; it needs one."""
+
 
 class _Reader:
     """A driver that shows lines. ``left_out``: lines that it was not sent and has not been told of."""
@@ -96,7 +99,12 @@ class WorkerOutput:
     # ------------------------------------------------------------------ the flush
 
     def flush(self, source: Process, request: int) -> None:
-        """Answers when every host has sent what its workers have printed up to now."""
+        """Answers when every host has sent what its workers have printed up to now.
+
+        Raises ProtocolError for a process that asks again and again before it is answered.
+        """
+        if sum(asker == source.process_id for asker, _, _ in self._flushes.values()) >= MAX_FLUSHES:
+            raise ProtocolError(f"{MAX_FLUSHES} flushes of the output are under way for this process already")
         hosts = dict.fromkeys(self._core.scheduler.hosts)
         self._flushes[self._next_flush] = (source.process_id, request, hosts)
         for host_id in hosts:

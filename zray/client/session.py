@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,14 @@ MAX_DROPPED = 64
 NO_ARGUMENTS = Arguments(INLINE, b"", b"", b"", 0, (), ())
 
 
+def _attempt(what: str, action: Callable[..., object], *arguments: Any) -> None:
+    """Does one thing among others that have to be done as well; tells if it fails."""
+    try:
+        action(*arguments)
+    except Exception:
+        say(f"zray: {what}:\n{traceback.format_exc().rstrip()}")
+
+
 class Session:
     """The runtime of one driver or worker. All methods may be called from any thread.
 
@@ -83,7 +92,6 @@ class Session:
         )
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {
-            FreeSegment: lambda effect: None,
             Warn: lambda effect: say(f"zray: {effect.text}"),
         }
         self.on_lost: Callable[[str], None] = lambda reason: None
@@ -105,29 +113,32 @@ class Session:
     # ------------------------------------------------------------------ effects
 
     def _perform(self, effects: list[Any]) -> list[Callback]:
+        """Performs all of them, whatever becomes of one: they are other calls' as well. Returns those left to do."""
         freed: dict[bytes, list[bytes]] = {}
+        callbacks: list[Callback] = []
         for effect in effects:
             if type(effect) is FreeSegment:
                 freed.setdefault(effect.host, []).append(effect.object_id)
+            elif type(effect) is Completion:
+                callbacks.append(effect)
         for host, object_ids in freed.items():
-            if host == self.process_id:
-                for object_id in object_ids:
-                    self._remote.transfers().memory.pop(object_id, None)
-            elif not self.stores.free(host, object_ids):
-                with self.shell.lock:
-                    self.core.to_peer(host, FreeObjects(object_ids))
-                    self.shell.submitted()
-        callbacks: list[Callback] = []
+            _attempt("objects cannot be freed", self._free, host, object_ids)
         for effect in effects:
             if effect is TICK:
-                self.stores.settle()
-            if type(effect) is Completion:
-                callbacks.append(effect)
-            elif type(effect) is not FreeSegment:
-                handler = self.handlers.get(type(effect))
-                if handler is not None:
-                    handler(effect)
+                _attempt("the object store cannot be tidied", self.stores.settle)
+            handler = self.handlers.get(type(effect))
+            if handler is not None:
+                _attempt(f"{type(effect).__name__} has failed", handler, effect)
         return callbacks
+
+    def _free(self, host: bytes, object_ids: list[bytes]) -> None:
+        if host == self.process_id:
+            for object_id in object_ids:
+                self._remote.transfers().memory.pop(object_id, None)
+        elif not self.stores.free(host, object_ids):
+            with self.shell.lock:
+                self.core.to_peer(host, FreeObjects(object_ids))
+                self.shell.submitted()
 
     def _lost(self, reason: str) -> None:
         self.on_lost(reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from zray.broker.output import MAX_FLUSHES
 from zray.protocol import log_window
 from zray.protocol import messages as m
 
@@ -176,6 +177,19 @@ def test_without_hosts_there_is_nothing_to_flush(desk):
     driver = desk.driver()
     flush(desk, driver)
     assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
+
+
+def test_a_process_has_so_many_flushes_at_a_time(desk):
+    driver, other, host = desk.driver("one"), desk.driver("two"), desk.host()
+    for _ in range(MAX_FLUSHES):
+        flush(desk, driver)
+    with pytest.raises(m.ProtocolError, match="under way"):
+        flush(desk, driver)
+    flush(desk, other)
+    for request in desk.take(host, m.FlushLogs):
+        desk.say(host, m.LogsFlushed(request.request))
+    assert len(desk.take(driver, m.Answer)) == MAX_FLUSHES and len(desk.take(other, m.Answer)) == 1
+    flush(desk, driver)
 
 
 def test_who_asked_for_a_flush_may_die(desk):
