@@ -126,7 +126,7 @@ def uninstall(holder: Holder) -> None:
 
 
 def _exchange(change: Callable[[Any], Any]) -> None:
-    for number in signal.valid_signals():
+    for number in _c_signal.valid_signals():  # as numbers: to make enums of them takes a hundred exceptions
         handler = _get_handler(number)
         changed = change(handler)
         if changed is not handler:
