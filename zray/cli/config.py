@@ -59,7 +59,7 @@ def _meanings() -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(Config))).body[0]
     assert isinstance(body, ast.ClassDef)
     return {
-        field.target.id: line.value.value
+        field.target.id: " ".join(line.value.value.split())
         for field, line in zip(body.body, body.body[1:], strict=False)
         if isinstance(field, ast.AnnAssign)
         and isinstance(field.target, ast.Name)

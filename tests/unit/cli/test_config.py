@@ -32,7 +32,7 @@ def test_table(runner: CliRunner) -> None:
 def test_json_has_every_setting_with_its_meaning(runner: CliRunner) -> None:
     rows = json.loads(runner.invoke(main, ["config", "--json"]).output)
     assert [row["setting"] for row in rows] == [field.name for field in dataclasses.fields(Config)]
-    assert all(row["meaning"].endswith(".") for row in rows)
+    assert all(row["meaning"].endswith(".") and "\n" not in row["meaning"] for row in rows)
     (labels,) = (row for row in rows if row["setting"] == "labels")
     assert labels["value"] == {"zone": "a"} and labels["from"] == "ZRAY_LABELS"
 
