@@ -167,11 +167,11 @@ def test_return_values_of_a_call_that_fails_while_they_are_packed(ray):
     eventually(lambda: not stored_bytes())
 
 
-def die_before_answering():
+def die_before_answering(how="kill"):
     """From now on this worker dies when it is about to answer: its return values are stored by then."""
     from zray.worker.process.worker import Worker
 
-    Worker._answer = Worker.flush = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    Worker._answer = Worker.flush = lambda *_: os._exit(0) if how == "exit" else os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Plain:
@@ -199,6 +199,17 @@ def test_values_of_a_worker_that_dies_before_it_answers(ray, kind, n):
     for ref in refs if n > 1 else [refs]:
         assert isinstance(error_of(ray, ref), (ray.exceptions.WorkerCrashedError, ray.exceptions.ActorDiedError))
     eventually(lambda: not stored_bytes())  # while the references are still held
+
+
+def test_values_of_a_worker_that_ends_without_an_error(ray):
+    @ray.remote(max_retries=0)
+    def value():
+        die_before_answering("exit")
+        return bytes(1 << 20)
+
+    ref = value.remote()
+    assert isinstance(error_of(ray, ref), ray.exceptions.WorkerCrashedError)
+    eventually(lambda: not stored_bytes())
 
 
 @pytest.mark.parametrize("size", [10, 2 << 20])

@@ -294,7 +294,7 @@ class HostShell:
         page = forked.page()
         tail = "\n".join(map(harmless, forked.log.stderr_tail.text().split("\n")))
         number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
-        stored = self._still_here(recorder.stored(page)) if event.status else []  # else it has answered everything
+        stored = self._still_here(recorder.stored(page))
         death = Death(
             describe_exit(event.status), number, event.maxrss_bytes, recorder.begun(page), tail.strip(), stored
         )
