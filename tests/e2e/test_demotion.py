@@ -27,18 +27,22 @@ def others_may_enter(directory: Path) -> bool:
     return bool(directory.stat().st_mode & 0o001)
 
 
-def opened() -> str:
-    """A shell script for a mount namespace: in it, the user gets at the interpreter and at zray, also in directories of
-    root's, and at nothing else there."""
-    needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix), Path(ray.__file__).resolve().parents[1]}
-    lines = ["set -e"]
-    for number, path in enumerate(sorted(needed)):
-        closed = next((parent for parent in reversed(path.parents) if not others_may_enter(parent)), None)
-        if closed is None:
-            continue
-        aside, above, here = (shlex.quote(str(part)) for part in (f"/mnt/{number}", closed, path))
-        lines += ["mount -t tmpfs none /mnt", f"mkdir {aside}", f"mount --bind {here} {aside}"]
-        lines += [f"mount -t tmpfs -o mode=755 none {above}", f"mkdir -p {here}", f"mount --bind {aside} {here}"]
+def opened(*directories: Path) -> str:
+    """A shell script for a mount namespace: in it, the user gets at the interpreter, at zray and at ``directories``, also
+    within directories of root's, and at nothing else there."""
+    needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix), Path(ray.__file__).resolve().parents[1], *directories}
+    closed = {
+        path: above
+        for path in needed
+        if (above := next((parent for parent in reversed(path.parents) if not others_may_enter(parent)), None))
+    }
+    aside = {path: f"/mnt/{number}" for number, path in enumerate(closed)}
+    lines = ["set -e", "mount -t tmpfs none /mnt"]
+    lines += [f"mkdir {place}\nmount --bind {shlex.quote(str(path))} {place}" for path, place in aside.items()]
+    lines += [f"mount -t tmpfs -o mode=755 none {shlex.quote(str(above))}" for above in set(closed.values())]
+    for path, place in aside.items():
+        here = shlex.quote(str(path))
+        lines.append(f"mkdir -p {here}\nmount --bind {place} {here}")
     return "\n".join([*lines, 'exec "$@"'])
 
 
@@ -51,7 +55,8 @@ def demoted_host(sandbox: Sandbox, address: str) -> Iterator[Process]:
     keys = sandbox.directory / "config" / "zray" / "keys"
     command = [sys.executable, "-m", "zray.cli.worker", "--address", address, "--user", USER.pw_name, "--num-cpus", "2"]
     with Process(
-        ["unshare", "--mount", "sh", "-c", opened(), "sh", *command, "--keys", str(keys)], cwd=sandbox.directory
+        ["unshare", "--mount", "sh", "-c", opened(sandbox.directory), "sh", *command, "--keys", str(keys)],
+        cwd=sandbox.directory,
     ) as host:
         host.expect(f"host is ready as user {USER.pw_name}")
         yield host
