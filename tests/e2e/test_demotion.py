@@ -28,8 +28,8 @@ def others_may_enter(directory: Path) -> bool:
 
 
 def opened(*directories: Path) -> str:
-    """A shell script for a mount namespace: in it, the user gets at the interpreter, at zray and at ``directories``, also
-    within directories of root's, and at nothing else there."""
+    """A shell script for a mount namespace: in it, the user gets at the interpreter, at zray and at ``directories``,
+    also within directories of root's, and at nothing else there."""
     needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix), Path(ray.__file__).resolve().parents[1], *directories}
     closed = {
         path: above
