@@ -121,8 +121,9 @@ GOLDEN = """
 73 Killable task_id: bytes
 74 LogsTaken size_bytes: int
 75 Started task_id: bytes, attempt: int
+76 LeftBehind object_ids: list[bytes]
 """
-"""The wire format of protocol version 5. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 6. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
 FIXED_SIZES = {
     "process_id": 16,
@@ -197,7 +198,7 @@ def test_the_wire_format():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 5
+    assert messages.PROTOCOL_VERSION == 6
 
 
 def test_every_size_is_that_of_a_field():

@@ -5,12 +5,9 @@ import queue
 import threading
 from types import SimpleNamespace
 
-import msgpack
 import pytest
 
 from zray.worker.process.event_loop import EventLoop
-
-OPTIONS = msgpack.packb({"name": "f", "method": "f"})
 
 
 class Worker:
@@ -25,9 +22,8 @@ class Worker:
         self.flushed = []
 
     def start(self, name):
-        task = SimpleNamespace(task_id=name, envelope=SimpleNamespace(options=OPTIONS))
         self.running.add(name)
-        self.loop.start(task)
+        self.loop.start(SimpleNamespace(task_id=name), SimpleNamespace(of=name))
 
     def hold_loop(self):
         """The loop stands still until the event that is returned is set."""
@@ -36,8 +32,8 @@ class Worker:
         holding.wait()
         return held
 
-    def begin_call(self, task):
-        self.begun.put(task.task_id)
+    def begin_call(self, options):
+        self.begun.put(options.of)
 
     def context(self, task, options):
         return None
