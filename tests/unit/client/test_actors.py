@@ -91,6 +91,41 @@ class Caller:
         entry = self.core.references.entries[object_id]
         return type(decode_failure(entry.data)).__name__ if entry.status == ERROR else ""
 
+    def cancel(self, object_id: bytes) -> None:
+        self.core.tasks.cancel(task_of(object_id), 0)
+
+
+class Course:
+    """What happens to a caller, one thing after the other. ``waits``: the arguments of calls, if made with one."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.arguments = [caller.pending() for _ in range(6)]
+        self.made: list[bytes] = []
+        self.waits: dict[bytes, bytes] = {}
+        self._caller = caller
+        self._incarnation = 0
+
+    def goes_on(self, what: str, index: int) -> None:
+        """The next thing: with an argument, or with a call that was made."""
+        caller = self._caller
+        if what == "call":
+            self.made.append(caller.call(retries=UNLIMITED))
+        elif what == "call on":
+            self.made.append(caller.call((self.arguments[index],), retries=UNLIMITED))
+            self.waits[self.made[-1]] = self.arguments[index]
+        elif what == "ready":
+            caller.resolve(self.arguments[index])
+        elif what == "restart":
+            self._incarnation += 1
+            caller.state(m.RESTARTING, incarnation=self._incarnation, last_seq=index)
+        elif self.made:
+            result = self.made[index % len(self.made)]
+            task = caller.core.tasks.tasks.get(task_of(result))
+            if what == "cancel":
+                caller.cancel(result)
+            elif task is not None and task in caller.view.flying.values():
+                caller.answer(result, task.attempt, ERROR if what == "raise" else INLINE, retryable=what == "raise")
+
 
 @pytest.fixture
 def caller() -> Caller:
@@ -272,31 +307,13 @@ def test_what_waits_ends_with_the_actor(parallel):
 ), max_size=40))  # fmt: skip
 def test_each_call_is_sent_when_it_can_be_and_ends_once(history):
     caller = Caller(ordered=False)
-    arguments = [caller.pending() for _ in range(6)]
-    waits: dict[bytes, bytes] = {}
-    made: list[bytes] = []
-    incarnation = 0
+    course = Course(caller)
     for what, index in history:
-        if what == "call":
-            made.append(caller.call(retries=UNLIMITED))
-        elif what == "call on":
-            made.append(caller.call((arguments[index],), retries=UNLIMITED))
-            waits[made[-1]] = arguments[index]
-        elif what == "ready":
-            caller.resolve(arguments[index])
-        elif what == "restart":
-            incarnation += 1
-            caller.state(m.RESTARTING, incarnation=incarnation, last_seq=index)
-        elif made:
-            result = made[index % len(made)]
+        course.goes_on(what, index)
+        for result in course.made:
             task = caller.core.tasks.tasks.get(task_of(result))
-            if what == "cancel":
-                caller.core.tasks.cancel(task_of(result), 0)
-            elif task is not None and task in caller.view.flying.values():
-                caller.answer(result, task.attempt, ERROR if what == "raise" else INLINE, retryable=what == "raise")
-        for result in made:
-            task = caller.core.tasks.tasks.get(task_of(result))
-            ready = result not in waits or caller.core.references.entries[waits[result]].status != PENDING
+            argument = course.waits.get(result)
+            ready = argument is None or caller.core.references.entries[argument].status != PENDING
             assert task is None or (task in caller.view.flying.values()) == ready
     assert caller.view.pending_calls == len(caller.core.tasks.tasks)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.client.test_actors import ACTOR, Caller
+from tests.unit.client.test_actors import ACTOR, Caller, Course
 from tests.unit.client.wiring import INLINE_ARGUMENTS, Process, Wire, process_id
 from zray.client.core.references import ERROR, INLINE
 from zray.client.core.tasks import MAX_IDLE_WINDOWS, UNLIMITED, Arguments, Task, pack_outcome
@@ -45,9 +45,6 @@ class NarrowCaller(Caller):
         self.core.references.own(return_id(task_id, 1))
         self.core.actors.submit(view, Task(task_id, view, b"", b"", 0, b"", arguments, 1, 0, b""))
         return return_id(task_id, 1)
-
-    def cancel(self, object_id: bytes) -> None:
-        self.core.tasks.cancel(task_of(object_id), 0)
 
 
 def calls_of(count: int, concurrency: int = 1) -> NarrowCaller:
@@ -322,30 +319,13 @@ def test_a_call_whose_argument_is_an_error_fails_whether_there_is_room_or_not():
 )
 def test_every_call_ends_once_whatever_happens(concurrency, ordered, windows, history):
     caller = NarrowCaller(windows, 1 if ordered else concurrency, ordered)
-    arguments = [caller.pending() for _ in range(6)]
-    made: list[bytes] = []
-    incarnation = 0
+    course = Course(caller)
     sent: list[tuple[bytes, int, int, int]] = []
     for what, index in history:
-        if what == "call":
-            made.append(caller.call(retries=UNLIMITED))
-        elif what == "call on":
-            made.append(caller.call((arguments[index],), retries=UNLIMITED))
-        elif what == "ready":
-            caller.resolve(arguments[index])
-        elif what == "restart":
-            incarnation += 1
-            caller.state(m.RESTARTING, incarnation=incarnation, last_seq=index)
-        elif made:
-            result = made[index % len(made)]
-            task = caller.core.tasks.tasks.get(task_of(result))
-            if what == "cancel":
-                caller.cancel(result)
-            elif task is not None and task in caller.view.flying.values():
-                caller.answer(result, task.attempt, ERROR if what == "raise" else INLINE, retryable=what == "raise")
+        course.goes_on(what, index)
         caller.core.check()
         sent.extend(caller.calls())
-    for argument in arguments:
+    for argument in course.arguments:
         caller.resolve(argument)
     while caller.view.flying:
         task = next(iter(caller.view.flying.values()))
