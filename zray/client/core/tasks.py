@@ -169,7 +169,7 @@ class Task:
         self.counted = 0
         self.state = WAITING
         self.cancelled = False
-        self.left: list[tuple[bytes, bytes]] = []
+        self.left: list[tuple[bytes, bytes]] | None = None  # a list for each of a million tasks would be much
 
     def ready(self, object_id: bytes) -> None:
         """One of the arguments exists now (``Waiting``)."""
@@ -318,8 +318,6 @@ class TaskTable:
         for index, (status, data, size, inner) in enumerate(outcome.returns, start=1):
             self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
         self._let_go(task)
-        for object_id, host in task.left:
-            self._leave(object_id, host)
 
     def _discard(self, task_id: bytes, outcome: Outcome) -> None:
         """A result that nobody waits for, or whose task is tried again. Its segment is that of the next attempt too."""
@@ -342,6 +340,7 @@ class TaskTable:
         if task is None:
             self._leave(object_id, host)
         else:
+            task.left = task.left or []
             task.left.append((object_id, host))
 
     def _leave(self, object_id: bytes, host: bytes) -> None:
@@ -388,8 +387,6 @@ class TaskTable:
                 self.references.pin(object_id)
             self.references.resolve(return_id(task.task_id, index), ERROR, error, b"", 0, inner)
         self._let_go(task)
-        for object_id, host in task.left:
-            self._leave(object_id, host)
 
     def _fail_as(self, task: Task, object_id: bytes, entry: Entry) -> None:
         """The task fails as its argument has. An error that is in the store stays there, once."""
@@ -405,6 +402,7 @@ class TaskTable:
         task.route.done(task, error)
 
     def _let_go(self, task: Task) -> None:
+        """What a task with an outcome has held, and left behind."""
         held = task.arguments.held
         if held:
             if task.missing:
@@ -412,6 +410,9 @@ class TaskTable:
                     self.references.stop_waiting(object_id, task)
             for object_id in held:
                 self.references.unpin(object_id)
+        if task.left:
+            for object_id, host in task.left:
+                self._leave(object_id, host)
 
     # ------------------------------------------------------------------ cancellation
 
