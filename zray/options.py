@@ -58,12 +58,14 @@ class TaskOptions:
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> TaskOptions:
         """A copy in which ``kwargs`` replace what was there."""
-        if "max_calls" in kwargs:
+        given = dict(kwargs)
+        max_calls = given.pop("max_calls", None)
+        if max_calls is not None:
             raise ValueError(
-                f"{what}: max_calls={kwargs['max_calls']!r} is not allowed: it counts over all calls of the function, "
+                f"{what}: max_calls={max_calls!r} is not allowed: it counts over all calls of the function, "
                 "so it can be given to @zray.remote only"
             )
-        return _replaced(self, _checked(TaskOptions, kwargs, what))
+        return _replaced(self, _checked(TaskOptions, given, what))
 
     def resource_amounts(self) -> dict[str, int]:
         """What a task asks for, in ten-thousandths, by resource; zero amounts are left out."""
@@ -212,8 +214,6 @@ def _gpus(given: _Given) -> float:
 
 
 def _memory(given: _Given) -> int:
-    if isinstance(given.value, float) and 0 < given.value < 1:
-        given.wrong_value("it is counted in bytes")
     return int(_amount(given))
 
 

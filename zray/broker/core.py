@@ -182,7 +182,7 @@ class BrokerCore:
         return {"job_id": process.job_id, "hosts": self.reports.hosts()}
 
     def _worker_joined(self, process: Process, now: float) -> None:
-        worker = self.scheduler.workers[process.process_id]
+        worker = process.worker = self.scheduler.workers[process.process_id]
         worker.pid = process.info.get("pid", 0)
         if worker.retiring:
             self.scheduler.retire(worker)
@@ -287,7 +287,7 @@ class BrokerCore:
             return  # it was sent again, or by a worker whose job has ended
         shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
         envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
-                            msg.near, msg.payload)  # fmt: skip
+                            msg.near, msg.payload, source.depth)  # fmt: skip
         self.tasks[task_id] = envelope
         source.tasks += 1
         self.scheduler.enqueue(envelope)
@@ -533,6 +533,8 @@ class BrokerCore:
             assert {k: v for k, v in held.items() if v} == {k: v for k, v in host.pool.total.items() if v}, "resources"
             idle = [worker for workers in host.idle.values() for worker in workers]
             assert all(worker.state == IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
+            assert host.actors == sum(worker.actor is not None for worker in host.workers.values()), "its actors"
+            assert sum(host.lent.values()) == sum(worker.lent for worker in host.workers.values()), "what is lent"
             assert (host.pool.free.get("CPU", 0) > 0) == self.scheduler.places.is_open(host), (
                 "the index of hosts with room"
             )

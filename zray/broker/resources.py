@@ -117,14 +117,9 @@ class Pool:
             self.free[name] += amount - kept.amounts.get(name, 0)
 
     def lend(self, cpus: int) -> None:
-        """The holder of a grant blocks: its CPUs can be used."""
-        if cpus:
-            self.free[CPU] += cpus
-
-    def take_back(self, cpus: int) -> None:
-        """It goes on, at once: there may be more running than there are CPUs for a moment."""
-        if cpus:
-            self.free[CPU] -= cpus
+        """The holder of a grant blocks, and its CPUs can be used; or (negative) it goes on, at once: there may be more
+        running than there are CPUs for a moment."""
+        self.free[CPU] += cpus
 
     def _pick_gpus(self, amount: int) -> list[int] | None:
         """Whole GPUs that are free, or the fullest one with enough left for a fraction."""

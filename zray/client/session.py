@@ -36,7 +36,7 @@ from zray.exceptions import (
     TaskError,
     ZrayError,
 )
-from zray.failures import aliased
+from zray.failures import aliased, missed_argument
 from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
@@ -317,26 +317,46 @@ class Session:
 
     def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
         entry = self._entries[object_id]
-        inner = entry.inner
-        load_ref = self._load_inner(object_id, inner) if inner else lambda other: self._load(other, object_id)
         if entry.status == INLINE:
-            return deserialize(entry.data, load_ref)
+            return deserialize(entry.data, self._loader(object_id, entry))
         if entry.status == STORED:
-            return deserialize(self.read(entry.host, object_id, entry.size, deadline), load_ref)
+            data = self.read(entry.host, object_id, entry.size, deadline)
+            return deserialize(data, self._loader(object_id, entry))
         if entry.status == HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
-        data = entry.data or self.read(entry.host, object_id, entry.size, deadline)
-        origin = aliased(data)
-        if origin:
-            ref = load_ref(origin)
-            self.get([ref], None if deadline is None else max(0.0, deadline - time.monotonic()))
-        raise self.error_of(data, load_ref)
+        raise self._error_of(object_id, deadline)
 
-    @staticmethod
-    def error_of(data: bytes | memoryview, load_ref: Callable[[bytes], ObjectRef]) -> BaseException:
-        """The exception that an error payload stands for, as ``get`` raises it."""
-        error = load_error(data, load_ref)
-        return error.as_instanceof_cause() if isinstance(error, TaskError) else error
+    def _loader(self, object_id: bytes, entry: Entry) -> Callable[[bytes], ObjectRef]:
+        """What loads the references in an object's value."""
+        if entry.inner:
+            return self._load_inner(object_id, entry.inner)
+        return lambda other: self._load(other, object_id)
+
+    def _error_of(self, object_id: bytes, deadline: float | None) -> BaseException:
+        """The exception that is an object's outcome, as ``get`` raises it."""
+        entry = self._entries[object_id]
+        data = entry.data or self.read(entry.host, object_id, entry.size, deadline)
+        return self._error(data, self._loader(object_id, entry), deadline)
+
+    def _error(
+        self, data: bytes | memoryview, load_ref: Callable[[bytes], ObjectRef], deadline: float | None
+    ) -> BaseException:
+        """The exception that an error payload stands for."""
+        missed = missed_argument(data)
+        if missed is not None:
+            error = self._error(missed.error, load_ref, deadline)
+            cause = error.cause if isinstance(error, TaskError) else error
+            told = f"{missed.reason}\n{error if isinstance(error, TaskError) else f'{type(error).__name__}: {error}'}"
+            return TaskError(missed.task_name, told, cause).as_instanceof_cause()
+        origin = aliased(data)
+        if not origin:
+            error = load_error(data, load_ref)
+            return error.as_instanceof_cause() if isinstance(error, TaskError) else error
+        keep = load_ref(origin)
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._waits.first_error([keep._id], left_s):
+            return SystemFailure("an error that stands for that of a value arrived")
+        return self._error_of(origin, deadline)
 
     def wait(
         self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool

@@ -13,6 +13,9 @@ from zray.client.shell import ClientShell, Waiter
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError
 from zray.object_ref import ObjectRef
 
+ASKING_S = 0.005
+"""So long may it take, in seconds, to ask an object's owner, before whoever asks is said to wait."""
+
 
 class _FirstError(Waiter):
     """A wait for objects that ends as soon as one of them is an error: then it is ``woken``.
@@ -88,7 +91,7 @@ class Waits:
                     else:  # it has come meanwhile
                         waiter.ready(object_id)
             if not waiter.is_done():
-                self._block(waiter, timeout_s)
+                self._block_for(pending, waiter, timeout_s)
         finally:
             if still + waiter.left > 0:
                 with self._shell.lock:
@@ -106,6 +109,14 @@ class Waits:
         else:
             with self._lending():
                 self._shell.wait(waiter, timeout_s)
+
+    def _block_for(self, pending: list[bytes], waiter: Waiter, timeout_s: float | None) -> None:
+        """As ``_block``. Nothing is lent while an owner is asked for what may be there: that is no time to wait."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if not any(map(self._references.owns, pending)):
+            self._shell.wait(waiter, ASKING_S if timeout_s is None else min(timeout_s, ASKING_S))
+        if not waiter.is_done():
+            self._block(waiter, None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def wait(
         self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
@@ -209,14 +220,14 @@ class Waits:
 
 @contextlib.contextmanager
 def lending(shell: ClientShell) -> Iterator[None]:
-    """A task that waits in here has lent its CPUs."""
+    """A task that waits in here has lent its CPUs. An actor keeps its own."""
     lock, execution = shell.lock, shell.core.execution
     lends = False
     lock.shield()
     try:
         with lock:
             # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
-            lends = execution.is_running(current_task.get().task_id)
+            lends = not execution.actor_id and execution.is_running(current_task.get().task_id)
             if lends:
                 execution.block()
         lock.open_window()

@@ -15,7 +15,7 @@ from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED, Entry, ReferenceTable, is_stored
 from zray.client.core.windows import Windows
 from zray.exceptions import FAILURES
-from zray.failures import alias_of, aliased, encode_failure
+from zray.failures import MissedArgument, alias_of, aliased, encode_failure, missed_argument
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id, task_of
 from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Started, Submit
@@ -237,7 +237,7 @@ class TaskTable:
         for key, object_id in arguments.refs:
             entry = self.references.entries[object_id]
             if entry.status == ERROR:
-                self._fail_as(task, object_id, entry)
+                self._fail_for(task, key, object_id, entry)
                 return
             if entry.data and n_bytes + len(entry.data) > self._max_inline_bytes:
                 refs.append((key, object_id, PENDING, b"", b"", 0))  # the worker asks the owner, as for any reference
@@ -388,14 +388,15 @@ class TaskTable:
             self.references.resolve(return_id(task.task_id, index), ERROR, error, b"", 0, inner)
         self._let_go(task)
 
-    def _fail_as(self, task: Task, object_id: bytes, entry: Entry) -> None:
-        """The task fails as its argument has. An error that is in the store stays there, once."""
-        if entry.data and not aliased(entry.data):
-            self.fail(task, entry.data)
-        elif entry.inner and aliased(entry.data):
-            self.fail(task, entry.data, entry.inner)
-        else:
-            self.fail(task, alias_of(object_id), (object_id,))
+    def _fail_for(self, task: Task, key: int | str, object_id: bytes, entry: Entry) -> None:
+        """The task fails since its argument has. An error that is in the store, or refers to objects, stays there."""
+        error, between, inner = entry.data, 0, entry.inner
+        missed = missed_argument(error)
+        if missed is not None:
+            error, between = missed.error, missed.between + 1
+        if not error or (inner and not aliased(error)):
+            error, inner = alias_of(object_id), (object_id,)
+        self.fail(task, MissedArgument(task.options, key, between, error).to_bytes(), inner)
 
     def _finish(self, task: Task, error: bytes) -> None:
         del self.tasks[task.task_id]
