@@ -46,7 +46,8 @@ class TaskOptions:
     retry_exceptions: bool | tuple[type[Exception], ...] = False
     """Whether, or after which exceptions, a task that raised is tried again too."""
     max_calls: int = 0
-    """A worker ends after this many calls of the function; 0: it does not. (Ray uses 1 for functions with GPUs.)"""
+    """A worker ends after this many calls of the function; 0: it does not. 1 for a function that is declared with GPUs,
+    whose memory a process keeps; a worker that is used again for ``.options(num_gpus=...)`` keeps it."""
     name: str | None = None
     scheduling_strategy: str | None = None
     runtime_env: Mapping[str, Any] | None = None
@@ -54,7 +55,10 @@ class TaskOptions:
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
         """Checks the options given at ``what``."""
-        return cls(**_checked(TaskOptions, kwargs, what))
+        options = cls(**_checked(TaskOptions, kwargs, what))
+        if options.num_gpus and kwargs.get("max_calls") is None:
+            return dataclasses.replace(options, max_calls=1)
+        return options
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> TaskOptions:
         """A copy in which ``kwargs`` replace what was there."""

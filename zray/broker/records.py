@@ -89,9 +89,9 @@ class Worker:
     is for an actor, or is reserved for a line of tasks.
     """
 
-    __slots__ = ("actor", "blocked", "charge", "depth", "for_gpus", "gpus", "grant", "host", "idle_since", "job_id",
-                 "kept", "lent", "load_us", "outstanding", "overdue", "pid", "promise", "reprieves", "reserved",
-                 "retiring", "served", "share", "state", "worker_id", "yields_to")  # fmt: skip
+    __slots__ = ("actor", "blocked", "charge", "depth", "gpus", "grant", "host", "idle_since", "job_id", "kept",
+                 "lent", "load_us", "outstanding", "overdue", "pid", "promise", "reprieves", "reserved", "retiring",
+                 "served", "share", "state", "used_gpus", "worker_id", "yields_to")  # fmt: skip
 
     def __init__(self, worker_id: bytes, host: Host) -> None:
         self.worker_id = worker_id
@@ -102,7 +102,7 @@ class Worker:
         self.outstanding: dict[bytes, Envelope] = {}
         self.grant: Shape = NOTHING
         self.gpus: list[int] = []
-        self.for_gpus = False  # what it runs has GPUs, or has not, for as long as it lives
+        self.used_gpus: list[int] = []  # what it had with its latest grant
         self.depth = 0  # of what it runs, or has run last
         self.share: Share | None = None  # of the line to which its grant is charged
         self.charge: Parts = {}  # so much

@@ -97,11 +97,15 @@ class Pool:
         free = self.free
         for name, amount in shape.amounts.items():
             free[name] -= amount
-        gpus = self._pick_gpus(shape.gpus) if shape.gpus else None
+        gpus = self.next_gpus(shape) if shape.gpus else []
         share = min(shape.gpus, UNIT)
-        for index in gpus or ():
+        for index in gpus:
             self._gpu_free[index] -= share
-        return gpus or []
+        return gpus
+
+    def next_gpus(self, shape: Shape) -> list[int]:
+        """The indices of the GPUs that the next grant of a shape that fits has."""
+        return self._pick_gpus(shape.gpus) or []
 
     def give_back(self, shape: Shape, gpus: list[int]) -> None:
         """Undoes a ``take``."""

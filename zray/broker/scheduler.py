@@ -351,14 +351,14 @@ class Scheduler:
     # ------------------------------------------------------------------ workers
 
     def _idle_worker(self, host: Host, job_id: bytes, shape: Shape) -> Worker | None:
-        """A free worker of the job's, or one that is nobody's yet. Work with GPUs and without never share a process:
-        libraries look at ``CUDA_VISIBLE_DEVICES`` once, and keep memory of the GPUs that they have used."""
-        for_gpus = shape.gpus > 0
+        """A free worker of the job's, or one that is nobody's yet. A process has the same GPUs, or none, all its life:
+        libraries look at ``CUDA_VISIBLE_DEVICES`` once, and keep memory of what they have used."""
+        gpus = host.pool.next_gpus(shape) if shape.gpus else []
         for key in (job_id, b""):
             idle = host.idle.get(key, [])
             # The warmest is last. One that blocks, in a thread that a task left behind, would hand its work back.
             for worker in reversed(idle):
-                if not worker.blocked and (worker.for_gpus == for_gpus or not key):
+                if not worker.blocked and (worker.used_gpus == gpus or not key):
                     idle.remove(worker)
                     if not key:
                         self._assign(worker, job_id)
@@ -432,7 +432,7 @@ class Scheduler:
     def _grant(self, worker: Worker, share: Share) -> None:
         worker.gpus = worker.host.pool.take(share.shape)
         worker.grant = share.shape
-        worker.for_gpus = share.shape.gpus > 0
+        worker.used_gpus = worker.gpus
         worker.depth = share.depth
         if worker.host.lent:
             self._keep_lent(worker.host)

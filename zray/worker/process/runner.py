@@ -21,6 +21,7 @@ from zray.object_ref import ObjectRef
 from zray.protocol.codec import unpack
 from zray.protocol.messages import FunctionBlob, ProtocolError
 from zray.serialization import Serialized, deserialize, load_callable, pack_task_error, serialize, without_exception
+from zray.worker.process.environment import Environment
 from zray.worker.recorder import Recorder
 
 HOSTNAME = socket.gethostname()
@@ -224,9 +225,10 @@ def _put(args: list[Any], kwargs: dict[str, Any], key: int | str, value: Any) ->
         args[key] = value
 
 
-def context_of(task: Assignment, options: CallOptions, resources: dict[str, int]) -> TaskContext:
+def context_of(task: Assignment, options: CallOptions, environment: Environment) -> TaskContext:
     """What the running code sees of itself."""
-    return TaskContext(task.task_id, options.name, task.attempt, resources, tuple(task.gpus))
+    resources, gpus = environment.resources_of(task), environment.gpus_of(task)
+    return TaskContext(task.task_id, options.name, task.attempt, resources, gpus)
 
 
 def now_us() -> int:

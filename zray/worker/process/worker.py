@@ -165,7 +165,7 @@ class Worker:
     def _run(self, task: Assignment, options: CallOptions) -> None:
         """Runs a task, constructor or method in this thread."""
         started_us = now_us()
-        token = current_task.set(context_of(task, options, self._environment.resources_of(task)))
+        token = current_task.set(context_of(task, options, self._environment))
         try:
             self._enter(task, options)
             value = self._call(task, options)
@@ -368,7 +368,7 @@ class Worker:
 
     def context(self, task: Assignment, options: CallOptions) -> Any:
         """The context that an async call runs in."""
-        return context_of(task, options, self._environment.resources_of(task))
+        return context_of(task, options, self._environment)
 
     def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
         """An async call has returned or raised; it is answered by ``flush``."""
