@@ -230,5 +230,6 @@ class LocalRuntime:
     def query(self, what: str, **argument: Any) -> Any:
         resources = {"CPU": float(os.cpu_count() or 1)}
         if what == "hosts":
-            return [{"host_id": self._process_id, "hostname": socket.gethostname(), "resources": resources}]
+            return [{"host_id": self._process_id, "hostname": socket.gethostname(), "ip": "127.0.0.1",
+                     "resources": resources}]  # fmt: skip
         return resources

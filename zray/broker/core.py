@@ -556,7 +556,7 @@ class BrokerCore:
 def _check_host_info(info: dict[str, Any]) -> None:
     """What hosts say of themselves is passed on to everybody; raises ProtocolError when it cannot be relied on."""
     timeout_s, labels = info.get("idle_timeout_s", 0), info.get("labels", {})
-    texts = [info.get(name, "") for name in ("hostname", "machine_id", "store", "fetch", "session")]
+    texts = [info.get(name, "") for name in ("hostname", "ip", "machine_id", "store", "fetch", "session")]
     if type(timeout_s) not in (int, float) or not timeout_s >= 0 or type(labels) is not dict:
         raise ProtocolError("malformed information about a host")
     if not all(type(text) is str for text in texts) or ("machine_id" in info) > ("store" in info and "fetch" in info):

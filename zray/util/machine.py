@@ -28,6 +28,20 @@ def machine_id() -> str:
     return f"{boot}-{os.getuid()}"
 
 
+def ip_address(broker: str) -> str:
+    """The address of this machine by which it reaches a broker's ``tcp`` address; empty if there is no way.
+
+    Nothing is sent: to connect a datagram socket only asks the kernel for the way.
+    """
+    host, _, port = broker.removeprefix("tcp://").rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, int(port)))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 GPU_DIRECTORY = "/proc/driver/nvidia/gpus"
 """Where NVIDIA's driver shows an entry for each GPU."""
