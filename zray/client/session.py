@@ -310,7 +310,7 @@ class Session:
         try:
             failed = self._waits.first_error(ids, timeout_s)
         except KeyError:
-            raise _of_another_cluster() from None
+            raise _of_another_cluster(refs) from None
         if failed:
             self._value(failed)  # raises it
         return [self._value(object_id, deadline) for object_id in ids]
@@ -366,7 +366,7 @@ class Session:
         try:
             ready = self._waits.wait(refs, num_returns, timeout_s, fetch_local)
         except KeyError:
-            raise _of_another_cluster() from None
+            raise _of_another_cluster(refs) from None
         if not ready:
             return [], list(refs)
         if len(ready) == 1:  # by far the most common; the list is cut without looking at the rest
@@ -398,7 +398,7 @@ class Session:
             plain_kwargs = {name: None if type(value) is ObjectRef else value for name, value in kwargs.items()}
         for _, object_id in refs:
             if object_id not in self._entries:
-                raise _of_another_cluster()
+                raise _of_another_cluster([value for value in (*args, *kwargs.values()) if type(value) is ObjectRef])
         serialized = serialize_call(plain_args, plain_kwargs)
         keep.extend(serialized.held)
         held += tuple(object_id for _, object_id in refs) + serialized.refs
@@ -588,7 +588,14 @@ class Session:
         self.stores.close()
 
 
-def _of_another_cluster() -> ObjectLostError:
+def _of_another_cluster(refs: Iterable[ObjectRef]) -> ObjectLostError:
+    """Why there is nothing at one of the references."""
+    trackers = [ref._tracker for ref in refs]
+    if any(isinstance(tracker, Session) and tracker.pid != os.getpid() for tracker in trackers):
+        return ObjectLostError(
+            "the reference was made before this process was forked, and belongs to the parent: a forked child shares no "
+            "objects with it. Get the value before the fork, or have a task do what the child does"
+        )
     return ObjectLostError("the reference belongs to a cluster that this process has left with zray.shutdown()")
 
 
