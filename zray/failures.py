@@ -77,7 +77,8 @@ def missed_argument(data: bytes | memoryview) -> MissedArgument | None:
         missed = MissedArgument(*msgpack.unpackb(memoryview(data)[1:]))
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise SystemFailure(f"a malformed error arrived: {error}") from error
-    if not (type(missed.options) is type(missed.error) is bytes and type(missed.between) is int) or missed.error[:1] == MISSED_TAG:
+    well_formed = type(missed.options) is type(missed.error) is bytes and type(missed.between) is int
+    if not well_formed or missed.error[:1] == MISSED_TAG:
         raise SystemFailure("a malformed error arrived: the error of an argument is missing in it")
     return missed
 

@@ -40,7 +40,8 @@ class TaskOptions:
     """Bytes that have to be free on the host; for placement, not enforced as a limit."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Amounts of the cluster's own kinds of resources."""
-    num_returns: int = 1
+    num_returns: int | None = None
+    """None: 1; the values of a generator are streamed."""
     max_retries: int = 3
     """How often a task is started again after its worker died; -1: always."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
@@ -129,7 +130,8 @@ class ActorOptions:
 class MethodOptions:
     """Options of an actor's method."""
 
-    num_returns: int = 1
+    num_returns: int | None = None
+    """As ``TaskOptions.num_returns``."""
     max_task_retries: int | None = None
     """None: that of the actor."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False

@@ -24,9 +24,9 @@ def method(**kwargs):
 
 
 def test_defaults():
-    assert task() == TaskOptions(num_cpus=1, num_returns=1, max_retries=3, max_calls=0, retry_exceptions=False)
+    assert task() == TaskOptions(num_cpus=1, num_returns=None, max_retries=3, max_calls=0, retry_exceptions=False)
     assert actor() == ActorOptions(num_cpus=None, max_restarts=0, max_task_retries=0, max_pending_calls=-1)
-    assert method() == MethodOptions(num_returns=1, max_task_retries=None, retry_exceptions=False)
+    assert method() == MethodOptions(num_returns=None, max_task_retries=None, retry_exceptions=False)
 
 
 @pytest.mark.parametrize("make", [task, actor, method])

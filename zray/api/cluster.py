@@ -28,7 +28,6 @@ from zray.protocol.sockets import check_address
 from zray.util import signals
 from zray.util.machine import host_resources
 from zray.util.processes import describe_error, kill_session
-from zray.util.streams import say
 from zray.util.sessions import (
     SessionPaths,
     new_session,
@@ -37,6 +36,7 @@ from zray.util.sessions import (
     runtime_root,
     sweep_dead_sessions,
 )
+from zray.util.streams import say
 
 if TYPE_CHECKING:
     import logging
@@ -215,9 +215,8 @@ def _resolve(address: str, config: Config, told: bool) -> str:
         return address
     current = read_current(runtime_root(config.tmpdir))
     if current is not None:
-        if not address:
-            if _logger().isEnabledFor(INFO):
-                say(f"zray: joining the cluster that runs on this machine, at {current.address}")
+        if not address and _logger().isEnabledFor(INFO):
+            say(f"zray: joining the cluster that runs on this machine, at {current.address}")
         return current.address
     if not address:
         return ""
@@ -276,8 +275,8 @@ def _join(
     useless = [name for name, value in given.items() if value is not None]
     if useless:
         raise ValueError(
-            f"{', '.join(useless)} cannot be set when joining a cluster, here that at {address}: its hosts say what they "
-            "have. address='local' starts a cluster of your own"
+            f"{', '.join(useless)} cannot be set when joining a cluster, here that at {address}: its hosts say what "
+            "they have. address='local' starts a cluster of your own"
         )
     from zray.api.driver_output import DriverOutput  # workers, which import this module too, do without
 

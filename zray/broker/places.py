@@ -143,7 +143,9 @@ class Places:
         return bool(host.pool.total.get(GPU))
 
     def with_room(self, shape: Shape) -> Iterator[Host]:
-        """Hosts that may have room for a shape, in the order in which they are to be filled. May be changed meanwhile.
+        """Hosts that may have room for a shape, in the order in which they are to be filled.
+
+        They may be changed meanwhile.
         """
         if not shape.cpus:
             yield from self.in_order(self.hosts.values(), shape)
@@ -166,6 +168,4 @@ class Places:
             return None
         fitting = [host for host in (self.hosts.values() if hosts is None else hosts) if is_open(host)]
         spares = not shape.gpus
-        return min(
-            fitting, key=lambda host: (spares and self._is_spared(host), host.load, host.number), default=None
-        )
+        return min(fitting, key=lambda host: (spares and self._is_spared(host), host.load, host.number), default=None)

@@ -593,8 +593,8 @@ def _of_another_cluster(refs: Iterable[ObjectRef]) -> ObjectLostError:
     trackers = [ref._tracker for ref in refs]
     if any(isinstance(tracker, Session) and tracker.pid != os.getpid() for tracker in trackers):
         return ObjectLostError(
-            "the reference was made before this process was forked, and belongs to the parent: a forked child shares no "
-            "objects with it. Get the value before the fork, or have a task do what the child does"
+            "the reference was made before this process was forked, and belongs to the parent: a forked child shares "
+            "no objects with it. Get the value before the fork, or have a task do what the child does"
         )
     return ObjectLostError("the reference belongs to a cluster that this process has left with zray.shutdown()")
 

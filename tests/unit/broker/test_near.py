@@ -216,7 +216,7 @@ def _check_with_room(places: Places, hosts: list[Host], shapes: list[Shape]) -> 
     for wanted in shapes:
         found = [host for host in places.with_room(wanted) if host.pool.fits(wanted)]
         fitting = [host for host in hosts if host.pool.fits(wanted)]
-        assert found == sorted(fitting, key=lambda host: spared(host, wanted))  # noqa: B023
+        assert found == sorted(fitting, key=lambda host: spared(host, wanted))
 
 
 def test_a_task_for_a_host_without_room_is_not_overtaken_for_ever(desk):

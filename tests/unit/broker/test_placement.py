@@ -75,9 +75,7 @@ def test_a_larger_host_has_more_actors(desk):
 def test_an_actor_goes_where_others_have_ended(desk):
     hosts = Hosts(desk, FOUR, FOUR)
     assert hosts.actors(4) == [2, 2]
-    (victim,) = [
-        actor for actor in desk.core.actors.actors.values() if actor.actor_id == make_task_id(hosts.driver, 1)
-    ]
+    (victim,) = [actor for actor in desk.core.actors.actors.values() if actor.actor_id == make_task_id(hosts.driver, 1)]
     assert victim.worker is not None
     worker_id, host_id = victim.worker.worker_id, victim.worker.host.host_id
     desk.say(hosts.driver, m.ActorKill(victim.actor_id, True))
@@ -121,9 +119,7 @@ def test_a_process_has_the_same_gpus_all_its_life(desk):
     def run() -> tuple[bytes, list[int], bytes]:
         (task_id,) = desk.submit(hosts.driver, shape=ONE_GPU)
         hosts.come()
-        return next(
-            (worker, run.gpus, task_id) for worker in hosts.workers[host] for run in desk.take(worker, m.Run)
-        )
+        return next((worker, run.gpus, task_id) for worker in hosts.workers[host] for run in desk.take(worker, m.Run))
 
     first, gpus, task_id = run()
     assert gpus == [0]
