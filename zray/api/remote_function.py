@@ -4,34 +4,55 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
 from zray.api.runtime import PreparedTask, runtime
 from zray.options import TaskOptions
-from zray.serialization import PickledCallable, pickle_callable
+from zray.serialization import Captures, PickledCallable, pickle_callable
 from zray.signatures import SignatureCheck
 
 R_co = TypeVar("R_co", covariant=True)
 
+MANY_SHIPMENTS = 100
+"""From so many on somebody is told: each stays with the cluster as long as the job."""
+
 
 class _Shipment:
-    """A function in pickled form, made at the first call: what it refers to may be defined after it.
+    """A function or class in pickled form, made at the first call: what it refers to may be defined after it.
+
+    It is made anew when a name that it uses stands for something else (``zray.serialization.captures``).
 
     Without a lock: pickling runs code of the user's, which may call any remote function. Threads that make the first
     call at the same time each pickle it.
     """
 
-    __slots__ = ("_function", "_pickled")
+    __slots__ = ("_captures", "_function", "_pickled", "_shipped")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._pickled: PickledCallable | None = None
+        self._captures: Captures | None = None
+        self._shipped = 0  # so many different ones
 
     def __call__(self) -> PickledCallable:
         pickled = self._pickled
-        if pickled is None:
-            pickled = self._pickled = pickle_callable(self._function)
+        if pickled is None or (self._captures is not None and self._captures.changed()):
+            return self._pickle(pickled)
+        return pickled
+
+    def _pickle(self, before: PickledCallable | None) -> PickledCallable:
+        pickled = self._pickled = pickle_callable(self._function)
+        self._captures = pickled.captures
+        if before is None or pickled.id16 != before.id16:
+            self._shipped += 1
+            if self._shipped == MANY_SHIPMENTS:
+                warnings.warn(
+                    f"{pickled.name} has been shipped {MANY_SHIPMENTS} times, as a global variable that it uses is "
+                    f"another at each call: pass it as an argument instead",
+                    stacklevel=5,
+                )
         return pickled
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from zray.exceptions import SerializationError
 from zray.ids import function_id_of
 from zray.serialization import pickler
+from zray.serialization.captures import Captures, after_reloads
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.pickler import LoadRef
 from zray.util.signals import came_from_handler
@@ -29,20 +30,26 @@ class PickledCallable:
     blob: bytes
     refs: tuple[bytes, ...]
     """Identifiers of the ObjectRefs in its closure, globals and defaults."""
+    captures: Captures | None = None
+    """What it refers to by name and may be looked at again; None: nothing."""
 
 
 def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
     """Pickles a function or class. Raises SerializationError, which names the variable that cannot be pickled."""
     name = _name_of(obj)
     try:
-        blob, refs = pickler.dump(obj, None)
+        blob, refs, functions = pickler.dump_callable(obj)
     except MemoryError:
         raise
     except Exception as error:
         if came_from_handler(error):
             raise
         raise SerializationError(explain_unpicklable(obj, f"{_kind_of(obj)} {name!r}")) from error
-    return PickledCallable(function_id_of(blob), name, blob, tuple(refs))
+    captures = Captures(functions, len(blob))
+    reloaded = captures.reloaded()
+    if reloaded:
+        blob = after_reloads(blob, reloaded)
+    return PickledCallable(function_id_of(blob), name, blob, tuple(refs), captures or None)
 
 
 def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
