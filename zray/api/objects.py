@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
 from zray.api.actor import ActorHandle, ActorMeta
@@ -54,7 +55,10 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if type(refs) is ObjectRef:
         return runtime().get([refs], timeout)[0]
     if not isinstance(refs, (list, tuple)):
-        raise ValueError(f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}")
+        hint = "; make a list of it, list(...)" if isinstance(refs, Iterable) and not isinstance(refs, str) else ""
+        raise ValueError(
+            f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}{hint}"
+        )
     for ref in refs:
         if type(ref) is not ObjectRef:
             raise TypeError(

@@ -37,6 +37,7 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     sessions.set_current(session)
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
+    sys.breakpointhook = _no_terminal
     Worker(session, page, start["log_secret"]).serve()
 
 
@@ -48,3 +49,13 @@ def _connect(address: str, worker_id: bytes, info: dict[str, Any], config: Confi
         except ClusterUnavailableError:
             if not somebody_listens(address):
                 raise
+
+
+def _no_terminal(*args: Any, **kwargs: Any) -> Any:
+    """``breakpoint()``: a debugger that reads from a terminal would find none, and raise what says nothing of that."""
+    if os.environ.get("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*args, **kwargs)
+    raise RuntimeError(
+        "breakpoint(): a worker has no terminal. zray.init(local_mode=True) runs everything in the program's own "
+        "process; or name a debugger that is reached by other means in PYTHONBREAKPOINT"
+    )
