@@ -97,9 +97,7 @@ class Session:
         }
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
-        self._advice = (
-            None if host_id else Advice(lambda text: say(f"zray: {text}"), lambda: len(self.core.tasks.tasks))
-        )
+        self._advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.has_one_task)
         lent: Callable[[], contextlib.AbstractContextManager[None]] = functools.partial(lending, self.shell)
         if self._advice is not None:
             lent = self._advice.waiting
