@@ -34,7 +34,7 @@ class Config:
     num_cpus: float | None = None
     """CPUs that a host offers; default: those that its process may use."""
     num_gpus: float | None = None
-    """GPUs that a host offers; default: none."""
+    """GPUs that a host offers; default: those of NVIDIA that its process may use."""
     memory: int | None = None
     """Memory that a host offers, in bytes; default: 70% of what its process may use."""
     resources: dict[str, float] = dataclasses.field(default_factory=dict)
