@@ -217,8 +217,18 @@ class ActorUnavailableError(ActorError):
     """The actor cannot be reached at the moment; the call may or may not have run."""
 
 
-class ActorExit(BaseException):
-    """Ends the actor that raises it: what ``exit_actor`` raises. Not an error; never reaches a driver."""
+class ActorExit(SystemExit):
+    """Ends the actor that raises it: what ``exit_actor`` raises. Not an error; never reaches a driver.
+
+    Its ``code`` is 0, so threads that it ends do so silently.
+    """
+
+    def __init__(self, reason: str = "exit_actor() was called") -> None:
+        super().__init__(0)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class GetTimeoutError(ZrayError, TimeoutError):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from zray.api.remote_function import _Shipment
 from zray.api.runtime import pack_options, retried_types, runtime
 from zray.exceptions import ActorExit
+from zray.methods import BUILT_IN_METHODS
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
 from zray.protocol.codec import pack, unpack
@@ -21,7 +22,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 METHOD_OPTIONS = "__zray_method_options__"
 MAX_ASYNC_CALLS = 1000
 """So many calls at once does an actor with ``async def`` methods run that does not say how many."""
-BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
+
+
+_NOT_OF_THE_CLASS = ("__copy__", "__deepcopy__")
+"""Which say how instances of the class are copied, and not how the class is."""
 
 
 class MethodMeta:
@@ -112,8 +116,8 @@ class ActorMeta:
         """Looks at a class."""
         methods = {}
         for name, member in inspect.getmembers(kind, callable):
-            if name.startswith("__") and name not in ("__call__",):
-                continue
+            if name.startswith("__") and any(name in vars(base) for base in ActorHandle.__mro__):
+                continue  # it is the handle's own, such as __eq__
             given: MethodOptions = getattr(member, METHOD_OPTIONS, MethodOptions())
             static = isinstance(inspect.getattr_static(kind, name), (staticmethod, classmethod))
             parameters = _parameters(member, skip_first=not static)
@@ -216,7 +220,7 @@ class ActorMethod:
 class ActorHandle(Generic[C]):
     """A reference to an actor of class ``C``, which ends, after its outstanding work, when its last handle is gone."""
 
-    __slots__ = ("_actor_id", "_meta", "_ref")
+    __slots__ = ("__weakref__", "_actor_id", "_meta", "_ref")
 
     def __init__(self, actor_id: bytes, ref: ObjectRef | None, meta: ActorMeta) -> None:
         self._actor_id = actor_id
@@ -253,8 +257,16 @@ def _restore_handle(actor_id: bytes, ref: ObjectRef | None, packed: bytes) -> Ac
     return ActorHandle(actor_id, ref, ActorMeta.unpack(packed))
 
 
+class ActorClassInheritanceException(TypeError):
+    """The caller's fault: an actor class, which is no class, was subclassed. Ray's name."""
+
+
 class ActorClass(Generic[C]):
-    """A class, ``C``, whose instances live in processes of their own: ``Class.remote(...)`` creates one."""
+    """A class, ``C``, whose instances live in processes of their own: ``Class.remote(...)`` creates one.
+
+    What it has no attribute for is looked up in ``C``: class attributes, static methods and class methods are there
+    for callers, and for the methods of ``C``, which know the class by this name too.
+    """
 
     def __init__(self, kind: type[C], options: ActorOptions, shipment: _Shipment | None = None) -> None:
         self._class = kind
@@ -268,6 +280,31 @@ class ActorClass(Generic[C]):
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         name = self._class.__name__
         raise TypeError(f"the actor class {name} cannot be instantiated directly: use {name}.remote(...)")
+
+    def __getattr__(self, name: str) -> Any:
+        kind = self.__dict__.get("_class")
+        if kind is None or name in _NOT_OF_THE_CLASS:
+            raise AttributeError(name)
+        try:
+            return getattr(kind, name)
+        except AttributeError:
+            raise AttributeError(f"actor class {kind.__name__} has no attribute {name!r}") from None
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._class)})
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self._class)  # for the methods of the class
+
+    def __subclasscheck__(self, kind: type) -> bool:
+        return issubclass(kind, self._class)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
+        name = self._class.__name__
+        raise ActorClassInheritanceException(
+            f"the actor class {name} cannot be subclassed: write {name} as a plain class, subclass that one, and make "
+            f"actor classes of both with zray.remote(...)"
+        )
 
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[C]:
         """Creates an actor. Returns at once; a constructor that fails does so at the first call."""
@@ -301,8 +338,10 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
 
 
 def exit_actor() -> None:
-    """Ends the actor in whose method it is called; calls that are queued fail with ActorDiedError.
+    """Ends the actor whose code calls it: in a method, a thread, or a task of its event loop.
 
+    Raises what ends the method, a SystemExit; a method that catches it ends the actor all the same. Calls that run
+    beside it are finished, those that are queued fail with ActorDiedError, as does the call in which this is called.
     Raises TypeError outside of an actor.
     """
     from zray.client.session import current
@@ -310,4 +349,5 @@ def exit_actor() -> None:
     session = current()
     if session is None or not session.core.execution.actor_id:
         raise TypeError("exit_actor() is called from a method of an actor")
+    session.exit_actor("exit_actor() was called")
     raise ActorExit("exit_actor() was called")

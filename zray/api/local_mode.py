@@ -17,6 +17,7 @@ from zray.client.context import TaskContext, current_task
 from zray.client.futures import raisable_in_coroutines
 from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
 from zray.ids import make_task_id, put_id, return_id
+from zray.methods import method_of
 from zray.object_ref import HeldRef, ObjectRef
 from zray.options import ActorOptions
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
@@ -205,12 +206,8 @@ class LocalRuntime:
         def call(*args: Any, **kwargs: Any) -> Any:
             if actor.death is not None:
                 raise actor.death
-            if method == "__ray_ready__":
-                return True
-            if method == "__ray_call__":
-                return args[0](actor.instance, *args[1:], **kwargs)
             try:
-                return getattr(actor.instance, method)(*args, **kwargs)
+                return method_of(actor.instance, method)(*args, **kwargs)
             except ActorExit as error:
                 actor.death = ActorDiedError(str(error))
                 raise actor.death from None

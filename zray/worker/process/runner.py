@@ -73,6 +73,10 @@ class Runner:
             loaded = self._loaded[function_id] = self._load(self._session.core.execution.functions[function_id])
         return loaded
 
+    def forget_functions(self) -> None:
+        """Lets go of what has been loaded, and of what is reachable by it only."""
+        self._loaded.clear()
+
     def _load(self, message: FunctionBlob) -> Any:
         if not message.found:
             raise ModuleMissingError(f"function {message.function_id.hex()} is not known to the cluster")
