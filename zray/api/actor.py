@@ -224,7 +224,7 @@ class ActorHandle(Generic[C]):
 
     def __init__(self, actor_id: bytes, ref: ObjectRef | None, meta: ActorMeta) -> None:
         self._actor_id = actor_id
-        self._ref = ref  # stands for all handles of the actor; None: they are not counted (detached)
+        self._ref = ref  # stands for all handles that count; None: this one does not (weak, or of a detached actor)
         self._meta = meta
 
     def __getattr__(self, name: str) -> ActorMethod:

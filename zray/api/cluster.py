@@ -287,8 +287,8 @@ def _join(
 
 
 def _end_in_order_on_sigterm() -> None:
-    """Has SIGTERM end the driver as Python's end does (``finally``, ``atexit``) with exit code 15, as in Ray, unless the
-    program says otherwise. It stays so after ``shutdown``, since the program may be about to end."""
+    """Has SIGTERM end the driver as Python's end does (``finally``, ``atexit``), with exit code 15, as in Ray, unless
+    the program says otherwise. It stays so after ``shutdown``, since the program may be about to end."""
     if threading.current_thread() is not threading.main_thread():
         return  # only there can handlers be set
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

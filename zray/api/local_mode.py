@@ -214,9 +214,9 @@ class LocalRuntime:
 
         return self._run(name, call, n_returns, args, kwargs)
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None:
         actor_id = self._names.get((namespace or self.namespace, name))
-        return None if actor_id is None else (actor_id, self._actors[actor_id].spec, None)
+        return None if actor_id is None else (actor_id, self._actors[actor_id].spec)
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()")

@@ -86,15 +86,15 @@ class RuntimeContext:
 
     @property
     def current_actor(self) -> Any:
-        """A handle of the actor that this is called in. Raises RuntimeError elsewhere."""
+        """A handle of the actor that this is called in; a weak one, see ``zray.get_actor``. Raises RuntimeError
+        elsewhere."""
         from zray.api.actor import ActorHandle, ActorMeta
 
         session = self._session()
         spec = session.core.execution.actor_spec
         if spec is None:
             raise RuntimeError("current_actor is only known inside of an actor")
-        ref = session.intern(spec["handle"]) if spec["handle"] else None
-        return ActorHandle(session.core.execution.actor_id, ref, ActorMeta.unpack(spec["meta"]))
+        return ActorHandle(session.core.execution.actor_id, None, ActorMeta.unpack(spec["meta"]))
 
     @property
     def gcs_address(self) -> str:
