@@ -206,7 +206,20 @@ class OutOfMemoryError(WorkerCrashedError):
 
 
 class ActorError(ZrayError):
-    """Base of the errors about actors."""
+    """Base of the errors about actors.
+
+    Attributes, as in Ray: actor_id (hexadecimal; None where it is not known), error_msg (the text), preempted (whether
+    the actor's host was taken away, of which zray never knows: False).
+    """
+
+    preempted = False
+
+    def __init__(
+        self, error_msg: str = "the actor had an error before the call was finished", actor_id: bytes | None = None
+    ) -> None:
+        super().__init__(error_msg)
+        self.error_msg = error_msg
+        self.actor_id = actor_id.hex() if actor_id is not None else None
 
 
 class ActorDiedError(ActorError):

@@ -193,7 +193,10 @@ class LocalRuntime:
         is_error, data = self._values[made[0].binary()]
         if is_error:
             error = load_error(data, self.intern)
-            actor.death = error.as_instanceof_cause() if isinstance(error, TaskError) else ActorDiedError(str(error))
+            if isinstance(error, TaskError):
+                actor.death = error.as_instanceof_cause()
+            else:
+                actor.death = ActorDiedError(str(error), actor_id)
         return actor_id, None, meta
 
     def call(
@@ -209,7 +212,7 @@ class LocalRuntime:
             try:
                 return method_of(actor.instance, method)(*args, **kwargs)
             except ActorExit as error:
-                actor.death = ActorDiedError(str(error))
+                actor.death = ActorDiedError(str(error), actor_id)
                 raise actor.death from None
 
         return self._run(name, call, n_returns, args, kwargs)
@@ -219,7 +222,7 @@ class LocalRuntime:
         return None if actor_id is None else (actor_id, self._actors[actor_id].spec)
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
-        self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()")
+        self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()", actor_id)
         self._names = {key: value for key, value in self._names.items() if value != actor_id}
 
     # ------------------------------------------------------------------ questions

@@ -8,6 +8,8 @@ What an import finds on the worker goes by reference. All else goes by value: la
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,8 @@ class PickledCallable:
     id16: bytes
     name: str
     """Its qualified name without the functions around it: ``f``, ``Outer.Inner``."""
+    full_name: str
+    """The same behind its module's name; of what a program defines itself, behind the name of its file, as in Ray."""
     blob: bytes
     refs: tuple[bytes, ...]
     """Identifiers of the ObjectRefs in its closure, globals and defaults."""
@@ -42,7 +46,7 @@ def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
         if came_from_handler(error):
             raise
         raise SerializationError(explain_unpicklable(obj, f"{_kind_of(obj)} {name!r}")) from error
-    return PickledCallable(function_id_of(blob), name, blob, tuple(refs))
+    return PickledCallable(function_id_of(blob), name, f"{_module_of(obj)}.{name}", blob, tuple(refs))
 
 
 def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
@@ -56,6 +60,14 @@ def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
 def _name_of(obj: Callable[..., Any]) -> str:
     name: str = getattr(obj, "__qualname__", None) or type(obj).__qualname__
     return name.rpartition("<locals>.")[2]
+
+
+def _module_of(obj: Callable[..., Any]) -> str:
+    module: str = getattr(obj, "__module__", None) or type(obj).__module__
+    if module != "__main__":
+        return module
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return os.path.splitext(os.path.basename(path))[0] if isinstance(path, str) else module
 
 
 def _kind_of(obj: Callable[..., Any]) -> str:

@@ -380,7 +380,7 @@ class ActorTable:
         creation = view.creation
         if creation is not None:
             self._handle_of.pop(creation.spec["handle"], None)
-            self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken"))
+            self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken", actor_id))
 
     def handle_freed(self, object_id: bytes) -> bool:
         """The handle object of an actor that was created here can no longer be reached; False: it is none."""
@@ -428,7 +428,7 @@ class ActorTable:
 
     def _died(self, view: ActorView, message: ActorState) -> None:
         view.state = DEAD
-        view.death = message.error or encode_failure("ActorDiedError", message.message)
+        view.death = message.error or encode_failure("ActorDiedError", message.message, view.actor_id)
         for task in [*view.flying.values(), *view.take_unsent()]:
             if task.task_id in self._tasks.tasks:
                 self._tasks.fail(task, view.death)
@@ -459,8 +459,10 @@ class ActorTable:
         view.put_back(again)
         text = f"the actor died while the call was with it, and it may have run: {message.message}"
         for task in lost:
-            cancelled = encode_failure("TaskCancelledError", "the call was cancelled")
-            self._tasks.fail(task, cancelled if task.cancelled else encode_failure("ActorUnavailableError", text))
+            if task.cancelled:
+                self._tasks.fail(task, encode_failure("TaskCancelledError", "the call was cancelled"))
+            else:
+                self._tasks.fail(task, encode_failure("ActorUnavailableError", text, view.actor_id))
         view.go_on()
 
     def check(self) -> None:

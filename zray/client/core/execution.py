@@ -19,6 +19,7 @@ from zray.client.core.references import ERROR, ReferenceTable
 from zray.client.core.tasks import TaskTable, pack_outcome, read_envelope
 from zray.failures import encode_failure
 from zray.ids import PROCESS_ID_BYTES, owner_of
+from zray.protocol.codec import unpack
 from zray.protocol.messages import (
     CANCEL_FORCE,
     CANCEL_RECURSIVE,
@@ -118,6 +119,7 @@ class Execution:
         self._owed = 0  # answers that wait for acknowledgements
         self._blocked = 0  # tasks that wait in ``get``
         self.actor_id = b""
+        self._actor_function = b""  # its class
         self.actor_spec: dict[str, Any] | None = None
         self.incarnation = 0
         self._stopping = False  # the actor's last handle is gone
@@ -163,11 +165,22 @@ class Execution:
         """Whether the task has been taken and not finished."""
         return task_id in self._running
 
+    def function_name(self, task_id: bytes) -> str:
+        """Of a piece of work that runs: ``module.function``, ``module.Class.method``; empty if none such runs."""
+        task = self._running.get(task_id)
+        shipped = self.functions.get(task.function_id or self._actor_function) if task is not None else None
+        if task is None or shipped is None:
+            return ""
+        if task.kind == TASK:
+            return shipped.name
+        method = unpack(task.envelope.options).get("method")
+        return f"{shipped.name}.{method or '__init__'}"
+
     def finish(self, task: Assignment, returns: list[Return], retryable: bool, run_us: int) -> None:
         """Answers for a piece of work, as soon as all references inside are safe."""
         kept = self._release(task)
         if self._enders and task.task_id in self._enders:
-            died = encode_failure("ActorDiedError", self._end_reason)
+            died = encode_failure("ActorDiedError", self._end_reason, self.actor_id)
             returns, retryable = [Return(ERROR, died, 0, ()) for _ in returns], False
         for value in returns:
             if value.inner:
@@ -199,7 +212,7 @@ class Execution:
         """Answers for a piece of work that cannot be read: it costs only who has sent it."""
         text = f"the call cannot be read by its worker: {why}"
         if task.kind == CONSTRUCTOR:
-            self.constructed(task, encode_failure("ActorDiedError", text))
+            self.constructed(task, encode_failure("ActorDiedError", text, self.actor_id))
         else:
             self.finish(task, [Return(ERROR, encode_failure("SystemFailure", text), 0, ())], False, 0)
 
@@ -292,6 +305,7 @@ class Execution:
         if type(creator) is not bytes or len(creator) != PROCESS_ID_BYTES:
             raise ProtocolError("an actor without a creator")
         self.actor_id = message.actor_id
+        self._actor_function = message.function_id
         self.actor_spec = message.spec
         self.incarnation = message.incarnation
         self._queue.append(message)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
 from zray.client.core.execution import Assignment
-from zray.exceptions import TaskError, has_type
+from zray.exceptions import ActorExit, TaskError, has_type
 from zray.util.streams import say
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class EventLoop:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(_complain)
         while True:
             try:
                 return self._loop.run_forever()
@@ -58,11 +59,10 @@ class EventLoop:
                 say(traceback.format_exc().rstrip())
 
     def is_at(self, task_id: bytes) -> bool:
-        """Whether the running code is a call's own, and not a task's on the loop that the call has started. Has calls
-        answered that have ended before. (A thread that bears the call's context belongs to the call.)"""
+        """Whether the running code is a call's own, and not a task's on the loop that the call has started. (A thread
+        that bears the call's context belongs to the call.)"""
         if threading.get_ident() != self._thread.ident:
             return True
-        self._worker.flush()
         running, _ = self._running.get(task_id, (None, None))
         return running is not None and running is asyncio.current_task()
 
@@ -205,6 +205,12 @@ class EventLoop:
         """A call that was cancelled is over. asyncio runs nothing of one that had not begun: it has no answer yet."""
         self._worker.end_cancelled(task)
         self._ended(task)
+
+
+def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """As asyncio does by default, but not of tasks that have ended the actor."""
+    if not has_type(context.get("exception"), ActorExit):
+        loop.default_exception_handler(context)
 
 
 def _says_cancelled(error: BaseException) -> bool:

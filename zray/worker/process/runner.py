@@ -27,11 +27,14 @@ HOSTNAME = socket.gethostname()
 
 
 class CallOptions:
-    """What every call of a function or method with the same options has in common."""
+    """What every call of a function or method with the same options has in common.
+
+    ``name``: as the caller has chosen it, else the function's, ``Class.method`` or ``Class.__init__``.
+    """
 
     __slots__ = ("max_calls", "method", "n_returns", "name", "retry_exceptions")
 
-    def __init__(self, packed: bytes) -> None:
+    def __init__(self, packed: bytes, actor_class: str) -> None:
         options = unpack(packed)
         if type(options) is not dict:
             raise ProtocolError("malformed options")
@@ -46,12 +49,14 @@ class CallOptions:
             and self.n_returns >= 0
         ):
             raise ProtocolError("malformed options")
+        if actor_class and self.name == (self.method or "__init__"):
+            self.name = f"{actor_class}.{self.name}"
 
 
 @functools.lru_cache(maxsize=4096)
-def read_options(packed: bytes) -> CallOptions:
-    """Parses a call's options once. Raises ProtocolError."""
-    return CallOptions(packed)
+def read_options(packed: bytes, actor_class: str) -> CallOptions:
+    """Parses a call's options once. ``actor_class``: empty for plain tasks. Raises ProtocolError."""
+    return CallOptions(packed, actor_class)
 
 
 class Runner:

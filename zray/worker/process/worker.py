@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import traceback
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
@@ -124,10 +125,12 @@ class Worker:
 
     def _options_of(self, task: Assignment) -> CallOptions | None:
         """The options of a piece of work. None if it has not the form that it must have: who has sent it is told."""
+        if task.actor_start is not None:
+            self._actor_class = str(task.actor_start.spec.get("class_name", "actor"))
         fault = task.fault
         if not fault:
             try:
-                return read_options(task.envelope.options)
+                return read_options(task.envelope.options, self._actor_class)
             except ProtocolError as error:
                 fault = str(error)
         with self._shell.lock:
@@ -212,8 +215,6 @@ class Worker:
         os._exit(_exit_code(error))
 
     def _enter(self, task: Assignment, options: CallOptions) -> None:
-        if task.actor_start is not None:
-            self._actor_class = str(task.actor_start.spec.get("class_name", "actor"))
         if task.kind == TASK:
             self._recorder.begins(task.task_id)
         if self._execution.job is not None:
@@ -267,6 +268,7 @@ class Worker:
             from concurrent.futures import ThreadPoolExecutor
 
             self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="zray-actor")
+        self._environment.name_actor(self._actor_class, label_of(self._actor, self._actor_class))
 
     # ------------------------------------------------------------------ outcomes
 
@@ -305,7 +307,8 @@ class Worker:
             return False
 
     def _stillborn(self, error: bytes) -> bytes:
-        return encode_failure("ActorDiedError", f"the constructor of {self._actor_class} raised:\n{error_text(error)}")
+        text = f"the constructor of {self._actor_class} raised:\n{error_text(error)}"
+        return encode_failure("ActorDiedError", text, self._execution.actor_id)
 
     def _wake_if_there_is_room(self) -> None:
         """Calls that run elsewhere have ended: the main thread may take others, or has nothing left to wait for."""
@@ -326,8 +329,7 @@ class Worker:
                 self._execution.finish_cancelled(task)
             return
         n_returns = 1 if task.kind == CONSTRUCTOR else options.n_returns
-        name = options.name if task.kind == TASK else f"{self._actor_class}.{options.method or '__init__'}"
-        returns = self._runner.pack_error(task, name, n_returns, error)
+        returns = self._runner.pack_error(task, options.name, n_returns, error)
         self._answer(task, options, returns, error, started_us)
 
     def _leaves(self, task_id: bytes, error: BaseException) -> bool:
@@ -407,10 +409,8 @@ class Worker:
 
     def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
         """An async call has returned or raised; it is answered by ``flush``."""
-        if error is not None and has_type(error, SystemExit):
-            self.flush()  # of those that have ended before
-            if self._leaves(task.task_id, error):
-                return
+        if error is not None and has_type(error, SystemExit) and self._leaves(task.task_id, error):
+            return
         if not self._execution.is_running(task.task_id):
             return  # the actor has exited meanwhile
         started_us = now_us()
@@ -420,8 +420,7 @@ class Worker:
             except BaseException as packing:
                 error = packing
         if error is not None:
-            name = f"{self._actor_class}.{options.method}"
-            returns = self._runner.pack_error(task, name, options.n_returns, error)
+            returns = self._runner.pack_error(task, options.name, options.n_returns, error)
         retryable = error is not None and self._retryable(options, error)
         self._ended.append((task, returns, retryable, now_us() - started_us))
 
@@ -445,6 +444,19 @@ class Worker:
         for task, *_ in ended:
             task.keep.clear()
         self._shell.settle()
+
+
+def label_of(actor: Any, class_name: str) -> str:
+    """What an actor's output is named by: the first line of its ``repr``, if its class has one of its own."""
+    own = type(actor).__repr__
+    if not isinstance(own, FunctionType):  # else object's, or that of a container, which may be as long as it likes
+        return class_name
+    try:
+        text = own(actor)
+        return text.strip().partition("\n")[0] or class_name
+    except BaseException as error:  # of the user's code, which may raise anything
+        say(f"zray: output of {class_name} is named by its class, as its __repr__ raised {type(error).__name__}")
+        return class_name
 
 
 def _forget_frames(error: BaseException) -> None:
