@@ -24,7 +24,7 @@ from zray.serialization import PickledCallable, deserialize, load_error, pack_ta
 from zray.util.signals import came_from_handler
 
 if TYPE_CHECKING:
-    from zray.api.actor import ActorMeta
+    from zray.api.actor_meta import ActorMeta
 
 
 class _Actor:

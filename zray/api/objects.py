@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, TypeVar, overload
 
-from zray.api.actor import ActorHandle, ActorMeta
+from zray.api.actor import ActorHandle
+from zray.api.actor_meta import ActorMeta
 from zray.api.runtime import runtime
 from zray.object_ref import ObjectRef
 from zray.options import check_text

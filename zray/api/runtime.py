@@ -20,7 +20,7 @@ from zray.protocol.messages import ActorKill, ActorLookup
 from zray.serialization import PickledCallable, serialize
 
 if TYPE_CHECKING:
-    from zray.api.actor import ActorMeta
+    from zray.api.actor_meta import ActorMeta
 
 
 class PreparedTask:

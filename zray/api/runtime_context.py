@@ -91,7 +91,8 @@ class RuntimeContext:
     def current_actor(self) -> Any:
         """A handle of the actor that this is called in; a weak one, see ``zray.get_actor``. Raises RuntimeError
         elsewhere."""
-        from zray.api.actor import ActorHandle, ActorMeta
+        from zray.api.actor import ActorHandle
+        from zray.api.actor_meta import ActorMeta
 
         session = self._session()
         spec = session.core.execution.actor_spec
