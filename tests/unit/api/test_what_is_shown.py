@@ -128,7 +128,7 @@ def test_what_is_no_method(request, which, name):
 
 
 def test_what_libraries_ask_for_is_answered_shortly(handle):
-    with pytest.raises(AttributeError, match="has no method '_repr_html_'$"):
+    with pytest.raises(AttributeError, match=r"has no method '_repr_html_'$"):
         handle._repr_html_  # noqa: B018
     assert not hasattr(handle, "__array__")
 

@@ -29,6 +29,7 @@ from zray.protocol.messages import ProtocolError
 from zray.util.malloc import give_back
 from zray.util.processes import anonymous_bytes
 from zray.util.streams import flush_streams, say
+from zray.worker.process.ending import Ending
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
 from zray.worker.recorder import Recorder
@@ -111,8 +112,6 @@ class Worker:
 
     def _end_program(self) -> None:
         """The program's own end: see ``zray.worker.process.ending``. The session can be used meanwhile."""
-        from zray.worker.process.ending import Ending  # needed once
-
         with Ending(self.session.config.exit_timeout_s) as ending:
             if self._actor is not None:
                 ending.shut_down(self._actor, self._loop)
