@@ -96,6 +96,7 @@ class Session:
             Warn: lambda effect: say(f"zray: {effect.text}"),
         }
         self.on_lost: Callable[[str], None] = lambda reason: None
+        self.on_exit_actor: Callable[[str, bytes], None] = lambda reason, ender: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
         self._advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.has_one_task)
         lent: Callable[[], contextlib.AbstractContextManager[None]] = functools.partial(lending, self.shell)
@@ -547,6 +548,10 @@ class Session:
         with self.shell.lock:
             view = self.core.actors.views.get(actor_id)
             return view.pending_calls if view is not None else 0
+
+    def exit_actor(self, reason: str) -> None:
+        """Ends the actor that this process serves, when the calls that run have ended. From any thread."""
+        self.on_exit_actor(reason, current_task.get().task_id)
 
     # ------------------------------------------------------------------ asking the broker
 

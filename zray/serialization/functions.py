@@ -8,6 +8,8 @@ What an import finds on the worker goes by reference. All else goes by value: la
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,8 @@ class PickledCallable:
     id16: bytes
     name: str
     """Its qualified name without the functions around it: ``f``, ``Outer.Inner``."""
+    full_name: str
+    """The same behind its module's name; of what a program defines itself, behind the name of its file, as in Ray."""
     blob: bytes
     refs: tuple[bytes, ...]
     """Identifiers of the ObjectRefs in its closure, globals and defaults."""
@@ -49,7 +53,8 @@ def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
     reloaded = captures.reloaded()
     if reloaded:
         blob = after_reloads(blob, reloaded)
-    return PickledCallable(function_id_of(blob), name, blob, tuple(refs), captures or None)
+    shown = f"{_module_of(obj)}.{name}"
+    return PickledCallable(function_id_of(blob), name, shown, blob, tuple(refs), captures or None)
 
 
 def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
@@ -63,6 +68,14 @@ def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
 def _name_of(obj: Callable[..., Any]) -> str:
     name: str = getattr(obj, "__qualname__", None) or type(obj).__qualname__
     return name.rpartition("<locals>.")[2]
+
+
+def _module_of(obj: Callable[..., Any]) -> str:
+    module: str = getattr(obj, "__module__", None) or type(obj).__module__
+    if module != "__main__":
+        return module
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return os.path.splitext(os.path.basename(path))[0] if isinstance(path, str) else module
 
 
 def _kind_of(obj: Callable[..., Any]) -> str:

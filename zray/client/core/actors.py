@@ -337,6 +337,7 @@ class ActorTable:
         self._references = references
         self._tasks = tasks
         self._handle_of: dict[bytes, bytes] = {}  # handle object -> actor, for the actors created here
+        self._named: set[bytes] = set()  # those of them that have a name, which a dead one keeps until its release
 
     def view(self, actor_id: bytes, ordered: bool, concurrency: int = 1) -> ActorView:
         """The view of an actor, made at its first use. ``ordered``: it runs its calls in their order, one at a time;
@@ -358,6 +359,8 @@ class ActorTable:
         view.creation = Creation(task.function_id, spec, task)
         if handle_id:
             self._handle_of[handle_id] = actor_id
+            if spec.get("name"):
+                self._named.add(actor_id)
         task.route = _CreationRoute(view, self)
         spec["ready"] = False
         if not all(self._references.has_value(object_id) for _, object_id in task.arguments.refs):
@@ -373,10 +376,11 @@ class ActorTable:
         """The broker did not take the actor, since its name is another's."""
         view = self.views.pop(actor_id)
         view.state = DEAD
+        self._named.discard(actor_id)
         creation = view.creation
         if creation is not None:
             self._handle_of.pop(creation.spec["handle"], None)
-            self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken"))
+            self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken", actor_id))
 
     def handle_freed(self, object_id: bytes) -> bool:
         """The handle object of an actor that was created here can no longer be reached; False: it is none."""
@@ -384,10 +388,11 @@ class ActorTable:
         if actor_id is None:
             return False
         view = self.views.get(actor_id)
-        if view is not None and view.state != DEAD:
+        if view is not None and (view.state != DEAD or actor_id in self._named):
             self.send(ActorRelease(actor_id))
-        elif view is not None:
+        if view is not None and view.state == DEAD:
             del self.views[actor_id]
+        self._named.discard(actor_id)
         return True
 
     # ------------------------------------------------------------------ calls
@@ -423,7 +428,7 @@ class ActorTable:
 
     def _died(self, view: ActorView, message: ActorState) -> None:
         view.state = DEAD
-        view.death = message.error or encode_failure("ActorDiedError", message.message)
+        view.death = message.error or encode_failure("ActorDiedError", message.message, view.actor_id)
         for task in [*view.flying.values(), *view.take_unsent()]:
             if task.task_id in self._tasks.tasks:
                 self._tasks.fail(task, view.death)
@@ -454,8 +459,10 @@ class ActorTable:
         view.put_back(again)
         text = f"the actor died while the call was with it, and it may have run: {message.message}"
         for task in lost:
-            cancelled = encode_failure("TaskCancelledError", "the call was cancelled")
-            self._tasks.fail(task, cancelled if task.cancelled else encode_failure("ActorUnavailableError", text))
+            if task.cancelled:
+                self._tasks.fail(task, encode_failure("TaskCancelledError", "the call was cancelled"))
+            else:
+                self._tasks.fail(task, encode_failure("ActorUnavailableError", text, view.actor_id))
         view.go_on()
 
     def check(self) -> None:

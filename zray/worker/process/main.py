@@ -21,7 +21,7 @@ from zray.worker.process.worker import Worker
 
 
 def worker_main(payload: bytes, fds: list[int]) -> None:
-    """Runs in the child that the zygote forked. ``fds``: the flight recorder."""
+    """Runs in the child that the zygote forked, and raises SystemExit. ``fds``: the flight recorder."""
     start = unpack(payload)
     page = mmap.mmap(fds[0], 0)
     os.close(fds[0])
@@ -38,7 +38,7 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
     sys.breakpointhook = _no_terminal
-    Worker(session, page, start["log_secret"]).serve()
+    sys.exit(Worker(session, page, start["log_secret"]).serve())
 
 
 def _connect(address: str, worker_id: bytes, info: dict[str, Any], config: Config) -> Connection:
