@@ -1,8 +1,9 @@
 """How an error travels in place of a value: four forms, told apart by their first byte.
 
-A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, which the broker
-can write and read without pickle; if it is about an actor, its identifier too.  An *error* was raised by the user's code: see ``zray.serialization.errors``.  An
-*alias* names the object whose error it is: a large error is in the store once, and is the outcome of many objects.
+A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, and the actor's
+identifier if it is about one, which the broker can write and read without pickle.  An *error* was raised by the user's
+code: see ``zray.serialization.errors``.  An *alias* names the object whose error it is: a large error is in the store
+once, and is the outcome of many objects.
 A *missed argument* is the outcome of a task that could not run: its own name, and the error of the argument.
 The tags differ from those of values, so the first byte also tells an error from a value (``is_error``).
 """
