@@ -51,6 +51,17 @@ def decode_failure(data: bytes | memoryview) -> ZrayError:
     return known(message) if known else SystemFailure(f"{kind}: {message}")
 
 
+def show_error(data: bytes | memoryview) -> str:
+    """A failure or error for people: that of a task as its exception shows it, ``f (pid=4711, host=node7)`` and the
+    traceback. Whatever it is, without unpickling anything."""
+    try:
+        fields = msgpack.unpackb(memoryview(data)[1:])
+        heading = f"{fields[0]} (pid={fields[2]}, host={fields[3]})\n" if bytes(data[:1]) == ERROR_TAG else ""
+        return f"{heading}{fields[1]}".rstrip()
+    except (ValueError, TypeError, IndexError, KeyError, msgpack.UnpackException):
+        return "an error that cannot be read"
+
+
 def error_text(data: bytes | memoryview) -> str:
     """What a failure or error says, without unpickling anything."""
     try:

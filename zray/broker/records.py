@@ -59,6 +59,11 @@ class Host:
         self.starting: dict[bytes, Worker] = {}  # in state STARTING, meant for tasks; some are reserved: see Worker
         self.link_refusals: dict[str, int] = {}  # strangers at the door of its direct links, by reason
 
+    @property
+    def label(self) -> str:
+        """How messages call it: several may have the same name."""
+        return f"{self.info.get('hostname', '?')} ({self.host_id.hex()[:8]})"
+
 
 class Worker:
     """A worker process.

@@ -28,6 +28,8 @@ DEFAULT = "default"
 PREFIX = "ZRAY_"
 OTHER_VARIABLES = frozenset({"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_PID", "ZRAY_WORKER_STARTED"})
 """Variables of zray's own that are no settings."""
+RAY_NAMES = {"dedup_logs": "RAY_DEDUP_LOGS", "ignore_unhandled_errors": "RAY_IGNORE_UNHANDLED_ERRORS"}
+"""Variables of Ray that stand for a setting, where zray's own is not set."""
 OTHER_PREFIXES = ("ZRAY_TEST_", "ZRAY_CI_")
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -78,6 +80,8 @@ def read(
         origins[name] = path
     for name in _FIELDS:
         variable = variable_of(name)
+        if name in RAY_NAMES and not environ.get(variable):
+            variable = RAY_NAMES[name]
         if text := environ.get(variable):
             values[name] = check(name, text, f"{variable}=")
             origins[name] = variable

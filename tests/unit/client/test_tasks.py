@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.client.wiring import HOST, MAX_INLINE_BYTES, Process, Wire
+from zray.client.core.effects import Warn
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import MAX_FREE_ATTEMPTS, UNLIMITED, pack_outcome, read_outcome
 from zray.failures import decode_failure, encode_failure
 from zray.ids import task_of
 from zray.protocol import messages as m
+from zray.protocol.codec import pack
 from zray.protocol.messages import ProtocolError
 
 
@@ -358,3 +362,80 @@ def test_random_outcomes(payload):
         read_outcome(payload)
     except ProtocolError:
         return
+
+
+# ------------------------------------------------------------------ what is told
+
+
+def told(process: Process) -> list[str]:
+    """The warnings since the last look."""
+    texts = [effect.text for effect in process.effects if isinstance(effect, Warn)]
+    process.effects.clear()
+    return texts
+
+
+def text_of(process: Process, object_id: bytes) -> str:
+    return str(decode_failure(process.entry(object_id).data))
+
+
+def named(process: Process, object_id: bytes, name: str = "fit") -> bytes:
+    process.core.tasks.tasks[task_of(object_id)].options = pack({"name": name})
+    return object_id
+
+
+def test_a_death_that_is_tried_again_is_told_and_the_last_one_is_the_error(driver, worker):
+    ref = named(driver, driver.submit(worker, retries=2))
+    fail(driver, ref, 0)
+    assert told(driver) == ["attempt 1 of 3 of `fit` died and is tried again: it died"]
+    fail(driver, ref, 1)
+    driver.core.tell_news(math.inf)
+    driver.flush()
+    assert told(driver) == ["attempt 2 of 3 of `fit` died and is tried again: it died"]
+    fail(driver, ref, 2)
+    assert text_of(driver, ref) == "attempt 3 of 3 of `fit`: it died"
+    assert told(driver) == []
+
+
+def test_many_deaths_are_summed_up(driver, worker):
+    for _ in range(5):
+        fail(driver, named(driver, driver.submit(worker, retries=1)), 0)
+    driver.core.tell_news(math.inf)
+    driver.flush()
+    first, summary = told(driver)
+    assert first == "attempt 1 of 2 of `fit` died and is tried again: it died"
+    assert summary == f"4 attempts are over and tried again (fit 4x), the last: {first}"
+
+
+def test_of_a_lost_host_and_of_a_bystander_the_owner_tells_nothing(driver, worker):
+    one, two = driver.submit(worker, retries=1), driver.submit(worker, retries=1)
+    fail(driver, one, 0, "NodeDiedError")
+    fail(driver, two, 0, culprit=False)
+    assert told(driver) == []
+
+
+def test_an_exception_that_is_tried_again_is_told(driver, worker):
+    ref = named(driver, driver.submit(worker, retries=1))
+    answer(driver, ref, 0, ERROR, retryable=True)
+    assert told(driver) == ["attempt 1 of 2 of `fit` raised raised: it is tried again"]
+
+
+def test_without_a_limit_of_retries_no_limit_is_named(driver, worker):
+    fail(driver, named(driver, driver.submit(worker, retries=UNLIMITED)), 0)
+    assert told(driver) == ["attempt 1 of `fit` died and is tried again: it died"]
+
+
+def test_the_last_attempt_says_that_it_is(driver, worker):
+    task = driver.core.tasks.tasks[task_of(driver.submit(worker, retries=1))]
+    task.flags = m.FLAG_RETRYABLE
+    driver.core.tasks.again(task, counts=True)
+    assert not task.flags & m.FLAG_RETRYABLE
+
+
+def test_a_cancellation_names_the_task(driver, worker):
+    one = named(driver, driver.submit(worker, refs=[driver.submit(worker)]))
+    driver.core.tasks.cancel(task_of(one), 0)
+    assert text_of(driver, one) == "attempt 1 of 1 of `fit` was cancelled before it was sent"
+    two = named(driver, driver.submit(worker))
+    driver.core.tasks.cancel(task_of(two), 0)
+    driver.core.receive(m.Result(task_of(two), 0, b"w" * 16, b"", b""))
+    assert text_of(driver, two) == "attempt 1 of 1 of `fit` was cancelled"
