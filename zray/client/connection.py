@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 HELLO_INTERVAL_MS = 250
 MAX_HELLO_INTERVAL_MS = 4000
 TCP_RECONNECT_MS = 100
-FIRST_RETRY_S = 1.0
+FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 8.0
 """After a handshake that has failed it is tried again after so long, and longer and longer."""
 """The pause doubles up to here: thousands who wait for a busy broker are not to keep it busy."""
@@ -207,10 +207,13 @@ def _dial(
         left_ms = max(0.0, started + config.connect_timeout_s - time.monotonic()) * 1000
         answered = _await_answer(socket, poller, watch, pause_ms, left_ms)
         if watch is not None and not answered and watch.fault():
-            # At once: libzmq by itself would dial fifty times a second, and each would count as a stranger.
+            # At once: libzmq by itself would dial on and on, and each time would count as a stranger. And by its poll,
+            # since it takes leave of a connection only while its socket is used.
             socket.disconnect(address)
-            time.sleep(min(retry_s, max(0.0, started + config.connect_timeout_s - time.monotonic())))
+            socket.poll(round(1000 * min(retry_s, max(0.0, started + config.connect_timeout_s - time.monotonic()))))
             retry_s = min(2 * retry_s, MAX_RETRY_S)
+            if time.monotonic() - started >= config.connect_timeout_s:
+                break
             watch.dialled_anew()
             socket.connect(address)
         if not answered:

@@ -168,10 +168,14 @@ class Guard:
         return bool(who) and now - last < REPEAT_S
 
     def _count_address(self, reason: str, address: str) -> None:
-        """Of whoever has not shown a key that could be told from others."""
-        if address == "?":  # gone before it could be asked for: most likely somebody who comes again and again
-            address = next((who.decode() for why, who in reversed(self._tried) if why == reason), address)
-        if reason != WRONG_SERVER_KEY or not self._tries_again(reason, address.encode()):
+        """Of whoever has shown no key. Those who expect another broker's try again and again: they are told apart by
+        their address, for which a system call may come too late ("?")."""
+        if reason != WRONG_SERVER_KEY:
+            self._count(reason, address)
+            return
+        now, who = time.monotonic(), address.encode()
+        alike = [last for (why, other), last in self._tried.items() if why == reason and b"?" in (who, other)]
+        if not self._tries_again(reason, who) and all(now - last >= REPEAT_S for last in alike):
             self._count(reason, address)
 
     def _count(self, reason: str, address: str) -> None:
