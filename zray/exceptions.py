@@ -37,7 +37,8 @@ class TaskError(ZrayError):
     """The user's code raised. ``get`` raises an instance of both this class and the type that was raised.
 
     Attributes: function_name, traceback_str (the remote traceback), cause (the original exception; a ZrayError that
-    says why when it could not be pickled or unpickled), pid and host of the process.
+    says why when it could not be pickled or unpickled), pid and host of the process. Of a task that was not run, since
+    an argument of it could not be computed, ``cause`` is what the argument has failed of, pid is 0 and host is empty.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class TaskError(ZrayError):
         self.host = host
 
     def __str__(self) -> str:
-        where = f"{self.function_name} (pid={self.pid}, host={self.host})"
+        where = f"{self.function_name} (pid={self.pid}, host={self.host})" if self.pid else self.function_name
         return f"{where}\n{self.traceback_str.rstrip()}"
 
     def __reduce__(self) -> tuple[Any, ...]:

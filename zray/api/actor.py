@@ -23,6 +23,9 @@ MAX_ASYNC_CALLS = 1000
 """So many calls at once does an actor with ``async def`` methods run that does not say how many."""
 BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
 
+STREAMING = -1
+"""In place of a number of return values: a generator's, of which nobody has said how many there are."""
+
 
 class MethodMeta:
     """What callers know of a method."""
@@ -119,7 +122,8 @@ class ActorMeta:
             parameters = _parameters(member, skip_first=not static)
             retry = retried_types(given.retry_exceptions)
             streams = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
-            methods[name] = MethodMeta(name, given.num_returns, parameters, given.max_task_retries, retry, streams)
+            n_returns = (STREAMING if streams else 1) if given.num_returns is None else given.num_returns
+            methods[name] = MethodMeta(name, n_returns, parameters, given.max_task_retries, retry, streams)
         for name in BUILT_IN_METHODS:
             methods[name] = MethodMeta(name, 1)
         has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
@@ -152,7 +156,7 @@ class ActorMeta:
         key = (method.name, n_returns)
         packed = self._call_options.get(key)
         if packed is None:
-            packed = pack_options(method.name, n_returns, method.name, method.retry_exceptions)
+            packed = pack_options(method.name, n_returns, method.name, method.retry_exceptions, 0, method.streams)
             self._call_options[key] = packed
         return packed
 
@@ -177,7 +181,7 @@ class ActorMethod:
         """
         meta = self._meta
         meta.check.bind_check(args, kwargs)
-        if meta.streams and self._n_returns == 1:
+        if self._n_returns == STREAMING:
             raise NotImplementedError(
                 f"method {meta.name} is a generator: streaming its values is not supported yet. Give num_returns=n to "
                 f"have each of its n values as an object, or return a list"
@@ -195,7 +199,7 @@ class ActorMethod:
         """The same method with other options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``name``."""
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method = ActorMethod(self._handle, self._meta)
-        if "num_returns" in options:
+        if given.num_returns is not None:
             method._n_returns = given.num_returns
         if "max_task_retries" in options and given.max_task_retries is not None:
             method._retries = given.max_task_retries
@@ -203,7 +207,7 @@ class ActorMethod:
         if "retry_exceptions" in options:
             retry = retried_types(given.retry_exceptions)
         name = options.get("name") or self._meta.name
-        method._packed = pack_options(name, method._n_returns, self._meta.name, retry)
+        method._packed = pack_options(name, method._n_returns, self._meta.name, retry, 0, self._meta.streams)
         return method
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:

@@ -36,6 +36,7 @@ from zray.util.sessions import (
     runtime_root,
     sweep_dead_sessions,
 )
+from zray.util.streams import say
 
 if TYPE_CHECKING:
     import logging
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 LAST_OUTPUT_S = 0.2
 """How long ``shutdown`` waits for what workers have printed, in seconds."""
+INFO = 20
+"""As ``logging.INFO``, which is not loaded for it."""
 
 _lock = threading.RLock()
 _driver: _Driver | None = None
@@ -110,7 +113,8 @@ def init(
 
     Args:
         address: where a broker listens (``ipc://...``, ``tcp://host:port``); "auto": the ``zray-broker`` that this
-            user runs here; "local": start one whatever ``ZRAY_ADDRESS`` says. Default: ``ZRAY_ADDRESS``, else "local".
+            user runs here; "local": start a cluster, whatever runs here and the environment says. Default:
+            ``ZRAY_ADDRESS`` or ``RAY_ADDRESS``, else the ``zray-broker`` that this user runs here, else "local".
         num_cpus, num_gpus, memory (bytes), resources: what the new cluster offers; default: what the machine has.
         object_store_memory: capacity of the new cluster's object store in bytes.
         insecure: join a broker on TCP that was started with ``--insecure``; otherwise keys are expected, see
@@ -152,9 +156,8 @@ def init(
             return Context(address="local_mode", namespace=space)
         given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources,
                  "object_store_memory": object_store_memory}  # fmt: skip
-        target = address or config.address
-        if target and target != "local":
-            target = _resolve(target, config)
+        target = _resolve(address or config.address, config, told=address is not None)
+        if target:
             credentials = _credentials(target, config, insecure)
             _driver = _join(target, given, config, space, credentials=credentials)
         else:
@@ -197,19 +200,32 @@ def _check_arguments(
         raise NotImplementedError("runtime_env is not supported yet: pass None")
 
 
-def _resolve(address: str, config: Config) -> str:
-    if address != "auto":
-        check_address(address)
+def _resolve(address: str, config: Config, told: bool) -> str:
+    """Where the broker listens that is to be joined; empty: none, a cluster is to be started. ``told``: the program
+    itself has given the address."""
+    if address == "local":
+        return ""
+    if address not in ("", "auto"):
+        try:
+            check_address(address)
+        except ConfigError as error:
+            from zray.config.reading import sources  # loaded only where settings are read
+
+            raise error if told else ConfigError(f"{sources()['address']}: {error}") from None
         return address
     current, warning = choose_broker(runtime_root(config.tmpdir))
     if warning:
         _logger().warning(warning)
-    if current is None:
-        raise ClusterUnavailableError(
-            "address='auto': no zray-broker of this user runs on this machine (start one with zray-broker, or call "
-            "zray.init() without an address)"
-        )
-    return current.address
+    if current is not None:
+        if not address and _logger().isEnabledFor(INFO):
+            say(f"zray: joining the cluster that runs on this machine, at {current.address}")
+        return current.address
+    if not address:
+        return ""
+    raise ClusterUnavailableError(
+        "address='auto': no zray-broker of this user runs on this machine (start one with zray-broker, or call "
+        "zray.init() without an address)"
+    )
 
 
 def _credentials(address: str, config: Config, insecure: bool) -> ClientCredentials | None:
@@ -260,7 +276,10 @@ def _join(
 ) -> _Driver:
     useless = [name for name, value in given.items() if value is not None]
     if useless:
-        raise ValueError(f"{', '.join(useless)} cannot be set when joining a cluster: its hosts say what they have")
+        raise ValueError(
+            f"{', '.join(useless)} cannot be set when joining a cluster, here that at {address}: its hosts say what "
+            "they have. address='local' starts a cluster of your own"
+        )
     from zray.api.driver_output import DriverOutput  # workers, which import this module too, do without
 
     process_id = os.urandom(16)
@@ -436,7 +455,7 @@ def nodes() -> list[dict[str, Any]]:
             "NodeID": row["host_id"].hex(),
             "Alive": True,
             "NodeManagerHostname": row.get("hostname", ""),
-            "NodeManagerAddress": row.get("hostname", ""),
+            "NodeManagerAddress": row.get("ip", ""),
             "ObjectStoreSocketName": row.get("store", ""),
             "Resources": row["resources"],
             "alive": True,

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from zray.api.runtime import PreparedTask
@@ -121,11 +123,13 @@ class LocalRuntime:
     ) -> list[ObjectRef]:  # fmt: skip
         name = pickled().name
         retries = task.max_retries if task.options.retry_exceptions else 0
-        return self._run(name, function, task.n_returns, args, kwargs, retries, task.options.retry_exceptions)
+        retried = task.options.retry_exceptions
+        generator = inspect.isgeneratorfunction(function)
+        return self._run(name, function, task.n_returns, args, kwargs, retries, retried, generator)
 
     def _run(
         self, name: str, function: Callable[..., Any], n_returns: int, args: Sequence[Any], kwargs: dict[str, Any],
-        retries: int = 0, retried: Any = False,
+        retries: int = 0, retried: Any = False, generator: bool = False,
     ) -> list[ObjectRef]:  # fmt: skip
         task_id = self._new_id()
         attempt = 0
@@ -137,6 +141,8 @@ class LocalRuntime:
                     import asyncio  # see zray.worker.process.worker: few need it, and it is large
 
                     value = asyncio.run(value)
+                if isinstance(value, GeneratorType) and (n_returns > 1 or (n_returns and generator)):
+                    return self._store_yielded(task_id, name, n_returns, value)
                 values = [value] if n_returns == 1 else list(value) if n_returns else []
                 if len(values) != n_returns:
                     raise ValueError(f"{name} has num_returns={n_returns} but returned {len(values)} values")
@@ -153,15 +159,31 @@ class LocalRuntime:
             finally:
                 current_task.reset(token)
 
+    def _store_yielded(
+        self, task_id: bytes, name: str, n_returns: int, values: GeneratorType[Any, Any, Any]
+    ) -> list[ObjectRef]:
+        """The first values that a generator yields, as many as there are; the rest is the error that it raised."""
+        refs: list[ObjectRef] = []
+        try:
+            for value in itertools.islice(values, n_returns):
+                refs.append(self._store(return_id(task_id, len(refs) + 1), value))
+            if len(refs) < n_returns:
+                raise ValueError(f"{name} has num_returns={n_returns} but yielded {len(refs)} value(s)")
+        except Exception as error:
+            if came_from_handler(error):
+                raise
+            refs += self._fail(task_id, name, n_returns, error, len(refs) + 1)
+        return refs
+
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, ObjectRef):
             return self._value(value.binary())
         return deserialize(serialize(value).to_bytes(), self.intern)
 
-    def _fail(self, task_id: bytes, name: str, n_returns: int, error: BaseException) -> list[ObjectRef]:
+    def _fail(self, task_id: bytes, name: str, n_returns: int, error: BaseException, first: int = 1) -> list[ObjectRef]:
         data = pack_task_error(name, error, pid=os.getpid(), host=socket.gethostname()).to_bytes()
         refs = []
-        for index in range(1, n_returns + 1):
+        for index in range(first, n_returns + 1):
             object_id = return_id(task_id, index)
             self._values[object_id] = (True, data)
             refs.append(self.intern(object_id))
@@ -215,7 +237,7 @@ class LocalRuntime:
                 actor.death = ActorDiedError(str(error))
                 raise actor.death from None
 
-        return self._run(name, call, n_returns, args, kwargs)
+        return self._run(name, call, n_returns, args, kwargs, generator=meta.methods[method].streams)
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:
         actor_id = self._names.get((namespace or self.namespace, name))
@@ -230,5 +252,6 @@ class LocalRuntime:
     def query(self, what: str, **argument: Any) -> Any:
         resources = {"CPU": float(os.cpu_count() or 1)}
         if what == "hosts":
-            return [{"host_id": self._process_id, "hostname": socket.gethostname(), "resources": resources}]
+            return [{"host_id": self._process_id, "hostname": socket.gethostname(), "ip": "127.0.0.1",
+                     "resources": resources}]  # fmt: skip
         return resources

@@ -40,21 +40,24 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
     Args:
         refs: an ObjectRef or a list of them.
-        timeout: seconds to wait; None waits for ever, 0 not at all.
+        timeout: seconds to wait; None waits for ever, 0 and less (a deadline that has passed) not at all.
+
+    Raises ValueError if ``refs`` is neither, TypeError if something else than ObjectRefs is in the list.
 
     Raises what the task raised, as an instance of both its type and TaskError; GetTimeoutError; ActorDiedError,
     WorkerCrashedError, ObjectLostError and their kin. An error among several is raised as soon as it is known, whatever
     else is pending, also with a timeout of 0; of several errors the first in the list. Large arrays are read-only views
     of shared memory.
     """
-    check_timeout(timeout)
+    if timeout is not None:
+        timeout = max(0, check_timeout(timeout))
     if type(refs) is ObjectRef:
         return runtime().get([refs], timeout)[0]
     if not isinstance(refs, (list, tuple)):
         raise ValueError(f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}")
     for ref in refs:
         if type(ref) is not ObjectRef:
-            raise ValueError(
+            raise TypeError(
                 f"zray.get() takes a list of ObjectRefs; there is a {type(ref).__name__} in it: {ref!r:.100}"
             )
     return runtime().get(refs, timeout) if refs else []
@@ -91,19 +94,19 @@ def wait(
         raise ValueError(f"num_returns={num_returns} is more than the {len(refs)} reference(s) given")
     if type(fetch_local) is not bool:
         raise TypeError(f"fetch_local is a bool, got {fetch_local!r}")
-    check_timeout(timeout)
+    if timeout is not None and check_timeout(timeout) < 0:
+        raise ValueError(f"timeout is a number of seconds from 0 on, got {timeout!r}")
     ready: tuple[list[ObjectRef[T]], list[ObjectRef[T]]] = runtime().wait(refs, num_returns, timeout, fetch_local)
     return ready
 
 
-def check_timeout(timeout: Any) -> None:
+def check_timeout(timeout: Any) -> float:
     """Raises TypeError or ValueError if ``timeout`` is no number of seconds."""
-    if timeout is None:
-        return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout is a number of seconds or None, got {timeout!r}")
-    if timeout < 0 or math.isnan(timeout):
-        raise ValueError(f"timeout is a number of seconds from 0 on, got {timeout!r}")
+    if math.isnan(timeout):
+        raise ValueError(f"timeout is a number of seconds, got {timeout!r}")
+    return timeout
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:

@@ -49,8 +49,9 @@ class RemoteFunction(Generic[R_co]):
         self._signature = SignatureCheck(function, skip_first=False)
         name = getattr(function, "__qualname__", None) or repr(function)
         self._name = name.rpartition(".<locals>.")[2]
-        self._prepared = PreparedTask(self._name, options)
-        self._streams = inspect.isgeneratorfunction(function) and self._prepared.n_returns == 1
+        generator = inspect.isgeneratorfunction(function)
+        self._prepared = PreparedTask(self._name, options, generator)
+        self._streams = generator and options.num_returns is None
         functools.update_wrapper(self, function)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:

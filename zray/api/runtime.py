@@ -28,15 +28,16 @@ class PreparedTask:
 
     __slots__ = ("max_retries", "n_returns", "options", "packed", "shape", "spread")
 
-    def __init__(self, name: str, options: TaskOptions) -> None:
+    def __init__(self, name: str, options: TaskOptions, generator: bool = False) -> None:
         self.options = options
-        self.n_returns = int(options.num_returns)
+        self.n_returns = 1 if options.num_returns is None else options.num_returns
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
         self.shape = shape_key(options.resource_amounts())
         self.packed = pack_options(
-            options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls
-        )
+            options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
+            generator,
+        )  # fmt: skip
 
 
 def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwargs: dict[str, Any], what: str) -> None:
@@ -58,11 +59,15 @@ def retried_types(retry_exceptions: Any) -> bool | bytes:
     return serialize(tuple(retry_exceptions)).to_bytes() if retry_exceptions else False
 
 
-def pack_options(name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0) -> bytes:
-    """What a worker has to know of a call besides function and arguments."""
+def pack_options(
+    name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0, generator: bool = False
+) -> bytes:
+    """What a worker has to know of a call besides function and arguments. ``generator``: it calls a generator."""
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if retried:
         options["retry_exceptions"] = retried
+    if generator and n_returns == 1:  # else it is the value that tells
+        options["generator"] = True
     return pack(options)
 
 

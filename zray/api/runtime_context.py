@@ -125,6 +125,7 @@ def get_runtime_context() -> RuntimeContext:
     return _context
 
 
-def get_gpu_ids() -> list[int]:
-    """The GPUs that the running task or actor may use."""
+def get_gpu_ids() -> list[int | str]:
+    """The GPUs that the running task or actor may use: numbers, or, where the host was started with
+    ``CUDA_VISIBLE_DEVICES``, as that calls them."""
     return list(context().gpus)

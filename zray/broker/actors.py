@@ -81,6 +81,7 @@ class Actors:
             actor.spec = spec
             actor.creator = source.process_id
             actor.job_id = source.job_id
+            actor.depth = source.depth
             actor.function_id = message.function_id
             actor.placement = placement
             actor.running = running
@@ -218,7 +219,7 @@ class Actors:
         if actor is None or actor.worker is None or actor.worker.worker_id != source.process_id:
             return
         worker = actor.worker
-        worker.actor = None
+        self._scheduler.part(worker)
         worker.state = RETIRED
         self._scheduler.release_grant(worker)
         actor.worker = None
@@ -240,7 +241,7 @@ class Actors:
         actor = worker.actor
         if actor is None:
             return
-        worker.actor = None
+        self._scheduler.part(worker)
         actor.worker = None
         never_came = worker.state == STARTING and not worker.retiring
         if never_came and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
@@ -284,7 +285,7 @@ class Actors:
             self._send(subscriber, self._state_for(actor, subscriber))
         worker, actor.worker = actor.worker, None
         if worker is not None:
-            worker.actor = None
+            self._scheduler.part(worker)
             self._scheduler.kill(worker, message)
 
     def _forget(self, actor: Actor) -> None:

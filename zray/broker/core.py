@@ -191,7 +191,7 @@ class BrokerCore:
         return {"job_id": process.job_id, "hosts": self.reports.hosts()}
 
     def _worker_joined(self, process: Process, now: float) -> None:
-        worker = self.scheduler.workers[process.process_id]
+        worker = process.worker = self.scheduler.workers[process.process_id]
         worker.pid = process.info.get("pid", 0)
         if worker.retiring:
             self.scheduler.retire(worker)
@@ -303,7 +303,7 @@ class BrokerCore:
             return  # it was sent again, or by a worker whose job has ended
         shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
         envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
-                            msg.near, msg.payload)  # fmt: skip
+                            msg.near, msg.payload, source.depth)  # fmt: skip
         self.tasks[task_id] = envelope
         source.tasks += 1
         self.scheduler.enqueue(envelope)
@@ -552,6 +552,8 @@ class BrokerCore:
             assert {k: v for k, v in held.items() if v} == {k: v for k, v in host.pool.total.items() if v}, "resources"
             idle = [worker for workers in host.idle.values() for worker in workers]
             assert all(worker.state == IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
+            assert host.actors == sum(worker.actor is not None for worker in host.workers.values()), "its actors"
+            assert sum(host.lent.values()) == sum(worker.lent for worker in host.workers.values()), "what is lent"
             assert (host.pool.free.get("CPU", 0) > 0) == self.scheduler.places.is_open(host), (
                 "the index of hosts with room"
             )
@@ -573,7 +575,7 @@ class BrokerCore:
 def _check_host_info(info: dict[str, Any]) -> None:
     """What hosts say of themselves is passed on to everybody; raises ProtocolError when it cannot be relied on."""
     timeout_s, labels = info.get("idle_timeout_s", 0), info.get("labels", {})
-    texts = [info.get(name, "") for name in ("hostname", "machine_id", "store", "fetch", "session")]
+    texts = [info.get(name, "") for name in ("hostname", "ip", "machine_id", "store", "fetch", "session")]
     if type(timeout_s) not in (int, float) or not timeout_s >= 0 or type(labels) is not dict:
         raise ProtocolError("malformed information about a host")
     if not all(type(text) is str for text in texts) or ("machine_id" in info) > ("store" in info and "fetch" in info):

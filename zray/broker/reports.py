@@ -325,12 +325,12 @@ class Reports:
         """Looks for requests that wait without hope, and says so once for each."""
         scheduler = self._core.scheduler
         waiting: dict[tuple[bytes, bytes], tuple[Shape, str]] = {}
-        for (job_id, key, _), queue in scheduler.queues.items():
+        for (job_id, key, *_), queue in scheduler.queues.items():
             if (first := queue.any()) is not None:
                 waiting[job_id, key] = (first.shape, f"{len(queue)} task(s)")
-        for place, line in scheduler.actors_waiting.items():
+        for (job_id, key, _), line in scheduler.actors_waiting.items():
             for actor in itertools.islice(line.actors.values(), ACTORS_LOOKED_AT):
-                waiting[place] = (actor.placement, f"actor {actor.label}")
+                waiting[job_id, key] = (actor.placement, f"actor {actor.label}")
         self._unplaced_since = {key: self._unplaced_since.get(key, now) for key in waiting}
         self._warned &= set(waiting)
         for place, (shape, what) in waiting.items():

@@ -37,7 +37,7 @@ from zray.exceptions import (
     TaskError,
     ZrayError,
 )
-from zray.failures import aliased
+from zray.failures import aliased, missed_argument
 from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
@@ -318,7 +318,7 @@ class Session:
         try:
             failed = self._waits.first_error(ids, timeout_s)
         except KeyError:
-            raise _of_another_cluster() from None
+            raise _of_another_cluster(refs) from None
         if failed:
             for object_id in ids:  # those that are errors as well count as heard of
                 self.core.references.seen(object_id)
@@ -327,27 +327,47 @@ class Session:
 
     def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
         entry = self._entries[object_id]
-        inner = entry.inner
-        load_ref = self._load_inner(object_id, inner) if inner else lambda other: self._load(other, object_id)
         if entry.status == INLINE:
-            return deserialize(entry.data, load_ref)
+            return deserialize(entry.data, self._loader(object_id, entry))
         if entry.status == STORED:
-            return deserialize(self.read(entry.host, object_id, entry.size, deadline), load_ref)
+            data = self.read(entry.host, object_id, entry.size, deadline)
+            return deserialize(data, self._loader(object_id, entry))
         if entry.status == HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
         self.core.references.seen(object_id)
-        data = entry.data or self.read(entry.host, object_id, entry.size, deadline)
-        origin = aliased(data)
-        if origin:
-            ref = load_ref(origin)
-            self.get([ref], None if deadline is None else max(0.0, deadline - time.monotonic()))
-        raise self.error_of(data, load_ref)
+        raise self._error_of(object_id, deadline)
 
-    @staticmethod
-    def error_of(data: bytes | memoryview, load_ref: Callable[[bytes], ObjectRef]) -> BaseException:
-        """The exception that an error payload stands for, as ``get`` raises it."""
-        error = load_error(data, load_ref)
-        return error.as_instanceof_cause() if isinstance(error, TaskError) else error
+    def _loader(self, object_id: bytes, entry: Entry) -> Callable[[bytes], ObjectRef]:
+        """What loads the references in an object's value."""
+        if entry.inner:
+            return self._load_inner(object_id, entry.inner)
+        return lambda other: self._load(other, object_id)
+
+    def _error_of(self, object_id: bytes, deadline: float | None) -> BaseException:
+        """The exception that is an object's outcome, as ``get`` raises it."""
+        entry = self._entries[object_id]
+        data = entry.data or self.read(entry.host, object_id, entry.size, deadline)
+        return self._error(data, self._loader(object_id, entry), deadline)
+
+    def _error(
+        self, data: bytes | memoryview, load_ref: Callable[[bytes], ObjectRef], deadline: float | None
+    ) -> BaseException:
+        """The exception that an error payload stands for."""
+        missed = missed_argument(data)
+        if missed is not None:
+            error = self._error(missed.error, load_ref, deadline)
+            cause = error.cause if isinstance(error, TaskError) else error
+            told = f"{missed.reason}\n{error if isinstance(error, TaskError) else f'{type(error).__name__}: {error}'}"
+            return TaskError(missed.task_name, told, cause).as_instanceof_cause()
+        origin = aliased(data)
+        if not origin:
+            error = load_error(data, load_ref)
+            return error.as_instanceof_cause() if isinstance(error, TaskError) else error
+        keep = load_ref(origin)
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._waits.first_error([keep._id], left_s):
+            return SystemFailure("an error that stands for that of a value arrived")
+        return self._error_of(origin, deadline)
 
     def wait(
         self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
@@ -357,7 +377,7 @@ class Session:
         try:
             ready = self._waits.wait(refs, num_returns, timeout_s, fetch_local)
         except KeyError:
-            raise _of_another_cluster() from None
+            raise _of_another_cluster(refs) from None
         if not ready:
             return [], list(refs)
         if len(ready) == 1:  # by far the most common; the list is cut without looking at the rest
@@ -389,7 +409,7 @@ class Session:
             plain_kwargs = {name: None if type(value) is ObjectRef else value for name, value in kwargs.items()}
         for _, object_id in refs:
             if object_id not in self._entries:
-                raise _of_another_cluster()
+                raise _of_another_cluster([value for value in (*args, *kwargs.values()) if type(value) is ObjectRef])
         serialized = serialize_call(plain_args, plain_kwargs)
         keep.extend(serialized.held)
         held += tuple(object_id for _, object_id in refs) + serialized.refs
@@ -587,7 +607,14 @@ class Session:
         self.stores.close()
 
 
-def _of_another_cluster() -> ObjectLostError:
+def _of_another_cluster(refs: Iterable[ObjectRef]) -> ObjectLostError:
+    """Why there is nothing at one of the references."""
+    trackers = [ref._tracker for ref in refs]
+    if any(isinstance(tracker, Session) and tracker.pid != os.getpid() for tracker in trackers):
+        return ObjectLostError(
+            "the reference was made before this process was forked, and belongs to the parent: a forked child shares "
+            "no objects with it. Get the value before the fork, or have a task do what the child does"
+        )
     return ObjectLostError("the reference belongs to a cluster that this process has left with zray.shutdown()")
 
 

@@ -15,6 +15,8 @@ from zray.object_ref import ObjectRef
 
 EXPLAINED_FROM_S = 0.1
 """Who waits for less asks again and again, and is not to wait for an explanation."""
+ASKING_S = 0.005
+"""So long may it take, in seconds, to ask an object's owner, before whoever asks is said to wait."""
 
 
 class _FirstError(Waiter):
@@ -100,7 +102,7 @@ class Waits:
                         waiter.ready(object_id)
             if not waiter.is_done():
                 self._awaited[waiter] = waiting
-                self._block(waiter, timeout_s)
+                self._block_for(pending, waiter, timeout_s)
         finally:
             self._awaited.pop(waiter, None)
             if still + waiter.left > 0:
@@ -119,6 +121,14 @@ class Waits:
         else:
             with self._lending():
                 self._shell.wait(waiter, timeout_s)
+
+    def _block_for(self, pending: list[bytes], waiter: Waiter, timeout_s: float | None) -> None:
+        """As ``_block``. Nothing is lent while an owner is asked for what may be there: that is no time to wait."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if not any(map(self._references.owns, pending)):
+            self._shell.wait(waiter, ASKING_S if timeout_s is None else min(timeout_s, ASKING_S))
+        if not waiter.is_done():
+            self._block(waiter, None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def wait(
         self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
@@ -224,14 +234,14 @@ class Waits:
 
 @contextlib.contextmanager
 def lending(shell: ClientShell) -> Iterator[None]:
-    """A task that waits in here has lent its CPUs."""
+    """A task that waits in here has lent its CPUs. An actor keeps its own."""
     lock, execution = shell.lock, shell.core.execution
     lends = False
     lock.shield()
     try:
         with lock:
             # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
-            lends = execution.is_running(current_task.get().task_id)
+            lends = not execution.actor_id and execution.is_running(current_task.get().task_id)
             if lends:
                 execution.block()
         lock.open_window()

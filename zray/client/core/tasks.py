@@ -18,7 +18,7 @@ from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED, Entry, ReferenceTable, is_stored
 from zray.client.core.windows import Windows
 from zray.exceptions import FAILURES, SystemFailure
-from zray.failures import alias_of, aliased, encode_failure, error_text, is_error
+from zray.failures import MissedArgument, alias_of, aliased, encode_failure, error_text, is_error, missed_argument
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id, task_of
 from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import FLAG_RETRYABLE, Cancel, Failed, ProtocolError, Result, Started, Submit
@@ -281,7 +281,7 @@ class TaskTable:
         for key, object_id in arguments.refs:
             entry = self.references.entries[object_id]
             if entry.status == ERROR:
-                self._fail_as(task, object_id, entry)
+                self._fail_for(task, key, object_id, entry)
                 return
             if entry.data and n_bytes + len(entry.data) > self._max_inline_bytes:
                 refs.append((key, object_id, PENDING, b"", b"", 0))  # the worker asks the owner, as for any reference
@@ -448,22 +448,21 @@ class TaskTable:
         """``when``: " before it was sent", for instance."""
         self.fail(task, encode_failure("TaskCancelledError", f"{task.attempt_text} was cancelled{when}"))
 
-    def _fail_as(self, task: Task, object_id: bytes, entry: Entry) -> None:
-        """The task fails as its argument has. An error that is in the store stays there, once.
-
-        If nobody has heard of that one, nobody needs to: now it is this task's.
-        """
-        if object_id in self.references.entries and self.references.owns(object_id):
+    def _fail_for(self, task: Task, key: int | str, object_id: bytes, entry: Entry) -> None:
+        """The task fails since its argument has. An error that is in the store, or refers to objects, stays there."""
+        if self.references.owns(object_id):  # if nobody has heard of that error, nobody needs to: now it is this task's
             unseen = self.references.unseen.pop(task_of(object_id), None)
             if unseen is not None and task.n_returns:
                 self.references.unseen[task.task_id] = task.n_returns, task.name
-        if entry.data and not aliased(entry.data):
-            self.fail(task, entry.data)
-        elif entry.inner and aliased(entry.data):
-            self.fail(task, entry.data, entry.inner)
-        else:
-            self.fail(task, alias_of(object_id), (object_id,))
-        self.references.tell_unseen(task.task_id, entry.data, entry.size)
+        error, between, inner = entry.data, 0, entry.inner
+        missed = missed_argument(error)
+        if missed is not None:
+            error, between = missed.error, missed.between + 1
+        if not error or (inner and not aliased(error)):
+            error, inner = alias_of(object_id), (object_id,)
+        missing = MissedArgument(task.options, key, between, error).to_bytes()
+        self.fail(task, missing, inner)
+        self.references.tell_unseen(task.task_id, missing, len(missing))
 
     def _finish(self, task: Task, error: bytes) -> None:
         del self.tasks[task.task_id]

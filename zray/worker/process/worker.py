@@ -165,13 +165,16 @@ class Worker:
     def _run(self, task: Assignment, options: CallOptions) -> None:
         """Runs a task, constructor or method in this thread."""
         started_us = now_us()
-        token = current_task.set(context_of(task, options, self._environment.resources_of(task)))
+        token = current_task.set(context_of(task, options, self._environment))
         try:
             self._enter(task, options)
             value = self._call(task, options)
             self._end_forked_child(None)
-            returns = self._runner.pack_results(task, options, value) if task.kind != CONSTRUCTOR else []
-            self._answer(task, options, returns, None, started_us)
+            returns: list[Return] = []
+            failed: BaseException | None = None
+            if task.kind != CONSTRUCTOR:
+                returns, failed = self._runner.pack_results(task, options, value, self._name_of(task, options))
+            self._answer(task, options, returns, failed, started_us)
         except BaseException as error:
             self._end_forked_child(error)
             self._failed(task, options, error, started_us)
@@ -307,9 +310,12 @@ class Worker:
         if has_type(error, SystemExit):
             self._exit_process(error)
         n_returns = 1 if task.kind == CONSTRUCTOR else options.n_returns
-        name = options.name if task.kind == TASK else f"{self._actor_class}.{options.method or '__init__'}"
-        returns = self._runner.pack_error(task, name, n_returns, error)
+        returns = self._runner.pack_error(task, self._name_of(task, options), n_returns, error)
         self._answer(task, options, returns, error, started_us)
+
+    def _name_of(self, task: Assignment, options: CallOptions) -> str:
+        """What errors call a piece of work."""
+        return options.name if task.kind == TASK else f"{self._actor_class}.{options.method or '__init__'}"
 
     def _ends_actor(self, error: BaseException) -> bool:
         """Ends the actor, never to be restarted, if that is what ``error`` asks for: whether it is."""
@@ -368,7 +374,7 @@ class Worker:
 
     def context(self, task: Assignment, options: CallOptions) -> Any:
         """The context that an async call runs in."""
-        return context_of(task, options, self._environment.resources_of(task))
+        return context_of(task, options, self._environment)
 
     def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
         """An async call has returned or raised; it is answered by ``flush``."""
@@ -380,13 +386,14 @@ class Worker:
         if not self._execution.is_running(task.task_id):
             return  # the actor has exited meanwhile
         started_us = now_us()
+        name = self._name_of(task, options)
+        returns: list[Return] = []
         if error is None:
             try:
-                returns = self._runner.pack_results(task, options, value)
+                returns, error = self._runner.pack_results(task, options, value, name)
             except BaseException as packing:
                 error = packing
-        if error is not None:
-            name = f"{self._actor_class}.{options.method}"
+        if error is not None and not returns:
             returns = self._runner.pack_error(task, name, options.n_returns, error)
         retryable = error is not None and self._retryable(options, error)
         self._ended.append((task, returns, retryable, now_us() - started_us))
