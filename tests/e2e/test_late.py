@@ -153,3 +153,33 @@ def test_what_a_task_waits_for_is_followed(ray, tmp_path):
     why(ray, ref, "`outer` runs for ", " and waits for `inner`: `inner` runs for ")
     (tmp_path / "go").touch()
     ray.get(ref)
+
+
+def test_an_attempt_that_is_not_the_first_says_so(ray, tmp_path):
+    @ray.remote(max_retries=3)
+    def fit(path):
+        if not os.path.exists(path / "again"):
+            (path / "again").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        while not os.path.exists(path / "go"):
+            time.sleep(0.05)
+
+    ref = fit.remote(tmp_path)
+    why(ray, ref, "`fit` (attempt 2 of 4) runs for ")
+    (tmp_path / "go").touch()
+    ray.get(ref)
+
+
+def test_a_call_that_waits_behind_one_whose_argument_is_missing(ray, person, tmp_path):
+    @ray.remote(num_cpus=0)
+    def load(path):
+        while not os.path.exists(path):
+            time.sleep(0.05)
+
+    one = person.remote()
+    first = one.meet.remote(load.remote(tmp_path / "go"))
+    behind = one.meet.remote(None)
+    why(ray, first, "`Person.meet` waits for an argument: `load` runs for ")
+    why(ray, behind, "`Person.meet` has not been sent: 2 calls of this process are pending")
+    (tmp_path / "go").touch()
+    ray.get([first, behind])

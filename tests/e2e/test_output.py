@@ -629,9 +629,11 @@ def test_a_line_without_an_end_appears_while_the_task_runs(text, end, tmp_path):
 SAME = """
 @ray.remote
 def work(n):
+    open(f"{sys.argv[1]}/{n}", "w").close()
+    while len(os.listdir(sys.argv[1])) < 3:  # each has a worker of its own
+        time.sleep(0.02)
     print("same", flush=True)
     print("epoch", n, flush=True)
-    time.sleep(0.3)  # so that each has a worker of its own
 
 ray.init(num_cpus=3)
 ray.get([work.remote(n) for n in range(3)])
@@ -639,8 +641,8 @@ ray.get([work.remote(n) for n in range(3)])
 
 
 @pytest.mark.parametrize(("setting", "shown"), [({}, 2), ({"RAY_DEDUP_LOGS": "0"}, 3), ({"ZRAY_DEDUP_LOGS": "0"}, 3)])
-def test_only_equal_lines_are_shown_once_and_not_even_those_if_that_is_not_wanted(setting, shown):
-    with driver(SAME, environ=setting) as program:
+def test_only_equal_lines_are_shown_once_and_not_even_those_if_that_is_not_wanted(setting, shown, tmp_path):
+    with driver(SAME.replace("sys.argv[1]", repr(str(tmp_path))), environ=setting) as program:
         out = program.succeed()
     assert sum("same" in line for line in out.splitlines()) == shown
     assert ("[repeated 2x across cluster]" in out) == (shown == 2)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray.client.core.references import PENDING
-from zray.client.core.tasks import WAITING
+from zray.client.core.tasks import WAITING, Task
 from zray.exceptions import ClusterUnavailableError
 from zray.ids import task_of
 from zray.protocol.messages import DEAD
@@ -61,31 +61,32 @@ class _Inquiry:
             return ""
         core = self._session.core
         task_id = task_of(object_id)
+        called = f"`{name}`" if name else ""
         with self._session.shell.lock:
             task = core.tasks.tasks.get(task_id)
-            missing = waits = ""
+            argument, unsent = b"", ""
             if task is not None:
-                name, actor_id = task.name, task.route.actor_id
-                waits = next((ref for _, ref in task.arguments.refs if not self._is_here(ref)), b"")  # type: ignore[assignment]
+                called, actor_id = _called(task), task.route.actor_id
+                argument = next((ref for _, ref in task.arguments.refs if not self._is_here(ref)), b"")
                 view = core.actors.views.get(actor_id)
-                if task.state == WAITING and not waits and view is not None and view.state != DEAD:
-                    missing = f"`{name}` has not been sent: {view.pending_calls:,} calls of this process are pending"
-        if waits:
-            before = self.why(waits, "", b"", {**path, task_id: name})  # type: ignore[arg-type]
-            return f"`{name}` waits for an argument{': ' if before else ''}{before}"
+                if task.state == WAITING and not argument and view is not None and view.state != DEAD:
+                    unsent = f"{called} has not been sent: {view.pending_calls:,} calls of this process are pending"
+        if argument:
+            before = self.why(argument, "", b"", {**path, task_id: called})
+            return f"{called} waits for an argument{': ' if before else ''}{before}"
         key = actor_id or task_id
         if key in path:
             return _circle(list(path.values()), path[key])
-        return (self._at_actor if actor_id else self._at_worker)(key, task_id, name, path) or missing
+        return (self._at_actor if actor_id else self._at_worker)(key, task_id, called, path) or unsent
 
     def _is_here(self, object_id: bytes) -> bool:
         entry = self._session.core.references.entries.get(object_id)
         return entry is None or entry.status != PENDING
 
-    def _at_worker(self, key: bytes, task_id: bytes, name: str, path: dict[bytes, str]) -> str:
+    def _at_worker(self, key: bytes, task_id: bytes, called: str, path: dict[bytes, str]) -> str:
         found = self._ask(task=task_id)
         state = found["state"]
-        called = f"`{name or found.get('name') or 'a task'}`"
+        called = called or f"`{found.get('name') or 'a task'}`"
         if state == "queued":
             return f"{called} has not been started: {found['why']}"
         if state != "worker":
@@ -99,23 +100,23 @@ class _Inquiry:
             return f"{called} is with {where} and has not begun{behind}"
         return f"{called} runs for {runs[1]:.1f} s ({where}){self._waits(found, key, called, path)}"
 
-    def _at_actor(self, key: bytes, task_id: bytes, name: str, path: dict[bytes, str]) -> str:
+    def _at_actor(self, key: bytes, task_id: bytes, call: str, path: dict[bytes, str]) -> str:
         found = self._ask(actor=key)
         state = found["state"]
-        called = f"actor {found.get('name') or 'of ' + name}"
+        called = f"actor {found.get('name') or 'of ' + call}"
         if state == "unplaced":
-            return f"`{name}` waits for its {called}, which has not been started: {found['why']}"
+            return f"{call} waits for its {called}, which has not been started: {found['why']}"
         if state == "starting":
-            return f"`{name}` waits for its {called}, whose process starts (pid {found['pid']} on {found['host']})"
+            return f"{call} waits for its {called}, whose process starts (pid {found['pid']} on {found['host']})"
         if state != "worker":
             return ""
         where = f"pid {found['pid']} on {found['host']}"
         if not found["answers"]:
-            return f"`{name}` waits for its {called} ({where}), {_MUTE}"
+            return f"{call} waits for its {called} ({where}), {_MUTE}"
         waits = self._waits(found, key, called, path)
         runs = next((row for row in found["running"] if row[2] == task_id), None)
         if runs is not None:
-            return f"`{name}` runs for {runs[1]:.1f} s ({called}, {where}){waits}"
+            return f"{call} runs for {runs[1]:.1f} s ({called}, {where}){waits}"
         if not found["running"]:
             return ""
         longest = max(found["running"], key=lambda row: row[1])
@@ -131,6 +132,12 @@ class _Inquiry:
 
 
 _MUTE = "which does not answer: what it runs holds the interpreter's lock, or it is stopped"
+
+
+def _called(task: Task) -> str:
+    if not task.attempt:
+        return f"`{task.name}`"
+    return f"`{task.name}` ({task.attempt_text.partition(' of `')[0]})"
 
 
 def _circle(path: list[str], back_to: str) -> str:

@@ -17,7 +17,7 @@ from zray.client.core.tasks import MAX_FREE_ATTEMPTS, UNLIMITED, pack_outcome, r
 from zray.failures import decode_failure, encode_failure, missed_argument
 from zray.ids import return_id, task_of
 from zray.protocol import messages as m
-from zray.protocol.codec import pack
+from zray.protocol.codec import pack, pack_body
 from zray.protocol.messages import ProtocolError
 
 
@@ -497,6 +497,19 @@ def test_an_error_that_somebody_has_seen_is_not_told(driver, worker):
     for index in (1, 2):
         driver.drop(return_id(task_of(ref), index))
     assert unhandled(driver) == [] and not driver.core.references.unseen
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_an_error_that_another_process_has_asked_for_is_not_told(wire, driver, worker, early):
+    ref = driver.submit(worker)
+    ask = m.Delivered(worker.id, pack_body([m.ObjectRequest(ref)]))
+    if early:
+        driver.core.receive(ask)
+    user_error(driver, ref)
+    if not early:
+        driver.core.receive(ask)
+    driver.drop(ref)
+    assert unhandled(driver) == []
 
 
 def test_an_error_of_an_argument_is_that_of_the_last_task_of_a_chain(driver, worker):

@@ -392,6 +392,8 @@ class ReferenceTable:
         Not only the value's owner may hold them: they would go with its process, and the borrower uses the value on.
         """
         inner = entry.inner if len(entry.inner) <= MAX_HANDED_OVER else ()
+        if entry.status == ERROR:
+            self.seen(object_id)
 
         def send() -> None:
             state = ObjectState(object_id, entry.status, entry.data, entry.host, entry.size, b"".join(inner))
@@ -457,7 +459,6 @@ class ReferenceTable:
         """Somebody asks for the value of an object of this process."""
         self.check_own(message.object_id)
         entry = self.entries.get(message.object_id)
-        self.seen(message.object_id)
         if entry is None:
             failure = encode_failure(
                 "ObjectFreedError", "the object was freed: its owner knew of no reference any more"
