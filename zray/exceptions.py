@@ -207,7 +207,20 @@ class OutOfMemoryError(WorkerCrashedError):
 
 
 class ActorError(ZrayError):
-    """Base of the errors about actors."""
+    """Base of the errors about actors.
+
+    Attributes, as in Ray: actor_id (hexadecimal; None where it is not known), error_msg (the text), preempted (whether
+    the actor's host was taken away, of which zray never knows: False).
+    """
+
+    preempted = False
+
+    def __init__(
+        self, error_msg: str = "the actor had an error before the call was finished", actor_id: bytes | None = None
+    ) -> None:
+        super().__init__(error_msg)
+        self.error_msg = error_msg
+        self.actor_id = actor_id.hex() if actor_id is not None else None
 
 
 class ActorDiedError(ActorError):
@@ -218,8 +231,18 @@ class ActorUnavailableError(ActorError):
     """The actor cannot be reached at the moment; the call may or may not have run."""
 
 
-class ActorExit(BaseException):
-    """Ends the actor that raises it: what ``exit_actor`` raises. Not an error; never reaches a driver."""
+class ActorExit(SystemExit):
+    """Ends the actor that raises it: what ``exit_actor`` raises. Not an error; never reaches a driver.
+
+    Its ``code`` is 0, so threads that it ends do so silently.
+    """
+
+    def __init__(self, reason: str = "exit_actor() was called") -> None:
+        super().__init__(0)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class GetTimeoutError(ZrayError, TimeoutError):

@@ -1,10 +1,11 @@
 """How an error travels in place of a value: four forms, told apart by their first byte.
 
 A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, which the broker
-can write and read without pickle.  An *error* was raised by the user's code: see ``zray.serialization.errors``.  An
-*alias* names the object whose error it is: a large error is in the store once, and is the outcome of many objects.
-A *missed argument* is the outcome of a task that could not run: its own name, and the error of the argument.
-The tags differ from those of values, so the first byte also tells an error from a value (``is_error``).
+can write and read without pickle; if it is about an actor, its identifier too.  An *error* was raised by the user's
+code: see ``zray.serialization.errors``.  An *alias* names the object whose error it is: a large error is in the store
+once, and is the outcome of many objects. A *missed argument* is the outcome of a task that could not run: its own name,
+and the error of the argument. The tags differ from those of values, so the first byte also tells an error from a value
+(``is_error``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from zray.exceptions import FAILURES, SystemFailure, ZrayError
+from zray.exceptions import FAILURES, ActorError, SystemFailure, ZrayError
 
 FAILURE_TAG = b"F"
 ERROR_TAG = b"E"
@@ -83,22 +84,30 @@ def missed_argument(data: bytes | memoryview) -> MissedArgument | None:
     return missed
 
 
-def encode_failure(kind: str, message: str) -> bytes:
-    """The failure ``zray.exceptions.<kind>``. Raises ValueError when no failure has that name."""
+def encode_failure(kind: str, message: str, actor_id: bytes = b"") -> bytes:
+    """The failure ``zray.exceptions.<kind>``; ``actor_id``: of an ActorError.
+
+    Raises ValueError when no failure has that name.
+    """
     if kind not in FAILURES:
         raise ValueError(f"{kind!r} is not a failure; there are {', '.join(sorted(FAILURES))}")
-    packed: bytes = msgpack.packb([kind, message], unicode_errors="backslashreplace")
+    fields = [kind, message, actor_id] if actor_id else [kind, message]
+    packed: bytes = msgpack.packb(fields, unicode_errors="backslashreplace")
     return FAILURE_TAG + packed
 
 
 def decode_failure(data: bytes | memoryview) -> ZrayError:
     """A new exception from what ``encode_failure`` returned. Raises SystemFailure when ``data`` is malformed."""
     try:
-        kind, message = msgpack.unpackb(memoryview(data)[1:])
+        kind, message, *of_actor = msgpack.unpackb(memoryview(data)[1:])
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise SystemFailure(f"a malformed failure arrived: {error}") from error
     known = FAILURES.get(str(kind))
-    return known(message) if known else SystemFailure(f"{kind}: {message}")
+    if known is None:
+        return SystemFailure(f"{kind}: {message}")
+    if issubclass(known, ActorError) and of_actor and type(of_actor[0]) is bytes:
+        return known(message, of_actor[0])
+    return known(message)
 
 
 def show_error(data: bytes | memoryview) -> str:

@@ -19,13 +19,14 @@ from zray.client.context import TaskContext, current_task
 from zray.client.futures import raisable_in_coroutines
 from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
 from zray.ids import make_task_id, put_id, return_id
+from zray.methods import method_of
 from zray.object_ref import HeldRef, ObjectRef
 from zray.options import ActorOptions
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
 from zray.util.signals import came_from_handler
 
 if TYPE_CHECKING:
-    from zray.api.actor import ActorMeta
+    from zray.api.actor_meta import ActorMeta
 
 
 class _Actor:
@@ -214,7 +215,10 @@ class LocalRuntime:
         is_error, data = self._values[made[0].binary()]
         if is_error:
             error = load_error(data, self.intern)
-            actor.death = error.as_instanceof_cause() if isinstance(error, TaskError) else ActorDiedError(str(error))
+            if isinstance(error, TaskError):
+                actor.death = error.as_instanceof_cause()
+            else:
+                actor.death = ActorDiedError(str(error), actor_id)
         return actor_id, None, meta
 
     def call(
@@ -227,24 +231,20 @@ class LocalRuntime:
         def call(*args: Any, **kwargs: Any) -> Any:
             if actor.death is not None:
                 raise actor.death
-            if method == "__ray_ready__":
-                return True
-            if method == "__ray_call__":
-                return args[0](actor.instance, *args[1:], **kwargs)
             try:
-                return getattr(actor.instance, method)(*args, **kwargs)
+                return method_of(actor.instance, method)(*args, **kwargs)
             except ActorExit as error:
-                actor.death = ActorDiedError(str(error))
+                actor.death = ActorDiedError(str(error), actor_id)
                 raise actor.death from None
 
         return self._run(name, call, n_returns, args, kwargs, generator=meta.methods[method].streams)
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None:
         actor_id = self._names.get((namespace or self.namespace, name))
-        return None if actor_id is None else (actor_id, self._actors[actor_id].spec, None)
+        return None if actor_id is None else (actor_id, self._actors[actor_id].spec)
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
-        self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()")
+        self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()", actor_id)
         self._names = {key: value for key, value in self._names.items() if value != actor_id}
 
     # ------------------------------------------------------------------ questions

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
-from zray.api.actor import ActorHandle, ActorMeta
+from zray.api.actor import ActorHandle
+from zray.api.actor_meta import ActorMeta
 from zray.api.runtime import runtime
 from zray.object_ref import ObjectRef
 from zray.options import check_text
@@ -55,7 +57,10 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if type(refs) is ObjectRef:
         return runtime().get([refs], timeout)[0]
     if not isinstance(refs, (list, tuple)):
-        raise ValueError(f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}")
+        hint = "; make a list of it, list(...)" if isinstance(refs, Iterable) and not isinstance(refs, str) else ""
+        raise ValueError(
+            f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}{hint}"
+        )
     for ref in refs:
         if type(ref) is not ObjectRef:
             raise TypeError(
@@ -138,9 +143,10 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
-    """The handle of a live actor that was created with ``name`` in ``namespace`` (default: the job's).
+    """A handle of the actor that was created with ``name`` in ``namespace`` (default: the job's).
 
-    Raises ValueError when there is none.
+    The handle is weak, as in Ray: it does not keep the actor alive, nor do its copies. An actor that died still has its
+    name while others hold handles that do: calls of it end in ActorDiedError. Raises ValueError when there is none.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"the name of an actor is a non-empty string, got {name!r}")
@@ -149,6 +155,6 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
         check_text(namespace, "zray.get_actor()", "namespace")
     found = runtime().find_actor(name, namespace or "")
     if found is None:
-        raise ValueError(f"there is no live actor named {name!r} in namespace {namespace or runtime().namespace!r}")
-    actor_id, spec, ref = found
-    return ActorHandle(actor_id, ref, ActorMeta.unpack(spec["meta"]))
+        raise ValueError(f"there is no actor named {name!r} in namespace {namespace or runtime().namespace!r}")
+    actor_id, spec = found
+    return ActorHandle(actor_id, None, ActorMeta.unpack(spec["meta"]))

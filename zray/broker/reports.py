@@ -109,7 +109,7 @@ class Reports:
         namespace = argument.get("namespace")
         return [
             {"namespace": space, "name": name}
-            for space, name in self._core.actors.names
+            for space, name in self._core.actors.live_names()
             if namespace is None or space == namespace
         ]
 

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from zray.client.advice import Advice
 from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
@@ -97,8 +98,12 @@ class Session:
             Unhandled: self._unhandled,
         }
         self.on_lost: Callable[[str], None] = lambda reason: None
+        self.on_exit_actor: Callable[[str, bytes], None] = lambda reason, ender: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
-        lent = functools.partial(lending, self.shell) if host_id else contextlib.nullcontext
+        self._advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.has_one_task)
+        lent: Callable[[], contextlib.AbstractContextManager[None]] = functools.partial(lending, self.shell)
+        if self._advice is not None:
+            lent = self._advice.waiting
         self._link = connection.link
         self._remote = RemoteObjects(self.shell, self.stores, lent)
         self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lent, self.check_usable, self._explain)
@@ -416,6 +421,8 @@ class Session:
         size = serialized.total_bytes
         if size <= self.config.inline_max_bytes:
             return Arguments(INLINE, serialized.to_bytes(), b"", b"", 0, tuple(refs), held), keep
+        if self._advice is not None:
+            self._advice.sent((*plain_args, *plain_kwargs.values()), size)
         stored = self._put(put_id(self.core.new_task_id()), serialized)
         keep.append(stored)
         host = self._entries[stored._id].host
@@ -552,6 +559,10 @@ class Session:
         with self.shell.lock:
             view = self.core.actors.views.get(actor_id)
             return view.pending_calls if view is not None else 0
+
+    def exit_actor(self, reason: str) -> None:
+        """Ends the actor that this process serves, when the calls that run have ended. From any thread."""
+        self.on_exit_actor(reason, current_task.get().task_id)
 
     # ------------------------------------------------------------------ asking the broker
 

@@ -48,11 +48,11 @@ class Caller:
         data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
         self.core.references.resolve(object_id, status, data, b"", 0)
 
-    def create(self, refs: tuple[bytes, ...] = (), handle: bytes | None = None) -> bytes:
+    def create(self, refs: tuple[bytes, ...] = (), handle: bytes | None = None, name: str = "") -> bytes:
         handle = put_id(self.core.new_task_id()) if handle is None else handle
         self.core.references.own(handle)
         self.core.references.resolve(handle, HANDLE, b"", b"", 0)
-        spec = {"handle": handle, "name": "", "ordered": self.ordered, "max_concurrency": 1}
+        spec = {"handle": handle, "name": name, "ordered": self.ordered, "max_concurrency": 1}
         arguments = INLINE_ARGUMENTS._replace(refs=tuple(enumerate(refs)), held=refs)
         task = Task(ACTOR, self.core.queue_route, FUNCTION, b"", 0, b"", arguments, 0, 0, b"")
         self.core.actors.create(handle, spec, task)
@@ -555,3 +555,15 @@ def test_a_name_that_was_taken(caller):
     assert caller.sent() == []
     assert caller.core.actors.views == {}
     assert caller.core.tasks.tasks == {}
+
+
+@pytest.mark.parametrize("name", ["", "n"])
+def test_a_dead_actor_is_released_if_it_has_a_name(name):
+    """Which it keeps until then."""
+    caller = Caller()
+    handle = caller.create(name=name)
+    caller.core.receive(m.ActorState(ACTOR, 0, m.DEAD, 0, "it died", b""))
+    caller.sent()
+    caller.drop(handle)
+    assert caller.sent() == ([m.ActorRelease(ACTOR)] if name else [])
+    assert ACTOR not in caller.core.actors.views

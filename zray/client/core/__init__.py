@@ -335,6 +335,11 @@ class ClientCore:
         """An identifier for a task or ``put`` of this process."""
         return self.process_id + next(self._counter).to_bytes(8, "big")  # as ``make_task_id``, which takes a call more
 
+    def has_one_task(self) -> bool:
+        """Whether a single task has no outcome yet, and nothing else."""
+        tasks = self.tasks.tasks
+        return len(tasks) == 1 and all(task.route is self.queue_route for task in tuple(tasks.values()))
+
     def export(self, function_id: bytes, name: str, blob: bytes) -> None:
         """Makes a function or class known to the cluster, once."""
         if function_id not in self.exported:

@@ -345,6 +345,7 @@ class ActorTable:
         self._references = references
         self._tasks = tasks
         self._handle_of: dict[bytes, bytes] = {}  # handle object -> actor, for the actors created here
+        self._named: set[bytes] = set()  # those of them that have a name, which a dead one keeps until its release
 
     def view(self, actor_id: bytes, ordered: bool, concurrency: int = 1, class_name: str = "") -> ActorView:
         """The view of an actor, made at its first use. ``ordered``: it runs its calls in their order, one at a time;
@@ -367,6 +368,8 @@ class ActorTable:
         view.creation = Creation(task.function_id, spec, task)
         if handle_id:
             self._handle_of[handle_id] = actor_id
+            if spec.get("name"):
+                self._named.add(actor_id)
         task.route = _CreationRoute(view, self)
         spec["ready"] = False
         if not all(self._references.has_value(object_id) for _, object_id in task.arguments.refs):
@@ -382,10 +385,11 @@ class ActorTable:
         """The broker did not take the actor, since its name is another's."""
         view = self.views.pop(actor_id)
         view.state = DEAD
+        self._named.discard(actor_id)
         creation = view.creation
         if creation is not None:
             self._handle_of.pop(creation.spec["handle"], None)
-            self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken"))
+            self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken", actor_id))
 
     def handle_freed(self, object_id: bytes) -> bool:
         """The handle object of an actor that was created here can no longer be reached; False: it is none."""
@@ -393,10 +397,11 @@ class ActorTable:
         if actor_id is None:
             return False
         view = self.views.get(actor_id)
-        if view is not None and view.state != DEAD:
+        if view is not None and (view.state != DEAD or actor_id in self._named):
             self.send(ActorRelease(actor_id))
-        elif view is not None:
+        if view is not None and view.state == DEAD:
             del self.views[actor_id]
+        self._named.discard(actor_id)
         return True
 
     # ------------------------------------------------------------------ calls
@@ -432,7 +437,7 @@ class ActorTable:
 
     def _died(self, view: ActorView, message: ActorState) -> None:
         view.state = DEAD
-        view.death = message.error or encode_failure("ActorDiedError", message.message)
+        view.death = message.error or encode_failure("ActorDiedError", message.message, view.actor_id)
         view.death_message = "" if message.error else message.message
         for task in [*view.flying.values(), *view.take_unsent()]:
             if task.task_id in self._tasks.tasks:
@@ -447,7 +452,7 @@ class ActorTable:
     def _fail_dead(self, task: Task, view: ActorView) -> None:
         """A call's error names the call. There may be a million of them: those that read alike are the same bytes."""
         if view.death_message:
-            self._tasks.fail(task, _death_of(task.attempt_text, view.death_message))
+            self._tasks.fail(task, _death_of(task.attempt_text, view.death_message, view.actor_id))
         else:
             self._tasks.fail(task, view.death)
 
@@ -474,7 +479,7 @@ class ActorTable:
                 self._tasks.fail_cancelled(task)
                 continue
             text = f"{task.attempt_text} was with the actor when that died, and may have run: {message.message}"
-            self._tasks.fail(task, encode_failure("ActorUnavailableError", text))
+            self._tasks.fail(task, encode_failure("ActorUnavailableError", text, view.actor_id))
         view.go_on()
 
     def check(self) -> None:
@@ -490,5 +495,5 @@ class ActorTable:
 
 
 @functools.lru_cache(maxsize=64)
-def _death_of(attempt: str, message: str) -> bytes:
-    return encode_failure("ActorDiedError", f"{attempt}: {message}")
+def _death_of(attempt: str, message: str, actor_id: bytes) -> bytes:
+    return encode_failure("ActorDiedError", f"{attempt}: {message}", actor_id)

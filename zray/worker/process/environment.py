@@ -47,6 +47,7 @@ class Environment:
         self._gpus: list[int] = []
         self._cpus = 0
         self._thread_variables = [name for name in THREAD_VARIABLES if name not in os.environ]  # others are the user's
+        self._label = ""  # of the actor; empty while its constructor runs
         self._shapes: dict[bytes, dict[str, int]] = {}
         self._actor_resources: dict[str, int] = {}
         self._own_path = [*_entries_of_variable(), *sys.path]
@@ -113,12 +114,18 @@ class Environment:
             self._named = ("", "")
             set_title(f"zray::{title}")
 
+    def name_actor(self, actor_class: str, label: str) -> None:
+        """``label`` names what an actor prints from now on."""
+        self._label = label
+        self._named = ("", "")
+        self.show_name(self._title, actor_class)
+
     def show_name(self, name: str, actor_class: str) -> None:
-        """Names the process in ``ps``, and what it prints from now on."""
+        """Names the process in ``ps``, and what it prints from now on: by its actor, if it has one."""
         if (name, actor_class) == self._named:
             return
-        self.show_title(f"{actor_class}.{name}" if actor_class and name != actor_class else name)
-        shown = actor_class or name
+        self.show_title(name)
+        shown = self._label or actor_class or name
         if shown == self._name:
             self._named = (name, actor_class)
             return

@@ -29,11 +29,14 @@ HOSTNAME = socket.gethostname()
 
 
 class CallOptions:
-    """What every call of a function or method with the same options has in common."""
+    """What every call of a function or method with the same options has in common.
+
+    ``name``: as the caller has chosen it, else the function's, ``Class.method`` or ``Class.__init__``.
+    """
 
     __slots__ = ("generator", "max_calls", "method", "n_returns", "name", "retry_exceptions")
 
-    def __init__(self, packed: bytes) -> None:
+    def __init__(self, packed: bytes, actor_class: str) -> None:
         options = unpack(packed)
         if type(options) is not dict:
             raise ProtocolError("malformed options")
@@ -50,12 +53,14 @@ class CallOptions:
             and self.n_returns >= 0
         ):
             raise ProtocolError("malformed options")
+        if actor_class and self.name == (self.method or "__init__"):
+            self.name = f"{actor_class}.{self.name}"
 
 
 @functools.lru_cache(maxsize=4096)
-def read_options(packed: bytes) -> CallOptions:
-    """Parses a call's options once. Raises ProtocolError."""
-    return CallOptions(packed)
+def read_options(packed: bytes, actor_class: str) -> CallOptions:
+    """Parses a call's options once. ``actor_class``: empty for plain tasks. Raises ProtocolError."""
+    return CallOptions(packed, actor_class)
 
 
 class Runner:
@@ -76,6 +81,10 @@ class Runner:
         if loaded is None:
             loaded = self._loaded[function_id] = self._load(self._session.core.execution.functions[function_id])
         return loaded
+
+    def forget_functions(self) -> None:
+        """Lets go of what has been loaded, and of what is reachable by it only."""
+        self._loaded.clear()
 
     def _load(self, message: FunctionBlob) -> Any:
         if not message.found:
@@ -134,17 +143,17 @@ class Runner:
     # ------------------------------------------------------------------ outcomes
 
     def pack_results(
-        self, task: Assignment, options: CallOptions, value: Any, name: str
+        self, task: Assignment, options: CallOptions, value: Any
     ) -> tuple[list[Return], BaseException | None]:
         """The return values of a call that returned ``value``; and the error that is among them, if a generator has
-        raised: what it had yielded before stays. ``name``: what errors call the call."""
+        raised: what it had yielded before stays."""
         n_returns = options.n_returns
         if n_returns == 1 and not options.generator:
             return [self._pack(task, 1, value, options, self._session.max_inline_bytes)], None
         if n_returns == 0:
             return [], None
         if isinstance(value, GeneratorType):
-            return self._pack_yielded(task, options, value, name)
+            return self._pack_yielded(task, options, value)
         values = list(value) if isinstance(value, Iterable) else None
         if values is None or len(values) != n_returns:
             got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
@@ -157,7 +166,7 @@ class Runner:
         return returns, None
 
     def _pack_yielded(
-        self, task: Assignment, options: CallOptions, values: GeneratorType[Any, Any, Any], name: str
+        self, task: Assignment, options: CallOptions, values: GeneratorType[Any, Any, Any]
     ) -> tuple[list[Return], BaseException | None]:
         """Each value as it comes, so that no two have to be in memory. What is yielded beyond the last is not asked
         for."""
@@ -169,7 +178,7 @@ class Runner:
                 returns.append(self._pack(task, index, _next_of(values, index, options), options, room))
                 room -= len(returns[-1].data)
         except Exception as error:
-            rest = self._pack_error(task, name, range(len(returns) + 1, n_returns + 1), error, max(0, room))
+            rest = self._pack_error(task, options.name, range(len(returns) + 1, n_returns + 1), error, max(0, room))
             return [*returns, *rest], error
         return returns, None
 
