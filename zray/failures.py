@@ -1,11 +1,11 @@
 """How an error travels in place of a value: four forms, told apart by their first byte.
 
-A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, and the actor's
-identifier if it is about one, which the broker can write and read without pickle.  An *error* was raised by the user's
+A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, which the broker
+can write and read without pickle; if it is about an actor, its identifier too.  An *error* was raised by the user's
 code: see ``zray.serialization.errors``.  An *alias* names the object whose error it is: a large error is in the store
-once, and is the outcome of many objects.
-A *missed argument* is the outcome of a task that could not run: its own name, and the error of the argument.
-The tags differ from those of values, so the first byte also tells an error from a value (``is_error``).
+once, and is the outcome of many objects. A *missed argument* is the outcome of a task that could not run: its own name,
+and the error of the argument. The tags differ from those of values, so the first byte also tells an error from a value
+(``is_error``).
 """
 
 from __future__ import annotations
@@ -108,6 +108,21 @@ def decode_failure(data: bytes | memoryview) -> ZrayError:
     if issubclass(known, ActorError) and of_actor and type(of_actor[0]) is bytes:
         return known(message, of_actor[0])
     return known(message)
+
+
+def show_error(data: bytes | memoryview) -> str:
+    """A failure or error for people: that of a task as its exception shows it, ``f (pid=4711, host=node7)`` and the
+    traceback. Whatever it is, without unpickling anything."""
+    try:
+        missed = missed_argument(data)
+        if missed is not None:
+            error = "an error that is in the store" if aliased(missed.error) else show_error(missed.error)
+            return f"{missed.task_name}: {missed.reason}\n{error}"
+        fields = msgpack.unpackb(memoryview(data)[1:])
+        heading = f"{fields[0]} (pid={fields[2]}, host={fields[3]})\n" if bytes(data[:1]) == ERROR_TAG else ""
+        return f"{heading}{fields[1]}".rstrip()
+    except (SystemFailure, ValueError, TypeError, IndexError, KeyError, msgpack.UnpackException):
+        return "an error that cannot be read"
 
 
 def error_text(data: bytes | memoryview) -> str:

@@ -529,3 +529,41 @@ def test_a_named_actor_that_no_broker_answers_for():
             ray.remote(Exception).options(name="nobody").remote()
         broker.signal(signal.SIGCONT)
         ray.shutdown()
+
+
+def test_what_cannot_be_reached_is_told_apart(tmp_path, monkeypatch):
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "0.3")
+    left, file = tmp_path / "left", tmp_path / "file"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(left))
+    file.touch()
+    port = free_port()
+    for address, why in {
+        "tcp://no-such-host.invalid:6380": "the name 'no-such-host.invalid' cannot be resolved",
+        f"tcp://127.0.0.1:{port}": f"nothing listens at port {port} of 127.0.0.1",
+        f"ipc://{tmp_path}/none": f"there is no such file: {tmp_path}/none",
+        f"ipc://{tmp_path}/none/none": f"there is no such directory: {tmp_path}/none/none",
+        f"ipc://{left}": f"the socket {left} is left over",
+        f"ipc://{file}": f"{file} is a file, and no socket",
+        "ipc://@nobody": "nothing listens at the abstract socket @nobody",
+    }.items():
+        with pytest.raises(ray.exceptions.ClusterUnavailableError) as caught:
+            ray.init(address, insecure=address.startswith("tcp"))
+        assert why in str(caught.value) and f"{address!r} within 0.3 s" in str(caught.value)
+
+
+def test_of_two_brokers_the_last_one_is_taken_with_a_word(sandbox):
+    with by_hand(hosts=0) as (first, _, _), by_hand(hosts=0) as (second, _, _):
+        warning = f"2 brokers of yours run on this machine: this goes to the one that was started last, at {second}"
+        with driver("print(ray.init('auto')['address'])") as program:
+            assert program.succeed() == second and warning in program.err and first in program.err
+        with Process([sys.executable, "-m", "zray.cli.worker", "--num-cpus", "1"]) as worker:
+            worker.expect("host is ready")
+            assert warning in worker.err and worker.err.count("2 brokers") == 1
+            worker.stop()
+        with driver(f"print(ray.init({first!r})['address'])") as program:
+            assert program.succeed() == first and "2 brokers" not in program.err
+        listed = cli("main", "status").stdout
+        assert listed.startswith("2 clusters of yours run on this machine; ") and first in listed and second in listed

@@ -20,7 +20,7 @@ from zray import object_ref
 from zray.api import runtime as runtimes
 from zray.client import session as sessions
 from zray.client.connection import connect
-from zray.client.core.effects import ShowLogs, Warn
+from zray.client.core.effects import ShowLogs, Unhandled, Warn
 from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
@@ -32,8 +32,8 @@ from zray.util.machine import host_resources
 from zray.util.processes import describe_error, kill_session
 from zray.util.sessions import (
     SessionPaths,
+    choose_broker,
     new_session,
-    read_current,
     remove_session,
     runtime_root,
     sweep_dead_sessions,
@@ -220,7 +220,9 @@ def _resolve(address: str, config: Config, told: bool) -> str:
 
             raise error if told else ConfigError(f"{sources()['address']}: {error}") from None
         return address
-    current = read_current(runtime_root(config.tmpdir))
+    current, warning = choose_broker(runtime_root(config.tmpdir))
+    if warning:
+        _logger().warning(warning)
     if current is not None:
         if not address and _logger().isEnabledFor(INFO):
             say(f"zray: joining the cluster that runs on this machine, at {current.address}")
@@ -288,12 +290,14 @@ def _join(
     from zray.api.driver_output import DriverOutput  # workers, which import this module too, do without
 
     process_id = os.urandom(16)
-    info = {"pid": os.getpid(), "job": _job_config(namespace, local=True), "shows_logs": config.log_to_driver}
+    job = _job_config(namespace, local=True) | {"ignore_unhandled_errors": config.ignore_unhandled_errors}
+    info = {"pid": os.getpid(), "job": job, "shows_logs": config.log_to_driver}
     connection = connect(address, DRIVER, process_id, info, config, credentials)
     lifeline = process.lifeline if process is not None else -1
     session = Session(connection, process_id, b"", namespace, config, lifeline)
-    output = DriverOutput(config.log_to_driver, lambda size_bytes: _tell_taken(session, size_bytes))
+    output = DriverOutput(config.log_to_driver, lambda size_bytes: _tell_taken(session, size_bytes), config.dedup_logs)
     session.handlers.update({ShowLogs: output.show, Warn: output.warn})
+    session.handlers[Unhandled] = lambda effect: None if config.ignore_unhandled_errors else output.error(effect)
     sessions.set_current(session)
     object_ref.set_tracker(session)
     runtimes.set_runtime(None)

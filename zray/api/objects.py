@@ -46,7 +46,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
     Raises ValueError if ``refs`` is neither, TypeError if something else than ObjectRefs is in the list.
 
-    Raises what the task raised, as an instance of both its type and TaskError; GetTimeoutError; ActorDiedError,
+    Raises what the task raised, as an instance of both its type and TaskError; GetTimeoutError, which says why as far
+    as anybody knows (to find out takes milliseconds, or a second if a worker does not answer); ActorDiedError,
     WorkerCrashedError, ObjectLostError and their kin. An error among several is raised as soon as it is known, whatever
     else is pending, also with a timeout of 0; of several errors the first in the list. Large arrays are read-only views
     of shared memory.

@@ -204,7 +204,9 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
             raise
-        return session.call_actor(actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries)
+        return session.call_actor(
+            actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name
+        )
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None:
         core = self.session.core

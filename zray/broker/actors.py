@@ -50,7 +50,10 @@ class Actors:
         send: Callable[[bytes, Any], None],
         jobs: dict[bytes, Job],
         processes: dict[bytes, Process],
+        on_restart: Callable[[Actor, str], None] = lambda actor, message: None,
     ) -> None:
+        """``on_restart``: told of an actor whose worker has died by itself, and why."""
+        self._on_restart = on_restart
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._dead: dict[bytes, dict[bytes, dict[str, Any]]] = {}
@@ -265,8 +268,8 @@ class Actors:
         elif worker is not None:
             self._scheduler.kill(worker, reason)
 
-    def worker_died(self, worker: Worker, message: str) -> None:
-        """The worker of an actor is dead: restarts the actor, or buries it."""
+    def worker_died(self, worker: Worker, message: str, told: bool = False) -> None:
+        """The worker of an actor is dead: restarts the actor, or buries it. ``told``: its user knows already."""
         actor = worker.actor
         if actor is None:
             return
@@ -283,6 +286,8 @@ class Actors:
             return
         if actor.restarts_left > 0:
             actor.restarts_left -= 1
+        if not told:
+            self._on_restart(actor, message)
         actor.state = RESTARTING
         actor.incarnation += 1
         actor.queue.clear()  # their callers send them again, in order, when they hear of the restart

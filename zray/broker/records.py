@@ -75,6 +75,11 @@ class Host:
         self.lent_since = 0.0
         self.link_refusals: dict[str, int] = {}  # strangers at the door of its direct links, by reason
 
+    @property
+    def label(self) -> str:
+        """How messages call it: several may have the same name."""
+        return f"{self.info.get('hostname', '?')} ({self.host_id.hex()[:8]})"
+
     def count_actor(self, more: int) -> None:
         """One more has its place here, or (-1) one less."""
         self.actors += more

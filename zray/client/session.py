@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 import traceback
@@ -18,7 +19,7 @@ from zray.client.advice import Advice
 from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
-from zray.client.core.effects import FreeSegment, Warn
+from zray.client.core.effects import FreeSegment, Unhandled, Warn
 from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
 from zray.client.exports import Exports
@@ -94,6 +95,7 @@ class Session:
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {
             Warn: lambda effect: say(f"zray: {effect.text}"),
+            Unhandled: self._unhandled,
         }
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_exit_actor: Callable[[str, bytes], None] = lambda reason, ender: None
@@ -104,7 +106,7 @@ class Session:
             lent = self._advice.waiting
         self._link = connection.link
         self._remote = RemoteObjects(self.shell, self.stores, lent)
-        self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lent, self.check_usable)
+        self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lent, self.check_usable, self._explain)
         self.export = Exports(self)
         self._members = {process_id}  # of the cluster, as far as anybody has asked
         self._entries = self.core.references.entries
@@ -144,6 +146,12 @@ class Session:
             with self.shell.lock:
                 self.core.to_peer(host, FreeObjects(object_ids))
                 self.shell.submitted()
+
+    def _unhandled(self, effect: Unhandled) -> None:
+        """Of a worker: what its output says, its driver shows."""
+        job = self.core.execution.job
+        if job is None or not job.config.get("ignore_unhandled_errors"):
+            say(effect.text)
 
     def _lost(self, reason: str) -> None:
         self.on_lost(reason)
@@ -317,6 +325,8 @@ class Session:
         except KeyError:
             raise _of_another_cluster(refs) from None
         if failed:
+            for object_id in ids:  # those that are errors as well count as heard of
+                self.core.references.seen(object_id)
             self._value(failed)  # raises it
         return [self._value(object_id, deadline) for object_id in ids]
 
@@ -329,6 +339,7 @@ class Session:
             return deserialize(data, self._loader(object_id, entry))
         if entry.status == HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
+        self.core.references.seen(object_id)
         raise self._error_of(object_id, deadline)
 
     def _loader(self, object_id: bytes, entry: Entry) -> Callable[[bytes], ObjectRef]:
@@ -524,16 +535,16 @@ class Session:
 
     def call_actor(
         self, actor_id: bytes, ordered: bool, concurrency: int, options: bytes, arguments: Arguments, n_returns: int,
-        retries: int,
+        retries: int, class_name: str,
     ) -> list[ObjectRef]:  # fmt: skip
         """Submits a method call. ``ordered``: the actor runs one call at a time, in each caller's order;
-        ``concurrency``: so many at once."""
+        ``concurrency``: so many at once; ``class_name``: for errors."""
         if self.shell.lost:
             self.check_usable()
         core = self.core
         parent = current_task.get().task_id
         with self.shell.lock:
-            view = core.actors.view(actor_id, ordered, concurrency)
+            view = core.actors.view(actor_id, ordered, concurrency, class_name)
             task_id = core.new_task_id()
             task = Task(task_id, view, b"", b"", 0, options, arguments, n_returns, retries, parent)
             refs = self._own_returns(task_id, n_returns)
@@ -554,6 +565,11 @@ class Session:
         self.on_exit_actor(reason, current_task.get().task_id)
 
     # ------------------------------------------------------------------ asking the broker
+
+    def _explain(self, object_ids: list[bytes]) -> str:
+        from zray.client.explain import explain  # most processes never need it
+
+        return explain(self, object_ids)
 
     def ask(self, send: Callable[[Callable[[Any], None]], None], timeout_s: float = 30.0) -> Any:
         """Has ``send(on_answer)`` called under the lock, and waits for the answer."""
@@ -590,6 +606,9 @@ class Session:
 
     def close(self, last_words: list[Any]) -> None:
         """Leaves the cluster."""
+        with self.shell.lock:
+            self.core.tell_news(math.inf)
+            self.shell.collect()
         self.shell.close(last_words)
         self.shell.settle()
         waiting = [waiter for entry in list(self._entries.values()) for waiter in entry.waiters or ()]

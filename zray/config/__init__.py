@@ -73,6 +73,10 @@ class Config:
     """How long a local cluster may take to start, in seconds."""
     log_to_driver: bool = True
     """Whether what workers print is shown at the driver."""
+    ignore_unhandled_errors: bool = False
+    """Whether nothing is said of errors of tasks that nobody fetches; Ray's RAY_IGNORE_UNHANDLED_ERRORS counts too."""
+    dedup_logs: bool = True
+    """Whether the same line of several workers is shown once, with a count; Ray's RAY_DEDUP_LOGS counts as well."""
     log_file_max_bytes: int = 16 * MIB
     """A worker's log file is rotated at this size, in bytes; one older file is kept."""
     max_message_bytes: int = 512 * MIB

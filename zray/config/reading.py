@@ -28,7 +28,11 @@ DEFAULT = "default"
 PREFIX = "ZRAY_"
 OTHER_VARIABLES = frozenset({"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_PID", "ZRAY_WORKER_STARTED"})
 """Variables of zray's own that are no settings."""
-RAY_VARIABLES = {"address": "RAY_ADDRESS"}
+RAY_VARIABLES = {
+    "address": "RAY_ADDRESS",
+    "dedup_logs": "RAY_DEDUP_LOGS",
+    "ignore_unhandled_errors": "RAY_IGNORE_UNHANDLED_ERRORS",
+}
 """Variables of Ray's that count where zray's own is not set."""
 OTHER_PREFIXES = ("ZRAY_TEST_", "ZRAY_CI_")
 

@@ -10,13 +10,14 @@ An actor that ends by intention takes no more calls, and ends when those that ru
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from zray.client.core.effects import Interrupt
 from zray.client.core.references import ERROR, ReferenceTable
-from zray.client.core.tasks import TaskTable, pack_outcome, read_envelope
+from zray.client.core.tasks import TaskTable, name_in, pack_outcome, read_envelope
 from zray.failures import encode_failure
 from zray.ids import PROCESS_ID_BYTES, owner_of
 from zray.protocol.codec import unpack
@@ -116,6 +117,7 @@ class Execution:
         self.idle: Listener | None = None  # to be woken when there may be something to take
         self._asked: set[bytes] = set()  # functions that have been asked for
         self._running: dict[bytes, Assignment] = {}
+        self._seen_at: dict[bytes, float] = {}  # when what runs was first seen to
         self._owed = 0  # answers that wait for acknowledgements
         self._blocked = 0  # tasks that wait in ``get``
         self.actor_id = b""
@@ -160,6 +162,21 @@ class Execution:
     def running(self) -> int:
         """Pieces of work that have been taken and not finished."""
         return len(self._running)
+
+    def note_time(self, now: float) -> None:
+        """Called some times a second: what runs now and did not before has just begun. Short tasks pay nothing."""
+        if self._running or self._seen_at:
+            self._seen_at = {task_id: self._seen_at.get(task_id, now) for task_id in self._running}
+
+    def about_running(self, now: float, most: int) -> list[list[Any]]:
+        """The pieces of work that run: [name, seconds, task]."""
+        class_name = str((self.actor_spec or {}).get("class_name", ""))
+        rows = []
+        for task_id, task in itertools.islice(self._running.items(), most):
+            name = name_in(task.envelope.options)
+            full = f"{class_name}.{name}" if class_name and "." not in name else name
+            rows.append([full, max(0.0, now - self._seen_at.get(task_id, now)), task_id])
+        return rows
 
     def is_running(self, task_id: bytes) -> bool:
         """Whether the task has been taken and not finished."""

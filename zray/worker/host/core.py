@@ -11,6 +11,7 @@ from zray.protocol.messages import (
     Delivered,
     FlushLogs,
     FreeObjects,
+    Inspect,
     KeepCopies,
     KillWorker,
     LeftBehind,
@@ -49,6 +50,12 @@ class ReadLogs(NamedTuple):
     request: int
 
 
+class TellUse(NamedTuple):
+    """Tell the broker what of memory and store is used."""
+
+    request: int
+
+
 class LogRoom(NamedTuple):
     """The broker has taken so much of the workers' output: as much more may be sent."""
 
@@ -74,7 +81,7 @@ class FreeSegments(NamedTuple):
     object_ids: list[bytes]
 
 
-HostEffect = Fork | Kill | SweepOwner | ReadLogs | LogRoom | PeerSaid | PeerDied | FreeSegments
+HostEffect = Fork | Kill | SweepOwner | ReadLogs | TellUse | LogRoom | PeerSaid | PeerDied | FreeSegments
 
 
 class LocalWorker:
@@ -124,6 +131,8 @@ class HostCore:
                     self.effects.append(Kill(worker.worker_id))
         elif isinstance(message, FlushLogs):
             self.effects.append(ReadLogs(message.request))
+        elif isinstance(message, Inspect):
+            self.effects.append(TellUse(message.request))
         elif isinstance(message, LogsTaken):
             self.effects.append(LogRoom(message.size_bytes))
         elif isinstance(message, Delivered):
