@@ -41,6 +41,7 @@ from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
+from zray.serialization.lending import read_mutable_as_views
 from zray.util import signals
 from zray.util.processes import describe_error
 from zray.util.streams import say
@@ -80,6 +81,7 @@ class Session:
     ) -> None:
         cluster = connection.cluster
         self.config = config
+        read_mutable_as_views(config.lend_mutable)
         self.max_inline_bytes = connection.max_message_bytes // 2
         """Values in one message, in sum, in bytes: there is more in it."""
         self._namespace = namespace

@@ -53,6 +53,9 @@ class Config:
     address by which it reaches the broker; "off": nowhere, objects for others go through the broker."""
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
+    lend_mutable: bool = False
+    """Whether torch tensors and bitarrays are read as views of shared memory, and not as copies that can be written to.
+    To write to such a tensor ends the process with SIGSEGV, as torch knows no read-only tensors."""
     heartbeat_s: float = 1.5
     """Longest silence on a link before a ping is sent, in seconds. An idle host costs 80 messages a minute."""
     silence_s: float = 6.0

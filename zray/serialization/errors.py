@@ -82,7 +82,7 @@ def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: s
 
 def without_exception(packed: Serialized, reason: str) -> Serialized:
     """What ``pack_task_error`` made, with the text only; ``reason``: why the exception itself is left out."""
-    fields = msgpack.unpackb(memoryview(packed.pickle)[1:])
+    fields = msgpack.unpackb(memoryview(packed.to_bytes())[1:])
     fields[4:] = [None, reason]
     return Serialized(ERROR_TAG + msgpack.packb(fields), [], (), framed=False)
 

@@ -35,7 +35,8 @@ def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
     """Pickles a function or class. Raises SerializationError, which names the variable that cannot be pickled."""
     name = _name_of(obj)
     try:
-        blob, refs = pickler.dump(obj, None)
+        dumped, refs = pickler.dump(obj, None)
+        blob = dumped if isinstance(dumped, bytes) else b"".join(dumped)
     except MemoryError:
         raise
     except Exception as error:

@@ -12,8 +12,8 @@ thread-local variable, as a pickle cannot carry an argument for the functions th
 
 from __future__ import annotations
 
+import copyreg
 import functools
-import io
 import pickle
 import socket
 import sys
@@ -35,6 +35,7 @@ from zray.exceptions import (
     restore_attributes,
 )
 from zray.object_ref import ObjectRef
+from zray.serialization import lending
 
 PROTOCOL = 5
 LoadRef = Callable[[bytes], ObjectRef]
@@ -62,10 +63,15 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             object_id = obj.binary()
             self.refs[object_id] = obj
             return _load_ref, (object_id,)
+        reduce = _find_reducer(kind)
+        if reduce is not None:
+            return NotImplemented if kind in copyreg.dispatch_table else reduce(obj)
         if kind is types.FunctionType:
             if _is_importable(obj.__module__):
                 return self._function_reduce(obj)
             return self._dynamic_function_reduce(obj)
+        if not isinstance(obj, lending.ancestors):
+            return _reduce_code(obj) if kind is types.CodeType else NotImplemented
         if isinstance(obj, type):
             user_kind = kind_of_dual(obj)
             if user_kind is not None:
@@ -75,19 +81,32 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _cloudpickle._dynamic_class_reduce(obj)
         if isinstance(obj, BaseException):
             return _reduce_exception(obj)
-        if kind is types.CodeType:
-            return _reduce_code(obj)
-        return NotImplemented
+        return NotImplemented if kind in copyreg.dispatch_table else lending.reduce_descendant(obj)
+
+
+_find_reducer = lending.reducers.get
+
+
+class _Parts(list[Any]):
+    """A pickle in the making. The pickler writes what is large as a piece of its own, which is kept without a copy."""
+
+    def write(self, data: Any) -> None:
+        """One more piece."""
+        self.append(data if type(data) is bytes else pickle.PickleBuffer(data).raw())
 
 
 def dump(
     value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None
-) -> tuple[bytes, dict[bytes, ObjectRef]]:
-    """The pickle of ``value`` and the references in it."""
-    file = io.BytesIO()
-    pickler = ValuePickler(file, buffer_callback)
+) -> tuple[bytes | list[bytes | memoryview], dict[bytes, ObjectRef]]:
+    """The pickle of ``value``, in several pieces if it is large, and the references in it.
+
+    Large ``bytes`` and ``bytearray`` are pieces that belong to the value.
+    """
+    lending.find()
+    parts = _Parts()
+    pickler = ValuePickler(parts, buffer_callback)
     pickler.dump(value)
-    return file.getvalue(), pickler.refs
+    return parts[0] if len(parts) == 1 else parts, pickler.refs
 
 
 def load(data: bytes | memoryview, buffers: Iterable[memoryview], load_ref: LoadRef) -> Any:
