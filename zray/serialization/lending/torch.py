@@ -44,7 +44,7 @@ def _reduce_untyped(storage: Any) -> Any:
 
 
 def _can_be_read(storage: Any) -> bool:
-    return storage.device.type == "cpu" and storage.nbytes() > 0
+    return bool(storage.device.type == "cpu" and storage.nbytes())
 
 
 def _buffer_of(storage: Any) -> pickle.PickleBuffer:
