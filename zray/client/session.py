@@ -90,7 +90,11 @@ class Session:
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
         self.stores = Stores(
-            host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [], lambda: self.shell.lock
+            host_id,
+            cluster.get("hosts", []),
+            lambda: self.query("hosts") or [],
+            lambda: self.shell.lock,
+            lambda text: self.handlers[Warn](Warn(text)),
         )
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {

@@ -65,8 +65,8 @@ class Config:
     join_timeout_s: float = 60.0
     """How long a host tries to reach a broker on another machine, which may start later, in seconds;
     before that, as long for its key, which on a shared home directory the broker may be about to make."""
-    store_wait_s: float = 10.0
-    """How long a writer waits for room in a store whose objects are all in use, in seconds."""
+    store_wait_s: float = 2.0
+    """How long a writer waits for room in a store whose objects are all in use before it writes to disk, in seconds."""
     infeasible_warn_s: float = 2.0
     """A request that no host could ever satisfy is reported after this many seconds."""
     start_timeout_s: float = 30.0
