@@ -289,8 +289,13 @@ SILENT_LISTENER = (
     "something listens there, but does not answer: a broker that is stopped or too busy, or has no file descriptors "
     "left for another connection (ulimit -n, where it runs)"
 )
-READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy())"
-"""Said where an attempt to write to such an array fails, which numpy reports without knowing whose it is."""
+READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy(), frame.copy())"
+"""Said where an attempt to write to such a value fails, which libraries report without knowing whose it is."""
+NATIVE_HINT = (
+    "hint: values from zray.get(), and arguments of tasks, are read-only and shared; native code that writes to one "
+    "without asking ends its process: give it a copy (array.copy())"
+)
+"""Said where a process has touched memory that it may not touch."""
 
 # Ray's names.
 RayError = ZrayError

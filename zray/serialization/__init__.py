@@ -1,5 +1,6 @@
 """Values, functions and errors as bytes. The only part of zray that pickles."""
 
+from zray.serialization.causes import hint_on_read_only
 from zray.serialization.errors import load_error, pack_task_error, without_exception
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.functions import PickledCallable, load_callable, pickle_callable
@@ -12,6 +13,7 @@ __all__ = [
     "Serialized",
     "deserialize",
     "explain_unpicklable",
+    "hint_on_read_only",
     "load_callable",
     "load_error",
     "pack_task_error",
