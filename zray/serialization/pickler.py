@@ -35,7 +35,7 @@ from zray.exceptions import (
     restore_attributes,
 )
 from zray.object_ref import ObjectRef
-from zray.serialization import lending
+from zray.serialization import by_value, lending
 
 PROTOCOL = 5
 LoadRef = Callable[[bytes], ObjectRef]
@@ -67,23 +67,26 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if reduce is not None:
             return NotImplemented if kind in copyreg.dispatch_table else reduce(obj)
         if kind is types.FunctionType:
-            if _is_importable(obj.__module__):
-                return self._function_reduce(obj)
-            return self._dynamic_function_reduce(obj)
+            importable = _is_importable(obj.__module__)
+            if by_value.is_dispatcher(obj) and not (importable and by_value.goes_by_reference(obj)):
+                return by_value.reduce_dispatcher(obj)
+            return self._function_reduce(obj) if importable else self._dynamic_function_reduce(obj)
         if not isinstance(obj, lending.ancestors):
             return _reduce_code(obj) if kind is types.CodeType else NotImplemented
         if isinstance(obj, type):
             user_kind = kind_of_dual(obj)
             if user_kind is not None:
                 return dual_class_of, (user_kind,)
-            if _is_importable(obj.__module__):
-                return super().reducer_override(obj)
-            return _cloudpickle._dynamic_class_reduce(obj)
+            importable = _is_importable(obj.__module__)
+            if by_value.has_slots(obj) and not (importable and by_value.goes_by_reference(obj)):
+                return by_value.reduce_class_with_slots(obj)
+            return super().reducer_override(obj) if importable else _cloudpickle._dynamic_class_reduce(obj)
         if isinstance(obj, BaseException):
             return _reduce_exception(obj)
         return NotImplemented if kind in copyreg.dispatch_table else lending.reduce_descendant(obj)
 
 
+lending.reducers.update(by_value.reducers)
 _find_reducer = lending.reducers.get
 
 
