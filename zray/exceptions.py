@@ -277,6 +277,30 @@ class SerializationError(ZrayError, TypeError):
     """A value cannot be pickled. The message names the member that is to blame."""
 
 
+NAMELESS = "a value"
+"""What a DeserializationError is about until somebody says it."""
+
+
+class DeserializationError(SystemFailure):
+    """A value has arrived and cannot be loaded, since a constructor of its own raised.
+
+    Names it, and the argument or reference. Its ``__cause__`` is what was raised.
+    """
+
+    def __init__(self, reason: str, argument: str = "", what: str = NAMELESS) -> None:
+        super().__init__(f"{what} cannot be loaded: {reason}")
+        self.reason = reason
+        self.argument = argument
+        """The position, or name, of the argument, if it is that of a call."""
+        self.what = what
+
+    def about(self, what: str) -> DeserializationError:
+        """The same error, with what could not be loaded."""
+        named = DeserializationError(self.reason, self.argument, what)
+        named.__cause__ = self.__cause__
+        return named
+
+
 class MessageRefusedError(ZrayError, ValueError):
     """A message was not sent: it is larger than ``max_message_bytes``, or holds what cannot travel. See its text."""
 

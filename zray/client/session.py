@@ -30,6 +30,7 @@ from zray.client.waits import Waits, lending
 from zray.config import Config
 from zray.exceptions import (
     ClusterUnavailableError,
+    DeserializationError,
     MessageRefusedError,
     ObjectLostError,
     SystemFailure,
@@ -325,10 +326,13 @@ class Session:
         entry = self._entries[object_id]
         inner = entry.inner
         load_ref = self._load_inner(object_id, inner) if inner else lambda other: self._load(other, object_id)
-        if entry.status == INLINE:
-            return deserialize(entry.data, load_ref)
-        if entry.status == STORED:
-            return deserialize(self.read(entry.host, object_id, entry.size, deadline), load_ref)
+        try:
+            if entry.status == INLINE:
+                return deserialize(entry.data, load_ref)
+            if entry.status == STORED:
+                return deserialize(self.read(entry.host, object_id, entry.size, deadline), load_ref)
+        except DeserializationError as error:
+            raise error.about(f"the value of ObjectRef({object_id.hex()})") from error.__cause__
         if entry.status == HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
         data = entry.data or self.read(entry.host, object_id, entry.size, deadline)

@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 
 from zray.exceptions import (
+    DeserializationError,
     SerializationError,
     SystemFailure,
     TaskCancelledError,
@@ -149,6 +150,8 @@ def _drop_tracebacks(exc: BaseException) -> None:
 
 def _reason(error: BaseException) -> str:
     """What went wrong, in a line: SerializationError tells by itself, others by their type as well."""
+    if has_type(error, DeserializationError):
+        return error.reason  # type: ignore[attr-defined,no-any-return]
     text = _safe_str(error)
     return text if has_type(error, SerializationError) else f"{_NAME(type(error))}: {text}"
 

@@ -26,16 +26,20 @@ import cloudpickle
 from cloudpickle import cloudpickle as _cloudpickle
 
 from zray.exceptions import (
+    DeserializationError,
     ModuleMissingError,
     SystemFailure,
+    ZrayError,
     dual_class_of,
     exception_parts,
+    has_type,
     kind_of_dual,
     rebuild_exception,
     restore_attributes,
 )
 from zray.object_ref import ObjectRef
 from zray.serialization import by_value, lending
+from zray.util.signals import came_from_handler
 
 PROTOCOL = 5
 LoadRef = Callable[[bytes], ObjectRef]
@@ -113,15 +117,43 @@ def dump(
 
 
 def load(data: bytes | memoryview, buffers: Iterable[memoryview], load_ref: LoadRef) -> Any:
-    """Unpickles; ``load_ref`` makes the references. Raises ModuleMissingError, or what unpickling raises."""
+    """Unpickles; ``load_ref`` makes the references. Raises ModuleMissingError, DeserializationError."""
     before = _loading.load_ref
     _loading.load_ref = load_ref
     try:
         return pickle.loads(data, buffers=buffers)
-    except ModuleNotFoundError as error:
-        raise module_missing(error) from error
+    except Exception as error:
+        if (failure := load_failure(error, data, buffers)) is error:
+            raise
+        raise failure from error
     finally:
         _loading.load_ref = before
+
+
+def load_failure(error: Exception, data: bytes | memoryview, buffers: Iterable[memoryview] = ()) -> Exception:
+    """What is to be raised instead of ``error``, which loading ``data`` has raised; it itself if it is zray's own, or
+    not the value's."""
+    if isinstance(error, ModuleNotFoundError):
+        return module_missing(error)
+    if has_type(error, ZrayError, MemoryError) or came_from_handler(error):
+        return error
+    from zray.serialization.explain_load import explain_failure  # a disassembler, which few processes ever need
+
+    before = _loading.load_ref
+    _loading.load_ref = _load_no_ref  # as each reference that is made is counted
+    try:
+        doing, argument = explain_failure(bytes(data), buffers, error)
+    finally:
+        _loading.load_ref = before
+    try:
+        reason = f"{type(error).__name__}: {error}"
+    except Exception:  # of the exception's own code, which may raise anything
+        reason = type(error).__name__
+    return DeserializationError(f"{doing} raised {reason}" if doing else reason, argument)
+
+
+def _load_no_ref(object_id: bytes) -> Any:
+    return None
 
 
 def module_missing(error: ModuleNotFoundError) -> ModuleMissingError:

@@ -209,14 +209,16 @@ def deserialize(data: bytes | memoryview, load_ref: LoadRef) -> Any:
     """The value that ``data`` encodes. Its buffers are read-only slices of ``data`` and keep that alive.
 
     ``load_ref`` makes an ObjectRef from its identifier. Raises ModuleMissingError when a module is not here,
-    SystemFailure when ``data`` is malformed, and whatever the value's own unpickling raises.
+    SystemFailure when ``data`` is malformed, DeserializationError when one of the value's own constructors raises.
     """
     tag = data[0] if len(data) else None
     if tag == _PLAIN_TAG:
         try:
             return pickle.loads(data)
-        except ModuleNotFoundError as error:
-            raise pickler.module_missing(error) from error
+        except Exception as error:
+            if (failure := pickler.load_failure(error, data)) is error:
+                raise
+            raise failure from error
     if tag == _FRAMED_TAG:
         body, buffers = _parse_frame(data)
         return pickler.load(body, buffers, load_ref) if body.nbytes else bytes(buffers[0])
