@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from zray.store.holders import describe_holders
 from zray.store.ledger import StoreUsage
 from zray.util.streams import say
 
@@ -65,6 +64,8 @@ class Notices:
         ``in_use``: bytes by inode of the segments whose values are in use, ``mine`` those that this process uses;
         ``refilled_bytes``: in free segments that are being filled again.
         """
+        from zray.store.holders import describe_holders  # which few processes ever need
+
         text = (
             f"of the object store's capacity of {usage.capacity:,} bytes, {sum(in_use.values()):,} are in "
             f"{len(in_use)} objects whose values are in use ({usage.doomed:,} in freed ones), and "
