@@ -71,8 +71,9 @@ class Serialized:
         self.refs = refs
         self.held = held  # the references themselves: somebody has to, until they are pinned
         self._framed = bool(buffers or refs) if framed is None else framed
-        self._pickle_bytes = size = len(pickle) if isinstance(pickle, bytes) else sum(len(part) for part in pickle)
+        size = len(pickle) if type(pickle) is bytes else sum(len(part) for part in pickle)  # type: ignore[misc,arg-type]
         if self._framed:
+            self._pickle_bytes = size
             offset = end = self._header_bytes() + size
             for offset, size in _places([buffer.nbytes for buffer in buffers], end):
                 end = offset + size
