@@ -301,6 +301,30 @@ class SerializationError(ZrayError, TypeError):
     """A value cannot be pickled. The message names the member that is to blame."""
 
 
+NAMELESS = "a value"
+"""What a DeserializationError is about until somebody says it."""
+
+
+class DeserializationError(SystemFailure):
+    """A value has arrived and cannot be loaded, since a constructor of its own raised.
+
+    Names it, and the argument or reference. Its ``__cause__`` is what was raised.
+    """
+
+    def __init__(self, reason: str, argument: str = "", what: str = NAMELESS) -> None:
+        super().__init__(f"{what} cannot be loaded: {reason}")
+        self.reason = reason
+        self.argument = argument
+        """The position, or name, of the argument, if it is that of a call."""
+        self.what = what
+
+    def about(self, what: str) -> DeserializationError:
+        """The same error, with what could not be loaded."""
+        named = DeserializationError(self.reason, self.argument, what)
+        named.__cause__ = self.__cause__
+        return named
+
+
 class MessageRefusedError(ZrayError, ValueError):
     """A message was not sent: it is larger than ``max_message_bytes``, or holds what cannot travel. See its text."""
 
@@ -313,8 +337,13 @@ SILENT_LISTENER = (
     "something listens there, but does not answer: a broker that is stopped or too busy, or has no file descriptors "
     "left for another connection (ulimit -n, where it runs)"
 )
-READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy())"
-"""Said where an attempt to write to such an array fails, which numpy reports without knowing whose it is."""
+READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy(), frame.copy())"
+"""Said where an attempt to write to such a value fails, which libraries report without knowing whose it is."""
+NATIVE_HINT = (
+    "hint: values from zray.get(), and arguments of tasks, are read-only and shared; native code that writes to one "
+    "without asking ends its process: give it a copy (array.copy())"
+)
+"""Said where a process has touched memory that it may not touch."""
 
 # Ray's names.
 RayError = ZrayError

@@ -62,3 +62,13 @@ def _positional_range(signature: inspect.Signature | None) -> tuple[int, int]:
         return 1, 0
     most = sys.maxsize if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(plain)
     return sum(p.default is p.empty for p in plain), most
+
+
+def name_of_parameter(called: Callable[..., Any], position: int) -> str:
+    """What the argument at a position is called; empty if it has no name."""
+    try:
+        parameters = list(inspect.signature(called).parameters.values())
+    except (TypeError, ValueError):  # it is not written in Python
+        return ""
+    named = [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
+    return named[position] if position < len(named) else ""

@@ -139,3 +139,12 @@ def test_a_restarted_kernel(notebook, sandbox, how):
     eventually(lambda: not before & set(sandbox.processes()))
     eventually(lambda: not set(sessions) & set(sandbox.sessions()) and not set(segments) & set(sandbox.segments()))
     assert notebook.run("print(ray.get(which.remote()), ray.get(counter.add.remote()))") == "first 2"
+
+
+def test_a_cell_that_writes_to_a_read_only_value_is_told_what_to_do(notebook):
+    notebook.run(START)
+    assert "ValueError" in notebook.run("import numpy; array = ray.get(ray.put(numpy.zeros(9))); array[0] = 1")
+    assert "hint: values from zray.get() are read-only" in notebook.run("array[0] = 1")
+    assert "hint" not in notebook.run("1 / 0")
+    assert notebook.run("ray.shutdown()") == ""
+    assert "hint" not in notebook.run("array[0] = 1")

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from .helpers import alive, error_of, eventually
+from .helpers import alive, driver, error_of, eventually
 
 
 def segfault():
@@ -260,3 +260,75 @@ def test_a_worker_that_stops_answering_is_not_declared_dead(ray):
     assert ray.get([quick.remote(n) for n in range(100)], timeout=8) == list(range(100))
     assert ray.wait([stuck], timeout=0) == ([], [stuck])
     assert ray.get(stuck, timeout=8) == "done"
+
+
+def write_where_it_may_not(array):
+    ctypes.memset(array.ctypes.data, 1, 8)
+
+
+class Writer:
+    def write(self, array):
+        write_where_it_may_not(array)
+
+
+@pytest.mark.parametrize("where", ["task", "actor", "threaded actor"])
+def test_native_code_that_writes_to_a_value(ray, where):
+    """It is told where, and what to do."""
+    numpy = pytest.importorskip("numpy")
+    ref = ray.put(numpy.zeros(1 << 20))
+    if where == "task":
+        error = error_of(ray, ray.remote(max_retries=0)(write_where_it_may_not).remote(ref))
+    else:
+        writer = ray.remote(max_concurrency=1 if where == "actor" else 2)(Writer).remote()
+        error = error_of(ray, writer.write.remote(ref))
+    text = str(error)
+    assert "SIGSEGV" in text and "Fatal Python error" in text
+    line = write_where_it_may_not.__code__.co_firstlineno + 1
+    assert f'test_worker_deaths.py", line {line} in write_where_it_may_not' in text
+    assert "array.copy()" in text
+    assert f"{os.sep}zray{os.sep}worker" not in text
+
+
+def test_a_driver_that_writes_to_a_value_says_where():
+    source = """
+    import ctypes, numpy
+    ray.init(num_cpus=1)
+    array = ray.get(ray.put(numpy.zeros(1 << 20)))
+    def spoil():
+        ctypes.memset(array.ctypes.data, 1, 8)
+    spoil()
+    """
+    with driver(source) as process:
+        assert process.wait() == -signal.SIGSEGV
+        eventually(lambda: "in spoil" in process.err)
+
+
+def test_a_drivers_own_settings_for_fatal_errors_stay():
+    source = """
+    import faulthandler, tempfile
+    own = tempfile.TemporaryFile()
+    faulthandler.enable(own)
+    ray.init(num_cpus=1)
+    ray.shutdown()
+    try:
+        os.kill(os.getpid(), 11)
+    finally:
+        print("not reached")
+    """
+    with driver(source) as process:
+        assert process.wait() == -signal.SIGSEGV
+        assert "Fatal" not in process.err
+
+
+@pytest.mark.parametrize("write", ["frame.loc[:, 'x'] = 9.0", "frame['x'].to_numpy().sort()", "array[0] = 1"])
+def test_a_driver_that_writes_to_a_read_only_value_is_told_what_to_do(write):
+    pytest.importorskip("pandas")
+    source = f"""
+    import numpy, pandas
+    ray.init(num_cpus=1)
+    frame, array = ray.get(ray.put((pandas.DataFrame({{"x": numpy.arange(9.0)}}), numpy.arange(9))))
+    {write}
+    """
+    with driver(source) as process:
+        assert process.wait() == 1
+        eventually(lambda: process.err.count("hint: values from zray.get() are read-only") == 1)

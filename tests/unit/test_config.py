@@ -54,7 +54,7 @@ class TestSources:
         file(tmp_path / ".config", "store_wait_s = 7")
         assert Config.from_environment({}).store_wait_s == 7
         assert Config.from_environment({"XDG_CONFIG_HOME": "not/absolute"}).store_wait_s == 7
-        assert Config.from_environment({"XDG_CONFIG_HOME": "/nowhere"}).store_wait_s == 10
+        assert Config.from_environment({"XDG_CONFIG_HOME": "/nowhere"}).store_wait_s == 2
 
     def test_the_file_that_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.toml"

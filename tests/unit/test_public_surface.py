@@ -24,8 +24,8 @@ IN_MODULES = {
 
 HOUSE_ERRORS = {
     "ActorDiedError", "ActorError", "ActorExit", "ActorUnavailableError", "ActorUnschedulableError",
-    "ClusterUnavailableError", "ConfigError", "GetTimeoutError", "MessageRefusedError", "ModuleMissingError",
-    "NodeDiedError", "ObjectError",
+    "ClusterUnavailableError", "ConfigError", "DeserializationError", "GetTimeoutError", "MessageRefusedError",
+    "ModuleMissingError", "NodeDiedError", "ObjectError",
     "ObjectFreedError", "ObjectLostError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
     "OwnerDiedError", "PendingCallsLimitExceeded", "RuntimeEnvSetupError", "SerializationError", "SystemFailure",
     "TaskCancelledError", "TaskError", "TaskUnschedulableError", "VersionMismatchError", "WorkerCrashedError",

@@ -23,10 +23,11 @@ from zray.client.connection import connect
 from zray.client.core.effects import ShowLogs, Unhandled, Warn
 from zray.client.session import Session
 from zray.config import Config
-from zray.exceptions import READ_ONLY_HINT, ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
+from zray.exceptions import ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
 from zray.options import check_text
 from zray.protocol.messages import DRIVER, Goodbye, LogsTaken
 from zray.protocol.sockets import check_address
+from zray.serialization import hint_on_read_only
 from zray.util import signals
 from zray.util.machine import host_resources
 from zray.util.processes import describe_error, kill_session
@@ -38,7 +39,7 @@ from zray.util.sessions import (
     runtime_root,
     sweep_dead_sessions,
 )
-from zray.util.streams import say
+from zray.util.streams import say, show_fatal_errors
 
 if TYPE_CHECKING:
     import logging
@@ -306,6 +307,7 @@ def _join(
     )
     signals.install(session.shell.lock)
     _end_in_order_on_sigterm()
+    show_fatal_errors()
     return _Driver(session, context, output, undo_hint=_hint_on_read_only())
 
 
@@ -393,17 +395,31 @@ def _logger() -> logging.Logger:
 
 
 def _hint_on_read_only() -> Callable[[], None]:
-    """Has an uncaught error about a read-only array say what to do; returns what undoes that."""
+    """Has an uncaught error about a read-only value say what to do, in notebooks too; returns what undoes that."""
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
         before(kind, error, trace)
-        if isinstance(error, ValueError) and "read-only" in str(error) and "hint:" not in str(error):
-            print(READ_ONLY_HINT, file=sys.stderr)
+        tell(error)
+
+    def tell(error: BaseException | None) -> None:
+        if error is not None and (hint := hint_on_read_only(error)):
+            print(hint, file=sys.stderr)
+
+    def after_cell(result: Any) -> None:
+        tell(result.error_in_exec)
+
+    notebook = sys.modules.get("IPython")
+    shell = notebook.get_ipython() if notebook is not None else None
+    if shell is not None:  # it shows errors by itself
+        shell.events.register("post_run_cell", after_cell)
 
     def undo() -> None:
         if sys.excepthook is hook:
             sys.excepthook = before
+        if shell is not None:
+            with contextlib.suppress(ValueError):  # the user has taken it out
+                shell.events.unregister("post_run_cell", after_cell)
 
     sys.excepthook = hook
     return undo

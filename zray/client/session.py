@@ -32,6 +32,7 @@ from zray.client.waits import Waits, lending
 from zray.config import Config
 from zray.exceptions import (
     ClusterUnavailableError,
+    DeserializationError,
     MessageRefusedError,
     ObjectLostError,
     SystemFailure,
@@ -43,6 +44,7 @@ from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
+from zray.serialization.lending import read_mutable_as_views
 from zray.util import signals
 from zray.util.processes import describe_error
 from zray.util.streams import say
@@ -82,6 +84,7 @@ class Session:
     ) -> None:
         cluster = connection.cluster
         self.config = config
+        read_mutable_as_views(config.lend_mutable)
         self.max_inline_bytes = connection.max_message_bytes // 2
         """Values in one message, in sum, in bytes: there is more in it."""
         self._namespace = namespace
@@ -90,7 +93,11 @@ class Session:
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
         self.stores = Stores(
-            host_id, cluster.get("hosts", []), lambda: self.query("hosts") or [], lambda: self.shell.lock
+            host_id,
+            cluster.get("hosts", []),
+            lambda: self.query("hosts") or [],
+            lambda: self.shell.lock,
+            lambda text: self.handlers[Warn](Warn(text)),
         )
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {
@@ -332,11 +339,14 @@ class Session:
 
     def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
         entry = self._entries[object_id]
-        if entry.status == INLINE:
-            return deserialize(entry.data, self._loader(object_id, entry))
-        if entry.status == STORED:
-            data = self.read(entry.host, object_id, entry.size, deadline)
-            return deserialize(data, self._loader(object_id, entry))
+        try:
+            if entry.status == INLINE:
+                return deserialize(entry.data, self._loader(object_id, entry))
+            if entry.status == STORED:
+                data = self.read(entry.host, object_id, entry.size, deadline)
+                return deserialize(data, self._loader(object_id, entry))
+        except DeserializationError as error:
+            raise error.about(f"the value of ObjectRef({object_id.hex()})") from error.__cause__
         if entry.status == HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
         self.core.references.seen(object_id)

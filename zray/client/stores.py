@@ -20,7 +20,7 @@ from zray.util.machine import machine_id
 
 class Stores:
     """Stores by host, opened when they are first needed. ``hosts()`` asks the broker for its rows of hosts,
-    ``shield()`` gives what holds interrupts back while they are used."""
+    ``shield()`` gives what holds interrupts back while they are used, ``tell`` gets what people should know."""
 
     def __init__(
         self,
@@ -28,8 +28,10 @@ class Stores:
         rows: list[dict[str, Any]],
         hosts: Callable[[], list[dict[str, Any]]],
         shield: Callable[[], Shield],
+        tell: Callable[[str], None],
     ) -> None:
         self._shield = shield
+        self._tell = tell
         self._hosts = hosts
         self._lock = threading.Lock()
         self._stores: dict[bytes, Store] = {}
@@ -78,7 +80,8 @@ class Stores:
                     self._elsewhere.add(host)
                     return None
                 if host not in self._stores:
-                    self._stores[host] = Store.open(path, shield)
+                    store = self._stores[host] = Store.open(path, shield)
+                    store.notices.tell = self._tell
                     self._opened = tuple(self._stores.values())
                 return self._stores[host]
         finally:

@@ -56,6 +56,9 @@ class Config:
     address by which it reaches the broker; "off": nowhere, objects for others go through the broker."""
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
+    lend_mutable: bool = False
+    """Whether torch tensors and bitarrays are read as views of shared memory, and not as copies that can be written to.
+    To write to such a tensor ends the process with SIGSEGV, as torch knows no read-only tensors."""
     heartbeat_s: float = 1.5
     """Longest silence on a link before a ping is sent, in seconds. An idle host costs 80 messages a minute."""
     silence_s: float = 6.0
@@ -65,8 +68,8 @@ class Config:
     join_timeout_s: float = 60.0
     """How long a host tries to reach a broker on another machine, which may start later, in seconds;
     before that, as long for its key, which on a shared home directory the broker may be about to make."""
-    store_wait_s: float = 10.0
-    """How long a writer waits for room in a store whose objects are all in use, in seconds."""
+    store_wait_s: float = 2.0
+    """How long a writer waits for room in a store whose objects are all in use before it writes to disk, in seconds."""
     infeasible_warn_s: float = 2.0
     """A request that no host could ever satisfy is reported after this many seconds."""
     start_timeout_s: float = 30.0

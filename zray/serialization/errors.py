@@ -7,17 +7,15 @@ value or nil, and why that is missing.  The text is made where the traceback is.
 
 from __future__ import annotations
 
-import builtins
 import os
 import traceback
 import types
-from collections.abc import Iterator
 from typing import Any
 
 import msgpack
 
 from zray.exceptions import (
-    READ_ONLY_HINT,
+    DeserializationError,
     SerializationError,
     SystemFailure,
     TaskCancelledError,
@@ -26,6 +24,7 @@ from zray.exceptions import (
     has_type,
 )
 from zray.failures import ERROR_TAG, FAILURE_TAG, decode_failure
+from zray.serialization.causes import family, hint_on_read_only, traceback_of
 from zray.serialization.pickler import LoadRef
 from zray.serialization.values import Serialized, deserialize, serialize
 from zray.util.signals import came_from_handler
@@ -36,11 +35,6 @@ TEXT_CHARS = 20_000
 MAX_EXCEPTION_BYTES = (1 << 32) - 1
 """msgpack has no larger binary data."""
 
-_GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # new in Python 3.11
-# Past the properties and methods of the exception's own class, which may raise anything.
-_TRACEBACK: Any = vars(BaseException)["__traceback__"].__get__
-_CAUSE: Any = vars(BaseException)["__cause__"].__get__
-_CONTEXT: Any = vars(BaseException)["__context__"].__get__
 _NAME: Any = vars(type)["__name__"].__get__
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
@@ -82,7 +76,7 @@ def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: s
 
 def without_exception(packed: Serialized, reason: str) -> Serialized:
     """What ``pack_task_error`` made, with the text only; ``reason``: why the exception itself is left out."""
-    fields = msgpack.unpackb(memoryview(packed.pickle)[1:])
+    fields = msgpack.unpackb(memoryview(packed.to_bytes())[1:])
     fields[4:] = [None, reason]
     return Serialized(ERROR_TAG + msgpack.packb(fields), [], (), framed=False)
 
@@ -127,7 +121,7 @@ def _load_cause(packed: bytes, load_ref: LoadRef) -> BaseException:
 def _describe(exc: BaseException) -> str:
     """The traceback as text, causes and groups included, without zray's own frames at its top."""
     kind = type(exc)
-    shown = _user_frames(_TRACEBACK(exc))
+    shown = _user_frames(traceback_of(exc))
     try:
         text = "".join(traceback.TracebackException(kind, exc, shown, compact=True).format())
     except BaseException as error:  # of the exception's own code, which may raise anything
@@ -137,9 +131,8 @@ def _describe(exc: BaseException) -> str:
     if len(text) > TEXT_CHARS:
         half = TEXT_CHARS // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
-    if has_type(exc, ValueError) and not has_type(exc, TaskError) and "read-only" in _safe_str(exc):
-        text = f"{text.rstrip()}\n{READ_ONLY_HINT}"
-    return text
+    hint = hint_on_read_only(exc)
+    return f"{text.rstrip()}\n{hint}" if hint and hint not in text else text
 
 
 def _user_frames(top: types.TracebackType | None) -> types.TracebackType | None:
@@ -151,29 +144,14 @@ def _user_frames(top: types.TracebackType | None) -> types.TracebackType | None:
 
 def _drop_tracebacks(exc: BaseException) -> None:
     """Cuts ``exc``, and what hangs on it, off from the frames that raised them. Raises nothing."""
-    for each in _family(exc):
+    for each in family(exc):
         BaseException.with_traceback(each, None)  # an assignment may be forbidden: frozen dataclasses
-
-
-def _family(exc: BaseException) -> Iterator[BaseException]:
-    """``exc``, its causes and contexts, the members of groups, and what is below them; each once."""
-    waiting: list[object] = [exc]
-    seen: set[int] = set()
-    while waiting:
-        each = waiting.pop()
-        if not issubclass(type(each), BaseException) or id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each  # type: ignore[misc]  # an exception, by the line above
-        waiting += [_CAUSE(each), _CONTEXT(each)]
-        if has_type(each, TaskError):
-            waiting.append(vars(each).get("cause"))
-        if _GROUP is not None and has_type(each, _GROUP):
-            waiting += vars(_GROUP)["exceptions"].__get__(each)
 
 
 def _reason(error: BaseException) -> str:
     """What went wrong, in a line: SerializationError tells by itself, others by their type as well."""
+    if has_type(error, DeserializationError):
+        return error.reason  # type: ignore[attr-defined,no-any-return]
     text = _safe_str(error)
     return text if has_type(error, SerializationError) else f"{_NAME(type(error))}: {text}"
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from zray.exceptions import SerializationError
+from zray.exceptions import DeserializationError, SerializationError
 from zray.ids import function_id_of
 from zray.serialization import pickler
 from zray.serialization.captures import Captures, after_reloads
@@ -60,9 +60,13 @@ def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
 def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
     """The function or class in ``blob``.
 
-    Raises ModuleMissingError when a module that it needs is not here, and whatever else its unpickling raises.
+    Raises ModuleMissingError when a module that it needs is not here, DeserializationError when something that it
+    uses cannot be loaded.
     """
-    return pickler.load(blob, (), load_ref)
+    try:
+        return pickler.load(blob, (), load_ref)
+    except DeserializationError as error:
+        raise error.about("a function or class, with what it uses,") from error.__cause__
 
 
 def _name_of(obj: Callable[..., Any]) -> str:

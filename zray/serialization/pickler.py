@@ -12,8 +12,8 @@ thread-local variable, as a pickle cannot carry an argument for the functions th
 
 from __future__ import annotations
 
+import copyreg
 import functools
-import io
 import pickle
 import socket
 import sys
@@ -26,15 +26,20 @@ import cloudpickle
 from cloudpickle import cloudpickle as _cloudpickle
 
 from zray.exceptions import (
+    DeserializationError,
     ModuleMissingError,
     SystemFailure,
+    ZrayError,
     dual_class_of,
     exception_parts,
+    has_type,
     kind_of_dual,
     rebuild_exception,
     restore_attributes,
 )
 from zray.object_ref import ObjectRef
+from zray.serialization import by_value, lending
+from zray.util.signals import came_from_handler
 
 PROTOCOL = 5
 LoadRef = Callable[[bytes], ObjectRef]
@@ -62,22 +67,39 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             object_id = obj.binary()
             self.refs[object_id] = obj
             return _load_ref, (object_id,)
+        reduce = _find_reducer(kind)
+        if reduce is not None:
+            return NotImplemented if kind in copyreg.dispatch_table else reduce(obj)
         if kind is types.FunctionType:
-            if _is_importable(obj.__module__):
-                return self._function_reduce(obj)
-            return self._dynamic_function_reduce(obj)
+            importable = _is_importable(obj.__module__)
+            if by_value.is_dispatcher(obj) and not (importable and by_value.goes_by_reference(obj)):
+                return by_value.reduce_dispatcher(obj)
+            return self._function_reduce(obj) if importable else self._dynamic_function_reduce(obj)
+        if not isinstance(obj, lending.ancestors):
+            return _reduce_code(obj) if kind is types.CodeType else NotImplemented
         if isinstance(obj, type):
             user_kind = kind_of_dual(obj)
             if user_kind is not None:
                 return dual_class_of, (user_kind,)
-            if _is_importable(obj.__module__):
-                return super().reducer_override(obj)
-            return _cloudpickle._dynamic_class_reduce(obj)
+            importable = _is_importable(obj.__module__)
+            if by_value.has_slots(obj) and not (importable and by_value.goes_by_reference(obj)):
+                return by_value.reduce_class_with_slots(obj)
+            return super().reducer_override(obj) if importable else _cloudpickle._dynamic_class_reduce(obj)
         if isinstance(obj, BaseException):
             return _reduce_exception(obj)
-        if kind is types.CodeType:
-            return _reduce_code(obj)
-        return NotImplemented
+        return NotImplemented if kind in copyreg.dispatch_table else lending.reduce_descendant(obj)
+
+
+lending.reducers.update(by_value.reducers)
+_find_reducer = lending.reducers.get
+
+
+class _Parts(list[Any]):
+    """A pickle in the making. The pickler writes what is large as a piece of its own, which is kept without a copy."""
+
+    def write(self, data: Any) -> None:
+        """One more piece."""
+        self.append(data if type(data) is bytes else pickle.PickleBuffer(data).raw())
 
 
 class CallablePickler(ValuePickler):
@@ -94,32 +116,65 @@ class CallablePickler(ValuePickler):
 
 def dump_callable(value: Any) -> tuple[bytes, dict[bytes, ObjectRef], list[types.FunctionType]]:
     """The pickle of a function or class, the references in it, and the functions in it that are there by value."""
-    file = io.BytesIO()
-    pickler = CallablePickler(file)
+    lending.find()
+    parts = _Parts()
+    pickler = CallablePickler(parts)
     pickler.dump(value)
-    return file.getvalue(), pickler.refs, pickler.functions
+    return b"".join(parts), pickler.refs, pickler.functions
 
 
 def dump(
     value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None
-) -> tuple[bytes, dict[bytes, ObjectRef]]:
-    """The pickle of ``value`` and the references in it."""
-    file = io.BytesIO()
-    pickler = ValuePickler(file, buffer_callback)
+) -> tuple[bytes | list[bytes | memoryview], dict[bytes, ObjectRef]]:
+    """The pickle of ``value``, in several pieces if it is large, and the references in it.
+
+    Large ``bytes`` and ``bytearray`` are pieces that belong to the value.
+    """
+    lending.find()
+    parts = _Parts()
+    pickler = ValuePickler(parts, buffer_callback)
     pickler.dump(value)
-    return file.getvalue(), pickler.refs
+    return parts[0] if len(parts) == 1 else parts, pickler.refs
 
 
 def load(data: bytes | memoryview, buffers: Iterable[memoryview], load_ref: LoadRef) -> Any:
-    """Unpickles; ``load_ref`` makes the references. Raises ModuleMissingError, or what unpickling raises."""
+    """Unpickles; ``load_ref`` makes the references. Raises ModuleMissingError, DeserializationError."""
     before = _loading.load_ref
     _loading.load_ref = load_ref
     try:
         return pickle.loads(data, buffers=buffers)
-    except ModuleNotFoundError as error:
-        raise module_missing(error) from error
+    except Exception as error:
+        if (failure := load_failure(error, data, buffers)) is error:
+            raise
+        raise failure from error
     finally:
         _loading.load_ref = before
+
+
+def load_failure(error: Exception, data: bytes | memoryview, buffers: Iterable[memoryview] = ()) -> Exception:
+    """What is to be raised instead of ``error``, which loading ``data`` has raised; it itself if it is zray's own, or
+    not the value's."""
+    if isinstance(error, ModuleNotFoundError):
+        return module_missing(error)
+    if has_type(error, ZrayError, MemoryError) or came_from_handler(error):
+        return error
+    from zray.serialization.explain_load import explain_failure  # a disassembler, which few processes ever need
+
+    before = _loading.load_ref
+    _loading.load_ref = _load_no_ref  # as each reference that is made is counted
+    try:
+        doing, argument = explain_failure(bytes(data), buffers, error)
+    finally:
+        _loading.load_ref = before
+    try:
+        reason = f"{type(error).__name__}: {error}"
+    except Exception:  # of the exception's own code, which may raise anything
+        reason = type(error).__name__
+    return DeserializationError(f"{doing} raised {reason}" if doing else reason, argument)
+
+
+def _load_no_ref(object_id: bytes) -> Any:
+    return None
 
 
 def module_missing(error: ModuleNotFoundError) -> ModuleMissingError:

@@ -10,15 +10,16 @@ Two encodings, told apart by the first byte:
 All integers are little-endian. Errors that stand in for values have tags of their own: see ``zray.failures``.
 
 What arrives differs from what was sent in few ways: arrays over buffers are read-only, a ``memoryview`` arrives as
-``bytes``, and what cannot say anything about its buffer (a non-contiguous array) arrives as a contiguous copy.
+``bytes``, and an array with gaps arrives without them. Other libraries' values: ``zray.serialization.lending``.
 """
 
 from __future__ import annotations
 
+import ctypes
 import pickle
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zray.exceptions import SerializationError, SystemFailure
@@ -29,6 +30,7 @@ from zray.serialization.pickler import PROTOCOL, LoadRef
 from zray.util.signals import came_from_handler
 
 ALIGNMENT = 64
+_PADDING = bytes(ALIGNMENT)
 _PLAIN_TAG = 0x80
 _FRAMED_TAG = 0x42
 _HEADER = struct.Struct("<B3xIQ")
@@ -36,24 +38,29 @@ _BYTES_OUT_OF_BAND = 4096
 """``bytes`` of this size or more are a buffer: writing them then needs no second copy of them."""
 
 _SCALARS = frozenset((int, float, bool, str, type(None), bytes, complex))
+_FIXED_SCALARS = _SCALARS - {bytes}
 _SEQUENCES = frozenset((list, tuple))
+_LAST_NUMBER = 16
+"""Type numbers of NumPy up to this one are bool, integers, floats and complex numbers."""
 _FLAT_MAX = 32
+_BYTES_HEADER = bytes.__basicsize__ - 1
+"""Where the content of ``bytes`` begins, from their address, which is ``id`` in CPython."""
 """Looking at each member of a longer container would cost more than it saves."""
 
 
 class Serialized:
     """A value ready to be written.
 
-    ``pickle`` is the pickle, ``buffers`` are the contiguous byte views that it refers to (they belong to the value: a
-    change to it before they are written is written), ``refs`` the identifiers of the ObjectRefs inside, each once, in
-    order, ``total_bytes`` the size of the encoded form.
+    ``pickle`` is the pickle, or its pieces, ``buffers`` are the contiguous byte views that it refers to, ``refs`` the
+    identifiers of the ObjectRefs inside, each once, in order, ``total_bytes`` the size of the encoded form. Buffers and
+    large pieces belong to the value: a change to it before they are written is written.
     """
 
-    __slots__ = ("_framed", "buffers", "held", "pickle", "refs", "total_bytes")
+    __slots__ = ("_framed", "_pickle_bytes", "buffers", "held", "pickle", "refs", "total_bytes")
 
     def __init__(
         self,
-        pickle: bytes,
+        pickle: bytes | list[bytes | memoryview],
         buffers: list[memoryview],
         refs: tuple[bytes, ...],
         framed: bool | None = None,
@@ -64,13 +71,15 @@ class Serialized:
         self.refs = refs
         self.held = held  # the references themselves: somebody has to, until they are pinned
         self._framed = bool(buffers or refs) if framed is None else framed
+        size = len(pickle) if type(pickle) is bytes else sum(len(part) for part in pickle)  # type: ignore[misc,arg-type]
         if self._framed:
-            offset = end = self._header_bytes() + len(pickle)
+            self._pickle_bytes = size
+            offset = end = self._header_bytes() + size
             for offset, size in _places([buffer.nbytes for buffer in buffers], end):
                 end = offset + size
             self.total_bytes = end
         else:
-            self.total_bytes = len(pickle)
+            self.total_bytes = size
 
     def _header_bytes(self) -> int:
         return _HEADER.size + 8 * len(self.buffers)
@@ -82,23 +91,34 @@ class Serialized:
         """
         if view.nbytes < self.total_bytes:
             raise ValueError(f"{self.total_bytes} bytes do not fit into {view.nbytes}")
-        start = 0
-        if self._framed:
-            start = self._header_bytes()
-            _HEADER.pack_into(view, 0, _FRAMED_TAG, len(self.buffers), len(self.pickle))
-            sizes = [buffer.nbytes for buffer in self.buffers]
-            struct.pack_into(f"<{len(sizes)}Q", view, _HEADER.size, *sizes)
-            for (offset, size), buffer in zip(_places(sizes, start + len(self.pickle)), self.buffers, strict=True):
-                view[offset : offset + size] = buffer
-        view[start : start + len(self.pickle)] = self.pickle
+        end = 0
+        for piece in self._pieces():
+            view[end : end + len(piece)] = piece
+            end += len(piece)
 
     def to_bytes(self) -> bytes:
-        """The encoded form; costs nothing when the value has neither buffers nor references."""
-        if not self._framed:
+        """The encoded form; costs nothing when the value is small and has neither buffers nor references."""
+        if type(self.pickle) is bytes and not self._framed:
             return self.pickle
-        encoded = bytearray(self.total_bytes)
-        self.write_into(memoryview(encoded))
-        return bytes(encoded)
+        return b"".join(self._pieces())
+
+    def _pieces(self) -> list[bytes | memoryview]:
+        """What the encoded form is put together of."""
+        parts = [self.pickle] if type(self.pickle) is bytes else self.pickle
+        if not self._framed:
+            return [*parts]
+        buffers = self.buffers
+        sizes = [buffer.nbytes for buffer in buffers]
+        pieces = [_HEADER.pack(_FRAMED_TAG, len(sizes), self._pickle_bytes), _packed_sizes(sizes), *parts]
+        end = self._header_bytes() + self._pickle_bytes
+        for buffer, size in zip(buffers, sizes, strict=True):
+            pieces += (_PADDING[: -end % ALIGNMENT], buffer)
+            end += -end % ALIGNMENT + size
+        return pieces
+
+
+def _packed_sizes(sizes: list[int]) -> bytes:
+    return struct.pack(f"<{len(sizes)}Q", *sizes)
 
 
 def _places(sizes: list[int], start: int) -> Iterator[tuple[int, int]]:
@@ -147,56 +167,80 @@ def _pickle_plainly(value: Any) -> Serialized:
 
 
 def _is_plain(value: Any) -> bool:
-    return type(value) in _SCALARS or _is_array_of_numbers(value)
+    kind = type(value)
+    return (kind in _SCALARS and (kind is not bytes or _is_short(value))) or _is_array_of_numbers(value)
 
 
 def _is_array_of_numbers(value: Any) -> bool:
-    """Whether it is a NumPy array in which neither references nor functions can be, so that plain pickle will do."""
+    """Whether it is a NumPy array in which neither references nor functions can be, so that plain pickle will do, and
+    whose elements lie in one piece, so that NumPy gives its memory away."""
     # Asked for with care: another thread may be importing it.
     if type(value) is not getattr(sys.modules.get("numpy"), "ndarray", None):
         return False
     dtype = value.dtype
-    return dtype.isbuiltin == 1 and not dtype.hasobject and dtype.metadata is None
+    return dtype.num <= _LAST_NUMBER and dtype.metadata is None and value.flags.forc
 
 
 def _is_flat(value: Any) -> bool:
-    """Whether ``value`` is a scalar or a small container of scalars, for which plain pickle will do."""
+    """Whether ``value`` is a scalar or a small container of small scalars, for which plain pickle will do."""
     kind = type(value)
     if kind in _SCALARS:
         return True
     if kind in _SEQUENCES:
-        return len(value) <= _FLAT_MAX and _SCALARS.issuperset(map(type, value))
+        return len(value) <= _FLAT_MAX and (_FIXED_SCALARS.issuperset(map(type, value)) or _are_short(value))
     if kind is dict:
         return (
             len(value) <= _FLAT_MAX
-            and _SCALARS.issuperset(map(type, value))
-            and _SCALARS.issuperset(map(type, value.values()))
+            and (_FIXED_SCALARS.issuperset(map(type, value)) or _are_short(value))
+            and (_FIXED_SCALARS.issuperset(map(type, value.values())) or _are_short(value.values()))
         )
     return False
+
+
+def _are_short(values: Iterable[Any]) -> bool:
+    return _SCALARS.issuperset(map(type, values)) and all(map(_is_short, values))
+
+
+def _is_short(value: Any) -> bool:
+    """Whether it is no ``bytes`` that are worth a piece of their own."""
+    return type(value) is not bytes or len(value) < _BYTES_OUT_OF_BAND
 
 
 def deserialize(data: bytes | memoryview, load_ref: LoadRef) -> Any:
     """The value that ``data`` encodes. Its buffers are read-only slices of ``data`` and keep that alive.
 
     ``load_ref`` makes an ObjectRef from its identifier. Raises ModuleMissingError when a module is not here,
-    SystemFailure when ``data`` is malformed, and whatever the value's own unpickling raises.
+    SystemFailure when ``data`` is malformed, DeserializationError when one of the value's own constructors raises.
     """
     tag = data[0] if len(data) else None
     if tag == _PLAIN_TAG:
         try:
             return pickle.loads(data)
-        except ModuleNotFoundError as error:
-            raise pickler.module_missing(error) from error
+        except Exception as error:
+            if (failure := pickler.load_failure(error, data)) is error:
+                raise
+            raise failure from error
     if tag == _FRAMED_TAG:
-        body, buffers = _parse_frame(memoryview(data).toreadonly())
+        body, buffers = _parse_frame(data)
         return pickler.load(body, buffers, load_ref) if body.nbytes else bytes(buffers[0])
     raise SystemFailure(f"no value starts with {bytes(data[:1])!r}")
 
 
-def _parse_frame(view: memoryview) -> tuple[memoryview, list[memoryview]]:
-    """The pickle and the buffers in ``view``. Raises SystemFailure when their sizes do not fit."""
+def _aligned(data: bytes) -> memoryview:
+    """A read-only view of ``data`` that begins at a multiple of 64 bytes: a copy, unless they do."""
+    if not (id(data) + _BYTES_HEADER) % ALIGNMENT:
+        return memoryview(data)
+    room = bytearray(len(data) + ALIGNMENT)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % ALIGNMENT
+    room[start : start + len(data)] = data
+    return memoryview(room).toreadonly()[start : start + len(data)]
+
+
+def _parse_frame(data: bytes | memoryview) -> tuple[memoryview, list[memoryview]]:
+    """The pickle and the buffers in ``data``. Raises SystemFailure when their sizes do not fit."""
     try:
-        _, count, pickle_bytes = _HEADER.unpack_from(view)
+        _, count, pickle_bytes = _HEADER.unpack_from(data)
+        view = _aligned(data) if count and type(data) is bytes else memoryview(data).toreadonly()
         sizes = list(struct.unpack_from(f"<{count}Q", view, _HEADER.size))
     except struct.error as error:
         raise SystemFailure(f"a malformed value arrived: {error}") from error

@@ -14,6 +14,7 @@
             store.json                    what ``Store.open`` has to know
     <spill>/<object id>                   an object on disk, in the same format
             spilling                      a copy in the making
+            writing-<any>                 an object that its writer writes to disk; he has it locked
 
 A file is the object's bytes from its first byte on (so they are page-aligned when mapped), unused space, and a trailer
 in its last 64 bytes: magic, size and identifier of the object. The trailer is wiped before a writer touches anything
@@ -26,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import itertools
 import os
 import re
@@ -67,17 +69,27 @@ def make_directories(directory: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """A segment that is being written. ``place``: WRITING if it is new, and its pages are not there yet; else FREE."""
+    """A segment that is being written.
+
+    ``place``: FREE if it is used again, with its pages; WRITING if it is new in memory, SPILLED if it is new on disk.
+    ``lock_fd``: of one on disk, a descriptor with its lock, which says that its writer lives.
+    """
 
     path: str
     inode: int
     size: int
     place: Place
+    lock_fd: int = -1
 
     @property
     def fresh(self) -> bool:
         """Whether its pages are not there yet."""
-        return self.place is Place.WRITING
+        return self.place is not Place.FREE
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it is in the spill directory: no segment of the store's, and in no book before it is published."""
+        return self.place is Place.SPILLED
 
 
 class Segments:
@@ -151,8 +163,29 @@ class Segments:
             os.close(fd)
         return Draft(path, inode, size, Place.WRITING)
 
+    def create_on_disk(self, size: int) -> Draft:
+        """A new segment in the spill directory. Its room is still to be taken. Raises OSError."""
+        path = f"{self.spill_directory}/writing-{os.urandom(8).hex()}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            os.ftruncate(fd, size)
+            return Draft(path, os.fstat(fd).st_ino, size, Place.SPILLED, fd)
+        except BaseException:
+            os.unlink(path)
+            os.close(fd)
+            raise
+
     def publish(self, ledger: Ledger, draft: Draft, object_id: bytes, copy: bool) -> None:
         """Makes a written segment readable. A former object of that identifier is replaced; its readers keep it."""
+        if draft.on_disk:
+            try:
+                self.free(ledger, object_id)
+                os.rename(draft.path, self.spilled_path(object_id))
+                ledger.enter(Place.SPILLED, draft.size)
+            finally:
+                os.close(draft.lock_fd)
+            return
         try:
             # Asked first: nearly always there is none, and an exception for that would cost as much as all the rest.
             if os.access(self.live_path(object_id), os.F_OK) or ledger.held[Place.COPY] or ledger.held[Place.SPILLED]:
@@ -171,6 +204,11 @@ class Segments:
 
     def abandon(self, ledger: Ledger, draft: Draft) -> None:
         """Ends a draft whose pages are not all there, or are still in somebody's hands: they go with his map."""
+        if draft.on_disk:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft.path)
+            os.close(draft.lock_fd)
+            return
         os.unlink(draft.path)
         ledger.leave(draft.place, draft.size)
         self._pins.unclaim(draft.inode)
@@ -243,6 +281,29 @@ class Segments:
         for entry in _entries(f"{self.directory}/writing"):
             if not self._pins.is_claimed(entry.stat().st_ino):
                 self.drop(ledger, entry.path, Place.WRITING)
+
+    def reap_writers_to_disk(self) -> None:
+        """Removes what writers that have died have left in the spill directory."""
+        for name in self._spilled_names():
+            if not name.startswith("writing-"):
+                continue
+            with contextlib.suppress(OSError):  # it is published, given up, or locked, and so alive
+                fd = os.open(f"{self.spill_directory}/{name}", os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(f"{self.spill_directory}/{name}")
+                finally:
+                    os.close(fd)
+
+    def in_use(self) -> dict[int, int]:
+        """Bytes by inode of the segments whose values are in use, freed or not."""
+        found: dict[int, int] = {}
+        for place in (Place.LIVE, Place.COPY, Place.DOOMED):
+            for entry in _entries(f"{self.directory}/{place.directory}"):
+                status = entry.stat()
+                if self._pins.is_pinned(status.st_ino):
+                    found[status.st_ino] = status.st_size
+        return found
 
     def drop(self, ledger: Ledger, path: str, place: Place) -> int:
         """Removes a segment from memory unless somebody uses it; returns its bytes, 0 if it had to stay.
@@ -326,7 +387,8 @@ class Segments:
         for place in (Place.WRITING, Place.LIVE, Place.COPY, Place.DOOMED):
             held[place] = _bytes_in(f"{self.directory}/{place.directory}")
         held[Place.FREE] = sum(_bytes_in(shelf.path) for shelf in _entries(f"{self.directory}/free"))
-        held[Place.SPILLED] = _bytes_in(self.spill_directory)
+        with contextlib.suppress(FileNotFoundError):  # gone, and with it what was in there
+            held[Place.SPILLED] = _bytes_in(self.spill_directory)
         return held
 
 

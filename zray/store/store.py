@@ -28,17 +28,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from zray.config import GIB
-from zray.exceptions import ObjectStoreFullError, SystemFailure, ZrayError
+from zray.exceptions import ObjectStoreFullError, OutOfDiskError, SystemFailure, ZrayError
 from zray.ids import PROCESS_ID_BYTES
 from zray.store.books import Books
 from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
 from zray.store.location import proof_of
 from zray.store.maps import HeldMap, MapCache, Mapping, Maps, copy_of
+from zray.store.notices import Notices
 from zray.store.pins import Pins
 from zray.store.sections import NO_SHIELD, Changing, Locked, Shield
 from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer
 from zray.store.spill import Turn, pulse, turn_to_spill
-from zray.store.writing import Patience, Writing, check_id
+from zray.store.writing import LAST_PAUSE_S, Patience, Writing, check_id
 from zray.util.processes import describe_error
 from zray.util.sessions import absolute
 
@@ -75,6 +76,8 @@ class Store:
         self._wait_s = wait_s
         self._lock = threading.Lock()
         self._unusable = ""
+        self._crowded = False  # whether the last write had to go to disk, after a wait that the next one is spared
+        self.notices = Notices(path, spill_dir, capacity_bytes)
         self._pins = Pins(f"{path}/pins")
         kept_bytes = min(KEPT_MAP_BYTES, capacity_bytes)
         self._read_maps = MapCache(kept_bytes)
@@ -90,9 +93,7 @@ class Store:
         _leave_to_parent_at_fork()
 
     @classmethod
-    def create(
-        cls, path: str, spill_dir: str, capacity_bytes: int, wait_s: float = 10.0, host_id: bytes = b""
-    ) -> Store:
+    def create(cls, path: str, spill_dir: str, capacity_bytes: int, wait_s: float = 2.0, host_id: bytes = b"") -> Store:
         """Makes a store of ``capacity_bytes`` in the new directory ``path``, for this user only, and opens it.
 
         ``host_id`` is written into it, as proof for whoever finds it at that path (``shares_store``).
@@ -129,9 +130,9 @@ class Store:
         When ``fill`` raises, nothing was written; it must not keep the view (BufferError). An object of that identifier
         that is there already (from an earlier attempt of a task) is replaced; its readers keep what they have.
 
-        Raises ObjectStoreFullError: at once if the object is larger than the store, else after having waited; its
-        subclass OutOfDiskError if others cannot be spilled to make room. SystemFailure if a limit of this process is
-        met, or the store has been removed.
+        An object that is larger than the store is written to disk, and one for which there is no room in memory, once
+        others have been spilled and it has waited. Raises OutOfDiskError, an ObjectStoreFullError, if that cannot be;
+        SystemFailure if a limit of this process is met, or the store has been removed.
         """
         check_id(object_id)
         self._shield.shield()
@@ -173,23 +174,27 @@ class Store:
             self._segments.keep(ledger, object_id)
 
     def _publish(self, draft: Draft, mapping: Mapping, object_id: bytes, copy: bool) -> None:
-        with self._changing as ledger:
-            self._segments.publish(ledger, draft, object_id, copy)
-            self._write_maps.add(draft.inode, mapping)
+        try:
+            with self._changing as ledger:
+                self._segments.publish(ledger, draft, object_id, copy)
+                if not draft.on_disk:
+                    self._write_maps.add(draft.inode, mapping)
+        except FileNotFoundError as error:
+            if draft.on_disk:  # its directory has been removed meanwhile
+                raise self._no_disk(draft.size, error) from error
+            raise
 
     def _obtain(self, object_bytes: int, gradually: bool) -> tuple[Draft, Mapping]:
         """A claimed segment, mapped, with all its pages there unless that may come ``gradually``."""
         size = segment_bytes(object_bytes)
         if size > self.capacity_bytes:
-            raise ObjectStoreFullError(
-                f"an object of {object_bytes:,} bytes is larger than the object store, which has a capacity of "
-                f"{self.capacity_bytes:,} bytes"
-            )
+            return self._obtain_on_disk(object_bytes, gradually)
         patience: Patience | None = None
         memory_full = False
         while True:
             draft, mapping = self._allocate(size, memory_full)
             if draft is not None:
+                self._crowded = False
                 if mapping is not None:
                     return draft, mapping
                 try:
@@ -199,13 +204,40 @@ class Store:
                     if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
                         raise
                     memory_full = True  # others have taken what the capacity counted on
-            patience = patience or Patience(self._wait_s, lambda: pulse(self.path))
+            if patience is None:
+                wait_s = min(self._wait_s, LAST_PAUSE_S) if self._crowded else self._wait_s
+                patience = Patience(wait_s, lambda: pulse(self.path))
             if not self._spill(size, memory_full):
                 if not patience.pause():
-                    raise self._full(object_bytes)
+                    self._crowded = True
+                    return self._obtain_on_disk(object_bytes, gradually)
                 memory_full = False
             self._shield.open_window()
             self._shield.shut_window()
+
+    def _obtain_on_disk(self, object_bytes: int, gradually: bool) -> tuple[Draft, Mapping]:
+        """A segment in the spill directory, for what has no room in memory. Raises OutOfDiskError."""
+        size = segment_bytes(object_bytes)
+        if size > self.capacity_bytes:
+            self.notices.larger(object_bytes)
+        else:
+            self.notices.full(self._account)
+        draft: Draft | None = None
+        try:
+            draft = self._segments.create_on_disk(size)
+            return draft, self._map_draft(draft, gradually)
+        except BaseException as error:
+            if draft is not None:
+                self._give_up(draft, None)
+            if isinstance(error, OSError):
+                raise self._no_disk(object_bytes, error) from error
+            raise
+
+    def _no_disk(self, object_bytes: int, error: OSError) -> OutOfDiskError:
+        return OutOfDiskError(
+            f"an object of {object_bytes:,} bytes has no room in the object store, and cannot be written to "
+            f"{self.spill_dir}: {describe_error(error)}. {self._account()}"
+        )
 
     def _allocate(self, size: int, memory_full: bool) -> tuple[Draft | None, Mapping | None]:
         """A segment, if there is one or room for one, and the map that this process has kept of it.
@@ -246,6 +278,9 @@ class Store:
 
     def _give_up(self, draft: Draft, mapping: Mapping | None) -> None:
         with self._changing as ledger:
+            if draft.on_disk:
+                self._segments.abandon(ledger, draft)
+                return
             if mapping is None or mapping.lent or (draft.fresh and not mapping.complete):
                 self._write_maps.discard(draft.inode)
                 self._segments.abandon(ledger, draft)
@@ -266,6 +301,8 @@ class Store:
                     os.posix_fallocate(fd, start, end - start)
                     return
                 except OSError as error:
+                    if draft.on_disk:
+                        raise self._no_disk(draft.size, error) from error
                     if error.errno not in _NO_ROOM:
                         raise
                 if not self._relieve(end - start) and not patience.pause():
@@ -293,19 +330,17 @@ class Store:
         return kind(f"{what}: {describe_error(error)}")
 
     def _full(self, object_bytes: int) -> ObjectStoreFullError:
+        return ObjectStoreFullError(
+            f"no room for an object of {object_bytes:,} bytes after waiting for {self._wait_s:g} s: {self._account()}"
+        )
+
+    def _account(self) -> str:
         with self._changing as ledger:
             usage = ledger.usage()
-            objects = self._segments.live_candidates() + self._segments.copy_candidates()
-            pinned = [candidate.size for candidate in objects if candidate.pinned]
+            in_use = self._segments.in_use()
             refilled = sum(candidate.size for candidate in self._segments.free_candidates() if candidate.pinned)
-            writing = usage.writing + refilled
-        return ObjectStoreFullError(
-            f"no room for an object of {object_bytes:,} bytes after waiting for {self._wait_s:g} s: of the object "
-            f"store's capacity of {usage.capacity:,} bytes, {sum(pinned):,} are in {len(pinned)} objects whose values "
-            f"are in use, {usage.doomed:,} in freed objects whose values are still in use, and {writing:,} in "
-            f"objects being written. Drop values (or copies of arrays made with .copy() instead), or give the store "
-            f"more memory"
-        )
+            mine = {held.inode for held in self._held_pins.values()}
+        return self.notices.account(usage, in_use, refilled, mine)
 
     # Spilling
 
@@ -318,6 +353,8 @@ class Store:
                 shortage = size if memory_full else ledger.shortage(size)
                 victims = choose(shortage, self._segments.live_candidates()) if shortage else []
             left = [self._spill_one(turn, bytes.fromhex(os.path.basename(victim.path))) for victim in victims]
+        if any(left):
+            self.notices.spilling()
         return any(left) or not shortage
 
     def _spill_one(self, turn: Turn, object_id: bytes) -> bool:
@@ -534,6 +571,7 @@ class Store:
         with self._changing as ledger:
             self._segments.reap_writers(ledger)
             self._segments.retry_doomed(ledger)
+        self._segments.reap_writers_to_disk()
         with turn_to_spill(self.path, self.spill_dir) as turn:
             if turn is not None:
                 turn.discard()

@@ -218,15 +218,8 @@ class Transfers:
         try:  # another reader's pull may have brought it, or it has become ours to keep
             self._pinned[reader] = self._store.read(object_id)
         except SegmentMissing:
-            if size <= self._store.capacity_bytes:
-                self._wanted_by[reader] = request
-                self.core.fetch(reader, object_id, hint, size, time.monotonic())
-                return
-            text = (
-                f"an object of {size:,} bytes is larger than the object store of this machine, which has a capacity of "
-                f"{self._store.capacity_bytes:,} bytes"
-            )
-            self._readers.answer(reader, "ObjectStoreFullError", text)
+            self._wanted_by[reader] = request
+            self.core.fetch(reader, object_id, hint, size, time.monotonic())
         except (OSError, ZrayError) as error:
             self._readers.answer(reader, "ObjectLostError", f"the object store cannot be looked at: {error}")
         else:

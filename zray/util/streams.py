@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import os
 import select
@@ -67,6 +68,13 @@ def write_text(stream: Any, text: str) -> None:
     flush = getattr(stream, "flush", None)
     if flush is not None:
         flush()
+
+
+def show_fatal_errors() -> None:
+    """Has a fatal signal, such as SIGSEGV, print where Python code was in its thread, unless that was set already."""
+    stream = sys.__stderr__
+    if stream is not None and descriptor_of(stream) >= 0 and not faulthandler.is_enabled():
+        faulthandler.enable(file=stream, all_threads=False)
 
 
 def flush_streams() -> None:

@@ -29,7 +29,7 @@ def rows() -> list[dict[str, Any]]:
 def stores(tmp_path: Path, rows: list[dict[str, Any]]) -> Any:
     store = Store.create(str(tmp_path / "store"), str(tmp_path / "spill"), 1 << 22, 1.0, HOST)
     rows.append({"host_id": HOST, "machine_id": machine_id(), "store": store.path, "fetch": ""})
-    stores = Stores(b"", rows, lambda: rows, lambda: NO_SHIELD)
+    stores = Stores(b"", rows, lambda: rows, lambda: NO_SHIELD, print)
     yield stores
     stores.close()
     with contextlib.suppress(OSError):

@@ -233,7 +233,7 @@ class NotAnException(Exception):
     ("original", "why"),
     [
         (Unpicklable(), r"\.lock is a <class '_thread.lock'>"),
-        (FailsToLoad("x"), "it could not be loaded here: RuntimeError: not loading"),
+        (FailsToLoad("x"), "it could not be loaded here: .*RuntimeError: not loading"),
         (NotAnException("x"), "its __reduce__ makes a int"),
     ],
     ids=["unpicklable", "unloadable", "something else"],
@@ -381,9 +381,9 @@ def test_read_only_arrays_come_with_a_hint():
     array.flags.writeable = False
     error = load_error(pack(caught(array.__setitem__, 0, 1)).to_bytes(), no_refs)
     assert isinstance(error, ValueError)
-    assert str(error).endswith("write to a copy (array.copy())")
+    assert str(error).endswith("write to a copy (array.copy(), frame.copy())")
     assert "hint" not in str(round_trip(ValueError("something else")))
-    assert "hint" not in str(round_trip(TypeError("read-only")))
+    assert "hint" in str(round_trip(TypeError("read-only")))
 
 
 # -- chains of tasks

@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -18,14 +19,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from zray.exceptions import ObjectStoreFullError, OutOfDiskError, SystemFailure
+from zray.exceptions import OutOfDiskError, SystemFailure
 from zray.store import SegmentMissing, Store, segments
 from zray.store import maps as maps_module
 from zray.store.ledger import Place, segment_bytes
 from zray.store.spill import turn_to_spill
 from zray.store.writing import Patience
 
-from .conftest import MIB, check, object_id, put
+from .conftest import MIB, Child, check, object_id, put
 
 CLASS_64K = segment_bytes(0)
 
@@ -152,8 +153,10 @@ def test_what_is_being_filled_again_is_neither_taken_nor_dropped(make_store, who
     other = store if whose == "this process" else Store.open(store.path)
     put(other, 2, b"b" * MIB)
     assert store.usage().live == segment_bytes(MIB)
-    with pytest.raises(ObjectStoreFullError, match=f"{segment_bytes(MIB):,} in objects being written"):
-        put(other, 3, bytes(3 * MIB))
+    notices = []
+    other.notices.tell = notices.append
+    put(other, 3, bytes(3 * MIB))  # to disk
+    assert f"{segment_bytes(MIB):,} in objects being written" in notices[-1]
     writing.view[:] = b"c" * MIB
     writing.publish(object_id(4))
     assert store.read(object_id(4)) == b"c" * MIB
@@ -342,21 +345,124 @@ def test_an_object_may_be_empty_and_spilled(make_store):
     assert store.read(object_id(2)) == b"other"
 
 
-def test_what_is_in_use_is_not_spilled_and_the_error_says_so(make_store):
+def test_what_finds_no_room_beside_values_in_use_goes_to_disk(make_store):
     store = make_store(4 * MIB)
+    notices = []
+    store.notices.tell = notices.append
     views = [store.read(put(store, number, bytes(MIB))) for number in range(3)]
-    with pytest.raises(ObjectStoreFullError, match=r"no room for .* in 3 objects whose values are in use"):
-        put(store, 3, bytes(MIB))
-    assert os.listdir(store.spill_dir) == []
+    store.free([object_id(0)])
+    for number in (3, 4):
+        assert store.read(put(store, number, bytes([number]) * MIB)) == bytes([number]) * MIB
+    assert store.usage().spilled == 2 * segment_bytes(MIB)
+    (notice,) = notices
+    size = segment_bytes(MIB)
+    assert f"{3 * size:,} are in 3 objects whose values are in use ({size:,} in freed ones)" in notice
+    assert f"held by this process: {3 * size:,} bytes in 3." in notice
+    assert store.spill_dir in notice
     views.pop()
+    store.free([object_id(2), object_id(3), object_id(4)])
+    assert store.usage().spilled == 0
+    put(store, 5, bytes(MIB))
+    assert (store.usage().spilled, store._crowded) == (0, False)
+
+
+def test_the_notice_says_which_processes_hold_how_much(make_store):
+    store = make_store(4 * MIB)
+    for number in range(3):
+        put(store, number, bytes(MIB))
+
+    def hold(say, hear):
+        mine = Store.open(store.path)
+        views = [mine.read(object_id(number)) for number in range(2)]
+        say(b"held")
+        hear()
+        views.clear()
+
+    child = Child(hold)
+    assert child.hear() == b"held"
+    view = store.read(object_id(2))
+    notices = []
+    store.notices.tell = notices.append
     put(store, 3, bytes(MIB))
-    assert store.usage().spilled == segment_bytes(MIB)
+    size = segment_bytes(MIB)
+    assert re.search(
+        rf"held by process {child.pid} \(.*\): {2 * size:,} bytes in 2, this process: {size:,} ", notices[0]
+    )
+    child.say()
+    assert child.wait() == 0
+    del view
 
 
-def test_an_object_larger_than_the_store_fails_at_once(make_store):
+def test_an_object_larger_than_the_store_goes_to_disk_at_once(make_store):
     store = make_store(MIB, wait_s=60)
-    with pytest.raises(ObjectStoreFullError, match="larger than the object store"):
-        put(store, 1, bytes(MIB))
+    notices = []
+    store.notices.tell = notices.append
+    data = os.urandom(3 * MIB)
+    view = store.read(put(store, 1, data))
+    assert (view, store.usage().used, store.usage().spilled) == (data, 0, segment_bytes(3 * MIB))
+    put(store, 1, data[::-1])  # another attempt replaces it, and readers of the first keep what they have
+    put(store, 2, data)
+    assert (view, store.read(object_id(1))) == (data, data[::-1])
+    assert len(notices) == 1
+    assert "larger than the object store" in notices[0]
+    store.free([object_id(1), object_id(2)])
+    assert os.listdir(store.spill_dir) == []
+    assert (view, store.usage().spilled) == (data, 0)
+
+
+def test_what_comes_bit_by_bit_goes_to_disk_too(make_store):
+    store = make_store(MIB)
+    writing = store.begin(3 * MIB, gradually=True)
+    assert writing.prepared < MIB
+    while writing.prepare(MIB):
+        pass
+    writing.view[:] = b"x" * 3 * MIB
+    writing.publish(object_id(1), copy=True)
+    assert store.read(object_id(1)) == b"x" * 3 * MIB
+    store.begin(3 * MIB, gradually=True).give_up()
+    store.begin(3 * MIB).give_up()
+    assert len(os.listdir(store.spill_dir)) == 1
+    with pytest.raises(KeyError):
+        store.write(object_id(2), 3 * MIB, lambda view: {}[0])
+    assert len(os.listdir(store.spill_dir)) == 1
+    store.keep(object_id(1))
+    assert store.contains(object_id(1))
+
+
+def test_what_a_dead_writer_has_left_on_disk_is_swept(make_store):
+    store = make_store(MIB)
+
+    def die(say, hear):
+        Store.open(store.path).begin(3 * MIB)
+        os._exit(7)
+
+    assert Child(die).wait() == 7
+    writing = store.begin(3 * MIB)
+    assert len(os.listdir(store.spill_dir)) == 2
+    store.sweep()
+    assert len(os.listdir(store.spill_dir)) == 1
+    writing.publish(object_id(1))
+    assert store.contains(object_id(1))
+
+
+@pytest.mark.parametrize("size", [MIB // 2, 3 * MIB])
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_disk_that_takes_nothing(make_store, size, when):
+    store = make_store(MIB)
+    view = store.read(put(store, 1, bytes(MIB // 2)))
+
+    def fill(place):
+        if when == "meanwhile":
+            os.rename(store.spill_dir, store.spill_dir + "-gone")
+
+    if when == "before":
+        os.rename(store.spill_dir, store.spill_dir + "-gone")
+    with pytest.raises(OutOfDiskError, match=f"cannot be written to {store.spill_dir}: .*in 1 objects"):
+        store.write(object_id(2), size, fill)
+    assert view == bytes(MIB // 2)
+    os.rename(store.spill_dir + "-gone", store.spill_dir)
+    store.sweep()
+    assert os.listdir(store.spill_dir) == []
 
 
 def test_a_writer_waits_for_room(make_store):
@@ -385,12 +491,14 @@ def test_patience_is_for_those_who_make_no_progress():
     assert max(pauses) == 0.1
 
 
-def test_while_another_one_spills_a_writer_gives_up_in_time(make_store):
+def test_while_another_one_spills_a_writer_waits_for_so_long_only(make_store):
     store = make_store(2 * MIB, wait_s=0.02)
     put(store, 1, bytes(MIB))
-    with turn_to_spill(store.path, store.spill_dir), pytest.raises(ObjectStoreFullError):
+    with turn_to_spill(store.path, store.spill_dir):
         put(store, 2, bytes(MIB))
-    put(store, 2, bytes(MIB))
+    assert os.path.exists(store._segments.spilled_path(object_id(2)))
+    put(store, 3, bytes(MIB))
+    assert os.path.exists(store._segments.spilled_path(object_id(1)))
 
 
 def test_a_full_disk_loses_nothing(make_store, monkeypatch):

@@ -183,10 +183,12 @@ def test_a_full_store(world):
     mine = OWNER + b"\1" * 12
     world.b.store.write(mine, 40 * MIB, lambda view: None)
     pinned = world.b.store.read(mine)
-    kind, message, _ = world.read(world.b)
-    assert kind == "ObjectStoreFullError" and "in use" in message
+    notices = []
+    world.b.store.notices.tell = notices.append
+    assert world.read(world.b)[0] == ""  # it is on disk
+    assert world.b.store.usage().spilled
+    assert "in use" in notices[0]
     del pinned
-    assert world.read(world.b)[0] == ""  # mine is spilled
 
 
 def test_a_reader_that_leaves_ends_the_pull(world):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import zray
 from zray.protocol import log_window
 from zray.worker.host import logs
 from zray.worker.host.logs import (
@@ -358,3 +359,47 @@ class TestOutlet:
         message = outlet.take()
         assert message is not None
         assert sum(log_window.size_of(entry[4]) for entry in message.entries) <= log_window.WINDOW_BYTES
+
+
+class TestFatalErrors:
+    """What Python prints of a fatal signal is kept from its beginning: there the user's line is."""
+
+    FATAL = "Fatal Python error: Segmentation fault"
+
+    def dump(self, frames: list[str], title: str = "Current thread 0x00007f (most recent call first):") -> list[str]:
+        return [self.FATAL, "", title, *frames, "", "Extension modules: numpy.core (total: 1)"]
+
+    def frames(self) -> list[str]:
+        package = os.path.dirname(zray.__file__)
+        return [
+            '  File "/lib/deep.py", line 3 in write',
+            '  File "/home/me/mine.py", line 7 in task',
+            f'  File "{package}/worker/process/worker.py", line 1 in _run',
+            f'  File "{package}/worker/process/main.py", line 1 in worker_main',
+            '  File "<string>", line 1 in <module>',
+        ]
+
+    def test_the_users_frames_are_kept(self) -> None:
+        tail = Tail()
+        tail.add(["before", *self.dump(self.frames())])
+        assert tail.text().splitlines() == [
+            "before", self.FATAL, "Current thread 0x00007f (most recent call first):", *self.frames()[:2]
+        ]  # fmt: skip
+
+    def test_the_innermost_ones_if_there_are_many(self) -> None:
+        tail = Tail(n_lines=5)
+        tail.add(["x"] * 9 + self.dump([f'  File "/a.py", line {n} in f' for n in range(90)]))
+        assert tail.text().splitlines()[5:] == [
+            self.FATAL, "Current thread 0x00007f (most recent call first):",
+            *[f'  File "/a.py", line {n} in f' for n in range(3)],
+        ]  # fmt: skip
+
+    def test_who_goes_on_has_last_lines_as_others(self) -> None:
+        tail = Tail(n_lines=3)
+        tail.add([*self.dump(self.frames()), "alive", "and", "well"])
+        assert tail.text() == "alive\nand\nwell"
+
+    def test_a_very_long_line(self) -> None:
+        tail = Tail(max_bytes=100)
+        tail.add(["x" * 500, f"{self.FATAL}{'y' * 500}", '  File "/a.py", line 1 in f'])
+        assert len(tail.text()) <= 101

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from zray.exceptions import NATIVE_HINT
 from zray.ids import owner_of
 from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.messages import (
@@ -24,6 +25,9 @@ from zray.protocol.messages import (
     WorkerDied,
     WorkerStarted,
 )
+
+_BY_ACCESS = (7, 11)
+"""SIGBUS and SIGSEGV: the signals of who touches memory that he may not touch."""
 
 
 class Fork(NamedTuple):
@@ -185,6 +189,8 @@ class HostCore:
         )
         if death.last_lines:
             text += f"; its last output on stderr was:\n{death.last_lines}"
+        if death.signal in _BY_ACCESS:
+            text += f"\n{NATIVE_HINT}"
         self.out.append(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
         owned: dict[bytes, list[bytes]] = {}
         for object_id in death.stored:

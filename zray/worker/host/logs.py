@@ -220,19 +220,54 @@ class RotatingFile:
 
 
 class Tail:
-    """The last lines of a stream, at most ``n_lines`` and ``max_bytes`` (counted in characters)."""
+    """The last lines of a stream, at most ``n_lines`` and ``max_bytes`` (counted in characters).
+
+    If the last thing is what Python prints of a fatal signal, its first ``n_lines`` are kept as well: there the
+    innermost frame comes first. Left out of it are the frames of zray, and the list of extension modules.
+    """
 
     def __init__(self, n_lines: int = 20, max_bytes: int = 8192) -> None:
         self._lines: deque[str] = deque(maxlen=n_lines)
+        self._fatal: list[str] = []
+        self._user_code = False
+        self._n_lines = n_lines
         self._max_bytes = max_bytes
 
     def add(self, lines: Iterable[str]) -> None:
         # Cut each line as it comes, or twenty long ones would hold a megabyte for each worker.
-        self._lines.extend(line[-self._max_bytes :] for line in lines)
+        for line in lines:
+            cut = line[-self._max_bytes :]
+            if line.startswith(_FATAL):
+                self._lines.extend(self._fatal)
+                self._fatal, self._user_code = [cut], True
+            elif not self._fatal:
+                self._lines.append(cut)
+            elif line.startswith(_FATAL_PARTS) or not line.strip():
+                self._add_frame(line, cut)
+            else:  # whoever printed that lives on
+                self._lines.extend((*self._fatal, cut))
+                self._fatal = []
+
+    def _add_frame(self, line: str, cut: str) -> None:
+        if _OUTERMOST in line:
+            self._user_code = False
+        wanted = self._user_code and line.startswith(_FATAL_SHOWN) and _PACKAGE not in line
+        if wanted and len(self._fatal) < self._n_lines:
+            self._fatal.append(cut)
 
     def text(self) -> str:
         """The lines, joined."""
-        return "\n".join(self._lines)[-self._max_bytes :]
+        fatal = "\n".join(self._fatal)[: self._max_bytes]
+        room = self._max_bytes - len(fatal)
+        before = "\n".join(self._lines)[-room:] if room else ""
+        return "\n".join(filter(None, (before, fatal)))
+
+
+_FATAL = "Fatal Python error: "
+_FATAL_SHOWN = ("Current thread ", "Thread ", "  File ", "  <no Python frame>", "  ...")
+_FATAL_PARTS = (*_FATAL_SHOWN, "Extension modules:", "Python runtime state:", "Current thread's C stack", "Stack (most")
+_PACKAGE = f'"{os.path.dirname(os.path.dirname(os.path.dirname(__file__)))}{os.sep}'
+_OUTERMOST = f"{_PACKAGE}worker{os.sep}process{os.sep}main.py"
 
 
 class Outlet:

@@ -15,7 +15,7 @@ from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.exports import STORED_FUNCTION
 from zray.client.session import Session
-from zray.exceptions import ModuleMissingError, ObjectStoreFullError, has_type
+from zray.exceptions import DeserializationError, ModuleMissingError, ObjectStoreFullError, has_type
 from zray.failures import alias_of
 from zray.ids import return_id
 from zray.object_ref import ObjectRef
@@ -105,7 +105,10 @@ class Runner:
     # ------------------------------------------------------------------ arguments
 
     def arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
-        """Unpickles the arguments and fetches the values of top-level references."""
+        """Unpickles the arguments and fetches the values of top-level references.
+
+        Raises DeserializationError, and whatever the values of references are as errors.
+        """
         envelope = task.envelope
         session = self._session
         if envelope.status == INLINE and not envelope.data:
@@ -123,7 +126,10 @@ class Runner:
                 continue
             if status == STORED:
                 value = session.read(host, object_id, size)
-            loaded = deserialize(value, lambda inner: session.load_covered(inner, task.covered))
+            try:
+                loaded = deserialize(value, lambda inner: session.load_covered(inner, task.covered))
+            except DeserializationError as error:
+                raise DeserializationError(error.reason, str(key)) from error.__cause__
             _put(args, kwargs, key, loaded)
         if asked:  # there was no room for them in the envelope
             for (key, _), loaded in zip(asked, session.get([ref for _, ref in asked], None), strict=True):

@@ -22,10 +22,11 @@ from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Retu
 from zray.client.session import Session
 from zray.client.shell import Tick, Waiter
 from zray.config import MIB
-from zray.exceptions import ActorExit, has_type
+from zray.exceptions import NAMELESS, ActorExit, DeserializationError, has_type
 from zray.failures import encode_failure, error_text
 from zray.methods import method_of
 from zray.protocol.messages import ProtocolError
+from zray.signatures import name_of_parameter
 from zray.util.malloc import give_back
 from zray.util.processes import anonymous_bytes
 from zray.util.streams import flush_streams, say
@@ -233,11 +234,11 @@ class Worker:
                 raise KeyboardInterrupt
             if task.kind == TASK:
                 function = self._runner.function(task.function_id)
-                args, kwargs = self._runner.arguments(task)
+                args, kwargs = self.call_arguments(task)
                 return function(*args, **kwargs)
             if task.kind == CONSTRUCTOR:
                 return self._construct(task)
-            args, kwargs = self._runner.arguments(task)
+            args, kwargs = self.call_arguments(task)
             return self.method(options)(*args, **kwargs)
         finally:
             if in_main:
@@ -255,7 +256,7 @@ class Worker:
         assert start is not None
         self._environment.set_actor(start)
         kind = self._runner.function(task.function_id)
-        args, kwargs = self._runner.arguments(task)
+        args, kwargs = self.call_arguments(task)
         if start.spec.get("has_coroutines"):
             # Imported here: asyncio is 3 MB, which workers that serve no async actor do without; so threads below.
             from zray.worker.process.event_loop import EventLoop
@@ -402,8 +403,26 @@ class Worker:
         return self._runner.arguments_are_here(task)
 
     def call_arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of an async call."""
-        return self._runner.arguments(task)
+        """The arguments of a task or call. Raises what loading them raises, with the name of the argument."""
+        try:
+            return self._runner.arguments(task)
+        except DeserializationError as error:
+            if error.what != NAMELESS:
+                raise
+            raise error.about(self._name_of_argument(task, error.argument)) from error.__cause__
+
+    def _name_of_argument(self, task: Assignment, argument: str) -> str:
+        options = read_options(task.envelope.options)
+        owner = f"{self._actor_class}." if self._actor_class else ""
+        function = options.name if task.kind == TASK else f"{owner}{options.method or '__init__'}"
+        if argument.isdecimal():
+            called = self.method(options) if task.kind == CALL else self._runner.function(task.function_id)
+            argument = name_of_parameter(called, int(argument)) or argument
+        return (
+            f"argument {argument if argument.isdecimal() else repr(argument)} of {function}"
+            if argument
+            else (f"an argument of {function}")
+        )
 
     def context(self, task: Assignment, options: CallOptions) -> Any:
         """The context that an async call runs in."""

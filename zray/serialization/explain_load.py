@@ -1,0 +1,127 @@
+"""Why a value cannot be loaded: which constructor failed, of which type, and in which argument.
+
+Only ever run on failures. ``pickle`` tells nothing of that, and what is raised is the constructor's own exception,
+which looks like one of the code that wanted the value. So the value is loaded once more, by the slow unpickler of the
+standard library, which says where in the pickle it was. Which argument that is, the opcodes tell.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+_TEXT = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
+
+
+def explain_failure(data: bytes, buffers: Iterable[Any], original: Exception) -> tuple[str, str]:
+    """What was being made when loading failed, and the argument in which that was, if ``data`` are those of a call.
+
+    Both empty where that cannot be found out.
+    """
+    tracer = _Tracer(data, buffers)
+    try:
+        tracer.load()
+    except Exception as error:
+        if type(error) is type(original) and tracer.doing:
+            return tracer.doing, _argument_at(data, tracer.position)
+    return "", ""
+
+
+def _name_of(thing: Any) -> str:
+    module = getattr(thing, "__module__", None)
+    name = getattr(thing, "__qualname__", None) or type(thing).__qualname__
+    return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
+
+
+class _Tracer(pickle._Unpickler):
+    """An unpickler that remembers what it was doing."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    stack: Any
+    _unframer: Any
+
+    def __init__(self, data: bytes, buffers: Iterable[Any]) -> None:
+        self._data = io.BytesIO(data)
+        super().__init__(self._data, buffers=buffers)
+        self.doing = ""
+        self.position = 0
+
+    def find_class(self, module: str, name: str) -> Any:
+        self._begin(f"the import of {module}.{name}")
+        return super().find_class(module, name)
+
+    def _begin(self, doing: str) -> None:
+        self.doing = doing
+        frame = self._unframer.current_frame
+        self.position = self._data.tell() - (len(frame.getbuffer()) - frame.tell() if frame is not None else 0) - 1
+
+    def _begin_call(self, code: int) -> None:
+        stack = self.stack
+        if code == pickle.BUILD[0]:
+            self._begin(f"{_name_of(type(stack[-2]))}.__setstate__" if len(stack) > 1 else "")
+        elif code == pickle.REDUCE[0]:
+            self._begin(_name_of(stack[-2]))
+        else:
+            self._begin(f"{_name_of(stack[-2 if code == pickle.NEWOBJ[0] else -3])}.__new__")
+
+
+def _traced(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def traced(self: _Tracer) -> None:
+        self._begin_call(code)
+        load(self)
+
+    return traced
+
+
+for _code in (pickle.REDUCE[0], pickle.NEWOBJ[0], pickle.NEWOBJ_EX[0], pickle.BUILD[0]):
+    _Tracer.dispatch[_code] = _traced(_code, _Tracer.dispatch[_code])
+
+
+def _argument_at(data: bytes, position: int) -> str:
+    """The argument whose pickle an opcode belongs to: ``0``, or a name; empty if these are no arguments."""
+    found = ""
+    try:
+        for begin, name in _arguments(data):
+            if begin <= position:
+                found = name
+    except (ValueError, IndexError):
+        return ""
+    return found
+
+
+def _arguments(data: bytes) -> Iterator[tuple[int, str]]:
+    """Where the pickle of each argument begins, in a pickle of a pair of a list and a dictionary."""
+    stack: list[tuple[Any, int]] = []  # what is there, and where its pickle began
+    texts: dict[int, str] = {}
+    n_arguments = 0
+    for opcode, argument, at in pickletools.genops(data):
+        position = at or 0
+        if opcode.name in _TEXT:
+            texts[position] = str(argument)
+        bottom = len(stack)
+        before = opcode.stack_before
+        popped: list[tuple[Any, int]] = []
+        n_popped = len(before)
+        begin = position
+        if pickletools.markobject in before:
+            mark = max(index for index, (kind, _) in enumerate(stack) if kind is pickletools.markobject)
+            popped = stack[mark + 1 :]
+            begin = stack[mark][1]
+            del stack[mark:]
+            n_popped = before.index(pickletools.markobject)
+        elif opcode.name in ("APPEND", "SETITEM"):
+            popped = stack[1 - n_popped :]
+        if opcode.name in ("APPEND", "APPENDS") and bottom - len(popped) - (opcode.name == "APPENDS") == 1:
+            for index, (_, began) in enumerate(popped):
+                yield began, str(n_arguments + index)
+            n_arguments += len(popped)
+        elif opcode.name in ("SETITEM", "SETITEMS") and bottom - len(popped) - (opcode.name == "SETITEMS") == 2:
+            for (_, key_at), (_, began) in zip(popped[::2], popped[1::2], strict=True):
+                yield began, texts.get(key_at, "?")
+        if n_popped:
+            begin = min([begin, *(began for _, began in stack[-n_popped:])])
+            del stack[-n_popped:]
+        stack.extend((kind, position if kind is pickletools.markobject else begin) for kind in opcode.stack_after)

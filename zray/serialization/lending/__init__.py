@@ -1,0 +1,98 @@
+"""How values of other libraries are pickled so that their memory stays outside of the pickle.
+
+Most libraries pickle into ``bytes``: a copy when a value is written, and another one when it is read. Here their types
+are taken apart into a description and a buffer, which the store maps for whoever reads it. Two rules:
+
+- What is *lent* is a read-only view of shared memory. That is for types which are immutable anyway, or which NumPy
+  keeps from being written to, as on Ray.
+- What programs write to (torch tensors, ``bitarray``, ``array.array``) is *copied* out of the store, once, and so is
+  writable as on Ray. ``lend_mutable`` (the setting of that name) lends these too, where the library can.
+
+Nothing is imported for that: ``find`` looks for libraries in ``sys.modules``, and each has a module of its own here,
+which is loaded with it. Values are found by exact type. (Subclasses of ``numpy.ndarray`` are the exception.)
+"""
+
+from __future__ import annotations
+
+import array
+import importlib
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+Reducer = Callable[[Any], Any]
+"""What ``__reduce_ex__`` would return for a value; NotImplemented if the library's own way is to be taken."""
+
+lend_mutable = False
+"""Whether this process reads as views also what programs write to."""
+
+
+def read_mutable_as_views(wanted: bool) -> None:
+    """Sets ``lend_mutable``."""
+    global lend_mutable
+    lend_mutable = wanted
+
+
+ancestors: tuple[type, ...] = (type, BaseException)
+"""Whose instances the pickler does not leave to pickle, subclasses included; ``numpy.ndarray``, once it is loaded, for
+``reduce_descendant``."""
+
+
+def reduce_array_array(value: array.array[Any]) -> Any:
+    """``array.array``: read as a copy, which is writable."""
+    return load_array_array, (value.typecode, pickle.PickleBuffer(value))
+
+
+def load_array_array(typecode: str, data: memoryview) -> array.array[Any]:
+    """Undoes ``reduce_array_array``."""
+    value: array.array[Any] = array.array(typecode)
+    value.frombytes(data)
+    return value
+
+
+reducers: dict[type, Reducer] = {array.array: reduce_array_array}
+"""By exact type."""
+
+_MODULES = {
+    "numpy": "arrays",
+    "numpy.ma": "masked",
+    "pyarrow": "arrow",
+    "polars": "polars",
+    "torch": "torch",
+    "jax": "jax",
+    "PIL.Image": "pil",
+    "bitarray": "bitarray",
+}
+"""Modules of other libraries, and the modules here that know their types: ``reducers`` in them makes a dictionary."""
+
+_missing = dict(_MODULES)
+_n_modules = 0
+
+
+def find() -> None:
+    """Takes in the libraries that have been imported since the last call. Costs next to nothing if there is none."""
+    global _n_modules, ancestors
+    n_modules = len(sys.modules)
+    if n_modules == _n_modules:
+        return
+    complete = True
+    for name in [name for name in _missing if name in sys.modules]:
+        module = importlib.import_module(f"{__name__}.{_missing[name]}")
+        try:
+            found = module.reducers()
+        except AttributeError:  # another thread is in the middle of importing it
+            complete = False
+            continue
+        reducers.update(found)
+        del _missing[name]
+        if name == "numpy":
+            ancestors = (*ancestors, *found)
+    _n_modules = len(sys.modules) if complete else 0
+
+
+def reduce_descendant(value: Any) -> Any:
+    """As a reducer, for an instance of a subclass of ``numpy.ndarray``."""
+    from zray.serialization.lending import arrays
+
+    return arrays.reduce_array(value)
