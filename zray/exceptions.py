@@ -339,6 +339,11 @@ SILENT_LISTENER = (
 )
 READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy(), frame.copy())"
 """Said where an attempt to write to such a value fails, which libraries report without knowing whose it is."""
+REFERENCE_HINT = (
+    "hint: an ObjectRef is not its value: zray.get(ref) returns that. A task gets the values of references that are "
+    "its arguments; those inside of lists and other arguments stay references"
+)
+"""Said where a reference was used as if it were its value."""
 NATIVE_HINT = (
     "hint: values from zray.get(), and arguments of tasks, are read-only and shared; native code that writes to one "
     "without asking ends its process: give it a copy (array.copy())"

@@ -129,3 +129,17 @@ def test_failed_and_dead_tasks_give_their_resources_back(ray):
         with pytest.raises(ray.exceptions.RayError):
             ray.get(ray.remote(max_retries=0, num_cpus=0, resources={"slot": 2})(function).remote())
     assert ray.get(ray.remote(resources={"slot": 2})(lambda: "free").remote(), timeout=20) == "free"
+
+
+def test_what_is_left_of_the_store(ray):
+    import numpy as np
+
+    def left():
+        return ray.available_resources()["object_store_memory"]
+
+    total = ray.cluster_resources()["object_store_memory"]
+    assert left() <= total
+    ref = ray.put(np.ones(4_000_000))
+    eventually(lambda: left() <= total - 32_000_000)
+    del ref
+    eventually(lambda: left() > total - 32_000_000)

@@ -67,3 +67,23 @@ def test_get_within_a_running_loop():
         process.succeed()
     (line,) = process.err.splitlines()
     assert "has blocked the running event loop" in line and "await ref" in line
+
+
+def test_a_reference_inside_a_list_that_is_met_as_a_value(ray):
+    @ray.remote
+    def add(refs):
+        return refs[0] + 1
+
+    @ray.remote
+    def read(refs):
+        return refs[0].shape
+
+    for task, error in ((add, TypeError), (read, AttributeError)):
+        with pytest.raises(error, match=r"hint: an ObjectRef is not its value: zray.get\(ref\) returns that"):
+            ray.get(task.remote([ray.put(1)]))
+
+
+def test_a_reference_that_is_met_as_a_value_at_the_driver():
+    with driver("ray.init(num_cpus=1)\nray.put(1) + 1") as process:
+        process.wait()
+    assert "hint: an ObjectRef is not its value" in process.err.splitlines()[-1]

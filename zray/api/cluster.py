@@ -27,7 +27,7 @@ from zray.exceptions import ClusterUnavailableError, ConfigError, SystemFailure,
 from zray.options import check_text
 from zray.protocol.messages import DRIVER, Goodbye, LogsTaken
 from zray.protocol.sockets import check_address
-from zray.serialization import hint_on_read_only
+from zray.serialization import hint_for
 from zray.util import signals
 from zray.util.machine import host_resources
 from zray.util.processes import describe_error, kill_session
@@ -308,7 +308,7 @@ def _join(
     signals.install(session.shell.lock)
     _end_in_order_on_sigterm()
     show_fatal_errors()
-    return _Driver(session, context, output, undo_hint=_hint_on_read_only())
+    return _Driver(session, context, output, undo_hint=_hint_for())
 
 
 def _end_in_order_on_sigterm() -> None:
@@ -394,7 +394,7 @@ def _logger() -> logging.Logger:
     return logging.getLogger("zray")
 
 
-def _hint_on_read_only() -> Callable[[], None]:
+def _hint_for() -> Callable[[], None]:
     """Has an uncaught error about a read-only value say what to do, in notebooks too; returns what undoes that."""
     before = sys.excepthook
 
@@ -403,7 +403,7 @@ def _hint_on_read_only() -> Callable[[], None]:
         tell(error)
 
     def tell(error: BaseException | None) -> None:
-        if error is not None and (hint := hint_on_read_only(error)):
+        if error is not None and (hint := hint_for(error)):
             print(hint, file=sys.stderr)
 
     def after_cell(result: Any) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 0.5
 MAX_OPEN = 8
-"""Questions of one process at a time; it needs one."""
+"""Questions of one process at a time; what it asks beyond is answered with what the broker knows."""
 
 Found = dict[bytes, dict[str, Any]]
 """What was found, by process."""
@@ -48,10 +48,11 @@ class Inspections:
     def ask(self, asker: bytes, processes: Iterable[bytes], on_end: Callable[[Found], None]) -> None:
         """Asks processes what they do; ``on_end`` gets the answers that came in time.
 
-        Raises ProtocolError for an asker who asks again and again before it is answered.
+        Nobody is asked for somebody who asks again and again before it is answered.
         """
         if sum(each.asker == asker for each in self._rounds.values()) >= MAX_OPEN:
-            raise ProtocolError(f"{MAX_OPEN} questions of this process are open already")
+            on_end({})
+            return
         asked = dict.fromkeys(each for each in processes if each in self._core.processes)
         number = self._next
         self._next += 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.broker.inspections import Found
 from zray.broker.records import SERVING, STARTING, Actor, Host, Job, Process, Worker
-from zray.broker.resources import CPU, UNIT, Shape, as_floats, describe
+from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe
 from zray.ids import task_of
 from zray.protocol.messages import (
     ALIVE,
@@ -63,6 +63,7 @@ class Reports:
             "flush_logs": lambda source, message: self._core.output.flush(source, message.request),
             "explain": self._explain,
             "status": self._status,
+            "available_resources": self._available,
         }.get(message.what)
         if later is not None:
             later(source, message)
@@ -70,7 +71,6 @@ class Reports:
         answer: Callable[[], Any] | None = {
             "hosts": self.hosts,
             "cluster_resources": lambda: self._sum("total"),
-            "available_resources": lambda: self._sum("free"),
             "named_actors": lambda: self._named_actors(message.argument),
             "actors": self._actors,
             "workers": self._workers,
@@ -93,6 +93,21 @@ class Reports:
             "available": as_floats(host.pool.free),
             "workers": len(host.workers),
         }
+
+    def _available(self, source: Process, message: Query) -> None:
+        """What is free. Of stores their hosts know; one that does not answer in time counts as empty."""
+
+        def answer(found: Found) -> None:
+            free = self._sum("free")
+            stores = [each["store"] for each in found.values()]
+            used = sum(store.get("used", 0) - store.get("idle", 0) for store in stores)
+            if STORE in free:
+                free[STORE] = max(0.0, free[STORE] - used)
+            self._core.send(source.process_id, Answer(message.request, free))
+
+        hosts = self._core.scheduler.hosts.values()
+        with_stores = [host.host_id for host in hosts if STORE in host.pool.total]
+        self._core.inspections.ask(source.process_id, with_stores, answer)
 
     def _sum(self, which: str) -> dict[str, float]:
         total: dict[str, int] = {}

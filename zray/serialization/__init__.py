@@ -1,7 +1,7 @@
 """Values, functions and errors as bytes. The only part of zray that pickles."""
 
 from zray.serialization.captures import Captures
-from zray.serialization.causes import hint_on_read_only
+from zray.serialization.causes import hint_for
 from zray.serialization.errors import load_error, pack_task_error, without_exception
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.functions import PickledCallable, load_callable, pickle_callable
@@ -15,7 +15,7 @@ __all__ = [
     "Serialized",
     "deserialize",
     "explain_unpicklable",
-    "hint_on_read_only",
+    "hint_for",
     "load_callable",
     "load_error",
     "pack_task_error",

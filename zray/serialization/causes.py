@@ -14,7 +14,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from zray.exceptions import READ_ONLY_HINT, TaskError, has_type
+from zray.exceptions import READ_ONLY_HINT, REFERENCE_HINT, TaskError, has_type
 
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # new in Python 3.11
 # Past the properties and methods of the exception's own class, which may raise anything.
@@ -46,11 +46,24 @@ def family(exc: BaseException) -> Iterator[BaseException]:
             waiting += vars(_GROUP)["exceptions"].__get__(each)
 
 
-def hint_on_read_only(exc: BaseException) -> str:
-    """What to do, if ``exc`` comes of writing to a read-only value; else, and if it says so itself, an empty text."""
-    if has_type(exc, TaskError) or not any(map(_blames_read_only, family(exc))):
+def hint_for(exc: BaseException) -> str:
+    """What to do, if ``exc`` comes of writing to a read-only value, or of using a reference as if it were the value;
+    else, and if it says so itself, an empty text."""
+    if has_type(exc, TaskError):
         return ""
-    return READ_ONLY_HINT
+    if _uses_reference(exc):
+        return REFERENCE_HINT
+    return READ_ONLY_HINT if any(map(_blames_read_only, family(exc))) else ""
+
+
+def _uses_reference(exc: BaseException) -> bool:
+    if not has_type(exc, TypeError, AttributeError):
+        return False
+    try:
+        text = str(exc)[:_MAX_CHARS]
+    except BaseException:  # of the exception's own code, which may raise anything
+        return False
+    return "'ObjectRef'" in text and "hint:" not in text
 
 
 def _blames_read_only(exc: BaseException) -> bool:

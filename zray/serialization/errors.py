@@ -24,7 +24,7 @@ from zray.exceptions import (
     has_type,
 )
 from zray.failures import ERROR_TAG, FAILURE_TAG, decode_failure
-from zray.serialization.causes import family, hint_on_read_only, traceback_of
+from zray.serialization.causes import family, hint_for, traceback_of
 from zray.serialization.pickler import LoadRef
 from zray.serialization.values import Serialized, deserialize, serialize
 from zray.util.signals import came_from_handler
@@ -131,7 +131,7 @@ def _describe(exc: BaseException) -> str:
     if len(text) > TEXT_CHARS:
         half = TEXT_CHARS // 2
         text = f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
-    hint = hint_on_read_only(exc)
+    hint = hint_for(exc)
     return f"{text.rstrip()}\n{hint}" if hint and hint not in text else text
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from zray.exceptions import READ_ONLY_HINT, TaskError
-from zray.serialization import deserialize, hint_on_read_only, load_error, pack_task_error, serialize
+from zray.serialization import deserialize, hint_for, load_error, pack_task_error, serialize
 
 
 def no_refs(object_id):
@@ -66,10 +66,10 @@ def error_of(action):
 @pytest.mark.parametrize("name", WRITES)
 def test_the_hint_comes_with_whatever_says_read_only(name):
     error = error_of(WRITES[name])
-    assert hint_on_read_only(error) == READ_ONLY_HINT
+    assert hint_for(error) == READ_ONLY_HINT
     told = load_error(pack_task_error("f", error, pid=1, host="h").to_bytes(), no_refs)
     assert str(told).count(READ_ONLY_HINT) == 1
-    assert hint_on_read_only(told) == ""  # it is in its text already
+    assert hint_for(told) == ""  # it is in its text already
 
 
 def raising(error, cause=None, context=None):
@@ -97,7 +97,7 @@ def raising(error, cause=None, context=None):
     ids=repr,
 )
 def test_libraries_that_blame_something_else(error):
-    assert hint_on_read_only(error) == READ_ONLY_HINT
+    assert hint_for(error) == READ_ONLY_HINT
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_libraries_that_blame_something_else(error):
     ids=repr,
 )
 def test_other_errors_have_no_hint(error):
-    assert hint_on_read_only(error) == ""
+    assert hint_for(error) == ""
 
 
 @pytest.mark.parametrize("writable", [False, True])
@@ -124,7 +124,7 @@ def test_bindings_that_find_no_overload(writable):
         argument = array  # noqa: F841  # is looked at in the frame
         raise TypeError("scale(): incompatible function arguments. The following argument types are supported: ...")
 
-    assert bool(hint_on_read_only(error_of(call))) is not writable
+    assert bool(hint_for(error_of(call))) is not writable
 
 
 class Silent(Exception):
@@ -133,4 +133,4 @@ class Silent(Exception):
 
 
 def test_an_exception_without_a_text():
-    assert hint_on_read_only(Silent()) == ""
+    assert hint_for(Silent()) == ""
