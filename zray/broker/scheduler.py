@@ -18,12 +18,12 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from zray.broker.lent import LentCpus
 from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
 from zray.broker.records import (
     BUSY,
     IDLE,
-    MAX_DEPTH,
     RETIRED,
     SERVING,
     STARTING,
@@ -34,7 +34,7 @@ from zray.broker.records import (
     Process,
     Worker,
 )
-from zray.broker.resources import CPU, NOTHING, Shape
+from zray.broker.resources import NOTHING, Shape
 from zray.broker.shares import Share, Shares
 from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
 
@@ -44,9 +44,6 @@ MAX_CREDIT = 256
 MAX_STARTING_PER_HOST = 16
 MAX_ESTIMATES = 10_000
 MIN_ESTIMATE_US = 5
-LENT_FOR_S = 0.1
-"""CPUs that tasks have lent since they wait are for what these have submitted, until they were idle for so long: in
-seconds."""
 
 
 K = TypeVar("K")
@@ -87,7 +84,7 @@ class Scheduler:
         self._estimates: OrderedDict[bytes, int] = OrderedDict()
         self._hungry: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more
         self._contended = False  # more than one line waits
-        self._lenders: dict[bytes, Host] = {}  # hosts where tasks have lent CPUs, and others have to wait for these
+        self._lent = LentCpus(clock)
         self._clock = clock
         self.dispatched = 0
 
@@ -135,7 +132,7 @@ class Scheduler:
         self.places.remove(host)
         self.shares.totals.add(host.pool.total, -1)
         self.shares.forget_host(host.host_id)
-        self._lenders.pop(host.host_id, None)
+        self._lent.forget_host(host.host_id)
         for queue in self.queues.values():
             queue.forget_host(host.host_id)
 
@@ -166,8 +163,8 @@ class Scheduler:
         for host_id in self.shares.end_holds(now):
             if host_id in self.hosts:
                 self.places.touch(self.hosts[host_id])
-        if self._lenders:
-            self._open_lenders(now)
+        for host in self._lent.opened(now):
+            self.places.touch(host)
         changed, self.places.changed = self.places.changed, {}
         hungry, self._hungry = self._hungry, {}
         waiting = self._who_waits(now)
@@ -254,7 +251,7 @@ class Scheduler:
         """Whether a host has room for what a line asks for, and is not held for another."""
         return (
             host.pool.fits(share.shape)
-            and not (host.lent and self._is_kept(host, share))
+            and not (host.lent and self._lent.are_kept(host, share))
             and not (self.shares.holds and self.shares.keeps_off(host, share))
         )
 
@@ -435,7 +432,7 @@ class Scheduler:
         worker.used_gpus = worker.gpus
         worker.depth = share.depth
         if worker.host.lent:
-            self._keep_lent(worker.host)
+            self._lent.used(worker.host)
         for host_id in self.shares.grant(share, worker):
             self.places.touch(self.hosts[host_id])
         worker.state = BUSY
@@ -447,76 +444,27 @@ class Scheduler:
         """Gives back what a worker holds of its host's resources."""
         self.shares.give_back(worker)
         if worker.lent:
-            self._lend(worker, 0)
+            self._lent.lend(worker, 0)
         worker.host.pool.give_back(worker.grant, worker.gpus)
         if worker.host.lent and worker.grant.cpus:
-            self._keep_lent(worker.host)
+            self._lent.used(worker.host)
         worker.grant = NOTHING
         worker.gpus = []
         self.places.touch(worker.host)
 
-    # ------------------------------------------------------------------ lent CPUs
-
     def lend(self, worker: Worker) -> None:
         """A worker blocks: others may use its CPUs."""
         worker.blocked = True
-        self._lend(worker, worker.grant.cpus)
+        self._lent.lend(worker, worker.grant.cpus)
         self.shares.lend(worker)
         self.places.touch(worker.host)
 
     def take_back(self, worker: Worker) -> None:
         """It goes on."""
         worker.blocked = False
-        self._lend(worker, 0)
+        self._lent.lend(worker, 0)
         self.shares.take_back(worker)
         self.places.touch(worker.host)
-
-    def _lend(self, worker: Worker, cpus: int) -> None:
-        """A worker has lent so much from now on."""
-        host = worker.host
-        more = cpus - worker.lent
-        worker.lent = cpus
-        if not more:
-            return
-        host.pool.lend(more)
-        key = worker.job_id, worker.depth
-        left = host.lent.get(key, 0) + more
-        if left:
-            host.lent[key] = left
-        else:
-            del host.lent[key]
-        self._keep_lent(host)
-
-    def _keep_lent(self, host: Host) -> None:
-        """Something has become of a host's CPUs: those that are lent are used, or were until now."""
-        host.lent_since = self._clock()
-        if host.host_id in self.hosts:
-            self._lenders[host.host_id] = host
-
-    def _is_kept(self, host: Host, share: Share) -> bool:
-        """Whether what is free on a host has been lent for others than a line: for what those who wait have submitted.
-
-        Their equals would wait as well, each in a process of its own. They get it if nobody else takes it.
-        """
-        if not share.shape.cpus or share.depth == MAX_DEPTH or self._clock() - host.lent_since >= LENT_FOR_S:
-            return False
-        job_id, depth = share.job_id, share.depth
-        lent = sum([cpus for key, cpus in host.lent.items() if key[0] == job_id and key[1] >= depth])
-        spare = host.pool.free.get(CPU, 0) - share.shape.cpus
-        if spare >= lent:
-            return False
-        # What those use for whom it has been lent is theirs, wherever on the host it comes from.
-        taken = [worker.grant.cpus - worker.lent for worker in host.workers.values()
-                 if worker.depth > depth and worker.job_id == job_id and worker.share is not None]  # fmt: skip
-        return spare < lent - sum(taken)
-
-    def _open_lenders(self, now: float) -> None:
-        """Where nobody has used for long what was lent, everybody may."""
-        for host in [host for host in self._lenders.values() if now - host.lent_since >= LENT_FOR_S]:
-            del self._lenders[host.host_id]
-            self.places.touch(host)
-
-    # ------------------------------------------------------------------ the ends of workers and their work
 
     def release(self, worker: Worker, now: float) -> None:
         """A busy worker has nothing left to do."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.broker.desk import ACTOR, NO_CPU, Desk, shape
+from zray.broker.lent import LENT_FOR_S
 from zray.broker.records import MAX_DEPTH
-from zray.broker.scheduler import LENT_FOR_S
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 
