@@ -315,6 +315,59 @@ def test_multiprocessing_beside_zray():
         assert process.succeed() == "[1, 2]\n1"
 
 
+def test_children_that_are_terminated_as_soon_as_they_are_forked():
+    """The default effect of SIGTERM is theirs again, at whatever moment it comes."""
+    source = """
+    import signal
+    ray.init(num_cpus=1)
+    for _ in range(200):
+        child = os.fork()
+        if child == 0:
+            while True:
+                signal.pause()
+        os.kill(child, signal.SIGTERM)
+        status = os.waitpid(child, 0)[1]
+        assert os.WTERMSIG(status) == signal.SIGTERM, status
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    print("fine")
+    """
+    with driver(source) as process:
+        assert process.succeed() == "fine"
+
+
+@pytest.mark.parametrize("handler", ["signal.SIG_IGN", "print"])
+def test_a_program_keeps_its_own_handler_of_sigterm(handler):
+    source = f"""
+    import signal
+    signal.signal(signal.SIGTERM, {handler})
+    ray.init(num_cpus=1)
+    assert signal.getsignal(signal.SIGTERM) is {handler}
+    ray.shutdown()
+    assert signal.getsignal(signal.SIGTERM) is {handler}
+    print("fine")
+    """
+    with driver(source) as process:
+        assert process.succeed() == "fine"
+
+
+def test_several_sigterm_are_one_and_atexit_can_use_the_cluster():
+    source = """
+    import atexit, signal
+    ray.init(num_cpus=1)
+    f = ray.remote(lambda: 1)
+    atexit.register(lambda: print("at exit", ray.get(f.remote()), flush=True))
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("finally", flush=True)
+    """
+    with driver(source) as process:
+        assert process.wait() == 15, process.report()
+        assert process.out.split("\n")[:2] == ["finally", "at exit 1"]
+
+
 def test_use_in_atexit_and_del():
     source = """
     import atexit

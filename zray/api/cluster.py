@@ -8,10 +8,8 @@ import dataclasses
 import functools
 import math
 import os
-import signal
 import sys
 import threading
-import time
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -52,9 +50,6 @@ LAST_OUTPUT_S = 0.2
 """How long ``shutdown`` waits for what workers have printed, in seconds."""
 INFO = 20
 """As ``logging.INFO``, which is not loaded for it."""
-
-SAME_END_S = 5.0
-"""Signals to end that come within so many seconds ask for the same end."""
 
 _lock = threading.RLock()
 _driver: _Driver | None = None
@@ -288,7 +283,8 @@ def _join(
             f"{', '.join(useless)} cannot be set when joining a cluster, here that at {address}: its hosts say what "
             "they have. address='local' starts a cluster of your own"
         )
-    from zray.api.driver_output import DriverOutput  # workers, which import this module too, do without
+    from zray.api import sigterm  # workers, which import this module too, do without; so the next
+    from zray.api.driver_output import DriverOutput
 
     process_id = os.urandom(16)
     job = _job_config(namespace, local=True) | {"ignore_unhandled_errors": config.ignore_unhandled_errors}
@@ -306,38 +302,9 @@ def _join(
         address=address, namespace=namespace, node_id=session.stores.home.hex(), job_id=session.job_id.hex()
     )
     signals.install(session.shell.lock)
-    _end_in_order_on_sigterm()
+    sigterm.end_in_order()
     show_fatal_errors()
     return _Driver(session, context, output, undo_hint=_hint_for())
-
-
-def _end_in_order_on_sigterm() -> None:
-    """Has SIGTERM end the driver as Python's end does (``finally``, ``atexit``), with exit code 15, as in Ray, unless
-    the program says otherwise. It stays so after ``shutdown``, since the program may be about to end."""
-    if threading.current_thread() is not threading.main_thread():
-        return  # only there can handlers be set
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _EndInOrder())
-
-
-class _EndInOrder:
-    """A signal handler that raises SystemExit, in this process and not in children that it forks.
-
-    Batch systems send SIGTERM several times: those that come within ``SAME_END_S`` do not interrupt what the first has
-    begun. A later one raises again, for programs that have caught the first.
-    """
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._raised_at = -math.inf
-
-    def __call__(self, number: int, frame: types.FrameType | None) -> None:
-        if os.getpid() != self._pid:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        elif time.monotonic() - self._raised_at > SAME_END_S:
-            self._raised_at = time.monotonic()
-            raise SystemExit(number)
 
 
 def _tell_taken(session: Session, size_bytes: int) -> None:

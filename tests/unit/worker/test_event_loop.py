@@ -1,6 +1,7 @@
 """Calls of an async actor that are cancelled: each is answered once, wherever it is. The worker is a stand-in."""
 
 import asyncio
+import contextvars
 import queue
 import threading
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ class Worker:
         self.begun = queue.Queue()
         self.loop = EventLoop(self)
         self.flushed = []
+        self.left = queue.Queue()
 
     def start(self, name):
         self.running.add(name)
@@ -56,6 +58,9 @@ class Worker:
         if task.task_id in self.running:
             self.running.remove(task.task_id)
             self.answers.put(task.task_id)
+
+    def leave(self, error):
+        self.left.put(error)
 
     def flush(self):
         self.flushed.append(self.answers.qsize())
@@ -144,3 +149,72 @@ def test_a_call_that_waits_for_its_arguments_ends_when_they_are_loaded(worker):
     assert worker.answers.empty()
     worker.far[b"a"].set()
     assert worker.answers.get(timeout=10) == b"a"
+
+
+# ------------------------------------------------------------------ the actor's own code
+
+
+def test_the_constructor_runs_on_the_loop_in_the_callers_context(worker):
+    variable = contextvars.ContextVar("variable")
+
+    class Actor:
+        def __init__(self, *args, **kwargs):
+            self.loop = asyncio.get_running_loop()
+            self.seen = variable.get(), args, kwargs
+
+    variable.set("mine")
+    actor = worker.loop.construct(Actor, [1], {"two": 2})
+    assert actor.loop is worker.loop._loop
+    assert actor.seen == ("mine", (1,), {"two": 2})
+
+
+def test_a_constructor_that_is_a_coroutine_function(worker):
+    class Actor:
+        async def __init__(self, value):
+            await asyncio.sleep(0)
+            self.value = value
+
+    assert worker.loop.construct(Actor, [], {"value": 1}).value == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_what_a_constructor_raises(worker, error, kind):
+    class Plain:
+        def __init__(self):
+            raise error
+
+    class Async:
+        async def __init__(self):
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        worker.loop.construct(Plain if kind == "plain" else Async, [], {})
+    assert caught.value is error
+    assert worker.loop.construct(dict, [], {"the": "loop goes on"}) == {"the": "loop goes on"}
+
+
+def test_a_background_task_that_exits_is_told_and_the_loop_goes_on(worker):
+    class Actor:
+        def __init__(self):
+            self.task = asyncio.create_task(self.leave())
+
+        async def leave(self):
+            raise SystemExit(3)
+
+    actor = worker.loop.construct(Actor, [], {})
+    assert worker.left.get(timeout=10).code == 3
+    assert worker.loop.construct(dict, [], {}) == {}
+    assert actor.task.done() and type(actor.task.exception()) is SystemExit
+
+
+def test_what_is_called_at_the_end_is_awaited(worker):
+    called = []
+
+    async def hook():
+        await asyncio.sleep(0)
+        called.append("async")
+
+    worker.loop.finish(hook)
+    worker.loop.finish(lambda: called.append("plain"))
+    assert called == ["async", "plain"]
