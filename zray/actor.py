@@ -1,5 +1,5 @@
 """Ray's place for the actor classes."""
 
-from zray.api.actor import ActorClass, ActorHandle, ActorMethod, exit_actor
+from zray.api.actor import ActorClass, ActorClassInheritanceException, ActorHandle, ActorMethod, exit_actor
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor"]
+__all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor"]

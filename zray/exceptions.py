@@ -37,7 +37,8 @@ class TaskError(ZrayError):
     """The user's code raised. ``get`` raises an instance of both this class and the type that was raised.
 
     Attributes: function_name, traceback_str (the remote traceback), cause (the original exception; a ZrayError that
-    says why when it could not be pickled or unpickled), pid and host of the process.
+    says why when it could not be pickled or unpickled), pid and host of the process. Of a task that was not run, since
+    an argument of it could not be computed, ``cause`` is what the argument has failed of, pid is 0 and host is empty.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class TaskError(ZrayError):
         self.host = host
 
     def __str__(self) -> str:
-        where = f"{self.function_name} (pid={self.pid}, host={self.host})"
+        where = f"{self.function_name} (pid={self.pid}, host={self.host})" if self.pid else self.function_name
         return f"{where}\n{self.traceback_str.rstrip()}"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -206,7 +207,20 @@ class OutOfMemoryError(WorkerCrashedError):
 
 
 class ActorError(ZrayError):
-    """Base of the errors about actors."""
+    """Base of the errors about actors.
+
+    Attributes, as in Ray: actor_id (hexadecimal; None where it is not known), error_msg (the text), preempted (whether
+    the actor's host was taken away, of which zray never knows: False).
+    """
+
+    preempted = False
+
+    def __init__(
+        self, error_msg: str = "the actor had an error before the call was finished", actor_id: bytes | None = None
+    ) -> None:
+        super().__init__(error_msg)
+        self.error_msg = error_msg
+        self.actor_id = actor_id.hex() if actor_id is not None else None
 
 
 class ActorDiedError(ActorError):
@@ -217,8 +231,18 @@ class ActorUnavailableError(ActorError):
     """The actor cannot be reached at the moment; the call may or may not have run."""
 
 
-class ActorExit(BaseException):
-    """Ends the actor that raises it: what ``exit_actor`` raises. Not an error; never reaches a driver."""
+class ActorExit(SystemExit):
+    """Ends the actor that raises it: what ``exit_actor`` raises. Not an error; never reaches a driver.
+
+    Its ``code`` is 0, so threads that it ends do so silently.
+    """
+
+    def __init__(self, reason: str = "exit_actor() was called") -> None:
+        super().__init__(0)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class GetTimeoutError(ZrayError, TimeoutError):

@@ -1,21 +1,26 @@
-"""How an error travels in place of a value: three forms, told apart by their first byte.
+"""How an error travels in place of a value: four forms, told apart by their first byte.
 
 A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, which the broker
-can write and read without pickle.  An *error* was raised by the user's code: see ``zray.serialization.errors``.  An
-*alias* names the object whose error it is: a large error is in the store once, and is the outcome of many objects.
-The tags differ from those of values, so the first byte also tells an error from a value (``is_error``).
+can write and read without pickle; if it is about an actor, its identifier too.  An *error* was raised by the user's
+code: see ``zray.serialization.errors``.  An *alias* names the object whose error it is: a large error is in the store
+once, and is the outcome of many objects. A *missed argument* is the outcome of a task that could not run: its own name,
+and the error of the argument. The tags differ from those of values, so the first byte also tells an error from a value
+(``is_error``).
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgpack
 
-from zray.exceptions import FAILURES, SystemFailure, ZrayError
+from zray.exceptions import FAILURES, ActorError, SystemFailure, ZrayError
 
 FAILURE_TAG = b"F"
 ERROR_TAG = b"E"
 ALIAS_TAG = b"@"
-_ERROR_TAGS = frozenset(FAILURE_TAG + ERROR_TAG + ALIAS_TAG)
+MISSED_TAG = b"A"
+_ERROR_TAGS = frozenset(FAILURE_TAG + ERROR_TAG + ALIAS_TAG + MISSED_TAG)
 
 
 def is_error(data: bytes | memoryview) -> bool:
@@ -33,22 +38,91 @@ def aliased(data: bytes | memoryview) -> bytes:
     return bytes(data[1:]) if bytes(data[:1]) == ALIAS_TAG else b""
 
 
-def encode_failure(kind: str, message: str) -> bytes:
-    """The failure ``zray.exceptions.<kind>``. Raises ValueError when no failure has that name."""
+class MissedArgument(NamedTuple):
+    """Why a task could not run. ``between``: how many other tasks could not, from the one that failed to this one.
+
+    Of a chain of tasks only the two ends are told, so an error does not grow with the number of tasks that it passes.
+    """
+
+    options: bytes  # of the task's call, as its worker would have got them
+    argument: int | str  # its position, or its keyword
+    between: int
+    error: bytes  # the argument's: of any other form
+
+    def to_bytes(self) -> bytes:
+        """As it travels."""
+        packed: bytes = msgpack.packb(self, unicode_errors="backslashreplace")
+        return MISSED_TAG + packed
+
+    @property
+    def task_name(self) -> str:
+        """The name of the task that could not run. Raises SystemFailure when its options are malformed."""
+        try:
+            return str(msgpack.unpackb(self.options)["name"])
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            raise SystemFailure(f"a malformed error arrived: the options of its task: {error}") from error
+
+    @property
+    def reason(self) -> str:
+        """What is said in front of the argument's own error."""
+        which = f"argument {self.argument!r}" if isinstance(self.argument, str) else f"argument {self.argument}"
+        passed = f", through {self.between:,} other task(s)," if self.between else ""
+        return f"The task was not run: its {which} could not be computed{passed} because of this error:"
+
+
+def missed_argument(data: bytes | memoryview) -> MissedArgument | None:
+    """What ``data`` says, if it is of that form. Raises SystemFailure when it is malformed."""
+    if bytes(data[:1]) != MISSED_TAG:
+        return None
+    try:
+        missed = MissedArgument(*msgpack.unpackb(memoryview(data)[1:]))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise SystemFailure(f"a malformed error arrived: {error}") from error
+    well_formed = type(missed.options) is type(missed.error) is bytes and type(missed.between) is int
+    if not well_formed or missed.error[:1] == MISSED_TAG:
+        raise SystemFailure("a malformed error arrived: the error of an argument is missing in it")
+    return missed
+
+
+def encode_failure(kind: str, message: str, actor_id: bytes = b"") -> bytes:
+    """The failure ``zray.exceptions.<kind>``; ``actor_id``: of an ActorError.
+
+    Raises ValueError when no failure has that name.
+    """
     if kind not in FAILURES:
         raise ValueError(f"{kind!r} is not a failure; there are {', '.join(sorted(FAILURES))}")
-    packed: bytes = msgpack.packb([kind, message], unicode_errors="backslashreplace")
+    fields = [kind, message, actor_id] if actor_id else [kind, message]
+    packed: bytes = msgpack.packb(fields, unicode_errors="backslashreplace")
     return FAILURE_TAG + packed
 
 
 def decode_failure(data: bytes | memoryview) -> ZrayError:
     """A new exception from what ``encode_failure`` returned. Raises SystemFailure when ``data`` is malformed."""
     try:
-        kind, message = msgpack.unpackb(memoryview(data)[1:])
+        kind, message, *of_actor = msgpack.unpackb(memoryview(data)[1:])
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise SystemFailure(f"a malformed failure arrived: {error}") from error
     known = FAILURES.get(str(kind))
-    return known(message) if known else SystemFailure(f"{kind}: {message}")
+    if known is None:
+        return SystemFailure(f"{kind}: {message}")
+    if issubclass(known, ActorError) and of_actor and type(of_actor[0]) is bytes:
+        return known(message, of_actor[0])
+    return known(message)
+
+
+def show_error(data: bytes | memoryview) -> str:
+    """A failure or error for people: that of a task as its exception shows it, ``f (pid=4711, host=node7)`` and the
+    traceback. Whatever it is, without unpickling anything."""
+    try:
+        missed = missed_argument(data)
+        if missed is not None:
+            error = "an error that is in the store" if aliased(missed.error) else show_error(missed.error)
+            return f"{missed.task_name}: {missed.reason}\n{error}"
+        fields = msgpack.unpackb(memoryview(data)[1:])
+        heading = f"{fields[0]} (pid={fields[2]}, host={fields[3]})\n" if bytes(data[:1]) == ERROR_TAG else ""
+        return f"{heading}{fields[1]}".rstrip()
+    except (SystemFailure, ValueError, TypeError, IndexError, KeyError, msgpack.UnpackException):
+        return "an error that cannot be read"
 
 
 def error_text(data: bytes | memoryview) -> str:

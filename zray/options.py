@@ -40,13 +40,15 @@ class TaskOptions:
     """Bytes that have to be free on the host; for placement, not enforced as a limit."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Amounts of the cluster's own kinds of resources."""
-    num_returns: int = 1
+    num_returns: int | None = None
+    """None: 1; the values of a generator are streamed."""
     max_retries: int = 3
     """How often a task is started again after its worker died; -1: always."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
     """Whether, or after which exceptions, a task that raised is tried again too."""
     max_calls: int = 0
-    """A worker ends after this many calls of the function; 0: it does not. (Ray uses 1 for functions with GPUs.)"""
+    """A worker ends after this many calls of the function; 0: it does not. 1 for a function that is declared with GPUs,
+    whose memory a process keeps; a worker that is used again for ``.options(num_gpus=...)`` keeps it."""
     name: str | None = None
     scheduling_strategy: str | None = None
     runtime_env: Mapping[str, Any] | None = None
@@ -54,16 +56,21 @@ class TaskOptions:
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
         """Checks the options given at ``what``."""
-        return cls(**_checked(TaskOptions, kwargs, what))
+        options = cls(**_checked(TaskOptions, kwargs, what))
+        if options.num_gpus and kwargs.get("max_calls") is None:
+            return dataclasses.replace(options, max_calls=1)
+        return options
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> TaskOptions:
         """A copy in which ``kwargs`` replace what was there."""
-        if "max_calls" in kwargs:
+        given = dict(kwargs)
+        max_calls = given.pop("max_calls", None)
+        if max_calls is not None:
             raise ValueError(
-                f"{what}: max_calls={kwargs['max_calls']!r} is not allowed: it counts over all calls of the function, "
+                f"{what}: max_calls={max_calls!r} is not allowed: it counts over all calls of the function, "
                 "so it can be given to @zray.remote only"
             )
-        return _replaced(self, _checked(TaskOptions, kwargs, what))
+        return _replaced(self, _checked(TaskOptions, given, what))
 
     def resource_amounts(self) -> dict[str, int]:
         """What a task asks for, in ten-thousandths, by resource; zero amounts are left out."""
@@ -123,7 +130,8 @@ class ActorOptions:
 class MethodOptions:
     """Options of an actor's method."""
 
-    num_returns: int = 1
+    num_returns: int | None = None
+    """As ``TaskOptions.num_returns``."""
     max_task_retries: int | None = None
     """None: that of the actor."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
@@ -212,8 +220,6 @@ def _gpus(given: _Given) -> float:
 
 
 def _memory(given: _Given) -> int:
-    if isinstance(given.value, float) and 0 < given.value < 1:
-        given.wrong_value("it is counted in bytes")
     return int(_amount(given))
 
 

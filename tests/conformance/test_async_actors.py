@@ -209,22 +209,73 @@ def test_runtime_context_in_each_of_several_calls(ray):
     assert all(before == after for before, after in pairs)
 
 
-def test_exit_actor_while_other_calls_wait(ray, impl):
+def test_the_constructor_runs_on_the_loop(ray):
     @ray.remote(num_cpus=0)
     class A:
-        async def wait(self):
-            await asyncio.Event().wait()
+        def __init__(self):
+            self.loop = asyncio.get_running_loop()
+            self.thread = threading.get_ident()
+            self.event = asyncio.Event()
+            self.task = asyncio.create_task(self.run())
 
-        async def leave(self):
-            ray.actor.exit_actor()
+        async def run(self):
+            await self.event.wait()
+            return "ran"
 
-    actor = A.remote()
-    waiting = actor.wait.remote()
-    assert isinstance(raises_within(ray, actor.leave.remote()), ray.exceptions.RayActorError)
-    if impl == "ray":  # whose actor then waits for the other calls, without end
-        ray.kill(actor)
-    assert isinstance(raises_within(ray, waiting), ray.exceptions.RayActorError)
-    assert isinstance(raises_within(ray, actor.leave.remote()), ray.exceptions.ActorDiedError)
+        async def finish(self):
+            self.event.set()
+            same = self.loop is asyncio.get_running_loop() and self.thread == threading.get_ident()
+            return same, await self.task
+
+    assert ray.get(A.remote().finish.remote(), timeout=20) == (True, "ran")
+
+
+def test_the_constructor_may_get(ray):
+    @ray.remote(num_cpus=0)
+    class A:
+        def __init__(self, given):
+            self.sum = given + ray.get(ray.remote(num_cpus=0)(lambda: 2).remote())
+
+        async def read(self):
+            return self.sum
+
+    assert ray.get(A.remote(ray.put(1)).read.remote(), timeout=20) == 3
+
+
+@pytest.mark.parametrize("other", ["async", "plain"])
+def test_an_async_constructor_is_awaited(ray, other):
+    class A:
+        async def __init__(self, value, *, more):
+            await asyncio.sleep(0)
+            self.value = value + more
+
+        def plain(self):
+            return self.value
+
+    class B(A):
+        async def read(self):
+            return self.value
+
+    actor = ray.remote(num_cpus=0)(A if other == "plain" else B).remote(1, more=2)
+    assert ray.get((actor.plain if other == "plain" else actor.read).remote(), timeout=20) == 3
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_a_constructor_that_raises_on_the_loop(ray, kind):
+    class Plain:
+        def __init__(self):
+            raise ValueError("cannot be built")
+
+        async def f(self):
+            return 1
+
+    class Async(Plain):
+        async def __init__(self):
+            await asyncio.sleep(0)
+            raise ValueError("cannot be built")
+
+    error = raises_within(ray, ray.remote(num_cpus=0)(Plain if kind == "plain" else Async).remote().f.remote())
+    assert isinstance(error, ray.exceptions.RayActorError) and "cannot be built" in str(error)
 
 
 @pytest.mark.parametrize("end", ["ray.actor.exit_actor()", "sys.exit(0)", "sys.exit(3)"])

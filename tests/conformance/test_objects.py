@@ -376,3 +376,20 @@ def test_arrow(ray):
     pa = pytest.importorskip("pyarrow")
     table = pa.table({"n": [1, None, 3], "t": ["x", "y", None]})
     assert ray.get(ray.put(table)).equals(table)
+
+
+def test_what_get_is_not_given(ray):
+    with pytest.raises(ValueError):
+        ray.get(1)
+    with pytest.raises(ValueError):
+        ray.get(ref for ref in [ray.put(1)])
+    with pytest.raises(TypeError):
+        ray.get([1])
+    with pytest.raises(TypeError):
+        ray.get([ray.put(1), "x"])
+
+
+def test_a_timeout_below_zero(ray):
+    assert ray.get(ray.put(1), timeout=-1) == 1
+    with pytest.raises(ValueError):
+        ray.wait([ray.put(1)], timeout=-1)

@@ -319,3 +319,61 @@ def test_one_slow_task_does_not_hold_up_the_others(ray, gate):
     assert ray.get([quick.remote(n) for n in range(50)], timeout=20) == list(range(1, 51))
     gate.open.remote()
     assert ray.get(held) == "open"
+
+
+def yields_two_and_fails():
+    yield 1
+    yield "x" * 200_000
+    raise ValueError("after two")
+
+
+def yields_two():
+    yield 1
+    yield 2
+
+
+def raises(ray, ref, kind):
+    with pytest.raises(kind) as caught:
+        ray.get(ref)
+    return str(caught.value)
+
+
+def test_what_a_generator_yielded_before_it_failed_stays(ray):
+    one, two, *failed = ray.remote(num_returns=4)(yields_two_and_fails).remote()
+    assert ray.get([one, two]) == [1, "x" * 200_000]
+    assert len(failed) == 2
+    for ref in failed:
+        assert "after two" in raises(ray, ref, ValueError)
+
+
+def test_a_generator_that_yields_too_few(ray):
+    one, two, missing = ray.remote(num_returns=3)(yields_two).remote()
+    assert ray.get([one, two]) == [1, 2]
+    assert "num_returns=3" in raises(ray, missing, ValueError)
+
+
+def test_what_a_generator_yields_beyond_the_last_value_is_not_asked_for(ray):
+    assert ray.get(ray.remote(num_returns=2)(yields_two_and_fails).remote()) == [1, "x" * 200_000]
+
+
+def test_a_generator_of_one_value(ray):
+    assert ray.get(ray.remote(num_returns=1)(yields_two).remote()) == 1
+    assert ray.get(ray.remote(yields_two).options(num_returns=1).remote()) == 1
+
+
+def test_generator_methods(ray):
+    @ray.remote
+    class Actor:
+        @ray.method(num_returns=2)
+        def two(self):
+            yield 1
+            raise KeyError("x")
+
+        def one(self):
+            yield 3
+
+    actor = Actor.remote()
+    first, second = actor.two.remote()
+    assert ray.get(first) == 1
+    assert "x" in raises(ray, second, KeyError)
+    assert ray.get(actor.one.options(num_returns=1).remote()) == 3

@@ -279,9 +279,11 @@ def by_hand(
             started.append(stack.enter_context(host))
         for host in started:
             host.expect("host is ready")
-        yield address, broker, started
-        for process in (*started, broker):
-            if process.popen.poll() is None:
-                process.signal(signal.SIGTERM)
-        for process in (*started, broker):
-            process.wait(10.0)
+        try:
+            yield address, broker, started
+        finally:  # in order, whatever has become of the test: who is killed leaves files behind
+            for process in (*started, broker):
+                if process.popen.poll() is None:
+                    process.signal(signal.SIGTERM)
+            for process in (*started, broker):
+                process.wait(10.0)

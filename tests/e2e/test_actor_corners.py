@@ -195,3 +195,65 @@ def test_the_creation_of_a_named_actor_asks_nothing_else(ray, monkeypatch):
     same = ray.remote(Counter).options(name="counter", get_if_exists=True).remote()
     assert ray.get(same.increment.remote(), timeout=8) == 1
     assert asked == []
+
+
+def test_calls_that_wait_beside_exit_actor_have_some_time_left():
+    source = """
+    import asyncio
+    ray.init(num_cpus=1)
+
+    @ray.remote
+    class A:
+        async def wait(self):
+            await asyncio.Event().wait()
+
+        async def leave(self):
+            ray.actor.exit_actor()
+
+    actor = A.remote()
+    refs = [actor.wait.remote(), actor.leave.remote()]
+    for ref in reversed(refs):
+        try:
+            ray.get(ref, timeout=15)
+        except ray.exceptions.ActorDiedError as error:
+            print(error)
+    """
+    with driver(source, environ={"ZRAY_EXIT_TIMEOUT_S": "0.3"}) as process:
+        assert process.succeed() == "exit_actor() was called\nexit_actor() was called"
+
+
+@pytest.mark.parametrize("what", ["hook", "thread", "atexit"])
+def test_an_end_that_takes_for_ever_is_cut_short(sandbox, what):
+    source = f"""
+    import atexit, threading
+    ray.init(num_cpus=1)
+
+    def hang():
+        threading.Event().wait()
+
+    @ray.remote
+    class A:
+        def __init__(self):
+            if {what!r} == "thread":
+                threading.Thread(target=hang).start()
+            if {what!r} == "atexit":
+                atexit.register(hang)
+
+        def __ray_shutdown__(self):
+            if {what!r} == "hook":
+                hang()
+
+        def pid(self):
+            return os.getpid()
+
+    actor = A.remote()
+    print("pid", ray.get(actor.pid.remote()))
+    del actor
+    sys.stdin.readline()
+    """
+    with driver(source, environ={"ZRAY_EXIT_TIMEOUT_S": "0.3"}) as process:
+        pid = int(process.expect("pid").split()[1])
+        eventually(lambda: pid not in sandbox.processes())
+        process.say("over\n")
+        process.succeed()
+        assert "in hang" in process.err

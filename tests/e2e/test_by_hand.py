@@ -27,14 +27,16 @@ def test_help(name):
     assert done.returncode == 0 and "Usage" in done.stdout and "--insecure" in done.stdout
 
 
-@pytest.mark.parametrize("how", ["argument", "auto", "ZRAY_ADDRESS", "ZRAY_ADDRESS=auto"])
+@pytest.mark.parametrize("how", ["argument", "auto", "ZRAY_ADDRESS", "ZRAY_ADDRESS=auto", "RAY_ADDRESS", "nothing"])
 def test_joining(how, monkeypatch):
     import zray as ray
 
     with by_hand() as (address, _, _):
         assert address.startswith("ipc://")
-        if how == "ZRAY_ADDRESS":
-            monkeypatch.setenv("ZRAY_ADDRESS", address)
+        if how in ("ZRAY_ADDRESS", "RAY_ADDRESS"):
+            monkeypatch.setenv(how, address)
+            ray.init()
+        elif how == "nothing":
             ray.init()
         elif how == "ZRAY_ADDRESS=auto":
             monkeypatch.setenv("ZRAY_ADDRESS", "auto")
@@ -51,6 +53,68 @@ def test_local_means_local(monkeypatch):
 
     monkeypatch.setenv("ZRAY_ADDRESS", "ipc:///nowhere")
     assert "session_dir" in ray.init("local", num_cpus=1)
+
+
+def test_local_means_local_where_a_cluster_runs():
+    import zray as ray
+
+    with by_hand() as (address, _, _):
+        assert ray.init("local", num_cpus=1)["address"] != address
+        ray.shutdown()
+
+
+def test_a_driver_says_which_cluster_it_joins_unasked():
+    with by_hand() as (address, _, _):
+        with driver("ray.init()") as said:
+            said.succeed()
+        assert said.err.splitlines() == [f"zray: joining the cluster that runs on this machine, at {address}"]
+        with driver(f"ray.init({address!r})") as told:
+            told.succeed()
+        with driver("ray.init(logging_level='WARNING')") as quiet:
+            quiet.succeed()
+        assert told.err + quiet.err == ""
+
+
+def test_what_only_a_new_cluster_could_have(monkeypatch):
+    """As on Ray, a program that says how many CPUs there are does not join by accident."""
+    import zray as ray
+
+    expected = "num_cpus cannot be set .* at ipc://.* address='local' starts"
+    with by_hand(), pytest.raises(ValueError, match=expected):
+        ray.init(num_cpus=1)
+    ray.init(num_cpus=1)  # there is none any more
+    assert ray.cluster_resources()["CPU"] == 1
+
+
+@pytest.mark.parametrize("variable", ["ZRAY_ADDRESS", "RAY_ADDRESS"])
+def test_an_address_in_the_environment_that_is_none(variable, monkeypatch):
+    import zray as ray
+
+    monkeypatch.setenv(variable, "ray://head:10001")
+    with pytest.raises(ray.exceptions.ConfigError, match=f"{variable}: address 'ray://head:10001' is not"):
+        ray.init()
+
+
+def test_zrays_variable_comes_before_rays(monkeypatch):
+    import zray as ray
+
+    with by_hand() as (address, _, _):
+        monkeypatch.setenv("RAY_ADDRESS", "ipc:///nowhere")
+        monkeypatch.setenv("ZRAY_ADDRESS", address)
+        assert ray.init()["address"] == address
+        ray.shutdown()
+
+
+def test_where_a_node_can_be_reached():
+    """Programs ask for a node by its address, as a resource."""
+    import zray as ray
+
+    ray.init(num_cpus=1)
+    (node,) = ray.nodes()
+    assert node["NodeManagerAddress"] == "127.0.0.1"
+    assert node["NodeManagerHostname"] == socket.gethostname()
+    where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
+    assert ray.get(where.options(resources={"node:127.0.0.1": 0.001}).remote()) == node["NodeID"]
 
 
 def test_the_socket_is_its_users_alone(sandbox):
@@ -465,3 +529,41 @@ def test_a_named_actor_that_no_broker_answers_for():
             ray.remote(Exception).options(name="nobody").remote()
         broker.signal(signal.SIGCONT)
         ray.shutdown()
+
+
+def test_what_cannot_be_reached_is_told_apart(tmp_path, monkeypatch):
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "0.3")
+    left, file = tmp_path / "left", tmp_path / "file"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(left))
+    file.touch()
+    port = free_port()
+    for address, why in {
+        "tcp://no-such-host.invalid:6380": "the name 'no-such-host.invalid' cannot be resolved",
+        f"tcp://127.0.0.1:{port}": f"nothing listens at port {port} of 127.0.0.1",
+        f"ipc://{tmp_path}/none": f"there is no such file: {tmp_path}/none",
+        f"ipc://{tmp_path}/none/none": f"there is no such directory: {tmp_path}/none/none",
+        f"ipc://{left}": f"the socket {left} is left over",
+        f"ipc://{file}": f"{file} is a file, and no socket",
+        "ipc://@nobody": "nothing listens at the abstract socket @nobody",
+    }.items():
+        with pytest.raises(ray.exceptions.ClusterUnavailableError) as caught:
+            ray.init(address, insecure=address.startswith("tcp"))
+        assert why in str(caught.value) and f"{address!r} within 0.3 s" in str(caught.value)
+
+
+def test_of_two_brokers_the_last_one_is_taken_with_a_word(sandbox):
+    with by_hand(hosts=0) as (first, _, _), by_hand(hosts=0) as (second, _, _):
+        warning = f"2 brokers of yours run on this machine: this goes to the one that was started last, at {second}"
+        with driver("print(ray.init('auto')['address'])") as program:
+            assert program.succeed() == second and warning in program.err and first in program.err
+        with Process([sys.executable, "-m", "zray.cli.worker", "--num-cpus", "1"]) as worker:
+            worker.expect("host is ready")
+            assert warning in worker.err and worker.err.count("2 brokers") == 1
+            worker.stop()
+        with driver(f"print(ray.init({first!r})['address'])") as program:
+            assert program.succeed() == first and "2 brokers" not in program.err
+        listed = cli("main", "status").stdout
+        assert listed.startswith("2 clusters of yours run on this machine; ") and first in listed and second in listed

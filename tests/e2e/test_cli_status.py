@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def test_a_key_that_does_not_admit_its_holder_counts(sandbox):
 
 
 def test_no_broker(sandbox, monkeypatch):
-    assert "no zray-broker of yours runs on this machine" in status(code=2).stderr
+    assert "no cluster of yours runs on this machine, neither a zray-broker" in status(code=2).stderr
     monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "0.5")
     silent = f"tcp://127.0.0.1:{free_port()}"
     done = status("--address", silent, "--insecure", code=2)
@@ -131,3 +132,65 @@ def test_the_insecure_have_to_say_so(sandbox, monkeypatch):
     with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", "--insecure", hosts=0) as (address, _, _):
         assert look("--address", address, "--insecure")["refused"] == {}
         assert status("--address", address, code=2).stderr.startswith("Error: ")
+
+
+PROGRAM = """
+ray.init(num_cpus=1)
+@ray.remote(num_cpus=0)
+def fit():
+    print("runs", flush=True)
+    while True:
+        time.sleep(1)
+@ray.remote(num_cpus=0)
+class Model:
+    def ping(self):
+        return 1
+held = fit.remote(), Model.options(name="m").remote(), ray.put(b"x" * (8 << 20))
+@ray.remote
+def merge(x):
+    return x
+late = merge.remote(held[0])
+ray.get(held[1].ping.remote())
+print("up", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_clusters_of_programs_are_found_and_several_are_listed(sandbox):
+    with driver(PROGRAM) as one:
+        one.expect("up")
+        one.expect("runs")
+        found = eventually(lambda: (now := look()) and now["running"] and now["running"][0]["seconds"] and now)
+        task, actor = found["running"]
+        assert task["name"] == "fit" and task["seconds"] > 0 and task["memory_bytes"] > 1 << 20
+        assert actor["actor"] == "Model 'm'" and actor["pid"] != task["pid"] and actor["name"] == ""
+        assert found["waiting_for_arguments"] == {"merge": 1}
+        (host,) = found["hosts"]
+        assert 8 << 20 <= host["store"]["used"] - host["store"]["idle"] < host["store"]["capacity"]
+        assert host["heard_s"] < 2
+        shown = status().stdout
+        assert (
+            "Running: 2" in shown
+            and "Waiting for arguments: 1" in shown
+            and max(map(len, shown.splitlines()[1:])) <= 80
+        )
+        with driver(PROGRAM) as two:
+            two.expect("up")
+            shown = status().stdout
+            assert shown.startswith("2 clusters of yours run on this machine; ")
+            assert f"drivers: pid {one.pid}" in shown and f"drivers: pid {two.pid}" in shown
+            clusters = look()["clusters"]
+            assert len({each["reached_at"] for each in clusters}) == 2
+            assert look("--address", clusters[0]["reached_at"])["jobs"]
+            two.popen.kill()
+        one.popen.kill()
+
+
+def test_a_host_that_is_stopped_is_silent(sandbox):
+    with by_hand(hosts=2, cpus=1) as (_, _, (host, _)):
+        host.signal(signal.SIGSTOP)
+        found = eventually(lambda: (now := look()) and max(host["heard_s"] for host in now["hosts"]) >= 2 and now)
+        assert min(host["heard_s"] for host in found["hosts"]) < 2
+        shown = status().stdout
+        assert "Hosts: 2, 1 of them silent" in shown and "NOT HEARD for " in shown
+        host.signal(signal.SIGCONT)

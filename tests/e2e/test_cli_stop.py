@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .helpers import Process, alive, by_hand, driver, eventually
 
-LOCAL = "ray.init(num_cpus=1)\nprint('up', ray.get(ray.remote(os.getpid).remote()))\nsys.stdin.read()"
+LOCAL = "ray.init('local', num_cpus=1)\nprint('up', ray.get(ray.remote(os.getpid).remote()))\nsys.stdin.read()"
 
 
 def stop(*options: str) -> subprocess.CompletedProcess[str]:

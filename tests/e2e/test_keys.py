@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -245,3 +246,14 @@ def test_workers_die_and_come_again_behind_the_relay(sandbox):
             ray.get(forever, timeout=20)
         eventually(lambda: not ray.nodes(), 15)
         ray.shutdown()
+
+
+def test_a_driver_with_keys_of_another_cluster_counts_once(sandbox, tmp_path):
+    with by_hand("--bind", tcp(), "--keys", str(tmp_path / "other"), hosts=0):
+        pass
+    with by_hand("--bind", tcp(), hosts=0) as (address, _, _):
+        environ = {"ZRAY_KEYS": str(tmp_path / "other"), "ZRAY_CONNECT_TIMEOUT_S": "3"}
+        with driver(f"ray.init({address!r})", environ=environ) as stranger:
+            assert stranger.wait() == 1 and "the keys are for" in stranger.err
+        done = cli("main", "status", "--json")
+        assert json.loads(done.stdout)["refused"] == {"key of another broker": 1}

@@ -593,3 +593,57 @@ def test_a_task_that_puts_a_file_in_the_place_of_its_output(sandbox):
         process.say("\n")
         process.succeed()
     assert path.read_text() == "to the file\n"
+
+
+UNFINISHED = """
+@ray.remote
+def work(path, text, end):
+    print(text, end=end, flush=True)
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    print("done", flush=True)
+
+@ray.remote
+def next_one():
+    print("next", flush=True)
+
+ray.init(num_cpus=1)
+ref = work.remote(sys.argv[1], sys.argv[2], sys.argv[3].encode().decode("unicode_escape"))
+ray.get(ref)
+ray.get(next_one.remote())
+"""
+
+
+@pytest.mark.parametrize(("text", "end"), [("working...", ""), (" 10%", "\\r"), ("\r 20%", "")])
+def test_a_line_without_an_end_appears_while_the_task_runs(text, end, tmp_path):
+    go = tmp_path / "go"
+    with driver(UNFINISHED, arguments=[str(go), text, end]) as program:
+        program.expect(f"{text.strip()}")
+        go.touch()
+        program.expect("next")
+        program.succeed()
+        assert [line.partition(") ")[2].strip() for line in program.out.splitlines()] == [text.strip(), "done", "next"]
+        assert "zray-name" not in program.out
+
+
+SAME = """
+@ray.remote
+def work(n):
+    open(f"{sys.argv[1]}/{n}", "w").close()
+    while len(os.listdir(sys.argv[1])) < 3:  # each has a worker of its own
+        time.sleep(0.02)
+    print("same", flush=True)
+    print("epoch", n, flush=True)
+
+ray.init(num_cpus=3)
+ray.get([work.remote(n) for n in range(3)])
+"""
+
+
+@pytest.mark.parametrize(("setting", "shown"), [({}, 2), ({"RAY_DEDUP_LOGS": "0"}, 3), ({"ZRAY_DEDUP_LOGS": "0"}, 3)])
+def test_only_equal_lines_are_shown_once_and_not_even_those_if_that_is_not_wanted(setting, shown, tmp_path):
+    with driver(SAME.replace("sys.argv[1]", repr(str(tmp_path))), environ=setting) as program:
+        out = program.succeed()
+    assert sum("same" in line for line in out.splitlines()) == shown
+    assert ("[repeated 2x across cluster]" in out) == (shown == 2)
+    assert all(f"epoch {n}" in out for n in range(3)) and out.count("epoch") == 3

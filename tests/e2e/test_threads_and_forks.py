@@ -241,3 +241,28 @@ def test_an_interrupted_end_is_an_end(sandbox):
         process.say("go")
         process.say("\n")
         process.succeed()
+
+
+FORKED = """
+    ray.init(num_cpus=1)
+    ref = ray.put(5)
+    pid = os.fork()
+    if pid == 0:
+        for read in (lambda: ray.get(ref), lambda: ray.wait([ref]), lambda: ray.remote(abs).remote(ref)):
+            try:
+                read()
+            except ray.exceptions.ObjectLostError as error:
+                print("child:", error, flush=True)
+        ray.shutdown()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    print("parent:", ray.get(ref))
+"""
+
+
+def test_a_forked_child_is_told_that_its_parents_references_are_not_its_own(sandbox):
+    with driver(FORKED) as process:
+        lines = process.succeed().splitlines()
+    assert len(lines) == 4
+    assert all("made before this process was forked" in line for line in lines[:3])
+    assert lines[3] == "parent: 5"

@@ -24,9 +24,9 @@ def method(**kwargs):
 
 
 def test_defaults():
-    assert task() == TaskOptions(num_cpus=1, num_returns=1, max_retries=3, max_calls=0, retry_exceptions=False)
+    assert task() == TaskOptions(num_cpus=1, num_returns=None, max_retries=3, max_calls=0, retry_exceptions=False)
     assert actor() == ActorOptions(num_cpus=None, max_restarts=0, max_task_retries=0, max_pending_calls=-1)
-    assert method() == MethodOptions(num_returns=1, max_task_retries=None, retry_exceptions=False)
+    assert method() == MethodOptions(num_returns=None, max_task_retries=None, retry_exceptions=False)
 
 
 @pytest.mark.parametrize("make", [task, actor, method])
@@ -139,7 +139,6 @@ BAD_VALUES = [
     (task, {"num_cpus": 0.00001}, "the smallest amount is 0.0001"),
     (task, {"num_gpus": 1.5}, "whole number"),
     (task, {"memory": -5}, ">= 0"),
-    (task, {"memory": 0.5}, "bytes"),
     (task, {"num_returns": -1}, "an integer >= 0"),
     (task, {"max_retries": -2}, "an integer >= -1"),
     (task, {"max_calls": -1}, "an integer >= 0"),
@@ -258,3 +257,22 @@ def test_updated_checks_too_and_names_the_place():
         task().updated({"max_calls": 3})
     with pytest.raises(ValueError, match="without a name"):
         actor().updated({"get_if_exists": True})
+
+
+def test_half_a_byte_of_memory_is_none():
+    assert task(memory=0.5).memory == 0
+
+
+def test_max_calls_of_none_leaves_what_the_function_has():
+    options = task(max_calls=3)
+    assert options.updated({"max_calls": None}).max_calls == 3
+    with pytest.raises(ValueError, match="max_calls=2 is not allowed"):
+        options.updated({"max_calls": 2})
+
+
+def test_a_function_that_is_declared_with_gpus_has_a_process_for_each_call():
+    assert task(num_gpus=1).max_calls == 1
+    assert task(num_gpus=0.5, max_calls=None).max_calls == 1
+    assert task(num_gpus=1, max_calls=0).max_calls == 0
+    assert task(num_gpus=0).max_calls == 0
+    assert task().updated({"num_gpus": 1}).max_calls == 0

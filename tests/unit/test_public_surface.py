@@ -17,7 +17,7 @@ PUBLIC = {
 }  # fmt: skip
 
 IN_MODULES = {
-    "zray.actor": {"ActorClass", "ActorHandle", "ActorMethod", "exit_actor"},
+    "zray.actor": {"ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor"},
     "zray.remote_function": {"RemoteFunction"},
     "zray.runtime_context": {"RuntimeContext", "get_runtime_context"},
 }

@@ -2,164 +2,49 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
-from zray.api.remote_function import _Shipment
+from zray.api.actor_meta import METHOD_OPTIONS, STREAMING, ActorMeta, MethodMeta
+from zray.api.remote_function import _Shipment, looks_like
 from zray.api.runtime import pack_options, retried_types, runtime
 from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
-from zray.protocol.codec import pack, unpack
 from zray.signatures import SignatureCheck
 
 C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 
-METHOD_OPTIONS = "__zray_method_options__"
-MAX_ASYNC_CALLS = 1000
-"""So many calls at once does an actor with ``async def`` methods run that does not say how many."""
-BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
+_NOT_OF_THE_CLASS = ("__copy__", "__deepcopy__")
+"""Which say how instances of the class are copied, and not how the class is."""
 
 
-class MethodMeta:
-    """What callers know of a method."""
+class _OfMethod:
+    """An attribute of an ActorMethod that is its method's; of the class it is something else, or nothing."""
 
-    __slots__ = ("check", "n_returns", "name", "parameters", "retries", "retry_exceptions", "signature", "streams")
+    def __init__(self, read: Callable[[MethodMeta], Any], of_class: str | None = None) -> None:
+        self._read = read
+        self._of_class = of_class
 
-    def __init__(
-        self,
-        name: str,
-        n_returns: int,
-        parameters: list[Any] | None = None,
-        retries: int | None = None,
-        retry: bool | bytes = False,
-        is_generator: bool = False,
-    ) -> None:
-        self.name = name
-        self.n_returns = n_returns
-        self.parameters = parameters  # [name, kind, has a default]; None: unknown
-        self.retries = retries
-        self.retry_exceptions = retry  # for any, for none, or for the types in this pickle
-        self.streams = is_generator
-        stub = _stub(name, parameters)
-        self.signature = inspect.signature(stub) if parameters is not None else None
-        self.check = SignatureCheck(stub, skip_first=False)
-
-
-def _stub(name: str, parameters: list[Any] | None) -> Callable[..., Any]:
-    """A function with the given parameters, for its signature only."""
-
-    def stub(*args: Any, **kwargs: Any) -> None:
-        return
-
-    stub.__name__ = name
-    if parameters is not None:
-        made = [
-            inspect.Parameter(
-                _legal(name), inspect._ParameterKind(kind), default=None if optional else inspect.Parameter.empty
-            )
-            for name, kind, optional in parameters
-        ]
-        stub.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
-    return stub
-
-
-def _legal(name: str) -> str:
-    return name if name.isidentifier() else f"_{abs(hash(name))}"
-
-
-def _parameters(function: Callable[..., Any], skip_first: bool) -> list[Any] | None:
-    try:
-        parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
-    except (ValueError, TypeError, NameError):
-        return None
-    if skip_first:
-        parameters = parameters[1:]
-    return [[p.name, int(p.kind), p.default is not inspect.Parameter.empty] for p in parameters]
-
-
-class ActorMeta:
-    """What a handle knows of its actor's class; travels with it.
-
-    ``ordered``: the actor runs one call at a time, in each caller's order; others run a call when its arguments exist.
-    ``concurrency``: how many calls it runs at once.
-    """
-
-    def __init__(
-        self,
-        class_name: str,
-        methods: dict[str, MethodMeta],
-        max_task_retries: int,
-        max_pending_calls: int,
-        ordered: bool,
-        concurrency: int,
-    ) -> None:
-        self.class_name = class_name
-        self.methods = methods
-        self.max_task_retries = max_task_retries
-        self.max_pending_calls = max_pending_calls
-        self.ordered = ordered
-        self.concurrency = concurrency
-        self.constructor: inspect.Signature | None = None  # known where the class is
-        self.has_coroutines = False  # likewise
-        self._call_options: dict[tuple[str, int], bytes] = {}
-
-    @classmethod
-    def of_class(cls, kind: type, options: ActorOptions) -> ActorMeta:
-        """Looks at a class."""
-        methods = {}
-        for name, member in inspect.getmembers(kind, callable):
-            if name.startswith("__") and name not in ("__call__",):
-                continue
-            given: MethodOptions = getattr(member, METHOD_OPTIONS, MethodOptions())
-            static = isinstance(inspect.getattr_static(kind, name), (staticmethod, classmethod))
-            parameters = _parameters(member, skip_first=not static)
-            retry = retried_types(given.retry_exceptions)
-            streams = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
-            methods[name] = MethodMeta(name, given.num_returns, parameters, given.max_task_retries, retry, streams)
-        for name in BUILT_IN_METHODS:
-            methods[name] = MethodMeta(name, 1)
-        has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
-        concurrency = options.max_concurrency or (MAX_ASYNC_CALLS if has_coroutines else 1)
-        ordered = not has_coroutines and concurrency == 1
-        meta = cls(kind.__name__, methods, options.max_task_retries, options.max_pending_calls, ordered, concurrency)
-        parameters = _parameters(kind, skip_first=False)
-        meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
-        meta.has_coroutines = has_coroutines
-        return meta
-
-    def packed(self) -> bytes:
-        """The form in which it travels."""
-        methods = [
-            [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams] for m in self.methods.values()
-        ]
-        fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
-        packed: bytes = pack([*fields, self.concurrency])
-        return packed
-
-    @classmethod
-    @functools.lru_cache(maxsize=1024)
-    def unpack(cls, packed: bytes) -> ActorMeta:
-        """The counterpart of ``packed``."""
-        class_name, rows, *rest = unpack(packed)
-        return cls(class_name, {row[0]: MethodMeta(*row) for row in rows}, *rest)
-
-    def call_options(self, method: MethodMeta, n_returns: int) -> bytes:
-        """The options of a call, packed once."""
-        key = (method.name, n_returns)
-        packed = self._call_options.get(key)
-        if packed is None:
-            packed = pack_options(method.name, n_returns, method.name, method.retry_exceptions)
-            self._call_options[key] = packed
-        return packed
+    def __get__(self, method: ActorMethod | None, owner: type) -> Any:
+        if method is not None:
+            return self._read(method._meta)
+        if self._of_class is None:
+            raise AttributeError(f"{owner.__name__} itself has none")
+        return self._of_class
 
 
 class ActorMethod:
-    """A method of an actor: ``handle.method.remote(...)``."""
+    """A method of an actor: ``handle.method.remote(...)``.
 
+    It shows the method's signature and docstring where the class is known; where the handle came from elsewhere, the
+    names of its parameters.
+    """
+
+    __doc__ = _OfMethod(lambda meta: meta.function.__doc__ if meta.function is not None else None, __doc__)
+    __signature__ = _OfMethod(lambda meta: meta.shown_signature)
+    __name__ = _OfMethod(lambda meta: meta.name)
     __slots__ = ("_handle", "_meta", "_n_returns", "_packed", "_retries")
 
     def __init__(self, handle: ActorHandle[Any], meta: MethodMeta) -> None:
@@ -177,7 +62,7 @@ class ActorMethod:
         """
         meta = self._meta
         meta.check.bind_check(args, kwargs)
-        if meta.streams and self._n_returns == 1:
+        if self._n_returns == STREAMING:
             raise NotImplementedError(
                 f"method {meta.name} is a generator: streaming its values is not supported yet. Give num_returns=n to "
                 f"have each of its n values as an object, or return a list"
@@ -195,7 +80,7 @@ class ActorMethod:
         """The same method with other options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``name``."""
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method = ActorMethod(self._handle, self._meta)
-        if "num_returns" in options:
+        if given.num_returns is not None:
             method._n_returns = given.num_returns
         if "max_task_retries" in options and given.max_task_retries is not None:
             method._retries = given.max_task_retries
@@ -203,7 +88,7 @@ class ActorMethod:
         if "retry_exceptions" in options:
             retry = retried_types(given.retry_exceptions)
         name = options.get("name") or self._meta.name
-        method._packed = pack_options(name, method._n_returns, self._meta.name, retry)
+        method._packed = pack_options(name, method._n_returns, self._meta.name, retry, 0, self._meta.streams)
         return method
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -216,17 +101,17 @@ class ActorMethod:
 class ActorHandle(Generic[C]):
     """A reference to an actor of class ``C``, which ends, after its outstanding work, when its last handle is gone."""
 
-    __slots__ = ("_actor_id", "_meta", "_ref")
+    __slots__ = ("__weakref__", "_actor_id", "_meta", "_ref")
 
     def __init__(self, actor_id: bytes, ref: ObjectRef | None, meta: ActorMeta) -> None:
         self._actor_id = actor_id
-        self._ref = ref  # stands for all handles of the actor; None: they are not counted (detached)
+        self._ref = ref  # stands for all handles that count; None: this one does not (weak, or of a detached actor)
         self._meta = meta
 
     def __getattr__(self, name: str) -> ActorMethod:
         method = self._meta.methods.get(name)
         if method is None:
-            raise AttributeError(f"actor class {self._meta.class_name} has no method {name!r}")
+            raise AttributeError(self._meta.no_method(name))
         return ActorMethod(self, method)
 
     def __dir__(self) -> list[str]:
@@ -253,14 +138,29 @@ def _restore_handle(actor_id: bytes, ref: ObjectRef | None, packed: bytes) -> Ac
     return ActorHandle(actor_id, ref, ActorMeta.unpack(packed))
 
 
+_OF_THE_HANDLE = frozenset(name for base in ActorHandle.__mro__ for name in vars(base))
+
+
+class ActorClassInheritanceException(TypeError):
+    """The caller's fault: an actor class, which is no class, was subclassed. Ray's name."""
+
+
 class ActorClass(Generic[C]):
-    """A class, ``C``, whose instances live in processes of their own: ``Class.remote(...)`` creates one."""
+    """A class, ``C``, whose instances live in processes of their own: ``Class.remote(...)`` creates one.
+
+    What it has no attribute for is looked up in ``C``: class attributes, static methods and class methods are there
+    for callers, and for the methods of ``C``, which know the class by this name too.
+    """
+
+    remote: Callable[..., ActorHandle[C]]
+    """Creates an actor. Returns at once; a constructor that fails does so at the first call. It shows the signature of
+    the constructor and the docstring of the class."""
 
     def __init__(self, kind: type[C], options: ActorOptions, shipment: _Shipment | None = None) -> None:
         self._class = kind
         self._options = options
         self._shipment = shipment or _Shipment(kind)
-        self._constructor = SignatureCheck(kind, skip_first=False)
+        self.remote = _creator(kind, options, self._shipment)
         self.__doc__ = kind.__doc__
         self.__name__ = kind.__name__
         self.__module__ = kind.__module__
@@ -269,12 +169,30 @@ class ActorClass(Generic[C]):
         name = self._class.__name__
         raise TypeError(f"the actor class {name} cannot be instantiated directly: use {name}.remote(...)")
 
-    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle[C]:
-        """Creates an actor. Returns at once; a constructor that fails does so at the first call."""
-        self._constructor.bind_check(args, kwargs)
-        meta = ActorMeta.of_class(self._class, self._options)
-        actor_id, ref, meta = runtime().create_actor(meta, self._shipment, self._options, args, kwargs)
-        return ActorHandle(actor_id, ref, meta)
+    def __getattr__(self, name: str) -> Any:
+        kind = self.__dict__.get("_class")
+        if kind is None or name in _NOT_OF_THE_CLASS:
+            raise AttributeError(name)
+        try:
+            return getattr(kind, name)
+        except AttributeError:
+            raise AttributeError(f"actor class {kind.__name__} has no attribute {name!r}") from None
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._class)})
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self._class)  # for the methods of the class
+
+    def __subclasscheck__(self, kind: type) -> bool:
+        return issubclass(kind, self._class)
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
+        name = self._class.__name__
+        raise ActorClassInheritanceException(
+            f"the actor class {name} cannot be subclassed: write {name} as a plain class, subclass that one, and make "
+            f"actor classes of both with zray.remote(...)"
+        )
 
     def options(self, **options: Any) -> ActorClass[C]:
         """The same class with other options (see ``zray.remote``)."""
@@ -285,6 +203,19 @@ class ActorClass(Generic[C]):
 
     def __repr__(self) -> str:
         return f"ActorClass({self._class.__name__})"
+
+
+def _creator(kind: type[C], options: ActorOptions, shipment: _Shipment) -> Callable[..., ActorHandle[C]]:
+    """``ActorClass.remote`` of one class."""
+    check = SignatureCheck(kind, skip_first=False).bind_check
+
+    def remote(*args: Any, **kwargs: Any) -> ActorHandle[C]:
+        check(args, kwargs)
+        meta = ActorMeta.of_class(kind, options, _OF_THE_HANDLE)
+        actor_id, ref, meta = runtime().create_actor(meta, shipment, options, args, kwargs)
+        return ActorHandle(actor_id, ref, meta)
+
+    return looks_like(remote, kind)
 
 
 def method(*args: Any, **options: Any) -> Callable[[F], F]:
@@ -301,8 +232,10 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
 
 
 def exit_actor() -> None:
-    """Ends the actor in whose method it is called; calls that are queued fail with ActorDiedError.
+    """Ends the actor whose code calls it: in a method, a thread, or a task of its event loop.
 
+    Raises what ends the method, a SystemExit; a method that catches it ends the actor all the same. Calls that run
+    beside it are finished, those that are queued fail with ActorDiedError, as does the call in which this is called.
     Raises TypeError outside of an actor.
     """
     from zray.client.session import current
@@ -310,4 +243,5 @@ def exit_actor() -> None:
     session = current()
     if session is None or not session.core.execution.actor_id:
         raise TypeError("exit_actor() is called from a method of an actor")
+    session.exit_actor("exit_actor() was called")
     raise ActorExit("exit_actor() was called")

@@ -8,8 +8,10 @@ import dataclasses
 import functools
 import math
 import os
+import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ from zray import object_ref
 from zray.api import runtime as runtimes
 from zray.client import session as sessions
 from zray.client.connection import connect
-from zray.client.core.effects import ShowLogs, Warn
+from zray.client.core.effects import ShowLogs, Unhandled, Warn
 from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
@@ -31,13 +33,13 @@ from zray.util.machine import host_resources
 from zray.util.processes import describe_error, kill_session
 from zray.util.sessions import (
     SessionPaths,
+    choose_broker,
     new_session,
-    read_current,
     remove_session,
     runtime_root,
     sweep_dead_sessions,
 )
-from zray.util.streams import show_fatal_errors
+from zray.util.streams import say, show_fatal_errors
 
 if TYPE_CHECKING:
     import logging
@@ -48,6 +50,11 @@ if TYPE_CHECKING:
 
 LAST_OUTPUT_S = 0.2
 """How long ``shutdown`` waits for what workers have printed, in seconds."""
+INFO = 20
+"""As ``logging.INFO``, which is not loaded for it."""
+
+SAME_END_S = 5.0
+"""Signals to end that come within so many seconds ask for the same end."""
 
 _lock = threading.RLock()
 _driver: _Driver | None = None
@@ -112,7 +119,8 @@ def init(
 
     Args:
         address: where a broker listens (``ipc://...``, ``tcp://host:port``); "auto": the ``zray-broker`` that this
-            user runs here; "local": start one whatever ``ZRAY_ADDRESS`` says. Default: ``ZRAY_ADDRESS``, else "local".
+            user runs here; "local": start a cluster, whatever runs here and the environment says. Default:
+            ``ZRAY_ADDRESS`` or ``RAY_ADDRESS``, else the ``zray-broker`` that this user runs here, else "local".
         num_cpus, num_gpus, memory (bytes), resources: what the new cluster offers; default: what the machine has.
         object_store_memory: capacity of the new cluster's object store in bytes.
         insecure: join a broker on TCP that was started with ``--insecure``; otherwise keys are expected, see
@@ -121,6 +129,8 @@ def init(
         ignore_reinit_error: return the present context when called again, instead of raising RuntimeError.
         log_to_driver: show what workers print.
         namespace: where the names of this job's actors live; default: one of its own.
+
+    SIGTERM ends the program as Python's own end does, ``atexit`` included, unless it has a handler for that signal.
 
     Raises RuntimeError when called twice, ClusterUnavailableError within seconds when no broker answers,
     VersionMismatchError, ValueError and TypeError for bad arguments.
@@ -154,9 +164,8 @@ def init(
             return Context(address="local_mode", namespace=space)
         given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources,
                  "object_store_memory": object_store_memory}  # fmt: skip
-        target = address or config.address
-        if target and target != "local":
-            target = _resolve(target, config)
+        target = _resolve(address or config.address, config, told=address is not None)
+        if target:
             credentials = _credentials(target, config, insecure)
             _driver = _join(target, given, config, space, credentials=credentials)
         else:
@@ -199,17 +208,32 @@ def _check_arguments(
         raise NotImplementedError("runtime_env is not supported yet: pass None")
 
 
-def _resolve(address: str, config: Config) -> str:
-    if address != "auto":
-        check_address(address)
+def _resolve(address: str, config: Config, told: bool) -> str:
+    """Where the broker listens that is to be joined; empty: none, a cluster is to be started. ``told``: the program
+    itself has given the address."""
+    if address == "local":
+        return ""
+    if address not in ("", "auto"):
+        try:
+            check_address(address)
+        except ConfigError as error:
+            from zray.config.reading import sources  # loaded only where settings are read
+
+            raise error if told else ConfigError(f"{sources()['address']}: {error}") from None
         return address
-    current = read_current(runtime_root(config.tmpdir))
-    if current is None:
-        raise ClusterUnavailableError(
-            "address='auto': no zray-broker of this user runs on this machine (start one with zray-broker, or call "
-            "zray.init() without an address)"
-        )
-    return current.address
+    current, warning = choose_broker(runtime_root(config.tmpdir))
+    if warning:
+        _logger().warning(warning)
+    if current is not None:
+        if not address and _logger().isEnabledFor(INFO):
+            say(f"zray: joining the cluster that runs on this machine, at {current.address}")
+        return current.address
+    if not address:
+        return ""
+    raise ClusterUnavailableError(
+        "address='auto': no zray-broker of this user runs on this machine (start one with zray-broker, or call "
+        "zray.init() without an address)"
+    )
 
 
 def _credentials(address: str, config: Config, insecure: bool) -> ClientCredentials | None:
@@ -260,16 +284,21 @@ def _join(
 ) -> _Driver:
     useless = [name for name, value in given.items() if value is not None]
     if useless:
-        raise ValueError(f"{', '.join(useless)} cannot be set when joining a cluster: its hosts say what they have")
+        raise ValueError(
+            f"{', '.join(useless)} cannot be set when joining a cluster, here that at {address}: its hosts say what "
+            "they have. address='local' starts a cluster of your own"
+        )
     from zray.api.driver_output import DriverOutput  # workers, which import this module too, do without
 
     process_id = os.urandom(16)
-    info = {"pid": os.getpid(), "job": _job_config(namespace, local=True), "shows_logs": config.log_to_driver}
+    job = _job_config(namespace, local=True) | {"ignore_unhandled_errors": config.ignore_unhandled_errors}
+    info = {"pid": os.getpid(), "job": job, "shows_logs": config.log_to_driver}
     connection = connect(address, DRIVER, process_id, info, config, credentials)
     lifeline = process.lifeline if process is not None else -1
     session = Session(connection, process_id, b"", namespace, config, lifeline)
-    output = DriverOutput(config.log_to_driver, lambda size_bytes: _tell_taken(session, size_bytes))
+    output = DriverOutput(config.log_to_driver, lambda size_bytes: _tell_taken(session, size_bytes), config.dedup_logs)
     session.handlers.update({ShowLogs: output.show, Warn: output.warn})
+    session.handlers[Unhandled] = lambda effect: None if config.ignore_unhandled_errors else output.error(effect)
     sessions.set_current(session)
     object_ref.set_tracker(session)
     runtimes.set_runtime(None)
@@ -277,8 +306,38 @@ def _join(
         address=address, namespace=namespace, node_id=session.stores.home.hex(), job_id=session.job_id.hex()
     )
     signals.install(session.shell.lock)
+    _end_in_order_on_sigterm()
     show_fatal_errors()
     return _Driver(session, context, output, undo_hint=_hint_on_read_only())
+
+
+def _end_in_order_on_sigterm() -> None:
+    """Has SIGTERM end the driver as Python's end does (``finally``, ``atexit``), with exit code 15, as in Ray, unless
+    the program says otherwise. It stays so after ``shutdown``, since the program may be about to end."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # only there can handlers be set
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _EndInOrder())
+
+
+class _EndInOrder:
+    """A signal handler that raises SystemExit, in this process and not in children that it forks.
+
+    Batch systems send SIGTERM several times: those that come within ``SAME_END_S`` do not interrupt what the first has
+    begun. A later one raises again, for programs that have caught the first.
+    """
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._raised_at = -math.inf
+
+    def __call__(self, number: int, frame: types.FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif time.monotonic() - self._raised_at > SAME_END_S:
+            self._raised_at = time.monotonic()
+            raise SystemExit(number)
 
 
 def _tell_taken(session: Session, size_bytes: int) -> None:
@@ -449,7 +508,7 @@ def nodes() -> list[dict[str, Any]]:
             "NodeID": row["host_id"].hex(),
             "Alive": True,
             "NodeManagerHostname": row.get("hostname", ""),
-            "NodeManagerAddress": row.get("hostname", ""),
+            "NodeManagerAddress": row.get("ip", ""),
             "ObjectStoreSocketName": row.get("store", ""),
             "Resources": row["resources"],
             "alive": True,

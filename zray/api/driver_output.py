@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from zray.client.core.effects import ShowLogs, Warn
+from zray.client.core.effects import ShowLogs, Unhandled, Warn
 from zray.protocol.log_window import LogIntake
 from zray.util.log_display import Backlog, LogDeduplicator, MissingLines, ShownLine, harmless
 from zray.util.streams import (
@@ -58,14 +58,14 @@ class DriverOutput:
     """Shows lines and warnings; nothing is shown any more after ``close``.
 
     ``show_logs``: whether lines of workers are shown; ``taken`` is told how many bytes of lines have been taken, which
-    makes room for as many more.
+    makes room for as many more; ``dedup_logs``: lines that are equal are shown once, with their number.
     """
 
-    def __init__(self, show_logs: bool, taken: Callable[[int], None]) -> None:
+    def __init__(self, show_logs: bool, taken: Callable[[int], None], dedup_logs: bool = True) -> None:
         self._show_logs = show_logs
         self._taken = taken
         self._queue: queue.SimpleQueue[ShowLogs] = queue.SimpleQueue()
-        self._warnings: deque[str] = deque(maxlen=MAX_WARNINGS)
+        self._warnings: deque[tuple[int, str]] = deque(maxlen=MAX_WARNINGS)
         self._wake_fd = -1  # open while there is a thread
         self._starting = threading.Lock()  # held from the start of the thread on; never waited for
         self._ended = threading.Lock()  # held while the thread runs
@@ -73,7 +73,7 @@ class DriverOutput:
         self._closing = False
         self._abandoned = False
         self._intake = LogIntake()
-        self._lines = LogDeduplicator()
+        self._lines = LogDeduplicator(5.0 if dedup_logs else 0.0)
         self._missing = MissingLines()
         self._backlogs = {stream: Backlog() for stream in STREAMS}
         self._written = 0  # pieces, as a sign of progress
@@ -89,8 +89,15 @@ class DriverOutput:
 
     def warn(self, effect: Warn) -> None:
         """A warning of the broker."""
+        self._say(logging.WARNING, effect.text)
+
+    def error(self, effect: Unhandled) -> None:
+        """An error that nobody has fetched."""
+        self._say(logging.ERROR, effect.text)
+
+    def _say(self, level: int, text: str) -> None:
         if not self._closing:
-            self._warnings.append(effect.text)
+            self._warnings.append((level, text))
             self._wake()
 
     def close(self) -> None:
@@ -211,7 +218,7 @@ class DriverOutput:
 
     def _write_some(self, name: str, stream: Any, fd: int) -> None:
         if self._warnings and name == "stderr":
-            self._log(self._warnings.popleft())
+            self._log(*self._warnings.popleft())
             return
         # To a stream of the user's own kind one line at a time, as print() would.
         text = self._backlogs[name].take(select.PIPE_BUF if fd >= 0 else 1)
@@ -221,12 +228,17 @@ class DriverOutput:
         except BaseException as error:  # whatever a stream of the user's raises: the next lines may find another one
             if not is_closed(stream) and name not in self._complained:
                 self._complained.add(name)
-                self._log(f"a line that a worker printed could not be shown: sys.{name} raised {error!r:.200}")
+                self._log(
+                    logging.WARNING,
+                    f"a line that a worker printed could not be shown: sys.{name} raised {error!r:.200}",
+                )
 
     @staticmethod
-    def _log(text: str) -> None:
+    def _log(level: int, text: str) -> None:
         with contextlib.suppress(BaseException):  # of a handler of the user's: there is nobody left to tell
-            logger.warning(harmless(text) if is_terminal(current_stream("stderr")) else text)
+            if is_terminal(current_stream("stderr")):
+                text = "\n".join(map(harmless, text.split("\n")))
+            logger.log(level, text)
 
     @staticmethod
     def _wait(pending: dict[str, int], wake_fd: int, timeout_s: float) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import itertools
 import os
 import socket
 from collections.abc import Callable, Sequence
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from zray.api.runtime import PreparedTask
@@ -17,13 +19,14 @@ from zray.client.context import TaskContext, current_task
 from zray.client.futures import raisable_in_coroutines
 from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
 from zray.ids import make_task_id, put_id, return_id
+from zray.methods import method_of
 from zray.object_ref import HeldRef, ObjectRef
 from zray.options import ActorOptions
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
 from zray.util.signals import came_from_handler
 
 if TYPE_CHECKING:
-    from zray.api.actor import ActorMeta
+    from zray.api.actor_meta import ActorMeta
 
 
 class _Actor:
@@ -121,11 +124,13 @@ class LocalRuntime:
     ) -> list[ObjectRef]:  # fmt: skip
         name = pickled().name
         retries = task.max_retries if task.options.retry_exceptions else 0
-        return self._run(name, function, task.n_returns, args, kwargs, retries, task.options.retry_exceptions)
+        retried = task.options.retry_exceptions
+        generator = inspect.isgeneratorfunction(function)
+        return self._run(name, function, task.n_returns, args, kwargs, retries, retried, generator)
 
     def _run(
         self, name: str, function: Callable[..., Any], n_returns: int, args: Sequence[Any], kwargs: dict[str, Any],
-        retries: int = 0, retried: Any = False,
+        retries: int = 0, retried: Any = False, generator: bool = False,
     ) -> list[ObjectRef]:  # fmt: skip
         task_id = self._new_id()
         attempt = 0
@@ -137,6 +142,8 @@ class LocalRuntime:
                     import asyncio  # see zray.worker.process.worker: few need it, and it is large
 
                     value = asyncio.run(value)
+                if isinstance(value, GeneratorType) and (n_returns > 1 or (n_returns and generator)):
+                    return self._store_yielded(task_id, name, n_returns, value)
                 values = [value] if n_returns == 1 else list(value) if n_returns else []
                 if len(values) != n_returns:
                     raise ValueError(f"{name} has num_returns={n_returns} but returned {len(values)} values")
@@ -153,15 +160,31 @@ class LocalRuntime:
             finally:
                 current_task.reset(token)
 
+    def _store_yielded(
+        self, task_id: bytes, name: str, n_returns: int, values: GeneratorType[Any, Any, Any]
+    ) -> list[ObjectRef]:
+        """The first values that a generator yields, as many as there are; the rest is the error that it raised."""
+        refs: list[ObjectRef] = []
+        try:
+            for value in itertools.islice(values, n_returns):
+                refs.append(self._store(return_id(task_id, len(refs) + 1), value))
+            if len(refs) < n_returns:
+                raise ValueError(f"{name} has num_returns={n_returns} but yielded {len(refs)} value(s)")
+        except Exception as error:
+            if came_from_handler(error):
+                raise
+            refs += self._fail(task_id, name, n_returns, error, len(refs) + 1)
+        return refs
+
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, ObjectRef):
             return self._value(value.binary())
         return deserialize(serialize(value).to_bytes(), self.intern)
 
-    def _fail(self, task_id: bytes, name: str, n_returns: int, error: BaseException) -> list[ObjectRef]:
+    def _fail(self, task_id: bytes, name: str, n_returns: int, error: BaseException, first: int = 1) -> list[ObjectRef]:
         data = pack_task_error(name, error, pid=os.getpid(), host=socket.gethostname()).to_bytes()
         refs = []
-        for index in range(1, n_returns + 1):
+        for index in range(first, n_returns + 1):
             object_id = return_id(task_id, index)
             self._values[object_id] = (True, data)
             refs.append(self.intern(object_id))
@@ -192,7 +215,10 @@ class LocalRuntime:
         is_error, data = self._values[made[0].binary()]
         if is_error:
             error = load_error(data, self.intern)
-            actor.death = error.as_instanceof_cause() if isinstance(error, TaskError) else ActorDiedError(str(error))
+            if isinstance(error, TaskError):
+                actor.death = error.as_instanceof_cause()
+            else:
+                actor.death = ActorDiedError(str(error), actor_id)
         return actor_id, None, meta
 
     def call(
@@ -205,24 +231,20 @@ class LocalRuntime:
         def call(*args: Any, **kwargs: Any) -> Any:
             if actor.death is not None:
                 raise actor.death
-            if method == "__ray_ready__":
-                return True
-            if method == "__ray_call__":
-                return args[0](actor.instance, *args[1:], **kwargs)
             try:
-                return getattr(actor.instance, method)(*args, **kwargs)
+                return method_of(actor.instance, method)(*args, **kwargs)
             except ActorExit as error:
-                actor.death = ActorDiedError(str(error))
+                actor.death = ActorDiedError(str(error), actor_id)
                 raise actor.death from None
 
-        return self._run(name, call, n_returns, args, kwargs)
+        return self._run(name, call, n_returns, args, kwargs, generator=meta.methods[method].streams)
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None:
         actor_id = self._names.get((namespace or self.namespace, name))
-        return None if actor_id is None else (actor_id, self._actors[actor_id].spec, None)
+        return None if actor_id is None else (actor_id, self._actors[actor_id].spec)
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
-        self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()")
+        self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()", actor_id)
         self._names = {key: value for key, value in self._names.items() if value != actor_id}
 
     # ------------------------------------------------------------------ questions
@@ -230,5 +252,6 @@ class LocalRuntime:
     def query(self, what: str, **argument: Any) -> Any:
         resources = {"CPU": float(os.cpu_count() or 1)}
         if what == "hosts":
-            return [{"host_id": self._process_id, "hostname": socket.gethostname(), "resources": resources}]
+            return [{"host_id": self._process_id, "hostname": socket.gethostname(), "ip": "127.0.0.1",
+                     "resources": resources}]  # fmt: skip
         return resources

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, TypeVar, overload
 
-from zray.api.actor import ActorHandle, ActorMeta
+from zray.api.actor import ActorHandle
+from zray.api.actor_meta import ActorMeta
 from zray.api.runtime import runtime
 from zray.object_ref import ObjectRef
 from zray.options import check_text
@@ -40,21 +42,28 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
 
     Args:
         refs: an ObjectRef or a list of them.
-        timeout: seconds to wait; None waits for ever, 0 not at all.
+        timeout: seconds to wait; None waits for ever, 0 and less (a deadline that has passed) not at all.
 
-    Raises what the task raised, as an instance of both its type and TaskError; GetTimeoutError; ActorDiedError,
+    Raises ValueError if ``refs`` is neither, TypeError if something else than ObjectRefs is in the list.
+
+    Raises what the task raised, as an instance of both its type and TaskError; GetTimeoutError, which says why as far
+    as anybody knows (to find out takes milliseconds, or a second if a worker does not answer); ActorDiedError,
     WorkerCrashedError, ObjectLostError and their kin. An error among several is raised as soon as it is known, whatever
     else is pending, also with a timeout of 0; of several errors the first in the list. Large arrays are read-only views
     of shared memory.
     """
-    check_timeout(timeout)
+    if timeout is not None:
+        timeout = max(0, check_timeout(timeout))
     if type(refs) is ObjectRef:
         return runtime().get([refs], timeout)[0]
     if not isinstance(refs, (list, tuple)):
-        raise ValueError(f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}")
+        hint = "; make a list of it, list(...)" if isinstance(refs, Iterable) and not isinstance(refs, str) else ""
+        raise ValueError(
+            f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}{hint}"
+        )
     for ref in refs:
         if type(ref) is not ObjectRef:
-            raise ValueError(
+            raise TypeError(
                 f"zray.get() takes a list of ObjectRefs; there is a {type(ref).__name__} in it: {ref!r:.100}"
             )
     return runtime().get(refs, timeout) if refs else []
@@ -91,19 +100,19 @@ def wait(
         raise ValueError(f"num_returns={num_returns} is more than the {len(refs)} reference(s) given")
     if type(fetch_local) is not bool:
         raise TypeError(f"fetch_local is a bool, got {fetch_local!r}")
-    check_timeout(timeout)
+    if timeout is not None and check_timeout(timeout) < 0:
+        raise ValueError(f"timeout is a number of seconds from 0 on, got {timeout!r}")
     ready: tuple[list[ObjectRef[T]], list[ObjectRef[T]]] = runtime().wait(refs, num_returns, timeout, fetch_local)
     return ready
 
 
-def check_timeout(timeout: Any) -> None:
+def check_timeout(timeout: Any) -> float:
     """Raises TypeError or ValueError if ``timeout`` is no number of seconds."""
-    if timeout is None:
-        return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout is a number of seconds or None, got {timeout!r}")
-    if timeout < 0 or math.isnan(timeout):
-        raise ValueError(f"timeout is a number of seconds from 0 on, got {timeout!r}")
+    if math.isnan(timeout):
+        raise ValueError(f"timeout is a number of seconds, got {timeout!r}")
+    return timeout
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
@@ -134,9 +143,10 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
-    """The handle of a live actor that was created with ``name`` in ``namespace`` (default: the job's).
+    """A handle of the actor that was created with ``name`` in ``namespace`` (default: the job's).
 
-    Raises ValueError when there is none.
+    The handle is weak, as in Ray: it does not keep the actor alive, nor do its copies. An actor that died still has its
+    name while others hold handles that do: calls of it end in ActorDiedError. Raises ValueError when there is none.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"the name of an actor is a non-empty string, got {name!r}")
@@ -145,6 +155,6 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
         check_text(namespace, "zray.get_actor()", "namespace")
     found = runtime().find_actor(name, namespace or "")
     if found is None:
-        raise ValueError(f"there is no live actor named {name!r} in namespace {namespace or runtime().namespace!r}")
-    actor_id, spec, ref = found
-    return ActorHandle(actor_id, ref, ActorMeta.unpack(spec["meta"]))
+        raise ValueError(f"there is no actor named {name!r} in namespace {namespace or runtime().namespace!r}")
+    actor_id, spec = found
+    return ActorHandle(actor_id, None, ActorMeta.unpack(spec["meta"]))

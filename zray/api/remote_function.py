@@ -4,34 +4,55 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
 from zray.api.runtime import PreparedTask, runtime
 from zray.options import TaskOptions
-from zray.serialization import PickledCallable, pickle_callable
+from zray.serialization import Captures, PickledCallable, pickle_callable
 from zray.signatures import SignatureCheck
 
 R_co = TypeVar("R_co", covariant=True)
 
+MANY_SHIPMENTS = 100
+"""From so many on somebody is told: each stays with the cluster as long as the job."""
+
 
 class _Shipment:
-    """A function in pickled form, made at the first call: what it refers to may be defined after it.
+    """A function or class in pickled form, made at the first call: what it refers to may be defined after it.
+
+    It is made anew when a name that it uses stands for something else (``zray.serialization.captures``).
 
     Without a lock: pickling runs code of the user's, which may call any remote function. Threads that make the first
     call at the same time each pickle it.
     """
 
-    __slots__ = ("_function", "_pickled")
+    __slots__ = ("_captures", "_function", "_pickled", "_shipped")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._pickled: PickledCallable | None = None
+        self._captures: Captures | None = None
+        self._shipped = 0  # so many different ones
 
     def __call__(self) -> PickledCallable:
         pickled = self._pickled
-        if pickled is None:
-            pickled = self._pickled = pickle_callable(self._function)
+        if pickled is None or (self._captures is not None and self._captures.changed()):
+            return self._pickle(pickled)
+        return pickled
+
+    def _pickle(self, before: PickledCallable | None) -> PickledCallable:
+        pickled = self._pickled = pickle_callable(self._function)
+        self._captures = pickled.captures
+        if before is None or pickled.id16 != before.id16:
+            self._shipped += 1
+            if self._shipped == MANY_SHIPMENTS:
+                warnings.warn(
+                    f"{pickled.name} has been shipped {MANY_SHIPMENTS} times, as a global variable that it uses is "
+                    f"another at each call: pass it as an argument instead",
+                    stacklevel=5,
+                )
         return pickled
 
 
@@ -42,39 +63,28 @@ class RemoteFunction(Generic[R_co]):
     ``num_returns`` was given. Arguments are checked when they are given and not by types: any may be a reference.
     """
 
+    remote: Callable[..., R_co]
+    """Submits a call. Returns an ObjectRef, a list of them for ``num_returns`` above one, None for zero.
+
+    Raises TypeError when the arguments do not fit the signature or cannot be pickled. It shows the function's signature
+    and docstring.
+    """
+
     def __init__(self, function: Callable[..., Any], options: TaskOptions, shipment: _Shipment | None = None) -> None:
         self._function = function
         self._options = options
         self._shipment = shipment or _Shipment(function)
-        self._signature = SignatureCheck(function, skip_first=False)
         name = getattr(function, "__qualname__", None) or repr(function)
         self._name = name.rpartition(".<locals>.")[2]
-        self._prepared = PreparedTask(self._name, options)
-        self._streams = inspect.isgeneratorfunction(function) and self._prepared.n_returns == 1
         functools.update_wrapper(self, function)
+        prepared = PreparedTask(self._name, options, inspect.isgeneratorfunction(function))
+        self.remote = _submitter(function, self._name, self._shipment, prepared)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
             f"the remote function {self._name} cannot be called directly: use {self._name}.remote(...), or "
             f"{self._name}._function(...) to run it here"
         )
-
-    def remote(self, /, *args: Any, **kwargs: Any) -> R_co:
-        """Submits a call. Returns an ObjectRef, a list of them for ``num_returns`` above one, None for zero.
-
-        Raises TypeError when the arguments do not fit the signature or cannot be pickled.
-        """
-        self._signature.bind_check(args, kwargs)
-        if self._streams:
-            raise NotImplementedError(
-                f"{self._name} is a generator: streaming its values is not supported yet. Give num_returns=n to have "
-                f"each of its n values as an object, or return a list"
-            )
-        prepared = self._prepared
-        refs: Any = runtime().submit(self._shipment, self._function, prepared, args, kwargs)
-        if prepared.n_returns == 1:
-            return refs[0]  # type: ignore[no-any-return]
-        return refs or None  # type: ignore[return-value]
 
     @overload
     def options(self, *, num_returns: int | str, **options: Any) -> RemoteFunction[Any]: ...
@@ -91,3 +101,34 @@ class RemoteFunction(Generic[R_co]):
 
     def __repr__(self) -> str:
         return f"RemoteFunction({self._name})"
+
+
+def _submitter(
+    function: Callable[..., Any], name: str, shipment: _Shipment, prepared: PreparedTask
+) -> Callable[..., Any]:
+    """``RemoteFunction.remote`` of one function: a function of its own, so that it can look like that one."""
+    check = SignatureCheck(function, skip_first=False).bind_check
+    n_returns = prepared.n_returns
+    streams = prepared.streams
+
+    def remote(*args: Any, **kwargs: Any) -> Any:
+        check(args, kwargs)
+        if streams:
+            raise NotImplementedError(
+                f"{name} is a generator: streaming its values is not supported yet. Give num_returns=n to have each of "
+                f"its n values as an object, or return a list"
+            )
+        refs = runtime().submit(shipment, function, prepared, args, kwargs)
+        if n_returns == 1:
+            return refs[0]
+        return refs or None
+
+    return looks_like(remote, function)
+
+
+def looks_like(wrapper: Callable[..., Any], wrapped: Callable[..., Any]) -> Callable[..., Any]:
+    """``wrapper``, with name, docstring and signature of what it stands for. A quarter of ``functools.wraps``."""
+    wrapper.__name__ = getattr(wrapped, "__name__", wrapper.__name__)
+    wrapper.__doc__ = wrapped.__doc__
+    wrapper.__wrapped__ = wrapped  # type: ignore[attr-defined]
+    return wrapper

@@ -20,23 +20,25 @@ from zray.protocol.messages import ActorKill, ActorLookup
 from zray.serialization import PickledCallable, serialize
 
 if TYPE_CHECKING:
-    from zray.api.actor import ActorMeta
+    from zray.api.actor_meta import ActorMeta
 
 
 class PreparedTask:
     """A remote function's options in the form in which they travel; worked out once."""
 
-    __slots__ = ("max_retries", "n_returns", "options", "packed", "shape", "spread")
+    __slots__ = ("max_retries", "n_returns", "options", "packed", "shape", "spread", "streams")
 
-    def __init__(self, name: str, options: TaskOptions) -> None:
+    def __init__(self, name: str, options: TaskOptions, generator: bool = False) -> None:
         self.options = options
-        self.n_returns = int(options.num_returns)
+        self.n_returns = 1 if options.num_returns is None else options.num_returns
+        self.streams = generator and options.num_returns is None
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
         self.shape = shape_key(options.resource_amounts())
         self.packed = pack_options(
-            options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls
-        )
+            options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
+            generator,
+        )  # fmt: skip
 
 
 def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwargs: dict[str, Any], what: str) -> None:
@@ -58,11 +60,15 @@ def retried_types(retry_exceptions: Any) -> bool | bytes:
     return serialize(tuple(retry_exceptions)).to_bytes() if retry_exceptions else False
 
 
-def pack_options(name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0) -> bytes:
-    """What a worker has to know of a call besides function and arguments."""
+def pack_options(
+    name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0, generator: bool = False
+) -> bytes:
+    """What a worker has to know of a call besides function and arguments. ``generator``: it calls a generator."""
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if retried:
         options["retry_exceptions"] = retried
+    if generator and n_returns == 1:  # else it is the value that tells
+        options["generator"] = True
     return pack(options)
 
 
@@ -87,7 +93,7 @@ class Runtime(Protocol):
         retries: int, args: Sequence[Any], kwargs: dict[str, Any],
     ) -> list[ObjectRef]: ...  # fmt: skip
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None: ...
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None: ...
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
 
@@ -174,14 +180,14 @@ class ClusterRuntime:
             return actor_id, handle, meta
         session.shell.run(lambda: session.core.actors.abandon(actor_id))
         if not found.found:
-            raise ValueError(
-                f"an actor named {options.name!r} exists already in namespace {spec['namespace']!r}: "
-                "choose another name, or get it with zray.get_actor() or get_if_exists=True"
-            )
-        return found.actor, self._handle_ref(found.spec), type(meta).unpack(found.spec["meta"])
-
-    def _handle_ref(self, spec: dict[str, Any]) -> ObjectRef | None:
-        return self.session.intern(spec["handle"]) if spec.get("handle") else None
+            what = f"an actor named {options.name!r} exists already in namespace {spec['namespace']!r}"
+            if found.spec.get("is_dead"):
+                raise ValueError(
+                    f"{what}. It is dead, and has the name until its last handle is gone: let go of the handles, or "
+                    f"call zray.kill(zray.get_actor({options.name!r}))"
+                )
+            raise ValueError(f"{what}: choose another name, or get it with zray.get_actor() or get_if_exists=True")
+        return found.actor, None, type(meta).unpack(found.spec["meta"])
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
@@ -198,14 +204,16 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
             raise
-        return session.call_actor(actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries)
+        return session.call_actor(
+            actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name
+        )
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any], ObjectRef | None] | None:
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None:
         core = self.session.core
         found = self.session.ask(
             lambda on_answer: core.send(ActorLookup(core.new_request(on_answer), name, namespace or self.namespace))
         )
-        return (found.actor, found.spec, self._handle_ref(found.spec)) if found.found else None
+        return (found.actor, found.spec) if found.found else None
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         self.session.tell([ActorKill(actor_id, no_restart)])

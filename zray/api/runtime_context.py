@@ -46,12 +46,15 @@ class RuntimeContext:
         return context().task_id.hex() or None
 
     def get_task_name(self) -> str | None:
-        """Its name; None in a driver."""
+        """Its name, by default the function's, or ``Class.method``; None in a driver."""
         return context().name or None
 
     def get_task_function_name(self) -> str | None:
-        """As ``get_task_name``."""
-        return context().name or None
+        """The function's name, as ``module.function`` or ``module.Class.method``; None in a driver."""
+        running = context()
+        if is_local_mode() or not running.task_id:
+            return running.name or None
+        return self._session().core.execution.function_name(running.task_id) or running.name
 
     def get_attempt_number(self) -> int:
         """0 for the first attempt of a task, 1 for its first retry, ..."""
@@ -86,15 +89,16 @@ class RuntimeContext:
 
     @property
     def current_actor(self) -> Any:
-        """A handle of the actor that this is called in. Raises RuntimeError elsewhere."""
-        from zray.api.actor import ActorHandle, ActorMeta
+        """A handle of the actor that this is called in; a weak one, see ``zray.get_actor``. Raises RuntimeError
+        elsewhere."""
+        from zray.api.actor import ActorHandle
+        from zray.api.actor_meta import ActorMeta
 
         session = self._session()
         spec = session.core.execution.actor_spec
         if spec is None:
             raise RuntimeError("current_actor is only known inside of an actor")
-        ref = session.intern(spec["handle"]) if spec["handle"] else None
-        return ActorHandle(session.core.execution.actor_id, ref, ActorMeta.unpack(spec["meta"]))
+        return ActorHandle(session.core.execution.actor_id, None, ActorMeta.unpack(spec["meta"]))
 
     @property
     def gcs_address(self) -> str:
@@ -125,6 +129,7 @@ def get_runtime_context() -> RuntimeContext:
     return _context
 
 
-def get_gpu_ids() -> list[int]:
-    """The GPUs that the running task or actor may use."""
+def get_gpu_ids() -> list[int | str]:
+    """The GPUs that the running task or actor may use: numbers, or, where the host was started with
+    ``CUDA_VISIBLE_DEVICES``, as that calls them."""
     return list(context().gpus)

@@ -37,7 +37,12 @@ MAX_TOMBSTONES = 20_000
 
 
 class Actors:
-    """All actors that are not dead, and the names of those that have one."""
+    """All actors that are not dead, and the names of those that have one.
+
+    A name stays its actor's while the actor lives, and while anybody has a handle that counts, as in Ray: who then gets
+    the actor by its name learns that it is dead, and of what. ``_dead`` are the specifications of such actors, by their
+    creator. A name goes at once with an actor that was killed, is detached, or never came to its constructor.
+    """
 
     def __init__(
         self,
@@ -45,9 +50,13 @@ class Actors:
         send: Callable[[bytes, Any], None],
         jobs: dict[bytes, Job],
         processes: dict[bytes, Process],
+        on_restart: Callable[[Actor, str], None] = lambda actor, message: None,
     ) -> None:
+        """``on_restart``: told of an actor whose worker has died by itself, and why."""
+        self._on_restart = on_restart
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
+        self._dead: dict[bytes, dict[bytes, dict[str, Any]]] = {}
         self._by_creator: dict[bytes, dict[bytes, None]] = {}
         self._tombs: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
         self._scheduler = scheduler
@@ -78,6 +87,7 @@ class Actors:
             actor.spec = spec
             actor.creator = source.process_id
             actor.job_id = source.job_id
+            actor.depth = source.depth
             actor.function_id = message.function_id
             actor.placement = placement
             actor.running = running
@@ -94,12 +104,14 @@ class Actors:
         name = spec.get("name")
         if not name:
             return True
-        key = (str(spec.get("namespace", "")), str(name))
+        key = _name_of(spec)
         holder = self.names.get(key)
         request = int(spec.get("request", 0))
         if holder is not None:
-            found = bool(spec.get("get_if_exists"))
-            answer = ActorFound(request, found, holder if found else b"", self.actors[holder].spec if found else {})
+            if spec.get("get_if_exists"):
+                answer = ActorFound(request, True, holder, self._spec_of(holder))
+            else:
+                answer = ActorFound(request, False, b"", {"is_dead": holder not in self.actors})
             self._send(source.process_id, answer)
             return False
         self.names[key] = message.actor_id
@@ -108,9 +120,29 @@ class Actors:
 
     def on_lookup(self, source: Process, message: ActorLookup) -> None:
         actor_id = self.names.get((message.namespace, message.name), b"")
+        spec = self._spec_of(actor_id) if actor_id else {}
+        self._send(source.process_id, ActorFound(message.request, bool(actor_id), actor_id, spec))
+
+    def _spec_of(self, actor_id: bytes) -> dict[str, Any]:
+        """What was said of an actor that has a name."""
         actor = self.actors.get(actor_id)
-        answer = ActorFound(message.request, actor is not None, actor_id, actor.spec if actor else {})
-        self._send(source.process_id, answer)
+        return self._dead[owner_of(actor_id)][actor_id] if actor is None else actor.spec
+
+    def _free_name(self, spec: dict[str, Any]) -> None:
+        self.names.pop(_name_of(spec), None)
+
+    def _forget_dead(self, actor_id: bytes) -> None:
+        """A dead actor has its name no longer."""
+        dead = self._dead.get(owner_of(actor_id), {})
+        spec = dead.pop(actor_id, None)
+        if spec is not None:
+            self._free_name(spec)
+            if not dead:
+                del self._dead[owner_of(actor_id)]
+
+    def live_names(self) -> list[tuple[str, str]]:
+        """Namespace and name of each living actor that has one."""
+        return [key for key, actor_id in self.names.items() if actor_id in self.actors]
 
     # ------------------------------------------------------------------ calls
 
@@ -186,7 +218,7 @@ class Actors:
         if not from_worker and source.process_id != actor.creator:
             raise ProtocolError("only its worker or creator speaks for an actor")
         if message.error:
-            self.bury(actor, f"the constructor of {actor.label} raised", message.error)
+            self.bury(actor, f"the constructor of {actor.label} raised", message.error, keeps_name=from_worker)
         elif from_worker and actor.state != ALIVE:
             assert worker is not None
             if worker.state != SERVING:
@@ -201,6 +233,8 @@ class Actors:
     def on_release(self, source: Process, message: ActorRelease) -> None:
         """The last handle is gone: the actor ends after the work that is outstanding."""
         actor = self.actors.get(message.actor_id)
+        if actor is None and owner_of(message.actor_id) == source.process_id:
+            self._forget_dead(message.actor_id)
         if actor is None or actor.released or actor.detached or actor.creator != source.process_id:
             return
         actor.released = True
@@ -215,15 +249,17 @@ class Actors:
         if actor is None or actor.worker is None or actor.worker.worker_id != source.process_id:
             return
         worker = actor.worker
-        worker.actor = None
+        self._scheduler.part(worker)
         worker.state = RETIRED
         self._scheduler.release_grant(worker)
         actor.worker = None
-        self.bury(actor, reason)
+        self.bury(actor, reason, keeps_name=True)
 
     def on_kill(self, source: Process, message: ActorKill) -> None:
         actor = self._find(source.process_id, message.actor_id)
         if actor is None:
+            if message.no_restart:
+                self._forget_dead(message.actor_id)
             return
         worker = actor.worker
         reason = f"{actor.label} was killed by zray.kill()"
@@ -232,12 +268,12 @@ class Actors:
         elif worker is not None:
             self._scheduler.kill(worker, reason)
 
-    def worker_died(self, worker: Worker, message: str) -> None:
-        """The worker of an actor is dead: restarts the actor, or buries it."""
+    def worker_died(self, worker: Worker, message: str, told: bool = False) -> None:
+        """The worker of an actor is dead: restarts the actor, or buries it. ``told``: its user knows already."""
         actor = worker.actor
         if actor is None:
             return
-        worker.actor = None
+        self._scheduler.part(worker)
         actor.worker = None
         never_came = worker.state == STARTING and not worker.retiring
         if never_came and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
@@ -246,10 +282,12 @@ class Actors:
             return
         message = f"life {actor.incarnation + 1} of {actor.label}: {message}"
         if actor.restarts_left == 0 or actor.released:
-            self.bury(actor, message)
+            self.bury(actor, message, keeps_name=True)
             return
         if actor.restarts_left > 0:
             actor.restarts_left -= 1
+        if not told:
+            self._on_restart(actor, message)
         actor.state = RESTARTING
         actor.incarnation += 1
         actor.queue.clear()  # their callers send them again, in order, when they hear of the restart
@@ -260,8 +298,11 @@ class Actors:
         actor.last_seq.clear()
         self._scheduler.wait_for_place(actor)
 
-    def bury(self, actor: Actor, message: str, error: bytes = b"") -> None:
-        """The actor is dead for good: tells everybody, frees its name, ends its worker."""
+    def bury(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False) -> None:
+        """The actor is dead for good: tells everybody, ends its worker.
+
+        ``keeps_name``: as long as there are handles, see ``Actors``; else it frees its name.
+        """
         if actor.actor_id not in self.actors:
             return
         self._forget(actor)
@@ -269,9 +310,11 @@ class Actors:
         actor.state = DEAD
         actor.death_message = message
         actor.death_error = error
-        name = actor.spec.get("name")
-        if name:
-            self.names.pop((str(actor.spec.get("namespace", "")), str(name)), None)
+        if actor.spec.get("name"):
+            if keeps_name and not actor.released and not actor.detached and actor.creator in self._processes:
+                self._dead.setdefault(actor.creator, {})[actor.actor_id] = actor.spec
+            else:
+                self._free_name(actor.spec)
         self._tombs[actor.actor_id] = (message, error)
         if len(self._tombs) > MAX_TOMBSTONES:
             self._tombs.popitem(last=False)
@@ -279,7 +322,7 @@ class Actors:
             self._send(subscriber, self._state_for(actor, subscriber))
         worker, actor.worker = actor.worker, None
         if worker is not None:
-            worker.actor = None
+            self._scheduler.part(worker)
             self._scheduler.kill(worker, message)
 
     def _forget(self, actor: Actor) -> None:
@@ -301,6 +344,12 @@ class Actors:
             actor = self.actors.get(actor_id)
             if actor is not None and not (actor.detached and actor.payload):  # its constructor's arguments are missing
                 self.bury(actor, f"the process that created {actor.label} is gone")
+        for actor_id in list(self._dead.get(process_id, ())):
+            self._forget_dead(actor_id)
+
+
+def _name_of(spec: dict[str, Any]) -> tuple[str, str]:
+    return str(spec.get("namespace", "")), str(spec.get("name"))
 
 
 _OTHERS_RELY_ON = {"class_name": "", "meta": b"", "handle": b"", "max_concurrency": 0, "max_task_retries": 0}

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.broker.actors import Actors
+from zray.broker.inspections import Inspections
+from zray.broker.news import News
 from zray.broker.output import WorkerOutput
 from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
@@ -36,13 +38,16 @@ MAX_REPRIEVES = 6
 
 class BrokerCore:
     """All state of a broker. ``new_id()`` makes identifiers of 16 bytes; ``shell_status()``: what only the shell knows
-    of the broker's state, as plain data."""
+    of the broker's state, as plain data; ``log(line)``: what a log of the cluster's life should have;
+    ``silent_s(process)``: for how long it has not been heard."""
 
     def __init__(
         self,
         new_id: Callable[[], bytes],
         infeasible_warn_s: float = 2.0,
         shell_status: Callable[[], dict[str, Any]] = dict,
+        log: Callable[[str], None] = lambda line: None,
+        silent_s: Callable[[bytes], float] = lambda process_id: 0.0,
     ) -> None:
         self._out: dict[bytes, list[Any]] = {}
         self._now = 0.0
@@ -53,8 +58,10 @@ class BrokerCore:
         self.dropped_frames = 0  # what the shell found to be no good
         self.departed: list[bytes] = []  # processes that are lost, for the shell to take note of
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
-        self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes)
-        self.reports = Reports(self, infeasible_warn_s, shell_status)
+        self.news = News(self, log, lambda: self._now)
+        self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.news.actor_restarts)
+        self.inspections = Inspections(self, lambda: self._now)
+        self.reports = Reports(self, infeasible_warn_s, shell_status, silent_s)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and until when they may prepare
         self.output = WorkerOutput(self)
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
@@ -92,6 +99,7 @@ class BrokerCore:
             m.WorkerLogs: self.output.on_logs,
             m.LogsTaken: self.output.on_taken,
             m.LogsFlushed: self.output.on_flushed,
+            m.Inspected: self.inspections.on_inspected,
             m.LinkRefusals: self.reports.on_link_refusals,
         }
 
@@ -175,6 +183,7 @@ class BrokerCore:
                 self._job_counter += 1
                 process.job_id = self._job_counter.to_bytes(4, "big")
                 self.jobs[process.job_id] = Job(process.job_id, process_id, info.get("job", {}))
+                self.news.driver_joined(process)
             elif kind == WORKER:
                 self._worker_joined(process, now)
         if kind == WORKER:  # which asks for others when it has to do with them
@@ -182,7 +191,7 @@ class BrokerCore:
         return {"job_id": process.job_id, "hosts": self.reports.hosts()}
 
     def _worker_joined(self, process: Process, now: float) -> None:
-        worker = self.scheduler.workers[process.process_id]
+        worker = process.worker = self.scheduler.workers[process.process_id]
         worker.pid = process.info.get("pid", 0)
         if worker.retiring:
             self.scheduler.retire(worker)
@@ -200,7 +209,10 @@ class BrokerCore:
         self._fenced[process_id] = reason
         if len(self._fenced) > MAX_FENCED:
             self._fenced.popitem(last=False)
-        if process is None or process.kind == OBSERVER:
+        if process is None:
+            return
+        if process.kind == OBSERVER:
+            self.inspections.process_lost(process_id)
             return
         for watcher in process.watchers:
             if watcher in self.processes:
@@ -210,8 +222,10 @@ class BrokerCore:
         if process.kind == HOST:
             self._host_lost(process_id, reason)
         elif process.kind == DRIVER:
+            self.news.driver_lost(process, reason)
             self._job_ended(process)
         self.output.process_lost(process_id)
+        self.inspections.process_lost(process_id)
 
     def expel(self, process_id: bytes, reason: str) -> None:
         """A process does harm: it is declared dead, or, if it is a worker, killed by its host."""
@@ -243,9 +257,11 @@ class BrokerCore:
         host = self.scheduler.hosts.get(host_id)
         if host is None:
             return
+        self.news.host_lost(host, reason)
         self.scheduler.remove_host(host)
+        why = f"its host {host.label} is gone: {reason}"
         for worker in list(host.workers.values()):
-            self._worker_gone(worker, "NodeDiedError", f"its host is gone: {reason}", None)
+            self._worker_gone(worker, "NodeDiedError", why, None)
 
     def _job_ended(self, process: Process) -> None:
         """Its driver is gone: ends its workers, save those that serve a detached actor or somebody else who lives."""
@@ -287,7 +303,7 @@ class BrokerCore:
             return  # it was sent again, or by a worker whose job has ended
         shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
         envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
-                            msg.near, msg.payload)  # fmt: skip
+                            msg.near, msg.payload, source.depth)  # fmt: skip
         self.tasks[task_id] = envelope
         source.tasks += 1
         self.scheduler.enqueue(envelope)
@@ -446,6 +462,7 @@ class BrokerCore:
         _check_host_info(msg.info)
         host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
         self.scheduler.add_host(host)
+        self.news.host_joined(host)
         for _ in range(host.pool.total.get("CPU", 0) // 10_000):
             self.scheduler.start_worker(host)
 
@@ -477,7 +494,7 @@ class BrokerCore:
                 self._forget_task(envelope)
                 failed = m.Failed(task_id, envelope.attempt, kind, message, culprit is None or task_id == culprit)
                 self.send(envelope.owner, failed)
-        self.actors.worker_died(worker, message)
+        self.actors.worker_died(worker, message, told=kind == "NodeDiedError")
         self.lost(worker.worker_id, message)
         if job is not None:
             self._close_job_if_over(job)
@@ -506,6 +523,8 @@ class BrokerCore:
         for host in self.scheduler.hosts.values():
             self._reap(host, now)
         self.reports.tick(now)
+        self.news.tick(now)
+        self.inspections.tick(now)
 
     def _reap(self, host: Host, now: float) -> None:
         timeout_s = host.info.get("idle_timeout_s", IDLE_TIMEOUT_S)
@@ -533,6 +552,8 @@ class BrokerCore:
             assert {k: v for k, v in held.items() if v} == {k: v for k, v in host.pool.total.items() if v}, "resources"
             idle = [worker for workers in host.idle.values() for worker in workers]
             assert all(worker.state == IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
+            assert host.actors == sum(worker.actor is not None for worker in host.workers.values()), "its actors"
+            assert sum(host.lent.values()) == sum(worker.lent for worker in host.workers.values()), "what is lent"
             assert (host.pool.free.get("CPU", 0) > 0) == self.scheduler.places.is_open(host), (
                 "the index of hosts with room"
             )
@@ -554,7 +575,7 @@ class BrokerCore:
 def _check_host_info(info: dict[str, Any]) -> None:
     """What hosts say of themselves is passed on to everybody; raises ProtocolError when it cannot be relied on."""
     timeout_s, labels = info.get("idle_timeout_s", 0), info.get("labels", {})
-    texts = [info.get(name, "") for name in ("hostname", "machine_id", "store", "fetch", "session")]
+    texts = [info.get(name, "") for name in ("hostname", "ip", "machine_id", "store", "fetch", "session")]
     if type(timeout_s) not in (int, float) or not timeout_s >= 0 or type(labels) is not dict:
         raise ProtocolError("malformed information about a host")
     if not all(type(text) is str for text in texts) or ("machine_id" in info) > ("store" in info and "fetch" in info):

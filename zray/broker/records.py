@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from zray.broker.resources import NOTHING, Pool, Shape
+from zray.broker.resources import CPU, NOTHING, Pool, Shape
 from zray.broker.shares import Parts, Share
 from zray.protocol.messages import PENDING, ActorCall
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 STARTING, IDLE, BUSY, PROBED, SERVING, RETIRED = range(6)
 """A worker: forked, not yet here; free; runs tasks; asked whether it can go; serves an actor; takes no more work."""
+
+MAX_DEPTH = 32
+"""Tasks that were submitted by tasks, and so on, are told apart down to here."""
 
 
 class Job:
@@ -30,9 +33,9 @@ class Job:
 
 class Process:
     """Anybody who is connected and alive. ``watchers`` want to know of its death; ``tasks``: how many it waits for;
-    ``last_actor``: the number of the actor that it has announced last."""
+    ``last_actor``: the number of the actor that it has announced last; ``worker``: its record, if it is a worker."""
 
-    __slots__ = ("info", "job_id", "kind", "last_actor", "process_id", "tasks", "watchers")
+    __slots__ = ("info", "job_id", "kind", "last_actor", "process_id", "tasks", "watchers", "worker")
 
     def __init__(self, process_id: bytes, kind: str, job_id: bytes, info: dict[str, Any]) -> None:
         self.process_id = process_id
@@ -42,12 +45,21 @@ class Process:
         self.watchers: dict[bytes, None] = {}
         self.tasks = 0
         self.last_actor = 0
+        self.worker: Worker | None = None
+
+    @property
+    def depth(self) -> int:
+        """Of what it submits: 0 for a driver, one more than its own for a task or actor."""
+        return 0 if self.worker is None else min(self.worker.depth + 1, MAX_DEPTH)
 
 
 class Host:
-    """A machine's host process. ``idle``: its free workers by job (b"" for none yet), the warmest last."""
+    """A machine's host process. ``idle``: its free workers by job (b"" for none yet), the warmest last; ``actors``: how
+    many have a place here; ``lent``: CPUs that tasks have lent since they wait, by job and depth; ``lent_since``: when
+    anybody has lent, got or given back CPUs here last."""
 
-    __slots__ = ("host_id", "idle", "info", "link_refusals", "number", "pool", "starting", "workers")
+    __slots__ = ("actors", "host_id", "idle", "info", "lent", "lent_since", "link_refusals", "load", "number",
+                 "pool", "starting", "workers")  # fmt: skip
 
     def __init__(self, host_id: bytes, pool: Pool, info: dict[str, Any]) -> None:
         self.host_id = host_id
@@ -57,7 +69,21 @@ class Host:
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[bytes, list[Worker]] = {}
         self.starting: dict[bytes, Worker] = {}  # in state STARTING, meant for tasks; some are reserved: see Worker
+        self.actors = 0
+        self.load = 0.0  # its actors for each of its CPUs
+        self.lent: dict[tuple[bytes, int], int] = {}
+        self.lent_since = 0.0
         self.link_refusals: dict[str, int] = {}  # strangers at the door of its direct links, by reason
+
+    @property
+    def label(self) -> str:
+        """How messages call it: several may have the same name."""
+        return f"{self.info.get('hostname', '?')} ({self.host_id.hex()[:8]})"
+
+    def count_actor(self, more: int) -> None:
+        """One more has its place here, or (-1) one less."""
+        self.actors += more
+        self.load = self.actors / max(1, self.pool.total.get(CPU, 0))
 
 
 class Worker:
@@ -68,9 +94,9 @@ class Worker:
     is for an actor, or is reserved for a line of tasks.
     """
 
-    __slots__ = ("actor", "blocked", "charge", "gpus", "grant", "host", "idle_since", "job_id", "kept", "lent",
-                 "load_us", "outstanding", "overdue", "pid", "promise", "reprieves", "reserved", "retiring", "served",
-                 "share", "state", "worker_id", "yields_to")  # fmt: skip
+    __slots__ = ("actor", "blocked", "charge", "depth", "gpus", "grant", "host", "idle_since", "job_id", "kept",
+                 "lent", "load_us", "outstanding", "overdue", "pid", "promise", "reprieves", "reserved", "retiring",
+                 "served", "share", "state", "used_gpus", "worker_id", "yields_to")  # fmt: skip
 
     def __init__(self, worker_id: bytes, host: Host) -> None:
         self.worker_id = worker_id
@@ -81,6 +107,8 @@ class Worker:
         self.outstanding: dict[bytes, Envelope] = {}
         self.grant: Shape = NOTHING
         self.gpus: list[int] = []
+        self.used_gpus: list[int] = []  # what it had with its latest grant
+        self.depth = 0  # of what it runs, or has run last
         self.share: Share | None = None  # of the line to which its grant is charged
         self.charge: Parts = {}  # so much
         self.reserved: TaskQueue | None = None  # the line for which it is being started
@@ -101,12 +129,12 @@ class Worker:
 class Envelope:
     """A submitted task. ``worker``: where it is; None: queued. ``near``: the host where it rather runs, or empty."""
 
-    __slots__ = ("attempt", "cancelled", "estimate_us", "flags", "function_id", "job_id", "near", "order", "owner",
-                 "payload", "shape", "stopped", "task_id", "worker")  # fmt: skip
+    __slots__ = ("attempt", "cancelled", "depth", "estimate_us", "flags", "function_id", "job_id", "near", "order",
+                 "owner", "payload", "shape", "stopped", "task_id", "worker")  # fmt: skip
 
     def __init__(
         self, task_id: bytes, attempt: int, owner: bytes, job_id: bytes, function_id: bytes, shape: Shape, flags: int,
-        near: bytes, payload: bytes,
+        near: bytes, payload: bytes, depth: int = 0,
     ) -> None:  # fmt: skip
         self.task_id = task_id
         self.attempt = attempt
@@ -116,6 +144,7 @@ class Envelope:
         self.shape = shape
         self.flags = flags
         self.near = near
+        self.depth = depth
         self.order = 0  # within its queue
         self.payload = payload
         self.worker: Worker | None = None
@@ -130,9 +159,9 @@ class Actor:
     ``creator`` is empty until the actor has been announced: its handle may be used before.
     """
 
-    __slots__ = ("actor_id", "creator", "death_error", "death_message", "failed_starts", "function_id", "incarnation",
-                 "job_id", "last_seq", "payload", "placement", "queue", "released", "restarts_left", "running", "spec",
-                 "state", "subscribers", "worker")  # fmt: skip
+    __slots__ = ("actor_id", "creator", "death_error", "death_message", "depth", "failed_starts", "function_id",
+                 "incarnation", "job_id", "last_seq", "payload", "placement", "queue", "released", "restarts_left",
+                 "running", "spec", "state", "subscribers", "worker")  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
@@ -143,6 +172,7 @@ class Actor:
         self.payload = b""
         self.creator = b""
         self.job_id = b""
+        self.depth = 0  # of its creator's work
         self.placement: Shape = NOTHING
         self.running: Shape = NOTHING
         self.restarts_left = 0

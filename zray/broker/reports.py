@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from zray.broker.records import SERVING, Actor, Host, Job, Process
+from zray.broker.inspections import Found
+from zray.broker.records import SERVING, STARTING, Actor, Host, Job, Process, Worker
 from zray.broker.resources import CPU, UNIT, Shape, as_floats, describe
+from zray.ids import task_of
 from zray.protocol.messages import (
     ALIVE,
     PENDING,
@@ -28,6 +31,8 @@ STALLED_WARN_S = 10.0
 """A queue whose head has not moved for so long, with every CPU held by actors, is explained to the user."""
 WORKERS_AS = ("starting", "idle", "busy", "idle", "actors", "ending")
 """What the states of a worker come to, for whoever wants to know how busy a host is."""
+MAX_WORKERS_ASKED = 1000
+"""What they run, for who looks at the cluster: each is two messages."""
 WORKER_STATES = ("STARTING", "IDLE", "BUSY", "PROBED", "SERVING", "RETIRED")
 STATE_NAMES = {PENDING: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
 
@@ -36,8 +41,14 @@ class Reports:
     """Read-only views of a broker's state."""
 
     def __init__(
-        self, core: BrokerCore, infeasible_warn_s: float, shell_status: Callable[[], dict[str, Any]] = dict
+        self,
+        core: BrokerCore,
+        infeasible_warn_s: float,
+        shell_status: Callable[[], dict[str, Any]] = dict,
+        silent_s: Callable[[bytes], float] = lambda process_id: 0.0,
     ) -> None:
+        """``shell_status``, ``silent_s``: see ``BrokerCore``."""
+        self._silent_s = silent_s
         self._core = core
         self._shell_status = shell_status
         self._infeasible_warn_s = infeasible_warn_s
@@ -48,8 +59,13 @@ class Reports:
 
     def on_query(self, source: Process, message: Query) -> None:
         """Answers a question; None when it is not known."""
-        if message.what == "flush_logs":
-            self._core.output.flush(source, message.request)
+        later: Callable[[Process, Query], None] | None = {
+            "flush_logs": lambda source, message: self._core.output.flush(source, message.request),
+            "explain": self._explain,
+            "status": self._status,
+        }.get(message.what)
+        if later is not None:
+            later(source, message)
             return
         answer: Callable[[], Any] | None = {
             "hosts": self.hosts,
@@ -59,7 +75,6 @@ class Reports:
             "actors": self._actors,
             "workers": self._workers,
             "stats": self.stats,
-            "status": self.status,
             "is_member": lambda: self._is_member(message.argument),
         }.get(message.what)
         self._core.send(source.process_id, Answer(message.request, answer() if answer else None))
@@ -94,7 +109,7 @@ class Reports:
         namespace = argument.get("namespace")
         return [
             {"namespace": space, "name": name}
-            for space, name in self._core.actors.names
+            for space, name in self._core.actors.live_names()
             if namespace is None or space == namespace
         ]
 
@@ -128,10 +143,75 @@ class Reports:
             "dropped_frames": core.dropped_frames,
         }
 
+    # ------------------------------------------------------------------ why something takes so long
+
+    def _explain(self, source: Process, message: Query) -> None:
+        """Where a task is, or what keeps an actor from taking a call: see ``zray.client.explain``, which asks."""
+        task_id, actor_id = (message.argument.get(name) for name in ("task", "actor"))
+        envelope = self._core.tasks.get(task_id) if type(task_id) is bytes else None
+        actor = self._core.actors.actors.get(actor_id) if type(actor_id) is bytes else None
+        about: dict[str, Any] = {"state": "unknown"}
+        worker: Worker | None = None
+        if envelope is not None:
+            worker = envelope.worker
+            about = {"name": self.function_name(envelope.function_id)}
+            about |= {"state": "worker"} if worker else {"state": "queued", "why": self._why_unplaced(envelope.shape)}
+        elif actor is not None:
+            worker = actor.worker
+            about = {"name": actor.label}
+            if worker is None:
+                why = self._why_unplaced(actor.placement) if actor.payload else "its constructor waits for arguments"
+                about |= {"state": "unplaced", "why": why}
+            else:
+                about |= {"state": "starting" if worker.state == STARTING else "worker"}
+        if worker is None:
+            self._core.send(source.process_id, Answer(message.request, about))
+            return
+        about |= {"pid": worker.pid, "host": worker.host.label}
+        worker_id = worker.worker_id
+
+        def answer(found: Found) -> None:
+            doing = found.get(worker_id, {"running": [], "waits": []})
+            value = {**about, "answers": worker_id in found, "running": doing["running"], "waits": doing["waits"]}
+            self._core.send(source.process_id, Answer(message.request, value))
+
+        self._core.inspections.ask(source.process_id, [worker_id], answer)
+
+    def function_name(self, function_id: bytes) -> str:
+        """What a function is called; empty if it is not known."""
+        return self._core.functions.get(function_id, ("",))[0]
+
+    def _maker_of(self, object_id: bytes) -> str:
+        envelope = self._core.tasks.get(task_of(object_id))
+        return (self.function_name(envelope.function_id) if envelope else "") or "an object of another process"
+
+    def _why_unplaced(self, shape: Shape) -> str:
+        """Why what asks for so much has no place at the moment."""
+        if hopeless := self._hopeless(shape, "it"):
+            return hopeless
+        actors = [worker.actor for worker in self._core.scheduler.workers.values() if _holds(worker, shape)]
+        held = ""
+        if actors:
+            names = ", ".join(sorted({actor.label for actor in actors if actor is not None})[:5])
+            held = f", some of it by {len(actors)} actor(s) for as long as they live ({names})"
+        waiting = sum(len(queue) for queue in self._core.scheduler.queues.values())
+        return f"it asks for {describe(shape.amounts)}, which is in use{held}; {waiting:,} tasks wait for a place"
+
     # ------------------------------------------------------------------ status
 
-    def status(self) -> dict[str, Any]:
-        """The whole cluster as ``zray status`` shows it: counts, in types that JSON has."""
+    def _status(self, source: Process, message: Query) -> None:
+        core = self._core
+        workers = [worker for worker in core.scheduler.workers.values() if worker.outstanding or worker.actor]
+        asked = [*core.scheduler.hosts, *(job.driver for job in core.jobs.values())]
+        asked += [worker.worker_id for worker in workers[:MAX_WORKERS_ASKED]]
+
+        def answer(found: Found) -> None:
+            core.send(source.process_id, Answer(message.request, self.status(found)))
+
+        core.inspections.ask(source.process_id, asked, answer)
+
+    def status(self, found: Found) -> dict[str, Any]:
+        """The whole cluster as ``zray status`` shows it, in types that JSON has. ``found``: what its processes say."""
         core = self._core
         actors = [actor for actor in core.actors.actors.values() if actor.creator]  # those that have been announced
         queued = [
@@ -141,10 +221,59 @@ class Reports:
         ]
         return {
             **self._shell_status(),
-            "hosts": [_host_status(host) for host in core.scheduler.hosts.values()],
+            "hosts": [self._host_status(host, found) for host in core.scheduler.hosts.values()],
             "jobs": self._jobs_status(queued, actors),
             "actors": {name: sum(actor.state == state for actor in actors) for state, name in STATE_NAMES.items()},
             "waiting": self._waiting(queued),
+            "running": self._running(found),
+            "waiting_for_arguments": _sums(doing["arguments"] for doing in found.values() if "arguments" in doing),
+        }
+
+    def _running(self, found: Found) -> list[dict[str, Any]]:
+        """What runs, the longest first, and the actors that do nothing at the moment. Seconds are None where nobody
+        says."""
+        rows: list[dict[str, Any]] = []
+        for worker in self._core.scheduler.workers.values():
+            if not worker.outstanding and worker.actor is None:
+                continue
+            doing = found.get(worker.worker_id)
+            memory = found.get(worker.host.host_id, {}).get("memory", {}).get(str(worker.pid))
+            row = {
+                "what": "actor" if worker.actor is not None else "task",
+                "actor": worker.actor.label if worker.actor is not None else "",
+                "host_id": worker.host.host_id.hex(),
+                "pid": worker.pid,
+                "memory_bytes": memory,
+                "answers": doing is not None,
+                "waits_for": [name or self._maker_of(ref) for ref, name, _ in doing["waits"]] if doing else [],
+            }
+            runs = doing["running"] if doing else []
+            if not runs and worker.outstanding:
+                first = next(iter(worker.outstanding.values()))
+                runs = [[self.function_name(first.function_id), None, b""]]
+            rows += [{**row, "name": name, "seconds": seconds} for name, seconds, _ in runs or [["", None, b""]]]
+        return sorted(rows, key=lambda row: -(row["seconds"] or 0.0))
+
+    def _host_status(self, host: Host, found: Found) -> dict[str, Any]:
+        workers = dict.fromkeys(WORKERS_AS, 0)
+        for worker in host.workers.values():
+            workers[WORKERS_AS[worker.state]] += 1
+        info, pool = host.info, host.pool
+        pid = info.get("pid")
+        return {
+            "host_id": host.host_id.hex(),
+            "hostname": str(info.get("hostname", "?")),
+            "pid": pid if type(pid) is int else 0,
+            "session": str(info.get("session", "")),
+            "heard_s": self._silent_s(host.host_id),
+            "labels": {str(key): str(value) for key, value in info.get("labels", {}).items()},
+            "resources": {
+                name: {"total": total / UNIT, "used": (total - pool.free[name]) / UNIT}
+                for name, total in pool.total.items()
+            },
+            "store": found.get(host.host_id, {}).get("store"),
+            "workers": workers,
+            "refused": host.link_refusals,
         }
 
     def _jobs_status(self, queued: Iterable[tuple[bytes, Shape, int]], actors: Iterable[Actor]) -> list[dict[str, Any]]:
@@ -196,12 +325,12 @@ class Reports:
         """Looks for requests that wait without hope, and says so once for each."""
         scheduler = self._core.scheduler
         waiting: dict[tuple[bytes, bytes], tuple[Shape, str]] = {}
-        for (job_id, key, _), queue in scheduler.queues.items():
+        for (job_id, key, *_), queue in scheduler.queues.items():
             if (first := queue.any()) is not None:
                 waiting[job_id, key] = (first.shape, f"{len(queue)} task(s)")
-        for place, line in scheduler.actors_waiting.items():
+        for (job_id, key, _), line in scheduler.actors_waiting.items():
             for actor in itertools.islice(line.actors.values(), ACTORS_LOOKED_AT):
-                waiting[place] = (actor.placement, f"actor {actor.label}")
+                waiting[job_id, key] = (actor.placement, f"actor {actor.label}")
         self._unplaced_since = {key: self._unplaced_since.get(key, now) for key in waiting}
         self._warned &= set(waiting)
         for place, (shape, what) in waiting.items():
@@ -251,22 +380,17 @@ class Reports:
             host.link_refusals = message.counts
 
 
-def _host_status(host: Host) -> dict[str, Any]:
-    workers = dict.fromkeys(WORKERS_AS, 0)
-    for worker in host.workers.values():
-        workers[WORKERS_AS[worker.state]] += 1
-    info, pool = host.info, host.pool
-    return {
-        "host_id": host.host_id.hex(),
-        "hostname": str(info.get("hostname", "?")),
-        "labels": {str(key): str(value) for key, value in info.get("labels", {}).items()},
-        "resources": {
-            name: {"total": total / UNIT, "used": (total - pool.free[name]) / UNIT}
-            for name, total in pool.total.items()
-        },
-        "workers": workers,
-        "refused": host.link_refusals,
-    }
+def _holds(worker: Worker, shape: Shape) -> bool:
+    """Whether a worker's actor keeps, for its life, something of what a shape asks for."""
+    held = worker.grant.amounts
+    return worker.actor is not None and worker.state == SERVING and any(held.get(name) for name in shape.amounts)
+
+
+def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total.most_common())
 
 
 def _job_status(job: Job, driver: Process | None) -> dict[str, Any]:

@@ -97,11 +97,15 @@ class Pool:
         free = self.free
         for name, amount in shape.amounts.items():
             free[name] -= amount
-        gpus = self._pick_gpus(shape.gpus) if shape.gpus else None
+        gpus = self.next_gpus(shape) if shape.gpus else []
         share = min(shape.gpus, UNIT)
-        for index in gpus or ():
+        for index in gpus:
             self._gpu_free[index] -= share
-        return gpus or []
+        return gpus
+
+    def next_gpus(self, shape: Shape) -> list[int]:
+        """The indices of the GPUs that the next grant of a shape that fits has."""
+        return self._pick_gpus(shape.gpus) or []
 
     def give_back(self, shape: Shape, gpus: list[int]) -> None:
         """Undoes a ``take``."""
@@ -117,14 +121,9 @@ class Pool:
             self.free[name] += amount - kept.amounts.get(name, 0)
 
     def lend(self, cpus: int) -> None:
-        """The holder of a grant blocks: its CPUs can be used."""
-        if cpus:
-            self.free[CPU] += cpus
-
-    def take_back(self, cpus: int) -> None:
-        """It goes on, at once: there may be more running than there are CPUs for a moment."""
-        if cpus:
-            self.free[CPU] -= cpus
+        """The holder of a grant blocks, and its CPUs can be used; or (negative) it goes on, at once: there may be more
+        running than there are CPUs for a moment."""
+        self.free[CPU] += cpus
 
     def _pick_gpus(self, amount: int) -> list[int] | None:
         """Whole GPUs that are free, or the fullest one with enough left for a fraction."""

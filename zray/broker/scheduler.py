@@ -1,10 +1,10 @@
 """Which envelope goes to which worker, and when new workers are needed.
 
-Tasks wait in queues by (job, shape, whether to spread), actors in lines by (job, placement). Those that wait are served
-in turns, one grant at a time (``zray/broker/shares.py`` says who is next), so a pass looks at one head per line and
-leaves a line at the first that does not fit; and it looks at hosts that have room, or where something has changed. So
-the cost of a decision grows neither with the number of tasks nor with that of hosts. A pass is run once per turn of the
-loop.
+Tasks wait in queues by (job, shape, whether to spread, depth), actors in lines by (job, placement, depth). Those that
+wait are served in turns, one grant at a time (``zray/broker/shares.py`` says who is next), so a pass looks at one head
+per line and leaves a line at the first that does not fit; and it looks at hosts that have room, or where something has
+changed. So the cost of a decision grows neither with the number of tasks nor with that of hosts. A pass is run once per
+turn of the loop.
 
 Credit: a worker gets a second envelope only while the estimated run time of what it holds is small against a round
 trip, and only envelopes that may be run twice. It hands back what stands behind a task that turns out long. It gets
@@ -20,8 +20,21 @@ from typing import Any, TypeVar
 
 from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
-from zray.broker.records import BUSY, IDLE, RETIRED, SERVING, STARTING, Actor, Envelope, Host, Job, Process, Worker
-from zray.broker.resources import NOTHING, Shape
+from zray.broker.records import (
+    BUSY,
+    IDLE,
+    MAX_DEPTH,
+    RETIRED,
+    SERVING,
+    STARTING,
+    Actor,
+    Envelope,
+    Host,
+    Job,
+    Process,
+    Worker,
+)
+from zray.broker.resources import CPU, NOTHING, Shape
 from zray.broker.shares import Share, Shares
 from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
 
@@ -31,6 +44,9 @@ MAX_CREDIT = 256
 MAX_STARTING_PER_HOST = 16
 MAX_ESTIMATES = 10_000
 MIN_ESTIMATE_US = 5
+LENT_FOR_S = 0.1
+"""CPUs that tasks have lent since they wait are for what these have submitted, until they were idle for so long: in
+seconds."""
 
 
 K = TypeVar("K")
@@ -61,8 +77,8 @@ class Scheduler:
         self.hosts = self.places.hosts
         self.workers: dict[bytes, Worker] = {}
         self.shares = Shares(clock)
-        self.queues: dict[tuple[bytes, bytes, bool], TaskQueue] = {}
-        self.actors_waiting: dict[tuple[bytes, bytes], ActorLine] = {}
+        self.queues: dict[tuple[bytes, bytes, bool, int], TaskQueue] = {}
+        self.actors_waiting: dict[tuple[bytes, bytes, int], ActorLine] = {}
         self.congested: set[bytes] = set()  # owners for whom nothing is to be run now: they do not take what there is
         self._send = send
         self._new_id = new_id
@@ -71,6 +87,7 @@ class Scheduler:
         self._estimates: OrderedDict[bytes, int] = OrderedDict()
         self._hungry: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more
         self._contended = False  # more than one line waits
+        self._lenders: dict[bytes, Host] = {}  # hosts where tasks have lent CPUs, and others have to wait for these
         self._clock = clock
         self.dispatched = 0
 
@@ -84,10 +101,10 @@ class Scheduler:
         self._queue(envelope).append(envelope)
 
     def _queue(self, envelope: Envelope) -> TaskQueue:
-        key = (envelope.job_id, envelope.shape.key, bool(envelope.flags & FLAG_SPREAD))
+        key = (envelope.job_id, envelope.shape.key, bool(envelope.flags & FLAG_SPREAD), envelope.depth)
         queue = self.queues.get(key)
         if queue is None:
-            share = self.shares.open(envelope.job_id, envelope.shape)
+            share = self.shares.open(envelope.job_id, envelope.shape, envelope.depth)
             queue = self.queues[key] = TaskQueue(envelope.job_id, share, key[2], self.congested)
         return queue
 
@@ -118,6 +135,7 @@ class Scheduler:
         self.places.remove(host)
         self.shares.totals.add(host.pool.total, -1)
         self.shares.forget_host(host.host_id)
+        self._lenders.pop(host.host_id, None)
         for queue in self.queues.values():
             queue.forget_host(host.host_id)
 
@@ -148,6 +166,8 @@ class Scheduler:
         for host_id in self.shares.end_holds(now):
             if host_id in self.hosts:
                 self.places.touch(self.hosts[host_id])
+        if self._lenders:
+            self._open_lenders(now)
         changed, self.places.changed = self.places.changed, {}
         hungry, self._hungry = self._hungry, {}
         waiting = self._who_waits(now)
@@ -232,12 +252,17 @@ class Scheduler:
 
     def _is_open(self, host: Host, share: Share) -> bool:
         """Whether a host has room for what a line asks for, and is not held for another."""
-        return host.pool.fits(share.shape) and not (self.shares.holds and self.shares.keeps_off(host, share))
+        return (
+            host.pool.fits(share.shape)
+            and not (host.lent and self._is_kept(host, share))
+            and not (self.shares.holds and self.shares.keeps_off(host, share))
+        )
 
     def _pack(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
         """One host after the other, as long as there is something for them."""
         fits = False
-        for host in list(changed.values()) if queue.full else self.places.with_room(queue.share.shape):
+        shape = queue.share.shape
+        for host in self.places.in_order(changed.values(), shape) if queue.full else self.places.with_room(shape):
             fits = (yield from self._serve_host(host, queue, ration)) or fits
             if not queue:
                 return
@@ -269,7 +294,7 @@ class Scheduler:
         """Gives work to one worker of a host that has room; False if there is no worker, or nothing for it."""
         if queue.next_for(host.host_id) is None:
             return False
-        worker = self._idle_worker(host, queue.job_id)
+        worker = self._idle_worker(host, queue.job_id, queue.share.shape)
         if worker is not None:
             self._grant(worker, queue.share)
             self._fill(worker, queue, ration)
@@ -325,16 +350,19 @@ class Scheduler:
 
     # ------------------------------------------------------------------ workers
 
-    def _idle_worker(self, host: Host, job_id: bytes) -> Worker | None:
+    def _idle_worker(self, host: Host, job_id: bytes, shape: Shape) -> Worker | None:
+        """A free worker of the job's, or one that is nobody's yet. A process has the same GPUs, or none, all its life:
+        libraries look at ``CUDA_VISIBLE_DEVICES`` once, and keep memory of what they have used."""
+        gpus = host.pool.next_gpus(shape) if shape.gpus else []
         for key in (job_id, b""):
             idle = host.idle.get(key, [])
             # The warmest is last. One that blocks, in a thread that a task left behind, would hand its work back.
-            worker = next((worker for worker in reversed(idle) if not worker.blocked), None)
-            if worker is not None:
-                idle.remove(worker)
-                if worker.job_id != job_id:
-                    self._assign(worker, job_id)
-                return worker
+            for worker in reversed(idle):
+                if not worker.blocked and (worker.used_gpus == gpus or not key):
+                    idle.remove(worker)
+                    if not key:
+                        self._assign(worker, job_id)
+                    return worker
         return None
 
     def _assign(self, worker: Worker, job_id: bytes) -> None:
@@ -345,7 +373,7 @@ class Scheduler:
         self._send(worker.worker_id, JobConfig(job_id, job.config))
 
     def _start_for_tasks(self, host: Host, shape: Shape, wanted: int) -> None:
-        wanted = host.pool.how_many_fit(shape, wanted) - len(host.starting)
+        wanted = host.pool.how_many_fit(shape, 1 if host.lent else wanted) - len(host.starting)
         for _ in range(min(wanted, MAX_STARTING_PER_HOST - len(host.starting))):
             self.start_worker(host)
 
@@ -404,6 +432,10 @@ class Scheduler:
     def _grant(self, worker: Worker, share: Share) -> None:
         worker.gpus = worker.host.pool.take(share.shape)
         worker.grant = share.shape
+        worker.used_gpus = worker.gpus
+        worker.depth = share.depth
+        if worker.host.lent:
+            self._keep_lent(worker.host)
         for host_id in self.shares.grant(share, worker):
             self.places.touch(self.hosts[host_id])
         worker.state = BUSY
@@ -414,28 +446,77 @@ class Scheduler:
     def release_grant(self, worker: Worker) -> None:
         """Gives back what a worker holds of its host's resources."""
         self.shares.give_back(worker)
-        worker.host.pool.take_back(worker.lent)
-        worker.lent = 0
+        if worker.lent:
+            self._lend(worker, 0)
         worker.host.pool.give_back(worker.grant, worker.gpus)
+        if worker.host.lent and worker.grant.cpus:
+            self._keep_lent(worker.host)
         worker.grant = NOTHING
         worker.gpus = []
         self.places.touch(worker.host)
 
+    # ------------------------------------------------------------------ lent CPUs
+
     def lend(self, worker: Worker) -> None:
         """A worker blocks: others may use its CPUs."""
         worker.blocked = True
-        worker.lent = worker.grant.cpus
-        worker.host.pool.lend(worker.lent)
+        self._lend(worker, worker.grant.cpus)
         self.shares.lend(worker)
         self.places.touch(worker.host)
 
     def take_back(self, worker: Worker) -> None:
         """It goes on."""
         worker.blocked = False
-        worker.host.pool.take_back(worker.lent)
-        worker.lent = 0
+        self._lend(worker, 0)
         self.shares.take_back(worker)
         self.places.touch(worker.host)
+
+    def _lend(self, worker: Worker, cpus: int) -> None:
+        """A worker has lent so much from now on."""
+        host = worker.host
+        more = cpus - worker.lent
+        worker.lent = cpus
+        if not more:
+            return
+        host.pool.lend(more)
+        key = worker.job_id, worker.depth
+        left = host.lent.get(key, 0) + more
+        if left:
+            host.lent[key] = left
+        else:
+            del host.lent[key]
+        self._keep_lent(host)
+
+    def _keep_lent(self, host: Host) -> None:
+        """Something has become of a host's CPUs: those that are lent are used, or were until now."""
+        host.lent_since = self._clock()
+        if host.host_id in self.hosts:
+            self._lenders[host.host_id] = host
+
+    def _is_kept(self, host: Host, share: Share) -> bool:
+        """Whether what is free on a host has been lent for others than a line: for what those who wait have submitted.
+
+        Their equals would wait as well, each in a process of its own. They get it if nobody else takes it.
+        """
+        if not share.shape.cpus or share.depth == MAX_DEPTH or self._clock() - host.lent_since >= LENT_FOR_S:
+            return False
+        job_id, depth = share.job_id, share.depth
+        lent = sum([cpus for key, cpus in host.lent.items() if key[0] == job_id and key[1] >= depth])
+        spare = host.pool.free.get(CPU, 0) - share.shape.cpus
+        if spare >= lent:
+            return False
+        # What those use for whom it has been lent is theirs, wherever on the host it comes from.
+        taken = [worker.grant.cpus - worker.lent for worker in host.workers.values()
+                 if worker.depth > depth and worker.job_id == job_id and worker.share is not None]  # fmt: skip
+        return spare < lent - sum(taken)
+
+    def _open_lenders(self, now: float) -> None:
+        """Where nobody has used for long what was lent, everybody may."""
+        for host in [host for host in self._lenders.values() if now - host.lent_since >= LENT_FOR_S]:
+            del self._lenders[host.host_id]
+            self.places.touch(host)
+
+    # ------------------------------------------------------------------ the ends of workers and their work
 
     def release(self, worker: Worker, now: float) -> None:
         """A busy worker has nothing left to do."""
@@ -488,15 +569,16 @@ class Scheduler:
 
     def wait_for_place(self, actor: Actor) -> None:
         """Queues an actor for a worker of its own."""
-        key = (actor.job_id, actor.placement.key)
+        key = (actor.job_id, actor.placement.key, actor.depth)
         line = self.actors_waiting.get(key)
         if line is None:
-            line = self.actors_waiting[key] = ActorLine(self.shares.open(actor.job_id, actor.placement))
+            share = self.shares.open(actor.job_id, actor.placement, actor.depth)
+            line = self.actors_waiting[key] = ActorLine(share)
         line.actors[actor.actor_id] = actor
 
     def waits_no_more(self, actor: Actor) -> None:
         """An actor has died; fine if it did not wait."""
-        line = self.actors_waiting.get((actor.job_id, actor.placement.key))
+        line = self.actors_waiting.get((actor.job_id, actor.placement.key, actor.depth))
         if line is not None:
             line.actors.pop(actor.actor_id, None)
 
@@ -511,23 +593,28 @@ class Scheduler:
             yield
 
     def _host_for_actor(self, line: ActorLine, changed: dict[bytes, Host]) -> Host | None:
-        """Of the hosts that have room, the one with the fewest workers."""
-        if not line.full:
-            return self.places.least_loaded(line.share.shape, lambda host: self._is_open(host, line.share))
-        fitting = [host for host in changed.values() if self._is_open(host, line.share)]
-        return min(fitting, key=lambda host: (len(host.workers), host.number), default=None)
+        """Of the hosts that have room, the one with the fewest actors for its CPUs."""
+        share = line.share
+        hosts = changed.values() if line.full else None
+        return self.places.least_loaded(share.shape, lambda host: self._is_open(host, share), hosts)
 
     def _place_actor(self, actor: Actor, host: Host, share: Share) -> None:
-        worker = self._idle_worker(host, actor.job_id)
+        worker = self._idle_worker(host, actor.job_id, share.shape)
+        host.count_actor(1)
+        actor.worker = worker or self.start_worker(host, actor)
+        actor.worker.actor = actor
+        self._grant(actor.worker, share)
         if worker is None:
-            worker = self.start_worker(host, actor)
-            self._grant(worker, share)
-            worker.state = STARTING
+            actor.worker.state = STARTING
         else:
-            worker.actor = actor
-            self._grant(worker, share)
             self.begin_actor(worker)
-        actor.worker = worker
+
+    def part(self, worker: Worker) -> None:
+        """A worker has no actor any more."""
+        if worker.actor is not None:
+            worker.actor = None
+            worker.host.count_actor(-1)
+            self.places.touch(worker.host)
 
     def begin_actor(self, worker: Worker) -> None:
         """The worker is here: has it construct its actor."""

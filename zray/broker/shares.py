@@ -110,11 +110,15 @@ class Account:
 class Share(Account):
     """The account of a line, and since when it waits."""
 
-    __slots__ = ("held_s", "hold_s", "job", "rests_until", "shape", "since", "starting", "waiting")
+    __slots__ = ("depth", "held_s", "hold_s", "job", "job_id", "lenders", "rests_until", "shape", "since", "starting",
+                 "waiting")  # fmt: skip
 
-    def __init__(self, job: Account, shape: Shape, now: float) -> None:
+    def __init__(self, job: Account, job_id: bytes, shape: Shape, depth: int, now: float) -> None:
         super().__init__(now)
         self.job = job
+        self.job_id = job_id
+        self.depth = depth
+        self.lenders: set[bytes] = set()  # its workers that wait, and have lent their CPUs
         self.shape = shape
         self.waiting = 0  # so many wait
         self.since = 0.0  # when it began to wait, or was served last
@@ -135,6 +139,10 @@ class Share(Account):
         elif not count:
             self.hold_s = HOLD_S
         self.waiting = count
+
+    def waits_for(self, other: Share) -> bool:
+        """Whether what another line has may be what its own tasks wait for: it is to take nothing from there."""
+        return bool(self.lenders) and self.job is other.job and self.depth < other.depth
 
     def is_forgotten(self, now: float) -> bool:
         """Whether nothing is used, and what was no longer counts."""
@@ -211,8 +219,11 @@ class Hold:
         self.names.update(name for name, amount in self.share.shape.amounts.items() if free.get(name, 0) < amount)
 
     def keeps_off(self, host: Host, share: Share, shape: Shape) -> bool:
-        """Whether a line must not have a grant of a shape here."""
-        if self.share is share or (not share.job.holders and share.job.served <= self.begun):
+        """Whether a line must not have a grant of a shape here. What its own job's tasks have submitted may."""
+        mine = self.share
+        if mine is share or (mine.job is share.job and mine.depth < share.depth):
+            return False
+        if not share.job.holders and share.job.served <= self.begun:
             return False
         self._look(host)
         return not self.names.isdisjoint(shape.amounts)
@@ -228,12 +239,12 @@ class Shares:
         self._holds: dict[bytes, Hold] = {}  # by host
         self._grants = 0
 
-    def open(self, job_id: bytes, shape: Shape) -> Share:
-        """A new line of a job."""
+    def open(self, job_id: bytes, shape: Shape, depth: int = 0) -> Share:
+        """A new line of a job. ``depth``: see ``Process.depth``."""
         job = self._jobs.get(job_id)
         if job is None:
             job = self._jobs[job_id] = Account(self._clock())
-        return Share(job, shape, self._clock())
+        return Share(job, job_id, shape, depth, self._clock())
 
     def close_job(self, job_id: bytes) -> None:
         """A job has ended."""
@@ -266,11 +277,13 @@ class Shares:
     def lend(self, worker: Worker) -> None:
         """Its CPUs are others' for a while."""
         if worker.share is not None:
+            worker.share.lenders.add(worker.worker_id)
             self._charge(worker, {name: part for name, part in worker.charge.items() if name != CPU})
 
     def take_back(self, worker: Worker) -> None:
         """It has its CPUs again."""
         if worker.share is not None:
+            worker.share.lenders.discard(worker.worker_id)
             self._charge(worker, self.totals.parts(worker.grant))
 
     def give_back(self, worker: Worker) -> None:
@@ -279,6 +292,7 @@ class Shares:
         share = worker.share
         if share is not None:
             self._charge(worker, {})
+            share.lenders.discard(worker.worker_id)
             share.held_s = self._clock() - share.since
             share.holders -= 1
             share.job.holders -= 1
@@ -306,7 +320,9 @@ class Shares:
         if hold is not None and hold.keeps_off(worker.host, mine, worker.grant):
             return True
         for share in waiting:
-            if share is mine or share.claims >= share.waiting or not self._is_due(share, worker):
+            if share is mine or share.claims >= share.waiting or share.waits_for(mine):
+                continue
+            if not self._is_due(share, worker):
                 continue
             if _fits_in_place_of(share.shape, worker):
                 self._claim(share, worker)
@@ -374,8 +390,9 @@ class Shares:
     def look_for_holds(self, waiting: Collection[Share], hosts: Iterable[Host], now: float) -> None:
         """Holds a host for whoever has waited for too long, or is next and has waited; for one line of a job at a time.
 
-        ``waiting``: sorted by ``standing``.
+        ``waiting``: sorted by ``standing``. Where tasks of a line wait, it waits for them, and for no host.
         """
+        waiting = [share for share in waiting if not share.lenders]
         served = {id(hold.share.job) for hold in self._holds.values()}
         starved = [share for share in waiting if share.is_starved(now)]
         for share in sorted(starved, key=lambda share: share.since):

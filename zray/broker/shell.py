@@ -63,8 +63,9 @@ class BrokerShell:
         config: Config,
         keys: KeyDirectory | None = None,
         upkeep: Callable[[float], None] = lambda now: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``keys``: see ``Door``; ``upkeep``: called about once a second with the time."""
+        """``keys``: see ``Door``; ``upkeep``: called about once a second with the time; ``log``: see ``BrokerCore``."""
         self._config = config
         self._upkeep = upkeep
         self._kept_up = 0.0
@@ -76,8 +77,9 @@ class BrokerShell:
         self._unreachable: dict[bytes, float] = {}  # processes to whom nothing can be sent, and since when
         self._faults: dict[bytes, int] = {}  # malformed messages, by the process that sent them
         self._core = BrokerCore(
-            lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status
-        )
+            lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status, log=log,
+            silent_s=self._silent_s,
+        )  # fmt: skip
         self._started = time.monotonic()
         self._refused: Counter[str] = Counter()  # joiners who have passed the door, by reason
         self._stopped = False
@@ -114,6 +116,10 @@ class BrokerShell:
             "refused": dict(self._refused + Counter(self._door.refusals)),
             "dropped_frames": self.dropped_frames,
         }
+
+    def _silent_s(self, process_id: bytes) -> float:
+        link = self._links.get(process_id)
+        return max(0.0, time.monotonic() - link.last_heard) if link is not None else 0.0
 
     def stop(self) -> None:
         """Ends the loop after the present turn."""
@@ -315,10 +321,11 @@ def run_broker(
     on_ready: Callable[[str], None],
     keys: KeyDirectory | None = None,
     upkeep: Callable[[float], None] = lambda now: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> int:
-    """The life of a broker process; returns its exit code. ``keys``, ``upkeep``: see ``BrokerShell``."""
+    """The life of a broker process; returns its exit code. ``keys``, ``upkeep``, ``log``: see ``BrokerShell``."""
     try:
-        shell = BrokerShell(address, config, keys, upkeep)
+        shell = BrokerShell(address, config, keys, upkeep, log)
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2

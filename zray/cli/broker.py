@@ -6,6 +6,7 @@ import os
 import shlex
 import socket
 import sys
+import time
 
 import click
 
@@ -27,6 +28,7 @@ from zray.util.sessions import (
     runtime_root,
     sweep_dead_sessions,
 )
+from zray.util.streams import say
 from zray.version import VERSION
 
 
@@ -53,7 +55,8 @@ def main(bind: str, keys: str | None, insecure: bool) -> None:
     On several: it makes keys when it first listens on TCP, and prints the line that copies them to other machines.
       zray-broker --bind tcp://0.0.0.0:6380
 
-    It runs in the foreground until Ctrl-C or SIGTERM. Workers end when it does.
+    It runs in the foreground until Ctrl-C or SIGTERM. Workers end when it does. On stderr it logs who joins, leaves
+    and is lost.
     """
     try:
         sys.exit(_run(bind, keys, insecure))
@@ -94,7 +97,11 @@ def _serve(
         sys.stdout.flush()
 
     set_title(f"zray: broker {paths.name}")
-    return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check)
+    return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check, _log)
+
+
+def _log(line: str) -> None:
+    say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} zray-broker: {line}")
 
 
 def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -> None:

@@ -19,18 +19,23 @@ from typing import Any
 import click
 import zmq
 
+from zray.cli.stop import own_roots
 from zray.client.connection import Connection, connect
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.messages import OBSERVER, Answer, Goodbye, Query
 from zray.protocol.sockets import check_address
 from zray.security.dialer import credentials_for
-from zray.util.sessions import read_current, runtime_root
+from zray.util.sessions import brokers
 
 MAX_ROWS = 20
 """Tables are cut here, to leave one screen for all."""
 MIN_NAME = 8
+SILENT_S = 2.0
+"""Hosts with nothing to say are heard every one and a half seconds."""
 POLL_MS = 100
+HOST_HEAD = ["NAME", "ID", "CPUS", "MEMORY", "STORE", "IDLE", "BUSY", "ACTORS"]
+RUNNING_HEAD = ["WHAT", "HOST", "PID", "SECONDS", "MEMORY"]
 JOB_HEAD = ["ID", "DRIVER", "NAMESPACE", "RUNNING", "WAITING", "ACTORS"]
 ACTOR_STATES = {"ALIVE": "alive", "PENDING_CREATION": "pending", "RESTARTING": "restarting"}
 PASSING = ("starting", "ending")
@@ -48,14 +53,19 @@ TIME_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 @click.option("--insecure", is_flag=True, help="Ask a broker on TCP that was started with --insecure.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as a JSON object, for programs.")
 def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> None:
-    """Show a cluster: hosts, jobs, actors, what waits, and who was turned away.
+    """Show a cluster: hosts, jobs, what runs and what waits, and who was turned away.
 
-    Without --address it is the one that ZRAY_ADDRESS or the configuration names, else your broker on this machine.
+    Without --address it is the one that ZRAY_ADDRESS or the configuration names, else yours on this machine: of a
+    broker, or of a program that has called zray.init(). If there are several, they are listed.
     IDLE, BUSY and ACTORS are a host's worker processes. The exit code is 2 if no broker answers.
     """
     try:
         config = Config.from_environment(keys=keys)
-        target = _resolve(address or config.address, config)
+        targets = _targets(address or config.address, config)
+        if len(targets) > 1:
+            _list(targets, config, insecure, as_json)
+            return
+        (target,) = targets
         found = ask(target, config, insecure)
     except ZrayError as error:
         click.echo(f"Error: {error}", err=True)
@@ -67,14 +77,39 @@ def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> Non
         click.echo(line)
 
 
-def _resolve(address: str, config: Config) -> str:
+def _targets(address: str, config: Config) -> list[str]:
+    """The addresses that can be meant."""
     if address not in ("", "auto", "local"):
         check_address(address)
-        return address
-    current = read_current(runtime_root(config.tmpdir))
-    if current is None:
-        raise ClusterUnavailableError("no zray-broker of yours runs on this machine: start one, or give --address")
-    return current.address
+        return [address]
+    found = [broker.address for root in own_roots(config) for broker in brokers(root, local=True)]
+    if not found:
+        raise ClusterUnavailableError(
+            "no cluster of yours runs on this machine, neither a zray-broker nor a program that has called "
+            "zray.init(): start one, or give --address"
+        )
+    return found
+
+
+def _list(targets: Sequence[str], config: Config, insecure: bool, as_json: bool) -> None:
+    rows: list[dict[str, Any]] = []
+    for target in targets:
+        try:
+            rows.append({"reached_at": target, **ask(target, config, insecure)})
+        except ZrayError as error:
+            rows.append({"reached_at": target, "error": str(error)})
+    if as_json:
+        click.echo(json.dumps({"clusters": rows}, indent=2))
+        return
+    click.echo(f"{len(rows)} clusters of yours run on this machine; `zray status --address ADDRESS` shows one:")
+    for row in rows:
+        click.echo(f"  {row['reached_at']}\n    {_clean(row['error']) if 'error' in row else _in_short(row)}")
+
+
+def _in_short(found: Mapping[str, Any]) -> str:
+    drivers = ", ".join(str(job["driver_pid"]) for job in found["jobs"] if job["driver_pid"] is not None)
+    hosts = f"{len(found['hosts'])} host{'s' if len(found['hosts']) != 1 else ''}"
+    return f"up {_duration(found['uptime_s'])}, {hosts}, drivers: {f'pid {drivers}' if drivers else 'none'}"
 
 
 # ---- asking
@@ -115,12 +150,17 @@ def render(found: Mapping[str, Any], reached_at: str, width: int = 80) -> Iterat
     yield f"zray {found['zray']} (Python {found['python']}) at {reached_at}, up {_duration(found['uptime_s'])}"
     if found["address"] != reached_at:
         yield f"listens at {found['address']}"
-    yield f"\nHosts: {len(found['hosts']) or 'none'}"
+    silent = sum(host["heard_s"] >= SILENT_S for host in found["hosts"])
+    heard = (
+        f", {silent} of them silent" if silent else f", heard in the last {SILENT_S:.0f} s" if found["hosts"] else ""
+    )
+    yield f"\nHosts: {len(found['hosts']) or 'none'}{heard}"
     yield from _hosts(found["hosts"], width)
     yield f"\nJobs: {len(found['jobs']) or 'none'}"
     if found["jobs"]:
         yield from _table([JOB_HEAD, *map(_job, found["jobs"][:MAX_ROWS])], stretched=2, width=width)
         yield from _more(found["jobs"])
+    yield from _running(found, width)
     actors = [f"{count} {name}" for state, name in ACTOR_STATES.items() if (count := found["actors"].get(state, 0))]
     yield f"\nActors: {', '.join(actors) or 'none'}"
     yield f"\nWaiting for a place: {sum(row['count'] for row in found['waiting']) or 'nothing'}"
@@ -128,6 +168,9 @@ def render(found: Mapping[str, Any], reached_at: str, width: int = 80) -> Iterat
     for row in waiting[:MAX_ROWS]:
         yield from _wrapped(_waits(row), width)
     yield from _more(waiting)
+    arguments = found["waiting_for_arguments"]
+    yield f"Waiting for arguments: {sum(arguments.values()) or 'nothing'}"
+    yield from _wrapped(", ".join(f"{count} {_clean(name)}" for name, count in arguments.items()), width)
     counts = Counter(found["refused"])
     for host in found["hosts"]:
         counts.update(host["refused"])
@@ -144,7 +187,7 @@ def _hosts(hosts: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
     total = _total(hosts)
     gpus = "GPU" in total["resources"]
     rows = [_host(host, gpus) for host in [*hosts[:MAX_ROWS], total]]
-    head = ["NAME", "ID", "CPUS", *(["GPUS"] if gpus else []), "MEMORY", "STORE", "IDLE", "BUSY", "ACTORS"]
+    head = [*HOST_HEAD[:3], *(["GPUS"] if gpus else []), *HOST_HEAD[3:]]
     header, *lines, last = _table([head, *rows], stretched=0, width=width)
     yield header
     for line, host in zip(lines, hosts, strict=False):
@@ -166,7 +209,10 @@ def _total(hosts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 sums[which] += amounts[which]
         for state, count in host["workers"].items():
             workers[state] = workers.get(state, 0) + count
-    return {"hostname": "all", "host_id": "", "resources": resources, "workers": workers}
+    stores = [host["store"] for host in hosts if host["store"]]
+    store = {name: sum(each[name] for each in stores) for name in ("capacity", "used", "idle", "spilled")}
+    return {"hostname": "all", "host_id": "", "resources": resources, "workers": workers,
+            "store": store if len(stores) == len(list(hosts)) else None}  # fmt: skip
 
 
 def _host(host: Mapping[str, Any], gpus: bool) -> list[str]:
@@ -177,13 +223,53 @@ def _host(host: Mapping[str, Any], gpus: bool) -> list[str]:
         _used("CPU", resources),
         *([_used("GPU", resources)] if gpus else []),
         _used("memory", resources),
-        _amount(STORE, resources.get(STORE, NOTHING)["total"]),  # how full it is, its host alone knows
+        _fill(host),
         *(str(workers[state]) for state in ("idle", "busy", "actors")),
     ]
 
 
+def _fill(host: Mapping[str, Any]) -> str:
+    """How full a store is; its capacity where its host has not said."""
+    store = host["store"]
+    if not store:
+        return _amount(STORE, host["resources"].get(STORE, NOTHING)["total"])
+    unit, size = _unit(store["capacity"])
+    return f"{_number((store['used'] - store['idle']) / size, 1)}/{_number(store['capacity'] / size, 1)} {unit}"
+
+
+def _running(found: Mapping[str, Any], width: int) -> Iterator[str]:
+    rows = found["running"]
+    yield f"\nRunning: {len(rows) or 'nothing'}"
+    if not rows:
+        return
+    names = {host["host_id"]: f"{host['hostname']} {host['host_id'][:8]}" for host in found["hosts"]}
+    table = [[_what(row), names.get(row["host_id"], "?"), str(row["pid"]), *_figures(row)] for row in rows[:MAX_ROWS]]
+    for line, row in zip(_table([RUNNING_HEAD, *table], stretched=0, width=width), [None, *rows], strict=False):
+        yield line
+        if row is not None and row["waits_for"]:
+            yield from _wrapped(f"waits for {_clean(', '.join(row['waits_for'][:3]))}", width, indent=6)
+    yield from _more(rows)
+
+
+def _what(row: Mapping[str, Any]) -> str:
+    if row["what"] == "task":
+        return row["name"] or "a task"
+    return f"{row['actor']}: {row['name'].rpartition('.')[2]}" if row["name"] else str(row["actor"])
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    idle = row["what"] == "actor" and not row["name"]
+    seconds = "idle" if idle else "?" if row["seconds"] is None else f"{row['seconds']:.1f}"
+    if not row["answers"]:
+        seconds = "no answer"
+    return [seconds, _amount("memory", row["memory_bytes"]) if row["memory_bytes"] else "?"]
+
+
 def _extras(host: Mapping[str, Any]) -> str:
     """What few hosts have: other resources, labels, workers that come or go."""
+    spilled = (host["store"] or {}).get("spilled", 0)
+    on_disk = [f"{_amount('memory', spilled)} of objects on disk"] if spilled else []
+    silent = [f"NOT HEARD for {host['heard_s']:.0f} s"] if host["heard_s"] >= SILENT_S else []
     resources = [
         f"{name} {_used(name, host['resources'])}"
         for name, amounts in sorted(host["resources"].items())
@@ -191,7 +277,7 @@ def _extras(host: Mapping[str, Any]) -> str:
     ]
     labels = [f"{key}={value}" for key, value in sorted(host["labels"].items())]
     moving = [f"{count} workers {state}" for state in PASSING if (count := host["workers"][state])]
-    return _clean("; ".join(", ".join(group) for group in (resources, labels, moving) if group))
+    return _clean("; ".join(", ".join(group) for group in (silent, resources, labels, moving, on_disk) if group))
 
 
 def _job(job: Mapping[str, Any]) -> list[str]:

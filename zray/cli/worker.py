@@ -22,9 +22,9 @@ from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigt
 from zray.util.session_lock import SessionLock
 from zray.util.sessions import (
     SessionPaths,
+    choose_broker,
     new_name,
     new_session,
-    read_current,
     remove_session,
     runtime_root,
     sweep_dead_sessions,
@@ -75,7 +75,7 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     demotion = _demotion(config, insecure) if config.user else None
     find_key = _key_finder(config, insecure)
     if not started:
-        target = _broker(config)
+        target = _broker(config, say=True)
         find_key(target)  # whatever is wrong with it is told first
         _start_anew()
     if demotion is not None:
@@ -116,11 +116,13 @@ def _key_finder(config: Config, insecure: bool) -> KeyFinder:
     return lambda target: credentials_for(target, "host", directory, insecure, config.join_timeout_s, say_that_it_waits)
 
 
-def _broker(config: Config) -> str:
+def _broker(config: Config, say: bool = False) -> str:
     if config.address and config.address != "auto":
         check_address(config.address)
         return config.address
-    current = read_current(runtime_root(config.tmpdir))
+    current, warning = choose_broker(runtime_root(config.tmpdir))
+    if warning and say:
+        click.echo(f"zray-worker: warning: {warning}", err=True)
     if current is None:
         raise ClusterUnavailableError("no zray-broker of yours runs on this machine: start one, or give --address")
     return current.address

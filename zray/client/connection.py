@@ -21,6 +21,7 @@ from zray.protocol.sockets import (
     check_address,
     is_readable,
     make_socket,
+    obstacle_on_the_way,
     receive,
     send,
     somebody_listens,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 HELLO_INTERVAL_MS = 250
 MAX_HELLO_INTERVAL_MS = 4000
+TCP_RECONNECT_MS = 100
+FIRST_RETRY_S = 0.1
+MAX_RETRY_S = 8.0
+"""After a handshake that has failed it is tried again after so long, and longer and longer."""
 """The pause doubles up to here: thousands who wait for a busy broker are not to keep it busy."""
 MIN_GIVE_UP_MS = 1000
 """However soon a peer counts as silent: so long may a TCP connection, or the making of one, take to answer."""
@@ -192,17 +197,27 @@ def _dial(
     poller = zmq.Poller()
     poller.register(socket, zmq.POLLIN)
     head = _head(address, hello.process_id)
+    if watch is not None:
+        poller.register(watch.socket, zmq.POLLIN)
     pause_ms = HELLO_INTERVAL_MS
+    retry_s = FIRST_RETRY_S
     while time.monotonic() - started < config.connect_timeout_s:
         with contextlib.suppress(zmq.Again):  # no connection is being made: the watch will say why
             send(socket, *head, pack_handshake(hello))
         left_ms = max(0.0, started + config.connect_timeout_s - time.monotonic()) * 1000
-        if not poller.poll(round(min(pause_ms, left_ms))):
+        answered = _await_answer(socket, poller, watch, pause_ms, left_ms)
+        if watch is not None and not answered and watch.fault():
+            # At once: libzmq by itself would dial on and on, and each time would count as a stranger. And by its poll,
+            # since it takes leave of a connection only while its socket is used.
+            socket.disconnect(address)
+            socket.poll(round(1000 * min(retry_s, max(0.0, started + config.connect_timeout_s - time.monotonic()))))
+            retry_s = min(2 * retry_s, MAX_RETRY_S)
+            if time.monotonic() - started >= config.connect_timeout_s:
+                break
+            watch.dialled_anew()
+            socket.connect(address)
+        if not answered:
             pause_ms = min(2 * pause_ms, MAX_HELLO_INTERVAL_MS)
-            if watch is not None and watch.fault():
-                socket.disconnect(address)
-                watch.dialled_anew()
-                socket.connect(address)
             continue
         try:
             *_, data = socket.recv_multipart(zmq.NOBLOCK)
@@ -219,13 +234,26 @@ def _dial(
     )
 
 
+def _await_answer(
+    socket: zmq.Socket[Any], poller: zmq.Poller, watch: DialWatch | None, pause_ms: float, left_ms: float
+) -> bool:
+    """Whether something arrives within a pause; ends as soon as ``watch`` knows of a fault."""
+    end = time.monotonic() + min(pause_ms, left_ms) / 1000
+    while True:
+        ready = dict(poller.poll(round(max(0.0, end - time.monotonic()) * 1000)))
+        if socket in ready:
+            return True
+        if not ready or (watch is not None and watch.fault()):
+            return False
+
+
 def _why_unanswered(address: str, watch: DialWatch | None) -> str:
     """What can be said of a broker that has not answered."""
     if watch is not None and watch.account:
         return f": {watch.account}."
     if watch.reached if watch is not None else somebody_listens(address):
         return f": {SILENT_LISTENER}."
-    return ". Is one running there (zray-broker prints its address)?"
+    return f": {obstacle_on_the_way(address)}. Is one running there (zray-broker prints its address)?"
 
 
 def _dial_tcp(
@@ -240,6 +268,7 @@ def _dial_tcp(
     # be silent. So a connection that the other kernel has not confirmed anything on for a while is dialled anew.
     socket.setsockopt(zmq.TCP_MAXRT, max(MIN_GIVE_UP_MS, round(config.silence_s * 1000 / 4)))
     socket.setsockopt(zmq.CONNECT_TIMEOUT, max(MIN_GIVE_UP_MS, round(config.silence_s * 1000 / 6)))
+    socket.setsockopt(zmq.RECONNECT_IVL, TCP_RECONNECT_MS)  # a failed handshake is noticed, and given up, before
     watch = DialWatch(socket)
     try:
         return _dial(socket, hello, address, config, watch)

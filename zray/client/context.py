@@ -8,13 +8,13 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class TaskContext:
-    """The running task. ``resources`` in ten-thousandths."""
+    """The running task. ``resources`` in ten-thousandths; ``gpus``: numbers, or names of ``CUDA_VISIBLE_DEVICES``."""
 
     task_id: bytes = b""
     name: str = ""
     attempt: int = 0
     resources: dict[str, int] = dataclasses.field(default_factory=dict)
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[int | str, ...] = ()
 
 
 DRIVER_CONTEXT = TaskContext()

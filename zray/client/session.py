@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from zray.client.advice import Advice
 from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
-from zray.client.core.effects import FreeSegment, Warn
+from zray.client.core.effects import FreeSegment, Unhandled, Warn
 from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
 from zray.client.exports import Exports
@@ -37,7 +39,7 @@ from zray.exceptions import (
     TaskError,
     ZrayError,
 )
-from zray.failures import aliased
+from zray.failures import aliased, missed_argument
 from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
@@ -100,13 +102,18 @@ class Session:
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {
             Warn: lambda effect: say(f"zray: {effect.text}"),
+            Unhandled: self._unhandled,
         }
         self.on_lost: Callable[[str], None] = lambda reason: None
+        self.on_exit_actor: Callable[[str, bytes], None] = lambda reason, ender: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
-        lent = functools.partial(lending, self.shell) if host_id else contextlib.nullcontext
+        self._advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.has_one_task)
+        lent: Callable[[], contextlib.AbstractContextManager[None]] = functools.partial(lending, self.shell)
+        if self._advice is not None:
+            lent = self._advice.waiting
         self._link = connection.link
         self._remote = RemoteObjects(self.shell, self.stores, lent)
-        self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lent, self.check_usable)
+        self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lent, self.check_usable, self._explain)
         self.export = Exports(self)
         self._members = {process_id}  # of the cluster, as far as anybody has asked
         self._entries = self.core.references.entries
@@ -146,6 +153,12 @@ class Session:
             with self.shell.lock:
                 self.core.to_peer(host, FreeObjects(object_ids))
                 self.shell.submitted()
+
+    def _unhandled(self, effect: Unhandled) -> None:
+        """Of a worker: what its output says, its driver shows."""
+        job = self.core.execution.job
+        if job is None or not job.config.get("ignore_unhandled_errors"):
+            say(effect.text)
 
     def _lost(self, reason: str) -> None:
         self.on_lost(reason)
@@ -317,36 +330,59 @@ class Session:
         try:
             failed = self._waits.first_error(ids, timeout_s)
         except KeyError:
-            raise _of_another_cluster() from None
+            raise _of_another_cluster(refs) from None
         if failed:
+            for object_id in ids:  # those that are errors as well count as heard of
+                self.core.references.seen(object_id)
             self._value(failed)  # raises it
         return [self._value(object_id, deadline) for object_id in ids]
 
     def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
         entry = self._entries[object_id]
-        inner = entry.inner
-        load_ref = self._load_inner(object_id, inner) if inner else lambda other: self._load(other, object_id)
         try:
             if entry.status == INLINE:
-                return deserialize(entry.data, load_ref)
+                return deserialize(entry.data, self._loader(object_id, entry))
             if entry.status == STORED:
-                return deserialize(self.read(entry.host, object_id, entry.size, deadline), load_ref)
+                data = self.read(entry.host, object_id, entry.size, deadline)
+                return deserialize(data, self._loader(object_id, entry))
         except DeserializationError as error:
             raise error.about(f"the value of ObjectRef({object_id.hex()})") from error.__cause__
         if entry.status == HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
-        data = entry.data or self.read(entry.host, object_id, entry.size, deadline)
-        origin = aliased(data)
-        if origin:
-            ref = load_ref(origin)
-            self.get([ref], None if deadline is None else max(0.0, deadline - time.monotonic()))
-        raise self.error_of(data, load_ref)
+        self.core.references.seen(object_id)
+        raise self._error_of(object_id, deadline)
 
-    @staticmethod
-    def error_of(data: bytes | memoryview, load_ref: Callable[[bytes], ObjectRef]) -> BaseException:
-        """The exception that an error payload stands for, as ``get`` raises it."""
-        error = load_error(data, load_ref)
-        return error.as_instanceof_cause() if isinstance(error, TaskError) else error
+    def _loader(self, object_id: bytes, entry: Entry) -> Callable[[bytes], ObjectRef]:
+        """What loads the references in an object's value."""
+        if entry.inner:
+            return self._load_inner(object_id, entry.inner)
+        return lambda other: self._load(other, object_id)
+
+    def _error_of(self, object_id: bytes, deadline: float | None) -> BaseException:
+        """The exception that is an object's outcome, as ``get`` raises it."""
+        entry = self._entries[object_id]
+        data = entry.data or self.read(entry.host, object_id, entry.size, deadline)
+        return self._error(data, self._loader(object_id, entry), deadline)
+
+    def _error(
+        self, data: bytes | memoryview, load_ref: Callable[[bytes], ObjectRef], deadline: float | None
+    ) -> BaseException:
+        """The exception that an error payload stands for."""
+        missed = missed_argument(data)
+        if missed is not None:
+            error = self._error(missed.error, load_ref, deadline)
+            cause = error.cause if isinstance(error, TaskError) else error
+            told = f"{missed.reason}\n{error if isinstance(error, TaskError) else f'{type(error).__name__}: {error}'}"
+            return TaskError(missed.task_name, told, cause).as_instanceof_cause()
+        origin = aliased(data)
+        if not origin:
+            error = load_error(data, load_ref)
+            return error.as_instanceof_cause() if isinstance(error, TaskError) else error
+        keep = load_ref(origin)
+        left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._waits.first_error([keep._id], left_s):
+            return SystemFailure("an error that stands for that of a value arrived")
+        return self._error_of(origin, deadline)
 
     def wait(
         self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
@@ -356,7 +392,7 @@ class Session:
         try:
             ready = self._waits.wait(refs, num_returns, timeout_s, fetch_local)
         except KeyError:
-            raise _of_another_cluster() from None
+            raise _of_another_cluster(refs) from None
         if not ready:
             return [], list(refs)
         if len(ready) == 1:  # by far the most common; the list is cut without looking at the rest
@@ -388,13 +424,15 @@ class Session:
             plain_kwargs = {name: None if type(value) is ObjectRef else value for name, value in kwargs.items()}
         for _, object_id in refs:
             if object_id not in self._entries:
-                raise _of_another_cluster()
+                raise _of_another_cluster([value for value in (*args, *kwargs.values()) if type(value) is ObjectRef])
         serialized = serialize_call(plain_args, plain_kwargs)
         keep.extend(serialized.held)
         held += tuple(object_id for _, object_id in refs) + serialized.refs
         size = serialized.total_bytes
         if size <= self.config.inline_max_bytes:
             return Arguments(INLINE, serialized.to_bytes(), b"", b"", 0, tuple(refs), held), keep
+        if self._advice is not None:
+            self._advice.sent((*plain_args, *plain_kwargs.values()), size)
         stored = self._put(put_id(self.core.new_task_id()), serialized)
         keep.append(stored)
         host = self._entries[stored._id].host
@@ -507,16 +545,16 @@ class Session:
 
     def call_actor(
         self, actor_id: bytes, ordered: bool, concurrency: int, options: bytes, arguments: Arguments, n_returns: int,
-        retries: int,
+        retries: int, class_name: str,
     ) -> list[ObjectRef]:  # fmt: skip
         """Submits a method call. ``ordered``: the actor runs one call at a time, in each caller's order;
-        ``concurrency``: so many at once."""
+        ``concurrency``: so many at once; ``class_name``: for errors."""
         if self.shell.lost:
             self.check_usable()
         core = self.core
         parent = current_task.get().task_id
         with self.shell.lock:
-            view = core.actors.view(actor_id, ordered, concurrency)
+            view = core.actors.view(actor_id, ordered, concurrency, class_name)
             task_id = core.new_task_id()
             task = Task(task_id, view, b"", b"", 0, options, arguments, n_returns, retries, parent)
             refs = self._own_returns(task_id, n_returns)
@@ -532,7 +570,16 @@ class Session:
             view = self.core.actors.views.get(actor_id)
             return view.pending_calls if view is not None else 0
 
+    def exit_actor(self, reason: str) -> None:
+        """Ends the actor that this process serves, when the calls that run have ended. From any thread."""
+        self.on_exit_actor(reason, current_task.get().task_id)
+
     # ------------------------------------------------------------------ asking the broker
+
+    def _explain(self, object_ids: list[bytes]) -> str:
+        from zray.client.explain import explain  # most processes never need it
+
+        return explain(self, object_ids)
 
     def ask(self, send: Callable[[Callable[[Any], None]], None], timeout_s: float = 30.0) -> Any:
         """Has ``send(on_answer)`` called under the lock, and waits for the answer."""
@@ -569,6 +616,9 @@ class Session:
 
     def close(self, last_words: list[Any]) -> None:
         """Leaves the cluster."""
+        with self.shell.lock:
+            self.core.tell_news(math.inf)
+            self.shell.collect()
         self.shell.close(last_words)
         self.shell.settle()
         waiting = [waiter for entry in list(self._entries.values()) for waiter in entry.waiters or ()]
@@ -578,7 +628,14 @@ class Session:
         self.stores.close()
 
 
-def _of_another_cluster() -> ObjectLostError:
+def _of_another_cluster(refs: Iterable[ObjectRef]) -> ObjectLostError:
+    """Why there is nothing at one of the references."""
+    trackers = [ref._tracker for ref in refs]
+    if any(isinstance(tracker, Session) and tracker.pid != os.getpid() for tracker in trackers):
+        return ObjectLostError(
+            "the reference was made before this process was forked, and belongs to the parent: a forked child shares "
+            "no objects with it. Get the value before the fork, or have a task do what the child does"
+        )
     return ObjectLostError("the reference belongs to a cluster that this process has left with zray.shutdown()")
 
 

@@ -188,6 +188,7 @@ class ClientShell:
             self.connection.link.forgive_silence(now)
         self._last_tick = now
         self._effects.append(TICK)
+        self.core.tick(now)
         if self.core.transfers is not None:
             self.core.transfers.tick()
         refused = self.connection.refused

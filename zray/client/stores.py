@@ -8,6 +8,7 @@ other hosts travel.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -95,13 +96,22 @@ class Stores:
         try:
             store = self.of(host)
         except OSError as error:
-            raise ObjectLostError(f"the store that held object {object_id.hex()} cannot be opened: {error}") from None
+            why = f"the store that held it cannot be opened: {error}"
+            raise ObjectLostError(self._loss(host, object_id, why)) from None
         if store is None:
             return None
         try:
             return store.read(object_id)
         except SegmentMissing:
-            raise ObjectLostError(f"the segment of object {object_id.hex()} is gone from the store") from None
+            why = "its segment is gone from the store"
+            raise ObjectLostError(self._loss(host, object_id, why)) from None
+
+    def _loss(self, host: bytes, object_id: bytes, why: str) -> str:
+        """Why an object is lost: mostly since its host is."""
+        path = self._paths.get(host)
+        if (path and not os.path.exists(path)) or all(row["host_id"] != host for row in self._hosts()):
+            why = f"the host that kept it ({host.hex()[:8]}) has died, and no other has a copy"
+        return f"object {object_id.hex()} is lost: {why}"
 
     def free(self, host: bytes, object_ids: list[bytes]) -> bool:
         """Lets segments go; False if the host, whose store is out of reach, has to be asked to.

@@ -13,6 +13,11 @@ from zray.client.shell import ClientShell, Waiter
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError
 from zray.object_ref import ObjectRef
 
+EXPLAINED_FROM_S = 0.1
+"""Who waits for less asks again and again, and is not to wait for an explanation."""
+ASKING_S = 0.005
+"""So long may it take, in seconds, to ask an object's owner, before whoever asks is said to wait."""
+
 
 class _FirstError(Waiter):
     """A wait for objects that ends as soon as one of them is an error: then it is ``woken``.
@@ -43,10 +48,14 @@ class Waits:
         prefetches: Prefetches,
         lending: Callable[[], contextlib.AbstractContextManager[None]],
         check_usable: Callable[[], None],
+        explain: Callable[[list[bytes]], str],
     ) -> None:
+        """``explain``: says why objects are not there yet."""
+        self._explain = explain
         self._shell = shell
         self._references = shell.core.references
         self._entries = shell.core.references.entries
+        self._awaited = shell.core.awaited
         self._prefetches = prefetches
         self._lending = lending
         self._check_usable = check_usable
@@ -71,8 +80,12 @@ class Waits:
         if PENDING in statuses:
             self._check_open()
             self._check_usable()
-            left = sum(entries[object_id].status == PENDING for object_id in ids)
-            raise GetTimeoutError(f"{left} of {len(ids)} object(s) were not ready within {timeout_s:g} s (the timeout)")
+            left = [object_id for object_id in ids if entries[object_id].status == PENDING]
+            why = self._explain(left) if timeout_s is not None and timeout_s >= EXPLAINED_FROM_S else ""
+            raise GetTimeoutError(
+                f"{len(left)} of {len(ids)} object(s) were not ready within {timeout_s:g} s (the timeout)"
+                + (f": {why}" if why else "")
+            )
         return b""
 
     def _await(self, pending: list[bytes], waiter: Waiter, timeout_s: float | None) -> None:
@@ -88,8 +101,10 @@ class Waits:
                     else:  # it has come meanwhile
                         waiter.ready(object_id)
             if not waiter.is_done():
-                self._block(waiter, timeout_s)
+                self._awaited[waiter] = waiting
+                self._block_for(pending, waiter, timeout_s)
         finally:
+            self._awaited.pop(waiter, None)
             if still + waiter.left > 0:
                 with self._shell.lock:
                     for object_id in waiting:
@@ -107,6 +122,14 @@ class Waits:
             with self._lending():
                 self._shell.wait(waiter, timeout_s)
 
+    def _block_for(self, pending: list[bytes], waiter: Waiter, timeout_s: float | None) -> None:
+        """As ``_block``. Nothing is lent while an owner is asked for what may be there: that is no time to wait."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if not any(map(self._references.owns, pending)):
+            self._shell.wait(waiter, ASKING_S if timeout_s is None else min(timeout_s, ASKING_S))
+        if not waiter.is_done():
+            self._block(waiter, None if deadline is None else max(0.0, deadline - time.monotonic()))
+
     def wait(
         self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> list[ObjectRef]:
@@ -123,6 +146,8 @@ class Waits:
             else:
                 self._until(refs, num_returns, timeout_s)
             ready = self._ready(refs, num_returns)
+        for ref in ready if self._references.unseen else ():  # who waits for it looks at it
+            self._references.seen(ref._id)
         if fetch_local and not all(map(self._is_here, ready)):
             return self._wait_here(refs, num_returns, deadline)
         return ready
@@ -209,14 +234,14 @@ class Waits:
 
 @contextlib.contextmanager
 def lending(shell: ClientShell) -> Iterator[None]:
-    """A task that waits in here has lent its CPUs."""
+    """A task that waits in here has lent its CPUs. An actor keeps its own."""
     lock, execution = shell.lock, shell.core.execution
     lends = False
     lock.shield()
     try:
         with lock:
             # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
-            lends = execution.is_running(current_task.get().task_id)
+            lends = not execution.actor_id and execution.is_running(current_task.get().task_id)
             if lends:
                 execution.block()
         lock.open_window()

@@ -34,7 +34,7 @@ class Config:
     num_cpus: float | None = None
     """CPUs that a host offers; default: those that its process may use."""
     num_gpus: float | None = None
-    """GPUs that a host offers; default: none."""
+    """GPUs that a host offers; default: those of NVIDIA that its process may use."""
     memory: int | None = None
     """Memory that a host offers, in bytes; default: 70% of what its process may use."""
     resources: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -48,6 +48,9 @@ class Config:
     idle_timeout_s: float = 5.0
     """A worker process that has idled for this many seconds is ended, and one that waits with next to no memory takes
     its place; but one per CPU stays if it has loaded much, or if a thread of yours runs in it."""
+    exit_timeout_s: float = 30.0
+    """How long a worker process that ends in order may take for what your program does then (``__ray_shutdown__`` and
+    ``__del__`` of an actor, threads, ``atexit``), and calls of an async actor that run while it ends; in seconds."""
     link_address: str = ""
     """Where a host on TCP listens for direct links of other hosts, as tcp://IP:PORT; default: a free port at the
     address by which it reaches the broker; "off": nowhere, objects for others go through the broker."""
@@ -73,6 +76,10 @@ class Config:
     """How long a local cluster may take to start, in seconds."""
     log_to_driver: bool = True
     """Whether what workers print is shown at the driver."""
+    ignore_unhandled_errors: bool = False
+    """Whether nothing is said of errors of tasks that nobody fetches; Ray's RAY_IGNORE_UNHANDLED_ERRORS counts too."""
+    dedup_logs: bool = True
+    """Whether the same line of several workers is shown once, with a count; Ray's RAY_DEDUP_LOGS counts as well."""
     log_file_max_bytes: int = 16 * MIB
     """A worker's log file is rotated at this size, in bytes; one older file is kept."""
     max_message_bytes: int = 512 * MIB

@@ -28,6 +28,12 @@ DEFAULT = "default"
 PREFIX = "ZRAY_"
 OTHER_VARIABLES = frozenset({"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_PID", "ZRAY_WORKER_STARTED"})
 """Variables of zray's own that are no settings."""
+RAY_VARIABLES = {
+    "address": "RAY_ADDRESS",
+    "dedup_logs": "RAY_DEDUP_LOGS",
+    "ignore_unhandled_errors": "RAY_IGNORE_UNHANDLED_ERRORS",
+}
+"""Variables of Ray's that count where zray's own is not set."""
 OTHER_PREFIXES = ("ZRAY_TEST_", "ZRAY_CI_")
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -77,10 +83,11 @@ def read(
         values[name] = check(name, table[name], f"{path}: {name} =", blank=" ")
         origins[name] = path
     for name in _FIELDS:
-        variable = variable_of(name)
-        if text := environ.get(variable):
-            values[name] = check(name, text, f"{variable}=")
-            origins[name] = variable
+        for variable in (variable_of(name), RAY_VARIABLES.get(name, "")):
+            if text := environ.get(variable):
+                values[name] = check(name, text, f"{variable}=")
+                origins[name] = variable
+                break
     for name, option in (options or {}).items():
         if option is not None:
             values[name] = check(name, option, option_of(name), blank=" ")

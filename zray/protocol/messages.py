@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 
 from zray.exceptions import ZrayError
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 ProcessId: TypeAlias = bytes
 TaskId: TypeAlias = bytes
@@ -213,7 +213,7 @@ class Query(NamedTuple):
 
 
 class Goodbye(NamedTuple):
-    """A driver leaves: its job ends."""
+    """A driver leaves, and its job ends; or a host leaves, with its workers."""
 
     reason: str
 
@@ -257,6 +257,13 @@ class LogsTaken(NamedTuple):
     """From a driver or the broker to who sends it lines of workers: there is room for so much more."""
 
     size_bytes: int
+
+
+class Inspected(NamedTuple):
+    """The answer to ``Inspect``: of a driver or worker what it runs and waits for, of a host what it uses."""
+
+    request: int
+    found: dict[str, Any]
 
 
 class LogsFlushed(NamedTuple):
@@ -398,6 +405,12 @@ class StartWorker(NamedTuple):
 class KillWorker(NamedTuple):
     worker_id: ProcessId
     reason: str
+
+
+class Inspect(NamedTuple):
+    """To anyone: what are you doing? For people who look, and for errors that say why something takes so long."""
+
+    request: int
 
 
 class FlushLogs(NamedTuple):
@@ -578,14 +591,17 @@ class LinkWelcome(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Peer | Query | Goodbye | LogsTaken
+    | Killable | Watch | Peer | Query | Goodbye | LogsTaken | Inspected
 )  # fmt: skip
-HostToBroker = HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | LinkRefusals | Peer | Watch
+HostToBroker = (
+    HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | LinkRefusals | Peer | Watch | Goodbye
+    | Inspected
+)  # fmt: skip
 BrokerToClient = (
     Run | Result | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
-    | ActorState | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs
+    | ActorState | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs | Inspect
 )  # fmt: skip
-BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied
+BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
     | CancelObject

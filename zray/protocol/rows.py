@@ -51,6 +51,8 @@ from zray.protocol.messages import (
     Goodbye,
     Hello,
     HostReady,
+    Inspect,
+    Inspected,
     JobConfig,
     KeepCopies,
     Killable,
@@ -104,7 +106,7 @@ TYPES: tuple[Any, ...] = (
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
     LinkWanted, LinkOffer, LinkHello, LinkWelcome,
-    CancelObject, Killable, LogsTaken, Started, LeftBehind,
+    CancelObject, Killable, LogsTaken, Started, LeftBehind, Inspect, Inspected,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

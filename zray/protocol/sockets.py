@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import struct
 from socket import AF_UNIX, SO_PEERCRED, SOL_SOCKET
 from socket import socket as UnixSocket
@@ -26,6 +27,7 @@ connection up. ZeroMQ's own heartbeats would be answered by the peer's threads, 
 _TCP_INFO = struct.Struct("=8B13I")
 
 
+PROBE_S = 1.0
 SHUT = ".full"
 """Added to the name of an ``ipc`` socket while nobody can come in."""
 RESERVED_DESCRIPTORS = 32
@@ -138,6 +140,48 @@ def somebody_listens(address: str) -> bool:
         except OSError:
             return False
         return True
+
+
+def obstacle_on_the_way(address: str) -> str:
+    """Why nobody can be reached at an address, as far as it can be found out in a second."""
+    if address.startswith("ipc://"):
+        return _obstacle_at_path(address.removeprefix("ipc://"))
+    import socket  # only who was not answered asks
+
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)[0]
+    except OSError as error:
+        return f"the name {host!r} cannot be resolved ({error.strerror})"
+    resolved = "" if target[0] == host else f" ({target[0]})"
+    with socket.socket(family, kind) as probe:
+        probe.settimeout(PROBE_S)
+        try:
+            probe.connect(target)
+        except ConnectionRefusedError:
+            return f"nothing listens at port {port} of {host}{resolved}, which refuses the connection"
+        except TimeoutError:
+            return f"{host}{resolved} does not answer at port {port}: it is off, or a firewall is between"
+        except OSError as error:
+            return f"{host}{resolved} cannot be reached: {error.strerror}"
+    return f"port {port} of {host}{resolved} takes connections now"
+
+
+def _obstacle_at_path(path: str) -> str:
+    if path.startswith("@"):
+        return f"nothing listens at the abstract socket {path}"
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except PermissionError:
+        return f"{path} is in a directory that is closed to you"
+    except OSError:
+        missing = (
+            "there is no such file" if os.path.isdir(os.path.dirname(path) or ".") else "there is no such directory"
+        )
+        return f"{missing}: {path}"
+    if not is_socket:
+        return f"{path} is a file, and no socket"
+    return f"the socket {path} is left over: nothing listens there any more"
 
 
 class Entrance:

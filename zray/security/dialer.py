@@ -100,6 +100,11 @@ class DialWatch:
         self.account = ""
         """Why no handshake has come to its end, of all that were tried: the best that could be found out."""
 
+    @property
+    def socket(self) -> zmq.Socket[Any]:
+        """To be polled for input: there is news."""
+        return self._monitor.socket
+
     def fault(self) -> str:
         """Why the handshake failed, and what helps; empty while it has not, also as long as nobody listens there."""
         for event, value in self._monitor.events():

@@ -31,6 +31,10 @@ from zray.security.monitor import Monitor, receive_waiting
 log = logging.getLogger(__name__)
 
 KEPT_REFUSALS = 100
+REPEAT_S = 10.0
+"""Who is turned away and comes again within so many seconds, with the same key or for want of the broker's, is counted
+once."""
+KEPT_TRIERS = 1000
 LOG_INTERVAL_S = 10.0
 """Refusals for one reason are logged this often at most, in seconds."""
 HANDSHAKE_MS = 5000
@@ -90,6 +94,7 @@ class Guard:
         self._server = server
         self._find = find
         self._logged: dict[str, tuple[float, int]] = {}  # reason: when it was logged last, and its count then
+        self._tried: dict[tuple[str, bytes], float] = {}  # when somebody was turned away last; the latest at the end
         self._keepers: list[_Doorkeeper] = []
         self._zap: zmq.Socket[Any] = context.socket(zmq.ROUTER)
         self._zap.setsockopt(zmq.LINGER, 0)
@@ -109,7 +114,7 @@ class Guard:
         socket.zap_domain = _DOMAIN
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-        self._keepers.append(_Doorkeeper(socket, self._count))
+        self._keepers.append(_Doorkeeper(socket, self._count_address))
 
     def pump(self) -> None:
         """Answers whoever asks to come in, and counts who was turned away; what is too much at once, next time."""
@@ -148,8 +153,30 @@ class Guard:
             reason = UNKNOWN_KEY if key is None else REVOKED_KEY if key.revoked else ""
         if not reason:
             return [*envelope, version, request, b"200", b"OK", public, b""]
-        self._count(reason, rest[3].decode("ascii", "replace") if len(rest) > 3 else "?")
+        address = rest[3].decode("ascii", "replace") if len(rest) > 3 else "?"
+        if not self._tries_again(reason, public):
+            self._count(reason, address)
         return [*envelope, version, request, b"400", reason.encode(), b"", b""]
+
+    def _tries_again(self, reason: str, who: bytes) -> bool:
+        """Whether somebody was turned away for the same reason a moment ago, and just does not give up."""
+        now = time.monotonic()
+        last = self._tried.pop((reason, who), -REPEAT_S)
+        self._tried[reason, who] = now
+        if len(self._tried) > KEPT_TRIERS:
+            del self._tried[next(iter(self._tried))]
+        return bool(who) and now - last < REPEAT_S
+
+    def _count_address(self, reason: str, address: str) -> None:
+        """Of whoever has shown no key. Those who expect another broker's try again and again: they are told apart by
+        their address, for which a system call may come too late ("?")."""
+        if reason != WRONG_SERVER_KEY:
+            self._count(reason, address)
+            return
+        now, who = time.monotonic(), address.encode()
+        alike = [last for (why, other), last in self._tried.items() if why == reason and b"?" in (who, other)]
+        if not self._tries_again(reason, who) and all(now - last >= REPEAT_S for last in alike):
+            self._count(reason, address)
 
     def _count(self, reason: str, address: str) -> None:
         self.refused[reason] += 1

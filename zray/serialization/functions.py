@@ -8,12 +8,15 @@ What an import finds on the worker goes by reference. All else goes by value: la
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from zray.exceptions import DeserializationError, SerializationError
 from zray.ids import function_id_of
 from zray.serialization import pickler
+from zray.serialization.captures import Captures, after_reloads
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.pickler import LoadRef
 from zray.util.signals import came_from_handler
@@ -26,24 +29,32 @@ class PickledCallable:
     id16: bytes
     name: str
     """Its qualified name without the functions around it: ``f``, ``Outer.Inner``."""
+    full_name: str
+    """The same behind its module's name; of what a program defines itself, behind the name of its file, as in Ray."""
     blob: bytes
     refs: tuple[bytes, ...]
     """Identifiers of the ObjectRefs in its closure, globals and defaults."""
+    captures: Captures | None = None
+    """What it refers to by name and may be looked at again; None: nothing."""
 
 
 def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
     """Pickles a function or class. Raises SerializationError, which names the variable that cannot be pickled."""
     name = _name_of(obj)
     try:
-        dumped, refs = pickler.dump(obj, None)
-        blob = dumped if isinstance(dumped, bytes) else b"".join(dumped)
+        blob, refs, functions = pickler.dump_callable(obj)
     except MemoryError:
         raise
     except Exception as error:
         if came_from_handler(error):
             raise
         raise SerializationError(explain_unpicklable(obj, f"{_kind_of(obj)} {name!r}")) from error
-    return PickledCallable(function_id_of(blob), name, blob, tuple(refs))
+    captures = Captures(functions, len(blob))
+    reloaded = captures.reloaded()
+    if reloaded:
+        blob = after_reloads(blob, reloaded)
+    shown = f"{_module_of(obj)}.{name}"
+    return PickledCallable(function_id_of(blob), name, shown, blob, tuple(refs), captures or None)
 
 
 def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
@@ -61,6 +72,14 @@ def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
 def _name_of(obj: Callable[..., Any]) -> str:
     name: str = getattr(obj, "__qualname__", None) or type(obj).__qualname__
     return name.rpartition("<locals>.")[2]
+
+
+def _module_of(obj: Callable[..., Any]) -> str:
+    module: str = getattr(obj, "__module__", None) or type(obj).__module__
+    if module != "__main__":
+        return module
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return os.path.splitext(os.path.basename(path))[0] if isinstance(path, str) else module
 
 
 def _kind_of(obj: Callable[..., Any]) -> str:

@@ -102,6 +102,27 @@ class _Parts(list[Any]):
         self.append(data if type(data) is bytes else pickle.PickleBuffer(data).raw())
 
 
+class CallablePickler(ValuePickler):
+    """Notes the functions that go by value, in ``functions``."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.functions: list[types.FunctionType] = []
+
+    def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
+        self.functions.append(func)
+        return super()._dynamic_function_reduce(func)
+
+
+def dump_callable(value: Any) -> tuple[bytes, dict[bytes, ObjectRef], list[types.FunctionType]]:
+    """The pickle of a function or class, the references in it, and the functions in it that are there by value."""
+    lending.find()
+    parts = _Parts()
+    pickler = CallablePickler(parts)
+    pickler.dump(value)
+    return b"".join(parts), pickler.refs, pickler.functions
+
+
 def dump(
     value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None
 ) -> tuple[bytes | list[bytes | memoryview], dict[bytes, ObjectRef]]:

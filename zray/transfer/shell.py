@@ -51,6 +51,7 @@ from zray.transfer.core import (
 from zray.transfer.links import Links
 from zray.transfer.local import LocalReaders, Request
 from zray.util import malloc
+from zray.util.machine import ip_address
 from zray.util.streams import say
 
 if TYPE_CHECKING:
@@ -449,12 +450,5 @@ def listening_address(broker: str, wanted: str) -> str:
                 'dial, as tcp://IP:PORT or tcp://IP:*, or "off"'
             )
         return wanted
-    import socket
-
-    host, _, port = broker.removeprefix("tcp://").rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((host, int(port)))  # sends nothing: it only asks the kernel for the way
-            return f"tcp://{probe.getsockname()[0]}:*"
-        except OSError:
-            return ""
+    here = ip_address(broker)
+    return f"tcp://{here}:*" if here else ""

@@ -1,10 +1,11 @@
 """How the output of workers is shown at the driver: ``(name pid=123) text``, and the same text of many only once.
 
-A line is shown at once when it comes first.  When *other* processes print the same within the window (numbers apart,
-which differ between workers), these lines are held back and shown as one at its end, ``[repeated 7x across
-cluster]``.  Lines that only one process prints are never held back.  All as Ray documents it for ``RAY_DEDUP_LOGS``:
-once a second process has joined, the first one's further lines count as repetitions too; a single line held back is
-shown as it is; an idle window ends the pattern.  Pure: time comes in as an argument.
+A line is shown at once when it comes first.  When *other* processes print the same within the window, these lines are
+held back and shown as one at its end, ``[repeated 7x across cluster]``.  Lines that only one process prints are never
+held back.  As Ray documents it for ``RAY_DEDUP_LOGS``: once a second process has joined, the first one's further lines
+count as repetitions too; a single line held back is shown as it is; an idle window ends the pattern.  But Ray takes
+lines for the same that differ in numbers only, and shows one of them: losses, epochs and scores of the others are gone.
+So here lines have to be equal.  Pure: time comes in as an argument.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ BACKLOG_CHARACTERS = 8 << 20
 NOTICE_S = 10.0
 """How often the driver tells that lines are missing, while more and more of them are."""
 
-_HAS_NUMBER = re.compile(r"\d")
-
 
 class ShownLine(NamedTuple):
     """A line for the driver's terminal; ``stream`` is ``stdout`` or ``stderr``."""
@@ -46,7 +45,7 @@ class _Pattern:
 
 
 class LogDeduplicator:
-    """State: ``_recent`` maps (stream, text without numbers) to its pattern, the oldest window first; ``_held`` is
+    """State: ``_recent`` maps (stream, line) to its pattern, the oldest window first; ``_held`` is
     the number of lines held back over all of them."""
 
     def __init__(self, window_s: float = 5.0) -> None:
@@ -89,10 +88,9 @@ class LogDeduplicator:
     def _hold_back(self, now: float, source: tuple[str, int], stream: str, line: str, text: str) -> bool:
         if len(line) > MAX_PATTERN_CHARACTERS:
             return False
-        words = " ".join(word for word in line.split() if not _HAS_NUMBER.search(word))
-        if not words or self._window_s <= 0:  # a line of nothing but numbers: these are what is to be seen
+        if not line.strip() or self._window_s <= 0:
             return False
-        pattern = self._recent.setdefault((stream, words), _Pattern(now, set()))
+        pattern = self._recent.setdefault((stream, line), _Pattern(now, set()))
         pattern.sources.add(source)
         if len(pattern.sources) == 1:
             return False

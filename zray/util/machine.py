@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import platform
 import socket
 
+from zray.exceptions import ConfigError
 from zray.util.processes import cpu_count, memory_limit_bytes
 
 
@@ -26,14 +28,63 @@ def machine_id() -> str:
     return f"{boot}-{os.getuid()}"
 
 
+def ip_address(broker: str) -> str:
+    """The address of this machine by which it reaches a broker's ``tcp`` address; empty if there is no way.
+
+    Nothing is sent: to connect a datagram socket only asks the kernel for the way.
+    """
+    host, _, port = broker.removeprefix("tcp://").rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host, int(port)))
+        except OSError:
+            return ""
+        return str(probe.getsockname()[0])
+
+
+GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+GPU_DIRECTORY = "/proc/driver/nvidia/gpus"
+"""Where NVIDIA's driver shows an entry for each GPU."""
+
+
+def visible_gpus(variable: str | None) -> list[str] | None:
+    """What ``CUDA_VISIBLE_DEVICES`` says: names of GPUs, by number or UUID. None: all of the machine's.
+
+    An entry that is no GPU ends the list (CUDA C++ Programming Guide, "Environment Variables").
+    """
+    if variable is None:
+        return None
+    names = [name.strip() for name in variable.split(",")]
+    return list(itertools.takewhile(lambda name: name and not name.startswith(("-", "NoDevFiles")), names))
+
+
+def gpu_count(directory: str = GPU_DIRECTORY) -> int:
+    """How many GPUs of NVIDIA's this machine shows, and this process may use."""
+    try:
+        present = len(os.listdir(directory))
+    except OSError:
+        return 0
+    visible = visible_gpus(os.environ.get(GPU_VARIABLE))
+    return present if visible is None else min(present, len(visible))
+
+
 def host_resources(
     num_cpus: float | None, num_gpus: float | None, memory: float | None, resources: dict[str, float] | None
 ) -> dict[str, int]:
-    """A host's resources in ten-thousandths; what is not given is found out."""
+    """A host's resources in ten-thousandths; what is not given is found out.
+
+    Raises ConfigError for more GPUs than ``CUDA_VISIBLE_DEVICES`` names.
+    """
     hostname = socket.gethostname()
+    visible = visible_gpus(os.environ.get(GPU_VARIABLE))
+    if num_gpus is not None and visible is not None and num_gpus > len(visible):
+        raise ConfigError(
+            f"num_gpus={num_gpus:g}, but {GPU_VARIABLE}={os.environ[GPU_VARIABLE]!r} shows {len(visible)} GPU(s) only: "
+            f"ask for fewer, or let it name more"
+        )
     amounts: dict[str, float] = {
         "CPU": cpu_count() if num_cpus is None else num_cpus,
-        "GPU": num_gpus or 0,
+        "GPU": gpu_count() if num_gpus is None else num_gpus,
         "memory": int(memory_limit_bytes() * 0.7) if memory is None else memory,
         f"node:{hostname}": 1.0,
         **(resources or {}),

@@ -336,6 +336,14 @@ def anonymous_bytes() -> int:
     return resident - of_files
 
 
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process, in bytes; 0 when it is gone."""
+    try:
+        return _resident_bytes(str(pid))[0]
+    except (OSError, ValueError):
+        return 0
+
+
 def _resident_bytes(process: str) -> tuple[int, int]:
     """Resident memory, and what of it is of files. Raises OSError or ValueError when the process is gone."""
     fd = os.open(f"/proc/{process}/statm", os.O_RDONLY)

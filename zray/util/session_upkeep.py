@@ -21,6 +21,7 @@ from zray.util.sessions import (
     make_directories,
     private_directory,
     session_files,
+    write_broker,
     write_current,
 )
 
@@ -39,6 +40,7 @@ class SessionUpkeep:
         self._paths = paths
         self._lock = lock
         self._current: Current | None = None
+        self._is_current = True  # no other broker has been started since
         self._warn = warn
         self._stores: list[str] = []
         self._refresh_at = 0.0
@@ -53,6 +55,7 @@ class SessionUpkeep:
         """Makes a broker that was started by hand the one that ``address="auto"`` finds."""
         self._current = current
         write_current(self._paths.root, current)
+        write_broker(self._paths, current)
 
     def check(self, now: float) -> None:
         """Makes again what is missing, and refreshes the times of all once an hour. Never raises OSError."""
@@ -65,7 +68,9 @@ class SessionUpkeep:
             if now >= self._refresh_at:
                 self._refresh_at = now + REFRESH_S
                 self._refresh()
-            if self._current is not None:
+            if self._current is not None and not os.path.exists(paths.broker):
+                write_broker(paths, self._current)
+            if self._is_current and self._current is not None:
                 self._keep_current(self._current)
             self._failed = False
         except (OSError, ConfigError) as error:
@@ -103,4 +108,4 @@ class SessionUpkeep:
         if session is None:
             write_current(self._paths.root, current)
         elif session != current.session:
-            self._current = None  # another broker has been started since, and is found instead
+            self._is_current = False  # another broker has been started since, and is found instead

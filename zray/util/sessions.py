@@ -5,6 +5,7 @@ A session is what one start of a local cluster or host makes.  Below the root, a
     <root>/<session>/          sockets, spilled objects, and the files
         lock                   locked, as the directory is, by the session's guardian for its life: see session_lock
         store                  directories elsewhere that go with the session, one a line (its object store)
+        broker                 of a broker that was started by hand: its address
     <root>/logs/<session>/     logs; these outlive their session, the last ten times
     <root>/current             the address of the broker that was started by hand, for ``address="auto"``
     <root>/lock                held while locks of sessions are made or tried
@@ -75,6 +76,11 @@ class SessionPaths:
     @property
     def lock(self) -> str:
         return f"{self.directory}/{LOCK_NAME}"
+
+    @property
+    def broker(self) -> str:
+        """The file that tells where a broker that was started by hand listens."""
+        return f"{self.directory}/broker"
 
     @property
     def store(self) -> str:
@@ -231,7 +237,16 @@ def make_directories(paths: SessionPaths) -> None:
 def session_files(paths: SessionPaths) -> list[str]:
     """What a living session has on disk, but for the objects and logs in it."""
     sockets = (paths.broker_socket, paths.relay_socket, paths.fetch_socket)
-    return [paths.directory, paths.lock, paths.store, paths.spill, os.path.dirname(paths.logs), paths.logs, *sockets]
+    return [
+        paths.directory,
+        paths.lock,
+        paths.store,
+        paths.broker,
+        paths.spill,
+        os.path.dirname(paths.logs),
+        paths.logs,
+        *sockets,
+    ]
 
 
 def session_paths(root: str, name: str) -> SessionPaths:
@@ -326,17 +341,56 @@ class Current:
 
 def write_current(root: str, current: Current) -> None:
     """Makes a broker the one that ``address="auto"`` finds; the last to call this wins."""
+    _write_record(f"{root}/current", current)
+
+
+def write_broker(paths: SessionPaths, current: Current) -> None:
+    """Notes in a broker's own session where it listens: several may run, and one is ``current``."""
+    _write_record(paths.broker, current)
+
+
+def _write_record(path: str, current: Current) -> None:
     record = {**dataclasses.asdict(current), "start_time": processes.process_start_time(current.pid)}
-    draft = f"{root}/current.{os.urandom(4).hex()}"
+    draft = f"{path}.{os.urandom(4).hex()}"
     with open(draft, "w") as file:
         file.write(json.dumps(record))
     protect(draft)
-    os.replace(draft, f"{root}/current")
+    os.replace(draft, path)
+
+
+def brokers(root: str, local: bool = False) -> list[Current]:
+    """The brokers of this user that were started by hand and live, the last one last. ``local``: ahead of them, those
+    of clusters that ``zray.init()`` has started, whose PIDs are not known (0)."""
+    by_hand: list[tuple[int, Current]] = []
+    of_programs = []
+    for paths in sorted(_sessions(root), key=lambda paths: paths.name):
+        record = _record(paths.broker)
+        if (found := _living(record)) is not None:
+            by_hand.append((record["start_time"], found))
+        elif local and os.path.exists(paths.broker_socket) and session_is_alive(paths):
+            of_programs.append(Current(f"ipc://{paths.broker_socket}", paths.name, 0))
+    by_hand.sort(key=lambda row: row[0])
+    return [*of_programs, *(current for _, current in by_hand)]
+
+
+def choose_broker(root: str) -> tuple[Current | None, str]:
+    """The broker that ``address="auto"`` means, and if there are several what is to be said of that."""
+    current = read_current(root)
+    others = [each.address for each in brokers(root) if current is not None and each.session != current.session]
+    if current is None or not others:
+        return current, ""
+    return current, (
+        f"{len(others) + 1} brokers of yours run on this machine: this goes to the one that was started last, at "
+        f"{current.address}. Give the address to choose; the others are at {', '.join(others)}"
+    )
 
 
 def read_current(root: str) -> Current | None:
     """The broker that was started by hand; None if there is none, or it is dead."""
-    record = _current_record(root)
+    return _living(_current_record(root))
+
+
+def _living(record: dict[str, Any]) -> Current | None:
     try:
         current = Current(str(record["address"]), str(record["session"]), int(record["pid"]))
         started = record["start_time"]
@@ -361,8 +415,12 @@ def clear_current(root: str, session: str) -> None:
 
 
 def _current_record(root: str) -> dict[str, Any]:
+    return _record(f"{root}/current")
+
+
+def _record(path: str) -> dict[str, Any]:
     try:
-        with open(f"{root}/current") as file:
+        with open(path) as file:
             record = json.load(file)
     except (OSError, ValueError):
         return {}

@@ -9,11 +9,14 @@ pipe in one piece.
 from __future__ import annotations
 
 MAX_NAME_CHARACTERS = 200
+_BEGINNING = b"\x1ezray-name:"
+SECRET_FROM = len(_BEGINNING)
+"""Where the secret begins in a marker: what is shorter, anybody may have printed."""
 
 
 def marker_prefix(secret: str) -> bytes:
     """What a marker begins with; a name and a newline follow."""
-    return b"\x1ezray-name:" + secret.encode() + b":"
+    return _BEGINNING + secret.encode() + b":"
 
 
 def marker(secret: str, name: str) -> bytes:

@@ -9,6 +9,8 @@ from zray.broker.records import RETIRED
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 
+THIRD = make_task_id(b"driver".ljust(16, b"\0"), 3)
+
 
 @pytest.fixture
 def desk() -> Desk:
@@ -159,6 +161,10 @@ def test_a_constructor_that_raised(desk):
     (notice,) = desk.take(driver, m.ActorState)
     assert (notice.state, notice.error) == (m.DEAD, b"error")
     assert [kill.worker_id for kill in desk.take(host, m.KillWorker)] == [worker]
+    assert desk.core.actors.live_names() == []
+    desk.say(driver, m.ActorLookup(7, "n", ""))
+    assert desk.take(driver, m.ActorFound)[-1].actor == ACTOR
+    desk.say(driver, m.ActorRelease(ACTOR))
     assert desk.core.actors.names == {}
 
 
@@ -232,6 +238,42 @@ def test_a_name_is_free_when_its_actor_is_dead(desk):
     desk.create(stage.driver, OTHER, name="n", request=9)
     (answer,) = desk.take(stage.driver, m.ActorFound)
     assert (answer.found, answer.actor) == (True, OTHER)
+
+
+@pytest.mark.parametrize("how", ["died", "ended itself"])
+def test_a_name_is_a_dead_actors_until_its_last_handle_is_gone(desk, how):
+    stage = Stage(desk, name="n")
+    if how == "died":
+        desk.kill(stage.worker)
+    else:
+        desk.say(stage.worker, m.ActorExiting(ACTOR, "it had enough"))
+    desk.take(stage.driver)
+    desk.create(stage.driver, OTHER, name="n", request=9)
+    desk.create(stage.driver, THIRD, name="n", request=10, get_if_exists=True)
+    desk.say(stage.driver, m.ActorLookup(11, "n", ""))
+    refused, found, looked_up = desk.take(stage.driver, m.ActorFound)
+    assert (refused.found, refused.actor, refused.spec) == (False, b"", {"is_dead": True})
+    assert (found.found, found.actor, found.spec["name"]) == (True, ACTOR, "n")
+    assert (looked_up.found, looked_up.actor, looked_up.spec["name"]) == (True, ACTOR, "n")
+    assert desk.core.actors.live_names() == []
+    stranger = desk.driver("stranger")
+    desk.say(stranger, m.ActorRelease(ACTOR))
+    assert desk.core.actors.names == {("", "n"): ACTOR}
+    desk.say(stage.driver, m.ActorRelease(ACTOR))
+    assert (desk.core.actors.names, desk.core.actors._dead) == ({}, {})
+
+
+@pytest.mark.parametrize("how", ["killed", "its creator ends", "it is detached", "it was released before"])
+def test_a_dead_actor_has_its_name_no_longer(desk, how):
+    stage = Stage(desk, name="n", detached=how == "it is detached")
+    if how == "it was released before":
+        desk.say(stage.driver, m.ActorRelease(ACTOR))
+    desk.kill(stage.worker)
+    if how == "killed":
+        desk.say(desk.driver("another"), m.ActorKill(ACTOR, False), m.ActorKill(ACTOR, True))
+    if how == "its creator ends":
+        desk.say(stage.driver, m.Goodbye("the end"))
+    assert (desk.core.actors.names, desk.core.actors._dead) == ({}, {})
 
 
 def test_a_name_stays_through_restarts(desk):

@@ -8,9 +8,10 @@ import pytest
 
 from zray.broker.places import Places
 from zray.broker.queues import TaskQueue
-from zray.broker.records import Envelope, Host, Worker
+from zray.broker.records import Envelope, Host
 from zray.broker.resources import Pool, Shape, read_shape
 from zray.broker.shares import Account, Share
+from zray.ids import make_task_id
 from zray.protocol import messages as m
 
 from .desk import NO_CPU, ONE_CPU, Desk, amounts, shape
@@ -128,7 +129,7 @@ def test_the_queue_against_a_list():
     rng = random.Random(5)
     hosts = [b"a", b"b", b"c"]
     for _ in range(200):
-        queue = TaskQueue(b"job", Share(Account(0.0), read_shape(ONE_CPU), 0.0))
+        queue = TaskQueue(b"job", Share(Account(0.0), b"job", read_shape(ONE_CPU), 0, 0.0))
         expected, taken, stuck = [], [], []
         for number in range(60):
             action = rng.random()
@@ -172,12 +173,14 @@ def test_the_queue_against_a_list():
 def test_the_index_of_hosts_against_all_of_them():
     rng = random.Random(3)
     shapes = [read_shape(key) for key in (ONE_CPU, shape(CPU=2), shape(CPU=1, x=1), NO_CPU)]
+    shapes.append(read_shape(shape(CPU=1, GPU=1)))
     for _ in range(50):
         places, hosts, grants = Places(), [], []
         for step in range(120):
             action = rng.random()
             if action < 0.15 or not hosts:
-                host = Host(step.to_bytes(16, "big"), Pool(amounts(CPU=rng.randint(0, 3), x=rng.randint(0, 1))), {})
+                total = amounts(CPU=rng.randint(0, 3), x=rng.randint(0, 1), GPU=rng.choice([0, 0, 2]))
+                host = Host(step.to_bytes(16, "big"), Pool(total), {})
                 hosts.append(host)
                 places.add(host)
             elif action < 0.5:
@@ -186,14 +189,15 @@ def test_the_index_of_hosts_against_all_of_them():
                 fitting = [each for each in hosts if each.pool.fits(wanted)]
                 assert (host is None) == (not fitting)
                 if host is not None:
-                    assert len(host.workers) == min(len(each.workers) for each in fitting)
+                    standing = [(spared(each, wanted), each.load, each.number) for each in fitting]
+                    assert (spared(host, wanted), host.load, host.number) == min(standing)
                     grants.append((host, wanted, host.pool.take(wanted)))
-                    host.workers[step.to_bytes(16, "big")] = Worker(b"", host)
+                    host.count_actor(1)
                     places.touch(host)
             elif action < 0.8 and grants:
                 host, wanted, gpus = grants.pop(rng.randrange(len(grants)))
                 host.pool.give_back(wanted, gpus)
-                host.workers.popitem()
+                host.count_actor(-1)
                 places.touch(host)
             elif action > 0.97:
                 gone = hosts.pop(rng.randrange(len(hosts)))
@@ -204,10 +208,15 @@ def test_the_index_of_hosts_against_all_of_them():
         assert places.slots == sum(host.pool.total.get("CPU", 0) // 10_000 for host in hosts)
 
 
+def spared(host: Host, wanted: Shape) -> bool:
+    return bool(host.pool.total.get("GPU")) and not wanted.gpus
+
+
 def _check_with_room(places: Places, hosts: list[Host], shapes: list[Shape]) -> None:
     for wanted in shapes:
         found = [host for host in places.with_room(wanted) if host.pool.fits(wanted)]
-        assert found == [host for host in hosts if host.pool.fits(wanted)]
+        fitting = [host for host in hosts if host.pool.fits(wanted)]
+        assert found == sorted(fitting, key=lambda host: spared(host, wanted))
 
 
 def test_a_task_for_a_host_without_room_is_not_overtaken_for_ever(desk):
@@ -247,9 +256,14 @@ def test_spreading_comes_before_nearness(desk):
 
 
 def test_the_heap_of_hosts_does_not_grow(desk):
+    driver = desk.driver()
     host = desk.host("a", CPU=1)
-    for _ in range(300):
-        (worker,) = desk.workers(host)
-        desk.kill(worker)
-        desk.submit(desk.driver(), 1)
-    assert len(desk.core.scheduler.places._heap) <= 4 + 64
+    desk.workers(host)
+    for number in range(1, 301):
+        actor_id = make_task_id(driver, number)
+        desk.create(driver, actor_id)
+        desk.workers(host)
+        (worker,) = (worker for worker in desk.core.scheduler.workers.values() if worker.actor is not None)
+        desk.say(driver, m.ActorKill(actor_id, True))
+        desk.kill(worker.worker_id)
+    assert len(desk.core.scheduler.places._plain._heap) <= 4 + 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.broker.desk import FUNCTION, ONE_CPU, Desk, one_worker, prefetched, shape
-from zray.broker.scheduler import CREDIT_US, MAX_CREDIT
+from zray.broker.scheduler import CREDIT_US, LENT_FOR_S, MAX_CREDIT
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 
@@ -219,6 +219,8 @@ def test_another_worker_takes_what_was_handed_back(desk):
     given = desk.runs(worker)
     desk.say(worker, m.Returned(given[1:]), m.Blocked(True))
     assert desk.free == {"CPU": 1}
+    assert desk.workers(host) == []  # what is lent is for what the task that waits has submitted
+    desk.tick(1.1 * LENT_FOR_S)
     (another,) = desk.workers(host)
     first = desk.runs(another)
     assert first[0] == task_ids[1]

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.broker.desk import ACTOR, ONE_CPU, Desk, one_worker, prefetched, shape
+from tests.unit.broker.desk import ACTOR, ONE_CPU, OTHER, Desk, one_worker, prefetched, shape
+from zray.broker.inspections import MAX_OPEN, PATIENCE_S
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol.messages import MAY_SEND, OBSERVER
@@ -23,6 +24,8 @@ def desk() -> Desk:
 def look(desk: Desk) -> dict[str, Any]:
     desk.core.joined(WATCHER, OBSERVER, {"pid": 9}, desk.now)
     desk.say(WATCHER, m.Query(1, "status", {}))
+    desk.core.inspections.tick(desk.now + PATIENCE_S)  # nobody has answered
+    desk.turn()
     (answer,) = desk.take(WATCHER, m.Answer)
     assert json.loads(json.dumps(answer.value)) == answer.value
     assert isinstance(answer.value, dict)
@@ -32,7 +35,7 @@ def look(desk: Desk) -> dict[str, Any]:
 def test_nothing(desk):
     assert look(desk) == {
         "uptime_s": 5.0, "refused": {"no key": 2}, "dropped_frames": 1,
-        "hosts": [], "jobs": [], "waiting": [],
+        "hosts": [], "jobs": [], "waiting": [], "running": [], "waiting_for_arguments": {},
         "actors": {"PENDING_CREATION": 0, "ALIVE": 0, "RESTARTING": 0},
     }  # fmt: skip
 
@@ -44,7 +47,7 @@ def test_an_observer_takes_no_part(desk):
     look(desk)
     assert not desk.core.jobs
     desk.say(WATCHER, m.Goodbye("seen"))
-    assert WATCHER not in desk.core.processes and not desk.take(host)
+    assert WATCHER not in desk.core.processes and desk.take(host) == [m.Inspect(1)]
     assert desk.core.may_join(WATCHER, OBSERVER)
     driver = desk.driver()
     assert desk.core.processes[driver].job_id == b"\0\0\0\1"
@@ -107,3 +110,121 @@ def test_actors_and_the_job_of_a_driver_that_left(desk):
     (job,) = found["jobs"]
     assert job["driver_pid"] is None and job["actors"] == 1
     assert found["hosts"][0]["workers"]["actors"] == 1
+
+
+# ------------------------------------------------------------------ what only others know
+
+
+def ask(desk: Desk, what: str = "status", **argument: Any) -> None:
+    desk.core.joined(WATCHER, OBSERVER, {"pid": 9}, desk.now)
+    desk.say(WATCHER, m.Query(1, what, argument))
+
+
+def answer(desk: Desk) -> Any:
+    (answer,) = desk.take(WATCHER, m.Answer)
+    return answer.value
+
+
+def tell(desk: Desk, process: bytes, **found: Any) -> None:
+    (inspect,) = desk.take(process, m.Inspect)
+    desk.say(process, m.Inspected(inspect.request, found))
+
+
+def does(*running: list[Any], waits: list[Any] = [], arguments: dict[str, int] = {}) -> dict[str, Any]:  # noqa: B006
+    return {"running": list(running), "waits": waits, "arguments": arguments}
+
+
+def test_hosts_workers_and_drivers_are_asked(desk):
+    driver, worker = one_worker(desk)
+    (host,) = desk.core.scheduler.hosts
+    (task,) = desk.submit(driver)
+    ask(desk)
+    pid = desk.core.scheduler.workers[worker].pid
+    tell(desk, driver, **does(arguments={"merge": 2}))
+    tell(desk, worker, **does(["fit", 3.5, task], waits=[[task + bytes(4), "load", b""]]))
+    store = {"capacity": 10, "used": 7, "idle": 3, "spilled": 0}
+    tell(desk, host, store=store, memory={str(pid): 4096})
+    found = answer(desk)
+    assert found["hosts"][0]["store"] == store and found["hosts"][0]["heard_s"] == 0.0
+    assert found["waiting_for_arguments"] == {"merge": 2}
+    assert found["running"] == [
+        {"what": "task", "actor": "", "name": "fit", "host_id": host.hex(), "pid": pid, "seconds": 3.5,
+         "memory_bytes": 4096, "answers": True, "waits_for": ["load"]}
+    ]  # fmt: skip
+
+
+def test_who_does_not_answer_is_left_out_and_who_dies_is_not_waited_for(desk):
+    driver, worker = one_worker(desk)
+    desk.submit(driver)
+    ask(desk)
+    tell(desk, driver, **does())
+    assert desk.take(WATCHER, m.Answer) == []
+    desk.kill(worker)
+    (host,) = desk.core.scheduler.hosts
+    tell(desk, host, store={}, memory={})
+    assert answer(desk)["running"] == []
+    desk.take(driver)
+    desk.submit(driver)
+    desk.workers(host)
+    ask(desk)
+    desk.tick(PATIENCE_S)
+    (row,) = answer(desk)["running"]
+    assert not row["answers"] and row["seconds"] is None
+
+
+def test_malformed_answers_count_as_such(desk):
+    driver, worker = one_worker(desk)
+    desk.submit(driver)
+    ask(desk)
+    (inspect,) = desk.take(worker, m.Inspect)
+    for found in ({}, does(["f", 1, b""]), does(["f", 1.0]), does(waits=[["x", "", b""]]), does(arguments={"f": "2"})):
+        with pytest.raises(m.ProtocolError):
+            desk.say(worker, m.Inspected(inspect.request, found))
+    (host,) = desk.core.scheduler.hosts
+    with pytest.raises(m.ProtocolError):
+        desk.say(host, m.Inspected(inspect.request, {"store": {"used": "much"}, "memory": {}}))
+
+
+def test_nobody_asks_without_end(desk):
+    driver = desk.driver()
+    desk.host(CPU=1)
+    for _ in range(MAX_OPEN):
+        desk.say(driver, m.Query(1, "status", {}))
+    with pytest.raises(m.ProtocolError):
+        desk.say(driver, m.Query(1, "status", {}))
+    desk.tick(PATIENCE_S)
+    assert len(desk.take(driver, m.Answer)) == MAX_OPEN
+
+
+def test_why_a_task_has_not_been_started(desk):
+    driver, worker = one_worker(desk)
+    running, _ = desk.submit(driver, 2, retryable=False)
+    (large,) = desk.submit(driver, shape=shape(CPU=8))
+    (queued,) = desk.submit(driver, retryable=False)
+    ask(desk, "explain", task=large)
+    assert "no host of the cluster has that much (host: {CPU: 1})" in answer(desk)["why"]
+    ask(desk, "explain", task=queued)
+    assert answer(desk)["why"] == "it asks for {CPU: 1}, which is in use; 3 tasks wait for a place"
+    ask(desk, "explain", task=running)
+    tell(desk, worker, **does(["fit", 1.0, running]))
+    found = answer(desk)
+    assert found["state"] == "worker" and found["answers"] and found["running"] == [["fit", 1.0, running]]
+    ask(desk, "explain", task=b"unknown")
+    assert answer(desk) == {"state": "unknown"}
+
+
+def test_why_an_actor_is_not_there(desk):
+    driver, worker = one_worker(desk)
+    desk.create(driver, ACTOR, running=ONE_CPU, name="holder")
+    desk.say(worker, m.ActorReady(ACTOR, b""))
+    desk.create(driver, OTHER, name="late")
+    ask(desk, "explain", actor=OTHER)
+    assert answer(desk) == {
+        "name": "A 'late'", "state": "unplaced",
+        "why": "it asks for {CPU: 1}, which is in use, some of it by 1 actor(s) for as long as they live (A 'holder'); "
+        "0 tasks wait for a place",
+    }  # fmt: skip
+    ask(desk, "explain", actor=ACTOR)
+    desk.tick(PATIENCE_S)
+    found = answer(desk)
+    assert found["state"] == "worker" and not found["answers"]

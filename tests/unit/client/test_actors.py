@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, process_id
+from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, kind_of_failure, process_id
 from zray.client.core.actors import ActorView
 from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
 from zray.client.core.tasks import UNLIMITED, Task, pack_outcome
-from zray.failures import decode_failure, encode_failure
+from zray.failures import encode_failure
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.protocol import messages as m
 
@@ -48,11 +48,11 @@ class Caller:
         data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
         self.core.references.resolve(object_id, status, data, b"", 0)
 
-    def create(self, refs: tuple[bytes, ...] = (), handle: bytes | None = None) -> bytes:
+    def create(self, refs: tuple[bytes, ...] = (), handle: bytes | None = None, name: str = "") -> bytes:
         handle = put_id(self.core.new_task_id()) if handle is None else handle
         self.core.references.own(handle)
         self.core.references.resolve(handle, HANDLE, b"", b"", 0)
-        spec = {"handle": handle, "name": "", "ordered": self.ordered, "max_concurrency": 1}
+        spec = {"handle": handle, "name": name, "ordered": self.ordered, "max_concurrency": 1}
         arguments = INLINE_ARGUMENTS._replace(refs=tuple(enumerate(refs)), held=refs)
         task = Task(ACTOR, self.core.queue_route, FUNCTION, b"", 0, b"", arguments, 0, 0, b"")
         self.core.actors.create(handle, spec, task)
@@ -89,7 +89,7 @@ class Caller:
 
     def failure(self, object_id: bytes) -> str:
         entry = self.core.references.entries[object_id]
-        return type(decode_failure(entry.data)).__name__ if entry.status == ERROR else ""
+        return kind_of_failure(entry.data) if entry.status == ERROR else ""
 
     def cancel(self, object_id: bytes) -> None:
         self.core.tasks.cancel(task_of(object_id), 0)
@@ -493,7 +493,7 @@ def test_an_argument_of_the_constructor_is_an_error(caller):
     caller.resolve(argument, ERROR)
     (ready,) = caller.sent()
     assert isinstance(ready, m.ActorReady)
-    assert type(decode_failure(ready.error)).__name__ == "SystemFailure"
+    assert kind_of_failure(ready.error) == "SystemFailure"
 
 
 def test_an_argument_that_is_an_error_already(caller):
@@ -505,7 +505,7 @@ def test_an_argument_that_is_an_error_already(caller):
     assert isinstance(create, m.ActorCreate)
     assert not create.spec["ready"]
     assert isinstance(ready, m.ActorReady)
-    assert type(decode_failure(ready.error)).__name__ == "SystemFailure"
+    assert kind_of_failure(ready.error) == "SystemFailure"
     assert isinstance(call, m.ActorCall)
     caller.state(m.DEAD, error=ready.error)
     assert caller.failure(result) == "SystemFailure"
@@ -555,3 +555,15 @@ def test_a_name_that_was_taken(caller):
     assert caller.sent() == []
     assert caller.core.actors.views == {}
     assert caller.core.tasks.tasks == {}
+
+
+@pytest.mark.parametrize("name", ["", "n"])
+def test_a_dead_actor_is_released_if_it_has_a_name(name):
+    """Which it keeps until then."""
+    caller = Caller()
+    handle = caller.create(name=name)
+    caller.core.receive(m.ActorState(ACTOR, 0, m.DEAD, 0, "it died", b""))
+    caller.sent()
+    caller.drop(handle)
+    assert caller.sent() == ([m.ActorRelease(ACTOR)] if name else [])
+    assert ACTOR not in caller.core.actors.views

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.client.wiring import INLINE_ARGUMENTS, Process, Wire, nothing_is_left
+from tests.unit.client.wiring import INLINE_ARGUMENTS, Process, Wire, kind_of_failure, nothing_is_left
 from zray.client.core.effects import Warn
 from zray.client.core.references import ERROR
 from zray.client.core.tasks import Task
-from zray.failures import decode_failure
 from zray.ids import return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body
@@ -60,7 +59,7 @@ def cancels(wire: Wire) -> list[tuple[Process, object]]:
 
 def failure_of(process: Process, object_id: bytes) -> str:
     entry = process.entry(object_id)
-    return type(decode_failure(entry.data)).__name__ if entry.status == ERROR else ""
+    return kind_of_failure(entry.data) if entry.status == ERROR else ""
 
 
 def call(driver: Process, refs: tuple[bytes, ...] = ()) -> bytes:

@@ -386,14 +386,67 @@ def test_an_actor_without_handles_ends_after_its_work(worker):
     assert worker.sent() == []
 
 
-def test_an_actor_that_exits_by_itself(worker):
+def test_an_actor_that_ends_itself(worker):
     worker.serve_actor()
     worker.call(1)
     worker.call(2)
+    task = worker.execution.take()
+    worker.execution.end_actor("it had enough", task.task_id)
+    assert worker.sent() == []
+    assert (worker.execution.running, worker.execution.queued) == (1, 0)
+    assert not worker.execution.may_exit()
+    worker.finish(task)
+    reply, *rest = worker.sent()
+    assert type(reply) is m.Reply and b"it had enough" in reply.payload  # whatever the call has returned
+    assert rest == [m.ActorExiting(ACTOR, "it had enough"), m.Leaving("it had enough")]
+    assert worker.execution.may_exit()
+
+
+def test_calls_beside_the_one_that_ends_the_actor_are_finished(worker):
+    worker.serve_actor()
+    worker.call(1)
+    worker.call(2)
+    first, second = worker.execution.take(), worker.execution.take()
+    worker.execution.end_actor("it had enough", first.task_id)
+    worker.execution.end_actor("another reason", b"nobody's")
+    worker.finish(first)
+    assert kinds(worker.sent()) == ["Reply"]
+    worker.call(3)
+    assert worker.execution.take() is None
+    worker.finish(second)
+    reply, *rest = worker.sent()
+    assert b"it had enough" not in reply.payload
+    assert rest == [m.ActorExiting(ACTOR, "it had enough"), m.Leaving("it had enough")]
+
+
+def test_calls_that_have_had_their_time(worker):
+    worker.serve_actor()
+    worker.call(1)
     worker.execution.take()
-    worker.execution.exit_actor("it had enough")
-    assert worker.sent() == [m.ActorExiting(ACTOR, "it had enough"), m.Leaving("it had enough")]
-    assert (worker.execution.running, worker.execution.queued) == (0, 0)
+    worker.execution.end_actor("it had enough")
+    worker.execution.abandon_all()
+    assert kinds(worker.sent()) == ["ActorExiting", "Leaving"]
+    assert worker.execution.may_exit()
+
+
+def test_a_constructor_that_ends_the_actor(worker):
+    task = worker.start_actor()
+    worker.sent()
+    worker.execution.end_actor("it had enough", task.task_id)
+    worker.execution.constructed(task, b"an error")
+    assert kinds(worker.sent()) == ["ActorExiting", "Leaving"]
+
+
+def test_a_process_that_exits_answers_what_runs_and_not_who_asked(worker):
+    worker.serve_actor()
+    worker.call(1)
+    worker.call(2)
+    worker.call(3)
+    first, second = worker.execution.take(), worker.execution.take()
+    worker.execution.exit_process(first.task_id)
+    assert not worker.execution.may_exit()
+    worker.finish(second)
+    assert [message.task_id for message in worker.sent()] == [second.task_id]
     assert worker.execution.may_exit()
 
 
@@ -420,7 +473,7 @@ def test_answers_that_are_held_back_go_before_the_end(worker, how):
         worker.core.receive(m.ActorStop(ACTOR))
         assert worker.execution.take() is None
     else:
-        worker.execution.exit_actor("it had enough")
+        worker.execution.end_actor("it had enough")
     assert not {"Reply", "ActorExiting"} & set(kinds(worker.sent()))
     assert not worker.execution.may_exit()
     worker.call(2)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.client.wiring import HOST, IgnoreReady, Process, Wire, nothing_is_left
+from tests.unit.client.wiring import HOST, IgnoreReady, Process, Wire, kind_of_failure, nothing_is_left
 from zray.client.core.effects import FreeSegment
 from zray.client.core.references import ERROR, PENDING, STORED
-from zray.failures import decode_failure
 from zray.ids import make_task_id, put_id
 from zray.protocol import messages as m
 from zray.protocol.messages import ProtocolError
@@ -45,7 +44,7 @@ def start(wire: Wire, worker: Process) -> object:
 def failure_of(process: Process, object_id: bytes) -> str:
     entry = process.entry(object_id)
     assert entry.status == ERROR
-    return type(decode_failure(entry.data)).__name__
+    return kind_of_failure(entry.data)
 
 
 # ------------------------------------------------------------------ in one process

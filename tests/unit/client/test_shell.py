@@ -24,6 +24,9 @@ class Core:
     def collect(self):
         return
 
+    def tick(self, now):
+        return
+
     @property
     def has_output(self):
         return bool(self.out)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.client.wiring import HOST, MAX_INLINE_BYTES, Process, Wire
+from tests.unit.client.wiring import HOST, MAX_INLINE_BYTES, Process, Wire, kind_of_failure
+from zray.client.core import UNHANDLED
+from zray.client.core.effects import Unhandled, Warn
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import MAX_FREE_ATTEMPTS, UNLIMITED, pack_outcome, read_outcome
-from zray.failures import decode_failure, encode_failure
-from zray.ids import task_of
+from zray.failures import decode_failure, encode_failure, missed_argument
+from zray.ids import return_id, task_of
 from zray.protocol import messages as m
+from zray.protocol.codec import pack, pack_body
 from zray.protocol.messages import ProtocolError
 
 
@@ -34,7 +39,7 @@ def worker(wire: Wire) -> Process:
 def failure_of(process: Process, object_id: bytes) -> str:
     entry = process.entry(object_id)
     assert entry.status == ERROR
-    return type(decode_failure(entry.data)).__name__
+    return kind_of_failure(entry.data)
 
 
 def fail(
@@ -120,7 +125,9 @@ def test_an_argument_that_is_an_error_is_the_outcome(driver, worker):
     sent(driver)
     answer(driver, first, status=ERROR)
     assert sent(driver) == []
-    assert driver.entry(third).data == driver.entry(first).data
+    missed = missed_argument(driver.entry(third).data)
+    assert missed is not None
+    assert missed.error == driver.entry(first).data and missed.between == 1
 
 
 @pytest.mark.parametrize("end", ["error", "cancel", "crash", "cluster lost"])
@@ -358,3 +365,217 @@ def test_random_outcomes(payload):
         read_outcome(payload)
     except ProtocolError:
         return
+
+
+# ------------------------------------------------------------------ what is told
+
+
+def told(process: Process) -> list[str]:
+    """The warnings since the last look."""
+    texts = [effect.text for effect in process.effects if isinstance(effect, Warn)]
+    process.effects.clear()
+    return texts
+
+
+def text_of(process: Process, object_id: bytes) -> str:
+    return str(decode_failure(process.entry(object_id).data))
+
+
+def named(process: Process, object_id: bytes, name: str = "fit") -> bytes:
+    process.core.tasks.tasks[task_of(object_id)].options = pack({"name": name})
+    return object_id
+
+
+def test_a_death_that_is_tried_again_is_told_and_the_last_one_is_the_error(driver, worker):
+    ref = named(driver, driver.submit(worker, retries=2))
+    fail(driver, ref, 0)
+    assert told(driver) == ["attempt 1 of 3 of `fit` died and is tried again: it died"]
+    fail(driver, ref, 1)
+    driver.core.tell_news(math.inf)
+    driver.flush()
+    assert told(driver) == ["attempt 2 of 3 of `fit` died and is tried again: it died"]
+    fail(driver, ref, 2)
+    assert text_of(driver, ref) == "attempt 3 of 3 of `fit`: it died"
+    assert told(driver) == []
+
+
+def test_many_deaths_are_summed_up(driver, worker):
+    for _ in range(5):
+        fail(driver, named(driver, driver.submit(worker, retries=1)), 0)
+    driver.core.tell_news(math.inf)
+    driver.flush()
+    first, summary = told(driver)
+    assert first == "attempt 1 of 2 of `fit` died and is tried again: it died"
+    assert summary == f"4 attempts are over and tried again (fit 4x), the last: {first}"
+
+
+def test_of_a_lost_host_and_of_a_bystander_the_owner_tells_nothing(driver, worker):
+    one, two = driver.submit(worker, retries=1), driver.submit(worker, retries=1)
+    fail(driver, one, 0, "NodeDiedError")
+    fail(driver, two, 0, culprit=False)
+    assert told(driver) == []
+
+
+def test_an_exception_that_is_tried_again_is_told(driver, worker):
+    ref = named(driver, driver.submit(worker, retries=1))
+    answer(driver, ref, 0, ERROR, retryable=True)
+    assert told(driver) == ["attempt 1 of 2 of `fit` raised raised: it is tried again"]
+
+
+def test_without_a_limit_of_retries_no_limit_is_named(driver, worker):
+    fail(driver, named(driver, driver.submit(worker, retries=UNLIMITED)), 0)
+    assert told(driver) == ["attempt 1 of `fit` died and is tried again: it died"]
+
+
+def test_the_last_attempt_says_that_it_is(driver, worker):
+    task = driver.core.tasks.tasks[task_of(driver.submit(worker, retries=1))]
+    task.flags = m.FLAG_RETRYABLE
+    driver.core.tasks.again(task, counts=True)
+    assert not task.flags & m.FLAG_RETRYABLE
+
+
+def test_a_cancellation_names_the_task(driver, worker):
+    one = named(driver, driver.submit(worker, refs=[driver.submit(worker)]))
+    driver.core.tasks.cancel(task_of(one), 0)
+    assert text_of(driver, one) == "attempt 1 of 1 of `fit` was cancelled before it was sent"
+    two = named(driver, driver.submit(worker))
+    driver.core.tasks.cancel(task_of(two), 0)
+    driver.core.receive(m.Result(task_of(two), 0, b"w" * 16, b"", b""))
+    assert text_of(driver, two) == "attempt 1 of 1 of `fit` was cancelled"
+
+
+# ------------------------------------------------------------------ errors that nobody hears of
+
+
+def user_error(process: Process, object_id: bytes, n_returns: int = 1, attempt: int = 0) -> None:
+    """The task's code has raised."""
+    data = b"E" + msgpack.packb(["fit", "ValueError: boo", 7, "node7", None, ""])
+    payload = pack_outcome(HOST, [(ERROR, data, 0, ())] * n_returns, [], False)
+    process.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, b"", payload))
+    process.flush()
+
+
+def unhandled(process: Process) -> list[str]:
+    texts = [effect.text for effect in process.effects if isinstance(effect, Unhandled)]
+    process.effects.clear()
+    return texts
+
+
+TOLD = f"{UNHANDLED}: fit (pid=7, host=node7)\nValueError: boo"
+
+
+def test_an_error_is_told_when_the_last_reference_goes(driver, worker):
+    ref = driver.submit(worker)
+    user_error(driver, ref)
+    assert unhandled(driver) == []
+    driver.drop(ref)
+    assert unhandled(driver) == [TOLD] and not driver.core.references.unseen
+
+
+def test_an_error_that_comes_when_no_reference_is_left(driver, worker):
+    ref = driver.submit(worker)
+    driver.drop(ref)
+    user_error(driver, ref)
+    assert unhandled(driver) == [TOLD] and not driver.core.references.unseen
+
+
+def test_an_error_of_several_values_is_told_once_and_with_the_last(driver, worker):
+    first = driver.submit(worker, n_returns=3)
+    others = [return_id(task_of(first), index) for index in (2, 3)]
+    user_error(driver, first, 3)
+    driver.drop(first)
+    driver.drop(others[1])
+    assert unhandled(driver) == []
+    driver.drop(others[0])
+    assert unhandled(driver) == [TOLD]
+
+
+def test_an_error_that_somebody_has_seen_is_not_told(driver, worker):
+    ref = driver.submit(worker, n_returns=2)
+    user_error(driver, ref, 2)
+    driver.core.references.seen(return_id(task_of(ref), 2))
+    for index in (1, 2):
+        driver.drop(return_id(task_of(ref), index))
+    assert unhandled(driver) == [] and not driver.core.references.unseen
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_an_error_that_another_process_has_asked_for_is_not_told(wire, driver, worker, early):
+    ref = driver.submit(worker)
+    ask = m.Delivered(worker.id, pack_body([m.ObjectRequest(ref)]))
+    if early:
+        driver.core.receive(ask)
+    user_error(driver, ref)
+    if not early:
+        driver.core.receive(ask)
+    driver.drop(ref)
+    assert unhandled(driver) == []
+
+
+def test_an_error_of_an_argument_is_that_of_the_last_task_of_a_chain(driver, worker):
+    first = driver.submit(worker)
+    last = driver.submit(worker, refs=[first])
+    driver.core.tasks.tasks[task_of(last)].options = pack({"name": "merge"})
+    driver.drop(first)
+    user_error(driver, first)
+    assert unhandled(driver) == []
+    driver.drop(last)
+    (text,) = unhandled(driver)
+    assert text.startswith(f"{UNHANDLED}: merge: The task was not run: its argument 0") and "ValueError: boo" in text
+    assert not driver.core.references.unseen
+
+
+def test_what_was_cancelled_or_lost_with_the_cluster_is_not_told(driver, worker):
+    cancelled, lost = driver.submit(worker), driver.submit(worker)
+    driver.core.tasks.cancel(task_of(cancelled), 0)
+    user_error(driver, cancelled)
+    driver.core.lose_cluster("gone")
+    driver.drop(cancelled)
+    driver.drop(lost)
+    assert unhandled(driver) == []
+
+
+def test_a_death_that_nobody_hears_of_is_told(driver, worker):
+    ref = driver.submit(worker)
+    driver.drop(ref)
+    fail(driver, ref, 0)
+    assert unhandled(driver) == [f"{UNHANDLED}: attempt 1 of 1 of `a task`: it died"]
+
+
+# ------------------------------------------------------------------ what a process does
+
+
+def asked(process: Process) -> dict[str, object]:
+    sent(process)
+    process.core.receive(m.Inspect(5))
+    process.flush()
+    (answer,) = sent(process)
+    assert isinstance(answer, m.Inspected) and answer.request == 5
+    return answer.found
+
+
+def test_what_waits_for_arguments_and_what_is_waited_for_is_told(driver, worker):
+    first = named(driver, driver.submit(worker), "load")
+    for name in ("merge", "merge", "plot"):
+        named(driver, driver.submit(worker, refs=[first]), name)
+    driver.core.awaited["a thread"] = [first, b"other".ljust(28, b"\0")]
+    assert asked(driver) == {
+        "running": [],
+        "waits": [[first, "load", b""], [b"other".ljust(28, b"\0"), "", b""]],
+        "arguments": {"merge": 2, "plot": 1},
+    }
+
+
+def test_what_runs_is_told_with_its_seconds(wire, driver, worker):
+    ref = driver.submit(worker)
+    wire.settle()
+    task = worker.take()
+    assert task is not None
+    worker.core.now = 10.0
+    assert asked(worker)["running"] == [["a task", 0.0, task_of(ref)]]
+    worker.core.tick(10.0)
+    worker.core.now = 13.5
+    assert asked(worker)["running"] == [["a task", 3.5, task_of(ref)]]
+    worker.finish(task)
+    worker.core.tick(14.0)
+    assert asked(worker)["running"] == [] and not worker.core.execution._seen_at

@@ -21,6 +21,7 @@ class Shell:
         self.references = ReferenceTable(ME, self.never, self.never, self.never)
         self.lock = contextlib.nullcontext()
         self.closed = False
+        self.awaited = {}
         self.acts = []
         self.waits = 0
 
@@ -59,7 +60,7 @@ def shell():
 
 @pytest.fixture
 def waits(shell):
-    return Waits(shell, None, contextlib.nullcontext, lambda: None)
+    return Waits(shell, None, contextlib.nullcontext, lambda: None, lambda ids: f"{len(ids)} are late")
 
 
 def test_all_are_ready(shell, waits):
@@ -115,9 +116,14 @@ def test_what_comes_between_the_first_look_and_the_lock(shell, waits, come):
 
 def test_the_time_is_up(shell, waits):
     shell.acts = [lambda: shell.resolve(B)]
-    with pytest.raises(GetTimeoutError, match=r"2 of 3 .* 0\.5 s"):
+    with pytest.raises(GetTimeoutError, match=r"2 of 3 .* 0\.5 s \(the timeout\): 2 are late"):
         waits.first_error([A, B, C], 0.5)
-    assert shell.waiters() == []
+    assert shell.waiters() == [] and shell.core.awaited == {}
+
+
+def test_who_waits_for_a_moment_gets_no_explanation(waits):
+    with pytest.raises(GetTimeoutError, match=r"\(the timeout\)$"):
+        waits.first_error([A], 0.05)
 
 
 def test_an_interrupt_leaves_no_waiter(shell, waits):

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.client.test_actors import ACTOR, Caller, Course
-from tests.unit.client.wiring import INLINE_ARGUMENTS, Process, Wire, process_id
+from tests.unit.client.wiring import INLINE_ARGUMENTS, Process, Wire, kind_of_failure, process_id
 from zray.client.core.references import ERROR, INLINE
 from zray.client.core.tasks import MAX_IDLE_WINDOWS, UNLIMITED, Arguments, Task, pack_outcome
 from zray.client.core.windows import Windows
-from zray.failures import decode_failure, encode_failure
+from zray.failures import encode_failure
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack
@@ -379,7 +379,7 @@ class Owner:
 
     def failure(self, object_id: bytes) -> str:
         entry = self.core.references.entries[object_id]
-        return type(decode_failure(entry.data)).__name__ if entry.status == ERROR else ""
+        return kind_of_failure(entry.data) if entry.status == ERROR else ""
 
 
 def test_so_many_bytes_of_tasks_are_under_way_and_the_rest_follows_in_order():

@@ -19,6 +19,7 @@ from zray.client.core.execution import Assignment, Return
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import Arguments, Task
 from zray.client.core.windows import WINDOWS, Windows
+from zray.failures import decode_failure, missed_argument
 from zray.ids import owner_of, put_id, return_id
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
@@ -31,6 +32,12 @@ INLINE_ARGUMENTS = Arguments(INLINE, msgpack.packb([]), b"", b"", 0, (), ())
 
 def process_id(name: str) -> bytes:
     return name.encode().ljust(16, b"\0")
+
+
+def kind_of_failure(data: bytes) -> str:
+    """What failed: of a task that was not run, its argument."""
+    missed = missed_argument(data)
+    return type(decode_failure(missed.error if missed is not None else data)).__name__
 
 
 def over_the_wire(message: Any) -> Any:

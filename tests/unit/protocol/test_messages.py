@@ -122,8 +122,10 @@ GOLDEN = """
 74 LogsTaken size_bytes: int
 75 Started task_id: bytes, attempt: int
 76 LeftBehind object_ids: list[bytes]
+77 Inspect request: int
+78 Inspected request: int, found: dict[str, Any]
 """
-"""The wire format of protocol version 6. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 7. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
 
 FIXED_SIZES = {
     "process_id": 16,
@@ -198,7 +200,7 @@ def test_the_wire_format():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 6
+    assert messages.PROTOCOL_VERSION == 7
 
 
 def test_every_size_is_that_of_a_field():
@@ -219,9 +221,11 @@ def test_constants_of_the_wire():
 
 def test_every_message_is_in_one_union():
     # A message in no union could be sent by nobody; "Leaving" and its like must not be open to drivers.
-    # Hosts, too, send to peers and watch them; what is about objects between machines also goes by links.
-    # Drivers and the broker alike say what they have taken of workers' output. The broker passes ``Started`` on.
-    directions = [FROM_WORKER | FROM_DRIVER, FROM_HOST - {Peer, Watch}, FROM_BROKER - {LogsTaken, Started}, FROM_PEER,
+    # Hosts, too, send to peers, watch them, say goodbye and answer questions; what is about objects between machines
+    # also goes by links. Drivers and the broker alike say what they have taken of workers' output. The broker passes
+    # ``Started`` on.
+    of_hosts = FROM_HOST - {Peer, Watch, Goodbye, messages.Inspected}
+    directions = [FROM_WORKER | FROM_DRIVER, of_hosts, FROM_BROKER - {LogsTaken, Started}, FROM_PEER,
                   FROM_PEER_TO_HOST - FROM_PEER, FROM_LINK - FROM_PEER, HANDSHAKE]  # fmt: skip
     assert sum(len(direction) for direction in directions) == len(TYPES)
     assert {Pull, Chunk, PullFailed, LinkHello, LinkWelcome} == FROM_LINK

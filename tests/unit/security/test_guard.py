@@ -409,3 +409,55 @@ def test_without_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zmq, "has", lambda name: False)
     with pytest.raises(ConfigError, match="without CURVE"):
         require_curve()
+
+
+# ------------------------------------------------------------------ those who do not give up
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(guards.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_who_tries_again_with_the_same_key_counts_once(door: Door, clock: list[float]) -> None:
+    def ask(key: bytes) -> bytes:
+        answer = door.guard._answer([b"", b"", b"1.0", b"1", b"zray", b"10.0.0.1", b"", b"CURVE", key * 32])
+        return answer[4]
+
+    assert [ask(key) for key in (b"a", b"a", b"b")] == [b"400"] * 3
+    assert door.guard.refused == {guards.UNKNOWN_KEY: 2}
+    clock[0] += guards.REPEAT_S - 1
+    ask(b"a")
+    clock[0] += guards.REPEAT_S - 1
+    ask(b"a")
+    assert door.guard.refused == {guards.UNKNOWN_KEY: 2}
+    clock[0] += guards.REPEAT_S
+    ask(b"a")
+    assert door.guard.refused == {guards.UNKNOWN_KEY: 3}
+
+
+@pytest.mark.parametrize("addresses", [["10.0.0.1"] * 9, ["?"] * 9, ["?", "10.0.0.1", "?"], ["10.0.0.1", "?"]])
+def test_who_expects_another_broker_counts_once_by_address(
+    door: Door, clock: list[float], addresses: list[str]
+) -> None:
+    for address in addresses:
+        door.guard._count_address(guards.WRONG_SERVER_KEY, address)
+    assert door.guard.refused == {guards.WRONG_SERVER_KEY: 1}
+    clock[0] += guards.REPEAT_S
+    for address in ("10.0.0.2", "10.0.0.3"):
+        door.guard._count_address(guards.WRONG_SERVER_KEY, address)
+    assert door.guard.refused == {guards.WRONG_SERVER_KEY: 3}
+
+
+def test_others_count_each_time(door: Door, clock: list[float]) -> None:
+    for _ in range(3):
+        door.guard._count_address(guards.NO_ZEROMQ, "10.0.0.1")
+    assert door.guard.refused == {guards.NO_ZEROMQ: 3}
+
+
+def test_few_are_remembered(door: Door, clock: list[float]) -> None:
+    for number in range(2 * guards.KEPT_TRIERS):
+        door.guard._count_address(guards.WRONG_SERVER_KEY, str(number))
+    assert len(door.guard._tried) == guards.KEPT_TRIERS

@@ -20,6 +20,7 @@ import zray
 from tests.unit.serialization.raising import caught, no_refs, pack, round_trip, throw
 from zray.exceptions import (
     FAILURES,
+    ActorError,
     SystemFailure,
     TaskCancelledError,
     TaskError,
@@ -481,6 +482,22 @@ def test_failures_travel_by_name(kind):
     error = load_error(memoryview(data), no_refs)
     assert type(error) is FAILURES[kind]
     assert "what happened" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["ActorDiedError", "ActorUnavailableError"])
+def test_failures_of_actors_tell_which(kind):
+    error = load_error(encode_failure(kind, "what happened", b"\1\2"), no_refs)
+    assert isinstance(error, ActorError)
+    assert (error.actor_id, error.error_msg, error.preempted) == ("0102", "what happened", False)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.actor_id, str(again)) == (type(error), "0102", "what happened")
+    assert load_error(encode_failure(kind, "nobody knows whose"), no_refs).actor_id is None
+
+
+@pytest.mark.parametrize("more", [["text"], [1, 2], [b"1", b"2"]])
+def test_failures_with_more_than_is_known(more):
+    error = load_error(b"F" + msgpack.packb(["ActorDiedError", "text", *more]), no_refs)
+    assert str(error) == "text"
 
 
 def test_an_unknown_failure_is_refused_by_the_sender_and_told_by_the_receiver():

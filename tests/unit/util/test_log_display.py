@@ -55,16 +55,16 @@ def test_a_single_line_held_back_is_shown_as_it_is(dedup: LogDeduplicator) -> No
     assert dedup.next_deadline() is None
 
 
-def test_numbers_do_not_count(dedup: LogDeduplicator) -> None:
-    dedup.feed(0.0, "f", 1, "stdout", ["step 1 at 0xff: loss=0.5"])
-    dedup.feed(0.0, "f", 2, "stdout", ["step 2 at 0xee: loss=0.25"])
-    assert dedup.feed(0.0, "f", 3, "stdout", ["step 3 at 0xab: loss=0.1"]) == []
-    assert texts(dedup.flush(math.inf)) == ["(f pid=3) step 3 at 0xab: loss=0.1 [repeated 2x across cluster]"]
-
-
-def test_lines_of_nothing_but_numbers_are_all_shown(dedup: LogDeduplicator) -> None:
+def test_only_equal_lines_are_one(dedup: LogDeduplicator) -> None:
     for pid in (1, 2, 3):
-        assert len(dedup.feed(0.0, "f", pid, "stdout", ["42", ""])) == 2
+        assert len(dedup.feed(0.0, "f", pid, "stdout", [f"epoch {pid} at 0x{pid}f: loss=0.{pid}", f"{pid}"])) == 2
+    assert dedup.flush(math.inf) == []
+
+
+def test_a_number_is_a_line_like_any_other_and_nothing_is_none(dedup: LogDeduplicator) -> None:
+    assert len(dedup.feed(0.0, "f", 1, "stdout", ["42", "", " "])) == 3
+    assert len(dedup.feed(0.0, "f", 2, "stdout", ["42", "", " "])) == 2
+    assert texts(dedup.flush(5.0)) == ["(f pid=2) 42"]
 
 
 def test_streams_and_hosts_are_apart(dedup: LogDeduplicator) -> None:

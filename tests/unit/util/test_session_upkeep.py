@@ -99,6 +99,14 @@ class TestCurrent:
         kept.upkeep.check(0.0)
         assert sessions.read_current(kept.paths.root) == current_of(kept)
 
+    def test_where_it_listens_is_noted_whoever_is_current(self, kept: Kept) -> None:
+        kept.upkeep.show(current_of(kept))
+        sessions.write_current(kept.paths.root, Current("ipc://y", "01234567", os.getpid()))
+        kept.upkeep.check(0.0)
+        os.unlink(kept.paths.broker)
+        kept.upkeep.check(1.0)
+        assert sessions.brokers(kept.paths.root) == [current_of(kept)]
+
     def test_is_left_to_the_broker_that_was_started_last(self, kept: Kept) -> None:
         kept.upkeep.show(current_of(kept))
         sessions.write_current(kept.paths.root, Current("ipc://y", "01234567", os.getpid()))

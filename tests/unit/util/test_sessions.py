@@ -278,6 +278,37 @@ class TestCurrent:
         current.write_text(text.replace('"start_time": ', '"start_time": 1'))
         assert sessions.read_current(root) is None
 
+    def test_brokers_of_all_kinds(self, root: str) -> None:
+        by_hand, hand_lock = sessions.new_session(root)
+        local, local_lock = sessions.new_session(root)
+        host, host_lock = sessions.new_session(root)
+        dead = dead_session(root)
+        for paths in (local, dead):
+            Path(paths.broker_socket).touch()
+        current = Current("tcp://x:1", by_hand.name, os.getpid())
+        sessions.write_broker(by_hand, current)
+        assert sessions.brokers(root) == [current]
+        assert sessions.brokers(root, local=True) == [Current(f"ipc://{local.broker_socket}", local.name, 0), current]
+        for lock in (hand_lock, local_lock, host_lock):
+            lock.close()
+        assert not os.path.exists(host.broker_socket)
+
+    def test_one_of_several_brokers_is_chosen_with_a_word(self, root: str) -> None:
+        assert sessions.choose_broker(root) == (None, "")
+        first, first_lock = sessions.new_session(root)
+        second, second_lock = sessions.new_session(root)
+        for paths, address in ((first, "ipc:///first"), (second, "ipc:///second")):
+            current = Current(address, paths.name, os.getpid())
+            sessions.write_broker(paths, current)
+            sessions.write_current(root, current)
+            chosen, warning = sessions.choose_broker(root)
+            assert chosen == current
+            assert bool(warning) == (paths is second)
+        assert "2 brokers of yours" in warning and "at ipc:///second. Give" in warning
+        assert warning.endswith("the others are at ipc:///first")
+        for lock in (first_lock, second_lock):
+            lock.close()
+
     @pytest.mark.parametrize("text", ["", "[]", "{", '{"address": 1}', '{"address": "a", "session": "s", "pid": []}'])
     def test_garbage(self, root: str, text: str) -> None:
         Path(root, "current").write_text(text)

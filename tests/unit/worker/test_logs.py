@@ -23,7 +23,7 @@ from zray.worker.host.logs import (
     Tail,
     WorkerLog,
 )
-from zray.worker.log_marker import marker
+from zray.worker.log_marker import SECRET_FROM, marker
 
 
 def split(*chunks: bytes) -> list[str]:
@@ -52,6 +52,28 @@ class TestLineSplitter:
     )
     def test_lines(self, chunks: list[bytes], lines: list[str]) -> None:
         assert split(*chunks) == lines
+
+    @pytest.mark.parametrize(
+        ("before", "shown", "after", "lines"),
+        [
+            (b"working...", ["working..."], b"done\n", ["done"]),
+            (b"working...", ["working..."], b"\nnext\n", ["next"]),
+            (b"\r 10%", [" 10%"], b"\r 20%\r 30%\n", [" 30%"]),
+            (b"10%\r", ["10%"], b"20%\r", ["20%"]),
+            (b"10%\r", ["10%"], b"\n\n", [""]),
+            (b"snow\xe2\x98", ["snow"], b"\x83man\n", ["\N{SNOWMAN}man"]),
+            (b"\xff\xfe", ["\\xff\\xfe"], b"", []),
+            (b"", [], b"\n", [""]),
+            (b"\r", [], b"\n", [""]),
+            (b"line\n", [], b"", []),
+        ],
+    )
+    def test_the_beginning_of_a_line(self, before: bytes, shown: list[str], after: bytes, lines: list[str]) -> None:
+        splitter = LineSplitter()
+        splitter.feed(before)
+        assert splitter.show() == shown
+        assert splitter.show() == []
+        assert splitter.feed(after) + splitter.finish() == lines
 
     def test_long_line_comes_in_marked_pieces(self) -> None:
         lines = split(b"x" * (3 * MAX_LINE_BYTES + 5), b"\n")
@@ -154,6 +176,34 @@ class TestWorkerLog:
         assert (tmp_path / "worker-1.err").read_bytes() == b"oh\nno\n"
         worker.end()
 
+    def test_a_line_without_an_end_is_shown_when_it_does_not_go_on(self, worker: Worker, tmp_path: Path) -> None:
+        os.write(worker.out, b"working...")
+        assert list(worker.log.read()) == []
+        assert list(worker.log.tick()) == []
+        assert list(worker.log.tick()) == [("stdout", "", ["working..."])]
+        assert list(worker.log.tick()) == []
+        os.write(worker.out, b"done\n")
+        assert list(worker.log.read()) == [("stdout", "", ["done"])]
+        assert (tmp_path / "worker-1.out").read_bytes() == b"working...done\n"
+        worker.end()
+
+    def test_a_progress_bar_is_shown_now_and_then(self, worker: Worker) -> None:
+        shown = []
+        for percent in range(20):
+            os.write(worker.err, b"\r%d%%" % percent)
+            assert list(worker.log.read()) == []
+            shown += list(worker.log.tick())
+        assert shown == [("stderr", "", [f"{percent}%"]) for percent in (3, 7, 11, 15, 19)]
+        worker.end()
+
+    def test_what_is_cut_off_goes_on_afterwards(self, worker: Worker) -> None:
+        os.write(worker.out, b"working...")
+        list(worker.log.read())
+        assert list(worker.log.cut()) == [("stdout", "", ["working..."])]
+        os.write(worker.out, b"\n")
+        assert list(worker.log.read()) == []
+        worker.end()
+
     def test_end_of_the_pipes(self, worker: Worker) -> None:
         os.write(worker.out, b"no newline")
         worker.end()
@@ -201,6 +251,17 @@ class TestNamedLines:
         assert said == [("", ["a"]), ("f", ["b", "c"]), ("g", ["d"])]
         assert plain == b"a\nb\nc\nd\n"
         assert lines.feed(b"e\n") == ([("g", ["e"])], b"e\n")
+
+    def test_a_marker_is_never_shown_be_it_whole_or_not(self) -> None:
+        whole = marker(SECRET, "two")
+        for end in range(SECRET_FROM + 1, len(whole)):
+            lines = NamedLines(SECRET)
+            lines.feed(b"partial" + whole[:end], cut=True)
+            assert lines.show() == [("", ["partial"])]
+            said, plain = lines.finish()
+            assert said == [] and plain == b""
+            lines.feed(b"partial" + whole[:end], cut=True)
+            assert lines.feed(whole[end:] + b"text\n")[0] == [("", ["partial"]), ("two", ["text"])]
 
     def test_a_marker_ends_a_line_without_an_end(self) -> None:
         lines = NamedLines(SECRET)

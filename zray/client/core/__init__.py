@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from zray.client.core.actors import ActorTable
-from zray.client.core.effects import FreeSegment, ShowLogs, Warn
+from zray.client.core.effects import FreeSegment, ShowLogs, Unhandled, Warn
 from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, Entry, ReferenceTable, is_stored
 from zray.client.core.tasks import QueueRoute, TaskTable, pack_outcome, read_outcome
 from zray.client.core.windows import WINDOWS, Windows
-from zray.failures import encode_failure
+from zray.failures import aliased, encode_failure, show_error
 from zray.ids import owner_of, task_of
 from zray.protocol.codec import pack, unpack_messages
 from zray.protocol.messages import (
@@ -53,6 +53,8 @@ from zray.protocol.messages import (
     FreeObjects,
     FunctionBlob,
     FunctionPut,
+    Inspect,
+    Inspected,
     JobConfig,
     KeepCopies,
     LeftBehind,
@@ -78,11 +80,16 @@ from zray.protocol.messages import (
     Watch,
 )
 from zray.protocol.rows import encode_row
+from zray.util.digest import Digest
 
 if TYPE_CHECKING:
     from zray.client.core.transfers import DriverTransfers
 
 PEER_CHUNK_BYTES = 1 << 20
+UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
+"""Ray's words."""
+MAX_INSPECTED = 20
+"""Calls that run, and objects that are waited for: so many are told of."""
 FORCE_IS_FOR_TASKS = "force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()"
 
 
@@ -110,6 +117,11 @@ class ClientCore:
         self.transfers: DriverTransfers | None = None  # where the machine has no host
         self.faults = 0  # messages of other processes whose content was no good
         self.now = 0.0  # when the shell's present turn began
+        self.awaited: dict[Any, list[bytes]] = {}  # objects that threads of this process wait for, by who waits
+        self._retries = Digest("attempts are over and tried again")
+        self._unseen = Digest("more errors that nobody has fetched")
+        self.references.on_unseen = self._on_unseen
+        self.tasks.on_retry = self._on_retry
         self.execution = Execution(self.references, self.tasks, send, self._effects, host_id, windows.started_bytes)
         self.send = send
 
@@ -161,6 +173,34 @@ class ClientCore:
         """Queues something for the shell to do, outside of its lock."""
         self._effects.append(effect)
 
+    def _on_retry(self, name: str, news: str) -> None:
+        self._tell(self._retries.add(self.now, name, news))
+
+    def tick(self, now: float) -> None:
+        """To be called some times a second."""
+        self.execution.note_time(now)
+        self.tell_news(now)
+
+    def tell_news(self, now: float) -> None:
+        """Tells what has been held back to be told in one line."""
+        self._tell(self._retries.flush(now))
+        if unseen := self._unseen.flush(now):
+            self._effects.append(Unhandled(unseen))
+
+    def _on_unseen(self, name: str, data: bytes, size: int) -> None:
+        if not data:
+            what = f"{name} raised an error of {size:,} bytes, which is too large to be shown here"
+        elif origin := aliased(data):
+            what = f"{name} was not run, since its argument {origin.hex()} is an error"
+        else:
+            what = show_error(data)
+        if unseen := self._unseen.add(self.now, name, f"{UNHANDLED}: {what}"):
+            self._effects.append(Unhandled(unseen))
+
+    def _tell(self, news: str) -> None:
+        if news:
+            self._effects.append(Warn(news))
+
     def collect(self) -> None:
         """Counts the references that were garbage collected since the last call."""
         dropped = self.dropped
@@ -206,6 +246,8 @@ class ClientCore:
             self.references.watch_once(process_id)  # what it has goes with it
         sources = self.locations.sources(object_id, entry.host, source, message.serves, message.lost)
         kind, why = ("", "") if sources else ("ObjectLostError", "no host has it any more")
+        if not sources and self.references.is_dead(entry.host):
+            why = f"the host that kept it ({entry.host.hex()[:8]}) has died, and no other has a copy"
         self.to_peer(source, Located(object_id, message.question, entry.size, sources, kind, why))
 
     def _copy_made(self, source: bytes, message: CopyMade) -> None:
@@ -272,11 +314,31 @@ class ClientCore:
             for holder in (host, *self.locations.forget(object_id)):
                 self._effects.append(FreeSegment(holder, object_id))
 
+    # ------------------------------------------------------------------ what it does
+
+    def _inspect(self, message: Inspect) -> None:
+        waits = [
+            [object_id, *self.tasks.about(object_id)]
+            for object_ids in itertools.islice(list(self.awaited.values()), MAX_INSPECTED)
+            for object_id in object_ids[:MAX_INSPECTED]
+        ]
+        found = {
+            "running": self.execution.about_running(self.now, MAX_INSPECTED),
+            "waits": waits[:MAX_INSPECTED],
+            "arguments": self.tasks.waiting_for_arguments(),
+        }
+        self._out.append(Inspected(message.request, found))
+
     # ------------------------------------------------------------------ small services
 
     def new_task_id(self) -> bytes:
         """An identifier for a task or ``put`` of this process."""
         return self.process_id + next(self._counter).to_bytes(8, "big")  # as ``make_task_id``, which takes a call more
+
+    def has_one_task(self) -> bool:
+        """Whether a single task has no outcome yet, and nothing else."""
+        tasks = self.tasks.tasks
+        return len(tasks) == 1 and all(task.route is self.queue_route for task in tuple(tasks.values()))
 
     def export(self, function_id: bytes, name: str, blob: bytes) -> None:
         """Makes a function or class known to the cluster, once."""
@@ -353,6 +415,7 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     JobConfig: lambda core, m: core.execution.on_job(m),
     Logs: lambda core, m: core.add_effect(ShowLogs(m.entries, m.left_out)),
     Notice: lambda core, m: core.add_effect(Warn(m.text)),
+    Inspect: ClientCore._inspect,
 }
 _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     ObjectRequest: lambda core, source, m: core.references.on_request(source, m),

@@ -11,6 +11,7 @@ broker announces a new incarnation, each of them is sent again or fails, by the 
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
@@ -55,11 +56,12 @@ class ActorView(ABC):
     many at once.
     """
 
-    __slots__ = ("_max_bytes", "_max_calls", "actor_id", "always", "creation", "death", "flying", "incarnation",
-                 "n_bytes", "next_seq", "state", "table")  # fmt: skip
+    __slots__ = ("_max_bytes", "_max_calls", "actor_id", "always", "class_name", "creation", "death", "death_message",
+                 "flying", "incarnation", "n_bytes", "next_seq", "state", "table")  # fmt: skip
 
-    def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int) -> None:
+    def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int, class_name: str = "") -> None:
         self.actor_id = actor_id
+        self.class_name = class_name
         self.always = max(1, concurrency)
         self._max_calls = max(table.windows.calls, 2 * concurrency)
         self._max_bytes = table.windows.call_bytes
@@ -67,6 +69,7 @@ class ActorView(ABC):
         self.incarnation = 0
         self.state = PENDING
         self.death = b""  # the error of calls to a dead actor
+        self.death_message = ""  # what it says, if it is not that of the constructor: then each call's names the call
         self.flying: dict[int, Task] = {}
         self.next_seq = 1
         self.creation: Creation | None = None
@@ -172,8 +175,8 @@ class OrderedView(ActorView):
 
     __slots__ = ("_n_over", "_queue")
 
-    def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int) -> None:
-        super().__init__(actor_id, table, concurrency)
+    def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int, class_name: str = "") -> None:
+        super().__init__(actor_id, table, concurrency, class_name)
         self._queue: deque[Task] = deque()
         self._n_over = 0
 
@@ -235,8 +238,8 @@ class UnorderedView(ActorView):
 
     __slots__ = ("_held", "_waiting")
 
-    def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int) -> None:
-        super().__init__(actor_id, table, concurrency)
+    def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int, class_name: str = "") -> None:
+        super().__init__(actor_id, table, concurrency, class_name)
         self._waiting: dict[bytes, Task] = {}
         self._held: OrderedDict[bytes, Task] = OrderedDict()
 
@@ -296,6 +299,11 @@ class _CreationRoute:
         self._view = view
         self._table = table
 
+    @property
+    def class_name(self) -> str:
+        """See ``Route``."""
+        return self._view.class_name
+
     def ready(self, task: Task) -> None:
         self._table.soon(task)
 
@@ -337,13 +345,15 @@ class ActorTable:
         self._references = references
         self._tasks = tasks
         self._handle_of: dict[bytes, bytes] = {}  # handle object -> actor, for the actors created here
+        self._named: set[bytes] = set()  # those of them that have a name, which a dead one keeps until its release
 
-    def view(self, actor_id: bytes, ordered: bool, concurrency: int = 1) -> ActorView:
+    def view(self, actor_id: bytes, ordered: bool, concurrency: int = 1, class_name: str = "") -> ActorView:
         """The view of an actor, made at its first use. ``ordered``: it runs its calls in their order, one at a time;
         ``concurrency``: so many at once."""
         view = self.views.get(actor_id)
         if view is None:
-            view = self.views[actor_id] = (OrderedView if ordered else UnorderedView)(actor_id, self, concurrency)
+            kind = OrderedView if ordered else UnorderedView
+            view = self.views[actor_id] = kind(actor_id, self, concurrency, class_name)
         return view
 
     # ------------------------------------------------------------------ creation
@@ -354,10 +364,12 @@ class ActorTable:
         ``task``: its constructor, whose identifier is the actor's. Actors must be created in the order of these.
         """
         actor_id = task.task_id
-        view = self.view(actor_id, spec["ordered"], spec["max_concurrency"])
+        view = self.view(actor_id, spec["ordered"], spec["max_concurrency"], spec.get("class_name", ""))
         view.creation = Creation(task.function_id, spec, task)
         if handle_id:
             self._handle_of[handle_id] = actor_id
+            if spec.get("name"):
+                self._named.add(actor_id)
         task.route = _CreationRoute(view, self)
         spec["ready"] = False
         if not all(self._references.has_value(object_id) for _, object_id in task.arguments.refs):
@@ -373,10 +385,11 @@ class ActorTable:
         """The broker did not take the actor, since its name is another's."""
         view = self.views.pop(actor_id)
         view.state = DEAD
+        self._named.discard(actor_id)
         creation = view.creation
         if creation is not None:
             self._handle_of.pop(creation.spec["handle"], None)
-            self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken"))
+            self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken", actor_id))
 
     def handle_freed(self, object_id: bytes) -> bool:
         """The handle object of an actor that was created here can no longer be reached; False: it is none."""
@@ -384,10 +397,11 @@ class ActorTable:
         if actor_id is None:
             return False
         view = self.views.get(actor_id)
-        if view is not None and view.state != DEAD:
+        if view is not None and (view.state != DEAD or actor_id in self._named):
             self.send(ActorRelease(actor_id))
-        elif view is not None:
+        if view is not None and view.state == DEAD:
             del self.views[actor_id]
+        self._named.discard(actor_id)
         return True
 
     # ------------------------------------------------------------------ calls
@@ -403,7 +417,7 @@ class ActorTable:
             self._tasks.tasks[task.task_id] = task
             for object_id in task.arguments.held:
                 self._references.pin(object_id)
-            self._tasks.fail(task, view.death)
+            self._fail_dead(task, view)
             return
         view.add(task)
         self._tasks.submit(task)
@@ -423,16 +437,24 @@ class ActorTable:
 
     def _died(self, view: ActorView, message: ActorState) -> None:
         view.state = DEAD
-        view.death = message.error or encode_failure("ActorDiedError", message.message)
+        view.death = message.error or encode_failure("ActorDiedError", message.message, view.actor_id)
+        view.death_message = "" if message.error else message.message
         for task in [*view.flying.values(), *view.take_unsent()]:
             if task.task_id in self._tasks.tasks:
-                self._tasks.fail(task, view.death)
+                self._fail_dead(task, view)
         if view.creation is not None:
             creation, view.creation = view.creation, None
             if creation.task.task_id in self._tasks.tasks:
                 self._tasks.fail(creation.task, view.death)
         if view.actor_id not in self._handle_of.values():
             self.views.pop(view.actor_id, None)  # should a handle still be used, the broker answers for the dead
+
+    def _fail_dead(self, task: Task, view: ActorView) -> None:
+        """A call's error names the call. There may be a million of them: those that read alike are the same bytes."""
+        if view.death_message:
+            self._tasks.fail(task, _death_of(task.attempt_text, view.death_message, view.actor_id))
+        else:
+            self._tasks.fail(task, view.death)
 
     def _restarted(self, view: ActorView, message: ActorState) -> None:
         view.state = message.state
@@ -452,10 +474,12 @@ class ActorTable:
             task.state = WAITING
             again.append(task)
         view.put_back(again)
-        text = f"the actor died while the call was with it, and it may have run: {message.message}"
         for task in lost:
-            cancelled = encode_failure("TaskCancelledError", "the call was cancelled")
-            self._tasks.fail(task, cancelled if task.cancelled else encode_failure("ActorUnavailableError", text))
+            if task.cancelled:
+                self._tasks.fail_cancelled(task)
+                continue
+            text = f"{task.attempt_text} was with the actor when that died, and may have run: {message.message}"
+            self._tasks.fail(task, encode_failure("ActorUnavailableError", text, view.actor_id))
         view.go_on()
 
     def check(self) -> None:
@@ -468,3 +492,8 @@ class ActorTable:
             # Room that calls of other actors make is noticed at this one's next outcome, of which there must be one.
             assert not could_go or len(view.flying) >= view.always, "a call is held that could start"
         assert self.n_bytes == sum(view.n_bytes for view in self.views.values()), "bytes of all calls under way"
+
+
+@functools.lru_cache(maxsize=64)
+def _death_of(attempt: str, message: str, actor_id: bytes) -> bytes:
+    return encode_failure("ActorDiedError", f"{attempt}: {message}", actor_id)

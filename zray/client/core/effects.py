@@ -25,6 +25,12 @@ class ShowLogs(NamedTuple):
     left_out: int
 
 
+class Unhandled(NamedTuple):
+    """A task has failed, and nobody has heard of its error, nor can any more."""
+
+    text: str
+
+
 class Warn(NamedTuple):
     """A warning for the user."""
 

@@ -4,19 +4,23 @@ A worker runs plain tasks one after the other, or serves one actor. ``take`` han
 which runs it and calls ``finish``. Answers may be held back until the owners of references inside have acknowledged
 (the reference rule). A worker of plain tasks does not leave while it owns objects that can be reached. An actor's does
 when the actor ends, and what it owned ends with it.
+
+An actor that ends by intention takes no more calls, and ends when those that run have ended (``end_actor``).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from zray.client.core.effects import Interrupt
 from zray.client.core.references import ERROR, ReferenceTable
-from zray.client.core.tasks import TaskTable, pack_outcome, read_envelope
+from zray.client.core.tasks import TaskTable, name_in, pack_outcome, read_envelope
 from zray.failures import encode_failure
 from zray.ids import PROCESS_ID_BYTES, owner_of
+from zray.protocol.codec import unpack
 from zray.protocol.messages import (
     CANCEL_FORCE,
     CANCEL_RECURSIVE,
@@ -113,13 +117,18 @@ class Execution:
         self.idle: Listener | None = None  # to be woken when there may be something to take
         self._asked: set[bytes] = set()  # functions that have been asked for
         self._running: dict[bytes, Assignment] = {}
+        self._seen_at: dict[bytes, float] = {}  # when what runs was first seen to
         self._owed = 0  # answers that wait for acknowledgements
         self._blocked = 0  # tasks that wait in ``get``
         self.actor_id = b""
+        self._actor_function = b""  # its class
         self.actor_spec: dict[str, Any] | None = None
         self.incarnation = 0
         self._stopping = False  # the actor's last handle is gone
         self.leaving = False  # no more work is taken; the process goes when ``may_exit``
+        self._must_exit = False  # as soon as nothing runs
+        self._end_reason = ""  # why the actor ends, once that is decided, until the broker has been told
+        self._enders: set[bytes] = set()  # running calls that have ended the actor: they have no other outcome
 
     # ------------------------------------------------------------------ work
 
@@ -127,7 +136,7 @@ class Execution:
         """The next piece of work, if there is one whose function is here."""
         if not self._queue:
             if self._stopping and not self._running and not self.leaving:
-                self.exit_actor("all handles of the actor were dropped")
+                self.end_actor("all handles of the actor were dropped")
             return None
         head = self._queue[0]
         if isinstance(head, ActorRun):
@@ -154,13 +163,42 @@ class Execution:
         """Pieces of work that have been taken and not finished."""
         return len(self._running)
 
+    def note_time(self, now: float) -> None:
+        """Called some times a second: what runs now and did not before has just begun. Short tasks pay nothing."""
+        if self._running or self._seen_at:
+            self._seen_at = {task_id: self._seen_at.get(task_id, now) for task_id in self._running}
+
+    def about_running(self, now: float, most: int) -> list[list[Any]]:
+        """The pieces of work that run: [name, seconds, task]."""
+        class_name = str((self.actor_spec or {}).get("class_name", ""))
+        rows = []
+        for task_id, task in itertools.islice(self._running.items(), most):
+            name = name_in(task.envelope.options)
+            full = f"{class_name}.{name}" if class_name and "." not in name else name
+            rows.append([full, max(0.0, now - self._seen_at.get(task_id, now)), task_id])
+        return rows
+
     def is_running(self, task_id: bytes) -> bool:
         """Whether the task has been taken and not finished."""
         return task_id in self._running
 
+    def function_name(self, task_id: bytes) -> str:
+        """Of a piece of work that runs: ``module.function``, ``module.Class.method``; empty if none such runs."""
+        task = self._running.get(task_id)
+        shipped = self.functions.get(task.function_id or self._actor_function) if task is not None else None
+        if task is None or shipped is None:
+            return ""
+        if task.kind == TASK:
+            return shipped.name
+        method = unpack(task.envelope.options).get("method")
+        return f"{shipped.name}.{method or '__init__'}"
+
     def finish(self, task: Assignment, returns: list[Return], retryable: bool, run_us: int) -> None:
         """Answers for a piece of work, as soon as all references inside are safe."""
         kept = self._release(task)
+        if self._enders and task.task_id in self._enders:
+            died = encode_failure("ActorDiedError", self._end_reason, self.actor_id)
+            returns, retryable = [Return(ERROR, died, 0, ()) for _ in returns], False
         for value in returns:
             if value.inner:
                 self._references.hand_over(value.inner, task.owner)
@@ -174,6 +212,8 @@ class Execution:
             self._send(answer)
         else:
             self._answer_later(answer, [object_id for value in returns for object_id in value.inner])
+        if self._end_reason:
+            self._end_if_done()
 
     def finish_cancelled(self, task: Assignment) -> None:
         """A piece of work was interrupted."""
@@ -182,33 +222,66 @@ class Execution:
             self._answer_later(Done(task.task_id, task.attempt, 0, b""), [])
         else:
             self._answer_later(Reply(task.owner, task.task_id, task.attempt, b""), [])
+        if self._end_reason:
+            self._end_if_done()
 
     def refuse(self, task: Assignment, why: str) -> None:
         """Answers for a piece of work that cannot be read: it costs only who has sent it."""
         text = f"the call cannot be read by its worker: {why}"
         if task.kind == CONSTRUCTOR:
-            self.constructed(task, encode_failure("ActorDiedError", text))
+            self.constructed(task, encode_failure("ActorDiedError", text, self.actor_id))
         else:
             self.finish(task, [Return(ERROR, encode_failure("SystemFailure", text), 0, ())], False, 0)
 
-    def exit_actor(self, reason: str) -> None:
-        """The actor ends itself: what is under way or queued gets no answer from here; the broker tells the callers.
+    def end_actor(self, reason: str, ender: bytes = b"") -> None:
+        """The actor ends itself, when all calls that run have ended. What is queued gets no answer from here; the
+        broker tells the callers.
 
-        The answers that are still held back go first.
+        ``ender``: the call that has asked for it, if it is one that runs: it is answered with the actor's death.
         """
+        if ender in self._running:
+            self._enders.add(ender)
         if self.leaving:
             return
-        self._running.clear()
+        self.stop_taking()
+        self._end_reason = reason
+        self._end_if_done()
+
+    def stop_taking(self) -> None:
+        """No more work is taken. What is queued gets no answer from here."""
+        self.hand_back()
         self._queue.clear()
         self.leaving = True
-        self._answer_later(ActorExiting(self.actor_id, reason), [])
-        self._answer_later(Leaving(reason), [])
         self._wake()
 
+    def exit_process(self, task_id: bytes) -> None:
+        """The process is to go as soon as nothing runs, whatever it owns. ``task_id``: the piece of work that has asked
+        for it, of whose end the broker tells when the process is gone."""
+        self._running.pop(task_id, None)
+        self._must_exit = True
+        self.stop_taking()
+
+    def abandon_all(self) -> None:
+        """What runs has had its time: who waits for it hears of the end from the broker."""
+        self._running.clear()
+        if self._end_reason:
+            self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        """Tells the broker of the actor's end once nothing runs. The answers that are still held back go first."""
+        if not self._running:
+            reason, self._end_reason = self._end_reason, ""
+            self._answer_later(ActorExiting(self.actor_id, reason), [])
+            self._answer_later(Leaving(reason), [])
+            self._wake()
+
     def constructed(self, task: Assignment, error: bytes) -> None:
-        """The actor's constructor returned, or raised ``error``."""
+        """The actor's constructor returned, or raised ``error``; one that has ended its actor has no other outcome."""
         self._release_unseen(task)
-        self._answer_later(ActorReady(self.actor_id, error), [])
+        if self._end_reason:
+            self._end_if_done()
+        else:
+            self._answer_later(ActorReady(self.actor_id, error), [])
 
     def _release(self, task: Assignment) -> list[bytes]:
         del self._running[task.task_id]
@@ -249,6 +322,7 @@ class Execution:
         if type(creator) is not bytes or len(creator) != PROCESS_ID_BYTES:
             raise ProtocolError("an actor without a creator")
         self.actor_id = message.actor_id
+        self._actor_function = message.function_id
         self.actor_spec = message.spec
         self.incarnation = message.incarnation
         self._queue.append(message)
@@ -319,7 +393,9 @@ class Execution:
         """Whether a leaving worker owes nothing to anybody any more."""
         if not self.leaving or self._running or self._owed:
             return False
-        return self.actor_id != b"" or not (self._tasks.tasks or self._references.owned_reachable())
+        if self.actor_id or self._must_exit:
+            return True
+        return not (self._tasks.tasks or self._references.owned_reachable())
 
     def on_exit_if_idle(self, message: ExitIfIdle) -> None:
         busy = self._queue or self._running or self._owed or self.actor_id or self._tasks.tasks

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 from zray.failures import encode_failure
-from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, owner_of
+from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, owner_of, return_id, task_of
 from zray.protocol.messages import (
     BorrowAck,
     BorrowAdd,
@@ -101,6 +101,12 @@ class ReferenceTable:
         self._peers = peers
         self._watch = watch
         self._freed = freed
+        self.unseen: dict[bytes, tuple[int, str]] = {}
+        """Tasks of this process that ended with an error of which nobody has heard: how many values they were to
+        return, and their names."""
+        self.on_unseen: Callable[[str, bytes, int], None] = lambda name, data, size: None
+        """Told of such an error that nobody can hear of any more: the task's name, the error (empty if it is in a
+        store) and its size."""
         self._watched: set[bytes] = set()
         self._dead: set[bytes] = set()
         self._tokens = 0
@@ -217,14 +223,31 @@ class ReferenceTable:
                 continue
             del self.entries[object_id]
             if object_id.startswith(self.process_id):
-                if entry.status != INLINE and _is_elsewhere(entry):
-                    self._freed(entry.host, object_id)
+                if entry.status != INLINE:
+                    if self.unseen and entry.status == ERROR:
+                        self.tell_unseen(task_of(object_id), entry.data, entry.size)
+                    if _is_elsewhere(entry):
+                        self._freed(entry.host, object_id)
             elif entry.registered and owner_of(object_id) not in self._dead:
                 self._peers(owner_of(object_id), BorrowEnd(object_id, entry.registered))
             for inner_id in entry.inner:
                 inner = self.entries[inner_id]
                 inner.pins -= 1
                 stack.append((inner_id, inner))
+
+    # ------------------------------------------------------------------ errors that nobody hears of
+
+    def seen(self, object_id: bytes) -> None:
+        """Somebody has heard of an object's outcome, who can tell if it is an error."""
+        if self.unseen:
+            self.unseen.pop(task_of(object_id), None)
+
+    def tell_unseen(self, task_id: bytes, data: bytes, size: int) -> None:
+        """Tells of a task's error if nobody has heard of it, and no reference to one of its values is left."""
+        n_returns, name = self.unseen.get(task_id, (0, ""))
+        if n_returns and not any(return_id(task_id, index) in self.entries for index in range(1, n_returns + 1)):
+            del self.unseen[task_id]
+            self.on_unseen(name, data, size)
 
     # ------------------------------------------------------------------ hand-over
 
@@ -369,6 +392,8 @@ class ReferenceTable:
         Not only the value's owner may hold them: they would go with its process, and the borrower uses the value on.
         """
         inner = entry.inner if len(entry.inner) <= MAX_HANDED_OVER else ()
+        if entry.status == ERROR:
+            self.seen(object_id)
 
         def send() -> None:
             state = ObjectState(object_id, entry.status, entry.data, entry.host, entry.size, b"".join(inner))

@@ -7,18 +7,21 @@ is decided by ``task.route``; everything here is indifferent to it.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+import contextlib
+import functools
+import itertools
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from zray.client.core.locations import LocationTable
 from zray.client.core.references import ERROR, INLINE, PENDING, STORED, Entry, ReferenceTable, is_stored
 from zray.client.core.windows import Windows
-from zray.exceptions import FAILURES
-from zray.failures import alias_of, aliased, encode_failure
+from zray.exceptions import FAILURES, SystemFailure
+from zray.failures import MissedArgument, alias_of, aliased, encode_failure, error_text, is_error, missed_argument
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id, task_of
 from zray.protocol.codec import pack, unpack
-from zray.protocol.messages import Cancel, Failed, ProtocolError, Result, Started, Submit
+from zray.protocol.messages import FLAG_RETRYABLE, Cancel, Failed, ProtocolError, Result, Started, Submit
 
 WAITING, SENT = range(2)
 """A task waits for its arguments, or is with the broker or a worker."""
@@ -28,6 +31,9 @@ NEAR_BYTES = 256 * 1024
 """From so many bytes of arguments on, a task rather goes to the host that has them."""
 MAX_IDLE_WINDOWS = 1000
 """Of kinds of resources that tasks have asked for."""
+MAX_LOOKED_AT = 100_000
+"""Of the calls that have no outcome, for people who look."""
+MAX_NAMES = 20
 MAX_FREE_ATTEMPTS = 20
 """So often may a task lose its worker before it has started without a retry being counted."""
 
@@ -113,6 +119,10 @@ class Route(Protocol):
 
     actor_id: bytes
 
+    @property
+    def class_name(self) -> str:
+        """Of the actor; empty if there is none, or its class is not known here."""
+
     def ready(self, task: Task) -> None:
         """The task's arguments exist, or it is to be tried again: ask for ``go`` by ``TaskTable.soon``."""
 
@@ -177,6 +187,25 @@ class Task:
         if not self.missing:
             self.route.ready(self)
 
+    @property
+    def name(self) -> str:
+        """What the user knows it by: ``fit``, or ``Model.fit``."""
+        name, class_name = name_in(self.options), self.route.class_name
+        return f"{class_name}.{name}" if class_name and "." not in name else name
+
+    @property
+    def attempt_text(self) -> str:
+        """For errors: ``attempt 2 of 4 of `fit```. Attempts that cost no retry are counted as well."""
+        of = f" of {self.attempt + 1 + self.retries_left}" if self.retries_left != UNLIMITED else ""
+        return f"attempt {self.attempt + 1}{of} of `{self.name}`"
+
+
+@functools.lru_cache(maxsize=256)
+def name_in(options: bytes) -> str:
+    """The name in a call's options."""
+    fields = unpack(options) if options else {}
+    return str(fields.get("name", "a task")) if type(fields) is dict else "a task"
+
 
 class TaskTable:
     """All unanswered tasks of one process."""
@@ -187,10 +216,25 @@ class TaskTable:
         self.references = references
         self._locations = locations
         self.tasks: dict[bytes, Task] = {}
+        self.on_retry: Callable[[str, str], None] = lambda name, news: None
+        """Told of an attempt that is over without an outcome: the task's name, and a line about it."""
         self._due: deque[Task] = deque()
         self._going = False
 
     # ------------------------------------------------------------------ submission
+
+    def about(self, object_id: bytes) -> tuple[str, bytes]:
+        """Of an object that this process waits for: the name of what makes it, and the actor that is to run it.
+
+        Both are empty where others have submitted it; the actor is for a task.
+        """
+        task = self.tasks.get(task_of(object_id))
+        return (task.name, task.route.actor_id) if task is not None else ("", b"")
+
+    def waiting_for_arguments(self) -> dict[str, int]:
+        """How many calls wait for arguments, by name; of very many calls, some are looked at."""
+        some = itertools.islice(self.tasks.values(), MAX_LOOKED_AT)
+        return dict(Counter(task.name for task in some if task.missing).most_common(MAX_NAMES))
 
     def submit(self, task: Task) -> None:
         """Takes charge of a task. Its return objects must be owned already."""
@@ -237,7 +281,7 @@ class TaskTable:
         for key, object_id in arguments.refs:
             entry = self.references.entries[object_id]
             if entry.status == ERROR:
-                self._fail_as(task, object_id, entry)
+                self._fail_for(task, key, object_id, entry)
                 return
             if entry.data and n_bytes + len(entry.data) > self._max_inline_bytes:
                 refs.append((key, object_id, PENDING, b"", b"", 0))  # the worker asks the owner, as for any reference
@@ -270,6 +314,8 @@ class TaskTable:
         """Another attempt; one that ``counts`` uses up a retry."""
         if counts and task.retries_left != UNLIMITED:
             task.retries_left -= 1
+            if not task.retries_left:
+                task.flags &= ~FLAG_RETRYABLE
         task.attempt += 1
         task.state = WAITING
         task.route.ready(task)
@@ -283,7 +329,7 @@ class TaskTable:
             raise ProtocolError("an outcome from somebody who was not given the call")
         if not message.payload:
             if task is not None and task.attempt == message.attempt:
-                self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled"))
+                self.fail_cancelled(task)
             return
         try:
             outcome = read_outcome(message.payload)
@@ -308,6 +354,7 @@ class TaskTable:
             self._discard(message.task_id, outcome)
         elif outcome.retryable and task.retries_left and not task.cancelled:
             self._discard(message.task_id, outcome)
+            self.on_retry(task.name, f"{task.attempt_text} raised {_raised(outcome)}: it is tried again")
             self.again(task, counts=True)
         else:
             self._settle(task, outcome)
@@ -316,7 +363,11 @@ class TaskTable:
         task_id = task.task_id
         self._finish(task, b"")
         for index, (status, data, size, inner) in enumerate(outcome.returns, start=1):
+            if status == ERROR and index == 1 and not task.cancelled:
+                self.references.unseen[task_id] = task.n_returns, task.name
             self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
+        if outcome.returns and outcome.returns[0][0] == ERROR:  # perhaps nobody waits for it by now
+            self.references.tell_unseen(task_id, *outcome.returns[0][1:3])
         self._let_go(task)
 
     def _discard(self, task_id: bytes, outcome: Outcome) -> None:
@@ -360,12 +411,17 @@ class TaskTable:
         retry = message.kind in RETRIED_FAILURES and not task.cancelled
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
         if retry and (task.retries_left or not counts):
+            if counts and message.kind not in TOLD_BY_BROKER:
+                self.on_retry(task.name, f"{task.attempt_text} died and is tried again: {message.message}")
             self.again(task, counts=counts)
         elif task.cancelled:
-            self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled"))
+            self.fail_cancelled(task)
         else:
-            attempt = f"attempt {task.attempt + 1} of the task, the last: " if message.kind in RETRIED_FAILURES else ""
-            self.fail(task, encode_failure(message.kind, attempt + message.message))
+            error = encode_failure(message.kind, f"{task.attempt_text}: {message.message}")
+            if message.kind in RETRIED_FAILURES and task.n_returns:
+                self.references.unseen[task.task_id] = task.n_returns, task.name
+            self.fail(task, error)
+            self.references.tell_unseen(task.task_id, error, len(error))
 
     def on_started(self, message: Started) -> None:
         """A worker has begun with a task."""
@@ -388,14 +444,25 @@ class TaskTable:
             self.references.resolve(return_id(task.task_id, index), ERROR, error, b"", 0, inner)
         self._let_go(task)
 
-    def _fail_as(self, task: Task, object_id: bytes, entry: Entry) -> None:
-        """The task fails as its argument has. An error that is in the store stays there, once."""
-        if entry.data and not aliased(entry.data):
-            self.fail(task, entry.data)
-        elif entry.inner and aliased(entry.data):
-            self.fail(task, entry.data, entry.inner)
-        else:
-            self.fail(task, alias_of(object_id), (object_id,))
+    def fail_cancelled(self, task: Task, when: str = "") -> None:
+        """``when``: " before it was sent", for instance."""
+        self.fail(task, encode_failure("TaskCancelledError", f"{task.attempt_text} was cancelled{when}"))
+
+    def _fail_for(self, task: Task, key: int | str, object_id: bytes, entry: Entry) -> None:
+        """The task fails since its argument has. An error that is in the store, or refers to objects, stays there."""
+        if self.references.owns(object_id):  # if nobody has heard of that error, nobody needs to: now it is this task's
+            unseen = self.references.unseen.pop(task_of(object_id), None)
+            if unseen is not None and task.n_returns:
+                self.references.unseen[task.task_id] = task.n_returns, task.name
+        error, between, inner = entry.data, 0, entry.inner
+        missed = missed_argument(error)
+        if missed is not None:
+            error, between = missed.error, missed.between + 1
+        if not error or (inner and not aliased(error)):
+            error, inner = alias_of(object_id), (object_id,)
+        missing = MissedArgument(task.options, key, between, error).to_bytes()
+        self.fail(task, missing, inner)
+        self.references.tell_unseen(task.task_id, missing, len(missing))
 
     def _finish(self, task: Task, error: bytes) -> None:
         del self.tasks[task.task_id]
@@ -423,7 +490,7 @@ class TaskTable:
             return False
         task.cancelled = True
         if task.state == WAITING:
-            self.fail(task, encode_failure("TaskCancelledError", "the task was cancelled before it was sent"))
+            self.fail_cancelled(task, " before it was sent")
         else:
             task.route.cancel(task, mode)
         return True
@@ -462,6 +529,8 @@ class QueueRoute:
     """
 
     __slots__ = ("_behind_all", "_max_bytes", "_max_bytes_of_all", "_send", "_table", "_windows", "actor_id", "n_bytes")
+
+    class_name = ""
 
     def __init__(self, table: TaskTable, send: Callable[[Any], None], windows: Windows) -> None:
         self.actor_id = b""
@@ -573,6 +642,8 @@ class QueueRoute:
 
 RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
 """Failures of the machinery rather than of the task: worth another attempt."""
+TOLD_BY_BROKER = frozenset(("NodeDiedError",))
+"""Of a lost host, the broker tells the driver once, and not each task."""
 
 
 MAX_OBJECT_BYTES = 1 << 46
@@ -602,6 +673,16 @@ def read_outcome(payload: bytes) -> Outcome:
         raise ProtocolError("malformed outcome")
     outcome: Outcome = _make_tuple(Outcome, fields)
     return outcome
+
+
+def _raised(outcome: Outcome) -> str:
+    """The last line of what an attempt raised; an error that is in the store is not read for it."""
+    data = outcome.returns[0][1] if outcome.returns else b""
+    lines: list[str] = []
+    if is_error(data) and not aliased(data):
+        with contextlib.suppress(SystemFailure):  # whatever its worker has sent: it is tried again
+            lines = error_text(data).strip().splitlines()
+    return lines[-1] if lines else "an error"
 
 
 def _are_objects(identifiers: list[Any]) -> bool:

@@ -12,6 +12,7 @@ from zray.protocol.messages import (
     Delivered,
     FlushLogs,
     FreeObjects,
+    Inspect,
     KeepCopies,
     KillWorker,
     LeftBehind,
@@ -53,6 +54,12 @@ class ReadLogs(NamedTuple):
     request: int
 
 
+class TellUse(NamedTuple):
+    """Tell the broker what of memory and store is used."""
+
+    request: int
+
+
 class LogRoom(NamedTuple):
     """The broker has taken so much of the workers' output: as much more may be sent."""
 
@@ -78,7 +85,7 @@ class FreeSegments(NamedTuple):
     object_ids: list[bytes]
 
 
-HostEffect = Fork | Kill | SweepOwner | ReadLogs | LogRoom | PeerSaid | PeerDied | FreeSegments
+HostEffect = Fork | Kill | SweepOwner | ReadLogs | TellUse | LogRoom | PeerSaid | PeerDied | FreeSegments
 
 
 class LocalWorker:
@@ -128,6 +135,8 @@ class HostCore:
                     self.effects.append(Kill(worker.worker_id))
         elif isinstance(message, FlushLogs):
             self.effects.append(ReadLogs(message.request))
+        elif isinstance(message, Inspect):
+            self.effects.append(TellUse(message.request))
         elif isinstance(message, LogsTaken):
             self.effects.append(LogRoom(message.size_bytes))
         elif isinstance(message, Delivered):

@@ -21,7 +21,7 @@ from typing import Any
 
 from zray.protocol.log_window import LogWindow
 from zray.protocol.messages import WorkerLogs
-from zray.worker.log_marker import MAX_NAME_CHARACTERS, marker_prefix
+from zray.worker.log_marker import MAX_NAME_CHARACTERS, SECRET_FROM, marker_prefix
 
 MAX_LINE_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
@@ -29,6 +29,8 @@ READ_BYTES = 64 * 1024
 DRAIN_BYTES = 16 * READ_BYTES
 """Most that is read after a worker's end: a pipe holds 64 KiB (1 MiB if somebody made it larger), and what comes
 after that is printed by processes that the worker left behind, perhaps without end."""
+PROGRESS_TICKS = 4
+"""A line that is overwritten on and on is shown once in so many ticks."""
 CUT_MARK = " [line continues]"
 
 Said = tuple[str, str, list[str]]
@@ -40,11 +42,13 @@ class LineSplitter:
 
     Of a line that was overwritten by carriage returns, as progress bars do, only the last state is kept: what a
     terminal would show.  Longer lines than 64 KiB come in pieces, each but the last with a mark.  Bytes that are not
-    UTF-8 are shown as ``\\xff``.  State: ``_partial`` is the line that has not ended yet, at most ``MAX_LINE_BYTES``.
+    UTF-8 are shown as ``\\xff``.  State: ``_partial`` is the line that has not ended yet, at most ``MAX_LINE_BYTES``;
+    ``_shown``: a beginning of it has been shown, and is not in ``_partial`` any more.
     """
 
     def __init__(self) -> None:
         self._partial = bytearray()
+        self._shown = False
 
     def feed(self, chunk: bytes) -> list[str]:
         """The lines that ``chunk`` completes."""
@@ -52,19 +56,37 @@ class LineSplitter:
         lines: list[str] = []
         for piece in ended:
             self._append(piece, lines)
-            lines.append(_text(_overwritten(self._partial)))
+            line = _text(_overwritten(self._partial))
+            if line or not self._shown:
+                lines.append(line)
             self._partial.clear()
+            self._shown = False
         self._append(rest, lines)
         return lines
 
     @property
     def within_line(self) -> bool:
         """Whether a line has begun and not ended."""
+        return bool(self._partial) or self._shown
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something that ``show`` would show."""
         return bool(self._partial)
+
+    def show(self) -> list[str]:
+        """The beginning of a line that has not ended yet; what follows will be a line of its own."""
+        end = _whole_characters(self._partial)
+        line = _text(_overwritten(self._partial[:end]))
+        if not line:
+            return []
+        del self._partial[:end]
+        self._shown = True
+        return [line]
 
     def finish(self) -> list[str]:
         """What is left, as a line without an end."""
-        return self.feed(b"\n") if self._partial else []
+        return self.feed(b"\n") if self.within_line else []
 
     def _append(self, piece: bytes, lines: list[str]) -> None:
         self._partial += piece
@@ -80,6 +102,16 @@ class LineSplitter:
 
 def _overwritten(line: bytearray) -> bytearray:
     return line.rstrip(b"\r").rpartition(b"\r")[2]
+
+
+def _whole_characters(data: bytearray) -> int:
+    """Where a UTF-8 character begins that has not come in whole; the end if there is none."""
+    for back in range(1, min(4, len(data) + 1)):
+        byte = data[-back]
+        if byte & 0xC0 != 0x80:
+            needed = 1 if byte >= 0xF8 else 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+            return len(data) - back if needed > back else len(data)
+    return len(data)
 
 
 def _character_boundary(data: bytearray, end: int) -> int:
@@ -139,8 +171,19 @@ class NamedLines:
             plain += following
         return [(name, lines) for name, lines in said if lines], plain
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is something that ``show`` would show."""
+        return self._splitter.waits
+
+    def show(self) -> list[tuple[str, list[str]]]:
+        """The beginning of a line that has not ended yet, without what may be that of a marker."""
+        return [(self._name, lines) for lines in [self._splitter.show()] if lines]
+
     def finish(self) -> tuple[list[tuple[str, list[str]]], bytes]:
         """What is left, as a line without an end; otherwise as ``feed``."""
+        if len(self._rest) > SECRET_FROM and self._prefix.startswith(self._rest[: len(self._prefix)]):
+            self._rest = b""  # a marker that has not come in whole is shown to nobody
         said, plain = self.feed(b"")
         return said + [(self._name, lines) for lines in [self._splitter.finish()] if lines], plain
 
@@ -311,7 +354,14 @@ class WorkerLog:
     def cut(self) -> Iterator[Said]:
         """What has no end yet, as lines."""
         for pipe in self._pipes.values():
-            yield from self._show(pipe, *pipe.lines.finish())
+            yield from self._show(pipe, pipe.lines.show(), b"")
+
+    def tick(self) -> Iterator[Said]:
+        """To be called every quarter of a second: lines without an end that do not go on, or that have been
+        overwritten again and again, as progress bars are, for a second."""
+        for pipe in self._pipes.values():
+            if pipe.is_due():
+                yield from self._show(pipe, pipe.lines.show(), b"")
 
     def close(self) -> None:
         """Closes the pipe ends. May be called twice."""
@@ -344,9 +394,21 @@ class _Pipe:
         self.stream = stream
         self.file = file
         self.lines = NamedLines(secret)
+        self._has_come = False  # something, since the last tick
+        self._ticks = 0  # for so many a line without an end has waited
+
+    def is_due(self) -> bool:
+        """Whether a line without an end is to be shown; called at each tick."""
+        has_come, self._has_come = self._has_come, False
+        self._ticks = self._ticks + 1 if self.lines.waits else 0
+        if not self._ticks or (has_come and self._ticks < PROGRESS_TICKS):
+            return False
+        self._ticks = 0
+        return True
 
     def read(self) -> bytes | None:
         """Up to 64 KiB; None when nothing is there, empty at the end."""
+        self._has_come = True
         try:
             return os.read(self.fd, READ_BYTES)
         except BlockingIOError:

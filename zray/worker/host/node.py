@@ -15,7 +15,7 @@ from zray.config import GIB, Config
 from zray.protocol.messages import HOST
 from zray.store import Store, default_store_location
 from zray.transfer.shell import Transfers, listening_address
-from zray.util.machine import machine_id
+from zray.util.machine import ip_address, machine_id
 from zray.util.processes import kill_session, memory_limit_bytes, raise_descriptor_limit
 from zray.util.session_lock import SessionLock
 from zray.util.session_upkeep import SessionUpkeep
@@ -92,8 +92,10 @@ def run_host(
     host_id = os.urandom(16)
     store = Store.create(location, spill, capacity, config.store_wait_s, host_id)
     tcp = options.address.startswith("tcp://")
+    address = (ip_address(options.address) if tcp else "") or "127.0.0.1"  # where nobody is on another machine
     info = {
         "hostname": socket.gethostname(),
+        "ip": address,
         "pid": os.getpid(),
         "machine_id": machine_id(),
         "store": location,
@@ -118,11 +120,11 @@ def run_host(
         workers_config = dataclasses.replace(config, labels={}, resources={}, heartbeat_s=math.inf, silence_s=math.inf)
         if tcp:
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
-        address = options.address if relay is None else relay.address
-        payload = {"address": address, "config": dataclasses.asdict(workers_config)}
+        reached = options.address if relay is None else relay.address
+        payload = {"address": reached, "config": dataclasses.asdict(workers_config)}
         shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched, transfers, relay,
                           upkeep.check)  # fmt: skip
-        resources = {**options.resources, "object_store_memory": capacity * 10_000}
+        resources = {**options.resources, f"node:{address}": 10_000, "object_store_memory": capacity * 10_000}
         return shell.serve(resources, info, on_ready)
     finally:
         if transfers is not None:

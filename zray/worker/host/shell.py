@@ -17,11 +17,11 @@ from typing import Any
 from zray.client.connection import Connection
 from zray.config import Config
 from zray.protocol.codec import pack
-from zray.protocol.messages import HostReady, LogsFlushed, ProtocolError
+from zray.protocol.messages import Goodbye, HostReady, Inspected, LogsFlushed, ProtocolError
 from zray.store import Store
 from zray.transfer.shell import Transfers
 from zray.util.log_display import harmless
-from zray.util.processes import describe_exit, kill_process, process_start_time
+from zray.util.processes import describe_exit, kill_process, process_start_time, resident_bytes
 from zray.util.streams import say
 from zray.worker import recorder
 from zray.worker.host.core import (
@@ -35,6 +35,7 @@ from zray.worker.host.core import (
     PeerSaid,
     ReadLogs,
     SweepOwner,
+    TellUse,
 )
 from zray.worker.host.logs import Outlet, Said, WorkerLog
 from zray.worker.host.relay import Relay
@@ -142,6 +143,7 @@ class HostShell:
                 on_ready()
             ready = [fd for fd, _ in self._poll.poll(0 if self._more else TICK_S * 1000)]
             self.one_turn(ready)
+        self._connection.flush([Goodbye(f"the host ends: {self._end}")])
         self._connection.close()
         return self._end
 
@@ -183,6 +185,8 @@ class HostShell:
         if self._last_tick and now - self._last_tick > PAUSE_S:
             link.forgive_silence(now)
         self._last_tick = now
+        for worker_id, log in dict(self._log_fds.values()).items():
+            self._take_lines(worker_id, log, log.tick)
         self._transfers.tick(now)
         if self._connection.refused is not None:
             self.end(f"the broker has declared this host dead: {self._connection.refused.reason}")
@@ -220,6 +224,8 @@ class HostShell:
             elif isinstance(effect, ReadLogs):
                 self._read_everything()
                 self.core.out.append(LogsFlushed(effect.request))
+            elif isinstance(effect, TellUse):
+                self.core.out.append(Inspected(effect.request, self._use()))
             elif isinstance(effect, LogRoom):
                 self._outlet.taken(effect.size_bytes)
             elif isinstance(effect, PeerSaid):
@@ -234,6 +240,13 @@ class HostShell:
                 self._keep_house(lambda object_ids=effect.object_ids: self._store.free(object_ids))  # type: ignore[misc]
             elif isinstance(effect, SweepOwner):
                 self._keep_house(lambda process_id=effect.process_id: self._store.free_owned_by(process_id))  # type: ignore[misc]
+
+    def _use(self) -> dict[str, Any]:
+        """What of this machine is in use, in bytes."""
+        pids = [forked.pid for forked in self._forked.values() if forked.pid]
+        usage = self._store.usage()
+        store = {"capacity": usage.capacity, "used": usage.used, "idle": usage.recyclable, "spilled": usage.spilled}
+        return {"store": store, "memory": {str(pid): resident_bytes(pid) for pid in pids}}
 
     @staticmethod
     def _keep_house(action: Callable[[], object]) -> None:

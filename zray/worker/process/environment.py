@@ -6,9 +6,10 @@ import contextlib
 import os
 import sys
 
-from zray.client.core.execution import TASK, Assignment
+from zray.client.core.execution import CALL, Assignment
 from zray.protocol.codec import unpack
 from zray.protocol.messages import ActorStart, JobConfig
+from zray.util.machine import GPU_VARIABLE, visible_gpus
 from zray.util.processes import set_title
 from zray.util.streams import flush_streams, say
 from zray.worker.log_marker import marker
@@ -42,8 +43,11 @@ class Environment:
         self._title = ""
         self._named = ("", "")  # what ``show_name`` was given last, unless it has more to do for the same
         self._name = ""
-        self._gpus: list[int] | None = None
-        self._threads_set = False
+        self._visible = os.environ.get(GPU_VARIABLE)
+        self._gpus: list[int] = []
+        self._cpus = 0
+        self._thread_variables = [name for name in THREAD_VARIABLES if name not in os.environ]  # others are the user's
+        self._label = ""  # of the actor; empty while its constructor runs
         self._shapes: dict[bytes, dict[str, int]] = {}
         self._actor_resources: dict[str, int] = {}
         self._own_path = [*_entries_of_variable(), *sys.path]
@@ -67,23 +71,41 @@ class Environment:
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
         """What is assigned to the task, in ten-thousandths."""
-        if task.kind != TASK:
+        if task.kind == CALL:
             return self._actor_resources
-        shape = self._shapes.get(task.shape)
+        key = task.shape if task.actor_start is None else task.actor_start.spec["running"]
+        shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[task.shape] = dict(unpack(task.shape))
+            shape = self._shapes[key] = dict(unpack(key))
         return shape
 
+    def gpus_of(self, task: Assignment) -> tuple[int | str, ...]:
+        """The GPUs that are assigned to it: their numbers, or what the host's ``CUDA_VISIBLE_DEVICES`` calls them."""
+        gpus = self._gpus if task.kind == CALL else task.gpus
+        if not gpus:
+            return ()
+        names = visible_gpus(self._visible)
+        return tuple(gpus) if names is None else tuple(names[index] for index in gpus)
+
     def apply_task(self, task: Assignment) -> None:
-        """Which GPUs, and how many threads numerical libraries may use: known before the user's code loads them."""
+        """Which GPUs, and how many threads numerical libraries may use: known before the user's code loads them.
+
+        A call has what its actor was given.
+        """
+        if task.kind == CALL:
+            return
         if task.gpus != self._gpus:
             self._gpus = task.gpus
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, task.gpus))
-        if not self._threads_set:
-            self._threads_set = True
-            cpus = max(1, self.resources_of(task).get("CPU", 0) // 10_000)
-            for variable in THREAD_VARIABLES:
-                os.environ.setdefault(variable, str(cpus))
+            shown = ",".join(map(str, self.gpus_of(task))) if task.gpus else self._visible
+            if shown is None:
+                os.environ.pop(GPU_VARIABLE, None)
+            else:
+                os.environ[GPU_VARIABLE] = shown
+        cpus = max(1, self.resources_of(task).get("CPU", 0) // 10_000)
+        if cpus != self._cpus:
+            self._cpus = cpus
+            for variable in self._thread_variables:
+                os.environ[variable] = str(cpus)
 
     def show_title(self, title: str) -> None:
         """Names the process in ``ps``."""
@@ -92,12 +114,18 @@ class Environment:
             self._named = ("", "")
             set_title(f"zray::{title}")
 
+    def name_actor(self, actor_class: str, label: str) -> None:
+        """``label`` names what an actor prints from now on."""
+        self._label = label
+        self._named = ("", "")
+        self.show_name(self._title, actor_class)
+
     def show_name(self, name: str, actor_class: str) -> None:
-        """Names the process in ``ps``, and what it prints from now on."""
+        """Names the process in ``ps``, and what it prints from now on: by its actor, if it has one."""
         if (name, actor_class) == self._named:
             return
-        self.show_title(f"{actor_class}.{name}" if actor_class and name != actor_class else name)
-        shown = actor_class or name
+        self.show_title(name)
+        shown = self._label or actor_class or name
         if shown == self._name:
             self._named = (name, actor_class)
             return

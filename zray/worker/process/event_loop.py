@@ -8,12 +8,14 @@ import contextvars
 import inspect
 import threading
 import time
+import traceback
 from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
 from zray.client.core.execution import Assignment
-from zray.exceptions import TaskError, has_type
+from zray.exceptions import ActorExit, TaskError, has_type
 from zray.util.streams import say
 
 if TYPE_CHECKING:
@@ -41,12 +43,74 @@ class EventLoop:
         self._turned = True
         self._asked_at = 0.0
         self._warned = False
+        self._own_task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._serve, name="zray-actor-loop", daemon=True)
         self._thread.start()
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        self._loop.set_exception_handler(_complain)
+        while True:
+            try:
+                return self._loop.run_forever()
+            except SystemExit as error:  # of a task that a method has started: asyncio lets it through
+                self._worker.leave(error)
+            except KeyboardInterrupt:  # likewise, and nobody's in this thread
+                say(traceback.format_exc().rstrip())
+
+    def is_at(self, task_id: bytes) -> bool:
+        """Whether the running code is a call's own, and not a task's on the loop that the call has started. (A thread
+        that bears the call's context belongs to the call.)"""
+        if threading.get_ident() != self._thread.ident:
+            return True
+        running, _ = self._running.get(task_id, (None, None))
+        return running is not None and running is asyncio.current_task()
+
+    def construct(self, kind: type, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The actor, made on the loop by another thread, which waits. Raises what the constructor raises."""
+
+        async def make() -> Any:
+            if not inspect.iscoroutinefunction(kind.__init__):  # type: ignore[misc]  # of this very class
+                return kind(*args, **kwargs)
+            made = kind.__new__(kind, *args, **kwargs)
+            await kind.__init__(made, *args, **kwargs)  # type: ignore[misc]
+            return made
+
+        return self._run(make)
+
+    def finish(self, hook: Callable[[], Any]) -> None:
+        """Calls a function and awaits what it returns, if that can be awaited, for another thread, which waits."""
+
+        async def call() -> None:
+            value = hook()
+            if inspect.isawaitable(value):
+                await value
+
+        self._run(call)
+
+    def _run(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """What a coroutine returns or raises, which runs on the loop in this thread's context."""
+        context = contextvars.copy_context()
+        over = threading.Event()
+        outcome: list[Any] = [None, None]
+
+        async def run() -> None:
+            try:
+                outcome[0] = await function()
+            except BaseException as error:  # SystemExit would end the loop
+                outcome[1] = error
+            over.set()
+
+        self._loop.call_soon_threadsafe(lambda: context.run(self._keep, run()))
+        over.wait()
+        value, error = outcome
+        outcome.clear()
+        if error is not None:
+            raise error
+        return value
+
+    def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._own_task = self._loop.create_task(coroutine)  # which asyncio itself holds weakly only
 
     def start(self, task: Assignment, options: CallOptions) -> None:
         """Begins a call; from any thread."""
@@ -141,6 +205,12 @@ class EventLoop:
         """A call that was cancelled is over. asyncio runs nothing of one that had not begun: it has no answer yet."""
         self._worker.end_cancelled(task)
         self._ended(task)
+
+
+def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """As asyncio does by default, but not of tasks that have ended the actor."""
+    if not has_type(context.get("exception"), ActorExit):
+        loop.default_exception_handler(context)
 
 
 def _says_cancelled(error: BaseException) -> bool:

@@ -21,7 +21,7 @@ from zray.worker.process.worker import Worker
 
 
 def worker_main(payload: bytes, fds: list[int]) -> None:
-    """Runs in the child that the zygote forked. ``fds``: the flight recorder."""
+    """Runs in the child that the zygote forked, and raises SystemExit. ``fds``: the flight recorder."""
     start = unpack(payload)
     page = mmap.mmap(fds[0], 0)
     os.close(fds[0])
@@ -37,7 +37,8 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     sessions.set_current(session)
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
-    Worker(session, page, start["log_secret"]).serve()
+    sys.breakpointhook = _no_terminal
+    sys.exit(Worker(session, page, start["log_secret"]).serve())
 
 
 def _connect(address: str, worker_id: bytes, info: dict[str, Any], config: Config) -> Connection:
@@ -48,3 +49,13 @@ def _connect(address: str, worker_id: bytes, info: dict[str, Any], config: Confi
         except ClusterUnavailableError:
             if not somebody_listens(address):
                 raise
+
+
+def _no_terminal(*args: Any, **kwargs: Any) -> Any:
+    """``breakpoint()``: a debugger that reads from a terminal would find none, and raise what says nothing of that."""
+    if os.environ.get("PYTHONBREAKPOINT"):
+        return sys.__breakpointhook__(*args, **kwargs)
+    raise RuntimeError(
+        "breakpoint(): a worker has no terminal. zray.init(local_mode=True) runs everything in the program's own "
+        "process; or name a debugger that is reached by other means in PYTHONBREAKPOINT"
+    )

@@ -76,7 +76,7 @@ def _play() -> None:
         unpack_handshake(read_frame(pack_handshake(hello)))
         socket = _Stage()
         socket.broker.send(JobConfig(bytes(4), {}))
-        socket.broker.send(FunctionBlob(shipped.id16, True, shipped.name, shipped.blob))
+        socket.broker.send(FunctionBlob(shipped.id16, True, shipped.full_name, shipped.blob))
         for number in range(TASKS):
             task_id = life.to_bytes(TASK_ID_BYTES // 2, "big") + number.to_bytes(TASK_ID_BYTES // 2, "big")
             socket.broker.send(Run(task_id, 0, shipped.id16, _SHAPE, [], _PAYLOAD))

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable
+from types import GeneratorType
 from typing import Any
 
 from zray.client.context import TaskContext
@@ -21,17 +22,21 @@ from zray.object_ref import ObjectRef
 from zray.protocol.codec import unpack
 from zray.protocol.messages import FunctionBlob, ProtocolError
 from zray.serialization import Serialized, deserialize, load_callable, pack_task_error, serialize, without_exception
+from zray.worker.process.environment import Environment
 from zray.worker.recorder import Recorder
 
 HOSTNAME = socket.gethostname()
 
 
 class CallOptions:
-    """What every call of a function or method with the same options has in common."""
+    """What every call of a function or method with the same options has in common.
 
-    __slots__ = ("max_calls", "method", "n_returns", "name", "retry_exceptions")
+    ``name``: as the caller has chosen it, else the function's, ``Class.method`` or ``Class.__init__``.
+    """
 
-    def __init__(self, packed: bytes) -> None:
+    __slots__ = ("generator", "max_calls", "method", "n_returns", "name", "retry_exceptions")
+
+    def __init__(self, packed: bytes, actor_class: str) -> None:
         options = unpack(packed)
         if type(options) is not dict:
             raise ProtocolError("malformed options")
@@ -39,19 +44,23 @@ class CallOptions:
         self.n_returns: int = options.get("num_returns", 1)
         self.method: str = options.get("method", "")
         self.max_calls: int = options.get("max_calls", 0)
+        self.generator: bool = options.get("generator", False)  # its only value is the first that it yields
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
         if not (
             [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
+            and type(self.generator) is bool
             and type(self.retry_exceptions) in (bool, bytes)
             and self.n_returns >= 0
         ):
             raise ProtocolError("malformed options")
+        if actor_class and self.name == (self.method or "__init__"):
+            self.name = f"{actor_class}.{self.name}"
 
 
 @functools.lru_cache(maxsize=4096)
-def read_options(packed: bytes) -> CallOptions:
-    """Parses a call's options once. Raises ProtocolError."""
-    return CallOptions(packed)
+def read_options(packed: bytes, actor_class: str) -> CallOptions:
+    """Parses a call's options once. ``actor_class``: empty for plain tasks. Raises ProtocolError."""
+    return CallOptions(packed, actor_class)
 
 
 class Runner:
@@ -72,6 +81,10 @@ class Runner:
         if loaded is None:
             loaded = self._loaded[function_id] = self._load(self._session.core.execution.functions[function_id])
         return loaded
+
+    def forget_functions(self) -> None:
+        """Lets go of what has been loaded, and of what is reachable by it only."""
+        self._loaded.clear()
 
     def _load(self, message: FunctionBlob) -> Any:
         if not message.found:
@@ -135,13 +148,18 @@ class Runner:
 
     # ------------------------------------------------------------------ outcomes
 
-    def pack_results(self, task: Assignment, options: CallOptions, value: Any) -> list[Return]:
-        """The return values of a call that returned ``value``."""
+    def pack_results(
+        self, task: Assignment, options: CallOptions, value: Any
+    ) -> tuple[list[Return], BaseException | None]:
+        """The return values of a call that returned ``value``; and the error that is among them, if a generator has
+        raised: what it had yielded before stays."""
         n_returns = options.n_returns
-        if n_returns == 1:
-            return [self._pack(task, 1, value, options, self._session.max_inline_bytes)]
+        if n_returns == 1 and not options.generator:
+            return [self._pack(task, 1, value, options, self._session.max_inline_bytes)], None
         if n_returns == 0:
-            return []
+            return [], None
+        if isinstance(value, GeneratorType):
+            return self._pack_yielded(task, options, value)
         values = list(value) if isinstance(value, Iterable) else None
         if values is None or len(values) != n_returns:
             got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
@@ -151,7 +169,24 @@ class Runner:
         for index, item in enumerate(values, start=1):
             returns.append(self._pack(task, index, item, options, room))
             room -= len(returns[-1].data)
-        return returns
+        return returns, None
+
+    def _pack_yielded(
+        self, task: Assignment, options: CallOptions, values: GeneratorType[Any, Any, Any]
+    ) -> tuple[list[Return], BaseException | None]:
+        """Each value as it comes, so that no two have to be in memory. What is yielded beyond the last is not asked
+        for."""
+        n_returns = options.n_returns
+        returns: list[Return] = []
+        room = self._session.max_inline_bytes
+        try:
+            for index in range(1, n_returns + 1):
+                returns.append(self._pack(task, index, _next_of(values, index, options), options, room))
+                room -= len(returns[-1].data)
+        except Exception as error:
+            rest = self._pack_error(task, options.name, range(len(returns) + 1, n_returns + 1), error, max(0, room))
+            return [*returns, *rest], error
+        return returns, None
 
     def _pack(self, task: Assignment, index: int, value: Any, options: CallOptions, room: int) -> Return:
         """One return value, for which the answer has ``room`` bytes left."""
@@ -181,30 +216,33 @@ class Runner:
             task.stored = []
 
     def pack_error(self, task: Assignment, name: str, n_returns: int, error: BaseException) -> list[Return]:
-        """The outcome of a call that raised, also when its return values were packed.
-
-        A large error goes into the store, once.
-        """
+        """The outcome of a call that raised, also when its return values were packed."""
         self.discard(task)
+        return self._pack_error(task, name, range(1, n_returns + 1), error, self._session.max_inline_bytes)
+
+    def _pack_error(self, task: Assignment, name: str, indices: range, error: BaseException, room: int) -> list[Return]:
+        """An error as several of a call's return values, for which the answer has ``room`` bytes left.
+
+        A large one goes into the store, once.
+        """
         packed = pack_task_error(name, error, pid=os.getpid(), host=HOSTNAME)
         task.keep.append(packed.held)
         size = packed.total_bytes
-        room = self._session.max_inline_bytes // max(1, n_returns)
-        if size > min(self._session.config.inline_max_bytes, room):
-            if task.kind != CONSTRUCTOR and n_returns:
+        if size > min(self._session.config.inline_max_bytes, room // max(1, len(indices))):
+            if task.kind != CONSTRUCTOR and indices:
                 try:
-                    return self._store_error(task, n_returns, packed)
+                    return self._store_error(task, indices, packed)
                 except ObjectStoreFullError as full:
                     packed = without_exception(packed, f"{size:,} bytes: {full}")
             else:
                 packed = without_exception(packed, f"it has {size:,} bytes")
         data = packed.to_bytes()
-        return [Return(ERROR, data, len(data), packed.refs if index == 0 else ()) for index in range(n_returns)]
+        return [Return(ERROR, data, len(data), packed.refs if index == indices[0] else ()) for index in indices]
 
-    def _store_error(self, task: Assignment, n_returns: int, packed: Serialized) -> list[Return]:
-        first = return_id(task.task_id, 1)
+    def _store_error(self, task: Assignment, indices: range, packed: Serialized) -> list[Return]:
+        first = return_id(task.task_id, indices[0])
         self._store(task, self._session.stores.find_home(), first, packed)
-        aliases = [Return(ERROR, alias_of(first), 0, (first,)) for _ in range(1, n_returns)]
+        aliases = [Return(ERROR, alias_of(first), 0, (first,)) for _ in indices[1:]]
         return [Return(ERROR, b"", packed.total_bytes, packed.refs), *aliases]
 
     def retryable(self, options: CallOptions, error: BaseException) -> bool:
@@ -222,6 +260,16 @@ NONE = Return(INLINE, serialize(None).to_bytes(), 0, ())
 """What a call that returns None answers."""
 
 
+def _next_of(values: GeneratorType[Any, Any, Any], index: int, options: CallOptions) -> Any:
+    """The next value that a generator yields. Raises ValueError if there is none."""
+    try:
+        return next(values)
+    except StopIteration:
+        raise ValueError(
+            f"{options.name} has num_returns={options.n_returns} but yielded {index - 1} value(s)"
+        ) from None
+
+
 def _put(args: list[Any], kwargs: dict[str, Any], key: int | str, value: Any) -> None:
     """Puts an argument into its place."""
     if isinstance(key, str):
@@ -230,9 +278,10 @@ def _put(args: list[Any], kwargs: dict[str, Any], key: int | str, value: Any) ->
         args[key] = value
 
 
-def context_of(task: Assignment, options: CallOptions, resources: dict[str, int]) -> TaskContext:
+def context_of(task: Assignment, options: CallOptions, environment: Environment) -> TaskContext:
     """What the running code sees of itself."""
-    return TaskContext(task.task_id, options.name, task.attempt, resources, tuple(task.gpus))
+    resources, gpus = environment.resources_of(task), environment.gpus_of(task)
+    return TaskContext(task.task_id, options.name, task.attempt, resources, gpus)
 
 
 def now_us() -> int:

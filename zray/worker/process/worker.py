@@ -7,12 +7,14 @@ actors with ``async def`` methods an event loop in a thread of its own.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
 from zray.client.core.effects import Interrupt, Warn
@@ -22,11 +24,13 @@ from zray.client.shell import Tick, Waiter
 from zray.config import MIB
 from zray.exceptions import NAMELESS, ActorExit, DeserializationError, has_type
 from zray.failures import encode_failure, error_text
+from zray.methods import method_of
 from zray.protocol.messages import ProtocolError
 from zray.signatures import name_of_parameter
 from zray.util.malloc import give_back
 from zray.util.processes import anonymous_bytes
 from zray.util.streams import flush_streams, say
+from zray.worker.process.ending import Ending
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
 from zray.worker.recorder import Recorder
@@ -60,6 +64,7 @@ class Worker:
         self._runner = Runner(session, self._recorder)
         self._environment = Environment(log_secret)
         self._actor: Any = None
+        self._methods: dict[str, Any] = {}  # those that have been called, bound
         self._actor_class = ""
         self._concurrency = 1
         self._pool: ThreadPoolExecutor | None = None
@@ -70,23 +75,27 @@ class Worker:
         self._ended: list[tuple[Assignment, list[Return], bool, int]] = []  # async calls that are to be answered
         self._taken: Assignment | None = None  # what is to be run next, if it has been taken already
         self._lost = False
+        self._exit_code = 0
+        self._last_calls_until = 0.0  # when an async actor ends: they have no longer than that
         self._light_bytes = anonymous_bytes()
         session.core.execution.worth_keeping = self._worth_keeping
         session.handlers[Interrupt] = self._interrupt
         session.handlers[Warn] = lambda effect: say(f"zray: {effect.text}")
         session.on_lost = self._on_lost
+        session.on_exit_actor = self.end_actor
         session.shell.on_standby = self._on_standby
 
     # ------------------------------------------------------------------ the loop
 
-    def serve(self) -> None:
-        """Works until there is no reason to live."""
+    def serve(self) -> int:
+        """Works until there is no reason to live. Returns the exit code of the process."""
         signal.signal(signal.SIGINT, self._on_signal)
         while not self._lost:
             task = self._next()
             if task is None:
                 if self._execution.may_exit():
                     break
+                self._limit_last_calls()
                 continue
             options = self._options_of(task)
             if options is None:
@@ -97,14 +106,31 @@ class Worker:
                 self._loop.start(task, options)
             else:
                 self._run(task, options)
+        if not self._lost:
+            self._end_program()
         self.session.close([])
+        return self._exit_code
+
+    def _end_program(self) -> None:
+        """The program's own end: see ``zray.worker.process.ending``. The session can be used meanwhile."""
+        with Ending(self.session.config.exit_timeout_s) as ending:
+            if self._actor is not None:
+                ending.shut_down(self._actor, self._loop)
+            ending.finish()
+            self._actor = self._pool = None
+            self._methods.clear()
+            self._runner.forget_functions()
+            gc.collect()  # what is left of them, for the sake of __del__
+        flush_streams()
 
     def _options_of(self, task: Assignment) -> CallOptions | None:
         """The options of a piece of work. None if it has not the form that it must have: who has sent it is told."""
+        if task.actor_start is not None:
+            self._actor_class = str(task.actor_start.spec.get("class_name", "actor"))
         fault = task.fault
         if not fault:
             try:
-                return read_options(task.envelope.options)
+                return read_options(task.envelope.options, self._actor_class)
             except ProtocolError as error:
                 fault = str(error)
         with self._shell.lock:
@@ -166,13 +192,16 @@ class Worker:
     def _run(self, task: Assignment, options: CallOptions) -> None:
         """Runs a task, constructor or method in this thread."""
         started_us = now_us()
-        token = current_task.set(context_of(task, options, self._environment.resources_of(task)))
+        token = current_task.set(context_of(task, options, self._environment))
         try:
             self._enter(task, options)
             value = self._call(task, options)
             self._end_forked_child(None)
-            returns = self._runner.pack_results(task, options, value) if task.kind != CONSTRUCTOR else []
-            self._answer(task, options, returns, None, started_us)
+            returns: list[Return] = []
+            failed: BaseException | None = None
+            if task.kind != CONSTRUCTOR:
+                returns, failed = self._runner.pack_results(task, options, value)
+            self._answer(task, options, returns, failed, started_us)
         except BaseException as error:
             self._end_forked_child(error)
             self._failed(task, options, error, started_us)
@@ -189,8 +218,6 @@ class Worker:
         os._exit(_exit_code(error))
 
     def _enter(self, task: Assignment, options: CallOptions) -> None:
-        if task.actor_start is not None:
-            self._actor_class = str(task.actor_start.spec.get("class_name", "actor"))
         if task.kind == TASK:
             self._recorder.begins(task.task_id)
         if self._execution.job is not None:
@@ -219,13 +246,10 @@ class Worker:
 
     def method(self, options: CallOptions) -> Any:
         """The actor's method that a call names."""
-        if options.method == "__ray_ready__":
-            return lambda: True
-        if options.method == "__ray_terminate__":
-            raise ActorExit("the actor was asked to terminate")
-        if options.method == "__ray_call__":
-            return lambda function, *args, **kwargs: function(self._actor, *args, **kwargs)
-        return getattr(self._actor, options.method)
+        method = self._methods.get(options.method)
+        if method is None:
+            method = self._methods[options.method] = method_of(self._actor, options.method)
+        return method
 
     def _construct(self, task: Assignment) -> None:
         start = task.actor_start
@@ -233,18 +257,21 @@ class Worker:
         self._environment.set_actor(start)
         kind = self._runner.function(task.function_id)
         args, kwargs = self.call_arguments(task)
-        self._actor = kind(*args, **kwargs)
-        self._concurrency = max(1, int(start.spec.get("max_concurrency", 1)))
         if start.spec.get("has_coroutines"):
             # Imported here: asyncio is 3 MB, which workers that serve no async actor do without; so threads below.
             from zray.worker.process.event_loop import EventLoop
 
             loop = self._loop = EventLoop(self)
+            self._actor = loop.construct(kind, args, kwargs)
             self.session.handlers[Tick] = lambda tick: loop.check()
-        elif self._concurrency > 1:
+        else:
+            self._actor = kind(*args, **kwargs)
+        self._concurrency = max(1, int(start.spec.get("max_concurrency", 1)))
+        if self._loop is None and self._concurrency > 1:
             from concurrent.futures import ThreadPoolExecutor
 
             self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="zray-actor")
+        self._environment.name_actor(self._actor_class, label_of(self._actor, self._actor_class))
 
     # ------------------------------------------------------------------ outcomes
 
@@ -261,8 +288,6 @@ class Worker:
         self.session.stores.settle()  # what the call has read is gone: others may have the room
         with self._shell.lock:
             self._core.collect()
-            if self._pool is not None and not self._execution.is_running(task.task_id):
-                return  # the actor has exited meanwhile
             if task.kind == CONSTRUCTOR:
                 self._execution.constructed(task, self._stillborn(returns[0].data) if returns else b"")
             else:
@@ -285,7 +310,8 @@ class Worker:
             return False
 
     def _stillborn(self, error: bytes) -> bytes:
-        return encode_failure("ActorDiedError", f"the constructor of {self._actor_class} raised:\n{error_text(error)}")
+        text = f"the constructor of {self._actor_class} raised:\n{error_text(error)}"
+        return encode_failure("ActorDiedError", text, self._execution.actor_id)
 
     def _wake_if_there_is_room(self) -> None:
         """Calls that run elsewhere have ended: the main thread may take others, or has nothing left to wait for."""
@@ -297,7 +323,7 @@ class Worker:
             idle.wake()
 
     def _failed(self, task: Assignment, options: CallOptions, error: BaseException, started_us: int) -> None:
-        if task.kind != TASK and self._ends_actor(error):
+        if has_type(error, SystemExit) and self._leaves(task.task_id, error):
             return
         if has_type(error, KeyboardInterrupt) and self._cancelled == task.task_id:
             self._runner.discard(task)
@@ -305,36 +331,49 @@ class Worker:
             with self._shell.lock:
                 self._execution.finish_cancelled(task)
             return
-        if has_type(error, SystemExit):
-            self._exit_process(error)
         n_returns = 1 if task.kind == CONSTRUCTOR else options.n_returns
-        name = options.name if task.kind == TASK else f"{self._actor_class}.{options.method or '__init__'}"
-        returns = self._runner.pack_error(task, name, n_returns, error)
+        returns = self._runner.pack_error(task, options.name, n_returns, error)
         self._answer(task, options, returns, error, started_us)
 
-    def _ends_actor(self, error: BaseException) -> bool:
-        """Ends the actor, never to be restarted, if that is what ``error`` asks for: whether it is."""
-        if has_type(error, ActorExit):
-            reason = str(error) or "exit_actor() was called"
-        elif has_type(error, SystemExit) and not _exit_code(error):
-            reason = "sys.exit() was called"
-        else:
+    def _leaves(self, task_id: bytes, error: BaseException) -> bool:
+        """Does what a SystemExit asks for: ends the actor, never to be restarted, or, with an exit code, the process,
+        which the host reports. Whether the piece of work that has raised it, if any, has no answer from here."""
+        code = _exit_code(error)
+        if not code and self._execution.actor_id:
+            reason = str(error) if has_type(error, ActorExit) else ""
+            self.end_actor(reason or "sys.exit() was called", task_id)
             return False
         with self._shell.lock:
-            self._execution.exit_actor(reason)
-            self._shell.turn()
+            self._exit_code = code
+            self._execution.exit_process(task_id)
+            self._shell.submitted()
         self._shell.settle()
         return True
 
-    def _exit_process(self, error: BaseException) -> NoReturn:
-        """``sys.exit`` ends the process, as it says; the host reports the exit code."""
-        code = _exit_code(error)
+    def leave(self, error: SystemExit) -> None:
+        """A background task of an async actor has raised SystemExit."""
+        self._leaves(b"", error)
+
+    def end_actor(self, reason: str, ender: bytes) -> None:
+        """Ends the actor as soon as nothing runs; in any thread. ``ender``: the call whose code has asked for it, or
+        whose code has started the thread or task that has."""
+        if self._loop is not None and not self._loop.is_at(ender):
+            ender = b""
         with self._shell.lock:
-            self._execution.hand_back()
-            self._shell.turn()
-        flush_streams()
-        self.session.close([])
-        os._exit(code)
+            self._execution.end_actor(reason, ender)
+            self._shell.submitted()
+        self._shell.settle()
+
+    def _limit_last_calls(self) -> None:
+        """Of an async actor that ends, calls may wait that nobody will wake."""
+        if self._loop is None or not self._execution.leaving:
+            return
+        now = time.monotonic()
+        self._last_calls_until = self._last_calls_until or now + self.session.config.exit_timeout_s
+        if now > self._last_calls_until:
+            with self._shell.lock:
+                self._execution.abandon_all()
+                self._shell.submitted()
 
     # ------------------------------------------------------------------ cancellation
 
@@ -373,9 +412,8 @@ class Worker:
             raise error.about(self._name_of_argument(task, error.argument)) from error.__cause__
 
     def _name_of_argument(self, task: Assignment, argument: str) -> str:
-        options = read_options(task.envelope.options)
-        owner = f"{self._actor_class}." if self._actor_class else ""
-        function = options.name if task.kind == TASK else f"{owner}{options.method or '__init__'}"
+        options = read_options(task.envelope.options, self._actor_class)
+        function = options.name
         if argument.isdecimal():
             called = self.method(options) if task.kind == CALL else self._runner.function(task.function_id)
             argument = name_of_parameter(called, int(argument)) or argument
@@ -387,26 +425,23 @@ class Worker:
 
     def context(self, task: Assignment, options: CallOptions) -> Any:
         """The context that an async call runs in."""
-        return context_of(task, options, self._environment.resources_of(task))
+        return context_of(task, options, self._environment)
 
     def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
         """An async call has returned or raised; it is answered by ``flush``."""
-        if error is not None and has_type(error, ActorExit, SystemExit):
-            self.flush()  # of those that have ended before
-            if self._ends_actor(error):
-                return
-            self._exit_process(error)
+        if error is not None and has_type(error, SystemExit) and self._leaves(task.task_id, error):
+            return
         if not self._execution.is_running(task.task_id):
             return  # the actor has exited meanwhile
         started_us = now_us()
+        returns: list[Return] = []
         if error is None:
             try:
-                returns = self._runner.pack_results(task, options, value)
+                returns, error = self._runner.pack_results(task, options, value)
             except BaseException as packing:
                 error = packing
-        if error is not None:
-            name = f"{self._actor_class}.{options.method}"
-            returns = self._runner.pack_error(task, name, options.n_returns, error)
+        if error is not None and not returns:
+            returns = self._runner.pack_error(task, options.name, options.n_returns, error)
         retryable = error is not None and self._retryable(options, error)
         self._ended.append((task, returns, retryable, now_us() - started_us))
 
@@ -430,6 +465,19 @@ class Worker:
         for task, *_ in ended:
             task.keep.clear()
         self._shell.settle()
+
+
+def label_of(actor: Any, class_name: str) -> str:
+    """What an actor's output is named by: the first line of its ``repr``, if its class has one of its own."""
+    own = type(actor).__repr__
+    if not isinstance(own, FunctionType):  # else object's, or that of a container, which may be as long as it likes
+        return class_name
+    try:
+        text = own(actor)
+        return text.strip().partition("\n")[0] or class_name
+    except BaseException as error:  # of the user's code, which may raise anything
+        say(f"zray: output of {class_name} is named by its class, as its __repr__ raised {type(error).__name__}")
+        return class_name
 
 
 def _forget_frames(error: BaseException) -> None:

@@ -1,0 +1,217 @@
+"""Tasks that wait for tasks which they have submitted: who gets the CPUs that they lend meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.broker.desk import ACTOR, NO_CPU, Desk, shape
+from zray.broker.records import MAX_DEPTH
+from zray.broker.scheduler import LENT_FOR_S
+from zray.ids import make_task_id
+from zray.protocol import messages as m
+
+LONG = 10_000_000
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+class Nest:
+    """A driver and a host; tasks run one at a time in each worker."""
+
+    def __init__(self, desk: Desk, cpus: int) -> None:
+        self.desk = desk
+        self.driver = desk.driver()
+        self.host = desk.host(CPU=cpus)
+        self.running: dict[bytes, bytes] = {}  # by task: its worker
+        self.workers: list[bytes] = []
+        self.look()
+
+    def look(self) -> set[bytes]:
+        """Workers come, tasks begin: those that have begun since the last look."""
+        begun = set()
+        while True:
+            self.workers += self.desk.workers(self.host)
+            new = {task: worker for worker in self.workers for task in self.desk.runs(worker)}
+            if not new:
+                return begun
+            self.running.update(new)
+            begun |= set(new)
+
+    def submit(self, owner: bytes, count: int = 1, shape: bytes = shape(CPU=1)) -> list[bytes]:
+        return self.desk.submit(owner, count, shape, retryable=False)
+
+    def wait_in(self, task: bytes) -> None:
+        self.desk.say(self.running[task], m.Blocked(True))
+
+    def go_on(self, task: bytes) -> None:
+        self.desk.say(self.running[task], m.Blocked(False))
+
+    def end(self, task: bytes) -> None:
+        self.desk.done(self.running.pop(task), task, run_us=LONG)
+
+
+def test_what_a_task_that_waits_lends_is_for_what_it_has_submitted(desk):
+    """Two CPUs, eight tasks that each wait for one of theirs: four processes do."""
+    nest = Nest(desk, cpus=2)
+    left = nest.submit(nest.driver, 8)
+    while left:
+        parents = nest.look()
+        assert parents == set(left[:2])
+        children = {}
+        for parent in parents:
+            (child,) = nest.submit(nest.running[parent])
+            nest.wait_in(parent)
+            assert nest.look() == {child}
+            children[parent] = child
+        for parent, child in children.items():
+            nest.end(child)
+            assert nest.look() == set()  # its CPU is that of the parent, who has its answer and has not said so yet
+            nest.go_on(parent)
+        for parent in parents:
+            nest.end(parent)
+        left = left[2:]
+    assert len(nest.workers) == 4
+
+
+def test_another_cpu_is_anybodys(desk):
+    """What those who wait have submitted runs on any CPU; one that is left is for whoever is next."""
+    nest = Nest(desk, cpus=2)
+    first, second, third = nest.submit(nest.driver, 3)
+    assert nest.look() == {first, second}
+    nest.end(second)
+    assert nest.look() == {third}
+    (child,) = nest.submit(nest.running[first])
+    nest.wait_in(first)
+    assert nest.look() == {child}
+    nest.end(third)
+    (fourth,) = nest.submit(nest.driver)
+    assert nest.look() == {fourth}
+
+
+def test_what_nobody_takes_that_is_meant_is_anybodys_after_a_while(desk):
+    """Tasks that wait for others of the same kind do not wait for ever."""
+    nest = Nest(desk, cpus=1)
+    tasks = nest.submit(nest.driver, 3)
+    for task in tasks[:-1]:
+        assert nest.look() == {task}
+        nest.wait_in(task)
+        assert nest.look() == set()
+        desk.tick(1.1 * LENT_FOR_S)
+    assert nest.look() == {tasks[-1]}
+
+
+def test_what_is_lent_is_for_other_jobs_at_once(desk):
+    nest = Nest(desk, cpus=1)
+    (task,) = nest.submit(nest.driver)
+    nest.look()
+    nest.wait_in(task)
+    (other,) = nest.submit(desk.driver("other"))
+    assert nest.look() == {other}
+
+
+def test_a_deep_recursion_is_not_held_up(desk):
+    """Each task submits one and waits for it, far deeper than depths are told apart."""
+    nest = Nest(desk, cpus=1)
+    (task,) = nest.submit(nest.driver)
+    chain = []
+    for _ in range(3 * MAX_DEPTH):
+        assert nest.look() == {task}
+        chain.append(task)
+        (child,) = nest.submit(nest.running[task])
+        nest.wait_in(task)
+        task = child
+    nest.look()
+    nest.end(task)
+    for task in reversed(chain):
+        nest.go_on(task)
+        nest.end(task)
+    assert desk.free == {"CPU": 1}
+
+
+def test_what_an_actor_submits_is_deeper_than_what_created_it(desk):
+    nest = Nest(desk, cpus=1)
+    desk.create(nest.driver, running=NO_CPU)
+    nest.look()
+    worker = desk.core.actors.actors[ACTOR].worker
+    desk.say(worker.worker_id, m.ActorReady(ACTOR, b""))
+    (task,) = nest.submit(nest.driver)
+    assert nest.look() == {task}
+    nest.wait_in(task)  # for a call of the actor, which submits a task for it
+    (of_actor,) = nest.submit(worker.worker_id)
+    assert nest.look() == {of_actor}
+
+
+def test_an_actor_of_a_task_that_waits_has_the_cpu_that_it_lends(desk):
+    nest = Nest(desk, cpus=1)
+    (task,) = nest.submit(nest.driver)
+    nest.look()
+    creator = nest.running[task]
+    actor_id = make_task_id(creator, 1)
+    desk.create(creator, actor_id)
+    nest.wait_in(task)
+    nest.look()
+    assert desk.core.actors.actors[actor_id].worker is not None
+
+
+def test_a_worker_for_what_somebody_waits_for_makes_no_room_for_him(desk):
+    """The tasks that wait have lent all that they had, and so are said to have least; it is not theirs to take."""
+    nest = Nest(desk, cpus=1)
+    nest.submit(nest.driver, 2)
+    (parent,) = nest.look()
+    worker = nest.running[parent]
+    children = desk.submit(worker, 200)
+    nest.wait_in(parent)
+    (first,) = nest.look()
+    nest.end(first)  # from now on it is known to be short
+    done = {first}
+    while len(done) < len(children):
+        given = nest.look()
+        assert given, "the rest waits for nobody"
+        assert given <= set(children)
+        for task in given:
+            desk.done(nest.running.pop(task), task, run_us=10)
+            done.add(task)
+    assert len(nest.workers) == 2
+
+
+def test_no_host_is_held_for_those_who_wait_for_their_own(desk):
+    """Many seconds of nested work: the tasks behind those that wait are not starving, and hold up nobody."""
+    nest = Nest(desk, cpus=1)
+    nest.submit(nest.driver, 2)
+    (parent,) = nest.look()
+    other = desk.driver("other")
+    nest.wait_in(parent)
+    for _ in range(20):
+        (task,) = nest.submit(nest.running[parent])
+        assert nest.look() == {task}
+        desk.tick(0.5)
+        (rival,) = nest.submit(other)
+        nest.end(task)
+        assert nest.look() == {rival}
+        desk.tick(0.5)
+        nest.end(rival)
+    assert not desk.core.scheduler.shares.holds
+
+
+def test_a_larger_task_of_the_same_job_has_its_turn_beside_nested_ones(desk):
+    nest = Nest(desk, cpus=2)
+    waiting = nest.submit(nest.driver, 40)
+    (large,) = nest.submit(nest.driver, shape=shape(CPU=2))
+    begun: set[bytes] = set()
+    for _ in range(len(waiting)):
+        begun |= nest.look()
+        if large in begun:
+            break
+        for parent in [task for task in waiting if task in nest.running]:
+            (child,) = nest.submit(nest.running[parent])
+            nest.wait_in(parent)
+            nest.look()
+            desk.tick(0.3)
+            nest.end(child)
+            nest.go_on(parent)
+            nest.end(parent)
+            begun |= nest.look()
+    assert large in begun

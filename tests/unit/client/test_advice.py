@@ -1,0 +1,116 @@
+"""What makes a driver slow is told of, once."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import types
+
+import pytest
+
+from zray.client import advice
+from zray.client.advice import ONE_BY_ONE, SENT_AGAIN, SENT_BYTES, Advice
+
+
+class Said:
+    """Advice with a clock of its own, and what it has said."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lines: list[str] = []
+        self.now = 100.0
+        self.alone = True
+        self.advice = Advice(self.lines.append, lambda: self.alone)
+        monkeypatch.setattr(advice, "time", types.SimpleNamespace(monotonic=lambda: self.now))
+
+    def wait(self, seconds: float) -> None:
+        with self.advice.waiting():
+            self.now += seconds
+
+
+@pytest.fixture
+def said(monkeypatch) -> Said:
+    return Said(monkeypatch)
+
+
+def test_one_task_after_the_other(said):
+    for _ in range(ONE_BY_ONE - 1):
+        said.wait(1.0)
+    assert said.lines == []
+    said.wait(1.0)
+    (line,) = said.lines
+    assert f"the last {ONE_BY_ONE} tasks were each waited for" in line
+    for _ in range(100):
+        said.wait(1.0)
+    assert said.lines == [line]
+
+
+def test_short_waits_are_no_matter(said):
+    for _ in range(1000):
+        said.wait(0.001)
+    assert said.lines == []
+
+
+def test_others_under_way(said):
+    for number in range(100):
+        said.alone = number % (ONE_BY_ONE - 1) > 0
+        said.wait(1.0)
+    assert said.lines == []
+
+
+def test_a_running_loop(said):
+    async def main(seconds: float) -> None:
+        said.wait(seconds)
+
+    said.alone = False
+    said.wait(2.0)
+    asyncio.run(main(0.5))
+    assert said.lines == []
+    asyncio.run(main(2.0))
+    asyncio.run(main(2.0))
+    (line,) = said.lines
+    assert "event loop for 2.0 s: use 'await ref'" in line
+
+
+def test_the_loop_of_a_notebook(said, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+
+    async def main() -> None:
+        said.wait(2.0)
+
+    asyncio.run(main())
+    assert said.lines == []
+
+
+class Large:
+    pass
+
+
+def test_the_same_large_argument(said):
+    value = Large()
+    for number in range(SENT_AGAIN - 1):
+        said.advice.sent((value, number, "text"), SENT_BYTES)
+    assert said.lines == []
+    said.advice.sent((value, 0), SENT_BYTES)
+    said.advice.sent((value, 0), SENT_BYTES)
+    (line,) = said.lines
+    assert f"the same Large has been an argument {SENT_AGAIN} times" in line and "1 MB" in line
+
+
+def test_others_are_not_the_same(said):
+    for _ in range(10 * SENT_AGAIN):
+        said.advice.sent((Large(), [1], b"x"), SENT_BYTES)  # each is gone when the next is made, often at its place
+    assert said.lines == []
+
+
+def test_small_ones_are_no_matter(said):
+    value = Large()
+    for _ in range(2 * SENT_AGAIN):
+        said.advice.sent((value,), SENT_BYTES - 1)
+    assert said.lines == []
+
+
+def test_a_few_are_remembered(said):
+    values = [Large() for _ in range(1000)]
+    for value in values:
+        said.advice.sent((value,), SENT_BYTES)
+    assert len(said.advice._sent) <= advice.MAX_REMEMBERED

@@ -1,0 +1,196 @@
+"""What is known of an actor's class wherever a handle of the actor is: its methods, and how they are called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any
+
+from zray.api.runtime import pack_options, retried_types
+from zray.methods import BUILT_IN_METHODS
+from zray.options import ActorOptions, MethodOptions
+from zray.protocol.codec import pack, unpack
+from zray.signatures import SignatureCheck
+
+METHOD_OPTIONS = "__zray_method_options__"
+MAX_ASYNC_CALLS = 1000
+"""So many calls at once does an actor with ``async def`` methods run that does not say how many."""
+
+STREAMING = -1
+"""In place of a number of return values: a generator's, of which nobody has said how many there are."""
+
+
+class MethodMeta:
+    """What callers know of a method. ``function``: itself, to be shown; known where the class is."""
+
+    __slots__ = ("check", "function", "n_returns", "name", "parameters", "retries", "retry_exceptions", "signature",
+                 "streams")  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        n_returns: int,
+        parameters: list[Any] | None = None,
+        retries: int | None = None,
+        retry: bool | bytes = False,
+        is_generator: bool = False,
+    ) -> None:
+        self.name = name
+        self.n_returns = n_returns
+        self.parameters = parameters  # [name, kind, has a default]; None: unknown
+        self.retries = retries
+        self.retry_exceptions = retry  # for any, for none, or for the types in this pickle
+        self.streams = is_generator
+        stub = _stub(name, parameters)
+        self.signature = inspect.signature(stub) if parameters is not None else None
+        self.check = SignatureCheck(stub, skip_first=False)
+        self.function: Callable[..., Any] | None = None
+
+    @property
+    def shown_signature(self) -> inspect.Signature | None:
+        """With defaults and annotations, where the class is known."""
+        if self.signature is None or self.function is None:
+            return self.signature
+        parameters = list(inspect.signature(self.function, follow_wrapped=False).parameters.values())
+        of_class = len(parameters) - len(self.signature.parameters)  # 1 if it is taken from its class: ``self``
+        return inspect.signature(self.function, follow_wrapped=False).replace(parameters=parameters[of_class:])
+
+
+def _stub(name: str, parameters: list[Any] | None) -> Callable[..., Any]:
+    """A function with the given parameters, for its signature only."""
+
+    def stub(*args: Any, **kwargs: Any) -> None:
+        return
+
+    stub.__name__ = name
+    if parameters is not None:
+        made = [
+            inspect.Parameter(
+                _legal(name), inspect._ParameterKind(kind), default=None if optional else inspect.Parameter.empty
+            )
+            for name, kind, optional in parameters
+        ]
+        stub.__signature__ = inspect.Signature(made)  # type: ignore[attr-defined]
+    return stub
+
+
+def _legal(name: str) -> str:
+    return name if name.isidentifier() else f"_{abs(hash(name))}"
+
+
+def _parameters(function: Callable[..., Any], skip_first: bool) -> list[Any] | None:
+    try:
+        parameters = list(inspect.signature(function, follow_wrapped=False).parameters.values())
+    except (ValueError, TypeError, NameError):
+        return None
+    if skip_first:
+        parameters = parameters[1:]
+    return [[p.name, int(p.kind), p.default is not inspect.Parameter.empty] for p in parameters]
+
+
+class ActorMeta:
+    """What a handle knows of its actor's class; travels with it.
+
+    ``ordered``: the actor runs one call at a time, in each caller's order; others run a call when its arguments exist.
+    ``concurrency``: how many calls it runs at once. ``attributes``: names that the class has for other things than
+    methods, such as properties.
+    """
+
+    def __init__(
+        self,
+        class_name: str,
+        methods: dict[str, MethodMeta],
+        max_task_retries: int,
+        max_pending_calls: int,
+        ordered: bool,
+        concurrency: int,
+        attributes: list[str],
+    ) -> None:
+        self.class_name = class_name
+        self.methods = methods
+        self.max_task_retries = max_task_retries
+        self.max_pending_calls = max_pending_calls
+        self.ordered = ordered
+        self.concurrency = concurrency
+        self.attributes = attributes
+        self.constructor: inspect.Signature | None = None  # known where the class is
+        self.has_coroutines = False  # likewise
+        self._call_options: dict[tuple[str, int], bytes] = {}
+
+    @classmethod
+    def of_class(cls, kind: type, options: ActorOptions, no_methods: Collection[str]) -> ActorMeta:
+        """Looks at a class. ``no_methods``: special names that a handle has for itself, such as ``__eq__``."""
+        methods = {}
+        for name, member in inspect.getmembers(kind, callable):
+            if name.startswith("__") and name in no_methods:
+                continue
+            given: MethodOptions = getattr(member, METHOD_OPTIONS, MethodOptions())
+            static = isinstance(inspect.getattr_static(kind, name), (staticmethod, classmethod))
+            parameters = _parameters(member, skip_first=not static)
+            retry = retried_types(given.retry_exceptions)
+            streams = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
+            n_returns = (STREAMING if streams else 1) if given.num_returns is None else given.num_returns
+            made = methods[name] = MethodMeta(name, n_returns, parameters, given.max_task_retries, retry, streams)
+            made.function = member
+        for name in BUILT_IN_METHODS:
+            methods[name] = MethodMeta(name, 1)
+        has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
+        concurrency = options.max_concurrency or (MAX_ASYNC_CALLS if has_coroutines else 1)
+        ordered = not has_coroutines and concurrency == 1
+        attributes = [name for name in dir(kind) if name not in methods and not name.startswith("_")]
+        meta = cls(
+            kind.__name__,
+            methods,
+            options.max_task_retries,
+            options.max_pending_calls,
+            ordered,
+            concurrency,
+            attributes,
+        )
+        parameters = _parameters(kind, skip_first=False)
+        meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
+        meta.has_coroutines = has_coroutines
+        return meta
+
+    def packed(self) -> bytes:
+        """The form in which it travels."""
+        methods = [
+            [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams] for m in self.methods.values()
+        ]
+        fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
+        packed: bytes = pack([*fields, self.concurrency, self.attributes])
+        return packed
+
+    @classmethod
+    @functools.lru_cache(maxsize=1024)
+    def unpack(cls, packed: bytes) -> ActorMeta:
+        """The counterpart of ``packed``."""
+        class_name, rows, *rest = unpack(packed)
+        return cls(class_name, {row[0]: MethodMeta(*row) for row in rows}, *rest)
+
+    def no_method(self, name: str) -> str:
+        """What there is instead of a method, for an error."""
+        text = f"actor class {self.class_name} has no method {name!r}"
+        if name.startswith("_"):  # asked for by libraries, which do without
+            return text
+        if name in self.attributes:
+            return (
+                f"{text}: it is a property, or another attribute of the class. What an actor holds is in its process: "
+                f"write a method that returns it, or call handle.__ray_call__.remote(lambda actor: actor.{name})"
+            )
+        import difflib  # heavy, and needed for mistakes only
+
+        known = [method for method in self.methods if not method.startswith("_")]
+        close = difflib.get_close_matches(name, known, n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else "."
+        return f"{text}{guess} It has {', '.join(known) or 'none'}"
+
+    def call_options(self, method: MethodMeta, n_returns: int) -> bytes:
+        """The options of a call, packed once."""
+        key = (method.name, n_returns)
+        packed = self._call_options.get(key)
+        if packed is None:
+            packed = pack_options(method.name, n_returns, method.name, method.retry_exceptions, 0, method.streams)
+            self._call_options[key] = packed
+        return packed
