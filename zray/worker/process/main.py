@@ -17,7 +17,6 @@ from zray.protocol.codec import unpack
 from zray.protocol.messages import WORKER
 from zray.protocol.sockets import somebody_listens
 from zray.util import signals
-from zray.util.streams import show_fatal_errors
 from zray.worker.process.worker import Worker
 
 
@@ -39,7 +38,6 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
     sys.breakpointhook = _no_terminal
-    show_fatal_errors()
     sys.exit(Worker(session, page, start["log_secret"]).serve())
 
 

@@ -412,9 +412,8 @@ class Worker:
             raise error.about(self._name_of_argument(task, error.argument)) from error.__cause__
 
     def _name_of_argument(self, task: Assignment, argument: str) -> str:
-        options = read_options(task.envelope.options)
-        owner = f"{self._actor_class}." if self._actor_class else ""
-        function = options.name if task.kind == TASK else f"{owner}{options.method or '__init__'}"
+        options = read_options(task.envelope.options, self._actor_class)
+        function = options.name
         if argument.isdecimal():
             called = self.method(options) if task.kind == CALL else self._runner.function(task.function_id)
             argument = name_of_parameter(called, int(argument)) or argument

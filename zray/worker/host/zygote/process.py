@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from zray.util import processes
 from zray.util.pymalloc import fill_holes
+from zray.util.streams import show_fatal_errors
 from zray.worker.host.zygote.streams import adopt_standard_fds, flush_output, make_standard_streams
 from zray.worker.host.zygote.wire import (
     ChildExited,
@@ -97,6 +98,7 @@ class Zygote:
         processes.set_child_subreaper()
         self._control.setblocking(True)
         make_standard_streams()
+        show_fatal_errors()  # for all workers: to set it up in each would cost each of them a page
         gc.disable()
         gc.collect()
         gc.freeze()
