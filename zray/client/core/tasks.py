@@ -362,12 +362,14 @@ class TaskTable:
     def _settle(self, task: Task, outcome: Outcome) -> None:
         task_id = task.task_id
         self._finish(task, b"")
-        for index, (status, data, size, inner) in enumerate(outcome.returns, start=1):
-            if status == ERROR and index == 1 and not task.cancelled:
-                self.references.unseen[task_id] = task.n_returns, task.name
+        returns = outcome.returns
+        failed = returns and returns[0][0] == ERROR
+        if failed and not task.cancelled:
+            self.references.unseen[task_id] = task.n_returns, task.name
+        for index, (status, data, size, inner) in enumerate(returns, start=1):
             self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
-        if outcome.returns and outcome.returns[0][0] == ERROR:  # perhaps nobody waits for it by now
-            self.references.tell_unseen(task_id, *outcome.returns[0][1:3])
+        if failed:  # perhaps nobody waits for it by now
+            self.references.tell_unseen(task_id, *returns[0][1:3])
         self._let_go(task)
 
     def _discard(self, task_id: bytes, outcome: Outcome) -> None:
