@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from zray.broker.records import Actor, Host, Process
 from zray.broker.resources import describe
 from zray.protocol.messages import FLAG_RETRYABLE, Notice
-from zray.util.digest import Digest
+from zray.util.digest import Digest, in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ class News:
         if digest is None:
             digest = self._restarts[actor.job_id] = Digest("actors died and are restarted")
         left = f", {actor.restarts_left} restarts are left" if actor.restarts_left >= 0 else ""
-        if news := digest.add(self._clock(), actor.label, f"{message}; it is restarted{left}"):
+        if news := digest.add(self._clock(), actor.label, f"{in_a_line(message)}; it is restarted{left}"):
             self._tell(actor.job_id, news)
 
 

@@ -6,7 +6,14 @@ import math
 from collections import Counter
 
 WINDOW_S = 5.0
+LAST_OUTPUT = "; its last output on stderr was:\n"
+"""Behind this, what a process has printed stands in the account of its death."""
 MAX_NAMES = 5
+
+
+def in_a_line(account: str) -> str:
+    """An account of a death without what the process has printed: that is in the error, if it comes to one."""
+    return account.partition(LAST_OUTPUT)[0].partition("\n")[0]
 
 
 class Digest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from zray.util.digest import Digest
+from zray.util.digest import LAST_OUTPUT, Digest, in_a_line
 
 
 def test_the_first_is_told_at_once_and_what_follows_in_one_line():
@@ -47,3 +47,10 @@ def test_of_many_names_the_most_frequent_are_shown():
     for name in "aabbcddee12":
         digest.add(0.0, name, f"{name} died")
     assert digest.flush(math.inf) == "11 more died (a 2x, b 2x, d 2x, e 2x, c 1x and 2 others), the last: 2 died"
+
+
+def test_an_account_of_a_death_in_a_line():
+    account = "the worker process was killed by SIGSEGV"
+    assert in_a_line(account) == account
+    assert in_a_line(f"{account}{LAST_OUTPUT}Fatal Python error\n  File 'x'") == account
+    assert in_a_line(f"{account}\nhint: copy it") == account

@@ -22,6 +22,7 @@ from zray.failures import MissedArgument, alias_of, aliased, encode_failure, err
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id, task_of
 from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import FLAG_RETRYABLE, Cancel, Failed, ProtocolError, Result, Started, Submit
+from zray.util.digest import in_a_line
 
 WAITING, SENT = range(2)
 """A task waits for its arguments, or is with the broker or a worker."""
@@ -414,7 +415,7 @@ class TaskTable:
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
         if retry and (task.retries_left or not counts):
             if counts and message.kind not in TOLD_BY_BROKER:
-                self.on_retry(task.name, f"{task.attempt_text} died and is tried again: {message.message}")
+                self.on_retry(task.name, f"{task.attempt_text} died and is tried again: {in_a_line(message.message)}")
             self.again(task, counts=counts)
         elif task.cancelled:
             self.fail_cancelled(task)

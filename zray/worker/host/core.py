@@ -25,6 +25,7 @@ from zray.protocol.messages import (
     WorkerDied,
     WorkerStarted,
 )
+from zray.util.digest import LAST_OUTPUT
 
 _BY_ACCESS = (7, 11)
 """SIGBUS and SIGSEGV: the signals of who touches memory that he may not touch."""
@@ -188,7 +189,7 @@ class HostCore:
             f"it had used up to {death.maxrss_bytes / 2**20:.0f} MiB of memory"
         )
         if death.last_lines:
-            text += f"; its last output on stderr was:\n{death.last_lines}"
+            text += f"{LAST_OUTPUT}{death.last_lines}"
         if death.signal in _BY_ACCESS:
             text += f"\n{NATIVE_HINT}"
         self.out.append(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
