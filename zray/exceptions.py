@@ -318,6 +318,9 @@ class DeserializationError(SystemFailure):
         """The position, or name, of the argument, if it is that of a call."""
         self.what = what
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (DeserializationError, (self.reason, self.argument, self.what))
+
     def about(self, what: str) -> DeserializationError:
         """The same error, with what could not be loaded."""
         named = DeserializationError(self.reason, self.argument, what)

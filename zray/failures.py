@@ -10,6 +10,7 @@ and the error of the argument. The tags differ from those of values, so the firs
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import msgpack
@@ -44,23 +45,16 @@ class MissedArgument(NamedTuple):
     Of a chain of tasks only the two ends are told, so an error does not grow with the number of tasks that it passes.
     """
 
-    options: bytes  # of the task's call, as its worker would have got them
+    task_name: str
     argument: int | str  # its position, or its keyword
     between: int
     error: bytes  # the argument's: of any other form
 
+    @functools.lru_cache(maxsize=16)  # noqa: B019 (a tuple): thousands may depend on one error, and share its bytes
     def to_bytes(self) -> bytes:
         """As it travels."""
         packed: bytes = msgpack.packb(self, unicode_errors="backslashreplace")
         return MISSED_TAG + packed
-
-    @property
-    def task_name(self) -> str:
-        """The name of the task that could not run. Raises SystemFailure when its options are malformed."""
-        try:
-            return str(msgpack.unpackb(self.options)["name"])
-        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
-            raise SystemFailure(f"a malformed error arrived: the options of its task: {error}") from error
 
     @property
     def reason(self) -> str:
@@ -71,17 +65,15 @@ class MissedArgument(NamedTuple):
 
 
 def missed_argument(data: bytes | memoryview) -> MissedArgument | None:
-    """What ``data`` says, if it is of that form. Raises SystemFailure when it is malformed."""
+    """What ``data`` says; None if it is not of that form, or malformed."""
     if bytes(data[:1]) != MISSED_TAG:
         return None
     try:
         missed = MissedArgument(*msgpack.unpackb(memoryview(data)[1:]))
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise SystemFailure(f"a malformed error arrived: {error}") from error
-    well_formed = type(missed.options) is type(missed.error) is bytes and type(missed.between) is int
-    if not well_formed or missed.error[:1] == MISSED_TAG:
-        raise SystemFailure("a malformed error arrived: the error of an argument is missing in it")
-    return missed
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return None
+    well_formed = type(missed.task_name) is str and type(missed.error) is bytes and type(missed.between) is int
+    return missed if well_formed and missed.error[:1] != MISSED_TAG else None
 
 
 def encode_failure(kind: str, message: str, actor_id: bytes = b"") -> bytes:

@@ -352,7 +352,7 @@ def test_a_generator_that_yields_too_few(ray):
     assert "num_returns=3" in raises(ray, missing, ValueError)
 
 
-def test_what_a_generator_yields_beyond_the_last_value_is_not_asked_for(ray):
+def test_what_a_generator_yields_or_raises_beyond_the_last_value_does_not_count(ray):
     assert ray.get(ray.remote(num_returns=2)(yields_two_and_fails).remote()) == [1, "x" * 200_000]
 
 

@@ -23,28 +23,30 @@ SENT_AGAIN = 10
 SENT_BYTES = 1 << 20
 """A value that is sent so often, each time with so many bytes of arguments, is told of."""
 MAX_REMEMBERED = 16
-_PLAIN = frozenset((int, float, bool, str, bytes, complex, type(None)))
+SHORT_BYTES = 65_536
+_SMALL = frozenset((int, float, bool, complex, type(None)))
 
 
 class Advice:
-    """What a driver has done. ``tell`` shows a line; ``one_task``: whether a single task, and no call of an actor, is
-    under way."""
+    """What a driver has done. ``tell`` shows a line; ``only_task``: the only task that is under way, empty if there are
+    others, or calls of actors."""
 
-    def __init__(self, tell: Callable[[str], None], one_task: Callable[[], bool]) -> None:
+    def __init__(self, tell: Callable[[str], None], only_task: Callable[[], bytes]) -> None:
         self._tell = tell
-        self.one_task = one_task
+        self.only_task = only_task
         self._told: set[str] = set()
         self._waits = 0
         self._waited_s = 0.0
         self._sent: dict[int, tuple[weakref.ref[Any], int]] = {}  # by ``id``: a value, and how often
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may send something in the midst of it
 
     def waiting(self) -> _Wait:
         """A context in which a thread waits for objects."""
         return _Wait(self)
 
-    def waited(self, alone: bool, in_loop: bool, seconds: float) -> None:
-        """A wait is over. ``alone``: for the only thing that was under way; ``in_loop``: its thread runs a loop."""
+    def waited(self, alone: bool, done: bool, in_loop: bool, seconds: float) -> None:
+        """A wait is over. ``alone``: for the only thing that was under way, which is ``done``; ``in_loop``: its thread
+        runs a loop."""
         if in_loop and seconds >= BLOCKED_LOOP_S:
             self._once(
                 "loop",
@@ -53,8 +55,10 @@ class Advice:
         if not alone:
             self._waits, self._waited_s = 0, 0.0
             return
-        self._waits += 1
         self._waited_s += seconds
+        if not done:  # it is looked at again and again
+            return
+        self._waits += 1
         if self._waits >= ONE_BY_ONE and self._waited_s >= ONE_BY_ONE_S:
             self._once(
                 "one by one",
@@ -66,9 +70,7 @@ class Advice:
         """Arguments of ``size`` bytes were written to the store."""
         if size < SENT_BYTES:
             return
-        for value in values:
-            if type(value) in _PLAIN:
-                continue
+        for value in _large(values):
             try:
                 mark = weakref.ref(value)
             except TypeError:  # of such a kind: another that is made when it is gone could not be told from it
@@ -93,20 +95,39 @@ class Advice:
 
 
 class _Wait:
-    __slots__ = ("_advice", "_alone", "_in_loop", "_since")
+    __slots__ = ("_advice", "_in_loop", "_since", "_task")
 
     def __init__(self, advice: Advice) -> None:
         self._advice = advice
 
     def __enter__(self) -> None:
-        self._alone = self._advice.one_task()
+        self._task = self._advice.only_task()
         self._in_loop = _runs_loop()
         self._since = time.monotonic()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._advice.waited(self._alone, self._in_loop, time.monotonic() - self._since)
+        done = self._task != self._advice.only_task()
+        self._advice.waited(self._task != b"", done, self._in_loop, time.monotonic() - self._since)
+
+
+def _large(values: Iterable[Any]) -> list[Any]:
+    """Which of a call's arguments may be what is large: those that say so, or the only one that is not small."""
+    others = [value for value in values if type(value) not in _SMALL and not _is_short(value)]
+    return others if len(others) == 1 else [value for value in others if _n_bytes(value) >= SENT_BYTES]
+
+
+def _is_short(value: Any) -> bool:
+    return type(value) in (str, bytes) and len(value) < SHORT_BYTES
+
+
+def _n_bytes(value: Any) -> int:
+    try:
+        n_bytes = value.nbytes  # arrays, tensors, series
+    except Exception:  # of the value's own code
+        return 0
+    return n_bytes if type(n_bytes) is int else 0
 
 
 def _runs_loop() -> bool:

@@ -6,6 +6,7 @@ they run, and what that waits for.  So one question leads to the next, until the
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -20,16 +21,22 @@ if TYPE_CHECKING:
     from zray.client.session import Session
 
 MAX_EXPLAINED = 3
-"""Of the objects that are missing, so many are explained."""
+MAX_LOOKED_AT = 20
+"""Of the objects that are missing, so many are explained, with as many different sentences; each takes a question."""
 MAX_STEPS = 8
 PATIENCE_S = 1.0
 
 
 def explain(session: Session, object_ids: Iterable[bytes]) -> str:
-    """What keeps the first of these objects from being there: a sentence for each, "" if none is missing any more."""
+    """What keeps the first of these objects from being there: a sentence for each, "" if none is missing any more.
+
+    Takes ``PATIENCE_S`` at most: so long when somebody does not answer, else milliseconds.
+    """
     inquiry = _Inquiry(session)
     texts: dict[str, None] = {}
-    for object_id in object_ids:
+    for object_id in itertools.islice(object_ids, MAX_LOOKED_AT):
+        if inquiry.is_over:
+            break
         entry = session.core.references.entries.get(object_id)
         if entry is None or entry.status != PENDING:
             continue
@@ -45,10 +52,17 @@ class _Inquiry:
         self._session = session
         self._deadline = time.monotonic() + PATIENCE_S
 
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no time left to ask anything."""
+        return time.monotonic() >= self._deadline
+
     def _ask(self, **about: Any) -> dict[str, Any]:
+        if self.is_over:
+            return {"state": "unanswered"}
         try:
             session = self._session
-            left_s = max(0.05, self._deadline - time.monotonic())
+            left_s = self._deadline - time.monotonic()
             answer = session.ask(lambda on_answer: session.core.query("explain", about, on_answer), left_s)
         except ClusterUnavailableError:
             return {"state": "unanswered"}

@@ -107,7 +107,7 @@ class Session:
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_exit_actor: Callable[[str, bytes], None] = lambda reason, ender: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
-        self._advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.has_one_task)
+        self._advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.only_task)
         lent: Callable[[], contextlib.AbstractContextManager[None]] = functools.partial(lending, self.shell)
         if self._advice is not None:
             lent = self._advice.waiting
@@ -334,7 +334,7 @@ class Session:
         if failed:
             for object_id in ids:  # those that are errors as well count as heard of
                 self.core.references.seen(object_id)
-            self._value(failed)  # raises it
+            self._value(failed, deadline)  # raises it
         return [self._value(object_id, deadline) for object_id in ids]
 
     def _value(self, object_id: bytes, deadline: float | None = None) -> Any:

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.exceptions import ObjectLostError
+from zray.exceptions import ObjectLostError, ZrayError
 from zray.store import SegmentMissing, Shield, Store, shares_store
 from zray.util.machine import machine_id
 
@@ -109,9 +109,15 @@ class Stores:
     def _loss(self, host: bytes, object_id: bytes, why: str) -> str:
         """Why an object is lost: mostly since its host is."""
         path = self._paths.get(host)
-        if (path and not os.path.exists(path)) or all(row["host_id"] != host for row in self._hosts()):
+        if (path and not os.path.exists(path)) or not self._is_known(host):
             why = f"the host that kept it ({host.hex()[:8]}) has died, and no other has a copy"
         return f"object {object_id.hex()} is lost: {why}"
+
+    def _is_known(self, host: bytes) -> bool:
+        try:
+            return any(row["host_id"] == host for row in self._hosts())
+        except ZrayError:  # nobody answers: nothing can be said of it
+            return True
 
     def free(self, host: bytes, object_ids: list[bytes]) -> bool:
         """Lets segments go; False if the host, whose store is out of reach, has to be asked to.

@@ -13,7 +13,7 @@ from zray.client.shell import ClientShell, Waiter
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError
 from zray.object_ref import ObjectRef
 
-EXPLAINED_FROM_S = 0.1
+EXPLAINED_FROM_S = 0.5
 """Who waits for less asks again and again, and is not to wait for an explanation."""
 ASKING_S = 0.005
 """So long may it take, in seconds, to ask an object's owner, before whoever asks is said to wait."""

@@ -18,13 +18,15 @@ class Said:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lines: list[str] = []
         self.now = 100.0
-        self.alone = True
-        self.advice = Advice(self.lines.append, lambda: self.alone)
+        self.task = b"1"  # the only one under way
+        self.advice = Advice(self.lines.append, lambda: self.task)
         monkeypatch.setattr(advice, "time", types.SimpleNamespace(monotonic=lambda: self.now))
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, *, done: bool = True) -> None:
         with self.advice.waiting():
             self.now += seconds
+            if done and self.task:
+                self.task = str(int(self.task) + 1).encode()
 
 
 @pytest.fixture
@@ -50,9 +52,15 @@ def test_short_waits_are_no_matter(said):
     assert said.lines == []
 
 
+def test_a_long_task_that_is_looked_at_again_and_again(said):
+    for _ in range(10 * ONE_BY_ONE):
+        said.wait(1.0, done=False)
+    assert said.lines == []
+
+
 def test_others_under_way(said):
     for number in range(100):
-        said.alone = number % (ONE_BY_ONE - 1) > 0
+        said.task = b"1" if number % (ONE_BY_ONE - 1) else b""
         said.wait(1.0)
     assert said.lines == []
 
@@ -61,7 +69,7 @@ def test_a_running_loop(said):
     async def main(seconds: float) -> None:
         said.wait(seconds)
 
-    said.alone = False
+    said.task = b""
     said.wait(2.0)
     asyncio.run(main(0.5))
     assert said.lines == []
@@ -94,6 +102,25 @@ def test_the_same_large_argument(said):
     said.advice.sent((value, 0), SENT_BYTES)
     (line,) = said.lines
     assert f"the same Large has been an argument {SENT_AGAIN} times" in line and "1 MB" in line
+
+
+class Array:
+    nbytes = SENT_BYTES
+
+
+def test_what_comes_along_with_what_is_large_is_not_blamed(said):
+    handle = Large()
+    for _ in range(2 * SENT_AGAIN):
+        said.advice.sent((handle, Array()), SENT_BYTES)
+        said.advice.sent((handle, bytes(SENT_BYTES)), SENT_BYTES)
+    assert said.lines == []
+
+
+def test_a_large_array_beside_others(said):
+    array = Array()
+    for _ in range(SENT_AGAIN):
+        said.advice.sent((array, Large(), [1]), SENT_BYTES)
+    assert "the same Array" in said.lines[0]
 
 
 def test_others_are_not_the_same(said):

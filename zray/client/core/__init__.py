@@ -335,10 +335,13 @@ class ClientCore:
         """An identifier for a task or ``put`` of this process."""
         return self.process_id + next(self._counter).to_bytes(8, "big")  # as ``make_task_id``, which takes a call more
 
-    def has_one_task(self) -> bool:
-        """Whether a single task has no outcome yet, and nothing else."""
+    def only_task(self) -> bytes:
+        """The task that has no outcome yet, if it is the only one, and no call of an actor is under way; else empty."""
         tasks = self.tasks.tasks
-        return len(tasks) == 1 and all(task.route is self.queue_route for task in tuple(tasks.values()))
+        if len(tasks) != 1:
+            return b""
+        only = next(iter(tuple(tasks.values())), None)
+        return only.task_id if only is not None and only.route is self.queue_route else b""
 
     def export(self, function_id: bytes, name: str, blob: bytes) -> None:
         """Makes a function or class known to the cluster, once."""

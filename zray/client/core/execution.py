@@ -126,7 +126,7 @@ class Execution:
         self.incarnation = 0
         self._stopping = False  # the actor's last handle is gone
         self.leaving = False  # no more work is taken; the process goes when ``may_exit``
-        self._must_exit = False  # as soon as nothing runs
+        self.must_exit = False  # as soon as nothing runs
         self._end_reason = ""  # why the actor ends, once that is decided, until the broker has been told
         self._enders: set[bytes] = set()  # running calls that have ended the actor: they have no other outcome
 
@@ -197,7 +197,7 @@ class Execution:
         """Answers for a piece of work, as soon as all references inside are safe."""
         kept = self._release(task)
         if self._enders and task.task_id in self._enders:
-            died = encode_failure("ActorDiedError", self._end_reason, self.actor_id)
+            died = encode_failure("ActorDiedError", self._end_reason or "its process exits", self.actor_id)
             returns, retryable = [Return(ERROR, died, 0, ()) for _ in returns], False
         for value in returns:
             if value.inner:
@@ -254,11 +254,16 @@ class Execution:
         self.leaving = True
         self._wake()
 
+    @property
+    def ends_actor(self) -> bool:
+        """Whether the actor's end is decided, and has not been told yet, since calls still run."""
+        return self._end_reason != ""
+
     def exit_process(self, task_id: bytes) -> None:
         """The process is to go as soon as nothing runs, whatever it owns. ``task_id``: the piece of work that has asked
         for it, of whose end the broker tells when the process is gone."""
         self._running.pop(task_id, None)
-        self._must_exit = True
+        self.must_exit = True
         self.stop_taking()
 
     def abandon_all(self) -> None:
@@ -393,7 +398,7 @@ class Execution:
         """Whether a leaving worker owes nothing to anybody any more."""
         if not self.leaving or self._running or self._owed:
             return False
-        if self.actor_id or self._must_exit:
+        if self.actor_id or self.must_exit:
             return True
         return not (self._tasks.tasks or self._references.owned_reachable())
 

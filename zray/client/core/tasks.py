@@ -364,25 +364,27 @@ class TaskTable:
         task_id = task.task_id
         self._finish(task, b"")
         returns = outcome.returns
-        failed = returns and returns[0][0] == ERROR
-        if failed and not task.cancelled:
+        failed = _first_error(returns)
+        if failed is not None and not task.cancelled:
             self.references.unseen[task_id] = task.n_returns, task.name
         for index, (status, data, size, inner) in enumerate(returns, start=1):
             self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
-        if failed:  # perhaps nobody waits for it by now
-            self.references.tell_unseen(task_id, *returns[0][1:3])
+        if failed is not None:  # perhaps nobody waits for it by now
+            self.references.tell_unseen(task_id, *failed[1:3])
         self._let_go(task)
 
     def _discard(self, task_id: bytes, outcome: Outcome) -> None:
-        """A result that nobody waits for, or whose task is tried again. Its segment is that of the next attempt too."""
+        """A result that nobody waits for, or whose task is tried again, which may store under the same identifiers."""
         for _, _, _, inner in outcome.returns:
             for inner_id in inner:
                 self.references.unpin(inner_id)
-        if task_id in self.tasks:
-            return
         for index, (status, data, _, _) in enumerate(outcome.returns, start=1):
+            if not is_stored(status, data):
+                continue
             object_id = return_id(task_id, index)
-            if is_stored(status, data) and object_id not in self.references.entries:
+            if task_id in self.tasks:
+                self.left_behind(object_id, outcome.host)
+            elif object_id not in self.references.entries:
                 self.references.release_segment(outcome.host, object_id)
 
     def left_behind(self, object_id: bytes, host: bytes) -> None:
@@ -453,9 +455,9 @@ class TaskTable:
 
     def _fail_for(self, task: Task, key: int | str, object_id: bytes, entry: Entry) -> None:
         """The task fails since its argument has. An error that is in the store, or refers to objects, stays there."""
-        if self.references.owns(object_id):  # if nobody has heard of that error, nobody needs to: now it is this task's
+        if task.n_returns and self.references.owns(object_id):  # nobody needs to hear of it any more: it is this one's
             unseen = self.references.unseen.pop(task_of(object_id), None)
-            if unseen is not None and task.n_returns:
+            if unseen is not None:
                 self.references.unseen[task.task_id] = task.n_returns, task.name
         error, between, inner = entry.data, 0, entry.inner
         missed = missed_argument(error)
@@ -463,7 +465,7 @@ class TaskTable:
             error, between = missed.error, missed.between + 1
         if not error or (inner and not aliased(error)):
             error, inner = alias_of(object_id), (object_id,)
-        missing = MissedArgument(task.options, key, between, error).to_bytes()
+        missing = MissedArgument(task.name, key, between, error).to_bytes()
         self.fail(task, missing, inner)
         self.references.tell_unseen(task.task_id, missing, len(missing))
 
@@ -678,9 +680,18 @@ def read_outcome(payload: bytes) -> Outcome:
     return outcome
 
 
+def _first_error(returns: list[Any]) -> list[Any] | None:
+    """The first of a call's return values that is an error: of a generator others may come before it."""
+    for each in returns:
+        if each[0] == ERROR:
+            return each  # type: ignore[no-any-return]
+    return None
+
+
 def _raised(outcome: Outcome) -> str:
     """The last line of what an attempt raised; an error that is in the store is not read for it."""
-    data = outcome.returns[0][1] if outcome.returns else b""
+    failed = _first_error(outcome.returns)
+    data = b"" if failed is None else failed[1]
     lines: list[str] = []
     if is_error(data) and not aliased(data):
         with contextlib.suppress(SystemFailure):  # whatever its worker has sent: it is tried again

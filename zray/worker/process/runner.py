@@ -6,9 +6,10 @@ import functools
 import os
 import socket
 import time
+import traceback
 from collections.abc import Iterable
 from types import GeneratorType
-from typing import Any
+from typing import Any, NamedTuple
 
 from zray.client.context import TaskContext
 from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
@@ -22,6 +23,7 @@ from zray.object_ref import ObjectRef
 from zray.protocol.codec import unpack
 from zray.protocol.messages import FunctionBlob, ProtocolError
 from zray.serialization import Serialized, deserialize, load_callable, pack_task_error, serialize, without_exception
+from zray.util.streams import say
 from zray.worker.process.environment import Environment
 from zray.worker.recorder import Recorder
 
@@ -61,6 +63,13 @@ class CallOptions:
 def read_options(packed: bytes, actor_class: str) -> CallOptions:
     """Parses a call's options once. ``actor_class``: empty for plain tasks. Raises ProtocolError."""
     return CallOptions(packed, actor_class)
+
+
+class Packed(NamedTuple):
+    """What a call answers. ``error``: the one that is among its return values, if a generator has raised."""
+
+    returns: list[Return]
+    error: BaseException | None
 
 
 class Runner:
@@ -148,18 +157,15 @@ class Runner:
 
     # ------------------------------------------------------------------ outcomes
 
-    def pack_results(
-        self, task: Assignment, options: CallOptions, value: Any
-    ) -> tuple[list[Return], BaseException | None]:
-        """The return values of a call that returned ``value``; and the error that is among them, if a generator has
-        raised: what it had yielded before stays."""
+    def pack_results(self, task: Assignment, options: CallOptions, value: Any) -> Packed:
+        """The return values of a call that returned ``value``, which may be what ``take_yielded`` has made of it."""
         n_returns = options.n_returns
-        if n_returns == 1 and not options.generator:
-            return [self._pack(task, 1, value, options, self._session.max_inline_bytes)], None
+        if type(value) is Packed:
+            return value
+        if n_returns == 1:
+            return Packed([self._pack(task, 1, value, options, self._session.max_inline_bytes)], None)
         if n_returns == 0:
-            return [], None
-        if isinstance(value, GeneratorType):
-            return self._pack_yielded(task, options, value)
+            return Packed([], None)
         values = list(value) if isinstance(value, Iterable) else None
         if values is None or len(values) != n_returns:
             got = f"{len(values)} values" if values is not None else f"a {type(value).__name__}"
@@ -169,24 +175,38 @@ class Runner:
         for index, item in enumerate(values, start=1):
             returns.append(self._pack(task, index, item, options, room))
             room -= len(returns[-1].data)
-        return returns, None
+        return Packed(returns, None)
 
-    def _pack_yielded(
-        self, task: Assignment, options: CallOptions, values: GeneratorType[Any, Any, Any]
-    ) -> tuple[list[Return], BaseException | None]:
-        """Each value as it comes, so that no two have to be in memory. What is yielded beyond the last is not asked
-        for."""
+    def take_yielded(self, task: Assignment, options: CallOptions, values: GeneratorType[Any, Any, Any]) -> Any:
+        """The return values of a generator; itself, if it is not the source of them.
+
+        It is the user's code: to be called where that runs. Each value is packed as it comes, so that no two have to be
+        in memory. What was yielded before an error stays. The generator is at its end afterwards: asked once more than
+        there are values, and closed if it has yet another.
+        """
         n_returns = options.n_returns
+        if n_returns == 0 or (n_returns == 1 and not options.generator):
+            return values
         returns: list[Return] = []
         room = self._session.max_inline_bytes
         try:
-            for index in range(1, n_returns + 1):
-                returns.append(self._pack(task, index, _next_of(values, index, options), options, room))
+            for value in values:
+                if len(returns) == n_returns or os.getpid() != self._session.pid:  # the caller ends what was forked
+                    values.close()
+                    break
+                returns.append(self._pack(task, len(returns) + 1, value, options, room))
                 room -= len(returns[-1].data)
+                del value
+            else:
+                if len(returns) < n_returns:
+                    raise ValueError(f"{options.name} has num_returns={n_returns} but yielded {len(returns)} value(s)")
         except Exception as error:
+            if len(returns) == n_returns:
+                say(f"zray: {options.name} raised behind its last value:\n{traceback.format_exc().rstrip()}")
+                return Packed(returns, None)
             rest = self._pack_error(task, options.name, range(len(returns) + 1, n_returns + 1), error, max(0, room))
-            return [*returns, *rest], error
-        return returns, None
+            return Packed([*returns, *rest], error)
+        return Packed(returns, None)
 
     def _pack(self, task: Assignment, index: int, value: Any, options: CallOptions, room: int) -> Return:
         """One return value, for which the answer has ``room`` bytes left."""
@@ -258,16 +278,6 @@ class Runner:
 
 NONE = Return(INLINE, serialize(None).to_bytes(), 0, ())
 """What a call that returns None answers."""
-
-
-def _next_of(values: GeneratorType[Any, Any, Any], index: int, options: CallOptions) -> Any:
-    """The next value that a generator yields. Raises ValueError if there is none."""
-    try:
-        return next(values)
-    except StopIteration:
-        raise ValueError(
-            f"{options.name} has num_returns={options.n_returns} but yielded {index - 1} value(s)"
-        ) from None
 
 
 def _put(args: list[Any], kwargs: dict[str, Any], key: int | str, value: Any) -> None:

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from types import FunctionType
+from types import FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
@@ -235,11 +235,13 @@ class Worker:
             if task.kind == TASK:
                 function = self._runner.function(task.function_id)
                 args, kwargs = self.call_arguments(task)
-                return function(*args, **kwargs)
-            if task.kind == CONSTRUCTOR:
+                value = function(*args, **kwargs)
+            elif task.kind == CONSTRUCTOR:
                 return self._construct(task)
-            args, kwargs = self.call_arguments(task)
-            return self.method(options)(*args, **kwargs)
+            else:
+                args, kwargs = self.call_arguments(task)
+                value = self.method(options)(*args, **kwargs)
+            return self._runner.take_yielded(task, options, value) if type(value) is GeneratorType else value
         finally:
             if in_main:
                 self._in_main = b""
@@ -339,7 +341,7 @@ class Worker:
         """Does what a SystemExit asks for: ends the actor, never to be restarted, or, with an exit code, the process,
         which the host reports. Whether the piece of work that has raised it, if any, has no answer from here."""
         code = _exit_code(error)
-        if not code and self._execution.actor_id:
+        if self._execution.actor_id and (not code or self._execution.ends_actor):
             reason = str(error) if has_type(error, ActorExit) else ""
             self.end_actor(reason or "sys.exit() was called", task_id)
             return False
@@ -365,8 +367,8 @@ class Worker:
         self._shell.settle()
 
     def _limit_last_calls(self) -> None:
-        """Of an async actor that ends, calls may wait that nobody will wake."""
-        if self._loop is None or not self._execution.leaving:
+        """Of an async actor that ends, calls may wait that nobody will wake; beside a ``sys.exit``, any may run on."""
+        if not (self._execution.must_exit or (self._loop is not None and self._execution.leaving)):
             return
         now = time.monotonic()
         self._last_calls_until = self._last_calls_until or now + self.session.config.exit_timeout_s
@@ -437,9 +439,13 @@ class Worker:
         returns: list[Return] = []
         if error is None:
             try:
+                if type(value) is GeneratorType:
+                    value = self._runner.take_yielded(task, options, value)
                 returns, error = self._runner.pack_results(task, options, value)
             except BaseException as packing:
                 error = packing
+                if has_type(error, SystemExit) and self._leaves(task.task_id, error):
+                    return
         if error is not None and not returns:
             returns = self._runner.pack_error(task, options.name, options.n_returns, error)
         retryable = error is not None and self._retryable(options, error)
