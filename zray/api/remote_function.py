@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from zray.api.runtime import PreparedTask, runtime
 from zray.options import TaskOptions
-from zray.serialization import Captures, PickledCallable, pickle_callable
+from zray.serialization import PickledCallable, pickle_callable
 from zray.signatures import SignatureCheck
 
 R_co = TypeVar("R_co", covariant=True)
@@ -28,23 +28,21 @@ class _Shipment:
     call at the same time each pickle it.
     """
 
-    __slots__ = ("_captures", "_function", "_pickled", "_shipped")
+    __slots__ = ("_function", "_pickled", "_shipped")
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._pickled: PickledCallable | None = None
-        self._captures: Captures | None = None
         self._shipped = 0  # so many different ones
 
     def __call__(self) -> PickledCallable:
         pickled = self._pickled
-        if pickled is None or (self._captures is not None and self._captures.changed()):
+        if pickled is None or (pickled.captures is not None and pickled.captures.changed()):
             return self._pickle(pickled)
         return pickled
 
     def _pickle(self, before: PickledCallable | None) -> PickledCallable:
         pickled = self._pickled = pickle_callable(self._function)
-        self._captures = pickled.captures
         if before is None or pickled.id16 != before.id16:
             self._shipped += 1
             if self._shipped == MANY_SHIPMENTS:

@@ -149,6 +149,10 @@ class BrokerCore:
         elif isinstance(message, m.ActorStart) and message.actor_id in self.actors.actors:
             self.actors.bury(self.actors.actors[message.actor_id], text)
 
+    def due_s(self, now: float) -> float:
+        """In so many seconds ``schedule`` has something to do, whatever comes until then."""
+        return self.scheduler.lent.due_s(now)
+
     def schedule(self, now: float) -> None:
         """Places what can be placed; once per turn."""
         self._now = now
@@ -553,7 +557,9 @@ class BrokerCore:
             idle = [worker for workers in host.idle.values() for worker in workers]
             assert all(worker.state == IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
             assert host.actors == sum(worker.actor is not None for worker in host.workers.values()), "its actors"
-            assert sum(host.lent.values()) == sum(worker.lent for worker in host.workers.values()), "what is lent"
+            assert sum(loan.cpus for loan in host.lent.values()) == sum(
+                worker.lent for worker in host.workers.values()
+            ), "what is lent"
             assert (host.pool.free.get("CPU", 0) > 0) == self.scheduler.places.is_open(host), (
                 "the index of hosts with room"
             )

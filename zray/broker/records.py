@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 STARTING, IDLE, BUSY, PROBED, SERVING, RETIRED = range(6)
 """A worker: forked, not yet here; free; runs tasks; asked whether it can go; serves an actor; takes no more work."""
 
+LENT_FOR_S = 0.1
+"""In seconds: see ``zray.broker.lent``. (Ray's worker cap waits a second, then two, four, ...)"""
 MAX_DEPTH = 32
 """Tasks that were submitted by tasks, and so on, are told apart down to here."""
 
@@ -53,13 +55,26 @@ class Process:
         return 0 if self.worker is None else min(self.worker.depth + 1, MAX_DEPTH)
 
 
+class Loan:
+    """CPUs that tasks of one job and depth have lent on a host. ``is_open``: to everybody; ``kept_for_s``: it is opened
+    when CPUs were free for so long; ``idle_since``: since when they are."""
+
+    __slots__ = ("cpus", "idle_since", "is_open", "kept_for_s")
+
+    def __init__(self) -> None:
+        self.cpus = 0
+        self.is_open = False
+        self.kept_for_s = LENT_FOR_S
+        self.idle_since = 0.0
+
+
 class Host:
     """A machine's host process. ``idle``: its free workers by job (b"" for none yet), the warmest last; ``actors``: how
-    many have a place here; ``lent``: CPUs that tasks have lent since they wait, by job and depth; ``lent_since``: when
-    anybody has lent, got or given back CPUs here last."""
+    many have a place here; ``lent``: CPUs that tasks have lent since they wait, by job and depth; for the rest of that
+    see ``zray.broker.lent``."""
 
-    __slots__ = ("actors", "host_id", "idle", "info", "lent", "lent_since", "link_refusals", "load", "number",
-                 "pool", "starting", "workers")  # fmt: skip
+    __slots__ = ("actors", "host_id", "idle", "info", "lent", "link_refusals", "load", "number", "pool", "starting",
+                 "workers")  # fmt: skip
 
     def __init__(self, host_id: bytes, pool: Pool, info: dict[str, Any]) -> None:
         self.host_id = host_id
@@ -71,8 +86,7 @@ class Host:
         self.starting: dict[bytes, Worker] = {}  # in state STARTING, meant for tasks; some are reserved: see Worker
         self.actors = 0
         self.load = 0.0  # its actors for each of its CPUs
-        self.lent: dict[tuple[bytes, int], int] = {}
-        self.lent_since = 0.0
+        self.lent: dict[tuple[bytes, int], Loan] = {}
         self.link_refusals: dict[str, int] = {}  # strangers at the door of its direct links, by reason
 
     @property

@@ -340,9 +340,11 @@ class Reports:
         """Looks for requests that wait without hope, and says so once for each."""
         scheduler = self._core.scheduler
         waiting: dict[tuple[bytes, bytes], tuple[Shape, str]] = {}
+        tasks: Counter[tuple[bytes, bytes]] = Counter()
         for (job_id, key, *_), queue in scheduler.queues.items():
             if (first := queue.any()) is not None:
-                waiting[job_id, key] = (first.shape, f"{len(queue)} task(s)")
+                tasks[job_id, key] += len(queue)
+                waiting[job_id, key] = (first.shape, f"{tasks[job_id, key]} task(s)")
         for (job_id, key, _), line in scheduler.actors_waiting.items():
             for actor in itertools.islice(line.actors.values(), ACTORS_LOOKED_AT):
                 waiting[job_id, key] = (actor.placement, f"actor {actor.label}")

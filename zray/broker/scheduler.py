@@ -84,7 +84,7 @@ class Scheduler:
         self._estimates: OrderedDict[bytes, int] = OrderedDict()
         self._hungry: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more
         self._contended = False  # more than one line waits
-        self._lent = LentCpus(clock)
+        self.lent = LentCpus(clock)
         self._clock = clock
         self.dispatched = 0
 
@@ -132,7 +132,7 @@ class Scheduler:
         self.places.remove(host)
         self.shares.totals.add(host.pool.total, -1)
         self.shares.forget_host(host.host_id)
-        self._lent.forget_host(host.host_id)
+        self.lent.forget_host(host.host_id)
         for queue in self.queues.values():
             queue.forget_host(host.host_id)
 
@@ -144,6 +144,7 @@ class Scheduler:
             queue.share.waits(0, self._clock())
             dropped.extend(queue)
         self.shares.close_job(job_id)
+        self.lent.forget_job(self.hosts.values(), job_id)
         return dropped
 
     def record_run(self, function_id: bytes, run_us: int) -> None:
@@ -163,7 +164,7 @@ class Scheduler:
         for host_id in self.shares.end_holds(now):
             if host_id in self.hosts:
                 self.places.touch(self.hosts[host_id])
-        for host in self._lent.opened(now):
+        for host in self.lent.open(now):
             self.places.touch(host)
         changed, self.places.changed = self.places.changed, {}
         hungry, self._hungry = self._hungry, {}
@@ -251,7 +252,7 @@ class Scheduler:
         """Whether a host has room for what a line asks for, and is not held for another."""
         return (
             host.pool.fits(share.shape)
-            and not (host.lent and self._lent.are_kept(host, share))
+            and not (host.lent and self.lent.are_kept(host, share))
             and not (self.shares.holds and self.shares.keeps_off(host, share))
         )
 
@@ -432,7 +433,7 @@ class Scheduler:
         worker.used_gpus = worker.gpus
         worker.depth = share.depth
         if worker.host.lent:
-            self._lent.used(worker.host)
+            self.lent.granted(worker)
         for host_id in self.shares.grant(share, worker):
             self.places.touch(self.hosts[host_id])
         worker.state = BUSY
@@ -444,10 +445,10 @@ class Scheduler:
         """Gives back what a worker holds of its host's resources."""
         self.shares.give_back(worker)
         if worker.lent:
-            self._lent.lend(worker, 0)
+            self.lent.lend(worker, 0)
         worker.host.pool.give_back(worker.grant, worker.gpus)
-        if worker.host.lent and worker.grant.cpus:
-            self._lent.used(worker.host)
+        if worker.host.lent:
+            self.lent.look(worker.host)
         worker.grant = NOTHING
         worker.gpus = []
         self.places.touch(worker.host)
@@ -455,14 +456,14 @@ class Scheduler:
     def lend(self, worker: Worker) -> None:
         """A worker blocks: others may use its CPUs."""
         worker.blocked = True
-        self._lent.lend(worker, worker.grant.cpus)
+        self.lent.lend(worker, worker.grant.cpus)
         self.shares.lend(worker)
         self.places.touch(worker.host)
 
     def take_back(self, worker: Worker) -> None:
         """It goes on."""
         worker.blocked = False
-        self._lent.lend(worker, 0)
+        self.lent.lend(worker, 0)
         self.shares.take_back(worker)
         self.places.touch(worker.host)
 

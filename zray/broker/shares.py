@@ -52,7 +52,18 @@ class Account:
     ``promised``: what ``used`` changes by when the workers that make room are through.
     """
 
-    __slots__ = ("average", "claims", "holders", "promised", "served", "settled_at", "used")
+    __slots__ = (
+        "average",
+        "claims",
+        "ended_at",
+        "granted",
+        "holders",
+        "lending",
+        "promised",
+        "served",
+        "settled_at",
+        "used",
+    )
 
     def __init__(self, now: float) -> None:
         self.used: Parts = {}
@@ -62,6 +73,9 @@ class Account:
         self.served = 0  # the number of the latest grant
         self.holders = 0  # workers that hold a grant of it
         self.claims = 0  # workers that make room for it
+        self.granted: dict[int, int] = {}  # of a job: how many of its workers hold a grant, by depth
+        self.ended_at: dict[int, float] = {}  # of a job: when a grant ended last, by depth
+        self.lending: dict[int, int] = {}  # of a job: how many of its workers have lent their CPUs, by depth
 
     def settle(self, now: float) -> None:
         """Counts what is used up to now."""
@@ -144,6 +158,22 @@ class Share(Account):
         """Whether what another line has may be what its own tasks wait for: it is to take nothing from there."""
         return bool(self.lenders) and self.job is other.job and self.depth < other.depth
 
+    def waits_for_deeper(self, waiting: Iterable[Share]) -> bool:
+        """Whether its own tasks wait, and there is deeper work of its job that may be what they wait for."""
+        if not self.lenders:
+            return False
+        job, recently = self.job, self.settled_at - STARVED_S
+        at_work = any(depth > self.depth for depth in job.granted)
+        at_work = at_work or any(depth > self.depth and at > recently for depth, at in job.ended_at.items())
+        return at_work or any(self.waits_for(other) for other in waiting)
+
+    def lends(self, worker: Worker, lends: bool) -> None:
+        """Whether a worker that holds a grant of it has lent its CPUs."""
+        if lends == (worker.worker_id in self.lenders):
+            return
+        (self.lenders.add if lends else self.lenders.discard)(worker.worker_id)
+        _count(self.job.lending, self.depth, 1 if lends else -1)
+
     def is_forgotten(self, now: float) -> bool:
         """Whether nothing is used, and what was no longer counts."""
         return not self.holders and now - self.settled_at > FORGOTTEN_S
@@ -157,6 +187,12 @@ class Share(Account):
         mine = [worker for worker in workers if worker.share is self]
         self.check(mine)
         self.job.check([worker for worker in workers if worker.share is not None and worker.share.job is self.job])
+        assert sum(self.job.granted.values()) == self.job.holders, "grants of a job by depth"
+        assert sum(self.job.lending.values()) == sum(
+            worker.worker_id in worker.share.lenders
+            for worker in workers
+            if worker.share is not None and worker.share.job is self.job
+        ), "who of a job lends, by depth"
         assert self.starting == sum(worker.reserved is not None for worker in mine), "who is being started"
         promised: Parts = {}
         claims = [worker for worker in workers if worker.yields_to is self]
@@ -167,6 +203,15 @@ class Share(Account):
                 _add(promised, worker.promise[1], -1)
         assert self.claims == len(claims), "who makes room"
         assert {k: v for k, v in self.promised.items() if v} == {k: v for k, v in promised.items() if v}, "promises"
+
+
+def _count(counts: dict[int, int], key: int, more: int) -> None:
+    """A count by key; there are no zeros."""
+    count = counts.get(key, 0) + more
+    if count:
+        counts[key] = count
+    else:
+        del counts[key]
 
 
 def _add(parts: Parts, more: Parts, sign: int) -> None:
@@ -219,9 +264,11 @@ class Hold:
         self.names.update(name for name, amount in self.share.shape.amounts.items() if free.get(name, 0) < amount)
 
     def keeps_off(self, host: Host, share: Share, shape: Shape) -> bool:
-        """Whether a line must not have a grant of a shape here. What its own job's tasks have submitted may."""
+        """Whether a line must not have a grant of a shape here. What tasks of its own job may wait for may have it."""
         mine = self.share
-        if mine is share or (mine.job is share.job and mine.depth < share.depth):
+        if mine is share:
+            return False
+        if mine.job is share.job and any(mine.depth <= depth < share.depth for depth in mine.job.lending):
             return False
         if not share.job.holders and share.job.served <= self.begun:
             return False
@@ -267,6 +314,7 @@ class Shares:
         share.since = self._clock()
         share.holders += 1
         share.job.holders += 1
+        _count(share.job.granted, share.depth, 1)
         worker.share = share
         self._charge(worker, self.totals.parts(share.shape))
         ended = [host_id for host_id, hold in self._holds.items() if hold.share is share] if self._holds else []
@@ -277,13 +325,13 @@ class Shares:
     def lend(self, worker: Worker) -> None:
         """Its CPUs are others' for a while."""
         if worker.share is not None:
-            worker.share.lenders.add(worker.worker_id)
+            worker.share.lends(worker, True)
             self._charge(worker, {name: part for name, part in worker.charge.items() if name != CPU})
 
     def take_back(self, worker: Worker) -> None:
         """It has its CPUs again."""
         if worker.share is not None:
-            worker.share.lenders.discard(worker.worker_id)
+            worker.share.lends(worker, False)
             self._charge(worker, self.totals.parts(worker.grant))
 
     def give_back(self, worker: Worker) -> None:
@@ -292,7 +340,9 @@ class Shares:
         share = worker.share
         if share is not None:
             self._charge(worker, {})
-            share.lenders.discard(worker.worker_id)
+            share.lends(worker, False)
+            _count(share.job.granted, share.depth, -1)
+            share.job.ended_at[share.depth] = self._clock()
             share.held_s = self._clock() - share.since
             share.holders -= 1
             share.job.holders -= 1
@@ -390,9 +440,9 @@ class Shares:
     def look_for_holds(self, waiting: Collection[Share], hosts: Iterable[Host], now: float) -> None:
         """Holds a host for whoever has waited for too long, or is next and has waited; for one line of a job at a time.
 
-        ``waiting``: sorted by ``standing``. Where tasks of a line wait, it waits for them, and for no host.
+        ``waiting``: sorted by ``standing``. A line whose tasks wait for deeper ones waits for these.
         """
-        waiting = [share for share in waiting if not share.lenders]
+        waiting = [share for share in waiting if not share.waits_for_deeper(waiting)]
         served = {id(hold.share.job) for hold in self._holds.values()}
         starved = [share for share in waiting if share.is_starved(now)]
         for share in sorted(starved, key=lambda share: share.since):

@@ -127,7 +127,7 @@ class BrokerShell:
 
     def one_turn(self) -> None:
         """Waits for something to do, does all of it, sends at most a batch per peer."""
-        self._door.wait(TICK_S)
+        self._door.wait(min(TICK_S, self._core.due_s(time.monotonic())))
         now = time.monotonic()
         for _ in range(MAX_FRAMES_PER_TURN):
             arrival = self._door.receive()

@@ -1,6 +1,5 @@
 """Values, functions and errors as bytes. The only part of zray that pickles."""
 
-from zray.serialization.captures import Captures
 from zray.serialization.causes import hint_for
 from zray.serialization.errors import load_error, pack_task_error, without_exception
 from zray.serialization.explain import explain_unpicklable
@@ -9,7 +8,6 @@ from zray.serialization.pickler import LoadRef
 from zray.serialization.values import Serialized, deserialize, serialize, serialize_call
 
 __all__ = [
-    "Captures",
     "LoadRef",
     "PickledCallable",
     "Serialized",

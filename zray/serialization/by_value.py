@@ -16,6 +16,7 @@ import contextvars
 import enum
 import functools
 import os
+import sys
 import threading
 import types
 from collections.abc import Callable
@@ -39,8 +40,9 @@ def goes_by_reference(thing: Any) -> bool:
 
 
 def has_slots(kind: type) -> bool:
-    """Whether a class has slots of its own that cloudpickle would lose. (Those of enumerations are Python's.)"""
-    return "__slots__" in kind.__dict__ and not isinstance(kind, enum.EnumMeta)
+    """Whether a class has slots of its own that cloudpickle would lose. (Those of enumerations are Python's; where
+    ``__slots__`` is empty, as in a ``NamedTuple``, nothing is lost.)"""
+    return bool(kind.__dict__.get("__slots__")) and not isinstance(kind, enum.EnumMeta)
 
 
 def reduce_class_with_slots(kind: type) -> Any:
@@ -147,7 +149,23 @@ def _named(name: bytes, value: Any) -> Any:
         return value
 
 
+def _place_of(value: Any) -> tuple[types.ModuleType, str] | None:
+    """The module that an import finds, and the name there, of a value that has neither itself."""
+    for name, module in list(sys.modules.items()):
+        if name == "__main__" or not isinstance(module, types.ModuleType) or module.__spec__ is None:
+            continue
+        if _cloudpickle._is_registered_pickle_by_value(module):
+            continue
+        for key, each in list(vars(module).items()):
+            if each is value:
+                return module, key
+    return None
+
+
 def _reduce_context_variable(variable: contextvars.ContextVar[Any]) -> Any:
+    place = _place_of(variable)
+    if place is not None:
+        return getattr, place
     try:
         default: tuple[Any, ...] = (contextvars.Context().run(variable.get),)
     except LookupError:
@@ -163,6 +181,9 @@ def make_context_variable(name: bytes, label: str, *default: Any) -> Any:
 
 
 def _reduce_thread_local(local: threading.local) -> Any:
+    place = _place_of(local)
+    if place is not None:
+        return getattr, place
     return make_thread_local, (_name_of(local),)
 
 

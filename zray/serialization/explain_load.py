@@ -13,14 +13,17 @@ import pickletools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+MAX_EXPLAINED_BYTES = 1 << 20
 _TEXT = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
 
 
 def explain_failure(data: bytes, buffers: Iterable[Any], original: Exception) -> tuple[str, str]:
     """What was being made when loading failed, and the argument in which that was, if ``data`` are those of a call.
 
-    Both empty where that cannot be found out.
+    Both empty where that cannot be found out, as for what is large: it would take minutes.
     """
+    if len(data) > MAX_EXPLAINED_BYTES:
+        return "", ""
     tracer = _Tracer(data, buffers)
     try:
         tracer.load()

@@ -43,9 +43,9 @@ _SEQUENCES = frozenset((list, tuple))
 _LAST_NUMBER = 16
 """Type numbers of NumPy up to this one are bool, integers, floats and complex numbers."""
 _FLAT_MAX = 32
+"""Looking at each member of a longer container would cost more than it saves."""
 _BYTES_HEADER = bytes.__basicsize__ - 1
 """Where the content of ``bytes`` begins, from their address, which is ``id`` in CPython."""
-"""Looking at each member of a longer container would cost more than it saves."""
 
 
 class Serialized:

@@ -165,16 +165,24 @@ class Segments:
 
     def create_on_disk(self, size: int) -> Draft:
         """A new segment in the spill directory. Its room is still to be taken. Raises OSError."""
-        path = f"{self.spill_directory}/writing-{os.urandom(8).hex()}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        path, fd = self._locked_on_disk()
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
             os.ftruncate(fd, size)
             return Draft(path, os.fstat(fd).st_ino, size, Place.SPILLED, fd)
         except BaseException:
             os.unlink(path)
             os.close(fd)
             raise
+
+    def _locked_on_disk(self) -> tuple[str, int]:
+        """A new file in the spill directory, and a descriptor of it that holds its lock."""
+        while True:
+            path = f"{self.spill_directory}/writing-{os.urandom(8).hex()}"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return path, fd
+            os.close(fd)  # ``reap_writers_to_disk`` was faster, and took it for a dead writer's
 
     def publish(self, ledger: Ledger, draft: Draft, object_id: bytes, copy: bool) -> None:
         """Makes a written segment readable. A former object of that identifier is replaced; its readers keep it."""

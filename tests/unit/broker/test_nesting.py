@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.broker.desk import ACTOR, NO_CPU, Desk, shape
-from zray.broker.lent import LENT_FOR_S
-from zray.broker.records import MAX_DEPTH
+from zray.broker.records import LENT_FOR_S, MAX_DEPTH
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 
@@ -215,3 +214,108 @@ def test_a_larger_task_of_the_same_job_has_its_turn_beside_nested_ones(desk):
             nest.end(parent)
             begun |= nest.look()
     assert large in begun
+
+
+def test_once_it_is_anybodys_it_stays_so_until_somebody_lends_anew(desk):
+    """Tasks wait for what the driver submits later: those run one after the other on the CPUs that were lent."""
+    nest = Nest(desk, cpus=2)
+    for task in nest.submit(nest.driver, 2):
+        nest.look()
+        nest.wait_in(task)
+    others = nest.submit(nest.driver, 10)
+    assert nest.look() == set()
+    assert 0 < desk.core.due_s(desk.now) <= LENT_FOR_S
+    desk.tick(1.1 * LENT_FOR_S)
+    while others:
+        assert nest.look() == set(others[:2])
+        for task in others[:2]:
+            nest.end(task)
+        others = others[2:]
+    assert desk.core.due_s(desk.now) > 1e9
+
+
+def test_it_is_anybodys_sooner_and_sooner_while_nobody_deeper_comes(desk):
+    nest = Nest(desk, cpus=1)
+    waited_s = []
+    for task in nest.submit(nest.driver, 6):
+        begun = desk.now
+        while nest.look() != {task}:
+            desk.tick(0.005)
+        waited_s.append(desk.now - begun)
+        nest.wait_in(task)
+    assert waited_s[1] >= LENT_FOR_S
+    assert sum(waited_s) < 2 * LENT_FOR_S
+    (child,) = nest.submit(nest.running[task])
+    assert nest.look() == {child}
+    nest.end(child)
+    nest.submit(nest.driver)
+    assert nest.look() == set()  # it is kept again
+
+
+def has_its_turn(desk: Desk, nest: Nest, large: bytes, owner: bytes, small: list[bytes], rounds: int = 400) -> bool:
+    """Whether a task is begun beside small ones, of which there are always more."""
+    running = set(small)
+    for _ in range(rounds):
+        begun = nest.look()
+        if large in begun:
+            return True
+        desk.tick(0.02)
+        for task in [task for task in running if task in nest.running][:1]:
+            nest.end(task)
+            running.discard(task)
+            running.update(nest.submit(owner))
+    return False
+
+
+def test_deeper_tasks_that_nobody_waits_for_do_not_starve_a_larger_one(desk):
+    """An actor of the driver's submits on and on."""
+    nest = Nest(desk, cpus=3)
+    desk.create(nest.driver, placement=NO_CPU, running=NO_CPU)
+    nest.look()
+    worker = desk.core.actors.actors[ACTOR].worker
+    desk.say(worker.worker_id, m.ActorReady(ACTOR, b""))
+    small = nest.submit(worker.worker_id, 6)
+    nest.look()
+    (large,) = nest.submit(nest.driver, shape=shape(CPU=3))
+    assert has_its_turn(desk, nest, large, worker.worker_id, small)
+
+
+def test_a_task_whose_equal_waits_has_its_turn(desk):
+    nest = Nest(desk, cpus=3)
+    (waits,) = nest.submit(nest.driver, shape=shape(CPU=3))
+    assert nest.look() == {waits}
+    nest.wait_in(waits)
+    small = nest.submit(nest.driver, 6)
+    desk.tick(1.1 * LENT_FOR_S)
+    nest.look()
+    (large,) = nest.submit(nest.driver, shape=shape(CPU=3))
+    assert has_its_turn(desk, nest, large, nest.driver, small)
+
+
+def test_two_levels_wait_for_what_an_actor_submits(desk):
+    """Tasks of the lower level wait for their equals, again and again; those of the upper one for deeper ones."""
+    nest = Nest(desk, cpus=1)
+    desk.create(nest.driver, placement=NO_CPU, running=NO_CPU)
+    nest.look()
+    worker = desk.core.actors.actors[ACTOR].worker
+    desk.say(worker.worker_id, m.ActorReady(ACTOR, b""))
+    begun = desk.now
+    for _ in range(6):
+        (outer,) = nest.submit(nest.driver)
+        while outer not in nest.running:
+            nest.look()
+            desk.tick(0.01)
+        (inner,) = nest.submit(nest.running[outer])
+        nest.wait_in(outer)
+        assert nest.look() == {inner}
+        (leaf,) = nest.submit(worker.worker_id)
+        nest.wait_in(inner)
+        while leaf not in nest.running:
+            nest.look()
+            desk.tick(0.01)
+        nest.end(leaf)
+        for task in (inner, outer):
+            nest.go_on(task)
+            nest.end(task)
+        desk.turn()
+    assert desk.now - begun < 10 * LENT_FOR_S

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.broker.desk import FUNCTION, ONE_CPU, Desk, one_worker, prefetched, shape
-from zray.broker.lent import LENT_FOR_S
+from zray.broker.records import LENT_FOR_S
 from zray.broker.scheduler import CREDIT_US, MAX_CREDIT
 from zray.ids import make_task_id
 from zray.protocol import messages as m

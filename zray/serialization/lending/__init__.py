@@ -18,6 +18,7 @@ import array
 import importlib
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -68,27 +69,39 @@ _MODULES = {
 
 _missing = dict(_MODULES)
 _n_modules = 0
+_lock = threading.RLock()  # an import may run code of the user's, which may pickle
 
 
 def find() -> None:
     """Takes in the libraries that have been imported since the last call. Costs next to nothing if there is none."""
+    if len(sys.modules) != _n_modules:
+        _find()
+
+
+def _find() -> None:
     global _n_modules, ancestors
-    n_modules = len(sys.modules)
-    if n_modules == _n_modules:
-        return
-    complete = True
-    for name in [name for name in _missing if name in sys.modules]:
-        module = importlib.import_module(f"{__name__}.{_missing[name]}")
-        try:
-            found = module.reducers()
-        except AttributeError:  # another thread is in the middle of importing it
-            complete = False
-            continue
-        reducers.update(found)
-        del _missing[name]
-        if name == "numpy":
-            ancestors = (*ancestors, *found)
-    _n_modules = len(sys.modules) if complete else 0
+    with _lock:
+        n_modules = len(sys.modules)
+        complete = True
+        for name in [name for name in _missing if name in sys.modules]:
+            if _is_being_imported(name):
+                complete = False
+                continue
+            knows = _missing.pop(name)
+            try:
+                found = importlib.import_module(f"{__name__}.{knows}").reducers()
+            except Exception:
+                continue
+            reducers.update(found)
+            if name == "numpy":
+                ancestors = (*ancestors, *found)
+        _n_modules = max(n_modules, len(sys.modules)) if complete else 0
+
+
+def _is_being_imported(name: str) -> bool:
+    """Whether somebody is in the middle of it: not all is there yet."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def reduce_descendant(value: Any) -> Any:
