@@ -315,3 +315,52 @@ def test_a_script():
     """
     with driver(source) as process:
         assert process.succeed().strip() == "(Point(x=4), 'point', True)"
+
+
+def test_named_tuples_of_a_script(ray):
+    class Pair(typing.NamedTuple):
+        a: int
+        b: str = "x"
+
+    class Longer(Pair):
+        def total(self):
+            return self.a + len(self.b)
+
+    class Box(typing.NamedTuple, typing.Generic[T]):
+        content: T
+
+    @ray.remote
+    def read(pair, longer, box):
+        return pair.a, pair._asdict(), longer.total(), box.content, type(pair).__name__
+
+    expected = (1, {"a": 1, "b": "x"}, 5, [2], "Pair")
+    assert ray.get(read.remote(Pair(1), Longer(3, "yy"), Box([2]))) == expected
+    back = ray.get(ray.put([Pair(1)]))
+    assert back == [(1, "x")] and isinstance(back[0], Pair)
+
+
+def test_variables_of_a_module_are_the_modules_own(ray, tmp_path, monkeypatch):
+    """A copy would not be what the module itself looks at."""
+    (tmp_path / "holds_variables.py").write_text(
+        "import contextvars, threading\n"
+        "current = contextvars.ContextVar('current', default='none')\n"
+        "local = threading.local()\n"
+        "def set_both(value):\n"
+        "    current.set(value)\n"
+        "    local.value = value\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = f"""
+        sys.path.insert(0, {str(tmp_path)!r})
+        from holds_variables import current, local, set_both
+
+        @ray.remote
+        def task():
+            set_both("bob")
+            return current.get(), local.value
+
+        ray.init(num_cpus=1)
+        print(*ray.get(task.remote()))
+    """
+    with driver(source) as process:
+        assert process.succeed().split() == ["bob", "bob"]

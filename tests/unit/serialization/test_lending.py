@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import copyreg
 import pickle
+import subprocess
 import sys
 
 import numpy as np
@@ -459,3 +460,50 @@ def test_nothing_is_imported_for_it():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+PICKLED_BY_THREADS = """
+import threading
+import numpy
+from zray.serialization import serialize
+
+start, failures = threading.Barrier(8), []
+
+def pickle():
+    start.wait()
+    try:
+        serialize([object, numpy.ones(3)])
+    except Exception as error:
+        failures.append(repr(error))
+
+threads = [threading.Thread(target=pickle) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(failures)
+"""
+
+
+def test_threads_that_pickle_first_at_the_same_time():
+    done = subprocess.run([sys.executable, "-c", PICKLED_BY_THREADS], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["torch", "polars", "jax", "bitarray", "PIL.Image", "pyarrow"])
+@pytest.mark.parametrize("content", ["types.ModuleType(name)", "None"])
+def test_a_module_of_the_users_with_a_librarys_name(name, content):
+    source = f"""
+import sys, types
+from zray.serialization import deserialize, serialize
+name = {name!r}
+sys.modules[name] = {content}
+class Thing: pass
+for _ in range(3):
+    value = deserialize(serialize([Thing(), object]).to_bytes(), None)
+print(type(value[0]).__name__)
+from zray.serialization import lending
+print(lending._n_modules > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["Thing", "True"], done.stdout + done.stderr
