@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 
 WINDOW_S = 5.0
 LAST_OUTPUT = "; its last output on stderr was:\n"
@@ -27,13 +28,14 @@ class Digest:
         self._window_s = window_s
         self._until = -math.inf
         self._names: Counter[str] = Counter()
-        self._last = ""
+        self._last: str | Callable[[], str] = ""
 
-    def add(self, now: float, name: str, line: str) -> str:
-        """News of ``name``: what to tell now; empty while a window is open."""
+    def add(self, now: float, name: str, line: str | Callable[[], str]) -> str:
+        """News of ``name``: what to tell now; empty while a window is open. ``line``: or what makes it, if it is told:
+        there may be a million."""
         if now >= self._until and not self._names:
             self._until = now + self._window_s
-            return line
+            return _text(line)
         self._names[name] += 1
         self._last = line
         return ""
@@ -46,7 +48,11 @@ class Digest:
         self._until = now + self._window_s
         count = sum(names.values())
         if count == 1:
-            return self._last
+            return _text(self._last)
         shown = ", ".join(f"{name} {times}x" for name, times in names.most_common(MAX_NAMES))
         more = f" and {len(names) - MAX_NAMES} others" if len(names) > MAX_NAMES else ""
-        return f"{count} {self._summary} ({shown}{more}), the last: {self._last}"
+        return f"{count} {self._summary} ({shown}{more}), the last: {_text(self._last)}"
+
+
+def _text(line: str | Callable[[], str]) -> str:
+    return line if isinstance(line, str) else line()

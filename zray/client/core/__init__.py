@@ -188,13 +188,14 @@ class ClientCore:
             self._effects.append(Unhandled(unseen))
 
     def _on_unseen(self, name: str, data: bytes, size: int) -> None:
-        if not data:
-            what = f"{name} raised an error of {size:,} bytes, which is too large to be shown here"
-        elif origin := aliased(data):
-            what = f"{name} was not run, since its argument {origin.hex()} is an error"
-        else:
-            what = show_error(data)
-        if unseen := self._unseen.add(self.now, name, f"{UNHANDLED}: {what}"):
+        def what() -> str:
+            if not data:
+                return f"{UNHANDLED}: {name} raised an error of {size:,} bytes, which is too large to be shown here"
+            if origin := aliased(data):
+                return f"{UNHANDLED}: {name} was not run, since its argument {origin.hex()} is an error"
+            return f"{UNHANDLED}: {show_error(data)}"
+
+        if unseen := self._unseen.add(self.now, name, what):
             self._effects.append(Unhandled(unseen))
 
     def _tell(self, news: str) -> None:
