@@ -179,7 +179,7 @@ def test_a_module_that_cannot_be_reloaded_there_is_the_calls_error(edited, ray):
     edited.write_text("def h():\n    return 2222\n")
     importlib.reload(module)
     edited.write_text("this is no Python\n")
-    with pytest.raises(SyntaxError):
+    with pytest.raises(ray.exceptions.RaySystemError, match="SyntaxError: invalid syntax"):
         ray.get(f.remote())
 
 
