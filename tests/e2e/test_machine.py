@@ -89,7 +89,8 @@ def test_shared_memory(sandbox, setup, store_mib, where, warning):
     environ = {"STORE_BYTES": str(store_mib << 20), "TMPDIR": str(sandbox.directory)}
     with driver_in_namespaces(WORK, setup, environ) as process:
         assert process.succeed() == where, process.report()
-        assert warning in process.err and bool(process.err) == bool(warning), process.report()
+        told = [line for line in process.err.splitlines() if "the object store is full" not in line]  # 120 MiB are much
+        assert warning in process.err and bool(told) == bool(warning), process.report()
     assert not list(sandbox.directory.glob("*-store"))
 
 
