@@ -18,7 +18,7 @@ from zray import object_ref
 from zray.api import runtime as runtimes
 from zray.client import session as sessions
 from zray.client.connection import connect
-from zray.client.core.effects import ShowLogs, Unhandled, Warn
+from zray.client.core.effects import Unhandled, Warn
 from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
@@ -293,7 +293,8 @@ def _join(
     lifeline = process.lifeline if process is not None else -1
     session = Session(connection, process_id, b"", namespace, config, lifeline)
     output = DriverOutput(config.log_to_driver, lambda size_bytes: _tell_taken(session, size_bytes), config.dedup_logs)
-    session.handlers.update({ShowLogs: output.show, Warn: output.warn})
+    session.show_logs_by(output.show)
+    session.handlers[Warn] = output.warn
     session.handlers[Unhandled] = lambda effect: None if config.ignore_unhandled_errors else output.error(effect)
     sessions.set_current(session)
     object_ref.set_tracker(session)

@@ -19,7 +19,7 @@ from zray.client.advice import Advice
 from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
-from zray.client.core.effects import FreeSegment, Unhandled, Warn
+from zray.client.core.effects import FreeSegment, ShowLogs, Unhandled, Warn
 from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
 from zray.client.core.tasks import Arguments, Task
 from zray.client.exports import Exports
@@ -144,6 +144,10 @@ class Session:
             if handler is not None:
                 _attempt(f"{type(effect).__name__} has failed", handler, effect)
         return callbacks
+
+    def show_logs_by(self, show: Callable[[ShowLogs], None]) -> None:
+        """Has ``show``, which must not wait, called with what workers print, in its order, within the section."""
+        self.core.on_logs = functools.partial(_attempt, "output of workers cannot be shown", show)
 
     def _free(self, host: bytes, object_ids: list[bytes]) -> None:
         if host == self.process_id:

@@ -65,7 +65,9 @@ def test_others_under_way(said):
     assert said.lines == []
 
 
-def test_a_running_loop(said):
+def test_a_running_loop(said, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # a test of notebooks may have left it
+
     async def main(seconds: float) -> None:
         said.wait(seconds)
 

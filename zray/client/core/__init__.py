@@ -119,6 +119,8 @@ class ClientCore:
         self.now = 0.0  # when the shell's present turn began
         self.awaited: dict[Any, list[bytes]] = {}  # objects that threads of this process wait for, by who waits
         self._retries = Digest("attempts are over and tried again")
+        self.on_logs: Callable[[ShowLogs], None] = self.add_effect
+        """Called with what workers have printed, in order. (Effects of two turns may be performed by two threads.)"""
         self._unseen = Digest("more errors that nobody has fetched")
         self.references.on_unseen = self._on_unseen
         self.tasks.on_retry = self._on_retry
@@ -417,7 +419,7 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     ProcessDied: lambda core, m: core._process_died(m),
     Delivered: ClientCore._delivered,
     JobConfig: lambda core, m: core.execution.on_job(m),
-    Logs: lambda core, m: core.add_effect(ShowLogs(m.entries, m.left_out)),
+    Logs: lambda core, m: core.on_logs(ShowLogs(m.entries, m.left_out)),
     Notice: lambda core, m: core.add_effect(Warn(m.text)),
     Inspect: ClientCore._inspect,
 }
