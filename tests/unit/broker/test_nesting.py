@@ -42,6 +42,15 @@ class Nest:
     def submit(self, owner: bytes, count: int = 1, shape: bytes = shape(CPU=1)) -> list[bytes]:
         return self.desk.submit(owner, count, shape, retryable=False)
 
+    def create_actor(self, **changes: bytes) -> bytes:
+        """An actor of the driver's, which lives and holds nothing; returns its worker."""
+        self.desk.create(self.driver, running=NO_CPU, **changes)
+        self.look()
+        worker = self.desk.core.actors.actors[ACTOR].worker
+        assert worker is not None
+        self.desk.say(worker.worker_id, m.ActorReady(ACTOR, b""))
+        return worker.worker_id
+
     def wait_in(self, task: bytes) -> None:
         self.desk.say(self.running[task], m.Blocked(True))
 
@@ -132,14 +141,11 @@ def test_a_deep_recursion_is_not_held_up(desk):
 
 def test_what_an_actor_submits_is_deeper_than_what_created_it(desk):
     nest = Nest(desk, cpus=1)
-    desk.create(nest.driver, running=NO_CPU)
-    nest.look()
-    worker = desk.core.actors.actors[ACTOR].worker
-    desk.say(worker.worker_id, m.ActorReady(ACTOR, b""))
+    actor = nest.create_actor()
     (task,) = nest.submit(nest.driver)
     assert nest.look() == {task}
     nest.wait_in(task)  # for a call of the actor, which submits a task for it
-    (of_actor,) = nest.submit(worker.worker_id)
+    (of_actor,) = nest.submit(actor)
     assert nest.look() == {of_actor}
 
 
@@ -270,14 +276,11 @@ def has_its_turn(desk: Desk, nest: Nest, large: bytes, owner: bytes, small: list
 def test_deeper_tasks_that_nobody_waits_for_do_not_starve_a_larger_one(desk):
     """An actor of the driver's submits on and on."""
     nest = Nest(desk, cpus=3)
-    desk.create(nest.driver, placement=NO_CPU, running=NO_CPU)
-    nest.look()
-    worker = desk.core.actors.actors[ACTOR].worker
-    desk.say(worker.worker_id, m.ActorReady(ACTOR, b""))
-    small = nest.submit(worker.worker_id, 6)
+    actor = nest.create_actor(placement=NO_CPU)
+    small = nest.submit(actor, 6)
     nest.look()
     (large,) = nest.submit(nest.driver, shape=shape(CPU=3))
-    assert has_its_turn(desk, nest, large, worker.worker_id, small)
+    assert has_its_turn(desk, nest, large, actor, small)
 
 
 def test_a_task_whose_equal_waits_has_its_turn(desk):
@@ -295,10 +298,7 @@ def test_a_task_whose_equal_waits_has_its_turn(desk):
 def test_two_levels_wait_for_what_an_actor_submits(desk):
     """Tasks of the lower level wait for their equals, again and again; those of the upper one for deeper ones."""
     nest = Nest(desk, cpus=1)
-    desk.create(nest.driver, placement=NO_CPU, running=NO_CPU)
-    nest.look()
-    worker = desk.core.actors.actors[ACTOR].worker
-    desk.say(worker.worker_id, m.ActorReady(ACTOR, b""))
+    actor = nest.create_actor(placement=NO_CPU)
     begun = desk.now
     for _ in range(6):
         (outer,) = nest.submit(nest.driver)
@@ -308,7 +308,7 @@ def test_two_levels_wait_for_what_an_actor_submits(desk):
         (inner,) = nest.submit(nest.running[outer])
         nest.wait_in(outer)
         assert nest.look() == {inner}
-        (leaf,) = nest.submit(worker.worker_id)
+        (leaf,) = nest.submit(actor)
         nest.wait_in(inner)
         while leaf not in nest.running:
             nest.look()
