@@ -250,7 +250,7 @@ def _await_answer(
 def _why_unanswered(address: str, watch: DialWatch | None) -> str:
     """What can be said of a broker that has not answered."""
     if watch is not None and watch.account:
-        return f": {watch.account}."
+        return f": {watch.explanation(address)}."
     if watch.reached if watch is not None else somebody_listens(address):
         return f": {SILENT_LISTENER}."
     return f": {obstacle_on_the_way(address)}. Is one running there (zray-broker prints its address)?"

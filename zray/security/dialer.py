@@ -12,6 +12,7 @@ from typing import Any
 import zmq
 
 from zray.exceptions import SILENT_LISTENER, ConfigError
+from zray.security.greeting import CURVE, NULL, mechanism_at
 from zray.security.keys import ClientCredentials, KeyDirectory, KeyMissing
 from zray.security.monitor import Monitor
 
@@ -77,6 +78,8 @@ def apply_client(socket: zmq.Socket[Any], credentials: ClientCredentials) -> Non
 
 SILENT_S = 4.0
 """Who has not said anything for so long has not hung up: this side did, after the five seconds of a handshake."""
+GREETING_S = 1.0
+"""So many seconds has a listener that hung up to say which mechanism it uses."""
 _REFUSED = "the broker refuses this key, which it does not know or has revoked: copy its keys again"
 _MISMATCH = "one side uses keys and the other does not: --insecure has to be given to both or neither"
 _HUNG_UP = (
@@ -91,6 +94,7 @@ class DialWatch:
     def __init__(self, socket: zmq.Socket[Any]) -> None:
         failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
         ends = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        self._watched = socket
         self._monitor = Monitor(socket, zmq.EVENT_CONNECTED | failed | ends)
         self._fault = ""
         self._shaking_hands = False
@@ -117,6 +121,13 @@ class DialWatch:
                 if not self.account or self._fault != _HUNG_UP:
                     self.account = self._fault
         return self._fault
+
+    def explanation(self, address: str) -> str:
+        """As ``account``. A listener that only hung up is asked for its mechanism: it may differ from this side's."""
+        ours = CURVE if self._watched.mechanism == zmq.CURVE else NULL
+        if self.account == _HUNG_UP and mechanism_at(address, GREETING_S) not in ("", ours):
+            return _MISMATCH
+        return self.account
 
     def dialled_anew(self) -> None:
         """What has failed has been told; the next fault is another one."""

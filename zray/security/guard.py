@@ -53,6 +53,8 @@ HUNG_UP = "hung up or silent"
 MALFORMED = "malformed handshake"
 NO_ZEROMQ = "no ZeroMQ"
 
+_UNKNOWN_ADDRESS = b"?"
+
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 _DOMAIN = b"zray"
 _PROTOCOL_FAULTS: dict[int, str] = {
@@ -95,6 +97,7 @@ class Guard:
         self._find = find
         self._logged: dict[str, tuple[float, int]] = {}  # reason: when it was logged last, and its count then
         self._tried: dict[tuple[str, bytes], float] = {}  # when somebody was turned away last; the latest at the end
+        self._wrong_server_key_at = -REPEAT_S  # the last of those that were turned away for it, whatever its address
         self._keepers: list[_Doorkeeper] = []
         self._zap: zmq.Socket[Any] = context.socket(zmq.ROUTER)
         self._zap.setsockopt(zmq.LINGER, 0)
@@ -168,15 +171,23 @@ class Guard:
         return bool(who) and now - last < REPEAT_S
 
     def _count_address(self, reason: str, address: str) -> None:
-        """Of whoever has shown no key. Those who expect another broker's try again and again: they are told apart by
-        their address, for which a system call may come too late ("?")."""
-        if reason != WRONG_SERVER_KEY:
+        """Counts a peer that has shown no key, and so is known by its address alone ("?" where a system call for it
+        came too late). A peer that expects another broker's key tries again, and asks in the end what this listener
+        wants, which looks like hanging up: it counts once."""
+        who = address.encode()
+        known = reason in (WRONG_SERVER_KEY, HUNG_UP) and self._expects_another_broker(who)
+        if reason == WRONG_SERVER_KEY:
+            self._tries_again(reason, who)
+            self._wrong_server_key_at = time.monotonic()
+        if not known:
             self._count(reason, address)
-            return
-        now, who = time.monotonic(), address.encode()
-        alike = [last for (why, other), last in self._tried.items() if why == reason and b"?" in (who, other)]
-        if not self._tries_again(reason, who) and all(now - last >= REPEAT_S for last in alike):
-            self._count(reason, address)
+
+    def _expects_another_broker(self, who: bytes) -> bool:
+        """Whether an address, or one that may be the same, has just been turned away for the key that it expected."""
+        last = self._wrong_server_key_at
+        if who != _UNKNOWN_ADDRESS:
+            last = max(self._tried.get((WRONG_SERVER_KEY, other), -REPEAT_S) for other in (who, _UNKNOWN_ADDRESS))
+        return time.monotonic() - last < REPEAT_S
 
     def _count(self, reason: str, address: str) -> None:
         self.refused[reason] += 1

@@ -398,7 +398,8 @@ def test_dialer_is_told_why(door: Door, who: str, fault: str) -> None:
             near.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             near.close()
         if fault:
-            door.until(lambda: fault in watch.fault())
+            door.until(lambda: watch.fault() != "")
+            assert fault in watch.explanation(address)
         else:
             door.until(lambda: bool(door.received) or who == "to nobody")
             assert watch.fault() == ""
