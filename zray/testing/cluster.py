@@ -56,7 +56,9 @@ class SimConnections:
         if owner is None or not owner.alive:
             return False
         node = self._cluster.nodes.get(process_id, owner)
-        self._cluster.sim.transmit(data, node.deliver)
+        if node.through != through:
+            node = owner
+        self._cluster.sim.transmit(data, lambda frame: owner.pass_on(lambda: node.deliver(frame)))
         return True
 
     def follow(self, through: bytes) -> None:
@@ -102,7 +104,8 @@ class SimCluster:
         self.broker = BrokerCore(self.sim.new_id) if large else CheckedCore(self.sim.new_id)
         self.revoked: set[bytes] = set()  # keys
         rules = Rules(HEARTBEAT_S, SILENCE_S, MAX_MESSAGE_BYTES, is_tcp=True)
-        self.members = Membership(self.sim.random.randbytes(8), rules, self._role_of, self.broker.may_join)
+        self.incarnation = self.sim.random.randbytes(8)
+        self.members = Membership(self.incarnation, rules, self._role_of, self.broker.may_join)
         self._broker = Broker(self.broker, self.members, self.connections, lambda line: None, self.reports.append)
         self._tick()
 

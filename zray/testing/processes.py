@@ -105,7 +105,7 @@ class Node:
         self.link: Link | None = None
         self._incarnation = b""
         self._waiting: list[Any] = []  # to be sent when it has joined
-        self._stopped: list[bytes] | None = None  # frames that have arrived while it is stopped
+        self._held: list[Callable[[], None]] | None = None  # what has come by its connection while it is stopped
         cluster.nodes[process_id] = self
         if not through:
             cluster.connections.dialled(self.through, self)
@@ -126,23 +126,36 @@ class Node:
     def _say_hello(self) -> None:
         if not self.alive or self.link is not None:
             return
-        if self._stopped is None:
+        if self._held is None:
             here = PROTOCOL_VERSION, version.python_version(), version.VERSION
             self.transmit(pack_handshake(Hello(*here, self.kind, self.process_id, self.info)))
         self.cluster.sim.after(HELLO_S, self._say_hello)
 
     def transmit(self, frame: bytes) -> None:
         """Sends a frame to the broker."""
-        self.cluster.sim.transmit(
-            frame, lambda frame: self.cluster.receive(Arrival(self.process_id, self.through, self.key, frame))
-        )
+
+        def send(frame: bytes) -> None:
+            self.cluster.receive(Arrival(self.process_id, self.through, self.key, frame))
+
+        self.relay().pass_on(lambda: self.cluster.sim.transmit(frame, send))
+
+    def relay(self) -> Node:
+        """The process whose connection it uses."""
+        return self
+
+    def pass_on(self, action: Callable[[], None]) -> None:
+        """What goes by its connection waits while it is stopped."""
+        if self._held is not None:
+            self._held.append(action)
+        else:
+            action()
 
     def deliver(self, data: bytes) -> None:
         """A frame has arrived."""
         if not self.alive:
             return
-        if self._stopped is not None:
-            self._stopped.append(data)
+        if self._held is not None:
+            self._held.append(lambda: self.deliver(data))
             return
         frame = read_frame(data)
         if frame.kind == KIND_HANDSHAKE:
@@ -161,7 +174,7 @@ class Node:
 
     def flush(self) -> None:
         """Sends what there is."""
-        if not self.alive or self._stopped is not None:
+        if not self.alive or self._held is not None:
             return
         self._waiting.extend(self.output())
         if self.link is None:
@@ -175,7 +188,7 @@ class Node:
     def _tick(self) -> None:
         if not self.alive:
             return
-        if self.link is not None and self._stopped is None:
+        if self.link is not None and self._held is None:
             self.link.tick(self.cluster.sim.now)
             self.flush()
         self.cluster.sim.after(self.cluster.worker_tick_s if self.kind == WORKER else TICK_S, self._tick)
@@ -184,14 +197,14 @@ class Node:
 
     def pause(self) -> None:
         """SIGSTOP: what arrives stays in the kernel."""
-        if self._stopped is None:
-            self._stopped = []
+        if self._held is None:
+            self._held = []
 
     def go_on(self) -> None:
         """SIGCONT."""
-        stopped, self._stopped = self._stopped, None
-        for data in stopped or ():
-            self.deliver(data)
+        held, self._held = self._held, None
+        for action in held or ():
+            action()
 
 
 class SimHost(Node):
@@ -512,6 +525,9 @@ class SimWorker(SimProcess):
     def handle(self, message: Any) -> None:
         super().handle(message)
         self._go_on()
+
+    def relay(self) -> Node:
+        return self.host
 
     def _has_room(self) -> bool:
         """Whether another piece of work may begin."""
