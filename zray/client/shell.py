@@ -150,7 +150,7 @@ class ClientShell:
         if self.closed or self.lost:
             self._take_output()
             return
-        if core.has_sends or self._unsent:  # first: after a send the socket has to be looked at once more
+        if core.has_output or self._unsent:  # first: after a send the socket has to be looked at once more
             self._send()
         while True:
             for message in connection.receive():
@@ -163,7 +163,7 @@ class ClientShell:
             if now - self._last_tick >= TICK_S:
                 self._tick(now)
             self.last_flush = now
-            flushed = self._send()
+            flushed = self._send() if core.has_output or self._unsent else connection.flush([])
             if connection.link.rejected:
                 self._reject(now)
             elif not flushed or not connection.readable:
@@ -172,7 +172,8 @@ class ClientShell:
             crowd, self._crowd = self._crowd, []
             for waiter in crowd:
                 waiter.wake()
-        self._take_output()
+        if core.has_output:
+            self._take_output()
 
     def _take_output(self) -> None:
         """What is to be sent waits for the next turn, effects for ``settle``."""

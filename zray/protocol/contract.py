@@ -71,19 +71,23 @@ class Outbox(Generic[E]):
         else:
             messages.append(message)
 
-    @property
-    def has_sends(self) -> bool:
-        """Whether there is something to be sent."""
-        return bool(self._to_broker or self._sends)
+    def __bool__(self) -> bool:
+        """Whether something has been gathered. (To ask is cheaper than to take nothing.)"""
+        return bool(self._to_broker or self._effects or self._sends)
 
     def take(self) -> Output[E]:
         """What has been gathered since the last call."""
-        sends, self._sends = self._sends, {}
+        sends: dict[bytes, list[Any]] = {}
+        effects: list[E] = []
         if self._to_broker:
-            sends = {BROKER: self._to_broker[:], **sends}
+            sends[BROKER] = self._to_broker[:]
             self._to_broker.clear()
-        effects = self._effects[:]
-        self._effects.clear()
+        if self._sends:
+            sends.update(self._sends)
+            self._sends = {}
+        if self._effects:
+            effects = self._effects[:]
+            self._effects.clear()
         return Output(sends, effects)
 
 

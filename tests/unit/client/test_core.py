@@ -35,7 +35,7 @@ def sent(process: Process) -> list[object]:
 
 
 def test_nothing_to_send(process):
-    assert not process.core.has_sends
+    assert not process.core.has_output
     assert sent(process) == []
     assert process.take_effects() == []
 
@@ -44,11 +44,11 @@ def test_rows_for_peers_go_last(process):
     process.core.send(OTHER, m.BorrowAck(1))
     process.core.to_broker(m.Goodbye("first"))
     process.core.send(OTHER, m.BorrowAck(2))
-    assert process.core.has_sends
+    assert process.core.has_output
     first, second = sent(process)
     assert first == m.Goodbye("first")
     assert unpack_messages(second.rows, m.FROM_PEER) == [m.BorrowAck(1), m.BorrowAck(2)]
-    assert not process.core.has_sends
+    assert not process.core.has_output
 
 
 def test_rows_for_peers_are_cut_into_messages(process):

@@ -29,8 +29,8 @@ class Core:
         return
 
     @property
-    def has_sends(self):
-        return bool(self.out)
+    def has_output(self):
+        return bool(self.out or self.effects)
 
     def take_output(self):
         output = Output({BROKER: self.out} if self.out else {}, self.effects)

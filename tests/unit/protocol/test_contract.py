@@ -74,18 +74,18 @@ def test_what_is_taken_is_gone(name: str) -> None:
 
 def test_an_outbox_keeps_the_order_of_each_destination() -> None:
     outbox: Outbox[str] = Outbox()
-    assert not outbox.has_sends and not outbox.take()
+    assert not outbox and not outbox.take()
     outbox.send(OTHER, 1)
     outbox.to_broker("a")
     outbox.perform("later")
     outbox.send(THIRD, 2)
     outbox.send(OTHER, 3)
     outbox.to_broker("b")
-    assert outbox.has_sends
+    assert outbox
     output = outbox.take()
     assert list(output.sends.items()) == [(BROKER, ["a", "b"]), (OTHER, [1, 3]), (THIRD, [2])]
     assert output.effects == ["later"] and output
-    assert not outbox.take() and not outbox.has_sends
+    assert not outbox.take() and not outbox
     outbox.to_broker("c")
     assert output.sends[BROKER] == ["a", "b"], "what was taken does not change any more"
 

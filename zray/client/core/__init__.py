@@ -152,9 +152,9 @@ class ClientCore:
         return self._outbox.take()
 
     @property
-    def has_sends(self) -> bool:
-        """Whether the next output has something to be sent."""
-        return self._outbox.has_sends
+    def has_output(self) -> bool:
+        """Whether there is something to be done."""
+        return bool(self._outbox)
 
     def _on_retry(self, name: str, news: str) -> None:
         self._tell(self._retries.add(self.now, name, news))
