@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeVar
 
 from zray.api.actor_meta import METHOD_OPTIONS, STREAMING, ActorMeta, MethodMeta
+from zray.api.call_options import pack_options, retried_types
 from zray.api.remote_function import _Shipment, looks_like
-from zray.api.runtime import pack_options, retried_types, runtime
+from zray.api.runtime import runtime
 from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
-from zray.api.runtime import pack_options, retried_types
+from zray.api.call_options import pack_options, retried_types
 from zray.methods import BUILT_IN_METHODS
 from zray.options import ActorOptions, MethodOptions
 from zray.protocol.codec import pack, unpack

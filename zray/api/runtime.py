@@ -9,13 +9,14 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from zray.api.call_options import pack_options, retried_types
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
 from zray.client.session import Session
 from zray.exceptions import PendingCallsLimitExceeded, SerializationError, ZrayError
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
-from zray.protocol.codec import pack, shape_key
+from zray.protocol.codec import shape_key
 from zray.protocol.messages import ActorKill, ActorLookup
 from zray.serialization import PickledCallable, serialize
 
@@ -51,25 +52,6 @@ def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwa
     for name, value in kwargs.items():
         if not isinstance(value, ObjectRef):
             serialize(value, f"argument {name!r} of {what}")
-
-
-def retried_types(retry_exceptions: Any) -> bool | bytes:
-    """The option ``retry_exceptions`` as it travels: for any, for none, or a pickle of the types."""
-    if isinstance(retry_exceptions, bool):
-        return retry_exceptions
-    return serialize(tuple(retry_exceptions)).to_bytes() if retry_exceptions else False
-
-
-def pack_options(
-    name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0, generator: bool = False
-) -> bytes:
-    """What a worker has to know of a call besides function and arguments. ``generator``: it calls a generator."""
-    options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
-    if retried:
-        options["retry_exceptions"] = retried
-    if generator and n_returns == 1:  # else it is the value that tells
-        options["generator"] = True
-    return pack(options)
 
 
 class Runtime(Protocol):

@@ -19,11 +19,9 @@ import importlib
 import pickle
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
-Reducer = Callable[[Any], Any]
-"""What ``__reduce_ex__`` would return for a value; NotImplemented if the library's own way is to be taken."""
+from zray.serialization.lending.reducer import Reducer
 
 lend_mutable = False
 """Whether this process reads as views also what programs write to."""

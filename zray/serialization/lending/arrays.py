@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zray.serialization.lending import Reducer
+from zray.serialization.lending.reducer import Reducer
 
 _REFERENCES = 0b111
 """Flags of a dtype whose elements are no plain bytes: they are counted, need a list to be pickled, or are pointers."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from zray.serialization.lending import Reducer
+from zray.serialization.lending.reducer import Reducer
 
 _ROUNDING_BYTES = 4096
 """Buffers may be larger than what is in them by so much, and by an eighth, without being copied."""

@@ -8,7 +8,7 @@ from typing import Any
 from bitarray import bitarray
 
 from zray.serialization import lending
-from zray.serialization.lending import Reducer
+from zray.serialization.lending.reducer import Reducer
 
 
 def reducers() -> dict[type, Reducer]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from zray.serialization.lending import Reducer
+from zray.serialization.lending.reducer import Reducer
 
 
 def reducers() -> dict[type, Reducer]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from zray.serialization.lending import Reducer
+from zray.serialization.lending.reducer import Reducer
 
 _AS_IN_MEMORY = frozenset(("L", "P", "RGBX", "RGBA", "CMYK", "I;16"))
 

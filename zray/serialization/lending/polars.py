@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from zray.serialization.lending import Reducer
+from zray.serialization.lending.reducer import Reducer
 
 _PLAIN = frozenset(
     (

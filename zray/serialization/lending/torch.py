@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from zray.serialization import lending
-from zray.serialization.lending import Reducer
+from zray.serialization.lending.reducer import Reducer
 
 
 def reducers() -> dict[type, Reducer]:

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.client.context import current_task
 from zray.client.core.execution import Assignment
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from zray.worker.process.runner import CallOptions
-    from zray.worker.process.worker import Worker
 
 
 BLOCKED_WARN_S = 1.0
@@ -30,11 +29,42 @@ MAX_FETCHES = 64
 """So many calls at once wait for arguments that are not here."""
 
 
+class Calls(Protocol):
+    """What runs calls for the loop: the worker, whose methods may be called in the loop's thread."""
+
+    def begin_call(self, options: CallOptions) -> None:
+        """An async method is about to run."""
+
+    def context(self, task: Assignment, options: CallOptions) -> Any:
+        """The context that an async call runs in."""
+
+    def method(self, options: CallOptions) -> Any:
+        """The actor's method that a call names."""
+
+    def arguments_are_here(self, task: Assignment) -> bool:
+        """Whether ``call_arguments`` waits for nothing."""
+
+    def call_arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call. Raises what loading them raises."""
+
+    def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
+        """An async call has returned or raised; it is answered by ``flush``."""
+
+    def end_cancelled(self, task: Assignment) -> None:
+        """An async call was cancelled."""
+
+    def flush(self) -> None:
+        """Answers the calls that have ended in a turn of the event loop."""
+
+    def leave(self, error: SystemExit) -> None:
+        """A background task of an async actor has raised SystemExit."""
+
+
 class EventLoop:
     """Runs calls as asyncio tasks. Calls that arrive together cost one wake-up, answers ready together one send."""
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
         self._loop = asyncio.new_event_loop()
         self._fetchers: ThreadPoolExecutor | None = None
         self._inbox: deque[tuple[Assignment, CallOptions]] = deque()
@@ -54,7 +84,7 @@ class EventLoop:
             try:
                 return self._loop.run_forever()
             except SystemExit as error:  # of a task that a method has started: asyncio lets it through
-                self._worker.leave(error)
+                self._calls.leave(error)
             except KeyboardInterrupt:  # likewise, and nobody's in this thread
                 say(traceback.format_exc().rstrip())
 
@@ -125,23 +155,23 @@ class EventLoop:
             self._inbox.popleft()
 
     async def _call(self, task: Assignment, options: CallOptions) -> None:
-        worker = self._worker
+        calls = self._calls
         error: BaseException | None = None
         value: Any = None
         try:
-            worker.begin_call(options)
-            current_task.set(worker.context(task, options))
-            args, kwargs = worker.call_arguments(task) if worker.arguments_are_here(task) else await self._fetch(task)
-            value = worker.method(options)(*args, **kwargs)
+            calls.begin_call(options)
+            current_task.set(calls.context(task, options))
+            args, kwargs = calls.call_arguments(task) if calls.arguments_are_here(task) else await self._fetch(task)
+            value = calls.method(options)(*args, **kwargs)
             del args, kwargs
             if inspect.isawaitable(value):
                 value = await value
         except BaseException as raised:
             error = raised
         if error is not None and _says_cancelled(error):
-            worker.end_cancelled(task)
+            calls.end_cancelled(task)
         else:
-            worker.end_call(task, options, value, error)
+            calls.end_call(task, options, value, error)
         del value, error
         self._ended(task)
 
@@ -152,7 +182,7 @@ class EventLoop:
 
             self._fetchers = ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="zray-arguments")
         context = contextvars.copy_context()
-        fetch = self._loop.run_in_executor(self._fetchers, context.run, self._worker.call_arguments, task)
+        fetch = self._loop.run_in_executor(self._fetchers, context.run, self._calls.call_arguments, task)
         try:
             return await asyncio.shield(fetch)
         except asyncio.CancelledError:
@@ -171,7 +201,7 @@ class EventLoop:
 
     def _flush(self) -> None:
         self._flush_due = False
-        self._worker.flush()
+        self._calls.flush()
 
     def check(self) -> None:
         """Called now and then from another thread: warns once when a method keeps the loop from turning."""
@@ -203,7 +233,7 @@ class EventLoop:
 
     def _cancelled(self, task: Assignment) -> None:
         """A call that was cancelled is over. asyncio runs nothing of one that had not begun: it has no answer yet."""
-        self._worker.end_cancelled(task)
+        self._calls.end_cancelled(task)
         self._ended(task)
 
 
