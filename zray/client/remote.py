@@ -2,7 +2,7 @@
 
 Where this machine has a host, it is asked: it pulls the object into its store, once for all who read it, and there it
 is read (``zray/transfer``). Where there is none, the driver pulls into its own memory, and serves what it has put from
-there (``core/transfers.py``).
+there (``transfers.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zray.client.stores import Stores
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError, ObjectLostError, ZrayError
 
 if TYPE_CHECKING:
-    from zray.client.core.transfers import DriverTransfers
+    from zray.client.transfers import DriverTransfers
     from zray.store import Store
 
 ATTEMPTS = 3
@@ -37,6 +37,7 @@ class RemoteObjects:
         self._shell = shell
         self._stores = stores
         self._lending = lending
+        self._transfers: DriverTransfers | None = None
 
     def read(self, host: bytes, object_id: bytes, size: int, deadline: float | None) -> memoryview:
         """The bytes of an object that ``host`` holds, on another machine.
@@ -93,16 +94,16 @@ class RemoteObjects:
 
     def transfers(self) -> DriverTransfers:
         """What a driver without a host pulls and serves with; made when it is first needed."""
-        from zray.client.core.transfers import DriverTransfers
+        from zray.client.transfers import DriverTransfers
 
         core = self._shell.core
         with self._shell.lock:
-            if core.transfers is None:
-                core.transfers = DriverTransfers(core)
-            return core.transfers
+            if self._transfers is None:
+                self._transfers = core.transfers = DriverTransfers(core)
+            return self._transfers
 
     def _into_memory(self, host: bytes, object_id: bytes, size: int, deadline: float | None) -> memoryview:
-        from zray.client.core.transfers import Reader
+        from zray.client.transfers import Reader
 
         transfers = self.transfers()
         reader, waiter = Reader(object_id), Waiter(self._shell)

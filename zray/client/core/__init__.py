@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhandled, Warn
@@ -81,14 +81,24 @@ from zray.protocol.messages import (
 )
 from zray.util.digest import Digest
 
-if TYPE_CHECKING:
-    from zray.client.core.transfers import DriverTransfers
-
 UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
 """Ray's words."""
 MAX_INSPECTED = 20
 """Calls that run, and objects that are waited for: so many are told of."""
 FORCE_IS_FOR_TASKS = "force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()"
+
+
+class OwnTransfers(Protocol):
+    """Objects between machines for a process that pulls and serves by itself, since its machine has no host."""
+
+    def receive(self, source: bytes, message: Any) -> None:
+        """A message of another process, or of the broker."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+    def lose_cluster(self, reason: str) -> None:
+        """The broker is gone."""
 
 
 class ClientCore:
@@ -111,7 +121,7 @@ class ClientCore:
         self.tasks = TaskTable(self.references, self.locations, max_inline_bytes)
         self.queue_route = QueueRoute(self.tasks, to_broker, windows)
         self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
-        self.transfers: DriverTransfers | None = None  # where the machine has no host
+        self.transfers: OwnTransfers | None = None  # where the machine has no host
         self.faults = 0  # messages of other processes whose content was no good
         self.now = 0.0  # when the present turn began
         self.awaited: dict[Any, list[bytes]] = {}  # objects that threads of this process wait for, by who waits

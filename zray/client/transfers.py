@@ -32,10 +32,10 @@ class Reader:
 class DriverTransfers:
     """``memory``: the driver's own large objects, by ID. All under the lock of the client's shell."""
 
-    def __init__(self, core: ClientCore) -> None:
+    def __init__(self, client: ClientCore) -> None:
         self.memory: dict[bytes, bytes] = {}
-        self._client = core
-        self._core = TransferCore(core.process_id, is_host=False)
+        self._client = client
+        self._core = TransferCore(client.process_id, is_host=False)
         self._rooms: dict[int, bytearray] = {}
         self._complete: dict[bytes, memoryview] = {}
 
