@@ -18,7 +18,7 @@ from zray import version
 from zray.broker.core import BrokerCore
 from zray.broker.door import Arrival, Door
 from zray.broker.records import Process
-from zray.config import Config
+from zray.config import FREEZE_HEAP, Config
 from zray.exceptions import ConfigError
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.link import MAX_MESSAGE_BYTES, Link
@@ -34,6 +34,7 @@ from zray.protocol.messages import (
     Welcome,
 )
 from zray.protocol.sockets import RESERVED_DESCRIPTORS
+from zray.util.heap import freeze_heap
 from zray.util.processes import describe_error, descriptors_left, raise_descriptor_limit
 from zray.util.streams import say
 
@@ -94,7 +95,8 @@ class BrokerShell:
 
     def serve(self, on_ready: Callable[[], None]) -> None:
         """Runs the loop."""
-        gc.freeze()
+        if self._config.optimizes(FREEZE_HEAP):
+            freeze_heap()
         gc.set_threshold(50_000, 20, 50)  # the tables of a million tasks are no garbage
         on_ready()
         while not self._stopped:

@@ -207,6 +207,8 @@ def _as_variables(settings: dict[str, Any], where: str) -> dict[str, str]:
         write: Callable[[Any], str] = str
         if name == "labels":
             value = ",".join(f"{key}={text}" for key, text in value.items())
+        elif isinstance(value, list):
+            write = ",".join
         elif isinstance(value, dict | bool):
             write = json.dumps
         variables[reading.variable_of(name)] = write(value)

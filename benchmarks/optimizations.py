@@ -1,0 +1,111 @@
+"""What each optimization gains that can be switched off: a local cluster with all of them, without each, without any.
+
+    python -m benchmarks.optimizations               # a table in Markdown, in a few minutes
+    python -m benchmarks.optimizations --rounds 1
+
+For each choice a program of its own starts a cluster, and the choices take turns; the median of the rounds counts.
+
+- *spare*: PSS of a fork that waits for work, in MB (10^6 bytes).
+- *actor*: PSS of everything but the driver with 50 actors, each called once, over 50, in MB.
+- *collected*: what an actor's PSS is after it has collected garbage once (``gc.collect()``), in MB.
+- *first task*: milliseconds until a cluster with nothing but spares has run a task.
+
+Not measured here is what ``tune-malloc`` does for transfers between hosts: ``benchmarks.transfer`` does, with
+``ZRAY_DISABLED_OPTIMIZATIONS`` in the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.processes import descendants, pss_mb, settled_pss_mb, titled
+from zray.config import OPTIMIZATIONS
+from zray.config.reading import ALL, variable_of
+
+FIGURES = ("spare", "actor", "collected", "first task")
+ACTORS = 50
+SPARES = 4
+VARIABLE = variable_of("disabled_optimizations")
+
+
+def main() -> int:
+    """Measures, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure()))
+        return 0
+    choices = ["", *OPTIMIZATIONS, ALL]
+    found: dict[str, list[list[float]]] = {choice: [] for choice in choices}
+    for _ in range(given.rounds):
+        for choice in choices:
+            found[choice].append(_measured_without(choice))
+    print(f"CPython {platform.python_version()}, {' '.join(platform.libc_ver())}, median of {given.rounds} rounds\n")
+    print(f"| without | {' | '.join(FIGURES)} |")
+    print(f"|---{'|--:' * len(FIGURES)}|")
+    for choice, rounds in found.items():
+        medians = [statistics.median(each) for each in zip(*rounds, strict=True)]
+        print(f"| {choice or 'nothing left out'} | {' | '.join(f'{figure:.2f}' for figure in medians)} |")
+    return 0
+
+
+def _measured_without(choice: str) -> list[float]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.optimizations", "--measure"],
+        cwd=Path(__file__).resolve().parent.parent,
+        env={**os.environ, VARIABLE: choice},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    figures: list[float] = json.loads(done.stdout)
+    return figures
+
+
+def measure() -> list[float]:
+    """The figures of a cluster with the settings that this process has, in the order of ``FIGURES``."""
+    import zray
+
+    @zray.remote
+    class Actor:
+        def where(self) -> int:
+            return os.getpid()
+
+        def collect(self) -> None:
+            import gc
+
+            gc.collect()
+
+    @zray.remote
+    def task() -> int:
+        return 1
+
+    zray.init(num_cpus=SPARES)
+    while len(spares := titled("zray::IDLE")) < SPARES:
+        time.sleep(0.01)
+    spare_mb = settled_pss_mb(spares) / SPARES
+    began = time.perf_counter()
+    zray.get(task.remote())
+    first_task_ms = (time.perf_counter() - began) * 1000
+    actors = [Actor.options(num_cpus=0).remote() for _ in range(ACTORS)]  # type: ignore[attr-defined]
+    zray.get([actor.where.remote() for actor in actors])
+    actor_mb = settled_pss_mb() / ACTORS
+    zray.get([actor.collect.remote() for actor in actors])
+    pids = zray.get([actor.where.remote() for actor in actors])
+    collected_mb = pss_mb(pids) / ACTORS
+    zray.shutdown()
+    assert not descendants()
+    return [spare_mb, actor_mb, collected_mb, first_task_ms]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
