@@ -23,6 +23,8 @@ POOL_HEADER_BYTES = 48
 ALIGNMENT = 16
 LARGEST_BLOCK = 512
 INTEGER_BYTES = 32
+INTEGERS_APART = 16
+"""Of an integer's size so many are made before they are looked at: their addresses are integers, and take blocks too."""
 BLOCKS_OF_A_NEW_POOL = 8
 """So many in a row, from the first on, are taken for a new pool: those of an old one are free in no order."""
 MAX_HOLES = 8192
@@ -42,20 +44,20 @@ def fill_holes() -> list[Any]:
 def _fill(size: int, fillers: list[Any]) -> bool:
     """Makes objects until some are the first of a pool, in a row, and so of a new one. False: there seem to be none."""
     make = _maker(size)
-    # The identities that are compared in here are integers, which take blocks of their own.
-    between = 4 * size if size == INTEGER_BYTES else 0
+    at_once = INTEGERS_APART if size == INTEGER_BYTES else 1
     last = in_a_row = 0
-    for _ in range(MAX_HOLES):
-        filler = make()
-        fillers.append(filler)
-        place = id(filler) % POOL_BYTES - POOL_HEADER_BYTES
-        if in_a_row and 0 < id(filler) - last <= size + between:
-            in_a_row += 1
-        else:
-            in_a_row = 0 <= place <= between
-        if in_a_row == BLOCKS_OF_A_NEW_POOL:
-            return True
-        last = id(filler)
+    for _ in range(0, MAX_HOLES, at_once):
+        made = [make() for _ in range(at_once)]
+        fillers += made
+        for filler in made:
+            address = id(filler)
+            if in_a_row and address == last + size:
+                in_a_row += 1
+            else:
+                in_a_row = address % POOL_BYTES == POOL_HEADER_BYTES
+            if in_a_row == BLOCKS_OF_A_NEW_POOL:
+                return True
+            last = address
     return False
 
 

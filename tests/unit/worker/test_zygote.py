@@ -425,7 +425,7 @@ class TestWhatWorkersLeave:
 
     def test_stays_with_a_session_of_its_own(self, start: Start) -> None:
         harness = start(run_python)
-        harness.fork(b"w", LEFT_BEHIND + b"start(start_new_session=True); start()")
+        harness.fork(b"w", LEFT_BEHIND + b"start(start_new_session=True); subprocess.Popen(['sleep', '1000'])")
         harness.fork(b"other", LEFT_BEHIND + b"start()\n" + PAUSE)
         events = harness.events(3)
         (other,) = [event.pid for event in events if isinstance(event, ForkReply) and event.worker_id == b"other"]
