@@ -24,7 +24,7 @@ ALIGNMENT = 16
 LARGEST_BLOCK = 512
 INTEGER_BYTES = 32
 INTEGERS_APART = 16
-"""Of an integer's size so many are made before they are looked at: their addresses are integers, and take blocks too."""
+"""Of an integer's size so many are made before they are looked at: their addresses are integers, and take blocks."""
 BLOCKS_OF_A_NEW_POOL = 8
 """So many in a row, from the first on, are taken for a new pool: those of an old one are free in no order."""
 MAX_HOLES = 8192
