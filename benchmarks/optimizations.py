@@ -5,7 +5,7 @@
 
 For each choice a program of its own starts a cluster, and the choices take turns; the median of the rounds counts.
 
-- *spare*: PSS of a fork that waits for work, in MB (10^6 bytes).
+- *spare*: memory that a fork which waits for work shares with no other process, in MB (10^6 bytes).
 - *actor*: PSS of everything but the driver with 50 actors, each called once, over 50, in MB.
 - *collected*: what an actor's PSS is after it has collected garbage once (``gc.collect()``), in MB.
 - *first task*: milliseconds until a cluster with nothing but spares has run a task.
@@ -26,7 +26,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.processes import descendants, pss_mb, settled_pss_mb, titled
+from benchmarks.processes import descendants, private_mb, pss_mb, settled_pss_mb, titled
 from zray.config import OPTIMIZATIONS
 from zray.config.reading import ALL, variable_of
 
@@ -63,7 +63,7 @@ def _measured_without(choice: str) -> list[float]:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.optimizations", "--measure"],
         cwd=Path(__file__).resolve().parent.parent,
-        env={**os.environ, VARIABLE: choice},
+        env={**os.environ, VARIABLE: choice, variable_of("idle_timeout_s"): "0.5"},
         stdout=subprocess.PIPE,
         check=True,
     )
@@ -90,9 +90,10 @@ def measure() -> list[float]:
         return 1
 
     zray.init(num_cpus=SPARES)
-    while len(spares := titled("zray::IDLE")) < SPARES:
-        time.sleep(0.01)
-    spare_mb = settled_pss_mb(spares) / SPARES
+    while len(spares := [pid for pid in titled("zray::IDLE") if _is_asleep(pid)]) < SPARES:
+        time.sleep(0.05)  # until idle workers have gone and spares have taken their places
+    settled_pss_mb(spares)
+    spare_mb = private_mb(spares) / SPARES
     began = time.perf_counter()
     zray.get(task.remote())
     first_task_ms = (time.perf_counter() - began) * 1000
@@ -105,6 +106,12 @@ def measure() -> list[float]:
     zray.shutdown()
     assert not descendants()
     return [spare_mb, actor_mb, collected_mb, first_task_ms]
+
+
+def _is_asleep(pid: int) -> bool:
+    """Whether it is a spare: a worker has threads of ZeroMQ's."""
+    tasks = Path(f"/proc/{pid}/task")
+    return tasks.exists() and len(list(tasks.iterdir())) == 1
 
 
 if __name__ == "__main__":
