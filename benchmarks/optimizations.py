@@ -8,15 +8,14 @@ For each choice a program of its own starts a cluster, and the choices take turn
 - *spare*: memory that a fork which waits for work shares with no other process, in MB (10^6 bytes).
 - *actor*: PSS of everything but the driver with 50 actors, each called once, over 50, in MB.
 - *collected*: what an actor's PSS is after it has collected garbage once (``gc.collect()``), in MB.
-- *first task*: milliseconds until a cluster with nothing but spares has run a task.
-
-Not measured here is what ``tune-malloc`` does for transfers between hosts: ``benchmarks.transfer`` does, with
-``ZRAY_DISABLED_OPTIMIZATIONS`` in the environment.
+- *chunk*: microseconds of CPU time for a buffer of 1 MiB that is got, filled and given back with 15 others, as a
+  host does while chunks arrive.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -27,12 +26,15 @@ import time
 from pathlib import Path
 
 from benchmarks.processes import descendants, private_mb, pss_mb, settled_pss_mb, titled
-from zray.config import OPTIMIZATIONS
+from zray.config import MIB, OPTIMIZATIONS, TUNE_MALLOC, Config
 from zray.config.reading import ALL, variable_of
+from zray.util.malloc import keep_what_is_freed
 
-FIGURES = ("spare", "actor", "collected", "first task")
+FIGURES = ("spare", "actor", "collected", "chunk")
 ACTORS = 50
 SPARES = 4
+CHUNKS = 16
+ROUNDS_OF_CHUNKS = 50
 VARIABLE = variable_of("disabled_optimizations")
 
 
@@ -85,18 +87,11 @@ def measure() -> list[float]:
 
             gc.collect()
 
-    @zray.remote
-    def task() -> int:
-        return 1
-
     zray.init(num_cpus=SPARES)
     while len(spares := [pid for pid in titled("zray::IDLE") if _is_asleep(pid)]) < SPARES:
         time.sleep(0.05)  # until idle workers have gone and spares have taken their places
     settled_pss_mb(spares)
     spare_mb = private_mb(spares) / SPARES
-    began = time.perf_counter()
-    zray.get(task.remote())
-    first_task_ms = (time.perf_counter() - began) * 1000
     actors = [Actor.options(num_cpus=0).remote() for _ in range(ACTORS)]  # type: ignore[attr-defined]
     zray.get([actor.where.remote() for actor in actors])
     actor_mb = settled_pss_mb() / ACTORS
@@ -105,7 +100,31 @@ def measure() -> list[float]:
     collected_mb = pss_mb(pids) / ACTORS
     zray.shutdown()
     assert not descendants()
-    return [spare_mb, actor_mb, collected_mb, first_task_ms]
+    return [spare_mb, actor_mb, collected_mb, chunk_us()]
+
+
+def chunk_us() -> float:
+    """Microseconds of CPU time for each of ``CHUNKS`` buffers, on average of many rounds."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.malloc.argtypes = [ctypes.c_size_t]
+    libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    if Config.from_environment().optimizes(TUNE_MALLOC):
+        keep_what_is_freed()
+
+    def play() -> None:
+        buffers = [libc.malloc(MIB) for _ in range(CHUNKS)]
+        for buffer in buffers:
+            libc.memset(buffer, 1, MIB)
+        for buffer in buffers:
+            libc.free(buffer)
+
+    play()
+    began = time.process_time()
+    for _ in range(ROUNDS_OF_CHUNKS):
+        play()
+    return (time.process_time() - began) / (ROUNDS_OF_CHUNKS * CHUNKS) * 1e6
 
 
 def _is_asleep(pid: int) -> bool:
