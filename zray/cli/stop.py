@@ -38,6 +38,8 @@ from zray.util.sessions import (
 GRACE_S = 5.0
 """How long hosts, and then brokers, may take to end in order."""
 KILL_S = 5.0
+TIDYING_S = 5.0
+"""How long a session may go on after its guardian has ended, while what that has left is removed."""
 LOOK_AGAIN_S = 1.0
 """A session that has just been started is locked for a moment before its guardian can be told."""
 _PAUSE_S = 0.02
@@ -174,7 +176,7 @@ def end(sessions: list[Running], force: bool = False) -> list[Running]:
     else:
         _signal([each for each in sessions if each.role != "broker"], signal.SIGTERM, GRACE_S)
         _signal([each for each in sessions if each.role == "broker"], signal.SIGTERM, GRACE_S)
-    return _await_locks(sessions, 1.0)
+    return _await_locks(sessions, TIDYING_S)
 
 
 def _signal(sessions: list[Running], number: signal.Signals, timeout_s: float) -> None:
@@ -201,7 +203,7 @@ def _signal(sessions: list[Running], number: signal.Signals, timeout_s: float) -
 
 
 def _await_locks(sessions: list[Running], timeout_s: float) -> list[Running]:
-    """A session goes on, for a moment, after its guardian: what it has left is being removed."""
+    """Waits until all of these have ended, or ``timeout_s`` seconds are over; returns those that are still alive."""
     deadline = time.monotonic() + timeout_s
     while (left := [each for each in sessions if session_is_alive(each.paths)]) and time.monotonic() < deadline:
         time.sleep(_PAUSE_S)  # locks are tried, not waited for: holding one would declare a session alive

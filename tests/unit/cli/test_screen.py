@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -32,12 +33,12 @@ def plain(width: int, columns: tuple[Column, ...] = COLUMNS, rows: list[list[str
     return [line.plain for line in table(terminal(width), columns, rows)]
 
 
-def on_a_terminal(width: int, **environ: str) -> str:
-    """What PROGRAM writes to a terminal of this width."""
+def on_a_terminal(width: int, program: str = PROGRAM, **environ: str) -> str:
+    """What a program writes to a terminal of this width."""
     ours, theirs = pty.openpty()
     inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     environ = {**inherited, "TERM": "xterm-256color", "COLUMNS": str(width), **environ}
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=theirs, env=environ)
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, stderr=theirs, env=environ)
     os.close(theirs)
     output = b""
     try:
@@ -128,6 +129,30 @@ def test_a_terminal_gets_colours_and_what_fits() -> None:
 def test_colours_can_be_unwanted(environ: dict[str, str]) -> None:
     output = on_a_terminal(40, **environ)
     assert "31m" not in output and "bad" in output
+
+
+PROGRESS = """
+import sys
+from zray.cli.screen import progress, waiting
+with waiting("waiting until all have ended"):
+    pass
+with progress("starting workers", 3) as advance:
+    for name in ("one", "two", "three"):
+        print(name, flush=True)
+        advance()
+"""
+
+
+def test_a_terminal_shows_progress_and_lines_above_it() -> None:
+    output = on_a_terminal(80, PROGRESS)
+    assert "waiting until all have ended" in output and "starting workers" in output and "3/3" in output
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", output).replace("\r", "\n").split("\n")
+    assert [line for line in lines if line in ("one", "two", "three")] == ["one", "two", "three"]
+
+
+def test_a_pipe_gets_no_progress() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRESS], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("one\ntwo\nthree\n", "")
 
 
 def test_stderr_is_looked_at_by_itself() -> None:
