@@ -1,6 +1,6 @@
 """Runs tests on each supported version of Python that this machine has, besides the one that runs everything.
 
-    python3 .ci/interpreters.py                       # what ON_EACH names, minutes for each interpreter
+    python3 .ci/interpreters.py                       # what ON_EACH names
     ZRAY_CI_ALL_TESTS=1 python3 .ci/interpreters.py   # all tests on each
 
 Interpreters are looked for on PATH (``python3.12``) and among those of pyenv; of several with one version the newest
@@ -43,7 +43,7 @@ ON_EACH = (
     "tests/e2e/test_user_code_inside.py",
     "tests/e2e/test_worker_deaths.py",
 )
-"""The tests that run on each further interpreter: about five minutes of them."""
+"""The tests that run on each further interpreter: eight to ten minutes of them on two cores with a load of five."""
 LIMIT_S = 1800.0
 """One interpreter's tests are given up after this long; times four if all tests run."""
 _NO_WHEEL = re.compile(r"No matching distribution found for (\S+)")
