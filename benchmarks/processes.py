@@ -45,6 +45,12 @@ def pss_mb(processes: list[int]) -> float:
     return sum(_kib(PROC / str(pid) / "smaps_rollup", "Pss") for pid in processes) * 1024 / 1e6
 
 
+def private_mb(processes: list[int]) -> float:
+    """Memory that each shares with no other process, in MB (10^6 bytes)."""
+    kinds = ("Private_Clean", "Private_Dirty")
+    return sum(_kib(PROC / str(pid) / "smaps_rollup", kind) for pid in processes for kind in kinds) * 1024 / 1e6
+
+
 def peak_rss_mb(processes: list[int]) -> float:
     """Sum of the largest resident sizes so far, in MB (10^6 bytes)."""
     return sum(_kib(PROC / str(pid) / "status", "VmHWM") for pid in processes) * 1024 / 1e6

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+
+from zray.config import OPTIMIZATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(r"`((?:tests|zray|deploy|docs|examples)/[A-Za-z0-9_./-]+)`")
@@ -18,6 +21,18 @@ def test_what_a_page_names_is_there(page: str) -> None:
     missing = [name for name in NAMED.findall(text) if not (ROOT / name).exists()]
     missing += [link for link in LINKED.findall(text) if not (ROOT / page).parent.joinpath(link).exists()]
     assert missing == []
+
+
+def test_each_optimization_has_a_row_and_a_file_that_names_it() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text.split("### Optimizations that can be switched off")[1].split("\n### ")[0]
+    files = dict(re.findall(r"^\| `([a-z-]+)` \| `(zray/[a-z/_]+\.py)` \|", section, re.MULTILINE))
+    assert tuple(files) == OPTIMIZATIONS
+    for name, file in files.items():
+        source = (ROOT / file).read_text()
+        docstring = ast.get_docstring(ast.parse(source)) or ""
+        assert f"optimization ``{name}``" in docstring, file
+        assert "Rests on:" in docstring and "Without it:" in docstring, file
 
 
 def test_every_promise_names_its_proof() -> None:

@@ -72,7 +72,8 @@ def test_children_in_a_session_of_their_own_stay(ray: ModuleType, sandbox: Sandb
 def test_children_of_a_task_go_with_its_worker(ray: ModuleType) -> None:
     @ray.remote(max_calls=1)
     def start():
-        return subprocess.Popen(["sleep", "1000"], process_group=0 if sys.version_info >= (3, 11) else None).pid
+        apart = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+        return subprocess.Popen(["sleep", "1000"], **apart).pid
 
     pid = ray.get(start.remote())
     eventually(lambda: not alive(pid))

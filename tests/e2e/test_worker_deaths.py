@@ -320,7 +320,7 @@ def test_a_drivers_own_settings_for_fatal_errors_stay():
         assert "Fatal" not in process.err
 
 
-@pytest.mark.parametrize("write", ["frame.loc[:, 'x'] = 9.0", "frame['x'].to_numpy().sort()", "array[0] = 1"])
+@pytest.mark.parametrize("write", ["frame.loc[2, 'x'] = 9.0", "frame['x'].to_numpy().sort()", "array[0] = 1"])
 def test_a_driver_that_writes_to_a_read_only_value_is_told_what_to_do(write):
     pytest.importorskip("pandas")
     source = f"""

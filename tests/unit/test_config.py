@@ -12,7 +12,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from zray.config import Config, reading
+from zray.config import OPTIMIZATIONS, Config, reading
 from zray.exceptions import ConfigError
 
 
@@ -89,6 +89,8 @@ class TestValues:
             ("object_store_memory", "0", 0),
             ("resources", '{"x": 2, "y": 0.5}', {"x": 2, "y": 0.5}),
             ("labels", "zone=a, disk=ssd,empty=", {"zone": "a", "disk": "ssd", "empty": ""}),
+            ("disabled_optimizations", "tune-malloc, bare-fork,", ["bare-fork", "tune-malloc"]),
+            ("disabled_optimizations", "all", list(OPTIMIZATIONS)),
         ],
     )
     def test_text(self, name: str, text: str, value: object) -> None:
@@ -98,6 +100,11 @@ class TestValues:
     def test_tables(self, tmp_path: Path) -> None:
         settings = Config.from_environment(file(tmp_path, '[resources]\nx = 2\n[labels]\n"a.b/c" = "d"\n'))
         assert settings.resources == {"x": 2} and settings.labels == {"a.b/c": "d"}
+
+    def test_lists(self, tmp_path: Path) -> None:
+        settings = Config.from_environment(file(tmp_path, 'disabled_optimizations = ["rehearsal"]'))
+        assert [name for name in OPTIMIZATIONS if not settings.optimizes(name)] == ["rehearsal"]
+        assert all(map(Config().optimizes, OPTIMIZATIONS))
 
     @pytest.mark.parametrize(
         ("name", "text", "needed"),
@@ -119,6 +126,12 @@ class TestValues:
             ("labels", "zone", "key=value"),
             ("labels", "a b=c", "the label 'a b'"),
             ("labels", "zone=a b", "the value 'a b' of label zone"),
+            (
+                "disabled_optimizations",
+                "bare_fork",
+                "'bare_fork' is no optimization: did you mean bare-fork? (there are:",
+            ),
+            ("disabled_optimizations", "all,jit", "'jit' is no optimization (there are: bare-fork, "),
         ],
     )
     def test_what_cannot_be_used(self, name: str, text: str, needed: str) -> None:
@@ -129,7 +142,16 @@ class TestValues:
         assert message.startswith(f"{variable}={text!r} cannot be used: ") and needed in message
 
     @pytest.mark.parametrize(
-        "line", ["heartbeat_s = true", "heartbeat_s = [1]", "address = 1", "labels = {a = 1}", "log_to_driver = 1"]
+        "line",
+        [
+            "heartbeat_s = true",
+            "heartbeat_s = [1]",
+            "address = 1",
+            "labels = {a = 1}",
+            "log_to_driver = 1",
+            "disabled_optimizations = [1]",
+            "disabled_optimizations = true",
+        ],
     )
     def test_wrong_types_in_the_file(self, tmp_path: Path, line: str) -> None:
         environ = file(tmp_path, line)

@@ -24,3 +24,10 @@ def test_heavy_modules_are_not_imported(process: str) -> None:
     imported = set(done.stdout.split())
     assert "zray.util.sessions" in imported
     assert not HEAVY & imported
+
+
+@pytest.mark.parametrize("process", ["zray", "zray.worker.host.local", "zray.cli.worker", "zray.cli.broker"])
+def test_what_commands_print_with_is_not_imported_by_what_stays(process: str) -> None:
+    source = f"import sys; before = set(sys.modules); import {process}; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert not {"rich", "psutil"} & set(done.stdout.split())

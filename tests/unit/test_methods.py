@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 
 import pytest
 
@@ -44,7 +45,7 @@ class Derived(Base):
         return x + y
 
     partial = functools.partialmethod(add, 1)
-    callable = functools.partial(max, 5)
+    callable = operator.methodcaller("bit_length")  # not functools.partial, which binds from Python 3.14 on
 
     def __len__(self):
         return 7
@@ -61,7 +62,7 @@ def test_methods_of_the_class_whatever_the_instance_has():
 
 
 def test_a_callable_that_is_no_method():
-    assert method_of(Derived(), "callable")(3) == 5
+    assert method_of(Derived(), "callable")(5) == 3
 
 
 def test_what_only_the_instance_has():

@@ -17,11 +17,12 @@ from zray.broker.broker import Broker
 from zray.broker.core import BrokerCore
 from zray.broker.door import Door
 from zray.broker.membership import Membership, Rules
-from zray.config import Config
+from zray.config import FREEZE_HEAP, Config
 from zray.exceptions import ConfigError
 from zray.protocol.contract import TICK_S
 from zray.protocol.messages import PROTOCOL_VERSION
 from zray.protocol.sockets import RESERVED_DESCRIPTORS
+from zray.util.heap import freeze_heap
 from zray.util.processes import describe_error, descriptors_left, raise_descriptor_limit
 from zray.util.streams import say
 
@@ -44,6 +45,7 @@ class BrokerShell:
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         """``keys``: see ``Door``; ``upkeep``: called about once a second with the time; ``log``: see ``Broker``."""
+        self._config = config
         self._upkeep = upkeep
         self._kept_up = 0.0
         self._warned_of_descriptors = False
@@ -68,7 +70,8 @@ class BrokerShell:
 
     def serve(self, on_ready: Callable[[], None]) -> None:
         """Runs the loop."""
-        gc.freeze()
+        if self._config.optimizes(FREEZE_HEAP):
+            freeze_heap()
         gc.set_threshold(50_000, 20, 50)  # the tables of a million tasks are no garbage
         on_ready()
         while not self._stopped:

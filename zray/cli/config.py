@@ -8,11 +8,16 @@ import inspect
 import json
 import os
 import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import click
+from rich.text import Text
 
+from zray.cli.screen import Column, clean, console, show_lines, table
 from zray.config import Config, reading
+
+COLUMNS = (Column("SETTING"), Column("VALUE", most=24), Column("FROM", most=24), Column("MEANING", wraps=True))
 
 
 @click.command()
@@ -33,10 +38,9 @@ def config(as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     path = reading.config_file(os.environ)
-    click.echo(f"file: {path}{'' if os.path.exists(path) else ' (not there)'}\n")
-    widths = {column: max(len(column), *(len(_shown(row[column])) for row in rows)) for column in rows[0]}
-    for row in [{column: column.upper() for column in widths}, *rows]:
-        click.echo("  ".join(_shown(row[column]).ljust(width) for column, width in widths.items()).rstrip())
+    on = console()
+    show_lines([f"file: {path}{'' if os.path.exists(path) else ' (not there)'}", ""], on)
+    show_lines(table(on, COLUMNS, map(_cells, rows), indent=0), on)
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -48,8 +52,14 @@ def _rows() -> list[dict[str, Any]]:
     ]
 
 
+def _cells(row: Mapping[str, Any]) -> list[str | Text]:
+    """What somebody has set is not to be overlooked."""
+    origin = Text(clean(row["from"]), "" if row["from"] == reading.DEFAULT else "bold green")
+    return [row["setting"], _shown(row["value"]), origin, row["meaning"]]
+
+
 def _shown(value: object) -> str:
-    if value in (None, "", {}):
+    if value in (None, "", {}, []):
         return "-"
     return value if isinstance(value, str) else json.dumps(value)
 

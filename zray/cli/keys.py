@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import click
+from rich.text import Text
 
+from zray.cli.screen import Column, console, show_lines, table
 from zray.config import Config
 from zray.security.keys import BROKER, ROLES, AllowedKey, KeyDirectory, KeyFile
 
@@ -47,9 +49,7 @@ def show(names: Sequence[str], keys_dir: str) -> None:
         _show_given_out(directory, held, names)
     else:
         click.echo(f"Keys in {directory.path}, copied from a broker's machine:\n")
-        _show_table(
-            [["NAME", "ROLE", "PUBLIC KEY"], *([key.name, key.role, _text(key.public)] for key in held.values())]
-        )
+        _show_table(["NAME", "ROLE", "PUBLIC KEY"], [[key.name, key.role, _text(key.public)] for key in held.values()])
         click.echo(
             "\nThe broker's public key, as they expect it: " + ", ".join({_text(k.server) for k in held.values()})
         )
@@ -58,10 +58,9 @@ def show(names: Sequence[str], keys_dir: str) -> None:
 def _show_given_out(directory: KeyDirectory, held: dict[str, KeyFile], names: Sequence[str]) -> None:
     broker = held[BROKER]
     click.echo(f"Keys in {directory.path}, given out by the broker of this machine:\n")
-    rows = [["NAME", "ROLE", "STATE", "CREATED", "PUBLIC KEY"]]
-    rows.append([BROKER, BROKER, "-", broker.created, _text(broker.public)])
+    rows: list[list[str | Text]] = [[BROKER, BROKER, "-", broker.created, _text(broker.public)]]
     rows += [[row.name, row.role, _state(row), row.created, _text(row.public)] for row in directory.allowed()]
-    _show_table(rows)
+    _show_table(["NAME", "ROLE", "STATE", "CREATED", "PUBLIC KEY"], rows)
     if names or any(role in held for role in ROLES):
         _show_copying(directory, names)
 
@@ -71,14 +70,14 @@ def _show_copying(directory: KeyDirectory, names: Sequence[str]) -> None:
     click.echo(f"  {directory.copy_command(names=names)}")
 
 
-def _show_table(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+def _show_table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """Whole on any terminal: a key that is cut is none."""
+    on = console()
+    show_lines(table(on, [Column(head) for head in heads], rows), on)
 
 
-def _state(row: AllowedKey) -> str:
-    return f"revoked {row.revoked}" if row.revoked else "allowed"
+def _state(row: AllowedKey) -> Text:
+    return Text(f"revoked {row.revoked}", "red") if row.revoked else Text("allowed")
 
 
 def _text(key: bytes) -> str:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +16,10 @@ from typing import Any
 
 import click
 import zmq
+from rich.console import Console
+from rich.text import Text
 
+from zray.cli.screen import Column, clean, console, show_lines, table, wrapped
 from zray.cli.stop import own_roots
 from zray.client.connection import Connection, connect
 from zray.config import Config
@@ -30,13 +31,24 @@ from zray.util.sessions import brokers
 
 MAX_ROWS = 20
 """Tables are cut here, to leave one screen for all."""
-MIN_NAME = 8
 SILENT_S = 2.0
 """Hosts with nothing to say are heard every one and a half seconds."""
 POLL_MS = 100
-HOST_HEAD = ["NAME", "ID", "CPUS", "MEMORY", "STORE", "IDLE", "BUSY", "ACTORS"]
-RUNNING_HEAD = ["WHAT", "HOST", "PID", "SECONDS", "MEMORY"]
-JOB_HEAD = ["ID", "DRIVER", "NAMESPACE", "RUNNING", "WAITING", "ACTORS"]
+HOST_COLUMNS = (Column("NAME", cut=True), Column("ID"), *(
+    Column(head, right=True) for head in ("CPUS", "MEMORY", "STORE", "IDLE", "BUSY", "ACTORS")
+))  # fmt: skip
+GPUS_COLUMN = 3
+"""Where that of GPUs is, if there are any."""
+RUNNING_COLUMNS = (
+    Column("WHAT", cut=True), Column("HOST"), *(Column(head, right=True) for head in ("PID", "SECONDS", "MEMORY"))
+)  # fmt: skip
+JOB_COLUMNS = (Column("ID"), Column("DRIVER"), Column("NAMESPACE", cut=True), *(
+    Column(head, right=True) for head in ("RUNNING", "WAITING", "ACTORS")
+))  # fmt: skip
+BAD = "bold red"
+WANTED = "yellow"
+QUIET = "dim"
+"""Styles on a terminal: what is wrong, what cannot be had, what idles."""
 ACTOR_STATES = {"ALIVE": "alive", "PENDING_CREATION": "pending", "RESTARTING": "restarting"}
 PASSING = ("starting", "ending")
 """States of workers that have no column."""
@@ -73,8 +85,8 @@ def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    for line in render(found, target, shutil.get_terminal_size().columns):
-        click.echo(line)
+    on = console()
+    show_lines(render(found, target, on), on)
 
 
 def _targets(address: str, config: Config) -> list[str]:
@@ -103,7 +115,7 @@ def _list(targets: Sequence[str], config: Config, insecure: bool, as_json: bool)
         return
     click.echo(f"{len(rows)} clusters of yours run on this machine; `zray status --address ADDRESS` shows one:")
     for row in rows:
-        click.echo(f"  {row['reached_at']}\n    {_clean(row['error']) if 'error' in row else _in_short(row)}")
+        click.echo(f"  {row['reached_at']}\n    {clean(row['error']) if 'error' in row else _in_short(row)}")
 
 
 def _in_short(found: Mapping[str, Any]) -> str:
@@ -145,7 +157,7 @@ def _answer(connection: Connection, timeout_s: float) -> Any:
 # ---- showing
 
 
-def render(found: Mapping[str, Any], reached_at: str, width: int = 80) -> Iterator[str]:
+def render(found: Mapping[str, Any], reached_at: str, on: Console) -> Iterator[str | Text]:
     """The lines to print for the answer of a broker that was reached at an address."""
     yield f"zray {found['zray']} (Python {found['python']}) at {reached_at}, up {_duration(found['uptime_s'])}"
     if found["address"] != reached_at:
@@ -154,45 +166,55 @@ def render(found: Mapping[str, Any], reached_at: str, width: int = 80) -> Iterat
     heard = (
         f", {silent} of them silent" if silent else f", heard in the last {SILENT_S:.0f} s" if found["hosts"] else ""
     )
-    yield f"\nHosts: {len(found['hosts']) or 'none'}{heard}"
-    yield from _hosts(found["hosts"], width)
-    yield f"\nJobs: {len(found['jobs']) or 'none'}"
+    yield ""
+    yield _titled("Hosts", f"{len(found['hosts']) or 'none'}{heard}", BAD if silent else "")
+    yield from _hosts(found["hosts"], on)
+    yield ""
+    yield _titled("Jobs", len(found["jobs"]) or "none")
     if found["jobs"]:
-        yield from _table([JOB_HEAD, *map(_job, found["jobs"][:MAX_ROWS])], stretched=2, width=width)
+        yield from table(on, JOB_COLUMNS, map(_job, found["jobs"][:MAX_ROWS]))
         yield from _more(found["jobs"])
-    yield from _running(found, width)
+    yield from _running(found, on)
     actors = [f"{count} {name}" for state, name in ACTOR_STATES.items() if (count := found["actors"].get(state, 0))]
-    yield f"\nActors: {', '.join(actors) or 'none'}"
-    yield f"\nWaiting for a place: {sum(row['count'] for row in found['waiting']) or 'nothing'}"
+    yield ""
+    yield _titled("Actors", ", ".join(actors) or "none")
+    yield ""
+    yield _titled("Waiting for a place", sum(row["count"] for row in found["waiting"]) or "nothing")
     waiting = sorted(found["waiting"], key=lambda row: (row["can_be_placed"], -row["count"]))
     for row in waiting[:MAX_ROWS]:
-        yield from _wrapped(_waits(row), width)
+        yield from wrapped(on, _waits(row), "" if row["can_be_placed"] else WANTED)
     yield from _more(waiting)
     arguments = found["waiting_for_arguments"]
-    yield f"Waiting for arguments: {sum(arguments.values()) or 'nothing'}"
-    yield from _wrapped(", ".join(f"{count} {_clean(name)}" for name, count in arguments.items()), width)
+    yield _titled("Waiting for arguments", sum(arguments.values()) or "nothing")
+    yield from wrapped(on, ", ".join(f"{count} {name}" for name, count in arguments.items()))
     counts = Counter(found["refused"])
     for host in found["hosts"]:
         counts.update(host["refused"])
     refused = counts.most_common()
     times = sum(count for _, count in refused)
-    yield f"\nStrangers turned away: {'never' if not times else 'once' if times == 1 else f'{times} times'}"
-    yield from _wrapped(", ".join(f"{_clean(reason)}: {count}" for reason, count in refused), width)
-    yield f"Frames dropped: {found['dropped_frames'] or 'none'}"
+    yield ""
+    yield _titled("Strangers turned away", "never" if not times else "once" if times == 1 else f"{times} times")
+    yield from wrapped(on, ", ".join(f"{reason}: {count}" for reason, count in refused))
+    yield _titled("Frames dropped", found["dropped_frames"] or "none")
 
 
-def _hosts(hosts: Sequence[Mapping[str, Any]], width: int) -> Iterator[str]:
+def _titled(title: str, text: object, style: str = "") -> Text:
+    return Text.assemble((f"{title}:", "bold"), " ", (str(text), style))
+
+
+def _hosts(hosts: Sequence[Mapping[str, Any]], on: Console) -> Iterator[str | Text]:
     if not hosts:
         return
     total = _total(hosts)
     gpus = "GPU" in total["resources"]
-    rows = [_host(host, gpus) for host in [*hosts[:MAX_ROWS], total]]
-    head = [*HOST_HEAD[:3], *(["GPUS"] if gpus else []), *HOST_HEAD[3:]]
-    header, *lines, last = _table([head, *rows], stretched=0, width=width)
+    columns = list(HOST_COLUMNS)
+    if gpus:
+        columns.insert(GPUS_COLUMN, Column("GPUS", right=True))
+    header, *lines, last = table(on, columns, [_host(host, gpus) for host in [*hosts[:MAX_ROWS], total]])
     yield header
     for line, host in zip(lines, hosts, strict=False):
         yield line
-        yield from _wrapped(_extras(host), width, indent=6)
+        yield from wrapped(on, _extras(host), BAD if host["heard_s"] >= SILENT_S else "", indent=6)
     yield from _more(hosts)
     if len(hosts) > 1:
         yield last
@@ -237,17 +259,20 @@ def _fill(host: Mapping[str, Any]) -> str:
     return f"{_number((store['used'] - store['idle']) / size, 1)}/{_number(store['capacity'] / size, 1)} {unit}"
 
 
-def _running(found: Mapping[str, Any], width: int) -> Iterator[str]:
+def _running(found: Mapping[str, Any], on: Console) -> Iterator[str | Text]:
     rows = found["running"]
-    yield f"\nRunning: {len(rows) or 'nothing'}"
+    yield ""
+    yield _titled("Running", len(rows) or "nothing")
     if not rows:
         return
     names = {host["host_id"]: f"{host['hostname']} {host['host_id'][:8]}" for host in found["hosts"]}
-    table = [[_what(row), names.get(row["host_id"], "?"), str(row["pid"]), *_figures(row)] for row in rows[:MAX_ROWS]]
-    for line, row in zip(_table([RUNNING_HEAD, *table], stretched=0, width=width), [None, *rows], strict=False):
+    cells = [[_what(row), names.get(row["host_id"], "?"), str(row["pid"]), *_figures(row)] for row in rows[:MAX_ROWS]]
+    header, *lines = table(on, RUNNING_COLUMNS, cells)
+    yield header
+    for line, row in zip(lines, rows, strict=False):
         yield line
-        if row is not None and row["waits_for"]:
-            yield from _wrapped(f"waits for {_clean(', '.join(row['waits_for'][:3]))}", width, indent=6)
+        if row["waits_for"]:
+            yield from wrapped(on, f"waits for {', '.join(row['waits_for'][:3])}", indent=6)
     yield from _more(rows)
 
 
@@ -257,11 +282,11 @@ def _what(row: Mapping[str, Any]) -> str:
     return f"{row['actor']}: {row['name'].rpartition('.')[2]}" if row["name"] else str(row["actor"])
 
 
-def _figures(row: Mapping[str, Any]) -> list[str]:
+def _figures(row: Mapping[str, Any]) -> list[str | Text]:
     idle = row["what"] == "actor" and not row["name"]
-    seconds = "idle" if idle else "?" if row["seconds"] is None else f"{row['seconds']:.1f}"
+    seconds = Text("idle", QUIET) if idle else Text("?" if row["seconds"] is None else f"{row['seconds']:.1f}")
     if not row["answers"]:
-        seconds = "no answer"
+        seconds = Text("no answer", BAD)
     return [seconds, _amount("memory", row["memory_bytes"]) if row["memory_bytes"] else "?"]
 
 
@@ -277,7 +302,7 @@ def _extras(host: Mapping[str, Any]) -> str:
     ]
     labels = [f"{key}={value}" for key, value in sorted(host["labels"].items())]
     moving = [f"{count} workers {state}" for state in PASSING if (count := host["workers"][state])]
-    return _clean("; ".join(", ".join(group) for group in (silent, resources, labels, moving, on_disk) if group))
+    return "; ".join(", ".join(group) for group in (silent, resources, labels, moving, on_disk) if group)
 
 
 def _job(job: Mapping[str, Any]) -> list[str]:
@@ -290,45 +315,15 @@ def _waits(row: Mapping[str, Any]) -> str:
     asked = ", ".join(f"{name}: {_amount(name, amount)}" for name, amount in sorted(row["resources"].items()))
     what = row["what"] if row["count"] != 1 else row["what"].removesuffix("s")
     never = "" if row["can_be_placed"] else " - cannot be placed: no host has that much"
-    return f"{row['count']} {what} of {{{_clean(asked)}}}{never}"
+    return f"{row['count']} {what} of {{{asked}}}{never}"
 
 
-# ---- tables and amounts
-
-
-def _table(rows: Sequence[Sequence[str]], stretched: int, width: int) -> list[str]:
-    """Aligned columns: names to the left, amounts to the right. One column makes do with what is left of the width."""
-    rows = [[_clean(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = width - sum(widths) - 2 * len(widths) + widths[stretched]
-    widths[stretched] = min(widths[stretched], max(MIN_NAME, left))
-    names = max(2, stretched + 1)
-    lines = []
-    for row in rows:
-        cells = [_short(cell, size) for cell, size in zip(row, widths, strict=True)]
-        padded = [cell.ljust(size) if i < names else cell.rjust(size)
-                  for i, (cell, size) in enumerate(zip(cells, widths, strict=True))]  # fmt: skip
-        lines.append("  " + "  ".join(padded).rstrip())
-    return lines
+# ---- lines and amounts
 
 
 def _more(rows: Sequence[object]) -> Iterator[str]:
     if len(rows) > MAX_ROWS:
         yield f"  ... and {len(rows) - MAX_ROWS} more, which --json shows"
-
-
-def _wrapped(text: str, width: int, indent: int = 2) -> list[str]:
-    space = " " * indent
-    return textwrap.wrap(text, width, initial_indent=space, subsequent_indent=space + "  ", break_on_hyphens=False)
-
-
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _clean(text: str) -> str:
-    """Without what a terminal would obey: names and labels are others' words."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _used(name: str, resources: Mapping[str, Mapping[str, float]]) -> str:

@@ -3,7 +3,8 @@
 What runs is read off the sessions in the user's own directory: a session whose lock is held lives.  Whom to signal is
 not believed to any file that names a process: it is the one that has this very lock open, belongs to this user, and
 has the session in its title, looked at once more while a pidfd holds it.  (Who merely sweeps up after a dead session
-holds its lock as well, but has no such title.)
+holds its lock as well, but has no such title.)  psutil tells titles, users and start times; which files a process has
+open is read from ``/proc``, as psutil leaves out directories and files that have been removed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+import psutil
 
+from zray.cli.screen import waiting
 from zray.config import Config
 from zray.exceptions import ConfigError
-from zray.util.processes import kill_session, process_start_time
+from zray.util.processes import kill_session
 from zray.util.sessions import (
     SessionPaths,
     runtime_root,
@@ -35,19 +38,25 @@ from zray.util.sessions import (
 GRACE_S = 5.0
 """How long hosts, and then brokers, may take to end in order."""
 KILL_S = 5.0
+TIDYING_S = 5.0
+"""How long a session may go on after its guardian has ended, while what that has left is removed."""
 LOOK_AGAIN_S = 1.0
 """A session that has just been started is locked for a moment before its guardian can be told."""
 _PAUSE_S = 0.02
-_TITLE = re.compile(rb"zray: (host|broker) ([0-9a-f]{8})\b")
+_TITLE = re.compile(r"zray: (host|broker) ([0-9a-f]{8})\b")
 
 
 class Running(NamedTuple):
-    """A living session. ``pid`` is 0 if the process that guards it cannot be seen from here."""
+    """A living session. ``guardian``: the process that guards it; None if it cannot be seen from here."""
 
     paths: SessionPaths
     role: str
-    pid: int = 0
-    started: int = 0
+    guardian: psutil.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The guardian's; 0 if there is none."""
+        return self.guardian.pid if self.guardian is not None else 0
 
     def __str__(self) -> str:
         return f"{self.role} {self.paths.name} (pid {self.pid or 'unknown'})"
@@ -70,7 +79,8 @@ def stop(sessions: tuple[str, ...], force: bool) -> None:
     chosen = [each for each in found if not sessions or each.paths.name in sessions]
     if not chosen:
         click.echo("nothing of yours runs here")
-    left = end(chosen, force)
+    with waiting("waiting until all have ended"):
+        left = end(chosen, force)
     for each in chosen:
         if each not in left:
             click.echo(f"{'killed' if force else 'ended'} the {each}")
@@ -105,13 +115,13 @@ def own_roots(config: Config) -> list[str]:
 def running(roots: Iterable[str]) -> list[Running]:
     """The living sessions below these directories."""
     alive = [paths for root in roots for paths in _sessions(root) if session_is_alive(paths)]
-    guardians = {paths: (role, pid) for paths, role, pid in _guardians(alive)} if alive else {}
+    guardians = {paths: (role, process) for paths, role, process in _guardians(alive)} if alive else {}
     found = []
     for paths in alive:
-        role, pid = guardians.get(paths, ("session", 0))
+        role, process = guardians.get(paths, ("session", None))
         if role == "host" and os.path.exists(paths.broker_socket):
             role = "local cluster"
-        found.append(Running(paths, role, pid, process_start_time(pid) or 0 if pid else 0))
+        found.append(Running(paths, role, process))
     return found
 
 
@@ -131,30 +141,22 @@ def _sessions(root: str) -> Iterator[SessionPaths]:
             yield session_paths(root, name)
 
 
-def _guardians(sessions: Iterable[SessionPaths]) -> Iterator[tuple[SessionPaths, str, int]]:
+def _guardians(sessions: Iterable[SessionPaths]) -> Iterator[tuple[SessionPaths, str, psutil.Process]]:
     by_name = {paths.name: paths for paths in sessions}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (title := _title(entry)):
-            paths = by_name.get(title[1])
-            if paths is not None and any(_has_open(entry, held) for held in (paths.lock, paths.directory)):
-                yield paths, title[0], int(entry.name)
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        seen = process.info  # None for what cannot be looked at
+        match = _TITLE.match(" ".join(seen["cmdline"] or ()))
+        if match is None or seen["uids"] is None or seen["uids"].effective != os.geteuid():
+            continue
+        paths = by_name.get(match[2])
+        if paths is not None and any(_has_open(process.pid, held) for held in (paths.lock, paths.directory)):
+            yield paths, match[1], process
 
 
-def _title(process: Path) -> tuple[str, str] | None:
-    """Role and session of one of this user's processes, if it says so."""
-    try:
-        match = _TITLE.match((process / "cmdline").read_bytes())
-        if match is None or process.stat().st_uid != os.geteuid():
-            return None
-    except OSError:  # gone since it was listed
-        return None
-    return match[1].decode(), match[2].decode()
-
-
-def _has_open(process: Path, file: str) -> bool:
+def _has_open(pid: int, file: str) -> bool:
     wanted = os.stat(file) if os.path.exists(file) else None
     with contextlib.suppress(OSError):  # gone, or not ours to look into
-        for fd in (process / "fd").iterdir():
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 if wanted is not None and os.path.samestat(fd.stat(), wanted):
                     return True
@@ -174,7 +176,7 @@ def end(sessions: list[Running], force: bool = False) -> list[Running]:
     else:
         _signal([each for each in sessions if each.role != "broker"], signal.SIGTERM, GRACE_S)
         _signal([each for each in sessions if each.role == "broker"], signal.SIGTERM, GRACE_S)
-    return _await_locks(sessions, 1.0)
+    return _await_locks(sessions, TIDYING_S)
 
 
 def _signal(sessions: list[Running], number: signal.Signals, timeout_s: float) -> None:
@@ -183,13 +185,13 @@ def _signal(sessions: list[Running], number: signal.Signals, timeout_s: float) -
     with contextlib.ExitStack() as stack:
         alive = 0
         for each in sessions:
-            if not each.pid:
+            if each.guardian is None:
                 continue
             with contextlib.suppress(ProcessLookupError):
-                pidfd = os.pidfd_open(each.pid)
+                pidfd = os.pidfd_open(each.guardian.pid)
                 stack.callback(os.close, pidfd)
                 # The PID is held from here on; that it was not given to a stranger just before is looked at now.
-                if process_start_time(each.pid) == each.started:
+                if each.guardian.is_running():
                     signal.pidfd_send_signal(pidfd, number)
                     ending.register(pidfd, select.POLLIN)
                     alive += 1
@@ -201,7 +203,7 @@ def _signal(sessions: list[Running], number: signal.Signals, timeout_s: float) -
 
 
 def _await_locks(sessions: list[Running], timeout_s: float) -> list[Running]:
-    """A session goes on, for a moment, after its guardian: what it has left is being removed."""
+    """Waits until all of these have ended, or ``timeout_s`` seconds are over; returns those that are still alive."""
     deadline = time.monotonic() + timeout_s
     while (left := [each for each in sessions if session_is_alive(each.paths)]) and time.monotonic() < deadline:
         time.sleep(_PAUSE_S)  # locks are tried, not waited for: holding one would declare a session alive

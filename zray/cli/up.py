@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from zray.cli.remote import REPLY_MARK
+from zray.cli.screen import clean, progress
 from zray.config import Config, reading
 from zray.exceptions import ConfigError
 from zray.util.interpreter import FORGET_WORKING_DIRECTORY
@@ -104,14 +105,19 @@ def down(hosts: str, timeout: float) -> None:
 def _on_all(machines: list[Machine], action: str, timeout_s: float) -> None:
     width = max(len(machine.host) for machine in machines)
     failures = 0
-    with concurrent.futures.ThreadPoolExecutor(min(MAX_AT_ONCE, len(machines))) as pool:
+    doing = "starting workers" if action == "start" else "ending workers"
+    with (
+        progress(doing, len(machines)) as advance,
+        concurrent.futures.ThreadPoolExecutor(min(MAX_AT_ONCE, len(machines))) as pool,
+    ):
         pending = {pool.submit(order, machine, action, timeout_s): machine for machine in machines}
         for done in concurrent.futures.as_completed(pending):
             ok, text, last_lines = done.result()
             failures += not ok
-            click.echo(f"{pending[done].host:{width}}  {text}", err=not ok)
+            click.echo(f"{pending[done].host:{width}}  {clean(text)}", err=not ok)
             for line in last_lines:
-                click.echo(f"{'':{width}}  | {line}", err=not ok)
+                click.echo(f"{'':{width}}  | {clean(line)}", err=not ok)
+            advance()
     if failures:
         click.echo(f"{failures} of {len(machines)} machines failed", err=True)
         raise SystemExit(1)
@@ -207,6 +213,8 @@ def _as_variables(settings: dict[str, Any], where: str) -> dict[str, str]:
         write: Callable[[Any], str] = str
         if name == "labels":
             value = ",".join(f"{key}={text}" for key, text in value.items())
+        elif isinstance(value, list):
+            write = ",".join
         elif isinstance(value, dict | bool):
             write = json.dumps
         variables[reading.variable_of(name)] = write(value)

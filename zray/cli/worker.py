@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from zray.config import Config
+from zray.config import REHEARSAL, Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
 from zray.protocol.sockets import check_address
@@ -139,8 +139,9 @@ def _serve(
 ) -> str:
     """The life of the host; returns why it ended."""
     set_title(f"zray: host {paths.name}")
-    rehearse()
-    zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion)
+    if config.optimizes(REHEARSAL):
+        rehearse()
+    zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion, config.disabled_optimizations)
     try:
         # Not before: what is in this process's memory when the zygote is forked is in every worker's.
         credentials = _read_as_root(demotion, find_key, target) if demotion is not None else find_key(target)

@@ -13,6 +13,11 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+OPTIMIZATIONS = ("bare-fork", "fill-holes", "freeze-heap", "rehearsal", "tune-malloc")
+"""What rests on internals of CPython or of the C library, and can be left out. ``docs/architecture.md`` has what each
+of them gains and where it is."""
+BARE_FORK, FILL_HOLES, FREEZE_HEAP, REHEARSAL, TUNE_MALLOC = OPTIMIZATIONS
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -84,6 +89,13 @@ class Config:
     """A worker's log file is rotated at this size, in bytes; one older file is kept."""
     max_message_bytes: int = 512 * MIB
     """A message larger than this, in bytes, is refused by the receiving socket."""
+    disabled_optimizations: list[str] = dataclasses.field(default_factory=list)
+    """Optimizations to leave out, as they rest on internals of CPython or of the C library: names separated by commas,
+    of bare-fork, fill-holes, freeze-heap, rehearsal and tune-malloc, or "all". Without them processes weigh more."""
+
+    def optimizes(self, name: str) -> bool:
+        """Whether an optimization, one of ``OPTIMIZATIONS``, is to be used."""
+        return name not in self.disabled_optimizations
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, **options: object) -> Config:

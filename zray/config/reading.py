@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from zray.config import KIB, MIB, Config
+from zray.config import KIB, MIB, OPTIMIZATIONS, Config
 from zray.exceptions import ConfigError
 
 DEFAULT = "default"
@@ -54,6 +54,8 @@ _MOST_SECONDS = 7 * 86400
 _MOST_OF_ALL = 2**49  # as an amount, in ten-thousandths, it still fits the 64 bits that it has in messages
 _ZERO_TOO = frozenset({"object_store_memory"})
 _PATHS = frozenset({"keys", "spill_dir", "tmpdir"})
+ALL = "all"
+"""Stands for the names of all optimizations."""
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
@@ -294,6 +296,17 @@ def _labels(given: object) -> dict[str, str]:
     return dict(given)
 
 
+def _optimizations(given: object) -> list[str]:
+    names = given.split(",") if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError
+    chosen = {name.strip() for name in names} - {""}
+    for name in sorted(chosen - {ALL, *OPTIMIZATIONS}):
+        there = ", ".join(OPTIMIZATIONS)
+        raise ValueError(f"{name!r} is no optimization{nearest(name, OPTIMIZATIONS)} (there are: {there}; or all)")
+    return [name for name in OPTIMIZATIONS if name in chosen or ALL in chosen]
+
+
 _KINDS: dict[str, tuple[Callable[[object], Any], str]] = {
     "str": (_text, "text"),
     "bool": (_truth, "true or false"),
@@ -301,4 +314,5 @@ _KINDS: dict[str, tuple[Callable[[object], Any], str]] = {
     "float": (_number, "a number"),
     "dict[str, float]": (_amounts, """amounts by name, as {"x": 2}"""),
     "dict[str, str]": (_labels, "labels, as key=value,key=value"),
+    "list[str]": (_optimizations, f"names of optimizations separated by commas: {', '.join(OPTIMIZATIONS)}, or all"),
 }

@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from zray.config import Config
+from zray.config import TUNE_MALLOC, Config
 from zray.exceptions import ConfigError, ZrayError
 from zray.ids import owner_of
 from zray.protocol.contract import BROKER
@@ -175,6 +175,7 @@ class Transfers:
         self._watched_state = (-1, -1)
         self._refusals: dict[str, int] = {}
         self._rested = 0.0
+        self._tunes_malloc = config.optimizes(TUNE_MALLOC)
         self._keeps_memory = False
         self._watch_descriptors()
 
@@ -354,7 +355,7 @@ class Transfers:
     # ------------------------------------------------------------------ room
 
     def _reserve(self, effect: Reserve) -> None:
-        if not self._keeps_memory:
+        if self._tunes_malloc and not self._keeps_memory:
             self._keeps_memory = True
             malloc.keep_what_is_freed()
         self._room_maker.want(effect.number, effect.size)

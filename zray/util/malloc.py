@@ -1,12 +1,19 @@
-"""glibc's allocator, where it is the one: how much of what was freed it keeps.
+"""The optimization ``tune-malloc``: how much of what was freed glibc's allocator keeps.
 
 A process through which chunks of 1 MiB pass, each in a buffer of libzmq's, would else get and return the pages of each
-one: a fault for every 4 KiB, a tenth of the time that the transfer takes.
+one: a fault for every 4 KiB.  And a process that is about to be forked, or to tell how much memory it uses, first
+gives back what it does not use.
+
+Rests on: ``mallopt`` and ``malloc_trim``, which glibc documents.  Tried with glibc 2.36.  Where the C library has
+none of them, as musl, nothing is done.  Gain: see "Optimizations that can be switched off" in ``docs/architecture.md``.
+Without it: the C library's own settings.
 """
 
 from __future__ import annotations
 
 import ctypes
+
+from zray.util.optimizations import left_out
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BYTES = 64 << 20
@@ -18,12 +25,19 @@ _libc = ctypes.CDLL(None)
 
 def keep_what_is_freed() -> None:
     """From now on blocks of some megabytes are recycled."""
-    if hasattr(_libc, "mallopt"):
+    if _has("mallopt"):
         _libc.mallopt(M_MMAP_THRESHOLD, FROM_HEAP_BYTES)
         _libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def give_back() -> None:
     """Returns to the system what is kept."""
-    if hasattr(_libc, "malloc_trim"):
+    if _has("malloc_trim"):
         _libc.malloc_trim(0)
+
+
+def _has(function: str) -> bool:
+    there = hasattr(_libc, function)
+    if not there:
+        left_out("tune-malloc", f"this C library has no {function}")
+    return there

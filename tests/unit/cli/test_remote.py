@@ -20,7 +20,7 @@ def test_a_worker_is_not_given_up_while_it_tries(
 
     def start(orders: Any, environ: Any, log: Path, timeout_s: float) -> Running:
         given.append(timeout_s)
-        return Running(SessionPaths("0badcafe", str(tmp_path)), "host", 1)
+        return Running(SessionPaths("0badcafe", str(tmp_path)), "host")
 
     monkeypatch.setattr(remote, "_start", start)
     monkeypatch.setattr(remote, "runtime_root", lambda *_: str(tmp_path))  # whose path is too long for sockets

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from zray.cli.screen import show_lines
 from zray.cli.status import MAX_ROWS, _duration, _used, render
 
 GIB = 2**30
@@ -47,7 +50,11 @@ def runs(name: str = "fit", **changes: Any) -> dict[str, Any]:
 
 
 def shown(found: dict[str, Any], width: int = 80) -> list[str]:
-    return "\n".join(render(found, "tcp://head:6380", width)).splitlines()
+    """What a terminal of that width shows."""
+    file = io.StringIO()
+    on = Console(file=file, width=width, markup=False, emoji=False, highlight=False)
+    show_lines(render(found, "tcp://head:6380", on), on)
+    return file.getvalue().splitlines()
 
 
 def test_one_screen(found):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
@@ -15,7 +17,7 @@ from zray.util.sessions import SessionPaths
 
 def test_a_session_that_is_just_starting_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = SessionPaths("0badcafe", str(tmp_path))
-    seen = [Running(paths, "session"), Running(paths, "session"), Running(paths, "host", 123, 1)]
+    seen = [Running(paths, "session"), Running(paths, "session"), Running(paths, "host", psutil.Process())]
     ended: list[Running] = []
 
     def running(roots: Iterable[str]) -> list[Running]:
@@ -29,5 +31,5 @@ def test_a_session_that_is_just_starting_is_looked_at_again(tmp_path: Path, monk
     monkeypatch.setattr(stop, "running", running)
     monkeypatch.setattr(stop, "end", end)
     result = CliRunner().invoke(stop.stop)
-    assert result.output == "ended the host 0badcafe (pid 123)\n"
-    assert [each.pid for each in ended] == [123]
+    assert result.output == f"ended the host 0badcafe (pid {os.getpid()})\n"
+    assert [each.pid for each in ended] == [os.getpid()]

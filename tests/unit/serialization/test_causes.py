@@ -51,7 +51,7 @@ WRITES = {
         frame(), lambda value: value.loc.__setitem__((slice(None), "t"), pd.Timestamp("2001"))
     ),
     "pandas update": lambda: at_once(frame(), lambda value: value.update(pd.DataFrame({"a": [7.0, 8.0]}))),
-    "pandas series": lambda: at_once(frame(), lambda value: value["t"].__setitem__(0, pd.Timestamp("2001"))),
+    "pandas series": lambda: at_once(frame()["t"], lambda value: value.__setitem__(0, pd.Timestamp("2001"))),
 }
 
 

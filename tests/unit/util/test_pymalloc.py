@@ -62,8 +62,15 @@ def test_a_child_does_not_write_between_its_parents_objects():
 
 
 def test_another_allocator_is_left_alone():
-    code = "from zray.util.pymalloc import fill_holes; print(len(fill_holes()))"
-    assert run_python(code, PYTHONMALLOC="malloc") == "0\n"
+    code = """
+import logging, sys
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
+from zray.util.pymalloc import fill_holes
+print(len(fill_holes()))
+"""
+    told, kept = run_python(code, PYTHONMALLOC="malloc").splitlines()
+    assert told.startswith("DEBUG zray.optimizations: fill-holes is left out: blocks of 512 bytes ")
+    assert kept == "0"
 
 
 def run_python(code, **environ):

@@ -30,3 +30,25 @@ def test_it_runs_every_task_and_leaves_the_process_as_it_was():
     """In a process of its own: the zygote has one thread, and a test runner may have others."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+FAILS = """
+import logging, os, sys
+logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
+from zray.worker.process import rehearsal
+
+def serve(self):
+    raise LookupError("a fault")
+
+rehearsal.Worker.serve = serve
+before = sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+rehearsal.rehearse()
+assert (sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before
+"""
+
+
+def test_one_that_fails_is_told_at_level_debug_and_leaves_nothing_behind():
+    done = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    told = "DEBUG zray.optimizations: rehearsal is left out: it has failed: LookupError('a fault')"
+    assert told in done.stdout.splitlines() and "Traceback" in done.stdout

@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
 
+from zray.config import OPTIMIZATIONS
 from zray.util import processes
 from zray.worker.host.zygote import (
     ChildExited,
@@ -23,9 +25,9 @@ from zray.worker.host.zygote import (
     ForkReply,
     ZygoteClient,
     ZygoteGone,
-    process,
     start_zygote,
 )
+from zray.worker.host.zygote.forking import BareFork, PlainFork
 
 TIMEOUT_S = 10.0
 
@@ -33,11 +35,16 @@ TIMEOUT_S = 10.0
 class Harness:
     """A host in small: a zygote, and pipes to what its workers print."""
 
-    def __init__(self, child_main: Callable[[bytes, list[int]], None], pool_size: int = 0) -> None:
+    def __init__(
+        self, child_main: Callable[[bytes, list[int]], None], pool_size: int = 0, disabled: tuple[str, ...] = ()
+    ) -> None:
         self.cleaned_read, cleaned_write = os.pipe()
-        self.client = start_zygote(child_main, lambda: self._cleanup(cleaned_write), pool_size=pool_size)
+        self.client = start_zygote(
+            child_main, lambda: self._cleanup(cleaned_write), pool_size=pool_size, disabled=disabled
+        )
         os.close(cleaned_write)
         self.outputs: dict[bytes, int] = {}
+        self.disabled = disabled
 
     @staticmethod
     def _cleanup(fd: int) -> None:
@@ -83,12 +90,13 @@ class Harness:
 Start = Callable[..., Harness]
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
+@pytest.fixture(params=[(), OPTIMIZATIONS], ids=["optimized", "plain"])
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts a zygote, in turn with all of the optimizations and with none of them."""
     with contextlib.ExitStack() as stack:
 
         def begin(child_main: Callable[[bytes, list[int]], None], pool_size: int = 0) -> Harness:
-            harness = Harness(child_main, pool_size)
+            harness = Harness(child_main, pool_size, request.param)
             stack.callback(harness.close)
             return harness
 
@@ -163,7 +171,7 @@ print(chr(0xe9), chr(0xd800))
         harness.fork(b"w", code)
         harness.events(2)
         assert harness.output(b"w").decode().splitlines() == [
-            "'' True True",
+            f"'' True {'freeze-heap' not in harness.disabled}",
             "['SIG_IGN', 'SIG_DFL', 'SIG_DFL']",
             "True [0, 1, 2]",
             "\xe9 \\ud800",
@@ -225,15 +233,19 @@ print(chr(0xe9), chr(0xd800))
 
 class TestFailures:
     def test_failed_fork_is_reported_and_survived(self, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-        forks, real_fork = [], process._fork_asleep
+        forks = []
 
-        def first_fork_fails() -> int:
-            forks.append(1)
-            if len(forks) == 1:
-                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-            return real_fork()
+        def failing_at_first(fork: Callable[[Any], int]) -> Callable[[Any], int]:
+            def first_fork_fails(forking: Any) -> int:
+                forks.append(1)
+                if len(forks) == 1:
+                    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+                return fork(forking)
 
-        monkeypatch.setattr(process, "_fork_asleep", first_fork_fails)
+            return first_fork_fails
+
+        for kind in (BareFork, PlainFork):
+            monkeypatch.setattr(kind, "fork", failing_at_first(kind.fork))
         harness = start(run_python)
         harness.fork(b"w1")
         assert harness.events(1) == [ForkFailed(b"w1", "[Errno 11] Resource temporarily unavailable")]
@@ -413,7 +425,7 @@ class TestWhatWorkersLeave:
 
     def test_stays_with_a_session_of_its_own(self, start: Start) -> None:
         harness = start(run_python)
-        harness.fork(b"w", LEFT_BEHIND + b"start(start_new_session=True); start()")
+        harness.fork(b"w", LEFT_BEHIND + b"start(start_new_session=True); subprocess.Popen(['sleep', '1000'])")
         harness.fork(b"other", LEFT_BEHIND + b"start()\n" + PAUSE)
         events = harness.events(3)
         (other,) = [event.pid for event in events if isinstance(event, ForkReply) and event.worker_id == b"other"]

@@ -7,7 +7,6 @@ broker dies with it and the zygote cleans up. What happens is told to the driver
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -15,8 +14,9 @@ import sys
 from typing import Any
 
 from zray.broker.shell import run_broker
-from zray.config import Config
+from zray.config import FREEZE_HEAP, REHEARSAL, TUNE_MALLOC, Config
 from zray.exceptions import ZrayError
+from zray.util.heap import freeze_heap
 from zray.util.malloc import give_back
 from zray.util.processes import accept_signals, set_parent_death_signal, set_title
 from zray.util.session_lock import SessionLock
@@ -40,15 +40,18 @@ def main() -> int:
     lock = SessionLock(paths.directory, settings["lock"])
     address = f"ipc://{paths.broker_socket}"
     set_title(f"zray: host {paths.name}")  # before anything is forked, as what it imports is shared then
-    rehearse()
-    # Before anything is forked: a collection later on would write to, and so copy, every page that is shared by now.
-    gc.collect()
-    gc.freeze()
-    give_back()
+    if config.optimizes(REHEARSAL):
+        rehearse()
+    if config.optimizes(FREEZE_HEAP):  # before anything is forked
+        freeze_heap()
+    if config.optimizes(TUNE_MALLOC):
+        give_back()
     bound_read, bound_write = os.pipe()
     broker = _fork_broker(address, config, bound_write, [*lock.filenos(), report_fd, bound_read])
     os.close(bound_write)
-    zygote = prepare_zygote(paths, [*lock.filenos(), report_fd], settings["resources"])
+    zygote = prepare_zygote(
+        paths, [*lock.filenos(), report_fd], settings["resources"], disabled=config.disabled_optimizations
+    )
     if not os.read(bound_read, 1):
         return _report(report_fd, error="the broker did not start")
     options = HostOptions(address, settings["resources"], settings["store_bytes"])

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from zray.client.connection import Connection, connect
@@ -43,12 +44,17 @@ class HostOptions:
 
 
 def prepare_zygote(
-    paths: SessionPaths, kept: list[int], resources: dict[str, int], demotion: Demotion | None = None
+    paths: SessionPaths,
+    kept: list[int],
+    resources: dict[str, int],
+    demotion: Demotion | None = None,
+    disabled: Collection[str] = (),
 ) -> ZygoteClient:
     """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends.
 
     It keeps a process for each CPU of ``resources``, those that wait for work included.  ``kept``: descriptors that it
     keeps and workers do not, such as the session's lock.  ``demotion``: has been begun, and is completed in the zygote.
+    ``disabled``: optimizations that are not used.
     """
     host = os.getpid()
     machine_id()  # known to every worker, then, without looking
@@ -63,7 +69,7 @@ def prepare_zygote(
 
     # Each that waits takes a descriptor of the zygote's.
     cpus = min(resources.get("CPU", 0) // 10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-    return start_zygote(worker_main, clean_up, kept, cpus, begin)
+    return start_zygote(worker_main, clean_up, kept, cpus, begin, disabled)
 
 
 def run_host(

@@ -21,7 +21,7 @@ from zray.client.core.effects import Interrupt, Warn
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.session import Session
 from zray.client.shell import Tick, Waiter
-from zray.config import MIB
+from zray.config import MIB, TUNE_MALLOC
 from zray.exceptions import NAMELESS, ActorExit, DeserializationError, has_type
 from zray.failures import encode_failure, error_text
 from zray.methods import method_of
@@ -167,7 +167,8 @@ class Worker:
 
     def _worth_keeping(self) -> bool:
         """Whether it has loaded much, or a thread of the user's runs in it. Lets go what is free, for a start."""
-        give_back()
+        if self.session.config.optimizes(TUNE_MALLOC):
+            give_back()
         grown = anonymous_bytes() - self._light_bytes
         return grown >= WORTH_KEEPING_BYTES or threading.active_count() > 1
 

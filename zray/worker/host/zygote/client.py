@@ -6,7 +6,7 @@ import os
 import socket
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from zray.util.processes import await_end
 from zray.worker.host.zygote.process import ChildMain, Zygote
@@ -35,14 +35,15 @@ def start_zygote(
     close_in_child: Sequence[int] = (),
     pool_size: int = 0,
     at_start: Callable[[], None] = lambda: None,
+    disabled: Collection[str] = (),
 ) -> ZygoteClient:
     """Forks the zygote from this process, which must have neither threads nor a ZeroMQ context yet.
 
     ``child_main(payload, fds)`` runs in each worker.  ``cleanup()`` runs in the zygote after its last child is
     killed.  ``close_in_child``: descriptors that the zygote is to keep and workers are not, such as the session's
     lock.  ``pool_size``: while there are fewer children, workers among them, spares are forked.  ``at_start()`` is the
-    first thing that the zygote does.  The host must not fork other lasting processes afterwards without exec: they
-    would hold the socket open.
+    first thing that the zygote does.  ``disabled``: the optimizations that it does without.  The host must not fork
+    other lasting processes afterwards without exec: they would hold the socket open.
     """
     occupy_standard_fds()
     flush_output()  # or each child would write what is still buffered here
@@ -56,7 +57,7 @@ def start_zygote(
     code = 1
     try:
         at_start()
-        Zygote(theirs, child_main, close_in_child, pool_size).live(host_pid, cleanup)
+        Zygote(theirs, child_main, close_in_child, pool_size, disabled).live(host_pid, cleanup)
         code = 0
     except BaseException:
         traceback.print_exc()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import select
@@ -12,12 +11,15 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
+from zray.config import BARE_FORK, FILL_HOLES, FREEZE_HEAP
 from zray.util import processes
+from zray.util.heap import freeze_heap
 from zray.util.pymalloc import fill_holes
 from zray.util.streams import show_fatal_errors
+from zray.worker.host.zygote.forking import choose_forking
 from zray.worker.host.zygote.streams import adopt_standard_fds, flush_output, make_standard_streams
 from zray.worker.host.zygote.wire import (
     ChildExited,
@@ -38,21 +40,27 @@ LOOK_EVERY_S = 1.0
 """Strays of workers are looked for this often at most, in seconds: each look reads something of all processes."""
 _TO_LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals by which a process is asked to leave."""
-_python = ctypes.PyDLL(None, use_errno=True)  # unlike CDLL's, its calls keep the interpreter's lock
 
 
 class Zygote:
     """State: ``workers`` maps the PID of each child at work and not yet reaped to its worker ID, ``spares`` the PID of
-    each that waits for work to the socket by which it will get it."""
+    each that waits for work to the socket by which it will get it. ``disabled``: optimizations that are not used."""
 
     def __init__(
-        self, control: socket.socket, child_main: ChildMain, close_in_child: Sequence[int], pool_size: int
+        self,
+        control: socket.socket,
+        child_main: ChildMain,
+        close_in_child: Sequence[int],
+        pool_size: int,
+        disabled: Collection[str] = (),
     ) -> None:
         self._pid = os.getpid()
         self._control = control
         self._child_main = child_main
         self._close_in_child = close_in_child
         self._pool_size = pool_size
+        self._disabled = disabled
+        self._forking = choose_forking(bare=BARE_FORK not in disabled)
         self._wake_read, self._wake_write = os.pipe()
         self._workers: dict[int, bytes] = {}
         self._spares: dict[int, socket.socket] = {}
@@ -100,9 +108,10 @@ class Zygote:
         make_standard_streams()
         show_fatal_errors()  # for all workers: to set it up in each would cost each of them a page
         gc.disable()
-        gc.collect()
-        gc.freeze()
-        self._fillers = fill_holes()  # else each child's new objects would lie on its parent's pages
+        if FREEZE_HEAP not in self._disabled:
+            freeze_heap()
+        if FILL_HOLES not in self._disabled:
+            self._fillers = fill_holes()  # else each child's new objects would lie on its parent's pages
 
     # ------------------------------------------------------------------ children
 
@@ -131,7 +140,7 @@ class Zygote:
             with spare, contextlib.suppress(ConnectionError):  # it was killed while it waited, and will be reaped
                 send_request(spare, request)
                 return pid
-        pid = _fork_asleep()
+        pid = self._forking.fork()
         if pid == 0:
             self._be_a_worker(request)
         return pid
@@ -163,7 +172,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                pid = _fork_asleep()
+                pid = self._forking.fork()
             except OSError:
                 ours.close()
                 raise
@@ -222,7 +231,7 @@ class Zygote:
 
     def _live(self, request: Request) -> int:
         """Serves a request, and gives the exit code."""
-        _wake_up()
+        self._forking.wake_up()
         self._shed()
         os.environ[processes.WORKER_VARIABLE] = str(os.getpid())
         code = self._become_worker(request)
@@ -257,26 +266,6 @@ class Zygote:
         for end in self._spares.values():
             end.close()
         close_all([self._wake_read, self._wake_write, *self._close_in_child])
-
-
-def _fork_asleep() -> int:
-    """As ``os.fork``, but the child's interpreter is not made ready to run, which would write to half a megabyte.
-
-    So the child has to call ``_wake_up`` before it starts a thread or imports anything.  Raises OSError.
-    """
-    _python.PyOS_BeforeFork()
-    pid: int = _python.fork()
-    if pid:
-        number = ctypes.get_errno()
-        _python.PyOS_AfterFork_Parent()
-        if pid < 0:
-            raise OSError(number, os.strerror(number))
-    return pid
-
-
-def _wake_up() -> None:
-    """Does in the child what ``os.fork`` would have done."""
-    _python.PyOS_AfterFork_Child()
 
 
 def _reap_the_killed() -> None:

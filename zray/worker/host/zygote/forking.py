@@ -1,0 +1,87 @@
+"""How the zygote forks, and the optimization ``bare-fork``.
+
+``os.fork`` makes the child's interpreter ready to run (``PyOS_AfterFork_Child`` and the hooks of
+``os.register_at_fork``), which writes to half a megabyte of shared pages.  A bare fork calls the C library's ``fork``
+between the interpreter's own preparations.  The child makes itself ready when there is work for it (``wake_up``), so a
+spare that waits has copied next to nothing.
+
+Rests on: ``PyOS_BeforeFork``, ``PyOS_AfterFork_Parent`` and ``PyOS_AfterFork_Child``, documented functions of CPython's
+C interface, and on what a child may do before the last of them: run Python code in its one thread, without starting
+threads and without imports.  The latter is documented nowhere.  So a bare fork is used on the versions on which it was
+tried (``TRIED``) and on no other.  Gain: see "Optimizations that can be switched off" in ``docs/architecture.md``.
+Without it: ``os.fork``; a spare weighs more, and nothing else differs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Protocol
+
+from zray.util.optimizations import left_out
+
+TRIED = ((3, 10), (3, 11), (3, 12), (3, 13))
+"""Versions of CPython on which the tests of the zygote have passed with a bare fork."""
+
+
+class Forking(Protocol):
+    """A way to fork. The process must have one thread."""
+
+    def fork(self) -> int:
+        """0 in the child, its PID in the parent. Raises OSError."""
+
+    def wake_up(self) -> None:
+        """Called by the child before it starts a thread or imports anything."""
+
+
+class PlainFork:
+    """``os.fork``."""
+
+    def fork(self) -> int:
+        """0 in the child, its PID in the parent. Raises OSError."""
+        return os.fork()
+
+    def wake_up(self) -> None:
+        """Nothing is left to do."""
+
+
+class BareFork:
+    """The C library's ``fork``. Raises AttributeError when the interpreter does not show the functions it needs."""
+
+    def __init__(self) -> None:
+        python = ctypes.PyDLL(None, use_errno=True)  # unlike CDLL's, its calls keep the interpreter's lock
+        self._fork = python.fork
+        self._before = python.PyOS_BeforeFork
+        self._after_in_parent = python.PyOS_AfterFork_Parent
+        self._after_in_child = python.PyOS_AfterFork_Child
+
+    def fork(self) -> int:
+        """0 in the child, its PID in the parent. Raises OSError."""
+        self._before()
+        pid: int = self._fork()
+        if pid:
+            number = ctypes.get_errno()
+            self._after_in_parent()
+            if pid < 0:
+                raise OSError(number, os.strerror(number))
+        return pid
+
+    def wake_up(self) -> None:
+        """Does what ``os.fork`` would have done in the child."""
+        self._after_in_child()
+
+
+def choose_forking(bare: bool) -> Forking:
+    """``bare``: whether a bare fork is wanted; the plain one is taken where it does not work."""
+    if not bare:
+        return PlainFork()
+    version = sys.version_info[:2]
+    if sys.implementation.name != "cpython" or version not in TRIED or "t" in sys.abiflags:
+        left_out("bare-fork", f"it has not been tried on {sys.implementation.name} {sys.version.split()[0]}")
+        return PlainFork()
+    try:
+        return BareFork()
+    except AttributeError as error:  # a library of Python's that does not show its symbols
+        left_out("bare-fork", str(error))
+        return PlainFork()
