@@ -43,6 +43,7 @@ PAGES = {
 ORIGINS = {place: origin for origin, place in PAGES.items()}
 
 COMMANDS = {"zray-broker": broker.main, "zray-worker": worker.main, "zray": main.main}
+HELP_COLUMNS = 80
 COMMANDS_HERE = "<!-- commands: docs/hooks.py puts the help texts here -->"
 
 LINK = re.compile(r"(?P<open>\]\()(?P<target>[^)\s]+)(?P<close>\))")
@@ -97,7 +98,8 @@ def _relinked(link: re.Match[str], origin: str, place: str) -> str:
 
 def _help_texts(name: str, command: click.Command, parent: click.Context | None) -> Iterator[str]:
     """A section for a command, and one for each of its sub-commands."""
-    context = click.Context(command, parent=parent, info_name=name, max_content_width=100, terminal_width=100)
+    settings = command.context_settings | {"terminal_width": HELP_COLUMNS}
+    context = click.Context(command, parent=parent, info_name=name, **settings)
     yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for sub_name in command.list_commands(context):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from zray.protocol.messages import PROTOCOL_VERSION
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(r"`((?:tests|zray|deploy|docs|examples)/[A-Za-z0-9_./-]+)`")
 LINKED = re.compile(r"\]\(([A-Za-z0-9_./-]+)(?:#[a-z0-9-]+)?\)")
@@ -22,6 +24,11 @@ def test_what_a_page_names_is_there(page: str) -> None:
     missing = [name for name in NAMED.findall(text) if not (ROOT / name).exists()]
     missing += [link for link in LINKED.findall(text) if not (ROOT / page).parent.joinpath(link).exists()]
     assert missing == []
+
+
+def test_the_specification_is_that_of_the_protocol() -> None:
+    title = (ROOT / "zray" / "protocol" / "SPEC.md").read_text().splitlines()[0]
+    assert title == f"# The zray protocol, version {PROTOCOL_VERSION}"
 
 
 def test_names_of_the_code_on_the_page_where_to_look_are_there() -> None:
