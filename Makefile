@@ -35,7 +35,7 @@ bench-scale: $(VENV)/.installed ## Play a cluster of a thousand hosts, and time 
 
 docs: $(VENV)/.installed-docs ## The documentation site, in out/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
-	@echo "the site is in out/site: open out/site/index.html, or run $(BIN)/mkdocs serve"
+	@echo "the site is in out/site: open out/site/index.html, or, to search in it, run $(BIN)/mkdocs serve"
 
 lint: $(VENV)/.installed-lint ## Style and formatting
 	$(BIN)/ruff check .
