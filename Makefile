@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test bench bench-hosts bench-scale lint format types layers clean
+.PHONY: help demo test bench bench-hosts bench-scale docs lint format types layers clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,10 @@ bench-hosts: $(VENV)/.installed-test ## Measure what hosts on a network cost, an
 
 bench-scale: $(VENV)/.installed ## Play a cluster of a thousand hosts, and time the broker's decisions
 	$(BIN)/python -m benchmarks.scale $(ARGS)
+
+docs: $(VENV)/.installed-docs ## The documentation site, in out/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+	@echo "the site is in out/site: open out/site/index.html, or, to search in it, run $(BIN)/mkdocs serve"
 
 lint: $(VENV)/.installed-lint ## Style and formatting
 	$(BIN)/ruff check .
@@ -67,6 +71,10 @@ clean: ## Remove all that was set up and built
 	$*/bin/python $(PIP_INSTALL) --editable '.[test,examples]'
 	@touch $@
 
+%/.installed-docs: %/.created pyproject.toml
+	$*/bin/python $(PIP_INSTALL) --editable '.[docs]'
+	@touch $@
+
 %/.installed-lint: %/.created pyproject.toml
 	$*/bin/python $(PIP_INSTALL) --editable '.[lint]'
 	@touch $@
@@ -75,4 +83,4 @@ clean: ## Remove all that was set up and built
 	$*/bin/python $(PIP_INSTALL) --editable '.[bench]'
 	@touch $@
 
-.PRECIOUS: %/.created %/.installed %/.installed-test %/.installed-lint %/.installed-bench
+.PRECIOUS: %/.created %/.installed %/.installed-test %/.installed-docs %/.installed-lint %/.installed-bench

@@ -1,7 +1,7 @@
 """The one tree of errors. Each says whose fault it is and whether trying again can help.
 
-House names come first; Ray's names are aliases of them at the end, so ``except ray.exceptions.RayTaskError`` works
-with the import changed.
+zray's own names come first. Ray's names are aliases of them, at the end, so ``except ray.exceptions.RayTaskError``
+works with the import changed.
 """
 
 from __future__ import annotations

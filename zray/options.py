@@ -35,13 +35,15 @@ class TaskOptions:
     """Options of a remote function."""
 
     num_cpus: float = 1
+    """CPUs that have to be free on the host, and are held while the task runs; fractions are allowed."""
     num_gpus: float = 0
+    """GPUs, likewise; above one a whole number. The task finds them in ``CUDA_VISIBLE_DEVICES``."""
     memory: int = 0
     """Bytes that have to be free on the host; for placement, not enforced as a limit."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Amounts of the cluster's own kinds of resources."""
     num_returns: int | None = None
-    """None: 1; the values of a generator are streamed."""
+    """How many objects the task returns. None: 1; a generator needs a number, as streaming is not supported yet."""
     max_retries: int = 3
     """How often a task is started again after its worker died; -1: always."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
@@ -50,8 +52,12 @@ class TaskOptions:
     """A worker ends after this many calls of the function; 0: it does not. 1 for a function that is declared with GPUs,
     whose memory a process keeps; a worker that is used again for ``.options(num_gpus=...)`` keeps it."""
     name: str | None = None
+    """What the task is called in messages and in ``ps``; default: the name of the function."""
     scheduling_strategy: str | None = None
+    """"DEFAULT" (or None): to large arguments, else one host after the other is filled; "SPREAD": to the host whose
+    CPUs are used least."""
     runtime_env: Mapping[str, Any] | None = None
+    """Not supported yet: None or an empty dict."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
@@ -84,8 +90,11 @@ class ActorOptions:
     num_cpus: float | None = None
     """CPUs held for life; None: 1 free CPU to be placed, and none held from then on."""
     num_gpus: float = 0
+    """GPUs held for life; above one a whole number."""
     memory: int = 0
+    """Bytes held for life; for placement, not enforced as a limit."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Amounts of the cluster's own kinds of resources, held for life."""
     max_restarts: int = 0
     """How often the actor is started again after its process died; -1: always."""
     max_task_retries: int = 0
@@ -95,12 +104,17 @@ class ActorOptions:
     max_pending_calls: int = -1
     """Calls that one handle may have pending before further ones raise; -1: any number."""
     name: str | None = None
+    """By which ``get_actor`` finds it; unique within the namespace."""
     namespace: str | None = None
+    """Where its name lives; default: that of the job."""
     lifetime: str | None = None
     """``"detached"``: the actor lives until it is killed, not as long as handles or its job do."""
     get_if_exists: bool = False
+    """Return a handle of the actor that has the name, if there is one, instead of raising ValueError."""
     scheduling_strategy: str | None = None
+    """"DEFAULT" or "SPREAD"; either goes to the host with the fewest actors for its CPUs."""
     runtime_env: Mapping[str, Any] | None = None
+    """Not supported yet: None or an empty dict."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> ActorOptions:
@@ -133,9 +147,11 @@ class MethodOptions:
     num_returns: int | None = None
     """As ``TaskOptions.num_returns``."""
     max_task_retries: int | None = None
-    """None: that of the actor."""
+    """How often a call is repeated after the actor died under it; -1: always; None: as the actor's option says."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
+    """Whether, or after which exceptions, a call that raised is tried again too."""
     name: str | None = None
+    """What the call is called in messages; default: the name of the method."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:

@@ -1,4 +1,8 @@
-"""The programs in README.md run as they stand there, and print what is printed there."""
+"""The programs in README.md and in the guide run as they stand there, and print what is printed there.
+
+Each block of Python is a program of its own. A block with a title is a file: the files of a page lie in one directory,
+where pytest is run. What a program writes to stderr is shown in a block of that title.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,63 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/guide/*.md"))]
 LIMIT_S = 60
 SNIPPET = re.compile(
-    r"^```python\n(?P<program>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE
+    r'^```python(?: title="(?P<title>[^"]+)")?\n(?P<program>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?'
+    r'(?:\n```text title="stderr"\n(?P<errors>.*?)^```\n)?',
+    re.DOTALL | re.MULTILINE,
 )
 
 
-def snippets() -> list[tuple[str, str | None]]:
-    """The programs, each with its output if the README shows one."""
-    return [(found["program"], found["output"]) for found in SNIPPET.finditer(README.read_text())]
+class Snippet(NamedTuple):
+    """A block of Python on a page. ``title``: its file's name; ``output``: what it prints, if the page shows that;
+    ``errors``: what it writes to stderr.
+    """
+
+    page: str
+    title: str | None
+    program: str
+    output: str | None
+    errors: str
+
+
+def snippets_of(page: str) -> list[Snippet]:
+    """The programs and files of a page, in order."""
+    found = SNIPPET.finditer((ROOT / page).read_text())
+    return [Snippet(page, match["title"], match["program"], match["output"], match["errors"] or "") for match in found]
+
+
+def programs() -> list[object]:
+    """The programs of all pages, with names by page and number."""
+    return [
+        pytest.param(snippet, id=f"{page}-{number}")
+        for page in PAGES
+        for number, snippet in enumerate(snippets_of(page), 1)
+        if snippet.title is None
+    ]
+
+
+def surroundings(directory: Path) -> dict[str, str]:
+    """An environment in which clusters have a directory of their own, so that ``init`` finds no others."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("ZRAY_")}
+    return {**others, "ZRAY_TMPDIR": str(directory)}
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Clusters of these tests have a directory of their own, so that ``address="auto"`` finds the one below."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("ZRAY_")}
-    return {**others, "ZRAY_TMPDIR": str(tmp_path_factory.mktemp("z"))}
+    return surroundings(tmp_path_factory.mktemp("z"))
 
 
 @pytest.fixture(scope="module")
-def cluster_by_hand(environment: dict[str, str]) -> Iterator[None]:
-    """What the README starts by hand."""
+def cluster_by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the guide starts by hand; gives the environment of programs that find it."""
+    environment = surroundings(tmp_path_factory.mktemp("z"))
     commands = (["broker"], ["worker", "--num-cpus", "2", "--resources", '{"x": 2}'])
     running = []
     try:
@@ -42,28 +78,51 @@ def cluster_by_hand(environment: dict[str, str]) -> Iterator[None]:
             running.append(process)
             assert process.stdout is not None
             assert "is ready" in process.stdout.readline()
-        yield
+        yield environment
     finally:
         for process in reversed(running):
             process.terminate()
             process.communicate(timeout=LIMIT_S)
 
 
-@pytest.mark.parametrize(("program", "output"), snippets())
-def test_program_of_the_readme(
-    program: str, output: str | None, environment: dict[str, str], request: pytest.FixtureRequest
-) -> None:
-    if "numpy" in program:
+@pytest.mark.parametrize("snippet", programs())
+def test_program(snippet: Snippet, environment: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if "numpy" in snippet.program:
         pytest.importorskip("numpy")
-    if '"auto"' in program:
-        request.getfixturevalue("cluster_by_hand")
+    if '"auto"' in snippet.program:
+        environment = request.getfixturevalue("cluster_by_hand")
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=LIMIT_S
+        [sys.executable, "-c", snippet.program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert output is None or done.stdout == output
+    assert done.stderr == snippet.errors
+    assert snippet.output is None or done.stdout == snippet.output
 
 
-def test_the_readme_has_programs() -> None:
-    assert len(snippets()) >= 4
+def files_of(page: str) -> dict[str, str]:
+    """The files of a page by name."""
+    return {snippet.title: snippet.program for snippet in snippets_of(page) if snippet.title is not None}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if files_of(page)])
+def test_files(page: str, environment: dict[str, str], tmp_path: Path) -> None:
+    for name, text in files_of(page).items():
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_pages_have_programs() -> None:
+    assert len(programs()) >= 20

@@ -220,7 +220,14 @@ def _creator(kind: type[C], options: ActorOptions, shipment: _Shipment) -> Calla
 
 
 def method(*args: Any, **options: Any) -> Callable[[F], F]:
-    """Decorates a method of an actor class with options: ``@zray.method(num_returns=2)``."""
+    """Decorates a method of an actor class with options: ``@zray.method(num_returns=2)``.
+
+    Options: num_returns, max_task_retries, retry_exceptions, name; see ``zray.options.MethodOptions``.
+
+    Raises:
+        ValueError: no options, or one that does not exist or is out of range.
+        TypeError: an option of a wrong type.
+    """
     if args or not options:
         raise ValueError("@zray.method needs options by keyword, such as @zray.method(num_returns=2)")
     given = MethodOptions.from_kwargs(options, what="@zray.method")
@@ -235,9 +242,12 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
 def exit_actor() -> None:
     """Ends the actor whose code calls it: in a method, a thread, or a task of its event loop.
 
-    Raises what ends the method, a SystemExit; a method that catches it ends the actor all the same. Calls that run
-    beside it are finished, those that are queued fail with ActorDiedError, as does the call in which this is called.
-    Raises TypeError outside of an actor.
+    A method that catches what this raises ends the actor all the same. Calls that run beside it are finished. Those
+    that are queued fail with ActorDiedError, as does the call in which this is called.
+
+    Raises:
+        ActorExit: always: it ends the method. It is a SystemExit.
+        TypeError: outside of an actor.
     """
     from zray.client.session import current
 

@@ -116,19 +116,38 @@ def init(
         address: where a broker listens (``ipc://...``, ``tcp://host:port``); "auto": the ``zray-broker`` that this
             user runs here; "local": start a cluster, whatever runs here and the environment says. Default:
             ``ZRAY_ADDRESS`` or ``RAY_ADDRESS``, else the ``zray-broker`` that this user runs here, else "local".
-        num_cpus, num_gpus, memory (bytes), resources: what the new cluster offers; default: what the machine has.
-        object_store_memory: capacity of the new cluster's object store in bytes.
+        num_cpus: CPUs that the new cluster offers; default: those that this process may use.
+        num_gpus: GPUs that it offers; default: those of NVIDIA that this process may use.
+        memory: bytes that it offers to tasks; default: 70% of what this process may use.
+        resources: amounts of other resources that it offers, by name.
+        object_store_memory: capacity of its object store in bytes; default: 30% of the memory, at most what /dev/shm
+            can hold.
         insecure: join a broker on TCP that was started with ``--insecure``; otherwise keys are expected, see
             ``zray keys``. Default: no.
         local_mode: run everything in this process, serially, for debugging.
         ignore_reinit_error: return the present context when called again, instead of raising RuntimeError.
-        log_to_driver: show what workers print.
+        include_dashboard: there is none yet: True is refused.
+        configure_logging: set the level of the logger "zray" to ``logging_level``.
+        logging_level: a level of the module ``logging``, by name or number.
+        log_to_driver: show what workers print; default: the setting of that name, yes unless it says otherwise.
         namespace: where the names of this job's actors live; default: one of its own.
+        runtime_env: not supported yet: anything but None and an empty dict is refused.
+        unknown: any other argument is refused with TypeError.
 
     SIGTERM ends the program as Python's own end does, ``atexit`` included, unless it has a handler for that signal.
 
-    Raises RuntimeError when called twice, ClusterUnavailableError within seconds when no broker answers,
-    VersionMismatchError, ValueError and TypeError for bad arguments.
+    Returns:
+        The address of the cluster and what else is known of it; also a context manager that calls ``shutdown``.
+
+    Raises:
+        RuntimeError: when called twice without ``ignore_reinit_error``.
+        ClusterUnavailableError: no broker answers within ``connect_timeout_s`` (5 seconds).
+        VersionMismatchError: the cluster has another version of Python or zray.
+        SystemFailure: the new cluster could not start.
+        ConfigError: a setting, or the address, cannot be used.
+        NotImplementedError: for ``include_dashboard=True`` and ``runtime_env``.
+        TypeError: an argument of a wrong type, or one that zray does not know.
+        ValueError: an argument out of range, or resources for a cluster that is joined.
     """
     global _driver
     _check_arguments(
@@ -399,7 +418,8 @@ def _hint_for() -> Callable[[], None]:
 def shutdown() -> None:
     """Leaves the cluster, and ends it if ``init`` started it: every process and file of it is gone afterwards.
 
-    May be called any number of times, and in any thread.
+    May be called any number of times, and in any thread. Waits for values that are under way then raise
+    ClusterUnavailableError.
     """
     global _driver
     with _lock:
@@ -470,7 +490,16 @@ def is_initialized() -> bool:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """One row per live host, with Ray's keys."""
+    """The live hosts.
+
+    Returns:
+        A dictionary for each host, with Ray's keys: NodeID (hexadecimal), Alive, NodeManagerHostname,
+        NodeManagerAddress (IP address by which the host reaches the broker), ObjectStoreSocketName (the path of its
+        store), Resources (amounts by name; memory in bytes), Labels.
+
+    Raises:
+        ClusterUnavailableError: the broker is gone.
+    """
     return [
         {
             "NodeID": row["host_id"].hex(),
@@ -487,13 +516,21 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """The sum of what the hosts have."""
+    """What all hosts have together: amounts by name, of memory in bytes.
+
+    Raises:
+        ClusterUnavailableError: the broker is gone.
+    """
     total: dict[str, float] = runtimes.runtime().query("cluster_resources")
     return total
 
 
 def available_resources() -> dict[str, float]:
-    """The sum of what is not in use at the moment."""
+    """What all hosts have together and is not in use at the moment: amounts by name, of memory in bytes.
+
+    Raises:
+        ClusterUnavailableError: the broker is gone.
+    """
     free: dict[str, float] = runtimes.runtime().query("available_resources")
     return free
 

@@ -45,9 +45,17 @@ def remote(*args: Any, **options: Any) -> Any:
 
     Options of functions: num_cpus, num_gpus, memory (bytes), resources, num_returns, max_retries, retry_exceptions,
     max_calls, name, scheduling_strategy. Options of classes: num_cpus, num_gpus, memory, resources, max_restarts,
-    max_task_retries, max_concurrency, max_pending_calls, name, namespace, lifetime, get_if_exists.
+    max_task_retries, max_concurrency, max_pending_calls, name, namespace, lifetime, get_if_exists. What they mean:
+    ``zray.options.TaskOptions`` and ``ActorOptions``.
 
-    Raises TypeError or ValueError that names the option, what was given and what is allowed.
+    Returns:
+        A ``RemoteFunction`` or an ``ActorClass``; with options, a decorator that makes one.
+
+    Raises:
+        TypeError: an option of a wrong type, or something that is neither a function nor a class.
+        ValueError: an option that does not exist or is out of range, or an ``async`` function. It names the option,
+            what was given and what is allowed.
+        NotImplementedError: an option of Ray's that zray does not have yet.
     """
     if len(args) == 1 and not options and (callable(args[0]) or inspect.isclass(args[0])):
         return _make(args[0], {})

@@ -19,7 +19,13 @@ T = TypeVar("T")
 def put(value: T) -> ObjectRef[T]:
     """Stores a value and returns a reference to it.
 
-    Raises TypeError for an ObjectRef (it is one already) or a value that cannot be pickled, ObjectStoreFullError.
+    Args:
+        value: anything that can be pickled.
+
+    Raises:
+        TypeError: for an ObjectRef, which is a reference already.
+        SerializationError: a value that cannot be pickled; it is a TypeError too.
+        ObjectStoreFullError: neither the object store nor the disk behind it has room.
     """
     if isinstance(value, ObjectRef):
         raise TypeError(
@@ -44,13 +50,22 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         refs: an ObjectRef or a list of them.
         timeout: seconds to wait; None waits for ever, 0 and less (a deadline that has passed) not at all.
 
-    Raises ValueError if ``refs`` is neither, TypeError if something else than ObjectRefs is in the list.
+    Large arrays are read-only views of shared memory. An error among several is raised as soon as it is known, whatever
+    else is pending, also with a timeout of 0; of several errors the first in the list.
 
-    Raises what the task raised, as an instance of both its type and TaskError; GetTimeoutError, which says why as far
-    as anybody knows (to find out takes milliseconds, or a second if a worker does not answer); ActorDiedError,
-    WorkerCrashedError, ObjectLostError and their kin. An error among several is raised as soon as it is known, whatever
-    else is pending, also with a timeout of 0; of several errors the first in the list. Large arrays are read-only views
-    of shared memory.
+    Raises:
+        TaskError: the task raised; the error is an instance of both what it raised and TaskError.
+        GetTimeoutError: not all values were there in time. The message says why (to find out takes milliseconds, or a
+            second if a worker does not answer).
+        TaskCancelledError: the task was cancelled.
+        WorkerCrashedError: the process that ran the task died.
+        NodeDiedError: the host that ran the task is gone.
+        ActorDiedError: the actor is dead.
+        ActorUnavailableError: the actor died during the call, and is restarted.
+        ObjectLostError: the value is gone, or its owner (OwnerDiedError).
+        ClusterUnavailableError: the broker is gone.
+        ValueError: ``refs`` is neither an ObjectRef nor a list of them.
+        TypeError: something else than ObjectRefs is in the list.
     """
     if timeout is not None:
         timeout = max(0, check_timeout(timeout))
@@ -74,11 +89,22 @@ def wait(
 ) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Waits until ``num_returns`` of the references are ready, or ``timeout`` seconds have passed.
 
-    Returns the ready ones, at most ``num_returns``, and the others; both in the order of ``refs``. An object of another
-    machine is brought to the store of this one, and counts as ready when it is there; with ``fetch_local=False``, and
-    on a machine without a host, it does wherever it is.
+    A reference is ready when its value exists, or its task has failed.
 
-    Raises TypeError if ``refs`` is no list of ObjectRefs, ValueError for duplicates or a count out of range.
+    Args:
+        refs: a list of distinct ObjectRefs.
+        num_returns: how many to wait for.
+        timeout: seconds to wait; None waits for ever, 0 not at all.
+        fetch_local: bring an object of another machine to the store of this one; it counts as ready when it is there.
+            If not, and on a machine without a host, it is ready wherever it is.
+
+    Returns:
+        The ready ones, at most ``num_returns``, and the others; both in the order of ``refs``.
+
+    Raises:
+        TypeError: ``refs`` is no list of ObjectRefs.
+        ValueError: duplicates, or a count or timeout out of range.
+        ClusterUnavailableError: the broker is gone.
     """
     given: object = refs
     if isinstance(given, ObjectRef):
@@ -119,16 +145,17 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     """Cancels the task that makes ``ref``: what is queued is dropped, what runs gets a KeyboardInterrupt.
 
     Anyone who holds the reference may do so: another process than the one that submitted the task asks that one.
-
-    Args:
-        force: kill the worker that runs it. Not for actor calls: use ``zray.kill``.
-        recursive: also what the task has submitted itself.
-
     Nothing happens if it has ended already, or if ``ref`` is of an object that was put. ``get`` of a cancelled task
     raises TaskCancelledError. Running methods are cancelled only in async actors.
 
-    Raises ValueError for ``force`` and a call of an actor (if another process made the call, that one warns), TypeError
-    if ``ref`` is no ObjectRef, or one that no process of the cluster owns.
+    Args:
+        ref: a reference that the task, or the call of an actor, returned.
+        force: kill the worker that runs it. Not for actor calls: use ``zray.kill``.
+        recursive: also what the task has submitted itself.
+
+    Raises:
+        TypeError: ``ref`` is no ObjectRef, or one that no process of the cluster owns.
+        ValueError: ``force`` for a call of an actor (if another process made the call, that one warns instead).
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"zray.cancel() takes the ObjectRef of a task, not {type(ref).__name__}")
@@ -136,7 +163,15 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
 
 
 def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
-    """Kills an actor at once. Its calls fail with ActorDiedError; with ``no_restart=False`` it may be restarted."""
+    """Kills an actor at once. Its calls fail with ActorDiedError.
+
+    Args:
+        actor: a handle of it.
+        no_restart: whether it stays dead; if not, it is restarted if it has restarts left (``max_restarts``).
+
+    Raises:
+        ValueError: ``actor`` is no handle.
+    """
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"zray.kill() takes an actor handle, not {type(actor).__name__}; for a task use zray.cancel()")
     runtime().kill_actor(actor._actor_id, no_restart)
@@ -146,7 +181,15 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """A handle of the actor that was created with ``name`` in ``namespace`` (default: the job's).
 
     The handle is weak, as in Ray: it does not keep the actor alive, nor do its copies. An actor that died still has its
-    name while others hold handles that do: calls of it end in ActorDiedError. Raises ValueError when there is none.
+    name while others hold handles that do: calls of it end in ActorDiedError.
+
+    Args:
+        name: the option ``name`` with which it was created.
+        namespace: default: that of the job, see ``init``.
+
+    Raises:
+        ValueError: there is no such actor.
+        ClusterUnavailableError: the broker is gone.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"the name of an actor is a non-empty string, got {name!r}")

@@ -80,17 +80,20 @@ class RuntimeContext:
         return str(runtime().namespace)
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """What the running task or actor holds."""
+        """What the running task or actor holds: amounts by name, of memory in bytes."""
         return {name: amount / 10_000 for name, amount in context().resources.items()}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """The GPUs that it may use."""
+        """The GPUs that the running task or actor may use, as strings, under the key "GPU"."""
         return {"GPU": [str(index) for index in context().gpus]}
 
     @property
     def current_actor(self) -> Any:
-        """A handle of the actor that this is called in; a weak one, see ``zray.get_actor``. Raises RuntimeError
-        elsewhere."""
+        """A handle of the actor that this is called in; a weak one, see ``zray.get_actor``.
+
+        Raises:
+            RuntimeError: outside of an actor.
+        """
         from zray.api.actor import ActorHandle
         from zray.api.actor_meta import ActorMeta
 
