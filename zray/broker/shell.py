@@ -11,8 +11,8 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from zray import version
 from zray.broker.core import BrokerCore
@@ -21,7 +21,7 @@ from zray.broker.records import Process
 from zray.config import Config
 from zray.exceptions import ConfigError
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
-from zray.protocol.link import MAX_MESSAGE_BYTES, Link
+from zray.protocol.link import Link
 from zray.protocol.messages import (
     DRIVER,
     HOST,
@@ -33,6 +33,8 @@ from zray.protocol.messages import (
     Refused,
     Welcome,
 )
+from zray.protocol.questions import BrokerStatus
+from zray.protocol.records import VersionPair
 from zray.protocol.sockets import RESERVED_DESCRIPTORS
 from zray.util.processes import describe_error, descriptors_left, raise_descriptor_limit
 from zray.util.streams import say
@@ -106,16 +108,16 @@ class BrokerShell:
         """Frames and messages that were no good."""
         return self._core.dropped_frames + self._door.malformed
 
-    def _status(self) -> dict[str, Any]:
-        return {
-            "address": self.address,
-            "uptime_s": time.monotonic() - self._started,
-            "zray": version.VERSION,
-            "python": version.python_version(),
-            "protocol": PROTOCOL_VERSION,
-            "refused": dict(self._refused + Counter(self._door.refusals)),
-            "dropped_frames": self.dropped_frames,
-        }
+    def _status(self) -> BrokerStatus:
+        return BrokerStatus(
+            address=self.address,
+            uptime_s=time.monotonic() - self._started,
+            zray=version.VERSION,
+            python=version.python_version(),
+            protocol=PROTOCOL_VERSION,
+            refused=dict(self._refused + Counter(self._door.refusals)),
+            dropped_frames=self.dropped_frames,
+        )
 
     def _silent_s(self, process_id: bytes) -> float:
         link = self._links.get(process_id)
@@ -190,11 +192,8 @@ class BrokerShell:
         hello, process_id = unpack_handshake(frame), arrival.process_id
         if not isinstance(hello, Hello) or hello.process_id != process_id or hello.kind not in MAY_SEND:
             raise ProtocolError("a joiner says Hello, under its own name")
-        here = {"protocol": PROTOCOL_VERSION, "python": version.python_version(), "zray": version.VERSION}
-        there = {"protocol": hello.protocol, "python": hello.python, "zray": hello.zray}
-        differs = [name for name in ("protocol", "python") if there[name] != here[name]]
-        if differs:
-            self._turn_away(arrival, "versions differ", {"differs": [[name, there[name], here[name]] for name in here]})
+        if (hello.protocol, hello.python) != (PROTOCOL_VERSION, version.python_version()):
+            self._turn_away(arrival, "versions differ", _versions_of(hello))
             return
         reason = self._door.objection(arrival, hello.kind)
         reason = reason or self._core.may_join(process_id, hello.kind, self._door.relay_of(arrival))
@@ -207,23 +206,23 @@ class BrokerShell:
         if process_id not in self._links:
             self._door.admit(arrival, hello.kind)
             self._links[process_id] = self._new_link(hello, self._door.relay_of(arrival) != b"", now)
-        cluster["max_message_bytes"] = self._config.max_message_bytes
-        self._door.send(process_id, pack_handshake(Welcome(self._incarnation, cluster)))
+        welcome = Welcome(self._incarnation, self._config.max_message_bytes, cluster)
+        self._door.send(process_id, pack_handshake(welcome))
 
     def _new_link(self, hello: Hello, relayed: bool, now: float) -> Link:
         # Whether a relayed process lives, and can be reached, shows at the host that relays: a beat for all of them.
         heartbeat_s = math.inf if relayed else self._config.heartbeat_s
-        limit = min(self._config.max_message_bytes, hello.info.get("max_message_bytes", MAX_MESSAGE_BYTES))
+        limit = min(self._config.max_message_bytes, hello.info.max_message_bytes)
         return Link(
             self._incarnation, MAY_SEND[hello.kind], now, heartbeat_s, self._config.silence_s, max_message_bytes=limit
         )
 
-    def _turn_away(self, arrival: Arrival, reason: str, details: dict[str, Any] | None = None) -> None:
+    def _turn_away(self, arrival: Arrival, reason: str, versions: Sequence[VersionPair] = ()) -> None:
         self._refused[reason.partition(":")[0]] += 1  # what follows the colon is of this one alone
-        self._refuse(arrival, reason, details)
+        self._refuse(arrival, reason, versions)
 
-    def _refuse(self, arrival: Arrival, reason: str, details: dict[str, Any] | None = None) -> None:
-        refused = pack_handshake(Refused(reason, details or {}))
+    def _refuse(self, arrival: Arrival, reason: str, versions: Sequence[VersionPair] = ()) -> None:
+        refused = pack_handshake(Refused(reason, list(versions)))
         self._door.send(arrival.process_id, refused, through=arrival.through)
 
     def _refuse_the_dead(self, arrival: Arrival) -> None:
@@ -313,6 +312,15 @@ class BrokerShell:
         if since is not None:
             return now - since >= silence_s * REDIAL_SHARE
         return self._door.unanswered_s(process.process_id) >= silence_s * VANISHED_TIMES
+
+
+def _versions_of(hello: Hello) -> list[VersionPair]:
+    """A joiner's versions beside the broker's."""
+    return [
+        VersionPair("protocol", str(hello.protocol), str(PROTOCOL_VERSION)),
+        VersionPair("python", hello.python, version.python_version()),
+        VersionPair("zray", hello.zray, version.VERSION),
+    ]
 
 
 def run_broker(

@@ -29,11 +29,13 @@ from zray.protocol.messages import (
     FROM_BROKER,
     HOST,
     WORKER,
+    ActorFound,
     ActorLookup,
     FreeObjects,
     Goodbye,
     HostReady,
 )
+from zray.protocol.records import ActorSpec, HostInfo, JoinInfo
 from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill
 
 if TYPE_CHECKING:
@@ -134,9 +136,9 @@ class SimHost(Node):
         self.core = HostCore("simulated")
         self.store: dict[bytes, bytes] = {}
         super().__init__(cluster, cluster.sim.new_id(), HOST)
-        cluster.broker.joined(self.process_id, HOST, {}, cluster.sim.now)
+        cluster.broker.joined(self.process_id, HOST, JoinInfo(), cluster.sim.now)
         cluster.add_link(self.process_id, HOST)
-        self.core.out.append(HostReady(resources, {"hostname": "simulated"}))
+        self.core.out.append(HostReady(resources, HostInfo(hostname="simulated")))
         self.flush()
 
     def handle(self, message: Any) -> None:
@@ -287,12 +289,11 @@ class SimProcess(Node):
         core.references.resolve(handle_id, HANDLE, b"", b"", 0)
         function_id = function_id_of(b"actor")
         core.export(function_id, "actor", b"actor")
-        spec = {"name": name, "namespace": "", "detached": False, "max_restarts": restarts, "handle": handle_id,
-                "placement": shape_key({"CPU": 10_000}), "running": shape_key({}),
-                "class_name": "A", "request": request, "max_concurrency": concurrency,
-                "ordered": concurrency == 1}  # fmt: skip
+        spec = ActorSpec("A", name, "", detached=False, max_restarts=restarts, max_concurrency=concurrency,
+                         ordered=concurrency == 1, has_coroutines=False, placement=shape_key({"CPU": 10_000}),
+                         running=shape_key({}), handle=handle_id, meta=b"")  # fmt: skip
         task = Task(actor_id, core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
-        core.actors.create(handle_id, spec, task)
+        core.actors.create(spec, task, request)
         return SimActor(actor_id, handle_id, concurrency)
 
     def create_named(self, name: str, restarts: int = 0, concurrency: int = 1) -> Program:
@@ -304,7 +305,7 @@ class SimProcess(Node):
 
         answer = yield Ask(create)
         (actor,) = made
-        if answer is not None and answer.actor == actor.actor_id:
+        if isinstance(answer, ActorFound) and answer.actor_id == actor.actor_id:
             return actor
         self.core.actors.abandon(actor.actor_id)
         self.drop(actor.handle_id)
@@ -313,11 +314,11 @@ class SimProcess(Node):
     def find_named(self, name: str) -> Program:
         """Looks an actor up, for ``yield from``; the caller holds a reference to its handle. None: there is none."""
         answer = yield Ask(lambda done: self.core.send(ActorLookup(self.core.new_request(done), name, "")))
-        if answer is None or not answer.found:
+        if not isinstance(answer, ActorFound):
             return None
         spec = answer.spec
-        self.core.references.load(spec["handle"])
-        return SimActor(answer.actor, spec["handle"], spec["max_concurrency"])
+        self.core.references.load(spec.handle)
+        return SimActor(answer.actor_id, spec.handle, spec.max_concurrency)
 
     def cancel(self, object_id: bytes, mode: int) -> None:
         """Cancels the task that makes an object, whoever owns it."""
@@ -399,7 +400,7 @@ class SimDriver(SimProcess):
 
     def __init__(self, cluster: SimCluster, program: Callable[[SimDriver], Program]) -> None:
         super().__init__(cluster, cluster.sim.new_id(), DRIVER, b"")
-        cluster.broker.joined(self.process_id, DRIVER, {}, cluster.sim.now)
+        cluster.broker.joined(self.process_id, DRIVER, JoinInfo(), cluster.sim.now)
         cluster.add_link(self.process_id, DRIVER)
         self.done = False
         self.fenced = False
@@ -431,7 +432,7 @@ class SimWorker(SimProcess):
         self.seen: list[tuple[bytes, bytes]] = []  # an actor's calls, in the order in which they ran
         self.programs: dict[bytes, tuple[Assignment, Program]] = {}  # what runs
         super().__init__(cluster, worker_id, WORKER, host.process_id)
-        cluster.broker.joined(worker_id, WORKER, {"pid": pid}, cluster.sim.now)
+        cluster.broker.joined(worker_id, WORKER, JoinInfo(pid), cluster.sim.now)
         cluster.add_link(worker_id, WORKER)
         cluster.workers.append(self)
         self.flush()
@@ -443,7 +444,7 @@ class SimWorker(SimProcess):
     def _has_room(self) -> bool:
         """Whether another piece of work may begin."""
         execution = self.core.execution
-        return execution.running < (execution.actor_spec["max_concurrency"] if execution.actor_spec else 1)
+        return execution.running < (execution.actor_spec.max_concurrency if execution.actor_spec else 1)
 
     def _go_on(self) -> None:
         execution = self.core.execution

@@ -8,7 +8,7 @@ import itertools
 import msgpack
 import pytest
 
-from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire
+from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, actor_spec
 from tests.unit.protocol.nonsense import ODD, Nonsense
 from zray.client.core.references import PENDING
 from zray.client.core.tasks import Task, pack_outcome
@@ -16,6 +16,7 @@ from zray.ids import put_id, return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.messages import FROM_BROKER, FROM_DRIVER, FROM_PEER, FROM_WORKER, ProtocolError
+from zray.protocol.questions import CountsQuery
 
 STEPS = 300
 ACTOR = b"actor".ljust(24, b"\0")
@@ -39,7 +40,7 @@ def busy_process() -> tuple[Process, list[bytes]]:
         core.references.own(return_id(task_id, 1))
         core.actors.submit(view, Task(task_id, view, b"", b"", 0, b"", INLINE_ARGUMENTS, 1, 1, b""))
         results.append(return_id(task_id, 1))
-    core.query("stats", {}, lambda value: None)
+    core.query(CountsQuery, lambda value: None)
     driver.flush()
     known = [driver.id, worker.id, STRANGER, HOST, ACTOR, FUNCTION, *mine, *theirs, *results]
     return driver, [*known, *map(task_of, results), put_id(driver.id + bytes(8))]
@@ -130,7 +131,7 @@ def test_a_call_that_cannot_be_read_is_answered(payload):
         execution.refuse(task, task.fault)
         (answer,) = [each for each in worker.core.drain() if isinstance(each, (m.Done, m.Reply))]
         assert b"cannot be read" in answer.payload and execution.running == 0
-    worker.core.receive(m.ActorStart(ACTOR, 0, FUNCTION, {"creator": driver.id}, [], payload))
+    worker.core.receive(m.ActorStart(ACTOR, 0, FUNCTION, actor_spec(), driver.id, [], payload))
     start = execution.take()
     assert start is not None and start.fault
     execution.refuse(start, start.fault)

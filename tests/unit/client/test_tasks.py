@@ -19,6 +19,7 @@ from zray.ids import return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack, pack_body
 from zray.protocol.messages import ProtocolError
+from zray.protocol.records import Activity, AwaitedObject, RunningCall
 
 
 @pytest.fixture
@@ -545,13 +546,13 @@ def test_a_death_that_nobody_hears_of_is_told(driver, worker):
 # ------------------------------------------------------------------ what a process does
 
 
-def asked(process: Process) -> dict[str, object]:
+def asked(process: Process) -> Activity:
     sent(process)
     process.core.receive(m.Inspect(5))
     process.flush()
     (answer,) = sent(process)
     assert isinstance(answer, m.Inspected) and answer.request == 5
-    return answer.found
+    return answer.activity
 
 
 def test_what_waits_for_arguments_and_what_is_waited_for_is_told(driver, worker):
@@ -559,11 +560,11 @@ def test_what_waits_for_arguments_and_what_is_waited_for_is_told(driver, worker)
     for name in ("merge", "merge", "plot"):
         named(driver, driver.submit(worker, refs=[first]), name)
     driver.core.awaited["a thread"] = [first, b"other".ljust(28, b"\0")]
-    assert asked(driver) == {
-        "running": [],
-        "waits": [[first, "load", b""], [b"other".ljust(28, b"\0"), "", b""]],
-        "arguments": {"merge": 2, "plot": 1},
-    }
+    assert asked(driver) == Activity(
+        running=[],
+        awaited=[AwaitedObject(first, "load", None), AwaitedObject(b"other".ljust(28, b"\0"), "", None)],
+        arguments={"merge": 2, "plot": 1},
+    )
 
 
 def test_what_runs_is_told_with_its_seconds(wire, driver, worker):
@@ -572,10 +573,10 @@ def test_what_runs_is_told_with_its_seconds(wire, driver, worker):
     task = worker.take()
     assert task is not None
     worker.core.now = 10.0
-    assert asked(worker)["running"] == [["a task", 0.0, task_of(ref)]]
+    assert asked(worker).running == [RunningCall("a task", 0.0, task_of(ref))]
     worker.core.tick(10.0)
     worker.core.now = 13.5
-    assert asked(worker)["running"] == [["a task", 3.5, task_of(ref)]]
+    assert asked(worker).running == [RunningCall("a task", 3.5, task_of(ref))]
     worker.finish(task)
     worker.core.tick(14.0)
-    assert asked(worker)["running"] == [] and not worker.core.execution._seen_at
+    assert asked(worker).running == [] and not worker.core.execution._seen_at

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import FreeSegment, ShowLogs, Unhandled, Warn
@@ -34,7 +34,6 @@ from zray.protocol.messages import (
     ActorStart,
     ActorState,
     ActorStop,
-    Answer,
     BorrowAck,
     BorrowAdd,
     BorrowCheck,
@@ -63,6 +62,8 @@ from zray.protocol.messages import (
     Locate,
     Located,
     Logs,
+    NameTaken,
+    NoSuchActor,
     Notice,
     ObjectRequest,
     ObjectState,
@@ -71,7 +72,6 @@ from zray.protocol.messages import (
     ProtocolError,
     Pull,
     PullFailed,
-    Query,
     Reply,
     Result,
     Run,
@@ -79,6 +79,8 @@ from zray.protocol.messages import (
     Submit,
     Watch,
 )
+from zray.protocol.questions import Answer, Question
+from zray.protocol.records import Activity
 from zray.protocol.rows import encode_row
 from zray.util.digest import Digest
 
@@ -320,17 +322,14 @@ class ClientCore:
     # ------------------------------------------------------------------ what it does
 
     def _inspect(self, message: Inspect) -> None:
-        waits = [
-            [object_id, *self.tasks.about(object_id)]
+        awaited = [
+            self.tasks.about(object_id)
             for object_ids in itertools.islice(list(self.awaited.values()), MAX_INSPECTED)
             for object_id in object_ids[:MAX_INSPECTED]
         ]
-        found = {
-            "running": self.execution.about_running(self.now, MAX_INSPECTED),
-            "waits": waits[:MAX_INSPECTED],
-            "arguments": self.tasks.waiting_for_arguments(),
-        }
-        self._out.append(Inspected(message.request, found))
+        running = self.execution.about_running(self.now, MAX_INSPECTED)
+        activity = Activity(running, awaited[:MAX_INSPECTED], self.tasks.waiting_for_arguments())
+        self._out.append(Inspected(message.request, activity))
 
     # ------------------------------------------------------------------ small services
 
@@ -359,9 +358,10 @@ class ClientCore:
         self._requests[request] = on_answer
         return request
 
-    def query(self, what: str, argument: dict[str, Any], on_answer: Callable[[Any], None]) -> None:
-        """Asks the broker for something of its state."""
-        self._out.append(Query(self.new_request(on_answer), what, argument))
+    def query(self, question: Callable[[int], Question], on_answer: Callable[[Any], None]) -> None:
+        """Asks the broker. ``question``: makes it of its number; ``on_answer`` gets the answer, or None if there will
+        be none."""
+        self._out.append(question(self.new_request(on_answer)))
 
     def _answered(self, request: int, value: Any) -> None:
         on_answer = self._requests.pop(request, None)
@@ -379,8 +379,8 @@ class ClientCore:
             self.send(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
         elif isinstance(message, ActorCreate):
             self.actors.on_state(ActorState(message.actor_id, 0, DEAD, 0, text, error))
-            self._answered(int(message.spec.get("request", 0)), None)
-        elif isinstance(message, (Query, ActorLookup)):
+            self._answered(message.request, None)
+        elif isinstance(message, ActorLookup | Question):
             self._answered(message.request, None)
         else:
             self._effects.append(Warn(text))
@@ -411,8 +411,9 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     ActorStart: lambda core, m: core.execution.on_actor_start(m),
     ActorStop: lambda core, m: core.execution.on_actor_stop(m),
     ActorState: lambda core, m: core.actors.on_state(m),
-    ActorFound: lambda core, m: core._answered(m.request, m),
-    Answer: lambda core, m: core._answered(m.request, m.value),
+    **dict.fromkeys(
+        (ActorFound, NoSuchActor, NameTaken, *get_args(Answer)), lambda core, m: core._answered(m.request, m)
+    ),
     CancelTask: lambda core, m: core.execution.on_cancel(m),
     FunctionBlob: lambda core, m: core.execution.on_function(m),
     ExitIfIdle: lambda core, m: core.execution.on_exit_if_idle(m),

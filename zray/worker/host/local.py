@@ -17,6 +17,7 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.exceptions import ZrayError
+from zray.protocol import rows
 from zray.util.malloc import give_back
 from zray.util.processes import accept_signals, set_parent_death_signal, set_title
 from zray.util.session_lock import SessionLock
@@ -40,6 +41,7 @@ def main() -> int:
     lock = SessionLock(paths.directory, settings["lock"])
     address = f"ipc://{paths.broker_socket}"
     set_title(f"zray: host {paths.name}")  # before anything is forked, as what it imports is shared then
+    rows.prepare()
     rehearse()
     # Before anything is forked: a collection later on would write to, and so copy, every page that is shared by now.
     gc.collect()
