@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from zray.protocol.records import PrintedLines
 
@@ -37,3 +37,13 @@ class Warn(NamedTuple):
     """A warning for the user."""
 
     text: str
+
+
+class Callback(Protocol):
+    """Run code of the user's, such as the callbacks of a future."""
+
+    def complete(self) -> None:
+        """Runs it."""
+
+
+ClientEffect = Callback | FreeSegment | Interrupt | ShowLogs | Unhandled | Warn
