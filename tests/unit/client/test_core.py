@@ -97,7 +97,7 @@ def test_questions_and_answers(process):
 def test_a_question_that_cannot_be_sent_has_no_answer(process, question):
     answers: list[object] = []
     process.core.new_request(answers.append)
-    process.core.rejected(BROKER, question, "it is too large", 0.0)
+    process.core.rejected(question, "it is too large", 0.0)
     assert answers == [None]
 
 
