@@ -182,7 +182,7 @@ def test_the_creation_of_a_named_actor_asks_nothing_else(ray, monkeypatch):
     from zray.client import session as sessions
 
     asked = []
-    monkeypatch.setattr(sessions.current().core, "query", lambda what, *_: asked.append(what))
+    monkeypatch.setattr(sessions.current().core, "query", lambda question, *_: asked.append(question))
 
     class Counter:
         def increment(self):

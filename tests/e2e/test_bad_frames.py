@@ -33,14 +33,15 @@ from zray.protocol.messages import (
     DRIVER,
     PROTOCOL_VERSION,
     ActorCall,
-    Answer,
     FunctionPut,
     Hello,
-    Query,
     Refused,
     Result,
     Welcome,
 )
+from zray.protocol.questions import BrokerCounts, CountsQuery, NamedActorsQuery
+from zray.protocol.records import ClusterInfo, JoinInfo
+from zray.protocol.rows import TYPES
 from zray.version import python_version
 
 from .helpers import by_hand, eventually, free_port
@@ -79,18 +80,18 @@ def broker(sandbox) -> Iterator[BrokerShell]:
 
 
 def hello(me: bytes, **changes: object) -> Hello:
-    given = Hello(PROTOCOL_VERSION, python_version(), version.VERSION, DRIVER, me, {"pid": 1, "job": {}})
+    given = Hello(PROTOCOL_VERSION, python_version(), version.VERSION, DRIVER, me, JoinInfo(1))
     return given._replace(**changes)
 
 
 def still_serves(broker: BrokerShell) -> bool:
     """A new driver gets in, and an answer."""
-    connection = connect(broker.address, DRIVER, os.urandom(16), {"pid": 1, "job": {}}, Config(connect_timeout_s=5))
+    connection = connect(broker.address, DRIVER, os.urandom(16), JoinInfo(1), Config(connect_timeout_s=5))
     try:
-        connection.flush([Query(1, "stats", {})])
+        connection.flush([CountsQuery(1)])
 
         def answered() -> bool:
-            return any(isinstance(message, Answer) for message in connection.receive())
+            return any(isinstance(message, BrokerCounts) for message in connection.receive())
 
         return bool(eventually(answered, 5))
     finally:
@@ -154,7 +155,7 @@ def test_a_hello_under_another_name(broker):
         dealer.send(pack_handshake(hello(b"i" * 16, kind="emperor")))
         dealer.send(pack_handshake(hello(b"i" * 16, info=[1])))
         dealer.send(pack_handshake(hello(b"i" * 16, process_id=b"short")))
-        dealer.send(pack_handshake(Welcome(bytes(8), {})))
+        dealer.send(pack_handshake(Welcome(bytes(8), 1 << 20, ClusterInfo())))
         assert_counted(broker, 5)
 
 
@@ -166,9 +167,9 @@ def test_other_versions_are_refused_with_a_table(broker, kind, changes):
         dealer.send(pack_handshake(hello(me, kind=kind, zray="0.0.7", **changes)))
         answer = unpack_handshake(read_frame(dealer.recv()))
         assert isinstance(answer, Refused) and "version" in answer.reason
-        rows = {name: (theirs, ours) for name, theirs, ours in answer.details["differs"]}
+        rows = {name: (theirs, ours) for name, theirs, ours in answer.versions}
         for name, value in changes.items():
-            assert rows[name] == (value, {"python": python_version(), "protocol": PROTOCOL_VERSION}[name])
+            assert rows[name] == (str(value), {"python": python_version(), "protocol": str(PROTOCOL_VERSION)}[name])
         assert rows["zray"] == ("0.0.7", version.VERSION)
         assert still_serves(broker)
 
@@ -194,18 +195,18 @@ def test_the_table_reaches_the_user(sandbox):
 def joined(address: str):
     """A connection of a driver, as real as any."""
     me = os.urandom(16)
-    return me, connect(address, DRIVER, me, {"pid": 1, "job": {}}, Config(connect_timeout_s=5))
+    return me, connect(address, DRIVER, me, JoinInfo(1), Config(connect_timeout_s=5))
 
 
 def ask(connection, request: int) -> None:
-    connection.flush([Query(request, "stats", {})])
+    connection.flush([CountsQuery(request)])
 
 
 def answers(connection, wanted: int, timeout_s: float = 5.0) -> list[int]:
     got: list[int] = []
 
     def enough() -> bool:
-        got.extend(message.request for message in connection.receive() if isinstance(message, Answer))
+        got.extend(message.request for message in connection.receive() if isinstance(message, BrokerCounts))
         return len(got) >= wanted
 
     eventually(enough, timeout_s)
@@ -215,10 +216,10 @@ def answers(connection, wanted: int, timeout_s: float = 5.0) -> list[int]:
 def test_replayed_frames_are_delivered_once(broker):
     _, connection = joined(broker.address)
     incarnation = connection._incarnation
-    frame = pack_frame(KIND_DATA, incarnation, 1, 0, pack_body([Query(7, "stats", {})]))
+    frame = pack_frame(KIND_DATA, incarnation, 1, 0, pack_body([CountsQuery(7)]))
     for _ in range(50):
         connection.socket.send(frame)
-    ask_later = pack_frame(KIND_DATA, incarnation, 2, 0, pack_body([Query(8, "stats", {})]))
+    ask_later = pack_frame(KIND_DATA, incarnation, 2, 0, pack_body([CountsQuery(8)]))
     connection.socket.send(ask_later)
     assert answers(connection, 2) == [7, 8]
     connection.close(0)
@@ -231,23 +232,23 @@ def test_bad_frames_of_a_peer_that_has_joined(broker):
     incarnation = connection._incarnation
     ask(connection, 1)
     assert answers(connection, 1) == [1]
-    no_frames = [b"", b"\xa7", pack_frame(KIND_DATA, b"y" * 8, 2, 0, pack_body([Query(9, "stats", {})]))]
-    good_body = pack_body([Query(9, "stats", {})])
+    no_frames = [b"", b"\xa7", pack_frame(KIND_DATA, b"y" * 8, 2, 0, pack_body([CountsQuery(9)]))]
+    good_body = pack_body([CountsQuery(9)])
     bad_bodies = [
         good_body[:-1],
         b"\xc1",
         msgpack.packb([[250, b"from the future"]]),
         msgpack.packb([[0], []]),
-        pack_body([Query(9, 5, {})]),  # type: ignore[arg-type]
-        pack_body([Query("x", "stats", {})]),  # type: ignore[arg-type]
-        pack_body([Welcome(bytes(8), {})]),
+        pack_body([NamedActorsQuery(9, 5)]),  # type: ignore[arg-type]
+        pack_body([CountsQuery("x")]),  # type: ignore[arg-type]
+        pack_body([Welcome(bytes(8), 1 << 20, ClusterInfo())]),
         good_body + good_body,
     ]
     for frame in no_frames:
         connection.socket.send(frame)
     for seq, body in enumerate(bad_bodies, start=2):  # a body that is dropped keeps its number
         connection.socket.send(pack_frame(KIND_DATA, incarnation, seq, 0, body))
-    last = pack_frame(KIND_DATA, incarnation, len(bad_bodies) + 2, 0, pack_body([Query(2, "stats", {})]))
+    last = pack_frame(KIND_DATA, incarnation, len(bad_bodies) + 2, 0, pack_body([CountsQuery(2)]))
     connection.socket.send(last)
     assert answers(connection, 1) == [2]
     connection.close(0)
@@ -257,9 +258,7 @@ def test_bad_frames_of_a_peer_that_has_joined(broker):
 def test_far_future_sequence_numbers_take_no_memory_and_harm_nobody(broker):
     _, connection = joined(broker.address)
     for seq in (1 << 40, (1 << 64) - 1, *range(1000, 200_000, 1000)):
-        connection.socket.send(
-            pack_frame(KIND_DATA, connection._incarnation, seq, 0, pack_body([Query(9, "stats", {})]))
-        )
+        connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, seq, 0, pack_body([CountsQuery(9)])))
     ask(connection, 1)
     assert answers(connection, 1) == [1]
     connection.close(0)
@@ -272,7 +271,7 @@ def test_random_messages_with_valid_frames(broker):
     rng = random.Random(1)
     values = [0, -1, 1, 2**63, b"", b"x" * 16, b"y" * 28, "", "text", None, True, [], {}, [[b"x"]], {"CPU": -1}, 1.5]
     for seq in range(1, 3000):
-        row = [rng.randrange(60), *(rng.choice(values) for _ in range(rng.randrange(8)))]
+        row = [rng.randrange(len(TYPES)), *(rng.choice(values) for _ in range(rng.randrange(8)))]
         connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, seq, 0, msgpack.packb([row])))
     assert still_serves(broker)
     connection.close(0)
@@ -363,7 +362,7 @@ def test_a_few_bad_messages_are_forgiven(broker):
     _, connection = joined(broker.address)
     for seq in range(1, MAX_FAULTS):
         connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, seq, 0, b"\xc1"))
-    last = pack_frame(KIND_DATA, connection._incarnation, MAX_FAULTS, 0, pack_body([Query(7, "stats", {})]))
+    last = pack_frame(KIND_DATA, connection._incarnation, MAX_FAULTS, 0, pack_body([CountsQuery(7)]))
     connection.socket.send(last)
     assert answers(connection, 1) == [7]
     connection.close(0)

@@ -241,11 +241,12 @@ import os, sys
 from zray.client.connection import connect
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError
+from zray.protocol.records import JoinInfo
 os.setgroups([])
 os.setgid(12345)
 os.setuid(12345)
 try:
-    connect(sys.argv[1], "driver", bytes(16), {}, Config(connect_timeout_s=3.0))
+    connect(sys.argv[1], "driver", bytes(16), JoinInfo(), Config(connect_timeout_s=3.0))
 except ClusterUnavailableError as error:
     print("refused:", error)
 """

@@ -104,12 +104,13 @@ def test_a_key_that_does_not_admit_its_holder_counts(sandbox):
     from zray.config import Config
     from zray.exceptions import ZrayError
     from zray.protocol.messages import HOST
+    from zray.protocol.records import JoinInfo
     from zray.security.keys import KeyDirectory
 
     with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", hosts=0) as (address, _, _):
         credentials = KeyDirectory(Config.from_environment().keys).client("driver")
         try:
-            connect(address, HOST, secrets.token_bytes(16), {"pid": 1}, Config(), credentials)
+            connect(address, HOST, secrets.token_bytes(16), JoinInfo(1), Config(), credentials)
         except ZrayError as error:
             assert "does not admit a host" in str(error)
         assert look()["refused"] == {"a driver's key does not admit a host": 1}

@@ -19,6 +19,7 @@ from zray.client.connection import connect
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
 from zray.protocol.messages import DRIVER, HOST
+from zray.protocol.records import JoinInfo
 from zray.security.keys import KeyDirectory
 
 from .helpers import Process, by_hand, cli, driver, eventually, free_port
@@ -123,7 +124,7 @@ def test_a_key_admits_its_role_only(sandbox):
         keys = KeyDirectory(keys_of(sandbox))
         for role, kind in (("driver", HOST), ("host", DRIVER)):
             with pytest.raises(ZrayError, match=f"a {role}'s key does not admit a {kind}"):
-                connect(address, kind, secrets.token_bytes(16), {"pid": 1}, Config(), keys.client(role))
+                connect(address, kind, secrets.token_bytes(16), JoinInfo(1), Config(), keys.client(role))
 
 
 def test_nobody_speaks_in_anothers_name(sandbox):
@@ -140,7 +141,7 @@ def test_nobody_speaks_in_anothers_name(sandbox):
         other = keys.add("driver", "other")
         assert other.role == "driver"
         with pytest.raises(ZrayError, match="under its name"):
-            connect(address, DRIVER, process_id, {"pid": 1}, Config(), keys.client("driver", "other"))
+            connect(address, DRIVER, process_id, JoinInfo(1), Config(), keys.client("driver", "other"))
         assert victim.get_job_id()
 
 

@@ -207,6 +207,7 @@ def test_only_the_owner_frees_and_keeps_objects(ray):
 
         from zray.client import session
         from zray.protocol.messages import FreeObjects, KeepCopies, Peer
+        from zray.protocol.questions import BrokerCounts, CountsQuery
         from zray.protocol.rows import encode_row
 
         (ref,) = wrapped
@@ -214,7 +215,7 @@ def test_only_the_owner_frees_and_keeps_objects(ray):
         for kind in (FreeObjects, KeepCopies):
             for object_ids in ([ref.binary()], *wrong):
                 session.current().tell([Peer(host_id, msgpack.packb([encode_row(kind(object_ids))]))])
-        session.current().query("stats")  # answered behind what was sent before
+        session.current().query(CountsQuery, BrokerCounts)  # answered behind what was sent before
         return ray.get(ref)[:1]
 
     wrong = [[b""], [b"", b""], [large.binary()[:-1]], [large.binary() + b"/"], [b"../../../" + bytes(19)]]

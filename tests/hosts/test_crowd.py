@@ -10,6 +10,7 @@ from .test_joining import FIRST_ANSWER
 DIALLERS, DIALS_EACH = 4, 125
 DIALLER = """
 import json, resource, threading
+from zray.protocol.records import JoinInfo
 from zray.client.connection import connect
 from zray.config import Config
 from zray.protocol.messages import DRIVER
@@ -25,7 +26,7 @@ def dial(delay_s):
     with lock:
         began.append(time.monotonic())
     try:
-        connection = connect(address, DRIVER, os.urandom(16), {"pid": os.getpid()}, config, credentials)
+        connection = connect(address, DRIVER, os.urandom(16), JoinInfo(os.getpid()), config, credentials)
     except Exception as error:
         faults.append(repr(error))
         return

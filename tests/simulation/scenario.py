@@ -235,7 +235,7 @@ def check_order_of_calls(cluster: SimCluster) -> None:
     """The calls of each caller ran in the order in which it made them, in each incarnation of an ordinary actor."""
     for worker in cluster.workers:
         spec = worker.core.execution.actor_spec
-        if spec is None or not spec["ordered"]:
+        if spec is None or not spec.ordered:
             continue
         last: dict[bytes, bytes] = {}
         for caller, task_id in worker.seen:  # the counter in a task's ID tells when its call was made

@@ -24,6 +24,8 @@ from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
 from zray.options import check_text
 from zray.protocol.messages import DRIVER, Goodbye, LogsTaken
+from zray.protocol.questions import FlushOutput
+from zray.protocol.records import JobSettings, JoinInfo
 from zray.protocol.sockets import check_address
 from zray.serialization import hint_for
 from zray.util import signals
@@ -263,15 +265,15 @@ def _credentials(address: str, config: Config, insecure: bool) -> ClientCredenti
 # ------------------------------------------------------------------------------------------------ joining
 
 
-def _job_config(namespace: str, local: bool) -> dict[str, Any]:
-    """What the job's workers need: they share the driver's files when they are on its machine."""
+def _job_settings(namespace: str, config: Config) -> JobSettings:
+    """What the job's workers need. Where they are on the driver's machine, they share its files."""
     path = _search_path()
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if main:
         directory = os.path.dirname(os.path.abspath(main))
         if directory not in path:
             path.insert(0, directory)
-    return {"namespace": namespace, "sys_path": path, "cwd": _working_directory() if local else ""}
+    return JobSettings(namespace, path, _working_directory(), config.ignore_unhandled_errors)
 
 
 def _working_directory() -> str:
@@ -306,8 +308,7 @@ def _join(
     from zray.api.driver_output import DriverOutput
 
     process_id = os.urandom(16)
-    job = _job_config(namespace, local=True) | {"ignore_unhandled_errors": config.ignore_unhandled_errors}
-    info = {"pid": os.getpid(), "job": job, "shows_logs": config.log_to_driver}
+    info = JoinInfo(pid=os.getpid(), job=_job_settings(namespace, config), shows_logs=config.log_to_driver)
     connection = connect(address, DRIVER, process_id, info, config, credentials)
     lifeline = process.lifeline if process is not None else -1
     session = Session(connection, process_id, b"", namespace, config, lifeline)
@@ -456,7 +457,7 @@ def _end_cluster(driver: _Driver) -> None:
 def _await_last_output(session: Session) -> None:
     """Workers' output travels by another way than results: what they printed before the end should be seen."""
     with contextlib.suppress(ZrayError):
-        session.ask(lambda answer: session.core.query("flush_logs", {}, answer), LAST_OUTPUT_S)
+        session.ask(lambda answer: session.core.query(FlushOutput, answer), LAST_OUTPUT_S)
 
 
 def _at_exit() -> None:
@@ -502,16 +503,16 @@ def nodes() -> list[dict[str, Any]]:
     """
     return [
         {
-            "NodeID": row["host_id"].hex(),
+            "NodeID": host.host_id.hex(),
             "Alive": True,
-            "NodeManagerHostname": row.get("hostname", ""),
-            "NodeManagerAddress": row.get("ip", ""),
-            "ObjectStoreSocketName": row.get("store", ""),
-            "Resources": row["resources"],
+            "NodeManagerHostname": host.info.hostname,
+            "NodeManagerAddress": host.info.ip,
+            "ObjectStoreSocketName": host.info.store,
+            "Resources": host.total,
             "alive": True,
-            "Labels": row.get("labels", {}),
+            "Labels": host.info.labels,
         }
-        for row in runtimes.runtime().query("hosts")
+        for host in runtimes.runtime().hosts()
     ]
 
 
@@ -521,7 +522,7 @@ def cluster_resources() -> dict[str, float]:
     Raises:
         ClusterUnavailableError: the broker is gone.
     """
-    total: dict[str, float] = runtimes.runtime().query("cluster_resources")
+    total: dict[str, float] = runtimes.runtime().resources(free=False)
     return total
 
 
@@ -531,7 +532,7 @@ def available_resources() -> dict[str, float]:
     Raises:
         ClusterUnavailableError: the broker is gone.
     """
-    free: dict[str, float] = runtimes.runtime().query("available_resources")
+    free: dict[str, float] = runtimes.runtime().resources(free=True)
     return free
 
 

@@ -22,6 +22,7 @@ from zray.ids import make_task_id, put_id, return_id
 from zray.methods import method_of
 from zray.object_ref import HeldRef, ObjectRef
 from zray.options import ActorOptions
+from zray.protocol.records import HostInfo, HostState
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
 from zray.util.signals import came_from_handler
 
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class _Actor:
-    """A local actor; ``death`` is the error of its calls once it is dead."""
+    """A local actor. ``meta``: see ``ActorMeta``, packed; ``death``: the error of its calls once it is dead."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
-        self.spec = spec
+    def __init__(self, meta: bytes) -> None:
+        self.meta = meta
         self.instance: Any = None
         self.death: Exception | None = None
 
@@ -201,9 +202,9 @@ class LocalRuntime:
             if not options.get_if_exists:
                 raise ValueError(f"an actor named {options.name!r} exists already in namespace {key[0]!r}")
             actor_id = self._names[key]
-            return actor_id, None, type(meta).unpack(self._actors[actor_id].spec["meta"])
+            return actor_id, None, type(meta).unpack(self._actors[actor_id].meta)
         actor_id = self._new_id()
-        actor = self._actors[actor_id] = _Actor({"meta": meta.packed(), "handle": b""})
+        actor = self._actors[actor_id] = _Actor(meta.packed())
         if options.name:
             self._names[key] = actor_id
         kind: Any = getattr(pickled, "_function")  # noqa: B009  (the class itself: it need not travel)
@@ -239,9 +240,9 @@ class LocalRuntime:
 
         return self._run(name, call, n_returns, args, kwargs, generator=meta.methods[method].streams)
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None:
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         actor_id = self._names.get((namespace or self.namespace, name))
-        return None if actor_id is None else (actor_id, self._actors[actor_id].spec)
+        return None if actor_id is None else (actor_id, self._actors[actor_id].meta)
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()", actor_id)
@@ -249,9 +250,9 @@ class LocalRuntime:
 
     # ------------------------------------------------------------------ questions
 
-    def query(self, what: str, **argument: Any) -> Any:
-        resources = {"CPU": float(os.cpu_count() or 1)}
-        if what == "hosts":
-            return [{"host_id": self._process_id, "hostname": socket.gethostname(), "ip": "127.0.0.1",
-                     "resources": resources}]  # fmt: skip
-        return resources
+    def hosts(self) -> list[HostState]:
+        info = HostInfo(hostname=socket.gethostname(), ip="127.0.0.1")
+        return [HostState(self._process_id, info, self.resources(free=False), self.resources(free=True), workers=0)]
+
+    def resources(self, free: bool) -> dict[str, float]:
+        return {"CPU": float(os.cpu_count() or 1)}

@@ -199,5 +199,5 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     found = runtime().find_actor(name, namespace or "")
     if found is None:
         raise ValueError(f"there is no actor named {name!r} in namespace {namespace or runtime().namespace!r}")
-    actor_id, spec = found
-    return ActorHandle(actor_id, None, ActorMeta.unpack(spec["meta"]))
+    actor_id, meta = found
+    return ActorHandle(actor_id, None, ActorMeta.unpack(meta))

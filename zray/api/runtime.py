@@ -17,7 +17,9 @@ from zray.exceptions import PendingCallsLimitExceeded, SerializationError, ZrayE
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 from zray.protocol.codec import shape_key
-from zray.protocol.messages import ActorKill, ActorLookup
+from zray.protocol.messages import ActorFound, ActorKill, ActorLookup, NameTaken
+from zray.protocol.questions import HostList, HostsQuery, Resources, ResourcesQuery
+from zray.protocol.records import ActorSpec, HostState
 from zray.serialization import PickledCallable, serialize
 
 if TYPE_CHECKING:
@@ -75,7 +77,8 @@ class Runtime(Protocol):
         retries: int, args: Sequence[Any], kwargs: dict[str, Any],
     ) -> list[ObjectRef]: ...  # fmt: skip
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None: ...
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
+        """The identifier of the actor that has a name, and its packed ``ActorMeta``."""
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
 
@@ -89,7 +92,10 @@ class Runtime(Protocol):
 
     def cancel(self, ref: ObjectRef, mode: int) -> None: ...
 
-    def query(self, what: str, **argument: Any) -> Any: ...
+    def hosts(self) -> list[HostState]: ...
+
+    def resources(self, free: bool) -> dict[str, float]:
+        """What the hosts have together; if ``free``, what of it is not in use."""
 
 
 class ClusterRuntime:
@@ -101,7 +107,6 @@ class ClusterRuntime:
         self.get = session.get
         self.wait = session.wait
         self.cancel = session.cancel
-        self.query = session.query
 
     @property
     def namespace(self) -> str:
@@ -138,38 +143,38 @@ class ClusterRuntime:
             blame_argument(meta.constructor, args, kwargs, f"{meta.class_name}()")
             raise
         detached = options.lifetime == "detached"
-        spec: dict[str, Any] = {
-            "name": options.name,
-            "namespace": options.namespace or session.namespace,
-            "detached": detached,
-            "get_if_exists": options.get_if_exists,
-            "max_restarts": options.max_restarts,
-            "max_task_retries": options.max_task_retries,
-            "max_concurrency": meta.concurrency,
-            "max_pending_calls": options.max_pending_calls,
-            "has_coroutines": meta.has_coroutines,
-            "ordered": meta.ordered,
-            "placement": shape_key(options.placement_amounts()),
-            "running": shape_key(options.running_amounts()),
-            "class_name": meta.class_name,
-            "meta": meta.packed(),
-        }
+        spec = ActorSpec(
+            class_name=meta.class_name,
+            name=options.name or "",
+            namespace=options.namespace or session.namespace,
+            detached=detached,
+            max_restarts=options.max_restarts,
+            max_concurrency=meta.concurrency,
+            ordered=meta.ordered,
+            has_coroutines=meta.has_coroutines,
+            placement=shape_key(options.placement_amounts()),
+            running=shape_key(options.running_amounts()),
+            handle=b"",
+            meta=meta.packed(),
+        )
         packed = pack_options("__init__", 1, "", False)
-        if not options.name:
+        if not spec.name:
             return *session.create_actor(function_id, spec, packed, arguments, counted=not detached), meta
-        found, actor_id, handle = session.create_named_actor(function_id, spec, packed, arguments, counted=not detached)
-        if found.found and found.actor == actor_id:
+        found, actor_id, handle = session.create_named_actor(
+            function_id, spec, packed, arguments, counted=not detached, get_if_exists=options.get_if_exists
+        )
+        if isinstance(found, ActorFound) and found.actor_id == actor_id:
             return actor_id, handle, meta
         session.shell.run(lambda: session.core.actors.abandon(actor_id))
-        if not found.found:
-            what = f"an actor named {options.name!r} exists already in namespace {spec['namespace']!r}"
-            if found.spec.get("is_dead"):
+        if isinstance(found, NameTaken):
+            what = f"an actor named {options.name!r} exists already in namespace {spec.namespace!r}"
+            if found.is_dead:
                 raise ValueError(
                     f"{what}. It is dead, and has the name until its last handle is gone: let go of the handles, or "
                     f"call zray.kill(zray.get_actor({options.name!r}))"
                 )
             raise ValueError(f"{what}: choose another name, or get it with zray.get_actor() or get_if_exists=True")
-        return found.actor, None, type(meta).unpack(found.spec["meta"])
+        return found.actor_id, None, type(meta).unpack(found.spec.meta)
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
@@ -190,15 +195,21 @@ class ClusterRuntime:
             actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name
         )
 
-    def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None:
+    def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         core = self.session.core
         found = self.session.ask(
             lambda done: core.to_broker(ActorLookup(core.new_request(done), name, namespace or self.namespace))
         )
-        return (found.actor, found.spec) if found.found else None
+        return (found.actor_id, found.spec.meta) if isinstance(found, ActorFound) else None
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         self.session.tell([ActorKill(actor_id, no_restart)])
+
+    def hosts(self) -> list[HostState]:
+        return self.session.query(HostsQuery, HostList).hosts
+
+    def resources(self, free: bool) -> dict[str, float]:
+        return self.session.query(lambda request: ResourcesQuery(request, free), Resources).amounts
 
 
 _runtime: Runtime | None = None

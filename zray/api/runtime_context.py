@@ -67,7 +67,7 @@ class RuntimeContext:
     def get_actor_name(self) -> str | None:
         """The name under which the actor was created; empty if it has none, None outside of actors."""
         spec = self._session().core.execution.actor_spec
-        return None if spec is None else str(spec.get("name") or "")
+        return None if spec is None else spec.name
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
@@ -101,7 +101,7 @@ class RuntimeContext:
         spec = session.core.execution.actor_spec
         if spec is None:
             raise RuntimeError("current_actor is only known inside of an actor")
-        return ActorHandle(session.core.execution.actor_id, None, ActorMeta.unpack(spec["meta"]))
+        return ActorHandle(session.core.execution.actor_id, None, ActorMeta.unpack(spec.meta))
 
     @property
     def gcs_address(self) -> str:

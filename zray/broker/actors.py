@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.broker.records import RETIRED, SERVING, STARTING, Actor, Job, Process, Worker
-from zray.broker.resources import Shape, read_shape
+from zray.broker.resources import read_shape
 from zray.broker.scheduler import Scheduler
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
@@ -27,9 +27,12 @@ from zray.protocol.messages import (
     ActorState,
     ActorStop,
     CancelTask,
+    NameTaken,
+    NoSuchActor,
     ProtocolError,
     Result,
 )
+from zray.protocol.records import ActorSpec
 
 MAX_FAILED_STARTS = 3
 """So many workers in a row may end before they could take an actor; then it ends, with the last one's reason."""
@@ -56,7 +59,7 @@ class Actors:
         self._on_restart = on_restart
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
-        self._dead: dict[bytes, dict[bytes, dict[str, Any]]] = {}
+        self._dead: dict[bytes, dict[bytes, ActorSpec]] = {}
         self._by_creator: dict[bytes, dict[bytes, None]] = {}
         self._tombs: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
         self._scheduler = scheduler
@@ -69,7 +72,7 @@ class Actors:
     def on_create(self, source: Process, message: ActorCreate) -> None:
         """Announces an actor, or brings the constructor's arguments of one that was announced."""
         spec = message.spec
-        placement, running, max_restarts = _read_spec(spec)
+        placement, running = read_shape(spec.placement), read_shape(spec.running)
         if owner_of(message.actor_id) != source.process_id:
             raise ProtocolError("announced an actor of somebody else")
         if source.job_id not in self._jobs:
@@ -77,8 +80,8 @@ class Actors:
         actor = self._find(source.process_id, message.actor_id)
         source.last_actor = max(source.last_actor, counter_of(message.actor_id))
         if actor is None:
-            if spec.get("name"):  # killed by a handle that came before this: it has never had the name
-                self._send(source.process_id, ActorFound(int(spec.get("request", 0)), True, message.actor_id, spec))
+            if spec.name:  # killed by a handle that came before this: it has never had the name
+                self._send(source.process_id, ActorFound(message.request, message.actor_id, spec))
             return
         if not actor.creator:
             if not self._take_name(source, message):
@@ -91,45 +94,43 @@ class Actors:
             actor.function_id = message.function_id
             actor.placement = placement
             actor.running = running
-            actor.restarts_left = max_restarts
+            actor.restarts_left = spec.max_restarts
             actor.subscribers[source.process_id] = None
         elif actor.payload:
             return
-        if spec.get("ready"):
+        if message.ready:
             actor.payload = message.payload
             self._scheduler.wait_for_place(actor)
 
     def _take_name(self, source: Process, message: ActorCreate) -> bool:
         spec = message.spec
-        name = spec.get("name")
-        if not name:
+        if not spec.name:
             return True
-        key = _name_of(spec)
+        key = (spec.namespace, spec.name)
         holder = self.names.get(key)
-        request = int(spec.get("request", 0))
-        if holder is not None:
-            if spec.get("get_if_exists"):
-                answer = ActorFound(request, True, holder, self._spec_of(holder))
-            else:
-                answer = ActorFound(request, False, b"", {"is_dead": holder not in self.actors})
-            self._send(source.process_id, answer)
-            return False
-        self.names[key] = message.actor_id
-        self._send(source.process_id, ActorFound(request, True, message.actor_id, spec))
-        return True
+        if holder is None:
+            self.names[key] = message.actor_id
+            self._send(source.process_id, ActorFound(message.request, message.actor_id, spec))
+        elif message.get_if_exists:
+            self._send(source.process_id, ActorFound(message.request, holder, self._spec_of(holder)))
+        else:
+            self._send(source.process_id, NameTaken(message.request, is_dead=holder not in self.actors))
+        return holder is None
 
     def on_lookup(self, source: Process, message: ActorLookup) -> None:
-        actor_id = self.names.get((message.namespace, message.name), b"")
-        spec = self._spec_of(actor_id) if actor_id else {}
-        self._send(source.process_id, ActorFound(message.request, bool(actor_id), actor_id, spec))
+        actor_id = self.names.get((message.namespace, message.name))
+        if actor_id is None:
+            self._send(source.process_id, NoSuchActor(message.request))
+        else:
+            self._send(source.process_id, ActorFound(message.request, actor_id, self._spec_of(actor_id)))
 
-    def _spec_of(self, actor_id: bytes) -> dict[str, Any]:
+    def _spec_of(self, actor_id: bytes) -> ActorSpec:
         """What was said of an actor that has a name."""
         actor = self.actors.get(actor_id)
         return self._dead[owner_of(actor_id)][actor_id] if actor is None else actor.spec
 
-    def _free_name(self, spec: dict[str, Any]) -> None:
-        self.names.pop(_name_of(spec), None)
+    def _free_name(self, spec: ActorSpec) -> None:
+        self.names.pop((spec.namespace, spec.name), None)
 
     def _forget_dead(self, actor_id: bytes) -> None:
         """A dead actor has its name no longer."""
@@ -310,7 +311,7 @@ class Actors:
         actor.state = DEAD
         actor.death_message = message
         actor.death_error = error
-        if actor.spec.get("name"):
+        if actor.spec.name:
             if keeps_name and not actor.released and not actor.detached and actor.creator in self._processes:
                 self._dead.setdefault(actor.creator, {})[actor.actor_id] = actor.spec
             else:
@@ -346,26 +347,3 @@ class Actors:
                 self.bury(actor, f"the process that created {actor.label} is gone")
         for actor_id in list(self._dead.get(process_id, ())):
             self._forget_dead(actor_id)
-
-
-def _name_of(spec: dict[str, Any]) -> tuple[str, str]:
-    return str(spec.get("namespace", "")), str(spec.get("name"))
-
-
-_OTHERS_RELY_ON = {"class_name": "", "meta": b"", "handle": b"", "max_concurrency": 0, "max_task_retries": 0}
-"""What of a specification those find who look an actor up by its name, with values of the right types."""
-
-
-def _read_spec(spec: dict[str, Any]) -> tuple[Shape, Shape, int]:
-    """What of an actor's specification the broker relies on; raises ProtocolError when it is malformed."""
-    max_restarts = spec.get("max_restarts")
-    shapes = spec.get("placement"), spec.get("running")
-    if type(max_restarts) is not int or not all(type(shape) is bytes for shape in shapes):
-        raise ProtocolError("malformed specification of an actor")
-    if type(spec.get("name") or "") is not str or type(spec.get("namespace") or "") is not str:
-        raise ProtocolError("malformed name of an actor")
-    if type(spec.get("request", 0)) is not int or not 0 <= spec.get("request", 0) < 1 << 63:
-        raise ProtocolError("malformed request number")
-    if any(type(spec.get(name, default)) is not type(default) for name, default in _OTHERS_RELY_ON.items()):
-        raise ProtocolError("malformed specification of an actor")
-    return read_shape(spec["placement"]), read_shape(spec["running"]), max_restarts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from zray.broker.actors import Actors
 from zray.broker.effects import BrokerEffect, Departed, LogLine
@@ -23,14 +23,14 @@ from zray.ids import function_id_of, owner_of
 from zray.protocol import messages as m
 from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
+from zray.protocol.questions import BrokerStatus, Question
+from zray.protocol.records import ClusterInfo, JoinInfo
 
 MAX_FENCED = 50_000
 REFUSED = "MessageRefusedError"
 FORCE_GRACE_S = 1.0
 """A worker that is to be killed for what it runs has so long to cancel what that has submitted."""
 KILLED_BY_FORCE = "its task was cancelled with force=True"
-IDLE_TIMEOUT_S = 5.0
-"""Of a host that does not say its own."""
 WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError")
 """What a host may call the end of a worker."""
 MAX_REPRIEVES = 6
@@ -39,13 +39,13 @@ MAX_REPRIEVES = 6
 
 class BrokerCore:
     """All state of a broker. ``new_id()`` makes identifiers of 16 bytes; ``shell_status()``: what only the shell knows
-    of the broker's state, as plain data; ``silent_s(process)``: for how long it has not been heard."""
+    of the broker's state; ``silent_s(process)``: for how long it has not been heard."""
 
     def __init__(
         self,
         new_id: Callable[[], bytes],
         infeasible_warn_s: float = 2.0,
-        shell_status: Callable[[], dict[str, Any]] = dict,
+        shell_status: Callable[[], BrokerStatus] = BrokerStatus,
         silent_s: Callable[[bytes], float] = lambda process_id: 0.0,
     ) -> None:
         self._outbox: Outbox[BrokerEffect] = Outbox()
@@ -90,7 +90,7 @@ class BrokerCore:
             m.Killable: self._killable,
             m.Watch: self._watch,
             m.Peer: self._peer,
-            m.Query: self.reports.on_query,
+            **dict.fromkeys(get_args(Question), self.reports.on_question),
             m.Goodbye: lambda source, msg: self._lost(source.process_id, msg.reason),
             m.HostReady: self._host_ready,
             m.WorkerStarted: self._worker_started,
@@ -99,6 +99,7 @@ class BrokerCore:
             m.LogsTaken: self.output.on_taken,
             m.LogsFlushed: self.output.on_flushed,
             m.Inspected: self.inspections.on_inspected,
+            m.HostInspected: self.inspections.on_inspected,
             m.LinkRefusals: self.reports.on_link_refusals,
         }
 
@@ -173,11 +174,8 @@ class BrokerCore:
         return process_id in self.processes or process_id in self._fenced
 
     @event
-    def joined(self, process_id: bytes, kind: str, info: dict[str, Any], now: float) -> dict[str, Any]:
-        """A process has said hello; returns what it is welcomed with. Idempotent. Raises ProtocolError."""
-        numbers = info.get("pid", 0), info.get("max_message_bytes", 0)
-        if any(type(number) is not int for number in numbers) or type(info.get("job", {})) is not dict:
-            raise ProtocolError("malformed information in a Hello")
+    def joined(self, process_id: bytes, kind: str, info: JoinInfo, now: float) -> ClusterInfo:
+        """A process has said hello; returns what it is welcomed with. Idempotent."""
         self._now = now
         process = self.processes.get(process_id)
         if process is None:
@@ -185,17 +183,17 @@ class BrokerCore:
             if kind == DRIVER:
                 self._job_counter += 1
                 process.job_id = self._job_counter.to_bytes(4, "big")
-                self.jobs[process.job_id] = Job(process.job_id, process_id, info.get("job", {}))
+                self.jobs[process.job_id] = Job(process.job_id, process_id, info.job)
                 self.news.driver_joined(process)
             elif kind == WORKER:
                 self._worker_joined(process, now)
         if kind == WORKER:  # which asks for others when it has to do with them
-            return {"job_id": process.job_id, "hosts": [self.reports.host(self.scheduler.workers[process_id].host)]}
-        return {"job_id": process.job_id, "hosts": self.reports.hosts()}
+            return ClusterInfo(process.job_id, [self.reports.host(self.scheduler.workers[process_id].host)])
+        return ClusterInfo(process.job_id, self.reports.hosts())
 
     def _worker_joined(self, process: Process, now: float) -> None:
         worker = process.worker = self.scheduler.workers[process.process_id]
-        worker.pid = process.info.get("pid", 0)
+        worker.pid = process.info.pid
         if worker.retiring:
             self.scheduler.retire(worker)
             return
@@ -470,7 +468,6 @@ class BrokerCore:
     def _host_ready(self, source: Process, msg: m.HostReady) -> None:
         if source.process_id in self.scheduler.hosts:
             return
-        _check_host_info(msg.info)
         host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
         self.scheduler.add_host(host)
         self.news.host_joined(host)
@@ -538,7 +535,7 @@ class BrokerCore:
         self.inspections.tick(now)
 
     def _reap(self, host: Host, now: float) -> None:
-        timeout_s = host.info.get("idle_timeout_s", IDLE_TIMEOUT_S)
+        timeout_s = host.info.idle_timeout_s
         idle = [worker for workers in host.idle.values() for worker in workers]
         surplus = len(idle) - host.pool.total.get("CPU", 0) // 10_000
         for worker in sorted(idle, key=lambda worker: worker.idle_since):
@@ -583,13 +580,3 @@ class BrokerCore:
             holder = envelope.worker
             at_worker = holder is not None and holder.outstanding.get(envelope.task_id) is envelope
             assert at_worker != (id(envelope) in queued), "a task is in exactly one place"
-
-
-def _check_host_info(info: dict[str, Any]) -> None:
-    """What hosts say of themselves is passed on to everybody; raises ProtocolError when it cannot be relied on."""
-    timeout_s, labels = info.get("idle_timeout_s", 0), info.get("labels", {})
-    texts = [info.get(name, "") for name in ("hostname", "ip", "machine_id", "store", "fetch", "session")]
-    if type(timeout_s) not in (int, float) or not timeout_s >= 0 or type(labels) is not dict:
-        raise ProtocolError("malformed information about a host")
-    if not all(type(text) is str for text in texts) or ("machine_id" in info) > ("store" in info and "fetch" in info):
-        raise ProtocolError("malformed information about a host")

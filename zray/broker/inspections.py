@@ -7,10 +7,11 @@ the interpreter's lock, or he is stopped) is left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zray.broker.records import Process
-from zray.protocol.messages import HOST, Inspect, Inspected, ProtocolError
+from zray.protocol.messages import HostInspected, Inspect, Inspected
+from zray.protocol.records import Activity
 
 if TYPE_CHECKING:
     from zray.broker.core import BrokerCore
@@ -19,8 +20,15 @@ PATIENCE_S = 0.5
 MAX_OPEN = 8
 """Questions of one process at a time; what it asks beyond is answered with what the broker knows."""
 
-Found = dict[bytes, dict[str, Any]]
-"""What was found, by process."""
+
+class Found:
+    """What those who were asked have answered: ``activities`` of drivers and workers, ``hosts``: what hosts use."""
+
+    __slots__ = ("activities", "hosts")
+
+    def __init__(self) -> None:
+        self.activities: dict[bytes, Activity] = {}
+        self.hosts: dict[bytes, HostInspected] = {}
 
 
 class _Round:
@@ -33,7 +41,7 @@ class _Round:
         self.open = open_
         self.until = until
         self.on_end = on_end
-        self.found: Found = {}
+        self.found = Found()
 
 
 class Inspections:
@@ -51,7 +59,7 @@ class Inspections:
         Nobody is asked for somebody who asks again and again before it is answered.
         """
         if sum(each.asker == asker for each in self._rounds.values()) >= MAX_OPEN:
-            on_end({})
+            on_end(Found())
             return
         asked = dict.fromkeys(each for each in processes if each in self._core.processes)
         number = self._next
@@ -61,16 +69,15 @@ class Inspections:
             self._core.send(process_id, Inspect(number))
         self._end_if_complete(number)
 
-    def on_inspected(self, source: Process, message: Inspected) -> None:
+    def on_inspected(self, source: Process, message: Inspected | HostInspected) -> None:
         """An answer."""
-        if source.kind == HOST:
-            _check_host(message.found)
-        else:
-            _check_client(message.found)
         asked = self._rounds.get(message.request)
         if asked is not None and source.process_id in asked.open:
             del asked.open[source.process_id]
-            asked.found[source.process_id] = message.found
+            if isinstance(message, HostInspected):
+                asked.found.hosts[source.process_id] = message
+            else:
+                asked.found.activities[source.process_id] = message.activity
             self._end_if_complete(message.request)
 
     def process_lost(self, process_id: bytes) -> None:
@@ -93,21 +100,3 @@ class Inspections:
         if not each.open:
             del self._rounds[number]
             each.on_end(each.found)
-
-
-def _check_host(found: dict[str, Any]) -> None:
-    for amounts in (found.get("store"), found.get("memory")):
-        if type(amounts) is not dict or not all(type(x) is str and type(y) is int for x, y in amounts.items()):
-            raise ProtocolError("malformed account of what a host uses")
-
-
-def _check_client(found: dict[str, Any]) -> None:
-    running, waits, arguments = (found.get(name) for name in ("running", "waits", "arguments"))
-    if type(running) is not list or type(waits) is not list or type(arguments) is not dict:
-        raise ProtocolError("malformed account of what a process does")
-    if not all(type(row) is list and [type(x) for x in row] == [str, float, bytes] for row in running):
-        raise ProtocolError("malformed account of what a process runs")
-    if not all(type(row) is list and [type(x) for x in row] == [bytes, str, bytes] for row in waits):
-        raise ProtocolError("malformed account of what a process waits for")
-    if not all(type(name) is str and type(count) is int for name, count in arguments.items()):
-        raise ProtocolError("malformed account of what waits for arguments")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from zray import version
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.contract import Outbox, Output, event
-from zray.protocol.link import MAX_MESSAGE_BYTES, Link
+from zray.protocol.link import Link
 from zray.protocol.messages import (
     DRIVER,
     HOST,
@@ -33,6 +33,7 @@ from zray.protocol.messages import (
     Refused,
     Welcome,
 )
+from zray.protocol.records import ClusterInfo, JoinInfo, VersionPair
 
 PAUSE_S = 1.0
 """A tick that comes so much late says that the broker itself, or its machine, stood still."""
@@ -74,7 +75,7 @@ class Joining(NamedTuple):
 
     process_id: bytes
     kind: str
-    info: dict[str, Any]
+    info: JoinInfo
 
 
 class Heard(NamedTuple):
@@ -134,6 +135,15 @@ class Unfollow(NamedTuple):
 
 
 MembershipEffect = Joining | Heard | Dead | Harmful | Congested | NotSent | Reply | Follow | Unfollow
+
+
+def _versions_of(hello: Hello) -> list[VersionPair]:
+    """A joiner's versions beside the broker's."""
+    return [
+        VersionPair("protocol", str(hello.protocol), str(PROTOCOL_VERSION)),
+        VersionPair("python", hello.python, version.python_version()),
+        VersionPair("zray", hello.zray, version.VERSION),
+    ]
 
 
 class Member:
@@ -240,7 +250,7 @@ class Membership:
         self.dropped_frames += 1
         reason = self._objection(arrival.process_id, DRIVER, b"")
         if reason:
-            self._reply(arrival, Refused(reason, {}))
+            self._reply(arrival, Refused(reason, []))
 
     @event
     def blame(self, process_id: bytes, fault: str, now: float) -> None:
@@ -264,18 +274,15 @@ class Membership:
         hello, process_id = unpack_handshake(frame), arrival.process_id
         if not isinstance(hello, Hello) or hello.process_id != process_id or hello.kind not in MAY_SEND:
             raise ProtocolError("a joiner says Hello, under its own name")
-        here = {"protocol": PROTOCOL_VERSION, "python": version.python_version(), "zray": version.VERSION}
-        there = {"protocol": hello.protocol, "python": hello.python, "zray": hello.zray}
-        if any(there[name] != here[name] for name in ("protocol", "python")):
-            rows = [[name, there[name], here[name]] for name in here]
-            self._turn_away(arrival, "versions differ", {"differs": rows})
+        if (hello.protocol, hello.python) != (PROTOCOL_VERSION, version.python_version()):
+            self._turn_away(arrival, "versions differ", _versions_of(hello))
             return
         reason = self._no_admission(arrival, hello.kind)
         reason = reason or self._objection(process_id, hello.kind, self._relay_of(arrival))
         if not reason and process_id in self.members and not is_its:
             reason = "another process has joined under its name"
         if reason:
-            self._turn_away(arrival, reason, {})
+            self._turn_away(arrival, reason, [])
             return
         self._joining[process_id] = arrival, hello
         self._perform(Joining(process_id, hello.kind, hello.info))
@@ -297,15 +304,15 @@ class Membership:
         owner = self._owners.get(arrival.through, b"")
         return owner if owner != arrival.process_id else b""
 
-    def _turn_away(self, arrival: Arrival, reason: str, details: dict[str, Any]) -> None:
+    def _turn_away(self, arrival: Arrival, reason: str, versions: list[VersionPair]) -> None:
         self.refused[reason.partition(":")[0]] += 1  # what follows the colon is of this one alone
-        self._reply(arrival, Refused(reason, details))
+        self._reply(arrival, Refused(reason, versions))
 
     def _reply(self, arrival: Arrival, message: Any) -> None:
         self._perform(Reply(arrival.through, arrival.process_id, pack_handshake(message)))
 
     @event
-    def admit(self, process_id: bytes, cluster: dict[str, Any], now: float) -> None:
+    def admit(self, process_id: bytes, cluster: ClusterInfo, now: float) -> None:
         """The broker's core knows a process that was joining. ``cluster``: what it is welcomed with."""
         self._now = now
         if process_id not in self._joining:  # it has said Hello twice, and was answered
@@ -317,9 +324,7 @@ class Membership:
                 self._owners.setdefault(arrival.through, process_id)
                 if hello.kind == DRIVER:
                     self._perform(Follow(arrival.through))
-        self._reply(
-            arrival, Welcome(self._incarnation, {**cluster, "max_message_bytes": self._rules.max_message_bytes})
-        )
+        self._reply(arrival, Welcome(self._incarnation, self._rules.max_message_bytes, cluster))
 
     @event
     def decline(self, process_id: bytes, now: float) -> None:
@@ -332,7 +337,7 @@ class Membership:
         # Whether a relayed process lives, and can be reached, shows at the host that relays: a beat for all of them.
         rules = self._rules
         heartbeat_s = math.inf if self._relay_of(arrival) else rules.heartbeat_s
-        limit = min(rules.max_message_bytes, hello.info.get("max_message_bytes", MAX_MESSAGE_BYTES))
+        limit = min(rules.max_message_bytes, hello.info.max_message_bytes)
         return Link(
             self._incarnation, MAY_SEND[hello.kind], self._now, heartbeat_s, rules.silence_s, max_message_bytes=limit
         )

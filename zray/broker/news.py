@@ -92,8 +92,7 @@ class News:
 
 
 def _driver(process: Process) -> str:
-    namespace = process.info.get("job", {}).get("namespace", "")
-    return f"{process.job_id.hex()} (pid {process.info.get('pid', 0)}, namespace {namespace!s:.100})"
+    return f"{process.job_id.hex()} (pid {process.info.pid}, namespace {process.info.job.namespace:.100})"
 
 
 def _fate(actor: Actor) -> str:

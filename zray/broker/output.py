@@ -7,11 +7,13 @@ at most ``WINDOW_BYTES`` of output, and a host as much.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zray.broker.records import Process
 from zray.protocol.log_window import LogIntake, LogWindow
-from zray.protocol.messages import Answer, FlushLogs, Logs, LogsFlushed, LogsTaken, ProtocolError, WorkerLogs
+from zray.protocol.messages import FlushLogs, Logs, LogsFlushed, LogsTaken, ProtocolError, WorkerLogs
+from zray.protocol.questions import OutputFlushed
+from zray.protocol.records import PrintedLines
 
 if TYPE_CHECKING:
     from zray.broker.core import BrokerCore
@@ -46,14 +48,15 @@ class WorkerOutput:
 
     def on_logs(self, source: Process, message: WorkerLogs) -> None:
         """Passes what a host's workers printed on to the drivers of their jobs. Raises ProtocolError."""
-        _check(message)
+        if any(entry.stream not in ("stdout", "stderr") for entry in message.entries):
+            raise ProtocolError("lines of an unknown stream of output")
         intake = self._intakes.setdefault(source.process_id, LogIntake())
-        by_driver: dict[bytes, tuple[list[Any], int]] = {}
-        for worker_id, *entry in message.entries:
-            intake.take(entry[3])
+        by_driver: dict[bytes, tuple[list[PrintedLines], int]] = {}
+        for worker_id, name, pid, stream, lines in message.entries:
+            intake.take(lines)
             driver = self._driver_of(source, worker_id)
             if driver:
-                by_driver.setdefault(driver, ([], 0))[0].append(entry)
+                by_driver.setdefault(driver, ([], 0))[0].append(PrintedLines(name, pid, stream, lines))
         for worker_id, count in message.left_out.items():
             driver = self._driver_of(source, worker_id)
             if driver:
@@ -80,18 +83,18 @@ class WorkerOutput:
             return b""
         job = self._core.jobs.get(worker.job_id)
         driver = self._core.processes.get(job.driver) if job is not None else None
-        return driver.process_id if driver is not None and driver.info.get("shows_logs", True) else b""
+        return driver.process_id if driver is not None and driver.info.shows_logs else b""
 
-    def _pass_on(self, driver: bytes, entries: list[Any], left_out: int) -> None:
+    def _pass_on(self, driver: bytes, entries: list[PrintedLines], left_out: int) -> None:
         reader = self._readers.setdefault(driver, _Reader())
-        admitted = [entry for entry in entries if reader.window.admits(entry[3])]
+        admitted = [entry for entry in entries if reader.window.admits(entry.lines)]
         if len(admitted) < len(entries):
             reader.full = True
-            left_out += sum(len(entry[3]) for entry in entries) - sum(len(entry[3]) for entry in admitted)
+            left_out += sum(len(entry.lines) for entry in entries) - sum(len(entry.lines) for entry in admitted)
         reader.left_out += left_out
         self._send(driver, reader, admitted)
 
-    def _send(self, driver: bytes, reader: _Reader, entries: list[Any]) -> None:
+    def _send(self, driver: bytes, reader: _Reader, entries: list[PrintedLines]) -> None:
         if entries or (reader.left_out and not reader.full):
             self._core.send(driver, Logs(entries, reader.left_out))
             reader.left_out = 0
@@ -123,7 +126,7 @@ class WorkerOutput:
         for key, (asker, request, hosts) in list(self._flushes.items()):
             if not hosts:
                 del self._flushes[key]
-                self._core.send(asker, Answer(request, True))
+                self._core.send(asker, OutputFlushed(request))
 
     # ------------------------------------------------------------------ ends
 
@@ -135,13 +138,3 @@ class WorkerOutput:
         for _, _, hosts in self._flushes.values():
             hosts.pop(process_id, None)
         self._answer_flushes()
-
-
-def _check(message: WorkerLogs) -> None:
-    for entry in message.entries:
-        if type(entry) is not list or [type(field) for field in entry] != [bytes, str, int, str, list]:
-            raise ProtocolError("malformed lines of output")
-        if entry[3] not in ("stdout", "stderr") or not all(type(line) is str for line in entry[4]):
-            raise ProtocolError("malformed lines of output")
-    if not all(type(worker_id) is bytes and type(n) is int for worker_id, n in message.left_out.items()):
-        raise ProtocolError("malformed counts of lines")

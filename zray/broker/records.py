@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zray.broker.resources import CPU, NOTHING, Pool, Shape
 from zray.broker.shares import Parts, Share
 from zray.protocol.messages import PENDING, ActorCall
+from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
 
 if TYPE_CHECKING:
     from zray.broker.queues import TaskQueue
@@ -22,14 +23,14 @@ MAX_DEPTH = 32
 
 
 class Job:
-    """A driver's session. ``config``: what its workers need (search path, working directory, namespace)."""
+    """A driver's session. ``settings``: what its workers need."""
 
-    __slots__ = ("config", "driver", "job_id", "workers")
+    __slots__ = ("driver", "job_id", "settings", "workers")
 
-    def __init__(self, job_id: bytes, driver: bytes, config: dict[str, Any]) -> None:
+    def __init__(self, job_id: bytes, driver: bytes, settings: JobSettings) -> None:
         self.job_id = job_id
         self.driver = driver
-        self.config = config
+        self.settings = settings
         self.workers: dict[bytes, None] = {}  # a set that keeps its order: runs can be repeated
 
 
@@ -39,7 +40,7 @@ class Process:
 
     __slots__ = ("info", "job_id", "kind", "last_actor", "process_id", "tasks", "watchers", "worker")
 
-    def __init__(self, process_id: bytes, kind: str, job_id: bytes, info: dict[str, Any]) -> None:
+    def __init__(self, process_id: bytes, kind: str, job_id: bytes, info: JoinInfo) -> None:
         self.process_id = process_id
         self.kind = kind
         self.job_id = job_id
@@ -76,7 +77,7 @@ class Host:
     __slots__ = ("actors", "host_id", "idle", "info", "lent", "link_refusals", "load", "number", "pool", "starting",
                  "workers")  # fmt: skip
 
-    def __init__(self, host_id: bytes, pool: Pool, info: dict[str, Any]) -> None:
+    def __init__(self, host_id: bytes, pool: Pool, info: HostInfo) -> None:
         self.host_id = host_id
         self.pool = pool
         self.info = info
@@ -92,7 +93,7 @@ class Host:
     @property
     def label(self) -> str:
         """How messages call it: several may have the same name."""
-        return f"{self.info.get('hostname', '?')} ({self.host_id.hex()[:8]})"
+        return f"{self.info.hostname} ({self.host_id.hex()[:8]})"
 
     def count_actor(self, more: int) -> None:
         """One more has its place here, or (-1) one less."""
@@ -167,6 +168,10 @@ class Envelope:
         self.estimate_us = 0
 
 
+UNANNOUNCED = ActorSpec("actor", "", "", False, 0, 1, True, False, b"", b"", b"", b"")
+"""Of an actor whose handle came before its announcement."""
+
+
 class Actor:
     """An actor. Calls wait in ``queue`` until it is ALIVE; ``last_seq``: what each caller's worker has been handed.
 
@@ -181,7 +186,7 @@ class Actor:
         self.actor_id = actor_id
         self.state = PENDING
         self.incarnation = 0
-        self.spec: dict[str, Any] = {}
+        self.spec = UNANNOUNCED
         self.function_id = b""
         self.payload = b""
         self.creator = b""
@@ -202,11 +207,10 @@ class Actor:
     @property
     def detached(self) -> bool:
         """Whether it outlives its creator."""
-        return bool(self.spec.get("detached"))
+        return self.spec.detached
 
     @property
     def label(self) -> str:
         """How messages call it."""
-        name = self.spec.get("name")
-        class_name = self.spec.get("class_name", "actor")
-        return f"{class_name} '{name}'" if name else str(class_name)
+        spec = self.spec
+        return f"{spec.class_name} '{spec.name}'" if spec.name else spec.class_name

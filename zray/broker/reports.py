@@ -11,16 +11,24 @@ from zray.broker.inspections import Found
 from zray.broker.records import SERVING, STARTING, Actor, Host, Job, Process, Worker
 from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe
 from zray.ids import task_of
-from zray.protocol.messages import (
-    ALIVE,
-    PENDING,
-    RESTARTING,
-    Answer,
-    LinkRefusals,
-    Notice,
-    ProtocolError,
-    Query,
+from zray.protocol import questions as q
+from zray.protocol.messages import ALIVE, PENDING, RESTARTING, LinkRefusals, Notice
+from zray.protocol.questions import (
+    AT_WORKER,
+    QUEUED,
+    UNKNOWN,
+    UNPLACED,
+    Amount,
+    BrokerStatus,
+    ClusterStatus,
+    Explanation,
+    HostStatus,
+    JobStatus,
+    RunningStatus,
+    WaitingStatus,
+    WorkerCounts,
 )
+from zray.protocol.records import HostState
 
 if TYPE_CHECKING:
     from zray.broker.core import BrokerCore
@@ -44,7 +52,7 @@ class Reports:
         self,
         core: BrokerCore,
         infeasible_warn_s: float,
-        shell_status: Callable[[], dict[str, Any]] = dict,
+        shell_status: Callable[[], BrokerStatus] = BrokerStatus,
         silent_s: Callable[[bytes], float] = lambda process_id: 0.0,
     ) -> None:
         """``shell_status``, ``silent_s``: see ``BrokerCore``."""
@@ -57,53 +65,36 @@ class Reports:
 
     # ------------------------------------------------------------------ queries
 
-    def on_query(self, source: Process, message: Query) -> None:
-        """Answers a question; None when it is not known."""
-        later: Callable[[Process, Query], None] | None = {
-            "flush_logs": lambda source, message: self._core.output.flush(source, message.request),
-            "explain": self._explain,
-            "status": self._status,
-            "available_resources": self._available,
-        }.get(message.what)
-        if later is not None:
-            later(source, message)
-            return
-        answer: Callable[[], Any] | None = {
-            "hosts": self.hosts,
-            "cluster_resources": lambda: self._sum("total"),
-            "named_actors": lambda: self._named_actors(message.argument),
-            "actors": self._actors,
-            "workers": self._workers,
-            "stats": self.stats,
-            "is_member": lambda: self._is_member(message.argument),
-        }.get(message.what)
-        self._core.send(source.process_id, Answer(message.request, answer() if answer else None))
+    def on_question(self, source: Process, question: Any) -> None:
+        """Answers a question, now or when those who know have answered."""
+        at_once = _AT_ONCE.get(type(question))
+        if at_once is not None:
+            self._core.send(source.process_id, at_once(self, question))
+        else:
+            _LATER[type(question)](self, source, question)
 
-    def hosts(self) -> list[dict[str, Any]]:
-        """One row per live host."""
+    def hosts(self) -> list[HostState]:
+        """The live hosts."""
         return [self.host(host) for host in self._core.scheduler.hosts.values()]
 
     @staticmethod
-    def host(host: Host) -> dict[str, Any]:
-        """One of them."""
-        return {
-            **host.info,
-            "host_id": host.host_id,
-            "resources": as_floats(host.pool.total),
-            "available": as_floats(host.pool.free),
-            "workers": len(host.workers),
-        }
+    def host(host: Host) -> HostState:
+        """One of them. More may be in use than there is, while those that were blocked go on: then nothing is free."""
+        free = {name: max(0, amount) for name, amount in host.pool.free.items()}
+        return HostState(host.host_id, host.info, as_floats(host.pool.total), as_floats(free), len(host.workers))
 
-    def _available(self, source: Process, message: Query) -> None:
-        """What is free. Of stores their hosts know; one that does not answer in time counts as empty."""
+    def _resources(self, source: Process, question: q.ResourcesQuery) -> None:
+        """What there is, or is free. Of stores their hosts know; one that does not answer in time counts as empty."""
+        if not question.free:
+            self._core.send(source.process_id, q.Resources(question.request, self._sum("total")))
+            return
 
         def answer(found: Found) -> None:
             free = self._sum("free")
-            stores = [each["store"] for each in found.values()]
-            used = sum(store.get("used", 0) - store.get("idle", 0) for store in stores)
             if STORE in free:
+                used = sum(host.store.used - host.store.idle for host in found.hosts.values())
                 free[STORE] = max(0.0, free[STORE] - used)
-            self._core.send(source.process_id, Answer(message.request, free))
+            self._core.send(source.process_id, q.Resources(question.request, free))
 
         hosts = self._core.scheduler.hosts.values()
         with_stores = [host.host_id for host in hosts if STORE in host.pool.total]
@@ -116,79 +107,80 @@ class Reports:
                 total[name] = total.get(name, 0) + max(0, amount)
         return as_floats({name: amount for name, amount in total.items() if amount})
 
-    def _is_member(self, argument: dict[str, Any]) -> bool:
-        process_id = argument.get("process_id")
-        return type(process_id) is bytes and self._core.is_member(process_id)
+    def _flush_output(self, source: Process, question: q.FlushOutput) -> None:
+        self._core.output.flush(source, question.request)
 
-    def _named_actors(self, argument: dict[str, Any]) -> list[dict[str, str]]:
-        namespace = argument.get("namespace")
+    def _named_actors(self, namespace: str | None) -> list[q.ActorName]:
         return [
-            {"namespace": space, "name": name}
+            q.ActorName(space, name)
             for space, name in self._core.actors.live_names()
             if namespace is None or space == namespace
         ]
 
-    def _actors(self) -> list[dict[str, Any]]:
+    def _actors(self) -> list[q.ActorRow]:
         return [
-            {"actor_id": actor.actor_id.hex(), "class_name": actor.spec.get("class_name", ""),
-             "name": actor.spec.get("name") or "", "state": STATE_NAMES[actor.state],
-             "pid": actor.worker.pid if actor.worker else 0, "restarts": actor.incarnation}
+            q.ActorRow(actor.actor_id, actor.spec.class_name, actor.spec.name, STATE_NAMES[actor.state],
+                       actor.worker.pid if actor.worker else 0, actor.incarnation)
             for actor in self._core.actors.actors.values()
         ]  # fmt: skip
 
-    def _workers(self) -> list[dict[str, Any]]:
+    def _workers(self) -> list[q.WorkerRow]:
         return [
-            {"worker_id": worker.worker_id.hex(), "pid": worker.pid, "state": WORKER_STATES[worker.state],
-             "job_id": worker.job_id.hex(), "tasks": len(worker.outstanding), "blocked": worker.blocked,
-             "grant": describe(worker.grant.amounts), "actor": worker.actor.label if worker.actor else ""}
+            q.WorkerRow(worker.worker_id, worker.pid, WORKER_STATES[worker.state], worker.job_id,
+                        len(worker.outstanding), worker.blocked, describe(worker.grant.amounts),
+                        worker.actor.label if worker.actor else "")
             for worker in self._core.scheduler.workers.values()
         ]  # fmt: skip
 
-    def stats(self) -> dict[str, Any]:
-        """Counts, for benchmarks and tests."""
+    def _counts(self, request: int) -> q.BrokerCounts:
         core = self._core
-        return {
-            "tasks": len(core.tasks),
-            "queued": sum(len(queue) for queue in core.scheduler.queues.values()),
-            "dispatched": core.scheduler.dispatched,
-            "actors": len(core.actors.actors),
-            "workers": len(core.scheduler.workers),
-            "processes": len(core.processes),
-            "functions": len(core.functions),
-            "dropped_frames": core.dropped_frames,
-        }
+        return q.BrokerCounts(
+            request,
+            tasks=len(core.tasks),
+            queued=sum(len(queue) for queue in core.scheduler.queues.values()),
+            dispatched=core.scheduler.dispatched,
+            actors=len(core.actors.actors),
+            workers=len(core.scheduler.workers),
+            processes=len(core.processes),
+            functions=len(core.functions),
+            dropped_frames=core.dropped_frames,
+        )
 
     # ------------------------------------------------------------------ why something takes so long
 
-    def _explain(self, source: Process, message: Query) -> None:
-        """Where a task is, or what keeps an actor from taking a call: see ``zray.client.explain``, which asks."""
-        task_id, actor_id = (message.argument.get(name) for name in ("task", "actor"))
-        envelope = self._core.tasks.get(task_id) if type(task_id) is bytes else None
-        actor = self._core.actors.actors.get(actor_id) if type(actor_id) is bytes else None
-        about: dict[str, Any] = {"state": "unknown"}
-        worker: Worker | None = None
+    def _explain_task(self, source: Process, question: q.ExplainTask) -> None:
+        """Where a task is: see ``zray.client.explain``, which asks."""
+        envelope = self._core.tasks.get(question.task_id)
+        about = Explanation(question.request, UNKNOWN)
         if envelope is not None:
-            worker = envelope.worker
-            about = {"name": self.function_name(envelope.function_id)}
-            about |= {"state": "worker"} if worker else {"state": "queued", "why": self._why_unplaced(envelope.shape)}
-        elif actor is not None:
-            worker = actor.worker
-            about = {"name": actor.label}
-            if worker is None:
-                why = self._why_unplaced(actor.placement) if actor.payload else "its constructor waits for arguments"
-                about |= {"state": "unplaced", "why": why}
-            else:
-                about |= {"state": "starting" if worker.state == STARTING else "worker"}
-        if worker is None:
-            self._core.send(source.process_id, Answer(message.request, about))
-            return
-        about |= {"pid": worker.pid, "host": worker.host.label}
+            about = about._replace(name=self.function_name(envelope.function_id))
+            if envelope.worker is not None:
+                self._explain_worker(source, about._replace(state=AT_WORKER), envelope.worker)
+                return
+            about = about._replace(state=QUEUED, why=self._why_unplaced(envelope.shape))
+        self._core.send(source.process_id, about)
+
+    def _explain_actor(self, source: Process, question: q.ExplainActor) -> None:
+        """What keeps an actor from taking a call."""
+        actor = self._core.actors.actors.get(question.actor_id)
+        about = Explanation(question.request, UNKNOWN)
+        if actor is not None:
+            about = about._replace(name=actor.label)
+            if actor.worker is not None:
+                state = q.STARTING if actor.worker.state == STARTING else AT_WORKER
+                self._explain_worker(source, about._replace(state=state), actor.worker)
+                return
+            why = self._why_unplaced(actor.placement) if actor.payload else "its constructor waits for arguments"
+            about = about._replace(state=UNPLACED, why=why)
+        self._core.send(source.process_id, about)
+
+    def _explain_worker(self, source: Process, about: Explanation, worker: Worker) -> None:
+        """Asks the worker that has it, and answers with what that says."""
+        about = about._replace(pid=worker.pid, host=worker.host.label)
         worker_id = worker.worker_id
 
         def answer(found: Found) -> None:
-            doing = found.get(worker_id, {"running": [], "waits": []})
-            value = {**about, "answers": worker_id in found, "running": doing["running"], "waits": doing["waits"]}
-            self._core.send(source.process_id, Answer(message.request, value))
+            self._core.send(source.process_id, about._replace(activity=found.activities.get(worker_id)))
 
         self._core.inspections.ask(source.process_id, [worker_id], answer)
 
@@ -214,19 +206,19 @@ class Reports:
 
     # ------------------------------------------------------------------ status
 
-    def _status(self, source: Process, message: Query) -> None:
+    def _status(self, source: Process, question: q.StatusQuery) -> None:
         core = self._core
         workers = [worker for worker in core.scheduler.workers.values() if worker.outstanding or worker.actor]
         asked = [*core.scheduler.hosts, *(job.driver for job in core.jobs.values())]
         asked += [worker.worker_id for worker in workers[:MAX_WORKERS_ASKED]]
 
         def answer(found: Found) -> None:
-            core.send(source.process_id, Answer(message.request, self.status(found)))
+            core.send(source.process_id, self.status(question.request, found))
 
         core.inspections.ask(source.process_id, asked, answer)
 
-    def status(self, found: Found) -> dict[str, Any]:
-        """The whole cluster as ``zray status`` shows it, in types that JSON has. ``found``: what its processes say."""
+    def status(self, request: int, found: Found) -> ClusterStatus:
+        """The whole cluster as ``zray status`` shows it. ``found``: what its processes say."""
         core = self._core
         actors = [actor for actor in core.actors.actors.values() if actor.creator]  # those that have been announced
         queued = [
@@ -234,64 +226,69 @@ class Reports:
             for queue in core.scheduler.queues.values()
             if (first := queue.any()) is not None
         ]
-        return {
-            **self._shell_status(),
-            "hosts": [self._host_status(host, found) for host in core.scheduler.hosts.values()],
-            "jobs": self._jobs_status(queued, actors),
-            "actors": {name: sum(actor.state == state for actor in actors) for state, name in STATE_NAMES.items()},
-            "waiting": self._waiting(queued),
-            "running": self._running(found),
-            "waiting_for_arguments": _sums(doing["arguments"] for doing in found.values() if "arguments" in doing),
-        }
+        return ClusterStatus(
+            request,
+            self._shell_status(),
+            hosts=[self._host_status(host, found) for host in core.scheduler.hosts.values()],
+            jobs=self._jobs_status(queued, actors),
+            actors={name: sum(actor.state == state for actor in actors) for state, name in STATE_NAMES.items()},
+            waiting=self._waiting(queued),
+            running=self._running(found),
+            waiting_for_arguments=_sums(activity.arguments for activity in found.activities.values()),
+        )
 
-    def _running(self, found: Found) -> list[dict[str, Any]]:
+    def _running(self, found: Found) -> list[RunningStatus]:
         """What runs, the longest first, and the actors that do nothing at the moment. Seconds are None where nobody
         says."""
-        rows: list[dict[str, Any]] = []
+        rows: list[RunningStatus] = []
         for worker in self._core.scheduler.workers.values():
             if not worker.outstanding and worker.actor is None:
                 continue
-            doing = found.get(worker.worker_id)
-            memory = found.get(worker.host.host_id, {}).get("memory", {}).get(str(worker.pid))
-            row = {
-                "what": "actor" if worker.actor is not None else "task",
-                "actor": worker.actor.label if worker.actor is not None else "",
-                "host_id": worker.host.host_id.hex(),
-                "pid": worker.pid,
-                "memory_bytes": memory,
-                "answers": doing is not None,
-                "waits_for": [name or self._maker_of(ref) for ref, name, _ in doing["waits"]] if doing else [],
-            }
-            runs = doing["running"] if doing else []
-            if not runs and worker.outstanding:
+            activity = found.activities.get(worker.worker_id)
+            host = found.hosts.get(worker.host.host_id)
+            row = RunningStatus(
+                what="actor" if worker.actor is not None else "task",
+                actor=worker.actor.label if worker.actor is not None else "",
+                host_id=worker.host.host_id,
+                pid=worker.pid,
+                memory_bytes=host.memory.get(worker.pid) if host is not None else None,
+                answers=activity is not None,
+                waits_for=[each.maker or self._maker_of(each.object_id) for each in activity.awaited]
+                if activity
+                else [],
+                name="",
+                seconds=None,
+            )
+            if activity and activity.running:
+                rows += [row._replace(name=call.name, seconds=call.seconds) for call in activity.running]
+            elif worker.outstanding:
                 first = next(iter(worker.outstanding.values()))
-                runs = [[self.function_name(first.function_id), None, b""]]
-            rows += [{**row, "name": name, "seconds": seconds} for name, seconds, _ in runs or [["", None, b""]]]
-        return sorted(rows, key=lambda row: -(row["seconds"] or 0.0))
+                rows.append(row._replace(name=self.function_name(first.function_id)))
+            else:
+                rows.append(row)
+        return sorted(rows, key=lambda row: -(row.seconds or 0.0))
 
-    def _host_status(self, host: Host, found: Found) -> dict[str, Any]:
-        workers = dict.fromkeys(WORKERS_AS, 0)
+    def _host_status(self, host: Host, found: Found) -> HostStatus:
+        workers = dict.fromkeys(WorkerCounts._fields, 0)
         for worker in host.workers.values():
             workers[WORKERS_AS[worker.state]] += 1
-        info, pool = host.info, host.pool
-        pid = info.get("pid")
-        return {
-            "host_id": host.host_id.hex(),
-            "hostname": str(info.get("hostname", "?")),
-            "pid": pid if type(pid) is int else 0,
-            "session": str(info.get("session", "")),
-            "heard_s": self._silent_s(host.host_id),
-            "labels": {str(key): str(value) for key, value in info.get("labels", {}).items()},
-            "resources": {
-                name: {"total": total / UNIT, "used": (total - pool.free[name]) / UNIT}
-                for name, total in pool.total.items()
+        info, pool, answer = host.info, host.pool, found.hosts.get(host.host_id)
+        return HostStatus(
+            host_id=host.host_id,
+            hostname=info.hostname,
+            pid=info.pid,
+            session=info.session,
+            heard_s=self._silent_s(host.host_id),
+            labels=info.labels,
+            resources={
+                name: Amount(total / UNIT, (total - pool.free[name]) / UNIT) for name, total in pool.total.items()
             },
-            "store": found.get(host.host_id, {}).get("store"),
-            "workers": workers,
-            "refused": host.link_refusals,
-        }
+            store=answer.store if answer is not None else None,
+            workers=WorkerCounts(**workers),
+            refused=host.link_refusals,
+        )
 
-    def _jobs_status(self, queued: Iterable[tuple[bytes, Shape, int]], actors: Iterable[Actor]) -> list[dict[str, Any]]:
+    def _jobs_status(self, queued: Iterable[tuple[bytes, Shape, int]], actors: Iterable[Actor]) -> list[JobStatus]:
         core = self._core
         counts = {job_id: dict.fromkeys(("tasks_running", "tasks_waiting", "actors"), 0) for job_id in core.jobs}
 
@@ -307,25 +304,18 @@ class Reports:
                 add(worker.job_id, "tasks_waiting", len(worker.outstanding) - 1)
         for actor in actors:
             add(actor.job_id, "actors", 1)
-        return [
-            {**_job_status(job, core.processes.get(job.driver)), **counts[job_id]} for job_id, job in core.jobs.items()
-        ]
+        return [_job_status(job, core.processes.get(job.driver), counts[job_id]) for job_id, job in core.jobs.items()]
 
-    def _waiting(self, queued: Iterable[tuple[bytes, Shape, int]]) -> list[dict[str, Any]]:
+    def _waiting(self, queued: Iterable[tuple[bytes, Shape, int]]) -> list[WaitingStatus]:
         """What has no place yet, by the resources that it asks for."""
-        rows: dict[tuple[str, bytes], dict[str, Any]] = {}
+        rows: dict[tuple[str, bytes], WaitingStatus] = {}
 
         def add(what: str, shape: Shape, count: int) -> None:
             row = rows.get((what, shape.key))
             if row is None:
-                hosts = self._core.scheduler.hosts.values()
-                row = rows[what, shape.key] = {
-                    "what": what,
-                    "count": 0,
-                    "resources": as_floats(shape.amounts),
-                    "can_be_placed": any(host.pool.could_ever_fit(shape) for host in hosts),
-                }
-            row["count"] += count
+                can_be_placed = any(host.pool.could_ever_fit(shape) for host in self._core.scheduler.hosts.values())
+                row = WaitingStatus(what, 0, as_floats(shape.amounts), can_be_placed)
+            rows[what, shape.key] = row._replace(count=row.count + count)
 
         for _, shape, count in queued:
             add("tasks", shape, count)
@@ -364,7 +354,7 @@ class Reports:
         hosts = self._core.scheduler.hosts.values()
         if any(host.pool.could_ever_fit(shape) for host in hosts):
             return ""
-        have = "; ".join(f"{host.info.get('hostname', '?')}: {describe(host.pool.total)}" for host in hosts)
+        have = "; ".join(f"{host.info.hostname}: {describe(host.pool.total)}" for host in hosts)
         return (
             f"{what} cannot be scheduled: each asks for {describe(shape.amounts)}, and no host of the cluster has that "
             f"much ({have or 'there is no host'}). It waits until such a host joins; ask for less, or start one with "
@@ -391,8 +381,6 @@ class Reports:
     def on_link_refusals(self, source: Process, message: LinkRefusals) -> None:
         """A host has turned strangers away from its direct links."""
         host = self._core.scheduler.hosts.get(source.process_id)
-        if not all(type(reason) is str and type(count) is int for reason, count in message.counts.items()):
-            raise ProtocolError("malformed counts of refusals")
         if host is not None:
             host.link_refusals = message.counts
 
@@ -410,9 +398,24 @@ def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(total.most_common())
 
 
-def _job_status(job: Job, driver: Process | None) -> dict[str, Any]:
-    return {
-        "job_id": job.job_id.hex(),
-        "namespace": str(job.config.get("namespace", "")),
-        "driver_pid": driver.info.get("pid", 0) if driver is not None else None,
-    }
+def _job_status(job: Job, driver: Process | None, counts: dict[str, int]) -> JobStatus:
+    return JobStatus(job.job_id, job.settings.namespace, driver.info.pid if driver is not None else None, **counts)
+
+
+_AT_ONCE: dict[Any, Callable[[Reports, Any], q.Answer]] = {
+    q.HostsQuery: lambda reports, ask: q.HostList(ask.request, reports.hosts()),
+    q.NamedActorsQuery: lambda reports, ask: q.NamedActors(ask.request, reports._named_actors(ask.namespace)),
+    q.MemberQuery: lambda reports, ask: q.Membership(ask.request, reports._core.is_member(ask.process_id)),
+    q.ActorsQuery: lambda reports, ask: q.ActorList(ask.request, reports._actors()),
+    q.WorkersQuery: lambda reports, ask: q.WorkerList(ask.request, reports._workers()),
+    q.CountsQuery: lambda reports, ask: reports._counts(ask.request),
+}
+"""What the broker knows by itself."""
+_LATER: dict[Any, Callable[[Reports, Process, Any], None]] = {
+    q.ResourcesQuery: Reports._resources,
+    q.ExplainTask: Reports._explain_task,
+    q.ExplainActor: Reports._explain_actor,
+    q.StatusQuery: Reports._status,
+    q.FlushOutput: Reports._flush_output,
+}
+"""What it may have to ask others for."""

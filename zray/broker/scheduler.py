@@ -368,7 +368,7 @@ class Scheduler:
         worker.job_id = job_id
         self._processes[worker.worker_id].job_id = job_id
         job.workers[worker.worker_id] = None
-        self._send(worker.worker_id, JobConfig(job_id, job.config))
+        self._send(worker.worker_id, JobConfig(job_id, job.settings))
 
     def _start_for_tasks(self, host: Host, shape: Shape, wanted: int) -> None:
         wanted = host.pool.how_many_fit(shape, 1 if host.lent else wanted) - len(host.starting)
@@ -574,8 +574,8 @@ class Scheduler:
         worker.served = actor.actor_id
         if worker.job_id != actor.job_id:
             self._assign(worker, actor.job_id)
-        spec = {**actor.spec, "creator": actor.creator}
-        start = ActorStart(actor.actor_id, actor.incarnation, actor.function_id, spec, worker.gpus, actor.payload)
+        start = ActorStart(actor.actor_id, actor.incarnation, actor.function_id, actor.spec, actor.creator,
+                           worker.gpus, actor.payload)  # fmt: skip
         self._send(worker.worker_id, start)
 
     def actor_runs(self, worker: Worker, actor: Actor) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zray import version
 from zray.broker.broker import Broker
@@ -21,6 +21,7 @@ from zray.config import FREEZE_HEAP, Config
 from zray.exceptions import ConfigError
 from zray.protocol.contract import TICK_S
 from zray.protocol.messages import PROTOCOL_VERSION
+from zray.protocol.questions import BrokerStatus
 from zray.protocol.sockets import RESERVED_DESCRIPTORS
 from zray.util.heap import freeze_heap
 from zray.util.processes import describe_error, descriptors_left, raise_descriptor_limit
@@ -83,16 +84,16 @@ class BrokerShell:
         """Frames and messages that were no good."""
         return self._broker.core.dropped_frames + self._broker.members.dropped_frames + self._door.malformed
 
-    def _status(self) -> dict[str, Any]:
-        return {
-            "address": self.address,
-            "uptime_s": time.monotonic() - self._started,
-            "zray": version.VERSION,
-            "python": version.python_version(),
-            "protocol": PROTOCOL_VERSION,
-            "refused": dict(self._broker.members.refused + Counter(self._door.refusals)),
-            "dropped_frames": self.dropped_frames,
-        }
+    def _status(self) -> BrokerStatus:
+        return BrokerStatus(
+            address=self.address,
+            uptime_s=time.monotonic() - self._started,
+            zray=version.VERSION,
+            python=version.python_version(),
+            protocol=PROTOCOL_VERSION,
+            refused=dict(self._broker.members.refused + Counter(self._door.refusals)),
+            dropped_frames=self.dropped_frames,
+        )
 
     def stop(self) -> None:
         """Ends the loop after the present turn."""

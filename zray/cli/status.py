@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -24,7 +24,18 @@ from zray.cli.stop import own_roots
 from zray.client.connection import Connection, connect
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ZrayError
-from zray.protocol.messages import OBSERVER, Answer, Goodbye, Query
+from zray.protocol.messages import OBSERVER, Goodbye
+from zray.protocol.questions import (
+    Amount,
+    ClusterStatus,
+    HostStatus,
+    JobStatus,
+    RunningStatus,
+    StatusQuery,
+    WaitingStatus,
+    WorkerCounts,
+)
+from zray.protocol.records import JoinInfo, StoreUse
 from zray.protocol.sockets import check_address
 from zray.security.dialer import credentials_for
 from zray.util.sessions import brokers
@@ -54,7 +65,7 @@ PASSING = ("starting", "ending")
 """States of workers that have no column."""
 STORE = "object_store_memory"
 IN_BYTES = ("memory", STORE)
-NOTHING = {"total": 0.0, "used": 0.0}
+NOTHING = Amount(0.0, 0.0)
 BYTE_UNITS = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
 TIME_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -83,7 +94,7 @@ def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> Non
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(plain_data(found), indent=2))
         return
     on = console()
     show_lines(render(found, target, on), on)
@@ -104,51 +115,71 @@ def _targets(address: str, config: Config) -> list[str]:
 
 
 def _list(targets: Sequence[str], config: Config, insecure: bool, as_json: bool) -> None:
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[str, ClusterStatus | str]] = []
     for target in targets:
         try:
-            rows.append({"reached_at": target, **ask(target, config, insecure)})
+            rows.append((target, ask(target, config, insecure)))
         except ZrayError as error:
-            rows.append({"reached_at": target, "error": str(error)})
+            rows.append((target, str(error)))
     if as_json:
-        click.echo(json.dumps({"clusters": rows}, indent=2))
+        clusters = [
+            {"reached_at": target, **({"error": found} if isinstance(found, str) else plain_data(found))}
+            for target, found in rows
+        ]
+        click.echo(json.dumps({"clusters": clusters}, indent=2))
         return
     click.echo(f"{len(rows)} clusters of yours run on this machine; `zray status --address ADDRESS` shows one:")
-    for row in rows:
-        click.echo(f"  {row['reached_at']}\n    {clean(row['error']) if 'error' in row else _in_short(row)}")
+    for target, found in rows:
+        click.echo(f"  {target}\n    {clean(found) if isinstance(found, str) else _in_short(found)}")
 
 
-def _in_short(found: Mapping[str, Any]) -> str:
-    drivers = ", ".join(str(job["driver_pid"]) for job in found["jobs"] if job["driver_pid"] is not None)
-    hosts = f"{len(found['hosts'])} host{'s' if len(found['hosts']) != 1 else ''}"
-    return f"up {_duration(found['uptime_s'])}, {hosts}, drivers: {f'pid {drivers}' if drivers else 'none'}"
+def _in_short(found: ClusterStatus) -> str:
+    drivers = ", ".join(str(job.driver_pid) for job in found.jobs if job.driver_pid is not None)
+    hosts = f"{len(found.hosts)} host{'s' if len(found.hosts) != 1 else ''}"
+    return f"up {_duration(found.broker.uptime_s)}, {hosts}, drivers: {f'pid {drivers}' if drivers else 'none'}"
+
+
+def plain_data(found: ClusterStatus) -> dict[str, Any]:
+    """What ``--json`` prints: the fields of the answer by name, identifiers in hexadecimal."""
+    fields = found._asdict()
+    del fields["request"]
+    data: dict[str, Any] = _plain(fields.pop("broker")._asdict() | fields)
+    return data
+
+
+def _plain(value: Any) -> Any:
+    """In types that JSON has."""
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.hex() if isinstance(value, bytes) else value
 
 
 # ---- asking
 
 
-def ask(address: str, config: Config, insecure: bool = False) -> dict[str, Any]:
+def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
     """What the broker at ``address`` says of its cluster. Raises ZrayError if none answers, or it lets nobody in."""
     credentials = credentials_for(address, "driver", config.keys, insecure)
-    connection = connect(address, OBSERVER, os.urandom(16), {"pid": os.getpid()}, config, credentials)
+    connection = connect(address, OBSERVER, os.urandom(16), JoinInfo(os.getpid()), config, credentials)
     try:
-        connection.flush([Query(1, "status", {})])
-        found = _answer(connection, config.connect_timeout_s)
+        connection.flush([StatusQuery(1)])
+        return _answer(connection, config.connect_timeout_s)
     finally:
         connection.flush([Goodbye("it has looked")])
         connection.close()
-    if not isinstance(found, dict):
-        raise ZrayError(f"the broker at {address!r} is of another version: it does not know what its status is")
-    return found
 
 
-def _answer(connection: Connection, timeout_s: float) -> Any:
+def _answer(connection: Connection, timeout_s: float) -> ClusterStatus:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         connection.socket.poll(POLL_MS, zmq.POLLIN)
         for message in connection.receive():
-            if isinstance(message, Answer):
-                return message.value
+            if isinstance(message, ClusterStatus):
+                return message
         connection.link.tick(time.monotonic())
         connection.flush([])
     raise ClusterUnavailableError(f"the broker at {connection.address!r} has not answered within {timeout_s:g} s")
@@ -157,56 +188,55 @@ def _answer(connection: Connection, timeout_s: float) -> Any:
 # ---- showing
 
 
-def render(found: Mapping[str, Any], reached_at: str, on: Console) -> Iterator[str | Text]:
+def render(found: ClusterStatus, reached_at: str, on: Console) -> Iterator[str | Text]:
     """The lines to print for the answer of a broker that was reached at an address."""
-    yield f"zray {found['zray']} (Python {found['python']}) at {reached_at}, up {_duration(found['uptime_s'])}"
-    if found["address"] != reached_at:
-        yield f"listens at {found['address']}"
-    silent = sum(host["heard_s"] >= SILENT_S for host in found["hosts"])
-    heard = (
-        f", {silent} of them silent" if silent else f", heard in the last {SILENT_S:.0f} s" if found["hosts"] else ""
-    )
+    broker = found.broker
+    yield f"zray {broker.zray} (Python {broker.python}) at {reached_at}, up {_duration(broker.uptime_s)}"
+    if broker.address != reached_at:
+        yield f"listens at {broker.address}"
+    silent = sum(host.heard_s >= SILENT_S for host in found.hosts)
+    heard = f", {silent} of them silent" if silent else f", heard in the last {SILENT_S:.0f} s" if found.hosts else ""
     yield ""
-    yield _titled("Hosts", f"{len(found['hosts']) or 'none'}{heard}", BAD if silent else "")
-    yield from _hosts(found["hosts"], on)
+    yield _titled("Hosts", f"{len(found.hosts) or 'none'}{heard}", BAD if silent else "")
+    yield from _hosts(found.hosts, on)
     yield ""
-    yield _titled("Jobs", len(found["jobs"]) or "none")
-    if found["jobs"]:
-        yield from table(on, JOB_COLUMNS, map(_job, found["jobs"][:MAX_ROWS]))
-        yield from _more(found["jobs"])
+    yield _titled("Jobs", len(found.jobs) or "none")
+    if found.jobs:
+        yield from table(on, JOB_COLUMNS, map(_job, found.jobs[:MAX_ROWS]))
+        yield from _more(found.jobs)
     yield from _running(found, on)
-    actors = [f"{count} {name}" for state, name in ACTOR_STATES.items() if (count := found["actors"].get(state, 0))]
+    actors = [f"{count} {name}" for state, name in ACTOR_STATES.items() if (count := found.actors.get(state, 0))]
     yield ""
     yield _titled("Actors", ", ".join(actors) or "none")
     yield ""
-    yield _titled("Waiting for a place", sum(row["count"] for row in found["waiting"]) or "nothing")
-    waiting = sorted(found["waiting"], key=lambda row: (row["can_be_placed"], -row["count"]))
+    yield _titled("Waiting for a place", sum(row.count for row in found.waiting) or "nothing")
+    waiting = sorted(found.waiting, key=lambda row: (row.can_be_placed, -row.count))
     for row in waiting[:MAX_ROWS]:
-        yield from wrapped(on, _waits(row), "" if row["can_be_placed"] else WANTED)
+        yield from wrapped(on, _waits(row), "" if row.can_be_placed else WANTED)
     yield from _more(waiting)
-    arguments = found["waiting_for_arguments"]
+    arguments = found.waiting_for_arguments
     yield _titled("Waiting for arguments", sum(arguments.values()) or "nothing")
     yield from wrapped(on, ", ".join(f"{count} {name}" for name, count in arguments.items()))
-    counts = Counter(found["refused"])
-    for host in found["hosts"]:
-        counts.update(host["refused"])
+    counts = Counter(broker.refused)
+    for host in found.hosts:
+        counts.update(host.refused)
     refused = counts.most_common()
     times = sum(count for _, count in refused)
     yield ""
     yield _titled("Strangers turned away", "never" if not times else "once" if times == 1 else f"{times} times")
     yield from wrapped(on, ", ".join(f"{reason}: {count}" for reason, count in refused))
-    yield _titled("Frames dropped", found["dropped_frames"] or "none")
+    yield _titled("Frames dropped", broker.dropped_frames or "none")
 
 
 def _titled(title: str, text: object, style: str = "") -> Text:
     return Text.assemble((f"{title}:", "bold"), " ", (str(text), style))
 
 
-def _hosts(hosts: Sequence[Mapping[str, Any]], on: Console) -> Iterator[str | Text]:
+def _hosts(hosts: Sequence[HostStatus], on: Console) -> Iterator[str | Text]:
     if not hosts:
         return
     total = _total(hosts)
-    gpus = "GPU" in total["resources"]
+    gpus = "GPU" in total.resources
     columns = list(HOST_COLUMNS)
     if gpus:
         columns.insert(GPUS_COLUMN, Column("GPUS", right=True))
@@ -214,108 +244,107 @@ def _hosts(hosts: Sequence[Mapping[str, Any]], on: Console) -> Iterator[str | Te
     yield header
     for line, host in zip(lines, hosts, strict=False):
         yield line
-        yield from wrapped(on, _extras(host), BAD if host["heard_s"] >= SILENT_S else "", indent=6)
+        yield from wrapped(on, _extras(host), BAD if host.heard_s >= SILENT_S else "", indent=6)
     yield from _more(hosts)
     if len(hosts) > 1:
         yield last
 
 
-def _total(hosts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _total(hosts: Sequence[HostStatus]) -> HostStatus:
     """All hosts as if they were one."""
-    resources: dict[str, dict[str, float]] = {}
-    workers: dict[str, int] = {}
+    resources: dict[str, Amount] = {}
     for host in hosts:
-        for name, amounts in host["resources"].items():
-            sums = resources.setdefault(name, {"total": 0, "used": 0})
-            for which in sums:
-                sums[which] += amounts[which]
-        for state, count in host["workers"].items():
-            workers[state] = workers.get(state, 0) + count
-    stores = [host["store"] for host in hosts if host["store"]]
-    store = {name: sum(each[name] for each in stores) for name in ("capacity", "used", "idle", "spilled")}
-    return {"hostname": "all", "host_id": "", "resources": resources, "workers": workers,
-            "store": store if len(stores) == len(list(hosts)) else None}  # fmt: skip
+        for name, (total, used) in host.resources.items():
+            before = resources.get(name, NOTHING)
+            resources[name] = Amount(before.total + total, before.used + used)
+    stores = [host.store for host in hosts if host.store is not None]
+    return HostStatus(
+        b"", "all", 0, "", 0.0, {}, resources,
+        store=StoreUse(*map(sum, zip(*stores, strict=True))) if stores and len(stores) == len(hosts) else None,
+        workers=WorkerCounts(*map(sum, zip(*(host.workers for host in hosts), strict=True))),
+        refused={},
+    )  # fmt: skip
 
 
-def _host(host: Mapping[str, Any], gpus: bool) -> list[str]:
-    resources, workers = host["resources"], host["workers"]
+def _host(host: HostStatus, gpus: bool) -> list[str]:
+    resources, workers = host.resources, host.workers
     return [
-        host["hostname"],
-        host["host_id"][:8],
+        host.hostname,
+        host.host_id.hex()[:8],
         _used("CPU", resources),
         *([_used("GPU", resources)] if gpus else []),
         _used("memory", resources),
         _fill(host),
-        *(str(workers[state]) for state in ("idle", "busy", "actors")),
+        *map(str, (workers.idle, workers.busy, workers.actors)),
     ]
 
 
-def _fill(host: Mapping[str, Any]) -> str:
+def _fill(host: HostStatus) -> str:
     """How full a store is; its capacity where its host has not said."""
-    store = host["store"]
-    if not store:
-        return _amount(STORE, host["resources"].get(STORE, NOTHING)["total"])
-    unit, size = _unit(store["capacity"])
-    return f"{_number((store['used'] - store['idle']) / size, 1)}/{_number(store['capacity'] / size, 1)} {unit}"
+    store = host.store
+    if store is None:
+        return _amount(STORE, host.resources.get(STORE, NOTHING).total)
+    unit, size = _unit(store.capacity)
+    return f"{_number((store.used - store.idle) / size, 1)}/{_number(store.capacity / size, 1)} {unit}"
 
 
-def _running(found: Mapping[str, Any], on: Console) -> Iterator[str | Text]:
-    rows = found["running"]
+def _running(found: ClusterStatus, on: Console) -> Iterator[str | Text]:
+    rows = found.running
     yield ""
     yield _titled("Running", len(rows) or "nothing")
     if not rows:
         return
-    names = {host["host_id"]: f"{host['hostname']} {host['host_id'][:8]}" for host in found["hosts"]}
-    cells = [[_what(row), names.get(row["host_id"], "?"), str(row["pid"]), *_figures(row)] for row in rows[:MAX_ROWS]]
+    names = {host.host_id: f"{host.hostname} {host.host_id.hex()[:8]}" for host in found.hosts}
+    cells = [[_what(row), names.get(row.host_id, "?"), str(row.pid), *_figures(row)] for row in rows[:MAX_ROWS]]
     header, *lines = table(on, RUNNING_COLUMNS, cells)
     yield header
     for line, row in zip(lines, rows, strict=False):
         yield line
-        if row["waits_for"]:
-            yield from wrapped(on, f"waits for {', '.join(row['waits_for'][:3])}", indent=6)
+        if row.waits_for:
+            yield from wrapped(on, f"waits for {', '.join(row.waits_for[:3])}", indent=6)
     yield from _more(rows)
 
 
-def _what(row: Mapping[str, Any]) -> str:
-    if row["what"] == "task":
-        return row["name"] or "a task"
-    return f"{row['actor']}: {row['name'].rpartition('.')[2]}" if row["name"] else str(row["actor"])
+def _what(row: RunningStatus) -> str:
+    if row.what == "task":
+        return row.name or "a task"
+    return f"{row.actor}: {row.name.rpartition('.')[2]}" if row.name else row.actor
 
 
-def _figures(row: Mapping[str, Any]) -> list[str | Text]:
-    idle = row["what"] == "actor" and not row["name"]
-    seconds = Text("idle", QUIET) if idle else Text("?" if row["seconds"] is None else f"{row['seconds']:.1f}")
-    if not row["answers"]:
+def _figures(row: RunningStatus) -> list[str | Text]:
+    idle = row.what == "actor" and not row.name
+    seconds = Text("idle", QUIET) if idle else Text("?" if row.seconds is None else f"{row.seconds:.1f}")
+    if not row.answers:
         seconds = Text("no answer", BAD)
-    return [seconds, _amount("memory", row["memory_bytes"]) if row["memory_bytes"] else "?"]
+    return [seconds, _amount("memory", row.memory_bytes) if row.memory_bytes else "?"]
 
 
-def _extras(host: Mapping[str, Any]) -> str:
+def _extras(host: HostStatus) -> str:
     """What few hosts have: other resources, labels, workers that come or go."""
-    spilled = (host["store"] or {}).get("spilled", 0)
+    spilled = host.store.spilled if host.store is not None else 0
     on_disk = [f"{_amount('memory', spilled)} of objects on disk"] if spilled else []
-    silent = [f"NOT HEARD for {host['heard_s']:.0f} s"] if host["heard_s"] >= SILENT_S else []
+    silent = [f"NOT HEARD for {host.heard_s:.0f} s"] if host.heard_s >= SILENT_S else []
     resources = [
-        f"{name} {_used(name, host['resources'])}"
-        for name, amounts in sorted(host["resources"].items())
-        if name not in ("CPU", "GPU", *IN_BYTES) and (amounts["used"] or not name.startswith("node:"))
+        f"{name} {_used(name, host.resources)}"
+        for name, amount in sorted(host.resources.items())
+        if name not in ("CPU", "GPU", *IN_BYTES) and (amount.used or not name.startswith("node:"))
     ]
-    labels = [f"{key}={value}" for key, value in sorted(host["labels"].items())]
-    moving = [f"{count} workers {state}" for state in PASSING if (count := host["workers"][state])]
+    labels = [f"{key}={value}" for key, value in sorted(host.labels.items())]
+    moving = [f"{count} workers {state}" for state in PASSING if (count := getattr(host.workers, state))]
     return "; ".join(", ".join(group) for group in (silent, resources, labels, moving, on_disk) if group)
 
 
-def _job(job: Mapping[str, Any]) -> list[str]:
-    driver = "gone" if job["driver_pid"] is None else f"pid {job['driver_pid']}"
-    counts = [str(job[name]) for name in ("tasks_running", "tasks_waiting", "actors")]
-    return [job["job_id"], driver, job["namespace"] or "-", *counts]
+def _job(job: JobStatus) -> list[str]:
+    driver = "gone" if job.driver_pid is None else f"pid {job.driver_pid}"
+    counts = map(str, (job.tasks_running, job.tasks_waiting, job.actors))
+    return [job.job_id.hex(), driver, job.namespace or "-", *counts]
 
 
-def _waits(row: Mapping[str, Any]) -> str:
-    asked = ", ".join(f"{name}: {_amount(name, amount)}" for name, amount in sorted(row["resources"].items()))
-    what = row["what"] if row["count"] != 1 else row["what"].removesuffix("s")
-    never = "" if row["can_be_placed"] else " - cannot be placed: no host has that much"
-    return f"{row['count']} {what} of {{{asked}}}{never}"
+def _waits(row: WaitingStatus) -> str:
+    asked = ", ".join(f"{name}: {_amount(name, amount)}" for name, amount in sorted(row.resources.items()))
+    what = row.what if row.count != 1 else row.what.removesuffix("s")
+    never = "" if row.can_be_placed else " - cannot be placed: no host has that much"
+    return f"{row.count} {what} of {{{asked}}}{never}"
 
 
 # ---- lines and amounts
@@ -326,8 +355,8 @@ def _more(rows: Sequence[object]) -> Iterator[str]:
         yield f"  ... and {len(rows) - MAX_ROWS} more, which --json shows"
 
 
-def _used(name: str, resources: Mapping[str, Mapping[str, float]]) -> str:
-    used, total = (resources.get(name, NOTHING)[which] for which in ("used", "total"))
+def _used(name: str, resources: Mapping[str, Amount]) -> str:
+    total, used = resources.get(name, NOTHING)
     if not total:
         return "-"
     if name not in IN_BYTES:

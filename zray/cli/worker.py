@@ -12,6 +12,7 @@ import click
 from zray.config import REHEARSAL, Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
+from zray.protocol import rows
 from zray.protocol.sockets import check_address
 from zray.security.dialer import credentials_for, insecurity
 from zray.security.keys import ClientCredentials, KeyDirectory
@@ -139,6 +140,7 @@ def _serve(
 ) -> str:
     """The life of the host; returns why it ended."""
     set_title(f"zray: host {paths.name}")
+    rows.prepare()
     if config.optimizes(REHEARSAL):
         rehearse()
     zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion, config.disabled_optimizations)

@@ -17,6 +17,7 @@ from zray.exceptions import SILENT_LISTENER, ClusterUnavailableError, ConfigErro
 from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.link import Link
 from zray.protocol.messages import FROM_BROKER, HOST, PROTOCOL_VERSION, WORKER, Hello, ProtocolError, Refused, Welcome
+from zray.protocol.records import JoinInfo
 from zray.protocol.sockets import (
     check_address,
     is_readable,
@@ -64,7 +65,7 @@ class Connection:
         self.dropped_frames = 0
         self.pass_down: Callable[[bytes, bytes], None] | None = None
         """Takes frames for processes that reach the broker through this one: their ID, and the frame."""
-        self.max_message_bytes = min(config.max_message_bytes, _limit(welcome, config))
+        self.max_message_bytes = min(config.max_message_bytes, welcome.max_message_bytes)
         """The largest message that both ends accept."""
         self.link = Link(
             welcome.incarnation, FROM_BROKER, time.monotonic(), config.heartbeat_s, config.silence_s,
@@ -133,11 +134,12 @@ def connect(
     address: str,
     kind: str,
     process_id: bytes,
-    info: dict[str, Any],
+    info: JoinInfo,
     config: Config,
     credentials: ClientCredentials | None = None,
 ) -> Connection:
-    """Says hello to the broker at ``address``; ``credentials``: for one on TCP that demands them.
+    """Says hello to the broker at ``address``; ``info``: but for ``max_message_bytes``, which is from ``config``;
+    ``credentials``: for one on TCP that demands them.
 
     Raises ClusterUnavailableError after ``config.connect_timeout_s``, VersionMismatchError or ZrayError when refused.
     """
@@ -148,7 +150,7 @@ def connect(
     try:
         # Process IDs are no secret. On TCP a connection has a name that nobody else knows, so nobody can take it over.
         socket.setsockopt(zmq.ROUTING_ID, process_id if address.startswith("ipc://") else b"c" + os.urandom(16))
-        info = {**info, "max_message_bytes": config.max_message_bytes}
+        info = info._replace(max_message_bytes=config.max_message_bytes)
         hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, process_id, info)
         if address.startswith("tcp://"):
             answer = _dial_tcp(socket, hello, address, config, credentials)
@@ -166,10 +168,6 @@ def connect(
         socket.close(0)
         context.term()
         raise
-
-
-def _limit(welcome: Welcome, config: Config) -> int:
-    return int(welcome.cluster.get("max_message_bytes", config.max_message_bytes))
 
 
 def _refuse_stranger(address: str, kind: str) -> None:
@@ -277,8 +275,7 @@ def _dial_tcp(
 
 
 def _refusal(refused: Refused) -> ZrayError:
-    rows = refused.details.get("differs")
-    if not rows:
+    if not refused.versions:
         return ZrayError(f"the broker refused this process: {refused.reason}")
-    table = "\n".join(f"  {name:<10} here {here!s:<12} cluster {there}" for name, here, there in rows)
+    table = "\n".join(f"  {name:<10} here {here:<12} cluster {there}" for name, here, there in refused.versions)
     return VersionMismatchError(f"this process does not fit the cluster: {refused.reason}\n{table}")

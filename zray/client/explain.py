@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from zray.client.core.references import PENDING
 from zray.client.core.tasks import WAITING, Task
 from zray.exceptions import ClusterUnavailableError
 from zray.ids import task_of
 from zray.protocol.messages import DEAD
+from zray.protocol.questions import AT_WORKER, QUEUED, STARTING, UNPLACED, ExplainActor, ExplainTask, Explanation
+from zray.protocol.records import Activity
 
 if TYPE_CHECKING:
     from zray.client.session import Session
@@ -57,16 +59,16 @@ class _Inquiry:
         """Whether there is no time left to ask anything."""
         return time.monotonic() >= self._deadline
 
-    def _ask(self, **about: Any) -> dict[str, Any]:
-        if self.is_over:
-            return {"state": "unanswered"}
+    def _ask(self, question: Callable[[int], ExplainTask | ExplainActor]) -> Explanation:
+        session = self._session
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            return _UNANSWERED
         try:
-            session = self._session
-            left_s = self._deadline - time.monotonic()
-            answer = session.ask(lambda on_answer: session.core.query("explain", about, on_answer), left_s)
+            answer = session.ask(lambda on_answer: session.core.query(question, on_answer), left_s)
         except ClusterUnavailableError:
-            return {"state": "unanswered"}
-        return answer if isinstance(answer, dict) else {"state": "unanswered"}
+            return _UNANSWERED
+        return answer if isinstance(answer, Explanation) else _UNANSWERED
 
     def why(self, object_id: bytes, name: str, actor_id: bytes, path: dict[bytes, str]) -> str:
         """Why an object is not there. ``name``, ``actor_id``: what others say of the call that makes it; ``path``: what
@@ -98,53 +100,52 @@ class _Inquiry:
         return entry is None or entry.status != PENDING
 
     def _at_worker(self, key: bytes, task_id: bytes, called: str, path: dict[bytes, str]) -> str:
-        found = self._ask(task=task_id)
-        state = found["state"]
-        called = called or f"`{found.get('name') or 'a task'}`"
-        if state == "queued":
-            return f"{called} has not been started: {found['why']}"
-        if state != "worker":
+        found = self._ask(lambda request: ExplainTask(request, task_id))
+        called = called or f"`{found.name or 'a task'}`"
+        if found.state == QUEUED:
+            return f"{called} has not been started: {found.why}"
+        if found.state != AT_WORKER:
             return ""
-        where = f"pid {found['pid']} on {found['host']}"
-        if not found["answers"]:
+        where, activity = f"pid {found.pid} on {found.host}", found.activity
+        if activity is None:
             return f"{called} is with {where}, {_MUTE}"
-        runs = next((row for row in found["running"] if row[2] == task_id), None)
+        runs = next((call for call in activity.running if call.task_id == task_id), None)
         if runs is None:
-            behind = f" behind `{found['running'][0][0]}`" if found["running"] else ""
+            behind = f" behind `{activity.running[0].name}`" if activity.running else ""
             return f"{called} is with {where} and has not begun{behind}"
-        return f"{called} runs for {runs[1]:.1f} s ({where}){self._waits(found, key, called, path)}"
+        return f"{called} runs for {runs.seconds:.1f} s ({where}){self._waits(activity, key, called, path)}"
 
     def _at_actor(self, key: bytes, task_id: bytes, call: str, path: dict[bytes, str]) -> str:
-        found = self._ask(actor=key)
-        state = found["state"]
-        called = f"actor {found.get('name') or 'of ' + call}"
-        if state == "unplaced":
-            return f"{call} waits for its {called}, which has not been started: {found['why']}"
-        if state == "starting":
-            return f"{call} waits for its {called}, whose process starts (pid {found['pid']} on {found['host']})"
-        if state != "worker":
+        found = self._ask(lambda request: ExplainActor(request, key))
+        called = f"actor {found.name or 'of ' + call}"
+        if found.state == UNPLACED:
+            return f"{call} waits for its {called}, which has not been started: {found.why}"
+        where, activity = f"pid {found.pid} on {found.host}", found.activity
+        if found.state == STARTING:
+            return f"{call} waits for its {called}, whose process starts ({where})"
+        if found.state != AT_WORKER:
             return ""
-        where = f"pid {found['pid']} on {found['host']}"
-        if not found["answers"]:
+        if activity is None:
             return f"{call} waits for its {called} ({where}), {_MUTE}"
-        waits = self._waits(found, key, called, path)
-        runs = next((row for row in found["running"] if row[2] == task_id), None)
+        waits = self._waits(activity, key, called, path)
+        runs = next((each for each in activity.running if each.task_id == task_id), None)
         if runs is not None:
-            return f"{call} runs for {runs[1]:.1f} s ({called}, {where}){waits}"
-        if not found["running"]:
+            return f"{call} runs for {runs.seconds:.1f} s ({called}, {where}){waits}"
+        if not activity.running:
             return ""
-        longest = max(found["running"], key=lambda row: row[1])
-        others = f" and {len(found['running']) - 1} other calls" if len(found["running"]) > 1 else ""
-        return f"{called} is busy with `{longest[0]}` for {longest[1]:.1f} s{others} ({where}){waits}"
+        longest = max(activity.running, key=lambda each: each.seconds)
+        others = f" and {len(activity.running) - 1} other calls" if len(activity.running) > 1 else ""
+        return f"{called} is busy with `{longest.name}` for {longest.seconds:.1f} s{others} ({where}){waits}"
 
-    def _waits(self, found: dict[str, Any], key: bytes, called: str, path: dict[bytes, str]) -> str:
+    def _waits(self, activity: Activity, key: bytes, called: str, path: dict[bytes, str]) -> str:
         """What the calls of a worker wait for themselves."""
-        for object_id, name, actor_id in found["waits"][:1]:
-            further = self.why(object_id, name, actor_id, {**path, key: called})
+        for object_id, name, actor_id in activity.awaited[:1]:
+            further = self.why(object_id, name, actor_id or b"", {**path, key: called})
             return f" and waits for {f'`{name}`' if name else 'an object'}{': ' if further else ''}{further}"
         return ""
 
 
+_UNANSWERED = Explanation(0, "unanswered")
 _MUTE = "which does not answer: what it runs holds the interpreter's lock, or it is stopped"
 
 

@@ -13,7 +13,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zray.client.advice import Advice
 from zray.client.connection import Connection
@@ -42,7 +42,9 @@ from zray.exceptions import (
 from zray.failures import aliased, missed_argument
 from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
-from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects
+from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
+from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
+from zray.protocol.records import ActorSpec
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.lending import read_mutable_as_views
 from zray.util import signals
@@ -51,6 +53,8 @@ from zray.util.streams import say
 
 if TYPE_CHECKING:
     import concurrent.futures
+
+_Answer = TypeVar("_Answer")
 
 LOADED_AT_ONCE = 64
 """References that are made while other threads wait for the lock."""
@@ -88,14 +92,14 @@ class Session:
         self.max_inline_bytes = connection.max_message_bytes // 2
         """Values in one message, in sum, in bytes: there is more in it."""
         self._namespace = namespace
-        self.job_id: bytes = cluster.get("job_id", b"")
+        self.job_id = cluster.job_id
         self.process_id = process_id
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
         self.stores = Stores(
             host_id,
-            cluster.get("hosts", []),
-            lambda: self.query("hosts") or [],
+            cluster.hosts,
+            lambda: self.query(HostsQuery, HostList).hosts,
             lambda: self.shell.lock,
             lambda text: self.handlers[Warn](Warn(text)),
         )
@@ -122,7 +126,7 @@ class Session:
     def namespace(self) -> str:
         """Where the names of the job's actors live; a worker's is that of the job it works for."""
         job = self.core.execution.job
-        return self._namespace if job is None else str(job.config.get("namespace", ""))
+        return self._namespace if job is None else job.settings.namespace
 
     # ------------------------------------------------------------------ effects
 
@@ -161,7 +165,7 @@ class Session:
     def _unhandled(self, effect: Unhandled) -> None:
         """Of a worker: what its output says, its driver shows."""
         job = self.core.execution.job
-        if job is None or not job.config.get("ignore_unhandled_errors"):
+        if job is None or not job.settings.ignore_unhandled_errors:
             say(effect.text)
 
     def _lost(self, reason: str) -> None:
@@ -499,16 +503,21 @@ class Session:
 
     def _is_member(self, process_id: bytes) -> bool:
         """Whether a process belongs, or has belonged, to the cluster."""
-        if process_id not in self._members and self.query("is_member", process_id=process_id):
-            self._members.add(process_id)
+        if process_id not in self._members:
+            answer = self.query(lambda request: MemberQuery(request, process_id), Membership)
+            if answer.is_member:
+                self._members.add(process_id)
         return process_id in self._members
 
     # ------------------------------------------------------------------ actors
 
     def create_actor(
-        self, function_id: bytes, spec: dict[str, Any], options: bytes, arguments: Arguments, counted: bool
+        self, function_id: bytes, spec: ActorSpec, options: bytes, arguments: Arguments, counted: bool
     ) -> tuple[bytes, ObjectRef | None]:
-        """Announces an actor; returns its identifier, and its handle object's reference if handles are ``counted``."""
+        """Announces an actor; returns its identifier, and its handle object's reference if handles are ``counted``.
+
+        ``spec``: but for its handle object.
+        """
         self.check_usable()
         with self.shell.lock:
             made = self._announce(function_id, spec, options, arguments, counted)
@@ -516,35 +525,48 @@ class Session:
         return made
 
     def create_named_actor(
-        self, function_id: bytes, spec: dict[str, Any], options: bytes, arguments: Arguments, counted: bool
-    ) -> tuple[ActorFound, bytes, ObjectRef | None]:
+        self,
+        function_id: bytes,
+        spec: ActorSpec,
+        options: bytes,
+        arguments: Arguments,
+        counted: bool,
+        get_if_exists: bool,
+    ) -> tuple[ActorFound | NameTaken, bytes, ObjectRef | None]:
         """As ``create_actor``, and waits until the broker has decided who has the name. Raises
         ClusterUnavailableError, and MessageRefusedError when the actor cannot be announced."""
         made: list[tuple[bytes, ObjectRef | None]] = []
 
         def send(on_answer: Callable[[Any], None]) -> None:
-            spec["request"] = self.core.new_request(on_answer)
-            made.append(self._announce(function_id, spec, options, arguments, counted))
+            request = self.core.new_request(on_answer)
+            made.append(self._announce(function_id, spec, options, arguments, counted, request, get_if_exists))
 
         found = self.ask(send)
         if found is None:
-            raise MessageRefusedError(f"the actor {spec['name']!r} cannot be announced: its arguments are too large")
+            raise MessageRefusedError(f"the actor {spec.name!r} cannot be announced: its arguments are too large")
         return found, *made[0]
 
     def _announce(
-        self, function_id: bytes, spec: dict[str, Any], options: bytes, arguments: Arguments, counted: bool
+        self,
+        function_id: bytes,
+        spec: ActorSpec,
+        options: bytes,
+        arguments: Arguments,
+        counted: bool,
+        request: int = 0,
+        get_if_exists: bool = False,
     ) -> tuple[bytes, ObjectRef | None]:
         core = self.core
         actor_id = core.new_task_id()
         handle: ObjectRef | None = None
-        spec["handle"] = b""
         if counted:
-            spec["handle"] = handle_id = put_id(actor_id)
+            handle_id = put_id(actor_id)
+            spec = spec._replace(handle=handle_id)
             entry = core.references.own(handle_id)
             core.references.resolve(handle_id, HANDLE, b"", b"", 0)
             handle = self._make_ref(handle_id, entry)
         task = Task(actor_id, core.queue_route, function_id, b"", 0, options, arguments, 0, 0, b"")
-        core.actors.create(spec["handle"], spec, task)
+        core.actors.create(spec, task, request, get_if_exists)
         return actor_id, handle
 
     def call_actor(
@@ -602,9 +624,15 @@ class Session:
             raise ClusterUnavailableError(self.shell.lost or f"the broker did not answer within {timeout_s:g} s")
         return answers[0]
 
-    def query(self, what: str, **argument: Any) -> Any:
-        """Asks the broker for something of its state."""
-        return self.ask(lambda on_answer: self.core.query(what, argument, on_answer))
+    def query(self, question: Callable[[int], Question], kind: type[_Answer]) -> _Answer:
+        """Asks the broker; returns its answer, which is of that ``kind``. ``question``: makes it of its number.
+
+        Raises ClusterUnavailableError, and MessageRefusedError when the question cannot be sent.
+        """
+        answer = self.ask(lambda on_answer: self.core.query(question, on_answer))
+        if not isinstance(answer, kind):
+            raise MessageRefusedError(f"the broker gave no {kind.__name__}: the question was too large for a message")
+        return answer
 
     def tell(self, messages: Iterable[Any]) -> None:
         """Sends messages to the broker."""

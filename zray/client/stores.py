@@ -1,6 +1,6 @@
 """The object stores that this process can reach: the one it writes to, and those of other hosts on the same machine.
 
-A host's row says what its machine is called. Where that is this one the store is looked at, and counts as reachable if
+A host says what its machine is called. Where that is this one the store is looked at, and counts as reachable if
 it proves to be that host's (``zray.store.shares_store``): a container has a ``/dev/shm`` of its own. Objects of all
 other hosts travel.
 """
@@ -11,22 +11,22 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from zray.exceptions import ObjectLostError, ZrayError
+from zray.protocol.records import HostState
 from zray.store import SegmentMissing, Shield, Store, shares_store
 from zray.util.machine import machine_id
 
 
 class Stores:
-    """Stores by host, opened when they are first needed. ``hosts()`` asks the broker for its rows of hosts,
-    ``shield()`` gives what holds interrupts back while they are used, ``tell`` gets what people should know."""
+    """Stores by host, opened when they are first needed. ``known``: hosts that are known; ``hosts()`` asks the broker
+    for all; ``shield()`` gives what holds interrupts back meanwhile, ``tell`` gets what people should know."""
 
     def __init__(
         self,
         home: bytes,
-        rows: list[dict[str, Any]],
-        hosts: Callable[[], list[dict[str, Any]]],
+        known: list[HostState],
+        hosts: Callable[[], list[HostState]],
         shield: Callable[[], Shield],
         tell: Callable[[str], None],
     ) -> None:
@@ -41,17 +41,17 @@ class Stores:
         self._elsewhere: set[bytes] = set()  # hosts, and drivers, whose stores are known to be out of reach
         self._here = machine_id()
         self._home = home
-        self._learn(rows)
+        self._learn(known)
         self.home = home or next(iter(self._paths), b"")
 
-    def _learn(self, rows: Iterable[dict[str, Any]]) -> None:
-        for row in rows:
-            host = row["host_id"]
-            if host in self._paths or host in self._elsewhere or row.get("machine_id") != self._here:
+    def _learn(self, hosts: Iterable[HostState]) -> None:
+        for each in hosts:
+            host, info = each.host_id, each.info
+            if host in self._paths or host in self._elsewhere or info.machine_id != self._here:
                 continue
-            if host == self._home or shares_store(row.get("store", ""), host):  # a worker was forked by its host
-                self._paths[host] = row["store"]
-                self._fetch_paths[host] = row["fetch"]
+            if host == self._home or shares_store(info.store, host):  # a worker was forked by its host
+                self._paths[host] = info.store
+                self._fetch_paths[host] = info.fetch
             else:
                 self._elsewhere.add(host)
 
@@ -115,7 +115,7 @@ class Stores:
 
     def _is_known(self, host: bytes) -> bool:
         try:
-            return any(row["host_id"] == host for row in self._hosts())
+            return any(each.host_id == host for each in self._hosts())
         except ZrayError:  # nobody answers: nothing can be said of it
             return True
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import msgpack
 
 from zray.protocol.elements import MAX_ELEMENTS, MAX_MAPS, UNCOUNTED_BYTES, MapCounter, has_few_elements
-from zray.protocol.messages import HANDSHAKE, ProtocolError
-from zray.protocol.rows import decode_row, encode_row
+from zray.protocol.messages import ProtocolError
+from zray.protocol.rows import decode_handshake, decode_row, encode_row
 
 MAGIC = 0xA7
 KIND_HANDSHAKE, KIND_DATA = 0, 1
@@ -133,7 +133,7 @@ def pack_handshake(message: Any, incarnation: bytes = NO_INCARNATION) -> bytes:
 
 def unpack_handshake(frame: Frame) -> Any:
     """The message of a handshake frame."""
-    messages = unpack_messages(frame.body, HANDSHAKE)
-    if len(messages) != 1:
+    rows = unpack(frame.body)
+    if type(rows) is not list or len(rows) != 1:
         raise ProtocolError("a handshake frame holds one message")
-    return messages[0]
+    return decode_handshake(rows[0])

@@ -1,12 +1,29 @@
-"""The messages: one ``NamedTuple`` each, one union per direction. How they travel is told by ``zray.protocol.rows``."""
+"""The messages: one ``NamedTuple`` each, one union per direction. How they travel is told by ``zray.protocol.rows``.
+
+What they carry that has a form of its own is in ``records``; questions to the broker, and answers, are in
+``questions``.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeAlias, get_args
+from typing import NamedTuple, TypeAlias, get_args
 
 from zray.exceptions import ZrayError
+from zray.protocol.questions import Answer, Question
+from zray.protocol.records import (
+    Activity,
+    ActorSpec,
+    ClusterInfo,
+    HostInfo,
+    JobSettings,
+    JoinInfo,
+    PrintedLines,
+    StoreUse,
+    VersionPair,
+    WorkerLines,
+)
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 ProcessId: TypeAlias = bytes
 TaskId: TypeAlias = bytes
@@ -39,22 +56,29 @@ class ProtocolError(ZrayError):
 
 
 class Hello(NamedTuple):
+    """The fields before ``info`` are the same in every version: see ``zray.protocol.rows.decode_handshake``."""
+
     protocol: int
     python: str
     zray: str
     kind: str
     process_id: ProcessId
-    info: dict[str, Any]
+    info: JoinInfo
 
 
 class Welcome(NamedTuple):
+    """``max_message_bytes``: the largest message that the broker accepts."""
+
     incarnation: bytes
-    cluster: dict[str, Any]
+    max_message_bytes: int
+    cluster: ClusterInfo
 
 
 class Refused(NamedTuple):
+    """The same in every version. ``versions``: those that differ, and the others; empty if that is not the reason."""
+
     reason: str
-    details: dict[str, Any]
+    versions: list[VersionPair]
 
 
 # ---------------------------------------------------------------------------------------- client to broker
@@ -122,11 +146,16 @@ class FunctionGet(NamedTuple):
 
 
 class ActorCreate(NamedTuple):
-    """``spec``: name, namespace, detached, max_restarts, get_if_exists, placement, running (shapes), handles' data."""
+    """Announces an actor, and brings the arguments of its constructor if it is ``ready``: else they follow in another
+    one. ``request``: of an actor with a name, to be answered by ``ActorFound`` or ``NameTaken``; ``get_if_exists``: an
+    actor that has the name already is found."""
 
     actor_id: ActorId
     function_id: FunctionId
-    spec: dict[str, Any]
+    spec: ActorSpec
+    request: int
+    get_if_exists: bool
+    ready: bool
     payload: bytes
 
 
@@ -157,6 +186,8 @@ class ActorRelease(NamedTuple):
 
 
 class ActorLookup(NamedTuple):
+    """Answered by ``ActorFound`` or ``NoSuchActor``."""
+
     request: int
     name: str
     namespace: str
@@ -206,12 +237,6 @@ class Peer(NamedTuple):
     rows: bytes
 
 
-class Query(NamedTuple):
-    request: int
-    what: str
-    argument: dict[str, Any]
-
-
 class Goodbye(NamedTuple):
     """A driver leaves, and its job ends; or a host leaves, with its workers."""
 
@@ -222,8 +247,10 @@ class Goodbye(NamedTuple):
 
 
 class HostReady(NamedTuple):
+    """``resources``: in ten-thousandths."""
+
     resources: dict[str, int]
-    info: dict[str, Any]
+    info: HostInfo
 
 
 class WorkerStarted(NamedTuple):
@@ -241,9 +268,9 @@ class WorkerDied(NamedTuple):
 
 
 class WorkerLogs(NamedTuple):
-    """Entries: [worker, name, pid, stream, [lines]]; ``left_out``: lines that there was no room for, by worker."""
+    """``left_out``: how many lines there was no room for, by worker."""
 
-    entries: list[Any]
+    entries: list[WorkerLines]
     left_out: dict[bytes, int]
 
 
@@ -260,10 +287,18 @@ class LogsTaken(NamedTuple):
 
 
 class Inspected(NamedTuple):
-    """The answer to ``Inspect``: of a driver or worker what it runs and waits for, of a host what it uses."""
+    """The answer of a driver or worker to ``Inspect``."""
 
     request: int
-    found: dict[str, Any]
+    activity: Activity
+
+
+class HostInspected(NamedTuple):
+    """The answer of a host to ``Inspect``: what is in use, in bytes. ``memory``: of its workers, by PID."""
+
+    request: int
+    store: StoreUse
+    memory: dict[int, int]
 
 
 class LogsFlushed(NamedTuple):
@@ -308,8 +343,10 @@ class CancelTask(NamedTuple):
 
 
 class JobConfig(NamedTuple):
+    """The job that the worker works for from now on."""
+
     job_id: JobId
-    config: dict[str, Any]
+    settings: JobSettings
 
 
 class FunctionBlob(NamedTuple):
@@ -323,7 +360,8 @@ class ActorStart(NamedTuple):
     actor_id: ActorId
     incarnation: int
     function_id: FunctionId
-    spec: dict[str, Any]
+    spec: ActorSpec
+    creator: ProcessId
     gpus: list[int]
     payload: bytes
 
@@ -352,10 +390,25 @@ class ActorState(NamedTuple):
 
 
 class ActorFound(NamedTuple):
+    """The actor that has a name: one that was looked up, or the answer to an ``ActorCreate`` with a name, be it the
+    created actor or, with ``get_if_exists``, another."""
+
     request: int
-    found: bool
-    actor: bytes
-    spec: dict[str, Any]
+    actor_id: ActorId
+    spec: ActorSpec
+
+
+class NoSuchActor(NamedTuple):
+    """No actor has the name that was looked up."""
+
+    request: int
+
+
+class NameTaken(NamedTuple):
+    """The actor was not created: another has its name. ``is_dead``: and keeps it until its last handle is gone."""
+
+    request: int
+    is_dead: bool
 
 
 class ProcessDied(NamedTuple):
@@ -366,11 +419,6 @@ class ProcessDied(NamedTuple):
 class Delivered(NamedTuple):
     source: ProcessId
     rows: bytes
-
-
-class Answer(NamedTuple):
-    request: int
-    value: Any
 
 
 class ExitIfIdle(NamedTuple):
@@ -387,9 +435,9 @@ class Notice(NamedTuple):
 
 
 class Logs(NamedTuple):
-    """Entries: [name, pid, stream, [lines]]; ``left_out``: how many lines are missing among those sent up to now."""
+    """``left_out``: how many lines are missing among those sent up to now."""
 
-    entries: list[Any]
+    entries: list[PrintedLines]
     left_out: int
 
 
@@ -591,15 +639,16 @@ class LinkWelcome(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Peer | Query | Goodbye | LogsTaken | Inspected
+    | Killable | Watch | Peer | Goodbye | LogsTaken | Inspected | Question
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | LinkRefusals | Peer | Watch | Goodbye
-    | Inspected
+    | HostInspected
 )  # fmt: skip
 BrokerToClient = (
     Run | Result | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
-    | ActorState | ActorFound | ProcessDied | Delivered | Answer | ExitIfIdle | Notice | Logs | Inspect
+    | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
+    | Answer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
@@ -622,5 +671,5 @@ FROM_PEER = frozenset(get_args(PeerMessage))
 FROM_PEER_TO_HOST = frozenset(get_args(PeerToHost))
 FROM_LINK = frozenset(get_args(Link))
 HANDSHAKE = frozenset(get_args(Handshake))
-FROM_OBSERVER = frozenset({Query, Goodbye})
+FROM_OBSERVER = frozenset({Goodbye, *get_args(Question)})
 MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}

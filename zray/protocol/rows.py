@@ -1,17 +1,17 @@
 """Messages and the arrays that stand for them on the wire: ``[number of the class, *fields]``.
 
-``decode_row`` checks number, type and size of the fields, by a test that is generated once per class from the
-annotations (identifiers have fixed sizes, see ``zray.ids``).
+``decode_row`` checks number, type and size of the fields, those of records (``zray.protocol.records``) included, by a
+test that is generated once per class from the annotations (``zray.protocol.schema``).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, get_type_hints
+from typing import Any
 
-from zray import ids
 from zray.protocol.messages import (
+    HANDSHAKE,
+    PROTOCOL_VERSION,
     ActorCall,
     ActorCancel,
     ActorCreate,
@@ -25,7 +25,6 @@ from zray.protocol.messages import (
     ActorStart,
     ActorState,
     ActorStop,
-    Answer,
     Blocked,
     BorrowAck,
     BorrowAdd,
@@ -50,6 +49,7 @@ from zray.protocol.messages import (
     FunctionPut,
     Goodbye,
     Hello,
+    HostInspected,
     HostReady,
     Inspect,
     Inspected,
@@ -69,6 +69,8 @@ from zray.protocol.messages import (
     Logs,
     LogsFlushed,
     LogsTaken,
+    NameTaken,
+    NoSuchActor,
     Notice,
     ObjectRequest,
     ObjectState,
@@ -77,7 +79,6 @@ from zray.protocol.messages import (
     ProtocolError,
     Pull,
     PullFailed,
-    Query,
     Refused,
     Reply,
     Result,
@@ -93,73 +94,78 @@ from zray.protocol.messages import (
     WorkerLogs,
     WorkerStarted,
 )
+from zray.protocol.questions import (
+    ActorList,
+    ActorsQuery,
+    BrokerCounts,
+    ClusterStatus,
+    CountsQuery,
+    ExplainActor,
+    ExplainTask,
+    Explanation,
+    FlushOutput,
+    HostList,
+    HostsQuery,
+    MemberQuery,
+    Membership,
+    NamedActors,
+    NamedActorsQuery,
+    OutputFlushed,
+    Resources,
+    ResourcesQuery,
+    StatusQuery,
+    WorkerList,
+    WorkersQuery,
+)
+from zray.protocol.records import JoinInfo
+from zray.protocol.schema import fault_in, fits_message, maker
 
 # The numbers on the wire, of this version of the protocol.
 TYPES: tuple[Any, ...] = (
     Hello, Welcome, Refused,
     Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel,
-    ActorKill, ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Query, Goodbye,
+    ActorKill, ActorRelease, ActorLookup, ActorReady, ActorExiting, Leaving, Staying, Watch, Peer, Goodbye,
     HostReady, WorkerStarted, WorkerDied, WorkerLogs, LogsFlushed, LinkRefusals,
     Run, Result, Failed, CancelTask, JobConfig, FunctionBlob, ActorStart, ActorRun, ActorStop, ActorState, ActorFound,
-    ProcessDied, Delivered, Answer, ExitIfIdle, Notice, Logs,
+    NoSuchActor, NameTaken, ProcessDied, Delivered, ExitIfIdle, Notice, Logs,
     StartWorker, KillWorker, FlushLogs,
     ObjectRequest, ObjectState, BorrowAdd, BorrowAck, BorrowEnd, BorrowConfirm, BorrowCheck, BorrowChecked,
     Pull, Chunk, PullFailed, Locate, Located, CopyMade, CopyGone, KeepCopies, FreeObjects,
     LinkWanted, LinkOffer, LinkHello, LinkWelcome,
-    CancelObject, Killable, LogsTaken, Started, LeftBehind, Inspect, Inspected,
+    CancelObject, Killable, LogsTaken, Started, LeftBehind, Inspect, Inspected, HostInspected,
+    HostsQuery, ResourcesQuery, NamedActorsQuery, MemberQuery, ActorsQuery, WorkersQuery, CountsQuery, StatusQuery,
+    ExplainTask, ExplainActor, FlushOutput,
+    HostList, Resources, NamedActors, Membership, ActorList, WorkerList, BrokerCounts, ClusterStatus, Explanation,
+    OutputFlushed,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
-_SIZES = {
-    **dict.fromkeys(
-        ("process_id", "owner", "dest", "source", "caller", "announcer", "holder", "worker_id"), ids.PROCESS_ID_BYTES
-    ),
-    "actor_id": ids.ACTOR_ID_BYTES,
-    "task_id": ids.TASK_ID_BYTES,
-    "object_id": ids.OBJECT_ID_BYTES,
-    "function_id": ids.FUNCTION_ID_BYTES,
-    "incarnation": 8,  # of the broker; those of actors are numbers
-    "object_ids": ids.OBJECT_ID_BYTES,
-    "task_ids": ids.TASK_ID_BYTES,
-    **dict.fromkeys(("sources", "lost"), ids.PROCESS_ID_BYTES),
-}
-"""Of identifiers, and of each in a list of them."""
-MAX_NESTING = 32
-"""So deep may be what has no form of its own, such as the specification of an actor: who passes it on puts it into a
-message again, and msgpack refuses what is deeper than it can follow."""
+_Decoder = tuple[Any, Callable[[list[Any]], Any], Callable[[list[Any]], bool]]
+"""A class, what makes a message of its fields, and the test of an array."""
 
 
-def is_shallow(value: Any, levels: int = MAX_NESTING) -> bool:
-    """Whether lists and maps are within each other to no more than so many levels."""
-    inner = value if type(value) is list else value.values() if type(value) is dict else ()
-    return levels > 0 and all(is_shallow(each, levels - 1) for each in inner if type(each) in (list, dict))
+def _decoder_on_demand(number: int) -> _Decoder:
+    """Stands for a decoder until it is used first: to generate all takes milliseconds, and a driver needs few."""
+
+    def fits(row: list[Any]) -> bool:
+        _generate(number)
+        return _decoders[number][2](row)
+
+    return TYPES[number], lambda fields: _decoders[number][1](fields), fits
 
 
-def _checker(kind: Any) -> Callable[[list[Any]], bool]:
-    """A predicate over a row, generated as one expression so that it costs well under a microsecond."""
-    hints = get_type_hints(kind)
-    tests = [f"len(r) == {len(kind._fields) + 1}"]
-    for position, field in enumerate(kind._fields, start=1):
-        hint = hints[field]
-        base = getattr(hint, "__origin__", hint)
-        if hint in (Any, dict[str, Any], list[Any]):
-            tests.append(f"is_shallow(r[{position}])")
-        if base is Any:
-            continue
-        tests.append(f"type(r[{position}]) is {base.__name__}")
-        if base is int:
-            tests.append(f"0 <= r[{position}] < 9223372036854775808")
-        if base is bytes and field in _SIZES:
-            tests.append(f"len(r[{position}]) == {_SIZES[field]}")
-        if hint == list[bytes]:
-            tests.append(f"all(type(x) is bytes and len(x) == {_SIZES[field]} for x in r[{position}])")
-        if hint == list[int]:
-            tests.append(f"(not r[{position}] or all(type(x) is int for x in r[{position}]))")  # mostly empty
-    check: Callable[[list[Any]], bool] = eval("lambda r: " + " and ".join(tests), {"is_shallow": is_shallow})
-    return check
+def _generate(number: int) -> None:
+    kind = TYPES[number]
+    _decoders[number] = kind, maker(kind), fits_message(kind)
 
 
-_DECODERS = [(kind, functools.partial(tuple.__new__, kind), _checker(kind)) for kind in TYPES]
+_decoders: list[_Decoder] = [_decoder_on_demand(number) for number in range(len(TYPES))]
+
+
+def prepare() -> None:
+    """Generates all decoders: for a process that forks others, which then share them."""
+    for number in range(len(TYPES)):
+        _generate(number)
 
 
 def encode_row(message: Any) -> tuple[Any, ...]:
@@ -170,12 +176,26 @@ def encode_row(message: Any) -> tuple[Any, ...]:
 
 def decode_row(row: Any, allowed: frozenset[Any]) -> Any:
     """The message of a row; raises ProtocolError when it is malformed or not among the ``allowed`` classes."""
-    if type(row) is not list or not row or type(row[0]) is not int or not 0 <= row[0] < len(_DECODERS):
+    if type(row) is not list or not row or type(row[0]) is not int or not 0 <= row[0] < len(_decoders):
         raise ProtocolError("not a message of this protocol version")
-    kind, make, well_formed = _DECODERS[row[0]]
+    kind, make, fits = _decoders[row[0]]
     if kind not in allowed:
         raise ProtocolError(f"{kind.__name__} may not be sent by this peer")
-    if not well_formed(row):
-        raise ProtocolError(f"malformed {kind.__name__}")
+    if not fits(row):
+        raise ProtocolError(f"malformed {fault_in(kind, row[1:])}")
     del row[0]
     return make(row)
+
+
+_HELLO_HEAD = 1 + Hello._fields.index("info")
+"""Of a Hello, its number included: so many values are the same in every version."""
+_NOTHING_KNOWN: list[Any] = [list(field) if isinstance(field, tuple) else field for field in JoinInfo()]
+"""What stands for the rest, as it would have arrived."""
+
+
+def decode_handshake(row: Any) -> Any:
+    """The message of a handshake. A ``Hello`` of another version has no more than the fields that all versions share:
+    its sender is to be told so. Raises ProtocolError."""
+    if type(row) is list and len(row) >= _HELLO_HEAD and row[0] == NUMBER_OF[Hello][0] and row[1] != PROTOCOL_VERSION:
+        row = [*row[:_HELLO_HEAD], _NOTHING_KNOWN]
+    return decode_row(row, HANDSHAKE)

@@ -33,6 +33,7 @@ from zray.protocol.messages import (
     HOST,
     PROTOCOL_VERSION,
     WORKER,
+    ActorFound,
     ActorLookup,
     FreeObjects,
     Goodbye,
@@ -40,6 +41,7 @@ from zray.protocol.messages import (
     HostReady,
     Refused,
 )
+from zray.protocol.records import ActorSpec, HostInfo, JoinInfo
 from zray.protocol.routing import through_broker
 from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill
 
@@ -101,7 +103,7 @@ class Node:
         self.alive = True
         self.through = through or cluster.sim.new_id()
         self.key = b"driver" if kind == DRIVER else b"host"
-        self.info: dict[str, Any] = {}
+        self.info = JoinInfo()
         self.link: Link | None = None
         self._incarnation = b""
         self._waiting: list[Any] = []  # to be sent when it has joined
@@ -215,7 +217,7 @@ class SimHost(Node):
         self.store: dict[bytes, bytes] = {}
         self._unsent: dict[bytes, list[Any]] = {}
         super().__init__(cluster, cluster.sim.new_id(), HOST)
-        self.core.to_broker(HostReady(resources, {"hostname": "simulated"}))
+        self.core.to_broker(HostReady(resources, HostInfo(hostname="simulated")))
         self.flush()
 
     def handle(self, message: Any) -> None:
@@ -376,12 +378,11 @@ class SimProcess(Node):
         core.references.resolve(handle_id, HANDLE, b"", b"", 0)
         function_id = function_id_of(b"actor")
         core.export(function_id, "actor", b"actor")
-        spec = {"name": name, "namespace": "", "detached": False, "max_restarts": restarts, "handle": handle_id,
-                "placement": shape_key({"CPU": 10_000}), "running": shape_key({}),
-                "class_name": "A", "request": request, "max_concurrency": concurrency,
-                "ordered": concurrency == 1}  # fmt: skip
+        spec = ActorSpec("A", name, "", detached=False, max_restarts=restarts, max_concurrency=concurrency,
+                         ordered=concurrency == 1, has_coroutines=False, placement=shape_key({"CPU": 10_000}),
+                         running=shape_key({}), handle=handle_id, meta=b"")  # fmt: skip
         task = Task(actor_id, core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
-        core.actors.create(handle_id, spec, task)
+        core.actors.create(spec, task, request)
         return SimActor(actor_id, handle_id, concurrency)
 
     def create_named(self, name: str, restarts: int = 0, concurrency: int = 1) -> Program:
@@ -393,7 +394,7 @@ class SimProcess(Node):
 
         answer = yield Ask(create)
         (actor,) = made
-        if answer is not None and answer.actor == actor.actor_id:
+        if isinstance(answer, ActorFound) and answer.actor_id == actor.actor_id:
             return actor
         self.core.actors.abandon(actor.actor_id)
         self.drop(actor.handle_id)
@@ -402,11 +403,11 @@ class SimProcess(Node):
     def find_named(self, name: str) -> Program:
         """Looks an actor up, for ``yield from``; the caller holds a reference to its handle. None: there is none."""
         answer = yield Ask(lambda done: self.core.to_broker(ActorLookup(self.core.new_request(done), name, "")))
-        if answer is None or not answer.found:
+        if not isinstance(answer, ActorFound):
             return None
         spec = answer.spec
-        self.core.references.load(spec["handle"])
-        return SimActor(answer.actor, spec["handle"], spec["max_concurrency"])
+        self.core.references.load(spec.handle)
+        return SimActor(answer.actor_id, spec.handle, spec.max_concurrency)
 
     def cancel(self, object_id: bytes, mode: int) -> None:
         """Cancels the task that makes an object, whoever owns it."""
@@ -518,7 +519,7 @@ class SimWorker(SimProcess):
         self.seen: list[tuple[bytes, bytes]] = []  # an actor's calls, in the order in which they ran
         self.programs: dict[bytes, tuple[Assignment, Program]] = {}  # what runs
         super().__init__(cluster, worker_id, WORKER, host.process_id, host.through)
-        self.info = {"pid": pid}
+        self.info = JoinInfo(pid)
         cluster.workers.append(self)
         self.flush()
 
@@ -532,7 +533,7 @@ class SimWorker(SimProcess):
     def _has_room(self) -> bool:
         """Whether another piece of work may begin."""
         execution = self.core.execution
-        return execution.running < (execution.actor_spec["max_concurrency"] if execution.actor_spec else 1)
+        return execution.running < (execution.actor_spec.max_concurrency if execution.actor_spec else 1)
 
     def _go_on(self) -> None:
         execution = self.core.execution

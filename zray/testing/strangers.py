@@ -9,6 +9,7 @@ from zray.broker.membership import Arrival
 from zray.protocol.codec import KIND_DATA, KIND_HANDSHAKE, pack_body, pack_frame, pack_handshake, read_frame
 from zray.protocol.codec import unpack_handshake as unpack
 from zray.protocol.messages import DRIVER, HOST, PROTOCOL_VERSION, WORKER, Goodbye, Hello, HostReady, Refused
+from zray.protocol.records import HostInfo, JoinInfo
 from zray.testing.processes import Node
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class Stranger(Node):
         """In whose name, and what."""
         rng = self.cluster.sim.random
         kind = rng.choice([DRIVER, HOST, WORKER])
-        hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, victim, {})
+        hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, victim, JoinInfo())
         incarnation = rng.choice([bytes(8), self.cluster.incarnation])
-        said = rng.choice([Goodbye("I was it"), HostReady({"CPU": 10_000}, {"hostname": "stranger"})])
+        said = rng.choice([Goodbye("I was it"), HostReady({"CPU": 10_000}, HostInfo(hostname="stranger"))])
         attempts = [
             (victim, pack_handshake(hello)),
             (victim, pack_handshake(hello._replace(process_id=self.process_id))),

@@ -16,6 +16,7 @@ import pytest
 from zray.api import driver_output
 from zray.api.driver_output import DriverOutput
 from zray.client.core.effects import ShowLogs, Warn
+from zray.protocol.records import PrintedLines
 from zray.util import log_display
 
 
@@ -73,7 +74,7 @@ def full_pipe(streams: dict[str, Any]) -> Iterator[int]:
 
 
 def lines(*texts: str, stream: str = "stdout", pid: int = 1, left_out: int = 0) -> ShowLogs:
-    return ShowLogs([["f", pid, stream, list(texts)]], left_out)
+    return ShowLogs([PrintedLines("f", pid, stream, list(texts))], left_out)
 
 
 def ends(output: DriverOutput) -> bool:

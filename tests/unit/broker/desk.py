@@ -11,6 +11,7 @@ from zray.broker.resources import UNIT, shape_key
 from zray.ids import function_id_of, make_task_id
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
 
 ONE_CPU = shape_key({"CPU": UNIT})
 NO_CPU = shape_key({})
@@ -27,11 +28,17 @@ def shape(**resources: float) -> bytes:
     return shape_key(amounts(**resources))
 
 
+def through_the_wire(message: Any) -> Any:
+    """A message as its receiver gets it. Raises ProtocolError if it is malformed."""
+    (back,) = unpack_messages(pack_body([message]), frozenset([type(message)]))
+    return back
+
+
 class Desk:
     """The broker, its clock, and the messages that have not been looked at."""
 
-    def __init__(self, idle_timeout_s: float | None = None, **settings: Any) -> None:
-        """``idle_timeout_s``: what its hosts say; None: nothing."""
+    def __init__(self, idle_timeout_s: float = HostInfo().idle_timeout_s, **settings: Any) -> None:
+        """``idle_timeout_s``: what its hosts say."""
         counter = itertools.count(1)
         self.core = BrokerCore(lambda: b"id".ljust(8, b"\0") + next(counter).to_bytes(8, "big"), **settings)
         self.now = 100.0
@@ -49,14 +56,12 @@ class Desk:
         output = self.core.take_output()
         self.log.extend(effect.text for effect in output.effects if isinstance(effect, LogLine))
         for dest, messages in output.sends.items():
-            for message in messages:
-                (back,) = unpack_messages(pack_body([message]), frozenset([type(message)]))
-                self.mail.setdefault(dest, []).append(back)
+            self.mail.setdefault(dest, []).extend(map(through_the_wire, messages))
 
     def say(self, source: bytes, *messages: Any) -> None:
-        """Messages of one process, in one turn."""
+        """Messages of one process, in one turn. Raises ProtocolError if one is malformed."""
         for message in messages:
-            self.core.receive(source, message, self.now)
+            self.core.receive(source, through_the_wire(message), self.now)
         self.turn()
 
     def take(self, dest: bytes, *kinds: type) -> list[Any]:
@@ -78,16 +83,16 @@ class Desk:
 
     def driver(self, name: str = "driver") -> bytes:
         process_id = name.encode().ljust(16, b"\0")
-        self.core.joined(process_id, m.DRIVER, {"job": {"name": name}}, self.now)
+        self.core.joined(process_id, m.DRIVER, JoinInfo(job=JobSettings(namespace=name)), self.now)
         self.turn()
         return process_id
 
     def host(self, name: str = "host", **resources: float) -> bytes:
         """A host; none of its workers has come yet."""
         process_id = name.encode().ljust(16, b"\0")
-        self.core.joined(process_id, m.HOST, {}, self.now)
-        idle = {} if self._idle_timeout_s is None else {"idle_timeout_s": self._idle_timeout_s}
-        self.say(process_id, m.HostReady(amounts(**resources), {"hostname": name, **idle}))
+        self.core.joined(process_id, m.HOST, JoinInfo(), self.now)
+        info = HostInfo(hostname=name, idle_timeout_s=self._idle_timeout_s)
+        self.say(process_id, m.HostReady(amounts(**resources), info))
         return process_id
 
     def workers(self, host: bytes) -> list[bytes]:
@@ -96,7 +101,7 @@ class Desk:
         for number, worker_id in enumerate(started):
             self.core.receive(host, m.WorkerStarted(worker_id, 1000 + number), self.now)
             assert self.core.may_join(worker_id, m.WORKER) == ""
-            self.core.joined(worker_id, m.WORKER, {"pid": 1000 + number}, self.now)
+            self.core.joined(worker_id, m.WORKER, JoinInfo(1000 + number), self.now)
         self.turn()
         return started
 
@@ -147,20 +152,28 @@ class Desk:
             for name, amount in host.pool.free.items()
         }
 
-    def actor_spec(self, **changes: Any) -> dict[str, Any]:
-        spec = {"name": "", "namespace": "", "detached": False, "max_restarts": 0,
-                "placement": ONE_CPU, "running": NO_CPU,
-                "class_name": "A", "ready": True}  # fmt: skip
-        return {**spec, **changes}
+    def creation(
+        self,
+        actor_id: bytes = ACTOR,
+        *,
+        request: int = 0,
+        get_if_exists: bool = False,
+        ready: bool = True,
+        payload: bytes = b"payload",
+        **changes: Any,
+    ) -> m.ActorCreate:
+        """``changes``: of the specification."""
+        spec = ActorSpec("A", "", "", False, 0, 1, True, False, ONE_CPU, NO_CPU, b"", b"")._replace(**changes)
+        return m.ActorCreate(actor_id, FUNCTION, spec, request, get_if_exists, ready, payload)
 
     def create(self, creator: bytes, actor_id: bytes = ACTOR, **changes: Any) -> None:
-        self.say(creator, m.ActorCreate(actor_id, FUNCTION, self.actor_spec(**changes), b"payload"))
+        self.say(creator, self.creation(actor_id, **changes))
 
 
 class Stage:
     """A driver, a host of two CPUs, and an actor that lives."""
 
-    def __init__(self, desk: Desk, **spec: object) -> None:
+    def __init__(self, desk: Desk, **spec: Any) -> None:
         self.desk = desk
         self.driver = desk.driver()
         self.host = desk.host(CPU=2)

@@ -8,6 +8,7 @@ from tests.unit.broker.desk import ACTOR, FUNCTION, NO_CPU, ONE_CPU, OTHER, Desk
 from zray.broker.records import RETIRED
 from zray.ids import make_task_id
 from zray.protocol import messages as m
+from zray.protocol.records import JoinInfo
 
 THIRD = make_task_id(b"driver".ljust(16, b"\0"), 3)
 
@@ -23,7 +24,7 @@ def desk() -> Desk:
 def test_an_actor_is_placed_and_started(desk):
     stage = Stage(desk, max_restarts=3)
     assert (stage.start.actor_id, stage.start.incarnation, stage.start.function_id) == (ACTOR, 0, FUNCTION)
-    assert (stage.start.payload, stage.start.spec["creator"]) == (b"payload", stage.driver)
+    assert (stage.start.payload, stage.start.creator) == (b"payload", stage.driver)
     assert desk.free == {"CPU": 2}  # one to be placed, none while it lives
 
 
@@ -59,7 +60,7 @@ def test_a_worker_is_started_when_none_is_free(desk):
     desk.create(driver)
     assert len(desk.take(host, m.StartWorker)) == 2
     worker = desk.core.actors.actors[ACTOR].worker.worker_id
-    desk.core.joined(worker, m.WORKER, {"pid": 7}, desk.now)
+    desk.core.joined(worker, m.WORKER, JoinInfo(7), desk.now)
     desk.turn()
     assert len(desk.take(worker, m.ActorStart)) == 1
 
@@ -79,7 +80,7 @@ def test_an_actor_whose_worker_never_came_gets_another(desk):
         never_comes(desk, host)
     assert not desk.take(driver, m.ActorState)
     worker = desk.core.actors.actors[ACTOR].worker.worker_id
-    desk.core.joined(worker, m.WORKER, {"pid": 7}, desk.now)
+    desk.core.joined(worker, m.WORKER, JoinInfo(7), desk.now)
     desk.turn()
     (start,) = desk.take(worker, m.ActorStart)
     assert start.incarnation == 0
@@ -131,7 +132,7 @@ def test_one_that_does_not_fit_does_not_hold_up_another(desk):
 def test_announced_and_brought_later(desk):
     driver = desk.driver()
     desk.workers(desk.host(CPU=1))
-    desk.say(driver, m.ActorCreate(ACTOR, FUNCTION, desk.actor_spec(ready=False, name="n"), b""))
+    desk.say(driver, desk.creation(ready=False, payload=b"", name="n"))
     assert desk.core.actors.actors[ACTOR].worker is None
     desk.create(driver, name="n")
     assert desk.core.actors.actors[ACTOR].worker is not None
@@ -163,14 +164,14 @@ def test_a_constructor_that_raised(desk):
     assert [kill.worker_id for kill in desk.take(host, m.KillWorker)] == [worker]
     assert desk.core.actors.live_names() == []
     desk.say(driver, m.ActorLookup(7, "n", ""))
-    assert desk.take(driver, m.ActorFound)[-1].actor == ACTOR
+    assert desk.take(driver, m.ActorFound)[-1].actor_id == ACTOR
     desk.say(driver, m.ActorRelease(ACTOR))
     assert desk.core.actors.names == {}
 
 
 def test_a_constructor_that_cannot_be_called(desk):
     driver = desk.driver()
-    desk.say(driver, m.ActorCreate(ACTOR, FUNCTION, desk.actor_spec(ready=False), b""), m.ActorReady(ACTOR, b"error"))
+    desk.say(driver, desk.creation(ready=False, payload=b""), m.ActorReady(ACTOR, b"error"))
     assert desk.core.actors.actors == {}
 
 
@@ -210,15 +211,11 @@ def test_a_worker_whose_job_has_ended_creates_nothing(desk):
 def test_names(desk):
     stage = Stage(desk, name="n", namespace="space")
     (found,) = desk.take(stage.driver, m.ActorFound)
-    assert (found.found, found.actor) == (True, ACTOR)
+    assert found.actor_id == ACTOR
     desk.say(stage.driver, m.ActorLookup(5, "n", "space"), m.ActorLookup(6, "n", ""), m.ActorLookup(7, "m", "space"))
-    answers = desk.take(stage.driver, m.ActorFound)
-    assert [(answer.request, answer.found, answer.actor) for answer in answers] == [
-        (5, True, ACTOR),
-        (6, False, b""),
-        (7, False, b""),
-    ]
-    assert answers[0].spec["class_name"] == "A"
+    found, *others = desk.take(stage.driver, m.ActorFound, m.NoSuchActor)
+    assert (found.request, found.actor_id, found.spec.class_name) == (5, ACTOR, "A")
+    assert others == [m.NoSuchActor(6), m.NoSuchActor(7)]
 
 
 @pytest.mark.parametrize("get_if_exists", [False, True])
@@ -226,8 +223,11 @@ def test_a_name_that_is_taken(desk, get_if_exists):
     stage = Stage(desk, name="n")
     desk.take(stage.driver)
     desk.create(stage.driver, OTHER, name="n", request=9, get_if_exists=get_if_exists)
-    (answer,) = desk.take(stage.driver, m.ActorFound)
-    assert (answer.request, answer.found, answer.actor) == (9, get_if_exists, ACTOR if get_if_exists else b"")
+    (answer,) = desk.take(stage.driver, m.ActorFound, m.NameTaken)
+    if get_if_exists:
+        assert (answer.request, answer.actor_id) == (9, ACTOR)
+    else:
+        assert answer == m.NameTaken(9, is_dead=False)
     assert OTHER not in desk.core.actors.actors
 
 
@@ -237,7 +237,7 @@ def test_a_name_is_free_when_its_actor_is_dead(desk):
     desk.take(stage.driver)
     desk.create(stage.driver, OTHER, name="n", request=9)
     (answer,) = desk.take(stage.driver, m.ActorFound)
-    assert (answer.found, answer.actor) == (True, OTHER)
+    assert answer.actor_id == OTHER
 
 
 @pytest.mark.parametrize("how", ["died", "ended itself"])
@@ -251,10 +251,10 @@ def test_a_name_is_a_dead_actors_until_its_last_handle_is_gone(desk, how):
     desk.create(stage.driver, OTHER, name="n", request=9)
     desk.create(stage.driver, THIRD, name="n", request=10, get_if_exists=True)
     desk.say(stage.driver, m.ActorLookup(11, "n", ""))
-    refused, found, looked_up = desk.take(stage.driver, m.ActorFound)
-    assert (refused.found, refused.actor, refused.spec) == (False, b"", {"is_dead": True})
-    assert (found.found, found.actor, found.spec["name"]) == (True, ACTOR, "n")
-    assert (looked_up.found, looked_up.actor, looked_up.spec["name"]) == (True, ACTOR, "n")
+    refused, found, looked_up = desk.take(stage.driver, m.ActorFound, m.NameTaken)
+    assert refused == m.NameTaken(9, is_dead=True)
+    assert (found.request, found.actor_id, found.spec.name) == (10, ACTOR, "n")
+    assert (looked_up.request, looked_up.actor_id, looked_up.spec.name) == (11, ACTOR, "n")
     assert desk.core.actors.live_names() == []
     stranger = desk.driver("stranger")
     desk.say(stranger, m.ActorRelease(ACTOR))

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.unit.broker.desk import ACTOR, FUNCTION, ONE_CPU, Desk, amounts, shape
+from tests.unit.broker.desk import ACTOR, ONE_CPU, Desk, amounts, shape
 from zray.broker.core import BrokerCore
 from zray.broker.resources import UNIT, read_shape
 from zray.broker.shares import HOLD_S, PATIENCE_S, STARVED_S
 from zray.ids import make_task_id, owner_of
 from zray.protocol import messages as m
+from zray.protocol.records import HostInfo, JoinInfo
 
 TWO_CPUS = shape(CPU=2)
 SLOW = b"slow".ljust(16, b"\0")
@@ -221,10 +222,9 @@ def test_actors_of_two_jobs_are_placed_in_turns(desk):
     desk.workers(host)
     creators = [desk.driver("driver"), desk.driver("other")]
     ids = [[make_task_id(creator, number) for number in (1, 2, 3)] for creator in creators]
-    spec = desk.actor_spec(running=ONE_CPU)
     for creator, mine in zip(creators, ids, strict=True):  # all of the first one's come before any of the other's
         for actor_id in mine:
-            desk.core.receive(creator, m.ActorCreate(actor_id, FUNCTION, spec, b"payload"), desk.now)
+            desk.core.receive(creator, desk.creation(actor_id, running=ONE_CPU), desk.now)
     desk.turn()
     placed = [actor.actor_id for actor in desk.core.actors.actors.values() if actor.worker is not None]
     assert placed == [ids[0][0], ids[1][0]]
@@ -352,8 +352,8 @@ class Factory:
 
     def host(self, name: str, **resources: float) -> None:
         process_id = name.encode().ljust(16, b"\0")
-        self.core.joined(process_id, m.HOST, {}, self.now)
-        self.core.receive(process_id, m.HostReady(amounts(**resources), {"hostname": name}), self.now)
+        self.core.joined(process_id, m.HOST, JoinInfo(), self.now)
+        self.core.receive(process_id, m.HostReady(amounts(**resources), HostInfo(hostname=name)), self.now)
 
     def line(self, owner: bytes, run_s: float, key: bytes) -> None:
         function_id = len(self.lines).to_bytes(16, "big")
@@ -390,7 +390,7 @@ class Factory:
             self.now, _, worker_id = heapq.heappop(self.events)
             worker = self.core.scheduler.workers[worker_id]
             if worker_id not in self.core.processes:
-                self.core.joined(worker_id, m.WORKER, {"pid": 1}, self.now)
+                self.core.joined(worker_id, m.WORKER, JoinInfo(1), self.now)
             else:
                 run = self.queued[worker_id].pop(0)
                 owner = owner_of(run.task_id)
@@ -425,7 +425,7 @@ def test_nobody_waits_for_ever(seed):
     ]
     for number in range(rng.choice([1, 2, 3])):
         driver = f"driver{number}".encode().ljust(16, b"\0")
-        factory.core.joined(driver, m.DRIVER, {}, 0.0)
+        factory.core.joined(driver, m.DRIVER, JoinInfo(), 0.0)
         for _ in range(rng.choice([1, 2, 4])):
             run_s = rng.choice([0.002, 0.01, 0.05])
             factory.line(driver, run_s, rng.choice(shapes))
@@ -442,7 +442,7 @@ def test_no_job_uses_less_than_half_of_its_part():
     lines = {"short": (0.0005, ONE_CPU), "long": (0.05, ONE_CPU), "wide": (0.01, TWO_CPUS)}
     for name, (run_s, key) in lines.items():
         driver = name.encode().ljust(16, b"\0")
-        factory.core.joined(driver, m.DRIVER, {}, 0.0)
+        factory.core.joined(driver, m.DRIVER, JoinInfo(), 0.0)
         factory.line(driver, run_s, key)
     factory.run(3.0)
     used = sorted(factory.used.values())

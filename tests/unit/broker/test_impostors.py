@@ -13,6 +13,7 @@ from tests.unit.broker.desk import ACTOR, FUNCTION, ONE_CPU, Desk, amounts, one_
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol.messages import ProtocolError
+from zray.protocol.records import HostInfo, JoinInfo
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_only_its_worker_and_its_creator_speak_for_an_actor(scene):
         if impostor != scene.driver:  # a driver may not even send it
             scene.desk.say(impostor, m.ActorExiting(ACTOR, "impostor"))
     scene.desk.say(scene.other, m.ActorRelease(ACTOR))
-    scene.refuses(scene.other, m.ActorCreate(ACTOR, FUNCTION, scene.desk.actor_spec(), b"x"))
+    scene.refuses(scene.other, scene.desk.creation())
     scene.is_quiet()
     assert scene.desk.core.actors.actors[ACTOR].creator == scene.driver
 
@@ -148,8 +149,8 @@ def test_an_actor_is_not_ready_twice_or_before_it_was_started(desk):
 @pytest.mark.parametrize("changes", [
     {"max_restarts": "1"}, {"placement": "text"}, {"running": b"\xc1"}, {"name": b"bytes"}, {"namespace": 5},
     {"request": -1}, {"request": 1 << 63}, {"request": "1"}, {"class_name": 5}, {"meta": "text"}, {"handle": 7},
-    {"max_concurrency": b"1"}, {"max_task_retries": None}, {"placement": b"\x91\x92\xa3CPU\x00"},
-    {"placement": b"\x91\x92\xa3CPU\xff"},
+    {"max_concurrency": b"1"}, {"max_restarts": -2}, {"ready": None}, {"get_if_exists": 1},
+    {"placement": b"\x91\x92\xa3CPU\x00"}, {"placement": b"\x91\x92\xa3CPU\xff"},
 ])  # fmt: skip
 def test_what_others_rely_on_in_an_actor_is_checked(desk, changes):
     driver = desk.driver()
@@ -164,17 +165,17 @@ def test_what_others_rely_on_in_an_actor_is_checked(desk, changes):
 @pytest.mark.parametrize("resources, info", [
     ({"CPU": 1 << 62}, {}), ({"GPU": 1 << 62}, {}), ({"CPU": -1}, {}), ({5: 1}, {}), ({"CPU": 1.5}, {}),
     ({}, {"hostname": [1]}), ({}, {"idle_timeout_s": "5"}), ({}, {"idle_timeout_s": float("nan")}),
-    ({}, {"idle_timeout_s": -1}), ({}, {"labels": []}), ({}, {"machine_id": 5}), ({}, {"machine_id": "here"}),
-    ({}, {"machine_id": "here", "store": 5, "fetch": ""}),
+    ({}, {"idle_timeout_s": -1}), ({}, {"labels": []}), ({}, {"labels": {"zone": 5}}), ({}, {"machine_id": 5}),
+    ({}, {"store": None}), ({}, {"fetch": b""}),
 ])  # fmt: skip
 def test_what_a_host_says_of_itself_is_checked(desk, resources, info):
     """It is passed on to everybody; and a number of CPUs is a number of records here."""
     joiner = b"joiner".ljust(16, b"\0")
-    desk.core.joined(joiner, m.HOST, {}, desk.now)
+    desk.core.joined(joiner, m.HOST, JoinInfo(), desk.now)
     with pytest.raises(ProtocolError):
-        desk.say(joiner, m.HostReady(resources, info))
+        desk.say(joiner, m.HostReady(resources, HostInfo()._replace(**info)))
     assert desk.core.scheduler.hosts == {}
-    desk.say(joiner, m.HostReady(amounts(CPU=1), {}))
+    desk.say(joiner, m.HostReady(amounts(CPU=1), HostInfo()))
     assert len(desk.core.scheduler.hosts) == 1
 
 

@@ -41,6 +41,7 @@ from zray.protocol.messages import (
     Watch,
     Welcome,
 )
+from zray.protocol.records import ClusterInfo, JoinInfo
 
 INCARNATION = b"incarnat"
 SILENCE_S = 6.0
@@ -90,14 +91,14 @@ class Door:
     def hello(
         self, process_id: bytes, kind: str = DRIVER, through: bytes = b"", key: bytes = b"", **changes: Any
     ) -> list[Any]:
-        hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, process_id, {})
+        hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, process_id, JoinInfo())
         key = key or (DRIVER_KEY if kind in (DRIVER, OBSERVER) else HOST_KEY)
         return self.say(process_id, pack_handshake(hello._replace(**changes)), through, key)
 
     def join(self, process_id: bytes, kind: str = DRIVER, through: bytes = b"", key: bytes = b"") -> list[Any]:
         """It comes, and the broker's core knows it."""
-        assert self.hello(process_id, kind, through, key) == [Joining(process_id, kind, {})]
-        self.core.admit(process_id, {"job_id": b"j"}, self.now)
+        assert self.hello(process_id, kind, through, key) == [Joining(process_id, kind, JoinInfo())]
+        self.core.admit(process_id, ClusterInfo(b"j"), self.now)
         return self.turn()
 
     def tick(self, seconds: float) -> list[Any]:
@@ -134,7 +135,7 @@ def test_a_process_is_welcomed_and_heard(door: Door) -> None:
     follow, reply = door.join(ONE)
     assert follow == Follow(b"c" + ONE) and (reply.through, reply.process_id) == (b"c" + ONE, ONE)
     welcome = unpack_handshake(read_frame(reply.data))
-    assert welcome == Welcome(INCARNATION, {"job_id": b"j", "max_message_bytes": 1 << 20})
+    assert welcome == Welcome(INCARNATION, 1 << 20, ClusterInfo(b"j"))
     assert door.say(ONE, frame(Watch(TWO))) == [Heard(ONE, [Watch(TWO)])]
 
 
@@ -146,12 +147,12 @@ def test_hello_again_is_answered_again_by_the_same_link(door: Door) -> None:
 
 
 def test_two_hellos_in_one_turn_are_one_member(door: Door) -> None:
-    hello = pack_handshake(Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, DRIVER, ONE, {}))
+    hello = pack_handshake(Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, DRIVER, ONE, JoinInfo()))
     for _ in range(2):
         door.core.receive(b"c", Arrival(ONE, b"c", DRIVER_KEY, hello), door.now)
-    assert door.turn() == [Joining(ONE, DRIVER, {})] * 2
+    assert door.turn() == [Joining(ONE, DRIVER, JoinInfo())] * 2
     for _ in range(2):
-        door.core.admit(ONE, {}, door.now)
+        door.core.admit(ONE, ClusterInfo(), door.now)
     assert [type(effect) for effect in door.turn()] == [Follow, Reply]
 
 
@@ -226,7 +227,7 @@ def test_strangers_and_earlier_brokers_members_are_not_heard(door: Door) -> None
 
 
 def test_hello_in_anothers_name_is_no_hello(door: Door) -> None:
-    hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, DRIVER, TWO, {})
+    hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, DRIVER, TWO, JoinInfo())
     assert door.say(ONE, pack_handshake(hello)) == [] and door.core.dropped_frames == 1
 
 

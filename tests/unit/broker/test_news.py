@@ -28,9 +28,9 @@ def test_the_log_has_who_joins_and_leaves(desk, log):
     desk.host("node7", CPU=2)
     desk.say(driver, m.Goodbye("the driver shut down"))
     assert log == [
-        "driver 00000001 (pid 0, namespace ) joined",
+        "driver 00000001 (pid 0, namespace driver) joined",
         "host node7 (6e6f6465) joined with {CPU: 2}",
-        "driver 00000001 (pid 0, namespace ) left: the driver shut down",
+        "driver 00000001 (pid 0, namespace driver) left: the driver shut down",
     ]
 
 

@@ -15,8 +15,9 @@ from tests.unit.protocol.nonsense import Nonsense
 from zray.broker.core import BrokerCore
 from zray.ids import make_task_id
 from zray.protocol import messages as m
-from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.codec import pack_body, pack_handshake, read_frame, unpack_handshake, unpack_messages
 from zray.protocol.messages import MAY_SEND, ProtocolError
+from zray.protocol.records import JobSettings, JoinInfo
 
 STEPS = 400
 NAMED = make_task_id(b"other".ljust(16, b"\0"), 500)
@@ -29,7 +30,7 @@ def busy_cluster() -> tuple[Desk, list[bytes]]:
     workers = [worker for host in hosts for worker in desk.workers(host)]
     drivers = [desk.driver("driver"), desk.driver("other")]
     observer = b"observer".ljust(16, b"\0")
-    desk.core.joined(observer, m.OBSERVER, {}, desk.now)
+    desk.core.joined(observer, m.OBSERVER, JoinInfo(), desk.now)
     task_ids = [task_id for driver in drivers for task_id in desk.submit(driver, 4)]
     desk.create(drivers[0], max_restarts=3)
     desk.create(drivers[1], NAMED, name="n", detached=True)
@@ -68,7 +69,7 @@ def test_nonsense_of_everybody(seed):
         nonsense.known.extend(worker_id for worker_id in core.scheduler.workers if worker_id not in nonsense.known)
         for worker_id in list(core.scheduler.workers):
             if worker_id not in core.processes and not core.may_join(worker_id, m.WORKER):
-                core.joined(worker_id, m.WORKER, {"pid": 1}, desk.now)
+                core.joined(worker_id, m.WORKER, JoinInfo(1), desk.now)
     for process_id in list(core.processes):
         core.lost(process_id, "the end", desk.now)
     assert not core.jobs or core.actors.actors
@@ -77,13 +78,10 @@ def test_nonsense_of_everybody(seed):
 
 @pytest.mark.parametrize("kind", [m.DRIVER, m.HOST, m.OBSERVER])
 @pytest.mark.parametrize("info", [
-    {"pid": "1"}, {"job": []}, {"pid": None}, {"job": {"namespace": b"\xff"}}, {"pid": 1 << 63}, {b"x": 1}, {5: {}},
+    {"pid": "1"}, {"job": []}, {"pid": None}, {"job": JobSettings(namespace=b"\xff")}, {"pid": 1 << 63}, {"job": {}},
+    {"job": JobSettings(sys_path=[5])}, {"shows_logs": 1}, {"max_message_bytes": -1},
 ])  # fmt: skip
 def test_nonsense_in_a_hello(kind, info):
-    desk, _ = busy_cluster()
-    joiner = b"joiner".ljust(16, b"\0")
-    with contextlib.suppress(ProtocolError):
-        desk.core.joined(joiner, kind, info, desk.now)
-    desk.say(desk.driver("asker"), m.Query(1, "status", {}), m.Query(2, "hosts", {}), m.Query(3, "stats", {}))
-    desk.core.lost(joiner, "gone", desk.now)
-    desk.turn()
+    hello = m.Hello(m.PROTOCOL_VERSION, "3.11", "0.1", kind, b"joiner".ljust(16, b"\0"), JoinInfo()._replace(**info))
+    with pytest.raises(ProtocolError, match=f"malformed Hello: info.{next(iter(info))}"):
+        unpack_handshake(read_frame(pack_handshake(hello)))

@@ -7,6 +7,8 @@ import pytest
 from zray.broker.output import MAX_FLUSHES
 from zray.protocol import log_window
 from zray.protocol import messages as m
+from zray.protocol.questions import FlushOutput, OutputFlushed
+from zray.protocol.records import JoinInfo, PrintedLines, WorkerLines
 
 from .desk import Desk
 
@@ -25,8 +27,8 @@ def talking(desk: Desk, name: str = "driver") -> tuple[bytes, bytes, bytes]:
     return driver, host, worker
 
 
-def entry(worker: bytes, *lines: str, stream: str = "stdout") -> list:
-    return [worker, "f", 1, stream, list(lines)]
+def entry(worker: bytes, *lines: str, stream: str = "stdout") -> WorkerLines:
+    return WorkerLines(worker, "f", 1, stream, list(lines))
 
 
 def test_lines_go_to_the_driver_of_the_job(desk):
@@ -37,7 +39,7 @@ def test_lines_go_to_the_driver_of_the_job(desk):
     desk.submit(two)
     desk.say(host, m.WorkerLogs([entry(worker, "hello") for worker in [*workers, b"x" * 16]], {}))
     for driver in (one, two):
-        assert desk.take(driver, m.Logs) == [m.Logs([["f", 1, "stdout", ["hello"]]], 0)]
+        assert desk.take(driver, m.Logs) == [m.Logs([PrintedLines("f", 1, "stdout", ["hello"])], 0)]
 
 
 def test_a_host_speaks_for_its_own_workers_only(desk):
@@ -49,7 +51,7 @@ def test_a_host_speaks_for_its_own_workers_only(desk):
 
 def test_a_driver_that_shows_no_lines_is_sent_none(desk):
     driver = b"quiet".ljust(16, b"\0")
-    desk.core.joined(driver, m.DRIVER, {"shows_logs": False}, desk.now)
+    desk.core.joined(driver, m.DRIVER, JoinInfo(shows_logs=False), desk.now)
     host = desk.host(CPU=1)
     (worker,) = desk.workers(host)
     desk.submit(driver)
@@ -120,7 +122,7 @@ def test_one_driver_that_takes_nothing_does_not_concern_another(desk):
     for _ in range(20):
         desk.say(host, m.WorkerLogs([entry(worker, line)], {}))
     desk.say(second_host, m.WorkerLogs([entry(second_worker, "hello")], {}))
-    assert desk.take(second, m.Logs) == [m.Logs([["f", 1, "stdout", ["hello"]]], 0)]
+    assert desk.take(second, m.Logs) == [m.Logs([PrintedLines("f", 1, "stdout", ["hello"])], 0)]
 
 
 def test_what_a_host_has_left_out_is_told_the_driver(desk):
@@ -152,7 +154,7 @@ def test_nothing_is_kept_of_processes_that_are_gone(desk):
 
 def flush(desk: Desk, driver: bytes) -> None:
     desk.take(driver)
-    desk.say(driver, m.Query(5, "flush_logs", {}))
+    desk.say(driver, FlushOutput(5))
 
 
 def test_logs_are_flushed_when_every_host_says_so(desk):
@@ -161,22 +163,22 @@ def test_logs_are_flushed_when_every_host_says_so(desk):
     flush(desk, driver)
     requests = [desk.take(host, m.FlushLogs)[0].request for host in hosts]
     desk.say(hosts[0], m.LogsFlushed(requests[0]), m.LogsFlushed(77))
-    assert desk.take(driver, m.Answer) == []
+    assert desk.take(driver, OutputFlushed) == []
     desk.say(hosts[1], m.LogsFlushed(requests[1]))
-    assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
+    assert desk.take(driver, OutputFlushed) == [OutputFlushed(5)]
 
 
 def test_a_dead_host_flushes_nothing(desk):
     driver, host = desk.driver(), desk.host()
     flush(desk, driver)
     desk.lose(host)
-    assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
+    assert desk.take(driver, OutputFlushed) == [OutputFlushed(5)]
 
 
 def test_without_hosts_there_is_nothing_to_flush(desk):
     driver = desk.driver()
     flush(desk, driver)
-    assert desk.take(driver, m.Answer) == [m.Answer(5, True)]
+    assert desk.take(driver, OutputFlushed) == [OutputFlushed(5)]
 
 
 def test_a_process_has_so_many_flushes_at_a_time(desk):
@@ -188,7 +190,7 @@ def test_a_process_has_so_many_flushes_at_a_time(desk):
     flush(desk, other)
     for request in desk.take(host, m.FlushLogs):
         desk.say(host, m.LogsFlushed(request.request))
-    assert len(desk.take(driver, m.Answer)) == MAX_FLUSHES and len(desk.take(other, m.Answer)) == 1
+    assert len(desk.take(driver, OutputFlushed)) == MAX_FLUSHES and len(desk.take(other, OutputFlushed)) == 1
     flush(desk, driver)
 
 
@@ -198,4 +200,4 @@ def test_who_asked_for_a_flush_may_die(desk):
     desk.lose(driver)
     (request,) = desk.take(host, m.FlushLogs)
     desk.say(host, m.LogsFlushed(request.request))
-    assert desk.take(driver, m.Answer) == []
+    assert desk.take(driver, OutputFlushed) == []

@@ -60,10 +60,7 @@ def test_actors_are_spread_over_hosts_that_are_idle(desk):
 
 def test_actors_that_are_created_at_once_are_as_well(desk):
     hosts = Hosts(desk, FOUR, FOUR, FOUR)
-    rows = [
-        m.ActorCreate(make_task_id(hosts.driver, number), FUNCTION, desk.actor_spec(running=ONE_CPU), b"payload")
-        for number in range(1, 7)
-    ]
+    rows = [desk.creation(make_task_id(hosts.driver, number), running=ONE_CPU) for number in range(1, 7)]
     desk.say(hosts.driver, *rows)
     assert hosts.actors(0) == [2, 2, 2]
 

@@ -9,6 +9,7 @@ from zray.broker.records import LENT_FOR_S
 from zray.broker.scheduler import CREDIT_US, MAX_CREDIT
 from zray.ids import make_task_id
 from zray.protocol import messages as m
+from zray.protocol.records import JobSettings
 
 LONG = b"long".ljust(16, b"\0")
 
@@ -25,7 +26,7 @@ def test_a_task_and_its_result(desk):
     driver, worker = one_worker(desk)
     (task_id,) = desk.submit(driver)
     config, run = desk.take(worker)
-    assert config == m.JobConfig(b"\0\0\0\1", {"name": "driver"})
+    assert config == m.JobConfig(b"\0\0\0\1", JobSettings(namespace="driver"))
     assert run == m.Run(task_id, 0, FUNCTION, ONE_CPU, [], b"payload")
     assert desk.free == {"CPU": 0}
     desk.done(worker, task_id)

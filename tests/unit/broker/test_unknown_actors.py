@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.broker.desk import ACTOR, FUNCTION, OTHER, Desk, Stage
+from tests.unit.broker.desk import ACTOR, OTHER, Desk, Stage
 from zray.broker.actors import MAX_TOMBSTONES
 from zray.ids import make_task_id
 from zray.protocol import messages as m
@@ -26,7 +26,7 @@ def test_the_dead_are_remembered_and_then_only_that_they_are_dead(desk):
     driver = desk.driver()
     actor_ids = [make_task_id(driver, number) for number in range(1, MAX_TOMBSTONES + 2)]
     for actor_id in actor_ids:
-        desk.core.receive(driver, m.ActorCreate(actor_id, FUNCTION, desk.actor_spec(), b"x"), desk.now)
+        desk.core.receive(driver, desk.creation(actor_id), desk.now)
         desk.core.receive(driver, m.ActorKill(actor_id, True), desk.now)
     assert len(desk.core.actors._tombs) == MAX_TOMBSTONES
     desk.turn()
@@ -63,7 +63,7 @@ def test_a_detached_actor_is_found_after_its_creators_death(desk):
 
 def test_a_detached_actor_whose_constructor_will_never_come_ends_with_its_creator(desk):
     driver, other = desk.driver(), desk.driver("other")
-    desk.say(driver, m.ActorCreate(ACTOR, FUNCTION, desk.actor_spec(ready=False, name="n", detached=True), b""))
+    desk.say(driver, desk.creation(ready=False, payload=b"", name="n", detached=True))
     assert answer_to_call(desk, other, ACTOR) == []
     desk.say(driver, m.Goodbye("bye"))
     assert [notice.state for notice in desk.take(other, m.ActorState)] == [m.DEAD]
@@ -85,9 +85,7 @@ def test_killed_by_a_handle_that_overtook_the_announcement(desk):
     desk.workers(desk.host(CPU=1))
     desk.say(other, m.ActorKill(ACTOR, True))
     desk.create(driver, name="n", request=9)
-    assert [(found.request, found.found, found.actor) for found in desk.take(driver, m.ActorFound)] == [
-        (9, True, ACTOR)
-    ]
+    assert [(found.request, found.actor_id) for found in desk.take(driver, m.ActorFound)] == [(9, ACTOR)]
     assert [notice.state for notice in answer_to_call(desk, driver, ACTOR)] == [m.DEAD]
     assert desk.core.actors.actors == {}
     assert desk.core.actors.names == {}
@@ -97,11 +95,11 @@ def test_an_argument_of_the_constructor_is_an_error_already(desk):
     driver = desk.driver()
     desk.say(
         driver,
-        m.ActorCreate(ACTOR, FUNCTION, desk.actor_spec(ready=False, name="n", request=9), b""),
+        desk.creation(ready=False, payload=b"", name="n", request=9),
         m.ActorReady(ACTOR, b"error"),
     )
     (found,) = desk.take(driver, m.ActorFound)
-    assert (found.found, found.actor) == (True, ACTOR)
+    assert found.actor_id == ACTOR
     (notice,) = answer_to_call(desk, driver, ACTOR)
     assert (notice.state, notice.error) == (m.DEAD, b"error")
     assert desk.core.actors.names == {}

@@ -292,7 +292,7 @@ def test_everything_ends_and_the_balance_is_right(rng):
             desk.workers(host)
         for worker in list(desk.core.scheduler.workers):
             at.setdefault(worker, []).extend(desk.runs(worker))
-        live = [worker for worker in at if worker in desk.core.scheduler.workers]
+        live = [worker for worker in at if worker in desk.core.processes]
         worker = rng.choice(live) if live else b""
         work = at.get(worker, [])
         action = rng.choice(["submit", "done", "done", "back", "block", "unblock", "cancel", "die", "tick", "leave"])

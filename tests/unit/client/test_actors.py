@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, kind_of_failure, process_id
+from tests.unit.client.wiring import (
+    FUNCTION,
+    HOST,
+    INLINE_ARGUMENTS,
+    Process,
+    Wire,
+    actor_spec,
+    kind_of_failure,
+    process_id,
+)
 from zray.client.core.actors import ActorView
 from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
 from zray.client.core.tasks import UNLIMITED, Task, pack_outcome
@@ -53,10 +62,10 @@ class Caller:
         handle = put_id(self.core.new_task_id()) if handle is None else handle
         self.core.references.own(handle)
         self.core.references.resolve(handle, HANDLE, b"", b"", 0)
-        spec = {"handle": handle, "name": name, "ordered": self.ordered, "max_concurrency": 1}
+        spec = actor_spec(handle=handle, name=name, ordered=self.ordered)
         arguments = INLINE_ARGUMENTS._replace(refs=tuple(enumerate(refs)), held=refs)
         task = Task(ACTOR, self.core.queue_route, FUNCTION, b"", 0, b"", arguments, 0, 0, b"")
-        self.core.actors.create(handle, spec, task)
+        self.core.actors.create(spec, task)
         return handle
 
     def drop(self, object_id: bytes) -> None:
@@ -458,7 +467,7 @@ def test_the_error_of_the_constructor_is_the_error_of_the_calls(caller):
 def test_creation_is_sent_at_once(caller):
     caller.create()
     (create,) = caller.sent()
-    assert create.spec["ready"]
+    assert create.ready
     assert create.payload
 
 
@@ -467,11 +476,11 @@ def test_creation_is_announced_and_sent_when_its_arguments_are_there(caller):
     caller.create((argument,))
     result = caller.call()
     announced, call = caller.sent()
-    assert (announced.spec["ready"], announced.payload) == (False, b"")
+    assert (announced.ready, announced.payload) == (False, b"")
     assert return_id(call.task_id, 1) == result
     caller.resolve(argument)
     (create,) = caller.sent()
-    assert create.spec["ready"]
+    assert create.ready
     assert create.payload
 
 
@@ -504,7 +513,7 @@ def test_an_argument_that_is_an_error_already(caller):
     result = caller.call()
     create, ready, call = caller.sent()
     assert isinstance(create, m.ActorCreate)
-    assert not create.spec["ready"]
+    assert not create.ready
     assert isinstance(ready, m.ActorReady)
     assert kind_of_failure(ready.error) == "SystemFailure"
     assert isinstance(call, m.ActorCall)

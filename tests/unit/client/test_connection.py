@@ -13,6 +13,7 @@ from zray.config import Config
 from zray.exceptions import ClusterUnavailableError
 from zray.protocol.codec import pack_handshake, read_frame, unpack_handshake
 from zray.protocol.messages import WORKER, Hello, Welcome
+from zray.protocol.records import ClusterInfo, JoinInfo
 
 ME = b"w" * 16
 
@@ -36,7 +37,7 @@ class SlowBroker:
                 name, data = self._socket.recv_multipart()
                 self.hellos.append(unpack_handshake(read_frame(data)))
                 if len(self.hellos) == self._answers:
-                    self._socket.send_multipart([name, pack_handshake(Welcome(b"incarnat", {}))])
+                    self._socket.send_multipart([name, pack_handshake(Welcome(b"incarnat", 1 << 20, ClusterInfo()))])
 
     def close(self) -> None:
         self._over.set()
@@ -57,7 +58,7 @@ def slow_broker(tmp_path):
 def test_who_waits_for_ever_says_hello_until_it_is_answered(slow_broker):
     """As workers do, which end with their host. The handshake's limit of others is no matter then."""
     broker, address = slow_broker
-    connection = connect(address, WORKER, ME, {}, Config(connect_timeout_s=math.inf))
+    connection = connect(address, WORKER, ME, JoinInfo(), Config(connect_timeout_s=math.inf))
     connection.close(0)
     assert len(broker.hellos) == 3
     assert {hello.process_id for hello in broker.hellos} == {ME}
@@ -66,5 +67,5 @@ def test_who_waits_for_ever_says_hello_until_it_is_answered(slow_broker):
 def test_who_does_not_gives_up(slow_broker):
     broker, address = slow_broker
     with pytest.raises(ClusterUnavailableError, match="ZRAY_CONNECT_TIMEOUT_S"):
-        connect(address, WORKER, ME, {}, Config(connect_timeout_s=0.1))
+        connect(address, WORKER, ME, JoinInfo(), Config(connect_timeout_s=0.1))
     assert len(broker.hellos) <= 1

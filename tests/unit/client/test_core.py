@@ -7,7 +7,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from tests.unit.client.wiring import FUNCTION, Process, Wire
+from tests.unit.client.wiring import FUNCTION, Process, Wire, actor_spec
 from zray.client.core import ClientCore
 from zray.client.core.effects import FreeSegment, ShowLogs, Warn
 from zray.client.core.references import INLINE, STORED
@@ -16,6 +16,8 @@ from zray.protocol import messages as m
 from zray.protocol.codec import unpack_messages
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import ProtocolError
+from zray.protocol.questions import CountsQuery, HostList, HostsQuery, MemberQuery, Membership
+from zray.protocol.records import PrintedLines
 from zray.protocol.routing import through_broker
 from zray.protocol.rows import encode_row
 
@@ -82,33 +84,45 @@ def test_functions_are_shipped_once(process):
 
 def test_questions_and_answers(process):
     answers: list[object] = []
-    process.core.query("stats", {"a": 1}, answers.append)
-    process.core.query("hosts", {}, answers.append)
-    assert sent(process) == [m.Query(1, "stats", {"a": 1}), m.Query(2, "hosts", {})]
-    process.core.receive(BROKER, m.Answer(2, ["host"]), 0.0)
-    process.core.receive(BROKER, m.Answer(1, None), 0.0)
-    process.core.receive(BROKER, m.Answer(1, "again"), 0.0)
-    assert answers == [["host"], None]
+    process.core.query(lambda request: MemberQuery(request, OTHER[:16]), answers.append)
+    process.core.query(HostsQuery, answers.append)
+    assert sent(process) == [MemberQuery(1, OTHER[:16]), HostsQuery(2)]
+    hosts, membership = HostList(2, []), Membership(1, True)
+    for answer in (hosts, membership, Membership(1, False)):
+        process.core.receive(BROKER, answer, 0.0)
+    assert answers == [hosts, membership]
+
+
+@pytest.mark.parametrize("question", [HostsQuery(1), m.ActorLookup(1, "n", "")])
+def test_a_question_that_cannot_be_sent_has_no_answer(process, question):
+    answers: list[object] = []
+    process.core.new_request(answers.append)
+    process.core.rejected(question, "it is too large", 0.0)
+    assert answers == [None]
 
 
 def test_an_actor_is_looked_up(process):
     answers: list[object] = []
     request = process.core.new_request(answers.append)
-    found = m.ActorFound(request, True, OTHER, {"class_name": "A"})
-    process.core.receive(BROKER, found, 0.0)
-    assert answers == [found]
+    found = m.ActorFound(request, OTHER, actor_spec(class_name="A"))
+    missing = m.NoSuchActor(process.core.new_request(answers.append))
+    taken = m.NameTaken(process.core.new_request(answers.append), is_dead=True)
+    for answer in (found, missing, taken):
+        process.core.receive(BROKER, answer, 0.0)
+    assert answers == [found, missing, taken]
 
 
 def test_effects(process):
     process.core.receive(BROKER, m.Notice("careful"), 0.0)
-    process.core.receive(BROKER, m.Logs([["f", 1, "out", ["line"]]], 2), 0.0)
+    lines = [PrintedLines("f", 1, "stdout", ["line"])]
+    process.core.receive(BROKER, m.Logs(lines, 2), 0.0)
     process.core.perform("mine")
-    assert process.take_effects() == [Warn("careful"), ShowLogs([["f", 1, "out", ["line"]]], 2), "mine"]
+    assert process.take_effects() == [Warn("careful"), ShowLogs(lines, 2), "mine"]
 
 
 def test_the_cluster_is_lost(process):
     answers: list[object] = []
-    process.core.query("stats", {}, answers.append)
+    process.core.query(CountsQuery, answers.append)
     borrowed = OTHER + bytes(12)
     process.core.references.load(borrowed)
     process.core.lose_cluster("the broker is gone", 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from tests.unit.client.wiring import FUNCTION, HOST, Process, Wire, process_id
+from tests.unit.client.wiring import FUNCTION, HOST, Process, Wire, actor_spec, process_id
 from zray.client.core.effects import Interrupt
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.core.references import INLINE
@@ -14,6 +14,7 @@ from zray.ids import make_task_id, put_id
 from zray.protocol import messages as m
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import ProtocolError
+from zray.protocol.records import JobSettings
 
 OWNER = process_id("owner")
 ACTOR = b"actor".ljust(24, b"\0")
@@ -46,8 +47,7 @@ class Worker:
         return task_id
 
     def start_actor(self) -> Assignment:
-        spec = {"creator": OWNER}
-        self.core.receive(BROKER, m.ActorStart(ACTOR, 2, FUNCTION, spec, [1], PAYLOAD), 0.0)
+        self.core.receive(BROKER, m.ActorStart(ACTOR, 2, FUNCTION, actor_spec(), OWNER, [1], PAYLOAD), 0.0)
         task = self.execution.take()
         assert task is not None
         return task
@@ -124,8 +124,8 @@ def test_a_function_is_fetched_once(worker):
 
 
 def test_the_jobs_configuration(worker):
-    worker.core.receive(BROKER, m.JobConfig(b"\0\0\0\1", {"path": []}), 0.0)
-    assert worker.execution.job.config == {"path": []}
+    worker.core.receive(BROKER, m.JobConfig(b"\0\0\0\1", JobSettings("a space")), 0.0)
+    assert worker.execution.job.settings.namespace == "a space"
 
 
 def test_an_answer_waits_until_references_are_safe(worker):
@@ -353,7 +353,7 @@ def test_what_a_constructor_keeps_is_registered_before_it_is_ready(worker):
 def test_one_actor_per_worker(worker):
     worker.serve_actor()
     with pytest.raises(ProtocolError):
-        worker.core.receive(BROKER, m.ActorStart(ACTOR, 0, FUNCTION, {}, [], PAYLOAD), 0.0)
+        worker.core.receive(BROKER, m.ActorStart(ACTOR, 0, FUNCTION, actor_spec(), OWNER, [], PAYLOAD), 0.0)
 
 
 def test_calls_are_taken_in_the_order_of_their_arrival(worker):

@@ -8,7 +8,7 @@ import itertools
 import msgpack
 import pytest
 
-from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire
+from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, actor_spec
 from tests.unit.protocol.nonsense import ODD, Nonsense
 from zray.client.core.references import PENDING
 from zray.client.core.tasks import Task, pack_outcome
@@ -17,6 +17,7 @@ from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import FROM_BROKER, FROM_DRIVER, FROM_PEER, FROM_WORKER, ProtocolError
+from zray.protocol.questions import CountsQuery
 from zray.protocol.routing import through_broker
 
 STEPS = 300
@@ -41,7 +42,7 @@ def busy_process() -> tuple[Process, list[bytes]]:
         core.references.own(return_id(task_id, 1))
         core.actors.submit(view, Task(task_id, view, b"", b"", 0, b"", INLINE_ARGUMENTS, 1, 1, b""))
         results.append(return_id(task_id, 1))
-    core.query("stats", {}, lambda value: None)
+    core.query(CountsQuery, lambda value: None)
     driver.flush()
     known = [driver.id, worker.id, STRANGER, HOST, ACTOR, FUNCTION, *mine, *theirs, *results]
     return driver, [*known, *map(task_of, results), put_id(driver.id + bytes(8))]
@@ -133,7 +134,7 @@ def test_a_call_that_cannot_be_read_is_answered(payload):
             each for each in through_broker(worker.core.take_output().sends) if isinstance(each, (m.Done, m.Reply))
         ]
         assert b"cannot be read" in answer.payload and execution.running == 0
-    worker.core.receive(BROKER, m.ActorStart(ACTOR, 0, FUNCTION, {"creator": driver.id}, [], payload), 0.0)
+    worker.core.receive(BROKER, m.ActorStart(ACTOR, 0, FUNCTION, actor_spec(), driver.id, [], payload), 0.0)
     start = execution.take()
     assert start is not None and start.fault
     execution.refuse(start, start.fault)

@@ -20,6 +20,7 @@ from zray.protocol import messages as m
 from zray.protocol.codec import pack, pack_body
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import ProtocolError
+from zray.protocol.records import Activity, AwaitedObject, RunningCall
 
 
 @pytest.fixture
@@ -546,13 +547,13 @@ def test_a_death_that_nobody_hears_of_is_told(driver, worker):
 # ------------------------------------------------------------------ what a process does
 
 
-def asked(process: Process, now: float = 0.0) -> dict[str, object]:
+def asked(process: Process, now: float = 0.0) -> Activity:
     sent(process)
     process.core.receive(BROKER, m.Inspect(5), now)
     process.flush()
     (answer,) = sent(process)
     assert isinstance(answer, m.Inspected) and answer.request == 5
-    return answer.found
+    return answer.activity
 
 
 def test_what_waits_for_arguments_and_what_is_waited_for_is_told(driver, worker):
@@ -560,11 +561,11 @@ def test_what_waits_for_arguments_and_what_is_waited_for_is_told(driver, worker)
     for name in ("merge", "merge", "plot"):
         named(driver, driver.submit(worker, refs=[first]), name)
     driver.core.awaited["a thread"] = [first, b"other".ljust(28, b"\0")]
-    assert asked(driver) == {
-        "running": [],
-        "waits": [[first, "load", b""], [b"other".ljust(28, b"\0"), "", b""]],
-        "arguments": {"merge": 2, "plot": 1},
-    }
+    assert asked(driver) == Activity(
+        running=[],
+        awaited=[AwaitedObject(first, "load", None), AwaitedObject(b"other".ljust(28, b"\0"), "", None)],
+        arguments={"merge": 2, "plot": 1},
+    )
 
 
 def test_what_runs_is_told_with_its_seconds(wire, driver, worker):
@@ -572,9 +573,9 @@ def test_what_runs_is_told_with_its_seconds(wire, driver, worker):
     wire.settle()
     task = worker.take()
     assert task is not None
-    assert asked(worker, 10.0)["running"] == [["a task", 0.0, task_of(ref)]]
+    assert asked(worker, 10.0).running == [RunningCall("a task", 0.0, task_of(ref))]
     worker.core.tick(10.0)
-    assert asked(worker, 13.5)["running"] == [["a task", 3.5, task_of(ref)]]
+    assert asked(worker, 13.5).running == [RunningCall("a task", 3.5, task_of(ref))]
     worker.finish(task)
     worker.core.tick(14.0)
-    assert asked(worker)["running"] == [] and not worker.core.execution._seen_at
+    assert asked(worker).running == [] and not worker.core.execution._seen_at

@@ -24,12 +24,18 @@ from zray.ids import owner_of, put_id, return_id
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.contract import BROKER
+from zray.protocol.records import ActorSpec
 from zray.protocol.routing import through_broker
 
 FUNCTION = b"function".ljust(16, b"\0")
 HOST = b"host".ljust(16, b"\0")
 MAX_INLINE_BYTES = 1 << 20
 INLINE_ARGUMENTS = Arguments(INLINE, msgpack.packb([]), b"", b"", 0, (), ())
+
+
+def actor_spec(**changes: Any) -> ActorSpec:
+    """Of an ordinary actor, but for ``changes``."""
+    return ActorSpec("", "", "", False, 0, 1, True, False, b"\x90", b"\x90", b"", b"")._replace(**changes)
 
 
 def process_id(name: str) -> bytes:

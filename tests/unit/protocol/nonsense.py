@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from zray.protocol.codec import shape_key
 from zray.protocol.messages import ProtocolError
+from zray.protocol.records import ActorSpec
 from zray.protocol.rows import NUMBER_OF, decode_row
 
 ODD_INTS = [0, 1, 2, 3, 4, 5, 7, 255, 1 << 20, (1 << 20) + 1, 1 << 31, 1 << 62, (1 << 63) - 1]
@@ -27,13 +28,8 @@ ODD_BYTES = [b"", b"\xc1", b"\x90", b"\x91\x05", b"x" * 16, bytes(28), b"y" * 40
              shape_key({"CPU": 10_000}), shape_key({"CPU": 1}), shape_key({"GPU": 1 << 62})]  # fmt: skip
 ODD = [*ODD_INTS, *ODD_TEXT, *ODD_BYTES, -1, -(1 << 63), (1 << 64) - 1, None, True, False, 1.5, float("nan"),
        float("inf"), [], {}, [[]], {"": {}}, [None] * 50, [b"x" * 28], [b"x" * 24], {b"k": 1}, {5: [5]}]  # fmt: skip
-KEYS = ["pid", "job", "name", "namespace", "detached", "max_restarts", "placement", "running", "request", "ready",
-        "handle", "class_name", "meta", "get_if_exists", "max_concurrency", "idle_timeout_s", "labels", "hostname",
-        "machine_id", "store", "fetch", "session", "creator", "CPU", "GPU", "memory", "x"]  # fmt: skip
-
-
-SPEC = {"name": "", "namespace": "", "detached": False, "max_restarts": 1, "placement": shape_key({"CPU": 10_000}),
-        "running": shape_key({}), "class_name": "A", "ready": True}  # fmt: skip
+KEYS = ["CPU", "GPU", "memory", "object_store_memory", "x"]
+SPEC = ActorSpec("A", "", "", False, 1, 1, True, False, shape_key({"CPU": 10_000}), shape_key({}), b"", b"")
 """Of an actor, as it should be."""
 
 
@@ -60,51 +56,45 @@ class Nonsense:
         rng = self.random
         if rng.random() < 0.02:
             return rng.choice(ODD)
-        base = getattr(hint, "__origin__", hint)
+        if hasattr(hint, "_fields"):
+            return self._record(hint)
+        base, inner = getattr(hint, "__origin__", hint), get_args(hint)
+        if type(None) in inner:
+            return None if rng.random() < 0.5 else self.value(inner[0], field)
         if base is bytes:
             return self._bytes(field)
         if base is int:
             return rng.choice([0, 0, 1, 1, rng.choice(ODD_INTS)])
+        if base is float:
+            return rng.choice([0, 0.5, 1.0, 3600, float("inf")])
         if base is bool:
             return rng.random() < 0.5
         if base is str:
-            return rng.choice(ODD_TEXT)
+            return rng.choice(["stdout", "stderr"] if field == "stream" else ODD_TEXT)
+        if hint == list[bytes]:
+            size = {"object_ids": 28, "task_ids": 24}.get(field, 16)
+            return [self.identifier(size) for _ in range(rng.randrange(4))]
+        if hint == list[int]:
+            return [rng.choice([1, 2]) for _ in range(rng.randrange(3))]
         if base is list:
-            if hint == list[bytes]:
-                size = {"object_ids": 28, "task_ids": 24}.get(field, 16)
-                return [self.identifier(size) for _ in range(rng.randrange(4))]
-            return [rng.choice([1, 2]) if hint == list[int] else self._entry() for _ in range(rng.randrange(3))]
-        if field == "spec" and rng.random() < 0.8:
-            return {
-                **SPEC,
-                "request": rng.randrange(3),
-                **{rng.choice(KEYS): self._odd() for _ in range(rng.randrange(2))},
-            }
-        if base is dict:
-            return {rng.choice(KEYS): self._odd() for _ in range(rng.randrange(12))}
-        return self._odd()
+            return [self.value(inner[0], "") for _ in range(rng.randrange(3))]
+        keys = {str: rng.choice(KEYS), bytes: self.identifier(16), int: rng.choice([0, 1, 4711])}
+        return dict([(keys[inner[0]], self.value(inner[1], ""))][: rng.randrange(2)])
+
+    def _record(self, kind: Any) -> list[Any]:
+        """As it would have arrived. Specifications of actors are mostly such that there is something to be done."""
+        hints = get_type_hints(kind)
+        if kind is not ActorSpec or self.random.random() > 0.8:
+            return [self.value(hint, field) for field, hint in hints.items()]
+        odd = self.random.choice(kind._fields)
+        return list(SPEC._replace(**{odd: self.value(hints[odd], odd)}))
 
     def _bytes(self, field: str) -> bytes:
-        sizes = {"task_id": 24, "object_id": 28}
-        if field in ("payload", "rows", "data", "shape", "blob", "checksum", "token", "key", "error", "running"):
+        sizes = {"task_id": 24, "actor_id": 24, "object_id": 28}
+        if field in ("payload", "rows", "data", "shape", "blob", "checksum", "token", "key", "error", "running",
+                     "placement", "handle", "meta"):  # fmt: skip
             return self.random.choice([*ODD_BYTES, self.identifier(), self.identifier(24)])
         return self.identifier(sizes.get(field, 16))
-
-    def _odd(self) -> Any:
-        rng = self.random
-        return self.identifier() if rng.random() < 0.3 else rng.choice(ODD)
-
-    def _entry(self) -> Any:
-        rng = self.random
-        if rng.random() < 0.5:
-            return self._odd()
-        return [
-            self.identifier(16),
-            rng.choice(ODD_TEXT),
-            1,
-            rng.choice(["stdout", "stderr", "x"]),
-            [rng.choice(ODD_TEXT)],
-        ]
 
     def row(self, kind: Any) -> list[Any]:
         """The row of a message, which may be malformed."""

@@ -19,6 +19,7 @@ from zray.protocol.messages import (
     FROM_PEER_TO_HOST,
     FROM_WORKER,
     HANDSHAKE,
+    PROTOCOL_VERSION,
     Blocked,
     BorrowAck,
     Goodbye,
@@ -30,6 +31,7 @@ from zray.protocol.messages import (
     Submit,
     Welcome,
 )
+from zray.protocol.records import ClusterInfo, HostInfo, HostState, JobSettings, JoinInfo, VersionPair
 
 INCARNATION = b"12345678"
 EVERYTHING = FROM_BROKER | FROM_DRIVER | FROM_HOST | FROM_PEER | FROM_PEER_TO_HOST | FROM_WORKER | HANDSHAKE
@@ -113,9 +115,9 @@ def test_only_what_the_role_may_send():
 @pytest.mark.parametrize(
     "message",
     [
-        Hello(1, "3.11", "0.1", "driver", b"p" * 16, {"pid": 1, "job": {"path": ["/x"]}}),
-        Welcome(INCARNATION, {"hosts": []}),
-        Refused("versions differ", {"differs": [["python", "3.9", "3.11"]]}),
+        Hello(PROTOCOL_VERSION, "3.11", "0.1", "driver", b"p" * 16, JoinInfo(1, 1 << 20, JobSettings("space", ["/x"]))),
+        Welcome(INCARNATION, 1 << 20, ClusterInfo(b"job", [HostState(b"h" * 16, HostInfo(), {"CPU": 1.0}, {}, 2)])),
+        Refused("versions differ", [VersionPair("python", "3.9", "3.11")]),
     ],
 )
 def test_handshakes(message):
@@ -125,11 +127,11 @@ def test_handshakes(message):
 
 
 def test_a_hello_has_no_incarnation():
-    hello = Hello(1, "3.11", "0.1", "driver", b"p" * 16, {})
+    hello = Hello(PROTOCOL_VERSION, "3.11", "0.1", "driver", b"p" * 16, JoinInfo())
     assert codec.read_frame(codec.pack_handshake(hello)).incarnation == bytes(8)
 
 
-@pytest.mark.parametrize("messages", [[], [Refused("a", {})] * 2, [SUBMIT], [Goodbye("bye")]])
+@pytest.mark.parametrize("messages", [[], [Refused("a", [])] * 2, [SUBMIT], [Goodbye("bye")]])
 def test_no_handshake(messages):
     frame = codec.read_frame(codec.pack_frame(KIND_HANDSHAKE, bytes(8), 0, 0, codec.pack_body(messages)))
     with pytest.raises(ProtocolError):
@@ -160,7 +162,7 @@ def test_random_bodies(body):
 
 GOOD = data_frame(
     SUBMIT,
-    Hello(1, "3.11", "0.1", "host", b"p" * 16, {"a": [1, {"b": None}]}),
+    Hello(1, "3.11", "0.1", "host", b"p" * 16, JoinInfo(7, job=JobSettings("a", ["/x"]))),
     BorrowAck(3),
     Run(b"t" * 24, 2, b"f" * 16, b"", [1, 2], b""),
 )

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from zray.protocol import elements
 from zray.protocol.codec import MAX_SHAPE_BYTES, pack, pack_body, shape_key, unpack, unpack_messages
 from zray.protocol.elements import MAX_DEPTH, UNCOUNTED_BYTES, has_few_elements
-from zray.protocol.messages import FROM_DRIVER, FROM_HOST, Peer, ProtocolError, Query, WorkerLogs
-from zray.protocol.rows import MAX_NESTING, encode_row
+from zray.protocol.messages import FROM_DRIVER, FROM_HOST, Inspected, Peer, ProtocolError, WorkerLogs
+from zray.protocol.questions import NamedActorsQuery
+from zray.protocol.records import Activity, WorkerLines
+from zray.protocol.rows import NUMBER_OF
 
 MIB = 1 << 20
 
@@ -116,34 +118,27 @@ def test_depth_is_limited_too():
 def test_large_values_and_many_small_messages_pass():
     large = Peer(b"p" * 16, bytes(3 * UNCOUNTED_BYTES))
     assert unpack_messages(pack_body([large]), FROM_DRIVER) == [large]
-    many = [Query(number, "stats", {"a": [1]}) for number in range(70_000)]
+    many = [Inspected(number, Activity([], [], {"a": 1})) for number in range(70_000)]
     assert len(pack_body(many)) < UNCOUNTED_BYTES
     with pytest.raises(ProtocolError, match="maps"):  # more than any batch has
         unpack_messages(pack_body(many), FROM_DRIVER)
     assert unpack_messages(pack_body(many[:60_000]), FROM_DRIVER) == many[:60_000]
-    logs = WorkerLogs([[b"w" * 16, "f", 1, "stdout", ["a line of text"] * 2000] for _ in range(300)], {})
+    logs = WorkerLogs([WorkerLines(b"w" * 16, "f", 1, "stdout", ["a line of text"] * 2000) for _ in range(300)], {})
     assert unpack_messages(pack_body([logs]), FROM_HOST) == [logs]
 
 
-# ------------------------------------------------------------------ what could not be passed on
+# ------------------------------------------------------------------ what the protocol does not have
 
 
-def nested(levels: int) -> Any:
+@pytest.mark.parametrize("levels", [1, 511, 600, 1000])
+def test_nothing_deep_has_a_place_in_a_message(levels):
+    """msgpack reads 1,024 levels, older versions write 511: a broker that passed it on was stopped by it."""
     value: Any = None
     for _ in range(levels):
         value = [value]
-    return value
-
-
-@pytest.mark.parametrize("levels", [MAX_NESTING, MAX_NESTING + 1, 511, 600, 1000])
-def test_what_has_no_form_of_its_own_is_not_deep(levels):
-    """Older versions of msgpack read 1,024 levels and write 511: a broker that passed it on was stopped by it."""
-    row = list(encode_row(Query(1, "x", {"a": nested(levels - 1)})))
-    if levels <= MAX_NESTING:
-        assert unpack_messages(msgpack.packb([row]), FROM_DRIVER)
-        return
-    with pytest.raises(ProtocolError):
-        unpack_messages(msgpack.packb([row]), FROM_DRIVER)
+    for message in (NamedActorsQuery(1, None), Inspected(1, Activity([], [], {}))):
+        with pytest.raises(ProtocolError):
+            unpack_messages(msgpack.packb([[*NUMBER_OF[type(message)], 1, value]]), FROM_DRIVER)
 
 
 @pytest.mark.parametrize("odd", [

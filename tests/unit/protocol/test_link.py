@@ -18,7 +18,8 @@ from zray.protocol.link import (
     MAX_EARLY_FRAMES,
     Link,
 )
-from zray.protocol.messages import BorrowAck, Peer, Query
+from zray.protocol.messages import BorrowAck, Peer
+from zray.protocol.questions import NamedActorsQuery
 
 INCARNATION = b"12345678"
 ALLOWED = frozenset((BorrowAck, Peer))
@@ -367,7 +368,7 @@ def test_one_message_may_be_larger_than_a_frame():
 # ------------------------------------------------------------------ what cannot travel
 
 
-NAME = Query(1, "named", {"name": "a"})
+NAME = NamedActorsQuery(1, "a")
 
 
 @pytest.mark.parametrize(
@@ -376,12 +377,12 @@ NAME = Query(1, "named", {"name": "a"})
 def test_a_message_that_cannot_be_packed_is_rejected_and_those_beside_it_travel(content):
     here, there = make_link(), make_link()
     here.send(BorrowAck(1))
-    here.send(NAME._replace(argument=content))
+    here.send(NAME._replace(namespace=content))
     here.send(BorrowAck(2))
     received = [message for frame in send(here) for message in there.receive(frame, 0.0)]
     assert numbers(received) == [1, 2]
     ((message, reason),) = here.rejected
-    assert message.argument is content and "cannot be packed" in reason
+    assert message.namespace is content and "cannot be packed" in reason
     assert there.malformed == 0
 
 
@@ -399,10 +400,10 @@ def test_a_message_above_the_limit_is_rejected_and_those_beside_it_travel():
 
 def test_messages_that_are_too_much_together_travel_apart():
     """However the parts of a body were estimated: only what it comes to counts."""
-    here = Link(INCARNATION, frozenset((Query,)), 0.0, max_message_bytes=10_000)
-    there = Link(INCARNATION, frozenset((Query,)), 0.0)
+    here = Link(INCARNATION, frozenset((NamedActorsQuery,)), 0.0, max_message_bytes=10_000)
+    there = Link(INCARNATION, frozenset((NamedActorsQuery,)), 0.0)
     for _ in range(20):
-        here.send(NAME._replace(what="x" * 3000))
+        here.send(NAME._replace(namespace="x" * 3000))
     frames = here.outgoing(0.0)
     assert max(map(len, frames)) < 10_000
     assert sum(len(there.receive(read_frame(frame), 0.0)) for frame in frames) == 20
@@ -410,10 +411,10 @@ def test_messages_that_are_too_much_together_travel_apart():
 
 
 def test_names_of_files_that_are_not_utf8_arrive_as_they_were():
-    here, there = make_link(), Link(INCARNATION, frozenset((Query,)), 0.0)
-    here.send(NAME._replace(argument={"path": "/tmp/\udcff"}))
+    here, there = make_link(), Link(INCARNATION, frozenset((NamedActorsQuery,)), 0.0)
+    here.send(NAME._replace(namespace="/tmp/\udcff"))
     ((message,),) = [there.receive(frame, 0.0) for frame in send(here)]
-    assert message.argument == {"path": "/tmp/\udcff"}
+    assert message.namespace == "/tmp/\udcff"
 
 
 # ------------------------------------------------------------------ how much is under way

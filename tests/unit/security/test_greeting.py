@@ -14,6 +14,7 @@ from zray.client.connection import connect
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError
 from zray.protocol.messages import DRIVER
+from zray.protocol.records import JoinInfo
 from zray.security.greeting import CURVE, NULL, mechanism_at
 from zray.security.keys import ClientCredentials
 
@@ -107,4 +108,4 @@ def test_the_mismatch_is_told_although_the_listener_hung_up_without_a_word(ours:
     theirs = b"NULL" if ours == "keys" else b"CURVE"
     told = pytest.raises(ClusterUnavailableError, match="--insecure has to be given to both or neither")
     with listener(mute_at_a_mismatch(theirs)) as address, told:
-        connect(address, DRIVER, b"d" * 16, {}, Config(connect_timeout_s=0.5), keys)
+        connect(address, DRIVER, b"d" * 16, JoinInfo(), Config(connect_timeout_s=0.5), keys)

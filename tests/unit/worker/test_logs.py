@@ -323,7 +323,7 @@ class TestOutlet:
         assert outlet.take() is None
         outlet.add(b"one", "f", 1, "stdout", ["a", "b"])
         outlet.add(b"two", "g", 2, "stderr", ["c"])
-        assert outlet.take() == ([[b"one", "f", 1, "stdout", ["a", "b"]], [b"two", "g", 2, "stderr", ["c"]]], {})
+        assert outlet.take() == ([(b"one", "f", 1, "stdout", ["a", "b"]), (b"two", "g", 2, "stderr", ["c"])], {})
         assert outlet.take() is None
 
     def test_what_the_broker_does_not_take_is_left_out_and_counted(self) -> None:
@@ -339,7 +339,7 @@ class TestOutlet:
         outlet.taken(10 * size)
         assert outlet.take() == ([], {b"one": 1000 - sent})  # told once
         outlet.add(b"one", "f", 1, "stdout", ["again"])
-        assert outlet.take() == ([[b"one", "f", 1, "stdout", ["again"]]], {})
+        assert outlet.take() == ([(b"one", "f", 1, "stdout", ["again"])], {})
 
     def test_the_count_of_a_worker_at_its_end_does_not_wait_for_room(self) -> None:
         outlet = Outlet()
@@ -358,7 +358,7 @@ class TestOutlet:
             outlet.add(b"one", "f", 1, "stdout", [line] * 100)
         message = outlet.take()
         assert message is not None
-        assert sum(log_window.size_of(entry[4]) for entry in message.entries) <= log_window.WINDOW_BYTES
+        assert sum(log_window.size_of(entry.lines) for entry in message.entries) <= log_window.WINDOW_BYTES
 
 
 class TestFatalErrors:

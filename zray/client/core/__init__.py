@@ -10,7 +10,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhandled, Warn
@@ -35,7 +35,6 @@ from zray.protocol.messages import (
     ActorStart,
     ActorState,
     ActorStop,
-    Answer,
     BorrowAck,
     BorrowAdd,
     BorrowCheck,
@@ -64,6 +63,8 @@ from zray.protocol.messages import (
     Locate,
     Located,
     Logs,
+    NameTaken,
+    NoSuchActor,
     Notice,
     ObjectRequest,
     ObjectState,
@@ -71,7 +72,6 @@ from zray.protocol.messages import (
     ProtocolError,
     Pull,
     PullFailed,
-    Query,
     Reply,
     Result,
     Run,
@@ -79,6 +79,8 @@ from zray.protocol.messages import (
     Submit,
     Watch,
 )
+from zray.protocol.questions import Answer, Question
+from zray.protocol.records import Activity
 from zray.util.digest import Digest
 
 UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
@@ -323,17 +325,14 @@ class ClientCore:
     # ------------------------------------------------------------------ what it does
 
     def _inspect(self, message: Inspect) -> None:
-        waits = [
-            [object_id, *self.tasks.about(object_id)]
+        awaited = [
+            self.tasks.about(object_id)
             for object_ids in itertools.islice(list(self.awaited.values()), MAX_INSPECTED)
             for object_id in object_ids[:MAX_INSPECTED]
         ]
-        found = {
-            "running": self.execution.about_running(self.now, MAX_INSPECTED),
-            "waits": waits[:MAX_INSPECTED],
-            "arguments": self.tasks.waiting_for_arguments(),
-        }
-        self.to_broker(Inspected(message.request, found))
+        running = self.execution.about_running(self.now, MAX_INSPECTED)
+        activity = Activity(running, awaited[:MAX_INSPECTED], self.tasks.waiting_for_arguments())
+        self.to_broker(Inspected(message.request, activity))
 
     # ------------------------------------------------------------------ small services
 
@@ -362,9 +361,10 @@ class ClientCore:
         self._requests[request] = on_answer
         return request
 
-    def query(self, what: str, argument: dict[str, Any], on_answer: Callable[[Any], None]) -> None:
-        """Asks the broker for something of its state."""
-        self.to_broker(Query(self.new_request(on_answer), what, argument))
+    def query(self, question: Callable[[int], Question], on_answer: Callable[[Any], None]) -> None:
+        """Asks the broker. ``question``: makes it of its number; ``on_answer`` gets the answer, or None if there will
+        be none."""
+        self.to_broker(question(self.new_request(on_answer)))
 
     def _answered(self, request: int, value: Any) -> None:
         on_answer = self._requests.pop(request, None)
@@ -384,8 +384,8 @@ class ClientCore:
             self.to_broker(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
         elif isinstance(message, ActorCreate):
             self.actors.on_state(ActorState(message.actor_id, 0, DEAD, 0, text, error))
-            self._answered(int(message.spec.get("request", 0)), None)
-        elif isinstance(message, (Query, ActorLookup)):
+            self._answered(message.request, None)
+        elif isinstance(message, ActorLookup | Question):
             self._answered(message.request, None)
         else:
             self.perform(Warn(text))
@@ -418,8 +418,9 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     ActorStart: lambda core, m: core.execution.on_actor_start(m),
     ActorStop: lambda core, m: core.execution.on_actor_stop(m),
     ActorState: lambda core, m: core.actors.on_state(m),
-    ActorFound: lambda core, m: core._answered(m.request, m),
-    Answer: lambda core, m: core._answered(m.request, m.value),
+    **dict.fromkeys(
+        (ActorFound, NoSuchActor, NameTaken, *get_args(Answer)), lambda core, m: core._answered(m.request, m)
+    ),
     CancelTask: lambda core, m: core.execution.on_cancel(m),
     FunctionBlob: lambda core, m: core.execution.on_function(m),
     ExitIfIdle: lambda core, m: core.execution.on_exit_if_idle(m),

@@ -15,7 +15,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from zray.client.core.references import ReferenceTable
 from zray.client.core.tasks import UNLIMITED, WAITING, Task, TaskTable
@@ -33,20 +33,27 @@ from zray.protocol.messages import (
     ActorRelease,
     ActorState,
 )
+from zray.protocol.records import ActorSpec
 
 OVER = -1
 """The number of a call that was cancelled and is still in a queue."""
 
 
-class Creation:
-    """What the creator has to keep: the constructor's arguments stay pinned, for restarts, until the actor is dead."""
+class Creation(NamedTuple):
+    """What the creator has to keep: the constructor's arguments stay pinned, for restarts, until the actor is dead.
 
-    __slots__ = ("function_id", "spec", "task")
+    ``request``, ``get_if_exists``: see ``ActorCreate``.
+    """
 
-    def __init__(self, function_id: bytes, spec: dict[str, Any], task: Task) -> None:
-        self.function_id = function_id
-        self.spec = spec
-        self.task = task
+    spec: ActorSpec
+    task: Task
+    request: int
+    get_if_exists: bool
+
+    def announcement(self, ready: bool, payload: bytes) -> ActorCreate:
+        """What the broker is told."""
+        task = self.task
+        return ActorCreate(task.task_id, task.function_id, self.spec, self.request, self.get_if_exists, ready, payload)
 
 
 class ActorView(ABC):
@@ -313,8 +320,7 @@ class _CreationRoute:
     def send(self, task: Task, payload: bytes) -> None:
         creation = self._view.creation
         assert creation is not None
-        creation.spec["ready"] = True
-        self._table.send(ActorCreate(self._view.actor_id, creation.function_id, creation.spec, payload))
+        self._table.send(creation.announcement(ready=True, payload=payload))
 
     def cancel(self, task: Task, mode: int) -> None:
         return
@@ -358,22 +364,22 @@ class ActorTable:
 
     # ------------------------------------------------------------------ creation
 
-    def create(self, handle_id: bytes, spec: dict[str, Any], task: Task) -> None:
+    def create(self, spec: ActorSpec, task: Task, request: int = 0, get_if_exists: bool = False) -> None:
         """Announces an actor at once (its name is taken from now on), and sends its constructor when it can run.
 
         ``task``: its constructor, whose identifier is the actor's. Actors must be created in the order of these.
+        ``request``, ``get_if_exists``: see ``ActorCreate``.
         """
         actor_id = task.task_id
-        view = self.view(actor_id, spec["ordered"], spec["max_concurrency"], spec.get("class_name", ""))
-        view.creation = Creation(task.function_id, spec, task)
-        if handle_id:
-            self._handle_of[handle_id] = actor_id
-            if spec.get("name"):
+        view = self.view(actor_id, spec.ordered, spec.max_concurrency, spec.class_name)
+        view.creation = Creation(spec, task, request, get_if_exists)
+        if spec.handle:
+            self._handle_of[spec.handle] = actor_id
+            if spec.name:
                 self._named.add(actor_id)
         task.route = _CreationRoute(view, self)
-        spec["ready"] = False
         if not all(self._references.has_value(object_id) for _, object_id in task.arguments.refs):
-            self.send(ActorCreate(actor_id, task.function_id, dict(spec), b""))
+            self.send(view.creation.announcement(ready=False, payload=b""))
         self._tasks.submit(task)
 
     def dispatch_creation(self, task: Task) -> None:
@@ -388,7 +394,7 @@ class ActorTable:
         self._named.discard(actor_id)
         creation = view.creation
         if creation is not None:
-            self._handle_of.pop(creation.spec["handle"], None)
+            self._handle_of.pop(creation.spec.handle, None)
             self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken", actor_id))
 
     def handle_freed(self, object_id: bytes) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
+
+from zray.protocol.records import PrintedLines
 
 
 class FreeSegment(NamedTuple):
@@ -19,9 +21,9 @@ class Interrupt(NamedTuple):
 
 
 class ShowLogs(NamedTuple):
-    """Lines that workers printed: [name, pid, stream, [lines]]; ``left_out``: how many are missing."""
+    """Lines that workers printed; ``left_out``: how many are missing."""
 
-    entries: list[Any]
+    entries: list[PrintedLines]
     left_out: int
 
 

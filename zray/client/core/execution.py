@@ -19,7 +19,7 @@ from zray.client.core.effects import Interrupt
 from zray.client.core.references import ERROR, ReferenceTable
 from zray.client.core.tasks import TaskTable, name_in, pack_outcome, read_envelope
 from zray.failures import encode_failure
-from zray.ids import PROCESS_ID_BYTES, owner_of
+from zray.ids import owner_of
 from zray.protocol.codec import unpack
 from zray.protocol.messages import (
     CANCEL_FORCE,
@@ -45,6 +45,7 @@ from zray.protocol.messages import (
     Started,
     Staying,
 )
+from zray.protocol.records import ActorSpec, RunningCall
 
 TASK, CONSTRUCTOR, CALL = range(3)
 
@@ -122,7 +123,7 @@ class Execution:
         self._blocked = 0  # tasks that wait in ``get``
         self.actor_id = b""
         self._actor_function = b""  # its class
-        self.actor_spec: dict[str, Any] | None = None
+        self.actor_spec: ActorSpec | None = None
         self.incarnation = 0
         self._stopping = False  # the actor's last handle is gone
         self.leaving = False  # no more work is taken; the process goes when ``may_exit``
@@ -168,14 +169,14 @@ class Execution:
         if self._running or self._seen_at:
             self._seen_at = {task_id: self._seen_at.get(task_id, now) for task_id in self._running}
 
-    def about_running(self, now: float, most: int) -> list[list[Any]]:
-        """The pieces of work that run: [name, seconds, task]."""
-        class_name = str((self.actor_spec or {}).get("class_name", ""))
+    def about_running(self, now: float, most: int) -> list[RunningCall]:
+        """The pieces of work that run."""
+        class_name = self.actor_spec.class_name if self.actor_spec is not None else ""
         rows = []
         for task_id, task in itertools.islice(self._running.items(), most):
             name = name_in(task.envelope.options)
             full = f"{class_name}.{name}" if class_name and "." not in name else name
-            rows.append([full, max(0.0, now - self._seen_at.get(task_id, now)), task_id])
+            rows.append(RunningCall(full, max(0.0, now - self._seen_at.get(task_id, now)), task_id))
         return rows
 
     def is_running(self, task_id: bytes) -> bool:
@@ -323,9 +324,6 @@ class Execution:
     def on_actor_start(self, message: ActorStart) -> None:
         if self.actor_id:
             raise ProtocolError("this worker has an actor already")
-        creator = message.spec.get("creator")
-        if type(creator) is not bytes or len(creator) != PROCESS_ID_BYTES:
-            raise ProtocolError("an actor without a creator")
         self.actor_id = message.actor_id
         self._actor_function = message.function_id
         self.actor_spec = message.spec
@@ -442,8 +440,7 @@ def _plain(run: Run) -> Assignment:
 
 
 def _constructor(start: ActorStart) -> Assignment:
-    creator: bytes = start.spec["creator"]
-    task = Assignment(CONSTRUCTOR, creator, start.actor_id, start.incarnation, start.function_id, start.payload)
+    task = Assignment(CONSTRUCTOR, start.creator, start.actor_id, start.incarnation, start.function_id, start.payload)
     task.gpus = start.gpus
     task.actor_start = start
     return task

@@ -22,6 +22,7 @@ from zray.failures import MissedArgument, alias_of, aliased, encode_failure, err
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id, task_of
 from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import FLAG_RETRYABLE, Cancel, Failed, ProtocolError, Result, Started, Submit
+from zray.protocol.records import AwaitedObject
 from zray.util.digest import in_a_line
 
 WAITING, SENT = range(2)
@@ -224,13 +225,12 @@ class TaskTable:
 
     # ------------------------------------------------------------------ submission
 
-    def about(self, object_id: bytes) -> tuple[str, bytes]:
-        """Of an object that this process waits for: the name of what makes it, and the actor that is to run it.
-
-        Both are empty where others have submitted it; the actor is for a task.
-        """
+    def about(self, object_id: bytes) -> AwaitedObject:
+        """Of an object that this process waits for: what makes it, unless others have submitted that."""
         task = self.tasks.get(task_of(object_id))
-        return (task.name, task.route.actor_id) if task is not None else ("", b"")
+        if task is None:
+            return AwaitedObject(object_id, "", None)
+        return AwaitedObject(object_id, task.name, task.route.actor_id or None)
 
     def waiting_for_arguments(self) -> dict[str, int]:
         """How many calls wait for arguments, by name; of very many calls, some are looked at."""

@@ -16,6 +16,7 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import FREEZE_HEAP, REHEARSAL, TUNE_MALLOC, Config
 from zray.exceptions import ZrayError
+from zray.protocol import rows
 from zray.util.heap import freeze_heap
 from zray.util.malloc import give_back
 from zray.util.processes import accept_signals, set_parent_death_signal, set_title
@@ -40,6 +41,7 @@ def main() -> int:
     lock = SessionLock(paths.directory, settings["lock"])
     address = f"ipc://{paths.broker_socket}"
     set_title(f"zray: host {paths.name}")  # before anything is forked, as what it imports is shared then
+    rows.prepare()
     if config.optimizes(REHEARSAL):
         rehearse()
     if config.optimizes(FREEZE_HEAP):  # before anything is forked

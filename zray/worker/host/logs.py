@@ -17,10 +17,10 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from zray.protocol.log_window import LogWindow
 from zray.protocol.messages import WorkerLogs
+from zray.protocol.records import WorkerLines
 from zray.worker.log_marker import MAX_NAME_CHARACTERS, SECRET_FROM, marker_prefix
 
 MAX_LINE_BYTES = 64 * 1024
@@ -280,14 +280,14 @@ class Outlet:
 
     def __init__(self) -> None:
         self._window = LogWindow()
-        self._entries: list[Any] = []
+        self._entries: list[WorkerLines] = []
         self._left_out: dict[bytes, int] = {}
         self._full = False
 
     def add(self, worker_id: bytes, name: str, pid: int, stream: str, lines: list[str]) -> None:
         """Lines that a worker printed."""
         if self._window.admits(lines):
-            self._entries.append([worker_id, name, pid, stream, lines])
+            self._entries.append(WorkerLines(worker_id, name, pid, stream, lines))
         else:
             self._full = True
             self._left_out[worker_id] = self._left_out.get(worker_id, 0) + len(lines)

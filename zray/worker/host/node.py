@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zray.client.connection import Connection, connect
 from zray.config import GIB, Config
 from zray.protocol.messages import HOST
+from zray.protocol.records import HostInfo, JoinInfo
 from zray.store import Store, default_store_location
 from zray.transfer.shell import Transfers, listening_address
 from zray.util.machine import ip_address, machine_id
@@ -99,18 +100,17 @@ def run_host(
     store = Store.create(location, spill, capacity, config.store_wait_s, host_id)
     tcp = options.address.startswith("tcp://")
     address = (ip_address(options.address) if tcp else "") or "127.0.0.1"  # where nobody is on another machine
-    info = {
-        "hostname": socket.gethostname(),
-        "ip": address,
-        "pid": os.getpid(),
-        "machine_id": machine_id(),
-        "store": location,
-        "store_bytes": capacity,
-        "fetch": paths.fetch_socket,
-        "session": paths.name,
-        "labels": config.labels,
-        "idle_timeout_s": config.idle_timeout_s,
-    }
+    info = HostInfo(
+        hostname=socket.gethostname(),
+        ip=address,
+        pid=os.getpid(),
+        machine_id=machine_id(),
+        store=location,
+        fetch=paths.fetch_socket,
+        session=paths.name,
+        labels=config.labels,
+        idle_timeout_s=config.idle_timeout_s,
+    )
     connection: Connection | None = None
     relay: Relay | None = None
     transfers: Transfers | None = None
@@ -120,7 +120,7 @@ def run_host(
         dialling = dataclasses.replace(config, connect_timeout_s=patience_s)
         listen = listening_address(options.address, config.link_address)
         transfers = Transfers(host_id, store, paths.fetch_socket, listen, config, options.credentials)
-        connection = connect(options.address, HOST, host_id, info, dialling, options.credentials)
+        connection = connect(options.address, HOST, host_id, JoinInfo(info.pid), dialling, options.credentials)
         # What there may be any amount of, and only the host uses, stays with it. The host has a heartbeat for all of
         # them, and they end with it: a thousand that beat for themselves would be a load, and judge in a hurry.
         workers_config = dataclasses.replace(config, labels={}, resources={}, heartbeat_s=math.inf, silence_s=math.inf)

@@ -18,7 +18,8 @@ from zray.client.connection import Connection
 from zray.config import Config
 from zray.protocol.codec import pack
 from zray.protocol.contract import BROKER
-from zray.protocol.messages import Goodbye, HostReady, Inspected, LogsFlushed, ProtocolError
+from zray.protocol.messages import Goodbye, HostInspected, HostReady, LogsFlushed, ProtocolError
+from zray.protocol.records import HostInfo, StoreUse
 from zray.protocol.routing import through_broker
 from zray.store import Store
 from zray.transfer.shell import Transfers
@@ -132,7 +133,7 @@ class HostShell:
         """Ends the loop after the present turn."""
         self._end = self._end or reason
 
-    def serve(self, resources: dict[str, int], info: dict[str, Any], on_ready: Callable[[], object]) -> str:
+    def serve(self, resources: dict[str, int], info: HostInfo, on_ready: Callable[[], object]) -> str:
         """Runs the loop; returns why it ended. ``on_ready`` is called when signals are orderly and the broker knows."""
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -237,7 +238,7 @@ class HostShell:
             self._read_everything()
             self.core.to_broker(LogsFlushed(effect.request))
         elif isinstance(effect, TellUse):
-            self.core.to_broker(Inspected(effect.request, self._use()))
+            self.core.to_broker(self._use(effect.request))
         elif isinstance(effect, LogRoom):
             self._outlet.taken(effect.size_bytes)
         elif isinstance(effect, PeerSaid):
@@ -253,12 +254,12 @@ class HostShell:
         elif isinstance(effect, SweepOwner):
             self._keep_house(lambda: self._store.free_owned_by(effect.process_id))
 
-    def _use(self) -> dict[str, Any]:
+    def _use(self, request: int) -> HostInspected:
         """What of this machine is in use, in bytes."""
         pids = [forked.pid for forked in self._forked.values() if forked.pid]
         usage = self._store.usage()
-        store = {"capacity": usage.capacity, "used": usage.used, "idle": usage.recyclable, "spilled": usage.spilled}
-        return {"store": store, "memory": {str(pid): resident_bytes(pid) for pid in pids}}
+        store = StoreUse(usage.capacity, usage.used, usage.recyclable, usage.spilled)
+        return HostInspected(request, store, {pid: resident_bytes(pid) for pid in pids})
 
     @staticmethod
     def _keep_house(action: Callable[[], object]) -> None:

@@ -57,8 +57,8 @@ class Environment:
         if job is self._job:
             return
         self._job = job
-        sys.path[:] = merged_search_path(job.config.get("sys_path", []), self._own_path, os.path.dirname(os.__file__))
-        directory = job.config.get("cwd", "")
+        sys.path[:] = merged_search_path(job.settings.sys_path, self._own_path, os.path.dirname(os.__file__))
+        directory = job.settings.cwd
         if directory:
             try:
                 os.chdir(directory)
@@ -67,13 +67,13 @@ class Environment:
 
     def set_actor(self, start: ActorStart) -> None:
         """The worker serves this actor from now on."""
-        self._actor_resources = dict(unpack(start.spec["running"]))
+        self._actor_resources = dict(unpack(start.spec.running))
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
         """What is assigned to the task, in ten-thousandths."""
         if task.kind == CALL:
             return self._actor_resources
-        key = task.shape if task.actor_start is None else task.actor_start.spec["running"]
+        key = task.shape if task.actor_start is None else task.actor_start.spec.running
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = dict(unpack(key))

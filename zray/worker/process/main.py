@@ -15,6 +15,7 @@ from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.codec import unpack
 from zray.protocol.messages import WORKER
+from zray.protocol.records import JoinInfo
 from zray.protocol.sockets import somebody_listens
 from zray.util import signals
 from zray.worker.process.worker import Worker
@@ -27,9 +28,8 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     os.close(fds[0])
     config = Config(**start["config"])
     worker_id, host_id = start["worker_id"], start["host_id"]
-    info = {"pid": os.getpid(), "host_id": host_id}
     try:
-        connection = _connect(start["address"], worker_id, info, config)
+        connection = _connect(start["address"], worker_id, config)
     except ZrayError as error:  # the cluster may be going down; if not, this is what it tells of the worker's end
         print(f"zray: this worker cannot join the cluster: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
@@ -41,8 +41,9 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     sys.exit(Worker(session, page, start["log_secret"]).serve())
 
 
-def _connect(address: str, worker_id: bytes, info: dict[str, Any], config: Config) -> Connection:
+def _connect(address: str, worker_id: bytes, config: Config) -> Connection:
     """On a busy machine it may take any time: so it is tried for as long as there is somebody who listens."""
+    info = JoinInfo(pid=os.getpid())
     while True:
         try:
             return connect(address, WORKER, worker_id, info, config)

@@ -39,6 +39,7 @@ from zray.protocol.messages import (
     Run,
     Welcome,
 )
+from zray.protocol.records import ClusterInfo, JobSettings, JoinInfo
 from zray.protocol.sockets import POLLIN
 from zray.serialization import pickle_callable
 from zray.util.optimizations import left_out
@@ -78,16 +79,17 @@ def _play() -> None:
     before = signal.getsignal(signal.SIGINT)
     shipped = pickle_callable(lambda: None)
     config = Config(heartbeat_s=math.inf, silence_s=math.inf)
-    hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, WORKER, bytes(16), {"pid": 0})
+    hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, WORKER, bytes(16), JoinInfo())
     for life in range(LIVES):
         unpack_handshake(read_frame(pack_handshake(hello)))
         socket = _Stage()
-        socket.broker.send(JobConfig(bytes(4), {}))
+        socket.broker.send(JobConfig(bytes(4), JobSettings()))
         socket.broker.send(FunctionBlob(shipped.id16, True, shipped.full_name, shipped.blob))
         for number in range(TASKS):
             task_id = life.to_bytes(TASK_ID_BYTES // 2, "big") + number.to_bytes(TASK_ID_BYTES // 2, "big")
             socket.broker.send(Run(task_id, 0, shipped.id16, _SHAPE, [], _PAYLOAD))
-        connection = Connection(_Theatre(), socket, Welcome(INCARNATION, {}), "", config)  # type: ignore[arg-type]
+        welcome = Welcome(INCARNATION, config.max_message_bytes, ClusterInfo())
+        connection = Connection(_Theatre(), socket, welcome, "", config)  # type: ignore[arg-type]
         session = Session(connection, bytes(16), bytes(16), "", config)
         worker = socket.worker = _Rehearsed(session, bytearray(4096))
         session.shell.on_standby = None  # nothing is handed back, however slow this is

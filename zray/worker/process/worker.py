@@ -126,7 +126,7 @@ class Worker:
     def _options_of(self, task: Assignment) -> CallOptions | None:
         """The options of a piece of work. None if it has not the form that it must have: who has sent it is told."""
         if task.actor_start is not None:
-            self._actor_class = str(task.actor_start.spec.get("class_name", "actor"))
+            self._actor_class = task.actor_start.spec.class_name
         fault = task.fault
         if not fault:
             try:
@@ -260,7 +260,7 @@ class Worker:
         self._environment.set_actor(start)
         kind = self._runner.function(task.function_id)
         args, kwargs = self.call_arguments(task)
-        if start.spec.get("has_coroutines"):
+        if start.spec.has_coroutines:
             # Imported here: asyncio is 3 MB, which workers that serve no async actor do without; so threads below.
             from zray.worker.process.event_loop import EventLoop
 
@@ -269,7 +269,7 @@ class Worker:
             self.session.handlers[Tick] = lambda tick: loop.check()
         else:
             self._actor = kind(*args, **kwargs)
-        self._concurrency = max(1, int(start.spec.get("max_concurrency", 1)))
+        self._concurrency = max(1, start.spec.max_concurrency)
         if self._loop is None and self._concurrency > 1:
             from concurrent.futures import ThreadPoolExecutor
 
