@@ -8,19 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray.broker.inspections import Found
-from zray.broker.records import SERVING, STARTING, Actor, Host, Job, Process, Worker
+from zray.broker.records import Actor, Host, Job, Process, Worker
 from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe
+from zray.broker.states import ALIVE, PENDING, RESTARTING, SERVING, STARTING
 from zray.ids import task_of
-from zray.protocol.messages import (
-    ALIVE,
-    PENDING,
-    RESTARTING,
-    Answer,
-    LinkRefusals,
-    Notice,
-    ProtocolError,
-    Query,
-)
+from zray.protocol.messages import Answer, LinkRefusals, Notice, ProtocolError, Query
 
 if TYPE_CHECKING:
     from zray.broker.core import BrokerCore
@@ -33,7 +25,6 @@ WORKERS_AS = ("starting", "idle", "busy", "idle", "actors", "ending")
 """What the states of a worker come to, for whoever wants to know how busy a host is."""
 MAX_WORKERS_ASKED = 1000
 """What they run, for who looks at the cluster: each is two messages."""
-WORKER_STATES = ("STARTING", "IDLE", "BUSY", "PROBED", "SERVING", "RETIRED")
 STATE_NAMES = {PENDING: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
 
 
@@ -138,7 +129,7 @@ class Reports:
 
     def _workers(self) -> list[dict[str, Any]]:
         return [
-            {"worker_id": worker.worker_id.hex(), "pid": worker.pid, "state": WORKER_STATES[worker.state],
+            {"worker_id": worker.worker_id.hex(), "pid": worker.pid, "state": worker.state.name,
              "job_id": worker.job_id.hex(), "tasks": len(worker.outstanding), "blocked": worker.blocked,
              "grant": describe(worker.grant.amounts), "actor": worker.actor.label if worker.actor else ""}
             for worker in self._core.scheduler.workers.values()
@@ -178,7 +169,7 @@ class Reports:
                 why = self._why_unplaced(actor.placement) if actor.payload else "its constructor waits for arguments"
                 about |= {"state": "unplaced", "why": why}
             else:
-                about |= {"state": "starting" if worker.state == STARTING else "worker"}
+                about |= {"state": "starting" if worker.state is STARTING else "worker"}
         if worker is None:
             self._core.send(source.process_id, Answer(message.request, about))
             return
@@ -375,7 +366,7 @@ class Reports:
         holders: list[Actor] = [
             worker.actor
             for worker in self._core.scheduler.workers.values()
-            if worker.actor is not None and worker.state == SERVING and worker.grant.amounts.get(CPU)
+            if worker.actor is not None and worker.state is SERVING and worker.grant.amounts.get(CPU)
         ]
         if not holders or not shape.cpus:
             return ""
@@ -400,7 +391,7 @@ class Reports:
 def _holds(worker: Worker, shape: Shape) -> bool:
     """Whether a worker's actor keeps, for its life, something of what a shape asks for."""
     held = worker.grant.amounts
-    return worker.actor is not None and worker.state == SERVING and any(held.get(name) for name in shape.amounts)
+    return worker.actor is not None and worker.state is SERVING and any(held.get(name) for name in shape.amounts)
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.broker.desk import NO_CPU, ONE_CPU, Desk, one_worker, prefetched, shape
-from zray.broker.records import IDLE, PROBED, RETIRED
 from zray.broker.scheduler import MAX_STARTING_PER_HOST
+from zray.broker.states import IDLE, PROBED, RETIRED
 from zray.protocol import messages as m
 
 LONG = b"long".ljust(16, b"\0")

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from tests.unit.client.wiring import HOST, Process, Wire
-from zray.client.core.references import ERROR, INLINE, PENDING, STORED
+from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import pack_outcome
 from zray.failures import decode_failure
 from zray.ids import task_of

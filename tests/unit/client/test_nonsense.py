@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire
 from tests.unit.protocol.nonsense import ODD, Nonsense
-from zray.client.core.references import PENDING
+from zray.client.core.states import PENDING
 from zray.client.core.tasks import Task, pack_outcome
 from zray.ids import put_id, return_id, task_of
 from zray.protocol import messages as m

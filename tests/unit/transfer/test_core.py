@@ -30,6 +30,7 @@ from zray.transfer.core import (
     ToBroker,
     TransferCore,
 )
+from zray.transfer.states import RELAYED
 
 ME, SOURCE, OTHER, OWNER = (name.encode().ljust(16, b".") for name in ("me", "source", "other", "owner"))
 OBJECT = OWNER + b"\0" * 12
@@ -547,7 +548,7 @@ def test_who_does_not_answer_to_dialling_is_done_without():
     host = running(100, dialling=True)
     assert len(host.take(Ask)) == 1
     host.core.tick(DIAL_PATIENCE_S)
-    assert not host.core.peers[SOURCE].dialling
+    assert host.core.peers[SOURCE].state == RELAYED
     assert len(host.take(Ask)) == RELAYED_WINDOW - 1
 
 
@@ -578,7 +579,7 @@ def test_a_link_may_rest_when_nothing_is_under_way():
     assert not host.core.may_rest(SOURCE) and host.core.may_rest(OTHER)
     host.answer_all()
     host.seal()
-    assert host.core.may_rest(SOURCE) and not host.core.peers[SOURCE].direct
+    assert host.core.may_rest(SOURCE) and host.core.peers[SOURCE].state == RELAYED
     host.fetch("once more")
     host.located(SOURCE)
     assert Dial(SOURCE) in host.take(Dial)

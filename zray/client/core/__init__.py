@@ -16,7 +16,8 @@ from zray.client.core.actors import ActorTable
 from zray.client.core.effects import FreeSegment, ShowLogs, Unhandled, Warn
 from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
-from zray.client.core.references import ERROR, Entry, ReferenceTable, is_stored
+from zray.client.core.references import Entry, ReferenceTable, is_stored
+from zray.client.core.states import ERROR, PENDING
 from zray.client.core.tasks import QueueRoute, TaskTable, pack_outcome, read_outcome
 from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import aliased, encode_failure, show_error
@@ -394,7 +395,7 @@ class ClientCore:
         """The broker is gone: every wait ends with ClusterUnavailableError."""
         self.tasks.lose_everything("ClusterUnavailableError", message)
         for object_id, entry in list(self.references.entries.items()):
-            if entry.status == 0:
+            if entry.status is PENDING:
                 self.references.fail(object_id, "ClusterUnavailableError", message)
         if self.transfers is not None:
             self.transfers.lose_everything(message)

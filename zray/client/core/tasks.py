@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from zray.client.core.locations import LocationTable
-from zray.client.core.references import ERROR, INLINE, PENDING, STORED, Entry, ReferenceTable, is_stored
+from zray.client.core.references import Entry, ReferenceTable, is_stored
+from zray.client.core.states import ENDED, ERROR, INLINE, PENDING, READY, SENT, STORED, TASK, WAITING
 from zray.client.core.windows import Windows
 from zray.exceptions import FAILURES, SystemFailure
 from zray.failures import MissedArgument, alias_of, aliased, encode_failure, error_text, is_error, missed_argument
@@ -23,9 +24,6 @@ from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id, task_of
 from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import FLAG_RETRYABLE, Cancel, Failed, ProtocolError, Result, Started, Submit
 from zray.util.digest import in_a_line
-
-WAITING, SENT = range(2)
-"""A task waits for its arguments, or is with the broker or a worker."""
 
 UNLIMITED = -1
 NEAR_BYTES = 256 * 1024
@@ -144,9 +142,9 @@ class Route(Protocol):
 
 
 class Task:
-    """One call whose outcome is not known yet. Invariants: ``missing`` is the number of its arguments not yet ready;
-    ``counted`` is what of it counts in its route's window, in bytes: nothing before it was sent. ``left``: return
-    values, with hosts, that workers of earlier attempts have stored and perhaps not answered."""
+    """One call. ``state``: see ``zray.client.core.states``. Invariants: ``missing`` is the number of its arguments not
+    yet ready; ``counted`` is what of it counts in its route's window, in bytes: nothing before it was sent. ``left``:
+    return values, with hosts, that workers of earlier attempts have stored and perhaps not answered."""
 
     __slots__ = ("arguments", "attempt", "cancelled", "counted", "flags", "function_id", "left", "missing", "n_returns",
                  "options", "parent", "retries_left", "route", "seq", "shape", "state", "task_id")  # fmt: skip
@@ -178,14 +176,19 @@ class Task:
         self.missing = 0
         self.seq = 0
         self.counted = 0
-        self.state = WAITING
+        self.state = WAITING if arguments.refs else READY
         self.cancelled = False
         self.left: list[tuple[bytes, bytes]] | None = None  # a list for each of a million tasks would be much
+
+    def enter(self, state: int) -> None:
+        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        self.state = TASK.after[self.state][state]
 
     def ready(self, object_id: bytes) -> None:
         """One of the arguments exists now (``Waiting``)."""
         self.missing -= 1
         if not self.missing:
+            self.enter(READY)
             self.route.ready(self)
 
     @property
@@ -248,6 +251,8 @@ class TaskTable:
             # Counted before it can be told, so that a value arriving meanwhile does not start it early.
             task.missing = sum([references.wait_for(object_id, task) for _, object_id in arguments.refs])
         if not task.missing:
+            if task.state is WAITING:
+                task.enter(READY)
             task.route.ready(task)
 
     def soon(self, task: Task) -> None:
@@ -265,14 +270,10 @@ class TaskTable:
         finally:
             self._going = False
 
-    def waits(self, task: Task) -> bool:
-        """Whether the task has all its arguments and has not been sent or ended."""
-        return task.state == WAITING and not task.missing and task.task_id in self.tasks
-
     def will_fail(self, task: Task) -> bool:
         """Whether an argument of a task that has all of them is an error: it takes no room to fail."""
         entries = self.references.entries
-        return any(entries[object_id].status == ERROR for _, object_id in task.arguments.refs)
+        return any(entries[object_id].status is ERROR for _, object_id in task.arguments.refs)
 
     def dispatch(self, task: Task) -> None:
         """Builds the envelope and hands it to the route; an argument that is an error is the task's outcome."""
@@ -281,7 +282,7 @@ class TaskTable:
         n_bytes = len(arguments.data)
         for key, object_id in arguments.refs:
             entry = self.references.entries[object_id]
-            if entry.status == ERROR:
+            if entry.status is ERROR:
                 self._fail_for(task, key, object_id, entry)
                 return
             if entry.data and n_bytes + len(entry.data) > self._max_inline_bytes:
@@ -289,7 +290,7 @@ class TaskTable:
                 continue
             n_bytes += len(entry.data)
             refs.append((key, object_id, entry.status, entry.data, entry.host, entry.size))
-        task.state = SENT
+        task.enter(SENT)
         payload = pack((task.options, *arguments[:5], refs))
         task.route.send(task, payload)
 
@@ -300,7 +301,7 @@ class TaskTable:
         stored = [(arguments.object_id, arguments.host, arguments.size)] if arguments.status == STORED else []
         for _, object_id in arguments.refs:
             entry = self.references.entries[object_id]
-            if entry.status == STORED:
+            if entry.status is STORED:
                 stored.append((object_id, entry.host, entry.size))
         n_bytes: dict[bytes, int] = {}
         for object_id, host, size in stored:
@@ -318,7 +319,7 @@ class TaskTable:
             if not task.retries_left:
                 task.flags &= ~FLAG_RETRYABLE
         task.attempt += 1
-        task.state = WAITING
+        task.enter(READY)
         task.route.ready(task)
 
     # ------------------------------------------------------------------ outcomes
@@ -431,7 +432,7 @@ class TaskTable:
     def on_started(self, message: Started) -> None:
         """A worker has begun with a task."""
         task = self.tasks.get(message.task_id)
-        if task is not None and task.attempt == message.attempt and task.state == SENT:
+        if task is not None and task.attempt == message.attempt and task.state is SENT:
             task.route.started(task)
 
     def refused(self, task_id: bytes, attempt: int, error: bytes) -> None:
@@ -472,6 +473,7 @@ class TaskTable:
     def _finish(self, task: Task, error: bytes) -> None:
         del self.tasks[task.task_id]
         task.route.done(task, error)
+        task.enter(ENDED)
 
     def _let_go(self, task: Task) -> None:
         """What a task with an outcome has held, and left behind."""
@@ -494,10 +496,10 @@ class TaskTable:
         if task is None:
             return False
         task.cancelled = True
-        if task.state == WAITING:
-            self.fail_cancelled(task, " before it was sent")
-        else:
+        if task.state is SENT:
             task.route.cancel(task, mode)
+        else:
+            self.fail_cancelled(task, " before it was sent")
         return True
 
     def cancel_children(self, parent: bytes, mode: int) -> None:
@@ -554,7 +556,7 @@ class QueueRoute:
 
     def go(self, task: Task) -> None:
         window = self._windows.get(task.shape) or self._new_window(task.shape)
-        waits = self._table.waits(task)
+        waits = task.state is READY
         # As ``_has_room``, which would be a call for every task.
         if not window.held and window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all:
             if waits:
@@ -603,7 +605,7 @@ class QueueRoute:
             self.n_bytes -= task.counted
             if window.held or self._behind_all:
                 self._let_go(window)
-        elif task.state == WAITING:
+        elif task.state is not SENT:
             held_in = self._windows.get(task.shape)
             if held_in is not None:
                 held_in.held.pop(task.task_id, None)
@@ -639,10 +641,10 @@ class QueueRoute:
         assert self.n_bytes == sum(task.counted for task in tasks), "bytes of tasks under way"
         for shape, window in self._windows.items():
             assert window.n_bytes == sum(task.counted for task in tasks if task.shape == shape), "bytes of a shape"
-            assert all(self._table.waits(task) for task in window.held.values()), "a task is held that does not wait"
+            assert all(task.state is READY for task in window.held.values()), "a task is held that is not ready"
             assert not (window.held and self._has_room(window)), "a task is held though there is room"
         n_held = sum(len(window.held) for window in self._windows.values())
-        assert n_held == sum(map(self._table.waits, tasks)), "a task that could go is not held"
+        assert n_held == sum(task.state is READY for task in tasks), "a task that could go is not held"
 
 
 RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
