@@ -110,6 +110,17 @@ def test_idle_workers_are_asked_to_go(desk):
     assert states[third].state == RETIRED
 
 
+def test_one_that_is_killed_while_it_is_asked_gets_no_more_work(desk):
+    driver, states = three_idle_workers_on_one_cpu(desk)
+    desk.tick(6)
+    for worker in probes(desk):
+        desk.core.expel(worker, "it does harm")
+        desk.say(worker, m.Staying(False))
+        assert states[worker].state is RETIRED
+    desk.submit(driver, 1, NO_CPU)
+    assert not any(desk.runs(worker) for worker in states)
+
+
 def test_one_that_stays_is_asked_again_when_it_is_one_too_many_or_has_worked(desk):
     driver, states = three_idle_workers_on_one_cpu(desk)
     desk.tick(6)
