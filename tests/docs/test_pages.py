@@ -12,7 +12,9 @@ NAMED = re.compile(r"`((?:tests|zray|deploy|docs|examples)/[A-Za-z0-9_./-]+)`")
 LINKED = re.compile(r"\]\(([A-Za-z0-9_./-]+)(?:#[a-z0-9-]+)?\)")
 
 
-@pytest.mark.parametrize("page", ["docs/security.md", "docs/hard-cases.md", "docs/architecture.md", "README.md"])
+@pytest.mark.parametrize(
+    "page", ["docs/security.md", "docs/hard-cases.md", "docs/architecture.md", "docs/states.md", "README.md"]
+)
 def test_what_a_page_names_is_there(page: str) -> None:
     text = (ROOT / page).read_text()
     missing = [name for name in NAMED.findall(text) if not (ROOT / name).exists()]

@@ -1,4 +1,4 @@
-"""What the broker knows: one record per job, process, host, worker, task and actor. No logic."""
+"""What the broker knows: one record per job, process, host, worker, task and actor. No logic but tables of states."""
 
 from __future__ import annotations
 

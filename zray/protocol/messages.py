@@ -437,7 +437,7 @@ class ObjectRequest(NamedTuple):
 
 
 class ObjectState(NamedTuple):
-    """An owner's answer. ``status``: see ``client.core.references``; ``data``: the value or error, if it is inline;
+    """An owner's answer. ``status``: see ``client.core.states``; ``data``: the value or error, if it is inline;
     ``inner``: the references inside, one behind the other, for each of which the receiver has been registered."""
 
     object_id: ObjectId
