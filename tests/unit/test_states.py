@@ -14,9 +14,10 @@ from zray.broker.records import Actor, Host, Worker
 from zray.broker.resources import Pool
 from zray.broker.states import ACTOR, WORKER
 from zray.client.core import ClientCore
+from zray.client.core.envelopes import Arguments
 from zray.client.core.references import Entry
 from zray.client.core.states import INLINE, OBJECT, TASK, VIEW
-from zray.client.core.tasks import Arguments, Task
+from zray.client.core.tasks import Task
 from zray.client.shell import ClientShell
 from zray.client.states import CONNECTION
 from zray.protocol import messages as m

@@ -20,9 +20,10 @@ from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
 from zray.client.core.effects import FreeSegment, ShowLogs, Unhandled, Warn
+from zray.client.core.envelopes import Arguments
 from zray.client.core.references import Entry
 from zray.client.core.states import HANDLE, INLINE, PENDING, STORED
-from zray.client.core.tasks import Arguments, Task
+from zray.client.core.tasks import Task
 from zray.client.exports import Exports
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches

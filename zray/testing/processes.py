@@ -15,9 +15,10 @@ import msgpack
 from zray.broker.resources import shape_key
 from zray.client.core import ClientCore
 from zray.client.core.effects import FreeSegment, Interrupt
+from zray.client.core.envelopes import Arguments
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, STORED
-from zray.client.core.tasks import Arguments, Task
+from zray.client.core.tasks import Task
 from zray.config import Config
 from zray.failures import encode_failure
 from zray.ids import function_id_of, put_id, return_id

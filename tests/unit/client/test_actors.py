@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, kind_of_failure, process_id
 from zray.client.core.actors import ActorView
+from zray.client.core.envelopes import pack_outcome
 from zray.client.core.states import DEAD, ERROR, HANDLE, INLINE, LIVE, PENDING
-from zray.client.core.tasks import UNLIMITED, Task, pack_outcome
+from zray.client.core.tasks import UNLIMITED, Task
 from zray.failures import encode_failure
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.protocol import messages as m

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import FreeSegment, ShowLogs, Unhandled, Warn
+from zray.client.core.envelopes import pack_outcome, read_outcome
 from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
+from zray.client.core.queue_route import QueueRoute
 from zray.client.core.references import Entry, ReferenceTable, is_stored
 from zray.client.core.states import ERROR, PENDING
-from zray.client.core.tasks import QueueRoute, TaskTable, pack_outcome, read_outcome
+from zray.client.core.tasks import TaskTable
 from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import aliased, encode_failure, show_error
 from zray.ids import owner_of, task_of
