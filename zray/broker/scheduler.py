@@ -492,7 +492,7 @@ class Scheduler:
         self._free(worker)
 
     def remove(self, worker: Worker) -> None:
-        """A worker is dead: its record is in no table any more, and what it held is free. It has lost its actor."""
+        """A worker is dead: what it held is free, and its record leaves every table."""
         worker.enter(WorkerState.DEAD)
         self._free(worker)
         self.part(worker)

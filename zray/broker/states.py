@@ -9,10 +9,7 @@ from zray.states import Machine, State
 class WorkerState(State):
     """Of a worker process."""
 
-    STARTING = (
-        0,
-        "Its host was told to fork it. It may have a grant: for its actor, or for tasks that reserved it.",
-    )
+    STARTING = 0, "Its host was told to fork it. It may have a grant, for its actor or for tasks that reserved it."
     IDLE = 1, "It has joined and holds nothing."
     BUSY = 2, "It has a grant, and tasks that ask for these resources."
     PROBED = 3, "It was idle for long and was asked whether it can go. It gets no work until it answers."
@@ -30,7 +27,7 @@ WORKER = Machine(
     (STARTING,),
     {
         STARTING: {
-            IDLE: "It joins, and the line of tasks that reserved it, if any, needs it no more.",
+            IDLE: "It joins, and no line of tasks has reserved it, or the one that did needs it no more.",
             BUSY: "It joins, and the line of tasks that reserved it still waits.",
             SERVING: "It joins, and is given the actor for which it was started.",
             RETIRED: "It joins after its end was decided.",
@@ -69,7 +66,7 @@ ACTOR = Machine(
     {
         PENDING: {
             ALIVE: "Its constructor has returned.",
-            RESTARTING: "Its worker died while it ran the constructor, and restarts are left.",
+            RESTARTING: "Its worker died before the constructor had returned, and restarts are left.",
             DEAD: "Its constructor raised, it was killed or released, its creator is gone, or no restart is left.",
         },
         ALIVE: {
@@ -78,7 +75,7 @@ ACTOR = Machine(
         },
         RESTARTING: {
             ALIVE: "Its constructor has returned.",
-            RESTARTING: "The new worker died as well while it ran the constructor, and restarts are left.",
+            RESTARTING: "The new worker died as well before the constructor had returned, and restarts are left.",
             DEAD: "Its constructor raised, it was killed or released, its creator is gone, or no restart is left.",
         },
     },
