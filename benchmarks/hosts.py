@@ -39,7 +39,8 @@ from benchmarks.host_figures import Figure, table
 from tests.hosts.network import obstacle
 from zray import version
 from zray.broker import shell
-from zray.broker.door import Arrival, Door
+from zray.broker.door import Door
+from zray.broker.membership import Arrival
 from zray.config import Config
 from zray.security.keys import KeyDirectory
 
@@ -149,9 +150,9 @@ class CountingDoor(Door):
         CountingDoor.received += arrival is not None
         return arrival
 
-    def send(self, process_id: bytes, data: bytes, through: bytes = b"") -> bool:
+    def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
         CountingDoor.sent += 1
-        return super().send(process_id, data, through)
+        return super().send(through, process_id, data)
 
 
 def idle_chatter(seconds: float) -> list[Figure]:

@@ -15,7 +15,8 @@ import pytest
 import zmq
 
 from zray import version
-from zray.broker.shell import MAX_FAULTS, BrokerShell
+from zray.broker.membership import MAX_FAULTS
+from zray.broker.shell import BrokerShell
 from zray.client.connection import connect
 from zray.config import Config
 from zray.protocol.codec import (
@@ -353,7 +354,7 @@ def test_who_keeps_sending_what_is_no_good_is_declared_dead(broker, bad):
     assert "malformed" in connection.refused.reason
     ask(good, 1)
     assert answers(good, 1) == [1]
-    assert me not in broker._core.processes
+    assert me not in broker._broker.core.processes
     for end in (good, connection):
         end.close(0)
 

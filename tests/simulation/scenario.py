@@ -14,7 +14,8 @@ from zray.ids import owner_of
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 from zray.testing.cluster import SimCluster
 from zray.testing.network import Weather
-from zray.testing.processes import Get, Program, SimActor, SimDriver, SimHost, SimProcess, SimWorker, Sleep
+from zray.testing.processes import SILENCE_S, Get, Program, SimActor, SimDriver, SimHost, SimProcess, SimWorker, Sleep
+from zray.testing.strangers import Stranger
 
 LIMIT_S = 300.0
 """Virtual seconds in which everything must have ended, deaths and their detection included."""
@@ -29,12 +30,15 @@ BAD_WEATHER = Weather(loss=0.02, duplication=0.02)
 
 @dataclasses.dataclass(frozen=True)
 class Trouble:
-    """What goes wrong in a run: processes that are killed, and whether users cancel."""
+    """What goes wrong in a run: processes that are killed, whether users cancel, processes that are stopped for a
+    while, strangers that try to get in."""
 
     workers: int = 0
     hosts: int = 0
     drivers: int = 0
     cancels: bool = False
+    pauses: int = 0
+    strangers: int = 0
 
 
 def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cancels: bool = False) -> Program:
@@ -197,6 +201,10 @@ def _run(seed: int, trouble: Trouble, weather: Weather) -> SimCluster:
         sim.after(sim.random.uniform(0.005, 0.5), lambda: kill_somebody(cluster))
     for victim in [*hosts[1:], *drivers[: trouble.drivers]]:
         sim.after(sim.random.uniform(0.005, 0.5), lambda victim=victim: cluster.kill(victim))  # type: ignore[misc]
+    for _ in range(trouble.pauses):
+        sim.after(sim.random.uniform(0.005, 0.5), lambda: pause_somebody(cluster))
+    for _ in range(trouble.strangers):
+        Stranger(cluster)
     assert sim.run(lambda: all(driver.done or not driver.alive for driver in drivers), LIMIT_S), (
         "somebody waits forever"
     )
@@ -211,6 +219,16 @@ def kill_somebody(cluster: SimCluster) -> None:
     live = cluster.live_workers()
     if live:
         cluster.kill(cluster.sim.random.choice(live))
+
+
+def pause_somebody(cluster: SimCluster) -> None:
+    """A random process stands still, for a moment or for longer than one may be silent: not the first host, which would
+    be declared dead, and somebody has to do the work."""
+    rng = cluster.sim.random
+    victim = rng.choice([node for node in cluster.nodes.values() if node.alive and not isinstance(node, Stranger)])
+    is_first_host = victim is next(iter(cluster.nodes.values()))
+    victim.pause()
+    cluster.sim.after(rng.uniform(0.0, rng.choice([2.0, 2.0 if is_first_host else 3 * SILENCE_S])), victim.go_on)
 
 
 def check_order_of_calls(cluster: SimCluster) -> None:

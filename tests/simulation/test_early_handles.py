@@ -38,7 +38,7 @@ def member(board: Handles) -> object:
                 results.append(driver.call(actor, retries=rng.choice([0, 2])))
                 driver.drop(actor.handle_id)
                 if rng.random() < 0.1:
-                    driver.core.send(ActorKill(actor.actor_id, True))
+                    driver.core.to_broker(ActorKill(actor.actor_id, True))
             yield Sleep(rng.choice([0.0, 0.001, 0.05]))
         yield Get(results)
         for ref in results:

@@ -13,7 +13,8 @@ from collections import deque
 from typing import Any
 
 from zray.client.core.locations import LocationTable
-from zray.protocol.messages import CopyGone, CopyMade, Locate, Located, Pull, PullFailed, Watch
+from zray.protocol.contract import BROKER
+from zray.protocol.messages import CopyGone, CopyMade, Locate, Located, ProcessDied, Pull, PullFailed, Watch
 from zray.testing.network import Simulation
 from zray.transfer import core as transfer
 from zray.transfer.chunks import make_chunk
@@ -109,7 +110,7 @@ class SimHost:
 
     def withdraw(self, reader: str) -> None:
         if self.alive and self.readers.pop(reader, None) is not None:
-            self.core.withdraw(reader)
+            self.core.withdraw(reader, self.world.sim.now)
             self.world.over.add(reader)
             self.perform()
 
@@ -118,8 +119,8 @@ class SimHost:
     def receive(self, source: bytes, message: Any, link: bytes = b"") -> None:
         if not self.alive:
             return
-        if isinstance(message, Pull):
-            self.core.on_pull(Origin(source, link), message)
+        if link and isinstance(message, (Pull, PullFailed)):
+            self.core.received_by_link(source, link, message, self.world.sim.now)
         else:
             self.core.receive(source, message, self.world.sim.now)
         self.perform()
@@ -127,34 +128,35 @@ class SimHost:
     def died(self, process_id: bytes) -> None:
         if self.alive:
             self.links.discard(process_id)
-            self.core.on_process_died(process_id, "killed", self.world.sim.now)
+            self.core.receive(BROKER, ProcessDied(process_id, "killed"), self.world.sim.now)
             self.perform()
 
     # ------------------------------------------------------------------ what is to be done
 
     def perform(self) -> None:
         world = self.world
-        while effects := self.core.take_effects():
-            for effect in effects:
-                if isinstance(effect, transfer.Tell):
-                    world.send(self.process_id, effect.dest, effect.message)
-                elif isinstance(effect, transfer.ToBroker):
-                    assert isinstance(effect.message, Watch)
-                    world.watch(self, effect.message.process_id)
-                elif isinstance(effect, transfer.Ask):
+        while output := self.core.take_output():
+            for watch in output.sends.pop(BROKER, []):
+                assert isinstance(watch, Watch)
+                world.watch(self, watch.process_id)
+            for dest, messages in output.sends.items():
+                for message in messages:
+                    world.send(self.process_id, dest, message)
+            for effect in output.effects:
+                if isinstance(effect, transfer.Ask):
                     self.ask(effect)
                 elif isinstance(effect, transfer.Dial):
                     self.dial(effect.peer)
                 elif isinstance(effect, transfer.Serve):
                     self.serve(effect)
                 elif isinstance(effect, transfer.Refuse):
-                    self.answer(effect.origin, PullFailed(effect.pull, effect.reason))
+                    self.answer(Origin(effect.link[:16], effect.link), PullFailed(effect.pull, effect.reason))
                 elif isinstance(effect, transfer.Reserve):
                     self.waiting.append(effect)
                     self.make_room()
                 elif isinstance(effect, transfer.Seal):
                     self.objects[effect.object_id] = bytes(self.rooms.pop(effect.number))
-                    self.core.sealed(effect.number)
+                    self.core.sealed(effect.number, world.sim.now)
                 elif isinstance(effect, transfer.GiveUp):
                     self.rooms.pop(effect.number, None)
                     self.make_room()
@@ -183,9 +185,7 @@ class SimHost:
             del self.objects[object_id]
 
     def ask(self, effect: transfer.Ask) -> None:
-        if not effect.direct:
-            self.world.send(self.process_id, effect.source, effect.request)
-        elif effect.source in self.links:
+        if effect.source in self.links:
             self.world.by_link(self, effect.source, effect.request)
         else:
             self.core.link_down(effect.source, self.world.sim.now)

@@ -311,7 +311,7 @@ def _join(
 def _tell_taken(session: Session, size_bytes: int) -> None:
     """Called by the thread that shows lines. What else a turn brings is left to the threads that turn."""
     with session.shell.lock:
-        session.core.send(LogsTaken(size_bytes))
+        session.core.to_broker(LogsTaken(size_bytes))
         session.shell.submitted()
 
 

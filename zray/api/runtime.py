@@ -211,7 +211,7 @@ class ClusterRuntime:
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, dict[str, Any]] | None:
         core = self.session.core
         found = self.session.ask(
-            lambda on_answer: core.send(ActorLookup(core.new_request(on_answer), name, namespace or self.namespace))
+            lambda done: core.to_broker(ActorLookup(core.new_request(done), name, namespace or self.namespace))
         )
         return (found.actor, found.spec) if found.found else None
 

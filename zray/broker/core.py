@@ -1,8 +1,7 @@
 """The broker core: scheduler and control store of a cluster, as a state machine.
 
-Contract: ``joined``, ``receive``, ``lost`` and ``tick`` change the state and queue messages; after each turn of the
-loop call ``schedule``, then take what is to be sent from ``drain``. It never sees a value: payloads are opaque bytes,
-and messages between processes are routed unopened. The caller vouches for ``source``.
+See ``zray/protocol/contract.py``. It never sees a value: payloads are opaque bytes, and messages between processes are
+routed unopened. What waits is placed at the end of a turn (``schedule``), however many messages have come in it.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.broker.actors import Actors
+from zray.broker.effects import BrokerEffect, Departed, LogLine
 from zray.broker.inspections import Inspections
 from zray.broker.news import News
 from zray.broker.output import WorkerOutput
@@ -22,6 +22,7 @@ from zray.broker.scheduler import Scheduler
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
 from zray.ids import function_id_of, owner_of
 from zray.protocol import messages as m
+from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 
 MAX_FENCED = 50_000
@@ -39,27 +40,25 @@ MAX_REPRIEVES = 6
 
 class BrokerCore:
     """All state of a broker. ``new_id()`` makes identifiers of 16 bytes; ``shell_status()``: what only the shell knows
-    of the broker's state, as plain data; ``log(line)``: what a log of the cluster's life should have;
-    ``silent_s(process)``: for how long it has not been heard."""
+    of the broker's state, as plain data; ``silent_s(process)``: for how long it has not been heard."""
 
     def __init__(
         self,
         new_id: Callable[[], bytes],
         infeasible_warn_s: float = 2.0,
         shell_status: Callable[[], dict[str, Any]] = dict,
-        log: Callable[[str], None] = lambda line: None,
         silent_s: Callable[[bytes], float] = lambda process_id: 0.0,
     ) -> None:
-        self._out: dict[bytes, list[Any]] = {}
+        self._outbox: Outbox[BrokerEffect] = Outbox()
+        self.send = self._outbox.send
         self._now = 0.0
         self.processes: dict[bytes, Process] = {}
         self.jobs: dict[bytes, Job] = {}
         self.functions: dict[bytes, tuple[str, bytes, set[bytes]]] = {}  # name, blob, the jobs that ship it
         self.tasks: dict[bytes, Envelope] = {}
         self.dropped_frames = 0  # what the shell found to be no good
-        self.departed: list[bytes] = []  # processes that are lost, for the shell to take note of
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
-        self.news = News(self, log, lambda: self._now)
+        self.news = News(self, lambda line: self._outbox.perform(LogLine(line)), lambda: self._now)
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.news.actor_restarts)
         self.inspections = Inspections(self, lambda: self._now)
         self.reports = Reports(self, infeasible_warn_s, shell_status, silent_s)
@@ -93,7 +92,7 @@ class BrokerCore:
             m.Watch: self._watch,
             m.Peer: self._peer,
             m.Query: self.reports.on_query,
-            m.Goodbye: lambda source, msg: self.lost(source.process_id, msg.reason),
+            m.Goodbye: lambda source, msg: self._lost(source.process_id, msg.reason),
             m.HostReady: self._host_ready,
             m.WorkerStarted: self._worker_started,
             m.WorkerDied: self._worker_died,
@@ -106,33 +105,31 @@ class BrokerCore:
 
     # ------------------------------------------------------------------ in and out
 
-    def send(self, dest: bytes, message: Any) -> None:
-        """Queues a message; to the dead it is dropped, as it would be a moment later."""
-        rows = self._out.get(dest)
-        if rows is None:
-            self._out[dest] = [message]
-        else:
-            rows.append(message)
+    def take_output(self) -> Output[BrokerEffect]:
+        """What is to be done now. To the dead nothing is sent, as it would come to nothing a moment later."""
+        return self._outbox.take()
 
-    def drain(self) -> dict[bytes, list[Any]]:
-        """What is to be sent now, by destination, in order."""
-        out, self._out = self._out, {}
-        return out
-
-    def receive(self, source_id: bytes, message: Any, now: float) -> None:
-        """Handles a message of a process that has joined. Raises ProtocolError if its content is no good."""
+    def receive(self, source: bytes, message: Any, now: float) -> None:
+        """A message of a process that has joined."""
         self._now = now
-        source = self.processes.get(source_id)
-        if source is not None:
-            self._handlers[type(message)](source, message)
+        process = self.processes.get(source)
+        if process is not None:
+            self._handlers[type(message)](process, message)
 
-    def set_congested(self, process_id: bytes, congested: bool) -> None:
+    @event
+    def set_congested(self, process_id: bytes, congested: bool, now: float) -> None:
         """Whether so much is under way to a process that nothing more is to be made for it."""
+        self._now = now
+        self._set_congested(process_id, congested)
+
+    def _set_congested(self, process_id: bytes, congested: bool) -> None:
         if congested != (process_id in self.scheduler.congested):
             self.scheduler.set_congested(process_id, congested)
 
-    def on_rejected(self, dest: bytes, message: Any, reason: str) -> None:
+    @event
+    def rejected(self, dest: bytes, message: Any, reason: str, now: float) -> None:
         """The link to ``dest`` did not take a message: whoever waits for what comes of it is told."""
+        self._now = now
         self.dropped_frames += 1
         text = f"a {type(message).__name__} cannot be sent on by the broker: {reason}"
         if isinstance(message, m.Run):
@@ -151,11 +148,12 @@ class BrokerCore:
             self.actors.bury(self.actors.actors[message.actor_id], text)
 
     def due_s(self, now: float) -> float:
-        """In so many seconds ``schedule`` has something to do, whatever comes until then."""
+        """In so many seconds ``schedule`` has something to do, whatever comes until then; infinite if nothing has."""
         return self.scheduler.lent.due_s(now)
 
+    @event
     def schedule(self, now: float) -> None:
-        """Places what can be placed; once per turn."""
+        """The end of a turn: places what can be placed."""
         self._now = now
         self.scheduler.run(now)
 
@@ -175,6 +173,7 @@ class BrokerCore:
         """Whether a process has joined, be it dead by now."""
         return process_id in self.processes or process_id in self._fenced
 
+    @event
     def joined(self, process_id: bytes, kind: str, info: dict[str, Any], now: float) -> dict[str, Any]:
         """A process has said hello; returns what it is welcomed with. Idempotent. Raises ProtocolError."""
         numbers = info.get("pid", 0), info.get("max_message_bytes", 0)
@@ -206,7 +205,13 @@ class BrokerCore:
             return
         self.scheduler.worker_came(worker, now)
 
-    def lost(self, process_id: bytes, reason: str) -> None:
+    @event
+    def lost(self, process_id: bytes, reason: str, now: float) -> None:
+        """A process is declared dead."""
+        self._now = now
+        self._lost(process_id, reason)
+
+    def _lost(self, process_id: bytes, reason: str) -> None:
         """A process is gone, said goodbye, or is declared dead: it is fenced, and everything that hung on it ends."""
         worker = self.scheduler.workers.get(process_id)
         if worker is not None:
@@ -217,8 +222,8 @@ class BrokerCore:
     def _fence(self, process_id: bytes, reason: str) -> None:
         """A process is a member no more: what it owned, submitted and watched ends."""
         process = self.processes.pop(process_id, None)
-        self.departed.append(process_id)
-        self.set_congested(process_id, False)
+        self._outbox.perform(Departed(process_id))
+        self._set_congested(process_id, False)
         self._fenced[process_id] = reason
         if len(self._fenced) > MAX_FENCED:
             self._fenced.popitem(last=False)
@@ -240,13 +245,15 @@ class BrokerCore:
         self.output.process_lost(process_id)
         self.inspections.process_lost(process_id)
 
-    def expel(self, process_id: bytes, reason: str) -> None:
+    @event
+    def expel(self, process_id: bytes, reason: str, now: float) -> None:
         """A process does harm: it is declared dead, or, if it is a worker, killed by its host."""
+        self._now = now
         worker = self.scheduler.workers.get(process_id)
         if worker is not None:
             self.scheduler.kill(worker, reason)
         elif process_id in self.processes:
-            self.lost(process_id, reason)
+            self._lost(process_id, reason)
 
     def _drop_tasks_of(self, process: Process) -> None:
         """Nobody waits for the tasks of a dead owner: queued ones are dropped, running ones stopped."""

@@ -1,9 +1,8 @@
-"""The broker's door: the one socket that everybody comes in by, and who may use which name.
+"""The broker's door: the one socket that everybody comes in by.
 
 On TCP every frame has the ID of the process that it is from or for in front, since hosts pass on what their workers
 send: a connection is its host's and its workers'. The connections' own names, the identities of the ROUTER, are
-known to nobody but their ends. Which connection a process has come in by, and with which key, is written down when
-it joins (``admit``); frames that say they are its, and come otherwise, are nobody's.
+known to nobody but their ends.
 """
 
 from __future__ import annotations
@@ -13,13 +12,14 @@ import errno
 import os
 import select
 import stat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from zray.broker.membership import Arrival
 from zray.config import Config
 from zray.exceptions import ConfigError
-from zray.protocol.messages import DRIVER, HOST, OBSERVER, WORKER
 from zray.protocol.sockets import (
     Entrance,
     bind_socket,
@@ -38,19 +38,11 @@ if TYPE_CHECKING:
     from zray.security.keys import KeyDirectory
 
 
-class Arrival(NamedTuple):
-    """A frame that came in. ``through``: the name of its connection; ``key``: with which key, b"" without any."""
-
-    process_id: bytes
-    through: bytes
-    key: bytes
-    data: bytes
-
-
 class Door:
     """A bound ROUTER socket. ``keys``: closes it to strangers; None for ``ipc``, or when insecurity was asked for.
 
-    Raises ConfigError when it cannot be bound. Attributes: address, as bound; malformed, messages of no known form.
+    Raises ConfigError when it cannot be bound. Attributes: address, as bound; is_tcp; malformed, messages of no known
+    form.
     """
 
     def __init__(self, address: str, config: Config, keys: KeyDirectory | None) -> None:
@@ -60,9 +52,7 @@ class Door:
         self.address = ""
         self._entrance: Entrance | None = None
         self.malformed = 0
-        self._tcp = address.startswith("tcp://")
-        self._admitted: dict[bytes, tuple[bytes, bytes]] = {}
-        self._owners: dict[bytes, bytes] = {}  # whose a connection on TCP is
+        self.is_tcp = address.startswith("tcp://")
         self._descriptors: dict[bytes, int] = {}  # of drivers' connections on TCP
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         try:
@@ -73,7 +63,7 @@ class Door:
         self._socket = make_socket(self._context, zmq.ROUTER, address, config)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         # A connection over TCP may be dead for a minute before this side knows, and its process be back long before.
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, self._tcp)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, self.is_tcp)
         if self._guard is not None:
             self._guard.apply_server(self._socket)
         try:
@@ -103,11 +93,11 @@ class Door:
     def receive(self) -> Arrival | None:
         """The next frame that is there; None if there is none."""
         while True:
-            message = receive(self._socket, copy=not self._tcp)
+            message = receive(self._socket, copy=not self.is_tcp)
             if message is None:
                 return None
             key = b""
-            if self._tcp:
+            if self.is_tcp:
                 last = message[-1]
                 if self._guard is not None:
                     key = str(last.get("User-Id")).encode()
@@ -115,17 +105,16 @@ class Door:
                 if message[0] in self._descriptors:  # another one since it was dialled anew
                     self._descriptors[message[0]] = last.get(zmq.SRCFD)
             identity, *parts = message
-            if len(parts) == 1 and not self._tcp:
+            if len(parts) == 1 and not self.is_tcp:
                 return Arrival(identity, identity, key, parts[0])
-            if len(parts) == 2 and self._tcp:
+            if len(parts) == 2 and self.is_tcp:
                 return Arrival(parts[0], identity, key, parts[1])
             self.malformed += 1
 
-    def send(self, process_id: bytes, data: bytes, through: bytes = b"") -> bool:
-        """Sends a frame; False when the peer is not connected (any more). ``through``: for one not admitted yet."""
-        through = through or self._admitted.get(process_id, (process_id, b""))[0]
+    def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
+        """Sends a frame by the connection ``through``; False when there is none of that name (any more)."""
         try:
-            if self._tcp:
+            if self.is_tcp:
                 send(self._socket, through, process_id, data)
             else:
                 send(self._socket, through, data)
@@ -135,55 +124,23 @@ class Door:
             return False
         return True
 
-    def unanswered_s(self, process_id: bytes) -> float:
-        """For how long a driver's machine has acknowledged nothing; 0.0 for whoever is no driver on TCP."""
-        descriptor = self._descriptors.get(self._admitted.get(process_id, (b"", b""))[0])
+    @property
+    def role_of(self) -> Callable[[bytes], str | None] | None:
+        """Finds the role of a key that is allowed; None where there are no keys."""
+        return self._guard.role_of if self._guard is not None else None
+
+    def follow(self, through: bytes) -> None:
+        """``unanswered_s`` will be asked about a connection on TCP."""
+        self._descriptors.setdefault(through, -1)  # until its next frame
+
+    def unfollow(self, through: bytes) -> None:
+        """It will not any more."""
+        self._descriptors.pop(through, None)
+
+    def unanswered_s(self, through: bytes) -> float:
+        """For how long the other end of a connection that is followed has acknowledged nothing; else 0.0."""
+        descriptor = self._descriptors.get(through)
         return 0.0 if descriptor is None else unanswered_s(descriptor)
-
-    # ------------------------------------------------------------------ who may be who
-
-    def objection(self, arrival: Arrival, kind: str) -> str:
-        """Why the sender may not join as a ``kind``; empty if it may."""
-        if self._tcp and (kind == WORKER) != (self.relay_of(arrival) != b""):
-            return "a worker comes in through its host" if kind == WORKER else f"a {kind} comes in by itself"
-        if self._guard is None:
-            return ""
-        role = self._guard.role_of(arrival.key)
-        if role is None:
-            return "its key has been revoked"
-        allowed = (HOST, WORKER) if role == "host" else (DRIVER, OBSERVER)
-        return "" if kind in allowed else f"a {role}'s key does not admit a {kind}"
-
-    def admit(self, arrival: Arrival, kind: str) -> None:
-        """The sender has joined: from now on its ID goes with this connection and key."""
-        self._admitted[arrival.process_id] = arrival.through, arrival.key
-        if self._tcp:
-            self._owners.setdefault(arrival.through, arrival.process_id)
-            if kind == DRIVER:
-                self._descriptors[arrival.through] = -1  # until its next frame
-
-    def relay_of(self, arrival: Arrival) -> bytes:
-        """The process that has passed the frame on; b"" if it came by a connection of its sender's own."""
-        owner = self._owners.get(arrival.through, b"")
-        return owner if owner != arrival.process_id else b""
-
-    def knows(self, arrival: Arrival) -> bool:
-        """Whether a frame comes from whom it says."""
-        return self._admitted.get(arrival.process_id) == (arrival.through, arrival.key)
-
-    def forget(self, process_id: bytes) -> None:
-        """A process is gone."""
-        through, _ = self._admitted.pop(process_id, (b"", b""))
-        if self._owners.get(through) == process_id:
-            del self._owners[through]
-            self._descriptors.pop(through, None)
-
-    def outcasts(self) -> list[bytes]:
-        """Processes whose keys have been revoked since they joined."""
-        if self._guard is None:
-            return []
-        revoked = {key for _, key in self._admitted.values() if not self._guard.is_allowed(key)}
-        return [process_id for process_id, (_, key) in self._admitted.items() if key in revoked] if revoked else []
 
     def keep(self) -> None:
         """Keeps the socket's file, see ``Entrance``; to be called at least once a second."""

@@ -26,7 +26,7 @@ class Completion:
 
     def ready(self, object_id: bytes) -> None:
         """The object is ready (``Waiting``)."""
-        self._session.core.add_effect(self)
+        self._session.core.perform(self)
 
     def complete(self) -> None:
         """Sets the result or the error."""

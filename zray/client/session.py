@@ -19,7 +19,7 @@ from zray.client.advice import Advice
 from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
-from zray.client.core.effects import FreeSegment, ShowLogs, Unhandled, Warn
+from zray.client.core.effects import Callback, FreeSegment, ShowLogs, Unhandled, Warn
 from zray.client.core.envelopes import Arguments
 from zray.client.core.references import Entry
 from zray.client.core.states import HANDLE, INLINE, PENDING, STORED
@@ -28,7 +28,7 @@ from zray.client.exports import Exports
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
 from zray.client.remote import RemoteObjects
-from zray.client.shell import TICK, Callback, ClientShell, Waiter
+from zray.client.shell import TICK, ClientShell, Waiter
 from zray.client.stores import Stores
 from zray.client.waits import Waits, lending
 from zray.config import Config
@@ -157,7 +157,7 @@ class Session:
                 self._remote.transfers().memory.pop(object_id, None)
         elif not self.stores.free(host, object_ids):
             with self.shell.lock:
-                self.core.to_peer(host, FreeObjects(object_ids))
+                self.core.send(host, FreeObjects(object_ids))
                 self.shell.submitted()
 
     def _unhandled(self, effect: Unhandled) -> None:
@@ -613,7 +613,7 @@ class Session:
 
         def send() -> None:
             for message in messages:
-                self.core.send(message)
+                self.core.to_broker(message)
 
         self.shell.run(send)
 

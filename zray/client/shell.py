@@ -19,14 +19,16 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any
 
 from zray.client.connection import Connection
 from zray.client.core import ClientCore
-from zray.client.core.effects import Warn
+from zray.client.core.effects import Callback, Warn
 from zray.client.guard import Guard
 from zray.client.states import CLOSED, CONNECTION, LOST, OPEN
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import ProtocolError
+from zray.protocol.routing import through_broker
 
 GRACE_S = 0.005
 PARK_AFTER_S = 0.02
@@ -87,13 +89,6 @@ class Waiter:
         self._signal.acquire(timeout=timeout_s)
 
 
-class Callback(Protocol):
-    """An effect that runs code of the user's, such as the callbacks of a future."""
-
-    def complete(self) -> None:
-        """Runs it."""
-
-
 class ClientShell:
     """Threads and I/O of one client. ``on_lost`` is called when the broker is gone.
 
@@ -137,6 +132,7 @@ class ClientShell:
         self._last_tick = 0.0
         self.last_flush = 0.0  # when everything there was to send was sent last
         self._effects: list[Any] = []
+        self._unsent: dict[bytes, list[Any]] = {}  # by destination
         self._callbacks: deque[Callback] = deque()
         self._crowd: list[Waiter] = []  # threads that wait for room on the link
         self._main_ident = threading.main_thread().ident
@@ -161,39 +157,57 @@ class ClientShell:
     def turn(self) -> None:
         """Receives, handles and sends everything there is. Under the lock; call ``settle`` after releasing it."""
         core, connection = self.core, self.connection
-        core.now = self._driven_at = time.monotonic()
+        now = self._driven_at = time.monotonic()
+        core.collect(now)
         if self.state is not OPEN:
-            core.collect()
+            self._take_output()
             return
-        core.collect()
-        if core.has_output:  # first: what is sent afterwards makes it necessary to look at the socket once more
-            connection.flush(core.drain())
+        if core.has_sends or self._unsent:  # first: after a send the socket has to be looked at once more
+            self._send()
         while self.state is OPEN:
             for message in connection.receive():
                 try:
-                    core.receive(message)
+                    core.receive(BROKER, message, now)
                 except ProtocolError:
                     connection.dropped_frames += 1
-            core.collect()
             now = time.monotonic()
+            core.collect(now)
             if now - self._last_tick >= TICK_S:
                 self._tick(now)
             self.last_flush = now
-            flushed = connection.flush(core.drain())
+            flushed = self._send()
             if connection.link.rejected:
-                self._reject()
+                self._reject(now)
             elif not flushed or not connection.readable:
                 break
         if self._crowd and not connection.link.congested:
             crowd, self._crowd = self._crowd, []
             for waiter in crowd:
                 waiter.wake()
-        self._effects.extend(core.take_effects())
+        self._take_output()
 
-    def _reject(self) -> None:
+    def _take_output(self) -> None:
+        """What is to be sent waits for the next turn, effects for ``settle``."""
+        output = self.core.take_output()
+        self._effects.extend(output.effects)
+        for dest, messages in output.sends.items():
+            self._unsent.setdefault(dest, []).extend(messages)
+
+    def _send(self) -> bool:
+        """Sends everything there is; whether anything went out."""
+        if self._unsent:
+            self._take_output()
+            sends, self._unsent = self._unsent, {}
+        else:
+            output = self.core.take_output()
+            self._effects.extend(output.effects)
+            sends = output.sends
+        return self.connection.flush(through_broker(sends))
+
+    def _reject(self, now: float) -> None:
         rejected, self.connection.link.rejected = self.connection.link.rejected, []
         for message, reason in rejected:
-            self.core.on_rejected(message, reason)
+            self.core.rejected(message, reason, now)
 
     def _tick(self, now: float) -> None:
         if self._last_tick and now - self._last_tick > PAUSE_S:
@@ -201,8 +215,6 @@ class ClientShell:
         self._last_tick = now
         self._effects.append(TICK)
         self.core.tick(now)
-        if self.core.transfers is not None:
-            self.core.transfers.tick()
         refused = self.connection.refused
         if refused is not None:
             self._lose(f"the broker has declared this process dead: {refused.reason}")
@@ -213,7 +225,7 @@ class ClientShell:
         self.lost = reason
         self._enter_state(LOST)
         self._choose_fds()
-        self.core.lose_cluster(reason)
+        self.core.lose_cluster(reason, time.monotonic())
         for waiter in self._crowd:
             waiter.wake()
         self._loss_untold = True
@@ -276,10 +288,9 @@ class ClientShell:
 
         Nobody is woken unless there is something to send: to wake a thread costs as much as to write half a megabyte.
         """
-        core = self.core
-        core.collect()
-        self._effects.extend(core.take_effects())
-        if core.has_output:
+        self.core.collect(time.monotonic())
+        self._take_output()
+        if self._unsent:
             self.submitted()
 
     def wait_for_room(self) -> None:
@@ -526,7 +537,8 @@ class ClientShell:
             self._background_ended.acquire(timeout=2.0)
         with self.lock:
             if was_open:
-                self.connection.flush([*self.core.drain(), *last_words])
+                self._take_output()
+                self.connection.flush([*through_broker(self._unsent), *last_words])
             self.connection.close()
             os.close(self._wake_fd)
 

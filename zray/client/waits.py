@@ -142,7 +142,7 @@ class Waits:
         ready = self._ready(refs, num_returns)
         if len(ready) < num_returns:
             if timeout_s == 0:
-                self._shell.run(self._shell.core.collect)
+                self._shell.run(lambda: self._shell.core.collect(time.monotonic()))
                 self._poll(refs)
             else:
                 self._until(refs, num_returns, timeout_s)

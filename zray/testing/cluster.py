@@ -7,20 +7,65 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
+from zray.broker.broker import Broker
 from zray.broker.core import BrokerCore
+from zray.broker.membership import Arrival, Membership, Rules
 from zray.client.core.execution import Assignment
 from zray.client.core.windows import WINDOWS, Windows
-from zray.protocol.codec import read_frame
-from zray.protocol.link import Link
-from zray.protocol.messages import MAY_SEND, WORKER
+from zray.protocol.link import MAX_MESSAGE_BYTES
 from zray.testing.network import Simulation, Weather
-from zray.testing.processes import INCARNATION, SILENCE_S, TICK_S, Node, Program, SimHost, SimWorker
+from zray.testing.processes import HEARTBEAT_S, SILENCE_S, TICK_S, Node, Program, SimHost, SimWorker
 
 TURN_S = 0.0005
 """How long a turn of a large cluster's broker takes, of virtual time: what arrives meanwhile is handled together."""
 LARGE_TICK_S = 2.0
+
+
+class CheckedCore(BrokerCore):
+    """A broker's core that is checked whenever it has placed something."""
+
+    def schedule(self, now: float) -> None:
+        before = self._least_free()
+        super().schedule(now)
+        self.check()
+        for key, free in self._least_free().items():
+            assert free >= min(0, before[key]), "granted more than there is"
+
+    def _least_free(self) -> dict[tuple[bytes, str], int]:
+        """Free resources of each host. CPUs fall below zero when a task that was blocked goes on, by no grant."""
+        hosts = self.scheduler.hosts.values()
+        return {(host.host_id, name): free for host in hosts for name, free in host.pool.free.items()}
+
+
+class SimConnections:
+    """The broker's side of the connections of the simulated network, by their names."""
+
+    def __init__(self, cluster: SimCluster) -> None:
+        self._cluster = cluster
+        self._owners: dict[bytes, Node] = {}
+        self.followed: set[bytes] = set()
+
+    def dialled(self, through: bytes, owner: Node) -> None:
+        """A process has dialled the broker."""
+        self._owners[through] = owner
+
+    def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
+        """A host's connection leads to its workers as well."""
+        owner = self._owners.get(through)
+        if owner is None or not owner.alive:
+            return False
+        node = self._cluster.nodes.get(process_id, owner)
+        if node.through != through:
+            node = owner
+        self._cluster.sim.transmit(data, lambda frame: owner.pass_on(lambda: node.deliver(frame)))
+        return True
+
+    def follow(self, through: bytes) -> None:
+        self.followed.add(through)
+
+    def unfollow(self, through: bytes) -> None:
+        self.followed.discard(through)
 
 
 class SimCluster:
@@ -45,8 +90,7 @@ class SimCluster:
         self.large = large
         self.on_turn: Callable[[Callable[[], None]], None] = lambda turn: turn()
         self.worker_tick_s = LARGE_TICK_S if large else TICK_S
-        self._arrived: list[tuple[bytes, Any]] = []
-        self._active: set[bytes] = set()
+        self._turn_is_planned = False
         self.programs = programs
         self.nodes: dict[bytes, Node] = {}
         self.workers: list[SimWorker] = []
@@ -55,42 +99,31 @@ class SimCluster:
         self.freed: list[bytes] = []
         self.once: set[bytes] = set()  # tasks and calls without retries
         self.starts: Counter[bytes] = Counter()  # how often each task or call was started
-        self.broker = BrokerCore(self.sim.new_id)
-        self.links: dict[bytes, Link] = {}
+        self.reports: list[str] = []  # what the broker has to say of faults
+        self.connections = SimConnections(self)
+        self.broker = BrokerCore(self.sim.new_id) if large else CheckedCore(self.sim.new_id)
+        self.revoked: set[bytes] = set()  # keys
+        rules = Rules(HEARTBEAT_S, SILENCE_S, MAX_MESSAGE_BYTES, is_tcp=True)
+        self.incarnation = self.sim.random.randbytes(8)
+        self.members = Membership(self.incarnation, rules, self._role_of, self.broker.may_join)
+        self._broker = Broker(self.broker, self.members, self.connections, lambda line: None, self.reports.append)
         self._tick()
 
-    def add_link(self, process_id: bytes, kind: str) -> None:
-        """The broker's end of a link."""
-        self.links[process_id] = Link(INCARNATION, MAY_SEND[kind], self.sim.now, silence_s=SILENCE_S)
-
-    def broker_receives(self, source: bytes, frame: bytes) -> None:
-        """A turn of the broker's loop."""
-        link = self.links.get(source)
-        if link is None:
-            self.sim.after(0.001, self.nodes[source].refused)
-            return
-        self._active.add(source)
-        messages = [(source, message) for message in link.receive(read_frame(frame), self.sim.now)]
+    def receive(self, arrival: Arrival) -> None:
+        """A frame has reached the broker."""
+        self._broker.receive(arrival, self.sim.now)
         if not self.large:
-            self._turn(messages)
-            return
-        if not self._arrived:
-            self.sim.after(TURN_S, self._turn_of_all)
-        self._arrived.extend(messages)
+            self._turn()
+        elif not self._turn_is_planned:
+            self._turn_is_planned = True
+            self.sim.after(TURN_S, self._turn)
 
-    def _turn_of_all(self) -> None:
-        arrived, self._arrived = self._arrived, []
-        self._turn(arrived)
-
-    def _turn(self, arrived: list[tuple[bytes, Any]]) -> None:
-        def turn() -> None:
-            for source, message in arrived:
-                self.broker.receive(source, message, self.sim.now)
-            if self.large:
-                self.broker.schedule(self.sim.now)
-
-        self.on_turn(turn)
-        self.broker_flush()
+    def _turn(self) -> None:
+        """A turn of the broker's loop."""
+        self._turn_is_planned = False
+        self.on_turn(lambda: self._broker.decide(self.sim.now))
+        self._broker.send(self.sim.now)
+        self.members.check()
 
     def stored(self, host: bytes, object_id: bytes) -> bytes | None:
         """What is in a host's store; None if the host is dead. There must be something: whoever asks holds it."""
@@ -104,46 +137,15 @@ class SimCluster:
         self.starts[task_id] += 1
         assert self.starts[task_id] == 1 or task_id not in self.once, "what has no retries ran twice"
 
-    def broker_flush(self) -> None:
-        """Schedules, sends, and checks the broker's invariants."""
-        if not self.large:
-            before = self._least_free()
-            self.broker.schedule(self.sim.now)
-            self.broker.check()
-            for key, free in self._least_free().items():
-                assert free >= min(0, before[key]), "granted more than there is"
-        for dest, messages in self.broker.drain().items():
-            link = self.links.get(dest)
-            if link is not None:
-                self._active.add(dest)
-                for message in messages:
-                    link.send(message)
-        active, self._active = self._active, set()
-        for dest in sorted(active):
-            link = self.links.get(dest)
-            node = self.nodes.get(dest)
-            for frame in link.outgoing(self.sim.now) if link is not None else ():
-                if node is not None:
-                    self.sim.transmit(frame, node.deliver)
-        departed, self.broker.departed = self.broker.departed, []
-        for process_id in departed:
-            self.links.pop(process_id, None)
-
-    def _least_free(self) -> dict[tuple[bytes, str], int]:
-        """Free resources of each host. CPUs fall below zero when a task that was blocked goes on, by no grant."""
-        hosts = self.broker.scheduler.hosts.values()
-        return {(host.host_id, name): free for host in hosts for name, free in host.pool.free.items()}
-
     def _tick(self) -> None:
-        now = self.sim.now
-        self._active.update(self.links)
-        for process_id, link in list(self.links.items()):
-            node = self.nodes.get(process_id)
-            if not link.tick(now) and node is not None and node.kind != WORKER:
-                self.broker.lost(process_id, "silent")
-        self.broker.tick(now)
-        self.broker_flush()
+        self._broker.tick(self.sim.now)
+        self._turn()
         self.sim.after(TICK_S, self._tick)
+
+    def _role_of(self, key: bytes) -> str | None:
+        """Keys say whose they are."""
+        role = key.decode()
+        return role if role in ("host", "driver") and key not in self.revoked else None
 
     def kill(self, node: Node) -> None:
         """SIGKILL. A worker's host is told; a host takes its workers along."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
+from zray import version
+from zray.broker.membership import Arrival
 from zray.broker.resources import shape_key
 from zray.client.core import ClientCore
 from zray.client.core.effects import FreeSegment, Interrupt
@@ -22,25 +24,31 @@ from zray.client.core.tasks import Task
 from zray.config import Config
 from zray.failures import encode_failure
 from zray.ids import function_id_of, put_id, return_id
-from zray.protocol.codec import read_frame
+from zray.protocol.codec import KIND_HANDSHAKE, pack_handshake, read_frame, unpack_handshake
+from zray.protocol.contract import BROKER
 from zray.protocol.link import Link
 from zray.protocol.messages import (
     DRIVER,
     FLAG_RETRYABLE,
     FROM_BROKER,
     HOST,
+    PROTOCOL_VERSION,
     WORKER,
     ActorLookup,
     FreeObjects,
     Goodbye,
+    Hello,
     HostReady,
+    Refused,
 )
+from zray.protocol.routing import through_broker
 from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill
 
 if TYPE_CHECKING:
     from zray.testing.cluster import SimCluster
 
-INCARNATION = b"simulate"
+HELLO_S = 0.25
+HEARTBEAT_S = 1.0
 TICK_S = 0.25
 SILENCE_S = 6.0
 STORED_PART = 0.2
@@ -82,16 +90,28 @@ def is_over(program: Program) -> bool:
 
 
 class Node:
-    """A process on the simulated network: a link to the broker, and somebody who handles messages."""
+    """A process on the simulated network: it joins, has a link to the broker, and handles messages.
 
-    def __init__(self, cluster: SimCluster, process_id: bytes, kind: str) -> None:
+    ``through``: the name of the connection that it shares; empty: it dials one of its own. ``key``: what it shows.
+    """
+
+    def __init__(self, cluster: SimCluster, process_id: bytes, kind: str, through: bytes = b"") -> None:
         self.cluster = cluster
         self.process_id = process_id
         self.kind = kind
         self.alive = True
-        self.link = Link(INCARNATION, FROM_BROKER, cluster.sim.now, silence_s=SILENCE_S)
+        self.through = through or cluster.sim.new_id()
+        self.key = b"driver" if kind == DRIVER else b"host"
+        self.info: dict[str, Any] = {}
+        self.link: Link | None = None
+        self._incarnation = b""
+        self._waiting: list[Any] = []  # to be sent when it has joined
+        self._held: list[Callable[[], None]] | None = None  # what has come by its connection while it is stopped
         cluster.nodes[process_id] = self
-        self._tick()
+        if not through:
+            cluster.connections.dialled(self.through, self)
+        cluster.sim.after(0.0, self._say_hello)
+        cluster.sim.after(TICK_S, self._tick)
 
     def handle(self, message: Any) -> None:
         """A message from the broker."""
@@ -100,32 +120,92 @@ class Node:
         """What is to be sent."""
         return []
 
-    def refused(self) -> None:
-        """The broker has declared this process dead."""
+    def refused(self, reason: str) -> None:
+        """The broker does not let it in, or has declared it dead."""
         self.cluster.kill(self)
 
-    def deliver(self, frame: bytes) -> None:
+    def _say_hello(self) -> None:
+        if not self.alive or self.link is not None:
+            return
+        if self._held is None:
+            here = PROTOCOL_VERSION, version.python_version(), version.VERSION
+            self.transmit(pack_handshake(Hello(*here, self.kind, self.process_id, self.info)))
+        self.cluster.sim.after(HELLO_S, self._say_hello)
+
+    def transmit(self, frame: bytes) -> None:
+        """Sends a frame to the broker."""
+
+        def send(frame: bytes) -> None:
+            self.cluster.receive(Arrival(self.process_id, self.through, self.key, frame))
+
+        self.relay().pass_on(lambda: self.cluster.sim.transmit(frame, send))
+
+    def relay(self) -> Node:
+        """The process whose connection it uses."""
+        return self
+
+    def pass_on(self, action: Callable[[], None]) -> None:
+        """What goes by its connection waits while it is stopped."""
+        if self._held is not None:
+            self._held.append(action)
+        else:
+            action()
+
+    def deliver(self, data: bytes) -> None:
         """A frame has arrived."""
-        if self.alive:
-            for message in self.link.receive(read_frame(frame), self.cluster.sim.now):
+        if not self.alive:
+            return
+        if self._held is not None:
+            self._held.append(lambda: self.deliver(data))
+            return
+        frame = read_frame(data)
+        if frame.kind == KIND_HANDSHAKE:
+            self._on_handshake(unpack_handshake(frame))
+        elif self.link is not None and frame.incarnation == self._incarnation:
+            for message in self.link.receive(frame, self.cluster.sim.now):
                 self.handle(message)
-            self.flush()
+        self.flush()
+
+    def _on_handshake(self, answer: Any) -> None:
+        if isinstance(answer, Refused):
+            self.refused(answer.reason)
+        elif self.link is None:
+            self._incarnation = answer.incarnation
+            self.link = Link(answer.incarnation, FROM_BROKER, self.cluster.sim.now, HEARTBEAT_S, SILENCE_S)
 
     def flush(self) -> None:
         """Sends what there is."""
-        if not self.alive:
+        if not self.alive or self._held is not None:
             return
-        sim = self.cluster.sim
-        for message in self.output():
+        self._waiting.extend(self.output())
+        if self.link is None:
+            return
+        for message in self._waiting:
             self.link.send(message)
-        for frame in self.link.outgoing(sim.now):
-            sim.transmit(frame, lambda frame: self.cluster.broker_receives(self.process_id, frame))
+        self._waiting.clear()
+        for frame in self.link.outgoing(self.cluster.sim.now):
+            self.transmit(frame)
 
     def _tick(self) -> None:
-        if self.alive:
+        if not self.alive:
+            return
+        if self.link is not None and self._held is None:
             self.link.tick(self.cluster.sim.now)
             self.flush()
-            self.cluster.sim.after(self.cluster.worker_tick_s if self.kind == WORKER else TICK_S, self._tick)
+        self.cluster.sim.after(self.cluster.worker_tick_s if self.kind == WORKER else TICK_S, self._tick)
+
+    # ------------------------------------------------------------------ trouble
+
+    def pause(self) -> None:
+        """SIGSTOP: what arrives stays in the kernel."""
+        if self._held is None:
+            self._held = []
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        held, self._held = self._held, None
+        for action in held or ():
+            action()
 
 
 class SimHost(Node):
@@ -134,15 +214,20 @@ class SimHost(Node):
     def __init__(self, cluster: SimCluster, resources: dict[str, int]) -> None:
         self.core = HostCore("simulated")
         self.store: dict[bytes, bytes] = {}
+        self._unsent: dict[bytes, list[Any]] = {}
         super().__init__(cluster, cluster.sim.new_id(), HOST)
-        cluster.broker.joined(self.process_id, HOST, {}, cluster.sim.now)
-        cluster.add_link(self.process_id, HOST)
-        self.core.out.append(HostReady(resources, {"hostname": "simulated"}))
+        self.core.to_broker(HostReady(resources, {"hostname": "simulated"}))
         self.flush()
 
     def handle(self, message: Any) -> None:
-        self.core.receive(message)
-        for effect in self.core.effects:
+        self.core.receive(BROKER, message, self.cluster.sim.now)
+        self._perform()
+
+    def _perform(self) -> None:
+        output = self.core.take_output()
+        for dest, messages in output.sends.items():
+            self._unsent.setdefault(dest, []).extend(messages)
+        for effect in output.effects:
             if isinstance(effect, Fork):
                 self.cluster.sim.after(0.003, lambda worker_id=effect.worker_id: self._forked(worker_id))  # type: ignore[misc]
             elif isinstance(effect, Kill):
@@ -152,20 +237,19 @@ class SimHost(Node):
             elif isinstance(effect, FreeSegments):
                 for object_id in effect.object_ids:
                     self.store.pop(object_id, None)
-        self.core.effects.clear()
 
     def output(self) -> list[Any]:
-        out, self.core.out = self.core.out, []
-        return out
+        self._perform()
+        unsent, self._unsent = self._unsent, {}
+        return through_broker(unsent)
 
     def _forked(self, worker_id: bytes) -> None:
         if not self.alive or worker_id not in self.core.workers:
             return
         self.cluster.pids += 1
         pid = self.cluster.pids
-        if self.cluster.broker.may_join(worker_id, WORKER) == "":
-            SimWorker(self.cluster, worker_id, self, pid)
-        self.core.forked(worker_id, pid)
+        SimWorker(self.cluster, worker_id, self, pid)
+        self.core.forked(worker_id, pid, self.cluster.sim.now)
         self.flush()
 
     def worker_died(self, worker: SimWorker) -> None:
@@ -174,7 +258,9 @@ class SimHost(Node):
         def tell() -> None:
             if self.alive:
                 stored = [object_id for object_id in worker.stored if object_id in self.store]
-                self.core.exited(worker.process_id, Death("was killed", 9, 0, worker.recorder, "", stored))
+                self.core.exited(
+                    worker.process_id, Death("was killed", 9, 0, worker.recorder, "", stored), self.cluster.sim.now
+                )
                 self.flush()
 
         self.cluster.sim.after(0.001, tell)
@@ -210,32 +296,35 @@ class _Wait:
 class SimProcess(Node):
     """A driver or worker: a client core, and programs that run on it. ``bag``: the references that programs hold."""
 
-    def __init__(self, cluster: SimCluster, process_id: bytes, kind: str, host_id: bytes) -> None:
+    def __init__(self, cluster: SimCluster, process_id: bytes, kind: str, host_id: bytes, through: bytes = b"") -> None:
         self.core = ClientCore(process_id, host_id, Config().max_message_bytes // 2, cluster.windows)
         self.bag: list[bytes] = []
-        super().__init__(cluster, process_id, kind)
+        super().__init__(cluster, process_id, kind, through)
 
     def handle(self, message: Any) -> None:
-        self.core.receive(message)
+        self.core.receive(BROKER, message, self.cluster.sim.now)
 
     def output(self) -> list[Any]:
-        self.core.collect()
+        self.core.collect(self.cluster.sim.now)
         if not self.cluster.large:
             self.core.check()
-        for effect in self.core.take_effects():
+        output = self.core.take_output()
+        for effect in output.effects:
             if isinstance(effect, FreeSegment):
                 self.cluster.freed.append(effect.object_id)
                 self._free(effect.host, effect.object_id)
             elif isinstance(effect, Interrupt):
                 self.interrupt(effect.task_id)
-        return self.core.drain()
+        for dest, messages in self.core.take_output().sends.items():  # an effect was an input
+            output.sends.setdefault(dest, []).extend(messages)
+        return through_broker(output.sends)
 
     def _free(self, host: bytes, object_id: bytes) -> None:
         """Itself, on the host's machine; drivers are on none."""
         if isinstance(self, SimWorker) and self.host.process_id == host:
             self.host.store.pop(object_id, None)
         else:
-            self.core.to_peer(host, FreeObjects([object_id]))
+            self.core.send(host, FreeObjects([object_id]))
 
     def interrupt(self, task_id: bytes) -> None:
         """A running task is to be stopped."""
@@ -313,7 +402,7 @@ class SimProcess(Node):
 
     def find_named(self, name: str) -> Program:
         """Looks an actor up, for ``yield from``; the caller holds a reference to its handle. None: there is none."""
-        answer = yield Ask(lambda done: self.core.send(ActorLookup(self.core.new_request(done), name, "")))
+        answer = yield Ask(lambda done: self.core.to_broker(ActorLookup(self.core.new_request(done), name, "")))
         if answer is None or not answer.found:
             return None
         spec = answer.spec
@@ -400,8 +489,6 @@ class SimDriver(SimProcess):
 
     def __init__(self, cluster: SimCluster, program: Callable[[SimDriver], Program]) -> None:
         super().__init__(cluster, cluster.sim.new_id(), DRIVER, b"")
-        cluster.broker.joined(self.process_id, DRIVER, {}, cluster.sim.now)
-        cluster.add_link(self.process_id, DRIVER)
         self.done = False
         self.fenced = False
         self.run(program(self), self._end)
@@ -409,14 +496,14 @@ class SimDriver(SimProcess):
     def _end(self, result: Any, failed: bool) -> None:
         self.done = True
 
-    def refused(self) -> None:
+    def refused(self, reason: str) -> None:
         if not self.fenced:
             self.fenced = self.done = True
-            self.core.lose_cluster("the broker has declared this driver dead")
+            self.core.lose_cluster("the broker has declared this driver dead", self.cluster.sim.now)
 
     def leave(self) -> None:
         """As zray.shutdown()."""
-        self.core.send(Goodbye("done"))
+        self.core.to_broker(Goodbye("done"))
         self.flush()
 
 
@@ -431,15 +518,17 @@ class SimWorker(SimProcess):
         self.kept: list[bytes] = []  # references that the user's code stored in a global
         self.seen: list[tuple[bytes, bytes]] = []  # an actor's calls, in the order in which they ran
         self.programs: dict[bytes, tuple[Assignment, Program]] = {}  # what runs
-        super().__init__(cluster, worker_id, WORKER, host.process_id)
-        cluster.broker.joined(worker_id, WORKER, {"pid": pid}, cluster.sim.now)
-        cluster.add_link(worker_id, WORKER)
+        super().__init__(cluster, worker_id, WORKER, host.process_id, host.through)
+        self.info = {"pid": pid}
         cluster.workers.append(self)
         self.flush()
 
     def handle(self, message: Any) -> None:
         super().handle(message)
         self._go_on()
+
+    def relay(self) -> Node:
+        return self.host
 
     def _has_room(self) -> bool:
         """Whether another piece of work may begin."""
@@ -451,7 +540,7 @@ class SimWorker(SimProcess):
         while self.alive and self._has_room():
             task = execution.take()
             if task is None:
-                if execution.may_exit() and self.link.idle:
+                if execution.may_exit() and self.link is not None and self.link.idle and not self._waiting:
                     self.cluster.kill(self)
                 return
             self._begin(task)
@@ -501,7 +590,7 @@ class SimWorker(SimProcess):
         if task_id in self.programs:
             task, program = self.programs.pop(task_id)
             program.close()  # in its ``finally`` it lets go what it holds
-            self.core.collect()
+            self.core.collect(self.cluster.sim.now)
             self.core.execution.finish_cancelled(task)
 
     def block(self) -> None:
@@ -530,7 +619,7 @@ class SimWorker(SimProcess):
                     return
             else:
                 returns = [Return(INLINE, data, 0, inner)] * n_returns
-        self.core.collect()
+        self.core.collect(self.cluster.sim.now)
         self.core.execution.finish(task, returns, False, 50)
         for object_id in result or ():
             self.drop(object_id)

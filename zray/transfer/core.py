@@ -17,11 +17,13 @@ asked for again; the broker loses nothing, so there it is enough to know who has
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from typing import Any, NamedTuple
 
 from zray.ids import PROCESS_ID_BYTES, owner_of
-from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, Pull, PullFailed, Watch
+from zray.protocol.contract import BROKER, Outbox, Output, event
+from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, ProcessDied, Pull, PullFailed, Watch
 from zray.transfer.chunks import CHUNK_BYTES, chunk_length, unpack_chunk
 from zray.transfer.states import (
     DIALLING,
@@ -70,25 +72,11 @@ class Origin(NamedTuple):
 # What the shell is to do, in order.
 
 
-class Tell(NamedTuple):
-    """Send a message to another process, through the broker."""
-
-    dest: bytes
-    message: Any
-
-
-class ToBroker(NamedTuple):
-    """Send a message to the broker."""
-
-    message: Any
-
-
 class Ask(NamedTuple):
-    """Send a request to a source, by the direct link or through the broker."""
+    """Send a request to a source by the direct link to it."""
 
     source: bytes
     request: Pull
-    direct: bool
 
 
 class Dial(NamedTuple):
@@ -106,9 +94,9 @@ class Serve(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """Answer a request with a no."""
+    """Answer a request that came by a direct link with a no."""
 
-    origin: Origin
+    link: bytes
     pull: int
     reason: str
 
@@ -141,7 +129,7 @@ class Finished(NamedTuple):
     message: str
 
 
-Effect = Tell | ToBroker | Ask | Dial | Serve | Refuse | Reserve | Seal | GiveUp | Finished
+Effect = Ask | Dial | Serve | Refuse | Reserve | Seal | GiveUp | Finished
 
 
 class Peer:
@@ -229,10 +217,9 @@ class Incoming:
 
 
 class TransferCore:
-    """The pulls of one process, and what others ask of it.
+    """The pulls of one process, and what others ask of it; see ``zray/protocol/contract.py``.
 
-    Call one of the methods, then perform ``take_effects()``. ``is_host``: it has a store, keeps what it has pulled
-    there for others, and can have direct links.
+    ``is_host``: it has a store, keeps what it has pulled there for others, and can have direct links.
     """
 
     def __init__(self, process_id: bytes, is_host: bool) -> None:
@@ -242,29 +229,46 @@ class TransferCore:
         self.damaged_chunks = 0
         self._is_host = is_host
         self._by_object: dict[bytes, Incoming] = {}
-        self._effects: list[Effect] = []
+        self._outbox: Outbox[Effect] = Outbox()
+        self._perform = self._outbox.perform
         self._watched: set[bytes] = set()
         self._last_number = 0
         self._now = 0.0
 
-    def take_effects(self) -> list[Effect]:
-        """What is to be done now, in order."""
-        effects, self._effects = self._effects, []
-        return effects
+    def take_output(self) -> Output[Effect]:
+        """What is to be done now."""
+        return self._outbox.take()
 
     def receive(self, source: bytes, message: Any, now: float) -> None:
-        """A message that came through the broker."""
+        """A message that came through the broker, or is the broker's."""
+        self._now = now
         if isinstance(message, Chunk):
-            self.on_chunk(source, message, now)
+            self._on_chunk(source, message)
         elif isinstance(message, Pull):
-            self.on_pull(Origin(source, b""), message)
+            self._on_pull(Origin(source, b""), message)
         elif isinstance(message, PullFailed):
-            self.on_pull_failed(source, message, now)
+            self._on_pull_failed(source, message)
         elif isinstance(message, Located):
-            self.on_located(source, message, now)
+            self._on_located(source, message)
+        elif isinstance(message, ProcessDied) and source == BROKER:
+            self._on_process_died(message.process_id, message.message)
+
+    @event
+    def received_by_link(self, source: bytes, link: bytes, message: Pull | PullFailed, now: float) -> None:
+        """A message that came by a direct link. (Of chunks the data come first: ``place_for``, ``chunk_arrived``.)"""
+        self._now = now
+        if isinstance(message, Pull):
+            self._on_pull(Origin(source, link), message)
+        else:
+            self._on_pull_failed(source, message)
+
+    def due_s(self, now: float) -> float:
+        """Nothing here is more urgent than a regular tick."""
+        return math.inf
 
     # ------------------------------------------------------------------ readers
 
+    @event
     def fetch(self, reader: Any, object_id: bytes, hint: bytes, size: int, now: float) -> None:
         """``reader`` wants an object of ``size`` bytes that ``hint`` is said to have; it is told by ``Finished``."""
         self._now = now
@@ -273,20 +277,22 @@ class TransferCore:
             pull.readers.append(reader)
             return
         if pull is not None or not 0 < size <= MAX_OBJECT_BYTES:
-            self._effects.append(Finished(reader, "ObjectLostError", f"its size is not {size:,} bytes"))
+            self._perform(Finished(reader, "ObjectLostError", f"its size is not {size:,} bytes"))
             return
         self._last_number += 1
         pull = Incoming(self._last_number, object_id, hint, size)
         pull.readers.append(reader)
         self.pulls[pull.number] = self._by_object[object_id] = pull
-        self.watch(owner_of(object_id))
+        self._watch(owner_of(object_id))
         if size <= SMALL_BYTES:
             self._located(pull, [hint])
         else:
             self._locate(pull)
 
-    def withdraw(self, reader: Any) -> None:
+    @event
+    def withdraw(self, reader: Any, now: float) -> None:
         """A reader waits no more. A pull that nobody waits for ends, unless others are being served from it."""
+        self._now = now
         for pull in list(self.pulls.values()):
             if reader in pull.readers:
                 pull.readers.remove(reader)
@@ -298,12 +304,11 @@ class TransferCore:
     def _locate(self, pull: Incoming) -> None:
         pull.asked_owner_at = self._now
         pull.question += 1
-        locate = Locate(pull.object_id, pull.question, self._is_host, pull.lost)
-        self._effects.append(Tell(owner_of(pull.object_id), locate))
+        locate = Locate(pull.object_id, pull.question, self._is_host, list(pull.lost))
+        self._outbox.send(owner_of(pull.object_id), locate)
 
-    def on_located(self, owner: bytes, message: Located, now: float) -> None:
+    def _on_located(self, owner: bytes, message: Located) -> None:
         """An owner says who has an object, or why nobody has."""
-        self._now = now
         pull = self._by_object.get(message.object_id)
         if pull is None or owner_of(message.object_id) != owner or pull.asked_owner_at is None:
             return
@@ -334,7 +339,7 @@ class TransferCore:
             self._go_on(pull)
         elif pull.state is LOCATING:
             pull.enter(RESERVING)
-            self._effects.append(Reserve(pull.number, pull.size))
+            self._perform(Reserve(pull.number, pull.size))
 
     def _go_on(self, pull: Incoming) -> None:
         """There are room and sources."""
@@ -346,21 +351,28 @@ class TransferCore:
         peer = self.peers.get(process_id)
         if peer is None:
             peer = self.peers[process_id] = Peer(process_id)
-            self.watch(process_id)
+            self._watch(process_id)
         if self._is_host and peer.state is RELAYED and self._now >= peer.redial_at:
             peer.enter(DIALLING)
             peer.dialled_at = self._now
-            self._effects.append(Dial(process_id))
+            self._perform(Dial(process_id))
         return peer
 
-    def watch(self, process_id: bytes) -> None:
+    @event
+    def admitted(self, process_id: bytes, now: float) -> None:
+        """A process may dial this one for as long as it lives."""
+        self._now = now
+        self._watch(process_id)
+
+    def _watch(self, process_id: bytes) -> None:
         """Has the broker tell of a process's death, once."""
         if process_id not in self._watched and process_id != self.process_id:
             self._watched.add(process_id)
-            self._effects.append(ToBroker(Watch(process_id)))
+            self._outbox.to_broker(Watch(process_id))
 
     # ------------------------------------------------------------------ room
 
+    @event
     def reserved(self, number: int, room: memoryview, prepared: int, now: float) -> None:
         """There is room for a whole object, ``prepared`` bytes of which can be written to."""
         self._now = now
@@ -372,6 +384,7 @@ class TransferCore:
         elif pull.asked_owner_at is None:
             self._locate(pull)
 
+    @event
     def prepared(self, number: int, prepared: int, now: float) -> None:
         """More of the room can be written to."""
         self._now = now
@@ -383,8 +396,10 @@ class TransferCore:
     def _chunks_in(pull: Incoming, n_bytes: int) -> int:
         return pull.n_chunks if n_bytes >= pull.size else n_bytes // CHUNK_BYTES
 
-    def failed(self, number: int, kind: str, message: str) -> None:
+    @event
+    def failed(self, number: int, kind: str, message: str, now: float) -> None:
         """The shell cannot go on with a pull."""
+        self._now = now
         pull = self.pulls.get(number)
         if pull is not None:
             self._fail(pull, kind, message)
@@ -414,7 +429,10 @@ class TransferCore:
             offset = chunk * CHUNK_BYTES
             packed = 0 < peer.rate < PACK_BELOW
             request = Pull(pull.object_id, number, offset, chunk_length(pull.size, offset), packed)
-            self._effects.append(Ask(peer.process_id, request, peer.state is DIRECT))
+            if peer.state is DIRECT:
+                self._perform(Ask(peer.process_id, request))
+            else:
+                self._outbox.send(peer.process_id, request)
 
     def place_for(self, source: bytes, message: Chunk) -> memoryview | None:
         """Where the data of a chunk belong; None if it is not wanted, or not as it was asked for."""
@@ -426,21 +444,25 @@ class TransferCore:
             return None
         return pull.room[message.offset : message.offset + chunk_length(pull.size, message.offset)]
 
-    def on_chunk(self, source: bytes, message: Chunk, now: float) -> None:
+    def _on_chunk(self, source: bytes, message: Chunk) -> None:
         """A chunk has arrived, through the broker: its data go to their place."""
         place = self.place_for(source, message)
         intact = place is not None and unpack_chunk(message, message.data, place)
-        self.chunk_arrived(source, message, intact, len(message.data), now)
+        self._chunk_arrived(source, message, intact, len(message.data))
 
+    @event
     def chunk_arrived(self, source: bytes, message: Chunk, intact: bool, wire_bytes: int, now: float) -> None:
-        """What was asked for has arrived, and is in its place if it was ``intact``."""
+        """A chunk that was asked for has arrived by a link, and is in its place if it was ``intact``."""
         self._now = now
+        self._chunk_arrived(source, message, intact, wire_bytes)
+
+    def _chunk_arrived(self, source: bytes, message: Chunk, intact: bool, wire_bytes: int) -> None:
         peer, pull = self.peers.get(source), self.pulls.get(message.pull)
         chunk, remainder = divmod(message.offset, CHUNK_BYTES)
         if peer is None or remainder or (message.pull, chunk) not in peer.asked:
             return  # late, and by now somebody else's, or nobody's
         peer.asked.discard((message.pull, chunk))
-        peer.measure(wire_bytes, now)
+        peer.measure(wire_bytes, self._now)
         if pull is not None and intact:
             self._has(pull, chunk)
         elif pull is not None:
@@ -457,25 +479,27 @@ class TransferCore:
         pull.have[chunk] = 1
         pull.left -= 1
         for origin, request in pull.parked.pop(chunk, ()):
-            self._effects.append(Serve(origin, request, pull.room))
+            self._perform(Serve(origin, request, pull.room))
         if not pull.left:
             pull.enter(SEALING)
-            self._effects.append(Seal(pull.number, pull.object_id))
+            self._perform(Seal(pull.number, pull.object_id))
 
-    def sealed(self, number: int) -> None:
+    @event
+    def sealed(self, number: int, now: float) -> None:
         """The object can be read here."""
+        self._now = now
         pull = self.pulls[number]
         pull.enter(DONE)
         self._forget(pull)
         if self._is_host:
-            self._effects.append(Tell(owner_of(pull.object_id), CopyMade(pull.object_id)))
+            self._outbox.send(owner_of(pull.object_id), CopyMade(pull.object_id))
         elif pull.question:
-            self._effects.append(Tell(owner_of(pull.object_id), CopyGone(pull.object_id)))
-        self._effects.extend(Finished(reader, "", "") for reader in pull.readers)
+            self._outbox.send(owner_of(pull.object_id), CopyGone(pull.object_id))
+        for reader in pull.readers:
+            self._perform(Finished(reader, "", ""))
 
-    def on_pull_failed(self, source: bytes, message: PullFailed, now: float) -> None:
+    def _on_pull_failed(self, source: bytes, message: PullFailed) -> None:
         """A source has not got it (any more)."""
-        self._now = now
         pull, peer = self.pulls.get(message.pull), self.peers.get(source)
         if pull is not None and peer is not None and source in pull.sources:
             self._lose_source(pull, peer)
@@ -507,12 +531,14 @@ class TransferCore:
     def _fail(self, pull: Incoming, kind: str, message: str) -> None:
         pull.enter(FAILED)
         self._forget(pull)
-        self._effects.append(GiveUp(pull.number))
+        self._perform(GiveUp(pull.number))
         for waiting in pull.parked.values():
-            self._effects.extend(Refuse(origin, request.pull, message) for origin, request in waiting)
+            for origin, request in waiting:
+                self._refuse(origin, request.pull, message)
         if pull.question and owner_of(pull.object_id) in self._watched:
-            self._effects.append(Tell(owner_of(pull.object_id), CopyGone(pull.object_id)))
-        self._effects.extend(Finished(reader, kind, message) for reader in pull.readers)
+            self._outbox.send(owner_of(pull.object_id), CopyGone(pull.object_id))
+        for reader in pull.readers:
+            self._perform(Finished(reader, kind, message))
 
     def _forget(self, pull: Incoming) -> None:
         del self.pulls[pull.number], self._by_object[pull.object_id]
@@ -522,25 +548,32 @@ class TransferCore:
 
     # ------------------------------------------------------------------ others ask
 
-    def on_pull(self, origin: Origin, request: Pull) -> None:
+    def _on_pull(self, origin: Origin, request: Pull) -> None:
         """Somebody asks for a piece: of what is here, or of what is on its way here."""
         pull = self._by_object.get(request.object_id)
         if pull is None:
-            self._effects.append(Serve(origin, request, None))
+            self._perform(Serve(origin, request, None))
             return
         chunk, remainder = divmod(request.offset, CHUNK_BYTES)
         if remainder or chunk >= pull.n_chunks or request.length > CHUNK_BYTES:
-            self._effects.append(Refuse(origin, request.pull, "a piece that is no chunk"))
+            self._refuse(origin, request.pull, "a piece that is no chunk")
         elif pull.have[chunk]:
-            self._effects.append(Serve(origin, request, pull.room))
+            self._perform(Serve(origin, request, pull.room))
         else:
-            self.watch(origin.process_id)
+            self._watch(origin.process_id)
             # Who asks again has lost what it had asked by a link that broke.
             rows = [row for row in pull.parked.get(chunk, ()) if row[0].process_id != origin.process_id]
             pull.parked[chunk] = [*rows, (origin, request)]
 
+    def _refuse(self, origin: Origin, pull: int, reason: str) -> None:
+        if origin.link:
+            self._perform(Refuse(origin.link, pull, reason))
+        else:
+            self._outbox.send(origin.process_id, PullFailed(pull, reason))
+
     # ------------------------------------------------------------------ links, deaths, time
 
+    @event
     def link_up(self, process_id: bytes, now: float) -> None:
         """A direct link can be used."""
         self._now = now
@@ -550,15 +583,20 @@ class TransferCore:
                 peer.enter(DIRECT)
             self._fill_window(peer)
 
-    def may_rest(self, process_id: bytes) -> bool:
-        """Whether nothing is under way by a direct link; it counts as given up then, and is dialled when needed."""
+    def is_at_rest(self, process_id: bytes) -> bool:
+        """Whether nothing is under way from a peer."""
         peer = self.peers.get(process_id)
-        if peer is not None and peer.asked:
-            return False
+        return peer is None or not peer.asked
+
+    @event
+    def hung_up(self, process_id: bytes, now: float) -> None:
+        """A direct link that was at rest has been given up. It is made again when it is needed."""
+        self._now = now
+        peer = self.peers.get(process_id)
         if peer is not None and peer.state is DIRECT:
             peer.enter(RELAYED)
-        return True
 
+    @event
     def link_down(self, process_id: bytes, now: float) -> None:
         """A direct link has broken, or could not be made. What was under way by it is asked for again."""
         self._now = now
@@ -576,9 +614,8 @@ class TransferCore:
         for number in {number for number, _ in lost}:
             self._ask_for_more(self.pulls[number])
 
-    def on_process_died(self, process_id: bytes, reason: str, now: float) -> None:
+    def _on_process_died(self, process_id: bytes, reason: str) -> None:
         """A source or an owner is gone."""
-        self._now = now
         self._watched.discard(process_id)
         for pull in list(self.pulls.values()):
             if owner_of(pull.object_id) == process_id:
@@ -595,10 +632,12 @@ class TransferCore:
             for pull in list(peer.pulls.values()):
                 self._lose_source(pull, peer)
 
-    def lose_everything(self, kind: str, message: str) -> None:
-        """The cluster is gone."""
+    @event
+    def lose_cluster(self, message: str, now: float) -> None:
+        """The broker is gone, or this process ends: no pull can go on."""
+        self._now = now
         for pull in list(self.pulls.values()):
-            self._fail(pull, kind, message)
+            self._fail(pull, "ClusterUnavailableError", message)
 
     def tick(self, now: float) -> None:
         """Now and then: an owner that does not answer is not waited for where somebody is known to have the object."""

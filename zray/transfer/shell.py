@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 from zray.config import Config
 from zray.exceptions import ConfigError, ZrayError
 from zray.ids import owner_of
-from zray.protocol.codec import pack_body
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import (
     Chunk,
     KeepCopies,
     LinkOffer,
     LinkRefusals,
     LinkWanted,
-    Peer,
     ProcessDied,
     ProtocolError,
     Pull,
@@ -44,8 +43,6 @@ from zray.transfer.core import (
     Reserve,
     Seal,
     Serve,
-    Tell,
-    ToBroker,
     TransferCore,
 )
 from zray.transfer.links import Links
@@ -140,7 +137,7 @@ class _RoomMaker:
 
 
 class Transfers:
-    """What a host does for objects between machines. Attribute ``send`` takes messages for the broker.
+    """What a host does for objects between machines. Attribute ``send(dest, message)`` takes messages for others.
 
     Poll ``fileno`` for input and call ``turn`` when there is some, and after anything else was called: a message may
     have come in the meantime, of which the descriptor tells only once. An ``epoll`` stands for all the descriptors.
@@ -155,7 +152,7 @@ class Transfers:
         config: Config,
         credentials: ClientCredentials | None,
     ) -> None:
-        self.send: Callable[[Any], None] = _nowhere
+        self.send: Callable[[bytes, Any], None] = _nowhere
         self.core = TransferCore(host_id, is_host=True)
         self._store = store
         self._outgoing = Outgoing(store)
@@ -228,7 +225,7 @@ class Transfers:
     def _withdrawn(self, reader: int) -> None:
         self._pinned.pop(reader, None)
         if self._wanted_by.pop(reader, None) is not None:
-            self.core.withdraw(reader)
+            self.core.withdraw(reader, time.monotonic())
 
     def turn(self) -> bool:
         """Handles what has arrived from readers and by links; whether there is more."""
@@ -237,10 +234,8 @@ class Transfers:
             self._room_made(*self._room_maker.done.popleft())
         self._perform()
         for source, link, message in self._links.receive():
-            if isinstance(message, Pull):
-                self.core.on_pull(Origin(source, link), message)
-            elif isinstance(message, PullFailed):
-                self.core.on_pull_failed(source, message, time.monotonic())
+            if isinstance(message, (Pull, PullFailed)):
+                self.core.received_by_link(source, link, message, time.monotonic())
             self._perform()
         self._perform()
         self._store.settle()  # what readers and links have let go
@@ -257,8 +252,9 @@ class Transfers:
         self.core.tick(now)
         self._links.tick(now)
         for peer in self._links.idle(now):
-            if self.core.may_rest(peer):
+            if self.core.is_at_rest(peer):
                 self._links.hang_up(peer)
+                self.core.hung_up(peer, now)
         if now - self._rested >= REST_S:
             self._rested = now
             self._outgoing.rest()
@@ -268,7 +264,7 @@ class Transfers:
         refusals = self._links.refusals
         if refusals != self._refusals:
             self._refusals = refusals
-            self.send(LinkRefusals(refusals))
+            self.send(BROKER, LinkRefusals(refusals))
         self._perform()
 
     # ------------------------------------------------------------------ from others, through the broker
@@ -280,8 +276,8 @@ class Transfers:
                 raise ProtocolError("copies are kept at their owner's word")
             self._keep(message.object_ids)
         elif isinstance(message, LinkWanted):
-            self.core.watch(source)  # its key is let in as long as it lives
-            self._tell(source, self._links.offer(source, message))
+            self.core.admitted(source, time.monotonic())  # its key is let in as long as it lives
+            self.send(source, self._links.offer(source, message))
         elif isinstance(message, LinkOffer):
             self._links.dial(source, message)
         else:
@@ -291,7 +287,7 @@ class Transfers:
     def process_died(self, message: ProcessDied) -> None:
         """Somebody who was watched is gone."""
         self._links.forget(message.process_id)
-        self.core.on_process_died(message.process_id, message.message, time.monotonic())
+        self.core.receive(BROKER, message, time.monotonic())
         self._perform()
 
     def _keep(self, object_ids: list[bytes]) -> None:
@@ -308,46 +304,46 @@ class Transfers:
     # ------------------------------------------------------------------ effects
 
     def _perform(self) -> None:
-        while effects := self.core.take_effects():
-            for effect in effects:
+        while output := self.core.take_output():
+            for dest, messages in output.sends.items():
+                for message in messages:
+                    self.send(dest, message)
+            for effect in output.effects:
                 _PERFORM[type(effect)](self, effect)
 
-    def _tell(self, dest: bytes, message: Any) -> None:
-        self.send(Peer(dest, pack_body([message])))
-
     def _ask(self, effect: Ask) -> None:
-        if not effect.direct:
-            self._tell(effect.source, effect.request)
-        elif not self._links.ask(effect.source, effect.request):
+        if not self._links.ask(effect.source, effect.request):
             self.core.link_down(effect.source, time.monotonic())
 
     def _dial(self, effect: Dial) -> None:
-        self._tell(effect.peer, self._links.ask_for_offer(effect.peer))
+        self.send(effect.peer, self._links.ask_for_offer(effect.peer))
 
     def _serve(self, effect: Serve) -> None:
         origin, request, room = effect
         try:
             data = self._outgoing.view(request.object_id) if room is None else room
         except (SegmentMissing, OSError, ZrayError) as error:
-            self._refuse(Refuse(origin, request.pull, f"its host cannot read it: {error}"))
+            self._answer_no(origin, request.pull, f"its host cannot read it: {error}")
             return
         total = len(data)
         if request.offset >= total:
-            self._refuse(Refuse(origin, request.pull, "there is no such piece"))
+            self._answer_no(origin, request.pull, "there is no such piece")
             return
         length = min(request.length, chunk_length(total, request.offset))
         head, packed = make_chunk(request, total, data[request.offset : request.offset + length])
         if origin.link:
             self._links.answer(origin.link, head, packed, copy=room is not None)
         else:
-            self._tell(origin.process_id, head._replace(data=bytes(packed)))
+            self.send(origin.process_id, head._replace(data=bytes(packed)))
+
+    def _answer_no(self, origin: Origin, pull: int, reason: str) -> None:
+        if origin.link:
+            self._refuse(Refuse(origin.link, pull, reason))
+        else:
+            self.send(origin.process_id, PullFailed(pull, reason))
 
     def _refuse(self, effect: Refuse) -> None:
-        message = PullFailed(effect.pull, effect.reason)
-        if effect.origin.link:
-            self._links.answer(effect.origin.link, message, None, copy=True)
-        else:
-            self._tell(effect.origin.process_id, message)
+        self._links.answer(effect.link, PullFailed(effect.pull, effect.reason), None, copy=True)
 
     def _arrived(self, source: bytes, head: Chunk, wire_bytes: int) -> None:
         """A chunk has come by a link; its data are in their place, unless they are in ``head``."""
@@ -366,9 +362,9 @@ class Transfers:
     def _room_made(self, number: int, made: Writing | Exception) -> None:
         now = time.monotonic()
         if isinstance(made, ZrayError):
-            self.core.failed(number, type(made).__name__, str(made))
+            self.core.failed(number, type(made).__name__, str(made), now)
         elif isinstance(made, Exception):
-            self.core.failed(number, "ObjectLostError", f"there is no room for it here: {made}")
+            self.core.failed(number, "ObjectLostError", f"there is no room for it here: {made}", now)
         elif number in self._rooms:
             self.core.prepared(number, made.prepared, now)
         elif number in self.core.pulls:
@@ -383,9 +379,9 @@ class Transfers:
         try:
             writing.publish(effect.object_id, copy=True)
         except (OSError, BufferError, ZrayError) as error:
-            self.core.failed(effect.number, "ObjectLostError", f"it cannot be kept here: {error}")
+            self.core.failed(effect.number, "ObjectLostError", f"it cannot be kept here: {error}", time.monotonic())
         else:
-            self.core.sealed(effect.number)
+            self.core.sealed(effect.number, time.monotonic())
 
     def _give_up(self, effect: GiveUp) -> None:
         writing = self._rooms.pop(effect.number, None)
@@ -407,7 +403,7 @@ class Transfers:
 
     def close(self) -> None:
         """Ends everything that is under way."""
-        self.core.lose_everything("ClusterUnavailableError", "the host of this machine ends")
+        self.core.lose_cluster("the host of this machine ends", time.monotonic())
         self._perform()
         self._readers.close()
         self._links.close()
@@ -417,8 +413,6 @@ class Transfers:
 
 
 _PERFORM: dict[Any, Callable[[Transfers, Any], None]] = {
-    Tell: lambda transfers, effect: transfers._tell(effect.dest, effect.message),
-    ToBroker: lambda transfers, effect: transfers.send(effect.message),
     Ask: Transfers._ask,
     Dial: Transfers._dial,
     Serve: Transfers._serve,
@@ -430,7 +424,7 @@ _PERFORM: dict[Any, Callable[[Transfers, Any], None]] = {
 }
 
 
-def _nowhere(message: Any) -> None:
+def _nowhere(dest: bytes, message: Any) -> None:
     raise AssertionError("the host has not been told where to send to")
 
 

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 from zray.broker.core import BrokerCore
+from zray.broker.effects import LogLine
 from zray.broker.resources import UNIT, shape_key
 from zray.ids import function_id_of, make_task_id
 from zray.protocol import messages as m
@@ -36,6 +37,7 @@ class Desk:
         self.now = 100.0
         self._idle_timeout_s = idle_timeout_s
         self.mail: dict[bytes, list[Any]] = {}
+        self.log: list[str] = []
         self._tasks = itertools.count(1)
 
     # ------------------------------------------------------------------ turns
@@ -44,7 +46,9 @@ class Desk:
         """The end of a turn of the broker's loop."""
         self.core.schedule(self.now)
         self.core.check()
-        for dest, messages in self.core.drain().items():
+        output = self.core.take_output()
+        self.log.extend(effect.text for effect in output.effects if isinstance(effect, LogLine))
+        for dest, messages in output.sends.items():
             for message in messages:
                 (back,) = unpack_messages(pack_body([message]), frozenset([type(message)]))
                 self.mail.setdefault(dest, []).append(back)
@@ -67,7 +71,7 @@ class Desk:
 
     def lose(self, process_id: bytes) -> None:
         """The broker declares a process dead."""
-        self.core.lost(process_id, "it was silent")
+        self.core.lost(process_id, "it was silent", self.now)
         self.turn()
 
     # ------------------------------------------------------------------ who takes part

@@ -57,7 +57,7 @@ def test_the_dead_stay_dead(desk):
 def test_nobody_is_remembered_for_ever(desk, monkeypatch):
     monkeypatch.setattr("zray.broker.core.MAX_FENCED", 10)
     for number in range(20):
-        desk.core.lost(bytes([number]) * 16, "gone")
+        desk.core.lost(bytes([number]) * 16, "gone", 0.0)
     assert [bool(desk.core.may_join(bytes([number]) * 16, m.DRIVER)) for number in (0, 9, 10, 19)] == [
         False,
         False,

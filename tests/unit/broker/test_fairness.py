@@ -368,7 +368,7 @@ class Factory:
 
     def turn(self) -> None:
         self.core.schedule(self.now)
-        for dest, messages in self.core.drain().items():
+        for dest, messages in self.core.take_output().sends.items():
             for message in messages:
                 if isinstance(message, m.StartWorker):
                     self.at(0.02, message.worker_id)

@@ -199,7 +199,7 @@ def test_what_was_handed_back_is_the_workers_own(desk):
 
 def test_who_does_harm_is_declared_dead(scene):
     scene.desk.say(scene.other, m.Watch(scene.driver))
-    scene.desk.core.expel(scene.driver, "it sent nonsense")
+    scene.desk.core.expel(scene.driver, "it sent nonsense", scene.desk.now)
     assert scene.desk.core.may_join(scene.driver, m.DRIVER).endswith("it sent nonsense")
     scene.desk.turn()
     assert scene.desk.take(scene.other) == [m.ProcessDied(scene.driver, "it sent nonsense")]
@@ -207,7 +207,7 @@ def test_who_does_harm_is_declared_dead(scene):
 
 def test_a_worker_that_does_harm_is_killed_by_its_host(scene):
     """And its task ends, or is tried again, as when a worker dies by itself."""
-    scene.desk.core.expel(scene.worker, "it sent nonsense")
+    scene.desk.core.expel(scene.worker, "it sent nonsense", scene.desk.now)
     scene.desk.turn()
     assert scene.desk.take(scene.host) == [m.KillWorker(scene.worker, "it sent nonsense")]
     scene.desk.kill(scene.worker)
@@ -217,6 +217,6 @@ def test_a_worker_that_does_harm_is_killed_by_its_host(scene):
 def test_what_is_handed_back_after_it_was_cancelled_and_its_owner_has_left(desk):
     driver, worker, task_ids = prefetched(desk)
     desk.say(driver, m.Cancel(task_ids[1], 0))
-    desk.core.expel(driver, "it sent nonsense")
+    desk.core.expel(driver, "it sent nonsense", desk.now)
     desk.say(worker, m.Returned([task_ids[1]]))
     assert desk.core.tasks == {}

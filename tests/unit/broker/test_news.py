@@ -10,13 +10,13 @@ from zray.protocol import messages as m
 
 
 @pytest.fixture
-def log() -> list[str]:
-    return []
+def desk() -> Desk:
+    return Desk()
 
 
 @pytest.fixture
-def desk(log: list[str]) -> Desk:
-    return Desk(log=log.append)
+def log(desk: Desk) -> list[str]:
+    return desk.log
 
 
 def told(desk: Desk, process: bytes) -> list[str]:

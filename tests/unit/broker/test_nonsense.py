@@ -40,7 +40,7 @@ def busy_cluster() -> tuple[Desk, list[bytes]]:
 
 def drain(core: BrokerCore) -> None:
     """What is to be sent can be, and its receivers can read it."""
-    for messages in core.drain().values():
+    for messages in core.take_output().sends.values():
         for message in messages:
             assert unpack_messages(pack_body([message]), m.FROM_BROKER)
 
@@ -61,7 +61,7 @@ def test_nonsense_of_everybody(seed):
             desk.now += 1.0
             core.tick(desk.now)
         if rng.random() < 0.01:
-            core.expel(rng.choice(list(core.processes)), "gone")
+            core.expel(rng.choice(list(core.processes)), "gone", desk.now)
         core.schedule(desk.now)
         core.check()
         drain(core)
@@ -70,7 +70,7 @@ def test_nonsense_of_everybody(seed):
             if worker_id not in core.processes and not core.may_join(worker_id, m.WORKER):
                 core.joined(worker_id, m.WORKER, {"pid": 1}, desk.now)
     for process_id in list(core.processes):
-        core.lost(process_id, "the end")
+        core.lost(process_id, "the end", desk.now)
     assert not core.jobs or core.actors.actors
     drain(core)
 
@@ -85,5 +85,5 @@ def test_nonsense_in_a_hello(kind, info):
     with contextlib.suppress(ProtocolError):
         desk.core.joined(joiner, kind, info, desk.now)
     desk.say(desk.driver("asker"), m.Query(1, "status", {}), m.Query(2, "hosts", {}), m.Query(3, "stats", {}))
-    desk.core.lost(joiner, "gone")
+    desk.core.lost(joiner, "gone", desk.now)
     desk.turn()

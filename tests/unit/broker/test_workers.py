@@ -114,7 +114,7 @@ def test_one_that_is_killed_while_it_is_asked_gets_no_more_work(desk):
     driver, states = three_idle_workers_on_one_cpu(desk)
     desk.tick(6)
     for worker in probes(desk):
-        desk.core.expel(worker, "it does harm")
+        desk.core.expel(worker, "it does harm", desk.now)
         desk.say(worker, m.Staying(False))
         assert states[worker].state is RETIRED
     desk.submit(driver, 1, NO_CPU)

@@ -15,6 +15,7 @@ from zray.client.core.tasks import UNLIMITED, Task
 from zray.failures import encode_failure
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.protocol import messages as m
+from zray.protocol.contract import BROKER
 
 ACTOR = make_task_id(process_id("caller"), 1000)
 
@@ -61,7 +62,7 @@ class Caller:
 
     def drop(self, object_id: bytes) -> None:
         self.core.dropped.append(object_id)
-        self.core.collect()
+        self.core.collect(0.0)
 
     def sent(self) -> list[object]:
         self.process.flush()
@@ -83,10 +84,10 @@ class Caller:
     def answer(self, object_id: bytes, attempt: int = 0, status: int = INLINE, *, retryable: bool = False) -> None:
         data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
         payload = pack_outcome(HOST, [(status, data, 0, ())], [], retryable)
-        self.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, ACTOR, payload))
+        self.core.receive(BROKER, m.Result(task_of(object_id), attempt, b"w" * 16, ACTOR, payload), 0.0)
 
     def state(self, state: int, incarnation: int = 0, last_seq: int = 0, error: bytes = b"") -> None:
-        self.core.receive(m.ActorState(ACTOR, incarnation, state, last_seq, "it died", error))
+        self.core.receive(BROKER, m.ActorState(ACTOR, incarnation, state, last_seq, "it died", error), 0.0)
 
     def failure(self, object_id: bytes) -> str:
         entry = self.core.references.entries[object_id]
@@ -200,7 +201,7 @@ def test_cancelling_a_call_that_was_sent(caller):
     caller.sent()
     caller.core.tasks.cancel(task_of(result), m.CANCEL_RECURSIVE)
     assert caller.sent() == [m.ActorCancel(ACTOR, task_of(result), m.CANCEL_RECURSIVE)]
-    caller.core.receive(m.Result(task_of(result), 0, b"w" * 16, ACTOR, b""))
+    caller.core.receive(BROKER, m.Result(task_of(result), 0, b"w" * 16, ACTOR, b""), 0.0)
     assert caller.failure(result) == "TaskCancelledError"
     assert caller.view.pending_calls == 0
 
@@ -562,7 +563,7 @@ def test_a_dead_actor_is_released_if_it_has_a_name(name):
     """Which it keeps until then."""
     caller = Caller()
     handle = caller.create(name=name)
-    caller.core.receive(m.ActorState(ACTOR, 0, m.DEAD, 0, "it died", b""))
+    caller.core.receive(BROKER, m.ActorState(ACTOR, 0, m.DEAD, 0, "it died", b""), 0.0)
     caller.sent()
     caller.drop(handle)
     assert caller.sent() == ([m.ActorRelease(ACTOR)] if name else [])

@@ -11,6 +11,7 @@ from zray.client.core.tasks import Task
 from zray.ids import return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body
+from zray.protocol.contract import BROKER
 
 BOTH = m.CANCEL_FORCE | m.CANCEL_RECURSIVE
 ACTOR = b"actor".ljust(24, b"\0")
@@ -133,7 +134,7 @@ def test_a_request_that_crosses_with_the_result(wire, driver, worker, holder):
 def test_a_request_to_somebody_who_does_not_own_it(driver, worker, holder):
     rows = pack_body([m.CancelObject(driver.submit(worker), 0)])
     before = holder.core.faults
-    holder.core.receive(m.Delivered(worker.id, rows))
+    holder.core.receive(BROKER, m.Delivered(worker.id, rows), 0.0)
     assert holder.core.faults == before + 1
 
 

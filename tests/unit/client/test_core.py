@@ -14,7 +14,9 @@ from zray.client.core.states import INLINE, STORED
 from zray.ids import put_id, return_id
 from zray.protocol import messages as m
 from zray.protocol.codec import unpack_messages
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import ProtocolError
+from zray.protocol.routing import through_broker
 from zray.protocol.rows import encode_row
 
 OTHER = b"other".ljust(16, b"\0")
@@ -26,47 +28,50 @@ def process() -> Process:
 
 
 def sent(process: Process) -> list[object]:
-    return process.core.drain()
+    process.flush()
+    messages = list(process.up)
+    process.up.clear()
+    return messages
 
 
 def test_nothing_to_send(process):
-    assert not process.core.has_output
+    assert not process.core.has_sends
     assert sent(process) == []
-    assert process.core.take_effects() == []
+    assert process.take_effects() == []
 
 
 def test_rows_for_peers_go_last(process):
-    process.core.to_peer(OTHER, m.BorrowAck(1))
-    process.core.send(m.Goodbye("first"))
-    process.core.to_peer(OTHER, m.BorrowAck(2))
-    assert process.core.has_output
+    process.core.send(OTHER, m.BorrowAck(1))
+    process.core.to_broker(m.Goodbye("first"))
+    process.core.send(OTHER, m.BorrowAck(2))
+    assert process.core.has_sends
     first, second = sent(process)
     assert first == m.Goodbye("first")
     assert unpack_messages(second.rows, m.FROM_PEER) == [m.BorrowAck(1), m.BorrowAck(2)]
-    assert not process.core.has_output
+    assert not process.core.has_sends
 
 
 def test_rows_for_peers_are_cut_into_messages(process):
     """A socket has a largest message; thousands of values may be asked for in one turn."""
     states = [m.ObjectState(bytes([n]) * 28, 1, bytes(100_000), b"", 0, b"") for n in range(100)]
     for state in states:
-        process.core.to_peer(OTHER, state)
+        process.core.send(OTHER, state)
     peers = sent(process)
     assert max(len(peer.rows) for peer in peers) < 2 << 20
     assert [state for peer in peers for state in unpack_messages(peer.rows, m.FROM_PEER)] == states
 
 
 def test_a_row_for_oneself_is_handled_at_once(process):
-    process.core.to_peer(process.id, m.BorrowAck(77))
+    process.core.send(process.id, m.BorrowAck(77))
     assert sent(process) == []
 
 
 def test_only_peer_messages_come_from_peers(process):
     rows = msgpack.packb([encode_row(m.Goodbye("I am you"))])
     with pytest.raises(ProtocolError):
-        process.core.receive(m.Delivered(OTHER, rows))
+        process.core.receive(BROKER, m.Delivered(OTHER, rows), 0.0)
     with pytest.raises(ProtocolError):
-        process.core.receive(m.Delivered(OTHER, b"\xc1"))
+        process.core.receive(BROKER, m.Delivered(OTHER, b"\xc1"), 0.0)
 
 
 def test_functions_are_shipped_once(process):
@@ -80,9 +85,9 @@ def test_questions_and_answers(process):
     process.core.query("stats", {"a": 1}, answers.append)
     process.core.query("hosts", {}, answers.append)
     assert sent(process) == [m.Query(1, "stats", {"a": 1}), m.Query(2, "hosts", {})]
-    process.core.receive(m.Answer(2, ["host"]))
-    process.core.receive(m.Answer(1, None))
-    process.core.receive(m.Answer(1, "again"))
+    process.core.receive(BROKER, m.Answer(2, ["host"]), 0.0)
+    process.core.receive(BROKER, m.Answer(1, None), 0.0)
+    process.core.receive(BROKER, m.Answer(1, "again"), 0.0)
     assert answers == [["host"], None]
 
 
@@ -90,15 +95,15 @@ def test_an_actor_is_looked_up(process):
     answers: list[object] = []
     request = process.core.new_request(answers.append)
     found = m.ActorFound(request, True, OTHER, {"class_name": "A"})
-    process.core.receive(found)
+    process.core.receive(BROKER, found, 0.0)
     assert answers == [found]
 
 
 def test_effects(process):
-    process.core.receive(m.Notice("careful"))
-    process.core.receive(m.Logs([["f", 1, "out", ["line"]]], 2))
-    process.core.add_effect("mine")
-    assert process.core.take_effects() == [Warn("careful"), ShowLogs([["f", 1, "out", ["line"]]], 2), "mine"]
+    process.core.receive(BROKER, m.Notice("careful"), 0.0)
+    process.core.receive(BROKER, m.Logs([["f", 1, "out", ["line"]]], 2), 0.0)
+    process.core.perform("mine")
+    assert process.take_effects() == [Warn("careful"), ShowLogs([["f", 1, "out", ["line"]]], 2), "mine"]
 
 
 def test_the_cluster_is_lost(process):
@@ -106,7 +111,7 @@ def test_the_cluster_is_lost(process):
     process.core.query("stats", {}, answers.append)
     borrowed = OTHER + bytes(12)
     process.core.references.load(borrowed)
-    process.core.lose_cluster("the broker is gone")
+    process.core.lose_cluster("the broker is gone", 0.0)
     assert answers == [None]
     assert b"ClusterUnavailableError" in process.entry(borrowed).data
 
@@ -129,12 +134,12 @@ def stored(core: ClientCore, keeper: bytes) -> bytes:
 
 def said(core: ClientCore, dest: bytes) -> list[Any]:
     """What it sends to a process."""
-    rows = [message.rows for message in core.drain() if isinstance(message, m.Peer) and message.dest == dest]
+    rows = [message.rows for message in _sends(core) if isinstance(message, m.Peer) and message.dest == dest]
     return [inner for each in rows for inner in unpack_messages(each, m.FROM_PEER | m.FROM_PEER_TO_HOST)]
 
 
 def tell(core: ClientCore, source: bytes, message: Any) -> None:
-    core.receive(m.Delivered(source, msgpack.packb([encode_row(message)])))
+    core.receive(BROKER, m.Delivered(source, msgpack.packb([encode_row(message)])), 0.0)
 
 
 KEEPER, ONE, TWO = b"keeper".ljust(16, b"."), b"one".ljust(16, b"."), b"two".ljust(16, b".")
@@ -160,12 +165,12 @@ def test_copies_become_the_object_when_its_keeper_dies(core, order):
     if order == "copies first":
         for host, message in copies:
             tell(core, host, message)
-        core.receive(died)
+        core.receive(BROKER, died, 0.0)
         assert core.references.entries[object_id].host == ONE
         # Both are told: one of them may have evicted its copy.
         assert {m.KeepCopies} == {type(each) for host in (ONE,) for each in said(core, host)}
     else:
-        core.receive(died)
+        core.receive(BROKER, died, 0.0)
         tell(core, ONE, copies[0][1])
         assert core.references.entries[object_id].host == ONE
         assert said(core, ONE) == [m.KeepCopies([object_id])]
@@ -184,8 +189,12 @@ def test_a_copy_of_what_is_not_stored_is_freed(core):
     assert core.locations.complete(object_id) == []
 
 
+def _sends(core: ClientCore) -> list[Any]:
+    return through_broker(core.take_output().sends)
+
+
 def freed(core: ClientCore) -> list[FreeSegment]:
-    return [effect for effect in core.take_effects() if isinstance(effect, FreeSegment)]
+    return [effect for effect in core.take_output().effects if isinstance(effect, FreeSegment)]
 
 
 def test_what_a_dead_worker_has_stored_and_nobody_waits_for_is_freed_there(core):
@@ -202,7 +211,7 @@ def test_what_an_earlier_attempt_has_stored_is_freed_with_the_object(core):
     tell(core, ONE, m.LeftBehind([object_id]))
     assert freed(core) == [] and core.locations.complete(object_id) == []
     core.dropped.append(object_id)
-    core.collect()
+    core.collect(0.0)
     assert freed(core) == [FreeSegment(KEEPER, object_id), FreeSegment(ONE, object_id)]
 
 
@@ -216,7 +225,7 @@ def test_nobody_speaks_to_one_process_of_the_objects_of_another(core, message):
     object_id = OTHER + bytes(12)
     core.references.load(object_id)
     core.references.resolve(object_id, STORED, b"", KEEPER, 100)
-    core.drain()
+    core.take_output()
     tell(core, ONE, message(object_id))
     assert core.faults == 1
     assert said(core, ONE) == []

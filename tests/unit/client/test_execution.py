@@ -12,6 +12,7 @@ from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Retu
 from zray.client.core.states import INLINE
 from zray.ids import make_task_id, put_id
 from zray.protocol import messages as m
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import ProtocolError
 
 OWNER = process_id("owner")
@@ -41,12 +42,12 @@ class Worker:
 
     def run(self, number: int, function_id: bytes = FUNCTION, payload: bytes = PAYLOAD, attempt: int = 0) -> bytes:
         task_id = make_task_id(OWNER, number)
-        self.core.receive(m.Run(task_id, attempt, function_id, SHAPE, [3], payload))
+        self.core.receive(BROKER, m.Run(task_id, attempt, function_id, SHAPE, [3], payload), 0.0)
         return task_id
 
     def start_actor(self) -> Assignment:
         spec = {"creator": OWNER}
-        self.core.receive(m.ActorStart(ACTOR, 2, FUNCTION, spec, [1], PAYLOAD))
+        self.core.receive(BROKER, m.ActorStart(ACTOR, 2, FUNCTION, spec, [1], PAYLOAD), 0.0)
         task = self.execution.take()
         assert task is not None
         return task
@@ -57,7 +58,7 @@ class Worker:
 
     def call(self, number: int, caller: bytes = OWNER) -> bytes:
         task_id = make_task_id(caller, number)
-        self.core.receive(m.ActorRun(caller, number, task_id, 0, PAYLOAD))
+        self.core.receive(BROKER, m.ActorRun(caller, number, task_id, 0, PAYLOAD), 0.0)
         return task_id
 
     def finish(self, task: Assignment, inner: tuple[bytes, ...] = ()) -> None:
@@ -115,7 +116,7 @@ def test_a_function_is_fetched_once(worker):
     assert worker.execution.take() is None
     assert worker.sent() == [m.FunctionGet(unknown)]
     woken = worker.ears.woken
-    worker.core.receive(m.FunctionBlob(unknown, True, "f", b"code"))
+    worker.core.receive(BROKER, m.FunctionBlob(unknown, True, "f", b"code"), 0.0)
     assert worker.ears.woken == woken + 1
     assert worker.execution.take() is not None
     assert worker.execution.take() is not None
@@ -123,7 +124,7 @@ def test_a_function_is_fetched_once(worker):
 
 
 def test_the_jobs_configuration(worker):
-    worker.core.receive(m.JobConfig(b"\0\0\0\1", {"path": []}))
+    worker.core.receive(BROKER, m.JobConfig(b"\0\0\0\1", {"path": []}), 0.0)
     assert worker.execution.job.config == {"path": []}
 
 
@@ -198,7 +199,7 @@ def test_of_small_tasks_nothing_is_told(worker):
 
 def test_of_calls_nothing_is_told(worker):
     worker.serve_actor()
-    worker.core.receive(m.ActorRun(OWNER, 1, make_task_id(OWNER, 1), 0, LARGE))
+    worker.core.receive(BROKER, m.ActorRun(OWNER, 1, make_task_id(OWNER, 1), 0, LARGE), 0.0)
     worker.execution.take()
     worker.execution.tell_started()
     assert worker.sent() == []
@@ -242,7 +243,7 @@ def test_an_actor_hands_nothing_back(worker):
 
 def test_cancelling_what_has_not_been_started(worker):
     first, second = worker.run(1), worker.run(2)
-    worker.core.receive(m.CancelTask(second, 0))
+    worker.core.receive(BROKER, m.CancelTask(second, 0), 0.0)
     assert worker.sent() == [m.Done(second, 0, 0, b"")]
     assert worker.execution.take().task_id == first
     assert worker.execution.take() is None
@@ -251,22 +252,22 @@ def test_cancelling_what_has_not_been_started(worker):
 def test_cancelling_what_runs(worker):
     task_id = worker.run(1)
     task = worker.execution.take()
-    worker.core.receive(m.CancelTask(task_id, 0))
-    assert worker.core.take_effects() == [Interrupt(task_id)]
+    worker.core.receive(BROKER, m.CancelTask(task_id, 0), 0.0)
+    assert worker.process.take_effects() == [Interrupt(task_id)]
     worker.execution.finish_cancelled(task)
     assert worker.sent() == [m.Done(task_id, 0, 0, b"")]
-    worker.core.receive(m.CancelTask(task_id, 0))
-    assert worker.core.take_effects() == worker.sent() == []
+    worker.core.receive(BROKER, m.CancelTask(task_id, 0), 0.0)
+    assert worker.process.take_effects() == worker.sent() == []
 
 
 def test_cancelling_an_actors_call(worker):
     worker.serve_actor()
     first, second = worker.call(1), worker.call(2)
-    worker.core.receive(m.CancelTask(second, 0))
+    worker.core.receive(BROKER, m.CancelTask(second, 0), 0.0)
     assert worker.sent() == [m.Reply(OWNER, second, 0, b"")]
     task = worker.execution.take()
-    worker.core.receive(m.CancelTask(first, 0))
-    assert worker.core.take_effects() == [Interrupt(first)]
+    worker.core.receive(BROKER, m.CancelTask(first, 0), 0.0)
+    assert worker.process.take_effects() == [Interrupt(first)]
     worker.execution.finish_cancelled(task)
     assert worker.sent() == [m.Reply(OWNER, first, 0, b"")]
 
@@ -278,7 +279,7 @@ def test_cancelling_with_everything_below(worker):
     child = worker.process.submit(other, parent=task_id)
     stranger = worker.process.submit(other, parent=make_task_id(OWNER, 9))
     worker.sent()
-    worker.core.receive(m.CancelTask(task_id, m.CANCEL_RECURSIVE))
+    worker.core.receive(BROKER, m.CancelTask(task_id, m.CANCEL_RECURSIVE), 0.0)
     assert worker.sent() == [m.Cancel(child[:24], m.CANCEL_RECURSIVE)]
     assert child != stranger
 
@@ -289,16 +290,16 @@ def test_by_force_the_others_and_what_is_below_go_first(worker):
     child = worker.process.submit(Process(worker.process.wire, "other"), parent=task_id)
     worker.sent()
     mode = m.CANCEL_FORCE | m.CANCEL_RECURSIVE
-    worker.core.receive(m.CancelTask(task_id, mode))
+    worker.core.receive(BROKER, m.CancelTask(task_id, mode), 0.0)
     assert worker.sent() == [m.Cancel(child[:24], mode), m.Returned([behind]), m.Killable(task_id)]
-    assert worker.core.take_effects() == []
+    assert worker.process.take_effects() == []
 
 
 def test_by_force_before_it_was_started(worker):
     worker.run(1)
     queued = worker.run(2)
     worker.execution.take()
-    worker.core.receive(m.CancelTask(queued, m.CANCEL_FORCE))
+    worker.core.receive(BROKER, m.CancelTask(queued, m.CANCEL_FORCE), 0.0)
     assert worker.sent() == [m.Done(queued, 0, 0, b"")]
 
 
@@ -306,8 +307,8 @@ def test_an_actors_call_is_never_killed(worker):
     worker.serve_actor()
     task_id = worker.call(1)
     worker.execution.take()
-    worker.core.receive(m.CancelTask(task_id, m.CANCEL_FORCE | m.CANCEL_RECURSIVE))
-    assert worker.core.take_effects() == [Interrupt(task_id)]
+    worker.core.receive(BROKER, m.CancelTask(task_id, m.CANCEL_FORCE | m.CANCEL_RECURSIVE), 0.0)
+    assert worker.process.take_effects() == [Interrupt(task_id)]
     assert worker.sent() == []
 
 
@@ -352,7 +353,7 @@ def test_what_a_constructor_keeps_is_registered_before_it_is_ready(worker):
 def test_one_actor_per_worker(worker):
     worker.serve_actor()
     with pytest.raises(ProtocolError):
-        worker.core.receive(m.ActorStart(ACTOR, 0, FUNCTION, {}, [], PAYLOAD))
+        worker.core.receive(BROKER, m.ActorStart(ACTOR, 0, FUNCTION, {}, [], PAYLOAD), 0.0)
 
 
 def test_calls_are_taken_in_the_order_of_their_arrival(worker):
@@ -374,7 +375,7 @@ def test_calls_are_taken_in_the_order_of_their_arrival(worker):
 def test_an_actor_without_handles_ends_after_its_work(worker):
     worker.serve_actor()
     worker.call(1)
-    worker.core.receive(m.ActorStop(ACTOR))
+    worker.core.receive(BROKER, m.ActorStop(ACTOR), 0.0)
     task = worker.execution.take()
     assert worker.execution.take() is None
     assert worker.sent() == []
@@ -455,7 +456,7 @@ def test_an_actor_that_ends_leaves_what_it_owns(worker):
     worker.process.put()
     worker.process.submit(Process(worker.process.wire, "other"))
     worker.sent()
-    worker.core.receive(m.ActorStop(ACTOR))
+    worker.core.receive(BROKER, m.ActorStop(ACTOR), 0.0)
     assert worker.execution.take() is None
     assert kinds(worker.sent()) == ["ActorExiting", "Leaving"]
     assert worker.execution.may_exit()
@@ -470,7 +471,7 @@ def test_answers_that_are_held_back_go_before_the_end(worker, how):
     worker.borrow(task, theirs)
     worker.finish(task, (theirs,))
     if how == "released":
-        worker.core.receive(m.ActorStop(ACTOR))
+        worker.core.receive(BROKER, m.ActorStop(ACTOR), 0.0)
         assert worker.execution.take() is None
     else:
         worker.execution.end_actor("it had enough")
@@ -502,17 +503,17 @@ def test_leaving(worker):
 
 
 def test_idle(worker):
-    worker.core.receive(m.ExitIfIdle("it was idle", False))
+    worker.core.receive(BROKER, m.ExitIfIdle("it was idle", False), 0.0)
     assert worker.sent() == [m.Leaving("it was idle")]
     assert worker.execution.may_exit()
 
 
 def test_a_worker_that_is_worth_keeping_goes_only_when_there_are_too_many(worker):
     worker.execution.worth_keeping = lambda: True
-    worker.core.receive(m.ExitIfIdle("it was idle", False))
+    worker.core.receive(BROKER, m.ExitIfIdle("it was idle", False), 0.0)
     assert worker.sent() == [m.Staying(False)]
     assert not worker.execution.leaving
-    worker.core.receive(m.ExitIfIdle("it was idle", True))
+    worker.core.receive(BROKER, m.ExitIfIdle("it was idle", True), 0.0)
     assert worker.sent() == [m.Leaving("it was idle")]
 
 
@@ -530,7 +531,7 @@ def test_not_idle(worker, why, surplus):
     if why == "actor":
         worker.serve_actor()
     worker.sent()
-    worker.core.receive(m.ExitIfIdle("it was idle", surplus))
+    worker.core.receive(BROKER, m.ExitIfIdle("it was idle", surplus), 0.0)
     assert worker.sent() == [m.Staying(True)]
     assert not worker.execution.leaving
 
@@ -540,7 +541,7 @@ def test_a_worker_that_borrows_may_leave(worker):
     worker.core.references.load(theirs)
     worker.core.references.on_borrow_ack(OWNER, m.BorrowAck(1))
     worker.sent()
-    worker.core.receive(m.ExitIfIdle("it was idle", False))
+    worker.core.receive(BROKER, m.ExitIfIdle("it was idle", False), 0.0)
     assert kinds(worker.sent()) == ["Leaving"]
 
 

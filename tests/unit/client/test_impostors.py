@@ -14,6 +14,7 @@ from zray.failures import decode_failure
 from zray.ids import task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import ProtocolError
 
 ACTOR = b"actor".ljust(24, b"\0")
@@ -61,18 +62,18 @@ def test_the_outcome_of_a_call_comes_from_the_actor_that_was_called(driver, impo
     result = call(driver)
     for payload in (outcome(), b""):
         with pytest.raises(ProtocolError, match="not given"):
-            driver.core.receive(m.Result(task_of(result), 0, WORKER, impostor, payload))
+            driver.core.receive(BROKER, m.Result(task_of(result), 0, WORKER, impostor, payload), 0.0)
         assert driver.entry(result).status == PENDING
-    driver.core.receive(m.Result(task_of(result), 0, WORKER, ACTOR, outcome()))
+    driver.core.receive(BROKER, m.Result(task_of(result), 0, WORKER, ACTOR, outcome()), 0.0)
     assert driver.entry(result).status == INLINE
 
 
 def test_the_outcome_of_a_task_comes_from_no_actor(driver, worker):
     result = driver.submit(worker)
     with pytest.raises(ProtocolError, match="not given"):
-        driver.core.receive(m.Result(task_of(result), 0, WORKER, ACTOR, outcome()))
+        driver.core.receive(BROKER, m.Result(task_of(result), 0, WORKER, ACTOR, outcome()), 0.0)
     assert driver.entry(result).status == PENDING
-    driver.core.receive(m.Result(task_of(result), 0, WORKER, b"", outcome()))
+    driver.core.receive(BROKER, m.Result(task_of(result), 0, WORKER, b"", outcome()), 0.0)
     assert driver.entry(result).status == INLINE
 
 
@@ -81,7 +82,7 @@ def test_a_refused_outcome_registers_nobody(driver, worker):
     result = driver.submit(worker)
     forged = pack_outcome(HOST, [(INLINE, b"", 0, [b"f" * 28])], [kept], False)
     with pytest.raises(ProtocolError):
-        driver.core.receive(m.Result(task_of(result), 0, WORKER, ACTOR, forged))
+        driver.core.receive(BROKER, m.Result(task_of(result), 0, WORKER, ACTOR, forged), 0.0)
     assert not driver.entry(kept).holders and driver.entry(b"f" * 28) is None
 
 
@@ -104,14 +105,14 @@ def test_an_outcome_that_cannot_be_read_is_an_error_of_its_task(driver, worker, 
     """There will be no other answer: who waits must not wait for ever."""
     result = driver.submit(worker, retries=0)
     with pytest.raises(ProtocolError):
-        driver.core.receive(m.Result(task_of(result), 0, WORKER, b"", payload))
+        driver.core.receive(BROKER, m.Result(task_of(result), 0, WORKER, b"", payload), 0.0)
     assert driver.entry(result).status == ERROR
     failure = decode_failure(driver.entry(result).data)
     assert type(failure).__name__ == "SystemFailure" and "cannot be read" in str(failure)
 
 
 def deliver(process: Process, source: bytes, *messages: Any) -> None:
-    process.core.receive(m.Delivered(source, pack_body(messages)))
+    process.core.receive(BROKER, m.Delivered(source, pack_body(messages)), 0.0)
 
 
 def of_others(object_id: bytes) -> list[Any]:

@@ -16,7 +16,9 @@ from zray.client.core.tasks import Task
 from zray.ids import put_id, return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import FROM_BROKER, FROM_DRIVER, FROM_PEER, FROM_WORKER, ProtocolError
+from zray.protocol.routing import through_broker
 
 STEPS = 300
 ACTOR = b"actor".ljust(24, b"\0")
@@ -89,18 +91,17 @@ def test_nonsense_from_everybody(seed):
     for _ in range(STEPS):
         said = message(nonsense)
         with contextlib.suppress(ProtocolError):
-            core.receive(said)
+            core.receive(BROKER, said, 0.0)
         if nonsense.random.random() < 0.2 and (task := core.execution.take()) is not None and task.actor_start is None:
             core.execution.refuse(task, "nonsense")
-        core.collect()
-        core.take_effects()
-        for sent in core.drain():
+        core.collect(0.0)
+        for sent in through_broker(core.take_output().sends):
             assert unpack_messages(pack_body([sent]), FROM_DRIVER | FROM_WORKER)
             if isinstance(sent, m.Peer):
                 assert unpack_messages(sent.rows, FROM_PEER | m.FROM_PEER_TO_HOST)
     fresh = process.put()  # it still works
     assert process.entry(fresh).status != PENDING
-    core.lose_cluster("the end")
+    core.lose_cluster("the end", 0.0)
 
 
 GOOD = [b"options", 1, b"", b"", b"", 0, []]
@@ -123,19 +124,21 @@ def test_a_call_that_cannot_be_read_is_answered(payload):
     for kind in (m.Run, m.ActorRun):
         task_id = driver.id + next(counter).to_bytes(8, "big")
         if kind is m.Run:
-            worker.core.receive(m.Run(task_id, 0, FUNCTION, b"\x90", [], payload))
+            worker.core.receive(BROKER, m.Run(task_id, 0, FUNCTION, b"\x90", [], payload), 0.0)
         else:
-            worker.core.receive(m.ActorRun(driver.id, 1, task_id, 0, payload))
+            worker.core.receive(BROKER, m.ActorRun(driver.id, 1, task_id, 0, payload), 0.0)
         task = execution.take()
         assert task is not None and task.fault
         execution.refuse(task, task.fault)
-        (answer,) = [each for each in worker.core.drain() if isinstance(each, (m.Done, m.Reply))]
+        (answer,) = [
+            each for each in through_broker(worker.core.take_output().sends) if isinstance(each, (m.Done, m.Reply))
+        ]
         assert b"cannot be read" in answer.payload and execution.running == 0
-    worker.core.receive(m.ActorStart(ACTOR, 0, FUNCTION, {"creator": driver.id}, [], payload))
+    worker.core.receive(BROKER, m.ActorStart(ACTOR, 0, FUNCTION, {"creator": driver.id}, [], payload), 0.0)
     start = execution.take()
     assert start is not None and start.fault
     execution.refuse(start, start.fault)
-    (ready,) = [each for each in worker.core.drain() if isinstance(each, m.ActorReady)]
+    (ready,) = [each for each in through_broker(worker.core.take_output().sends) if isinstance(each, m.ActorReady)]
     assert b"cannot be read" in ready.error
 
 
@@ -143,7 +146,7 @@ def test_an_envelope_as_it_should_be():
     wire = Wire("driver", "worker")
     _, worker = wire.everybody
     payload = msgpack.packb([*GOOD[:6], [REF, ["key", *REF[1:]]]])
-    worker.core.receive(m.Run(b"t" * 24, 0, FUNCTION, b"\x90", [], payload))
+    worker.core.receive(BROKER, m.Run(b"t" * 24, 0, FUNCTION, b"\x90", [], payload), 0.0)
     task = worker.core.execution.take()
     assert task is not None and task.fault == "" and len(task.envelope.refs) == 2
     assert pack_outcome(HOST, [], [], False)

@@ -8,6 +8,7 @@ import pytest
 
 from zray.client.shell import ClientShell, Waiter
 from zray.client.states import CLOSED, LOST, OPEN
+from zray.protocol.contract import BROKER, Output
 
 
 class Core:
@@ -19,29 +20,26 @@ class Core:
     def __init__(self):
         self.out, self.effects = [], []
 
-    def receive(self, message):
+    def receive(self, source, message, now):
         message()
 
-    def collect(self):
+    def collect(self, now):
         return
 
     def tick(self, now):
         return
 
-    def lose_cluster(self, message):
+    def lose_cluster(self, message, now):
         return
 
     @property
-    def has_output(self):
+    def has_sends(self):
         return bool(self.out)
 
-    def drain(self):
-        out, self.out = self.out, []
-        return out
-
-    def take_effects(self):
-        effects, self.effects = self.effects, []
-        return effects
+    def take_output(self):
+        output = Output({BROKER: self.out} if self.out else {}, self.effects)
+        self.out, self.effects = [], []
+        return output
 
 
 class Connection:

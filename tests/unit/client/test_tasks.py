@@ -19,6 +19,7 @@ from zray.failures import decode_failure, encode_failure, missed_argument
 from zray.ids import return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack, pack_body
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import ProtocolError
 
 
@@ -46,7 +47,7 @@ def failure_of(process: Process, object_id: bytes) -> str:
 def fail(
     process: Process, object_id: bytes, attempt: int, kind: str = "WorkerCrashedError", *, culprit: bool = True
 ) -> None:
-    process.core.receive(m.Failed(task_of(object_id), attempt, kind, "it died", culprit))
+    process.core.receive(BROKER, m.Failed(task_of(object_id), attempt, kind, "it died", culprit), 0.0)
     process.flush()
 
 
@@ -55,7 +56,7 @@ def answer(
 ) -> None:
     data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
     payload = pack_outcome(HOST, [(status, data, 0, ())], [], retryable)
-    process.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, b"", payload))
+    process.core.receive(BROKER, m.Result(task_of(object_id), attempt, b"w" * 16, b"", payload), 0.0)
     process.flush()
 
 
@@ -141,11 +142,11 @@ def test_the_end_of_a_long_chain(driver, worker, end):
         answer(driver, first, status=ERROR)
     elif end == "cancel":
         driver.core.tasks.cancel(task_of(first), 0)
-        driver.core.receive(m.Result(task_of(first), 0, b"w" * 16, b"", b""))
+        driver.core.receive(BROKER, m.Result(task_of(first), 0, b"w" * 16, b"", b""), 0.0)
     elif end == "crash":
         fail(driver, first, 0)
     else:
-        driver.core.lose_cluster("gone")
+        driver.core.lose_cluster("gone", 0.0)
     assert driver.entry(last).status == ERROR
     assert driver.core.tasks.tasks == {}
 
@@ -258,7 +259,7 @@ def test_several_return_values(driver, worker):
     first = driver.submit(worker, n_returns=3)
     returns = [task_of(first) + index.to_bytes(4, "big") for index in (1, 2, 3)]
     payload = pack_outcome(HOST, [(INLINE, b"\x90", 0, ()), (STORED, b"", 9, ()), (ERROR, b"E", 0, ())], [], False)
-    driver.core.receive(m.Result(task_of(first), 0, b"w" * 16, b"", payload))
+    driver.core.receive(BROKER, m.Result(task_of(first), 0, b"w" * 16, b"", payload), 0.0)
     assert [driver.entry(object_id).status for object_id in returns] == [INLINE, STORED, ERROR]
     other = driver.submit(worker, n_returns=2)
     fail(driver, other, 0)
@@ -285,7 +286,7 @@ def test_cancelled_after_it_was_sent(driver, worker):
     driver.flush()
     assert sent(driver)[-1] == m.Cancel(task_of(result), m.CANCEL_FORCE)
     assert not driver.is_ready(result)
-    driver.core.receive(m.Result(task_of(result), 0, b"w" * 16, b"", b""))
+    driver.core.receive(BROKER, m.Result(task_of(result), 0, b"w" * 16, b"", b""), 0.0)
     assert failure_of(driver, result) == "TaskCancelledError"
 
 
@@ -327,7 +328,7 @@ def test_cancelling_children(driver, worker):
 def test_the_cluster_is_lost(driver, worker):
     one = driver.submit(worker)
     two = driver.submit(worker, refs=[one])
-    driver.core.lose_cluster("the broker is gone")
+    driver.core.lose_cluster("the broker is gone", 0.0)
     assert {failure_of(driver, one), failure_of(driver, two)} == {"ClusterUnavailableError"}
     assert driver.core.tasks.tasks == {}
 
@@ -441,7 +442,7 @@ def test_a_cancellation_names_the_task(driver, worker):
     assert text_of(driver, one) == "attempt 1 of 1 of `fit` was cancelled before it was sent"
     two = named(driver, driver.submit(worker))
     driver.core.tasks.cancel(task_of(two), 0)
-    driver.core.receive(m.Result(task_of(two), 0, b"w" * 16, b"", b""))
+    driver.core.receive(BROKER, m.Result(task_of(two), 0, b"w" * 16, b"", b""), 0.0)
     assert text_of(driver, two) == "attempt 1 of 1 of `fit` was cancelled"
 
 
@@ -452,7 +453,7 @@ def user_error(process: Process, object_id: bytes, n_returns: int = 1, attempt: 
     """The task's code has raised."""
     data = b"E" + msgpack.packb(["fit", "ValueError: boo", 7, "node7", None, ""])
     payload = pack_outcome(HOST, [(ERROR, data, 0, ())] * n_returns, [], False)
-    process.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, b"", payload))
+    process.core.receive(BROKER, m.Result(task_of(object_id), attempt, b"w" * 16, b"", payload), 0.0)
     process.flush()
 
 
@@ -505,10 +506,10 @@ def test_an_error_that_another_process_has_asked_for_is_not_told(wire, driver, w
     ref = driver.submit(worker)
     ask = m.Delivered(worker.id, pack_body([m.ObjectRequest(ref)]))
     if early:
-        driver.core.receive(ask)
+        driver.core.receive(BROKER, ask, 0.0)
     user_error(driver, ref)
     if not early:
-        driver.core.receive(ask)
+        driver.core.receive(BROKER, ask, 0.0)
     driver.drop(ref)
     assert unhandled(driver) == []
 
@@ -530,7 +531,7 @@ def test_what_was_cancelled_or_lost_with_the_cluster_is_not_told(driver, worker)
     cancelled, lost = driver.submit(worker), driver.submit(worker)
     driver.core.tasks.cancel(task_of(cancelled), 0)
     user_error(driver, cancelled)
-    driver.core.lose_cluster("gone")
+    driver.core.lose_cluster("gone", 0.0)
     driver.drop(cancelled)
     driver.drop(lost)
     assert unhandled(driver) == []
@@ -546,9 +547,9 @@ def test_a_death_that_nobody_hears_of_is_told(driver, worker):
 # ------------------------------------------------------------------ what a process does
 
 
-def asked(process: Process) -> dict[str, object]:
+def asked(process: Process, now: float = 0.0) -> dict[str, object]:
     sent(process)
-    process.core.receive(m.Inspect(5))
+    process.core.receive(BROKER, m.Inspect(5), now)
     process.flush()
     (answer,) = sent(process)
     assert isinstance(answer, m.Inspected) and answer.request == 5
@@ -572,11 +573,9 @@ def test_what_runs_is_told_with_its_seconds(wire, driver, worker):
     wire.settle()
     task = worker.take()
     assert task is not None
-    worker.core.now = 10.0
-    assert asked(worker)["running"] == [["a task", 0.0, task_of(ref)]]
+    assert asked(worker, 10.0)["running"] == [["a task", 0.0, task_of(ref)]]
     worker.core.tick(10.0)
-    worker.core.now = 13.5
-    assert asked(worker)["running"] == [["a task", 3.5, task_of(ref)]]
+    assert asked(worker, 13.5)["running"] == [["a task", 3.5, task_of(ref)]]
     worker.finish(task)
     worker.core.tick(14.0)
     assert asked(worker)["running"] == [] and not worker.core.execution._seen_at

@@ -20,6 +20,7 @@ from zray.failures import encode_failure
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack
+from zray.protocol.contract import BROKER
 from zray.protocol.rows import encode_row
 
 OTHER_ACTOR = make_task_id(process_id("caller"), 1001)
@@ -147,7 +148,7 @@ def test_cancelling_thousands_that_are_held_from_the_last_to_the_first():
 def test_a_held_call_is_cancelled_by_others():
     caller = one_by_one()
     first, held = caller.call(), caller.call()
-    caller.core.receive(m.Delivered(b"o" * 16, pack([encode_row(m.CancelObject(held, 0))])))
+    caller.core.receive(BROKER, m.Delivered(b"o" * 16, pack([encode_row(m.CancelObject(held, 0))])), 0.0)
     assert caller.failure(held) == "TaskCancelledError"
     assert caller.order() == [first]
 
@@ -156,7 +157,7 @@ def test_a_refused_call_makes_room():
     caller = one_by_one()
     first, held = caller.call(), caller.call()
     (call,) = caller.sent()
-    caller.core.on_rejected(call, "too large")
+    caller.core.rejected(call, "too large", 0.0)
     assert caller.failure(first) == "MessageRefusedError"
     assert caller.order() == [held]
 
@@ -207,7 +208,7 @@ def test_what_is_held_ends_with_the_cluster(concurrency):
     caller = one_by_one(concurrency)
     results = [caller.call() for _ in range(20)]
     caller.sent()
-    caller.core.lose_cluster("gone")
+    caller.core.lose_cluster("gone", 0.0)
     assert {caller.failure(result) for result in results} == {"ClusterUnavailableError"}
     assert caller.calls() == []
 
@@ -368,13 +369,13 @@ class Owner:
     def answer(self, object_id: bytes, attempt: int = 0, status: int = INLINE, *, retryable: bool = False) -> None:
         data = encode_failure("SystemFailure", "raised") if status == ERROR else msgpack.packb([])
         payload = pack_outcome(b"h" * 16, [(status, data, 0, ())], [], retryable)
-        self.core.receive(m.Result(task_of(object_id), attempt, b"w" * 16, b"", payload))
+        self.core.receive(BROKER, m.Result(task_of(object_id), attempt, b"w" * 16, b"", payload), 0.0)
 
     def fail(self, object_id: bytes, attempt: int, *, culprit: bool = True) -> None:
-        self.core.receive(m.Failed(task_of(object_id), attempt, "WorkerCrashedError", "it died", culprit))
+        self.core.receive(BROKER, m.Failed(task_of(object_id), attempt, "WorkerCrashedError", "it died", culprit), 0.0)
 
     def started(self, object_id: bytes, attempt: int = 0) -> None:
-        self.core.receive(m.Started(task_of(object_id), attempt))
+        self.core.receive(BROKER, m.Started(task_of(object_id), attempt), 0.0)
 
     def cancel(self, object_id: bytes) -> None:
         self.core.tasks.cancel(task_of(object_id), 0)
@@ -495,7 +496,7 @@ def test_held_tasks_hold_their_arguments():
     owner.core.references.resolve(argument, INLINE, msgpack.packb([]), b"", 0)
     first, held = owner.submit(), owner.submit(refs=(argument,))
     owner.core.dropped.append(argument)
-    owner.core.collect()
+    owner.core.collect(0.0)
     owner.answer(first)
     assert owner.sent() == [first, held]
     owner.answer(held)
@@ -517,7 +518,7 @@ def test_held_tasks_end_with_the_cluster():
     owner = Owner(Windows(task_bytes=1))
     tasks = [owner.submit() for _ in range(10)]
     assert owner.sent() == tasks[:1]
-    owner.core.lose_cluster("gone")
+    owner.core.lose_cluster("gone", 0.0)
     assert {owner.failure(task) for task in tasks} == {"ClusterUnavailableError"}
     assert owner.sent() == []
     assert owner.core.queue_route.n_bytes == 0

@@ -24,6 +24,8 @@ from zray.failures import decode_failure, missed_argument
 from zray.ids import owner_of, put_id, return_id
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.contract import BROKER
+from zray.protocol.routing import through_broker
 
 FUNCTION = b"function".ljust(16, b"\0")
 HOST = b"host".ljust(16, b"\0")
@@ -71,10 +73,17 @@ class Process:
 
     def flush(self) -> None:
         """A turn of the shell's loop."""
-        self.core.collect()
+        self.core.collect(0.0)
         self.core.check()
-        self.effects.extend(self.core.take_effects())
-        self.up.extend(self.core.drain())
+        output = self.core.take_output()
+        self.effects.extend(output.effects)
+        self.up.extend(through_broker(output.sends))
+
+    def take_effects(self) -> list[Any]:
+        """What the shell was asked to do since the last look."""
+        self.flush()
+        effects, self.effects = self.effects, []
+        return effects
 
     def entry(self, object_id: bytes) -> Any:
         return self.core.references.entries.get(object_id)
@@ -167,7 +176,7 @@ class Process:
     def finish(self, task: Assignment, result: Iterable[bytes] = (), *, retryable: bool = False) -> None:
         """Ends a task that returns ``result``; what is in the bag stays there."""
         inner = tuple(dict.fromkeys(result))
-        self.core.collect()
+        self.core.collect(0.0)
         self.tasks.remove(task)
         self.core.execution.finish(task, [Return(INLINE, msgpack.packb(inner), 0, inner)], retryable, 5)
         self.flush()
@@ -245,7 +254,7 @@ class Wire:
         """A process handles one message; False: there is none."""
         if not process.down:
             return False
-        process.core.receive(over_the_wire(process.down.popleft()))
+        process.core.receive(BROKER, over_the_wire(process.down.popleft()), 0.0)
         process.flush()
         return True
 

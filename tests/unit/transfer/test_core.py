@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any, NamedTuple
 
 import pytest
 
-from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, Pull, PullFailed, Watch
+from zray.protocol.contract import BROKER
+from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, ProcessDied, Pull, PullFailed, Watch
 from zray.transfer import core as transfer
 from zray.transfer.chunks import CHUNK_BYTES, make_chunk
 from zray.transfer.core import (
@@ -17,7 +19,6 @@ from zray.transfer.core import (
     REDIAL_S,
     RELAYED_WINDOW,
     SMALL_BYTES,
-    Ask,
     Dial,
     Finished,
     GiveUp,
@@ -26,8 +27,6 @@ from zray.transfer.core import (
     Reserve,
     Seal,
     Serve,
-    Tell,
-    ToBroker,
     TransferCore,
 )
 from zray.transfer.states import DIRECT, GONE, RELAYED, SEALING
@@ -35,6 +34,33 @@ from zray.transfer.states import DIRECT, GONE, RELAYED, SEALING
 ME, SOURCE, OTHER, OWNER = (name.encode().ljust(16, b".") for name in ("me", "source", "other", "owner"))
 OBJECT = OWNER + b"\0" * 12
 CHILD = Origin(b"child".ljust(16, b"."), b"link")
+
+
+class Tell(NamedTuple):
+    """A message that goes to another process."""
+
+    dest: bytes
+    message: Any
+
+
+class ToBroker(NamedTuple):
+    """A message that goes to the broker."""
+
+    message: Any
+
+
+class Ask(NamedTuple):
+    """A request that goes to a source."""
+
+    source: bytes
+    request: Pull
+    direct: bool
+
+
+def _as_told(dest: bytes, message: Any) -> Tell | ToBroker | Ask:
+    if dest == BROKER:
+        return ToBroker(message)
+    return Ask(dest, message, direct=False) if isinstance(message, Pull) else Tell(dest, message)
 
 
 class Host:
@@ -45,16 +71,21 @@ class Host:
         self.core = TransferCore(ME, is_host)
         self.room = bytearray(size)
         self.now = 0.0
-        self.effects: list[transfer.Effect] = []
+        self.effects: list[Any] = []
 
     def no_links(self) -> None:
         """Nobody can be dialled."""
         for source in self.core.peers:
             self.core.link_down(source, self.now - REDIAL_S)
 
-    def take(self, kind: type) -> list[transfer.Effect]:
+    def take(self, kind: type) -> list[Any]:
         """The effects of one kind since the last look."""
-        self.effects += self.core.take_effects()
+        output = self.core.take_output()
+        for dest, messages in output.sends.items():
+            for message in messages:
+                self.effects.append(_as_told(dest, message))
+        for effect in output.effects:
+            self.effects.append(Ask(*effect, direct=True) if isinstance(effect, transfer.Ask) else effect)
         found = [effect for effect in self.effects if type(effect) is kind]
         self.effects = [effect for effect in self.effects if type(effect) is not kind]
         self.core.check()
@@ -77,7 +108,7 @@ class Host:
 
     def located(self, *sources: bytes, size: int | None = None) -> None:
         size = len(self.value) if size is None else size
-        self.core.on_located(OWNER, Located(OBJECT, self.question(), size, list(sources), "", ""), self.now)
+        self.core.receive(OWNER, Located(OBJECT, self.question(), size, list(sources), "", ""), self.now)
 
     def chunk(self, request: Pull) -> Chunk:
         data = memoryview(self.value)[request.offset : request.offset + request.length]
@@ -85,7 +116,7 @@ class Host:
         return head._replace(data=bytes(packed))
 
     def answer(self, ask: Ask) -> None:
-        self.core.on_chunk(ask.source, self.chunk(ask.request), self.now)
+        self.core.receive(ask.source, self.chunk(ask.request), self.now)
 
     def answer_all(self) -> None:
         while asks := self.take(Ask):
@@ -94,7 +125,12 @@ class Host:
 
     def seal(self) -> None:
         (effect,) = self.take(Seal)
-        self.core.sealed(effect.number)
+        self.core.sealed(effect.number, self.now)
+
+
+def ask(host: Host, origin: Origin, request: Pull) -> None:
+    """Another process asks for a piece, by a link."""
+    host.core.received_by_link(origin.process_id, origin.link, request, host.now)
 
 
 def running(chunks: int, *sources: bytes, dialling: bool = False) -> Host:
@@ -134,7 +170,7 @@ def test_all_readers_share_one_pull():
     host = Host(SMALL_BYTES)
     for reader in "abc":
         host.fetch(reader)
-    host.core.withdraw("b")
+    host.core.withdraw("b", host.now)
     host.reserve()
     host.answer_all()
     host.seal()
@@ -184,7 +220,7 @@ def test_pulls_share_a_window():
     second = OWNER + b"\1" * 12
     host.core.fetch("another", second, SOURCE, 20 * CHUNK_BYTES, 0.0)
     for object_id in (OBJECT, second):
-        host.core.on_located(OWNER, Located(object_id, 1, len(host.value), [SOURCE], "", ""), 0.0)
+        host.core.receive(OWNER, Located(object_id, 1, len(host.value), [SOURCE], "", ""), 0.0)
     host.core.link_up(SOURCE, 0.0)
     rooms = [effect.number for effect in host.take(Reserve)]
     for number in rooms:
@@ -206,7 +242,7 @@ def test_several_sources():
     for _ in range(10):
         peer = host.core.peers[OTHER]
         for _, chunk in sorted(peer.asked):
-            host.core.on_chunk(OTHER, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
+            host.core.receive(OTHER, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
             fast += 1
     assert fast > 20 and len(host.core.peers[SOURCE].asked) == RELAYED_WINDOW
 
@@ -275,7 +311,7 @@ def test_a_source_that_has_it_not_is_replaced_by_one_that_the_owner_names():
     host = running(3)
     asks = host.take(Ask)
     host.answer(asks[0])
-    host.core.on_pull_failed(SOURCE, PullFailed(1, "evicted"), 0.0)
+    host.core.receive(SOURCE, PullFailed(1, "evicted"), 0.0)
     assert host.told() == [Locate(OBJECT, host.question(), True, [SOURCE])]
     host.located(OTHER)
     host.no_links()
@@ -287,18 +323,18 @@ def test_a_source_that_has_it_not_is_replaced_by_one_that_the_owner_names():
 def test_the_other_sources_take_over():
     host = running(20, SOURCE, OTHER)
     host.take(Ask)
-    host.core.on_process_died(SOURCE, "killed", 0.0)
+    host.core.receive(BROKER, ProcessDied(SOURCE, "killed"), 0.0)
     host.core.check()
     for _, chunk in sorted(host.core.peers[OTHER].asked):
-        host.core.on_chunk(OTHER, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
+        host.core.receive(OTHER, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
     host.answer_all()
     assert bytes(host.room) == host.value and not host.told()
 
 
 def test_nobody_has_it():
     host = running(20)
-    host.core.on_process_died(SOURCE, "killed", 0.0)
-    host.core.on_located(OWNER, Located(OBJECT, host.question(), 0, [], "ObjectLostError", "no host has it"), 0.0)
+    host.core.receive(BROKER, ProcessDied(SOURCE, "killed"), 0.0)
+    host.core.receive(OWNER, Located(OBJECT, host.question(), 0, [], "ObjectLostError", "no host has it"), 0.0)
     assert host.take(Finished) == [Finished("reader", "ObjectLostError", "no host has it")]
     assert host.take(GiveUp) == [GiveUp(1)]
     assert not host.core.pulls
@@ -307,7 +343,7 @@ def test_nobody_has_it():
 def test_the_source_dies_before_there_is_room():
     host = Host(3 * CHUNK_BYTES)
     host.fetch()
-    host.core.on_process_died(SOURCE, "killed", 0.0)
+    host.core.receive(BROKER, ProcessDied(SOURCE, "killed"), 0.0)
     assert host.told() == [Locate(OBJECT, host.question(), True, [SOURCE])]
     host.reserve()
     assert not host.take(Ask)
@@ -318,7 +354,7 @@ def test_the_source_dies_before_there_is_room():
 
 def test_the_owner_dies():
     host = running(20)
-    host.core.on_process_died(OWNER, "killed", 0.0)
+    host.core.receive(BROKER, ProcessDied(OWNER, "killed"), 0.0)
     ((_, kind, message),) = host.take(Finished)
     assert kind == "OwnerDiedError" and "killed" in message
     assert not host.told()
@@ -348,10 +384,10 @@ def test_damaged_chunks_are_asked_for_again_and_then_of_somebody_else():
     for count in range(MAX_DAMAGED + 1):
         ask = host.take(Ask)[0] if count == 0 else host.take(Ask)[-1]
         good = host.chunk(ask.request)
-        host.core.on_chunk(SOURCE, good._replace(data=good.data[:-1] + bytes([good.data[-1] ^ 1])), 0.0)
+        host.core.receive(SOURCE, good._replace(data=good.data[:-1] + bytes([good.data[-1] ^ 1])), 0.0)
         for _, chunk in sorted(host.core.peers[SOURCE].asked)[: RELAYED_WINDOW // 2]:
             if count < MAX_DAMAGED:
-                host.core.on_chunk(SOURCE, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
+                host.core.receive(SOURCE, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), 0.0)
     assert host.core.damaged_chunks == MAX_DAMAGED + 1
     assert host.told() == [Locate(OBJECT, host.question(), True, [SOURCE])]
     host.located(OTHER)
@@ -374,10 +410,10 @@ def test_damaged_chunks_are_asked_for_again_and_then_of_somebody_else():
 def test_chunks_that_are_none(wrong):
     host = running(6)
     ask = host.take(Ask)[0]
-    host.core.on_chunk(SOURCE, wrong(host.chunk(ask.request)), 0.0)
-    host.core.on_chunk(OTHER, host.chunk(ask.request), 0.0)  # of somebody who was not asked
+    host.core.receive(SOURCE, wrong(host.chunk(ask.request)), 0.0)
+    host.core.receive(OTHER, host.chunk(ask.request), 0.0)  # of somebody who was not asked
     host.core.check()
-    host.core.on_process_died(SOURCE, "", 0.0)
+    host.core.receive(BROKER, ProcessDied(SOURCE, ""), 0.0)
     host.located(OTHER)
     host.answer_all()
     assert bytes(host.room) == host.value
@@ -387,20 +423,20 @@ def test_no_room():
     host = Host(100)
     host.fetch()
     (effect,) = host.take(Reserve)
-    host.core.failed(effect.number, "ObjectStoreFullError", "full")
+    host.core.failed(effect.number, "ObjectStoreFullError", "full", host.now)
     assert host.take(Finished) == [Finished("reader", "ObjectStoreFullError", "full")]
 
 
 def test_a_pull_that_nobody_waits_for_ends():
     host = running(20)
-    host.core.withdraw("reader")
+    host.core.withdraw("reader", host.now)
     assert host.take(GiveUp) == [GiveUp(1)] and not host.take(Finished)
     assert host.told() == [CopyGone(OBJECT)]
 
 
 def test_the_cluster_is_gone():
     host = running(20)
-    host.core.lose_everything("ClusterUnavailableError", "gone")
+    host.core.lose_cluster("gone", host.now)
     assert host.take(Finished) == [Finished("reader", "ClusterUnavailableError", "gone")]
 
 
@@ -421,8 +457,8 @@ def test_what_has_not_arrived_is_passed_on_when_it_does():
     host = running(4)
     first, second = host.take(Ask)[:2]
     host.answer(first)
-    host.core.on_pull(CHILD, wanted(0))
-    host.core.on_pull(CHILD, wanted(1))
+    ask(host, CHILD, wanted(0))
+    ask(host, CHILD, wanted(1))
     assert [effect.request for effect in host.take(Serve)] == [wanted(0)]
     host.answer(second)
     (served,) = host.take(Serve)
@@ -434,30 +470,30 @@ def test_who_asks_for_the_same_again_waits_once():
     """Whatever number it gives its pull: nobody fills this host's memory with questions."""
     host = running(4)
     for pull in range(1000):
-        host.core.on_pull(CHILD, wanted(3, pull))
-    host.core.on_pull(CHILD._replace(process_id=OTHER), wanted(3))
+        ask(host, CHILD, wanted(3, pull))
+    ask(host, CHILD._replace(process_id=OTHER), wanted(3))
     (waiting,) = next(iter(host.core.pulls.values())).parked.values()
     assert [request.pull for _, request in waiting] == [999, 7]
 
 
 def test_what_is_not_on_its_way_is_looked_for_in_the_store():
     host = Host(100)
-    host.core.on_pull(CHILD, wanted(0))
+    ask(host, CHILD, wanted(0))
     assert host.take(Serve) == [Serve(CHILD, wanted(0), None)]
 
 
 def test_who_waits_for_a_pull_that_fails_is_told():
     host = running(4)
-    host.core.on_pull(CHILD, wanted(3))
-    host.core.on_process_died(OWNER, "killed", 0.0)
-    ((origin, pull, _),) = host.take(Refuse)
-    assert (origin, pull) == (CHILD, 7)
+    ask(host, CHILD, wanted(3))
+    host.core.receive(BROKER, ProcessDied(OWNER, "killed"), 0.0)
+    ((link, pull, _),) = host.take(Refuse)
+    assert (link, pull) == (CHILD.link, 7)
 
 
 def test_a_pull_goes_on_for_those_who_are_served_from_it():
     host = running(8)
-    host.core.on_pull(CHILD, wanted(7))
-    host.core.withdraw("reader")
+    ask(host, CHILD, wanted(7))
+    host.core.withdraw("reader", host.now)
     assert host.core.pulls
     host.answer_all()
     assert len(host.take(Serve)) == 1
@@ -466,8 +502,8 @@ def test_a_pull_goes_on_for_those_who_are_served_from_it():
 
 def test_the_dead_are_not_served():
     host = running(4)
-    host.core.on_pull(CHILD, wanted(3))
-    host.core.on_process_died(CHILD.process_id, "killed", 0.0)
+    ask(host, CHILD, wanted(3))
+    host.core.receive(BROKER, ProcessDied(CHILD.process_id, "killed"), 0.0)
     host.answer_all()
     assert not host.take(Serve)
 
@@ -475,7 +511,7 @@ def test_the_dead_are_not_served():
 @pytest.mark.parametrize("request_", [wanted(0)._replace(offset=5), wanted(4), wanted(0)._replace(length=1 << 40)])
 def test_pieces_that_are_no_chunks_are_refused(request_):
     host = running(4)
-    host.core.on_pull(CHILD, request_)
+    ask(host, CHILD, request_)
     assert host.take(Refuse) and not host.take(Serve)
 
 
@@ -488,7 +524,7 @@ def test_a_slow_source_is_asked_to_compress():
     while host.core.peers[SOURCE].asked and host.now < 10:
         host.now += 0.1
         for _, chunk in sorted(host.core.peers[SOURCE].asked)[:1]:
-            host.core.on_chunk(SOURCE, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), host.now)
+            host.core.receive(SOURCE, host.chunk(Pull(OBJECT, 1, chunk * CHUNK_BYTES, CHUNK_BYTES, False)), host.now)
     assert any(ask.request.pack for ask in host.take(Ask))
 
 
@@ -499,7 +535,7 @@ def test_compressed_chunks_arrive():
     for ask in host.take(Ask):
         chunk = host.chunk(ask.request._replace(pack=True))
         assert chunk.packed and len(chunk.data) < CHUNK_BYTES // 10
-        host.core.on_chunk(SOURCE, chunk, 0.0)
+        host.core.receive(SOURCE, chunk, 0.0)
     assert bytes(host.room) == host.value
 
 
@@ -523,11 +559,11 @@ def test_a_source_that_drops_one_pull_is_asked_for_the_others():
     for effect in host.take(Reserve):
         host.core.reserved(effect.number, memoryview(host.room), len(host.value), 0.0)
     assert len(host.take(Ask)) == DIRECT_WINDOW
-    host.core.on_located(OWNER, Located(second, 1, 40 * CHUNK_BYTES, [SOURCE], "", ""), 0.0)
+    host.core.receive(OWNER, Located(second, 1, 40 * CHUNK_BYTES, [SOURCE], "", ""), 0.0)
     for effect in host.take(Reserve):
         host.core.reserved(effect.number, memoryview(bytearray(40 * CHUNK_BYTES)), 40 * CHUNK_BYTES, 0.0)
     assert not host.take(Ask)
-    host.core.on_pull_failed(SOURCE, PullFailed(1, "evicted"), 0.0)
+    host.core.receive(SOURCE, PullFailed(1, "evicted"), 0.0)
     assert {ask.request.pull for ask in host.take(Ask)} == {2}
 
 
@@ -535,10 +571,10 @@ def test_the_answer_to_an_earlier_question_is_not_taken_for_the_last():
     host = Host(SMALL_BYTES + 1)
     host.fetch()
     host.core.tick(LOCATE_PATIENCE_S)  # the hint is tried
-    host.core.on_process_died(SOURCE, "killed", LOCATE_PATIENCE_S)
+    host.core.receive(BROKER, ProcessDied(SOURCE, "killed"), LOCATE_PATIENCE_S)
     host.reserve()
     assert host.told()[-1] == Locate(OBJECT, 2, True, [SOURCE])
-    host.core.on_located(OWNER, Located(OBJECT, 1, len(host.value), [SOURCE], "", ""), 5.0)
+    host.core.receive(OWNER, Located(OBJECT, 1, len(host.value), [SOURCE], "", ""), 5.0)
     assert not host.take(Finished)
     host.located(OTHER)
     assert {ask.source for ask in host.take(Ask)} == {OTHER}
@@ -569,17 +605,19 @@ def test_sources_that_are_no_processes():
 def test_who_waits_for_a_chunk_is_watched():
     host = running(4)
     host.take(ToBroker)
-    host.core.on_pull(CHILD, wanted(3))
+    ask(host, CHILD, wanted(3))
     assert host.take(ToBroker) == [ToBroker(Watch(CHILD.process_id))]
 
 
 def test_a_link_may_rest_when_nothing_is_under_way():
     host = running(20)
     host.core.link_up(SOURCE, 0.0)
-    assert not host.core.may_rest(SOURCE) and host.core.may_rest(OTHER)
+    assert not host.core.is_at_rest(SOURCE) and host.core.is_at_rest(OTHER)
     host.answer_all()
     host.seal()
-    assert host.core.may_rest(SOURCE) and host.core.peers[SOURCE].state == RELAYED
+    assert host.core.is_at_rest(SOURCE)
+    host.core.hung_up(SOURCE, 0.0)
+    assert host.core.peers[SOURCE].state is RELAYED
     host.fetch("once more")
     host.located(SOURCE)
     assert Dial(SOURCE) in host.take(Dial)
@@ -594,7 +632,7 @@ def test_an_owner_that_answers_when_all_is_here_comes_too_late():
     host.answer_all()
     (pull,) = host.core.pulls.values()
     host.located(SOURCE, OTHER)
-    host.core.on_pull_failed(SOURCE, PullFailed(pull.number, "evicted"), 0.0)
+    host.core.receive(SOURCE, PullFailed(pull.number, "evicted"), 0.0)
     assert pull.state is SEALING and not host.take(Ask)
     host.seal()
     assert host.take(Finished) == [Finished("reader", "", "")]
@@ -614,5 +652,5 @@ def test_a_source_that_dies_has_no_link():
     host = running(20)
     host.core.link_up(SOURCE, 0.0)
     peer = host.core.peers[SOURCE]
-    host.core.on_process_died(SOURCE, "killed", 0.0)
+    host.core.receive(BROKER, ProcessDied(SOURCE, "killed"), 0.0)
     assert peer.state is GONE and peer.window == 0

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.unit.protocol.nonsense import Nonsense
-from tests.unit.transfer.test_core import ME, OBJECT, OTHER, OWNER, SOURCE, Host, running
+from tests.unit.transfer.test_core import ME, OBJECT, OTHER, OWNER, SOURCE, Ask, Host, Tell, running
 from tests.unit.transfer.test_shell import MIB, World
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import FROM_PEER, FROM_PEER_TO_HOST, ProtocolError
 from zray.transfer.chunks import CHUNK_BYTES
-from zray.transfer.core import Ask, Origin, Tell
 from zray.worker.host.core import HostCore
 
 STEPS = 300
@@ -48,7 +48,7 @@ def test_nonsense_about_a_pull(seed):
         with contextlib.suppress(ProtocolError):
             host.core.receive(source, message, host.now)
         if isinstance(message, m.Pull):
-            host.core.on_pull(Origin(source, b"link"), message)
+            host.core.received_by_link(source, b"link", message, host.now)
         if rng.random() < 0.05:
             host.now += 1.0
             host.core.tick(host.now)
@@ -57,7 +57,7 @@ def test_nonsense_about_a_pull(seed):
         if step % 20 == 0 and (asked := host.take(Ask)):
             host.answer(asked[0])
         host.core.check()
-    host.core.lose_everything("ClusterUnavailableError", "the end")
+    host.core.lose_cluster("the end", host.now)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -72,9 +72,8 @@ def test_nonsense_to_a_host(seed, tmp_path: Path):
         for _ in range(STEPS):
             row = nonsense.row(nonsense.random.choice(sorted(FROM_PEER_TO_HOST, key=lambda kind: kind.__name__)))
             with contextlib.suppress(ProtocolError, OverflowError):
-                core.receive(m.Delivered(nonsense.identifier(16), pack_rows([row])))
-            effects, core.effects = core.effects, []
-            for effect in effects:
+                core.receive(BROKER, m.Delivered(nonsense.identifier(16), pack_rows([row])), 0.0)
+            for effect in core.take_output().effects:
                 if hasattr(effect, "source") and not isinstance(effect.message, m.KeepCopies):
                     with contextlib.suppress(ProtocolError):
                         world.a.transfers.receive(effect.source, effect.message)

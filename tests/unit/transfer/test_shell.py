@@ -15,7 +15,8 @@ import pytest
 
 from zray.config import Config
 from zray.exceptions import ConfigError
-from zray.protocol.codec import unpack_messages
+from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import (
     FROM_PEER,
     FROM_PEER_TO_HOST,
@@ -24,7 +25,6 @@ from zray.protocol.messages import (
     KeepCopies,
     Locate,
     Located,
-    Peer,
     ProcessDied,
     ProtocolError,
     PullFailed,
@@ -40,6 +40,11 @@ OBJECT = OWNER + b"\0" * 12
 MIB = 1 << 20
 
 
+def over_the_wire(message: Any) -> Any:
+    (back,) = unpack_messages(pack_body([message]), FROM_PEER | FROM_PEER_TO_HOST)
+    return back
+
+
 class Host:
     """One host's transfers."""
 
@@ -48,14 +53,14 @@ class Host:
         self.fetch_path = f"{path}/{name}.sock"
         self.store = Store.create(f"{path}/{name}", f"{path}/{name}-spill", capacity, 0.5)
         self.transfers = Transfers(self.process_id, self.store, self.fetch_path, listen, Config(), None)
-        self.transfers.send = lambda message: world.post.append((self.process_id, message))
+        self.transfers.send = lambda dest, message: world.post.append((self.process_id, dest, message))
 
 
 class World:
     """The hosts, what they have to say to each other, and the owner. All in one thread, but for readers."""
 
     def __init__(self, path: Path, listen: str, capacity: int = 64 * MIB) -> None:
-        self.post: list[tuple[bytes, Any]] = []
+        self.post: list[tuple[bytes, bytes, Any]] = []
         self.told_owner: list[tuple[bytes, Any]] = []
         self.relayed = 0
         self.sizes: dict[bytes, int] = {}
@@ -66,31 +71,28 @@ class World:
 
     def turn(self) -> None:
         post, self.post = self.post, []
-        for source, message in post:
-            if isinstance(message, Peer):
-                self._deliver(source, message)
-            else:
+        for source, dest, message in post:
+            if dest == BROKER:
                 assert isinstance(message, Watch)
+            else:
+                self._deliver(source, dest, over_the_wire(message))
         for host in self.hosts.values():
             host.transfers.tick(time.monotonic())
             host.transfers.turn()
         select.select([host.transfers.fileno() for host in self.hosts.values()], [], [], 0.002)
 
-    def _deliver(self, source: bytes, message: Peer) -> None:
-        if message.dest == OWNER:
-            for inner in unpack_messages(message.rows, FROM_PEER):
-                self.told_owner.append((source, inner))
-                if isinstance(inner, Locate) and not self.owner_is_busy:
-                    left = [each for each in self.sources if each not in inner.lost]
-                    kind = "" if left else "ObjectLostError"
-                    answer = Located(
-                        inner.object_id, inner.question, self.sizes[inner.object_id], left, kind, "nobody has it"
-                    )
-                    self.hosts[source].transfers.receive(OWNER, answer)
+    def _deliver(self, source: bytes, dest: bytes, message: Any) -> None:
+        if dest != OWNER:
+            self.relayed += len(pack_body([message]))
+            self.hosts[dest].transfers.receive(source, message)
             return
-        self.relayed += len(message.rows)
-        for inner in unpack_messages(message.rows, FROM_PEER_TO_HOST):
-            self.hosts[message.dest].transfers.receive(source, inner)
+        self.told_owner.append((source, message))
+        if isinstance(message, Locate) and not self.owner_is_busy:
+            left = [each for each in self.sources if each not in message.lost]
+            kind = "" if left else "ObjectLostError"
+            size = self.sizes[message.object_id]
+            answer = Located(message.object_id, message.question, size, left, kind, "nobody has it")
+            self.hosts[source].transfers.receive(OWNER, answer)
 
     def put(self, host: Host, size: int, object_id: bytes = OBJECT) -> bytes:
         data = os.urandom(size)
@@ -218,7 +220,7 @@ def test_the_owner_dies_meanwhile(world):
     thread = threading.Thread(target=lambda: thread_result.append(_read(world)))
     thread.start()
     world.until(lambda: len(world.b.transfers.core.pulls[1].readers) == 2)
-    world.b.transfers.core.withdraw("test")
+    world.b.transfers.core.withdraw("test", time.monotonic())
     world.b.transfers.process_died(ProcessDied(OWNER, "killed"))
     world.until(lambda: thread_result)
     assert thread_result[0][0] == "OwnerDiedError"
@@ -244,9 +246,7 @@ def test_a_piece_that_there_is_not(world):
     world.put(world.a, 100)
     for request in (Pull(OBJECT, 5, 1 << 40, 10, False), Pull(OWNER + b"\7" * 12, 6, 0, 10, False)):
         world.a.transfers.receive(world.b.process_id, request)
-    failed = [
-        unpack_messages(message.rows, FROM_PEER)[0] for source, message in world.post if source == world.a.process_id
-    ]
+    failed = [message for source, _, message in world.post if source == world.a.process_id]
     assert [(type(each), each.pull) for each in failed] == [(PullFailed, 5), (PullFailed, 6)]
 
 

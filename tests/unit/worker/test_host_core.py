@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import (
     FROM_PEER,
     Delivered,
@@ -21,22 +22,55 @@ from zray.protocol.messages import (
     WorkerDied,
     WorkerStarted,
 )
-from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill, PeerDied, PeerSaid, SweepOwner
+from zray.protocol.routing import through_broker
+from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, HostEffect, Kill, PeerDied, PeerSaid, SweepOwner
 
 ONE, TWO = b"1" * 16, b"2" * 16
 TASK = b"t" * 24
 
 
+class Host:
+    """A host's core, and what it has wanted since the last look."""
+
+    def __init__(self) -> None:
+        self.core = HostCore("machine")
+        self.workers = self.core.workers
+        self.out: list[Any] = []
+        self.effects: list[HostEffect] = []
+
+    def take(self) -> None:
+        output = self.core.take_output()
+        self.out.extend(through_broker(output.sends))
+        self.effects.extend(output.effects)
+        self.core.check()
+
+    def receive(self, message: Any) -> None:
+        self.core.receive(BROKER, message, 0.0)
+        self.take()
+
+    def forked(self, worker_id: bytes, pid: int) -> None:
+        self.core.forked(worker_id, pid, 0.0)
+        self.take()
+
+    def exited(self, worker_id: bytes, death: Death) -> None:
+        self.core.exited(worker_id, death, 0.0)
+        self.take()
+
+    def stores_for(self, owners: set[bytes]) -> None:
+        self.core.stores_for(owners, 0.0)
+        self.take()
+
+
 @pytest.fixture
-def host() -> HostCore:
-    return HostCore("machine")
+def host() -> Host:
+    return Host()
 
 
 def death(how: str = "was killed by SIGSEGV", running: bytes = b"", last_lines: str = "") -> Death:
     return Death(how, 11, 50 * 2**20, running, last_lines, [])
 
 
-def start(host: HostCore, worker_id: bytes = ONE, pid: int = 77) -> None:
+def start(host: Host, worker_id: bytes = ONE, pid: int = 77) -> None:
     host.receive(StartWorker(worker_id))
     host.forked(worker_id, pid)
     host.out.clear()
@@ -118,7 +152,8 @@ def test_a_death_is_told_once(host):
 
 def test_a_worker_that_could_not_be_forked(host):
     host.receive(StartWorker(ONE))
-    host.fork_failed(ONE, "no more processes")
+    host.core.fork_failed(ONE, "no more processes", 0.0)
+    host.take()
     (died,) = host.out
     assert isinstance(died, WorkerDied)
     assert "no more processes" in died.message
@@ -128,7 +163,8 @@ def test_a_worker_that_could_not_be_forked(host):
 def test_the_zygote_takes_all_workers_along(host):
     start(host, ONE, 77)
     start(host, TWO, 78)
-    host.zygote_gone("was killed by SIGKILL")
+    host.core.zygote_gone("was killed by SIGKILL", 0.0)
+    host.take()
     assert [died.worker_id for died in host.out] == [ONE, TWO]
     assert all("SIGKILL" in died.message for died in host.out)
     assert host.workers == {}

@@ -1,19 +1,19 @@
-"""The client core: everything that a driver or worker decides, without a socket, clock or thread.
+"""The client core: everything that a driver or worker decides, see ``zray/protocol/contract.py``.
 
-Contract: call a method of one of the tables, or ``receive`` with a message from the broker; then take what is to be
-sent with ``drain`` and what is to be done with ``take_effects``. ``dropped`` may be appended to from anywhere, also
-from a garbage collection; it is looked at by ``collect``.
+User code calls its tables. ``dropped`` may be appended to from anywhere, also from a garbage collection; it is looked
+at by ``collect``.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray.client.core.actors import ActorTable
-from zray.client.core.effects import FreeSegment, ShowLogs, Unhandled, Warn
+from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhandled, Warn
 from zray.client.core.envelopes import pack_outcome, read_outcome
 from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
@@ -24,7 +24,8 @@ from zray.client.core.tasks import TaskTable
 from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import aliased, encode_failure, show_error
 from zray.ids import owner_of, task_of
-from zray.protocol.codec import pack, unpack_messages
+from zray.protocol.codec import unpack_messages
+from zray.protocol.contract import BROKER, Outbox, Output, event
 from zray.protocol.messages import (
     CANCEL_FORCE,
     DEAD,
@@ -69,7 +70,6 @@ from zray.protocol.messages import (
     Notice,
     ObjectRequest,
     ObjectState,
-    Peer,
     ProcessDied,
     ProtocolError,
     Pull,
@@ -82,13 +82,11 @@ from zray.protocol.messages import (
     Submit,
     Watch,
 )
-from zray.protocol.rows import encode_row
 from zray.util.digest import Digest
 
 if TYPE_CHECKING:
     from zray.client.core.transfers import DriverTransfers
 
-PEER_CHUNK_BYTES = 1 << 20
 UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
 """Ray's words."""
 MAX_INSPECTED = 20
@@ -104,93 +102,84 @@ class ClientCore:
         self.process_id = process_id
         self.host_id = host_id
         self.dropped: deque[Any] = deque()  # objects, or weak references with an ``object_id``
-        self._out: list[Any] = []
-        self._effects: list[Any] = []
-        self._peer_rows: dict[bytes, list[Any]] = {}
+        self._outbox: Outbox[ClientEffect] = Outbox()
+        self.perform = self._outbox.perform
+        self.to_broker = to_broker = self._outbox.to_broker
         self._counter = itertools.count(1)
         self.exported: set[bytes] = set()  # functions and classes that this process has shipped
         self._requests: dict[int, Callable[[Any], None]] = {}
         self._next_request = 1
-        send = self._out.append
-        self.references = ReferenceTable(process_id, self.to_peer, self._watch, self._freed)
+        self.references = ReferenceTable(process_id, self.send, self._watch, self._freed)
         self.locations = LocationTable()
         self.tasks = TaskTable(self.references, self.locations, max_inline_bytes)
-        self.queue_route = QueueRoute(self.tasks, send, windows)
-        self.actors = ActorTable(self.references, self.tasks, send, windows)
+        self.queue_route = QueueRoute(self.tasks, to_broker, windows)
+        self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
         self.transfers: DriverTransfers | None = None  # where the machine has no host
         self.faults = 0  # messages of other processes whose content was no good
-        self.now = 0.0  # when the shell's present turn began
+        self.now = 0.0  # when the present turn began
         self.awaited: dict[Any, list[bytes]] = {}  # objects that threads of this process wait for, by who waits
         self._retries = Digest("attempts are over and tried again")
-        self.on_logs: Callable[[ShowLogs], None] = self.add_effect
+        self.on_logs: Callable[[ShowLogs], None] = self.perform
         """Called with what workers have printed, in order. (Effects of two turns may be performed by two threads.)"""
         self._unseen = Digest("more errors that nobody has fetched")
         self.references.on_unseen = self._on_unseen
         self.tasks.on_retry = self._on_retry
-        self.execution = Execution(self.references, self.tasks, send, self._effects, host_id, windows.started_bytes)
-        self.send = send
+        self.execution = Execution(self.references, self.tasks, to_broker, self.perform, host_id, windows.started_bytes)
 
     # ------------------------------------------------------------------ in and out
 
-    def receive(self, message: Any) -> None:
-        """Handles one message from the broker. Raises ProtocolError if its content is no good."""
-        handler = _HANDLERS.get(type(message))
-        if handler is None:
+    def receive(self, source: bytes, message: Any, now: float) -> None:
+        """A message of the broker's, or one of another process that came by itself."""
+        self.now = now
+        if source != BROKER:
+            self._received_from(source, message)
+        elif (handler := _HANDLERS.get(type(message))) is not None:
+            handler(self, message)
+        else:
             raise ProtocolError(f"a client is sent no {type(message).__name__}")
-        handler(self, message)
 
     def _delivered(self, message: Delivered) -> None:
-        if message.source == self.process_id:
-            raise ProtocolError("what a process has to tell itself does not come from outside")
         for inner in unpack_messages(message.rows, FROM_PEER):
             try:
-                _PEER_HANDLERS[type(inner)](self, message.source, inner)
+                self._received_from(message.source, inner)
             except ProtocolError:  # what came with it counts
                 self.faults += 1
 
-    def drain(self) -> list[Any]:
-        """What is to be sent to the broker now, in order.
+    def _received_from(self, source: bytes, message: Any) -> None:
+        if source == self.process_id:
+            raise ProtocolError("what a process has to tell itself does not come from outside")
+        _PEER_HANDLERS[type(message)](self, source, message)
 
-        Rows for peers go last: what lets a reference go must not overtake the answer that hands it over.
-        """
-        out = self._out[:]
-        self._out.clear()
-        if self._peer_rows:
-            for dest, rows in self._peer_rows.items():
-                out.extend(Peer(dest, pack(chunk)) for chunk in _chunks(rows))
-            self._peer_rows.clear()
-        return out
+    def take_output(self) -> Output[ClientEffect]:
+        """What is to be done now."""
+        return self._outbox.take()
 
     @property
-    def has_output(self) -> bool:
-        """Whether ``drain`` would return anything."""
-        return bool(self._out or self._peer_rows)
-
-    def take_effects(self) -> list[Any]:
-        """What the shell is to do now, in order."""
-        if not self._effects:
-            return []
-        effects = self._effects[:]
-        self._effects.clear()
-        return effects
-
-    def add_effect(self, effect: Any) -> None:
-        """Queues something for the shell to do, outside of its lock."""
-        self._effects.append(effect)
+    def has_sends(self) -> bool:
+        """Whether the next output has something to be sent."""
+        return self._outbox.has_sends
 
     def _on_retry(self, name: str, news: str) -> None:
         self._tell(self._retries.add(self.now, name, news))
 
     def tick(self, now: float) -> None:
-        """To be called some times a second."""
+        """Time has passed."""
+        self.now = now
+        if self.transfers is not None:
+            self.transfers.tick()
         self.execution.note_time(now)
         self.tell_news(now)
 
+    def due_s(self, now: float) -> float:
+        """Nothing here is more urgent than a regular tick."""
+        return math.inf
+
+    @event
     def tell_news(self, now: float) -> None:
         """Tells what has been held back to be told in one line."""
         self._tell(self._retries.flush(now))
         if unseen := self._unseen.flush(now):
-            self._effects.append(Unhandled(unseen))
+            self.perform(Unhandled(unseen))
 
     def _on_unseen(self, name: str, data: bytes, size: int) -> None:
         def what() -> str:
@@ -201,32 +190,36 @@ class ClientCore:
             return f"{UNHANDLED}: {show_error(data)}"
 
         if unseen := self._unseen.add(self.now, name, what):
-            self._effects.append(Unhandled(unseen))
+            self.perform(Unhandled(unseen))
 
     def _tell(self, news: str) -> None:
         if news:
-            self._effects.append(Warn(news))
+            self.perform(Warn(news))
 
-    def collect(self) -> None:
+    @event
+    def collect(self, now: float) -> None:
         """Counts the references that were garbage collected since the last call."""
+        self.now = now
         dropped = self.dropped
         drop = self.references.drop
         while dropped:
             gone = dropped.popleft()
             drop(gone if type(gone) is bytes else gone.object_id)
 
-    def to_peer(self, dest: bytes, message: Any) -> None:
-        """Sends a message to another process, which may be this one."""
+    def send(self, dest: bytes, message: Any) -> None:
+        """Sends a message to the broker or to another process, which may be this one."""
         if dest == self.process_id:
             _PEER_HANDLERS[type(message)](self, dest, message)
+        elif dest == BROKER:
+            self.to_broker(message)
         else:
-            self._peer_rows.setdefault(dest, []).append(encode_row(message))
+            self._outbox.send(dest, message)
 
     # ------------------------------------------------------------------ cancellation
 
     def cancel(self, object_id: bytes, mode: int) -> None:
         """Cancels the task or call that makes an object, if it has not ended. Asks the owner, who may be another."""
-        self.to_peer(owner_of(object_id), CancelObject(object_id, mode))
+        self.send(owner_of(object_id), CancelObject(object_id, mode))
 
     def _on_cancel_object(self, source: bytes, message: CancelObject) -> None:
         if not self.references.owns(message.object_id):
@@ -235,7 +228,7 @@ class ClientCore:
         if task is None:
             return  # it has ended, or the object was put
         if message.mode & CANCEL_FORCE and self.actors.is_call(task):
-            self._effects.append(Warn(f"a cancellation by another process had no effect: {FORCE_IS_FOR_TASKS}"))
+            self.perform(Warn(f"a cancellation by another process had no effect: {FORCE_IS_FOR_TASKS}"))
         else:
             self.tasks.cancel(task.task_id, message.mode)
 
@@ -246,7 +239,7 @@ class ClientCore:
         entry = self._own_stored(object_id)
         if entry is None:
             why = "the object was freed: no reference to it was known any more"
-            self.to_peer(source, Located(object_id, message.question, 0, [], "ObjectFreedError", why))
+            self.send(source, Located(object_id, message.question, 0, [], "ObjectFreedError", why))
             return
         for process_id in (source, entry.host):
             self.references.watch_once(process_id)  # what it has goes with it
@@ -254,12 +247,12 @@ class ClientCore:
         kind, why = ("", "") if sources else ("ObjectLostError", "no host has it any more")
         if not sources and self.references.is_dead(entry.host):
             why = f"the host that kept it ({entry.host.hex()[:8]}) has died, and no other has a copy"
-        self.to_peer(source, Located(object_id, message.question, entry.size, sources, kind, why))
+        self.send(source, Located(object_id, message.question, entry.size, sources, kind, why))
 
     def _copy_made(self, source: bytes, message: CopyMade) -> None:
         entry = self._own_stored(message.object_id)
         if entry is None:
-            self.to_peer(source, FreeObjects([message.object_id]))  # it was freed while it was copied
+            self.send(source, FreeObjects([message.object_id]))  # it was freed while it was copied
         else:
             for process_id in (source, entry.host):
                 self.references.watch_once(process_id)
@@ -291,7 +284,7 @@ class ClientCore:
         """
         copies = self.locations.complete(object_id)
         for host in copies:
-            self.to_peer(host, KeepCopies([object_id]))
+            self.send(host, KeepCopies([object_id]))
         if copies:
             self.references.entries[object_id].host = copies[0]
             self.locations.gone(object_id, copies[0])
@@ -303,22 +296,22 @@ class ClientCore:
         for object_id in self.references.stored_at(process_id):
             self._promote(object_id)
         if self.transfers is not None:
-            self.transfers.on_process_died(process_id, message.message)
+            self.transfers.receive(BROKER, message)
 
     def _about_transfers(self, source: bytes, message: Any) -> None:
         """Of interest only to a process that pulls and serves by itself: others leave that to their host."""
         if self.transfers is not None:
             self.transfers.receive(source, message)
         elif isinstance(message, Pull):
-            self.to_peer(source, PullFailed(message.pull, "this process has no objects in memory"))
+            self.send(source, PullFailed(message.pull, "this process has no objects in memory"))
 
     def _watch(self, process_id: bytes) -> None:
-        self._out.append(Watch(process_id))
+        self.to_broker(Watch(process_id))
 
     def _freed(self, host: bytes, object_id: bytes) -> None:
         if not self.actors.handle_freed(object_id) and host:
             for holder in (host, *self.locations.forget(object_id)):
-                self._effects.append(FreeSegment(holder, object_id))
+                self.perform(FreeSegment(holder, object_id))
 
     # ------------------------------------------------------------------ what it does
 
@@ -333,7 +326,7 @@ class ClientCore:
             "waits": waits[:MAX_INSPECTED],
             "arguments": self.tasks.waiting_for_arguments(),
         }
-        self._out.append(Inspected(message.request, found))
+        self.to_broker(Inspected(message.request, found))
 
     # ------------------------------------------------------------------ small services
 
@@ -353,7 +346,7 @@ class ClientCore:
         """Makes a function or class known to the cluster, once."""
         if function_id not in self.exported:
             self.exported.add(function_id)
-            self._out.append(FunctionPut(function_id, name, blob))
+            self.to_broker(FunctionPut(function_id, name, blob))
 
     def new_request(self, on_answer: Callable[[Any], None]) -> int:
         """A number for a request to the broker; ``on_answer`` gets the answer."""
@@ -364,43 +357,47 @@ class ClientCore:
 
     def query(self, what: str, argument: dict[str, Any], on_answer: Callable[[Any], None]) -> None:
         """Asks the broker for something of its state."""
-        self._out.append(Query(self.new_request(on_answer), what, argument))
+        self.to_broker(Query(self.new_request(on_answer), what, argument))
 
     def _answered(self, request: int, value: Any) -> None:
         on_answer = self._requests.pop(request, None)
         if on_answer is not None:
             on_answer(value)
 
-    def on_rejected(self, message: Any, reason: str) -> None:
+    @event
+    def rejected(self, message: Any, reason: str, now: float) -> None:
         """The link to the broker did not take a message: whoever waits for what comes of it is told."""
+        self.now = now
         text = f"a {type(message).__name__} was not sent to the broker: {reason}"
         error = encode_failure("MessageRefusedError", text)
         if isinstance(message, (Submit, ActorCall)):
             self.tasks.refused(message.task_id, message.attempt, error)
         elif isinstance(message, (Done, Reply)):
             returns = [(ERROR, error, 0, ()) for _ in read_outcome(message.payload).returns]
-            self.send(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
+            self.to_broker(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
         elif isinstance(message, ActorCreate):
             self.actors.on_state(ActorState(message.actor_id, 0, DEAD, 0, text, error))
             self._answered(int(message.spec.get("request", 0)), None)
         elif isinstance(message, (Query, ActorLookup)):
             self._answered(message.request, None)
         else:
-            self._effects.append(Warn(text))
+            self.perform(Warn(text))
 
     def check(self) -> None:
         """Raises AssertionError if an invariant of the windows does not hold; for tests."""
         self.queue_route.check()
         self.actors.check()
 
-    def lose_cluster(self, message: str) -> None:
+    @event
+    def lose_cluster(self, message: str, now: float) -> None:
         """The broker is gone: every wait ends with ClusterUnavailableError."""
+        self.now = now
         self.tasks.lose_everything("ClusterUnavailableError", message)
         for object_id, entry in list(self.references.entries.items()):
             if entry.status is PENDING:
                 self.references.fail(object_id, "ClusterUnavailableError", message)
         if self.transfers is not None:
-            self.transfers.lose_everything(message)
+            self.transfers.lose_cluster(message)
         for request in list(self._requests):
             self._answered(request, None)
 
@@ -423,7 +420,7 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     Delivered: ClientCore._delivered,
     JobConfig: lambda core, m: core.execution.on_job(m),
     Logs: lambda core, m: core.on_logs(ShowLogs(m.entries, m.left_out)),
-    Notice: lambda core, m: core.add_effect(Warn(m.text)),
+    Notice: lambda core, m: core.perform(Warn(m.text)),
     Inspect: ClientCore._inspect,
 }
 _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
@@ -440,24 +437,9 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     CopyMade: ClientCore._copy_made,
     CopyGone: ClientCore._copy_gone,
     LeftBehind: ClientCore._left_behind,
-    LinkWanted: lambda core, source, m: core.to_peer(source, LinkOffer("", b"", b"")),  # nobody dials a client
+    LinkWanted: lambda core, source, m: core.send(source, LinkOffer("", b"", b"")),  # nobody dials a client
     Pull: ClientCore._about_transfers,
     Chunk: ClientCore._about_transfers,
     PullFailed: ClientCore._about_transfers,
     Located: ClientCore._about_transfers,
 }
-
-
-def _chunks(rows: list[Any]) -> Iterator[list[Any]]:
-    """Cuts rows so that the values in a chunk are about ``PEER_CHUNK_BYTES``: a message has a largest size."""
-    chunk: list[Any] = []
-    size = 0
-    for row in rows:
-        chunk.append(row)
-        size += sum(len(field) for field in row if type(field) is bytes)
-        if size >= PEER_CHUNK_BYTES:
-            yield chunk
-            chunk = []
-            size = 0
-    if chunk:
-        yield chunk

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 class FreeSegment(NamedTuple):
@@ -35,3 +35,13 @@ class Warn(NamedTuple):
     """A warning for the user."""
 
     text: str
+
+
+class Callback(Protocol):
+    """Run code of the user's, such as the callbacks of a future."""
+
+    def complete(self) -> None:
+        """Runs it."""
+
+
+ClientEffect = Callback | FreeSegment | Interrupt | ShowLogs | Unhandled | Warn

@@ -101,7 +101,7 @@ class Execution:
         references: ReferenceTable,
         tasks: TaskTable,
         send: Callable[[Any], None],
-        effects: list[Any],
+        perform: Callable[[Interrupt], None],
         host_id: bytes,
         started_bytes: int,
     ) -> None:
@@ -110,7 +110,7 @@ class Execution:
         self._references = references
         self._tasks = tasks
         self._send = send
-        self._effects = effects
+        self._perform = perform
         self._host_id = host_id
         self._queue: deque[Run | ActorRun | ActorStart] = deque()
         self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived
@@ -433,7 +433,7 @@ class Execution:
             self.hand_back()
             self._send(Killable(message.task_id))
         else:
-            self._effects.append(Interrupt(message.task_id))
+            self._perform(Interrupt(message.task_id))
 
 
 def _plain(run: Run) -> Assignment:

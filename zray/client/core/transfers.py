@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.protocol.messages import PullFailed
 from zray.transfer.chunks import chunk_length, make_chunk
-from zray.transfer.core import Ask, Finished, GiveUp, Refuse, Reserve, Seal, Serve, Tell, ToBroker, TransferCore
+from zray.transfer.core import Finished, GiveUp, Reserve, Seal, Serve, TransferCore
 
 if TYPE_CHECKING:
     from zray.client.core import ClientCore
@@ -46,7 +46,7 @@ class DriverTransfers:
 
     def withdraw(self, reader: Reader) -> None:
         """It waits no more."""
-        self._core.withdraw(reader)
+        self._core.withdraw(reader, self._client.now)
         self._perform()
 
     def receive(self, source: bytes, message: Any) -> None:
@@ -54,14 +54,9 @@ class DriverTransfers:
         self._core.receive(source, message, self._client.now)
         self._perform()
 
-    def on_process_died(self, process_id: bytes, reason: str) -> None:
-        """A source or an owner is gone."""
-        self._core.on_process_died(process_id, reason, self._client.now)
-        self._perform()
-
-    def lose_everything(self, reason: str) -> None:
-        """The cluster is gone."""
-        self._core.lose_everything("ClusterUnavailableError", reason)
+    def lose_cluster(self, reason: str) -> None:
+        """The broker is gone."""
+        self._core.lose_cluster(reason, self._client.now)
         self._perform()
 
     def tick(self) -> None:
@@ -70,24 +65,18 @@ class DriverTransfers:
         self._perform()
 
     def _perform(self) -> None:
-        client = self._client
-        while effects := self._core.take_effects():
-            for effect in effects:
-                if isinstance(effect, Tell):
-                    client.to_peer(effect.dest, effect.message)
-                elif isinstance(effect, ToBroker):
-                    client.send(effect.message)
-                elif isinstance(effect, Ask):
-                    client.to_peer(effect.source, effect.request)
-                elif isinstance(effect, Serve):
+        while output := self._core.take_output():
+            for dest, messages in output.sends.items():
+                for message in messages:
+                    self._client.send(dest, message)
+            for effect in output.effects:
+                if isinstance(effect, Serve):
                     self._serve(effect)
-                elif isinstance(effect, Refuse):
-                    client.to_peer(effect.origin.process_id, PullFailed(effect.pull, effect.reason))
                 elif isinstance(effect, Reserve):
                     self._reserve(effect)
                 elif isinstance(effect, Seal):
                     self._complete[effect.object_id] = memoryview(self._rooms.pop(effect.number)).toreadonly()
-                    self._core.sealed(effect.number)
+                    self._core.sealed(effect.number, self._client.now)
                 elif isinstance(effect, GiveUp):
                     self._rooms.pop(effect.number, None)
                 elif isinstance(effect, Finished):
@@ -98,7 +87,8 @@ class DriverTransfers:
         try:
             room = self._rooms[effect.number] = bytearray(effect.size)
         except MemoryError:
-            self._core.failed(effect.number, "ObjectLostError", f"no memory for {effect.size:,} bytes")
+            why = f"no memory for {effect.size:,} bytes"
+            self._core.failed(effect.number, "ObjectLostError", why, self._client.now)
         else:
             self._core.reserved(effect.number, memoryview(room), effect.size, self._client.now)
 
@@ -111,7 +101,7 @@ class DriverTransfers:
             length = min(request.length, chunk_length(len(data), request.offset))
             head, packed = make_chunk(request, len(data), data[request.offset : request.offset + length])
             answer = head._replace(data=bytes(packed))
-        self._client.to_peer(origin.process_id, answer)
+        self._client.send(origin.process_id, answer)
 
     def _finish(self, reader: Reader, kind: str, message: str) -> None:
         reader.kind, reader.message = kind, message

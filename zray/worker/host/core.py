@@ -1,12 +1,17 @@
-"""The host core: which workers this machine has, and why each one died. Pure; forking and killing are effects."""
+"""The host core: which workers this machine has, and why each one died; see ``zray/protocol/contract.py``.
+
+Forking and killing are effects.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from zray.exceptions import NATIVE_HINT
 from zray.ids import owner_of
-from zray.protocol.codec import pack_body, unpack_messages
+from zray.protocol.codec import unpack_messages
+from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import (
     FROM_PEER_TO_HOST,
     Delivered,
@@ -17,7 +22,6 @@ from zray.protocol.messages import (
     KillWorker,
     LeftBehind,
     LogsTaken,
-    Peer,
     ProcessDied,
     ProtocolError,
     StartWorker,
@@ -113,71 +117,93 @@ class Death(NamedTuple):
 
 
 class HostCore:
-    """Workers by ID. After each call take ``out`` (messages for the broker) and ``effects``."""
+    """Workers by ID."""
 
     def __init__(self, hostname: str) -> None:
         self.workers: dict[bytes, LocalWorker] = {}
-        self.out: list[Any] = []
-        self.effects: list[HostEffect] = []
+        self._outbox: Outbox[HostEffect] = Outbox()
+        self._perform = self._outbox.perform
+        self.to_broker = self._outbox.to_broker
+        self.send = self._outbox.send
         self._hostname = hostname
         self._owners: set[bytes] = set()  # whose objects are in the store, as far as it has been looked at
 
-    def receive(self, message: Any) -> None:
-        """Handles a message from the broker. Raises ProtocolError if its content is no good."""
+    def receive(self, source: bytes, message: Any, now: float) -> None:
+        """A message of the broker's."""
         if isinstance(message, StartWorker):
             if message.worker_id not in self.workers:
                 self.workers[message.worker_id] = LocalWorker(message.worker_id)
-                self.effects.append(Fork(message.worker_id))
+                self._perform(Fork(message.worker_id))
         elif isinstance(message, KillWorker):
             worker = self.workers.get(message.worker_id)
             if worker is not None and not worker.kill_reason:
                 worker.kill_reason = message.reason
                 if worker.pid:
-                    self.effects.append(Kill(worker.worker_id))
+                    self._perform(Kill(worker.worker_id))
         elif isinstance(message, FlushLogs):
-            self.effects.append(ReadLogs(message.request))
+            self._perform(ReadLogs(message.request))
         elif isinstance(message, Inspect):
-            self.effects.append(TellUse(message.request))
+            self._perform(TellUse(message.request))
         elif isinstance(message, LogsTaken):
-            self.effects.append(LogRoom(message.size_bytes))
+            self._perform(LogRoom(message.size_bytes))
         elif isinstance(message, Delivered):
             for inner in unpack_messages(message.rows, FROM_PEER_TO_HOST):
                 self._peer_said(message.source, inner)
         elif isinstance(message, ProcessDied):
-            self.effects.append(PeerDied(message))
+            self._perform(PeerDied(message))
             if message.process_id in self._owners:
                 self._owners.discard(message.process_id)
-                self.effects.append(SweepOwner(message.process_id))
+                self._perform(SweepOwner(message.process_id))
 
     def _peer_said(self, source: bytes, message: Any) -> None:
         """Whether an object is freed, or its copy kept, is for its owner alone to say, which its identifier names."""
         if isinstance(message, (FreeObjects, KeepCopies)) and any(owner_of(i) != source for i in message.object_ids):
             raise ProtocolError(f"{type(message).__name__} of objects that the sender does not own")
         if isinstance(message, FreeObjects):
-            self.effects.append(FreeSegments(message.object_ids))
+            self._perform(FreeSegments(message.object_ids))
         else:
-            self.effects.append(PeerSaid(source, message))
+            self._perform(PeerSaid(source, message))
 
-    def stores_for(self, owners: set[bytes]) -> None:
+    def tick(self, now: float) -> None:
+        """Nothing here hangs on time."""
+
+    def due_s(self, now: float) -> float:
+        """Nothing is ever due."""
+        return math.inf
+
+    def take_output(self) -> Output[HostEffect]:
+        """What is to be done now."""
+        return self._outbox.take()
+
+    def check(self) -> None:
+        """Raises AssertionError if an invariant does not hold; for tests."""
+        assert all(worker_id == worker.worker_id for worker_id, worker in self.workers.items()), "workers by ID"
+
+    @event
+    def stores_for(self, owners: set[bytes], now: float) -> None:
         """The processes that own what is in the store at the moment: the broker is to tell when one of them is gone."""
-        self.out.extend(Watch(owner) for owner in owners - self._owners)
+        for owner in owners - self._owners:
+            self.to_broker(Watch(owner))
         self._owners = owners
 
-    def forked(self, worker_id: bytes, pid: int) -> None:
+    @event
+    def forked(self, worker_id: bytes, pid: int, now: float) -> None:
         """The zygote has forked a worker."""
         worker = self.workers[worker_id]
         worker.pid = pid
-        self.out.append(WorkerStarted(worker_id, pid))
+        self.to_broker(WorkerStarted(worker_id, pid))
         if worker.kill_reason:
-            self.effects.append(Kill(worker_id))
+            self._perform(Kill(worker_id))
 
-    def fork_failed(self, worker_id: bytes, reason: str) -> None:
+    @event
+    def fork_failed(self, worker_id: bytes, reason: str, now: float) -> None:
         """The machine cannot have another process."""
         del self.workers[worker_id]
         message = f"a worker process could not be started on {self._hostname}: {reason}"
-        self.out.append(WorkerDied(worker_id, b"", "WorkerCrashedError", message))
+        self.to_broker(WorkerDied(worker_id, b"", "WorkerCrashedError", message))
 
-    def exited(self, worker_id: bytes, death: Death) -> None:
+    @event
+    def exited(self, worker_id: bytes, death: Death, now: float) -> None:
         """A worker is gone."""
         worker = self.workers.pop(worker_id, None)
         if worker is None:
@@ -192,14 +218,15 @@ class HostCore:
             text += f"{LAST_OUTPUT}{death.last_lines}"
         if death.signal in _BY_ACCESS:
             text += f"\n{NATIVE_HINT}"
-        self.out.append(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
+        self.to_broker(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
         owned: dict[bytes, list[bytes]] = {}
         for object_id in death.stored:
             owned.setdefault(owner_of(object_id), []).append(object_id)
         for owner, object_ids in owned.items():  # behind the news: from there on no answer of the worker's counts
-            self.out.append(Peer(owner, pack_body([LeftBehind(object_ids)])))
+            self.send(owner, LeftBehind(object_ids))
 
-    def zygote_gone(self, reason: str) -> None:
+    @event
+    def zygote_gone(self, reason: str, now: float) -> None:
         """All workers died with the zygote."""
         for worker_id in list(self.workers):
-            self.exited(worker_id, Death(f"killed with its parent: {reason}", 9, 0, b"", "", []))
+            self.exited(worker_id, Death(f"killed with its parent: {reason}", 9, 0, b"", "", []), now)

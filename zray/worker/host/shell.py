@@ -17,7 +17,9 @@ from typing import Any
 from zray.client.connection import Connection
 from zray.config import Config
 from zray.protocol.codec import pack
+from zray.protocol.contract import BROKER
 from zray.protocol.messages import Goodbye, HostReady, Inspected, LogsFlushed, ProtocolError
+from zray.protocol.routing import through_broker
 from zray.store import Store
 from zray.transfer.shell import Transfers
 from zray.util.log_display import harmless
@@ -29,6 +31,7 @@ from zray.worker.host.core import (
     Fork,
     FreeSegments,
     HostCore,
+    HostEffect,
     Kill,
     LogRoom,
     PeerDied,
@@ -96,7 +99,7 @@ class HostShell:
     ) -> None:
         self.core = HostCore(socket.gethostname())
         self._transfers = transfers
-        transfers.send = lambda message: self.core.out.append(message)
+        transfers.send = self.core.send
         self._connection = connection
         self._relay = relay
         self._upkeep = upkeep
@@ -107,6 +110,7 @@ class HostShell:
         self._worker_payload = worker_payload
         self._config = config
         self._watched = watched
+        self._unsent: dict[bytes, list[Any]] = {}  # by destination
         self._forked: dict[bytes, _Forked] = {}
         self._orphan_logs: list[WorkerLog] = []  # of dead workers, whose children still print
         self._log_fds: dict[int, tuple[bytes, WorkerLog]] = {}
@@ -134,7 +138,7 @@ class HostShell:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self.end(f"signal {number}"))
-        self.core.out.append(HostReady(resources, info))
+        self.core.to_broker(HostReady(resources, info))
         self._turn()
         ready_told = False
         while not self._end:
@@ -163,17 +167,19 @@ class HostShell:
     def _turn(self) -> None:
         """One pass over what has arrived; ``_more``: there is more, but what else a host looks after comes first."""
         connection, relay = self._connection, self._relay
+        now = time.monotonic()
         for message in connection.receive(MAX_FRAMES_PER_TURN):
             try:
-                self.core.receive(message)
+                self.core.receive(BROKER, message, now)
             except ProtocolError:
                 connection.dropped_frames += 1
-        self._perform()
+        self._perform_effects()
         more_transfers = self._transfers.turn()
         self._queue_logs()
         self._tick(time.monotonic())
-        out, self.core.out = self.core.out, []
-        connection.flush(out)
+        self._perform_effects()
+        sends, self._unsent = self._unsent, {}
+        connection.flush(through_broker(sends))
         if relay is not None:
             relay.pass_up()
         self._more = more_transfers or connection.readable or (relay is not None and relay.readable)
@@ -196,7 +202,7 @@ class HostShell:
             self._last_sweep = now
             self._keep_files(now)
         if now >= self._look_for_owners_at:
-            self._keep_house(lambda: self.core.stores_for(self._store.owners()))
+            self._keep_house(lambda: self.core.stores_for(self._store.owners(), now))
             took_s = time.monotonic() - now
             self._look_for_owners_at = now + max(SWEEP_S, took_s / MOST_LOOKING)
 
@@ -213,33 +219,39 @@ class HostShell:
 
     # ------------------------------------------------------------------ effects
 
-    def _perform(self) -> None:
-        effects, self.core.effects = self.core.effects, []
-        for effect in effects:
-            if isinstance(effect, Fork):
-                self._fork(effect.worker_id)
-            elif isinstance(effect, Kill):
-                if forked := self._forked.get(effect.worker_id):  # else its end came in the same turn
-                    kill_process(forked.pid, forked.started)
-            elif isinstance(effect, ReadLogs):
-                self._read_everything()
-                self.core.out.append(LogsFlushed(effect.request))
-            elif isinstance(effect, TellUse):
-                self.core.out.append(Inspected(effect.request, self._use()))
-            elif isinstance(effect, LogRoom):
-                self._outlet.taken(effect.size_bytes)
-            elif isinstance(effect, PeerSaid):
-                try:
-                    self._transfers.receive(effect.source, effect.message)
-                except ProtocolError:
-                    self._connection.dropped_frames += 1
-            elif isinstance(effect, PeerDied):
-                self._transfers.process_died(effect.message)
-            elif isinstance(effect, FreeSegments):
-                self._transfers.freed(effect.object_ids)
-                self._keep_house(lambda object_ids=effect.object_ids: self._store.free(object_ids))  # type: ignore[misc]
-            elif isinstance(effect, SweepOwner):
-                self._keep_house(lambda process_id=effect.process_id: self._store.free_owned_by(process_id))  # type: ignore[misc]
+    def _perform_effects(self) -> None:
+        """Does what the core wants done; what it wants sent leaves at the end of the turn."""
+        while output := self.core.take_output():
+            for dest, messages in output.sends.items():
+                self._unsent.setdefault(dest, []).extend(messages)
+            for effect in output.effects:
+                self._perform(effect)
+
+    def _perform(self, effect: HostEffect) -> None:
+        if isinstance(effect, Fork):
+            self._fork(effect.worker_id)
+        elif isinstance(effect, Kill):
+            if forked := self._forked.get(effect.worker_id):  # else its end came in the same turn
+                kill_process(forked.pid, forked.started)
+        elif isinstance(effect, ReadLogs):
+            self._read_everything()
+            self.core.to_broker(LogsFlushed(effect.request))
+        elif isinstance(effect, TellUse):
+            self.core.to_broker(Inspected(effect.request, self._use()))
+        elif isinstance(effect, LogRoom):
+            self._outlet.taken(effect.size_bytes)
+        elif isinstance(effect, PeerSaid):
+            try:
+                self._transfers.receive(effect.source, effect.message)
+            except ProtocolError:
+                self._connection.dropped_frames += 1
+        elif isinstance(effect, PeerDied):
+            self._transfers.process_died(effect.message)
+        elif isinstance(effect, FreeSegments):
+            self._transfers.freed(effect.object_ids)
+            self._keep_house(lambda: self._store.free(effect.object_ids))
+        elif isinstance(effect, SweepOwner):
+            self._keep_house(lambda: self._store.free_owned_by(effect.process_id))
 
     def _use(self) -> dict[str, Any]:
         """What of this machine is in use, in bytes."""
@@ -263,7 +275,7 @@ class HostShell:
             page = os.memfd_create("zray-recorder", os.MFD_CLOEXEC)
             os.ftruncate(page, recorder.RECORDER_BYTES)
         except OSError as error:
-            self.core.fork_failed(worker_id, str(error))
+            self.core.fork_failed(worker_id, str(error), time.monotonic())
             return
         secret = os.urandom(16).hex()
         log = WorkerLog(out_read, err_read, self._logs_dir, f"worker-{worker_id.hex()[:12]}",
@@ -278,7 +290,7 @@ class HostShell:
             self._zygote.request_fork(worker_id, payload, [out_write, err_write, page])
         except OSError as error:  # no descriptors left for the copies
             self._bury(worker_id)
-            self.core.fork_failed(worker_id, str(error))
+            self.core.fork_failed(worker_id, str(error), time.monotonic())
         finally:
             os.close(out_write)
             os.close(err_write)
@@ -290,14 +302,14 @@ class HostShell:
             if isinstance(event, ForkReply):
                 forked = self._forked[event.worker_id]
                 forked.pid, forked.started = event.pid, process_start_time(event.pid)
-                self.core.forked(event.worker_id, event.pid)
+                self.core.forked(event.worker_id, event.pid, time.monotonic())
             elif isinstance(event, ForkFailed):
                 self._bury(event.worker_id)
-                self.core.fork_failed(event.worker_id, event.reason)
+                self.core.fork_failed(event.worker_id, event.reason, time.monotonic())
             elif isinstance(event, ChildExited):
                 self._exited(event)
             elif isinstance(event, ZygoteGone):
-                self.core.zygote_gone(event.reason)
+                self.core.zygote_gone(event.reason, time.monotonic())
                 self._turn()
                 self.end(f"the process that forks workers is gone: {event.reason}")
 
@@ -313,7 +325,7 @@ class HostShell:
         )
         self._bury(event.worker_id)
         self._queue_logs(ending=True)  # ahead of the news: the broker knows the job of a worker only while it lives
-        self.core.exited(event.worker_id, death)
+        self.core.exited(event.worker_id, death, time.monotonic())
 
     def _still_here(self, object_ids: list[bytes]) -> list[bytes]:
         found: list[bytes] = []
@@ -344,7 +356,7 @@ class HostShell:
 
     def _queue_logs(self, ending: bool = False) -> None:
         if message := self._outlet.take(ending):
-            self.core.out.append(message)
+            self.core.to_broker(message)
 
     def _read_everything(self) -> None:
         """Reads all pipes dry, within reason, and takes what has no end yet: whoever asked for it is about to go."""

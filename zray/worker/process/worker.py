@@ -289,7 +289,7 @@ class Worker:
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
         self.session.stores.settle()  # what the call has read is gone: others may have the room
         with self._shell.lock:
-            self._core.collect()
+            self._core.collect(time.monotonic())
             if task.kind == CONSTRUCTOR:
                 self._execution.constructed(task, self._stillborn(returns[0].data) if returns else b"")
             else:
@@ -462,7 +462,7 @@ class Worker:
         ended, self._ended = self._ended, []
         self.session.stores.settle()
         with self._shell.lock:
-            self._core.collect()
+            self._core.collect(time.monotonic())
             for task, returns, retryable, run_us in ended:
                 if self._execution.is_running(task.task_id):
                     self._execution.finish(task, returns, retryable, run_us)

@@ -1,0 +1,139 @@
+"""A whole broker without its socket: who belongs to the cluster, what it does, and how the two work together.
+
+The shell and the simulation (``zray/testing``) run this, each with a ``Door`` of its own.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Protocol
+
+from zray.broker.core import BrokerCore
+from zray.broker.effects import Departed
+from zray.broker.membership import (
+    Arrival,
+    Congested,
+    Dead,
+    Follow,
+    Harmful,
+    Heard,
+    Joining,
+    Membership,
+    MembershipEffect,
+    NotSent,
+    Reply,
+    Unfollow,
+)
+from zray.protocol.contract import Output
+from zray.protocol.messages import ProtocolError
+
+
+class Connections(Protocol):
+    """The connections to a broker, by their names."""
+
+    def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
+        """Sends a frame for a process by a connection; False when there is none of that name (any more)."""
+
+    def follow(self, through: bytes) -> None:
+        """Whether a connection's other end still acknowledges what it is sent will be asked."""
+
+    def unfollow(self, through: bytes) -> None:
+        """It will not be asked any more."""
+
+
+class Broker:
+    """The two cores of a broker.
+
+    ``log(line)`` writes what a log of the cluster's life should have, ``report(line)`` what its operator should see.
+    """
+
+    def __init__(
+        self,
+        core: BrokerCore,
+        members: Membership,
+        connections: Connections,
+        log: Callable[[str], None],
+        report: Callable[[str], None],
+    ) -> None:
+        self.core = core
+        self.members = members
+        self._connections = connections
+        self._log = log
+        self._report = report
+
+    def receive(self, arrival: Arrival, now: float) -> None:
+        """A frame has come in."""
+        self.members.receive(arrival.through, arrival, now)
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        self.members.tick(now)
+        self.core.tick(now)
+
+    def decide(self, now: float) -> None:
+        """Does what has come in, and places what waits."""
+        self._perform(self.members.take_output(), now)
+        self.core.schedule(now)
+
+    def send(self, now: float) -> None:
+        """Sends what there is to send. What comes of that is done as well."""
+        core, members = self.core, self.members
+        while True:
+            wanted = core.take_output()
+            for dest, messages in wanted.sends.items():
+                members.send(dest, messages, now)
+            for effect in wanted.effects:
+                if isinstance(effect, Departed):
+                    members.departed(effect.process_id, now)
+                else:
+                    self._log(effect.text)
+            output = members.take_output()
+            self._perform(output, now)
+            if not output.effects:
+                return
+
+    def _perform(self, output: Output[MembershipEffect], now: float) -> None:
+        connections, members = self._connections, self.members
+        for process_id, frames in output.sends.items():
+            through = members.route(process_id)
+            for frame in frames:
+                members.transmitted(process_id, connections.send(through, process_id, frame), now)
+        for effect in output.effects:
+            if isinstance(effect, Heard):
+                self._hear(effect, now)
+            elif isinstance(effect, Reply):
+                connections.send(effect.through, effect.process_id, effect.data)
+            elif isinstance(effect, Joining):
+                self._join(effect, now)
+            elif isinstance(effect, Congested):
+                self.core.set_congested(effect.process_id, effect.congested, now)
+            elif isinstance(effect, NotSent):
+                self.core.rejected(effect.process_id, effect.message, effect.reason, now)
+            elif isinstance(effect, Dead):
+                self.core.lost(effect.process_id, effect.reason, now)
+            elif isinstance(effect, Harmful):
+                self._report(f"process {effect.process_id.hex()} is declared dead: {effect.reason}")
+                self.core.expel(effect.process_id, effect.reason, now)
+            elif isinstance(effect, Follow):
+                connections.follow(effect.through)
+            elif isinstance(effect, Unfollow):
+                connections.unfollow(effect.through)
+
+    def _hear(self, heard: Heard, now: float) -> None:
+        for message in heard.messages:
+            try:
+                self.core.receive(heard.process_id, message, now)
+            except ProtocolError as error:
+                self.members.blame(heard.process_id, str(error), now)
+            except Exception as error:  # a fault of ours: it must not take the cluster along
+                self._report(f"cannot handle a {type(message).__name__}:\n{traceback.format_exc()}")
+                self.members.blame(heard.process_id, f"{type(message).__name__}: {error}", now)
+
+    def _join(self, joining: Joining, now: float) -> None:
+        try:
+            cluster = self.core.joined(*joining, now)
+        except ProtocolError:
+            self.members.decline(joining.process_id, now)
+        else:
+            self.members.admit(joining.process_id, cluster, now)

@@ -1,0 +1,452 @@
+"""Who belongs to the cluster, and who may speak in whose name; see ``zray/protocol/contract.py``.
+
+A process says Hello until it is welcomed or refused. It must speak this version of the protocol, have a key for its
+role, and come the right way: a worker over TCP through its host's connection, everybody else by its own. From then on
+its identifier goes with that connection and that key. A frame in its name that comes otherwise is dropped.
+
+A member has a link, which loses nothing. It is declared dead when it has been silent for too long, when its key has
+been revoked, or when it sends too much that is no good. The name of a dead process is never admitted again.
+
+``source`` in ``receive`` is the name of a connection: the identity of the ROUTER, which only its two ends know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from zray import version
+from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
+from zray.protocol.contract import Outbox, Output, event
+from zray.protocol.link import MAX_MESSAGE_BYTES, Link
+from zray.protocol.messages import (
+    DRIVER,
+    HOST,
+    MAY_SEND,
+    OBSERVER,
+    PROTOCOL_VERSION,
+    WORKER,
+    Hello,
+    ProtocolError,
+    Refused,
+    Welcome,
+)
+
+PAUSE_S = 1.0
+"""A tick that comes so much late says that the broker itself, or its machine, stood still."""
+REDIAL_SHARE = 1 / 3
+"""Of the time for which a peer may be silent: so long may a driver take to dial anew."""
+VANISHED_TIMES = 10
+"""So many times as long as a peer may be silent, the network of a driver's machine may be down (a minute)."""
+MAX_FAULTS = 100
+"""After so many malformed messages a process is declared dead: to read them takes others' time."""
+FAULT_BYTES = 1 << 16
+"""A malformed frame counts once more for each of so many bytes that it has."""
+HOST_ROLE = "host"
+REVOKED = "its key has been revoked"
+
+
+class Arrival(NamedTuple):
+    """A frame that came in. ``through``: the name of its connection; ``key``: with which key, b"" without any."""
+
+    process_id: bytes
+    through: bytes
+    key: bytes
+    data: bytes
+
+
+class Rules(NamedTuple):
+    """``is_tcp``: connections are hosts' and drivers', and have names of their own. Times in seconds."""
+
+    heartbeat_s: float
+    silence_s: float
+    max_message_bytes: int
+    is_tcp: bool
+
+
+# What the shell is to do, in order.
+
+
+class Joining(NamedTuple):
+    """A process may join: tell the broker's core, then ``admit`` it, or ``decline``."""
+
+    process_id: bytes
+    kind: str
+    info: dict[str, Any]
+
+
+class Heard(NamedTuple):
+    """A member has said something."""
+
+    process_id: bytes
+    messages: list[Any]
+
+
+class Dead(NamedTuple):
+    """A member counts as dead."""
+
+    process_id: bytes
+    reason: str
+
+
+class Harmful(NamedTuple):
+    """A member has sent too much that is no good: it is to go."""
+
+    process_id: bytes
+    reason: str
+
+
+class Congested(NamedTuple):
+    """So much is under way to a member that nothing more is to be made for it; or not any more."""
+
+    process_id: bytes
+    congested: bool
+
+
+class NotSent(NamedTuple):
+    """A message for a member cannot travel."""
+
+    process_id: bytes
+    message: Any
+    reason: str
+
+
+class Reply(NamedTuple):
+    """Send a frame to a process that has not joined, by the connection that it came through."""
+
+    through: bytes
+    process_id: bytes
+    data: bytes
+
+
+class Follow(NamedTuple):
+    """A driver's connection: from now on ``unanswered_s`` is asked about it."""
+
+    through: bytes
+
+
+class Unfollow(NamedTuple):
+    """A connection's owner is gone."""
+
+    through: bytes
+
+
+MembershipEffect = Joining | Heard | Dead | Harmful | Congested | NotSent | Reply | Follow | Unfollow
+
+
+class Member:
+    """A process that has joined. ``unreachable_since``: when nothing could be sent to it any more."""
+
+    __slots__ = ("congested", "faults", "key", "kind", "link", "process_id", "through", "unreachable_since")
+
+    def __init__(self, arrival: Arrival, kind: str, link: Link) -> None:
+        self.process_id = arrival.process_id
+        self.through = arrival.through
+        self.key = arrival.key
+        self.kind = kind
+        self.link = link
+        self.congested = False
+        self.faults = 0
+        self.unreachable_since: float | None = None
+
+
+class Membership:
+    """The members, by process. ``sends`` of its output are frames.
+
+    ``incarnation``: of the broker; ``role_of(key)``: the role of an allowed key, None for any other, and None instead
+    of the function where there are no keys; ``objection(process, kind, relay)``: why the cluster does not know a
+    process, or knows that it is dead (``relay``: the host whose connection it came through); ``unanswered_s(through)``:
+    for how long a connection's other end has acknowledged nothing.
+    """
+
+    def __init__(
+        self,
+        incarnation: bytes,
+        rules: Rules,
+        role_of: Callable[[bytes], str | None] | None,
+        objection: Callable[[bytes, str, bytes], str],
+        unanswered_s: Callable[[bytes], float] = lambda through: 0.0,
+    ) -> None:
+        self.members: dict[bytes, Member] = {}
+        self.refused: Counter[str] = Counter()
+        """Processes that were turned away, by reason."""
+        self.dropped_frames = 0
+        """Frames and messages that were no good."""
+        self._incarnation = incarnation
+        self._rules = rules
+        self._role_of = role_of
+        self._objection = objection
+        self._unanswered_s = unanswered_s
+        self._joining: dict[bytes, tuple[Arrival, Hello]] = {}
+        self._owners: dict[bytes, bytes] = {}  # whose a connection on TCP is
+        self._active: dict[bytes, Member] = {}  # whose links have something to send, or may have
+        self._departed: list[bytes] = []
+        self._leaving: list[bytes] = []  # they have departed in an earlier turn
+        self._outbox: Outbox[MembershipEffect] = Outbox()
+        self._perform = self._outbox.perform
+        self._now = 0.0
+        self._last_tick = 0.0
+
+    def take_output(self) -> Output[MembershipEffect]:
+        """What is to be done now. Frames leave when what has come in has been dealt with: there are no effects then."""
+        output = self._outbox.take()
+        return output if output.effects else self._transmit()
+
+    def silent_s(self, process_id: bytes, now: float) -> float:
+        """For how long a member has not been heard, in seconds."""
+        member = self.members.get(process_id)
+        return max(0.0, now - member.link.last_heard) if member is not None else 0.0
+
+    # ------------------------------------------------------------------ frames come in
+
+    def receive(self, source: bytes, message: Arrival, now: float) -> None:
+        """A frame has come by the connection ``source``. It is dropped if it is no good, and its member blamed."""
+        self._now = now
+        arrival = message
+        member = self.members.get(arrival.process_id)
+        if member is not None and member.faults >= MAX_FAULTS:
+            self.dropped_frames += 1  # its end is under way
+            return
+        is_its = member is not None and (member.through, member.key) == (source, arrival.key)
+        try:
+            frame = read_frame(arrival.data)
+            if frame.kind == KIND_HANDSHAKE:
+                self._shake_hands(arrival, frame, is_its)
+            elif member is None or frame.incarnation != self._incarnation:
+                self._refuse_the_dead(arrival)
+            elif not is_its:
+                raise ProtocolError("a frame in another process's name")
+            else:
+                self._hear(member, frame, len(arrival.data))
+        except ProtocolError as error:
+            if member is not None and is_its:
+                self._blame(member, 1, 1 + len(arrival.data) // FAULT_BYTES, str(error))
+            else:
+                self.dropped_frames += 1
+
+    def _hear(self, member: Member, frame: Frame, size: int) -> None:
+        link = member.link
+        self._active[member.process_id] = member
+        malformed = link.malformed
+        messages = link.receive(frame, self._now)
+        if link.malformed != malformed:
+            self._blame(member, link.malformed - malformed, 1 + size // FAULT_BYTES, link.fault)
+        if messages:
+            self._perform(Heard(member.process_id, messages))
+
+    def _refuse_the_dead(self, arrival: Arrival) -> None:
+        self.dropped_frames += 1
+        reason = self._objection(arrival.process_id, DRIVER, b"")
+        if reason:
+            self._reply(arrival, Refused(reason, {}))
+
+    @event
+    def blame(self, process_id: bytes, fault: str, now: float) -> None:
+        """The content of a member's message was no good."""
+        self._now = now
+        member = self.members.get(process_id)
+        if member is not None:
+            self._blame(member, 1, 1, fault)
+
+    def _blame(self, member: Member, count: int, weight: int, fault: str) -> None:
+        """Each message that is no good is dropped, and in the end the process as well."""
+        self.dropped_frames += count
+        before, member.faults = member.faults, member.faults + count * weight
+        if before < MAX_FAULTS <= member.faults:
+            reason = f"it has sent too many malformed messages, the last: {fault}"
+            self._perform(Harmful(member.process_id, reason))
+
+    # ------------------------------------------------------------------ joining
+
+    def _shake_hands(self, arrival: Arrival, frame: Frame, is_its: bool) -> None:
+        hello, process_id = unpack_handshake(frame), arrival.process_id
+        if not isinstance(hello, Hello) or hello.process_id != process_id or hello.kind not in MAY_SEND:
+            raise ProtocolError("a joiner says Hello, under its own name")
+        here = {"protocol": PROTOCOL_VERSION, "python": version.python_version(), "zray": version.VERSION}
+        there = {"protocol": hello.protocol, "python": hello.python, "zray": hello.zray}
+        if any(there[name] != here[name] for name in ("protocol", "python")):
+            rows = [[name, there[name], here[name]] for name in here]
+            self._turn_away(arrival, "versions differ", {"differs": rows})
+            return
+        reason = self._no_admission(arrival, hello.kind)
+        reason = reason or self._objection(process_id, hello.kind, self._relay_of(arrival))
+        if not reason and process_id in self.members and not is_its:
+            reason = "another process has joined under its name"
+        if reason:
+            self._turn_away(arrival, reason, {})
+            return
+        self._joining[process_id] = arrival, hello
+        self._perform(Joining(process_id, hello.kind, hello.info))
+
+    def _no_admission(self, arrival: Arrival, kind: str) -> str:
+        """Why the sender may not join as a ``kind``, by the way it came and its key; empty if it may."""
+        if self._rules.is_tcp and (kind == WORKER) != (self._relay_of(arrival) != b""):
+            return "a worker comes in through its host" if kind == WORKER else f"a {kind} comes in by itself"
+        if self._role_of is None:
+            return ""
+        role = self._role_of(arrival.key)
+        if role is None:
+            return REVOKED
+        allowed = (HOST, WORKER) if role == HOST_ROLE else (DRIVER, OBSERVER)
+        return "" if kind in allowed else f"a {role}'s key does not admit a {kind}"
+
+    def _relay_of(self, arrival: Arrival) -> bytes:
+        """The process that has passed a frame on; b"" if it came by a connection of its sender's own."""
+        owner = self._owners.get(arrival.through, b"")
+        return owner if owner != arrival.process_id else b""
+
+    def _turn_away(self, arrival: Arrival, reason: str, details: dict[str, Any]) -> None:
+        self.refused[reason.partition(":")[0]] += 1  # what follows the colon is of this one alone
+        self._reply(arrival, Refused(reason, details))
+
+    def _reply(self, arrival: Arrival, message: Any) -> None:
+        self._perform(Reply(arrival.through, arrival.process_id, pack_handshake(message)))
+
+    @event
+    def admit(self, process_id: bytes, cluster: dict[str, Any], now: float) -> None:
+        """The broker's core knows a process that was joining. ``cluster``: what it is welcomed with."""
+        self._now = now
+        if process_id not in self._joining:  # it has said Hello twice, and was answered
+            return
+        arrival, hello = self._joining.pop(process_id)
+        if process_id not in self.members:
+            self.members[process_id] = Member(arrival, hello.kind, self._new_link(arrival, hello))
+            if self._rules.is_tcp:
+                self._owners.setdefault(arrival.through, process_id)
+                if hello.kind == DRIVER:
+                    self._perform(Follow(arrival.through))
+        self._reply(
+            arrival, Welcome(self._incarnation, {**cluster, "max_message_bytes": self._rules.max_message_bytes})
+        )
+
+    @event
+    def decline(self, process_id: bytes, now: float) -> None:
+        """What a joining process says of itself is no good. It is not answered."""
+        self._now = now
+        self._joining.pop(process_id, None)
+        self.dropped_frames += 1
+
+    def _new_link(self, arrival: Arrival, hello: Hello) -> Link:
+        # Whether a relayed process lives, and can be reached, shows at the host that relays: a beat for all of them.
+        rules = self._rules
+        heartbeat_s = math.inf if self._relay_of(arrival) else rules.heartbeat_s
+        limit = min(rules.max_message_bytes, hello.info.get("max_message_bytes", MAX_MESSAGE_BYTES))
+        return Link(
+            self._incarnation, MAY_SEND[hello.kind], self._now, heartbeat_s, rules.silence_s, max_message_bytes=limit
+        )
+
+    # ------------------------------------------------------------------ leaving
+
+    @event
+    def departed(self, process_id: bytes, now: float) -> None:
+        """A process is gone for good. It still gets what this turn has for it."""
+        self._now = now
+        self._departed.append(process_id)
+
+    def _forget(self, process_id: bytes) -> None:
+        member = self.members.pop(process_id, None)
+        self._active.pop(process_id, None)
+        if member is not None and self._owners.get(member.through) == process_id:
+            del self._owners[member.through]
+            self._perform(Unfollow(member.through))
+
+    # ------------------------------------------------------------------ frames go out
+
+    @event
+    def send(self, process_id: bytes, messages: list[Any], now: float) -> None:
+        """The broker's core has something to say. To a process that is no member, it is dropped."""
+        self._now = now
+        member = self.members.get(process_id)
+        if member is not None:
+            self._active[process_id] = member
+            for message in messages:
+                member.link.send(message)
+
+    @event
+    def transmitted(self, process_id: bytes, arrived: bool, now: float) -> None:
+        """A frame was given to a member's connection, or there was none to take it."""
+        self._now = now
+        member = self.members.get(process_id)
+        if member is not None and arrived != (member.unreachable_since is None):
+            member.unreachable_since = None if arrived else now
+
+    def route(self, process_id: bytes) -> bytes:
+        """The name of a member's connection; of any other process, its own name."""
+        member = self.members.get(process_id)
+        return member.through if member is not None else process_id
+
+    def _transmit(self) -> Output[MembershipEffect]:
+        active, self._active = self._active, {}
+        sends: dict[bytes, list[Any]] = {}
+        for process_id, member in active.items():
+            link = member.link
+            frames = link.outgoing(self._now)
+            if frames:
+                sends[process_id] = frames
+            if link.congested != member.congested:
+                member.congested = link.congested
+                self._perform(Congested(process_id, link.congested))
+            if link.rejected:
+                for message, reason in link.rejected:
+                    self._perform(NotSent(process_id, message, reason))
+                link.rejected.clear()
+        if self._departed or self._leaving:
+            leaving, self._leaving, self._departed = self._leaving, self._departed, []
+            for process_id in leaving:
+                self._forget(process_id)
+        return Output(sends, self._outbox.take().effects)
+
+    # ------------------------------------------------------------------ time
+
+    def due_s(self, now: float) -> float:
+        """Nothing here is more urgent than a regular tick."""
+        return math.inf
+
+    def tick(self, now: float) -> None:
+        """Has links ping and ask, and finds out who is dead."""
+        self._now = now
+        paused_s = now - self._last_tick if self._last_tick else 0.0
+        self._last_tick = now
+        self._active.update(self.members)
+        for member in list(self.members.values()):
+            if paused_s > PAUSE_S:
+                member.link.forgive_silence(now)
+            if not member.link.tick(now) and self._means_death(member):
+                silent = f"the {member.kind} was not heard for {self._rules.silence_s:g} s"
+                self._perform(Dead(member.process_id, silent))
+        for process_id in self._with_revoked_keys():
+            self._perform(Dead(process_id, REVOKED))
+
+    def _with_revoked_keys(self) -> list[bytes]:
+        role_of = self._role_of
+        if role_of is None:
+            return []
+        revoked = {key for key in {member.key for member in self.members.values()} if role_of(key) is None}
+        return [member.process_id for member in self.members.values() if member.key in revoked] if revoked else []
+
+    def _means_death(self, member: Member) -> bool:
+        """Whether it is dead, now that it has been silent for too long.
+
+        User code may hold the GIL, or Ctrl-Z stop a driver, for hours: a driver is dead only when its connection is
+        gone as well, or its machine's kernel no longer acknowledges what it is sent. A driver that was stopped may have
+        to dial anew, which takes it a moment. And whether a worker lives is known to its host.
+        """
+        if member.kind in (WORKER, HOST):
+            return member.kind == HOST
+        silence_s = self._rules.silence_s
+        if member.unreachable_since is not None:
+            return self._now - member.unreachable_since >= silence_s * REDIAL_SHARE
+        return self._unanswered_s(member.through) >= silence_s * VANISHED_TIMES
+
+    # ------------------------------------------------------------------ tests
+
+    def check(self) -> None:
+        """Raises AssertionError if an invariant does not hold; for tests and the simulation."""
+        for process_id, member in self.members.items():
+            assert process_id == member.process_id, "members by process"
+            if self._rules.is_tcp and member.kind != WORKER:
+                assert self._owners.get(member.through) == process_id, "a connection is its owner's"
+            if not self._rules.is_tcp:
+                assert not self._owners, "connections without names of their own"
