@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from zray.client.core.execution import CALL, Assignment
-from zray.client.core.references import STORED
+from zray.client.core.states import STORED
 from zray.client.core.windows import WINDOWS, Windows
 from zray.ids import owner_of
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE

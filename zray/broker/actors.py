@@ -6,15 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from zray.broker.records import RETIRED, SERVING, STARTING, Actor, Job, Process, Worker
+from zray.broker.records import Actor, Job, Process
 from zray.broker.resources import read_shape
 from zray.broker.scheduler import Scheduler
+from zray.broker.states import ALIVE, DEAD, PENDING, RESTARTING, SERVING
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
-    ALIVE,
-    DEAD,
-    PENDING,
-    RESTARTING,
     ActorCall,
     ActorCancel,
     ActorCreate,
@@ -180,7 +177,7 @@ class Actors:
         if call.incarnation != actor.incarnation:
             actor.subscribers[caller] = None
             self._send(caller, self._state_for(actor, caller))
-        elif actor.state == ALIVE:
+        elif actor.state is ALIVE:
             if caller not in actor.last_seq:
                 actor.subscribers[caller] = None
             self._forward(actor, caller, call)
@@ -204,7 +201,7 @@ class Actors:
                 call = item[1]
                 self._send(item[0], Result(call.task_id, call.attempt, source.process_id, actor.actor_id, b""))
                 return
-        if actor.worker is not None and actor.state == ALIVE:
+        if actor.worker is not None and actor.state is ALIVE:
             self._send(actor.worker.worker_id, CancelTask(message.task_id, message.mode))
 
     # ------------------------------------------------------------------ life and death
@@ -220,12 +217,12 @@ class Actors:
             raise ProtocolError("only its worker or creator speaks for an actor")
         if message.error:
             self.bury(actor, f"the constructor of {actor.label} raised", message.error, keeps_name=from_worker)
-        elif from_worker and actor.state != ALIVE:
+        elif from_worker and actor.state is not ALIVE:
             assert worker is not None
-            if worker.state != SERVING:
+            if worker.state is not SERVING:
                 raise ProtocolError("an actor is ready that was not started")
             self._scheduler.actor_runs(worker, actor)
-            actor.state = ALIVE
+            actor.enter(ALIVE)
             while actor.queue:
                 self._forward(actor, *actor.queue.popleft())
             if actor.released:
@@ -239,7 +236,7 @@ class Actors:
         if actor is None or actor.released or actor.detached or actor.creator != source.process_id:
             return
         actor.released = True
-        if actor.state == ALIVE:
+        if actor.state is ALIVE:
             assert actor.worker is not None
             self._send(actor.worker.worker_id, ActorStop(actor.actor_id))
         elif not actor.queue and actor.worker is None:
@@ -249,11 +246,9 @@ class Actors:
         actor = self.actors.get(actor_id)
         if actor is None or actor.worker is None or actor.worker.worker_id != source.process_id:
             return
-        worker = actor.worker
+        worker, actor.worker = actor.worker, None
         self._scheduler.part(worker)
-        worker.state = RETIRED
-        self._scheduler.release_grant(worker)
-        actor.worker = None
+        self._scheduler.retire(worker)
         self.bury(actor, reason, keeps_name=True)
 
     def on_kill(self, source: Process, message: ActorKill) -> None:
@@ -269,14 +264,12 @@ class Actors:
         elif worker is not None:
             self._scheduler.kill(worker, reason)
 
-    def worker_died(self, worker: Worker, message: str, told: bool = False) -> None:
-        """The worker of an actor is dead: restarts the actor, or buries it. ``told``: its user knows already."""
-        actor = worker.actor
-        if actor is None:
-            return
-        self._scheduler.part(worker)
+    def worker_died(self, actor: Actor, message: str, never_came: bool, told: bool) -> None:
+        """The worker of an actor is dead: restarts the actor, or buries it.
+
+        ``never_came``: the worker ended by itself before it could take the actor; ``told``: the user knows already.
+        """
         actor.worker = None
-        never_came = worker.state == STARTING and not worker.retiring
         if never_came and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
             actor.failed_starts += 1  # it is not to blame, and has not begun: another worker may do better
             self._scheduler.wait_for_place(actor)
@@ -289,7 +282,7 @@ class Actors:
             actor.restarts_left -= 1
         if not told:
             self._on_restart(actor, message)
-        actor.state = RESTARTING
+        actor.enter(RESTARTING)
         actor.incarnation += 1
         actor.queue.clear()  # their callers send them again, in order, when they hear of the restart
         for subscriber in actor.subscribers:
@@ -308,7 +301,6 @@ class Actors:
             return
         self._forget(actor)
         self._scheduler.waits_no_more(actor)
-        actor.state = DEAD
         actor.death_message = message
         actor.death_error = error
         if actor.spec.name:
@@ -327,6 +319,7 @@ class Actors:
             self._scheduler.kill(worker, message)
 
     def _forget(self, actor: Actor) -> None:
+        actor.enter(DEAD)
         del self.actors[actor.actor_id]
         creator = owner_of(actor.actor_id)
         created = self._by_creator[creator]
@@ -335,7 +328,7 @@ class Actors:
             del self._by_creator[creator]
 
     def _state_for(self, actor: Actor, caller: bytes) -> ActorState:
-        state = PENDING if actor.state == ALIVE else actor.state
+        state = PENDING if actor.state is ALIVE else actor.state
         return ActorState(actor.actor_id, actor.incarnation, state, actor.last_seq.get(caller, 0),
                           actor.death_message, actor.death_error)  # fmt: skip
 

@@ -15,10 +15,11 @@ from zray.broker.effects import BrokerEffect, Departed, LogLine
 from zray.broker.inspections import Inspections
 from zray.broker.news import News
 from zray.broker.output import WorkerOutput
-from zray.broker.records import BUSY, IDLE, PROBED, RETIRED, Envelope, Host, Job, Process, Worker
+from zray.broker.records import Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
+from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
 from zray.ids import function_id_of, owner_of
 from zray.protocol import messages as m
 from zray.protocol.contract import Outbox, Output, event
@@ -210,6 +211,14 @@ class BrokerCore:
 
     def _lost(self, process_id: bytes, reason: str) -> None:
         """A process is gone, said goodbye, or is declared dead: it is fenced, and everything that hung on it ends."""
+        worker = self.scheduler.workers.get(process_id)
+        if worker is not None:
+            self._worker_gone(worker, "WorkerCrashedError", reason, None)
+        else:
+            self._fence(process_id, reason)
+
+    def _fence(self, process_id: bytes, reason: str) -> None:
+        """A process is a member no more: what it owned, submitted and watched ends."""
         process = self.processes.pop(process_id, None)
         self._outbox.perform(Departed(process_id))
         self._set_congested(process_id, False)
@@ -487,37 +496,39 @@ class BrokerCore:
             self._worker_gone(worker, msg.kind, msg.message, msg.running)
 
     def _worker_gone(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
-        """``culprit``: the task that it had started last (may be empty); None: unknown, so any of them."""
-        scheduler = self.scheduler
-        scheduler.forget(worker)
-        scheduler.workers.pop(worker.worker_id, None)
-        worker.host.workers.pop(worker.worker_id, None)
-        scheduler.places.touch(worker.host)
-        job = self.jobs.get(worker.job_id)
+        """A worker is dead, the only way in which one leaves the broker: all that hung on it is settled here.
+
+        ``culprit``: the task that it had started last (may be empty); None: unknown, so any of them.
+        """
+        actor, job = worker.actor, self.jobs.get(worker.job_id)
+        never_came = worker.state is STARTING and not worker.retiring
+        self.scheduler.remove(worker)
+        self._fail_tasks_of(worker, kind, message, culprit)
+        if actor is not None:
+            self.actors.worker_died(actor, message, never_came, told=kind == "NodeDiedError")
+        self._fence(worker.worker_id, message)
         if job is not None:
-            job.workers.pop(worker.worker_id, None)
+            self._close_job_if_over(job)
+
+    def _fail_tasks_of(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
         outstanding, worker.outstanding = worker.outstanding, {}
         for task_id, envelope in outstanding.items():
             if self.tasks.get(task_id) is envelope:
                 self._forget_task(envelope)
                 failed = m.Failed(task_id, envelope.attempt, kind, message, culprit is None or task_id == culprit)
                 self.send(envelope.owner, failed)
-        self.actors.worker_died(worker, message, told=kind == "NodeDiedError")
-        self._lost(worker.worker_id, message)
-        if job is not None:
-            self._close_job_if_over(job)
 
     def _leaving(self, source: Process, msg: m.Leaving) -> None:
         worker = self.scheduler.workers[source.process_id]
         if worker.actor is not None:
             raise ProtocolError("a worker leaves after its actor has ended, and not before")
         worker.retiring = True
-        if not worker.outstanding and worker.state != RETIRED:
+        if not worker.outstanding and worker.state is not RETIRED:
             self.scheduler.retire(worker)
 
     def _staying(self, source: Process, msg: m.Staying) -> None:
         worker = self.scheduler.workers[source.process_id]
-        if worker.state == PROBED:
+        if worker.state is PROBED:
             worker.kept = not msg.busy
             worker.reprieves += msg.busy
             self.scheduler.make_idle(worker, self._now)
@@ -542,7 +553,7 @@ class BrokerCore:
             patience_s = timeout_s * 2 ** min(worker.reprieves, MAX_REPRIEVES)
             if now - worker.idle_since >= patience_s and (surplus > 0 or not worker.kept):
                 host.idle[worker.job_id].remove(worker)
-                worker.state = PROBED
+                worker.enter(PROBED)
                 self.send(worker.worker_id, m.ExitIfIdle("it was idle", surplus > 0))
                 surplus -= 1
 
@@ -554,12 +565,10 @@ class BrokerCore:
                 for name, amount in worker.grant.amounts.items():
                     held[name] += amount
                 held["CPU"] = held.get("CPU", 0) - worker.lent
-                assert bool(worker.outstanding) <= (worker.state in (BUSY, RETIRED)), (
-                    "work on a worker that is not busy"
-                )
+                assert bool(worker.outstanding) <= (worker.state is BUSY), "work on a worker that is not busy"
             assert {k: v for k, v in held.items() if v} == {k: v for k, v in host.pool.total.items() if v}, "resources"
             idle = [worker for workers in host.idle.values() for worker in workers]
-            assert all(worker.state == IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
+            assert all(worker.state is IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
             assert host.actors == sum(worker.actor is not None for worker in host.workers.values()), "its actors"
             assert sum(loan.cpus for loan in host.lent.values()) == sum(
                 worker.lent for worker in host.workers.values()

@@ -1,4 +1,4 @@
-"""What the broker knows: one record per job, process, host, worker, task and actor. No logic."""
+"""What the broker knows: one record per job, process, host, worker, task and actor. No logic but tables of states."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from zray.broker.resources import CPU, NOTHING, Pool, Shape
 from zray.broker.shares import Parts, Share
-from zray.protocol.messages import PENDING, ActorCall
+from zray.broker.states import ACTOR, PENDING, STARTING, WORKER
+from zray.protocol.messages import ActorCall
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
 
 if TYPE_CHECKING:
     from zray.broker.queues import TaskQueue
-
-STARTING, IDLE, BUSY, PROBED, SERVING, RETIRED = range(6)
-"""A worker: forked, not yet here; free; runs tasks; asked whether it can go; serves an actor; takes no more work."""
 
 LENT_FOR_S = 0.1
 """In seconds: see ``zray.broker.lent``. (Ray's worker cap waits a second, then two, four, ...)"""
@@ -102,7 +100,7 @@ class Host:
 
 
 class Worker:
-    """A worker process.
+    """A worker process. ``state``: see ``zray.broker.states``.
 
     Invariants: ``outstanding`` is non-empty exactly in state BUSY; ``grant`` is what it holds of its host's pool, less
     what is ``lent``; ``load_us`` is the sum of the estimates of ``outstanding``. In state STARTING it has a grant if it
@@ -139,6 +137,10 @@ class Worker:
         self.reprieves = 0  # so often it was busy when it was asked to go: it is asked less and less often
         self.actor: Actor | None = None
         self.served = b""  # the actor that it was given, for good: it may have answers to give when that has ended
+
+    def enter(self, state: int) -> None:
+        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        self.state = WORKER.after[self.state][state]
 
 
 class Envelope:
@@ -203,6 +205,10 @@ class Actor:
         self.released = False
         self.death_message = ""
         self.death_error = b""
+
+    def enter(self, status: int) -> None:
+        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        self.state = ACTOR.after[self.state][status]
 
     @property
     def detached(self) -> bool:

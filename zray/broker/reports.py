@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from zray.broker.inspections import Found
-from zray.broker.records import SERVING, STARTING, Actor, Host, Job, Process, Worker
+from zray.broker.records import Actor, Host, Job, Process, Worker
 from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe
+from zray.broker.states import ALIVE, PENDING, RESTARTING, SERVING, STARTING
 from zray.ids import task_of
 from zray.protocol import questions as q
-from zray.protocol.messages import ALIVE, PENDING, RESTARTING, LinkRefusals, Notice
+from zray.protocol.messages import LinkRefusals, Notice
 from zray.protocol.questions import (
     AT_WORKER,
     QUEUED,
@@ -41,7 +42,6 @@ WORKERS_AS = ("starting", "idle", "busy", "idle", "actors", "ending")
 """What the states of a worker come to, for whoever wants to know how busy a host is."""
 MAX_WORKERS_ASKED = 1000
 """What they run, for who looks at the cluster: each is two messages."""
-WORKER_STATES = ("STARTING", "IDLE", "BUSY", "PROBED", "SERVING", "RETIRED")
 STATE_NAMES = {PENDING: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
 
 
@@ -126,7 +126,7 @@ class Reports:
 
     def _workers(self) -> list[q.WorkerRow]:
         return [
-            q.WorkerRow(worker.worker_id, worker.pid, WORKER_STATES[worker.state], worker.job_id,
+            q.WorkerRow(worker.worker_id, worker.pid, worker.state.name, worker.job_id,
                         len(worker.outstanding), worker.blocked, describe(worker.grant.amounts),
                         worker.actor.label if worker.actor else "")
             for worker in self._core.scheduler.workers.values()
@@ -167,7 +167,7 @@ class Reports:
         if actor is not None:
             about = about._replace(name=actor.label)
             if actor.worker is not None:
-                state = q.STARTING if actor.worker.state == STARTING else AT_WORKER
+                state = q.STARTING if actor.worker.state is STARTING else AT_WORKER
                 self._explain_worker(source, about._replace(state=state), actor.worker)
                 return
             why = self._why_unplaced(actor.placement) if actor.payload else "its constructor waits for arguments"
@@ -365,7 +365,7 @@ class Reports:
         holders: list[Actor] = [
             worker.actor
             for worker in self._core.scheduler.workers.values()
-            if worker.actor is not None and worker.state == SERVING and worker.grant.amounts.get(CPU)
+            if worker.actor is not None and worker.state is SERVING and worker.grant.amounts.get(CPU)
         ]
         if not holders or not shape.cpus:
             return ""
@@ -388,7 +388,7 @@ class Reports:
 def _holds(worker: Worker, shape: Shape) -> bool:
     """Whether a worker's actor keeps, for its life, something of what a shape asks for."""
     held = worker.grant.amounts
-    return worker.actor is not None and worker.state == SERVING and any(held.get(name) for name in shape.amounts)
+    return worker.actor is not None and worker.state is SERVING and any(held.get(name) for name in shape.amounts)
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -21,21 +21,10 @@ from typing import Any, TypeVar
 from zray.broker.lent import LentCpus
 from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
-from zray.broker.records import (
-    BUSY,
-    IDLE,
-    RETIRED,
-    SERVING,
-    STARTING,
-    Actor,
-    Envelope,
-    Host,
-    Job,
-    Process,
-    Worker,
-)
+from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import NOTHING, Shape
 from zray.broker.shares import Share, Shares
+from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, SERVING, WorkerState
 from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
 
 CREDIT_US = 3000
@@ -295,6 +284,7 @@ class Scheduler:
         worker = self._idle_worker(host, queue.job_id, queue.share.shape)
         if worker is not None:
             self._grant(worker, queue.share)
+            worker.enter(BUSY)
             self._fill(worker, queue, ration)
             return True
         if self._contended:
@@ -310,7 +300,7 @@ class Scheduler:
                 continue
             ration = self._ration(queue)
             for worker in hungry.get(queue.share, {}).values():
-                if worker.state != BUSY or not worker.outstanding:
+                if worker.state is not BUSY or not worker.outstanding:
                     continue
                 if len(shares) == 1 or not self.shares.makes_room(worker, shares):
                     self._fill(worker, queue, ration)
@@ -387,7 +377,6 @@ class Scheduler:
         queue.share.starting += 1
         worker.reserved = queue
         self._grant(worker, queue.share)
-        worker.state = STARTING
         return True
 
     def worker_came(self, worker: Worker, now: float) -> None:
@@ -395,7 +384,7 @@ class Scheduler:
         queue = self._came_or_died(worker)
         if queue is not None and queue.next_for(worker.host.host_id) is not None and queue.job_id in self._jobs:
             self._assign(worker, queue.job_id)
-            worker.state = BUSY
+            worker.enter(BUSY)
             self._fill(worker, queue, self._ration(queue))
         else:
             self.release_grant(worker)
@@ -422,7 +411,7 @@ class Scheduler:
 
     def make_idle(self, worker: Worker, now: float) -> None:
         """A worker is free."""
-        worker.state = IDLE
+        worker.enter(IDLE)
         worker.idle_since = now
         worker.host.idle.setdefault(worker.job_id, []).append(worker)
         self.places.touch(worker.host)
@@ -436,7 +425,6 @@ class Scheduler:
             self.lent.granted(worker)
         for host_id in self.shares.grant(share, worker):
             self.places.touch(self.hosts[host_id])
-        worker.state = BUSY
         worker.kept = False
         worker.reprieves = 0
         self.places.touch(worker.host)
@@ -471,8 +459,6 @@ class Scheduler:
         """A busy worker has nothing left to do."""
         self._sated(worker)
         self.release_grant(worker)
-        worker.overdue = False
-        worker.load_us = 0
         self.make_idle(worker, now)
 
     def _sated(self, worker: Worker) -> None:
@@ -490,23 +476,34 @@ class Scheduler:
                 self._hungry.setdefault(worker.share, {})[worker.worker_id] = worker
         elif worker.retiring:
             self.retire(worker)
-        elif worker.state == BUSY:
+        elif worker.state is BUSY:
             self.release(worker, now)
 
     def kill(self, worker: Worker, reason: str) -> None:
         """Has its host kill a worker, which gets nothing more to do until then."""
         worker.retiring = True
-        if worker.state == IDLE:
+        if worker.state in (IDLE, PROBED):
             self.retire(worker)
         self._send(worker.host.host_id, KillWorker(worker.worker_id, reason))
 
     def retire(self, worker: Worker) -> None:
         """A worker takes no more work; its process goes when nobody needs its objects."""
-        self.forget(worker)
-        worker.state = RETIRED
+        worker.enter(RETIRED)
+        self._free(worker)
 
-    def forget(self, worker: Worker) -> None:
-        """A worker takes no more work, or is dead: out of every table of the scheduler."""
+    def remove(self, worker: Worker) -> None:
+        """A worker is dead: what it held is free, and its record leaves every table."""
+        worker.enter(WorkerState.DEAD)
+        self._free(worker)
+        self.part(worker)
+        del self.workers[worker.worker_id]
+        del worker.host.workers[worker.worker_id]
+        job = self._jobs.get(worker.job_id)
+        if job is not None:
+            del job.workers[worker.worker_id]
+
+    def _free(self, worker: Worker) -> None:
+        """A worker gets no more work: what it holds goes back, and it waits nowhere."""
         idle = worker.host.idle.get(worker.job_id)
         if idle is not None and worker in idle:
             idle.remove(worker)
@@ -553,9 +550,7 @@ class Scheduler:
         actor.worker = worker or self.start_worker(host, actor)
         actor.worker.actor = actor
         self._grant(actor.worker, share)
-        if worker is None:
-            actor.worker.state = STARTING
-        else:
+        if worker is not None:
             self.begin_actor(worker)
 
     def part(self, worker: Worker) -> None:
@@ -569,7 +564,7 @@ class Scheduler:
         """The worker is here: has it construct its actor."""
         actor = worker.actor
         assert actor is not None
-        worker.state = SERVING
+        worker.enter(SERVING)
         actor.failed_starts = 0
         worker.served = actor.actor_id
         if worker.job_id != actor.job_id:
@@ -595,6 +590,6 @@ class Scheduler:
         for share in held | {line.share for line in actors} | {line.share for line in tasks}:
             share.check_all(workers)
         for worker in workers:
-            if worker.outstanding and worker.state == BUSY:
+            if worker.outstanding and worker.state is BUSY:
                 assert worker.share is not None, "work without a grant"
             assert worker.yields_to is None or worker.share is not None, "it makes room and holds nothing"

@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from zray.client.core.references import PENDING
-from zray.client.core.tasks import WAITING, Task
+from zray.client.core.states import LIVE, PENDING, READY
+from zray.client.core.tasks import Task
 from zray.exceptions import ClusterUnavailableError
 from zray.ids import task_of
-from zray.protocol.messages import DEAD
 from zray.protocol.questions import AT_WORKER, QUEUED, STARTING, UNPLACED, ExplainActor, ExplainTask, Explanation
 from zray.protocol.records import Activity
 
@@ -40,7 +39,7 @@ def explain(session: Session, object_ids: Iterable[bytes]) -> str:
         if inquiry.is_over:
             break
         entry = session.core.references.entries.get(object_id)
-        if entry is None or entry.status != PENDING:
+        if entry is None or entry.status is not PENDING:
             continue
         if text := inquiry.why(object_id, "", b"", {}):
             texts[text] = None
@@ -85,7 +84,7 @@ class _Inquiry:
                 called, actor_id = _called(task), task.route.actor_id
                 argument = next((ref for _, ref in task.arguments.refs if not self._is_here(ref)), b"")
                 view = core.actors.views.get(actor_id)
-                if task.state == WAITING and not argument and view is not None and view.state != DEAD:
+                if task.state is READY and view is not None and view.state is LIVE:
                     unsent = f"{called} has not been sent: {view.pending_calls:,} calls of this process are pending"
         if argument:
             before = self.why(argument, "", b"", {**path, task_id: called})
@@ -97,7 +96,7 @@ class _Inquiry:
 
     def _is_here(self, object_id: bytes) -> bool:
         entry = self._session.core.references.entries.get(object_id)
-        return entry is None or entry.status != PENDING
+        return entry is None or entry.status is not PENDING
 
     def _at_worker(self, key: bytes, task_id: bytes, called: str, path: dict[bytes, str]) -> str:
         found = self._ask(lambda request: ExplainTask(request, task_id))

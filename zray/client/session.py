@@ -20,8 +20,10 @@ from zray.client.connection import Connection
 from zray.client.context import current_task
 from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
 from zray.client.core.effects import Callback, FreeSegment, ShowLogs, Unhandled, Warn
-from zray.client.core.references import HANDLE, INLINE, PENDING, STORED, Entry
-from zray.client.core.tasks import Arguments, Task
+from zray.client.core.envelopes import Arguments
+from zray.client.core.references import Entry
+from zray.client.core.states import HANDLE, INLINE, PENDING, STORED
+from zray.client.core.tasks import Task
 from zray.client.exports import Exports
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
@@ -289,11 +291,10 @@ class Session:
 
         So it takes no lock. What has been dropped is counted now and then only: at the next turn at the latest.
         """
-        entry = Entry()
+        entry = Entry(INLINE)
         entry.local = 1
         entry.data = data
         entry.size = size
-        entry.status = INLINE
         self._entries[object_id] = entry
         ref = self._make_ref(object_id, entry)
         if len(self.core.dropped) > MAX_DROPPED:
@@ -348,14 +349,14 @@ class Session:
     def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
         entry = self._entries[object_id]
         try:
-            if entry.status == INLINE:
+            if entry.status is INLINE:
                 return deserialize(entry.data, self._loader(object_id, entry))
-            if entry.status == STORED:
+            if entry.status is STORED:
                 data = self.read(entry.host, object_id, entry.size, deadline)
                 return deserialize(data, self._loader(object_id, entry))
         except DeserializationError as error:
             raise error.about(f"the value of ObjectRef({object_id.hex()})") from error.__cause__
-        if entry.status == HANDLE:
+        if entry.status is HANDLE:
             raise ObjectLostError("an actor's handle object has no value")
         self.core.references.seen(object_id)
         raise self._error_of(object_id, deadline)
@@ -498,7 +499,7 @@ class Session:
         task = core.tasks.tasks.get(ref.task_id())
         if mode & CANCEL_FORCE and task is not None and core.actors.is_call(task):
             raise ValueError(FORCE_IS_FOR_TASKS)
-        if entry.status == PENDING:
+        if entry.status is PENDING:
             self.shell.run(lambda: core.cancel(object_id, mode))
 
     def _is_member(self, process_id: bytes) -> bool:

@@ -25,6 +25,7 @@ from zray.client.connection import Connection
 from zray.client.core import ClientCore
 from zray.client.core.effects import Callback, Warn
 from zray.client.guard import Guard
+from zray.client.states import CLOSED, CONNECTION, LOST, OPEN
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import ProtocolError
 from zray.protocol.routing import through_broker
@@ -91,6 +92,8 @@ class Waiter:
 class ClientShell:
     """Threads and I/O of one client. ``on_lost`` is called when the broker is gone.
 
+    ``state``: of the connection, see ``zray.client.states``; ``lost``: why the broker is gone, if it is.
+
     ``on_effects(effects)`` is called without the lock, with signal handlers held back; it returns those effects that
     run code of the user's. These are completed by the background thread if they come up in the main thread, where a
     signal handler could end them half-way.
@@ -107,7 +110,8 @@ class ClientShell:
         self.core = core
         self.connection = connection
         self.lock = Guard()
-        self.lost = ""  # why the broker is gone
+        self.state = OPEN
+        self.lost = ""
         self._on_effects = on_effects
         self._on_lost = on_lost
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -127,7 +131,6 @@ class ClientShell:
         self._parked = False
         self._last_tick = 0.0
         self.last_flush = 0.0  # when everything there was to send was sent last
-        self.closed = False
         self._effects: list[Any] = []
         self._unsent: dict[bytes, list[Any]] = {}  # by destination
         self._callbacks: deque[Callback] = deque()
@@ -140,6 +143,15 @@ class ClientShell:
         self._background_ended.acquire()
         self._background_ident = _thread.start_new_thread(self._run_background, ())
 
+    def _enter_state(self, state: int) -> None:
+        """Changes the state; raises IllegalTransition if it is none that may follow. Under the lock."""
+        self.state = CONNECTION.after[self.state][state]
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended."""
+        return self.state is CLOSED
+
     # ------------------------------------------------------------------ turns
 
     def turn(self) -> None:
@@ -147,12 +159,12 @@ class ClientShell:
         core, connection = self.core, self.connection
         now = self._driven_at = time.monotonic()
         core.collect(now)
-        if self.closed or self.lost:
+        if self.state is not OPEN:
             self._take_output()
             return
         if core.has_output or self._unsent:  # first: after a send the socket has to be looked at once more
             self._send()
-        while True:
+        while self.state is OPEN:
             for message in connection.receive():
                 try:
                     core.receive(BROKER, message, now)
@@ -212,6 +224,7 @@ class ClientShell:
 
     def _lose(self, reason: str) -> None:
         self.lost = reason
+        self._enter_state(LOST)
         self._choose_fds()
         self.core.lose_cluster(reason, time.monotonic())
         for waiter in self._crowd:
@@ -221,7 +234,7 @@ class ClientShell:
     def lose(self, reason: str) -> None:
         """Ends every wait: the cluster is gone."""
         with self.lock:
-            if not self.lost and not self.closed:
+            if self.state is OPEN:
                 self._lose(reason)
         self.settle()
 
@@ -262,7 +275,7 @@ class ClientShell:
 
         The first of a burst goes at once; what follows closely is left to a thread that waits, or to the background.
         """
-        if self.closed:
+        if self.state is CLOSED:
             return
         if self._leader is not None:
             if self._polling:
@@ -286,7 +299,7 @@ class ClientShell:
 
         For threads that make calls, without the lock. The background thread, which would wait for itself, does not.
         """
-        while self.connection.link.congested and not self.lost and not self.closed:
+        while self.connection.link.congested and self.state is OPEN:
             if get_ident() == self._background_ident:
                 return
             waiter = Waiter(self)
@@ -306,7 +319,7 @@ class ClientShell:
 
     def alert(self, waiter: Waiter) -> None:
         """Makes a waiting thread look again; under the lock."""
-        if self.closed:
+        if self.state is CLOSED:
             waiter.signal()
             return
         if waiter is self._leader:
@@ -326,7 +339,7 @@ class ClientShell:
         try:
             if not waiter.entered:
                 self._turn_and_enter(waiter)
-            while not waiter.is_done() and not self.closed:
+            while not waiter.is_done() and self.state is not CLOSED:
                 if self._effects or self._loss_untold:
                     self._settle_aside(waiter)
                     continue
@@ -365,7 +378,7 @@ class ClientShell:
     def _turn_and_enter(self, waiter: Waiter) -> None:
         with self.lock:
             self.turn()
-            if not waiter.is_done() and not self.closed:
+            if not waiter.is_done() and self.state is not CLOSED:
                 self.enter(waiter)
 
     def _settle_aside(self, waiter: Waiter) -> None:
@@ -417,7 +430,7 @@ class ClientShell:
         with self.lock:
             if self._lifeline in ready:
                 self._lose_lifeline()
-            if waiter is not self._leader or self.closed:
+            if waiter is not self._leader or self.state is CLOSED:
                 return  # with the lead goes the right to consume the signal
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
@@ -459,7 +472,7 @@ class ClientShell:
     def _lose_lifeline(self) -> None:
         self._lifeline = -1
         self._choose_fds()
-        if not self.lost and not self.closed:
+        if self.state is OPEN:
             self._lose("the processes of the local cluster are gone: its host or broker was killed, or has failed")
 
     # ------------------------------------------------------------------ the background thread
@@ -513,7 +526,8 @@ class ClientShell:
         with self.lock:
             if self.closed:
                 return
-            self.closed = True
+            was_open = self.state is OPEN
+            self._enter_state(CLOSED)
             for waiter in (*self._followers, self._leader):
                 if waiter is not None and waiter is not self._background:
                     waiter.woken = True
@@ -523,7 +537,7 @@ class ClientShell:
         if get_ident() != self._background_ident:
             self._background_ended.acquire(timeout=2.0)
         with self.lock:
-            if not self.lost:
+            if was_open:
                 self._take_output()
                 self.connection.flush([*through_broker(self._unsent), *last_words])
             self.connection.close()

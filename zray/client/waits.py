@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from zray.client.context import current_task
-from zray.client.core.references import ERROR, PENDING, STORED, Entry
+from zray.client.core.references import Entry
+from zray.client.core.states import ERROR, PENDING, STORED
 from zray.client.prefetch import Prefetch, Prefetches
 from zray.client.shell import ClientShell, Waiter
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError
@@ -33,7 +34,7 @@ class _FirstError(Waiter):
 
     def ready(self, object_id: bytes) -> None:
         self.left -= 1
-        if self._entries[object_id].status == ERROR:
+        if self._entries[object_id].status is ERROR:
             self.wake()
         elif not self.left:
             self._shell.alert(self)
@@ -69,18 +70,18 @@ class Waits:
         entries = self._entries
         statuses = {entries[object_id].status for object_id in ids}
         if PENDING in statuses and ERROR not in statuses:
-            pending = [object_id for object_id in ids if entries[object_id].status == PENDING]
+            pending = [object_id for object_id in ids if entries[object_id].status is PENDING]
             waiter = _FirstError(self._shell, len(pending), entries)
             self._await(pending, waiter, timeout_s)
             if not waiter.left and not waiter.woken:
                 return b""
             statuses = {entries[object_id].status for object_id in ids}
         if ERROR in statuses:
-            return next(object_id for object_id in ids if entries[object_id].status == ERROR)
+            return next(object_id for object_id in ids if entries[object_id].status is ERROR)
         if PENDING in statuses:
             self._check_open()
             self._check_usable()
-            left = [object_id for object_id in ids if entries[object_id].status == PENDING]
+            left = [object_id for object_id in ids if entries[object_id].status is PENDING]
             why = self._explain(left) if timeout_s is not None and timeout_s >= EXPLAINED_FROM_S else ""
             raise GetTimeoutError(
                 f"{len(left)} of {len(ids)} object(s) were not ready within {timeout_s:g} s (the timeout)"
@@ -158,7 +159,7 @@ class Waits:
         entries = self._entries
         ready = []
         for ref in refs:
-            if entries[ref._id].status != PENDING:
+            if entries[ref._id].status is not PENDING:
                 ready.append(ref)
                 if len(ready) == most:
                     break
@@ -166,7 +167,7 @@ class Waits:
 
     def _until(self, refs: list[ObjectRef], needed: int, timeout_s: float | None) -> None:
         """Waits until ``needed`` of the references are ready, or the time is up."""
-        pending = [ref._id for ref in refs if self._entries[ref._id].status == PENDING]
+        pending = [ref._id for ref in refs if self._entries[ref._id].status is PENDING]
         left = needed - (len(refs) - len(pending))
         if left > 0:
             waiter = Waiter(self._shell, left)
@@ -189,7 +190,7 @@ class Waits:
 
     def _is_here(self, ref: ObjectRef) -> bool:
         entry = self._entries[ref._id]
-        return entry.status != STORED or self._prefetches.is_here(entry.host, ref._id)
+        return entry.status is not STORED or self._prefetches.is_here(entry.host, ref._id)
 
     def _wait_here(self, refs: list[ObjectRef], num_returns: int, deadline: float | None) -> list[ObjectRef]:
         """Has as many brought here as are asked for, and waits for them, or for others that come to be here."""

@@ -22,6 +22,7 @@ from zray.protocol.records import (
     VersionPair,
     WorkerLines,
 )
+from zray.states import State
 
 PROTOCOL_VERSION = 8
 
@@ -41,8 +42,17 @@ FLAG_SPREAD = 2
 CANCEL_FORCE = 1
 CANCEL_RECURSIVE = 2
 
-PENDING, ALIVE, RESTARTING, DEAD = range(4)
-"""States of an actor."""
+
+class ActorStatus(State):
+    """Of an actor, as the broker sees it. The transitions are in ``zray.broker.states``."""
+
+    PENDING = 0, "Its constructor has not returned yet: it is announced, waits for a worker, or runs the constructor."
+    ALIVE = 1, "It runs calls."
+    RESTARTING = 2, "Its worker has died. It waits for another one, or runs the constructor there."
+    DEAD = 3, "It has ended for good. The record is gone; what is kept is why it ended, for those who still call it."
+
+
+PENDING, ALIVE, RESTARTING, DEAD = ActorStatus
 
 DRIVER, WORKER, HOST, OBSERVER = "driver", "worker", "host", "observer"
 """An observer asks, and takes no part: it has no job, and nothing in the cluster changes by it."""
@@ -475,7 +485,7 @@ class ObjectRequest(NamedTuple):
 
 
 class ObjectState(NamedTuple):
-    """An owner's answer. ``status``: see ``client.core.references``; ``data``: the value or error, if it is inline;
+    """An owner's answer. ``status``: see ``client.core.states``; ``data``: the value or error, if it is inline;
     ``inner``: the references inside, one behind the other, for each of which the receiver has been registered."""
 
     object_id: ObjectId

@@ -17,9 +17,10 @@ from zray.broker.membership import Arrival
 from zray.broker.resources import shape_key
 from zray.client.core import ClientCore
 from zray.client.core.effects import FreeSegment, Interrupt
+from zray.client.core.envelopes import Arguments
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
-from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING, STORED
-from zray.client.core.tasks import Arguments, Task
+from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, STORED
+from zray.client.core.tasks import Task
 from zray.config import Config
 from zray.failures import encode_failure
 from zray.ids import function_id_of, put_id, return_id
@@ -449,11 +450,11 @@ class SimProcess(Node):
     def value(self, object_id: bytes) -> list[bytes] | None:
         """A ready object's value, with its references loaded; None for an error."""
         entry = self.core.references.entries[object_id]
-        assert entry.status != PENDING
-        if entry.status == ERROR:
+        assert entry.status is not PENDING
+        if entry.status is ERROR:
             assert b"ObjectFreedError" not in entry.data, "an object was freed while it was held"
             return None
-        data = self.cluster.stored(entry.host, object_id) if entry.status == STORED else entry.data
+        data = self.cluster.stored(entry.host, object_id) if entry.status is STORED else entry.data
         return None if data is None else self.load(msgpack.unpackb(data), object_id)
 
     # ------------------------------------------------------------------ running programs

@@ -1,13 +1,9 @@
 """What a process pulls from other machines, and what it passes on meanwhile: a state machine without I/O.
 
-Theory. A reader asks for an object (``fetch``). However many ask, it is pulled once. A pull goes through these states::
-
-    LOCATING   its owner has been asked who has it, and who is getting it (``client/core/locations.py``)
-    RESERVING  the shell makes room for all of it, before anything is asked for: so there is never more under way than
-               the store can hold
-    RUNNING    chunks are asked for, each from one of the sources, a bounded number ahead from each (the window); what
-               arrives goes straight to its place
-    SEALING    all is there, and the shell publishes it
+Theory. A reader asks for an object (``fetch``). However many ask, it is pulled once. A pull goes through the states of
+``zray.transfer.states``. Its owner is asked who has the object, and who is getting it (``client/core/locations.py``).
+Room is made for all of it before anything is asked for: so there is never more under way than the store can hold.
+Chunks are asked for, each from one of the sources, and go straight to their places. The shell publishes the object.
 
 A source keeps nothing of a pull but the requests that it cannot answer yet: a process that is still receiving an
 object itself parks what it is asked for until it has it. So a broadcast is a tree along which chunks travel, and its
@@ -29,6 +25,21 @@ from zray.ids import PROCESS_ID_BYTES, owner_of
 from zray.protocol.contract import BROKER, Outbox, Output, event
 from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, ProcessDied, Pull, PullFailed, Watch
 from zray.transfer.chunks import CHUNK_BYTES, chunk_length, unpack_chunk
+from zray.transfer.states import (
+    DIALLING,
+    DIRECT,
+    DONE,
+    FAILED,
+    GONE,
+    LINK,
+    LOCATING,
+    PULL,
+    RELAYED,
+    RESERVING,
+    RUNNING,
+    SEALING,
+    PullState,
+)
 
 DIRECT_WINDOW = 16
 """Chunks under way from one peer by a direct link: 16 MiB fill 10 Gbit/s with a round trip of 13 ms."""
@@ -49,8 +60,6 @@ PACK_BELOW = 250e6
 RATE_SPAN_BYTES = 4 * CHUNK_BYTES
 MAX_DAMAGED = 3
 """After so many chunks that do not fit their checksums a source is given up."""
-
-LOCATING, RESERVING, RUNNING, SEALING = range(4)
 
 
 class Origin(NamedTuple):
@@ -124,17 +133,16 @@ Effect = Ask | Dial | Serve | Refuse | Reserve | Seal | GiveUp | Finished
 
 
 class Peer:
-    """A process that is pulled from. ``asked``: the chunks under way from it, of all pulls."""
+    """A process that is pulled from. ``state``: of the link to it; ``asked``: the chunks under way from it, of all
+    pulls."""
 
-    __slots__ = ("asked", "damaged", "dialled_at", "dialling", "direct", "gone", "process_id", "pulls", "rate",
-                 "redial_at", "since", "since_bytes")  # fmt: skip
+    __slots__ = ("asked", "damaged", "dialled_at", "process_id", "pulls", "rate", "redial_at", "since", "since_bytes",
+                 "state")  # fmt: skip
 
     def __init__(self, process_id: bytes) -> None:
         self.process_id = process_id
-        self.direct = False
-        self.dialling = False
+        self.state = RELAYED
         self.dialled_at = 0.0
-        self.gone = False
         self.redial_at = 0.0
         self.asked: set[tuple[int, int]] = set()  # pull, chunk
         self.pulls: OrderedDict[int, Incoming] = OrderedDict()
@@ -143,14 +151,14 @@ class Peer:
         self.since = 0.0
         self.since_bytes = 0
 
+    def enter(self, state: int) -> None:
+        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        self.state = LINK.after[self.state][state]
+
     @property
     def window(self) -> int:
         """How many chunks may be under way."""
-        if self.gone:
-            return 0
-        if self.dialling:  # it takes milliseconds, where it can be done at all: the broker is spared meanwhile
-            return 1
-        return DIRECT_WINDOW if self.direct else RELAYED_WINDOW
+        return _WINDOWS[self.state]
 
     def measure(self, n_bytes: int, now: float) -> None:
         """Counts what has arrived towards the rate."""
@@ -160,8 +168,12 @@ class Peer:
             self.since, self.since_bytes = now, 0
 
 
+# To dial takes milliseconds, where it can be done at all: the broker is spared meanwhile.
+_WINDOWS = {RELAYED: RELAYED_WINDOW, DIALLING: 1, DIRECT: DIRECT_WINDOW, GONE: 0}
+
+
 class Incoming:
-    """An object that is being pulled.
+    """An object that is being pulled. ``state``: see ``zray.transfer.states``.
 
     Every chunk is in exactly one place: not asked for (from ``unasked`` on, or in ``again``), under way (in ``asked``
     of one peer), or here (``have``).
@@ -175,7 +187,7 @@ class Incoming:
         self.object_id = object_id
         self.hint = hint
         self.size = size
-        self.state = LOCATING
+        self.state: PullState = LOCATING
         self.readers: list[Any] = []
         self.sources: dict[bytes, Peer] = {}
         self.lost: list[bytes] = []  # sources that turned out to be none
@@ -189,6 +201,10 @@ class Incoming:
         self.parked: dict[int, list[tuple[Origin, Pull]]] = {}
         self.asked_owner_at: float | None = None  # None: it is not being asked
         self.question = 0  # how often the owner was asked: it counts on this pull then
+
+    def enter(self, state: int) -> None:
+        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        self.state = PULL.after[self.state][state]
 
     def next_chunk(self) -> int:
         """Takes the next chunk to ask for; -1 when there is none."""
@@ -280,7 +296,7 @@ class TransferCore:
         for pull in list(self.pulls.values()):
             if reader in pull.readers:
                 pull.readers.remove(reader)
-                if not pull.readers and not pull.parked and pull.state != SEALING:
+                if not pull.readers and not pull.parked and pull.state is not SEALING:
                     self._fail(pull, "ObjectLostError", "nobody waits for it any more")
 
     # ------------------------------------------------------------------ where it is
@@ -299,6 +315,8 @@ class TransferCore:
         if message.question != pull.question:  # the answer to an earlier one, before somebody was lost
             return
         pull.asked_owner_at = None
+        if pull.state is SEALING:  # all of it has come meanwhile, from the host that was known
+            return
         if message.kind:
             self._fail(pull, message.kind, message.message)
         elif message.size != pull.size:
@@ -317,20 +335,26 @@ class TransferCore:
                 peer.pulls[pull.number] = pull
         if not pull.sources:
             self._fail(pull, "ObjectLostError", "no other machine has it any more")
-        elif pull.state == LOCATING and pull.room is None:
-            pull.state = RESERVING
-            self._perform(Reserve(pull.number, pull.size))
         elif pull.room is not None:
-            pull.state = RUNNING
-            self._ask_for_more(pull)
+            self._go_on(pull)
+        elif pull.state is LOCATING:
+            pull.enter(RESERVING)
+            self._perform(Reserve(pull.number, pull.size))
+
+    def _go_on(self, pull: Incoming) -> None:
+        """There are room and sources."""
+        if pull.state is not RUNNING:
+            pull.enter(RUNNING)
+        self._ask_for_more(pull)
 
     def _peer(self, process_id: bytes) -> Peer:
         peer = self.peers.get(process_id)
         if peer is None:
             peer = self.peers[process_id] = Peer(process_id)
             self._watch(process_id)
-        if self._is_host and not peer.direct and not peer.dialling and self._now >= peer.redial_at:
-            peer.dialling, peer.dialled_at = True, self._now
+        if self._is_host and peer.state is RELAYED and self._now >= peer.redial_at:
+            peer.enter(DIALLING)
+            peer.dialled_at = self._now
             self._perform(Dial(process_id))
         return peer
 
@@ -356,8 +380,7 @@ class TransferCore:
         pull.room = room
         pull.prepared = self._chunks_in(pull, prepared)
         if pull.sources:
-            pull.state = RUNNING
-            self._ask_for_more(pull)
+            self._go_on(pull)
         elif pull.asked_owner_at is None:
             self._locate(pull)
 
@@ -397,7 +420,7 @@ class TransferCore:
         while len(peer.asked) < peer.window and idle < len(peer.pulls):
             number, pull = next(iter(peer.pulls.items()))
             peer.pulls.move_to_end(number)
-            chunk = pull.next_chunk() if pull.state == RUNNING else -1
+            chunk = pull.next_chunk() if pull.state is RUNNING else -1
             if chunk < 0:
                 idle += 1
                 continue
@@ -406,7 +429,7 @@ class TransferCore:
             offset = chunk * CHUNK_BYTES
             packed = 0 < peer.rate < PACK_BELOW
             request = Pull(pull.object_id, number, offset, chunk_length(pull.size, offset), packed)
-            if peer.direct:
+            if peer.state is DIRECT:
                 self._perform(Ask(peer.process_id, request))
             else:
                 self._outbox.send(peer.process_id, request)
@@ -458,7 +481,7 @@ class TransferCore:
         for origin, request in pull.parked.pop(chunk, ()):
             self._perform(Serve(origin, request, pull.room))
         if not pull.left:
-            pull.state = SEALING
+            pull.enter(SEALING)
             self._perform(Seal(pull.number, pull.object_id))
 
     @event
@@ -466,6 +489,7 @@ class TransferCore:
         """The object can be read here."""
         self._now = now
         pull = self.pulls[number]
+        pull.enter(DONE)
         self._forget(pull)
         if self._is_host:
             self._outbox.send(owner_of(pull.object_id), CopyMade(pull.object_id))
@@ -484,11 +508,13 @@ class TransferCore:
         """Goes on with the other sources, or asks the owner for some."""
         self._take_back(peer, pull)
         pull.lost.append(peer.process_id)
+        if pull.state is SEALING:  # it needs none any more
+            return
         if pull.sources:
             self._ask_for_more(pull)
             return
-        if pull.state == RUNNING:
-            pull.state = LOCATING
+        if pull.state is RUNNING:
+            pull.enter(LOCATING)
         self._locate(pull)  # anew, also where an answer is under way: it does not know what is lost
 
     def _take_back(self, peer: Peer, pull: Incoming) -> None:
@@ -503,6 +529,7 @@ class TransferCore:
     # ------------------------------------------------------------------ the end of a pull
 
     def _fail(self, pull: Incoming, kind: str, message: str) -> None:
+        pull.enter(FAILED)
         self._forget(pull)
         self._perform(GiveUp(pull.number))
         for waiting in pull.parked.values():
@@ -552,7 +579,8 @@ class TransferCore:
         self._now = now
         peer = self.peers.get(process_id)
         if peer is not None:
-            peer.direct, peer.dialling = True, False
+            if peer.state is not DIRECT:
+                peer.enter(DIRECT)
             self._fill_window(peer)
 
     def is_at_rest(self, process_id: bytes) -> bool:
@@ -564,8 +592,9 @@ class TransferCore:
     def hung_up(self, process_id: bytes, now: float) -> None:
         """A direct link that was at rest has been given up. It is made again when it is needed."""
         self._now = now
-        if (peer := self.peers.get(process_id)) is not None:
-            peer.direct = False
+        peer = self.peers.get(process_id)
+        if peer is not None and peer.state is DIRECT:
+            peer.enter(RELAYED)
 
     @event
     def link_down(self, process_id: bytes, now: float) -> None:
@@ -574,8 +603,9 @@ class TransferCore:
         peer = self.peers.get(process_id)
         if peer is None:
             return
-        lost = sorted(peer.asked) if peer.direct else []
-        peer.direct = peer.dialling = False
+        lost = sorted(peer.asked) if peer.state is DIRECT else []
+        if peer.state is not RELAYED:
+            peer.enter(RELAYED)
         peer.redial_at = now + REDIAL_S
         for number, chunk in lost:
             peer.asked.discard((number, chunk))
@@ -598,7 +628,7 @@ class TransferCore:
                     del pull.parked[chunk]
         peer = self.peers.pop(process_id, None)
         if peer is not None:
-            peer.gone = True
+            peer.enter(GONE)
             for pull in list(peer.pulls.values()):
                 self._lose_source(pull, peer)
 
@@ -613,7 +643,7 @@ class TransferCore:
         """Now and then: an owner that does not answer is not waited for where somebody is known to have the object."""
         self._now = now
         for peer in list(self.peers.values()):
-            if peer.dialling and now - peer.dialled_at >= DIAL_PATIENCE_S:
+            if peer.state is DIALLING and now - peer.dialled_at >= DIAL_PATIENCE_S:
                 self.link_down(peer.process_id, now)
         for pull in list(self.pulls.values()):
             waited = pull.asked_owner_at is not None and now - pull.asked_owner_at >= LOCATE_PATIENCE_S
@@ -629,10 +659,10 @@ class TransferCore:
             assert sorted(under_way + waiting + here) == list(range(pull.n_chunks)), "a chunk is in exactly one place"
             assert pull.left == pull.n_chunks - len(here), "what is left is what is not here"
             assert not any(pull.have[chunk] for chunk in pull.parked), "what is here is not parked for"
-            assert pull.state != RUNNING or pull.sources, "a pull that runs has a source"
+            assert pull.state is not RUNNING or pull.sources, "a pull that runs has a source"
             assert all(self.peers.get(process_id) is peer for process_id, peer in pull.sources.items()), "known sources"
         for peer in self.peers.values():
             assert len(peer.asked) <= max(DIRECT_WINDOW, RELAYED_WINDOW), "the window"
             assert all(number in self.pulls for number, _ in peer.asked), "nothing is asked for in vain"
-            wanting = [p for p in peer.pulls.values() if p.state == RUNNING and (p.again or p.unasked < p.prepared)]
+            wanting = [p for p in peer.pulls.values() if p.state is RUNNING and (p.again or p.unasked < p.prepared)]
             assert peer.asked or not wanting, "who has chunks to give is asked for some"

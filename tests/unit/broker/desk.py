@@ -96,8 +96,9 @@ class Desk:
         return process_id
 
     def workers(self, host: bytes) -> list[bytes]:
-        """Every worker that the host was told to start since the last look comes."""
-        started = [message.worker_id for message in self.take(host, m.StartWorker)]
+        """Every worker that the host was told to start since the last look comes, unless it is dead by now."""
+        told = [message.worker_id for message in self.take(host, m.StartWorker)]
+        started = [worker_id for worker_id in told if worker_id in self.core.scheduler.workers]
         for number, worker_id in enumerate(started):
             self.core.receive(host, m.WorkerStarted(worker_id, 1000 + number), self.now)
             assert self.core.may_join(worker_id, m.WORKER) == ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.broker.desk import ACTOR, FUNCTION, NO_CPU, ONE_CPU, OTHER, Desk, Stage, shape
-from zray.broker.records import RETIRED
+from zray.broker.states import RETIRED
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol.records import JoinInfo

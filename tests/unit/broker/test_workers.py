@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.broker.desk import NO_CPU, ONE_CPU, Desk, one_worker, prefetched, shape
-from zray.broker.records import IDLE, PROBED, RETIRED
 from zray.broker.scheduler import MAX_STARTING_PER_HOST
+from zray.broker.states import IDLE, PROBED, RETIRED
 from zray.protocol import messages as m
 
 LONG = b"long".ljust(16, b"\0")
@@ -108,6 +108,17 @@ def test_idle_workers_are_asked_to_go(desk):
     assert states[second].state == RETIRED
     desk.say(third, m.Leaving("it was idle"))
     assert states[third].state == RETIRED
+
+
+def test_one_that_is_killed_while_it_is_asked_gets_no_more_work(desk):
+    driver, states = three_idle_workers_on_one_cpu(desk)
+    desk.tick(6)
+    for worker in probes(desk):
+        desk.core.expel(worker, "it does harm", desk.now)
+        desk.say(worker, m.Staying(False))
+        assert states[worker].state is RETIRED
+    desk.submit(driver, 1, NO_CPU)
+    assert not any(desk.runs(worker) for worker in states)
 
 
 def test_one_that_stays_is_asked_again_when_it_is_one_too_many_or_has_worked(desk):

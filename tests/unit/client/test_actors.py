@@ -18,8 +18,9 @@ from tests.unit.client.wiring import (
     process_id,
 )
 from zray.client.core.actors import ActorView
-from zray.client.core.references import ERROR, HANDLE, INLINE, PENDING
-from zray.client.core.tasks import UNLIMITED, Task, pack_outcome
+from zray.client.core.envelopes import pack_outcome
+from zray.client.core.states import DEAD, ERROR, HANDLE, INLINE, LIVE, PENDING
+from zray.client.core.tasks import UNLIMITED, Task
 from zray.failures import encode_failure
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.protocol import messages as m
@@ -416,8 +417,8 @@ def test_a_caller_who_is_behind_is_told(caller):
     caller.sent()
     caller.state(m.PENDING, incarnation=3)
     assert caller.calls() == [(results[0], 3, 1, 0), (results[1], 3, 2, 0)]
-    caller.state(m.ALIVE, incarnation=3)
-    assert caller.view.state == m.ALIVE
+    caller.state(m.PENDING, incarnation=3)
+    assert caller.calls() == [] and caller.view.state == LIVE
 
 
 @pytest.mark.parametrize("last_seq", [0, 1])
@@ -448,8 +449,8 @@ def test_an_actor_that_is_known_to_be_dead(caller):
     caller.create()
     caller.state(m.DEAD)
     assert caller.failure(caller.call()) == "ActorDiedError"
-    caller.state(m.ALIVE, incarnation=5)
-    assert caller.view.state == m.DEAD
+    caller.state(m.PENDING, incarnation=5)
+    assert caller.view.state == DEAD
 
 
 def test_the_error_of_the_constructor_is_the_error_of_the_calls(caller):
@@ -489,7 +490,6 @@ def test_the_constructors_arguments_are_held_while_the_actor_may_restart(caller)
     caller.resolve(argument)
     caller.create((argument,))
     caller.drop(argument)
-    caller.state(m.ALIVE)
     caller.state(m.RESTARTING, incarnation=1)
     assert argument in caller.core.references.entries
     caller.state(m.DEAD)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.client.wiring import INLINE_ARGUMENTS, Process, Wire, kind_of_failure, nothing_is_left
 from zray.client.core.effects import Warn
-from zray.client.core.references import ERROR
+from zray.client.core.states import ERROR
 from zray.client.core.tasks import Task
 from zray.ids import return_id, task_of
 from zray.protocol import messages as m

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.client.wiring import FUNCTION, Process, Wire, actor_spec
 from zray.client.core import ClientCore
 from zray.client.core.effects import FreeSegment, ShowLogs, Warn
-from zray.client.core.references import INLINE, STORED
+from zray.client.core.states import INLINE, STORED
 from zray.ids import put_id, return_id
 from zray.protocol import messages as m
 from zray.protocol.codec import unpack_messages

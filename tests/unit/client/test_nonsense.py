@@ -10,8 +10,9 @@ import pytest
 
 from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, actor_spec
 from tests.unit.protocol.nonsense import ODD, Nonsense
-from zray.client.core.references import PENDING
-from zray.client.core.tasks import Task, pack_outcome
+from zray.client.core.envelopes import pack_outcome
+from zray.client.core.states import PENDING
+from zray.client.core.tasks import Task
 from zray.ids import put_id, return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.client.wiring import Process, Wire, nothing_is_left
-from zray.client.core.references import ERROR
+from zray.client.core.states import ERROR
 from zray.ids import owner_of, return_id
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.client.wiring import HOST, IgnoreReady, Process, Wire, kind_of_failure, nothing_is_left
 from zray.client.core.effects import FreeSegment
-from zray.client.core.references import ERROR, PENDING, STORED
+from zray.client.core.states import ERROR, PENDING, STORED
 from zray.ids import make_task_id, put_id
 from zray.protocol import messages as m
 from zray.protocol.messages import ProtocolError

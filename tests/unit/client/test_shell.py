@@ -7,6 +7,7 @@ from collections import deque
 import pytest
 
 from zray.client.shell import ClientShell, Waiter
+from zray.client.states import CLOSED, LOST, OPEN
 from zray.protocol.contract import BROKER, Output
 
 
@@ -26,6 +27,9 @@ class Core:
         return
 
     def tick(self, now):
+        return
+
+    def lose_cluster(self, message, now):
         return
 
     @property
@@ -254,4 +258,16 @@ def test_the_end_of_the_session_ends_every_wait(stage):
     waiter = Waiter(stage.shell)
     stage.acts.append(lambda: threading.Thread(target=stage.shell.close, args=([],)).start())
     assert stage.shell.wait(waiter, 60)
+    assert stage.shell.closed
+
+
+def test_a_lost_connection_stays_lost_until_the_session_ends(stage):
+    assert stage.shell.state is OPEN
+    stage.shell.lose("the broker is gone")
+    stage.shell.lose("once more")
+    assert (stage.shell.state, stage.shell.lost, stage.shell.closed) == (LOST, "the broker is gone", False)
+    stage.shell.close([])
+    stage.shell.lose("too late")
+    stage.shell.close([])
+    assert (stage.shell.state, stage.shell.lost) == (CLOSED, "the broker is gone")
     assert stage.shell.closed

@@ -4,7 +4,8 @@ import contextlib
 
 import pytest
 
-from zray.client.core.references import ERROR, INLINE, PENDING, ReferenceTable
+from zray.client.core.references import ReferenceTable
+from zray.client.core.states import ERROR, INLINE, PENDING
 from zray.client.waits import Waits
 from zray.exceptions import ClusterUnavailableError, GetTimeoutError
 from zray.ids import make_task_id, return_id

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from tests.unit.client.test_actors import ACTOR, Caller, Course
 from tests.unit.client.wiring import INLINE_ARGUMENTS, Process, Wire, kind_of_failure, process_id
-from zray.client.core.references import ERROR, INLINE
-from zray.client.core.tasks import MAX_IDLE_WINDOWS, UNLIMITED, Arguments, Task, pack_outcome
+from zray.client.core.envelopes import Arguments, pack_outcome
+from zray.client.core.queue_route import MAX_IDLE_WINDOWS
+from zray.client.core.states import ERROR, INLINE
+from zray.client.core.tasks import UNLIMITED, Task
 from zray.client.core.windows import Windows
 from zray.failures import encode_failure
 from zray.ids import make_task_id, put_id, return_id, task_of

@@ -15,9 +15,10 @@ import msgpack
 
 from zray.client.core import ClientCore
 from zray.client.core.effects import FreeSegment
+from zray.client.core.envelopes import Arguments
 from zray.client.core.execution import Assignment, Return
-from zray.client.core.references import ERROR, INLINE, PENDING, STORED
-from zray.client.core.tasks import Arguments, Task
+from zray.client.core.states import ERROR, INLINE, PENDING, STORED
+from zray.client.core.tasks import Task
 from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import decode_failure, missed_argument
 from zray.ids import owner_of, put_id, return_id

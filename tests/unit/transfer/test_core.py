@@ -29,6 +29,7 @@ from zray.transfer.core import (
     Serve,
     TransferCore,
 )
+from zray.transfer.states import DIRECT, GONE, RELAYED, SEALING
 
 ME, SOURCE, OTHER, OWNER = (name.encode().ljust(16, b".") for name in ("me", "source", "other", "owner"))
 OBJECT = OWNER + b"\0" * 12
@@ -583,7 +584,7 @@ def test_who_does_not_answer_to_dialling_is_done_without():
     host = running(100, dialling=True)
     assert len(host.take(Ask)) == 1
     host.core.tick(DIAL_PATIENCE_S)
-    assert not host.core.peers[SOURCE].dialling
+    assert host.core.peers[SOURCE].state == RELAYED
     assert len(host.take(Ask)) == RELAYED_WINDOW - 1
 
 
@@ -616,7 +617,40 @@ def test_a_link_may_rest_when_nothing_is_under_way():
     host.seal()
     assert host.core.is_at_rest(SOURCE)
     host.core.hung_up(SOURCE, 0.0)
-    assert not host.core.peers[SOURCE].direct
+    assert host.core.peers[SOURCE].state is RELAYED
     host.fetch("once more")
     host.located(SOURCE)
     assert Dial(SOURCE) in host.take(Dial)
+
+
+def test_an_owner_that_answers_when_all_is_here_comes_too_late():
+    """The host that was known has been asked meanwhile, and has sent everything."""
+    host = Host(SMALL_BYTES + 1)
+    host.fetch()
+    host.core.tick(LOCATE_PATIENCE_S)
+    host.reserve()
+    host.answer_all()
+    (pull,) = host.core.pulls.values()
+    host.located(SOURCE, OTHER)
+    host.core.receive(SOURCE, PullFailed(pull.number, "evicted"), 0.0)
+    assert pull.state is SEALING and not host.take(Ask)
+    host.seal()
+    assert host.take(Finished) == [Finished("reader", "", "")]
+
+
+def test_a_link_that_is_made_after_it_was_given_up_is_used():
+    host = running(20, dialling=True)
+    host.core.tick(DIAL_PATIENCE_S)
+    assert host.core.peers[SOURCE].state is RELAYED
+    host.core.link_up(SOURCE, 0.0)
+    host.take(Ask)
+    host.core.link_up(SOURCE, 0.0)  # it says so twice
+    assert host.core.peers[SOURCE].state is DIRECT
+
+
+def test_a_source_that_dies_has_no_link():
+    host = running(20)
+    host.core.link_up(SOURCE, 0.0)
+    peer = host.core.peers[SOURCE]
+    host.core.receive(BROKER, ProcessDied(SOURCE, "killed"), 0.0)
+    assert peer.state is GONE and peer.window == 0

@@ -14,10 +14,13 @@ from typing import Any, Protocol, get_args
 
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhandled, Warn
+from zray.client.core.envelopes import pack_outcome, read_outcome
 from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
-from zray.client.core.references import ERROR, Entry, ReferenceTable, is_stored
-from zray.client.core.tasks import QueueRoute, TaskTable, pack_outcome, read_outcome
+from zray.client.core.queue_route import QueueRoute
+from zray.client.core.references import Entry, ReferenceTable, is_stored
+from zray.client.core.states import ERROR, PENDING
+from zray.client.core.tasks import TaskTable
 from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import aliased, encode_failure, show_error
 from zray.ids import owner_of, task_of
@@ -401,7 +404,7 @@ class ClientCore:
         self.now = now
         self.tasks.lose_everything("ClusterUnavailableError", message)
         for object_id, entry in list(self.references.entries.items()):
-            if entry.status == 0:
+            if entry.status is PENDING:
                 self.references.fail(object_id, "ClusterUnavailableError", message)
         if self.transfers is not None:
             self.transfers.lose_cluster(message)

@@ -18,20 +18,18 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from zray.client.core.references import ReferenceTable
-from zray.client.core.tasks import UNLIMITED, WAITING, Task, TaskTable
+from zray.client.core.states import DEAD, LIVE, READY, SENT, VIEW
+from zray.client.core.tasks import UNLIMITED, Task, TaskTable
 from zray.client.core.windows import Windows
 from zray.failures import encode_failure
 from zray.protocol.messages import (
-    ALIVE,
-    DEAD,
-    PENDING,
-    RESTARTING,
     ActorCall,
     ActorCancel,
     ActorCreate,
     ActorReady,
     ActorRelease,
     ActorState,
+    ActorStatus,
 )
 from zray.protocol.records import ActorSpec
 
@@ -59,8 +57,8 @@ class Creation(NamedTuple):
 class ActorView(ABC):
     """What this process knows of one actor. The calls not yet sent are held by the subclass.
 
-    ``n_bytes``: of the calls that are flying; ``always``: so many may fly whatever they weigh, since the actor runs as
-    many at once.
+    ``state``: see ``zray.client.core.states``; ``n_bytes``: of the calls that are flying; ``always``: so many may fly
+    whatever they weigh, since the actor runs as many at once.
     """
 
     __slots__ = ("_max_bytes", "_max_calls", "actor_id", "always", "class_name", "creation", "death", "death_message",
@@ -74,13 +72,17 @@ class ActorView(ABC):
         self._max_bytes = table.windows.call_bytes
         self.n_bytes = 0
         self.incarnation = 0
-        self.state = PENDING
+        self.state = LIVE
         self.death = b""  # the error of calls to a dead actor
         self.death_message = ""  # what it says, if it is not that of the constructor: then each call's names the call
         self.flying: dict[int, Task] = {}
         self.next_seq = 1
         self.creation: Creation | None = None
         self.table = table
+
+    def enter(self, state: int) -> None:
+        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        self.state = VIEW.after[self.state][state]
 
     @property
     def pending_calls(self) -> int:
@@ -169,7 +171,7 @@ class ActorView(ABC):
             self.n_bytes -= task.counted
             self.table.n_bytes -= task.counted
             self.go_on()
-        elif task.state == WAITING:
+        elif task.state is not SENT:
             self.remove(task)
 
 
@@ -215,7 +217,7 @@ class OrderedView(ActorView):
         if queue and queue[0] is task:
             queue.popleft()
             self.table.soon(task)  # what stood behind it may go now
-        elif self.state != DEAD:
+        elif self.state is not DEAD:
             task.seq = OVER
             self._n_over += 1
             if self._n_over > len(queue) // 2:
@@ -229,7 +231,7 @@ class OrderedView(ActorView):
             if head.seq == OVER:
                 queue.popleft()
                 self._n_over -= 1
-            elif head.missing or self.state == DEAD or self.is_full():
+            elif head.missing or self.state is DEAD or self.is_full():
                 break
             else:
                 self.table.dispatch(head)
@@ -281,12 +283,12 @@ class UnorderedView(ActorView):
 
     def go(self, task: Task) -> None:
         held = self._held
-        if not task.missing and task.task_id in self._waiting and self.state != DEAD:
+        if not task.missing and task.task_id in self._waiting and self.state is not DEAD:
             if not (held or self.is_full()) or self.table.will_fail(task):
                 self.table.dispatch(task)
                 return
             held[task.task_id] = task
-        while held and not self.is_full() and self.state != DEAD:
+        while held and not self.is_full() and self.state is not DEAD:
             self.table.dispatch(next(iter(held.values())))
 
     def send(self, task: Task, payload: bytes) -> None:
@@ -329,7 +331,7 @@ class _CreationRoute:
         return
 
     def done(self, task: Task, error: bytes) -> None:
-        if self._view.state != DEAD:  # an argument of the constructor is an error: the actor will never be
+        if self._view.state is not DEAD:  # an argument of the constructor is an error: the actor will never be
             self._table.send(ActorReady(self._view.actor_id, error))
         self._view.creation = None
 
@@ -384,13 +386,13 @@ class ActorTable:
 
     def dispatch_creation(self, task: Task) -> None:
         """Sends a creation whose arguments exist."""
-        if self._tasks.waits(task):
+        if task.state is READY:
             self._tasks.dispatch(task)
 
     def abandon(self, actor_id: bytes) -> None:
         """The broker did not take the actor, since its name is another's."""
         view = self.views.pop(actor_id)
-        view.state = DEAD
+        view.enter(DEAD)
         self._named.discard(actor_id)
         creation = view.creation
         if creation is not None:
@@ -403,9 +405,9 @@ class ActorTable:
         if actor_id is None:
             return False
         view = self.views.get(actor_id)
-        if view is not None and (view.state != DEAD or actor_id in self._named):
+        if view is not None and (view.state is not DEAD or actor_id in self._named):
             self.send(ActorRelease(actor_id))
-        if view is not None and view.state == DEAD:
+        if view is not None and view.state is DEAD:
             del self.views[actor_id]
         self._named.discard(actor_id)
         return True
@@ -419,7 +421,7 @@ class ActorTable:
 
     def submit(self, view: ActorView, task: Task) -> None:
         """Takes charge of a call."""
-        if view.state == DEAD:
+        if view.state is DEAD:
             self._tasks.tasks[task.task_id] = task
             for object_id in task.arguments.held:
                 self._references.pin(object_id)
@@ -431,18 +433,15 @@ class ActorTable:
     def on_state(self, message: ActorState) -> None:
         """The broker tells of a new incarnation, or of the end."""
         view = self.views.get(message.actor_id)
-        if view is None or view.state == DEAD:
+        if view is None or view.state is DEAD:
             return
-        if message.state == ALIVE:
-            view.state = ALIVE
-            return
-        if message.state == DEAD:
+        if message.state == ActorStatus.DEAD:
             self._died(view, message)
-        elif message.state in (RESTARTING, PENDING) and message.incarnation > view.incarnation:
+        elif message.incarnation > view.incarnation:
             self._restarted(view, message)
 
     def _died(self, view: ActorView, message: ActorState) -> None:
-        view.state = DEAD
+        view.enter(DEAD)
         view.death = message.error or encode_failure("ActorDiedError", message.message, view.actor_id)
         view.death_message = "" if message.error else message.message
         for task in [*view.flying.values(), *view.take_unsent()]:
@@ -463,7 +462,7 @@ class ActorTable:
             self._tasks.fail(task, view.death)
 
     def _restarted(self, view: ActorView, message: ActorState) -> None:
-        view.state = message.state
+        view.enter(LIVE)
         view.incarnation = message.incarnation
         view.next_seq = 1
         flying = view.forget_flying()
@@ -477,7 +476,7 @@ class ActorTable:
                 task.retries_left -= 1
             task.attempt += may_have_run
             task.seq = 0
-            task.state = WAITING
+            task.enter(READY)
             again.append(task)
         view.put_back(again)
         for task in lost:
@@ -494,7 +493,7 @@ class ActorTable:
             assert view.n_bytes == sum(task.counted for task in view.flying.values()), "bytes of calls under way"
             assert all(view.flying[seq].seq == seq for seq in view.flying), "a call that flies under another number"
             held = next(iter(view.held()), None)
-            could_go = held is not None and not held.missing and view.state != DEAD and self._tasks.waits(held)
+            could_go = held is not None and held.state is READY and view.state is LIVE
             # Room that calls of other actors make is noticed at this one's next outcome, of which there must be one.
             assert not could_go or len(view.flying) >= view.always, "a call is held that could start"
         assert self.n_bytes == sum(view.n_bytes for view in self.views.values()), "bytes of all calls under way"

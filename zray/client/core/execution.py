@@ -16,8 +16,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from zray.client.core.effects import Interrupt
-from zray.client.core.references import ERROR, ReferenceTable
-from zray.client.core.tasks import TaskTable, name_in, pack_outcome, read_envelope
+from zray.client.core.envelopes import pack_outcome, read_envelope
+from zray.client.core.references import ReferenceTable
+from zray.client.core.states import ERROR
+from zray.client.core.tasks import TaskTable, name_in
 from zray.failures import encode_failure
 from zray.ids import owner_of
 from zray.protocol.codec import unpack

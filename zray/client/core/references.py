@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
+from zray.client.core.states import ERROR, HANDLE, INLINE, OBJECT, PENDING, STORED, ObjectStatus
 from zray.failures import encode_failure
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, owner_of, return_id, task_of
 from zray.protocol.messages import (
@@ -31,10 +32,6 @@ from zray.protocol.messages import (
     ProtocolError,
 )
 
-PENDING, INLINE, STORED, ERROR, HANDLE = range(5)
-"""Where the value is: not yet made; in ``data``; in the store of ``host``; it is an error, in ``data``, or if that is
-empty in the store; there is none, the object stands for the handles of an actor."""
-
 MAX_HANDED_OVER = 1 << 16
 """So many references inside a value are handed over with it. Of a value with more, none are: a message has a largest
 size. Who unpickles it registers for each of them then, which comes to nothing if the value's owner has died before."""
@@ -48,13 +45,17 @@ class Waiting(Protocol):
 
 
 class Entry:
-    """What this process knows of one object. See the module's text for the invariants."""
+    """What this process knows of one object. See the module's text for the invariants.
+
+    ``status`` tells where the value is: in ``data``, or in the store of ``host``. An error is in ``data``, or in the
+    store if ``data`` is empty.
+    """
 
     __slots__ = ("announced", "covers", "data", "holders", "host", "inner", "local", "pins", "ref", "registered",
                  "requested", "requesters", "size", "status", "waiters")  # fmt: skip
 
-    def __init__(self) -> None:
-        self.status = PENDING
+    def __init__(self, status: ObjectStatus = PENDING) -> None:
+        self.status = status
         self.data = b""
         self.host = b""
         self.size = 0
@@ -70,6 +71,10 @@ class Entry:
         self.waiters: list[Waiting] | None = None
         self.ref: Any = None  # weak reference to the process's ObjectRef, kept by the session
 
+    def enter(self, status: int) -> None:
+        """Changes the status; raises IllegalTransition if it is none that may follow."""
+        self.status = OBJECT.after[self.status][status]
+
 
 def is_stored(status: int, data: bytes) -> bool:
     """Whether the value, or the error, is in a store."""
@@ -78,8 +83,8 @@ def is_stored(status: int, data: bytes) -> bool:
 
 def _is_elsewhere(entry: Entry) -> bool:
     """Whether there is something to free beside the entry: a segment, be it half written, or an actor."""
-    being_written = entry.host and entry.status == PENDING
-    return entry.status == HANDLE or bool(being_written) or is_stored(entry.status, entry.data)
+    being_written = entry.host and entry.status is PENDING
+    return entry.status is HANDLE or bool(being_written) or is_stored(entry.status, entry.data)
 
 
 class ReferenceTable:
@@ -153,8 +158,8 @@ class ReferenceTable:
 
     @staticmethod
     def _set_error(entry: Entry, kind: str, message: str) -> None:
-        entry.status = ERROR
         entry.data = encode_failure(kind, message)
+        entry.enter(ERROR)
 
     # ------------------------------------------------------------------ counting
 
@@ -223,8 +228,8 @@ class ReferenceTable:
                 continue
             del self.entries[object_id]
             if object_id.startswith(self.process_id):
-                if entry.status != INLINE:
-                    if self.unseen and entry.status == ERROR:
+                if entry.status is not INLINE:
+                    if self.unseen and entry.status is ERROR:
                         self.tell_unseen(task_of(object_id), entry.data, entry.size)
                     if _is_elsewhere(entry):
                         self._freed(entry.host, object_id)
@@ -367,14 +372,14 @@ class ReferenceTable:
         For an object that nobody holds any more the value is let go at once.
         """
         entry = self.entries.get(object_id)
-        if entry is None or entry.status != PENDING:
+        if entry is None or entry.status is not PENDING:
             self._let_go(entry, object_id, is_stored(status, data), host, inner)
             return
         entry.data = data
         entry.host = host
         entry.size = size
         entry.inner = inner
-        entry.status = status  # last: others look at it without the lock
+        entry.enter(status)  # last: others look at it without the lock
         waiters = entry.waiters
         if waiters is not None:
             entry.waiters = None
@@ -392,7 +397,7 @@ class ReferenceTable:
         Not only the value's owner may hold them: they would go with its process, and the borrower uses the value on.
         """
         inner = entry.inner if len(entry.inner) <= MAX_HANDED_OVER else ()
-        if entry.status == ERROR:
+        if entry.status is ERROR:
             self.seen(object_id)
 
         def send() -> None:
@@ -431,7 +436,7 @@ class ReferenceTable:
     def wait_for(self, object_id: bytes, waiter: Waiting) -> bool:
         """Has ``waiter`` told when the object is ready; False: it is ready already. Asks the owner when borrowed."""
         entry = self.entries.get(object_id) or self._entry(object_id)
-        if entry.status != PENDING:
+        if entry.status is not PENDING:
             return False
         if entry.waiters is None:
             entry.waiters = [waiter]
@@ -464,7 +469,7 @@ class ReferenceTable:
                 "ObjectFreedError", "the object was freed: its owner knew of no reference any more"
             )
             self._peers(source, ObjectState(message.object_id, ERROR, failure, b"", 0, b""))
-        elif entry.status != PENDING:
+        elif entry.status is not PENDING:
             self._tell(source, message.object_id, entry)
         elif entry.requesters is None:
             entry.requesters = [source]
@@ -564,7 +569,7 @@ class ReferenceTable:
                 self._check_announcements(object_id, entry, process_id)
             if entry.holders is not None and entry.holders.pop(process_id, None) is not None:
                 self._collect(object_id, entry)
-            elif entry.status == PENDING and object_id.startswith(process_id):
+            elif entry.status is PENDING and object_id.startswith(process_id):
                 self.fail(
                     object_id, "OwnerDiedError", "the process that owned the object died before its value was known"
                 )

@@ -7,112 +7,36 @@ is decided by ``task.route``; everything here is indifferent to it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Protocol
 
+from zray.client.core.envelopes import Arguments, Outcome, first_error, raised, read_outcome
 from zray.client.core.locations import LocationTable
-from zray.client.core.references import ERROR, INLINE, PENDING, STORED, Entry, ReferenceTable, is_stored
-from zray.client.core.windows import Windows
-from zray.exceptions import FAILURES, SystemFailure
-from zray.failures import MissedArgument, alias_of, aliased, encode_failure, error_text, is_error, missed_argument
-from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, return_id, task_of
+from zray.client.core.references import Entry, ReferenceTable, is_stored
+from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, TASK, WAITING
+from zray.exceptions import FAILURES
+from zray.failures import MissedArgument, alias_of, aliased, encode_failure, missed_argument
+from zray.ids import return_id, task_of
 from zray.protocol.codec import pack, unpack
-from zray.protocol.messages import FLAG_RETRYABLE, Cancel, Failed, ProtocolError, Result, Started, Submit
+from zray.protocol.messages import FLAG_RETRYABLE, Failed, ProtocolError, Result, Started
 from zray.protocol.records import AwaitedObject
 from zray.util.digest import in_a_line
-
-WAITING, SENT = range(2)
-"""A task waits for its arguments, or is with the broker or a worker."""
 
 UNLIMITED = -1
 NEAR_BYTES = 256 * 1024
 """From so many bytes of arguments on, a task rather goes to the host that has them."""
-MAX_IDLE_WINDOWS = 1000
-"""Of kinds of resources that tasks have asked for."""
 MAX_LOOKED_AT = 100_000
 """Of the calls that have no outcome, for people who look."""
 MAX_NAMES = 20
 MAX_FREE_ATTEMPTS = 20
 """So often may a task lose its worker before it has started without a retry being counted."""
-
-
-class Arguments(NamedTuple):
-    """A call's arguments as they were serialized.
-
-    ``refs`` are the top-level references, as (position or keyword, object); their places in ``data`` are blank.
-    ``held`` is everything to be pinned until the outcome: those, the ones nested in values, a handle.
-    """
-
-    status: int  # INLINE, or STORED: too large for an envelope, in the store under object_id
-    data: bytes
-    object_id: bytes
-    host: bytes
-    size: int  # of what is STORED, in bytes
-    refs: tuple[tuple[int | str, bytes], ...]
-    held: tuple[bytes, ...]
-
-
-class Envelope(NamedTuple):
-    """What a worker is given; opaque to the broker."""
-
-    options: bytes
-    status: int
-    data: bytes
-    object_id: bytes
-    host: bytes
-    size: int
-    refs: list[Any]  # [key, object_id, status, data, host, size]
-
-
-_NO_ENVELOPE = Envelope(b"", INLINE, b"", b"", b"", 0, [])
-_make_tuple: Any = tuple.__new__
-"""Of a named tuple from a list whose length is known to be right: two thirds of what ``_make`` takes."""
-
-
-def read_envelope(payload: bytes) -> tuple[Envelope, str]:
-    """An envelope, and "", or an empty one and why it cannot be read: who sent it is to be told.
-
-    What of it is looked at only when the call is run, where whatever is wrong is the call's error, is not checked here.
-    """
-    try:
-        fields = unpack(payload)
-    except ProtocolError as error:
-        return _NO_ENVELOPE, str(error)
-    if type(fields) is not list or len(fields) != len(Envelope._fields):
-        return _NO_ENVELOPE, "malformed envelope"
-    envelope = _make_tuple(Envelope, fields)
-    refs = envelope.refs
-    if type(envelope.options) is bytes and type(refs) is list and (not refs or _are_arguments(refs)):
-        return envelope, ""
-    return _NO_ENVELOPE, "malformed envelope"
-
-
-def _are_arguments(refs: list[Any]) -> bool:
-    """Whether each is [key, object_id, status, data, host, size]."""
-    try:
-        for key, object_id, status, data, host, size in refs:  # each by itself: there may be thousands
-            if (
-                type(object_id) is not bytes or len(object_id) != OBJECT_ID_BYTES or type(status) is not int
-                or type(data) is not bytes or type(host) is not bytes or type(size) is not int
-                or (type(key) is not int and type(key) is not str)
-            ):  # fmt: skip
-                return False
-    except (ValueError, TypeError):  # no list of six
-        return False
-    return True
-
-
-class Outcome(NamedTuple):
-    """What a worker answers; opaque to the broker. ``returns``: [status, data, size, inner references]."""
-
-    host: bytes
-    returns: list[Any]
-    kept: list[bytes]
-    retryable: bool
+RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
+"""Failures of the machinery rather than of the task: worth another attempt."""
+TOLD_BY_BROKER = frozenset(("NodeDiedError",))
+"""Of a lost host, the broker tells the driver once, and not each task."""
 
 
 class Route(Protocol):
@@ -145,9 +69,9 @@ class Route(Protocol):
 
 
 class Task:
-    """One call whose outcome is not known yet. Invariants: ``missing`` is the number of its arguments not yet ready;
-    ``counted`` is what of it counts in its route's window, in bytes: nothing before it was sent. ``left``: return
-    values, with hosts, that workers of earlier attempts have stored and perhaps not answered."""
+    """One call. ``state``: see ``zray.client.core.states``. Invariants: ``missing`` is the number of its arguments not
+    yet ready; ``counted`` is what of it counts in its route's window, in bytes: nothing before it was sent. ``left``:
+    return values, with hosts, that workers of earlier attempts have stored and perhaps not answered."""
 
     __slots__ = ("arguments", "attempt", "cancelled", "counted", "flags", "function_id", "left", "missing", "n_returns",
                  "options", "parent", "retries_left", "route", "seq", "shape", "state", "task_id")  # fmt: skip
@@ -179,14 +103,19 @@ class Task:
         self.missing = 0
         self.seq = 0
         self.counted = 0
-        self.state = WAITING
+        self.state = WAITING if arguments.refs else READY
         self.cancelled = False
         self.left: list[tuple[bytes, bytes]] | None = None  # a list for each of a million tasks would be much
+
+    def enter(self, state: int) -> None:
+        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        self.state = TASK.after[self.state][state]
 
     def ready(self, object_id: bytes) -> None:
         """One of the arguments exists now (``Waiting``)."""
         self.missing -= 1
         if not self.missing:
+            self.enter(READY)
             self.route.ready(self)
 
     @property
@@ -248,6 +177,8 @@ class TaskTable:
             # Counted before it can be told, so that a value arriving meanwhile does not start it early.
             task.missing = sum([references.wait_for(object_id, task) for _, object_id in arguments.refs])
         if not task.missing:
+            if task.state is WAITING:
+                task.enter(READY)
             task.route.ready(task)
 
     def soon(self, task: Task) -> None:
@@ -265,14 +196,10 @@ class TaskTable:
         finally:
             self._going = False
 
-    def waits(self, task: Task) -> bool:
-        """Whether the task has all its arguments and has not been sent or ended."""
-        return task.state == WAITING and not task.missing and task.task_id in self.tasks
-
     def will_fail(self, task: Task) -> bool:
         """Whether an argument of a task that has all of them is an error: it takes no room to fail."""
         entries = self.references.entries
-        return any(entries[object_id].status == ERROR for _, object_id in task.arguments.refs)
+        return any(entries[object_id].status is ERROR for _, object_id in task.arguments.refs)
 
     def dispatch(self, task: Task) -> None:
         """Builds the envelope and hands it to the route; an argument that is an error is the task's outcome."""
@@ -281,7 +208,7 @@ class TaskTable:
         n_bytes = len(arguments.data)
         for key, object_id in arguments.refs:
             entry = self.references.entries[object_id]
-            if entry.status == ERROR:
+            if entry.status is ERROR:
                 self._fail_for(task, key, object_id, entry)
                 return
             if entry.data and n_bytes + len(entry.data) > self._max_inline_bytes:
@@ -289,7 +216,7 @@ class TaskTable:
                 continue
             n_bytes += len(entry.data)
             refs.append((key, object_id, entry.status, entry.data, entry.host, entry.size))
-        task.state = SENT
+        task.enter(SENT)
         payload = pack((task.options, *arguments[:5], refs))
         task.route.send(task, payload)
 
@@ -300,7 +227,7 @@ class TaskTable:
         stored = [(arguments.object_id, arguments.host, arguments.size)] if arguments.status == STORED else []
         for _, object_id in arguments.refs:
             entry = self.references.entries[object_id]
-            if entry.status == STORED:
+            if entry.status is STORED:
                 stored.append((object_id, entry.host, entry.size))
         n_bytes: dict[bytes, int] = {}
         for object_id, host, size in stored:
@@ -318,7 +245,7 @@ class TaskTable:
             if not task.retries_left:
                 task.flags &= ~FLAG_RETRYABLE
         task.attempt += 1
-        task.state = WAITING
+        task.enter(READY)
         task.route.ready(task)
 
     # ------------------------------------------------------------------ outcomes
@@ -355,7 +282,7 @@ class TaskTable:
             self._discard(message.task_id, outcome)
         elif outcome.retryable and task.retries_left and not task.cancelled:
             self._discard(message.task_id, outcome)
-            self.on_retry(task.name, f"{task.attempt_text} raised {_raised(outcome)}: it is tried again")
+            self.on_retry(task.name, f"{task.attempt_text} raised {raised(outcome)}: it is tried again")
             self.again(task, counts=True)
         else:
             self._settle(task, outcome)
@@ -364,7 +291,7 @@ class TaskTable:
         task_id = task.task_id
         self._finish(task, b"")
         returns = outcome.returns
-        failed = _first_error(returns)
+        failed = first_error(returns)
         if failed is not None and not task.cancelled:
             self.references.unseen[task_id] = task.n_returns, task.name
         for index, (status, data, size, inner) in enumerate(returns, start=1):
@@ -431,7 +358,7 @@ class TaskTable:
     def on_started(self, message: Started) -> None:
         """A worker has begun with a task."""
         task = self.tasks.get(message.task_id)
-        if task is not None and task.attempt == message.attempt and task.state == SENT:
+        if task is not None and task.attempt == message.attempt and task.state is SENT:
             task.route.started(task)
 
     def refused(self, task_id: bytes, attempt: int, error: bytes) -> None:
@@ -472,6 +399,7 @@ class TaskTable:
     def _finish(self, task: Task, error: bytes) -> None:
         del self.tasks[task.task_id]
         task.route.done(task, error)
+        task.enter(ENDED)
 
     def _let_go(self, task: Task) -> None:
         """What a task with an outcome has held, and left behind."""
@@ -494,10 +422,10 @@ class TaskTable:
         if task is None:
             return False
         task.cancelled = True
-        if task.state == WAITING:
-            self.fail_cancelled(task, " before it was sent")
-        else:
+        if task.state is SENT:
             task.route.cancel(task, mode)
+        else:
+            self.fail_cancelled(task, " before it was sent")
         return True
 
     def cancel_children(self, parent: bytes, mode: int) -> None:
@@ -514,195 +442,3 @@ class TaskTable:
                 self.fail(task, error)
         self._due.clear()
         self._going = False
-
-
-class _Window:
-    """Tasks that ask for the same resources: ``n_bytes``, of those under way; ``held``: those that wait for room."""
-
-    __slots__ = ("held", "n_bytes")
-
-    def __init__(self) -> None:
-        self.n_bytes = 0
-        self.held: OrderedDict[bytes, Task] = OrderedDict()
-
-
-class QueueRoute:
-    """Plain tasks: through the broker's queue, within the windows of ``zray.client.core.windows``.
-
-    ``n_bytes``: of all tasks under way. ``_behind_all``: shapes whose tasks wait for room among all tasks, and not only
-    among those of their shape. Those are let go by the outcome of any task.
-    """
-
-    __slots__ = ("_behind_all", "_max_bytes", "_max_bytes_of_all", "_send", "_table", "_windows", "actor_id", "n_bytes")
-
-    class_name = ""
-
-    def __init__(self, table: TaskTable, send: Callable[[Any], None], windows: Windows) -> None:
-        self.actor_id = b""
-        self.n_bytes = 0
-        self._table = table
-        self._send = send
-        self._max_bytes = windows.task_bytes
-        self._max_bytes_of_all = windows.all_task_bytes
-        self._windows: dict[bytes, _Window] = {}
-        self._behind_all: dict[bytes, None] = {}
-
-    def ready(self, task: Task) -> None:
-        if task.counted:  # to be tried again
-            self._uncount(task)
-        self._table.soon(task)
-
-    def go(self, task: Task) -> None:
-        window = self._windows.get(task.shape) or self._new_window(task.shape)
-        waits = self._table.waits(task)
-        # As ``_has_room``, which would be a call for every task.
-        if not window.held and window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all:
-            if waits:
-                self._table.dispatch(task)
-            return
-        if waits and self._table.will_fail(task):
-            self._table.dispatch(task)
-            return
-        if waits:
-            window.held[task.task_id] = task
-        self._fill(task.shape, window)
-
-    def _has_room(self, window: _Window) -> bool:
-        return window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all
-
-    def _fill(self, shape: bytes, window: _Window) -> None:
-        """Sends those of a window's tasks for which there is room now."""
-        while window.held and self._has_room(window):
-            self._table.dispatch(next(iter(window.held.values())))
-        if window.held and window.n_bytes < self._max_bytes:
-            self._behind_all[shape] = None
-        else:
-            self._behind_all.pop(shape, None)
-
-    def send(self, task: Task, payload: bytes) -> None:
-        window = self._windows[task.shape]
-        if window.held:
-            window.held.pop(task.task_id, None)
-        task.counted = size = len(payload)
-        window.n_bytes += size
-        self.n_bytes += size
-        near = self._table.nearest(task.arguments)
-        self._send(Submit(task.task_id, task.attempt, task.function_id, task.shape, task.flags, near, payload))
-
-    def cancel(self, task: Task, mode: int) -> None:
-        self._send(Cancel(task.task_id, mode))
-
-    def started(self, task: Task) -> None:
-        if task.counted:
-            self._uncount(task)
-
-    def done(self, task: Task, error: bytes) -> None:
-        if task.counted:  # as ``_uncount``, which would be a call for every task
-            window = self._windows[task.shape]
-            window.n_bytes -= task.counted
-            self.n_bytes -= task.counted
-            if window.held or self._behind_all:
-                self._let_go(window)
-        elif task.state == WAITING:
-            held_in = self._windows.get(task.shape)
-            if held_in is not None:
-                held_in.held.pop(task.task_id, None)
-
-    def _uncount(self, task: Task) -> None:
-        window = self._windows[task.shape]
-        window.n_bytes -= task.counted
-        self.n_bytes -= task.counted
-        task.counted = 0
-        self._let_go(window)
-
-    def _let_go(self, window: _Window) -> None:
-        """There is more room, in this window and among all tasks."""
-        if window.held:
-            self._table.soon(next(iter(window.held.values())))
-        while self._behind_all and self.n_bytes < self._max_bytes_of_all:
-            shape = next(iter(self._behind_all))
-            del self._behind_all[shape]
-            behind = self._windows.get(shape)
-            if behind is not None and behind.held:
-                self._table.soon(next(iter(behind.held.values())))
-
-    def _new_window(self, shape: bytes) -> _Window:
-        if len(self._windows) >= MAX_IDLE_WINDOWS:
-            windows = self._windows.items()
-            self._windows = {key: window for key, window in windows if window.n_bytes or window.held}
-        window = self._windows[shape] = _Window()
-        return window
-
-    def check(self) -> None:
-        """Raises AssertionError if the books are wrong, or a task waits for room that is there; for tests."""
-        tasks = [task for task in self._table.tasks.values() if task.route is self]
-        assert self.n_bytes == sum(task.counted for task in tasks), "bytes of tasks under way"
-        for shape, window in self._windows.items():
-            assert window.n_bytes == sum(task.counted for task in tasks if task.shape == shape), "bytes of a shape"
-            assert all(self._table.waits(task) for task in window.held.values()), "a task is held that does not wait"
-            assert not (window.held and self._has_room(window)), "a task is held though there is room"
-        n_held = sum(len(window.held) for window in self._windows.values())
-        assert n_held == sum(map(self._table.waits, tasks)), "a task that could go is not held"
-
-
-RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
-"""Failures of the machinery rather than of the task: worth another attempt."""
-TOLD_BY_BROKER = frozenset(("NodeDiedError",))
-"""Of a lost host, the broker tells the driver once, and not each task."""
-
-
-MAX_OBJECT_BYTES = 1 << 46
-"""What says that it is larger is not true."""
-
-
-def read_outcome(payload: bytes) -> Outcome:
-    """Parses and checks a worker's answer."""
-    fields = unpack(payload)
-    if type(fields) is not list or len(fields) != len(Outcome._fields):
-        raise ProtocolError("malformed outcome")
-    host, returns, kept, _ = fields
-    if type(host) is not bytes or type(returns) is not list or type(kept) is not list:
-        raise ProtocolError("malformed outcome")
-    try:
-        for status, data, size, inner in returns:
-            if (  # each by itself: this is done for every result
-                type(status) is not int or type(data) is not bytes or type(size) is not int or type(inner) is not list
-                or not INLINE <= status <= ERROR or not 0 <= size <= MAX_OBJECT_BYTES
-                or (inner and not _are_objects(inner))
-                or (status != INLINE and is_stored(status, data) and len(host) != PROCESS_ID_BYTES)
-            ):  # fmt: skip
-                raise ProtocolError("malformed outcome")
-    except (ValueError, TypeError) as error:
-        raise ProtocolError(f"malformed outcome: {error}") from None
-    if kept and not _are_objects(kept):
-        raise ProtocolError("malformed outcome")
-    outcome: Outcome = _make_tuple(Outcome, fields)
-    return outcome
-
-
-def _first_error(returns: list[Any]) -> list[Any] | None:
-    """The first of a call's return values that is an error: of a generator others may come before it."""
-    for each in returns:
-        if each[0] == ERROR:
-            return each  # type: ignore[no-any-return]
-    return None
-
-
-def _raised(outcome: Outcome) -> str:
-    """The last line of what an attempt raised; an error that is in the store is not read for it."""
-    failed = _first_error(outcome.returns)
-    data = b"" if failed is None else failed[1]
-    lines: list[str] = []
-    if is_error(data) and not aliased(data):
-        with contextlib.suppress(SystemFailure):  # whatever its worker has sent: it is tried again
-            lines = error_text(data).strip().splitlines()
-    return lines[-1] if lines else "an error"
-
-
-def _are_objects(identifiers: list[Any]) -> bool:
-    return all(type(x) is bytes and len(x) == OBJECT_ID_BYTES for x in identifiers)
-
-
-def pack_outcome(host: bytes, returns: Iterable[Any], kept: list[bytes], retryable: bool) -> bytes:
-    """The counterpart of ``read_outcome``."""
-    return pack((host, list(returns), kept, retryable))

@@ -20,9 +20,9 @@ from typing import Any
 
 from zray import version
 from zray.client.connection import Connection
+from zray.client.core.envelopes import Envelope
 from zray.client.core.execution import Assignment
-from zray.client.core.references import INLINE
-from zray.client.core.tasks import Envelope
+from zray.client.core.states import INLINE
 from zray.client.session import Session
 from zray.config import Config
 from zray.ids import TASK_ID_BYTES

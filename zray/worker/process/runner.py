@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from zray.client.context import TaskContext
 from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
-from zray.client.core.references import ERROR, INLINE, PENDING, STORED
+from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.exports import STORED_FUNCTION
 from zray.client.session import Session
 from zray.exceptions import DeserializationError, ModuleMissingError, ObjectStoreFullError, has_type

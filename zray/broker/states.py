@@ -1,0 +1,82 @@
+"""The broker's states: of workers and of actors. ``docs/states.md`` shows these tables."""
+
+from __future__ import annotations
+
+from zray.protocol.messages import ActorStatus
+from zray.states import Machine, State
+
+
+class WorkerState(State):
+    """Of a worker process."""
+
+    STARTING = 0, "Its host was told to fork it. It may have a grant, for its actor or for tasks that reserved it."
+    IDLE = 1, "It has joined and holds nothing."
+    BUSY = 2, "It has a grant, and tasks that ask for these resources."
+    PROBED = 3, "It was idle for long and was asked whether it can go. It gets no work until it answers."
+    SERVING = 4, "It was given an actor, which it constructs and runs."
+    RETIRED = 5, "It gets no more work and holds nothing. Its process ends, or stays while others need its objects."
+    DEAD = 6, "Its process is gone, and so is this record."
+
+
+STARTING, IDLE, BUSY, PROBED, SERVING, RETIRED, _ = WorkerState
+
+_DIED = "Its host reports its death, or the host itself is gone."
+
+WORKER = Machine(
+    "worker (the broker's view)",
+    (STARTING,),
+    {
+        STARTING: {
+            IDLE: "It joins, and no line of tasks has reserved it, or the one that did needs it no more.",
+            BUSY: "It joins, and the line of tasks that reserved it still waits.",
+            SERVING: "It joins, and is given the actor for which it was started.",
+            RETIRED: "It joins after its end was decided.",
+            WorkerState.DEAD: _DIED,
+        },
+        IDLE: {
+            BUSY: "It is granted resources for tasks.",
+            PROBED: "It was idle for `idle_timeout_s`.",
+            SERVING: "It is given an actor.",
+            RETIRED: "It leaves, or it is to be killed.",
+            WorkerState.DEAD: _DIED,
+        },
+        BUSY: {
+            IDLE: "It has no task left.",
+            RETIRED: "It has no task left, and its end was decided before.",
+            WorkerState.DEAD: _DIED,
+        },
+        PROBED: {
+            IDLE: "It stays.",
+            RETIRED: "It leaves, or it is to be killed.",
+            WorkerState.DEAD: _DIED,
+        },
+        SERVING: {
+            RETIRED: "Its actor ends in order, or has died and the worker leaves.",
+            WorkerState.DEAD: _DIED,
+        },
+        RETIRED: {WorkerState.DEAD: _DIED},
+    },
+)
+
+PENDING, ALIVE, RESTARTING, DEAD = ActorStatus
+
+ACTOR = Machine(
+    "actor (the broker's view)",
+    (PENDING,),
+    {
+        PENDING: {
+            ALIVE: "Its constructor has returned.",
+            RESTARTING: "Its worker died before the constructor had returned, and restarts are left.",
+            DEAD: "Its constructor raised, it was killed or released, its creator is gone, or no restart is left.",
+        },
+        ALIVE: {
+            RESTARTING: "Its worker died, and restarts are left.",
+            DEAD: "It ended by itself, it was killed, its creator is gone, or its worker died and no restart is left.",
+        },
+        RESTARTING: {
+            ALIVE: "Its constructor has returned.",
+            RESTARTING: "The new worker died as well before the constructor had returned, and restarts are left.",
+            DEAD: "Its constructor raised, it was killed or released, its creator is gone, or no restart is left.",
+        },
+    },
+)

@@ -1,0 +1,144 @@
+"""The route of plain tasks: through the broker's queues, within the owner's windows."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from zray.client.core.states import READY, SENT
+from zray.client.core.tasks import Task, TaskTable
+from zray.client.core.windows import Windows
+from zray.protocol.messages import Cancel, Submit
+
+MAX_IDLE_WINDOWS = 1000
+"""Of kinds of resources that tasks have asked for."""
+
+
+class _Window:
+    """Tasks that ask for the same resources: ``n_bytes``, of those under way; ``held``: those that wait for room."""
+
+    __slots__ = ("held", "n_bytes")
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+        self.held: OrderedDict[bytes, Task] = OrderedDict()
+
+
+class QueueRoute:
+    """Plain tasks: through the broker's queue, within the windows of ``zray.client.core.windows``.
+
+    ``n_bytes``: of all tasks under way. ``_behind_all``: shapes whose tasks wait for room among all tasks, and not only
+    among those of their shape. Those are let go by the outcome of any task.
+    """
+
+    __slots__ = ("_behind_all", "_max_bytes", "_max_bytes_of_all", "_send", "_table", "_windows", "actor_id", "n_bytes")
+
+    class_name = ""
+
+    def __init__(self, table: TaskTable, send: Callable[[Any], None], windows: Windows) -> None:
+        self.actor_id = b""
+        self.n_bytes = 0
+        self._table = table
+        self._send = send
+        self._max_bytes = windows.task_bytes
+        self._max_bytes_of_all = windows.all_task_bytes
+        self._windows: dict[bytes, _Window] = {}
+        self._behind_all: dict[bytes, None] = {}
+
+    def ready(self, task: Task) -> None:
+        if task.counted:  # to be tried again
+            self._uncount(task)
+        self._table.soon(task)
+
+    def go(self, task: Task) -> None:
+        window = self._windows.get(task.shape) or self._new_window(task.shape)
+        waits = task.state is READY
+        # As ``_has_room``, which would be a call for every task.
+        if not window.held and window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all:
+            if waits:
+                self._table.dispatch(task)
+            return
+        if waits and self._table.will_fail(task):
+            self._table.dispatch(task)
+            return
+        if waits:
+            window.held[task.task_id] = task
+        self._fill(task.shape, window)
+
+    def _has_room(self, window: _Window) -> bool:
+        return window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all
+
+    def _fill(self, shape: bytes, window: _Window) -> None:
+        """Sends those of a window's tasks for which there is room now."""
+        while window.held and self._has_room(window):
+            self._table.dispatch(next(iter(window.held.values())))
+        if window.held and window.n_bytes < self._max_bytes:
+            self._behind_all[shape] = None
+        else:
+            self._behind_all.pop(shape, None)
+
+    def send(self, task: Task, payload: bytes) -> None:
+        window = self._windows[task.shape]
+        if window.held:
+            window.held.pop(task.task_id, None)
+        task.counted = size = len(payload)
+        window.n_bytes += size
+        self.n_bytes += size
+        near = self._table.nearest(task.arguments)
+        self._send(Submit(task.task_id, task.attempt, task.function_id, task.shape, task.flags, near, payload))
+
+    def cancel(self, task: Task, mode: int) -> None:
+        self._send(Cancel(task.task_id, mode))
+
+    def started(self, task: Task) -> None:
+        if task.counted:
+            self._uncount(task)
+
+    def done(self, task: Task, error: bytes) -> None:
+        if task.counted:  # as ``_uncount``, which would be a call for every task
+            window = self._windows[task.shape]
+            window.n_bytes -= task.counted
+            self.n_bytes -= task.counted
+            if window.held or self._behind_all:
+                self._let_go(window)
+        elif task.state is not SENT:
+            held_in = self._windows.get(task.shape)
+            if held_in is not None:
+                held_in.held.pop(task.task_id, None)
+
+    def _uncount(self, task: Task) -> None:
+        window = self._windows[task.shape]
+        window.n_bytes -= task.counted
+        self.n_bytes -= task.counted
+        task.counted = 0
+        self._let_go(window)
+
+    def _let_go(self, window: _Window) -> None:
+        """There is more room, in this window and among all tasks."""
+        if window.held:
+            self._table.soon(next(iter(window.held.values())))
+        while self._behind_all and self.n_bytes < self._max_bytes_of_all:
+            shape = next(iter(self._behind_all))
+            del self._behind_all[shape]
+            behind = self._windows.get(shape)
+            if behind is not None and behind.held:
+                self._table.soon(next(iter(behind.held.values())))
+
+    def _new_window(self, shape: bytes) -> _Window:
+        if len(self._windows) >= MAX_IDLE_WINDOWS:
+            windows = self._windows.items()
+            self._windows = {key: window for key, window in windows if window.n_bytes or window.held}
+        window = self._windows[shape] = _Window()
+        return window
+
+    def check(self) -> None:
+        """Raises AssertionError if the books are wrong, or a task waits for room that is there; for tests."""
+        tasks = [task for task in self._table.tasks.values() if task.route is self]
+        assert self.n_bytes == sum(task.counted for task in tasks), "bytes of tasks under way"
+        for shape, window in self._windows.items():
+            assert window.n_bytes == sum(task.counted for task in tasks if task.shape == shape), "bytes of a shape"
+            assert all(task.state is READY for task in window.held.values()), "a task is held that is not ready"
+            assert not (window.held and self._has_room(window)), "a task is held though there is room"
+        n_held = sum(len(window.held) for window in self._windows.values())
+        assert n_held == sum(task.state is READY for task in tasks), "a task that could go is not held"

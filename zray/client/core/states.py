@@ -1,0 +1,83 @@
+"""The states of what a driver or worker owns or calls. ``docs/states.md`` shows these tables."""
+
+from __future__ import annotations
+
+from zray.states import Machine, State
+
+
+class TaskState(State):
+    """Of a task or call, as its owner sees it."""
+
+    WAITING = 0, "A reference among its arguments may have no value yet."
+    READY = 1, "It has its arguments, and waits for its turn: for a call before it, or for room in a window."
+    SENT = 2, "An attempt is with the broker, a worker or an actor."
+    ENDED = 3, "Its outcome is known, and nothing is kept of it but its return values."
+
+
+WAITING, READY, SENT, ENDED = TaskState
+
+TASK = Machine(
+    "task (the owner's view)",
+    (READY, WAITING),
+    {
+        WAITING: {
+            READY: "Each of its arguments has a value or is an error.",
+            ENDED: "It is cancelled, its actor is dead, or the cluster is gone.",
+        },
+        READY: {
+            SENT: "It is its turn, and its window has room.",
+            ENDED: "An argument is an error, it is cancelled, its actor is dead, or the cluster is gone.",
+        },
+        SENT: {
+            READY: "Another attempt is to be made: the worker died, it raised what is retried, or its actor restarts.",
+            ENDED: "It has a result, it has failed for good, or it was cancelled.",
+        },
+    },
+)
+
+
+class ObjectStatus(State):
+    """Of an object, as its owner or a borrower sees it. The numbers travel."""
+
+    PENDING = 0, "It has no value yet."
+    INLINE = 1, "Its value is in memory here."
+    STORED = 2, "Its value is in the store of a host."
+    ERROR = 3, "It is an error: in memory here, or in the store of a host if it is large."
+    HANDLE = 4, "It has no value: it stands for the handles of an actor."
+
+
+PENDING, INLINE, STORED, ERROR, HANDLE = ObjectStatus
+
+OBJECT = Machine(
+    "object (an owner's or borrower's entry)",
+    (PENDING, INLINE),
+    {
+        PENDING: {
+            INLINE: "Its task returned it, it was put, or its owner has answered: it is small.",
+            STORED: "Its task returned it, it was put, or its owner has answered: it is large.",
+            ERROR: "Its task has failed, its owner is dead or answered so, or the object was freed before.",
+            HANDLE: "An actor was created, or its owner has answered.",
+        },
+    },
+)
+
+
+class ViewState(State):
+    """Of an actor, as a process that calls it sees it."""
+
+    LIVE = 0, "Calls are sent. The broker keeps them while the actor is being constructed or restarted."
+    DEAD = 1, "Calls fail at once."
+
+
+LIVE, DEAD = ViewState
+
+VIEW = Machine(
+    "actor (the view of a process that calls it)",
+    (LIVE,),
+    {
+        LIVE: {
+            LIVE: "The broker tells of a new incarnation. What was sent to the one before is sent again, or fails.",
+            DEAD: "The broker tells that the actor is dead, or does not accept it.",
+        },
+    },
+)

@@ -1,0 +1,84 @@
+"""The states of transfers: of pulls, and of the ways to the processes that are pulled from.
+
+``docs/states.md`` shows these tables.
+"""
+
+from __future__ import annotations
+
+from zray.states import Machine, State
+
+
+class PullState(State):
+    """Of an object that is being pulled to this machine."""
+
+    LOCATING = 0, "It has no source. Its owner has been asked who has the object."
+    RESERVING = 1, "It has sources, and the shell makes room for the whole object."
+    RUNNING = 2, "It has room and sources. Chunks are asked for, a bounded number ahead from each source."
+    SEALING = 3, "All chunks are here, and the shell publishes the object."
+    DONE = 4, "The object can be read here."
+    FAILED = 5, "The readers were told why the object cannot be had."
+
+
+LOCATING, RESERVING, RUNNING, SEALING, DONE, FAILED = PullState
+
+_GIVEN_UP = "No reader waits any more, its owner is dead or says that the object is gone, or the process ends."
+
+PULL = Machine(
+    "pull (of one object to one machine)",
+    (LOCATING,),
+    {
+        LOCATING: {
+            RESERVING: "Sources are known, and there is no room yet.",
+            RUNNING: "Sources are known again, and the room is there from before.",
+            FAILED: f"Nobody has the object. {_GIVEN_UP}",
+        },
+        RESERVING: {
+            RUNNING: "There is room, and there are sources.",
+            FAILED: f"There is no room. {_GIVEN_UP}",
+        },
+        RUNNING: {
+            LOCATING: "The last source is lost. The owner is asked again, and the pull goes on where it was.",
+            SEALING: "The last chunk has arrived.",
+            FAILED: _GIVEN_UP,
+        },
+        SEALING: {
+            DONE: "The object is published.",
+            FAILED: "The object could not be published.",
+        },
+    },
+)
+
+
+class LinkState(State):
+    """Of the way to a process that is pulled from."""
+
+    RELAYED = 0, "Requests go through the broker."
+    DIALLING = 1, "A direct link is being made. Until then one request at a time goes through the broker."
+    DIRECT = 2, "Requests go by a direct link."
+    GONE = 3, "The process is dead."
+
+
+RELAYED, DIALLING, DIRECT, GONE = LinkState
+
+_DEATH = "The broker tells of the process's death."
+
+LINK = Machine(
+    "link (to a process that is pulled from)",
+    (RELAYED,),
+    {
+        RELAYED: {
+            DIALLING: "Something is to be pulled, and no attempt has failed lately. Hosts only.",
+            DIRECT: "The link is made after it was given up.",
+            GONE: _DEATH,
+        },
+        DIALLING: {
+            DIRECT: "The link is made.",
+            RELAYED: "The process cannot be dialled, or does not answer for 5 s.",
+            GONE: _DEATH,
+        },
+        DIRECT: {
+            RELAYED: "The link has broken, or was not used for long and is given up.",
+            GONE: _DEATH,
+        },
+    },
+)
