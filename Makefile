@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 ARGS ?=
+CORES := $(shell nproc 2> /dev/null || echo 1)
+TEST_PROCESSES ?= $(if $(filter 1,$(CORES)),0,$(CORES))
 
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
@@ -22,7 +24,7 @@ demo: $(VENV)/.installed ## Analyse the Python standard library with zray
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(VENV)/.installed-test ## All tests; ZRAY_TEST_SEEDS sets the number of simulated runs
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(ARGS)
 
 bench: $(BENCH_VENV)/.installed-bench ## Measure zray beside Ray, loky and ProcessPoolExecutor
 	$(BENCH_VENV)/bin/python benchmarks/run.py $(ARGS)
@@ -41,8 +43,8 @@ format: $(VENV)/.installed-lint ## Mend what of style and formatting can be mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/.installed-lint ## Strict types
-	$(BIN)/mypy --strict zray
+types: $(VENV)/.installed-lint $(VENV)/.installed-test ## Types: strict ones of zray, and those of its tests
+	$(BIN)/mypy
 
 layers: $(VENV)/.installed-lint ## Who may import whom: the layers of docs/architecture.md
 	$(BIN)/lint-imports

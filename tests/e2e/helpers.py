@@ -19,6 +19,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from zray.client import session as sessions
+from zray.client.session import Session
+from zray.store import Store
+
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -43,6 +47,20 @@ def error_of(ray: Any, ref: Any, timeout_s: float = 8.0) -> Exception:
     except Exception as error:
         return error
     raise AssertionError(f"no error but {value!r:.100}")
+
+
+def current_session() -> Session:
+    """The session of this process, which has one."""
+    session = sessions.current()
+    assert session is not None
+    return session
+
+
+def store_of(session: Session) -> Store:
+    """The store of the session's host."""
+    store = session.stores.of(session.stores.find_home())
+    assert store is not None
+    return store
 
 
 def alive(pid: int) -> bool:
@@ -81,7 +99,7 @@ class Sandbox:
 
     def one(self, title: str) -> int:
         """The one process of that title."""
-        return eventually(lambda: self.processes(title))[0]  # type: ignore[no-any-return]
+        return eventually(lambda: self.processes(title))[0]
 
     def sessions(self) -> list[Path]:
         """Directories of sessions that have not been removed."""

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import msgpack
 import pytest
@@ -77,7 +78,7 @@ def broker(sandbox) -> Iterator[BrokerShell]:
     (sandbox.directory / "broker").unlink(missing_ok=True)
 
 
-def hello(me: bytes, **changes: object) -> Hello:
+def hello(me: bytes, **changes: Any) -> Hello:
     given = Hello(PROTOCOL_VERSION, python_version(), version.VERSION, DRIVER, me, {"pid": 1, "job": {}})
     return given._replace(**changes)
 

@@ -68,7 +68,12 @@ def test_other_shapes_of_the_same_driver_are_served(ray, queue) -> None:
         return number
 
     counter = Counter.remote()
-    shapes = [{"num_cpus": 0.5}, {"num_cpus": 2}, {"num_cpus": 1, "memory": 2**20}, {"num_cpus": 1.5}]
+    shapes: list[dict[str, float]] = [
+        {"num_cpus": 0.5},
+        {"num_cpus": 2},
+        {"num_cpus": 1, "memory": 2**20},
+        {"num_cpus": 1.5},
+    ]
     refs = [small.options(**shape).remote(number) for number, shape in enumerate(shapes)]
     assert ray.get([counter.add.remote(), *refs], timeout=60.0) == [1, 0, 1, 2, 3]
     assert queued(ray, queue)

@@ -156,7 +156,7 @@ class Desk:
 class Stage:
     """A driver, a host of two CPUs, and an actor that lives."""
 
-    def __init__(self, desk: Desk, **spec: object) -> None:
+    def __init__(self, desk: Desk, **spec: Any) -> None:
         self.desk = desk
         self.driver = desk.driver()
         self.host = desk.host(CPU=2)

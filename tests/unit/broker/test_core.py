@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.unit.broker.desk import ACTOR, FUNCTION, NO_CPU, ONE_CPU, Desk, amounts, shape
@@ -14,7 +16,7 @@ def desk() -> Desk:
     return Desk()
 
 
-def ask(desk: Desk, source: bytes, what: str, **argument: object) -> object:
+def ask(desk: Desk, source: bytes, what: str, **argument: object) -> Any:
     desk.take(source)
     desk.say(source, m.Query(1, what, argument))
     (answer,) = desk.take(source, m.Answer)
@@ -38,7 +40,8 @@ def test_joining_twice_is_joining_once(desk):
 def test_who_is_or_was_a_member(desk):
     driver, other = desk.driver(), desk.driver("other")
     desk.say(other, m.Goodbye("done"))
-    answers = [ask(desk, driver, "is_member", process_id=each) for each in (driver, other, b"x" * 16, [], "x", None)]
+    asked: list[Any] = [driver, other, b"x" * 16, [], "x", None]
+    answers = [ask(desk, driver, "is_member", process_id=each) for each in asked]
     assert answers == [True, True, False, False, False, False]
     assert ask(desk, driver, "is_member") is False
 

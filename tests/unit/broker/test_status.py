@@ -130,7 +130,7 @@ def tell(desk: Desk, process: bytes, **found: Any) -> None:
     desk.say(process, m.Inspected(inspect.request, found))
 
 
-def does(*running: list[Any], waits: list[Any] = [], arguments: dict[str, int] = {}) -> dict[str, Any]:  # noqa: B006
+def does(*running: list[Any], waits: list[Any] = [], arguments: dict[str, Any] = {}) -> dict[str, Any]:  # noqa: B006
     return {"running": list(running), "waits": waits, "arguments": arguments}
 
 

@@ -25,7 +25,7 @@ def process() -> Process:
     return Process(Wire(), "process")
 
 
-def sent(process: Process) -> list[object]:
+def sent(process: Process) -> list[Any]:
     return process.core.drain()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgpack
 import pytest
@@ -58,7 +59,7 @@ def answer(
     process.flush()
 
 
-def sent(process: Process) -> list[object]:
+def sent(process: Process) -> list[Any]:
     """What has been sent to the broker since the last look."""
     messages = list(process.up)
     process.up.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
 
 import pytest
 
@@ -31,6 +32,8 @@ from zray.transfer.core import (
     TransferCore,
 )
 
+E = TypeVar("E")
+
 ME, SOURCE, OTHER, OWNER = (name.encode().ljust(16, b".") for name in ("me", "source", "other", "owner"))
 OBJECT = OWNER + b"\0" * 12
 CHILD = Origin(b"child".ljust(16, b"."), b"link")
@@ -51,11 +54,12 @@ class Host:
         for source in self.core.peers:
             self.core.link_down(source, self.now - REDIAL_S)
 
-    def take(self, kind: type) -> list[transfer.Effect]:
+    def take(self, kind: type[E]) -> list[E]:
         """The effects of one kind since the last look."""
         self.effects += self.core.take_effects()
-        found = [effect for effect in self.effects if type(effect) is kind]
-        self.effects = [effect for effect in self.effects if type(effect) is not kind]
+        found: list[E] = []
+        found.extend(effect for effect in self.effects if isinstance(effect, kind))
+        self.effects = [effect for effect in self.effects if not isinstance(effect, kind)]
         self.core.check()
         return found
 
@@ -426,6 +430,7 @@ def test_what_has_not_arrived_is_passed_on_when_it_does():
     host.answer(second)
     (served,) = host.take(Serve)
     assert served.origin == CHILD and served.request == wanted(1)
+    assert served.room is not None
     assert bytes(served.room[CHUNK_BYTES : 2 * CHUNK_BYTES]) == host.value[CHUNK_BYTES : 2 * CHUNK_BYTES]
 
 
