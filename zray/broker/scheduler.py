@@ -35,7 +35,7 @@ from zray.broker.records import (
     Worker,
 )
 from zray.broker.resources import NOTHING, Shape
-from zray.broker.shares import Share, Shares
+from zray.broker.shares import Share, Shares, check_all
 from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
 
 CREDIT_US = 3000
@@ -590,10 +590,9 @@ class Scheduler:
     def check(self) -> None:
         """Raises AssertionError if an account is not what the grants say; for tests."""
         workers = self.workers.values()
-        held = {worker.share for worker in workers if worker.share is not None}
-        actors, tasks = self.actors_waiting.values(), self.queues.values()
-        for share in held | {line.share for line in actors} | {line.share for line in tasks}:
-            share.check_all(workers)
+        waiting = [line.share for line in self.actors_waiting.values()]
+        waiting += [queue.share for queue in self.queues.values()]
+        check_all(waiting, workers)
         for worker in workers:
             if worker.outstanding and worker.state == BUSY:
                 assert worker.share is not None, "work without a grant"
