@@ -14,7 +14,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test bench bench-hosts bench-scale lint format types layers clean
+.PHONY: help demo test coverage bench bench-hosts bench-scale lint format types layers clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,10 @@ demo: $(VENV)/.installed ## Analyse the Python standard library with zray
 
 test: $(VENV)/.installed-test ## All tests; ZRAY_TEST_SEEDS sets the number of simulated runs
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(ARGS)
+
+coverage: $(VENV)/.installed-test ## What of zray the unit and conformance tests run; fails below a floor
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --cov --cov-report=term tests/unit tests/conformance $(ARGS)
 
 bench: $(BENCH_VENV)/.installed-bench ## Measure zray beside Ray, loky and ProcessPoolExecutor
 	$(BENCH_VENV)/bin/python benchmarks/run.py $(ARGS)
@@ -51,7 +55,7 @@ layers: $(VENV)/.installed-lint ## Who may import whom: the layers of docs/archi
 
 clean: ## Remove all that was set up and built
 	rm -rf $(VENV) $(BENCH_VENV) build dist out *.egg-info
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says that an environment has what its name says, as of the present pyproject.toml.
