@@ -9,6 +9,8 @@ CORES := $(shell nproc 2> /dev/null || echo 1)
 TEST_PROCESSES ?= $(if $(filter 1,$(CORES)),0,$(CORES))
 
 BIN := $(VENV)/bin
+# Compiled files are kept, and apart from the sources: tests start some thousand processes, each would compile zray.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(abspath $(VENV))/bytecode $(BIN)/python -m pytest
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
@@ -24,11 +26,11 @@ demo: $(VENV)/.installed ## Analyse the Python standard library with zray
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(VENV)/.installed-test ## All tests; ZRAY_TEST_SEEDS sets the number of simulated runs
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) $(ARGS)
+	$(PYTEST) -n $(TEST_PROCESSES) $(ARGS)
 
 coverage: $(VENV)/.installed-test ## What of zray the unit and conformance tests run; fails below a floor
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --cov --cov-report=term tests/unit tests/conformance $(ARGS)
+	$(PYTEST) -n $(TEST_PROCESSES) --cov --cov-report=term tests/unit tests/conformance $(ARGS)
 
 bench: $(BENCH_VENV)/.installed-bench ## Measure zray beside Ray, loky and ProcessPoolExecutor
 	$(BENCH_VENV)/bin/python benchmarks/run.py $(ARGS)
