@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -263,13 +264,21 @@ def driver(
     return Process(command, env={**os.environ, **(environ or {})}, **popen)
 
 
+PORTS_FROM, TEST_PROCESSES = 10_000, 16
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens at now."""
+    """A TCP port that nothing listens at now. The kernel gives such a port to no connection, and test processes that
+    run side by side take different ones."""
     import socket
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % TEST_PROCESSES
+    while True:
+        port = random.randrange(PORTS_FROM, max(ephemeral, 2 * PORTS_FROM), TEST_PROCESSES) + mine
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def cli(name: str, *options: str, timeout_s: float = 10.0) -> subprocess.CompletedProcess[str]:
