@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Undoes what a run in the background (``&``, ``nohup``) inherits, and ends orderly by SIGTERM as by Ctrl-C."""
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadgroup"  # as `-n 2` asks for it, but groups stay together
-    if hasattr(config, "workerinput"):  # a test process: Ctrl-C at a terminal is for the one that has started it
+    if _is_test_process(config):  # Ctrl-C at a terminal is for the process that has started it
         os.setpgid(0, 0)
     if threading.current_thread() is not threading.main_thread():
         return
@@ -54,14 +54,24 @@ def pytest_xdist_newgateway(gateway: Any) -> None:
     _test_processes.append(gateway._rinfo().pid)
 
 
+def _is_test_process(config: pytest.Config) -> bool:
+    """Whether this is one of the processes that ``-n`` starts."""
+    return hasattr(config, "workerinput")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_keyboard_interrupt() -> None:
     """Interrupts the test processes too. xdist would do so after 5 s, and kill them after another 5."""
     for pid in _test_processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    if "PYTEST_XDIST_WORKER" in os.environ and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _pass)  # xdist's, while fixtures are being torn down
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """While fixtures are taken down, an interrupted test process is not interrupted again: xdist tries to."""
+    if exitstatus == pytest.ExitCode.INTERRUPTED and _is_test_process(session.config):
+        signal.signal(signal.SIGINT, _pass)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

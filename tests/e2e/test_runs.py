@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 def run_of(*options: str, **environ: str) -> Process:
     """pytest, in a process group of its own, with SIGINT ignored as a shell does for what runs in the background."""
     command = f"trap '' INT; exec {sys.executable} -m pytest -p no:cacheprovider -q -s {' '.join(options)}"
-    return Process(["sh", "-c", command], cwd=HERE.parent.parent, env={**os.environ, **environ})
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return Process(["sh", "-c", command], cwd=HERE.parent.parent, env={**mine, **environ})
 
 
 @pytest.mark.parametrize("processes", [0, 2])
