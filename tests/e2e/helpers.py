@@ -110,7 +110,9 @@ class Sandbox:
 
     def sockets(self) -> list[Path]:
         """Unix sockets in the file system."""
-        return [path for path in self.directory.rglob("*") if path.is_socket()]
+        # os.walk, since directories are removed meanwhile
+        found = (Path(top, name) for top, _, names in os.walk(self.directory) for name in names)
+        return [path for path in found if path.is_socket()]
 
     def segments(self) -> list[Path]:
         """Shared memory of this test's sessions."""
