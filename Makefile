@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 ARGS ?=
+# Tests wait more than they compute: one test process more than there are cores, and on a single core none.
 CORES := $(shell nproc 2> /dev/null || echo 1)
-TEST_PROCESSES ?= $(if $(filter 1,$(CORES)),0,$(CORES))
+TEST_PROCESSES ?= $(if $(filter 1,$(CORES)),0,$(shell expr $(CORES) + 1))
 
 BIN := $(VENV)/bin
 # Compiled files are kept, and apart from the sources: tests start some thousand processes, each would compile zray.
