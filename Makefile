@@ -5,14 +5,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 ARGS ?=
+# Tests wait more than they compute: one test process more than there are cores, and on a single core none.
+CORES := $(shell nproc 2> /dev/null || echo 1)
+TEST_PROCESSES ?= $(if $(filter 1,$(CORES)),0,$(shell expr $(CORES) + 1))
 
 BIN := $(VENV)/bin
+# Compiled files are kept, and apart from the sources: tests start some thousand processes, each would compile zray.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX=$(abspath $(VENV))/bytecode $(BIN)/python -m pytest
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test bench bench-hosts bench-scale docs lint format types layers clean
+.PHONY: help demo test coverage bench bench-hosts bench-scale docs lint format types layers clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,7 +27,11 @@ demo: $(VENV)/.installed ## Analyse the Python standard library with zray
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(VENV)/.installed-test ## All tests; ZRAY_TEST_SEEDS sets the number of simulated runs
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) -n $(TEST_PROCESSES) $(ARGS)
+
+coverage: $(VENV)/.installed-test ## What of zray the unit and conformance tests run; fails below a floor
+	rm -f .coverage .coverage.*
+	$(PYTEST) -n $(TEST_PROCESSES) --cov --cov-report=term tests/unit tests/conformance $(ARGS)
 
 bench: $(BENCH_VENV)/.installed-bench ## Measure zray beside Ray, loky and ProcessPoolExecutor
 	$(BENCH_VENV)/bin/python benchmarks/run.py $(ARGS)
@@ -45,15 +54,15 @@ format: $(VENV)/.installed-lint ## Mend what of style and formatting can be mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/.installed-lint ## Strict types
-	$(BIN)/mypy --strict zray
+types: $(VENV)/.installed-lint $(VENV)/.installed-test ## Types: strict ones of zray, and those of its tests
+	$(BIN)/mypy
 
 layers: $(VENV)/.installed-lint ## Who may import whom: the layers of docs/architecture.md
 	$(BIN)/lint-imports
 
 clean: ## Remove all that was set up and built
 	rm -rf $(VENV) $(BENCH_VENV) build dist out *.egg-info
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says that an environment has what its name says, as of the present pyproject.toml.

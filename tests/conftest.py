@@ -1,21 +1,37 @@
-"""What holds for all tests: their names are the same in every process, or pytest-xdist could not share them out; and
-signals do what they do at a terminal, however the run was started, and leave nothing behind.
+"""What holds for all tests.
+
+Their names are the same in every process, or pytest-xdist could not share them out. Signals do what they do at a
+terminal, however the run was started, and leave nothing behind. With ``-n``, the process that was started runs no
+tests: it is interrupted, and interrupts each of its test processes once.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import threading
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
+# Directories whose modules have a cluster each, which their tests share: one test process runs a whole module.
+_CLUSTER_PER_MODULE = [Path(__file__).parent / name for name in ("conformance", "docs")]
 
-def pytest_configure() -> None:
+_test_processes: list[int] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
     """Undoes what a run in the background (``&``, ``nohup``) inherits, and ends orderly by SIGTERM as by Ctrl-C."""
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "loadgroup"  # as `-n 2` asks for it, but groups stay together
+    if _is_test_process(config):  # Ctrl-C at a terminal is for the process that has started it
+        os.setpgid(0, 0)
     if threading.current_thread() is not threading.main_thread():
         return
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -23,10 +39,39 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def end(number: int, frame: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, lambda number, frame: None)  # once: what ends is not to be interrupted
+        signal.signal(signal.SIGTERM, _pass)  # once: what ends is not to be interrupted
         raise KeyboardInterrupt(f"ended by {signal.Signals(number).name}")
 
     signal.signal(signal.SIGTERM, end)
+
+
+def _pass(number: int, frame: object) -> None:
+    """A handler and not ``SIG_IGN``, which children would inherit."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_newgateway(gateway: Any) -> None:
+    _test_processes.append(gateway._rinfo().pid)
+
+
+def _is_test_process(config: pytest.Config) -> bool:
+    """Whether this is one of the processes that ``-n`` starts."""
+    return hasattr(config, "workerinput")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_keyboard_interrupt() -> None:
+    """Interrupts the test processes too. xdist would do so after 5 s, and kill them after another 5."""
+    for pid in _test_processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """While fixtures are taken down, an interrupted test process is not interrupted again: xdist tries to."""
+    if exitstatus == pytest.ExitCode.INTERRUPTED and _is_test_process(session.config):
+        signal.signal(signal.SIGINT, _pass)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -36,6 +81,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             raise pytest.UsageError(f"{metafunc.definition.nodeid}: a set has no order, so sort its values")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent in _CLUSTER_PER_MODULE:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if changing := [item.nodeid for item in items if _ADDRESS.search(item.nodeid)]:
         raise pytest.UsageError(f"these names change with each run, give them ids: {', '.join(changing)}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import pytest
 
 
-def make_class(ray):
+def make_class(ray) -> Any:
     @ray.remote(num_cpus=0)
     class Shelf:
         """Keeps things."""
@@ -53,7 +54,7 @@ def make_class(ray):
             return "method"
 
         def hide(self):
-            self.hidden = 12
+            self.hidden: Any = 12  # type: ignore[method-assign, assignment]
             return self.hidden
 
     return Shelf
@@ -130,7 +131,7 @@ def test_an_attribute_set_by_the_constructor_does_not_hide_its_method(ray):
         def __init__(self):
             self.step = lambda: "attribute"
 
-        def step(self):
+        def step(self):  # type: ignore[no-redef]
             return "method"
 
         async def other(self):
@@ -143,7 +144,7 @@ def test_subclasses_of_a_decorated_class_are_refused(ray):
     shelf_class = make_class(ray)
     with pytest.raises(TypeError, match="Shelf") as caught:
 
-        class Derived(shelf_class):
+        class Derived(shelf_class):  # type: ignore[misc, valid-type]
             pass
 
     assert type(caught.value) is ray.actor.ActorClassInheritanceException

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def record(tmp_path):
     return Record()
 
 
-def plain_class(ray):
+def plain_class(ray) -> Any:
     class Plain:
         def __init__(self, record):
             self.record = record
@@ -63,7 +64,7 @@ def plain_class(ray):
 
 
 def async_class(ray):
-    class Async(plain_class(ray)):
+    class Async(plain_class(ray)):  # type: ignore[misc]
         async def wait(self, record, until):
             record("waits")
             while not record.has(until):
@@ -213,8 +214,12 @@ def test_hooks_of_a_task_run_when_its_worker_leaves(ray, record):
     @ray.remote(max_calls=1)
     def register(record):
         atexit.register(record, "atexit")
-        thread = threading.Thread(target=lambda: (threading.main_thread().join(0.1), record("thread")))
-        thread.start()
+
+        def outlive_the_main_thread():
+            threading.main_thread().join(0.1)
+            record("thread")
+
+        threading.Thread(target=outlive_the_main_thread).start()
 
     ray.get(register.remote(record))
     record.all_of("atexit", "thread")

@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -254,7 +255,7 @@ def test_arrays(ray, array):
 
 
 def test_mask_of_a_masked_array(ray):
-    array = np.ma.masked_array([1, 2, 3], mask=[False, True, False])
+    array: Any = np.ma.masked_array([1, 2, 3], mask=[False, True, False])
     assert ray.get(ray.put(array)).mask.tolist() == [False, True, False]
 
 
@@ -335,7 +336,7 @@ def test_nested_lists_of_arrays(ray):
 
 
 def test_cycles_and_shared_parts(ray):
-    value = {"list": [1]}
+    value: dict[str, Any] = {"list": [1]}
     value["self"], value["same"] = value, value["list"]
     back = ray.get(ray.put(value))
     assert back["self"] is back

@@ -30,7 +30,7 @@ class ForbidsTraceback(Exception):
 
 class HidesCause(Exception):
     @property
-    def __cause__(self):
+    def __cause__(self):  # type: ignore[override]
         raise RuntimeError("no cause")
 
     __context__ = __traceback__ = __cause__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import string
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def outer_function(ray):
     return inner
 
 
-def make_class(ray):
+def make_class(ray) -> Any:
     class Named:
         def __init__(self):
             self.names = names_of(ray)
@@ -61,7 +62,7 @@ def make_class(ray):
 
 
 def make_async_class(ray):
-    class AsyncNamed(make_class(ray)):
+    class AsyncNamed(make_class(ray)):  # type: ignore[misc]
         async def method(self):
             return names_of(ray)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +19,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from zray.client import session as sessions
+from zray.client.session import Session
+from zray.store import Store
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -43,6 +48,20 @@ def error_of(ray: Any, ref: Any, timeout_s: float = 8.0) -> Exception:
     except Exception as error:
         return error
     raise AssertionError(f"no error but {value!r:.100}")
+
+
+def current_session() -> Session:
+    """The session of this process, which has one."""
+    session = sessions.current()
+    assert session is not None
+    return session
+
+
+def store_of(session: Session) -> Store:
+    """The store of the session's host."""
+    store = session.stores.of(session.stores.find_home())
+    assert store is not None
+    return store
 
 
 def alive(pid: int) -> bool:
@@ -81,7 +100,7 @@ class Sandbox:
 
     def one(self, title: str) -> int:
         """The one process of that title."""
-        return eventually(lambda: self.processes(title))[0]  # type: ignore[no-any-return]
+        return eventually(lambda: self.processes(title))[0]
 
     def sessions(self) -> list[Path]:
         """Directories of sessions that have not been removed."""
@@ -91,7 +110,9 @@ class Sandbox:
 
     def sockets(self) -> list[Path]:
         """Unix sockets in the file system."""
-        return [path for path in self.directory.rglob("*") if path.is_socket()]
+        # os.walk, since directories are removed meanwhile
+        found = (Path(top, name) for top, _, names in os.walk(self.directory) for name in names)
+        return [path for path in found if path.is_socket()]
 
     def segments(self) -> list[Path]:
         """Shared memory of this test's sessions."""
@@ -245,13 +266,21 @@ def driver(
     return Process(command, env={**os.environ, **(environ or {})}, **popen)
 
 
+PORTS_FROM, TEST_PROCESSES = 10_000, 16
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens at now."""
+    """A TCP port that nothing listens at now. The kernel gives such a port to no connection, and test processes that
+    run side by side take different ones."""
     import socket
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % TEST_PROCESSES
+    while True:
+        port = random.randrange(PORTS_FROM, max(ephemeral, 2 * PORTS_FROM), TEST_PROCESSES) + mine
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def cli(name: str, *options: str, timeout_s: float = 10.0) -> subprocess.CompletedProcess[str]:

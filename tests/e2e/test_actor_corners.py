@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from .helpers import driver, error_of, eventually
+from .helpers import current_session, driver, error_of, eventually
 
 
 class Gone:
@@ -179,10 +179,9 @@ def test_an_idle_worker_that_owns_an_object_is_not_ended(sandbox, monkeypatch):
 
 
 def test_the_creation_of_a_named_actor_asks_nothing_else(ray, monkeypatch):
-    from zray.client import session as sessions
 
     asked = []
-    monkeypatch.setattr(sessions.current().core, "query", lambda question, *_: asked.append(question))
+    monkeypatch.setattr(current_session().core, "query", lambda question, *_: asked.append(question))
 
     class Counter:
         def increment(self):

@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import msgpack
 import pytest
@@ -79,7 +80,7 @@ def broker(sandbox) -> Iterator[BrokerShell]:
     (sandbox.directory / "broker").unlink(missing_ok=True)
 
 
-def hello(me: bytes, **changes: object) -> Hello:
+def hello(me: bytes, **changes: Any) -> Hello:
     given = Hello(PROTOCOL_VERSION, python_version(), version.VERSION, DRIVER, me, JoinInfo(1))
     return given._replace(**changes)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -24,13 +25,14 @@ ENDS = {
 }
 
 
-def parent_class(ray: ModuleType) -> type:
+def parent_class(ray: ModuleType) -> Any:
     @ray.remote
     class Parent:
         def start(self, **options):
             """A child, its child, and one that the shell leaves behind."""
             script = "sleep 1000 & echo $! $$; (sleep 1000 & echo $!); exec sleep 1000"
             child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, **options)
+            assert child.stdout is not None
             return [int(word) for _ in range(2) for word in child.stdout.readline().split()]
 
         def leave(self):
@@ -42,7 +44,7 @@ def parent_class(ray: ModuleType) -> type:
         def signal(self, number):
             os.kill(os.getpid(), number)
 
-    return Parent  # type: ignore[no-any-return]
+    return Parent
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -72,7 +74,7 @@ def test_children_in_a_session_of_their_own_stay(ray: ModuleType, sandbox: Sandb
 def test_children_of_a_task_go_with_its_worker(ray: ModuleType) -> None:
     @ray.remote(max_calls=1)
     def start():
-        apart = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+        apart: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
         return subprocess.Popen(["sleep", "1000"], **apart).pid
 
     pid = ray.get(start.remote())

@@ -30,9 +30,10 @@ ray.shutdown()
 """
 
 
-@pytest.fixture(params=[0.001, 0.2], ids=["short tasks", "long tasks"])
+@pytest.fixture(params=[(0.001, 60_000), (0.2, 1_500)], ids=["short tasks", "long tasks"])
 def queue(ray: ModuleType, request: pytest.FixtureRequest) -> list[Any]:
-    """References of tasks that keep both CPUs busy for minutes."""
+    """References of tasks that keep both CPUs busy for longer than a test takes."""
+    seconds, count = request.param
 
     @ray.remote
     def work(seconds: float) -> None:
@@ -40,8 +41,8 @@ def queue(ray: ModuleType, request: pytest.FixtureRequest) -> list[Any]:
 
         time.sleep(seconds)
 
-    ray.get([work.remote(request.param) for _ in range(4)])
-    return [work.remote(request.param) for _ in range(int(300 / request.param))]
+    ray.get([work.remote(seconds) for _ in range(4)])
+    return [work.remote(seconds) for _ in range(count)]
 
 
 def queued(ray: ModuleType, queue: list[Any]) -> bool:
@@ -68,7 +69,12 @@ def test_other_shapes_of_the_same_driver_are_served(ray, queue) -> None:
         return number
 
     counter = Counter.remote()
-    shapes = [{"num_cpus": 0.5}, {"num_cpus": 2}, {"num_cpus": 1, "memory": 2**20}, {"num_cpus": 1.5}]
+    shapes: list[dict[str, float]] = [
+        {"num_cpus": 0.5},
+        {"num_cpus": 2},
+        {"num_cpus": 1, "memory": 2**20},
+        {"num_cpus": 1.5},
+    ]
     refs = [small.options(**shape).remote(number) for number, shape in enumerate(shapes)]
     assert ray.get([counter.add.remote(), *refs], timeout=60.0) == [1, 0, 1, 2, 3]
     assert queued(ray, queue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_values_are_stored_as_they_come(ray):
 
     @ray.remote(num_returns=20)
     def blocks():
-        alive = weakref.WeakSet()
+        alive: weakref.WeakSet[Any] = weakref.WeakSet()
         for _ in range(20):
             assert len(alive) <= 1
             block = Block(300_000)

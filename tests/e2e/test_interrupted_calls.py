@@ -10,9 +10,7 @@ import time
 
 import pytest
 
-from zray.client import session as sessions
-
-from .helpers import driver, error_of, eventually
+from .helpers import current_session, driver, error_of, eventually, store_of
 
 STORM = """
     import gc, random, threading
@@ -136,9 +134,9 @@ def test_a_storm_of_signals_leaves_nothing(sandbox, name, seed):
 
 def stored_bytes() -> int:
     """Bytes in objects of the machine's store."""
-    stores = sessions.current().stores
-    sessions.current().shell.run(lambda: None)  # counts what was dropped
-    usage = stores.of(stores.home).usage()
+    session = current_session()
+    session.shell.run(lambda: None)  # counts what was dropped
+    usage = store_of(session).usage()
     return usage.live + usage.writing + usage.doomed + usage.spilled
 
 
@@ -171,7 +169,11 @@ def die_before_answering(how="kill"):
     """From now on this worker dies when it is about to answer: its return values are stored by then."""
     from zray.worker.process.worker import Worker
 
-    Worker._answer = Worker.flush = lambda *_: os._exit(0) if how == "exit" else os.kill(os.getpid(), signal.SIGKILL)
+    def die(*_):
+        os._exit(0) if how == "exit" else os.kill(os.getpid(), signal.SIGKILL)
+
+    for method in ("_answer", "flush"):
+        setattr(Worker, method, die)
 
 
 class Plain:
@@ -259,7 +261,7 @@ def test_cancelled_tasks_leave_nothing(ray):
 
 def test_what_cannot_be_freed_harms_nothing_else(ray, monkeypatch, capfd):
     """Things that are left to do after a message are done one by one: a future that waits is told all the same."""
-    stores = sessions.current().stores
+    stores = current_session().stores
 
     def fail(host, object_ids):
         raise OSError("no such luck")

@@ -22,7 +22,7 @@ from zray.protocol.messages import DRIVER, HOST
 from zray.protocol.records import JoinInfo
 from zray.security.keys import KeyDirectory
 
-from .helpers import Process, by_hand, cli, driver, eventually, free_port
+from .helpers import Process, by_hand, cli, current_session, driver, eventually, free_port
 
 
 def tcp() -> str:
@@ -66,7 +66,12 @@ def test_keys_are_made_and_found_without_being_named(sandbox):
                 return self.n
 
         counter = Counter.remote()
-        square = ray.remote(lambda n: (time.sleep(0.05), n * n)[1])
+
+        @ray.remote
+        def square(n):
+            time.sleep(0.05)
+            return n * n
+
         outer = ray.remote(lambda n: ray.get(square.remote(n)))
         assert ray.get([square.remote(n) for n in range(20)], timeout=20) == [n * n for n in range(20)]
         assert ray.get([outer.remote(n) for n in range(4)], timeout=20) == [0, 1, 4, 9]
@@ -134,9 +139,8 @@ def test_nobody_speaks_in_anothers_name(sandbox):
     with by_hand("--bind", tcp()) as (address, _, _):
         ray.init(address)
         victim = ray.get_runtime_context()
-        from zray.client import session
 
-        process_id = session.current().process_id
+        process_id = current_session().process_id
         keys = KeyDirectory(keys_of(sandbox))
         other = keys.add("driver", "other")
         assert other.role == "driver"

@@ -10,6 +10,8 @@ from zray.store import location
 
 from .helpers import driver
 
+pytestmark = pytest.mark.xdist_group("gigabytes")  # one after the other: each needs as much as ``NEEDED``
+
 SIZE = (1 << 31) + 12_345
 NEEDED = 4 * SIZE
 """Two objects in the store, the array that one is made from, and as much again to spare."""

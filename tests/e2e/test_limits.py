@@ -111,7 +111,12 @@ def test_a_store_that_was_removed(ray, sandbox):
             ray.put(b"x" * 1_000_000)
 
 
-def test_a_worker_that_cannot_join_says_why(ray, sandbox):
+def test_a_worker_that_cannot_join_says_why(sandbox, monkeypatch):
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "2")
+    ray.init(num_cpus=2)
+
     @ray.remote(num_cpus=0)
     class Actor:
         def method(self):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,7 +132,7 @@ def test_a_copy_of_what_is_freed_meanwhile_goes_as_well(cluster, sandbox):
 def on_a(monkeypatch) -> Iterator[dict[str, Process]]:
     """Machines a and b; the driver is on a."""
     monkeypatch.setenv("ZRAY_TEST_MACHINE", "a")
-    quick = {"ZRAY_SILENCE_S": "2", "ZRAY_HEARTBEAT_S": "0.4"}
+    quick: dict[str, Any] = {"ZRAY_SILENCE_S": "2", "ZRAY_HEARTBEAT_S": "0.4"}
     for name, value in quick.items():
         monkeypatch.setenv(name, value)
     with machines("a", "b", **quick) as (address, hosts):
@@ -187,7 +188,11 @@ def test_wait_in_a_task_and_for_what_is_yet_to_be_made(on_a, sandbox):
     import zray as ray
 
     def count(refs):
-        later = on(ray, "b")(lambda: time.sleep(0.5) or np.ones(2_000_000)).remote()
+        def make():
+            time.sleep(0.5)
+            return np.ones(2_000_000)
+
+        later = on(ray, "b")(make).remote()
         ready, others = ray.wait([*refs, later], num_returns=len(refs) + 1, timeout=20)
         assert not others
         return sum(int(array.sum()) for array in ray.get(ready))

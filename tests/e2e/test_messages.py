@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zray.client import session
-
-from .helpers import by_hand, driver, error_of, eventually
+from .helpers import by_hand, current_session, driver, error_of, eventually, store_of
 
 MIB = 1 << 20
 
@@ -121,8 +119,7 @@ def test_a_large_error_is_in_the_store_once_and_goes_with_its_references(small_m
         raise Large(bytes(MIB))
 
     def used():
-        stores = session.current().stores
-        usage = stores.of(stores.find_home()).usage()
+        usage = store_of(current_session()).usage()
         return usage.used - usage.recyclable
 
     refs = fail.remote()

@@ -80,8 +80,11 @@ def test_a_host_that_is_killed_is_one_line_at_the_driver_and_in_the_log(tmp_path
 
 def test_a_host_that_is_stopped_says_goodbye(tmp_path):
     patient = {"ZRAY_SILENCE_S": "3600"}  # silence would tell only after an hour
-    with by_hand(cpus=1, environ=patient) as (_, _, (host,)), driver(LONG, arguments=[str(tmp_path)]) as program:
-        program.expect("submitted")
+    with (
+        by_hand(cpus=1, environ=patient) as (_, _, (host,)),
+        driver(LONG, arguments=[str(tmp_path / "never")]) as program,
+    ):
+        program.expect("runs")
         host.stop()
         assert "the host ends: signal 15" in program.expect("is lost", stream="err")
         program.popen.kill()

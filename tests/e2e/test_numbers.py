@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import numpy
 import pytest
@@ -76,7 +77,7 @@ def test_two_hundred_actors_at_once(ray):
 
 
 def test_a_function_with_a_large_closure_works_and_warns(ray):
-    array = numpy.ones(120 << 20, dtype="uint8")
+    array: Any = numpy.ones(120 << 20, dtype="uint8")
     total = ray.remote(lambda: int(array.sum()))
     with pytest.warns(UserWarning, match=r"MiB|bytes"):
         ref = total.remote()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def run(body: str, *, environ: dict[str, str] | None = None) -> Process:
 def test_prefix_and_streams():
     with run('print("hello")\nprint("oh no", file=sys.stderr)') as process:
         process.succeed()
-        pid = re.search(r"^pid (\d+)$", process.out, re.M)[1]
+        (pid,) = re.findall(r"^pid (\d+)$", process.out, re.M)
         assert f"(talk pid={pid}) hello" in process.out
         assert f"(talk pid={pid}) oh no" in process.err
         assert "zray-name" not in process.out + process.err
@@ -239,7 +240,7 @@ def test_titles(sandbox):
     with driver(source) as process:
         process.expect("up")
         for title in ("zray::Counter.increment", "zray::long_task", "zray::IDLE", "zray: host", "zray: broker"):
-            eventually(lambda title=title: sandbox.processes(title))
+            eventually(partial(sandbox.processes, title))
         process.say("\n")
         process.succeed()
 
@@ -281,7 +282,13 @@ def test_a_driver_whose_stream_is_not_read_goes_on_and_ends(sandbox, stream):
         # Not Process, which reads what it starts.
         environ = {**os.environ, "PYTHONUNBUFFERED": ""}
         command = [sys.executable, "-c", program(source)]
-        done = subprocess.run(command, env=environ, timeout=60, **{f"std{stream}": pipe})
+        done = subprocess.run(
+            command,
+            env=environ,
+            timeout=60,
+            stdout=pipe if stream == "out" else None,
+            stderr=pipe if stream == "err" else None,
+        )
     assert done.returncode == 0
     assert (sandbox.directory / "result").read_text() == "fine"
 
@@ -384,7 +391,7 @@ def test_a_reader_that_has_gone_fails_nothing(sandbox):
 
 def memory_mb(pid: int) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) // 1024
+    return int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) // 1024
 
 
 def test_memory_is_bounded_while_a_driver_stands_still(sandbox):

@@ -136,7 +136,7 @@ def edited(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def test_a_module_is_reloaded(edited, ray):
-    import edited_between_calls as module
+    module = importlib.import_module("edited_between_calls")
 
     @ray.remote
     def through_the_module():
@@ -157,7 +157,7 @@ def test_a_module_is_reloaded(edited, ray):
 
 
 def test_a_function_from_a_reloaded_module(edited, ray):
-    import edited_between_calls as module
+    module = importlib.import_module("edited_between_calls")
 
     space = {"ray": ray, "h": module.h, "__name__": "__main__"}
     run("@ray.remote\ndef f(): return h()", space)
@@ -169,7 +169,7 @@ def test_a_function_from_a_reloaded_module(edited, ray):
 
 
 def test_a_module_that_cannot_be_reloaded_there_is_the_calls_error(edited, ray):
-    import edited_between_calls as module
+    module = importlib.import_module("edited_between_calls")
 
     @ray.remote
     def f():
@@ -185,7 +185,7 @@ def test_a_module_that_cannot_be_reloaded_there_is_the_calls_error(edited, ray):
 
 def test_nested_calls_have_what_was_reloaded(edited, ray):
     """A worker that has reloaded a module ships functions that have others do so."""
-    import edited_between_calls as module
+    module = importlib.import_module("edited_between_calls")
 
     @ray.remote
     def inner():

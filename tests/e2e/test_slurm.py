@@ -18,6 +18,8 @@ import pytest
 from .helpers import Sandbox, eventually
 from .slurm import CPUS, IN_ORDER_S, MEMORY_MIB, Job, Slurm, missing
 
+pytestmark = pytest.mark.xdist_group("slurm")  # one Slurm, and no two at the same time
+
 SCRIPT = str(Path(__file__).resolve().parents[2] / "deploy" / "slurm" / "zray.sbatch")
 MIB = 1 << 20
 

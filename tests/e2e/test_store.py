@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from .helpers import alive, driver, error_of, eventually
+from .helpers import alive, current_session, driver, error_of, eventually
 
 MIB = 1 << 20
 
@@ -205,17 +205,16 @@ def test_only_the_owner_frees_and_keeps_objects(ray):
     def meddle(wrapped, wrong):
         import msgpack
 
-        from zray.client import session
         from zray.protocol.messages import FreeObjects, KeepCopies, Peer
         from zray.protocol.questions import BrokerCounts, CountsQuery
         from zray.protocol.rows import encode_row
 
         (ref,) = wrapped
-        host_id = session.current().stores.home
+        host_id = current_session().stores.home
         for kind in (FreeObjects, KeepCopies):
             for object_ids in ([ref.binary()], *wrong):
-                session.current().tell([Peer(host_id, msgpack.packb([encode_row(kind(object_ids))]))])
-        session.current().query(CountsQuery, BrokerCounts)  # answered behind what was sent before
+                current_session().tell([Peer(host_id, msgpack.packb([encode_row(kind(object_ids))]))])
+        current_session().query(CountsQuery, BrokerCounts)  # answered behind what was sent before
         return ray.get(ref)[:1]
 
     wrong = [[b""], [b"", b""], [large.binary()[:-1]], [large.binary() + b"/"], [b"../../../" + bytes(19)]]

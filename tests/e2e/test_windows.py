@@ -54,7 +54,7 @@ def sleeper(ray):
 
 def peak_bytes(pid: int) -> int:
     """The most memory that a process has ever had."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) * 1024
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) * 1024
 
 
 def broker_pid(sandbox) -> int:

@@ -1,17 +1,24 @@
-"""A test that waits until its run is ended from outside. Run by ``test_runs.py``, and collected by nobody else."""
+"""Tests that wait until their run is ended from outside. Run by ``test_runs.py``, and collected by nothing else."""
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
+from pathlib import Path
+
+import pytest
 
 import zray
 
 from .helpers import by_hand
 
 
-def test_that_waits(sandbox):
+@pytest.mark.parametrize("number", range(int(os.environ["WAITING_TESTS"])))
+def test_that_waits(sandbox, number):
     with by_hand(cpus=1) as (address, _, _):
         zray.init(address)
-        print(f"\nready in {sandbox.directory} with SIGINT {signal.getsignal(signal.SIGINT)}", flush=True)
-        sys.stdin.readline()
+        told = Path(os.environ["WAITING_DIRECTORY"], str(number))
+        told.with_suffix(".new").write_text(f"{sandbox.directory}\n{signal.getsignal(signal.SIGINT)}")
+        told.with_suffix(".new").rename(told)
+        while True:
+            signal.pause()

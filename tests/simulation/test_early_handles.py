@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from tests.simulation.scenario import BAD_WEATHER, LIMIT_S
 from tests.simulation.seeds import batches
 from zray.client.core.execution import Assignment
@@ -22,7 +25,7 @@ def idle(worker: SimWorker, task: Assignment, refs: list[bytes]) -> Program:
     return program()
 
 
-def member(board: Handles) -> object:
+def member(board: Handles) -> Callable[[SimDriver], Program]:
     """A driver that puts its handles on the board at once, and calls and kills whatever is on it."""
 
     def start(driver: SimDriver) -> Program:
@@ -60,7 +63,7 @@ def play(seed: int, deaths: int) -> None:
         cluster.kill(driver)
 
     for driver in rng.sample(drivers, deaths):
-        cluster.sim.after(rng.uniform(0.0, 0.5), lambda driver=driver: kill(driver))
+        cluster.sim.after(rng.uniform(0.0, 0.5), partial(kill, driver))
     ended = cluster.sim.run(lambda: all(driver.done for driver in drivers), LIMIT_S)
     assert ended, f"ZRAY_TEST_SEED={seed}: a call waits for ever"
     cluster.broker.check()

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from zray.client.core.locations import LocationTable
@@ -35,6 +37,11 @@ class Trouble:
     withdraw: float = 0.0
     evict: float = 0.0
     tight: bool = False
+
+
+def if_alive(host: SimHost, act: Callable[[], object]) -> None:
+    if host.alive:
+        act()
 
 
 class SimOwner:
@@ -225,10 +232,10 @@ class SimHost:
             self.answer(origin, PullFailed(request.pull, "not here"))
             return
         head, packed = make_chunk(request, len(data), data[request.offset : request.offset + request.length])
-        data = bytes(packed)
+        sent = bytes(packed)
         if self.world.sim.random.random() < self.world.trouble.damage:
-            data = bytes([data[0] ^ 1]) + data[1:]
-        self.answer(origin, head._replace(data=data))
+            sent = bytes([sent[0] ^ 1]) + sent[1:]
+        self.answer(origin, head._replace(data=sent))
 
     def answer(self, origin: Origin, message: Any) -> None:
         if origin.link:
@@ -337,13 +344,13 @@ class World:
         self.tell_peers(host)  # their links break, before the broker knows of the death
         delay_s = self.sim.random.uniform(0.01, 1.0)
         for watcher in self.watchers.pop(host.process_id, []):
-            self.sim.after(delay_s, lambda watcher=watcher: watcher.died(host.process_id))
+            self.sim.after(delay_s, partial(watcher.died, host.process_id))
 
     def tell_peers(self, host: SimHost) -> None:
         """Those who have dialled a host notice that their links are broken."""
         for peer in self.hosts.values():
             if host.process_id in peer.links:
-                self.sim.after(self.sim.random.uniform(0.0, 0.1), lambda peer=peer: peer.link_broke(host.process_id))
+                self.sim.after(self.sim.random.uniform(0.0, 0.1), partial(peer.link_broke, host.process_id))
 
     def failed(self, host: SimHost, reader: str, object_id: bytes, kind: str) -> None:
         """A reader was told no: it must have been so."""
@@ -366,9 +373,9 @@ class World:
             name = f"reader {number}"
             names.append(name)
             host, object_id = rng.choice(hosts), rng.choice(objects)
-            self.sim.after(rng.uniform(0.0, 1.0), lambda h=host, n=name, o=object_id: h.read(n, o))
+            self.sim.after(rng.uniform(0.0, 1.0), partial(host.read, name, object_id))
             if rng.random() < trouble.withdraw:
-                self.sim.after(rng.uniform(0.0, 2.0), lambda h=host, n=name: h.withdraw(n))
+                self.sim.after(rng.uniform(0.0, 2.0), partial(host.withdraw, name))
         for _ in range(trouble.deaths):
             victim = rng.choice(hosts)
 
@@ -380,9 +387,9 @@ class World:
         for _ in range(20):
             at, host = rng.uniform(0.0, 2.0), rng.choice(hosts)
             if rng.random() < trouble.break_links:
-                self.sim.after(at, lambda h=host: h.alive and h.break_links())
+                self.sim.after(at, partial(if_alive, host, host.break_links))
             if rng.random() < trouble.evict:
-                self.sim.after(at, lambda h=host: h.alive and h.evict())
+                self.sim.after(at, partial(if_alive, host, host.evict))
         assert self.sim.run(lambda: self.over.issuperset(names), 60.0), f"waiting: {set(names) - self.over}"
         self.sim.run(lambda: not any(host.core.pulls for host in hosts if host.alive), 60.0)
         for host in hosts:

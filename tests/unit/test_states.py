@@ -21,6 +21,7 @@ from zray.client.core.tasks import Task
 from zray.client.shell import ClientShell
 from zray.client.states import CONNECTION
 from zray.protocol import messages as m
+from zray.protocol.records import HostInfo
 from zray.states import IllegalTransition, Machine, State
 from zray.testing.states import MACHINES, transitions, transitions_seen
 from zray.transfer.core import Incoming, Peer
@@ -44,7 +45,7 @@ RECORDS: dict[Machine[Any], Callable[[], Any]] = {
     OBJECT: Entry,
     VIEW: lambda: core().actors.view(b"a" * 24, ordered=True),
     ACTOR: lambda: Actor(b"a" * 24),
-    WORKER: lambda: Worker(PROCESS, Host(b"h" * 16, Pool({}), {})),
+    WORKER: lambda: Worker(PROCESS, Host(b"h" * 16, Pool({}), HostInfo())),
     PULL: lambda: Incoming(1, b"o" * 28, PROCESS, 1),
     LINK: lambda: Peer(PROCESS),
     CONNECTION: lambda: ClientShell.__new__(ClientShell),
@@ -99,7 +100,7 @@ def test_each_state_can_be_reached(machine: Machine[Any]) -> None:
     reached = set(machine.initial)
     while more := {after for before, after in transitions(machine) if before in reached} - reached:
         reached |= more
-    assert reached == set(machine.states)
+    assert reached == set(machine.states.__members__.values())
 
 
 @machines
@@ -139,11 +140,13 @@ def test_states_are_written_by_one_method_of_each_record() -> None:
     assert found == []
 
 
+STATES = ("state", "status")
+
+
 def _assignments(tree: ast.Module) -> Iterator[int]:
     """The lines that assign to a state, outside of the methods that may."""
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef) and function.name not in ("__init__", "enter", "_enter_state"):
             for node in ast.walk(function):
-                is_assigned = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-                if is_assigned and node.attr in ("state", "status"):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in STATES:
                     yield node.lineno

@@ -23,7 +23,7 @@ from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import NOTHING, Shape
-from zray.broker.shares import Share, Shares
+from zray.broker.shares import Share, Shares, check_all
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, SERVING, WorkerState
 from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
 
@@ -585,10 +585,9 @@ class Scheduler:
     def check(self) -> None:
         """Raises AssertionError if an account is not what the grants say; for tests."""
         workers = self.workers.values()
-        held = {worker.share for worker in workers if worker.share is not None}
-        actors, tasks = self.actors_waiting.values(), self.queues.values()
-        for share in held | {line.share for line in actors} | {line.share for line in tasks}:
-            share.check_all(workers)
+        waiting = [line.share for line in self.actors_waiting.values()]
+        waiting += [queue.share for queue in self.queues.values()]
+        check_all(waiting, workers)
         for worker in workers:
             if worker.outstanding and worker.state is BUSY:
                 assert worker.share is not None, "work without a grant"

@@ -112,13 +112,13 @@ class Account:
             default=0.0,
         )  # fmt: skip
 
-    def check(self, workers: Iterable[Worker]) -> None:
+    def check(self, workers: Collection[Worker]) -> None:
         """Raises AssertionError if it is not what its workers say; for tests."""
         used: Parts = {}
         for worker in workers:
             _add(used, worker.charge, 1)
         assert {name: part for name, part in self.used.items() if part} == used, "what is used"
-        assert self.holders == sum(1 for _ in workers), "who holds a grant"
+        assert self.holders == len(workers), "who holds a grant"
 
 
 class Share(Account):
@@ -182,20 +182,11 @@ class Share(Account):
         """Whether it has waited for so long that it is to be served though it is not next."""
         return now - self.since >= max(STARVED_S, STARVED_TIMES * self.held_s)
 
-    def check_all(self, workers: Iterable[Worker]) -> None:
-        """As ``check``, with its job, and who makes room for it; for tests."""
-        mine = [worker for worker in workers if worker.share is self]
+    def check_line(self, mine: Collection[Worker], claims: Collection[Worker]) -> None:
+        """As ``check``, with what it is promised: ``mine`` work for it, ``claims`` make room for it; for tests."""
         self.check(mine)
-        self.job.check([worker for worker in workers if worker.share is not None and worker.share.job is self.job])
-        assert sum(self.job.granted.values()) == self.job.holders, "grants of a job by depth"
-        assert sum(self.job.lending.values()) == sum(
-            worker.worker_id in worker.share.lenders
-            for worker in workers
-            if worker.share is not None and worker.share.job is self.job
-        ), "who of a job lends, by depth"
         assert self.starting == sum(worker.reserved is not None for worker in mine), "who is being started"
         promised: Parts = {}
-        claims = [worker for worker in workers if worker.yields_to is self]
         for worker in claims:
             _add(promised, worker.promise[0], 1)
         for worker in mine:
@@ -203,6 +194,29 @@ class Share(Account):
                 _add(promised, worker.promise[1], -1)
         assert self.claims == len(claims), "who makes room"
         assert {k: v for k, v in self.promised.items() if v} == {k: v for k, v in promised.items() if v}, "promises"
+
+
+def check_all(waiting: Iterable[Share], workers: Iterable[Worker]) -> None:
+    """Raises AssertionError if the account of a line or of a job is not what the grants say; for tests.
+
+    ``waiting``: the lines that something waits in; those of ``workers`` are looked at as well.
+    """
+    lines: dict[Share, list[Worker]] = {share: [] for share in waiting}
+    claims: dict[Share, list[Worker]] = {}
+    for worker in workers:
+        if worker.share is not None:
+            lines.setdefault(worker.share, []).append(worker)
+        if worker.yields_to is not None:
+            claims.setdefault(worker.yields_to, []).append(worker)
+    jobs: dict[Account, list[Worker]] = {}
+    for share, mine in lines.items():
+        share.check_line(mine, claims.get(share, ()))
+        jobs.setdefault(share.job, []).extend(mine)
+    for job, theirs in jobs.items():
+        job.check(theirs)
+        assert sum(job.granted.values()) == job.holders, "grants of a job by depth"
+        lending = [worker for worker in theirs if worker.share is not None and worker.worker_id in worker.share.lenders]
+        assert sum(job.lending.values()) == len(lending), "who of a job lends, by depth"
 
 
 def _count(counts: dict[int, int], key: int, more: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import logging
 import os
@@ -43,12 +44,12 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.fixture
 def out(streams: dict[str, Any]) -> Stream:
-    return streams["stdout"]  # type: ignore[no-any-return]
+    return streams["stdout"]
 
 
 @pytest.fixture
 def err(streams: dict[str, Any]) -> Stream:
-    return streams["stderr"]  # type: ignore[no-any-return]
+    return streams["stderr"]
 
 
 @pytest.fixture
@@ -252,7 +253,7 @@ def test_where_no_thread_can_be_started_lines_come_at_the_end(
     def refuse(*_: object) -> int:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(driver_output._thread, "start_new_thread", refuse)
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
     output.show(lines("hello"))
     output.close()
     assert out.getvalue() == "(f pid=1) hello\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_what_libraries_ask_for_is_answered_shortly(handle):
 
 
 def test_an_actor_class_is_no_instance_of_itself():
-    kind = zray.remote(Counter)
+    kind: Any = zray.remote(Counter)
     assert isinstance(Counter(), kind) and not isinstance(kind, kind)
     assert issubclass(Counter, kind)
     assert copy.copy(kind).STEP == copy.deepcopy(kind).STEP == 1

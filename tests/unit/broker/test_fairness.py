@@ -76,7 +76,8 @@ def test_the_next_free_cpu_is_for_the_job_that_has_none(desk):
 
 def test_a_worker_that_would_be_given_more_makes_room(desk):
     """Short tasks: a worker never runs dry as long as its job has some."""
-    driver, worker = (desk.driver(), *desk.workers(desk.host(CPU=1)))
+    driver = desk.driver()
+    (worker,) = desk.workers(desk.host(CPU=1))
     desk.teach(driver, worker, run_us=20)
     desk.submit(driver, 2000)
     _, (task_id,) = second(desk)
@@ -106,7 +107,8 @@ def test_only_as_many_make_room_as_are_needed(desk):
 
 
 def test_who_makes_room_for_what_is_cancelled_goes_on(desk):
-    driver, worker = (desk.driver(), *desk.workers(desk.host(CPU=1)))
+    driver = desk.driver()
+    (worker,) = desk.workers(desk.host(CPU=1))
     desk.teach(driver, worker, run_us=20)
     desk.submit(driver, 2000)
     other, (task_id,) = second(desk)
@@ -120,7 +122,8 @@ def test_who_makes_room_for_what_is_cancelled_goes_on(desk):
 @pytest.mark.parametrize("ends", ["worker", "driver", "second"])
 def test_whoever_ends_while_one_makes_room(desk, ends):
     """The accounts are looked at after each step."""
-    driver, worker = (desk.driver(), *desk.workers(desk.host(CPU=1)))
+    driver = desk.driver()
+    (worker,) = desk.workers(desk.host(CPU=1))
     desk.teach(driver, worker, run_us=20)
     desk.submit(driver, 2000)
     other, (task_id,) = second(desk)
@@ -208,7 +211,8 @@ def test_what_an_actor_keeps_does_not_count(desk):
 
 
 def test_an_actor_beside_a_queue_of_short_tasks(desk):
-    driver, worker = (desk.driver(), *desk.workers(desk.host(CPU=1)))
+    driver = desk.driver()
+    (worker,) = desk.workers(desk.host(CPU=1))
     desk.teach(driver, worker, run_us=20)
     desk.submit(driver, 2000)
     desk.create(driver)

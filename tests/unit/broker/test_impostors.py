@@ -21,6 +21,12 @@ def desk() -> Desk:
     return Desk()
 
 
+def worker_of(desk: Desk, task_id: bytes) -> bytes:
+    worker = desk.core.tasks[task_id].worker
+    assert worker is not None
+    return worker.worker_id
+
+
 class Scene:
     """Two drivers with a task each that runs, and the first with an actor; three workers on one host."""
 
@@ -33,8 +39,8 @@ class Scene:
         (self.other_task,) = desk.submit(self.other, retryable=False)
         desk.create(self.driver, max_restarts=1)
         records = desk.core.scheduler.workers
-        self.worker = desk.core.tasks[self.task].worker.worker_id
-        self.other_worker = desk.core.tasks[self.other_task].worker.worker_id
+        self.worker = worker_of(desk, self.task)
+        self.other_worker = worker_of(desk, self.other_task)
         self.actor_worker = next(w for w in self.workers if records[w].actor is not None)
         desk.say(self.actor_worker, m.ActorReady(ACTOR, b""))
         self.call = make_task_id(self.driver, 500)

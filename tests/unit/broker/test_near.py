@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from zray.broker.resources import Pool, Shape, read_shape
 from zray.broker.shares import Account, Share
 from zray.ids import make_task_id
 from zray.protocol import messages as m
+from zray.protocol.records import HostInfo
 
 from .desk import NO_CPU, ONE_CPU, Desk, amounts, shape
 
@@ -43,7 +45,7 @@ def test_a_task_goes_to_the_host_that_it_is_near(desk):
 
 def test_tasks_that_come_together_all_go_where_they_are_near(desk):
     driver, a, b, at_a, at_b = two_hosts(desk, cpus=2)
-    rows = []
+    rows: list[m.Submit] = []
     for host in (b, b, a, a):
         task_id = driver + len(rows).to_bytes(8, "big")
         rows.append(m.Submit(task_id, 0, b"f" * 16, ONE_CPU, 0, host, b""))
@@ -130,7 +132,9 @@ def test_the_queue_against_a_list():
     hosts = [b"a", b"b", b"c"]
     for _ in range(200):
         queue = TaskQueue(b"job", Share(Account(0.0), b"job", read_shape(ONE_CPU), 0, 0.0))
-        expected, taken, stuck = [], [], []
+        expected: list[Envelope] = []
+        taken: list[Envelope] = []
+        stuck: list[bytes] = []
         for number in range(60):
             action = rng.random()
             if action < 0.5:
@@ -175,25 +179,27 @@ def test_the_index_of_hosts_against_all_of_them():
     shapes = [read_shape(key) for key in (ONE_CPU, shape(CPU=2), shape(CPU=1, x=1), NO_CPU)]
     shapes.append(read_shape(shape(CPU=1, GPU=1)))
     for _ in range(50):
-        places, hosts, grants = Places(), [], []
+        places = Places()
+        hosts: list[Host] = []
+        grants: list[Any] = []
         for step in range(120):
             action = rng.random()
             if action < 0.15 or not hosts:
                 total = amounts(CPU=rng.randint(0, 3), x=rng.randint(0, 1), GPU=rng.choice([0, 0, 2]))
-                host = Host(step.to_bytes(16, "big"), Pool(total), {})
+                host = Host(step.to_bytes(16, "big"), Pool(total), HostInfo())
                 hosts.append(host)
                 places.add(host)
             elif action < 0.5:
                 wanted = rng.choice(shapes)
-                host = places.least_loaded(wanted, lambda host: host.pool.fits(wanted))  # noqa: B023
+                chosen = places.least_loaded(wanted, lambda host: host.pool.fits(wanted))  # noqa: B023
                 fitting = [each for each in hosts if each.pool.fits(wanted)]
-                assert (host is None) == (not fitting)
-                if host is not None:
+                assert (chosen is None) == (not fitting)
+                if chosen is not None:
                     standing = [(spared(each, wanted), each.load, each.number) for each in fitting]
-                    assert (spared(host, wanted), host.load, host.number) == min(standing)
-                    grants.append((host, wanted, host.pool.take(wanted)))
-                    host.count_actor(1)
-                    places.touch(host)
+                    assert (spared(chosen, wanted), chosen.load, chosen.number) == min(standing)
+                    grants.append((chosen, wanted, chosen.pool.take(wanted)))
+                    chosen.count_actor(1)
+                    places.touch(chosen)
             elif action < 0.8 and grants:
                 host, wanted, gpus = grants.pop(rng.randrange(len(grants)))
                 host.pool.give_back(wanted, gpus)

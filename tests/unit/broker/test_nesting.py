@@ -30,7 +30,7 @@ class Nest:
 
     def look(self) -> set[bytes]:
         """Workers come, tasks begin: those that have begun since the last look."""
-        begun = set()
+        begun: set[bytes] = set()
         while True:
             self.workers += self.desk.workers(self.host)
             new = {task: worker for worker in self.workers for task in self.desk.runs(worker)}

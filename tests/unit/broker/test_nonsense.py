@@ -7,6 +7,7 @@ its invariants hold, and what it sends on can be sent and is well formed for its
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 
@@ -76,10 +77,14 @@ def test_nonsense_of_everybody(seed):
     drain(core)
 
 
+def malformed_job(**changes: Any) -> JobSettings:
+    return JobSettings()._replace(**changes)
+
+
 @pytest.mark.parametrize("kind", [m.DRIVER, m.HOST, m.OBSERVER])
 @pytest.mark.parametrize("info", [
-    {"pid": "1"}, {"job": []}, {"pid": None}, {"job": JobSettings(namespace=b"\xff")}, {"pid": 1 << 63}, {"job": {}},
-    {"job": JobSettings(sys_path=[5])}, {"shows_logs": 1}, {"max_message_bytes": -1},
+    {"pid": "1"}, {"job": []}, {"pid": None}, {"job": malformed_job(namespace=b"\xff")}, {"pid": 1 << 63}, {"job": {}},
+    {"job": malformed_job(sys_path=[5])}, {"shows_logs": 1}, {"max_message_bytes": -1},
 ])  # fmt: skip
 def test_nonsense_in_a_hello(kind, info):
     hello = m.Hello(m.PROTOCOL_VERSION, "3.11", "0.1", kind, b"joiner".ljust(16, b"\0"), JoinInfo()._replace(**info))

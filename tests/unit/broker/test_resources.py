@@ -171,7 +171,7 @@ def test_the_balance(history):
             for gpu in gpus:
                 on_gpu[gpu] += min(grant.gpus, UNIT)
         assert max(on_gpu) <= UNIT
-    for grant in grants:
-        host.give_back(*grant)
+    for granted in grants:
+        host.give_back(*granted)
     assert host.free == host.total
     assert host.fits(read_shape(shape(CPU=4, GPU=3, memory=8, special=1)))

@@ -128,7 +128,7 @@ def tell_use(desk: Desk, host: bytes, store: StoreUse, memory: dict[int, int]) -
     desk.say(host, m.HostInspected(inspect.request, store, memory))
 
 
-def does(*running: RunningCall, awaited: Any = (), arguments: dict[str, int] = {}) -> Activity:  # noqa: B006
+def does(*running: Any, awaited: Any = (), arguments: Any = {}) -> Activity:  # noqa: B006
     return Activity(list(running), list(awaited), arguments)
 
 
@@ -175,7 +175,7 @@ def test_malformed_answers_count_as_such(desk):
     (task,) = desk.submit(driver)
     ask(desk)
     (inspect,) = desk.take(worker, m.Inspect)
-    malformed = [
+    malformed: list[Any] = [
         {}, does(("f", 1, b"")), does(("f", -1.0, task)), does(("f", 1.0)), does(awaited=[("x", "", None)]),
         does(arguments={"f": "2"}),
     ]  # fmt: skip
@@ -183,8 +183,10 @@ def test_malformed_answers_count_as_such(desk):
         with pytest.raises(m.ProtocolError, match="malformed Inspected: activity"):
             desk.say(worker, m.Inspected(inspect.request, activity))
     (host,) = desk.core.scheduler.hosts
+    changes: Any = {"used": "much"}
+    much = NOTHING_USED._replace(**changes)
     with pytest.raises(m.ProtocolError, match=r"malformed HostInspected: store\.used"):
-        desk.say(host, m.HostInspected(inspect.request, NOTHING_USED._replace(used="much"), {}))
+        desk.say(host, m.HostInspected(inspect.request, much, {}))
 
 
 def test_nobody_asks_without_end(desk):

@@ -146,7 +146,8 @@ def test_one_that_is_busy_is_asked_less_and_less_often(desk):
     driver, worker = one_worker(desk)
     desk.submit(driver)
     desk.done(worker, *desk.runs(worker))
-    waits, waited = [], 0
+    waits: list[float] = []
+    waited = 0
     while len(waits) < 9:
         desk.tick(1)
         waited += 1
@@ -345,5 +346,5 @@ def test_everything_ends_and_the_balance_is_right(rng):
     assert desk.core.tasks == {}
     desk.tick(10)
     assert desk.core.scheduler.queues == {}
-    for host in desk.core.scheduler.hosts.values():
-        assert host.pool.free == host.pool.total
+    for each in desk.core.scheduler.hosts.values():
+        assert each.pool.free == each.pool.total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgpack
 import pytest
 from hypothesis import given, settings
@@ -73,7 +75,7 @@ class Caller:
         self.core.dropped.append(object_id)
         self.core.collect(0.0)
 
-    def sent(self) -> list[object]:
+    def sent(self) -> list[Any]:
         self.process.flush()
         messages = list(self.process.up)
         self.process.up.clear()

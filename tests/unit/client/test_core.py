@@ -29,7 +29,7 @@ def process() -> Process:
     return Process(Wire(), "process")
 
 
-def sent(process: Process) -> list[object]:
+def sent(process: Process) -> list[Any]:
     process.flush()
     messages = list(process.up)
     process.up.clear()

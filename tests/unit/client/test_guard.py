@@ -50,7 +50,7 @@ def raiser(error):
 
 
 def test_a_handler_waits_for_the_end_of_the_section(guard):
-    story = []
+    story: list[object] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: story.append(number))
     with guard:
         strike()
@@ -59,7 +59,7 @@ def test_a_handler_waits_for_the_end_of_the_section(guard):
 
 
 def test_outside_of_sections_handlers_run_at_once(guard):
-    story = []
+    story: list[object] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: story.append(number))
     strike()
     assert story == [signal.SIGUSR1]
@@ -78,7 +78,7 @@ def test_what_a_handler_raises_is_raised_where_the_section_ends(guard):
 
 
 def test_a_handler_may_enter_the_section(guard):
-    story = []
+    story: list[object] = []
 
     def handler(number, frame):
         with guard:
@@ -92,7 +92,7 @@ def test_a_handler_may_enter_the_section(guard):
 
 
 def test_all_handlers_that_waited_are_called_even_if_one_raises(guard):
-    story = []
+    story: list[object] = []
     signal.signal(signal.SIGUSR1, raiser(ValueError("first")))
     signal.signal(signal.SIGUSR2, lambda number, frame: story.append(number))
     with pytest.raises(ValueError, match="first"), guard:
@@ -120,13 +120,13 @@ def test_another_thread_that_is_in_the_section_does_not_hold_handlers_back(guard
 
 
 def test_the_collector_does_not_run_in_a_section(guard):
-    story = []
+    story: list[object] = []
     threshold = gc.get_threshold()
     gc.set_threshold(1)
     try:
         with guard:
             Ring(lambda: story.append("collected"))
-            made = [[] for _ in range(1000)]
+            made: list[list[object]] = [[] for _ in range(1000)]
             story.append("section")
         del made
         [[] for _ in range(1000)]
@@ -136,7 +136,7 @@ def test_the_collector_does_not_run_in_a_section(guard):
 
 
 def test_finalizers_may_enter_the_section(guard):
-    story = []
+    story: list[object] = []
 
     def enter():
         with guard:
@@ -203,7 +203,7 @@ def test_an_object_that_goes_in_the_section_cannot_wait_for_its_own_thread(guard
 
 
 def test_a_shield_holds_handlers_back_and_a_window_lets_them_through(guard):
-    story = []
+    story: list[object] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: story.append("handler"))
     guard.shield()
     strike()
@@ -219,7 +219,7 @@ def test_a_shield_holds_handlers_back_and_a_window_lets_them_through(guard):
 
 
 def test_an_inner_window_does_not_open_an_outer_shield(guard):
-    story = []
+    story: list[object] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: story.append("handler"))
     guard.shield()
     guard.shield()
@@ -233,7 +233,7 @@ def test_an_inner_window_does_not_open_an_outer_shield(guard):
 
 
 def test_windows_within_windows(guard):
-    story = []
+    story: list[object] = []
     signal.signal(signal.SIGUSR1, lambda number, frame: story.append("handler"))
     guard.shield()
     guard.open_window()
@@ -250,7 +250,7 @@ def test_windows_within_windows(guard):
 
 
 def test_cleaning_up_after_a_handler_is_not_interrupted_by_the_next_one(guard):
-    story = []
+    story: list[object] = []
     signal.signal(signal.SIGUSR1, raiser(KeyboardInterrupt))
     signal.signal(signal.SIGUSR2, lambda number, frame: story.append("second"))
     with pytest.raises(KeyboardInterrupt):
@@ -308,7 +308,7 @@ def test_handlers_are_the_programs_own_again_when_the_session_is_over():
 
 
 def test_another_thread_has_the_main_thread_wrap_its_handlers():
-    story = []
+    story: list[object] = []
     before = signal.signal(signal.SIGUSR1, lambda number, frame: story.append("handler"))
     guard = Guard()
     try:

@@ -81,7 +81,8 @@ def test_the_end_of_an_object_and_of_a_host():
 def test_there_is_never_a_circle():
     rng = random.Random(1)
     for _ in range(300):
-        table, parents = LocationTable(), {}
+        table = LocationTable()
+        parents: dict[bytes, list[bytes]] = {}
         hosts = [bytes([n]) for n in range(8)]
         for _ in range(60):
             host = rng.choice(hosts)

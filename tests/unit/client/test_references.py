@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.client.wiring import HOST, IgnoreReady, Process, Wire, kind_of_failure, nothing_is_left
 from zray.client.core.effects import FreeSegment
+from zray.client.core.execution import Assignment
 from zray.client.core.states import ERROR, PENDING, STORED
 from zray.ids import make_task_id, put_id
 from zray.protocol import messages as m
@@ -34,7 +35,7 @@ def other(wire: Wire) -> Process:
     return wire.everybody[2]
 
 
-def start(wire: Wire, worker: Process) -> object:
+def start(wire: Wire, worker: Process) -> Assignment:
     """The worker starts the task that is on its way."""
     wire.settle()
     task = worker.take()

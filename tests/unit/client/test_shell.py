@@ -3,6 +3,8 @@
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -53,7 +55,7 @@ class Connection:
 
     def __init__(self, story):
         self.story = story
-        self.arrived = deque()
+        self.arrived: deque[Callable[[], object]] = deque()
         self.socket = self.link = self
         self.fd = os.eventfd(0, os.EFD_NONBLOCK)
 
@@ -103,13 +105,15 @@ class Poll:
 
 class Stage:
     def __init__(self, on_effects=lambda effects: []):
-        self.story, self.acts = [], deque()
-        self.core, self.connection = Core(), Connection(self.story)
-        self.shell = ClientShell(self.core, self.connection, on_effects, lambda reason: None)
+        self.story: list[str] = []
+        self.acts: deque[Callable[[], object]] = deque()
+        self.core = Core()
+        self.connection = Connection(self.story)
+        self.shell = ClientShell(cast(Any, self.core), cast(Any, self.connection), on_effects, lambda reason: None)
         with self.shell.lock:
             self.shell.turn()  # the first one ticks
         self.shell.settle()
-        self.shell._user_poll = Poll(self.shell._user_poll, self.story, self.acts)
+        self.shell._user_poll = cast(Any, Poll(self.shell._user_poll, self.story, self.acts))
 
     def is_signalled(self):
         try:
@@ -140,7 +144,13 @@ def test_a_waiter_that_was_entered_waits_without_another_turn(stage):
         stage.shell.turn()
         stage.shell.enter(waiter)
     turns = []
-    stage.shell.turn = lambda turn=stage.shell.turn: (turns.append(len(stage.story)), turn())
+    turn = stage.shell.turn
+
+    def noted_turn():
+        turns.append(len(stage.story))
+        return turn()
+
+    stage.shell.turn = noted_turn
     stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
     assert stage.shell.wait(waiter, 60)
     assert turns == [1], "none before the poll, one after"
@@ -207,18 +217,18 @@ def test_a_count_of_what_is_gone_wakes_the_leader_only_if_there_is_something_to_
 def test_what_an_effect_submits_leaves_before_the_next_wait():
     def on_effects(effects):
         if effects == ["call back"]:
-            with stage.shell.lock:
-                stage.core.out.append("from a callback")
-                stage.shell.submitted()
+            with scene.shell.lock:
+                scene.core.out.append("from a callback")
+                scene.shell.submitted()
         return []
 
-    stage = Stage(on_effects)
-    waiter = Waiter(stage.shell)
-    stage.acts.append(lambda: stage.connection.arrive(lambda: stage.core.effects.append("call back")))
-    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
-    assert stage.shell.wait(waiter, 60)
-    stage.shell.close([])
-    assert stage.story == ["poll", "from a callback", "poll"]
+    scene = Stage(on_effects)
+    waiter = Waiter(scene.shell)
+    scene.acts.append(lambda: scene.connection.arrive(lambda: scene.core.effects.append("call back")))
+    scene.acts.append(lambda: scene.connection.arrive(lambda: waiter.ready(b"")))
+    assert scene.shell.wait(waiter, 60)
+    scene.shell.close([])
+    assert scene.story == ["poll", "from a callback", "poll"]
 
 
 def test_an_effect_may_end_the_wait():

@@ -1,6 +1,7 @@
 """When a wait for several objects ends, and that nothing refers to it afterwards. The shell is a stand-in."""
 
 import contextlib
+from typing import Any, cast
 
 import pytest
 
@@ -61,7 +62,7 @@ def shell():
 
 @pytest.fixture
 def waits(shell):
-    return Waits(shell, None, contextlib.nullcontext, lambda: None, lambda ids: f"{len(ids)} are late")
+    return Waits(shell, cast(Any, None), contextlib.nullcontext, lambda: None, lambda ids: f"{len(ids)} are late")
 
 
 def test_all_are_ready(shell, waits):

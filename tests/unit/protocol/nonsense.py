@@ -26,7 +26,7 @@ ODD_TEXT = [
 ]
 ODD_BYTES = [b"", b"\xc1", b"\x90", b"\x91\x05", b"x" * 16, bytes(28), b"y" * 40, b"\x81" * 300, b"E\x90", b"F",
              shape_key({"CPU": 10_000}), shape_key({"CPU": 1}), shape_key({"GPU": 1 << 62})]  # fmt: skip
-ODD = [*ODD_INTS, *ODD_TEXT, *ODD_BYTES, -1, -(1 << 63), (1 << 64) - 1, None, True, False, 1.5, float("nan"),
+ODD: list[Any] = [*ODD_INTS, *ODD_TEXT, *ODD_BYTES, -1, -(1 << 63), (1 << 64) - 1, None, True, False, 1.5, float("nan"),
        float("inf"), [], {}, [[]], {"": {}}, [None] * 50, [b"x" * 28], [b"x" * 24], {b"k": 1}, {5: [5]}]  # fmt: skip
 KEYS = ["CPU", "GPU", "memory", "object_store_memory", "x"]
 SPEC = ActorSpec("A", "", "", False, 1, 1, True, False, shape_key({"CPU": 10_000}), shape_key({}), b"", b"")

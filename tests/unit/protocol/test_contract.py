@@ -101,6 +101,6 @@ def test_what_is_for_others_goes_through_the_broker_last() -> None:
 def test_much_for_another_is_cut() -> None:
     from zray.protocol.messages import ObjectState
 
-    large = ObjectState(bytes(28), 1, bytes(CHUNK_BYTES), b"", 0, False)
+    large = ObjectState(bytes(28), 1, bytes(CHUNK_BYTES), b"", 0, b"")
     small = large._replace(data=b"x")
     assert len(through_broker({OTHER: [small, large, small, small]})) == 2

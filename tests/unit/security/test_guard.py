@@ -19,6 +19,7 @@ from zray.security import guard as guards
 from zray.security.dialer import DialWatch, apply_client, require_curve
 from zray.security.guard import Guard
 from zray.security.keys import AllowList, ClientCredentials, KeyDirectory
+from zray.security.monitor import Monitor
 
 GREETING = b"\xff" + b"\0" * 8 + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + b"\0" * 32
 
@@ -295,7 +296,7 @@ def test_a_flood_of_questions_is_answered_bit_by_bit(door: Door, monkeypatch: py
 def test_a_flood_of_events_holds_nobody_up(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
 
-    class Flood(guards.Monitor):
+    class Flood(Monitor):
         def events(self) -> Iterator[tuple[int, int]]:
             nonlocal taken
             while True:
@@ -418,7 +419,7 @@ def test_without_curve(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [100.0]
-    monkeypatch.setattr(guards.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
@@ -25,7 +27,7 @@ class FakeTracker:
     def dropped(self, object_id: bytes) -> None:
         pass
 
-    def future_of(self, object_id: bytes) -> object:
+    def future_of(self, object_id: bytes) -> Future[Any]:
         raise NotImplementedError
 
     def pickled_by_user(self, object_id: bytes) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import builtins
 import copy
 import dataclasses
 import gc
+import importlib
 import pickle
 import re
 import sys
 import threading
 import types
 import weakref
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -38,6 +41,8 @@ class NeedsArguments(Exception):
 
 
 class NeedsNewArguments(ValueError):
+    second: Any
+
     def __new__(cls, first, second):
         made = super().__new__(cls, first)
         made.second = second
@@ -175,8 +180,8 @@ def test_a_keyboard_interrupt_is_a_cancellation(kind):
 
 def test_a_frozen_dataclass():
     error = round_trip(Frozen(3))
-    assert isinstance(error, Frozen)
-    assert error.code == error.cause.code == 3
+    assert isinstance(error, Frozen) and isinstance(error, TaskError)
+    assert isinstance(error.cause, Frozen) and error.code == error.cause.code == 3
 
 
 def test_copies_and_pickles_of_the_error_are_of_both_types():
@@ -189,7 +194,8 @@ def test_copies_and_pickles_of_the_error_are_of_both_types():
 
 def test_every_load_makes_a_new_error():
     data = pack(ValueError("x")).to_bytes()
-    first, second = load_error(data, no_refs), load_error(data, no_refs)
+    first: Any = load_error(data, no_refs)
+    second: Any = load_error(data, no_refs)
     assert first is not second
     assert first.cause is not second.cause
     assert type(first) is type(second)
@@ -252,7 +258,7 @@ def test_a_class_that_exists_only_on_the_worker(tmp_path, monkeypatch):
     (tmp_path / "zray_test_worker_only.py").write_text("class Own(Exception): pass\n")
     with monkeypatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
-        import zray_test_worker_only
+        zray_test_worker_only = importlib.import_module("zray_test_worker_only")
 
         data = pack(caught(throw, zray_test_worker_only.Own("x"))).to_bytes()
         sys.modules.pop("zray_test_worker_only")
@@ -312,7 +318,7 @@ def test_text_that_is_no_utf8():
 
 def fail_with_cause():
     try:
-        {}["inner"]
+        dict[str, object]()["inner"]
     except KeyError as error:
         raise ValueError("outer") from error
 
@@ -336,27 +342,29 @@ def test_endless_recursion_is_a_short_text():
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups are new in 3.11")
 def test_exception_groups():
+    exception_group = vars(builtins)["ExceptionGroup"]  # which 3.10, that the types are checked for, does not have
+
     def fail():
-        group = ExceptionGroup("several", [ValueError(1), NeedsArguments(3, "x", extra=2)])  # noqa: F821
+        group = exception_group("several", [ValueError(1), NeedsArguments(3, "x", extra=2)])
         group.exceptions[0].__cause__ = caught(endless)
         raise group
 
     original = caught(fail)
     error = load_error(pack(original).to_bytes(), no_refs)
-    assert isinstance(error, ExceptionGroup)  # noqa: F821
+    assert isinstance(error, exception_group)
     assert [type(member) for member in error.exceptions] == [ValueError, NeedsArguments]
     assert error.exceptions[1].code == 3
     assert "several (2 sub-exceptions)" in str(error)
     assert error.split(ValueError)[0].exceptions[0].args == (1,)
     assert original.exceptions[0].__cause__.__traceback__ is None
-    again = pickle.loads(pickle.dumps(round_trip(ExceptionGroup("g", [OSError(1, "x")]))))  # noqa: F821
+    again = pickle.loads(pickle.dumps(round_trip(exception_group("g", [OSError(1, "x")]))))
     assert again.exceptions[0].errno == 1
 
 
 def test_frames_of_zray_at_the_top_are_left_out():
     """A traceback that starts in zray's code, and comes back to it below the user's function."""
     package = zray.__path__[0]
-    space = {"__name__": "zray.worker.fake"}
+    space: dict[str, Any] = {"__name__": "zray.worker.fake"}
     exec(compile("def run(function):\n    function()\n", f"{package}/worker/fake.py", "exec"), space)
     exec(compile("def get():\n    raise ValueError('inside of get')\n", f"{package}/api/fake.py", "exec"), space)
 
@@ -390,12 +398,12 @@ def test_read_only_arrays_come_with_a_hint():
 
 
 def test_an_error_that_went_through_several_tasks_names_the_first():
-    first = round_trip(KeyError("first cause"), "a")
-    second = round_trip(first, "b")
-    third = round_trip(second, "c")
+    first: Any = round_trip(KeyError("first cause"), "a")
+    second: Any = round_trip(first, "b")
+    third: Any = round_trip(second, "c")
     for error in (second, third):
         assert isinstance(error, KeyError)
-        assert type(error.cause) is KeyError
+        assert isinstance(error, TaskError) and type(error.cause) is KeyError
         assert error.args == ("first cause",)
     assert third.function_name == "c"
     text = str(third)
@@ -491,7 +499,8 @@ def test_failures_of_actors_tell_which(kind):
     assert (error.actor_id, error.error_msg, error.preempted) == ("0102", "what happened", False)
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), again.actor_id, str(again)) == (type(error), "0102", "what happened")
-    assert load_error(encode_failure(kind, "nobody knows whose"), no_refs).actor_id is None
+    unknown = load_error(encode_failure(kind, "nobody knows whose"), no_refs)
+    assert isinstance(unknown, ActorError) and unknown.actor_id is None
 
 
 @pytest.mark.parametrize("more", [["text"], [1, 2], [b"1", b"2"]])

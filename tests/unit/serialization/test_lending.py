@@ -7,6 +7,7 @@ import copyreg
 import pickle
 import subprocess
 import sys
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,8 @@ class Marked(np.ndarray):
 class Counted(np.ndarray):
     """A subclass that has its own way, as many libraries have."""
 
+    count: int
+
     def __reduce__(self):
         return (*super().__reduce__()[:2], (super().__reduce__()[2], self.count))
 
@@ -50,7 +53,7 @@ class Counted(np.ndarray):
 
 
 def counted():
-    value = np.arange(N).view(Counted)
+    value: Any = np.arange(N).view(Counted)
     value.count = 7
     return value
 
@@ -187,7 +190,7 @@ def test_pandas_works_on_lent_times(use):
 def test_what_the_user_has_registered_comes_first(monkeypatch):
     monkeypatch.setitem(copyreg.dispatch_table, np.ndarray, lambda value: (list, ("mine",)))
     monkeypatch.setitem(copyreg.dispatch_table, Marked, lambda value: (list, ("yours",)))
-    value = [np.arange(4).astype("M8[s]"), np.arange(4).view(Marked)]
+    value: list[Any] = [np.arange(4).astype("M8[s]"), np.arange(4).view(Marked)]
     assert read(value)[0] == [["m", "i", "n", "e"], ["y", "o", "u", "r", "s"]]
 
 
@@ -209,7 +212,7 @@ def test_large_bytes_in_a_container_are_written_without_another_copy(kind):
     large = kind(b"x" * 200_000)
     for value in ([large, large], {"a": large, "b": large}, [1, {"x": [large, large]}], (large, large, Marked)):
         serialized = serialize(value)
-        parts = [part for part in serialized.pickle if len(part) == len(large)]
+        parts = [part for part in cast(list[Any], serialized.pickle) if len(part) == len(large)]
         assert len(parts) == 1
         assert parts[0] is large or parts[0].obj is large
         assert read(value)[0] == value
@@ -392,7 +395,7 @@ def test_extension_dtypes_are_lent():
 
 def test_images():
     images = pytest.importorskip("PIL.Image")
-    pixels = np.arange(64 * 64 * 4, dtype=np.uint8).reshape(64, 64, 4)
+    pixels: np.ndarray[Any, Any] = np.arange(64 * 64 * 4, dtype=np.uint8).reshape(64, 64, 4)
     for mode in ("RGBA", "RGB", "L", "P", "1", "LA", "CMYK", "I", "F", "I;16", "YCbCr", "HSV"):
         value = images.fromarray(pixels)
         value = value.convert("L").convert("I").convert(mode) if mode == "I;16" else value.convert("RGB").convert(mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def throws():
     fail("x")
 
 
-ARGUMENTS = {
+ARGUMENTS: dict[str, tuple[list[Any], dict[str, Any], str]] = {
     "only": ([ByFunction()], {}, "0"),
     "last": ([1, "x", [2], ByFunction()], {}, "3"),
     "nested": ([[1], {"a": [1, ByFunction()]}, 2], {}, "1"),

@@ -102,7 +102,7 @@ class Got(Exception):
 
 
 class Class(Exception):
-    __class__ = property(refuse)  # type: ignore[assignment]
+    __class__ = property(refuse)
 
 
 class Reduced(Exception):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import types
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -102,7 +103,7 @@ def test_shared_and_cyclic_members_stay_so():
     inner = [1]
     first, second = round_trip([inner, inner])
     assert first is second
-    cyclic = []
+    cyclic: list[object] = []
     cyclic.append(cyclic)
     result = round_trip(cyclic)
     assert result[0] is result
@@ -114,6 +115,7 @@ def test_a_memoryview_arrives_as_bytes():
 
 class Slotted:
     __slots__ = ("value",)
+    value: int
 
 
 def test_lambdas_local_classes_and_generic_objects():
@@ -164,7 +166,7 @@ def test_while_another_thread_imports_numpy(monkeypatch):
 
 
 def test_an_array_whose_type_carries_a_function_is_pickled_by_value():
-    value = np.zeros(3, dtype=np.dtype("f8", metadata={"scale": lambda x: 2 * x}))
+    value: np.ndarray[Any, Any] = np.zeros(3, dtype=np.dtype("f8", metadata={"scale": lambda x: 2 * x}))
     assert round_trip(value).dtype.metadata["scale"](4) == 8
 
 
@@ -223,7 +225,7 @@ def test_arrays_are_read_only_slices_of_the_data(name):
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_buffers_are_aligned(kind):
     """Of what comes in a message in memory, too; of what is mapped to the start of the map."""
-    values = [np.arange(size, dtype=np.uint8) for size in (1, 63, 64, 65, 1000, 0, 5)]
+    values: list[Any] = [np.arange(size, dtype=np.uint8) for size in (1, 63, 64, 65, 1000, 0, 5)]
     data = kind(encode(values))
     base = 0 if kind is bytes else address_range(memoryview(data))[0]
     for result, value in zip(deserialize(data, no_refs), values, strict=True):
@@ -330,7 +332,7 @@ class LoadsInside:
         self.data = data
 
     def __setstate__(self, state):
-        self.inner = deserialize(state["data"], lambda object_id: ("inner", object_id))
+        self.inner = deserialize(state["data"], lambda object_id: cast(Any, ("inner", object_id)))
 
 
 def test_nested_and_concurrent_deserialization_keep_their_own_references(tracker):
@@ -355,7 +357,7 @@ def test_nested_and_concurrent_deserialization_keep_their_own_references(tracker
 def test_a_reference_outside_of_deserialize_is_refused(tracker):
     data = serialize([tracker.make()])
     with pytest.raises(SystemFailure, match="other means"):
-        pickle.loads(data.pickle)
+        pickle.loads(cast(bytes, data.pickle))
 
 
 # -- what goes wrong
@@ -385,9 +387,10 @@ def test_a_view_that_is_too_small_is_refused():
 
 def test_a_missing_module_is_named_with_host_and_path(monkeypatch):
     module = types.ModuleType("zray_test_gone")
-    module.Thing = type("Thing", (), {"__module__": "zray_test_gone", "__qualname__": "Thing"})
+    thing = type("Thing", (), {"__module__": "zray_test_gone", "__qualname__": "Thing"})
+    monkeypatch.setattr(module, "Thing", thing, raising=False)
     monkeypatch.setitem(sys.modules, "zray_test_gone", module)
-    data = pickle.dumps([module.Thing()], 5)
+    data = pickle.dumps([thing()], 5)
     monkeypatch.delitem(sys.modules, "zray_test_gone")
     with pytest.raises(ModuleMissingError, match=r"'zray_test_gone' cannot be imported on host") as caught:
         deserialize(data, no_refs)
@@ -446,7 +449,7 @@ def lock_in_default(lock=threading.Lock()):  # noqa: B008
 
 
 def cyclic_with_lock():
-    value = {"lock": threading.Lock()}
+    value: dict[str, Any] = {"lock": threading.Lock()}
     value["itself"] = value
     return value
 
@@ -495,7 +498,7 @@ def test_files_come_with_a_remedy():
 
 
 def test_too_deep_nesting_is_explained():
-    deep = []
+    deep: Any = []
     for _ in range(100_000):
         deep = [deep]
     with pytest.raises(SerializationError, match="the value: it is nested too deeply"):

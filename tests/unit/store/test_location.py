@@ -32,7 +32,7 @@ def test_the_capacity_is_what_there_is(free_bytes):
     free_bytes(500 * MIB)
     path, capacity, warning = default_store_location("abc", 900 * MIB)
     assert (os.path.dirname(path), capacity) == ("/dev/shm", 500 * MIB)
-    assert "only 524,288,000 bytes" in warning
+    assert warning and "only 524,288,000 bytes" in warning
 
 
 @pytest.mark.parametrize(("shared", "why"), [(64 * MIB, "has only 67,108,864"), (0, "missing, full or not writable")])
@@ -41,7 +41,7 @@ def test_without_enough_shared_memory_the_store_is_on_disk_and_says_so(free_byte
     free_bytes(shared)
     path, capacity, warning = default_store_location("abc", 2000 * MIB)
     assert (os.path.dirname(path), capacity) == (str(tmp_path), 1000 * MIB)
-    assert why in warning and "--shm-size" in warning
+    assert warning and why in warning and "--shm-size" in warning
 
 
 def test_a_small_store_fits_into_small_shared_memory(free_bytes):

@@ -7,7 +7,9 @@ import os
 import random
 import struct
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,7 +120,8 @@ def test_a_copy_that_a_dead_process_was_spilling_is_swept(store):
 def test_an_object_that_is_pinned_or_freed_while_it_is_copied_stays_or_goes(make_store, monkeypatch):
     store = make_store(2 * MIB)
     put(store, 1, b"a" * MIB)
-    other, held = Store.open(store.path), []
+    other = Store.open(store.path)
+    held: list[Any] = []
     real = os.sendfile
 
     def pin_first(*args):
@@ -159,7 +162,7 @@ def test_a_forked_child_opens_its_own_and_leaves_the_parents_alone(store):
 
 def test_processes_that_write_read_and_free_at_random_see_only_whole_objects(make_store):
     store = make_store(8 * MIB, wait_s=5)  # all that can be pinned or in writing at once just fits
-    children = [Child(lambda say, hear, seed=seed: churn(store.path, seed, say)) for seed in range(4)]
+    children = [Child(partial(churn, store.path, seed, 1.2)) for seed in range(4)]
     reads = 0
     while any(alive := [child.hear() for child in children]):
         reads += sum(struct.unpack("I", answer)[0] for answer in alive if answer)
@@ -173,7 +176,12 @@ def test_processes_that_write_read_and_free_at_random_see_only_whole_objects(mak
     assert store.usage().spilled == 0
 
 
-def churn(path, seed, say, seconds=1.2):
+def churn_until_killed(path, seed, say, hear):
+    say(b"on")
+    churn(path, seed, 9.0, say, hear)
+
+
+def churn(path, seed, seconds, say, hear):
     """Objects say what they are in every word: a torn, mixed or changed one shows."""
     store, dice, kept, reads = Store.open(path), random.Random(seed), [], 0
     end = time.monotonic() + seconds
@@ -201,7 +209,7 @@ def test_processes_that_are_killed_at_any_moment_leave_a_sound_store(make_store)
     store = make_store(6 * MIB, wait_s=1)
     dice = random.Random(5)
     for seed in range(25):
-        child = Child(lambda say, hear, seed=seed: (say(b"on"), churn(store.path, seed, say, 9)))
+        child = Child(partial(churn_until_killed, store.path, seed))
         child.hear()
         for _ in range(dice.randrange(60)):
             store.free([put(store, 99, b"meanwhile")])

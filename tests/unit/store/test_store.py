@@ -153,7 +153,7 @@ def test_what_is_being_filled_again_is_neither_taken_nor_dropped(make_store, who
     other = store if whose == "this process" else Store.open(store.path)
     put(other, 2, b"b" * MIB)
     assert store.usage().live == segment_bytes(MIB)
-    notices = []
+    notices: list[str] = []
     other.notices.tell = notices.append
     put(other, 3, bytes(3 * MIB))  # to disk
     assert f"{segment_bytes(MIB):,} in objects being written" in notices[-1]
@@ -347,7 +347,7 @@ def test_an_object_may_be_empty_and_spilled(make_store):
 
 def test_what_finds_no_room_beside_values_in_use_goes_to_disk(make_store):
     store = make_store(4 * MIB)
-    notices = []
+    notices: list[str] = []
     store.notices.tell = notices.append
     views = [store.read(put(store, number, bytes(MIB))) for number in range(3)]
     store.free([object_id(0)])
@@ -381,7 +381,7 @@ def test_the_notice_says_which_processes_hold_how_much(make_store):
     child = Child(hold)
     assert child.hear() == b"held"
     view = store.read(object_id(2))
-    notices = []
+    notices: list[str] = []
     store.notices.tell = notices.append
     put(store, 3, bytes(MIB))
     size = segment_bytes(MIB)
@@ -395,7 +395,7 @@ def test_the_notice_says_which_processes_hold_how_much(make_store):
 
 def test_an_object_larger_than_the_store_goes_to_disk_at_once(make_store):
     store = make_store(MIB, wait_s=60)
-    notices = []
+    notices: list[str] = []
     store.notices.tell = notices.append
     data = os.urandom(3 * MIB)
     view = store.read(put(store, 1, data))
@@ -423,7 +423,7 @@ def test_what_comes_bit_by_bit_goes_to_disk_too(make_store):
     store.begin(3 * MIB).give_up()
     assert len(os.listdir(store.spill_dir)) == 1
     with pytest.raises(KeyError):
-        store.write(object_id(2), 3 * MIB, lambda view: {}[0])
+        store.write(object_id(2), 3 * MIB, lambda view: dict[int, int]()[0])
     assert len(os.listdir(store.spill_dir)) == 1
     store.keep(object_id(1))
     assert store.contains(object_id(1))

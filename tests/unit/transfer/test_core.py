@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 
@@ -30,6 +30,8 @@ from zray.transfer.core import (
     TransferCore,
 )
 from zray.transfer.states import DIRECT, GONE, RELAYED, SEALING
+
+E = TypeVar("E")
 
 ME, SOURCE, OTHER, OWNER = (name.encode().ljust(16, b".") for name in ("me", "source", "other", "owner"))
 OBJECT = OWNER + b"\0" * 12
@@ -78,7 +80,7 @@ class Host:
         for source in self.core.peers:
             self.core.link_down(source, self.now - REDIAL_S)
 
-    def take(self, kind: type) -> list[Any]:
+    def take(self, kind: type[E]) -> list[E]:
         """The effects of one kind since the last look."""
         output = self.core.take_output()
         for dest, messages in output.sends.items():
@@ -86,8 +88,9 @@ class Host:
                 self.effects.append(_as_told(dest, message))
         for effect in output.effects:
             self.effects.append(Ask(*effect, direct=True) if isinstance(effect, transfer.Ask) else effect)
-        found = [effect for effect in self.effects if type(effect) is kind]
-        self.effects = [effect for effect in self.effects if type(effect) is not kind]
+        found: list[E] = []
+        found.extend(effect for effect in self.effects if isinstance(effect, kind))
+        self.effects = [effect for effect in self.effects if not isinstance(effect, kind)]
         self.core.check()
         return found
 
@@ -463,6 +466,7 @@ def test_what_has_not_arrived_is_passed_on_when_it_does():
     host.answer(second)
     (served,) = host.take(Serve)
     assert served.origin == CHILD and served.request == wanted(1)
+    assert served.room is not None
     assert bytes(served.room[CHUNK_BYTES : 2 * CHUNK_BYTES]) == host.value[CHUNK_BYTES : 2 * CHUNK_BYTES]
 
 

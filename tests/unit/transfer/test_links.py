@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import msgpack
 import pytest
@@ -44,6 +45,10 @@ class End:
         self.links.tick(time.monotonic())
         for source, link, message in self.links.receive():
             self.received.append((source, link, message))
+
+
+def refused_more_than(end: End, count: int) -> bool:
+    return sum(end.links.refusals.values()) > count
 
 
 def until(condition: Callable[[], object], *ends: End, timeout_s: float = 10.0) -> None:
@@ -293,7 +298,7 @@ def test_keys_that_were_not_announced_do_not_come_in():
             with Stranger(offer.address, *wrong) as stranger:
                 stranger.say(LinkHello(B, offer.token), PULL)
                 # By which words, the other side's haste may decide: see tests/unit/security/test_guard.py.
-                until(lambda before=before: sum(a.links.refusals.values()) > before, a)
+                until(partial(refused_more_than, a, before), a)
         # A key that may come in, with the token of another.
         theirs = a.links.offer(C, LinkWanted(other.public))
         with Stranger(offer.address, server, known) as mixed:

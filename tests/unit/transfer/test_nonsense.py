@@ -15,7 +15,7 @@ from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import FROM_PEER, FROM_PEER_TO_HOST, ProtocolError
 from zray.transfer.chunks import CHUNK_BYTES
-from zray.worker.host.core import HostCore
+from zray.worker.host.core import HostCore, PeerSaid
 
 STEPS = 300
 KINDS = {m.Pull, m.Chunk, m.PullFailed, m.Located}
@@ -74,7 +74,7 @@ def test_nonsense_to_a_host(seed, tmp_path: Path):
             with contextlib.suppress(ProtocolError, OverflowError):
                 core.receive(BROKER, m.Delivered(nonsense.identifier(16), pack_rows([row])), 0.0)
             for effect in core.take_output().effects:
-                if hasattr(effect, "source") and not isinstance(effect.message, m.KeepCopies):
+                if isinstance(effect, PeerSaid) and not isinstance(effect.message, m.KeepCopies):
                     with contextlib.suppress(ProtocolError):
                         world.a.transfers.receive(effect.source, effect.message)
             world.post.clear()

@@ -63,6 +63,7 @@ class World:
         self.post: list[tuple[bytes, bytes, Any]] = []
         self.told_owner: list[tuple[bytes, Any]] = []
         self.relayed = 0
+        self.direct = bool(listen)
         self.sizes: dict[bytes, int] = {}
         self.sources: list[bytes] = []
         self.owner_is_busy = False
@@ -138,7 +139,6 @@ class World:
 @pytest.fixture(params=["links", "through the broker"])
 def world(request, tmp_path) -> Iterator[World]:
     with contextlib.closing(World(tmp_path, "tcp://127.0.0.1:*" if request.param == "links" else "")) as world:
-        world.direct = request.param == "links"
         yield world
 
 
@@ -185,7 +185,7 @@ def test_a_full_store(world):
     mine = OWNER + b"\1" * 12
     world.b.store.write(mine, 40 * MIB, lambda view: None)
     pinned = world.b.store.read(mine)
-    notices = []
+    notices: list[str] = []
     world.b.store.notices.tell = notices.append
     assert world.read(world.b)[0] == ""  # it is on disk
     assert world.b.store.usage().spilled

@@ -360,7 +360,7 @@ class TestDescribeError:
     )
     def test_limits(self, monkeypatch: pytest.MonkeyPatch, number: int, limit: int, text: str) -> None:
         limits = {limit: (5_000, 6_000)}
-        monkeypatch.setattr(processes.resource, "getrlimit", limits.__getitem__)
+        monkeypatch.setattr(resource, "getrlimit", limits.__getitem__)
         assert processes.describe_error(OSError(number, "reason")).endswith(text)
         limits[limit] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         assert processes.describe_error(OSError(number, "reason")) == "reason"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from zray.util import session_lock, sessions
+from zray.util import sessions
 from zray.util.processes import SESSION_VARIABLE
 from zray.util.session_lock import SessionLock, claim_if_dead, locked_root, protect
 
@@ -106,7 +106,7 @@ class TestProof:
                 raise OSError(errno.EBADF, "as NFS says")
             real(fd, kind)
 
-        monkeypatch.setattr(session_lock.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         paths, lock = sessions.new_session(root)
         assert sessions.sweep_dead_sessions(root) == []
         assert lock.is_whole()
@@ -120,7 +120,7 @@ class TestProof:
         def flock(fd: int, kind: int) -> None:
             raise OSError(errno.ENOLCK, "no locks available")
 
-        monkeypatch.setattr(session_lock.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         assert claim_if_dead(paths.directory) is None
 
 

@@ -141,7 +141,7 @@ class TestRoot:
     def test_may_not_be_somebody_elses(self, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         uid = os.geteuid()
         (short / f"zray-{uid + 1}").mkdir(mode=0o700)
-        monkeypatch.setattr(sessions.os, "geteuid", lambda: uid + 1)
+        monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
         with pytest.raises(ConfigError, match=f"belongs to user {uid}"):
             sessions.runtime_root(str(short), {})
 

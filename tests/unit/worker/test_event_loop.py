@@ -5,6 +5,7 @@ import contextvars
 import queue
 import threading
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -17,20 +18,27 @@ class Worker:
     def __init__(self):
         self.running = set()
         self.far = {}  # calls whose arguments have to be waited for, and until when
-        self.answers = queue.Queue()
-        self.begun = queue.Queue()
-        self.loop = EventLoop(self)
+        self.answers: queue.Queue[Any] = queue.Queue()
+        self.begun: queue.Queue[Any] = queue.Queue()
+        self.loop = EventLoop(cast(Any, self))
         self.flushed = []
-        self.left = queue.Queue()
+        self.left: queue.Queue[Any] = queue.Queue()
 
     def start(self, name):
         self.running.add(name)
-        self.loop.start(SimpleNamespace(task_id=name), SimpleNamespace(of=name))
+        task: Any = SimpleNamespace(task_id=name)
+        options: Any = SimpleNamespace(of=name)
+        self.loop.start(task, options)
 
     def hold_loop(self):
         """The loop stands still until the event that is returned is set."""
         holding, held = threading.Event(), threading.Event()
-        self.loop._loop.call_soon_threadsafe(lambda: (holding.set(), held.wait()))
+
+        def hold():
+            holding.set()
+            held.wait()
+
+        self.loop._loop.call_soon_threadsafe(hold)
         holding.wait()
         return held
 
@@ -155,7 +163,7 @@ def test_a_call_that_waits_for_its_arguments_ends_when_they_are_loaded(worker):
 
 
 def test_the_constructor_runs_on_the_loop_in_the_callers_context(worker):
-    variable = contextvars.ContextVar("variable")
+    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
 
     class Actor:
         def __init__(self, *args, **kwargs):

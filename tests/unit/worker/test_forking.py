@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_an_interpreter_that_hides_its_functions(
 ) -> None:
     monkeypatch.setattr(forking, "TRIED", (sys.version_info[:2],))
     monkeypatch.setattr(sys, "abiflags", "")
-    monkeypatch.setattr(forking.ctypes, "PyDLL", lambda *args, **kwargs: object())
+    monkeypatch.setattr(ctypes, "PyDLL", lambda *args, **kwargs: object())
     with caplog.at_level(logging.DEBUG, "zray.optimizations"):
         assert type(choose_forking(bare=True)) is PlainFork
     assert "bare-fork is left out: 'object' object has no attribute" in caplog.text

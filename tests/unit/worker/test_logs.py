@@ -127,7 +127,7 @@ class TestRotatingFile:
 
     def test_nearly_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = os.write
-        monkeypatch.setattr(logs.os, "write", lambda fd, data: write(fd, data[:3]))
+        monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
         file = RotatingFile(f"{tmp_path}/log", 10)
         file.write(b"12345")
         assert file.lost_bytes == 2
