@@ -28,7 +28,7 @@ from pathlib import Path
 from benchmarks.processes import descendants, private_mb, pss_mb, settled_pss_mb, titled
 from zray.config import MIB, OPTIMIZATIONS, TUNE_MALLOC, Config
 from zray.config.reading import ALL, variable_of
-from zray.util.malloc import keep_what_is_freed
+from zray.memory.malloc import keep_what_is_freed
 
 FIGURES = ("spare", "actor", "collected", "chunk")
 ACTORS = 50

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import zray
-from zray.util.machine import machine_id
+from zray.system.machine import machine_id
 
 from .helpers import Sandbox
 

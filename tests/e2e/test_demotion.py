@@ -191,9 +191,9 @@ def test_what_cannot_be(sandbox: Sandbox) -> None:
 def test_only_root_can() -> None:
     source = (
         "import os; os.geteuid() or os.seteuid(65534)\n"
-        "from zray.util.demotion import Demotion\nfrom zray.exceptions import ConfigError\n"
+        "from zray.system.demotion import Demotion\nfrom zray.exceptions import ConfigError\n"
         "try: Demotion('nobody')\nexcept ConfigError as error: print(error)"
     )
-    prepared = source.replace("import os;", "import os, pwd; import zray.util.demotion;", 1)
+    prepared = source.replace("import os;", "import os, pwd; import zray.system.demotion;", 1)
     done = subprocess.run([sys.executable, "-c", prepared], capture_output=True, text=True, timeout=20)
     assert "only root can start a host as another user" in done.stdout, done.stderr

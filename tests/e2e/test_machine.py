@@ -149,7 +149,7 @@ def test_a_session_is_killed_and_not_who_got_the_pid_of_its_process():
     source = (
         REUSE
         + """
-    from zray.util import processes
+    from zray.system import processes
     victim = subprocess.Popen(["sleep", "1000"], env={**os.environ, "ZRAY_SESSION": "0123abcd"})
     await_that(lambda: processes.processes_of_session("0123abcd"))
     strangers, genuine = [], os.pidfd_open
@@ -181,7 +181,7 @@ def test_one_process_is_killed_and_not_who_got_its_pid():
     source = (
         REUSE
         + """
-    from zray.util import processes
+    from zray.system import processes
     worker = subprocess.Popen(["sleep", "1000"])
     started = processes.process_start_time(worker.pid)
     processes.kill_process(worker.pid, started)

@@ -22,7 +22,7 @@ def test_heavy_modules_are_not_imported(process: str) -> None:
     source = f"import sys; before = set(sys.modules); {process}; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     imported = set(done.stdout.split())
-    assert "zray.util.sessions" in imported
+    assert "zray.sessions.directories" in imported
     assert not HEAVY & imported
 
 

@@ -28,10 +28,7 @@ from zray.protocol.questions import FlushOutput
 from zray.protocol.records import JobSettings, JoinInfo
 from zray.protocol.sockets import check_address
 from zray.serialization import hint_for
-from zray.util import signals
-from zray.util.machine import host_resources
-from zray.util.processes import describe_error, kill_session
-from zray.util.sessions import (
+from zray.sessions.directories import (
     SessionPaths,
     choose_broker,
     new_session,
@@ -39,7 +36,10 @@ from zray.util.sessions import (
     runtime_root,
     sweep_dead_sessions,
 )
-from zray.util.streams import say, show_fatal_errors
+from zray.system import signals
+from zray.system.machine import host_resources
+from zray.system.processes import describe_error, kill_session
+from zray.system.streams import say, show_fatal_errors
 
 if TYPE_CHECKING:
     import logging

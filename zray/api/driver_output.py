@@ -7,7 +7,7 @@ backlog for each stream, and writes what the stream's descriptor takes without b
 so it never holds the lock of ``sys.stdout`` while it waits, and can be ended at any time.
 
 Memory: what the broker may send before it is taken (``zray.protocol.log_window``), and two backlogs
-(``zray.util.log_display.Backlog``).  Lines beyond are left out and counted, and the count is shown when there is room.
+(``zray.logs.display.Backlog``).  Lines beyond are left out and counted, and the count is shown when there is room.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.client.core.effects import ShowLogs, Unhandled, Warn
+from zray.logs.display import Backlog, LogDeduplicator, MissingLines, ShownLine, harmless
 from zray.protocol.log_window import LogIntake
-from zray.util.log_display import Backlog, LogDeduplicator, MissingLines, ShownLine, harmless
-from zray.util.streams import (
+from zray.system.streams import (
     current_stream,
     descriptor_of,
     has_no_reader,

@@ -13,10 +13,10 @@ from typing import IO, Any
 
 from zray.config import Config
 from zray.exceptions import SystemFailure
-from zray.util import interpreter
-from zray.util.processes import await_end, past_standard
-from zray.util.session_lock import SessionLock
-from zray.util.sessions import SessionPaths
+from zray.sessions.directories import SessionPaths
+from zray.sessions.lock import SessionLock
+from zray.system import interpreter
+from zray.system.processes import await_end, past_standard
 
 END_TIMEOUT_S = 10.0
 
@@ -24,7 +24,7 @@ END_TIMEOUT_S = 10.0
 class LocalCluster:
     """The subprocess. It ends when its stdin closes, which the end of this process does too.
 
-    It starts isolated, see ``zray.util.interpreter``, and hears its settings through a descriptor.
+    It starts isolated, see ``zray.system.interpreter``, and hears its settings through a descriptor.
 
     ``lock``: the session's; the subprocess holds it as well from now on. ``resources`` in ten-thousandths;
     ``store_bytes``: capacity of the store, 0: by ``config``.

@@ -24,7 +24,7 @@ from zray.object_ref import HeldRef, ObjectRef
 from zray.options import ActorOptions
 from zray.protocol.records import HostInfo, HostState
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
-from zray.util.signals import came_from_handler
+from zray.system.signals import came_from_handler
 
 if TYPE_CHECKING:
     from zray.api.actor_meta import ActorMeta

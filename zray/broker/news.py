@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from zray.broker.records import Actor, Host, Process
 from zray.broker.resources import describe
+from zray.logs.digest import Digest, in_a_line
 from zray.protocol.messages import FLAG_RETRYABLE, Notice
-from zray.util.digest import Digest, in_a_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable

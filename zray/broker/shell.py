@@ -19,13 +19,13 @@ from zray.broker.door import Door
 from zray.broker.membership import Membership, Rules
 from zray.config import FREEZE_HEAP, Config
 from zray.exceptions import ConfigError
+from zray.memory.heap import freeze_heap
 from zray.protocol.contract import TICK_S
 from zray.protocol.messages import PROTOCOL_VERSION
 from zray.protocol.questions import BrokerStatus
 from zray.protocol.sockets import RESERVED_DESCRIPTORS
-from zray.util.heap import freeze_heap
-from zray.util.processes import describe_error, descriptors_left, raise_descriptor_limit
-from zray.util.streams import say
+from zray.system.processes import describe_error, descriptors_left, raise_descriptor_limit
+from zray.system.streams import say
 
 if TYPE_CHECKING:
     from zray.security.keys import KeyDirectory

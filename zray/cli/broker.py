@@ -16,10 +16,7 @@ from zray.exceptions import ConfigError, ZrayError
 from zray.protocol.sockets import check_address
 from zray.security.dialer import insecurity
 from zray.security.keys import KeyDirectory, default_directory
-from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
-from zray.util.session_lock import SessionLock
-from zray.util.session_upkeep import SessionUpkeep
-from zray.util.sessions import (
+from zray.sessions.directories import (
     Current,
     SessionPaths,
     clear_current,
@@ -28,7 +25,10 @@ from zray.util.sessions import (
     runtime_root,
     sweep_dead_sessions,
 )
-from zray.util.streams import say
+from zray.sessions.lock import SessionLock
+from zray.sessions.upkeep import SessionUpkeep
+from zray.system.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
+from zray.system.streams import say
 from zray.version import VERSION
 
 

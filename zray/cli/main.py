@@ -7,7 +7,7 @@ import importlib
 import click
 
 from zray.exceptions import ZrayError
-from zray.util.processes import accept_signals_of_a_command
+from zray.system.processes import accept_signals_of_a_command
 from zray.version import VERSION
 
 COMMANDS = {

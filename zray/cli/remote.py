@@ -23,9 +23,9 @@ from typing import IO, Any
 from zray.cli.stop import Running, end, running
 from zray.config import Config
 from zray.exceptions import ZrayError
-from zray.util import interpreter
-from zray.util.processes import accept_signals_of_a_command
-from zray.util.sessions import runtime_root, sweep_dead_sessions
+from zray.sessions.directories import runtime_root, sweep_dead_sessions
+from zray.system import interpreter
+from zray.system.processes import accept_signals_of_a_command
 
 REPLY_MARK = "zray-remote: "
 """Begins the one line of stdout that is the reply: JSON with ``done`` or ``failed``."""

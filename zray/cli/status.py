@@ -38,7 +38,7 @@ from zray.protocol.questions import (
 from zray.protocol.records import JoinInfo, StoreUse
 from zray.protocol.sockets import check_address
 from zray.security.dialer import credentials_for
-from zray.util.sessions import brokers
+from zray.sessions.directories import brokers
 
 MAX_ROWS = 20
 """Tables are cut here, to leave one screen for all."""

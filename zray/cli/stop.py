@@ -26,14 +26,14 @@ import psutil
 from zray.cli.screen import waiting
 from zray.config import Config
 from zray.exceptions import ConfigError
-from zray.util.processes import kill_session
-from zray.util.sessions import (
+from zray.sessions.directories import (
     SessionPaths,
     runtime_root,
     session_is_alive,
     session_paths,
     sweep_dead_sessions,
 )
+from zray.system.processes import kill_session
 
 GRACE_S = 5.0
 """How long hosts, and then brokers, may take to end in order."""

@@ -22,7 +22,7 @@ from zray.cli.remote import REPLY_MARK
 from zray.cli.screen import clean, progress
 from zray.config import Config, reading
 from zray.exceptions import ConfigError
-from zray.util.interpreter import FORGET_WORKING_DIRECTORY
+from zray.system.interpreter import FORGET_WORKING_DIRECTORY
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 """Never asks anything: there may be hundreds at once."""

@@ -16,12 +16,7 @@ from zray.protocol import rows
 from zray.protocol.sockets import check_address
 from zray.security.dialer import credentials_for, insecurity
 from zray.security.keys import ClientCredentials, KeyDirectory
-from zray.util import interpreter
-from zray.util.demotion import Demotion
-from zray.util.machine import host_resources
-from zray.util.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
-from zray.util.session_lock import SessionLock
-from zray.util.sessions import (
+from zray.sessions.directories import (
     SessionPaths,
     choose_broker,
     new_name,
@@ -30,6 +25,11 @@ from zray.util.sessions import (
     runtime_root,
     sweep_dead_sessions,
 )
+from zray.sessions.lock import SessionLock
+from zray.system import interpreter
+from zray.system.demotion import Demotion
+from zray.system.machine import host_resources
+from zray.system.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
 from zray.version import VERSION
 from zray.worker.host.node import HostOptions, prepare_zygote, run_host
 from zray.worker.process.rehearsal import rehearse

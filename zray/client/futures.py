@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zray.exceptions import ClusterUnavailableError, TaskError
-from zray.util.signals import came_from_handler
+from zray.system.signals import came_from_handler
 
 if TYPE_CHECKING:
     import concurrent.futures

@@ -5,7 +5,7 @@ handler, a finalizer (``__del__``, the callback of a weak reference) that the cy
 finalizer of an object whose last reference goes. Such code may call zray, which then waits for its own thread, or may
 raise, which leaves the core half changed. So
 
-- signal handlers wait until the section ends (``zray/util/signals.py``);
+- signal handlers wait until the section ends (``zray/system/signals.py``);
 - the collector does not start while a thread is in a section: the threshold of the youngest generation is 0 meanwhile.
   (``gc.disable`` would do the same. But programs save and restore that switch around code of their own, and would
   restore what they saw of ours. And the threshold tells us if the program has changed it meanwhile.)
@@ -24,7 +24,7 @@ from gc import get_threshold, set_threshold
 from threading import get_ident
 
 from zray.exceptions import ZrayError
-from zray.util import signals
+from zray.system import signals
 
 _deferred = signals.deferred
 
@@ -142,7 +142,7 @@ class Guard:
         if get_ident() == self._main and self._window == self._shields:
             self._window = self._shields - 1
 
-    # ------------------------------------------------------------------ for zray.util.signals
+    # ------------------------------------------------------------------ for zray.system.signals
 
     def holds(self) -> bool:
         """Whether the main thread, which calls this, is in a section or behind a shield."""

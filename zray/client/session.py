@@ -49,9 +49,9 @@ from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membershi
 from zray.protocol.records import ActorSpec
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.lending import read_mutable_as_views
-from zray.util import signals
-from zray.util.processes import describe_error
-from zray.util.streams import say
+from zray.system import signals
+from zray.system.processes import describe_error
+from zray.system.streams import say
 
 if TYPE_CHECKING:
     import concurrent.futures

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from zray.exceptions import ObjectLostError, ZrayError
 from zray.protocol.records import HostState
 from zray.store import SegmentMissing, Shield, Store, shares_store
-from zray.util.machine import machine_id
+from zray.system.machine import machine_id
 
 
 class Stores:

@@ -14,8 +14,8 @@ import zmq
 
 from zray.config import Config
 from zray.exceptions import ConfigError
-from zray.util.processes import descriptors_left
-from zray.util.session_lock import protect
+from zray.sessions.lock import protect
+from zray.system.processes import descriptors_left
 
 EVENTS = zmq.EVENTS
 POLLIN, NOBLOCK, NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)

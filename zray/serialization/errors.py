@@ -27,7 +27,7 @@ from zray.failures import ERROR_TAG, FAILURE_TAG, decode_failure
 from zray.serialization.causes import family, hint_for, traceback_of
 from zray.serialization.pickler import LoadRef
 from zray.serialization.values import Serialized, deserialize, serialize
-from zray.util.signals import came_from_handler
+from zray.system.signals import came_from_handler
 
 TEXT_CHARS = 20_000
 """Longest text of a traceback; of a longer one the middle is left out."""

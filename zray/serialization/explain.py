@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from zray.serialization.pickler import PROTOCOL, ValuePickler
-from zray.util.signals import came_from_handler
+from zray.system.signals import came_from_handler
 
 _DEEPEST = 100
 _REASON_CHARS = 300

@@ -19,7 +19,7 @@ from zray.serialization import pickler
 from zray.serialization.captures import Captures, after_reloads
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.pickler import LoadRef
-from zray.util.signals import came_from_handler
+from zray.system.signals import came_from_handler
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,7 @@ from zray.exceptions import (
 )
 from zray.object_ref import ObjectRef
 from zray.serialization import by_value, lending
-from zray.util.signals import came_from_handler
+from zray.system.signals import came_from_handler
 
 PROTOCOL = 5
 LoadRef = Callable[[bytes], ObjectRef]

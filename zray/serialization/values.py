@@ -27,7 +27,7 @@ from zray.object_ref import ObjectRef
 from zray.serialization import pickler
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.pickler import PROTOCOL, LoadRef
-from zray.util.signals import came_from_handler
+from zray.system.signals import came_from_handler
 
 ALIGNMENT = 64
 _PADDING = bytes(ALIGNMENT)

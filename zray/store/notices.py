@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from zray.store.ledger import StoreUsage
-from zray.util.streams import say
+from zray.system.streams import say
 
 
 class Notices:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from zray.exceptions import OutOfDiskError
 from zray.store.ledger import TRAILER_BYTES
-from zray.util.processes import describe_error
+from zray.system.processes import describe_error
 
 _CHUNK_BYTES = 32 * 1024 * 1024
 

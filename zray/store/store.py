@@ -30,6 +30,7 @@ from typing import Any
 from zray.config import GIB
 from zray.exceptions import ObjectStoreFullError, OutOfDiskError, SystemFailure, ZrayError
 from zray.ids import PROCESS_ID_BYTES
+from zray.sessions.directories import absolute
 from zray.store.books import Books
 from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
 from zray.store.location import proof_of
@@ -40,8 +41,7 @@ from zray.store.sections import NO_SHIELD, Changing, Locked, Shield
 from zray.store.segments import BLANK_TRAILER, Draft, Segments, make_directories, size_in_trailer
 from zray.store.spill import Turn, pulse, turn_to_spill
 from zray.store.writing import LAST_PAUSE_S, Patience, Writing, check_id
-from zray.util.processes import describe_error
-from zray.util.sessions import absolute
+from zray.system.processes import describe_error
 
 KEPT_MAP_BYTES = 4 * GIB
 """Maps kept by each process to read, and as many to write. They take address space and page tables, not memory."""
@@ -613,7 +613,7 @@ class Store:
         with self._changing as ledger:
             self._segments.empty(ledger)
         self.close()
-        import shutil  # only here: see zray.util.sessions.remove_tree
+        import shutil  # only here: see zray.sessions.directories.remove_tree
 
         shutil.rmtree(self.path, ignore_errors=True)
         shutil.rmtree(self.spill_dir, ignore_errors=True)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
-from zray.util.session_lock import protect
+from zray.sessions.lock import protect
 
 BACKLOG = 1024
 MAX_REQUEST_BYTES = 4096

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from zray.config import TUNE_MALLOC, Config
 from zray.exceptions import ConfigError, ZrayError
 from zray.ids import owner_of
+from zray.memory import malloc
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import (
     Chunk,
@@ -32,6 +33,8 @@ from zray.protocol.messages import (
     PullFailed,
 )
 from zray.store import SegmentMissing, Store, Writing
+from zray.system.machine import ip_address
+from zray.system.streams import say
 from zray.transfer.chunks import chunk_length, is_intact, make_chunk, unpack_chunk
 from zray.transfer.core import (
     Ask,
@@ -47,9 +50,6 @@ from zray.transfer.core import (
 )
 from zray.transfer.links import Links
 from zray.transfer.local import LocalReaders, Request
-from zray.util import malloc
-from zray.util.machine import ip_address
-from zray.util.streams import say
 
 if TYPE_CHECKING:
     from zray.security.keys import ClientCredentials

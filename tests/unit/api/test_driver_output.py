@@ -17,8 +17,8 @@ import pytest
 from zray.api import driver_output
 from zray.api.driver_output import DriverOutput
 from zray.client.core.effects import ShowLogs, Warn
+from zray.logs import display as log_display
 from zray.protocol.records import PrintedLines
-from zray.util import log_display
 
 
 class Stream(io.StringIO):

@@ -9,7 +9,7 @@ import pytest
 
 from zray.cli import remote
 from zray.cli.stop import Running
-from zray.util.sessions import SessionPaths
+from zray.sessions.directories import SessionPaths
 
 
 @pytest.mark.parametrize(("start_s", "join_s", "least_s"), [(30, 60, 60), (90, 60, 90)])

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from zray.cli import stop
 from zray.cli.stop import Running
-from zray.util.sessions import SessionPaths
+from zray.sessions.directories import SessionPaths
 
 
 def test_a_session_that_is_just_starting_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

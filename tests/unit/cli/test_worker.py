@@ -10,7 +10,7 @@ import pytest
 
 from zray.cli import worker
 from zray.config import Config
-from zray.util.sessions import SessionPaths
+from zray.sessions.directories import SessionPaths
 
 
 def test_its_patience_with_a_broker_is_not_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from zray.client.guard import Guard
 from zray.exceptions import ZrayError
-from zray.util import signals
+from zray.system import signals
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from zray.exceptions import ObjectLostError
 from zray.protocol.records import HostInfo, HostState
 from zray.store import Store
 from zray.store.sections import NO_SHIELD
-from zray.util.machine import machine_id
+from zray.system.machine import machine_id
 
 HOST = b"host".ljust(16, b"\0")
 OBJECT = b"o" * 28

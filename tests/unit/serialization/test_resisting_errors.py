@@ -198,7 +198,7 @@ class Interrupting(Exception):
 
 def test_ctrl_c_while_an_error_is_loaded_is_no_fault_of_the_exception():
     from zray.client.guard import Guard
-    from zray.util import signals
+    from zray.system import signals
 
     guard = Guard()
     data = pack(caught(throw, Interrupting("text"))).to_bytes()

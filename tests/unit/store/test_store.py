@@ -182,7 +182,7 @@ INTERRUPTED = """
 import gc, random, signal, sys, threading, time
 from zray.client.guard import Guard
 from zray.store import Store
-from zray.util import signals
+from zray.system import signals
 
 MIB = 1 << 20
 guard, begun, over, unseen = Guard(), threading.Event(), threading.Event(), []

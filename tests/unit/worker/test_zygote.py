@@ -17,7 +17,7 @@ import msgpack
 import pytest
 
 from zray.config import OPTIMIZATIONS
-from zray.util import processes
+from zray.system import processes
 from zray.worker.host.zygote import (
     ChildExited,
     Event,

@@ -24,6 +24,7 @@ from zray.client.core.tasks import TaskTable
 from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import aliased, encode_failure, show_error
 from zray.ids import owner_of, task_of
+from zray.logs.digest import Digest
 from zray.protocol.codec import unpack_messages
 from zray.protocol.contract import BROKER, Outbox, Output, event
 from zray.protocol.messages import (
@@ -84,7 +85,6 @@ from zray.protocol.messages import (
 )
 from zray.protocol.questions import Answer, Question
 from zray.protocol.records import Activity
-from zray.util.digest import Digest
 
 UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
 """Ray's words."""

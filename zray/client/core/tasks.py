@@ -20,10 +20,10 @@ from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, 
 from zray.exceptions import FAILURES
 from zray.failures import MissedArgument, alias_of, aliased, encode_failure, missed_argument
 from zray.ids import return_id, task_of
+from zray.logs.digest import in_a_line
 from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import FLAG_RETRYABLE, Failed, ProtocolError, Result, Started
 from zray.protocol.records import AwaitedObject
-from zray.util.digest import in_a_line
 
 UNLIMITED = -1
 NEAR_BYTES = 256 * 1024

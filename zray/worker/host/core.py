@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from zray.exceptions import NATIVE_HINT
 from zray.ids import owner_of
+from zray.logs.digest import LAST_OUTPUT
 from zray.protocol.codec import unpack_messages
 from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import (
@@ -29,7 +30,6 @@ from zray.protocol.messages import (
     WorkerDied,
     WorkerStarted,
 )
-from zray.util.digest import LAST_OUTPUT
 
 _BY_ACCESS = (7, 11)
 """SIGBUS and SIGSEGV: the signals of who touches memory that he may not touch."""

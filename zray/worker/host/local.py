@@ -16,12 +16,12 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import FREEZE_HEAP, REHEARSAL, TUNE_MALLOC, Config
 from zray.exceptions import ZrayError
+from zray.memory.heap import freeze_heap
+from zray.memory.malloc import give_back
 from zray.protocol import rows
-from zray.util.heap import freeze_heap
-from zray.util.malloc import give_back
-from zray.util.processes import accept_signals, set_parent_death_signal, set_title
-from zray.util.session_lock import SessionLock
-from zray.util.sessions import SessionPaths
+from zray.sessions.directories import SessionPaths
+from zray.sessions.lock import SessionLock
+from zray.system.processes import accept_signals, set_parent_death_signal, set_title
 from zray.worker.host.node import HostOptions, prepare_zygote, run_host
 from zray.worker.host.shell import WATCHED_IS_GONE
 from zray.worker.process.rehearsal import rehearse

@@ -15,13 +15,13 @@ from zray.client.connection import Connection, connect
 from zray.config import GIB, Config
 from zray.protocol.messages import HOST
 from zray.protocol.records import HostInfo, JoinInfo
+from zray.sessions.directories import SessionPaths, absolute, remove_session
+from zray.sessions.lock import SessionLock
+from zray.sessions.upkeep import SessionUpkeep
 from zray.store import Store, default_store_location
+from zray.system.machine import ip_address, machine_id
+from zray.system.processes import kill_session, memory_limit_bytes, raise_descriptor_limit
 from zray.transfer.shell import Transfers, listening_address
-from zray.util.machine import ip_address, machine_id
-from zray.util.processes import kill_session, memory_limit_bytes, raise_descriptor_limit
-from zray.util.session_lock import SessionLock
-from zray.util.session_upkeep import SessionUpkeep
-from zray.util.sessions import SessionPaths, absolute, remove_session
 from zray.worker.host.relay import Relay
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
@@ -29,7 +29,7 @@ from zray.worker.process.main import worker_main
 
 if TYPE_CHECKING:
     from zray.security.keys import ClientCredentials
-    from zray.util.demotion import Demotion
+    from zray.system.demotion import Demotion
 
 MAX_DEFAULT_STORE = 64 * GIB
 

@@ -16,16 +16,16 @@ from typing import Any
 
 from zray.client.connection import Connection
 from zray.config import Config
+from zray.logs.display import harmless
 from zray.protocol.codec import pack
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import Goodbye, HostInspected, HostReady, LogsFlushed, ProtocolError
 from zray.protocol.records import HostInfo, StoreUse
 from zray.protocol.routing import through_broker
 from zray.store import Store
+from zray.system.processes import describe_exit, kill_process, process_start_time, resident_bytes
+from zray.system.streams import say
 from zray.transfer.shell import Transfers
-from zray.util.log_display import harmless
-from zray.util.processes import describe_exit, kill_process, process_start_time, resident_bytes
-from zray.util.streams import say
 from zray.worker import recorder
 from zray.worker.host.core import (
     Death,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from zray.methods import method_of
-from zray.util.streams import say
+from zray.system.streams import say
 
 if TYPE_CHECKING:
     from zray.worker.process.event_loop import EventLoop

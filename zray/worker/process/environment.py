@@ -9,9 +9,9 @@ import sys
 from zray.client.core.execution import CALL, Assignment
 from zray.protocol.codec import unpack
 from zray.protocol.messages import ActorStart, JobConfig
-from zray.util.machine import GPU_VARIABLE, visible_gpus
-from zray.util.processes import set_title
-from zray.util.streams import flush_streams, say
+from zray.system.machine import GPU_VARIABLE, visible_gpus
+from zray.system.processes import set_title
+from zray.system.streams import flush_streams, say
 from zray.worker.log_marker import marker
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")

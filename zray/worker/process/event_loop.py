@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zray.client.context import current_task
 from zray.client.core.execution import Assignment
 from zray.exceptions import ActorExit, TaskError, has_type
-from zray.util.streams import say
+from zray.system.streams import say
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor

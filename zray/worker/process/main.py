@@ -17,7 +17,7 @@ from zray.protocol.codec import unpack
 from zray.protocol.messages import WORKER
 from zray.protocol.records import JoinInfo
 from zray.protocol.sockets import somebody_listens
-from zray.util import signals
+from zray.system import signals
 from zray.worker.process.worker import Worker
 
 

@@ -26,6 +26,7 @@ from zray.client.core.states import INLINE
 from zray.client.session import Session
 from zray.config import Config
 from zray.ids import TASK_ID_BYTES
+from zray.memory.optimizations import left_out
 from zray.protocol.codec import pack, pack_handshake, read_frame, shape_key, unpack_handshake
 from zray.protocol.link import Link
 from zray.protocol.messages import (
@@ -42,7 +43,6 @@ from zray.protocol.messages import (
 from zray.protocol.records import ClusterInfo, JobSettings, JoinInfo
 from zray.protocol.sockets import POLLIN
 from zray.serialization import pickle_callable
-from zray.util.optimizations import left_out
 from zray.worker.process.runner import CallOptions
 from zray.worker.process.worker import Worker
 

@@ -23,7 +23,7 @@ from zray.object_ref import ObjectRef
 from zray.protocol.codec import unpack
 from zray.protocol.messages import FunctionBlob, ProtocolError
 from zray.serialization import Serialized, deserialize, load_callable, pack_task_error, serialize, without_exception
-from zray.util.streams import say
+from zray.system.streams import say
 from zray.worker.process.environment import Environment
 from zray.worker.recorder import Recorder
 

@@ -24,12 +24,12 @@ from zray.client.shell import Tick, Waiter
 from zray.config import MIB, TUNE_MALLOC
 from zray.exceptions import NAMELESS, ActorExit, DeserializationError, has_type
 from zray.failures import encode_failure, error_text
+from zray.memory.malloc import give_back
 from zray.methods import method_of
 from zray.protocol.messages import ProtocolError
 from zray.signatures import name_of_parameter
-from zray.util.malloc import give_back
-from zray.util.processes import anonymous_bytes
-from zray.util.streams import flush_streams, say
+from zray.system.processes import anonymous_bytes
+from zray.system.streams import flush_streams, say
 from zray.worker.process.ending import Ending
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options

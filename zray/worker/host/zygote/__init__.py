@@ -4,7 +4,7 @@ It has one thread and no ZeroMQ context, both of which a fork would break, and t
 (``wire``).  Four things hang on it:
 
 *Memory.* Workers share its pages until they write to them.  So it collects once, moves everything out of the sight
-of the garbage collector (``zray.util.heap``; a collection would write to every object) and never collects again.
+of the garbage collector (``zray.memory.heap``; a collection would write to every object) and never collects again.
 
 *Spares.* While there is nothing else to do it forks ahead: children that wait for their request and have touched next
 to nothing.  They are what an idle host is made of.

@@ -8,7 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from zray.util.processes import await_end
+from zray.system.processes import await_end
 from zray.worker.host.zygote.process import ChildMain, Zygote
 from zray.worker.host.zygote.streams import flush_output, occupy_standard_fds
 from zray.worker.host.zygote.wire import (

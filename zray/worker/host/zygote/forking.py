@@ -19,7 +19,7 @@ import os
 import sys
 from typing import Protocol
 
-from zray.util.optimizations import left_out
+from zray.memory.optimizations import left_out
 
 TRIED = ((3, 10), (3, 11), (3, 12), (3, 13))
 """Versions of CPython on which the tests of the zygote have passed with a bare fork."""

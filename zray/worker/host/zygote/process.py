@@ -15,10 +15,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
 from zray.config import BARE_FORK, FILL_HOLES, FREEZE_HEAP
-from zray.util import processes
-from zray.util.heap import freeze_heap
-from zray.util.pymalloc import fill_holes
-from zray.util.streams import show_fatal_errors
+from zray.memory.heap import freeze_heap
+from zray.memory.pymalloc import fill_holes
+from zray.system import processes
+from zray.system.streams import show_fatal_errors
 from zray.worker.host.zygote.forking import choose_forking
 from zray.worker.host.zygote.streams import adopt_standard_fds, flush_output, make_standard_streams
 from zray.worker.host.zygote.wire import (

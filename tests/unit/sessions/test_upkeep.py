@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from zray.util import sessions
-from zray.util.session_upkeep import REFRESH_S, SessionUpkeep
-from zray.util.sessions import Current, SessionPaths
+from zray.sessions import directories as sessions
+from zray.sessions.directories import Current, SessionPaths
+from zray.sessions.upkeep import REFRESH_S, SessionUpkeep
 
 
 class Kept:

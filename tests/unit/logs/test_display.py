@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zray.util import log_display
-from zray.util.log_display import Backlog, LogDeduplicator, MissingLines, ShownLine, harmless
+from zray.logs import display as log_display
+from zray.logs.display import Backlog, LogDeduplicator, MissingLines, ShownLine, harmless
 
 
 def texts(shown: list[ShownLine]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from zray.util.streams import descriptor_of, flush_streams, has_no_reader, is_terminal, takes_more, write_text
+from zray.system.streams import descriptor_of, flush_streams, has_no_reader, is_terminal, takes_more, write_text
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_flushing_whatever_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_saying_something_never_waits(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
-    program = "from zray.util.streams import say\nfor n in range(1000): say('x' * 1000 + str(n))"
+    program = "from zray.system.streams import say\nfor n in range(1000): say('x' * 1000 + str(n))"
     subprocess.run([sys.executable, "-c", program], stderr=writer, check=True, timeout=20)
     subprocess.run(
         [sys.executable, "-c", "import os; os.close(2)\n" + program], check=True, timeout=20, stderr=subprocess.DEVNULL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from zray.util.digest import LAST_OUTPUT, Digest, in_a_line
+from zray.logs.digest import LAST_OUTPUT, Digest, in_a_line
 
 
 def test_the_first_is_told_at_once_and_what_follows_in_one_line():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 
-from zray.util.optimizations import left_out
+from zray.memory.optimizations import left_out
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BYTES = 64 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zray.util import interpreter
+from zray.system import interpreter
 
 PROGRAM = """
 import json, os, sys, enum, re, zmq, zray

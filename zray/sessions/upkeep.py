@@ -12,8 +12,7 @@ import sys
 from collections.abc import Callable
 
 from zray.exceptions import ConfigError
-from zray.util.session_lock import SessionLock, locked_root, protect
-from zray.util.sessions import (
+from zray.sessions.directories import (
     Current,
     SessionPaths,
     add_store,
@@ -24,6 +23,7 @@ from zray.util.sessions import (
     write_broker,
     write_current,
 )
+from zray.sessions.lock import SessionLock, locked_root, protect
 
 REFRESH_S = 3600.0
 """A sixth of what files in XDG_RUNTIME_DIR may be left alone for."""

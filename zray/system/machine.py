@@ -9,7 +9,7 @@ import platform
 import socket
 
 from zray.exceptions import ConfigError
-from zray.util.processes import cpu_count, memory_limit_bytes
+from zray.system.processes import cpu_count, memory_limit_bytes
 
 
 @functools.cache

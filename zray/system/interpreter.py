@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from zray.util.processes import TITLE_PADDING
+from zray.system.processes import TITLE_PADDING
 
 NEEDED = ("zray", "zmq", "msgpack", "cloudpickle", "setproctitle", "lz4", "xxhash", "click", "tomli")
 PATH_VARIABLE = "PYTHONPATH"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 
-from zray.util.optimizations import left_out
+from zray.memory.optimizations import left_out
 
 
 def freeze_heap() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zray.exceptions import ConfigError
-from zray.util.machine import GPU_VARIABLE, gpu_count, host_resources, ip_address, visible_gpus
+from zray.system.machine import GPU_VARIABLE, gpu_count, host_resources, ip_address, visible_gpus
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from zray.util.heap import freeze_heap
+from zray.memory.heap import freeze_heap
 
 
 def test_what_is_alive_is_frozen() -> None:
-    source = "import gc; from zray.util.heap import freeze_heap; freeze_heap(); print(gc.get_freeze_count() > 1000)"
+    source = "import gc; from zray.memory.heap import freeze_heap; freeze_heap(); print(gc.get_freeze_count() > 1000)"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("True\n", "")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from zray.util import processes
+from zray.system import processes
 
 UNTIL_EOF = "import sys; sys.stdin.read()"
 
@@ -65,7 +65,7 @@ class TestDescribeExit:
 
 class TestTitle:
     def test_long_title_leaves_the_environment_alone(self, session: str) -> None:
-        titled = start(session, "from zray.util.processes import set_title; set_title('t' * 5000); print(); input()")
+        titled = start(session, "from zray.system.processes import set_title; set_title('t' * 5000); print(); input()")
         assert titled.stdout is not None
         titled.stdout.readline()
         environ = Path(f"/proc/{titled.pid}/environ").read_bytes()
@@ -89,7 +89,7 @@ class TestTitle:
         ],
     )
     def test_process_name_can_be_split_at_blanks(self, session: str, title: str, name: str) -> None:
-        code = f"from zray.util.processes import set_title; set_title({title!r}); print(flush=True); input()"
+        code = f"from zray.system.processes import set_title; set_title({title!r}); print(flush=True); input()"
         with start(session, code) as titled:
             assert titled.stdout is not None
             titled.stdout.readline()
@@ -179,7 +179,7 @@ signal.pause()
     def test_works_with_hardly_any_descriptors(self, session: str, limit: int) -> None:
         children = [start(session, UNTIL_EOF) for _ in range(4)]
         code = (
-            "import resource; from zray.util.processes import kill_session\n"
+            "import resource; from zray.system.processes import kill_session\n"
             f"resource.setrlimit(resource.RLIMIT_NOFILE, {(limit, limit)})\n"
             f"print(kill_session({session!r}))"
         )
@@ -191,7 +191,7 @@ class TestOrderlyEnd:
     def test_a_second_sigterm_does_not_interrupt_the_tidying_up(self, session: str) -> None:
         code = """
 import os, signal
-from zray.util.processes import end_orderly_on_sigterm
+from zray.system.processes import end_orderly_on_sigterm
 end_orderly_on_sigterm()
 try:
     print("ready", flush=True)
@@ -247,7 +247,7 @@ class TestFamily:
 
     def test_subreaper_adopts_orphans(self) -> None:
         code = (
-            "import os; from zray.util import processes; processes.set_child_subreaper()\n"
+            "import os; from zray.system import processes; processes.set_child_subreaper()\n"
             "hold, end = os.pipe()\n"
             "if os.fork() == 0:\n"
             "    if os.fork() == 0: os.close(end); os.read(hold, 1); os._exit(7)\n"
@@ -323,7 +323,7 @@ class TestLimits:
 class TestAcceptSignals:
     CODE = """
 import signal, sys
-from zray.util import processes
+from zray.system import processes
 processes.{function}()
 print(len(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
 print(*sorted(number.name for number in signal.Signals if signal.getsignal(number) is signal.SIG_IGN))

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from zray.exceptions import ConfigError, SystemFailure
-from zray.util import sessions
-from zray.util.processes import SESSION_VARIABLE
-from zray.util.sessions import Current
+from zray.sessions import directories as sessions
+from zray.sessions.directories import Current
+from zray.system.processes import SESSION_VARIABLE
 
 
 @pytest.fixture

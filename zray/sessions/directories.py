@@ -28,8 +28,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from zray.exceptions import ConfigError, SystemFailure
-from zray.util import processes
-from zray.util.session_lock import LOCK_NAME, SessionLock, claim_if_dead, locked_root, protect
+from zray.sessions.lock import LOCK_NAME, SessionLock, claim_if_dead, locked_root, protect
+from zray.system import processes
 
 MAX_SOCKET_PATH_BYTES = 107
 MAX_SOCKET_NAME_BYTES = 36

@@ -23,7 +23,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 
-from zray.util import processes
+from zray.system import processes
 
 LOCK_NAME = "lock"
 UNLOCKED_GRACE_S = 60.0

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from zray.util.optimizations import left_out
+from zray.memory.optimizations import left_out
 
 POOL_BYTES = 16 << 10
 POOL_HEADER_BYTES = 48

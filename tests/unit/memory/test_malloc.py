@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from zray.util import malloc
+from zray.memory import malloc
 
 
 def test_what_glibc_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

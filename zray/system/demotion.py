@@ -19,7 +19,7 @@ import os
 import pwd
 
 from zray.exceptions import ConfigError
-from zray.util.processes import set_dumpable
+from zray.system.processes import set_dumpable
 
 _OF_THE_FORMER_USER = (
     "XDG_RUNTIME_DIR",

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from zray.util import sessions
-from zray.util.processes import SESSION_VARIABLE
-from zray.util.session_lock import SessionLock, claim_if_dead, locked_root, protect
+from zray.sessions import directories as sessions
+from zray.sessions.lock import SessionLock, claim_if_dead, locked_root, protect
+from zray.system.processes import SESSION_VARIABLE
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 
 PAGES = """
 import json, random
-from zray.util.pymalloc import _maker, fill_holes
+from zray.memory.pymalloc import _maker, fill_holes
 
 rng = random.Random(1)
 kept = {}
@@ -26,7 +26,7 @@ print(json.dumps(pages))
 """
 FORK = """
 import gc, os
-from zray.util.pymalloc import fill_holes
+from zray.memory.pymalloc import fill_holes
 
 kept = [bytes(200) for _ in range(20_000)]
 del kept[::10]  # holes in all of their pools
@@ -65,7 +65,7 @@ def test_another_allocator_is_left_alone():
     code = """
 import logging, sys
 logging.basicConfig(level=logging.DEBUG, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
-from zray.util.pymalloc import fill_holes
+from zray.memory.pymalloc import fill_holes
 print(len(fill_holes()))
 """
     told, kept = run_python(code, PYTHONMALLOC="malloc").splitlines()
