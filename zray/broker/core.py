@@ -58,12 +58,14 @@ class BrokerCore:
         self.tasks: dict[bytes, Envelope] = {}
         self.dropped_frames = 0  # what the shell found to be no good
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
-        self.news = News(self, lambda line: self._outbox.perform(LogLine(line)), lambda: self._now)
+        self.news = News(
+            self.jobs, self.processes, self.send, lambda line: self._outbox.perform(LogLine(line)), lambda: self._now
+        )
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.news.actor_restarts)
-        self.inspections = Inspections(self, lambda: self._now)
+        self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, infeasible_warn_s, shell_status, silent_s)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and until when they may prepare
-        self.output = WorkerOutput(self)
+        self.output = WorkerOutput(self.jobs, self.processes, self.scheduler, self.send)
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
         self._job_counter = 0

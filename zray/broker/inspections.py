@@ -6,15 +6,12 @@ the interpreter's lock, or he is stopped) is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from zray.broker.records import Process
 from zray.protocol.messages import HostInspected, Inspect, Inspected
 from zray.protocol.records import Activity
-
-if TYPE_CHECKING:
-    from zray.broker.core import BrokerCore
 
 PATIENCE_S = 0.5
 MAX_OPEN = 8
@@ -47,8 +44,14 @@ class _Round:
 class Inspections:
     """State: the rounds of questions that are open, by number. ``clock()``: the time of what is being done."""
 
-    def __init__(self, core: BrokerCore, clock: Callable[[], float]) -> None:
-        self._core = core
+    def __init__(
+        self,
+        processes: Mapping[bytes, Process],
+        send: Callable[[bytes, Any], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._processes = processes
+        self._send = send
         self._clock = clock
         self._rounds: dict[int, _Round] = {}
         self._next = 1
@@ -61,12 +64,12 @@ class Inspections:
         if sum(each.asker == asker for each in self._rounds.values()) >= MAX_OPEN:
             on_end(Found())
             return
-        asked = dict.fromkeys(each for each in processes if each in self._core.processes)
+        asked = dict.fromkeys(each for each in processes if each in self._processes)
         number = self._next
         self._next += 1
         self._rounds[number] = _Round(asker, asked, self._clock() + PATIENCE_S, on_end)
         for process_id in asked:
-            self._core.send(process_id, Inspect(number))
+            self._send(process_id, Inspect(number))
         self._end_if_complete(number)
 
     def on_inspected(self, source: Process, message: Inspected | HostInspected) -> None:

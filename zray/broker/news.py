@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from zray.broker.records import Actor, Host, Process
+from zray.broker.records import Actor, Host, Job, Process
 from zray.broker.resources import describe
 from zray.logs.digest import Digest, in_a_line
 from zray.protocol.messages import FLAG_RETRYABLE, Notice
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from zray.broker.core import BrokerCore
 
 MAX_NAMES = 5
 AGAIN, NOT_AGAIN = "tried again", "not to be tried again"
@@ -26,8 +22,17 @@ class News:
     ``_restarts``: of actors, by job, as many may die at once.
     """
 
-    def __init__(self, core: BrokerCore, log: Callable[[str], None], clock: Callable[[], float]) -> None:
-        self._core = core
+    def __init__(
+        self,
+        jobs: Mapping[bytes, Job],
+        processes: Mapping[bytes, Process],
+        send: Callable[[bytes, Any], None],
+        log: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._jobs = jobs
+        self._processes = processes
+        self._send = send
         self._log = log
         self._clock = clock
         self._restarts: dict[bytes, Digest] = {}
@@ -35,15 +40,15 @@ class News:
     def tick(self, now: float) -> None:
         """Tells what has been held back to be told in one line."""
         for job_id, digest in list(self._restarts.items()):
-            if job_id not in self._core.jobs:
+            if job_id not in self._jobs:
                 del self._restarts[job_id]
             elif news := digest.flush(now):
                 self._tell(job_id, news)
 
     def _tell(self, job_id: bytes, text: str) -> None:
-        job = self._core.jobs.get(job_id)
-        if job is not None and job.driver in self._core.processes:
-            self._core.send(job.driver, Notice(text))
+        job = self._jobs.get(job_id)
+        if job is not None and job.driver in self._processes:
+            self._send(job.driver, Notice(text))
 
     # ------------------------------------------------------------------ drivers and hosts
 
@@ -74,7 +79,7 @@ class News:
         n_tasks = sum(counts.total() for counts in tasks.values())
         n_actors = sum(map(len, actors.values()))
         self._log(f"host {host.label} is lost, with {n_tasks} tasks and {n_actors} actors: {reason}")
-        for job_id in self._core.jobs:
+        for job_id in self._jobs:
             lost = [*_tasks(tasks.get(job_id, Counter())), *_actors(actors.get(job_id, []))]
             ran = f"of this job it ran {' and '.join(lost)}" if lost else "nothing of this job ran there"
             self._tell(job_id, f"host {host.label} is lost: {reason}; {ran}. Objects that only it had are lost")

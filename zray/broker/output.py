@@ -7,16 +7,15 @@ at most ``WINDOW_BYTES`` of output, and a host as much.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from zray.broker.records import Process
+from zray.broker.records import Job, Process
+from zray.broker.scheduler import Scheduler
 from zray.protocol.log_window import LogIntake, LogWindow
 from zray.protocol.messages import FlushLogs, Logs, LogsFlushed, LogsTaken, ProtocolError, WorkerLogs
 from zray.protocol.questions import OutputFlushed
 from zray.protocol.records import PrintedLines
-
-if TYPE_CHECKING:
-    from zray.broker.core import BrokerCore
 
 MAX_FLUSHES = 8
 """Of one process at a time; it needs one."""
@@ -37,8 +36,17 @@ class WorkerOutput:
     """State: a reader for each driver that has been sent lines, an intake for each host that has sent some, and who
     waits for a flush: its number, the asker, his request, and the hosts that have not answered."""
 
-    def __init__(self, core: BrokerCore) -> None:
-        self._core = core
+    def __init__(
+        self,
+        jobs: Mapping[bytes, Job],
+        processes: Mapping[bytes, Process],
+        scheduler: Scheduler,
+        send: Callable[[bytes, Any], None],
+    ) -> None:
+        self._jobs = jobs
+        self._processes = processes
+        self._scheduler = scheduler
+        self._tell = send
         self._readers: dict[bytes, _Reader] = {}
         self._intakes: dict[bytes, LogIntake] = {}
         self._flushes: dict[int, tuple[bytes, int, dict[bytes, None]]] = {}
@@ -66,7 +74,7 @@ class WorkerOutput:
             self._pass_on(driver, entries, left_out)
         taken = intake.to_tell()
         if taken:
-            self._core.send(source.process_id, LogsTaken(taken))
+            self._tell(source.process_id, LogsTaken(taken))
 
     def on_taken(self, source: Process, message: LogsTaken) -> None:
         """A driver has taken lines: there is room, and it can be told of what is missing."""
@@ -78,11 +86,11 @@ class WorkerOutput:
 
     def _driver_of(self, host: Process, worker_id: bytes) -> bytes:
         """The driver whose job a worker of this host works for; empty if there is none who would show its lines."""
-        worker = self._core.scheduler.workers.get(worker_id)
+        worker = self._scheduler.workers.get(worker_id)
         if worker is None or worker.host.host_id != host.process_id:
             return b""
-        job = self._core.jobs.get(worker.job_id)
-        driver = self._core.processes.get(job.driver) if job is not None else None
+        job = self._jobs.get(worker.job_id)
+        driver = self._processes.get(job.driver) if job is not None else None
         return driver.process_id if driver is not None and driver.info.shows_logs else b""
 
     def _pass_on(self, driver: bytes, entries: list[PrintedLines], left_out: int) -> None:
@@ -96,7 +104,7 @@ class WorkerOutput:
 
     def _send(self, driver: bytes, reader: _Reader, entries: list[PrintedLines]) -> None:
         if entries or (reader.left_out and not reader.full):
-            self._core.send(driver, Logs(entries, reader.left_out))
+            self._tell(driver, Logs(entries, reader.left_out))
             reader.left_out = 0
 
     # ------------------------------------------------------------------ the flush
@@ -108,10 +116,10 @@ class WorkerOutput:
         """
         if sum(asker == source.process_id for asker, _, _ in self._flushes.values()) >= MAX_FLUSHES:
             raise ProtocolError(f"{MAX_FLUSHES} flushes of the output are under way for this process already")
-        hosts = dict.fromkeys(self._core.scheduler.hosts)
+        hosts = dict.fromkeys(self._scheduler.hosts)
         self._flushes[self._next_flush] = (source.process_id, request, hosts)
         for host_id in hosts:
-            self._core.send(host_id, FlushLogs(self._next_flush))
+            self._tell(host_id, FlushLogs(self._next_flush))
         self._next_flush += 1
         self._answer_flushes()
 
@@ -126,7 +134,7 @@ class WorkerOutput:
         for key, (asker, request, hosts) in list(self._flushes.items()):
             if not hosts:
                 del self._flushes[key]
-                self._core.send(asker, OutputFlushed(request))
+                self._tell(asker, OutputFlushed(request))
 
     # ------------------------------------------------------------------ ends
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from zray.broker.inspections import Found
-from zray.broker.records import Actor, Host, Job, Process, Worker
+from zray.broker.actors import Actors
+from zray.broker.inspections import Found, Inspections
+from zray.broker.output import WorkerOutput
+from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe
+from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, PENDING, RESTARTING, SERVING, STARTING
 from zray.ids import task_of
 from zray.protocol import questions as q
@@ -31,9 +34,6 @@ from zray.protocol.questions import (
 )
 from zray.protocol.records import HostState
 
-if TYPE_CHECKING:
-    from zray.broker.core import BrokerCore
-
 ACTORS_LOOKED_AT = 100
 """Of those that wait for the same resources: they are the same case, unless they are of different jobs."""
 STALLED_WARN_S = 10.0
@@ -45,12 +45,32 @@ MAX_WORKERS_ASKED = 1000
 STATE_NAMES = {PENDING: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
 
 
+class Subject(Protocol):
+    """What the reports are about: the tables of the broker's core."""
+
+    processes: dict[bytes, Process]
+    jobs: dict[bytes, Job]
+    functions: dict[bytes, tuple[str, bytes, set[bytes]]]
+    tasks: dict[bytes, Envelope]
+    scheduler: Scheduler
+    actors: Actors
+    inspections: Inspections
+    output: WorkerOutput
+    dropped_frames: int
+
+    def send(self, dest: bytes, message: Any) -> None:
+        """Sends a message to a process."""
+
+    def is_member(self, process_id: bytes) -> bool:
+        """Whether a process has joined, be it dead by now."""
+
+
 class Reports:
     """Read-only views of a broker's state."""
 
     def __init__(
         self,
-        core: BrokerCore,
+        core: Subject,
         infeasible_warn_s: float,
         shell_status: Callable[[], BrokerStatus] = BrokerStatus,
         silent_s: Callable[[bytes], float] = lambda process_id: 0.0,
