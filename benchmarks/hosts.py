@@ -41,7 +41,7 @@ from zray import version
 from zray.broker import shell
 from zray.broker.door import Door
 from zray.broker.membership import Arrival
-from zray.config import Config
+from zray.config.reading import from_environment
 from zray.security.keys import KeyDirectory
 
 BEGIN, END = "<!-- hosts: written by hosts.py -->", "<!-- end of hosts -->"
@@ -158,7 +158,7 @@ class CountingDoor(Door):
 def idle_chatter(seconds: float) -> list[Figure]:
     """Messages per minute between a broker and one idle host on TCP with CURVE."""
     with unittest.mock.patch.object(shell, "Door", CountingDoor):
-        broker = shell.BrokerShell(free_address(), Config.from_environment(), KeyDirectory())
+        broker = shell.BrokerShell(free_address(), from_environment(), KeyDirectory())
     with process(*worker_command(broker.address)) as host:
 
         def serve(duration_s: float) -> None:

@@ -26,8 +26,8 @@ import time
 from pathlib import Path
 
 from benchmarks.processes import descendants, private_mb, pss_mb, settled_pss_mb, titled
-from zray.config import MIB, OPTIMIZATIONS, TUNE_MALLOC, Config
-from zray.config.reading import ALL, variable_of
+from zray.config import MIB, OPTIMIZATIONS, TUNE_MALLOC
+from zray.config.reading import ALL, from_environment, variable_of
 from zray.memory.malloc import keep_what_is_freed
 
 FIGURES = ("spare", "actor", "collected", "chunk")
@@ -110,7 +110,7 @@ def chunk_us() -> float:
     libc.malloc.argtypes = [ctypes.c_size_t]
     libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
-    if Config.from_environment().optimizes(TUNE_MALLOC):
+    if from_environment().optimizes(TUNE_MALLOC):
         keep_what_is_freed()
 
     def play() -> None:

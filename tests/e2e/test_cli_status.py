@@ -102,13 +102,14 @@ def test_a_key_that_does_not_admit_its_holder_counts(sandbox):
     """A driver's key used for a host: the door opens to it, the broker does not."""
     from zray.client.connection import connect
     from zray.config import Config
+    from zray.config.reading import from_environment
     from zray.exceptions import ZrayError
     from zray.protocol.messages import HOST
     from zray.protocol.records import JoinInfo
     from zray.security.keys import KeyDirectory
 
     with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", hosts=0) as (address, _, _):
-        credentials = KeyDirectory(Config.from_environment().keys).client("driver")
+        credentials = KeyDirectory(from_environment().keys).client("driver")
         try:
             connect(address, HOST, secrets.token_bytes(16), JoinInfo(1), Config(), credentials)
         except ZrayError as error:

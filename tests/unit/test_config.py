@@ -13,6 +13,7 @@ import msgpack
 import pytest
 
 from zray.config import OPTIMIZATIONS, Config, reading
+from zray.config.reading import from_environment
 from zray.exceptions import ConfigError
 
 
@@ -33,7 +34,7 @@ def file(directory: Path, text: str) -> dict[str, str]:
 
 class TestSources:
     def test_defaults(self, tmp_path: Path) -> None:
-        assert Config.from_environment({"XDG_CONFIG_HOME": str(tmp_path)}) == Config()
+        assert from_environment({"XDG_CONFIG_HOME": str(tmp_path)}) == Config()
 
     def test_the_later_wins(self, tmp_path: Path) -> None:
         environ = file(tmp_path, "heartbeat_s = 0.2\nsilence_s = 3\nnum_cpus = 4\n")
@@ -46,20 +47,20 @@ class TestSources:
         assert reading.sources(environ)["num_cpus"] == "ZRAY_NUM_CPUS"
 
     def test_an_empty_variable_is_none(self) -> None:
-        assert Config.from_environment({"ZRAY_CONFIG": "/dev/null", "ZRAY_HEARTBEAT_S": ""}) == Config()
+        assert from_environment({"ZRAY_CONFIG": "/dev/null", "ZRAY_HEARTBEAT_S": ""}) == Config()
 
     def test_the_file_in_the_home_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
         (tmp_path / ".config").mkdir()
         file(tmp_path / ".config", "store_wait_s = 7")
-        assert Config.from_environment({}).store_wait_s == 7
-        assert Config.from_environment({"XDG_CONFIG_HOME": "not/absolute"}).store_wait_s == 7
-        assert Config.from_environment({"XDG_CONFIG_HOME": "/nowhere"}).store_wait_s == 2
+        assert from_environment({}).store_wait_s == 7
+        assert from_environment({"XDG_CONFIG_HOME": "not/absolute"}).store_wait_s == 7
+        assert from_environment({"XDG_CONFIG_HOME": "/nowhere"}).store_wait_s == 2
 
     def test_the_file_that_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.toml"
         path.write_text("log_to_driver = false")
-        assert Config.from_environment({"ZRAY_CONFIG": str(path)}).log_to_driver is False
+        assert from_environment({"ZRAY_CONFIG": str(path)}).log_to_driver is False
 
     @pytest.mark.parametrize(
         ("content", "match"), [(None, "no such file"), ("a = 1\nb\n", "is not TOML.*line 2"), (b"\xff", "is not TOML")]
@@ -69,12 +70,12 @@ class TestSources:
         if content is not None:
             path.write_bytes(content.encode() if isinstance(content, str) else content)
         with pytest.raises(ConfigError, match=match) as caught:
-            Config.from_environment({"ZRAY_CONFIG": str(path)})
+            from_environment({"ZRAY_CONFIG": str(path)})
         assert str(path) in str(caught.value)
 
     def test_a_directory_is_no_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
-            Config.from_environment({"ZRAY_CONFIG": str(tmp_path)})
+            from_environment({"ZRAY_CONFIG": str(tmp_path)})
 
 
 class TestValues:
@@ -95,14 +96,14 @@ class TestValues:
     )
     def test_text(self, name: str, text: str, value: object) -> None:
         environ = {"ZRAY_CONFIG": "/dev/null", reading.variable_of(name): text}
-        assert getattr(Config.from_environment(environ), name) == value
+        assert getattr(from_environment(environ), name) == value
 
     def test_tables(self, tmp_path: Path) -> None:
-        settings = Config.from_environment(file(tmp_path, '[resources]\nx = 2\n[labels]\n"a.b/c" = "d"\n'))
+        settings = from_environment(file(tmp_path, '[resources]\nx = 2\n[labels]\n"a.b/c" = "d"\n'))
         assert settings.resources == {"x": 2} and settings.labels == {"a.b/c": "d"}
 
     def test_lists(self, tmp_path: Path) -> None:
-        settings = Config.from_environment(file(tmp_path, 'disabled_optimizations = ["rehearsal"]'))
+        settings = from_environment(file(tmp_path, 'disabled_optimizations = ["rehearsal"]'))
         assert [name for name in OPTIMIZATIONS if not settings.optimizes(name)] == ["rehearsal"]
         assert all(map(Config().optimizes, OPTIMIZATIONS))
 
@@ -137,7 +138,7 @@ class TestValues:
     def test_what_cannot_be_used(self, name: str, text: str, needed: str) -> None:
         variable = reading.variable_of(name)
         with pytest.raises(ConfigError) as caught:
-            Config.from_environment({"ZRAY_CONFIG": "/dev/null", variable: text})
+            from_environment({"ZRAY_CONFIG": "/dev/null", variable: text})
         message = str(caught.value)
         assert message.startswith(f"{variable}={text!r} cannot be used: ") and needed in message
 
@@ -157,30 +158,30 @@ class TestValues:
         environ = file(tmp_path, line)
         name = line.split()[0]
         with pytest.raises(ConfigError) as caught:
-            Config.from_environment(environ)
+            from_environment(environ)
         assert str(caught.value).startswith(f"{tmp_path}/zray/config.toml: {name} = ")
 
     def test_a_path_in_the_home_directory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", "/home/me")
-        settings = Config.from_environment({"ZRAY_CONFIG": "/dev/null", "ZRAY_SPILL_DIR": "~/spill"})
+        settings = from_environment({"ZRAY_CONFIG": "/dev/null", "ZRAY_SPILL_DIR": "~/spill"})
         assert settings.spill_dir == "/home/me/spill"
 
     def test_options_are_called_as_they_are_given(self) -> None:
         with pytest.raises(ConfigError, match=r"^--idle-timeout 'x' cannot be used"):
-            Config.from_environment({"ZRAY_CONFIG": "/dev/null"}, idle_timeout_s="x")
+            from_environment({"ZRAY_CONFIG": "/dev/null"}, idle_timeout_s="x")
 
     def test_pings_are_more_frequent_than_silence_lasts(self) -> None:
         environ = {"ZRAY_CONFIG": "/dev/null", "ZRAY_SILENCE_S": "1"}
         with pytest.raises(ConfigError, match=r"heartbeat_s \(1.5, default\).*silence_s \(1, ZRAY_SILENCE_S\)"):
-            Config.from_environment(environ)
+            from_environment(environ)
 
 
 class TestUnknownNames:
     def test_they_are_warned_of_once(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         environ = {**file(tmp_path, "heartbeet_s = 1"), "ZRAY_SILENCE": "3", "ZRAY_XYZZY_Q": "1"}
         with caplog.at_level(logging.WARNING, "zray"):
-            assert Config.from_environment(environ) == Config()
-            Config.from_environment(environ)
+            assert from_environment(environ) == Config()
+            from_environment(environ)
         path = tmp_path / "zray" / "config.toml"
         assert sorted(caplog.messages) == [
             "ZRAY_SILENCE in the environment is no setting of zray: did you mean ZRAY_SILENCE_S?",
@@ -190,7 +191,7 @@ class TestUnknownNames:
 
     def test_names_of_zrays_own_are_known(self, caplog: pytest.LogCaptureFixture) -> None:
         names = ("ZRAY_SESSION", "ZRAY_WORKER_STARTED", "ZRAY_TEST_SEEDS", "ZRAY_CI_RUN", "ZRAY_KEYS", "ZRAYON")
-        Config.from_environment({"ZRAY_CONFIG": "/dev/null", **dict.fromkeys(names, "x")})
+        from_environment({"ZRAY_CONFIG": "/dev/null", **dict.fromkeys(names, "x")})
         assert not caplog.messages
 
 
@@ -211,7 +212,7 @@ class TestTheRecord:
 @pytest.mark.parametrize(("variable", "value"), [("ZRAY_SILENCE_S", "1e12"), ("ZRAY_MAX_MESSAGE_BYTES", str(2**70))])
 def test_more_than_there_can_be(variable, value):
     with pytest.raises(ConfigError, match=rf"{variable}.*from .* to "):
-        Config.from_environment({variable: value})
+        from_environment({variable: value})
 
 
 @pytest.mark.parametrize(
@@ -226,10 +227,10 @@ def test_more_than_there_can_be(variable, value):
 )
 def test_amounts_fit_a_message(variable: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"{variable}.*at most {2**49}"):
-        Config.from_environment({"ZRAY_CONFIG": "/dev/null", variable: value})
-    Config.from_environment({"ZRAY_CONFIG": "/dev/null", "ZRAY_MEMORY": str(2**49)})
+        from_environment({"ZRAY_CONFIG": "/dev/null", variable: value})
+    from_environment({"ZRAY_CONFIG": "/dev/null", "ZRAY_MEMORY": str(2**49)})
 
 
 def test_a_whole_number_that_is_no_float(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"num_cpus = 10+ cannot be used"):
-        Config.from_environment(file(tmp_path, "num_cpus = 1" + "0" * 400))
+        from_environment(file(tmp_path, "num_cpus = 1" + "0" * 400))

@@ -167,7 +167,9 @@ def init(
             )
         if configure_logging:
             _logger().setLevel(logging_level)
-        config = Config.from_environment()
+        from zray.config.reading import from_environment  # workers, who import this, are told their settings
+
+        config = from_environment()
         if log_to_driver is not None:
             config = dataclasses.replace(config, log_to_driver=log_to_driver)
         space = namespace or os.urandom(8).hex()

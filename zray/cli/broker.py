@@ -12,6 +12,7 @@ import click
 
 from zray.broker.shell import run_broker
 from zray.config import Config
+from zray.config.reading import from_environment
 from zray.exceptions import ConfigError, ZrayError
 from zray.protocol.sockets import check_address
 from zray.security.dialer import insecurity
@@ -69,7 +70,7 @@ def _run(bind: str, keys: str | None, insecure: bool) -> int:
     accept_signals_of_a_command()
     if bind:
         check_address(bind)
-    config = Config.from_environment(keys=keys)
+    config = from_environment(keys=keys)
     directory = KeyDirectory(config.keys) if bind.startswith("tcp://") and not insecure else None
     root = runtime_root(config.tmpdir)
     sweep_dead_sessions(root)

@@ -8,7 +8,7 @@ import click
 from rich.text import Text
 
 from zray.cli.screen import Column, console, show_lines, table
-from zray.config import Config
+from zray.config.reading import from_environment
 from zray.security.keys import BROKER, ROLES, AllowedKey, KeyDirectory, KeyFile
 
 
@@ -18,7 +18,7 @@ def _with_directory(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _directory(keys_dir: str) -> KeyDirectory:
-    return KeyDirectory(keys_dir or Config.from_environment().keys)
+    return KeyDirectory(keys_dir or from_environment().keys)
 
 
 @click.group()

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from zray.cli.stop import Running, end, running
 from zray.config import Config
+from zray.config.reading import from_environment
 from zray.exceptions import ZrayError
 from zray.sessions.directories import runtime_root, sweep_dead_sessions
 from zray.system import interpreter
@@ -50,7 +51,7 @@ def main() -> int:
 def _carry_out(orders: Mapping[str, Any]) -> str:
     environ = {**os.environ, **orders["environment"]}
     environ.pop("XDG_RUNTIME_DIR", None)
-    config = Config.from_environment(environ)
+    config = from_environment(environ)
     root = runtime_root(config.tmpdir, environ)
     key = hashlib.sha256(f"{orders['address']} {orders['host']}".encode()).hexdigest()[:12]
     with _note(f"{root}/up-{key}.json") as note:

@@ -23,6 +23,7 @@ from zray.cli.screen import Column, clean, console, show_lines, table, wrapped
 from zray.cli.stop import own_roots
 from zray.client.connection import Connection, connect
 from zray.config import Config
+from zray.config.reading import from_environment
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.messages import OBSERVER, Goodbye
 from zray.protocol.questions import (
@@ -83,7 +84,7 @@ def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> Non
     IDLE, BUSY and ACTORS are a host's worker processes. The exit code is 2 if no broker answers.
     """
     try:
-        config = Config.from_environment(keys=keys)
+        config = from_environment(keys=keys)
         targets = _targets(address or config.address, config)
         if len(targets) > 1:
             _list(targets, config, insecure, as_json)

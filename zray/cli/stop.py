@@ -25,6 +25,7 @@ import psutil
 
 from zray.cli.screen import waiting
 from zray.config import Config
+from zray.config.reading import from_environment
 from zray.exceptions import ConfigError
 from zray.sessions.directories import (
     SessionPaths,
@@ -71,7 +72,7 @@ def stop(sessions: tuple[str, ...], force: bool) -> None:
     All of them, or the named SESSIONs alone. Each is asked to end and has ten seconds for it; a local cluster ends
     under the program that called zray.init(). What others run, and what runs on other machines, stays.
     """
-    roots = own_roots(Config.from_environment())
+    roots = own_roots(from_environment())
     found = _found(roots)
     if missing := set(sessions) - {each.paths.name for each in found}:
         there = ", ".join(map(str, found)) or "nothing"

@@ -7,7 +7,6 @@ next to nothing, and the reading is loaded only by the processes that users star
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -96,14 +95,3 @@ class Config:
     def optimizes(self, name: str) -> bool:
         """Whether an optimization, one of ``OPTIMIZATIONS``, is to be used."""
         return name not in self.disabled_optimizations
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] | None = None, **options: object) -> Config:
-        """The settings of this process: defaults, then the file, then ``ZRAY_*``, then ``options``.
-
-        An option that is None has not been given. Raises ConfigError for a value that cannot be used, saying where it
-        stands, what it is and what is allowed; names that no setting has get a warning.
-        """
-        from zray.config import reading  # loaded only where settings are read, see above
-
-        return reading.read(environ, options).config

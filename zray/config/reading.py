@@ -69,10 +69,19 @@ class Reading(NamedTuple):
     origins: dict[str, str]
 
 
+def from_environment(environ: Mapping[str, str] | None = None, **options: object) -> Config:
+    """The settings of this process: defaults, then the file, then ``ZRAY_*``, then ``options``.
+
+    An option that is None has not been given. Raises ConfigError for a value that cannot be used, saying where it
+    stands, what it is and what is allowed; names that no setting has get a warning.
+    """
+    return read(environ, options).config
+
+
 def read(
     environ: Mapping[str, str] | None = None, options: Mapping[str, object] | None = None, warn: bool = True
 ) -> Reading:
-    """All settings, see ``Config.from_environment``. Without ``warn`` nothing is said of unknown names."""
+    """All settings, see ``from_environment``. Without ``warn`` nothing is said of unknown names."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     origins = dict.fromkeys(_FIELDS, DEFAULT)
