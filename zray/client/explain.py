@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.client.core.states import LIVE, PENDING, READY
 from zray.client.core.tasks import Task
@@ -19,7 +19,8 @@ from zray.protocol.questions import AT_WORKER, QUEUED, STARTING, UNPLACED, Expla
 from zray.protocol.records import Activity
 
 if TYPE_CHECKING:
-    from zray.client.session import Session
+    from zray.client.core import ClientCore
+    from zray.client.shell import ClientShell
 
 MAX_EXPLAINED = 3
 MAX_LOOKED_AT = 20
@@ -28,7 +29,17 @@ MAX_STEPS = 8
 PATIENCE_S = 1.0
 
 
-def explain(session: Session, object_ids: Iterable[bytes]) -> str:
+class Asker(Protocol):
+    """What asks: the session."""
+
+    core: ClientCore
+    shell: ClientShell
+
+    def ask(self, send: Callable[[Callable[[Any], None]], None], timeout_s: float = 30.0) -> Any:
+        """Has ``send(on_answer)`` called under the lock, and waits for the answer."""
+
+
+def explain(session: Asker, object_ids: Iterable[bytes]) -> str:
     """What keeps the first of these objects from being there: a sentence for each, "" if none is missing any more.
 
     Takes ``PATIENCE_S`` at most: so long when somebody does not answer, else milliseconds.
@@ -49,7 +60,7 @@ def explain(session: Session, object_ids: Iterable[bytes]) -> str:
 
 
 class _Inquiry:
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Asker) -> None:
         self._session = session
         self._deadline = time.monotonic() + PATIENCE_S
 

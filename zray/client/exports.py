@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.ids import function_id_of
 from zray.serialization import PickledCallable
 
 if TYPE_CHECKING:
-    from zray.client.session import Session
+    from zray.client.core import ClientCore
+    from zray.client.shell import ClientShell
     from zray.object_ref import ObjectRef
 
 LARGE_FUNCTION_BYTES = 1 << 20
@@ -18,10 +19,23 @@ STORED_FUNCTION = b"zray-stored-function:"
 """What is shipped of a large one, and hashed: this, and the identifier of the object that holds its pickle."""
 
 
+class Exporter(Protocol):
+    """What ships them: the session."""
+
+    core: ClientCore
+    shell: ClientShell
+
+    def put(self, value: Any) -> ObjectRef:
+        """Stores a value."""
+
+    def pickled_by_user(self, object_id: bytes) -> None:
+        """An object is kept for as long as this process lives."""
+
+
 class Exports:
     """The functions and classes that a session has shipped."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Exporter) -> None:
         self._session = session
         self._stored: dict[bytes, bytes] = {}  # hash of the pickle: identifier in the cluster
 

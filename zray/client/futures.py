@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.exceptions import ClusterUnavailableError, TaskError
 from zray.system.signals import came_from_handler
@@ -10,23 +10,32 @@ from zray.system.signals import came_from_handler
 if TYPE_CHECKING:
     import concurrent.futures
 
-    from zray.client.session import Session
+    from zray.client.core import ClientCore
     from zray.object_ref import ObjectRef
+
+
+class Values(Protocol):
+    """What has the values: the session."""
+
+    core: ClientCore
+
+    def value(self, object_id: bytes) -> Any:
+        """The value of an object that is ready. Raises its error."""
 
 
 class Completion:
     """Completes a future when its object is ready: queued as an effect, since callbacks must not run under the lock."""
 
-    __slots__ = ("_future", "_ref", "_session")
+    __slots__ = ("_future", "_ref", "_values")
 
-    def __init__(self, session: Session, ref: ObjectRef, future: concurrent.futures.Future[Any]) -> None:
-        self._session = session
+    def __init__(self, values: Values, ref: ObjectRef, future: concurrent.futures.Future[Any]) -> None:
+        self._values = values
         self._ref: ObjectRef | None = ref
         self._future = future
 
     def ready(self, object_id: bytes) -> None:
         """The object is ready (``Waiting``)."""
-        self._session.core.perform(self)
+        self._values.core.perform(self)
 
     def complete(self) -> None:
         """Sets the result or the error."""
@@ -34,7 +43,7 @@ class Completion:
         if ref is None:
             return
         try:
-            value = self._session._value(ref._id)
+            value = self._values.value(ref._id)
         except BaseException as error:
             if came_from_handler(error):  # it is the caller's, who has not got the future yet
                 raise

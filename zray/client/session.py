@@ -343,10 +343,11 @@ class Session:
         if failed:
             for object_id in ids:  # those that are errors as well count as heard of
                 self.core.references.seen(object_id)
-            self._value(failed, deadline)  # raises it
-        return [self._value(object_id, deadline) for object_id in ids]
+            self.value(failed, deadline)  # raises it
+        return [self.value(object_id, deadline) for object_id in ids]
 
-    def _value(self, object_id: bytes, deadline: float | None = None) -> Any:
+    def value(self, object_id: bytes, deadline: float | None = None) -> Any:
+        """The value of an object that is ready. Raises its error."""
         entry = self._entries[object_id]
         try:
             if entry.status is INLINE:
