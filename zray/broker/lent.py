@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
+from zray.broker.accounts import Share
 from zray.broker.records import LENT_FOR_S, MAX_DEPTH, Host, Loan, Worker
 from zray.broker.resources import CPU
-from zray.broker.shares import Share
 
 SHORTEST_S = 0.01
 """In seconds; less is not worth while."""

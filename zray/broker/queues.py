@@ -14,8 +14,8 @@ import itertools
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Set
 
+from zray.broker.accounts import Share
 from zray.broker.records import Actor, Envelope
-from zray.broker.shares import Share
 
 
 class ActorLine:

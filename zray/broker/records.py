@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from zray.broker.accounts import Parts, Share
 from zray.broker.resources import CPU, NOTHING, Pool, Shape
-from zray.broker.shares import Parts, Share
 from zray.broker.states import ACTOR, PENDING, STARTING, WORKER
 from zray.protocol.messages import ActorCall
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
-
-if TYPE_CHECKING:
-    from zray.broker.queues import TaskQueue
 
 LENT_FOR_S = 0.1
 """In seconds: see ``zray.broker.lent``. (Ray's worker cap waits a second, then two, four, ...)"""
@@ -99,6 +96,12 @@ class Host:
         self.load = self.actors / max(1, self.pool.total.get(CPU, 0))
 
 
+class Line(Protocol):
+    """What waits for workers; see ``zray.broker.queues``."""
+
+    share: Share
+
+
 class Worker:
     """A worker process. ``state``: see ``zray.broker.states``.
 
@@ -124,7 +127,7 @@ class Worker:
         self.depth = 0  # of what it runs, or has run last
         self.share: Share | None = None  # of the line to which its grant is charged
         self.charge: Parts = {}  # so much
-        self.reserved: TaskQueue | None = None  # the line for which it is being started
+        self.reserved: Line | None = None  # the line for which it is being started
         self.yields_to: Share | None = None  # the line for which it makes room: it gets no more
         self.promise: tuple[Parts, Parts] = ({}, {})  # what that line will be charged, and its own be relieved of
         self.blocked = False

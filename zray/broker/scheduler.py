@@ -18,12 +18,14 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from zray.broker.accounts import Share
+from zray.broker.accounts_check import check_all
 from zray.broker.lent import LentCpus
 from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import NOTHING, Shape
-from zray.broker.shares import Share, Shares, check_all
+from zray.broker.shares import Shares
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, SERVING, WorkerState
 from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
 
@@ -393,6 +395,7 @@ class Scheduler:
     def _came_or_died(self, worker: Worker) -> TaskQueue | None:
         worker.host.starting.pop(worker.worker_id, None)
         queue, worker.reserved = worker.reserved, None
+        assert queue is None or isinstance(queue, TaskQueue), "only lines of tasks reserve workers"
         if queue is not None:
             queue.share.starting -= 1
         return queue

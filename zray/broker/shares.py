@@ -18,219 +18,17 @@ Pure: it is told the time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING
 
+from zray.broker.accounts import Account, Parts, Share, add, count
+from zray.broker.records import Host, Worker
 from zray.broker.resources import CPU, Shape
-
-if TYPE_CHECKING:
-    from zray.broker.records import Host, Worker
 
 WHOLE = 1_000_000_000
 """The dominant share of a grant that takes all there is of a resource."""
-MEMORY_S = 0.5
-"""The time constant of what has been used on average: what was used before twice that counts for little."""
-FORGOTTEN_S = 4 * MEMORY_S
 PATIENCE_S = 0.005
 """Somebody waits so long before a host is held: to free a host leaves CPUs idle for about a round trip."""
-STARVED_S = 1.0
-STARVED_TIMES = 3
-"""Whoever has waited so long, and so many times as long as it had its last grant, may hold a host before it is next."""
 MAX_KNOWN_SHAPES = 1000
-HOLD_S = 0.1
-"""For so long a host is held the first time; twice as long each time after that."""
-
-
-Parts = dict[str, int]
-"""Parts of what the cluster has of each resource, in units of 1 / WHOLE."""
-
-
-class Account:
-    """What is used, and has been on average of late.
-
-    ``promised``: what ``used`` changes by when the workers that make room are through.
-    """
-
-    __slots__ = (
-        "average",
-        "claims",
-        "ended_at",
-        "granted",
-        "holders",
-        "lending",
-        "promised",
-        "served",
-        "settled_at",
-        "used",
-    )
-
-    def __init__(self, now: float) -> None:
-        self.used: Parts = {}
-        self.promised: Parts = {}
-        self.average: dict[str, float] = {}  # at settled_at, weighted exponentially
-        self.settled_at = now
-        self.served = 0  # the number of the latest grant
-        self.holders = 0  # workers that hold a grant of it
-        self.claims = 0  # workers that make room for it
-        self.granted: dict[int, int] = {}  # of a job: how many of its workers hold a grant, by depth
-        self.ended_at: dict[int, float] = {}  # of a job: when a grant ended last, by depth
-        self.lending: dict[int, int] = {}  # of a job: how many of its workers have lent their CPUs, by depth
-
-    def settle(self, now: float) -> None:
-        """Counts what is used up to now."""
-        if now == self.settled_at:
-            return
-        decay = math.exp((self.settled_at - now) / MEMORY_S)
-        self.settled_at = now
-        average = self.average
-        for name, used in self.used.items():
-            average[name] = used + (average.get(name, 0.0) - used) * decay
-
-    def charge(self, less: Parts, more: Parts, now: float) -> None:
-        """So much less, and so much more, is used from now on."""
-        self.settle(now)
-        used = self.used
-        for name, part in less.items():
-            used[name] -= part
-        for name, part in more.items():
-            used[name] = used.get(name, 0) + part
-
-    def level(self, names: Iterable[str]) -> float:
-        """What it has of some resources: the least is next."""
-        used, average = self.used, self.average
-        return max((used.get(name, 0) + average.get(name, 0.0) for name in names), default=0.0)
-
-    def expected_level(self, names: Iterable[str], parts: Parts, sign: int = 1) -> float:
-        """As ``level``, when those who make room have done so, and with ``parts`` more or (``sign`` -1) less."""
-        return max(
-            (
-                self.used.get(name, 0) + self.average.get(name, 0.0) + self.promised.get(name, 0)
-                + sign * parts.get(name, 0)
-                for name in names
-            ),
-            default=0.0,
-        )  # fmt: skip
-
-    def check(self, workers: Collection[Worker]) -> None:
-        """Raises AssertionError if it is not what its workers say; for tests."""
-        used: Parts = {}
-        for worker in workers:
-            _add(used, worker.charge, 1)
-        assert {name: part for name, part in self.used.items() if part} == used, "what is used"
-        assert self.holders == len(workers), "who holds a grant"
-
-
-class Share(Account):
-    """The account of a line, and since when it waits."""
-
-    __slots__ = ("depth", "held_s", "hold_s", "job", "job_id", "lenders", "rests_until", "shape", "since", "starting",
-                 "waiting")  # fmt: skip
-
-    def __init__(self, job: Account, job_id: bytes, shape: Shape, depth: int, now: float) -> None:
-        super().__init__(now)
-        self.job = job
-        self.job_id = job_id
-        self.depth = depth
-        self.lenders: set[bytes] = set()  # its workers that wait, and have lent their CPUs
-        self.shape = shape
-        self.waiting = 0  # so many wait
-        self.since = 0.0  # when it began to wait, or was served last
-        self.held_s = 0.0  # for how long it had its latest grant
-        self.starting = 0  # workers that are being started for it
-        self.hold_s = HOLD_S
-        self.rests_until = 0.0  # no host is held for it before
-
-    def standing(self) -> tuple[float, float, int]:
-        """Orders those who wait: the least is next."""
-        names = self.shape.amounts
-        return self.job.level(names), self.level(names), self.served
-
-    def waits(self, count: int, now: float) -> None:
-        """So many wait."""
-        if not self.waiting:
-            self.since = now
-        elif not count:
-            self.hold_s = HOLD_S
-        self.waiting = count
-
-    def waits_for(self, other: Share) -> bool:
-        """Whether what another line has may be what its own tasks wait for: it is to take nothing from there."""
-        return bool(self.lenders) and self.job is other.job and self.depth < other.depth
-
-    def waits_for_deeper(self, waiting: Iterable[Share]) -> bool:
-        """Whether its own tasks wait, and there is deeper work of its job that may be what they wait for."""
-        if not self.lenders:
-            return False
-        job, recently = self.job, self.settled_at - STARVED_S
-        at_work = any(depth > self.depth for depth in job.granted)
-        at_work = at_work or any(depth > self.depth and at > recently for depth, at in job.ended_at.items())
-        return at_work or any(self.waits_for(other) for other in waiting)
-
-    def lends(self, worker: Worker, lends: bool) -> None:
-        """Whether a worker that holds a grant of it has lent its CPUs."""
-        if lends == (worker.worker_id in self.lenders):
-            return
-        (self.lenders.add if lends else self.lenders.discard)(worker.worker_id)
-        _count(self.job.lending, self.depth, 1 if lends else -1)
-
-    def is_forgotten(self, now: float) -> bool:
-        """Whether nothing is used, and what was no longer counts."""
-        return not self.holders and now - self.settled_at > FORGOTTEN_S
-
-    def is_starved(self, now: float) -> bool:
-        """Whether it has waited for so long that it is to be served though it is not next."""
-        return now - self.since >= max(STARVED_S, STARVED_TIMES * self.held_s)
-
-    def check_line(self, mine: Collection[Worker], claims: Collection[Worker]) -> None:
-        """As ``check``, with what it is promised: ``mine`` work for it, ``claims`` make room for it; for tests."""
-        self.check(mine)
-        assert self.starting == sum(worker.reserved is not None for worker in mine), "who is being started"
-        promised: Parts = {}
-        for worker in claims:
-            _add(promised, worker.promise[0], 1)
-        for worker in mine:
-            if worker.yields_to is not None:
-                _add(promised, worker.promise[1], -1)
-        assert self.claims == len(claims), "who makes room"
-        assert {k: v for k, v in self.promised.items() if v} == {k: v for k, v in promised.items() if v}, "promises"
-
-
-def check_all(waiting: Iterable[Share], workers: Iterable[Worker]) -> None:
-    """Raises AssertionError if the account of a line or of a job is not what the grants say; for tests.
-
-    ``waiting``: the lines that something waits in; those of ``workers`` are looked at as well.
-    """
-    lines: dict[Share, list[Worker]] = {share: [] for share in waiting}
-    claims: dict[Share, list[Worker]] = {}
-    for worker in workers:
-        if worker.share is not None:
-            lines.setdefault(worker.share, []).append(worker)
-        if worker.yields_to is not None:
-            claims.setdefault(worker.yields_to, []).append(worker)
-    jobs: dict[Account, list[Worker]] = {}
-    for share, mine in lines.items():
-        share.check_line(mine, claims.get(share, ()))
-        jobs.setdefault(share.job, []).extend(mine)
-    for job, theirs in jobs.items():
-        job.check(theirs)
-        assert sum(job.granted.values()) == job.holders, "grants of a job by depth"
-        lending = [worker for worker in theirs if worker.share is not None and worker.worker_id in worker.share.lenders]
-        assert sum(job.lending.values()) == len(lending), "who of a job lends, by depth"
-
-
-def _count(counts: dict[int, int], key: int, more: int) -> None:
-    """A count by key; there are no zeros."""
-    count = counts.get(key, 0) + more
-    if count:
-        counts[key] = count
-    else:
-        del counts[key]
-
-
-def _add(parts: Parts, more: Parts, sign: int) -> None:
-    for name, part in more.items():
-        parts[name] = parts.get(name, 0) + sign * part
 
 
 class Totals:
@@ -328,7 +126,7 @@ class Shares:
         share.since = self._clock()
         share.holders += 1
         share.job.holders += 1
-        _count(share.job.granted, share.depth, 1)
+        count(share.job.granted, share.depth, 1)
         worker.share = share
         self._charge(worker, self.totals.parts(share.shape))
         ended = [host_id for host_id, hold in self._holds.items() if hold.share is share] if self._holds else []
@@ -339,13 +137,13 @@ class Shares:
     def lend(self, worker: Worker) -> None:
         """Its CPUs are others' for a while."""
         if worker.share is not None:
-            worker.share.lends(worker, True)
+            worker.share.lends(worker.worker_id, True)
             self._charge(worker, {name: part for name, part in worker.charge.items() if name != CPU})
 
     def take_back(self, worker: Worker) -> None:
         """It has its CPUs again."""
         if worker.share is not None:
-            worker.share.lends(worker, False)
+            worker.share.lends(worker.worker_id, False)
             self._charge(worker, self.totals.parts(worker.grant))
 
     def give_back(self, worker: Worker) -> None:
@@ -354,8 +152,8 @@ class Shares:
         share = worker.share
         if share is not None:
             self._charge(worker, {})
-            share.lends(worker, False)
-            _count(share.job.granted, share.depth, -1)
+            share.lends(worker.worker_id, False)
+            count(share.job.granted, share.depth, -1)
             share.job.ended_at[share.depth] = self._clock()
             share.held_s = self._clock() - share.since
             share.holders -= 1
@@ -422,9 +220,9 @@ class Shares:
         gain, loss = worker.promise
         for winner in (share, share.job):
             winner.claims += sign
-            _add(winner.promised, gain, sign)
+            add(winner.promised, gain, sign)
         for loser in (mine, mine.job):
-            _add(loser.promised, loss, -sign)
+            add(loser.promised, loss, -sign)
 
     # ------------------------------------------------------------------ held hosts
 

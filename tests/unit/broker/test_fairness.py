@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.unit.broker.desk import ACTOR, ONE_CPU, Desk, amounts, shape
+from zray.broker.accounts import HOLD_S, STARVED_S
 from zray.broker.core import BrokerCore
 from zray.broker.resources import UNIT, read_shape
-from zray.broker.shares import HOLD_S, PATIENCE_S, STARVED_S
+from zray.broker.shares import PATIENCE_S
 from zray.ids import make_task_id, owner_of
 from zray.protocol import messages as m
 from zray.protocol.records import HostInfo, JoinInfo

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from zray.broker.accounts import Account, Share
 from zray.broker.places import Places
 from zray.broker.queues import TaskQueue
 from zray.broker.records import Envelope, Host
 from zray.broker.resources import Pool, Shape, read_shape
-from zray.broker.shares import Account, Share
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol.records import HostInfo
