@@ -57,8 +57,9 @@ format: $(VENV)/.installed-lint ## Mend what of style and formatting can be mend
 types: $(VENV)/.installed-lint $(VENV)/.installed-test ## Types: strict ones of zray, and those of its tests
 	$(BIN)/mypy
 
-layers: $(VENV)/.installed-lint ## Who may import whom: the layers of docs/architecture.md
+layers: $(VENV)/.installed-lint ## Who may import whom: the layers of docs/architecture.md, and no cycle
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/cycles.py
 
 clean: ## Remove all that was set up and built
 	rm -rf $(VENV) $(BENCH_VENV) build dist out *.egg-info

@@ -6,14 +6,14 @@ half done, or call the store and wait for its own thread. A ``Shield`` keeps it 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from zray.exceptions import SystemFailure
 from zray.store.books import Books
 from zray.store.ledger import Ledger
-
-if TYPE_CHECKING:
-    from zray.store.store import Store
 
 
 class Shield(Protocol):
@@ -64,29 +64,36 @@ NO_SHIELD = _NoShield()
 
 
 class Locked:
-    """The lock between the threads of a process, of a usable store."""
+    """The lock between the threads of a process, of a usable store.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    ``settle`` counts views that are gone (``ended``), for which the section has to be entered. Attributes: unusable,
+    why the store cannot be used any more, empty if it can.
+    """
+
+    def __init__(self, path: str, shield: Shield, settle: Callable[[], None]) -> None:
+        self.shield = shield
+        self.lock = threading.Lock()
+        self.unusable = ""
+        self.ended: deque[Any] = deque()
+        self._path = path
+        self._settle = settle
 
     def __enter__(self) -> None:
-        store = self._store
-        store._shield.enter_section()
-        if store._ended:  # first: it may be the room
-            store._settle_in_section()
-        store._lock.acquire()
-        if store._unusable:
+        self.shield.enter_section()
+        if self.ended:  # first: it may be the room
+            self._settle()
+        self.lock.acquire()
+        if self.unusable:
             self.__exit__()
-            raise SystemFailure(f"the object store {store.path} {store._unusable}")
+            raise SystemFailure(f"the object store {self._path} {self.unusable}")
 
     def __exit__(self, *error: object) -> None:
-        store = self._store
-        store._lock.release()
+        self.lock.release()
         try:
-            if store._ended:
-                store._settle_in_section()
+            if self.ended:
+                self._settle()
         finally:
-            store._shield.leave_section()
+            self.shield.leave_section()
 
 
 class Changing:

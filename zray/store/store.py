@@ -74,8 +74,6 @@ class Store:
         self.spill_dir = spill_dir
         self.capacity_bytes = capacity_bytes
         self._wait_s = wait_s
-        self._lock = threading.Lock()
-        self._unusable = ""
         self._crowded = False  # whether the last write had to go to disk, after a wait that the next one is spared
         self.notices = Notices(path, spill_dir, capacity_bytes)
         self._pins = Pins(f"{path}/pins")
@@ -84,10 +82,10 @@ class Store:
         self._write_maps = MapCache(kept_bytes)
         self._segments = Segments(path, spill_dir, self._pins, self._write_maps)
         self._books = Books(f"{path}/books", capacity_bytes, self._segments.count)
-        self._ended: collections.deque[_HeldPin | HeldMap] = collections.deque()  # see Maps
+        self._locked = Locked(path, shield, self._settle_in_section)
+        self._ended: collections.deque[_HeldPin | HeldMap] = self._locked.ended  # see Maps
         self._held_pins: dict[int, _HeldPin] = {}  # by id(): they hash and compare as what they refer to
         self._maps = Maps(self._ended.append)
-        self._locked = Locked(self)
         self._changing = Changing(self._locked, self._books)
         _open_stores.add(self)
         _leave_to_parent_at_fork()
@@ -159,7 +157,7 @@ class Store:
         try:
             if mapping.complete:
                 mapping.store(draft.size - TRAILER_BYTES, BLANK_TRAILER)
-            return Writing(self, draft, mapping, size)
+            return Writing(draft, mapping, size, self._make_pages, self._publish, self._give_up)
         except BaseException:
             self._give_up(draft, mapping)
             raise
@@ -520,11 +518,11 @@ class Store:
             self._shield.leave_section(quietly)
 
     def _settle_in_section(self) -> None:
-        while self._ended and self._lock.acquire(blocking=False):
+        while self._ended and self._locked.lock.acquire(blocking=False):
             try:
                 maps = self._settle()
             finally:
-                self._lock.release()
+                self._locked.lock.release()
             for held in maps:
                 self._maps.unmap(held)
 
@@ -538,12 +536,12 @@ class Store:
                 maps.append(held)
                 continue
             del self._held_pins[id(held)]
-            if self._pins.unpin(held.inode) and not self._unusable and self._books.glance(Place.DOOMED):
+            if self._pins.unpin(held.inode) and not self._locked.unusable and self._books.glance(Place.DOOMED):
                 doomed.append(held.inode)
         doomed = [inode for inode in doomed if self._segments.is_doomed(inode)]
         if doomed:
             self._recycle_if_idle(doomed)
-        if self._unusable and not self._pins.in_use:
+        if self._locked.unusable and not self._pins.in_use:
             self._pins.close()
         return maps
 
@@ -585,10 +583,10 @@ class Store:
         """Ends this process's use of the store. Values that are still alive stay readable and pinned."""
         self._shield.enter_section()
         try:
-            with self._lock:
-                if self._unusable:
+            with self._locked.lock:
+                if self._locked.unusable:
                     return
-                self._unusable = "is closed"
+                self._locked.unusable = "is closed"
                 self._read_maps.clear()
                 self._write_maps.clear()
                 self._books.close()
@@ -620,9 +618,9 @@ class Store:
 
     def _leave_to_parent(self) -> None:
         """What a forked child does: its descriptors share the parent's locks, which it must neither hold nor end."""
-        self._lock = threading.Lock()
-        if not self._unusable:
-            self._unusable = "was opened before a fork: open it again in the child"
+        self._locked.lock = threading.Lock()
+        if not self._locked.unusable:
+            self._locked.unusable = "was opened before a fork: open it again in the child"
             self._books.close_in_child()
         self._pins.close()
 

@@ -6,15 +6,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from zray.ids import OBJECT_ID_BYTES
 from zray.store.ledger import TRAILER_BYTES
 from zray.store.maps import Mapping
 from zray.store.segments import BLANK_TRAILER, Draft, trailer_for
-
-if TYPE_CHECKING:
-    from zray.store.store import Store
 
 FIRST_PAUSE_S = 0.005
 LAST_PAUSE_S = 0.1
@@ -26,8 +22,19 @@ class Writing:
     ``view``: where the object's bytes go, of any content at first; page-aligned. Nothing may be kept of it.
     """
 
-    def __init__(self, store: Store, draft: Draft, mapping: Mapping, size: int) -> None:
-        self._store = store
+    def __init__(
+        self,
+        draft: Draft,
+        mapping: Mapping,
+        size: int,
+        make_pages: Callable[[Draft, int, int, Callable[[], bool]], None],
+        publish: Callable[[Draft, Mapping, bytes, bool], None],
+        give_up: Callable[[Draft, Mapping], None],
+    ) -> None:
+        """What is done with the segment: ``make_pages(draft, start, end, needed)`` may wait for room."""
+        self._make_pages = make_pages
+        self._publish = publish
+        self._give_up = give_up
         self._draft = draft
         self._mapping = mapping
         self._over = False
@@ -55,9 +62,9 @@ class Writing:
                     raise BufferError("an object whose pages are not all there")
                 self._mapping.store(self._draft.size - TRAILER_BYTES, trailer_for(object_id, self.size))
             except BaseException:
-                self._store._give_up(self._draft, self._mapping)
+                self._give_up(self._draft, self._mapping)
                 raise
-            self._store._publish(self._draft, self._mapping, object_id, copy)
+            self._publish(self._draft, self._mapping, object_id, copy)
 
     def give_up(self) -> None:
         """Nothing came of it. Never waits: if a thread is making pages, that thread clears away."""
@@ -72,7 +79,7 @@ class Writing:
         if not self._over:
             self._over = True
             self._release()
-            self._store._give_up(self._draft, self._mapping)
+            self._give_up(self._draft, self._mapping)
 
     @property
     def prepared(self) -> int:
@@ -98,7 +105,7 @@ class Writing:
             return False
         end = min(mapping.populated + n_bytes, draft.size)
         if draft.fresh:
-            self._store._make_pages(draft, mapping.populated, end, self._is_needed)
+            self._make_pages(draft, mapping.populated, end, self._is_needed)
         if not self._is_needed():
             return False
         mapping.populate(mapping.populated, end - mapping.populated)

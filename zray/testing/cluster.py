@@ -15,7 +15,7 @@ from zray.client.core.execution import Assignment
 from zray.client.core.windows import WINDOWS, Windows
 from zray.protocol.link import MAX_MESSAGE_BYTES
 from zray.testing.network import Simulation, Weather
-from zray.testing.processes import HEARTBEAT_S, SILENCE_S, TICK_S, Node, Program, SimHost, SimWorker
+from zray.testing.processes import HEARTBEAT_S, SILENCE_S, TICK_S, Connections, Node, Program, SimHost, SimWorker
 
 TURN_S = 0.0005
 """How long a turn of a large cluster's broker takes, of virtual time: what arrives meanwhile is handled together."""
@@ -100,7 +100,7 @@ class SimCluster:
         self.once: set[bytes] = set()  # tasks and calls without retries
         self.starts: Counter[bytes] = Counter()  # how often each task or call was started
         self.reports: list[str] = []  # what the broker has to say of faults
-        self.connections = SimConnections(self)
+        self.connections: Connections = SimConnections(self)
         self.broker = BrokerCore(self.sim.new_id) if large else CheckedCore(self.sim.new_id)
         self.revoked: set[bytes] = set()  # keys
         rules = Rules(HEARTBEAT_S, SILENCE_S, MAX_MESSAGE_BYTES, is_tcp=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgpack
 
@@ -21,6 +21,7 @@ from zray.client.core.envelopes import Arguments
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, STORED
 from zray.client.core.tasks import Task
+from zray.client.core.windows import Windows
 from zray.config import Config
 from zray.failures import encode_failure
 from zray.ids import function_id_of, put_id, return_id
@@ -47,7 +48,7 @@ from zray.protocol.routing import through_broker
 from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill
 
 if TYPE_CHECKING:
-    from zray.testing.cluster import SimCluster
+    from zray.testing.network import Simulation
 
 HELLO_S = 0.25
 HEARTBEAT_S = 1.0
@@ -86,6 +87,42 @@ class SimActor(NamedTuple):
 Program = Generator[Any, Any, Any]
 
 
+class Connections(Protocol):
+    """The broker's side of the simulated network."""
+
+    def dialled(self, through: bytes, owner: Node) -> None:
+        """A process has dialled the broker."""
+
+
+class Cluster(Protocol):
+    """What a process has to do with: the network, the broker, and the others. See ``zray.testing.cluster``."""
+
+    sim: Simulation
+    large: bool
+    windows: Windows
+    worker_tick_s: float
+    connections: Connections
+    programs: Callable[[SimWorker, Assignment, list[bytes]], Program]
+    nodes: dict[bytes, Node]
+    workers: list[SimWorker]
+    pids: int
+    die_storing: int
+    freed: list[bytes]
+    once: set[bytes]
+
+    def receive(self, arrival: Arrival) -> None:
+        """A frame has reached the broker."""
+
+    def kill(self, node: Node) -> None:
+        """SIGKILL."""
+
+    def stored(self, host: bytes, object_id: bytes) -> bytes | None:
+        """What is in a host's store; None if the host is dead."""
+
+    def started(self, task_id: bytes) -> None:
+        """A worker begins with a task or call."""
+
+
 def is_over(program: Program) -> bool:
     """Whether a program has ended, or was interrupted."""
     return inspect.getgeneratorstate(program) == inspect.GEN_CLOSED
@@ -97,7 +134,7 @@ class Node:
     ``through``: the name of the connection that it shares; empty: it dials one of its own. ``key``: what it shows.
     """
 
-    def __init__(self, cluster: SimCluster, process_id: bytes, kind: str, through: bytes = b"") -> None:
+    def __init__(self, cluster: Cluster, process_id: bytes, kind: str, through: bytes = b"") -> None:
         self.cluster = cluster
         self.process_id = process_id
         self.kind = kind
@@ -213,7 +250,7 @@ class Node:
 class SimHost(Node):
     """A host that forks ``SimWorker``s."""
 
-    def __init__(self, cluster: SimCluster, resources: dict[str, int]) -> None:
+    def __init__(self, cluster: Cluster, resources: dict[str, int]) -> None:
         self.core = HostCore("simulated")
         self.store: dict[bytes, bytes] = {}
         self._unsent: dict[bytes, list[Any]] = {}
@@ -298,7 +335,7 @@ class _Wait:
 class SimProcess(Node):
     """A driver or worker: a client core, and programs that run on it. ``bag``: the references that programs hold."""
 
-    def __init__(self, cluster: SimCluster, process_id: bytes, kind: str, host_id: bytes, through: bytes = b"") -> None:
+    def __init__(self, cluster: Cluster, process_id: bytes, kind: str, host_id: bytes, through: bytes = b"") -> None:
         self.core = ClientCore(process_id, host_id, Config().max_message_bytes // 2, cluster.windows)
         self.bag: list[bytes] = []
         super().__init__(cluster, process_id, kind, through)
@@ -488,7 +525,7 @@ class SimProcess(Node):
 class SimDriver(SimProcess):
     """A driver. ``done`` is set when its program has ended."""
 
-    def __init__(self, cluster: SimCluster, program: Callable[[SimDriver], Program]) -> None:
+    def __init__(self, cluster: Cluster, program: Callable[[SimDriver], Program]) -> None:
         super().__init__(cluster, cluster.sim.new_id(), DRIVER, b"")
         self.done = False
         self.fenced = False
@@ -511,7 +548,7 @@ class SimDriver(SimProcess):
 class SimWorker(SimProcess):
     """A worker: runs what it is given by the cluster's ``programs``."""
 
-    def __init__(self, cluster: SimCluster, worker_id: bytes, host: SimHost, pid: int) -> None:
+    def __init__(self, cluster: Cluster, worker_id: bytes, host: SimHost, pid: int) -> None:
         self.host = host
         self.pid = pid
         self.recorder = b""

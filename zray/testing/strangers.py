@@ -25,6 +25,8 @@ class Stranger(Node):
 
     def __init__(self, cluster: SimCluster) -> None:
         super().__init__(cluster, cluster.sim.new_id(), "stranger")
+        self._members = cluster.members
+        self._broker_incarnation = cluster.incarnation
         self.known: list[bytes] = []
         self.refusals: list[str] = []
 
@@ -32,7 +34,7 @@ class Stranger(Node):
         if not self.alive:
             return
         rng = self.cluster.sim.random
-        self.known.extend(each for each in self.cluster.members.members if each not in self.known)
+        self.known.extend(each for each in self._members.members if each not in self.known)
         if self.known:
             name, data = self._attempt(rng.choice(self.known))
             arrival = Arrival(name, self.through, rng.choice(KEYS), data)
@@ -44,7 +46,7 @@ class Stranger(Node):
         rng = self.cluster.sim.random
         kind = rng.choice([DRIVER, HOST, WORKER])
         hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, victim, JoinInfo())
-        incarnation = rng.choice([bytes(8), self.cluster.incarnation])
+        incarnation = rng.choice([bytes(8), self._broker_incarnation])
         said = rng.choice([Goodbye("I was it"), HostReady({"CPU": 10_000}, HostInfo(hostname="stranger"))])
         attempts = [
             (victim, pack_handshake(hello)),

@@ -95,7 +95,7 @@ def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
 
     yield make
     for store in made:
-        if not store._unusable:
+        if not store._locked.unusable:
             check(store)
             store.destroy()
         assert not os.path.exists(store.path)

@@ -229,7 +229,7 @@ gc.collect()  # frames that raised an interrupt may hold it
 store.free(ids)
 assert not unseen, unseen
 assert interrupted > 100, interrupted
-assert not store._lock.locked()
+assert not store._locked.lock.locked()
 assert not store._pins.in_use, vars(store._pins)
 """
 
