@@ -1,7 +1,7 @@
-"""Says which modules of zray import each other in a circle, imports for type checkers included; exit code 1 if some do.
+"""Says which modules of zray import each other in a circle; exit code 1 if some do.
 
-Import-linter looks at layers. Within a layer, and for types only, modules may still need each other, and then neither can
-be read, tested or moved by itself.
+Import-linter looks at layers, and not at imports for type checkers. Within a layer, or for types, modules may still need
+each other, and then neither can be read, tested or moved by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> int:
 def circles_of(imports: dict[str, set[str]]) -> list[list[str]]:
     """The sets of modules that reach each other (strongly connected components), without those of one module."""
     reached = {module: reachable(module, imports) for module in imports}
-    circles = {frozenset(other for other in reached[module] if module in reached[other]) for module in imports}
+    circles = {frozenset(other for other in reached[module] if module in reached.get(other, ())) for module in imports}
     return sorted(sorted(circle) for circle in circles if len(circle) > 1)
 
 
