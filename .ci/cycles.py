@@ -1,7 +1,7 @@
 """Says which modules of zray import each other in a circle; exit code 1 if some do.
 
-Import-linter looks at layers, and not at imports for type checkers. Within a layer, or for types, modules may still need
-each other, and then neither can be read, tested or moved by itself.
+Import-linter looks at layers, and not at imports for type checkers. Within a layer, or for types, modules may still
+need each other, and then neither can be read, tested or moved by itself.
 """
 
 from __future__ import annotations

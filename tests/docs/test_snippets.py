@@ -6,10 +6,12 @@ where pytest is run. What a program writes to stderr is shown in a block of that
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -56,19 +58,35 @@ def programs() -> list[object]:
 
 def surroundings(directory: Path) -> dict[str, str]:
     """An environment in which clusters have a directory of their own, so that ``init`` finds no others."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith("ZRAY_")}
+    others = {
+        name: value for name, value in os.environ.items() if not name.startswith("ZRAY_") or name == "ZRAY_CI_RUN"
+    }
     return {**others, "ZRAY_TMPDIR": str(directory)}
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return surroundings(tmp_path_factory.mktemp("z"))
+@contextlib.contextmanager
+def short_directory() -> Iterator[Path]:
+    """For sockets, whose paths may not be as long as those of pytest's directories get."""
+    with tempfile.TemporaryDirectory(prefix="z") as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="module")
-def cluster_by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def environment() -> Iterator[dict[str, str]]:
+    with short_directory() as path:
+        yield surroundings(path)
+
+
+@pytest.fixture(scope="module")
+def short_path() -> Iterator[Path]:
+    with short_directory() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def cluster_by_hand(short_path: Path) -> Iterator[dict[str, str]]:
     """What the guide starts by hand; gives the environment of programs that find it."""
-    environment = surroundings(tmp_path_factory.mktemp("z"))
+    environment = surroundings(short_path)
     commands = (["broker"], ["worker", "--num-cpus", "2", "--resources", '{"x": 2}'])
     running = []
     try:

@@ -81,8 +81,8 @@ class Broker:
         core, members = self.core, self.members
         while True:
             wanted = core.take_output()
-            for dest, messages in wanted.sends.items():
-                members.send(dest, messages, now)
+            for dest in list(wanted.sends):  # nothing keeps the messages when they are packed: there may be megabytes
+                members.send(dest, wanted.sends.pop(dest), now)
             for effect in wanted.effects:
                 if isinstance(effect, Departed):
                     members.departed(effect.process_id, now)
