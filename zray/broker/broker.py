@@ -63,18 +63,24 @@ class Broker:
         self._report = report
 
     def receive(self, arrival: Arrival, now: float) -> None:
-        """A frame has come in."""
+        """A frame has come in. What it says is done at once: the next one may depend on it."""
         self.members.receive(arrival.through, arrival, now)
+        self._settle(now)
 
     def tick(self, now: float) -> None:
         """Time has passed."""
         self.members.tick(now)
+        self._settle(now)
         self.core.tick(now)
 
-    def decide(self, now: float) -> None:
-        """Does what has come in, and places what waits."""
-        self._perform(self.members.take_output(), now)
+    def schedule(self, now: float) -> None:
+        """The end of a turn: places what waits."""
         self.core.schedule(now)
+
+    def _settle(self, now: float) -> None:
+        members = self.members
+        while members.has_effects:
+            self._perform(members.take_output(), now)
 
     def send(self, now: float) -> None:
         """Sends what there is to send. What comes of that is done as well."""
@@ -91,7 +97,9 @@ class Broker:
             output = members.take_output()
             self._perform(output, now)
             if not output.effects:
-                return
+                break
+        members.turn_over(now)
+        self._settle(now)
 
     def _perform(self, output: Output[MembershipEffect], now: float) -> None:
         connections, members = self._connections, self.members
@@ -134,6 +142,9 @@ class Broker:
         try:
             cluster = self.core.joined(*joining, now)
         except ProtocolError:
+            self.members.decline(joining.process_id, now)
+        except Exception:  # a fault of ours: it must not take the cluster along
+            self._report(f"cannot let a {joining.kind} join:\n{traceback.format_exc()}")
             self.members.decline(joining.process_id, now)
         else:
             self.members.admit(joining.process_id, cluster, now)

@@ -56,7 +56,7 @@ class BrokerCore:
         self.jobs: dict[bytes, Job] = {}
         self.functions: dict[bytes, tuple[str, bytes, set[bytes]]] = {}  # name, blob, the jobs that ship it
         self.tasks: dict[bytes, Envelope] = {}
-        self.dropped_frames = 0  # what the shell found to be no good
+        self.dropped_frames = 0  # messages that could not be sent
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
         self.news = News(
             self.jobs, self.processes, self.send, lambda line: self._outbox.perform(LogLine(line)), lambda: self._now

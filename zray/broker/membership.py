@@ -193,11 +193,15 @@ class Membership:
         self._owners: dict[bytes, bytes] = {}  # whose a connection on TCP is
         self._active: dict[bytes, Member] = {}  # whose links have something to send, or may have
         self._departed: list[bytes] = []
-        self._leaving: list[bytes] = []  # they have departed in an earlier turn
         self._outbox: Outbox[MembershipEffect] = Outbox()
         self._perform = self._outbox.perform
         self._now = 0.0
         self._last_tick = 0.0
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether there are effects to be performed: ``take_output`` gives nothing but these then."""
+        return bool(self._outbox)
 
     def take_output(self) -> Output[MembershipEffect]:
         """What is to be done now. Frames leave when what has come in has been dealt with: there are no effects then."""
@@ -350,6 +354,14 @@ class Membership:
         self._now = now
         self._departed.append(process_id)
 
+    @event
+    def turn_over(self, now: float) -> None:
+        """Everything has been sent: those who have departed are forgotten."""
+        self._now = now
+        departed, self._departed = self._departed, []
+        for process_id in departed:
+            self._forget(process_id)
+
     def _forget(self, process_id: bytes) -> None:
         member = self.members.pop(process_id, None)
         self._active.pop(process_id, None)
@@ -397,10 +409,6 @@ class Membership:
                 for message, reason in link.rejected:
                     self._perform(NotSent(process_id, message, reason))
                 link.rejected.clear()
-        if self._departed or self._leaving:
-            leaving, self._leaving, self._departed = self._leaving, self._departed, []
-            for process_id in leaving:
-                self._forget(process_id)
         return Output(sends, self._outbox.take().effects)
 
     # ------------------------------------------------------------------ time

@@ -56,7 +56,6 @@ class Subject(Protocol):
     actors: Actors
     inspections: Inspections
     output: WorkerOutput
-    dropped_frames: int
 
     def send(self, dest: bytes, message: Any) -> None:
         """Sends a message to a process."""
@@ -163,7 +162,7 @@ class Reports:
             workers=len(core.scheduler.workers),
             processes=len(core.processes),
             functions=len(core.functions),
-            dropped_frames=core.dropped_frames,
+            dropped_frames=self._shell_status().dropped_frames,
         )
 
     # ------------------------------------------------------------------ why something takes so long

@@ -111,7 +111,7 @@ class BrokerShell:
             broker.receive(arrival, now)
         if now - self._last_tick >= TICK_S:
             self._tick(now)
-        broker.decide(now)
+        broker.schedule(now)
         broker.send(now)
 
     def _tick(self, now: float) -> None:

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 HELLO_INTERVAL_MS = 250
 MAX_HELLO_INTERVAL_MS = 4000
+"""The pause doubles up to here: thousands who wait for a busy broker are not to keep it busy."""
 TCP_RECONNECT_MS = 100
 FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 8.0
 """After a handshake that has failed it is tried again after so long, and longer and longer."""
-"""The pause doubles up to here: thousands who wait for a busy broker are not to keep it busy."""
 MIN_GIVE_UP_MS = 1000
 """However soon a peer counts as silent: so long may a TCP connection, or the making of one, take to answer."""
 

@@ -26,14 +26,13 @@ from zray.client.core import ClientCore
 from zray.client.core.effects import Callback, Warn
 from zray.client.guard import Guard
 from zray.client.states import CLOSED, CONNECTION, LOST, OPEN
-from zray.protocol.contract import BROKER
+from zray.protocol.contract import BROKER, TICK_S
 from zray.protocol.messages import ProtocolError
 from zray.protocol.routing import through_broker
 
 GRACE_S = 0.005
 PARK_AFTER_S = 0.02
 """A leader that has been waiting for so long is in no tight loop: the background thread sleeps until it is called."""
-TICK_S = 0.25
 PAUSE_S = 1.0
 """A tick that comes so much late says that this process, or the machine, stood still."""
 LOST_LEAD_S = 4 * TICK_S

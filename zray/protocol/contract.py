@@ -8,11 +8,11 @@ The rules:
 
 1. What other processes say comes in by ``receive``. The shell vouches for ``source``: the name is the sender's.
 2. What happens in the process itself comes in by methods marked with ``event``. Their last parameter is ``now``.
-3. Time comes in with each message and event, in seconds of a clock that never runs backwards. ``tick`` brings it where
-   nothing else happens: at least every ``TICK_S``, and sooner where ``due_s`` says so.
-4. After a turn, that is one or more inputs, the shell takes the ``Output`` and performs all of it: first ``sends``,
-   those to ``BROKER`` before those to others, each destination's in order; then ``effects``, in order. What is
-   performed may be an input again. The turn is over when the output is empty.
+3. Time comes in with each message and event, in seconds of a clock that never runs backwards. ``tick`` brings it at
+   least every ``TICK_S``. Where ``due_s`` says so, a turn is due sooner, an empty one if nothing comes.
+4. In a turn, that is one or more inputs, the shell takes the ``Output`` and performs all of it: ``effects`` in order,
+   and ``sends`` in each destination's order, those to ``BROKER`` before those to others. Sends may wait for the end of
+   the turn. What is performed may be an input again. The turn is over when the output is empty.
 5. A message that is no good raises ProtocolError. The message is dropped, and what was right before stays right. No
    other exception is expected of a core.
 6. Other public methods and attributes are for reading. Only the tables of a client, which user code calls, are changed
@@ -64,7 +64,10 @@ class Outbox(Generic[E]):
         """Has the shell do something."""
 
     def send(self, dest: bytes, message: Any) -> None:
-        """Sends a message to a process."""
+        """Sends a message to a process, or to the broker."""
+        if dest == BROKER:
+            self._to_broker.append(message)
+            return
         messages = self._sends.get(dest)
         if messages is None:
             self._sends[dest] = [message]
@@ -101,7 +104,7 @@ class Core(Protocol[E_co]):
         """Time has passed."""
 
     def due_s(self, now: float) -> float:
-        """In so many seconds ``tick`` has something to do; infinite if nothing is due."""
+        """In so many seconds a turn has something to do, though nothing comes in; infinite if nothing is due."""
 
     def take_output(self) -> Output[Any]:
         """What is to be done now. It is taken away: the next call returns what has come since."""

@@ -134,10 +134,6 @@ class Guard:
         key = self._find(user_id.encode() if isinstance(user_id, str) else user_id)
         return key.role if key is not None and not key.revoked else None
 
-    def is_allowed(self, user_id: bytes | str) -> bool:
-        """Whether a key that was let in still would be: to be asked now and then, as keys get revoked."""
-        return self.role_of(user_id) is not None
-
     def close(self) -> None:
         """Stops answering: nobody comes in from now on; who is in, stays."""
         for keeper in self._keepers:

@@ -255,7 +255,7 @@ class SimHost(Node):
         self.store: dict[bytes, bytes] = {}
         self._unsent: dict[bytes, list[Any]] = {}
         super().__init__(cluster, cluster.sim.new_id(), HOST)
-        self.core.to_broker(HostReady(resources, HostInfo(hostname="simulated")))
+        self._unsent[BROKER] = [HostReady(resources, HostInfo(hostname="simulated"))]
         self.flush()
 
     def handle(self, message: Any) -> None:
@@ -347,16 +347,17 @@ class SimProcess(Node):
         self.core.collect(self.cluster.sim.now)
         if not self.cluster.large:
             self.core.check()
-        output = self.core.take_output()
-        for effect in output.effects:
-            if isinstance(effect, FreeSegment):
-                self.cluster.freed.append(effect.object_id)
-                self._free(effect.host, effect.object_id)
-            elif isinstance(effect, Interrupt):
-                self.interrupt(effect.task_id)
-        for dest, messages in self.core.take_output().sends.items():  # an effect was an input
-            output.sends.setdefault(dest, []).extend(messages)
-        return through_broker(output.sends)
+        sends: dict[bytes, list[Any]] = {}
+        while output := self.core.take_output():
+            for dest, messages in output.sends.items():
+                sends.setdefault(dest, []).extend(messages)
+            for effect in output.effects:
+                if isinstance(effect, FreeSegment):
+                    self.cluster.freed.append(effect.object_id)
+                    self._free(effect.host, effect.object_id)
+                elif isinstance(effect, Interrupt):
+                    self.interrupt(effect.task_id)
+        return through_broker(sends)
 
     def _free(self, host: bytes, object_id: bytes) -> None:
         """Itself, on the host's machine; drivers are on none."""

@@ -35,11 +35,14 @@ class Stranger(Node):
             return
         rng = self.cluster.sim.random
         self.known.extend(each for each in self._members.members if each not in self.known)
-        if self.known:
+        for _ in range(rng.randrange(1, 4) if self.known else 0):
             name, data = self._attempt(rng.choice(self.known))
             arrival = Arrival(name, self.through, rng.choice(KEYS), data)
-            self.cluster.sim.transmit(data, lambda frame: self.cluster.receive(arrival._replace(data=frame)))
+            self._dial(arrival)
         self.cluster.sim.after(rng.uniform(0.0, MOST_PAUSE_S), self._say_hello)
+
+    def _dial(self, arrival: Arrival) -> None:
+        self.cluster.sim.transmit(arrival.data, lambda frame: self.cluster.receive(arrival._replace(data=frame)))
 
     def _attempt(self, victim: bytes) -> tuple[bytes, bytes]:
         """In whose name, and what."""

@@ -303,7 +303,8 @@ def test_who_departs_is_still_sent_what_the_turn_has_for_it(door: Door) -> None:
     door.core.send(ONE, [Notice("farewell")], door.now)
     door.core.departed(ONE, door.now)
     assert door.turn() == [] and door.frames[ONE] and door.core.route(ONE) == b"c" + ONE
-    assert door.tick(0.25) == [Unfollow(b"c" + ONE)]
+    door.core.turn_over(door.now)
+    assert door.turn() == [Unfollow(b"c" + ONE)]
     assert not door.core.members and door.say(ONE, frame(Watch(TWO))) == []
 
 

@@ -87,6 +87,10 @@ def test_an_outbox_keeps_the_order_of_each_destination() -> None:
     assert output.effects == ["later"] and output
     assert not outbox.take() and not outbox
     outbox.to_broker("c")
+    outbox.send(BROKER, "d")
+    outbox.send(OTHER, 4)
+    outbox.to_broker("e")
+    assert outbox.take().sends == {BROKER: ["c", "d", "e"], OTHER: [4]}, "both ways to the broker are one"
     assert output.sends[BROKER] == ["a", "b"], "what was taken does not change any more"
 
 

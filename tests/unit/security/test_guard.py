@@ -104,8 +104,8 @@ def test_right_key_comes_in(door: Door) -> None:
         door.until(lambda: len(door.received) == 2)
     came = {message: door.guard.role_of(user_id) for message, user_id in door.received}
     assert came == {b"from a host": "host", b"from a driver": "driver"}
-    assert door.guard.role_of(host.public) == "host" and door.guard.is_allowed(driver.public)
-    assert door.guard.role_of(b"x" * 40) is None and not door.guard.is_allowed("")
+    assert door.guard.role_of(host.public) == "host" and door.guard.role_of(driver.public) == "driver"
+    assert door.guard.role_of(b"x" * 40) is None and door.guard.role_of("") is None
     assert not door.guard.refused
 
 
@@ -152,9 +152,9 @@ def test_revoked_key(door: Door) -> None:
     host = door.keys.client("host")
     with door.dial(host):
         door.until(lambda: bool(door.received))
-        assert door.guard.is_allowed(host.public)
+        assert door.guard.role_of(host.public)
         door.keys.revoke("host")
-        assert not door.guard.is_allowed(host.public)  # although it is connected
+        assert door.guard.role_of(host.public) is None  # although it is connected
     with door.dial(host):
         door.until_refused(guards.REVOKED_KEY)
         door.received.clear()

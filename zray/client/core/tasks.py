@@ -255,6 +255,8 @@ class TaskTable:
         task = self.tasks.get(message.task_id)
         if task is not None and task.route.actor_id != message.actor:
             raise ProtocolError("an outcome from somebody who was not given the call")
+        if task is not None and task.attempt == message.attempt and task.state is not SENT:
+            raise ProtocolError("an outcome of what has not been sent")
         if not message.payload:
             if task is not None and task.attempt == message.attempt:
                 self.fail_cancelled(task)
@@ -340,6 +342,8 @@ class TaskTable:
             return
         if message.kind not in FAILURES:
             raise ProtocolError(f"a failure of no known kind: {message.kind}")
+        if task.state is not SENT:
+            raise ProtocolError("a failure of what has not been sent")
         retry = message.kind in RETRIED_FAILURES and not task.cancelled
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
         if retry and (task.retries_left or not counts):

@@ -123,8 +123,8 @@ class HostCore:
         self.workers: dict[bytes, LocalWorker] = {}
         self._outbox: Outbox[HostEffect] = Outbox()
         self._perform = self._outbox.perform
-        self.to_broker = self._outbox.to_broker
-        self.send = self._outbox.send
+        self._to_broker = self._outbox.to_broker
+        self._send = self._outbox.send
         self._hostname = hostname
         self._owners: set[bytes] = set()  # whose objects are in the store, as far as it has been looked at
 
@@ -183,7 +183,7 @@ class HostCore:
     def stores_for(self, owners: set[bytes], now: float) -> None:
         """The processes that own what is in the store at the moment: the broker is to tell when one of them is gone."""
         for owner in owners - self._owners:
-            self.to_broker(Watch(owner))
+            self._to_broker(Watch(owner))
         self._owners = owners
 
     @event
@@ -191,7 +191,7 @@ class HostCore:
         """The zygote has forked a worker."""
         worker = self.workers[worker_id]
         worker.pid = pid
-        self.to_broker(WorkerStarted(worker_id, pid))
+        self._to_broker(WorkerStarted(worker_id, pid))
         if worker.kill_reason:
             self._perform(Kill(worker_id))
 
@@ -200,7 +200,7 @@ class HostCore:
         """The machine cannot have another process."""
         del self.workers[worker_id]
         message = f"a worker process could not be started on {self._hostname}: {reason}"
-        self.to_broker(WorkerDied(worker_id, b"", "WorkerCrashedError", message))
+        self._to_broker(WorkerDied(worker_id, b"", "WorkerCrashedError", message))
 
     @event
     def exited(self, worker_id: bytes, death: Death, now: float) -> None:
@@ -218,12 +218,12 @@ class HostCore:
             text += f"{LAST_OUTPUT}{death.last_lines}"
         if death.signal in _BY_ACCESS:
             text += f"\n{NATIVE_HINT}"
-        self.to_broker(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
+        self._to_broker(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
         owned: dict[bytes, list[bytes]] = {}
         for object_id in death.stored:
             owned.setdefault(owner_of(object_id), []).append(object_id)
         for owner, object_ids in owned.items():  # behind the news: from there on no answer of the worker's counts
-            self.send(owner, LeftBehind(object_ids))
+            self._send(owner, LeftBehind(object_ids))
 
     @event
     def zygote_gone(self, reason: str, now: float) -> None:

@@ -18,7 +18,7 @@ from zray.client.connection import Connection
 from zray.config import Config
 from zray.logs.display import harmless
 from zray.protocol.codec import pack
-from zray.protocol.contract import BROKER
+from zray.protocol.contract import BROKER, TICK_S
 from zray.protocol.messages import Goodbye, HostInspected, HostReady, LogsFlushed, ProtocolError
 from zray.protocol.records import HostInfo, StoreUse
 from zray.protocol.routing import through_broker
@@ -45,7 +45,6 @@ from zray.worker.host.logs import Outlet, Said, WorkerLog
 from zray.worker.host.relay import Relay
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
 
-TICK_S = 0.25
 PAUSE_S = 1.0
 SWEEP_S = 1.0
 MOST_LOOKING = 0.01
@@ -100,7 +99,7 @@ class HostShell:
     ) -> None:
         self.core = HostCore(socket.gethostname())
         self._transfers = transfers
-        transfers.send = self.core.send
+        transfers.send = self._tell
         self._connection = connection
         self._relay = relay
         self._upkeep = upkeep
@@ -139,7 +138,7 @@ class HostShell:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self.end(f"signal {number}"))
-        self.core.to_broker(HostReady(resources, info))
+        self._tell(BROKER, HostReady(resources, info))
         self._turn()
         ready_told = False
         while not self._end:
@@ -192,6 +191,7 @@ class HostShell:
         if self._last_tick and now - self._last_tick > PAUSE_S:
             link.forgive_silence(now)
         self._last_tick = now
+        self.core.tick(now)
         for worker_id, log in dict(self._log_fds.values()).items():
             self._take_lines(worker_id, log, log.tick)
         self._transfers.tick(now)
@@ -220,6 +220,10 @@ class HostShell:
 
     # ------------------------------------------------------------------ effects
 
+    def _tell(self, dest: bytes, message: Any) -> None:
+        """What the shell itself has to say; it leaves at the end of the turn."""
+        self._unsent.setdefault(dest, []).append(message)
+
     def _perform_effects(self) -> None:
         """Does what the core wants done; what it wants sent leaves at the end of the turn."""
         while output := self.core.take_output():
@@ -236,9 +240,9 @@ class HostShell:
                 kill_process(forked.pid, forked.started)
         elif isinstance(effect, ReadLogs):
             self._read_everything()
-            self.core.to_broker(LogsFlushed(effect.request))
+            self._tell(BROKER, LogsFlushed(effect.request))
         elif isinstance(effect, TellUse):
-            self.core.to_broker(self._use(effect.request))
+            self._tell(BROKER, self._use(effect.request))
         elif isinstance(effect, LogRoom):
             self._outlet.taken(effect.size_bytes)
         elif isinstance(effect, PeerSaid):
@@ -357,7 +361,7 @@ class HostShell:
 
     def _queue_logs(self, ending: bool = False) -> None:
         if message := self._outlet.take(ending):
-            self.core.to_broker(message)
+            self._tell(BROKER, message)
 
     def _read_everything(self) -> None:
         """Reads all pipes dry, within reason, and takes what has no end yet: whoever asked for it is about to go."""
