@@ -85,6 +85,7 @@ class Broker:
     def send(self, now: float) -> None:
         """Sends what there is to send. What comes of that is done as well."""
         core, members = self.core, self.members
+        somebody_left = False
         while True:
             wanted = core.take_output()
             for dest in list(wanted.sends):  # nothing keeps the messages when they are packed: there may be megabytes
@@ -92,14 +93,16 @@ class Broker:
             for effect in wanted.effects:
                 if isinstance(effect, Departed):
                     members.departed(effect.process_id, now)
+                    somebody_left = True
                 else:
                     self._log(effect.text)
             output = members.take_output()
             self._perform(output, now)
             if not output.effects:
                 break
-        members.turn_over(now)
-        self._settle(now)
+        if somebody_left:
+            members.turn_over(now)
+            self._settle(now)
 
     def _perform(self, output: Output[MembershipEffect], now: float) -> None:
         connections, members = self._connections, self.members

@@ -205,8 +205,7 @@ class Membership:
 
     def take_output(self) -> Output[MembershipEffect]:
         """What is to be done now. Frames leave when what has come in has been dealt with: there are no effects then."""
-        output = self._outbox.take()
-        return output if output.effects else self._transmit()
+        return self._outbox.take() if self._outbox else self._transmit()
 
     def silent_s(self, process_id: bytes, now: float) -> float:
         """For how long a member has not been heard, in seconds."""
@@ -409,7 +408,7 @@ class Membership:
                 for message, reason in link.rejected:
                     self._perform(NotSent(process_id, message, reason))
                 link.rejected.clear()
-        return Output(sends, self._outbox.take().effects)
+        return Output(sends, self._outbox.take().effects if self._outbox else [])
 
     # ------------------------------------------------------------------ time
 
