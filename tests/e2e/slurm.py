@@ -18,7 +18,7 @@ from .helpers import eventually, free_port
 CPUS = 4
 """Of each node, as Slurm is told; the machine may have fewer."""
 MEMORY_MIB = 3000
-IN_ORDER_S = 60.0
+IN_ORDER_S = 180.0
 """Within this a job that was cancelled has ended. Slurm itself kills only after ten minutes (``KillWait``), so what has
 ended by then has ended in order."""
 
