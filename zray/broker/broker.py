@@ -1,6 +1,6 @@
 """A whole broker without its socket: who belongs to the cluster, what it does, and how the two work together.
 
-The shell and the simulation (``zray/testing``) run this, each with a ``Door`` of its own.
+The shell and the simulation (``zray/testing``) run this, each with ``Connections`` of its own.
 """
 
 from __future__ import annotations
@@ -144,8 +144,6 @@ class Broker:
     def _join(self, joining: Joining, now: float) -> None:
         try:
             cluster = self.core.joined(*joining, now)
-        except ProtocolError:
-            self.members.decline(joining.process_id, now)
         except Exception:  # a fault of ours: it must not take the cluster along
             self._report(f"cannot let a {joining.kind} join:\n{traceback.format_exc()}")
             self.members.decline(joining.process_id, now)

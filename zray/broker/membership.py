@@ -331,7 +331,7 @@ class Membership:
 
     @event
     def decline(self, process_id: bytes, now: float) -> None:
-        """What a joining process says of itself is no good. It is not answered."""
+        """A joining process is not let in, and not answered."""
         self._now = now
         self._joining.pop(process_id, None)
         self.dropped_frames += 1

@@ -19,7 +19,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from zray.broker.accounts import Share
-from zray.broker.accounts_check import check_all
 from zray.broker.lent import LentCpus
 from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
@@ -587,6 +586,8 @@ class Scheduler:
 
     def check(self) -> None:
         """Raises AssertionError if an account is not what the grants say; for tests."""
+        from zray.broker.accounts_check import check_all  # workers, forked from a process that has this, do without
+
         workers = self.workers.values()
         waiting = [line.share for line in self.actors_waiting.values()]
         waiting += [queue.share for queue in self.queues.values()]

@@ -190,8 +190,7 @@ class ClientShell:
         """What is to be sent waits for the next turn, effects for ``settle``."""
         output = self.core.take_output()
         self._effects.extend(output.effects)
-        for dest, messages in output.sends.items():
-            self._unsent.setdefault(dest, []).extend(messages)
+        output.add_sends_to(self._unsent)
 
     def _send(self) -> bool:
         """Sends everything there is; whether anything went out."""

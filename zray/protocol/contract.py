@@ -48,6 +48,11 @@ class Output(Generic[E]):
     def __bool__(self) -> bool:
         return bool(self.sends or self.effects)
 
+    def add_sends_to(self, unsent: dict[bytes, list[Any]]) -> None:
+        """Puts what is to be sent behind what waits for the end of the turn."""
+        for dest, messages in self.sends.items():
+            unsent.setdefault(dest, []).extend(messages)
+
 
 class Outbox(Generic[E]):
     """What a core gathers for its next output. Its tables share it."""

@@ -264,8 +264,7 @@ class SimHost(Node):
 
     def _perform(self) -> None:
         output = self.core.take_output()
-        for dest, messages in output.sends.items():
-            self._unsent.setdefault(dest, []).extend(messages)
+        output.add_sends_to(self._unsent)
         for effect in output.effects:
             if isinstance(effect, Fork):
                 self.cluster.sim.after(0.003, lambda worker_id=effect.worker_id: self._forked(worker_id))  # type: ignore[misc]
@@ -349,8 +348,7 @@ class SimProcess(Node):
             self.core.check()
         sends: dict[bytes, list[Any]] = {}
         while output := self.core.take_output():
-            for dest, messages in output.sends.items():
-                sends.setdefault(dest, []).extend(messages)
+            output.add_sends_to(sends)
             for effect in output.effects:
                 if isinstance(effect, FreeSegment):
                     self.cluster.freed.append(effect.object_id)

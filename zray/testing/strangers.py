@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING
 
 from zray import version
 from zray.broker.membership import Arrival
-from zray.protocol.codec import KIND_DATA, KIND_HANDSHAKE, pack_body, pack_frame, pack_handshake, read_frame
-from zray.protocol.codec import unpack_handshake as unpack
+from zray.protocol.codec import (
+    KIND_DATA,
+    KIND_HANDSHAKE,
+    pack_body,
+    pack_frame,
+    pack_handshake,
+    read_frame,
+    unpack_handshake,
+)
 from zray.protocol.messages import DRIVER, HOST, PROTOCOL_VERSION, WORKER, Goodbye, Hello, HostReady, Refused
 from zray.protocol.records import HostInfo, JoinInfo
 from zray.testing.processes import Node
@@ -67,6 +74,6 @@ class Stranger(Node):
         """An answer: always a no."""
         frame = read_frame(data)
         assert frame.kind == KIND_HANDSHAKE, "a stranger was sent something"
-        answer = unpack(frame)
+        answer = unpack_handshake(frame)
         assert isinstance(answer, Refused), "a stranger was welcomed"
         self.refusals.append(answer.reason)

@@ -227,8 +227,7 @@ class HostShell:
     def _perform_effects(self) -> None:
         """Does what the core wants done; what it wants sent leaves at the end of the turn."""
         while output := self.core.take_output():
-            for dest, messages in output.sends.items():
-                self._unsent.setdefault(dest, []).extend(messages)
+            output.add_sends_to(self._unsent)
             for effect in output.effects:
                 self._perform(effect)
 
