@@ -10,7 +10,7 @@ from .helpers import driver
 
 UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1): "
 START = """
-ray.init(num_cpus=2)
+ray.init(num_cpus=1)
 @ray.remote
 def bad(x=None):
     raise ValueError("boo")
@@ -23,13 +23,13 @@ class Model:
         raise KeyError("k")
     def ping(self):
         return 1
-def settled():  # what has been submitted before is over, as this is behind it
+def settled():  # what has been submitted before is over: this needs the one CPU as well, and is behind it
     model = Model.remote()
-    ray.get([ok.remote() for _ in range(4)] + [model.ping.remote()])
+    ray.get([ok.remote(), model.ping.remote()])
 """
 
 NOT_FETCHED = {
-    "kept, then dropped": ("ref = bad.remote(); ray.get(ok.options(num_cpus=2).remote()); del ref", "bad (pid="),
+    "kept, then dropped": ("ref = bad.remote(); ray.get(ok.remote()); del ref", "bad (pid="),
     "never kept": ("bad.remote()", "bad (pid="),
     "an argument": ("ok.remote(bad.remote())", "ok: The task was not run: its argument 0 could not be computed"),
     "of an actor": ("model = Model.remote(); model.fit.remote(); ray.get(model.ping.remote())", "Model.fit (pid="),
