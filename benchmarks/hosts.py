@@ -39,10 +39,10 @@ from benchmarks.host_figures import Figure, table
 from tests.hosts.network import obstacle
 from zray import version
 from zray.broker import shell
-from zray.broker.door import Door
 from zray.broker.membership import Arrival
 from zray.config.reading import from_environment
-from zray.security.keys import KeyDirectory
+from zray.transport.broker_socket import BrokerSocket
+from zray.transport.security.keys import KeyDirectory
 
 BEGIN, END = "<!-- hosts: written by hosts.py -->", "<!-- end of hosts -->"
 LEAST_RATIO = 0.6
@@ -139,7 +139,7 @@ def tasks_together(rounds: int, seconds: float) -> list[Figure]:
     ]
 
 
-class CountingDoor(Door):
+class CountingDoor(BrokerSocket):
     """Counts the messages that pass."""
 
     received = 0
@@ -157,7 +157,7 @@ class CountingDoor(Door):
 
 def idle_chatter(seconds: float) -> list[Figure]:
     """Messages per minute between a broker and one idle host on TCP with CURVE."""
-    with unittest.mock.patch.object(shell, "Door", CountingDoor):
+    with unittest.mock.patch.object(shell, "BrokerSocket", CountingDoor):
         broker = shell.BrokerShell(free_address(), from_environment(), KeyDirectory())
     with process(*worker_command(broker.address)) as host:
 

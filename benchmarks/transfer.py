@@ -134,7 +134,7 @@ def one_transfer(rounds: int, size: int) -> list[Figure]:
 
 
 def broadcast(size: int, readers: int, rounds: int) -> list[Figure]:
-    """One object to many hosts over links of 1 Gbit/s, with CURVE, beside one transfer over the same links."""
+    """One object to many hosts over channels of 1 Gbit/s, with CURVE, beside one transfer over the same channels."""
     with network_of_machines() as network:
         machines = [network.machine(name) for name in ("head", "source", *(f"r{n}" for n in range(readers)))]
         for machine in machines:

@@ -19,7 +19,7 @@ def door(ray):
     """An actor that counts who is inside at the same time."""
 
     @ray.remote(num_cpus=0)
-    class Door:
+    class BrokerSocket:
         def __init__(self):
             self.inside = self.peak = 0
 
@@ -33,7 +33,7 @@ def door(ray):
         def read_peak(self):
             return self.peak
 
-    return Door.remote()
+    return BrokerSocket.remote()
 
 
 def peak_of(ray, door, count, **options):

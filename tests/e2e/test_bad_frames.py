@@ -18,7 +18,6 @@ import zmq
 from zray import version
 from zray.broker.membership import MAX_FAULTS
 from zray.broker.shell import BrokerShell
-from zray.client.connection import connect
 from zray.config import Config
 from zray.protocol.codec import (
     HEADER,
@@ -43,6 +42,7 @@ from zray.protocol.messages import (
 from zray.protocol.questions import BrokerCounts, CountsQuery, NamedActorsQuery
 from zray.protocol.records import ClusterInfo, JoinInfo
 from zray.protocol.rows import TYPES
+from zray.transport.connection import connect
 from zray.version import python_version
 
 from .helpers import by_hand, eventually, free_port

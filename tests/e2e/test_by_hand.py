@@ -238,7 +238,7 @@ def test_a_socket_is_its_users_alone(sandbox, mode):
 
 JOIN_AS_SOMEBODY_ELSE = """
 import os, sys
-from zray.client.connection import connect
+from zray.transport.connection import connect
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError
 from zray.protocol.records import JoinInfo

@@ -100,13 +100,13 @@ def test_looking_makes_no_job(sandbox):
 
 def test_a_key_that_does_not_admit_its_holder_counts(sandbox):
     """A driver's key used for a host: the door opens to it, the broker does not."""
-    from zray.client.connection import connect
     from zray.config import Config
     from zray.config.reading import from_environment
     from zray.exceptions import ZrayError
     from zray.protocol.messages import HOST
     from zray.protocol.records import JoinInfo
-    from zray.security.keys import KeyDirectory
+    from zray.transport.connection import connect
+    from zray.transport.security.keys import KeyDirectory
 
     with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", hosts=0) as (address, _, _):
         credentials = KeyDirectory(from_environment().keys).client("driver")

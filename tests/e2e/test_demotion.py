@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import zray as ray
-from zray.security.keys import KeyDirectory
+from zray.transport.security.keys import KeyDirectory
 
 from .helpers import Process, Sandbox, by_hand, cli, eventually, free_port
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from zray.client.connection import connect
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
 from zray.protocol.messages import DRIVER, HOST
 from zray.protocol.records import JoinInfo
-from zray.security.keys import KeyDirectory
+from zray.transport.connection import connect
+from zray.transport.security.keys import KeyDirectory
 
 from .helpers import Process, by_hand, cli, current_session, driver, eventually, free_port
 

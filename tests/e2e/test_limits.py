@@ -96,7 +96,7 @@ assert ray.get(put.remote(3)) == 3
 
 @pytest.mark.parametrize("limit, value, option", [("RLIMIT_FSIZE", 100, "-f"), ("RLIMIT_NOFILE", 6, "-n")])
 def test_a_cluster_that_cannot_be_started(sandbox, limit, value, option):
-    source = f"import zray.api.local_cluster, subprocess, json\n{LIMIT.format(limit, value)}ray.init(num_cpus=1)"
+    source = f"import zray.local_cluster.launch, subprocess, json\n{LIMIT.format(limit, value)}ray.init(num_cpus=1)"
     with driver(source) as process:
         assert process.wait() == 1
         assert f"ulimit {option}" in process.err, process.report()

@@ -83,7 +83,7 @@ def test_the_switches_reach_host_zygote_and_workers(sandbox):
 
     print(*ray.get(look.remote()), sep=";")
     """
-    for given in ("", "freeze-heap", "rehearsal,bare-fork", "all"):
+    for given in ("", "freeze-heap", "warm-up,bare-fork", "all"):
         disabled = [name for name in OPTIMIZATIONS if given == "all" or name in given.split(",")]
         with driver(source, environ={VARIABLE: given}) as process:
             frozen, seen = process.succeed().split(";")

@@ -39,7 +39,7 @@ def behind_nat(network: Network) -> Callable[[str], Machine]:
 
 @pytest.fixture
 def on_a_wire(network: Network) -> Callable[[str], Machine]:
-    """Makes machines whose cable can have weather."""
+    """Makes machines whose cable can have network_faults."""
 
     def make(name: str) -> Machine:
         try:

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from zray.security.keys import KeyDirectory
+from zray.transport.security.keys import KeyDirectory
 
 from ..e2e.helpers import Process, Sandbox, program
 from .wire import Wire
@@ -143,7 +143,7 @@ class Network:
         return namespace
 
     def machine(self, name: str, *, wire: bool = False) -> Machine:
-        """A new machine at the switch; ``wire``: by a cable that can have weather (raises OSError without TAP)."""
+        """A new machine at the switch; ``wire``: by a cable that can be disturbed (raises OSError without TAP)."""
         self._namespace(name)
         number = len(self.machines) + 1
         machine = self.machines[name] = Machine(self, name, f"10.77.0.{number}")

@@ -11,10 +11,10 @@ DIALLERS, DIALS_EACH = 4, 125
 DIALLER = """
 import json, resource, threading
 from zray.protocol.records import JoinInfo
-from zray.client.connection import connect
+from zray.transport.connection import connect
 from zray.config import Config
 from zray.protocol.messages import DRIVER
-from zray.security.keys import KeyDirectory
+from zray.transport.security.keys import KeyDirectory
 
 resource.setrlimit(resource.RLIMIT_NOFILE, [resource.getrlimit(resource.RLIMIT_NOFILE)[1]] * 2)
 address, count = sys.argv[1], int(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Large objects between machines of a network: by direct links, around what blocks them, and never for strangers."""
+"""Large objects between machines of a network: by channels, around what blocks them, and never for strangers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_hosts_talk_directly_and_pass_on_what_they_get(network):
 @pytest.mark.parametrize("how", ["no route", "off"])
 def test_what_cannot_go_directly_goes_through_the_broker(network, how):
     if how == "off":
-        head, a, b = start(network, "a", "b", link_address="off")
+        head, a, b = start(network, "a", "b", transfer_address="off")
     else:
         head, a, b = start(network, "a", "b")
     if how == "no route":
@@ -158,8 +158,8 @@ with connection, contextlib.suppress(ConnectionResetError):
 """
 STRANGER = """
 import sys, zmq
-from zray.security.keys import KeyDirectory
-from zray.protocol.messages import LinkHello, Pull
+from zray.transport.security.keys import KeyDirectory
+from zray.protocol.messages import ChannelHello, Pull
 from zray.protocol.rows import encode_row
 import msgpack
 address, how, server = sys.argv[1:4]
@@ -177,7 +177,7 @@ if how != "no key":
     dealer.curve_publickey, dealer.curve_secretkey = public, secret
     dealer.curve_serverkey = server.encode()
 dealer.connect(address)
-for message in (LinkHello(b"p" * 16, b"t" * 16), Pull(b"o" * 28, 1, 0, 1 << 20, False)):
+for message in (ChannelHello(b"p" * 16, b"t" * 16), Pull(b"o" * 28, 1, 0, 1 << 20, False)):
     dealer.send(msgpack.packb(encode_row(message)))
 dealer.send_multipart([b"garbage", b"more"])
 print("answered" if dealer.poll(1500) else "not answered")
@@ -218,13 +218,13 @@ def test_a_link_address_that_cannot_be_used(network):
     network.share_keys(head)
     head.start_broker().expect("ready at")
     for wrong, hint in (
-        ("10.77.0.1:5000", "link_address '10.77.0.1:5000' cannot be used"),
+        ("10.77.0.1:5000", "transfer_address '10.77.0.1:5000' cannot be used"),
         ("tcp://0.0.0.0:5000", "other hosts can dial"),
-        ("tcp://10.77.0.99:5000", "cannot listen for direct links at 'tcp://10.77.0.99:5000'"),
+        ("tcp://10.77.0.99:5000", "cannot listen for channels at 'tcp://10.77.0.99:5000'"),
     ):
-        worker = head.start_worker(head.endpoint, link_address=wrong)
+        worker = head.start_worker(head.endpoint, transfer_address=wrong)
         assert worker.wait() == 2
         assert hint in worker.err and "Traceback" not in worker.err, worker.err
-    worker = head.start_worker(head.endpoint, link_address="tcp://10.77.0.1:5000")
+    worker = head.start_worker(head.endpoint, transfer_address="tcp://10.77.0.1:5000")
     worker.expect("host is ready")
     assert any(":1388 " in row for row in head.sockets("0A"))

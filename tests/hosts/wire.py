@@ -1,4 +1,4 @@
-"""A network cable with weather: delay, loss and black holes, between two namespaces, on any kernel that has TAP.
+"""A network cable with network_faults: delay, loss and black holes, between two namespaces, on any kernel that has TAP.
 
 Not every kernel has ``tc netem``; a TAP device at either end and a thread that carries frames between them do the
 same, with a loss that is drawn from a seeded generator, and turned on and off without a trace for the two ends.

@@ -13,9 +13,9 @@ from zray.client.core.windows import WINDOWS, Windows
 from zray.ids import owner_of
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
 from zray.testing.cluster import SimCluster
-from zray.testing.network import Weather
+from zray.testing.intruders import Intruder
+from zray.testing.network import NetworkFaults
 from zray.testing.processes import SILENCE_S, Get, Program, SimActor, SimDriver, SimHost, SimProcess, SimWorker, Sleep
-from zray.testing.strangers import Stranger
 
 LIMIT_S = 300.0
 """Virtual seconds in which everything must have ended, deaths and their detection included."""
@@ -25,7 +25,7 @@ NARROW = Windows(calls=2, call_bytes=150, all_call_bytes=400, task_bytes=1, all_
 """A few messages fill them."""
 ONE_BY_ONE = Windows(calls=1, call_bytes=1, task_bytes=100, started_bytes=0)
 """Small tasks tell that they have begun as well: in a window of this size, few of them would block each other."""
-BAD_WEATHER = Weather(loss=0.02, duplication=0.02)
+BAD_WEATHER = NetworkFaults(loss=0.02, duplication=0.02)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,18 +178,18 @@ def call_behind_one_that_waits(driver: SimDriver, actor: SimActor) -> Program:
     return calls
 
 
-def run_scenario(seed: int, trouble: Trouble = Trouble(), weather: Weather = BAD_WEATHER) -> SimCluster:
+def run_scenario(seed: int, trouble: Trouble = Trouble(), network_faults: NetworkFaults = BAD_WEATHER) -> SimCluster:
     """Runs one seed to its end and checks everything; an AssertionError tells how to run it again."""
     try:
-        return _run(seed, trouble, weather)
+        return _run(seed, trouble, network_faults)
     except Exception as error:
         raise AssertionError(f"{error!r}: run it again with ZRAY_TEST_SEED={seed}") from error
 
 
-def _run(seed: int, trouble: Trouble, weather: Weather) -> SimCluster:
+def _run(seed: int, trouble: Trouble, network_faults: NetworkFaults) -> SimCluster:
     program = functools.partial(random_program, cancels=trouble.cancels)
     windows = (WINDOWS, NARROW, ONE_BY_ONE)[seed % 3]
-    cluster = SimCluster(seed, program, weather, windows=windows)
+    cluster = SimCluster(seed, program, network_faults, windows=windows)
     cluster.die_storing = trouble.workers
     sim = cluster.sim
     hosts = [SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}) for _ in range(1 + trouble.hosts)]
@@ -204,7 +204,7 @@ def _run(seed: int, trouble: Trouble, weather: Weather) -> SimCluster:
     for _ in range(trouble.pauses):
         sim.after(sim.random.uniform(0.005, 0.5), lambda: pause_somebody(cluster))
     for _ in range(trouble.strangers):
-        Stranger(cluster)
+        Intruder(cluster)
     assert sim.run(lambda: all(driver.done or not driver.alive for driver in drivers), LIMIT_S), (
         "somebody waits forever"
     )
@@ -225,7 +225,7 @@ def pause_somebody(cluster: SimCluster) -> None:
     """A random process stands still, for a moment or for longer than one may be silent: not the first host, which would
     be declared dead, and somebody has to do the work."""
     rng = cluster.sim.random
-    victim = rng.choice([node for node in cluster.nodes.values() if node.alive and not isinstance(node, Stranger)])
+    victim = rng.choice([node for node in cluster.nodes.values() if node.alive and not isinstance(node, Intruder)])
     is_first_host = victim is next(iter(cluster.nodes.values()))
     victim.pause()
     cluster.sim.after(rng.uniform(0.0, rng.choice([2.0, 2.0 if is_first_host else 3 * SILENCE_S])), victim.go_on)

@@ -9,7 +9,7 @@ from collections import Counter
 
 from tests.simulation.scenario import Trouble, run_scenario
 from tests.simulation.seeds import batches
-from zray.testing.strangers import Stranger
+from zray.testing.intruders import Intruder
 
 
 @batches(100)
@@ -25,7 +25,7 @@ def test_strangers(seeds: range) -> None:
     refusals: Counter[str] = Counter()
     for seed in seeds:
         cluster = run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 2, strangers=1 + seed % 3))
-        strangers = [node for node in cluster.nodes.values() if isinstance(node, Stranger)]
+        strangers = [node for node in cluster.nodes.values() if isinstance(node, Intruder)]
         for stranger in strangers:
             assert stranger.process_id not in cluster.members.members
             assert stranger.process_id not in cluster.broker.processes

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from tests.simulation.scenario import Trouble, run_scenario
 from tests.simulation.seeds import batches
-from zray.testing.network import Weather
+from zray.testing.network import NetworkFaults
 
 
 @batches(200)
 def test_fair_weather(seeds: range) -> None:
     for seed in seeds:
-        run_scenario(seed, weather=Weather())
+        run_scenario(seed, network_faults=NetworkFaults())
 
 
 @batches(200)

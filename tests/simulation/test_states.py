@@ -10,9 +10,9 @@ from tests.simulation.test_transfers import small_chunks  # noqa: F401 (a fixtur
 from zray.broker.states import ACTOR, WORKER
 from zray.client.states import CONNECTION
 from zray.states import Machine
-from zray.testing.network import Weather
+from zray.testing.network import NetworkFaults
 from zray.testing.states import MACHINES, Seen, transitions, transitions_seen
-from zray.transfer.states import LINK, PULL
+from zray.transfer.states import CHANNEL, PULL
 
 SEEDS = 15
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ ELSEWHERE: dict[Machine[Any], dict[tuple[str, str], str]] = {
         ("SERVING", "RETIRED"): BROKER_ACTORS,
     },
     ACTOR: {
-        ("PENDING", "RESTARTING"): BROKER_ACTORS,
+        ("PENDING_CREATION", "RESTARTING"): BROKER_ACTORS,
         ("RESTARTING", "RESTARTING"): BROKER_ACTORS,
         ("RESTARTING", "DEAD"): BROKER_ACTORS,
     },
@@ -36,7 +36,7 @@ ELSEWHERE: dict[Machine[Any], dict[tuple[str, str], str]] = {
         ("RUNNING", "FAILED"): TRANSFERS,
         ("SEALING", "FAILED"): TRANSFERS,
     },
-    LINK: {("RELAYED", "DIRECT"): TRANSFERS, ("DIRECT", "GONE"): TRANSFERS},
+    CHANNEL: {("RELAYED", "DIRECT"): TRANSFERS, ("DIRECT", "GONE"): TRANSFERS},
     CONNECTION: {("OPEN", "LOST"): SHELL, ("OPEN", "CLOSED"): SHELL, ("LOST", "CLOSED"): SHELL},
 }
 """Transitions that so few runs may not make, or that no simulated process makes; and the tests that make them."""
@@ -46,7 +46,7 @@ def play() -> dict[str, Seen]:
     """The transitions of some runs, by the name of the machine."""
     with transitions_seen() as seen:
         for seed in range(SEEDS):
-            scenario.run_scenario(seed, weather=Weather())
+            scenario.run_scenario(seed, network_faults=NetworkFaults())
             scenario.run_scenario(seed, scenario.Trouble(workers=1 + seed % 6))
             everything = scenario.Trouble(workers=seed % 4, hosts=seed % 3, drivers=seed % 2, cancels=True)
             scenario.run_scenario(seed, everything)

@@ -1,9 +1,9 @@
 """Hosts with real transfer cores, and an owner with its real table, on a simulated network: seeded.
 
-Links lose what is under way when they break; the broker loses nothing, but hosts die, also in the middle of what they
-are sending. Stores are small: rooms wait in line, copies are evicted to make some. Chunks get damaged. What must hold:
-every reader is told, and given the right bytes; nobody waits for ever; while the keeper of an object lives, and nobody
-is out of room, nobody is told that it is lost; there is never more reserved than a store can hold.
+Channels lose what is under way when they break; the broker loses nothing, but hosts die, also in the middle of what
+they are sending. Stores are small: rooms wait in line, copies are evicted to make some. Chunks get damaged. What must
+hold: every reader is told, and given the right bytes; nobody waits for ever; while the keeper of an object lives, and
+nobody is out of room, nobody is told that it is lost; there is never more reserved than a store can hold.
 """
 
 from __future__ import annotations
@@ -123,11 +123,11 @@ class SimHost:
 
     # ------------------------------------------------------------------ what arrives
 
-    def receive(self, source: bytes, message: Any, link: bytes = b"") -> None:
+    def receive(self, source: bytes, message: Any, channel: bytes = b"") -> None:
         if not self.alive:
             return
-        if link and isinstance(message, (Pull, PullFailed)):
-            self.core.received_by_link(source, link, message, self.world.sim.now)
+        if channel and isinstance(message, (Pull, PullFailed)):
+            self.core.received_by_channel(source, channel, message, self.world.sim.now)
         else:
             self.core.receive(source, message, self.world.sim.now)
         self.perform()
@@ -157,7 +157,7 @@ class SimHost:
                 elif isinstance(effect, transfer.Serve):
                     self.serve(effect)
                 elif isinstance(effect, transfer.Refuse):
-                    self.answer(Origin(effect.link[:16], effect.link), PullFailed(effect.pull, effect.reason))
+                    self.answer(Origin(effect.channel[:16], effect.channel), PullFailed(effect.pull, effect.reason))
                 elif isinstance(effect, transfer.Reserve):
                     self.waiting.append(effect)
                     self.make_room()
@@ -195,7 +195,7 @@ class SimHost:
         if effect.source in self.links:
             self.world.by_link(self, effect.source, effect.request)
         else:
-            self.core.link_down(effect.source, self.world.sim.now)
+            self.core.channel_down(effect.source, self.world.sim.now)
 
     def dial(self, peer: bytes) -> None:
         rng = self.world.sim.random
@@ -206,9 +206,9 @@ class SimHost:
                 return
             if works and self.world.hosts[peer].alive:
                 self.links.add(peer)
-                self.core.link_up(peer, self.world.sim.now)
+                self.core.channel_up(peer, self.world.sim.now)
             else:
-                self.core.link_down(peer, self.world.sim.now)
+                self.core.channel_down(peer, self.world.sim.now)
             self.perform()
 
         self.world.sim.after(rng.uniform(0.0, 0.05 if works else 3.0), made)
@@ -222,7 +222,7 @@ class SimHost:
     def link_broke(self, peer: bytes) -> None:
         if self.alive and peer in self.links:
             self.links.discard(peer)
-            self.core.link_down(peer, self.world.sim.now)
+            self.core.channel_down(peer, self.world.sim.now)
             self.perform()
 
     def serve(self, effect: transfer.Serve) -> None:
@@ -238,7 +238,7 @@ class SimHost:
         self.answer(origin, head._replace(data=sent))
 
     def answer(self, origin: Origin, message: Any) -> None:
-        if origin.link:
+        if origin.channel:
             self.world.back_by_link(self, origin, message)
         else:
             self.world.send(self.process_id, origin.process_id, message)
@@ -315,19 +315,19 @@ class World:
 
         def arrive() -> None:
             if (host.epoch, self.hosts[dest].epoch) == epochs:
-                link = host.process_id + bytes([epochs[0] % 256, epochs[1] % 256])
-                self.hosts[dest].receive(host.process_id, message, link)
+                channel = host.process_id + bytes([epochs[0] % 256, epochs[1] % 256])
+                self.hosts[dest].receive(host.process_id, message, channel)
 
-        self._deliver(host.process_id, dest, b"link", arrive)
+        self._deliver(host.process_id, dest, b"channel", arrive)
 
     def back_by_link(self, host: SimHost, origin: Origin, message: Any) -> None:
         asker = self.hosts[origin.process_id]
 
         def arrive() -> None:
-            if origin.link == asker.process_id + bytes([asker.epoch % 256, host.epoch % 256]) and host.alive:
+            if origin.channel == asker.process_id + bytes([asker.epoch % 256, host.epoch % 256]) and host.alive:
                 asker.receive(host.process_id, message)
 
-        self._deliver(host.process_id, origin.process_id, b"link", arrive)
+        self._deliver(host.process_id, origin.process_id, b"channel", arrive)
 
     def watch(self, watcher: Any, process_id: bytes) -> None:
         if process_id in self.hosts and not self.hosts[process_id].alive:

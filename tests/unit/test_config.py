@@ -103,8 +103,8 @@ class TestValues:
         assert settings.resources == {"x": 2} and settings.labels == {"a.b/c": "d"}
 
     def test_lists(self, tmp_path: Path) -> None:
-        settings = from_environment(file(tmp_path, 'disabled_optimizations = ["rehearsal"]'))
-        assert [name for name in OPTIMIZATIONS if not settings.optimizes(name)] == ["rehearsal"]
+        settings = from_environment(file(tmp_path, 'disabled_optimizations = ["warm-up"]'))
+        assert [name for name in OPTIMIZATIONS if not settings.optimizes(name)] == ["warm-up"]
         assert all(map(Config().optimizes, OPTIMIZATIONS))
 
     @pytest.mark.parametrize(

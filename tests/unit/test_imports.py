@@ -14,7 +14,7 @@ HEAVY = {"asyncio", "hashlib", "ipaddress", "pathlib", "shutil", "urllib.parse"}
     "process",
     [
         "import zray",  # a driver
-        "import zray.worker.host.local; zray.worker.host.local.rehearse()",  # what broker, zygote, workers are forks of
+        "import zray.local_cluster.process as local; local.warm_up()",  # what broker, zygote and workers are forks of
     ],
 )
 def test_heavy_modules_are_not_imported(process: str) -> None:
@@ -26,7 +26,7 @@ def test_heavy_modules_are_not_imported(process: str) -> None:
     assert not HEAVY & imported
 
 
-@pytest.mark.parametrize("process", ["zray", "zray.worker.host.local", "zray.cli.worker", "zray.cli.broker"])
+@pytest.mark.parametrize("process", ["zray", "zray.local_cluster.process", "zray.cli.worker", "zray.cli.broker"])
 def test_what_commands_print_with_is_not_imported_by_what_stays(process: str) -> None:
     source = f"import sys; before = set(sys.modules); import {process}; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)

@@ -13,8 +13,8 @@ import pytest
 from zray.broker.records import Actor, Host, Worker
 from zray.broker.resources import Pool
 from zray.broker.states import ACTOR, WORKER
-from zray.client.core import ClientCore
-from zray.client.core.envelopes import Arguments
+from zray.client.core.client_core import ClientCore
+from zray.client.core.payloads import Arguments
 from zray.client.core.references import Entry
 from zray.client.core.states import INLINE, OBJECT, TASK, VIEW
 from zray.client.core.tasks import Task
@@ -25,7 +25,7 @@ from zray.protocol.records import HostInfo
 from zray.states import IllegalTransition, Machine, State
 from zray.testing.states import MACHINES, transitions, transitions_seen
 from zray.transfer.core import Incoming, Peer
-from zray.transfer.states import LINK, PULL
+from zray.transfer.states import CHANNEL, PULL
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESS = b"p" * 16
@@ -47,7 +47,7 @@ RECORDS: dict[Machine[Any], Callable[[], Any]] = {
     ACTOR: lambda: Actor(b"a" * 24),
     WORKER: lambda: Worker(PROCESS, Host(b"h" * 16, Pool({}), HostInfo())),
     PULL: lambda: Incoming(1, b"o" * 28, PROCESS, 1),
-    LINK: lambda: Peer(PROCESS),
+    CHANNEL: lambda: Peer(PROCESS),
     CONNECTION: lambda: ClientShell.__new__(ClientShell),
 }
 """A new record for each machine."""
@@ -115,7 +115,7 @@ def test_what_travels_keeps_its_number() -> None:
         ("PENDING", 0), ("INLINE", 1), ("STORED", 2), ("ERROR", 3), ("HANDLE", 4),
     ]  # fmt: skip
     assert [(state.name, int(state)) for state in m.ActorStatus] == [
-        ("PENDING", 0), ("ALIVE", 1), ("RESTARTING", 2), ("DEAD", 3),
+        ("PENDING_CREATION", 0), ("ALIVE", 1), ("RESTARTING", 2), ("DEAD", 3),
     ]  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from zray import object_ref
 from zray.api import runtime as runtimes
 from zray.client import session as sessions
-from zray.client.connection import connect
 from zray.client.core.effects import Unhandled, Warn
 from zray.client.session import Session
 from zray.config import Config
@@ -26,7 +25,6 @@ from zray.options import check_text
 from zray.protocol.messages import DRIVER, Goodbye, LogsTaken
 from zray.protocol.questions import FlushOutput
 from zray.protocol.records import JobSettings, JoinInfo
-from zray.protocol.sockets import check_address
 from zray.serialization import hint_for
 from zray.sessions.directories import (
     SessionPaths,
@@ -40,13 +38,15 @@ from zray.system import signals
 from zray.system.machine import host_resources
 from zray.system.processes import describe_error, kill_session
 from zray.system.streams import say, show_fatal_errors
+from zray.transport.connection import connect
+from zray.transport.sockets import check_address
 
 if TYPE_CHECKING:
     import logging
 
     from zray.api.driver_output import DriverOutput
-    from zray.api.local_cluster import LocalCluster
-    from zray.security.keys import ClientCredentials
+    from zray.local_cluster.launch import LocalCluster
+    from zray.transport.security.keys import ClientCredentials
 
 LAST_OUTPUT_S = 0.2
 """How long ``shutdown`` waits for what workers have printed, in seconds."""
@@ -257,7 +257,7 @@ def _resolve(address: str, config: Config, told: bool) -> str:
 def _credentials(address: str, config: Config, insecure: bool) -> ClientCredentials | None:
     if not address.startswith("tcp://"):
         return None
-    from zray.security.dialer import credentials_for, insecurity
+    from zray.transport.security.dialer import credentials_for, insecurity
 
     if warning := insecurity(address, insecure):
         _logger().warning(warning)
@@ -341,7 +341,7 @@ def _tell_taken(session: Session, size_bytes: int) -> None:
 
 
 def _start(resources: dict[str, int], store_bytes: int, config: Config, namespace: str) -> _Driver:
-    from zray.api.local_cluster import LocalCluster  # workers, which import this module too, do without
+    from zray.local_cluster.launch import LocalCluster  # workers, which import this module too, do without
 
     root = runtime_root(config.tmpdir)
     paths, lock = new_session(root)

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.client.core.effects import ShowLogs, Unhandled, Warn
-from zray.logs.display import Backlog, LogDeduplicator, MissingLines, ShownLine, harmless
+from zray.logs.display import Backlog, LogDeduplicator, MissingLines, ShownLine, escape_controls
 from zray.protocol.log_window import LogIntake
 from zray.system.streams import (
     current_stream,
@@ -193,7 +193,7 @@ class DriverOutput:
 
     def _add(self, lines: list[ShownLine]) -> None:
         for name, text in lines:
-            shown = harmless(text) if is_terminal(current_stream(name)) else text
+            shown = escape_controls(text) if is_terminal(current_stream(name)) else text
             if not self._backlogs[name].add(shown):
                 self._missing.add(1)
 
@@ -237,7 +237,7 @@ class DriverOutput:
     def _log(level: int, text: str) -> None:
         with contextlib.suppress(BaseException):  # of a handler of the user's: there is nobody left to tell
             if is_terminal(current_stream("stderr")):
-                text = "\n".join(map(harmless, text.split("\n")))
+                text = "\n".join(map(escape_controls, text.split("\n")))
             logger.log(level, text)
 
     @staticmethod

@@ -9,7 +9,7 @@ from typing import Any
 from zray.broker.records import Actor, Job, Process
 from zray.broker.resources import read_shape
 from zray.broker.scheduler import Scheduler
-from zray.broker.states import ALIVE, DEAD, PENDING, RESTARTING, SERVING
+from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVING
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
     ActorCall,
@@ -58,7 +58,7 @@ class Actors:
         self.names: dict[tuple[str, str], bytes] = {}
         self._dead: dict[bytes, dict[bytes, ActorSpec]] = {}
         self._by_creator: dict[bytes, dict[bytes, None]] = {}
-        self._tombs: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
+        self._tombstones: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
         self._scheduler = scheduler
         self._send = send
         self._jobs = jobs
@@ -154,8 +154,8 @@ class Actors:
         if actor is not None:
             return actor
         creator = self._processes.get(owner_of(actor_id))
-        if actor_id in self._tombs:
-            self._send(caller, ActorState(actor_id, 0, DEAD, 0, *self._tombs[actor_id]))
+        if actor_id in self._tombstones:
+            self._send(caller, ActorState(actor_id, 0, DEAD, 0, *self._tombstones[actor_id]))
         elif creator is None:
             why = "the actor is none of this cluster's: it is dead, as its creator is, or belongs to another cluster"
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, why, b""))
@@ -308,9 +308,9 @@ class Actors:
                 self._dead.setdefault(actor.creator, {})[actor.actor_id] = actor.spec
             else:
                 self._free_name(actor.spec)
-        self._tombs[actor.actor_id] = (message, error)
-        if len(self._tombs) > MAX_TOMBSTONES:
-            self._tombs.popitem(last=False)
+        self._tombstones[actor.actor_id] = (message, error)
+        if len(self._tombstones) > MAX_TOMBSTONES:
+            self._tombstones.popitem(last=False)
         for subscriber in actor.subscribers:
             self._send(subscriber, self._state_for(actor, subscriber))
         worker, actor.worker = actor.worker, None
@@ -328,7 +328,7 @@ class Actors:
             del self._by_creator[creator]
 
     def _state_for(self, actor: Actor, caller: bytes) -> ActorState:
-        state = PENDING if actor.state is ALIVE else actor.state
+        state = PENDING_CREATION if actor.state is ALIVE else actor.state
         return ActorState(actor.actor_id, actor.incarnation, state, actor.last_seq.get(caller, 0),
                           actor.death_message, actor.death_error)  # fmt: skip
 

@@ -12,21 +12,21 @@ from typing import Protocol
 from zray.broker.core import BrokerCore
 from zray.broker.effects import Departed
 from zray.broker.membership import (
-    Arrival,
     Congested,
     Dead,
     Follow,
-    Harmful,
     Heard,
     Joining,
     Membership,
     MembershipEffect,
+    Misbehaving,
     NotSent,
     Reply,
     Unfollow,
 )
 from zray.protocol.contract import Output
 from zray.protocol.messages import ProtocolError
+from zray.protocol.routing import Arrival
 
 
 class Connections(Protocol):
@@ -123,7 +123,7 @@ class Broker:
                 self.core.rejected(effect.process_id, effect.message, effect.reason, now)
             elif isinstance(effect, Dead):
                 self.core.lost(effect.process_id, effect.reason, now)
-            elif isinstance(effect, Harmful):
+            elif isinstance(effect, Misbehaving):
                 self._report(f"process {effect.process_id.hex()} is declared dead: {effect.reason}")
                 self.core.expel(effect.process_id, effect.reason, now)
             elif isinstance(effect, Follow):

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from zray.broker.actors import Actors
 from zray.broker.effects import BrokerEffect, Departed, LogLine
 from zray.broker.inspections import Inspections
-from zray.broker.news import News
+from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
 from zray.broker.records import Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
@@ -34,7 +34,7 @@ FORCE_GRACE_S = 1.0
 KILLED_BY_FORCE = "its task was cancelled with force=True"
 WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError")
 """What a host may call the end of a worker."""
-MAX_REPRIEVES = 6
+MAX_BUSY_REPLIES = 6
 """A worker that is always busy when it is asked to go is asked again after 2, 4, ... up to 64 times the idle time."""
 
 
@@ -58,10 +58,10 @@ class BrokerCore:
         self.tasks: dict[bytes, Envelope] = {}
         self.dropped_frames = 0  # messages that could not be sent
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
-        self.news = News(
+        self.notices = Notices(
             self.jobs, self.processes, self.send, lambda line: self._outbox.perform(LogLine(line)), lambda: self._now
         )
-        self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.news.actor_restarts)
+        self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.notices.actor_restarts)
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, infeasible_warn_s, shell_status, silent_s)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and until when they may prepare
@@ -92,7 +92,7 @@ class BrokerCore:
             m.Staying: self._staying,
             m.Killable: self._killable,
             m.Watch: self._watch,
-            m.Peer: self._peer,
+            m.Forward: self._peer,
             **dict.fromkeys(get_args(Question), self.reports.on_question),
             m.Goodbye: lambda source, msg: self._lost(source.process_id, msg.reason),
             m.HostReady: self._host_ready,
@@ -103,7 +103,7 @@ class BrokerCore:
             m.LogsFlushed: self.output.on_flushed,
             m.Inspected: self.inspections.on_inspected,
             m.HostInspected: self.inspections.on_inspected,
-            m.LinkRefusals: self.reports.on_link_refusals,
+            m.ChannelRefusals: self.reports.on_channel_refusals,
         }
 
     # ------------------------------------------------------------------ in and out
@@ -187,7 +187,7 @@ class BrokerCore:
                 self._job_counter += 1
                 process.job_id = self._job_counter.to_bytes(4, "big")
                 self.jobs[process.job_id] = Job(process.job_id, process_id, info.job)
-                self.news.driver_joined(process)
+                self.notices.driver_joined(process)
             elif kind == WORKER:
                 self._worker_joined(process, now)
         if kind == WORKER:  # which asks for others when it has to do with them
@@ -240,7 +240,7 @@ class BrokerCore:
         if process.kind == HOST:
             self._host_lost(process_id, reason)
         elif process.kind == DRIVER:
-            self.news.driver_lost(process, reason)
+            self.notices.driver_lost(process, reason)
             self._job_ended(process)
         self.output.process_lost(process_id)
         self.inspections.process_lost(process_id)
@@ -277,7 +277,7 @@ class BrokerCore:
         host = self.scheduler.hosts.get(host_id)
         if host is None:
             return
-        self.news.host_lost(host, reason)
+        self.notices.host_lost(host, reason)
         self.scheduler.remove_host(host)
         why = f"its host {host.label} is gone: {reason}"
         for worker in list(host.workers.values()):
@@ -460,7 +460,7 @@ class BrokerCore:
         name, blob, _ = self.functions.get(msg.function_id, ("", b"", set()))
         self.send(source.process_id, m.FunctionBlob(msg.function_id, bool(blob), name, blob))
 
-    def _peer(self, source: Process, msg: m.Peer) -> None:
+    def _peer(self, source: Process, msg: m.Forward) -> None:
         if msg.dest in self.processes:
             self.send(msg.dest, m.Delivered(source.process_id, msg.rows))
         else:
@@ -481,7 +481,7 @@ class BrokerCore:
             return
         host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
         self.scheduler.add_host(host)
-        self.news.host_joined(host)
+        self.notices.host_joined(host)
         for _ in range(host.pool.total.get("CPU", 0) // 10_000):
             self.scheduler.start_worker(host)
 
@@ -532,7 +532,7 @@ class BrokerCore:
         worker = self.scheduler.workers[source.process_id]
         if worker.state is PROBED:
             worker.kept = not msg.busy
-            worker.reprieves += msg.busy
+            worker.busy_replies += msg.busy
             self.scheduler.make_idle(worker, self._now)
 
     # ------------------------------------------------------------------ time
@@ -544,7 +544,7 @@ class BrokerCore:
         for host in self.scheduler.hosts.values():
             self._reap(host, now)
         self.reports.tick(now)
-        self.news.tick(now)
+        self.notices.tick(now)
         self.inspections.tick(now)
 
     def _reap(self, host: Host, now: float) -> None:
@@ -552,7 +552,7 @@ class BrokerCore:
         idle = [worker for workers in host.idle.values() for worker in workers]
         surplus = len(idle) - host.pool.total.get("CPU", 0) // 10_000
         for worker in sorted(idle, key=lambda worker: worker.idle_since):
-            patience_s = timeout_s * 2 ** min(worker.reprieves, MAX_REPRIEVES)
+            patience_s = timeout_s * 2 ** min(worker.busy_replies, MAX_BUSY_REPLIES)
             if now - worker.idle_since >= patience_s and (surplus > 0 or not worker.kept):
                 host.idle[worker.job_id].remove(worker)
                 worker.enter(PROBED)

@@ -34,6 +34,7 @@ from zray.protocol.messages import (
     Welcome,
 )
 from zray.protocol.records import ClusterInfo, JoinInfo, VersionPair
+from zray.protocol.routing import Arrival
 
 PAUSE_S = 1.0
 """A tick that comes so much late says that the broker itself, or its machine, stood still."""
@@ -47,15 +48,6 @@ FAULT_BYTES = 1 << 16
 """A malformed frame counts once more for each of so many bytes that it has."""
 HOST_ROLE = "host"
 REVOKED = "its key has been revoked"
-
-
-class Arrival(NamedTuple):
-    """A frame that came in. ``through``: the name of its connection; ``key``: with which key, b"" without any."""
-
-    process_id: bytes
-    through: bytes
-    key: bytes
-    data: bytes
 
 
 class Rules(NamedTuple):
@@ -92,7 +84,7 @@ class Dead(NamedTuple):
     reason: str
 
 
-class Harmful(NamedTuple):
+class Misbehaving(NamedTuple):
     """A member has sent too much that is no good: it is to go."""
 
     process_id: bytes
@@ -134,7 +126,7 @@ class Unfollow(NamedTuple):
     through: bytes
 
 
-MembershipEffect = Joining | Heard | Dead | Harmful | Congested | NotSent | Reply | Follow | Unfollow
+MembershipEffect = Joining | Heard | Dead | Misbehaving | Congested | NotSent | Reply | Follow | Unfollow
 
 
 def _versions_of(hello: Hello) -> list[VersionPair]:
@@ -269,7 +261,7 @@ class Membership:
         before, member.faults = member.faults, member.faults + count * weight
         if before < MAX_FAULTS <= member.faults:
             reason = f"it has sent too many malformed messages, the last: {fault}"
-            self._perform(Harmful(member.process_id, reason))
+            self._perform(Misbehaving(member.process_id, reason))
 
     # ------------------------------------------------------------------ joining
 
@@ -424,7 +416,7 @@ class Membership:
         self._active.update(self.members)
         for member in list(self.members.values()):
             if paused_s > PAUSE_S:
-                member.link.forgive_silence(now)
+                member.link.restart_silence(now)
             if not member.link.tick(now) and self._means_death(member):
                 silent = f"the {member.kind} was not heard for {self._rules.silence_s:g} s"
                 self._perform(Dead(member.process_id, silent))

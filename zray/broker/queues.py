@@ -39,8 +39,21 @@ class ActorLine:
 class TaskQueue:
     """Envelopes of one job, shape and strategy. Cancelled ones are dropped where they are met."""
 
-    __slots__ = ("_back", "_congested", "_front", "_length", "_parked", "_stuck", "anywhere", "full", "job_id", "near",
-                 "news", "share", "spread")  # fmt: skip
+    __slots__ = (
+        "_back",
+        "_congested",
+        "_front",
+        "_length",
+        "_parked",
+        "_stuck",
+        "anywhere",
+        "full",
+        "grown",
+        "job_id",
+        "near",
+        "share",
+        "spread",
+    )  # fmt: skip
 
     def __init__(self, job_id: bytes, share: Share, spread: bool = False, congested: Set[bytes] = frozenset()) -> None:
         """``congested``: owners for whom nothing is to be run now; their envelopes step aside when they are met."""
@@ -51,7 +64,7 @@ class TaskQueue:
         self._parked: dict[bytes, list[Envelope]] = {}
         self.anywhere: deque[Envelope] = deque()
         self.near: dict[bytes, deque[Envelope]] = {}
-        self.news: dict[bytes, None] = {}  # hosts whose line has grown since the last pass
+        self.grown: dict[bytes, None] = {}  # hosts whose line has grown since the last pass
         self.full = False  # no host had room at the last pass
         self._length = 0
         self._back = 0
@@ -86,7 +99,7 @@ class TaskQueue:
         line = self.near.get(envelope.near)
         if line is None:
             line = self.near[envelope.near] = deque()
-        self.news[envelope.near] = None
+        self.grown[envelope.near] = None
         return line
 
     def any(self) -> Envelope | None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from zray.broker.accounts import Parts, Share
 from zray.broker.resources import CPU, NOTHING, Pool, Shape
-from zray.broker.states import ACTOR, PENDING, STARTING, WORKER
+from zray.broker.states import ACTOR, PENDING_CREATION, STARTING, WORKER
 from zray.protocol.messages import ActorCall
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
 
@@ -69,8 +69,19 @@ class Host:
     many have a place here; ``lent``: CPUs that tasks have lent since they wait, by job and depth; for the rest of that
     see ``zray.broker.lent``."""
 
-    __slots__ = ("actors", "host_id", "idle", "info", "lent", "link_refusals", "load", "number", "pool", "starting",
-                 "workers")  # fmt: skip
+    __slots__ = (
+        "actors",
+        "channel_refusals",
+        "host_id",
+        "idle",
+        "info",
+        "lent",
+        "load",
+        "number",
+        "pool",
+        "starting",
+        "workers",
+    )  # fmt: skip
 
     def __init__(self, host_id: bytes, pool: Pool, info: HostInfo) -> None:
         self.host_id = host_id
@@ -83,7 +94,7 @@ class Host:
         self.actors = 0
         self.load = 0.0  # its actors for each of its CPUs
         self.lent: dict[tuple[bytes, int], Loan] = {}
-        self.link_refusals: dict[str, int] = {}  # strangers at the door of its direct links, by reason
+        self.channel_refusals: dict[str, int] = {}  # strangers at the door of its channels, by reason
 
     @property
     def label(self) -> str:
@@ -110,9 +121,33 @@ class Worker:
     is for an actor, or is reserved for a line of tasks.
     """
 
-    __slots__ = ("actor", "blocked", "charge", "depth", "gpus", "grant", "host", "idle_since", "job_id", "kept",
-                 "lent", "load_us", "outstanding", "overdue", "pid", "promise", "reprieves", "reserved", "retiring",
-                 "served", "share", "state", "used_gpus", "worker_id", "yields_to")  # fmt: skip
+    __slots__ = (
+        "actor",
+        "blocked",
+        "busy_replies",
+        "charge",
+        "depth",
+        "gpus",
+        "grant",
+        "host",
+        "idle_since",
+        "job_id",
+        "kept",
+        "lent",
+        "load_us",
+        "outstanding",
+        "overdue",
+        "pid",
+        "promise",
+        "reserved",
+        "retiring",
+        "served",
+        "share",
+        "state",
+        "used_gpus",
+        "worker_id",
+        "yields_to",
+    )  # fmt: skip
 
     def __init__(self, worker_id: bytes, host: Host) -> None:
         self.worker_id = worker_id
@@ -137,7 +172,7 @@ class Worker:
         self.load_us = 0
         self.idle_since = 0.0
         self.kept = False  # it would rather stay: asked again only if it is one too many, or after its next work
-        self.reprieves = 0  # so often it was busy when it was asked to go: it is asked less and less often
+        self.busy_replies = 0  # so often it was busy when it was asked to go: it is asked less and less often
         self.actor: Actor | None = None
         self.served = b""  # the actor that it was given, for good: it may have answers to give when that has ended
 
@@ -189,7 +224,7 @@ class Actor:
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
-        self.state = PENDING
+        self.state = PENDING_CREATION
         self.incarnation = 0
         self.spec = UNANNOUNCED
         self.function_id = b""

@@ -13,10 +13,10 @@ from zray.broker.output import WorkerOutput
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe
 from zray.broker.scheduler import Scheduler
-from zray.broker.states import ALIVE, PENDING, RESTARTING, SERVING, STARTING
+from zray.broker.states import ALIVE, PENDING_CREATION, RESTARTING, SERVING, STARTING
 from zray.ids import task_of
 from zray.protocol import questions as q
-from zray.protocol.messages import LinkRefusals, Notice
+from zray.protocol.messages import ChannelRefusals, Notice
 from zray.protocol.questions import (
     AT_WORKER,
     QUEUED,
@@ -42,7 +42,7 @@ WORKERS_AS = ("starting", "idle", "busy", "idle", "actors", "ending")
 """What the states of a worker come to, for whoever wants to know how busy a host is."""
 MAX_WORKERS_ASKED = 1000
 """What they run, for who looks at the cluster: each is two messages."""
-STATE_NAMES = {PENDING: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
+STATE_NAMES = {PENDING_CREATION: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
 
 
 class Subject(Protocol):
@@ -304,7 +304,7 @@ class Reports:
             },
             store=answer.store if answer is not None else None,
             workers=WorkerCounts(**workers),
-            refused=host.link_refusals,
+            refused=host.channel_refusals,
         )
 
     def _jobs_status(self, queued: Iterable[tuple[bytes, Shape, int]], actors: Iterable[Actor]) -> list[JobStatus]:
@@ -397,11 +397,11 @@ class Reports:
 
     # ------------------------------------------------------------------ strangers
 
-    def on_link_refusals(self, source: Process, message: LinkRefusals) -> None:
-        """A host has turned strangers away from its direct links."""
+    def on_channel_refusals(self, source: Process, message: ChannelRefusals) -> None:
+        """A host has turned strangers away from its channels."""
         host = self._core.scheduler.hosts.get(source.process_id)
         if host is not None:
-            host.link_refusals = message.counts
+            host.channel_refusals = message.counts
 
 
 def _holds(worker: Worker, shape: Shape) -> bool:

@@ -72,7 +72,7 @@ class Scheduler:
         self._jobs = jobs
         self._processes = processes
         self._estimates: OrderedDict[bytes, int] = OrderedDict()
-        self._hungry: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more
+        self._refillable: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more
         self._contended = False  # more than one line waits
         self.lent = LentCpus(clock)
         self._clock = clock
@@ -157,7 +157,7 @@ class Scheduler:
         for host in self.lent.open(now):
             self.places.touch(host)
         changed, self.places.changed = self.places.changed, {}
-        hungry, self._hungry = self._hungry, {}
+        refillable, self._refillable = self._refillable, {}
         waiting = self._who_waits(now)
         if not waiting:
             return
@@ -172,7 +172,7 @@ class Scheduler:
         left = [line for line in waiting if line.share.waiting]
         if left:
             left.sort(key=lambda line: line.share.standing())
-            self._refill(left, hungry)
+            self._refill(left, refillable)
             self.shares.look_for_holds([line.share for line in left], self.hosts.values(), now)
 
     def _who_waits(self, now: float) -> list[ActorLine | TaskQueue]:
@@ -221,18 +221,18 @@ class Scheduler:
         ration = self._ration(queue)
         if queue.near:
             queue.forget_stuck()
-            for host in self._hosts_with_news(queue, changed):
+            for host in self._hosts_to_look_at(queue, changed):
                 yield from self._serve_host(host, queue, ration)
             queue.look_for_stuck(self._has_room(queue.share.shape))
-        queue.news = {}
+        queue.grown = {}
         yield from (self._spread if queue.spread else self._pack)(queue, ration, changed)
 
     def _ration(self, queue: TaskQueue) -> int:
         """How much of a queue a worker gets at most: something is to be left for the others."""
         return len(queue) // (2 * (self.places.slots or 1)) + 1
 
-    def _hosts_with_news(self, queue: TaskQueue, changed: dict[bytes, Host]) -> list[Host]:
-        candidates = {**queue.news, **dict.fromkeys(changed)} if len(changed) < len(queue.near) else queue.near
+    def _hosts_to_look_at(self, queue: TaskQueue, changed: dict[bytes, Host]) -> list[Host]:
+        candidates = {**queue.grown, **dict.fromkeys(changed)} if len(changed) < len(queue.near) else queue.near
         return [self.hosts[host_id] for host_id in candidates if host_id in queue.near]
 
     def _has_room(self, shape: Shape) -> Callable[[bytes], bool]:
@@ -293,14 +293,14 @@ class Scheduler:
         self._start_for_tasks(host, queue.share.shape, len(queue))
         return False
 
-    def _refill(self, waiting: Sequence[ActorLine | TaskQueue], hungry: dict[Share, dict[bytes, Worker]]) -> None:
+    def _refill(self, waiting: Sequence[ActorLine | TaskQueue], refillable: dict[Share, dict[bytes, Worker]]) -> None:
         """Hands more to workers that may hold more, unless they have to make room. ``waiting``: who is next first."""
         shares = [line.share for line in waiting]
         for queue in waiting:
             if isinstance(queue, ActorLine):
                 continue
             ration = self._ration(queue)
-            for worker in hungry.get(queue.share, {}).values():
+            for worker in refillable.get(queue.share, {}).values():
                 if worker.state is not BUSY or not worker.outstanding:
                     continue
                 if len(shares) == 1 or not self.shares.makes_room(worker, shares):
@@ -428,7 +428,7 @@ class Scheduler:
         for host_id in self.shares.grant(share, worker):
             self.places.touch(self.hosts[host_id])
         worker.kept = False
-        worker.reprieves = 0
+        worker.busy_replies = 0
         self.places.touch(worker.host)
 
     def release_grant(self, worker: Worker) -> None:
@@ -459,14 +459,14 @@ class Scheduler:
 
     def release(self, worker: Worker, now: float) -> None:
         """A busy worker has nothing left to do."""
-        self._sated(worker)
+        self._not_refillable(worker)
         self.release_grant(worker)
         self.make_idle(worker, now)
 
-    def _sated(self, worker: Worker) -> None:
-        hungry = self._hungry.get(worker.share) if worker.share is not None else None
-        if hungry is not None:
-            hungry.pop(worker.worker_id, None)
+    def _not_refillable(self, worker: Worker) -> None:
+        refillable = self._refillable.get(worker.share) if worker.share is not None else None
+        if refillable is not None:
+            refillable.pop(worker.worker_id, None)
 
     def finished(self, worker: Worker, envelope: Envelope, now: float) -> None:
         """A worker is through with an envelope."""
@@ -475,7 +475,7 @@ class Scheduler:
         worker.overdue = False
         if worker.outstanding:
             if worker.share is not None:
-                self._hungry.setdefault(worker.share, {})[worker.worker_id] = worker
+                self._refillable.setdefault(worker.share, {})[worker.worker_id] = worker
         elif worker.retiring:
             self.retire(worker)
         elif worker.state is BUSY:
@@ -509,7 +509,7 @@ class Scheduler:
         idle = worker.host.idle.get(worker.job_id)
         if idle is not None and worker in idle:
             idle.remove(worker)
-        self._sated(worker)
+        self._not_refillable(worker)
         self._came_or_died(worker)
         self.release_grant(worker)
 

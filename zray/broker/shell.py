@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from zray import version
 from zray.broker.broker import Broker
 from zray.broker.core import BrokerCore
-from zray.broker.door import Door
 from zray.broker.membership import Membership, Rules
 from zray.config import FREEZE_HEAP, Config
 from zray.exceptions import ConfigError
@@ -23,12 +22,13 @@ from zray.memory.heap import freeze_heap
 from zray.protocol.contract import TICK_S
 from zray.protocol.messages import PROTOCOL_VERSION
 from zray.protocol.questions import BrokerStatus
-from zray.protocol.sockets import RESERVED_DESCRIPTORS
 from zray.system.processes import describe_error, descriptors_left, raise_descriptor_limit
 from zray.system.streams import say
+from zray.transport.broker_socket import BrokerSocket
+from zray.transport.sockets import RESERVED_DESCRIPTORS
 
 if TYPE_CHECKING:
-    from zray.security.keys import KeyDirectory
+    from zray.transport.security.keys import KeyDirectory
 
 MAX_FRAMES_PER_TURN = 1000
 UPKEEP_S = 1.0
@@ -45,19 +45,19 @@ class BrokerShell:
         upkeep: Callable[[float], None] = lambda now: None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``keys``: see ``Door``; ``upkeep``: called about once a second with the time; ``log``: see ``Broker``."""
+        """``keys``: see ``BrokerSocket``; ``upkeep``: called with the time each second; ``log``: see ``Broker``."""
         self._config = config
         self._upkeep = upkeep
         self._kept_up = 0.0
         self._warned_of_descriptors = False
-        self._door = Door(address, config, keys)
+        self._socket = BrokerSocket(address, config, keys)
         core = BrokerCore(
             lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status,
             silent_s=lambda process_id: members.silent_s(process_id, time.monotonic()),
         )  # fmt: skip
-        rules = Rules(config.heartbeat_s, config.silence_s, config.max_message_bytes, self._door.is_tcp)
-        members = Membership(os.urandom(8), rules, self._door.role_of, core.may_join, self._door.unanswered_s)
-        self._broker = Broker(core, members, self._door, log, lambda line: say(f"zray-broker: {line}"))
+        rules = Rules(config.heartbeat_s, config.silence_s, config.max_message_bytes, self._socket.is_tcp)
+        members = Membership(os.urandom(8), rules, self._socket.role_of, core.may_join, self._socket.unanswered_s)
+        self._broker = Broker(core, members, self._socket, log, lambda line: say(f"zray-broker: {line}"))
         self._started = time.monotonic()
         self._stopped = False
         self._last_tick = 0.0
@@ -65,7 +65,7 @@ class BrokerShell:
     @property
     def address(self) -> str:
         """Where it listens."""
-        return self._door.address
+        return self._socket.address
 
     # ------------------------------------------------------------------ the loop
 
@@ -77,12 +77,12 @@ class BrokerShell:
         on_ready()
         while not self._stopped:
             self.one_turn()
-        self._door.close()
+        self._socket.close()
 
     @property
     def dropped_frames(self) -> int:
         """Frames and messages that were no good."""
-        return self._broker.core.dropped_frames + self._broker.members.dropped_frames + self._door.malformed
+        return self._broker.core.dropped_frames + self._broker.members.dropped_frames + self._socket.malformed
 
     def _status(self) -> BrokerStatus:
         return BrokerStatus(
@@ -91,7 +91,7 @@ class BrokerShell:
             zray=version.VERSION,
             python=version.python_version(),
             protocol=PROTOCOL_VERSION,
-            refused=dict(self._broker.members.refused + Counter(self._door.refusals)),
+            refused=dict(self._broker.members.refused + Counter(self._socket.refusals)),
             dropped_frames=self.dropped_frames,
         )
 
@@ -102,10 +102,10 @@ class BrokerShell:
     def one_turn(self) -> None:
         """Waits for something to do, does all of it, sends at most a batch per peer."""
         broker = self._broker
-        self._door.wait(min(TICK_S, broker.core.due_s(time.monotonic())))
+        self._socket.wait(min(TICK_S, broker.core.due_s(time.monotonic())))
         now = time.monotonic()
         for _ in range(MAX_FRAMES_PER_TURN):
-            arrival = self._door.receive()
+            arrival = self._socket.receive()
             if arrival is None:
                 break
             broker.receive(arrival, now)
@@ -121,7 +121,7 @@ class BrokerShell:
             self._kept_up = now
             self._upkeep(now)
         self._look_at_descriptors()
-        self._door.keep()
+        self._socket.keep()
 
     def _look_at_descriptors(self) -> None:
         """Without one, libzmq lets nobody in, and says nothing."""

@@ -58,13 +58,13 @@ WORKER = Machine(
     },
 )
 
-PENDING, ALIVE, RESTARTING, DEAD = ActorStatus
+PENDING_CREATION, ALIVE, RESTARTING, DEAD = ActorStatus
 
 ACTOR = Machine(
     "actor (the broker's view)",
-    (PENDING,),
+    (PENDING_CREATION,),
     {
-        PENDING: {
+        PENDING_CREATION: {
             ALIVE: "Its constructor has returned.",
             RESTARTING: "Its worker died before the constructor had returned, and restarts are left.",
             DEAD: "Its constructor raised, it was killed or released, its creator is gone, or no restart is left.",

@@ -14,9 +14,6 @@ from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ConfigError, ZrayError
-from zray.protocol.sockets import check_address
-from zray.security.dialer import insecurity
-from zray.security.keys import KeyDirectory, default_directory
 from zray.sessions.directories import (
     Current,
     SessionPaths,
@@ -30,6 +27,9 @@ from zray.sessions.lock import SessionLock
 from zray.sessions.upkeep import SessionUpkeep
 from zray.system.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
 from zray.system.streams import say
+from zray.transport.security.dialer import insecurity
+from zray.transport.security.keys import KeyDirectory, default_directory
+from zray.transport.sockets import check_address
 from zray.version import VERSION
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from zray.cli.screen import Column, console, show_lines, table
 from zray.config.reading import from_environment
-from zray.security.keys import BROKER, ROLES, AllowedKey, KeyDirectory, KeyFile
+from zray.transport.security.keys import BROKER, ROLES, AllowedKey, KeyDirectory, KeyFile
 
 
 def _with_directory(function: Callable[..., None]) -> Callable[..., None]:

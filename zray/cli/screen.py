@@ -41,7 +41,7 @@ class Column:
     most: int = UNBOUNDED
 
     @property
-    def gives_way(self) -> bool:
+    def shrinks(self) -> bool:
         """Whether it makes do with what the others leave."""
         return self.cut or self.wraps
 
@@ -74,7 +74,7 @@ def table(
             no_wrap=not column.wraps and column.most == UNBOUNDED,
             overflow="ellipsis" if column.cut else "fold",
             max_width=column.most if on.is_terminal else None,
-            ratio=1 if column.gives_way else None,
+            ratio=1 if column.shrinks else None,
         )
     for row in cells:
         made.add_row(*row)
@@ -85,7 +85,7 @@ def table(
     natural, room = _width(widths), on.width - indent
     made.expand = natural > room  # else it takes what it needs
     # Where not even this fits, the terminal breaks the lines.
-    least = _width(MIN_WIDTH if column.gives_way else width for column, width in zip(columns, widths, strict=True))
+    least = _width(MIN_WIDTH if column.shrinks else width for column, width in zip(columns, widths, strict=True))
     options = on.options.update(width=max(least, min(natural, room)))
     return [
         _without_padding(Text(" " * indent).append_tokens((part.text, part.style) for part in line))

@@ -15,13 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
-import zmq
 from rich.console import Console
 from rich.text import Text
 
 from zray.cli.screen import Column, clean, console, show_lines, table, wrapped
 from zray.cli.stop import own_roots
-from zray.client.connection import Connection, connect
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ClusterUnavailableError, ZrayError
@@ -37,9 +35,10 @@ from zray.protocol.questions import (
     WorkerCounts,
 )
 from zray.protocol.records import JoinInfo, StoreUse
-from zray.protocol.sockets import check_address
-from zray.security.dialer import credentials_for
 from zray.sessions.directories import brokers
+from zray.transport.connection import Connection, connect
+from zray.transport.security.dialer import credentials_for
+from zray.transport.sockets import POLLIN, check_address
 
 MAX_ROWS = 20
 """Tables are cut here, to leave one screen for all."""
@@ -177,7 +176,7 @@ def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
 def _answer(connection: Connection, timeout_s: float) -> ClusterStatus:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        connection.socket.poll(POLL_MS, zmq.POLLIN)
+        connection.socket.poll(POLL_MS, POLLIN)
         for message in connection.receive():
             if isinstance(message, ClusterStatus):
                 return message

@@ -39,7 +39,7 @@ from zray.system.processes import kill_session
 GRACE_S = 5.0
 """How long hosts, and then brokers, may take to end in order."""
 KILL_S = 5.0
-TIDYING_S = 5.0
+CLEANUP_S = 5.0
 """How long a session may go on after its guardian has ended, while what that has left is removed."""
 LOOK_AGAIN_S = 1.0
 """A session that has just been started is locked for a moment before its guardian can be told."""
@@ -177,7 +177,7 @@ def end(sessions: list[Running], force: bool = False) -> list[Running]:
     else:
         _signal([each for each in sessions if each.role != "broker"], signal.SIGTERM, GRACE_S)
         _signal([each for each in sessions if each.role == "broker"], signal.SIGTERM, GRACE_S)
-    return _await_locks(sessions, TIDYING_S)
+    return _await_locks(sessions, CLEANUP_S)
 
 
 def _signal(sessions: list[Running], number: signal.Signals, timeout_s: float) -> None:

@@ -9,13 +9,10 @@ from typing import NoReturn
 
 import click
 
-from zray.config import REHEARSAL, Config
+from zray.config import WARM_UP, Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
 from zray.protocol import rows
-from zray.protocol.sockets import check_address
-from zray.security.dialer import credentials_for, insecurity
-from zray.security.keys import ClientCredentials, KeyDirectory
 from zray.sessions.directories import (
     SessionPaths,
     choose_broker,
@@ -30,9 +27,12 @@ from zray.system import interpreter
 from zray.system.demotion import Demotion
 from zray.system.machine import host_resources
 from zray.system.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
+from zray.transport.security.dialer import credentials_for, insecurity
+from zray.transport.security.keys import ClientCredentials, KeyDirectory
+from zray.transport.sockets import check_address
 from zray.version import VERSION
-from zray.worker.host.node import HostOptions, prepare_zygote, run_host
-from zray.worker.process.rehearsal import rehearse
+from zray.worker.host.start import HostOptions, prepare_zygote, run_host
+from zray.worker.process.warm_up import warm_up
 
 KeyFinder = Callable[[str], ClientCredentials | None]
 """From the broker's address to the key for it; None where none is needed."""
@@ -141,8 +141,8 @@ def _serve(
     """The life of the host; returns why it ended."""
     set_title(f"zray: host {paths.name}")
     rows.prepare()
-    if config.optimizes(REHEARSAL):
-        rehearse()
+    if config.optimizes(WARM_UP):
+        warm_up()
     zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion, config.disabled_optimizations)
     try:
         # Not before: what is in this process's memory when the zygote is forked is in every worker's.

@@ -19,7 +19,7 @@ from zray.protocol.questions import AT_WORKER, QUEUED, STARTING, UNPLACED, Expla
 from zray.protocol.records import Activity
 
 if TYPE_CHECKING:
-    from zray.client.core import ClientCore
+    from zray.client.core.client_core import ClientCore
     from zray.client.shell import ClientShell
 
 MAX_EXPLAINED = 3

@@ -9,7 +9,7 @@ from zray.ids import function_id_of
 from zray.serialization import PickledCallable
 
 if TYPE_CHECKING:
-    from zray.client.core import ClientCore
+    from zray.client.core.client_core import ClientCore
     from zray.client.shell import ClientShell
     from zray.object_ref import ObjectRef
 

@@ -10,7 +10,7 @@ from zray.system.signals import came_from_handler
 if TYPE_CHECKING:
     import concurrent.futures
 
-    from zray.client.core import ClientCore
+    from zray.client.core.client_core import ClientCore
     from zray.object_ref import ObjectRef
 
 

@@ -1,7 +1,7 @@
 """Objects that are brought to this machine before anybody reads them, for ``wait(fetch_local=True)``.
 
-They are asked for as readers ask (``zray/transfer/local.py``), by threads that live as long as there is something to
-bring. What is under way goes on when the wait has ended: the next one finds it here.
+They are asked for as readers ask (``zray/transfer/local_readers.py``), by threads that live as long as there is
+something to bring. What is under way goes on when the wait has ended: the next one finds it here.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Prefetches:
                 waiter.ready(prefetch.object_id)
 
     def _fetch(self, prefetch: Prefetch) -> None:
-        from zray.transfer.local import Request, fetched  # most workers never need it
+        from zray.transfer.local_readers import Request, fetched  # most workers never need it
 
         path = self._stores.fetch_path(self._stores.home)
         request = Request(prefetch.object_id, prefetch.holder, prefetch.size)

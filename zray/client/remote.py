@@ -62,7 +62,7 @@ class RemoteObjects:
     # ------------------------------------------------------------------ by this machine's host
 
     def _by_host(self, store: Store, host: bytes, object_id: bytes, size: int, deadline: float | None) -> memoryview:
-        from zray.transfer.local import Request, fetched  # most workers never need it
+        from zray.transfer.local_readers import Request, fetched  # most workers never need it
 
         def left_s() -> float:
             self._check()

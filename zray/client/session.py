@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zray.client.advice import Advice
-from zray.client.connection import Connection
 from zray.client.context import current_task
-from zray.client.core import FORCE_IS_FOR_TASKS, ClientCore
+from zray.client.core.client_core import FORCE_IS_FOR_TASKS, ClientCore
 from zray.client.core.effects import Callback, FreeSegment, ShowLogs, Unhandled, Warn
-from zray.client.core.envelopes import Arguments
+from zray.client.core.payloads import Arguments
 from zray.client.core.references import Entry
 from zray.client.core.states import HANDLE, INLINE, PENDING, STORED
 from zray.client.core.tasks import Task
@@ -48,10 +47,11 @@ from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, Ac
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
 from zray.protocol.records import ActorSpec
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
-from zray.serialization.lending import read_mutable_as_views
+from zray.serialization.views import read_mutable_as_views
 from zray.system import signals
 from zray.system.processes import describe_error
 from zray.system.streams import say
+from zray.transport.connection import Connection
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -90,7 +90,7 @@ class Session:
     ) -> None:
         cluster = connection.cluster
         self.config = config
-        read_mutable_as_views(config.lend_mutable)
+        read_mutable_as_views(config.mutable_as_views)
         self.max_inline_bytes = connection.max_message_bytes // 2
         """Values in one message, in sum, in bytes: there is more in it."""
         self._namespace = namespace
@@ -697,9 +697,9 @@ def _leave_to_parent_at_fork() -> None:
 def _after_fork() -> None:
     global _current
     if _current is not None:
-        guard = _current.shell.lock
-        signals.uninstall(guard)
-        guard.left_behind_by_fork()
+        lock = _current.shell.lock
+        signals.uninstall(lock)
+        lock.left_behind_by_fork()
         set_tracker(None)
         _left_behind.append(_current)  # never closed or collected here: it is the parent's
         _current = None

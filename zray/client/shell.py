@@ -21,14 +21,14 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
-from zray.client.connection import Connection
-from zray.client.core import ClientCore
+from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import Callback, Warn
-from zray.client.guard import Guard
+from zray.client.lock import ClientLock
 from zray.client.states import CLOSED, CONNECTION, LOST, OPEN
 from zray.protocol.contract import BROKER, TICK_S
 from zray.protocol.messages import ProtocolError
 from zray.protocol.routing import through_broker
+from zray.transport.connection import Connection
 
 GRACE_S = 0.005
 PARK_AFTER_S = 0.02
@@ -108,7 +108,7 @@ class ClientShell:
     ) -> None:
         self.core = core
         self.connection = connection
-        self.lock = Guard()
+        self.lock = ClientLock()
         self.state = OPEN
         self.lost = ""
         self._on_effects = on_effects
@@ -135,7 +135,7 @@ class ClientShell:
         self._callbacks: deque[Callback] = deque()
         self._crowd: list[Waiter] = []  # threads that wait for room on the link
         self._main_ident = threading.main_thread().ident
-        self._loss_untold = False
+        self._loss_unreported = False
         self.on_standby: Callable[[], None] | None = None
         # Not threading.Thread: what it keeps for each thread is 140 KB in every worker.
         self._background_ended = _thread.allocate_lock()
@@ -210,7 +210,7 @@ class ClientShell:
 
     def _tick(self, now: float) -> None:
         if self._last_tick and now - self._last_tick > PAUSE_S:
-            self.connection.link.forgive_silence(now)
+            self.connection.link.restart_silence(now)
         self._last_tick = now
         self._effects.append(TICK)
         self.core.tick(now)
@@ -227,7 +227,7 @@ class ClientShell:
         self.core.lose_cluster(reason, time.monotonic())
         for waiter in self._crowd:
             waiter.wake()
-        self._loss_untold = True
+        self._loss_unreported = True
 
     def lose(self, reason: str) -> None:
         """Ends every wait: the cluster is gone."""
@@ -238,14 +238,14 @@ class ClientShell:
 
     def settle(self) -> None:
         """Does what turns have left to do, without the lock."""
-        if not self._effects and not self._loss_untold:
+        if not self._effects and not self._loss_unreported:
             return
         self.lock.shield()  # what has been taken from the list must be done
         try:
-            while self._effects or self._loss_untold:
+            while self._effects or self._loss_unreported:
                 with self.lock:
                     effects, self._effects = self._effects, []
-                    untold, self._loss_untold = self._loss_untold, False
+                    untold, self._loss_unreported = self._loss_unreported, False
                 if effects:
                     self._callbacks.extend(self._on_effects(effects))
                 if untold:
@@ -338,7 +338,7 @@ class ClientShell:
             if not waiter.entered:
                 self._turn_and_enter(waiter)
             while not waiter.is_done() and self.state is not CLOSED:
-                if self._effects or self._loss_untold:
+                if self._effects or self._loss_unreported:
                     self._settle_aside(waiter)
                     continue
                 left_s = TICK_S if deadline is None else min(TICK_S, deadline - time.monotonic())

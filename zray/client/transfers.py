@@ -12,7 +12,7 @@ from zray.transfer.chunks import chunk_length, make_chunk
 from zray.transfer.core import Finished, GiveUp, Reserve, Seal, Serve, TransferCore
 
 if TYPE_CHECKING:
-    from zray.client.core import ClientCore
+    from zray.client.core.client_core import ClientCore
 
 
 class Reader:

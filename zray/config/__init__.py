@@ -12,10 +12,10 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
-OPTIMIZATIONS = ("bare-fork", "fill-holes", "freeze-heap", "rehearsal", "tune-malloc")
+OPTIMIZATIONS = ("bare-fork", "fill-holes", "freeze-heap", "tune-malloc", "warm-up")
 """What rests on internals of CPython or of the C library, and can be left out. ``docs/architecture.md`` has what each
 of them gains and where it is."""
-BARE_FORK, FILL_HOLES, FREEZE_HEAP, REHEARSAL, TUNE_MALLOC = OPTIMIZATIONS
+BARE_FORK, FILL_HOLES, FREEZE_HEAP, TUNE_MALLOC, WARM_UP = OPTIMIZATIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Config:
     exit_timeout_s: float = 30.0
     """How long a worker process that ends in order may take for what your program does then (``__ray_shutdown__`` and
     ``__del__`` of an actor, threads, ``atexit``), and calls of an async actor that run while it ends; in seconds."""
-    link_address: str = ""
-    """Where a host on TCP listens for direct links of other hosts, as tcp://IP:PORT; default: a free port at the
+    transfer_address: str = ""
+    """Where a host on TCP listens for channels of other hosts, as tcp://IP:PORT; default: a free port at the
     address by which it reaches the broker; "off": nowhere, objects for others go through the broker."""
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
-    lend_mutable: bool = False
+    mutable_as_views: bool = False
     """Whether torch tensors and bitarrays are read as views of shared memory, and not as copies that can be written to.
     To write to such a tensor ends the process with SIGSEGV, as torch knows no read-only tensors."""
     heartbeat_s: float = 1.5
@@ -90,7 +90,7 @@ class Config:
     """A message larger than this, in bytes, is refused by the receiving socket."""
     disabled_optimizations: list[str] = dataclasses.field(default_factory=list)
     """Optimizations to leave out, as they rest on internals of CPython or of the C library: names separated by commas,
-    of bare-fork, fill-holes, freeze-heap, rehearsal and tune-malloc, or "all". Without them processes weigh more."""
+    of bare-fork, fill-holes, freeze-heap, warm_up and tune-malloc, or "all". Without them processes weigh more."""
 
     def optimizes(self, name: str) -> bool:
         """Whether an optimization, one of ``OPTIMIZATIONS``, is to be used."""

@@ -209,19 +209,19 @@ _CONTROL = re.compile(
 _RESET = "\x1b[0m"
 
 
-def harmless(line: str) -> str:
+def escape_controls(line: str) -> str:
     """A line as a terminal may show it: colors and bold work, to the end of the line; nothing else does anything.
 
     Sequences that move the cursor or erase are taken out; other control characters are shown as ``\\x07``.
     """
     if line.isascii() and line.isprintable():
         return line
-    shown = _CONTROL.sub(_harmless_part, line)
+    shown = _CONTROL.sub(_escaped_part, line)
     colors = _COLOR.findall(shown)
     return shown + _RESET if colors and colors[-1] not in (_RESET, "\x1b[m") else shown
 
 
-def _harmless_part(found: re.Match[str]) -> str:
+def _escaped_part(found: re.Match[str]) -> str:
     text = found[0]
     if len(text) > 1:
         return text if _COLOR.fullmatch(text) else ""

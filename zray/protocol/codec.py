@@ -88,7 +88,7 @@ def read_frame(data: bytes) -> Frame:
 
 
 def unpack_row(body: bytes, allowed: frozenset[Any]) -> Any:
-    """A message that travels by itself, on a direct link; raises ProtocolError if it is not acceptable."""
+    """A message that travels by itself, on a channel; raises ProtocolError if it is not acceptable."""
     return decode_row(unpack(body), allowed)
 
 

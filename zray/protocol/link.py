@@ -200,7 +200,7 @@ class Link:
             self._transmit.append((0, b""))
         return now - self.last_heard < self._silence_s
 
-    def forgive_silence(self, now: float) -> None:
+    def restart_silence(self, now: float) -> None:
         """This process itself stood still (was stopped, the machine slept): the peer gets a fresh chance to speak."""
         self.last_heard = max(self.last_heard, now - self._silence_s / 3)
 

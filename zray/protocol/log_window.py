@@ -40,19 +40,19 @@ class LogWindow:
 
 
 class LogIntake:
-    """The receiver's side. ``_untold``: bytes that it has taken and not told the sender yet."""
+    """The receiver's side. ``_unreported``: bytes that it has taken and not told the sender yet."""
 
     def __init__(self, size_bytes: int = WINDOW_BYTES) -> None:
         self._tell_at = size_bytes // 8
-        self._untold = 0
+        self._unreported = 0
 
     def take(self, lines: list[str]) -> None:
         """Lines have been taken."""
-        self._untold += size_of(lines)
+        self._unreported += size_of(lines)
 
     def to_tell(self) -> int:
         """What to tell the sender now, in bytes; 0: nothing yet."""
-        if self._untold < self._tell_at:
+        if self._unreported < self._tell_at:
             return 0
-        told, self._untold = self._untold, 0
+        told, self._unreported = self._unreported, 0
         return told

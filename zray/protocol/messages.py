@@ -46,13 +46,16 @@ CANCEL_RECURSIVE = 2
 class ActorStatus(State):
     """Of an actor, as the broker sees it. The transitions are in ``zray.broker.states``."""
 
-    PENDING = 0, "Its constructor has not returned yet: it is announced, waits for a worker, or runs the constructor."
+    PENDING_CREATION = (
+        0,
+        "Its constructor has not returned yet: it is announced, waits for a worker, or runs the constructor.",
+    )
     ALIVE = 1, "It runs calls."
     RESTARTING = 2, "Its worker has died. It waits for another one, or runs the constructor there."
     DEAD = 3, "It has ended for good. The record is gone; what is kept is why it ended, for those who still call it."
 
 
-PENDING, ALIVE, RESTARTING, DEAD = ActorStatus
+PENDING_CREATION, ALIVE, RESTARTING, DEAD = ActorStatus
 
 DRIVER, WORKER, HOST, OBSERVER = "driver", "worker", "host", "observer"
 """An observer asks, and takes no part: it has no job, and nothing in the cluster changes by it."""
@@ -240,7 +243,7 @@ class Watch(NamedTuple):
     process_id: ProcessId
 
 
-class Peer(NamedTuple):
+class Forward(NamedTuple):
     """Rows of peer messages for another process."""
 
     dest: ProcessId
@@ -284,8 +287,8 @@ class WorkerLogs(NamedTuple):
     left_out: dict[bytes, int]
 
 
-class LinkRefusals(NamedTuple):
-    """How many strangers a host has turned away from its direct links so far, by reason."""
+class ChannelRefusals(NamedTuple):
+    """How many strangers a host has turned away from its channels so far, by reason."""
 
     counts: dict[str, int]
 
@@ -553,7 +556,7 @@ class Pull(NamedTuple):
 
 class Chunk(NamedTuple):
     """The answer to a ``Pull``. ``total``: the object's size; ``checksum``: XXH3 (64 bits) of the bytes, before
-    they were compressed if they are ``packed``. On a direct link ``data`` is empty, and a part of its own."""
+    they were compressed if they are ``packed``. On a channel ``data`` is empty, and a part of its own."""
 
     pull: int
     offset: int
@@ -619,13 +622,13 @@ class LeftBehind(NamedTuple):
     object_ids: list[bytes]
 
 
-class LinkWanted(NamedTuple):
+class ChannelWanted(NamedTuple):
     """From a host to another: may I dial you? ``key``: its public key (Z85), empty where there are no keys."""
 
     key: bytes
 
 
-class LinkOffer(NamedTuple):
+class ChannelOffer(NamedTuple):
     """The answer: where to, showing what, expecting which key. An empty ``address``: not at all."""
 
     address: str
@@ -633,14 +636,14 @@ class LinkOffer(NamedTuple):
     key: bytes
 
 
-class LinkHello(NamedTuple):
-    """The first words on a direct link."""
+class ChannelHello(NamedTuple):
+    """The first words on a channel."""
 
     process_id: ProcessId
     token: bytes
 
 
-class LinkWelcome(NamedTuple):
+class ChannelWelcome(NamedTuple):
     """The answer: it can be used."""
 
     process_id: ProcessId
@@ -649,10 +652,10 @@ class LinkWelcome(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Peer | Goodbye | LogsTaken | Inspected | Question
+    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question
 )  # fmt: skip
 HostToBroker = (
-    HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | LinkRefusals | Peer | Watch | Goodbye
+    HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
     | HostInspected
 )  # fmt: skip
 BrokerToClient = (
@@ -664,13 +667,22 @@ BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | Pr
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
     | CancelObject
-    | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LeftBehind | LinkWanted
+    | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LeftBehind | ChannelWanted
 )  # fmt: skip
-PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | LinkWanted | LinkOffer
-Link = LinkHello | LinkWelcome | Pull | Chunk | PullFailed
-"""What travels on a direct link between hosts."""
+PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | ChannelWanted | ChannelOffer
+ChannelMessage = ChannelHello | ChannelWelcome | Pull | Chunk | PullFailed
+"""What travels on a channel between hosts."""
 Handshake = Hello | Welcome | Refused
-Message = ClientToBroker | HostToBroker | BrokerToClient | BrokerToHost | PeerMessage | PeerToHost | Link | Handshake
+Message = (
+    ClientToBroker
+    | HostToBroker
+    | BrokerToClient
+    | BrokerToHost
+    | PeerMessage
+    | PeerToHost
+    | ChannelMessage
+    | Handshake
+)
 
 _WORKER_ONLY = (Done, Reply, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
 FROM_HOST = frozenset(get_args(HostToBroker))
@@ -679,7 +691,7 @@ FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)
 FROM_BROKER = frozenset(get_args(BrokerToClient)) | frozenset(get_args(BrokerToHost))
 FROM_PEER = frozenset(get_args(PeerMessage))
 FROM_PEER_TO_HOST = frozenset(get_args(PeerToHost))
-FROM_LINK = frozenset(get_args(Link))
+FROM_CHANNEL = frozenset(get_args(ChannelMessage))
 HANDSHAKE = frozenset(get_args(Handshake))
 FROM_OBSERVER = frozenset({Goodbye, *get_args(Question)})
 MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}

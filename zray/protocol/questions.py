@@ -228,7 +228,7 @@ class WorkerCounts(NamedTuple):
 
 class HostStatus(NamedTuple):
     """``heard_s``: for how long it has been silent; ``store``: None if it has not answered; ``refused``: how many were
-    turned away from its direct links, by reason."""
+    turned away from its channels, by reason."""
 
     host_id: bytes
     hostname: str

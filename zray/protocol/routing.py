@@ -1,17 +1,26 @@
-"""How what a process sends to another reaches it: by the broker, which passes it on unopened."""
+"""How messages find their way: what processes send to each other goes by the broker, which passes it on unopened."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from zray.protocol.codec import pack
 from zray.protocol.contract import BROKER
-from zray.protocol.messages import Peer
+from zray.protocol.messages import Forward
 from zray.protocol.rows import encode_row
 
 CHUNK_BYTES = 1 << 20
 """About so many bytes of values go into one message: a message has a largest size."""
+
+
+class Arrival(NamedTuple):
+    """A frame that came in. ``through``: the name of its connection; ``key``: with which key, b"" without any."""
+
+    process_id: bytes
+    through: bytes
+    key: bytes
+    data: bytes
 
 
 def through_broker(sends: dict[bytes, list[Any]]) -> list[Any]:
@@ -25,7 +34,7 @@ def through_broker(sends: dict[bytes, list[Any]]) -> list[Any]:
     messages = messages[:]
     for dest, inner in sends.items():
         if dest != BROKER:
-            messages.extend(Peer(dest, pack(rows)) for rows in _chunks(inner))
+            messages.extend(Forward(dest, pack(rows)) for rows in _chunks(inner))
     return messages
 
 

@@ -38,7 +38,7 @@ from zray.exceptions import (
     restore_attributes,
 )
 from zray.object_ref import ObjectRef
-from zray.serialization import by_value, lending
+from zray.serialization import by_value, views
 from zray.system.signals import came_from_handler
 
 PROTOCOL = 5
@@ -75,7 +75,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             if by_value.is_dispatcher(obj) and not (importable and by_value.goes_by_reference(obj)):
                 return by_value.reduce_dispatcher(obj)
             return self._function_reduce(obj) if importable else self._dynamic_function_reduce(obj)
-        if not isinstance(obj, lending.ancestors):
+        if not isinstance(obj, views.ancestors):
             return _reduce_code(obj) if kind is types.CodeType else NotImplemented
         if isinstance(obj, type):
             user_kind = kind_of_dual(obj)
@@ -87,11 +87,11 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return super().reducer_override(obj) if importable else _cloudpickle._dynamic_class_reduce(obj)
         if isinstance(obj, BaseException):
             return _reduce_exception(obj)
-        return NotImplemented if kind in copyreg.dispatch_table else lending.reduce_descendant(obj)
+        return NotImplemented if kind in copyreg.dispatch_table else views.reduce_descendant(obj)
 
 
-lending.reducers.update(by_value.reducers)
-_find_reducer = lending.reducers.get
+views.reducers.update(by_value.reducers)
+_find_reducer = views.reducers.get
 
 
 class _Parts(list[Any]):
@@ -116,7 +116,7 @@ class CallablePickler(ValuePickler):
 
 def dump_callable(value: Any) -> tuple[bytes, dict[bytes, ObjectRef], list[types.FunctionType]]:
     """The pickle of a function or class, the references in it, and the functions in it that are there by value."""
-    lending.find()
+    views.find()
     parts = _Parts()
     pickler = CallablePickler(parts)
     pickler.dump(value)
@@ -130,7 +130,7 @@ def dump(
 
     Large ``bytes`` and ``bytearray`` are pieces that belong to the value.
     """
-    lending.find()
+    views.find()
     parts = _Parts()
     pickler = ValuePickler(parts, buffer_callback)
     pickler.dump(value)

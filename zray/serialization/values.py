@@ -10,7 +10,7 @@ Two encodings, told apart by the first byte:
 All integers are little-endian. Errors that stand in for values have tags of their own: see ``zray.failures``.
 
 What arrives differs from what was sent in few ways: arrays over buffers are read-only, a ``memoryview`` arrives as
-``bytes``, and an array with gaps arrives without them. Other libraries' values: ``zray.serialization.lending``.
+``bytes``, and an array with gaps arrives without them. Other libraries' values: ``zray.serialization.views``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A store is a directory, usually in shared memory; ``Store`` is the library on it that hosts, workers and drivers use
 alike. ``segments`` tells what is in the directory, ``ledger`` (pure) decides what fits and what has to make room,
-``books`` is the ledger that all share, ``sections`` are the locks, ``pins`` tells who uses what, ``maps`` and ``spill``
-are as named.
+``ledger_file`` is the ledger that all share, ``sections`` are the locks, ``pins`` tells who uses what, ``maps`` and
+``spill`` are as named.
 """
 
 from zray.store.ledger import StoreUsage

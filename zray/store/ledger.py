@@ -20,7 +20,7 @@ SMALLEST_CLASS_BYTES = 64 * 1024
 
 
 class Place(enum.IntEnum):
-    """Where a segment file is; the value is the place's column in the books."""
+    """Where a segment file is; the value is the place's column in the ledger_file."""
 
     WRITING = 0
     """It is new, and a writer's."""

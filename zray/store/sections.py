@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.exceptions import SystemFailure
-from zray.store.books import Books
 from zray.store.ledger import Ledger
+from zray.store.ledger_file import LedgerFile
 
 
 class Shield(Protocol):
@@ -99,20 +99,20 @@ class Locked:
 class Changing:
     """Both locks, and the ledger."""
 
-    def __init__(self, locked: Locked, books: Books) -> None:
+    def __init__(self, locked: Locked, ledger_file: LedgerFile) -> None:
         self._locked = locked
-        self._books = books
+        self._ledger_file = ledger_file
 
     def __enter__(self) -> Ledger:
         self._locked.__enter__()
         try:
-            return self._books.open()
+            return self._ledger_file.open()
         except BaseException:
             self._locked.__exit__()
             raise
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
-            self._books.shut(complete=kind is None)
+            self._ledger_file.shut(complete=kind is None)
         finally:
             self._locked.__exit__()

@@ -9,7 +9,7 @@
             doomed/<inode>                a freed object that readers still use
             writing/<any>                 a new segment, claimed by who makes and fills it
             pins/                         lock files of ``zray.store.pins``
-            books                         the shared ledger
+            ledger_file                         the shared ledger
             spilling                      locked by the one process that spills; touched as it gets on
             store.json                    what ``Store.open`` has to know
     <spill>/<object id>                   an object on disk, in the same format
@@ -93,7 +93,7 @@ class Draft:
 
 
 class Segments:
-    """The files of a store. Every method that takes a ledger changes both, between ``Books.open`` and ``shut``."""
+    """The files of a store. Every method that takes a ledger changes both, between ``LedgerFile.open`` and ``shut``."""
 
     def __init__(self, directory: str, spill_directory: str, pins: Pins, mapped: Container[object]) -> None:
         """``mapped``: the inodes of which this process has kept a map to write through."""

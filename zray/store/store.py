@@ -5,11 +5,11 @@ process may have kept, and publishes it by a rename. A *read* opens the object's
 read-only buffer on a map of it; when the last buffer derived from that one is gone, so is the pin. *Free* recycles the
 segment unless it is pinned; then it is doomed, and recycled by whoever lets its last pin go, or by the sweep.
 
-Two locks, always taken in this order: ``_lock`` between the threads of this process, and that of the books between
-processes. Neither is held while data is written, or while pages are made. Buffers can be collected at any point of any
-thread, also within these locks; so the end of a pin is only noted, in C, and settled by the next call of any method. A
-``__del__`` would be sooner, and could be interrupted before its first line by what a signal handler raises: the pin
-would stay for ever, and nobody would see what was raised.
+Two locks, always taken in this order: ``_lock`` between the threads of this process, and that of the ledger_file
+between processes. Neither is held while data is written, or while pages are made. Buffers can be collected at any point
+of any thread, also within these locks; so the end of a pin is only noted, in C, and settled by the next call of any
+method. A ``__del__`` would be sooner, and could be interrupted before its first line by what a signal handler raises:
+the pin would stay for ever, and nobody would see what was raised.
 
 A store does not survive ``os.fork``: the child opens its own. Buffers from before the fork stay readable there, as
 long as the parent keeps them.
@@ -31,8 +31,8 @@ from zray.config import GIB
 from zray.exceptions import ObjectStoreFullError, OutOfDiskError, SystemFailure, ZrayError
 from zray.ids import PROCESS_ID_BYTES
 from zray.sessions.directories import absolute
-from zray.store.books import Books
 from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
+from zray.store.ledger_file import LedgerFile
 from zray.store.location import proof_of
 from zray.store.maps import HeldMap, MapCache, Mapping, Maps, copy_of
 from zray.store.notices import Notices
@@ -47,7 +47,7 @@ KEPT_MAP_BYTES = 4 * GIB
 """Maps kept by each process to read, and as many to write. They take address space and page tables, not memory."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FREED_AT_ONCE = 64
-"""Objects freed while the books are held once: others wait for some milliseconds at most."""
+"""Objects freed while the ledger_file are held once: others wait for some milliseconds at most."""
 
 
 class SegmentMissing(LookupError):
@@ -81,12 +81,12 @@ class Store:
         self._read_maps = MapCache(kept_bytes)
         self._write_maps = MapCache(kept_bytes)
         self._segments = Segments(path, spill_dir, self._pins, self._write_maps)
-        self._books = Books(f"{path}/books", capacity_bytes, self._segments.count)
+        self._ledger_file = LedgerFile(f"{path}/ledger_file", capacity_bytes, self._segments.count)
         self._locked = Locked(path, shield, self._settle_in_section)
         self._ended: collections.deque[_HeldPin | HeldMap] = self._locked.ended  # see Maps
         self._held_pins: dict[int, _HeldPin] = {}  # by id(): they hash and compare as what they refer to
         self._maps = Maps(self._ended.append)
-        self._changing = Changing(self._locked, self._books)
+        self._changing = Changing(self._locked, self._ledger_file)
         _open_stores.add(self)
         _leave_to_parent_at_fork()
 
@@ -389,7 +389,7 @@ class Store:
         try:
             with self._locked:
                 view = self._attach(object_id)
-            if view is None:  # gone, or on its way: with the books in hand nothing moves
+            if view is None:  # gone, or on its way: with the ledger_file in hand nothing moves
                 with self._changing:
                     view = self._attach(object_id)
         except OSError as error:
@@ -536,7 +536,7 @@ class Store:
                 maps.append(held)
                 continue
             del self._held_pins[id(held)]
-            if self._pins.unpin(held.inode) and not self._locked.unusable and self._books.glance(Place.DOOMED):
+            if self._pins.unpin(held.inode) and not self._locked.unusable and self._ledger_file.peek(Place.DOOMED):
                 doomed.append(held.inode)
         doomed = [inode for inode in doomed if self._segments.is_doomed(inode)]
         if doomed:
@@ -546,8 +546,8 @@ class Store:
         return maps
 
     def _recycle_if_idle(self, doomed: list[int]) -> None:
-        """Unless another process has the books: the sweep finds them, too."""
-        ledger = self._books.open_if_idle()
+        """Unless another process has the ledger_file: the sweep finds them, too."""
+        ledger = self._ledger_file.open_if_idle()
         if ledger is None:
             return
         complete = False
@@ -556,7 +556,7 @@ class Store:
                 self._segments.recycle_doomed(ledger, inode)
             complete = True
         finally:
-            self._books.shut(complete)
+            self._ledger_file.shut(complete)
 
     # Upkeep
 
@@ -589,7 +589,7 @@ class Store:
                 self._locked.unusable = "is closed"
                 self._read_maps.clear()
                 self._write_maps.clear()
-                self._books.close()
+                self._ledger_file.close()
                 for held in list(self._held_pins.values()):
                     if (buffer := held()) is not None:  # from now on nobody else calls anything that would settle it
                         del self._held_pins[id(held)]
@@ -621,7 +621,7 @@ class Store:
         self._locked.lock = threading.Lock()
         if not self._locked.unusable:
             self._locked.unusable = "was opened before a fork: open it again in the child"
-            self._books.close_in_child()
+            self._ledger_file.close_in_child()
         self._pins.close()
 
 

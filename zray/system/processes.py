@@ -165,17 +165,17 @@ def kill_group(group: int, grace_s: float = 1.0) -> int:
         os.killpg(group, 0)
     except ProcessLookupError:  # nearly always, and without a look at all processes
         return 0
-    return _kill_rounds(lambda chase: _without_trackers(_strays({group}, ())), grace_s)
+    return _kill_rounds(lambda chase: _without_trackers(_orphans({group}, ())), grace_s)
 
 
-def kill_strays(workers: Collection[int], grace_s: float = 1.0) -> int:
+def kill_orphans(workers: Collection[int], grace_s: float = 1.0) -> int:
     """Kills what ended workers (PIDs) have started and what has left their process groups, but made no session of its
     own; returns how many.  Looks at all processes.  Resource trackers stay, as in ``kill_group``."""
     marks = [f"\0{WORKER_VARIABLE}={pid}\0".encode() for pid in workers]
-    return _kill_rounds(lambda chase: _without_trackers(_strays((), marks)), grace_s) if marks else 0
+    return _kill_rounds(lambda chase: _without_trackers(_orphans((), marks)), grace_s) if marks else 0
 
 
-def _strays(groups: Collection[int], marks: Collection[bytes]) -> Iterator[_Identity]:
+def _orphans(groups: Collection[int], marks: Collection[bytes]) -> Iterator[_Identity]:
     """Processes of this process's session that are in one of the groups or carry one of the marks."""
     session = str(os.getsid(0))
     wanted = {str(group) for group in groups}
@@ -538,7 +538,7 @@ def _control_groups(controller: str, proc: str, cgroup_fs: str) -> Iterator[str]
     """The directories of this process's group and of all groups above it (each of them limits), version 1 or 2.
 
     Inside a container the path may be the one that the machine sees; the part of it that does not exist here is
-    harmless, and the root of what is mounted is then the container's own group.
+    escape_controls, and the root of what is mounted is then the container's own group.
     """
     try:
         with open(f"{proc}/self/cgroup") as file:

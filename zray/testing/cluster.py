@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 from zray.broker.broker import Broker
 from zray.broker.core import BrokerCore
-from zray.broker.membership import Arrival, Membership, Rules
+from zray.broker.membership import Membership, Rules
 from zray.client.core.execution import Assignment
 from zray.client.core.windows import WINDOWS, Windows
 from zray.protocol.link import MAX_MESSAGE_BYTES
-from zray.testing.network import Simulation, Weather
+from zray.protocol.routing import Arrival
+from zray.testing.network import NetworkFaults, Simulation
 from zray.testing.processes import HEARTBEAT_S, SILENCE_S, TICK_S, Connections, Node, Program, SimHost, SimWorker
 
 TURN_S = 0.0005
@@ -83,12 +84,12 @@ class SimCluster:
         self,
         seed: int,
         programs: Callable[[SimWorker, Assignment, list[bytes]], Program],
-        weather: Weather = Weather(),  # noqa: B008
+        network_faults: NetworkFaults = NetworkFaults(),  # noqa: B008
         large: bool = False,
         windows: Windows = WINDOWS,
     ) -> None:
         self.windows = windows
-        self.sim = Simulation(seed, weather)
+        self.sim = Simulation(seed, network_faults)
         self.large = large
         self.on_turn: Callable[[Callable[[], None]], None] = lambda turn: turn()
         self.worker_tick_s = LARGE_TICK_S if large else TICK_S

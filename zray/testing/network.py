@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 @dataclasses.dataclass(frozen=True)
-class Weather:
+class NetworkFaults:
     """How bad the network is. Delays in seconds, the others are probabilities per frame."""
 
     loss: float = 0.0
@@ -21,10 +21,10 @@ class Weather:
 class Simulation:
     """Virtual time: actions happen in the order of their times, ties in the order in which they were planned."""
 
-    def __init__(self, seed: int, weather: Weather = Weather()) -> None:
+    def __init__(self, seed: int, network_faults: NetworkFaults = NetworkFaults()) -> None:
         self.random = random.Random(seed)
         self.now = 0.0
-        self.weather = weather
+        self.network_faults = network_faults
         self.frames = 0
         self._plan: list[tuple[float, int, Callable[[], None]]] = []
         self._counter = 0
@@ -37,11 +37,11 @@ class Simulation:
     def transmit(self, frame: bytes, deliver: Callable[[bytes], None]) -> None:
         """Sends a frame on its way, or loses it, or delivers it twice."""
         self.frames += 1
-        rng, weather = self.random, self.weather
-        if rng.random() < weather.loss:
+        rng, network_faults = self.random, self.network_faults
+        if rng.random() < network_faults.loss:
             return
-        for _ in range(2 if rng.random() < weather.duplication else 1):
-            self.after(rng.uniform(weather.least_delay_s, weather.most_delay_s), lambda: deliver(frame))
+        for _ in range(2 if rng.random() < network_faults.duplication else 1):
+            self.after(rng.uniform(network_faults.least_delay_s, network_faults.most_delay_s), lambda: deliver(frame))
 
     def new_id(self) -> bytes:
         """Sixteen random bytes."""

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgpack
 
 from zray import version
-from zray.broker.membership import Arrival
 from zray.broker.resources import shape_key
-from zray.client.core import ClientCore
+from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import FreeSegment, Interrupt
-from zray.client.core.envelopes import Arguments
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
+from zray.client.core.payloads import Arguments
 from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, STORED
 from zray.client.core.tasks import Task
 from zray.client.core.windows import Windows
@@ -44,7 +43,7 @@ from zray.protocol.messages import (
     Refused,
 )
 from zray.protocol.records import ActorSpec, HostInfo, JoinInfo
-from zray.protocol.routing import through_broker
+from zray.protocol.routing import Arrival, through_broker
 from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill
 
 if TYPE_CHECKING:
@@ -597,8 +596,8 @@ class SimWorker(SimProcess):
             self.seen.append((task.owner, task.task_id))
         if task.kind != CONSTRUCTOR:
             self.cluster.started(task.task_id)
-        nested = msgpack.unpackb(task.envelope.data) if task.envelope.data else []
-        for _, object_id, status, value, host, _ in task.envelope.refs:
+        nested = msgpack.unpackb(task.payload.data) if task.payload.data else []
+        for _, object_id, status, value, host, _ in task.payload.refs:
             if status == STORED:
                 value = self.cluster.stored(host, object_id)
             if status in (INLINE, STORED) and value is not None:
@@ -641,7 +640,7 @@ class SimWorker(SimProcess):
     def _end(self, task: Assignment, result: Any, failed: bool) -> None:
         if self.programs.pop(task.task_id, None) is None:
             return
-        n_returns = msgpack.unpackb(task.envelope.options)
+        n_returns = msgpack.unpackb(task.payload.options)
         if failed:
             data = encode_failure("SystemFailure", "the simulated task raised")
             returns = [Return(ERROR, data, 0, ())] * n_returns

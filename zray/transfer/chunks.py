@@ -31,7 +31,7 @@ def make_chunk(request: Pull, total: int, data: memoryview) -> tuple[Chunk, byte
 
 
 def _packed(data: memoryview) -> bytes | None:
-    import lz4.block  # only where a link turns out to be slow
+    import lz4.block  # only where a channel turns out to be slow
 
     def compress(part: memoryview) -> bytes:
         done: bytes = lz4.block.compress(part, store_size=False)

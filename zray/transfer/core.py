@@ -11,8 +11,8 @@ owner's choice of sources gives it its shape. When a source is lost, the others 
 asked again, and the pull goes on where it was. A source that is parked behind the one who asks would wait for ever;
 the owner never names one.
 
-Requests go by a direct link where there is one, else through the broker. On a link that breaks what was under way is
-asked for again; the broker loses nothing, so there it is enough to know who has died.
+Requests go by a channel where there is one, else through the broker. On a channel that breaks what was under way
+is asked for again; the broker loses nothing, so there it is enough to know who has died.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from zray.protocol.contract import BROKER, Outbox, Output, event
 from zray.protocol.messages import Chunk, CopyGone, CopyMade, Locate, Located, ProcessDied, Pull, PullFailed, Watch
 from zray.transfer.chunks import CHUNK_BYTES, chunk_length, unpack_chunk
 from zray.transfer.states import (
+    CHANNEL,
     DIALLING,
     DIRECT,
     DONE,
     FAILED,
     GONE,
-    LINK,
     LOCATING,
     PULL,
     RELAYED,
@@ -42,7 +42,7 @@ from zray.transfer.states import (
 )
 
 DIRECT_WINDOW = 16
-"""Chunks under way from one peer by a direct link: 16 MiB fill 10 Gbit/s with a round trip of 13 ms."""
+"""Chunks under way from one peer by a channel: 16 MiB fill 10 Gbit/s with a round trip of 13 ms."""
 RELAYED_WINDOW = 4
 """The same through the broker, for all pulls together: heartbeats queue behind them, 3.4 s at 10 Mbit/s."""
 SMALL_BYTES = 4 * CHUNK_BYTES
@@ -52,7 +52,7 @@ LOCATE_PATIENCE_S = 3.0
 DIAL_PATIENCE_S = 5.0
 """A peer that does not even answer that it cannot be dialled is done without after this time."""
 REDIAL_S = 30.0
-"""A direct link that could not be made, or broke, is tried again after this time at the earliest."""
+"""A channel that could not be made, or broke, is tried again after this time at the earliest."""
 MAX_OBJECT_BYTES = 1 << 46
 """What says that it is larger is not true."""
 PACK_BELOW = 250e6
@@ -63,24 +63,24 @@ MAX_DAMAGED = 3
 
 
 class Origin(NamedTuple):
-    """Whom a request came from. ``link``: by which direct link; b"" through the broker."""
+    """Whom a request came from. ``channel``: by which channel; b"" through the broker."""
 
     process_id: bytes
-    link: bytes
+    channel: bytes
 
 
 # What the shell is to do, in order.
 
 
 class Ask(NamedTuple):
-    """Send a request to a source by the direct link to it."""
+    """Send a request to a source by the channel to it."""
 
     source: bytes
     request: Pull
 
 
 class Dial(NamedTuple):
-    """Try to make a direct link; then ``link_up`` or ``link_down``."""
+    """Try to make a channel; then ``channel_up`` or ``channel_down``."""
 
     peer: bytes
 
@@ -94,9 +94,9 @@ class Serve(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """Answer a request that came by a direct link with a no."""
+    """Answer a request that came by a channel with a no."""
 
-    link: bytes
+    channel: bytes
     pull: int
     reason: str
 
@@ -133,7 +133,7 @@ Effect = Ask | Dial | Serve | Refuse | Reserve | Seal | GiveUp | Finished
 
 
 class Peer:
-    """A process that is pulled from. ``state``: of the link to it; ``asked``: the chunks under way from it, of all
+    """A process that is pulled from. ``state``: of the channel to it; ``asked``: the chunks under way from it, of all
     pulls."""
 
     __slots__ = ("asked", "damaged", "dialled_at", "process_id", "pulls", "rate", "redial_at", "since", "since_bytes",
@@ -153,7 +153,7 @@ class Peer:
 
     def enter(self, state: int) -> None:
         """Changes the state; raises IllegalTransition if it is none that may follow."""
-        self.state = LINK.after[self.state][state]
+        self.state = CHANNEL.after[self.state][state]
 
     @property
     def window(self) -> int:
@@ -219,7 +219,7 @@ class Incoming:
 class TransferCore:
     """The pulls of one process, and what others ask of it; see ``zray/protocol/contract.py``.
 
-    ``is_host``: it has a store, keeps what it has pulled there for others, and can have direct links.
+    ``is_host``: it has a store, keeps what it has pulled there for others, and can have channels.
     """
 
     def __init__(self, process_id: bytes, is_host: bool) -> None:
@@ -254,11 +254,11 @@ class TransferCore:
             self._on_process_died(message.process_id, message.message)
 
     @event
-    def received_by_link(self, source: bytes, link: bytes, message: Pull | PullFailed, now: float) -> None:
-        """A message that came by a direct link. (Of chunks the data come first: ``place_for``, ``chunk_arrived``.)"""
+    def received_by_channel(self, source: bytes, channel: bytes, message: Pull | PullFailed, now: float) -> None:
+        """A message that came by a channel. (Of chunks the data come first: ``place_for``, ``chunk_arrived``.)"""
         self._now = now
         if isinstance(message, Pull):
-            self._on_pull(Origin(source, link), message)
+            self._on_pull(Origin(source, channel), message)
         else:
             self._on_pull_failed(source, message)
 
@@ -452,7 +452,7 @@ class TransferCore:
 
     @event
     def chunk_arrived(self, source: bytes, message: Chunk, intact: bool, wire_bytes: int, now: float) -> None:
-        """A chunk that was asked for has arrived by a link, and is in its place if it was ``intact``."""
+        """A chunk that was asked for has arrived by a channel, and is in its place if it was ``intact``."""
         self._now = now
         self._chunk_arrived(source, message, intact, wire_bytes)
 
@@ -561,21 +561,21 @@ class TransferCore:
             self._perform(Serve(origin, request, pull.room))
         else:
             self._watch(origin.process_id)
-            # Who asks again has lost what it had asked by a link that broke.
+            # Who asks again has lost what it had asked by a channel that broke.
             rows = [row for row in pull.parked.get(chunk, ()) if row[0].process_id != origin.process_id]
             pull.parked[chunk] = [*rows, (origin, request)]
 
     def _refuse(self, origin: Origin, pull: int, reason: str) -> None:
-        if origin.link:
-            self._perform(Refuse(origin.link, pull, reason))
+        if origin.channel:
+            self._perform(Refuse(origin.channel, pull, reason))
         else:
             self._outbox.send(origin.process_id, PullFailed(pull, reason))
 
-    # ------------------------------------------------------------------ links, deaths, time
+    # ------------------------------------------------------------------ channels, deaths, time
 
     @event
-    def link_up(self, process_id: bytes, now: float) -> None:
-        """A direct link can be used."""
+    def channel_up(self, process_id: bytes, now: float) -> None:
+        """A channel can be used."""
         self._now = now
         peer = self.peers.get(process_id)
         if peer is not None:
@@ -590,15 +590,15 @@ class TransferCore:
 
     @event
     def hung_up(self, process_id: bytes, now: float) -> None:
-        """A direct link that was at rest has been given up. It is made again when it is needed."""
+        """A channel that was at rest has been given up. It is made again when it is needed."""
         self._now = now
         peer = self.peers.get(process_id)
         if peer is not None and peer.state is DIRECT:
             peer.enter(RELAYED)
 
     @event
-    def link_down(self, process_id: bytes, now: float) -> None:
-        """A direct link has broken, or could not be made. What was under way by it is asked for again."""
+    def channel_down(self, process_id: bytes, now: float) -> None:
+        """A channel has broken, or could not be made. What was under way by it is asked for again."""
         self._now = now
         peer = self.peers.get(process_id)
         if peer is None:
@@ -644,7 +644,7 @@ class TransferCore:
         self._now = now
         for peer in list(self.peers.values()):
             if peer.state is DIALLING and now - peer.dialled_at >= DIAL_PATIENCE_S:
-                self.link_down(peer.process_id, now)
+                self.channel_down(peer.process_id, now)
         for pull in list(self.pulls.values()):
             waited = pull.asked_owner_at is not None and now - pull.asked_owner_at >= LOCATE_PATIENCE_S
             if waited and not pull.sources and pull.hint not in pull.lost:

@@ -1,4 +1,4 @@
-"""A host's transfers: its core, its links, its readers, and room in its store.
+"""A host's transfers: its core, its channels, its readers, and room in its store.
 
 Making room may take long (pages have to be made, other objects spilled, space waited for), so a thread does it, one
 object after the other; the host's loop never waits. What is being sent stays mapped, and so pinned, a moment longer.
@@ -22,11 +22,11 @@ from zray.ids import owner_of
 from zray.memory import malloc
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import (
+    ChannelOffer,
+    ChannelRefusals,
+    ChannelWanted,
     Chunk,
     KeepCopies,
-    LinkOffer,
-    LinkRefusals,
-    LinkWanted,
     ProcessDied,
     ProtocolError,
     Pull,
@@ -48,11 +48,11 @@ from zray.transfer.core import (
     Serve,
     TransferCore,
 )
-from zray.transfer.links import Links
-from zray.transfer.local import LocalReaders, Request
+from zray.transfer.local_readers import LocalReaders, Request
+from zray.transport.channels import Channels
 
 if TYPE_CHECKING:
-    from zray.security.keys import ClientCredentials
+    from zray.transport.security.keys import ClientCredentials
 
 STEP_BYTES = 32 << 20
 """So much room is made at a time: some tens of milliseconds, in which what was made before is filled."""
@@ -160,15 +160,15 @@ class Transfers:
         self._rooms: dict[int, Writing] = {}
         self._pinned: dict[int, memoryview] = {}  # what a reader was told is there, until it hangs up
         self._wanted_by: dict[int, Request] = {}
-        self._links = Links(
+        self._channels = Channels(
             host_id, listen, config, credentials, self.core.place_for, self._arrived,
-            lambda peer: self.core.link_up(peer, time.monotonic()),
-            lambda peer: self.core.link_down(peer, time.monotonic()),
+            lambda peer: self.core.channel_up(peer, time.monotonic()),
+            lambda peer: self.core.channel_down(peer, time.monotonic()),
         )  # fmt: skip
         try:
             self._readers = LocalReaders(fetch_path)
         except BaseException:
-            self._links.close()
+            self._channels.close()
             raise
         self._epoll = select.epoll()
         self._polled: set[int] = set()
@@ -186,11 +186,11 @@ class Transfers:
         return self._epoll.fileno()
 
     def _watch_descriptors(self) -> None:
-        state = self._links.opened, self._readers.opened
+        state = self._channels.opened, self._readers.opened
         if state == self._watched_state:
             return
         self._watched_state = state
-        wanted = {self._room_maker.fileno(), *self._readers.filenos, *self._links.filenos}
+        wanted = {self._room_maker.fileno(), *self._readers.filenos, *self._channels.filenos}
         for fd in self._polled - wanted:
             with contextlib.suppress(OSError):  # it was closed, and so it went by itself
                 self._epoll.unregister(fd)
@@ -229,19 +229,19 @@ class Transfers:
             self.core.withdraw(reader, time.monotonic())
 
     def turn(self) -> bool:
-        """Handles what has arrived from readers and by links; whether there is more."""
+        """Handles what has arrived from readers and by channels; whether there is more."""
         self._local_readers()
         while self._room_maker.done:
             self._room_made(*self._room_maker.done.popleft())
         self._perform()
-        for source, link, message in self._links.receive():
+        for source, channel, message in self._channels.receive():
             if isinstance(message, (Pull, PullFailed)):
-                self.core.received_by_link(source, link, message, time.monotonic())
+                self.core.received_by_channel(source, channel, message, time.monotonic())
             self._perform()
         self._perform()
-        self._store.settle()  # what readers and links have let go
+        self._store.settle()  # what readers and channels have let go
         self._watch_descriptors()
-        return self._links.readable
+        return self._channels.readable
 
     def listen_again(self) -> None:
         """Makes the socket for readers again if its file has been removed."""
@@ -251,10 +251,10 @@ class Transfers:
     def tick(self, now: float) -> None:
         """Several times a second."""
         self.core.tick(now)
-        self._links.tick(now)
-        for peer in self._links.idle(now):
+        self._channels.tick(now)
+        for peer in self._channels.idle(now):
             if self.core.is_at_rest(peer):
-                self._links.hang_up(peer)
+                self._channels.hang_up(peer)
                 self.core.hung_up(peer, now)
         if now - self._rested >= REST_S:
             self._rested = now
@@ -262,10 +262,10 @@ class Transfers:
             if self._keeps_memory and not self.core.pulls:
                 self._keeps_memory = False
                 malloc.give_back()
-        refusals = self._links.refusals
+        refusals = self._channels.refusals
         if refusals != self._refusals:
             self._refusals = refusals
-            self.send(BROKER, LinkRefusals(refusals))
+            self.send(BROKER, ChannelRefusals(refusals))
         self._perform()
 
     # ------------------------------------------------------------------ from others, through the broker
@@ -276,18 +276,18 @@ class Transfers:
             if any(owner_of(object_id) != source for object_id in message.object_ids):
                 raise ProtocolError("copies are kept at their owner's word")
             self._keep(message.object_ids)
-        elif isinstance(message, LinkWanted):
+        elif isinstance(message, ChannelWanted):
             self.core.admitted(source, time.monotonic())  # its key is let in as long as it lives
-            self.send(source, self._links.offer(source, message))
-        elif isinstance(message, LinkOffer):
-            self._links.dial(source, message)
+            self.send(source, self._channels.offer(source, message))
+        elif isinstance(message, ChannelOffer):
+            self._channels.dial(source, message)
         else:
             self.core.receive(source, message, time.monotonic())
         self._perform()
 
     def process_died(self, message: ProcessDied) -> None:
         """Somebody who was watched is gone."""
-        self._links.forget(message.process_id)
+        self._channels.forget(message.process_id)
         self.core.receive(BROKER, message, time.monotonic())
         self._perform()
 
@@ -313,11 +313,11 @@ class Transfers:
                 _PERFORM[type(effect)](self, effect)
 
     def _ask(self, effect: Ask) -> None:
-        if not self._links.ask(effect.source, effect.request):
-            self.core.link_down(effect.source, time.monotonic())
+        if not self._channels.ask(effect.source, effect.request):
+            self.core.channel_down(effect.source, time.monotonic())
 
     def _dial(self, effect: Dial) -> None:
-        self.send(effect.peer, self._links.ask_for_offer(effect.peer))
+        self.send(effect.peer, self._channels.ask_for_offer(effect.peer))
 
     def _serve(self, effect: Serve) -> None:
         origin, request, room = effect
@@ -332,22 +332,22 @@ class Transfers:
             return
         length = min(request.length, chunk_length(total, request.offset))
         head, packed = make_chunk(request, total, data[request.offset : request.offset + length])
-        if origin.link:
-            self._links.answer(origin.link, head, packed, copy=room is not None)
+        if origin.channel:
+            self._channels.answer(origin.channel, head, packed, copy=room is not None)
         else:
             self.send(origin.process_id, head._replace(data=bytes(packed)))
 
     def _answer_no(self, origin: Origin, pull: int, reason: str) -> None:
-        if origin.link:
-            self._refuse(Refuse(origin.link, pull, reason))
+        if origin.channel:
+            self._refuse(Refuse(origin.channel, pull, reason))
         else:
             self.send(origin.process_id, PullFailed(pull, reason))
 
     def _refuse(self, effect: Refuse) -> None:
-        self._links.answer(effect.link, PullFailed(effect.pull, effect.reason), None, copy=True)
+        self._channels.answer(effect.channel, PullFailed(effect.pull, effect.reason), None, copy=True)
 
     def _arrived(self, source: bytes, head: Chunk, wire_bytes: int) -> None:
-        """A chunk has come by a link; its data are in their place, unless they are in ``head``."""
+        """A chunk has come by a channel; its data are in their place, unless they are in ``head``."""
         place = self.core.place_for(source, head)
         intact = place is not None and (unpack_chunk(head, head.data, place) if head.data else is_intact(head, place))
         self.core.chunk_arrived(source, head, intact, wire_bytes, time.monotonic())
@@ -407,7 +407,7 @@ class Transfers:
         self.core.lose_cluster("the host of this machine ends", time.monotonic())
         self._perform()
         self._readers.close()
-        self._links.close()
+        self._channels.close()
         self._room_maker.close()
         self._pinned.clear()
         self._epoll.close()
@@ -430,7 +430,7 @@ def _nowhere(dest: bytes, message: Any) -> None:
 
 
 def listening_address(broker: str, wanted: str) -> str:
-    """Where a host listens for direct links: where it was told to, or, at a free port, at the address of this machine
+    """Where a host listens for channels: where it was told to, or, at a free port, at the address of this machine
     by which it reaches the broker. Empty: nowhere, as it was told "off", or its broker is on this machine's ``ipc``.
 
     Raises ConfigError.
@@ -441,8 +441,8 @@ def listening_address(broker: str, wanted: str) -> str:
         host, _, port = wanted.removeprefix("tcp://").rpartition(":")
         if not wanted.startswith("tcp://") or host in ("", "0.0.0.0", "*") or not (port.isdecimal() or port == "*"):
             raise ConfigError(
-                f"link_address {wanted!r} cannot be used: needed is an address of this machine that other hosts can "
-                'dial, as tcp://IP:PORT or tcp://IP:*, or "off"'
+                f"transfer_address {wanted!r} cannot be used: needed is an address of this machine that other hosts "
+                'can dial, as tcp://IP:PORT or tcp://IP:*, or "off"'
             )
         return wanted
     here = ip_address(broker)

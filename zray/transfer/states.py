@@ -49,35 +49,35 @@ PULL = Machine(
 )
 
 
-class LinkState(State):
+class ChannelState(State):
     """Of the way to a process that is pulled from."""
 
     RELAYED = 0, "Requests go through the broker."
-    DIALLING = 1, "A direct link is being made. Until then one request at a time goes through the broker."
-    DIRECT = 2, "Requests go by a direct link."
+    DIALLING = 1, "A channel is being made. Until then one request at a time goes through the broker."
+    DIRECT = 2, "Requests go by a channel."
     GONE = 3, "The process is dead."
 
 
-RELAYED, DIALLING, DIRECT, GONE = LinkState
+RELAYED, DIALLING, DIRECT, GONE = ChannelState
 
 _DEATH = "The broker tells of the process's death."
 
-LINK = Machine(
-    "link (to a process that is pulled from)",
+CHANNEL = Machine(
+    "channel (to a process that is pulled from)",
     (RELAYED,),
     {
         RELAYED: {
             DIALLING: "Something is to be pulled, and no attempt has failed lately. Hosts only.",
-            DIRECT: "The link is made after it was given up.",
+            DIRECT: "The channel is made after it was given up.",
             GONE: _DEATH,
         },
         DIALLING: {
-            DIRECT: "The link is made.",
+            DIRECT: "The channel is made.",
             RELAYED: "The process cannot be dialled, or does not answer for 5 s.",
             GONE: _DEATH,
         },
         DIRECT: {
-            RELAYED: "The link has broken, or was not used for long and is given up.",
+            RELAYED: "The channel has broken, or was not used for long and is given up.",
             GONE: _DEATH,
         },
     },

@@ -10,7 +10,7 @@ import pytest
 from zray import version
 from zray.broker.broker import Broker
 from zray.broker.core import BrokerCore
-from zray.broker.membership import MAX_FAULTS, Arrival, Membership, Rules
+from zray.broker.membership import MAX_FAULTS, Membership, Rules
 from zray.broker.resources import UNIT
 from zray.protocol.codec import KIND_DATA, pack_body, pack_frame, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.messages import (
@@ -26,6 +26,7 @@ from zray.protocol.messages import (
     WorkerDied,
 )
 from zray.protocol.records import HostInfo, JoinInfo
+from zray.protocol.routing import Arrival
 
 INCARNATION = b"incarnat"
 HOST_ID, DRIVER_ID, OTHER = b"h" * 16, b"d" * 16, b"o" * 16

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.unit.broker.desk import ACTOR, FUNCTION, NO_CPU, ONE_CPU, Desk, amounts, shape
+from tests.unit.broker.harness import ACTOR, FUNCTION, NO_CPU, ONE_CPU, BrokerHarness, amounts, shape
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol import questions as q
@@ -14,14 +14,14 @@ from zray.protocol.records import HostInfo, JoinInfo
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def broker() -> BrokerHarness:
+    return BrokerHarness()
 
 
-def ask(desk: Desk, source: bytes, question: Any) -> Any:
-    desk.take(source)
-    desk.say(source, question)
-    (answer,) = desk.take(source, *get_args(q.Answer))
+def ask(broker: BrokerHarness, source: bytes, question: Any) -> Any:
+    broker.take(source)
+    broker.say(source, question)
+    (answer,) = broker.take(source, *get_args(q.Answer))
     assert answer.request == question.request
     return answer
 
@@ -29,40 +29,40 @@ def ask(desk: Desk, source: bytes, question: Any) -> Any:
 # ------------------------------------------------------------------ joining
 
 
-def test_drivers_get_jobs(desk):
-    one, two = (desk.core.joined(name * 16, m.DRIVER, JoinInfo(), 0.0) for name in (b"a", b"b"))
+def test_drivers_get_jobs(broker):
+    one, two = (broker.core.joined(name * 16, m.DRIVER, JoinInfo(), 0.0) for name in (b"a", b"b"))
     assert (one.job_id, two.job_id) == (b"\0\0\0\1", b"\0\0\0\2")
 
 
-def test_joining_twice_is_joining_once(desk):
-    one, two = (desk.core.joined(b"a" * 16, m.DRIVER, JoinInfo(), 0.0) for _ in range(2))
+def test_joining_twice_is_joining_once(broker):
+    one, two = (broker.core.joined(b"a" * 16, m.DRIVER, JoinInfo(), 0.0) for _ in range(2))
     assert one == two
-    assert len(desk.core.jobs) == 1
+    assert len(broker.core.jobs) == 1
 
 
-def test_who_is_or_was_a_member(desk):
-    driver, other = desk.driver(), desk.driver("other")
-    desk.say(other, m.Goodbye("done"))
-    answers = [ask(desk, driver, q.MemberQuery(1, each)).is_member for each in (driver, other, b"x" * 16)]
+def test_who_is_or_was_a_member(broker):
+    driver, other = broker.driver(), broker.driver("other")
+    broker.say(other, m.Goodbye("done"))
+    answers = [ask(broker, driver, q.MemberQuery(1, each)).is_member for each in (driver, other, b"x" * 16)]
     assert answers == [True, True, False]
 
 
-def test_a_worker_that_nobody_started(desk):
-    assert desk.core.may_join(b"w" * 16, m.WORKER)
-    assert desk.core.may_join(b"w" * 16, m.DRIVER) == ""
+def test_a_worker_that_nobody_started(broker):
+    assert broker.core.may_join(b"w" * 16, m.WORKER)
+    assert broker.core.may_join(b"w" * 16, m.DRIVER) == ""
 
 
-def test_the_dead_stay_dead(desk):
-    driver = desk.driver()
-    desk.lose(driver)
-    assert "it was silent" in desk.core.may_join(driver, m.DRIVER)
+def test_the_dead_stay_dead(broker):
+    driver = broker.driver()
+    broker.lose(driver)
+    assert "it was silent" in broker.core.may_join(driver, m.DRIVER)
 
 
-def test_nobody_is_remembered_for_ever(desk, monkeypatch):
+def test_nobody_is_remembered_for_ever(broker, monkeypatch):
     monkeypatch.setattr("zray.broker.core.MAX_FENCED", 10)
     for number in range(20):
-        desk.core.lost(bytes([number]) * 16, "gone", 0.0)
-    assert [bool(desk.core.may_join(bytes([number]) * 16, m.DRIVER)) for number in (0, 9, 10, 19)] == [
+        broker.core.lost(bytes([number]) * 16, "gone", 0.0)
+    assert [bool(broker.core.may_join(bytes([number]) * 16, m.DRIVER)) for number in (0, 9, 10, 19)] == [
         False,
         False,
         True,
@@ -70,72 +70,72 @@ def test_nobody_is_remembered_for_ever(desk, monkeypatch):
     ]
 
 
-def test_the_unknown_are_not_heard(desk):
-    desk.say(b"x" * 16, m.FunctionPut(FUNCTION, "f", b"code"))
-    assert desk.core.functions == {}
+def test_the_unknown_are_not_heard(broker):
+    broker.say(b"x" * 16, m.FunctionPut(FUNCTION, "f", b"code"))
+    assert broker.core.functions == {}
 
 
-def test_a_host_says_once_what_it_has(desk):
-    host = desk.host(CPU=1)
-    desk.say(host, m.HostReady(amounts(CPU=64), HostInfo()))
-    assert desk.free == {"CPU": 1}
+def test_a_host_says_once_what_it_has(broker):
+    host = broker.host(CPU=1)
+    broker.say(host, m.HostReady(amounts(CPU=64), HostInfo()))
+    assert broker.free == {"CPU": 1}
 
 
-def test_hosts_with_malformed_resources(desk):
-    desk.core.joined(b"h" * 16, m.HOST, JoinInfo(), 0.0)
+def test_hosts_with_malformed_resources(broker):
+    broker.core.joined(b"h" * 16, m.HOST, JoinInfo(), 0.0)
     with pytest.raises(m.ProtocolError):
-        desk.say(b"h" * 16, m.HostReady({"CPU": 1 << 62}, HostInfo()))
-    assert desk.core.scheduler.hosts == {}
+        broker.say(b"h" * 16, m.HostReady({"CPU": 1 << 62}, HostInfo()))
+    assert broker.core.scheduler.hosts == {}
 
 
 # ------------------------------------------------------------------ watching and routing
 
 
-def test_watching(desk):
-    one, two = desk.driver("one"), desk.driver("two")
-    desk.say(one, m.Watch(two), m.Watch(two))
-    desk.lose(two)
-    assert desk.take(one) == [m.ProcessDied(two, "it was silent")]
+def test_watching(broker):
+    one, two = broker.driver("one"), broker.driver("two")
+    broker.say(one, m.Watch(two), m.Watch(two))
+    broker.lose(two)
+    assert broker.take(one) == [m.ProcessDied(two, "it was silent")]
 
 
-def test_watching_the_dead_and_the_unknown(desk):
-    one, two = desk.driver("one"), desk.driver("two")
-    desk.lose(two)
-    desk.say(one, m.Watch(two), m.Watch(b"x" * 16))
-    assert desk.take(one) == [m.ProcessDied(two, "it was silent"), m.ProcessDied(b"x" * 16, "unknown process")]
+def test_watching_the_dead_and_the_unknown(broker):
+    one, two = broker.driver("one"), broker.driver("two")
+    broker.lose(two)
+    broker.say(one, m.Watch(two), m.Watch(b"x" * 16))
+    assert broker.take(one) == [m.ProcessDied(two, "it was silent"), m.ProcessDied(b"x" * 16, "unknown process")]
 
 
-def test_rows_for_a_peer_are_passed_on_unopened(desk):
-    one, two = desk.driver("one"), desk.driver("two")
-    desk.say(one, m.Peer(two, b"\xc1 whatever"))
-    assert desk.take(two) == [m.Delivered(one, b"\xc1 whatever")]
+def test_rows_for_a_peer_are_passed_on_unopened(broker):
+    one, two = broker.driver("one"), broker.driver("two")
+    broker.say(one, m.Forward(two, b"\xc1 whatever"))
+    assert broker.take(two) == [m.Delivered(one, b"\xc1 whatever")]
 
 
-def test_rows_for_the_dead(desk):
-    one, two = desk.driver("one"), desk.driver("two")
-    desk.lose(two)
-    desk.say(one, m.Peer(two, b""))
-    assert desk.take(one) == [m.ProcessDied(two, "it was silent")]
+def test_rows_for_the_dead(broker):
+    one, two = broker.driver("one"), broker.driver("two")
+    broker.lose(two)
+    broker.say(one, m.Forward(two, b""))
+    assert broker.take(one) == [m.ProcessDied(two, "it was silent")]
 
 
-def test_hosts_hear_of_the_owners_that_they_watch(desk):
-    host = desk.host(CPU=0)
-    driver, other = desk.driver("one"), desk.driver("two")
-    desk.say(host, m.Watch(driver))
-    desk.lose(other)
-    desk.lose(driver)
-    assert desk.take(host, m.ProcessDied) == [m.ProcessDied(driver, "it was silent")]
-    desk.say(host, m.Watch(other))
-    assert desk.take(host, m.ProcessDied) == [m.ProcessDied(other, "it was silent")]
+def test_hosts_hear_of_the_owners_that_they_watch(broker):
+    host = broker.host(CPU=0)
+    driver, other = broker.driver("one"), broker.driver("two")
+    broker.say(host, m.Watch(driver))
+    broker.lose(other)
+    broker.lose(driver)
+    assert broker.take(host, m.ProcessDied) == [m.ProcessDied(driver, "it was silent")]
+    broker.say(host, m.Watch(other))
+    assert broker.take(host, m.ProcessDied) == [m.ProcessDied(other, "it was silent")]
 
 
 # ------------------------------------------------------------------ functions
 
 
-def test_functions(desk):
-    driver = desk.driver()
-    desk.say(driver, m.FunctionPut(FUNCTION, "f", b"code"), m.FunctionGet(FUNCTION), m.FunctionGet(b"x" * 16))
-    assert desk.take(driver) == [
+def test_functions(broker):
+    driver = broker.driver()
+    broker.say(driver, m.FunctionPut(FUNCTION, "f", b"code"), m.FunctionGet(FUNCTION), m.FunctionGet(b"x" * 16))
+    assert broker.take(driver) == [
         m.FunctionBlob(FUNCTION, True, "f", b"code"),
         m.FunctionBlob(b"x" * 16, False, "", b""),
     ]
@@ -147,244 +147,244 @@ def test_functions(desk):
      m.FunctionPut(FUNCTION, "f", b"")],
 )  # fmt: skip
 @pytest.mark.parametrize("first", [True, False])
-def test_nobody_ships_another_function_under_a_known_identifier(desk, wrong, first):
+def test_nobody_ships_another_function_under_a_known_identifier(broker, wrong, first):
     """Neither before the one whose it is, nor after."""
-    driver, other = desk.driver(), desk.driver("other")
+    driver, other = broker.driver(), broker.driver("other")
     right = m.FunctionPut(FUNCTION, "f", b"code")
     for message in (wrong, right) if first else (right, wrong):
         if message is right:
-            desk.say(driver, message)
+            broker.say(driver, message)
         else:
             with pytest.raises(m.ProtocolError, match="identifier"):
-                desk.say(other, message)
-    desk.say(driver, m.FunctionGet(FUNCTION), m.FunctionGet(wrong.function_id))
-    blobs = {answer.function_id: answer.blob for answer in desk.take(driver)}
+                broker.say(other, message)
+    broker.say(driver, m.FunctionGet(FUNCTION), m.FunctionGet(wrong.function_id))
+    blobs = {answer.function_id: answer.blob for answer in broker.take(driver)}
     assert blobs == {wrong.function_id: b"", FUNCTION: b"code"}
 
 
-def test_a_function_lives_as_long_as_any_of_its_jobs(desk):
-    one, two = desk.driver("one"), desk.driver("two")
+def test_a_function_lives_as_long_as_any_of_its_jobs(broker):
+    one, two = broker.driver("one"), broker.driver("two")
     for driver in (one, two):
-        desk.say(driver, m.FunctionPut(FUNCTION, "f", b"code"))
-    desk.say(one, m.Goodbye("bye"))
-    assert FUNCTION in desk.core.functions
-    desk.say(two, m.Goodbye("bye"))
-    assert desk.core.functions == {}
+        broker.say(driver, m.FunctionPut(FUNCTION, "f", b"code"))
+    broker.say(one, m.Goodbye("bye"))
+    assert FUNCTION in broker.core.functions
+    broker.say(two, m.Goodbye("bye"))
+    assert broker.core.functions == {}
 
 
 # ------------------------------------------------------------------ the end of a job
 
 
 @pytest.mark.parametrize("end", ["goodbye", "silence"])
-def test_a_job_ends_with_its_driver(desk, end):
-    host = desk.host(CPU=2)
-    first, second = desk.workers(host)
-    driver, other = desk.driver(), desk.driver("other")
-    desk.say(driver, m.FunctionPut(FUNCTION, "f", b"code"))
-    desk.submit(driver, 5, retryable=False)
-    (nested,) = desk.submit(first)
-    desk.create(driver)
-    desk.say(other, m.Watch(driver))
-    desk.take(host)
+def test_a_job_ends_with_its_driver(broker, end):
+    host = broker.host(CPU=2)
+    first, second = broker.workers(host)
+    driver, other = broker.driver(), broker.driver("other")
+    broker.say(driver, m.FunctionPut(FUNCTION, "f", b"code"))
+    broker.submit(driver, 5, retryable=False)
+    (nested,) = broker.submit(first)
+    broker.create(driver)
+    broker.say(other, m.Watch(driver))
+    broker.take(host)
     if end == "goodbye":
-        desk.say(driver, m.Goodbye("bye"))
+        broker.say(driver, m.Goodbye("bye"))
     else:
-        desk.lose(driver)
-    assert {kill.worker_id for kill in desk.take(host, m.KillWorker)} == {first, second}
-    assert [type(message) for message in desk.take(other)] == [m.ProcessDied]
+        broker.lose(driver)
+    assert {kill.worker_id for kill in broker.take(host, m.KillWorker)} == {first, second}
+    assert [type(message) for message in broker.take(other)] == [m.ProcessDied]
     for worker in (first, second):
-        desk.kill(worker, nested)
-    core = desk.core
+        broker.kill(worker, nested)
+    core = broker.core
     assert (core.tasks, core.actors.actors, core.functions, core.scheduler.queues) == ({}, {}, {}, {})
     assert list(core.jobs) == [b"\0\0\0\2"]
-    assert desk.free == {"CPU": 2}
+    assert broker.free == {"CPU": 2}
 
 
-def test_what_a_worker_of_an_ended_job_still_says(desk):
-    host = desk.host(CPU=1)
-    (worker,) = desk.workers(host)
-    driver = desk.driver()
-    (task_id,) = desk.submit(driver)
-    desk.say(driver, m.Goodbye("bye"))
-    desk.submit(worker)
-    desk.say(worker, m.FunctionPut(FUNCTION, "f", b"code"), m.Blocked(True), m.Blocked(False))
-    desk.done(worker, task_id)
-    assert desk.core.tasks == {}
-    desk.kill(worker)
-    assert desk.free == {"CPU": 1}
+def test_what_a_worker_of_an_ended_job_still_says(broker):
+    host = broker.host(CPU=1)
+    (worker,) = broker.workers(host)
+    driver = broker.driver()
+    (task_id,) = broker.submit(driver)
+    broker.say(driver, m.Goodbye("bye"))
+    broker.submit(worker)
+    broker.say(worker, m.FunctionPut(FUNCTION, "f", b"code"), m.Blocked(True), m.Blocked(False))
+    broker.done(worker, task_id)
+    assert broker.core.tasks == {}
+    broker.kill(worker)
+    assert broker.free == {"CPU": 1}
 
 
-def test_functions_of_an_ended_job_do_not_stay(desk):
-    host = desk.host(CPU=1)
-    (worker,) = desk.workers(host)
-    driver = desk.driver()
-    desk.submit(driver)
-    desk.say(driver, m.Goodbye("bye"))
-    desk.say(worker, m.FunctionPut(FUNCTION, "f", b"code"))
-    desk.kill(worker)
-    assert desk.core.functions == {}
+def test_functions_of_an_ended_job_do_not_stay(broker):
+    host = broker.host(CPU=1)
+    (worker,) = broker.workers(host)
+    driver = broker.driver()
+    broker.submit(driver)
+    broker.say(driver, m.Goodbye("bye"))
+    broker.say(worker, m.FunctionPut(FUNCTION, "f", b"code"))
+    broker.kill(worker)
+    assert broker.core.functions == {}
 
 
-def test_jobs_do_not_disturb_each_other(desk):
-    host = desk.host(CPU=2)
-    desk.workers(host)
-    one, two = desk.driver("one"), desk.driver("two")
-    desk.submit(one)
-    (task_id,) = desk.submit(two)
-    worker = desk.core.tasks[task_id].worker.worker_id
-    desk.take(host)
-    desk.say(one, m.Goodbye("bye"))
-    assert worker not in {kill.worker_id for kill in desk.take(host, m.KillWorker)}
-    desk.done(worker, task_id)
-    assert len(desk.take(two, m.Result)) == 1
+def test_jobs_do_not_disturb_each_other(broker):
+    host = broker.host(CPU=2)
+    broker.workers(host)
+    one, two = broker.driver("one"), broker.driver("two")
+    broker.submit(one)
+    (task_id,) = broker.submit(two)
+    worker = broker.core.tasks[task_id].worker.worker_id
+    broker.take(host)
+    broker.say(one, m.Goodbye("bye"))
+    assert worker not in {kill.worker_id for kill in broker.take(host, m.KillWorker)}
+    broker.done(worker, task_id)
+    assert len(broker.take(two, m.Result)) == 1
 
 
-def test_a_host_goes_with_everything_on_it(desk):
-    host = desk.host(CPU=2)
-    workers = desk.workers(host)
-    driver = desk.driver()
-    desk.say(driver, *[m.Watch(worker) for worker in workers])
-    desk.submit(driver, 2)
-    desk.create(driver)
-    desk.lose(host)
-    assert {message.process_id for message in desk.take(driver, m.ProcessDied)} == set(workers)
-    assert desk.core.scheduler.workers == {}
-    assert desk.core.actors.actors[ACTOR].worker is None
+def test_a_host_goes_with_everything_on_it(broker):
+    host = broker.host(CPU=2)
+    workers = broker.workers(host)
+    driver = broker.driver()
+    broker.say(driver, *[m.Watch(worker) for worker in workers])
+    broker.submit(driver, 2)
+    broker.create(driver)
+    broker.lose(host)
+    assert {message.process_id for message in broker.take(driver, m.ProcessDied)} == set(workers)
+    assert broker.core.scheduler.workers == {}
+    assert broker.core.actors.actors[ACTOR].worker is None
 
 
 # ------------------------------------------------------------------ queries
 
 
-def test_what_the_cluster_has(desk):
-    driver = desk.driver()
-    one = desk.host("one", CPU=2, special=0.5)
-    desk.host("two", CPU=1)
-    desk.workers(one)
-    assert ask(desk, driver, q.ResourcesQuery(1, free=False)).amounts == {"CPU": 3, "special": 0.5}
-    desk.submit(driver)
-    assert ask(desk, driver, q.ResourcesQuery(1, free=True)).amounts == {"CPU": 2, "special": 0.5}
-    hosts = ask(desk, driver, q.HostsQuery(1)).hosts
+def test_what_the_cluster_has(broker):
+    driver = broker.driver()
+    one = broker.host("one", CPU=2, special=0.5)
+    broker.host("two", CPU=1)
+    broker.workers(one)
+    assert ask(broker, driver, q.ResourcesQuery(1, free=False)).amounts == {"CPU": 3, "special": 0.5}
+    broker.submit(driver)
+    assert ask(broker, driver, q.ResourcesQuery(1, free=True)).amounts == {"CPU": 2, "special": 0.5}
+    hosts = ask(broker, driver, q.HostsQuery(1)).hosts
     assert [(host.info.hostname, host.workers) for host in hosts] == [("one", 2), ("two", 1)]
     assert (hosts[0].total, hosts[0].free) == ({"CPU": 2, "special": 0.5}, {"CPU": 1, "special": 0.5})
 
 
-def test_named_actors(desk):
-    driver = desk.driver()
+def test_named_actors(broker):
+    driver = broker.driver()
     for number, (namespace, name) in enumerate([("a", "x"), ("a", "y"), ("b", "x")], start=1):
-        desk.create(driver, make_task_id(driver, number), name=name, namespace=namespace)
-    found = ask(desk, driver, q.NamedActorsQuery(1, "a"))
+        broker.create(driver, make_task_id(driver, number), name=name, namespace=namespace)
+    found = ask(broker, driver, q.NamedActorsQuery(1, "a"))
     assert found.names == [q.ActorName("a", "x"), q.ActorName("a", "y")]
-    assert len(ask(desk, driver, q.NamedActorsQuery(2, None)).names) == 3
+    assert len(ask(broker, driver, q.NamedActorsQuery(2, None)).names) == 3
 
 
-def test_other_queries(desk):
-    driver = desk.driver()
-    desk.workers(desk.host(CPU=1))
-    desk.create(driver, name="n")
-    (actor,), (worker,) = ask(desk, driver, q.ActorsQuery(1)).actors, ask(desk, driver, q.WorkersQuery(2)).workers
+def test_other_queries(broker):
+    driver = broker.driver()
+    broker.workers(broker.host(CPU=1))
+    broker.create(driver, name="n")
+    (actor,), (worker,) = ask(broker, driver, q.ActorsQuery(1)).actors, ask(broker, driver, q.WorkersQuery(2)).workers
     assert (actor.actor_id, actor.name, actor.state) == (ACTOR, "n", "PENDING_CREATION")
     assert (worker.actor, worker.state) == ("A 'n'", "SERVING")
-    counts = ask(desk, driver, q.CountsQuery(3))
+    counts = ask(broker, driver, q.CountsQuery(3))
     assert (counts.actors, counts.workers, counts.processes) == (1, 1, 3)
 
 
 # ------------------------------------------------------------------ warnings
 
 
-def warnings(desk: Desk, driver: bytes) -> list[str]:
-    return [notice.text for notice in desk.take(driver, m.Notice)]
+def warnings(broker: BrokerHarness, driver: bytes) -> list[str]:
+    return [notice.text for notice in broker.take(driver, m.Notice)]
 
 
-def test_what_no_host_has_is_reported_once(desk):
-    driver = desk.driver()
-    desk.host(CPU=4)
-    desk.submit(driver, 3, shape(CPU=1, GPU=2))
-    desk.tick(1)
-    assert warnings(desk, driver) == []
-    desk.tick(1.5)
-    assert warnings(desk, driver) == []
-    desk.tick(1)
-    (text,) = warnings(desk, driver)
+def test_what_no_host_has_is_reported_once(broker):
+    driver = broker.driver()
+    broker.host(CPU=4)
+    broker.submit(driver, 3, shape(CPU=1, GPU=2))
+    broker.tick(1)
+    assert warnings(broker, driver) == []
+    broker.tick(1.5)
+    assert warnings(broker, driver) == []
+    broker.tick(1)
+    (text,) = warnings(broker, driver)
     assert "3 task(s)" in text
     assert "{CPU: 1, GPU: 2}" in text
     assert "{CPU: 4}" in text
-    desk.tick(100)
-    assert warnings(desk, driver) == []
+    broker.tick(100)
+    assert warnings(broker, driver) == []
 
 
-def test_no_host_at_all(desk):
-    driver = desk.driver()
-    desk.create(driver, name="n", placement=ONE_CPU)
-    desk.tick(1)
-    desk.tick(5)
-    (text,) = warnings(desk, driver)
+def test_no_host_at_all(broker):
+    driver = broker.driver()
+    broker.create(driver, name="n", placement=ONE_CPU)
+    broker.tick(1)
+    broker.tick(5)
+    (text,) = warnings(broker, driver)
     assert "A 'n'" in text
     assert "there is no host" in text
 
 
-def test_a_host_that_joins_in_time(desk):
-    driver = desk.driver()
-    desk.submit(driver, shape=shape(special=1))
-    desk.tick(1)
-    desk.host(special=1)
-    desk.tick(5)
-    assert warnings(desk, driver) == []
+def test_a_host_that_joins_in_time(broker):
+    driver = broker.driver()
+    broker.submit(driver, shape=shape(special=1))
+    broker.tick(1)
+    broker.host(special=1)
+    broker.tick(5)
+    assert warnings(broker, driver) == []
 
 
-def test_what_only_waits_is_not_reported(desk):
-    driver = desk.driver()
-    desk.workers(desk.host(CPU=1))
-    desk.submit(driver, 5, retryable=False)
-    desk.tick(1)
-    desk.tick(60)
-    assert warnings(desk, driver) == []
+def test_what_only_waits_is_not_reported(broker):
+    driver = broker.driver()
+    broker.workers(broker.host(CPU=1))
+    broker.submit(driver, 5, retryable=False)
+    broker.tick(1)
+    broker.tick(60)
+    assert warnings(broker, driver) == []
 
 
-def test_actors_that_hold_every_cpu_are_named(desk):
-    driver = desk.driver()
-    host = desk.host(CPU=1)
-    (worker,) = desk.workers(host)
-    desk.create(driver, name="hog", running=ONE_CPU)
-    desk.say(worker, m.ActorReady(ACTOR, b""))
-    desk.submit(driver)
-    desk.tick(1)
-    desk.tick(5)
-    assert warnings(desk, driver) == []
-    desk.tick(10)
-    (text,) = warnings(desk, driver)
+def test_actors_that_hold_every_cpu_are_named(broker):
+    driver = broker.driver()
+    host = broker.host(CPU=1)
+    (worker,) = broker.workers(host)
+    broker.create(driver, name="hog", running=ONE_CPU)
+    broker.say(worker, m.ActorReady(ACTOR, b""))
+    broker.submit(driver)
+    broker.tick(1)
+    broker.tick(5)
+    assert warnings(broker, driver) == []
+    broker.tick(10)
+    (text,) = warnings(broker, driver)
     assert "A 'hog'" in text
     assert "1 task(s)" in text
 
 
-def test_a_warning_is_given_again_for_another_occasion(desk):
-    driver = desk.driver()
-    desk.host(CPU=1)
+def test_a_warning_is_given_again_for_another_occasion(broker):
+    driver = broker.driver()
+    broker.host(CPU=1)
     wanted = shape(GPU=1)
     for _ in range(2):
-        (task_id,) = desk.submit(driver, shape=wanted)
-        desk.tick(0)
-        desk.tick(3)
-        assert len(warnings(desk, driver)) == 1
-        desk.say(driver, m.Cancel(task_id, 0))
-        desk.tick(0)
+        (task_id,) = broker.submit(driver, shape=wanted)
+        broker.tick(0)
+        broker.tick(3)
+        assert len(warnings(broker, driver)) == 1
+        broker.say(driver, m.Cancel(task_id, 0))
+        broker.tick(0)
 
 
-def test_no_host_speaks_for_the_workers_of_another(desk):
-    host, other = desk.host(CPU=1), desk.host("other", CPU=1)
-    (worker,) = desk.workers(host)
-    driver = desk.driver()
-    desk.submit(driver)
-    desk.say(other, m.WorkerStarted(worker, 4711), m.WorkerDied(worker, b"", "WorkerCrashedError", "murder"))
-    assert desk.take(driver) == []
-    assert desk.core.scheduler.workers[worker].pid == 1000
+def test_no_host_speaks_for_the_workers_of_another(broker):
+    host, other = broker.host(CPU=1), broker.host("other", CPU=1)
+    (worker,) = broker.workers(host)
+    driver = broker.driver()
+    broker.submit(driver)
+    broker.say(other, m.WorkerStarted(worker, 4711), m.WorkerDied(worker, b"", "WorkerCrashedError", "murder"))
+    assert broker.take(driver) == []
+    assert broker.core.scheduler.workers[worker].pid == 1000
 
 
-def test_tasks_without_resources_need_no_cpu(desk):
-    driver = desk.driver()
-    host = desk.host(CPU=1)
-    desk.workers(host)
-    desk.submit(driver, 1, ONE_CPU)
-    (task_id,) = desk.submit(driver, 1, NO_CPU)
-    (worker,) = desk.workers(host)
-    assert desk.runs(worker) == [task_id]
+def test_tasks_without_resources_need_no_cpu(broker):
+    driver = broker.driver()
+    host = broker.host(CPU=1)
+    broker.workers(host)
+    broker.submit(driver, 1, ONE_CPU)
+    (task_id,) = broker.submit(driver, 1, NO_CPU)
+    (worker,) = broker.workers(host)
+    assert broker.runs(worker) == [task_id]
     assert task_id == make_task_id(driver, 2)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.broker.desk import ACTOR, ONE_CPU, Desk, amounts, shape
+from tests.unit.broker.harness import ACTOR, ONE_CPU, BrokerHarness, amounts, shape
 from zray.broker.accounts import HOLD_S, STARVED_S
 from zray.broker.core import BrokerCore
 from zray.broker.resources import UNIT, read_shape
@@ -25,314 +25,316 @@ LATER = 2 * PATIENCE_S
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def broker() -> BrokerHarness:
+    return BrokerHarness()
 
 
-def crowded(desk: Desk, cpus: int, count: int = 200, function_id: bytes = SLOW) -> tuple[bytes, bytes, list[bytes]]:
+def crowded(
+    broker: BrokerHarness, cpus: int, count: int = 200, function_id: bytes = SLOW
+) -> tuple[bytes, bytes, list[bytes]]:
     """A driver that has taken all the CPUs of the only host, and has more queued."""
-    driver = desk.driver()
-    host = desk.host(CPU=cpus)
-    workers = desk.workers(host)
-    desk.submit(driver, count, function_id=function_id)
+    driver = broker.driver()
+    host = broker.host(CPU=cpus)
+    workers = broker.workers(host)
+    broker.submit(driver, count, function_id=function_id)
     return driver, host, workers
 
 
-def second(desk: Desk, count: int = 1, name: str = "second", **what: Any) -> tuple[bytes, list[bytes]]:
-    driver = desk.driver(name)
-    return driver, desk.submit(driver, count, **what)
+def second(broker: BrokerHarness, count: int = 1, name: str = "second", **what: Any) -> tuple[bytes, list[bytes]]:
+    driver = broker.driver(name)
+    return driver, broker.submit(driver, count, **what)
 
 
-def running(desk: Desk) -> dict[bytes, int]:
+def running(broker: BrokerHarness) -> dict[bytes, int]:
     """How many workers each job's tasks have."""
     counts: dict[bytes, int] = defaultdict(int)
-    for worker in desk.core.scheduler.workers.values():
+    for worker in broker.core.scheduler.workers.values():
         if worker.outstanding:
             counts[worker.job_id] += 1
     return dict(counts)
 
 
-def finish_one(desk: Desk, worker_id: bytes, run_us: int = 10**6) -> None:
+def finish_one(broker: BrokerHarness, worker_id: bytes, run_us: int = 10**6) -> None:
     """A worker is through with the first of what it has."""
-    worker = desk.core.scheduler.workers[worker_id]
-    desk.done(worker_id, next(iter(worker.outstanding)), run_us=run_us)
+    worker = broker.core.scheduler.workers[worker_id]
+    broker.done(worker_id, next(iter(worker.outstanding)), run_us=run_us)
 
 
-def finish_all(desk: Desk, worker_id: bytes, run_us: int = 50) -> None:
+def finish_all(broker: BrokerHarness, worker_id: bytes, run_us: int = 50) -> None:
     """A worker is through with all that it has had at this moment."""
-    desk.done(worker_id, *desk.core.scheduler.workers[worker_id].outstanding, run_us=run_us)
+    broker.done(worker_id, *broker.core.scheduler.workers[worker_id].outstanding, run_us=run_us)
 
 
 # ------------------------------------------------------------------ between jobs
 
 
-def test_the_next_free_cpu_is_for_the_job_that_has_none(desk):
-    _, host, workers = crowded(desk, cpus=2)
-    _, (task_id,) = second(desk)
-    finish_one(desk, workers[0])
-    (new,) = desk.workers(host)  # it was started for the second job, and nobody took its CPU meanwhile
-    assert desk.free == {"CPU": 0}
-    assert desk.runs(new) == [task_id]
+def test_the_next_free_cpu_is_for_the_job_that_has_none(broker):
+    _, host, workers = crowded(broker, cpus=2)
+    _, (task_id,) = second(broker)
+    finish_one(broker, workers[0])
+    (new,) = broker.workers(host)  # it was started for the second job, and nobody took its CPU meanwhile
+    assert broker.free == {"CPU": 0}
+    assert broker.runs(new) == [task_id]
 
 
-def test_a_worker_that_would_be_given_more_makes_room(desk):
+def test_a_worker_that_would_be_given_more_makes_room(broker):
     """Short tasks: a worker never runs dry as long as its job has some."""
-    driver = desk.driver()
-    (worker,) = desk.workers(desk.host(CPU=1))
-    desk.teach(driver, worker, run_us=20)
-    desk.submit(driver, 2000)
-    _, (task_id,) = second(desk)
-    held = len(desk.core.scheduler.workers[worker].outstanding)
+    driver = broker.driver()
+    (worker,) = broker.workers(broker.host(CPU=1))
+    broker.teach(driver, worker, run_us=20)
+    broker.submit(driver, 2000)
+    _, (task_id,) = second(broker)
+    held = len(broker.core.scheduler.workers[worker].outstanding)
     assert held > 1
-    finish_one(desk, worker, run_us=20)
-    assert len(desk.core.scheduler.workers[worker].outstanding) == held - 1
-    finish_all(desk, worker, run_us=20)
-    (new,) = desk.workers(b"host".ljust(16, b"\0"))
-    assert desk.runs(new) == [task_id]
-    desk.done(new, task_id)
-    assert len(desk.core.scheduler.workers[worker].outstanding) > 1  # the first job has it all again
+    finish_one(broker, worker, run_us=20)
+    assert len(broker.core.scheduler.workers[worker].outstanding) == held - 1
+    finish_all(broker, worker, run_us=20)
+    (new,) = broker.workers(b"host".ljust(16, b"\0"))
+    assert broker.runs(new) == [task_id]
+    broker.done(new, task_id)
+    assert len(broker.core.scheduler.workers[worker].outstanding) > 1  # the first job has it all again
 
 
-def test_only_as_many_make_room_as_are_needed(desk):
-    driver = desk.driver()
-    workers = desk.workers(desk.host(CPU=4))
-    desk.submit(driver, 4)
+def test_only_as_many_make_room_as_are_needed(broker):
+    driver = broker.driver()
+    workers = broker.workers(broker.host(CPU=4))
+    broker.submit(driver, 4)
     for worker in workers:
-        finish_all(desk, worker, run_us=20)
-    desk.submit(driver, 5000)
-    second(desk)
+        finish_all(broker, worker, run_us=20)
+    broker.submit(driver, 5000)
+    second(broker)
     for worker in workers:
-        finish_one(desk, worker, run_us=20)
-    yielding = [worker for worker in desk.core.scheduler.workers.values() if worker.yields_to is not None]
+        finish_one(broker, worker, run_us=20)
+    yielding = [worker for worker in broker.core.scheduler.workers.values() if worker.yields_to is not None]
     assert len(yielding) == 1
 
 
-def test_who_makes_room_for_what_is_cancelled_goes_on(desk):
-    driver = desk.driver()
-    (worker,) = desk.workers(desk.host(CPU=1))
-    desk.teach(driver, worker, run_us=20)
-    desk.submit(driver, 2000)
-    other, (task_id,) = second(desk)
-    finish_one(desk, worker, run_us=20)
-    desk.say(other, m.Cancel(task_id, 0))
-    held = len(desk.core.scheduler.workers[worker].outstanding)
-    finish_one(desk, worker, run_us=20)
-    assert len(desk.core.scheduler.workers[worker].outstanding) >= held
+def test_who_makes_room_for_what_is_cancelled_goes_on(broker):
+    driver = broker.driver()
+    (worker,) = broker.workers(broker.host(CPU=1))
+    broker.teach(driver, worker, run_us=20)
+    broker.submit(driver, 2000)
+    other, (task_id,) = second(broker)
+    finish_one(broker, worker, run_us=20)
+    broker.say(other, m.Cancel(task_id, 0))
+    held = len(broker.core.scheduler.workers[worker].outstanding)
+    finish_one(broker, worker, run_us=20)
+    assert len(broker.core.scheduler.workers[worker].outstanding) >= held
 
 
 @pytest.mark.parametrize("ends", ["worker", "driver", "second"])
-def test_whoever_ends_while_one_makes_room(desk, ends):
+def test_whoever_ends_while_one_makes_room(broker, ends):
     """The accounts are looked at after each step."""
-    driver = desk.driver()
-    (worker,) = desk.workers(desk.host(CPU=1))
-    desk.teach(driver, worker, run_us=20)
-    desk.submit(driver, 2000)
-    other, (task_id,) = second(desk)
-    finish_one(desk, worker, run_us=20)
+    driver = broker.driver()
+    (worker,) = broker.workers(broker.host(CPU=1))
+    broker.teach(driver, worker, run_us=20)
+    broker.submit(driver, 2000)
+    other, (task_id,) = second(broker)
+    finish_one(broker, worker, run_us=20)
     if ends == "worker":
-        desk.kill(worker)
+        broker.kill(worker)
     else:
-        desk.lose(driver if ends == "driver" else other)
-        finish_all(desk, worker, run_us=20)
+        broker.lose(driver if ends == "driver" else other)
+        finish_all(broker, worker, run_us=20)
     host = b"host".ljust(16, b"\0")
     if ends == "driver":
-        desk.kill(worker)
+        broker.kill(worker)
     for _ in range(3):
-        desk.workers(host)
-    ran = {task for worker in desk.core.scheduler.workers.values() for task in worker.outstanding}
+        broker.workers(host)
+    ran = {task for worker in broker.core.scheduler.workers.values() for task in worker.outstanding}
     assert (task_id in ran) == (ends != "second")
     assert ran or ends == "second"
 
 
-def test_two_jobs_have_half_each(desk):
+def test_two_jobs_have_half_each(broker):
     """The second gets what becomes free until both have as much, and then each keeps what it has."""
-    _, host, _ = crowded(desk, cpus=6)
-    second(desk, 200, function_id=SLOW)
+    _, host, _ = crowded(broker, cpus=6)
+    second(broker, 200, function_id=SLOW)
     rng = random.Random(1)
     for _ in range(60):
-        busy = [worker.worker_id for worker in desk.core.scheduler.workers.values() if worker.outstanding]
-        finish_one(desk, rng.choice(busy))
-        desk.workers(host)
-    assert sorted(running(desk).values()) == [3, 3]
+        busy = [worker.worker_id for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+        finish_one(broker, rng.choice(busy))
+        broker.workers(host)
+    assert sorted(running(broker).values()) == [3, 3]
 
 
-def test_a_job_of_many_lines_gets_no_more_than_one_of_one(desk):
-    desk.driver()
-    host = desk.host(CPU=4, a=8, b=8, c=8)
-    desk.workers(host)
-    one, two = desk.driver("one"), desk.driver("two")
+def test_a_job_of_many_lines_gets_no_more_than_one_of_one(broker):
+    broker.driver()
+    host = broker.host(CPU=4, a=8, b=8, c=8)
+    broker.workers(host)
+    one, two = broker.driver("one"), broker.driver("two")
     for name in "abc":
-        desk.submit(one, 50, shape(CPU=1, **{name: 1}), SLOW)
-    desk.submit(two, 50, function_id=SLOW)
+        broker.submit(one, 50, shape(CPU=1, **{name: 1}), SLOW)
+    broker.submit(two, 50, function_id=SLOW)
     rng = random.Random(2)
     for _ in range(60):
-        desk.workers(host)
-        busy = [worker.worker_id for worker in desk.core.scheduler.workers.values() if worker.outstanding]
-        finish_one(desk, rng.choice(busy))
-    desk.workers(host)
-    assert sorted(running(desk).values()) == [2, 2]
+        broker.workers(host)
+        busy = [worker.worker_id for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+        finish_one(broker, rng.choice(busy))
+    broker.workers(host)
+    assert sorted(running(broker).values()) == [2, 2]
 
 
-def test_jobs_are_compared_by_what_is_asked_for(desk):
+def test_jobs_are_compared_by_what_is_asked_for(broker):
     """A job that has all there is of one resource has its part of another."""
-    one, two = desk.driver("one"), desk.driver("two")
-    host = desk.host(CPU=2, special=1)
-    desk.workers(host)
-    desk.submit(one, 10, shape(special=1), SLOW)
-    desk.submit(two, 50, function_id=SLOW)
-    desk.workers(host)
-    desk.submit(one, 10, function_id=SLOW)
-    cpu_worker = next(worker for worker in desk.core.scheduler.workers.values() if "CPU" in worker.grant.amounts)
-    finish_one(desk, cpu_worker.worker_id)
-    desk.workers(host)
-    shares = [worker.share for worker in desk.core.scheduler.workers.values() if worker.grant.amounts]
+    one, two = broker.driver("one"), broker.driver("two")
+    host = broker.host(CPU=2, special=1)
+    broker.workers(host)
+    broker.submit(one, 10, shape(special=1), SLOW)
+    broker.submit(two, 50, function_id=SLOW)
+    broker.workers(host)
+    broker.submit(one, 10, function_id=SLOW)
+    cpu_worker = next(worker for worker in broker.core.scheduler.workers.values() if "CPU" in worker.grant.amounts)
+    finish_one(broker, cpu_worker.worker_id)
+    broker.workers(host)
+    shares = [worker.share for worker in broker.core.scheduler.workers.values() if worker.grant.amounts]
     assert sorted(str(share.shape) for share in shares) == ["{CPU: 1}", "{CPU: 1}", "{special: 1}"]
     assert len({share.job for share in shares if "CPU" in share.shape.amounts}) == 2
 
 
-def test_what_an_actor_keeps_does_not_count(desk):
+def test_what_an_actor_keeps_does_not_count(broker):
     """Its job would never have a turn beside another that has always something queued."""
-    driver = desk.driver()
-    host = desk.host(CPU=2)
-    desk.workers(host)
-    desk.create(driver, running=ONE_CPU)
-    actor_worker = desk.core.actors.actors[ACTOR].worker
+    driver = broker.driver()
+    host = broker.host(CPU=2)
+    broker.workers(host)
+    broker.create(driver, running=ONE_CPU)
+    actor_worker = broker.core.actors.actors[ACTOR].worker
     assert actor_worker is not None
-    desk.say(actor_worker.worker_id, m.ActorReady(ACTOR, b""))
-    second(desk, 50, function_id=SLOW)
-    desk.workers(host)
-    (task_id,) = desk.submit(driver, function_id=SLOW)
-    (busy,) = [worker for worker in desk.core.scheduler.workers.values() if worker.outstanding]
-    finish_one(desk, busy.worker_id)
-    desk.workers(host)
-    assert task_id in {task for worker in desk.core.scheduler.workers.values() for task in worker.outstanding}
+    broker.say(actor_worker.worker_id, m.ActorReady(ACTOR, b""))
+    second(broker, 50, function_id=SLOW)
+    broker.workers(host)
+    (task_id,) = broker.submit(driver, function_id=SLOW)
+    (busy,) = [worker for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+    finish_one(broker, busy.worker_id)
+    broker.workers(host)
+    assert task_id in {task for worker in broker.core.scheduler.workers.values() for task in worker.outstanding}
 
 
 # ------------------------------------------------------------------ between the lines of a job
 
 
-def test_an_actor_beside_a_queue_of_short_tasks(desk):
-    driver = desk.driver()
-    (worker,) = desk.workers(desk.host(CPU=1))
-    desk.teach(driver, worker, run_us=20)
-    desk.submit(driver, 2000)
-    desk.create(driver)
-    finish_one(desk, worker, run_us=20)
-    finish_all(desk, worker, run_us=20)
-    assert desk.core.actors.actors[ACTOR].worker is not None
+def test_an_actor_beside_a_queue_of_short_tasks(broker):
+    driver = broker.driver()
+    (worker,) = broker.workers(broker.host(CPU=1))
+    broker.teach(driver, worker, run_us=20)
+    broker.submit(driver, 2000)
+    broker.create(driver)
+    finish_one(broker, worker, run_us=20)
+    finish_all(broker, worker, run_us=20)
+    assert broker.core.actors.actors[ACTOR].worker is not None
 
 
-def test_actors_of_two_jobs_are_placed_in_turns(desk):
-    host = desk.host(CPU=2)
-    desk.workers(host)
-    creators = [desk.driver("driver"), desk.driver("other")]
+def test_actors_of_two_jobs_are_placed_in_turns(broker):
+    host = broker.host(CPU=2)
+    broker.workers(host)
+    creators = [broker.driver("driver"), broker.driver("other")]
     ids = [[make_task_id(creator, number) for number in (1, 2, 3)] for creator in creators]
     for creator, mine in zip(creators, ids, strict=True):  # all of the first one's come before any of the other's
         for actor_id in mine:
-            desk.core.receive(creator, desk.creation(actor_id, running=ONE_CPU), desk.now)
-    desk.turn()
-    placed = [actor.actor_id for actor in desk.core.actors.actors.values() if actor.worker is not None]
+            broker.core.receive(creator, broker.creation(actor_id, running=ONE_CPU), broker.now)
+    broker.turn()
+    placed = [actor.actor_id for actor in broker.core.actors.actors.values() if actor.worker is not None]
     assert placed == [ids[0][0], ids[1][0]]
 
 
 # ------------------------------------------------------------------ what needs more than one gives back
 
 
-def large_beside_small(desk: Desk, run_us: int) -> tuple[list[bytes], bytes]:
+def large_beside_small(broker: BrokerHarness, run_us: int) -> tuple[list[bytes], bytes]:
     """Both workers of a host have small tasks, more are queued, and a task waits that needs both CPUs."""
-    driver = desk.driver()
-    workers = desk.workers(desk.host(CPU=2))
-    desk.submit(driver, 2)
+    driver = broker.driver()
+    workers = broker.workers(broker.host(CPU=2))
+    broker.submit(driver, 2)
     for worker in workers:
-        finish_all(desk, worker, run_us)
-    desk.submit(driver, 2000)
-    (large,) = desk.submit(driver, shape=TWO_CPUS)
+        finish_all(broker, worker, run_us)
+    broker.submit(driver, 2000)
+    (large,) = broker.submit(driver, shape=TWO_CPUS)
     return workers, large
 
 
-def test_a_host_is_held_for_a_large_task(desk):
-    workers, large = large_beside_small(desk, run_us=10**6)
-    finish_one(desk, workers[0])
-    assert desk.core.scheduler.workers[workers[0]].outstanding  # it has not waited long enough
-    desk.tick(LATER)
-    finish_one(desk, workers[0])
-    assert not desk.core.scheduler.workers[workers[0]].outstanding
-    finish_one(desk, workers[1])
-    assert [task for worker in workers for task in desk.core.scheduler.workers[worker].outstanding] == [large]
-    desk.done(next(worker for worker in workers if desk.core.scheduler.workers[worker].outstanding), large)
-    assert all(desk.core.scheduler.workers[worker].outstanding for worker in workers)  # it is held no more
+def test_a_host_is_held_for_a_large_task(broker):
+    workers, large = large_beside_small(broker, run_us=10**6)
+    finish_one(broker, workers[0])
+    assert broker.core.scheduler.workers[workers[0]].outstanding  # it has not waited long enough
+    broker.tick(LATER)
+    finish_one(broker, workers[0])
+    assert not broker.core.scheduler.workers[workers[0]].outstanding
+    finish_one(broker, workers[1])
+    assert [task for worker in workers for task in broker.core.scheduler.workers[worker].outstanding] == [large]
+    broker.done(next(worker for worker in workers if broker.core.scheduler.workers[worker].outstanding), large)
+    assert all(broker.core.scheduler.workers[worker].outstanding for worker in workers)  # it is held no more
 
 
-def test_workers_of_a_held_host_make_room(desk):
-    workers, large = large_beside_small(desk, run_us=20)
-    desk.tick(LATER)
+def test_workers_of_a_held_host_make_room(broker):
+    workers, large = large_beside_small(broker, run_us=20)
+    broker.tick(LATER)
     for worker in workers:
-        finish_one(desk, worker, run_us=20)
+        finish_one(broker, worker, run_us=20)
     for worker in workers:
-        finish_all(desk, worker, run_us=20)
-    assert [task for worker in workers for task in desk.core.scheduler.workers[worker].outstanding] == [large]
+        finish_all(broker, worker, run_us=20)
+    assert [task for worker in workers for task in broker.core.scheduler.workers[worker].outstanding] == [large]
 
 
-def test_a_hold_ends_and_the_host_rests(desk):
+def test_a_hold_ends_and_the_host_rests(broker):
     """What runs there may wait, unseen, for what the hold keeps off."""
-    workers, _ = large_beside_small(desk, run_us=10**6)
-    desk.tick(LATER)
-    finish_one(desk, workers[0])
-    assert not desk.core.scheduler.workers[workers[0]].outstanding
-    desk.tick(HOLD_S)
-    assert desk.core.scheduler.workers[workers[0]].outstanding  # it goes on while the other has not ended
-    desk.tick(HOLD_S / 2)
-    finish_one(desk, workers[0])
-    assert desk.core.scheduler.workers[workers[0]].outstanding
-    desk.tick(HOLD_S)
-    finish_one(desk, workers[0])
-    assert not desk.core.scheduler.workers[workers[0]].outstanding  # held again, and now twice as long
-    desk.tick(HOLD_S * 1.5)
-    assert not desk.core.scheduler.workers[workers[0]].outstanding
+    workers, _ = large_beside_small(broker, run_us=10**6)
+    broker.tick(LATER)
+    finish_one(broker, workers[0])
+    assert not broker.core.scheduler.workers[workers[0]].outstanding
+    broker.tick(HOLD_S)
+    assert broker.core.scheduler.workers[workers[0]].outstanding  # it goes on while the other has not ended
+    broker.tick(HOLD_S / 2)
+    finish_one(broker, workers[0])
+    assert broker.core.scheduler.workers[workers[0]].outstanding
+    broker.tick(HOLD_S)
+    finish_one(broker, workers[0])
+    assert not broker.core.scheduler.workers[workers[0]].outstanding  # held again, and now twice as long
+    broker.tick(HOLD_S * 1.5)
+    assert not broker.core.scheduler.workers[workers[0]].outstanding
 
 
-def test_no_host_is_held_where_actors_keep_what_is_needed(desk):
-    driver = desk.driver()
-    host = desk.host(CPU=2)
-    desk.workers(host)
-    desk.create(driver, running=ONE_CPU)
-    desk.say(desk.core.actors.actors[ACTOR].worker.worker_id, m.ActorReady(ACTOR, b""))
-    desk.submit(driver, 100, function_id=SLOW)
-    desk.submit(driver, shape=TWO_CPUS)
-    desk.tick(LATER)
-    (busy,) = [worker for worker in desk.core.scheduler.workers.values() if worker.outstanding]
-    finish_one(desk, busy.worker_id)
+def test_no_host_is_held_where_actors_keep_what_is_needed(broker):
+    driver = broker.driver()
+    host = broker.host(CPU=2)
+    broker.workers(host)
+    broker.create(driver, running=ONE_CPU)
+    broker.say(broker.core.actors.actors[ACTOR].worker.worker_id, m.ActorReady(ACTOR, b""))
+    broker.submit(driver, 100, function_id=SLOW)
+    broker.submit(driver, shape=TWO_CPUS)
+    broker.tick(LATER)
+    (busy,) = [worker for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+    finish_one(broker, busy.worker_id)
     assert busy.outstanding
 
 
-def test_only_what_is_lacking_is_kept(desk):
+def test_only_what_is_lacking_is_kept(broker):
     """Two of a special resource are waited for: tasks that need CPUs only go on."""
-    driver = desk.driver()
-    host = desk.host(CPU=3, special=2)
-    desk.workers(host)
+    driver = broker.driver()
+    host = broker.host(CPU=3, special=2)
+    broker.workers(host)
     both = shape(CPU=1, special=1)
-    desk.submit(driver, 50, both, SLOW)
-    desk.submit(driver, 50, function_id=SLOW)
-    desk.workers(host)
-    desk.submit(driver, 1, shape(special=2), SLOW)
-    desk.tick(LATER)
+    broker.submit(driver, 50, both, SLOW)
+    broker.submit(driver, 50, function_id=SLOW)
+    broker.workers(host)
+    broker.submit(driver, 1, shape(special=2), SLOW)
+    broker.tick(LATER)
     for _ in range(3):
-        for worker in list(desk.core.scheduler.workers.values()):
+        for worker in list(broker.core.scheduler.workers.values()):
             if worker.outstanding and worker.grant.key in (both, ONE_CPU):
-                finish_one(desk, worker.worker_id)
-    shapes = [str(worker.grant) for worker in desk.core.scheduler.workers.values() if worker.outstanding]
+                finish_one(broker, worker.worker_id)
+    shapes = [str(worker.grant) for worker in broker.core.scheduler.workers.values() if worker.outstanding]
     assert "{special: 2}" in shapes and "{CPU: 1}" in shapes
 
 
-def test_a_held_host_serves_those_who_use_less(desk):
-    workers, _ = large_beside_small(desk, run_us=10**6)
-    desk.tick(LATER)
-    _, (task_id,) = second(desk, function_id=SLOW)
+def test_a_held_host_serves_those_who_use_less(broker):
+    workers, _ = large_beside_small(broker, run_us=10**6)
+    broker.tick(LATER)
+    _, (task_id,) = second(broker, function_id=SLOW)
     # The first job holds the host for its large task, and still uses a CPU: the second job, which has none, is next.
-    finish_one(desk, workers[0])
+    finish_one(broker, workers[0])
     host = b"host".ljust(16, b"\0")
-    (new,) = desk.workers(host)
-    assert desk.runs(new) == [task_id]
+    (new,) = broker.workers(host)
+    assert broker.runs(new) == [task_id]
 
 
 # ------------------------------------------------------------------ any mixture

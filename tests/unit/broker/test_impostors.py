@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.broker.desk import ACTOR, FUNCTION, ONE_CPU, Desk, amounts, one_worker, prefetched
+from tests.unit.broker.harness import ACTOR, FUNCTION, ONE_CPU, BrokerHarness, amounts, one_worker, prefetched
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol.messages import ProtocolError
@@ -17,12 +17,12 @@ from zray.protocol.records import HostInfo, JoinInfo
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def broker() -> BrokerHarness:
+    return BrokerHarness()
 
 
-def worker_of(desk: Desk, task_id: bytes) -> bytes:
-    worker = desk.core.tasks[task_id].worker
+def worker_of(broker: BrokerHarness, task_id: bytes) -> bytes:
+    worker = broker.core.tasks[task_id].worker
     assert worker is not None
     return worker.worker_id
 
@@ -30,38 +30,38 @@ def worker_of(desk: Desk, task_id: bytes) -> bytes:
 class Scene:
     """Two drivers with a task each that runs, and the first with an actor; three workers on one host."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.host = desk.host(CPU=3)
-        self.workers = desk.workers(self.host)
-        self.driver, self.other = desk.driver("driver"), desk.driver("other")
-        (self.task,) = desk.submit(self.driver, retryable=False)
-        (self.other_task,) = desk.submit(self.other, retryable=False)
-        desk.create(self.driver, max_restarts=1)
-        records = desk.core.scheduler.workers
-        self.worker = worker_of(desk, self.task)
-        self.other_worker = worker_of(desk, self.other_task)
+    def __init__(self, broker: BrokerHarness) -> None:
+        self.broker = broker
+        self.host = broker.host(CPU=3)
+        self.workers = broker.workers(self.host)
+        self.driver, self.other = broker.driver("driver"), broker.driver("other")
+        (self.task,) = broker.submit(self.driver, retryable=False)
+        (self.other_task,) = broker.submit(self.other, retryable=False)
+        broker.create(self.driver, max_restarts=1)
+        records = broker.core.scheduler.workers
+        self.worker = worker_of(broker, self.task)
+        self.other_worker = worker_of(broker, self.other_task)
         self.actor_worker = next(w for w in self.workers if records[w].actor is not None)
-        desk.say(self.actor_worker, m.ActorReady(ACTOR, b""))
+        broker.say(self.actor_worker, m.ActorReady(ACTOR, b""))
         self.call = make_task_id(self.driver, 500)
-        desk.say(self.driver, m.ActorCall(ACTOR, 0, 1, self.call, 0, b"payload"))
+        broker.say(self.driver, m.ActorCall(ACTOR, 0, 1, self.call, 0, b"payload"))
         for process in (self.host, self.driver, self.other, *self.workers):
-            desk.take(process)
+            broker.take(process)
 
     def refuses(self, source: bytes, message: Any) -> None:
         """The message is malformed, by its content; nobody is told anything."""
         with pytest.raises(ProtocolError):
-            self.desk.say(source, message)
+            self.broker.say(source, message)
         self.is_quiet()
 
     def is_quiet(self) -> None:
-        self.desk.turn()
-        assert {dest: mail for dest, mail in self.desk.mail.items() if mail} == {}
+        self.broker.turn()
+        assert {dest: mail for dest, mail in self.broker.mail.items() if mail} == {}
 
 
 @pytest.fixture
-def scene(desk: Desk) -> Scene:
-    return Scene(desk)
+def scene(broker: BrokerHarness) -> Scene:
+    return Scene(broker)
 
 
 # ------------------------------------------------------------------ outcomes
@@ -69,43 +69,43 @@ def scene(desk: Desk) -> Scene:
 
 def test_an_outcome_of_a_task_comes_from_its_worker(scene):
     for impostor in (scene.other_worker, scene.actor_worker):
-        scene.desk.say(impostor, m.Done(scene.task, 0, 5, b"forged"))
+        scene.broker.say(impostor, m.Done(scene.task, 0, 5, b"forged"))
         scene.is_quiet()
-        scene.desk.say(impostor, m.Returned([scene.task]))
+        scene.broker.say(impostor, m.Returned([scene.task]))
         scene.is_quiet()
-        scene.desk.say(impostor, m.Started(scene.task, 0))
+        scene.broker.say(impostor, m.Started(scene.task, 0))
         scene.is_quiet()
     scene.refuses(scene.worker, m.Started(scene.task, 1))
-    assert scene.desk.core.tasks[scene.task].payload == b"payload"
+    assert scene.broker.core.tasks[scene.task].payload == b"payload"
     scene.refuses(scene.worker, m.Done(scene.task, 1, 5, b"of another attempt"))
-    scene.desk.done(scene.worker, scene.task)
-    assert scene.desk.take(scene.driver) == [m.Result(scene.task, 0, scene.worker, b"", b"outcome")]
+    scene.broker.done(scene.worker, scene.task)
+    assert scene.broker.take(scene.driver) == [m.Result(scene.task, 0, scene.worker, b"", b"outcome")]
 
 
 def test_an_outcome_of_a_call_comes_from_an_actor_and_tells_from_which(scene):
     for task_id in (scene.call, scene.task):  # of a task, too: the owner would take it for the outcome
         scene.refuses(scene.worker, m.Reply(scene.driver, task_id, 0, b"forged"))
     scene.refuses(scene.actor_worker, m.Reply(scene.other, scene.call, 0, b"to somebody else"))
-    scene.desk.say(scene.actor_worker, m.Reply(scene.other, scene.other_task, 0, b"forged"))
-    (result,) = scene.desk.take(scene.other)
+    scene.broker.say(scene.actor_worker, m.Reply(scene.other, scene.other_task, 0, b"forged"))
+    (result,) = scene.broker.take(scene.other)
     assert (result.source, result.actor) == (scene.actor_worker, ACTOR)  # the owner knows that it did not call it
-    scene.desk.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"outcome"))
-    assert scene.desk.take(scene.driver) == [m.Result(scene.call, 0, scene.actor_worker, ACTOR, b"outcome")]
+    scene.broker.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"outcome"))
+    assert scene.broker.take(scene.driver) == [m.Result(scene.call, 0, scene.actor_worker, ACTOR, b"outcome")]
 
 
 def test_the_answers_of_an_actor_that_has_ended_still_count(scene):
     """They may have waited for acknowledgements, and carry references."""
-    scene.desk.say(scene.actor_worker, m.ActorExiting(ACTOR, "done"), m.Leaving("done"))
-    scene.desk.take(scene.driver)
-    scene.desk.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"late"))
-    assert scene.desk.take(scene.driver) == [m.Result(scene.call, 0, scene.actor_worker, ACTOR, b"late")]
+    scene.broker.say(scene.actor_worker, m.ActorExiting(ACTOR, "done"), m.Leaving("done"))
+    scene.broker.take(scene.driver)
+    scene.broker.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"late"))
+    assert scene.broker.take(scene.driver) == [m.Result(scene.call, 0, scene.actor_worker, ACTOR, b"late")]
 
 
 def test_the_dead_answer_nothing(scene):
-    scene.desk.kill(scene.actor_worker)
-    scene.desk.take(scene.driver)
-    scene.desk.take(scene.host)
-    scene.desk.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"from the other side"))
+    scene.broker.kill(scene.actor_worker)
+    scene.broker.take(scene.driver)
+    scene.broker.take(scene.host)
+    scene.broker.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"from the other side"))
     scene.is_quiet()
 
 
@@ -115,11 +115,11 @@ def test_the_dead_answer_nothing(scene):
 def test_tasks_and_calls_are_made_in_ones_own_name(scene):
     scene.refuses(scene.other, m.Submit(make_task_id(scene.driver, 7), 0, FUNCTION, ONE_CPU, 0, b"", b""))
     scene.refuses(scene.other, m.ActorCall(ACTOR, 0, 1, make_task_id(scene.driver, 8), 0, b""))
-    assert len(scene.desk.core.tasks) == 2
+    assert len(scene.broker.core.tasks) == 2
 
 
 def test_only_its_owner_cancels_a_task(scene):
-    scene.desk.say(scene.other, m.Cancel(scene.task, m.CANCEL_FORCE))
+    scene.broker.say(scene.other, m.Cancel(scene.task, m.CANCEL_FORCE))
     scene.is_quiet()
 
 
@@ -131,25 +131,25 @@ def test_only_its_worker_and_its_creator_speak_for_an_actor(scene):
         scene.refuses(impostor, m.ActorReady(ACTOR, b"error"))
     for impostor in (scene.driver, scene.worker):
         if impostor != scene.driver:  # a driver may not even send it
-            scene.desk.say(impostor, m.ActorExiting(ACTOR, "impostor"))
-    scene.desk.say(scene.other, m.ActorRelease(ACTOR))
-    scene.refuses(scene.other, scene.desk.creation())
+            scene.broker.say(impostor, m.ActorExiting(ACTOR, "impostor"))
+    scene.broker.say(scene.other, m.ActorRelease(ACTOR))
+    scene.refuses(scene.other, scene.broker.creation())
     scene.is_quiet()
-    assert scene.desk.core.actors.actors[ACTOR].creator == scene.driver
+    assert scene.broker.core.actors.actors[ACTOR].creator == scene.driver
 
 
 def test_a_worker_does_not_leave_before_its_actor_has_ended(scene):
     """Its grant would be given back, and again when it dies."""
     scene.refuses(scene.actor_worker, m.Leaving("by mistake"))
-    scene.desk.kill(scene.actor_worker)
-    scene.desk.core.check()
+    scene.broker.kill(scene.actor_worker)
+    scene.broker.core.check()
 
 
-def test_an_actor_is_not_ready_twice_or_before_it_was_started(desk):
-    driver, worker = one_worker(desk)
-    desk.create(driver)
-    desk.say(worker, m.ActorReady(ACTOR, b""), m.ActorReady(ACTOR, b""))
-    desk.core.check()
+def test_an_actor_is_not_ready_twice_or_before_it_was_started(broker):
+    driver, worker = one_worker(broker)
+    broker.create(driver)
+    broker.say(worker, m.ActorReady(ACTOR, b""), m.ActorReady(ACTOR, b""))
+    broker.core.check()
 
 
 @pytest.mark.parametrize("changes", [
@@ -158,11 +158,11 @@ def test_an_actor_is_not_ready_twice_or_before_it_was_started(desk):
     {"max_concurrency": b"1"}, {"max_restarts": -2}, {"ready": None}, {"get_if_exists": 1},
     {"placement": b"\x91\x92\xa3CPU\x00"}, {"placement": b"\x91\x92\xa3CPU\xff"},
 ])  # fmt: skip
-def test_what_others_rely_on_in_an_actor_is_checked(desk, changes):
-    driver = desk.driver()
+def test_what_others_rely_on_in_an_actor_is_checked(broker, changes):
+    driver = broker.driver()
     with pytest.raises(ProtocolError):
-        desk.create(driver, **changes)
-    assert desk.core.actors.actors == {}
+        broker.create(driver, **changes)
+    assert broker.core.actors.actors == {}
 
 
 # ------------------------------------------------------------------ hosts
@@ -174,56 +174,56 @@ def test_what_others_rely_on_in_an_actor_is_checked(desk, changes):
     ({}, {"idle_timeout_s": -1}), ({}, {"labels": []}), ({}, {"labels": {"zone": 5}}), ({}, {"machine_id": 5}),
     ({}, {"store": None}), ({}, {"fetch": b""}),
 ])  # fmt: skip
-def test_what_a_host_says_of_itself_is_checked(desk, resources, info):
+def test_what_a_host_says_of_itself_is_checked(broker, resources, info):
     """It is passed on to everybody; and a number of CPUs is a number of records here."""
     joiner = b"joiner".ljust(16, b"\0")
-    desk.core.joined(joiner, m.HOST, JoinInfo(), desk.now)
+    broker.core.joined(joiner, m.HOST, JoinInfo(), broker.now)
     with pytest.raises(ProtocolError):
-        desk.say(joiner, m.HostReady(resources, HostInfo()._replace(**info)))
-    assert desk.core.scheduler.hosts == {}
-    desk.say(joiner, m.HostReady(amounts(CPU=1), HostInfo()))
-    assert len(desk.core.scheduler.hosts) == 1
+        broker.say(joiner, m.HostReady(resources, HostInfo()._replace(**info)))
+    assert broker.core.scheduler.hosts == {}
+    broker.say(joiner, m.HostReady(amounts(CPU=1), HostInfo()))
+    assert len(broker.core.scheduler.hosts) == 1
 
 
 @pytest.mark.parametrize("kind", ["", "KeyError", "ClusterUnavailableError", "TaskCancelledError"])
 def test_a_worker_dies_of_what_workers_die_of(scene, kind):
     """The name becomes an exception at the owner's."""
     scene.refuses(scene.host, m.WorkerDied(scene.worker, b"", kind, "it died"))
-    assert scene.worker in scene.desk.core.scheduler.workers
+    assert scene.worker in scene.broker.core.scheduler.workers
 
 
-def test_what_was_handed_back_is_the_workers_own(desk):
-    _, _, task_ids = prefetched(desk)
-    other = desk.host("other", CPU=1)
-    (stranger,) = desk.workers(other)
-    desk.say(stranger, m.Returned(task_ids))
-    desk.core.check()
-    assert all(desk.core.tasks[task_id].worker is not None for task_id in task_ids[:2])
+def test_what_was_handed_back_is_the_workers_own(broker):
+    _, _, task_ids = prefetched(broker)
+    other = broker.host("other", CPU=1)
+    (stranger,) = broker.workers(other)
+    broker.say(stranger, m.Returned(task_ids))
+    broker.core.check()
+    assert all(broker.core.tasks[task_id].worker is not None for task_id in task_ids[:2])
 
 
 # ------------------------------------------------------------------ who does harm goes
 
 
 def test_who_does_harm_is_declared_dead(scene):
-    scene.desk.say(scene.other, m.Watch(scene.driver))
-    scene.desk.core.expel(scene.driver, "it sent nonsense", scene.desk.now)
-    assert scene.desk.core.may_join(scene.driver, m.DRIVER).endswith("it sent nonsense")
-    scene.desk.turn()
-    assert scene.desk.take(scene.other) == [m.ProcessDied(scene.driver, "it sent nonsense")]
+    scene.broker.say(scene.other, m.Watch(scene.driver))
+    scene.broker.core.expel(scene.driver, "it sent nonsense", scene.broker.now)
+    assert scene.broker.core.may_join(scene.driver, m.DRIVER).endswith("it sent nonsense")
+    scene.broker.turn()
+    assert scene.broker.take(scene.other) == [m.ProcessDied(scene.driver, "it sent nonsense")]
 
 
 def test_a_worker_that_does_harm_is_killed_by_its_host(scene):
     """And its task ends, or is tried again, as when a worker dies by itself."""
-    scene.desk.core.expel(scene.worker, "it sent nonsense", scene.desk.now)
-    scene.desk.turn()
-    assert scene.desk.take(scene.host) == [m.KillWorker(scene.worker, "it sent nonsense")]
-    scene.desk.kill(scene.worker)
-    assert [type(message) for message in scene.desk.take(scene.driver)] == [m.Failed]
+    scene.broker.core.expel(scene.worker, "it sent nonsense", scene.broker.now)
+    scene.broker.turn()
+    assert scene.broker.take(scene.host) == [m.KillWorker(scene.worker, "it sent nonsense")]
+    scene.broker.kill(scene.worker)
+    assert [type(message) for message in scene.broker.take(scene.driver)] == [m.Failed]
 
 
-def test_what_is_handed_back_after_it_was_cancelled_and_its_owner_has_left(desk):
-    driver, worker, task_ids = prefetched(desk)
-    desk.say(driver, m.Cancel(task_ids[1], 0))
-    desk.core.expel(driver, "it sent nonsense", desk.now)
-    desk.say(worker, m.Returned([task_ids[1]]))
-    assert desk.core.tasks == {}
+def test_what_is_handed_back_after_it_was_cancelled_and_its_owner_has_left(broker):
+    driver, worker, task_ids = prefetched(broker)
+    broker.say(driver, m.Cancel(task_ids[1], 0))
+    broker.core.expel(driver, "it sent nonsense", broker.now)
+    broker.say(worker, m.Returned([task_ids[1]]))
+    assert broker.core.tasks == {}

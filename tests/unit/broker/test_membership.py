@@ -13,14 +13,13 @@ from zray.broker.membership import (
     PAUSE_S,
     REDIAL_SHARE,
     VANISHED_TIMES,
-    Arrival,
     Congested,
     Dead,
     Follow,
-    Harmful,
     Heard,
     Joining,
     Membership,
+    Misbehaving,
     NotSent,
     Reply,
     Rules,
@@ -42,6 +41,7 @@ from zray.protocol.messages import (
     Welcome,
 )
 from zray.protocol.records import ClusterInfo, JoinInfo
+from zray.protocol.routing import Arrival
 
 INCARNATION = b"incarnat"
 SILENCE_S = 6.0
@@ -49,7 +49,7 @@ HOST_KEY, DRIVER_KEY = b"a host's key", b"a driver's key"
 ROLES = {HOST_KEY: "host", DRIVER_KEY: "driver"}
 
 
-class Door:
+class BrokerSocket:
     """The core, its clock, and the keys and processes that the rest of a broker would know."""
 
     def __init__(self, tcp: bool = True) -> None:
@@ -121,8 +121,8 @@ def frame(*messages: Any, seq: int = 1, incarnation: bytes = INCARNATION) -> byt
 
 
 @pytest.fixture
-def door() -> Door:
-    return Door()
+def door() -> BrokerSocket:
+    return BrokerSocket()
 
 
 ONE, TWO, THREE = (bytes([number]) * 16 for number in (1, 2, 3))
@@ -131,7 +131,7 @@ ONE, TWO, THREE = (bytes([number]) * 16 for number in (1, 2, 3))
 # ------------------------------------------------------------------ joining
 
 
-def test_a_process_is_welcomed_and_heard(door: Door) -> None:
+def test_a_process_is_welcomed_and_heard(door: BrokerSocket) -> None:
     follow, reply = door.join(ONE)
     assert follow == Follow(b"c" + ONE) and (reply.through, reply.process_id) == (b"c" + ONE, ONE)
     welcome = unpack_handshake(read_frame(reply.data))
@@ -139,14 +139,14 @@ def test_a_process_is_welcomed_and_heard(door: Door) -> None:
     assert door.say(ONE, frame(Watch(TWO))) == [Heard(ONE, [Watch(TWO)])]
 
 
-def test_hello_again_is_answered_again_by_the_same_link(door: Door) -> None:
+def test_hello_again_is_answered_again_by_the_same_link(door: BrokerSocket) -> None:
     door.join(ONE)
     link = door.core.members[ONE].link
     assert [type(effect) for effect in door.join(ONE)] == [Reply]
     assert door.core.members[ONE].link is link
 
 
-def test_two_hellos_in_one_turn_are_one_member(door: Door) -> None:
+def test_two_hellos_in_one_turn_are_one_member(door: BrokerSocket) -> None:
     hello = pack_handshake(Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, DRIVER, ONE, JoinInfo()))
     for _ in range(2):
         door.core.receive(b"c", Arrival(ONE, b"c", DRIVER_KEY, hello), door.now)
@@ -157,7 +157,7 @@ def test_two_hellos_in_one_turn_are_one_member(door: Door) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("protocol", PROTOCOL_VERSION + 1), ("python", "2.7")])
-def test_another_version_is_refused(door: Door, name: str, value: Any) -> None:
+def test_another_version_is_refused(door: BrokerSocket, name: str, value: Any) -> None:
     assert refusal(door.hello(ONE, **{name: value})) == "versions differ"
     assert door.core.refused == {"versions differ": 1} and not door.core.members
 
@@ -172,11 +172,11 @@ def test_another_version_is_refused(door: Door, name: str, value: Any) -> None:
         (WORKER, HOST_KEY, "a worker comes in through its host"),
     ],
 )
-def test_keys_admit_their_role_only(door: Door, kind: str, key: bytes, why: str) -> None:
+def test_keys_admit_their_role_only(door: BrokerSocket, kind: str, key: bytes, why: str) -> None:
     assert refusal(door.hello(ONE, kind, key=key)) == why
 
 
-def test_workers_come_through_their_own_host_only(door: Door) -> None:
+def test_workers_come_through_their_own_host_only(door: BrokerSocket) -> None:
     door.join(ONE, HOST, b"way")
     door.join(TWO, HOST, b"other way")
     door.relays[THREE] = ONE
@@ -186,21 +186,21 @@ def test_workers_come_through_their_own_host_only(door: Door) -> None:
     assert door.core.route(THREE) == b"way"
 
 
-def test_who_is_unknown_or_dead_is_refused(door: Door) -> None:
+def test_who_is_unknown_or_dead_is_refused(door: BrokerSocket) -> None:
     door.unknown[ONE] = "this process was declared dead: it was silent"
     assert refusal(door.hello(ONE)) == door.unknown[ONE]
     assert door.core.refused == {"this process was declared dead": 1}
     assert refusal(door.say(ONE, frame(Watch(TWO)))) == door.unknown[ONE]
 
 
-def test_what_a_process_says_of_itself_is_no_good(door: Door) -> None:
+def test_what_a_process_says_of_itself_is_no_good(door: BrokerSocket) -> None:
     door.hello(ONE)
     door.core.decline(ONE, door.now)
     assert door.turn() == [] and not door.core.members and door.core.dropped_frames == 1
 
 
 def test_without_keys_and_connections_of_their_own_everybody_comes_by_itself() -> None:
-    door = Door(tcp=False)
+    door = BrokerSocket(tcp=False)
     door.join(ONE, HOST, ONE)
     assert [type(effect) for effect in door.join(TWO, WORKER, TWO)] == [Reply]
 
@@ -208,7 +208,7 @@ def test_without_keys_and_connections_of_their_own_everybody_comes_by_itself() -
 # ------------------------------------------------------------------ in whose name
 
 
-def test_another_connection_or_key_does_not_speak_in_its_name(door: Door) -> None:
+def test_another_connection_or_key_does_not_speak_in_its_name(door: BrokerSocket) -> None:
     door.join(ONE)
     door.roles[b"another key"] = "driver"
     assert door.say(ONE, frame(Watch(TWO)), through=b"elsewhere") == []
@@ -218,7 +218,7 @@ def test_another_connection_or_key_does_not_speak_in_its_name(door: Door) -> Non
     assert door.say(ONE, frame(Watch(TWO))) == [Heard(ONE, [Watch(TWO)])]
 
 
-def test_strangers_and_earlier_brokers_members_are_not_heard(door: Door) -> None:
+def test_strangers_and_earlier_brokers_members_are_not_heard(door: BrokerSocket) -> None:
     assert door.say(ONE, frame(Watch(TWO))) == []
     assert door.say(ONE, b"no frame") == []
     door.join(ONE)
@@ -226,31 +226,31 @@ def test_strangers_and_earlier_brokers_members_are_not_heard(door: Door) -> None
     assert door.core.dropped_frames == 3
 
 
-def test_hello_in_anothers_name_is_no_hello(door: Door) -> None:
+def test_hello_in_anothers_name_is_no_hello(door: BrokerSocket) -> None:
     hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, DRIVER, TWO, JoinInfo())
     assert door.say(ONE, pack_handshake(hello)) == [] and door.core.dropped_frames == 1
 
 
-def test_too_much_that_is_no_good_is_harmful_once(door: Door) -> None:
+def test_too_much_that_is_no_good_is_harmful_once(door: BrokerSocket) -> None:
     door.join(ONE)
     for _ in range(MAX_FAULTS - 1):
         assert door.say(ONE, b"no frame") == []
     (harmful,) = door.say(ONE, b"no frame")
-    assert isinstance(harmful, Harmful) and "too many malformed messages" in harmful.reason
+    assert isinstance(harmful, Misbehaving) and "too many malformed messages" in harmful.reason
     assert door.say(ONE, frame(Watch(TWO))) == [], "its end is under way"
 
 
-def test_large_nonsense_weighs_more(door: Door) -> None:
+def test_large_nonsense_weighs_more(door: BrokerSocket) -> None:
     door.join(ONE)
     found = [effect for _ in range(10) for effect in door.say(ONE, bytes(10 * FAULT_BYTES))]
-    assert [type(effect) for effect in found] == [Harmful]
+    assert [type(effect) for effect in found] == [Misbehaving]
 
 
-def test_what_the_brokers_core_finds_no_good_counts_too(door: Door) -> None:
+def test_what_the_brokers_core_finds_no_good_counts_too(door: BrokerSocket) -> None:
     door.join(ONE)
     for _ in range(MAX_FAULTS):
         door.core.blame(ONE, "not its own", door.now)
-    assert door.turn() == [Harmful(ONE, "it has sent too many malformed messages, the last: not its own")]
+    assert door.turn() == [Misbehaving(ONE, "it has sent too many malformed messages, the last: not its own")]
     door.core.blame(THREE, "unknown", door.now)
     assert door.turn() == []
 
@@ -258,7 +258,7 @@ def test_what_the_brokers_core_finds_no_good_counts_too(door: Door) -> None:
 # ------------------------------------------------------------------ sending
 
 
-def test_what_is_for_a_member_goes_its_way(door: Door) -> None:
+def test_what_is_for_a_member_goes_its_way(door: BrokerSocket) -> None:
     door.join(ONE, HOST, b"way")
     door.join(TWO, WORKER, b"way")
     door.core.send(TWO, [Notice("a"), Notice("b")], door.now)
@@ -268,7 +268,7 @@ def test_what_is_for_a_member_goes_its_way(door: Door) -> None:
     assert (door.core.route(TWO), door.core.route(THREE)) == (b"way", THREE)
 
 
-def test_frames_leave_when_what_came_in_has_been_dealt_with(door: Door) -> None:
+def test_frames_leave_when_what_came_in_has_been_dealt_with(door: BrokerSocket) -> None:
     door.join(ONE)
     door.core.send(ONE, [Notice("an answer")], door.now)
     door.core.receive(b"c" + ONE, Arrival(ONE, b"c" + ONE, DRIVER_KEY, frame(Watch(TWO))), door.now)
@@ -277,7 +277,7 @@ def test_frames_leave_when_what_came_in_has_been_dealt_with(door: Door) -> None:
     assert (list(second.sends), second.effects) == ([ONE], [])
 
 
-def test_congestion_is_told_once_and_taken_back(door: Door) -> None:
+def test_congestion_is_told_once_and_taken_back(door: BrokerSocket) -> None:
     door.join(ONE)
     blob = FunctionBlob(bytes(16), True, "f", bytes(1 << 19))
     door.core.send(ONE, [blob] * (2 + MAX_BACKLOG_BYTES // len(blob.blob)), door.now)
@@ -288,7 +288,7 @@ def test_congestion_is_told_once_and_taken_back(door: Door) -> None:
     assert door.say(ONE, acknowledged) == [Congested(ONE, False)]
 
 
-def test_what_cannot_travel_is_told(door: Door) -> None:
+def test_what_cannot_travel_is_told(door: BrokerSocket) -> None:
     door.join(ONE)
     door.core.send(ONE, [Notice("x" * (2 << 20))], door.now)
     (not_sent,) = door.turn()
@@ -298,7 +298,7 @@ def test_what_cannot_travel_is_told(door: Door) -> None:
 # ------------------------------------------------------------------ leaving
 
 
-def test_who_departs_is_still_sent_what_the_turn_has_for_it(door: Door) -> None:
+def test_who_departs_is_still_sent_what_the_turn_has_for_it(door: BrokerSocket) -> None:
     door.join(ONE)
     door.core.send(ONE, [Notice("farewell")], door.now)
     door.core.departed(ONE, door.now)
@@ -308,7 +308,7 @@ def test_who_departs_is_still_sent_what_the_turn_has_for_it(door: Door) -> None:
     assert not door.core.members and door.say(ONE, frame(Watch(TWO))) == []
 
 
-def silent(door: Door, seconds: float) -> list[Any]:
+def silent(door: BrokerSocket, seconds: float) -> list[Any]:
     """Ticks for so long, in which nothing is heard of anybody; what came of it."""
     found = []
     for _ in range(round(seconds / 0.25)):
@@ -317,7 +317,7 @@ def silent(door: Door, seconds: float) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", [HOST, WORKER, DRIVER, OBSERVER])
-def test_silence_is_death_for_hosts(door: Door, kind: str) -> None:
+def test_silence_is_death_for_hosts(door: BrokerSocket, kind: str) -> None:
     """A driver's user code may hold its interpreter, and whether a worker lives is known to its host."""
     door.join(TWO, HOST, b"way")
     door.join(ONE, kind, b"way" if kind == WORKER else b"")
@@ -325,7 +325,7 @@ def test_silence_is_death_for_hosts(door: Door, kind: str) -> None:
     assert dead == ({ONE, TWO} if kind == HOST else {TWO})
 
 
-def test_a_silent_driver_whose_connection_is_gone_is_dead(door: Door) -> None:
+def test_a_silent_driver_whose_connection_is_gone_is_dead(door: BrokerSocket) -> None:
     door.join(ONE)
     silent(door, SILENCE_S + 1)
     door.core.transmitted(ONE, False, door.now)
@@ -333,7 +333,7 @@ def test_a_silent_driver_whose_connection_is_gone_is_dead(door: Door) -> None:
     assert Dead(ONE, "the driver was not heard for 6 s") in silent(door, 1.0)
 
 
-def test_a_silent_driver_that_dials_anew_lives(door: Door) -> None:
+def test_a_silent_driver_that_dials_anew_lives(door: BrokerSocket) -> None:
     door.join(ONE)
     silent(door, SILENCE_S + 1)
     for _ in range(10):
@@ -343,7 +343,7 @@ def test_a_silent_driver_that_dials_anew_lives(door: Door) -> None:
         assert silent(door, 1.0) == []
 
 
-def test_a_silent_driver_whose_machine_vanished_is_dead_in_the_end(door: Door) -> None:
+def test_a_silent_driver_whose_machine_vanished_is_dead_in_the_end(door: BrokerSocket) -> None:
     door.join(ONE)
     silent(door, SILENCE_S + 1)
     door.unanswered[b"c" + ONE] = SILENCE_S * VANISHED_TIMES - 1
@@ -352,7 +352,7 @@ def test_a_silent_driver_whose_machine_vanished_is_dead_in_the_end(door: Door) -
     assert Dead(ONE, "the driver was not heard for 6 s") in silent(door, 0.25)
 
 
-def test_silence_is_forgiven_when_the_broker_itself_stood_still(door: Door) -> None:
+def test_silence_is_forgiven_when_the_broker_itself_stood_still(door: BrokerSocket) -> None:
     door.join(ONE, HOST)
     door.tick(0.25)
     assert door.tick(SILENCE_S + PAUSE_S) == []
@@ -360,7 +360,7 @@ def test_silence_is_forgiven_when_the_broker_itself_stood_still(door: Door) -> N
     assert [effect.process_id for effect in silent(door, SILENCE_S)][:1] == [ONE]
 
 
-def test_a_revoked_key_ends_whoever_came_with_it(door: Door) -> None:
+def test_a_revoked_key_ends_whoever_came_with_it(door: BrokerSocket) -> None:
     door.join(ONE, HOST, b"way")
     door.join(TWO, WORKER, b"way")
     door.join(THREE)

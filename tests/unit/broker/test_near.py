@@ -16,106 +16,106 @@ from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol.records import HostInfo
 
-from .desk import NO_CPU, ONE_CPU, Desk, amounts, shape
+from .harness import NO_CPU, ONE_CPU, BrokerHarness, amounts, shape
 
 LONG = 10**6
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def broker() -> BrokerHarness:
+    return BrokerHarness()
 
 
-def two_hosts(desk: Desk, cpus: int = 1) -> tuple[bytes, bytes, bytes, list[bytes], list[bytes]]:
-    driver = desk.driver()
-    a, b = desk.host("a", CPU=cpus), desk.host("b", CPU=cpus)
-    return driver, a, b, desk.workers(a), desk.workers(b)
+def two_hosts(broker: BrokerHarness, cpus: int = 1) -> tuple[bytes, bytes, bytes, list[bytes], list[bytes]]:
+    driver = broker.driver()
+    a, b = broker.host("a", CPU=cpus), broker.host("b", CPU=cpus)
+    return driver, a, b, broker.workers(a), broker.workers(b)
 
 
-def run_by(desk: Desk, workers: list[bytes]) -> list[bytes]:
-    return [task_id for worker in workers for task_id in desk.runs(worker)]
+def run_by(broker: BrokerHarness, workers: list[bytes]) -> list[bytes]:
+    return [task_id for worker in workers for task_id in broker.runs(worker)]
 
 
-def test_a_task_goes_to_the_host_that_it_is_near(desk):
-    driver, a, b, at_a, at_b = two_hosts(desk)
-    (to_b,) = desk.submit(driver, near=b)
-    (to_a,) = desk.submit(driver, near=a)
-    assert (run_by(desk, at_a), run_by(desk, at_b)) == ([to_a], [to_b])
+def test_a_task_goes_to_the_host_that_it_is_near(broker):
+    driver, a, b, at_a, at_b = two_hosts(broker)
+    (to_b,) = broker.submit(driver, near=b)
+    (to_a,) = broker.submit(driver, near=a)
+    assert (run_by(broker, at_a), run_by(broker, at_b)) == ([to_a], [to_b])
 
 
-def test_tasks_that_come_together_all_go_where_they_are_near(desk):
-    driver, a, b, at_a, at_b = two_hosts(desk, cpus=2)
+def test_tasks_that_come_together_all_go_where_they_are_near(broker):
+    driver, a, b, at_a, at_b = two_hosts(broker, cpus=2)
     rows: list[m.Submit] = []
     for host in (b, b, a, a):
         task_id = driver + len(rows).to_bytes(8, "big")
         rows.append(m.Submit(task_id, 0, b"f" * 16, ONE_CPU, 0, host, b""))
-    desk.say(driver, *rows)
+    broker.say(driver, *rows)
     ids = [row.task_id for row in rows]
-    assert set(run_by(desk, at_b)) == set(ids[:2]) and set(run_by(desk, at_a)) == set(ids[2:])
+    assert set(run_by(broker, at_b)) == set(ids[:2]) and set(run_by(broker, at_a)) == set(ids[2:])
 
 
-def test_where_that_is_full_another_takes_it(desk):
-    driver, _, b, at_a, at_b = two_hosts(desk)
-    first, second, third = desk.submit(driver, 3, near=b, retryable=False)
-    assert (run_by(desk, at_b), run_by(desk, at_a)) == ([first], [second])
-    desk.done(at_b[0], first, run_us=LONG)
-    assert run_by(desk, at_b) == [third]
+def test_where_that_is_full_another_takes_it(broker):
+    driver, _, b, at_a, at_b = two_hosts(broker)
+    first, second, third = broker.submit(driver, 3, near=b, retryable=False)
+    assert (run_by(broker, at_b), run_by(broker, at_a)) == ([first], [second])
+    broker.done(at_b[0], first, run_us=LONG)
+    assert run_by(broker, at_b) == [third]
 
 
-def test_a_host_that_idles_unchanged_takes_what_comes_for_a_full_one(desk):
+def test_a_host_that_idles_unchanged_takes_what_comes_for_a_full_one(broker):
     """The host with room has nothing new to say; the task alone has come."""
-    driver, _, b, at_a, at_b = two_hosts(desk)
-    desk.submit(driver, near=b, retryable=False)
-    run_by(desk, at_b)
-    desk.turn()
-    (task_id,) = desk.submit(driver, near=b, retryable=False)
-    assert run_by(desk, at_a) == [task_id]
+    driver, _, b, at_a, at_b = two_hosts(broker)
+    broker.submit(driver, near=b, retryable=False)
+    run_by(broker, at_b)
+    broker.turn()
+    (task_id,) = broker.submit(driver, near=b, retryable=False)
+    assert run_by(broker, at_a) == [task_id]
 
 
-def test_what_has_waited_longer_goes_first(desk):
-    driver, a, b, at_a, at_b = two_hosts(desk)
-    blockers = desk.submit(driver, 2, retryable=False)
-    run_by(desk, at_a), run_by(desk, at_b)
-    (anywhere,) = desk.submit(driver, retryable=False)
-    (near,) = desk.submit(driver, near=a, retryable=False)
-    desk.done(at_a[0], blockers[0], run_us=LONG)
-    assert run_by(desk, at_a) == [anywhere]
-    desk.done(at_a[0], anywhere, run_us=LONG)
-    assert run_by(desk, at_a) == [near]
-    assert run_by(desk, at_b) == []
+def test_what_has_waited_longer_goes_first(broker):
+    driver, a, b, at_a, at_b = two_hosts(broker)
+    blockers = broker.submit(driver, 2, retryable=False)
+    run_by(broker, at_a), run_by(broker, at_b)
+    (anywhere,) = broker.submit(driver, retryable=False)
+    (near,) = broker.submit(driver, near=a, retryable=False)
+    broker.done(at_a[0], blockers[0], run_us=LONG)
+    assert run_by(broker, at_a) == [anywhere]
+    broker.done(at_a[0], anywhere, run_us=LONG)
+    assert run_by(broker, at_a) == [near]
+    assert run_by(broker, at_b) == []
     del b
 
 
-def test_hosts_that_are_not_known_or_alone(desk):
-    driver = desk.driver()
-    a = desk.host("a", CPU=1)
-    at_a = desk.workers(a)
-    (task_id,) = desk.submit(driver, near=b"nobody".ljust(16, b"\0"))
-    assert run_by(desk, at_a) == [task_id]
+def test_hosts_that_are_not_known_or_alone(broker):
+    driver = broker.driver()
+    a = broker.host("a", CPU=1)
+    at_a = broker.workers(a)
+    (task_id,) = broker.submit(driver, near=b"nobody".ljust(16, b"\0"))
+    assert run_by(broker, at_a) == [task_id]
 
 
-def test_a_host_dies_with_tasks_waiting_for_it(desk):
-    driver, a, b, at_a, at_b = two_hosts(desk)
-    blockers = desk.submit(driver, 2, retryable=False)
-    run_by(desk, at_a), run_by(desk, at_b)
-    waiting = desk.submit(driver, 2, near=b, retryable=False)
-    desk.lose(b)
-    desk.done(at_a[0], blockers[0], run_us=LONG)
-    assert run_by(desk, at_a) == [waiting[0]]
-    desk.done(at_a[0], waiting[0], run_us=LONG)
-    assert run_by(desk, at_a) == [waiting[1]]
+def test_a_host_dies_with_tasks_waiting_for_it(broker):
+    driver, a, b, at_a, at_b = two_hosts(broker)
+    blockers = broker.submit(driver, 2, retryable=False)
+    run_by(broker, at_a), run_by(broker, at_b)
+    waiting = broker.submit(driver, 2, near=b, retryable=False)
+    broker.lose(b)
+    broker.done(at_a[0], blockers[0], run_us=LONG)
+    assert run_by(broker, at_a) == [waiting[0]]
+    broker.done(at_a[0], waiting[0], run_us=LONG)
+    assert run_by(broker, at_a) == [waiting[1]]
     del a
 
 
-def test_tasks_without_cpus_and_with_other_resources(desk):
-    driver = desk.driver()
-    a, b = desk.host("a", CPU=1), desk.host("b", CPU=1, x=1)
-    at_a, at_b = desk.workers(a), desk.workers(b)
-    (special,) = desk.submit(driver, shape=shape(x=1), near=a)
-    assert run_by(desk, at_b) == [special]
-    (free,) = desk.submit(driver, shape=NO_CPU, near=b)
-    desk.workers(b)
-    assert free in run_by(desk, [*at_b, *desk.core.scheduler.workers])
+def test_tasks_without_cpus_and_with_other_resources(broker):
+    driver = broker.driver()
+    a, b = broker.host("a", CPU=1), broker.host("b", CPU=1, x=1)
+    at_a, at_b = broker.workers(a), broker.workers(b)
+    (special,) = broker.submit(driver, shape=shape(x=1), near=a)
+    assert run_by(broker, at_b) == [special]
+    (free,) = broker.submit(driver, shape=NO_CPU, near=b)
+    broker.workers(b)
+    assert free in run_by(broker, [*at_b, *broker.core.scheduler.workers])
     del at_a
 
 
@@ -225,51 +225,51 @@ def _check_with_room(places: Places, hosts: list[Host], shapes: list[Shape]) -> 
         assert found == sorted(fitting, key=lambda host: spared(host, wanted))
 
 
-def test_a_task_for_a_host_without_room_is_not_overtaken_for_ever(desk):
+def test_a_task_for_a_host_without_room_is_not_overtaken_for_ever(broker):
     """Its arguments are where no CPU is; others keep the only other host busy, one after the other."""
-    driver = desk.driver()
-    a, b = desk.host("a", CPU=1), desk.host("b", CPU=0)
-    at_a = desk.workers(a)
-    (blocker,) = desk.submit(driver, retryable=False)
-    run_by(desk, at_a)
-    (old,) = desk.submit(driver, near=b, retryable=False)
-    young = desk.submit(driver, 3, retryable=False)
-    desk.done(at_a[0], blocker, run_us=LONG)
-    assert run_by(desk, at_a) == [old]
-    desk.done(at_a[0], old, run_us=LONG)
-    assert run_by(desk, at_a) == [young[0]]
+    driver = broker.driver()
+    a, b = broker.host("a", CPU=1), broker.host("b", CPU=0)
+    at_a = broker.workers(a)
+    (blocker,) = broker.submit(driver, retryable=False)
+    run_by(broker, at_a)
+    (old,) = broker.submit(driver, near=b, retryable=False)
+    young = broker.submit(driver, 3, retryable=False)
+    broker.done(at_a[0], blocker, run_us=LONG)
+    assert run_by(broker, at_a) == [old]
+    broker.done(at_a[0], old, run_us=LONG)
+    assert run_by(broker, at_a) == [young[0]]
 
 
-def test_tasks_wait_for_the_workers_of_their_host_that_are_being_started(desk):
-    driver = desk.driver()
-    a, b = desk.host("a", CPU=2), desk.host("b", CPU=2)
-    at_a = desk.workers(a)
-    ids = desk.submit(driver, 2, near=b)
-    assert run_by(desk, at_a) == []
-    at_b = desk.workers(b)
-    assert set(run_by(desk, at_b)) == set(ids)
+def test_tasks_wait_for_the_workers_of_their_host_that_are_being_started(broker):
+    driver = broker.driver()
+    a, b = broker.host("a", CPU=2), broker.host("b", CPU=2)
+    at_a = broker.workers(a)
+    ids = broker.submit(driver, 2, near=b)
+    assert run_by(broker, at_a) == []
+    at_b = broker.workers(b)
+    assert set(run_by(broker, at_b)) == set(ids)
 
 
-def test_spreading_comes_before_nearness(desk):
-    driver = desk.driver()
-    hosts = [desk.host(name, CPU=4) for name in "abcd"]
-    workers = [desk.workers(host) for host in hosts]
+def test_spreading_comes_before_nearness(broker):
+    driver = broker.driver()
+    hosts = [broker.host(name, CPU=4) for name in "abcd"]
+    workers = [broker.workers(host) for host in hosts]
     rows = [
         m.Submit(driver + n.to_bytes(8, "big"), 0, b"f" * 16, ONE_CPU, m.FLAG_SPREAD, hosts[0], b"") for n in range(4)
     ]
-    desk.say(driver, *rows)
-    assert [len(run_by(desk, each)) for each in workers] == [1, 1, 1, 1]
+    broker.say(driver, *rows)
+    assert [len(run_by(broker, each)) for each in workers] == [1, 1, 1, 1]
 
 
-def test_the_heap_of_hosts_does_not_grow(desk):
-    driver = desk.driver()
-    host = desk.host("a", CPU=1)
-    desk.workers(host)
+def test_the_heap_of_hosts_does_not_grow(broker):
+    driver = broker.driver()
+    host = broker.host("a", CPU=1)
+    broker.workers(host)
     for number in range(1, 301):
         actor_id = make_task_id(driver, number)
-        desk.create(driver, actor_id)
-        desk.workers(host)
-        (worker,) = (worker for worker in desk.core.scheduler.workers.values() if worker.actor is not None)
-        desk.say(driver, m.ActorKill(actor_id, True))
-        desk.kill(worker.worker_id)
-    assert len(desk.core.scheduler.places._plain._heap) <= 4 + 64
+        broker.create(driver, actor_id)
+        broker.workers(host)
+        (worker,) = (worker for worker in broker.core.scheduler.workers.values() if worker.actor is not None)
+        broker.say(driver, m.ActorKill(actor_id, True))
+        broker.kill(worker.worker_id)
+    assert len(broker.core.scheduler.places._plain._heap) <= 4 + 64

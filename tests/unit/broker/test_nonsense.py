@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.broker.desk import ACTOR, FUNCTION, Desk
+from tests.unit.broker.harness import ACTOR, FUNCTION, BrokerHarness
 from tests.unit.protocol.nonsense import Nonsense
 from zray.broker.core import BrokerCore
 from zray.ids import make_task_id
@@ -24,20 +24,20 @@ STEPS = 400
 NAMED = make_task_id(b"other".ljust(16, b"\0"), 500)
 
 
-def busy_cluster() -> tuple[Desk, list[bytes]]:
+def busy_cluster() -> tuple[BrokerHarness, list[bytes]]:
     """Two hosts, two drivers, tasks that run and wait, actors that live and wait; and all their identifiers."""
-    desk = Desk()
-    hosts = [desk.host("host", CPU=3, GPU=1), desk.host("other host", CPU=1)]
-    workers = [worker for host in hosts for worker in desk.workers(host)]
-    drivers = [desk.driver("driver"), desk.driver("other")]
+    broker = BrokerHarness()
+    hosts = [broker.host("host", CPU=3, GPU=1), broker.host("other host", CPU=1)]
+    workers = [worker for host in hosts for worker in broker.workers(host)]
+    drivers = [broker.driver("driver"), broker.driver("other")]
     observer = b"observer".ljust(16, b"\0")
-    desk.core.joined(observer, m.OBSERVER, JoinInfo(), desk.now)
-    task_ids = [task_id for driver in drivers for task_id in desk.submit(driver, 4)]
-    desk.create(drivers[0], max_restarts=3)
-    desk.create(drivers[1], NAMED, name="n", detached=True)
-    desk.say(drivers[0], m.FunctionPut(FUNCTION, "f", b"code"))
+    broker.core.joined(observer, m.OBSERVER, JoinInfo(), broker.now)
+    task_ids = [task_id for driver in drivers for task_id in broker.submit(driver, 4)]
+    broker.create(drivers[0], max_restarts=3)
+    broker.create(drivers[1], NAMED, name="n", detached=True)
+    broker.say(drivers[0], m.FunctionPut(FUNCTION, "f", b"code"))
     calls = [make_task_id(driver, 900 + number) for number, driver in enumerate(drivers)]
-    return desk, [*hosts, *workers, *drivers, observer, *task_ids, *calls, ACTOR, NAMED, FUNCTION]
+    return broker, [*hosts, *workers, *drivers, observer, *task_ids, *calls, ACTOR, NAMED, FUNCTION]
 
 
 def drain(core: BrokerCore) -> None:
@@ -49,8 +49,8 @@ def drain(core: BrokerCore) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_nonsense_of_everybody(seed):
-    desk, known = busy_cluster()
-    core, nonsense = desk.core, Nonsense(seed, known)
+    broker, known = busy_cluster()
+    core, nonsense = broker.core, Nonsense(seed, known)
     rng = nonsense.random
     for _ in range(STEPS):
         if not core.processes:
@@ -58,21 +58,21 @@ def test_nonsense_of_everybody(seed):
         source = core.processes[rng.choice(list(core.processes))]
         message = nonsense.message(MAY_SEND[source.kind] - {m.Goodbye})
         with contextlib.suppress(ProtocolError):
-            core.receive(source.process_id, message, desk.now)
+            core.receive(source.process_id, message, broker.now)
         if rng.random() < 0.02:
-            desk.now += 1.0
-            core.tick(desk.now)
+            broker.now += 1.0
+            core.tick(broker.now)
         if rng.random() < 0.01:
-            core.expel(rng.choice(list(core.processes)), "gone", desk.now)
-        core.schedule(desk.now)
+            core.expel(rng.choice(list(core.processes)), "gone", broker.now)
+        core.schedule(broker.now)
         core.check()
         drain(core)
         nonsense.known.extend(worker_id for worker_id in core.scheduler.workers if worker_id not in nonsense.known)
         for worker_id in list(core.scheduler.workers):
             if worker_id not in core.processes and not core.may_join(worker_id, m.WORKER):
-                core.joined(worker_id, m.WORKER, JoinInfo(1), desk.now)
+                core.joined(worker_id, m.WORKER, JoinInfo(1), broker.now)
     for process_id in list(core.processes):
-        core.lost(process_id, "the end", desk.now)
+        core.lost(process_id, "the end", broker.now)
     assert not core.jobs or core.actors.actors
     drain(core)
 

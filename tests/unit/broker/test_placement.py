@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.unit.broker.desk import FUNCTION, ONE_CPU, Desk, shape
+from tests.unit.broker.harness import FUNCTION, ONE_CPU, BrokerHarness, shape
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 
@@ -14,118 +14,120 @@ ONE_GPU = shape(CPU=1, GPU=1)
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def broker() -> BrokerHarness:
+    return BrokerHarness()
 
 
 class Hosts:
     """Hosts with workers that have come; what is placed on them stays."""
 
-    def __init__(self, desk: Desk, *resources: dict[str, float]) -> None:
-        self.desk = desk
-        self.driver = desk.driver()
-        self.hosts = [desk.host(str(number), **each) for number, each in enumerate(resources)]
-        self.workers = {host: desk.workers(host) for host in self.hosts}
+    def __init__(self, broker: BrokerHarness, *resources: dict[str, float]) -> None:
+        self.broker = broker
+        self.driver = broker.driver()
+        self.hosts = [broker.host(str(number), **each) for number, each in enumerate(resources)]
+        self.workers = {host: broker.workers(host) for host in self.hosts}
 
     def actors(self, count: int, first: int = 1, placement: bytes = ONE_CPU) -> list[int]:
         """Creates actors one after the other, each in a turn of its own; how many each host has."""
         for number in range(first, first + count):
-            self.desk.create(self.driver, make_task_id(self.driver, number), placement=placement, running=placement)
+            self.broker.create(self.driver, make_task_id(self.driver, number), placement=placement, running=placement)
             self.come()
         placed = Counter(
-            worker.host.host_id for worker in self.desk.core.scheduler.workers.values() if worker.actor is not None
+            worker.host.host_id for worker in self.broker.core.scheduler.workers.values() if worker.actor is not None
         )
         return [placed[host] for host in self.hosts]
 
     def come(self) -> None:
         for host in self.hosts:
-            self.workers[host] += self.desk.workers(host)
+            self.workers[host] += self.broker.workers(host)
 
     def tasks(self, count: int, flags: int = 0, key: bytes = ONE_CPU) -> list[int]:
         """Submits tasks that do not end; how many more run on each host."""
         for _ in range(count):
-            task_id = make_task_id(self.driver, next(self.desk._tasks))
-            self.desk.say(self.driver, m.Submit(task_id, 0, FUNCTION, key, flags, b"", b"payload"))
+            task_id = make_task_id(self.driver, next(self.broker._tasks))
+            self.broker.say(self.driver, m.Submit(task_id, 0, FUNCTION, key, flags, b"", b"payload"))
             self.come()
-        return [sum(len(self.desk.runs(worker)) for worker in self.workers[host]) for host in self.hosts]
+        return [sum(len(self.broker.runs(worker)) for worker in self.workers[host]) for host in self.hosts]
 
 
 FOUR = {"CPU": 4.0}
 WITH_GPUS = {"CPU": 4.0, "GPU": 2.0}
 
 
-def test_actors_are_spread_over_hosts_that_are_idle(desk):
-    assert Hosts(desk, FOUR, FOUR, FOUR).actors(6) == [2, 2, 2]
+def test_actors_are_spread_over_hosts_that_are_idle(broker):
+    assert Hosts(broker, FOUR, FOUR, FOUR).actors(6) == [2, 2, 2]
 
 
-def test_actors_that_are_created_at_once_are_as_well(desk):
-    hosts = Hosts(desk, FOUR, FOUR, FOUR)
-    rows = [desk.creation(make_task_id(hosts.driver, number), running=ONE_CPU) for number in range(1, 7)]
-    desk.say(hosts.driver, *rows)
+def test_actors_that_are_created_at_once_are_as_well(broker):
+    hosts = Hosts(broker, FOUR, FOUR, FOUR)
+    rows = [broker.creation(make_task_id(hosts.driver, number), running=ONE_CPU) for number in range(1, 7)]
+    broker.say(hosts.driver, *rows)
     assert hosts.actors(0) == [2, 2, 2]
 
 
-def test_a_larger_host_has_more_actors(desk):
-    assert Hosts(desk, {"CPU": 8.0}, {"CPU": 2.0}).actors(5) == [4, 1]
+def test_a_larger_host_has_more_actors(broker):
+    assert Hosts(broker, {"CPU": 8.0}, {"CPU": 2.0}).actors(5) == [4, 1]
 
 
-def test_an_actor_goes_where_others_have_ended(desk):
-    hosts = Hosts(desk, FOUR, FOUR)
+def test_an_actor_goes_where_others_have_ended(broker):
+    hosts = Hosts(broker, FOUR, FOUR)
     assert hosts.actors(4) == [2, 2]
-    (victim,) = [actor for actor in desk.core.actors.actors.values() if actor.actor_id == make_task_id(hosts.driver, 1)]
+    (victim,) = [
+        actor for actor in broker.core.actors.actors.values() if actor.actor_id == make_task_id(hosts.driver, 1)
+    ]
     assert victim.worker is not None
     worker_id, host_id = victim.worker.worker_id, victim.worker.host.host_id
-    desk.say(hosts.driver, m.ActorKill(victim.actor_id, True))
-    desk.kill(worker_id)
+    broker.say(hosts.driver, m.ActorKill(victim.actor_id, True))
+    broker.kill(worker_id)
     assert hosts.actors(1, first=5) == [2, 2]
-    newest = desk.core.actors.actors[make_task_id(hosts.driver, 5)]
+    newest = broker.core.actors.actors[make_task_id(hosts.driver, 5)]
     assert newest.worker is not None
     assert newest.worker.host.host_id == host_id
 
 
-def test_spread_tasks_are_spread(desk):
-    assert Hosts(desk, FOUR, FOUR, FOUR).tasks(6, m.FLAG_SPREAD) == [2, 2, 2]
+def test_spread_tasks_are_spread(broker):
+    assert Hosts(broker, FOUR, FOUR, FOUR).tasks(6, m.FLAG_SPREAD) == [2, 2, 2]
 
 
-def test_other_tasks_fill_one_host_after_the_other(desk):
-    assert Hosts(desk, FOUR, FOUR, FOUR).tasks(6) == [4, 2, 0]
+def test_other_tasks_fill_one_host_after_the_other(broker):
+    assert Hosts(broker, FOUR, FOUR, FOUR).tasks(6) == [4, 2, 0]
 
 
-def test_hosts_with_gpus_are_spared_by_tasks_that_need_none(desk):
-    hosts = Hosts(desk, WITH_GPUS, FOUR)
+def test_hosts_with_gpus_are_spared_by_tasks_that_need_none(broker):
+    hosts = Hosts(broker, WITH_GPUS, FOUR)
     assert hosts.tasks(4) == [0, 4]
     assert hosts.tasks(2) == [2, 0]  # there is no other room
 
 
-def test_hosts_with_gpus_are_spared_by_actors_that_need_none(desk):
-    hosts = Hosts(desk, WITH_GPUS, FOUR)
+def test_hosts_with_gpus_are_spared_by_actors_that_need_none(broker):
+    hosts = Hosts(broker, WITH_GPUS, FOUR)
     assert hosts.actors(4) == [0, 4]
     assert hosts.actors(2, first=5) == [2, 4]
 
 
-def test_what_needs_gpus_goes_where_they_are(desk):
-    hosts = Hosts(desk, FOUR, WITH_GPUS)
+def test_what_needs_gpus_goes_where_they_are(broker):
+    hosts = Hosts(broker, FOUR, WITH_GPUS)
     assert hosts.tasks(1, key=ONE_GPU) == [0, 1]
     assert hosts.actors(1, placement=ONE_GPU) == [0, 1]
 
 
-def test_a_process_has_the_same_gpus_all_its_life(desk):
-    hosts = Hosts(desk, WITH_GPUS)
+def test_a_process_has_the_same_gpus_all_its_life(broker):
+    hosts = Hosts(broker, WITH_GPUS)
     (host,) = hosts.hosts
 
     def run() -> tuple[bytes, list[int], bytes]:
-        (task_id,) = desk.submit(hosts.driver, shape=ONE_GPU)
+        (task_id,) = broker.submit(hosts.driver, shape=ONE_GPU)
         hosts.come()
-        return next((worker, run.gpus, task_id) for worker in hosts.workers[host] for run in desk.take(worker, m.Run))
+        return next((worker, run.gpus, task_id) for worker in hosts.workers[host] for run in broker.take(worker, m.Run))
 
     first, gpus, task_id = run()
     assert gpus == [0]
-    desk.done(first, task_id)
+    broker.done(first, task_id)
     again, gpus, task_id = run()
     assert (again, gpus) == (first, [0])
     other, gpus, other_task = run()
     assert other != first and gpus == [1]
-    desk.done(other, other_task)
+    broker.done(other, other_task)
     third, gpus, _ = run()
     assert (third, gpus) == (other, [1])
-    desk.done(first, task_id)
+    broker.done(first, task_id)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.broker.desk import amounts, shape
+from tests.unit.broker.harness import amounts, shape
 from zray.broker.resources import NOTHING, UNIT, Pool, as_floats, check_amounts, describe, read_shape, shape_key
 from zray.protocol.messages import ProtocolError
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from zray.cli import broker
-from zray.security.keys import KeyDirectory
+from zray.transport.security.keys import KeyDirectory
 
 
 @pytest.fixture(autouse=True)

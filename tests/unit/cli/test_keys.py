@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from zray.cli.main import COMMANDS, main
-from zray.security.keys import KeyDirectory
+from zray.transport.security.keys import KeyDirectory
 
 
 @pytest.fixture

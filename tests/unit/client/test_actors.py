@@ -20,7 +20,7 @@ from tests.unit.client.wiring import (
     process_id,
 )
 from zray.client.core.actors import ActorView
-from zray.client.core.envelopes import pack_outcome
+from zray.client.core.payloads import pack_outcome
 from zray.client.core.states import DEAD, ERROR, HANDLE, INLINE, LIVE, PENDING
 from zray.client.core.tasks import UNLIMITED, Task
 from zray.failures import encode_failure
@@ -136,7 +136,7 @@ class Course:
             task = caller.core.tasks.tasks.get(task_of(result))
             if what == "cancel":
                 caller.cancel(result)
-            elif task is not None and task in caller.view.flying.values():
+            elif task is not None and task in caller.view.in_flight.values():
                 caller.answer(result, task.attempt, ERROR if what == "raise" else INLINE, retryable=what == "raise")
 
 
@@ -327,7 +327,7 @@ def test_each_call_is_sent_when_it_can_be_and_ends_once(history):
             task = caller.core.tasks.tasks.get(task_of(result))
             argument = course.waits.get(result)
             ready = argument is None or caller.core.references.entries[argument].status != PENDING
-            assert task is None or (task in caller.view.flying.values()) == ready
+            assert task is None or (task in caller.view.in_flight.values()) == ready
     assert caller.view.pending_calls == len(caller.core.tasks.tasks)
 
 
@@ -408,7 +408,7 @@ def test_old_news_and_repeated_news(caller):
     assert caller.calls()[-1] == (result, 2, 1, 0)
     for incarnation in (0, 1, 2):
         caller.state(m.RESTARTING, incarnation=incarnation, last_seq=1)
-        caller.state(m.PENDING, incarnation=incarnation, last_seq=1)
+        caller.state(m.PENDING_CREATION, incarnation=incarnation, last_seq=1)
     assert caller.calls() == []
     assert not caller.failure(result)
 
@@ -417,9 +417,9 @@ def test_a_caller_who_is_behind_is_told(caller):
     """A new caller of an actor that has been restarted begins with incarnation 0."""
     results = [caller.call(), caller.call()]
     caller.sent()
-    caller.state(m.PENDING, incarnation=3)
+    caller.state(m.PENDING_CREATION, incarnation=3)
     assert caller.calls() == [(results[0], 3, 1, 0), (results[1], 3, 2, 0)]
-    caller.state(m.PENDING, incarnation=3)
+    caller.state(m.PENDING_CREATION, incarnation=3)
     assert caller.calls() == [] and caller.view.state == LIVE
 
 
@@ -451,7 +451,7 @@ def test_an_actor_that_is_known_to_be_dead(caller):
     caller.create()
     caller.state(m.DEAD)
     assert caller.failure(caller.call()) == "ActorDiedError"
-    caller.state(m.PENDING, incarnation=5)
+    caller.state(m.PENDING_CREATION, incarnation=5)
     assert caller.view.state == DEAD
 
 

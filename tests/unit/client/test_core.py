@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from tests.unit.client.wiring import FUNCTION, Process, Wire, actor_spec
-from zray.client.core import ClientCore
+from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import FreeSegment, ShowLogs, Warn
 from zray.client.core.states import INLINE, STORED
 from zray.ids import put_id, return_id
@@ -148,7 +148,7 @@ def stored(core: ClientCore, keeper: bytes) -> bytes:
 
 def said(core: ClientCore, dest: bytes) -> list[Any]:
     """What it sends to a process."""
-    rows = [message.rows for message in _sends(core) if isinstance(message, m.Peer) and message.dest == dest]
+    rows = [message.rows for message in _sends(core) if isinstance(message, m.Forward) and message.dest == dest]
     return [inner for each in rows for inner in unpack_messages(each, m.FROM_PEER | m.FROM_PEER_TO_HOST)]
 
 
@@ -247,7 +247,7 @@ def test_nobody_speaks_to_one_process_of_the_objects_of_another(core, message):
 
 
 def test_nobody_dials_or_pulls_from_a_client(core):
-    tell(core, ONE, m.LinkWanted(b"key"))
+    tell(core, ONE, m.ChannelWanted(b"key"))
     tell(core, ONE, m.Pull(b"o" * 28, 3, 0, 10, False))
     answers = said(core, ONE)
-    assert answers[0] == m.LinkOffer("", b"", b"") and type(answers[1]) is m.PullFailed
+    assert answers[0] == m.ChannelOffer("", b"", b"") and type(answers[1]) is m.PullFailed

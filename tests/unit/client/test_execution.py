@@ -7,8 +7,8 @@ import pytest
 
 from tests.unit.client.wiring import FUNCTION, HOST, Process, Wire, actor_spec, process_id
 from zray.client.core.effects import Interrupt
-from zray.client.core.envelopes import read_outcome
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
+from zray.client.core.payloads import read_outcome
 from zray.client.core.states import INLINE
 from zray.ids import make_task_id, put_id
 from zray.protocol import messages as m
@@ -136,7 +136,7 @@ def test_an_answer_waits_until_references_are_safe(worker):
     worker.core.references.load_covered(theirs)
     task.covered.append(theirs)
     worker.finish(task, (theirs,))
-    assert kinds(worker.sent()) == ["Watch", "Peer"]
+    assert kinds(worker.sent()) == ["Watch", "Forward"]
     assert not worker.execution.is_running(first)
     for token in worker.core.references._unacked.copy():
         worker.core.references.on_borrow_ack(process_id("third"), m.BorrowAck(token))
@@ -481,7 +481,7 @@ def test_answers_that_are_held_back_go_before_the_end(worker, how):
     assert worker.execution.take() is None
     for token in list(worker.core.references._unacked):
         worker.core.references.on_borrow_ack(process_id("third"), m.BorrowAck(token))
-    assert [kind for kind in kinds(worker.sent()) if kind != "Peer"] == ["Reply", "ActorExiting", "Leaving"]
+    assert [kind for kind in kinds(worker.sent()) if kind != "Forward"] == ["Reply", "ActorExiting", "Leaving"]
     assert worker.execution.may_exit()
 
 

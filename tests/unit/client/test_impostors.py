@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from tests.unit.client.wiring import HOST, Process, Wire
-from zray.client.core.envelopes import pack_outcome
+from zray.client.core.payloads import pack_outcome
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.failures import decode_failure
 from zray.ids import task_of

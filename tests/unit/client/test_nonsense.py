@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, actor_spec
 from tests.unit.protocol.nonsense import ODD, Nonsense
-from zray.client.core.envelopes import pack_outcome
+from zray.client.core.payloads import pack_outcome
 from zray.client.core.states import PENDING
 from zray.client.core.tasks import Task
 from zray.ids import put_id, return_id, task_of
@@ -98,7 +98,7 @@ def test_nonsense_from_everybody(seed):
         core.collect(0.0)
         for sent in through_broker(core.take_output().sends):
             assert unpack_messages(pack_body([sent]), FROM_DRIVER | FROM_WORKER)
-            if isinstance(sent, m.Peer):
+            if isinstance(sent, m.Forward):
                 assert unpack_messages(sent.rows, FROM_PEER | m.FROM_PEER_TO_HOST)
     fresh = process.put()  # it still works
     assert process.entry(fresh).status != PENDING
@@ -149,5 +149,5 @@ def test_an_envelope_as_it_should_be():
     payload = msgpack.packb([*GOOD[:6], [REF, ["key", *REF[1:]]]])
     worker.core.receive(BROKER, m.Run(b"t" * 24, 0, FUNCTION, b"\x90", [], payload), 0.0)
     task = worker.core.execution.take()
-    assert task is not None and task.fault == "" and len(task.envelope.refs) == 2
+    assert task is not None and task.fault == "" and len(task.payload.refs) == 2
     assert pack_outcome(HOST, [], [], False)

@@ -133,7 +133,7 @@ def test_top_level_arguments_are_waited_for(wire, driver, worker, other):
     worker.finish(start(wire, worker))
     wire.settle()
     task = other.take()
-    assert [row[1] for row in task.envelope.refs] == [first]
+    assert [row[1] for row in task.payload.refs] == [first]
     other.finish(task)
     driver.drop(first)
     driver.drop(second)
@@ -601,7 +601,7 @@ def test_a_value_is_asked_for_once(wire, driver, worker):
     outer, _ = borrowed_value(wire, driver, worker)
     for _ in range(3):
         assert worker.request(outer)
-    requests = [message for message in worker.up if isinstance(message, m.Peer)]
+    requests = [message for message in worker.up if isinstance(message, m.Forward)]
     assert len(requests) == 1
     wire.settle()
     assert not worker.request(outer)

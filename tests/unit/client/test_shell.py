@@ -80,7 +80,7 @@ class Connection:
     def tick(self, now):
         return True
 
-    def forgive_silence(self, now):
+    def restart_silence(self, now):
         return
 
     def close(self):

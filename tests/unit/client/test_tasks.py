@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.client.wiring import HOST, MAX_INLINE_BYTES, Process, Wire, kind_of_failure
-from zray.client.core import UNHANDLED
+from zray.client.core.client_core import UNHANDLED
 from zray.client.core.effects import Unhandled, Warn
-from zray.client.core.envelopes import pack_outcome, read_outcome
+from zray.client.core.payloads import pack_outcome, read_outcome
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import MAX_FREE_ATTEMPTS, UNLIMITED
 from zray.failures import decode_failure, encode_failure, missed_argument

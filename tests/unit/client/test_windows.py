@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.client.test_actors import ACTOR, Caller, Course
 from tests.unit.client.wiring import INLINE_ARGUMENTS, Process, Wire, kind_of_failure, process_id
-from zray.client.core.envelopes import Arguments, pack_outcome
+from zray.client.core.payloads import Arguments, pack_outcome
 from zray.client.core.queue_route import MAX_IDLE_WINDOWS
 from zray.client.core.states import ERROR, INLINE
 from zray.client.core.tasks import UNLIMITED, Task
@@ -330,8 +330,8 @@ def test_every_call_ends_once_whatever_happens(concurrency, ordered, windows, hi
         sent.extend(caller.calls())
     for argument in course.arguments:
         caller.resolve(argument)
-    while caller.view.flying:
-        task = next(iter(caller.view.flying.values()))
+    while caller.view.in_flight:
+        task = next(iter(caller.view.in_flight.values()))
         caller.answer(return_id(task.task_id, 1), task.attempt)
         caller.core.check()
         sent.extend(caller.calls())

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgpack
 
-from zray.client.core import ClientCore
+from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import FreeSegment
-from zray.client.core.envelopes import Arguments
 from zray.client.core.execution import Assignment, Return
+from zray.client.core.payloads import Arguments
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import Task
 from zray.client.core.windows import WINDOWS, Windows
@@ -171,8 +171,8 @@ class Process:
         """Starts the next task; the references in its arguments are in the bag afterwards."""
         task = self.core.execution.take()
         if task is not None:
-            values = [msgpack.unpackb(task.envelope.data)]
-            values += [msgpack.unpackb(data) for _, _, status, data, _, _ in task.envelope.refs if status == INLINE]
+            values = [msgpack.unpackb(task.payload.data)]
+            values += [msgpack.unpackb(data) for _, _, status, data, _, _ in task.payload.refs if status == INLINE]
             for object_id in [object_id for value in values for object_id in value]:
                 self.core.references.load_covered(object_id)
                 task.covered.append(object_id)
@@ -237,9 +237,9 @@ class Wire:
                     message.task_id, message.attempt, process.id, process.core.execution.actor_id, message.payload
                 ),
             )
-        elif isinstance(message, m.Peer) and message.dest in self.processes:
+        elif isinstance(message, m.Forward) and message.dest in self.processes:
             self.post(message.dest, m.Delivered(process.id, message.rows))
-        elif isinstance(message, m.Peer):
+        elif isinstance(message, m.Forward):
             self.post(process.id, m.ProcessDied(message.dest, "killed"))
         elif isinstance(message, m.Watch) and message.process_id in self.processes:
             self.watchers[message.process_id].add(process.id)

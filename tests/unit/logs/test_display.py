@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zray.logs import display as log_display
-from zray.logs.display import Backlog, LogDeduplicator, MissingLines, ShownLine, harmless
+from zray.logs.display import Backlog, LogDeduplicator, MissingLines, ShownLine, escape_controls
 
 
 def texts(shown: list[ShownLine]) -> list[str]:
@@ -178,13 +178,13 @@ class TestHarmless:
         ],
     )
     def test_only_colors_do_something(self, line: str, shown: str) -> None:
-        assert harmless(line) == shown
+        assert escape_controls(line) == shown
 
     @given(st.text(alphabet="\x1b[]m;0A\x9b\x07ab\n\r\x08"))
     def test_nothing_but_colors_is_left(self, line: str) -> None:
-        rest = re.sub(r"\x1b\[[0-9;:]*m", "", harmless(line))
+        rest = re.sub(r"\x1b\[[0-9;:]*m", "", escape_controls(line))
         assert rest.isprintable()
 
     @given(st.text(alphabet="\x1b[]m;0A\x9b\x07ab\u4e2d"))
     def test_twice_is_once(self, line: str) -> None:
-        assert harmless(harmless(line)) == harmless(line)
+        assert escape_controls(escape_controls(line)) == escape_controls(line)

@@ -10,9 +10,9 @@ import pytest
 
 from zray.broker.core import BrokerCore
 from zray.broker.membership import Membership, Rules
-from zray.client.core import ClientCore
+from zray.client.core.client_core import ClientCore
 from zray.protocol.contract import BROKER, Core, Outbox
-from zray.protocol.messages import Peer, ProcessDied, Watch
+from zray.protocol.messages import Forward, ProcessDied, Watch
 from zray.protocol.routing import CHUNK_BYTES, through_broker
 from zray.transfer.core import TransferCore
 from zray.worker.host.core import HostCore
@@ -98,7 +98,7 @@ def test_what_is_for_others_goes_through_the_broker_last() -> None:
     watch, died = Watch(OTHER), ProcessDied(THIRD, "it was killed")
     messages = through_broker({OTHER: [died, died], BROKER: [watch], THIRD: [died]})
     assert messages[0] == watch
-    assert [(type(each), each.dest) for each in messages[1:]] == [(Peer, OTHER), (Peer, THIRD)]
+    assert [(type(each), each.dest) for each in messages[1:]] == [(Forward, OTHER), (Forward, THIRD)]
     assert through_broker({}) == [] and through_broker({BROKER: [watch]}) == [watch]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from zray.protocol import elements
 from zray.protocol.codec import MAX_SHAPE_BYTES, pack, pack_body, shape_key, unpack, unpack_messages
 from zray.protocol.elements import MAX_DEPTH, UNCOUNTED_BYTES, has_few_elements
-from zray.protocol.messages import FROM_DRIVER, FROM_HOST, Inspected, Peer, ProtocolError, WorkerLogs
+from zray.protocol.messages import FROM_DRIVER, FROM_HOST, Forward, Inspected, ProtocolError, WorkerLogs
 from zray.protocol.questions import NamedActorsQuery
 from zray.protocol.records import Activity, WorkerLines
 from zray.protocol.rows import NUMBER_OF
@@ -116,7 +116,7 @@ def test_depth_is_limited_too():
 
 
 def test_large_values_and_many_small_messages_pass():
-    large = Peer(b"p" * 16, bytes(3 * UNCOUNTED_BYTES))
+    large = Forward(b"p" * 16, bytes(3 * UNCOUNTED_BYTES))
     assert unpack_messages(pack_body([large]), FROM_DRIVER) == [large]
     many = [Inspected(number, Activity([], [], {"a": 1})) for number in range(70_000)]
     assert len(pack_body(many)) < UNCOUNTED_BYTES

@@ -1,4 +1,4 @@
-"""Links: whatever the transport does to the frames, each message arrives once and in order."""
+"""Channels: whatever the transport does to the frames, each message arrives once and in order."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from zray.protocol.link import (
     MAX_EARLY_FRAMES,
     Link,
 )
-from zray.protocol.messages import BorrowAck, Peer
+from zray.protocol.messages import BorrowAck, Forward
 from zray.protocol.questions import NamedActorsQuery
 
 INCARNATION = b"12345678"
-ALLOWED = frozenset((BorrowAck, Peer))
+ALLOWED = frozenset((BorrowAck, Forward))
 PROBE_S = 3.0
 
 
@@ -49,7 +49,7 @@ def malformed_frame(seq: int) -> Frame:
     return read_frame(pack_frame(KIND_DATA, INCARNATION, seq, 0, b"\xc1"))
 
 
-# ------------------------------------------------------------------ in fair weather
+# ------------------------------------------------------------------ without faults
 
 
 def test_one_turn_makes_one_frame():
@@ -105,7 +105,7 @@ def test_a_one_way_flood_is_acknowledged_as_it_comes():
 
 def test_many_bytes_are_acknowledged_as_they_come():
     here, there = make_link(), make_link()
-    here.send(Peer(b"p" * 16, bytes(MAX_BODY_BYTES)))
+    here.send(Forward(b"p" * 16, bytes(MAX_BODY_BYTES)))
     (frame,) = send(here)
     there.receive(frame, 0.0)
     (ack,) = send(there)
@@ -145,14 +145,14 @@ def test_silence_is_death():
 
 def test_who_stood_still_himself_listens_again():
     link = make_link(now=0.0)
-    link.forgive_silence(100.0)
+    link.restart_silence(100.0)
     assert link.tick(103.9)
     assert not link.tick(104.1)
 
 
 def test_forgiving_never_shortens():
     link = make_link(now=99.9)
-    link.forgive_silence(100.0)
+    link.restart_silence(100.0)
     assert link.last_heard == 99.9
 
 
@@ -283,7 +283,7 @@ def test_early_frames_have_a_limit_in_bytes(monkeypatch):
     there = make_link()
 
     def large(seq: int) -> Frame:
-        return read_frame(pack_frame(KIND_DATA, INCARNATION, seq, 0, pack_body([Peer(b"p" * 16, bytes(900))])))
+        return read_frame(pack_frame(KIND_DATA, INCARNATION, seq, 0, pack_body([Forward(b"p" * 16, bytes(900))])))
 
     for round_ in range(3):
         first = 1 + 4 * round_
@@ -327,7 +327,7 @@ def test_a_malformed_frame_lets_early_ones_go():
 
 
 def test_what_the_peer_may_not_send():
-    link = Link(INCARNATION, frozenset((Peer,)), 0.0)
+    link = Link(INCARNATION, frozenset((Forward,)), 0.0)
     assert link.receive(data_frame(1, 1), 0.0) == []
     assert link.malformed == 1
 
@@ -346,7 +346,7 @@ def test_a_frame_holds_so_many_messages():
 def test_a_frame_holds_so_many_bytes():
     here, there = make_link(), make_link()
     part = MAX_BODY_BYTES // 4
-    messages = [Peer(bytes([n]) * 16, bytes(part)) for n in range(10)]
+    messages = [Forward(bytes([n]) * 16, bytes(part)) for n in range(10)]
     for message in messages:
         here.send(message)
     frames = send(here)
@@ -358,7 +358,7 @@ def test_a_frame_holds_so_many_bytes():
 def test_one_message_may_be_larger_than_a_frame():
     here, there = make_link(), make_link()
     here.send(BorrowAck(1))
-    here.send(Peer(b"p" * 16, bytes(3 * MAX_BODY_BYTES)))
+    here.send(Forward(b"p" * 16, bytes(3 * MAX_BODY_BYTES)))
     here.send(BorrowAck(2))
     frames = send(here)
     assert len(frames) == 2
@@ -390,12 +390,12 @@ def test_a_message_above_the_limit_is_rejected_and_those_beside_it_travel():
     here = Link(INCARNATION, ALLOWED, 0.0, max_message_bytes=10_000)
     there = make_link()
     here.send(BorrowAck(1))
-    here.send(Peer(b"p" * 16, bytes(10_000)))
+    here.send(Forward(b"p" * 16, bytes(10_000)))
     here.send(BorrowAck(2))
     received = [message for frame in send(here) for message in there.receive(frame, 0.0)]
     assert numbers(received) == [1, 2]
     ((message, reason),) = here.rejected
-    assert type(message) is Peer and "max_message_bytes" in reason
+    assert type(message) is Forward and "max_message_bytes" in reason
 
 
 def test_messages_that_are_too_much_together_travel_apart():
@@ -424,7 +424,7 @@ def test_the_backlog_is_what_is_not_acknowledged():
     here, there = make_link(), make_link()
     assert not here.congested
     while not here.congested:
-        here.send(Peer(b"p" * 16, bytes(1 << 20)))
+        here.send(Forward(b"p" * 16, bytes(1 << 20)))
         frames = send(here)
         assert here.backlog_bytes <= MAX_BACKLOG_BYTES + (1 << 20) + 100
     for frame in frames:
@@ -442,7 +442,7 @@ class Transport:
     def __init__(self) -> None:
         self.now = 0.0
         self.links = [make_link(), make_link()]
-        self.flying: list[deque[bytes]] = [deque(), deque()]  # to each of the two
+        self.in_flight: list[deque[bytes]] = [deque(), deque()]  # to each of the two
         self.sent = [0, 0]
         self.received: list[list[int]] = [[], []]
 
@@ -450,24 +450,24 @@ class Transport:
         for _ in range(messages):
             self.sent[side] += 1
             self.links[side].send(BorrowAck(self.sent[side]))
-        self.flying[1 - side].extend(self.links[side].outgoing(self.now))
+        self.in_flight[1 - side].extend(self.links[side].outgoing(self.now))
 
     def deliver(self, side: int, position: int, *, keep: bool) -> None:
-        flying = self.flying[side]
-        if flying:
-            flying.rotate(-(position % len(flying)))
-            data = flying[0] if keep else flying.popleft()
+        in_flight = self.in_flight[side]
+        if in_flight:
+            in_flight.rotate(-(position % len(in_flight)))
+            data = in_flight[0] if keep else in_flight.popleft()
             self.received[side].extend(numbers(self.links[side].receive(read_frame(data), self.now)))
 
     def lose(self, side: int, position: int) -> None:
-        if self.flying[side]:
-            del self.flying[side][position % len(self.flying[side])]
+        if self.in_flight[side]:
+            del self.in_flight[side][position % len(self.in_flight[side])]
 
     def tick(self, seconds: float) -> None:
         self.now += seconds
         for side, link in enumerate(self.links):
             link.tick(self.now)
-            self.flying[1 - side].extend(link.outgoing(self.now))
+            self.in_flight[1 - side].extend(link.outgoing(self.now))
 
     def check(self) -> None:
         for side in (0, 1):
@@ -475,10 +475,10 @@ class Transport:
             assert len(self.received[side]) <= self.sent[1 - side]
 
     def settle(self) -> None:
-        """From now on the weather is fair."""
+        """From now on the network has no faults."""
         for _ in range(200):
             for side in (0, 1):
-                while self.flying[side]:
+                while self.in_flight[side]:
                     self.deliver(side, 0, keep=False)
             self.tick(0.5)
             if all(link.idle for link in self.links):
@@ -522,8 +522,8 @@ def test_a_small_limit_of_early_frames_costs_time_only(rng, limit):
         transport = Transport()
         for _ in range(30):
             transport.say(0, 1)
-        rng.shuffle(transport.flying[1])
-        while transport.flying[1]:
+        rng.shuffle(transport.in_flight[1])
+        while transport.in_flight[1]:
             transport.deliver(1, 0, keep=False)
             transport.check()
         transport.settle()

@@ -16,9 +16,9 @@ from zray.protocol import messages, questions, records, rows, schema
 from zray.protocol.messages import (
     DRIVER,
     FROM_BROKER,
+    FROM_CHANNEL,
     FROM_DRIVER,
     FROM_HOST,
-    FROM_LINK,
     FROM_OBSERVER,
     FROM_PEER,
     FROM_PEER_TO_HOST,
@@ -29,12 +29,12 @@ from zray.protocol.messages import (
     OBSERVER,
     WORKER,
     BorrowAck,
+    ChannelHello,
+    ChannelWelcome,
     Chunk,
+    Forward,
     Goodbye,
-    LinkHello,
-    LinkWelcome,
     LogsTaken,
-    Peer,
     ProtocolError,
     Pull,
     PullFailed,
@@ -69,14 +69,14 @@ GOLDEN = """
 19 Leaving reason: str
 20 Staying busy: bool
 21 Watch process_id: bytes
-22 Peer dest: bytes, rows: bytes
+22 Forward dest: bytes, rows: bytes
 23 Goodbye reason: str
 24 HostReady resources: dict[str, int], info: HostInfo
 25 WorkerStarted worker_id: bytes, pid: int
 26 WorkerDied worker_id: bytes, running: bytes, kind: str, message: str
 27 WorkerLogs entries: list[WorkerLines], left_out: dict[bytes, int]
 28 LogsFlushed request: int
-29 LinkRefusals counts: dict[str, int]
+29 ChannelRefusals counts: dict[str, int]
 30 Run task_id: bytes, attempt: int, function_id: bytes, shape: bytes, gpus: list[int], payload: bytes
 31 Result task_id: bytes, attempt: int, source: bytes, actor: bytes, payload: bytes
 32 Failed task_id: bytes, attempt: int, kind: str, message: str, culprit: bool
@@ -115,10 +115,10 @@ GOLDEN = """
 65 CopyGone object_id: bytes
 66 KeepCopies object_ids: list[bytes]
 67 FreeObjects object_ids: list[bytes]
-68 LinkWanted key: bytes
-69 LinkOffer address: str, token: bytes, key: bytes
-70 LinkHello process_id: bytes, token: bytes
-71 LinkWelcome process_id: bytes
+68 ChannelWanted key: bytes
+69 ChannelOffer address: str, token: bytes, key: bytes
+70 ChannelHello process_id: bytes, token: bytes
+71 ChannelWelcome process_id: bytes
 72 CancelObject object_id: bytes, mode: int
 73 Killable task_id: bytes
 74 LogsTaken size_bytes: int
@@ -351,18 +351,18 @@ def test_sizes_are_those_of_identifiers():
 
 def test_constants_of_the_wire():
     assert (messages.FLAG_RETRYABLE, messages.CANCEL_FORCE, messages.CANCEL_RECURSIVE) == (1, 1, 2)
-    assert (messages.PENDING, messages.ALIVE, messages.RESTARTING, messages.DEAD) == (0, 1, 2, 3)
+    assert (messages.PENDING_CREATION, messages.ALIVE, messages.RESTARTING, messages.DEAD) == (0, 1, 2, 3)
 
 
 def test_every_message_is_in_one_union():
     # A message in no union could be sent by nobody; "Leaving" and its like must not be open to drivers.
     # Hosts, too, send to peers, watch them and say goodbye; what is about objects between machines also goes by links.
     # Drivers and the broker alike say what they have taken of workers' output. The broker passes ``Started`` on.
-    of_hosts = FROM_HOST - {Peer, Watch, Goodbye}
+    of_hosts = FROM_HOST - {Forward, Watch, Goodbye}
     directions = [FROM_WORKER | FROM_DRIVER, of_hosts, FROM_BROKER - {LogsTaken, Started}, FROM_PEER,
-                  FROM_PEER_TO_HOST - FROM_PEER, FROM_LINK - FROM_PEER, HANDSHAKE]  # fmt: skip
+                  FROM_PEER_TO_HOST - FROM_PEER, FROM_CHANNEL - FROM_PEER, HANDSHAKE]  # fmt: skip
     assert sum(len(direction) for direction in directions) == len(TYPES)
-    assert {Pull, Chunk, PullFailed, LinkHello, LinkWelcome} == FROM_LINK
+    assert {Pull, Chunk, PullFailed, ChannelHello, ChannelWelcome} == FROM_CHANNEL
     assert frozenset().union(*directions) == EVERYTHING == frozenset(get_args(messages.Message))
     assert {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER} == MAY_SEND
     assert frozenset({*get_args(Question), Goodbye}) == FROM_OBSERVER

@@ -197,17 +197,17 @@ class Interrupting(Exception):
 
 
 def test_ctrl_c_while_an_error_is_loaded_is_no_fault_of_the_exception():
-    from zray.client.guard import Guard
+    from zray.client.lock import ClientLock
     from zray.system import signals
 
-    guard = Guard()
+    lock = ClientLock()
     data = pack(caught(throw, Interrupting("text"))).to_bytes()
-    signals.install(guard)
+    signals.install(lock)
     try:
         with pytest.raises(KeyboardInterrupt):
             load_error(data, no_refs)
     finally:
-        signals.uninstall(guard)
+        signals.uninstall(lock)
 
 
 def test_stop_iteration_becomes_a_runtime_error_where_coroutines_wait():

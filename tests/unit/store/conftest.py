@@ -108,7 +108,7 @@ def store(make_store: Callable[..., Store]) -> Store:
 
 
 def check(store: Store) -> None:
-    """The invariants between the books and the files."""
+    """The invariants between the ledger_file and the files."""
     with store._changing as ledger:
         assert list(ledger.held) == store._segments.count()
         assert ledger.used <= ledger.capacity

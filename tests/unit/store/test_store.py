@@ -180,12 +180,12 @@ def test_a_store_that_is_closed_while_a_segment_is_filled_lets_nobody_else_have_
 
 INTERRUPTED = """
 import gc, random, signal, sys, threading, time
-from zray.client.guard import Guard
+from zray.client.lock import ClientLock
 from zray.store import Store
 from zray.system import signals
 
 MIB = 1 << 20
-guard, begun, over, unseen = Guard(), threading.Event(), threading.Event(), []
+guard, begun, over, unseen = ClientLock(), threading.Event(), threading.Event(), []
 store = Store.open(sys.argv[1], guard)
 ids = [bytes(27) + bytes([number]) for number in range(20)]
 sys.unraisablehook = unseen.append  # nothing of the store's runs where nobody sees what is raised
@@ -238,7 +238,7 @@ def test_interrupts_at_any_moment_leave_neither_lock_nor_claim(make_store):
     """Those of a cancelled task, or of Ctrl-C: raised by a signal's handler, between any two bytecodes."""
     store = make_store(64 * MIB)
     subprocess.run([sys.executable, "-c", INTERRUPTED, store.path], check=True, timeout=60)
-    store.sweep()  # the lock of the books is free
+    store.sweep()  # the lock of the ledger_file is free
     assert store.usage().used == store.usage().recyclable
 
 

@@ -35,7 +35,7 @@ E = TypeVar("E")
 
 ME, SOURCE, OTHER, OWNER = (name.encode().ljust(16, b".") for name in ("me", "source", "other", "owner"))
 OBJECT = OWNER + b"\0" * 12
-CHILD = Origin(b"child".ljust(16, b"."), b"link")
+CHILD = Origin(b"child".ljust(16, b"."), b"channel")
 
 
 class Tell(NamedTuple):
@@ -78,7 +78,7 @@ class Host:
     def no_links(self) -> None:
         """Nobody can be dialled."""
         for source in self.core.peers:
-            self.core.link_down(source, self.now - REDIAL_S)
+            self.core.channel_down(source, self.now - REDIAL_S)
 
     def take(self, kind: type[E]) -> list[E]:
         """The effects of one kind since the last look."""
@@ -132,8 +132,8 @@ class Host:
 
 
 def ask(host: Host, origin: Origin, request: Pull) -> None:
-    """Another process asks for a piece, by a link."""
-    host.core.received_by_link(origin.process_id, origin.link, request, host.now)
+    """Another process asks for a piece, by a channel."""
+    host.core.received_by_channel(origin.process_id, origin.channel, request, host.now)
 
 
 def running(chunks: int, *sources: bytes, dialling: bool = False) -> Host:
@@ -224,7 +224,7 @@ def test_pulls_share_a_window():
     host.core.fetch("another", second, SOURCE, 20 * CHUNK_BYTES, 0.0)
     for object_id in (OBJECT, second):
         host.core.receive(OWNER, Located(object_id, 1, len(host.value), [SOURCE], "", ""), 0.0)
-    host.core.link_up(SOURCE, 0.0)
+    host.core.channel_up(SOURCE, 0.0)
     rooms = [effect.number for effect in host.take(Reserve)]
     for number in rooms:
         host.core.reserved(number, memoryview(bytearray(len(host.value))), len(host.value), 0.0)
@@ -250,7 +250,7 @@ def test_several_sources():
     assert fast > 20 and len(host.core.peers[SOURCE].asked) == RELAYED_WINDOW
 
 
-# ------------------------------------------------------------------ links
+# ------------------------------------------------------------------ channels
 
 
 def test_a_link_is_dialled_once_and_used_when_it_is_up():
@@ -258,7 +258,7 @@ def test_a_link_is_dialled_once_and_used_when_it_is_up():
     assert host.take(Dial) == [Dial(SOURCE)]
     asks = host.take(Ask)
     assert len(asks) == 1  # the broker is spared
-    host.core.link_up(SOURCE, 0.0)
+    host.core.channel_up(SOURCE, 0.0)
     more = host.take(Ask)
     assert len(asks) + len(more) == DIRECT_WINDOW and all(ask.direct for ask in more)
     host.answer_all()
@@ -266,9 +266,9 @@ def test_a_link_is_dialled_once_and_used_when_it_is_up():
 
 def test_a_broken_link_is_replaced_by_the_broker_and_dialled_anew_later():
     host = running(100)
-    host.core.link_up(SOURCE, 0.0)
+    host.core.channel_up(SOURCE, 0.0)
     asked = {ask.request.offset for ask in host.take(Ask)}
-    host.core.link_down(SOURCE, 1.0)
+    host.core.channel_down(SOURCE, 1.0)
     again = host.take(Ask)
     assert len(again) == RELAYED_WINDOW and {ask.request.offset for ask in again} <= asked
     assert not any(ask.direct for ask in again)
@@ -286,9 +286,9 @@ def test_a_broken_link_is_replaced_by_the_broker_and_dialled_anew_later():
 
 def test_a_late_chunk_of_a_broken_link_does_no_harm():
     host = running(30)
-    host.core.link_up(SOURCE, 0.0)
+    host.core.channel_up(SOURCE, 0.0)
     late = host.take(Ask)
-    host.core.link_down(SOURCE, 1.0)
+    host.core.channel_down(SOURCE, 1.0)
     for ask in late:
         host.answer(ask)  # some of them are under way again, the others are not
     host.answer_all()
@@ -490,8 +490,8 @@ def test_who_waits_for_a_pull_that_fails_is_told():
     host = running(4)
     ask(host, CHILD, wanted(3))
     host.core.receive(BROKER, ProcessDied(OWNER, "killed"), 0.0)
-    ((link, pull, _),) = host.take(Refuse)
-    assert (link, pull) == (CHILD.link, 7)
+    ((channel, pull, _),) = host.take(Refuse)
+    assert (channel, pull) == (CHILD.channel, 7)
 
 
 def test_a_pull_goes_on_for_those_who_are_served_from_it():
@@ -559,7 +559,7 @@ def test_a_source_that_drops_one_pull_is_asked_for_the_others():
     second = OWNER + b"\1" * 12
     host.core.fetch("another", second, SOURCE, 40 * CHUNK_BYTES, 0.0)
     host.located(SOURCE)
-    host.core.link_up(SOURCE, 0.0)
+    host.core.channel_up(SOURCE, 0.0)
     for effect in host.take(Reserve):
         host.core.reserved(effect.number, memoryview(host.room), len(host.value), 0.0)
     assert len(host.take(Ask)) == DIRECT_WINDOW
@@ -615,7 +615,7 @@ def test_who_waits_for_a_chunk_is_watched():
 
 def test_a_link_may_rest_when_nothing_is_under_way():
     host = running(20)
-    host.core.link_up(SOURCE, 0.0)
+    host.core.channel_up(SOURCE, 0.0)
     assert not host.core.is_at_rest(SOURCE) and host.core.is_at_rest(OTHER)
     host.answer_all()
     host.seal()
@@ -646,15 +646,15 @@ def test_a_link_that_is_made_after_it_was_given_up_is_used():
     host = running(20, dialling=True)
     host.core.tick(DIAL_PATIENCE_S)
     assert host.core.peers[SOURCE].state is RELAYED
-    host.core.link_up(SOURCE, 0.0)
+    host.core.channel_up(SOURCE, 0.0)
     host.take(Ask)
-    host.core.link_up(SOURCE, 0.0)  # it says so twice
+    host.core.channel_up(SOURCE, 0.0)  # it says so twice
     assert host.core.peers[SOURCE].state is DIRECT
 
 
 def test_a_source_that_dies_has_no_link():
     host = running(20)
-    host.core.link_up(SOURCE, 0.0)
+    host.core.channel_up(SOURCE, 0.0)
     peer = host.core.peers[SOURCE]
     host.core.receive(BROKER, ProcessDied(SOURCE, "killed"), 0.0)
     assert peer.state is GONE and peer.window == 0

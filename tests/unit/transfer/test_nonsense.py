@@ -48,7 +48,7 @@ def test_nonsense_about_a_pull(seed):
         with contextlib.suppress(ProtocolError):
             host.core.receive(source, message, host.now)
         if isinstance(message, m.Pull):
-            host.core.received_by_link(source, b"link", message, host.now)
+            host.core.received_by_channel(source, b"channel", message, host.now)
         if rng.random() < 0.05:
             host.now += 1.0
             host.core.tick(host.now)

@@ -1,4 +1,4 @@
-"""Two hosts' transfers, with real stores and links; the broker between them and the owner are the test's."""
+"""Two hosts' transfers, with real stores and channels; the broker between them and the owner are the test's."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from zray.protocol.messages import (
 )
 from zray.store import Store
 from zray.transfer.chunks import CHUNK_BYTES
-from zray.transfer.local import Request, fetched
+from zray.transfer.local_readers import Request, fetched
 from zray.transfer.shell import Transfers, listening_address
 
 OWNER = b"owner".ljust(16, b".")
@@ -136,9 +136,9 @@ class World:
             host.store.destroy()
 
 
-@pytest.fixture(params=["links", "through the broker"])
+@pytest.fixture(params=["channels", "through the broker"])
 def world(request, tmp_path) -> Iterator[World]:
-    with contextlib.closing(World(tmp_path, "tcp://127.0.0.1:*" if request.param == "links" else "")) as world:
+    with contextlib.closing(World(tmp_path, "tcp://127.0.0.1:*" if request.param == "channels" else "")) as world:
         yield world
 
 
@@ -290,7 +290,7 @@ def test_where_a_host_listens(broker, wanted, expected):
     "wrong", ["x", "tcp://1.2.3.4", "tcp://*:5", "tcp://0.0.0.0:5", "ipc:///tmp/x", "tcp://1.2.3.4:x"]
 )
 def test_where_it_cannot(wrong):
-    with pytest.raises(ConfigError, match=r"link_address .* cannot be used"):
+    with pytest.raises(ConfigError, match=r"transfer_address .* cannot be used"):
         listening_address("tcp://127.0.0.1:6380", wrong)
 
 
@@ -338,10 +338,10 @@ def test_a_wait_for_memory_does_not_hold_up_the_loop(world, monkeypatch):
 def test_links_that_nobody_uses_are_given_up(world, monkeypatch):
     data = world.put(world.a, 6 * MIB)
     world.read(world.b)
-    monkeypatch.setattr("zray.transfer.links.IDLE_S", 0.0)
-    world.until(lambda: not world.b.transfers._links._dialled)
+    monkeypatch.setattr("zray.transport.channels.IDLE_S", 0.0)
+    world.until(lambda: not world.b.transfers._channels._dialled)
     monkeypatch.undo()
     other = OWNER + b"\5" * 12
     data = world.put(world.a, 6 * MIB, other)
     assert world.read(world.b, other) == ("", "", data)
-    assert bool(world.b.transfers._links._dialled) == world.direct
+    assert bool(world.b.transfers._channels._dialled) == world.direct

@@ -5,8 +5,8 @@ were made: one that waits for an argument holds back those behind it (``OrderedV
 several at once leave when their arguments exist, since an argument may depend on a later call (``UnorderedView``).
 Both hold back what exceeds the caller's window (``zray.client.core.windows``).
 
-``flying`` are the calls that have been sent and not answered, by sequence number of the present incarnation. When the
-broker announces a new incarnation, each of them is sent again or fails, by the rule in SPEC.md.
+``in_flight`` are the calls that have been sent and not answered, by sequence number of the present incarnation. When
+the broker announces a new incarnation, each of them is sent again or fails, by the rule in SPEC.md.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Creation(NamedTuple):
 class ActorView(ABC):
     """What this process knows of one actor. The calls not yet sent are held by the subclass.
 
-    ``state``: see ``zray.client.core.states``; ``n_bytes``: of the calls that are flying; ``always``: so many may fly
-    whatever they weigh, since the actor runs as many at once.
+    ``state``: see ``zray.client.core.states``; ``n_bytes``: of the calls that are in_flight; ``always``: so many may
+    send_call whatever they weigh, since the actor runs as many at once.
     """
 
     __slots__ = ("_max_bytes", "_max_calls", "actor_id", "always", "class_name", "creation", "death", "death_message",
-                 "flying", "incarnation", "n_bytes", "next_seq", "state", "table")  # fmt: skip
+                 "in_flight", "incarnation", "n_bytes", "next_seq", "state", "table")  # fmt: skip
 
     def __init__(self, actor_id: bytes, table: ActorTable, concurrency: int, class_name: str = "") -> None:
         self.actor_id = actor_id
@@ -75,7 +75,7 @@ class ActorView(ABC):
         self.state = LIVE
         self.death = b""  # the error of calls to a dead actor
         self.death_message = ""  # what it says, if it is not that of the constructor: then each call's names the call
-        self.flying: dict[int, Task] = {}
+        self.in_flight: dict[int, Task] = {}
         self.next_seq = 1
         self.creation: Creation | None = None
         self.table = table
@@ -87,11 +87,11 @@ class ActorView(ABC):
     @property
     def pending_calls(self) -> int:
         """Calls without an outcome."""
-        return self.n_unsent + len(self.flying)
+        return self.n_unsent + len(self.in_flight)
 
     def is_full(self) -> bool:
         """Whether no other call may be sent now."""
-        n_calls = len(self.flying)
+        n_calls = len(self.in_flight)
         return n_calls >= self.always and (
             n_calls >= self._max_calls or self.n_bytes >= self._max_bytes or self.table.n_bytes >= self.table.max_bytes
         )
@@ -128,8 +128,8 @@ class ActorView(ABC):
     # ------------------------------------------------------------------ as a Route
 
     def ready(self, task: Task) -> None:
-        if self.flying.get(task.seq) is task:  # to be tried again
-            del self.flying[task.seq]
+        if self.in_flight.get(task.seq) is task:  # to be tried again
+            del self.in_flight[task.seq]
             self.n_bytes -= task.counted
             self.table.n_bytes -= task.counted
             task.seq = 0
@@ -142,22 +142,22 @@ class ActorView(ABC):
     @abstractmethod
     def send(self, task: Task, payload: bytes) -> None: ...
 
-    def fly(self, task: Task, payload: bytes) -> None:
+    def send_call(self, task: Task, payload: bytes) -> None:
         """Sends a call under the next sequence number."""
         task.counted = size = len(payload)
         self.n_bytes += size
         self.table.n_bytes += size
         task.seq = self.next_seq
         self.next_seq += 1
-        self.flying[task.seq] = task
+        self.in_flight[task.seq] = task
         self.table.send(ActorCall(self.actor_id, self.incarnation, task.seq, task.task_id, task.attempt, payload))
 
-    def forget_flying(self) -> dict[int, Task]:
+    def forget_in_flight(self) -> dict[int, Task]:
         """Whatever was sent is with nobody any more."""
-        flying, self.flying = self.flying, {}
+        in_flight, self.in_flight = self.in_flight, {}
         self.table.n_bytes -= self.n_bytes
         self.n_bytes = 0
-        return flying
+        return in_flight
 
     def cancel(self, task: Task, mode: int) -> None:
         self.table.send(ActorCancel(self.actor_id, task.task_id, mode))
@@ -166,8 +166,8 @@ class ActorView(ABC):
         return
 
     def done(self, task: Task, error: bytes) -> None:
-        if self.flying.get(task.seq) is task:
-            del self.flying[task.seq]
+        if self.in_flight.get(task.seq) is task:
+            del self.in_flight[task.seq]
             self.n_bytes -= task.counted
             self.table.n_bytes -= task.counted
             self.go_on()
@@ -238,7 +238,7 @@ class OrderedView(ActorView):
 
     def send(self, task: Task, payload: bytes) -> None:
         self._queue.popleft()
-        self.fly(task, payload)
+        self.send_call(task, payload)
 
 
 class UnorderedView(ActorView):
@@ -295,7 +295,7 @@ class UnorderedView(ActorView):
         del self._waiting[task.task_id]
         if self._held:
             self._held.pop(task.task_id, None)
-        self.fly(task, payload)
+        self.send_call(task, payload)
 
 
 class _CreationRoute:
@@ -337,7 +337,7 @@ class _CreationRoute:
 
 
 class ActorTable:
-    """All actors that this process has to do with. ``n_bytes``: of the calls that are flying."""
+    """All actors that this process has to do with. ``n_bytes``: of the calls that are in_flight."""
 
     def __init__(
         self, references: ReferenceTable, tasks: TaskTable, send: Callable[[Any], None], windows: Windows
@@ -444,7 +444,7 @@ class ActorTable:
         view.enter(DEAD)
         view.death = message.error or encode_failure("ActorDiedError", message.message, view.actor_id)
         view.death_message = "" if message.error else message.message
-        for task in [*view.flying.values(), *view.take_unsent()]:
+        for task in [*view.in_flight.values(), *view.take_unsent()]:
             if task.task_id in self._tasks.tasks:
                 self._fail_dead(task, view)
         if view.creation is not None:
@@ -465,9 +465,9 @@ class ActorTable:
         view.enter(LIVE)
         view.incarnation = message.incarnation
         view.next_seq = 1
-        flying = view.forget_flying()
+        in_flight = view.forget_in_flight()
         again, lost = [], []
-        for seq, task in sorted(flying.items()):
+        for seq, task in sorted(in_flight.items()):
             may_have_run = seq <= message.last_seq
             if task.cancelled or (may_have_run and not task.retries_left):
                 lost.append(task)
@@ -490,12 +490,14 @@ class ActorTable:
     def check(self) -> None:
         """Raises AssertionError if the books are wrong, or a call is held for no reason; for tests."""
         for view in self.views.values():
-            assert view.n_bytes == sum(task.counted for task in view.flying.values()), "bytes of calls under way"
-            assert all(view.flying[seq].seq == seq for seq in view.flying), "a call that flies under another number"
+            assert view.n_bytes == sum(task.counted for task in view.in_flight.values()), "bytes of calls under way"
+            assert all(view.in_flight[seq].seq == seq for seq in view.in_flight), (
+                "a call that flies under another number"
+            )
             held = next(iter(view.held()), None)
             could_go = held is not None and held.state is READY and view.state is LIVE
             # Room that calls of other actors make is noticed at this one's next outcome, of which there must be one.
-            assert not could_go or len(view.flying) >= view.always, "a call is held that could start"
+            assert not could_go or len(view.in_flight) >= view.always, "a call is held that could start"
         assert self.n_bytes == sum(view.n_bytes for view in self.views.values()), "bytes of all calls under way"
 
 

@@ -1,4 +1,4 @@
-"""The worker's side: the envelopes that it was given, in order, and the answers that it owes.
+"""The worker's side: the payloads that it was given, in order, and the answers that it owes.
 
 A worker runs plain tasks one after the other, or serves one actor. ``take`` hands the next piece of work to the shell,
 which runs it and calls ``finish``. Answers may be held back until the owners of references inside have acknowledged
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from zray.client.core.effects import Interrupt
-from zray.client.core.envelopes import pack_outcome, read_envelope
+from zray.client.core.payloads import pack_outcome, read_payload
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR
 from zray.client.core.tasks import TaskTable, name_in
@@ -70,11 +70,25 @@ class Listener(Protocol):
 
 class Assignment:
     """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought;
-    ``stored``: return values that are in the store, or are being written there; ``fault``: why its envelope cannot be
+    ``stored``: return values that are in the store, or are being written there; ``fault``: why its payload cannot be
     read; ``untold_bytes``: of its payload, until the broker has been told that it was started."""
 
-    __slots__ = ("actor_start", "attempt", "covered", "envelope", "fault", "function_id", "gpus", "keep", "kind",
-                 "owner", "shape", "stored", "task_id", "untold_bytes")  # fmt: skip
+    __slots__ = (
+        "actor_start",
+        "attempt",
+        "covered",
+        "fault",
+        "function_id",
+        "gpus",
+        "keep",
+        "kind",
+        "owner",
+        "payload",
+        "shape",
+        "stored",
+        "task_id",
+        "untold_bytes",
+    )  # fmt: skip
 
     def __init__(
         self, kind: int, owner: bytes, task_id: bytes, attempt: int, function_id: bytes, payload: bytes
@@ -84,7 +98,7 @@ class Assignment:
         self.task_id = task_id
         self.attempt = attempt
         self.function_id = function_id
-        self.envelope, self.fault = read_envelope(payload)
+        self.payload, self.fault = read_payload(payload)
         self.untold_bytes = len(payload)
         self.covered: list[bytes] = []
         self.keep: list[Any] = []  # what its return values refer to, until they are answered for
@@ -176,7 +190,7 @@ class Execution:
         class_name = self.actor_spec.class_name if self.actor_spec is not None else ""
         rows = []
         for task_id, task in itertools.islice(self._running.items(), most):
-            name = name_in(task.envelope.options)
+            name = name_in(task.payload.options)
             full = f"{class_name}.{name}" if class_name and "." not in name else name
             rows.append(RunningCall(full, max(0.0, now - self._seen_at.get(task_id, now)), task_id))
         return rows
@@ -193,7 +207,7 @@ class Execution:
             return ""
         if task.kind == TASK:
             return shipped.name
-        method = unpack(task.envelope.options).get("method")
+        method = unpack(task.payload.options).get("method")
         return f"{shipped.name}.{method or '__init__'}"
 
     def finish(self, task: Assignment, returns: list[Return], retryable: bool, run_us: int) -> None:

@@ -1,7 +1,7 @@
 """The owner's side of tasks: from submission to the outcome, with retries, dependencies and cancellation.
 
 A ``Task`` is held here from submission until its outcome is known. It is sent only when all its top-level reference
-arguments exist; small ones travel inside the envelope. Which route it takes (a queue of the broker, an actor's mailbox)
+arguments exist; small ones travel inside the payload. Which route it takes (a queue of the broker, an actor's mailbox)
 is decided by ``task.route``; everything here is indifferent to it.
 """
 
@@ -13,8 +13,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Protocol
 
-from zray.client.core.envelopes import Arguments, Outcome, first_error, raised, read_outcome
 from zray.client.core.locations import LocationTable
+from zray.client.core.payloads import Arguments, Outcome, first_error, raised, read_outcome
 from zray.client.core.references import Entry, ReferenceTable, is_stored
 from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, TASK, WAITING
 from zray.exceptions import FAILURES
@@ -40,7 +40,7 @@ TOLD_BY_BROKER = frozenset(("NodeDiedError",))
 
 
 class Route(Protocol):
-    """Where a task's envelope goes, and when. An outcome counts only if it comes from ``actor_id``; empty: from a
+    """Where a task's payload goes, and when. An outcome counts only if it comes from ``actor_id``; empty: from a
     worker that the broker has given the task."""
 
     actor_id: bytes
@@ -142,12 +142,12 @@ class TaskTable:
     """All unanswered tasks of one process."""
 
     def __init__(self, references: ReferenceTable, locations: LocationTable, max_inline_bytes: int) -> None:
-        """``max_inline_bytes``: of the values that travel within one envelope, in sum."""
+        """``max_inline_bytes``: of the values that travel within one payload, in sum."""
         self._max_inline_bytes = max_inline_bytes
         self.references = references
         self._locations = locations
         self.tasks: dict[bytes, Task] = {}
-        self.on_retry: Callable[[str, str], None] = lambda name, news: None
+        self.on_retry: Callable[[str, str], None] = lambda name, notice: None
         """Told of an attempt that is over without an outcome: the task's name, and a line about it."""
         self._due: deque[Task] = deque()
         self._going = False
@@ -202,7 +202,7 @@ class TaskTable:
         return any(entries[object_id].status is ERROR for _, object_id in task.arguments.refs)
 
     def dispatch(self, task: Task) -> None:
-        """Builds the envelope and hands it to the route; an argument that is an error is the task's outcome."""
+        """Builds the payload and hands it to the route; an argument that is an error is the task's outcome."""
         arguments = task.arguments
         refs = []
         n_bytes = len(arguments.data)

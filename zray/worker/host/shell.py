@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from zray.client.connection import Connection
 from zray.config import Config
-from zray.logs.display import harmless
+from zray.logs.display import escape_controls
 from zray.protocol.codec import pack
 from zray.protocol.contract import BROKER, TICK_S
 from zray.protocol.messages import Goodbye, HostInspected, HostReady, LogsFlushed, ProtocolError
@@ -26,6 +25,8 @@ from zray.store import Store
 from zray.system.processes import describe_exit, kill_process, process_start_time, resident_bytes
 from zray.system.streams import say
 from zray.transfer.shell import Transfers
+from zray.transport.connection import Connection
+from zray.transport.relay import Relay
 from zray.worker import recorder
 from zray.worker.host.core import (
     Death,
@@ -42,7 +43,6 @@ from zray.worker.host.core import (
     TellUse,
 )
 from zray.worker.host.logs import Outlet, Said, WorkerLog
-from zray.worker.host.relay import Relay
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
 
 PAUSE_S = 1.0
@@ -189,7 +189,7 @@ class HostShell:
             return
         link = self._connection.link
         if self._last_tick and now - self._last_tick > PAUSE_S:
-            link.forgive_silence(now)
+            link.restart_silence(now)
         self._last_tick = now
         self.core.tick(now)
         for worker_id, log in dict(self._log_fds.values()).items():
@@ -203,7 +203,7 @@ class HostShell:
             self._last_sweep = now
             self._keep_files(now)
         if now >= self._look_for_owners_at:
-            self._keep_house(lambda: self.core.stores_for(self._store.owners(), now))
+            self._maintain_store(lambda: self.core.stores_for(self._store.owners(), now))
             took_s = time.monotonic() - now
             self._look_for_owners_at = now + max(SWEEP_S, took_s / MOST_LOOKING)
 
@@ -212,7 +212,7 @@ class HostShell:
         if not self._store.exists():
             self.end(f"its object store {self._store.path} has been removed by another program")
             return
-        self._keep_house(self._store.sweep)
+        self._maintain_store(self._store.sweep)
         self._upkeep(now)
         self._transfers.listen_again()
         if self._relay is not None:
@@ -253,9 +253,9 @@ class HostShell:
             self._transfers.process_died(effect.message)
         elif isinstance(effect, FreeSegments):
             self._transfers.freed(effect.object_ids)
-            self._keep_house(lambda: self._store.free(effect.object_ids))
+            self._maintain_store(lambda: self._store.free(effect.object_ids))
         elif isinstance(effect, SweepOwner):
-            self._keep_house(lambda: self._store.free_owned_by(effect.process_id))
+            self._maintain_store(lambda: self._store.free_owned_by(effect.process_id))
 
     def _use(self, request: int) -> HostInspected:
         """What of this machine is in use, in bytes."""
@@ -265,7 +265,7 @@ class HostShell:
         return HostInspected(request, store, {pid: resident_bytes(pid) for pid in pids})
 
     @staticmethod
-    def _keep_house(action: Callable[[], object]) -> None:
+    def _maintain_store(action: Callable[[], object]) -> None:
         """Tidying that fails, since somebody meddled with the directories, is no reason for a host to end."""
         try:
             action()
@@ -293,7 +293,7 @@ class HostShell:
         try:
             self._zygote.request_fork(worker_id, payload, [out_write, err_write, page])
         except OSError as error:  # no descriptors left for the copies
-            self._bury(worker_id)
+            self._release_worker(worker_id)
             self.core.fork_failed(worker_id, str(error), time.monotonic())
         finally:
             os.close(out_write)
@@ -308,7 +308,7 @@ class HostShell:
                 forked.pid, forked.started = event.pid, process_start_time(event.pid)
                 self.core.forked(event.worker_id, event.pid, time.monotonic())
             elif isinstance(event, ForkFailed):
-                self._bury(event.worker_id)
+                self._release_worker(event.worker_id)
                 self.core.fork_failed(event.worker_id, event.reason, time.monotonic())
             elif isinstance(event, ChildExited):
                 self._exited(event)
@@ -321,22 +321,22 @@ class HostShell:
         forked = self._forked[event.worker_id]
         self._take_lines(event.worker_id, forked.log, forked.log.drain)
         page = forked.page()
-        tail = "\n".join(map(harmless, forked.log.stderr_tail.text().split("\n")))
+        tail = "\n".join(map(escape_controls, forked.log.stderr_tail.text().split("\n")))
         number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
         stored = self._still_here(recorder.stored(page))
         death = Death(
             describe_exit(event.status), number, event.maxrss_bytes, recorder.begun(page), tail.strip(), stored
         )
-        self._bury(event.worker_id)
+        self._release_worker(event.worker_id)
         self._queue_logs(ending=True)  # ahead of the news: the broker knows the job of a worker only while it lives
         self.core.exited(event.worker_id, death, time.monotonic())
 
     def _still_here(self, object_ids: list[bytes]) -> list[bytes]:
         found: list[bytes] = []
-        self._keep_house(lambda: found.extend(filter(self._store.contains, object_ids)))
+        self._maintain_store(lambda: found.extend(filter(self._store.contains, object_ids)))
         return found
 
-    def _bury(self, worker_id: bytes) -> None:
+    def _release_worker(self, worker_id: bytes) -> None:
         forked = self._forked.pop(worker_id)
         forked.close()
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from zray import object_ref
 from zray.client import session as sessions
-from zray.client.connection import Connection, connect
 from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.codec import unpack
 from zray.protocol.messages import WORKER
 from zray.protocol.records import JoinInfo
-from zray.protocol.sockets import somebody_listens
 from zray.system import signals
+from zray.transport.connection import Connection, connect
+from zray.transport.sockets import is_listened_at
 from zray.worker.process.worker import Worker
 
 
@@ -48,7 +48,7 @@ def _connect(address: str, worker_id: bytes, config: Config) -> Connection:
         try:
             return connect(address, WORKER, worker_id, info, config)
         except ClusterUnavailableError:
-            if not somebody_listens(address):
+            if not is_listened_at(address):
                 raise
 
 

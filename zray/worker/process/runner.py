@@ -118,18 +118,18 @@ class Runner:
 
         Raises DeserializationError, and whatever the values of references are as errors.
         """
-        envelope = task.envelope
+        payload = task.payload
         session = self._session
-        if envelope.status == INLINE and not envelope.data:
+        if payload.status == INLINE and not payload.data:
             args: list[Any] = []
             kwargs: dict[str, Any] = {}
         else:
-            data: bytes | memoryview = envelope.data
-            if envelope.status == STORED:
-                data = session.read(envelope.host, envelope.object_id, envelope.size)
+            data: bytes | memoryview = payload.data
+            if payload.status == STORED:
+                data = session.read(payload.host, payload.object_id, payload.size)
             args, kwargs = deserialize(data, lambda object_id: session.load_covered(object_id, task.covered))
         asked: list[tuple[int | str, ObjectRef]] = []
-        for key, object_id, status, value, host, size in envelope.refs:
+        for key, object_id, status, value, host, size in payload.refs:
             if status == PENDING:
                 asked.append((key, session.load_covered(object_id, task.covered)))
                 continue
@@ -140,19 +140,19 @@ class Runner:
             except DeserializationError as error:
                 raise DeserializationError(error.reason, str(key)) from error.__cause__
             _put(args, kwargs, key, loaded)
-        if asked:  # there was no room for them in the envelope
+        if asked:  # there was no room for them in the payload
             for (key, _), loaded in zip(asked, session.get([ref for _, ref in asked], None), strict=True):
                 _put(args, kwargs, key, loaded)
         return args, kwargs
 
     def arguments_are_here(self, task: Assignment) -> bool:
         """Whether ``arguments`` waits for nobody: no value is with its owner only, or in the store of another host."""
-        envelope = task.envelope
+        payload = task.payload
         home = self._session.stores.home
-        if envelope.status == STORED and envelope.host != home:
+        if payload.status == STORED and payload.host != home:
             return False
-        return not envelope.refs or all(
-            status != PENDING and (status != STORED or host == home) for _, _, status, _, host, _ in envelope.refs
+        return not payload.refs or all(
+            status != PENDING and (status != STORED or host == home) for _, _, status, _, host, _ in payload.refs
         )
 
     # ------------------------------------------------------------------ outcomes

@@ -130,7 +130,7 @@ class Worker:
         fault = task.fault
         if not fault:
             try:
-                return read_options(task.envelope.options, self._actor_class)
+                return read_options(task.payload.options, self._actor_class)
             except ProtocolError as error:
                 fault = str(error)
         with self._shell.lock:
@@ -292,7 +292,7 @@ class Worker:
         with self._shell.lock:
             self._core.collect(time.monotonic())
             if task.kind == CONSTRUCTOR:
-                self._execution.constructed(task, self._stillborn(returns[0].data) if returns else b"")
+                self._execution.constructed(task, self._constructor_error(returns[0].data) if returns else b"")
             else:
                 self._execution.finish(task, returns, retryable, now_us() - started_us)
             if leave:
@@ -312,7 +312,7 @@ class Worker:
             say(traceback.format_exc().rstrip())
             return False
 
-    def _stillborn(self, error: bytes) -> bytes:
+    def _constructor_error(self, error: bytes) -> bytes:
         text = f"the constructor of {self._actor_class} raised:\n{error_text(error)}"
         return encode_failure("ActorDiedError", text, self._execution.actor_id)
 
@@ -415,7 +415,7 @@ class Worker:
             raise error.about(self._name_of_argument(task, error.argument)) from error.__cause__
 
     def _name_of_argument(self, task: Assignment, argument: str) -> str:
-        options = read_options(task.envelope.options, self._actor_class)
+        options = read_options(task.payload.options, self._actor_class)
         function = options.name
         if argument.isdecimal():
             called = self.method(options) if task.kind == CALL else self._runner.function(task.function_id)

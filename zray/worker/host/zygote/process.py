@@ -157,7 +157,7 @@ class Zygote:
     def _do_what_can_wait(self) -> None:
         if self._ended and time.monotonic() >= self._look_at:
             ended, self._ended = self._ended, []
-            processes.kill_strays([pid for pid in ended if pid not in self._workers and pid not in self._spares])
+            processes.kill_orphans([pid for pid in ended if pid not in self._workers and pid not in self._spares])
             self._look_at = time.monotonic() + LOOK_EVERY_S
         elif self._wants_spare():
             self._fork_ahead()
@@ -232,7 +232,7 @@ class Zygote:
     def _live(self, request: Request) -> int:
         """Serves a request, and gives the exit code."""
         self._forking.wake_up()
-        self._shed()
+        self._drop_inherited()
         os.environ[processes.WORKER_VARIABLE] = str(os.getpid())
         code = self._become_worker(request)
         flush_output()
@@ -257,7 +257,7 @@ class Zygote:
             return 1
         return 0
 
-    def _shed(self) -> None:
+    def _drop_inherited(self) -> None:
         """Leaves behind what belongs to the zygote."""
         signal.set_wakeup_fd(-1)
         for sig in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):

@@ -1,0 +1,110 @@
+"""What the broker logs, and what it tells drivers, of hosts that are lost and actors that die."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.broker.harness import ACTOR, OTHER, BrokerHarness, Stage, shape
+from zray.ids import make_task_id
+from zray.protocol import messages as m
+
+
+@pytest.fixture
+def broker() -> BrokerHarness:
+    return BrokerHarness()
+
+
+@pytest.fixture
+def log(broker: BrokerHarness) -> list[str]:
+    return broker.log
+
+
+def told(broker: BrokerHarness, process: bytes) -> list[str]:
+    return [notice.text for notice in broker.take(process, m.Notice)]
+
+
+def test_the_log_has_who_joins_and_leaves(broker, log):
+    driver = broker.driver()
+    broker.host("node7", CPU=2)
+    broker.say(driver, m.Goodbye("the driver shut down"))
+    assert log == [
+        "driver 00000001 (pid 0, namespace driver) joined",
+        "host node7 (6e6f6465) joined with {CPU: 2}",
+        "driver 00000001 (pid 0, namespace driver) left: the driver shut down",
+    ]
+
+
+def test_a_host_that_ends_says_so_and_its_tasks_are_tried_again_at_once(broker, log):
+    driver, host = broker.driver(), broker.host("node7", CPU=1)
+    broker.workers(host)
+    (task,) = broker.submit(driver)
+    broker.say(host, m.Goodbye("the host ends: signal 15"))
+    assert log[-1] == "host node7 (6e6f6465) is lost, with 1 tasks and 0 actors: the host ends: signal 15"
+    (failed,) = broker.take(driver, m.Failed)
+    assert (failed.task_id, failed.kind) == (task, "NodeDiedError")
+
+
+def test_a_lost_host_is_one_line_for_each_driver(broker):
+    one, two, host = broker.driver("one"), broker.driver("two"), broker.host("node7", CPU=4)
+    broker.workers(host)
+    broker.submit(one, 2)
+    broker.submit(one, retryable=False)
+    broker.create(one, make_task_id(one, 90), max_restarts=1, placement=shape(), name="x")
+    broker.workers(host)
+    broker.lose(host)
+    (line,) = told(broker, one)
+    assert line == (
+        "host node7 (6e6f6465) is lost: it was silent; of this job it ran 3 tasks (2 tried again, 1 not to be tried "
+        "again) and 1 actor: A 'x' (restarted). Objects that only it had are lost"
+    )
+    (other,) = told(broker, two)
+    assert other == (
+        "host node7 (6e6f6465) is lost: it was silent; nothing of this job ran there. Objects that only it had are lost"
+    )
+
+
+def test_a_crowd_of_actors_on_a_lost_host_is_named_in_part(broker):
+    driver, host = broker.driver(), broker.host("node7", CPU=4)
+    for number in range(7):
+        broker.create(driver, make_task_id(driver, 90 + number), placement=shape(), name=f"a{number}")
+    broker.workers(host)
+    broker.lose(host)
+    (line,) = told(broker, driver)
+    assert "7 actors: A 'a0' (dead for good), A 'a1' (dead for good)" in line and line.count("dead for good") == 5
+    assert "and 2 others" in line
+
+
+def test_an_actor_that_is_restarted_is_told(broker):
+    stage = Stage(broker, max_restarts=2)
+    broker.kill(stage.worker)
+    assert told(broker, stage.driver) == ["life 1 of A: SIGKILL; it is restarted, 1 restarts are left"]
+
+
+def test_actors_that_are_restarted_again_and_again_are_summed_up(broker):
+    stage = Stage(broker, max_restarts=-1)
+    for _ in range(4):
+        broker.kill(stage.worker)
+        stage.worker = stage.find()
+        broker.say(stage.worker, m.ActorReady(ACTOR, b""))
+    assert told(broker, stage.driver) == ["life 1 of A: SIGKILL; it is restarted"]
+    broker.tick(6)
+    assert told(broker, stage.driver) == [
+        "3 actors died and are restarted (A 3x), the last: life 4 of A: SIGKILL; it is restarted"
+    ]
+
+
+def test_of_actors_on_a_lost_host_only_the_host_is_told(broker):
+    stage = Stage(broker, max_restarts=-1)
+    broker.lose(stage.host)
+    assert len(told(broker, stage.driver)) == 1
+    broker.tick(6)
+    assert told(broker, stage.driver) == []
+
+
+def test_a_job_that_is_over_is_told_nothing(broker):
+    stage = Stage(broker, max_restarts=-1, detached=True)
+    broker.create(stage.driver, OTHER)
+    broker.lose(stage.driver)
+    broker.kill(stage.worker)
+    broker.tick(6)
+    assert told(broker, stage.driver) == []

@@ -1,0 +1,456 @@
+"""The client core: everything that a driver or worker decides, see ``zray/protocol/contract.py``.
+
+User code calls its tables. ``dropped`` may be appended to from anywhere, also from a garbage collection; it is looked
+at by ``collect``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, get_args
+
+from zray.client.core.actors import ActorTable
+from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhandled, Warn
+from zray.client.core.execution import Execution
+from zray.client.core.locations import LocationTable
+from zray.client.core.payloads import pack_outcome, read_outcome
+from zray.client.core.queue_route import QueueRoute
+from zray.client.core.references import Entry, ReferenceTable, is_stored
+from zray.client.core.states import ERROR, PENDING
+from zray.client.core.tasks import TaskTable
+from zray.client.core.windows import WINDOWS, Windows
+from zray.failures import aliased, encode_failure, show_error
+from zray.ids import owner_of, task_of
+from zray.logs.digest import Digest
+from zray.protocol.codec import unpack_messages
+from zray.protocol.contract import BROKER, Outbox, Output, event
+from zray.protocol.messages import (
+    CANCEL_FORCE,
+    DEAD,
+    FROM_PEER,
+    ActorCall,
+    ActorCreate,
+    ActorFound,
+    ActorLookup,
+    ActorRun,
+    ActorStart,
+    ActorState,
+    ActorStop,
+    BorrowAck,
+    BorrowAdd,
+    BorrowCheck,
+    BorrowChecked,
+    BorrowConfirm,
+    BorrowEnd,
+    CancelObject,
+    CancelTask,
+    ChannelOffer,
+    ChannelWanted,
+    Chunk,
+    CopyGone,
+    CopyMade,
+    Delivered,
+    Done,
+    ExitIfIdle,
+    Failed,
+    FreeObjects,
+    FunctionBlob,
+    FunctionPut,
+    Inspect,
+    Inspected,
+    JobConfig,
+    KeepCopies,
+    LeftBehind,
+    Locate,
+    Located,
+    Logs,
+    NameTaken,
+    NoSuchActor,
+    Notice,
+    ObjectRequest,
+    ObjectState,
+    ProcessDied,
+    ProtocolError,
+    Pull,
+    PullFailed,
+    Reply,
+    Result,
+    Run,
+    Started,
+    Submit,
+    Watch,
+)
+from zray.protocol.questions import Answer, Question
+from zray.protocol.records import Activity
+
+UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
+"""Ray's words."""
+MAX_INSPECTED = 20
+"""Calls that run, and objects that are waited for: so many are told of."""
+FORCE_IS_FOR_TASKS = "force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()"
+
+
+class OwnTransfers(Protocol):
+    """Objects between machines for a process that pulls and serves by itself, since its machine has no host."""
+
+    def receive(self, source: bytes, message: Any) -> None:
+        """A message of another process, or of the broker."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+    def lose_cluster(self, reason: str) -> None:
+        """The broker is gone."""
+
+
+class ClientCore:
+    """The state of one process. ``process_id``: its own; ``host_id``: of the host whose store it writes to;
+    ``max_inline_bytes``: of the values in one message, in sum; ``windows``: how much may be under way."""
+
+    def __init__(self, process_id: bytes, host_id: bytes, max_inline_bytes: int, windows: Windows = WINDOWS) -> None:
+        self.process_id = process_id
+        self.host_id = host_id
+        self.dropped: deque[Any] = deque()  # objects, or weak references with an ``object_id``
+        self._outbox: Outbox[ClientEffect] = Outbox()
+        self.perform = self._outbox.perform
+        self.to_broker = to_broker = self._outbox.to_broker
+        self._counter = itertools.count(1)
+        self.exported: set[bytes] = set()  # functions and classes that this process has shipped
+        self._requests: dict[int, Callable[[Any], None]] = {}
+        self._next_request = 1
+        self.references = ReferenceTable(process_id, self.send, self._watch, self._freed)
+        self.locations = LocationTable()
+        self.tasks = TaskTable(self.references, self.locations, max_inline_bytes)
+        self.queue_route = QueueRoute(self.tasks, to_broker, windows)
+        self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
+        self.transfers: OwnTransfers | None = None  # where the machine has no host
+        self.faults = 0  # messages of other processes whose content was no good
+        self.now = 0.0  # when the present turn began
+        self.awaited: dict[Any, list[bytes]] = {}  # objects that threads of this process wait for, by who waits
+        self._retries = Digest("attempts are over and tried again")
+        self.on_logs: Callable[[ShowLogs], None] = self.perform
+        """Called with what workers have printed, in order. (Effects of two turns may be performed by two threads.)"""
+        self._unseen = Digest("more errors that nobody has fetched")
+        self.references.on_unseen = self._on_unseen
+        self.tasks.on_retry = self._on_retry
+        self.execution = Execution(self.references, self.tasks, to_broker, self.perform, host_id, windows.started_bytes)
+
+    # ------------------------------------------------------------------ in and out
+
+    def receive(self, source: bytes, message: Any, now: float) -> None:
+        """A message of the broker's, or one of another process that came by itself."""
+        self.now = now
+        if source != BROKER:
+            self._received_from(source, message)
+        elif (handler := _HANDLERS.get(type(message))) is not None:
+            handler(self, message)
+        else:
+            raise ProtocolError(f"a client is sent no {type(message).__name__}")
+
+    def _delivered(self, message: Delivered) -> None:
+        for inner in unpack_messages(message.rows, FROM_PEER):
+            try:
+                self._received_from(message.source, inner)
+            except ProtocolError:  # what came with it counts
+                self.faults += 1
+
+    def _received_from(self, source: bytes, message: Any) -> None:
+        if source == self.process_id:
+            raise ProtocolError("what a process has to tell itself does not come from outside")
+        _PEER_HANDLERS[type(message)](self, source, message)
+
+    def take_output(self) -> Output[ClientEffect]:
+        """What is to be done now."""
+        return self._outbox.take()
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is something to be done."""
+        return bool(self._outbox)
+
+    def _on_retry(self, name: str, notice: str) -> None:
+        self._tell(self._retries.add(self.now, name, notice))
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        self.now = now
+        if self.transfers is not None:
+            self.transfers.tick()
+        self.execution.note_time(now)
+        self.tell_news(now)
+
+    def due_s(self, now: float) -> float:
+        """Nothing here is more urgent than a regular tick."""
+        return math.inf
+
+    @event
+    def tell_news(self, now: float) -> None:
+        """Tells what has been held back to be told in one line."""
+        self._tell(self._retries.flush(now))
+        if unseen := self._unseen.flush(now):
+            self.perform(Unhandled(unseen))
+
+    def _on_unseen(self, name: str, data: bytes, size: int) -> None:
+        def what() -> str:
+            if not data:
+                return f"{UNHANDLED}: {name} raised an error of {size:,} bytes, which is too large to be shown here"
+            if origin := aliased(data):
+                return f"{UNHANDLED}: {name} was not run, since its argument {origin.hex()} is an error"
+            return f"{UNHANDLED}: {show_error(data)}"
+
+        if unseen := self._unseen.add(self.now, name, what):
+            self.perform(Unhandled(unseen))
+
+    def _tell(self, notice: str) -> None:
+        if notice:
+            self.perform(Warn(notice))
+
+    @event
+    def collect(self, now: float) -> None:
+        """Counts the references that were garbage collected since the last call."""
+        self.now = now
+        dropped = self.dropped
+        drop = self.references.drop
+        while dropped:
+            gone = dropped.popleft()
+            drop(gone if type(gone) is bytes else gone.object_id)
+
+    def send(self, dest: bytes, message: Any) -> None:
+        """Sends a message to the broker or to another process, which may be this one."""
+        if dest == self.process_id:
+            _PEER_HANDLERS[type(message)](self, dest, message)
+        elif dest == BROKER:
+            self.to_broker(message)
+        else:
+            self._outbox.send(dest, message)
+
+    # ------------------------------------------------------------------ cancellation
+
+    def cancel(self, object_id: bytes, mode: int) -> None:
+        """Cancels the task or call that makes an object, if it has not ended. Asks the owner, who may be another."""
+        self.send(owner_of(object_id), CancelObject(object_id, mode))
+
+    def _on_cancel_object(self, source: bytes, message: CancelObject) -> None:
+        if not self.references.owns(message.object_id):
+            raise ProtocolError("asked to cancel a task of somebody else")
+        task = self.tasks.tasks.get(task_of(message.object_id))
+        if task is None:
+            return  # it has ended, or the object was put
+        if message.mode & CANCEL_FORCE and self.actors.is_call(task):
+            self.perform(Warn(f"a cancellation by another process had no effect: {FORCE_IS_FOR_TASKS}"))
+        else:
+            self.tasks.cancel(task.task_id, message.mode)
+
+    # ------------------------------------------------------------------ where objects are
+
+    def _locate(self, source: bytes, message: Locate) -> None:
+        object_id = message.object_id
+        entry = self._own_stored(object_id)
+        if entry is None:
+            why = "the object was freed: no reference to it was known any more"
+            self.send(source, Located(object_id, message.question, 0, [], "ObjectFreedError", why))
+            return
+        for process_id in (source, entry.host):
+            self.references.watch_once(process_id)  # what it has goes with it
+        sources = self.locations.sources(object_id, entry.host, source, message.serves, message.lost)
+        kind, why = ("", "") if sources else ("ObjectLostError", "no host has it any more")
+        if not sources and self.references.is_dead(entry.host):
+            why = f"the host that kept it ({entry.host.hex()[:8]}) has died, and no other has a copy"
+        self.send(source, Located(object_id, message.question, entry.size, sources, kind, why))
+
+    def _copy_made(self, source: bytes, message: CopyMade) -> None:
+        entry = self._own_stored(message.object_id)
+        if entry is None:
+            self.send(source, FreeObjects([message.object_id]))  # it was freed while it was copied
+        else:
+            for process_id in (source, entry.host):
+                self.references.watch_once(process_id)
+            self.locations.made(message.object_id, source)
+            if self.references.is_dead(entry.host):
+                self._promote(message.object_id)
+
+    def _copy_gone(self, source: bytes, message: CopyGone) -> None:
+        self._own_stored(message.object_id)
+        self.locations.gone(message.object_id, source)
+
+    def _left_behind(self, source: bytes, message: LeftBehind) -> None:
+        for object_id in message.object_ids:
+            self.references.check_own(object_id)
+        for object_id in message.object_ids:
+            self.tasks.left_behind(object_id, source)
+
+    def _own_stored(self, object_id: bytes) -> Entry | None:
+        """The entry of a stored object of this process; None if it has been freed. Raises ProtocolError if the object
+        is somebody else's: where it is, only its owner is told, and only its owner says."""
+        self.references.check_own(object_id)
+        entry = self.references.entries.get(object_id)
+        return entry if entry is not None and is_stored(entry.status, entry.data) else None
+
+    def _promote(self, object_id: bytes) -> None:
+        """The host that kept an object is gone: the copies that there are, are the object now.
+
+        All of them, as one may have been evicted, of which hosts do not tell.
+        """
+        copies = self.locations.complete(object_id)
+        for host in copies:
+            self.send(host, KeepCopies([object_id]))
+        if copies:
+            self.references.entries[object_id].host = copies[0]
+            self.locations.gone(object_id, copies[0])
+
+    def _process_died(self, message: ProcessDied) -> None:
+        process_id = message.process_id
+        self.references.on_process_died(process_id)
+        self.locations.on_process_died(process_id)
+        for object_id in self.references.stored_at(process_id):
+            self._promote(object_id)
+        if self.transfers is not None:
+            self.transfers.receive(BROKER, message)
+
+    def _about_transfers(self, source: bytes, message: Any) -> None:
+        """Of interest only to a process that pulls and serves by itself: others leave that to their host."""
+        if self.transfers is not None:
+            self.transfers.receive(source, message)
+        elif isinstance(message, Pull):
+            self.send(source, PullFailed(message.pull, "this process has no objects in memory"))
+
+    def _watch(self, process_id: bytes) -> None:
+        self.to_broker(Watch(process_id))
+
+    def _freed(self, host: bytes, object_id: bytes) -> None:
+        if not self.actors.handle_freed(object_id) and host:
+            for holder in (host, *self.locations.forget(object_id)):
+                self.perform(FreeSegment(holder, object_id))
+
+    # ------------------------------------------------------------------ what it does
+
+    def _inspect(self, message: Inspect) -> None:
+        awaited = [
+            self.tasks.about(object_id)
+            for object_ids in itertools.islice(list(self.awaited.values()), MAX_INSPECTED)
+            for object_id in object_ids[:MAX_INSPECTED]
+        ]
+        running = self.execution.about_running(self.now, MAX_INSPECTED)
+        activity = Activity(running, awaited[:MAX_INSPECTED], self.tasks.waiting_for_arguments())
+        self.to_broker(Inspected(message.request, activity))
+
+    # ------------------------------------------------------------------ small services
+
+    def new_task_id(self) -> bytes:
+        """An identifier for a task or ``put`` of this process."""
+        return self.process_id + next(self._counter).to_bytes(8, "big")  # as ``make_task_id``, which takes a call more
+
+    def only_task(self) -> bytes:
+        """The task that has no outcome yet, if it is the only one, and no call of an actor is under way; else empty."""
+        tasks = self.tasks.tasks
+        if len(tasks) != 1:
+            return b""
+        only = next(iter(tuple(tasks.values())), None)
+        return only.task_id if only is not None and only.route is self.queue_route else b""
+
+    def export(self, function_id: bytes, name: str, blob: bytes) -> None:
+        """Makes a function or class known to the cluster, once."""
+        if function_id not in self.exported:
+            self.exported.add(function_id)
+            self.to_broker(FunctionPut(function_id, name, blob))
+
+    def new_request(self, on_answer: Callable[[Any], None]) -> int:
+        """A number for a request to the broker; ``on_answer`` gets the answer."""
+        request = self._next_request
+        self._next_request += 1
+        self._requests[request] = on_answer
+        return request
+
+    def query(self, question: Callable[[int], Question], on_answer: Callable[[Any], None]) -> None:
+        """Asks the broker. ``question``: makes it of its number; ``on_answer`` gets the answer, or None if there will
+        be none."""
+        self.to_broker(question(self.new_request(on_answer)))
+
+    def _answered(self, request: int, value: Any) -> None:
+        on_answer = self._requests.pop(request, None)
+        if on_answer is not None:
+            on_answer(value)
+
+    @event
+    def rejected(self, message: Any, reason: str, now: float) -> None:
+        """The link to the broker did not take a message: whoever waits for what comes of it is told."""
+        self.now = now
+        text = f"a {type(message).__name__} was not sent to the broker: {reason}"
+        error = encode_failure("MessageRefusedError", text)
+        if isinstance(message, (Submit, ActorCall)):
+            self.tasks.refused(message.task_id, message.attempt, error)
+        elif isinstance(message, (Done, Reply)):
+            returns = [(ERROR, error, 0, ()) for _ in read_outcome(message.payload).returns]
+            self.to_broker(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
+        elif isinstance(message, ActorCreate):
+            self.actors.on_state(ActorState(message.actor_id, 0, DEAD, 0, text, error))
+            self._answered(message.request, None)
+        elif isinstance(message, ActorLookup | Question):
+            self._answered(message.request, None)
+        else:
+            self.perform(Warn(text))
+
+    def check(self) -> None:
+        """Raises AssertionError if an invariant of the windows does not hold; for tests."""
+        self.queue_route.check()
+        self.actors.check()
+
+    @event
+    def lose_cluster(self, message: str, now: float) -> None:
+        """The broker is gone: every wait ends with ClusterUnavailableError."""
+        self.now = now
+        self.tasks.lose_everything("ClusterUnavailableError", message)
+        for object_id, entry in list(self.references.entries.items()):
+            if entry.status is PENDING:
+                self.references.fail(object_id, "ClusterUnavailableError", message)
+        if self.transfers is not None:
+            self.transfers.lose_cluster(message)
+        for request in list(self._requests):
+            self._answered(request, None)
+
+
+_HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
+    Run: lambda core, m: core.execution.on_run(m),
+    Result: lambda core, m: core.tasks.on_result(m),
+    Failed: lambda core, m: core.tasks.on_failed(m),
+    Started: lambda core, m: core.tasks.on_started(m),
+    ActorRun: lambda core, m: core.execution.on_actor_run(m),
+    ActorStart: lambda core, m: core.execution.on_actor_start(m),
+    ActorStop: lambda core, m: core.execution.on_actor_stop(m),
+    ActorState: lambda core, m: core.actors.on_state(m),
+    **dict.fromkeys(
+        (ActorFound, NoSuchActor, NameTaken, *get_args(Answer)), lambda core, m: core._answered(m.request, m)
+    ),
+    CancelTask: lambda core, m: core.execution.on_cancel(m),
+    FunctionBlob: lambda core, m: core.execution.on_function(m),
+    ExitIfIdle: lambda core, m: core.execution.on_exit_if_idle(m),
+    ProcessDied: lambda core, m: core._process_died(m),
+    Delivered: ClientCore._delivered,
+    JobConfig: lambda core, m: core.execution.on_job(m),
+    Logs: lambda core, m: core.on_logs(ShowLogs(m.entries, m.left_out)),
+    Notice: lambda core, m: core.perform(Warn(m.text)),
+    Inspect: ClientCore._inspect,
+}
+_PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
+    ObjectRequest: lambda core, source, m: core.references.on_request(source, m),
+    ObjectState: lambda core, source, m: core.references.on_state(source, m),
+    BorrowAdd: lambda core, source, m: core.references.on_borrow_add(source, m),
+    BorrowAck: lambda core, source, m: core.references.on_borrow_ack(source, m),
+    BorrowEnd: lambda core, source, m: core.references.on_borrow_end(source, m),
+    BorrowConfirm: lambda core, source, m: core.references.on_borrow_confirm(source, m),
+    BorrowCheck: lambda core, source, m: core.references.on_borrow_check(source, m),
+    BorrowChecked: lambda core, source, m: core.references.on_borrow_checked(source, m),
+    CancelObject: ClientCore._on_cancel_object,
+    Locate: ClientCore._locate,
+    CopyMade: ClientCore._copy_made,
+    CopyGone: ClientCore._copy_gone,
+    LeftBehind: ClientCore._left_behind,
+    ChannelWanted: lambda core, source, m: core.send(source, ChannelOffer("", b"", b"")),  # nobody dials a client
+    Pull: ClientCore._about_transfers,
+    Chunk: ClientCore._about_transfers,
+    PullFailed: ClientCore._about_transfers,
+    Located: ClientCore._about_transfers,
+}

@@ -1,0 +1,114 @@
+"""A local cluster in one subprocess of the driver: imports once, then forks broker, zygote and workers.
+
+Process tree: driver -> this process, which becomes the host -> broker, zygote -> workers. The driver holds the other
+end of this process's stdin: when that closes, for whatever reason, the cluster ends. When this process is killed, the
+broker dies with it and the zygote cleans up. What happens is told to the driver as one line of JSON through a pipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from zray.broker.shell import run_broker
+from zray.config import FREEZE_HEAP, TUNE_MALLOC, WARM_UP, Config
+from zray.exceptions import ZrayError
+from zray.memory.heap import freeze_heap
+from zray.memory.malloc import give_back
+from zray.protocol import rows
+from zray.sessions.directories import SessionPaths
+from zray.sessions.lock import SessionLock
+from zray.system.processes import accept_signals, set_parent_death_signal, set_title
+from zray.worker.host.shell import WATCHED_IS_GONE
+from zray.worker.host.start import HostOptions, prepare_zygote, run_host
+from zray.worker.process.warm_up import warm_up
+
+
+def main() -> int:
+    """Runs a local cluster until its driver is gone. The argument is the descriptor of its settings, in JSON."""
+    with open(int(sys.argv[1]), "rb") as file:
+        settings = json.load(file)
+    report_fd: int = settings["report"]
+    for fd in (report_fd, *settings["lock"]):
+        os.set_inheritable(fd, False)
+    config = Config(**settings["config"])
+    paths = SessionPaths(settings["session"], settings["root"])
+    accept_signals()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lock = SessionLock(paths.directory, settings["lock"])
+    address = f"ipc://{paths.broker_socket}"
+    set_title(f"zray: host {paths.name}")  # before anything is forked, as what it imports is shared then
+    rows.prepare()
+    if config.optimizes(WARM_UP):
+        warm_up()
+    if config.optimizes(FREEZE_HEAP):  # before anything is forked
+        freeze_heap()
+    if config.optimizes(TUNE_MALLOC):
+        give_back()
+    bound_read, bound_write = os.pipe()
+    broker = _fork_broker(address, config, bound_write, [*lock.filenos(), report_fd, bound_read])
+    os.close(bound_write)
+    zygote = prepare_zygote(
+        paths, [*lock.filenos(), report_fd], settings["resources"], disabled=config.disabled_optimizations
+    )
+    if not os.read(bound_read, 1):
+        return _report(report_fd, error="the broker did not start")
+    options = HostOptions(address, settings["resources"], settings["store_bytes"])
+
+    def ready() -> None:
+        _report(report_fd, address=address)
+
+    try:
+        # bound_read closes when the broker dies, stdin when the driver does
+        reason = run_host(options, config, paths, lock, zygote, [0, bound_read], ready)
+        if reason != WATCHED_IS_GONE:
+            print(f"zray: the local cluster ends: {reason}", file=sys.stderr, flush=True)
+    except ZrayError as error:
+        return _report(report_fd, error=str(error))
+    finally:
+        _end(broker)
+        lock.close()
+    return 0
+
+
+def _fork_broker(address: str, config: Config, bound_fd: int, close: list[int]) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        set_parent_death_signal(signal.SIGKILL, parent)
+        for fd in (0, *close):
+            os.close(fd)
+        set_title("zray: broker")
+
+        def bound(_: str) -> None:
+            os.write(bound_fd, b"\1")
+
+        code = run_broker(address, config, bound)
+    finally:
+        os._exit(code)
+
+
+def _end(broker: int) -> None:
+    try:
+        os.kill(broker, signal.SIGKILL)
+        os.waitpid(broker, 0)
+    except (ProcessLookupError, ChildProcessError):
+        return
+
+
+def _report(fd: int, **what: Any) -> int:
+    try:
+        os.write(fd, json.dumps(what).encode() + b"\n")
+    except OSError:  # the driver is gone: stdin tells as well
+        return 1
+    return 1 if "error" in what else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

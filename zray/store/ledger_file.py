@@ -1,0 +1,81 @@
+"""The store's ledger as all processes of the machine share it: a small mapped file and the one lock of the store.
+
+Whoever changes where a segment is, and the ledger_file with it, holds the lock: for some microseconds, or the
+milliseconds that it takes to give pages up, never while data is copied. The kernel drops the lock of a process that
+dies. The ledger_file carry a mark while they are being changed; who finds it there counts the files anew, so that the
+ledger_file are right again whatever died, at the next use of the store.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import mmap
+import os
+from collections.abc import Callable
+
+from zray.store.ledger import Ledger, Place
+
+_CELL_BYTES = 8
+_FILE_BYTES = _CELL_BYTES * (1 + len(Place))
+"""A cell that is 1 while the others are being changed, and one for the bytes in each place."""
+
+
+class LedgerFile:
+    """The ledger_file of one store, used by one process. Not thread-safe: the lock is between processes."""
+
+    def __init__(self, path: str, capacity: int, count: Callable[[], list[int]]) -> None:
+        """``count`` tells the bytes in each place as the files say."""
+        self._count = count
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._fd).st_size < _FILE_BYTES:
+            os.ftruncate(self._fd, _FILE_BYTES)
+        with open(path, "r+b") as own:  # the map keeps a copy of its descriptor, which must not share the lock
+            self._map = mmap.mmap(own.fileno(), _FILE_BYTES)
+        self._cells = memoryview(self._map).cast("Q")
+        self._held = self._cells[1:]
+        self._ledger = Ledger(capacity, self._held)
+
+    def open(self) -> Ledger:
+        """Waits for the lock. The ledger is to be changed together with the files; ``shut`` has to follow."""
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        return self._opened()
+
+    def open_if_idle(self) -> Ledger | None:
+        """As ``open``, but None instead of a wait when another process is at it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        return self._opened()
+
+    def shut(self, complete: bool) -> None:
+        """Ends what ``open`` began. If not ``complete``, it is left to the next one to count anew."""
+        if complete:
+            self._cells[0] = 0
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def peek(self, place: Place) -> int:
+        """The bytes in a place, without the lock: it may be another number by now."""
+        return self._held[place]
+
+    def _opened(self) -> Ledger:
+        try:
+            if self._cells[0]:
+                self._held[:] = memoryview(array.array("Q", self._count()))
+            self._cells[0] = 1
+        except BaseException:
+            self.shut(complete=False)
+            raise
+        return self._ledger
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._held.release()
+        self._cells.release()
+        self._map.close()
+        os.close(self._fd)
+
+    def close_in_child(self) -> None:
+        """Closes the descriptor that a forked child shares: the lock would else outlive the parent."""
+        os.close(self._fd)

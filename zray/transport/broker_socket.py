@@ -1,0 +1,187 @@
+"""The broker's door: the one socket that everybody comes in by.
+
+On TCP every frame has the ID of the process that it is from or for in front, since hosts pass on what their workers
+send: a connection is its host's and its workers'. The connections' own names, the identities of the ROUTER, are
+known to nobody but their ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from zray.config import Config
+from zray.exceptions import ConfigError
+from zray.protocol.routing import Arrival
+from zray.transport.sockets import (
+    SocketFile,
+    bind_socket,
+    check_address,
+    foreign_listener_at,
+    is_listened_at,
+    is_readable,
+    make_socket,
+    receive,
+    send,
+    unanswered_s,
+)
+
+if TYPE_CHECKING:
+    from zray.transport.security.authenticator import Authenticator
+    from zray.transport.security.keys import KeyDirectory
+
+
+class BrokerSocket:
+    """A bound ROUTER socket. ``keys``: closes it to strangers; None for ``ipc``, or when insecurity was asked for.
+
+    Raises ConfigError when it cannot be bound. Attributes: address, as bound; is_tcp; malformed, messages of no known
+    form.
+    """
+
+    def __init__(self, address: str, config: Config, keys: KeyDirectory | None) -> None:
+        check_address(address)
+        if obstacle := _obstacle(address):
+            raise ConfigError(f"the broker cannot listen at {address!r}: {obstacle}")
+        self.address = ""
+        self._file: SocketFile | None = None
+        self.malformed = 0
+        self.is_tcp = address.startswith("tcp://")
+        self._descriptors: dict[bytes, int] = {}  # of drivers' connections on TCP
+        self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        try:
+            self._authenticator = _authenticator(self._context, keys) if keys is not None else None
+        except BaseException:
+            self._context.term()
+            raise
+        self._socket = make_socket(self._context, zmq.ROUTER, address, config)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        # A connection over TCP may be dead for a minute before this side knows, and its process be back long before.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, self.is_tcp)
+        if self._authenticator is not None:
+            self._authenticator.apply_server(self._socket)
+        try:
+            bind_socket(self._socket, address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigError(f"the broker cannot listen at {address!r}: {_reason(error)}") from None
+        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._file = SocketFile(self._socket, self.address)
+        self._polled = [self._socket, *(self._authenticator.sockets if self._authenticator is not None else ())]
+        self._poll = select.poll()  # of the descriptors: zmq.Poller looks at each socket anew, twice
+        for polled in self._polled:
+            self._poll.register(polled.fileno(), select.POLLIN)
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How many strangers were turned away, by reason."""
+        return dict(self._authenticator.refused) if self._authenticator is not None else {}
+
+    def wait(self, timeout_s: float) -> None:
+        """Waits until something has arrived, and sees to whoever asks to come in."""
+        if not any(map(is_readable, self._polled)):
+            self._poll.poll(int(timeout_s * 1000))
+        if self._authenticator is not None:
+            self._authenticator.pump()
+
+    def receive(self) -> Arrival | None:
+        """The next frame that is there; None if there is none."""
+        while True:
+            message = receive(self._socket, copy=not self.is_tcp)
+            if message is None:
+                return None
+            key = b""
+            if self.is_tcp:
+                last = message[-1]
+                if self._authenticator is not None:
+                    key = str(last.get("User-Id")).encode()
+                message = [frame.bytes for frame in message]
+                if message[0] in self._descriptors:  # another one since it was dialled anew
+                    self._descriptors[message[0]] = last.get(zmq.SRCFD)
+            identity, *parts = message
+            if len(parts) == 1 and not self.is_tcp:
+                return Arrival(identity, identity, key, parts[0])
+            if len(parts) == 2 and self.is_tcp:
+                return Arrival(parts[0], identity, key, parts[1])
+            self.malformed += 1
+
+    def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
+        """Sends a frame by the connection ``through``; False when there is none of that name (any more)."""
+        try:
+            if self.is_tcp:
+                send(self._socket, through, process_id, data)
+            else:
+                send(self._socket, through, data)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            return False
+        return True
+
+    @property
+    def role_of(self) -> Callable[[bytes], str | None] | None:
+        """Finds the role of a key that is allowed; None where there are no keys."""
+        return self._authenticator.role_of if self._authenticator is not None else None
+
+    def follow(self, through: bytes) -> None:
+        """``unanswered_s`` will be asked about a connection on TCP."""
+        self._descriptors.setdefault(through, -1)  # until its next frame
+
+    def unfollow(self, through: bytes) -> None:
+        """It will not any more."""
+        self._descriptors.pop(through, None)
+
+    def unanswered_s(self, through: bytes) -> float:
+        """For how long the other end of a connection that is followed has acknowledged nothing; else 0.0."""
+        descriptor = self._descriptors.get(through)
+        return 0.0 if descriptor is None else unanswered_s(descriptor)
+
+    def keep(self) -> None:
+        """Keeps the socket's file, see ``SocketFile``; to be called at least once a second."""
+        if self._file is not None:
+            self._file.keep()
+
+    def close(self) -> None:
+        """Closes the socket, and removes its file."""
+        if self._authenticator is not None:
+            self._authenticator.close()
+        self._socket.close(0)
+        self._context.term()
+        if self._file is not None:
+            self._file.remove()
+
+
+def _authenticator(context: zmq.Context[Any], keys: KeyDirectory) -> Authenticator:
+    from zray.transport.security.authenticator import Authenticator
+    from zray.transport.security.dialer import (
+        require_curve,  # local clusters, whose workers are forked from here, do without
+    )
+    from zray.transport.security.keys import AllowList
+
+    require_curve()
+    return Authenticator(context, keys.server(), AllowList(keys).find)
+
+
+def _obstacle(address: str) -> str:
+    """What is in the place of a Unix socket that is to be made, if anything. libzmq would remove it: a socket that is
+    in use, so that its broker goes deaf, or a file of the user's."""
+    if not address.startswith("ipc://"):
+        return ""
+    with contextlib.suppress(OSError):
+        if not stat.S_ISSOCK(os.stat(address.removeprefix("ipc://")).st_mode):
+            return "there is a file of that name, which is no socket"
+    return foreign_listener_at(address) or ("another broker is running there" if is_listened_at(address) else "")
+
+
+def _reason(error: zmq.ZMQError) -> str:
+    if error.errno == zmq.EADDRINUSE:
+        return "the address is in use. Is another broker running there?"
+    if error.errno in (zmq.EADDRNOTAVAIL, errno.ENODEV):
+        return "it is no address of this machine (tcp://0.0.0.0:PORT listens at all that it has)"
+    return str(error.strerror)

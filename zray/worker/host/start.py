@@ -1,0 +1,147 @@
+"""Starting a host on this machine: session, store, zygote, connection. For ``zray-worker`` and for local clusters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import resource
+import socket
+import sys
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from zray.config import GIB, Config
+from zray.protocol.messages import HOST
+from zray.protocol.records import HostInfo, JoinInfo
+from zray.sessions.directories import SessionPaths, absolute, remove_session
+from zray.sessions.lock import SessionLock
+from zray.sessions.upkeep import SessionUpkeep
+from zray.store import Store, default_store_location
+from zray.system.machine import ip_address, machine_id
+from zray.system.processes import kill_session, memory_limit_bytes, raise_descriptor_limit
+from zray.transfer.shell import Transfers, listening_address
+from zray.transport.connection import Connection, connect
+from zray.transport.relay import Relay
+from zray.worker.host.shell import HostShell
+from zray.worker.host.zygote import ZygoteClient, start_zygote
+from zray.worker.process.main import worker_main
+
+if TYPE_CHECKING:
+    from zray.system.demotion import Demotion
+    from zray.transport.security.keys import ClientCredentials
+
+MAX_DEFAULT_STORE = 64 * GIB
+
+
+@dataclasses.dataclass(frozen=True)
+class HostOptions:
+    """What a host offers. ``resources`` in ten-thousandths, complete."""
+
+    address: str
+    resources: dict[str, int]
+    store_bytes: int
+    credentials: ClientCredentials | None = None
+
+
+def prepare_zygote(
+    paths: SessionPaths,
+    kept: list[int],
+    resources: dict[str, int],
+    demotion: Demotion | None = None,
+    disabled: Collection[str] = (),
+) -> ZygoteClient:
+    """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends.
+
+    It keeps a process for each CPU of ``resources``, those that wait for work included.  ``kept``: descriptors that it
+    keeps and workers do not, such as the session's lock.  ``demotion``: has been begun, and is completed in the zygote.
+    ``disabled``: optimizations that are not used.
+    """
+    host = os.getpid()
+    machine_id()  # known to every worker, then, without looking
+
+    def clean_up() -> None:
+        kill_session(paths.name, exclude={os.getpid(), host})
+        remove_session(paths)
+
+    def begin() -> None:
+        if demotion is not None:
+            demotion.complete(visible=True)
+
+    # Each that waits takes a descriptor of the zygote's.
+    cpus = min(resources.get("CPU", 0) // 10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+    return start_zygote(worker_main, clean_up, kept, cpus, begin, disabled)
+
+
+def run_host(
+    options: HostOptions,
+    config: Config,
+    paths: SessionPaths,
+    lock: SessionLock,
+    zygote: ZygoteClient,
+    watched: list[int],
+    on_ready: Any,
+) -> str:
+    """Connects to the broker and serves until there is no reason to go on; returns the reason."""
+    raise_descriptor_limit()  # three for each worker; they themselves keep the limit that they were forked with
+    requested = (
+        options.store_bytes or config.object_store_memory or min(MAX_DEFAULT_STORE, int(memory_limit_bytes() * 0.3))
+    )
+    location, capacity, warning = default_store_location(f"zray-{paths.name}", requested)
+    if warning:
+        print(f"zray: {warning}", file=sys.stderr, flush=True)
+    upkeep = SessionUpkeep(paths, lock)
+    upkeep.add_store(location)
+    spill = paths.spill
+    if config.spill_dir:
+        spill = os.path.join(absolute(config.spill_dir), f"zray-spill-{paths.name}")
+        upkeep.add_store(spill)
+    host_id = os.urandom(16)
+    store = Store.create(location, spill, capacity, config.store_wait_s, host_id)
+    tcp = options.address.startswith("tcp://")
+    address = (ip_address(options.address) if tcp else "") or "127.0.0.1"  # where nobody is on another machine
+    info = HostInfo(
+        hostname=socket.gethostname(),
+        ip=address,
+        pid=os.getpid(),
+        machine_id=machine_id(),
+        store=location,
+        fetch=paths.fetch_socket,
+        session=paths.name,
+        labels=config.labels,
+        idle_timeout_s=config.idle_timeout_s,
+    )
+    connection: Connection | None = None
+    relay: Relay | None = None
+    transfers: Transfers | None = None
+    try:
+        # A broker on another machine may start later than this host.
+        patience_s = config.join_timeout_s if tcp else config.connect_timeout_s
+        dialling = dataclasses.replace(config, connect_timeout_s=patience_s)
+        listen = listening_address(options.address, config.transfer_address)
+        transfers = Transfers(host_id, store, paths.fetch_socket, listen, config, options.credentials)
+        connection = connect(options.address, HOST, host_id, JoinInfo(info.pid), dialling, options.credentials)
+        # What there may be any amount of, and only the host uses, stays with it. The host has a heartbeat for all of
+        # them, and they end with it: a thousand that beat for themselves would be a load, and judge in a hurry.
+        workers_config = dataclasses.replace(config, labels={}, resources={}, heartbeat_s=math.inf, silence_s=math.inf)
+        if tcp:
+            relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
+        reached = options.address if relay is None else relay.address
+        payload = {"address": reached, "config": dataclasses.asdict(workers_config)}
+        shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched, transfers, relay,
+                          upkeep.check)  # fmt: skip
+        resources = {**options.resources, f"node:{address}": 10_000, "object_store_memory": capacity * 10_000}
+        return shell.serve(resources, info, on_ready)
+    finally:
+        if transfers is not None:
+            transfers.close()
+        if relay is not None:
+            relay.close()
+        if connection is not None:
+            connection.close()
+        store.close()
+        zygote.close()
+        zygote.wait(5.0)
+        # The zygote has just done this, unless it is what died.
+        kill_session(paths.name, exclude={os.getpid()})
+        remove_session(paths)

@@ -1,0 +1,156 @@
+"""The optimization ``warm-up``: what has run before anything is forked need not be written to after it.
+
+The first calls of a function write to its code, as the interpreter specializes it, and to its caches of types and
+names. Each such page that a worker writes to first is a page of its own. So a few short lives are played through, with
+a broker made of nothing: a tenth of a worker's memory, and its first task finds its code warm. Host and broker use much
+of the same code. It takes some 5 ms, and nothing of it stays: no thread, no descriptor, no setting of the process.
+
+Rests on: how CPython caches and, from 3.11 on, specializes what runs often; where that is otherwise it is of less use
+and does no harm. Tried on CPython 3.10.13, 3.11.7, 3.12.1 and 3.13.0. Gain: see "Optimizations that can be switched
+off" in ``docs/architecture.md``. Without it: each worker warms its own code.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from typing import Any
+
+from zray import version
+from zray.client.core.execution import Assignment
+from zray.client.core.payloads import TaskPayload
+from zray.client.core.states import INLINE
+from zray.client.session import Session
+from zray.config import WARM_UP, Config
+from zray.ids import TASK_ID_BYTES
+from zray.memory.optimizations import left_out
+from zray.protocol.codec import pack, pack_handshake, read_frame, shape_key, unpack_handshake
+from zray.protocol.link import Link
+from zray.protocol.messages import (
+    MAY_SEND,
+    PROTOCOL_VERSION,
+    WORKER,
+    Done,
+    FunctionBlob,
+    Hello,
+    JobConfig,
+    Run,
+    Welcome,
+)
+from zray.protocol.records import ClusterInfo, JobSettings, JoinInfo
+from zray.serialization import pickle_callable
+from zray.transport.connection import Connection
+from zray.transport.sockets import POLLIN
+from zray.worker.process.runner import CallOptions
+from zray.worker.process.worker import Worker
+
+LIVES = 9
+"""The interpreter specializes a function at its eighth call (CPython 3.11)."""
+TASKS = 4
+INCARNATION = b"warm-up."
+LAST_THREAD_S = 1.0
+"""For so long the kernel is given to end a thread."""
+
+
+def warm_up() -> None:
+    """Plays ``LIVES`` lives of ``TASKS`` tasks each in this process, which must have no other threads.
+
+    Raises nothing: if it fails, workers weigh more, and that is all.
+    """
+    threads = _threads()
+    try:
+        _play()
+    except Exception as error:
+        left_out(WARM_UP, f"it has failed: {error!r}", error)
+    # A thread that has been joined may still be about to end for the kernel, which tells nobody when it has. Whoever
+    # forks must have one thread.
+    until = time.monotonic() + LAST_THREAD_S
+    while _threads() > threads and time.monotonic() < until:
+        time.sleep(0.0001)
+
+
+def _threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _play() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    shipped = pickle_callable(lambda: None)
+    config = Config(heartbeat_s=math.inf, silence_s=math.inf)
+    hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, WORKER, bytes(16), JoinInfo())
+    for life in range(LIVES):
+        unpack_handshake(read_frame(pack_handshake(hello)))
+        socket = _Socket()
+        socket.broker.send(JobConfig(bytes(4), JobSettings()))
+        socket.broker.send(FunctionBlob(shipped.id16, True, shipped.full_name, shipped.blob))
+        for number in range(TASKS):
+            task_id = life.to_bytes(TASK_ID_BYTES // 2, "big") + number.to_bytes(TASK_ID_BYTES // 2, "big")
+            socket.broker.send(Run(task_id, 0, shipped.id16, _SHAPE, [], _PAYLOAD))
+        welcome = Welcome(INCARNATION, config.max_message_bytes, ClusterInfo())
+        connection = Connection(_Context(), socket, welcome, "", config)  # type: ignore[arg-type]
+        session = Session(connection, bytes(16), bytes(16), "", config)
+        worker = socket.worker = _WarmUpWorker(session, bytearray(4096))
+        session.shell.on_standby = None  # nothing is handed back, however slow this is
+        try:
+            worker.serve()
+        finally:
+            session.close([])  # no thread may stay, whatever has gone wrong
+    signal.signal(signal.SIGINT, before)
+
+
+_SHAPE = shape_key({"CPU": 10_000})
+_OPTIONS = pack({"name": "warm_up", "num_returns": 1})
+_PAYLOAD = pack(TaskPayload(_OPTIONS, INLINE, b"", b"", b"", 0, []))
+
+
+class _WarmUpWorker(Worker):
+    """A worker that leaves the process as it is: variables, directory, title, output."""
+
+    def _enter(self, task: Assignment, options: CallOptions) -> None:
+        return
+
+    def _show_idle(self) -> None:
+        return
+
+    def end_service(self) -> None:
+        """Has ``serve`` return."""
+        self._lost = True
+
+
+class _Socket:
+    """What a worker's socket would be. At the other end a link of a broker; the last answer ends the worker."""
+
+    def __init__(self) -> None:
+        self.broker = Link(INCARNATION, MAY_SEND[WORKER], time.monotonic())
+        self.worker: _WarmUpWorker | None = None
+        self._done = 0
+        self._arrived: list[bytes] = []
+        self._fd = os.eventfd(1, os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def recv_multipart(self, flags: int, copy: bool) -> list[bytes]:
+        return [self._arrived.pop(0)]
+
+    def send(self, data: bytes, flags: int) -> None:
+        for message in self.broker.receive(read_frame(data), time.monotonic()):
+            self._done += type(message) is Done
+            if self._done == TASKS and self.worker is not None:
+                self.worker.end_service()
+
+    def getsockopt(self, option: int) -> int:
+        self._arrived += self.broker.outgoing(time.monotonic())
+        return POLLIN if self._arrived else 0
+
+    def close(self, linger_ms: int) -> None:
+        os.close(self._fd)
+
+
+class _Context:
+    """What a ZeroMQ context would be."""
+
+    def term(self) -> Any:
+        return
