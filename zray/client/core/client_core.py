@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any, Protocol, get_args
 
 from zray.client.core.actors import ActorTable
+from zray.client.core.directory import ObjectDirectory
 from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhandled, Warn
 from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
 from zray.client.core.payloads import pack_outcome, read_outcome
 from zray.client.core.queue_route import QueueRoute
-from zray.client.core.references import Entry, ReferenceTable, is_stored
+from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR, PENDING
 from zray.client.core.tasks import TaskTable
 from zray.client.core.windows import WINDOWS, Windows
@@ -56,13 +57,11 @@ from zray.protocol.messages import (
     Done,
     ExitIfIdle,
     Failed,
-    FreeObjects,
     FunctionBlob,
     FunctionPut,
     Inspect,
     Inspected,
     JobConfig,
-    KeepCopies,
     LeftBehind,
     Locate,
     Located,
@@ -123,6 +122,7 @@ class ClientCore:
         self._next_request = 1
         self.references = ReferenceTable(process_id, self.send, self._watch, self._freed)
         self.locations = LocationTable()
+        self.directory = ObjectDirectory(self.references, self.locations, self.send)
         self.tasks = TaskTable(self.references, self.locations, max_inline_bytes)
         self.queue_route = QueueRoute(self.tasks, to_broker, windows)
         self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
@@ -246,67 +246,16 @@ class ClientCore:
 
     # ------------------------------------------------------------------ where objects are
 
-    def _locate(self, source: bytes, message: Locate) -> None:
-        object_id = message.object_id
-        entry = self._own_stored(object_id)
-        if entry is None:
-            why = "the object was freed: no reference to it was known any more"
-            self.send(source, Located(object_id, message.question, 0, [], "ObjectFreedError", why))
-            return
-        for process_id in (source, entry.host):
-            self.references.watch_once(process_id)  # what it has goes with it
-        sources = self.locations.sources(object_id, entry.host, source, message.serves, message.lost)
-        kind, why = ("", "") if sources else ("ObjectLostError", "no host has it any more")
-        if not sources and self.references.is_dead(entry.host):
-            why = f"the host that kept it ({entry.host.hex()[:8]}) has died, and no other has a copy"
-        self.send(source, Located(object_id, message.question, entry.size, sources, kind, why))
-
-    def _copy_made(self, source: bytes, message: CopyMade) -> None:
-        entry = self._own_stored(message.object_id)
-        if entry is None:
-            self.send(source, FreeObjects([message.object_id]))  # it was freed while it was copied
-        else:
-            for process_id in (source, entry.host):
-                self.references.watch_once(process_id)
-            self.locations.made(message.object_id, source)
-            if self.references.is_dead(entry.host):
-                self._promote(message.object_id)
-
-    def _copy_gone(self, source: bytes, message: CopyGone) -> None:
-        self._own_stored(message.object_id)
-        self.locations.gone(message.object_id, source)
-
     def _left_behind(self, source: bytes, message: LeftBehind) -> None:
         for object_id in message.object_ids:
             self.references.check_own(object_id)
         for object_id in message.object_ids:
             self.tasks.left_behind(object_id, source)
 
-    def _own_stored(self, object_id: bytes) -> Entry | None:
-        """The entry of a stored object of this process; None if it has been freed. Raises ProtocolError if the object
-        is somebody else's: where it is, only its owner is told, and only its owner says."""
-        self.references.check_own(object_id)
-        entry = self.references.entries.get(object_id)
-        return entry if entry is not None and is_stored(entry.status, entry.data) else None
-
-    def _promote(self, object_id: bytes) -> None:
-        """The host that kept an object is gone: the copies that there are, are the object now.
-
-        All of them, as one may have been evicted, of which hosts do not tell.
-        """
-        copies = self.locations.complete(object_id)
-        for host in copies:
-            self.send(host, KeepCopies([object_id]))
-        if copies:
-            self.references.entries[object_id].host = copies[0]
-            self.locations.gone(object_id, copies[0])
-
     def _process_died(self, message: ProcessDied) -> None:
         process_id = message.process_id
         self.references.on_process_died(process_id)
-        self.locations.on_process_died(process_id)
-        for object_id in self.references.stored_at(process_id):
-            self._promote(object_id)
+        self.directory.on_process_died(process_id)
         if self.transfers is not None:
             self.transfers.receive(BROKER, message)
 
@@ -444,9 +393,9 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     BorrowCheck: lambda core, source, m: core.references.on_borrow_check(source, m),
     BorrowChecked: lambda core, source, m: core.references.on_borrow_checked(source, m),
     CancelObject: ClientCore._on_cancel_object,
-    Locate: ClientCore._locate,
-    CopyMade: ClientCore._copy_made,
-    CopyGone: ClientCore._copy_gone,
+    Locate: lambda core, source, m: core.directory.on_locate(source, m),
+    CopyMade: lambda core, source, m: core.directory.on_copy_made(source, m),
+    CopyGone: lambda core, source, m: core.directory.on_copy_gone(source, m),
     LeftBehind: ClientCore._left_behind,
     ChannelWanted: lambda core, source, m: core.send(source, ChannelOffer("", b"", b"")),  # nobody dials a client
     Pull: ClientCore._about_transfers,
