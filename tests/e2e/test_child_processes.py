@@ -126,8 +126,8 @@ TRACKED = """
 
 @pytest.mark.parametrize("end", ["shutdown", "kill", "driver", "host", "zygote"])
 def test_shared_memory_and_semaphores_go_with_the_worker(sandbox: Sandbox, end: str) -> None:
-    last = {"shutdown": "ray.shutdown()", "kill": "ray.kill(tracked); sys.stdin.readline()"}
-    with driver(TRACKED + "    " + last.get(end, "sys.stdin.readline()")) as process:
+    last = {"shutdown": "ray.shutdown()", "kill": "ray.kill(tracked); sys.stdin.readline()"}.get(end, "")
+    with driver(f"{TRACKED}    sys.stdin.readline(); {last}") as process:
         _, memory, semaphore = process.expect("names").split()
         files = [SHARED_MEMORY / memory, SHARED_MEMORY / f"sem.{semaphore.lstrip('/')}"]
         assert all(file.exists() for file in files)
@@ -135,6 +135,8 @@ def test_shared_memory_and_semaphores_go_with_the_worker(sandbox: Sandbox, end: 
             process.signal(signal.SIGKILL)
         elif end in ("host", "zygote"):
             os.kill(sandbox.one("zray: host" if end == "host" else "zray-zygote"), signal.SIGKILL)
+        else:
+            process.say("go\n")
         eventually(lambda: not any(file.exists() for file in files))
         process.signal(signal.SIGKILL)
     sandbox.assert_clean()

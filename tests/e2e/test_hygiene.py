@@ -60,8 +60,9 @@ def assert_gone(sandbox: Sandbox, pids: list[int]) -> None:
 
 
 def test_shutdown(sandbox):
-    with driver(BUSY + "    ray.shutdown(); print('down'); sys.stdin.read()") as process:
+    with driver(BUSY + "    sys.stdin.readline(); ray.shutdown(); print('down'); sys.stdin.read()") as process:
         pids = processes_of_tasks(process.expect("pids"))
+        process.say("go\n")
         process.expect("down")
         eventually(lambda: sandbox.processes() == [process.pid])
         assert not sandbox.segments() and not sandbox.sockets() and not sandbox.sessions()

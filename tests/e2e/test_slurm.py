@@ -169,7 +169,8 @@ def test_hosts_that_cannot_start_end_the_job(slurm: Slurm, tmp_path: Path, fault
     worker.write_text(f"#!/bin/sh\n{healthy}\necho 'nothing works here' >&2\nexit 2\n")
     worker.chmod(0o755)
     job = submit(slurm, PROGRAM, PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert job.end() == ("FAILED", 2), job.report()
+    state, code = job.end()  # 143 if Slurm ended one before it had its trap, as the other had failed by then
+    assert state == "FAILED" and code in (2, 143), job.report()
     assert "nothing works here" in job.output and "the cluster ended before the program" in job.output, job.report()
 
 

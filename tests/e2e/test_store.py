@@ -205,7 +205,7 @@ def test_only_the_owner_frees_and_keeps_objects(ray):
     def meddle(wrapped, wrong):
         import msgpack
 
-        from zray.protocol.messages import FreeObjects, KeepCopies, Peer
+        from zray.protocol.messages import Forward, FreeObjects, KeepCopies
         from zray.protocol.questions import BrokerCounts, CountsQuery
         from zray.protocol.rows import encode_row
 
@@ -213,7 +213,7 @@ def test_only_the_owner_frees_and_keeps_objects(ray):
         host_id = current_session().stores.home
         for kind in (FreeObjects, KeepCopies):
             for object_ids in ([ref.binary()], *wrong):
-                current_session().tell([Peer(host_id, msgpack.packb([encode_row(kind(object_ids))]))])
+                current_session().tell([Forward(host_id, msgpack.packb([encode_row(kind(object_ids))]))])
         current_session().query(CountsQuery, BrokerCounts)  # answered behind what was sent before
         return ray.get(ref)[:1]
 

@@ -88,7 +88,7 @@ def test_five_hundred_dial_in_one_second(network):
         dialler.succeed()
     assert "answer 42" in laptop.start_driver(FIRST_ANSWER, head.endpoint).succeed()
     # Where the diallers' machine is overloaded, one may hang up and dial anew: the broker counts that, and no more.
-    expected = re.compile(r"hung up or silent|zray-broker: (host|driver) .* (joined|left)")
+    expected = re.compile(r"hung up or silent|zray.broker: (host|driver) .* (joined|left)")
     assert all(map(expected.search, broker.err.splitlines())), broker.err
     print("all welcomed after", round(max(row[4] for row in results) - min(row[2] for row in results), 2), "s")
     print("the slowest task took", service.out.split()[-1], "s")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from zray.broker.records import Actor, Job, Process
+from zray.broker.records import Actor, Job, Process, Worker
 from zray.broker.resources import read_shape
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVING
@@ -36,6 +36,19 @@ MAX_FAILED_STARTS = 3
 MAX_TOMBSTONES = 20_000
 
 
+class ActorEvents(Protocol):
+    """Who is told what becomes of actors."""
+
+    def actor_runs(self, actor: Actor, worker: Worker) -> None:
+        """Its constructor has returned."""
+
+    def actor_restarts(self, actor: Actor, message: str, told: bool) -> None:
+        """Its worker has died, and it is restarted. ``told``: the user knows already."""
+
+    def actor_dead(self, actor: Actor, message: str) -> None:
+        """It is dead for good."""
+
+
 class Actors:
     """All actors that are not dead, and the names of those that have one.
 
@@ -50,10 +63,9 @@ class Actors:
         send: Callable[[bytes, Any], None],
         jobs: dict[bytes, Job],
         processes: dict[bytes, Process],
-        on_restart: Callable[[Actor, str], None] = lambda actor, message: None,
+        events: ActorEvents,
     ) -> None:
-        """``on_restart``: told of an actor whose worker has died by itself, and why."""
-        self._on_restart = on_restart
+        self._events = events
         self.actors: dict[bytes, Actor] = {}
         self.names: dict[tuple[str, str], bytes] = {}
         self._dead: dict[bytes, dict[bytes, ActorSpec]] = {}
@@ -223,6 +235,7 @@ class Actors:
                 raise ProtocolError("an actor is ready that was not started")
             self._scheduler.actor_runs(worker, actor)
             actor.enter(ALIVE)
+            self._events.actor_runs(actor, worker)
             while actor.queue:
                 self._forward(actor, *actor.queue.popleft())
             if actor.released:
@@ -280,8 +293,7 @@ class Actors:
             return
         if actor.restarts_left > 0:
             actor.restarts_left -= 1
-        if not told:
-            self._on_restart(actor, message)
+        self._events.actor_restarts(actor, message, told)
         actor.enter(RESTARTING)
         actor.incarnation += 1
         actor.queue.clear()  # their callers send them again, in order, when they hear of the restart
@@ -303,6 +315,7 @@ class Actors:
         self._scheduler.waits_no_more(actor)
         actor.death_message = message
         actor.death_error = error
+        self._events.actor_dead(actor, message)
         if actor.spec.name:
             if keeps_name and not actor.released and not actor.detached and actor.creator in self._processes:
                 self._dead.setdefault(actor.creator, {})[actor.actor_id] = actor.spec

@@ -24,6 +24,7 @@ from zray.broker.membership import (
     Reply,
     Unfollow,
 )
+from zray.logs.line import ERROR, LogLine
 from zray.protocol.contract import Output
 from zray.protocol.messages import ProtocolError
 from zray.protocol.routing import Arrival
@@ -45,7 +46,7 @@ class Connections(Protocol):
 class Broker:
     """The two cores of a broker.
 
-    ``log(line)`` writes what a log of the cluster's life should have, ``report(line)`` what its operator should see.
+    ``log(line)`` writes the log.
     """
 
     def __init__(
@@ -53,14 +54,12 @@ class Broker:
         core: BrokerCore,
         members: Membership,
         connections: Connections,
-        log: Callable[[str], None],
-        report: Callable[[str], None],
+        log: Callable[[LogLine], None],
     ) -> None:
         self.core = core
         self.members = members
         self._connections = connections
         self._log = log
-        self._report = report
 
     def receive(self, arrival: Arrival, now: float) -> None:
         """A frame has come in. What it says is done at once: the next one may depend on it."""
@@ -95,7 +94,7 @@ class Broker:
                     members.departed(effect.process_id, now)
                     somebody_left = True
                 else:
-                    self._log(effect.text)
+                    self._log(effect)
             output = members.take_output()
             self._perform(output, now)
             if not output.effects:
@@ -126,10 +125,15 @@ class Broker:
             elif isinstance(effect, Misbehaving):
                 self._report(f"process {effect.process_id.hex()} is declared dead: {effect.reason}")
                 self.core.expel(effect.process_id, effect.reason, now)
+            elif isinstance(effect, LogLine):
+                self._log(effect)
             elif isinstance(effect, Follow):
                 connections.follow(effect.through)
             elif isinstance(effect, Unfollow):
                 connections.unfollow(effect.through)
+
+    def _report(self, text: str) -> None:
+        self._log(LogLine(ERROR, "broker", text))
 
     def _hear(self, heard: Heard, now: float) -> None:
         for message in heard.messages:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from zray.broker.actors import Actors
-from zray.broker.effects import BrokerEffect, Departed, LogLine
+from zray.broker.effects import BrokerEffect, Departed
 from zray.broker.inspections import Inspections
 from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
@@ -58,12 +58,10 @@ class BrokerCore:
         self.tasks: dict[bytes, Envelope] = {}
         self.dropped_frames = 0  # messages that could not be sent
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
-        self.notices = Notices(
-            self.jobs, self.processes, self.send, lambda line: self._outbox.perform(LogLine(line)), lambda: self._now
-        )
-        self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.notices.actor_restarts)
+        self.notices = Notices(self.jobs, self.processes, self.send, self._outbox.perform, lambda: self._now)
+        self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.notices)
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
-        self.reports = Reports(self, infeasible_warn_s, shell_status, silent_s)
+        self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and until when they may prepare
         self.output = WorkerOutput(self.jobs, self.processes, self.scheduler, self.send)
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
@@ -326,6 +324,8 @@ class BrokerCore:
                             msg.near, msg.payload, source.depth)  # fmt: skip
         self.tasks[task_id] = envelope
         source.tasks += 1
+        if msg.attempt:
+            self.notices.task_again(envelope)
         self.scheduler.enqueue(envelope)
 
     def _forget_task(self, envelope: Envelope) -> None:
@@ -489,6 +489,7 @@ class BrokerCore:
         worker = self.scheduler.workers.get(msg.worker_id)
         if worker is not None and worker.host.host_id == source.process_id:
             worker.pid = msg.pid
+            self.notices.worker_started(worker)
 
     def _worker_died(self, source: Process, msg: m.WorkerDied) -> None:
         worker = self.scheduler.workers.get(msg.worker_id)
@@ -504,6 +505,7 @@ class BrokerCore:
         """
         actor, job = worker.actor, self.jobs.get(worker.job_id)
         never_came = worker.state is STARTING and not worker.retiring
+        self.notices.worker_gone(worker, kind, message, culprit)
         self.scheduler.remove(worker)
         self._fail_tasks_of(worker, kind, message, culprit)
         if actor is not None:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from zray.logs.line import LogLine
+
 
 class Departed(NamedTuple):
     """A process is gone for good: whatever comes in its name is refused from now on."""
 
     process_id: bytes
-
-
-class LogLine(NamedTuple):
-    """Write a line into the log of the cluster's life."""
-
-    text: str
 
 
 BrokerEffect = Departed | LogLine

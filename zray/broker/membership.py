@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from zray import version
+from zray.logs.digest import Digest
+from zray.logs.line import WARNING, LogLine
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.link import Link
@@ -126,7 +128,7 @@ class Unfollow(NamedTuple):
     through: bytes
 
 
-MembershipEffect = Joining | Heard | Dead | Misbehaving | Congested | NotSent | Reply | Follow | Unfollow
+MembershipEffect = Joining | Heard | Dead | Misbehaving | Congested | NotSent | Reply | Follow | Unfollow | LogLine
 
 
 def _versions_of(hello: Hello) -> list[VersionPair]:
@@ -187,6 +189,7 @@ class Membership:
         self._departed: list[bytes] = []
         self._outbox: Outbox[MembershipEffect] = Outbox()
         self._perform = self._outbox.perform
+        self._refusals = Digest("processes were refused")
         self._now = 0.0
         self._last_tick = 0.0
 
@@ -270,14 +273,14 @@ class Membership:
         if not isinstance(hello, Hello) or hello.process_id != process_id or hello.kind not in MAY_SEND:
             raise ProtocolError("a joiner says Hello, under its own name")
         if (hello.protocol, hello.python) != (PROTOCOL_VERSION, version.python_version()):
-            self._turn_away(arrival, "versions differ", _versions_of(hello))
+            self._turn_away(arrival, hello, "versions differ", _versions_of(hello))
             return
         reason = self._no_admission(arrival, hello.kind)
         reason = reason or self._objection(process_id, hello.kind, self._relay_of(arrival))
         if not reason and process_id in self.members and not is_its:
             reason = "another process has joined under its name"
         if reason:
-            self._turn_away(arrival, reason, [])
+            self._turn_away(arrival, hello, reason, [])
             return
         self._joining[process_id] = arrival, hello
         self._perform(Joining(process_id, hello.kind, hello.info))
@@ -299,9 +302,18 @@ class Membership:
         owner = self._owners.get(arrival.through, b"")
         return owner if owner != arrival.process_id else b""
 
-    def _turn_away(self, arrival: Arrival, reason: str, versions: list[VersionPair]) -> None:
+    def _turn_away(self, arrival: Arrival, hello: Hello, reason: str, versions: list[VersionPair]) -> None:
         self.refused[reason.partition(":")[0]] += 1  # what follows the colon is of this one alone
+        differ = [
+            f"{pair.name} {pair.joiner} there, {pair.cluster} here" for pair in versions if pair.joiner != pair.cluster
+        ]
+        text = f"refused {hello.kind} {arrival.process_id.hex()} (pid {hello.info.pid}): {': '.join([reason, *differ])}"
+        self._log_refusal(self._refusals.add(self._now, hello.kind, text))
         self._reply(arrival, Refused(reason, versions))
+
+    def _log_refusal(self, text: str) -> None:
+        if text:
+            self._perform(LogLine(WARNING, "broker.membership", text))
 
     def _reply(self, arrival: Arrival, message: Any) -> None:
         self._perform(Reply(arrival.through, arrival.process_id, pack_handshake(message)))
@@ -422,6 +434,7 @@ class Membership:
                 self._perform(Dead(member.process_id, silent))
         for process_id in self._with_revoked_keys():
             self._perform(Dead(process_id, REVOKED))
+        self._log_refusal(self._refusals.flush(now))
 
     def _with_revoked_keys(self) -> list[bytes]:
         role_of = self._role_of

@@ -1,23 +1,31 @@
-"""What happens to a cluster, as it happens: lines for the broker's log, and for the drivers whom it concerns."""
+"""What happens to a cluster, as it happens: lines for the broker's log, and for the drivers whom it concerns.
+
+The log names processes, tasks and actors by their whole identifiers, drivers are told by what a user knows.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zray.broker.records import Actor, Host, Job, Process
+from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import describe
+from zray.broker.states import RETIRED
 from zray.logs.digest import Digest, in_a_line
+from zray.logs.line import DEBUG, INFO, WARNING, LogLine
 from zray.protocol.messages import FLAG_RETRYABLE, Notice
 
 MAX_NAMES = 5
+MAX_TASKS = 20
+"""Of the tasks that fail with a worker so many have a line each: some hundred may have waited in it."""
 AGAIN, NOT_AGAIN = "tried again", "not to be tried again"
 """What becomes of tasks that were with a host that is lost."""
 
 
 class Notices:
-    """``log(line)`` writes the log; ``clock()``: the time of what is being done.
+    """``perform(effect)``; ``clock()``: the time of what is being done.
 
     ``_restarts``: of actors, by job, as many may die at once.
     """
@@ -27,13 +35,13 @@ class Notices:
         jobs: Mapping[bytes, Job],
         processes: Mapping[bytes, Process],
         send: Callable[[bytes, Any], None],
-        log: Callable[[str], None],
+        perform: Callable[[LogLine], None],
         clock: Callable[[], float],
     ) -> None:
         self._jobs = jobs
         self._processes = processes
         self._send = send
-        self._log = log
+        self._perform = perform
         self._clock = clock
         self._restarts: dict[bytes, Digest] = {}
 
@@ -50,20 +58,23 @@ class Notices:
         if job is not None and job.driver in self._processes:
             self._send(job.driver, Notice(text))
 
+    def _log(self, level: int, text: str) -> None:
+        self._perform(LogLine(level, "broker", text))
+
     # ------------------------------------------------------------------ drivers and hosts
 
     def driver_joined(self, process: Process) -> None:
         """A driver has joined."""
-        self._log(f"driver {_driver(process)} joined")
+        self._log(INFO, f"driver {_driver(process)} joined")
 
     def driver_lost(self, process: Process, reason: str) -> None:
         """A driver is gone, with its job."""
         tasks = f", with {process.tasks} tasks" if process.tasks else ""
-        self._log(f"driver {_driver(process)} left{tasks}: {reason}")
+        self._log(INFO, f"driver {_driver(process)} left{tasks}: {reason}")
 
     def host_joined(self, host: Host) -> None:
         """A host has joined."""
-        self._log(f"host {host.label} joined with {describe(host.pool.total)}")
+        self._log(INFO, f"host {_host(host)} joined with {describe(host.pool.total)}")
 
     def host_lost(self, host: Host, reason: str) -> None:
         """A host is gone, and is still in the tables: tells every driver what went with it, and what is tried again."""
@@ -78,16 +89,56 @@ class Notices:
                 actors.setdefault(worker.actor.job_id, []).append(_fate(worker.actor))
         n_tasks = sum(counts.total() for counts in tasks.values())
         n_actors = sum(map(len, actors.values()))
-        self._log(f"host {host.label} is lost, with {n_tasks} tasks and {n_actors} actors: {reason}")
+        self._log(WARNING, f"host {_host(host)} is lost, with {n_tasks} tasks and {n_actors} actors: {reason}")
         for job_id in self._jobs:
             lost = [*_tasks(tasks.get(job_id, Counter())), *_actors(actors.get(job_id, []))]
             ran = f"of this job it ran {' and '.join(lost)}" if lost else "nothing of this job ran there"
             self._tell(job_id, f"host {host.label} is lost: {reason}; {ran}. Objects that only it had are lost")
 
+    # ------------------------------------------------------------------ workers and tasks
+
+    def worker_started(self, worker: Worker) -> None:
+        """A host has started a worker."""
+        where = f"on host {worker.host.host_id.hex()} for job {worker.job_id.hex()}"
+        self._log(DEBUG, f"worker {worker.worker_id.hex()} (pid {worker.pid}) is started {where}")
+
+    def worker_gone(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
+        """A worker is dead, and still has what it was given. ``culprit``: as in ``BrokerCore._worker_gone``."""
+        known = worker.retiring or worker.state is RETIRED or kind == "NodeDiedError"  # what follows from other lines
+        level = DEBUG if known and not worker.outstanding else WARNING
+        name = f"worker {worker.worker_id.hex()}"
+        self._log(level, f"{name} on host {worker.host.host_id.hex()} is gone: {in_a_line(message)}")
+        for envelope in itertools.islice(worker.outstanding.values(), MAX_TASKS):
+            part = " it was running" if envelope.task_id == culprit else ""
+            self._log(WARNING, f"task {_attempt(envelope)} failed with {name}: {kind}{part and ',' + part}")
+        if len(worker.outstanding) > MAX_TASKS:
+            self._log(WARNING, f"{len(worker.outstanding) - MAX_TASKS} other tasks failed with {name}: {kind}")
+
+    def task_again(self, envelope: Envelope) -> None:
+        """An owner tries a task again."""
+        self._log(INFO, f"task {_attempt(envelope)} is queued again, by its owner {envelope.owner.hex()}")
+
+    def cannot_be_placed(self, job: Job, text: str) -> None:
+        """Something waits, and no host has room for it, or ever will."""
+        self._log(WARNING, f"job {job.job_id.hex()}: {text}")
+        self._tell(job.job_id, text)
+
     # ------------------------------------------------------------------ actors
 
-    def actor_restarts(self, actor: Actor, message: str) -> None:
-        """An actor's worker has died, and the actor is restarted."""
+    def actor_runs(self, actor: Actor, worker: Worker) -> None:
+        """An actor's constructor has returned."""
+        where = f"on worker {worker.worker_id.hex()} of host {worker.host.host_id.hex()}"
+        self._log(INFO, f"actor {_actor(actor)} runs {where}")
+
+    def actor_dead(self, actor: Actor, message: str) -> None:
+        """An actor is dead for good."""
+        self._log(INFO, f"actor {_actor(actor)} is dead: {in_a_line(message)}")
+
+    def actor_restarts(self, actor: Actor, message: str, told: bool) -> None:
+        """An actor's worker has died, and the actor is restarted. ``told``: its driver knows already."""
+        self._log(WARNING, f"actor {_actor(actor)} restarts: {in_a_line(message)}")
+        if told:
+            return
         digest = self._restarts.get(actor.job_id)
         if digest is None:
             digest = self._restarts[actor.job_id] = Digest("actors died and are restarted")
@@ -97,7 +148,20 @@ class Notices:
 
 
 def _driver(process: Process) -> str:
-    return f"{process.job_id.hex()} (pid {process.info.pid}, namespace {process.info.job.namespace:.100})"
+    job = f"job {process.job_id.hex()}, namespace {process.info.job.namespace:.100}"
+    return f"{process.process_id.hex()} (pid {process.info.pid}, {job})"
+
+
+def _host(host: Host) -> str:
+    return f"{host.host_id.hex()} ({host.info.hostname}, pid {host.info.pid})"
+
+
+def _actor(actor: Actor) -> str:
+    return f"{actor.actor_id.hex()} ({actor.label})"
+
+
+def _attempt(envelope: Envelope) -> str:
+    return f"{envelope.task_id.hex()} (attempt {envelope.attempt + 1})"
 
 
 def _fate(actor: Actor) -> str:

@@ -16,7 +16,7 @@ from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, PENDING_CREATION, RESTARTING, SERVING, STARTING
 from zray.ids import task_of
 from zray.protocol import questions as q
-from zray.protocol.messages import ChannelRefusals, Notice
+from zray.protocol.messages import ChannelRefusals
 from zray.protocol.questions import (
     AT_WORKER,
     QUEUED,
@@ -70,6 +70,7 @@ class Reports:
     def __init__(
         self,
         core: Subject,
+        warn: Callable[[Job, str], None],
         infeasible_warn_s: float,
         shell_status: Callable[[], BrokerStatus] = BrokerStatus,
         silent_s: Callable[[bytes], float] = lambda process_id: 0.0,
@@ -77,6 +78,7 @@ class Reports:
         """``shell_status``, ``silent_s``: see ``BrokerCore``."""
         self._silent_s = silent_s
         self._core = core
+        self._warn = warn
         self._shell_status = shell_status
         self._infeasible_warn_s = infeasible_warn_s
         self._unplaced_since: dict[tuple[bytes, bytes], float] = {}
@@ -367,7 +369,7 @@ class Reports:
             job = self._core.jobs.get(place[0])
             if text and job is not None:
                 self._warned.add(place)
-                self._core.send(job.driver, Notice(text))
+                self._warn(job, text)
 
     def _hopeless(self, shape: Shape, what: str) -> str:
         hosts = self._core.scheduler.hosts.values()

@@ -18,12 +18,13 @@ from zray.broker.core import BrokerCore
 from zray.broker.membership import Membership, Rules
 from zray.config import FREEZE_HEAP, Config
 from zray.exceptions import ConfigError
+from zray.logs.handlers import write
+from zray.logs.line import ERROR, LogLine
 from zray.memory.heap import freeze_heap
 from zray.protocol.contract import TICK_S
 from zray.protocol.messages import PROTOCOL_VERSION
 from zray.protocol.questions import BrokerStatus
 from zray.system.processes import describe_error, descriptors_left, raise_descriptor_limit
-from zray.system.streams import say
 from zray.transport.broker_socket import BrokerSocket
 from zray.transport.sockets import RESERVED_DESCRIPTORS
 
@@ -43,9 +44,8 @@ class BrokerShell:
         config: Config,
         keys: KeyDirectory | None = None,
         upkeep: Callable[[float], None] = lambda now: None,
-        log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """``keys``: see ``BrokerSocket``; ``upkeep``: called with the time each second; ``log``: see ``Broker``."""
+        """``keys``: see ``BrokerSocket``; ``upkeep``: called with the time each second. It writes to the log."""
         self._config = config
         self._upkeep = upkeep
         self._kept_up = 0.0
@@ -57,7 +57,7 @@ class BrokerShell:
         )  # fmt: skip
         rules = Rules(config.heartbeat_s, config.silence_s, config.max_message_bytes, self._socket.is_tcp)
         members = Membership(os.urandom(8), rules, self._socket.role_of, core.may_join, self._socket.unanswered_s)
-        self._broker = Broker(core, members, self._socket, log, lambda line: say(f"zray-broker: {line}"))
+        self._broker = Broker(core, members, self._socket, write)
         self._started = time.monotonic()
         self._stopped = False
         self._last_tick = 0.0
@@ -128,7 +128,7 @@ class BrokerShell:
         scarce = descriptors_left() < RESERVED_DESCRIPTORS
         if scarce and not self._warned_of_descriptors:
             why = describe_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
-            print(f"zray-broker: nobody else can join: {why}", file=sys.stderr, flush=True)
+            write(LogLine(ERROR, "broker", f"nobody else can join: {why}"))
         self._warned_of_descriptors = scarce
 
 
@@ -138,11 +138,10 @@ def run_broker(
     on_ready: Callable[[str], None],
     keys: KeyDirectory | None = None,
     upkeep: Callable[[float], None] = lambda now: None,
-    log: Callable[[str], None] = lambda line: None,
 ) -> int:
-    """The life of a broker process; returns its exit code. ``keys``, ``upkeep``, ``log``: see ``BrokerShell``."""
+    """The life of a broker process; returns its exit code. ``keys``, ``upkeep``: see ``BrokerShell``."""
     try:
-        shell = BrokerShell(address, config, keys, upkeep, log)
+        shell = BrokerShell(address, config, keys, upkeep)
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2

@@ -6,7 +6,6 @@ import os
 import shlex
 import socket
 import sys
-import time
 
 import click
 
@@ -14,6 +13,7 @@ from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ConfigError, ZrayError
+from zray.logs.handlers import BROKER_LOG, start_log
 from zray.sessions.directories import (
     Current,
     SessionPaths,
@@ -26,7 +26,6 @@ from zray.sessions.directories import (
 from zray.sessions.lock import SessionLock
 from zray.sessions.upkeep import SessionUpkeep
 from zray.system.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
-from zray.system.streams import say
 from zray.transport.security.dialer import insecurity
 from zray.transport.security.keys import KeyDirectory, default_directory
 from zray.transport.sockets import check_address
@@ -42,8 +41,9 @@ from zray.version import VERSION
 )
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
 @click.option("--insecure", is_flag=True, help="TCP without keys: whoever reaches the port can run code as you.")
+@click.option("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR. Default: INFO.")
 @click.version_option(VERSION)
-def main(bind: str, keys: str | None, insecure: bool) -> None:
+def main(bind: str, keys: str | None, insecure: bool, log_level: str | None) -> None:
     """Start a zray cluster: the broker, to which workers and drivers connect.
 
     \b
@@ -56,21 +56,21 @@ def main(bind: str, keys: str | None, insecure: bool) -> None:
     On several: it makes keys when it first listens on TCP, and prints the line that copies them to other machines.
       zray-broker --bind tcp://0.0.0.0:6380
 
-    It runs in the foreground until Ctrl-C or SIGTERM. Workers end when it does. On stderr it logs who joins, leaves
-    and is lost.
+    It runs in the foreground until Ctrl-C or SIGTERM. Workers end when it does. On stderr, and in a
+    file, it logs who joins, who is refused, and what fails.
     """
     try:
-        sys.exit(_run(bind, keys, insecure))
+        sys.exit(_run(bind, keys, insecure, log_level))
     except ZrayError as error:
         click.echo(f"zray-broker: {error}", err=True)
         sys.exit(2)
 
 
-def _run(bind: str, keys: str | None, insecure: bool) -> int:
+def _run(bind: str, keys: str | None, insecure: bool, log_level: str | None) -> int:
     accept_signals_of_a_command()
     if bind:
         check_address(bind)
-    config = from_environment(keys=keys)
+    config = from_environment(keys=keys, log_level=log_level)
     directory = KeyDirectory(config.keys) if bind.startswith("tcp://") and not insecure else None
     root = runtime_root(config.tmpdir)
     sweep_dead_sessions(root)
@@ -98,11 +98,8 @@ def _serve(
         sys.stdout.flush()
 
     set_title(f"zray: broker {paths.name}")
-    return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check, _log)
-
-
-def _log(line: str) -> None:
-    say(f"{time.strftime('%Y-%m-%d %H:%M:%S')} zray-broker: {line}")
+    start_log(config.log_level, f"{paths.logs}/{BROKER_LOG}", to_stderr=True)
+    return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check)
 
 
 def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -> None:

@@ -12,6 +12,7 @@ import click
 from zray.config import WARM_UP, Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
+from zray.logs.handlers import HOST_LOG, start_log
 from zray.protocol import rows
 from zray.sessions.directories import (
     SessionPaths,
@@ -53,6 +54,7 @@ KeyFinder = Callable[[str], ClientCredentials | None]
 )  # fmt: skip
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
 @click.option("--user", metavar="NAME", help="As whom to run, if started by root: tasks cannot read the key then.")
+@click.option("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR. Default: INFO.")
 @click.option("--insecure", is_flag=True, help="TCP without keys: whoever is between can read along and run code.")
 @click.version_option(VERSION)
 def main(insecure: bool, **options: str | None) -> None:
@@ -144,6 +146,7 @@ def _serve(
     if config.optimizes(WARM_UP):
         warm_up()
     zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion, config.disabled_optimizations)
+    start_log(config.log_level, f"{paths.logs}/{HOST_LOG}", to_stderr=True)  # behind the zygote: its children have none
     try:
         # Not before: what is in this process's memory when the zygote is forked is in every worker's.
         credentials = _read_as_root(demotion, find_key, target) if demotion is not None else find_key(target)

@@ -16,6 +16,7 @@ OPTIMIZATIONS = ("bare-fork", "fill-holes", "freeze-heap", "tune-malloc", "warm-
 """What rests on internals of CPython or of the C library, and can be left out. ``docs/architecture.md`` has what each
 of them gains and where it is."""
 BARE_FORK, FILL_HOLES, FREEZE_HEAP, TUNE_MALLOC, WARM_UP = OPTIMIZATIONS
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +85,16 @@ class Config:
     """Whether nothing is said of errors of tasks that nobody fetches; Ray's RAY_IGNORE_UNHANDLED_ERRORS counts too."""
     dedup_logs: bool = True
     """Whether the same line of several workers is shown once, with a count; Ray's RAY_DEDUP_LOGS counts as well."""
+    log_level: str = "INFO"
+    """The least severe lines that brokers and hosts log: DEBUG, INFO, WARNING or ERROR. They log to files of their
+    session, and zray-broker and zray-worker to stderr as well."""
     log_file_max_bytes: int = 16 * MIB
     """A worker's log file is rotated at this size, in bytes; one older file is kept."""
     max_message_bytes: int = 512 * MIB
     """A message larger than this, in bytes, is refused by the receiving socket."""
     disabled_optimizations: list[str] = dataclasses.field(default_factory=list)
     """Optimizations to leave out, as they rest on internals of CPython or of the C library: names separated by commas,
-    of bare-fork, fill-holes, freeze-heap, warm_up and tune-malloc, or "all". Without them processes weigh more."""
+    of bare-fork, fill-holes, freeze-heap, tune-malloc and warm-up, or "all". Without them processes weigh more."""
 
     def optimizes(self, name: str) -> bool:
         """Whether an optimization, one of ``OPTIMIZATIONS``, is to be used."""

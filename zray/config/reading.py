@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from zray.config import KIB, MIB, OPTIMIZATIONS, Config
+from zray.config import KIB, LOG_LEVELS, MIB, OPTIMIZATIONS, Config
 from zray.exceptions import ConfigError
 
 DEFAULT = "default"
@@ -203,7 +203,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def check(name: str, given: object, where: str, blank: str = "") -> Any:
     """A setting's value as ``Config`` has it; raises ConfigError, which opens with ``where``, if it cannot be used."""
     kind = str(_FIELDS[name].type).removesuffix(" | None")
-    convert, needed = _KINDS[kind]
+    convert, needed = _CHOICES.get(name) or _KINDS[kind]
     try:
         value = convert(given)
         if kind in ("int", "float") and not _in_range(name, value):
@@ -316,6 +316,14 @@ def _optimizations(given: object) -> list[str]:
     return [name for name in OPTIMIZATIONS if name in chosen or ALL in chosen]
 
 
+def _level(given: object) -> str:
+    if not isinstance(given, str) or given.upper() not in LOG_LEVELS:
+        raise ValueError
+    return given.upper()
+
+
+_CHOICES: dict[str, tuple[Callable[[object], Any], str]] = {"log_level": (_level, ", ".join(LOG_LEVELS))}
+"""Of settings that are one of a few words."""
 _KINDS: dict[str, tuple[Callable[[object], Any], str]] = {
     "str": (_text, "text"),
     "bool": (_truth, "true or false"),

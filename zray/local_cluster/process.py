@@ -16,6 +16,7 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import FREEZE_HEAP, TUNE_MALLOC, WARM_UP, Config
 from zray.exceptions import ZrayError
+from zray.logs.handlers import BROKER_LOG, HOST_LOG, start_log
 from zray.memory.heap import freeze_heap
 from zray.memory.malloc import give_back
 from zray.protocol import rows
@@ -49,11 +50,12 @@ def main() -> int:
     if config.optimizes(TUNE_MALLOC):
         give_back()
     bound_read, bound_write = os.pipe()
-    broker = _fork_broker(address, config, bound_write, [*lock.filenos(), report_fd, bound_read])
+    broker = _fork_broker(address, config, paths.logs, bound_write, [*lock.filenos(), report_fd, bound_read])
     os.close(bound_write)
     zygote = prepare_zygote(
         paths, [*lock.filenos(), report_fd], settings["resources"], disabled=config.disabled_optimizations
     )
+    start_log(config.log_level, f"{paths.logs}/{HOST_LOG}")  # behind the zygote: its children have none
     if not os.read(bound_read, 1):
         return _report(report_fd, error="the broker did not start")
     options = HostOptions(address, settings["resources"], settings["store_bytes"])
@@ -74,7 +76,7 @@ def main() -> int:
     return 0
 
 
-def _fork_broker(address: str, config: Config, bound_fd: int, close: list[int]) -> int:
+def _fork_broker(address: str, config: Config, logs: str, bound_fd: int, close: list[int]) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -85,6 +87,7 @@ def _fork_broker(address: str, config: Config, bound_fd: int, close: list[int]) 
         for fd in (0, *close):
             os.close(fd)
         set_title("zray: broker")
+        start_log(config.log_level, f"{logs}/{BROKER_LOG}")
 
         def bound(_: str) -> None:
             os.write(bound_fd, b"\1")

@@ -13,6 +13,7 @@ from zray.broker.core import BrokerCore
 from zray.broker.membership import Membership, Rules
 from zray.client.core.execution import Assignment
 from zray.client.core.windows import WINDOWS, Windows
+from zray.logs.line import ERROR, LogLine
 from zray.protocol.link import MAX_MESSAGE_BYTES
 from zray.protocol.routing import Arrival
 from zray.testing.network import NetworkFaults, Simulation
@@ -109,8 +110,12 @@ class SimCluster:
         rules = Rules(HEARTBEAT_S, SILENCE_S, MAX_MESSAGE_BYTES, is_tcp=True)
         self.incarnation = self.sim.random.randbytes(8)
         self.members = Membership(self.incarnation, rules, self._role_of, self.broker.may_join)
-        self._broker = Broker(self.broker, self.members, self.connections, lambda line: None, self.reports.append)
+        self._broker = Broker(self.broker, self.members, self.connections, self._log)
         self._tick()
+
+    def _log(self, line: LogLine) -> None:
+        if line.level >= ERROR:
+            self.reports.append(line.text)
 
     def receive(self, arrival: Arrival) -> None:
         """A frame has reached the broker."""

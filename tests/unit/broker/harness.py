@@ -6,9 +6,9 @@ import itertools
 from typing import Any
 
 from zray.broker.core import BrokerCore
-from zray.broker.effects import LogLine
 from zray.broker.resources import UNIT, shape_key
 from zray.ids import function_id_of, make_task_id
+from zray.logs.line import LogLine
 from zray.protocol import messages as m
 from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo

@@ -12,6 +12,7 @@ from zray.broker.broker import Broker
 from zray.broker.core import BrokerCore
 from zray.broker.membership import MAX_FAULTS, Membership, Rules
 from zray.broker.resources import UNIT
+from zray.logs.line import ERROR, LogLine
 from zray.protocol.codec import KIND_DATA, pack_body, pack_frame, pack_handshake, read_frame, unpack_handshake
 from zray.protocol.messages import (
     DRIVER,
@@ -39,12 +40,17 @@ class Scene:
         self.is_tcp = is_tcp
         self.now = 100.0
         self.answers: dict[bytes, list[Any]] = {}
-        self.reports: list[str] = []
+        self.log: list[LogLine] = []
         numbers = itertools.count(1)
         core = BrokerCore(lambda: next(numbers).to_bytes(16, "big"))
         members = Membership(INCARNATION, Rules(1.0, 6.0, 1 << 20, is_tcp), None, core.may_join)
-        self.broker = Broker(core, members, self, lambda line: None, self.reports.append)
+        self.broker = Broker(core, members, self, self.log.append)
         self._seqs: dict[bytes, Any] = {}
+
+    @property
+    def reports(self) -> list[str]:
+        """What its operator has to look at."""
+        return [line.text for line in self.log if line.level >= ERROR]
 
     def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
         frame = read_frame(data)

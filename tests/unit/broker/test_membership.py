@@ -109,7 +109,7 @@ class BrokerSocket:
 
 def refusal(effects: list[Any]) -> str:
     """Why a process was turned away."""
-    (reply,) = effects
+    (reply,) = (effect for effect in effects if isinstance(effect, Reply))
     assert isinstance(reply, Reply)
     answer = unpack_handshake(read_frame(reply.data))
     assert isinstance(answer, Refused)

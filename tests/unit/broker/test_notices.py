@@ -25,12 +25,12 @@ def told(broker: BrokerHarness, process: bytes) -> list[str]:
 
 def test_the_log_has_who_joins_and_leaves(broker, log):
     driver = broker.driver()
-    broker.host("node7", CPU=2)
+    host = broker.host("node7", CPU=2)
     broker.say(driver, m.Goodbye("the driver shut down"))
     assert log == [
-        "driver 00000001 (pid 0, namespace driver) joined",
-        "host node7 (6e6f6465) joined with {CPU: 2}",
-        "driver 00000001 (pid 0, namespace driver) left: the driver shut down",
+        f"driver {driver.hex()} (pid 0, job 00000001, namespace driver) joined",
+        f"host {host.hex()} (node7, pid 0) joined with {{CPU: 2}}",
+        f"driver {driver.hex()} (pid 0, job 00000001, namespace driver) left: the driver shut down",
     ]
 
 
@@ -39,7 +39,7 @@ def test_a_host_that_ends_says_so_and_its_tasks_are_tried_again_at_once(broker, 
     broker.workers(host)
     (task,) = broker.submit(driver)
     broker.say(host, m.Goodbye("the host ends: signal 15"))
-    assert log[-1] == "host node7 (6e6f6465) is lost, with 1 tasks and 0 actors: the host ends: signal 15"
+    assert f"host {host.hex()} (node7, pid 0) is lost, with 1 tasks and 0 actors: the host ends: signal 15" in log
     (failed,) = broker.take(driver, m.Failed)
     assert (failed.task_id, failed.kind) == (task, "NodeDiedError")
 

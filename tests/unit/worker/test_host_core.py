@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from zray.logs.line import LogLine
 from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.contract import BROKER
 from zray.protocol.messages import (
@@ -37,11 +38,13 @@ class Host:
         self.workers = self.core.workers
         self.out: list[Any] = []
         self.effects: list[HostEffect] = []
+        self.log: list[LogLine] = []
 
     def take(self) -> None:
         output = self.core.take_output()
         self.out.extend(through_broker(output.sends))
-        self.effects.extend(output.effects)
+        self.effects.extend(effect for effect in output.effects if not isinstance(effect, LogLine))
+        self.log.extend(effect for effect in output.effects if isinstance(effect, LogLine))
         self.core.check()
 
     def receive(self, message: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from zray.exceptions import NATIVE_HINT
 from zray.ids import owner_of
 from zray.logs.digest import LAST_OUTPUT
+from zray.logs.line import DEBUG, ERROR, INFO, WARNING, LogLine
 from zray.protocol.codec import unpack_messages
 from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import (
@@ -90,7 +91,7 @@ class FreeSegments(NamedTuple):
     object_ids: list[bytes]
 
 
-HostEffect = Fork | Kill | SweepOwner | ReadLogs | TellUse | LogRoom | PeerSaid | PeerDied | FreeSegments
+HostEffect = Fork | Kill | SweepOwner | ReadLogs | TellUse | LogRoom | PeerSaid | PeerDied | FreeSegments | LogLine
 
 
 class LocalWorker:
@@ -138,6 +139,7 @@ class HostCore:
             worker = self.workers.get(message.worker_id)
             if worker is not None and not worker.kill_reason:
                 worker.kill_reason = message.reason
+                self._log(INFO, f"worker {worker.worker_id.hex()} (pid {worker.pid}) is to be killed: {message.reason}")
                 if worker.pid:
                     self._perform(Kill(worker.worker_id))
         elif isinstance(message, FlushLogs):
@@ -163,6 +165,9 @@ class HostCore:
             self._perform(FreeSegments(message.object_ids))
         else:
             self._perform(PeerSaid(source, message))
+
+    def _log(self, level: int, text: str) -> None:
+        self._perform(LogLine(level, "host", text))
 
     def tick(self, now: float) -> None:
         """Nothing here hangs on time."""
@@ -191,6 +196,7 @@ class HostCore:
         """The zygote has forked a worker."""
         worker = self.workers[worker_id]
         worker.pid = pid
+        self._log(DEBUG, f"worker {worker_id.hex()} is process {pid}")
         self._to_broker(WorkerStarted(worker_id, pid))
         if worker.kill_reason:
             self._perform(Kill(worker_id))
@@ -200,6 +206,7 @@ class HostCore:
         """The machine cannot have another process."""
         del self.workers[worker_id]
         message = f"a worker process could not be started on {self._hostname}: {reason}"
+        self._log(ERROR, f"worker {worker_id.hex()}: {message}")
         self._to_broker(WorkerDied(worker_id, b"", "WorkerCrashedError", message))
 
     @event
@@ -214,6 +221,9 @@ class HostCore:
             f"the worker process (pid {worker.pid} on {self._hostname}) {why}; "
             f"it had used up to {death.maxrss_bytes / 2**20:.0f} MiB of memory"
         )
+        level = WARNING if death.signal and not worker.kill_reason else DEBUG
+        running = f"; it was running task {death.running.hex()}" if death.running else ""
+        self._log(level, f"worker {worker_id.hex()}: {text}{running}")
         if death.last_lines:
             text += f"{LAST_OUTPUT}{death.last_lines}"
         if death.signal in _BY_ACCESS:

@@ -16,6 +16,8 @@ from typing import Any
 
 from zray.config import Config
 from zray.logs.display import escape_controls
+from zray.logs.handlers import write
+from zray.logs.line import INFO, WARNING, LogLine
 from zray.protocol.codec import pack
 from zray.protocol.contract import BROKER, TICK_S
 from zray.protocol.messages import Goodbye, HostInspected, HostReady, LogsFlushed, ProtocolError
@@ -23,7 +25,6 @@ from zray.protocol.records import HostInfo, StoreUse
 from zray.protocol.routing import through_broker
 from zray.store import Store
 from zray.system.processes import describe_exit, kill_process, process_start_time, resident_bytes
-from zray.system.streams import say
 from zray.transfer.shell import Transfers
 from zray.transport.connection import Connection
 from zray.transport.relay import Relay
@@ -144,12 +145,17 @@ class HostShell:
         while not self._end:
             if not ready_told and self._connection.link.idle:  # the broker has acknowledged HostReady
                 ready_told = True
+                self._log(f"has joined the cluster at {self._connection.address}")
                 on_ready()
             ready = [fd for fd, _ in self._poll.poll(0 if self._more else TICK_S * 1000)]
             self.one_turn(ready)
+        self._log(f"ends: {self._end}")
         self._connection.flush([Goodbye(f"the host ends: {self._end}")])
         self._connection.close()
         return self._end
+
+    def _log(self, text: str) -> None:
+        write(LogLine(INFO, "host", f"host {self._host_id.hex()} {text}"))
 
     def one_turn(self, ready: list[int]) -> None:
         """Handles everything that is there."""
@@ -256,6 +262,8 @@ class HostShell:
             self._maintain_store(lambda: self._store.free(effect.object_ids))
         elif isinstance(effect, SweepOwner):
             self._maintain_store(lambda: self._store.free_owned_by(effect.process_id))
+        elif isinstance(effect, LogLine):
+            write(effect)
 
     def _use(self, request: int) -> HostInspected:
         """What of this machine is in use, in bytes."""
@@ -270,7 +278,7 @@ class HostShell:
         try:
             action()
         except OSError as error:
-            say(f"zray: the object store cannot be tidied: {error}")
+            write(LogLine(WARNING, "host", f"the object store cannot be tidied: {error}"))
 
     def _fork(self, worker_id: bytes) -> None:
         try:

@@ -67,7 +67,7 @@ def test_a_host_that_is_killed_is_one_line_at_the_driver_and_in_the_log(tmp_path
     with by_hand(hosts=1, cpus=1, environ=FAST) as (_, broker, (host,)):
         broker.expect("joined with", stream="err")
         with driver(LONG, arguments=[str(go)], environ=FAST) as program:
-            broker.expect("driver 00000001", stream="err")
+            broker.expect("job 00000001", stream="err")
             program.expect("runs")
             host.signal(signal.SIGKILL)
             lost = program.expect("is lost", stream="err")

@@ -1,0 +1,17 @@
+"""A line of a process's log, as its core wants it. The shell writes it, see ``zray.logs.handlers``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+"""The levels of the module ``logging``, which cores do not import."""
+
+
+class LogLine(NamedTuple):
+    """``logger``: its name below ``zray``, for instance "broker". Processes, tasks and actors are named by their whole
+    identifiers in hexadecimal, so that a search for one finds all that happened to it."""
+
+    level: int
+    logger: str
+    text: str
