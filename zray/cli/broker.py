@@ -98,7 +98,7 @@ def _serve(
         sys.stdout.flush()
 
     set_title(f"zray: broker {paths.name}")
-    start_log(config.log_level, f"{paths.logs}/{BROKER_LOG}", to_stderr=True)
+    start_log(config.log_level or "INFO", f"{paths.logs}/{BROKER_LOG}", to_stderr=True)
     return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check)
 
 

@@ -146,7 +146,9 @@ def _serve(
     if config.optimizes(WARM_UP):
         warm_up()
     zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion, config.disabled_optimizations)
-    start_log(config.log_level, f"{paths.logs}/{HOST_LOG}", to_stderr=True)  # behind the zygote: its children have none
+    start_log(
+        config.log_level or "INFO", f"{paths.logs}/{HOST_LOG}", to_stderr=True
+    )  # behind the zygote: its children have none
     try:
         # Not before: what is in this process's memory when the zygote is forked is in every worker's.
         credentials = _read_as_root(demotion, find_key, target) if demotion is not None else find_key(target)

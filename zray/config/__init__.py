@@ -85,9 +85,9 @@ class Config:
     """Whether nothing is said of errors of tasks that nobody fetches; Ray's RAY_IGNORE_UNHANDLED_ERRORS counts too."""
     dedup_logs: bool = True
     """Whether the same line of several workers is shown once, with a count; Ray's RAY_DEDUP_LOGS counts as well."""
-    log_level: str = "INFO"
+    log_level: str = ""
     """The least severe lines that brokers and hosts log: DEBUG, INFO, WARNING or ERROR. They log to files of their
-    session, and zray-broker and zray-worker to stderr as well."""
+    session, and zray-broker and zray-worker to stderr as well. Default: INFO, and WARNING in a cluster of init()."""
     log_file_max_bytes: int = 16 * MIB
     """A worker's log file is rotated at this size, in bytes; one older file is kept."""
     max_message_bytes: int = 512 * MIB
