@@ -18,8 +18,8 @@ from zray.broker.core import BrokerCore
 from zray.broker.membership import Membership, Rules
 from zray.config import FREEZE_HEAP, Config
 from zray.exceptions import ConfigError
-from zray.logs.handlers import write
 from zray.logs.line import ERROR, LogLine
+from zray.logs.process_log import write
 from zray.memory.heap import freeze_heap
 from zray.protocol.contract import TICK_S
 from zray.protocol.messages import PROTOCOL_VERSION

@@ -13,7 +13,7 @@ from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ConfigError, ZrayError
-from zray.logs.handlers import BROKER_LOG, start_log
+from zray.logs.process_log import BROKER_LOG, start_log
 from zray.sessions.directories import (
     Current,
     SessionPaths,

@@ -12,7 +12,7 @@ import click
 from zray.config import WARM_UP, Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
-from zray.logs.handlers import HOST_LOG, start_log
+from zray.logs.process_log import HOST_LOG, start_log
 from zray.protocol import rows
 from zray.sessions.directories import (
     SessionPaths,

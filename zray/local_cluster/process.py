@@ -16,7 +16,7 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import FREEZE_HEAP, TUNE_MALLOC, WARM_UP, Config
 from zray.exceptions import ZrayError
-from zray.logs.handlers import BROKER_LOG, HOST_LOG, start_log
+from zray.logs.process_log import BROKER_LOG, HOST_LOG, start_log
 from zray.memory.heap import freeze_heap
 from zray.memory.malloc import give_back
 from zray.protocol import rows
