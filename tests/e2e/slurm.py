@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 from .helpers import eventually, free_port
@@ -18,7 +19,7 @@ from .helpers import eventually, free_port
 CPUS = 4
 """Of each node, as Slurm is told; the machine may have fewer."""
 MEMORY_MIB = 3000
-IN_ORDER_S = 180.0
+IN_ORDER_S = 120.0
 """Within this a job that was cancelled has ended. Slurm itself kills only after ten minutes (``KillWait``), so what has
 ended by then has ended in order."""
 
@@ -141,6 +142,7 @@ class Slurm:
         directory = self.directory / f"job-{len(list(self.directory.glob('job-*')))}"
         directory.mkdir()
         output = directory / "output"
+        environ = {"PYTHONFAULTHANDLER": "1", **environ}
         job_id = self.run("sbatch", "--parsable", f"--chdir={directory}", f"--output={output}", *command, **environ)
         return Job(self, job_id.strip(), output)
 
@@ -170,7 +172,13 @@ class Job:
 
     def end(self) -> tuple[str, int]:
         """Waits until nothing of the job runs any more; its state (``COMPLETED``, ``TIMEOUT``, ...) and exit code."""
-        eventually(self._has_left_the_queue, IN_ORDER_S, 0.1)
+        try:
+            eventually(self._has_left_the_queue, IN_ORDER_S, 0.1)
+        except AssertionError as error:
+            # Python's processes write where they are, see ``PYTHONFAULTHANDLER``.
+            self._slurm.run("scancel", "--full", "--signal=ABRT", self.job_id)
+            time.sleep(5.0)  # for what they write, of which nothing tells the end
+            raise AssertionError(f"the job has not ended within {IN_ORDER_S:g} s: {self.report()}") from error
         facts = self.facts()
         return facts["JobState"], int(facts["ExitCode"].partition(":")[0])
 
