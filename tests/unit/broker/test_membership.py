@@ -169,7 +169,7 @@ def test_another_version_is_refused(door: BrokerSocket, name: str, value: Any) -
         (OBSERVER, HOST_KEY, "a host's key does not admit a observer"),
         (HOST, DRIVER_KEY, "a driver's key does not admit a host"),
         (DRIVER, b"unknown", "its key has been revoked"),
-        (WORKER, HOST_KEY, "a worker comes in through its host"),
+        (WORKER, HOST_KEY, "a worker must join through its host"),
     ],
 )
 def test_keys_admit_their_role_only(door: BrokerSocket, kind: str, key: bytes, why: str) -> None:
@@ -182,7 +182,7 @@ def test_workers_come_through_their_own_host_only(door: BrokerSocket) -> None:
     door.relays[THREE] = ONE
     assert refusal(door.hello(THREE, WORKER, b"other way")) == "another host's worker"
     door.join(THREE, WORKER, b"way")
-    assert refusal(door.hello(b"4" * 16, DRIVER, b"way", DRIVER_KEY)) == "a driver comes in by itself"
+    assert refusal(door.hello(b"4" * 16, DRIVER, b"way", DRIVER_KEY)) == "a driver must join by its own connection"
     assert door.core.route(THREE) == b"way"
 
 

@@ -77,7 +77,7 @@ def test_a_crowd_of_actors_on_a_lost_host_is_named_in_part(broker):
 def test_an_actor_that_is_restarted_is_told(broker):
     stage = Stage(broker, max_restarts=2)
     broker.kill(stage.worker)
-    assert told(broker, stage.driver) == ["life 1 of A: SIGKILL; it is restarted, 1 restarts are left"]
+    assert told(broker, stage.driver) == ["incarnation 1 of A: SIGKILL; it is restarted, 1 restarts are left"]
 
 
 def test_actors_that_are_restarted_again_and_again_are_summed_up(broker):
@@ -86,10 +86,10 @@ def test_actors_that_are_restarted_again_and_again_are_summed_up(broker):
         broker.kill(stage.worker)
         stage.worker = stage.find()
         broker.say(stage.worker, m.ActorReady(ACTOR, b""))
-    assert told(broker, stage.driver) == ["life 1 of A: SIGKILL; it is restarted"]
+    assert told(broker, stage.driver) == ["incarnation 1 of A: SIGKILL; it is restarted"]
     broker.tick(6)
     assert told(broker, stage.driver) == [
-        "3 actors died and are restarted (A 3x), the last: life 4 of A: SIGKILL; it is restarted"
+        "3 actors died and are restarted (A 3x), the last: incarnation 4 of A: SIGKILL; it is restarted"
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.broker.harness import ACTOR, OTHER, BrokerHarness, Stage
-from zray.broker.actors import MAX_TOMBSTONES
+from zray.broker.actors import MAX_DEATH_REASONS
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 
@@ -24,13 +24,13 @@ def answer_to_call(broker, caller: bytes, actor_id: bytes) -> list[m.ActorState]
 
 def test_the_dead_are_remembered_and_then_only_that_they_are_dead(broker):
     driver = broker.driver()
-    actor_ids = [make_task_id(driver, number) for number in range(1, MAX_TOMBSTONES + 2)]
+    actor_ids = [make_task_id(driver, number) for number in range(1, MAX_DEATH_REASONS + 2)]
     for actor_id in actor_ids:
         broker.core.receive(driver, broker.creation(actor_id), broker.now)
         broker.core.receive(driver, m.ActorKill(actor_id, True), broker.now)
-    assert len(broker.core.actors._tombstones) == MAX_TOMBSTONES
+    assert len(broker.core.actors._death_reasons) == MAX_DEATH_REASONS
     broker.turn()
-    for actor_id, why in [(actor_ids[-1], "A was killed by zray.kill()"), (actor_ids[0], "died so long ago")]:
+    for actor_id, why in [(actor_ids[-1], "A was killed by zray.kill()"), (actor_ids[0], "no longer has the reason")]:
         (notice,) = answer_to_call(broker, driver, actor_id)
         assert (notice.actor_id, notice.state) == (actor_id, m.DEAD)
         assert why in notice.message
@@ -107,7 +107,7 @@ def test_an_argument_of_the_constructor_is_an_error_already(broker):
 
 def test_nobody_announces_an_actor_of_somebody_else(broker):
     driver, other = broker.driver(), broker.driver("other")
-    with pytest.raises(m.ProtocolError, match="somebody else"):
+    with pytest.raises(m.ProtocolError, match="another process"):
         broker.create(other, ACTOR)
     broker.create(driver, ACTOR)
     assert ACTOR in broker.core.actors.actors
