@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from zray.broker.core import BrokerCore
 from zray.broker.effects import Departed
@@ -25,7 +25,6 @@ from zray.broker.membership import (
     Unfollow,
 )
 from zray.logs.line import ERROR, LogLine
-from zray.protocol.contract import Output
 from zray.protocol.messages import ProtocolError
 from zray.protocol.routing import Arrival
 
@@ -63,8 +62,10 @@ class Broker:
 
     def receive(self, arrival: Arrival, now: float) -> None:
         """Handles a frame completely, since the next one may depend on it."""
-        self.members.receive(arrival.through, arrival, now)
-        self._settle(now)
+        members = self.members
+        members.receive(arrival.through, arrival, now)
+        if members.pending:
+            self._settle(now)
 
     def tick(self, now: float) -> None:
         """Does what depends on the time. Called about every ``TICK_S``."""
@@ -78,8 +79,8 @@ class Broker:
 
     def _settle(self, now: float) -> None:
         members = self.members
-        while members.has_effects:
-            self._perform(members.take_output(), now)
+        while members.pending:
+            self._perform(members.take_effects(), now)
 
     def send(self, now: float) -> None:
         """Sends the messages of this turn, and performs the effects that result from it."""
@@ -96,20 +97,26 @@ class Broker:
                 else:
                     self._log(effect)
             output = members.take_output()
-            self._perform(output, now)
+            self._transmit(output.sends, now)
             if not output.effects:
                 break
+            self._perform(output.effects, now)
         if has_departed:
             members.turn_over(now)
             self._settle(now)
 
-    def _perform(self, output: Output[MembershipEffect], now: float) -> None:
-        connections, members = self._connections, self.members
-        for process_id, frames in output.sends.items():
+    def _transmit(self, sends: dict[bytes, list[Any]], now: float) -> None:
+        send, members = self._connections.send, self.members
+        for process_id, frames in sends.items():
             through = members.route(process_id)
             for frame in frames:
-                members.transmitted(process_id, connections.send(through, process_id, frame), now)
-        for effect in output.effects:
+                arrived = send(through, process_id, frame)
+                if not arrived or process_id in members.unreachable:
+                    members.transmitted(process_id, arrived, now)
+
+    def _perform(self, effects: list[MembershipEffect], now: float) -> None:
+        connections = self._connections
+        for effect in effects:
             if isinstance(effect, Heard):
                 self._hear(effect, now)
             elif isinstance(effect, Reply):

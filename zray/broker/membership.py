@@ -22,7 +22,7 @@ from zray import version
 from zray.logs.digest import Digest
 from zray.logs.line import WARNING, LogLine
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
-from zray.protocol.contract import Outbox, Output, event
+from zray.protocol.contract import Output, event
 from zray.protocol.link import Link
 from zray.protocol.messages import (
     DRIVER,
@@ -145,9 +145,9 @@ def _versions_of(hello: Hello) -> list[VersionPair]:
 
 
 class Member:
-    """A process that has joined. ``unreachable_since``: when sending to it began to fail, or None."""
+    """A process that has joined."""
 
-    __slots__ = ("congested", "faults", "key", "kind", "link", "process_id", "through", "unreachable_since")
+    __slots__ = ("congested", "faults", "key", "kind", "link", "process_id", "through")
 
     def __init__(self, arrival: Arrival, kind: str, link: Link) -> None:
         self.process_id = arrival.process_id
@@ -157,7 +157,6 @@ class Member:
         self.link = link
         self.congested = False
         self.faults = 0
-        self.unreachable_since: float | None = None
 
 
 class Membership:
@@ -191,20 +190,24 @@ class Membership:
         self._owners: dict[bytes, bytes] = {}  # on TCP: the process that each connection belongs to
         self._active: dict[bytes, Member] = {}  # members whose links may have something to send
         self._departed: list[bytes] = []
-        self._outbox: Outbox[MembershipEffect] = Outbox()
-        self._perform = self._outbox.perform
+        self.unreachable: dict[bytes, float] = {}
+        """The members to whom nothing can be sent, and since when."""
+        self.pending: list[MembershipEffect] = []
+        """The effects of the next output. While there are any, ``take_output`` returns them, and no frames."""
+        self._perform = self.pending.append
         self._refusals = Digest("processes were refused")
         self._now = 0.0
         self._last_tick = 0.0
 
-    @property
-    def has_effects(self) -> bool:
-        """Whether there are effects to perform. ``take_output`` then returns only effects, and no frames."""
-        return bool(self._outbox)
-
     def take_output(self) -> Output[MembershipEffect]:
         """Takes the effects, if there are any, and else the frames: these leave after all input has been handled."""
-        return self._outbox.take() if self._outbox else self._transmit()
+        return Output({}, self.take_effects()) if self.pending else self._transmit()
+
+    def take_effects(self) -> list[MembershipEffect]:
+        """Takes the effects alone, as ``take_output`` would while there are any. A broker does so for each frame."""
+        effects = self.pending[:]
+        self.pending.clear()
+        return effects
 
     def silent_s(self, process_id: bytes, now: float) -> float:
         """For how many seconds a member has been silent; 0 for any other process."""
@@ -221,7 +224,7 @@ class Membership:
         if member is not None and member.faults >= MAX_FAULTS:
             self.dropped_frames += 1  # it is being expelled
             return
-        is_its = member is not None and (member.through, member.key) == (source, arrival.key)
+        is_its = member is not None and member.through == source and member.key == arrival.key
         try:
             frame = read_frame(arrival.data)
             if frame.kind == KIND_HANDSHAKE:
@@ -374,6 +377,7 @@ class Membership:
     def _forget(self, process_id: bytes) -> None:
         member = self.members.pop(process_id, None)
         self._active.pop(process_id, None)
+        self.unreachable.pop(process_id, None)
         if member is not None and self._owners.get(member.through) == process_id:
             del self._owners[member.through]
             self._perform(Unfollow(member.through))
@@ -395,8 +399,10 @@ class Membership:
         """Notes whether a member's connection took a frame, or was missing (``arrived`` false)."""
         self._now = now
         member = self.members.get(process_id)
-        if member is not None and arrived != (member.unreachable_since is None):
-            member.unreachable_since = None if arrived else now
+        if arrived:
+            self.unreachable.pop(process_id, None)
+        elif member is not None:
+            self.unreachable.setdefault(process_id, now)
 
     def route(self, process_id: bytes) -> bytes:
         """The name of a member's connection; of any other process, its own name."""
@@ -418,7 +424,7 @@ class Membership:
                 for message, reason in link.rejected:
                     self._perform(NotSent(process_id, message, reason))
                 link.rejected.clear()
-        return Output(sends, self._outbox.take().effects if self._outbox else [])
+        return Output(sends, self.take_effects() if self.pending else [])
 
     # ------------------------------------------------------------------ time
 
@@ -460,8 +466,9 @@ class Membership:
         if member.kind in (WORKER, HOST):
             return member.kind == HOST
         silence_s = self._rules.silence_s
-        if member.unreachable_since is not None:
-            return self._now - member.unreachable_since >= silence_s * REDIAL_SHARE
+        since = self.unreachable.get(member.process_id)
+        if since is not None:
+            return self._now - since >= silence_s * REDIAL_SHARE
         return self._unanswered_s(member.through) >= silence_s * VANISHED_TIMES
 
     # ------------------------------------------------------------------ tests

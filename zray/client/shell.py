@@ -153,8 +153,9 @@ class ClientShell:
 
     # ------------------------------------------------------------------ turns
 
-    def turn(self) -> None:
-        """Receives, handles and sends everything there is. Under the lock; call ``settle`` after releasing it."""
+    def turn(self, expected: bool = False) -> None:
+        """Receives, handles and sends everything there is. Under the lock; call ``settle`` after releasing it.
+        ``expected``: the socket's descriptor was ready."""
         core, connection = self.core, self.connection
         now = self._driven_at = time.monotonic()
         core.collect(now)
@@ -164,7 +165,7 @@ class ClientShell:
         if core.has_output or self._unsent:  # first: after a send the socket has to be looked at once more
             self._send()
         while self.state is OPEN:
-            for message in connection.receive():
+            for message in connection.receive(expected=expected):
                 try:
                     core.receive(BROKER, message, now)
                 except ProtocolError:
@@ -175,9 +176,12 @@ class ClientShell:
                 self._tick(now)
             self.last_flush = now
             flushed = self._send() if core.has_output or self._unsent else connection.flush([])
+            expected = False
             if connection.link.rejected:
                 self._reject(now)
-            elif not flushed or not connection.readable:
+            elif flushed and connection.readable:
+                expected = True
+            else:
                 break
         if self._crowd and not connection.link.congested:
             crowd, self._crowd = self._crowd, []
@@ -391,7 +395,7 @@ class ClientShell:
         turned for long, such as one whose signal handler runs on and on."""
         with self.lock:
             if waiter is self._leader:
-                self._turn_as_leader(waiter)
+                self._turn_as_leader(waiter, expected=False)
             elif time.monotonic() - self._driven_at > LOST_LEAD_S:
                 self._lead(waiter)
 
@@ -432,7 +436,7 @@ class ClientShell:
                 return  # with the lead goes the right to consume the signal
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
-            self._turn_as_leader(waiter)
+            self._turn_as_leader(waiter, self._socket_fd in ready)
 
     def _poll(self, waiter: Waiter, timeout_s: float) -> list[tuple[int, int]]:
         if waiter is self._background:
@@ -459,9 +463,9 @@ class ClientShell:
         self._user_poll = _poller(self._fds)
         self._background_poll = _poller(self._fds)
 
-    def _turn_as_leader(self, waiter: Waiter) -> None:
+    def _turn_as_leader(self, waiter: Waiter, expected: bool) -> None:
         self._polling = False  # what becomes ready now, it will see without being woken
-        self.turn()
+        self.turn(expected)
         if waiter.is_done():
             self._leave(waiter)
         else:

@@ -74,6 +74,8 @@ class BrokerSocket:
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._file = SocketFile(self._socket, self.address)
         self._polled = [self._socket, *(self._authenticator.sockets if self._authenticator is not None else ())]
+        self._fd = self._socket.fileno()
+        self._expected = False  # the descriptor was ready: a message is probably there
         self._poll = select.poll()  # of the descriptors: zmq.Poller looks at each socket anew, twice
         for polled in self._polled:
             self._poll.register(polled.fileno(), select.POLLIN)
@@ -85,15 +87,18 @@ class BrokerSocket:
 
     def wait(self, timeout_s: float) -> None:
         """Waits until something has arrived, and sees to whoever asks to come in."""
+        self._expected = False
         if not any(map(is_readable, self._polled)):
-            self._poll.poll(int(timeout_s * 1000))
+            ready = self._poll.poll(int(timeout_s * 1000))
+            self._expected = any(fd == self._fd for fd, _ in ready)
         if self._authenticator is not None:
             self._authenticator.pump()
 
     def receive(self) -> Arrival | None:
         """The next frame that is there; None if there is none."""
         while True:
-            message = receive(self._socket, copy=not self.is_tcp)
+            message = receive(self._socket, copy=not self.is_tcp, expected=self._expected)
+            self._expected = False
             if message is None:
                 return None
             key = b""

@@ -73,14 +73,15 @@ class Connection:
         )  # fmt: skip
         self._incarnation = welcome.incarnation
 
-    def receive(self, max_frames: int = sys.maxsize) -> list[Any]:
-        """What has arrived; everything, unless there is more than ``max_frames``."""
+    def receive(self, max_frames: int = sys.maxsize, expected: bool = False) -> list[Any]:
+        """What has arrived; everything, unless there is more than ``max_frames``. ``expected``: see ``receive``."""
         socket = self.socket
         messages: list[Any] = []
         for _ in range(max_frames):
-            parts = receive(socket)
+            parts = receive(socket, expected=expected)
             if parts is None:
                 break
+            expected = False
             *through, data = parts
             if through != self._head:
                 self._pass_down(through, data)

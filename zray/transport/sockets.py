@@ -18,6 +18,7 @@ from zray.sessions.lock import protect
 from zray.system.processes import descriptors_left
 
 EVENTS = zmq.EVENTS
+Again = zmq.Again
 POLLIN, NOBLOCK, NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 """As plain numbers: the operators of enumerations are slow."""
 MAX_SOCKET_PATH_BYTES = 107
@@ -228,15 +229,24 @@ def is_readable(socket: zmq.Socket[Any]) -> bool:
     return bool(socket.getsockopt(EVENTS) & POLLIN)  # type: ignore[operator]  # of these options it is an int
 
 
-def receive(socket: zmq.Socket[Any], copy: bool = True) -> list[Any] | None:
+def receive(socket: zmq.Socket[Any], copy: bool = True, expected: bool = False) -> list[Any] | None:
     """The parts of the next message that is there; None if there is none. Without ``copy`` they are frames, which know
-    something of the sender. To ask first is half the price of an exception."""
-    if not is_readable(socket):
+    something of the sender. ``expected``: the socket's descriptor was ready, so a message is probably there.
+
+    To ask first (1.5 us) costs half of an exception. A frame knows whether another follows: ``recv_multipart`` asks the
+    socket after each part (0.75 us). Measured with pyzmq 27.3 and CPython 3.11.
+    """
+    if not expected and not is_readable(socket):
         return None
     try:
-        return socket.recv_multipart(NOBLOCK, copy=copy)
-    except zmq.Again:  # it went with its connection, just now
+        frame: Any = socket.recv(NOBLOCK, False)
+    except zmq.Again:  # it went with its connection just now, or the descriptor was ready for something else
         return None
+    parts = [frame.bytes if copy else frame]
+    while frame.more:
+        frame = socket.recv(NOBLOCK, False)
+        parts.append(frame.bytes if copy else frame)
+    return parts
 
 
 def send(socket: zmq.Socket[Any], *parts: bytes) -> None:

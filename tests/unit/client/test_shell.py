@@ -66,7 +66,7 @@ class Connection:
         self.arrived.append(message)
         os.eventfd_write(self.fd, 1)
 
-    def receive(self):
+    def receive(self, expected=False):
         if not self.arrived:
             return []
         os.eventfd_read(self.fd)
@@ -146,9 +146,9 @@ def test_a_waiter_that_was_entered_waits_without_another_turn(stage):
     turns = []
     turn = stage.shell.turn
 
-    def noted_turn():
+    def noted_turn(expected=False):
         turns.append(len(stage.story))
-        return turn()
+        return turn(expected)
 
     stage.shell.turn = noted_turn
     stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
