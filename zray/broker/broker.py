@@ -80,7 +80,7 @@ class Broker:
     def _settle(self, now: float) -> None:
         members = self.members
         while members.pending:
-            self._perform(members.take_effects(), now)
+            self._perform(members.take_output().effects, now)
 
     def send(self, now: float) -> None:
         """Sends the messages of this turn, and performs the effects that result from it."""

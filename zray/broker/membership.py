@@ -201,10 +201,9 @@ class Membership:
 
     def take_output(self) -> Output[MembershipEffect]:
         """Takes the effects, if there are any, and else the frames: these leave after all input has been handled."""
-        return Output({}, self.take_effects()) if self.pending else self._transmit()
+        return Output({}, self._take_effects()) if self.pending else self._transmit()
 
-    def take_effects(self) -> list[MembershipEffect]:
-        """Takes the effects alone, as ``take_output`` would while there are any. A broker does so for each frame."""
+    def _take_effects(self) -> list[MembershipEffect]:
         effects = self.pending[:]
         self.pending.clear()
         return effects
@@ -424,7 +423,7 @@ class Membership:
                 for message, reason in link.rejected:
                     self._perform(NotSent(process_id, message, reason))
                 link.rejected.clear()
-        return Output(sends, self.take_effects() if self.pending else [])
+        return Output(sends, self._take_effects() if self.pending else [])
 
     # ------------------------------------------------------------------ time
 

@@ -27,7 +27,7 @@ from zray.client.exports import Exports
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
 from zray.client.remote import RemoteObjects
-from zray.client.shell import TICK, ClientShell, Waiter
+from zray.client.shell import ClientShell, Waiter
 from zray.client.stores import Stores
 from zray.client.waits import Waits, lending
 from zray.config import Config
@@ -113,6 +113,9 @@ class Session:
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_exit_actor: Callable[[str, bytes], None] = lambda reason, ender: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
+        self.at_tick: list[Callable[[], None]] = [self.stores.settle]
+        """What is done some times a second. It neither runs user code nor waits."""
+        self.shell.on_tick = self._tick
         self._advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.only_task)
         lent: Callable[[], contextlib.AbstractContextManager[None]] = functools.partial(lending, self.shell)
         if self._advice is not None:
@@ -144,12 +147,14 @@ class Session:
         for host, object_ids in freed.items():
             _attempt("objects cannot be freed", self._free, host, object_ids)
         for effect in effects:
-            if effect is TICK:
-                _attempt("the object store cannot be tidied", self.stores.settle)
             handler = self.handlers.get(type(effect))
             if handler is not None:
                 _attempt(f"{type(effect).__name__} has failed", handler, effect)
         return callbacks
+
+    def _tick(self) -> None:
+        for action in self.at_tick:
+            _attempt("what is done now and then has failed", action)
 
     def show_logs_by(self, show: Callable[[ShowLogs], None]) -> None:
         """Has ``show``, which must not wait, called with what workers print, in its order, within the section."""

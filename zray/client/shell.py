@@ -33,19 +33,14 @@ from zray.transport.connection import Connection
 GRACE_S = 0.005
 PARK_AFTER_S = 0.02
 """A leader that has been waiting for so long is in no tight loop: the background thread sleeps until it is called."""
-PAUSE_S = 1.0
+PAUSE_S = 1.5
 """A tick that comes so much late says that this process, or the machine, stood still."""
-LOST_LEAD_S = 4 * TICK_S
+REST_S = 4 * TICK_S
+"""A process that has nothing to do looks around so often. Half of what an idle actor costs are its wake-ups."""
+LOST_LEAD_S = 6 * TICK_S
 """A leader that has not turned for so long is none any more."""
 BURST_S = 0.0002
 """Submissions closer to each other than this are sent together."""
-
-
-class Tick:
-    """An effect: some ``TICK_S`` have passed."""
-
-
-TICK = Tick()
 
 
 class Waiter:
@@ -136,6 +131,9 @@ class ClientShell:
         self._crowd: list[Waiter] = []  # threads that wait for room on the link
         self._main_ident = threading.main_thread().ident
         self._loss_unreported = False
+        self._tick_due = False
+        self.on_tick: Callable[[], None] = lambda: None
+        """What is to be done now and then, without the lock."""
         self.on_standby: Callable[[], None] | None = None
         # Not threading.Thread: what it keeps for each thread is 140 KB in every worker.
         self._background_ended = _thread.allocate_lock()
@@ -216,7 +214,7 @@ class ClientShell:
         if self._last_tick and now - self._last_tick > PAUSE_S:
             self.connection.link.restart_silence(now)
         self._last_tick = now
-        self._effects.append(TICK)
+        self._tick_due = True
         self.core.tick(now)
         refused = self.connection.refused
         if refused is not None:
@@ -242,10 +240,11 @@ class ClientShell:
 
     def settle(self) -> None:
         """Does what turns have left to do, without the lock."""
-        if not self._effects and not self._loss_unreported:
+        if not self._effects and not self._loss_unreported and not self._tick_due:
             return
         self.lock.shield()  # what has been taken from the list must be done
         try:
+            self._settle_tick()
             while self._effects or self._loss_unreported:
                 with self.lock:
                     effects, self._effects = self._effects, []
@@ -258,6 +257,12 @@ class ClientShell:
             self.lock.unshield()
         if self._callbacks:
             self._call_back()
+
+    def _settle_tick(self) -> None:
+        """Has done what is to be done now and then. It runs no user code and does not wait: a leader stays one."""
+        if self._tick_due:
+            self._tick_due = False
+            self.on_tick()
 
     def _call_back(self) -> None:
         """Completes callbacks, or has the background thread do so."""
@@ -345,7 +350,9 @@ class ClientShell:
                 if self._effects or self._loss_unreported:
                     self._settle_aside(waiter)
                     continue
-                left_s = TICK_S if deadline is None else min(TICK_S, deadline - time.monotonic())
+                self._settle_tick()
+                pause_s = self._pause_s()
+                left_s = pause_s if deadline is None else min(pause_s, deadline - time.monotonic())
                 if waiter is self._leader:
                     self._wait_for_socket(waiter, max(0.0, left_s))
                 else:
@@ -362,6 +369,11 @@ class ClientShell:
                     self._leave(waiter)
             self.settle()
             self.lock.unshield()
+
+    def _pause_s(self) -> float:
+        """How long a leader may wait: at rest longer, where no heartbeat is due, as in workers."""
+        link = self.connection.link
+        return REST_S if link.is_at_rest and self.core.is_at_rest else TICK_S
 
     def enter(self, waiter: Waiter) -> None:
         """A waiter takes the lead, or stands behind the one who has it. Under the lock, right after a turn."""

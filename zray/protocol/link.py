@@ -14,6 +14,7 @@ the answer is lost, and is sent again, once.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import deque
 from typing import Any, NamedTuple
@@ -130,6 +131,13 @@ class Link:
     def idle(self) -> bool:
         """Whether everything sent has been acknowledged and nothing waits to be sent."""
         return not self._outbox and not self._unacked
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is due before the peer sends something: no acknowledgement, no heartbeat, no probe."""
+        return (
+            not self._outbox and not self._unacked and self._received == self._acked and self._heartbeat_s == math.inf
+        )
 
     @property
     def pending(self) -> bool:

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from zray.client.shell import ClientShell, Waiter
+from zray.client.shell import REST_S, ClientShell, Waiter
 from zray.client.states import CLOSED, LOST, OPEN
-from zray.protocol.contract import BROKER, Output
+from zray.protocol.contract import BROKER, TICK_S, Output
 
 
 class Core:
@@ -18,6 +18,7 @@ class Core:
 
     transfers = None
     now = 0.0
+    is_at_rest = True
 
     def __init__(self):
         self.out, self.effects = [], []
@@ -52,6 +53,7 @@ class Connection:
     congested = False
     dropped_frames = 0
     readable = False
+    is_at_rest = False
 
     def __init__(self, story):
         self.story = story
@@ -95,6 +97,7 @@ class Poll:
 
     def poll(self, timeout_ms):
         self.story.append("poll")
+        self.timeout_ms = timeout_ms
         if self.acts:
             self.acts.popleft()()
         return self.poll_.poll(timeout_ms)
@@ -154,6 +157,28 @@ def test_a_waiter_that_was_entered_waits_without_another_turn(stage):
     stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
     assert stage.shell.wait(waiter, 60)
     assert turns == [1], "none before the poll, one after"
+
+
+def test_what_is_done_now_and_then_is_done_by_a_leader_that_stays_one(stage):
+    """To leave the lead would wake the background thread, some times a second in each process that waits."""
+    waiter, ticks, left = Waiter(stage.shell), [], []
+    leave = stage.shell._leave
+    stage.shell.on_tick = lambda: ticks.append(stage.shell._leader is waiter)
+    stage.shell._leave = lambda waiter: (left.append(len(ticks)), leave(waiter))
+    stage.shell._last_tick = 0.0  # so the first turn ticks
+    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
+    assert stage.shell.wait(waiter, 60)
+    assert ticks == [True]
+    assert left == [1], "when it was done, and not before"
+
+
+@pytest.mark.parametrize("at_rest", [False, True])
+def test_a_process_at_rest_looks_around_less_often(stage, at_rest):
+    waiter = Waiter(stage.shell)
+    stage.connection.is_at_rest = at_rest
+    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
+    assert stage.shell.wait(waiter, 60)
+    assert stage.shell._user_poll.timeout_ms == pytest.approx(1000 * (REST_S if at_rest else TICK_S))
 
 
 def test_what_another_thread_submits_wakes_the_leader(stage):

@@ -182,6 +182,11 @@ class ClientCore:
         self.execution.note_time(now)
         self.tell_news(now)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing runs here of which the time is noted."""
+        return self.transfers is None and not self.execution.running
+
     def due_s(self, now: float) -> float:
         """Nothing here is more urgent than a regular tick."""
         return math.inf
