@@ -366,10 +366,10 @@ def test_questions_that_are_none(door: BrokerSocket) -> None:
     ("who", "fault"),
     [
         ("unknown", "refuses this key"),
-        ("other broker's", "another broker than the one that the keys are for"),
+        ("other broker's", "the keys here are for another broker"),
         ("keyless", "--insecure has to be given to both"),
         ("to keyless", "--insecure has to be given to both"),
-        ("to a web server", "no zray broker"),
+        ("to a web server", "not a zray broker"),
         ("known", ""),
         ("to nobody", ""),
     ],

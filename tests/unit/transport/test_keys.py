@@ -123,7 +123,7 @@ def test_open_directory_is_refused(keys: KeyDirectory, mode: int) -> None:
     keys.create()
     keys.path.chmod(mode)
     for use in (keys.server, keys.held, keys.allowed, lambda: keys.client("host")):
-        with pytest.raises(ConfigError, match=rf"{keys.path} \(mode {mode:04o}\): chmod 700 {keys.path}"):
+        with pytest.raises(ConfigError, match=rf"{keys.path} \(mode {mode:04o}\): run `chmod 700 {keys.path}"):
             use()
 
 
@@ -132,7 +132,7 @@ def test_open_directory_is_refused(keys: KeyDirectory, mode: int) -> None:
 def test_open_file_is_refused(keys: KeyDirectory, file: str, mode: int) -> None:
     keys.create()
     (keys.path / file).chmod(mode)
-    with pytest.raises(ConfigError, match=rf"{file} \(mode {mode:04o}\): chmod 600 .*{file}"):
+    with pytest.raises(ConfigError, match=rf"{file} \(mode {mode:04o}\): run `chmod 600 .*{file}"):
         keys.held()
 
 
@@ -275,7 +275,7 @@ def test_allow_list_follows_the_file(keys: KeyDirectory, caplog: pytest.LogCaptu
     revoked = allowed.find(lab3.public)
     assert revoked is not None and revoked.revoked
     (keys.path / "allowed").chmod(0o644)
-    assert allowed.find(host) == found and "stay so" in caplog.text
+    assert allowed.find(host) == found and "stay allowed" in caplog.text
     (keys.path / "allowed").unlink()
     assert allowed.find(host) == found
 
