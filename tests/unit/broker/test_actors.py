@@ -177,10 +177,10 @@ def test_a_constructor_that_cannot_be_called(broker):
 
 def test_only_its_worker_or_creator_reports_about_an_actor(broker):
     Stage(broker)
-    stranger = broker.driver("stranger")
+    other = broker.driver("other")
     with pytest.raises(m.ProtocolError):
-        broker.say(stranger, m.ActorReady(ACTOR, b"error"))
-    broker.say(stranger, m.ActorRelease(ACTOR))
+        broker.say(other, m.ActorReady(ACTOR, b"error"))
+    broker.say(other, m.ActorRelease(ACTOR))
     assert ACTOR in broker.core.actors.actors
 
 
@@ -256,8 +256,8 @@ def test_a_dead_actor_keeps_its_name_until_its_last_handle_is_gone(broker, how):
     assert (found.request, found.actor_id, found.spec.name) == (10, ACTOR, "n")
     assert (looked_up.request, looked_up.actor_id, looked_up.spec.name) == (11, ACTOR, "n")
     assert broker.core.actors.live_names() == []
-    stranger = broker.driver("stranger")
-    broker.say(stranger, m.ActorRelease(ACTOR))
+    other = broker.driver("other")
+    broker.say(other, m.ActorRelease(ACTOR))
     assert broker.core.actors.names == {("", "n"): ACTOR}
     broker.say(stage.driver, m.ActorRelease(ACTOR))
     assert (broker.core.actors.names, broker.core.actors._dead) == ({}, {})
@@ -532,8 +532,8 @@ def test_an_actor_that_exits_is_not_restarted(broker):
 
 def test_only_its_own_worker_reports_its_exit(broker):
     stage = Stage(broker)
-    stranger = next(worker for worker in stage.idle if worker != stage.worker)
-    broker.say(stranger, m.ActorExiting(ACTOR, "sabotage"))
+    other = next(worker for worker in stage.idle if worker != stage.worker)
+    broker.say(other, m.ActorExiting(ACTOR, "sabotage"))
     assert ACTOR in broker.core.actors.actors
 
 

@@ -195,8 +195,8 @@ def test_the_kind_of_a_workers_death_is_checked(scene, kind):
 def test_a_worker_hands_back_its_own_tasks_only(broker):
     _, _, task_ids = prefetched(broker)
     other = broker.host("other", CPU=1)
-    (stranger,) = broker.workers(other)
-    broker.say(stranger, m.Returned(task_ids))
+    (other_worker,) = broker.workers(other)
+    broker.say(other_worker, m.Returned(task_ids))
     broker.core.check()
     assert all(broker.core.tasks[task_id].worker is not None for task_id in task_ids[:2])
 

@@ -94,7 +94,7 @@ def router(tmp_path: Path) -> Iterator[GuardedRouter]:
     router.close()
 
 
-def stranger(router: GuardedRouter, server: bytes = b"") -> ClientCredentials:
+def unknown_key(router: GuardedRouter, server: bytes = b"") -> ClientCredentials:
     return ClientCredentials(*zmq.curve_keypair(), server or router.keys.server().public)
 
 
@@ -123,7 +123,7 @@ def test_no_key(router: GuardedRouter) -> None:
 
 
 def test_unknown_key(router: GuardedRouter) -> None:
-    with router.dial(stranger(router)):
+    with router.dial(unknown_key(router)):
         router.until_refused(auth.UNKNOWN_KEY)
         router.serves()
     assert router.authenticator.recent[0].address == "127.0.0.1"
@@ -131,7 +131,7 @@ def test_unknown_key(router: GuardedRouter) -> None:
 
 
 def test_key_of_another_broker(router: GuardedRouter) -> None:
-    with router.dial(stranger(router, zmq.curve_keypair()[0])):
+    with router.dial(unknown_key(router, zmq.curve_keypair()[0])):
         router.until_refused(auth.WRONG_SERVER_KEY)
         router.serves()
 
@@ -268,9 +268,9 @@ def test_hundreds_at_once(router: GuardedRouter) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(150):
             stack.enter_context(router.dial(keys))
-        intruders = [stack.enter_context(router.dial(stranger(router))) for _ in range(10)]
+        unknown = [stack.enter_context(router.dial(unknown_key(router))) for _ in range(10)]
         router.until(
-            lambda: len(router.received) == 150 and router.authenticator.refused[auth.UNKNOWN_KEY] >= len(intruders)
+            lambda: len(router.received) == 150 and router.authenticator.refused[auth.UNKNOWN_KEY] >= len(unknown)
         )
     assert {user_id for _, user_id in router.received} == {keys.public.decode()}
 
@@ -327,7 +327,7 @@ def test_no_peer_is_accepted_after_close(router: GuardedRouter) -> None:
 
 def test_closes_at_once(router: GuardedRouter) -> None:
     with contextlib.ExitStack() as stack:
-        for credentials in (stranger(router), None, router.keys.client("host")):
+        for credentials in (unknown_key(router), None, router.keys.client("host")):
             stack.enter_context(router.dial(credentials))
         router.until(lambda: bool(router.received))
         started = time.monotonic()
@@ -344,7 +344,7 @@ def test_refusals_are_logged_at_a_limited_rate(
         caplog.clear()
         for _ in range(times):
             before = router.authenticator.refused[auth.UNKNOWN_KEY]
-            with router.dial(stranger(router)):
+            with router.dial(unknown_key(router)):
                 router.until_refused(auth.UNKNOWN_KEY, before + 1)
         return [record.getMessage() for record in caplog.records]
 
@@ -377,8 +377,8 @@ def test_malformed_questions(router: GuardedRouter) -> None:
 )
 def test_the_dialler_gets_the_reason(router: GuardedRouter, who: str, fault: str) -> None:
     known = router.keys.client("host")
-    wrong_server = stranger(router, zmq.curve_keypair()[0])
-    credentials = {"unknown": stranger(router), "other broker's": wrong_server, "keyless": None}
+    wrong_server = unknown_key(router, zmq.curve_keypair()[0])
+    credentials = {"unknown": unknown_key(router), "other broker's": wrong_server, "keyless": None}
     address = f"tcp://127.0.0.1:{router.port}"
     with contextlib.ExitStack() as stack:
         if who == "to keyless":

@@ -218,7 +218,7 @@ def test_an_address_that_becomes_unusable():
         a.channels.close()
 
 
-class Intruder:
+class RawPeer:
     """A socket that speaks the protocol of channels without being a member."""
 
     def __init__(self, address: str, server: bytes = b"", own: ClientCredentials | None = None) -> None:
@@ -234,7 +234,7 @@ class Intruder:
         for message in messages:
             self.socket.send(message if isinstance(message, bytes) else msgpack.packb(encode_row(message)))
 
-    def __enter__(self) -> Intruder:
+    def __enter__(self) -> RawPeer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -251,8 +251,8 @@ def test_without_keys_only_valid_tokens_are_accepted():
     a = End(A, "tcp://127.0.0.1:*")
     try:
         offer = a.channels.offer(B, ChannelWanted(b""))
-        with Intruder(offer.address) as stranger:
-            stranger.say(
+        with RawPeer(offer.address) as raw:
+            raw.say(
                 PULL,
                 b"garbage",
                 b"\xc1",
@@ -260,17 +260,17 @@ def test_without_keys_only_valid_tokens_are_accepted():
                 ChannelHello(C, offer.token),
                 ChannelWelcome(B),
             )
-            stranger.socket.send_multipart([b"two", b"parts"])
+            raw.socket.send_multipart([b"two", b"parts"])
             malformed(a, 7)
             # A token that the wrong peer has shown is used up, too.
-            stranger.say(ChannelHello(B, offer.token), PULL)
+            raw.say(ChannelHello(B, offer.token), PULL)
             malformed(a, 9)
             again = a.channels.offer(B, ChannelWanted(b""))
-            stranger.say(ChannelHello(B, again.token), PULL)
+            raw.say(ChannelHello(B, again.token), PULL)
             until(lambda: a.received, a)
-            stranger.say(HEAD)  # a dialler never sends chunks
+            raw.say(HEAD)  # a dialler never sends chunks
             until(lambda: a.channels.malformed == 10, a)
-        with Intruder(offer.address) as replay:
+        with RawPeer(offer.address) as replay:
             replay.say(ChannelHello(B, again.token), PULL)
             until(lambda: a.channels.malformed == 12, a)
         assert len(a.received) == 1
@@ -283,7 +283,7 @@ def test_tokens_expire(monkeypatch):
     try:
         offer = a.channels.offer(B, ChannelWanted(b""))
         monkeypatch.setattr("zray.transport.channels.TOKEN_LIFE_S", -1.0)
-        with Intruder(offer.address) as late:
+        with RawPeer(offer.address) as late:
             late.say(ChannelHello(B, offer.token))
             malformed(a, 1)
     finally:
@@ -295,25 +295,25 @@ def test_keys_that_were_not_announced_are_refused():
     server = a.channels.public_key
     try:
         offer = a.channels.offer(B, ChannelWanted(known.public))
-        with Intruder(offer.address, server, keys()) as unknown:
+        with RawPeer(offer.address, server, keys()) as unknown:
             unknown.say(ChannelHello(B, offer.token), PULL)
             until(lambda: a.channels.refusals.get("unknown key"), a)
         for wrong in ((), (other.public, known)):  # no key, and one for another host
             before = sum(a.channels.refusals.values())
-            with Intruder(offer.address, *wrong) as stranger:
-                stranger.say(ChannelHello(B, offer.token), PULL)
+            with RawPeer(offer.address, *wrong) as raw:
+                raw.say(ChannelHello(B, offer.token), PULL)
                 # The reason may depend on timing, see tests/unit/transport/test_authenticator.py.
                 until(partial(refused_more_than, a, before), a)
         # An allowed key with the token of another peer.
         theirs = a.channels.offer(C, ChannelWanted(other.public))
-        with Intruder(offer.address, server, known) as mixed:
+        with RawPeer(offer.address, server, known) as mixed:
             mixed.say(ChannelHello(C, theirs.token), PULL)
             until(lambda: a.channels.malformed == 2, a)
         assert not a.received
         # A forgotten peer is refused.
         a.channels.forget(B)
         before = a.channels.refusals["unknown key"]
-        with Intruder(offer.address, server, known) as gone:
+        with RawPeer(offer.address, server, known) as gone:
             gone.say(ChannelHello(B, offer.token))
             until(lambda: a.channels.refusals["unknown key"] > before, a)
     finally:

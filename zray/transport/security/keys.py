@@ -114,8 +114,8 @@ def default_directory(environ: Mapping[str, str] | None = None) -> Path:
             home = pwd.getpwuid(os.geteuid()).pw_dir
         except KeyError:
             raise ConfigError(
-                f"there is no place for keys: neither HOME is set nor is user {os.geteuid()} known to this machine; "
-                "name a directory with --keys DIR or ZRAY_KEYS"
+                f"there is no directory for keys: HOME is not set, and user {os.geteuid()} is not known to this "
+                "machine; name a directory with --keys DIR or ZRAY_KEYS"
             ) from None
     return Path(home, ".config", "zray", "keys")
 
@@ -165,7 +165,7 @@ class KeyDirectory:
         called = f" called {name!r}" if name else ""
         raise (ConfigError if complete else KeyMissing)(
             f"there is no {role} key{called} in {self.path}. If the broker runs on another machine, copy the key from "
-            "there: `zray keys show` prints the line that does it. If the broker is to run here, start it first, or "
+            "there: `zray keys show` prints the line that does it. If the broker should run here, start it first, or "
             "run `zray keys create`"
         )
 
