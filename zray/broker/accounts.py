@@ -23,7 +23,7 @@ HOLD_S = 0.1
 """How long a host is held the first time. Each further hold lasts twice as long as the one before."""
 
 Parts = dict[str, int]
-"""Parts of what the cluster has of each resource, in units of 1 / ``zray.broker.shares.WHOLE``."""
+"""Shares of the cluster's amount of each resource, in units of 1 / ``zray.broker.shares.WHOLE``."""
 
 
 class Account:

@@ -113,7 +113,7 @@ class BrokerCore:
     # ------------------------------------------------------------------ in and out
 
     def take_output(self) -> Output[BrokerEffect]:
-        """Takes the messages and effects of this turn. Membership drops what goes to processes that have left."""
+        """Takes the messages and effects of this turn. Membership drops messages to processes that have left."""
         return self._outbox.take()
 
     def receive(self, source: bytes, message: Any, now: float) -> None:

@@ -129,7 +129,7 @@ class BrokerShell:
         scarce = descriptors_left() < RESERVED_DESCRIPTORS
         if scarce and not self._warned_of_descriptors:
             why = describe_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
-            write(LogLine(ERROR, "broker", f"nobody else can join: {why}"))
+            write(LogLine(ERROR, "broker", f"no other process can join: {why}"))
         self._warned_of_descriptors = scarce
 
 

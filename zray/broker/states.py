@@ -37,7 +37,7 @@ WORKER = Machine(
             BUSY: "It is granted resources for tasks.",
             PROBED: "It was idle for `idle_timeout_s`.",
             SERVING: "It is given an actor.",
-            RETIRED: "It leaves, or it is to be killed.",
+            RETIRED: "It leaves, or its host is told to kill it.",
             WorkerState.DEAD: _DIED,
         },
         BUSY: {
@@ -47,7 +47,7 @@ WORKER = Machine(
         },
         PROBED: {
             IDLE: "It stays.",
-            RETIRED: "It leaves, or it is to be killed.",
+            RETIRED: "It leaves, or its host is told to kill it.",
             WorkerState.DEAD: _DIED,
         },
         SERVING: {
