@@ -397,7 +397,7 @@ def test_a_death_that_is_tried_again_is_told_and_the_last_one_is_the_error(drive
     fail(driver, ref, 0)
     assert told(driver) == ["attempt 1 of 3 of `fit` died and is tried again: it died"]
     fail(driver, ref, 1)
-    driver.core.tell_news(math.inf)
+    driver.core.tell_held_back(math.inf)
     driver.flush()
     assert told(driver) == ["attempt 2 of 3 of `fit` died and is tried again: it died"]
     fail(driver, ref, 2)
@@ -408,7 +408,7 @@ def test_a_death_that_is_tried_again_is_told_and_the_last_one_is_the_error(drive
 def test_many_deaths_are_summed_up(driver, worker):
     for _ in range(5):
         fail(driver, named(driver, driver.submit(worker, retries=1)), 0)
-    driver.core.tell_news(math.inf)
+    driver.core.tell_held_back(math.inf)
     driver.flush()
     first, summary = told(driver)
     assert first == "attempt 1 of 2 of `fit` died and is tried again: it died"
