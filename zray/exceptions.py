@@ -76,12 +76,12 @@ class TaskError(ZrayError):
         """
         cause = self.cause
         while has_type(cause, TaskError):
-            cause = cause.cause  # type: ignore[union-attr]  # a TaskError's
+            cause = cause.cause  # type: ignore[union-attr]  # a TaskError has one
         if cause is None or type(cause) is ZrayError or has_type(cause, SystemExit, KeyboardInterrupt):
             return self
         try:
             args, state = exception_parts(cause)
-            made = rebuild_exception(_dual_class(type(cause)), args)  # type: ignore[arg-type]  # hashable, being a type
+            made = rebuild_exception(_dual_class(type(cause)), args)  # type: ignore[arg-type]  # a type is hashable
             fields = {name: getattr(self, name) for name in _TASK_ERROR_FIELDS} | {"cause": cause}
             restore_attributes(made, state | fields)
         except BaseException:  # the user's class raised: the plain error has the same information

@@ -53,7 +53,7 @@ class MissedArgument(NamedTuple):
     between: int
     error: bytes  # the argument's error, in any of the other three forms
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019 (a tuple): thousands may depend on one error, and share its bytes
+    @functools.lru_cache(maxsize=16)  # noqa: B019 (a tuple): thousands of tasks may share one error's bytes
     def to_bytes(self) -> bytes:
         """Returns the encoded form."""
         packed: bytes = msgpack.packb(self, unicode_errors="backslashreplace")

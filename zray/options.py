@@ -69,7 +69,7 @@ class TaskOptions:
         return options
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> TaskOptions:
-        """A copy in which ``kwargs`` replace what was there."""
+        """Returns a copy in which ``kwargs`` replace the present values."""
         given = dict(kwargs)
         max_calls = given.pop("max_calls", None)
         if max_calls is not None:
@@ -123,7 +123,7 @@ class ActorOptions:
         return cls(**_checked(ActorOptions, kwargs, what))._with_name(what)
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> ActorOptions:
-        """A copy in which ``kwargs`` replace what was there."""
+        """Returns a copy in which ``kwargs`` replace the present values."""
         return _replaced(self, _checked(ActorOptions, kwargs, what))._with_name(what)
 
     def _with_name(self, what: str) -> ActorOptions:
@@ -160,7 +160,7 @@ class MethodOptions:
         return cls(**_checked(MethodOptions, kwargs, what))
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> MethodOptions:
-        """A copy in which ``kwargs`` replace what was there."""
+        """Returns a copy in which ``kwargs`` replace the present values."""
         return _replaced(self, _checked(MethodOptions, kwargs, what))
 
 

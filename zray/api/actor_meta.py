@@ -172,7 +172,7 @@ class ActorMeta:
     def no_method(self, name: str) -> str:
         """Returns the text of the error about a method ``name`` that does not exist, with the names that do."""
         text = f"actor class {self.class_name} has no method {name!r}"
-        if name.startswith("_"):  # libraries probe for such names and show no error: no hint needed
+        if name.startswith("_"):  # libraries ask for such names and do without them: no hint is needed
             return text
         if name in self.attributes:
             return (

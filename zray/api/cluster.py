@@ -332,7 +332,10 @@ def _join(
 
 
 def _tell_taken(session: Session, size_bytes: int) -> None:
-    """Tells the broker that lines were taken. Called by the thread that shows lines, which takes no turn itself."""
+    """Tells the broker that lines were taken. Called by the thread that shows lines.
+
+    If this takes a turn, other threads perform the turn's effects.
+    """
     with session.shell.lock:
         session.core.to_broker(LogsTaken(size_bytes))
         session.shell.submitted()

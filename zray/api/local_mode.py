@@ -140,7 +140,7 @@ class LocalRuntime:
             try:
                 value = function(*map(self._resolve, args), **{key: self._resolve(arg) for key, arg in kwargs.items()})
                 if inspect.iscoroutine(value):
-                    import asyncio  # large, and few programs need it
+                    import asyncio  # large, and few programs need it, see zray.worker.process.worker
 
                     value = asyncio.run(value)
                 if isinstance(value, GeneratorType) and (n_returns > 1 or (n_returns and generator)):

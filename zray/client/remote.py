@@ -70,7 +70,7 @@ class RemoteObjects:
 
         try:
             with self._lending():
-                self._shell.run(lambda: None)  # sends pending messages: this thread does not wait for the socket
+                self._shell.run(lambda: None)  # sends pending messages: perhaps no other thread waits for the socket
                 path = self._stores.fetch_path(self._stores.find_home())
                 with fetched(path, Request(object_id, host, size), left_s) as (kind, message):
                     if kind:

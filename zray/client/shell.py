@@ -32,8 +32,8 @@ from zray.transport.connection import Connection
 
 GRACE_S = 0.005
 PARK_AFTER_S = 0.02
-"""After a leader has led for this long, in seconds, the background thread sleeps until it is called: this is no loop of
-short calls."""
+"""After a leader has led for this long, in seconds, the background thread sleeps until it is called: the leader is not
+in a loop of short calls."""
 PAUSE_S = 1.0
 """If a tick is this many seconds late, this process or the machine was stopped."""
 LOST_LEAD_S = 4 * TICK_S

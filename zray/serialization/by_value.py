@@ -127,7 +127,7 @@ def make_cached_property(function: Any, name: str | None, doc: str | None) -> An
     return cached
 
 
-# ---------------------------------------------------------------- one in each process
+# ---------------------------------------------------------------- objects that are unique in a process
 
 
 _by_name: dict[bytes, Any] = {}

@@ -50,7 +50,7 @@ def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: s
     text = _describe(exc)
     cause: BaseException | None = exc
     while has_type(cause, TaskError):
-        cause = cause.cause  # type: ignore[union-attr]  # a TaskError's
+        cause = cause.cause  # type: ignore[union-attr]  # a TaskError has one
     if has_type(cause, KeyboardInterrupt):
         cause = TaskCancelledError(f"{function_name} raised {_NAME(type(cause))}")
     data, missing = None, ""

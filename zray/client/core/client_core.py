@@ -130,15 +130,15 @@ class ClientCore:
         self.faults = 0  # number of malformed messages of other processes
         self.now = 0.0  # when the present turn began
         self.awaited: dict[Any, list[bytes]] = {}  # by waiter: the objects that a thread of this process waits for
-        self._retries = Digest("attempts are over and tried again")
+        self._retries = Digest("attempts failed and are tried again")
         self.on_logs: Callable[[ShowLogs], None] = self.perform
         """Called with workers' output, in order. (Not an effect: two threads may perform the effects of two turns.)"""
-        self._unseen = Digest("more errors that nobody has fetched")
+        self._unseen = Digest("more errors that were not fetched")
         self.references.on_unseen = self._on_unseen
         self.tasks.on_retry = self._on_retry
         self.execution = Execution(self.references, self.tasks, to_broker, self.perform, host_id, windows.started_bytes)
 
-    # ------------------------------------------------------------------ in and out
+    # ------------------------------------------------------------------ messages and effects
 
     def receive(self, source: bytes, message: Any, now: float) -> None:
         """Handles a message of the broker, or a single message of another process."""
@@ -245,7 +245,7 @@ class ClientCore:
         else:
             self.tasks.cancel(task.task_id, message.mode)
 
-    # ------------------------------------------------------------------ where objects are
+    # ------------------------------------------------------------------ the places of objects
 
     def _left_behind(self, source: bytes, message: LeftBehind) -> None:
         for object_id in message.object_ids:
@@ -286,7 +286,7 @@ class ClientCore:
         activity = Activity(running, awaited[:MAX_INSPECTED], self.tasks.waiting_for_arguments())
         self.to_broker(Inspected(message.request, activity))
 
-    # ------------------------------------------------------------------ small services
+    # ------------------------------------------------------------------ helpers for the session and the tables
 
     def new_task_id(self) -> bytes:
         """An identifier for a task or ``put`` of this process."""

@@ -147,7 +147,7 @@ class Execution:
         self._end_reason = ""  # why the actor ends, from the decision until the broker has been told
         self._enders: set[bytes] = set()  # running calls that have ended the actor: that is their only outcome
 
-    # ------------------------------------------------------------------ work
+    # ------------------------------------------------------------------ tasks and calls
 
     def take(self) -> Assignment | None:
         """Takes the next task or call; None if there is none, or if its function has not arrived yet."""
