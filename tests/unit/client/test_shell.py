@@ -1,4 +1,4 @@
-"""Who waits for the socket, who is woken, and when what was submitted leaves. Core and connection are stand-ins."""
+"""Which thread waits for the socket, which is woken, and when messages are sent. Core and connection are fakes."""
 
 import os
 import threading
@@ -14,7 +14,7 @@ from zray.protocol.contract import BROKER, TICK_S, Output
 
 
 class Core:
-    """Calls what it receives; sends and has effects as it is told."""
+    """A fake core. It calls what it receives, and sends messages and effects as the test says."""
 
     transfers = None
     now = 0.0
@@ -46,7 +46,7 @@ class Core:
 
 
 class Connection:
-    """A socket is an eventfd; what arrives is put into ``arrived``, and each word sent goes into ``story``."""
+    """A fake connection, whose socket is an eventfd. Messages arrive in ``arrived``; sent ones go to ``story``."""
 
     refused = None
     rejected = ()
@@ -90,7 +90,7 @@ class Connection:
 
 
 class Poll:
-    """Tells in the story when it is polled; before that, does the next of ``acts``."""
+    """A fake poll object. Each poll runs the next of ``acts``, and is recorded in the story."""
 
     def __init__(self, poll, story, acts):
         self.poll_, self.story, self.acts = poll, story, acts
@@ -213,7 +213,7 @@ def test_what_there_is_to_send_leaves_before_what_has_arrived_is_handled(stage):
 
 @pytest.mark.parametrize("sends", [False, True])
 def test_a_count_of_what_is_gone_wakes_the_leader_only_if_there_is_something_to_send(stage, sends):
-    """What is gone is counted by any ``put``; to wake a thread would cost more than the rest of it."""
+    """Any ``put`` counts references that are gone. To wake a thread would cost more than the rest of the ``put``."""
     done = []
 
     def collect():
