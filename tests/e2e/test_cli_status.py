@@ -78,7 +78,7 @@ def test_a_cluster_at_work(sandbox):
 
             shown = status("--address", address).stdout
             assert f"at {address}, up " in shown and "Hosts: 2" in shown and "Jobs: 1" in shown
-            assert "Actors: 1 alive" in shown and "Strangers turned away: once" in shown
+            assert "Actors: 1 alive" in shown and "Connections refused: once" in shown
             assert "  3 tasks of {CPU: 64} - cannot be placed: no host has that much\n" in shown
             assert "…" not in shown and "\x1b" not in shown
             program.say("")

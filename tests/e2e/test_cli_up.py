@@ -120,7 +120,7 @@ def test_a_machine_that_fails_stops_no_other(sandbox, stub, cluster, tmp_path):
     done = zray("up", path)
     assert done.returncode == 1 and "good" in done.stdout and "started the host" in done.stdout
     for text in (
-        "ssh could not get in", "No route to host", "/no/such/python there ended with exit code 127",
+        "ssh could not log in", "No route to host", "/no/such/python there ended with exit code 127",
         "zray-worker ended with exit code", "3 of 4 machines failed",
     ):  # fmt: skip
         assert text in done.stderr, done.stderr

@@ -93,4 +93,6 @@ def test_the_switches_reach_host_zygote_and_workers(sandbox):
 def test_a_name_that_is_none_is_an_error_that_tells_which_there_are(sandbox):
     with driver("ray.init(num_cpus=1)", environ={VARIABLE: "gc-freeze"}) as process:
         assert process.wait() == 1
-        assert "ZRAY_DISABLED_OPTIMIZATIONS='gc-freeze' cannot be used: 'gc-freeze' is no optimization" in process.err
+        assert (
+            "ZRAY_DISABLED_OPTIMIZATIONS='gc-freeze' cannot be used: 'gc-freeze' is not an optimization" in process.err
+        )

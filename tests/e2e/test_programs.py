@@ -403,7 +403,7 @@ def test_directory_that_is_not_private(sandbox):
     sandbox.root.mkdir(mode=0o777)
     sandbox.root.chmod(0o777)
     with driver(SMALL) as process:
-        assert process.wait() == 1 and "lets other users in" in process.err
+        assert process.wait() == 1 and "is accessible to other users" in process.err
     sandbox.root.chmod(0o700)
 
 

@@ -1,4 +1,4 @@
-"""Where the log of a broker or host goes: to a file of its session, which is rotated, and to stderr for the commands.
+"""Where a broker or host writes its log: to a rotated file of its session, and for the commands also to stderr.
 
 ``logging`` and ``logging.handlers`` are in memory anyway, as pyzmq loads what they need: measured on CPython 3.11, a
 broker has 12 KiB more with ``logging.handlers``.
@@ -21,14 +21,14 @@ BROKER_LOG, HOST_LOG = "broker.log", "host.log"
 """The files' names, in the directory of a session's logs."""
 MAX_BYTES = 8 << 20
 OLDER_FILES = 2
-"""A file is rotated at ``MAX_BYTES``; so many older ones are kept."""
+"""The number of older files kept; a file is rotated at ``MAX_BYTES``."""
 
 
 def start_log(level: str, path: str, to_stderr: bool = False) -> None:
-    """From now on what the loggers below ``zray`` are given is written to the file ``path``, from ``level`` up.
+    """Writes records of the loggers below ``zray`` to the file ``path`` from now on, from ``level`` up.
 
-    ``to_stderr``: there as well; what it does not take at once is left out there. If the file cannot be opened, that is
-    said on stderr, and nothing is written to it.
+    ``to_stderr``: to stderr too; what stderr does not take at once is dropped there. If the file cannot be opened, that
+    is reported on stderr, and nothing is written to the file.
     """
     logger = logging.getLogger("zray")
     logger.setLevel(level)
@@ -40,33 +40,35 @@ def start_log(level: str, path: str, to_stderr: bool = False) -> None:
     try:
         handlers.append(_File(path))
     except OSError as error:
-        say(f"zray: there is no log {path}: {error.strerror}")
+        say(f"zray: the log {path} cannot be opened: {error.strerror}")
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
 
 
 def write(line: LogLine) -> None:
-    """Performs the effect of a core. What follows a line break is indented: it cannot pass for a line of its own."""
+    """Performs the effect of a core. Lines after the first are indented, so they cannot look like a record of their
+    own.
+    """
     first, *others = map(escape_controls, line.text.split("\n"))
     logging.getLogger(f"zray.{line.logger}").log(line.level, "%s", "\n    ".join((first, *others)))
 
 
 class _Stderr(logging.Handler):
-    """Neither a pipe that is not read nor a terminal that stands still stops the process."""
+    """Writes to stderr without waiting: neither an unread pipe nor a stopped terminal stops the process."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))
 
 
 class _File(logging.handlers.RotatingFileHandler):
-    """Says once that it cannot write, and goes on trying."""
+    """A rotated file. Reports once that it cannot be written, and goes on trying."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, maxBytes=MAX_BYTES, backupCount=OLDER_FILES, encoding="utf-8", errors="backslashreplace")
         self._failed = False
 
-    def _open(self):  # type: ignore[no-untyped-def]  # as the base class has it
+    def _open(self):  # type: ignore[no-untyped-def]  # like the base class
         return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=_for_its_user)
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -100,7 +100,7 @@ def test_one_screen(found):
         "Waiting for arguments: 4",
         "  3 merge, 1 plot",
         "",
-        "Strangers turned away: 4 times",
+        "Connections refused: 4 times",
         "  unknown key: 3, no key: 1",
         "Frames dropped: none",
     ]
@@ -146,7 +146,7 @@ def test_nothing_runs(found):
         "Actors: none",
         "Waiting for a place: nothing",
         "Waiting for arguments: nothing",
-        "Strangers turned away: never",
+        "Connections refused: never",
         "Frames dropped: none",
     ]
 

@@ -135,7 +135,7 @@ class TestRoot:
     def test_others_may_not_enter(self, short: Path) -> None:
         root = sessions.runtime_root(str(short), {})
         os.chmod(root, 0o750)
-        with pytest.raises(ConfigError, match=r"lets other users in \(mode 0750"):
+        with pytest.raises(ConfigError, match=r"is accessible to other users \(mode 0750"):
             sessions.runtime_root(str(short), {})
 
     def test_may_not_be_somebody_elses(self, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,9 +271,9 @@ def test_what_another_process_has_taken_is_not_taken_again(store):
 
 def test_what_is_remembered_of_the_shelf_is_bounded(store):
     for _ in range(3):
-        store.free([put(store, number, b"a" * 1000) for number in range(2 * segments._GLANCE)])
+        store.free([put(store, number, b"a" * 1000) for number in range(2 * segments._MAX_SEEN)])
         (seen,) = store._segments._seen.values()
-        assert len(seen) <= segments._GLANCE
+        assert len(seen) <= segments._MAX_SEEN
 
 
 def test_what_keeps_the_view_to_fill_is_told_and_cannot_reach_other_objects(store):
@@ -363,7 +363,7 @@ def test_what_finds_no_room_beside_values_in_use_goes_to_disk(make_store):
     store.free([object_id(2), object_id(3), object_id(4)])
     assert store.usage().spilled == 0
     put(store, 5, bytes(MIB))
-    assert (store.usage().spilled, store._crowded) == (0, False)
+    assert (store.usage().spilled, store._wrote_to_disk) == (0, False)
 
 
 def test_the_notice_says_which_processes_hold_how_much(make_store):

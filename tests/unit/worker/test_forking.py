@@ -85,7 +85,7 @@ def test_a_version_that_was_not_tried_is_told_at_level_debug(
         assert type(choose_forking(bare=True)) is PlainFork
     (record,) = caplog.records
     assert record.levelno == logging.DEBUG
-    assert record.getMessage().startswith("bare-fork is left out: it has not been tried on cpython 3.")
+    assert record.getMessage().startswith("bare-fork is left out: it has not been tested on cpython 3.")
 
 
 def test_an_interpreter_that_hides_its_functions(

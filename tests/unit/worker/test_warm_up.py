@@ -22,7 +22,7 @@ def state():
 before = state()
 warm_up.warm_up()
 assert state() == before, (before, state())
-assert len(set(ran)) == len(ran) == warm_up.LIVES * warm_up.TASKS, len(ran)
+assert len(set(ran)) == len(ran) == warm_up.WORKERS * warm_up.TASKS, len(ran)
 """
 
 
