@@ -1,4 +1,4 @@
-"""Whatever strangers and faulty peers send to the broker's socket: counted and dropped, and all others go on."""
+"""Frames of unknown and faulty peers at the broker's socket: counted and dropped, and all others go on."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def hello(me: bytes, **changes: Any) -> Hello:
 
 
 def still_serves(broker: BrokerShell) -> bool:
-    """A new driver gets in, and an answer."""
+    """Checks that a new driver can join, and gets an answer."""
     connection = connect(broker.address, DRIVER, os.urandom(16), JoinInfo(1), Config(connect_timeout_s=5))
     try:
         connection.flush([CountsQuery(1)])
@@ -176,7 +176,7 @@ def test_other_versions_are_refused_with_a_table(broker, kind, changes):
 
 
 def test_the_table_reaches_the_user(sandbox):
-    """A driver that says it is another Python: what ``init`` raises."""
+    """The driver reports another Python version: what ``init`` raises."""
     from .helpers import driver
 
     with by_hand(hosts=0) as (address, _, _):
@@ -194,7 +194,7 @@ def test_the_table_reaches_the_user(sandbox):
 
 
 def joined(address: str):
-    """A connection of a driver, as real as any."""
+    """A real connection of a driver."""
     me = os.urandom(16)
     return me, connect(address, DRIVER, me, JoinInfo(1), Config(connect_timeout_s=5))
 
@@ -267,7 +267,7 @@ def test_far_future_sequence_numbers_take_no_memory_and_harm_nobody(broker):
 
 
 def test_random_messages_with_valid_frames(broker):
-    """Every type of message with random fields, in order and well numbered: fuzzing past the first gate."""
+    """Every type of message with random fields, in order and well numbered: fuzzing behind the framing checks."""
     _, connection = joined(broker.address)
     rng = random.Random(1)
     values = [0, -1, 1, 2**63, b"", b"x" * 16, b"y" * 28, "", "text", None, True, [], {}, [[b"x"]], {"CPU": -1}, 1.5]
@@ -292,7 +292,7 @@ def test_stolen_identity_does_not_cut_off_its_owner(broker):
 
 
 def test_bytes_that_are_no_zeromq(monkeypatch):
-    """An HTTP client, a port scanner, half a handshake and a length of 2**63 on the TCP port of a cluster at work."""
+    """An HTTP client, a port scanner, half a handshake and a length of 2**63 at the TCP port of a working cluster."""
     import zray as ray
 
     port = free_port()
@@ -331,7 +331,7 @@ def test_a_cluster_at_work_under_garbage(sandbox):
         ray.shutdown()
 
 
-# ------------------------------------------------------------------ one peer's bad messages cost that peer only
+# ------------------------------------------------------------------ one peer's bad messages affect only that peer
 
 
 @pytest.mark.parametrize("bad", [
@@ -339,7 +339,7 @@ def test_a_cluster_at_work_under_garbage(sandbox):
     pack_body([ActorCall(b"a" * 16, 0, 1, b"not mine".ljust(24), 0, b"")]), b"\x91" * 100_000,
 ])  # fmt: skip
 def test_who_keeps_sending_what_is_no_good_is_declared_dead(broker, bad):
-    """With the reason; others notice nothing."""
+    """With the reason; others are not affected."""
     _, good = joined(broker.address)
     me, connection = joined(broker.address)
     for seq in range(1, 3 * MAX_FAULTS):
@@ -370,7 +370,7 @@ def test_a_few_bad_messages_are_forgiven(broker):
 
 
 def test_large_ones_count_for_more(broker):
-    """To read them takes longer."""
+    """Reading them takes longer."""
     _, connection = joined(broker.address)
     body = b"\xdd" + (1 << 19).to_bytes(4, "big") + b"\x90" * (1 << 19)
     for seq in range(1, 20):
@@ -388,7 +388,7 @@ def test_large_ones_count_for_more(broker):
 
 
 def test_calls_that_cannot_be_read_cost_an_actor_nothing(sandbox):
-    """Whoever knows the actor may call it; its worker answers, and goes on for others."""
+    """Any process that knows the actor may call it; its worker answers, and goes on for others."""
     import zray as ray
 
     @ray.remote

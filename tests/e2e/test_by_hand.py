@@ -76,13 +76,13 @@ def test_a_driver_says_which_cluster_it_joins_unasked():
 
 
 def test_what_only_a_new_cluster_could_have(monkeypatch):
-    """As on Ray, a program that says how many CPUs there are does not join by accident."""
+    """As on Ray, a program that sets the number of CPUs does not join by accident."""
     import zray as ray
 
     expected = "num_cpus cannot be set .* at ipc://.* address='local' starts"
     with by_hand(), pytest.raises(ValueError, match=expected):
         ray.init(num_cpus=1)
-    ray.init(num_cpus=1)  # there is none any more
+    ray.init(num_cpus=1)  # there is no cluster any more
     assert ray.cluster_resources()["CPU"] == 1
 
 
@@ -263,7 +263,7 @@ def test_another_user_is_kept_out_whatever_the_mode(sandbox):
     sandbox.directory.chmod(0o755)
     with by_hand("--bind", f"ipc://{sandbox.directory}/b", hosts=0) as (address, _, _):
         assert "refused: no zray broker answered" in join_as_somebody_else(address)
-        os.chmod(f"{sandbox.directory}/b", 0o777)  # the kernel would let him in now
+        os.chmod(f"{sandbox.directory}/b", 0o777)  # the kernel would let the user connect now
         assert "refused: no zray broker answered" in join_as_somebody_else(address)
 
 

@@ -36,7 +36,7 @@ ray.shutdown()
 
 def status(*options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "zray.cli.main", "status", *options]
-    environ = {**os.environ, "COLUMNS": "20"}  # of no consequence to a pipe
+    environ = {**os.environ, "COLUMNS": "20"}  # has no effect on a pipe
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environ)
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
@@ -58,7 +58,7 @@ def test_a_cluster_at_work(sandbox):
                     pass
         with driver(BUSY % address) as program:
             program.expect("up")
-            # Workers are forked on demand: four CPUs, of which the actor holds one.
+            # Workers are forked on demand: four CPUs, and the actor holds one.
             found = eventually(lambda: (now := look()) and now["jobs"][0]["tasks_running"] == 3 and now)
             assert found["address"] == address and found["uptime_s"] > 0
             assert [host["resources"]["CPU"] for host in found["hosts"]] == [{"total": 2, "used": 2}] * 2
@@ -73,7 +73,7 @@ def test_a_cluster_at_work(sandbox):
                 {"what": "tasks", "count": 3, "resources": {"CPU": 64.0}, "can_be_placed": False},
             ]
             eventually(lambda: look()["refused"])
-            assert sum(look()["refused"].values()) == 1  # and none of those who looked
+            assert sum(look()["refused"].values()) == 1  # and no observer
             assert look()["dropped_frames"] == 0
 
             shown = status("--address", address).stdout
@@ -99,7 +99,7 @@ def test_looking_makes_no_job(sandbox):
 
 
 def test_a_key_that_does_not_admit_its_holder_counts(sandbox):
-    """A driver's key used for a host: the door opens to it, the broker does not."""
+    """A driver's key used for a host: the handshake accepts it, the broker does not."""
     from zray.config import Config
     from zray.config.reading import from_environment
     from zray.exceptions import ZrayError

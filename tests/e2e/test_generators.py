@@ -14,7 +14,7 @@ from .helpers import driver, eventually
 
 
 def test_a_function_that_returns_a_generator_is_none(ray):
-    """Ray gives the first value."""
+    """Ray returns the first value."""
 
     @ray.remote
     def makes():
@@ -41,7 +41,7 @@ def test_a_generator_that_failed_is_tried_again_as_a_whole(ray, tmp_path):
 
 
 def test_values_are_stored_as_they_come(ray):
-    """A generator of more than the machine could hold at once, each of which fits: they leave as they come."""
+    """A generator of more data than the machine can hold at once. Each value fits: they leave one by one."""
     import weakref
 
     class Block:
@@ -114,7 +114,7 @@ def test_a_generator_is_cancelled(ray, tmp_path):
 
 
 def test_short_tasks_do_not_wait_behind_a_long_generator(ray, tmp_path):
-    """What stands behind it in its worker is handed back, as behind any long task."""
+    """Tasks behind it in its worker are handed back, as behind any long task."""
 
     @ray.remote(num_returns=2)
     def generator(path):

@@ -1,4 +1,4 @@
-"""What becomes of workers that have nothing to do."""
+"""What happens to workers that have nothing to do."""
 
 import os
 import tempfile
@@ -24,7 +24,7 @@ def ray(sandbox, monkeypatch):
 
 
 def two_workers(ray):
-    """The processes of both, which have worked: each waits until the other is there."""
+    """Returns the processes of both, which have worked: each waits until the other has started."""
 
     @ray.remote
     def meet(place):
@@ -114,7 +114,7 @@ def test_one_that_owns_what_others_can_reach_stays_until_they_cannot(ray):
 
 
 def test_tasks_that_come_while_workers_go_are_all_run(ray):
-    """Bursts at all distances from the moment in which workers are asked to go."""
+    """Bursts at all distances from the moment in which workers are asked to end."""
 
     @ray.remote
     def square(x):

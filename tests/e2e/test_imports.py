@@ -1,4 +1,6 @@
-"""What workers, and so the zygote and the host that they are forks of, do without; see ``unit/test_imports.py``."""
+"""Modules that workers, and so the zygote and the host that they are forks of, do not import; see
+``unit/test_imports.py``.
+"""
 
 from __future__ import annotations
 

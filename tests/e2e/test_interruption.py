@@ -1,4 +1,4 @@
-"""Ctrl-C at the driver, and ``cancel`` in all the states that a task can be in."""
+"""Ctrl-C at the driver, and ``cancel`` in all the states of a task."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ def test_cancel_with_children(ray, sandbox):
 
 
 def test_cancel_in_every_moment(ray):
-    """The races: each outcome is the value or the cancellation, none is lost, and nothing stays busy."""
+    """Races: each outcome is the value or the cancellation, none is lost, and no CPU stays busy."""
     f = ray.remote(lambda n: n)
     ray.get(f.remote(0))
     for number in range(300):

@@ -1,4 +1,4 @@
-"""Limits of the system: whoever meets one is told which it is, and what helps."""
+"""Limits of the system: the error names the limit, and the remedy."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ assert len(ray.get(made)) == 2_000_000
 
 
 def test_files_too_small_to_spill(sandbox):
-    """The store itself is large enough; what is written to disk may not be."""
+    """The store itself is large enough; the limit on files stops the spill."""
     source = """
 ray.init(num_cpus=1, object_store_memory=20_000_000)
 held = [ray.put(b"x" * 1_900_000) for _ in range(9)]
@@ -137,9 +137,9 @@ def test_a_worker_that_cannot_join_says_why(sandbox, monkeypatch):
 
 @contextlib.contextmanager
 def strangers(address: str) -> Iterator[None]:
-    """Many connections that never say who they are."""
+    """Opens many connections that never complete the handshake."""
     with contextlib.ExitStack() as stack:
-        if address.startswith("ipc://"):  # these shake hands as ZeroMQ does: those that do not are soon hung up on
+        if address.startswith("ipc://"):  # these do ZeroMQ's handshake: silent ones are soon hung up on
             context = stack.enter_context(zmq.Context())
             for _ in range(FEW):
                 stranger = stack.enter_context(context.socket(zmq.DEALER))

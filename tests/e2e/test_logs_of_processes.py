@@ -1,4 +1,4 @@
-"""What brokers and hosts log: each thing that happens, by the identifiers that a program knows."""
+"""What brokers and hosts log: each event, with the identifiers that a program knows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ sys.stdin.readline()
 
 
 def lines(text: str, *wanted: str) -> list[str]:
-    """The lines of a log that have all of these words."""
+    """Returns the lines of a log that contain all of these words."""
     return [line for line in text.splitlines() if all(word in line for word in wanted)]
 
 
@@ -56,7 +56,7 @@ def ids(process: Process, what: str) -> list[str]:
 
 
 def logged(sandbox: Sandbox, name: str) -> str:
-    """All that is in files of that name."""
+    """Returns the contents of all files with that name."""
     return "".join(path.read_text() for path in sandbox.logs(name))
 
 
@@ -165,7 +165,7 @@ def test_a_host_that_is_killed_is_in_the_log_with_all_that_it_ran() -> None:
 
 
 def test_processes_of_a_crowd_have_a_line_each_but_not_more(sandbox: Sandbox) -> None:
-    """Refusals are summed up: one that dials on and on does not fill the log."""
+    """Refusals are summed up: a process that dials again and again does not fill the log."""
     with by_hand(hosts=0) as (address, broker, _):
         context: zmq.Context[Any] = zmq.Context()
         with context:

@@ -1,8 +1,8 @@
-"""What the machine offers and does: shared memory of all sizes, PIDs that come back, a wall clock that jumps.
+"""Effects of the machine: shared memory of all sizes, reused PIDs, a wall clock that jumps.
 
-File systems and PIDs are real: the drivers of these tests live in Linux namespaces of their own, where another
-``/dev/shm`` can be mounted and the next PID be chosen. Where the kernel forbids namespaces, the tests are skipped and
-say so.
+File systems and PIDs are real. The drivers of these tests run in Linux namespaces of their own, where another
+``/dev/shm`` can be mounted and the next PID can be chosen. Where the kernel forbids namespaces, the tests are skipped
+and say so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if os.geteuid():
 
 LITTLE = "mount -t tmpfs -o size=1m none /dev/shm"
 
-# A file system that is mounted over /dev in place of the machine's, without a directory for shared memory.
+# A file system that is mounted over the machine's /dev, without a directory for shared memory.
 WITHOUT_SHARED_MEMORY = """
     mount -t tmpfs none /mnt
     for name in null zero full random urandom tty; do touch /mnt/$name; mount --bind /dev/$name /mnt/$name; done
@@ -44,13 +44,13 @@ def namespaces():
 def driver_in_namespaces(source: str, setup: str = ":", environ: dict[str, str] | None = None) -> Process:
     """Runs a driver after the shell commands ``setup``, as root of its file systems and PIDs."""
     command = ["sh", "-c", f'set -e\n{setup}\nexec "$0" -u -c "$1"', sys.executable, program(source)]
-    # The shell is PID 1, and what it becomes too: whatever PID 1 leaves behind would end with it, and prove nothing.
+    # The shell is PID 1, so what it becomes is too: processes that PID 1 leaves would end with it, and prove nothing.
     keeper = ["sh", "-c", '"$@"; exit $?', "keeper", *command]
     return Process([*IN_NAMESPACES, *keeper], env={**os.environ, **(environ or {})})
 
 
 def test_namespaces_leave_the_machine_alone():
-    """Else what is mounted below would hit every program that runs beside these tests."""
+    """Otherwise the mounts below would affect every program that runs beside these tests."""
     mounts = Path("/proc/self/mountinfo").read_text()
     with driver_in_namespaces("print(os.statvfs('/dev/shm').f_blocks)", LITTLE) as process:
         assert process.succeed() == "256"
@@ -95,7 +95,7 @@ def test_shared_memory(sandbox, setup, store_mib, where, warning):
 
 
 def test_shared_memory_that_others_fill_afterwards(sandbox):
-    """Writing a page for which there is no memory would be SIGBUS."""
+    """Writing a page without memory would be SIGBUS."""
     source = """
     import numpy
     ray.init(num_cpus=1, object_store_memory=96 << 20)
@@ -177,7 +177,7 @@ def test_a_session_is_killed_and_not_who_got_the_pid_of_its_process():
 
 
 def test_one_process_is_killed_and_not_who_got_its_pid():
-    """As a host kills its workers, which the zygote reaps, and of whose end it may not have heard yet."""
+    """As a host kills its workers: the zygote reaps them, and the host may not know of their end yet."""
     source = (
         REUSE
         + """
@@ -202,7 +202,7 @@ def test_one_process_is_killed_and_not_who_got_its_pid():
 
 
 def test_a_worker_is_killed_and_not_who_got_its_pid():
-    """The host has not yet heard of its worker's death when it is told to kill the worker."""
+    """The host does not know of its worker's death yet when it is told to kill the worker."""
     source = (
         REUSE
         + """
@@ -382,7 +382,7 @@ def test_the_wall_clock_jumps_an_hour(sandbox, clock_library, shift_s):
         gate.touch()
         one.say("go\n")
         one.expect("fine")
-        # Who comes next sweeps up dead sessions, and has its own opinion of what is an hour old.
+        # The next start sweeps dead sessions, with a clock that differs by an hour.
         other = "ray.init(num_cpus=1); assert ray.get(ray.remote(lambda: 42).remote()) == 42; ray.shutdown()"
         with Process([sys.executable, "-u", "-c", program(other)], env=environ) as process:
             process.succeed()

@@ -1,4 +1,6 @@
-"""Large objects between machines. ZRAY_TEST_MACHINE has processes of one machine take each other for strangers'."""
+"""Large objects between machines. ZRAY_TEST_MACHINE makes processes of one machine treat each other as on different
+ones.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ def digest(array) -> str:
 
 @contextlib.contextmanager
 def machines(*names: str, cpus: int = 2, **environ: str) -> Iterator[tuple[str, dict[str, Process]]]:
-    """A broker, and a host for each name with a resource of that name; yields the address and the hosts."""
+    """Starts a broker, and a host for each name with a resource of that name; yields the address and the hosts."""
     with contextlib.ExitStack() as stack:
         bind = f"tcp://127.0.0.1:{free_port()}"
         broker = stack.enter_context(Process([sys.executable, "-m", "zray.cli.broker", "--bind", bind]))
@@ -58,7 +60,7 @@ def on(ray, name):
 
 
 def stored(sandbox) -> int:
-    """Objects in all stores of this test's sessions."""
+    """Returns the objects in all stores of this test's sessions."""
 
     places = [path / name for path in map(Path, sandbox.segments()) for name in ("live", "copies")]
     return sum(len(list(place.iterdir())) for place in places if place.exists())
@@ -75,7 +77,7 @@ def test_values_arguments_and_results(cluster, sandbox):
     sizes = [200_000, 512 * 1024, 3_000_000, 40_000_000]
     made = [on(ray, "a")(make).remote(seed, size) for seed, size in enumerate(sizes)]
     expected = [digest(make(seed, size)) for seed, size in enumerate(sizes)]
-    # As an argument on the other machine, several readers at once; by a driver that has no store; nested; by an actor.
+    # As an argument on the other machine, several readers at once; by a driver without a store; nested; by an actor.
     digests = [on(ray, "b")(digest).remote(ref) for ref in made for _ in range(3)]
     assert ray.get(digests, timeout=60) == [each for each in expected for _ in range(3)]
     assert [digest(array) for array in ray.get(made, timeout=60)] == expected
@@ -246,7 +248,7 @@ def test_the_machine_that_has_it_dies(monkeypatch):
 
 
 def test_a_get_that_has_not_the_time(monkeypatch):
-    """The source is stopped: the get ends at its timeout, and succeeds once it goes on."""
+    """The source is stopped: the get ends at its timeout, and succeeds once the source goes on."""
     import zray as ray
 
     monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
@@ -328,7 +330,7 @@ def test_what_a_driver_without_a_host_puts_travels_in_chunks(monkeypatch, sandbo
 
 
 def test_a_driver_dies_with_what_it_has_put(monkeypatch):
-    """Whoever reads it gets an error that says so, and does not wait."""
+    """A reader gets an error that says so, and does not wait."""
     import zray as ray
 
     monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
@@ -360,7 +362,7 @@ time.sleep(60)
 
 
 def places(sandbox, name: str) -> int:
-    """Objects of one place in the stores of this test's sessions."""
+    """Returns the objects of one place in the stores of this test's sessions."""
     found = [path / name for path in map(Path, sandbox.segments())]
     return sum(len(list(place.iterdir())) for place in found if place.exists())
 
@@ -418,7 +420,7 @@ def test_a_task_goes_where_its_arguments_are(cluster):
     for name, ref in [*large.items(), *large.items()]:
         assert ray.get(where.remote(ref), timeout=30) == name
     assert ray.get(where.remote(1, other=large["b"]), timeout=30) == "b"
-    # Where that is full, it runs elsewhere rather than wait.
+    # If that host is full, it runs on another one rather than wait.
     blocker = ray.remote(num_cpus=2, resources={"b": 1})(lambda: time.sleep(5)).remote()
     eventually(lambda: ray.available_resources().get("b") == 99)
     assert ray.get(where.remote(large["b"]), timeout=4) == "a"
@@ -446,7 +448,7 @@ def test_an_object_outlives_its_machine_where_another_has_a_copy(monkeypatch):
 
 
 def test_a_pull_goes_on_from_another_source(monkeypatch):
-    """Of two that have it, the one that is asked dies in the middle."""
+    """Two hosts have it, and the one that is asked dies in the middle."""
     import zray as ray
 
     monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
@@ -457,7 +459,7 @@ def test_a_pull_goes_on_from_another_source(monkeypatch):
         ray.wait([ref], timeout=30)
         check = ray.remote(num_cpus=0)(lambda refs: int(ray.get(refs[0])[-1]))
         assert ray.get(check.options(resources={"b": 1}).remote([ref]), timeout=60) == 39_999_999
-        hosts["a"].signal(signal.SIGSTOP)  # what it was asked for will never come
+        hosts["a"].signal(signal.SIGSTOP)  # its chunks will never come
         waiting = check.options(resources={"c": 1}, max_retries=0).remote([ref])
         time.sleep(0.5)
         hosts["a"].popen.kill()

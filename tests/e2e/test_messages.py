@@ -1,4 +1,4 @@
-"""What cannot travel is refused where it is made, what is large goes through the store, and the slow are waited for."""
+"""Unsendable values are refused where they are made, large ones go through the store, and slow peers are waited for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 class Large(Exception):
-    """Of any size."""
+    """A value of any size."""
 
     def __init__(self, data):
         super().__init__("large")
@@ -194,7 +194,7 @@ def test_a_large_error_of_a_method_and_of_a_constructor(small_messages, ray):
 
 
 def test_an_error_that_is_larger_than_the_store(sandbox):
-    """It goes by the disk, as any value does."""
+    """It goes to disk, like any value."""
     source = """
     ray.init(num_cpus=1, object_store_memory=32 << 20)
 
@@ -224,7 +224,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def test_a_driver_that_is_stopped_does_not_make_the_broker_grow(sandbox):
-    """What was sent is not sent again, and nothing more is run for it than the bound on what is under way."""
+    """What was sent is not sent again, and no more than the bound on work under way is run for it."""
     source = """
     ray.init()
     f = ray.remote(max_retries=0)(lambda n: bytes(90_000))
@@ -250,7 +250,7 @@ def test_a_driver_that_is_stopped_does_not_make_the_broker_grow(sandbox):
 
 
 def test_a_driver_waits_for_a_broker_that_does_not_read(sandbox):
-    """``remote`` holds the driver up when 64 MiB are under way, instead of letting it grow."""
+    """``remote`` blocks the driver when 64 MiB are under way, instead of letting it grow."""
     source = """
     import resource
     ray.init()

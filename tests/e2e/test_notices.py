@@ -1,4 +1,4 @@
-"""What the user of a driver and the reader of a broker's log are told of losses."""
+"""What the user of a driver, and the broker's log, are told of losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many of everything at once: arguments, returns, references, levels, actors, bytes in a closure."""
+"""Large numbers: arguments, returns, references, levels, actors, bytes in a closure."""
 
 from __future__ import annotations
 

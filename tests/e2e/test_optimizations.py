@@ -1,4 +1,4 @@
-"""A cluster that does without what rests on internals of CPython and of the C library works all the same."""
+"""A cluster works without the optimizations that depend on internals of CPython and of the C library."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_tasks_actors_objects_and_deaths(ray, sandbox):
     os.kill(ray.get(counter.where.remote()), signal.SIGKILL)
     assert ray.get(counter.add.remote()) == 1
     ray.kill(counter)
-    # Idle workers go, and forks that wait take their places; the next task wakes one of them.
+    # Idle workers end, and spares take their places; the next task wakes one of them.
     eventually(lambda: len(sandbox.processes("zray::IDLE")) == 2)
     assert ray.get(square.remote(3)) == 9
 

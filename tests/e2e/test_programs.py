@@ -1,4 +1,4 @@
-"""How programs are started, and what surroundings they find themselves in."""
+"""Ways to start programs, and the surroundings that they run in."""
 
 from __future__ import annotations
 
@@ -316,7 +316,7 @@ def test_multiprocessing_beside_zray():
 
 
 def test_children_that_are_terminated_as_soon_as_they_are_forked():
-    """The default effect of SIGTERM is theirs again, at whatever moment it comes."""
+    """SIGTERM has its default effect in them again, at whatever moment it comes."""
     source = """
     import signal
     ray.init(num_cpus=1)

@@ -1,4 +1,4 @@
-"""Code that is defined anew, and values that are bound anew, between calls. Ray keeps what was there at the first."""
+"""Code and values that are redefined between calls. Ray keeps those of the first call."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_an_actor_class_uses_is_redefined(ray, namespace):
     assert ray.get(old.m.remote()) == 1
     run("def helper(): return 2", namespace)
     new = namespace["A"].remote()
-    assert ray.get([old.m.remote(), new.m.remote()]) == [1, 2]  # an actor is what it was when it was made
+    assert ray.get([old.m.remote(), new.m.remote()]) == [1, 2]  # an actor keeps the code it was made with
 
 
 def test_a_large_value_is_shipped_once_and_code_beside_it_again(ray, namespace):
@@ -125,7 +125,7 @@ def test_a_global_that_is_another_at_each_call_is_told_of(ray, namespace):
 
 @pytest.fixture
 def edited(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A module of the user's, which workers find as well."""
+    """A module of the user's, which workers find too."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     path = tmp_path / "edited_between_calls.py"
@@ -184,7 +184,7 @@ def test_a_module_that_cannot_be_reloaded_there_is_the_calls_error(edited, ray):
 
 
 def test_nested_calls_have_what_was_reloaded(edited, ray):
-    """A worker that has reloaded a module ships functions that have others do so."""
+    """A worker that has reloaded a module ships functions that make others reload it too."""
     module = importlib.import_module("edited_between_calls")
 
     @ray.remote

@@ -1,4 +1,4 @@
-"""A session's files on a machine where others tidy up: the cluster lives, nobody takes it for dead."""
+"""A session's files on a machine with cleaners: the cluster goes on, and is not declared dead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .helpers import alive, by_hand, driver, eventually
 
 
 def pids(n: int) -> list[int]:
-    """The processes of new actors."""
+    """Returns the processes of new actors."""
 
     @zray.remote(num_cpus=0)
     class Actor:
@@ -36,7 +36,7 @@ def test_a_local_cluster_outlives_its_files(ray, sandbox, gone):
         "sockets": sandbox.sockets(),
     }[gone]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with driver("ray.init(num_cpus=1); print('up'); ray.shutdown()") as other:  # any start sweeps up
+    with driver("ray.init(num_cpus=1); print('up'); ray.shutdown()") as other:  # any start sweeps
         other.succeed()
     assert alive(before[0])
     assert all(alive(pid) for pid in pids(4))

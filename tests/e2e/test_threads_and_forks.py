@@ -1,4 +1,4 @@
-"""What threads, callbacks, forks and odd exceptions can do to a session: never a hang, never an answer lost."""
+"""What threads, callbacks, forks and odd exceptions do to a session: no call hangs, and no answer is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of tasks that nobody fetches are told at the driver."""
+"""Errors of tasks whose results are never fetched are told at the driver."""
 
 from __future__ import annotations
 

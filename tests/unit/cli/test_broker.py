@@ -1,4 +1,4 @@
-"""What a broker says of how to join it."""
+"""What a broker prints about joining it."""
 
 from __future__ import annotations
 

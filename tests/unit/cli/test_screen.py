@@ -1,4 +1,4 @@
-"""What a terminal gets, and what a pipe gets."""
+"""Output on a terminal, and in a pipe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plain(width: int, columns: tuple[Column, ...] = COLUMNS, rows: list[list[str
 
 
 def on_a_terminal(width: int, program: str = PROGRAM, **environ: str) -> str:
-    """What a program writes to a terminal of this width."""
+    """Returns what a program writes to a terminal of this width."""
     ours, theirs = pty.openpty()
     inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     environ = {**inherited, "TERM": "xterm-256color", "COLUMNS": str(width), **environ}
@@ -44,7 +44,7 @@ def on_a_terminal(width: int, program: str = PROGRAM, **environ: str) -> str:
     try:
         while chunk := os.read(ours, 65536):
             output += chunk
-    except OSError:  # how a terminal tells its end
+    except OSError:  # the end of a terminal
         assert process.wait(60) == 0
     finally:
         os.close(ours)

@@ -1,4 +1,4 @@
-"""Finding what runs; how it is ended is in ``tests/e2e/test_cli_stop.py``."""
+"""Finding living sessions; how they are ended is in ``tests/e2e/test_cli_stop.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of machines: what is made of it, and what is said of one that cannot be used."""
+"""The list of machines: how it is read, and the errors for malformed ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``zray-worker`` hands on to the host that it becomes."""
+"""The settings that ``zray-worker`` passes on to the host that it becomes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zray.sessions.directories import SessionPaths
 
 
 def test_its_patience_with_a_broker_is_not_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their payload is made of the settings: programs that they run may be drivers of other clusters."""
+    """Workers' payload is made of the settings: programs that they run may be drivers of other clusters."""
     seen = []
 
     def run_host(options: Any, config: Config, *rest: Any) -> str:

@@ -1,4 +1,4 @@
-"""Many lines that are alike, told in few."""
+"""Many similar lines are summed up in few."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_nothing_is_told_out_of_order():
     digest = Digest("more died")
     digest.add(0.0, "f", "1")
     digest.add(0.0, "f", "2")
-    assert digest.add(6.0, "f", "3") == ""  # the window is over and the second one untold
+    assert digest.add(6.0, "f", "3") == ""  # the window is over and the second line is untold
     assert digest.flush(6.0) == "2 more died (f 2x), the last: 3"
 
 

@@ -33,7 +33,7 @@ def dead_session(root: str) -> sessions.SessionPaths:
 class TestRoot:
     @pytest.fixture
     def short(self) -> Iterator[Path]:
-        """A directory with a short path, as real ones are; pytest's are too long for sockets."""
+        """A directory with a short path, as real ones have; pytest's are too long for sockets."""
         import tempfile
 
         with tempfile.TemporaryDirectory(prefix="z") as directory:
@@ -48,7 +48,7 @@ class TestRoot:
     def test_given_directory_that_only_the_kernel_can_resolve(
         self, short: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """``link/..`` is not the place where the link is."""
+        """``link/..`` is not the directory that contains the link."""
         (short / "far" / "away").mkdir(parents=True)
         (short / "link").symlink_to(short / "far" / "away")
         monkeypatch.chdir(short)
@@ -82,7 +82,7 @@ class TestRoot:
 
     @pytest.fixture
     def squatted(self, short: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-        """Paths of which the system says that they are another user's."""
+        """Paths that the system reports as another user's."""
         foreign: set[str] = set()
         owner = sessions._other_owner
         monkeypatch.setattr(sessions, "_other_owner", lambda path: 12345 if path in foreign else owner(path))
@@ -130,7 +130,7 @@ class TestRoot:
         os.chown(path, 12345, 12345, follow_symlinks=False)
         assert sessions._other_owner(str(path)) == 12345
         with pytest.raises(ConfigError, match=r"12345|not a directory"):
-            sessions.runtime_root(str(short), {})  # what was given is not replaced
+            sessions.runtime_root(str(short), {})  # a given directory is not replaced
 
     def test_others_may_not_enter(self, short: Path) -> None:
         root = sessions.runtime_root(str(short), {})

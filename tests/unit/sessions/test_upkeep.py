@@ -1,4 +1,4 @@
-"""What a living session does for its files."""
+"""The upkeep of a living session's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zray.sessions.upkeep import REFRESH_S, SessionUpkeep
 
 
 class Kept:
-    """A living session with its upkeep, and what that has warned of."""
+    """A living session with its upkeep, and the warnings of that."""
 
     def __init__(self, root: str) -> None:
         self.paths: SessionPaths

@@ -1,4 +1,4 @@
-"""Copies of what other machines keep, and objects that come bit by bit."""
+"""Copies of objects that other hosts keep, and objects that come in pieces."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_the_room_of_what_comes_bit_by_bit_is_reserved(store):
 
 
 def test_memory_that_others_have_taken_is_made_by_dropping_copies(store, monkeypatch):
-    """The ledger_file say that there is room, and the file system has none."""
+    """The ledger says that there is room, and the file system has none."""
     copy(store, 1, b"c" * MIB)
     failures = [OSError(errno.ENOSPC, "full")]
     allocate = os.posix_fallocate

@@ -1,4 +1,4 @@
-"""The store's decisions: size classes, the ledger_file of bytes, and the choice of what makes room."""
+"""The store's decisions: size classes, the ledger of bytes, and the choice of segments that make room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the store goes on machines with and without shared memory."""
+"""Where the store is on machines with and without shared memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def free_bytes(monkeypatch):
-    """Sets what /dev/shm and the directory for temporary files have free."""
+    """Sets the free bytes of /dev/shm and of the directory for temporary files."""
 
     def have(shared, disk=1000 * MIB):
         monkeypatch.setattr(location, "_available", lambda path: shared if path == location.SHARED_MEMORY else disk)
@@ -86,5 +86,5 @@ def test_what_is_no_store_is_not_shared(tmp_path, content):
 
 @pytest.mark.parametrize("path", [None, 5, "", "\0", b"\xff"])
 def test_what_is_no_path_is_not_shared(path):
-    """A host's row is what that host has said of itself."""
+    """A host sends its own row, so the row may have any value."""
     assert not shares_store(path, HOST)

@@ -235,10 +235,10 @@ assert not store._pins.in_use, vars(store._pins)
 
 
 def test_interrupts_at_any_moment_leave_neither_lock_nor_claim(make_store):
-    """Those of a cancelled task, or of Ctrl-C: raised by a signal's handler, between any two bytecodes."""
+    """Interrupts of a cancelled task, or of Ctrl-C: a signal's handler raises them between any two bytecodes."""
     store = make_store(64 * MIB)
     subprocess.run([sys.executable, "-c", INTERRUPTED, store.path], check=True, timeout=60)
-    store.sweep()  # the lock of the ledger_file is free
+    store.sweep()  # the lock of the ledger file is free
     assert store.usage().used == store.usage().recyclable
 
 
@@ -627,7 +627,7 @@ NO_IDENTIFIERS = [b"", b"o", b"o" * 16, b"o" * 27, b"o" * 29]
 
 @pytest.mark.parametrize("wrong", NO_IDENTIFIERS)
 def test_what_is_no_identifier_does_nothing(store, wrong):
-    """An empty one would be the name of the directory that all objects are in."""
+    """An empty one would be the name of the directory with all objects."""
     kept = put(store, 1, b"kept" * MIB)
     for action in (store.keep, store.contains, store.read, lambda each: store.free([kept, each])):
         with pytest.raises(ValueError, match="an object's identifier has 28 bytes"):
@@ -651,7 +651,7 @@ def test_what_is_no_process_owns_nothing(store, wrong):
 
 
 def test_files_that_others_have_put_into_the_store_are_left_alone(store):
-    """A full store looks for what can go: neither a file nor a directory of somebody else's is."""
+    """A full store looks for segments to remove: it leaves files and directories of other programs alone."""
     for place in ("live", "copies", "doomed", "free"):
         Path(store.path, place, "notes.txt").write_text("mine")
         Path(store.path, place, "directory").mkdir()

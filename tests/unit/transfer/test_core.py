@@ -1,4 +1,4 @@
-"""The core of transfers: what it asks of whom, what it passes on, and how it goes on when somebody is lost."""
+"""The core of transfers: what it asks of which process, what it serves, and how it goes on after a loss."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ CHILD = Origin(b"child".ljust(16, b"."), b"channel")
 
 
 class Tell(NamedTuple):
-    """A message that goes to another process."""
+    """A message to another process."""
 
     dest: bytes
     message: Any
 
 
 class ToBroker(NamedTuple):
-    """A message that goes to the broker."""
+    """A message to the broker."""
 
     message: Any
 
 
 class Ask(NamedTuple):
-    """A request that goes to a source."""
+    """A request to a source."""
 
     source: bytes
     request: Pull
@@ -66,7 +66,7 @@ def _as_told(dest: bytes, message: Any) -> Tell | ToBroker | Ask:
 
 
 class Host:
-    """A core, with the shell that a test plays."""
+    """A core, with a shell that the test plays."""
 
     def __init__(self, size: int, is_host: bool = True) -> None:
         self.value = os.urandom(size)
@@ -76,12 +76,12 @@ class Host:
         self.effects: list[Any] = []
 
     def no_links(self) -> None:
-        """Nobody can be dialled."""
+        """No peer can be dialled."""
         for source in self.core.peers:
             self.core.channel_down(source, self.now - REDIAL_S)
 
     def take(self, kind: type[E]) -> list[E]:
-        """The effects of one kind since the last look."""
+        """Returns the effects of one kind since the last look."""
         output = self.core.take_output()
         for dest, messages in output.sends.items():
             for message in messages:
@@ -106,7 +106,7 @@ class Host:
         self.core.reserved(effect.number, memoryview(self.room), len(self.value), self.now)
 
     def question(self) -> int:
-        """The number of what the owner was asked last."""
+        """Returns the number of the last question to the owner."""
         return self.core._by_object[OBJECT].question
 
     def located(self, *sources: bytes, size: int | None = None) -> None:
@@ -137,7 +137,7 @@ def ask(host: Host, origin: Origin, request: Pull) -> None:
 
 
 def running(chunks: int, *sources: bytes, dialling: bool = False) -> Host:
-    """A host that pulls so many chunks; through the broker, unless it is still ``dialling``."""
+    """Makes a host that pulls ``n_chunks``; through the broker, unless it is still ``dialling``."""
     host = Host(chunks * CHUNK_BYTES)
     host.fetch()
     if host.core.pulls[1].question:
@@ -149,7 +149,7 @@ def running(chunks: int, *sources: bytes, dialling: bool = False) -> Host:
     return host
 
 
-# ------------------------------------------------------------------ the straight way
+# ------------------------------------------------------------------ without faults
 
 
 @pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 40 * CHUNK_BYTES + 7])
@@ -212,7 +212,7 @@ def test_the_window_is_refilled_when_it_is_half_empty():
     asks = host.take(Ask)
     assert len(asks) == RELAYED_WINDOW and not any(ask.direct for ask in asks)
     host.answer(asks[0])
-    assert not host.take(Ask)  # requests travel together
+    assert not host.take(Ask)  # requests are sent together
     host.answer(asks[1])
     assert len(host.take(Ask)) == 2
 
@@ -240,7 +240,7 @@ def test_several_sources():
     assert {ask.source for ask in host.take(Ask)} == {SOURCE, OTHER}
     for ask in [*(a for p in host.core.peers.values() for a in sorted(p.asked))]:
         assert ask[0] == 1
-    # Whoever is faster brings more.
+    # A faster source is asked for more.
     fast = 0
     for _ in range(10):
         peer = host.core.peers[OTHER]
@@ -257,7 +257,7 @@ def test_a_link_is_dialled_once_and_used_when_it_is_up():
     host = running(100, dialling=True)
     assert host.take(Dial) == [Dial(SOURCE)]
     asks = host.take(Ask)
-    assert len(asks) == 1  # the broker is spared
+    assert len(asks) == 1  # little goes through the broker
     host.core.channel_up(SOURCE, 0.0)
     more = host.take(Ask)
     assert len(asks) + len(more) == DIRECT_WINDOW and all(ask.direct for ask in more)
@@ -371,7 +371,7 @@ def test_an_owner_that_does_not_answer_is_done_without():
     host.core.tick(LOCATE_PATIENCE_S)
     host.reserve()
     assert {ask.source for ask in host.take(Ask)} == {SOURCE}
-    host.located(OTHER)  # late, but it knows better
+    host.located(OTHER)  # late, but the owner knows better
     assert {ask.source for ask in host.take(Ask)} == {OTHER}
 
 
@@ -414,7 +414,7 @@ def test_chunks_that_are_none(wrong):
     host = running(6)
     ask = host.take(Ask)[0]
     host.core.receive(SOURCE, wrong(host.chunk(ask.request)), 0.0)
-    host.core.receive(OTHER, host.chunk(ask.request), 0.0)  # of somebody who was not asked
+    host.core.receive(OTHER, host.chunk(ask.request), 0.0)  # from a process that was not asked
     host.core.check()
     host.core.receive(BROKER, ProcessDied(SOURCE, ""), 0.0)
     host.located(OTHER)
@@ -449,7 +449,7 @@ def test_owner_and_sources_are_watched_once():
     assert sorted(effect.message for effect in host.take(ToBroker)) == sorted(map(Watch, (OWNER, SOURCE, OTHER)))
 
 
-# ------------------------------------------------------------------ passing it on
+# ------------------------------------------------------------------ serving others
 
 
 def wanted(chunk: int, pull: int = 7) -> Pull:
@@ -471,7 +471,7 @@ def test_what_has_not_arrived_is_passed_on_when_it_does():
 
 
 def test_who_asks_for_the_same_again_waits_once():
-    """Whatever number it gives its pull: nobody fills this host's memory with questions."""
+    """Whatever number it gives its pull: requests cannot fill this host's memory."""
     host = running(4)
     for pull in range(1000):
         ask(host, CHILD, wanted(3, pull))
@@ -549,7 +549,7 @@ def test_what_does_not_shrink_travels_as_it_is():
     assert not chunk.packed and len(chunk.data) == CHUNK_BYTES
 
 
-# ------------------------------------------------------------------ what a review has found
+# ------------------------------------------------------------------ regressions
 
 
 def test_a_source_that_drops_one_pull_is_asked_for_the_others():
@@ -628,7 +628,7 @@ def test_a_link_may_rest_when_nothing_is_under_way():
 
 
 def test_an_owner_that_answers_when_all_is_here_comes_too_late():
-    """The host that was known has been asked meanwhile, and has sent everything."""
+    """The known host has been asked meanwhile, and has sent everything."""
     host = Host(SMALL_BYTES + 1)
     host.fetch()
     host.core.tick(LOCATE_PATIENCE_S)
@@ -648,7 +648,7 @@ def test_a_link_that_is_made_after_it_was_given_up_is_used():
     assert host.core.peers[SOURCE].state is RELAYED
     host.core.channel_up(SOURCE, 0.0)
     host.take(Ask)
-    host.core.channel_up(SOURCE, 0.0)  # it says so twice
+    host.core.channel_up(SOURCE, 0.0)  # reported twice
     assert host.core.peers[SOURCE].state is DIRECT
 
 

@@ -1,4 +1,4 @@
-"""Two hosts' transfers, with real stores and channels; the broker between them and the owner are the test's."""
+"""Two hosts' transfers, with real stores and channels. The test plays the broker between them, and the owner."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Host:
 
 
 class World:
-    """The hosts, what they have to say to each other, and the owner. All in one thread, but for readers."""
+    """The hosts, their messages to each other, and the owner. All in one thread, except readers."""
 
     def __init__(self, path: Path, listen: str, capacity: int = 64 * MIB) -> None:
         self.post: list[tuple[bytes, bytes, Any]] = []
@@ -103,7 +103,7 @@ class World:
         return data
 
     def read(self, host: Host, object_id: bytes = OBJECT, **request: Any) -> tuple[str, str, bytes]:
-        """What a reader on a host gets."""
+        """Returns what a reader on a host gets."""
         (got,) = self.read_together(host, [object_id], **request)
         return got
 
@@ -121,7 +121,7 @@ class World:
         self.until(lambda: len(got) == len(ids))
         for thread in threads:
             thread.join(5)
-        self.turn()  # what was said at the end
+        self.turn()  # the last messages
         return [got[number] for number in range(len(ids))]
 
     def until(self, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -295,7 +295,7 @@ def test_where_it_cannot(wrong):
 
 
 def test_what_is_here_is_not_fetched_again(world):
-    """Nor reported as lost when it has become this host's own to keep."""
+    """Nor reported as lost when this host keeps it now."""
     data = world.put(world.a, 3 * MIB)
     assert world.read(world.b) == ("", "", data)
     relayed, asked = world.relayed, len(world.told_owner)
@@ -317,7 +317,7 @@ def test_nonsense_from_others_does_not_end_a_host(world):
 
 
 def test_a_wait_for_memory_does_not_hold_up_the_loop(world, monkeypatch):
-    """The file system is full, and the reader leaves: the thread that waits for room clears away."""
+    """The file system is full, and the reader leaves: the thread that waits for room releases the segment."""
     import errno
 
     def full(*args: int) -> None:

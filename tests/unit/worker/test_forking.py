@@ -1,4 +1,4 @@
-"""Both ways to fork, and which of them is taken."""
+"""Both ways to fork, and which of them is used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(os.fdopen(read).read(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def run(source: str) -> str:
-    """In a process of its own, which has one thread."""
+    """Runs code in a process of its own, which has one thread."""
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -49,7 +49,7 @@ def test_the_child_lives_and_the_parent_learns_its_pid(kind: str) -> None:
 
 @pytest.mark.parametrize("bare", [True, False])
 def test_a_fork_that_the_system_refuses(bare: bool) -> None:
-    """With no process left to this user; root is not limited, and so gives up its rights first."""
+    """The user may have no more processes. Root is not limited, and so gives up its rights first."""
     source = f"""
 import os, resource, sys
 from zray.worker.host.zygote.forking import choose_forking

@@ -1,4 +1,4 @@
-"""The host core: which workers there are, and what is told of their ends."""
+"""The host core: which workers there are, and what is reported of their ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TASK = b"t" * 24
 
 
 class Host:
-    """A host's core, and what it has wanted since the last look."""
+    """A host's core, and its output since the last look."""
 
     def __init__(self) -> None:
         self.core = HostCore("machine")
@@ -94,7 +94,7 @@ def test_a_worker_is_forked_once(host):
 
 
 def test_owners_are_told_what_a_dead_worker_has_stored(host):
-    """Behind its death, from which on no answer of its counts."""
+    """After its death, since then no answer of it counts."""
     start(host)
     mine, others, other = b"a" * 28, b"b" * 28, b"a" * 27 + b"2"
     host.exited(ONE, death()._replace(stored=[mine, others, other]))
@@ -174,7 +174,7 @@ def test_the_zygote_takes_all_workers_along(host):
 
 
 def test_dead_owners_are_swept(host):
-    """The broker is asked once about each owner; of whose objects there are none any more it is asked anew."""
+    """The broker is asked once about each owner. An owner whose objects are gone is asked about again later."""
     host.stores_for({ONE})
     host.stores_for({ONE, TWO})
     assert host.out == [Watch(ONE), Watch(TWO)]
@@ -203,7 +203,7 @@ def test_only_their_owner_frees_and_keeps_objects(host, kind, object_ids):
     with pytest.raises(ProtocolError):
         host.receive(said_by(ONE, kind(object_ids)))
     assert host.effects == []
-    host.receive(said_by(ONE, kind([OF_ONE])))  # what it says of its own still counts
+    host.receive(said_by(ONE, kind([OF_ONE])))  # a message about its own objects still counts
     host.receive(said_by(TWO, kind([OF_TWO])))
     if kind is FreeObjects:
         assert host.effects == [FreeSegments([OF_ONE]), FreeSegments([OF_TWO])]

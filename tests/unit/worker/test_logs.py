@@ -362,7 +362,7 @@ class TestOutlet:
 
 
 class TestFatalErrors:
-    """What Python prints of a fatal signal is kept from its beginning: there the user's line is."""
+    """The beginning of Python's report of a fatal signal is kept: it has the user's line."""
 
     FATAL = "Fatal Python error: Segmentation fault"
 

@@ -1,4 +1,4 @@
-"""The warm-up of a worker's life leaves nothing behind, and is what it claims to be."""
+"""The warm-up of a worker runs its tasks and leaves nothing behind."""
 
 import subprocess
 import sys
