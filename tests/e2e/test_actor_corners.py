@@ -223,7 +223,7 @@ def test_calls_that_wait_beside_exit_actor_have_some_time_left():
 
 
 @pytest.mark.parametrize("what", ["hook", "thread", "atexit"])
-def test_an_end_that_takes_for_ever_is_cut_short(sandbox, what):
+def test_an_end_that_takes_too_long_is_cut_off(sandbox, what):
     source = f"""
     import atexit, threading
     ray.init(num_cpus=1)

@@ -290,7 +290,7 @@ def a_token():
     "name, make",
     [("lock", threading.Lock), ("token", a_token), ("opened", Opened)],
 )
-def test_what_cannot_go_is_refused_by_name(ray, name, make):
+def test_what_cannot_be_shipped_is_refused_by_name(ray, name, make):
     space = {name: make()}
     exec(f"def use():\n    return {name}", space)
     with pytest.raises(ray.exceptions.ZrayError, match=f"global variable '{name}'"):

@@ -81,7 +81,7 @@ def test_children_of_a_task_go_with_its_worker(ray: ModuleType) -> None:
     eventually(lambda: not alive(pid))
 
 
-def test_an_actor_that_restarts_finds_the_children_of_its_last_life_gone(ray: ModuleType, tmp_path: Path) -> None:
+def test_the_children_of_an_actors_last_incarnation_have_ended(ray: ModuleType, tmp_path: Path) -> None:
     @ray.remote(max_restarts=1, max_task_retries=1)
     class Restarted:
         def __init__(self):

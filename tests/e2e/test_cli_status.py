@@ -51,10 +51,10 @@ def look(*options: str) -> dict[str, Any]:
 
 def test_a_cluster_at_work(sandbox):
     with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", hosts=2, cpus=2) as (address, broker, _):
-        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as stranger:
-            stranger.sendall(secrets.token_bytes(5000))
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as raw_connection:
+            raw_connection.sendall(secrets.token_bytes(5000))
             with contextlib.suppress(ConnectionResetError):
-                while stranger.recv(1000):  # until it hangs up
+                while raw_connection.recv(1000):  # until it hangs up
                     pass
         with driver(BUSY % address) as program:
             program.expect("up")
@@ -89,7 +89,7 @@ def test_a_cluster_at_work(sandbox):
         assert broker.popen.poll() is None
 
 
-def test_looking_makes_no_job(sandbox):
+def test_status_makes_no_job(sandbox):
     """Over ipc, found as "auto"; the first driver after many looks is the first job."""
     with by_hand(cpus=1) as (address, _, _):
         assert [look()["jobs"] for _ in range(3)] == [[], [], []]
@@ -129,7 +129,7 @@ def test_no_broker(sandbox, monkeypatch):
     assert "no driver key" in status("--address", silent, "--keys", os.devnull + "/none", code=2).stderr
 
 
-def test_the_insecure_have_to_say_so(sandbox, monkeypatch):
+def test_an_insecure_broker_needs_the_option_insecure(sandbox, monkeypatch):
     monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "1.5")
     with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", "--insecure", hosts=0) as (address, _, _):
         assert look("--address", address, "--insecure")["refused"] == {}

@@ -56,7 +56,7 @@ def test_one_of_several(sandbox):
         assert names(sandbox, "host") == [second]
 
 
-def test_a_host_that_does_not_listen_is_killed_by_force(sandbox):
+def test_a_host_that_ignores_signals_is_killed_by_force(sandbox):
     with by_hand(hosts=1, cpus=1, environ={"ZRAY_SILENCE_S": "60"}) as (_, broker, (host,)):
         (name,) = names(sandbox, "host")
         host.signal(signal.SIGSTOP)
@@ -80,7 +80,7 @@ def test_a_process_that_only_claims_to_be_a_host_is_left_alone(sandbox):
             assert pretender.popen.poll() is None
 
 
-def test_who_sweeps_holds_the_lock_and_is_left_alone(sandbox):
+def test_a_process_that_sweeps_holds_the_lock_and_is_left_alone(sandbox):
     """A program that sweeps a dead session has its lock, and may be any program of the user's."""
     sandbox.root.mkdir(mode=0o700)
     (sandbox.root / "0badcafe").mkdir()

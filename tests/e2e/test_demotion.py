@@ -178,18 +178,18 @@ def test_a_demoted_host_that_is_killed(sandbox: Sandbox) -> None:
         ray.shutdown()
 
 
-def test_what_cannot_be(sandbox: Sandbox) -> None:
+def test_unusable_options_are_refused(sandbox: Sandbox) -> None:
     done = cli("worker", "--address", "ipc:///tmp/nowhere", "--user", USER.pw_name)
     assert done.returncode == 2 and "only for an address on TCP" in done.stderr
     done = cli("worker", "--address", "tcp://127.0.0.1:9", "--insecure", "--user", USER.pw_name)
     assert done.returncode == 2 and "without --insecure" in done.stderr
     done = cli("worker", "--address", "tcp://127.0.0.1:9", "--user", "who-is-that")
-    assert done.returncode == 2 and "user = 'who-is-that': this machine knows no such user" in done.stderr
+    assert done.returncode == 2 and "user = 'who-is-that': this machine has no such user" in done.stderr
     done = cli("worker", "--address", "tcp://127.0.0.1:9", "--user", "0")
     assert done.returncode == 2 and ("that is root" if os.geteuid() == 0 else "only root can") in done.stderr
 
 
-def test_only_root_can() -> None:
+def test_only_root_can_start_it() -> None:
     source = (
         "import os; os.geteuid() or os.seteuid(65534)\n"
         "from zray.system.demotion import Demotion\nfrom zray.exceptions import ConfigError\n"

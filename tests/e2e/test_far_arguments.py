@@ -82,7 +82,7 @@ def test_a_call_that_is_cancelled_while_it_waits_for_them(ray, owner, actor):
     assert ray.get(actor.heads.remote(*refs), timeout=30) == list(range(N))
 
 
-def test_an_argument_that_cannot_be_had(ray, owner, actor):
+def test_an_argument_that_cannot_be_fetched(ray, owner, actor):
     owner, signal_owner = owner
     refs = ray.get(owner.put.remote(), timeout=30)
     ray.get(refs, timeout=30)

@@ -13,7 +13,7 @@ import zray
 from .helpers import driver, eventually
 
 
-def test_a_function_that_returns_a_generator_is_none(ray):
+def test_a_function_that_returns_a_generator_is_not_a_generator(ray):
     """Ray returns the first value."""
 
     @ray.remote
@@ -82,7 +82,7 @@ def test_the_body_runs_to_its_end(ray, tmp_path):
     assert (tmp_path / "closed").read_text() == "closed"
 
 
-def test_what_is_raised_behind_the_last_value_is_told_by_the_worker():
+def test_the_worker_reports_an_exception_after_the_last_value():
     source = """
         @ray.remote(num_returns=2)
         def two():

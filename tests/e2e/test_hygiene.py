@@ -18,7 +18,7 @@ BUSY = """
         import array
         plain = subprocess.Popen(["sleep", "1000"])
         read, write = os.pipe()
-        if os.fork() == 0:            # a daemon as in the books: forks twice, has a session of its own
+        if os.fork() == 0:            # a classic daemon: forks twice, has a session of its own
             os.setsid()
             if os.fork() == 0:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)

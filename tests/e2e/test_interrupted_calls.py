@@ -215,7 +215,7 @@ def test_values_of_a_worker_that_ends_without_an_error(ray):
 
 
 @pytest.mark.parametrize("size", [10, 2 << 20])
-def test_another_attempt_replaces_what_one_left_behind(ray, tmp_path, size):
+def test_another_attempt_replaces_values_of_an_earlier_one(ray, tmp_path, size):
     @ray.remote(max_retries=1)
     def value(marker):
         if not os.path.exists(marker):
@@ -259,7 +259,7 @@ def test_cancelled_tasks_leave_nothing(ray):
     eventually(lambda: ray.available_resources().get("CPU") == 2)
 
 
-def test_what_cannot_be_freed_harms_nothing_else(ray, monkeypatch, capfd):
+def test_an_object_that_cannot_be_freed_affects_nothing_else(ray, monkeypatch, capfd):
     """Work that is left after a message is done piece by piece: a future that waits is completed all the same."""
     stores = current_session().stores
 

@@ -124,7 +124,7 @@ def test_strangers(sandbox, monkeypatch):
         ray.shutdown()
 
 
-def test_a_key_admits_its_role_only(sandbox):
+def test_a_key_admits_only_its_role(sandbox):
     with by_hand("--bind", tcp()) as (address, _, _):
         keys = KeyDirectory(keys_of(sandbox))
         for role, kind in (("driver", HOST), ("host", DRIVER)):
@@ -132,7 +132,7 @@ def test_a_key_admits_its_role_only(sandbox):
                 connect(address, kind, secrets.token_bytes(16), JoinInfo(1), Config(), keys.client(role))
 
 
-def test_nobody_speaks_in_anothers_name(sandbox):
+def test_no_driver_can_use_the_name_of_another(sandbox):
     """With a driver's key, one joins under the name of another driver that is connected: it is refused."""
     import zray as ray
 
@@ -230,7 +230,7 @@ def test_keys_that_others_can_read(sandbox):
         assert done.returncode == 2 and "chmod" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_workers_die_and_come_again_behind_the_relay(sandbox):
+def test_workers_die_and_are_started_again_behind_the_relay(sandbox):
     import zray as ray
 
     with by_hand("--bind", tcp(), cpus=2) as (address, _, hosts):
@@ -258,7 +258,7 @@ def test_a_driver_with_keys_of_another_cluster_counts_once(sandbox, tmp_path):
         pass
     with by_hand("--bind", tcp(), hosts=0) as (address, _, _):
         environ = {"ZRAY_KEYS": str(tmp_path / "other"), "ZRAY_CONNECT_TIMEOUT_S": "3"}
-        with driver(f"ray.init({address!r})", environ=environ) as stranger:
-            assert stranger.wait() == 1 and "the keys are for" in stranger.err
+        with driver(f"ray.init({address!r})", environ=environ) as refused_driver:
+            assert refused_driver.wait() == 1 and "the keys are for" in refused_driver.err
         done = cli("main", "status", "--json")
         assert json.loads(done.stdout)["refused"] == {"key of another broker": 1}

@@ -136,15 +136,15 @@ def test_a_worker_that_cannot_join_says_why(sandbox, monkeypatch):
 
 
 @contextlib.contextmanager
-def strangers(address: str) -> Iterator[None]:
+def silent_connections(address: str) -> Iterator[None]:
     """Opens many connections that never complete the handshake."""
     with contextlib.ExitStack() as stack:
         if address.startswith("ipc://"):  # these do ZeroMQ's handshake: silent ones are soon hung up on
             context = stack.enter_context(zmq.Context())
             for _ in range(FEW):
-                stranger = stack.enter_context(context.socket(zmq.DEALER))
-                stranger.linger = 0
-                stranger.connect(address)
+                connection = stack.enter_context(context.socket(zmq.DEALER))
+                connection.linger = 0
+                connection.connect(address)
                 time.sleep(0.02)  # a flood would end the broker, within libzmq
         else:
             for _ in range(4 * FEW):
@@ -166,7 +166,7 @@ def test_a_broker_without_descriptors_for_newcomers(sandbox, options):
         address = broker.expect("ready at").split()[-1]
         broker.expect("tar -C" if options and not insecure else "drivers:")
         join = f"ray.init({address!r}{insecure})"
-        with strangers(address):
+        with silent_connections(address):
             broker.expect("nobody else can join: Too many open files", stream="err")
             assert f"{FEW:,}" in broker.expect("ulimit -n", stream="err")
             with driver(join) as process:
@@ -179,7 +179,7 @@ def test_a_broker_without_descriptors_for_newcomers(sandbox, options):
         broker.stop()
 
 
-def test_nobody_listens(sandbox):
+def test_no_listener(sandbox):
     for address in (f"ipc://{sandbox.directory}/nothing", "tcp://127.0.0.1:9"):
         with driver(f"ray.init({address!r}, insecure=True)", environ={"ZRAY_CONNECT_TIMEOUT_S": "0.5"}) as process:
             assert process.wait() == 1

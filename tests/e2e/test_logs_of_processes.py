@@ -89,7 +89,7 @@ def test_what_happens_to_a_task_and_an_actor_is_found_by_their_identifiers(sandb
     assert lines(logged(sandbox, "host.log"), task) == lines(host.err, task)
 
 
-def test_who_is_refused_and_why(sandbox: Sandbox) -> None:
+def test_refused_processes_are_logged_with_the_reason(sandbox: Sandbox) -> None:
     with by_hand(hosts=0) as (address, broker, _):
         name = b"x" * 16
         hello = Hello(PROTOCOL_VERSION - 1, "2.7", version.VERSION, WORKER, name, JoinInfo(pid=77))
@@ -103,7 +103,7 @@ def test_who_is_refused_and_why(sandbox: Sandbox) -> None:
     assert f"versions differ: protocol {PROTOCOL_VERSION - 1} there, {PROTOCOL_VERSION} here: python 2.7 there" in line
 
 
-def test_only_what_is_as_severe_as_wanted() -> None:
+def test_only_lines_of_the_wanted_level() -> None:
     with (
         by_hand("--log-level", "error", environ={"ZRAY_LOG_LEVEL": "warning"}) as (address, broker, (host,)),
         driver(f"ray.init({address!r})") as process,
@@ -164,7 +164,7 @@ def test_a_host_that_is_killed_is_in_the_log_with_all_that_it_ran() -> None:
         process.popen.kill()
 
 
-def test_processes_of_a_crowd_have_a_line_each_but_not_more(sandbox: Sandbox) -> None:
+def test_each_of_many_processes_has_one_line(sandbox: Sandbox) -> None:
     """Refusals are summed up: a process that dials again and again does not fill the log."""
     with by_hand(hosts=0) as (address, broker, _):
         context: zmq.Context[Any] = zmq.Context()

@@ -115,7 +115,7 @@ def test_objects_put_by_a_task_and_by_the_driver(cluster, sandbox):
     ray.shutdown()
 
 
-def test_a_copy_of_what_is_freed_meanwhile_goes_as_well(cluster, sandbox):
+def test_a_copy_of_a_freed_object_is_removed_too(cluster, sandbox):
     import zray as ray
 
     ray.init(cluster)
@@ -164,7 +164,7 @@ def test_wait_brings_what_it_waits_for(on_a, sandbox):
     assert ray.get(ref).sum() == 40_000_000
 
 
-def test_what_wait_has_not_the_time_for_is_brought_all_the_same(on_a, sandbox):
+def test_objects_arrive_after_wait_has_timed_out(on_a, sandbox):
     import zray as ray
 
     ref = make_on_b(40_000_000)
@@ -203,7 +203,7 @@ def test_wait_in_a_task_and_for_what_is_yet_to_be_made(on_a, sandbox):
     assert ray.get(on(ray, "a")(count).remote(refs), timeout=30) == 5_000_000
 
 
-def test_what_cannot_be_brought_any_more_is_ready_to_be_found_lost(on_a):
+def test_wait_returns_a_lost_object_as_ready(on_a):
     import zray as ray
 
     refs = [make_on_b(3_000_000) for _ in range(5)]
@@ -247,7 +247,7 @@ def test_the_machine_that_has_it_dies(monkeypatch):
         ray.shutdown()
 
 
-def test_a_get_that_has_not_the_time(monkeypatch):
+def test_a_get_that_times_out(monkeypatch):
     """The source is stopped: the get ends at its timeout, and succeeds once the source goes on."""
     import zray as ray
 
@@ -307,7 +307,7 @@ def test_what_is_larger_than_a_hosts_store_is_on_its_disk(monkeypatch):
             host.stop()
 
 
-def test_what_a_driver_without_a_host_puts_travels_in_chunks(monkeypatch, sandbox):
+def test_objects_of_a_driver_without_a_host_are_sent_in_chunks(monkeypatch, sandbox):
     """More than a message may have: an argument, a put, and one nested in another; freed with their references."""
     import zray as ray
 

@@ -61,7 +61,7 @@ def test_lookups_of_names_that_cannot_travel(ray):
         ray.get_actor("a")
 
 
-def test_names_that_are_not_utf8_work_where_they_are_none_of_ours(ray):
+def test_keywords_and_function_names_need_not_be_utf8(ray):
     @ray.remote
     def keyword(**given):
         return given
@@ -132,7 +132,7 @@ def test_a_large_error_is_in_the_store_once_and_goes_with_its_references(small_m
     eventually(lambda: used() == 0)
 
 
-def test_a_large_error_of_which_only_a_later_return_is_wanted(small_messages, ray):
+def test_a_large_error_when_only_a_later_return_is_fetched(small_messages, ray):
     @ray.remote(num_returns=3, max_retries=0)
     def fail(gate):
         raise Large(bytes(MIB))

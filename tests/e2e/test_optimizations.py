@@ -90,7 +90,7 @@ def test_the_switches_reach_host_zygote_and_workers(sandbox):
         assert (frozen, seen) == (str("freeze-heap" not in disabled), str(disabled))
 
 
-def test_a_name_that_is_none_is_an_error_that_tells_which_there_are(sandbox):
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(sandbox):
     with driver("ray.init(num_cpus=1)", environ={VARIABLE: "gc-freeze"}) as process:
         assert process.wait() == 1
         assert (

@@ -509,7 +509,7 @@ def test_control_sequences_do_nothing_at_a_terminal():
         assert text.count(line) == 2, text
 
 
-def test_control_sequences_stay_where_nobody_looks():
+def test_control_sequences_stay_without_a_terminal():
     with run(r'print("erase \x1b[2J\x1b[H")') as process:
         process.succeed()
         assert "erase \x1b[2J\x1b[H" in process.out

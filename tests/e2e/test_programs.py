@@ -151,7 +151,7 @@ def test_path_extended_before_init(sandbox):
         assert process.succeed() == "42"
 
 
-def test_a_module_that_the_worker_has_not_is_named(sandbox):
+def test_a_module_that_is_missing_on_the_worker_is_named(sandbox):
     place = sandbox.directory / "late"
     place.mkdir()
     (place / "too_late.py").write_text("def f():\n    return 42\n")
@@ -540,7 +540,7 @@ def test_get_in_async_code(ray):
     assert isinstance(error, ZeroDivisionError)
 
 
-def test_futures_of_a_cluster_that_was_left():
+def test_futures_after_shutdown():
     source = """
     import asyncio
     ray.init(num_cpus=1)

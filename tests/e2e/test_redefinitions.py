@@ -69,7 +69,7 @@ def test_a_global_is_bound_to_another_value(ray, namespace):
         ray.get(namespace["f"].remote())
 
 
-def test_a_variable_of_the_enclosing_function_is_bound_anew(ray):
+def test_a_variable_of_the_enclosing_function_is_rebound(ray):
     step = 1
 
     @ray.remote
@@ -110,7 +110,7 @@ def test_a_large_value_is_shipped_once_and_code_beside_it_again(ray, namespace):
     assert ray.get(namespace["f"].remote()) == (3_000_000, 2)
 
 
-def test_a_global_that_is_another_at_each_call_is_told_of(ray, namespace):
+def test_a_global_that_changes_at_each_call_is_reported(ray, namespace):
     run("N = 0\n@ray.remote\ndef f(): return N", namespace)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -168,7 +168,7 @@ def test_a_function_from_a_reloaded_module(edited, ray):
     assert ray.get(space["f"].remote()) == 2222
 
 
-def test_a_module_that_cannot_be_reloaded_there_is_the_calls_error(edited, ray):
+def test_a_call_fails_if_its_worker_cannot_reload_a_module(edited, ray):
     module = importlib.import_module("edited_between_calls")
 
     @ray.remote

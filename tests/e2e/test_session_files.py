@@ -70,7 +70,7 @@ def test_a_host_on_tcp_outlives_its_files(sandbox):
 
 
 @pytest.mark.skipif(not shutil.which("systemd-tmpfiles"), reason="needs systemd-tmpfiles")
-def test_systemd_tmpfiles_passes_a_living_session_by(ray, sandbox):
+def test_systemd_tmpfiles_skips_a_living_session(ray, sandbox):
     session = sandbox.sessions()[0]
     decoy = sandbox.root / "decoy"
     decoy.write_text("old")
@@ -106,7 +106,7 @@ def test_a_removed_store_ends_the_cluster_with_its_reason(sandbox):
         process.succeed()
 
 
-def test_a_dead_session_goes_though_its_lock_was_cleaned_away(sandbox):
+def test_a_dead_session_is_removed_after_its_lock_file_was_cleaned_up(sandbox):
     with driver("ray.init(num_cpus=1); print('up'); sys.stdin.read()") as process:
         process.expect("up")
         victims = [sandbox.one("zray-zygote"), sandbox.one("zray: host"), process.pid]

@@ -87,7 +87,7 @@ def test_references_made_while_pickling_a_result_live(sandbox):
     )
 
 
-def test_a_task_that_breaks_stdout_hurts_nobody_else(sandbox):
+def test_a_task_that_breaks_stdout_affects_no_other_task(sandbox):
     succeeds(
         sandbox,
         """

@@ -157,7 +157,7 @@ def test_finalizers_call_zray_wherever_the_collector_runs_them(sandbox):
 
 
 @pytest.mark.parametrize("handler", [RAISES, CALLS_ZRAY], ids=["raises", "calls zray"])
-def test_signal_handlers_strike_at_any_moment(sandbox, handler):
+def test_signal_handlers_run_at_any_moment(sandbox, handler):
     source = STRUCK.replace("{handler}", handler[0]).replace("{check}", handler[1])
     with driver(source) as process:
         process.expect("fine", 100)

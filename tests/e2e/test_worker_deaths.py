@@ -20,7 +20,7 @@ def segfault():
 
 
 def exit_at_once():
-    print("leaving by the back door", file=sys.stderr)
+    print("exiting at once", file=sys.stderr)
     sys.stderr.flush()
     os._exit(3)
 
@@ -39,7 +39,7 @@ def system_exit():
 
 DEATHS = [
     (segfault, "SIGSEGV", "about to jump"),
-    (exit_at_once, "exit code 3", "leaving by the back door"),
+    (exit_at_once, "exit code 3", "exiting at once"),
     (kill_itself, "SIGKILL", ""),
     (abort, "SIGABRT", ""),
     (system_exit, "exit code 5", ""),
@@ -136,7 +136,7 @@ def test_a_worker_killed_from_outside(ray):
 
 
 @pytest.mark.parametrize("die", [segfault, exit_at_once, kill_itself, system_exit], ids=lambda die: die.__name__)
-def test_poison_takes_no_other_task_with_it(ray, die):
+def test_a_task_that_kills_its_worker_affects_no_other_task(ray, die):
     short = ray.remote(max_retries=0)(lambda number: number)
     poison = ray.remote(max_retries=0)(die)
     assert ray.get([short.remote(n) for n in range(50)]) == list(range(50))  # so that they are known to be short
@@ -149,7 +149,7 @@ def test_poison_takes_no_other_task_with_it(ray, die):
     assert all(isinstance(error_of(ray, ref), ray.exceptions.WorkerCrashedError) for ref in poisoned)
 
 
-def test_poison_of_the_same_function_takes_no_other_call_with_it(ray):
+def test_a_call_that_kills_its_worker_affects_no_other_call_of_the_function(ray):
     """All calls are of one function and shape, so they may be queued at one worker, and none may be retried."""
 
     @ray.remote(max_retries=0)

@@ -31,7 +31,7 @@ class Intruder(Node):
     """Tries to join again and again. ``known``: identifiers of processes that have joined, dead or alive."""
 
     def __init__(self, cluster: SimCluster) -> None:
-        super().__init__(cluster, cluster.sim.new_id(), "stranger")
+        super().__init__(cluster, cluster.sim.new_id(), "intruder")
         self._members = cluster.members
         self._broker_incarnation = cluster.incarnation
         self.known: list[bytes] = []
@@ -57,7 +57,7 @@ class Intruder(Node):
         kind = rng.choice([DRIVER, HOST, WORKER])
         hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, victim, JoinInfo())
         incarnation = rng.choice([bytes(8), self._broker_incarnation])
-        said = rng.choice([Goodbye("I was it"), HostReady({"CPU": 10_000}, HostInfo(hostname="stranger"))])
+        said = rng.choice([Goodbye("I was it"), HostReady({"CPU": 10_000}, HostInfo(hostname="intruder"))])
         attempts = [
             (victim, pack_handshake(hello)),
             (victim, pack_handshake(hello._replace(process_id=self.process_id))),

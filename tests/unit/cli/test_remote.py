@@ -13,7 +13,7 @@ from zray.sessions.directories import SessionPaths
 
 
 @pytest.mark.parametrize(("start_s", "join_s", "least_s"), [(30, 60, 60), (90, 60, 90)])
-def test_a_worker_is_not_given_up_while_it_tries(
+def test_a_worker_is_waited_for_while_it_tries_to_join(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_s: float, join_s: float, least_s: float
 ) -> None:
     given: list[float] = []

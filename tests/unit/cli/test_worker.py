@@ -13,7 +13,7 @@ from zray.config import Config
 from zray.sessions.directories import SessionPaths
 
 
-def test_its_patience_with_a_broker_is_not_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_do_not_inherit_the_hosts_join_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers' payload is made of the settings: programs that they run may be drivers of other clusters."""
     seen = []
 

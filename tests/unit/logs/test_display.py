@@ -61,7 +61,7 @@ def test_only_equal_lines_are_one(dedup: LogDeduplicator) -> None:
     assert dedup.flush(math.inf) == []
 
 
-def test_a_number_is_a_line_like_any_other_and_nothing_is_none(dedup: LogDeduplicator) -> None:
+def test_numbers_are_deduplicated_and_empty_lines_are_not(dedup: LogDeduplicator) -> None:
     assert len(dedup.feed(0.0, "f", 1, "stdout", ["42", "", " "])) == 3
     assert len(dedup.feed(0.0, "f", 2, "stdout", ["42", "", " "])) == 2
     assert texts(dedup.flush(5.0)) == ["(f pid=2) 42"]
@@ -144,7 +144,7 @@ class TestBacklog:
 
 
 class TestMissingLines:
-    def test_told_at_once_then_now_and_then(self) -> None:
+    def test_told_at_once_and_then_from_time_to_time(self) -> None:
         missing = MissingLines()
         assert missing.notice(0.0) == "" and missing.next_deadline() == math.inf
         missing.add(1234)

@@ -40,7 +40,7 @@ class TestProof:
         assert claim_if_dead(paths.directory) is None  # the process that has claimed it has its lock
         claimed.close()
 
-    def test_a_cleaner_has_removed_the_file_of_a_living_one(self, root: str) -> None:
+    def test_a_cleaner_has_removed_the_lock_file_of_a_living_session(self, root: str) -> None:
         paths, lock = sessions.new_session(root)
         os.unlink(paths.lock)
         age(paths.directory)
@@ -58,7 +58,7 @@ class TestProof:
             assert claim_if_dead(paths.directory) is None
         assert sessions.sweep_dead_sessions(root) == [paths.name]
 
-    def test_without_any_lock_its_processes_tell(self, root: str) -> None:
+    def test_without_a_lock_its_processes_decide(self, root: str) -> None:
         paths, lock = sessions.new_session(root)
         lock.close()
         os.unlink(paths.lock)
@@ -214,7 +214,7 @@ class TestRootsLock:
         os.waitpid(pid, 0)
         os.close(read)
 
-    def test_removed_while_somebody_waits(self, root: str) -> None:
+    def test_removed_while_another_process_waits(self, root: str) -> None:
         order: list[str] = []
 
         def second() -> None:

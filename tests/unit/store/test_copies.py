@@ -58,7 +58,7 @@ def test_the_least_recently_used_copy_goes_first_and_one_in_use_stays(store):
     assert not store.usage().spilled
 
 
-def test_a_copy_that_is_kept_is_an_object_like_others(store):
+def test_a_kept_copy_is_an_ordinary_object(store):
     copy(store, 1, b"x" * MIB)
     store.keep(object_id(1))
     store.keep(object_id(2))  # there is none

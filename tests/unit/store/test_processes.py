@@ -98,7 +98,7 @@ def test_the_sweep_leaves_this_process_own_writing_alone(store):
     assert store.read(object_id(1)) == b"kept"
 
 
-def test_who_dies_with_the_books_open_leaves_them_right(store):
+def test_the_ledger_is_correct_after_a_death_during_a_change(store):
     put(store, 1, b"x")
 
     def die(say, hear):

@@ -45,6 +45,6 @@ def test_more_gpus_than_are_visible(monkeypatch):
     assert host_resources(1, 4, 1, {})["GPU"] == 40_000
 
 
-def test_by_which_address_a_broker_is_reached():
+def test_the_address_that_reaches_a_broker():
     assert ip_address("tcp://127.0.0.1:6380") == "127.0.0.1"
     assert ip_address("tcp://no-such-name.invalid:6380") == ""

@@ -188,7 +188,7 @@ signal.pause()
 
 
 class TestOrderlyEnd:
-    def test_a_second_sigterm_does_not_interrupt_the_tidying_up(self, session: str) -> None:
+    def test_a_second_sigterm_does_not_interrupt_the_cleanup(self, session: str) -> None:
         code = """
 import os, signal
 from zray.system.processes import end_orderly_on_sigterm
@@ -198,13 +198,13 @@ try:
     signal.pause()
 finally:
     os.kill(os.getpid(), signal.SIGTERM)
-    print("tidy", flush=True)
+    print("cleaned up", flush=True)
 """
         with start(session, code) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.terminate()
-            assert process.stdout.readline() == "tidy\n"
+            assert process.stdout.readline() == "cleaned up\n"
             assert finish(process) == 0
 
 

@@ -61,7 +61,7 @@ def test_an_answer(readers, answer):
     readers.answer(reader, "", "")  # too late, without effect
 
 
-def test_a_reader_that_has_not_the_time(readers):
+def test_a_reader_that_times_out(readers):
     deadline = time.monotonic() + 0.3
     thread, got = reading(readers, lambda: deadline - time.monotonic())
     reader, _ = next_event(readers)
@@ -92,7 +92,7 @@ def test_a_host_that_ends(readers):
 @pytest.mark.parametrize(
     "nonsense", [b"", b"garbage", b"\xc1", b"\x93\x01\x02\x03", b"\x93\xc4\x01o\xc4\x01h\x01", b"\x90", b"x" * 9000]
 )
-def test_requests_that_are_none(readers, nonsense):
+def test_malformed_requests(readers, nonsense):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(readers.path)
         connection.send(nonsense)

@@ -92,7 +92,7 @@ class World:
             left = [each for each in self.sources if each not in message.lost]
             kind = "" if left else "ObjectLostError"
             size = self.sizes[message.object_id]
-            answer = Located(message.object_id, message.question, size, left, kind, "nobody has it")
+            answer = Located(message.object_id, message.question, size, left, kind, "no process has it")
             self.hosts[source].transfers.receive(OWNER, answer)
 
     def put(self, host: Host, size: int, object_id: bytes = OBJECT) -> bytes:
@@ -164,7 +164,7 @@ def test_many_objects_at_once(world):
     assert world.read_together(world.b, ids) == expected
 
 
-def test_what_nobody_has(world):
+def test_an_object_without_sources(world):
     world.sizes[OBJECT] = 100
     world.sources = [world.a.process_id]
     kind, _, _ = world.read(world.b)
@@ -240,7 +240,7 @@ def test_a_copy_becomes_the_original(world):
     assert usage.live and not usage.copies
 
 
-def test_a_piece_that_there_is_not(world):
+def test_a_piece_behind_the_end_of_the_object(world):
     from zray.protocol.messages import Pull
 
     world.put(world.a, 100)
@@ -250,7 +250,7 @@ def test_a_piece_that_there_is_not(world):
     assert [(type(each), each.pull) for each in failed] == [(PullFailed, 5), (PullFailed, 6)]
 
 
-def test_what_was_sent_is_let_go_after_a_moment(world):
+def test_sent_objects_are_released_after_a_moment(world):
     world.put(world.a, 2 * MIB)
     world.read(world.b)
     world.a.store.free([OBJECT])
@@ -289,7 +289,7 @@ def test_where_a_host_listens(broker, wanted, expected):
 @pytest.mark.parametrize(
     "wrong", ["x", "tcp://1.2.3.4", "tcp://*:5", "tcp://0.0.0.0:5", "ipc:///tmp/x", "tcp://1.2.3.4:x"]
 )
-def test_where_it_cannot(wrong):
+def test_malformed_listening_addresses(wrong):
     with pytest.raises(ConfigError, match=r"transfer_address .* cannot be used"):
         listening_address("tcp://127.0.0.1:6380", wrong)
 
@@ -335,7 +335,7 @@ def test_a_wait_for_memory_does_not_hold_up_the_loop(world, monkeypatch):
     world.until(lambda: not world.b.store.usage().writing)
 
 
-def test_links_that_nobody_uses_are_given_up(world, monkeypatch):
+def test_unused_channels_are_closed(world, monkeypatch):
     data = world.put(world.a, 6 * MIB)
     world.read(world.b)
     monkeypatch.setattr("zray.transport.channels.IDLE_S", 0.0)

@@ -95,7 +95,7 @@ def test_a_call_that_runs(worker):
     assert worker.answers.get(timeout=10) == b"a"
 
 
-def test_a_call_that_has_not_begun(worker):
+def test_a_call_that_has_not_started(worker):
     held = worker.hold_loop()
     for name in (b"a", b"b"):
         worker.start(name)
@@ -135,7 +135,7 @@ def test_the_answer_is_sent(worker):
     assert worker.loop._running.keys() == {b"b"}
 
 
-def test_arguments_that_are_not_here_hold_nobody_up(worker):
+def test_waiting_for_arguments_does_not_block_other_calls(worker):
     worker.far = {name: threading.Event() for name in (b"a", b"b")}
     for name in (b"a", b"b", b"c"):
         worker.start(name)

@@ -68,16 +68,16 @@ for _ in range(2):  # the interpreter is as ready as before to fork again
     assert run(source) == "refused\nrefused\n"
 
 
-def test_the_plain_one_is_taken_where_it_is_asked_for() -> None:
+def test_the_plain_fork_is_used_on_request() -> None:
     assert type(choose_forking(bare=False)) is PlainFork
 
 
-def test_the_bare_one_is_taken_on_versions_that_were_tried() -> None:
+def test_the_bare_fork_is_used_on_tested_versions() -> None:
     tried = sys.version_info[:2] in TRIED and "t" not in sys.abiflags
     assert type(choose_forking(bare=True)) is (BareFork if tried else PlainFork)
 
 
-def test_a_version_that_was_not_tried_is_told_at_level_debug(
+def test_an_untested_version_is_logged_at_level_debug(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(forking, "TRIED", ())

@@ -71,7 +71,7 @@ def pipes() -> Iterator[list[int]]:
             os.close(fd)
 
 
-def test_what_the_host_its_transfers_and_its_workers_say_in_one_turn(pipes: list[int], tmp_path: Any) -> None:
+def test_messages_of_host_transfers_and_workers_in_one_turn(pipes: list[int], tmp_path: Any) -> None:
     first, second, third = pipes
     connection, transfers = Connection(first), Transfers(third)
     zygote: Any = SimpleNamespace(fileno=lambda: second)

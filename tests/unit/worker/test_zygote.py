@@ -334,7 +334,7 @@ print(random.random())
         assert [end.status for end in ends] == [0, 0, 0], outputs
         assert len(set(outputs)) == 3
 
-    def test_one_that_was_killed_is_nobodys_worker(self, start: Start) -> None:
+    def test_a_killed_spare_becomes_no_worker(self, start: Start) -> None:
         """No other is forked in its place before a worker has ended: a process that kills spares may go on."""
         harness = start(run_python, pool_size=2)
         for pid in harness.spares(2):
@@ -360,7 +360,7 @@ print(random.random())
             else:
                 assert harness.output(worker_id) == b"served\n"
 
-    def test_they_ignore_what_asks_to_leave(self, start: Start) -> None:
+    def test_they_ignore_signals_that_ask_to_end(self, start: Start) -> None:
         harness = start(run_python, pool_size=1)
         (pid,) = harness.spares(1)
         for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -409,14 +409,14 @@ class TestWhatWorkersLeave:
         ],
         ids=["program", "of another group", "fork", "orphan", "of a shell"],
     )
-    def test_goes_with_the_worker(self, start: Start, child: bytes, end: bytes) -> None:
+    def test_ends_with_the_worker(self, start: Start, child: bytes, end: bytes) -> None:
         harness = start(run_python)
         harness.fork(b"w", LEFT_BEHIND + child + b"\n" + end)
         harness.events(2)
         harness.output(b"w")
         harness.spares(0)  # the kernel closes a pipe a little before its process is gone
 
-    def test_goes_before_the_death_is_told(self, start: Start) -> None:
+    def test_ends_before_the_death_is_reported(self, start: Start) -> None:
         harness = start(run_python)
         harness.fork(b"w", LEFT_BEHIND + b"start()")
         assert isinstance(harness.events(2)[1], ChildExited)
@@ -438,7 +438,7 @@ class TestWhatWorkersLeave:
         harness.client.close()
         assert harness.cleaned() == b"cleaned 0"
 
-    def test_resource_trackers_end_when_they_are_through(self, start: Start) -> None:
+    def test_resource_trackers_end_when_they_have_cleaned_up(self, start: Start) -> None:
         """The tracker, and a child that keeps its pipe open, are in the group of a worker that is killed."""
         harness = start(run_python)
         code = b"""
@@ -491,7 +491,7 @@ class TestGuardian:
         os.close(cleaned_read)
         os.close(ready_read)
 
-    def test_killed_zygote_takes_its_workers_along(self, start: Start) -> None:
+    def test_workers_die_with_a_killed_zygote(self, start: Start) -> None:
         harness = start(run_python)
         harness.fork(b"w", PAUSE)
         harness.events(1)
@@ -504,7 +504,7 @@ class TestGuardian:
         assert harness.output(b"late") == b""  # its descriptors were closed
 
     @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-    def test_leaves_only_with_its_host(self, start: Start, sig: signal.Signals) -> None:
+    def test_ends_only_with_its_host(self, start: Start, sig: signal.Signals) -> None:
         harness = start(run_python)
         harness.fork(b"w")
         harness.events(2)
