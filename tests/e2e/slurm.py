@@ -19,8 +19,9 @@ CPUS = 4
 """CPUs of each node, as configured in Slurm; the machine may have fewer."""
 MEMORY_MIB = 3000
 IN_ORDER_S = 180.0
-"""Within this time a cancelled job has ended. Slurm itself kills only after ten minutes (``KillWait``), so a job that
-has ended by then has ended in order.
+"""Within this time a cancelled job has ended, in seconds.
+
+Slurm itself kills only after ten minutes (``KillWait``), so a job that has ended by then has ended in order.
 """
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
@@ -133,8 +134,9 @@ class Slurm:
         return done.stdout
 
     def states(self) -> list[str]:
-        """Returns the state of each node: ``idle``, ``allocated``, ``completing``, ``drained``; empty before the
-        controller answers.
+        """Returns the state of each node: ``idle``, ``allocated``, ``completing``, ``drained``.
+
+        Empty before the controller answers.
         """
         command = ["sinfo", "--noheader", "--Node", "--format=%T"]
         return subprocess.run(command, env=self._environ, capture_output=True, text=True).stdout.split()
@@ -172,9 +174,7 @@ class Job:
         return dict(word.partition("=")[::2] for word in words)
 
     def end(self) -> tuple[str, int]:
-        """Waits until all processes of the job have ended; returns state (``COMPLETED``, ``TIMEOUT``, ...) and exit
-        code.
-        """
+        """Waits until all processes of the job have ended; returns state (``COMPLETED``, ``TIMEOUT``) and exit code."""
         eventually(self._has_left_the_queue, IN_ORDER_S, 0.1)
         facts = self.facts()
         return facts["JobState"], int(facts["ExitCode"].partition(":")[0])

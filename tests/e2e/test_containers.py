@@ -28,8 +28,9 @@ KEEPER = """
 
 @contextlib.contextmanager
 def containers(*mounts: str) -> Iterator[str]:
-    """Starts a broker, and a host for each of ``mounts`` with a resource of its own, ``c0`` and so on; yields the
-    address.
+    """Starts a broker and a host for each of ``mounts``, with a resource of its own, ``c0`` and so on.
+
+    Yields the address.
     """
     bind = f"tcp://127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:

@@ -28,8 +28,10 @@ def others_may_enter(directory: Path) -> bool:
 
 
 def opened(*directories: Path) -> str:
-    """Returns a shell script for a mount namespace. In it, the user can access the interpreter, zray and
-    ``directories``, also within directories of root's, and nothing else there.
+    """Returns a shell script for a mount namespace that hides files from the user.
+
+    In it, the user can access the interpreter, zray and ``directories``, also within directories of root's, and nothing
+    else there.
     """
     needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix), Path(ray.__file__).resolve().parents[1], *directories}
     closed = {

@@ -95,7 +95,7 @@ def test_the_worker_reports_an_exception_after_the_last_value():
     """
     with driver(source) as process:
         assert process.succeed().splitlines()[0] == "[1, 2]"
-    assert "two raised behind its last value" in process.err and "ValueError: too late" in process.err
+    assert "two raised after its last value" in process.err and "ValueError: too late" in process.err
 
 
 def test_a_generator_is_cancelled(ray, tmp_path):

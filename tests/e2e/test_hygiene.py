@@ -213,9 +213,7 @@ def test_a_driver_stopped_for_longer_than_the_silence_goes_on(sandbox):
 
 
 def test_a_driver_that_holds_the_interpreter_lock_or_is_stopped_keeps_its_job(sandbox):
-    """Silence alone is not a death: code that never lets other threads run, and Ctrl-Z, last longer than any
-    heartbeat.
-    """
+    """Silence alone is not a death: Ctrl-Z, and code that holds the GIL, last longer than any heartbeat."""
     source = """
     import ctypes
     ray.init(num_cpus=1)

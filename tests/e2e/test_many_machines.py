@@ -1,5 +1,6 @@
-"""Large objects between machines. ZRAY_TEST_MACHINE makes processes of one machine treat each other as on different
-ones.
+"""Large objects between machines.
+
+ZRAY_TEST_MACHINE makes processes of one machine treat each other as on different ones.
 """
 
 from __future__ import annotations

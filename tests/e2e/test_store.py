@@ -197,7 +197,8 @@ def test_a_spill_directory_that_cannot_be_used(how):
 
 
 def test_only_the_owner_frees_and_keeps_objects(ray):
-    """A worker tells the host to free objects that it has only borrowed, and malformed identifiers. This has no effect.
+    """A worker cannot have the host free an object that it only borrows, or a malformed identifier.
+
     The host goes on, and still frees objects when their owners say so.
     """
     large = ray.put(payload(1))

@@ -162,8 +162,9 @@ def _plain(value: Any) -> Any:
 
 
 def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
-    """Returns the status of the cluster of the broker at ``address``. Raises ZrayError if it does not answer or
-    refuses.
+    """Returns the status of the cluster of the broker at ``address``.
+
+    Raises ZrayError if it does not answer or refuses.
     """
     credentials = credentials_for(address, "driver", config.keys, insecure)
     connection = connect(address, OBSERVER, os.urandom(16), JoinInfo(os.getpid()), config, credentials)

@@ -101,8 +101,9 @@ def _why_left(each: Running, force: bool) -> str:
 
 
 def own_roots(config: Config) -> list[str]:
-    """Returns the directories of this user's sessions, with those made without a login's directory, as by ``zray
-    up``.
+    """Returns the directories of this user's sessions.
+
+    They include those made without a login's directory, as by ``zray up``.
     """
     roots = [runtime_root(config.tmpdir)]
     if not config.tmpdir:

@@ -105,8 +105,8 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
 def _demotion(config: Config, insecure: bool) -> Demotion:
     if insecure or not config.address.startswith("tcp://"):
         raise ConfigError(
-            f"user = {config.user!r} keeps the host's key from tasks, and only an address on TCP has a key, "
-            "without --insecure: leave it out, or give such an --address"
+            f"user = {config.user!r} keeps the host's key from tasks, and there is a key only for an address on TCP "
+            "without --insecure: leave the setting out, or give such an --address"
         )
     return Demotion(config.user)
 

@@ -30,14 +30,13 @@ class Config:
     """
 
     address: str = ""
-    """The broker's address, for workers and drivers without one of their own; "auto": this user's broker on this
-    machine.
-    """
+    """The broker's address, for workers and drivers that are given none; "auto": this user's broker on this machine."""
     keys: str = ""
     """The directory with the keys for TCP; default: a directory in the user's configuration."""
     user: str = ""
-    """The user that a host and its tasks run as, if root starts zray-worker. Then tasks cannot read the host's key,
-    which is root's. For clusters on TCP; default: the user who starts it.
+    """The user that a host and its tasks run as, if root starts zray-worker.
+
+    Then tasks cannot read the host's key, which is root's. For clusters on TCP; default: the user who starts it.
     """
     tmpdir: str = ""
     """Where session directories (sockets, logs, spilled objects) are made; default: a per-user runtime directory."""
@@ -56,22 +55,29 @@ class Config:
     spill_dir: str = ""
     """Where a host puts objects when its store is full; default: within the session directory."""
     idle_timeout_s: float = 5.0
-    """A worker process that has idled for this many seconds is ended, and a spare that uses almost no memory takes its
-    place. One per CPU stays if it has loaded much, or if a thread of yours runs in it.
+    """How long a worker process may idle before it is ended, in seconds.
+
+    A spare that uses almost no memory takes its place. One per CPU stays if it has loaded much, or if a thread of yours
+    runs in it.
     """
     exit_timeout_s: float = 30.0
-    """How long the end of a worker process may take, in seconds: for what your program does then (``__ray_shutdown__``
-    and ``__del__`` of an actor, threads, ``atexit``), and for calls of an async actor that still run.
+    """How long the end of a worker process may take, in seconds.
+
+    This covers what your program does then (``__ray_shutdown__`` and ``__del__`` of an actor, threads, ``atexit``), and
+    calls of an async actor that still run.
     """
     transfer_address: str = ""
-    """Where a host on TCP listens for channels of other hosts, as tcp://IP:PORT; default: a free port at the address by
-    which it reaches the broker; "off": nowhere, objects for others go through the broker.
+    """Where a host on TCP listens for channels of other hosts, as tcp://IP:PORT.
+
+    Default: a free port at the address by which it reaches the broker; "off": nowhere, objects for others go through
+    the broker.
     """
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
     mutable_as_views: bool = False
-    """Whether torch tensors and bitarrays are read as views of shared memory instead of writable copies. Writing to
-    such a tensor ends the process with SIGSEGV, as torch has no read-only tensors.
+    """Whether torch tensors and bitarrays are read as views of shared memory instead of writable copies.
+
+    Writing to such a tensor ends the process with SIGSEGV, as torch has no read-only tensors.
     """
     heartbeat_s: float = 1.5
     """Longest silence on a link before a ping is sent, in seconds. An idle host costs 80 messages a minute."""
@@ -80,8 +86,9 @@ class Config:
     connect_timeout_s: float = 5.0
     """How long a driver tries to reach a broker, and before that waits for its key to be made, in seconds."""
     join_timeout_s: float = 60.0
-    """How long a host tries to reach a broker on another machine, which may start later, in seconds. Before that it
-    waits as long for its key, which the broker may be about to make on a shared home directory.
+    """How long a host tries to reach a broker on another machine, which may start later, in seconds.
+
+    Before that it waits as long for its key, which the broker may be about to make on a shared home directory.
     """
     store_wait_s: float = 2.0
     """How long a writer waits for room in a store whose objects are all in use before it writes to disk, in seconds."""
@@ -96,17 +103,19 @@ class Config:
     dedup_logs: bool = True
     """Whether the same line of several workers is shown once, with a count; Ray's RAY_DEDUP_LOGS counts too."""
     log_level: str = "INFO"
-    """The least severe lines that brokers and hosts log: DEBUG, INFO, WARNING or ERROR. They log to files of their
-    session, and zray-broker and zray-worker also to stderr.
+    """The least severe lines that brokers and hosts log: DEBUG, INFO, WARNING or ERROR.
+
+    They log to files of their session, and zray-broker and zray-worker also to stderr.
     """
     log_file_max_bytes: int = 16 * MIB
     """A worker's log file is rotated at this size, in bytes; one older file is kept."""
     max_message_bytes: int = 512 * MIB
     """The receiving socket refuses a message that is larger than this, in bytes."""
     disabled_optimizations: list[str] = dataclasses.field(default_factory=list)
-    """Optimizations to switch off, as they depend on internals of CPython or of the C library: names separated by
-    commas, of bare-fork, fill-holes, freeze-heap, tune-malloc and warm-up, or "all". Without them processes use more
-    memory.
+    """Optimizations to switch off, as they depend on internals of CPython or of the C library.
+
+    Names separated by commas, of bare-fork, fill-holes, freeze-heap, tune-malloc and warm-up, or "all". Without them
+    processes use more memory.
     """
 
     def optimizes(self, name: str) -> bool:

@@ -201,8 +201,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check(name: str, given: object, where: str, blank: str = "") -> Any:
-    """Returns a setting's value in the type of ``Config``. Raises ConfigError, which begins with ``where``, if
-    malformed.
+    """Returns a setting's value in the type of ``Config``.
+
+    Raises ConfigError, with a message that begins with ``where``, if the value is malformed.
     """
     kind = str(_FIELDS[name].type).removesuffix(" | None")
     convert, needed = _CHOICES.get(name) or _KINDS[kind]

@@ -213,8 +213,7 @@ _RESET = "\x1b[0m"
 
 
 def escape_controls(line: str) -> str:
-    """Returns a line that is safe for a terminal: colors and bold stay, to the end of the line; nothing else has
-    effect.
+    """Returns a line that is safe for a terminal: colors and bold stay, to the end of the line.
 
     Sequences that move the cursor or erase are removed; other control characters are shown as ``\\x07``.
     """

@@ -47,9 +47,7 @@ def start_log(level: str, path: str, to_stderr: bool = False) -> None:
 
 
 def write(line: LogLine) -> None:
-    """Performs the effect of a core. Lines after the first are indented, so they cannot look like a record of their
-    own.
-    """
+    """Performs the effect of a core. Lines after the first are indented, so they do not look like records."""
     first, *others = map(escape_controls, line.text.split("\n"))
     logging.getLogger(f"zray.{line.logger}").log(line.level, "%s", "\n    ".join((first, *others)))
 

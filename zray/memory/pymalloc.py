@@ -26,8 +26,9 @@ INTEGER_BYTES = 32
 INTEGERS_APART = 16
 """The number of objects of an integer's size made between two looks: their addresses are integers, and take blocks."""
 BLOCKS_OF_A_NEW_POOL = 8
-"""The number of adjacent blocks, from the first on, that show a new pool: blocks of an old pool are free in no
-order.
+"""The number of adjacent blocks, from the first on, that show a new pool.
+
+Blocks of an old pool are free in no order.
 """
 MAX_HOLES = 8192
 """The most fillers of one size. If this many begin no new pool, the allocator is unknown, and all are released."""
@@ -44,9 +45,7 @@ def fill_holes() -> list[Any]:
 
 
 def _fill(size: int, fillers: list[Any]) -> bool:
-    """Makes objects until some are the first of a pool, in a row, so the pool is new. Returns False if there is
-    none.
-    """
+    """Makes objects until some are the first of a pool, in a row, so the pool is new. Returns False if none are."""
     make = _maker(size)
     at_once = INTEGERS_APART if size == INTEGER_BYTES else 1
     last = in_a_row = 0

@@ -66,8 +66,9 @@ class StoreUsage:
 
 
 class Ledger:
-    """Bytes by place. Invariant: no count is negative, and all but the spilled bytes together are within
-    ``capacity``.
+    """Bytes by place.
+
+    Invariant: no count is negative, and all but the spilled bytes together are within ``capacity``.
     """
 
     def __init__(self, capacity: int, held: list[int] | memoryview) -> None:
@@ -131,10 +132,10 @@ class Candidate:
 
 
 def choose(shortage: int, candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Returns the least recently used unpinned candidates, as few as cover ``shortage`` bytes; all if they do not
-    suffice.
+    """Returns the least recently used unpinned candidates, as few as cover ``shortage`` bytes.
 
-    A candidate that alone covers what is missing replaces older ones that it makes unnecessary.
+    All if they do not suffice. A candidate that alone covers what is missing replaces older ones that it makes
+    unnecessary.
     """
     chosen: list[Candidate] = []
     covered = 0

@@ -101,8 +101,9 @@ class Maps:
     def __init__(self, ended: Callable[[Any], None]) -> None:
         self._ended = ended
         self.most = _max_map_count() // 2
-        """The number of maps before small objects are copied. The rest is for large objects, and for other maps of the
-        process.
+        """The number of maps before small objects are copied.
+
+        The rest is for large objects, and for other maps of the process.
         """
         self._held: dict[int, HeldMap] = {}  # by address; a weak reference calls back only while it exists
 

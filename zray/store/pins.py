@@ -45,8 +45,9 @@ class Pins:
         return True
 
     def unpin(self, inode: int) -> bool:
-        """Takes back one ``pin``. Returns True if it was this process's last one on the segment; False after
-        ``close``.
+        """Takes back one ``pin``. Returns True if it was this process's last one on the segment.
+
+        False after ``close``.
         """
         count = self._counts.get(inode, 0)
         if count != 1:

@@ -225,8 +225,9 @@ class Segments:
         self._pins.unclaim(draft.inode)
 
     def move_to_disk(self, ledger: Ledger, object_id: bytes, inode: int, commit: Callable[[str], None]) -> bool:
-        """Recycles a segment whose copy on disk ``commit`` puts into place. Returns False if the segment is now used or
-        gone.
+        """Recycles a segment whose copy on disk ``commit`` puts into place.
+
+        Returns False if the segment is now used or gone.
         """
         path = self.live_path(object_id)
         with contextlib.suppress(FileNotFoundError):
@@ -239,9 +240,7 @@ class Segments:
         return False
 
     def keep(self, ledger: Ledger, object_id: bytes) -> None:
-        """Makes a copy the object itself, since no other host has it any more. Does nothing if there is no such
-        copy.
-        """
+        """Makes a copy the object itself, since no other host has it. Does nothing if there is no such copy."""
         path = self.copy_path(object_id)
         with contextlib.suppress(FileNotFoundError):
             size = os.stat(path).st_size

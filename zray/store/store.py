@@ -163,10 +163,9 @@ class Store:
             raise
 
     def keep(self, object_id: bytes) -> None:
-        """Makes a copy the object itself; for its owner, when the original is lost. Does nothing if there is no such
-        copy.
+        """Makes a copy the object itself; for its owner, when the original is lost.
 
-        Raises ValueError if ``object_id`` is malformed.
+        Does nothing if there is no such copy. Raises ValueError if ``object_id`` is malformed.
         """
         check_id(object_id)
         with self._changing as ledger:
@@ -357,8 +356,9 @@ class Store:
         return any(left) or not shortage
 
     def _spill_one(self, turn: Turn, object_id: bytes) -> bool:
-        """Copies an object to disk and recycles its segment. Returns False if it stays in memory, as it is read
-        again.
+        """Copies an object to disk and recycles its segment.
+
+        Returns False if it stays in memory, since it is now read.
         """
         with self._locked:
             opened = self._open_pinned(object_id)

@@ -92,8 +92,9 @@ def set_child_subreaper() -> None:
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Sets whether this user's other processes may look into this one (``/proc``, debugger), and whether it dumps
-    core.
+    """Sets whether this user's other processes may look into this one (``/proc``, debugger).
+
+    This also sets whether it dumps core.
     """
     _prctl(_PR_SET_DUMPABLE, int(dumpable))
 

@@ -161,8 +161,9 @@ def run_deferred() -> None:
 
 
 def deliver_deferred_later() -> None:
-    """Like ``run_deferred``, for places where an exception would be lost, as in ``__del__``: it raises the signals
-    again.
+    """Like ``run_deferred``, for places where an exception would be lost, as in ``__del__``.
+
+    It raises the signals again, soon.
     """
     if deferred and get_ident() == main_thread().ident:
         with contextlib.suppress(RuntimeError):  # the interpreter is ending

@@ -56,10 +56,9 @@ def is_closed(stream: Any) -> bool:
 
 
 def write_text(stream: Any, text: str) -> None:
-    """Writes in one piece and flushes. Characters that the stream cannot encode are written as ``\\xff`` or
-    ``\\u4e2d``.
+    """Writes in one piece and flushes.
 
-    Raises what the stream raises.
+    Characters that the stream cannot encode are written as ``\\xff`` or ``\\u4e2d``. Raises what the stream raises.
     """
     try:
         stream.write(text)
@@ -72,8 +71,9 @@ def write_text(stream: Any, text: str) -> None:
 
 
 def show_fatal_errors() -> None:
-    """Makes a fatal signal, such as SIGSEGV, print its thread's Python frames, unless faulthandler is enabled
-    already.
+    """Makes a fatal signal, such as SIGSEGV, print its thread's Python frames.
+
+    Does nothing if faulthandler is enabled already.
     """
     stream = sys.__stderr__
     if stream is not None and descriptor_of(stream) >= 0 and not faulthandler.is_enabled():

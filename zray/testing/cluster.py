@@ -37,8 +37,9 @@ class CheckedCore(BrokerCore):
             assert free >= min(0, before[key]), "granted more than there is"
 
     def _least_free(self) -> dict[tuple[bytes, str], int]:
-        """Returns the free resources of each host. CPUs fall below zero when a blocked task goes on, without a
-        grant.
+        """Returns the free resources of each host.
+
+        CPUs fall below zero when a blocked task goes on, without a grant.
         """
         hosts = self.scheduler.hosts.values()
         return {(host.host_id, name): free for host in hosts for name, free in host.pool.free.items()}
@@ -137,8 +138,9 @@ class SimCluster:
         self.members.check()
 
     def stored(self, host: bytes, object_id: bytes) -> bytes | None:
-        """Returns an object in a host's store; None if the host is dead. It must exist: the process that asks holds
-        it.
+        """Returns an object in a host's store; None if the host is dead.
+
+        It must exist, since the process that asks holds it.
         """
         node = self.nodes[host]
         assert isinstance(node, SimHost)

@@ -50,8 +50,9 @@ RELAYED_WINDOW = 4
 Heartbeats queue behind them: 3.4 s at 10 Mbit/s.
 """
 SMALL_BYTES = 4 * CHUNK_BYTES
-"""An object up to this size is asked of the host that is known to have it, without asking the owner for more
-sources.
+"""An object up to this size is asked of the host that is known to have it.
+
+The owner is not asked for more sources.
 """
 LOCATE_PATIENCE_S = 3.0
 """How long an owner may take to answer, as it may hold the GIL, before the known host is asked."""
@@ -278,8 +279,9 @@ class TransferCore:
 
     @event
     def fetch(self, reader: Any, object_id: bytes, hint: bytes, size: int, now: float) -> None:
-        """Starts to get an object of ``size`` bytes, which ``hint`` probably has, for ``reader``; ``Finished``
-        follows.
+        """Starts to get an object of ``size`` bytes for ``reader``; ``Finished`` follows.
+
+        ``hint``: a host that probably has it.
         """
         self._now = now
         pull = self._by_object.get(object_id)
@@ -445,8 +447,9 @@ class TransferCore:
                 self._outbox.send(peer.process_id, request)
 
     def place_for(self, source: bytes, message: Chunk) -> memoryview | None:
-        """Returns where the data of a chunk belong; None if the chunk is not wanted, or differs from what was asked
-        for.
+        """Returns where the data of a chunk belong.
+
+        None if the chunk is not wanted, or differs from what was asked for.
         """
         pull = self.pulls.get(message.pull)
         peer = self.peers.get(source)
@@ -530,8 +533,9 @@ class TransferCore:
         self._locate(pull)  # again, even if an answer is under way: that one does not know of the loss
 
     def _take_back(self, peer: Peer, pull: Incoming) -> None:
-        """Removes a peer from a pull's sources. Its chunks are asked of others, and its window is filled with other
-        pulls.
+        """Removes a peer from a pull's sources.
+
+        Its chunks are asked of others, and its window is filled with other pulls.
         """
         pull.sources.pop(peer.process_id, None)
         peer.pulls.pop(pull.number, None)
@@ -654,7 +658,7 @@ class TransferCore:
             self._fail(pull, "ClusterUnavailableError", message)
 
     def tick(self, now: float) -> None:
-        """Ends waits that take too long: a slow dial, and an owner's answer where a host is known to have the
+        """Ends waits that take too long: for a dial, and for an owner's answer where a host is known to have the
         object.
         """
         self._now = now

@@ -44,10 +44,10 @@ def begun(page: bytes) -> bytes:
 
 
 def stored(page: bytes) -> list[bytes]:
-    """Returns the return values that may be in the store: of each recorded task, from the first to the last recorded
-    one.
+    """Returns the return values that may be in the store.
 
-    A call stores its values in order. So the last recorded value implies those before it.
+    They are those of each recorded task, from the first to the last recorded one. A call stores its values in order, so
+    the last recorded value implies those before it.
     """
     last: dict[bytes, int] = {}
     for start in range(OBJECT_ID_BYTES, _SLOTS * OBJECT_ID_BYTES, OBJECT_ID_BYTES):

@@ -325,8 +325,9 @@ class WorkerLog:
     def __init__(
         self, stdout_fd: int, stderr_fd: int, directory: str, stem: str, max_bytes: int, secret: str = ""
     ) -> None:
-        """Makes ``<directory>/<stem>.out`` and ``.err``, each rotated at ``max_bytes``. ``secret``: of the worker's
-        markers.
+        """Makes ``<directory>/<stem>.out`` and ``.err``, each rotated at ``max_bytes``.
+
+        ``secret``: of the worker's markers.
         """
         self.stderr_tail = Tail()
         self._pipes = {

@@ -135,8 +135,9 @@ class HostShell:
         self._end = self._end or reason
 
     def serve(self, resources: dict[str, int], info: HostInfo, on_ready: Callable[[], object]) -> str:
-        """Runs the loop and returns why it ended. Calls ``on_ready`` when signals are handled and the broker knows the
-        host.
+        """Runs the loop and returns why it ended.
+
+        Calls ``on_ready`` when signals are handled and the broker knows the host.
         """
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)

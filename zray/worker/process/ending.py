@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 class Ending:
-    """A context manager that kills the process, with the tracebacks of its threads, if its end takes more than
-    ``timeout_s``.
+    """A context manager that kills the process if its end takes more than ``timeout_s``.
+
+    The tracebacks of its threads are printed first.
     """
 
     def __init__(self, timeout_s: float) -> None:

@@ -83,8 +83,9 @@ class Environment:
         return shape
 
     def gpus_of(self, task: Assignment) -> tuple[int | str, ...]:
-        """Returns the GPUs that are assigned to the task: numbers, or names from the host's
-        ``CUDA_VISIBLE_DEVICES``.
+        """Returns the GPUs that are assigned to the task.
+
+        These are numbers, or names from the host's ``CUDA_VISIBLE_DEVICES``.
         """
         gpus = self._gpus if task.kind == CALL else task.gpus
         if not gpus:
@@ -93,10 +94,9 @@ class Environment:
         return tuple(gpus) if names is None else tuple(names[index] for index in gpus)
 
     def apply_task(self, task: Assignment) -> None:
-        """Sets which GPUs are visible, and the number of threads of numerical libraries, before the user's code loads
-        them.
+        """Sets which GPUs are visible, and the number of threads of numerical libraries.
 
-        A call has what its actor was given.
+        This is done before the user's code loads them. A call has what its actor was given.
         """
         if task.kind == CALL:
             return

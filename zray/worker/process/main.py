@@ -42,9 +42,7 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
 
 
 def _connect(address: str, worker_id: bytes, config: Config) -> Connection:
-    """Connects to the broker. On a busy machine that may take any time, so it tries while the address is listened
-    at.
-    """
+    """Connects to the broker. As a busy machine may take any time, it tries while the address is listened at."""
     info = JoinInfo(pid=os.getpid())
     while True:
         try:
@@ -55,9 +53,7 @@ def _connect(address: str, worker_id: bytes, config: Config) -> Connection:
 
 
 def _no_terminal(*args: Any, **kwargs: Any) -> Any:
-    """Replaces ``breakpoint()``: a debugger that reads from a terminal would fail with an error that does not explain
-    it.
-    """
+    """Replaces ``breakpoint()``: a debugger would find no terminal, and its error would not say so."""
     if os.environ.get("PYTHONBREAKPOINT"):
         return sys.__breakpointhook__(*args, **kwargs)
     raise RuntimeError(

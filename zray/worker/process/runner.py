@@ -61,8 +61,9 @@ class CallOptions:
 
 @functools.lru_cache(maxsize=4096)
 def read_options(packed: bytes, actor_class: str) -> CallOptions:
-    """Parses a call's options once. ``actor_class``: empty for plain tasks. Raises ProtocolError if they are
-    malformed.
+    """Parses a call's options once. ``actor_class``: empty for plain tasks.
+
+    Raises ProtocolError if they are malformed.
     """
     return CallOptions(packed, actor_class)
 
@@ -204,7 +205,7 @@ class Runner:
                     raise ValueError(f"{options.name} has num_returns={n_returns} but yielded {len(returns)} value(s)")
         except Exception as error:
             if len(returns) == n_returns:
-                say(f"zray: {options.name} raised behind its last value:\n{traceback.format_exc().rstrip()}")
+                say(f"zray: {options.name} raised after its last value:\n{traceback.format_exc().rstrip()}")
                 return Packed(returns, None)
             rest = self._pack_error(task, options.name, range(len(returns) + 1, n_returns + 1), error, max(0, room))
             return Packed([*returns, *rest], error)

@@ -487,8 +487,9 @@ class Worker:
 
 
 def label_of(actor: Any, class_name: str) -> str:
-    """Returns the name of an actor's output: the first line of its ``repr``, if its class defines one, else the
-    class.
+    """Returns the name of an actor's output.
+
+    This is the first line of its ``repr``, if its class defines one, else the class.
     """
     own = type(actor).__repr__
     if not isinstance(own, FunctionType):  # else object's or a container's, which may be very long

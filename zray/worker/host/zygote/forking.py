@@ -47,8 +47,9 @@ class PlainFork:
 
 
 class BareFork:
-    """The C library's ``fork``. Raises AttributeError when the interpreter does not export the functions that it
-    needs.
+    """The C library's ``fork``.
+
+    Raises AttributeError when the interpreter does not export the functions that it needs.
     """
 
     def __init__(self) -> None:
@@ -75,8 +76,9 @@ class BareFork:
 
 
 def choose_forking(bare: bool) -> Forking:
-    """Returns the way to fork. ``bare``: whether a bare fork is wanted; the plain one is used where it does not
-    work.
+    """Returns the way to fork. ``bare``: whether a bare fork is wanted.
+
+    The plain one is used where a bare fork does not work.
     """
     if not bare:
         return PlainFork()

@@ -22,8 +22,9 @@ MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + 1024
 
 
 class Request(NamedTuple):
-    """A request for a worker. ``fds``: stdout, stderr, then those for its main function; ``sent``: how many were
-    sent.
+    """A request for a worker.
+
+    ``fds``: stdout, stderr, then those for its main function; ``sent``: how many were sent.
     """
 
     worker_id: bytes
