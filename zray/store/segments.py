@@ -214,7 +214,7 @@ class Segments:
         self._pins.unclaim(draft.inode)
 
     def abandon(self, ledger: Ledger, draft: Draft) -> None:
-        """Ends a draft whose pages are not all there, or are still mapped by a writer: they are freed with that map."""
+        """Ends a draft with missing pages, or with a buffer on its pages: they are freed with the buffer's map."""
         if draft.on_disk:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft.path)

@@ -332,7 +332,7 @@ class TransferCore:
         if message.kind:
             self._fail(pull, message.kind, message.message)
         elif message.size != pull.size:
-            self._fail(pull, "ObjectLostError", f"it has {message.size:,} bytes, and not {pull.size:,}")
+            self._fail(pull, "ObjectLostError", f"its size is {message.size:,} bytes, not {pull.size:,}")
         else:
             for peer in list(pull.sources.values()):  # those that were tried meanwhile; the owner knows better
                 if peer.process_id not in message.sources:
