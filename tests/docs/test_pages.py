@@ -37,7 +37,7 @@ def test_each_optimization_has_a_row_and_a_file_that_names_it() -> None:
         source = (ROOT / file).read_text()
         docstring = ast.get_docstring(ast.parse(source)) or ""
         assert f"optimization ``{name}``" in docstring, file
-        assert "Rests on:" in docstring and "Without it:" in docstring, file
+        assert "Depends on:" in docstring and "Without it:" in docstring, file
 
 
 def test_the_specification_is_that_of_the_protocol() -> None:

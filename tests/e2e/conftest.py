@@ -1,4 +1,4 @@
-"""Each test has a directory, and with it sessions and processes, of its own, and must leave none of them behind."""
+"""Each test has a directory, sessions and processes of its own, and must leave none of them behind."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .helpers import Sandbox
 
 @pytest.fixture(autouse=True)
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """The test's own place. Its name is short, since paths of sockets are."""
+    """The test's own directory. Its name is short, since paths of sockets are limited."""
     directory = Path(tempfile.mkdtemp(prefix="zray-e2e-"))
     monkeypatch.setenv("ZRAY_TMPDIR", str(directory))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(directory / "config"))  # keys, and no settings of the user's
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(directory / "config"))  # keys, without the user's settings
     monkeypatch.delenv("ZRAY_ADDRESS", raising=False)
     monkeypatch.setenv("PYTHONFAULTHANDLER", "")
     machine_id.cache_clear()  # tests of many machines give this process's another name
@@ -29,7 +29,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     try:
         yield box
         zray.shutdown()
-        if not box.failed:  # else the test itself has said so
+        if not box.failed:  # else the test itself has reported it
             box.assert_clean()
     finally:
         zray.shutdown()

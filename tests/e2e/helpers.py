@@ -1,8 +1,8 @@
-"""Drivers in processes of their own, and the look at what a cluster leaves behind.
+"""Drivers in processes of their own, and checks of what a cluster leaves behind.
 
-Every test has a directory of its own as ``ZRAY_TMPDIR``. All processes that it causes inherit this variable, user's
-daemons included, and ``/proc/<pid>/environ`` shows it for good, so "nothing is left" can be checked without believing
-anything that zray says of itself.
+Every test has a directory of its own as ``ZRAY_TMPDIR``. All processes of the test inherit this variable, users'
+daemons too, and ``/proc/<pid>/environ`` always shows it. So a test can check that nothing is left without trusting
+zray's own reports.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def eventually(predicate: Callable[[], Any], timeout_s: float = 10.0, pause_s: float = 0.02) -> Any:
-    """The first true value of ``predicate``; fails when there is none within ``timeout_s``.
+    """Returns the first true value of ``predicate``; fails when there is none within ``timeout_s``.
 
-    For what no event announces, such as the end of a process that is nobody's child.
+    For changes without an event, such as the end of a process that is not a child.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -42,7 +42,7 @@ def eventually(predicate: Callable[[], Any], timeout_s: float = 10.0, pause_s: f
 
 
 def error_of(ray: Any, ref: Any, timeout_s: float = 8.0) -> Exception:
-    """The error that ``get`` raises for ``ref``."""
+    """Returns the error that ``get`` raises for ``ref``."""
     try:
         value = ray.get(ref, timeout=timeout_s)
     except Exception as error:
@@ -51,14 +51,14 @@ def error_of(ray: Any, ref: Any, timeout_s: float = 8.0) -> Exception:
 
 
 def current_session() -> Session:
-    """The session of this process, which has one."""
+    """Returns the session of this process, which has one."""
     session = sessions.current()
     assert session is not None
     return session
 
 
 def store_of(session: Session) -> Store:
-    """The store of the session's host."""
+    """Returns the store of the session's host."""
     store = session.stores.of(session.stores.find_home())
     assert store is not None
     return store
@@ -74,7 +74,7 @@ def alive(pid: int) -> bool:
 
 
 class Sandbox:
-    """What one test has caused on this machine: found by its directory."""
+    """The processes and files of one test on this machine, found by its directory."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -83,11 +83,11 @@ class Sandbox:
 
     @property
     def root(self) -> Path:
-        """Where sessions are."""
+        """The directory of the sessions."""
         return self.directory / f"zray-{os.geteuid()}"
 
     def processes(self, title: str = "") -> list[int]:
-        """Living processes of this test whose command line begins with ``title``, but not its drivers' own."""
+        """Returns the living processes of this test whose command line begins with ``title``, without its drivers."""
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -99,33 +99,33 @@ class Sandbox:
         return sorted(found)
 
     def one(self, title: str) -> int:
-        """The one process of that title."""
+        """Returns the one process with that title."""
         return eventually(lambda: self.processes(title))[0]
 
     def sessions(self) -> list[Path]:
-        """Directories of sessions that have not been removed."""
+        """Returns the directories of sessions that have not been removed."""
         if not self.root.exists():
             return []
         return [entry for entry in self.root.iterdir() if entry.is_dir() and entry.name != "logs"]
 
     def sockets(self) -> list[Path]:
-        """Unix sockets in the file system."""
+        """Returns the Unix sockets in the file system."""
         # os.walk, since directories are removed meanwhile
         found = (Path(top, name) for top, _, names in os.walk(self.directory) for name in names)
         return [path for path in found if path.is_socket()]
 
     def segments(self) -> list[Path]:
-        """Shared memory of this test's sessions."""
+        """Returns the shared memory of this test's sessions."""
         logs = self.root / "logs"
         names = [entry.name for entry in logs.iterdir()] if logs.exists() else []
         return [path for name in names for path in SHARED_MEMORY.glob(f"*{name}*")]
 
     def logs(self, pattern: str = "*") -> list[Path]:
-        """Log files of all sessions."""
+        """Returns the log files of all sessions."""
         return sorted((self.root / "logs").glob(f"*/{pattern}"))
 
     def leftovers(self) -> list[object]:
-        """All there is of processes, segments, sockets and sessions."""
+        """Returns all remaining processes, segments, sockets and sessions."""
         return [*self.processes(), *self.segments(), *self.sockets(), *self.sessions()]
 
     def assert_clean(self, timeout_s: float = 10.0) -> None:
@@ -137,7 +137,7 @@ class Sandbox:
             time.sleep(0.02)
 
     def describe(self) -> str:
-        """What is left, for a person."""
+        """Describes what is left, for an error message."""
         rows = [str(path) for path in (*self.segments(), *self.sockets(), *self.sessions())]
         for pid in self.processes():
             with contextlib.suppress(OSError):
@@ -146,14 +146,14 @@ class Sandbox:
         return "\n".join(rows)
 
     def kill_all(self) -> None:
-        """Ends what a failed test has left."""
+        """Kills what a failed test has left."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
 
 class Process:
-    """A program under test, with its output line by line. Used as a context manager it is dead afterwards."""
+    """A program under test, with its output line by line. As a context manager, it kills the program at the end."""
 
     def __init__(self, argv: list[str], *, stdin: str | None = None, **popen: Any) -> None:
         self.popen = subprocess.Popen(
@@ -196,7 +196,7 @@ class Process:
         return "\n".join(self._lines["err"])
 
     def expect(self, text: str, timeout_s: float = 15.0, stream: str = "out") -> str:
-        """Waits for a line that holds ``text``, and returns it."""
+        """Waits for a line that contains ``text``, and returns it."""
         found: list[str] = []
 
         def there() -> bool:
@@ -217,12 +217,12 @@ class Process:
         self.popen.send_signal(number)
 
     def stop(self) -> None:
-        """As its user would: SIGTERM, and waits."""
+        """Ends the program as its user would: sends SIGTERM, and waits."""
         self.signal(signal.SIGTERM)
         self.wait()
 
     def wait(self, timeout_s: float = 20.0) -> int:
-        """The exit code."""
+        """Waits for the end; returns the exit code."""
         try:
             code = self.popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -232,7 +232,7 @@ class Process:
         return code
 
     def succeed(self, timeout_s: float = 20.0) -> str:
-        """Waits for an end with exit code 0; returns what was printed."""
+        """Waits for an end with exit code 0; returns the output."""
         assert self.wait(timeout_s) == 0, self.report()
         return self.out
 
@@ -254,7 +254,7 @@ class Process:
 
 
 def program(source: str) -> str:
-    """A driver's source, with ``ray`` imported."""
+    """Returns a driver's source, with ``ray`` imported."""
     return "import os, signal, sys, time\nimport zray as ray\n" + textwrap.dedent(source)
 
 
@@ -270,8 +270,10 @@ PORTS_FROM, TEST_PROCESSES = 10_000, 16
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens at now. The kernel gives such a port to no connection, and test processes that
-    run side by side take different ones."""
+    """Returns a TCP port without a listener.
+
+    The kernel gives such a port to no connection, and parallel test processes take different ones.
+    """
     import socket
 
     ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
@@ -293,7 +295,7 @@ def cli(name: str, *options: str, timeout_s: float = 10.0) -> subprocess.Complet
 def by_hand(
     *broker_options: str, hosts: int = 1, cpus: int = 2, environ: dict[str, str] | None = None
 ) -> Iterator[Any]:
-    """A cluster started as a user does: yields (address, broker, hosts)."""
+    """Starts a cluster as a user does; yields (address, broker, hosts)."""
     env = {**os.environ, **(environ or {})}
     insecure = ["--insecure"] if "--insecure" in broker_options else []
     with contextlib.ExitStack() as stack:
@@ -310,7 +312,7 @@ def by_hand(
             host.expect("host is ready")
         try:
             yield address, broker, started
-        finally:  # in order, whatever has become of the test: who is killed leaves files behind
+        finally:  # in order, also after a failed test: a killed process leaves files behind
             for process in (*started, broker):
                 if process.popen.poll() is None:
                     process.signal(signal.SIGTERM)

@@ -1,6 +1,6 @@
 """A private Slurm of two nodes on this machine: munged, slurmctld, and a slurmd for each node.
 
-All of it lies in one directory, listens at ports of its own, and ends with ``close``.  It takes Debian's packages
+All of it is in one directory, listens at ports of its own, and ends with ``close``. It needs Debian's packages
 ``slurm-wlm`` and ``munge``, and root, since Slurm's daemons become the user whose job they start.
 """
 
@@ -17,11 +17,13 @@ from pathlib import Path
 from .helpers import eventually, free_port
 
 CPUS = 4
-"""Of each node, as Slurm is told; the machine may have fewer."""
+"""CPUs of each node, as configured in Slurm; the machine may have fewer."""
 MEMORY_MIB = 3000
 IN_ORDER_S = 120.0
-"""Within this a job that was cancelled has ended. Slurm itself kills only after ten minutes (``KillWait``), so what has
-ended by then has ended in order."""
+"""Within this time a cancelled job has ended, in seconds.
+
+Slurm itself kills only after ten minutes (``KillWait``), so a job that has ended by then has ended in order.
+"""
 
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin"
@@ -53,7 +55,7 @@ ReturnToService=0
 
 
 def missing() -> str:
-    """Why there can be no private Slurm here; empty if there can."""
+    """Returns why there can be no private Slurm here; empty if there can."""
     absent = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
     if absent:
         return f"there is no {', '.join(absent)} here: Debian has them in slurm-wlm and munge"
@@ -61,13 +63,13 @@ def missing() -> str:
 
 
 class Slurm:
-    """Two nodes of ``CPUS`` processors each. ``tracker``: by what it knows the processes of a job."""
+    """Two nodes of ``CPUS`` processors each. ``tracker``: how Slurm recognizes the processes of a job."""
 
     def __init__(self, directory: Path, tracker: str) -> None:
         self.directory = directory
         self._environ = {**os.environ, "SLURM_CONF": str(directory / "slurm.conf")}
         self._daemons: list[subprocess.Popen[bytes]] = []
-        # Their control groups are called like them, and there may be another private Slurm on this machine.
+        # Their control groups have the same names, and another private Slurm may run on this machine.
         self._nodes = [f"zray-{os.getpid()}-{number}" for number in (1, 2)]
         (directory / "state").mkdir()
         (directory / "munge.key").write_bytes(os.urandom(128))
@@ -85,7 +87,7 @@ class Slurm:
         (directory / "cgroup.conf").write_text("CgroupPlugin=autodetect\n")
 
     def start(self) -> None:
-        """Starts the daemons, and waits until both nodes can be given a job."""
+        """Starts the daemons, and waits until both nodes accept jobs."""
         here = self.directory
         munge = [f"--{what}-file={here}/munge.{what}" for what in ("key", "pid", "log", "seed")]
         self._daemon("munged", "--foreground", "--force", f"--socket={here}/munge.socket", *munge)
@@ -122,23 +124,26 @@ class Slurm:
                 os.rmdir(directory)
 
     def log(self) -> str:
-        """What the daemons have to say, for whom a test fails."""
+        """Returns the daemons' logs, for a failed test."""
         return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in self.directory.glob("*.log"))
 
     def run(self, *command: str, **environ: str) -> str:
-        """Runs one of Slurm's commands, with ``environ`` besides; what it has printed."""
+        """Runs one of Slurm's commands, with ``environ`` added; returns its output."""
         environment = {**os.environ, "SLURM_CONF": self._environ["SLURM_CONF"], **environ}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60.0)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
     def states(self) -> list[str]:
-        """Of each node: ``idle``, ``allocated``, ``completing``, ``drained``; empty before the controller answers."""
+        """Returns the state of each node: ``idle``, ``allocated``, ``completing``, ``drained``.
+
+        Empty before the controller answers.
+        """
         command = ["sinfo", "--noheader", "--Node", "--format=%T"]
         return subprocess.run(command, env=self._environ, capture_output=True, text=True).stdout.split()
 
     def submit(self, *command: str, **environ: str) -> Job:
-        """``sbatch`` with these options, script and arguments, from a directory of the job's own."""
+        """Runs ``sbatch`` with these options, script and arguments, in a directory of the job's own."""
         directory = self.directory / f"job-{len(list(self.directory.glob('job-*')))}"
         directory.mkdir()
         output = directory / "output"
@@ -148,7 +153,7 @@ class Slurm:
 
 
 class Job:
-    """A job that was submitted."""
+    """A submitted job."""
 
     def __init__(self, slurm: Slurm, job_id: str, output: Path) -> None:
         self.job_id = job_id
@@ -157,7 +162,7 @@ class Job:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Returns the output so far."""
         return self._output.read_text(errors="replace") if self._output.exists() else ""
 
     def expect(self, text: str) -> None:
@@ -166,18 +171,18 @@ class Job:
         assert text in self.output, self.report()
 
     def facts(self) -> dict[str, str]:
-        """What ``scontrol show job`` says."""
+        """Returns the fields of ``scontrol show job``."""
         words = self._slurm.run("scontrol", "--oneliner", "show", "job", self.job_id).split()
         return dict(word.partition("=")[::2] for word in words)
 
     def end(self) -> tuple[str, int]:
-        """Waits until nothing of the job runs any more; its state (``COMPLETED``, ``TIMEOUT``, ...) and exit code."""
+        """Waits until all processes of the job have ended; returns state (``COMPLETED``, ``TIMEOUT``) and exit code."""
         try:
             eventually(self._has_left_the_queue, IN_ORDER_S, 0.1)
         except AssertionError as error:
-            # Python's processes write where they are, see ``PYTHONFAULTHANDLER``.
+            # The processes of Python then print their stacks, see ``PYTHONFAULTHANDLER``.
             self._slurm.run("scancel", "--full", "--signal=ABRT", self.job_id)
-            time.sleep(5.0)  # for what they write, of which nothing tells the end
+            time.sleep(5.0)  # no event tells when they have printed them
             raise AssertionError(f"the job has not ended within {IN_ORDER_S:g} s: {self.report()}") from error
         facts = self.facts()
         return facts["JobState"], int(facts["ExitCode"].partition(":")[0])

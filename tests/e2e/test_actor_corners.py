@@ -11,7 +11,7 @@ from .helpers import current_session, driver, error_of, eventually
 
 
 class Gone:
-    """A class member that cannot be loaded by anybody."""
+    """A class member that no process can load."""
 
     def __reduce__(self):
         return _cannot_be_loaded, ()
@@ -70,7 +70,7 @@ def test_the_last_handle_goes_while_the_actor_restarts(ray, sandbox):
             with lives.open("a") as file:
                 file.write(f"{os.getpid()}\n")
                 file.flush()
-            time.sleep(0.3)  # in the second life this is when the handle goes
+            time.sleep(0.3)  # in the second incarnation the handle goes during this sleep
 
         def die(self):
             os._exit(1)
@@ -223,7 +223,7 @@ def test_calls_that_wait_beside_exit_actor_have_some_time_left():
 
 
 @pytest.mark.parametrize("what", ["hook", "thread", "atexit"])
-def test_an_end_that_takes_for_ever_is_cut_short(sandbox, what):
+def test_an_end_that_takes_too_long_is_cut_off(sandbox, what):
     source = f"""
     import atexit, threading
     ray.init(num_cpus=1)

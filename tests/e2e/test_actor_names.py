@@ -1,4 +1,4 @@
-"""What an actor prints is named by its ``__repr__``, if its class has one."""
+"""An actor's output is named by its ``__repr__``, if its class has one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .helpers import driver
 
 
 def shown_under(process, text):
-    """The names under which a line was shown."""
+    """Returns the names under which a line was shown."""
     return re.findall(rf"^\((.*) pid=\d+\) {re.escape(text)}$", process.out, re.M)
 
 

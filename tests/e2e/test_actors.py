@@ -1,4 +1,4 @@
-"""Actors where processes, signals and numbers matter; what they mean is in the conformance scenarios."""
+"""Actors where processes, signals and numbers matter; their semantics are in the conformance scenarios."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_thousand_queued_calls_at_the_death_of_their_actor(ray, sandbox):
             outcomes.append("error")
     ran = [int(line) for line in log.read_text().split()]
     assert len(ran) == len(set(ran)), "a call ran twice"
-    # The answers of the last millisecond before its death may have died with it: such a call may have run.
+    # The answers of the last millisecond before its death may be lost: such a call may have run.
     assert outcomes[300] == "error"
     assert outcomes.count("value") < len(ran)
     assert ray.get(logger.write.remote(2000), timeout=9) == 2000

@@ -1,4 +1,4 @@
-"""Whatever strangers and faulty peers send to the broker's socket: counted and dropped, and all others go on."""
+"""Frames of unknown and faulty peers at the broker's socket: counted and dropped, and all others go on."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from .helpers import by_hand, eventually, free_port
 
 
 @contextlib.contextmanager
-def stranger(address: str, identity: bytes = b"") -> Iterator[zmq.Socket]:
+def raw_socket(address: str, identity: bytes = b"") -> Iterator[zmq.Socket]:
     """A bare socket to the broker."""
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
@@ -86,7 +86,7 @@ def hello(me: bytes, **changes: Any) -> Hello:
 
 
 def still_serves(broker: BrokerShell) -> bool:
-    """A new driver gets in, and an answer."""
+    """Checks that a new driver can join, and gets an answer."""
     connection = connect(broker.address, DRIVER, os.urandom(16), JoinInfo(1), Config(connect_timeout_s=5))
     try:
         connection.flush([CountsQuery(1)])
@@ -131,27 +131,27 @@ def garbage() -> list[bytes]:
 
 def test_garbage_is_counted_and_dropped(broker):
     frames = garbage()
-    with stranger(broker.address) as dealer:
+    with raw_socket(broker.address) as dealer:
         for frame in frames:
             dealer.send(frame)
         assert_counted(broker, len(frames))
 
 
 def test_wrong_number_of_parts(broker):
-    with stranger(broker.address) as dealer:
+    with raw_socket(broker.address) as dealer:
         dealer.send_multipart([b"", pack_handshake(hello(os.urandom(16)))])
         dealer.send_multipart([b"a", b"b", b"c"])
         assert_counted(broker, 2)
 
 
 def test_an_oversized_frame_ends_the_connection_that_sent_it(broker):
-    with stranger(broker.address) as dealer:
+    with raw_socket(broker.address) as dealer:
         dealer.send(b"x" * (2 << 20))
         assert still_serves(broker)
 
 
 def test_a_hello_under_another_name(broker):
-    with stranger(broker.address, b"i" * 16) as dealer:
+    with raw_socket(broker.address, b"i" * 16) as dealer:
         dealer.send(pack_handshake(hello(b"j" * 16)))
         dealer.send(pack_handshake(hello(b"i" * 16, kind="emperor")))
         dealer.send(pack_handshake(hello(b"i" * 16, info=[1])))
@@ -164,7 +164,7 @@ def test_a_hello_under_another_name(broker):
 @pytest.mark.parametrize("changes", [{"python": "2.7"}, {"protocol": 99}, {"python": "3.99", "protocol": 0}])
 def test_other_versions_are_refused_with_a_table(broker, kind, changes):
     me = os.urandom(16)
-    with stranger(broker.address, me) as dealer:
+    with raw_socket(broker.address, me) as dealer:
         dealer.send(pack_handshake(hello(me, kind=kind, zray="0.0.7", **changes)))
         answer = unpack_handshake(read_frame(dealer.recv()))
         assert isinstance(answer, Refused) and "version" in answer.reason
@@ -176,7 +176,7 @@ def test_other_versions_are_refused_with_a_table(broker, kind, changes):
 
 
 def test_the_table_reaches_the_user(sandbox):
-    """A driver that says it is another Python: what ``init`` raises."""
+    """The driver reports another Python version: what ``init`` raises."""
     from .helpers import driver
 
     with by_hand(hosts=0) as (address, _, _):
@@ -194,7 +194,7 @@ def test_the_table_reaches_the_user(sandbox):
 
 
 def joined(address: str):
-    """A connection of a driver, as real as any."""
+    """A real connection of a driver."""
     me = os.urandom(16)
     return me, connect(address, DRIVER, me, JoinInfo(1), Config(connect_timeout_s=5))
 
@@ -256,7 +256,7 @@ def test_bad_frames_of_a_peer_that_has_joined(broker):
     assert still_serves(broker)
 
 
-def test_far_future_sequence_numbers_take_no_memory_and_harm_nobody(broker):
+def test_far_future_sequence_numbers_take_no_memory_and_affect_no_peer(broker):
     _, connection = joined(broker.address)
     for seq in (1 << 40, (1 << 64) - 1, *range(1000, 200_000, 1000)):
         connection.socket.send(pack_frame(KIND_DATA, connection._incarnation, seq, 0, pack_body([CountsQuery(9)])))
@@ -267,7 +267,7 @@ def test_far_future_sequence_numbers_take_no_memory_and_harm_nobody(broker):
 
 
 def test_random_messages_with_valid_frames(broker):
-    """Every type of message with random fields, in order and well numbered: fuzzing past the first gate."""
+    """Every type of message with random fields, in order and well numbered: fuzzing behind the framing checks."""
     _, connection = joined(broker.address)
     rng = random.Random(1)
     values = [0, -1, 1, 2**63, b"", b"x" * 16, b"y" * 28, "", "text", None, True, [], {}, [[b"x"]], {"CPU": -1}, 1.5]
@@ -282,8 +282,8 @@ def test_stolen_identity_does_not_cut_off_its_owner(broker):
     me, connection = joined(broker.address)
     ask(connection, 1)
     assert answers(connection, 1) == [1]
-    with stranger(broker.address, me) as thief:
-        thief.send(b"garbage")
+    with raw_socket(broker.address, me) as impostor:
+        impostor.send(b"garbage")
         ask(connection, 2)
         assert answers(connection, 1) == [2]
     ask(connection, 3)
@@ -291,8 +291,8 @@ def test_stolen_identity_does_not_cut_off_its_owner(broker):
     connection.close(0)
 
 
-def test_bytes_that_are_no_zeromq(monkeypatch):
-    """An HTTP client, a port scanner, half a handshake and a length of 2**63 on the TCP port of a cluster at work."""
+def test_bytes_that_are_not_zeromq(monkeypatch):
+    """An HTTP client, a port scanner, half a handshake and a length of 2**63 at the TCP port of a working cluster."""
     import zray as ray
 
     port = free_port()
@@ -321,7 +321,7 @@ def test_a_cluster_at_work_under_garbage(sandbox):
     with by_hand() as (address, _, _):
         ray.init(address)
         square = ray.remote(lambda n: n * n)
-        with stranger(address) as dealer:
+        with raw_socket(address) as dealer:
             for frame in garbage():
                 dealer.send(frame)
             refs = [square.remote(n) for n in range(500)]
@@ -331,15 +331,15 @@ def test_a_cluster_at_work_under_garbage(sandbox):
         ray.shutdown()
 
 
-# ------------------------------------------------------------------ one peer's bad messages cost that peer only
+# ------------------------------------------------------------------ one peer's bad messages affect only that peer
 
 
 @pytest.mark.parametrize("bad", [
     b"\xc1", msgpack.packb([[250, b"from the future"]]), pack_body([FunctionPut(b"x" * 16, "f", b"not its hash")]),
     pack_body([ActorCall(b"a" * 16, 0, 1, b"not mine".ljust(24), 0, b"")]), b"\x91" * 100_000,
 ])  # fmt: skip
-def test_who_keeps_sending_what_is_no_good_is_declared_dead(broker, bad):
-    """With the reason; others notice nothing."""
+def test_a_peer_that_keeps_sending_malformed_messages_is_declared_dead(broker, bad):
+    """With the reason; others are not affected."""
     _, good = joined(broker.address)
     me, connection = joined(broker.address)
     for seq in range(1, 3 * MAX_FAULTS):
@@ -370,7 +370,7 @@ def test_a_few_bad_messages_are_forgiven(broker):
 
 
 def test_large_ones_count_for_more(broker):
-    """To read them takes longer."""
+    """Reading them takes longer."""
     _, connection = joined(broker.address)
     body = b"\xdd" + (1 << 19).to_bytes(4, "big") + b"\x90" * (1 << 19)
     for seq in range(1, 20):
@@ -388,7 +388,7 @@ def test_large_ones_count_for_more(broker):
 
 
 def test_calls_that_cannot_be_read_cost_an_actor_nothing(sandbox):
-    """Whoever knows the actor may call it; its worker answers, and goes on for others."""
+    """Any process that knows the actor may call it; its worker answers, and goes on for others."""
     import zray as ray
 
     @ray.remote

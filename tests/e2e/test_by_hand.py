@@ -63,7 +63,7 @@ def test_local_means_local_where_a_cluster_runs():
         ray.shutdown()
 
 
-def test_a_driver_says_which_cluster_it_joins_unasked():
+def test_a_driver_reports_which_cluster_it_joins():
     with by_hand() as (address, _, _):
         with driver("ray.init()") as said:
             said.succeed()
@@ -75,19 +75,19 @@ def test_a_driver_says_which_cluster_it_joins_unasked():
         assert told.err + quiet.err == ""
 
 
-def test_what_only_a_new_cluster_could_have(monkeypatch):
-    """As on Ray, a program that says how many CPUs there are does not join by accident."""
+def test_options_that_only_a_new_cluster_can_have(monkeypatch):
+    """As on Ray, a program that sets the number of CPUs does not join by accident."""
     import zray as ray
 
     expected = "num_cpus cannot be set .* at ipc://.* address='local' starts"
     with by_hand(), pytest.raises(ValueError, match=expected):
         ray.init(num_cpus=1)
-    ray.init(num_cpus=1)  # there is none any more
+    ray.init(num_cpus=1)  # there is no cluster any more
     assert ray.cluster_resources()["CPU"] == 1
 
 
 @pytest.mark.parametrize("variable", ["ZRAY_ADDRESS", "RAY_ADDRESS"])
-def test_an_address_in_the_environment_that_is_none(variable, monkeypatch):
+def test_a_malformed_address_in_the_environment(variable, monkeypatch):
     import zray as ray
 
     monkeypatch.setenv(variable, "ray://head:10001")
@@ -173,7 +173,7 @@ def test_nobody_answers(address):
 
 
 @pytest.mark.parametrize("address", ["nonsense", "tcp://", "ipc://", "tcp://127.0.0.1:notaport", "udp://1.2.3.4:5", ""])
-def test_addresses_that_are_none(address):
+def test_malformed_addresses(address):
     import zray as ray
 
     if not address:
@@ -194,7 +194,7 @@ def test_auto_without_a_broker():
     assert done.returncode == 2 and "zray-broker" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_worker_that_reaches_nobody_ends(sandbox):
+def test_a_worker_that_reaches_no_broker_ends(sandbox):
     done = cli("worker", "--address", f"ipc://{sandbox.directory}/nobody.sock", timeout_s=12)
     assert done.returncode != 0 and "nobody.sock" in done.stderr and "Traceback" not in done.stderr
 
@@ -250,7 +250,7 @@ try:
 except ClusterUnavailableError as error:
     print("refused:", error)
 """
-only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
 def join_as_somebody_else(address):
@@ -263,7 +263,7 @@ def test_another_user_is_kept_out_whatever_the_mode(sandbox):
     sandbox.directory.chmod(0o755)
     with by_hand("--bind", f"ipc://{sandbox.directory}/b", hosts=0) as (address, _, _):
         assert "refused: no zray broker answered" in join_as_somebody_else(address)
-        os.chmod(f"{sandbox.directory}/b", 0o777)  # the kernel would let him in now
+        os.chmod(f"{sandbox.directory}/b", 0o777)  # the kernel would let the user connect now
         assert "refused: no zray broker answered" in join_as_somebody_else(address)
 
 
@@ -532,7 +532,7 @@ def test_a_named_actor_that_no_broker_answers_for():
         ray.shutdown()
 
 
-def test_what_cannot_be_reached_is_told_apart(tmp_path, monkeypatch):
+def test_unreachable_addresses_have_distinct_errors(tmp_path, monkeypatch):
     import zray as ray
 
     monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "0.3")
@@ -555,7 +555,7 @@ def test_what_cannot_be_reached_is_told_apart(tmp_path, monkeypatch):
         assert why in str(caught.value) and f"{address!r} within 0.3 s" in str(caught.value)
 
 
-def test_of_two_brokers_the_last_one_is_taken_with_a_word(sandbox):
+def test_of_two_brokers_the_last_one_is_chosen_with_a_warning(sandbox):
     with by_hand(hosts=0) as (first, _, _), by_hand(hosts=0) as (second, _, _):
         warning = f"2 brokers of yours run on this machine: this goes to the one that was started last, at {second}"
         with driver("print(ray.init('auto')['address'])") as program:

@@ -20,7 +20,7 @@ T = typing.TypeVar("T")
 
 
 def slotted():
-    """Instances of local classes, with what is to be read of each."""
+    """Returns instances of local classes, each with its readable attributes."""
 
     @dataclasses.dataclass(slots=True)
     class Point:
@@ -133,7 +133,7 @@ SLOTTED = list(slotted())
 
 @pytest.mark.parametrize("value, read", SLOTTED, ids=[type(value).__name__ for value, _ in SLOTTED])
 def test_classes_with_slots(ray, value, read):
-    """Both ways, made there, and with slots that are slots."""
+    """In both directions, made there, and with slots that are slots."""
 
     def work(given, kind):
         assert type(given) is kind
@@ -290,7 +290,7 @@ def a_token():
     "name, make",
     [("lock", threading.Lock), ("token", a_token), ("opened", Opened)],
 )
-def test_what_cannot_go_is_refused_by_name(ray, name, make):
+def test_what_cannot_be_shipped_is_refused_by_name(ray, name, make):
     space = {name: make()}
     exec(f"def use():\n    return {name}", space)
     with pytest.raises(ray.exceptions.ZrayError, match=f"global variable '{name}'"):
@@ -355,7 +355,7 @@ def test_generic_named_tuples_of_a_script(ray):
 
 
 def test_variables_of_a_module_are_the_modules_own(ray, tmp_path, monkeypatch):
-    """A copy would not be what the module itself looks at."""
+    """A copy would not be the one that the module itself reads."""
     (tmp_path / "holds_variables.py").write_text(
         "import contextvars, threading\n"
         "current = contextvars.ContextVar('current', default='none')\n"

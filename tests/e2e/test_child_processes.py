@@ -1,4 +1,4 @@
-"""What tasks and actors start goes with their worker; resource trackers are left the time to clean up."""
+"""Processes that tasks and actors start end with their worker; resource trackers get time to clean up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parent_class(ray: ModuleType) -> Any:
     @ray.remote
     class Parent:
         def start(self, **options):
-            """A child, its child, and one that the shell leaves behind."""
+            """Starts a child, its child, and one that the shell leaves behind."""
             script = "sleep 1000 & echo $! $$; (sleep 1000 & echo $!); exec sleep 1000"
             child = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, **options)
             assert child.stdout is not None
@@ -81,7 +81,7 @@ def test_children_of_a_task_go_with_its_worker(ray: ModuleType) -> None:
     eventually(lambda: not alive(pid))
 
 
-def test_an_actor_that_restarts_finds_the_children_of_its_last_life_gone(ray: ModuleType, tmp_path: Path) -> None:
+def test_the_children_of_an_actors_last_incarnation_have_ended(ray: ModuleType, tmp_path: Path) -> None:
     @ray.remote(max_restarts=1, max_task_retries=1)
     class Restarted:
         def __init__(self):

@@ -36,7 +36,7 @@ ray.shutdown()
 
 def status(*options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "zray.cli.main", "status", *options]
-    environ = {**os.environ, "COLUMNS": "20"}  # of no consequence to a pipe
+    environ = {**os.environ, "COLUMNS": "20"}  # has no effect on a pipe
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environ)
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
@@ -51,14 +51,14 @@ def look(*options: str) -> dict[str, Any]:
 
 def test_a_cluster_at_work(sandbox):
     with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", hosts=2, cpus=2) as (address, broker, _):
-        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as stranger:
-            stranger.sendall(secrets.token_bytes(5000))
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as raw_connection:
+            raw_connection.sendall(secrets.token_bytes(5000))
             with contextlib.suppress(ConnectionResetError):
-                while stranger.recv(1000):  # until it hangs up
+                while raw_connection.recv(1000):  # until it hangs up
                     pass
         with driver(BUSY % address) as program:
             program.expect("up")
-            # Workers are forked on demand: four CPUs, of which the actor holds one.
+            # Workers are forked on demand: four CPUs, and the actor holds one.
             found = eventually(lambda: (now := look()) and now["jobs"][0]["tasks_running"] == 3 and now)
             assert found["address"] == address and found["uptime_s"] > 0
             assert [host["resources"]["CPU"] for host in found["hosts"]] == [{"total": 2, "used": 2}] * 2
@@ -73,12 +73,12 @@ def test_a_cluster_at_work(sandbox):
                 {"what": "tasks", "count": 3, "resources": {"CPU": 64.0}, "can_be_placed": False},
             ]
             eventually(lambda: look()["refused"])
-            assert sum(look()["refused"].values()) == 1  # and none of those who looked
+            assert sum(look()["refused"].values()) == 1  # and no observer
             assert look()["dropped_frames"] == 0
 
             shown = status("--address", address).stdout
             assert f"at {address}, up " in shown and "Hosts: 2" in shown and "Jobs: 1" in shown
-            assert "Actors: 1 alive" in shown and "Strangers turned away: once" in shown
+            assert "Actors: 1 alive" in shown and "Connections refused: once" in shown
             assert "  3 tasks of {CPU: 64} - cannot be placed: no host has that much\n" in shown
             assert "…" not in shown and "\x1b" not in shown
             program.say("")
@@ -89,7 +89,7 @@ def test_a_cluster_at_work(sandbox):
         assert broker.popen.poll() is None
 
 
-def test_looking_makes_no_job(sandbox):
+def test_status_makes_no_job(sandbox):
     """Over ipc, found as "auto"; the first driver after many looks is the first job."""
     with by_hand(cpus=1) as (address, _, _):
         assert [look()["jobs"] for _ in range(3)] == [[], [], []]
@@ -99,7 +99,7 @@ def test_looking_makes_no_job(sandbox):
 
 
 def test_a_key_that_does_not_admit_its_holder_counts(sandbox):
-    """A driver's key used for a host: the door opens to it, the broker does not."""
+    """A driver's key used for a host: the handshake accepts it, the broker does not."""
     from zray.config import Config
     from zray.config.reading import from_environment
     from zray.exceptions import ZrayError
@@ -129,7 +129,7 @@ def test_no_broker(sandbox, monkeypatch):
     assert "no driver key" in status("--address", silent, "--keys", os.devnull + "/none", code=2).stderr
 
 
-def test_the_insecure_have_to_say_so(sandbox, monkeypatch):
+def test_an_insecure_broker_needs_the_option_insecure(sandbox, monkeypatch):
     monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "1.5")
     with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", "--insecure", hosts=0) as (address, _, _):
         assert look("--address", address, "--insecure")["refused"] == {}

@@ -1,4 +1,4 @@
-"""``zray stop`` ends all that is its user's, and nothing else."""
+"""``zray stop`` ends all clusters of its user, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def stop(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def names(sandbox, role: str) -> list[str]:
-    """The sessions that have a process of this role, by its title."""
+    """Returns the sessions that have a process of this role, by its title."""
     lines = [Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").decode() for pid in sandbox.processes("zray: ")]
     return sorted(line.split()[2] for line in lines if line.startswith(f"zray: {role} "))
 
@@ -40,7 +40,7 @@ def test_hosts_broker_and_local_clusters(sandbox):
         assert sum("ended the local cluster" in line for line in lines) == 1
         assert [host.wait(8) for host in hosts] == [0, 0] and broker.wait(8) == 0
         eventually(lambda: not sandbox.processes("zray: "))
-        assert program.popen.poll() is None  # the driver is nobody's to end: it gets an error when it asks next
+        assert program.popen.poll() is None  # the driver is not ended: it gets an error at its next call
 
 
 def test_one_of_several(sandbox):
@@ -56,7 +56,7 @@ def test_one_of_several(sandbox):
         assert names(sandbox, "host") == [second]
 
 
-def test_a_host_that_does_not_listen_is_killed_by_force(sandbox):
+def test_a_host_that_ignores_signals_is_killed_by_force(sandbox):
     with by_hand(hosts=1, cpus=1, environ={"ZRAY_SILENCE_S": "60"}) as (_, broker, (host,)):
         (name,) = names(sandbox, "host")
         host.signal(signal.SIGSTOP)
@@ -68,7 +68,7 @@ def test_a_host_that_does_not_listen_is_killed_by_force(sandbox):
 
 
 def test_a_process_that_only_claims_to_be_a_host_is_left_alone(sandbox):
-    """The title is anybody's to set: the lock is not."""
+    """Any process can set the title, but not take the lock."""
     with driver(LOCAL) as program:
         program.expect("up")
         (name,) = names(sandbox, "host")
@@ -80,8 +80,8 @@ def test_a_process_that_only_claims_to_be_a_host_is_left_alone(sandbox):
             assert pretender.popen.poll() is None
 
 
-def test_who_sweeps_holds_the_lock_and_is_left_alone(sandbox):
-    """A program that sweeps up after a dead session has its lock, and may be anything of the user's."""
+def test_a_process_that_sweeps_holds_the_lock_and_is_left_alone(sandbox):
+    """A program that sweeps a dead session has its lock, and may be any program of the user's."""
     sandbox.root.mkdir(mode=0o700)
     (sandbox.root / "0badcafe").mkdir()
     source = """

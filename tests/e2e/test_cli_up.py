@@ -1,4 +1,4 @@
-"""``zray up`` on machines that are all this one: through a stub of ssh, and through the real one to an sshd of ours."""
+"""``zray up`` on machines that are all this one: through a stub of ssh, and through the real one to a private sshd."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def zray(*options: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[
 
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An ssh that stays here; returns the file in which it notes each host it was called for."""
+    """A local stub of ssh; returns the file in which it notes each host that it was called for."""
     log = tmp_path / "called"
     script = tmp_path / "bin" / "ssh"
     script.parent.mkdir()
@@ -50,14 +50,14 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
-    """A broker without hosts; yields its address."""
+    """Starts a broker without hosts; yields its address."""
     with by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", hosts=0) as (address, _, _):
         yield address
 
 
 def hosts_file(directory: Path, address: str, rest: str) -> str:
     path = directory / "hosts.toml"
-    keys = f'[settings]\nkeys = "{os.environ["XDG_CONFIG_HOME"]}/zray/keys"'  # not known where a login goes
+    keys = f'[settings]\nkeys = "{os.environ["XDG_CONFIG_HOME"]}/zray/keys"'  # a login does not know it
     rest = textwrap.dedent(rest).replace("[settings]", keys) if "[settings]" in rest else f"{keys}\n{rest}"
     path.write_text(f'address = "{address}"\npython = "{sys.executable}"\n{rest}')
     return str(path)
@@ -120,7 +120,7 @@ def test_a_machine_that_fails_stops_no_other(sandbox, stub, cluster, tmp_path):
     done = zray("up", path)
     assert done.returncode == 1 and "good" in done.stdout and "started the host" in done.stdout
     for text in (
-        "ssh could not get in", "No route to host", "/no/such/python there ended with exit code 127",
+        "ssh could not log in", "No route to host", "/no/such/python there ended with exit code 127",
         "zray-worker ended with exit code", "3 of 4 machines failed",
     ):  # fmt: skip
         assert text in done.stderr, done.stderr
@@ -136,13 +136,13 @@ def test_a_machine_that_does_not_answer(stub, tmp_path):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[int]:
-    """An sshd of our own, for this user alone; yields its port."""
+    """Starts a private sshd, for this user alone; yields its port."""
     if SSHD is None or shutil.which("ssh-keygen") is None:
         pytest.skip("there is no sshd on this machine (Debian: openssh-server)")
     for name in ("server", "client"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True)
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where an sshd of root insists to go
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # an sshd of root needs this directory
     port = free_port()
     config = tmp_path / "sshd_config"
     config.write_text(

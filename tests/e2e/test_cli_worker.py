@@ -1,4 +1,4 @@
-"""The settings of ``zray-worker``, from its options, the environment and a file, arrive where they act."""
+"""The settings of ``zray-worker``, from its options, the environment and a file, take effect."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Hosts of one machine and user that do not see the same files, as in containers: what they make travels.
+"""Hosts of one machine and user that do not see the same files, as in containers: their objects are transferred.
 
-A container's own ``/dev/shm`` and temporary files are mounts in a namespace of Linux. Where the kernel forbids
-namespaces, the tests are skipped and say so.
+A container's own ``/dev/shm`` and temporary files are mounts in a Linux namespace. Where the kernel forbids namespaces,
+the tests are skipped and say so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ KEEPER = """
 
 @contextlib.contextmanager
 def containers(*mounts: str) -> Iterator[str]:
-    """A broker, and a host for each of ``mounts`` with a resource of its own, ``c0`` and so on; yields the address."""
+    """Starts a broker and a host for each of ``mounts``, with a resource of its own, ``c0`` and so on.
+
+    Yields the address.
+    """
     bind = f"tcp://127.0.0.1:{free_port()}"
     with contextlib.ExitStack() as stack:
         broker = stack.enter_context(Process([sys.executable, "-m", "zray.cli.broker", "--bind", bind, "--insecure"]))
@@ -71,7 +74,7 @@ def test_objects_travel_between_containers(sandbox, mounts):
 
 
 def check(ray, n_hosts: int) -> None:
-    """Puts, large arguments, results and errors, from everywhere to everywhere; more than fits, so that some spill."""
+    """Checks puts, large arguments, results and errors in all directions; they exceed the store, so that some spill."""
     size = 8 << 20
 
     def on(number):

@@ -1,4 +1,4 @@
-"""``zray-worker --user``: root starts it, it runs as another user, and tasks cannot come by its key."""
+"""``zray-worker --user``: root starts it, it runs as another user, and tasks cannot get its key."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ def others_may_enter(directory: Path) -> bool:
 
 
 def opened(*directories: Path) -> str:
-    """A shell script for a mount namespace: in it, the user gets at the interpreter, at zray and at ``directories``,
-    also within directories of root's, and at nothing else there."""
+    """Returns a shell script for a mount namespace that hides files from the user.
+
+    In it, the user can access the interpreter, zray and ``directories``, also within directories of root's, and nothing
+    else there.
+    """
     needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix), Path(ray.__file__).resolve().parents[1], *directories}
     closed = {
         path: above
@@ -93,7 +96,7 @@ def test_tasks_cannot_read_the_key_of_their_host(sandbox: Sandbox) -> None:
 
         @ray.remote
         def host() -> int:
-            """The host is the parent of the zygote, whose child this is."""
+            """Returns the host: the parent of the zygote, whose child this is."""
             zygote = os.getppid()
             text = Path(f"/proc/{zygote}/stat").read_text()
             return int(text.rpartition(")")[2].split()[1])
@@ -120,7 +123,7 @@ def test_tasks_cannot_read_the_key_of_their_host(sandbox: Sandbox) -> None:
 
         @ray.remote
         def zygote_knows(turned_round: bytes) -> bool:
-            """Whether the text is in the memory that this process, too, was forked from; this one got it reversed."""
+            """Whether the text is in the memory that this process was forked from; the text was passed reversed."""
             zygote = os.getppid()
             with open(f"/proc/{zygote}/maps") as maps, open(f"/proc/{zygote}/mem", "rb", 0) as memory:
                 spans = [line.split()[0].split("-") for line in maps if line.split()[1].startswith("rw")]
@@ -137,7 +140,7 @@ def test_tasks_cannot_read_the_key_of_their_host(sandbox: Sandbox) -> None:
 
 @by_root
 def test_a_demoted_host_is_a_host_like_others(sandbox: Sandbox) -> None:
-    """Objects, actors, output, deaths; and the host dies as others do, with all that it has."""
+    """Objects, actors, output, deaths. The host dies as others do, with all its processes."""
     with (
         by_hand("--bind", f"tcp://127.0.0.1:{free_port()}", hosts=0) as (address, _, _),
         demoted_host(sandbox, address),
@@ -177,18 +180,18 @@ def test_a_demoted_host_that_is_killed(sandbox: Sandbox) -> None:
         ray.shutdown()
 
 
-def test_what_cannot_be(sandbox: Sandbox) -> None:
+def test_unusable_options_are_refused(sandbox: Sandbox) -> None:
     done = cli("worker", "--address", "ipc:///tmp/nowhere", "--user", USER.pw_name)
     assert done.returncode == 2 and "only for an address on TCP" in done.stderr
     done = cli("worker", "--address", "tcp://127.0.0.1:9", "--insecure", "--user", USER.pw_name)
     assert done.returncode == 2 and "without --insecure" in done.stderr
     done = cli("worker", "--address", "tcp://127.0.0.1:9", "--user", "who-is-that")
-    assert done.returncode == 2 and "user = 'who-is-that': this machine knows no such user" in done.stderr
+    assert done.returncode == 2 and "user = 'who-is-that': this machine has no such user" in done.stderr
     done = cli("worker", "--address", "tcp://127.0.0.1:9", "--user", "0")
     assert done.returncode == 2 and ("that is root" if os.geteuid() == 0 else "only root can") in done.stderr
 
 
-def test_only_root_can() -> None:
+def test_only_root_can_start_it() -> None:
     source = (
         "import os; os.geteuid() or os.seteuid(65534)\n"
         "from zray.system.demotion import Demotion\nfrom zray.exceptions import ConfigError\n"

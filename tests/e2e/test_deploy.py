@@ -1,4 +1,4 @@
-"""What is in ``deploy/``, as far as that can be tried without the systems that it is for. Slurm: ``test_slurm``."""
+"""The files in ``deploy/``, as far as they can be tested without their systems. Slurm: ``test_slurm``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_systemd_units(name: str, tmp_path: Path) -> None:
     (command,) = re.findall(r"^ExecStart=/opt/zray/bin/(.*)$", unit, re.MULTILINE)
     program, *options = command.split()
     assert program == name
-    # The program has to exist to be verified; its options are tried by asking it for help along with them.
+    # The program has to exist to be verified. Its options are tested together with --help.
     here = tmp_path / f"{name}.service"
     here.write_text(unit.replace("/opt/zray/bin/", f"{shutil.which('true')} "))
     done = subprocess.run(["systemd-analyze", "verify", here], capture_output=True, text=True)
@@ -34,7 +34,7 @@ def test_systemd_units(name: str, tmp_path: Path) -> None:
 
 
 def resources() -> list[dict[str, Any]]:
-    """What the manifest of Kubernetes declares."""
+    """Returns what the Kubernetes manifest declares."""
     yaml = pytest.importorskip("yaml")
     return list(yaml.safe_load_all((DEPLOY / "kubernetes" / "zray.yaml").read_text()))
 
@@ -73,7 +73,7 @@ def test_list_of_machines() -> None:
 
 
 def test_tasks_do_not_run_as_the_user_of_the_broker() -> None:
-    """What a broker keeps in its home, such as its keys, is out of their reach also on its own machine."""
+    """Tasks cannot read the files in the broker's home, such as its keys, even on its own machine."""
     units = {}
     for name in ("zray-broker", "zray-worker"):
         lines = (DEPLOY / "systemd" / f"{name}.service").read_text().splitlines()

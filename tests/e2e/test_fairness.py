@@ -1,6 +1,6 @@
 """A program beside a long queue, and other kinds of work in the same program: each has its turn.
 
-The queue would take longer than the test may: what is served at all is served beside it.
+The queue would take longer than the test may: work that is served at all is served beside the queue.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ray.shutdown()
 
 @pytest.fixture(params=[(0.001, 60_000), (0.2, 1_500)], ids=["short tasks", "long tasks"])
 def queue(ray: ModuleType, request: pytest.FixtureRequest) -> list[Any]:
-    """References of tasks that keep both CPUs busy for longer than a test takes."""
+    """Returns references of tasks that keep both CPUs busy for longer than a test takes."""
     seconds, count = request.param
 
     @ray.remote
@@ -57,7 +57,7 @@ def test_a_second_driver_is_served(ray, queue) -> None:
 
 
 def test_other_shapes_of_the_same_driver_are_served(ray, queue) -> None:
-    """A task of a part of a CPU, of all CPUs at once, of a task's own shape; an actor."""
+    """A task of a part of a CPU, of all CPUs at once, of a shape of its own; an actor."""
 
     @ray.remote
     class Counter:

@@ -1,4 +1,4 @@
-"""Arguments that exist and are not here: an async actor goes on with other calls while it waits for them."""
+"""Arguments that exist on another host: an async actor goes on with other calls while it waits for them."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ import pytest
 import zray
 
 N = 150
-SIZE = 90_000  # N of them are more than a message may have here: the worker asks their owner for some
+SIZE = 90_000  # N of them exceed a message here: the worker asks their owner for some
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def ray(sandbox, monkeypatch):
 
 @pytest.fixture
 def owner(ray):
-    """An actor that owns objects, and can be stopped so that it answers nobody."""
+    """An actor that owns objects, and can be stopped so that it does not answer."""
 
     @ray.remote(num_cpus=0)
     class Owner:
@@ -82,7 +82,7 @@ def test_a_call_that_is_cancelled_while_it_waits_for_them(ray, owner, actor):
     assert ray.get(actor.heads.remote(*refs), timeout=30) == list(range(N))
 
 
-def test_an_argument_that_cannot_be_had(ray, owner, actor):
+def test_an_argument_that_cannot_be_fetched(ray, owner, actor):
     owner, signal_owner = owner
     refs = ray.get(owner.put.remote(), timeout=30)
     ray.get(refs, timeout=30)

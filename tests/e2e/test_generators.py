@@ -13,8 +13,8 @@ import zray
 from .helpers import driver, eventually
 
 
-def test_a_function_that_returns_a_generator_is_none(ray):
-    """Ray gives the first value."""
+def test_a_function_that_returns_a_generator_is_not_a_generator(ray):
+    """Ray returns the first value."""
 
     @ray.remote
     def makes():
@@ -41,7 +41,7 @@ def test_a_generator_that_failed_is_tried_again_as_a_whole(ray, tmp_path):
 
 
 def test_values_are_stored_as_they_come(ray):
-    """A generator of more than the machine could hold at once, each of which fits: they leave as they come."""
+    """A generator of more data than the machine can hold at once. Each value fits: they leave one by one."""
     import weakref
 
     class Block:
@@ -82,7 +82,7 @@ def test_the_body_runs_to_its_end(ray, tmp_path):
     assert (tmp_path / "closed").read_text() == "closed"
 
 
-def test_what_is_raised_behind_the_last_value_is_told_by_the_worker():
+def test_the_worker_reports_an_exception_after_the_last_value():
     source = """
         @ray.remote(num_returns=2)
         def two():
@@ -95,7 +95,7 @@ def test_what_is_raised_behind_the_last_value_is_told_by_the_worker():
     """
     with driver(source) as process:
         assert process.succeed().splitlines()[0] == "[1, 2]"
-    assert "two raised behind its last value" in process.err and "ValueError: too late" in process.err
+    assert "two raised after its last value" in process.err and "ValueError: too late" in process.err
 
 
 def test_a_generator_is_cancelled(ray, tmp_path):
@@ -114,7 +114,7 @@ def test_a_generator_is_cancelled(ray, tmp_path):
 
 
 def test_short_tasks_do_not_wait_behind_a_long_generator(ray, tmp_path):
-    """What stands behind it in its worker is handed back, as behind any long task."""
+    """Tasks behind it in its worker are handed back, as behind any long task."""
 
     @ray.remote(num_returns=2)
     def generator(path):

@@ -1,4 +1,4 @@
-"""One helpful line each for what newcomers do."""
+"""Helpful messages of one line for frequent mistakes of beginners."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever ends, and however: within ten seconds nothing of the session is left. (The fixture checks it as well.)"""
+"""Within ten seconds after any process ends in any way, nothing of the session is left. (The fixture checks it too.)"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUSY = """
         import array
         plain = subprocess.Popen(["sleep", "1000"])
         read, write = os.pipe()
-        if os.fork() == 0:            # a daemon as in the books: forks twice, has a session of its own
+        if os.fork() == 0:            # a classic daemon: forks twice, has a session of its own
             os.setsid()
             if os.fork() == 0:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -48,7 +48,7 @@ BUSY = """
 
 
 def processes_of_tasks(line: str) -> list[int]:
-    """The PIDs that ``BUSY`` printed; they run."""
+    """Returns the PIDs that ``BUSY`` printed; they run."""
     pids = [int(word) for word in line.split()[1:]]
     assert len(pids) == 2 and all(alive(pid) for pid in pids)
     return pids
@@ -99,7 +99,7 @@ def test_signals_to_the_driver(sandbox, number):
 
 
 @pytest.mark.parametrize(
-    "title, number",  # the zygote ignores what asks it to leave: it leaves with its host
+    "title, number",  # the zygote ignores signals that ask it to end: it ends with its host
     [
         ("zray: host", signal.SIGKILL),
         ("zray: host", signal.SIGTERM),
@@ -158,7 +158,7 @@ def test_init_after_the_cluster_died(sandbox):
 
 
 def test_a_dead_session_is_swept_by_the_next(sandbox):
-    """Host and zygote are killed together: nobody is left who could clean up, except who comes next."""
+    """Host and zygote are killed together: the next start of a cluster cleans up."""
     with driver(BUSY + "    sys.stdin.readline(); os._exit(0)") as process:
         pids = processes_of_tasks(process.expect("pids"))
         victims = [sandbox.one("zray-zygote"), sandbox.one("zray: host"), process.pid]
@@ -213,7 +213,7 @@ def test_a_driver_stopped_for_longer_than_the_silence_goes_on(sandbox):
 
 
 def test_a_driver_that_holds_the_interpreter_lock_or_is_stopped_keeps_its_job(sandbox):
-    """Silence alone is no death: code that never lets other threads run, and Ctrl-Z, last longer than any heartbeat."""
+    """Silence alone is not a death: Ctrl-Z, and code that holds the GIL, last longer than any heartbeat."""
     source = """
     import ctypes
     ray.init(num_cpus=1)
@@ -241,7 +241,7 @@ def test_a_driver_that_holds_the_interpreter_lock_or_is_stopped_keeps_its_job(sa
 
 
 def _let_pass(seconds: float) -> None:
-    """The time itself is what is tested: how long the processes stand still."""
+    """Waits: the test is about the time for which the processes are stopped."""
     import threading
 
     threading.Event().wait(seconds)

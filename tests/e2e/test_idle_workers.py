@@ -1,4 +1,4 @@
-"""What becomes of workers that have nothing to do."""
+"""What happens to workers that have nothing to do."""
 
 import os
 import tempfile
@@ -24,7 +24,7 @@ def ray(sandbox, monkeypatch):
 
 
 def two_workers(ray):
-    """The processes of both, which have worked: each waits until the other is there."""
+    """Returns the processes of both, which have worked: each waits until the other has started."""
 
     @ray.remote
     def meet(place):
@@ -72,7 +72,7 @@ def test_one_that_has_loaded_much_stays(ray):
     assert ray.get(is_there.remote())
 
 
-def test_memory_that_was_used_and_is_free_keeps_nobody(ray):
+def test_used_and_freed_memory_keeps_no_worker(ray):
     @ray.remote
     def use():
         blocks = [bytes(100_000) for _ in range(300)]
@@ -114,7 +114,7 @@ def test_one_that_owns_what_others_can_reach_stays_until_they_cannot(ray):
 
 
 def test_tasks_that_come_while_workers_go_are_all_run(ray):
-    """Bursts at all distances from the moment in which workers are asked to go."""
+    """Bursts at all distances from the moment in which workers are asked to end."""
 
     @ray.remote
     def square(x):
@@ -146,7 +146,7 @@ def test_actors_are_made_of_those_that_wait(ray):
     assert ray.get([counter.add.remote() for counter in counters]) == [2] * 6
 
 
-def test_none_is_ended_when_told_so(sandbox):
+def test_no_worker_is_ended_if_so_configured(sandbox):
     source = """
     ray.init(num_cpus=1)
     @ray.remote

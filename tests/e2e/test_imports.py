@@ -1,4 +1,7 @@
-"""What workers, and so the zygote and the host that they are forks of, do without; see ``unit/test_imports.py``."""
+"""Modules that workers do not import, and so neither do the zygote and the host that they are forks of.
+
+See also ``unit/test_imports.py``.
+"""
 
 from __future__ import annotations
 

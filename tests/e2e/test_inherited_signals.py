@@ -1,4 +1,4 @@
-"""Whoever starts a cluster may block or ignore every signal, as the threads of some application servers do."""
+"""The program that starts a cluster may block or ignore every signal, as threads of some application servers do."""
 
 from __future__ import annotations
 

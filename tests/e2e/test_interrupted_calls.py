@@ -1,4 +1,4 @@
-"""Calls that are interrupted at any moment, cancelled, or fail half-way: nothing of them stays in the store."""
+"""Calls that are interrupted at any moment, cancelled, or fail half-way leave nothing in the store."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_storm_of_signals_leaves_nothing(sandbox, name, seed):
 
 
 def stored_bytes() -> int:
-    """Bytes in objects of the machine's store."""
+    """Returns the bytes in objects of the machine's store."""
     session = current_session()
     session.shell.run(lambda: None)  # counts what was dropped
     usage = store_of(session).usage()
@@ -141,7 +141,7 @@ def stored_bytes() -> int:
 
 
 def test_return_values_of_a_call_that_fails_while_they_are_packed(ray):
-    """The first is stored already when it turns out that the second cannot be sent."""
+    """The first is stored already when the second turns out to be unserializable."""
 
     @ray.remote(num_returns=2)
     def half():
@@ -166,7 +166,7 @@ def test_return_values_of_a_call_that_fails_while_they_are_packed(ray):
 
 
 def die_before_answering(how="kill"):
-    """From now on this worker dies when it is about to answer: its return values are stored by then."""
+    """Makes this worker die when it is about to answer: its return values are stored by then."""
     from zray.worker.process.worker import Worker
 
     def die(*_):
@@ -215,7 +215,7 @@ def test_values_of_a_worker_that_ends_without_an_error(ray):
 
 
 @pytest.mark.parametrize("size", [10, 2 << 20])
-def test_another_attempt_replaces_what_one_left_behind(ray, tmp_path, size):
+def test_another_attempt_replaces_values_of_an_earlier_one(ray, tmp_path, size):
     @ray.remote(max_retries=1)
     def value(marker):
         if not os.path.exists(marker):
@@ -233,7 +233,7 @@ def test_another_attempt_replaces_what_one_left_behind(ray, tmp_path, size):
 
 
 def test_cancelled_tasks_leave_nothing(ray):
-    """Cancelled at any moment of what they do: unpacking arguments, putting, getting, returning."""
+    """Cancelled at any moment: while unpacking arguments, putting, getting, returning."""
 
     @ray.remote(max_retries=0)
     def busy(data, n):
@@ -259,8 +259,8 @@ def test_cancelled_tasks_leave_nothing(ray):
     eventually(lambda: ray.available_resources().get("CPU") == 2)
 
 
-def test_what_cannot_be_freed_harms_nothing_else(ray, monkeypatch, capfd):
-    """Things that are left to do after a message are done one by one: a future that waits is told all the same."""
+def test_an_object_that_cannot_be_freed_affects_nothing_else(ray, monkeypatch, capfd):
+    """Work that is left after a message is done piece by piece: a future that waits is completed all the same."""
     stores = current_session().stores
 
     def fail(host, object_ids):

@@ -1,4 +1,4 @@
-"""Ctrl-C at the driver, and ``cancel`` in all the states that a task can be in."""
+"""Ctrl-C at the driver, and ``cancel`` in all the states of a task."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_cancel_of_a_running_task(ray, sandbox, what):
     ray.cancel(never, force=True)
 
 
-def test_cancel_with_force_of_code_that_heeds_no_signal(ray, sandbox):
+def test_cancel_with_force_of_code_that_ignores_signals(ray, sandbox):
     path, pids = started_file(sandbox)
 
     @ray.remote
@@ -185,7 +185,7 @@ def test_cancel_with_force_of_code_that_heeds_no_signal(ray, sandbox):
     eventually(lambda: not alive(pid))
 
 
-def test_forced_cancel_harms_no_other_task(ray, sandbox):
+def test_forced_cancel_affects_no_other_task(ray, sandbox):
     path, pids = started_file(sandbox)
     quick = ray.remote(max_retries=0)(lambda n: n)
     assert ray.get([quick.remote(n) for n in range(50)]) == list(range(50))
@@ -243,8 +243,8 @@ def test_cancel_with_children(ray, sandbox):
         eventually(children_idle)
 
 
-def test_cancel_in_every_moment(ray):
-    """The races: each outcome is the value or the cancellation, none is lost, and nothing stays busy."""
+def test_cancel_at_every_moment(ray):
+    """Races: each outcome is the value or the cancellation, none is lost, and no CPU stays busy."""
     f = ray.remote(lambda n: n)
     ray.get(f.remote(0))
     for number in range(300):

@@ -1,4 +1,4 @@
-"""A cluster on TCP with keys: joined without naming them, closed to whoever has none, or none that fits."""
+"""A cluster on TCP with keys: joined without naming them, closed to processes without a fitting key."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def keys_of(sandbox) -> Path:
 
 
 def connections(address: str) -> int:
-    """Established connections to the broker, by the kernel's own account."""
+    """Counts the established connections to the broker, as the kernel reports them."""
     port = int(address.rpartition(":")[2])
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return sum(row[3] == "01" and int(row[1].rpartition(":")[2], 16) == port for row in rows)
@@ -76,7 +76,7 @@ def test_keys_are_made_and_found_without_being_named(sandbox):
         assert ray.get([square.remote(n) for n in range(20)], timeout=20) == [n * n for n in range(20)]
         assert ray.get([outer.remote(n) for n in range(4)], timeout=20) == [0, 1, 4, 9]
         assert ray.get([counter.add.remote(1) for _ in range(10)], timeout=10)[-1] == 10
-        # Four workers are at work on each of two hosts, and the broker has three connections.
+        # Four workers run on each of two hosts, and the broker has three connections.
         assert connections(address) == 3
         ray.shutdown()
 
@@ -104,7 +104,7 @@ def test_a_key_directory_by_option_and_by_variable(sandbox, monkeypatch):
 
 
 def test_strangers(sandbox, monkeypatch):
-    """No keys, another broker's keys, plain bytes: told why, and the cluster goes on."""
+    """No keys, another broker's keys, plain bytes: the reason is reported, and the cluster goes on."""
     import zray as ray
 
     with by_hand("--bind", tcp()) as (address, _, _):
@@ -124,7 +124,7 @@ def test_strangers(sandbox, monkeypatch):
         ray.shutdown()
 
 
-def test_a_key_admits_its_role_only(sandbox):
+def test_a_key_admits_only_its_role(sandbox):
     with by_hand("--bind", tcp()) as (address, _, _):
         keys = KeyDirectory(keys_of(sandbox))
         for role, kind in (("driver", HOST), ("host", DRIVER)):
@@ -132,7 +132,7 @@ def test_a_key_admits_its_role_only(sandbox):
                 connect(address, kind, secrets.token_bytes(16), JoinInfo(1), Config(), keys.client(role))
 
 
-def test_nobody_speaks_in_anothers_name(sandbox):
+def test_no_driver_can_use_the_name_of_another(sandbox):
     """With a driver's key, one joins under the name of another driver that is connected: it is refused."""
     import zray as ray
 
@@ -176,7 +176,7 @@ print("answer", ray.get(ray.remote(lambda: 42).remote()))
 
 @pytest.mark.parametrize("order", ["workers first", "all at once"])
 def test_the_first_start_of_all_on_a_shared_home(sandbox, order):
-    """As a batch job does it: nobody has keys yet."""
+    """As in a batch job: no process has keys yet."""
     address = tcp()
     environ = {"BROKER": address, "ZRAY_CONNECT_TIMEOUT_S": "30"}
     with contextlib.ExitStack() as stack:
@@ -230,7 +230,7 @@ def test_keys_that_others_can_read(sandbox):
         assert done.returncode == 2 and "chmod" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_workers_die_and_come_again_behind_the_relay(sandbox):
+def test_workers_die_and_are_started_again_behind_the_relay(sandbox):
     import zray as ray
 
     with by_hand("--bind", tcp(), cpus=2) as (address, _, hosts):
@@ -258,7 +258,7 @@ def test_a_driver_with_keys_of_another_cluster_counts_once(sandbox, tmp_path):
         pass
     with by_hand("--bind", tcp(), hosts=0) as (address, _, _):
         environ = {"ZRAY_KEYS": str(tmp_path / "other"), "ZRAY_CONNECT_TIMEOUT_S": "3"}
-        with driver(f"ray.init({address!r})", environ=environ) as stranger:
-            assert stranger.wait() == 1 and "the keys are for" in stranger.err
+        with driver(f"ray.init({address!r})", environ=environ) as refused_driver:
+            assert refused_driver.wait() == 1 and "the keys are for" in refused_driver.err
         done = cli("main", "status", "--json")
         assert json.loads(done.stdout)["refused"] == {"key of another broker": 1}

@@ -1,4 +1,4 @@
-"""Arrays beyond 2^31 bytes, where a length no longer fits into an int of C."""
+"""Arrays beyond 2^31 bytes, where a length no longer fits into a C int."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zray.store import location
 
 from .helpers import driver
 
-pytestmark = pytest.mark.xdist_group("gigabytes")  # one after the other: each needs as much as ``NEEDED``
+pytestmark = pytest.mark.xdist_group("gigabytes")  # one after the other: each needs ``NEEDED``
 
 SIZE = (1 << 31) + 12_345
 NEEDED = 4 * SIZE

@@ -1,11 +1,11 @@
-"""Calls whose values are small one by one and too much for one message together."""
+"""Calls whose values are small one by one, but together too large for a message."""
 
 import pytest
 
 import zray
 
 N = 150
-SIZE = 90_000  # N of them are more than a message may have here
+SIZE = 90_000  # N of them exceed a message here
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What ``GetTimeoutError`` says of why a value is not there."""
+"""The reasons that ``GetTimeoutError`` gives for a missing value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ray(sandbox):
 
 
 def why(ray, refs, *expected: str) -> str:
-    """What an error says as soon as it has all of these texts: what runs is known a quarter of a second later."""
+    """Returns an error's text once it has all of these parts: what runs is known a quarter of a second later."""
 
     def text() -> str:
         with pytest.raises(ray.exceptions.GetTimeoutError) as caught:

@@ -1,4 +1,4 @@
-"""Limits of the system: whoever meets one is told which it is, and what helps."""
+"""Limits of the system: the error names the limit, and the remedy."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ assert len(ray.get(made)) == 2_000_000
 
 
 def test_files_too_small_to_spill(sandbox):
-    """The store itself is large enough; what is written to disk may not be."""
+    """The store itself is large enough; the limit on files stops the spill."""
     source = """
 ray.init(num_cpus=1, object_store_memory=20_000_000)
 held = [ray.put(b"x" * 1_900_000) for _ in range(9)]
@@ -136,15 +136,15 @@ def test_a_worker_that_cannot_join_says_why(sandbox, monkeypatch):
 
 
 @contextlib.contextmanager
-def strangers(address: str) -> Iterator[None]:
-    """Many connections that never say who they are."""
+def silent_connections(address: str) -> Iterator[None]:
+    """Opens many connections that never complete the handshake."""
     with contextlib.ExitStack() as stack:
-        if address.startswith("ipc://"):  # these shake hands as ZeroMQ does: those that do not are soon hung up on
+        if address.startswith("ipc://"):  # these do ZeroMQ's handshake: silent ones are soon hung up on
             context = stack.enter_context(zmq.Context())
             for _ in range(FEW):
-                stranger = stack.enter_context(context.socket(zmq.DEALER))
-                stranger.linger = 0
-                stranger.connect(address)
+                connection = stack.enter_context(context.socket(zmq.DEALER))
+                connection.linger = 0
+                connection.connect(address)
                 time.sleep(0.02)  # a flood would end the broker, within libzmq
         else:
             for _ in range(4 * FEW):
@@ -166,7 +166,7 @@ def test_a_broker_without_descriptors_for_newcomers(sandbox, options):
         address = broker.expect("ready at").split()[-1]
         broker.expect("tar -C" if options and not insecure else "drivers:")
         join = f"ray.init({address!r}{insecure})"
-        with strangers(address):
+        with silent_connections(address):
             broker.expect("no other process can join: Too many open files", stream="err")
             assert f"{FEW:,}" in broker.expect("ulimit -n", stream="err")
             with driver(join) as process:
@@ -179,7 +179,7 @@ def test_a_broker_without_descriptors_for_newcomers(sandbox, options):
         broker.stop()
 
 
-def test_nobody_listens(sandbox):
+def test_no_listener(sandbox):
     for address in (f"ipc://{sandbox.directory}/nothing", "tcp://127.0.0.1:9"):
         with driver(f"ray.init({address!r}, insecure=True)", environ={"ZRAY_CONNECT_TIMEOUT_S": "0.5"}) as process:
             assert process.wait() == 1

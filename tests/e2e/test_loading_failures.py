@@ -1,4 +1,4 @@
-"""What a worker or driver cannot load: a typed error, which names the argument or reference."""
+"""Values that a worker or driver cannot load: a typed error, which names the argument or reference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DRIVER = os.getpid()
 
 
 class Unloadable:
-    """Can be loaded nowhere."""
+    """Cannot be loaded anywhere."""
 
     def __reduce__(self):
         return fail, ()

@@ -1,4 +1,4 @@
-"""What brokers and hosts log: each thing that happens, by the identifiers that a program knows."""
+"""What brokers and hosts log: each event, with the identifiers that a program knows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ sys.stdin.readline()
 
 
 def lines(text: str, *wanted: str) -> list[str]:
-    """The lines of a log that have all of these words."""
+    """Returns the lines of a log that contain all of these words."""
     return [line for line in text.splitlines() if all(word in line for word in wanted)]
 
 
@@ -59,7 +59,7 @@ def ids(process: Process, what: str) -> list[str]:
 
 
 def logged(sandbox: Sandbox, name: str) -> str:
-    """All that is in files of that name."""
+    """Returns the contents of all files with that name."""
     return "".join(path.read_text() for path in sandbox.logs(name))
 
 
@@ -92,7 +92,7 @@ def test_what_happens_to_a_task_and_an_actor_is_found_by_their_identifiers(sandb
     assert lines(logged(sandbox, "host.log"), task) == lines(host.err, task)
 
 
-def test_who_is_refused_and_why(sandbox: Sandbox) -> None:
+def test_refused_processes_are_logged_with_the_reason(sandbox: Sandbox) -> None:
     with by_hand(hosts=0) as (address, broker, _):
         name = b"x" * 16
         hello = Hello(PROTOCOL_VERSION - 1, "2.7", version.VERSION, WORKER, name, JoinInfo(pid=77))
@@ -106,7 +106,7 @@ def test_who_is_refused_and_why(sandbox: Sandbox) -> None:
     assert f"versions differ: protocol {PROTOCOL_VERSION - 1} there, {PROTOCOL_VERSION} here: python 2.7 there" in line
 
 
-def test_only_what_is_as_severe_as_wanted() -> None:
+def test_only_lines_of_the_wanted_level() -> None:
     with (
         by_hand("--log-level", "error", environ={"ZRAY_LOG_LEVEL": "warning"}) as (address, broker, (host,)),
         driver(f"ray.init({address!r})") as process,
@@ -179,8 +179,8 @@ def test_a_host_that_is_killed_is_in_the_log_with_all_that_it_ran() -> None:
         process.popen.kill()
 
 
-def test_processes_of_a_crowd_have_a_line_each_but_not_more(sandbox: Sandbox) -> None:
-    """Refusals are summed up: one that dials on and on does not fill the log."""
+def test_each_of_many_processes_has_one_line(sandbox: Sandbox) -> None:
+    """Refusals are summed up: a process that dials again and again does not fill the log."""
     with by_hand(hosts=0) as (address, broker, _):
         context: zmq.Context[Any] = zmq.Context()
         with context:

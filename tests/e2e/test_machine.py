@@ -1,8 +1,8 @@
-"""What the machine offers and does: shared memory of all sizes, PIDs that come back, a wall clock that jumps.
+"""Effects of the machine: shared memory of all sizes, reused PIDs, a wall clock that jumps.
 
-File systems and PIDs are real: the drivers of these tests live in Linux namespaces of their own, where another
-``/dev/shm`` can be mounted and the next PID be chosen. Where the kernel forbids namespaces, the tests are skipped and
-say so.
+File systems and PIDs are real. The drivers of these tests run in Linux namespaces of their own, where another
+``/dev/shm`` can be mounted and the next PID can be chosen. Where the kernel forbids namespaces, the tests are skipped
+and say so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if os.geteuid():
 
 LITTLE = "mount -t tmpfs -o size=1m none /dev/shm"
 
-# A file system that is mounted over /dev in place of the machine's, without a directory for shared memory.
+# A file system that is mounted over the machine's /dev, without a directory for shared memory.
 WITHOUT_SHARED_MEMORY = """
     mount -t tmpfs none /mnt
     for name in null zero full random urandom tty; do touch /mnt/$name; mount --bind /dev/$name /mnt/$name; done
@@ -44,13 +44,13 @@ def namespaces():
 def driver_in_namespaces(source: str, setup: str = ":", environ: dict[str, str] | None = None) -> Process:
     """Runs a driver after the shell commands ``setup``, as root of its file systems and PIDs."""
     command = ["sh", "-c", f'set -e\n{setup}\nexec "$0" -u -c "$1"', sys.executable, program(source)]
-    # The shell is PID 1, and what it becomes too: whatever PID 1 leaves behind would end with it, and prove nothing.
+    # The shell is PID 1, so what it becomes is too: processes that PID 1 leaves would end with it, and prove nothing.
     keeper = ["sh", "-c", '"$@"; exit $?', "keeper", *command]
     return Process([*IN_NAMESPACES, *keeper], env={**os.environ, **(environ or {})})
 
 
 def test_namespaces_leave_the_machine_alone():
-    """Else what is mounted below would hit every program that runs beside these tests."""
+    """Otherwise the mounts below would affect every program that runs beside these tests."""
     mounts = Path("/proc/self/mountinfo").read_text()
     with driver_in_namespaces("print(os.statvfs('/dev/shm').f_blocks)", LITTLE) as process:
         assert process.succeed() == "256"
@@ -95,7 +95,7 @@ def test_shared_memory(sandbox, setup, store_mib, where, warning):
 
 
 def test_shared_memory_that_others_fill_afterwards(sandbox):
-    """Writing a page for which there is no memory would be SIGBUS."""
+    """Writing a page without memory would be SIGBUS."""
     source = """
     import numpy
     ray.init(num_cpus=1, object_store_memory=96 << 20)
@@ -129,55 +129,55 @@ REUSE = """
             assert time.monotonic() < end
             time.sleep(0.01)
 
-    def stranger_under(pid):
-        # Not of the session, and with the PID of a process that has ended.
+    def process_with_pid(pid):
+        # A process outside of the session, with the PID of a process that has ended.
         await_that(lambda: not os.path.exists(f"/proc/{pid}"))
-        time.sleep(0.02)  # a start is known to a hundredth of a second, in which no machine gives all its PIDs away
+        time.sleep(0.02)  # start times have a resolution of 10 ms, in which no machine uses all its PIDs
         environ = {name: value for name, value in os.environ.items() if not name.startswith("ZRAY_SESSION")}
         for _ in range(100):
             Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
-            stranger = subprocess.Popen(["sleep", "1000"], env=environ)
-            if stranger.pid == pid:
-                return stranger
-            stranger.kill()
-            stranger.wait()
+            successor = subprocess.Popen(["sleep", "1000"], env=environ)
+            if successor.pid == pid:
+                return successor
+            successor.kill()
+            successor.wait()
         raise AssertionError("another process always got the PID")
 """
 
 
-def test_a_session_is_killed_and_not_who_got_the_pid_of_its_process():
+def test_killing_a_session_spares_a_process_with_a_reused_pid():
     source = (
         REUSE
         + """
     from zray.system import processes
     victim = subprocess.Popen(["sleep", "1000"], env={**os.environ, "ZRAY_SESSION": "0123abcd"})
     await_that(lambda: processes.processes_of_session("0123abcd"))
-    strangers, genuine = [], os.pidfd_open
+    successors, genuine = [], os.pidfd_open
 
     def in_the_worst_moment(pid):
-        # The process was found, and ends; its PID is given away before it can be held.
-        if pid == victim.pid and not strangers:
+        # The process was found, and ends; its PID is reused before it can be held.
+        if pid == victim.pid and not successors:
             victim.kill()
             victim.wait()
-            strangers.append(stranger_under(pid))
+            successors.append(process_with_pid(pid))
         return genuine(pid)
 
     os.pidfd_open = in_the_worst_moment
     assert processes.kill_session("0123abcd") == 0
     try:
-        strangers[0].wait(0.1)
+        successors[0].wait(0.1)
     except subprocess.TimeoutExpired:
         print("spared")
-    strangers[0].kill()
-    strangers[0].wait()
+    successors[0].kill()
+    successors[0].wait()
     """
     )
     with driver_in_namespaces(source) as process:
         assert process.succeed() == "spared"
 
 
-def test_one_process_is_killed_and_not_who_got_its_pid():
-    """As a host kills its workers, which the zygote reaps, and of whose end it may not have heard yet."""
+def test_killing_a_process_spares_one_with_its_reused_pid():
+    """As a host kills its workers: the zygote reaps them, and the host may not know of their end yet."""
     source = (
         REUSE
         + """
@@ -187,22 +187,22 @@ def test_one_process_is_killed_and_not_who_got_its_pid():
     processes.kill_process(worker.pid, started)
     assert worker.wait(10) == -signal.SIGKILL
     processes.kill_process(worker.pid, started)
-    stranger = stranger_under(worker.pid)
+    successor = process_with_pid(worker.pid)
     processes.kill_process(worker.pid, started)
     try:
-        stranger.wait(0.1)
+        successor.wait(0.1)
     except subprocess.TimeoutExpired:
         print("spared")
-    processes.kill_process(stranger.pid, processes.process_start_time(stranger.pid))
-    assert stranger.wait(10) == -signal.SIGKILL
+    processes.kill_process(successor.pid, processes.process_start_time(successor.pid))
+    assert successor.wait(10) == -signal.SIGKILL
     """
     )
     with driver_in_namespaces(source) as process:
         assert process.succeed() == "spared"
 
 
-def test_a_worker_is_killed_and_not_who_got_its_pid():
-    """The host has not yet heard of its worker's death when it is told to kill the worker."""
+def test_killing_a_worker_spares_a_process_with_its_reused_pid():
+    """The host does not know of its worker's death yet when it is told to kill the worker."""
     source = (
         REUSE
         + """
@@ -219,7 +219,7 @@ def test_a_worker_is_killed_and_not_who_got_its_pid():
         pid, host = ray.get(actor.pids.remote())
         os.kill(host, signal.SIGSTOP)
         os.kill(pid, signal.SIGKILL)
-        stranger = stranger_under(pid)
+        successor = process_with_pid(pid)
         ray.kill(actor)
         try:
             ray.get(actor.pids.remote(), timeout=1)
@@ -227,9 +227,9 @@ def test_a_worker_is_killed_and_not_who_got_its_pid():
             pass
         os.kill(host, signal.SIGCONT)
         assert ray.get(ray.remote(lambda: 1).remote(), timeout=10) == 1
-        assert stranger.poll() is None, f"killed in attempt {attempt}"
-        stranger.kill()
-        stranger.wait()
+        assert successor.poll() is None, f"killed in attempt {attempt}"
+        successor.kill()
+        successor.wait()
     print("spared")
     """
     )
@@ -237,7 +237,7 @@ def test_a_worker_is_killed_and_not_who_got_its_pid():
         assert process.succeed() == "spared"
 
 
-def test_address_auto_takes_nobody_for_a_dead_broker(sandbox):
+def test_address_auto_does_not_take_a_reused_pid_for_the_broker(sandbox):
     source = (
         REUSE
         + """
@@ -245,17 +245,17 @@ def test_address_auto_takes_nobody_for_a_dead_broker(sandbox):
     assert "ready" in broker.stdout.readline()
     broker.kill()
     broker.wait()
-    stranger = stranger_under(broker.pid)
+    successor = process_with_pid(broker.pid)
     started = time.monotonic()
     try:
         ray.init(address="auto")
     except ray.exceptions.ClusterUnavailableError:
-        # At once: nobody was waited for who might answer at the dead one's address.
+        # At once: it has not waited for an answer at the dead broker's address.
         print("refused", "at once" if time.monotonic() - started < 2 else "after trying")
-    ray.init(num_cpus=1)      # sweeps up what the broker has left
-    assert stranger.poll() is None
-    stranger.kill()
-    stranger.wait()
+    ray.init(num_cpus=1)      # sweeps the dead broker's session
+    assert successor.poll() is None
+    successor.kill()
+    successor.wait()
     """
     )
     with driver_in_namespaces(source) as process:
@@ -382,7 +382,7 @@ def test_the_wall_clock_jumps_an_hour(sandbox, clock_library, shift_s):
         gate.touch()
         one.say("go\n")
         one.expect("fine")
-        # Who comes next sweeps up dead sessions, and has its own opinion of what is an hour old.
+        # The next start sweeps dead sessions, with a clock that differs by an hour.
         other = "ray.init(num_cpus=1); assert ray.get(ray.remote(lambda: 42).remote()) == 42; ray.shutdown()"
         with Process([sys.executable, "-u", "-c", program(other)], env=environ) as process:
             process.succeed()

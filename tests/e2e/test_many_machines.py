@@ -1,4 +1,7 @@
-"""Large objects between machines. ZRAY_TEST_MACHINE has processes of one machine take each other for strangers'."""
+"""Large objects between machines.
+
+ZRAY_TEST_MACHINE makes processes of one machine treat each other as on different ones.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def digest(array) -> str:
 
 @contextlib.contextmanager
 def machines(*names: str, cpus: int = 2, **environ: str) -> Iterator[tuple[str, dict[str, Process]]]:
-    """A broker, and a host for each name with a resource of that name; yields the address and the hosts."""
+    """Starts a broker, and a host for each name with a resource of that name; yields the address and the hosts."""
     with contextlib.ExitStack() as stack:
         bind = f"tcp://127.0.0.1:{free_port()}"
         broker = stack.enter_context(Process([sys.executable, "-m", "zray.cli.broker", "--bind", bind]))
@@ -58,7 +61,7 @@ def on(ray, name):
 
 
 def stored(sandbox) -> int:
-    """Objects in all stores of this test's sessions."""
+    """Returns the objects in all stores of this test's sessions."""
 
     places = [path / name for path in map(Path, sandbox.segments()) for name in ("live", "copies")]
     return sum(len(list(place.iterdir())) for place in places if place.exists())
@@ -75,7 +78,7 @@ def test_values_arguments_and_results(cluster, sandbox):
     sizes = [200_000, 512 * 1024, 3_000_000, 40_000_000]
     made = [on(ray, "a")(make).remote(seed, size) for seed, size in enumerate(sizes)]
     expected = [digest(make(seed, size)) for seed, size in enumerate(sizes)]
-    # As an argument on the other machine, several readers at once; by a driver that has no store; nested; by an actor.
+    # As an argument on the other machine, several readers at once; by a driver without a store; nested; by an actor.
     digests = [on(ray, "b")(digest).remote(ref) for ref in made for _ in range(3)]
     assert ray.get(digests, timeout=60) == [each for each in expected for _ in range(3)]
     assert [digest(array) for array in ray.get(made, timeout=60)] == expected
@@ -113,7 +116,7 @@ def test_objects_put_by_a_task_and_by_the_driver(cluster, sandbox):
     ray.shutdown()
 
 
-def test_a_copy_of_what_is_freed_meanwhile_goes_as_well(cluster, sandbox):
+def test_a_copy_of_a_freed_object_is_removed_too(cluster, sandbox):
     import zray as ray
 
     ray.init(cluster)
@@ -162,7 +165,7 @@ def test_wait_brings_what_it_waits_for(on_a, sandbox):
     assert ray.get(ref).sum() == 40_000_000
 
 
-def test_what_wait_has_not_the_time_for_is_brought_all_the_same(on_a, sandbox):
+def test_objects_arrive_after_wait_has_timed_out(on_a, sandbox):
     import zray as ray
 
     ref = make_on_b(40_000_000)
@@ -201,7 +204,7 @@ def test_wait_in_a_task_and_for_what_is_yet_to_be_made(on_a, sandbox):
     assert ray.get(on(ray, "a")(count).remote(refs), timeout=30) == 5_000_000
 
 
-def test_what_cannot_be_brought_any_more_is_ready_to_be_found_lost(on_a):
+def test_wait_returns_a_lost_object_as_ready(on_a):
     import zray as ray
 
     refs = [make_on_b(3_000_000) for _ in range(5)]
@@ -245,8 +248,8 @@ def test_the_machine_that_has_it_dies(monkeypatch):
         ray.shutdown()
 
 
-def test_a_get_that_has_not_the_time(monkeypatch):
-    """The source is stopped: the get ends at its timeout, and succeeds once it goes on."""
+def test_a_get_that_times_out(monkeypatch):
+    """The source is stopped: the get ends at its timeout, and succeeds once the source goes on."""
     import zray as ray
 
     monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
@@ -305,7 +308,7 @@ def test_what_is_larger_than_a_hosts_store_is_on_its_disk(monkeypatch):
             host.stop()
 
 
-def test_what_a_driver_without_a_host_puts_travels_in_chunks(monkeypatch, sandbox):
+def test_objects_of_a_driver_without_a_host_are_sent_in_chunks(monkeypatch, sandbox):
     """More than a message may have: an argument, a put, and one nested in another; freed with their references."""
     import zray as ray
 
@@ -328,7 +331,7 @@ def test_what_a_driver_without_a_host_puts_travels_in_chunks(monkeypatch, sandbo
 
 
 def test_a_driver_dies_with_what_it_has_put(monkeypatch):
-    """Whoever reads it gets an error that says so, and does not wait."""
+    """A reader gets an error that says so, and does not wait."""
     import zray as ray
 
     monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
@@ -360,7 +363,7 @@ time.sleep(60)
 
 
 def places(sandbox, name: str) -> int:
-    """Objects of one place in the stores of this test's sessions."""
+    """Returns the objects of one place in the stores of this test's sessions."""
     found = [path / name for path in map(Path, sandbox.segments())]
     return sum(len(list(place.iterdir())) for place in found if place.exists())
 
@@ -418,7 +421,7 @@ def test_a_task_goes_where_its_arguments_are(cluster):
     for name, ref in [*large.items(), *large.items()]:
         assert ray.get(where.remote(ref), timeout=30) == name
     assert ray.get(where.remote(1, other=large["b"]), timeout=30) == "b"
-    # Where that is full, it runs elsewhere rather than wait.
+    # If that host is full, it runs on another one rather than wait.
     blocker = ray.remote(num_cpus=2, resources={"b": 1})(lambda: time.sleep(5)).remote()
     eventually(lambda: ray.available_resources().get("b") == 99)
     assert ray.get(where.remote(large["b"]), timeout=4) == "a"
@@ -446,7 +449,7 @@ def test_an_object_outlives_its_machine_where_another_has_a_copy(monkeypatch):
 
 
 def test_a_pull_goes_on_from_another_source(monkeypatch):
-    """Of two that have it, the one that is asked dies in the middle."""
+    """Two hosts have it, and the one that is asked dies in the middle."""
     import zray as ray
 
     monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
@@ -457,7 +460,7 @@ def test_a_pull_goes_on_from_another_source(monkeypatch):
         ray.wait([ref], timeout=30)
         check = ray.remote(num_cpus=0)(lambda refs: int(ray.get(refs[0])[-1]))
         assert ray.get(check.options(resources={"b": 1}).remote([ref]), timeout=60) == 39_999_999
-        hosts["a"].signal(signal.SIGSTOP)  # what it was asked for will never come
+        hosts["a"].signal(signal.SIGSTOP)  # its chunks will never come
         waiting = check.options(resources={"c": 1}, max_retries=0).remote([ref])
         time.sleep(0.5)
         hosts["a"].popen.kill()

@@ -1,4 +1,4 @@
-"""What cannot travel is refused where it is made, what is large goes through the store, and the slow are waited for."""
+"""Unsendable values are refused where they are made, large ones go through the store, and slow peers are waited for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 class Large(Exception):
-    """Of any size."""
+    """A value of any size."""
 
     def __init__(self, data):
         super().__init__("large")
@@ -61,7 +61,7 @@ def test_lookups_of_names_that_cannot_travel(ray):
         ray.get_actor("a")
 
 
-def test_names_that_are_not_utf8_work_where_they_are_none_of_ours(ray):
+def test_keywords_and_function_names_need_not_be_utf8(ray):
     @ray.remote
     def keyword(**given):
         return given
@@ -132,7 +132,7 @@ def test_a_large_error_is_in_the_store_once_and_goes_with_its_references(small_m
     eventually(lambda: used() == 0)
 
 
-def test_a_large_error_of_which_only_a_later_return_is_wanted(small_messages, ray):
+def test_a_large_error_when_only_a_later_return_is_fetched(small_messages, ray):
     @ray.remote(num_returns=3, max_retries=0)
     def fail(gate):
         raise Large(bytes(MIB))
@@ -194,7 +194,7 @@ def test_a_large_error_of_a_method_and_of_a_constructor(small_messages, ray):
 
 
 def test_an_error_that_is_larger_than_the_store(sandbox):
-    """It goes by the disk, as any value does."""
+    """It goes to disk, like any value."""
     source = """
     ray.init(num_cpus=1, object_store_memory=32 << 20)
 
@@ -224,7 +224,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def test_a_driver_that_is_stopped_does_not_make_the_broker_grow(sandbox):
-    """What was sent is not sent again, and nothing more is run for it than the bound on what is under way."""
+    """What was sent is not sent again, and no more than the bound on work under way is run for it."""
     source = """
     ray.init()
     f = ray.remote(max_retries=0)(lambda n: bytes(90_000))
@@ -250,7 +250,7 @@ def test_a_driver_that_is_stopped_does_not_make_the_broker_grow(sandbox):
 
 
 def test_a_driver_waits_for_a_broker_that_does_not_read(sandbox):
-    """``remote`` holds the driver up when 64 MiB are under way, instead of letting it grow."""
+    """``remote`` blocks the driver when 64 MiB are under way, instead of letting it grow."""
     source = """
     import resource
     ray.init()

@@ -1,4 +1,4 @@
-"""In a Jupyter kernel: cells that define and redefine, interrupts, and restarts, however hard."""
+"""In a Jupyter kernel: cells that define and redefine, interrupts, and all kinds of restarts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print(ray.get(which.remote()), ray.get(counter.add.remote()), len(ray.get(ray.pu
 
 
 class Notebook:
-    """A kernel, and who types into it."""
+    """A kernel, and a client that sends cells to it."""
 
     def __init__(self, sockets: Path) -> None:
         self.manager = jupyter_client.KernelManager(kernel_name="python3", transport="ipc", ip=str(sockets))
@@ -54,7 +54,7 @@ class Notebook:
         return str(self.client.execute(cell))
 
     def answer(self, cell_id: str) -> str:
-        """What a cell has printed; for an error, its name."""
+        """Returns the output of a cell; for an error, its name."""
         text = ""
         deadline = time.monotonic() + CELL_S
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What the user of a driver and the reader of a broker's log are told of losses."""
+"""What the user of a driver, and the broker's log, are told of losses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .helpers import by_hand, driver
 
 FAST = {"ZRAY_SILENCE_S": "2", "ZRAY_HEARTBEAT_S": "0.5"}
 
-TWO_LIVES = """
+TWO_INCARNATIONS = """
 @ray.remote(max_retries=3)
 def fit(path):
     with open(path, "a") as file:
@@ -35,8 +35,8 @@ print(ray.get(model.ping.remote()))
 """
 
 
-def test_deaths_that_are_tried_again_are_told(tmp_path):
-    with driver(TWO_LIVES, arguments=[str(tmp_path / "file")]) as program:
+def test_deaths_with_retries_are_reported(tmp_path):
+    with driver(TWO_INCARNATIONS, arguments=[str(tmp_path / "file")]) as program:
         out = program.succeed()
     assert "3\ncaught attempt 1 of 1 of `Model.die`" in out and "pong" in out
     lines = program.err.splitlines()

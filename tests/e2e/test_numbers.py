@@ -1,4 +1,4 @@
-"""Many of everything at once: arguments, returns, references, levels, actors, bytes in a closure."""
+"""Large numbers: arguments, returns, references, levels, actors, bytes in a closure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_hundred_megabytes_of_small_arguments(ray):
     assert ray.get(refs, timeout=40) == [50_000] * 2000
 
 
-def test_letting_go_of_very_many_references_stalls_nobody(ray):
+def test_dropping_very_many_references_blocks_no_process(ray):
     refs = [ray.put(n) for n in range(300_000)]
     started = time.monotonic()
     del refs
@@ -47,7 +47,7 @@ def test_letting_go_of_very_many_references_stalls_nobody(ray):
     assert let_go_s < 3 and time.monotonic() - started < 6
 
 
-def test_borrowing_and_letting_go_of_many_references(ray):
+def test_borrowing_and_dropping_many_references(ray):
     @ray.remote(num_cpus=0)
     class Keeper:
         def keep(self, refs):

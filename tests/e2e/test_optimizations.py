@@ -1,4 +1,4 @@
-"""A cluster that does without what rests on internals of CPython and of the C library works all the same."""
+"""A cluster works without the optimizations that depend on internals of CPython and of the C library."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_tasks_actors_objects_and_deaths(ray, sandbox):
     os.kill(ray.get(counter.where.remote()), signal.SIGKILL)
     assert ray.get(counter.add.remote()) == 1
     ray.kill(counter)
-    # Idle workers go, and forks that wait take their places; the next task wakes one of them.
+    # Idle workers end, and spares take their places; the next task wakes one of them.
     eventually(lambda: len(sandbox.processes("zray::IDLE")) == 2)
     assert ray.get(square.remote(3)) == 9
 
@@ -90,7 +90,9 @@ def test_the_switches_reach_host_zygote_and_workers(sandbox):
         assert (frozen, seen) == (str("freeze-heap" not in disabled), str(disabled))
 
 
-def test_a_name_that_is_none_is_an_error_that_tells_which_there_are(sandbox):
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(sandbox):
     with driver("ray.init(num_cpus=1)", environ={VARIABLE: "gc-freeze"}) as process:
         assert process.wait() == 1
-        assert "ZRAY_DISABLED_OPTIMIZATIONS='gc-freeze' cannot be used: 'gc-freeze' is no optimization" in process.err
+        assert (
+            "ZRAY_DISABLED_OPTIMIZATIONS='gc-freeze' cannot be used: 'gc-freeze' is not an optimization" in process.err
+        )

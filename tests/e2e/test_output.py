@@ -1,4 +1,4 @@
-"""What workers print: at the driver as ``(name pid=123) text``, and in files."""
+"""The output of workers: at the driver as ``(name pid=123) text``, and in files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .helpers import Process, driver, eventually, program
 
 
 def shown(process: Process, stream: str = "out") -> list[str]:
-    """The texts of lines that workers printed, without their prefixes."""
+    """Returns the texts of lines that workers printed, without their prefixes."""
     text = process.out if stream == "out" else process.err
     return [match[2] for match in re.finditer(r"^\((\w+) pid=\d+\) ?(.*)$", text, re.M)]
 
 
 def run(body: str, *, environ: dict[str, str] | None = None) -> Process:
-    """A driver that runs ``body`` as a task, and waits until what it printed last has arrived."""
+    """Runs a driver with ``body`` as a task, and waits until its last output has arrived."""
     lines = "".join(f"        {line}\n" for line in body.strip("\n").split("\n"))
     source = f"""
     import ctypes, threading
@@ -245,12 +245,12 @@ def test_titles(sandbox):
         process.succeed()
 
 
-# ------------------------------------------------------------------------- output holds up and fails nothing else
+# ------------------------------------------------------------------------- output blocks and fails nothing else
 
 
 @contextlib.contextmanager
 def unread_pipe() -> Iterator[int]:
-    """The end to write to of a pipe that is full, and that nobody reads."""
+    """The write end of a full pipe that no process reads."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):
@@ -306,7 +306,7 @@ def test_a_driver_that_reads_late_gets_everything_in_order(sandbox):
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
-        sandbox.one("zray::IDLE")  # the task is done, and nobody has read its lines
+        sandbox.one("zray::IDLE")  # the task is done, and its lines are unread
         rest = process.stdout.read()
     assert process.returncode == 0
     numbers = re.findall(r"number (\d+)$", (first + rest).decode(), re.M)
@@ -464,11 +464,11 @@ def test_no_thread_is_started_before_a_line_comes():
         process.succeed()
 
 
-# ---------------------------------------------------------------------- nothing but text, and nobody's but one's own
+# ---------------------------------------------------------------------- only text, and only under one's own name
 
 
 def at_a_terminal(source: str) -> str:
-    """What a driver shows at a terminal, with ``\\n`` alone at the ends of lines."""
+    """Returns what a driver shows at a terminal, with only ``\\n`` at the ends of lines."""
     ours, theirs = os.openpty()
     try:
         with subprocess.Popen(
@@ -509,7 +509,7 @@ def test_control_sequences_do_nothing_at_a_terminal():
         assert text.count(line) == 2, text
 
 
-def test_control_sequences_stay_where_nobody_looks():
+def test_control_sequences_stay_without_a_terminal():
     with run(r'print("erase \x1b[2J\x1b[H")') as process:
         process.succeed()
         assert "erase \x1b[2J\x1b[H" in process.out

@@ -1,4 +1,4 @@
-"""How programs are started, and what surroundings they find themselves in."""
+"""Ways to start programs, and the surroundings that they run in."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_path_extended_before_init(sandbox):
         assert process.succeed() == "42"
 
 
-def test_a_module_that_the_worker_has_not_is_named(sandbox):
+def test_a_module_that_is_missing_on_the_worker_is_named(sandbox):
     place = sandbox.directory / "late"
     place.mkdir()
     (place / "too_late.py").write_text("def f():\n    return 42\n")
@@ -316,7 +316,7 @@ def test_multiprocessing_beside_zray():
 
 
 def test_children_that_are_terminated_as_soon_as_they_are_forked():
-    """The default effect of SIGTERM is theirs again, at whatever moment it comes."""
+    """SIGTERM has its default effect in them again, at whatever moment it comes."""
     source = """
     import signal
     ray.init(num_cpus=1)
@@ -403,7 +403,7 @@ def test_directory_that_is_not_private(sandbox):
     sandbox.root.mkdir(mode=0o777)
     sandbox.root.chmod(0o777)
     with driver(SMALL) as process:
-        assert process.wait() == 1 and "lets other users in" in process.err
+        assert process.wait() == 1 and "is accessible to other users" in process.err
     sandbox.root.chmod(0o700)
 
 
@@ -540,7 +540,7 @@ def test_get_in_async_code(ray):
     assert isinstance(error, ZeroDivisionError)
 
 
-def test_futures_of_a_cluster_that_was_left():
+def test_futures_after_shutdown():
     source = """
     import asyncio
     ray.init(num_cpus=1)

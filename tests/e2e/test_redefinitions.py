@@ -1,4 +1,4 @@
-"""Code that is defined anew, and values that are bound anew, between calls. Ray keeps what was there at the first."""
+"""Code and values that are redefined between calls. Ray keeps those of the first call."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_global_is_bound_to_another_value(ray, namespace):
         ray.get(namespace["f"].remote())
 
 
-def test_a_variable_of_the_enclosing_function_is_bound_anew(ray):
+def test_a_variable_of_the_enclosing_function_is_rebound(ray):
     step = 1
 
     @ray.remote
@@ -96,7 +96,7 @@ def test_what_an_actor_class_uses_is_redefined(ray, namespace):
     assert ray.get(old.m.remote()) == 1
     run("def helper(): return 2", namespace)
     new = namespace["A"].remote()
-    assert ray.get([old.m.remote(), new.m.remote()]) == [1, 2]  # an actor is what it was when it was made
+    assert ray.get([old.m.remote(), new.m.remote()]) == [1, 2]  # an actor keeps the code it was made with
 
 
 def test_a_large_value_is_shipped_once_and_code_beside_it_again(ray, namespace):
@@ -110,7 +110,7 @@ def test_a_large_value_is_shipped_once_and_code_beside_it_again(ray, namespace):
     assert ray.get(namespace["f"].remote()) == (3_000_000, 2)
 
 
-def test_a_global_that_is_another_at_each_call_is_told_of(ray, namespace):
+def test_a_global_that_changes_at_each_call_is_reported(ray, namespace):
     run("N = 0\n@ray.remote\ndef f(): return N", namespace)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -125,7 +125,7 @@ def test_a_global_that_is_another_at_each_call_is_told_of(ray, namespace):
 
 @pytest.fixture
 def edited(tmp_path, monkeypatch) -> Iterator[Path]:
-    """A module of the user's, which workers find as well."""
+    """A module of the user's, which workers find too."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     path = tmp_path / "edited_between_calls.py"
@@ -168,7 +168,7 @@ def test_a_function_from_a_reloaded_module(edited, ray):
     assert ray.get(space["f"].remote()) == 2222
 
 
-def test_a_module_that_cannot_be_reloaded_there_is_the_calls_error(edited, ray):
+def test_a_call_fails_if_its_worker_cannot_reload_a_module(edited, ray):
     module = importlib.import_module("edited_between_calls")
 
     @ray.remote
@@ -184,7 +184,7 @@ def test_a_module_that_cannot_be_reloaded_there_is_the_calls_error(edited, ray):
 
 
 def test_nested_calls_have_what_was_reloaded(edited, ray):
-    """A worker that has reloaded a module ships functions that have others do so."""
+    """A worker that has reloaded a module ships functions that make others reload it too."""
     module = importlib.import_module("edited_between_calls")
 
     @ray.remote

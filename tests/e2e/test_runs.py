@@ -1,4 +1,4 @@
-"""Runs of tests themselves: in the background, and ended from outside."""
+"""Test runs themselves: in the background, and ended from outside."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def run_of(*options: str, **environ: str) -> Process:
-    """pytest, in a process group of its own, with SIGINT ignored as a shell does for what runs in the background."""
+    """Starts pytest in a process group of its own, with SIGINT ignored, as a shell does in the background."""
     command = f"trap '' INT; exec {sys.executable} -m pytest -p no:cacheprovider -q -s {' '.join(options)}"
     mine = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return Process(["sh", "-c", command], cwd=HERE.parent.parent, env={**mine, **environ})

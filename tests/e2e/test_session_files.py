@@ -1,4 +1,4 @@
-"""A session's files on a machine where others tidy up: the cluster lives, nobody takes it for dead."""
+"""A session's files on a machine with cleaners: the cluster goes on, and is not declared dead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .helpers import alive, by_hand, driver, eventually
 
 
 def pids(n: int) -> list[int]:
-    """The processes of new actors."""
+    """Returns the processes of new actors."""
 
     @zray.remote(num_cpus=0)
     class Actor:
@@ -36,7 +36,7 @@ def test_a_local_cluster_outlives_its_files(ray, sandbox, gone):
         "sockets": sandbox.sockets(),
     }[gone]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with driver("ray.init(num_cpus=1); print('up'); ray.shutdown()") as other:  # any start sweeps up
+    with driver("ray.init(num_cpus=1); print('up'); ray.shutdown()") as other:  # any start sweeps
         other.succeed()
     assert alive(before[0])
     assert all(alive(pid) for pid in pids(4))
@@ -70,7 +70,7 @@ def test_a_host_on_tcp_outlives_its_files(sandbox):
 
 
 @pytest.mark.skipif(not shutil.which("systemd-tmpfiles"), reason="needs systemd-tmpfiles")
-def test_systemd_tmpfiles_passes_a_living_session_by(ray, sandbox):
+def test_systemd_tmpfiles_skips_a_living_session(ray, sandbox):
     session = sandbox.sessions()[0]
     decoy = sandbox.root / "decoy"
     decoy.write_text("old")
@@ -106,7 +106,7 @@ def test_a_removed_store_ends_the_cluster_with_its_reason(sandbox):
         process.succeed()
 
 
-def test_a_dead_session_goes_though_its_lock_was_cleaned_away(sandbox):
+def test_a_dead_session_is_removed_after_its_lock_file_was_cleaned_up(sandbox):
     with driver("ray.init(num_cpus=1); print('up'); sys.stdin.read()") as process:
         process.expect("up")
         victims = [sandbox.one("zray-zygote"), sandbox.one("zray: host"), process.pid]

@@ -1,6 +1,6 @@
 """``deploy/slurm/zray.sbatch`` on a private Slurm of two nodes.
 
-Whatever happens to a job, it ends in order: nothing of it is left (``sandbox``), and both nodes can be given the next.
+Whatever happens to a job, it ends in order: nothing of it is left (``sandbox``), and both nodes accept the next job.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .helpers import Sandbox, eventually
 from .slurm import CPUS, IN_ORDER_S, MEMORY_MIB, Job, Slurm, missing
 
 pytestmark = [
-    pytest.mark.xdist_group("slurm"),  # one Slurm, and no two at the same time
+    pytest.mark.xdist_group("slurm"),  # one Slurm at a time
     pytest.mark.timeout(4 * IN_ORDER_S),
 ]
 
@@ -46,12 +46,12 @@ STAY = "\nprint('it works', flush=True)\ntime.sleep(1000)\n"
 
 
 ANY_TRACKER = pytest.mark.parametrize("cluster", ["linuxproc"], indirect=True)
-"""For what has nothing to do with how Slurm tells the processes of a job."""
+"""For tests that do not depend on how Slurm recognizes the processes of a job."""
 
 
 @pytest.fixture(scope="module", params=["linuxproc", "cgroup"])
 def cluster(request: pytest.FixtureRequest) -> Iterator[Slurm]:
-    """A private Slurm that tells the processes of a job by their parents, or by control groups."""
+    """A private Slurm that recognizes the processes of a job by their parents, or by control groups."""
     if request.param == "cgroup" and not os.access("/sys/fs/cgroup/freezer", os.W_OK):
         pytest.skip("control groups of version 1 cannot be written to here")
     with tempfile.TemporaryDirectory(prefix="zray-slurm-") as directory:
@@ -66,7 +66,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Slurm]:
 
 @pytest.fixture
 def slurm(cluster: Slurm, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
-    """After the test, whatever it did, no job is left, and no node is drained."""
+    """Checks after the test that no job is left, and no node is drained."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     yield cluster
     left = cluster.run("squeue", "--noheader", "--format=%i").split()
@@ -101,7 +101,7 @@ def test_a_program_that_ends_before_there_is_a_cluster(slurm: Slurm) -> None:
 
 
 LIMITS_LOOKED_AT_S = 150.0
-"""Slurm looks at time limits every thirty seconds, and leaves a round out when it is busy."""
+"""Slurm checks time limits every thirty seconds, and leaves a round out when it is busy."""
 
 
 @pytest.mark.parametrize("how", ["scancel", "time limit"])

@@ -1,4 +1,4 @@
-"""Drivers over TCP that stand still, as by Ctrl-Z: their job goes on for as long as their machine answers."""
+"""Drivers over TCP that are stopped, as by Ctrl-Z: their job goes on as long as their machine answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ sys.stdin.readline()
 assert ray.get(counter.add.remote()) == 2
 ray.shutdown()
 """
-# What arrives meanwhile is more than the kernel's buffers hold: nothing can be sent, and only its probes are answered.
+# More arrives meanwhile than the kernel's buffers hold: nothing can be sent, and only its probes are answered.
 BUSY = """
 ray.init(sys.argv[1], insecure=True)
 @ray.remote(num_cpus=0)
@@ -54,7 +54,7 @@ def test_a_driver_that_is_stopped_keeps_its_job():
         for process in (quiet, busy):
             process.expect("ready to stop")
             process.signal(signal.SIGSTOP)
-        threading.Event().wait(STOPPED_S)  # the time itself is what is tested
+        threading.Event().wait(STOPPED_S)  # the test is about this time
         for process in (quiet, busy):
             process.signal(signal.SIGCONT)
             process.say("go\n")

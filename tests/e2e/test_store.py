@@ -1,4 +1,4 @@
-"""The store when it is full, when its writers die, and when the machine has little to offer."""
+"""The store when it is full, when its writers die, and when the machine has few resources."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_store_full_of_values_in_use(small, sandbox):
 
 
 def test_a_full_store_is_told_of_once():
-    """By whichever process finds out first, at the driver; with who holds how much."""
+    """By the process that finds it out first, at the driver; with the processes that hold values."""
     source = """
     import numpy
     ray.init(num_cpus=2, object_store_memory=32 << 20)
@@ -114,7 +114,7 @@ def test_a_zero_copy_array_outlives_its_reference(small):
 
 def test_a_writer_that_dies_in_the_middle_leaves_nothing(small, sandbox):
     class Slow:
-        """Is pickled in two buffers, and dies while the second one is asked for."""
+        """Is pickled in two buffers, and dies while the second one is pickled."""
 
         def __reduce__(self):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -197,8 +197,10 @@ def test_a_spill_directory_that_cannot_be_used(how):
 
 
 def test_only_the_owner_frees_and_keeps_objects(ray):
-    """A worker tells the host to free what it has only borrowed, and what is no object at all; nothing comes of it,
-    and the host lives on and still frees what its owners say."""
+    """A worker cannot have the host free an object that it only borrows, or a malformed identifier.
+
+    The host goes on, and still frees objects when their owners say so.
+    """
     large = ray.put(payload(1))
 
     @ray.remote
@@ -214,7 +216,7 @@ def test_only_the_owner_frees_and_keeps_objects(ray):
         for kind in (FreeObjects, KeepCopies):
             for object_ids in ([ref.binary()], *wrong):
                 current_session().tell([Forward(host_id, msgpack.packb([encode_row(kind(object_ids))]))])
-        current_session().query(CountsQuery, BrokerCounts)  # answered behind what was sent before
+        current_session().query(CountsQuery, BrokerCounts)  # the answer comes after the effect of earlier messages
         return ray.get(ref)[:1]
 
     wrong = [[b""], [b"", b""], [large.binary()[:-1]], [large.binary() + b"/"], [b"../../../" + bytes(19)]]

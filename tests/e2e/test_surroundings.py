@@ -1,4 +1,4 @@
-"""Whatever lies where a program is started, and whatever its interpreter loads: the cluster starts."""
+"""The cluster starts with any files in the working directory, and any modules that the interpreter loads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def hostile(sandbox) -> Path:
 
 
 def script(sandbox, source: str) -> list[str]:
-    """A program in a directory of its own: what lies in the working directory is not on its path."""
+    """A program in a directory of its own: the working directory is not on its path."""
     file = sandbox.directory / "program.py"
     file.write_text(program(source))
     return [sys.executable, str(file)]
@@ -45,7 +45,7 @@ def test_foreign_modules_in_the_working_directory(sandbox, hostile, init):
 
 
 def test_commands_among_foreign_modules(sandbox, hostile, monkeypatch):
-    """Their interpreter is started anew, and looked there when it was."""
+    """Their interpreter was started again, and looked there when it was."""
     begin = "import sys; sys.path.remove(''); sys.argv[0] = {0!r}; from zray.cli.{0} import main; main()"
     with Process([sys.executable, "-c", begin.format("broker")], cwd=hostile) as broker:
         broker.expect("ready at")
@@ -113,7 +113,7 @@ def test_a_host_by_hand_has_its_own_python_path(sandbox):
 
 @pytest.mark.parametrize("text", ["print('hello')", "print('x' * 100_000)", "import os; os.write(1, b'{}\\n')"])
 def test_a_sitecustomize_that_prints(sandbox, text):
-    """Found by every interpreter, as it lies in the environment's own library."""
+    """Found by every interpreter, as it is in the environment's own library."""
     environment = sandbox.directory / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     library = next((environment / "lib").glob("python*/site-packages"))

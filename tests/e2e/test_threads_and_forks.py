@@ -1,4 +1,4 @@
-"""What threads, callbacks, forks and odd exceptions can do to a session: never a hang, never an answer lost."""
+"""What threads, callbacks, forks and odd exceptions do to a session: no call hangs, and no answer is lost."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_references_made_while_pickling_a_result_live(sandbox):
     )
 
 
-def test_a_task_that_breaks_stdout_hurts_nobody_else(sandbox):
+def test_a_task_that_breaks_stdout_affects_no_other_task(sandbox):
     succeeds(
         sandbox,
         """

@@ -1,4 +1,4 @@
-"""Errors of tasks that nobody fetches are told at the driver."""
+"""Errors of tasks whose results are never fetched are told at the driver."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Model:
         raise KeyError("k")
     def ping(self):
         return 1
-def settled():  # what has been submitted before is over: this needs the one CPU as well, and is behind it
+def settled():  # earlier tasks are over: this task needs the one CPU too, and is behind them
     model = Model.remote()
     ray.get([ok.remote(), model.ping.remote()])
 """
@@ -92,7 +92,7 @@ def test_not_wanted(variable):
         assert "Unhandled" not in program.err + program.out
 
 
-def test_many_are_summed_up_and_the_rest_is_told_at_the_end():
+def test_many_are_summed_up_and_the_rest_is_reported_at_the_end():
     with driver(START + "for _ in range(30): bad.remote()\nsettled()") as program:
         program.succeed()
         told = re.findall(r"(\d+) more errors that were not fetched \(bad (\d+)x\), the last: Unhandled", program.err)
@@ -102,7 +102,7 @@ def test_many_are_summed_up_and_the_rest_is_told_at_the_end():
         assert program.err.count(UNHANDLED) < 10
 
 
-def test_a_death_that_nobody_hears_of():
+def test_a_death_whose_error_is_never_fetched():
     with driver(START + "ray.remote(max_retries=0)(os.abort).options(name='crash').remote()\nsettled()") as program:
         assert "attempt 1 of 1 of `crash`" in program.expect(UNHANDLED, stream="err")
         program.succeed()

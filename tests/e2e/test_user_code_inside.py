@@ -1,7 +1,7 @@
 """The user's code between any two of zray's bytecodes: finalizers that the collector runs, and signal handlers.
 
-Every public call is made while such code strikes at random moments. It calls zray itself, or raises. Nothing may hang,
-nothing may be lost, and what a handler raises arrives as it is.
+Every public call is made while such code runs at random moments. It calls zray itself, or raises. No call may hang,
+nothing may be lost, and an exception of a handler arrives unchanged.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ STRUCK = (
 )
 RAISES = ("raise Struck", "assert struck > 50, struck")
 CALLS_ZRAY = (
-    # One may strike while another runs: the count is right in the end.
+    # One may run while another runs: the count is right in the end.
     "handled.append(number); assert ray.get(handlers.add.remote()) > 0; ray.put(bytes(150_000)); strike()",
     "assert len(handled) > 50, handled; assert ray.get(handlers.get.remote()) == len(handled)",
 )
@@ -157,7 +157,7 @@ def test_finalizers_call_zray_wherever_the_collector_runs_them(sandbox):
 
 
 @pytest.mark.parametrize("handler", [RAISES, CALLS_ZRAY], ids=["raises", "calls zray"])
-def test_signal_handlers_strike_at_any_moment(sandbox, handler):
+def test_signal_handlers_run_at_any_moment(sandbox, handler):
     source = STRUCK.replace("{handler}", handler[0]).replace("{check}", handler[1])
     with driver(source) as process:
         process.expect("fine", 100)
@@ -192,7 +192,7 @@ def test_the_same_in_a_worker(sandbox, source):
 
 
 def test_a_handler_that_exits_ends_the_driver_in_order(sandbox):
-    """As process managers do it: SIGTERM, and a handler that calls ``sys.exit``."""
+    """As with process managers: SIGTERM, and a handler that calls ``sys.exit``."""
     source = """
     import signal
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
@@ -242,7 +242,7 @@ def test_what_a_handler_raises_while_a_value_is_pickled_arrives_as_itself(sandbo
 
 
 def test_callbacks_of_futures_run_beside_a_get_that_is_interrupted(sandbox):
-    """A future is completed whatever strikes the main thread, in which its object became ready."""
+    """A future is completed whatever interrupts the main thread, in which its object became ready."""
     source = """
     import random, signal
 

@@ -1,4 +1,4 @@
-"""Memory of broker and workers while more is submitted than they can work off. Peaks are the kernel's (``VmHWM``)."""
+"""Memory of broker and workers while more is submitted than they can process. Peaks are the kernel's (``VmHWM``)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def sleeper(ray):
 
 
 def peak_bytes(pid: int) -> int:
-    """The most memory that a process has ever had."""
+    """Returns the most memory that a process has ever had."""
     return int(re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) * 1024
 
 
@@ -77,14 +77,14 @@ def test_many_calls_of_an_actor_that_sleeps(ray, sandbox, gate, sleeper):
 
 
 def test_many_calls_of_an_actor_that_waits_for_a_place(ray, sandbox, sleeper):
-    """They wait at the broker until the actor lives."""
+    """They wait at the broker until the actor runs."""
     holder = sleeper.options(num_cpus=2).remote()
     ray.get(holder.pid.remote())
     broker = broker_pid(sandbox)
     before = peak_bytes(broker)
     actor = sleeper.options(num_cpus=1).remote()
     refs = [actor.take.remote(bytes(ARGUMENT_BYTES)) for _ in range(250 * MIB // ARGUMENT_BYTES)]
-    assert ray.available_resources().get("CPU", 0) == 0  # an answer behind all that was sent
+    assert ray.available_resources().get("CPU", 0) == 0  # the answer comes after all that was sent
     assert peak_bytes(broker) - before < 120 * MIB
     ray.kill(holder)
     assert ray.get(refs[-1], timeout=TIMEOUT_S) == ARGUMENT_BYTES
@@ -92,12 +92,12 @@ def test_many_calls_of_an_actor_that_waits_for_a_place(ray, sandbox, sleeper):
 
 @pytest.fixture
 def route(ray):
-    """Where the driver's tasks go."""
+    """The route of the driver's tasks."""
     return runtime.runtime().session.core.queue_route
 
 
 def test_many_large_tasks(ray, sandbox, route, tmp_path):
-    """With a window of 16 MiB in place of 256, so that the test is small."""
+    """With a window of 16 MiB instead of 256, so that the test is small."""
     assert route._max_bytes == 256 * MIB
     route._max_bytes = 16 * MIB
     pipe = make_pipe(tmp_path / "pipe")
@@ -111,7 +111,7 @@ def test_many_large_tasks(ray, sandbox, route, tmp_path):
     before = peak_bytes(broker)
     blocks = ray.remote(num_cpus=2)(Path.read_text).remote(pipe)
     refs = [take.remote(bytes(ARGUMENT_BYTES)) for _ in range(200 * MIB // ARGUMENT_BYTES)]
-    assert ray.available_resources().get("CPU", 0) == 0  # an answer behind all that was sent
+    assert ray.available_resources().get("CPU", 0) == 0  # the answer comes after all that was sent
     pipe.write_text("go on")
     assert ray.get(blocks, timeout=TIMEOUT_S) == "go on"
     assert ray.get(refs, timeout=TIMEOUT_S) == [ARGUMENT_BYTES] * len(refs)
@@ -138,6 +138,6 @@ def test_tasks_that_run_make_room_for_the_one_that_they_wait_for(ray, route, tmp
 
 
 def make_pipe(path: Path) -> Path:
-    """Who reads it waits for a writer, in the kernel."""
+    """Makes a pipe. A reader of it waits for a writer, in the kernel."""
     os.mkfifo(path)
     return path

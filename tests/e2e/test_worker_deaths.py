@@ -1,4 +1,4 @@
-"""Each death of a worker is told as what it was, and harms nobody else."""
+"""Each death of a worker is reported with its cause, and affects no other work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def segfault():
 
 
 def exit_at_once():
-    print("leaving by the back door", file=sys.stderr)
+    print("exiting at once", file=sys.stderr)
     sys.stderr.flush()
     os._exit(3)
 
@@ -39,7 +39,7 @@ def system_exit():
 
 DEATHS = [
     (segfault, "SIGSEGV", "about to jump"),
-    (exit_at_once, "exit code 3", "leaving by the back door"),
+    (exit_at_once, "exit code 3", "exiting at once"),
     (kill_itself, "SIGKILL", ""),
     (abort, "SIGABRT", ""),
     (system_exit, "exit code 5", ""),
@@ -58,7 +58,7 @@ def test_a_task_that_kills_its_worker(ray, die, how, last_line):
 
 @pytest.mark.parametrize("die, how, last_line", DEATHS, ids=[die.__name__ for die, _, _ in DEATHS])
 def test_an_actor_method_that_kills_its_worker(ray, die, how, last_line):
-    if die is system_exit:  # which ends the call only, or the actor, but never silently
+    if die is system_exit:  # which ends only the call, or the actor, but never silently
         how = ""
 
     @ray.remote
@@ -136,7 +136,7 @@ def test_a_worker_killed_from_outside(ray):
 
 
 @pytest.mark.parametrize("die", [segfault, exit_at_once, kill_itself, system_exit], ids=lambda die: die.__name__)
-def test_poison_takes_no_other_task_with_it(ray, die):
+def test_a_task_that_kills_its_worker_affects_no_other_task(ray, die):
     short = ray.remote(max_retries=0)(lambda number: number)
     poison = ray.remote(max_retries=0)(die)
     assert ray.get([short.remote(n) for n in range(50)]) == list(range(50))  # so that they are known to be short
@@ -149,8 +149,8 @@ def test_poison_takes_no_other_task_with_it(ray, die):
     assert all(isinstance(error_of(ray, ref), ray.exceptions.WorkerCrashedError) for ref in poisoned)
 
 
-def test_poison_of_the_same_function_takes_no_other_call_with_it(ray):
-    """All calls are of one function and shape, thus may be queued at one worker, and none may be retried."""
+def test_a_call_that_kills_its_worker_affects_no_other_call_of_the_function(ray):
+    """All calls are of one function and shape, so they may be queued at one worker, and none may be retried."""
 
     @ray.remote(max_retries=0)
     def sometimes(number):
@@ -220,7 +220,7 @@ def test_owner_dies_while_a_borrower_waits_and_another_holds(ray):
 
 
 def test_owner_dies_while_its_return_is_under_way(ray):
-    """The task's result holds a reference whose owner is gone: an error at ``get`` of it, and no hang."""
+    """The task's result holds a reference whose owner is gone: an error at its ``get``, and no hang."""
 
     @ray.remote(max_retries=0)
     def make():
@@ -245,7 +245,7 @@ def test_argument_whose_unpickling_kills_the_worker(ray):
 
 
 def test_a_worker_that_stops_answering_is_not_declared_dead(ray):
-    """A loop in C that holds the GIL for two seconds: nothing moves in that worker, and everything in the others."""
+    """A loop in C that holds the GIL for two seconds: that worker does nothing, and the others go on."""
 
     @ray.remote(max_retries=0)
     def hold_the_gil():
@@ -273,7 +273,7 @@ class Writer:
 
 @pytest.mark.parametrize("where", ["task", "actor", "threaded actor"])
 def test_native_code_that_writes_to_a_value(ray, where):
-    """It is told where, and what to do."""
+    """The error says where, and what to do."""
     numpy = pytest.importorskip("numpy")
     ref = ray.put(numpy.zeros(1 << 20))
     if where == "task":

@@ -1,4 +1,4 @@
-"""Tests that wait until their run is ended from outside. Run by ``test_runs.py``, and collected by nothing else."""
+"""Tests that wait until their run is ended from outside. ``test_runs.py`` runs them, and nothing else collects them."""
 
 from __future__ import annotations
 

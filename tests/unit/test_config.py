@@ -121,7 +121,7 @@ class TestValues:
             ("resources", "{", "not JSON"),
             ("resources", "[1]", "amounts by name"),
             ("resources", '{"CPU": 1}', "CPU is not among the other resources: it is set as num_cpus"),
-            ("resources", '{"x": -1}', "the amount of 'x' is a number from 0 on, not -1"),
+            ("resources", '{"x": -1}', "the amount of 'x' must be a number from 0 on"),
             ("resources", '{"x": true}', "the amount of 'x'"),
             ("resources", '{"x": NaN}', "the amount of 'x'"),
             ("labels", "zone", "key=value"),
@@ -130,9 +130,9 @@ class TestValues:
             (
                 "disabled_optimizations",
                 "bare_fork",
-                "'bare_fork' is no optimization: did you mean bare-fork? (there are:",
+                "'bare_fork' is not an optimization: did you mean bare-fork? (there are:",
             ),
-            ("disabled_optimizations", "all,jit", "'jit' is no optimization (there are: bare-fork, "),
+            ("disabled_optimizations", "all,jit", "'jit' is not an optimization (there are: bare-fork, "),
         ],
     )
     def test_what_cannot_be_used(self, name: str, text: str, needed: str) -> None:
@@ -184,9 +184,9 @@ class TestUnknownNames:
             from_environment(environ)
         path = tmp_path / "zray" / "config.toml"
         assert sorted(caplog.messages) == [
-            "ZRAY_SILENCE in the environment is no setting of zray: did you mean ZRAY_SILENCE_S?",
-            "ZRAY_XYZZY_Q in the environment is no setting of zray",
-            f"heartbeet_s in {path} is no setting of zray: did you mean heartbeat_s?",
+            "ZRAY_SILENCE in the environment is not a setting of zray: did you mean ZRAY_SILENCE_S?",
+            "ZRAY_XYZZY_Q in the environment is not a setting of zray",
+            f"heartbeet_s in {path} is not a setting of zray: did you mean heartbeat_s?",
         ]
 
     def test_names_of_zrays_own_are_known(self, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""``zray-broker``: the one process per cluster that schedules, and that everybody connects to."""
+"""``zray-broker``: the process that schedules for a cluster, and that all its processes connect to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from zray.version import VERSION
     help="Where to listen, e.g. tcp://127.0.0.1:6380. Default: a socket in a directory that only you can enter.",
 )
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
-@click.option("--insecure", is_flag=True, help="TCP without keys: whoever reaches the port can run code as you.")
+@click.option("--insecure", is_flag=True, help="TCP without keys: everyone who reaches the port can run code as you.")
 @click.option("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR. Default: INFO.")
 @click.version_option(VERSION)
 def main(bind: str, keys: str | None, insecure: bool, log_level: str | None) -> None:
@@ -56,8 +56,8 @@ def main(bind: str, keys: str | None, insecure: bool, log_level: str | None) -> 
     On several: it makes keys when it first listens on TCP, and prints the line that copies them to other machines.
       zray-broker --bind tcp://0.0.0.0:6380
 
-    It runs in the foreground until Ctrl-C or SIGTERM. Workers end when it does. On stderr, and in a
-    file, it logs who joins, who is refused, and what fails.
+    It runs in the foreground until Ctrl-C or SIGTERM. Workers end when it ends. On stderr, and in a
+    file, it logs which processes join, which are refused, and what fails.
     """
     try:
         sys.exit(_run(bind, keys, insecure, log_level))
@@ -123,7 +123,7 @@ def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -
 def _is_default(keys: KeyDirectory) -> bool:
     try:
         return keys.path == default_directory()
-    except ConfigError:  # of a user without a home
+    except ConfigError:  # a user without a home
         return False
 
 

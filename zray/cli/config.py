@@ -1,4 +1,4 @@
-"""``zray config``: each setting, its value here and now, and where that comes from."""
+"""``zray config``: each setting, its present value, and the source of the value."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ COLUMNS = (Column("SETTING"), Column("VALUE", most=24), Column("FROM", most=24),
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of objects instead of a table.")
 def config(as_json: bool) -> None:
-    """Show each setting: its value, where that comes from, what it means.
+    """Show each setting: its value, the source of the value, its meaning.
 
     \b
-    The later wins:
+    A later source overrides an earlier one:
       1. the default
       2. a TOML file: $XDG_CONFIG_HOME/zray/config.toml, else ~/.config/zray/config.toml, or the file that
          ZRAY_CONFIG names; with lines such as    heartbeat_s = 0.5
@@ -53,7 +53,7 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _cells(row: Mapping[str, Any]) -> list[str | Text]:
-    """What somebody has set is not to be overlooked."""
+    """Returns the cells of a setting; the source stands out if it is not the default."""
     origin = Text(clean(row["from"]), "" if row["from"] == reading.DEFAULT else "bold green")
     return [row["setting"], _shown(row["value"]), origin, row["meaning"]]
 
@@ -65,7 +65,7 @@ def _shown(value: object) -> str:
 
 
 def _meanings() -> dict[str, str]:
-    """The line below each field of ``Config``: documentation that processes do not carry about, so from the source."""
+    """Returns the docstring of each field of ``Config``, read from the source, since processes do not keep it."""
     body = ast.parse(textwrap.dedent(inspect.getsource(Config))).body[0]
     assert isinstance(body, ast.ClassDef)
     return {

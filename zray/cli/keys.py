@@ -23,11 +23,11 @@ def _directory(keys_dir: str) -> KeyDirectory:
 
 @click.group()
 def keys() -> None:
-    """Look after the keys for TCP.
+    """Manage the keys for TCP.
 
-    A broker that listens on TCP lets in only whoever has a key that it gave out: a "host" key for zray-worker, a
-    "driver" key for programs that call zray.init(). All are made when the broker first starts. Processes of the same
-    user find them by themselves; other machines need them copied, by the line that `zray keys show` prints.
+    A broker that listens on TCP accepts only processes with a key that it gave out: a "host" key for zray-worker, a
+    "driver" key for programs that call zray.init(). All keys are made when the broker first starts. Processes of the
+    same user find them; to other machines they must be copied, by the line that `zray keys show` prints.
     """
 
 
@@ -71,7 +71,7 @@ def _show_copying(directory: KeyDirectory, names: Sequence[str]) -> None:
 
 
 def _show_table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
-    """Whole on any terminal: a key that is cut is none."""
+    """Prints a table, uncut on any terminal: a part of a key is useless."""
     on = console()
     show_lines(table(on, [Column(head) for head in heads], rows), on)
 
@@ -91,15 +91,15 @@ def _text(key: bytes) -> str:
 )
 @_with_directory
 def create(role: str | None, name: str, keys_dir: str) -> None:
-    """Make the broker's keys, unless they are there; or with --role, one more key.
+    """Make the broker's keys, unless they exist; or with --role, one more key.
 
-    A key of its own for a machine or a person can be revoked without touching the others.
+    A separate key for a machine or a person can be revoked without affecting the others.
 
     \b
       zray keys create --role driver --name alice
     """
     if name and role is None:
-        raise click.UsageError("--name needs --role as well")
+        raise click.UsageError("--name needs --role too")
     directory = _directory(keys_dir)
     directory.create()
     if role is None:
@@ -131,8 +131,10 @@ def rotate(name: str, keys_dir: str) -> None:
 def revoke(name: str, keys_dir: str) -> None:
     """Refuse the key NAME for good, wherever it was copied to.
 
-    A running broker heeds that within a second or so: it declares dead whoever has joined with that key. Their
-    connections may last a while; what comes in by them is refused.
+    A running broker applies that within about a second: it declares dead the processes that joined with that key.
+    Their connections may last a while; what comes in by them is refused.
     """
     _directory(keys_dir).revoke(name)
-    click.echo(f"The key {name!r} is refused from now on. A running broker declares dead what has joined with it.")
+    click.echo(
+        f"The key {name!r} is refused from now on. A running broker declares dead the processes that joined with it."
+    )

@@ -1,4 +1,4 @@
-"""``zray``: what users do to their clusters from a terminal. A sub-command is a module, loaded only when it is used."""
+"""``zray``: commands for clusters. A sub-command is a module, loaded only when it is used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a sub-command's module when that is asked for, and shows our errors as one line."""
+    """A group that imports a sub-command's module when it is used, and shows zray's errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
@@ -46,7 +46,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION)
 def main() -> None:
-    """Look after a zray cluster. Brokers and hosts are started by zray-broker and zray-worker."""
+    """Manage a zray cluster. Brokers and hosts are started by zray-broker and zray-worker."""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The other half of ``zray up``: runs on each machine, through ssh, with its orders on stdin and its reply on stdout.
+"""The remote half of ``zray up``: runs on each machine, through ssh, with its orders on stdin and its reply on stdout.
 
-It starts a worker that outlives the login, and waits until that is ready or has failed.  Which session the worker of
-a list is, is noted in the user's own directory; so it is found again to be ended, and not started twice.  The worker
-keeps out of the login's runtime directory, which is removed when the user logs out.
+It starts a worker that outlives the login, and waits until the worker is ready or has failed. It records the session of
+the worker in the user's own directory. So a later call finds the worker to end it, and does not start it twice. The
+worker does not use the login's runtime directory, which is removed when the user logs out.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from zray.system import interpreter
 from zray.system.processes import accept_signals_of_a_command
 
 REPLY_MARK = "zray-remote: "
-"""Begins the one line of stdout that is the reply: JSON with ``done`` or ``failed``."""
+"""The beginning of the one line of stdout that is the reply: JSON with ``done`` or ``failed``."""
 READY = "zray host is ready"
 _START_S = 5.0
-"""So long a worker may take besides trying to reach the broker: it gives up, and says why, before it is given up."""
+"""Extra time for a worker beyond its attempts to reach the broker, so that it reports a failure before it is ended."""
 _PAUSE_S = 0.02
 
 
 def main() -> int:
-    """Reads the orders, carries them out, replies; stderr goes back as it is."""
+    """Reads the orders, carries them out, and replies. The stderr of the worker is passed on unchanged."""
     accept_signals_of_a_command()
     orders = json.load(sys.stdin)
     try:
@@ -71,7 +71,7 @@ def _carry_out(orders: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _note(path: str) -> Iterator[IO[str]]:
-    """The file with the name of the worker's session, locked: who comes second finds what the first has started."""
+    """Yields the file with the name of the worker's session, locked: a second call finds what the first has started."""
     with open(path, "a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -108,7 +108,7 @@ def _start(orders: Mapping[str, Any], environ: dict[str, str], log: Path, timeou
             worker.terminate()
             sys.stderr.write(log.read_text(errors="replace"))
             raise ZrayError(f"zray-worker was not ready within {timeout_s:g} s (start_timeout_s, join_timeout_s)")
-        time.sleep(_PAUSE_S)  # a file, unlike a pipe, is there for what the worker says when this has gone
+        time.sleep(_PAUSE_S)  # a file, unlike a pipe, takes the worker's output after this has ended
     found = [each for each in running([str(log.parent)]) if each.pid == worker.pid]
     if not found:
         raise ZrayError(f"zray-worker was ready and is gone; see {log}")
@@ -116,7 +116,7 @@ def _start(orders: Mapping[str, Any], environ: dict[str, str], log: Path, timeou
 
 
 def _warn_of_logout() -> None:
-    """Where systemd looks after logins, it removes the shared memory of users who have logged out for good."""
+    """Warns if systemd manages logins: it removes the shared memory of users who have logged out everywhere."""
     try:
         user = pwd.getpwuid(os.geteuid())
     except KeyError:  # in a container: no login, no logout

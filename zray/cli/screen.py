@@ -1,11 +1,11 @@
-"""What the commands print: tables, wrapped text, progress.
+"""Output of the commands: tables, wrapped text, progress.
 
-On a terminal there are colours, and everything fits its width.  In a pipe or a file the same text has no control
-sequences, and no line depends on any width: programs such as ``grep`` see each row whole.  ``NO_COLOR`` and
-``FORCE_COLOR`` do what they do everywhere, as rich heeds them.
+On a terminal there are colours, and everything fits its width. In a pipe or a file the same text has no control
+sequences, and no line depends on a width: programs such as ``grep`` see each row whole. ``NO_COLOR`` and
+``FORCE_COLOR`` work as usual, since rich supports them.
 
-rich is imported by this module, and this module by the commands that print and end.  Brokers, hosts and workers do
-without both.
+This module imports rich, and the commands that print and end import this module. Brokers, hosts and workers import
+neither.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ INDENT = 2
 GAP = 2
 """Blanks between two columns."""
 MIN_WIDTH = 8
-"""Characters that a column has which makes do with what is left."""
+"""The least width in characters of a column that shrinks."""
 UNBOUNDED = 10_000
-"""Columns of what is no terminal."""
+"""The width of an output that is not a terminal."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a table. On a terminal that is too narrow, the cells of one that is ``cut`` end in an ellipsis, and
-    those of one that ``wraps`` go on below, as on any terminal those do that are wider than ``most``; the others keep
-    their widths."""
+    """A column of a table.
+
+    On a terminal that is too narrow, cells of a ``cut`` column end in an ellipsis, and cells of a column that ``wraps``
+    continue below. Cells that are wider than ``most`` continue below on any terminal. Other columns keep their widths.
+    """
 
     head: str
     right: bool = False
@@ -42,12 +44,12 @@ class Column:
 
     @property
     def shrinks(self) -> bool:
-        """Whether it makes do with what the others leave."""
+        """Whether the column takes the width that the others leave."""
         return self.cut or self.wraps
 
 
 def console(stderr: bool = False) -> Console:
-    """stdout, or stderr, to print on. What is printed is taken as it is: brackets and colons are no markup."""
+    """Returns stdout or stderr to print on. Text is printed unchanged: brackets and colons are not markup."""
     made = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not made.is_terminal:
         made.width = UNBOUNDED
@@ -55,7 +57,7 @@ def console(stderr: bool = False) -> Console:
 
 
 def show_lines(lines: Iterable[str | Text], on: Console | None = None) -> None:
-    """Prints lines as they are, neither wrapped nor cut. Those without styles may have others' words in them."""
+    """Prints lines neither wrapped nor cut. Lines without styles may contain foreign text."""
     on = on or console()
     for line in lines:
         on.print(line if isinstance(line, Text) else clean(line), soft_wrap=True)
@@ -64,7 +66,7 @@ def show_lines(lines: Iterable[str | Text], on: Console | None = None) -> None:
 def table(
     on: Console, columns: Sequence[Column], rows: Iterable[Sequence[str | Text]], indent: int = INDENT
 ) -> list[Text]:
-    """The lines of a table, the header first. A row is one line, unless a column wraps."""
+    """Returns the lines of a table, the header first. A row is one line, unless a column wraps."""
     cells = [[cell if isinstance(cell, Text) else Text(clean(cell)) for cell in row] for row in rows]
     made = Table(box=None, padding=(0, 0, 0, GAP), pad_edge=False, header_style="bold")
     for column in columns:
@@ -84,7 +86,7 @@ def table(
         widths = [min(width, column.most) for width, column in zip(widths, columns, strict=True)]
     natural, room = _width(widths), on.width - indent
     made.expand = natural > room  # else it takes what it needs
-    # Where not even this fits, the terminal breaks the lines.
+    # If even this does not fit, the terminal breaks the lines.
     least = _width(MIN_WIDTH if column.shrinks else width for column, width in zip(columns, widths, strict=True))
     options = on.options.update(width=max(least, min(natural, room)))
     return [
@@ -104,7 +106,7 @@ def _without_padding(line: Text) -> Text:
 
 
 def wrapped(on: Console, text: str, style: str = "", indent: int = INDENT) -> list[Text]:
-    """Text of several words as lines that fit; those behind the first are indented more. None, if there is no text."""
+    """Returns text as lines that fit; lines after the first are indented more. Returns none if there is no text."""
     space = " " * indent
     lines = textwrap.wrap(
         clean(text), on.width, initial_indent=space, subsequent_indent=space + " " * INDENT, break_on_hyphens=False
@@ -113,15 +115,16 @@ def wrapped(on: Console, text: str, style: str = "", indent: int = INDENT) -> li
 
 
 def clean(text: str) -> str:
-    """Without what a terminal would obey: names and labels are others' words."""
+    """Replaces control characters, which a terminal would obey: names and labels are foreign text."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 @contextlib.contextmanager
 def progress(doing: str, total: int) -> Iterator[Callable[[], None]]:
-    """While the block runs, a terminal shows on stderr how many of ``total`` are done; call what is yielded for each.
+    """Shows on stderr, on a terminal, how many of ``total`` are done while the block runs.
 
-    Lines that are printed meanwhile appear above. Where stderr is no terminal, nothing is shown.
+    Call the yielded function for each one. Lines that are printed meanwhile appear above. Nothing is shown if stderr is
+    not a terminal.
     """
     on = console(stderr=True)
     if not on.is_terminal:
@@ -140,7 +143,7 @@ def progress(doing: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def waiting(doing: str) -> Iterator[None]:
-    """While the block runs, a terminal shows on stderr that it does."""
+    """Shows on stderr, on a terminal, that the block is running."""
     on = console(stderr=True)
     with on.status(doing) if on.is_terminal else contextlib.nullcontext():
         yield

@@ -1,7 +1,7 @@
 """``zray status``: a cluster on one screen.
 
-It joins as an observer and exchanges a single question and answer over a bare connection, without the session that a
-driver has: whoever looks has no job, and leaves nothing behind.
+It joins as an observer and exchanges a single question and answer over a bare connection, without a driver's session.
+So it has no job, and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from zray.transport.security.dialer import credentials_for
 from zray.transport.sockets import POLLIN, check_address
 
 MAX_ROWS = 20
-"""Tables are cut here, to leave one screen for all."""
+"""The most rows of a table, so that all tables fit on one screen."""
 SILENT_S = 2.0
-"""Hosts with nothing to say are heard every one and a half seconds."""
+"""Hosts without messages send a ping every one and a half seconds."""
 POLL_MS = 100
 HOST_COLUMNS = (Column("NAME", cut=True), Column("ID"), *(
     Column(head, right=True) for head in ("CPUS", "MEMORY", "STORE", "IDLE", "BUSY", "ACTORS")
 ))  # fmt: skip
 GPUS_COLUMN = 3
-"""Where that of GPUs is, if there are any."""
+"""The place of the column of GPUs, if there are any."""
 RUNNING_COLUMNS = (
     Column("WHAT", cut=True), Column("HOST"), *(Column(head, right=True) for head in ("PID", "SECONDS", "MEMORY"))
 )  # fmt: skip
@@ -59,7 +59,7 @@ JOB_COLUMNS = (Column("ID"), Column("DRIVER"), Column("NAMESPACE", cut=True), *(
 BAD = "bold red"
 WANTED = "yellow"
 QUIET = "dim"
-"""Styles on a terminal: what is wrong, what cannot be had, what idles."""
+"""Styles on a terminal: errors, requests that cannot be placed, idle processes."""
 ACTOR_STATES = {"ALIVE": "alive", "PENDING_CREATION": "pending", "RESTARTING": "restarting"}
 PASSING = ("starting", "ending")
 """States of workers that have no column."""
@@ -76,9 +76,9 @@ TIME_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 @click.option("--insecure", is_flag=True, help="Ask a broker on TCP that was started with --insecure.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as a JSON object, for programs.")
 def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> None:
-    """Show a cluster: hosts, jobs, what runs and what waits, and who was turned away.
+    """Show a cluster: hosts, jobs, running and waiting tasks, and refused connections.
 
-    Without --address it is the one that ZRAY_ADDRESS or the configuration names, else yours on this machine: of a
+    Without --address it shows the one that ZRAY_ADDRESS or the configuration names, else yours on this machine: of a
     broker, or of a program that has called zray.init(). If there are several, they are listed.
     IDLE, BUSY and ACTORS are a host's worker processes. The exit code is 2 if no broker answers.
     """
@@ -101,7 +101,7 @@ def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> Non
 
 
 def _targets(address: str, config: Config) -> list[str]:
-    """The addresses that can be meant."""
+    """Returns the addresses that may be meant."""
     if address not in ("", "auto", "local"):
         check_address(address)
         return [address]
@@ -140,7 +140,7 @@ def _in_short(found: ClusterStatus) -> str:
 
 
 def plain_data(found: ClusterStatus) -> dict[str, Any]:
-    """What ``--json`` prints: the fields of the answer by name, identifiers in hexadecimal."""
+    """Returns what ``--json`` prints: the fields of the answer by name, identifiers in hexadecimal."""
     fields = found._asdict()
     del fields["request"]
     data: dict[str, Any] = _plain(fields.pop("broker")._asdict() | fields)
@@ -148,7 +148,7 @@ def plain_data(found: ClusterStatus) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """In types that JSON has."""
+    """Returns a value in the types of JSON."""
     if hasattr(value, "_asdict"):
         return _plain(value._asdict())
     if isinstance(value, dict):
@@ -162,7 +162,10 @@ def _plain(value: Any) -> Any:
 
 
 def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
-    """What the broker at ``address`` says of its cluster. Raises ZrayError if none answers, or it lets nobody in."""
+    """Returns the status of the cluster of the broker at ``address``.
+
+    Raises ZrayError if it does not answer or refuses.
+    """
     credentials = credentials_for(address, "driver", config.keys, insecure)
     connection = connect(address, OBSERVER, os.urandom(16), JoinInfo(os.getpid()), config, credentials)
     try:
@@ -189,7 +192,7 @@ def _answer(connection: Connection, timeout_s: float) -> ClusterStatus:
 
 
 def render(found: ClusterStatus, reached_at: str, on: Console) -> Iterator[str | Text]:
-    """The lines to print for the answer of a broker that was reached at an address."""
+    """Yields the lines to print for the answer of a broker that was reached at an address."""
     broker = found.broker
     yield f"zray {broker.zray} (Python {broker.python}) at {reached_at}, up {_duration(broker.uptime_s)}"
     if broker.address != reached_at:
@@ -223,7 +226,7 @@ def render(found: ClusterStatus, reached_at: str, on: Console) -> Iterator[str |
     refused = counts.most_common()
     times = sum(count for _, count in refused)
     yield ""
-    yield _titled("Strangers turned away", "never" if not times else "once" if times == 1 else f"{times} times")
+    yield _titled("Connections refused", "never" if not times else "once" if times == 1 else f"{times} times")
     yield from wrapped(on, ", ".join(f"{reason}: {count}" for reason, count in refused))
     yield _titled("Frames dropped", broker.dropped_frames or "none")
 
@@ -251,7 +254,7 @@ def _hosts(hosts: Sequence[HostStatus], on: Console) -> Iterator[str | Text]:
 
 
 def _total(hosts: Sequence[HostStatus]) -> HostStatus:
-    """All hosts as if they were one."""
+    """Returns the sums over all hosts, as one host."""
     resources: dict[str, Amount] = {}
     for host in hosts:
         for name, (total, used) in host.resources.items():
@@ -280,7 +283,7 @@ def _host(host: HostStatus, gpus: bool) -> list[str]:
 
 
 def _fill(host: HostStatus) -> str:
-    """How full a store is; its capacity where its host has not said."""
+    """Returns how full a store is; only its capacity if its host has not reported its use."""
     store = host.store
     if store is None:
         return _amount(STORE, host.resources.get(STORE, NOTHING).total)
@@ -320,7 +323,7 @@ def _figures(row: RunningStatus) -> list[str | Text]:
 
 
 def _extras(host: HostStatus) -> str:
-    """What few hosts have: other resources, labels, workers that come or go."""
+    """Returns what few hosts have: other resources, labels, workers that start or end."""
     spilled = host.store.spilled if host.store is not None else 0
     on_disk = [f"{_amount('memory', spilled)} of objects on disk"] if spilled else []
     silent = [f"NOT HEARD for {host.heard_s:.0f} s"] if host.heard_s >= SILENT_S else []
@@ -382,7 +385,7 @@ def _number(value: float, digits: int = 4) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """The two largest of days, hours, minutes and seconds."""
+    """Returns the two largest of days, hours, minutes and seconds."""
     rest = int(seconds)
     parts: list[str] = []
     for size, unit in TIME_UNITS:

@@ -1,10 +1,10 @@
-"""``zray stop``: ends what of this user runs on this machine, and nothing else.
+"""``zray stop``: ends the processes of this user's clusters on this machine, and nothing else.
 
-What runs is read off the sessions in the user's own directory: a session whose lock is held lives.  Whom to signal is
-not believed to any file that names a process: it is the one that has this very lock open, belongs to this user, and
-has the session in its title, looked at once more while a pidfd holds it.  (Who merely sweeps up after a dead session
-holds its lock as well, but has no such title.)  psutil tells titles, users and start times; which files a process has
-open is read from ``/proc``, as psutil leaves out directories and files that have been removed.
+It finds them by the sessions in the user's own directory: a session whose lock is held is alive. It does not trust a
+file that names a process. It signals the process that has this very lock open, belongs to this user, and has the
+session in its title. It checks this again while a pidfd holds the process. (A process that sweeps a dead session holds
+its lock too, but has no such title.) psutil gives titles, users and start times. The files that a process has open are
+read from ``/proc``, as psutil leaves out directories and removed files.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ GRACE_S = 5.0
 """How long hosts, and then brokers, may take to end in order."""
 KILL_S = 5.0
 CLEANUP_S = 5.0
-"""How long a session may go on after its guardian has ended, while what that has left is removed."""
+"""How long a session may stay locked after its guardian has ended, while its files are removed."""
 LOOK_AGAIN_S = 1.0
-"""A session that has just been started is locked for a moment before its guardian can be told."""
+"""A new session is locked for a moment before its guardian can be recognized."""
 _PAUSE_S = 0.02
 _TITLE = re.compile(r"zray: (host|broker) ([0-9a-f]{8})\b")
 
 
 class Running(NamedTuple):
-    """A living session. ``guardian``: the process that guards it; None if it cannot be seen from here."""
+    """A living session. ``guardian``: the process that guards it; None if it is not visible from here."""
 
     paths: SessionPaths
     role: str
@@ -56,7 +56,7 @@ class Running(NamedTuple):
 
     @property
     def pid(self) -> int:
-        """The guardian's; 0 if there is none."""
+        """The guardian's PID; 0 if there is none."""
         return self.guardian.pid if self.guardian is not None else 0
 
     def __str__(self) -> str:
@@ -65,12 +65,12 @@ class Running(NamedTuple):
 
 @click.command()
 @click.argument("sessions", nargs=-1, metavar="[SESSION]...")
-@click.option("--force", is_flag=True, help="Kill at once what would otherwise be asked to end.")
+@click.option("--force", is_flag=True, help="Kill the processes at once instead of asking them to end.")
 def stop(sessions: tuple[str, ...], force: bool) -> None:
     """End your brokers, hosts and local clusters on this machine.
 
-    All of them, or the named SESSIONs alone. Each is asked to end and has ten seconds for it; a local cluster ends
-    under the program that called zray.init(). What others run, and what runs on other machines, stays.
+    All of them, or only the named SESSIONs. Each is asked to end and has ten seconds for it; a local cluster ends
+    under the program that called zray.init(). Clusters of other users and on other machines stay.
     """
     roots = own_roots(from_environment())
     found = _found(roots)
@@ -101,11 +101,14 @@ def _why_left(each: Running, force: bool) -> str:
 
 
 def own_roots(config: Config) -> list[str]:
-    """Where sessions of this user are: also those that had no login's directory, as under ``zray up``."""
+    """Returns the directories of this user's sessions.
+
+    They include those made without a login's directory, as by ``zray up``.
+    """
     roots = [runtime_root(config.tmpdir)]
     if not config.tmpdir:
         without_login = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
-        with contextlib.suppress(ConfigError):  # what cannot be used, nobody has used
+        with contextlib.suppress(ConfigError):  # an unusable directory has no sessions
             roots.append(runtime_root("", without_login))
     return list(dict.fromkeys(roots))
 
@@ -114,7 +117,7 @@ def own_roots(config: Config) -> list[str]:
 
 
 def running(roots: Iterable[str]) -> list[Running]:
-    """The living sessions below these directories."""
+    """Returns the living sessions below these directories."""
     alive = [paths for root in roots for paths in _sessions(root) if session_is_alive(paths)]
     guardians = {paths: (role, process) for paths, role, process in _guardians(alive)} if alive else {}
     found = []
@@ -127,7 +130,7 @@ def running(roots: Iterable[str]) -> list[Running]:
 
 
 def _found(roots: Iterable[str]) -> list[Running]:
-    """As ``running``, but looks again while the guardian of one cannot be seen."""
+    """Like ``running``, but looks again while a session's guardian is not visible."""
     deadline = time.monotonic() + LOOK_AGAIN_S
     found = running(roots)
     while not all(each.pid for each in found) and time.monotonic() < deadline:
@@ -145,7 +148,7 @@ def _sessions(root: str) -> Iterator[SessionPaths]:
 def _guardians(sessions: Iterable[SessionPaths]) -> Iterator[tuple[SessionPaths, str, psutil.Process]]:
     by_name = {paths.name: paths for paths in sessions}
     for process in psutil.process_iter(["cmdline", "uids"]):
-        seen = process.info  # None for what cannot be looked at
+        seen = process.info  # None if it cannot be read
         match = _TITLE.match(" ".join(seen["cmdline"] or ()))
         if match is None or seen["uids"] is None or seen["uids"].effective != os.geteuid():
             continue
@@ -156,7 +159,7 @@ def _guardians(sessions: Iterable[SessionPaths]) -> Iterator[tuple[SessionPaths,
 
 def _has_open(pid: int, file: str) -> bool:
     wanted = os.stat(file) if os.path.exists(file) else None
-    with contextlib.suppress(OSError):  # gone, or not ours to look into
+    with contextlib.suppress(OSError):  # gone, or of another user
         for fd in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 if wanted is not None and os.path.samestat(fd.stat(), wanted):
@@ -168,7 +171,7 @@ def _has_open(pid: int, file: str) -> bool:
 
 
 def end(sessions: list[Running], force: bool = False) -> list[Running]:
-    """Ends them, hosts before brokers, and waits; returns those that are still there."""
+    """Ends sessions, hosts before brokers, and waits; returns those that are still alive."""
     if force:
         _signal(sessions, signal.SIGKILL, KILL_S)
         for each in sessions:
@@ -181,7 +184,7 @@ def end(sessions: list[Running], force: bool = False) -> list[Running]:
 
 
 def _signal(sessions: list[Running], number: signal.Signals, timeout_s: float) -> None:
-    """Signals the guardian of each, and waits until all are dead or the time is over."""
+    """Signals each session's guardian, and waits until all are dead or the time is over."""
     ending = select.poll()
     with contextlib.ExitStack() as stack:
         alive = 0
@@ -191,7 +194,7 @@ def _signal(sessions: list[Running], number: signal.Signals, timeout_s: float) -
             with contextlib.suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(each.guardian.pid)
                 stack.callback(os.close, pidfd)
-                # The PID is held from here on; that it was not given to a stranger just before is looked at now.
+                # The pidfd holds the PID from here on. Check that it was not reused just before.
                 if each.guardian.is_running():
                     signal.pidfd_send_signal(pidfd, number)
                     ending.register(pidfd, select.POLLIN)
@@ -207,5 +210,5 @@ def _await_locks(sessions: list[Running], timeout_s: float) -> list[Running]:
     """Waits until all of these have ended, or ``timeout_s`` seconds are over; returns those that are still alive."""
     deadline = time.monotonic() + timeout_s
     while (left := [each for each in sessions if session_is_alive(each.paths)]) and time.monotonic() < deadline:
-        time.sleep(_PAUSE_S)  # locks are tried, not waited for: holding one would declare a session alive
+        time.sleep(_PAUSE_S)  # tries the locks without holding them: a held lock would make a session look alive
     return left

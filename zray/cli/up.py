@@ -1,8 +1,8 @@
-"""``zray up`` and ``zray down``: workers on a list of machines, started and stopped through the system's ssh.
+"""``zray up`` and ``zray down``: start and stop workers on a list of machines through the system's ssh.
 
-What each machine is to run is checked here, before any of them is asked.  Then one ssh for each, all at once: it runs
-``zray.cli.remote`` with the machine's own Python and gets its orders through stdin, so that a remote shell has
-nothing to read but the path of that Python and one constant.  A machine that fails is reported and stops no other.
+The list is checked here before any machine is contacted. Then one ssh for each machine runs, all at once. It runs
+``zray.cli.remote`` with the machine's own Python and passes the orders through stdin. So a remote shell reads only the
+path of that Python and one constant. A machine that fails is reported and does not stop the others.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from zray.exceptions import ConfigError
 from zray.system.interpreter import FORGET_WORKING_DIRECTORY
 
 SSH = ("ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
-"""Never asks anything: there may be hundreds at once."""
+"""Never prompts: there may be hundreds at once."""
 _REMOTE = f"{FORGET_WORKING_DIRECTORY}; from zray.cli.remote import main; sys.exit(main())"
-"""Runs there; a login starts in the user's directory, in which may be anything."""
+"""The program to run there. A login starts in the user's directory, which may contain any module."""
 MAX_AT_ONCE = 64
 SHOWN_LINES = 5
-"""So many of the last lines of a machine's stderr are shown."""
+"""The number of last lines of a machine's stderr that are shown."""
 
 _COMMON = ("address", "python", "insecure", "ssh", "settings", "environment", "hosts")
 _PER_HOST = ("host", "python", "ssh", "settings", "environment")
@@ -38,12 +38,12 @@ _PER_HOST = ("host", "python", "ssh", "settings", "environment")
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """One machine, and what is to run there."""
+    """One machine, and the worker to run there."""
 
     host: str
-    """As ssh knows it: a name, user@name, or an alias of ~/.ssh/config."""
+    """The machine's name for ssh: a name, user@name, or an alias of ~/.ssh/config."""
     address: str
-    """Of the broker."""
+    """The broker's."""
     python: str = "python3"
     """The interpreter there that has zray; ``~/`` is the user's directory there."""
     insecure: bool = False
@@ -53,13 +53,13 @@ class Machine:
     """Of the worker; settings are in it as ``ZRAY_*``."""
 
     def command(self) -> list[str]:
-        """The ssh that runs the other half of this there."""
+        """Returns the ssh command that runs the remote half."""
         home = self.python.startswith("~/")
         python = '"$HOME"/' + shlex.quote(self.python[2:]) if home else shlex.quote(self.python)
         return [*SSH, *self.ssh, "--", self.host, f"{python} -c {shlex.quote(_REMOTE)}"]
 
     def orders(self, action: str) -> str:
-        """What is written to its stdin."""
+        """Returns what is written to its stdin."""
         return json.dumps({
             "action": action, "host": self.host, "address": self.address, "insecure": self.insecure,
             "environment": self.environment,
@@ -68,7 +68,7 @@ class Machine:
 
 @click.command(short_help="Start workers on a list of machines.")
 @click.argument("hosts", type=click.Path(), metavar="HOSTS.TOML")
-@click.option("--down", "down_", is_flag=True, help="End them instead, as zray down does.")
+@click.option("--down", "down_", is_flag=True, help="End the workers instead, as zray down does.")
 @click.option("--timeout", default=90.0, show_default=True, metavar="SECONDS", help="How long each machine may take.")
 def up(hosts: str, down_: bool, timeout: float) -> None:
     """Start a worker on each machine of a list, through ssh.
@@ -88,8 +88,8 @@ def up(hosts: str, down_: bool, timeout: float) -> None:
       settings = {num_gpus = 2}
       ssh = ["-p", "2222"]              # more options of ssh
 
-    ssh must get in without asking (keys or an agent), and the machines need zray and the cluster's keys. A machine
-    that runs its worker already is left as it is. Fails (exit code 1) if any machine does, and starts the others.
+    ssh must log in without a prompt (keys or an agent), and the machines need zray and the cluster's keys. A machine
+    that runs its worker already is left unchanged. If a machine fails, the others are started; the exit code is 1.
     """
     _on_all(read_hosts(hosts), "stop" if down_ else "start", timeout)
 
@@ -124,7 +124,7 @@ def _on_all(machines: list[Machine], action: str, timeout_s: float) -> None:
 
 
 def order(machine: Machine, action: str, timeout_s: float) -> tuple[bool, str, list[str]]:
-    """Has one machine do it; returns whether that succeeded, what happened, and the last lines of stderr to show."""
+    """Sends one machine its orders. Returns whether that succeeded, what happened, and the last lines of stderr."""
     try:
         done = subprocess.run(
             machine.command(), input=machine.orders(action), capture_output=True, text=True, errors="replace",
@@ -136,13 +136,13 @@ def order(machine: Machine, action: str, timeout_s: float) -> tuple[bool, str, l
     except OSError as error:
         return False, f"FAILED: {SSH[0]} cannot be run: {error.strerror}", []
     last_lines = _last_lines(done.stderr)
-    for line in done.stdout.splitlines():  # a login may print as well
+    for line in done.stdout.splitlines():  # a login may print too
         if line.startswith(REPLY_MARK):
             reply = json.loads(line.removeprefix(REPLY_MARK))
             ok = "done" in reply
             return ok, reply["done"] if ok else f"FAILED: {reply['failed']}", last_lines
     if done.returncode == 255:
-        return False, "FAILED: ssh could not get in", last_lines
+        return False, "FAILED: ssh could not log in", last_lines
     return False, f"FAILED: {machine.python} there ended with exit code {done.returncode}", last_lines
 
 
@@ -154,7 +154,7 @@ def _last_lines(text: str) -> list[str]:
 
 
 def read_hosts(path: str) -> list[Machine]:
-    """The machines of a list; raises ConfigError naming file, machine and key for what cannot be used."""
+    """Returns the machines of a list. Raises ConfigError, naming file, machine and key, for a malformed value."""
     try:
         table = reading.load_toml(path)
     except FileNotFoundError:
@@ -178,7 +178,7 @@ def _machine(common: dict[str, Any], row: dict[str, Any], where: str) -> Machine
     host = _value(row, "host", str, "", where)
     if not host or host.startswith("-") or any(letter.isspace() for letter in host):
         raise ConfigError(
-            f"{where}: host = {host!r} cannot be used: needed: a name that ssh knows, as node1 or me@node1"
+            f"{where}: host = {host!r} cannot be used: needed: a name that ssh knows, such as node1 or me@node1"
         )
     where = f"{where} ({host})"
 
@@ -192,7 +192,7 @@ def _machine(common: dict[str, Any], row: dict[str, Any], where: str) -> Machine
     ssh = either("ssh", list, [])
     for key, texts in (("environment", environment.values()), ("ssh", ssh)):
         if not all(isinstance(text, str) for text in texts):
-            raise ConfigError(f"{where}: {key} has a value that is no text (put it in quotes)")
+            raise ConfigError(f"{where}: {key} has a value that is not text (put it in quotes)")
     return Machine(
         host,
         common["address"],
@@ -204,7 +204,7 @@ def _machine(common: dict[str, Any], row: dict[str, Any], where: str) -> Machine
 
 
 def _as_variables(settings: dict[str, Any], where: str) -> dict[str, str]:
-    """Settings as the environment has them, checked here, where their author is."""
+    """Returns settings in the form of the environment. They are checked here, where their author reads the error."""
     known = dataclasses.asdict(Config())
     _known(settings, [name for name in known if name != "address"], f"{where}: settings")
     variables = {}

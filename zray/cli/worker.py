@@ -36,16 +36,16 @@ from zray.worker.host.start import HostOptions, prepare_zygote, run_host
 from zray.worker.process.warm_up import warm_up
 
 KeyFinder = Callable[[str], ClientCredentials | None]
-"""From the broker's address to the key for it; None where none is needed."""
+"""Returns the key for a broker's address; None where none is needed."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--address", metavar="ADDRESS", help="The broker's address. Default: your broker on this machine.")
 @click.option("--num-cpus", metavar="NUMBER", help="CPUs to offer. Default: those this process may use.")
 @click.option("--num-gpus", metavar="NUMBER", help="GPUs to offer. Default: 0.")
-@click.option("--memory", metavar="BYTES", help="Memory to offer. Default: 70% of what there is.")
+@click.option("--memory", metavar="BYTES", help="Memory to offer. Default: 70% of the available memory.")
 @click.option("--resources", metavar="JSON", help="""Other resources, e.g. '{"x": 2}'.""")
-@click.option("--labels", metavar="KEY=VALUE,...", help="What is to be known of this host, e.g. zone=a,disk=ssd.")
+@click.option("--labels", metavar="KEY=VALUE,...", help="Labels of this host, e.g. zone=a,disk=ssd.")
 @click.option("--object-store-memory", metavar="BYTES", help="Size of the object store. Default: 30% of the memory.")
 @click.option("--spill-dir", metavar="DIRECTORY", help="Where objects go when the store is full.")
 @click.option(
@@ -53,9 +53,11 @@ KeyFinder = Callable[[str], ClientCredentials | None]
     help="How long a worker process may idle before it is ended; one per CPU stays if it has loaded much. Default: 5.",
 )  # fmt: skip
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
-@click.option("--user", metavar="NAME", help="As whom to run, if started by root: tasks cannot read the key then.")
+@click.option("--user", metavar="NAME", help="The user to run as, if started by root: then tasks cannot read the key.")
 @click.option("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR. Default: INFO.")
-@click.option("--insecure", is_flag=True, help="TCP without keys: whoever is between can read along and run code.")
+@click.option(
+    "--insecure", is_flag=True, help="TCP without keys: everyone on the network path can read the traffic and run code."
+)
 @click.version_option(VERSION)
 def main(insecure: bool, **options: str | None) -> None:
     """Make this machine a host of a zray cluster: it runs worker processes and keeps objects.
@@ -79,7 +81,7 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     find_key = _key_finder(config, insecure)
     if not started:
         target = _broker(config, say=True)
-        find_key(target)  # whatever is wrong with it is told first
+        find_key(target)  # an error with the key is reported first
         _start_anew()
     if demotion is not None:
         demotion.step_down()
@@ -103,14 +105,14 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
 def _demotion(config: Config, insecure: bool) -> Demotion:
     if insecure or not config.address.startswith("tcp://"):
         raise ConfigError(
-            f"user = {config.user!r} keeps the host's key from tasks, and there is a key only for an address on TCP, "
-            "without --insecure: leave it out, or give such an --address"
+            f"user = {config.user!r} keeps the host's key from tasks, and there is a key only for an address on TCP "
+            "without --insecure: leave the setting out, or give such an --address"
         )
     return Demotion(config.user)
 
 
 def _key_finder(config: Config, insecure: bool) -> KeyFinder:
-    directory = str(KeyDirectory(config.keys).path) if config.user else config.keys  # root's, whoever this is later
+    directory = str(KeyDirectory(config.keys).path) if config.user else config.keys  # found while root
 
     def say_that_it_waits(why: str) -> None:
         patience = f"It waits for the key for {config.join_timeout_s:g} s (join_timeout_s)"
@@ -140,17 +142,16 @@ def _serve(
     find_key: KeyFinder,
     demotion: Demotion | None,
 ) -> str:
-    """The life of the host; returns why it ended."""
+    """Runs the host; returns why it ended."""
     set_title(f"zray: host {paths.name}")
     rows.prepare()
     if config.optimizes(WARM_UP):
         warm_up()
     zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion, config.disabled_optimizations)
-    start_log(
-        config.log_level or "INFO", f"{paths.logs}/{HOST_LOG}", to_stderr=True
-    )  # behind the zygote: its children have none
+    # After the zygote: its children have no log.
+    start_log(config.log_level or "INFO", f"{paths.logs}/{HOST_LOG}", to_stderr=True)
     try:
-        # Not before: what is in this process's memory when the zygote is forked is in every worker's.
+        # Not earlier: memory of this process at the fork of the zygote is in every worker.
         credentials = _read_as_root(demotion, find_key, target) if demotion is not None else find_key(target)
         options = HostOptions(target, amounts, config.object_store_memory, credentials)
         return run_host(options, config, paths, lock, zygote, [], lambda: _say_ready(paths, target, amounts, demotion))
@@ -175,7 +176,7 @@ def _say_ready(paths: SessionPaths, target: str, amounts: dict[str, int], demoti
 
 
 def _start_anew() -> NoReturn:
-    """Replaces this process: those of a session are found by a variable that they have had since their exec."""
+    """Replaces this process: processes of a session are found by a variable that is set at their exec."""
     variables = {"ZRAY_SESSION": new_name(), "SPT_NOENV": "1", "ZRAY_WORKER_STARTED": str(os.getpid())}
     command = interpreter.command("zray.cli.worker", *sys.argv[1:])
     os.execve(sys.executable, command, interpreter.environment(os.environ, **variables))

@@ -1,7 +1,7 @@
-"""Every setting, in one frozen record.  Where settings come from, and what they may be, is ``zray.config.reading``.
+"""Every setting, in one frozen record. ``zray.config.reading`` has their sources and their allowed values.
 
-Each process of a cluster has a record, workers included, to whom it travels in their payload: so this module imports
-next to nothing, and the reading is loaded only by the processes that users start.
+Each process of a cluster has a record. Workers get theirs in their payload. So this module imports almost nothing, and
+only the processes that users start load the reading.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 
 OPTIMIZATIONS = ("bare-fork", "fill-holes", "freeze-heap", "tune-malloc", "warm-up")
-"""What rests on internals of CPython or of the C library, and can be left out. ``docs/architecture.md`` has what each
-of them gains and where it is."""
+"""Optimizations that depend on internals of CPython or of the C library, and can be switched off.
+
+``docs/architecture.md`` says what each one gains and where it is.
+"""
 BARE_FORK, FILL_HOLES, FREEZE_HEAP, TUNE_MALLOC, WARM_UP = OPTIMIZATIONS
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -23,47 +25,60 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 class Config:
     """Settings of a zray process.
 
-    Each can be given, the later before the earlier, by its name in the file ``config.toml``, as ``ZRAY_<NAME>`` in
-    the environment, and by those commands that have an option for it.
+    A setting can be given in the file ``config.toml`` by its name, in the environment as ``ZRAY_<NAME>``, and by the
+    commands that have an option for it. A later source overrides an earlier one.
     """
 
     address: str = ""
-    """Where the broker listens, for workers and drivers that are not told; "auto": this user's broker here."""
+    """The broker's address, for workers and drivers that are given none; "auto": this user's broker on this machine."""
     keys: str = ""
     """The directory with the keys for TCP; default: a directory in the user's configuration."""
     user: str = ""
-    """As which user a host and its tasks run, if root starts zray-worker: tasks cannot read the host's key then, which
-    is root's. For clusters on TCP; default: the user who starts it."""
+    """The user that a host and its tasks run as, if root starts zray-worker.
+
+    Then tasks cannot read the host's key, which is root's. For clusters on TCP; default: the user who starts it.
+    """
     tmpdir: str = ""
     """Where session directories (sockets, logs, spilled objects) are made; default: a per-user runtime directory."""
     num_cpus: float | None = None
     """CPUs that a host offers; default: those that its process may use."""
     num_gpus: float | None = None
-    """GPUs that a host offers; default: those of NVIDIA that its process may use."""
+    """GPUs that a host offers; default: the NVIDIA GPUs that its process may use."""
     memory: int | None = None
     """Memory that a host offers, in bytes; default: 70% of what its process may use."""
     resources: dict[str, float] = dataclasses.field(default_factory=dict)
     """Other resources that a host offers: amounts by name."""
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
-    """What is to be known of a host: values by key, as zray.nodes() shows them."""
+    """Labels of a host: values by key, as zray.nodes() shows them."""
     object_store_memory: int = 0
     """Capacity of a host's object store in bytes; 0: 30% of the memory, at most what /dev/shm can hold."""
     spill_dir: str = ""
     """Where a host puts objects when its store is full; default: within the session directory."""
     idle_timeout_s: float = 5.0
-    """A worker process that has idled for this many seconds is ended, and one that waits with next to no memory takes
-    its place; but one per CPU stays if it has loaded much, or if a thread of yours runs in it."""
+    """How long a worker process may idle before it is ended, in seconds.
+
+    A spare that uses almost no memory takes its place. One per CPU stays if it has loaded much, or if a thread of yours
+    runs in it.
+    """
     exit_timeout_s: float = 30.0
-    """How long a worker process that ends in order may take for what your program does then (``__ray_shutdown__`` and
-    ``__del__`` of an actor, threads, ``atexit``), and calls of an async actor that run while it ends; in seconds."""
+    """How long the end of a worker process may take, in seconds.
+
+    This covers what your program does then (``__ray_shutdown__`` and ``__del__`` of an actor, threads, ``atexit``), and
+    calls of an async actor that still run.
+    """
     transfer_address: str = ""
-    """Where a host on TCP listens for channels of other hosts, as tcp://IP:PORT; default: a free port at the
-    address by which it reaches the broker; "off": nowhere, objects for others go through the broker."""
+    """Where a host on TCP listens for channels of other hosts, as tcp://IP:PORT.
+
+    Default: a free port at the address by which it reaches the broker; "off": nowhere, objects for others go through
+    the broker.
+    """
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
     mutable_as_views: bool = False
-    """Whether torch tensors and bitarrays are read as views of shared memory, and not as copies that can be written to.
-    To write to such a tensor ends the process with SIGSEGV, as torch knows no read-only tensors."""
+    """Whether torch tensors and bitarrays are read as views of shared memory instead of writable copies.
+
+    Writing to such a tensor ends the process with SIGSEGV, as torch has no read-only tensors.
+    """
     heartbeat_s: float = 1.5
     """Longest silence on a link before a ping is sent, in seconds. An idle host costs 80 messages a minute."""
     silence_s: float = 6.0
@@ -71,31 +86,39 @@ class Config:
     connect_timeout_s: float = 5.0
     """How long a driver tries to reach a broker, and before that waits for its key to be made, in seconds."""
     join_timeout_s: float = 60.0
-    """How long a host tries to reach a broker on another machine, which may start later, in seconds;
-    before that, as long for its key, which on a shared home directory the broker may be about to make."""
+    """How long a host tries to reach a broker on another machine, which may start later, in seconds.
+
+    Before that it waits as long for its key, which the broker may be about to make on a shared home directory.
+    """
     store_wait_s: float = 2.0
     """How long a writer waits for room in a store whose objects are all in use before it writes to disk, in seconds."""
     infeasible_warn_s: float = 2.0
-    """A request that no host could ever satisfy is reported after this many seconds."""
+    """A request that no host can ever satisfy is reported after this many seconds."""
     start_timeout_s: float = 30.0
     """How long a local cluster may take to start, in seconds."""
     log_to_driver: bool = True
-    """Whether what workers print is shown at the driver."""
+    """Whether the output of workers is shown at the driver."""
     ignore_unhandled_errors: bool = False
-    """Whether nothing is said of errors of tasks that nobody fetches; Ray's RAY_IGNORE_UNHANDLED_ERRORS counts too."""
+    """Whether errors of tasks whose results are never fetched go unreported; RAY_IGNORE_UNHANDLED_ERRORS counts too."""
     dedup_logs: bool = True
-    """Whether the same line of several workers is shown once, with a count; Ray's RAY_DEDUP_LOGS counts as well."""
+    """Whether the same line of several workers is shown once, with a count; Ray's RAY_DEDUP_LOGS counts too."""
     log_level: str = ""
-    """The least severe lines that brokers and hosts log: DEBUG, INFO, WARNING or ERROR. They log to files of their
-    session, and zray-broker and zray-worker to stderr as well. Default: INFO, and WARNING in a cluster of init()."""
+    """The least severe lines that brokers and hosts log: DEBUG, INFO, WARNING or ERROR.
+
+    They log to files of their session, and zray-broker and zray-worker also to stderr. Default: INFO, and WARNING in a
+    cluster that init() started.
+    """
     log_file_max_bytes: int = 16 * MIB
     """A worker's log file is rotated at this size, in bytes; one older file is kept."""
     max_message_bytes: int = 512 * MIB
-    """A message larger than this, in bytes, is refused by the receiving socket."""
+    """The receiving socket refuses a message that is larger than this, in bytes."""
     disabled_optimizations: list[str] = dataclasses.field(default_factory=list)
-    """Optimizations to leave out, as they rest on internals of CPython or of the C library: names separated by commas,
-    of bare-fork, fill-holes, freeze-heap, tune-malloc and warm-up, or "all". Without them processes weigh more."""
+    """Optimizations to switch off, as they depend on internals of CPython or of the C library.
+
+    Names separated by commas, of bare-fork, fill-holes, freeze-heap, tune-malloc and warm-up, or "all". Without them
+    processes use more memory.
+    """
 
     def optimizes(self, name: str) -> bool:
-        """Whether an optimization, one of ``OPTIMIZATIONS``, is to be used."""
+        """Whether an optimization, one of ``OPTIMIZATIONS``, is used."""
         return name not in self.disabled_optimizations

@@ -1,15 +1,15 @@
-"""Where settings come from, and what they may be.
+"""The sources of settings, and their allowed values.
 
-Each source is laid over the one before: the defaults, a file, the environment, the command line.  The file is the one
-that ``ZRAY_CONFIG`` names, else ``$XDG_CONFIG_HOME/zray/config.toml``, else ``~/.config/zray/config.toml`` if it is
-there; it has each setting under its name, at the top::
+A later source overrides an earlier one: the defaults, a file, the environment, the command line. The file is the one
+that ``ZRAY_CONFIG`` names, else ``$XDG_CONFIG_HOME/zray/config.toml``, else ``~/.config/zray/config.toml`` if it
+exists. Each setting is in it under its name, at the top level::
 
     address = "tcp://head:6380"
     heartbeat_s = 0.5
     labels = {zone = "a"}
 
-Text, as it stands in the environment, is accepted wherever the file could have a number, a truth or a table.  A value
-is checked where it is read, since only there it is known who has to be told.
+Text in the form of the environment is accepted wherever the file could have a number, a boolean or a table. A value is
+checked where it is read, since only there the source is known for the error.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from zray.exceptions import ConfigError
 DEFAULT = "default"
 PREFIX = "ZRAY_"
 OTHER_VARIABLES = frozenset({"ZRAY_CONFIG", "ZRAY_SESSION", "ZRAY_WORKER_PID", "ZRAY_WORKER_STARTED"})
-"""Variables of zray's own that are no settings."""
+"""Variables of zray that are not settings."""
 RAY_VARIABLES = {
     "address": "RAY_ADDRESS",
     "dedup_logs": "RAY_DEDUP_LOGS",
     "ignore_unhandled_errors": "RAY_IGNORE_UNHANDLED_ERRORS",
 }
-"""Variables of Ray's that count where zray's own is not set."""
+"""Variables of Ray that are used where zray's own are not set."""
 OTHER_PREFIXES = ("ZRAY_TEST_", "ZRAY_CI_")
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -48,14 +48,14 @@ _LEAST: dict[str, float] = {
     "silence_s": 0.1,
     "start_timeout_s": 0.1,
 }
-"""The least that a number may be, if that is not 0."""
+"""The smallest allowed numbers, where that is not 0."""
 _MOST: dict[str, float] = {"max_message_bytes": 2**31}
 _MOST_SECONDS = 7 * 86400
 _MOST_OF_ALL = 2**49  # as an amount, in ten-thousandths, it still fits the 64 bits that it has in messages
 _ZERO_TOO = frozenset({"object_store_memory"})
 _PATHS = frozenset({"keys", "spill_dir", "tmpdir"})
 ALL = "all"
-"""Stands for the names of all optimizations."""
+"""Means all optimizations."""
 _TRUTHS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_./-]{0,251}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
@@ -63,17 +63,17 @@ _warned: set[str] = set()
 
 
 class Reading(NamedTuple):
-    """What was read. ``origins``: where each setting's value stands."""
+    """The settings that were read. ``origins``: the source of each setting's value."""
 
     config: Config
     origins: dict[str, str]
 
 
 def from_environment(environ: Mapping[str, str] | None = None, **options: object) -> Config:
-    """The settings of this process: defaults, then the file, then ``ZRAY_*``, then ``options``.
+    """Returns the settings of this process: defaults, then the file, then ``ZRAY_*``, then ``options``.
 
-    An option that is None has not been given. Raises ConfigError for a value that cannot be used, saying where it
-    stands, what it is and what is allowed; names that no setting has get a warning.
+    An option that is None was not given. Raises ConfigError for a value that cannot be used; it names the source, the
+    value and what is allowed. Unknown names get a warning.
     """
     return read(environ, options).config
 
@@ -81,7 +81,7 @@ def from_environment(environ: Mapping[str, str] | None = None, **options: object
 def read(
     environ: Mapping[str, str] | None = None, options: Mapping[str, object] | None = None, warn: bool = True
 ) -> Reading:
-    """All settings, see ``from_environment``. Without ``warn`` nothing is said of unknown names."""
+    """Reads all settings, see ``from_environment``. Without ``warn`` unknown names are not reported."""
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     origins = dict.fromkeys(_FIELDS, DEFAULT)
@@ -109,28 +109,28 @@ def read(
     if config.heartbeat_s >= config.silence_s:
         raise ConfigError(
             f"heartbeat_s ({config.heartbeat_s:g}, {origins['heartbeat_s']}) has to be less than silence_s "
-            f"({config.silence_s:g}, {origins['silence_s']}): a peer must be heard before it is given up"
+            f"({config.silence_s:g}, {origins['silence_s']}): a peer must be heard before it is declared dead"
         )
     return Reading(config, origins)
 
 
 def sources(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Where each setting of this process comes from: "default", the path of a file, or the name of a variable."""
+    """Returns the source of each setting: "default", the path of a file, or the name of a variable."""
     return read(environ).origins
 
 
 def variable_of(name: str) -> str:
-    """The environment variable of a setting."""
+    """Returns the environment variable of a setting."""
     return PREFIX + name.upper()
 
 
 def option_of(name: str) -> str:
-    """The command-line option of a setting: units are told by the help, not by the name."""
+    """Returns the command-line option of a setting. The help gives units, not the option's name."""
     return "--" + name.removesuffix("_s").replace("_", "-")
 
 
 def config_file(environ: Mapping[str, str]) -> str:
-    """The path of the file with settings, whether or not it exists."""
+    """Returns the path of the file with settings, whether or not it exists."""
     if given := environ.get("ZRAY_CONFIG"):
         return given
     home = environ.get("XDG_CONFIG_HOME", "")
@@ -139,8 +139,8 @@ def config_file(environ: Mapping[str, str]) -> str:
 
 
 def load_toml(path: str) -> dict[str, Any]:
-    """A TOML file; raises ConfigError naming it if it cannot be read, OSError if it is not there."""
-    # Costs some 200 KB and two milliseconds: only those who have a file pay.
+    """Returns a TOML file's contents. Raises ConfigError if it is malformed or unreadable, OSError if it is missing."""
+    # Costs some 200 KB and two milliseconds: only processes with a file pay for it.
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -153,7 +153,7 @@ def load_toml(path: str) -> dict[str, Any]:
         raise
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # of the syntax, or not UTF-8
+    except ValueError as error:  # a syntax error, or not UTF-8
         raise ConfigError(f"{path} is not TOML: {error}") from None
 
 
@@ -179,18 +179,18 @@ def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def _warn_of_unknown(names: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Once for each name in the life of this process."""
+    """Warns of unknown names, each one once per process."""
     for name in names:
         if name in _warned:
             continue
         _warned.add(name)
         import logging
 
-        logging.getLogger("zray").warning("%s%s is no setting of zray%s", name, where, nearest(name, known))
+        logging.getLogger("zray").warning("%s%s is not a setting of zray%s", name, where, nearest(name, known))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``: did you mean X?`` or nothing, for messages about a name that is not known."""
+    """Returns ``: did you mean X?`` or nothing, for messages about an unknown name."""
     import difflib
 
     close = difflib.get_close_matches(name, list(known), 1, 0.6)
@@ -201,7 +201,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check(name: str, given: object, where: str, blank: str = "") -> Any:
-    """A setting's value as ``Config`` has it; raises ConfigError, which opens with ``where``, if it cannot be used."""
+    """Returns a setting's value in the type of ``Config``.
+
+    Raises ConfigError, with a message that begins with ``where``, if the value is malformed.
+    """
     kind = str(_FIELDS[name].type).removesuffix(" | None")
     convert, needed = _CHOICES.get(name) or _KINDS[kind]
     try:
@@ -216,7 +219,7 @@ def check(name: str, given: object, where: str, blank: str = "") -> Any:
 
 def _in_range(name: str, value: float) -> bool:
     enough = value >= _LEAST.get(name, 0) or (name in _ZERO_TOO and value == 0)
-    return enough and value <= _most(name)  # neither of which "not a number" is
+    return enough and value <= _most(name)  # "not a number" fails both
 
 
 def _most(name: str) -> float:
@@ -230,7 +233,7 @@ def _range(name: str) -> str:
     return f" from {_LEAST.get(name, 0)} on{zero}, at most {most}"
 
 
-# Each raises ValueError: with a reason, or without one where the kind of value says enough.
+# Each raises ValueError: with a reason, or without one where the kind of value is reason enough.
 
 
 def _text(given: object) -> str:
@@ -281,7 +284,7 @@ def _amounts(given: object) -> dict[str, float]:
         number = isinstance(amount, (int, float)) and not isinstance(amount, bool)
         if not number or not 0 <= amount <= _MOST_OF_ALL:
             raise ValueError(
-                f"the amount of {name!r} is a number from 0 on, not {amount!r}, and at most {_MOST_OF_ALL}"
+                f"the amount of {name!r} must be a number from 0 on, at most {_MOST_OF_ALL}, not {amount!r}"
             )
     return dict(given)
 
@@ -296,11 +299,14 @@ def _labels(given: object) -> dict[str, str]:
         raise ValueError
     for key, value in given.items():
         if not _LABEL_KEY.fullmatch(key):
-            raise ValueError(f"the label {key!r} is not made of letters, digits and _ . / - between two of the former")
+            raise ValueError(
+                f"the label {key!r} must consist of letters, digits and _ . / -, and begin and end with a letter or a "
+                f"digit"
+            )
         if not isinstance(value, str) or not _LABEL_VALUE.fullmatch(value):
             raise ValueError(
-                f"the value {value!r} of label {key} is no text of at most 63 letters, digits and _ . - between two of "
-                "the former"
+                f"the value {value!r} of label {key} must be text of at most 63 letters, digits and _ . -, and begin "
+                "and end with a letter or a digit"
             )
     return dict(given)
 
@@ -312,7 +318,7 @@ def _optimizations(given: object) -> list[str]:
     chosen = {name.strip() for name in names} - {""}
     for name in sorted(chosen - {ALL, *OPTIMIZATIONS}):
         there = ", ".join(OPTIMIZATIONS)
-        raise ValueError(f"{name!r} is no optimization{nearest(name, OPTIMIZATIONS)} (there are: {there}; or all)")
+        raise ValueError(f"{name!r} is not an optimization{nearest(name, OPTIMIZATIONS)} (there are: {there}; or all)")
     return [name for name in OPTIMIZATIONS if name in chosen or ALL in chosen]
 
 
@@ -323,7 +329,7 @@ def _level(given: object) -> str:
 
 
 _CHOICES: dict[str, tuple[Callable[[object], Any], str]] = {"log_level": (_level, ", ".join(LOG_LEVELS))}
-"""Of settings that are one of a few words."""
+"""Settings whose value is one of a few words."""
 _KINDS: dict[str, tuple[Callable[[object], Any], str]] = {
     "str": (_text, "text"),
     "bool": (_truth, "true or false"),

@@ -22,12 +22,12 @@ END_TIMEOUT_S = 10.0
 
 
 class LocalCluster:
-    """The subprocess. It ends when its stdin closes, which the end of this process does too.
+    """The subprocess. It ends when its stdin closes, so also when this process ends.
 
-    It starts isolated, see ``zray.system.interpreter``, and hears its settings through a descriptor.
+    It starts isolated, see ``zray.system.interpreter``, and gets its settings through a descriptor.
 
-    ``lock``: the session's; the subprocess holds it as well from now on. ``resources`` in ten-thousandths;
-    ``store_bytes``: capacity of the store, 0: by ``config``.
+    ``lock``: the session's; from now on the subprocess holds it too. ``resources`` in ten-thousandths. ``store_bytes``:
+    capacity of the store; 0: from ``config``.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class LocalCluster:
                 self._process = subprocess.Popen(
                     interpreter.command("zray.local_cluster.process", str(given.fileno())),
                     stdin=subprocess.PIPE,
-                    stdout=stderr,  # nothing is meant to be written there, but a sitecustomize may
+                    stdout=stderr,  # nothing is written there on purpose, but a sitecustomize may print
                     stderr=stderr,
                     env=interpreter.environment(os.environ, ZRAY_SESSION=paths.name, SPT_NOENV="1"),
-                    cwd="/",  # the present one may have been removed, and is a matter of workers
+                    cwd="/",  # the present directory may be removed, and only workers need it
                     start_new_session=True,
                     pass_fds=[*lock.filenos(), report_write, given.fileno()],
                 )
@@ -63,18 +63,18 @@ class LocalCluster:
 
     @property
     def lifeline(self) -> int:
-        """A descriptor that is at its end when all processes of the cluster are gone."""
+        """A descriptor that reaches its end when all processes of the cluster have ended."""
         return self._report.fileno()
 
     def wait_until_ready(self, timeout_s: float) -> str:
-        """The address of its broker. Raises SystemFailure when it does not start in time."""
+        """Returns the address of its broker. Raises SystemFailure when it does not start in time."""
         report = self._read_report(timeout_s)
         if "error" in report:
             raise SystemFailure(f"the local cluster could not start: {report['error']}")
         return str(report["address"])
 
     def _read_report(self, timeout_s: float) -> dict[str, Any]:
-        """The first line that the local cluster writes."""
+        """Returns the first line that the local cluster writes."""
         deadline = time.monotonic() + timeout_s
         line = b""
         poll = select.poll()  # unlike select() it takes descriptors from 1,024 on
@@ -92,12 +92,12 @@ class LocalCluster:
         return report
 
     def end(self) -> int:
-        """Ends it and waits until it has; its exit code."""
+        """Ends the cluster, waits for its end, and returns its exit code."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         patience_s = END_TIMEOUT_S
         with contextlib.suppress(OSError):  # it was reaped already, or there is no descriptor
-            await_end(self._process.pid, END_TIMEOUT_S)  # ``Popen.wait`` would look every 50 ms only
+            await_end(self._process.pid, END_TIMEOUT_S)  # ``Popen.wait`` would look only every 50 ms
             patience_s = 0.1
         try:
             self._process.wait(patience_s)
@@ -108,14 +108,14 @@ class LocalCluster:
         return self._process.returncode
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Kills the cluster."""
         self._process.kill()
         self._process.communicate()
         self._report.close()
 
 
 def _settings_file(settings: dict[str, Any]) -> IO[bytes]:
-    """A file of no name: there may be more of them than fits into an argument or a pipe, and no one else is to know."""
+    """Returns an unnamed file: settings may not fit into an argument or a pipe, and no other process may read them."""
     file = os.fdopen(past_standard(os.memfd_create("zray-settings", os.MFD_CLOEXEC)), "w+b")
     file.write(json.dumps(settings).encode())
     file.flush()
@@ -124,7 +124,7 @@ def _settings_file(settings: dict[str, Any]) -> IO[bytes]:
 
 
 def _stderr_for_children() -> int:
-    """The driver's stderr, unless it is closed."""
+    """Returns the driver's stderr, unless it is closed."""
     try:
         os.fstat(2)
     except OSError:

@@ -1,8 +1,8 @@
 """A local cluster in one subprocess of the driver: imports once, then forks broker, zygote and workers.
 
 Process tree: driver -> this process, which becomes the host -> broker, zygote -> workers. The driver holds the other
-end of this process's stdin: when that closes, for whatever reason, the cluster ends. When this process is killed, the
-broker dies with it and the zygote cleans up. What happens is told to the driver as one line of JSON through a pipe.
+end of this process's stdin: when that closes, for any reason, the cluster ends. When this process is killed, the broker
+dies with it and the zygote cleans up. This process reports to the driver with one line of JSON through a pipe.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zray.worker.process.warm_up import warm_up
 
 
 def main() -> int:
-    """Runs a local cluster until its driver is gone. The argument is the descriptor of its settings, in JSON."""
+    """Runs a local cluster until its driver has ended. The argument is the descriptor of its settings, in JSON."""
     with open(int(sys.argv[1]), "rb") as file:
         settings = json.load(file)
     report_fd: int = settings["report"]
@@ -41,11 +41,11 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = SessionLock(paths.directory, settings["lock"])
     address = f"ipc://{paths.broker_socket}"
-    set_title(f"zray: host {paths.name}")  # before anything is forked, as what it imports is shared then
+    set_title(f"zray: host {paths.name}")  # before the forks, which share what it imports
     rows.prepare()
     if config.optimizes(WARM_UP):
         warm_up()
-    if config.optimizes(FREEZE_HEAP):  # before anything is forked
+    if config.optimizes(FREEZE_HEAP):  # before the forks
         freeze_heap()
     if config.optimizes(TUNE_MALLOC):
         give_back()
@@ -55,7 +55,7 @@ def main() -> int:
     zygote = prepare_zygote(
         paths, [*lock.filenos(), report_fd], settings["resources"], disabled=config.disabled_optimizations
     )
-    start_log(config.log_level or "WARNING", f"{paths.logs}/{HOST_LOG}")  # behind the zygote: its children have none
+    start_log(config.log_level or "WARNING", f"{paths.logs}/{HOST_LOG}")  # after the zygote: its children have no log
     if not os.read(bound_read, 1):
         return _report(report_fd, error="the broker did not start")
     options = HostOptions(address, settings["resources"], settings["store_bytes"])
@@ -108,7 +108,7 @@ def _end(broker: int) -> None:
 def _report(fd: int, **what: Any) -> int:
     try:
         os.write(fd, json.dumps(what).encode() + b"\n")
-    except OSError:  # the driver is gone: stdin tells as well
+    except OSError:  # the driver is gone: stdin reports it too
         return 1
     return 1 if "error" in what else 0
 

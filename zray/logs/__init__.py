@@ -1,1 +1,1 @@
-"""How lines are summed up and shown."""
+"""Summing up lines of output and logs, showing them, and writing them."""

@@ -1,4 +1,4 @@
-"""Telling of many things that are alike: the first at once, those that follow within a window in one line. Pure."""
+"""Sums up similar events: the first is told at once, those that follow within a window in one line. Pure."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 
 WINDOW_S = 5.0
 LAST_OUTPUT = "; its last output on stderr was:\n"
-"""Behind this, what a process has printed stands in the account of its death."""
+"""The text between the description of a death and the process's last output."""
 MAX_NAMES = 5
 
 
 def in_a_line(account: str) -> str:
-    """An account of a death without what the process has printed: that is in the error, if it comes to one."""
+    """Returns the description of a death without the process's output, which is in the error, if there is one."""
     return account.partition(LAST_OUTPUT)[0].partition("\n")[0]
 
 
 class Digest:
-    """News of one kind. ``summary``: how those that were held back are called, for instance "more attempts died".
+    """Events of one kind. ``summary``: what to call those held back, for instance "more attempts died".
 
-    ``_until``: when the window ends that the last line began; ``_names``: who has been held back, and how often.
+    ``_until``: the end of the window that the last line began. ``_names``: the names held back, and how often.
     """
 
     def __init__(self, summary: str, window_s: float = WINDOW_S) -> None:
@@ -31,8 +31,10 @@ class Digest:
         self._last: str | Callable[[], str] = ""
 
     def add(self, now: float, name: str, line: str | Callable[[], str]) -> str:
-        """News of ``name``: what to tell now; empty while a window is open. ``line``: or what makes it, if it is told:
-        there may be a million."""
+        """Returns what to tell now of an event of ``name``; empty while a window is open.
+
+        ``line``: the text, or a function that makes it if it is told, as there may be a million events.
+        """
         if now >= self._until and not self._names:
             self._until = now + self._window_s
             return _text(line)
@@ -41,7 +43,7 @@ class Digest:
         return ""
 
     def flush(self, now: float) -> str:
-        """What to tell now of what was held back; empty before the window ends, and if there was nothing."""
+        """Returns what to tell now of what was held back; empty before the window ends, or if there was nothing."""
         if now < self._until or not self._names:
             return ""
         names, self._names = self._names, Counter()

@@ -1,11 +1,11 @@
-"""How the output of workers is shown at the driver: ``(name pid=123) text``, and the same text of many only once.
+"""How the driver shows workers' output: ``(name pid=123) text``, and the same text of many processes only once.
 
-A line is shown at once when it comes first.  When *other* processes print the same within the window, these lines are
-held back and shown as one at its end, ``[repeated 7x across cluster]``.  Lines that only one process prints are never
-held back.  As Ray documents it for ``RAY_DEDUP_LOGS``: once a second process has joined, the first one's further lines
-count as repetitions too; a single line held back is shown as it is; an idle window ends the pattern.  But Ray takes
-lines for the same that differ in numbers only, and shows one of them: losses, epochs and scores of the others are gone.
-So here lines have to be equal.  Pure: time comes in as an argument.
+A line is shown at once when it comes first. When *other* processes print the same within the window, their lines are
+held back and shown as one line at its end, ``[repeated 7x across cluster]``. Lines that only one process prints are
+never held back. This is as Ray documents it for ``RAY_DEDUP_LOGS``: once a second process has joined, further lines of
+the first one count as repetitions too; a single held line is shown as it is; an idle window ends the pattern. But Ray
+treats lines that differ only in numbers as the same and shows one of them: losses, epochs and scores of the others are
+lost. So here lines have to be equal. Pure: time comes in as an argument.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 MAX_PATTERNS = 10_000
-"""Patterns remembered at once; beyond, the oldest is settled before its time."""
+"""The most patterns remembered at once; beyond that, the oldest is settled early."""
 MAX_PATTERN_CHARACTERS = 1000
-"""Longer lines are not looked at for repetitions, and shown at once."""
+"""Longer lines are not checked for repetitions, and are shown at once."""
 BACKLOG_CHARACTERS = 8 << 20
-"""What may wait for one stream, 64 for each line included."""
+"""How much may wait for one stream, with 64 characters added for each line."""
 NOTICE_S = 10.0
-"""How often the driver tells that lines are missing, while more and more of them are."""
+"""How often the driver reports missing lines, while more and more are missing."""
 
 
 class ShownLine(NamedTuple):
@@ -36,7 +36,7 @@ class ShownLine(NamedTuple):
 
 @dataclasses.dataclass
 class _Pattern:
-    """One text within its window. ``held`` lines wait, of which ``latest`` is the last; ``sources`` printed any."""
+    """One text within its window. ``held``: lines that wait; ``latest``: the last one; ``sources``: who printed it."""
 
     since: float
     sources: set[tuple[str, int]]
@@ -45,8 +45,11 @@ class _Pattern:
 
 
 class LogDeduplicator:
-    """State: ``_recent`` maps (stream, line) to its pattern, the oldest window first; ``_held`` is
-    the number of lines held back over all of them."""
+    """Holds back repeated lines.
+
+    State: ``_recent`` maps (stream, line) to its pattern, the oldest window first; ``_held`` is the number of all lines
+    held back.
+    """
 
     def __init__(self, window_s: float = 5.0) -> None:
         """``window_s``: how long repetitions are collected, in seconds; 0 shows every line at once."""
@@ -55,7 +58,7 @@ class LogDeduplicator:
         self._held = 0
 
     def feed(self, now: float, name: str, pid: int, stream: str, lines: Iterable[str], ip: str = "") -> list[ShownLine]:
-        """Lines that a process printed; returns what to show now.
+        """Takes lines that a process printed; returns what to show now.
 
         ``name`` is that of the task or actor, empty if unknown; ``ip`` that of its host, empty on this machine.
         """
@@ -70,7 +73,7 @@ class LogDeduplicator:
         return shown
 
     def flush(self, now: float) -> list[ShownLine]:
-        """Ends the windows that are over; at ``math.inf`` all of them."""
+        """Ends the windows that are over, at ``math.inf`` all of them; returns what to show."""
         shown: list[ShownLine] = []
         while self._recent:
             key, pattern = next(iter(self._recent.items()))
@@ -80,7 +83,7 @@ class LogDeduplicator:
         return shown
 
     def next_deadline(self) -> float | None:
-        """When ``flush`` should be called next; None while nothing is held back."""
+        """Returns when ``flush`` should be called next; None while nothing is held back."""
         if not self._held:
             return None
         return next(iter(self._recent.values())).since + self._window_s
@@ -100,7 +103,7 @@ class LogDeduplicator:
         return True
 
     def _settle(self, key: tuple[str, str], now: float, shown: list[ShownLine]) -> None:
-        """Shows what a pattern holds. While it goes on repeating it keeps its sources and starts a new window."""
+        """Shows what a pattern holds. While the pattern repeats, it keeps its sources and starts a new window."""
         pattern = self._recent.pop(key)
         self._held -= pattern.held
         if pattern.held == 1:
@@ -120,7 +123,7 @@ def _prefix(name: str, pid: int, ip: str) -> str:
 
 
 class Backlog:
-    """Lines that wait until a stream takes them. ``_rest``: the end of a line of which a part has been taken."""
+    """Lines that wait until a stream takes them. ``_rest``: the rest of a line that has been taken in part."""
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque()
@@ -131,7 +134,7 @@ class Backlog:
         return bool(self._lines or self._rest)
 
     def add(self, line: str) -> bool:
-        """Adds a line; False: there is no room for it."""
+        """Adds a line. Returns False if there is no room for it."""
         size = len(line) + 64
         if self._size + size > BACKLOG_CHARACTERS:
             return False
@@ -140,9 +143,9 @@ class Backlog:
         return True
 
     def take(self, max_bytes: int) -> str:
-        """Whole lines of at most ``max_bytes`` together, each with its newline, and at least one.
+        """Takes whole lines of at most ``max_bytes`` together, each with its newline, and at least one.
 
-        Of a line that is longer, a part (unless ``max_bytes`` is 1: then one line, however long it is).
+        It takes a part of a longer line (unless ``max_bytes`` is 1: then one line, however long it is).
         """
         taken: list[str] = []
         room = max_bytes
@@ -164,36 +167,36 @@ class Backlog:
         return "".join(taken)
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Drops all lines."""
         self._lines.clear()
         self._size = 0
         self._rest = ""
 
 
 class MissingLines:
-    """Lines that could not be shown: counted, and told in one line at a time."""
+    """Lines that could not be shown: counted, and reported in one line at a time."""
 
     def __init__(self) -> None:
         self._count = 0
         self._told_at = -math.inf
 
     def add(self, count: int) -> None:
-        """So many more are missing."""
+        """Counts ``count`` more missing lines."""
         self._count += count
 
     def next_deadline(self) -> float:
-        """When ``notice`` has something to say; infinity: never."""
+        """Returns when ``notice`` next returns something; infinity if nothing is missing."""
         return self._told_at + NOTICE_S if self._count else math.inf
 
     def notice(self, now: float) -> str:
-        """What is to be told now, if anything; at ``math.inf`` all that there is."""
+        """Returns the report that is due, if any; at ``math.inf`` whatever is missing."""
         if not self._count or now < self._told_at + NOTICE_S:
             return ""
         count, self._count = self._count, 0
         self._told_at = now
         return (
             f"[zray: {count:,} lines of workers are not shown here, since they came faster than this program takes "
-            f"them; the files in logs_dir, see zray.init(), have what is newest]"
+            f"them; the newest are in the files in logs_dir, see zray.init()]"
         )
 
 
@@ -202,17 +205,17 @@ class MissingLines:
 
 _COLOR = re.compile(r"\x1b\[[0-9;:]*m")
 _CONTROL = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"  # complete control sequences: those for colors, and those that move the cursor or erase
-    r"|[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"  # control characters but the tab
-    r"|[\u202a-\u202e\u2066-\u2069]"  # what turns the direction of writing
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # complete control sequences: for colors, and those that move the cursor or erase
+    r"|[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"  # control characters except the tab
+    r"|[\u202a-\u202e\u2066-\u2069]"  # changes of the direction of writing
 )
 _RESET = "\x1b[0m"
 
 
 def escape_controls(line: str) -> str:
-    """A line as a terminal may show it: colors and bold work, to the end of the line; nothing else does anything.
+    """Returns a line that is safe for a terminal: colors and bold stay, to the end of the line.
 
-    Sequences that move the cursor or erase are taken out; other control characters are shown as ``\\x07``.
+    Sequences that move the cursor or erase are removed; other control characters are shown as ``\\x07``.
     """
     if line.isascii() and line.isprintable():
         return line

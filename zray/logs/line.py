@@ -1,4 +1,4 @@
-"""A line of a process's log, as its core wants it. The shell writes it, see ``zray.logs.process_log``."""
+"""A line of a process's log, as its core makes it. The shell writes it, see ``zray.logs.process_log``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 
 
 class LogLine(NamedTuple):
-    """``logger``: its name below ``zray``, for instance "broker". Processes, tasks and actors are named by their whole
-    identifiers in hexadecimal, so that a search for one finds all that happened to it."""
+    """``logger``: its name below ``zray``, for instance "broker".
+
+    Processes, tasks and actors are named by their whole identifiers in hexadecimal, so that a search for one finds all
+    that happened to it.
+    """
 
     level: int
     logger: str

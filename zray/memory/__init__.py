@@ -1,1 +1,1 @@
-"""What is done with the memory of a process that CPython and the C library would do otherwise."""
+"""Settings of a process's memory that differ from the defaults of CPython and the C library."""

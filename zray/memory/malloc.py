@@ -1,11 +1,11 @@
-"""The optimization ``tune-malloc``: how much of what was freed glibc's allocator keeps.
+"""The optimization ``tune-malloc``: sets how much freed memory glibc's allocator keeps.
 
-A process through which chunks of 1 MiB pass, each in a buffer of libzmq's, would else get and return the pages of each
-one: a fault for every 4 KiB.  And a process that is about to be forked, or to tell how much memory it uses, first
-gives back what it does not use.
+A process that passes on chunks of 1 MiB, each in a buffer of libzmq, would otherwise get and return the pages of each
+chunk: a page fault for every 4 KiB. A process that is about to be forked, or to report its memory use, first gives back
+what it does not use.
 
-Rests on: ``mallopt`` and ``malloc_trim``, which glibc documents.  Tried with glibc 2.36.  Where the C library has
-none of them, as musl, nothing is done.  Gain: see "Optimizations that can be switched off" in ``docs/architecture.md``.
+Depends on: ``mallopt`` and ``malloc_trim``, which glibc documents. Tested with glibc 2.36. Where the C library has
+neither, such as musl, nothing is done. Gain: see "Optimizations that can be switched off" in ``docs/architecture.md``.
 Without it: the C library's own settings.
 """
 
@@ -24,14 +24,14 @@ _libc = ctypes.CDLL(None)
 
 
 def keep_what_is_freed() -> None:
-    """From now on blocks of some megabytes are recycled."""
+    """Makes the allocator recycle blocks of some megabytes from now on."""
     if _has("mallopt"):
         _libc.mallopt(M_MMAP_THRESHOLD, FROM_HEAP_BYTES)
         _libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def give_back() -> None:
-    """Returns to the system what is kept."""
+    """Returns the kept memory to the system."""
     if _has("malloc_trim"):
         _libc.malloc_trim(0)
 

@@ -1,14 +1,14 @@
-"""The optimization ``fill-holes``: a fork that leaves no holes behind in CPython's allocator of small objects.
+"""The optimization ``fill-holes``: fills holes in CPython's allocator of small objects before a fork.
 
-It hands out blocks of up to 512 bytes from pools of 16 KiB, each for blocks of one size, and uses the pools that have a
-free block before it begins another. After a fork these lie on pages that parent and child share: every block that the
-child takes there costs it a page of its own. With the holes filled it begins new pools, and its blocks lie side by
-side.
+The allocator takes blocks of up to 512 bytes from pools of 16 KiB, each for blocks of one size. It uses the pools that
+have a free block before it begins another. After a fork these pools are on pages that parent and child share: every
+block that the child takes there costs it a page of its own. With the holes filled, the child begins new pools, and its
+blocks are side by side.
 
-Rests on: CPython's ``Objects/obmalloc.c``, as of 3.10 to 3.13; tried on 3.10.13, 3.11.7, 3.12.1 and 3.13.0. Where the
-first objects of a new pool cannot be told by their addresses (another allocator, another layout), nothing is filled.
-Gain: see "Optimizations that can be switched off" in ``docs/architecture.md``. Without it: each worker copies a page
-for a few of its own objects.
+Depends on: CPython's ``Objects/obmalloc.c``, as of 3.10 to 3.13; tested on 3.10.13, 3.11.7, 3.12.1 and 3.13.0. Where
+the addresses do not show the first objects of a new pool (another allocator, another layout), nothing is filled. Gain:
+see "Optimizations that can be switched off" in ``docs/architecture.md``. Without it: each worker copies a page for a
+few of its own objects.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ ALIGNMENT = 16
 LARGEST_BLOCK = 512
 INTEGER_BYTES = 32
 INTEGERS_APART = 16
-"""Of an integer's size so many are made before they are looked at: their addresses are integers, and take blocks."""
+"""The number of objects of an integer's size made between two looks: their addresses are integers, and take blocks."""
 BLOCKS_OF_A_NEW_POOL = 8
-"""So many in a row, from the first on, are taken for a new pool: those of an old one are free in no order."""
+"""The number of adjacent blocks, from the first on, that show a new pool.
+
+Blocks of an old pool are free in no order.
+"""
 MAX_HOLES = 8192
-"""Of one size. Where so many are filled and no pool begun, nothing is known of the allocator, and all are let go."""
+"""The most fillers of one size. If this many begin no new pool, the allocator is unknown, and all are released."""
 
 
 def fill_holes() -> list[Any]:
-    """Fills the free blocks of all pools that have been begun. They stay filled for as long as the result is kept."""
+    """Fills the free blocks of all pools that have been begun. They stay filled as long as the result is kept."""
     fillers: list[Any] = []
     for size in range(LARGEST_BLOCK, 0, -ALIGNMENT):
         if not _fill(size, fillers):
@@ -42,7 +45,7 @@ def fill_holes() -> list[Any]:
 
 
 def _fill(size: int, fillers: list[Any]) -> bool:
-    """Makes objects until some are the first of a pool, in a row, and so of a new one. False: there seem to be none."""
+    """Makes objects until some are the first of a pool, in a row, so the pool is new. Returns False if none are."""
     make = _maker(size)
     at_once = INTEGERS_APART if size == INTEGER_BYTES else 1
     last = in_a_row = 0
@@ -62,7 +65,7 @@ def _fill(size: int, fillers: list[Any]) -> bool:
 
 
 def _maker(size: int) -> Callable[[], Any]:
-    """Something that makes objects which take a block of ``size`` bytes and are not tracked by the collector."""
+    """Returns a function that makes objects in a block of ``size`` bytes that the collector does not track."""
     if size == ALIGNMENT:
         return object
     if size == INTEGER_BYTES:

@@ -1,1 +1,1 @@
-"""The directories of clusters on this machine: made, locked, kept, and removed when their cluster is gone."""
+"""The directories of sessions on this machine: made, locked, kept, and removed when their session has ended."""

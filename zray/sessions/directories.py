@@ -1,17 +1,17 @@
-"""Sessions on disk: where they live, how the dead ones are told from the living, and what is left of them.
+"""Sessions on disk: where they are, how dead ones are told from living ones, and what stays of them.
 
-A session is what one start of a local cluster or host makes.  Below the root, a directory that is its user's alone::
+One start of a local cluster, broker or host makes a session. Below the root, a directory of its user only::
 
     <root>/<session>/          sockets, spilled objects, and the files
-        lock                   locked, as the directory is, by the session's guardian for its life: see session_lock
-        store                  directories elsewhere that go with the session, one a line (its object store)
+        lock                   locked by the session's guardian, like the directory, as long as it runs: see lock.py
+        store                  directories elsewhere that belong to the session, one a line (its object store)
         broker                 of a broker that was started by hand: its address
     <root>/logs/<session>/     logs; these outlive their session, the last ten times
     <root>/current             the address of the broker that was started by hand, for ``address="auto"``
     <root>/lock                held while locks of sessions are made or tried
 
-Sweeping is safe to do twice at once: who sweeps a session holds its lock meanwhile, and to the other one it looks
-alive.
+Two processes may sweep at once: a process that sweeps a session holds its lock meanwhile, so the session looks alive to
+the other one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from zray.system import processes
 
 MAX_SOCKET_PATH_BYTES = 107
 MAX_SOCKET_NAME_BYTES = 36
-"""Longest name of a socket within a session's directory."""
+"""The longest name of a socket within a session's directory."""
 KEPT_LOGS = 10
 
 _NAME_BYTES = 8
@@ -43,7 +43,7 @@ _SESSION_NAME = re.compile(r"[0-9a-f]{8}")
 
 @dataclasses.dataclass(frozen=True)
 class SessionPaths:
-    """The places of one session."""
+    """The paths of one session."""
 
     name: str
     """Eight hexadecimal digits, never used again; also the session's marker in the environment of its processes."""
@@ -79,7 +79,7 @@ class SessionPaths:
 
     @property
     def broker(self) -> str:
-        """The file that tells where a broker that was started by hand listens."""
+        """The file with the address of a broker that was started by hand."""
         return f"{self.directory}/broker"
 
     @property
@@ -92,14 +92,15 @@ class SessionPaths:
 
 
 def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> str:
-    """The user's own directory (0700), made if need be.
+    """Returns the user's own directory (0700); makes it if needed.
 
-    ``<tmpdir>/zray-<uid>`` if ``tmpdir`` is given, else the first that is usable and not too long for the path of a
-    socket: ``$XDG_RUNTIME_DIR/zray``, ``$TMPDIR/zray-<uid>`` (both are often inherited from a login or a batch system's
-    submit host, where they exist), ``/tmp/zray-<uid>``. In a directory for all, somebody else may have taken that name:
-    then a warning says so, and it is ``/var/tmp/zray-<uid>``, or else a directory of this machine's in the user's home,
-    where nobody else can.
-    Raises ConfigError if the directory cannot be made, is not the user's, or lets others in.
+    It is ``<tmpdir>/zray-<uid>`` if ``tmpdir`` is given. Otherwise it is the first of these that is usable and short
+    enough for the path of a socket: ``$XDG_RUNTIME_DIR/zray``, ``$TMPDIR/zray-<uid>``, ``/tmp/zray-<uid>``. The first
+    two are often inherited from a login or a batch system's submit host, where they exist. In a directory for all
+    users, another user may have taken that name. Then a warning says so, and it is ``/var/tmp/zray-<uid>``, or else a
+    directory for this machine in the user's home, where no other user can take it.
+
+    Raises ConfigError if the directory cannot be made, is not the user's, or is accessible to others.
     """
     environ = os.environ if environ is None else environ
     name = f"zray-{os.geteuid()}"
@@ -129,18 +130,18 @@ def runtime_root(tmpdir: str = "", environ: Mapping[str, str] | None = None) -> 
         return private_directory(root)
     for other in (f"/var/tmp/{name}", _home_root(environ)):
         if other is not None and _short_enough(other) and _other_owner(other) is None:
-            _warn_once(f"{root} belongs to user {owner}, who has taken your place there: {other} is used instead")
+            _warn_once(f"{root} belongs to user {owner}, so it cannot be used: {other} is used instead")
             return private_directory(other)
     return private_directory(root)
 
 
 def absolute(path: str) -> str:
-    """The path from the root on. Not ``os.path.abspath``, which leads elsewhere where ``..`` comes after a link."""
+    """Returns the absolute path. Unlike ``os.path.abspath``, it is right where ``..`` follows a symbolic link."""
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
 def _other_owner(path: str) -> int | None:
-    """The user to whom a path belongs, if it is another one; a symbolic link counts by itself."""
+    """Returns the owner of a path if it is another user, else None. Does not follow a symbolic link."""
     try:
         owner = os.lstat(path).st_uid
     except OSError:
@@ -149,7 +150,7 @@ def _other_owner(path: str) -> int | None:
 
 
 def _home_root(environ: Mapping[str, str]) -> str | None:
-    """A place in the user's home, which machines may share: so one for each machine. None without a home."""
+    """Returns a directory in the user's home, one for each machine, as machines may share it. None without a home."""
     cache = environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):
         cache = os.path.join(environ.get("HOME", ""), ".cache")
@@ -168,12 +169,12 @@ def _short_enough(root: str) -> bool:
 
 
 def private_directory(path: str) -> str:
-    """Makes a directory that is this user's alone, if need be; raises ConfigError if it cannot be that."""
+    """Makes a directory of this user only, if needed. Raises ConfigError if that is impossible."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
-        status = os.lstat(path)  # not through a symbolic link: in /tmp anybody could have laid one
+        status = os.lstat(path)  # not through a symbolic link: in /tmp any user could have made one
         writable = os.access(path, os.W_OK | os.X_OK)
     except OSError as error:
         raise ConfigError(f"{path} cannot be made: {error.strerror}; set ZRAY_TMPDIR to another directory") from None
@@ -182,31 +183,31 @@ def private_directory(path: str) -> str:
     elif status.st_uid != os.geteuid():
         fault = f"belongs to user {status.st_uid}, not to you ({os.geteuid()})"
     elif status.st_mode & 0o077:
-        fault = f"lets other users in (mode {stat.S_IMODE(status.st_mode):04o}, needed: 0700)"
+        fault = f"is accessible to other users (mode {stat.S_IMODE(status.st_mode):04o}, needed: 0700)"
     elif not writable:
         fault = "is not writable"
     else:
         return path
-    raise ConfigError(f"{path} {fault}; mend that, or set ZRAY_TMPDIR to another directory")
+    raise ConfigError(f"{path} {fault}; correct that, or set ZRAY_TMPDIR to another directory")
 
 
 def remove_tree(directory: str) -> None:
-    """Removes a directory with all that is in it, as far as that can be done."""
+    """Removes a directory with all its contents, as far as possible."""
     import shutil  # draws in three compressors: half a megabyte that processes which never remove anything do without
 
     shutil.rmtree(directory, ignore_errors=True)
 
 
-# ---- the life of a session
+# ---- making and removing a session
 
 
 def new_name() -> str:
-    """A name that no session has."""
+    """Returns a name that no session has."""
     return os.urandom(_NAME_BYTES // 2).hex()
 
 
 def new_session(root: str, name: str = "") -> tuple[SessionPaths, SessionLock]:
-    """Makes the directories of a session (default: of a new name), which lives as long as the lock is held.
+    """Makes the directories of a session (default: of a new name). It is alive as long as the lock is held.
 
     Raises SystemFailure if another process holds a session of that name, ConfigError if the file system has no locks.
     """
@@ -229,13 +230,13 @@ def new_session(root: str, name: str = "") -> tuple[SessionPaths, SessionLock]:
 
 
 def make_directories(paths: SessionPaths) -> None:
-    """Makes those that are missing; raises OSError."""
+    """Makes the directories that are missing; raises OSError."""
     for directory in (paths.directory, paths.spill, paths.logs):
         os.makedirs(directory, mode=0o700, exist_ok=True)
 
 
 def session_files(paths: SessionPaths) -> list[str]:
-    """What a living session has on disk, but for the objects and logs in it."""
+    """Returns the files and directories of a living session, except objects and logs."""
     sockets = (paths.broker_socket, paths.relay_socket, paths.fetch_socket)
     return [
         paths.directory,
@@ -250,20 +251,20 @@ def session_files(paths: SessionPaths) -> list[str]:
 
 
 def session_paths(root: str, name: str) -> SessionPaths:
-    """The places of a session that another process has made; raises ConfigError if that is no session's name."""
+    """Returns the paths of a session that another process has made; raises ConfigError if the name is malformed."""
     if not _SESSION_NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is not the name of a session")
     return SessionPaths(name, root)
 
 
 def add_store(paths: SessionPaths, directory: str) -> None:
-    """Records a directory elsewhere that is to go with the session; call it before making the directory."""
+    """Records a directory elsewhere that belongs to the session; call it before making the directory."""
     with open(paths.store, "a") as file:
         file.write(f"{absolute(directory)}\n")
 
 
 def session_is_alive(paths: SessionPaths) -> bool:
-    """Whether the session's guardian lives (or somebody sweeps up after it at this moment)."""
+    """Whether the session's guardian lives, or a process is sweeping up after it at this moment."""
     with locked_root(paths.root):
         claimed = claim_if_dead(paths.directory)
         if claimed is None:
@@ -273,8 +274,10 @@ def session_is_alive(paths: SessionPaths) -> bool:
 
 
 def stores_of(paths: SessionPaths) -> list[str]:
-    """The directories elsewhere that go with the session: only such as have its name in theirs, whatever the file
-    says, since they are removed with all that is in them."""
+    """Returns the directories elsewhere that belong to the session.
+
+    Only those that have its name in theirs, whatever the file says, since they are removed with all their contents.
+    """
     try:
         with open(paths.store) as file:
             lines = file.read().splitlines()
@@ -284,7 +287,7 @@ def stores_of(paths: SessionPaths) -> list[str]:
 
 
 def remove_session(paths: SessionPaths) -> None:
-    """Removes what the session has on disk, save its logs; what cannot be removed is left to the next sweep."""
+    """Removes the session's files except its logs. What cannot be removed is left to the next sweep."""
     clear_current(paths.root, paths.name)
     for directory in stores_of(paths):
         remove_tree(directory)
@@ -293,7 +296,7 @@ def remove_session(paths: SessionPaths) -> None:
 
 
 def sweep_dead_sessions(root: str) -> list[str]:
-    """Kills what is left of dead sessions and removes their directories; returns their names.
+    """Kills the processes of dead sessions and removes their directories; returns their names.
 
     May run at any time and in several processes at once.
     """
@@ -318,7 +321,7 @@ def _sessions(root: str) -> list[SessionPaths]:
 
 
 def _prune_logs(root: str) -> None:
-    """Keeps the logs of the sessions that live and of the ``KEPT_LOGS`` that ended last."""
+    """Keeps the logs of living sessions and of the ``KEPT_LOGS`` that ended last."""
     with contextlib.suppress(OSError):  # another process prunes at the same time
         names = os.listdir(f"{root}/logs")
         ended = [f"{root}/logs/{name}" for name in names if not os.path.exists(f"{root}/{name}")]
@@ -332,7 +335,7 @@ def _prune_logs(root: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Current:
-    """What ``address="auto"`` finds."""
+    """The broker that ``address="auto"`` finds."""
 
     address: str
     session: str
@@ -340,12 +343,12 @@ class Current:
 
 
 def write_current(root: str, current: Current) -> None:
-    """Makes a broker the one that ``address="auto"`` finds; the last to call this wins."""
+    """Makes a broker the one that ``address="auto"`` finds; the last call wins."""
     _write_record(f"{root}/current", current)
 
 
 def write_broker(paths: SessionPaths, current: Current) -> None:
-    """Notes in a broker's own session where it listens: several may run, and one is ``current``."""
+    """Records a broker's address in its own session: several brokers may run, and one is ``current``."""
     _write_record(paths.broker, current)
 
 
@@ -359,8 +362,10 @@ def _write_record(path: str, current: Current) -> None:
 
 
 def brokers(root: str, local: bool = False) -> list[Current]:
-    """The brokers of this user that were started by hand and live, the last one last. ``local``: ahead of them, those
-    of clusters that ``zray.init()`` has started, whose PIDs are not known (0)."""
+    """Returns the living brokers of this user that were started by hand, the last started one last.
+
+    ``local``: first those of clusters that ``zray.init()`` has started, with the PID 0, as it is not known.
+    """
     by_hand: list[tuple[int, Current]] = []
     of_programs = []
     for paths in sorted(_sessions(root), key=lambda paths: paths.name):
@@ -374,7 +379,7 @@ def brokers(root: str, local: bool = False) -> list[Current]:
 
 
 def choose_broker(root: str) -> tuple[Current | None, str]:
-    """The broker that ``address="auto"`` means, and if there are several what is to be said of that."""
+    """Returns the broker that ``address="auto"`` means, and a message if there are several."""
     current = read_current(root)
     others = [each.address for each in brokers(root) if current is not None and each.session != current.session]
     if current is None or not others:
@@ -386,7 +391,7 @@ def choose_broker(root: str) -> tuple[Current | None, str]:
 
 
 def read_current(root: str) -> Current | None:
-    """The broker that was started by hand; None if there is none, or it is dead."""
+    """Returns the broker that was started by hand; None if there is none, or it is dead."""
     return _living(_current_record(root))
 
 
@@ -396,13 +401,13 @@ def _living(record: dict[str, Any]) -> Current | None:
         started = record["start_time"]
     except (KeyError, TypeError, ValueError):
         return None
-    # The PID may have been given to another process since: it is the same one only if it started at the same time.
+    # The PID may have been reused since: it is the same process only if it started at the same time.
     alive = started is not None and processes.process_start_time(current.pid) == started
     return current if alive else None
 
 
 def current_session(root: str) -> str | None:
-    """The session of the broker that was started by hand, alive or not; None if there is no record."""
+    """Returns the session of the broker that was started by hand, alive or not; None if there is no record."""
     session = _current_record(root).get("session")
     return session if isinstance(session, str) else None
 

@@ -1,13 +1,13 @@
-"""The lock of a session: what proves that it lives, and what keeps cleaners of temporary files away from it.
+"""The lock of a session: it proves that the session is alive, and keeps cleaners of temporary files away from it.
 
-The process that a session hangs on holds BSD locks (``flock``) on the session's directory and on the file ``lock`` in
-it.  A lock is the kernel's and ends with the last process that holds it, however that dies.  A session is dead only if
-both locks can be taken: a file that a cleaner has removed proves nothing.  Where the file is gone, no process may carry
-the session's marker either, since some file systems (NFS) have no locks for directories.  What another machine has made
-on a shared file system is never called dead, since its locks may be unknown here.
+The session's guardian holds BSD locks (``flock``) on the session's directory and on the file ``lock`` in it. A lock
+belongs to the kernel and ends with the last process that holds it, however that ends. A session is dead only if both
+locks can be taken: a file that a cleaner has removed proves nothing. Where the file is gone, there must also be no
+process with the session's marker, since some file systems (NFS) have no locks for directories. A session that another
+machine has made on a shared file system is never declared dead, since its locks may be unknown here.
 
-The same locks keep systemd-tmpfiles away, which skips directories that somebody has locked (tmpfiles.d(5), "Age").  The
-sticky bit does so in XDG_RUNTIME_DIR, as the XDG Base Directory Specification says, and fresh times do for the others.
+The same locks keep systemd-tmpfiles away, which skips locked directories (tmpfiles.d(5), "Age"). In XDG_RUNTIME_DIR the
+sticky bit does so, as the XDG Base Directory Specification says. Fresh times keep other cleaners away.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from zray.system import processes
 
 LOCK_NAME = "lock"
 UNLOCKED_GRACE_S = 60.0
-"""A session without a lock's file that is younger than this, in seconds, may still be in the making."""
+"""The age in seconds below which a session without a lock file may still be in the making."""
 
 _NO_LOCKS = (errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What ``flock`` says where a file system cannot lock a directory."""
+"""The errors of ``flock`` where a file system cannot lock a directory."""
 
 
 @contextlib.contextmanager
 def locked_root(root: str) -> Iterator[None]:
-    """Between making a session and locking it there is a gap; no sweep may look into it.
+    """Keeps sweeps away between making a session and locking it.
 
     Unlocks explicitly: a child that another thread forks meanwhile has the same descriptor.
     """
@@ -48,7 +48,7 @@ def locked_root(root: str) -> Iterator[None]:
 
 
 def _locked_file(path: str) -> int:
-    """A descriptor with the lock of the file that has this name now: it may be removed while this process waits."""
+    """Returns a descriptor with the lock of the file that has this name now: it may be removed during the wait."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -68,14 +68,14 @@ def _is_at(fd: int, path: str) -> bool:
         return False
 
 
-# ---- of a living session
+# ---- the lock of a living session
 
 
 class SessionLock:
-    """Held until closed by every process that has it.
+    """Held until every process that has it has closed it.
 
-    Forked children inherit it, so a child that is not to keep the session alive closes ``filenos()``.  Programs that
-    are exec'd get it only if they are handed the descriptors, from which they make a SessionLock of their own.
+    Forked children inherit it, so a child that must not keep the session alive closes ``filenos()``. Programs that are
+    exec'd get it only if they get the descriptors, from which they make a SessionLock of their own.
     """
 
     def __init__(self, directory: str, fds: Iterable[int]) -> None:
@@ -85,9 +85,9 @@ class SessionLock:
 
     @classmethod
     def take(cls, directory: str, patient: bool = True) -> SessionLock | None:
-        """Locks a session's directory; None if another process has. To be called within ``locked_root``.
+        """Locks a session's directory; returns None if another process has locked it. Call it within ``locked_root``.
 
-        ``patient``: waits for a cleaner that looks at the directory just now.  Raises OSError when the file system has
+        ``patient``: waits for a cleaner that is just looking at the directory. Raises OSError when the file system has
         no locks.
         """
         lock = cls(directory, [-1] * len(_places(directory)))
@@ -100,9 +100,9 @@ class SessionLock:
         return lock if taken else None
 
     def renew(self, patient: bool = True) -> bool:
-        """Locks what is at the session's place by now, as far as it is not what was locked before.
+        """Locks what is now at the session's place, except what is locked already.
 
-        For a living session whose files a cleaner has removed.  False, and OSError, as ``take``.
+        For a living session after a cleaner has removed its files. Returns False, and raises OSError, like ``take``.
         """
         for index, (path, flags, kind) in enumerate(_places(self._directory)):
             if self._fds[index] >= 0 and _is_at(self._fds[index], path):
@@ -120,15 +120,15 @@ class SessionLock:
         return True
 
     def is_whole(self) -> bool:
-        """Whether what has been locked is still what is at the session's place."""
+        """Whether the locked files are still the ones at the session's place."""
         return all(_is_at(fd, path) for fd, (path, *_) in zip(self._fds, _places(self._directory), strict=True))
 
     def filenos(self) -> list[int]:
-        """Its descriptors."""
+        """Returns its descriptors."""
         return list(self._fds)
 
     def close(self) -> None:
-        """Lets go. May be called twice."""
+        """Releases the lock. May be called twice."""
         fds, self._fds = self._fds, []
         for fd in fds:
             if fd >= 0:
@@ -136,7 +136,7 @@ class SessionLock:
 
 
 def _places(directory: str) -> list[tuple[str, int, int]]:
-    """What is locked, in this order: path, how it is opened, how it is locked. The root is shared by its sessions."""
+    """Returns what is locked, in this order: path, how to open it, how to lock it. Sessions share the root."""
     return [
         (f"{directory}/{LOCK_NAME}", os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX),
         (directory, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_EX),
@@ -145,7 +145,7 @@ def _places(directory: str) -> list[tuple[str, int, int]]:
 
 
 def _try_lock(fd: int, kind: int) -> bool:
-    """False if another process has locked it. A directory that cannot be locked at all passes for locked."""
+    """Returns False if another process has locked it. A directory that cannot be locked at all counts as locked."""
     try:
         fcntl.flock(fd, kind)
     except BlockingIOError:
@@ -156,11 +156,11 @@ def _try_lock(fd: int, kind: int) -> bool:
     return True
 
 
-# ---- of a session that may be dead
+# ---- the lock of a session that may be dead
 
 
 def claim_if_dead(directory: str) -> SessionLock | None:
-    """The lock of a session that is proven to be dead; None if that cannot be said. Call within ``locked_root``."""
+    """Returns the lock of a session that is proven dead; None if that is unknown. Call it within ``locked_root``."""
     file = f"{directory}/{LOCK_NAME}"
     try:
         if not _is_there(file) and not _is_deserted(directory):
@@ -168,12 +168,12 @@ def claim_if_dead(directory: str) -> SessionLock | None:
         if _is_there(file) and not _is_of_here(file):
             return None
         return SessionLock.take(directory, patient=False)
-    except OSError:  # removed by somebody just now, or the file system does not tell: nothing is proven
+    except OSError:  # just removed, or the file system does not tell: nothing is proven
         return None
 
 
 def _is_there(file: str) -> bool:
-    """Whether there is such a file; raises OSError if that cannot be said, where ``os.path.exists`` denies it."""
+    """Whether the file exists. Raises OSError if that is unknown, where ``os.path.exists`` returns False."""
     try:
         os.stat(file)
     except (FileNotFoundError, NotADirectoryError):
@@ -182,7 +182,7 @@ def _is_there(file: str) -> bool:
 
 
 def _is_deserted(directory: str) -> bool:
-    """Whether a session without a lock's file is old, and has no processes."""
+    """Whether a session without a lock file is old, and has no processes."""
     age_s = time.time() - os.stat(directory).st_mtime
     if -UNLOCKED_GRACE_S < age_s < UNLOCKED_GRACE_S:
         return False
@@ -190,7 +190,7 @@ def _is_deserted(directory: str) -> bool:
 
 
 def _here() -> dict[str, str]:
-    """This machine, and since when it runs."""
+    """Returns this machine, and the identifier of its boot."""
     return dict(zip(("machine", "boot"), _machine(), strict=True))
 
 
@@ -207,7 +207,7 @@ def _machine() -> tuple[str, str]:
 
 
 def _is_of_here(path: str) -> bool:
-    """Whether a lock is this kernel's, or is left from before this machine was started: then it says what it says."""
+    """Whether a lock is of this kernel, or of this machine before its last boot: then the lock can be trusted."""
     try:
         with open(path) as file:
             maker = json.load(file)
@@ -222,11 +222,11 @@ def _is_of_here(path: str) -> bool:
 
 
 def protect(path: str) -> None:
-    """Makes a file, socket or directory look used just now, and sets its sticky bit. Passes over what is not there."""
+    """Makes a file, socket or directory look used just now, and sets its sticky bit. Skips missing ones."""
     try:
         status = os.lstat(path)
         if not status.st_mode & stat.S_ISVTX:
             os.chmod(path, stat.S_IMODE(status.st_mode) | stat.S_ISVTX)
         os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # the other time may have a meaning
-    except OSError:  # gone by now, or of a file system that has no such bit: the other means remain
+    except OSError:  # gone by now, or the file system has no such bit: the other means remain
         return

@@ -1,8 +1,8 @@
-"""What the process that a session hangs on does for its files while it lives: keeps them young, and makes them again.
+"""Upkeep of a session's files by its guardian: refreshes their times, and makes missing ones again.
 
 Cleaners of temporary files remove what looks unused: after six hours in XDG_RUNTIME_DIR, after some days in /tmp.
-``session_lock`` says what keeps them away; for those that heed neither lock nor sticky bit, and for people, there is
-this.  Sockets are bound again by those who listen at them.
+``zray.sessions.lock`` describes what keeps them away. This module is for cleaners that respect neither lock nor sticky
+bit, and for people who remove files. Sockets are bound again by the processes that listen at them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from zray.sessions.directories import (
 from zray.sessions.lock import SessionLock, locked_root, protect
 
 REFRESH_S = 3600.0
-"""A sixth of what files in XDG_RUNTIME_DIR may be left alone for."""
+"""A sixth of the time for which files in XDG_RUNTIME_DIR may be left alone."""
 
 
 def _warn(text: str) -> None:
@@ -47,7 +47,7 @@ class SessionUpkeep:
         self._failed = False
 
     def add_store(self, directory: str) -> None:
-        """Records a directory elsewhere that is to go with the session; call it before making the directory."""
+        """Records a directory elsewhere that belongs to the session; call it before making the directory."""
         self._stores.append(directory)
         add_store(self._paths, directory)
 
@@ -58,7 +58,7 @@ class SessionUpkeep:
         write_broker(self._paths, current)
 
     def check(self, now: float) -> None:
-        """Makes again what is missing, and refreshes the times of all once an hour. Never raises OSError."""
+        """Makes missing files again, and refreshes the times of all files once an hour. Never raises OSError."""
         paths = self._paths
         try:
             whole = self._lock.is_whole() and (os.path.exists(paths.store) or not self._stores)
@@ -78,7 +78,7 @@ class SessionUpkeep:
                 self._failed = True
                 self._warn(
                     f"files of the session in {paths.directory} were removed by another program, and cannot be made "
-                    f"again ({error}): what runs goes on, but no new workers can start"
+                    f"again ({error}): running work goes on, but no new workers can start"
                 )
 
     def _make_again(self) -> None:

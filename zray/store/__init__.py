@@ -1,9 +1,9 @@
 """Large objects of one machine: written once, read by every process, without a copy and without a server.
 
-A store is a directory, usually in shared memory; ``Store`` is the library on it that hosts, workers and drivers use
-alike. ``segments`` tells what is in the directory, ``ledger`` (pure) decides what fits and what has to make room,
-``ledger_file`` is the ledger that all share, ``sections`` are the locks, ``pins`` tells who uses what, ``maps`` and
-``spill`` are as named.
+A store is a directory, usually in shared memory. ``Store`` is the library that hosts, workers and drivers use to access
+it. ``segments`` handles the files in the directory. ``ledger`` (pure) decides what fits and what has to make room.
+``ledger_file`` is the ledger that all processes share. ``sections`` are the locks. ``pins`` are the marks of segments
+in use. ``maps`` maps segments into memory, and ``spill`` moves objects to disk.
 """
 
 from zray.store.ledger import StoreUsage

@@ -1,7 +1,8 @@
-"""Which processes hold the segments that are in use: for the one message that says why a store is full.
+"""Finds the processes that hold the segments in use, for the message that says why a store is full.
 
-A pin is a kernel lock, of which the kernel does not tell whose it is. But whoever uses a value has mapped its segment,
-and ``/proc`` shows that. A map that a process has kept without using it counts as well, if somebody else uses it.
+A pin is a kernel lock, and the kernel does not tell which process holds it. But a process that uses a value has mapped
+its segment, and ``/proc`` shows that. A map that a process has kept without using it counts too, if another process
+uses the segment.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ _NAME_CHARS = 60
 
 
 def describe_holders(directory: str, sizes: dict[int, int], mine: set[int], most: int = 5) -> str:
-    """Who holds how much of the segments below ``directory``, the largest first: for people.
+    """Describes how much of the segments below ``directory`` each process holds, the largest first, for a message.
 
     ``sizes``: bytes by inode of the segments that are in use. ``mine``: those that this process uses.
     """
@@ -29,7 +30,7 @@ def describe_holders(directory: str, sizes: dict[int, int], mine: set[int], most
 
 
 def _mapped(pid: str, directory: str) -> set[int]:
-    """The inodes of what a process has mapped to read, of the files below ``directory``."""
+    """Returns the inodes of the files below ``directory`` that a process has mapped to read."""
     inodes = set()
     with (
         contextlib.suppress(OSError),

@@ -1,11 +1,11 @@
-"""The store's decisions, without the store: sizes of segments, who holds how many bytes, what must make room for what.
+"""The store's decisions, without I/O: sizes of segments, bytes in each place, and which segments make room.
 
-Pure: no files, clocks or locks in here. The ledger keeps double entry: every segment file is in one *place* at a time
-and moves its bytes with it. The shell around it (``zray.store.store``) does what is decided here.
+Pure: it uses no files, clocks or locks. Every segment file is in one *place* at a time, and the ledger counts the bytes
+in each place. ``zray.store.store`` carries out what is decided here.
 
-A segment file has a size of one of four classes per doubling, ``2**n * (4..7) / 4`` from 64 KiB, plus a page. The page
-is for the trailer and for the pickle that goes with an array of a round size, which would else fall into the next
-class and waste a fifth of it.
+A segment file has one of four sizes per doubling, ``2**n * (4..7) / 4`` from 64 KiB, plus a page. The page is for the
+trailer and for the pickle that goes with an array of a round size. Without it such an array would fall into the next
+size class and waste a fifth of it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ SMALLEST_CLASS_BYTES = 64 * 1024
 
 
 class Place(enum.IntEnum):
-    """Where a segment file is; the value is the place's column in the ledger_file."""
+    """Where a segment file is. The value is the place's column in the ledger file."""
 
     WRITING = 0
-    """It is new, and a writer's."""
+    """It is new, and a writer makes and fills it."""
     LIVE = 1
     """It holds an object that can be read."""
     DOOMED = 2
-    """Its object was freed while readers used it; it becomes recyclable when they are gone."""
+    """Its object was freed while readers used it. It becomes recyclable when they have ended."""
     FREE = 3
     """Its pages wait for the next object, or a writer is filling them with one."""
     SPILLED = 4
     """It is on disk, outside of the capacity."""
     COPY = 5
-    """It holds a copy of an object that another machine keeps: it goes before anything is spilled."""
+    """It holds a copy of an object that another host keeps. It is dropped before anything is spilled."""
 
     @property
     def directory(self) -> str:
@@ -53,52 +53,55 @@ class StoreUsage:
     used: int
     """All segments in memory: the sum of ``writing``, ``live``, ``copies``, ``doomed`` and ``recyclable``."""
     writing: int
-    """New ones that are being made and filled."""
+    """New segments that are being made and filled."""
     live: int
     doomed: int
-    """Freed, but still pinned by readers when last looked at."""
+    """Freed, but still pinned by readers at the last look."""
     recyclable: int
-    """Those that are being filled again included."""
+    """Free segments, with those that are being filled again."""
     spilled: int
     """Live objects on disk."""
     copies: int = 0
-    """Objects that other machines keep as well."""
+    """Copies of objects that other hosts keep."""
 
 
 class Ledger:
-    """Bytes by place. Invariant: none is negative, and all but the spilled ones together are within ``capacity``."""
+    """Bytes by place.
+
+    Invariant: no count is negative, and all but the spilled bytes together are within ``capacity``.
+    """
 
     def __init__(self, capacity: int, held: list[int] | memoryview) -> None:
-        """``held``: the bytes in each place, kept there."""
+        """``held``: the bytes in each place; the ledger changes this list."""
         self.capacity = capacity
         self.held = held
 
     @property
     def used(self) -> int:
-        """Bytes in memory."""
+        """The bytes in memory."""
         return sum(self.held) - self.held[Place.SPILLED]
 
     def shortage(self, size: int) -> int:
-        """How many bytes must leave memory before ``size`` more may enter."""
+        """Returns how many bytes must leave memory before ``size`` more may enter."""
         return max(0, self.used + size - self.capacity)
 
     def enter(self, place: Place, size: int) -> None:
-        """A new file of ``size`` bytes. The caller has seen that there is no shortage."""
-        assert place is Place.SPILLED or not self.shortage(size), "the store would pass its capacity"
+        """Counts a new file of ``size`` bytes. The caller has checked that there is no shortage."""
+        assert place is Place.SPILLED or not self.shortage(size), "the store would exceed its capacity"
         self.held[place] += size
 
     def leave(self, place: Place, size: int) -> None:
-        """A file of ``size`` bytes is no more."""
+        """Counts the removal of a file of ``size`` bytes."""
         assert self.held[place] >= size, f"more bytes leave {place.directory} than are there"
         self.held[place] -= size
 
     def move(self, size: int, source: Place, target: Place) -> None:
-        """A file of ``size`` bytes changes its place within memory."""
+        """Counts the move of a file of ``size`` bytes within memory."""
         self.leave(source, size)
         self.held[target] += size
 
     def usage(self) -> StoreUsage:
-        """The figures for people."""
+        """Returns the figures for reports."""
         return StoreUsage(
             capacity=self.capacity,
             used=self.used,
@@ -112,7 +115,7 @@ class Ledger:
 
 
 def segment_bytes(object_bytes: int) -> int:
-    """Size of the smallest segment file that holds an object of ``object_bytes`` bytes and its trailer."""
+    """Returns the size of the smallest segment file for an object of ``object_bytes`` bytes and its trailer."""
     need = max(object_bytes + TRAILER_BYTES - PAGE_BYTES, SMALLEST_CLASS_BYTES)
     step = 1 << ((need - 1).bit_length() - 3)
     return -(-need // step) * step + PAGE_BYTES
@@ -129,9 +132,10 @@ class Candidate:
 
 
 def choose(shortage: int, candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The least recently used candidates that nobody pins, as few as cover ``shortage`` bytes; all if none suffice.
+    """Returns the least recently used unpinned candidates, as few as cover ``shortage`` bytes.
 
-    One that alone covers what is left to cover is preferred to several older ones that it makes superfluous.
+    All if they do not suffice. A candidate that alone covers what is missing replaces older ones that it makes
+    unnecessary.
     """
     chosen: list[Candidate] = []
     covered = 0

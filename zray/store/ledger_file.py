@@ -1,9 +1,9 @@
-"""The store's ledger as all processes of the machine share it: a small mapped file and the one lock of the store.
+"""The store's ledger as all processes of the machine share it: a small mapped file, and the one lock of the store.
 
-Whoever changes where a segment is, and the ledger_file with it, holds the lock: for some microseconds, or the
-milliseconds that it takes to give pages up, never while data is copied. The kernel drops the lock of a process that
-dies. The ledger_file carry a mark while they are being changed; who finds it there counts the files anew, so that the
-ledger_file are right again whatever died, at the next use of the store.
+A process that changes the place of a segment, and the ledger with it, holds the lock. It holds it for some
+microseconds, or for the milliseconds that freeing pages takes, and never while data are copied. The kernel drops the
+lock of a process that dies. The file carries a mark while it is being changed. A process that finds the mark when it
+takes the lock counts the files again. So the ledger is correct at the next use of the store, whichever process died.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from zray.store.ledger import Ledger, Place
 
 _CELL_BYTES = 8
 _FILE_BYTES = _CELL_BYTES * (1 + len(Place))
-"""A cell that is 1 while the others are being changed, and one for the bytes in each place."""
+"""One cell that is 1 while the others are being changed, and one cell for the bytes in each place."""
 
 
 class LedgerFile:
-    """The ledger_file of one store, used by one process. Not thread-safe: the lock is between processes."""
+    """The ledger file of one store, used by one process. Not thread-safe: the lock is between processes."""
 
     def __init__(self, path: str, capacity: int, count: Callable[[], list[int]]) -> None:
-        """``count`` tells the bytes in each place as the files say."""
+        """``count`` returns the bytes in each place, counted from the files."""
         self._count = count
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._fd).st_size < _FILE_BYTES:
@@ -37,12 +37,12 @@ class LedgerFile:
         self._ledger = Ledger(capacity, self._held)
 
     def open(self) -> Ledger:
-        """Waits for the lock. The ledger is to be changed together with the files; ``shut`` has to follow."""
+        """Waits for the lock and returns the ledger. Change it together with the files, then call ``shut``."""
         fcntl.flock(self._fd, fcntl.LOCK_EX)
         return self._opened()
 
     def open_if_idle(self) -> Ledger | None:
-        """As ``open``, but None instead of a wait when another process is at it."""
+        """Like ``open``, but returns None instead of waiting while another process holds the lock."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -50,13 +50,13 @@ class LedgerFile:
         return self._opened()
 
     def shut(self, complete: bool) -> None:
-        """Ends what ``open`` began. If not ``complete``, it is left to the next one to count anew."""
+        """Ends what ``open`` began. Unless ``complete``, the next process to open the ledger counts the files again."""
         if complete:
             self._cells[0] = 0
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def peek(self, place: Place) -> int:
-        """The bytes in a place, without the lock: it may be another number by now."""
+        """Returns the bytes in a place, without the lock: the number may be out of date."""
         return self._held[place]
 
     def _opened(self) -> Ledger:
@@ -77,5 +77,5 @@ class LedgerFile:
         os.close(self._fd)
 
     def close_in_child(self) -> None:
-        """Closes the descriptor that a forked child shares: the lock would else outlive the parent."""
+        """Closes the descriptor that a forked child shares: otherwise the lock would outlive the parent."""
         os.close(self._fd)

@@ -1,8 +1,8 @@
 """Maps of segments, and buffers on them.
 
-Mapping a file anew halves the bandwidth of what is done with it, so a process keeps its maps by inode. A map is
-unmapped when its last holder has gone: the cache, or a buffer on it that is still alive somewhere. ``mmap.mmap`` is not
-used: each holds a descriptor, and neither tells the address of a read-only one nor when a buffer on it is gone.
+Mapping a file again for each use halves the bandwidth of that use, so a process keeps its maps by inode. A map is
+unmapped when its last holder is gone: the cache, or a buffer on it that is still alive. ``mmap.mmap`` is not used: each
+one holds a descriptor, and it tells neither the address of a read-only map nor when a buffer on it is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from zray.exceptions import SystemFailure
 
 SMALL_BYTES = 1 << 20
-"""Objects up to this size are copied by who has used up half of the maps that the system allows a process."""
+"""Objects up to this size are copied by a process that has used half of the maps that the system allows it."""
 DEFAULT_MAX_MAPS = 65530
 ALIGNMENT = 64
 
@@ -38,7 +38,7 @@ _libc.mmap.argtypes = (
 )
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_MADV_POPULATE_WRITE = 23  # since Linux 5.14; before, pages are mapped one by one as they are written to
+_MADV_POPULATE_WRITE = 23  # since Linux 5.14; before, pages are mapped one by one when they are written to
 
 
 class Mapping:
@@ -50,17 +50,17 @@ class Mapping:
         self.address = address
         self.size = size
         self.populated = populated
-        """So many bytes from the beginning have pages."""
+        """The number of bytes from the beginning that have pages."""
         self._last_buffer: Callable[[], Any] = _nothing
 
     def populate(self, offset: int, size: int) -> None:
-        """Maps pages that exist, for writing; ``offset`` is a multiple of the page size."""
+        """Maps existing pages for writing. ``offset`` is a multiple of the page size."""
         _libc.madvise(self.address + offset, size, _MADV_POPULATE_WRITE)
 
     def buffer(self, size: int) -> memoryview:
-        """A writable view of the first ``size`` bytes; the map lives as long as any buffer made from it.
+        """Returns a writable view of the first ``size`` bytes. The map stays as long as any buffer made from it.
 
-        All of them are on one object, the view's ``obj``.
+        All these buffers are on one object, the view's ``obj``.
         """
         exporter = _array_type(self.size).from_address(self.address)
         exporter.holds = self
@@ -69,7 +69,7 @@ class Mapping:
 
     @property
     def complete(self) -> bool:
-        """Whether all pages are there."""
+        """Whether all pages exist."""
         return self.populated >= self.size
 
     @property
@@ -93,18 +93,22 @@ class HeldMap(weakref.ref[Mapping]):
 class Maps:
     """The maps of one process on the segments of one store.
 
-    ``ended`` is appended the ``HeldMap`` of each map that is gone, for somebody to ``unmap`` it. That is done in C, and
-    so is done whole: a ``__del__`` could be interrupted before its first line by what a signal handler raises.
+    ``ended`` is called with the ``HeldMap`` of each map that is gone; the callee has it unmapped later. The call is
+    made in C, so it is never half done. A ``__del__`` could be interrupted before its first line by an exception of a
+    signal handler.
     """
 
     def __init__(self, ended: Callable[[Any], None]) -> None:
         self._ended = ended
         self.most = _max_map_count() // 2
-        """So many are made before small objects are copied: the rest is for large ones, and for what else is mapped."""
-        self._held: dict[int, HeldMap] = {}  # by address; a weak reference tells nobody unless it is kept itself
+        """The number of maps before small objects are copied.
+
+        The rest is for large objects, and for other maps of the process.
+        """
+        self._held: dict[int, HeldMap] = {}  # by address; a weak reference calls back only while it exists
 
     def make(self, fd: int, size: int, writable: bool, at_once: bool = True) -> Mapping:
-        """Maps the first ``size`` bytes of ``fd``. A writable map has its pages ``at_once``, or by ``populate``.
+        """Maps the first ``size`` bytes of ``fd``. A writable map gets its pages ``at_once``, or by ``populate``.
 
         Raises OSError, and SystemFailure when the process can have no more maps.
         """
@@ -123,12 +127,12 @@ class Maps:
         return mapping
 
     def unmap(self, held: HeldMap) -> None:
-        """Takes a map that is gone out of the address space. For each ``held`` once."""
-        del self._held[held.address]  # first: the address may be another map's as soon as it is free
+        """Removes a map that is gone from the address space. Call it once for each ``held``."""
+        del self._held[held.address]  # first: another map may get the address as soon as it is free
         _libc.munmap(held.address, held.size)
 
     def copies(self, size: int) -> bool:
-        """Whether an object of ``size`` bytes is to be copied, as this process has many maps already."""
+        """Whether to copy an object of ``size`` bytes, as this process has many maps already."""
         return size <= SMALL_BYTES and len(self._held) >= self.most
 
     def __len__(self) -> int:
@@ -136,7 +140,7 @@ class Maps:
 
 
 def copy_of(fd: int, size: int) -> memoryview:
-    """The first ``size`` bytes of a file, in memory of this process; aligned for any array. Raises OSError."""
+    """Returns the first ``size`` bytes of a file in memory of this process, aligned for any array. Raises OSError."""
     memory = bytearray(size + ALIGNMENT)
     start = -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % ALIGNMENT
     view = memoryview(memory)[start : start + size]
@@ -151,7 +155,7 @@ def copy_of(fd: int, size: int) -> memoryview:
 
 @functools.cache
 def _max_map_count() -> int:
-    """How many maps a process may have."""
+    """Returns how many maps a process may have."""
     with contextlib.suppress(OSError, ValueError), open("/proc/sys/vm/max_map_count") as file:
         return int(file.read())
     return DEFAULT_MAX_MAPS
@@ -160,8 +164,8 @@ def _max_map_count() -> int:
 def _no_more_maps(size: int, n_maps: int) -> str:
     return (
         f"a segment of {size:,} bytes cannot be mapped into this process, with {n_maps:,} maps of the object store: "
-        f"the system allows {_max_map_count():,} of all kinds to a process (vm.max_map_count), and the address space "
-        f"that ulimit -v says. Drop values that are not needed, or raise the limit, with "
+        f"the system allows a process {_max_map_count():,} maps of all kinds (vm.max_map_count), and the address space "
+        f"that ulimit -v sets. Drop values that are not needed, or raise the limit with "
         f"sysctl -w vm.max_map_count=1048576"
     )
 
@@ -188,14 +192,14 @@ class MapCache:
         return inode in self._maps
 
     def get(self, inode: int) -> Mapping | None:
-        """The map of ``inode``, which now is the one used last."""
+        """Returns the map of ``inode`` and makes it the most recently used one."""
         found = self._maps.get(inode)
         if found is not None:
             self._maps.move_to_end(inode)
         return found
 
     def add(self, inode: int, mapping: Mapping) -> None:
-        """Keeps a map, and lets the least recently used ones go where that passes the bounds."""
+        """Keeps a map, and drops the least recently used ones beyond the bounds."""
         self.discard(inode)
         self._maps[inode] = mapping
         self._bytes += mapping.size
@@ -203,12 +207,12 @@ class MapCache:
             self._bytes -= self._maps.popitem(last=False)[1].size
 
     def discard(self, inode: int) -> None:
-        """Forgets the map of ``inode``."""
+        """Drops the map of ``inode``."""
         mapping = self._maps.pop(inode, None)
         if mapping is not None:
             self._bytes -= mapping.size
 
     def clear(self) -> None:
-        """Forgets every map."""
+        """Drops every map."""
         self._maps.clear()
         self._bytes = 0

@@ -1,4 +1,4 @@
-"""What people are told when a store is full: once for each store, by whichever process finds out first."""
+"""Messages to the user when a store is full: each once per store, from the process that finds it out first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Notices:
         self._spill_directory = spill_directory
         self._capacity_bytes = capacity_bytes
         self.tell: Callable[[str], None] = _say
-        """Is called with each notice."""
+        """Called with each notice."""
 
     def spilling(self) -> None:
         """Objects have been spilled."""
@@ -25,7 +25,7 @@ class Notices:
             "spilling",
             lambda: (
                 f"the object store is full (capacity: {self._capacity_bytes:,} bytes; object_store_memory sets it): "
-                f"objects that nobody uses at the moment are moved to {self._spill_directory}, and read from there. "
+                f"objects that no process uses now are moved to {self._spill_directory}, and read from there. "
                 f"This is reported once"
             ),
         )
@@ -46,20 +46,20 @@ class Notices:
         self._once(
             "full",
             lambda: (
-                f"the object store is full: {account()}. What has no room is written to {self._spill_directory}, and "
-                f"read from there, which may be slower. This is reported once"
+                f"the object store is full: {account()}. Objects without room are written to {self._spill_directory}, "
+                f"and read from there, which may be slower. This is reported once"
             ),
         )
 
     def _once(self, what: str, text: Callable[[], str]) -> None:
         try:
             os.close(os.open(f"{self._directory}/told-{what}", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        except OSError:  # it has been told; or there is no store any more, which the next step finds
+        except OSError:  # another process has told it; or the store is gone, which the next step finds
             return
         self.tell(text())
 
     def account(self, usage: StoreUsage, in_use: dict[int, int], refilled_bytes: int, mine: set[int]) -> str:
-        """What fills the store, who holds it, and what to do about it.
+        """Returns what fills the store, which processes hold it, and what to do about it.
 
         ``in_use``: bytes by inode of the segments whose values are in use, ``mine`` those that this process uses;
         ``refilled_bytes``: in free segments that are being filled again.

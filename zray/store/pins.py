@@ -1,15 +1,15 @@
-"""Locks on segments that die with the process that holds them.
+"""Locks on segments that end with the process that holds them.
 
-A segment is known by the number of its inode, and that number is a byte of a lock file: readers hold a shared lock on
-the byte (a *pin*), a writer an exclusive one (a *claim*). These are open file description locks (Linux 3.15): the
-kernel drops them when a process ends, however it ends. ``flock`` on the segments would do the same, at the price of an
-open descriptor for each object in use: with the usual limit of 1,024, reading a list of so many arrays would fail.
+A segment is known by its inode number, and that number is the offset of a byte in a lock file. Readers hold a shared
+lock on the byte (a *pin*), a writer an exclusive one (a *claim*). These are open file description locks (Linux 3.15):
+the kernel drops them when a process ends, however it ends. ``flock`` on the segments would do the same, but would need
+an open descriptor for each object in use. With the usual limit of 1,024, reading a list of that many arrays would fail.
 
-The kernel searches the locks of a file one by one, so they are spread over several files. Runs of 64 inodes stay in
-one: neighbours held by one process are a single range to the kernel.
+The kernel searches the locks of a file one by one, so they are spread over several files. Runs of 64 inodes stay in one
+file: the kernel merges neighbouring locks of one process into a single range.
 
 A process has two descriptions of each file, one for its pins and one for its claims. Locks of one description do not
-exclude each other, so asking through the other one counts this process's own too. Not thread-safe.
+exclude each other, so a query through the other description sees this process's own locks too. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import struct
 
 _SHARDS = 8
 _RUN_BITS = 6
-_FLOCK = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid, as 64-bit Linux has them
+_FLOCK = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid, as on 64-bit Linux
 _BUSY = (errno.EAGAIN, errno.EACCES)
 
 
@@ -37,7 +37,7 @@ class Pins:
         self._claimed: set[int] = set()  # locks of one description do not exclude each other
 
     def pin(self, inode: int) -> bool:
-        """Pins a segment, once more if it is pinned already. False if a writer has claimed it."""
+        """Pins a segment, once more if it is pinned already. Returns False if a writer has claimed it."""
         count = self._counts.get(inode, 0)
         if not count and not _try_lock(self._pin_fds, inode, fcntl.F_RDLCK):
             return False
@@ -45,7 +45,10 @@ class Pins:
         return True
 
     def unpin(self, inode: int) -> bool:
-        """Takes back one ``pin``. True if that was this process's last one on the segment; False after ``close``."""
+        """Takes back one ``pin``. Returns True if it was this process's last one on the segment.
+
+        False after ``close``.
+        """
         count = self._counts.get(inode, 0)
         if count != 1:
             if count:
@@ -56,7 +59,7 @@ class Pins:
         return True
 
     def claim(self, inode: int) -> bool:
-        """Takes a segment for writing. False if anybody pins or claims it."""
+        """Takes a segment for writing. Returns False if any process pins or claims it."""
         if inode in self._claimed or not _try_lock(self._claim_fds, inode, fcntl.F_WRLCK):
             return False
         self._claimed.add(inode)
@@ -81,7 +84,7 @@ class Pins:
         return bool(self._counts or self._claimed)
 
     def close(self) -> None:
-        """Lets go every pin and claim of this process. (In a forked child: leaves them to the parent.)"""
+        """Releases every pin and claim of this process. In a forked child, the parent keeps them."""
         for fd in self._pin_fds + self._claim_fds:
             os.close(fd)
         self._pin_fds, self._claim_fds = [], []
@@ -90,7 +93,7 @@ class Pins:
 
 
 def _byte(inode: int) -> tuple[int, int]:
-    """The shard and the offset of a segment's byte; offsets are signed in the kernel, inode numbers are not."""
+    """Returns the shard and the offset of a segment's byte. Offsets are signed in the kernel, inode numbers are not."""
     return (inode >> _RUN_BITS) % _SHARDS, inode & ((1 << 62) - 1)
 
 

@@ -1,6 +1,6 @@
-"""The critical sections of a store: the lock between the threads of a process, and with it that between processes.
+"""The critical sections of a store: the lock between the threads of a process, and the lock between processes.
 
-Code of the user's, which a signal or the garbage collector starts, must not run in one: it could raise and leave things
+The user's code, started by a signal or the garbage collector, must not run in one. It could raise and leave a change
 half done, or call the store and wait for its own thread. A ``Shield`` keeps it out.
 """
 
@@ -17,29 +17,29 @@ from zray.store.ledger_file import LedgerFile
 
 
 class Shield(Protocol):
-    """Keeps code of the user's, such as signal handlers and finalizers, out of what would be left half done."""
+    """Keeps the user's code, such as signal handlers and finalizers, out of critical sections."""
 
     def enter_section(self) -> None:
-        """A lock of the store's is about to be taken: no such code runs in this thread from now on."""
+        """Keeps the user's code out of this thread from now on: a lock of the store is about to be taken."""
 
     def leave_section(self, quietly: bool = False) -> None:
-        """Undoes one ``enter_section``. ``quietly``: nothing is called or raised here that was held back."""
+        """Undoes one ``enter_section``. ``quietly``: what was held back is neither called nor raised here."""
 
     def shield(self) -> None:
-        """Holds signal handlers back, which could raise and so leave a claim held."""
+        """Holds back signal handlers, which could raise and so leave a claim held."""
 
     def unshield(self) -> None:
         """Undoes one ``shield``; the last one calls what was held back."""
 
     def open_window(self) -> None:
-        """Nothing is held: lets handlers through, unless more than one ``shield`` is on."""
+        """Lets handlers run, unless more than one ``shield`` is on: no lock is held."""
 
     def shut_window(self) -> None:
         """Undoes ``open_window``."""
 
 
 class _NoShield:
-    """For processes without code of the user's."""
+    """For processes without user code."""
 
     def enter_section(self) -> None:
         return
@@ -64,10 +64,10 @@ NO_SHIELD = _NoShield()
 
 
 class Locked:
-    """The lock between the threads of a process, of a usable store.
+    """The lock between the threads of a process, while the store can be used.
 
-    ``settle`` counts views that are gone (``ended``), for which the section has to be entered. Attributes: unusable,
-    why the store cannot be used any more, empty if it can.
+    ``settle`` processes the pins and maps that have ended (``ended``). Entering and leaving the section calls it.
+    Attributes: unusable, why the store cannot be used any more; empty if it can.
     """
 
     def __init__(self, path: str, shield: Shield, settle: Callable[[], None]) -> None:

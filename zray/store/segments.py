@@ -1,25 +1,25 @@
-"""Segment files and the directory that they are in. Publication and recycling are renames within it.
+"""Segment files and their directory. Publishing and recycling are renames within it.
 
 ::
 
     <store>/live/<object id>              an object
-            copies/<object id>            the copy of one that another machine keeps
+            copies/<object id>            a copy of an object that another host keeps
             free/<file size>/<inode>      pages for the next object of that size class, which a writer claims and fills
-                                          where they lie
+                                          in place
             doomed/<inode>                a freed object that readers still use
-            writing/<any>                 a new segment, claimed by who makes and fills it
+            writing/<any>                 a new segment, claimed by the process that makes and fills it
             pins/                         lock files of ``zray.store.pins``
-            ledger_file                         the shared ledger
-            spilling                      locked by the one process that spills; touched as it gets on
+            ledger_file                   the shared ledger
+            spilling                      locked by the one process that spills; touched while it makes progress
             store.json                    what ``Store.open`` has to know
     <spill>/<object id>                   an object on disk, in the same format
-            spilling                      a copy in the making
-            writing-<any>                 an object that its writer writes to disk; he has it locked
+            spilling                      an unfinished copy of an object
+            writing-<any>                 an object that a process writes to disk, which holds a lock on it
 
-A file is the object's bytes from its first byte on (so they are page-aligned when mapped), unused space, and a trailer
-in its last 64 bytes: magic, size and identifier of the object. The trailer is wiped before a writer touches anything
-and written when the content is complete. So who has pinned a file and then finds his identifier in its trailer has the
-complete object, and keeps it, wherever the file has been moved meanwhile.
+A file consists of the object's bytes from its first byte on (so they are page-aligned when mapped), unused space, and a
+trailer in its last 64 bytes: magic, size and identifier of the object. A writer wipes the trailer before it touches
+anything else, and writes it when the content is complete. So a process that has pinned a file and then finds the wanted
+identifier in its trailer has the complete object. It keeps the object wherever the file is moved meanwhile.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ BLANK_TRAILER = bytes(TRAILER_BYTES)
 _TRAILER = struct.Struct("<8sQ28s20x")
 _NAME = re.compile(f"[0-9a-f]{{{2 * OBJECT_ID_BYTES}}}")
 _SEGMENT = re.compile(rf"{_NAME.pattern}|\d+|new-[0-9a-f]{{16}}")
-"""What a store gives names to: objects, free and doomed segments and their sizes, new segments."""
+"""The names that a store gives: of objects, free and doomed segments and their sizes, new segments."""
 _MAGIC = b"zraysegm"
-_GLANCE = 64
-"""How many free segments are looked at for one whose map this process has kept."""
+_MAX_SEEN = 64
+"""How many free segments are looked at to find one that this process has kept a map of."""
 
 
 def trailer_for(object_id: bytes, size: int) -> bytes:
-    """The trailer of a complete object."""
+    """Returns the trailer of a complete object."""
     return _TRAILER.pack(_MAGIC, size, object_id)
 
 
 def size_in_trailer(trailer: bytes, object_id: bytes) -> int | None:
-    """Size of the object ``object_id``, if it is what the trailer belongs to."""
+    """Returns the size of the object ``object_id`` if the trailer belongs to it, else None."""
     if len(trailer) != TRAILER_BYTES:
         return None
     magic, size, found = _TRAILER.unpack(trailer)
@@ -62,7 +62,7 @@ def size_in_trailer(trailer: bytes, object_id: bytes) -> int | None:
 
 
 def make_directories(directory: str) -> None:
-    """Makes the places within a store's own directory."""
+    """Makes the directories of the places within a store's own directory."""
     for name in ("live", "copies", "free", "doomed", "writing", "pins"):
         os.mkdir(f"{directory}/{name}", 0o700)
 
@@ -72,7 +72,7 @@ class Draft:
     """A segment that is being written.
 
     ``place``: FREE if it is used again, with its pages; WRITING if it is new in memory, SPILLED if it is new on disk.
-    ``lock_fd``: of one on disk, a descriptor with its lock, which says that its writer lives.
+    ``lock_fd``: for a segment on disk, a descriptor with its lock, which shows that its writer lives.
     """
 
     path: str
@@ -83,76 +83,79 @@ class Draft:
 
     @property
     def fresh(self) -> bool:
-        """Whether its pages are not there yet."""
+        """Whether its pages do not exist yet."""
         return self.place is not Place.FREE
 
     @property
     def on_disk(self) -> bool:
-        """Whether it is in the spill directory: no segment of the store's, and in no book before it is published."""
+        """Whether it is in the spill directory. Until it is published, neither the store nor the ledger counts it."""
         return self.place is Place.SPILLED
 
 
 class Segments:
-    """The files of a store. Every method that takes a ledger changes both, between ``LedgerFile.open`` and ``shut``."""
+    """The files of a store.
+
+    Every method that takes a ledger changes the files and the ledger; call it between ``LedgerFile.open`` and ``shut``.
+    """
 
     def __init__(self, directory: str, spill_directory: str, pins: Pins, mapped: Container[object]) -> None:
-        """``mapped``: the inodes of which this process has kept a map to write through."""
+        """``mapped``: the inodes that this process has kept a map of, to write through."""
         self.directory = directory
         self.spill_directory = spill_directory
         self._pins = pins
         self._mapped = mapped
-        self._seen: dict[int, list[int]] = {}  # by size: inodes that were on the shelf of free segments, the best last
+        self._seen: dict[int, list[int]] = {}  # by size: inodes of free segments found before, the best last
 
     def live_path(self, object_id: bytes) -> str:
-        """Where the object is while it is in memory."""
+        """Returns the path of the object while it is in memory."""
         return f"{self.directory}/live/{object_id.hex()}"
 
     def copy_path(self, object_id: bytes) -> str:
-        """Where the copy of an object is that another machine keeps."""
+        """Returns the path of a copy of an object that another host keeps."""
         return f"{self.directory}/copies/{object_id.hex()}"
 
     def spilled_path(self, object_id: bytes) -> str:
-        """Where the object is when it has been spilled."""
+        """Returns the path of the object when it has been spilled."""
         return f"{self.spill_directory}/{object_id.hex()}"
 
     # Writing
 
     def take_free(self, ledger: Ledger, size: int) -> Draft | None:
-        """A recycled segment of ``size`` bytes, claimed; preferably one of which this process has a map.
+        """Returns a recycled segment of ``size`` bytes, claimed; preferably one that this process has a map of.
 
-        What a look at the shelf has found, and what this process has put there, is remembered: most of it is still
-        there the next time.
+        It remembers the free segments that it has found, and those that this process has freed: most of them are still
+        free the next time.
         """
         if ledger.held[Place.FREE] < size:
             return None
-        shelf = f"{self.directory}/free/{size}"
+        class_directory = f"{self.directory}/free/{size}"
         seen = self._seen.get(size)
         while seen:
-            if (draft := self._claim_free(shelf, seen.pop(), size)) is not None:
+            if (draft := self._claim_free(class_directory, seen.pop(), size)) is not None:
                 return draft
-        found = list(itertools.islice(_inodes_in(shelf), _GLANCE))
+        found = list(itertools.islice(_inodes_in(class_directory), _MAX_SEEN))
         seen = self._seen[size] = sorted(found, key=self._mapped.__contains__)  # taken from the end
         while seen:
-            if (draft := self._claim_free(shelf, seen.pop(), size)) is not None:
+            if (draft := self._claim_free(class_directory, seen.pop(), size)) is not None:
                 return draft
         return None
 
-    def _claim_free(self, shelf: str, inode: int, size: int) -> Draft | None:
-        if not self._pins.claim(inode):  # a writer has it, or a reader that came late is still at it
+    def _claim_free(self, class_directory: str, inode: int, size: int) -> Draft | None:
+        if not self._pins.claim(inode):  # a writer has it, or a late reader still checks it
             return None
-        path = f"{shelf}/{inode}"
-        if not os.access(path, os.F_OK):  # somebody else has taken it since it was seen
+        path = f"{class_directory}/{inode}"
+        if not os.access(path, os.F_OK):  # another process has taken it meanwhile
             self._pins.unclaim(inode)
             return None
         return Draft(path, inode, size, Place.FREE)
 
     def create(self, ledger: Ledger, size: int) -> Draft:
-        """A new segment, claimed. Its pages are still to be made; that takes too long to do here."""
+        """Returns a new segment, claimed. Its pages are still to be made, which would take too long here."""
         ledger.enter(Place.WRITING, size)
         path = f"{self.directory}/writing/new-{os.urandom(8).hex()}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(fd, size)  # from now on the file says what was reserved for it
+            os.ftruncate(fd, size)  # from now on the file shows what was reserved for it
             inode = os.fstat(fd).st_ino
             if not self._pins.claim(inode):
                 raise OSError(errno.EDEADLK, f"the inode of the new segment {path} is locked")
@@ -164,7 +167,7 @@ class Segments:
         return Draft(path, inode, size, Place.WRITING)
 
     def create_on_disk(self, size: int) -> Draft:
-        """A new segment in the spill directory. Its room is still to be taken. Raises OSError."""
+        """Returns a new segment in the spill directory. Its room is still to be taken. Raises OSError."""
         path, fd = self._locked_on_disk()
         try:
             os.ftruncate(fd, size)
@@ -175,7 +178,7 @@ class Segments:
             raise
 
     def _locked_on_disk(self) -> tuple[str, int]:
-        """A new file in the spill directory, and a descriptor of it that holds its lock."""
+        """Returns a new file in the spill directory, and a descriptor of it that holds its lock."""
         while True:
             path = f"{self.spill_directory}/writing-{os.urandom(8).hex()}"
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -185,7 +188,7 @@ class Segments:
             os.close(fd)  # ``reap_writers_to_disk`` was faster, and took it for a dead writer's
 
     def publish(self, ledger: Ledger, draft: Draft, object_id: bytes, copy: bool) -> None:
-        """Makes a written segment readable. A former object of that identifier is replaced; its readers keep it."""
+        """Makes a written segment readable. It replaces an older object of that identifier, which its readers keep."""
         if draft.on_disk:
             try:
                 self.free(ledger, object_id)
@@ -195,23 +198,23 @@ class Segments:
                 os.close(draft.lock_fd)
             return
         try:
-            # Asked first: nearly always there is none, and an exception for that would cost as much as all the rest.
+            # Asked first: nearly always there is none, and an exception would cost as much as all the rest.
             if os.access(self.live_path(object_id), os.F_OK) or ledger.held[Place.COPY] or ledger.held[Place.SPILLED]:
                 self.free(ledger, object_id)
             os.utime(draft.path)
             os.rename(draft.path, self.copy_path(object_id) if copy else self.live_path(object_id))
             ledger.move(draft.size, draft.place, Place.COPY if copy else Place.LIVE)
-        finally:  # also when interrupted: what is claimed for ever can be neither read nor swept
+        finally:  # also when interrupted: a segment that stays claimed can be neither read nor swept
             self._pins.unclaim(draft.inode)
 
     def give_back(self, ledger: Ledger, draft: Draft) -> None:
-        """Ends a draft that nothing came of; its pages are there."""
+        """Ends a draft that was not published, and whose pages exist."""
         if draft.fresh:
             self._to_free(ledger, draft.path, draft.inode, draft.size, Place.WRITING)
         self._pins.unclaim(draft.inode)
 
     def abandon(self, ledger: Ledger, draft: Draft) -> None:
-        """Ends a draft whose pages are not all there, or are still in somebody's hands: they go with his map."""
+        """Ends a draft with missing pages, or with a buffer on its pages: they are freed with the buffer's map."""
         if draft.on_disk:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft.path)
@@ -222,7 +225,10 @@ class Segments:
         self._pins.unclaim(draft.inode)
 
     def move_to_disk(self, ledger: Ledger, object_id: bytes, inode: int, commit: Callable[[str], None]) -> bool:
-        """Recycles a segment whose copy ``commit`` puts into its place on disk; False if it is used or gone by now."""
+        """Recycles a segment whose copy on disk ``commit`` puts into place.
+
+        Returns False if the segment is now used or gone.
+        """
         path = self.live_path(object_id)
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(path)
@@ -234,7 +240,7 @@ class Segments:
         return False
 
     def keep(self, ledger: Ledger, object_id: bytes) -> None:
-        """A copy has become the object: nobody else has it any more. Nothing happens if there is no such copy."""
+        """Makes a copy the object itself, since no other host has it. Does nothing if there is no such copy."""
         path = self.copy_path(object_id)
         with contextlib.suppress(FileNotFoundError):
             size = os.stat(path).st_size
@@ -244,7 +250,7 @@ class Segments:
     # Freeing
 
     def free(self, ledger: Ledger, object_id: bytes) -> None:
-        """Removes an object, in memory and on disk; nothing happens when there is none."""
+        """Removes an object, in memory and on disk. Does nothing if there is none."""
         self.recycle(ledger, self.live_path(object_id), Place.LIVE)
         if ledger.held[Place.COPY]:
             self.recycle(ledger, self.copy_path(object_id), Place.COPY)
@@ -252,14 +258,14 @@ class Segments:
             path = self.spilled_path(object_id)
             with contextlib.suppress(FileNotFoundError):
                 size = os.stat(path).st_size
-                os.unlink(path)  # who has it mapped keeps it
+                os.unlink(path)  # processes that have it mapped keep it
                 ledger.leave(Place.SPILLED, size)
 
     def recycle(self, ledger: Ledger, path: str, place: Place) -> None:
         """Moves a segment that has lost its object to the free ones, or to the doomed ones while it is pinned.
 
-        A reader that has opened but not yet pinned it goes unnoticed. That is safe: what takes it from there needs a
-        claim, which such a reader's pin prevents, or which makes that pin fail.
+        It does not see a reader that has opened the segment but not pinned it yet. That is safe: the next user of the
+        segment needs a claim. The reader's pin prevents the claim, or the claim makes the pin fail.
         """
         try:
             status = os.stat(path)
@@ -272,30 +278,30 @@ class Segments:
             ledger.move(status.st_size, place, Place.DOOMED)
 
     def recycle_doomed(self, ledger: Ledger, inode: int) -> None:
-        """Recycles one doomed segment, if it is one and nobody pins it any more."""
+        """Recycles a segment if it is doomed and not pinned any more."""
         self.recycle(ledger, f"{self.directory}/doomed/{inode}", Place.DOOMED)
 
     def is_doomed(self, inode: int) -> bool:
-        """Whether a segment waits for its last reader."""
+        """Whether a segment is doomed: freed, and still pinned."""
         return os.path.exists(f"{self.directory}/doomed/{inode}")
 
     def retry_doomed(self, ledger: Ledger) -> None:
-        """Recycles every doomed segment that nobody pins any more."""
+        """Recycles every doomed segment that is not pinned any more."""
         for inode in list(_inodes_in(f"{self.directory}/doomed")):
             self.recycle_doomed(ledger, inode)
 
     def reap_writers(self, ledger: Ledger) -> None:
-        """Drops the new segments of writers that have died. Not recycled: some of the pages may be missing."""
+        """Drops the new segments of writers that have died. They are not recycled: some of the pages may be missing."""
         for entry in _entries(f"{self.directory}/writing"):
             if not self._pins.is_claimed(entry.stat().st_ino):
                 self.drop(ledger, entry.path, Place.WRITING)
 
     def reap_writers_to_disk(self) -> None:
-        """Removes what writers that have died have left in the spill directory."""
+        """Removes the files that dead writers have left in the spill directory."""
         for name in self._spilled_names():
             if not name.startswith("writing-"):
                 continue
-            with contextlib.suppress(OSError):  # it is published, given up, or locked, and so alive
+            with contextlib.suppress(OSError):  # it is published, given up, or locked by a living writer
                 fd = os.open(f"{self.spill_directory}/{name}", os.O_RDWR | os.O_CLOEXEC)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -304,7 +310,7 @@ class Segments:
                     os.close(fd)
 
     def in_use(self) -> dict[int, int]:
-        """Bytes by inode of the segments whose values are in use, freed or not."""
+        """Returns bytes by inode of the segments whose values are in use, freed or not."""
         found: dict[int, int] = {}
         for place in (Place.LIVE, Place.COPY, Place.DOOMED):
             for entry in _entries(f"{self.directory}/{place.directory}"):
@@ -314,10 +320,10 @@ class Segments:
         return found
 
     def drop(self, ledger: Ledger, path: str, place: Place) -> int:
-        """Removes a segment from memory unless somebody uses it; returns its bytes, 0 if it had to stay.
+        """Removes a segment from memory unless it is in use. Returns its bytes, or 0 if it had to stay.
 
-        It is emptied as well: the maps of it that processes have kept would else keep its pages. Only once it has no
-        name any more, so that no death in between leaves an empty file where a segment is expected.
+        The file is also emptied: otherwise the maps of it that processes have kept would keep its pages. It is unlinked
+        first, so that a death in between cannot leave an empty file where a segment is expected.
         """
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -333,7 +339,7 @@ class Segments:
             os.close(fd)
 
     def empty(self, ledger: Ledger) -> None:
-        """Drops every segment that nobody uses."""
+        """Drops every segment that is not in use."""
         for candidate in self.free_candidates():
             self.drop(ledger, candidate.path, Place.FREE)
         for place in (Place.LIVE, Place.COPY, Place.DOOMED):
@@ -350,7 +356,7 @@ class Segments:
         ledger.move(size, place, Place.FREE)
         if inode in self._mapped:
             seen = self._seen.setdefault(size, [])
-            if len(seen) < _GLANCE:
+            if len(seen) < _MAX_SEEN:
                 seen.append(inode)
 
     # Looking
@@ -358,15 +364,15 @@ class Segments:
     def _spilled_names(self) -> list[str]:
         try:
             return os.listdir(self.spill_directory)
-        except OSError:  # gone or unreadable, and with it what was in there
+        except OSError:  # gone or unreadable, with its objects
             return []
 
     def ids_with(self, prefix: bytes) -> set[bytes]:
-        """The identifiers of the objects, in memory and on disk, that start with ``prefix``."""
+        """Returns the identifiers of the objects, in memory and on disk, that start with ``prefix``."""
         return {bytes.fromhex(name) for name in self._names() if name.startswith(prefix.hex())}
 
     def owners(self) -> set[bytes]:
-        """The processes whose objects are here, in memory or on disk."""
+        """Returns the owners of the objects here, in memory or on disk."""
         return {bytes.fromhex(owner) for owner in {name[: 2 * PROCESS_ID_BYTES] for name in self._names()}}
 
     def _names(self) -> list[str]:
@@ -374,15 +380,15 @@ class Segments:
         return [name for name in names if _NAME.fullmatch(name)]  # a file system may have files of its own there
 
     def free_candidates(self) -> list[Candidate]:
-        """The recyclable segments of every class."""
-        return [c for shelf in _entries(f"{self.directory}/free") for c in self._candidates(shelf.path)]
+        """Returns the recyclable segments of every class."""
+        return [c for directory in _entries(f"{self.directory}/free") for c in self._candidates(directory.path)]
 
     def live_candidates(self) -> list[Candidate]:
-        """The objects in memory that are no copies."""
+        """Returns the objects in memory that are not copies."""
         return self._candidates(f"{self.directory}/live")
 
     def copy_candidates(self) -> list[Candidate]:
-        """The copies of objects that other machines keep."""
+        """Returns the copies of objects that other hosts keep."""
         return self._candidates(f"{self.directory}/copies")
 
     def _candidates(self, directory: str) -> list[Candidate]:
@@ -390,18 +396,18 @@ class Segments:
         return [Candidate(path, s.st_size, s.st_mtime_ns, self._pins.is_pinned(s.st_ino)) for path, s in found]
 
     def count(self) -> list[int]:
-        """The bytes in each place, as the files say."""
+        """Returns the bytes in each place, counted from the files."""
         held = [0] * len(Place)
         for place in (Place.WRITING, Place.LIVE, Place.COPY, Place.DOOMED):
             held[place] = _bytes_in(f"{self.directory}/{place.directory}")
-        held[Place.FREE] = sum(_bytes_in(shelf.path) for shelf in _entries(f"{self.directory}/free"))
-        with contextlib.suppress(FileNotFoundError):  # gone, and with it what was in there
+        held[Place.FREE] = sum(_bytes_in(directory.path) for directory in _entries(f"{self.directory}/free"))
+        with contextlib.suppress(FileNotFoundError):  # gone, with its objects
             held[Place.SPILLED] = _bytes_in(self.spill_directory)
         return held
 
 
 def _entries(directory: str) -> list[os.DirEntry[str]]:
-    """What the store has put there. Whatever else is there, somebody else has, and it is left alone."""
+    """Returns the store's own entries of a directory. Other programs' files are left alone."""
     with os.scandir(directory) as found:
         return [entry for entry in found if _SEGMENT.fullmatch(entry.name)]
 

@@ -1,11 +1,11 @@
-"""Spilling: objects that nobody uses at the moment go to disk to make room, the least recently used first.
+"""Spilling: moves objects that no process uses to disk to make room, the least recently used first.
 
-One process of the machine spills at a time; the disk is the bottleneck, and whoever waits finds the room that it made.
-The lock for that is the file ``spilling``. Its time of modification is the *pulse*: it moves as long as the spilling
-does, so that those who wait can tell a slow disk from a process that has stopped.
+One process of the machine spills at a time, since the disk is the bottleneck; the processes that wait can use the room
+that it made. The lock for that is the file ``spilling``. Its time of modification is the *pulse*: it changes as long as
+the spilling makes progress, so a waiting process can tell a slow disk from a process that has stopped.
 
-A copy is made under another name while the object stays readable, and takes its final name only when it is complete
-and still needed. Readers map it where it lies; it does not come back into memory.
+A copy is made under another name while the object stays readable. It gets its final name only when it is complete and
+still needed. Readers map it on disk; it does not come back into memory.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Turn:
     def copy(self, source_fd: int, segment_bytes: int, object_bytes: int) -> None:
         """Copies a segment to disk; the space between object and trailer becomes a hole.
 
-        Raises OutOfDiskError, with nothing left behind.
+        Raises OutOfDiskError, with nothing left on disk.
         """
         try:
             fd = os.open(self._copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -73,14 +73,14 @@ class Turn:
         os.rename(self._copy, path)
 
     def discard(self) -> None:
-        """Removes the copy, or what a process that died while spilling has left of one."""
-        with contextlib.suppress(OSError):  # a directory that cannot be used is reported where it is written to
+        """Removes the copy, or a partial copy of a process that died while spilling."""
+        with contextlib.suppress(OSError):  # an unusable directory is reported where it is written to
             os.unlink(self._copy)
 
 
 @contextlib.contextmanager
 def turn_to_spill(directory: str, spill_directory: str) -> Iterator[Turn | None]:
-    """The right to spill; None when somebody else (another thread of this process, too) has it."""
+    """Yields the right to spill, or None while another process, or another thread of this one, has it."""
     fd = os.open(f"{directory}/spilling", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -97,7 +97,7 @@ def turn_to_spill(directory: str, spill_directory: str) -> Iterator[Turn | None]
 
 
 def pulse(directory: str) -> int:
-    """Changes as long as somebody is spilling and gets on with it."""
+    """Returns a number that changes as long as a process spills and makes progress."""
     try:
         return os.stat(f"{directory}/spilling").st_mtime_ns
     except FileNotFoundError:

@@ -1,18 +1,18 @@
 """The object store as a process uses it: write, read, free.
 
 Theory. A *write* takes a recycled segment of its size class or makes a new one, fills it through a map that this
-process may have kept, and publishes it by a rename. A *read* opens the object's file, pins it, and hands out a
-read-only buffer on a map of it; when the last buffer derived from that one is gone, so is the pin. *Free* recycles the
-segment unless it is pinned; then it is doomed, and recycled by whoever lets its last pin go, or by the sweep.
+process may have kept, and publishes it by a rename. A *read* opens the object's file, pins it, and returns a read-only
+buffer on a map of it. The pin ends with the last buffer derived from that one. *Free* recycles the segment unless it is
+pinned. Then it is doomed, and the process that releases its last pin recycles it, or the sweep does.
 
-Two locks, always taken in this order: ``_lock`` between the threads of this process, and that of the ledger_file
-between processes. Neither is held while data is written, or while pages are made. Buffers can be collected at any point
-of any thread, also within these locks; so the end of a pin is only noted, in C, and settled by the next call of any
-method. A ``__del__`` would be sooner, and could be interrupted before its first line by what a signal handler raises:
-the pin would stay for ever, and nobody would see what was raised.
+There are two locks, always taken in this order: ``_lock`` between the threads of this process, and the ledger file's
+between processes. Neither is held while data are written or pages are made. A buffer can be collected at any point of
+any thread, also while these locks are held. So the end of a pin is only noted, in C, and the next call of any method
+processes it. A ``__del__`` would act sooner. But an exception of a signal handler could interrupt it before its first
+line: the pin would stay for ever, and the exception would be lost.
 
-A store does not survive ``os.fork``: the child opens its own. Buffers from before the fork stay readable there, as
-long as the parent keeps them.
+A store does not survive ``os.fork``: the child opens its own. Buffers from before the fork stay readable there as long
+as the parent keeps them.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from zray.store.writing import LAST_PAUSE_S, Patience, Writing, check_id
 from zray.system.processes import describe_error
 
 KEPT_MAP_BYTES = 4 * GIB
-"""Maps kept by each process to read, and as many to write. They take address space and page tables, not memory."""
+"""The size of the maps that each process keeps to read, and of those to write. They use address space, not memory."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FREED_AT_ONCE = 64
-"""Objects freed while the ledger_file are held once: others wait for some milliseconds at most."""
+"""The most objects freed under one hold of the lock, so that other processes wait only some milliseconds."""
 
 
 class SegmentMissing(LookupError):
@@ -74,7 +74,7 @@ class Store:
         self.spill_dir = spill_dir
         self.capacity_bytes = capacity_bytes
         self._wait_s = wait_s
-        self._crowded = False  # whether the last write had to go to disk, after a wait that the next one is spared
+        self._wrote_to_disk = False  # the last write went to disk after a wait: the next one waits less
         self.notices = Notices(path, spill_dir, capacity_bytes)
         self._pins = Pins(f"{path}/pins")
         kept_bytes = min(KEPT_MAP_BYTES, capacity_bytes)
@@ -84,7 +84,7 @@ class Store:
         self._ledger_file = LedgerFile(f"{path}/ledger_file", capacity_bytes, self._segments.count)
         self._locked = Locked(path, shield, self._settle_in_section)
         self._ended: collections.deque[_HeldPin | HeldMap] = self._locked.ended  # see Maps
-        self._held_pins: dict[int, _HeldPin] = {}  # by id(): they hash and compare as what they refer to
+        self._held_pins: dict[int, _HeldPin] = {}  # by id(): they hash and compare like their referents
         self._maps = Maps(self._ended.append)
         self._changing = Changing(self._locked, self._ledger_file)
         _open_stores.add(self)
@@ -94,9 +94,9 @@ class Store:
     def create(cls, path: str, spill_dir: str, capacity_bytes: int, wait_s: float = 2.0, host_id: bytes = b"") -> Store:
         """Makes a store of ``capacity_bytes`` in the new directory ``path``, for this user only, and opens it.
 
-        ``host_id`` is written into it, as proof for whoever finds it at that path (``shares_store``).
-        A writer that finds the store full and nothing to spill waits for ``wait_s`` seconds. Raises FileExistsError,
-        and OSError when a directory cannot be made.
+        ``host_id`` is written into the store as its proof (``shares_store``). A writer that finds the store full and
+        nothing to spill waits for ``wait_s`` seconds. Raises FileExistsError, and OSError when a directory cannot be
+        made.
         """
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.mkdir(path, 0o700)
@@ -123,14 +123,14 @@ class Store:
     # Writing
 
     def write(self, object_id: bytes, size: int, fill: Callable[[memoryview], None]) -> None:
-        """Stores an object: ``fill`` gets a writable view of ``size`` bytes, of any content, page-aligned.
+        """Stores an object: ``fill`` gets a writable, page-aligned view of ``size`` bytes with arbitrary content.
 
-        When ``fill`` raises, nothing was written; it must not keep the view (BufferError). An object of that identifier
-        that is there already (from an earlier attempt of a task) is replaced; its readers keep what they have.
+        When ``fill`` raises, nothing is stored. It must not keep the view (BufferError). An existing object of that
+        identifier (from an earlier attempt of a task) is replaced; its readers keep what they have.
 
-        An object that is larger than the store is written to disk, and one for which there is no room in memory, once
-        others have been spilled and it has waited. Raises OutOfDiskError, an ObjectStoreFullError, if that cannot be;
-        SystemFailure if a limit of this process is met, or the store has been removed.
+        An object that is larger than the store is written to disk. So is one without room in memory, after other
+        objects have been spilled and it has waited. Raises OutOfDiskError, an ObjectStoreFullError, if there is no room
+        on disk; SystemFailure if a limit of this process is reached, or the store has been removed.
         """
         check_id(object_id)
         self._shield.shield()
@@ -146,9 +146,9 @@ class Store:
             self._shield.unshield()
 
     def begin(self, size: int, gradually: bool = False) -> Writing:
-        """Makes room for an object of ``size`` bytes that comes bit by bit. Raises as ``write`` does.
+        """Makes room for an object of ``size`` bytes that comes in pieces. Raises as ``write`` does.
 
-        ``gradually``: the room is reserved, but its pages may be missing yet: ``Writing.prepare`` makes them.
+        ``gradually``: the room is reserved, but its pages may not exist yet: ``Writing.prepare`` makes them.
         """
         try:
             draft, mapping = self._obtain(size, gradually)
@@ -163,9 +163,9 @@ class Store:
             raise
 
     def keep(self, object_id: bytes) -> None:
-        """Makes a copy the object itself; for its owner, who has lost the original. Fine if there is no such copy.
+        """Makes a copy the object itself; for its owner, when the original is lost.
 
-        Raises ValueError if it is no identifier.
+        Does nothing if there is no such copy. Raises ValueError if ``object_id`` is malformed.
         """
         check_id(object_id)
         with self._changing as ledger:
@@ -183,7 +183,7 @@ class Store:
             raise
 
     def _obtain(self, object_bytes: int, gradually: bool) -> tuple[Draft, Mapping]:
-        """A claimed segment, mapped, with all its pages there unless that may come ``gradually``."""
+        """Returns a claimed segment and its map, with all its pages unless they may come ``gradually``."""
         size = segment_bytes(object_bytes)
         if size > self.capacity_bytes:
             return self._obtain_on_disk(object_bytes, gradually)
@@ -192,7 +192,7 @@ class Store:
         while True:
             draft, mapping = self._allocate(size, memory_full)
             if draft is not None:
-                self._crowded = False
+                self._wrote_to_disk = False
                 if mapping is not None:
                     return draft, mapping
                 try:
@@ -201,20 +201,20 @@ class Store:
                     self._give_up(draft, None)
                     if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
                         raise
-                    memory_full = True  # others have taken what the capacity counted on
+                    memory_full = True  # others have taken memory that the capacity counted on
             if patience is None:
-                wait_s = min(self._wait_s, LAST_PAUSE_S) if self._crowded else self._wait_s
+                wait_s = min(self._wait_s, LAST_PAUSE_S) if self._wrote_to_disk else self._wait_s
                 patience = Patience(wait_s, lambda: pulse(self.path))
             if not self._spill(size, memory_full):
                 if not patience.pause():
-                    self._crowded = True
+                    self._wrote_to_disk = True
                     return self._obtain_on_disk(object_bytes, gradually)
                 memory_full = False
             self._shield.open_window()
             self._shield.shut_window()
 
     def _obtain_on_disk(self, object_bytes: int, gradually: bool) -> tuple[Draft, Mapping]:
-        """A segment in the spill directory, for what has no room in memory. Raises OutOfDiskError."""
+        """Returns a segment in the spill directory, for an object without room in memory. Raises OutOfDiskError."""
         size = segment_bytes(object_bytes)
         if size > self.capacity_bytes:
             self.notices.larger(object_bytes)
@@ -238,9 +238,9 @@ class Store:
         )
 
     def _allocate(self, size: int, memory_full: bool) -> tuple[Draft | None, Mapping | None]:
-        """A segment, if there is one or room for one, and the map that this process has kept of it.
+        """Returns a segment, if there is one or room for one, and its map if this process has kept it.
 
-        ``memory_full``: only if as much is dropped first.
+        ``memory_full``: drop as many bytes first.
         """
         with self._changing as ledger:
             draft = self._segments.take_free(ledger, size)
@@ -249,7 +249,7 @@ class Store:
             return draft, self._write_maps.get(draft.inode) if draft is not None else None
 
     def _make_room(self, ledger: Ledger, size: int, memory_full: bool) -> Draft | None:
-        """A segment where no free one of its size is at hand: a doomed one, or a new one, for which others may go."""
+        """Returns a segment when no free one of the size was found: a doomed one, or a new one in place of others."""
         shortage = size if memory_full else ledger.shortage(size)
         if shortage:
             self._segments.retry_doomed(ledger)
@@ -258,7 +258,7 @@ class Store:
                 return draft
             victims = choose(shortage, self._segments.free_candidates())
             shortage -= sum(self._segments.drop(ledger, victim.path, Place.FREE) for victim in victims)
-        if shortage > 0 and ledger.held[Place.COPY]:  # others have these objects, too
+        if shortage > 0 and ledger.held[Place.COPY]:  # other hosts have these objects too
             victims = choose(shortage, self._segments.copy_candidates())
             shortage -= sum(self._segments.drop(ledger, victim.path, Place.COPY) for victim in victims)
         return self._segments.create(ledger, size) if shortage <= 0 else None
@@ -267,7 +267,7 @@ class Store:
         fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             if draft.fresh and not gradually:
-                os.posix_fallocate(fd, 0, draft.size)  # no room is an error here, and a SIGBUS later
+                os.posix_fallocate(fd, 0, draft.size)  # missing room is an error here, and a SIGBUS later
             if not draft.fresh:
                 os.pwrite(fd, BLANK_TRAILER, draft.size - TRAILER_BYTES)  # before anything else of it changes
             return self._maps.make(fd, draft.size, writable=True, at_once=not gradually)
@@ -287,9 +287,9 @@ class Store:
                 self._write_maps.add(draft.inode, mapping)
 
     def _make_pages(self, draft: Draft, start: int, end: int, needed: Callable[[], bool]) -> None:
-        """Makes the pages of a part of a segment for which room is reserved; others may have taken the memory.
+        """Makes the pages of a part of a segment. Its room is reserved, but other programs may have taken the memory.
 
-        Gives up when they are not ``needed`` any more.
+        Stops when they are not ``needed`` any more.
         """
         patience = Patience(self._wait_s, lambda: pulse(self.path))
         fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
@@ -321,7 +321,7 @@ class Store:
         return freed >= size or self._spill(size - freed, memory_full=True)
 
     def _explained(self, error: OSError, what: str) -> ZrayError:
-        """What kept a process from using the store, as an error that says whose limit or doing it is."""
+        """Returns an error for what kept this process from using the store; it names the limit or the cause."""
         if not self.exists():
             return SystemFailure(f"{what}: the object store {self.path} has been removed by another program")
         kind = ObjectStoreFullError if error.errno == errno.EFBIG else SystemFailure
@@ -343,7 +343,7 @@ class Store:
     # Spilling
 
     def _spill(self, size: int, memory_full: bool) -> bool:
-        """Spills objects until ``size`` bytes have room, as far as that can be done. False if that made no room."""
+        """Spills objects until ``size`` bytes have room, as far as possible. Returns False if that made no room."""
         with turn_to_spill(self.path, self.spill_dir) as turn:
             if turn is None:
                 return False
@@ -356,7 +356,10 @@ class Store:
         return any(left) or not shortage
 
     def _spill_one(self, turn: Turn, object_id: bytes) -> bool:
-        """Copies an object to disk and recycles its segment. False if it stays in memory: somebody reads it by now."""
+        """Copies an object to disk and recycles its segment.
+
+        Returns False if it stays in memory, since it is now read.
+        """
         with self._locked:
             opened = self._open_pinned(object_id)
         if opened is None:
@@ -379,17 +382,17 @@ class Store:
     # Reading
 
     def read(self, object_id: bytes) -> memoryview:
-        """The object, without a copy: a read-only view of exactly its bytes, page-aligned.
+        """Returns the object without a copy: a read-only view of exactly its bytes, page-aligned.
 
-        It keeps its content, whatever becomes of the object, as long as the view or anything made from it lives (in
-        this process). Small objects are copied where this process has very many maps. Raises SegmentMissing, and
-        SystemFailure when it can have no more.
+        In this process the view keeps its content as long as it, or anything made from it, is alive, even if the object
+        is freed. Small objects are copied if this process has very many maps. Raises SegmentMissing, and SystemFailure
+        when the process can have no more maps.
         """
         check_id(object_id)
         try:
             with self._locked:
                 view = self._attach(object_id)
-            if view is None:  # gone, or on its way: with the ledger_file in hand nothing moves
+            if view is None:  # gone, or being moved: nothing moves while this process holds the lock
                 with self._changing:
                     view = self._attach(object_id)
         except OSError as error:
@@ -399,7 +402,7 @@ class Store:
         return view
 
     def exists(self) -> bool:
-        """Whether the store's directory is still there."""
+        """Whether the store's directory still exists."""
         return os.path.exists(f"{self.path}/store.json")
 
     def contains(self, object_id: bytes) -> bool:
@@ -416,7 +419,7 @@ class Store:
         fd, inode, size, object_bytes = opened
         held = False
         try:
-            os.utime(fd)  # the time of the last use, for the choice of what is spilled
+            os.utime(fd)  # the time of the last use decides what is spilled
             mapping = self._read_maps.get(inode)
             if mapping is None and self._maps.copies(object_bytes):
                 return copy_of(fd, object_bytes).toreadonly()
@@ -433,13 +436,13 @@ class Store:
         return view.toreadonly()
 
     def _hold(self, buffer: Any, inode: int, ended: Callable[[Any], None] | None = None) -> None:
-        """Has one pin of a segment let go when a buffer is gone, with everything made from it."""
+        """Has one pin of a segment released when a buffer, and everything made from it, is gone."""
         held = _HeldPin(buffer, ended or self._ended.append)
         held.inode = inode
         self._held_pins[id(held)] = held
 
     def _open_pinned(self, object_id: bytes) -> tuple[int, int, int, int] | None:
-        """Descriptor, inode, file size and object size of an object in memory, which now is pinned once more."""
+        """Pins an object in memory once more. Returns its descriptor, inode, file size and object size, or None."""
         try:
             fd = os.open(self._segments.live_path(object_id), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -449,7 +452,7 @@ class Store:
                 return None
         status = os.fstat(fd)
         if self._pins.pin(status.st_ino):
-            # Only now is it sure that the file stays what it is; it may have become another object's, or been emptied.
+            # Check after the pin: before it the file may have become another object's, or been emptied.
             trailer = os.pread(fd, TRAILER_BYTES, max(0, status.st_size - TRAILER_BYTES))
             object_bytes = size_in_trailer(trailer, object_id)
             if object_bytes is not None:
@@ -459,7 +462,10 @@ class Store:
         return None
 
     def _attach_spilled(self, object_id: bytes) -> memoryview | None:
-        """No pin: nothing is written over a file on disk, and what is unlinked stays until it is unmapped."""
+        """Returns a view of a spilled object, without a pin.
+
+        Files on disk are not overwritten, and an unlinked file stays until it is unmapped.
+        """
         try:
             fd = os.open(self._segments.spilled_path(object_id), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -478,9 +484,9 @@ class Store:
     # Freeing
 
     def free(self, object_ids: Iterable[bytes]) -> None:
-        """Removes objects, spilled ones too; for their owner. Those that do not exist are passed over.
+        """Removes objects, spilled ones too; for their owner. Skips those that do not exist.
 
-        Raises ValueError, with nothing removed, if one of them is no identifier.
+        Raises ValueError, with nothing removed, if an identifier is malformed.
         """
         rest = list(object_ids)
         for object_id in rest:
@@ -492,24 +498,24 @@ class Store:
                     self._segments.free(ledger, object_id)
 
     def free_owned_by(self, owner: bytes) -> None:
-        """Removes every object of a process that has died. Raises ValueError if it is no process's identifier."""
+        """Removes every object of a process that has died. Raises ValueError if ``owner`` is malformed."""
         if len(owner) != PROCESS_ID_BYTES:
             raise ValueError(f"a process's identifier has {PROCESS_ID_BYTES} bytes, got {owner!r}")
         self.free(self._segments.ids_with(owner))
 
     def owners(self) -> set[bytes]:
-        """The processes that own the objects that are here."""
+        """Returns the processes that own the objects here."""
         return self._segments.owners()
 
     def settle(self) -> None:
-        """Lets the pins and maps go whose buffers are gone. Each call of another method does, too."""
+        """Releases the pins and maps whose buffers are gone. Each call of another method does this too."""
         if self._ended:
             self._settle_if_idle()
 
     def _settle_if_idle(self, quietly: bool = False) -> None:
-        """As ``settle``, unless the lock is held: then its holder does, when he has let it go.
+        """Like ``settle``, unless the lock is held: then its holder does it on release.
 
-        ``quietly``: in a finalizer, in which nobody would see what a signal handler raises.
+        ``quietly``: in a finalizer, where an exception of a signal handler would be lost.
         """
         self._shield.enter_section()
         try:
@@ -527,7 +533,7 @@ class Store:
                 self._maps.unmap(held)
 
     def _settle(self) -> list[HeldMap]:
-        """Lets ended pins go; returns what is to be unmapped, which may take a while, without the lock."""
+        """Releases ended pins. Returns the maps to unmap, which may take a while, without the lock."""
         doomed: list[int] = []
         maps: list[HeldMap] = []
         while self._ended:
@@ -546,7 +552,7 @@ class Store:
         return maps
 
     def _recycle_if_idle(self, doomed: list[int]) -> None:
-        """Unless another process has the ledger_file: the sweep finds them, too."""
+        """Recycles segments, unless another process holds the lock: then the sweep does it."""
         ledger = self._ledger_file.open_if_idle()
         if ledger is None:
             return
@@ -561,10 +567,10 @@ class Store:
     # Upkeep
 
     def sweep(self) -> None:
-        """Puts right what died or was missed. For the host: about once a second, and when a process has died.
+        """Repairs what dead processes left behind. For the host: about once a second, and when a process has died.
 
-        Recycles the freed segments whose last reader has gone, drops what dead writers have left, and corrects the
-        ledger if somebody died while changing it.
+        Recycles freed segments whose last reader has ended, drops what dead writers have left, and corrects the ledger
+        if a process died while changing it.
         """
         with self._changing as ledger:
             self._segments.reap_writers(ledger)
@@ -575,7 +581,7 @@ class Store:
                 turn.discard()
 
     def usage(self) -> StoreUsage:
-        """How the bytes of the store are used at the moment."""
+        """Returns how the bytes of the store are used now."""
         with self._changing as ledger:
             return ledger.usage()
 
@@ -591,7 +597,7 @@ class Store:
                 self._write_maps.clear()
                 self._ledger_file.close()
                 for held in list(self._held_pins.values()):
-                    if (buffer := held()) is not None:  # from now on nobody else calls anything that would settle it
+                    if (buffer := held()) is not None:  # no later call would settle it
                         del self._held_pins[id(held)]
                         self._hold(buffer, held.inode, self._ended_late)
                         del buffer
@@ -617,7 +623,7 @@ class Store:
         shutil.rmtree(self.spill_dir, ignore_errors=True)
 
     def _leave_to_parent(self) -> None:
-        """What a forked child does: its descriptors share the parent's locks, which it must neither hold nor end."""
+        """Leaves the locks to the parent, in a forked child: it shares them, and must neither hold nor end them."""
         self._locked.lock = threading.Lock()
         if not self._locked.unusable:
             self._locked.unusable = "was opened before a fork: open it again in the child"
@@ -628,7 +634,7 @@ class Store:
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
-@functools.cache  # registered once, and only where there is a store: what runs in every worker's fork costs it memory
+@functools.cache  # registered once, only where there is a store: it costs every worker's fork memory
 def _leave_to_parent_at_fork() -> None:
     def leave_all() -> None:
         for store in list(_open_stores):

@@ -1,4 +1,4 @@
-"""An object on its way into the store: a segment that is being filled, and the patience of who waits for room."""
+"""A segment that is being filled with an object, and the pauses of a writer that waits for room."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ LAST_PAUSE_S = 0.1
 
 
 class Writing:
-    """A segment that is being filled. Ends with ``publish`` or ``give_up``, of which the first one called counts.
+    """A segment that is being filled. Ends with the first call of ``publish`` or ``give_up``.
 
-    ``view``: where the object's bytes go, of any content at first; page-aligned. Nothing may be kept of it.
+    ``view``: where the object's bytes go; page-aligned, with arbitrary content at first. Keep no buffer on it.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Writing:
         publish: Callable[[Draft, Mapping, bytes, bool], None],
         give_up: Callable[[Draft, Mapping], None],
     ) -> None:
-        """What is done with the segment: ``make_pages(draft, start, end, needed)`` may wait for room."""
+        """Takes the functions for the segment; ``make_pages(draft, start, end, needed)`` may wait for room."""
         self._make_pages = make_pages
         self._publish = publish
         self._give_up = give_up
@@ -44,22 +44,22 @@ class Writing:
         self.view = mapping.buffer(size)
 
     def publish(self, object_id: bytes, copy: bool = False) -> None:
-        """Makes it readable. ``copy``: another machine keeps the object, so that this one may go when room is short.
+        """Makes the object readable. ``copy``: another host keeps the object, so this one may be dropped for room.
 
-        Raises BufferError, with nothing written, if something made from the view is still alive, or if pages are
-        missing; ValueError if ``object_id`` is no identifier.
+        Raises BufferError, with nothing written, if a buffer made from the view is still alive, or if pages are
+        missing. Raises ValueError if ``object_id`` is malformed.
         """
         with self._lock:
             if self._over:
-                raise BufferError("what was given up cannot be published")
+                raise BufferError("a segment that was published or given up cannot be published")
             self._over = True
             try:
                 self._release()
                 check_id(object_id)
                 if self._mapping.lent:
-                    raise BufferError("what filled an object has kept a buffer on it, and could change it later")
+                    raise BufferError("the function that filled the object kept a buffer, and could change it later")
                 if not self._mapping.complete:
-                    raise BufferError("an object whose pages are not all there")
+                    raise BufferError("some pages of the object have not been made")
                 self._mapping.store(self._draft.size - TRAILER_BYTES, trailer_for(object_id, self.size))
             except BaseException:
                 self._give_up(self._draft, self._mapping)
@@ -67,15 +67,15 @@ class Writing:
             self._publish(self._draft, self._mapping, object_id, copy)
 
     def give_up(self) -> None:
-        """Nothing came of it. Never waits: if a thread is making pages, that thread clears away."""
+        """Ends an unpublished segment. Never waits: if a thread is making pages, that thread releases the segment."""
         self._unneeded = True
         if self._lock.acquire(blocking=False):
             try:
-                self._clear_away()
+                self._end()
             finally:
                 self._lock.release()
 
-    def _clear_away(self) -> None:
+    def _end(self) -> None:
         if not self._over:
             self._over = True
             self._release()
@@ -83,17 +83,20 @@ class Writing:
 
     @property
     def prepared(self) -> int:
-        """So many of its bytes can be written to; all of them only when the whole segment has pages."""
+        """The number of its bytes that can be written to; all of them only when the whole segment has pages."""
         return self.size if self._mapping.complete else min(self._mapping.populated, self.size - 1)
 
     def prepare(self, n_bytes: int) -> bool:
-        """Makes the pages of the next ``n_bytes``; False when it is over, or all are there. May be called by another
-        thread than the one that ends it. Raises as ``Store.write`` does, and leaves it to the caller to give up."""
+        """Makes the pages of the next ``n_bytes``. Returns False when the segment has ended, or all pages exist.
+
+        Another thread than the one that ends the segment may call it. Raises as ``Store.write`` does; the caller then
+        gives up.
+        """
         try:
             with self._lock:
                 return self._prepare(n_bytes)
         finally:
-            if self._unneeded:  # it was given up meanwhile, by somebody who did not wait
+            if self._unneeded:  # another thread gave it up meanwhile, without waiting
                 self.give_up()
 
     def _is_needed(self) -> bool:
@@ -120,7 +123,7 @@ class Writing:
 
 
 class Patience:
-    """Pauses of growing length, until ``wait_s`` seconds have passed in which nobody spilled anything."""
+    """Pauses of growing length, until ``wait_s`` seconds have passed without progress of a spill."""
 
     def __init__(
         self,
@@ -138,7 +141,7 @@ class Patience:
         self._pause_s = FIRST_PAUSE_S
 
     def pause(self) -> bool:
-        """Sleeps a while; False, at once, when patience is over."""
+        """Sleeps a while. Returns False at once when the time is over."""
         if self._last_pulse != (now_pulse := self._pulse()):
             self._last_pulse = now_pulse
             self._deadline = self._clock() + self._wait_s

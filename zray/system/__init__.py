@@ -1,1 +1,1 @@
-"""What zray knows of the machine it runs on: processes, signals, streams, the interpreter."""
+"""The machine that zray runs on: processes, signals, streams, the interpreter."""

@@ -1,15 +1,15 @@
-"""A host that root starts, and that runs as another user: it has read its key by then, and its tasks cannot.
+"""Runs a host that root has started as another user, so that its tasks cannot read its key.
 
-A host and its tasks are one user, so what the host can read is theirs too.  Unless root starts it: then the key's file
-can be root's alone.  Three things keep the key from tasks:
+A host and its tasks belong to one user, so the tasks can read all that the host can read. This differs if root starts
+the host: then the key's file can be readable by root only. Three steps keep the key from tasks:
 
-- ``step_down`` before anything is made or forked.  What follows is the user's, but for a way back.
-- ``complete`` in the zygote, before it forks: no way back from there.  The key is not in its memory, as nobody has read
-  it yet.
-- ``regain`` and ``complete`` in the host, around the reading.  From there on the kernel lets nobody but root look into
-  this process (``PR_SET_DUMPABLE``, prctl(2)): neither its memory nor its descriptors nor its environment.
+- ``step_down``, before anything is made or forked. What follows belongs to the user, but the host can regain root.
+- ``complete`` in the zygote, before it forks: it cannot regain root. The key is not in its memory, as no process has
+  read it yet.
+- ``regain`` and ``complete`` in the host, around reading the key. From then on the kernel lets only root look into this
+  process (``PR_SET_DUMPABLE``, prctl(2)): its memory, its descriptors and its environment.
 
-While there is a way back, the kernel treats this process as root's (ptrace(2), "Ptrace access mode checking"): its
+While the host can regain root, the kernel treats this process as root's (ptrace(2), "Ptrace access mode checking"): its
 saved user is root.
 """
 
@@ -32,7 +32,10 @@ _OF_THE_FORMER_USER = (
 
 
 class Demotion:
-    """From root to ``user``, a name or a number. Raises ConfigError if there is no such user, or this is not root."""
+    """A change from root to ``user``, a name or a number.
+
+    Raises ConfigError if there is no such user, or if this process is not root's.
+    """
 
     def __init__(self, user: str) -> None:
         self._entry = _entry_of(user)
@@ -49,9 +52,9 @@ class Demotion:
         return self._entry.pw_name
 
     def step_down(self) -> None:
-        """Makes this process the user's: groups, home, the variables that tell of them, a place to be in.
+        """Makes this process the user's: its groups, home, variables that depend on the user, and working directory.
 
-        Must be called before there are threads.  Until ``complete`` there is a way back.
+        Call it before there are threads. Until ``complete`` the process can regain root.
         """
         entry = self._entry
         os.initgroups(entry.pw_name, entry.pw_gid)
@@ -64,11 +67,11 @@ class Demotion:
             os.chdir(entry.pw_dir if os.access(entry.pw_dir, os.X_OK) else "/")
 
     def regain(self) -> None:
-        """Makes this process root's again, but for its groups; after ``step_down``, and before ``complete``."""
+        """Makes this process root's again, except for its groups; after ``step_down``, and before ``complete``."""
         os.setresuid(0, 0, 0)
 
     def complete(self, visible: bool) -> None:
-        """There is no way back from here. ``visible``: whether the user's other processes may look into this one."""
+        """Makes the change final. ``visible``: whether the user's other processes may look into this one."""
         uid = self._entry.pw_uid
         os.setresuid(uid, uid, uid)
         set_dumpable(visible)
@@ -78,4 +81,4 @@ def _entry_of(user: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except (KeyError, OverflowError):
-        raise ConfigError(f"user = {user!r}: this machine knows no such user") from None
+        raise ConfigError(f"user = {user!r}: this machine has no such user") from None

@@ -1,12 +1,12 @@
-"""Starting a program of zray's own where nothing of its surroundings can get between.
+"""Starts a program of zray's own so that modules in its surroundings cannot replace its own.
 
 ``python -c`` and ``-m`` look for modules in the working directory first, and ``PYTHONPATH`` comes before the standard
-library: a ``json.py`` there would be imported instead of Python's.  So such a program starts without both.  Its search
-path is the interpreter's own, with the places from which this process has zray and what that needs behind the standard
-library; what belongs to users is added in workers alone.
+library: a ``json.py`` there would be imported instead of Python's. So such a program starts without both. Its search
+path is the interpreter's own. The places from which this process has zray and its dependencies follow the standard
+library. Only workers add the users' own places.
 
-Not Python's own isolated mode (``-I``), which ignores all variables: ``PYTHONHASHSEED`` is meant for tasks, and
-``PYTHONHOME`` for the interpreter.
+Python's own isolated mode (``-I``) does not fit, as it ignores all variables: ``PYTHONHASHSEED`` is meant for tasks,
+and ``PYTHONHOME`` for the interpreter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NEEDED = ("zray", "zmq", "msgpack", "cloudpickle", "setproctitle", "lz4", "xxhas
 PATH_VARIABLE = "PYTHONPATH"
 
 FORGET_WORKING_DIRECTORY = "import sys; sys.path[:] = filter(None, sys.path)"
-"""Begins what is passed to ``python -c``; nothing has been imported from the working directory by then."""
+"""The beginning of a program for ``python -c``, before anything is imported from the working directory."""
 _START = (
     FORGET_WORKING_DIRECTORY
     + """
@@ -40,24 +40,27 @@ sys.argv[:] = sys.argv[2:]
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """What to execute for ``module``'s function ``main``, with ``environment``; ``sys.argv`` is module, arguments."""
+    """Returns the command that runs ``main`` of ``module``, to be used with ``environment``.
+
+    ``sys.argv`` is then the module and its arguments.
+    """
     given = json.dumps({"places": places_of(NEEDED), "path": os.environ.get(PATH_VARIABLE)})
     start = f"{_START}from {module} import main\nsys.exit(main())"
     return [sys.executable, TITLE_PADDING, "-c", start, given, module, *arguments]
 
 
 def environment(environ: Mapping[str, str], **more: str) -> dict[str, str]:
-    """The environment to go with ``command``: tasks get back what is left out for the start."""
+    """Returns the environment for ``command``. It lacks ``PYTHONPATH``, which tasks get back."""
     return {name: value for name, value in {**environ, **more}.items() if name != PATH_VARIABLE}
 
 
 def places_of(packages: tuple[str, ...]) -> list[str]:
-    """The directories, or archives, in which this process finds these packages, as far as it finds them."""
+    """Returns the directories, or archives, in which this process finds these packages; skips packages not found."""
     places: dict[str, None] = {}
     for name in packages:
         try:
             spec = importlib.util.find_spec(name)
-        except ValueError:  # a module that somebody has put together by hand
+        except ValueError:  # a module that a program has made without a spec
             continue
         if spec is None or not spec.origin:
             continue

@@ -1,4 +1,4 @@
-"""What this machine is called and what it has to offer, for hosts that announce it and for drivers that start one."""
+"""The name and the resources of this machine, for hosts that announce them and for drivers that start a host."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from zray.system.processes import cpu_count, memory_limit_bytes
 
 @functools.cache
 def machine_id() -> str:
-    """Names this machine and user: only processes with the same one can share a store, if they see the same files.
+    """Names this machine and user. Processes with the same name can share a store, if they see the same files.
 
-    ``ZRAY_TEST_MACHINE`` takes the machine's place, for tests of many on one.
+    ``ZRAY_TEST_MACHINE`` replaces the machine's name, for tests of many machines on one.
     """
     if name := os.environ.get("ZRAY_TEST_MACHINE"):
         return f"{name}-{os.getuid()}"
@@ -29,9 +29,9 @@ def machine_id() -> str:
 
 
 def ip_address(broker: str) -> str:
-    """The address of this machine by which it reaches a broker's ``tcp`` address; empty if there is no way.
+    """Returns the address by which this machine reaches a broker's ``tcp`` address; empty if there is no route.
 
-    Nothing is sent: to connect a datagram socket only asks the kernel for the way.
+    Nothing is sent: connecting a datagram socket only asks the kernel for the route.
     """
     host, _, port = broker.removeprefix("tcp://").rpartition(":")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -44,13 +44,13 @@ def ip_address(broker: str) -> str:
 
 GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
 GPU_DIRECTORY = "/proc/driver/nvidia/gpus"
-"""Where NVIDIA's driver shows an entry for each GPU."""
+"""The directory in which NVIDIA's driver has an entry for each GPU."""
 
 
 def visible_gpus(variable: str | None) -> list[str] | None:
-    """What ``CUDA_VISIBLE_DEVICES`` says: names of GPUs, by number or UUID. None: all of the machine's.
+    """Returns the GPUs in ``CUDA_VISIBLE_DEVICES``, by number or UUID. None: all of the machine's.
 
-    An entry that is no GPU ends the list (CUDA C++ Programming Guide, "Environment Variables").
+    An entry that is not a GPU ends the list (CUDA C++ Programming Guide, "Environment Variables").
     """
     if variable is None:
         return None
@@ -59,7 +59,7 @@ def visible_gpus(variable: str | None) -> list[str] | None:
 
 
 def gpu_count(directory: str = GPU_DIRECTORY) -> int:
-    """How many GPUs of NVIDIA's this machine shows, and this process may use."""
+    """Returns how many NVIDIA GPUs this machine has and this process may use."""
     try:
         present = len(os.listdir(directory))
     except OSError:
@@ -71,7 +71,7 @@ def gpu_count(directory: str = GPU_DIRECTORY) -> int:
 def host_resources(
     num_cpus: float | None, num_gpus: float | None, memory: float | None, resources: dict[str, float] | None
 ) -> dict[str, int]:
-    """A host's resources in ten-thousandths; what is not given is found out.
+    """Returns a host's resources in ten-thousandths; detects those that are not given.
 
     Raises ConfigError for more GPUs than ``CUDA_VISIBLE_DEVICES`` names.
     """
@@ -79,8 +79,8 @@ def host_resources(
     visible = visible_gpus(os.environ.get(GPU_VARIABLE))
     if num_gpus is not None and visible is not None and num_gpus > len(visible):
         raise ConfigError(
-            f"num_gpus={num_gpus:g}, but {GPU_VARIABLE}={os.environ[GPU_VARIABLE]!r} shows {len(visible)} GPU(s) only: "
-            f"ask for fewer, or let it name more"
+            f"num_gpus={num_gpus:g}, but {GPU_VARIABLE}={os.environ[GPU_VARIABLE]!r} shows only {len(visible)} GPU(s): "
+            f"ask for fewer, or name more in it"
         )
     amounts: dict[str, float] = {
         "CPU": cpu_count() if num_cpus is None else num_cpus,

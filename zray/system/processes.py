@@ -1,10 +1,11 @@
 """Processes as the kernel shows them: how they end, to which session they belong, what they may use.
 
-Every process of a session is exec'd with ``ZRAY_SESSION=<name>`` in its environment, and whatever users start from a
-task inherits it.  ``/proc/<pid>/environ`` shows the environment that a process was exec'd with, so the marker stays
-on daemons that left their process group, session and parent behind: it is how nothing is left when a session ends.
+Every process of a session is exec'd with ``ZRAY_SESSION=<name>`` in its environment. Programs that a task starts
+inherit it. ``/proc/<pid>/environ`` shows the environment that a process was exec'd with. So the marker stays even on a
+daemon that has left its process group, session and parent. By the marker, all processes of a session are found at its
+end.
 
-Reads ``/proc`` itself and not through psutil: the fork server imports this module, and each of its pages counts.
+This module reads ``/proc`` itself instead of using psutil: the zygote imports it, and each of its pages counts.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 SESSION_VARIABLE = "ZRAY_SESSION"
 WORKER_VARIABLE = "ZRAY_WORKER_PID"
-"""Names the worker to what it starts: a child may leave its process group, and be told by this even so."""
+"""The variable that names the worker in what it starts. A child that leaves its process group is found by it."""
 TRACKER_GRACE_S = 5.0
-"""How long, in seconds, a resource tracker may take to remove what those that have been killed have left."""
+"""How long a resource tracker may take to remove what killed processes have left, in seconds."""
 
 TITLE_PADDING = "-Xzray_title_space=" + "." * 101
-"""120 characters of room for ``set_title``, to be passed right after the interpreter's path: ``[sys.executable,
-TITLE_PADDING, "-m", ...]``.  Python itself accepts and ignores an unknown ``-X``, so no program has to know of it."""
+"""120 characters of room for ``set_title``.
+
+Pass it right after the interpreter's path: ``[sys.executable, TITLE_PADDING, "-m", ...]``. Python accepts and ignores
+an unknown ``-X``, so programs need not know of it.
+"""
 
 _PROC = "/proc"
 _CGROUP_FS = "/sys/fs/cgroup"
@@ -48,10 +52,10 @@ _MAX_PIDFDS = 200
 """Processes killed in one round: below the smallest limit on descriptors that is in use (256)."""
 
 _FOR_LOOKING = 2
-"""Descriptors with which processes are looked for: ``/proc`` itself, and a file in it."""
+"""Descriptors needed to look for processes: ``/proc`` itself, and a file in it."""
 _CHASES = 50
 _NEWEST = 16
-"""PIDs looked at in a chase: others start processes as well meanwhile."""
+"""The number of PIDs looked at in one chase: other programs start processes meanwhile too."""
 
 _Identity = tuple[int, str]
 """A PID and when that process started: unlike a PID alone, never reused."""
@@ -74,8 +78,8 @@ _CAUSES = {
 def set_parent_death_signal(sig: signal.Signals, parent_pid: int) -> None:
     """Has the kernel send ``sig`` to this process when its parent ends.
 
-    Strictly, when the *thread* that forked it ends: fork from a thread that lasts.  ``parent_pid`` is who the parent
-    has to be; if it is gone already, the signal that will never come is raised here and now.
+    More exactly, when the *thread* that forked it ends: fork from a thread that lasts. If the parent is no longer
+    ``parent_pid``, it has already ended, and this sends the signal at once.
     """
     _prctl(_PR_SET_PDEATHSIG, int(sig))
     if os.getppid() != parent_pid:
@@ -83,12 +87,15 @@ def set_parent_death_signal(sig: signal.Signals, parent_pid: int) -> None:
 
 
 def set_child_subreaper() -> None:
-    """Makes this process, in place of init, the parent of descendants whose own parent has ended."""
+    """Makes this process, instead of init, the parent of descendants whose own parent has ended."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """Whether others of this user may look into this process, by ``/proc`` or a debugger, and cores are written."""
+    """Sets whether this user's other processes may look into this one (``/proc``, debugger).
+
+    This also sets whether it dumps core.
+    """
     _prctl(_PR_SET_DUMPABLE, int(dumpable))
 
 
@@ -100,7 +107,7 @@ def _prctl(option: int, value: int | bytes) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """The living processes below ``pid``, parents before their children; zombies are left out."""
+    """Returns the living processes below ``pid``, parents before their children; zombies are left out."""
     return [other for other, _ in _family(pid)]
 
 
@@ -119,7 +126,7 @@ def _family(pid: int) -> list[_Identity]:
 
 
 def describe_exit(status: int) -> str:
-    """A wait status in words: ``killed by SIGSEGV (segmentation fault)`` or ``exit code 3``."""
+    """Describes a wait status: ``killed by SIGSEGV (segmentation fault)`` or ``exit code 3``."""
     if not os.WIFSIGNALED(status):
         return f"exit code {os.WEXITSTATUS(status)}"
     number = os.WTERMSIG(status)
@@ -135,48 +142,51 @@ def describe_exit(status: int) -> str:
 
 
 def processes_of_session(session: str, exclude: Collection[int] = ()) -> list[int]:
-    """The living processes of this user that carry the session's marker, save those in ``exclude``."""
+    """Returns the living processes of this user that carry the session's marker, except those in ``exclude``."""
     return [pid for pid, _ in _members(session, exclude)]
 
 
 def kill_session(session: str, exclude: Collection[int] = (), grace_s: float = 5.0) -> int:
-    """Kills every process of the session but this one and those in ``exclude``; returns how many.
+    """Kills every process of the session except this one and those in ``exclude``; returns how many.
 
-    Works in rounds, since processes may fork while this runs, until none is left or ``grace_s`` seconds are over (a
-    process stuck in the kernel cannot be killed by anybody).  Resource trackers come last, see ``_kill_until_none``.
+    Works in rounds, since processes may fork meanwhile, until none is left or ``grace_s`` seconds are over (a process
+    stuck in the kernel cannot be killed). Resource trackers come last, see ``_kill_until_none``.
     """
     spared = {*exclude, os.getpid()}
     return _kill_until_none(lambda chase: _members(session, spared, chase), grace_s)
 
 
 def kill_descendants(pid: int, grace_s: float = 5.0) -> int:
-    """Kills every process below ``pid``, in rounds as ``kill_session``; returns how many."""
+    """Kills every process below ``pid``, in rounds like ``kill_session``; returns how many."""
     return _kill_until_none(lambda chase: _family(pid), grace_s)
 
 
 def kill_group(group: int, grace_s: float = 1.0) -> int:
     """Kills what an ended leader has left in its process group; returns how many.
 
-    ``group``: the leader's PID, just reaped.  Its number is not given away while the group has members.  Processes that
-    have made a session of their own have left the group, and resource trackers stay: they end once nobody is left who
+    ``group``: the leader's PID, just reaped. The kernel does not reuse it while the group has members. Processes that
+    have made a session of their own have left the group. Resource trackers stay: they end once no process is left that
     could use what they look after.
     """
     try:
         os.killpg(group, 0)
-    except ProcessLookupError:  # nearly always, and without a look at all processes
+    except ProcessLookupError:  # nearly always, and found without looking at all processes
         return 0
     return _kill_rounds(lambda chase: _without_trackers(_orphans({group}, ())), grace_s)
 
 
 def kill_orphans(workers: Collection[int], grace_s: float = 1.0) -> int:
-    """Kills what ended workers (PIDs) have started and what has left their process groups, but made no session of its
-    own; returns how many.  Looks at all processes.  Resource trackers stay, as in ``kill_group``."""
+    """Kills processes that ended workers have started; returns how many.
+
+    ``workers``: PIDs. The processes have left their process groups, but have not made a session of their own. It looks
+    at all processes. Resource trackers stay, as in ``kill_group``.
+    """
     marks = [f"\0{WORKER_VARIABLE}={pid}\0".encode() for pid in workers]
     return _kill_rounds(lambda chase: _without_trackers(_orphans((), marks)), grace_s) if marks else 0
 
 
 def _orphans(groups: Collection[int], marks: Collection[bytes]) -> Iterator[_Identity]:
-    """Processes of this process's session that are in one of the groups or carry one of the marks."""
+    """Yields the processes of this process's session that are in one of the groups or carry one of the marks."""
     session = str(os.getsid(0))
     wanted = {str(group) for group in groups}
     for pid in _pids():
@@ -188,7 +198,7 @@ def _orphans(groups: Collection[int], marks: Collection[bytes]) -> Iterator[_Ide
 
 
 def _without_trackers(found: Iterable[_Identity], trackers: set[_Identity] | None = None) -> Iterator[_Identity]:
-    """``found`` save resource trackers, which are put into ``trackers``."""
+    """Yields ``found`` except resource trackers, which are added to ``trackers``."""
     for identity in found:
         if not _is_tracker(identity[0]):
             yield identity
@@ -197,10 +207,10 @@ def _without_trackers(found: Iterable[_Identity], trackers: set[_Identity] | Non
 
 
 def _is_tracker(pid: int) -> bool:
-    """Whether it is a resource tracker: of ``multiprocessing``, or of loky and joblib.
+    """Whether a process is a resource tracker: of ``multiprocessing``, or of loky and joblib.
 
-    Such a process reads a pipe to its end, and then removes the shared memory, semaphores and directories that those
-    who wrote to it have left.  It ignores SIGTERM; killed, it removes nothing.
+    Such a process reads a pipe to its end. Then it removes the shared memory, semaphores and directories that the
+    writers have left. It ignores SIGTERM. When it is killed, it removes nothing.
     """
     try:
         return b".resource_tracker import main" in _read(pid, "cmdline")
@@ -209,7 +219,10 @@ def _is_tracker(pid: int) -> bool:
 
 
 def _members(session: str, exclude: Collection[int], chase: bool = False) -> Iterator[_Identity]:
-    """One by one, to be killed as they are found. ``chase``: first those of a process that forks on and on."""
+    """Yields a session's processes one by one, to be killed as they are found.
+
+    ``chase``: first those of a process that forks again and again.
+    """
     entry = f"\0{SESSION_VARIABLE}={session}\0".encode()
     for pid in itertools.chain(_newest() if chase else (), sorted(_pids(), reverse=True)):
         stat = _stat_fields(pid)
@@ -218,7 +231,7 @@ def _members(session: str, exclude: Collection[int], chase: bool = False) -> Ite
 
 
 def _newest() -> Iterator[int]:
-    """The latest PIDs, looked up again and again: by the time that all processes have been listed, there are others."""
+    """Yields the latest PIDs, looked up repeatedly: while all processes are being listed, new ones start."""
     for _ in range(_CHASES):
         with open(f"{_PROC}/loadavg") as file:
             latest = int(file.read().split()[-1])
@@ -226,8 +239,10 @@ def _newest() -> Iterator[int]:
 
 
 def _kill_until_none(find: Callable[[bool], Iterable[_Identity]], grace_s: float) -> int:
-    """Kills what ``find`` finds; resource trackers come last, and only those that have not ended by themselves within
-    ``TRACKER_GRACE_S`` after all others."""
+    """Kills what ``find`` finds.
+
+    Resource trackers come last, and only those that have not ended within ``TRACKER_GRACE_S`` after all others.
+    """
     trackers: set[_Identity] = set()
     killed = _kill_rounds(lambda chase: _without_trackers(find(chase), trackers), grace_s)
     if trackers:
@@ -239,7 +254,7 @@ def _kill_until_none(find: Callable[[bool], Iterable[_Identity]], grace_s: float
 def _kill_rounds(find: Callable[[bool], Iterable[_Identity]], grace_s: float) -> int:
     deadline = time.monotonic() + grace_s
     killed = empty_scans = 0
-    # Two scans: a process that is in the middle of an exec shows no environment, so one scan can miss it.
+    # Two scans: a process in the middle of an exec shows no environment, so one scan can miss it.
     while empty_scans < 2 and (not killed or time.monotonic() < deadline):
         now_killed = _kill_once(find(killed > 0), deadline)
         empty_scans = 0 if now_killed else empty_scans + 1
@@ -248,7 +263,7 @@ def _kill_rounds(find: Callable[[bool], Iterable[_Identity]], grace_s: float) ->
 
 
 def _kill_once(found: Iterable[_Identity], deadline: float) -> int:
-    """Kills each and waits for their ends; returns how many it killed."""
+    """Kills the processes and waits for their ends; returns how many it killed."""
     killed = 0
     ending = select.poll()
     with contextlib.ExitStack() as stack:
@@ -271,11 +286,13 @@ def _await_ends(processes: Iterable[_Identity], deadline: float) -> None:
 
 
 def _held(processes: Iterable[_Identity], stack: contextlib.ExitStack) -> Iterator[int]:
-    """Pidfds of those that still are, one by one and once each, closed with ``stack``: of as many as there are
-    descriptors for, the rest is for the next round."""
+    """Yields a pidfd for each process that still exists, closed with ``stack``.
+
+    It stops when descriptors run out; the next round gets the rest.
+    """
     seen: set[_Identity] = set()
     for identity in itertools.islice(processes, _MAX_PIDFDS):
-        if identity in seen:  # who looks for the newest again and again finds some that are about to end
+        if identity in seen:  # a repeated lookup of the newest also finds processes that are about to end
             continue
         seen.add(identity)
         try:
@@ -287,8 +304,10 @@ def _held(processes: Iterable[_Identity], stack: contextlib.ExitStack) -> Iterat
 
 
 def _hold(identity: _Identity, stack: contextlib.ExitStack) -> int:
-    """A pidfd of this very process, closed with ``stack``; -1 when it is gone. Raises OSError without descriptors,
-    before the last are taken that whoever looks for further processes needs."""
+    """Returns a pidfd of this exact process, closed with ``stack``; -1 when it is gone.
+
+    Raises OSError if there are no descriptors left except those needed to look for more processes.
+    """
     pid, started = identity
     try:
         pidfd = os.pidfd_open(pid)
@@ -297,7 +316,7 @@ def _hold(identity: _Identity, stack: contextlib.ExitStack) -> int:
     stack.callback(os.close, pidfd)
     if pidfd >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _FOR_LOOKING:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    # Looked at again now that it is held: had the PID been reused meanwhile, it would be a stranger's.
+    # Check again with the pidfd open: the PID may have been reused by another process meanwhile.
     return pidfd if _stat_fields(pid)[19:20] == [started] else -1
 
 
@@ -312,7 +331,7 @@ def _await_all(poll: select.poll, count: int, deadline: float) -> None:
 
 
 def await_end(pid: int, timeout_s: float) -> bool:
-    """Waits until a process has ended, and is to be reaped if it is a child; False if it has not by then.
+    """Waits until a process has ended; it is then to be reaped if it is a child. Returns False after ``timeout_s``.
 
     Raises OSError if there is no descriptor for it, ProcessLookupError if there is no such process.
     """
@@ -323,7 +342,7 @@ def await_end(pid: int, timeout_s: float) -> bool:
 
 
 def rss_bytes(pid: int) -> int:
-    """Resident memory of a process in bytes; 0 when it is gone."""
+    """Returns the resident memory of a process in bytes; 0 when it is gone."""
     try:
         return _resident_bytes(str(pid))[0]
     except (OSError, ValueError):
@@ -331,13 +350,13 @@ def rss_bytes(pid: int) -> int:
 
 
 def anonymous_bytes() -> int:
-    """Resident memory of this process that no file is behind, in bytes."""
+    """Returns this process's resident memory that is not backed by files, in bytes."""
     resident, of_files = _resident_bytes("self")
     return resident - of_files
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process, in bytes; 0 when it is gone."""
+    """Returns the resident memory of a process in bytes; 0 when it is gone."""
     try:
         return _resident_bytes(str(pid))[0]
     except (OSError, ValueError):
@@ -345,7 +364,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def _resident_bytes(process: str) -> tuple[int, int]:
-    """Resident memory, and what of it is of files. Raises OSError or ValueError when the process is gone."""
+    """Returns resident memory, and its part that is backed by files. Raises OSError or ValueError when it is gone."""
     fd = os.open(f"/proc/{process}/statm", os.O_RDONLY)
     try:
         _, resident, of_files, *_ = os.read(fd, 200).split()
@@ -355,19 +374,20 @@ def _resident_bytes(process: str) -> tuple[int, int]:
 
 
 def process_start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when it is gone or a zombie.
+    """Returns when a process started, in clock ticks since boot; None when it is gone or a zombie.
 
-    A PID and its start time together name a process for good: a PID alone is reused.
+    A PID together with its start time identifies a process for ever: a PID alone is reused.
     """
     stat = _stat_fields(pid)
     return int(stat[19]) if stat and stat[0] != "Z" else None
 
 
 def kill_process(pid: int, started: int | None) -> None:
-    """Kills the process of that PID, but not another one that has got the PID since.
+    """Kills a process, but not another one that has got its PID since.
 
-    ``started`` is what ``process_start_time`` said of it. For processes that somebody else reaps: one's own child keeps
-    its PID until it is waited for. Needs no descriptor: where there is none left to look with, the PID is trusted.
+    ``started`` is the result of ``process_start_time`` for it. For processes that another process reaps: a child of
+    this one keeps its PID until it is waited for. It needs no descriptor: if ``/proc`` cannot be read, the PID is
+    trusted.
     """
     stat = _stat_fields(pid)
     if stat and started is not None and int(stat[19]) != started:
@@ -377,7 +397,7 @@ def kill_process(pid: int, started: int | None) -> None:
 
 
 def past_standard(fd: int) -> int:
-    """Moves a descriptor past 0, 1 and 2: they may be closed here, and are something else in a program that gets it."""
+    """Moves a descriptor past 0, 1 and 2, which may be closed here and have a meaning in a program that gets it."""
     if fd > 2:
         return fd
     try:
@@ -394,7 +414,7 @@ _LIMITS = {
 
 
 def describe_error(error: OSError) -> str:
-    """What the system says; where a limit of this process is met, also which one, and what raises it."""
+    """Returns the system's error text. If a limit of this process is reached, names it and how to raise it."""
     text = error.strerror or str(error)
     if error.errno not in _LIMITS:
         return text
@@ -406,7 +426,7 @@ def describe_error(error: OSError) -> str:
 
 
 def descriptors_left() -> int:
-    """About how many more this process may have; exact when it comes to none."""
+    """Returns about how many more descriptors this process may have; exact when it is 0."""
     try:
         lowest_free = os.eventfd(0)
     except OSError:
@@ -417,17 +437,18 @@ def descriptors_left() -> int:
 
 
 def raise_descriptor_limit() -> None:
-    """As many descriptors as the system allows: the usual limit of 1,024 is fewer than a broker may have peers."""
+    """Raises the limit on descriptors to the system's: a broker may have more peers than the usual 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def accept_signals(spared: Collection[signal.Signals] = ()) -> None:
-    """Undoes what a program has inherited of its parent's signals: the mask of the thread that started it, in which all
-    may be blocked (threads of uWSGI), and signals that were ignored there. ``spared`` stay ignored, if they are.
+    """Undoes what a program has inherited of its parent's signals.
 
-    For a program that starts, in its main thread.  SIGPIPE and SIGXFSZ are ignored by Python itself.
+    These are the mask of the thread that started it, which may block all signals (threads of uWSGI), and ignored
+    signals. ``spared`` stay ignored, if they are. Call it in the main thread of a program that starts. Python itself
+    ignores SIGPIPE and SIGXFSZ.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ, *spared}:
@@ -436,14 +457,14 @@ def accept_signals(spared: Collection[signal.Signals] = ()) -> None:
 
 
 def accept_signals_of_a_command() -> None:
-    """As ``accept_signals``, for a program that a user starts, perhaps with nohup, which ignores SIGHUP."""
+    """Like ``accept_signals``, for a program that a user may start with nohup, which ignores SIGHUP."""
     accept_signals(spared=(signal.SIGHUP,))
 
 
 def end_orderly_on_sigterm() -> None:
-    """Has SIGTERM raise SystemExit(0), so that what ``finally`` tidies up is tidied up; for a program that starts.
+    """Makes SIGTERM raise SystemExit(0), so that ``finally`` blocks run; for a program that starts.
 
-    It does so once: batch systems send SIGTERM several times, and a second one must not interrupt the tidying up.
+    It does so once: batch systems send SIGTERM several times, and a second one must not interrupt the cleanup.
     """
 
     def end(number: int, frame: object) -> None:
@@ -456,13 +477,13 @@ def end_orderly_on_sigterm() -> None:
 def set_title(text: str) -> None:
     """Sets what ``ps`` shows for this process, cut to the room that its arguments had (see ``TITLE_PADDING``).
 
-    setproctitle would by default write on into the environment, and ``/proc/<pid>/environ``, which carries the
-    session's marker, would be lost.  ``SPT_NOENV`` forbids that; it has to be set before the module sets itself up,
-    hence the import down here, and is inherited, so that titles set by users' programs leave the marker alone too.
+    By default setproctitle would continue into the environment. Then ``/proc/<pid>/environ``, which carries the
+    session's marker, would be lost. ``SPT_NOENV`` forbids that. It has to be set before the module is imported, so the
+    import is in a function. It is inherited, so titles set by users' programs do not touch the marker either.
 
-    setproctitle also copies the start of the title into the process name (``comm``).  Programs that split
-    ``/proc/<pid>/stat`` at blanks, as Slurm's process tracking does, lose a process whose name has a blank or a
-    bracket in it.  So such characters are replaced in the name, and stay in the title.
+    setproctitle also copies the start of the title into the process name (``comm``). Programs that split
+    ``/proc/<pid>/stat`` at blanks, as Slurm's process tracking does, lose a process whose name has a blank or a bracket
+    in it. So such characters are replaced in the name, and stay in the title.
     """
     _title_setter()(text)
     if _UNSAFE_IN_NAME.search(text, 0, _NAME_BYTES):
@@ -478,7 +499,7 @@ def _title_setter() -> Callable[[str], None]:
 
 
 def _pids() -> Iterator[int]:
-    """Processes of this user."""
+    """Yields the processes of this user."""
     uid = os.geteuid()
     with os.scandir(_PROC) as entries:
         for entry in entries:
@@ -489,13 +510,13 @@ def _pids() -> Iterator[int]:
 
 
 def _read(pid: int, name: str) -> bytes:
-    """A file of a process's in ``/proc``."""
+    """Returns a file of a process in ``/proc``."""
     with open(f"/proc/{pid}/{name}", "rb", 0) as file:
         return file.read()
 
 
 def _environ(pid: int) -> bytes:
-    """What the process was exec'd with; empty for zombies, kernel threads, and what may not be read."""
+    """Returns the environment a process was exec'd with; empty for zombies, kernel threads, and unreadable ones."""
     try:
         return _read(pid, "environ")
     except OSError:
@@ -503,22 +524,22 @@ def _environ(pid: int) -> bytes:
 
 
 def _stat_fields(pid: int) -> list[str]:
-    """The fields of ``/proc/<pid>/stat`` from the third (state) on; empty when the process is gone."""
+    """Returns the fields of ``/proc/<pid>/stat`` from the third (state) on; empty when the process is gone."""
     try:
         text = _read(pid, "stat").decode(errors="replace")
     except OSError:
         return []
-    return text.rpartition(")")[2].split()  # the second field, the name, may itself hold blanks and brackets
+    return text.rpartition(")")[2].split()  # the second field, the name, may contain blanks and brackets
 
 
 # ---- what the machine, the batch system or the container grants
 
 
 def cpu_count(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
-    """CPUs that this process may use: its affinity, further limited by the quotas of its control groups."""
+    """Returns the CPUs that this process may use: its affinity, limited further by the quotas of its control groups."""
     cpus = float(len(os.sched_getaffinity(0)))
     for group in _control_groups("cpu", proc, cgroup_fs):
-        # Version 2 has quota and period in one file, version 1 in two; without a limit the quota is "max" or -1.
+        # Version 2 has quota and period in one file, version 1 in two. Without a limit the quota is "max" or -1.
         figures = _integers(f"{group}/cpu.max")
         figures = figures or _integers(f"{group}/cpu.cfs_quota_us") + _integers(f"{group}/cpu.cfs_period_us")
         if len(figures) == 2 and min(figures) > 0:
@@ -527,7 +548,7 @@ def cpu_count(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
 
 
 def memory_limit_bytes(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
-    """Memory that this process may use, in bytes: the machine's, or less by the limits of its control groups."""
+    """Returns the memory that this process may use, in bytes: the machine's, or the limit of a control group."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for group in _control_groups("memory", proc, cgroup_fs):
         limits += _integers(f"{group}/memory.max") + _integers(f"{group}/memory.limit_in_bytes")
@@ -535,10 +556,10 @@ def memory_limit_bytes(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
 
 
 def _control_groups(controller: str, proc: str, cgroup_fs: str) -> Iterator[str]:
-    """The directories of this process's group and of all groups above it (each of them limits), version 1 or 2.
+    """Yields the directories of this process's group and of all groups above it (each of them limits), version 1 or 2.
 
-    Inside a container the path may be the one that the machine sees; the part of it that does not exist here is
-    escape_controls, and the root of what is mounted is then the container's own group.
+    Inside a container the path may be the one that the machine sees. A part of it that does not exist here does no
+    harm: the root of the mounted hierarchy is then the container's own group.
     """
     try:
         with open(f"{proc}/self/cgroup") as file:
@@ -557,7 +578,7 @@ def _control_groups(controller: str, proc: str, cgroup_fs: str) -> Iterator[str]
 
 
 def _integers(path: str) -> list[int]:
-    """The whole numbers in a file; empty when it does not exist or says something else, such as ``max``."""
+    """Returns the whole numbers in a file; empty when it does not exist or has other content, such as ``max``."""
     try:
         with open(path) as file:
             return [int(word) for word in file.read().split()]

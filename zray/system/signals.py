@@ -1,9 +1,9 @@
 """Python's signal handlers, held back while the main thread is in a critical section.
 
-Python runs a handler in the main thread between any two bytecodes. A handler that raises, or that calls zray, in the
-middle of a critical section would find state half changed, or a lock that its own thread holds. So while a session
-lives, each handler that the program has set, or sets, is wrapped. The wrapper asks the ``Holder``: inside a section the
-call is noted in ``deferred`` and made by ``run_deferred`` when the section ends. Outside it is made at once.
+Python runs a handler in the main thread between any two bytecodes. In the middle of a critical section, a handler that
+raises or calls zray would find state half changed, or a lock that its own thread holds. So while a session is open,
+each handler that the program sets or has set is wrapped. The wrapper asks the ``Holder``. Inside a section it notes the
+call in ``deferred``, and ``run_deferred`` makes it when the section ends. Outside it calls the handler at once.
 
 A program does not see the wrapping: ``signal.signal`` and ``signal.getsignal`` take and return its own handlers. Both
 are Python functions over the C module ``_signal``. Its functions are replaced here, so it does not matter whether a
@@ -28,28 +28,30 @@ _Handler = Callable[[int, "FrameType | None"], Any]
 
 
 class Holder(Protocol):
-    """Who knows whether the main thread is in a critical section. Called in the main thread only."""
+    """Knows whether the main thread is in a critical section. Called in the main thread only."""
 
     def holds(self) -> bool:
         """Whether handlers have to wait."""
 
     def raised(self) -> None:
-        """A handler has raised an exception: the next ones wait until its cleaning up is done."""
+        """A handler has raised an exception: the next ones wait until cleanup after it is done."""
 
 
 deferred: deque[tuple[_Handler, int]] = deque()
-"""Calls that wait for the end of the main thread's section. They are given the frame in which they are made then: to
-keep the interrupted one would keep its variables."""
+"""Calls that wait for the end of the main thread's section.
+
+They get the frame in which they are finally made: keeping the interrupted frame would keep its variables.
+"""
 
 _c_signal: Any = signal.signal.__globals__["_signal"]  # typeshed does not know the module
 _set_handler = _c_signal.signal
 _get_handler = _c_signal.getsignal
-_traceback_of: Any = vars(BaseException)["__traceback__"].__get__  # past what the exception's class makes of it
+_traceback_of: Any = vars(BaseException)["__traceback__"].__get__  # not affected by the exception's class
 _holder: Holder | None = None
 
 
 class _Deferrable:
-    """Stands for a handler of the program's."""
+    """Wraps a handler of the program."""
 
     __slots__ = ("handler",)
 
@@ -84,20 +86,20 @@ def _wrapped(handler: Any) -> Any:
 
 
 def _set_wrapped(number: int, handler: Any, /) -> Any:
-    """What ``signal.signal`` calls while handlers are wrapped."""
+    """Replaces ``signal.signal`` while handlers are wrapped."""
     return _unwrapped(_set_handler(number, _wrapped(handler)))
 
 
 def _get_unwrapped(number: int, /) -> Any:
-    """What ``signal.getsignal`` calls while handlers are wrapped."""
+    """Replaces ``signal.getsignal`` while handlers are wrapped."""
     return _unwrapped(_get_handler(number))
 
 
 def install(holder: Holder) -> None:
-    """Wraps the handlers there are, and those that are set from now on.
+    """Wraps the present handlers, and those that are set from now on.
 
-    Only the main thread can exchange handlers. Called by another one, it asks the main thread to, which does so
-    between two bytecodes.
+    Only the main thread can exchange handlers. When another thread calls this, the main thread does it between two
+    bytecodes.
     """
     global _holder
     _holder = holder
@@ -112,7 +114,7 @@ def install(holder: Holder) -> None:
 def uninstall(holder: Holder) -> None:
     """Undoes ``install``, unless another holder has been installed since.
 
-    Called by another thread than the main one, it leaves the wrappers where they are, without effect.
+    When another thread than the main one calls it, the wrappers stay, without effect.
     """
     global _holder
     if _holder is not holder:
@@ -126,14 +128,14 @@ def uninstall(holder: Holder) -> None:
 
 
 def _exchange(change: Callable[[Any], Any]) -> None:
-    for number in _c_signal.valid_signals():  # as numbers: to make enums of them takes a hundred exceptions
+    for number in _c_signal.valid_signals():  # as numbers: making enums of them raises a hundred exceptions
         handler = _get_handler(number)
         changed = change(handler)
         if changed is not handler:
             _set_handler(number, changed)
 
 
-@functools.cache  # made where it is needed only, and kept: it is called later
+@functools.cache  # made only when needed, and kept, since it is called later
 def _pending_call() -> Any:
     def wrap(_: Any) -> int:
         if _holder is not None:
@@ -144,10 +146,10 @@ def _pending_call() -> Any:
 
 
 def run_deferred() -> None:
-    """Calls the handlers that were held back, in their order, if this is the main thread and nothing holds them.
+    """Calls the handlers that were held back, in order, if this is the main thread and nothing holds them.
 
-    Raises what a handler raises. Those behind it are called all the same; of several exceptions the last is raised,
-    with the others as its context.
+    Raises what a handler raises. The handlers after it are called all the same. Of several exceptions the last one is
+    raised, with the others as its context.
     """
     if not deferred or get_ident() != main_thread().ident or (_holder is not None and _holder.holds()):
         return
@@ -159,7 +161,10 @@ def run_deferred() -> None:
 
 
 def deliver_deferred_later() -> None:
-    """As ``run_deferred``, for places where an exception would be lost, as in ``__del__``: they strike again soon."""
+    """Like ``run_deferred``, for places where an exception would be lost, as in ``__del__``.
+
+    It raises the signals again, soon.
+    """
     if deferred and get_ident() == main_thread().ident:
         with contextlib.suppress(RuntimeError):  # the interpreter is ending
             _thread.start_new_thread(_deliver, ())

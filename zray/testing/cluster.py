@@ -1,4 +1,4 @@
-"""A whole cluster in one process, on a simulated network: real cores and links, a broker that is checked.
+"""A whole cluster in one process, on a simulated network: real cores and links, and a broker that is checked.
 
 Processes can be killed at any moment. Deterministic: the same seed gives the same run.
 """
@@ -20,14 +20,14 @@ from zray.testing.network import NetworkFaults, Simulation
 from zray.testing.processes import HEARTBEAT_S, SILENCE_S, TICK_S, Connections, Node, Program, SimHost, SimWorker
 
 TURN_S = 0.0005
-"""How long a turn of the broker takes, of virtual time: what arrives meanwhile is handled together."""
+"""How long a turn of the broker takes, in virtual time: frames that arrive meanwhile are handled together."""
 ALONE_PART = 0.7
-"""Of the frames that arrive in a small cluster: for these a turn takes no time, so that they come alone."""
+"""The part of the frames in a small cluster for which a turn takes no time, so that they are handled one by one."""
 LARGE_TICK_S = 2.0
 
 
 class CheckedCore(BrokerCore):
-    """A broker's core that is checked whenever it has placed something."""
+    """A broker's core that is checked after each scheduling pass."""
 
     def schedule(self, now: float) -> None:
         before = self._least_free()
@@ -37,7 +37,10 @@ class CheckedCore(BrokerCore):
             assert free >= min(0, before[key]), "granted more than there is"
 
     def _least_free(self) -> dict[tuple[bytes, str], int]:
-        """Free resources of each host. CPUs fall below zero when a task that was blocked goes on, by no grant."""
+        """Returns the free resources of each host.
+
+        CPUs fall below zero when a blocked task goes on, without a grant.
+        """
         hosts = self.scheduler.hosts.values()
         return {(host.host_id, name): free for host in hosts for name, free in host.pool.free.items()}
 
@@ -55,7 +58,7 @@ class SimConnections:
         self._owners[through] = owner
 
     def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
-        """A host's connection leads to its workers as well."""
+        """Sends a frame to a process. A host's connection also leads to its workers."""
         owner = self._owners.get(through)
         if owner is None or not owner.alive:
             return False
@@ -73,12 +76,11 @@ class SimConnections:
 
 
 class SimCluster:
-    """The broker, and everybody else. ``programs(worker, task, references)`` is the user's code.
+    """The broker and all other processes. ``programs(worker, task, references)`` is the user's code.
 
-    ``large``: for thousands of hosts, on a network that loses nothing. The broker then handles what has arrived once a
-    turn, as its shell does, and its invariants are not checked at every step, which costs more than all the rest; what
-    its decisions take is up to ``on_turn``, which is called with the turn to do.
-    ``windows``: those of drivers and workers.
+    ``large``: for thousands of hosts, on a network without loss. The broker then handles arrived frames once a turn, as
+    its shell does. Its invariants are not checked at every step, which would cost more than all the rest. ``on_turn``
+    is called with the turn to do, and decides what a turn costs. ``windows``: those of drivers and workers.
     """
 
     def __init__(
@@ -99,11 +101,11 @@ class SimCluster:
         self.nodes: dict[bytes, Node] = {}
         self.workers: list[SimWorker] = []
         self.pids = 0
-        self.die_storing = 0  # so many workers are to die between storing a value and answering
+        self.die_storing = 0  # how many workers will die between storing a value and answering
         self.freed: list[bytes] = []
         self.once: set[bytes] = set()  # tasks and calls without retries
         self.starts: Counter[bytes] = Counter()  # how often each task or call was started
-        self.reports: list[str] = []  # what the broker has to say of faults
+        self.reports: list[str] = []  # errors that the broker has logged
         self.connections: Connections = SimConnections(self)
         self.broker = BrokerCore(self.sim.new_id) if large else CheckedCore(self.sim.new_id)
         self.revoked: set[bytes] = set()  # keys
@@ -129,23 +131,26 @@ class SimCluster:
             self.sim.after(TURN_S, self._turn)
 
     def _turn(self) -> None:
-        """A turn of the broker's loop."""
+        """Runs a turn of the broker's loop."""
         self._turn_is_planned = False
         self.on_turn(lambda: self._broker.schedule(self.sim.now))
         self._broker.send(self.sim.now)
         self.members.check()
 
     def stored(self, host: bytes, object_id: bytes) -> bytes | None:
-        """What is in a host's store; None if the host is dead. There must be something: whoever asks holds it."""
+        """Returns an object in a host's store; None if the host is dead.
+
+        It must exist, since the process that asks holds it.
+        """
         node = self.nodes[host]
         assert isinstance(node, SimHost)
-        assert not node.alive or object_id in node.store, "a stored value is gone while it was held"
+        assert not node.alive or object_id in node.store, "a stored value was removed while it was held"
         return node.store[object_id] if node.alive else None
 
     def started(self, task_id: bytes) -> None:
-        """A worker begins with a task or call."""
+        """A worker begins a task or call."""
         self.starts[task_id] += 1
-        assert self.starts[task_id] == 1 or task_id not in self.once, "what has no retries ran twice"
+        assert self.starts[task_id] == 1 or task_id not in self.once, "a task or call without retries ran twice"
 
     def _tick(self) -> None:
         self._broker.tick(self.sim.now)
@@ -153,12 +158,12 @@ class SimCluster:
         self.sim.after(TICK_S, self._tick)
 
     def _role_of(self, key: bytes) -> str | None:
-        """Keys say whose they are."""
+        """Returns the role of a key, which is its name."""
         role = key.decode()
         return role if role in ("host", "driver") and key not in self.revoked else None
 
     def kill(self, node: Node) -> None:
-        """SIGKILL. A worker's host is told; a host takes its workers along."""
+        """Kills a process. A worker's host is told; a host's workers die with it."""
         if not node.alive:
             return
         node.alive = False
@@ -170,5 +175,5 @@ class SimCluster:
                     worker.alive = False
 
     def live_workers(self) -> list[SimWorker]:
-        """Workers that have not been killed."""
+        """Returns the workers that have not been killed."""
         return [worker for worker in self.workers if worker.alive]

@@ -1,4 +1,4 @@
-"""Those who do not belong to a simulated cluster, and try to get in or to speak in a member's name."""
+"""Simulated processes that are not members of a cluster, and try to join or to send in a member's name."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 MOST_PAUSE_S = 0.2
 KEYS = (b"driver", b"host", b"nobody")
-"""A stranger may be a colleague, whose key is good."""
+"""An intruder may have the valid key of another role."""
 
 
 class Intruder(Node):
-    """Tries something again and again. ``known``: identifiers of processes that have joined, dead or alive."""
+    """Tries to join again and again. ``known``: identifiers of processes that have joined, dead or alive."""
 
     def __init__(self, cluster: SimCluster) -> None:
-        super().__init__(cluster, cluster.sim.new_id(), "stranger")
+        super().__init__(cluster, cluster.sim.new_id(), "intruder")
         self._members = cluster.members
         self._broker_incarnation = cluster.incarnation
         self.known: list[bytes] = []
@@ -52,12 +52,12 @@ class Intruder(Node):
         self.cluster.sim.transmit(arrival.data, lambda frame: self.cluster.receive(arrival._replace(data=frame)))
 
     def _attempt(self, victim: bytes) -> tuple[bytes, bytes]:
-        """In whose name, and what."""
+        """Returns the name to send under, and the data."""
         rng = self.cluster.sim.random
         kind = rng.choice([DRIVER, HOST, WORKER])
         hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, victim, JoinInfo())
         incarnation = rng.choice([bytes(8), self._broker_incarnation])
-        said = rng.choice([Goodbye("I was it"), HostReady({"CPU": 10_000}, HostInfo(hostname="stranger"))])
+        said = rng.choice([Goodbye("I was it"), HostReady({"CPU": 10_000}, HostInfo(hostname="intruder"))])
         attempts = [
             (victim, pack_handshake(hello)),
             (victim, pack_handshake(hello._replace(process_id=self.process_id))),
@@ -71,9 +71,9 @@ class Intruder(Node):
         return rng.choice(attempts)
 
     def deliver(self, data: bytes) -> None:
-        """An answer: always a no."""
+        """Handles an answer, which must be a refusal."""
         frame = read_frame(data)
-        assert frame.kind == KIND_HANDSHAKE, "a stranger was sent something"
+        assert frame.kind == KIND_HANDSHAKE, "an intruder was sent data"
         answer = unpack_handshake(frame)
-        assert isinstance(answer, Refused), "a stranger was welcomed"
+        assert isinstance(answer, Refused), "an intruder was accepted"
         self.refusals.append(answer.reason)

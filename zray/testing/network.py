@@ -1,4 +1,4 @@
-"""A network and a clock that exist only in one process: seeded, with loss, delay, reordering and duplication."""
+"""A simulated network and clock in one process: seeded, with loss, delay, reordering and duplication."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class NetworkFaults:
-    """How bad the network is. Delays in seconds, the others are probabilities per frame."""
+    """The faults of the network. Delays in seconds, the others are probabilities per frame."""
 
     loss: float = 0.0
     duplication: float = 0.0
@@ -35,7 +35,7 @@ class Simulation:
         heapq.heappush(self._plan, (self.now + delay_s, self._counter, action))
 
     def transmit(self, frame: bytes, deliver: Callable[[bytes], None]) -> None:
-        """Sends a frame on its way, or loses it, or delivers it twice."""
+        """Sends a frame, or loses it, or delivers it twice."""
         self.frames += 1
         rng, network_faults = self.random, self.network_faults
         if rng.random() < network_faults.loss:
@@ -44,11 +44,11 @@ class Simulation:
             self.after(rng.uniform(network_faults.least_delay_s, network_faults.most_delay_s), lambda: deliver(frame))
 
     def new_id(self) -> bytes:
-        """Sixteen random bytes."""
+        """Returns sixteen random bytes."""
         return self.random.randbytes(16)
 
     def step(self) -> bool:
-        """Does the next planned action; False when there is none."""
+        """Does the next planned action. Returns False when there is none."""
         if not self._plan:
             return False
         time, _, action = heapq.heappop(self._plan)
@@ -57,7 +57,7 @@ class Simulation:
         return True
 
     def run(self, until: Callable[[], bool], limit_s: float) -> bool:
-        """Runs until the condition holds; False when ``limit_s`` of virtual time passed first."""
+        """Runs until the condition holds. Returns False when ``limit_s`` of virtual time passed first."""
         deadline = self.now + limit_s
         while not until():
             if self.now > deadline or not self.step():

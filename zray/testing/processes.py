@@ -1,7 +1,7 @@
-"""The processes of a simulated cluster: hosts, drivers and workers with real cores, and shells made of nothing.
+"""The processes of a simulated cluster: hosts, drivers and workers with real cores and simulated shells.
 
 User code is a generator that yields *operations* (``Sleep``, ``Get``, ``Ask``) and calls the methods of its
-``SimProcess`` in between. Values are lists of references, which is all that the reference rule cares for.
+``SimProcess`` in between. Values are lists of references, since the reference rule depends on nothing else.
 """
 
 from __future__ import annotations
@@ -54,29 +54,29 @@ HEARTBEAT_S = 1.0
 TICK_S = 0.25
 SILENCE_S = 6.0
 STORED_PART = 0.2
-"""The part of the calls whose values are stored; others are in the answer."""
+"""The part of the calls whose values are stored; other values are in the answer."""
 
 
 class Sleep(NamedTuple):
-    """Computes for so long."""
+    """Computes for ``seconds``."""
 
     seconds: float
 
 
 class Ask(NamedTuple):
-    """Asks the broker: ``send(on_answer)`` makes the request. The generator is sent the answer, or None."""
+    """Asks the broker: ``send(on_answer)`` makes the request. The generator gets the answer, or None."""
 
     send: Callable[[Callable[[Any], None]], None]
 
 
 class Get(NamedTuple):
-    """Waits for objects; the generator is sent the list of their values (lists of references), None for an error."""
+    """Waits for objects. The generator gets the list of their values (lists of references), None for an error."""
 
     object_ids: list[bytes]
 
 
 class SimActor(NamedTuple):
-    """An actor, by a handle. ``concurrency``: how many calls it runs at once; if one, in each caller's order."""
+    """An actor and a handle to it. ``concurrency``: how many calls it runs at once; if 1, in each caller's order."""
 
     actor_id: bytes
     handle_id: bytes
@@ -94,7 +94,7 @@ class Connections(Protocol):
 
 
 class Cluster(Protocol):
-    """What a process has to do with: the network, the broker, and the others. See ``zray.testing.cluster``."""
+    """What a process uses: the network, the broker, and the other processes. See ``zray.testing.cluster``."""
 
     sim: Simulation
     large: bool
@@ -113,13 +113,13 @@ class Cluster(Protocol):
         """A frame has reached the broker."""
 
     def kill(self, node: Node) -> None:
-        """SIGKILL."""
+        """Kills a process."""
 
     def stored(self, host: bytes, object_id: bytes) -> bytes | None:
-        """What is in a host's store; None if the host is dead."""
+        """Returns an object in a host's store; None if the host is dead."""
 
     def started(self, task_id: bytes) -> None:
-        """A worker begins with a task or call."""
+        """A worker begins a task or call."""
 
 
 def is_over(program: Program) -> bool:
@@ -130,7 +130,8 @@ def is_over(program: Program) -> bool:
 class Node:
     """A process on the simulated network: it joins, has a link to the broker, and handles messages.
 
-    ``through``: the name of the connection that it shares; empty: it dials one of its own. ``key``: what it shows.
+    ``through``: the name of the connection that it shares; if empty, it dials one of its own. ``key``: the key that it
+    presents.
     """
 
     def __init__(self, cluster: Cluster, process_id: bytes, kind: str, through: bytes = b"") -> None:
@@ -143,8 +144,8 @@ class Node:
         self.info = JoinInfo()
         self.link: Link | None = None
         self._incarnation = b""
-        self._waiting: list[Any] = []  # to be sent when it has joined
-        self._held: list[Callable[[], None]] | None = None  # what has come by its connection while it is stopped
+        self._waiting: list[Any] = []  # messages to send when it has joined
+        self._held: list[Callable[[], None]] | None = None  # actions held back while the process is stopped
         cluster.nodes[process_id] = self
         if not through:
             cluster.connections.dialled(self.through, self)
@@ -152,14 +153,14 @@ class Node:
         cluster.sim.after(TICK_S, self._tick)
 
     def handle(self, message: Any) -> None:
-        """A message from the broker."""
+        """Handles a message from the broker."""
 
     def output(self) -> list[Any]:
-        """What is to be sent."""
+        """Returns the messages to send."""
         return []
 
     def refused(self, reason: str) -> None:
-        """The broker does not let it in, or has declared it dead."""
+        """The broker has refused it, or has declared it dead."""
         self.cluster.kill(self)
 
     def _say_hello(self) -> None:
@@ -179,11 +180,11 @@ class Node:
         self.relay().pass_on(lambda: self.cluster.sim.transmit(frame, send))
 
     def relay(self) -> Node:
-        """The process whose connection it uses."""
+        """Returns the process whose connection it uses."""
         return self
 
     def pass_on(self, action: Callable[[], None]) -> None:
-        """What goes by its connection waits while it is stopped."""
+        """Does an action on its connection, or holds it back while the process is stopped."""
         if self._held is not None:
             self._held.append(action)
         else:
@@ -212,7 +213,7 @@ class Node:
             self.link = Link(answer.incarnation, FROM_BROKER, self.cluster.sim.now, HEARTBEAT_S, SILENCE_S)
 
     def flush(self) -> None:
-        """Sends what there is."""
+        """Sends what is queued."""
         if not self.alive or self._held is not None:
             return
         self._waiting.extend(self.output())
@@ -232,15 +233,15 @@ class Node:
             self.flush()
         self.cluster.sim.after(self.cluster.worker_tick_s if self.kind == WORKER else TICK_S, self._tick)
 
-    # ------------------------------------------------------------------ trouble
+    # ------------------------------------------------------------------ faults
 
     def pause(self) -> None:
-        """SIGSTOP: what arrives stays in the kernel."""
+        """Stops the process (SIGSTOP): frames that arrive stay in the kernel."""
         if self._held is None:
             self._held = []
 
     def go_on(self) -> None:
-        """SIGCONT."""
+        """Continues the process (SIGCONT)."""
         held, self._held = self._held, None
         for action in held or ():
             action()
@@ -290,7 +291,7 @@ class SimHost(Node):
         self.flush()
 
     def worker_died(self, worker: SimWorker) -> None:
-        """The zygote's news, a moment later."""
+        """The zygote reports a worker's death, a moment later."""
 
         def tell() -> None:
             if self.alive:
@@ -323,7 +324,7 @@ class _Wait:
             self._process.cluster.sim.after(0.0, self.resume)
 
     def resume(self) -> None:
-        """The program goes on with the values, unless it was interrupted meanwhile."""
+        """Continues the program with the values, unless it was interrupted meanwhile."""
         process = self._process
         if process.alive and not is_over(self._program):
             values = [process.value(object_id) for object_id in self._object_ids]
@@ -357,19 +358,19 @@ class SimProcess(Node):
         return through_broker(sends)
 
     def _free(self, host: bytes, object_id: bytes) -> None:
-        """Itself, on the host's machine; drivers are on none."""
+        """Frees an object: a worker itself, on its own host; otherwise by a message to the host."""
         if isinstance(self, SimWorker) and self.host.process_id == host:
             self.host.store.pop(object_id, None)
         else:
             self.core.send(host, FreeObjects([object_id]))
 
     def interrupt(self, task_id: bytes) -> None:
-        """A running task is to be stopped."""
+        """Stops a running task."""
 
     # ------------------------------------------------------------------ what programs do
 
     def put(self, inner: list[bytes]) -> bytes:
-        """An object with references inside; the caller holds one reference to it."""
+        """Makes an object with references inside; the caller holds one reference to it."""
         references = self.core.references
         object_id = put_id(self.core.new_task_id())
         references.own(object_id)
@@ -422,7 +423,7 @@ class SimProcess(Node):
         return SimActor(actor_id, handle_id, concurrency)
 
     def create_named(self, name: str, restarts: int = 0, concurrency: int = 1) -> Program:
-        """Creates an actor with a name, for ``yield from``; None when the name is another's."""
+        """Creates an actor with a name, for ``yield from``; None when another actor has the name."""
         made: list[SimActor] = []
 
         def create(on_answer: Callable[[Any], None]) -> None:
@@ -437,7 +438,7 @@ class SimProcess(Node):
         return None
 
     def find_named(self, name: str) -> Program:
-        """Looks an actor up, for ``yield from``; the caller holds a reference to its handle. None: there is none."""
+        """Looks up an actor, for ``yield from``; the caller holds a reference to its handle. None if there is none."""
         answer = yield Ask(lambda done: self.core.to_broker(ActorLookup(self.core.new_request(done), name, "")))
         if not isinstance(answer, ActorFound):
             return None
@@ -446,7 +447,7 @@ class SimProcess(Node):
         return SimActor(answer.actor_id, spec.handle, spec.max_concurrency)
 
     def cancel(self, object_id: bytes, mode: int) -> None:
-        """Cancels the task that makes an object, whoever owns it."""
+        """Cancels the task that makes an object, whichever process owns it."""
         self.core.cancel(object_id, mode)
 
     def call(self, actor: SimActor, refs: Iterable[bytes] = (), retries: int = 0) -> bytes:
@@ -463,27 +464,27 @@ class SimProcess(Node):
         return object_id
 
     def promise(self) -> bytes:
-        """An object of this process without a value yet; the caller holds a reference to it."""
+        """Makes an object of this process without a value; the caller holds a reference to it."""
         object_id = return_id(self.core.new_task_id(), 1)
         self.core.references.own(object_id)
         return object_id
 
     def keep_promise(self, object_id: bytes) -> None:
-        """The object has a value now."""
+        """Gives the object its value."""
         self.core.references.resolve(object_id, INLINE, msgpack.packb([]), b"", 0)
 
     def load(self, value: list[bytes], outer: bytes) -> list[bytes]:
-        """References found in a value: the caller holds each of them."""
+        """Loads references found in a value: the caller holds each of them."""
         for object_id in value:
             self.core.references.load(object_id, outer)
         return value
 
     def drop(self, object_id: bytes) -> None:
-        """The caller lets a reference go."""
+        """Drops one of the caller's references."""
         self.core.dropped.append(object_id)
 
     def value(self, object_id: bytes) -> list[bytes] | None:
-        """A ready object's value, with its references loaded; None for an error."""
+        """Returns a ready object's value, with its references loaded; None for an error."""
         entry = self.core.references.entries[object_id]
         assert entry.status is not PENDING
         if entry.status is ERROR:
@@ -499,7 +500,7 @@ class SimProcess(Node):
         self.resume(program, None, end)
 
     def resume(self, program: Program, value: Any, end: Callable[[Any, bool], None]) -> None:
-        """Lets a program run to its next operation."""
+        """Runs a program to its next operation."""
         if not self.alive or is_over(program):  # killed, or interrupted
             return
         try:
@@ -538,13 +539,13 @@ class SimDriver(SimProcess):
             self.core.lose_cluster("the broker has declared this driver dead", self.cluster.sim.now)
 
     def leave(self) -> None:
-        """As zray.shutdown()."""
+        """Leaves the cluster like zray.shutdown()."""
         self.core.to_broker(Goodbye("done"))
         self.flush()
 
 
 class SimWorker(SimProcess):
-    """A worker: runs what it is given by the cluster's ``programs``."""
+    """A worker: runs the tasks and calls that it gets, by the cluster's ``programs``."""
 
     def __init__(self, cluster: Cluster, worker_id: bytes, host: SimHost, pid: int) -> None:
         self.host = host
@@ -553,7 +554,7 @@ class SimWorker(SimProcess):
         self.stored: list[bytes] = []  # return values, in its host's store
         self.kept: list[bytes] = []  # references that the user's code stored in a global
         self.seen: list[tuple[bytes, bytes]] = []  # an actor's calls, in the order in which they ran
-        self.programs: dict[bytes, tuple[Assignment, Program]] = {}  # what runs
+        self.programs: dict[bytes, tuple[Assignment, Program]] = {}  # the running tasks and calls
         super().__init__(cluster, worker_id, WORKER, host.process_id, host.through)
         self.info = JoinInfo(pid)
         cluster.workers.append(self)
@@ -619,13 +620,13 @@ class SimWorker(SimProcess):
         return Return(STORED, b"", len(data), inner)
 
     def function_of(self, task: Assignment) -> str:
-        """The name of the function that a task runs."""
+        """Returns the name of the function that a task runs."""
         return self.core.execution.functions[task.function_id].name
 
     def interrupt(self, task_id: bytes) -> None:
         if task_id in self.programs:
             task, program = self.programs.pop(task_id)
-            program.close()  # in its ``finally`` it lets go what it holds
+            program.close()  # its ``finally`` block drops what it holds
             self.core.collect(self.cluster.sim.now)
             self.core.execution.finish_cancelled(task)
 
@@ -634,7 +635,7 @@ class SimWorker(SimProcess):
         self.core.execution.block()
 
     def unblock(self) -> None:
-        """It goes on."""
+        """The program goes on."""
         self.core.execution.unblock()
 
     def _end(self, task: Assignment, result: Any, failed: bool) -> None:

@@ -1,6 +1,6 @@
 """The tables of states: which transitions a run has seen, and the page of the documentation that shows them all.
 
-``python -m zray.testing.states`` writes ``docs/states.md``; with ``--check`` it says whether the page is up to date.
+``python -m zray.testing.states`` writes ``docs/states.md``; with ``--check`` it reports whether the page is up to date.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import zray.transfer.states
 from zray.states import Machine, State, Successors
 
 TABLES = (zray.client.core.states, zray.broker.states, zray.transfer.states, zray.client.states)
-"""The modules that hold machines."""
+"""The modules that contain machines."""
 MACHINES: dict[Machine[Any], str] = {
     machine: module.__name__ for module in TABLES for machine in vars(module).values() if isinstance(machine, Machine)
 }
-"""All machines, and the modules in which their tables are."""
+"""All machines, with the modules that contain their tables."""
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "states.md"
 HEAD = """\
@@ -43,7 +43,7 @@ Seen = Counter[tuple[State, State]]
 
 
 class _CountingSuccessors(Successors[Any]):
-    """As ``Successors``; counts what is looked up."""
+    """Like ``Successors``, but counts lookups."""
 
     seen: Seen
 
@@ -73,12 +73,12 @@ def transitions_seen() -> Iterator[dict[str, Seen]]:
 
 
 def transitions(machine: Machine[Any]) -> list[tuple[State, State]]:
-    """All transitions of a machine."""
+    """Returns all transitions of a machine."""
     return [(state, successor) for state, successors in machine.causes.items() for successor in successors]
 
 
 def page() -> str:
-    """The text of ``docs/states.md``."""
+    """Returns the text of ``docs/states.md``."""
     return "\n".join([HEAD, *map(_section, MACHINES)])
 
 
@@ -101,7 +101,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the page, or looks whether it is up to date; returns the exit code."""
+    """Writes the page, or checks whether it is up to date. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m zray.testing.states", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if the page is out of date")
     if not parser.parse_args(arguments).check:

@@ -1,7 +1,7 @@
-"""Large objects from machine to machine.
+"""Large objects between machines.
 
-``core`` (pure) decides what is asked of whom, and answers others while it is still receiving itself; ``chunks`` is the
-form in which a piece travels; ``channels`` are the direct connections between hosts; ``shell`` is what a host does of
-it: room in its store, local readers, channels. A driver on a machine without a host has the core too, and memory for a
-store.
+``core`` (pure) decides what to ask of which process, and serves other processes while it is still receiving. ``chunks``
+is the form in which a piece travels. ``channels`` (in ``zray/transport``) are direct connections between hosts.
+``shell`` is the host's part: room in its store, local readers, channels. A driver on a machine without a host has the
+core too, and memory instead of a store.
 """

@@ -1,8 +1,8 @@
-"""The form in which a piece of an object travels: as it is, or compressed where that pays, with a checksum of its own.
+"""The form in which a piece of an object travels: plain, or compressed where that saves time, with its own checksum.
 
-The checksum is of the data as they were in the source's store: it also catches what goes wrong before they are sent
-and after they have arrived, which neither TCP's nor CURVE's own can. XXH3 is as fast as memory is; a CRC-32 would
-take more time than all the rest that a host does for a chunk.
+The checksum is over the data as they were in the source's store. So it also catches damage before the data are sent and
+after they have arrived, which the checks of TCP and CURVE cannot. XXH3 is as fast as memory; a CRC-32 would take more
+time than everything else that a host does for a chunk.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from zray.protocol.messages import Chunk, Pull
 CHUNK_BYTES = 1 << 20
 SAMPLE_BYTES = 64 << 10
 WORTH_PACKING = 0.75
-"""A sample that shrinks to less than this part is worth the time that the whole takes."""
+"""The whole is compressed if its sample shrinks to less than this part."""
 
 
 def chunk_length(total: int, offset: int) -> int:
-    """How many bytes the chunk at ``offset`` of an object of ``total`` bytes has."""
+    """Returns the length in bytes of the chunk at ``offset`` of an object of ``total`` bytes."""
     return min(CHUNK_BYTES, total - offset)
 
 
 def make_chunk(request: Pull, total: int, data: memoryview) -> tuple[Chunk, bytes | memoryview]:
-    """The answer to a request: its head, and the data that go with it."""
+    """Returns the answer to a request: its head, and the data that go with it."""
     checksum = xxhash.xxh3_64_digest(data)
     packed = _packed(data) if request.pack else None
     head = Chunk(request.pull, request.offset, total, checksum, packed is not None, b"")
@@ -45,7 +45,7 @@ def _packed(data: memoryview) -> bytes | None:
 
 
 def unpack_chunk(head: Chunk, data: bytes | memoryview, place: memoryview) -> bool:
-    """Puts the data of a chunk to their place; False if they are damaged."""
+    """Puts the data of a chunk into their place. Returns False if they are damaged."""
     if head.packed:
         import lz4.block
 
@@ -60,5 +60,5 @@ def unpack_chunk(head: Chunk, data: bytes | memoryview, place: memoryview) -> bo
 
 
 def is_intact(head: Chunk, place: memoryview) -> bool:
-    """Whether what is in its place is what was sent."""
+    """Whether the data in their place are what was sent."""
     return xxhash.xxh3_64_digest(place) == head.checksum

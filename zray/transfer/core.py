@@ -1,18 +1,19 @@
-"""What a process pulls from other machines, and what it passes on meanwhile: a state machine without I/O.
+"""The pulls of a process, and what it serves to others meanwhile: a state machine without I/O.
 
-Theory. A reader asks for an object (``fetch``). However many ask, it is pulled once. A pull goes through the states of
-``zray.transfer.states``. Its owner is asked who has the object, and who is getting it (``client/core/locations.py``).
-Room is made for all of it before anything is asked for: so there is never more under way than the store can hold.
-Chunks are asked for, each from one of the sources, and go straight to their places. The shell publishes the object.
+Theory. A reader asks for an object (``fetch``). It is pulled once, however many readers ask. A pull goes through the
+states of ``zray.transfer.states``. The core asks the object's owner which processes have the object or are getting it
+(``client/core/locations.py``). It has room made for the whole object before it asks for data. So the store can hold
+everything that is under way. It asks for chunks, each from one of the sources, and they go straight to their places.
+The shell publishes the object.
 
-A source keeps nothing of a pull but the requests that it cannot answer yet: a process that is still receiving an
-object itself parks what it is asked for until it has it. So a broadcast is a tree along which chunks travel, and its
-owner's choice of sources gives it its shape. When a source is lost, the others go on; when none is left the owner is
-asked again, and the pull goes on where it was. A source that is parked behind the one who asks would wait for ever;
-the owner never names one.
+A source keeps nothing of a pull except the requests that it cannot answer yet: a process that is still receiving an
+object parks requests for a chunk until it has the chunk. So chunks of a broadcast travel along a tree, and the owner's
+choice of sources shapes the tree. When a source is lost, the others go on. When none is left, the owner is asked again,
+and the pull goes on where it was. A source whose request is parked at its own reader would wait for ever; the owner
+never names such a source.
 
-Requests go by a channel where there is one, else through the broker. On a channel that breaks what was under way
-is asked for again; the broker loses nothing, so there it is enough to know who has died.
+Requests go by a channel where there is one, else through the broker. When a channel breaks, what was under way is asked
+for again. The broker loses no messages, so for requests through it only the deaths of processes matter.
 """
 
 from __future__ import annotations
@@ -44,32 +45,38 @@ from zray.transfer.states import (
 DIRECT_WINDOW = 16
 """Chunks under way from one peer by a channel: 16 MiB fill 10 Gbit/s with a round trip of 13 ms."""
 RELAYED_WINDOW = 4
-"""The same through the broker, for all pulls together: heartbeats queue behind them, 3.4 s at 10 Mbit/s."""
+"""Chunks under way from one peer through the broker, for all pulls together.
+
+Heartbeats queue behind them: 3.4 s at 10 Mbit/s.
+"""
 SMALL_BYTES = 4 * CHUNK_BYTES
-"""An object up to this size is asked of the host that is known to have it, without asking the owner who else has."""
+"""An object up to this size is asked of the host that is known to have it.
+
+The owner is not asked for more sources.
+"""
 LOCATE_PATIENCE_S = 3.0
-"""So long may an owner, which may hold the interpreter lock, take to answer before the known host is asked."""
+"""How long an owner may take to answer, as it may hold the GIL, before the known host is asked."""
 DIAL_PATIENCE_S = 5.0
-"""A peer that does not even answer that it cannot be dialled is done without after this time."""
+"""How long a peer may take to answer a dial before requests go through the broker."""
 REDIAL_S = 30.0
-"""A channel that could not be made, or broke, is tried again after this time at the earliest."""
+"""The shortest time before a channel that broke or could not be made is tried again."""
 MAX_OBJECT_BYTES = 1 << 46
-"""What says that it is larger is not true."""
+"""A larger size in a message is false."""
 PACK_BELOW = 250e6
-"""Bytes a second. A source that sends no faster is asked to compress what a sample shows to be worth it."""
+"""Bytes a second. A slower source is asked to compress, where a sample shows that it saves time."""
 RATE_SPAN_BYTES = 4 * CHUNK_BYTES
 MAX_DAMAGED = 3
-"""After so many chunks that do not fit their checksums a source is given up."""
+"""A source is given up after more chunks than this that do not match their checksums."""
 
 
 class Origin(NamedTuple):
-    """Whom a request came from. ``channel``: by which channel; b"" through the broker."""
+    """The process that a request came from. ``channel``: by which it came; b"" through the broker."""
 
     process_id: bytes
     channel: bytes
 
 
-# What the shell is to do, in order.
+# The effects, in the order in which the shell performs them.
 
 
 class Ask(NamedTuple):
@@ -86,7 +93,7 @@ class Dial(NamedTuple):
 
 
 class Serve(NamedTuple):
-    """Answer a request: from ``room``, which holds what is asked for, or from the store if that is None."""
+    """Answer a request from ``room``, which holds the wanted chunk, or from the store if ``room`` is None."""
 
     origin: Origin
     request: Pull
@@ -94,7 +101,7 @@ class Serve(NamedTuple):
 
 
 class Refuse(NamedTuple):
-    """Answer a request that came by a channel with a no."""
+    """Refuse a request that came by a channel."""
 
     channel: bytes
     pull: int
@@ -109,20 +116,20 @@ class Reserve(NamedTuple):
 
 
 class Seal(NamedTuple):
-    """Publish what is complete; then ``sealed`` or ``failed``."""
+    """Publish a complete object; then ``sealed`` or ``failed``."""
 
     number: int
     object_id: bytes
 
 
 class GiveUp(NamedTuple):
-    """The room, if there is any yet, is not needed."""
+    """Release the room of a pull, if there is any yet."""
 
     number: int
 
 
 class Finished(NamedTuple):
-    """Tell a reader: it is there, or why not (``kind``: the name of an exception, "" for success)."""
+    """Tell a reader that the object is here, or why not. ``kind``: the name of an exception, "" for success."""
 
     reader: Any
     kind: str
@@ -133,8 +140,10 @@ Effect = Ask | Dial | Serve | Refuse | Reserve | Seal | GiveUp | Finished
 
 
 class Peer:
-    """A process that is pulled from. ``state``: of the channel to it; ``asked``: the chunks under way from it, of all
-    pulls."""
+    """A process that this one pulls from.
+
+    ``state``: of the channel to it. ``asked``: the chunks under way from it, of all pulls.
+    """
 
     __slots__ = ("asked", "damaged", "dialled_at", "process_id", "pulls", "rate", "redial_at", "since", "since_bytes",
                  "state")  # fmt: skip
@@ -152,23 +161,23 @@ class Peer:
         self.since_bytes = 0
 
     def enter(self, state: int) -> None:
-        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        """Changes the state; raises IllegalTransition if the new state may not follow."""
         self.state = CHANNEL.after[self.state][state]
 
     @property
     def window(self) -> int:
-        """How many chunks may be under way."""
+        """The most chunks that may be under way."""
         return _WINDOWS[self.state]
 
     def measure(self, n_bytes: int, now: float) -> None:
-        """Counts what has arrived towards the rate."""
+        """Counts arrived bytes towards the rate."""
         self.since_bytes += n_bytes
         if self.since_bytes >= RATE_SPAN_BYTES and now > self.since:
             self.rate = self.since_bytes / (now - self.since)
             self.since, self.since_bytes = now, 0
 
 
-# To dial takes milliseconds, where it can be done at all: the broker is spared meanwhile.
+# Dialling takes milliseconds, if it succeeds. Meanwhile little goes through the broker.
 _WINDOWS = {RELAYED: RELAYED_WINDOW, DIALLING: 1, DIRECT: DIRECT_WINDOW, GONE: 0}
 
 
@@ -176,7 +185,7 @@ class Incoming:
     """An object that is being pulled. ``state``: see ``zray.transfer.states``.
 
     Every chunk is in exactly one place: not asked for (from ``unasked`` on, or in ``again``), under way (in ``asked``
-    of one peer), or here (``have``).
+    of one peer), or here (in ``have``).
     """
 
     __slots__ = ("again", "asked_owner_at", "have", "hint", "left", "lost", "n_chunks", "number", "object_id", "parked",
@@ -190,9 +199,9 @@ class Incoming:
         self.state: PullState = LOCATING
         self.readers: list[Any] = []
         self.sources: dict[bytes, Peer] = {}
-        self.lost: list[bytes] = []  # sources that turned out to be none
+        self.lost: list[bytes] = []  # sources that have failed
         self.room: memoryview | None = None
-        self.prepared = 0  # so many chunks may be written to: pages may be made while others are already under way
+        self.prepared = 0  # chunks whose place can be written to; pages for the others are being made
         self.n_chunks = -(-size // CHUNK_BYTES)
         self.have = bytearray(self.n_chunks)
         self.left = self.n_chunks
@@ -203,11 +212,11 @@ class Incoming:
         self.question = 0  # how often the owner was asked: it counts on this pull then
 
     def enter(self, state: int) -> None:
-        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        """Changes the state; raises IllegalTransition if the new state may not follow."""
         self.state = PULL.after[self.state][state]
 
     def next_chunk(self) -> int:
-        """Takes the next chunk to ask for; -1 when there is none."""
+        """Takes the next chunk to ask for; returns -1 when there is none."""
         if self.again:
             return self.again.popleft()
         if self.unasked < self.prepared:
@@ -217,7 +226,7 @@ class Incoming:
 
 
 class TransferCore:
-    """The pulls of one process, and what others ask of it; see ``zray/protocol/contract.py``.
+    """The pulls of one process, and the requests of others; see ``zray/protocol/contract.py``.
 
     ``is_host``: it has a store, keeps what it has pulled there for others, and can have channels.
     """
@@ -236,11 +245,11 @@ class TransferCore:
         self._now = 0.0
 
     def take_output(self) -> Output[Effect]:
-        """What is to be done now."""
+        """Returns messages and effects since the last call."""
         return self._outbox.take()
 
     def receive(self, source: bytes, message: Any, now: float) -> None:
-        """A message that came through the broker, or is the broker's."""
+        """Handles a message of the broker, or one that came through it."""
         self._now = now
         if isinstance(message, Chunk):
             self._on_chunk(source, message)
@@ -255,7 +264,7 @@ class TransferCore:
 
     @event
     def received_by_channel(self, source: bytes, channel: bytes, message: Pull | PullFailed, now: float) -> None:
-        """A message that came by a channel. (Of chunks the data come first: ``place_for``, ``chunk_arrived``.)"""
+        """Handles a message that came by a channel, except a chunk: see ``place_for`` and ``chunk_arrived``."""
         self._now = now
         if isinstance(message, Pull):
             self._on_pull(Origin(source, channel), message)
@@ -263,14 +272,17 @@ class TransferCore:
             self._on_pull_failed(source, message)
 
     def due_s(self, now: float) -> float:
-        """Nothing here is more urgent than a regular tick."""
+        """Returns infinity: nothing here is more urgent than a regular tick."""
         return math.inf
 
     # ------------------------------------------------------------------ readers
 
     @event
     def fetch(self, reader: Any, object_id: bytes, hint: bytes, size: int, now: float) -> None:
-        """``reader`` wants an object of ``size`` bytes that ``hint`` is said to have; it is told by ``Finished``."""
+        """Starts to get an object of ``size`` bytes for ``reader``; ``Finished`` follows.
+
+        ``hint``: a host that probably has it.
+        """
         self._now = now
         pull = self._by_object.get(object_id)
         if pull is not None and pull.size == size:
@@ -291,13 +303,13 @@ class TransferCore:
 
     @event
     def withdraw(self, reader: Any, now: float) -> None:
-        """A reader waits no more. A pull that nobody waits for ends, unless others are being served from it."""
+        """Ends a reader's wait. A pull that has no reader left ends, unless it serves other processes."""
         self._now = now
         for pull in list(self.pulls.values()):
             if reader in pull.readers:
                 pull.readers.remove(reader)
                 if not pull.readers and not pull.parked and pull.state is not SEALING:
-                    self._fail(pull, "ObjectLostError", "nobody waits for it any more")
+                    self._fail(pull, "ObjectLostError", "no reader waits for it any more")
 
     # ------------------------------------------------------------------ where it is
 
@@ -308,19 +320,19 @@ class TransferCore:
         self._outbox.send(owner_of(pull.object_id), locate)
 
     def _on_located(self, owner: bytes, message: Located) -> None:
-        """An owner says who has an object, or why nobody has."""
+        """An owner has named the sources of an object, or why there is none."""
         pull = self._by_object.get(message.object_id)
         if pull is None or owner_of(message.object_id) != owner or pull.asked_owner_at is None:
             return
-        if message.question != pull.question:  # the answer to an earlier one, before somebody was lost
+        if message.question != pull.question:  # an answer to an earlier question, from before a source was lost
             return
         pull.asked_owner_at = None
-        if pull.state is SEALING:  # all of it has come meanwhile, from the host that was known
+        if pull.state is SEALING:  # all chunks have arrived meanwhile, from the known host
             return
         if message.kind:
             self._fail(pull, message.kind, message.message)
         elif message.size != pull.size:
-            self._fail(pull, "ObjectLostError", f"it has {message.size:,} bytes, and not {pull.size:,}")
+            self._fail(pull, "ObjectLostError", f"its size is {message.size:,} bytes, not {pull.size:,}")
         else:
             for peer in list(pull.sources.values()):  # those that were tried meanwhile; the owner knows better
                 if peer.process_id not in message.sources:
@@ -334,7 +346,7 @@ class TransferCore:
                 pull.sources[process_id] = peer
                 peer.pulls[pull.number] = pull
         if not pull.sources:
-            self._fail(pull, "ObjectLostError", "no other machine has it any more")
+            self._fail(pull, "ObjectLostError", "no other host has it any more")
         elif pull.room is not None:
             self._go_on(pull)
         elif pull.state is LOCATING:
@@ -342,7 +354,7 @@ class TransferCore:
             self._perform(Reserve(pull.number, pull.size))
 
     def _go_on(self, pull: Incoming) -> None:
-        """There are room and sources."""
+        """Goes on: there is room, and there are sources."""
         if pull.state is not RUNNING:
             pull.enter(RUNNING)
         self._ask_for_more(pull)
@@ -360,7 +372,7 @@ class TransferCore:
 
     @event
     def admitted(self, process_id: bytes, now: float) -> None:
-        """A process may dial this one for as long as it lives."""
+        """Lets a process dial this one as long as it lives."""
         self._now = now
         self._watch(process_id)
 
@@ -374,7 +386,7 @@ class TransferCore:
 
     @event
     def reserved(self, number: int, room: memoryview, prepared: int, now: float) -> None:
-        """There is room for a whole object, ``prepared`` bytes of which can be written to."""
+        """There is room for a whole object; ``prepared`` bytes of it can be written to."""
         self._now = now
         pull = self.pulls[number]
         pull.room = room
@@ -411,7 +423,7 @@ class TransferCore:
             self._fill_window(peer)
 
     def _fill_window(self, peer: Peer) -> None:
-        """Asks for as much as may be under way, of each pull in turn."""
+        """Asks for as many chunks as may be under way, from each pull in turn."""
         if len(peer.asked) > peer.window // 2:
             return
         if not peer.asked:
@@ -435,7 +447,10 @@ class TransferCore:
                 self._outbox.send(peer.process_id, request)
 
     def place_for(self, source: bytes, message: Chunk) -> memoryview | None:
-        """Where the data of a chunk belong; None if it is not wanted, or not as it was asked for."""
+        """Returns where the data of a chunk belong.
+
+        None if the chunk is not wanted, or differs from what was asked for.
+        """
         pull = self.pulls.get(message.pull)
         peer = self.peers.get(source)
         if pull is None or peer is None or pull.room is None or message.offset % CHUNK_BYTES:
@@ -445,14 +460,14 @@ class TransferCore:
         return pull.room[message.offset : message.offset + chunk_length(pull.size, message.offset)]
 
     def _on_chunk(self, source: bytes, message: Chunk) -> None:
-        """A chunk has arrived, through the broker: its data go to their place."""
+        """Handles a chunk that came through the broker: puts its data into their place."""
         place = self.place_for(source, message)
         intact = place is not None and unpack_chunk(message, message.data, place)
         self._chunk_arrived(source, message, intact, len(message.data))
 
     @event
     def chunk_arrived(self, source: bytes, message: Chunk, intact: bool, wire_bytes: int, now: float) -> None:
-        """A chunk that was asked for has arrived by a channel, and is in its place if it was ``intact``."""
+        """A chunk has arrived by a channel; if it is ``intact``, its data are in their place."""
         self._now = now
         self._chunk_arrived(source, message, intact, wire_bytes)
 
@@ -460,7 +475,7 @@ class TransferCore:
         peer, pull = self.peers.get(source), self.pulls.get(message.pull)
         chunk, remainder = divmod(message.offset, CHUNK_BYTES)
         if peer is None or remainder or (message.pull, chunk) not in peer.asked:
-            return  # late, and by now somebody else's, or nobody's
+            return  # late: it has been asked of another source, or is not needed
         peer.asked.discard((message.pull, chunk))
         peer.measure(wire_bytes, self._now)
         if pull is not None and intact:
@@ -499,26 +514,29 @@ class TransferCore:
             self._perform(Finished(reader, "", ""))
 
     def _on_pull_failed(self, source: bytes, message: PullFailed) -> None:
-        """A source has not got it (any more)."""
+        """A source does not have the object, or not any more."""
         pull, peer = self.pulls.get(message.pull), self.peers.get(source)
         if pull is not None and peer is not None and source in pull.sources:
             self._lose_source(pull, peer)
 
     def _lose_source(self, pull: Incoming, peer: Peer) -> None:
-        """Goes on with the other sources, or asks the owner for some."""
+        """Goes on with the other sources, or asks the owner for more."""
         self._take_back(peer, pull)
         pull.lost.append(peer.process_id)
-        if pull.state is SEALING:  # it needs none any more
+        if pull.state is SEALING:  # it needs no source any more
             return
         if pull.sources:
             self._ask_for_more(pull)
             return
         if pull.state is RUNNING:
             pull.enter(LOCATING)
-        self._locate(pull)  # anew, also where an answer is under way: it does not know what is lost
+        self._locate(pull)  # again, even if an answer is under way: that one does not know of the loss
 
     def _take_back(self, peer: Peer, pull: Incoming) -> None:
-        """A peer is no source of a pull any more: what is under way is asked of others, and it is asked for others."""
+        """Removes a peer from a pull's sources.
+
+        Its chunks are asked of others, and its window is filled with other pulls.
+        """
         pull.sources.pop(peer.process_id, None)
         peer.pulls.pop(pull.number, None)
         for number, chunk in [asked for asked in peer.asked if asked[0] == pull.number]:
@@ -549,19 +567,19 @@ class TransferCore:
     # ------------------------------------------------------------------ others ask
 
     def _on_pull(self, origin: Origin, request: Pull) -> None:
-        """Somebody asks for a piece: of what is here, or of what is on its way here."""
+        """Another process asks for a piece of an object that is here or on its way here."""
         pull = self._by_object.get(request.object_id)
         if pull is None:
             self._perform(Serve(origin, request, None))
             return
         chunk, remainder = divmod(request.offset, CHUNK_BYTES)
         if remainder or chunk >= pull.n_chunks or request.length > CHUNK_BYTES:
-            self._refuse(origin, request.pull, "a piece that is no chunk")
+            self._refuse(origin, request.pull, "the requested piece is not a chunk")
         elif pull.have[chunk]:
             self._perform(Serve(origin, request, pull.room))
         else:
             self._watch(origin.process_id)
-            # Who asks again has lost what it had asked by a channel that broke.
+            # A process that asks again had asked by a channel that broke, and has lost that request.
             rows = [row for row in pull.parked.get(chunk, ()) if row[0].process_id != origin.process_id]
             pull.parked[chunk] = [*rows, (origin, request)]
 
@@ -590,7 +608,7 @@ class TransferCore:
 
     @event
     def hung_up(self, process_id: bytes, now: float) -> None:
-        """A channel that was at rest has been given up. It is made again when it is needed."""
+        """A channel that was not used has been closed. It is made again when it is needed."""
         self._now = now
         peer = self.peers.get(process_id)
         if peer is not None and peer.state is DIRECT:
@@ -615,7 +633,7 @@ class TransferCore:
             self._ask_for_more(self.pulls[number])
 
     def _on_process_died(self, process_id: bytes, reason: str) -> None:
-        """A source or an owner is gone."""
+        """A source or an owner has died."""
         self._watched.discard(process_id)
         for pull in list(self.pulls.values()):
             if owner_of(pull.object_id) == process_id:
@@ -634,13 +652,15 @@ class TransferCore:
 
     @event
     def lose_cluster(self, message: str, now: float) -> None:
-        """The broker is gone, or this process ends: no pull can go on."""
+        """Fails all pulls: the broker is gone, or this process ends."""
         self._now = now
         for pull in list(self.pulls.values()):
             self._fail(pull, "ClusterUnavailableError", message)
 
     def tick(self, now: float) -> None:
-        """Now and then: an owner that does not answer is not waited for where somebody is known to have the object."""
+        """Ends waits that take too long: for a dial, and for an owner's answer where a host is known to have the
+        object.
+        """
         self._now = now
         for peer in list(self.peers.values()):
             if peer.state is DIALLING and now - peer.dialled_at >= DIAL_PATIENCE_S:
@@ -657,12 +677,12 @@ class TransferCore:
             waiting = [*pull.again, *range(pull.unasked, pull.n_chunks)]
             here = [chunk for chunk in range(pull.n_chunks) if pull.have[chunk]]
             assert sorted(under_way + waiting + here) == list(range(pull.n_chunks)), "a chunk is in exactly one place"
-            assert pull.left == pull.n_chunks - len(here), "what is left is what is not here"
-            assert not any(pull.have[chunk] for chunk in pull.parked), "what is here is not parked for"
+            assert pull.left == pull.n_chunks - len(here), "the chunks left are those not here"
+            assert not any(pull.have[chunk] for chunk in pull.parked), "no request is parked for a chunk that is here"
             assert pull.state is not RUNNING or pull.sources, "a pull that runs has a source"
             assert all(self.peers.get(process_id) is peer for process_id, peer in pull.sources.items()), "known sources"
         for peer in self.peers.values():
             assert len(peer.asked) <= max(DIRECT_WINDOW, RELAYED_WINDOW), "the window"
-            assert all(number in self.pulls for number, _ in peer.asked), "nothing is asked for in vain"
+            assert all(number in self.pulls for number, _ in peer.asked), "every chunk asked for belongs to a pull"
             wanting = [p for p in peer.pulls.values() if p.state is RUNNING and (p.again or p.unasked < p.prepared)]
-            assert peer.asked or not wanting, "who has chunks to give is asked for some"
+            assert peer.asked or not wanting, "a peer with wanted chunks is asked for some"

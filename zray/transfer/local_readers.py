@@ -1,10 +1,11 @@
 """Readers on the host's own machine: each asks the host for an object by a Unix socket, and waits for its answer.
 
-One connection is one request, and its end takes the request back, however the reader ends. When the answer is yes, the
-object is in the host's store and pinned there by the host until the reader hangs up: by then it has pinned it itself.
+One connection is one request. The end of the connection withdraws the request, however the reader ends. If the answer
+is a success, the object is in the host's store. The host pins it there until the reader hangs up: by then the reader
+has pinned it itself.
 
     reader                               host
-      [object, who has it, its size]  ->
+      [object, host that has it, size] ->
                                       <-   ["", ""]   or   [name of an exception, message]
 """
 
@@ -29,7 +30,7 @@ LOOK_AROUND_MS = 250
 
 
 class Request(NamedTuple):
-    """What a reader wants."""
+    """A reader's request."""
 
     object_id: bytes
     hint: bytes
@@ -38,10 +39,10 @@ class Request(NamedTuple):
 
 @contextlib.contextmanager
 def fetched(path: str, request: Request, left_s: Callable[[], float]) -> Iterator[tuple[str, str]]:
-    """Asks the host that listens at ``path``; yields its answer, and hangs up at the end of the ``with`` block.
+    """Asks the host that listens at ``path``. Yields its answer, and hangs up at the end of the ``with`` block.
 
-    ``left_s()`` tells how long to wait yet; it may raise to end the wait, and is asked several times a second. Raises
-    TimeoutError when it comes to nothing, OSError when the host is gone.
+    ``left_s()`` returns how long to wait yet. It may raise to end the wait, and is called several times a second.
+    Raises TimeoutError when the time is over, OSError when the host is gone.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(path)
@@ -59,7 +60,7 @@ def fetched(path: str, request: Request, left_s: Callable[[], float]) -> Iterato
 
 
 class LocalReaders:
-    """The host's side. Readers are known by the number of their connection's descriptor, made unique by a counter."""
+    """The host's side. A reader is known by the number of its connection's descriptor."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -71,7 +72,7 @@ class LocalReaders:
         """Changes with the set of descriptors."""
 
     def listen_again(self) -> None:
-        """Listens anew if the socket's file has been removed; connections stay."""
+        """Listens again if the socket's file has been removed; connections stay."""
         if not os.path.exists(self.path):
             with contextlib.suppress(OSError):  # the directory is missing, for now
                 listener, self._listener = self._listener, _listen(self.path)
@@ -80,11 +81,11 @@ class LocalReaders:
 
     @property
     def filenos(self) -> set[int]:
-        """What is to be polled for input."""
+        """The descriptors to poll for input."""
         return {self._listener.fileno(), *self._connections}
 
     def ready(self, fd: int) -> tuple[int, Request | None] | None:
-        """Handles a descriptor that is ready: a reader with its request, or with None when it has hung up."""
+        """Handles a ready descriptor. Returns a reader with its request, or with None when it has hung up."""
         if fd == self._listener.fileno():
             self._accept()
             return None
@@ -107,7 +108,7 @@ class LocalReaders:
         return fd, request
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # none left, or it has gone again, or there are no descriptors: it waits
+        with contextlib.suppress(OSError):  # none is left, it has gone again, or there are no descriptors: it waits
             while True:
                 connection, _ = self._listener.accept()
                 self.opened += 1
@@ -115,7 +116,7 @@ class LocalReaders:
                 self._connections[connection.fileno()] = connection
 
     def answer(self, reader: int, kind: str, message: str) -> None:
-        """Answers a request; fine if the reader is gone."""
+        """Answers a request; does nothing if the reader is gone."""
         connection = self._connections.get(reader)
         if connection is not None:
             with contextlib.suppress(OSError):
@@ -127,7 +128,7 @@ class LocalReaders:
         self._connections.pop(fd).close()
 
     def close(self) -> None:
-        """Hangs up on everybody."""
+        """Closes all connections and the listener."""
         for fd in list(self._connections):
             self._close(fd)
         self._listener.close()

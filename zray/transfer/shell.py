@@ -1,7 +1,8 @@
 """A host's transfers: its core, its channels, its readers, and room in its store.
 
-Making room may take long (pages have to be made, other objects spilled, space waited for), so a thread does it, one
-object after the other; the host's loop never waits. What is being sent stays mapped, and so pinned, a moment longer.
+Making room may take long (making pages, spilling other objects, waiting for space). So a thread does it, one object
+after the other, and the host's loop never waits. An object that is being sent stays mapped, and so pinned, a moment
+longer.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ if TYPE_CHECKING:
     from zray.transport.security.keys import ClientCredentials
 
 STEP_BYTES = 32 << 20
-"""So much room is made at a time: some tens of milliseconds, in which what was made before is filled."""
+"""How much room is made at a time: some tens of milliseconds, while the room made before is filled."""
 MAX_OPEN = 16
-"""Objects that stay mapped while they are being sent."""
+"""The most objects that stay mapped while they are being sent."""
 REST_S = 1.0
 
 
@@ -70,7 +71,7 @@ class Outgoing:
         self._used: set[bytes] = set()
 
     def view(self, object_id: bytes) -> memoryview:
-        """The bytes of an object. Raises SegmentMissing, OSError."""
+        """Returns the bytes of an object. Raises SegmentMissing, OSError."""
         self._used.add(object_id)
         view = self._open.get(object_id)
         if view is None:
@@ -82,19 +83,22 @@ class Outgoing:
         return view
 
     def rest(self) -> None:
-        """Called now and then: lets go of what was not asked for since the last time."""
+        """Releases the objects that were not asked for since the last call; called regularly."""
         for object_id in self._open.keys() - self._used:
             del self._open[object_id]
         self._used.clear()
 
     def forget(self, object_ids: list[bytes]) -> None:
-        """These are freed: what is sent of them has gone."""
+        """Releases objects that are freed: their data have been sent."""
         for object_id in object_ids:
             self._open.pop(object_id, None)
 
 
 class _RoomMaker:
-    """The thread that makes room. ``done``: (number, room or error), again with each step; ``fileno`` tells of it."""
+    """The thread that makes room.
+
+    ``done``: (number, room or error), again with each step; ``fileno`` tells of it.
+    """
 
     def __init__(self, store: Store) -> None:
         self.done: deque[tuple[int, Writing | Exception]] = deque()
@@ -128,19 +132,19 @@ class _RoomMaker:
         os.eventfd_write(self._wake, 1)
 
     def wakened(self) -> None:
-        """The descriptor is ready: more is done."""
+        """Clears the descriptor: ``done`` has new entries."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
     def close(self) -> None:
-        self._wanted.put(None)  # it ends when it is through with what it does; the process does not wait for it
+        self._wanted.put(None)  # the thread ends after its present work; the process does not wait for it
 
 
 class Transfers:
-    """What a host does for objects between machines. Attribute ``send(dest, message)`` takes messages for others.
+    """What a host does for objects between machines. The attribute ``send(dest, message)`` takes messages for others.
 
-    Poll ``fileno`` for input and call ``turn`` when there is some, and after anything else was called: a message may
-    have come in the meantime, of which the descriptor tells only once. An ``epoll`` stands for all the descriptors.
+    Poll ``fileno`` for input. Call ``turn`` when there is some, and after every other call: a message may have come in
+    the meantime, and the descriptor reports it only once. An ``epoll`` combines all the descriptors.
     """
 
     def __init__(
@@ -158,7 +162,7 @@ class Transfers:
         self._outgoing = Outgoing(store)
         self._room_maker = _RoomMaker(store)
         self._rooms: dict[int, Writing] = {}
-        self._pinned: dict[int, memoryview] = {}  # what a reader was told is there, until it hangs up
+        self._pinned: dict[int, memoryview] = {}  # objects that a reader was told of, until it hangs up
         self._wanted_by: dict[int, Request] = {}
         self._channels = Channels(
             host_id, listen, config, credentials, self.core.place_for, self._arrived,
@@ -182,7 +186,7 @@ class Transfers:
     # ------------------------------------------------------------------ the loop
 
     def fileno(self) -> int:
-        """Ready for reading when there is something to do."""
+        """Returns a descriptor that is ready for reading when there is work."""
         return self._epoll.fileno()
 
     def _watch_descriptors(self) -> None:
@@ -192,7 +196,7 @@ class Transfers:
         self._watched_state = state
         wanted = {self._room_maker.fileno(), *self._readers.filenos, *self._channels.filenos}
         for fd in self._polled - wanted:
-            with contextlib.suppress(OSError):  # it was closed, and so it went by itself
+            with contextlib.suppress(OSError):  # it was closed, which has removed it
                 self._epoll.unregister(fd)
         for fd in wanted:
             with contextlib.suppress(FileExistsError):  # tried for all: its number may be another socket's by now
@@ -213,13 +217,13 @@ class Transfers:
 
     def _wanted(self, reader: int, request: Request) -> None:
         object_id, hint, size = request
-        try:  # another reader's pull may have brought it, or it has become ours to keep
+        try:  # another reader's pull may have brought it, or this host keeps it now
             self._pinned[reader] = self._store.read(object_id)
         except SegmentMissing:
             self._wanted_by[reader] = request
             self.core.fetch(reader, object_id, hint, size, time.monotonic())
         except (OSError, ZrayError) as error:
-            self._readers.answer(reader, "ObjectLostError", f"the object store cannot be looked at: {error}")
+            self._readers.answer(reader, "ObjectLostError", f"the object store cannot be read: {error}")
         else:
             self._readers.answer(reader, "", "")
 
@@ -229,7 +233,7 @@ class Transfers:
             self.core.withdraw(reader, time.monotonic())
 
     def turn(self) -> bool:
-        """Handles what has arrived from readers and by channels; whether there is more."""
+        """Handles what has arrived from readers and by channels. Returns whether there is more."""
         self._local_readers()
         while self._room_maker.done:
             self._room_made(*self._room_maker.done.popleft())
@@ -239,7 +243,7 @@ class Transfers:
                 self.core.received_by_channel(source, channel, message, time.monotonic())
             self._perform()
         self._perform()
-        self._store.settle()  # what readers and channels have let go
+        self._store.settle()  # what readers and channels have released
         self._watch_descriptors()
         return self._channels.readable
 
@@ -249,7 +253,7 @@ class Transfers:
         self._watch_descriptors()
 
     def tick(self, now: float) -> None:
-        """Several times a second."""
+        """Called several times a second."""
         self.core.tick(now)
         self._channels.tick(now)
         for peer in self._channels.idle(now):
@@ -271,13 +275,13 @@ class Transfers:
     # ------------------------------------------------------------------ from others, through the broker
 
     def receive(self, source: bytes, message: Any) -> None:
-        """A message of another process."""
+        """Handles a message of another process."""
         if isinstance(message, KeepCopies):
             if any(owner_of(object_id) != source for object_id in message.object_ids):
-                raise ProtocolError("copies are kept at their owner's word")
+                raise ProtocolError("KeepCopies of objects that the sender does not own")
             self._keep(message.object_ids)
         elif isinstance(message, ChannelWanted):
-            self.core.admitted(source, time.monotonic())  # its key is let in as long as it lives
+            self.core.admitted(source, time.monotonic())  # its key is accepted as long as it lives
             self.send(source, self._channels.offer(source, message))
         elif isinstance(message, ChannelOffer):
             self._channels.dial(source, message)
@@ -286,7 +290,7 @@ class Transfers:
         self._perform()
 
     def process_died(self, message: ProcessDied) -> None:
-        """Somebody who was watched is gone."""
+        """A watched process has died."""
         self._channels.forget(message.process_id)
         self.core.receive(BROKER, message, time.monotonic())
         self._perform()
@@ -296,10 +300,10 @@ class Transfers:
             try:
                 self._store.keep(object_id)
             except (OSError, ValueError, ZrayError) as error:
-                say(f"zray: a copy cannot be kept as the object: {error}")
+                say(f"zray: a copy could not replace the lost original: {error}")
 
     def freed(self, object_ids: list[bytes]) -> None:
-        """Their owners have freed these."""
+        """Releases objects that their owners have freed."""
         self._outgoing.forget(object_ids)
 
     # ------------------------------------------------------------------ effects
@@ -328,7 +332,7 @@ class Transfers:
             return
         total = len(data)
         if request.offset >= total:
-            self._answer_no(origin, request.pull, "there is no such piece")
+            self._answer_no(origin, request.pull, "the requested piece is behind the end of the object")
             return
         length = min(request.length, chunk_length(total, request.offset))
         head, packed = make_chunk(request, total, data[request.offset : request.offset + length])
@@ -347,7 +351,7 @@ class Transfers:
         self._channels.answer(effect.channel, PullFailed(effect.pull, effect.reason), None, copy=True)
 
     def _arrived(self, source: bytes, head: Chunk, wire_bytes: int) -> None:
-        """A chunk has come by a channel; its data are in their place, unless they are in ``head``."""
+        """Handles a chunk that came by a channel; its data are in their place, unless they are in ``head``."""
         place = self.core.place_for(source, head)
         intact = place is not None and (unpack_chunk(head, head.data, place) if head.data else is_intact(head, place))
         self.core.chunk_arrived(source, head, intact, wire_bytes, time.monotonic())
@@ -365,13 +369,13 @@ class Transfers:
         if isinstance(made, ZrayError):
             self.core.failed(number, type(made).__name__, str(made), now)
         elif isinstance(made, Exception):
-            self.core.failed(number, "ObjectLostError", f"there is no room for it here: {made}", now)
+            self.core.failed(number, "ObjectLostError", f"it has no room in the object store of this host: {made}", now)
         elif number in self._rooms:
             self.core.prepared(number, made.prepared, now)
         elif number in self.core.pulls:
             self._rooms[number] = made
             self.core.reserved(number, made.view, made.prepared, now)
-        else:  # nobody needs it any more
+        else:  # the pull has ended
             made.give_up()
 
     def _seal(self, effect: Seal) -> None:
@@ -380,7 +384,7 @@ class Transfers:
         try:
             writing.publish(effect.object_id, copy=True)
         except (OSError, BufferError, ZrayError) as error:
-            self.core.failed(effect.number, "ObjectLostError", f"it cannot be kept here: {error}", time.monotonic())
+            self.core.failed(effect.number, "ObjectLostError", f"it cannot be stored here: {error}", time.monotonic())
         else:
             self.core.sealed(effect.number, time.monotonic())
 
@@ -395,11 +399,11 @@ class Transfers:
         if not kind:
             try:
                 self._pinned[effect.reader] = self._store.read(request.object_id)
-            except SegmentMissing:  # evicted before it could be pinned: others need the room as well
+            except SegmentMissing:  # evicted before it could be pinned: others need the room too
                 self._wanted(effect.reader, request)
                 return
             except (OSError, ZrayError) as error:
-                kind, message = "ObjectLostError", f"it was here, and is gone: {error}"
+                kind, message = "ObjectLostError", f"it was pulled to this host, and is gone: {error}"
         self._readers.answer(effect.reader, kind, message)
 
     def close(self) -> None:
@@ -426,14 +430,14 @@ _PERFORM: dict[Any, Callable[[Transfers, Any], None]] = {
 
 
 def _nowhere(dest: bytes, message: Any) -> None:
-    raise AssertionError("the host has not been told where to send to")
+    raise AssertionError("Transfers.send has not been set")
 
 
 def listening_address(broker: str, wanted: str) -> str:
-    """Where a host listens for channels: where it was told to, or, at a free port, at the address of this machine
-    by which it reaches the broker. Empty: nowhere, as it was told "off", or its broker is on this machine's ``ipc``.
+    """Returns where a host listens for channels.
 
-    Raises ConfigError.
+    That is ``wanted``, or, at a free port, the address of this machine by which it reaches the broker. Empty if
+    ``wanted`` is "off", or if the broker is not on TCP. Raises ConfigError if ``wanted`` is malformed.
     """
     if wanted == "off" or not broker.startswith("tcp://"):
         return ""
@@ -441,7 +445,7 @@ def listening_address(broker: str, wanted: str) -> str:
         host, _, port = wanted.removeprefix("tcp://").rpartition(":")
         if not wanted.startswith("tcp://") or host in ("", "0.0.0.0", "*") or not (port.isdecimal() or port == "*"):
             raise ConfigError(
-                f"transfer_address {wanted!r} cannot be used: needed is an address of this machine that other hosts "
+                f"transfer_address {wanted!r} cannot be used: needed: an address of this machine that other hosts "
                 'can dial, as tcp://IP:PORT or tcp://IP:*, or "off"'
             )
         return wanted

@@ -9,19 +9,19 @@ from zray.states import Machine, State
 
 
 class PullState(State):
-    """Of an object that is being pulled to this machine."""
+    """The states of an object that is being pulled to this machine."""
 
-    LOCATING = 0, "It has no source. Its owner has been asked who has the object."
+    LOCATING = 0, "It has no source. Its owner has been asked for sources."
     RESERVING = 1, "It has sources, and the shell makes room for the whole object."
     RUNNING = 2, "It has room and sources. Chunks are asked for, a bounded number ahead from each source."
     SEALING = 3, "All chunks are here, and the shell publishes the object."
     DONE = 4, "The object can be read here."
-    FAILED = 5, "The readers were told why the object cannot be had."
+    FAILED = 5, "The readers were told why the pull failed."
 
 
 LOCATING, RESERVING, RUNNING, SEALING, DONE, FAILED = PullState
 
-_GIVEN_UP = "No reader waits any more, its owner is dead or says that the object is gone, or the process ends."
+_GIVEN_UP = "No reader waits any more, the owner is dead or says that the object is gone, or the process ends."
 
 PULL = Machine(
     "pull (of one object to one machine)",
@@ -30,7 +30,7 @@ PULL = Machine(
         LOCATING: {
             RESERVING: "Sources are known, and there is no room yet.",
             RUNNING: "Sources are known again, and the room is there from before.",
-            FAILED: f"Nobody has the object. {_GIVEN_UP}",
+            FAILED: f"No process has the object. {_GIVEN_UP}",
         },
         RESERVING: {
             RUNNING: "There is room, and there are sources.",
@@ -50,7 +50,7 @@ PULL = Machine(
 
 
 class ChannelState(State):
-    """Of the way to a process that is pulled from."""
+    """The states of the way to a process that is pulled from."""
 
     RELAYED = 0, "Requests go through the broker."
     DIALLING = 1, "A channel is being made. Until then one request at a time goes through the broker."
@@ -60,24 +60,24 @@ class ChannelState(State):
 
 RELAYED, DIALLING, DIRECT, GONE = ChannelState
 
-_DEATH = "The broker tells of the process's death."
+_DEATH = "The broker reports the death of the process."
 
 CHANNEL = Machine(
     "channel (to a process that is pulled from)",
     (RELAYED,),
     {
         RELAYED: {
-            DIALLING: "Something is to be pulled, and no attempt has failed lately. Hosts only.",
-            DIRECT: "The channel is made after it was given up.",
+            DIALLING: "A pull needs the process, and no attempt has failed lately. Hosts only.",
+            DIRECT: "The channel is made after the attempt was given up.",
             GONE: _DEATH,
         },
         DIALLING: {
             DIRECT: "The channel is made.",
-            RELAYED: "The process cannot be dialled, or does not answer for 5 s.",
+            RELAYED: "The process cannot be dialled, or has not answered for 5 s.",
             GONE: _DEATH,
         },
         DIRECT: {
-            RELAYED: "The channel has broken, or was not used for long and is given up.",
+            RELAYED: "The channel has broken, or was closed because it was not used for long.",
             GONE: _DEATH,
         },
     },

@@ -1,4 +1,4 @@
-"""What a broker says of how to join it."""
+"""What a broker prints about joining it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_keys_of_a_user_without_a_home(
     ("address", "reached"),
     [("tcp://0.0.0.0:1", f"tcp://{socket.gethostname()}:1"), ("tcp://10.0.0.0:1", "tcp://10.0.0.0:1")],
 )
-def test_all_addresses_are_told_by_name(capsys: pytest.CaptureFixture[str], address: str, reached: str) -> None:
+def test_all_addresses_are_printed_by_name(capsys: pytest.CaptureFixture[str], address: str, reached: str) -> None:
     assert f'zray.init("{reached}", insecure=True)' in told(capsys, address, None, insecure=True)
 
 

@@ -1,4 +1,4 @@
-"""``zray config`` shows each setting, its value, where that comes from, and what it means."""
+"""``zray config`` shows each setting, its value, the source of the value, and its meaning."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_no_secret_is_ever_printed(keys: KeyDirectory) -> None:
     assert not [secret for secret in secrets if secret in output]
 
 
-def test_key_of_its_own_and_its_end(keys: KeyDirectory) -> None:
+def test_a_separate_key_and_its_revocation(keys: KeyDirectory) -> None:
     assert "lab3.key | ssh" in run("create", "--role", "host", "--name", "lab3")
     old = keys.client("host", "lab3").public.decode()
     assert keys.client("host", "lab3").public.decode() in run("rotate", "lab3") + run("show")
@@ -64,7 +64,7 @@ def test_key_of_its_own_and_its_end(keys: KeyDirectory) -> None:
     assert len(rows) == 2 and all("revoked" in row for row in rows)
 
 
-def test_after_the_broker_was_rotated_everybody_copies_anew(keys: KeyDirectory) -> None:
+def test_all_machines_need_new_copies_after_the_brokers_key_was_rotated(keys: KeyDirectory) -> None:
     run("create")
     assert "Restart the broker" in run("rotate", "broker")
 

@@ -1,4 +1,4 @@
-"""The half of ``zray up`` that runs on each machine; with real workers it is in ``tests/e2e/test_cli_up.py``."""
+"""The remote half of ``zray up``; with real workers it is in ``tests/e2e/test_cli_up.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zray.sessions.directories import SessionPaths
 
 
 @pytest.mark.parametrize(("start_s", "join_s", "least_s"), [(30, 60, 60), (90, 60, 90)])
-def test_a_worker_is_not_given_up_while_it_tries(
+def test_a_worker_is_waited_for_while_it_tries_to_join(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start_s: float, join_s: float, least_s: float
 ) -> None:
     given: list[float] = []
@@ -23,7 +23,7 @@ def test_a_worker_is_not_given_up_while_it_tries(
         return Running(SessionPaths("0badcafe", str(tmp_path)), "host")
 
     monkeypatch.setattr(remote, "_start", start)
-    monkeypatch.setattr(remote, "runtime_root", lambda *_: str(tmp_path))  # whose path is too long for sockets
+    monkeypatch.setattr(remote, "runtime_root", lambda *_: str(tmp_path))  # a path that is too long for sockets
     environment = {
         "ZRAY_CONFIG": "/dev/null",
         "ZRAY_START_TIMEOUT_S": str(start_s), "ZRAY_JOIN_TIMEOUT_S": str(join_s),

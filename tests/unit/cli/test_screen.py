@@ -1,4 +1,4 @@
-"""What a terminal gets, and what a pipe gets."""
+"""Output on a terminal, and in a pipe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def plain(width: int, columns: tuple[Column, ...] = COLUMNS, rows: list[list[str
 
 
 def on_a_terminal(width: int, program: str = PROGRAM, **environ: str) -> str:
-    """What a program writes to a terminal of this width."""
+    """Returns what a program writes to a terminal of this width."""
     ours, theirs = pty.openpty()
     inherited = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
     environ = {**inherited, "TERM": "xterm-256color", "COLUMNS": str(width), **environ}
@@ -44,7 +44,7 @@ def on_a_terminal(width: int, program: str = PROGRAM, **environ: str) -> str:
     try:
         while chunk := os.read(ours, 65536):
             output += chunk
-    except OSError:  # how a terminal tells its end
+    except OSError:  # the end of a terminal
         assert process.wait(60) == 0
     finally:
         os.close(ours)
@@ -59,7 +59,7 @@ class TestTables:
             "  漢字" + " " * 68 + "1               2",
         ]
 
-    def test_one_column_gives_way(self) -> None:
+    def test_one_column_shrinks(self) -> None:
         assert plain(40) == [
             "  NAME                 ID           CPUS",
             "  xxxxxxxxxxxxxxxxxx…  01234567  12.5/64",
@@ -86,7 +86,7 @@ class TestTables:
             "        th          row",
         ]
 
-    def test_without_a_column_that_gives_way_it_stays_whole(self) -> None:
+    def test_without_a_column_that_shrinks_a_table_stays_whole(self) -> None:
         assert plain(10, (Column("KEY"),), [["k" * 40]]) == ["  KEY", "  " + "k" * 40]
 
     def test_no_rows(self) -> None:
@@ -103,7 +103,7 @@ def test_wrapped_text() -> None:
     assert wrapped(terminal(12), "") == []
 
 
-def test_what_terminals_obey_is_taken_out() -> None:
+def test_control_characters_are_replaced() -> None:
     assert clean("a\x1b[2Jb\x07\x9bc\n") == "a?[2Jb??c?"
 
 
@@ -126,7 +126,7 @@ def test_a_terminal_gets_colours_and_what_fits() -> None:
 
 
 @pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
-def test_colours_can_be_unwanted(environ: dict[str, str]) -> None:
+def test_colours_can_be_switched_off(environ: dict[str, str]) -> None:
     output = on_a_terminal(40, **environ)
     assert "31m" not in output and "bad" in output
 
@@ -155,7 +155,7 @@ def test_a_pipe_gets_no_progress() -> None:
     assert (done.stdout, done.stderr) == ("one\ntwo\nthree\n", "")
 
 
-def test_stderr_is_looked_at_by_itself() -> None:
+def test_stderr_is_checked_separately() -> None:
     assert console(stderr=True).stderr and not console().stderr
 
 

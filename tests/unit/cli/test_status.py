@@ -1,4 +1,4 @@
-"""``zray status`` puts a cluster on one screen."""
+"""``zray status`` shows a cluster on one screen."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def runs(name: str = "fit", **changes: Any) -> RunningStatus:
 
 
 def shown(found: ClusterStatus, width: int = 80) -> list[str]:
-    """What a terminal of that width shows."""
+    """Returns what a terminal of that width shows."""
     file = io.StringIO()
     on = Console(file=file, width=width, markup=False, emoji=False, highlight=False)
     show_lines(render(found, "tcp://head:6380", on), on)
@@ -100,14 +100,14 @@ def test_one_screen(found):
         "Waiting for arguments: 4",
         "  3 merge, 1 plot",
         "",
-        "Strangers turned away: 4 times",
+        "Connections refused: 4 times",
         "  unknown key: 3, no key: 1",
         "Frames dropped: none",
     ]
 
 
 def test_json(found):
-    """What programs read stays as it is: names, their order, identifiers as text."""
+    """What programs read stays the same: names, their order, identifiers as text."""
     waiting = [WaitingStatus("tasks", 40, {"CPU": 0.5}, can_be_placed=True)]
     found = found._replace(hosts=[host(resources={"CPU": Amount(64, 12.5)}, labels={"a": "b"})], waiting=waiting)
     found = found._replace(running=[runs()], waiting_for_arguments={"merge": 3})
@@ -146,7 +146,7 @@ def test_nothing_runs(found):
         "Actors: none",
         "Waiting for a place: nothing",
         "Waiting for arguments: nothing",
-        "Strangers turned away: never",
+        "Connections refused: never",
         "Frames dropped: none",
     ]
 

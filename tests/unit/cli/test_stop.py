@@ -1,4 +1,4 @@
-"""Finding what runs; how it is ended is in ``tests/e2e/test_cli_stop.py``."""
+"""Finding living sessions; how they are ended is in ``tests/e2e/test_cli_stop.py``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zray.cli.stop import Running
 from zray.sessions.directories import SessionPaths
 
 
-def test_a_session_that_is_just_starting_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_that_is_just_starting_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = SessionPaths("0badcafe", str(tmp_path))
     seen = [Running(paths, "session"), Running(paths, "session"), Running(paths, "host", psutil.Process())]
     ended: list[Running] = []

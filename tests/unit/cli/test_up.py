@@ -1,4 +1,4 @@
-"""The list of machines: what is made of it, and what is said of one that cannot be used."""
+"""The list of machines: how it is read, and the errors for malformed ones."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_what_a_machine_has_of_its_own_wins(tmp_path: Path) -> None:
         (HEAD + ONE + "settings = {num_cpus = -1}", r"host 1 \(node1\): num_cpus = -1 cannot be used.*from 0 on"),
         (HEAD + ONE + 'settings = {address = "x"}', "address is not known"),
         (HEAD + ONE + "settings = 1", "settings = 1 cannot be used: needed: a table"),
-        (HEAD + ONE + "environment = {A = 1}", "environment has a value that is no text"),
-        (HEAD + ONE + "ssh = [1]", "ssh has a value that is no text"),
+        (HEAD + ONE + "environment = {A = 1}", "environment has a value that is not text"),
+        (HEAD + ONE + "ssh = [1]", "ssh has a value that is not text"),
         (HEAD + 'insecure = "yes"\n' + ONE, "insecure = 'yes' cannot be used: needed: true or false"),
         ("a = ", "is not TOML"),
     ],

@@ -1,4 +1,4 @@
-"""What ``zray-worker`` hands on to the host that it becomes."""
+"""The settings that ``zray-worker`` passes on to the host that it becomes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from zray.config import Config
 from zray.sessions.directories import SessionPaths
 
 
-def test_its_patience_with_a_broker_is_not_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their payload is made of the settings: programs that they run may be drivers of other clusters."""
+def test_workers_do_not_inherit_the_hosts_join_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers' payload is made of the settings: programs that they run may be drivers of other clusters."""
     seen = []
 
     def run_host(options: Any, config: Config, *rest: Any) -> str:

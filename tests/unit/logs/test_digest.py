@@ -1,4 +1,4 @@
-"""Many lines that are alike, told in few."""
+"""Many similar lines are summed up in few."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from zray.logs.digest import LAST_OUTPUT, Digest, in_a_line
 
 
-def test_the_first_is_told_at_once_and_what_follows_in_one_line():
+def test_the_first_event_is_told_at_once_and_the_following_in_one_line():
     digest = Digest("more died")
     assert digest.add(10.0, "f", "f died") == "f died"
     assert [digest.add(10.1, name, f"{name} died") for name in "ffg"] == [""] * 3
@@ -16,7 +16,7 @@ def test_the_first_is_told_at_once_and_what_follows_in_one_line():
     assert digest.flush(30.0) == ""
 
 
-def test_a_single_one_is_told_as_it_is():
+def test_a_single_line_is_told_unchanged():
     digest = Digest("more died")
     digest.add(0.0, "f", "first")
     digest.add(1.0, "f", "second")
@@ -37,7 +37,7 @@ def test_nothing_is_told_out_of_order():
     digest = Digest("more died")
     digest.add(0.0, "f", "1")
     digest.add(0.0, "f", "2")
-    assert digest.add(6.0, "f", "3") == ""  # the window is over and the second one untold
+    assert digest.add(6.0, "f", "3") == ""  # the window is over and the second line is untold
     assert digest.flush(6.0) == "2 more died (f 2x), the last: 3"
 
 
@@ -49,7 +49,7 @@ def test_of_many_names_the_most_frequent_are_shown():
     assert digest.flush(math.inf) == "11 more died (a 2x, b 2x, d 2x, e 2x, c 1x and 2 others), the last: 2 died"
 
 
-def test_an_account_of_a_death_in_a_line():
+def test_a_description_of_a_death_in_one_line():
     account = "the worker process was killed by SIGSEGV"
     assert in_a_line(account) == account
     assert in_a_line(f"{account}{LAST_OUTPUT}Fatal Python error\n  File 'x'") == account

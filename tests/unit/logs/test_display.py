@@ -35,11 +35,11 @@ def test_goes_on_in_a_new_window_while_it_repeats(dedup: LogDeduplicator) -> Non
         dedup.feed(0.0, "f", pid, "stdout", ["x"])
     dedup.flush(5.0)
     assert dedup.next_deadline() is None
-    assert dedup.feed(6.0, "f", 1, "stdout", ["x", "x"]) == []  # known from several processes by now
+    assert dedup.feed(6.0, "f", 1, "stdout", ["x", "x"]) == []  # several processes are known to print it
     assert dedup.next_deadline() == 10.0
     assert texts(dedup.flush(10.0)) == ["(f pid=1) x [repeated 2x across cluster]"]
     assert dedup.flush(15.0) == []
-    assert texts(dedup.feed(16.0, "f", 1, "stdout", ["x"])) == ["(f pid=1) x"]  # an idle window ended it
+    assert texts(dedup.feed(16.0, "f", 1, "stdout", ["x"])) == ["(f pid=1) x"]  # an idle window has ended it
 
 
 def test_one_process_is_not_held_back(dedup: LogDeduplicator) -> None:
@@ -61,7 +61,7 @@ def test_only_equal_lines_are_one(dedup: LogDeduplicator) -> None:
     assert dedup.flush(math.inf) == []
 
 
-def test_a_number_is_a_line_like_any_other_and_nothing_is_none(dedup: LogDeduplicator) -> None:
+def test_numbers_are_deduplicated_and_empty_lines_are_not(dedup: LogDeduplicator) -> None:
     assert len(dedup.feed(0.0, "f", 1, "stdout", ["42", "", " "])) == 3
     assert len(dedup.feed(0.0, "f", 2, "stdout", ["42", "", " "])) == 2
     assert texts(dedup.flush(5.0)) == ["(f pid=2) 42"]
@@ -70,7 +70,7 @@ def test_a_number_is_a_line_like_any_other_and_nothing_is_none(dedup: LogDedupli
 def test_streams_and_hosts_are_apart(dedup: LogDeduplicator) -> None:
     dedup.feed(0.0, "f", 1, "stdout", ["x"])
     assert dedup.feed(0.0, "f", 2, "stderr", ["x"]) == [ShownLine("stderr", "(f pid=2) x")]
-    assert dedup.feed(0.0, "f", 1, "stdout", ["x"], ip="10.0.0.2") == []  # the same PID on another host is another
+    assert dedup.feed(0.0, "f", 1, "stdout", ["x"], ip="10.0.0.2") == []  # the same PID on another host
     assert texts(dedup.flush(math.inf)) == ["(f pid=1, ip=10.0.0.2) x"]
 
 
@@ -144,7 +144,7 @@ class TestBacklog:
 
 
 class TestMissingLines:
-    def test_told_at_once_then_now_and_then(self) -> None:
+    def test_told_at_once_and_then_from_time_to_time(self) -> None:
         missing = MissingLines()
         assert missing.notice(0.0) == "" and missing.next_deadline() == math.inf
         missing.add(1234)
@@ -170,7 +170,7 @@ class TestHarmless:
             ("\x1b[>4;2m", ""),  # no color, though it ends like one
             ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
             ("\x1b]52;c;AAAA\x1b\\", "\\x1b]52;c;AAAA\\x1b\\"),
-            ("\x1b\x1b[A[2J", "\\x1b[2J"),  # taking out makes nothing new
+            ("\x1b\x1b[A[2J", "\\x1b[2J"),  # removing a sequence does not make a new one
             ("\x9b2J \x85 \x7f \x08\x0b\x0c\r\n", "\\x9b2J \\x85 \\x7f \\x08\\x0b\\x0c\\x0d\\x0a"),
             ("\u202egnp.exe \u2028", "\\u202egnp.exe \\u2028"),
             ("\x1bc reset", "\\x1bc reset"),

@@ -33,7 +33,7 @@ def dead_session(root: str) -> sessions.SessionPaths:
 class TestRoot:
     @pytest.fixture
     def short(self) -> Iterator[Path]:
-        """A directory with a short path, as real ones are; pytest's are too long for sockets."""
+        """A directory with a short path, as real ones have; pytest's are too long for sockets."""
         import tempfile
 
         with tempfile.TemporaryDirectory(prefix="z") as directory:
@@ -48,7 +48,7 @@ class TestRoot:
     def test_given_directory_that_only_the_kernel_can_resolve(
         self, short: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """``link/..`` is not the place where the link is."""
+        """``link/..`` is not the directory that contains the link."""
         (short / "far" / "away").mkdir(parents=True)
         (short / "link").symlink_to(short / "far" / "away")
         monkeypatch.chdir(short)
@@ -82,13 +82,13 @@ class TestRoot:
 
     @pytest.fixture
     def squatted(self, short: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-        """Paths of which the system says that they are another user's."""
+        """Paths that the system reports as another user's."""
         foreign: set[str] = set()
         owner = sessions._other_owner
         monkeypatch.setattr(sessions, "_other_owner", lambda path: 12345 if path in foreign else owner(path))
         return foreign
 
-    def test_a_squatted_place_is_told_and_worked_around(
+    def test_a_directory_of_another_user_is_reported_and_replaced(
         self, short: Path, squatted: set[str], caplog: pytest.LogCaptureFixture
     ) -> None:
         name = f"zray-{os.geteuid()}"
@@ -101,13 +101,13 @@ class TestRoot:
         (record,) = caplog.records  # told once
         assert f"{short / name} belongs to user 12345" in record.getMessage() and root in record.getMessage()
 
-    def test_the_home_is_asked_where_it_is(self, short: Path, squatted: set[str]) -> None:
+    def test_the_home_directory_comes_from_the_environment(self, short: Path, squatted: set[str]) -> None:
         name = f"zray-{os.geteuid()}"
         squatted |= {f"{short}/{name}", f"/var/tmp/{name}"}
         root = sessions.runtime_root("", {"TMPDIR": str(short), "HOME": str(short)})
         assert root == f"{short}/.cache/zray-{socket.gethostname()}"
 
-    def test_where_all_is_squatted_the_remedy_is_told(
+    def test_the_error_names_the_remedy_when_all_directories_are_another_users(
         self, short: Path, squatted: set[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         name = f"zray-{os.geteuid()}"
@@ -118,7 +118,7 @@ class TestRoot:
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
     @pytest.mark.parametrize("kind", ["directory", "link", "file"])
-    def test_whoever_made_it_another_user_counts(self, short: Path, kind: str) -> None:
+    def test_a_directory_of_any_other_user_counts(self, short: Path, kind: str) -> None:
         name = f"zray-{os.geteuid()}"
         path = short / name
         if kind == "directory":
@@ -130,15 +130,15 @@ class TestRoot:
         os.chown(path, 12345, 12345, follow_symlinks=False)
         assert sessions._other_owner(str(path)) == 12345
         with pytest.raises(ConfigError, match=r"12345|not a directory"):
-            sessions.runtime_root(str(short), {})  # what was given is not replaced
+            sessions.runtime_root(str(short), {})  # a given directory is not replaced
 
     def test_others_may_not_enter(self, short: Path) -> None:
         root = sessions.runtime_root(str(short), {})
         os.chmod(root, 0o750)
-        with pytest.raises(ConfigError, match=r"lets other users in \(mode 0750"):
+        with pytest.raises(ConfigError, match=r"is accessible to other users \(mode 0750"):
             sessions.runtime_root(str(short), {})
 
-    def test_may_not_be_somebody_elses(self, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_may_not_be_another_users(self, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         uid = os.geteuid()
         (short / f"zray-{uid + 1}").mkdir(mode=0o700)
         monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
@@ -179,7 +179,7 @@ class TestLife:
 
 
 class TestSweep:
-    def test_dead_goes_living_stays(self, root: str, tmp_path: Path) -> None:
+    def test_dead_sessions_are_swept_and_living_ones_stay(self, root: str, tmp_path: Path) -> None:
         (living, lock), dead = sessions.new_session(root), dead_session(root)
         store = tmp_path / f"store-{dead.name}"
         sessions.add_store(dead, str(store))
@@ -193,7 +193,7 @@ class TestSweep:
         assert sessions.sweep_dead_sessions(root) == []
         lock.close()
 
-    def test_removes_only_what_bears_its_name(self, root: str, tmp_path: Path) -> None:
+    def test_removes_only_directories_with_its_name(self, root: str, tmp_path: Path) -> None:
         dead = dead_session(root)
         precious = tmp_path / "precious"
         precious.mkdir()
@@ -293,7 +293,7 @@ class TestCurrent:
             lock.close()
         assert not os.path.exists(host.broker_socket)
 
-    def test_one_of_several_brokers_is_chosen_with_a_word(self, root: str) -> None:
+    def test_one_of_several_brokers_is_chosen_with_a_warning(self, root: str) -> None:
         assert sessions.choose_broker(root) == (None, "")
         first, first_lock = sessions.new_session(root)
         second, second_lock = sessions.new_session(root)

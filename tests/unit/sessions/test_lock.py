@@ -1,4 +1,4 @@
-"""Which sessions are dead: only those that are proven to be."""
+"""Which sessions are dead: only those that are proven dead."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class TestProof:
         lock.close()
         claimed = claim_if_dead(paths.directory)
         assert claimed is not None
-        assert claim_if_dead(paths.directory) is None  # who has claimed it has its lock
+        assert claim_if_dead(paths.directory) is None  # the process that has claimed it has its lock
         claimed.close()
 
-    def test_a_cleaner_has_removed_the_file_of_a_living_one(self, root: str) -> None:
+    def test_a_cleaner_has_removed_the_lock_file_of_a_living_session(self, root: str) -> None:
         paths, lock = sessions.new_session(root)
         os.unlink(paths.lock)
         age(paths.directory)
@@ -50,7 +50,7 @@ class TestProof:
         assert sessions.sweep_dead_sessions(root) == [paths.name]
 
     def test_one_that_locks_the_file_alone(self, root: str) -> None:
-        """As versions did that knew of no lock on the directory."""
+        """Like versions that had no lock on the directory."""
         paths, lock = sessions.new_session(root)
         lock.close()
         with open(paths.lock, "w") as file:
@@ -58,7 +58,7 @@ class TestProof:
             assert claim_if_dead(paths.directory) is None
         assert sessions.sweep_dead_sessions(root) == [paths.name]
 
-    def test_without_any_lock_its_processes_tell(self, root: str) -> None:
+    def test_without_a_lock_its_processes_decide(self, root: str) -> None:
         paths, lock = sessions.new_session(root)
         lock.close()
         os.unlink(paths.lock)
@@ -88,7 +88,7 @@ class TestProof:
         ],
     )
     def test_of_another_machine(self, root: str, maker: object, dead: bool) -> None:
-        """On a shared file system its locks may not be seen from here."""
+        """On a shared file system its locks may not be visible here."""
         paths, lock = sessions.new_session(root)
         lock.close()
         here = json.loads(Path(paths.lock).read_text())
@@ -214,7 +214,7 @@ class TestRootsLock:
         os.waitpid(pid, 0)
         os.close(read)
 
-    def test_removed_while_somebody_waits(self, root: str) -> None:
+    def test_removed_while_another_process_waits(self, root: str) -> None:
         order: list[str] = []
 
         def second() -> None:

@@ -1,4 +1,4 @@
-"""What a living session does for its files."""
+"""The upkeep of a living session's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zray.sessions.upkeep import REFRESH_S, SessionUpkeep
 
 
 class Kept:
-    """A living session with its upkeep, and what that has warned of."""
+    """A living session with its upkeep, and the warnings of that."""
 
     def __init__(self, root: str) -> None:
         self.paths: SessionPaths
@@ -55,7 +55,7 @@ def test_what_is_removed_is_made_again(kept: Kept, gone: str) -> None:
     assert len(kept.warnings) == 1
 
 
-def test_what_cannot_be_made_again_is_told_once(kept: Kept) -> None:
+def test_a_failure_to_make_files_again_is_reported_once(kept: Kept) -> None:
     root = Path(kept.paths.root)
     kept.upkeep.check(0.0)
     shutil.rmtree(root)
@@ -99,7 +99,7 @@ class TestCurrent:
         kept.upkeep.check(0.0)
         assert sessions.read_current(kept.paths.root) == current_of(kept)
 
-    def test_where_it_listens_is_noted_whoever_is_current(self, kept: Kept) -> None:
+    def test_the_address_is_recorded_even_if_another_broker_is_current(self, kept: Kept) -> None:
         kept.upkeep.show(current_of(kept))
         sessions.write_current(kept.paths.root, Current("ipc://y", "01234567", os.getpid()))
         kept.upkeep.check(0.0)

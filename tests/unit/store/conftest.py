@@ -1,4 +1,4 @@
-"""A store in a directory of the test's own, and children of the test's process that use it."""
+"""A store in the test's own directory, and children of the test's process that use it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Child:
             os._exit(code)
 
     def hear(self) -> bytes:
-        """What the child says next; empty if it has ended."""
+        """Returns the child's next message; empty if it has ended."""
         return os.read(self._read, 1 << 16)
 
     def say(self, text: bytes = b"go") -> None:
@@ -64,7 +64,7 @@ class Child:
         os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
-        """The exit code, negative for a signal."""
+        """Returns the exit code, negative for a signal."""
         os.close(self._read)
         os.close(self._write)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -75,7 +75,7 @@ def _send(fd: int, text: bytes) -> None:
 
 
 def call(body: Callable[[], Any]) -> Any:
-    """The result of ``body()`` in a child."""
+    """Returns the result of ``body()`` in a child."""
     child = Child(lambda say, hear: say(pickle.dumps(body())))
     answer = child.hear()
     assert child.wait() == 0
@@ -84,7 +84,7 @@ def call(body: Callable[[], Any]) -> Any:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Iterator[Callable[..., Store]]:
-    """Makes stores that are checked and destroyed in the end. By default of 16 MiB, and without patience."""
+    """Makes stores that are checked and destroyed in the end. By default of 16 MiB, without waits for room."""
     made: list[Store] = []
 
     def make(capacity_bytes: int = 16 * MIB, wait_s: float = 0.0) -> Store:
@@ -108,7 +108,7 @@ def store(make_store: Callable[..., Store]) -> Store:
 
 
 def check(store: Store) -> None:
-    """The invariants between the ledger_file and the files."""
+    """Checks the invariants between the ledger file and the files."""
     with store._changing as ledger:
         assert list(ledger.held) == store._segments.count()
         assert ledger.used <= ledger.capacity

@@ -1,4 +1,4 @@
-"""Copies of what other machines keep, and objects that come bit by bit."""
+"""Copies of objects that other hosts keep, and objects that come in pieces."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_least_recently_used_copy_goes_first_and_one_in_use_stays(store):
     assert not store.usage().spilled
 
 
-def test_a_copy_that_is_kept_is_an_object_like_others(store):
+def test_a_kept_copy_is_an_ordinary_object(store):
     copy(store, 1, b"x" * MIB)
     store.keep(object_id(1))
     store.keep(object_id(2))  # there is none
@@ -149,7 +149,7 @@ def test_the_room_of_what_comes_bit_by_bit_is_reserved(store):
 
 
 def test_memory_that_others_have_taken_is_made_by_dropping_copies(store, monkeypatch):
-    """The ledger_file say that there is room, and the file system has none."""
+    """The ledger says that there is room, and the file system has none."""
     copy(store, 1, b"c" * MIB)
     failures = [OSError(errno.ENOSPC, "full")]
     allocate = os.posix_fallocate

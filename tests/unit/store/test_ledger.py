@@ -1,4 +1,4 @@
-"""The store's decisions: size classes, the ledger_file of bytes, and the choice of what makes room."""
+"""The store's decisions: size classes, the ledger of bytes, and the choice of segments that make room."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def transitions(draw):
 
 
 @given(transitions())
-def test_the_books_agree_with_the_files_and_balance_to_zero(steps):
+def test_the_ledger_agrees_with_the_files_and_returns_to_zero(steps):
     ledger = Ledger(100, [0] * len(Place))
     files: list[tuple[int, Place]] = []
     for action, number, place in steps:
@@ -76,7 +76,7 @@ def test_the_books_agree_with_the_files_and_balance_to_zero(steps):
     assert not any(ledger.held)
 
 
-def test_what_would_break_the_books_is_refused():
+def test_a_change_that_would_break_the_ledger_is_refused():
     ledger = Ledger(100, [0] * len(Place))
     with pytest.raises(AssertionError, match="capacity"):
         ledger.enter(Place.WRITING, 101)

@@ -1,4 +1,4 @@
-"""Where the store goes on machines with and without shared memory."""
+"""Where the store is on machines with and without shared memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def free_bytes(monkeypatch):
-    """Sets what /dev/shm and the directory for temporary files have free."""
+    """Sets the free bytes of /dev/shm and of the directory for temporary files."""
 
     def have(shared, disk=1000 * MIB):
         monkeypatch.setattr(location, "_available", lambda path: shared if path == location.SHARED_MEMORY else disk)
@@ -49,7 +49,7 @@ def test_a_small_store_fits_into_small_shared_memory(free_bytes):
     assert default_store_location("abc", 40 * MIB)[1:] == (40 * MIB, None)
 
 
-def test_what_is_missing_or_closed_has_nothing_available(tmp_path):
+def test_a_missing_or_closed_directory_has_no_room(tmp_path):
     assert location._available(f"{tmp_path}/missing") == 0
     assert location._available(str(tmp_path)) > 0
 
@@ -65,7 +65,7 @@ def shared(tmp_path):
     store.destroy()
 
 
-def test_a_store_is_shared_by_who_finds_it_at_its_path(shared):
+def test_a_store_is_shared_by_processes_that_find_it_at_its_path(shared):
     assert shares_store(shared.path, HOST)
     assert not shares_store(shared.path, b"o" * 16)  # another container's, at the same path
 
@@ -78,13 +78,13 @@ def test_a_store_that_spills_to_where_this_process_sees_something_else_is_not_sh
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "5", "{}", '{"spill_dir": 5}', '{"spill_dir": "/"}'])
-def test_what_is_no_store_is_not_shared(tmp_path, content):
+def test_a_malformed_store_is_not_shared(tmp_path, content):
     if content is not None:
         (tmp_path / "store.json").write_text(content)
     assert not shares_store(str(tmp_path), HOST)
 
 
 @pytest.mark.parametrize("path", [None, 5, "", "\0", b"\xff"])
-def test_what_is_no_path_is_not_shared(path):
-    """A host's row is what that host has said of itself."""
+def test_a_malformed_path_is_not_shared(path):
+    """A host sends its own row, so the row may have any value."""
     assert not shares_store(path, HOST)

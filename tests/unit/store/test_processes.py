@@ -1,4 +1,4 @@
-"""The store between processes: pins, deaths, forks, and everything at once."""
+"""The store between processes: pins, deaths, forks, and all of these at once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_pin_of_another_process_holds_the_pages_until_it_dies(store):
 
 
 def in_the_middle_of_a_write(store, number):
-    """A process that writes an object and waits before the end."""
+    """Returns a process that writes an object and waits before the end."""
 
     def writer(say, hear):
         def fill(view):
@@ -69,7 +69,7 @@ def in_the_middle_of_a_write(store, number):
 def test_what_a_writer_leaves_that_is_killed_is_swept(store):
     child = in_the_middle_of_a_write(store, 1)
     store.sweep()
-    assert store.usage().writing == segment_bytes(MIB)  # it lives, and is left alone
+    assert store.usage().writing == segment_bytes(MIB)  # it is alive, and is left alone
     child.kill()
     child.wait()
     store.sweep()
@@ -98,7 +98,7 @@ def test_the_sweep_leaves_this_process_own_writing_alone(store):
     assert store.read(object_id(1)) == b"kept"
 
 
-def test_who_dies_with_the_books_open_leaves_them_right(store):
+def test_the_ledger_is_correct_after_a_death_during_a_change(store):
     put(store, 1, b"x")
 
     def die(say, hear):
@@ -182,7 +182,7 @@ def churn_until_killed(path, seed, say, hear):
 
 
 def churn(path, seed, seconds, say, hear):
-    """Objects say what they are in every word: a torn, mixed or changed one shows."""
+    """Reads, writes and frees objects until killed. Each word names its object, so a torn or mixed object shows."""
     store, dice, kept, reads = Store.open(path), random.Random(seed), [], 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:

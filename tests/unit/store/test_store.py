@@ -164,7 +164,7 @@ def test_what_is_being_filled_again_is_neither_taken_nor_dropped(make_store, who
         other.close()
 
 
-def test_a_store_that_is_closed_while_a_segment_is_filled_lets_nobody_else_have_it(make_store):
+def test_closing_a_store_while_a_segment_is_filled_keeps_its_claim(make_store):
     mine = make_store(4 * MIB)
     other = Store.open(mine.path)
     other.free([put(other, 1, b"a" * MIB)])
@@ -188,7 +188,7 @@ MIB = 1 << 20
 guard, begun, over, unseen = ClientLock(), threading.Event(), threading.Event(), []
 store = Store.open(sys.argv[1], guard)
 ids = [bytes(27) + bytes([number]) for number in range(20)]
-sys.unraisablehook = unseen.append  # nothing of the store's runs where nobody sees what is raised
+sys.unraisablehook = unseen.append  # no code of the store runs where an exception would be lost
 signals.install(guard)
 
 def storm():
@@ -235,14 +235,14 @@ assert not store._pins.in_use, vars(store._pins)
 
 
 def test_interrupts_at_any_moment_leave_neither_lock_nor_claim(make_store):
-    """Those of a cancelled task, or of Ctrl-C: raised by a signal's handler, between any two bytecodes."""
+    """Interrupts of a cancelled task, or of Ctrl-C: a signal's handler raises them between any two bytecodes."""
     store = make_store(64 * MIB)
     subprocess.run([sys.executable, "-c", INTERRUPTED, store.path], check=True, timeout=60)
-    store.sweep()  # the lock of the ledger_file is free
+    store.sweep()  # the lock of the ledger file is free
     assert store.usage().used == store.usage().recyclable
 
 
-def test_what_was_to_be_filled_again_and_was_given_up_is_there_for_the_next(store):
+def test_a_recycled_segment_that_was_given_up_can_be_used_again(store):
     store.free([put(store, 1, b"a" * MIB)])
     for _ in range(3):
         store.begin(MIB).give_up()
@@ -250,7 +250,7 @@ def test_what_was_to_be_filled_again_and_was_given_up_is_there_for_the_next(stor
     assert store.usage().used == segment_bytes(MIB)
 
 
-def test_what_this_process_has_freed_is_taken_without_a_look_at_the_shelf(store, monkeypatch):
+def test_segments_that_this_process_freed_are_used_without_a_directory_scan(store, monkeypatch):
     store.free([put(store, 1, b"a" * MIB)])
     with monkeypatch.context() as patch:
         patch.setattr(segments, "_inodes_in", None)
@@ -260,7 +260,7 @@ def test_what_this_process_has_freed_is_taken_without_a_look_at_the_shelf(store,
     assert store.usage().used == segment_bytes(MIB)
 
 
-def test_what_another_process_has_taken_is_not_taken_again(store):
+def test_segments_that_another_process_has_taken_are_skipped(store):
     store.free([put(store, 1, b"a" * MIB)])
     other = Store.open(store.path)
     theirs = put(other, 2, b"b" * MIB)
@@ -269,14 +269,14 @@ def test_what_another_process_has_taken_is_not_taken_again(store):
     other.close()
 
 
-def test_what_is_remembered_of_the_shelf_is_bounded(store):
+def test_the_number_of_remembered_free_segments_is_bounded(store):
     for _ in range(3):
-        store.free([put(store, number, b"a" * 1000) for number in range(2 * segments._GLANCE)])
+        store.free([put(store, number, b"a" * 1000) for number in range(2 * segments._MAX_SEEN)])
         (seen,) = store._segments._seen.values()
-        assert len(seen) <= segments._GLANCE
+        assert len(seen) <= segments._MAX_SEEN
 
 
-def test_what_keeps_the_view_to_fill_is_told_and_cannot_reach_other_objects(store):
+def test_a_filler_that_keeps_its_view_gets_an_error_and_cannot_reach_other_objects(store):
     kept = []
     with pytest.raises(BufferError, match="kept a buffer"):
         store.write(object_id(1), MIB, lambda view: kept.append(view[1:]))
@@ -363,7 +363,7 @@ def test_what_finds_no_room_beside_values_in_use_goes_to_disk(make_store):
     store.free([object_id(2), object_id(3), object_id(4)])
     assert store.usage().spilled == 0
     put(store, 5, bytes(MIB))
-    assert (store.usage().spilled, store._crowded) == (0, False)
+    assert (store.usage().spilled, store._wrote_to_disk) == (0, False)
 
 
 def test_the_notice_says_which_processes_hold_how_much(make_store):
@@ -429,7 +429,7 @@ def test_what_comes_bit_by_bit_goes_to_disk_too(make_store):
     assert store.contains(object_id(1))
 
 
-def test_what_a_dead_writer_has_left_on_disk_is_swept(make_store):
+def test_files_of_a_dead_writer_on_disk_are_swept(make_store):
     store = make_store(MIB)
 
     def die(say, hear):
@@ -447,7 +447,7 @@ def test_what_a_dead_writer_has_left_on_disk_is_swept(make_store):
 
 @pytest.mark.parametrize("size", [MIB // 2, 3 * MIB])
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_a_disk_that_takes_nothing(make_store, size, when):
+def test_a_missing_spill_directory_is_reported(make_store, size, when):
     store = make_store(MIB)
     view = store.read(put(store, 1, bytes(MIB // 2)))
 
@@ -476,7 +476,7 @@ def test_a_writer_waits_for_room(make_store):
     assert store.read(object_id(2)) == b"x" * MIB
 
 
-def test_patience_is_for_those_who_make_no_progress():
+def test_progress_of_a_spill_extends_the_wait():
     now, pauses = [0.0], []
 
     def sleep(pause_s):
@@ -491,7 +491,7 @@ def test_patience_is_for_those_who_make_no_progress():
     assert max(pauses) == 0.1
 
 
-def test_while_another_one_spills_a_writer_waits_for_so_long_only(make_store):
+def test_while_another_process_spills_a_writer_waits_for_a_bounded_time(make_store):
     store = make_store(2 * MIB, wait_s=0.02)
     put(store, 1, bytes(MIB))
     with turn_to_spill(store.path, store.spill_dir):
@@ -517,7 +517,7 @@ def test_a_full_disk_loses_nothing(make_store, monkeypatch):
     put(store, 2, b"b" * MIB)
 
 
-def test_memory_that_others_have_taken_is_made_up_for_by_spilling(make_store, monkeypatch):
+def test_memory_that_others_have_taken_is_replaced_by_spilling(make_store, monkeypatch):
     store = make_store(16 * MIB)
     put(store, 1, b"a" * MIB)
     real, failures = os.posix_fallocate, [1]
@@ -533,7 +533,7 @@ def test_memory_that_others_have_taken_is_made_up_for_by_spilling(make_store, mo
     assert store.read(object_id(1)) == b"a" * MIB
 
 
-def test_books_that_were_left_open_are_counted_anew(store):
+def test_an_unfinished_ledger_is_counted_again(store):
     put(store, 1, b"x")
     with pytest.raises(KeyError), store._changing as ledger:
         ledger.leave(Place.LIVE, 0)
@@ -591,7 +591,7 @@ def test_an_identifier_has_28_bytes(store):
             use()
 
 
-def test_an_interpreter_ends_in_silence_with_values_alive(store):
+def test_an_interpreter_ends_without_output_with_values_alive(store):
     put(store, 1, b"x" * MIB)
     script = (
         f"from zray.store import Store; s = Store.open({store.path!r});"
@@ -626,8 +626,8 @@ NO_IDENTIFIERS = [b"", b"o", b"o" * 16, b"o" * 27, b"o" * 29]
 
 
 @pytest.mark.parametrize("wrong", NO_IDENTIFIERS)
-def test_what_is_no_identifier_does_nothing(store, wrong):
-    """An empty one would be the name of the directory that all objects are in."""
+def test_a_malformed_identifier_does_nothing(store, wrong):
+    """An empty one would be the name of the directory with all objects."""
     kept = put(store, 1, b"kept" * MIB)
     for action in (store.keep, store.contains, store.read, lambda each: store.free([kept, each])):
         with pytest.raises(ValueError, match="an object's identifier has 28 bytes"):
@@ -643,7 +643,7 @@ def test_what_is_no_identifier_does_nothing(store, wrong):
 
 
 @pytest.mark.parametrize("wrong", [b"", b"o", b"o" * 15, b"o" * 28])
-def test_what_is_no_process_owns_nothing(store, wrong):
+def test_a_malformed_owner_owns_nothing(store, wrong):
     kept = put(store, 1, b"kept" * MIB)
     with pytest.raises(ValueError, match="a process's identifier has 16 bytes"):
         store.free_owned_by(wrong)
@@ -651,7 +651,7 @@ def test_what_is_no_process_owns_nothing(store, wrong):
 
 
 def test_files_that_others_have_put_into_the_store_are_left_alone(store):
-    """A full store looks for what can go: neither a file nor a directory of somebody else's is."""
+    """A full store looks for segments to remove: it leaves files and directories of other programs alone."""
     for place in ("live", "copies", "doomed", "free"):
         Path(store.path, place, "notes.txt").write_text("mine")
         Path(store.path, place, "directory").mkdir()
@@ -682,7 +682,7 @@ def test_more_values_than_a_process_may_have_maps(make_store):
     assert store.read(object_id(1)) == b"y" * MIB
 
 
-def test_a_process_that_can_have_no_more_maps_is_told_why(store, monkeypatch):
+def test_the_error_at_the_limit_on_maps_names_the_limit(store, monkeypatch):
     kept = put(store, 1, b"kept" * MIB)
 
     def refused(*arguments):

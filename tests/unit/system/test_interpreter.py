@@ -1,4 +1,4 @@
-"""zray's own programs start where nothing of their surroundings can get between."""
+"""zray's own programs start so that modules in their surroundings cannot replace their own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main():
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A directory with modules that nobody wants."""
+    """A directory with modules that must not be imported."""
     for name in ("json", "enum", "re", "os", "zmq"):
         (tmp_path / f"{name}.py").write_text("raise RuntimeError('not this one')")
     return tmp_path
@@ -52,7 +52,7 @@ def test_modules_of_others_are_not_found(
     code, (argv, search_path, variable, *files) = run(monkeypatch, places, environ, hostile)
     assert code == 3
     assert argv == ["a_program", "x", "y"]
-    assert variable == environ.get("PYTHONPATH")  # what tasks start has it again
+    assert variable == environ.get("PYTHONPATH")  # programs that tasks start have it again
     assert isinstance(search_path, list)
     assert str(hostile) not in search_path and "" not in search_path
     assert search_path.index(os.path.dirname(os.__file__)) < search_path.index(str(mine))

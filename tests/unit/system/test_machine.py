@@ -1,4 +1,4 @@
-"""What this machine has to offer."""
+"""The resources of this machine."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_gpus_are_found(tmp_path, monkeypatch):
 def test_more_gpus_than_are_visible(monkeypatch):
     monkeypatch.setenv(GPU_VARIABLE, "5,6,7")
     assert host_resources(1, 3, 1, {})["GPU"] == 30_000
-    with pytest.raises(ConfigError, match=r"num_gpus=4, but CUDA_VISIBLE_DEVICES='5,6,7' shows 3 GPU\(s\) only"):
+    with pytest.raises(ConfigError, match=r"num_gpus=4, but CUDA_VISIBLE_DEVICES='5,6,7' shows only 3 GPU\(s\)"):
         host_resources(1, 4, 1, {})
     monkeypatch.delenv(GPU_VARIABLE)
     assert host_resources(1, 4, 1, {})["GPU"] == 40_000
 
 
-def test_by_which_address_a_broker_is_reached():
+def test_the_address_that_reaches_a_broker():
     assert ip_address("tcp://127.0.0.1:6380") == "127.0.0.1"
     assert ip_address("tcp://no-such-name.invalid:6380") == ""

@@ -20,14 +20,14 @@ UNTIL_EOF = "import sys; sys.stdin.read()"
 
 @pytest.fixture
 def session() -> Iterator[str]:
-    """A session's name; whatever carries it is gone afterwards, also when the test fails."""
+    """A session's name. Every process with it is killed afterwards, also when the test fails."""
     name = f"test-{secrets.token_hex(8)}"
     yield name
     processes.kill_session(name)
 
 
 def start(session: str, code: str, *arguments: str) -> subprocess.Popen[str]:
-    """A Python process of the session that has printed a line, so its exec is over."""
+    """Starts a Python process of the session that has printed a line, so its exec is over."""
     process = subprocess.Popen(
         [sys.executable, processes.TITLE_PADDING, "-c", f"print('up', flush=True)\n{code}", *arguments],
         env={**os.environ, processes.SESSION_VARIABLE: session},
@@ -116,7 +116,7 @@ class TestSession:
                 finish(process)
 
     def test_kills_daemons_too(self, session: str) -> None:
-        # A daemon in the classic way: two forks and a session of its own; its parent is init afterwards.
+        # A classic daemon: two forks and a session of its own; afterwards its parent is init.
         daemonise = "import os\nif os.fork() == 0:\n    os.setsid()\n    os.fork()\n"
         process = start(session, f"{daemonise}os.write(1, b'ready\\n')\nimport signal\nsignal.pause()")
         assert process.stdout is not None
@@ -166,7 +166,7 @@ signal.pause()
         finish(process)
 
     def test_outruns_processes_that_fork(self, session: str) -> None:
-        hydra = (  # for half a minute: what outruns this test must not go on for ever
+        hydra = (  # for half a minute: a process that escapes this test must not go on for ever
             "import os, time\nos.close(0)\nend = time.monotonic() + 30\n"
             "while time.monotonic() < end:\n    if os.fork():\n        time.sleep(0.01); os._exit(0)\n"
         )
@@ -188,7 +188,7 @@ signal.pause()
 
 
 class TestOrderlyEnd:
-    def test_a_second_sigterm_does_not_interrupt_the_tidying_up(self, session: str) -> None:
+    def test_a_second_sigterm_does_not_interrupt_the_cleanup(self, session: str) -> None:
         code = """
 import os, signal
 from zray.system.processes import end_orderly_on_sigterm
@@ -198,13 +198,13 @@ try:
     signal.pause()
 finally:
     os.kill(os.getpid(), signal.SIGTERM)
-    print("tidy", flush=True)
+    print("cleaned up", flush=True)
 """
         with start(session, code) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.terminate()
-            assert process.stdout.readline() == "tidy\n"
+            assert process.stdout.readline() == "cleaned up\n"
             assert finish(process) == 0
 
 
@@ -371,7 +371,7 @@ class TestDescribeError:
 
 
 def test_descriptors_left() -> None:
-    gaps = [os.dup(0) for _ in range(200)]  # what other tests have closed
+    gaps = [os.dup(0) for _ in range(200)]  # descriptors that other tests have closed
     before = processes.descriptors_left()
     held = [os.dup(0) for _ in range(5)]
     assert processes.descriptors_left() == before - 5

@@ -1,4 +1,4 @@
-"""The core of transfers: what it asks of whom, what it passes on, and how it goes on when somebody is lost."""
+"""The core of transfers: what it asks of which process, what it serves, and how it goes on after a loss."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ CHILD = Origin(b"child".ljust(16, b"."), b"channel")
 
 
 class Tell(NamedTuple):
-    """A message that goes to another process."""
+    """A message to another process."""
 
     dest: bytes
     message: Any
 
 
 class ToBroker(NamedTuple):
-    """A message that goes to the broker."""
+    """A message to the broker."""
 
     message: Any
 
 
 class Ask(NamedTuple):
-    """A request that goes to a source."""
+    """A request to a source."""
 
     source: bytes
     request: Pull
@@ -66,7 +66,7 @@ def _as_told(dest: bytes, message: Any) -> Tell | ToBroker | Ask:
 
 
 class Host:
-    """A core, with the shell that a test plays."""
+    """A core, with a shell that the test plays."""
 
     def __init__(self, size: int, is_host: bool = True) -> None:
         self.value = os.urandom(size)
@@ -76,12 +76,12 @@ class Host:
         self.effects: list[Any] = []
 
     def no_links(self) -> None:
-        """Nobody can be dialled."""
+        """No peer can be dialled."""
         for source in self.core.peers:
             self.core.channel_down(source, self.now - REDIAL_S)
 
     def take(self, kind: type[E]) -> list[E]:
-        """The effects of one kind since the last look."""
+        """Returns the effects of one kind since the last look."""
         output = self.core.take_output()
         for dest, messages in output.sends.items():
             for message in messages:
@@ -106,7 +106,7 @@ class Host:
         self.core.reserved(effect.number, memoryview(self.room), len(self.value), self.now)
 
     def question(self) -> int:
-        """The number of what the owner was asked last."""
+        """Returns the number of the last question to the owner."""
         return self.core._by_object[OBJECT].question
 
     def located(self, *sources: bytes, size: int | None = None) -> None:
@@ -137,7 +137,7 @@ def ask(host: Host, origin: Origin, request: Pull) -> None:
 
 
 def running(chunks: int, *sources: bytes, dialling: bool = False) -> Host:
-    """A host that pulls so many chunks; through the broker, unless it is still ``dialling``."""
+    """Makes a host that pulls ``n_chunks``; through the broker, unless it is still ``dialling``."""
     host = Host(chunks * CHUNK_BYTES)
     host.fetch()
     if host.core.pulls[1].question:
@@ -149,7 +149,7 @@ def running(chunks: int, *sources: bytes, dialling: bool = False) -> Host:
     return host
 
 
-# ------------------------------------------------------------------ the straight way
+# ------------------------------------------------------------------ without faults
 
 
 @pytest.mark.parametrize("size", [1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 40 * CHUNK_BYTES + 7])
@@ -212,7 +212,7 @@ def test_the_window_is_refilled_when_it_is_half_empty():
     asks = host.take(Ask)
     assert len(asks) == RELAYED_WINDOW and not any(ask.direct for ask in asks)
     host.answer(asks[0])
-    assert not host.take(Ask)  # requests travel together
+    assert not host.take(Ask)  # requests are sent together
     host.answer(asks[1])
     assert len(host.take(Ask)) == 2
 
@@ -240,7 +240,7 @@ def test_several_sources():
     assert {ask.source for ask in host.take(Ask)} == {SOURCE, OTHER}
     for ask in [*(a for p in host.core.peers.values() for a in sorted(p.asked))]:
         assert ask[0] == 1
-    # Whoever is faster brings more.
+    # A faster source is asked for more.
     fast = 0
     for _ in range(10):
         peer = host.core.peers[OTHER]
@@ -253,18 +253,18 @@ def test_several_sources():
 # ------------------------------------------------------------------ channels
 
 
-def test_a_link_is_dialled_once_and_used_when_it_is_up():
+def test_a_channel_is_dialled_once_and_used_when_it_is_up():
     host = running(100, dialling=True)
     assert host.take(Dial) == [Dial(SOURCE)]
     asks = host.take(Ask)
-    assert len(asks) == 1  # the broker is spared
+    assert len(asks) == 1  # little goes through the broker
     host.core.channel_up(SOURCE, 0.0)
     more = host.take(Ask)
     assert len(asks) + len(more) == DIRECT_WINDOW and all(ask.direct for ask in more)
     host.answer_all()
 
 
-def test_a_broken_link_is_replaced_by_the_broker_and_dialled_anew_later():
+def test_a_broken_channel_is_replaced_by_the_broker_and_dialled_again_later():
     host = running(100)
     host.core.channel_up(SOURCE, 0.0)
     asked = {ask.request.offset for ask in host.take(Ask)}
@@ -284,7 +284,7 @@ def test_a_broken_link_is_replaced_by_the_broker_and_dialled_anew_later():
     assert host.take(Dial) == [Dial(SOURCE)]
 
 
-def test_a_late_chunk_of_a_broken_link_does_no_harm():
+def test_a_late_chunk_of_a_broken_channel_is_ignored():
     host = running(30)
     host.core.channel_up(SOURCE, 0.0)
     late = host.take(Ask)
@@ -295,7 +295,7 @@ def test_a_late_chunk_of_a_broken_link_does_no_harm():
     assert bytes(host.room) == host.value
 
 
-def test_a_driver_dials_nobody_and_keeps_nothing():
+def test_a_driver_dials_no_peer_and_keeps_no_copy():
     host = Host(10 * CHUNK_BYTES, is_host=False)
     host.fetch()
     assert host.told() == [Locate(OBJECT, 1, False, [])]
@@ -310,7 +310,7 @@ def test_a_driver_dials_nobody_and_keeps_nothing():
 # ------------------------------------------------------------------ losses
 
 
-def test_a_source_that_has_it_not_is_replaced_by_one_that_the_owner_names():
+def test_a_source_without_the_object_is_replaced_by_one_that_the_owner_names():
     host = running(3)
     asks = host.take(Ask)
     host.answer(asks[0])
@@ -334,7 +334,7 @@ def test_the_other_sources_take_over():
     assert bytes(host.room) == host.value and not host.told()
 
 
-def test_nobody_has_it():
+def test_no_process_has_it():
     host = running(20)
     host.core.receive(BROKER, ProcessDied(SOURCE, "killed"), 0.0)
     host.core.receive(OWNER, Located(OBJECT, host.question(), 0, [], "ObjectLostError", "no host has it"), 0.0)
@@ -363,7 +363,7 @@ def test_the_owner_dies():
     assert not host.told()
 
 
-def test_an_owner_that_does_not_answer_is_done_without():
+def test_an_owner_that_does_not_answer_is_not_waited_for():
     host = Host(SMALL_BYTES + 1)
     host.fetch()
     host.core.tick(LOCATE_PATIENCE_S / 2)
@@ -371,7 +371,7 @@ def test_an_owner_that_does_not_answer_is_done_without():
     host.core.tick(LOCATE_PATIENCE_S)
     host.reserve()
     assert {ask.source for ask in host.take(Ask)} == {SOURCE}
-    host.located(OTHER)  # late, but it knows better
+    host.located(OTHER)  # late, but the owner knows better
     assert {ask.source for ask in host.take(Ask)} == {OTHER}
 
 
@@ -382,7 +382,7 @@ def test_a_size_that_is_wrong():
     assert host.take(Finished)[0].kind == "ObjectLostError"
 
 
-def test_damaged_chunks_are_asked_for_again_and_then_of_somebody_else():
+def test_damaged_chunks_are_asked_for_again_and_then_of_another_source():
     host = running(100)
     for count in range(MAX_DAMAGED + 1):
         ask = host.take(Ask)[0] if count == 0 else host.take(Ask)[-1]
@@ -410,11 +410,11 @@ def test_damaged_chunks_are_asked_for_again_and_then_of_somebody_else():
         lambda c: c._replace(offset=1 << 60),
     ],
 )
-def test_chunks_that_are_none(wrong):
+def test_malformed_chunks(wrong):
     host = running(6)
     ask = host.take(Ask)[0]
     host.core.receive(SOURCE, wrong(host.chunk(ask.request)), 0.0)
-    host.core.receive(OTHER, host.chunk(ask.request), 0.0)  # of somebody who was not asked
+    host.core.receive(OTHER, host.chunk(ask.request), 0.0)  # from a process that was not asked
     host.core.check()
     host.core.receive(BROKER, ProcessDied(SOURCE, ""), 0.0)
     host.located(OTHER)
@@ -430,7 +430,7 @@ def test_no_room():
     assert host.take(Finished) == [Finished("reader", "ObjectStoreFullError", "full")]
 
 
-def test_a_pull_that_nobody_waits_for_ends():
+def test_a_pull_without_readers_ends():
     host = running(20)
     host.core.withdraw("reader", host.now)
     assert host.take(GiveUp) == [GiveUp(1)] and not host.take(Finished)
@@ -449,14 +449,14 @@ def test_owner_and_sources_are_watched_once():
     assert sorted(effect.message for effect in host.take(ToBroker)) == sorted(map(Watch, (OWNER, SOURCE, OTHER)))
 
 
-# ------------------------------------------------------------------ passing it on
+# ------------------------------------------------------------------ serving others
 
 
 def wanted(chunk: int, pull: int = 7) -> Pull:
     return Pull(OBJECT, pull, chunk * CHUNK_BYTES, CHUNK_BYTES, False)
 
 
-def test_what_has_not_arrived_is_passed_on_when_it_does():
+def test_a_missing_chunk_is_served_when_it_arrives():
     host = running(4)
     first, second = host.take(Ask)[:2]
     host.answer(first)
@@ -470,8 +470,8 @@ def test_what_has_not_arrived_is_passed_on_when_it_does():
     assert bytes(served.room[CHUNK_BYTES : 2 * CHUNK_BYTES]) == host.value[CHUNK_BYTES : 2 * CHUNK_BYTES]
 
 
-def test_who_asks_for_the_same_again_waits_once():
-    """Whatever number it gives its pull: nobody fills this host's memory with questions."""
+def test_a_repeated_request_is_parked_once():
+    """Whatever number it gives its pull: requests cannot fill this host's memory."""
     host = running(4)
     for pull in range(1000):
         ask(host, CHILD, wanted(3, pull))
@@ -480,13 +480,13 @@ def test_who_asks_for_the_same_again_waits_once():
     assert [request.pull for _, request in waiting] == [999, 7]
 
 
-def test_what_is_not_on_its_way_is_looked_for_in_the_store():
+def test_a_chunk_that_is_not_being_pulled_is_read_from_the_store():
     host = Host(100)
     ask(host, CHILD, wanted(0))
     assert host.take(Serve) == [Serve(CHILD, wanted(0), None)]
 
 
-def test_who_waits_for_a_pull_that_fails_is_told():
+def test_a_process_that_waits_for_a_failed_pull_is_told():
     host = running(4)
     ask(host, CHILD, wanted(3))
     host.core.receive(BROKER, ProcessDied(OWNER, "killed"), 0.0)
@@ -494,7 +494,7 @@ def test_who_waits_for_a_pull_that_fails_is_told():
     assert (channel, pull) == (CHILD.channel, 7)
 
 
-def test_a_pull_goes_on_for_those_who_are_served_from_it():
+def test_a_pull_goes_on_while_it_serves_other_processes():
     host = running(8)
     ask(host, CHILD, wanted(7))
     host.core.withdraw("reader", host.now)
@@ -504,7 +504,7 @@ def test_a_pull_goes_on_for_those_who_are_served_from_it():
     host.seal()
 
 
-def test_the_dead_are_not_served():
+def test_dead_processes_are_not_served():
     host = running(4)
     ask(host, CHILD, wanted(3))
     host.core.receive(BROKER, ProcessDied(CHILD.process_id, "killed"), 0.0)
@@ -549,7 +549,7 @@ def test_what_does_not_shrink_travels_as_it_is():
     assert not chunk.packed and len(chunk.data) == CHUNK_BYTES
 
 
-# ------------------------------------------------------------------ what a review has found
+# ------------------------------------------------------------------ regressions
 
 
 def test_a_source_that_drops_one_pull_is_asked_for_the_others():
@@ -571,7 +571,7 @@ def test_a_source_that_drops_one_pull_is_asked_for_the_others():
     assert {ask.request.pull for ask in host.take(Ask)} == {2}
 
 
-def test_the_answer_to_an_earlier_question_is_not_taken_for_the_last():
+def test_the_answer_to_an_earlier_question_is_ignored():
     host = Host(SMALL_BYTES + 1)
     host.fetch()
     host.core.tick(LOCATE_PATIENCE_S)  # the hint is tried
@@ -584,7 +584,7 @@ def test_the_answer_to_an_earlier_question_is_not_taken_for_the_last():
     assert {ask.source for ask in host.take(Ask)} == {OTHER}
 
 
-def test_who_does_not_answer_to_dialling_is_done_without():
+def test_a_peer_that_does_not_answer_a_dial_is_asked_through_the_broker():
     host = running(100, dialling=True)
     assert len(host.take(Ask)) == 1
     host.core.tick(DIAL_PATIENCE_S)
@@ -593,27 +593,27 @@ def test_who_does_not_answer_to_dialling_is_done_without():
 
 
 @pytest.mark.parametrize("size", [0, -1, 1 << 62])
-def test_sizes_that_are_none(size):
+def test_malformed_sizes(size):
     host = Host(100)
     host.core.fetch("reader", OBJECT, SOURCE, size, 0.0)
     assert host.take(Finished)[0].kind == "ObjectLostError"
 
 
-def test_sources_that_are_no_processes():
+def test_malformed_sources():
     host = Host(SMALL_BYTES + 1)
     host.fetch()
     host.located(b"short", ME)
     assert host.take(Finished)[0].kind == "ObjectLostError"
 
 
-def test_who_waits_for_a_chunk_is_watched():
+def test_a_process_that_waits_for_a_chunk_is_watched():
     host = running(4)
     host.take(ToBroker)
     ask(host, CHILD, wanted(3))
     assert host.take(ToBroker) == [ToBroker(Watch(CHILD.process_id))]
 
 
-def test_a_link_may_rest_when_nothing_is_under_way():
+def test_a_channel_is_idle_when_nothing_is_under_way():
     host = running(20)
     host.core.channel_up(SOURCE, 0.0)
     assert not host.core.is_at_rest(SOURCE) and host.core.is_at_rest(OTHER)
@@ -627,8 +627,8 @@ def test_a_link_may_rest_when_nothing_is_under_way():
     assert Dial(SOURCE) in host.take(Dial)
 
 
-def test_an_owner_that_answers_when_all_is_here_comes_too_late():
-    """The host that was known has been asked meanwhile, and has sent everything."""
+def test_an_answer_of_the_owner_after_the_last_chunk_is_ignored():
+    """The known host has been asked meanwhile, and has sent everything."""
     host = Host(SMALL_BYTES + 1)
     host.fetch()
     host.core.tick(LOCATE_PATIENCE_S)
@@ -642,17 +642,17 @@ def test_an_owner_that_answers_when_all_is_here_comes_too_late():
     assert host.take(Finished) == [Finished("reader", "", "")]
 
 
-def test_a_link_that_is_made_after_it_was_given_up_is_used():
+def test_a_channel_that_is_made_after_it_was_given_up_is_used():
     host = running(20, dialling=True)
     host.core.tick(DIAL_PATIENCE_S)
     assert host.core.peers[SOURCE].state is RELAYED
     host.core.channel_up(SOURCE, 0.0)
     host.take(Ask)
-    host.core.channel_up(SOURCE, 0.0)  # it says so twice
+    host.core.channel_up(SOURCE, 0.0)  # reported twice
     assert host.core.peers[SOURCE].state is DIRECT
 
 
-def test_a_source_that_dies_has_no_link():
+def test_a_source_that_dies_has_no_channel():
     host = running(20)
     host.core.channel_up(SOURCE, 0.0)
     peer = host.core.peers[SOURCE]

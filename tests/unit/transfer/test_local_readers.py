@@ -1,4 +1,4 @@
-"""Readers of the machine and their host: one connection is one request."""
+"""Readers on a machine and their host: one connection is one request."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def readers(tmp_path):
 
 
 def next_event(readers: LocalReaders, timeout_s: float = 5.0) -> tuple[int, Request | None]:
-    """What the host hears next."""
+    """Returns the host's next event."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         for fd in select.select(list(readers.filenos), [], [], 0.1)[0]:
@@ -34,7 +34,7 @@ def next_event(readers: LocalReaders, timeout_s: float = 5.0) -> tuple[int, Requ
 
 
 def reading(readers: LocalReaders, left_s=lambda: 10.0) -> tuple[threading.Thread, list[object]]:
-    """A reader in a thread, and what it got."""
+    """Runs a reader in a thread; returns the thread and its results."""
     got: list[object] = []
 
     def read() -> None:
@@ -58,10 +58,10 @@ def test_an_answer(readers, answer):
     thread.join(5)
     assert got == [answer]
     assert next_event(readers) == (reader, None)  # it has hung up
-    readers.answer(reader, "", "")  # too late, and no harm
+    readers.answer(reader, "", "")  # too late, without effect
 
 
-def test_a_reader_that_has_not_the_time(readers):
+def test_a_reader_that_times_out(readers):
     deadline = time.monotonic() + 0.3
     thread, got = reading(readers, lambda: deadline - time.monotonic())
     reader, _ = next_event(readers)
@@ -92,7 +92,7 @@ def test_a_host_that_ends(readers):
 @pytest.mark.parametrize(
     "nonsense", [b"", b"garbage", b"\xc1", b"\x93\x01\x02\x03", b"\x93\xc4\x01o\xc4\x01h\x01", b"\x90", b"x" * 9000]
 )
-def test_requests_that_are_none(readers, nonsense):
+def test_malformed_requests(readers, nonsense):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.connect(readers.path)
         connection.send(nonsense)

@@ -1,4 +1,4 @@
-"""Whatever other processes say of transfers, a host drops it or lives with it."""
+"""A host drops malformed or false messages about transfers, or handles them, and goes on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = {m.Pull, m.Chunk, m.PullFailed, m.Located}
 
 
 def near_miss(nonsense: Nonsense, host: Host) -> object:
-    """A message in which most is as it was asked for."""
+    """Returns a message of which most fields are as they were asked for."""
     rng = nonsense.random
     message = nonsense.message(KINDS)
     changes: dict[str, object] = {}
@@ -62,8 +62,10 @@ def test_nonsense_about_a_pull(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_nonsense_to_a_host(seed, tmp_path: Path):
-    """To its shell, with a store: what comes is dropped, and objects go on to travel. All that hosts may be sent is
-    unpacked, the pulls of what is there included."""
+    """Sends nonsense to a host's shell with a store: it is dropped, and objects are still transferred.
+
+    All messages that hosts may be sent are unpacked, including pulls of objects that exist.
+    """
     world = World(tmp_path, "tcp://127.0.0.1:*")
     core = HostCore("host")
     try:

@@ -1,4 +1,4 @@
-"""Two hosts' transfers, with real stores and channels; the broker between them and the owner are the test's."""
+"""Two hosts' transfers, with real stores and channels. The test plays the broker between them, and the owner."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Host:
 
 
 class World:
-    """The hosts, what they have to say to each other, and the owner. All in one thread, but for readers."""
+    """The hosts, their messages to each other, and the owner. All in one thread, except readers."""
 
     def __init__(self, path: Path, listen: str, capacity: int = 64 * MIB) -> None:
         self.post: list[tuple[bytes, bytes, Any]] = []
@@ -92,7 +92,7 @@ class World:
             left = [each for each in self.sources if each not in message.lost]
             kind = "" if left else "ObjectLostError"
             size = self.sizes[message.object_id]
-            answer = Located(message.object_id, message.question, size, left, kind, "nobody has it")
+            answer = Located(message.object_id, message.question, size, left, kind, "no process has it")
             self.hosts[source].transfers.receive(OWNER, answer)
 
     def put(self, host: Host, size: int, object_id: bytes = OBJECT) -> bytes:
@@ -103,7 +103,7 @@ class World:
         return data
 
     def read(self, host: Host, object_id: bytes = OBJECT, **request: Any) -> tuple[str, str, bytes]:
-        """What a reader on a host gets."""
+        """Returns what a reader on a host gets."""
         (got,) = self.read_together(host, [object_id], **request)
         return got
 
@@ -121,7 +121,7 @@ class World:
         self.until(lambda: len(got) == len(ids))
         for thread in threads:
             thread.join(5)
-        self.turn()  # what was said at the end
+        self.turn()  # the last messages
         return [got[number] for number in range(len(ids))]
 
     def until(self, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -164,7 +164,7 @@ def test_many_objects_at_once(world):
     assert world.read_together(world.b, ids) == expected
 
 
-def test_what_nobody_has(world):
+def test_an_object_without_sources(world):
     world.sizes[OBJECT] = 100
     world.sources = [world.a.process_id]
     kind, _, _ = world.read(world.b)
@@ -240,7 +240,7 @@ def test_a_copy_becomes_the_original(world):
     assert usage.live and not usage.copies
 
 
-def test_a_piece_that_there_is_not(world):
+def test_a_piece_behind_the_end_of_the_object(world):
     from zray.protocol.messages import Pull
 
     world.put(world.a, 100)
@@ -250,7 +250,7 @@ def test_a_piece_that_there_is_not(world):
     assert [(type(each), each.pull) for each in failed] == [(PullFailed, 5), (PullFailed, 6)]
 
 
-def test_what_was_sent_is_let_go_after_a_moment(world):
+def test_sent_objects_are_released_after_a_moment(world):
     world.put(world.a, 2 * MIB)
     world.read(world.b)
     world.a.store.free([OBJECT])
@@ -289,13 +289,13 @@ def test_where_a_host_listens(broker, wanted, expected):
 @pytest.mark.parametrize(
     "wrong", ["x", "tcp://1.2.3.4", "tcp://*:5", "tcp://0.0.0.0:5", "ipc:///tmp/x", "tcp://1.2.3.4:x"]
 )
-def test_where_it_cannot(wrong):
+def test_malformed_listening_addresses(wrong):
     with pytest.raises(ConfigError, match=r"transfer_address .* cannot be used"):
         listening_address("tcp://127.0.0.1:6380", wrong)
 
 
 def test_what_is_here_is_not_fetched_again(world):
-    """Nor reported as lost when it has become this host's own to keep."""
+    """Nor reported as lost when this host keeps it now."""
     data = world.put(world.a, 3 * MIB)
     assert world.read(world.b) == ("", "", data)
     relayed, asked = world.relayed, len(world.told_owner)
@@ -308,7 +308,7 @@ def test_what_is_here_is_not_fetched_again(world):
 
 def test_nonsense_from_others_does_not_end_a_host(world):
     for object_ids in ([b"x", b"", b"y" * 28], [OBJECT, b"y" * 28]):
-        with pytest.raises(ProtocolError, match="owner"):
+        with pytest.raises(ProtocolError, match="does not own"):
             world.b.transfers.receive(OWNER, KeepCopies(object_ids))
     Path(world.b.store.spill_dir, ".nfs0001").write_bytes(b"")
     Path(world.b.store.path, "live", "README").write_bytes(b"")
@@ -317,7 +317,7 @@ def test_nonsense_from_others_does_not_end_a_host(world):
 
 
 def test_a_wait_for_memory_does_not_hold_up_the_loop(world, monkeypatch):
-    """The file system is full, and the reader leaves: the thread that waits for room clears away."""
+    """The file system is full, and the reader leaves: the thread that waits for room releases the segment."""
     import errno
 
     def full(*args: int) -> None:
@@ -335,7 +335,7 @@ def test_a_wait_for_memory_does_not_hold_up_the_loop(world, monkeypatch):
     world.until(lambda: not world.b.store.usage().writing)
 
 
-def test_links_that_nobody_uses_are_given_up(world, monkeypatch):
+def test_unused_channels_are_closed(world, monkeypatch):
     data = world.put(world.a, 6 * MIB)
     world.read(world.b)
     monkeypatch.setattr("zray.transport.channels.IDLE_S", 0.0)

@@ -1,4 +1,4 @@
-"""Calls of an async actor that are cancelled: each is answered once, wherever it is. The worker is a stand-in."""
+"""Cancelled calls of an async actor: each is answered once, in any state. The worker is a stand-in."""
 
 import asyncio
 import contextvars
@@ -13,11 +13,11 @@ from zray.worker.process.event_loop import EventLoop
 
 
 class Worker:
-    """``answers``: [task, what it was answered]; ``begun`` tells of each call that runs, which then waits for ever."""
+    """``answers``: [task, its answer]; ``begun`` reports each call that runs, which then waits for ever."""
 
     def __init__(self):
         self.running = set()
-        self.far = {}  # calls whose arguments have to be waited for, and until when
+        self.far = {}  # calls whose arguments have to be waited for, with the event that they wait for
         self.answers: queue.Queue[Any] = queue.Queue()
         self.begun: queue.Queue[Any] = queue.Queue()
         self.loop = EventLoop(cast(Any, self))
@@ -31,7 +31,7 @@ class Worker:
         self.loop.start(task, options)
 
     def hold_loop(self):
-        """The loop stands still until the event that is returned is set."""
+        """Blocks the loop until the returned event is set."""
         holding, held = threading.Event(), threading.Event()
 
         def hold():
@@ -95,7 +95,7 @@ def test_a_call_that_runs(worker):
     assert worker.answers.get(timeout=10) == b"a"
 
 
-def test_a_call_that_has_not_begun(worker):
+def test_a_call_that_has_not_started(worker):
     held = worker.hold_loop()
     for name in (b"a", b"b"):
         worker.start(name)
@@ -135,7 +135,7 @@ def test_the_answer_is_sent(worker):
     assert worker.loop._running.keys() == {b"b"}
 
 
-def test_arguments_that_are_not_here_hold_nobody_up(worker):
+def test_waiting_for_arguments_does_not_block_other_calls(worker):
     worker.far = {name: threading.Event() for name in (b"a", b"b")}
     for name in (b"a", b"b", b"c"):
         worker.start(name)

@@ -1,4 +1,4 @@
-"""Both ways to fork, and which of them is taken."""
+"""Both ways to fork, and which of them is used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print(os.fdopen(read).read(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def run(source: str) -> str:
-    """In a process of its own, which has one thread."""
+    """Runs code in a process of its own, which has one thread."""
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
@@ -49,7 +49,7 @@ def test_the_child_lives_and_the_parent_learns_its_pid(kind: str) -> None:
 
 @pytest.mark.parametrize("bare", [True, False])
 def test_a_fork_that_the_system_refuses(bare: bool) -> None:
-    """With no process left to this user; root is not limited, and so gives up its rights first."""
+    """The user may have no more processes. Root is not limited, and so gives up its rights first."""
     source = f"""
 import os, resource, sys
 from zray.worker.host.zygote.forking import choose_forking
@@ -68,16 +68,16 @@ for _ in range(2):  # the interpreter is as ready as before to fork again
     assert run(source) == "refused\nrefused\n"
 
 
-def test_the_plain_one_is_taken_where_it_is_asked_for() -> None:
+def test_the_plain_fork_is_used_on_request() -> None:
     assert type(choose_forking(bare=False)) is PlainFork
 
 
-def test_the_bare_one_is_taken_on_versions_that_were_tried() -> None:
+def test_the_bare_fork_is_used_on_tested_versions() -> None:
     tried = sys.version_info[:2] in TRIED and "t" not in sys.abiflags
     assert type(choose_forking(bare=True)) is (BareFork if tried else PlainFork)
 
 
-def test_a_version_that_was_not_tried_is_told_at_level_debug(
+def test_an_untested_version_is_logged_at_level_debug(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(forking, "TRIED", ())
@@ -85,7 +85,7 @@ def test_a_version_that_was_not_tried_is_told_at_level_debug(
         assert type(choose_forking(bare=True)) is PlainFork
     (record,) = caplog.records
     assert record.levelno == logging.DEBUG
-    assert record.getMessage().startswith("bare-fork is left out: it has not been tried on cpython 3.")
+    assert record.getMessage().startswith("bare-fork is left out: it has not been tested on cpython 3.")
 
 
 def test_an_interpreter_that_hides_its_functions(

@@ -1,4 +1,4 @@
-"""The host core: which workers there are, and what is told of their ends."""
+"""The host core: which workers there are, and what is reported of their ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TASK = b"t" * 24
 
 
 class Host:
-    """A host's core, and what it has wanted since the last look."""
+    """A host's core, and its output since the last look."""
 
     def __init__(self) -> None:
         self.core = HostCore("machine")
@@ -93,8 +93,8 @@ def test_a_worker_is_forked_once(host):
     assert host.effects == [Fork(ONE)]
 
 
-def test_owners_are_told_what_a_dead_worker_has_stored(host):
-    """Behind its death, from which on no answer of its counts."""
+def test_owners_are_told_the_stored_values_of_a_dead_worker(host):
+    """After its death, since then no answer of it counts."""
     start(host)
     mine, others, other = b"a" * 28, b"b" * 28, b"a" * 27 + b"2"
     host.exited(ONE, death()._replace(stored=[mine, others, other]))
@@ -125,12 +125,12 @@ def test_killed_before_it_was_forked(host):
     assert host.effects == [Fork(ONE), Kill(ONE)]
 
 
-def test_killing_the_unknown(host):
+def test_killing_an_unknown_worker(host):
     host.receive(KillWorker(ONE, "why not"))
     assert host.effects == []
 
 
-def test_a_death_is_told_with_all_that_is_known(host):
+def test_a_death_is_reported_with_all_that_is_known(host):
     start(host)
     host.exited(ONE, death(running=TASK, last_lines="Fatal: out of luck"))
     (died,) = host.out
@@ -140,13 +140,13 @@ def test_a_death_is_told_with_all_that_is_known(host):
     assert host.workers == {}
 
 
-def test_a_death_without_last_words(host):
+def test_a_death_without_output(host):
     start(host)
     host.exited(ONE, death())
     assert "stderr" not in host.out[0].message
 
 
-def test_a_death_is_told_once(host):
+def test_a_death_is_reported_once(host):
     start(host)
     host.exited(ONE, death())
     host.exited(ONE, death())
@@ -163,7 +163,7 @@ def test_a_worker_that_could_not_be_forked(host):
     assert host.workers == {}
 
 
-def test_the_zygote_takes_all_workers_along(host):
+def test_all_workers_die_with_the_zygote(host):
     start(host, ONE, 77)
     start(host, TWO, 78)
     host.core.zygote_gone("was killed by SIGKILL", 0.0)
@@ -174,7 +174,7 @@ def test_the_zygote_takes_all_workers_along(host):
 
 
 def test_dead_owners_are_swept(host):
-    """The broker is asked once about each owner; of whose objects there are none any more it is asked anew."""
+    """The broker is asked once about each owner. An owner whose objects are gone is asked about again later."""
     host.stores_for({ONE})
     host.stores_for({ONE, TWO})
     assert host.out == [Watch(ONE), Watch(TWO)]
@@ -203,7 +203,7 @@ def test_only_their_owner_frees_and_keeps_objects(host, kind, object_ids):
     with pytest.raises(ProtocolError):
         host.receive(said_by(ONE, kind(object_ids)))
     assert host.effects == []
-    host.receive(said_by(ONE, kind([OF_ONE])))  # what it says of its own still counts
+    host.receive(said_by(ONE, kind([OF_ONE])))  # a message about its own objects still counts
     host.receive(said_by(TWO, kind([OF_TWO])))
     if kind is FreeObjects:
         assert host.effects == [FreeSegments([OF_ONE]), FreeSegments([OF_TWO])]

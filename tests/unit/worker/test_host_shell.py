@@ -1,4 +1,4 @@
-"""The host's shell in a turn in which everything has something to say: nothing of it is lost."""
+"""The host's shell in a turn in which every part has a message: none is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOST, WORKER, OWNER, SOURCE = (bytes([letter]) * 16 for letter in b"hwos")
 
 
 class Connection:
-    """What has arrived, and what was sent."""
+    """A connection with messages that have arrived, and messages that were sent."""
 
     refused = None
     readable = False
@@ -71,7 +71,7 @@ def pipes() -> Iterator[list[int]]:
             os.close(fd)
 
 
-def test_what_the_host_its_transfers_and_its_workers_say_in_one_turn(pipes: list[int], tmp_path: Any) -> None:
+def test_messages_of_host_transfers_and_workers_in_one_turn(pipes: list[int], tmp_path: Any) -> None:
     first, second, third = pipes
     connection, transfers = Connection(first), Transfers(third)
     zygote: Any = SimpleNamespace(fileno=lambda: second)

@@ -91,7 +91,7 @@ class TestLineSplitter:
         assert splitter.finish() == ["9999%"]
 
     @given(st.text(alphabet="ab\n\N{SNOWMAN}"), st.lists(st.integers(0, 50)))
-    def test_chunks_do_not_matter(self, text: str, cuts: list[int]) -> None:
+    def test_any_split_into_chunks_gives_the_same_lines(self, text: str, cuts: list[int]) -> None:
         data = text.encode()
         edges = [0, *sorted(cuts), len(data)]
         chunks = [data[start:end] for start, end in itertools.pairwise(edges)]
@@ -230,7 +230,7 @@ class TestWorkerLog:
         assert list(worker.log.read()) == [("stderr", "", ["still here"])]
         worker.end()
 
-    def test_drain_ends_though_somebody_prints_on(self, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_drain_ends_while_a_process_goes_on_printing(self, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(logs._Pipe, "read", lambda pipe: b"again\n")
         assert len(list(worker.log.drain())) == 2 * logs.DRAIN_BYTES // logs.READ_BYTES
         worker.end()
@@ -252,7 +252,7 @@ class TestNamedLines:
         assert plain == b"a\nb\nc\nd\n"
         assert lines.feed(b"e\n") == ([("g", ["e"])], b"e\n")
 
-    def test_a_marker_is_never_shown_be_it_whole_or_not(self) -> None:
+    def test_neither_whole_nor_partial_markers_are_shown(self) -> None:
         whole = marker(SECRET, "two")
         for end in range(SECRET_FROM + 1, len(whole)):
             lines = NamedLines(SECRET)
@@ -285,7 +285,7 @@ class TestNamedLines:
         assert [line for _, part in said for line in part if line] == [forged.strip().decode(), "text"]
 
     @given(st.lists(st.sampled_from(["a", "\n", "\r\n", "\x1e", "\x1ezray-name:", "f", "g"])), st.integers(1, 200))
-    def test_it_does_not_matter_where_reading_stops(self, parts: list[str], size: int) -> None:
+    def test_any_split_of_the_input_gives_the_same_lines(self, parts: list[str], size: int) -> None:
         data = b"".join(marker(SECRET, part) if part in "fg" else part.encode() for part in parts)
         whole, pieces = NamedLines(SECRET), NamedLines(SECRET)
         expected, plain = whole.feed(data)
@@ -326,7 +326,7 @@ class TestOutlet:
         assert outlet.take() == ([(b"one", "f", 1, "stdout", ["a", "b"]), (b"two", "g", 2, "stderr", ["c"])], {})
         assert outlet.take() is None
 
-    def test_what_the_broker_does_not_take_is_left_out_and_counted(self) -> None:
+    def test_lines_that_the_broker_does_not_take_are_left_out_and_counted(self) -> None:
         outlet = Outlet()
         size = log_window.size_of(["x" * 60_000])
         sent = 0
@@ -362,7 +362,7 @@ class TestOutlet:
 
 
 class TestFatalErrors:
-    """What Python prints of a fatal signal is kept from its beginning: there the user's line is."""
+    """The beginning of Python's report of a fatal signal is kept: it has the user's line."""
 
     FATAL = "Fatal Python error: Segmentation fault"
 
@@ -394,7 +394,7 @@ class TestFatalErrors:
             *[f'  File "/a.py", line {n} in f' for n in range(3)],
         ]  # fmt: skip
 
-    def test_who_goes_on_has_last_lines_as_others(self) -> None:
+    def test_a_process_that_survives_has_ordinary_last_lines(self) -> None:
         tail = Tail(n_lines=3)
         tail.add([*self.dump(self.frames()), "alive", "and", "well"])
         assert tail.text() == "alive\nand\nwell"

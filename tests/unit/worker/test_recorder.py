@@ -1,4 +1,4 @@
-"""The flight recorder: what a dead worker's host finds on its page."""
+"""The flight recorder: what the host of a dead worker reads from its page."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ LIBRARY = "/python/lib"
 @pytest.mark.parametrize(
     "job, own, merged",
     [
-        # The same installation: what the driver has before or behind the library stays there.
+        # The same installation: the driver's entries before and behind the library stay there.
         (["/script", LIBRARY, "/site", "/added"], [LIBRARY, "/site"], ["/script", LIBRARY, "/site", "/added"]),
         (["/script", LIBRARY, "/site"], [LIBRARY, "/zray", "/site"], ["/script", LIBRARY, "/site", "/zray"]),
-        # Another one: the driver's library is not this worker's.
+        # Another installation: the driver's library is not this worker's.
         (["/script", "/other/lib"], [LIBRARY, "/site"], ["/script", "/other/lib", LIBRARY, "/site"]),
         (["/script", "/site"], [LIBRARY, "/site"], ["/script", LIBRARY, "/site"]),
         ([], [LIBRARY, "/site"], [LIBRARY, "/site"]),

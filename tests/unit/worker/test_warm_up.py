@@ -1,4 +1,4 @@
-"""The warm-up of a worker's life leaves nothing behind, and is what it claims to be."""
+"""The warm-up of a worker runs its tasks and leaves nothing behind."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ def state():
 before = state()
 warm_up.warm_up()
 assert state() == before, (before, state())
-assert len(set(ran)) == len(ran) == warm_up.LIVES * warm_up.TASKS, len(ran)
+assert len(set(ran)) == len(ran) == warm_up.WORKERS * warm_up.TASKS, len(ran)
 """
 
 
@@ -47,7 +47,7 @@ assert (sorted(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")))
 """
 
 
-def test_one_that_fails_is_told_at_level_debug_and_leaves_nothing_behind():
+def test_a_failure_is_logged_at_level_debug_and_leaves_nothing_behind():
     done = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     told = "DEBUG zray.optimizations: warm-up is left out: it has failed: LookupError('a fault')"

@@ -33,7 +33,7 @@ TIMEOUT_S = 10.0
 
 
 class Harness:
-    """A host in small: a zygote, and pipes to what its workers print."""
+    """A minimal host: a zygote, and pipes from its workers' output."""
 
     def __init__(
         self, child_main: Callable[[bytes, list[int]], None], pool_size: int = 0, disabled: tuple[str, ...] = ()
@@ -64,12 +64,12 @@ class Harness:
         return found
 
     def output(self, worker_id: bytes) -> bytes:
-        """All that a worker printed, until it and its children have ended."""
+        """Returns all that a worker printed, until it and its children have ended."""
         with os.fdopen(self.outputs.pop(worker_id), "rb") as pipe:
             return pipe.read()
 
     def spares(self, count: int) -> list[int]:
-        """The zygote's children, once there are so many."""
+        """Returns the zygote's children, once there are ``count``."""
         deadline = time.monotonic() + TIMEOUT_S
         while len(found := processes.descendants(self.client.pid)) != count:
             assert time.monotonic() < deadline, f"{found}, not {count}"
@@ -92,7 +92,7 @@ Start = Callable[..., Harness]
 
 @pytest.fixture(params=[(), OPTIMIZATIONS], ids=["optimized", "plain"])
 def start(request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Starts a zygote, in turn with all of the optimizations and with none of them."""
+    """Starts a zygote, once with all of the optimizations and once with none of them."""
     with contextlib.ExitStack() as stack:
 
         def begin(child_main: Callable[[bytes, list[int]], None], pool_size: int = 0) -> Harness:
@@ -104,7 +104,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
 
 
 def run_python(payload: bytes, fds: list[int]) -> None:
-    """The worker of most tests: runs what it is sent."""
+    """The worker of most tests: runs the code that it is sent."""
     exec(payload.decode(), {"fds": fds})
 
 
@@ -315,7 +315,7 @@ class TestSpares:
         assert len(harness.spares(5)) == 5
 
     def test_what_os_fork_makes_ready_is_ready(self, start: Start) -> None:
-        """Threads, locks, imports, hooks: ``random`` is seeded anew by one."""
+        """Threads, locks, imports, hooks: a hook seeds ``random`` again."""
         harness = start(run_python, pool_size=2)
         harness.spares(2)
         code = b"""
@@ -334,8 +334,8 @@ print(random.random())
         assert [end.status for end in ends] == [0, 0, 0], outputs
         assert len(set(outputs)) == 3
 
-    def test_one_that_was_killed_is_nobodys_worker(self, start: Start) -> None:
-        """Nor is another forked in its place before a worker has ended: who kills spares may go on killing."""
+    def test_a_killed_spare_becomes_no_worker(self, start: Start) -> None:
+        """No other is forked in its place before a worker has ended: a process that kills spares may go on."""
         harness = start(run_python, pool_size=2)
         for pid in harness.spares(2):
             os.kill(pid, signal.SIGKILL)
@@ -360,7 +360,7 @@ print(random.random())
             else:
                 assert harness.output(worker_id) == b"served\n"
 
-    def test_they_ignore_what_asks_to_leave(self, start: Start) -> None:
+    def test_they_ignore_signals_that_ask_to_end(self, start: Start) -> None:
         harness = start(run_python, pool_size=1)
         (pid,) = harness.spares(1)
         for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -395,7 +395,7 @@ def start(**options):
 
 
 class TestWhatWorkersLeave:
-    """A pipe ends when nobody is left who could write to it: that is how a test knows that all have ended."""
+    """A pipe ends when no process can write to it any more: so a test knows that all have ended."""
 
     @pytest.mark.parametrize("end", [b"", b"os._exit(3)", b"os.kill(os.getpid(), signal.SIGKILL)", b"1 / 0"])
     @pytest.mark.parametrize(
@@ -409,14 +409,14 @@ class TestWhatWorkersLeave:
         ],
         ids=["program", "of another group", "fork", "orphan", "of a shell"],
     )
-    def test_goes_with_the_worker(self, start: Start, child: bytes, end: bytes) -> None:
+    def test_ends_with_the_worker(self, start: Start, child: bytes, end: bytes) -> None:
         harness = start(run_python)
         harness.fork(b"w", LEFT_BEHIND + child + b"\n" + end)
         harness.events(2)
         harness.output(b"w")
         harness.spares(0)  # the kernel closes a pipe a little before its process is gone
 
-    def test_goes_before_the_death_is_told(self, start: Start) -> None:
+    def test_ends_before_the_death_is_reported(self, start: Start) -> None:
         harness = start(run_python)
         harness.fork(b"w", LEFT_BEHIND + b"start()")
         assert isinstance(harness.events(2)[1], ChildExited)
@@ -438,8 +438,8 @@ class TestWhatWorkersLeave:
         harness.client.close()
         assert harness.cleaned() == b"cleaned 0"
 
-    def test_resource_trackers_end_when_they_are_through(self, start: Start) -> None:
-        """The tracker, and a child that keeps its pipe open, are of the group of a worker that is killed."""
+    def test_resource_trackers_end_when_they_have_cleaned_up(self, start: Start) -> None:
+        """The tracker, and a child that keeps its pipe open, are in the group of a worker that is killed."""
         harness = start(run_python)
         code = b"""
 import os, signal
@@ -472,7 +472,7 @@ class TestGuardian:
         assert harness.output(b"w") == harness.output(b"stubborn") == b""  # the ends of their pipes are closed
 
     def test_killed_host(self) -> None:
-        """The zygote outlives a host that is killed just long enough to clean up."""
+        """The zygote outlives a killed host just long enough to clean up."""
         cleaned_read, cleaned_write = os.pipe()
         ready_read, ready_write = os.pipe()
         host = os.fork()
@@ -491,7 +491,7 @@ class TestGuardian:
         os.close(cleaned_read)
         os.close(ready_read)
 
-    def test_killed_zygote_takes_its_workers_along(self, start: Start) -> None:
+    def test_workers_die_with_a_killed_zygote(self, start: Start) -> None:
         harness = start(run_python)
         harness.fork(b"w", PAUSE)
         harness.events(1)
@@ -499,12 +499,12 @@ class TestGuardian:
         os.kill(harness.client.pid, signal.SIGKILL)
         assert isinstance(harness.events(1)[0], ZygoteGone)
         assert harness.output(b"w") == b""
-        harness.fork(b"late")  # goes nowhere, and does not raise
+        harness.fork(b"late")  # has no effect, and does not raise
         assert harness.client.read_events() == []
         assert harness.output(b"late") == b""  # its descriptors were closed
 
     @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-    def test_leaves_only_with_its_host(self, start: Start, sig: signal.Signals) -> None:
+    def test_ends_only_with_its_host(self, start: Start, sig: signal.Signals) -> None:
         harness = start(run_python)
         harness.fork(b"w")
         harness.events(2)

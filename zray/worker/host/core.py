@@ -1,4 +1,4 @@
-"""The host core: which workers this machine has, and why each one died; see ``zray/protocol/contract.py``.
+"""The host core: which workers this host has, and why each one died; see ``zray/protocol/contract.py``.
 
 Forking and killing are effects.
 """
@@ -33,7 +33,7 @@ from zray.protocol.messages import (
 )
 
 _BY_ACCESS = (7, 11)
-"""SIGBUS and SIGSEGV: the signals of who touches memory that he may not touch."""
+"""SIGBUS and SIGSEGV: the signals for access to memory that a process may not access."""
 
 
 class Fork(NamedTuple):
@@ -55,38 +55,38 @@ class SweepOwner(NamedTuple):
 
 
 class ReadLogs(NamedTuple):
-    """Send what workers have printed, then say so."""
+    """Send what workers have printed, then tell the broker that it is sent."""
 
     request: int
 
 
 class TellUse(NamedTuple):
-    """Tell the broker what of memory and store is used."""
+    """Tell the broker how much memory and object store is in use."""
 
     request: int
 
 
 class LogRoom(NamedTuple):
-    """The broker has taken so much of the workers' output: as much more may be sent."""
+    """The broker has taken ``size_bytes`` of the workers' output: the host may send that much more."""
 
     size_bytes: int
 
 
 class PeerSaid(NamedTuple):
-    """Another process has sent something that is about objects between machines."""
+    """Another process has sent a message about objects between hosts."""
 
     source: bytes
     message: Any
 
 
 class PeerDied(NamedTuple):
-    """A process that was watched is gone."""
+    """A watched process has died."""
 
     message: ProcessDied
 
 
 class FreeSegments(NamedTuple):
-    """Remove segments, as their owner says."""
+    """Remove segments, as their owner asks."""
 
     object_ids: list[bytes]
 
@@ -95,7 +95,10 @@ HostEffect = Fork | Kill | SweepOwner | ReadLogs | TellUse | LogRoom | PeerSaid 
 
 
 class LocalWorker:
-    """A worker of this host. ``pid`` is 0 until it is forked; ``kill_reason``: why it was to die, if it was."""
+    """A worker of this host.
+
+    ``pid`` is 0 until the worker is forked. ``kill_reason`` is why it is being killed, or empty.
+    """
 
     __slots__ = ("kill_reason", "pid", "worker_id")
 
@@ -114,11 +117,11 @@ class Death(NamedTuple):
     running: bytes
     last_lines: str
     stored: list[bytes]
-    """Return values that it stored and that are in the store: perhaps unanswered."""
+    """Return values that the worker stored and that are still in the store. They may be unanswered."""
 
 
 class HostCore:
-    """Workers by ID."""
+    """The workers of this host, by ID."""
 
     def __init__(self, hostname: str) -> None:
         self.workers: dict[bytes, LocalWorker] = {}
@@ -127,10 +130,10 @@ class HostCore:
         self._to_broker = self._outbox.to_broker
         self._send = self._outbox.send
         self._hostname = hostname
-        self._owners: set[bytes] = set()  # whose objects are in the store, as far as it has been looked at
+        self._owners: set[bytes] = set()  # owners of the objects in the store, as of the last look
 
     def receive(self, source: bytes, message: Any, now: float) -> None:
-        """A message of the broker's."""
+        """Handles a message of the broker."""
         if isinstance(message, StartWorker):
             if message.worker_id not in self.workers:
                 self.workers[message.worker_id] = LocalWorker(message.worker_id)
@@ -139,7 +142,7 @@ class HostCore:
             worker = self.workers.get(message.worker_id)
             if worker is not None and not worker.kill_reason:
                 worker.kill_reason = message.reason
-                self._log(INFO, f"worker {worker.worker_id.hex()} (pid {worker.pid}) is to be killed: {message.reason}")
+                self._log(INFO, f"worker {worker.worker_id.hex()} (pid {worker.pid}) is being killed: {message.reason}")
                 if worker.pid:
                     self._perform(Kill(worker.worker_id))
         elif isinstance(message, FlushLogs):
@@ -158,7 +161,7 @@ class HostCore:
                 self._perform(SweepOwner(message.process_id))
 
     def _peer_said(self, source: bytes, message: Any) -> None:
-        """Whether an object is freed, or its copy kept, is for its owner alone to say, which its identifier names."""
+        """Only the owner of an object, which its identifier names, may have it freed or its copy kept."""
         if isinstance(message, (FreeObjects, KeepCopies)) and any(owner_of(i) != source for i in message.object_ids):
             raise ProtocolError(f"{type(message).__name__} of objects that the sender does not own")
         if isinstance(message, FreeObjects):
@@ -170,14 +173,14 @@ class HostCore:
         self._perform(LogLine(level, "host", text))
 
     def tick(self, now: float) -> None:
-        """Nothing here hangs on time."""
+        """Does nothing: no decision of this core depends on time."""
 
     def due_s(self, now: float) -> float:
-        """Nothing is ever due."""
+        """Returns infinity: nothing here is ever due."""
         return math.inf
 
     def take_output(self) -> Output[HostEffect]:
-        """What is to be done now."""
+        """Returns messages and effects since the last call."""
         return self._outbox.take()
 
     def check(self) -> None:
@@ -186,7 +189,7 @@ class HostCore:
 
     @event
     def stores_for(self, owners: set[bytes], now: float) -> None:
-        """The processes that own what is in the store at the moment: the broker is to tell when one of them is gone."""
+        """Has the broker tell when one of ``owners`` dies: the processes that own objects in the store now."""
         for owner in owners - self._owners:
             self._to_broker(Watch(owner))
         self._owners = owners
@@ -203,7 +206,7 @@ class HostCore:
 
     @event
     def fork_failed(self, worker_id: bytes, reason: str, now: float) -> None:
-        """The machine cannot have another process."""
+        """The machine could not start another process."""
         del self.workers[worker_id]
         message = f"a worker process could not be started on {self._hostname}: {reason}"
         self._log(ERROR, f"worker {worker_id.hex()}: {message}")
@@ -211,7 +214,7 @@ class HostCore:
 
     @event
     def exited(self, worker_id: bytes, death: Death, now: float) -> None:
-        """A worker is gone."""
+        """A worker has ended."""
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return
@@ -232,7 +235,7 @@ class HostCore:
         owned: dict[bytes, list[bytes]] = {}
         for object_id in death.stored:
             owned.setdefault(owner_of(object_id), []).append(object_id)
-        for owner, object_ids in owned.items():  # behind the news: from there on no answer of the worker's counts
+        for owner, object_ids in owned.items():  # behind WorkerDied: after that no answer of the worker counts
             self._send(owner, LeftBehind(object_ids))
 
     @event

@@ -1,13 +1,13 @@
-"""What workers print, from their pipes to lines and files.
+"""Worker output: from the pipes to lines and files.
 
-The host reads both pipes of each worker.  What comes is written, without markers, to a file per worker and stream,
-which is capped, and is cut into lines that go on to the driver; the last lines of stderr are kept for the error that
-tells of a worker's death.  ``LineSplitter``, ``NamedLines``, ``Tail`` and ``Outlet`` are pure; ``RotatingFile`` and
+The host reads both pipes of each worker. It writes what it reads, without markers, to a capped file per worker and
+stream. It also cuts the output into lines that go to the driver, and keeps the last lines of stderr for the error that
+reports a worker's death. ``LineSplitter``, ``NamedLines``, ``Tail`` and ``Outlet`` are pure; ``RotatingFile`` and
 ``WorkerLog`` do I/O.
 
-Of a worker's output the host holds at most a line of 64 KiB that has not ended and one chunk of 64 KiB for each pipe,
-8 KiB of last lines, and for all workers together one window of lines on their way to the broker.  A worker that prints
-faster than its host reads waits when its pipe is full, at 64 KiB.
+The host holds a bounded part of each worker's output: for each pipe one unfinished line of up to 64 KiB and one chunk
+of 64 KiB, and 8 KiB of last lines. For all workers together it holds one window of lines on their way to the broker. A
+worker that prints faster than its host reads waits when its pipe is full, at 64 KiB.
 """
 
 from __future__ import annotations
@@ -25,25 +25,30 @@ from zray.worker.log_marker import MAX_NAME_CHARACTERS, SECRET_FROM, marker_pref
 
 MAX_LINE_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
-"""Most that is read from one pipe in one turn, so that a loud worker cannot starve the others."""
+"""The most that is read from one pipe in one turn, so that a worker that prints much cannot starve the others."""
 DRAIN_BYTES = 16 * READ_BYTES
-"""Most that is read after a worker's end: a pipe holds 64 KiB (1 MiB if somebody made it larger), and what comes
-after that is printed by processes that the worker left behind, perhaps without end."""
+"""The most that is read after a worker's end.
+
+A pipe holds 64 KiB, or 1 MiB if a program made it larger. What comes after that is printed by processes that the worker
+left behind, perhaps without end.
+"""
 PROGRESS_TICKS = 4
-"""A line that is overwritten on and on is shown once in so many ticks."""
+"""A line that is overwritten again and again is shown once in this many ticks."""
 CUT_MARK = " [line continues]"
 
 Said = tuple[str, str, list[str]]
-"""A stream, whose output, and lines."""
+"""A stream, the name of the task or actor, and its lines."""
 
 
 class LineSplitter:
-    """Chunks of bytes to complete lines of text.
+    """Turns chunks of bytes into complete lines of text.
 
-    Of a line that was overwritten by carriage returns, as progress bars do, only the last state is kept: what a
-    terminal would show.  Longer lines than 64 KiB come in pieces, each but the last with a mark.  Bytes that are not
-    UTF-8 are shown as ``\\xff``.  State: ``_partial`` is the line that has not ended yet, at most ``MAX_LINE_BYTES``;
-    ``_shown``: a beginning of it has been shown, and is not in ``_partial`` any more.
+    A progress bar overwrites its line by carriage returns. Only the last state of such a line is kept, as a terminal
+    would show it. A line longer than 64 KiB comes in pieces; each piece but the last one ends with a mark. Bytes that
+    are not UTF-8 are shown as ``\\xff``.
+
+    State: ``_partial`` is the unfinished line, at most ``MAX_LINE_BYTES``. ``_shown``: its beginning has been shown,
+    and is no longer in ``_partial``.
     """
 
     def __init__(self) -> None:
@@ -51,7 +56,7 @@ class LineSplitter:
         self._shown = False
 
     def feed(self, chunk: bytes) -> list[str]:
-        """The lines that ``chunk`` completes."""
+        """Returns the lines that ``chunk`` completes."""
         *ended, rest = chunk.split(b"\n")
         lines: list[str] = []
         for piece in ended:
@@ -71,11 +76,11 @@ class LineSplitter:
 
     @property
     def waits(self) -> bool:
-        """Whether there is something that ``show`` would show."""
+        """Whether ``show`` would show something."""
         return bool(self._partial)
 
     def show(self) -> list[str]:
-        """The beginning of a line that has not ended yet; what follows will be a line of its own."""
+        """Returns the beginning of the unfinished line. What follows becomes a line of its own."""
         end = _whole_characters(self._partial)
         line = _text(_overwritten(self._partial[:end]))
         if not line:
@@ -85,13 +90,13 @@ class LineSplitter:
         return [line]
 
     def finish(self) -> list[str]:
-        """What is left, as a line without an end."""
+        """Returns the unfinished line, if there is one."""
         return self.feed(b"\n") if self.within_line else []
 
     def _append(self, piece: bytes, lines: list[str]) -> None:
         self._partial += piece
         if b"\r" in piece:
-            # A return at the very end waits: a newline may follow, and then it overwrites nothing.
+            # Keep a return at the very end: a newline may follow, and then the return overwrites nothing.
             waiting = b"\r" if self._partial.endswith(b"\r") else b""
             self._partial = _overwritten(self._partial) + waiting
         while len(self._partial) > MAX_LINE_BYTES:
@@ -105,7 +110,7 @@ def _overwritten(line: bytearray) -> bytearray:
 
 
 def _whole_characters(data: bytearray) -> int:
-    """Where a UTF-8 character begins that has not come in whole; the end if there is none."""
+    """Returns where an incomplete UTF-8 character begins at the end of ``data``, or its length if there is none."""
     for back in range(1, min(4, len(data) + 1)):
         byte = data[-back]
         if byte & 0xC0 != 0x80:
@@ -115,7 +120,7 @@ def _whole_characters(data: bytearray) -> int:
 
 
 def _character_boundary(data: bytearray, end: int) -> int:
-    """The last position up to ``end`` that does not split a UTF-8 character (of at most four bytes)."""
+    """Returns the last position up to ``end`` that does not split a UTF-8 character (of at most four bytes)."""
     for position in range(end, end - 4, -1):
         if data[position] & 0xC0 != 0x80:
             return position
@@ -127,10 +132,10 @@ def _text(data: bytearray) -> str:
 
 
 class NamedLines:
-    """Chunks of bytes to lines of text with the name of who printed them, as the worker's markers tell.
+    """Turns chunks of bytes into lines of text, with the name of the task or actor that printed them, from the markers.
 
-    State: ``_name`` is whose output it is at present; ``_rest`` may be the beginning of a marker, cut off by the limit
-    on what is read at once.
+    State: ``_name`` is the name in the last marker. ``_rest`` may be the beginning of a marker that the limit on one
+    read has cut off.
     """
 
     def __init__(self, secret: str) -> None:
@@ -143,9 +148,9 @@ class NamedLines:
         self._rest = b""
 
     def feed(self, chunk: bytes, cut: bool = False) -> tuple[list[tuple[str, list[str]]], bytes]:
-        """The lines that ``chunk`` completes, as ``(name, lines)``, and all its bytes but the markers.
+        """Returns the lines that ``chunk`` completes, as ``(name, lines)``, and all its bytes except the markers.
 
-        ``cut``: there may be more, so its end may be the beginning of a marker.
+        ``cut``: more may follow, so the end of ``chunk`` may be the beginning of a marker.
         """
         data = self._rest + chunk
         self._rest = b""
@@ -173,17 +178,17 @@ class NamedLines:
 
     @property
     def waits(self) -> bool:
-        """Whether there is something that ``show`` would show."""
+        """Whether ``show`` would show something."""
         return self._splitter.waits
 
     def show(self) -> list[tuple[str, list[str]]]:
-        """The beginning of a line that has not ended yet, without what may be that of a marker."""
+        """Returns the beginning of the unfinished line, without a possible beginning of a marker."""
         return [(self._name, lines) for lines in [self._splitter.show()] if lines]
 
     def finish(self) -> tuple[list[tuple[str, list[str]]], bytes]:
-        """What is left, as a line without an end; otherwise as ``feed``."""
+        """Returns the unfinished line, if there is one, in the form of ``feed``."""
         if len(self._rest) > SECRET_FROM and self._prefix.startswith(self._rest[: len(self._prefix)]):
-            self._rest = b""  # a marker that has not come in whole is shown to nobody
+            self._rest = b""  # do not show an incomplete marker
         said, plain = self.feed(b"")
         return said + [(self._name, lines) for lines in [self._splitter.finish()] if lines], plain
 
@@ -191,9 +196,9 @@ class NamedLines:
 class RotatingFile:
     """An append-only file of at most ``max_bytes``; one older generation is kept beside it as ``<name>.1``.
 
-    No descriptor is held between writes: a host has two of these per worker, and descriptors are what a machine with
-    a low limit runs out of first.  Errors, a full disk above all, are swallowed and counted in ``lost_bytes``: logs
-    are a convenience, and a host that died of them would take down every worker and all that they compute.
+    It holds no descriptor between writes. A host has two of these files per worker, and a machine with a low limit runs
+    out of descriptors first. Errors, above all a full disk, are swallowed and counted in ``lost_bytes``: if a host
+    ended because of its logs, it would take down all its workers and their results.
     """
 
     def __init__(self, path: str, max_bytes: int) -> None:
@@ -202,7 +207,7 @@ class RotatingFile:
         self._max_bytes = max_bytes
 
     def write(self, data: bytes) -> None:
-        """Appends; never raises OSError. The file is made with the first write."""
+        """Appends ``data``; never raises OSError. The first write makes the file."""
         written = 0
         with contextlib.suppress(OSError):  # counted below, with what a nearly full disk cuts off
             self._make_room(len(data))
@@ -222,8 +227,8 @@ class RotatingFile:
 class Tail:
     """The last lines of a stream, at most ``n_lines`` and ``max_bytes`` (counted in characters).
 
-    If the last thing is what Python prints of a fatal signal, its first ``n_lines`` are kept as well: there the
-    innermost frame comes first. Left out of it are the frames of zray, and the list of extension modules.
+    If the stream ends with Python's report of a fatal signal, its first ``n_lines`` are kept too, because there the
+    innermost frame comes first. The frames of zray and the list of extension modules are left out of it.
     """
 
     def __init__(self, n_lines: int = 20, max_bytes: int = 8192) -> None:
@@ -234,7 +239,7 @@ class Tail:
         self._max_bytes = max_bytes
 
     def add(self, lines: Iterable[str]) -> None:
-        # Cut each line as it comes, or twenty long ones would hold a megabyte for each worker.
+        # Cut each line at once: twenty long lines would hold a megabyte for each worker.
         for line in lines:
             cut = line[-self._max_bytes :]
             if line.startswith(_FATAL):
@@ -244,7 +249,7 @@ class Tail:
                 self._lines.append(cut)
             elif line.startswith(_FATAL_PARTS) or not line.strip():
                 self._add_frame(line, cut)
-            else:  # whoever printed that lives on
+            else:  # a process that prints more has survived the report
                 self._lines.extend((*self._fatal, cut))
                 self._fatal = []
 
@@ -256,7 +261,7 @@ class Tail:
             self._fatal.append(cut)
 
     def text(self) -> str:
-        """The lines, joined."""
+        """Returns the lines, joined."""
         fatal = "\n".join(self._fatal)[: self._max_bytes]
         room = self._max_bytes - len(fatal)
         before = "\n".join(self._lines)[-room:] if room else ""
@@ -271,11 +276,12 @@ _OUTERMOST = f"{_PACKAGE}worker{os.sep}process{os.sep}main.py"
 
 
 class Outlet:
-    """Lines of all workers on their way to the broker, one window of them.
+    """Lines of all workers on their way to the broker, within one window.
 
-    What does not fit is in the workers' files only, and is counted.  State: ``_entries`` wait for ``take``;
-    ``_left_out`` are lines by worker that the broker has not been told of; ``_full``: something has found no room since
-    the broker took lines last.
+    Lines that do not fit are in the workers' files only, and are counted.
+
+    State: ``_entries`` wait for ``take``. ``_left_out`` counts left-out lines by worker that the broker has not been
+    told of. ``_full``: some lines did not fit since the broker last took lines.
     """
 
     def __init__(self) -> None:
@@ -285,7 +291,7 @@ class Outlet:
         self._full = False
 
     def add(self, worker_id: bytes, name: str, pid: int, stream: str, lines: list[str]) -> None:
-        """Lines that a worker printed."""
+        """Adds lines that a worker printed."""
         if self._window.admits(lines):
             self._entries.append(WorkerLines(worker_id, name, pid, stream, lines))
         else:
@@ -293,12 +299,12 @@ class Outlet:
             self._left_out[worker_id] = self._left_out.get(worker_id, 0) + len(lines)
 
     def taken(self, size_bytes: int) -> None:
-        """The broker has taken so much."""
+        """The broker has taken ``size_bytes``."""
         self._window.taken(size_bytes)
         self._full = False
 
     def take(self, ending: bool = False) -> WorkerLogs | None:
-        """What to send now. ``ending``: with the count of what is missing in any case, since a worker is at its end."""
+        """Returns what to send now. ``ending``: a worker ends, so the count of left-out lines is sent in any case."""
         left_out: dict[bytes, int] = {}
         if ending or not self._full:
             left_out, self._left_out = self._left_out, left_out
@@ -307,11 +313,11 @@ class Outlet:
 
 
 class WorkerLog:
-    """The two pipe ends of one worker's output. Owns them.
+    """The read ends of one worker's two output pipes, which it owns.
 
-    Poll ``filenos()`` and call ``read``; when the worker has ended, ``drain``.  ``close`` is separate from it, since
-    a process that the worker left behind may go on printing: as long as the host reads on, until ``filenos()`` is
-    empty, that process is not killed by SIGPIPE.
+    Poll ``filenos()`` and call ``read``. When the worker has ended, call ``drain``. ``close`` is separate, since a
+    process that the worker left behind may go on printing: SIGPIPE does not kill it as long as the host reads until
+    ``filenos()`` is empty.
 
     Attributes: stderr_tail.
     """
@@ -319,8 +325,10 @@ class WorkerLog:
     def __init__(
         self, stdout_fd: int, stderr_fd: int, directory: str, stem: str, max_bytes: int, secret: str = ""
     ) -> None:
-        """Files are ``<directory>/<stem>.out`` and ``.err``, each rotated at ``max_bytes``; ``secret``: of the worker's
-        markers."""
+        """Makes ``<directory>/<stem>.out`` and ``.err``, each rotated at ``max_bytes``.
+
+        ``secret``: of the worker's markers.
+        """
         self.stderr_tail = Tail()
         self._pipes = {
             fd: _Pipe(fd, stream, RotatingFile(f"{directory}/{stem}.{suffix}", max_bytes), secret)
@@ -328,21 +336,21 @@ class WorkerLog:
         }
 
     def filenos(self) -> list[int]:
-        """The pipe ends that are still open."""
+        """Returns the pipe ends that are still open."""
         return list(self._pipes)
 
     @property
     def lost_bytes(self) -> int:
-        """Output that could not be written to the files of the pipes still open."""
+        """The size of the output that could not be written to the files of the open pipes."""
         return sum(pipe.file.lost_bytes for pipe in self._pipes.values())
 
     def read(self) -> Iterator[Said]:
-        """One turn: what has come, up to 64 KiB a pipe, as ``(stream, name, lines)``. Never blocks."""
+        """Reads once: up to 64 KiB from each pipe, as ``(stream, name, lines)``. Never blocks."""
         for pipe in list(self._pipes.values()):
             yield from self._lines(pipe, pipe.read())
 
     def drain(self) -> Iterator[Said]:
-        """All that is there, within reason, with the last lines even if they have no end."""
+        """Reads all that is there, up to ``DRAIN_BYTES``, and yields unfinished lines too."""
         for pipe in list(self._pipes.values()):
             for _ in range(DRAIN_BYTES // READ_BYTES):
                 chunk = pipe.read()
@@ -352,13 +360,15 @@ class WorkerLog:
             yield from self._show(pipe, *pipe.lines.finish())
 
     def cut(self) -> Iterator[Said]:
-        """What has no end yet, as lines."""
+        """Yields unfinished lines."""
         for pipe in self._pipes.values():
             yield from self._show(pipe, pipe.lines.show(), b"")
 
     def tick(self) -> Iterator[Said]:
-        """To be called every quarter of a second: lines without an end that do not go on, or that have been
-        overwritten again and again, as progress bars are, for a second."""
+        """Yields due unfinished lines; to be called every quarter of a second.
+
+        A line is due if it has not grown since the last tick, or if it has waited for a second, as progress bars do.
+        """
         for pipe in self._pipes.values():
             if pipe.is_due():
                 yield from self._show(pipe, pipe.lines.show(), b"")
@@ -394,11 +404,11 @@ class _Pipe:
         self.stream = stream
         self.file = file
         self.lines = NamedLines(secret)
-        self._has_come = False  # something, since the last tick
-        self._ticks = 0  # for so many a line without an end has waited
+        self._has_come = False  # whether anything was read since the last tick
+        self._ticks = 0  # the number of ticks that an unfinished line has waited
 
     def is_due(self) -> bool:
-        """Whether a line without an end is to be shown; called at each tick."""
+        """Whether an unfinished line should be shown now; called at each tick."""
         has_come, self._has_come = self._has_come, False
         self._ticks = self._ticks + 1 if self.lines.waits else 0
         if not self._ticks or (has_come and self._ticks < PROGRESS_TICKS):
@@ -407,7 +417,7 @@ class _Pipe:
         return True
 
     def read(self) -> bytes | None:
-        """Up to 64 KiB; None when nothing is there, empty at the end."""
+        """Returns up to 64 KiB; None when nothing is there, empty bytes at the end."""
         self._has_come = True
         try:
             return os.read(self.fd, READ_BYTES)

@@ -1,7 +1,7 @@
-"""The host's shell: the loop of the process that a machine is represented by.
+"""The host's shell: the loop of the process that makes a machine a member of the cluster.
 
-It forks workers through the zygote, reads what they print, tells the broker how they died, looks after the store, and
-watches whatever its own life hangs on: the broker, and for a local cluster the driver.
+It forks workers through the zygote, reads what they print, tells the broker how they died, and looks after the store.
+It also watches the processes that it must not outlive: the broker, and for a local cluster the driver.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteCl
 PAUSE_S = 1.0
 SWEEP_S = 1.0
 MOST_LOOKING = 0.01
-"""The part of its time that a host may look through its store for owners that it has not heard of."""
+"""The largest part of its time that a host spends looking through its store for owners it does not know yet."""
 MAX_FRAMES_PER_TURN = 200
 MAX_READS_PER_FLUSH = 64
-WATCHED_IS_GONE = "what this host belongs to is gone"
-"""Why a host ends whose driver or broker has ended."""
+WATCHED_IS_GONE = "the process that this host depends on has ended"
+"""Why a host ends when its driver or broker has ended."""
 
 
 class _Forked:
@@ -68,20 +68,21 @@ class _Forked:
         self.started: int | None = None
 
     def page(self) -> bytes:
-        """What the worker has recorded."""
+        """Returns what the worker has recorded."""
         return os.pread(self.recorder, recorder.RECORDER_BYTES, 0)
 
     def close(self) -> None:
-        """Closes the recorder; the log's pipes stay until they end."""
+        """Closes the recorder. The log's pipes stay open until they end."""
         os.close(self.recorder)
 
 
 class HostShell:
     """One host.
 
-    ``worker_payload``: what every worker is told besides its ID; ``watched``: fds whose end is its end; ``transfers``
-    gets a sender of messages to the broker; ``relay``: by which its workers reach the broker, unless they do so
-    themselves; ``upkeep``: looks after the session's files, called about once a second.
+    ``worker_payload``: what every worker is told in addition to its ID. ``watched``: descriptors; when one ends, the
+    host ends. ``transfers`` gets a function that sends messages to the broker. ``relay``: through which the workers
+    reach the broker; None if they connect directly. ``upkeep``: looks after the session's files; called about once a
+    second.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class HostShell:
         self._watched = watched
         self._unsent: dict[bytes, list[Any]] = {}  # by destination
         self._forked: dict[bytes, _Forked] = {}
-        self._orphan_logs: list[WorkerLog] = []  # of dead workers, whose children still print
+        self._orphan_logs: list[WorkerLog] = []  # of dead workers whose children still print
         self._log_fds: dict[int, tuple[bytes, WorkerLog]] = {}
         self._outlet = Outlet()
         self._last_tick = 0.0
@@ -134,7 +135,10 @@ class HostShell:
         self._end = self._end or reason
 
     def serve(self, resources: dict[str, int], info: HostInfo, on_ready: Callable[[], object]) -> str:
-        """Runs the loop; returns why it ended. ``on_ready`` is called when signals are orderly and the broker knows."""
+        """Runs the loop and returns why it ended.
+
+        Calls ``on_ready`` when signals are handled and the broker knows the host.
+        """
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -158,7 +162,7 @@ class HostShell:
         write(LogLine(INFO, "host", f"host {self._host_id.hex()} {text}"))
 
     def one_turn(self, ready: list[int]) -> None:
-        """Handles everything that is there."""
+        """Handles everything that is ready."""
         for fd in ready:
             if fd in self._log_fds:
                 self._read_log(fd)
@@ -171,7 +175,7 @@ class HostShell:
         self._turn()
 
     def _turn(self) -> None:
-        """One pass over what has arrived; ``_more``: there is more, but what else a host looks after comes first."""
+        """One pass over what has arrived. Sets ``_more`` if more is waiting: the host's other duties come first."""
         connection, relay = self._connection, self._relay
         now = time.monotonic()
         for message in connection.receive(MAX_FRAMES_PER_TURN):
@@ -214,7 +218,7 @@ class HostShell:
             self._look_for_owners_at = now + max(SWEEP_S, took_s / MOST_LOOKING)
 
     def _keep_files(self, now: float) -> None:
-        """Cleaners of temporary files, or people, may have removed what was not theirs."""
+        """Restores the session's files: a cleaner of temporary files, or a person, may have removed them."""
         if not self._store.exists():
             self.end(f"its object store {self._store.path} has been removed by another program")
             return
@@ -227,11 +231,11 @@ class HostShell:
     # ------------------------------------------------------------------ effects
 
     def _tell(self, dest: bytes, message: Any) -> None:
-        """What the shell itself has to say; it leaves at the end of the turn."""
+        """Queues a message of the shell itself; it is sent at the end of the turn."""
         self._unsent.setdefault(dest, []).append(message)
 
     def _perform_effects(self) -> None:
-        """Does what the core wants done; what it wants sent leaves at the end of the turn."""
+        """Performs the core's effects; queues its messages for the end of the turn."""
         while output := self.core.take_output():
             output.add_sends_to(self._unsent)
             for effect in output.effects:
@@ -241,7 +245,7 @@ class HostShell:
         if isinstance(effect, Fork):
             self._fork(effect.worker_id)
         elif isinstance(effect, Kill):
-            if forked := self._forked.get(effect.worker_id):  # else its end came in the same turn
+            if forked := self._forked.get(effect.worker_id):  # else it ended in this turn
                 kill_process(forked.pid, forked.started)
         elif isinstance(effect, ReadLogs):
             self._read_everything()
@@ -266,7 +270,7 @@ class HostShell:
             write(effect)
 
     def _use(self, request: int) -> HostInspected:
-        """What of this machine is in use, in bytes."""
+        """Returns how much memory and object store this host uses, in bytes."""
         pids = [forked.pid for forked in self._forked.values() if forked.pid]
         usage = self._store.usage()
         store = StoreUse(usage.capacity, usage.used, usage.recyclable, usage.spilled)
@@ -274,11 +278,11 @@ class HostShell:
 
     @staticmethod
     def _maintain_store(action: Callable[[], object]) -> None:
-        """Tidying that fails, since somebody meddled with the directories, is no reason for a host to end."""
+        """Runs upkeep of the store. A failure, if another program changed the directories, must not end the host."""
         try:
             action()
         except OSError as error:
-            write(LogLine(WARNING, "host", f"the object store cannot be tidied: {error}"))
+            write(LogLine(WARNING, "host", f"upkeep of the object store failed: {error}"))
 
     def _fork(self, worker_id: bytes) -> None:
         try:
@@ -300,14 +304,14 @@ class HostShell:
         payload = pack({**self._worker_payload, **about})
         try:
             self._zygote.request_fork(worker_id, payload, [out_write, err_write, page])
-        except OSError as error:  # no descriptors left for the copies
+        except OSError as error:  # no descriptors are left for the copies
             self._release_worker(worker_id)
             self.core.fork_failed(worker_id, str(error), time.monotonic())
         finally:
             os.close(out_write)
             os.close(err_write)
 
-    # ------------------------------------------------------------------ the zygote's news
+    # ------------------------------------------------------------------ events of the zygote
 
     def _zygote_events(self) -> None:
         for event in self._zygote.read_events():
@@ -336,7 +340,7 @@ class HostShell:
             describe_exit(event.status), number, event.maxrss_bytes, recorder.begun(page), tail.strip(), stored
         )
         self._release_worker(event.worker_id)
-        self._queue_logs(ending=True)  # ahead of the news: the broker knows the job of a worker only while it lives
+        self._queue_logs(ending=True)  # before WorkerDied: the broker forgets the worker's job then
         self.core.exited(event.worker_id, death, time.monotonic())
 
     def _still_here(self, object_ids: list[bytes]) -> list[bytes]:
@@ -351,7 +355,7 @@ class HostShell:
     # ------------------------------------------------------------------ output
 
     def _read_log(self, fd: int) -> bool:
-        """One turn of a worker's output; whether there was any."""
+        """Reads a worker's output once. Returns whether there was any."""
         worker_id, log = self._log_fds[fd]
         return self._take_lines(worker_id, log, log.read)
 
@@ -371,7 +375,7 @@ class HostShell:
             self._tell(BROKER, message)
 
     def _read_everything(self) -> None:
-        """Reads all pipes dry, within reason, and takes what has no end yet: whoever asked for it is about to go."""
+        """Empties all pipes, up to a limit, and takes unfinished lines too: the process that asked is about to end."""
         logs = dict(self._log_fds.values())
         for fd in list(self._log_fds):
             for _ in range(MAX_READS_PER_FLUSH):

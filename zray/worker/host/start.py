@@ -1,4 +1,4 @@
-"""Starting a host on this machine: session, store, zygote, connection. For ``zray-worker`` and for local clusters."""
+"""Starts a host on this machine: session, store, zygote, connection. Used by ``zray-worker`` and local clusters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MAX_DEFAULT_STORE = 64 * GIB
 
 @dataclasses.dataclass(frozen=True)
 class HostOptions:
-    """What a host offers. ``resources`` in ten-thousandths, complete."""
+    """What a host offers. ``resources``: all of them, in ten-thousandths."""
 
     address: str
     resources: dict[str, int]
@@ -51,14 +51,14 @@ def prepare_zygote(
     demotion: Demotion | None = None,
     disabled: Collection[str] = (),
 ) -> ZygoteClient:
-    """Forks the zygote, also the guardian of the session: it cleans up after this process, however that ends.
+    """Forks the zygote. It is also the guardian of the session: it cleans up after this process, however that ends.
 
-    It keeps a process for each CPU of ``resources``, those that wait for work included.  ``kept``: descriptors that it
-    keeps and workers do not, such as the session's lock.  ``demotion``: has been begun, and is completed in the zygote.
+    It keeps a process ready for each CPU of ``resources``, counting workers that run. ``kept``: descriptors that the
+    zygote keeps and workers do not, such as the session's lock. ``demotion``: already begun; the zygote completes it.
     ``disabled``: optimizations that are not used.
     """
     host = os.getpid()
-    machine_id()  # known to every worker, then, without looking
+    machine_id()  # looked up once here, so that no worker has to
 
     def clean_up() -> None:
         kill_session(paths.name, exclude={os.getpid(), host})
@@ -68,7 +68,7 @@ def prepare_zygote(
         if demotion is not None:
             demotion.complete(visible=True)
 
-    # Each that waits takes a descriptor of the zygote's.
+    # Each waiting process takes a descriptor of the zygote.
     cpus = min(resources.get("CPU", 0) // 10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
     return start_zygote(worker_main, clean_up, kept, cpus, begin, disabled)
 
@@ -82,8 +82,8 @@ def run_host(
     watched: list[int],
     on_ready: Any,
 ) -> str:
-    """Connects to the broker and serves until there is no reason to go on; returns the reason."""
-    raise_descriptor_limit()  # three for each worker; they themselves keep the limit that they were forked with
+    """Connects to the broker and serves until there is a reason to end; returns the reason."""
+    raise_descriptor_limit()  # three for each worker; workers keep the limit that they were forked with
     requested = (
         options.store_bytes or config.object_store_memory or min(MAX_DEFAULT_STORE, int(memory_limit_bytes() * 0.3))
     )
@@ -99,7 +99,7 @@ def run_host(
     host_id = os.urandom(16)
     store = Store.create(location, spill, capacity, config.store_wait_s, host_id)
     tcp = options.address.startswith("tcp://")
-    address = (ip_address(options.address) if tcp else "") or "127.0.0.1"  # where nobody is on another machine
+    address = (ip_address(options.address) if tcp else "") or "127.0.0.1"  # a broker without TCP is on this machine
     info = HostInfo(
         hostname=socket.gethostname(),
         ip=address,
@@ -121,8 +121,9 @@ def run_host(
         listen = listening_address(options.address, config.transfer_address)
         transfers = Transfers(host_id, store, paths.fetch_socket, listen, config, options.credentials)
         connection = connect(options.address, HOST, host_id, JoinInfo(info.pid), dialling, options.credentials)
-        # What there may be any amount of, and only the host uses, stays with it. The host has a heartbeat for all of
-        # them, and they end with it: a thousand that beat for themselves would be a load, and judge in a hurry.
+        # Settings of any size that only the host uses stay with it. The host has a heartbeat for all its workers, and
+        # they end with it. A thousand workers with heartbeats of their own would be a load, and would declare peers
+        # dead too soon.
         workers_config = dataclasses.replace(config, labels={}, resources={}, heartbeat_s=math.inf, silence_s=math.inf)
         if tcp:
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
@@ -142,6 +143,6 @@ def run_host(
         store.close()
         zygote.close()
         zygote.wait(5.0)
-        # The zygote has just done this, unless it is what died.
+        # The zygote has just done this, unless the zygote itself has died.
         kill_session(paths.name, exclude={os.getpid()})
         remove_session(paths)

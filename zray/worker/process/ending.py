@@ -1,8 +1,8 @@
-"""The end of the program in a worker that ends in order: what an interpreter does then, bounded in time.
+"""The orderly end of a worker: what an interpreter does at its end, bounded in time.
 
-A worker is a fork of the zygote and ends with ``_exit``, so nothing of this would happen by itself. The order is
-Python's: the actor's ``__ray_shutdown__`` (Ray's hook) first, then threads that are no daemons are waited for, then
-``atexit``, and at last what only the actor and the functions have kept goes (``__del__``).
+A worker is a fork of the zygote and ends with ``_exit``, so none of this would happen by itself. The order is Python's:
+first the actor's ``__ray_shutdown__`` (Ray's hook), then joining threads that are not daemons, then ``atexit``. At last
+what only the actor and the functions have referenced is freed (``__del__``).
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 
 
 class Ending:
-    """A context: the process is killed, with the tracebacks of its threads, when it takes longer than ``timeout_s``."""
+    """A context manager that kills the process if its end takes more than ``timeout_s``.
+
+    The tracebacks of its threads are printed first.
+    """
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
 
     def __enter__(self) -> Ending:
-        # By a thread in C, which needs no lock of the interpreter's. Descriptor 2, whatever sys.stderr is by now.
+        # A thread in C does it, which needs no lock of the interpreter. It writes to descriptor 2: sys.stderr may be
+        # replaced.
         faulthandler.dump_traceback_later(self._timeout_s, exit=True, file=2)
         return self
 
@@ -42,8 +46,8 @@ class Ending:
             _call(lambda: hook() if loop is None else loop.finish(hook))
 
     def finish(self) -> None:
-        """Threads, then ``atexit``."""
-        for wake in reversed(getattr(threading, "_threading_atexits", ())):  # pools of threads are told to end
+        """Ends the threads, then calls the functions of ``atexit``."""
+        for wake in reversed(getattr(threading, "_threading_atexits", ())):  # tells pools of threads to end
             _call(wake)
         for thread in threading.enumerate():
             if not thread.daemon and thread is not threading.current_thread():
@@ -52,7 +56,7 @@ class Ending:
 
 
 def _call(function: Callable[[], object]) -> None:
-    """Calls a function of the program's; what it raises is shown, and keeps nothing else from being done."""
+    """Calls a function of the program. Shows an exception that it raises, and goes on."""
     try:
         function()
     except BaseException:

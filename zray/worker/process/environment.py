@@ -1,4 +1,4 @@
-"""What a worker's process is set to for what it serves: search path, directory, environment variables, names."""
+"""The environment of a worker's process: search path, directory, environment variables, names."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def merged_search_path(jobs: list[str], own: list[str], library: str) -> list[str]:
-    """A worker's search path: the order is the driver's if both have the same standard ``library``, which then stands
-    where it stands there. Otherwise what only the driver has comes first, and the rest is the worker's own."""
+    """Returns a worker's search path.
+
+    If driver and worker have the same standard ``library``, the order is the driver's, and the library keeps its place
+    there. Otherwise the entries that only the driver has come first, and the worker's own follow.
+    """
     if library in jobs:
         return list(dict.fromkeys([*jobs, *own]))
     mine = set(own)
@@ -27,12 +30,12 @@ def merged_search_path(jobs: list[str], own: list[str], library: str) -> list[st
 
 
 def _entries_of_variable() -> list[str]:
-    """What ``PYTHONPATH`` says; the interpreter itself was started without it."""
+    """Returns the entries of ``PYTHONPATH``: the interpreter itself was started without it."""
     return [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
 
 
 class Environment:
-    """Applies settings when they change, and only then."""
+    """Applies settings to this process, only when they change."""
 
     def __init__(self, log_secret: str) -> None:
         """``log_secret``: see ``zray.worker.log_marker``."""
@@ -41,19 +44,19 @@ class Environment:
         self._names = dict.fromkeys(self._pipes, "")  # as the host knows them
         self._job: JobConfig | None = None
         self._title = ""
-        self._named = ("", "")  # what ``show_name`` was given last, unless it has more to do for the same
+        self._named = ("", "")  # the last arguments of ``show_name``, if the same need no more work
         self._name = ""
         self._visible = os.environ.get(GPU_VARIABLE)
         self._gpus: list[int] = []
         self._cpus = 0
-        self._thread_variables = [name for name in THREAD_VARIABLES if name not in os.environ]  # others are the user's
+        self._thread_variables = [name for name in THREAD_VARIABLES if name not in os.environ]  # else set by the user
         self._label = ""  # of the actor; empty while its constructor runs
         self._shapes: dict[bytes, dict[str, int]] = {}
         self._actor_resources: dict[str, int] = {}
         self._own_path = [*_entries_of_variable(), *sys.path]
 
     def apply_job(self, job: JobConfig) -> None:
-        """The job's search path, working directory and variables."""
+        """Applies the job's search path, working directory and variables."""
         if job is self._job:
             return
         self._job = job
@@ -66,11 +69,11 @@ class Environment:
                 say(f"zray: the driver's working directory {directory!r} cannot be entered: {error}")
 
     def set_actor(self, start: ActorStart) -> None:
-        """The worker serves this actor from now on."""
+        """Makes this worker serve the actor from now on."""
         self._actor_resources = dict(unpack(start.spec.running))
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
-        """What is assigned to the task, in ten-thousandths."""
+        """Returns what is assigned to the task, in ten-thousandths."""
         if task.kind == CALL:
             return self._actor_resources
         key = task.shape if task.actor_start is None else task.actor_start.spec.running
@@ -80,7 +83,10 @@ class Environment:
         return shape
 
     def gpus_of(self, task: Assignment) -> tuple[int | str, ...]:
-        """The GPUs that are assigned to it: their numbers, or what the host's ``CUDA_VISIBLE_DEVICES`` calls them."""
+        """Returns the GPUs that are assigned to the task.
+
+        These are numbers, or names from the host's ``CUDA_VISIBLE_DEVICES``.
+        """
         gpus = self._gpus if task.kind == CALL else task.gpus
         if not gpus:
             return ()
@@ -88,9 +94,9 @@ class Environment:
         return tuple(gpus) if names is None else tuple(names[index] for index in gpus)
 
     def apply_task(self, task: Assignment) -> None:
-        """Which GPUs, and how many threads numerical libraries may use: known before the user's code loads them.
+        """Sets which GPUs are visible, and the number of threads of numerical libraries.
 
-        A call has what its actor was given.
+        This is done before the user's code loads them. A call has what its actor was given.
         """
         if task.kind == CALL:
             return
@@ -115,7 +121,7 @@ class Environment:
             set_title(f"zray::{title}")
 
     def name_actor(self, actor_class: str, label: str) -> None:
-        """``label`` names what an actor prints from now on."""
+        """Names an actor's process, and what it prints from now on by ``label``."""
         self._label = label
         self._named = ("", "")
         self.show_name(self._title, actor_class)
@@ -132,16 +138,16 @@ class Environment:
         flush_streams()
         mark = marker(self._log_secret, shown)
         for fd, pipe in self._pipes.items():
-            if self._names[fd] == shown or pipe != _file_of(fd):  # the user's code has put something else there
+            if self._names[fd] == shown or pipe != _file_of(fd):  # the user's code has replaced the descriptor
                 continue
-            with contextlib.suppress(OSError):  # it is closed, or the host is gone: there is nothing to name
+            with contextlib.suppress(OSError):  # the descriptor is closed, or the host is gone
                 os.write(fd, mark)
                 self._names[fd] = shown
         self._name = shown if all(name == shown for name in self._names.values()) else ""
 
 
 def _file_of(fd: int) -> tuple[int, int]:
-    """What a descriptor leads to; zeros if it is closed."""
+    """Returns the device and inode of a descriptor's file; zeros if it is closed."""
     try:
         status = os.fstat(fd)
     except OSError:

@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 
 BLOCKED_WARN_S = 1.0
 MAX_FETCHES = 64
-"""So many calls at once wait for arguments that are not here."""
+"""The most calls that wait at once for arguments that are not on this host."""
 
 
 class Calls(Protocol):
-    """What runs calls for the loop: the worker, whose methods may be called in the loop's thread."""
+    """What runs calls for the loop: the worker. The loop's thread may call these methods."""
 
     def begin_call(self, options: CallOptions) -> None:
         """An async method is about to run."""
 
     def context(self, task: Assignment, options: CallOptions) -> Any:
-        """The context that an async call runs in."""
+        """Returns the context that an async call runs in."""
 
     def method(self, options: CallOptions) -> Any:
-        """The actor's method that a call names."""
+        """Returns the actor's method that a call names."""
 
     def arguments_are_here(self, task: Assignment) -> bool:
-        """Whether ``call_arguments`` waits for nothing."""
+        """Whether ``call_arguments`` returns without waiting."""
 
     def call_arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of a call. Raises what loading them raises."""
+        """Returns the arguments of a call. Raises what loading them raises."""
 
     def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
-        """An async call has returned or raised; it is answered by ``flush``."""
+        """An async call has returned or raised; ``flush`` answers it."""
 
     def end_cancelled(self, task: Assignment) -> None:
         """An async call was cancelled."""
@@ -61,7 +61,10 @@ class Calls(Protocol):
 
 
 class EventLoop:
-    """Runs calls as asyncio tasks. Calls that arrive together cost one wake-up, answers ready together one send."""
+    """Runs calls as asyncio tasks.
+
+    Calls that arrive together cost one wake-up. Answers that are ready together cost one send.
+    """
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -83,21 +86,23 @@ class EventLoop:
         while True:
             try:
                 return self._loop.run_forever()
-            except SystemExit as error:  # of a task that a method has started: asyncio lets it through
+            except SystemExit as error:  # from a task that a method has started: asyncio lets it through
                 self._calls.leave(error)
-            except KeyboardInterrupt:  # likewise, and nobody's in this thread
+            except KeyboardInterrupt:  # likewise; no code in this thread expects it
                 say(traceback.format_exc().rstrip())
 
     def is_at(self, task_id: bytes) -> bool:
-        """Whether the running code is a call's own, and not a task's on the loop that the call has started. (A thread
-        that bears the call's context belongs to the call.)"""
+        """Whether the running code belongs to the call, and not to another task that the call has started on the loop.
+
+        A thread that has the call's context belongs to the call.
+        """
         if threading.get_ident() != self._thread.ident:
             return True
         running, _ = self._running.get(task_id, (None, None))
         return running is not None and running is asyncio.current_task()
 
     def construct(self, kind: type, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        """The actor, made on the loop by another thread, which waits. Raises what the constructor raises."""
+        """Makes the actor on the loop, while the calling thread waits. Raises what the constructor raises."""
 
         async def make() -> Any:
             if not inspect.iscoroutinefunction(kind.__init__):  # type: ignore[misc]  # of this very class
@@ -109,7 +114,7 @@ class EventLoop:
         return self._run(make)
 
     def finish(self, hook: Callable[[], Any]) -> None:
-        """Calls a function and awaits what it returns, if that can be awaited, for another thread, which waits."""
+        """Calls ``hook`` on the loop and awaits its result if it is awaitable, while the calling thread waits."""
 
         async def call() -> None:
             value = hook()
@@ -119,7 +124,7 @@ class EventLoop:
         self._run(call)
 
     def _run(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """What a coroutine returns or raises, which runs on the loop in this thread's context."""
+        """Runs a coroutine on the loop in this thread's context. Returns or raises what it does."""
         context = contextvars.copy_context()
         over = threading.Event()
         outcome: list[Any] = [None, None]
@@ -140,10 +145,10 @@ class EventLoop:
         return value
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._own_task = self._loop.create_task(coroutine)  # which asyncio itself holds weakly only
+        self._own_task = self._loop.create_task(coroutine)  # asyncio itself holds a task only weakly
 
     def start(self, task: Assignment, options: CallOptions) -> None:
-        """Begins a call; from any thread."""
+        """Begins a call. May be called from any thread."""
         self._inbox.append((task, options))
         if len(self._inbox) == 1:
             self._loop.call_soon_threadsafe(self._take_inbox)
@@ -176,7 +181,7 @@ class EventLoop:
         self._ended(task)
 
     async def _fetch(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of a call that have to be waited for: in another thread, so that other calls go on."""
+        """Loads arguments that are not on this host, in another thread, so that other calls go on."""
         if self._fetchers is None:
             from concurrent.futures import ThreadPoolExecutor  # which most actors never need
 
@@ -186,11 +191,12 @@ class EventLoop:
         try:
             return await asyncio.shield(fetch)
         except asyncio.CancelledError:
-            # It counts references for the call, which are given back when the call has ended: not before it has.
+            # The thread counts references for the call. They are given back when the call ends, which must be after the
+            # thread.
             while not fetch.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait((fetch,))
-            fetch.exception()  # nobody else asks for it
+            fetch.exception()  # mark the exception as retrieved
             raise
 
     def _ended(self, task: Assignment) -> None:
@@ -204,7 +210,7 @@ class EventLoop:
         self._calls.flush()
 
     def check(self) -> None:
-        """Called now and then from another thread: warns once when a method keeps the loop from turning."""
+        """Warns once when a method blocks the loop. Called from time to time, from another thread."""
         now = time.monotonic()
         if self._turned:
             self._turned = False
@@ -214,14 +220,14 @@ class EventLoop:
             self._warned = True
             say(
                 f"zray: a method of this async actor has blocked its event loop for {BLOCKED_WARN_S:g} s; no other "
-                f"call can run meanwhile. Await in it, or hand blocking work to asyncio.to_thread()."
+                f"call can run meanwhile. Use await in it, or hand blocking work to asyncio.to_thread()."
             )
 
     def _turn(self) -> None:
         self._turned = True
 
     def cancel(self, task_id: bytes) -> None:
-        """Cancels a call that was started; from any thread."""
+        """Cancels a call that was started. May be called from any thread."""
 
         def cancel() -> None:
             if task_id in self._running:
@@ -232,13 +238,13 @@ class EventLoop:
         self._loop.call_soon_threadsafe(cancel)
 
     def _cancelled(self, task: Assignment) -> None:
-        """A call that was cancelled is over. asyncio runs nothing of one that had not begun: it has no answer yet."""
+        """A cancelled call is over. If it had not begun, asyncio ran none of its code, so it is answered here."""
         self._calls.end_cancelled(task)
         self._ended(task)
 
 
 def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """As asyncio does by default, but not of tasks that have ended the actor."""
+    """Handles an error as asyncio does by default, except in tasks that have ended the actor."""
     if not has_type(context.get("exception"), ActorExit):
         loop.default_exception_handler(context)
 

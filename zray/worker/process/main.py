@@ -1,4 +1,4 @@
-"""What a forked worker does first: connects, opens the store, serves."""
+"""The first steps of a forked worker: connects, opens the store, serves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zray.worker.process.worker import Worker
 
 
 def worker_main(payload: bytes, fds: list[int]) -> None:
-    """Runs in the child that the zygote forked, and raises SystemExit. ``fds``: the flight recorder."""
+    """Runs in the child that the zygote forked; raises SystemExit. ``fds``: the flight recorder."""
     start = unpack(payload)
     page = mmap.mmap(fds[0], 0)
     os.close(fds[0])
@@ -30,7 +30,7 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     worker_id, host_id = start["worker_id"], start["host_id"]
     try:
         connection = _connect(start["address"], worker_id, config)
-    except ZrayError as error:  # the cluster may be going down; if not, this is what it tells of the worker's end
+    except ZrayError as error:  # the cluster may be ending; if not, this output explains the worker's end
         print(f"zray: this worker cannot join the cluster: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     session = Session(connection, worker_id, host_id, "", config)
@@ -42,7 +42,7 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
 
 
 def _connect(address: str, worker_id: bytes, config: Config) -> Connection:
-    """On a busy machine it may take any time: so it is tried for as long as there is somebody who listens."""
+    """Connects to the broker. As a busy machine may take any time, it tries while the address is listened at."""
     info = JoinInfo(pid=os.getpid())
     while True:
         try:
@@ -53,7 +53,7 @@ def _connect(address: str, worker_id: bytes, config: Config) -> Connection:
 
 
 def _no_terminal(*args: Any, **kwargs: Any) -> Any:
-    """``breakpoint()``: a debugger that reads from a terminal would find none, and raise what says nothing of that."""
+    """Replaces ``breakpoint()``: a debugger would find no terminal, and its error would not say so."""
     if os.environ.get("PYTHONBREAKPOINT"):
         return sys.__breakpointhook__(*args, **kwargs)
     raise RuntimeError(

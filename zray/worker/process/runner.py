@@ -1,4 +1,4 @@
-"""Runs what a worker is given: arguments in, the user's code, return values out. Knows no sockets and no threads."""
+"""Runs tasks and calls: loads arguments, calls the user's code, packs return values. Uses no sockets and no threads."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ HOSTNAME = socket.gethostname()
 
 
 class CallOptions:
-    """What every call of a function or method with the same options has in common.
+    """The options that all calls of a function or method share.
 
-    ``name``: as the caller has chosen it, else the function's, ``Class.method`` or ``Class.__init__``.
+    ``name``: the name that the caller has chosen, else the function's, ``Class.method`` or ``Class.__init__``.
     """
 
     __slots__ = ("generator", "max_calls", "method", "n_returns", "name", "retry_exceptions")
@@ -61,12 +61,15 @@ class CallOptions:
 
 @functools.lru_cache(maxsize=4096)
 def read_options(packed: bytes, actor_class: str) -> CallOptions:
-    """Parses a call's options once. ``actor_class``: empty for plain tasks. Raises ProtocolError."""
+    """Parses a call's options once. ``actor_class``: empty for plain tasks.
+
+    Raises ProtocolError if they are malformed.
+    """
     return CallOptions(packed, actor_class)
 
 
 class Packed(NamedTuple):
-    """What a call answers. ``error``: the one that is among its return values, if a generator has raised."""
+    """What a call answers. ``error``: the error among its return values, if a generator has raised."""
 
     returns: list[Return]
     error: BaseException | None
@@ -85,14 +88,14 @@ class Runner:
     # ------------------------------------------------------------------ functions
 
     def function(self, function_id: bytes) -> Any:
-        """The function or class; raises what loading it raised, each time."""
+        """Returns the function or class. Raises what loading it raised, each time."""
         loaded = self._loaded.get(function_id)
         if loaded is None:
             loaded = self._loaded[function_id] = self._load(self._session.core.execution.functions[function_id])
         return loaded
 
     def forget_functions(self) -> None:
-        """Lets go of what has been loaded, and of what is reachable by it only."""
+        """Releases the functions that have been loaded, and what only they reference."""
         self._loaded.clear()
 
     def _load(self, message: FunctionBlob) -> Any:
@@ -105,7 +108,7 @@ class Runner:
         return load_callable(blob, self._session.intern)
 
     def reached_max_calls(self, task: Assignment, options: CallOptions) -> bool:
-        """Counts a call; whether the function has run ``max_calls`` times in this process."""
+        """Counts a call. Returns whether the function has run ``max_calls`` times in this process."""
         if not options.max_calls:
             return False
         calls = self._calls[task.function_id] = self._calls.get(task.function_id, 0) + 1
@@ -116,7 +119,7 @@ class Runner:
     def arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
         """Unpickles the arguments and fetches the values of top-level references.
 
-        Raises DeserializationError, and whatever the values of references are as errors.
+        Raises DeserializationError, and the error that a reference holds as its value.
         """
         payload = task.payload
         session = self._session
@@ -140,13 +143,13 @@ class Runner:
             except DeserializationError as error:
                 raise DeserializationError(error.reason, str(key)) from error.__cause__
             _put(args, kwargs, key, loaded)
-        if asked:  # there was no room for them in the payload
+        if asked:  # they did not fit into the payload
             for (key, _), loaded in zip(asked, session.get([ref for _, ref in asked], None), strict=True):
                 _put(args, kwargs, key, loaded)
         return args, kwargs
 
     def arguments_are_here(self, task: Assignment) -> bool:
-        """Whether ``arguments`` waits for nobody: no value is with its owner only, or in the store of another host."""
+        """Whether ``arguments`` returns without waiting: no value is only at its owner, or in another host's store."""
         payload = task.payload
         home = self._session.stores.home
         if payload.status == STORED and payload.host != home:
@@ -158,7 +161,7 @@ class Runner:
     # ------------------------------------------------------------------ outcomes
 
     def pack_results(self, task: Assignment, options: CallOptions, value: Any) -> Packed:
-        """The return values of a call that returned ``value``, which may be what ``take_yielded`` has made of it."""
+        """Returns the return values of a call that returned ``value``, which may be the result of ``take_yielded``."""
         n_returns = options.n_returns
         if type(value) is Packed:
             return value
@@ -178,11 +181,11 @@ class Runner:
         return Packed(returns, None)
 
     def take_yielded(self, task: Assignment, options: CallOptions, values: GeneratorType[Any, Any, Any]) -> Any:
-        """The return values of a generator; itself, if it is not the source of them.
+        """Returns the return values of a generator, or the generator itself if it is not their source.
 
-        It is the user's code: to be called where that runs. Each value is packed as it comes, so that no two have to be
-        in memory. What was yielded before an error stays. The generator is at its end afterwards: asked once more than
-        there are values, and closed if it has yet another.
+        It runs the user's code, so call it where that code runs. Each value is packed as it comes, so only one has to
+        be in memory. Values that were yielded before an error stay. Afterwards the generator is at its end: it is asked
+        once more than there are values, and closed if it yields another.
         """
         n_returns = options.n_returns
         if n_returns == 0 or (n_returns == 1 and not options.generator):
@@ -191,7 +194,7 @@ class Runner:
         room = self._session.max_inline_bytes
         try:
             for value in values:
-                if len(returns) == n_returns or os.getpid() != self._session.pid:  # the caller ends what was forked
+                if len(returns) == n_returns or os.getpid() != self._session.pid:  # the caller ends a forked child
                     values.close()
                     break
                 returns.append(self._pack(task, len(returns) + 1, value, options, room))
@@ -202,14 +205,14 @@ class Runner:
                     raise ValueError(f"{options.name} has num_returns={n_returns} but yielded {len(returns)} value(s)")
         except Exception as error:
             if len(returns) == n_returns:
-                say(f"zray: {options.name} raised behind its last value:\n{traceback.format_exc().rstrip()}")
+                say(f"zray: {options.name} raised after its last value:\n{traceback.format_exc().rstrip()}")
                 return Packed(returns, None)
             rest = self._pack_error(task, options.name, range(len(returns) + 1, n_returns + 1), error, max(0, room))
             return Packed([*returns, *rest], error)
         return Packed(returns, None)
 
     def _pack(self, task: Assignment, index: int, value: Any, options: CallOptions, room: int) -> Return:
-        """One return value, for which the answer has ``room`` bytes left."""
+        """Packs one return value. ``room``: the bytes that the answer has left."""
         if value is None:
             return NONE
         serialized = serialize(value, f"the return value of {options.name}")
@@ -222,28 +225,28 @@ class Runner:
         return Return(STORED, b"", size, serialized.refs)
 
     def _store(self, task: Assignment, host: bytes, object_id: bytes, serialized: Serialized) -> None:
-        task.stored.append(object_id)  # before: also what an interrupt keeps from being answered for is discarded
-        self._recorder.stores(object_id)  # and of what a death keeps from being answered for, the owner is told
+        task.stored.append(object_id)  # first, so that discard() frees it if an interrupt prevents the answer
+        self._recorder.stores(object_id)  # so that the owner is told if a death prevents the answer
         self._session.write(host, object_id, serialized)
 
     def discard(self, task: Assignment) -> None:
-        """Frees what is stored of a call's return values, of which its answer will say nothing.
+        """Frees the return values that a call has stored and that its answer will not contain.
 
-        Before it is answered: another attempt may store values under the same identifiers.
+        Call it before the answer: another attempt may store values under the same identifiers.
         """
         if task.stored:
             self._session.stores.free(self._session.stores.home, task.stored)
             task.stored = []
 
     def pack_error(self, task: Assignment, name: str, n_returns: int, error: BaseException) -> list[Return]:
-        """The outcome of a call that raised, also when its return values were packed."""
+        """Returns the outcome of a call that raised. Also for an error while its return values were packed."""
         self.discard(task)
         return self._pack_error(task, name, range(1, n_returns + 1), error, self._session.max_inline_bytes)
 
     def _pack_error(self, task: Assignment, name: str, indices: range, error: BaseException, room: int) -> list[Return]:
-        """An error as several of a call's return values, for which the answer has ``room`` bytes left.
+        """Packs an error as several return values of a call. ``room``: the bytes that the answer has left.
 
-        A large one goes into the store, once.
+        A large error goes into the store, once.
         """
         packed = pack_task_error(name, error, pid=os.getpid(), host=HOSTNAME)
         task.keep.append(packed.held)
@@ -289,11 +292,11 @@ def _put(args: list[Any], kwargs: dict[str, Any], key: int | str, value: Any) ->
 
 
 def context_of(task: Assignment, options: CallOptions, environment: Environment) -> TaskContext:
-    """What the running code sees of itself."""
+    """Returns the context that the running code can read."""
     resources, gpus = environment.resources_of(task), environment.gpus_of(task)
     return TaskContext(task.task_id, options.name, task.attempt, resources, gpus)
 
 
 def now_us() -> int:
-    """A monotonic clock in microseconds."""
+    """Returns a monotonic time in microseconds."""
     return time.perf_counter_ns() // 1000

@@ -1,12 +1,13 @@
-"""The optimization ``warm-up``: what has run before anything is forked need not be written to after it.
+"""The optimization ``warm-up``: runs the worker's code before the fork, so that workers write to fewer shared pages.
 
 The first calls of a function write to its code, as the interpreter specializes it, and to its caches of types and
-names. Each such page that a worker writes to first is a page of its own. So a few short lives are played through, with
-a broker made of nothing: a tenth of a worker's memory, and its first task finds its code warm. Host and broker use much
-of the same code. It takes some 5 ms, and nothing of it stays: no thread, no descriptor, no setting of the process.
+names. Each page that a worker writes to becomes a page of its own. So a few short workers are run here, with a
+simulated broker. That saves a tenth of a worker's memory, and a worker's first task runs warm code. Host and broker use
+much of the same code. It takes about 5 ms and leaves nothing behind: no thread, no descriptor, no setting of the
+process.
 
-Rests on: how CPython caches and, from 3.11 on, specializes what runs often; where that is otherwise it is of less use
-and does no harm. Tried on CPython 3.10.13, 3.11.7, 3.12.1 and 3.13.0. Gain: see "Optimizations that can be switched
+Depends on: how CPython caches and, from 3.11 on, specializes code that runs often. On another interpreter it helps less
+and does no harm. Tested on CPython 3.10.13, 3.11.7, 3.12.1 and 3.13.0. Gain: see "Optimizations that can be switched
 off" in ``docs/architecture.md``. Without it: each worker warms its own code.
 """
 
@@ -46,25 +47,25 @@ from zray.transport.sockets import POLLIN, Again
 from zray.worker.process.runner import CallOptions
 from zray.worker.process.worker import Worker
 
-LIVES = 9
-"""The interpreter specializes a function at its eighth call (CPython 3.11)."""
+WORKERS = 9
+"""The number of simulated workers. The interpreter specializes a function at its eighth call (CPython 3.11)."""
 TASKS = 4
 INCARNATION = b"warm-up."
 LAST_THREAD_S = 1.0
-"""For so long the kernel is given to end a thread."""
+"""How long the kernel may take to end a thread, in seconds."""
 
 
 def warm_up() -> None:
-    """Plays ``LIVES`` lives of ``TASKS`` tasks each in this process, which must have no other threads.
+    """Runs ``WORKERS`` workers of ``TASKS`` tasks each in this process, which must have no other threads.
 
-    Raises nothing: if it fails, workers weigh more, and that is all.
+    Raises nothing: if it fails, workers only use more memory.
     """
     threads = _threads()
     try:
         _play()
     except Exception as error:
         left_out(WARM_UP, f"it has failed: {error!r}", error)
-    # A thread that has been joined may still be about to end for the kernel, which tells nobody when it has. Whoever
+    # The kernel may still be ending a thread that has been joined, and does not report when it is done. A process that
     # forks must have one thread.
     until = time.monotonic() + LAST_THREAD_S
     while _threads() > threads and time.monotonic() < until:
@@ -80,23 +81,23 @@ def _play() -> None:
     shipped = pickle_callable(lambda: None)
     config = Config(heartbeat_s=math.inf, silence_s=math.inf)
     hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, WORKER, bytes(16), JoinInfo())
-    for life in range(LIVES):
+    for worker_number in range(WORKERS):
         unpack_handshake(read_frame(pack_handshake(hello)))
         socket = _Socket()
         socket.broker.send(JobConfig(bytes(4), JobSettings()))
         socket.broker.send(FunctionBlob(shipped.id16, True, shipped.full_name, shipped.blob))
         for number in range(TASKS):
-            task_id = life.to_bytes(TASK_ID_BYTES // 2, "big") + number.to_bytes(TASK_ID_BYTES // 2, "big")
+            task_id = worker_number.to_bytes(TASK_ID_BYTES // 2, "big") + number.to_bytes(TASK_ID_BYTES // 2, "big")
             socket.broker.send(Run(task_id, 0, shipped.id16, _SHAPE, [], _PAYLOAD))
         welcome = Welcome(INCARNATION, config.max_message_bytes, ClusterInfo())
         connection = Connection(_Context(), socket, welcome, "", config)  # type: ignore[arg-type]
         session = Session(connection, bytes(16), bytes(16), "", config)
         worker = socket.worker = _WarmUpWorker(session, bytearray(4096))
-        session.shell.on_standby = None  # nothing is handed back, however slow this is
+        session.shell.on_standby = None  # hand nothing back, however slow this is
         try:
             worker.serve()
         finally:
-            session.close([])  # no thread may stay, whatever has gone wrong
+            session.close([])  # no thread may stay, whatever has failed
     signal.signal(signal.SIGINT, before)
 
 
@@ -106,7 +107,7 @@ _PAYLOAD = pack(TaskPayload(_OPTIONS, INLINE, b"", b"", b"", 0, []))
 
 
 class _WarmUpWorker(Worker):
-    """A worker that leaves the process as it is: variables, directory, title, output."""
+    """A worker that does not change the process: variables, directory, title, output."""
 
     def _enter(self, task: Assignment, options: CallOptions) -> None:
         return
@@ -115,7 +116,7 @@ class _WarmUpWorker(Worker):
         return
 
     def end_service(self) -> None:
-        """Has ``serve`` return."""
+        """Makes ``serve`` return."""
         self._lost = True
 
 
@@ -127,7 +128,7 @@ class _Frame(NamedTuple):
 
 
 class _Socket:
-    """What a worker's socket would be. At the other end a link of a broker; the last answer ends the worker."""
+    """A simulated socket with a broker's link at its other end. The last answer ends the worker."""
 
     def __init__(self) -> None:
         self.broker = Link(INCARNATION, MAY_SEND[WORKER], time.monotonic())
@@ -159,7 +160,7 @@ class _Socket:
 
 
 class _Context:
-    """What a ZeroMQ context would be."""
+    """A simulated ZeroMQ context."""
 
     def term(self) -> Any:
         return

@@ -1,8 +1,8 @@
-"""The life of a worker: takes work from the core, runs it, answers.
+"""The worker: takes work from the core, runs it, answers.
 
-The main thread runs plain tasks and the methods of ordinary actors, since signals (a cancellation) arrive there; it
-also drives the socket while it has nothing to do. Actors with ``max_concurrency`` above one get a pool of threads,
-actors with ``async def`` methods an event loop in a thread of its own.
+The main thread runs plain tasks and the methods of ordinary actors, since signals (a cancellation) arrive there. It
+also drives the socket while it has nothing to do. Actors with ``max_concurrency`` above one get a pool of threads.
+Actors with ``async def`` methods get an event loop in a thread of its own.
 """
 
 from __future__ import annotations
@@ -41,19 +41,22 @@ if TYPE_CHECKING:
     from zray.worker.process.event_loop import EventLoop
 
 FLUSH_S = 0.001
-"""While there is work, answers are sent at most this often, and at least when the next task begins after it."""
+"""The shortest time between two sends of answers while there is work. Ready answers leave when the next task begins."""
 IDLE_TITLE_S = 0.02
-"""A worker that has waited for so long says in ``ps`` that it is idle; two titles per call would be a tenth of it."""
+"""A worker that has waited this long sets its title to idle. Two titles per call would cost a tenth of a call."""
 WORTH_KEEPING_BYTES = 4 * MIB
-"""A worker whose memory has grown by this much has loaded something that the next one would have to load again.
+"""A worker whose memory has grown by this much has loaded something that the next worker would have to load again.
 
-What a task of plain Python leaves behind is some hundred KiB; numpy alone is 10 MiB.
+A task of plain Python leaves some hundred KiB behind; numpy alone is 10 MiB.
 """
 
 
 class Worker:
-    """One worker process. ``page``: of the flight recorder, in which its host looks when it has died; ``log_secret``:
-    what the markers in its output begin with."""
+    """One worker process.
+
+    ``page``: the page of the flight recorder, which the host reads after the worker's death. ``log_secret``: the secret
+    in the markers of its output.
+    """
 
     def __init__(self, session: Session, page: Any, log_secret: str = "") -> None:
         self.session = session
@@ -72,11 +75,11 @@ class Worker:
         self._main_thread = threading.get_ident()
         self._in_main = b""  # the task that the main thread runs
         self._cancelled = b""
-        self._ended: list[tuple[Assignment, list[Return], bool, int]] = []  # async calls that are to be answered
-        self._taken: Assignment | None = None  # what is to be run next, if it has been taken already
+        self._ended: list[tuple[Assignment, list[Return], bool, int]] = []  # async calls that wait for their answer
+        self._taken: Assignment | None = None  # the next task to run, if it has been taken already
         self._lost = False
         self._exit_code = 0
-        self._last_calls_until = 0.0  # when an async actor ends: they have no longer than that
+        self._last_calls_until = 0.0  # the deadline of an ending actor's calls
         self._light_bytes = anonymous_bytes()
         session.core.execution.worth_keeping = self._worth_keeping
         session.handlers[Interrupt] = self._interrupt
@@ -88,7 +91,7 @@ class Worker:
     # ------------------------------------------------------------------ the loop
 
     def serve(self) -> int:
-        """Works until there is no reason to live. Returns the exit code of the process."""
+        """Works until the process has no reason to go on. Returns its exit code."""
         signal.signal(signal.SIGINT, self._on_signal)
         while not self._lost:
             task = self._next()
@@ -112,7 +115,7 @@ class Worker:
         return self._exit_code
 
     def _end_program(self) -> None:
-        """The program's own end: see ``zray.worker.process.ending``. The session can be used meanwhile."""
+        """Ends the user's program: see ``zray.worker.process.ending``. The session can still be used meanwhile."""
         with Ending(self.session.config.exit_timeout_s) as ending:
             if self._actor is not None:
                 ending.shut_down(self._actor, self._loop)
@@ -120,11 +123,11 @@ class Worker:
             self._actor = self._pool = None
             self._methods.clear()
             self._runner.forget_functions()
-            gc.collect()  # what is left of them, for the sake of __del__
+            gc.collect()  # frees what is left of them, to run __del__
         flush_streams()
 
     def _options_of(self, task: Assignment) -> CallOptions | None:
-        """The options of a piece of work. None if it has not the form that it must have: who has sent it is told."""
+        """Returns the options of a piece of work, or None if it is malformed; its sender is told."""
         if task.actor_start is not None:
             self._actor_class = task.actor_start.spec.class_name
         fault = task.fault
@@ -139,7 +142,7 @@ class Worker:
         return None
 
     def _next(self) -> Assignment | None:
-        """The next piece of work; None after a wait in which something may have changed."""
+        """Returns the next piece of work, or None after a wait in which something may have changed."""
         task, self._taken = self._taken, None
         if task is not None:
             return task
@@ -151,7 +154,7 @@ class Worker:
                 return task
             shell.turn()
             if task is None and room:
-                task = execution.take()  # what has arrived just now, or it asks for the function
+                task = execution.take()  # it may have arrived just now; else this asks for its function
             if task is not None:
                 return task
             if self._lost or execution.may_exit():
@@ -166,7 +169,7 @@ class Worker:
         return None
 
     def _worth_keeping(self) -> bool:
-        """Whether it has loaded much, or a thread of the user's runs in it. Lets go what is free, for a start."""
+        """Whether it has loaded much, or runs a thread of the user's. First gives free memory back."""
         if self.session.config.optimizes(TUNE_MALLOC):
             give_back()
         grown = anonymous_bytes() - self._light_bytes
@@ -176,7 +179,7 @@ class Worker:
         self._environment.show_title(self._actor_class or "IDLE")
 
     def _on_standby(self) -> None:
-        # The background thread takes over since the main thread is busy: what it runs is long, and others may wait
+        # The background thread takes over since the main thread is busy. Its task is long, and other tasks may wait
         # behind it.
         if self._in_main:
             with self._shell.lock:
@@ -185,7 +188,7 @@ class Worker:
 
     def _on_lost(self, reason: str) -> None:
         self._lost = True
-        # Nobody is left to work for, and what runs may never end.
+        # There is no cluster left to work for, and what runs may never end.
         os._exit(1)
 
     # ------------------------------------------------------------------ one piece of work
@@ -210,7 +213,7 @@ class Worker:
             current_task.reset(token)
 
     def _end_forked_child(self, error: BaseException | None) -> None:
-        """A process that the task has forked ends here: the connection, and the answer, are its parent's."""
+        """Ends a process that the task has forked: the connection, and the answer, belong to its parent."""
         if os.getpid() == self.session.pid:
             return
         if error is not None and not has_type(error, SystemExit):
@@ -248,7 +251,7 @@ class Worker:
                 self._in_main = b""
 
     def method(self, options: CallOptions) -> Any:
-        """The actor's method that a call names."""
+        """Returns the actor's method that a call names."""
         method = self._methods.get(options.method)
         if method is None:
             method = self._methods[options.method] = method_of(self._actor, options.method)
@@ -261,7 +264,7 @@ class Worker:
         kind = self._runner.function(task.function_id)
         args, kwargs = self.call_arguments(task)
         if start.spec.has_coroutines:
-            # Imported here: asyncio is 3 MB, which workers that serve no async actor do without; so threads below.
+            # Imported here: asyncio is 3 MB, which workers without an async actor save. Likewise threads below.
             from zray.worker.process.event_loop import EventLoop
 
             loop = self._loop = EventLoop(self)
@@ -288,7 +291,7 @@ class Worker:
     ) -> None:
         retryable = error is not None and self._retryable(options, error)
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
-        self.session.stores.settle()  # what the call has read is gone: others may have the room
+        self.session.stores.settle()  # the call's arguments are free: others may use their room
         with self._shell.lock:
             self._core.collect(time.monotonic())
             if task.kind == CONSTRUCTOR:
@@ -301,14 +304,14 @@ class Worker:
                 self._shell.submitted()
                 self._wake_if_there_is_room()
             elif task.kind != CONSTRUCTOR and time.monotonic() - self._shell.last_flush < FLUSH_S:
-                self._taken = self._execution.take()  # here, since to enter the section anew takes as long as to take
-        task.keep.clear()  # pinned by now where need be; the assignment itself may stay around until the next
+                self._taken = self._execution.take()  # here, since to enter the section again takes as long
+        task.keep.clear()  # pinned by now if needed; the assignment itself may stay until the next one
         self._shell.settle()
 
     def _retryable(self, options: CallOptions, error: BaseException) -> bool:
         try:
             return self._runner.retryable(options, error)
-        except BaseException:  # the types that the submitter named cannot be loaded here: no reason to answer nothing
+        except BaseException:  # the submitter's types cannot be loaded here: answer anyway
             say(traceback.format_exc().rstrip())
             return False
 
@@ -317,7 +320,7 @@ class Worker:
         return encode_failure("ActorDiedError", text, self._execution.actor_id)
 
     def _wake_if_there_is_room(self) -> None:
-        """Calls that run elsewhere have ended: the main thread may take others, or has nothing left to wait for."""
+        """Wakes the main thread if it may take more calls, or has nothing left to wait for."""
         execution = self._execution
         idle = execution.idle
         if idle is None or execution.running >= self._concurrency:
@@ -339,8 +342,11 @@ class Worker:
         self._answer(task, options, returns, error, started_us)
 
     def _leaves(self, task_id: bytes, error: BaseException) -> bool:
-        """Does what a SystemExit asks for: ends the actor, never to be restarted, or, with an exit code, the process,
-        which the host reports. Whether the piece of work that has raised it, if any, has no answer from here."""
+        """Does what a SystemExit asks for: ends the actor without a restart, or the process, if there is an exit code.
+
+        The host reports the end of the process. Returns whether the piece of work that raised it, if any, gets no
+        answer from here.
+        """
         code = _exit_code(error)
         if self._execution.actor_id and (not code or self._execution.ends_actor):
             reason = str(error) if has_type(error, ActorExit) else ""
@@ -358,8 +364,10 @@ class Worker:
         self._leaves(b"", error)
 
     def end_actor(self, reason: str, ender: bytes) -> None:
-        """Ends the actor as soon as nothing runs; in any thread. ``ender``: the call whose code has asked for it, or
-        whose code has started the thread or task that has."""
+        """Ends the actor as soon as nothing runs. May be called from any thread.
+
+        ``ender``: the call whose code asked for it, or whose code started the thread or task that asked.
+        """
         if self._loop is not None and not self._loop.is_at(ender):
             ender = b""
         with self._shell.lock:
@@ -368,7 +376,11 @@ class Worker:
         self._shell.settle()
 
     def _limit_last_calls(self) -> None:
-        """Of an async actor that ends, calls may wait that nobody will wake; beside a ``sys.exit``, any may run on."""
+        """Bounds the last calls of an actor that ends.
+
+        A call of an ending async actor may wait for an event that never comes. After ``sys.exit``, any call may go on
+        running.
+        """
         if not (self._execution.must_exit or (self._loop is not None and self._execution.leaving)):
             return
         now = time.monotonic()
@@ -386,9 +398,9 @@ class Worker:
             return
         if self._execution.actor_id:
             return
-        self._cancelled = effect.task_id  # looked at before the task begins, too
+        self._cancelled = effect.task_id  # also looked at before the task begins
         if self._in_main == effect.task_id:
-            # To that very thread: otherwise a system call in which it is would not be interrupted.
+            # Signal that thread itself: otherwise a system call that it is in would not be interrupted.
             signal.pthread_kill(self._main_thread, signal.SIGINT)
 
     def _on_signal(self, number: int, frame: Any) -> None:
@@ -402,11 +414,11 @@ class Worker:
         self._environment.show_name(options.name, self._actor_class)
 
     def arguments_are_here(self, task: Assignment) -> bool:
-        """Whether ``call_arguments`` waits for nobody."""
+        """Whether ``call_arguments`` returns without waiting."""
         return self._runner.arguments_are_here(task)
 
     def call_arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments of a task or call. Raises what loading them raises, with the name of the argument."""
+        """Returns the arguments of a task or call. Raises what loading them raises, with the name of the argument."""
         try:
             return self._runner.arguments(task)
         except DeserializationError as error:
@@ -427,11 +439,11 @@ class Worker:
         )
 
     def context(self, task: Assignment, options: CallOptions) -> Any:
-        """The context that an async call runs in."""
+        """Returns the context that an async call runs in."""
         return context_of(task, options, self._environment)
 
     def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
-        """An async call has returned or raised; it is answered by ``flush``."""
+        """An async call has returned or raised; ``flush`` answers it."""
         if error is not None and has_type(error, SystemExit) and self._leaves(task.task_id, error):
             return
         if not self._execution.is_running(task.task_id):
@@ -475,21 +487,27 @@ class Worker:
 
 
 def label_of(actor: Any, class_name: str) -> str:
-    """What an actor's output is named by: the first line of its ``repr``, if its class has one of its own."""
+    """Returns the name of an actor's output.
+
+    This is the first line of its ``repr``, if its class defines one, else the class.
+    """
     own = type(actor).__repr__
-    if not isinstance(own, FunctionType):  # else object's, or that of a container, which may be as long as it likes
+    if not isinstance(own, FunctionType):  # else object's or a container's, which may be very long
         return class_name
     try:
         text = own(actor)
         return text.strip().partition("\n")[0] or class_name
-    except BaseException as error:  # of the user's code, which may raise anything
+    except BaseException as error:  # the user's code may raise anything
         say(f"zray: output of {class_name} is named by its class, as its __repr__ raised {type(error).__name__}")
         return class_name
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Lets go what the frames of an interrupted task hold: references, which would else live until a collection, since
-    a frame that raises an exception which it was given holds that exception, too."""
+    """Releases the frames of an interrupted task, and so the references that they hold.
+
+    They would otherwise stay until a garbage collection: a frame that raises an exception which it was given holds that
+    exception, too.
+    """
     left: BaseException | None = error
     while left is not None:
         BaseException.with_traceback(left, None)
@@ -497,7 +515,7 @@ def _forget_frames(error: BaseException) -> None:
 
 
 def _exit_code(error: BaseException | None) -> int:
-    """What the interpreter would exit with."""
+    """Returns the code that the interpreter would exit with."""
     if error is None:
         return 0
     code = vars(SystemExit)["code"].__get__(error) if has_type(error, SystemExit) else 1

@@ -1,23 +1,24 @@
-"""The zygote: a process that has imported what workers need and forks one on demand, in about a millisecond.
+"""The zygote: a process that has imported what workers need and forks a worker on demand, in about a millisecond.
 
-It has one thread and no ZeroMQ context, both of which a fork would break, and talks to its host over a Unix socket
-(``wire``).  Four things hang on it:
+It has one thread and no ZeroMQ context, since a fork would break both. It talks to its host over a Unix socket
+(``wire``). It has four purposes:
 
-*Memory.* Workers share its pages until they write to them.  So it collects once, moves everything out of the sight
-of the garbage collector (``zray.memory.heap``; a collection would write to every object) and never collects again.
+*Memory.* Workers share its pages until they write to them. So the zygote collects garbage once and then hides all
+objects from the garbage collector (``zray.memory.heap``), as a collection would write to every object. It never
+collects again.
 
-*Spares.* While there is nothing else to do it forks ahead: children that wait for their request and have touched next
-to nothing.  They are what an idle host is made of.
+*Spares.* While it has nothing else to do, it forks spares: children that wait for their request and have touched almost
+no memory. An idle host has spares and no workers.
 
-*Fate.* Workers die with it (parent death signal), and it is the guardian of the session: when the socket reaches its
-end, since the host closed it or was killed, the zygote kills all that is below it, calls ``cleanup`` and ends.
-It has a session (``setsid``) of its own, so that Ctrl-C at a terminal reaches neither it nor the workers, and it
-ignores the signals that ask it to leave: it leaves with its host.  As subreaper it adopts the orphans of workers,
-also those that daemonised, so that it can find them.
+*Lifetime.* Workers die with the zygote (parent death signal), and it is the guardian of the session. When the host
+closes the socket or is killed, the zygote kills all its descendants, calls ``cleanup`` and ends. It has a session
+(``setsid``) of its own, so that Ctrl-C at a terminal reaches neither it nor the workers. It ignores the signals that
+ask a process to end: it ends with its host. As subreaper it adopts the orphans of workers, daemons too, so that it can
+find them.
 
-*Exits.* It reaps its children as SIGCHLD tells and reports how each ended.  What a worker has started goes with it,
-however it ended: each is the leader of a process group, of which no member outlives it.  Who has made a session of his
-own has left the group, and stays until the session of the host ends.
+*Exits.* It reaps its children on SIGCHLD and reports how each ended. Processes that a worker has started end with it,
+however it ended: each worker leads a process group, and no member outlives the worker. A process that has made a
+session of its own has left the group, and stays until the session of the host ends.
 """
 
 from zray.worker.host.zygote.client import ZygoteClient, start_zygote

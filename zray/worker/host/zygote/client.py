@@ -1,4 +1,4 @@
-"""The host's end: starts the zygote, asks it for workers, hears what became of them."""
+"""The host's end: starts the zygote, asks it for workers, and reads what happened to them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ from zray.worker.host.zygote.wire import (
 )
 
 _MAX_UNANSWERED = 8
-"""Requests under way at once. Keeps them, and the descriptors in flight, within the buffers and limits that every
-system grants, so that sending a request never blocks the host."""
+"""The most requests under way at once.
+
+It keeps the requests, and the descriptors in flight, within the buffers and limits of every system. So sending a
+request never blocks the host.
+"""
 
 
 def start_zygote(
@@ -39,11 +42,11 @@ def start_zygote(
 ) -> ZygoteClient:
     """Forks the zygote from this process, which must have neither threads nor a ZeroMQ context yet.
 
-    ``child_main(payload, fds)`` runs in each worker.  ``cleanup()`` runs in the zygote after its last child is
-    killed.  ``close_in_child``: descriptors that the zygote is to keep and workers are not, such as the session's
-    lock.  ``pool_size``: while there are fewer children, workers among them, spares are forked.  ``at_start()`` is the
-    first thing that the zygote does.  ``disabled``: the optimizations that it does without.  The host must not fork
-    other lasting processes afterwards without exec: they would hold the socket open.
+    ``child_main(payload, fds)`` runs in each worker. ``cleanup()`` runs in the zygote after its last child is killed.
+    ``close_in_child``: descriptors that the zygote keeps and workers close, such as the session's lock. ``pool_size``:
+    spares are forked while there are fewer children than this, workers included. ``at_start()`` is the first thing that
+    the zygote does. ``disabled``: optimizations that are not used. Afterwards the host must not fork other lasting
+    processes without exec: they would hold the socket open.
     """
     occupy_standard_fds()
     flush_output()  # or each child would write what is still buffered here
@@ -57,7 +60,7 @@ def start_zygote(
     code = 1
     try:
         at_start()
-        Zygote(theirs, child_main, close_in_child, pool_size, disabled).live(host_pid, cleanup)
+        Zygote(theirs, child_main, close_in_child, pool_size, disabled).run(host_pid, cleanup)
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -83,11 +86,11 @@ class ZygoteClient:
         return self._control.fileno()
 
     def request_fork(self, worker_id: bytes, payload: bytes, fds: Sequence[int]) -> None:
-        """Asks for a worker. ``fds``: stdout, stderr, then what ``child_main`` gets.
+        """Asks for a worker. ``fds``: stdout, stderr, then the descriptors for ``child_main``.
 
-        ``fds`` stay the caller's, who may close them at once: what has to wait is sent from copies.  A ForkReply or
-        ForkFailed follows, unless ZygoteGone does.  Raises ValueError if there are too many or too large things to
-        send, and OSError if there are no descriptors left for the copies.
+        The caller keeps ``fds`` and may close them at once: a request that has to wait is sent from copies. A ForkReply
+        or ForkFailed follows, unless ZygoteGone does. Raises ValueError if ``payload`` is too large or the number of
+        ``fds`` is wrong, and OSError if there are no descriptors left for the copies.
         """
         if len(payload) > MAX_PAYLOAD_BYTES or not 2 <= len(fds) <= MAX_FDS:
             raise ValueError(f"payload of {len(payload)} bytes with {len(fds)} descriptors cannot be sent")
@@ -96,7 +99,7 @@ class ZygoteClient:
             self._send_waiting()
 
     def read_events(self) -> list[Event]:
-        """All events that have arrived, in order; empty when there are none."""
+        """Returns all events that have arrived, in order; empty when there are none."""
         events: list[Event] = []
         while not self._gone:
             try:
@@ -105,7 +108,7 @@ class ZygoteClient:
             except BlockingIOError:
                 break
             except (OSError, ValueError) as error:
-                event = ZygoteGone(f"the zygote cannot be understood: {error}")
+                event = ZygoteGone(f"the zygote sent malformed data: {error}")
             if isinstance(event, ZygoteGone):
                 self._end()
             elif not isinstance(event, ChildExited):
@@ -115,12 +118,12 @@ class ZygoteClient:
         return events
 
     def close(self) -> None:
-        """Closes the socket, upon which the zygote kills all workers, cleans up and ends. May be called twice."""
+        """Closes the socket. The zygote then kills all workers, cleans up and ends. May be called twice."""
         self._end()
         self._control.close()
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits for the zygote's end after ``close`` and reaps it; False if it has not ended by then."""
+        """Waits for the zygote's end after ``close`` and reaps it. Returns False if it has not ended by then."""
         try:
             ended = await_end(self.pid, timeout_s)
             if ended:
@@ -135,9 +138,9 @@ class ZygoteClient:
             try:
                 send_request(self._control, request)
             except BlockingIOError:
-                break  # retried with the next event, of which there is one since the queue is not empty
+                break  # retried with the next event, which must come since requests are unanswered
             except ConnectionError:
-                break  # the zygote is gone: reading says so
+                break  # the zygote is gone: the next read reports it
             self._unanswered += 1
             close_all(self._waiting.popleft().fds)
 
@@ -148,7 +151,7 @@ class ZygoteClient:
 
 
 def _copies(fds: Iterable[int]) -> list[int]:
-    """Raises OSError, with none of the copies left open, if one cannot be made."""
+    """Returns duplicates. Raises OSError, with all copies closed, if one cannot be made."""
     copies: list[int] = []
     try:
         for fd in fds:

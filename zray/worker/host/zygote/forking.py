@@ -1,15 +1,15 @@
 """How the zygote forks, and the optimization ``bare-fork``.
 
 ``os.fork`` makes the child's interpreter ready to run (``PyOS_AfterFork_Child`` and the hooks of
-``os.register_at_fork``), which writes to half a megabyte of shared pages.  A bare fork calls the C library's ``fork``
-between the interpreter's own preparations.  The child makes itself ready when there is work for it (``wake_up``), so a
-spare that waits has copied next to nothing.
+``os.register_at_fork``), which writes to half a megabyte of shared pages. A bare fork calls the C library's ``fork``
+between the interpreter's own preparations. The child makes itself ready when it gets work (``wake_up``). So a waiting
+spare has copied almost no memory.
 
-Rests on: ``PyOS_BeforeFork``, ``PyOS_AfterFork_Parent`` and ``PyOS_AfterFork_Child``, documented functions of CPython's
-C interface, and on what a child may do before the last of them: run Python code in its one thread, without starting
-threads and without imports.  The latter is documented nowhere.  So a bare fork is used on the versions on which it was
-tried (``TRIED``) and on no other.  Gain: see "Optimizations that can be switched off" in ``docs/architecture.md``.
-Without it: ``os.fork``; a spare weighs more, and nothing else differs.
+Depends on: ``PyOS_BeforeFork``, ``PyOS_AfterFork_Parent`` and ``PyOS_AfterFork_Child``, documented functions of
+CPython's C interface, and on what a child may do before the last of them: run Python code in its one thread, without
+starting threads and without imports. The latter is not documented. So a bare fork is used only on the versions on which
+it was tested (``TRIED``). Gain: see "Optimizations that can be switched off" in ``docs/architecture.md``. Without it:
+``os.fork``; a spare uses more memory, and nothing else differs.
 """
 
 from __future__ import annotations
@@ -29,35 +29,38 @@ class Forking(Protocol):
     """A way to fork. The process must have one thread."""
 
     def fork(self) -> int:
-        """0 in the child, its PID in the parent. Raises OSError."""
+        """Returns 0 in the child, its PID in the parent. Raises OSError."""
 
     def wake_up(self) -> None:
-        """Called by the child before it starts a thread or imports anything."""
+        """Makes the child ready; called before it starts a thread or imports anything."""
 
 
 class PlainFork:
     """``os.fork``."""
 
     def fork(self) -> int:
-        """0 in the child, its PID in the parent. Raises OSError."""
+        """Returns 0 in the child, its PID in the parent. Raises OSError."""
         return os.fork()
 
     def wake_up(self) -> None:
-        """Nothing is left to do."""
+        """Does nothing: ``os.fork`` has made the child ready."""
 
 
 class BareFork:
-    """The C library's ``fork``. Raises AttributeError when the interpreter does not show the functions it needs."""
+    """The C library's ``fork``.
+
+    Raises AttributeError when the interpreter does not export the functions that it needs.
+    """
 
     def __init__(self) -> None:
-        python = ctypes.PyDLL(None, use_errno=True)  # unlike CDLL's, its calls keep the interpreter's lock
+        python = ctypes.PyDLL(None, use_errno=True)  # unlike CDLL, PyDLL keeps the GIL during a call
         self._fork = python.fork
         self._before = python.PyOS_BeforeFork
         self._after_in_parent = python.PyOS_AfterFork_Parent
         self._after_in_child = python.PyOS_AfterFork_Child
 
     def fork(self) -> int:
-        """0 in the child, its PID in the parent. Raises OSError."""
+        """Returns 0 in the child, its PID in the parent. Raises OSError."""
         self._before()
         pid: int = self._fork()
         if pid:
@@ -73,15 +76,18 @@ class BareFork:
 
 
 def choose_forking(bare: bool) -> Forking:
-    """``bare``: whether a bare fork is wanted; the plain one is taken where it does not work."""
+    """Returns the way to fork. ``bare``: whether a bare fork is wanted.
+
+    The plain one is used where a bare fork does not work.
+    """
     if not bare:
         return PlainFork()
     version = sys.version_info[:2]
     if sys.implementation.name != "cpython" or version not in TRIED or "t" in sys.abiflags:
-        left_out("bare-fork", f"it has not been tried on {sys.implementation.name} {sys.version.split()[0]}")
+        left_out("bare-fork", f"it has not been tested on {sys.implementation.name} {sys.version.split()[0]}")
         return PlainFork()
     try:
         return BareFork()
-    except AttributeError as error:  # a library of Python's that does not show its symbols
+    except AttributeError as error:  # a Python library that does not export its symbols
         left_out("bare-fork", str(error))
         return PlainFork()

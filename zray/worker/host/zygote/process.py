@@ -1,4 +1,4 @@
-"""The zygote itself, and its children up to where they are workers."""
+"""The zygote process, and its children until they are workers."""
 
 from __future__ import annotations
 
@@ -34,17 +34,20 @@ from zray.worker.host.zygote.wire import (
 )
 
 ChildMain = Callable[[bytes, list[int]], None]
-"""Runs a worker: gets the payload and the descriptors past stdout and stderr that came with the request."""
+"""Runs a worker: gets the payload and the descriptors after stdout and stderr that came with the request."""
 
 LOOK_EVERY_S = 1.0
-"""Strays of workers are looked for this often at most, in seconds: each look reads something of all processes."""
-_TO_LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals by which a process is asked to leave."""
+"""The shortest time between two searches for orphans of workers, in seconds: a search reads files of all processes."""
+_END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a process to end."""
 
 
 class Zygote:
-    """State: ``workers`` maps the PID of each child at work and not yet reaped to its worker ID, ``spares`` the PID of
-    each that waits for work to the socket by which it will get it. ``disabled``: optimizations that are not used."""
+    """The zygote. ``disabled``: optimizations that are not used.
+
+    State: ``workers`` maps the PID of each unreaped worker to its worker ID. ``spares`` maps the PID of each spare to
+    the socket by which it will get its request. ``ended``: workers whose orphans have not been searched for.
+    """
 
     def __init__(
         self,
@@ -64,33 +67,33 @@ class Zygote:
         self._wake_read, self._wake_write = os.pipe()
         self._workers: dict[int, bytes] = {}
         self._spares: dict[int, socket.socket] = {}
-        self._ended: list[int] = []  # workers whose strays have not been looked for
+        self._ended: list[int] = []  # workers whose orphans have not been searched for
         self._look_at = 0.0
-        self._may_fork_ahead = True  # not after a spare could not be forked, or was killed, until a worker has ended
+        self._may_fork_ahead = True  # False after a spare failed or was killed, until a worker ends
 
-    def live(self, host_pid: int, cleanup: Callable[[], None]) -> None:
+    def run(self, host_pid: int, cleanup: Callable[[], None]) -> None:
         """Serves the host until the control socket reaches its end, then kills every descendant and cleans up."""
         os.setsid()
         processes.set_title(f"zray-zygote of {host_pid}")
-        for sig in _TO_LEAVE:
+        for sig in _END_SIGNALS:
             signal.signal(sig, signal.SIG_IGN)
         try:
             self._serve()
-        finally:  # also after a fault of its own: a guardian that fails must not leave its wards behind
+        finally:  # also after an error of the zygote itself: its descendants must not outlive it
             self._control.close()
             processes.kill_descendants(self._pid)
-            _reap_the_killed()
+            _reap_killed()
             cleanup()
 
     def _serve(self) -> None:
         self._prepare()
-        poll = select.poll()  # unlike epoll it is no kernel object that children would share
+        poll = select.poll()  # unlike epoll, poll is no kernel object that children would share
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         while True:
-            ready = poll.poll(self._patience_ms())
+            ready = poll.poll(self._timeout_ms())
             if not ready:
-                self._do_what_can_wait()
+                self._do_idle_work()
             for fd, _ in ready:
                 if fd == self._wake_read:
                     os.read(self._wake_read, 4096)
@@ -102,11 +105,11 @@ class Zygote:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler of Python's is what makes it write to the pipe
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # only with a Python handler does a signal write to the pipe
         processes.set_child_subreaper()
         self._control.setblocking(True)
         make_standard_streams()
-        show_fatal_errors()  # for all workers: to set it up in each would cost each of them a page
+        show_fatal_errors()  # for all workers: to set it up in each one would cost each one a page
         gc.disable()
         if FREEZE_HEAP not in self._disabled:
             freeze_heap()
@@ -116,7 +119,7 @@ class Zygote:
     # ------------------------------------------------------------------ children
 
     def _serve_request(self) -> bool:
-        """One request; False when the socket is at its end."""
+        """Serves one request. Returns False when the socket is at its end."""
         try:
             request = receive_request(self._control)
         except (OSError, ValueError):
@@ -134,7 +137,7 @@ class Zygote:
         return True
 
     def _hand_over(self, request: Request) -> int:
-        """The PID of the child that serves the request. Raises OSError if there is none."""
+        """Returns the PID of the child that serves the request. Raises OSError if there is none."""
         while self._spares:
             pid, spare = self._spares.popitem()
             with spare, contextlib.suppress(ConnectionError):  # it was killed while it waited, and will be reaped
@@ -142,19 +145,19 @@ class Zygote:
                 return pid
         pid = self._forking.fork()
         if pid == 0:
-            self._be_a_worker(request)
+            self._run_worker(request)
         return pid
 
     def _wants_spare(self) -> bool:
         return self._may_fork_ahead and len(self._workers) + len(self._spares) < self._pool_size
 
-    def _patience_ms(self) -> float | None:
-        """How long the loop may wait for the host and for its children."""
+    def _timeout_ms(self) -> float | None:
+        """Returns how long the loop may wait for the host and for its children; None without limit."""
         if self._wants_spare():
             return 0
         return max(0.0, self._look_at - time.monotonic()) * 1000 if self._ended else None
 
-    def _do_what_can_wait(self) -> None:
+    def _do_idle_work(self) -> None:
         if self._ended and time.monotonic() >= self._look_at:
             ended, self._ended = self._ended, []
             processes.kill_orphans([pid for pid in ended if pid not in self._workers and pid not in self._spares])
@@ -165,7 +168,7 @@ class Zygote:
     def _fork_ahead(self) -> None:
         try:
             self._fork_spare()
-        except OSError:  # no process or descriptor is to be had now; who asks for a worker is told why
+        except OSError:  # no process or descriptor is available; a request for a worker reports it
             self._may_fork_ahead = False
 
     def _fork_spare(self) -> None:
@@ -178,7 +181,7 @@ class Zygote:
                 raise
             self._spares[pid] = ours
             if pid == 0:
-                self._be_a_spare(theirs)
+                self._run_spare(theirs)
 
     def _reap(self) -> None:
         while True:
@@ -189,48 +192,48 @@ class Zygote:
             if pid == 0:
                 return
             if pid in self._workers:
-                processes.kill_group(pid)  # first: who hears of its death may count on what its children had
+                processes.kill_group(pid)  # first: the host, told of the death, may rely on the group's end
                 self._ended.append(pid)
                 self._report(ChildExited(self._workers.pop(pid), pid, status, usage.ru_maxrss * 1024))
                 self._may_fork_ahead = True
             elif pid in self._spares:
                 self._spares.pop(pid).close()
                 self._may_fork_ahead = False
-            # else an adopted orphan, of which nobody asked
+            # else an adopted orphan, which the host does not know
 
     def _report(self, event: WireEvent) -> None:
-        with contextlib.suppress(OSError):  # the host is gone: the next read says so
+        with contextlib.suppress(OSError):  # the host is gone: the next read reports it
             self._control.send(pack_event(event))
 
     # ------------------------------------------------------------------ in the child
 
-    def _be_a_spare(self, work: socket.socket) -> NoReturn:
-        """A child that waits for its request, and until then touches as little memory as it can."""
-        code = 1  # also when the zygote ends instead of asking
+    def _run_spare(self, work: socket.socket) -> NoReturn:
+        """Runs a spare: a child that waits for its request, and until then touches as little memory as possible."""
+        code = 1  # also when the zygote ends before it sends a request
         try:
-            self._belong_to_the_zygote()
+            self._bind_to_zygote()
             with work:
                 request = receive_request(work)
-            code = self._live(request)
+            code = self._run_request(request)
         finally:
             os._exit(code)
 
-    def _be_a_worker(self, request: Request) -> NoReturn:
-        """A child that was forked for a request."""
+    def _run_worker(self, request: Request) -> NoReturn:
+        """Runs a worker: a child that was forked for a request."""
         code = 1
         try:
-            self._belong_to_the_zygote()
-            code = self._live(request)
+            self._bind_to_zygote()
+            code = self._run_request(request)
         finally:
             os._exit(code)
 
-    def _belong_to_the_zygote(self) -> None:
+    def _bind_to_zygote(self) -> None:
         processes.set_parent_death_signal(signal.SIGKILL, self._pid)
-        os.setpgid(0, 0)  # by its group is found what it leaves behind
+        os.setpgid(0, 0)  # its group is how its children are found later
         processes.set_title("zray::IDLE")
 
-    def _live(self, request: Request) -> int:
-        """Serves a request, and gives the exit code."""
+    def _run_request(self, request: Request) -> int:
+        """Serves a request and returns the exit code."""
         self._forking.wake_up()
         self._drop_inherited()
         os.environ[processes.WORKER_VARIABLE] = str(os.getpid())
@@ -239,7 +242,7 @@ class Zygote:
         return code
 
     def _become_worker(self, request: Request) -> int:
-        """Runs a worker and gives the exit code that the interpreter would give."""
+        """Runs a worker and returns the exit code that the interpreter would return."""
         try:
             request.check_complete()
             extra_fds = adopt_standard_fds(request.fds)
@@ -258,7 +261,7 @@ class Zygote:
         return 0
 
     def _drop_inherited(self) -> None:
-        """Leaves behind what belongs to the zygote."""
+        """Releases what belongs to the zygote: handlers, sockets and descriptors."""
         signal.set_wakeup_fd(-1)
         for sig in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
             signal.signal(sig, signal.SIG_DFL)
@@ -268,8 +271,8 @@ class Zygote:
         close_all([self._wake_read, self._wake_write, *self._close_in_child])
 
 
-def _reap_the_killed() -> None:
-    """Waits for what has been killed: under a first process that does not reap, as in containers, they would stay."""
+def _reap_killed() -> None:
+    """Reaps killed processes: in a container, a first process that does not reap would leave them as zombies."""
     with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-1, 0)

@@ -13,17 +13,17 @@ _libc = ctypes.CDLL(None)
 
 
 def occupy_standard_fds() -> None:
-    """Sees to it that 0, 1 and 2 are taken: a socket or pipe that got one of them would be printed to."""
+    """Makes sure that descriptors 0, 1 and 2 are open. Else a socket or pipe could get one, and be printed to."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
 
 
 def make_standard_streams() -> None:
-    """Streams for the workers, made once: a stream knows the number of its descriptor, not what is behind it.
+    """Makes the standard streams for all workers, once: a stream knows only the number of its descriptor.
 
-    Made anew since the launcher's may have been closed, and by lines, as a terminal's, since what a task prints is
-    to be seen when it prints it; the same for C's.
+    They are new since the launcher's streams may have been closed. They are line buffered, like a terminal's, so that
+    what a task prints is visible at once. C's stdout is set to the same.
     """
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.stdout = sys.__stdout__ = _line_writer(1)  # type: ignore[misc]
@@ -32,7 +32,7 @@ def make_standard_streams() -> None:
 
 
 def adopt_standard_fds(fds: list[int]) -> list[int]:
-    """Puts stdin, stdout and stderr in place; returns the descriptors that are left."""
+    """Puts stdin, stdout and stderr in place. Returns the descriptors that are left."""
     stdin = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((stdin, 0), (fds[0], 1), (fds[1], 2)):
         os.dup2(source, target)
@@ -41,10 +41,10 @@ def adopt_standard_fds(fds: list[int]) -> list[int]:
 
 
 def flush_output() -> None:
-    """Writes out what Python and C have buffered."""
+    """Writes what Python and C have buffered."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # the launcher's may be closed
-            with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+            with contextlib.suppress(OSError, ValueError):  # the reader is gone
                 stream.flush()
     _libc.fflush(None)
 

@@ -1,9 +1,8 @@
-"""What a host and its zygote say to each other, over a Unix socket of kind SEQPACKET: one packet, one message.
+"""The messages between a host and its zygote, over a Unix socket of kind SEQPACKET: one packet, one message.
 
-Messages are msgpack arrays.  Host to zygote, and zygote to the child that is to serve it: ``[worker_id, payload, count
-of descriptors]``, descriptors attached.  Zygote to host: the fields of one of the events below, after its index in
-``_EVENTS``.  Whatever else arrives means that the other side is not to be trusted any more and counts as the end of the
-stream.
+Messages are msgpack arrays. From host to zygote, and from zygote to the child that will serve the request:
+``[worker_id, payload, count of descriptors]``, descriptors attached. From zygote to host: an index in ``_EVENTS``, then
+the fields of that event. Anything else counts as the end of the stream, since the other side can no longer be trusted.
 """
 
 from __future__ import annotations
@@ -23,7 +22,10 @@ MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + 1024
 
 
 class Request(NamedTuple):
-    """A worker is wanted. ``fds``: stdout, stderr, then what its main function gets; ``sent``: how many they were."""
+    """A request for a worker.
+
+    ``fds``: stdout, stderr, then those for its main function; ``sent``: how many were sent.
+    """
 
     worker_id: bytes
     payload: bytes
@@ -31,7 +33,7 @@ class Request(NamedTuple):
     sent: int
 
     def check_complete(self) -> None:
-        """Raises OSError if descriptors are missing: the kernel drops what there is no room for in the table."""
+        """Raises OSError if descriptors are missing: the kernel drops those that do not fit in the table."""
         if len(self.fds) < self.sent:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -51,7 +53,7 @@ class ForkFailed(NamedTuple):
 
 
 class ChildExited(NamedTuple):
-    """The worker has ended: its wait status (see ``processes.describe_exit``) and the most memory it ever had."""
+    """The worker has ended: its wait status (see ``processes.describe_exit``) and the most memory that it ever used."""
 
     worker_id: bytes
     pid: int
@@ -60,7 +62,7 @@ class ChildExited(NamedTuple):
 
 
 class ZygoteGone(NamedTuple):
-    """The zygote has ended or talks nonsense; no event follows this one."""
+    """The zygote has ended or has sent malformed data; no event follows this one."""
 
     reason: str
 
@@ -73,21 +75,21 @@ _EVENTS: tuple[tuple[type[WireEvent], tuple[type, ...]], ...] = (
     (ForkFailed, (bytes, str)),
     (ChildExited, (bytes, int, int, int)),
 )
-"""Each event that travels, with the types of its fields."""
+"""Each event that is sent, with the types of its fields."""
 _EVENT_INDEX = {kind: index for index, (kind, _) in enumerate(_EVENTS)}
 
 
 def send_request(control: socket.socket, request: Request) -> None:
-    """Raises BlockingIOError when there is no room in the socket, ConnectionError when nobody listens any more."""
+    """Sends a request. Raises BlockingIOError if the socket is full, ConnectionError if its other end is closed."""
     packet = msgpack.packb([request.worker_id, request.payload, request.sent], use_bin_type=True)
     control.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", request.fds))])
 
 
 def receive_request(control: socket.socket) -> Request:
-    """The next request; waits for it if the socket blocks.
+    """Returns the next request; waits for it if the socket blocks.
 
-    Raises ValueError at the end of the stream as for garbage.  A request whose ``fds`` are fewer than ``sent`` is what
-    comes when this process has no room for them in its table.
+    Raises ValueError at the end of the stream and for malformed data. A request has fewer ``fds`` than ``sent`` if this
+    process had no room for them in its table.
     """
     room = socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
     packet, ancillary, _, _ = control.recvmsg(MAX_PACKET_BYTES, room, socket.MSG_CMSG_CLOEXEC)
@@ -108,13 +110,13 @@ def receive_request(control: socket.socket) -> Request:
 
 
 def pack_event(event: WireEvent) -> bytes:
-    """The packet that tells it."""
+    """Returns the packet for an event."""
     packet: bytes = msgpack.packb([_EVENT_INDEX[type(event)], *event], use_bin_type=True)
     return packet
 
 
 def unpack_event(packet: bytes) -> Event:
-    """Raises ValueError when the packet is no event."""
+    """Returns the event in a packet. Raises ValueError if it is malformed."""
     index, *fields = _unpack_row(packet)
     if type(index) is not int or not 0 <= index < len(_EVENTS):
         raise ValueError("unknown event")
@@ -125,7 +127,7 @@ def unpack_event(packet: bytes) -> Event:
 
 
 def _unpack_row(packet: bytes) -> list[Any]:
-    """Raises ValueError when the packet is no array."""
+    """Returns the array in a packet. Raises ValueError if it is not an array, or empty."""
     try:
         row = msgpack.unpackb(packet, raw=False)
     except msgpack.exceptions.UnpackException as error:
