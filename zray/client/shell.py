@@ -375,7 +375,7 @@ class ClientShell:
             self.lock.unshield()
 
     def _pause_s(self) -> float:
-        """How long a leader may wait. Longer if nothing is due, as in an idle worker, whose host sends the heartbeats."""
+        """How long a leader may wait, in seconds. An idle worker has no heartbeat to send, and waits longer."""
         link = self.connection.link
         return REST_S if link.is_at_rest and self.core.is_at_rest else TICK_S
 

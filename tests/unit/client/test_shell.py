@@ -164,7 +164,12 @@ def test_what_is_done_now_and_then_is_done_by_a_leader_that_stays_one(stage):
     waiter, ticks, left = Waiter(stage.shell), [], []
     leave = stage.shell._leave
     stage.shell.on_tick = lambda: ticks.append(stage.shell._leader is waiter)
-    stage.shell._leave = lambda waiter: (left.append(len(ticks)), leave(waiter))
+
+    def noted_leave(waiter):
+        left.append(len(ticks))
+        leave(waiter)
+
+    stage.shell._leave = noted_leave
     stage.shell._last_tick = 0.0  # so the first turn ticks
     stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
     assert stage.shell.wait(waiter, 60)
