@@ -103,7 +103,7 @@ def test_refused_processes_are_logged_with_the_reason(sandbox: Sandbox) -> None:
             socket.send(pack_handshake(hello))
             line = broker.expect("refused", stream="err")
     assert f"WARNING zray.broker.membership: refused worker {name.hex()}" in line
-    assert f"versions differ: protocol {PROTOCOL_VERSION - 1} there, {PROTOCOL_VERSION} here: python 2.7 there" in line
+    assert f"versions differ: protocol {PROTOCOL_VERSION - 1} there, {PROTOCOL_VERSION} here; python 2.7 there" in line
 
 
 def test_only_lines_of_the_wanted_level() -> None:

@@ -315,7 +315,8 @@ class Membership:
         differ = [
             f"{pair.name} {pair.joiner} there, {pair.cluster} here" for pair in versions if pair.joiner != pair.cluster
         ]
-        text = f"refused {hello.kind} {arrival.process_id.hex()} (pid {hello.info.pid}): {': '.join([reason, *differ])}"
+        details = f": {'; '.join(differ)}" if differ else ""
+        text = f"refused {hello.kind} {arrival.process_id.hex()} (pid {hello.info.pid}): {reason}{details}"
         self._log_refusal(self._refusals.add(self._now, hello.kind, text))
         self._reply(arrival, Refused(reason, versions))
 
