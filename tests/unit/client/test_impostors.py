@@ -20,7 +20,7 @@ from zray.protocol.messages import ProtocolError
 ACTOR = b"actor".ljust(24, b"\0")
 OTHER = b"other actor".ljust(24, b"\0")
 WORKER = b"w" * 16
-STRANGER = b"s" * 16
+OTHER_PROCESS = b"s" * 16
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def deliver(process: Process, source: bytes, *messages: Any) -> None:
 def of_others(object_id: bytes) -> list[Any]:
     """The messages that only an object's owner may receive."""
     return [
-        m.ObjectRequest(object_id), m.BorrowAdd(object_id, STRANGER, 1), m.BorrowAdd(object_id, b"x" * 16, 1),
+        m.ObjectRequest(object_id), m.BorrowAdd(object_id, OTHER_PROCESS, 1), m.BorrowAdd(object_id, b"x" * 16, 1),
         m.BorrowEnd(object_id, 1), m.BorrowConfirm(object_id, b"x" * 16), m.BorrowChecked(object_id, b"x" * 16),
         m.Locate(object_id, 1, True, []), m.CopyMade(object_id),
     ]  # fmt: skip
@@ -130,7 +130,7 @@ def test_only_its_owner_has_the_records_of_an_object(driver, worker, number):
     driver.core.references.load(borrowed)
     driver.flush()
     driver.up.clear()
-    deliver(driver, STRANGER, of_others(borrowed)[number])
+    deliver(driver, OTHER_PROCESS, of_others(borrowed)[number])
     driver.flush()
     entry = driver.entry(borrowed)
     assert (entry.holders, entry.announced, entry.requesters) == (None, None, None)
@@ -159,7 +159,7 @@ def test_the_state_of_an_object_comes_from_its_owner(driver, worker):
     borrowed = worker.put()
     driver.core.references.load(borrowed)
     driver.request(borrowed)
-    deliver(driver, STRANGER, m.ObjectState(borrowed, STORED, b"", HOST, 5, b""))
+    deliver(driver, OTHER_PROCESS, m.ObjectState(borrowed, STORED, b"", HOST, 5, b""))
     assert (driver.entry(borrowed).status, driver.core.faults) == (PENDING, 1)
 
 
@@ -173,6 +173,6 @@ def test_one_malformed_message_does_not_affect_the_others(driver, worker):
 def test_an_answer_about_an_announcer_that_is_alive_is_refused(driver, worker):
     """Its announcements would be dropped, and the object freed while its holder uses it."""
     mine = driver.put()
-    deliver(driver, worker.id, m.BorrowAdd(mine, STRANGER, 1))
-    deliver(driver, STRANGER, m.BorrowChecked(mine, worker.id))
-    assert driver.entry(mine).announced == {(STRANGER, worker.id): 1}
+    deliver(driver, worker.id, m.BorrowAdd(mine, OTHER_PROCESS, 1))
+    deliver(driver, OTHER_PROCESS, m.BorrowChecked(mine, worker.id))
+    assert driver.entry(mine).announced == {(OTHER_PROCESS, worker.id): 1}

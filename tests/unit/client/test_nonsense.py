@@ -23,7 +23,7 @@ from zray.protocol.routing import through_broker
 
 STEPS = 300
 ACTOR = b"actor".ljust(24, b"\0")
-STRANGER = b"s" * 16
+OTHER_PROCESS = b"s" * 16
 
 
 def busy_process() -> tuple[Process, list[bytes]]:
@@ -45,7 +45,7 @@ def busy_process() -> tuple[Process, list[bytes]]:
         results.append(return_id(task_id, 1))
     core.query(CountsQuery, lambda value: None)
     driver.flush()
-    known = [driver.id, worker.id, STRANGER, HOST, ACTOR, FUNCTION, *mine, *theirs, *results]
+    known = [driver.id, worker.id, OTHER_PROCESS, HOST, ACTOR, FUNCTION, *mine, *theirs, *results]
     return driver, [*known, *map(task_of, results), put_id(driver.id + bytes(8))]
 
 
