@@ -22,10 +22,20 @@ tell an actor that has not been announced yet from one that it has forgotten.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 try:
     from _blake2 import blake2b  # the same as hashlib.blake2b; hashlib itself loads OpenSSL, 4 MB in every process
 except ImportError:
     from hashlib import blake2b
+
+ProcessId: TypeAlias = bytes
+TaskId: TypeAlias = bytes
+ObjectId: TypeAlias = bytes
+ActorId: TypeAlias = bytes
+FunctionId: TypeAlias = bytes
+JobId: TypeAlias = bytes
+"""For annotations: the fields of messages say so which identifier they hold."""
 
 PROCESS_ID_BYTES = 16
 TASK_ID_BYTES = 24
