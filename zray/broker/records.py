@@ -1,4 +1,4 @@
-"""The broker's records: one class each for jobs, processes, hosts, workers, tasks and actors. They hold no logic."""
+"""The broker's records of jobs, processes, hosts, workers, tasks and actors, with no logic but tables of states."""
 
 from __future__ import annotations
 

@@ -259,8 +259,10 @@ class Scheduler:
         queue.full = not fits
 
     def _spread(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
-        """Gives one task to each host, the least loaded first, and starts over until the queue is empty or no host
-        has room."""
+        """Gives one task to each host, the least loaded first, again and again.
+
+        Ends when the queue is empty or no host has room.
+        """
         placed = fits = True
         while placed and queue:
             placed = fits = False
