@@ -2,7 +2,7 @@
 
 Tasks: two clusters, each a broker, a worker with two CPUs and this process as their driver, take turns with batches of
 small tasks in one run; the best rate of each counts, since noise only ever makes things slower, and the figure is
-their ratio. Chatter: the broker's loop runs in this process on a door that counts ZeroMQ messages, those it receives
+their ratio. Chatter: the broker's loop runs in this process on a socket that counts ZeroMQ messages, those it receives
 and those it sends, of one host that has nothing to do. The pings by which libzmq itself looks after a TCP connection
 (one each way in a third of the time that counts as silence) are no messages to it, and not counted.
 
@@ -139,7 +139,7 @@ def tasks_together(rounds: int, seconds: float) -> list[Figure]:
     ]
 
 
-class CountingDoor(BrokerSocket):
+class CountingSocket(BrokerSocket):
     """Counts the messages that pass."""
 
     received = 0
@@ -147,17 +147,17 @@ class CountingDoor(BrokerSocket):
 
     def receive(self) -> Arrival | None:
         arrival = super().receive()
-        CountingDoor.received += arrival is not None
+        CountingSocket.received += arrival is not None
         return arrival
 
     def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
-        CountingDoor.sent += 1
+        CountingSocket.sent += 1
         return super().send(through, process_id, data)
 
 
 def idle_chatter(seconds: float) -> list[Figure]:
     """Messages per minute between a broker and one idle host on TCP with CURVE."""
-    with unittest.mock.patch.object(shell, "BrokerSocket", CountingDoor):
+    with unittest.mock.patch.object(shell, "BrokerSocket", CountingSocket):
         broker = shell.BrokerShell(free_address(), from_environment(), KeyDirectory())
     with process(*worker_command(broker.address)) as host:
 
@@ -167,14 +167,14 @@ def idle_chatter(seconds: float) -> list[Figure]:
                 broker.one_turn()
 
         end = time.monotonic() + START_TIMEOUT_S
-        while CountingDoor.received < 3:  # at first it says hello and what it has
+        while CountingSocket.received < 3:  # at first it says hello and what it has
             if time.monotonic() > end or host.poll() is not None:
                 raise TimeoutError("the host has not joined")
             broker.one_turn()
         serve(SETTLE_S)
-        CountingDoor.received = CountingDoor.sent = 0
+        CountingSocket.received = CountingSocket.sent = 0
         serve(seconds)
-        received, sent = (count * 60 / seconds for count in (CountingDoor.received, CountingDoor.sent))
+        received, sent = (count * 60 / seconds for count in (CountingSocket.received, CountingSocket.sent))
     broker.stop()
     broker.serve(lambda: None)
     total = received + sent

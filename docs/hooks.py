@@ -1,10 +1,11 @@
 """Hooks of the documentation site (``mkdocs.yml``).
 
-Some pages live where readers of the repository look for them: README.md, CONTRIBUTING.md, the protocol beside its code.
-They are added to the site from there. Links are written for the repository too: each is resolved there, and leads to
-the page of the site, or to the file in the repository if the site does not have it. A link to nothing is an error.
+Some pages are where readers of the repository look for them: README.md, CONTRIBUTING.md, the protocol beside its code.
+The hooks add them to the site from there. Links are written for the repository too. Each link is resolved there. It
+becomes a link to the page of the site, or to the file in the repository if the site does not have the page. A link to a
+missing file is an error.
 
-A built page may load nothing from another site: the documentation works without a network.
+A built page may not load anything from another site, so the documentation works without a network.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ PAGES = {
     "benchmarks/results.png": "results.png",
     "zray/protocol/SPEC.md": "protocol.md",
 }
-"""What the site takes from outside of ``docs``: the file in the repository, and its place in the site."""
+"""The pages from outside of ``docs``: the file in the repository, and its path in the site."""
 ORIGINS = {place: origin for origin, place in PAGES.items()}
 
 COMMANDS = {"zray-broker": broker.main, "zray-worker": worker.main, "zray": main.main}
@@ -49,21 +50,21 @@ COMMANDS_HERE = "<!-- commands: docs/hooks.py puts the help texts here -->"
 LINK = re.compile(r"(?P<open>\]\()(?P<target>[^)\s]+)(?P<close>\))")
 FENCE = re.compile(r"^ *(```|~~~)")
 LOADED = {"script": "src", "img": "src", "iframe": "src", "link": "href", "source": "src"}
-"""Elements that make a browser load something, and the attribute that says from where."""
+"""Elements that make a browser load something, and the attribute with the address."""
 NOT_LOADED = ("canonical", "next", "prev")
-"""What a ``link`` may be that loads nothing."""
+"""The values of ``rel`` of a ``link`` that loads nothing."""
 LOADED_BY_STYLE = re.compile(r"url\(\s*['\"]?(?:https?:)?//|@import\s+['\"](?:https?:)?//")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages that live outside of ``docs``."""
+    """Adds the pages from outside of ``docs``."""
     for origin, place in PAGES.items():
         files.append(File.generated(config, place, abs_src_path=str(ROOT / origin)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Has the links of a page lead to where the site has what they mean."""
+    """Rewrites the links of a page for the site, and inserts the help texts of the commands."""
     if COMMANDS_HERE in markdown:
         texts = (text for name, command in COMMANDS.items() for text in _help_texts(name, command, None))
         markdown = markdown.replace(COMMANDS_HERE, "\n".join(texts))
@@ -84,7 +85,7 @@ def _relinked(link: re.Match[str], origin: str, place: str) -> str:
         return link[0]
     path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), target))
     if not (ROOT / path).exists():
-        raise PluginError(f"{origin}: there is no {path}, to which it links as {link['target']}")
+        raise PluginError(f"{origin}: the link {link['target']} leads to {path}, which does not exist")
     if path in PAGES:
         found = PAGES[path]
     elif path.startswith("docs/"):
@@ -97,7 +98,7 @@ def _relinked(link: re.Match[str], origin: str, place: str) -> str:
 
 
 def _help_texts(name: str, command: click.Command, parent: click.Context | None) -> Iterator[str]:
-    """A section for a command, and one for each of its sub-commands."""
+    """Yields a section for a command, and one for each of its sub-commands."""
     settings = command.context_settings | {"terminal_width": HELP_COLUMNS}
     context = click.Context(command, parent=parent, info_name=name, **settings)
     yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
@@ -133,7 +134,7 @@ def _loaded_by(page: str) -> list[str]:
 
 
 class _Loads(HTMLParser):
-    """Addresses on other sites that a page loads from."""
+    """Collects the addresses on other sites that a page loads from."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Reinforcement learning: balance a pole on a cart, gymnasium's CartPole-v1, with policy gradients.
+"""Reinforcement learning with policy gradients: balances a pole on a cart, gymnasium's CartPole-v1.
 
-Actors play: each holds its environments and plays whole episodes with the policy that it is given. The learner, this
-process, collects the episodes and improves the policy (REINFORCE with returns standardised over the batch, Adam); a
-network of one hidden layer in numpy is enough. Policies are put into the object store once per iteration, however
-many actors read them. An episode is over after 500 steps, so 500 is the best mean reward there is.
+The actors play. Each has its own environment and plays whole episodes with the given policy. The learner is this
+process. It collects the episodes and improves the policy (REINFORCE with returns standardised over the batch, Adam). A
+network of one hidden layer in numpy is enough. The policy is put into the object store once per iteration, for any
+number of actors. An episode ends after 500 steps, so 500 is the best possible mean reward.
 
     python examples/cartpole.py                  # learns to 450 and more, draws the curve to out/cartpole.png
     python examples/cartpole.py --short          # a few iterations
@@ -32,6 +32,7 @@ GOAL = 475.0  # the mean reward at which CartPole-v1 counts as solved
 
 
 def new_policy(rng: np.random.Generator) -> Policy:
+    """A policy with random weights."""
     return {
         "hidden": rng.normal(0, 0.5, (4, HIDDEN)),
         "hidden_bias": np.zeros(HIDDEN),
@@ -41,23 +42,23 @@ def new_policy(rng: np.random.Generator) -> Policy:
 
 
 def push_right(policy: Policy, states: Array) -> tuple[Array, Array]:
-    """Activations of the hidden layer, and the probability of a push to the right, for one state or many."""
+    """The activations of the hidden layer, and the probability of a push to the right, for one state or many."""
     hidden = np.tanh(states @ policy["hidden"] + policy["hidden_bias"])
     return hidden, 1 / (1 + np.exp(-(hidden @ policy["output"] + policy["output_bias"])))
 
 
 class Episodes(NamedTuple):
-    """Steps of some episodes, one after the other, and the episodes' rewards."""
+    """The steps of some episodes, one after the other, and the rewards of the episodes."""
 
     states: Array
     actions: Array
-    returns: Array  # the discounted sum of what follows each step
+    returns: Array  # for each step, the discounted sum of the rewards from there on
     rewards: list[float]
 
 
 @zray.remote
 class Player:
-    """Plays episodes in an environment of its own."""
+    """An actor that plays episodes in its own environment."""
 
     def __init__(self, seed: int) -> None:
         self.environment = gymnasium.make("CartPole-v1")
@@ -65,22 +66,23 @@ class Player:
         self.rng = np.random.default_rng(seed)
 
     def play(self, policy: Policy, episodes: int) -> Episodes:
-        """Tries things: draws actions from the policy's probabilities."""
+        """Plays to learn: draws actions from the policy's probabilities."""
         states, actions, returns, rewards = [], [], [], []
         for _ in range(episodes):
             seen, done = self.episode(policy, explore=True)
             states += seen
             actions += done
             rewards.append(float(len(done)))
-            # Each step is rewarded with 1: what follows is a geometric sum.
+            # The reward of each step is 1, so the discounted sum is a geometric sum.
             returns.append((1 - DISCOUNT ** np.arange(len(done), 0, -1)) / (1 - DISCOUNT))
         return Episodes(np.array(states), np.array(actions, dtype=float), np.concatenate(returns), rewards)
 
     def test(self, policy: Policy, episodes: int) -> list[float]:
-        """Does what the policy holds best; returns the rewards."""
+        """Plays to measure: always takes the more probable action. Returns the rewards."""
         return [float(len(self.episode(policy, explore=False)[1])) for _ in range(episodes)]
 
     def episode(self, policy: Policy, explore: bool) -> tuple[list[Array], list[int]]:
+        """Plays one episode. Returns its states and actions."""
         states, actions = [], []
         state, over = self.environment.reset()[0], False
         while not over:
@@ -94,7 +96,7 @@ class Player:
 
 
 class Learner:
-    """Improves the policy with Adam along the policy gradient."""
+    """Holds the policy, and improves it with Adam along the policy gradient."""
 
     def __init__(self, seed: int, rate: float = 0.01) -> None:
         self.policy = new_policy(np.random.default_rng(seed))
@@ -103,13 +105,14 @@ class Learner:
         self.square = {name: np.zeros_like(values) for name, values in self.policy.items()}
 
     def learn(self, batches: list[Episodes]) -> None:
+        """Improves the policy by one step of Adam."""
         states = np.concatenate([batch.states for batch in batches])
         actions = np.concatenate([batch.actions for batch in batches])
         returns = np.concatenate([batch.returns for batch in batches])
         advantage = (returns - returns.mean()) / (returns.std() + 1e-8)
 
         hidden, right = push_right(self.policy, states)
-        output = (actions - right) * advantage / len(actions)  # d(log probability of what was done) x advantage
+        output = (actions - right) * advantage / len(actions)  # d(log probability of the action) x advantage
         back = np.outer(output, self.policy["output"]) * (1 - hidden**2)
         self.ascend(
             {
@@ -121,6 +124,7 @@ class Learner:
         )
 
     def ascend(self, gradient: Policy) -> None:
+        """Takes one step of Adam along the gradient."""
         self.steps += 1
         for name, slope in gradient.items():
             self.mean[name] += 0.1 * (slope - self.mean[name])
@@ -131,14 +135,14 @@ class Learner:
 
 
 class Point(NamedTuple):
-    """One iteration on the learning curve."""
+    """One iteration of the learning curve."""
 
     seconds: float
     rewards: list[float]
 
 
 def train(players: list, learner: Learner, iterations: int) -> list[Point]:
-    """Plays and learns until GOAL is the mean reward of an iteration, or the iterations are used up."""
+    """Plays and learns until the mean reward of an iteration reaches GOAL, or the iterations are used up."""
     began, curve = time.perf_counter(), []
     for iteration in range(1, iterations + 1):
         policy = zray.put(learner.policy)
@@ -154,15 +158,17 @@ def train(players: list, learner: Learner, iterations: int) -> list[Point]:
 
 
 def test(players: list, policy: Policy, episodes: int) -> list[float]:
+    """Plays episodes without exploring, on all players. Returns the rewards."""
     shared = zray.put(policy)
     results = zray.get([player.test.remote(shared, episodes // len(players)) for player in players])
     return [reward for rewards in results for reward in rewards]
 
 
 def draw(curve: list[Point], path: Path) -> None:
+    """Draws the learning curve to a PNG file."""
     import matplotlib
 
-    matplotlib.use("Agg")  # a picture in a file: no display is needed
+    matplotlib.use("Agg")  # needs no display
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")

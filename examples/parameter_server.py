@@ -1,12 +1,12 @@
 """A parameter server, synchronous and asynchronous: workers compute gradients, an actor owns the weights.
 
-The network learns to tell code from prose: is this line of a Python file a statement, or does it belong to a
-docstring? Its input is a line as counts of hashed letter triples; the lines are those of the installed standard
-library, whose docstrings `ast` finds, so the labels are true. Modules that are tested on are not trained on.
+The network learns to tell code from prose: is a line of a Python file a statement, or part of a docstring? Its input is
+a line as counts of hashed letter triples. The lines come from the installed standard library. `ast` finds the
+docstrings, so the labels are correct. Modules of the test set are not used for training.
 
-Synchronous: every worker computes a gradient at the same weights; the server averages them into one step.
-Asynchronous: whoever is ready has its gradient applied at once and goes on with the weights of that moment. Nobody
-waits for the slowest, but gradients may be a few steps old.
+Synchronous: every worker computes a gradient at the same weights. The server averages the gradients into one step.
+Asynchronous: the server applies each gradient as soon as its worker is ready. The worker continues with the newest
+weights. No worker waits for the slowest, but gradients may be a few steps old.
 
     python examples/parameter_server.py
     python examples/parameter_server.py --short
@@ -46,6 +46,7 @@ class Weights(NamedTuple):
 
     @classmethod
     def initial(cls) -> Weights:
+        """Random weights, the same in each run."""
         rng = np.random.default_rng(SEED)
         hidden = rng.normal(0, 1 / np.sqrt(HIDDEN), (FEATURES, HIDDEN)).astype(np.float32)
         output = rng.normal(0, 1 / np.sqrt(HIDDEN), HIDDEN).astype(np.float32)
@@ -53,20 +54,20 @@ class Weights(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Lines as rows of features; label 1 is code, 0 is prose."""
+    """Lines as rows of features. The label of code is 1, the label of prose is 0."""
 
     lines: Array
     labels: Array
 
 
 def forward(weights: Weights, lines: Array) -> tuple[Array, Array]:
-    """Activations of the hidden layer, and how probably each line is code."""
+    """The activations of the hidden layer, and the probability that each line is code."""
     hidden = np.maximum(lines @ weights.hidden + weights.hidden_bias, 0)
     return hidden, 1 / (1 + np.exp(-(hidden @ weights.output + weights.output_bias)))
 
 
 def gradient(weights: Weights, batch: Data) -> Weights:
-    """Of the mean cross-entropy over the batch."""
+    """The gradient of the mean cross-entropy over the batch."""
     hidden, code = forward(weights, batch.lines)
     error = (code - batch.labels) / len(batch.labels)
     back = np.outer(error, weights.output) * (hidden > 0)
@@ -74,7 +75,7 @@ def gradient(weights: Weights, batch: Data) -> Weights:
 
 
 def evaluate(weights: Weights, data: Data) -> tuple[float, float]:
-    """Mean cross-entropy, and the share of lines that are told right."""
+    """The mean cross-entropy, and the fraction of lines that are classified correctly."""
     code = np.clip(forward(weights, data.lines)[1], 1e-6, 1 - 1e-6)
     loss = -np.mean(data.labels * np.log(code) + (1 - data.labels) * np.log(1 - code))
     return float(loss), float(np.mean((code > 0.5) == (data.labels > 0.5)))
@@ -82,7 +83,7 @@ def evaluate(weights: Weights, data: Data) -> tuple[float, float]:
 
 @zray.remote
 class ParameterServer:
-    """Owns the weights and steps them against the gradients that it is given, with momentum."""
+    """An actor that owns the weights. It moves them against the given gradients, with momentum."""
 
     def __init__(self, rate: float, momentum: float = 0.8) -> None:
         self.rate, self.momentum = rate, momentum
@@ -90,9 +91,9 @@ class ParameterServer:
         self.velocity = Weights(*(np.zeros_like(part) for part in self.weights))
 
     def apply(self, *gradients: Weights) -> Weights:
-        """One step along the mean of the gradients. Returns the new weights.
+        """Takes one step against the mean of the gradients. Returns the new weights.
 
-        Makes new arrays instead of changing the old ones: those are still being sent to the workers.
+        Makes new arrays and does not change the old ones, because those are still being sent to the workers.
         """
         means = (sum(parts) / len(gradients) for parts in zip(*gradients, strict=True))
         self.velocity = Weights(*(self.momentum * v - self.rate * m for v, m in zip(self.velocity, means, strict=True)))
@@ -100,34 +101,36 @@ class ParameterServer:
         return self.weights
 
     def current(self) -> Weights:
+        """The weights now."""
         return self.weights
 
 
 @zray.remote
 class Worker:
-    """Computes gradients on random batches of its shard of the data."""
+    """An actor that computes gradients on random batches of its shard of the data."""
 
     def __init__(self, data: Data, rank: int, workers: int) -> None:
         self.shard = Data(data.lines[rank::workers], data.labels[rank::workers])
         self.rng = np.random.default_rng(SEED + rank)
 
     def gradient(self, weights: Weights) -> Weights:
+        """The gradient on one random batch."""
         rows = self.rng.integers(len(self.shard.labels), size=BATCH)
         return gradient(weights, Data(self.shard.lines[rows], self.shard.labels[rows]))
 
 
 def train_synchronously(server, workers, steps: int) -> Iterator[int]:
-    """Yields after each step how many gradients have been applied."""
+    """Yields the number of applied gradients after each step."""
     weights = server.current.remote()
     for step in range(1, steps // len(workers) + 1):
-        # Nothing comes through this process: gradients and weights are references until someone computes with them.
+        # No data comes through this process: here, gradients and weights are only references.
         weights = server.apply.remote(*[worker.gradient.remote(weights) for worker in workers])
         zray.wait([weights])
         yield step * len(workers)
 
 
 def train_asynchronously(server, workers, steps: int) -> Iterator[int]:
-    """The same, a worker at a time: whoever has finished is given the newest weights."""
+    """The same, one worker at a time: a worker that has finished gets the newest weights."""
     weights = server.current.remote()
     running = {worker.gradient.remote(weights): worker for worker in workers}
     for step in range(1, steps + 1):
@@ -139,7 +142,7 @@ def train_asynchronously(server, workers, steps: int) -> Iterator[int]:
 
 
 def features(line: str) -> Array:
-    """How often each letter triple occurs, hashed to FEATURES columns, scaled to length one."""
+    """The counts of the letter triples, hashed to FEATURES columns and scaled to length one."""
     row = np.zeros(FEATURES, np.float32)
     text = f"^{line}$".encode()
     for i in range(len(text) - 2):
@@ -148,7 +151,7 @@ def features(line: str) -> Array:
 
 
 def labelled_lines(path: Path) -> Iterator[tuple[str, int]]:
-    """The lines of a module that say something, without indentation and comments; 1 for code, 0 for docstrings."""
+    """Yields the lines of a module with at least 8 characters, without indentation and comments: 1 for code, else 0."""
     text = path.read_bytes().decode(errors="replace")
     try:
         with warnings.catch_warnings():
@@ -162,14 +165,14 @@ def labelled_lines(path: Path) -> Iterator[tuple[str, int]]:
             case ast.Expr(value=ast.Constant(value=str())) if node.end_lineno:
                 prose.update(range(node.lineno, node.end_lineno + 1))
     for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip().strip('"').strip()  # the quotes would give the answer away
+        stripped = line.strip().strip('"').strip()  # the quotes would reveal a docstring
         if len(stripped) >= 8 and not stripped.startswith("#"):
             yield stripped[:80], int(number not in prose)
 
 
 @zray.remote
 def prepare(paths: list[Path], limit: int) -> Data:
-    """Lines of some modules, as many of code as of prose, at most `limit` together."""
+    """Lines of some modules, the same number of code and of prose, at most `limit` in total."""
     lines = [labelled for path in paths for labelled in labelled_lines(path)]
     random.Random(SEED).shuffle(lines)
     halves = [[text for text, label in lines if label == wanted][: limit // 2] for wanted in (0, 1)]
@@ -199,7 +202,7 @@ def main() -> None:
     for name, method in (("synchronous", train_synchronously), ("asynchronous", train_asynchronously)):
         server = ParameterServer.remote(rate=0.1)
         workers = [Worker.remote(train, rank, options.workers) for rank in range(options.workers)]
-        zray.get([worker.gradient.remote(Weights.initial()) for worker in workers])  # all are up: now take the time
+        zray.get([worker.gradient.remote(Weights.initial()) for worker in workers])  # wait until all have started
         print(f"\n{name}, {options.workers} workers\n  gradients     loss   accuracy")
         began = time.perf_counter()
         for done in method(server, workers, steps):

@@ -1,8 +1,8 @@
-"""zray in one program: read the whole Python standard library, in parallel.
+"""zray in one program: parses the whole Python standard library in parallel.
 
-The sources of the installed standard library, some 1,500 files, are put into the object store once, as one large
-array. Tasks parse a portion each, reading the array where it lies. An actor adds up what they found; the results go
-from the tasks to the actor without passing through this process, which only watches the progress.
+The program puts the sources of the installed standard library, some 1,500 files, into the object store once, as one
+large array. Each task parses a portion, and reads the array in place. An actor adds up the findings. The results go
+from the tasks to the actor without passing through this process, which only shows the progress.
 
     python examples/quickstart.py            # the whole library
     python examples/quickstart.py --short    # a tenth of it
@@ -31,7 +31,7 @@ TOP = 5
 
 
 class Source(NamedTuple):
-    """Where a module's text is in the shared array."""
+    """The place of a module's text in the shared array: bytes ``start`` to ``end``."""
 
     module: str
     start: int
@@ -40,18 +40,19 @@ class Source(NamedTuple):
 
 @dataclass
 class Findings:
-    """What is known about some of the modules; two of them add up."""
+    """Counts for some of the modules. Two of them can be added."""
 
-    files: Counter[str] = field(default_factory=Counter)  # these four by package
+    files: Counter[str] = field(default_factory=Counter)  # this and the next three: by package
     lines: Counter[str] = field(default_factory=Counter)
     classes: Counter[str] = field(default_factory=Counter)
     functions: Counter[str] = field(default_factory=Counter)
-    imported: Counter[str] = field(default_factory=Counter)  # how many modules import it
-    imports: dict[str, int] = field(default_factory=dict)  # how many others a module imports
+    imported: Counter[str] = field(default_factory=Counter)  # for each module, how many modules import it
+    imports: dict[str, int] = field(default_factory=dict)  # for each module, how many modules it imports
     longest: list[tuple[int, str]] = field(default_factory=list)  # functions, by lines
-    unreadable: int = 0  # files that are no valid Python, on purpose: the library tests its parser with them
+    unreadable: int = 0  # files that are malformed on purpose: the library tests its parser with them
 
     def add(self, other: Findings) -> None:
+        """Adds the counts of ``other`` to these."""
         for name in ("files", "lines", "classes", "functions", "imported"):
             getattr(self, name).update(getattr(other, name))
         self.imports.update(other.imports)
@@ -60,8 +61,8 @@ class Findings:
 
 
 def analyse(library: object, sources: list[Source]) -> Findings:
-    """Parses some modules and reports what is in them. Plain Python: below, zray.remote makes a task of it."""
-    text = memoryview(library)  # the array in the store itself, mapped read-only: nothing is copied
+    """Parses some modules and counts what they contain. A plain function: zray.remote makes a task of it below."""
+    text = memoryview(library)  # the array in the store itself, mapped read-only, without a copy
     found = Findings()
     for module, start, end in sources:
         code = bytes(text[start:end])
@@ -81,6 +82,7 @@ def analyse(library: object, sources: list[Source]) -> Findings:
 
 
 def describe(tree: ast.Module, module: str, package: str, found: Findings) -> None:
+    """Adds the functions, classes and imports of a module to ``found``."""
     imports: set[str] = set()
     for node in ast.walk(tree):
         match node:
@@ -99,22 +101,23 @@ def describe(tree: ast.Module, module: str, package: str, found: Findings) -> No
 
 @zray.remote
 class Collector:
-    """An actor: a process that keeps state between calls. Here, the sum of all findings."""
+    """An actor: a process that keeps state between calls. Its state is the sum of all findings."""
 
     def __init__(self) -> None:
         self.total = Findings()
 
     def add(self, findings: Findings) -> int:
-        """Returns how many files this call brought in."""
+        """Adds findings. Returns their number of files."""
         self.total.add(findings)
         return sum(findings.files.values()) + findings.unreadable
 
     def report(self) -> Findings:
+        """Returns the sum of all findings."""
         return self.total
 
 
 def load(short: bool) -> tuple[bytearray, list[Source]]:
-    """The text of all modules in one array, and where each of them is in it."""
+    """The text of all modules in one array, and the place of each module in it."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = sorted(path for path in root.rglob("*.py") if "site-packages" not in path.parts)
     text, sources = bytearray(), []
@@ -127,7 +130,7 @@ def load(short: bool) -> tuple[bytearray, list[Source]]:
 
 
 def portions(sources: list[Source]) -> Iterator[list[Source]]:
-    """Cuts the list where PORTION_BYTES of text are together, so that tasks take about equally long."""
+    """Cuts the list into portions of about PORTION_BYTES of text, so that tasks take about equally long."""
     portion: list[Source] = []
     for source in sources:
         portion.append(source)
@@ -139,6 +142,7 @@ def portions(sources: list[Source]) -> Iterator[list[Source]]:
 
 
 def analyse_in_parallel(text: bytearray, sources: list[Source]) -> Findings:
+    """Analyses all modules with tasks, and adds up the findings in an actor."""
     library = zray.put(PickleBuffer(text))  # PickleBuffer: share the memory; a numpy array needs no wrapping
     collector = Collector.remote()
     task = zray.remote(analyse)
@@ -152,6 +156,7 @@ def analyse_in_parallel(text: bytearray, sources: list[Source]) -> Findings:
 
 
 def analyse_serially(text: bytearray, sources: list[Source]) -> Findings:
+    """Analyses all modules in this process, to compare."""
     total, progress = Findings(), Progress(len(sources))
     for portion in portions(sources):
         total.add(analyse(text, portion))
@@ -161,7 +166,7 @@ def analyse_serially(text: bytearray, sources: list[Source]) -> Findings:
 
 
 class Progress:
-    """A live line on a terminal; a line per quarter in a file or a pipe."""
+    """A progress display: a live line on a terminal, or one line per quarter in a file or a pipe."""
 
     WIDTH = 32
 
@@ -187,6 +192,7 @@ class Progress:
 
 
 def show(found: Findings) -> None:
+    """Prints the findings as tables."""
     print(f"\n{'package':<22}{'files':>8}{'lines':>11}{'classes':>9}{'functions':>11}")
     for package, lines in found.lines.most_common(8):
         counts = found.files[package], lines, found.classes[package], found.functions[package]
@@ -223,7 +229,7 @@ def main() -> None:
     parallel_s = time.perf_counter() - began
     zray.shutdown()
 
-    print("\nserially, to compare")
+    print("\nserially, for comparison")
     began = time.perf_counter()
     same = analyse_serially(text, sources)
     serial_s = time.perf_counter() - began

@@ -1,8 +1,8 @@
-"""Tasks that start tasks: the size of a directory tree, one task per directory, on a single CPU.
+"""Tasks that start tasks: measures the size of a directory tree with one task per directory, on a single CPU.
 
-Every task starts one task for each subdirectory and waits for their results before it returns its own. Nearly all of
-them are blocked in `get` at some time, far more than there are CPUs. It works because a worker that blocks gives its
-CPU back: another process takes it and goes on below.
+Every task starts one task for each subdirectory, and waits for their results before it returns its own result. At some
+time nearly all of the tasks are blocked in `get`, many more than there are CPUs. This works because a task that waits
+lends its CPU: another process takes the CPU and continues below.
 
     python examples/tree_of_tasks.py                     # the installed standard library
     python examples/tree_of_tasks.py --root ~/src --cpus 4
@@ -26,31 +26,34 @@ SKIPPED = {"__pycache__", "site-packages"}
 
 @dataclass
 class Directory:
-    """What a task found in its directory, its subdirectories included."""
+    """The result of a task: the sums for its directory, including the subdirectories."""
 
     name: str
     files: int
     size_bytes: int
     lines: int
-    process: int  # that ran the task
+    process: int  # pid of the process that ran the task
     began_s: float  # time.monotonic(), which all processes of a machine share
     ended_s: float = 0.0
     children: list[Directory] = field(default_factory=list)
 
     def walk(self) -> Iterator[Directory]:
+        """Yields this directory and all directories below it."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     def depth(self) -> int:
+        """The number of levels, including this one."""
         return 1 + max((child.depth() for child in self.children), default=0)
 
 
 @zray.remote
 def measure(path: Path) -> Directory:
+    """Measures a directory, with one task for each subdirectory."""
     began = time.monotonic()
     entries = [entry for entry in os.scandir(path) if not entry.is_symlink()]
-    # First start the tasks below, then do one's own part, then wait.
+    # The order matters: start the tasks below, then do the work of this task, then wait.
     below = [measure.remote(Path(entry.path)) for entry in entries if entry.is_dir() and entry.name not in SKIPPED]
     contents = [Path(entry.path).read_bytes() for entry in entries if entry.is_file()]
     directory = Directory(
@@ -71,7 +74,7 @@ def measure(path: Path) -> Directory:
 
 
 def most_unfinished(tree: Directory) -> int:
-    """How many tasks had begun and not yet ended at the busiest moment."""
+    """The largest number of tasks that had begun and not yet ended at the same time."""
     moments = [(task.began_s, 1) for task in tree.walk()] + [(task.ended_s, -1) for task in tree.walk()]
     busiest = unfinished = 0
     for _, change in sorted(moments):
@@ -81,7 +84,7 @@ def most_unfinished(tree: Directory) -> int:
 
 
 def show(directory: Directory, levels: int = 3, widest: int = 6, indent: str = "") -> None:
-    """The largest directories of the upper levels, largest first."""
+    """Prints the largest directories of the upper levels, largest first."""
     name = f"{indent}{directory.name}/"
     print(f"  {name:<36}{directory.files:>7,}{directory.lines:>11,}{directory.size_bytes / 1e6:>9.2f} MB")
     if levels > 1:

@@ -1,7 +1,7 @@
 """zray: Ray's API without Ray's weight.
 
 ``import zray as ray`` runs a Ray program: tasks, actors and shared objects on ZeroMQ, in pure Python. This module has
-the public names and nothing else; ``docs/architecture.md`` in the source tells how it works.
+the public names and nothing else. ``docs/architecture.md`` in the source tree describes how zray works.
 """
 
 from zray import actor, exceptions, remote_function, runtime_context, util

@@ -1,4 +1,4 @@
-"""Ray's place for the actor classes."""
+"""The module in which Ray has its actor classes."""
 
 from zray.api.actor import ActorClass, ActorClassInheritanceException, ActorHandle, ActorMethod, exit_actor
 

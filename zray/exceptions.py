@@ -1,7 +1,7 @@
-"""The one tree of errors. Each says whose fault it is and whether trying again can help.
+"""The one tree of errors. Each class says which side is at fault and whether trying again can help.
 
-zray's own names come first. Ray's names are aliases of them, at the end, so ``except ray.exceptions.RayTaskError``
-works with the import changed.
+zray's own names come first. Ray's names are aliases of them, at the end. ``except ray.exceptions.RayTaskError`` works
+after only the import is changed.
 """
 
 from __future__ import annotations
@@ -18,27 +18,30 @@ class ZrayError(Exception):
 
 
 class ConfigError(ZrayError, ValueError):
-    """The caller's fault: a setting that cannot be used."""
+    """The caller's fault: a setting has a value that cannot be used."""
 
 
 class SystemFailure(ZrayError):
-    """zray's own fault, or that of the machine: the cluster cannot go on."""
+    """The fault of zray itself or of the machine: the cluster cannot continue."""
 
 
 class ClusterUnavailableError(SystemFailure, ConnectionError):
-    """No broker could be reached, or the one that was there is gone. Trying again helps once it is back."""
+    """No broker could be reached, or the connected broker is gone. Trying again helps once a broker is back."""
 
 
 class VersionMismatchError(ZrayError):
-    """The joining side's Python, zray or protocol version does not fit the cluster's. Trying again cannot help."""
+    """The joining process has another version of Python, zray or the protocol than the cluster.
+
+    Trying again cannot help.
+    """
 
 
 class TaskError(ZrayError):
     """The user's code raised. ``get`` raises an instance of both this class and the type that was raised.
 
-    Attributes: function_name, traceback_str (the remote traceback), cause (the original exception; a ZrayError that
-    says why when it could not be pickled or unpickled), pid and host of the process. Of a task that was not run, since
-    an argument of it could not be computed, ``cause`` is what the argument has failed of, pid is 0 and host is empty.
+    Attributes: function_name, traceback_str (the remote traceback), cause (the original exception, or a ZrayError with
+    the reason if that could not be pickled or unpickled), pid and host of the process. A task is not run if one of its
+    arguments could not be computed: then ``cause`` is the error of that argument, pid is 0 and host is empty.
     """
 
     def __init__(
@@ -64,31 +67,34 @@ class TaskError(ZrayError):
         return (TaskError, (self.function_name, self.traceback_str, self.cause, self.pid, self.host))
 
     def as_instanceof_cause(self) -> TaskError:
-        """An error that is an instance of both ``TaskError`` and the type of the cause, with the cause's attributes.
+        """Returns an error that is both a ``TaskError`` and of the type of the cause, with the cause's attributes.
 
-        Of a chain of TaskErrors (a task re-raised what it got from another) the first cause counts. The plain error
-        itself is returned when there is no cause, when its type cannot be combined (a final type, or one whose
-        attributes clash), when the type adds nothing (ZrayError), and for SystemExit and KeyboardInterrupt, which would
-        end the caller's process.
+        In a chain of TaskErrors (a task raised again the error of another task) the innermost cause counts. Returns the
+        plain error itself if there is no cause, if its type cannot be combined (a final type, or one whose attributes
+        clash), if the type adds nothing (ZrayError), and for SystemExit and KeyboardInterrupt, which would end the
+        caller's process.
         """
         cause = self.cause
         while has_type(cause, TaskError):
-            cause = cause.cause  # type: ignore[union-attr]  # a TaskError's
+            cause = cause.cause  # type: ignore[union-attr]  # a TaskError has one
         if cause is None or type(cause) is ZrayError or has_type(cause, SystemExit, KeyboardInterrupt):
             return self
         try:
             args, state = exception_parts(cause)
-            made = rebuild_exception(_dual_class(type(cause)), args)  # type: ignore[arg-type]  # hashable, being a type
+            made = rebuild_exception(_dual_class(type(cause)), args)  # type: ignore[arg-type]  # a type is hashable
             fields = {name: getattr(self, name) for name in _TASK_ERROR_FIELDS} | {"cause": cause}
             restore_attributes(made, state | fields)
-        except BaseException:  # whatever the user's class objects to: the plain error tells as much
+        except BaseException:  # the user's class raised: the plain error has the same information
             return self
         assert isinstance(made, TaskError)
         return made
 
 
 def has_type(exc: object, *kinds: type) -> bool:
-    """``isinstance``, without asking the object: an exception's ``__class__`` may be a property that raises."""
+    """Returns whether ``exc`` is an instance of ``kinds``, by its type alone.
+
+    ``isinstance`` also reads ``__class__``, which may be a property that raises.
+    """
     return issubclass(type(exc), kinds)
 
 
@@ -97,21 +103,22 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: set on every class that Python code 
 
 
 _ORDINARY: dict[str, Any] = {
-    "__bool__": lambda self: True,  # concurrent.futures takes a false exception for none
+    "__bool__": lambda self: True,  # concurrent.futures takes an exception that is false for no exception
     **{name: getattr(object, name) for name in ("__eq__", "__ne__", "__hash__", "__format__")},
     **{name: getattr(object, name) for name in ("__getattribute__", "__setattr__", "__delattr__")},
     **{name: vars(BaseException)[name] for name in ("__traceback__", "__cause__", "__context__", "__dict__")},
     **{name: vars(BaseException)[name] for name in ("__suppress_context__", "with_traceback")},
     "__class__": vars(object)["__class__"],
 }
-"""How an error behaves while it is raised, caught, shown and passed on, whatever the user's class makes of that."""
+"""How an error behaves when it is raised, caught, shown and passed on. The user's class cannot override these."""
 
 
 @functools.lru_cache(maxsize=256)
 def _dual_class(kind: Any) -> type[TaskError]:
-    """``TaskError(ValueError)``: one class that is both.
+    """Returns the class ``TaskError(ValueError)`` for ValueError: a subclass of both.
 
-    Raises TypeError when ``kind`` cannot be subclassed, or describes an attribute that TaskError keeps in ``__dict__``.
+    Raises TypeError if ``kind`` cannot be subclassed, or has a descriptor for an attribute that TaskError keeps in
+    ``__dict__``.
     """
     for name in _TASK_ERROR_FIELDS:
         if hasattr(getattr(kind, name, None), "__set__"):
@@ -134,7 +141,7 @@ def _dual_class(kind: Any) -> type[TaskError]:
 
 
 def dual_class_of(kind: type) -> type[TaskError]:
-    """The class of what ``as_instanceof_cause`` makes of an error whose cause is a ``kind``; for pickles of it."""
+    """The class of the error that ``as_instanceof_cause`` makes if the cause is a ``kind``. For pickling that class."""
     return _dual_class(kind)
 
 
@@ -152,7 +159,7 @@ def _restore_dual(*fields: Any) -> TaskError:
 def builtin_base(kind: type[BaseException]) -> type[BaseException]:
     """The built-in exception whose memory layout ``kind`` has.
 
-    Its C constructor takes the exception's ``args``, whatever the Python constructors of ``kind`` ask for.
+    Its C constructor takes the exception's ``args``, whatever arguments the Python constructors of ``kind`` take.
     """
     while kind.__flags__ & _HEAP_TYPE:
         assert kind.__base__ is not None
@@ -161,7 +168,7 @@ def builtin_base(kind: type[BaseException]) -> type[BaseException]:
 
 
 def exception_parts(exc: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a copy of ``exc`` is made from: arguments for ``rebuild_exception``, and attributes, slots included.
+    """Returns the parts of a copy of ``exc``: arguments for ``rebuild_exception``, and attributes, slots included.
 
     Traceback, cause and context are left out.
     """
@@ -175,7 +182,7 @@ def exception_parts(exc: BaseException) -> tuple[tuple[Any, ...], dict[str, Any]
 
 
 def rebuild_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    """An exception made without running the constructor of ``kind``, whose arguments nobody knows any more."""
+    """Makes an exception without running the constructor of ``kind``, because its arguments are not known any more."""
     base = builtin_base(kind)
     made = base.__new__(kind, *args)
     base.__init__(made, *args)
@@ -183,7 +190,7 @@ def rebuild_exception(kind: type[BaseException], args: tuple[Any, ...]) -> BaseE
 
 
 def restore_attributes(exc: BaseException, state: dict[str, Any]) -> None:
-    """Sets the attributes of ``exc``, also where its class forbids it (a frozen dataclass)."""
+    """Sets the attributes of ``exc``, even if its class forbids it (a frozen dataclass)."""
     for name, value in state.items():
         object.__setattr__(exc, name, value)
 
@@ -193,24 +200,24 @@ class TaskCancelledError(ZrayError):
 
 
 class WorkerCrashedError(ZrayError):
-    """The process that ran the task died. The message tells its signal or exit code, memory, host and last output.
+    """The process that ran the task died. The message gives its signal or exit code, memory, host and last output.
 
-    Trying again helps when the cause was outside of the task; zray did so ``max_retries`` times.
+    Trying again helps if the cause was outside the task. zray has already tried again ``max_retries`` times.
     """
 
 
 class OutOfMemoryError(WorkerCrashedError):
-    """Not raised yet, and there for code that catches it: Ray's, for a process that was killed for lack of memory.
+    """Not raised yet; exists for code that catches it. Ray raises it if a process was killed for lack of memory.
 
-    In zray that is a plain ``WorkerCrashedError``, whose message says SIGKILL and how much memory was used.
+    zray raises a plain ``WorkerCrashedError`` then. Its message says SIGKILL and how much memory was used.
     """
 
 
 class ActorError(ZrayError):
     """Base of the errors about actors.
 
-    Attributes, as in Ray: actor_id (hexadecimal; None where it is not known), error_msg (the text), preempted (whether
-    the actor's host was taken away, of which zray never knows: False).
+    Attributes, as in Ray: actor_id (hexadecimal; None if it is not known), error_msg (the text), preempted (whether the
+    actor's host was taken away; always False, since zray cannot know it).
     """
 
     preempted = False
@@ -224,17 +231,17 @@ class ActorError(ZrayError):
 
 
 class ActorDiedError(ActorError):
-    """The actor is dead and will not come back; the message tells why."""
+    """The actor is dead and will not be restarted. The message says why."""
 
 
 class ActorUnavailableError(ActorError):
-    """The actor cannot be reached at the moment; the call may or may not have run."""
+    """The actor cannot be reached at the moment. The call may or may not have run."""
 
 
 class ActorExit(SystemExit):
-    """Ends the actor that raises it: what ``exit_actor`` raises. Not an error; never reaches a driver.
+    """Ends the actor that raises it. ``exit_actor`` raises it. It is not an error and never reaches a driver.
 
-    Its ``code`` is 0, so threads that it ends do so silently.
+    Its ``code`` is 0, so a thread that it ends prints nothing.
     """
 
     def __init__(self, reason: str = "exit_actor() was called") -> None:
@@ -246,7 +253,7 @@ class ActorExit(SystemExit):
 
 
 class GetTimeoutError(ZrayError, TimeoutError):
-    """``get`` did not have every value within its timeout."""
+    """``get`` did not receive every value within its timeout."""
 
 
 class ObjectError(ZrayError):
@@ -258,7 +265,7 @@ class ObjectLostError(ObjectError):
 
 
 class ObjectFreedError(ObjectLostError):
-    """The value was freed since nobody held a reference that the owner knew of."""
+    """The value was freed because the owner knew of no reference to it."""
 
 
 class OwnerDiedError(ObjectLostError):
@@ -266,11 +273,11 @@ class OwnerDiedError(ObjectLostError):
 
 
 class ObjectStoreFullError(ObjectError):
-    """There is no room for the object in the store and nothing can be spilled to make some."""
+    """The store has no room for the object, and no other object can be spilled to make room."""
 
 
 class OutOfDiskError(ObjectStoreFullError):
-    """The disk that objects are spilled to is full."""
+    """The disk to which objects are spilled is full."""
 
 
 class NodeDiedError(ZrayError):
@@ -278,58 +285,60 @@ class NodeDiedError(ZrayError):
 
 
 class TaskUnschedulableError(ZrayError):
-    """Not raised yet, and there for code that catches it: Ray's, for a task whose request can never be satisfied.
+    """Not raised yet; exists for code that catches it. Ray raises it if no host can ever satisfy a task's request.
 
     In zray such a task waits for a host that could run it, and a warning says so.
     """
 
 
 class ActorUnschedulableError(ActorError):
-    """Not raised yet, and there for code that catches it: as ``TaskUnschedulableError``, for an actor."""
+    """Not raised yet; exists for code that catches it. The same as ``TaskUnschedulableError``, for an actor."""
 
 
 class RuntimeEnvSetupError(ZrayError):
-    """Not raised yet, and there for code that catches it: there are no runtime environments, ``runtime_env`` is refused
-    with NotImplementedError."""
+    """Not raised yet; exists for code that catches it.
+
+    zray has no runtime environments: it refuses ``runtime_env`` with NotImplementedError.
+    """
 
 
 class ModuleMissingError(ZrayError, ModuleNotFoundError):
-    """A module that a function or value needs cannot be imported on the worker. Names module, host and search path."""
+    """The worker cannot import a module that a function or value needs. Names module, host and search path."""
 
 
 class SerializationError(ZrayError, TypeError):
-    """A value cannot be pickled. The message names the member that is to blame."""
+    """A value cannot be pickled. The message names the member that is the cause."""
 
 
 NAMELESS = "a value"
-"""What a DeserializationError is about until somebody says it."""
+"""The subject of a DeserializationError until ``about`` names the value."""
 
 
 class DeserializationError(SystemFailure):
-    """A value has arrived and cannot be loaded, since a constructor of its own raised.
+    """A value arrived but cannot be loaded, because a constructor inside it raised.
 
-    Names it, and the argument or reference. Its ``__cause__`` is what was raised.
+    The message names the value, and the argument or reference. ``__cause__`` is the exception that was raised.
     """
 
     def __init__(self, reason: str, argument: str = "", what: str = NAMELESS) -> None:
         super().__init__(f"{what} cannot be loaded: {reason}")
         self.reason = reason
         self.argument = argument
-        """The position, or name, of the argument, if it is that of a call."""
+        """The position or name of the argument, if the value is an argument of a call."""
         self.what = what
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (DeserializationError, (self.reason, self.argument, self.what))
 
     def about(self, what: str) -> DeserializationError:
-        """The same error, with what could not be loaded."""
+        """Returns the same error with ``what`` as the name of the value."""
         named = DeserializationError(self.reason, self.argument, what)
         named.__cause__ = self.__cause__
         return named
 
 
 class MessageRefusedError(ZrayError, ValueError):
-    """A message was not sent: it is larger than ``max_message_bytes``, or holds what cannot travel. See its text."""
+    """A message was not sent: it is larger than ``max_message_bytes``, or holds data that cannot be sent."""
 
 
 class PendingCallsLimitExceeded(ActorError):
@@ -337,21 +346,21 @@ class PendingCallsLimitExceeded(ActorError):
 
 
 SILENT_LISTENER = (
-    "something listens there, but does not answer: a broker that is stopped or too busy, or has no file descriptors "
-    "left for another connection (ulimit -n, where it runs)"
+    "a process listens there but does not answer: the broker is stopped or too busy, or has no file descriptors left "
+    "for another connection (see ulimit -n on its machine)"
 )
 READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy(), frame.copy())"
-"""Said where an attempt to write to such a value fails, which libraries report without knowing whose it is."""
+"""Added to the error of a failed write to such a value: the library that raises it does not know whose value it is."""
 REFERENCE_HINT = (
     "hint: an ObjectRef is not its value: zray.get(ref) returns that. A task gets the values of references that are "
-    "its arguments; those inside of lists and other arguments stay references"
+    "its arguments; references inside lists and other arguments stay references"
 )
-"""Said where a reference was used as if it were its value."""
+"""Added to an error of code that used a reference as if it were its value."""
 NATIVE_HINT = (
     "hint: values from zray.get(), and arguments of tasks, are read-only and shared; native code that writes to one "
-    "without asking ends its process: give it a copy (array.copy())"
+    "without a check crashes its process: give it a copy (array.copy())"
 )
-"""Said where a process has touched memory that it may not touch."""
+"""Added to the error of a process that accessed memory that it may not access."""
 
 # Ray's names.
 RayError = ZrayError
@@ -388,4 +397,4 @@ FAILURES: dict[str, type[ZrayError]] = {
         MessageRefusedError,
     )
 }
-"""What a failure that travels by name (not as a pickle) is raised as."""
+"""The class, by name, of each failure that travels as a name and not as a pickle."""

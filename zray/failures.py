@@ -1,11 +1,13 @@
-"""How an error travels in place of a value: four forms, told apart by their first byte.
+"""How an error travels in place of a value. It has one of four forms; the first byte says which.
 
-A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, which the broker
-can write and read without pickle; if it is about an actor, its identifier too.  An *error* was raised by the user's
-code: see ``zray.serialization.errors``.  An *alias* names the object whose error it is: a large error is in the store
-once, and is the outcome of many objects. A *missed argument* is the outcome of a task that could not run: its own name,
-and the error of the argument. The tags differ from those of values, so the first byte also tells an error from a value
-(``is_error``).
+- A *failure* is raised by zray itself (a worker died, an object was lost). It is a name and a message, which the broker
+  can write and read without pickle. A failure about an actor has the actor's identifier too.
+- An *error* was raised by the user's code, see ``zray.serialization.errors``.
+- An *alias* names the object whose error it stands for. A large error is in the store once, and many objects can have
+  it as their outcome.
+- A *missed argument* is the outcome of a task that could not run: the name of the task, and the error of its argument.
+
+The tags differ from the tags of values, so the first byte also tells an error from a value (``is_error``).
 """
 
 from __future__ import annotations
@@ -25,47 +27,48 @@ _ERROR_TAGS = frozenset(FAILURE_TAG + ERROR_TAG + ALIAS_TAG + MISSED_TAG)
 
 
 def is_error(data: bytes | memoryview) -> bool:
-    """Whether ``data`` encodes a failure or an error, rather than a value."""
+    """Whether ``data`` encodes an error, in any of the four forms, rather than a value."""
     return len(data) > 0 and data[0] in _ERROR_TAGS
 
 
 def alias_of(object_id: bytes) -> bytes:
-    """An error that is the one of another object."""
+    """Returns an alias: it stands for the error of the object ``object_id``."""
     return ALIAS_TAG + object_id
 
 
 def aliased(data: bytes | memoryview) -> bytes:
-    """The object whose error ``data`` stands for; empty when it is no alias."""
+    """The object whose error ``data`` stands for; empty if it is not an alias."""
     return bytes(data[1:]) if bytes(data[:1]) == ALIAS_TAG else b""
 
 
 class MissedArgument(NamedTuple):
-    """Why a task could not run. ``between``: how many other tasks could not, from the one that failed to this one.
+    """Why a task could not run. ``between``: the number of other tasks that could not run, between the task that failed
+    and this one.
 
-    Of a chain of tasks only the two ends are told, so an error does not grow with the number of tasks that it passes.
+    Only the two ends of a chain of tasks are named, so an error does not grow with the number of tasks that it passes.
     """
 
     task_name: str
     argument: int | str  # its position, or its keyword
     between: int
-    error: bytes  # the argument's: of any other form
+    error: bytes  # the argument's error, in any of the other three forms
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019 (a tuple): thousands may depend on one error, and share its bytes
+    @functools.lru_cache(maxsize=16)  # noqa: B019 (a tuple): thousands of tasks may share one error's bytes
     def to_bytes(self) -> bytes:
-        """As it travels."""
+        """Returns the encoded form."""
         packed: bytes = msgpack.packb(self, unicode_errors="backslashreplace")
         return MISSED_TAG + packed
 
     @property
     def reason(self) -> str:
-        """What is said in front of the argument's own error."""
+        """The text in front of the argument's own error."""
         which = f"argument {self.argument!r}" if isinstance(self.argument, str) else f"argument {self.argument}"
         passed = f", through {self.between:,} other task(s)," if self.between else ""
         return f"The task was not run: its {which} could not be computed{passed} because of this error:"
 
 
 def missed_argument(data: bytes | memoryview) -> MissedArgument | None:
-    """What ``data`` says; None if it is not of that form, or malformed."""
+    """Decodes ``data``; None if it is of another form, or malformed."""
     if bytes(data[:1]) != MISSED_TAG:
         return None
     try:
@@ -77,9 +80,9 @@ def missed_argument(data: bytes | memoryview) -> MissedArgument | None:
 
 
 def encode_failure(kind: str, message: str, actor_id: bytes = b"") -> bytes:
-    """The failure ``zray.exceptions.<kind>``; ``actor_id``: of an ActorError.
+    """Encodes the failure ``zray.exceptions.<kind>``. ``actor_id``: of the actor, for an ActorError.
 
-    Raises ValueError when no failure has that name.
+    Raises ValueError if no failure has that name.
     """
     if kind not in FAILURES:
         raise ValueError(f"{kind!r} is not a failure; there are {', '.join(sorted(FAILURES))}")
@@ -89,7 +92,7 @@ def encode_failure(kind: str, message: str, actor_id: bytes = b"") -> bytes:
 
 
 def decode_failure(data: bytes | memoryview) -> ZrayError:
-    """A new exception from what ``encode_failure`` returned. Raises SystemFailure when ``data`` is malformed."""
+    """Makes an exception from the result of ``encode_failure``. Raises SystemFailure if ``data`` is malformed."""
     try:
         kind, message, *of_actor = msgpack.unpackb(memoryview(data)[1:])
     except (ValueError, TypeError, msgpack.UnpackException) as error:
@@ -103,12 +106,14 @@ def decode_failure(data: bytes | memoryview) -> ZrayError:
 
 
 def show_error(data: bytes | memoryview) -> str:
-    """A failure or error for people: that of a task as its exception shows it, ``f (pid=4711, host=node7)`` and the
-    traceback. Whatever it is, without unpickling anything."""
+    """Returns a failure or error as text for people. Accepts any bytes, and unpickles nothing.
+
+    A task's error looks as its exception shows it: ``f (pid=4711, host=node7)`` and the traceback.
+    """
     try:
         missed = missed_argument(data)
         if missed is not None:
-            error = "an error that is in the store" if aliased(missed.error) else show_error(missed.error)
+            error = "an error in the object store" if aliased(missed.error) else show_error(missed.error)
             return f"{missed.task_name}: {missed.reason}\n{error}"
         fields = msgpack.unpackb(memoryview(data)[1:])
         heading = f"{fields[0]} (pid={fields[2]}, host={fields[3]})\n" if bytes(data[:1]) == ERROR_TAG else ""
@@ -118,7 +123,7 @@ def show_error(data: bytes | memoryview) -> str:
 
 
 def error_text(data: bytes | memoryview) -> str:
-    """What a failure or error says, without unpickling anything."""
+    """Returns the text of a failure or error. Unpickles nothing. Raises SystemFailure if ``data`` is malformed."""
     try:
         fields = msgpack.unpackb(memoryview(data)[1:])
         return str(fields[1])

@@ -1,28 +1,29 @@
-"""Identifiers: what they look like on the wire and what can be read off them.
+"""Identifiers: their layout on the wire, and what they say about an object, a task or an actor.
 
-Inside zray an identifier is plain ``bytes`` (hashing and comparing them is what the hot paths do); the classes here
-exist only where a user meets one.  Layout, sizes equal to Ray's where Ray has the same thing:
+Inside zray an identifier is plain ``bytes``, because the hot paths hash and compare identifiers. Sizes are Ray's where
+Ray has the same thing. Layout:
 
 =============  =====  =====================================================================
 process        16     random; a worker, driver, host or broker *incarnation*. Never reused, so a late
-                      message of a dead incarnation cannot be mistaken for one of its successor
+                      message of a dead incarnation cannot be taken for a message of its successor
 task           24     owner process (16) + counter of that process (8)
 object         28     task (24) + index (4): 0 is a ``put``, 1..n are the returns of the task
-actor          24     that of the task that constructs it: its creator (16) + counter of that process (8)
+actor          24     the identifier of the task that constructs it: its creator (16) + counter of that
+                      process (8)
 job            4      counter of the broker
-function       16     blake2b of what is shipped: the pickled function or class, or, of a large one,
-                      the marker that names the stored object which holds the pickle
+function       16     blake2b of the bytes that are shipped: the pickled function or class; if that is
+                      large, the marker that names the stored object with the pickle
 =============  =====  =====================================================================
 
-An object's identifier names its owner (its first 16 bytes), so nothing central has to be asked who owns it. That of
-an actor names its creator, and a process announces its actors in the order of their numbers: so the broker can tell an
-actor that is still to be announced from one that it has forgotten.
+An object's identifier names its owner (its first 16 bytes), so no central process has to be asked for the owner. An
+actor's identifier names its creator. A process announces its actors in the order of their numbers, so the broker can
+tell an actor that has not been announced yet from one that it has forgotten.
 """
 
 from __future__ import annotations
 
 try:
-    from _blake2 import blake2b  # what hashlib.blake2b is; hashlib itself draws in OpenSSL, 4 MB in every process
+    from _blake2 import blake2b  # the same as hashlib.blake2b; hashlib itself loads OpenSSL, 4 MB in every process
 except ImportError:
     from hashlib import blake2b
 
@@ -47,22 +48,22 @@ def return_id(task_id: bytes, index: int) -> bytes:
 
 
 def put_id(task_id: bytes) -> bytes:
-    """The identifier of an object that was ``put`` rather than returned."""
+    """The identifier of an object that was stored by ``put``, not returned by a task."""
     return task_id + PUT_INDEX
 
 
 def owner_of(identifier: bytes) -> bytes:
-    """The process that owns the task or object ``identifier``, or created that actor."""
+    """The process that owns the task or object ``identifier``, or created the actor of that identifier."""
     return identifier[:PROCESS_ID_BYTES]
 
 
 def counter_of(task_id: bytes) -> int:
-    """Which of its owner's tasks, puts and actors it is; they are counted together."""
+    """The number of a task, put or actor among those of its owner; all three are counted together."""
     return int.from_bytes(task_id[PROCESS_ID_BYTES:], "big")
 
 
 def function_id_of(blob: bytes) -> bytes:
-    """The identifier of the function or class that ``blob`` ships; the broker takes no other for it."""
+    """The identifier of the function or class that ``blob`` ships. The broker accepts no other identifier for it."""
     return blake2b(blob, digest_size=FUNCTION_ID_BYTES).digest()
 
 

@@ -1,4 +1,4 @@
-"""The methods of an actor: those of its class, and those that every actor has."""
+"""The methods of an actor: the methods of its class, and the methods that every actor has."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BUILT_IN_METHODS = ("__ray_ready__", "__ray_terminate__", "__ray_call__")
 
 
 def method_of(actor: Any, name: str) -> Any:
-    """A method, bound to its actor.
+    """Returns a method, bound to its actor.
 
-    An attribute of the actor that has the method's name does not hide it, as in Ray: callers know the class only.
-    Raises AttributeError when there is none.
+    As in Ray, an instance attribute with the same name does not hide the method: callers only know the class. Raises
+    AttributeError if there is no such method.
     """
     if name in BUILT_IN_METHODS:
         return _built_in(actor, name)

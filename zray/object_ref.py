@@ -1,11 +1,13 @@
 """``ObjectRef``: the future that users hold.
 
-A process has at most one live ``ObjectRef`` per object, so identity is equality and hashing costs nothing.  Making
-one and losing one is reported to the *tracker* of the process (the client session), which does the reference
-counting.  It learns of a loss by the callback of a weak reference, which may come anywhere, also in the middle of a
-garbage collection inside the session's own lock: so that is ``deque.append``, atomic, of a queue that the session
-drains at its next turn.  (``__del__`` would be too early: until it has returned, weak references still give the dying
-object to other threads.)
+A process has at most one live ``ObjectRef`` per object, so two references are equal if they are the same object, and
+hashing costs nothing. The *tracker* of the process (the client session) counts the references: it is told when one is
+made and when one is gone.
+
+The callback of a weak reference tells the tracker that an ``ObjectRef`` is gone. The callback may run anywhere, also
+during a garbage collection while the session's own lock is held. So it is only a ``deque.append``, which is atomic, to
+a queue that the session drains in its next turn. ``__del__`` would run too early: until it returns, weak references
+still give the dying object to other threads.
 """
 
 from __future__ import annotations
@@ -23,27 +25,27 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     T_co = TypeVar("T_co", covariant=True, default=Any)
-else:  # a default, by which a bare ObjectRef is one to anything, is for type checkers only before Python 3.13
+else:  # before Python 3.13 only type checkers know the default, which lets a bare ObjectRef refer to anything
     from typing import TypeVar
 
     T_co = TypeVar("T_co", covariant=True)
 
 
 class Tracker(Protocol):
-    """What a session offers to the references of its process."""
+    """The part of a session that the references of its process use."""
 
     def intern(self, object_id: bytes) -> ObjectRef:
-        """The process's one reference to ``object_id``; counts it when it is new."""
+        """Returns the process's only reference to ``object_id``; counts it if it is new."""
 
     def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
-        """A future that ends with the object's value or error."""
+        """Returns a future that ends with the object's value or error."""
 
     def pickled_by_user(self, object_id: bytes) -> None:
-        """A reference went into a pickle that zray did not write: keep the object for the life of this process."""
+        """Keeps the object until this process ends: a reference to it is in a pickle that zray did not write."""
 
 
 class HeldRef(weakref.ref["ObjectRef"]):
-    """A tracker's weak reference to an ``ObjectRef``; its callback gets it when the reference is gone."""
+    """A tracker's weak reference to an ``ObjectRef``. Its callback receives it when the ``ObjectRef`` is gone."""
 
     __slots__ = ("object_id",)
     object_id: bytes
@@ -53,14 +55,14 @@ _tracker: Tracker | None = None
 
 
 def set_tracker(tracker: Tracker | None) -> Tracker | None:
-    """Installs the tracker of this process; returns the one before."""
+    """Installs the tracker of this process; returns the previous one."""
     global _tracker
     before, _tracker = _tracker, tracker
     return before
 
 
 def get_tracker() -> Tracker:
-    """The tracker of this process. Raises ZrayError when zray is not initialised."""
+    """The tracker of this process. Raises ZrayError if zray is not initialised."""
     if _tracker is None:
         raise ZrayError("zray is not initialised in this process: call zray.init() first")
     return _tracker
@@ -84,7 +86,7 @@ class ObjectRef(Generic[T_co]):
 
     @classmethod
     def _make(cls, object_id: bytes, tracker: Tracker) -> ObjectRef:
-        """A new counted reference; only trackers call this, with the count already taken."""
+        """Makes a reference. Only trackers call this, after they have counted it."""
         ref = object.__new__(cls)
         ref._id = object_id
         ref._tracker = tracker
@@ -115,7 +117,7 @@ class ObjectRef(Generic[T_co]):
         return f"ObjectRef({self._id.hex()})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # zray's own pickler never comes here: it has a persistent id for references.
+        # zray's own pickler never calls this: it has a persistent id for references.
         get_tracker().pickled_by_user(self._id)
         return (ObjectRef, (self._id,))
 

@@ -1,11 +1,11 @@
-"""Options of remote functions, actor classes and methods: checked where they are given.
+"""Options of remote functions, actor classes and methods. They are checked where they are given.
 
-Each kind of option has a check that returns the value to keep or raises; the tables say which options a remote
-function, an actor class and a method take.  ``None`` stands for the default, as in Ray.  Errors name where the option
-was given, the option, what was given and what is allowed: TypeError for a type, ValueError for a value or a name,
-NotImplementedError for what Ray has and zray does not have yet.
+Each option has a check, which returns the value to keep or raises. The tables say which options a remote function, an
+actor class and a method take. ``None`` stands for the default, as in Ray. An error names the place where the option was
+given, the option, its value, and what is allowed: TypeError for a wrong type, ValueError for a wrong value or name,
+NotImplementedError for an option of Ray that zray does not have yet.
 
-Amounts of resources are kept as given, and counted in ten-thousandths, as integers, so that fractions add up.
+Amounts of resources are kept as given. They are counted as integers, in ten-thousandths, so that fractions add up.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 UNITS = 10_000
-"""Units that one CPU, GPU, or piece of another resource is counted in; the smallest amount is one unit."""
+"""The units in one CPU, one GPU, or 1 of another resource. The smallest amount is one unit."""
 
 MAX_COUNT = 2**31 - 1
-"""Of retries, restarts and the like; -1 stands for no limit."""
+"""The largest count of retries, restarts and the like; -1 stands for no limit."""
 MAX_RETURNS = 10_000_000
 MAX_AMOUNT = 2**63 // UNITS
-"""Of a resource: counted in units it is an integer of 64 bits."""
+"""The largest amount of a resource. In units it fits an integer of 64 bits."""
 MAX_TEXT_CHARS = 16_384
-"""Of names, which travel in messages again and again."""
+"""The longest name. Names are limited because many messages carry them."""
 
 Options = TypeVar("Options", "TaskOptions", "ActorOptions", "MethodOptions")
 
@@ -35,27 +35,28 @@ class TaskOptions:
     """Options of a remote function."""
 
     num_cpus: float = 1
-    """CPUs that have to be free on the host, and are held while the task runs; fractions are allowed."""
+    """CPUs that must be free on the host, and that the task holds while it runs. Fractions are allowed."""
     num_gpus: float = 0
-    """GPUs, likewise; above one a whole number. The task finds them in ``CUDA_VISIBLE_DEVICES``."""
+    """GPUs, likewise; above one only whole numbers. The task finds its GPUs in ``CUDA_VISIBLE_DEVICES``."""
     memory: int = 0
-    """Bytes that have to be free on the host; for placement, not enforced as a limit."""
+    """Bytes that must be free on the host. Used for placement, not enforced as a limit."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Amounts of the cluster's own kinds of resources."""
+    """Amounts of custom resources, by name."""
     num_returns: int | None = None
-    """How many objects the task returns. None: 1; a generator needs a number, as streaming is not supported yet."""
+    """The number of objects that the task returns. None: 1. A generator needs a number: zray has no streaming yet."""
     max_retries: int = 3
-    """How often a task is started again after its worker died; -1: always."""
+    """How many times a task is tried again after its worker died; -1: no limit."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
-    """Whether, or after which exceptions, a task that raised is tried again too."""
+    """Whether a task that raised is tried again too, or the types of exceptions after which it is."""
     max_calls: int = 0
-    """A worker ends after this many calls of the function; 0: it does not. 1 for a function that is declared with GPUs,
-    whose memory a process keeps; a worker that is used again for ``.options(num_gpus=...)`` keeps it."""
+    """A worker ends after this many calls of the function; 0: no limit. A function that is declared with GPUs has 1,
+    because a process keeps the memory of its GPUs. With ``.options(num_gpus=...)`` the worker is used again and keeps
+    that memory."""
     name: str | None = None
-    """What the task is called in messages and in ``ps``; default: the name of the function."""
+    """The name of the task in messages and in ``ps``; default: the name of the function."""
     scheduling_strategy: str | None = None
-    """"DEFAULT" (or None): to large arguments, else one host after the other is filled; "SPREAD": to the host whose
-    CPUs are used least."""
+    """"DEFAULT" (or None): on the host that has the large arguments, else hosts are filled one after the other.
+    "SPREAD": on the host whose CPUs are used least."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
 
@@ -68,7 +69,7 @@ class TaskOptions:
         return options
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> TaskOptions:
-        """A copy in which ``kwargs`` replace what was there."""
+        """Returns a copy in which ``kwargs`` replace the present values."""
         given = dict(kwargs)
         max_calls = given.pop("max_calls", None)
         if max_calls is not None:
@@ -79,7 +80,7 @@ class TaskOptions:
         return _replaced(self, _checked(TaskOptions, given, what))
 
     def resource_amounts(self) -> dict[str, int]:
-        """What a task asks for, in ten-thousandths, by resource; zero amounts are left out."""
+        """Amounts that a task asks for, in ten-thousandths, by resource; zero amounts are left out."""
         return _amounts(self.num_cpus, self.num_gpus, self.memory, self.resources)
 
 
@@ -88,31 +89,31 @@ class ActorOptions:
     """Options of an actor class."""
 
     num_cpus: float | None = None
-    """CPUs held for life; None: 1 free CPU to be placed, and none held from then on."""
+    """CPUs that the actor holds until it ends. None: placement needs 1 free CPU, and the actor then holds none."""
     num_gpus: float = 0
-    """GPUs held for life; above one a whole number."""
+    """GPUs that the actor holds until it ends; above one only whole numbers."""
     memory: int = 0
-    """Bytes held for life; for placement, not enforced as a limit."""
+    """Bytes that the actor holds until it ends. Used for placement, not enforced as a limit."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Amounts of the cluster's own kinds of resources, held for life."""
+    """Amounts of custom resources, by name, that the actor holds until it ends."""
     max_restarts: int = 0
-    """How often the actor is started again after its process died; -1: always."""
+    """How many times the actor is restarted after its process died; -1: no limit."""
     max_task_retries: int = 0
-    """How often a call is repeated after the actor died under it; -1: always."""
+    """How many times a call is tried again if the actor died during the call; -1: no limit."""
     max_concurrency: int | None = None
-    """Calls that run at the same time; None: 1, or 1000 for a class with ``async def`` methods."""
+    """The number of calls that run at the same time. None: 1, or 1000 for a class with ``async def`` methods."""
     max_pending_calls: int = -1
-    """Calls that one handle may have pending before further ones raise; -1: any number."""
+    """The number of calls that one handle may have pending before a further call raises; -1: no limit."""
     name: str | None = None
-    """By which ``get_actor`` finds it; unique within the namespace."""
+    """The name by which ``get_actor`` finds the actor; unique within the namespace."""
     namespace: str | None = None
-    """Where its name lives; default: that of the job."""
+    """The namespace of its name; default: the job's."""
     lifetime: str | None = None
-    """``"detached"``: the actor lives until it is killed, not as long as handles or its job do."""
+    """``"detached"``: the actor runs until it is killed, even after its handles and its job are gone."""
     get_if_exists: bool = False
-    """Return a handle of the actor that has the name, if there is one, instead of raising ValueError."""
+    """Return a handle of the actor that already has the name, instead of raising ValueError."""
     scheduling_strategy: str | None = None
-    """"DEFAULT" or "SPREAD"; either goes to the host with the fewest actors for its CPUs."""
+    """"DEFAULT" or "SPREAD". Both place the actor on the host with the fewest actors for its CPUs."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
 
@@ -122,7 +123,7 @@ class ActorOptions:
         return cls(**_checked(ActorOptions, kwargs, what))._with_name(what)
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> ActorOptions:
-        """A copy in which ``kwargs`` replace what was there."""
+        """Returns a copy in which ``kwargs`` replace the present values."""
         return _replaced(self, _checked(ActorOptions, kwargs, what))._with_name(what)
 
     def _with_name(self, what: str) -> ActorOptions:
@@ -131,12 +132,12 @@ class ActorOptions:
         return self
 
     def placement_amounts(self) -> dict[str, int]:
-        """What has to be free for the actor to be placed, in ten-thousandths; zero amounts are left out."""
+        """Amounts that must be free to place the actor, in ten-thousandths; zero amounts are left out."""
         num_cpus = 1 if self.num_cpus is None else self.num_cpus
         return _amounts(num_cpus, self.num_gpus, self.memory, self.resources)
 
     def running_amounts(self) -> dict[str, int]:
-        """What the actor holds for life, in ten-thousandths; zero amounts are left out."""
+        """Amounts that the actor holds until it ends, in ten-thousandths; zero amounts are left out."""
         return _amounts(self.num_cpus or 0, self.num_gpus, self.memory, self.resources)
 
 
@@ -145,13 +146,13 @@ class MethodOptions:
     """Options of an actor's method."""
 
     num_returns: int | None = None
-    """As ``TaskOptions.num_returns``."""
+    """The same as ``TaskOptions.num_returns``."""
     max_task_retries: int | None = None
-    """How often a call is repeated after the actor died under it; -1: always; None: as the actor's option says."""
+    """How many times a call is tried again if the actor died during it; -1: no limit; None: the actor's option."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
-    """Whether, or after which exceptions, a call that raised is tried again too."""
+    """Whether a call that raised is tried again too, or the types of exceptions after which it is."""
     name: str | None = None
-    """What the call is called in messages; default: the name of the method."""
+    """The name of the call in messages; default: the name of the method."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
@@ -159,7 +160,7 @@ class MethodOptions:
         return cls(**_checked(MethodOptions, kwargs, what))
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> MethodOptions:
-        """A copy in which ``kwargs`` replace what was there."""
+        """Returns a copy in which ``kwargs`` replace the present values."""
         return _replaced(self, _checked(MethodOptions, kwargs, what))
 
 
@@ -174,13 +175,13 @@ def _amounts(num_cpus: float, num_gpus: float, memory: int, resources: Mapping[s
 
 
 def _units(amount: float) -> int:
-    # Rounded down, so that three tasks of 1/3 fit; the tolerance is for 0.1 + 0.2 and the like.
+    # Rounded down, so that three tasks of 1/3 fit. The tolerance absorbs rounding errors such as that of 0.1 + 0.2.
     return amount * UNITS if isinstance(amount, int) else math.floor(amount * UNITS + 1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Given:
-    """An option as given, which knows how to complain."""
+    """An option as given. Its methods raise the errors about it."""
 
     what: str
     name: str
@@ -201,7 +202,7 @@ Check = Callable[[_Given], Any]
 
 
 def _count(least: int, meaning: str = "", most: int = MAX_COUNT) -> Check:
-    """An integer from ``least`` to ``most``."""
+    """Returns a check for an integer from ``least`` to ``most``."""
     allowed = f"an integer >= {least}{meaning}"
 
     def check(given: _Given) -> int:
@@ -277,7 +278,10 @@ def _retry_exceptions(given: _Given) -> bool | tuple[type[Exception], ...]:
 
 
 def check_text(value: Any, what: str, name: str) -> str:
-    """A non-empty string that can be sent, given as the argument ``name`` of ``what``; raises as options do."""
+    """Checks that ``value``, the argument ``name`` of ``what``, is a non-empty string that can be sent.
+
+    Returns it. Raises the errors of an option otherwise.
+    """
     return _text(_Given(what, name, value))
 
 
@@ -288,7 +292,7 @@ def _text(given: _Given) -> str:
 
 
 def _sendable(text: str, given: _Given) -> str:
-    """A string that can be sent to other processes, shown, and looked up there."""
+    """Checks that ``text`` can be sent to other processes, shown and looked up there; returns it."""
     if len(text) > MAX_TEXT_CHARS:
         raise ValueError(
             f"{given.what}: {given.name} has {len(text):,} characters; at most {MAX_TEXT_CHARS:,} are allowed"
@@ -306,7 +310,7 @@ def _flag(given: _Given) -> bool:
 
 def _max_pending_calls(given: _Given) -> int:
     checked: int = _count(-1, " (-1: no limit)")(given)
-    return checked or -1  # in Ray 0 is no limit either
+    return checked or -1  # 0 means no limit too, as in Ray
 
 
 def _lifetime(given: _Given) -> str:
@@ -407,11 +411,11 @@ _NOT_YET = frozenset(
         "_num_objects_per_yield",
     )
 )
-"""What Ray has and zray does not have yet; ``None``, which asks for nothing, is accepted."""
+"""Options of Ray that zray does not have yet. The value ``None`` asks for nothing and is accepted."""
 
 
 def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """The fields of ``kind`` to set. An option given as None is set to its default."""
+    """Returns the fields of ``kind`` to set. An option given as None is set to its default."""
     _, checks = _SUBJECTS[kind]
     values = {}
     for name, value in kwargs.items():
@@ -426,13 +430,13 @@ def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]
 
 
 def _refuse(kind: type, given: _Given) -> NoReturn:
-    """The option is of another kind of thing, or of nothing."""
+    """Raises ValueError: the option belongs to another kind of target, or does not exist."""
     subject, checks = _SUBJECTS[kind]
     owners = [owner for owner, others in _SUBJECTS.values() if given.name in others]
     if owners:
         hint = _HINTS.get((subject, given.name))
         given.wrong_value(f"it is an option of {' or '.join(owners)}, not of {subject}" + (f"; {hint}" if hint else ""))
-    import difflib  # heavy, and needed for mistakes only
+    import difflib  # slow to import, and only needed for the error
 
     close = difflib.get_close_matches(given.name, checks, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""

@@ -1,4 +1,4 @@
-"""Ray's place for the class of remote functions."""
+"""The module in which Ray has the class of remote functions."""
 
 from zray.api.remote_function import RemoteFunction
 

@@ -1,4 +1,4 @@
-"""Ray's place for the runtime context."""
+"""The module in which Ray has the runtime context."""
 
 from zray.api.runtime_context import RuntimeContext, get_runtime_context
 

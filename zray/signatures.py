@@ -1,7 +1,7 @@
-"""Argument counts checked where a call is made, before anything is sent.
+"""Checks the arguments of a call against the signature, in the caller, before anything is sent.
 
-Almost every call passes positional arguments only, so the number of them that fits is worked out once; all else is
-left to ``inspect``, which words its errors as Python does.
+Almost every call passes only positional arguments, so the allowed number of them is computed once. All other calls are
+left to ``inspect``, whose errors have Python's wording.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 class SignatureCheck:
-    """Whether a call would bind to the parameters of ``callable``.
+    """Checks whether the arguments of a call fit the parameters of ``callable``.
 
     ``skip_first`` leaves out the parameter that Python itself fills in (``self`` of a method taken from its class).
-    A callable whose signature is unknown, as with some built-ins, is not checked.
+    A callable whose signature is unknown, such as some built-ins, is not checked.
     """
 
     __slots__ = ("_fewest", "_most", "_name", "_signature")
@@ -29,7 +29,7 @@ class SignatureCheck:
         self._fewest, self._most = _positional_range(self._signature)
 
     def bind_check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raises the TypeError that a local call would raise; returns None when the arguments fit."""
+        """Raises the TypeError that a local call would raise; returns None if the arguments fit."""
         if not kwargs and self._fewest <= len(args) <= self._most:
             return
         if self._signature is None:
@@ -42,7 +42,7 @@ class SignatureCheck:
 
 def _signature_of(callable: Callable[..., Any], skip_first: bool) -> inspect.Signature | None:
     try:
-        # What a wrapper accepts is what counts for the call, not what the function inside of it does.
+        # The call reaches the wrapper, so its parameters count, not those of the function inside it.
         signature = inspect.signature(callable, follow_wrapped=False)
     except (ValueError, TypeError, NameError):  # NameError: annotations that cannot be evaluated here (Python 3.14)
         return None
@@ -53,7 +53,7 @@ def _signature_of(callable: Callable[..., Any], skip_first: bool) -> inspect.Sig
 
 
 def _positional_range(signature: inspect.Signature | None) -> tuple[int, int]:
-    """The fewest and most positional arguments of a call without keywords; an empty range if there is no such call."""
+    """The fewest and the most positional arguments of a call without keywords; an empty range if no such call fits."""
     if signature is None:
         return 0, sys.maxsize
     parameters = signature.parameters.values()
@@ -65,7 +65,7 @@ def _positional_range(signature: inspect.Signature | None) -> tuple[int, int]:
 
 
 def name_of_parameter(called: Callable[..., Any], position: int) -> str:
-    """What the argument at a position is called; empty if it has no name."""
+    """The name of the parameter at ``position``; empty if it has none."""
     try:
         parameters = list(inspect.signature(called).parameters.values())
     except (TypeError, ValueError):  # it is not written in Python

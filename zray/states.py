@@ -1,13 +1,13 @@
-"""Tables of states: in which states a record can be, and which state may follow which.
+"""Tables of states: the states that a record can be in, and which state may follow which.
 
 A kind of record, such as a task or a worker, has an enumeration of its states (a ``State``, whose members say what they
-mean) and one ``Machine``, which holds its transitions and what causes each. The state of a record changes in one method
-of the record, ``enter``, which looks the new state up in the table::
+mean) and one ``Machine``, which holds its transitions and the cause of each. The state of a record changes in one
+method of the record, ``enter``, which looks up the new state in the table::
 
     def enter(self, state: int) -> None:
         self.state = TASK.after[self.state][state]
 
-The table is always consulted: that takes 0.05 us. A change that is not in the table is a fault of zray itself. It
+Every change consults the table, which takes 0.05 us. A change that is not in the table is a fault of zray itself. It
 raises ``IllegalTransition``, and the record keeps its state.
 
 The machines are in the files ``states.py`` of ``broker``, ``client``, ``client/core`` and ``transfer``.
@@ -22,11 +22,11 @@ from typing import Generic, TypeVar
 
 
 class IllegalTransition(AssertionError):
-    """A record was to enter a state that cannot follow its present one: a fault of zray itself."""
+    """A record was told to enter a state that cannot follow its present state: a fault of zray itself."""
 
 
 class State(IntEnum):
-    """A state. Members are declared as ``NAME = number, "what it means"``; numbers may travel on the wire."""
+    """A state. Members are declared as ``NAME = number, "what it means"``. Messages may carry the numbers."""
 
     meaning: str
 
@@ -41,7 +41,7 @@ S = TypeVar("S", bound=State)
 
 
 class Successors(dict[int, S]):
-    """The states that may follow one state, each by its number. Another raises ``IllegalTransition``."""
+    """The states that may follow one state, by number. Looking up any other raises ``IllegalTransition``."""
 
     def __init__(self, machine: Machine[S], state: S) -> None:
         super().__init__({successor: successor for successor in machine.causes.get(state, ())})
@@ -57,9 +57,9 @@ class Successors(dict[int, S]):
 class Machine(Generic[S]):
     """The states of one kind of record and its transitions.
 
-    ``name``: of the record, as errors and the documentation call it; ``initial``: the states in which it may begin;
-    ``causes``: for each state those that may follow it, and what causes that. A state without a row is final.
-    ``after``: the same as a table to look up, see the module's text.
+    ``name``: of the record, in errors and in the documentation. ``initial``: the states in which it may begin.
+    ``causes``: for each state, the states that may follow it, and the cause of each. A state without a row is final.
+    ``after``: the same as a table for lookups, see the module's docstring.
     """
 
     def __init__(self, name: str, initial: tuple[S, ...], causes: Mapping[S, Mapping[S, str]]) -> None:

@@ -1,4 +1,4 @@
-"""The versions that the two ends of a connection compare; that of the protocol is in ``zray.protocol.messages``."""
+"""The versions that both ends of a connection compare. The protocol's version is in ``zray.protocol.messages``."""
 
 import sys
 
@@ -6,5 +6,5 @@ VERSION = "0.1.0"
 
 
 def python_version() -> str:
-    """Major and minor version: what has to be equal for pickles and code objects to be understood."""
+    """Major and minor version, as "3.11". Both ends need the same, to read each other's pickles and code objects."""
     return f"{sys.version_info[0]}.{sys.version_info[1]}"

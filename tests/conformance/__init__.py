@@ -1,1 +1,1 @@
-"""Scenarios in Ray's public API: what passes on Ray (``--impl ray``) is demanded of zray."""
+"""Scenarios in Ray's public API: a scenario that passes on Ray (``--impl ray``) must pass on zray."""

@@ -1,4 +1,4 @@
-"""Runs the scenarios on zray, or with ``--impl ray`` on Ray itself, which proves each expectation first."""
+"""Runs the scenarios on zray, or with ``--impl ray`` on Ray itself, to prove each expectation."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def impl_of(config: pytest.Config) -> str:
-    # The option is unknown when pytest was started above this directory.
+    # The option is unknown if pytest was started above this directory.
     return str(config.getoption("--impl", default="zray"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if impl_of(config) == "ray":  # whose warnings are not ours to mend
+    if impl_of(config) == "ray":  # warnings of Ray itself are ignored
         config.addinivalue_line("filterwarnings", "ignore")
 
 
@@ -50,7 +50,7 @@ def ray_module(impl: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def init_options(impl: str) -> dict[str, Any]:
-    """Arguments of ``init`` that every cluster of these scenarios gets."""
+    """The arguments of ``init`` for every cluster of these scenarios."""
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     return {"num_cpus": 2, **(quiet if impl == "ray" else {})}
 

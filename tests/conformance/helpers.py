@@ -1,6 +1,6 @@
-"""What several scenarios need: bounded polling, a driver in a process of its own, and small actors.
+"""Helpers of several scenarios: bounded polling, a driver in a process of its own, and small actors.
 
-Nothing here belongs to one implementation: the module under test (``ray`` or ``zray``) is always passed in.
+No helper depends on one implementation: the module under test (``ray`` or ``zray``) is always passed in.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 
 def eventually(predicate: Callable[[], Any], timeout_s: float = 15.0, pause_s: float = 0.02) -> Any:
-    """The first true value of ``predicate``; fails when there is none within ``timeout_s``.
+    """Returns the first true value of ``predicate``; fails if there is none within ``timeout_s``.
 
-    For what no event announces, such as the death of an actor whose last handle is gone.
+    For conditions without an event, such as the death of an actor whose last handle is gone.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -28,10 +28,10 @@ def eventually(predicate: Callable[[], Any], timeout_s: float = 15.0, pause_s: f
 
 
 def run_driver(impl: str, source: str, address: str | None = None, timeout_s: float = 60.0) -> str:
-    """Runs ``source`` as a driver of its own, with ``ray`` imported and ``INIT`` holding arguments of ``init``.
+    """Runs ``source`` as a driver of its own, with ``ray`` imported and the arguments of ``init`` in ``INIT``.
 
-    They start a cluster, or join the one at ``address``. Returns what the driver printed; fails when it does not end
-    with exit code 0.
+    The arguments start a cluster, or join the one at ``address``. Returns the output of the driver; fails if it does
+    not end with exit code 0.
     """
     init: dict[str, Any] = {"num_cpus": 2} if address is None else {"address": address}
     if impl == "ray":
@@ -44,7 +44,7 @@ def run_driver(impl: str, source: str, address: str | None = None, timeout_s: fl
 
 
 def raises_within(ray: Any, ref: Any, timeout_s: float = 20.0) -> BaseException:
-    """The error that ``get`` raises for ``ref``."""
+    """Returns the error that ``get`` raises for ``ref``."""
     try:
         value = ray.get(ref, timeout=timeout_s)
     except Exception as error:
@@ -53,7 +53,7 @@ def raises_within(ray: Any, ref: Any, timeout_s: float = 20.0) -> BaseException:
 
 
 def make_gate(ray: Any) -> Any:
-    """An actor that tasks wait at: ``wait`` blocks until ``open`` was called; ``arrived`` counts who has come."""
+    """Makes an actor at which tasks wait: ``wait`` blocks until ``open`` is called; ``arrived`` counts the waiting."""
 
     @ray.remote(num_cpus=0)
     class Gate:
@@ -82,7 +82,7 @@ def make_gate(ray: Any) -> Any:
 
 
 def make_counter(ray: Any, **options: Any) -> Any:
-    """An actor that counts: how often something ran, also across the deaths of those who report to it."""
+    """Makes an actor that counts how often code ran, also across the deaths of the processes that run it."""
 
     @ray.remote(num_cpus=0)
     class Counter:
@@ -100,7 +100,7 @@ def make_counter(ray: Any, **options: Any) -> Any:
 
 
 def has_named_actor(ray: Any, name: str, namespace: str | None = None) -> bool:
-    """Whether an actor of that name lives."""
+    """Whether an actor with that name is alive."""
     try:
         ray.get_actor(name, namespace=namespace)
     except ValueError:
@@ -109,7 +109,8 @@ def has_named_actor(ray: Any, name: str, namespace: str | None = None) -> bool:
 
 
 def make_canary(ray: Any, name: str) -> Any:
-    """A named actor, ready. It dies with its last handle, so it shows when whatever holds that handle was freed."""
+    """Makes a named actor and waits until it is ready. It dies with its last handle, so its death shows that the value
+    with that handle was freed."""
 
     @ray.remote(num_cpus=0)
     class Canary:

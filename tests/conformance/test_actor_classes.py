@@ -1,4 +1,4 @@
-"""What of a class its users see: class attributes, special methods, hidden methods, inheritance, weak references."""
+"""What users see of a class: class attributes, special methods, hidden methods, inheritance, weak references."""
 
 from __future__ import annotations
 

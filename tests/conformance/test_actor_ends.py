@@ -1,4 +1,4 @@
-"""What a worker does for the program when it ends in order: hooks, ``atexit``, finalizers, calls that run."""
+"""What a worker does for the program when it ends in order: hooks, ``atexit``, finalizers, running calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .helpers import eventually, raises_within, run_driver
 
 @pytest.fixture
 def record(tmp_path):
-    """Notes what happens, in a file for each thing, from any process."""
+    """Records events from any process, with a file for each event."""
 
     class Record:
         def __call__(self, what):
@@ -42,7 +42,7 @@ def plain_class(ray) -> Any:
             atexit.register(record, "atexit")
 
         def __del__(self):
-            if hasattr(self, "record"):  # Ray looks like an instance to its own decorated class
+            if hasattr(self, "record"):  # Ray also calls it on its own decorated class
                 self.record("del")
 
         def __ray_shutdown__(self):
@@ -279,7 +279,7 @@ def test_exit_actor_in_a_background_task(ray, impl):
 
     actor = A.remote()
     ref = actor.begin.remote()
-    if impl == "zray":  # on Ray the call that has ended may have the actor's death as its outcome
+    if impl == "zray":  # on Ray the outcome of the call that has ended may be the actor's death
         assert ray.get(ref, timeout=20) == "begun"
     assert isinstance(raises_within(ray, actor.begin.remote()), ray.exceptions.ActorDiedError)
 

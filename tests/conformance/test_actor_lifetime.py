@@ -72,7 +72,7 @@ def test_outstanding_calls_end_before_the_actor_does(ray):
     assert ray.get(refs, timeout=20) == list(range(1, 51))
 
 
-def test_result_is_wanted_of_an_actor_that_nobody_keeps(ray):
+def test_result_of_an_actor_without_handles(ray):
     assert ray.get(make_counter(ray).increment.remote(), timeout=20) == 1
 
 

@@ -89,7 +89,7 @@ def test_calls_start_in_their_order(ray, impl):
     refs = [log.add.remote(n) for n in range(100)]
     ray.get(refs)
     seen = ray.get(log.read.remote())
-    # Ray promises no order for async actors, and keeps none; zray starts the calls of one caller in their order.
+    # Ray guarantees no order for async actors, and has none; zray starts the calls of one caller in order.
     assert (sorted(seen) if impl == "ray" else seen) == list(range(100))
 
 
@@ -280,7 +280,7 @@ def test_a_constructor_that_raises_on_the_loop(ray, kind):
 
 @pytest.mark.parametrize("end", ["ray.actor.exit_actor()", "sys.exit(0)", "sys.exit(3)"])
 def test_calls_that_have_ended_before_the_actor_are_answered(ray, impl, end):
-    """Also those that end in the same turn of the event loop."""
+    """Also calls that end in the same turn of the event loop."""
     if impl == "ray" and end.startswith("sys"):
         pytest.skip("which never answers a call that says so (2.60)")
 
@@ -295,7 +295,7 @@ def test_calls_that_have_ended_before_the_actor_are_answered(ray, impl, end):
 
         async def leave(self, how):
             self.all.set()
-            await asyncio.sleep(0)  # those that wait go first
+            await asyncio.sleep(0)  # waiting calls run first
             exec(how, {"ray": ray, "sys": sys})
 
     actor = A.remote()

@@ -24,13 +24,13 @@ def spin(ray, gate):
 
 
 def settle(ray, impl):
-    """Keeps clear of a race in Ray, whose driver aborts when a task is cancelled at the moment that it completes."""
+    """Avoids a race in Ray: its driver aborts if a task is cancelled at the moment when it completes."""
     if impl == "ray":
         ray.get(ray.remote(lambda: None).remote())
 
 
 def spinning(ray, gate, **options):
-    """A running task that never ends by itself."""
+    """Starts a task that never ends by itself, and waits until it runs."""
     ref = ray.remote(max_retries=0, **options)(spin).remote(ray, gate)
     eventually(lambda: ray.get(gate.arrived.remote()))
     return ref
@@ -215,7 +215,7 @@ def test_queued_actor_call(ray, impl, gate):
     gate.open.remote()
     assert ray.get(running, timeout=20) == "open"
     assert cancelled(ray, raises_within(ray, queued))
-    if impl == "zray":  # in Ray, the calls behind a cancelled one may end with ActorUnavailableError after 30 s
+    if impl == "zray":  # in Ray, calls after a cancelled one may end with ActorUnavailableError after 30 s
         assert ray.get(last) == 1
 
 

@@ -1,4 +1,4 @@
-"""``cancel`` by a process that has not submitted the task: whoever holds the reference may do it."""
+"""``cancel`` by a process that has not submitted the task: any holder of the reference may cancel it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMEOUT_S = 20
 
 @pytest.fixture(params=["task", "actor", "async actor"])
 def by(ray, request):
-    """Calls ``cancel`` in another process: ``by(ref, force=...)``."""
+    """A function that calls ``cancel`` in another process: ``by(ref, force=...)``."""
 
     class Canceller:
         def cancel(self, refs, **options):
@@ -134,7 +134,7 @@ def test_children_of_a_task(ray, gate, by):
 
 
 def test_a_child_whose_parent_has_returned_it(ray, gate, by):
-    """Its owner is a worker that has nothing to do any more."""
+    """Its owner is a worker that is idle."""
 
     @ray.remote(max_retries=0)
     def parent():
@@ -181,7 +181,7 @@ def test_a_task_that_has_ended_keeps_its_value(ray, by):
 
 
 def test_a_cancellation_that_crosses_with_the_result(ray, by):
-    """Either it comes in time or it does not; nothing hangs, and nobody else is hit."""
+    """It may be in time or too late. Nothing hangs, and no other task is cancelled."""
     refs = [ray.remote(max_retries=0)(lambda n=n: n).remote() for n in range(30)]
     others = [ray.remote(lambda n=n: n).remote() for n in range(30)]
     for ref in refs:
@@ -265,7 +265,7 @@ def test_force_has_no_effect_on_a_call(ray, gate, by):
     assert ray.get(ref, timeout=TIMEOUT_S) == "open"
 
 
-# ------------------------------------------------------------------ what is no task
+# ------------------------------------------------------------------ objects and identifiers without a task
 
 
 def test_an_object_that_was_put(ray, by):
@@ -282,7 +282,7 @@ def test_an_object_that_another_process_has_put(ray):
 
 
 @pytest.mark.parametrize("make", [lambda: os.urandom(28), lambda: b"\0" * 28, lambda: b"\xff" * 28])
-def test_an_identifier_of_nobody(ray, make):
+def test_an_identifier_that_no_process_owns(ray, make):
     with pytest.raises(TypeError):
         ray.cancel(ray.ObjectRef(make()))
 

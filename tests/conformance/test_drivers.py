@@ -1,4 +1,4 @@
-"""Whole drivers, each in a process of its own: start, end, ``__main__``, Ctrl-C, ``local_mode``."""
+"""Complete drivers, each in a process of its own: start, end, ``__main__``, Ctrl-C, ``local_mode``."""
 
 from __future__ import annotations
 

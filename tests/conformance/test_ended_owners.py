@@ -1,4 +1,4 @@
-"""An actor that ends is gone, whatever it owns; what it owned ends as its owner's death says."""
+"""An actor ends even if it owns objects; they end with OwnerDiedError."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def is_running(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # it may end while its file is read
+    except (FileNotFoundError, ProcessLookupError):  # the process may end while its file is read
         return False
 
 
@@ -66,7 +66,7 @@ in_every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 def end(ray, owners, way):
-    """Ends the only actor in the list and waits until its process is gone."""
+    """Ends the only actor in the list, and waits until its process is gone."""
     pid = ray.get(owners[0].pid.remote())
     way(owners)
     eventually(lambda: not is_running(pid), timeout_s=30)
@@ -127,7 +127,7 @@ def test_calls_that_were_made_before_are_answered_first(ray):
         assert ray.get(refs, timeout=30) == list(range(10))
 
 
-def test_a_returned_reference_of_somebody_else_outlives_the_actor(ray):
+def test_a_returned_reference_of_another_owner_outlives_the_actor(ray):
     @ray.remote(num_cpus=0)
     class Passing:
         def keep(self, refs):

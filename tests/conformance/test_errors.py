@@ -1,4 +1,4 @@
-"""What a task's error becomes at the caller, and what each way to die raises."""
+"""The error that the caller sees for a task that raised, and for each way in which a worker dies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .helpers import raises_within
 
 
 def fails_with(ray, raise_it, **options):
-    """The error of a task that is not tried again."""
+    """Returns the error of a task that is not tried again."""
     return raises_within(ray, ray.remote(max_retries=0, **options)(raise_it).remote())
 
 
@@ -90,7 +90,7 @@ def test_chained_exception_shows_both(ray):
 
 
 def test_constructor_that_needs_arguments(ray, impl):
-    # Ray raises UnserializableException, which holds the text alone; zray rebuilds the exception.
+    # Ray raises UnserializableException, which has only the text; zray rebuilds the exception.
     class Needs(Exception):
         def __init__(self, a, b):
             super().__init__("original text")
@@ -175,7 +175,7 @@ def test_recursion_error(ray):
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with Python 3.11")
 def test_exception_group(ray):
-    exception_group = vars(builtins)["ExceptionGroup"]  # which 3.10, that the types are checked for, does not have
+    exception_group = vars(builtins)["ExceptionGroup"]  # types are checked for 3.10, which does not have it
 
     def f():
         raise exception_group("several", [ValueError("one"), KeyError("two")])
@@ -219,7 +219,7 @@ def bare_system_exit():
 
 @pytest.mark.parametrize("leave", [exit_code_3, exit_code_0, bare_system_exit], ids=lambda f: f.__name__)
 def test_system_exit_ends_the_task_with_an_error(ray, leave):
-    # Ray lets the worker end (WorkerCrashedError); an error of the task would tell as much.
+    # Ray ends the worker (WorkerCrashedError). An error of the task would be as good.
     error = fails_with(ray, leave)
     assert isinstance(error, (ray.exceptions.WorkerCrashedError, ray.exceptions.RayTaskError))
 

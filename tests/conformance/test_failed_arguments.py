@@ -40,7 +40,7 @@ def test_a_chain_names_its_ends(ray, functions):
 
 def test_an_argument_that_was_cancelled(ray, functions, gate):
     _, uses = functions
-    waits = gate.wait.remote()  # never opened
+    waits = gate.wait.remote()  # the gate is never opened
 
     @ray.remote
     def never(ref):

@@ -1,4 +1,4 @@
-"""``get`` of several raises as soon as one has failed, whatever the others do."""
+"""``get`` of several references raises as soon as one has failed, even if others are pending."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from .helpers import eventually, make_gate
 
 TIMEOUT_S = 20
-"""Far more than any of these needs: a ``get`` that waits for all ends in GetTimeoutError."""
+"""A timeout, in seconds, far above what any test needs. A ``get`` that waits for all ends with GetTimeoutError."""
 
 
 def fail(text="x"):
@@ -24,7 +24,7 @@ def fail_when_open(ray, gate, text="late"):
 
 
 def failed(ray, *texts):
-    """References of tasks that have failed."""
+    """Returns references of tasks that have failed."""
     refs = [ray.remote(max_retries=0)(fail).remote(text) for text in texts]
     assert ray.wait(refs, num_returns=len(refs), timeout=TIMEOUT_S)[1] == []
     return refs

@@ -1,4 +1,4 @@
-"""Which GPUs, and how many threads, tasks and actors see. No GPU is needed: what is looked at are variables."""
+"""The GPUs, and the number of threads, that tasks and actors see. No GPU is needed: the tests check variables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GPUS = "5,6,7"
 
 @pytest.fixture(scope="module")
 def ray(ray_module: ModuleType, init_options: dict[str, Any]) -> Iterator[ModuleType]:
-    """A cluster of four CPUs, whose driver may use three of the machine's GPUs."""
+    """A cluster with four CPUs, whose driver may use three GPUs of the machine."""
     before = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
     os.environ["CUDA_VISIBLE_DEVICES"] = GPUS
     os.environ.pop("OMP_NUM_THREADS", None)
@@ -87,7 +87,7 @@ def test_work_with_gpus_has_processes_of_its_own(ray):
 
 
 def test_a_function_with_gpus_has_a_process_for_each_call(ray):
-    """Libraries keep memory of the GPUs that they have used until their process ends."""
+    """Libraries keep memory of their GPUs until the process ends."""
 
     @ray.remote(num_gpus=1)
     def pid():
@@ -101,7 +101,7 @@ def test_a_function_with_gpus_may_keep_its_process(ray):
     def pid():
         return os.getpid()
 
-    # Not one process: between two calls of a busy machine, an idle one may be asked to go.
+    # Not always one process: on a busy machine an idle worker may be asked to exit between two calls.
     assert len({ray.get(pid.remote()) for _ in range(6)}) < 6
 
 
@@ -114,7 +114,7 @@ def test_numerical_libraries_get_as_many_threads_as_the_task_has_cpus(ray):
         assert ray.get(threads.options(num_cpus=num_cpus).remote()) == expected
 
 
-def test_actors_as_well(ray):
+def test_numerical_libraries_get_as_many_threads_as_the_actor_has_cpus(ray):
     @ray.remote(num_cpus=2)
     class Actor:
         def threads(self):

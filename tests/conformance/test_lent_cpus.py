@@ -1,4 +1,4 @@
-"""Tasks that wait lend their CPUs, and to whom; actors keep theirs."""
+"""Tasks that wait lend their CPUs; actors keep theirs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 def test_nested_tasks_take_few_processes(ray):
     @ray.remote
     def child():
-        time.sleep(0.05)  # the work that is waited for
+        time.sleep(0.05)  # the work that the outer task waits for
         return os.getpid()
 
     @ray.remote
@@ -17,11 +17,11 @@ def test_nested_tasks_take_few_processes(ray):
         return os.getpid(), ray.get(child.remote())
 
     pids = ray.get([parent.remote() for _ in range(16)])
-    assert len({pid for pair in pids for pid in pair}) < 10  # 4 unless something is late
+    assert len({pid for pair in pids for pid in pair}) < 10  # 4, unless the machine is slow
 
 
 def test_no_more_run_at_once_than_there_are_cpus_though_they_look_for_values(ray):
-    """``get`` of what is there is no time to lend CPUs in, wherever it is."""
+    """A ``get`` of a value that exists lends no CPUs, wherever the value is."""
     there = ray.put("x")
 
     @ray.remote

@@ -1,4 +1,4 @@
-"""More calls and tasks than may be under way at a time: nothing changes but where they wait."""
+"""More calls and tasks than may be under way at a time: only the place where they wait is different."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .helpers import make_counter, raises_within
 
 TIMEOUT_S = 60
 MANY = 6000
-"""Three times as many calls as zray has under way to an ordinary actor."""
+"""The number of calls: three times as many as zray has under way to an ordinary actor."""
 
 
 @pytest.fixture
 def notebook(ray, gate):
-    """An actor class whose first call can be kept from ending; it writes down what it is told."""
+    """An actor class that records its calls. The first call can be made to wait."""
 
     class Notebook:
         def __init__(self):
@@ -73,7 +73,7 @@ def test_cancelling_among_many_calls(ray, impl, gate, notebook):
     cancelled = [MANY - 1, 4000, 10, 3999, 4001]
     for number in cancelled:
         ray.cancel(refs[number])
-    if impl == "ray":  # which tells when the actor has come to them
+    if impl == "ray":  # Ray reports it when the actor reaches the calls
         gate.open.remote()
     for number in cancelled:
         assert isinstance(raises_within(ray, refs[number]), ray.exceptions.TaskCancelledError)
@@ -81,11 +81,11 @@ def test_cancelling_among_many_calls(ray, impl, gate, notebook):
     assert get(ray, waiting) == "open"
     left = [number for number in range(MANY) if number not in cancelled]
     assert get(ray, [refs[number] for number in left]) == left
-    if impl != "ray":  # which runs them all the same
+    if impl != "ray":  # Ray runs the calls in spite of the cancellation
         assert get(ray, actor.read.remote()) == left
 
 
-def test_somebody_else_cancels_one_of_many_calls(ray, impl, gate, notebook):
+def test_another_process_cancels_one_of_many_calls(ray, impl, gate, notebook):
     @ray.remote(num_cpus=0)
     def cancel(refs):
         for ref in refs:
@@ -117,7 +117,7 @@ def test_the_actor_dies_under_many_calls(ray, gate, notebook):
 
 
 def test_the_actor_restarts_under_many_calls(ray, impl, gate, notebook):
-    """Those that had been sent are sent again, those behind them follow."""
+    """Calls that were sent are sent again; the others follow."""
     actor = notebook.options(max_restarts=1, max_task_retries=1).remote()
     actor.wait.options(max_task_retries=0).remote(gate)
     dying = actor.die.options(max_task_retries=0).remote()
@@ -138,7 +138,7 @@ def test_the_last_handle_goes_while_many_calls_are_made(ray):
 
 @pytest.mark.parametrize("kind", ["async", "threads"])
 def test_many_calls_wait_for_a_later_one(ray, kind):
-    """As many as an actor runs at once may wait, and more than is usually under way."""
+    """As many calls may wait as the actor runs at once, even if that is more than are usually under way."""
     waiting = 5000 if kind == "async" else 50
 
     class AsyncSignal:
@@ -174,7 +174,7 @@ def test_many_calls_wait_for_a_later_one(ray, kind):
 
 
 def test_many_large_tasks_wait_for_a_later_one_of_other_resources(ray, gate):
-    """Those that run wait, and those behind them are queued: the later one passes."""
+    """The running tasks wait, and further ones are queued. A later task of another shape passes them."""
 
     @ray.remote(num_cpus=0, resources={"slot": 1})
     def wait(gate, data):

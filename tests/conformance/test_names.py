@@ -1,4 +1,4 @@
-"""Ray's public names at their places, and what the cluster and the runtime context tell."""
+"""Ray's public names in their modules, and the answers of the cluster and the runtime context."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ def test_handle_says_its_class(ray):
 
 
 def test_types_take_parameters(ray):
-    """As annotations do that Python evaluates: ``def f(ref: ray.ObjectRef[int])``."""
+    """As in annotations that Python evaluates: ``def f(ref: ray.ObjectRef[int])``."""
     actor = importlib.import_module(f"{ray.__name__}.actor")
     for kind in (ray.ObjectRef, actor.ActorHandle, actor.ActorClass):
         assert kind[int].__origin__ is kind

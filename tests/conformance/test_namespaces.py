@@ -133,7 +133,7 @@ def test_detached_actor_outlives_the_task_that_made_it(ray, name):
 
 @pytest.fixture
 def address(ray):
-    """Where other drivers join this module's cluster."""
+    """The address at which other drivers join this module's cluster."""
     return ray.get_runtime_context().gcs_address
 
 

@@ -1,4 +1,4 @@
-"""``put``, ``get``, ``wait`` and futures, and what values look like when they come back."""
+"""``put``, ``get``, ``wait`` and futures, and the values that come back."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_mask_of_a_masked_array(ray):
 def test_bytes(ray, impl, kind, size):
     value = kind(b"\x07" * size)
     back = ray.get(ray.put(value))
-    assert type(back) is kind or impl == "ray"  # Ray makes bytes of a bytearray
+    assert type(back) is kind or impl == "ray"  # Ray returns bytes for a bytearray
     assert back == value
 
 

@@ -1,4 +1,4 @@
-"""Exceptions that resist: whatever their own code does, the call that raised them ends with an error."""
+"""Exceptions whose own code misbehaves: whatever it does, the call that raised them ends with an error."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ RESISTING = [
     StopsText, ExitsInText, False_, Equal, Stop, GeneratorExit, KeyboardInterrupt,
 ]  # fmt: skip
 NOT_ON_RAY = {HidesCause, StopsPickling, ExitsInPickling, StopsUnpickling, ExitsInText, Equal}
-"""Ray's worker dies of these, or its driver raises what unpickling raised."""
+"""With these, Ray's worker dies, or its driver raises the exception that unpickling raised."""
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def for_each_kind(test):
 
 
 def is_user_error(ray, error):
-    # Ray's UnserializableException is a RayError that holds the text alone.
+    # Ray's UnserializableException is a RayError that has only the text.
     died = (ray.exceptions.WorkerCrashedError, ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError)
     return isinstance(error, ray.exceptions.RayError) and not isinstance(error, died)
 
@@ -155,7 +155,7 @@ def test_a_constructor_that_raises_it_ends_the_actor(ray, wanted):
             return 1
 
     error = raises_within(ray, Stillborn.remote(wanted).ping.remote())
-    if wanted is not Frozen:  # on Ray UnserializableException
+    if wanted is not Frozen:  # Ray raises UnserializableException for it
         assert isinstance(error, ray.exceptions.RayActorError)
 
 
@@ -248,7 +248,7 @@ def test_sys_exit_restarts_an_actor_unless_the_code_is_zero(ray):
     def second():
         try:
             return ray.get(actor.pid.remote(), timeout=20)
-        except ray.exceptions.ActorUnavailableError:  # on Ray until it is back
+        except ray.exceptions.ActorUnavailableError:  # Ray raises it until the actor is restarted
             return None
 
     assert eventually(second) != first

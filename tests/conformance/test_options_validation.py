@@ -1,4 +1,4 @@
-"""Bad input is refused where it is given."""
+"""Invalid input raises where it is given."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def named(cases):
 
 
 def names(impl, option):
-    """What the message must match: it names the option. Ray's does so mostly, and not where a value is odd."""
+    """The pattern that the message must match: it names the option. Ray's messages do so only for usual values."""
     return option if impl == "zray" else ""
 
 

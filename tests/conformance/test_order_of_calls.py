@@ -1,4 +1,4 @@
-"""Which calls wait for which: ordinary actors keep each caller's order, concurrent ones run what has its arguments."""
+"""Which calls wait for others: ordinary actors keep each caller's order; others run a call when its arguments exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONCURRENT = ["async", "async one by one", "threads"]
 
 
 def make_class(ray, kind):
-    """An actor class that notes the calls of ``note``, in their order."""
+    """Makes an actor class that records the calls of ``note``, in order."""
 
     class Base:
         def __init__(self):
@@ -64,7 +64,7 @@ def test_a_call_behind_one_that_waits_for_its_argument(ray, gate, concurrent):
     assert get(ray, actor.read.remote())[-1] == "open"
 
 
-def test_what_the_argument_waits_for_stands_behind_it(ray, concurrent):
+def test_the_call_that_the_argument_waits_for_comes_later(ray, concurrent):
     """A call waits for a task that waits for a later call of the same actor and caller."""
 
     @ray.remote(num_cpus=0)
@@ -87,7 +87,7 @@ def test_arguments_in_another_order(ray, concurrent):
     assert get(ray, actor.read.remote()) == ["open"] * 3
 
 
-def test_calls_whose_arguments_exist_are_not_lost_in_the_crowd(ray, gate, concurrent):
+def test_calls_whose_arguments_exist_are_not_lost_among_many(ray, gate, concurrent):
     actor = concurrent.remote()
     argument = gate.wait.remote()
     waiting = [actor.note.remote(argument) for _ in range(50)]
@@ -97,7 +97,7 @@ def test_calls_whose_arguments_exist_are_not_lost_in_the_crowd(ray, gate, concur
 
 
 def call_past_one_that_waits(ray, actor, gate):
-    """Makes two calls, of which the first waits for an argument; returns the values of both."""
+    """Makes two calls, the first of which waits for an argument. Returns the values of both."""
     waiting = actor.note.remote(gate.wait.remote())
     behind = ray.get(actor.note.remote("behind"), timeout=TIMEOUT_S)
     gate.open.remote()

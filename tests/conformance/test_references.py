@@ -1,7 +1,7 @@
-"""References keep what they refer to alive, wherever they have been handed to, and let it go in the end.
+"""References keep their objects alive, in any process; the objects are freed with the last reference.
 
-That an object was freed cannot be seen from outside; that an actor has ended can. So an actor's last handle (a canary)
-is put into the object, and the actor's end shows the object's.
+A program cannot see that an object was freed, but it can see that an actor has ended. So an actor's last handle (a
+canary) is put into the object, and the end of the actor shows that the object was freed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def test_result_is_freed_with_its_last_ref(ray, name):
     gone(ray, name)
 
 
-def test_result_that_nobody_waits_for_is_freed(ray, name):
+def test_result_that_is_not_needed_is_freed(ray, name):
     @ray.remote
     def f(box):
         return box
@@ -119,7 +119,7 @@ def test_actor_keeps_a_nested_ref(ray, name):
     gone(ray, name)
 
 
-def test_borrower_that_dies_lets_go(ray, name):
+def test_borrower_that_dies_releases_its_references(ray, name):
     keeper = make_keeper(ray)
     ray.get(keeper.keep.remote([ray.put([make_canary(ray, name)])]))
     assert has_named_actor(ray, name)
@@ -296,7 +296,7 @@ def test_actor_returns_a_ref_to_its_own_object_and_dies(ray):
 
 
 def _error_of_a_fetch(ray, ref):
-    """The error of a task that gets ``ref``, as the driver may still have the value at hand."""
+    """Returns the error of a task that gets ``ref``: the driver itself may still have the value in memory."""
 
     @ray.remote(max_retries=0)
     def f(box):

@@ -1,4 +1,4 @@
-"""Resources as admission: what runs at the same time, fractions, and what a blocked task gives back."""
+"""Resources as admission: tasks that run at the same time, fractions, and CPUs that a blocked task lends."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def arrivals(ray, gate):
 
 
 @pytest.fixture
-def door(ray):
-    """An actor that counts who is inside at the same time."""
+def meter(ray):
+    """An actor that counts the tasks that run at the same time."""
 
     @ray.remote(num_cpus=0)
-    class BrokerSocket:
+    class Meter:
         def __init__(self):
             self.inside = self.peak = 0
 
@@ -33,28 +33,28 @@ def door(ray):
         def read_peak(self):
             return self.peak
 
-    return BrokerSocket.remote()
+    return Meter.remote()
 
 
-def peak_of(ray, door, count, **options):
-    """The most tasks that were at work together; each works for a moment."""
+def peak_of(ray, meter, count, **options):
+    """Returns the largest number of tasks that ran at the same time; each runs for a moment."""
 
     @ray.remote(**options)
-    def work(door):
-        ray.get(door.enter.remote())
+    def work(meter):
+        ray.get(meter.enter.remote())
         time.sleep(0.03)
-        door.leave.remote()
+        meter.leave.remote()
 
-    ray.get([work.remote(door) for _ in range(count)])
-    return ray.get(door.read_peak.remote())
-
-
-def test_custom_resource_limits(ray, door):
-    assert peak_of(ray, door, 4, num_cpus=0, resources={"slot": 2}) == 1
+    ray.get([work.remote(meter) for _ in range(count)])
+    return ray.get(meter.read_peak.remote())
 
 
-def test_fractions_of_a_custom_resource(ray, door):
-    assert peak_of(ray, door, 6, num_cpus=0, resources={"slot": 0.9}) <= 2
+def test_custom_resource_limits(ray, meter):
+    assert peak_of(ray, meter, 4, num_cpus=0, resources={"slot": 2}) == 1
+
+
+def test_fractions_of_a_custom_resource(ray, meter):
+    assert peak_of(ray, meter, 6, num_cpus=0, resources={"slot": 0.9}) <= 2
 
 
 def test_fractions_that_sum_to_one_in_floating_point(ray, gate):

@@ -1,4 +1,4 @@
-"""When a task runs again, and how often."""
+"""When a task is tried again, and how many times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def counter(ray):
 
 
 def dies_until(ray, nth):
-    """A function whose first ``nth - 1`` attempts take their worker down."""
+    """Makes a function whose first ``nth - 1`` attempts kill their worker."""
 
     def f(counter):
         attempt = ray.get(counter.increment.remote())

@@ -1,4 +1,4 @@
-"""How running code is called, and what errors of actors say of their actor."""
+"""The names of running code, and what errors of actors say about their actor."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def is_module(name):
 
 
 def split(names):
-    """The task's name, and that of its function without the module, which is checked."""
+    """Returns the task's name, and its function's name without the module, which is checked."""
     task_name, function_name = names
     module, _, rest = function_name.partition(f"{FILE}.")
     assert is_module(module + FILE), function_name
-    return task_name, rest.rpartition("<locals>.")[2]  # which Ray keeps for some
+    return task_name, rest.rpartition("<locals>.")[2]  # Ray keeps that part for some functions
 
 
 def outer_function(ray):

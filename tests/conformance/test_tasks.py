@@ -1,4 +1,4 @@
-"""Remote functions: how they are made and called, what they may be, and what comes back."""
+"""Remote functions: how they are made and called, what may be one, and what they return."""
 
 from __future__ import annotations
 

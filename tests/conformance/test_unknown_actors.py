@@ -1,4 +1,4 @@
-"""Calls of actors that cannot answer, since they never were, or belong to another time: an error at once."""
+"""Calls of actors that never existed, or belong to an earlier cluster, fail at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .helpers import raises_within, run_driver
 
 @pytest.fixture
 def failed(ray):
-    """A reference to an error that is there."""
+    """A reference to an object that is an error already."""
 
     @ray.remote
     def fail():
@@ -51,7 +51,7 @@ def test_one_with_a_name(ray, impl, failed):
     kind = make_class(ray)
     actor = kind.options(name="stillborn").remote(failed)
     assert "original text" in str(raises_within(ray, actor.ping.remote()))
-    if impl == "zray":  # the name is free at once; on Ray a moment later
+    if impl == "zray":  # the name is free at once; on Ray, a moment later
         again = kind.options(name="stillborn").remote(1)
         assert ray.get(again.ping.remote()) == "pong"
 
@@ -75,7 +75,7 @@ def test_in_another_process(ray, failed):
     assert "original text" in str(error)
 
 
-HANDLES_OF_ANOTHER_TIME = """
+HANDLES_OF_ANOTHER_CLUSTER = """
 import pickle
 @ray.remote(num_cpus=0)
 class Actor:
@@ -101,11 +101,11 @@ ray.shutdown()
 
 
 def test_a_handle_of_an_earlier_cluster(impl):
-    outcomes = run_driver(impl, HANDLES_OF_ANOTHER_TIME).split()[-2:]  # Ray prints something before
+    outcomes = run_driver(impl, HANDLES_OF_ANOTHER_CLUSTER).split()[-2:]  # Ray prints other lines before
     assert outcomes == ["ActorDiedError" if impl == "zray" else "Exception"] * 2
 
 
-THE_SAME_IN_A_TASK = HANDLES_OF_ANOTHER_TIME.replace(
+THE_SAME_IN_A_TASK = HANDLES_OF_ANOTHER_CLUSTER.replace(
     "for handle in (counted, detached):",
     """
 @ray.remote
@@ -130,7 +130,7 @@ def test_such_a_handle_in_a_task(impl):
 
 
 def test_killing_by_such_a_handle_does_nothing(impl):
-    source = HANDLES_OF_ANOTHER_TIME.replace(
+    source = HANDLES_OF_ANOTHER_CLUSTER.replace(
         "    print(outcome(lambda: ray.get(handle.ping.remote(), timeout=20)))",
         "    outcome(lambda: ray.kill(handle))\nprint(ray.get(Actor.remote().ping.remote()))",
     )

@@ -1,4 +1,4 @@
-"""Handles by name and of oneself do not keep an actor alive; a dead actor's name is taken while others do."""
+"""Weak handles (by name, or of the actor itself) do not keep an actor; other handles also keep a dead actor's name."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 from .helpers import eventually, free_port
@@ -18,7 +19,7 @@ from .helpers import eventually, free_port
 CPUS = 4
 """CPUs of each node, as configured in Slurm; the machine may have fewer."""
 MEMORY_MIB = 3000
-IN_ORDER_S = 180.0
+IN_ORDER_S = 120.0
 """Within this time a cancelled job has ended, in seconds.
 
 Slurm itself kills only after ten minutes (``KillWait``), so a job that has ended by then has ended in order.
@@ -146,6 +147,7 @@ class Slurm:
         directory = self.directory / f"job-{len(list(self.directory.glob('job-*')))}"
         directory.mkdir()
         output = directory / "output"
+        environ = {"PYTHONFAULTHANDLER": "1", **environ}
         job_id = self.run("sbatch", "--parsable", f"--chdir={directory}", f"--output={output}", *command, **environ)
         return Job(self, job_id.strip(), output)
 
@@ -175,7 +177,13 @@ class Job:
 
     def end(self) -> tuple[str, int]:
         """Waits until all processes of the job have ended; returns state (``COMPLETED``, ``TIMEOUT``) and exit code."""
-        eventually(self._has_left_the_queue, IN_ORDER_S, 0.1)
+        try:
+            eventually(self._has_left_the_queue, IN_ORDER_S, 0.1)
+        except AssertionError as error:
+            # The processes of Python then print their stacks, see ``PYTHONFAULTHANDLER``.
+            self._slurm.run("scancel", "--full", "--signal=ABRT", self.job_id)
+            time.sleep(5.0)  # no event tells when they have printed them
+            raise AssertionError(f"the job has not ended within {IN_ORDER_S:g} s: {self.report()}") from error
         facts = self.facts()
         return facts["JobState"], int(facts["ExitCode"].partition(":")[0])
 

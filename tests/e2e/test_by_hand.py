@@ -547,7 +547,7 @@ def test_unreachable_addresses_have_distinct_errors(tmp_path, monkeypatch):
         f"ipc://{tmp_path}/none": f"there is no such file: {tmp_path}/none",
         f"ipc://{tmp_path}/none/none": f"there is no such directory: {tmp_path}/none/none",
         f"ipc://{left}": f"the socket {left} is left over",
-        f"ipc://{file}": f"{file} is a file, and no socket",
+        f"ipc://{file}": f"{file} is a file, not a socket",
         "ipc://@nobody": "nothing listens at the abstract socket @nobody",
     }.items():
         with pytest.raises(ray.exceptions.ClusterUnavailableError) as caught:

@@ -103,7 +103,7 @@ def test_a_key_directory_by_option_and_by_variable(sandbox, monkeypatch):
     assert not keys_of(sandbox).exists()
 
 
-def test_strangers(sandbox, monkeypatch):
+def test_intruders(sandbox, monkeypatch):
     """No keys, another broker's keys, plain bytes: the reason is reported, and the cluster goes on."""
     import zray as ray
 

@@ -167,7 +167,7 @@ def test_a_broker_without_descriptors_for_newcomers(sandbox, options):
         broker.expect("tar -C" if options and not insecure else "drivers:")
         join = f"ray.init({address!r}{insecure})"
         with silent_connections(address):
-            broker.expect("nobody else can join: Too many open files", stream="err")
+            broker.expect("no other process can join: Too many open files", stream="err")
             assert f"{FEW:,}" in broker.expect("ulimit -n", stream="err")
             with driver(join) as process:
                 assert process.wait(30) == 1

@@ -38,7 +38,10 @@ class Actor:
 ray.get(task.remote(sys.argv[1]))
 actor = Actor.remote()
 print("ids actor", *ray.get(actor.ids.remote()))
-actor.die.remote()
+try:
+    ray.get(actor.die.remote())
+except ray.exceptions.RayActorError:
+    print("it has died")
 print("ids again", *ray.get(actor.ids.remote()))
 ray.kill(actor)
 ref = ray.remote(num_gpus=77)(lambda: 1).remote()
@@ -100,7 +103,7 @@ def test_refused_processes_are_logged_with_the_reason(sandbox: Sandbox) -> None:
             socket.send(pack_handshake(hello))
             line = broker.expect("refused", stream="err")
     assert f"WARNING zray.broker.membership: refused worker {name.hex()}" in line
-    assert f"versions differ: protocol {PROTOCOL_VERSION - 1} there, {PROTOCOL_VERSION} here: python 2.7 there" in line
+    assert f"versions differ: protocol {PROTOCOL_VERSION - 1} there, {PROTOCOL_VERSION} here; python 2.7 there" in line
 
 
 def test_only_lines_of_the_wanted_level() -> None:
@@ -123,13 +126,25 @@ def test_no_such_level(command: str) -> None:
     assert "--log-level 'loud' cannot be used: needed: DEBUG, INFO, WARNING, ERROR" in done.stderr
 
 
-def test_a_local_cluster_logs_to_files_and_says_nothing(sandbox: Sandbox) -> None:
-    with driver("ray.init(num_cpus=1); print('node', ray.nodes()[0]['NodeID'])") as process:
-        node = process.expect("node").split()[1]
+@pytest.mark.parametrize("level", ["", "info"])
+def test_a_local_cluster_logs_to_files_and_says_nothing(sandbox: Sandbox, level: str) -> None:
+    """By default what has failed, as whoever has started it knows the rest."""
+    source = """
+    ray.init(num_cpus=1)
+    crash = ray.remote(max_retries=0)(lambda: os.abort())
+    ref = crash.remote()
+    ray.wait([ref])
+    print("ids node", ray.nodes()[0]["NodeID"])
+    """
+    with driver(source, environ={"ZRAY_LOG_LEVEL": level} if level else {}) as process:
+        (node,) = ids(process, "node")
         process.succeed()
-        assert not process.err
-    assert lines(logged(sandbox, "broker.log"), f"host {node}", "joined with {CPU: 1, ")
-    assert lines(logged(sandbox, "host.log"), f"host {node} has joined")
+        assert "zray.broker" not in process.err
+    broker, host = logged(sandbox, "broker.log"), logged(sandbox, "host.log")
+    assert lines(broker, "WARNING zray.broker", f"on host {node} is gone", "SIGABRT")
+    assert lines(host, "WARNING zray.host", "SIGABRT")
+    assert bool(lines(broker, "INFO", f"host {node}", "joined with {CPU: 1, ")) == bool(level)
+    assert bool(lines(host, "INFO", f"host {node} has joined")) == bool(level)
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in sandbox.logs("*.log"))
 
 

@@ -43,7 +43,8 @@ def test_deaths_with_retries_are_reported(tmp_path):
     (first,) = [line for line in lines if "attempt 1 of 4 of `fit` died and is tried again: the worker" in line]
     assert "SIGKILL" in first
     assert len([line for line in lines if "attempt 2 of 4 of `fit` died" in line]) == 1
-    assert len([line for line in lines if "life 1 of Model" in line and "it is restarted, 0 restarts" in line]) == 1
+    restarts = [line for line in lines if "incarnation 1 of Model" in line and "it is restarted, 0 restarts" in line]
+    assert len(restarts) == 1
 
 
 LONG = """

@@ -18,7 +18,10 @@ import pytest
 from .helpers import Sandbox, eventually
 from .slurm import CPUS, IN_ORDER_S, MEMORY_MIB, Job, Slurm, missing
 
-pytestmark = pytest.mark.xdist_group("slurm")  # one Slurm at a time
+pytestmark = [
+    pytest.mark.xdist_group("slurm"),  # one Slurm at a time
+    pytest.mark.timeout(4 * IN_ORDER_S),
+]
 
 SCRIPT = str(Path(__file__).resolve().parents[2] / "deploy" / "slurm" / "zray.sbatch")
 MIB = 1 << 20

@@ -95,7 +95,7 @@ def test_not_wanted(variable):
 def test_many_are_summed_up_and_the_rest_is_reported_at_the_end():
     with driver(START + "for _ in range(30): bad.remote()\nsettled()") as program:
         program.succeed()
-        told = re.findall(r"(\d+) more errors that nobody has fetched \(bad (\d+)x\), the last: Unhandled", program.err)
+        told = re.findall(r"(\d+) more errors that were not fetched \(bad (\d+)x\), the last: Unhandled", program.err)
         assert told and all(count == named for count, named in told)
         # The first, and one line for each five seconds: a single one is told as it is.
         assert sum(int(count) - 1 for count, _ in told) + program.err.count(UNHANDLED) == 30

@@ -93,7 +93,7 @@ def test_addresses_that_a_broker_cannot_have(network):
     head = network.machine("head")
     elsewhere = head.start_broker("--bind", f"tcp://10.77.0.99:{PORT}")
     assert elsewhere.wait() == 2
-    assert "it is no address of this machine" in elsewhere.err and f"tcp://10.77.0.99:{PORT}" in elsewhere.err
+    assert "it is not an address of this machine" in elsewhere.err and f"tcp://10.77.0.99:{PORT}" in elsewhere.err
     broker = head.start_broker()
     broker.expect("ready at")
     second = head.start_broker("--bind", head.endpoint)
@@ -114,7 +114,7 @@ def test_brokers_that_cannot_be_reached(network):
     for address, hint in (
         ("tcp://10.77.0.250:6380", "Is one running there"),
         (f"tcp://{head.address}:6381", "Is one running there"),
-        (f"tcp://{head.address}:8000", "no zray broker"),
+        (f"tcp://{head.address}:8000", "not a zray broker"),
     ):
         driver = laptop.start_driver(FIRST_ANSWER, address, connect_timeout_s=1.2)
         worker = laptop.start_worker(address, join_timeout_s=1.3)

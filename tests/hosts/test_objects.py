@@ -1,4 +1,4 @@
-"""Large objects between machines of a network: by channels, around what blocks them, and never for strangers."""
+"""Large objects between machines of a network: by channels, around what blocks them, and never for intruders."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_hosts_talk_directly_and_pass_on_what_they_get(network):
     before = {machine.name: sent_by(machine) for machine in (head, *hosts)}
     read(head, ("a", ["b", "c", "d", "e"])).succeed(100)
     sent = {machine.name: sent_by(machine) - before[machine.name] for machine in (head, *hosts)}
-    assert sent["head"] < SIZE // 4, sent  # at most what was asked for before the links were there
+    assert sent["head"] < SIZE // 4, sent  # at most what was asked for before the channels were there
     assert sent["a"] < 2.5 * SIZE, sent  # it does not feed all four
     assert sum(sent.values()) >= 4 * SIZE
 
@@ -156,7 +156,7 @@ with connection, contextlib.suppress(ConnectionResetError):
     while connection.recv(100):
         pass
 """
-STRANGER = """
+INTRUDER = """
 import sys, zmq
 from zray.transport.security.keys import KeyDirectory
 from zray.protocol.messages import ChannelHello, Pull
@@ -185,7 +185,7 @@ context.destroy()
 """
 
 
-def test_strangers_at_the_door_of_links(network):
+def test_intruders_on_channels(network):
     """With no key, a wrong one, a driver's, or a host's that was not invited: nobody comes in, and all are counted."""
     head, a, _ = start(network, "a", "b")
     read(head, ("a", ["b"])).succeed(60)
@@ -195,8 +195,8 @@ def test_strangers_at_the_door_of_links(network):
     server = head.keys.client("host").public.decode()
     head.run(sys.executable, "-c", BROWSER, a.address, str(port)).succeed(20)
     for how in ("no key", "wrong key", "driver's key", "host's key"):
-        stranger = head.run(sys.executable, "-c", STRANGER, address, how, server)
-        assert "not answered" in stranger.succeed(20), how
+        intruder = head.run(sys.executable, "-c", INTRUDER, address, how, server)
+        assert "not answered" in intruder.succeed(20), how
 
     def refused() -> dict[str, int]:
         status = head.run(sys.executable, "-m", "zray.cli.main", "status", "--json")
@@ -213,7 +213,7 @@ def test_strangers_at_the_door_of_links(network):
     read(head, ("a", ["b"])).succeed(60)  # service goes on
 
 
-def test_a_link_address_that_cannot_be_used(network):
+def test_a_transfer_address_that_cannot_be_used(network):
     head = network.machine("head")
     network.share_keys(head)
     head.start_broker().expect("ready at")

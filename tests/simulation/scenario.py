@@ -31,14 +31,14 @@ BAD_WEATHER = NetworkFaults(loss=0.02, duplication=0.02)
 @dataclasses.dataclass(frozen=True)
 class Trouble:
     """What goes wrong in a run: processes that are killed, whether users cancel, processes that are stopped for a
-    while, strangers that try to get in."""
+    while, intruders that try to get in."""
 
     workers: int = 0
     hosts: int = 0
     drivers: int = 0
     cancels: bool = False
     pauses: int = 0
-    strangers: int = 0
+    intruders: int = 0
 
 
 def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cancels: bool = False) -> Program:
@@ -203,7 +203,7 @@ def _run(seed: int, trouble: Trouble, network_faults: NetworkFaults) -> SimClust
         sim.after(sim.random.uniform(0.005, 0.5), lambda victim=victim: cluster.kill(victim))  # type: ignore[misc]
     for _ in range(trouble.pauses):
         sim.after(sim.random.uniform(0.005, 0.5), lambda: pause_somebody(cluster))
-    for _ in range(trouble.strangers):
+    for _ in range(trouble.intruders):
         Intruder(cluster)
     assert sim.run(lambda: all(driver.done or not driver.alive for driver in drivers), LIMIT_S), (
         "somebody waits forever"

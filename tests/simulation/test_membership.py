@@ -1,4 +1,4 @@
-"""Seeded runs with processes that are stopped, with strangers, and with reconnects under the names of others.
+"""Seeded runs with processes that are stopped, with intruders, and with reconnects under the names of others.
 
 A failure names its seed, as in ``test_random_clusters.py``.
 """
@@ -20,16 +20,16 @@ def test_stopped_and_resumed(seeds: range) -> None:
 
 
 @batches(100)
-def test_strangers(seeds: range) -> None:
+def test_intruders(seeds: range) -> None:
     """Nobody gets in, and nobody is blamed for what others say in its name."""
     refusals: Counter[str] = Counter()
     for seed in seeds:
-        cluster = run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 2, strangers=1 + seed % 3))
-        strangers = [node for node in cluster.nodes.values() if isinstance(node, Intruder)]
-        for stranger in strangers:
-            assert stranger.process_id not in cluster.members.members
-            assert stranger.process_id not in cluster.broker.processes
-            refusals.update(reason.partition(":")[0] for reason in stranger.refusals)
+        cluster = run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 2, intruders=1 + seed % 3))
+        intruders = [node for node in cluster.nodes.values() if isinstance(node, Intruder)]
+        for intruder in intruders:
+            assert intruder.process_id not in cluster.members.members
+            assert intruder.process_id not in cluster.broker.processes
+            refusals.update(reason.partition(":")[0] for reason in intruder.refusals)
         assert not cluster.reports, "a member was blamed"
     assert refusals["another process has joined under its name"], "nothing was tried"
 
@@ -37,4 +37,4 @@ def test_strangers(seeds: range) -> None:
 @batches(100)
 def test_everything_about_members_at_once(seeds: range) -> None:
     for seed in seeds:
-        run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 3, drivers=seed % 2, pauses=seed % 4, strangers=1))
+        run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 3, drivers=seed % 2, pauses=seed % 4, intruders=1))

@@ -51,7 +51,7 @@ def play() -> dict[str, Seen]:
             everything = scenario.Trouble(workers=seed % 4, hosts=seed % 3, drivers=seed % 2, cancels=True)
             scenario.run_scenario(seed, everything)
         for seed in range(5 * SEEDS):
-            transfers.World(seed, transfers.Trouble(break_links=0.5, no_links=0.5)).run()
+            transfers.World(seed, transfers.Trouble(break_channels=0.5, no_channels=0.5)).run()
             transfers.World(seed, transfers.Trouble(deaths=2, withdraw=0.2, evict=0.3, tight=True)).run()
     return seen
 

@@ -1,6 +1,6 @@
 """Seeded runs of transfers between hosts: see ``transfers.py`` for what must hold.
 
-``ZRAY_TEST_SEED=123 pytest tests/simulation/test_transfers.py -k links`` runs one again.
+``ZRAY_TEST_SEED=123 pytest tests/simulation/test_transfers.py -k channels`` runs one again.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def test_fair_weather(seeds: range) -> None:
 
 
 @batches(200, times=10)
-def test_links_that_break_or_cannot_be_made(seeds: range) -> None:
-    assert run(seeds, Trouble(break_links=0.5, no_links=0.5)) > 0
+def test_channels_that_break_or_cannot_be_made(seeds: range) -> None:
+    assert run(seeds, Trouble(break_channels=0.5, no_channels=0.5)) > 0
 
 
 @batches(200, times=10)
 def test_dying_hosts(seeds: range) -> None:
-    run(seeds, Trouble(deaths=1 + seeds[0] // len(seeds) % 3, break_links=0.2, no_links=0.2))
+    run(seeds, Trouble(deaths=1 + seeds[0] // len(seeds) % 3, break_channels=0.2, no_channels=0.2))
 
 
 @batches(200, times=10)
@@ -60,4 +60,4 @@ def test_small_stores_and_readers_that_give_up(seeds: range) -> None:
 
 @batches(200, times=10)
 def test_everything_at_once(seeds: range) -> None:
-    run(seeds, Trouble(deaths=2, break_links=0.3, no_links=0.3, damage=0.02, withdraw=0.2, evict=0.3, tight=True))
+    run(seeds, Trouble(deaths=2, break_channels=0.3, no_channels=0.3, damage=0.02, withdraw=0.2, evict=0.3, tight=True))

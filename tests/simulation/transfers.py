@@ -31,8 +31,8 @@ class Trouble:
     """What goes wrong. ``deaths``: hosts that are killed; the others are probabilities."""
 
     deaths: int = 0
-    break_links: float = 0.0
-    no_links: float = 0.0
+    break_channels: float = 0.0
+    no_channels: float = 0.0
     damage: float = 0.0
     withdraw: float = 0.0
     evict: float = 0.0
@@ -89,7 +89,7 @@ class SimHost:
         self.rooms: dict[int, bytearray] = {}
         self.waiting: deque[transfer.Reserve] = deque()
         self.readers: dict[str, bytes] = {}
-        self.links: set[bytes] = set()  # those that this host has dialled
+        self.channels: set[bytes] = set()  # those that this host has dialled
         self.epoch = 0
         self._tick()
 
@@ -134,7 +134,7 @@ class SimHost:
 
     def died(self, process_id: bytes) -> None:
         if self.alive:
-            self.links.discard(process_id)
+            self.channels.discard(process_id)
             self.core.receive(BROKER, ProcessDied(process_id, "killed"), self.world.sim.now)
             self.perform()
 
@@ -192,20 +192,20 @@ class SimHost:
             del self.objects[object_id]
 
     def ask(self, effect: transfer.Ask) -> None:
-        if effect.source in self.links:
+        if effect.source in self.channels:
             self.world.by_link(self, effect.source, effect.request)
         else:
             self.core.channel_down(effect.source, self.world.sim.now)
 
     def dial(self, peer: bytes) -> None:
         rng = self.world.sim.random
-        works = rng.random() >= self.world.trouble.no_links
+        works = rng.random() >= self.world.trouble.no_channels
 
         def made() -> None:
             if not self.alive or peer not in self.core.peers:
                 return
             if works and self.world.hosts[peer].alive:
-                self.links.add(peer)
+                self.channels.add(peer)
                 self.core.channel_up(peer, self.world.sim.now)
             else:
                 self.core.channel_down(peer, self.world.sim.now)
@@ -213,15 +213,15 @@ class SimHost:
 
         self.world.sim.after(rng.uniform(0.0, 0.05 if works else 3.0), made)
 
-    def break_links(self) -> None:
-        self.epoch += 1  # what is under way by links is lost
-        for peer in list(self.links):
+    def break_channels(self) -> None:
+        self.epoch += 1  # what is under way by channels is lost
+        for peer in list(self.channels):
             self.link_broke(peer)
         self.world.tell_peers(self)
 
     def link_broke(self, peer: bytes) -> None:
-        if self.alive and peer in self.links:
-            self.links.discard(peer)
+        if self.alive and peer in self.channels:
+            self.channels.discard(peer)
             self.core.channel_down(peer, self.world.sim.now)
             self.perform()
 
@@ -290,7 +290,7 @@ class World:
     # ------------------------------------------------------------------ the network
 
     def _deliver(self, source: bytes, dest: bytes, way: bytes, action: Any) -> None:
-        """In order on each way, as links are, some time later."""
+        """In order on each way, as channels are, some time later."""
         arrival = max(
             self.sim.now + self.sim.random.uniform(0.0001, 0.01), self._last_arrival.get((source, dest + way), 0.0)
         )
@@ -341,15 +341,15 @@ class World:
         host.alive = False
         host.epoch += 1
         self.over.update(host.readers)
-        self.tell_peers(host)  # their links break, before the broker knows of the death
+        self.tell_peers(host)  # their channels break, before the broker knows of the death
         delay_s = self.sim.random.uniform(0.01, 1.0)
         for watcher in self.watchers.pop(host.process_id, []):
             self.sim.after(delay_s, partial(watcher.died, host.process_id))
 
     def tell_peers(self, host: SimHost) -> None:
-        """Those who have dialled a host notice that their links are broken."""
+        """Those who have dialled a host notice that their channels are broken."""
         for peer in self.hosts.values():
-            if host.process_id in peer.links:
+            if host.process_id in peer.channels:
                 self.sim.after(self.sim.random.uniform(0.0, 0.1), partial(peer.link_broke, host.process_id))
 
     def failed(self, host: SimHost, reader: str, object_id: bytes, kind: str) -> None:
@@ -386,8 +386,8 @@ class World:
             self.sim.after(rng.uniform(0.0, 1.5), die)
         for _ in range(20):
             at, host = rng.uniform(0.0, 2.0), rng.choice(hosts)
-            if rng.random() < trouble.break_links:
-                self.sim.after(at, partial(if_alive, host, host.break_links))
+            if rng.random() < trouble.break_channels:
+                self.sim.after(at, partial(if_alive, host, host.break_channels))
             if rng.random() < trouble.evict:
                 self.sim.after(at, partial(if_alive, host, host.evict))
         assert self.sim.run(lambda: self.over.issuperset(names), 60.0), f"waiting: {set(names) - self.over}"

@@ -1,4 +1,4 @@
-"""``ActorClass``, what ``@zray.remote`` makes of a class; ``ActorHandle``, what creating one returns; and methods."""
+"""``ActorClass``, the result of ``@zray.remote`` on a class; ``ActorHandle``, the result of creating one; methods."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NOT_OF_THE_CLASS = ("__copy__", "__deepcopy__")
-"""Which say how instances of the class are copied, and not how the class is."""
+"""Attributes that are not looked up in the class: they say how its instances are copied, not how the class is."""
 
 
 class _OfMethod:
-    """An attribute of an ActorMethod that is its method's; of the class it is something else, or nothing."""
+    """A descriptor that reads an attribute of an ActorMethod from its method.
+
+    On the class ActorMethod it returns ``of_class``, or raises AttributeError if that is None.
+    """
 
     def __init__(self, read: Callable[[MethodMeta], Any], of_class: str | None = None) -> None:
         self._read = read
@@ -39,8 +42,8 @@ class _OfMethod:
 class ActorMethod:
     """A method of an actor: ``handle.method.remote(...)``.
 
-    It shows the method's signature and docstring where the class is known; where the handle came from elsewhere, the
-    names of its parameters.
+    It shows the method's signature and docstring if the class is known. If the handle came from another process, it
+    shows the names of the parameters.
     """
 
     __doc__ = _OfMethod(lambda meta: meta.function.__doc__ if meta.function is not None else None, __doc__)
@@ -58,15 +61,15 @@ class ActorMethod:
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submits a call; see ``RemoteFunction.remote``.
 
-        Calls of one caller run in the order in which it made them. With ``async def`` methods, or ``max_concurrency``
-        above 1, they run when their arguments exist, several at once.
+        Calls of one caller run in the order in which it made them. If the actor has ``async def`` methods, or
+        ``max_concurrency`` above 1, a call runs when its arguments exist, and several run at once.
         """
         meta = self._meta
         meta.check.bind_check(args, kwargs)
         if self._n_returns == STREAMING:
             raise NotImplementedError(
                 f"method {meta.name} is a generator: streaming its values is not supported yet. Give num_returns=n to "
-                f"have each of its n values as an object, or return a list"
+                f"get each of its n values as an object, or return a list"
             )
         handle = self._handle
         packed = self._packed or handle._meta.call_options(meta, self._n_returns)
@@ -78,7 +81,10 @@ class ActorMethod:
         return refs or None
 
     def options(self, **options: Any) -> ActorMethod:
-        """The same method with other options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``name``."""
+        """Returns the same method with other options.
+
+        Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``name``.
+        """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method = ActorMethod(self._handle, self._meta)
         if given.num_returns is not None:
@@ -100,13 +106,13 @@ class ActorMethod:
 
 
 class ActorHandle(Generic[C]):
-    """A reference to an actor of class ``C``, which ends, after its outstanding work, when its last handle is gone."""
+    """A reference to an actor of class ``C``. When the last handle is gone, the actor finishes its calls and ends."""
 
     __slots__ = ("__weakref__", "_actor_id", "_meta", "_ref")
 
     def __init__(self, actor_id: bytes, ref: ObjectRef | None, meta: ActorMeta) -> None:
         self._actor_id = actor_id
-        self._ref = ref  # stands for all handles that count; None: this one does not (weak, or of a detached actor)
+        self._ref = ref  # keeps the actor; None: this handle does not keep it (it is weak, or the actor is detached)
         self._meta = meta
 
     def __getattr__(self, name: str) -> ActorMethod:
@@ -143,19 +149,21 @@ _OF_THE_HANDLE = frozenset(name for base in ActorHandle.__mro__ for name in vars
 
 
 class ActorClassInheritanceException(TypeError):
-    """The caller's fault: an actor class, which is no class, was subclassed. Ray's name."""
+    """The caller's fault: an actor class was subclassed, but it is not a Python class. The name is Ray's."""
 
 
 class ActorClass(Generic[C]):
     """A class, ``C``, whose instances live in processes of their own: ``Class.remote(...)`` creates one.
 
-    What it has no attribute for is looked up in ``C``: class attributes, static methods and class methods are there
-    for callers, and for the methods of ``C``, which know the class by this name too.
+    Attributes that it does not have are looked up in ``C``. So callers can use the class attributes, static methods and
+    class methods of ``C``. So can the methods of ``C``, for which the name of the class refers to this object too.
     """
 
     remote: Callable[..., ActorHandle[C]]
-    """Creates an actor. Returns at once; a constructor that fails does so at the first call. It shows the signature of
-    the constructor and the docstring of the class."""
+    """Creates an actor. Returns at once: the error of a constructor that raises arrives with the first call.
+
+    It shows the signature of the constructor and the docstring of the class.
+    """
 
     def __init__(self, kind: type[C], options: ActorOptions, shipment: _Shipment | None = None) -> None:
         self._class = kind
@@ -191,12 +199,12 @@ class ActorClass(Generic[C]):
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         name = self._class.__name__
         raise ActorClassInheritanceException(
-            f"the actor class {name} cannot be subclassed: write {name} as a plain class, subclass that one, and make "
+            f"the actor class {name} cannot be subclassed: write {name} as a plain class, subclass that, and make "
             f"actor classes of both with zray.remote(...)"
         )
 
     def options(self, **options: Any) -> ActorClass[C]:
-        """The same class with other options (see ``zray.remote``)."""
+        """Returns the same class with other options (see ``zray.remote``)."""
         return ActorClass(self._class, self._options.updated(options), self._shipment)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -207,7 +215,7 @@ class ActorClass(Generic[C]):
 
 
 def _creator(kind: type[C], options: ActorOptions, shipment: _Shipment) -> Callable[..., ActorHandle[C]]:
-    """``ActorClass.remote`` of one class."""
+    """Makes ``ActorClass.remote`` for one class."""
     check = SignatureCheck(kind, skip_first=False).bind_check
 
     def remote(*args: Any, **kwargs: Any) -> ActorHandle[C]:
@@ -225,8 +233,8 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
     Options: num_returns, max_task_retries, retry_exceptions, name; see ``zray.options.MethodOptions``.
 
     Raises:
-        ValueError: no options, or one that does not exist or is out of range.
-        TypeError: an option of a wrong type.
+        ValueError: no options are given, or an option does not exist or is out of range.
+        TypeError: an option has a wrong type.
     """
     if args or not options:
         raise ValueError("@zray.method needs options by keyword, such as @zray.method(num_returns=2)")
@@ -240,14 +248,14 @@ def method(*args: Any, **options: Any) -> Callable[[F], F]:
 
 
 def exit_actor() -> None:
-    """Ends the actor whose code calls it: in a method, a thread, or a task of its event loop.
+    """Ends the actor whose code calls it: in a method, in a thread, or in a task of its event loop.
 
-    A method that catches what this raises ends the actor all the same. Calls that run beside it are finished. Those
-    that are queued fail with ActorDiedError, as does the call in which this is called.
+    The actor ends even if the method catches the exception. Calls that run at the same time are finished. Queued calls
+    fail with ActorDiedError, and so does the call that called this.
 
     Raises:
-        ActorExit: always: it ends the method. It is a SystemExit.
-        TypeError: outside of an actor.
+        ActorExit: always; it ends the method. It is a SystemExit.
+        TypeError: called outside an actor.
     """
     from zray.client.session import current
 

@@ -1,4 +1,4 @@
-"""What is known of an actor's class wherever a handle of the actor is: its methods, and how they are called."""
+"""The description of an actor's class that every handle of the actor carries: its methods and their options."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from zray.signatures import SignatureCheck
 
 METHOD_OPTIONS = "__zray_method_options__"
 MAX_ASYNC_CALLS = 1000
-"""So many calls at once does an actor with ``async def`` methods run that does not say how many."""
+"""The number of calls that an actor with ``async def`` methods runs at once, unless ``max_concurrency`` is given."""
 
 STREAMING = -1
-"""In place of a number of return values: a generator's, of which nobody has said how many there are."""
+"""Stands for the number of return values of a generator for which ``num_returns`` was not given."""
 
 
 class MethodMeta:
-    """What callers know of a method. ``function``: itself, to be shown; known where the class is."""
+    """What callers know of a method. ``function``: the method itself, to be shown, if the class is known here."""
 
     __slots__ = ("check", "function", "n_returns", "name", "parameters", "retries", "retry_exceptions", "signature",
                  "streams")  # fmt: skip
@@ -40,7 +40,7 @@ class MethodMeta:
         self.n_returns = n_returns
         self.parameters = parameters  # [name, kind, has a default]; None: unknown
         self.retries = retries
-        self.retry_exceptions = retry  # for any, for none, or for the types in this pickle
+        self.retry_exceptions = retry  # True: after any exception; False: after none; bytes: a pickle of the types
         self.streams = is_generator
         stub = _stub(name, parameters)
         self.signature = inspect.signature(stub) if parameters is not None else None
@@ -49,16 +49,16 @@ class MethodMeta:
 
     @property
     def shown_signature(self) -> inspect.Signature | None:
-        """With defaults and annotations, where the class is known."""
+        """The signature; with defaults and annotations if the class is known."""
         if self.signature is None or self.function is None:
             return self.signature
         parameters = list(inspect.signature(self.function, follow_wrapped=False).parameters.values())
-        of_class = len(parameters) - len(self.signature.parameters)  # 1 if it is taken from its class: ``self``
+        of_class = len(parameters) - len(self.signature.parameters)  # 1 if it has ``self``, else 0
         return inspect.signature(self.function, follow_wrapped=False).replace(parameters=parameters[of_class:])
 
 
 def _stub(name: str, parameters: list[Any] | None) -> Callable[..., Any]:
-    """A function with the given parameters, for its signature only."""
+    """Makes a function with the given parameters. Only its signature is used."""
 
     def stub(*args: Any, **kwargs: Any) -> None:
         return
@@ -90,11 +90,11 @@ def _parameters(function: Callable[..., Any], skip_first: bool) -> list[Any] | N
 
 
 class ActorMeta:
-    """What a handle knows of its actor's class; travels with it.
+    """What a handle knows of its actor's class. It travels with the handle.
 
-    ``ordered``: the actor runs one call at a time, in each caller's order; others run a call when its arguments exist.
-    ``concurrency``: how many calls it runs at once. ``attributes``: names that the class has for other things than
-    methods, such as properties.
+    ``ordered``: the actor runs one call at a time, in each caller's order; other actors run a call when its arguments
+    exist. ``concurrency``: the number of calls that it runs at once. ``attributes``: the names of the attributes of the
+    class that are not methods, such as properties.
     """
 
     def __init__(
@@ -114,13 +114,13 @@ class ActorMeta:
         self.ordered = ordered
         self.concurrency = concurrency
         self.attributes = attributes
-        self.constructor: inspect.Signature | None = None  # known where the class is
+        self.constructor: inspect.Signature | None = None  # set only where the class is known
         self.has_coroutines = False  # likewise
         self._call_options: dict[tuple[str, int], bytes] = {}
 
     @classmethod
     def of_class(cls, kind: type, options: ActorOptions, no_methods: Collection[str]) -> ActorMeta:
-        """Looks at a class. ``no_methods``: special names that a handle has for itself, such as ``__eq__``."""
+        """Describes a class. ``no_methods``: special names that the handle defines itself, such as ``__eq__``."""
         methods = {}
         for name, member in inspect.getmembers(kind, callable):
             if name.startswith("__") and name in no_methods:
@@ -154,7 +154,7 @@ class ActorMeta:
         return meta
 
     def packed(self) -> bytes:
-        """The form in which it travels."""
+        """Returns the encoded form."""
         methods = [
             [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams] for m in self.methods.values()
         ]
@@ -165,21 +165,22 @@ class ActorMeta:
     @classmethod
     @functools.lru_cache(maxsize=1024)
     def unpack(cls, packed: bytes) -> ActorMeta:
-        """The counterpart of ``packed``."""
+        """Decodes the result of ``packed``."""
         class_name, rows, *rest = unpack(packed)
         return cls(class_name, {row[0]: MethodMeta(*row) for row in rows}, *rest)
 
     def no_method(self, name: str) -> str:
-        """What there is instead of a method, for an error."""
+        """Returns the text of the error about a method ``name`` that does not exist, with the names that do."""
         text = f"actor class {self.class_name} has no method {name!r}"
-        if name.startswith("_"):  # asked for by libraries, which do without
+        if name.startswith("_"):  # libraries ask for such names and do without them: no hint is needed
             return text
         if name in self.attributes:
             return (
-                f"{text}: it is a property, or another attribute of the class. What an actor holds is in its process: "
-                f"write a method that returns it, or call handle.__ray_call__.remote(lambda actor: actor.{name})"
+                f"{text}: it is a property, or another attribute of the class. An actor's attributes are in its "
+                f"process: write a method that returns it, or call handle.__ray_call__.remote(lambda actor: "
+                f"actor.{name})"
             )
-        import difflib  # heavy, and needed for mistakes only
+        import difflib  # slow to import, and only needed for the error
 
         known = [method for method in self.methods if not method.startswith("_")]
         close = difflib.get_close_matches(name, known, n=1)
@@ -187,7 +188,7 @@ class ActorMeta:
         return f"{text}{guess} It has {', '.join(known) or 'none'}"
 
     def call_options(self, method: MethodMeta, n_returns: int) -> bytes:
-        """The options of a call, packed once."""
+        """Returns the packed options of a call. They are packed once and kept."""
         key = (method.name, n_returns)
         packed = self._call_options.get(key)
         if packed is None:

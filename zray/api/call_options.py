@@ -1,4 +1,4 @@
-"""What a worker has to know of a call besides function and arguments, as it travels."""
+"""The options of a call that travel to the worker, besides the function and the arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zray.serialization import serialize
 
 
 def retried_types(retry_exceptions: Any) -> bool | bytes:
-    """The option ``retry_exceptions`` as it travels: for any, for none, or a pickle of the types."""
+    """Returns the encoded option ``retry_exceptions``: True for any exception, False for none, or a pickle of types."""
     if isinstance(retry_exceptions, bool):
         return retry_exceptions
     return serialize(tuple(retry_exceptions)).to_bytes() if retry_exceptions else False
@@ -18,10 +18,10 @@ def retried_types(retry_exceptions: Any) -> bool | bytes:
 def pack_options(
     name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0, generator: bool = False
 ) -> bytes:
-    """What a worker has to know of a call besides function and arguments. ``generator``: it calls a generator."""
+    """Returns the packed options of a call. ``generator``: the function is a generator."""
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if retried:
         options["retry_exceptions"] = retried
-    if generator and n_returns == 1:  # else it is the value that tells
+    if generator and n_returns == 1:  # with more values, the type of the returned value tells the worker
         options["generator"] = True
     return pack(options)

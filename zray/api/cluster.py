@@ -1,4 +1,4 @@
-"""``init`` and ``shutdown``, and what can be asked of a cluster."""
+"""``init`` and ``shutdown``, and questions to a cluster (``nodes``, ``cluster_resources``, ...)."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ if TYPE_CHECKING:
     from zray.transport.security.keys import ClientCredentials
 
 LAST_OUTPUT_S = 0.2
-"""How long ``shutdown`` waits for what workers have printed, in seconds."""
+"""How long ``shutdown`` waits for the last output of workers, in seconds."""
 INFO = 20
-"""As ``logging.INFO``, which is not loaded for it."""
+"""The value of ``logging.INFO``. A constant, so that this module need not load ``logging``."""
 
 _lock = threading.RLock()
 _driver: _Driver | None = None
 
 
 class Context(dict[str, Any]):
-    """What ``init`` returns: addresses by name, and a context manager that shuts down at its end."""
+    """The result of ``init``: addresses by name, and a context manager that calls ``shutdown`` at its end."""
 
     @property
     def address_info(self) -> dict[str, Any]:
-        """The same as a plain dictionary."""
+        """The same, as a plain dictionary."""
         return dict(self)
 
     @property
@@ -77,13 +77,13 @@ class Context(dict[str, Any]):
         shutdown()
 
     def disconnect(self) -> None:
-        """As ``zray.shutdown()``."""
+        """Calls ``zray.shutdown()``."""
         shutdown()
 
 
 @dataclasses.dataclass
 class _Driver:
-    """What this process has started or joined. ``process``: the local cluster; ``paths``: its session."""
+    """The cluster that this process has started or joined. ``process``: the local cluster; ``paths``: its session."""
 
     session: Session
     context: Context
@@ -116,40 +116,41 @@ def init(
 
     Args:
         address: where a broker listens (``ipc://...``, ``tcp://host:port``); "auto": the ``zray-broker`` that this
-            user runs here; "local": start a cluster, whatever runs here and the environment says. Default:
+            user runs here; "local": start a cluster, even if a broker runs here or the environment names one. Default:
             ``ZRAY_ADDRESS`` or ``RAY_ADDRESS``, else the ``zray-broker`` that this user runs here, else "local".
-        num_cpus: CPUs that the new cluster offers; default: those that this process may use.
-        num_gpus: GPUs that it offers; default: those of NVIDIA that this process may use.
-        memory: bytes that it offers to tasks; default: 70% of what this process may use.
+        num_cpus: CPUs that the new cluster offers; default: the CPUs that this process may use.
+        num_gpus: GPUs that it offers; default: the NVIDIA GPUs that this process may use.
+        memory: bytes that it offers to tasks; default: 70% of the memory that this process may use.
         resources: amounts of other resources that it offers, by name.
         object_store_memory: capacity of its object store in bytes; default: 30% of the memory, at most what /dev/shm
             can hold.
-        insecure: join a broker on TCP that was started with ``--insecure``; otherwise keys are expected, see
+        insecure: join a broker on TCP that was started with ``--insecure``; otherwise keys are required, see
             ``zray keys``. Default: no.
         local_mode: run everything in this process, serially, for debugging.
         ignore_reinit_error: return the present context when called again, instead of raising RuntimeError.
-        include_dashboard: there is none yet: True is refused.
+        include_dashboard: must not be True: there is no dashboard yet.
         configure_logging: set the level of the logger "zray" to ``logging_level``.
         logging_level: a level of the module ``logging``, by name or number.
-        log_to_driver: show what workers print; default: the setting of that name, yes unless it says otherwise.
-        namespace: where the names of this job's actors live; default: one of its own.
-        runtime_env: not supported yet: anything but None and an empty dict is refused.
-        unknown: any other argument is refused with TypeError.
+        log_to_driver: show the output of workers; default: the setting ``log_to_driver``, which is yes by default.
+        namespace: the namespace of this job's actors; default: a new one of its own.
+        runtime_env: not supported yet: must be None or an empty dict.
+        unknown: any other argument raises TypeError.
 
-    SIGTERM ends the program as Python's own end does, ``atexit`` included, unless it has a handler for that signal.
+    SIGTERM ends the program the way Python itself ends, ``atexit`` included, unless the program has a handler for that
+    signal.
 
     Returns:
-        The address of the cluster and what else is known of it; also a context manager that calls ``shutdown``.
+        The address of the cluster and other facts about it; also a context manager that calls ``shutdown``.
 
     Raises:
-        RuntimeError: when called twice without ``ignore_reinit_error``.
+        RuntimeError: it was called twice without ``ignore_reinit_error``.
         ClusterUnavailableError: no broker answers within ``connect_timeout_s`` (5 seconds).
         VersionMismatchError: the cluster has another version of Python or zray.
         SystemFailure: the new cluster could not start.
         ConfigError: a setting, or the address, cannot be used.
-        NotImplementedError: for ``include_dashboard=True`` and ``runtime_env``.
-        TypeError: an argument of a wrong type, or one that zray does not know.
-        ValueError: an argument out of range, or resources for a cluster that is joined.
+        NotImplementedError: ``include_dashboard=True`` or ``runtime_env`` was given.
+        TypeError: an argument has a wrong type, or zray does not know it.
+        ValueError: an argument is out of range, or resources were given for a cluster that is joined.
     """
     global _driver
     _check_arguments(
@@ -167,7 +168,7 @@ def init(
             )
         if configure_logging:
             _logger().setLevel(logging_level)
-        from zray.config.reading import from_environment  # workers, who import this, are told their settings
+        from zray.config.reading import from_environment  # workers import this module but are sent their settings
 
         config = from_environment()
         if log_to_driver is not None:
@@ -208,18 +209,18 @@ def _check_arguments(
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} is a number, got {value!r}")
+            raise TypeError(f"{name} must be a number, got {value!r}")
         if value < 0 or not math.isfinite(value):
-            raise ValueError(f"{name} is a number from 0 on, got {value!r}")
+            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
     if resources is not None:
         if not isinstance(resources, dict):
-            raise TypeError(f"resources is a dict of amounts by name, got {resources!r}")
+            raise TypeError(f"resources must be a dict of amounts by name, got {resources!r}")
         for name, value in resources.items():
             if name in ("CPU", "GPU", "memory"):
                 option = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
                 raise ValueError(f"resources may not contain {name!r}: use {option}=")
             if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise ValueError(f"resources is a dict of amounts from 0 on by name, got {name!r}: {value!r}")
+                raise ValueError(f"resources must be a dict of amounts >= 0 by name, got {name!r}: {value!r}")
     if dashboard:
         raise NotImplementedError("include_dashboard=True: there is no dashboard yet")
     if env:
@@ -227,8 +228,8 @@ def _check_arguments(
 
 
 def _resolve(address: str, config: Config, told: bool) -> str:
-    """Where the broker listens that is to be joined; empty: none, a cluster is to be started. ``told``: the program
-    itself has given the address."""
+    """Returns the address of the broker to join; empty: start a cluster instead. ``told``: the program itself gave the
+    address."""
     if address == "local":
         return ""
     if address not in ("", "auto"):
@@ -268,7 +269,7 @@ def _credentials(address: str, config: Config, insecure: bool) -> ClientCredenti
 
 
 def _job_settings(namespace: str, config: Config) -> JobSettings:
-    """What the job's workers need. Where they are on the driver's machine, they share its files."""
+    """Returns what the job's workers need: namespace, search path, working directory."""
     path = _search_path()
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if main:
@@ -287,7 +288,7 @@ def _working_directory() -> str:
 
 
 def _search_path() -> list[str]:
-    """The driver's search path, as other processes can use it."""
+    """The driver's search path, made absolute, so that other processes can use it."""
     here = _working_directory()
     return [os.path.join(here, entry) if here else entry for entry in sys.path if entry or here]
 
@@ -303,10 +304,10 @@ def _join(
     useless = [name for name, value in given.items() if value is not None]
     if useless:
         raise ValueError(
-            f"{', '.join(useless)} cannot be set when joining a cluster, here that at {address}: its hosts say what "
-            "they have. address='local' starts a cluster of your own"
+            f"{', '.join(useless)} cannot be set when joining a cluster (at {address}): its hosts say what they have. "
+            "Use address='local' to start a cluster of your own"
         )
-    from zray.api import sigterm  # workers, which import this module too, do without; so the next
+    from zray.api import sigterm  # not at the top: workers import this module too, and need neither of these
     from zray.api.driver_output import DriverOutput
 
     process_id = os.urandom(16)
@@ -331,7 +332,10 @@ def _join(
 
 
 def _tell_taken(session: Session, size_bytes: int) -> None:
-    """Called by the thread that shows lines. What else a turn brings is left to the threads that turn."""
+    """Tells the broker that lines were taken. Called by the thread that shows lines.
+
+    If this takes a turn, other threads perform the turn's effects.
+    """
     with session.shell.lock:
         session.core.to_broker(LogsTaken(size_bytes))
         session.shell.submitted()
@@ -341,13 +345,13 @@ def _tell_taken(session: Session, size_bytes: int) -> None:
 
 
 def _start(resources: dict[str, int], store_bytes: int, config: Config, namespace: str) -> _Driver:
-    from zray.local_cluster.launch import LocalCluster  # workers, which import this module too, do without
+    from zray.local_cluster.launch import LocalCluster  # workers import this module too, and do not need it
 
     root = runtime_root(config.tmpdir)
     paths, lock = new_session(root)
     process = None
     try:
-        with contextlib.closing(lock):  # from now on the subprocess's
+        with contextlib.closing(lock):  # from here on the subprocess holds it
             process = LocalCluster(paths, lock, resources, store_bytes, _with_absolute_paths(config))
         driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, namespace, process)
     except BaseException as error:
@@ -366,7 +370,10 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
 
 
 def _with_absolute_paths(config: Config) -> Config:
-    """The settings for processes that have another working directory. Raises ConfigError if this one is gone."""
+    """Returns the settings for processes with another working directory.
+
+    Raises ConfigError if a path is relative and this process's working directory has been removed.
+    """
     if not config.spill_dir or os.path.isabs(config.spill_dir):
         return config
     here = _working_directory()
@@ -379,13 +386,16 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _logger() -> logging.Logger:
-    import logging  # workers, which import this module too, do without
+    import logging  # workers import this module too, and do not need it
 
     return logging.getLogger("zray")
 
 
 def _hint_for() -> Callable[[], None]:
-    """Has an uncaught error about a read-only value say what to do, in notebooks too; returns what undoes that."""
+    """Installs hooks that print a hint after an uncaught error about a read-only value, in notebooks too.
+
+    Returns a function that removes them.
+    """
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
@@ -401,14 +411,14 @@ def _hint_for() -> Callable[[], None]:
 
     notebook = sys.modules.get("IPython")
     shell = notebook.get_ipython() if notebook is not None else None
-    if shell is not None:  # it shows errors by itself
+    if shell is not None:  # IPython shows errors itself, without sys.excepthook
         shell.events.register("post_run_cell", after_cell)
 
     def undo() -> None:
         if sys.excepthook is hook:
             sys.excepthook = before
         if shell is not None:
-            with contextlib.suppress(ValueError):  # the user has taken it out
+            with contextlib.suppress(ValueError):  # the user has unregistered it
                 shell.events.unregister("post_run_cell", after_cell)
 
     sys.excepthook = hook
@@ -419,9 +429,9 @@ def _hint_for() -> Callable[[], None]:
 
 
 def shutdown() -> None:
-    """Leaves the cluster, and ends it if ``init`` started it: every process and file of it is gone afterwards.
+    """Leaves the cluster. If ``init`` started the cluster, ends it and removes all of its processes and files.
 
-    May be called any number of times, and in any thread. Waits for values that are under way then raise
+    May be called any number of times, and in any thread. A wait for a value in another thread then raises
     ClusterUnavailableError.
     """
     global _driver
@@ -435,7 +445,7 @@ def shutdown() -> None:
         if sessions.current() is driver.session:
             sessions.set_current(None)
             object_ref.set_tracker(None)
-        with contextlib.ExitStack() as end:  # every step, from the last one on, whatever interrupts another
+        with contextlib.ExitStack() as end:  # runs every step, last one first, even if one is interrupted
             end.callback(signals.uninstall, driver.session.shell.lock)
             end.callback(_end_cluster, driver)
             end.callback(driver.undo_hint)
@@ -449,15 +459,15 @@ def _end_cluster(driver: _Driver) -> None:
     if driver.process is not None:
         exit_code = driver.process.end()
         if driver.paths is not None:
-            if exit_code != 0:  # its guardian may have been killed as well
+            if exit_code != 0:  # the guardian that cleans up may have been killed too
                 kill_session(driver.paths.name)
             remove_session(driver.paths)
-    elif driver.session.shell.lost:  # what was killed may have left things behind
+    elif driver.session.shell.lost:  # processes that were killed may have left files behind
         sweep_dead_sessions(runtime_root(driver.session.config.tmpdir))
 
 
 def _await_last_output(session: Session) -> None:
-    """Workers' output travels by another way than results: what they printed before the end should be seen."""
+    """Waits for workers' output. It takes another path than results, so lines printed before the end may still come."""
     with contextlib.suppress(ZrayError):
         session.ask(lambda answer: session.core.query(FlushOutput, answer), LAST_OUTPUT_S)
 
@@ -474,7 +484,7 @@ atexit.register(_at_exit)
 
 @functools.cache
 def _forget_in_children() -> None:
-    """From now on, what this process forks starts without a cluster."""
+    """Makes child processes that this process forks from now on start without a cluster."""
 
     def forget() -> None:
         global _driver, _lock
@@ -519,7 +529,7 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """What all hosts have together: amounts by name, of memory in bytes.
+    """The resources of all hosts together: amounts by name; memory in bytes.
 
     Raises:
         ClusterUnavailableError: the broker is gone.
@@ -529,7 +539,7 @@ def cluster_resources() -> dict[str, float]:
 
 
 def available_resources() -> dict[str, float]:
-    """What all hosts have together and is not in use at the moment: amounts by name, of memory in bytes.
+    """The resources of all hosts together that are not in use at the moment: amounts by name; memory in bytes.
 
     Raises:
         ClusterUnavailableError: the broker is gone.

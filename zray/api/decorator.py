@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Decorator(Protocol):
-    """What ``zray.remote`` with options is."""
+    """The type of ``zray.remote`` with options."""
 
     @overload
     def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
@@ -45,17 +45,17 @@ def remote(*args: Any, **options: Any) -> Any:
 
     Options of functions: num_cpus, num_gpus, memory (bytes), resources, num_returns, max_retries, retry_exceptions,
     max_calls, name, scheduling_strategy. Options of classes: num_cpus, num_gpus, memory, resources, max_restarts,
-    max_task_retries, max_concurrency, max_pending_calls, name, namespace, lifetime, get_if_exists. What they mean:
-    ``zray.options.TaskOptions`` and ``ActorOptions``.
+    max_task_retries, max_concurrency, max_pending_calls, name, namespace, lifetime, get_if_exists.
+    ``zray.options.TaskOptions`` and ``ActorOptions`` describe them.
 
     Returns:
         A ``RemoteFunction`` or an ``ActorClass``; with options, a decorator that makes one.
 
     Raises:
-        TypeError: an option of a wrong type, or something that is neither a function nor a class.
-        ValueError: an option that does not exist or is out of range, or an ``async`` function. It names the option,
-            what was given and what is allowed.
-        NotImplementedError: an option of Ray's that zray does not have yet.
+        TypeError: an option has a wrong type, or the target is neither a function nor a class.
+        ValueError: an option does not exist or is out of range, or the function is ``async``. The message names the
+            option, its value and what is allowed.
+        NotImplementedError: zray does not have this option of Ray yet.
     """
     if len(args) == 1 and not options and (callable(args[0]) or inspect.isclass(args[0])):
         return _make(args[0], {})
@@ -80,7 +80,7 @@ def _make(target: Any, options: dict[str, Any]) -> Any:
         if inspect.iscoroutinefunction(target):
             raise ValueError(
                 f"{target.__name__} is an async function; tasks are plain functions. Use an actor with async methods, "
-                f"or asyncio.run() inside of the task"
+                f"or call asyncio.run() inside the task"
             )
         return RemoteFunction(target, TaskOptions.from_kwargs(options, what="@zray.remote"))
     raise TypeError(f"@zray.remote is for functions and classes; {target!r:.100} is a {type(target).__name__}")

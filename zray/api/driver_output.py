@@ -1,13 +1,15 @@
-"""What the driver's terminal shows of the cluster: workers' output, and warnings.
+"""Shows output of the cluster on the driver's terminal: workers' output, and warnings.
 
-A thread of its own shows them, from the first line on, so that a terminal that is not read holds up nothing else, and a
-stream that raises makes nobody else fail.  ``show`` and ``warn`` only put into a ``SimpleQueue``, which unlike a lock
-may be used by a destructor or a signal handler that has interrupted another use of it.  The thread moves lines into a
-backlog for each stream, and writes what the stream's descriptor takes without blocking, at most ``PIPE_BUF`` at a time:
-so it never holds the lock of ``sys.stdout`` while it waits, and can be ended at any time.
+A thread of its own shows them. It starts with the first line. So a terminal that nothing reads blocks no other thread,
+and a stream that raises makes no other code fail. ``show`` and ``warn`` only put into a ``SimpleQueue``. A destructor
+or a signal handler may use a ``SimpleQueue`` even if it has interrupted another use of it; a lock would not allow that.
 
-Memory: what the broker may send before it is taken (``zray.protocol.log_window``), and two backlogs
-(``zray.logs.display.Backlog``).  Lines beyond are left out and counted, and the count is shown when there is room.
+The thread moves lines into one backlog for each stream. It writes as much as the stream's descriptor takes without
+blocking, at most ``PIPE_BUF`` at a time. So it never holds the lock of ``sys.stdout`` while it waits, and it can be
+ended at any time.
+
+Memory is bounded by the bytes that the broker may send before they are taken (``zray.protocol.log_window``), and by two
+backlogs (``zray.logs.display.Backlog``). Further lines are left out and counted. The count is shown when there is room.
 """
 
 from __future__ import annotations
@@ -40,25 +42,25 @@ from zray.system.streams import (
 )
 
 STUCK_S = 1.0
-"""``close`` gives up when nothing was shown for so long."""
+"""``close`` gives up if nothing was shown for this long, in seconds."""
 CLOSE_S = 10.0
-"""``close`` gives up after so long, though lines are still being shown."""
+"""``close`` gives up after this long, in seconds, even if lines are still being shown."""
 MAX_BATCH_LINES = 2000
-"""Lines after which no further message is looked at before these are written."""
+"""The number of lines after which the thread writes before it takes the next message."""
 MAX_WARNINGS = 100
-"""Warnings that wait at most; beyond, the oldest are dropped."""
+"""The number of warnings that may wait. If there are more, the oldest are dropped."""
 FORK_WAIT_S = 1.0
-"""How long a fork waits for the end of a write, in seconds."""
+"""How long a fork waits for a write to end, in seconds."""
 STREAMS = ("stdout", "stderr")
 
 logger = logging.getLogger("zray")
 
 
 class DriverOutput:
-    """Shows lines and warnings; nothing is shown any more after ``close``.
+    """Shows lines and warnings until ``close``.
 
-    ``show_logs``: whether lines of workers are shown; ``taken`` is told how many bytes of lines have been taken, which
-    makes room for as many more; ``dedup_logs``: lines that are equal are shown once, with their number.
+    ``show_logs``: whether lines of workers are shown. ``taken``: called with the number of bytes of lines that were
+    taken; the broker may then send as many more. ``dedup_logs``: equal lines are shown once, with their number.
     """
 
     def __init__(self, show_logs: bool, taken: Callable[[int], None], dedup_logs: bool = True) -> None:
@@ -67,7 +69,7 @@ class DriverOutput:
         self._queue: queue.SimpleQueue[ShowLogs] = queue.SimpleQueue()
         self._warnings: deque[tuple[int, str]] = deque(maxlen=MAX_WARNINGS)
         self._wake_fd = -1  # open while there is a thread
-        self._starting = threading.Lock()  # held from the start of the thread on; never waited for
+        self._starting = threading.Lock()  # held from the start of the thread on; no code waits for it
         self._ended = threading.Lock()  # held while the thread runs
         self._ident = 0
         self._closing = False
@@ -76,23 +78,23 @@ class DriverOutput:
         self._lines = LogDeduplicator(5.0 if dedup_logs else 0.0)
         self._missing = MissingLines()
         self._backlogs = {stream: Backlog() for stream in STREAMS}
-        self._written = 0  # pieces, as a sign of progress
+        self._written = 0  # number of writes: shows whether there is progress
         self._complained: set[str] = set()
 
-    # ------------------------------------------------------------------ called by whichever thread turns
+    # ------------------------------------------------------------------ called by the thread that takes a turn
 
     def show(self, effect: ShowLogs) -> None:
-        """Lines of workers, as ``(name pid=123) text``."""
+        """Shows lines of workers, as ``(name pid=123) text``."""
         if self._show_logs and not self._closing:
             self._queue.put(effect)
             self._wake()
 
     def warn(self, effect: Warn) -> None:
-        """A warning of the broker."""
+        """Logs a warning of the broker."""
         self._say(logging.WARNING, effect.text)
 
     def error(self, effect: Unhandled) -> None:
-        """An error that nobody has fetched."""
+        """Logs the error of a task whose result no process has fetched."""
         self._say(logging.ERROR, effect.text)
 
     def _say(self, level: int, text: str) -> None:
@@ -101,7 +103,7 @@ class DriverOutput:
             self._wake()
 
     def close(self) -> None:
-        """Shows what is there, as long as the streams take it, and ends the thread. May be called twice."""
+        """Shows the lines that are left, as long as the streams take them, and ends the thread. May be called twice."""
         if self._closing:
             return
         self._closing = True
@@ -110,13 +112,16 @@ class DriverOutput:
                 self._serve(deadline=time.monotonic() + STUCK_S)
             return
         self._wake()
-        if threading.get_ident() == self._ident:  # called by what a stream does when it is written to
+        if threading.get_ident() == self._ident:  # a stream's own write() called close()
             return
         if self._has_ended():
             os.close(self._wake_fd)
 
     def _has_ended(self) -> bool:
-        """Waits for the end of the thread, as long as it gets on; then tells it to leave the rest."""
+        """Waits for the end of the thread while it makes progress, then tells it to leave out the rest.
+
+        Returns whether the thread has ended.
+        """
         deadline = time.monotonic() + CLOSE_S
         written = -1
         while not self._ended.acquire(timeout=STUCK_S):
@@ -128,18 +133,18 @@ class DriverOutput:
         return True
 
     def _wake(self) -> None:
-        """Has the thread look at the queue; starts it if there is none yet."""
+        """Wakes the thread, to look at the queue; starts it if it does not run yet."""
         if self._wake_fd >= 0 or self._start():
             os.eventfd_write(self._wake_fd, 1)
 
     def _start(self) -> bool:
         if not self._starting.acquire(blocking=False):
-            return self._wake_fd >= 0  # another thread is about to
+            return self._wake_fd >= 0  # another thread is starting it
         try:
             _let_forks_wait()
             wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._ended.acquire()
-            # Not threading.Thread, whose own locks may be held where a destructor calls this.
+            # Not threading.Thread: a destructor may call this while the locks of threading are held.
             self._ident = _thread.start_new_thread(self._run, (wake_fd,))
         except (RuntimeError, OSError):  # no threads or descriptors left, or the interpreter is ending
             self._starting.release()
@@ -156,7 +161,7 @@ class DriverOutput:
             self._ended.release()
 
     def _serve(self, wake_fd: int = -1, deadline: float = math.inf) -> None:
-        """Shows what comes, until ``close`` was called and all is shown, or there is no more time."""
+        """Shows what arrives, until ``close`` was called and everything is shown, or ``deadline`` has passed."""
         while not self._abandoned and time.monotonic() < deadline:
             closing = self._closing
             self._take(closing)
@@ -172,7 +177,7 @@ class DriverOutput:
         return min(math.inf if due is None else due, self._missing.next_deadline())
 
     def _take(self, closing: bool) -> None:
-        """Moves what has come into the backlogs."""
+        """Moves what has arrived into the backlogs."""
         now = time.monotonic()
         moved = 0
         while moved < MAX_BATCH_LINES and not self._queue.empty():
@@ -198,7 +203,10 @@ class DriverOutput:
                 self._missing.add(1)
 
     def _write_what_can_be(self) -> dict[str, int]:
-        """Writes until nothing is left or no stream takes more; the descriptors of those that have to wait."""
+        """Writes until nothing is left or no stream takes more.
+
+        Returns the descriptors of the streams that have lines left, by name.
+        """
         pending: dict[str, int] = {}
         for name in STREAMS:
             while not self._abandoned and (self._backlogs[name] or (self._warnings and name == "stderr")):
@@ -220,12 +228,12 @@ class DriverOutput:
         if self._warnings and name == "stderr":
             self._log(*self._warnings.popleft())
             return
-        # To a stream of the user's own kind one line at a time, as print() would.
+        # A stream object of the user, without a descriptor, gets one line at a time, as from print().
         text = self._backlogs[name].take(select.PIPE_BUF if fd >= 0 else 1)
         try:
             with _writing:
                 write_text(stream, text)
-        except BaseException as error:  # whatever a stream of the user's raises: the next lines may find another one
+        except BaseException as error:  # the user's stream may raise anything; it may be replaced before the next lines
             if not is_closed(stream) and name not in self._complained:
                 self._complained.add(name)
                 self._log(
@@ -235,14 +243,14 @@ class DriverOutput:
 
     @staticmethod
     def _log(level: int, text: str) -> None:
-        with contextlib.suppress(BaseException):  # of a handler of the user's: there is nobody left to tell
+        with contextlib.suppress(BaseException):  # raised by a logging handler of the user: it cannot be reported
             if is_terminal(current_stream("stderr")):
                 text = "\n".join(map(escape_controls, text.split("\n")))
             logger.log(level, text)
 
     @staticmethod
     def _wait(pending: dict[str, int], wake_fd: int, timeout_s: float) -> None:
-        """Until something has come, one of the streams takes more, or so much time has passed."""
+        """Waits until something has arrived, a stream takes more, or ``timeout_s`` seconds have passed."""
         poll = select.poll()
         for fd in pending.values():
             poll.register(fd, select.POLLOUT)
@@ -257,8 +265,8 @@ class DriverOutput:
 
 
 _writing = threading.Lock()
-"""Held while a stream is written to: a child forked meanwhile would find the stream's own lock taken for ever."""
-_forker = 0  # the thread that holds it for the time of a fork
+"""Held while a stream is written to. A child forked during a write would find the stream's own lock taken for ever."""
+_forker = 0  # the thread that holds _writing during a fork
 
 
 @functools.cache
@@ -268,7 +276,7 @@ def _let_forks_wait() -> None:
 
 def _before_fork() -> None:
     global _forker
-    if _writing.acquire(timeout=FORK_WAIT_S):  # in vain if the user's own stream blocks, or itself forks
+    if _writing.acquire(timeout=FORK_WAIT_S):  # times out if the user's own stream blocks, or itself forks
         _forker = threading.get_ident()
 
 

@@ -1,6 +1,6 @@
-"""``init(local_mode=True)``: every task runs at once, in this process, when it is submitted. For debugging.
+"""``init(local_mode=True)``: a task runs in this process, when it is submitted. For debugging.
 
-Values are passed through the serializer all the same, so that what works here works in a cluster.
+Values pass through the serializer here too, so that a program that works in local mode works in a cluster.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class _Actor:
-    """A local actor. ``meta``: see ``ActorMeta``, packed; ``death``: the error of its calls once it is dead."""
+    """A local actor. ``meta``: its packed ``ActorMeta``. ``death``: the error of its calls once it is dead."""
 
     def __init__(self, meta: bytes) -> None:
         self.meta = meta
@@ -76,7 +76,7 @@ class LocalRuntime:
         try:
             future.set_result(self._value(object_id))
         except BaseException as error:
-            if came_from_handler(error):  # it is the caller's, who has not got the future yet
+            if came_from_handler(error):  # a signal handler interrupted the caller, which has no future yet
                 raise
             future.set_exception(raisable_in_coroutines(error))
         return future
@@ -89,7 +89,7 @@ class LocalRuntime:
 
     def _store(self, object_id: bytes, value: Any) -> ObjectRef:
         serialized = serialize(value)
-        # References inside stay alive as long as the process: a debugging aid need not be frugal.
+        # References inside values are kept until the process ends: local mode need not save memory.
         self._kept.extend(self.intern(inner) for inner in serialized.refs)
         self._values[object_id] = (False, serialized.to_bytes())
         return self.intern(object_id)
@@ -140,7 +140,7 @@ class LocalRuntime:
             try:
                 value = function(*map(self._resolve, args), **{key: self._resolve(arg) for key, arg in kwargs.items()})
                 if inspect.iscoroutine(value):
-                    import asyncio  # see zray.worker.process.worker: few need it, and it is large
+                    import asyncio  # large, and few programs need it, see zray.worker.process.worker
 
                     value = asyncio.run(value)
                 if isinstance(value, GeneratorType) and (n_returns > 1 or (n_returns and generator)):
@@ -149,10 +149,10 @@ class LocalRuntime:
                 if len(values) != n_returns:
                     raise ValueError(f"{name} has num_returns={n_returns} but returned {len(values)} values")
                 return [self._store(return_id(task_id, index), item) for index, item in enumerate(values, start=1)]
-            except (KeyboardInterrupt, SystemExit):  # of this very process
+            except (KeyboardInterrupt, SystemExit):  # meant for this process
                 raise
             except BaseException as error:
-                if came_from_handler(error):  # the task runs in the driver: so it is interrupted
+                if came_from_handler(error):  # a signal handler of the driver, in which the task runs, raised it
                     raise
                 if (retried is True or (retried and isinstance(error, tuple(retried)))) and attempt != retries:
                     attempt += 1
@@ -164,7 +164,7 @@ class LocalRuntime:
     def _store_yielded(
         self, task_id: bytes, name: str, n_returns: int, values: GeneratorType[Any, Any, Any]
     ) -> list[ObjectRef]:
-        """The first values that a generator yields, as many as there are; the rest is the error that it raised."""
+        """Stores the first values that a generator yields. If it raises, the remaining objects are its error."""
         refs: list[ObjectRef] = []
         try:
             for value in itertools.islice(values, n_returns):
@@ -207,7 +207,7 @@ class LocalRuntime:
         actor = self._actors[actor_id] = _Actor(meta.packed())
         if options.name:
             self._names[key] = actor_id
-        kind: Any = getattr(pickled, "_function")  # noqa: B009  (the class itself: it need not travel)
+        kind: Any = getattr(pickled, "_function")  # noqa: B009  (the class itself: local mode need not ship it)
 
         def construct(*args: Any, **kwargs: Any) -> None:
             actor.instance = kind(*args, **kwargs)

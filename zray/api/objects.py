@@ -23,8 +23,8 @@ def put(value: T) -> ObjectRef[T]:
         value: anything that can be pickled.
 
     Raises:
-        TypeError: for an ObjectRef, which is a reference already.
-        SerializationError: a value that cannot be pickled; it is a TypeError too.
+        TypeError: ``value`` is an ObjectRef, so it is a reference already.
+        SerializationError: ``value`` cannot be pickled. It is a TypeError too.
         ObjectStoreFullError: neither the object store nor the disk behind it has room.
     """
     if isinstance(value, ObjectRef):
@@ -44,28 +44,28 @@ def get(refs: list[ObjectRef[T]] | tuple[ObjectRef[T], ...], *, timeout: float |
 
 
 def get(refs: Any, *, timeout: float | None = None) -> Any:
-    """The value of a reference, or the values of a list of them, in its order.
+    """Returns the value of a reference, or the values of a list of references, in the order of the list.
 
     Args:
         refs: an ObjectRef or a list of them.
-        timeout: seconds to wait; None waits for ever, 0 and less (a deadline that has passed) not at all.
+        timeout: seconds to wait; None waits for ever; 0 or less (a deadline that has passed) does not wait.
 
-    Large arrays are read-only views of shared memory. An error among several is raised as soon as it is known, whatever
-    else is pending, also with a timeout of 0; of several errors the first in the list.
+    Large arrays are read-only views of shared memory. The error of one reference is raised as soon as it is known, even
+    if other references are pending, also with a timeout of 0. Of several errors the first in the list is raised.
 
     Raises:
-        TaskError: the task raised; the error is an instance of both what it raised and TaskError.
-        GetTimeoutError: not all values were there in time. The message says why (to find out takes milliseconds, or a
-            second if a worker does not answer).
+        TaskError: the task raised. The error is an instance of both TaskError and the type that the task raised.
+        GetTimeoutError: not all values arrived in time. The message says why (finding the reason takes milliseconds, or
+            a second if a worker does not answer).
         TaskCancelledError: the task was cancelled.
         WorkerCrashedError: the process that ran the task died.
         NodeDiedError: the host that ran the task is gone.
         ActorDiedError: the actor is dead.
         ActorUnavailableError: the actor died during the call, and is restarted.
-        ObjectLostError: the value is gone, or its owner (OwnerDiedError).
+        ObjectLostError: the value is gone, or its owner is (OwnerDiedError).
         ClusterUnavailableError: the broker is gone.
         ValueError: ``refs`` is neither an ObjectRef nor a list of them.
-        TypeError: something else than ObjectRefs is in the list.
+        TypeError: the list contains something other than an ObjectRef.
     """
     if timeout is not None:
         timeout = max(0, check_timeout(timeout))
@@ -79,7 +79,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     for ref in refs:
         if type(ref) is not ObjectRef:
             raise TypeError(
-                f"zray.get() takes a list of ObjectRefs; there is a {type(ref).__name__} in it: {ref!r:.100}"
+                f"zray.get() takes a list of ObjectRefs; the list contains a {type(ref).__name__}: {ref!r:.100}"
             )
     return runtime().get(refs, timeout) if refs else []
 
@@ -93,17 +93,17 @@ def wait(
 
     Args:
         refs: a list of distinct ObjectRefs.
-        num_returns: how many to wait for.
-        timeout: seconds to wait; None waits for ever, 0 not at all.
-        fetch_local: bring an object of another machine to the store of this one; it counts as ready when it is there.
-            If not, and on a machine without a host, it is ready wherever it is.
+        num_returns: how many references to wait for.
+        timeout: seconds to wait; None waits for ever; 0 does not wait.
+        fetch_local: bring an object of another machine to the store of this machine; it counts as ready once it is
+            there. If False, or if this machine has no host, an object is ready wherever it is stored.
 
     Returns:
-        The ready ones, at most ``num_returns``, and the others; both in the order of ``refs``.
+        The ready references, at most ``num_returns``, and the others; both in the order of ``refs``.
 
     Raises:
-        TypeError: ``refs`` is no list of ObjectRefs.
-        ValueError: duplicates, or a count or timeout out of range.
+        TypeError: ``refs`` is not a list of ObjectRefs.
+        ValueError: ``refs`` has duplicates, or ``num_returns`` or ``timeout`` is out of range.
         ClusterUnavailableError: the broker is gone.
     """
     given: object = refs
@@ -113,49 +113,50 @@ def wait(
         raise TypeError(f"zray.wait() takes a list of ObjectRefs, not {type(refs).__name__}")
     if not refs:
         return [], []
-    if [*map(type, refs)].count(ObjectRef) != len(refs):  # there may be thousands, of which each round takes one
+    if [*map(type, refs)].count(ObjectRef) != len(refs):  # fast: programs call wait() in a loop on thousands of refs
         other = next(ref for ref in refs if type(ref) is not ObjectRef)
         raise TypeError(
-            f"zray.wait() takes a list of ObjectRefs; there is a {type(other).__name__} in it: {other!r:.100}"
+            f"zray.wait() takes a list of ObjectRefs; the list contains a {type(other).__name__}: {other!r:.100}"
         )
     if len(set(refs)) != len(refs):
-        raise ValueError("zray.wait() takes a list of distinct ObjectRefs; there are duplicates in it")
+        raise ValueError("zray.wait() takes a list of distinct ObjectRefs; the list contains duplicates")
     if type(num_returns) is not int or num_returns <= 0:
-        raise ValueError(f"num_returns is a positive whole number, got {num_returns!r}")
+        raise ValueError(f"num_returns must be a positive integer, got {num_returns!r}")
     if num_returns > len(refs):
         raise ValueError(f"num_returns={num_returns} is more than the {len(refs)} reference(s) given")
     if type(fetch_local) is not bool:
-        raise TypeError(f"fetch_local is a bool, got {fetch_local!r}")
+        raise TypeError(f"fetch_local must be a bool, got {fetch_local!r}")
     if timeout is not None and check_timeout(timeout) < 0:
-        raise ValueError(f"timeout is a number of seconds from 0 on, got {timeout!r}")
+        raise ValueError(f"timeout must be a number of seconds >= 0, got {timeout!r}")
     ready: tuple[list[ObjectRef[T]], list[ObjectRef[T]]] = runtime().wait(refs, num_returns, timeout, fetch_local)
     return ready
 
 
 def check_timeout(timeout: Any) -> float:
-    """Raises TypeError or ValueError if ``timeout`` is no number of seconds."""
+    """Returns ``timeout``. Raises TypeError or ValueError if it is not a number of seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout is a number of seconds or None, got {timeout!r}")
+        raise TypeError(f"timeout must be a number of seconds or None, got {timeout!r}")
     if math.isnan(timeout):
-        raise ValueError(f"timeout is a number of seconds, got {timeout!r}")
+        raise ValueError(f"timeout must be a number of seconds, got {timeout!r}")
     return timeout
 
 
 def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
-    """Cancels the task that makes ``ref``: what is queued is dropped, what runs gets a KeyboardInterrupt.
+    """Cancels the task that makes ``ref``. A queued task is dropped; a running task gets a KeyboardInterrupt.
 
-    Anyone who holds the reference may do so: another process than the one that submitted the task asks that one.
-    Nothing happens if it has ended already, or if ``ref`` is of an object that was put. ``get`` of a cancelled task
-    raises TaskCancelledError. Running methods are cancelled only in async actors.
+    Any process that holds the reference may cancel the task. If another process submitted the task, the cancellation is
+    sent to that process. Nothing happens if the task has ended already, or if ``ref`` refers to an object of ``put``.
+    ``get`` of a cancelled task raises TaskCancelledError. Running methods are cancelled only in async actors.
 
     Args:
-        ref: a reference that the task, or the call of an actor, returned.
+        ref: a reference that submitting the task, or the call of an actor, returned.
         force: kill the worker that runs it. Not for actor calls: use ``zray.kill``.
-        recursive: also what the task has submitted itself.
+        recursive: also cancel the tasks that the task has submitted itself.
 
     Raises:
-        TypeError: ``ref`` is no ObjectRef, or one that no process of the cluster owns.
-        ValueError: ``force`` for a call of an actor (if another process made the call, that one warns instead).
+        TypeError: ``ref`` is not an ObjectRef, or no process of the cluster owns its object.
+        ValueError: ``force`` was given for a call of an actor. (If another process made the call, that process logs a
+            warning instead.)
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"zray.cancel() takes the ObjectRef of a task, not {type(ref).__name__}")
@@ -166,11 +167,11 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """Kills an actor at once. Its calls fail with ActorDiedError.
 
     Args:
-        actor: a handle of it.
-        no_restart: whether it stays dead; if not, it is restarted if it has restarts left (``max_restarts``).
+        actor: a handle of the actor.
+        no_restart: whether it stays dead; if False, it is restarted if it has restarts left (``max_restarts``).
 
     Raises:
-        ValueError: ``actor`` is no handle.
+        ValueError: ``actor`` is not an actor handle.
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"zray.kill() takes an actor handle, not {type(actor).__name__}; for a task use zray.cancel()")
@@ -178,21 +179,21 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
-    """A handle of the actor that was created with ``name`` in ``namespace`` (default: the job's).
+    """Returns a handle of the actor that was created with ``name`` in ``namespace``.
 
-    The handle is weak, as in Ray: it does not keep the actor alive, nor do its copies. An actor that died still has its
-    name while others hold handles that do: calls of it end in ActorDiedError.
+    The handle is weak, as in Ray: neither it nor its copies keep the actor alive. A dead actor still has its name while
+    a handle exists that is not weak. Its calls fail with ActorDiedError.
 
     Args:
-        name: the option ``name`` with which it was created.
-        namespace: default: that of the job, see ``init``.
+        name: the option ``name`` with which the actor was created.
+        namespace: the namespace of the name; default: the job's, see ``init``.
 
     Raises:
         ValueError: there is no such actor.
         ClusterUnavailableError: the broker is gone.
     """
     if not isinstance(name, str) or not name:
-        raise ValueError(f"the name of an actor is a non-empty string, got {name!r}")
+        raise ValueError(f"the name of an actor must be a non-empty string, got {name!r}")
     check_text(name, "zray.get_actor()", "name")
     if namespace:
         check_text(namespace, "zray.get_actor()", "namespace")

@@ -1,4 +1,4 @@
-"""``RemoteFunction``: what ``@zray.remote`` makes of a function."""
+"""``RemoteFunction``: the result of ``@zray.remote`` on a function."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from zray.signatures import SignatureCheck
 R_co = TypeVar("R_co", covariant=True)
 
 MANY_SHIPMENTS = 100
-"""From so many on somebody is told: each stays with the cluster as long as the job."""
+"""The number of different pickles of a function after which a warning is shown. The cluster keeps each of them until
+the job ends."""
 
 
 class _Shipment:
-    """A function or class in pickled form, made at the first call: what it refers to may be defined after it.
+    """A function or class in pickled form. It is pickled at the first call, because it may use names defined after it.
 
-    It is made anew when a name that it uses stands for something else (``zray.serialization.captures``).
+    It is pickled again if a name that it uses is bound to another object (``zray.serialization.captures``).
 
-    Without a lock: pickling runs code of the user's, which may call any remote function. Threads that make the first
-    call at the same time each pickle it.
+    There is no lock, because pickling runs the user's code, which may call any remote function. Threads that make the
+    first call at the same time each pickle it.
     """
 
     __slots__ = ("_function", "_pickled", "_shipped")
@@ -33,7 +34,7 @@ class _Shipment:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
         self._pickled: PickledCallable | None = None
-        self._shipped = 0  # so many different ones
+        self._shipped = 0  # number of different pickles
 
     def __call__(self) -> PickledCallable:
         pickled = self._pickled
@@ -47,24 +48,24 @@ class _Shipment:
             self._shipped += 1
             if self._shipped == MANY_SHIPMENTS:
                 warnings.warn(
-                    f"{pickled.name} has been shipped {MANY_SHIPMENTS} times, as a global variable that it uses is "
-                    f"another at each call: pass it as an argument instead",
+                    f"{pickled.name} has been shipped {MANY_SHIPMENTS} times, because a global variable that it uses "
+                    f"changes between calls: pass it as an argument instead",
                     stacklevel=5,
                 )
         return pickled
 
 
 class RemoteFunction(Generic[R_co]):
-    """A function that runs in the cluster: ``f.remote(...)`` returns at once, with references to its results to be.
+    """A function that runs in the cluster. ``f.remote(...)`` returns at once, with references to the future results.
 
-    ``R_co`` is what ``remote`` returns: an ``ObjectRef[T]`` where the function returns a ``T``; ``Any`` where
-    ``num_returns`` was given. Arguments are checked when they are given and not by types: any may be a reference.
+    ``R_co`` is the return type of ``remote``: ``ObjectRef[T]`` if the function returns a ``T``; ``Any`` if
+    ``num_returns`` was given. Arguments are checked at the call, not by type checkers: any may be a reference.
     """
 
     remote: Callable[..., R_co]
-    """Submits a call. Returns an ObjectRef, a list of them for ``num_returns`` above one, None for zero.
+    """Submits a call. Returns an ObjectRef, a list of them if ``num_returns`` is above one, None if it is zero.
 
-    Raises TypeError when the arguments do not fit the signature or cannot be pickled. It shows the function's signature
+    Raises TypeError if the arguments do not fit the signature or cannot be pickled. It shows the function's signature
     and docstring.
     """
 
@@ -91,7 +92,7 @@ class RemoteFunction(Generic[R_co]):
     def options(self, **options: Any) -> RemoteFunction[R_co]: ...
 
     def options(self, **options: Any) -> RemoteFunction[Any]:
-        """The same function with other options (see ``zray.remote``)."""
+        """Returns the same function with other options (see ``zray.remote``)."""
         return RemoteFunction(self._function, self._options.updated(options), self._shipment)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -104,7 +105,7 @@ class RemoteFunction(Generic[R_co]):
 def _submitter(
     function: Callable[..., Any], name: str, shipment: _Shipment, prepared: PreparedTask
 ) -> Callable[..., Any]:
-    """``RemoteFunction.remote`` of one function: a function of its own, so that it can look like that one."""
+    """Makes ``RemoteFunction.remote`` for one function: a separate function, so that it can look like that one."""
     check = SignatureCheck(function, skip_first=False).bind_check
     n_returns = prepared.n_returns
     streams = prepared.streams
@@ -113,7 +114,7 @@ def _submitter(
         check(args, kwargs)
         if streams:
             raise NotImplementedError(
-                f"{name} is a generator: streaming its values is not supported yet. Give num_returns=n to have each of "
+                f"{name} is a generator: streaming its values is not supported yet. Give num_returns=n to get each of "
                 f"its n values as an object, or return a list"
             )
         refs = runtime().submit(shipment, function, prepared, args, kwargs)
@@ -125,7 +126,8 @@ def _submitter(
 
 
 def looks_like(wrapper: Callable[..., Any], wrapped: Callable[..., Any]) -> Callable[..., Any]:
-    """``wrapper``, with name, docstring and signature of what it stands for. A quarter of ``functools.wraps``."""
+    """Returns ``wrapper`` with the name, docstring and signature of ``wrapped``. Takes a quarter of the time of
+    ``functools.wraps``."""
     wrapper.__name__ = getattr(wrapped, "__name__", wrapper.__name__)
     wrapper.__doc__ = wrapped.__doc__
     wrapper.__wrapped__ = wrapped  # type: ignore[attr-defined]

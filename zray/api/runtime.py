@@ -1,6 +1,7 @@
-"""Where calls of the public functions go: a cluster, or this very process in local mode.
+"""The runtime that carries out calls of the public functions: a cluster, or this process itself in local mode.
 
-``Runtime`` is what the decorators and functions of the API need; ``ClusterRuntime`` does it over a session.
+``Runtime`` is the interface that the decorators and functions of the API use. ``ClusterRuntime`` implements it over a
+session with a cluster.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class PreparedTask:
-    """A remote function's options in the form in which they travel; worked out once."""
+    """A remote function's options, encoded once for all calls."""
 
     __slots__ = ("max_retries", "n_returns", "options", "packed", "shape", "spread", "streams")
 
@@ -45,7 +46,7 @@ class PreparedTask:
 
 
 def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwargs: dict[str, Any], what: str) -> None:
-    """Raises SerializationError naming the first argument of a call that cannot be pickled."""
+    """Raises SerializationError that names the first argument of a call that cannot be pickled."""
     names = list(signature.parameters) if signature is not None else []
     for position, value in enumerate(args):
         name = repr(names[position]) if position < len(names) else str(position)
@@ -57,7 +58,7 @@ def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwa
 
 
 class Runtime(Protocol):
-    """What the API needs. Both implementations raise the same errors."""
+    """The interface that the API needs. Both implementations raise the same errors."""
 
     @property
     def namespace(self) -> str: ...
@@ -78,7 +79,7 @@ class Runtime(Protocol):
     ) -> list[ObjectRef]: ...  # fmt: skip
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
-        """The identifier of the actor that has a name, and its packed ``ActorMeta``."""
+        """Returns the identifier of the actor with ``name``, and its packed ``ActorMeta``; None if there is none."""
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
 
@@ -95,7 +96,7 @@ class Runtime(Protocol):
     def hosts(self) -> list[HostState]: ...
 
     def resources(self, free: bool) -> dict[str, float]:
-        """What the hosts have together; if ``free``, what of it is not in use."""
+        """Returns the resources of all hosts together; if ``free``, only the amounts that are not in use."""
 
 
 class ClusterRuntime:
@@ -170,7 +171,7 @@ class ClusterRuntime:
             what = f"an actor named {options.name!r} exists already in namespace {spec.namespace!r}"
             if found.is_dead:
                 raise ValueError(
-                    f"{what}. It is dead, and has the name until its last handle is gone: let go of the handles, or "
+                    f"{what}. It is dead, but keeps the name until its last handle is gone: delete the handles, or "
                     f"call zray.kill(zray.get_actor({options.name!r}))"
                 )
             raise ValueError(f"{what}: choose another name, or get it with zray.get_actor() or get_if_exists=True")
@@ -215,11 +216,11 @@ class ClusterRuntime:
 _runtime: Runtime | None = None
 _of_session: Session | None = None
 auto_init: Callable[[], None] | None = None
-"""Set by ``zray.api.cluster``: starts a local cluster when the API is used before ``init``."""
+"""Starts a local cluster if the API is used before ``init``. ``zray.api.cluster`` sets it."""
 
 
 def runtime() -> Any:
-    """The runtime of this process; initialises zray if need be, as Ray does."""
+    """The runtime of this process. Initialises zray if necessary, as Ray does."""
     global _runtime, _of_session
     session = sessions.current()
     if session is not None and session is _of_session:
@@ -247,5 +248,5 @@ def is_local_mode() -> bool:
 
 
 def context() -> TaskContext:
-    """The running task, or the driver's empty context."""
+    """The context of the running task; in a driver, an empty context."""
     return current_task.get()

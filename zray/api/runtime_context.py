@@ -11,22 +11,22 @@ from zray.ids import JOB_ID_BYTES, PROCESS_ID_BYTES
 
 LOCAL_JOB = b"\0\0\0\1"
 LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
-"""What local mode answers: there is one job, one host and one process."""
+"""The identifiers in local mode, which has one job, one host and one process."""
 
 
 class RuntimeContext:
-    """What the running code can find out about itself. Identifiers are hexadecimal strings."""
+    """What the running code can learn about itself. Identifiers are hexadecimal strings."""
 
     @staticmethod
     def _session() -> sessions.Session:
         runtime()
         session = sessions.current()
         if session is None:
-            raise ZrayError("local mode has no cluster")
+            raise ZrayError("there is no cluster in local mode")
         return session
 
     def get_job_id(self) -> str:
-        """The job: one driver's session with the cluster."""
+        """The job: everything that one driver submits."""
         if is_local_mode():
             return LOCAL_JOB.hex()
         session = self._session()
@@ -46,7 +46,7 @@ class RuntimeContext:
         return context().task_id.hex() or None
 
     def get_task_name(self) -> str | None:
-        """Its name, by default the function's, or ``Class.method``; None in a driver."""
+        """The name of the running task, by default the function's, or ``Class.method``; None in a driver."""
         return context().name or None
 
     def get_task_function_name(self) -> str | None:
@@ -65,7 +65,7 @@ class RuntimeContext:
         return None if is_local_mode() else self._session().core.execution.actor_id.hex() or None
 
     def get_actor_name(self) -> str | None:
-        """The name under which the actor was created; empty if it has none, None outside of actors."""
+        """The name with which the actor was created; empty if it has none; None outside an actor."""
         spec = self._session().core.execution.actor_spec
         return None if spec is None else spec.name
 
@@ -80,7 +80,7 @@ class RuntimeContext:
         return str(runtime().namespace)
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """What the running task or actor holds: amounts by name, of memory in bytes."""
+        """The resources that the running task or actor holds: amounts by name; memory in bytes."""
         return {name: amount / 10_000 for name, amount in context().resources.items()}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
@@ -89,10 +89,10 @@ class RuntimeContext:
 
     @property
     def current_actor(self) -> Any:
-        """A handle of the actor that this is called in; a weak one, see ``zray.get_actor``.
+        """A weak handle of the actor in which it is read, see ``zray.get_actor``.
 
         Raises:
-            RuntimeError: outside of an actor.
+            RuntimeError: it is read outside an actor.
         """
         from zray.api.actor import ActorHandle
         from zray.api.actor_meta import ActorMeta
@@ -100,7 +100,7 @@ class RuntimeContext:
         session = self._session()
         spec = session.core.execution.actor_spec
         if spec is None:
-            raise RuntimeError("current_actor is only known inside of an actor")
+            raise RuntimeError("current_actor is only known inside an actor")
         return ActorHandle(session.core.execution.actor_id, None, ActorMeta.unpack(spec.meta))
 
     @property
@@ -109,7 +109,7 @@ class RuntimeContext:
         return self._session().address
 
     def get(self) -> dict[str, Any]:
-        """All of it, as a dictionary."""
+        """Returns the identifiers and the namespace as a dictionary."""
         found: dict[str, Any] = {
             "job_id": self.get_job_id(),
             "node_id": self.get_node_id(),
@@ -127,12 +127,12 @@ _context = RuntimeContext()
 
 
 def get_runtime_context() -> RuntimeContext:
-    """The context of the running code; initialises zray if need be."""
+    """Returns the context of the running code. Initialises zray if necessary."""
     runtime()
     return _context
 
 
 def get_gpu_ids() -> list[int | str]:
-    """The GPUs that the running task or actor may use: numbers, or, where the host was started with
-    ``CUDA_VISIBLE_DEVICES``, as that calls them."""
+    """The GPUs that the running task or actor may use: numbers, or the names in ``CUDA_VISIBLE_DEVICES`` if the host
+    was started with it."""
     return list(context().gpus)

@@ -1,9 +1,8 @@
-"""SIGTERM ends a driver as Python's own end does: ``finally`` and ``atexit`` are run. As in Ray, exit code 15.
-
-By default the signal would end the process at once. A program that has a handler of its own keeps it. What the program
-forks gets the default back, since whoever terminates such a child (``multiprocessing.Pool`` does) relies on it. Python
-throws away what has arrived for a child before its interpreter is ready, if there is a handler: so the signal is held
-back while a process forks.
+"""Makes SIGTERM end a driver as Python itself ends: ``finally`` and ``atexit`` run. The exit code is 15, as in Ray.
+By default the signal would end the process at once. A program with a handler of its own keeps it. Child processes that
+the program forks get the default back, because code that terminates them (such as ``multiprocessing.Pool``) relies on
+it. If there is a handler, Python discards a signal that arrives at a child before its interpreter is ready. So the
+signal is blocked during a fork.
 """
 
 from __future__ import annotations
@@ -17,12 +16,15 @@ import time
 from types import FrameType
 
 SAME_END_S = 5.0
-"""Batch systems send the signal several times: those that come within so many seconds ask for the same end."""
+"""Signals within this many seconds count as one request to end: batch systems send the signal several times."""
 
 
 class _EndInOrder:
-    """A signal handler that raises SystemExit. A signal that comes while that ends the program does not interrupt it; a
-    later one raises again, for programs that have caught the first."""
+    """A signal handler that raises SystemExit.
+
+    A further signal within ``SAME_END_S`` does not interrupt the end of the program. A later one raises again, for
+    programs that have caught the first SystemExit.
+    """
 
     def __init__(self) -> None:
         self._raised_at = -math.inf
@@ -34,9 +36,9 @@ class _EndInOrder:
 
 
 def end_in_order() -> None:
-    """Sets the handler, if the signal has its default effect and this is the main thread, where alone that can be done.
+    """Sets the handler if the signal has its default effect and this is the main thread: only that can set handlers.
 
-    It stays after ``shutdown``, since the program may be about to end.
+    The handler stays after ``shutdown``, because the program may be about to end.
     """
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _EndInOrder())

@@ -1,6 +1,6 @@
-"""What jobs and their lines use, and have used on average of late; see ``zray/broker/shares.py``.
+"""The accounts of jobs and their lines: what each uses now, and its recent average. See ``zray/broker/shares.py``.
 
-Pure: it is told the time.
+Pure: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ from collections.abc import Iterable
 from zray.broker.resources import Shape
 
 MEMORY_S = 0.5
-"""The time constant of what has been used on average: what was used before twice that counts for little."""
+"""The time constant of the average. Use that ended more than twice that long ago counts for little."""
 FORGOTTEN_S = 4 * MEMORY_S
 STARVED_S = 1.0
 STARVED_TIMES = 3
-"""Whoever has waited so long, and so many times as long as it had its last grant, may hold a host before it is next."""
+"""A line is starved when it has waited for ``STARVED_S``, and for ``STARVED_TIMES`` as long as it had its last grant.
+
+It may then hold a host before it is next.
+"""
 HOLD_S = 0.1
-"""For so long a host is held the first time; twice as long each time after that."""
+"""How long a host is held the first time. Each further hold lasts twice as long as the one before."""
 
 Parts = dict[str, int]
-"""Parts of what the cluster has of each resource, in units of 1 / ``zray.broker.shares.WHOLE``."""
+"""Shares of the cluster's amount of each resource, in units of 1 / ``zray.broker.shares.WHOLE``."""
 
 
 class Account:
-    """What is used, and has been on average of late.
+    """What is used now, and the recent average.
 
-    ``promised``: what ``used`` changes by when the workers that make room are through.
+    ``promised``: the change of ``used`` when the workers that make room have done so.
     """
 
     __slots__ = (
@@ -45,17 +48,17 @@ class Account:
     def __init__(self, now: float) -> None:
         self.used: Parts = {}
         self.promised: Parts = {}
-        self.average: dict[str, float] = {}  # at settled_at, weighted exponentially
+        self.average: dict[str, float] = {}  # exponentially weighted, as of settled_at
         self.settled_at = now
         self.served = 0  # the number of the latest grant
-        self.holders = 0  # workers that hold a grant of it
+        self.holders = 0  # workers whose grant is charged to it
         self.claims = 0  # workers that make room for it
-        self.granted: dict[int, int] = {}  # of a job: how many of its workers hold a grant, by depth
-        self.ended_at: dict[int, float] = {}  # of a job: when a grant ended last, by depth
-        self.lending: dict[int, int] = {}  # of a job: how many of its workers have lent their CPUs, by depth
+        self.granted: dict[int, int] = {}  # jobs only: number of workers that hold a grant, by depth
+        self.ended_at: dict[int, float] = {}  # jobs only: when a grant ended last, by depth
+        self.lending: dict[int, int] = {}  # jobs only: number of workers that have lent their CPUs, by depth
 
     def settle(self, now: float) -> None:
-        """Counts what is used up to now."""
+        """Brings the average up to date."""
         if now == self.settled_at:
             return
         decay = math.exp((self.settled_at - now) / MEMORY_S)
@@ -65,7 +68,7 @@ class Account:
             average[name] = used + (average.get(name, 0.0) - used) * decay
 
     def charge(self, less: Parts, more: Parts, now: float) -> None:
-        """So much less, and so much more, is used from now on."""
+        """Subtracts ``less`` from what is used, and adds ``more``, from now on."""
         self.settle(now)
         used = self.used
         for name, part in less.items():
@@ -74,12 +77,12 @@ class Account:
             used[name] = used.get(name, 0) + part
 
     def level(self, names: Iterable[str]) -> float:
-        """What it has of some resources: the least is next."""
+        """The largest share of one of the named resources. The account with the lowest level is served next."""
         used, average = self.used, self.average
         return max((used.get(name, 0) + average.get(name, 0.0) for name in names), default=0.0)
 
     def expected_level(self, names: Iterable[str], parts: Parts, sign: int = 1) -> float:
-        """As ``level``, when those who make room have done so, and with ``parts`` more or (``sign`` -1) less."""
+        """``level`` after the workers that make room have done so, with ``parts`` added or (``sign`` -1) subtracted."""
         return max(
             (
                 self.used.get(name, 0) + self.average.get(name, 0.0) + self.promised.get(name, 0)
@@ -91,7 +94,7 @@ class Account:
 
 
 class Share(Account):
-    """The account of a line, and since when it waits."""
+    """The account of a line, and how long the line has waited."""
 
     __slots__ = ("depth", "held_s", "hold_s", "job", "job_id", "lenders", "rests_until", "shape", "since", "starting",
                  "waiting")  # fmt: skip
@@ -101,22 +104,22 @@ class Share(Account):
         self.job = job
         self.job_id = job_id
         self.depth = depth
-        self.lenders: set[bytes] = set()  # its workers that wait, and have lent their CPUs
+        self.lenders: set[bytes] = set()  # its workers that wait in get and have lent their CPUs
         self.shape = shape
-        self.waiting = 0  # so many wait
+        self.waiting = 0  # number of tasks or actors in the line
         self.since = 0.0  # when it began to wait, or was served last
-        self.held_s = 0.0  # for how long it had its latest grant
+        self.held_s = 0.0  # how long it held its latest grant
         self.starting = 0  # workers that are being started for it
         self.hold_s = HOLD_S
-        self.rests_until = 0.0  # no host is held for it before
+        self.rests_until = 0.0  # no host is held for it before this time
 
     def standing(self) -> tuple[float, float, int]:
-        """Orders those who wait: the least is next."""
+        """The sort key of lines that wait. The smallest is next."""
         names = self.shape.amounts
         return self.job.level(names), self.level(names), self.served
 
     def waits(self, count: int, now: float) -> None:
-        """So many wait."""
+        """Sets how many wait in the line."""
         if not self.waiting:
             self.since = now
         elif not count:
@@ -124,11 +127,11 @@ class Share(Account):
         self.waiting = count
 
     def waits_for(self, other: Share) -> bool:
-        """Whether what another line has may be what its own tasks wait for: it is to take nothing from there."""
+        """Whether its own tasks may wait for the tasks of another line. It must take nothing from that line then."""
         return bool(self.lenders) and self.job is other.job and self.depth < other.depth
 
     def waits_for_deeper(self, waiting: Iterable[Share]) -> bool:
-        """Whether its own tasks wait, and there is deeper work of its job that may be what they wait for."""
+        """Whether its own tasks wait, and its job has deeper work that they may wait for."""
         if not self.lenders:
             return False
         job, recently = self.job, self.settled_at - STARVED_S
@@ -137,23 +140,23 @@ class Share(Account):
         return at_work or any(self.waits_for(other) for other in waiting)
 
     def lends(self, worker_id: bytes, lends: bool) -> None:
-        """Whether a worker that holds a grant of it has lent its CPUs."""
+        """Notes whether a worker that holds one of its grants has lent its CPUs."""
         if lends == (worker_id in self.lenders):
             return
         (self.lenders.add if lends else self.lenders.discard)(worker_id)
         count(self.job.lending, self.depth, 1 if lends else -1)
 
     def is_forgotten(self, now: float) -> bool:
-        """Whether nothing is used, and what was no longer counts."""
+        """Whether nothing is used, and earlier use no longer counts."""
         return not self.holders and now - self.settled_at > FORGOTTEN_S
 
     def is_starved(self, now: float) -> bool:
-        """Whether it has waited for so long that it is to be served though it is not next."""
+        """Whether it has waited so long that it is served although it is not next."""
         return now - self.since >= max(STARVED_S, STARVED_TIMES * self.held_s)
 
 
 def count(counts: dict[int, int], key: int, more: int) -> None:
-    """A count by key; there are no zeros."""
+    """Adds ``more`` to a count. Counts of zero are removed."""
     left = counts.get(key, 0) + more
     if left:
         counts[key] = left
@@ -162,6 +165,6 @@ def count(counts: dict[int, int], key: int, more: int) -> None:
 
 
 def add(parts: Parts, more: Parts, sign: int) -> None:
-    """So much more, or (``sign`` -1) less."""
+    """Adds ``more`` to ``parts``, or (``sign`` -1) subtracts it."""
     for name, part in more.items():
         parts[name] = parts.get(name, 0) + sign * part

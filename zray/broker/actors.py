@@ -1,4 +1,4 @@
-"""The broker's actors: creation, names, mailboxes before they live, restarts and deaths. See SPEC.md."""
+"""The broker's actors: creation, names, calls that arrive before an actor runs, restarts and deaths. See SPEC.md."""
 
 from __future__ import annotations
 
@@ -32,29 +32,34 @@ from zray.protocol.messages import (
 from zray.protocol.records import ActorSpec
 
 MAX_FAILED_STARTS = 3
-"""So many workers in a row may end before they could take an actor; then it ends, with the last one's reason."""
-MAX_TOMBSTONES = 20_000
+"""The number of workers in a row that may end before they could take an actor.
+
+If one more ends, the actor dies with that worker's reason.
+"""
+MAX_DEATH_REASONS = 20_000
+"""The number of dead actors whose reason of death the broker keeps."""
 
 
 class ActorEvents(Protocol):
-    """Who is told what becomes of actors."""
+    """What ``Actors`` reports about actors, for the log and the drivers."""
 
     def actor_runs(self, actor: Actor, worker: Worker) -> None:
-        """Its constructor has returned."""
+        """The constructor of an actor has returned."""
 
     def actor_restarts(self, actor: Actor, message: str, told: bool) -> None:
-        """Its worker has died, and it is restarted. ``told``: the user knows already."""
+        """The worker of an actor has died, and the actor is restarted. ``told``: the user knows already."""
 
     def actor_dead(self, actor: Actor, message: str) -> None:
-        """It is dead for good."""
+        """An actor has died and will not be restarted."""
 
 
 class Actors:
-    """All actors that are not dead, and the names of those that have one.
+    """All actors that are not dead, and the names of actors.
 
-    A name stays its actor's while the actor lives, and while anybody has a handle that counts, as in Ray: who then gets
-    the actor by its name learns that it is dead, and of what. ``_dead`` are the specifications of such actors, by their
-    creator. A name goes at once with an actor that was killed, is detached, or never came to its constructor.
+    As in Ray, an actor keeps its name while it lives, and after that until its last handle is gone (weak handles do not
+    count). A process that then gets the actor by its name learns that it is dead, and why. ``_dead`` holds the
+    specifications of such actors, by their creator. The name is free at once if the actor was killed, is detached, or
+    died before its constructor began.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Actors:
         self.names: dict[tuple[str, str], bytes] = {}
         self._dead: dict[bytes, dict[bytes, ActorSpec]] = {}
         self._by_creator: dict[bytes, dict[bytes, None]] = {}
-        self._tombstones: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
+        self._death_reasons: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
         self._scheduler = scheduler
         self._send = send
         self._jobs = jobs
@@ -79,17 +84,17 @@ class Actors:
     # ------------------------------------------------------------------ creation and names
 
     def on_create(self, source: Process, message: ActorCreate) -> None:
-        """Announces an actor, or brings the constructor's arguments of one that was announced."""
+        """Handles the announcement of an actor, or the constructor's arguments of an announced one."""
         spec = message.spec
         placement, running = read_shape(spec.placement), read_shape(spec.running)
         if owner_of(message.actor_id) != source.process_id:
-            raise ProtocolError("announced an actor of somebody else")
+            raise ProtocolError("announced an actor of another process")
         if source.job_id not in self._jobs:
-            return  # its job has ended: it is about to be killed
+            return  # its job has ended: the process is about to be killed
         actor = self._find(source.process_id, message.actor_id)
         source.last_actor = max(source.last_actor, counter_of(message.actor_id))
         if actor is None:
-            if spec.name:  # killed by a handle that came before this: it has never had the name
+            if spec.name:  # a handle killed it before this announcement came: it never had the name
                 self._send(source.process_id, ActorFound(message.request, message.actor_id, spec))
             return
         if not actor.creator:
@@ -134,7 +139,7 @@ class Actors:
             self._send(source.process_id, ActorFound(message.request, actor_id, self._spec_of(actor_id)))
 
     def _spec_of(self, actor_id: bytes) -> ActorSpec:
-        """What was said of an actor that has a name."""
+        """The specification of a named actor, alive or dead."""
         actor = self.actors.get(actor_id)
         return self._dead[owner_of(actor_id)][actor_id] if actor is None else actor.spec
 
@@ -142,7 +147,7 @@ class Actors:
         self.names.pop((spec.namespace, spec.name), None)
 
     def _forget_dead(self, actor_id: bytes) -> None:
-        """A dead actor has its name no longer."""
+        """Frees the name of a dead actor."""
         dead = self._dead.get(owner_of(actor_id), {})
         spec = dead.pop(actor_id, None)
         if spec is not None:
@@ -151,28 +156,28 @@ class Actors:
                 del self._dead[owner_of(actor_id)]
 
     def live_names(self) -> list[tuple[str, str]]:
-        """Namespace and name of each living actor that has one."""
+        """The namespace and name of each named actor that is alive."""
         return [key for key, actor_id in self.names.items() if actor_id in self.actors]
 
     # ------------------------------------------------------------------ calls
 
     def _find(self, caller: bytes, actor_id: bytes) -> Actor | None:
-        """An actor that lives or is to live; None: there is none (any more), and the caller has been told.
+        """The record of an actor that is not dead. If there is none, tells the caller why and returns None.
 
-        A handle may overtake its actor's announcement, which comes by another link: then a record is made that waits
-        for it. It comes if its creator lives and has not announced a later one.
+        A call may arrive before the actor's announcement, which travels by another link. Then this makes a record that
+        waits for the announcement. The announcement will come if the creator lives and has not announced a later actor.
         """
         actor = self.actors.get(actor_id)
         if actor is not None:
             return actor
         creator = self._processes.get(owner_of(actor_id))
-        if actor_id in self._tombstones:
-            self._send(caller, ActorState(actor_id, 0, DEAD, 0, *self._tombstones[actor_id]))
+        if actor_id in self._death_reasons:
+            self._send(caller, ActorState(actor_id, 0, DEAD, 0, *self._death_reasons[actor_id]))
         elif creator is None:
-            why = "the actor is none of this cluster's: it is dead, as its creator is, or belongs to another cluster"
+            why = "the actor is unknown: it died with its creator, or it belongs to another cluster"
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, why, b""))
         elif counter_of(actor_id) <= creator.last_actor:
-            why = "the actor died so long ago that nobody knows why any more"
+            why = "the actor is dead; the broker no longer has the reason"
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, why, b""))
         else:
             actor = self.actors[actor_id] = Actor(actor_id)
@@ -181,7 +186,7 @@ class Actors:
 
     def on_call(self, source: Process, call: ActorCall) -> None:
         if not call.task_id.startswith(source.process_id):
-            raise ProtocolError("a call in somebody else's name")
+            raise ProtocolError("a call in the name of another process")
         actor = self.actors.get(call.actor_id) or self._find(source.process_id, call.actor_id)
         if actor is None:
             return
@@ -216,23 +221,23 @@ class Actors:
         if actor.worker is not None and actor.state is ALIVE:
             self._send(actor.worker.worker_id, CancelTask(message.task_id, message.mode))
 
-    # ------------------------------------------------------------------ life and death
+    # ------------------------------------------------------------------ starts and ends
 
     def on_ready(self, source: Process, message: ActorReady) -> None:
-        """The constructor returned or raised, or could not be called at all."""
+        """The constructor returned or raised, or could not be called."""
         actor = self.actors.get(message.actor_id)
         if actor is None:
             return
         worker = actor.worker
         from_worker = worker is not None and worker.worker_id == source.process_id
         if not from_worker and source.process_id != actor.creator:
-            raise ProtocolError("only its worker or creator speaks for an actor")
+            raise ProtocolError("ActorReady from a process that is neither the actor's worker nor its creator")
         if message.error:
-            self.bury(actor, f"the constructor of {actor.label} raised", message.error, keeps_name=from_worker)
+            self.end(actor, f"the constructor of {actor.label} raised", message.error, keeps_name=from_worker)
         elif from_worker and actor.state is not ALIVE:
             assert worker is not None
             if worker.state is not SERVING:
-                raise ProtocolError("an actor is ready that was not started")
+                raise ProtocolError("ActorReady for an actor that was not started")
             self._scheduler.actor_runs(worker, actor)
             actor.enter(ALIVE)
             self._events.actor_runs(actor, worker)
@@ -242,7 +247,7 @@ class Actors:
                 self._send(worker.worker_id, ActorStop(actor.actor_id))
 
     def on_release(self, source: Process, message: ActorRelease) -> None:
-        """The last handle is gone: the actor ends after the work that is outstanding."""
+        """The last handle is gone: the actor ends after its outstanding calls."""
         actor = self.actors.get(message.actor_id)
         if actor is None and owner_of(message.actor_id) == source.process_id:
             self._forget_dead(message.actor_id)
@@ -253,7 +258,7 @@ class Actors:
             assert actor.worker is not None
             self._send(actor.worker.worker_id, ActorStop(actor.actor_id))
         elif not actor.queue and actor.worker is None:
-            self.bury(actor, "all handles of the actor were dropped")
+            self.end(actor, "all handles of the actor were dropped")
 
     def on_exiting(self, source: Process, actor_id: bytes, reason: str) -> None:
         actor = self.actors.get(actor_id)
@@ -262,7 +267,7 @@ class Actors:
         worker, actor.worker = actor.worker, None
         self._scheduler.part(worker)
         self._scheduler.retire(worker)
-        self.bury(actor, reason, keeps_name=True)
+        self.end(actor, reason, keeps_name=True)
 
     def on_kill(self, source: Process, message: ActorKill) -> None:
         actor = self._find(source.process_id, message.actor_id)
@@ -273,30 +278,30 @@ class Actors:
         worker = actor.worker
         reason = f"{actor.label} was killed by zray.kill()"
         if message.no_restart:
-            self.bury(actor, reason)
+            self.end(actor, reason)
         elif worker is not None:
             self._scheduler.kill(worker, reason)
 
-    def worker_died(self, actor: Actor, message: str, never_came: bool, told: bool) -> None:
-        """The worker of an actor is dead: restarts the actor, or buries it.
+    def worker_died(self, actor: Actor, message: str, never_joined: bool, told: bool) -> None:
+        """The worker of an actor is dead: restarts the actor or ends it.
 
-        ``never_came``: the worker ended by itself before it could take the actor; ``told``: the user knows already.
+        ``never_joined``: the worker ended by itself before it could take the actor; ``told``: the user knows already.
         """
         actor.worker = None
-        if never_came and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
-            actor.failed_starts += 1  # it is not to blame, and has not begun: another worker may do better
+        if never_joined and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
+            actor.failed_starts += 1  # the actor has not begun, so it is not the cause: try another worker
             self._scheduler.wait_for_place(actor)
             return
-        message = f"life {actor.incarnation + 1} of {actor.label}: {message}"
+        message = f"incarnation {actor.incarnation + 1} of {actor.label}: {message}"
         if actor.restarts_left == 0 or actor.released:
-            self.bury(actor, message, keeps_name=True)
+            self.end(actor, message, keeps_name=True)
             return
         if actor.restarts_left > 0:
             actor.restarts_left -= 1
         self._events.actor_restarts(actor, message, told)
         actor.enter(RESTARTING)
         actor.incarnation += 1
-        actor.queue.clear()  # their callers send them again, in order, when they hear of the restart
+        actor.queue.clear()  # the callers send these calls again, in order, when they learn of the restart
         for subscriber in actor.subscribers:
             state = ActorState(actor.actor_id, actor.incarnation, RESTARTING, actor.last_seq.get(subscriber, 0),
                                message, b"")  # fmt: skip
@@ -304,10 +309,10 @@ class Actors:
         actor.last_seq.clear()
         self._scheduler.wait_for_place(actor)
 
-    def bury(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False) -> None:
-        """The actor is dead for good: tells everybody, ends its worker.
+    def end(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False) -> None:
+        """Ends an actor that is not restarted: tells its subscribers and kills its worker.
 
-        ``keeps_name``: as long as there are handles, see ``Actors``; else it frees its name.
+        ``keeps_name``: the actor keeps its name until its last handle is gone, see ``Actors``. Else the name is free.
         """
         if actor.actor_id not in self.actors:
             return
@@ -321,9 +326,9 @@ class Actors:
                 self._dead.setdefault(actor.creator, {})[actor.actor_id] = actor.spec
             else:
                 self._free_name(actor.spec)
-        self._tombstones[actor.actor_id] = (message, error)
-        if len(self._tombstones) > MAX_TOMBSTONES:
-            self._tombstones.popitem(last=False)
+        self._death_reasons[actor.actor_id] = (message, error)
+        if len(self._death_reasons) > MAX_DEATH_REASONS:
+            self._death_reasons.popitem(last=False)
         for subscriber in actor.subscribers:
             self._send(subscriber, self._state_for(actor, subscriber))
         worker, actor.worker = actor.worker, None
@@ -346,10 +351,13 @@ class Actors:
                           actor.death_message, actor.death_error)  # fmt: skip
 
     def owner_died(self, process_id: bytes) -> None:
-        """What it created, or had still to announce, goes with it, unless it is detached and has all that it needs."""
+        """Ends the actors of a dead creator, also those that it had not announced yet.
+
+        A detached actor stays if the arguments of its constructor have arrived.
+        """
         for actor_id in list(self._by_creator.get(process_id, ())):
             actor = self.actors.get(actor_id)
-            if actor is not None and not (actor.detached and actor.payload):  # its constructor's arguments are missing
-                self.bury(actor, f"the process that created {actor.label} is gone")
+            if actor is not None and not (actor.detached and actor.payload):
+                self.end(actor, f"the process that created {actor.label} is gone")
         for actor_id in list(self._dead.get(process_id, ())):
             self._forget_dead(actor_id)

@@ -1,13 +1,13 @@
-"""A whole broker without its socket: who belongs to the cluster, what it does, and how the two work together.
+"""A whole broker without its socket: the two cores, ``Membership`` and ``BrokerCore``, and how they work together.
 
-The shell and the simulation (``zray/testing``) run this, each with ``Connections`` of its own.
+The shell and the simulation (``zray/testing``) both run this, each with its own ``Connections``.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from zray.broker.core import BrokerCore
 from zray.broker.effects import Departed
@@ -25,22 +25,21 @@ from zray.broker.membership import (
     Unfollow,
 )
 from zray.logs.line import ERROR, LogLine
-from zray.protocol.contract import Output
 from zray.protocol.messages import ProtocolError
 from zray.protocol.routing import Arrival
 
 
 class Connections(Protocol):
-    """The connections to a broker, by their names."""
+    """The connections to a broker, by name."""
 
     def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
-        """Sends a frame for a process by a connection; False when there is none of that name (any more)."""
+        """Sends a frame to a process by a connection. Returns False if there is no connection of that name."""
 
     def follow(self, through: bytes) -> None:
-        """Whether a connection's other end still acknowledges what it is sent will be asked."""
+        """Watches whether the peer of a connection acknowledges what it is sent: ``Membership`` will ask for it."""
 
     def unfollow(self, through: bytes) -> None:
-        """It will not be asked any more."""
+        """Ends ``follow`` for a connection."""
 
 
 class Broker:
@@ -62,54 +61,62 @@ class Broker:
         self._log = log
 
     def receive(self, arrival: Arrival, now: float) -> None:
-        """A frame has come in. What it says is done at once: the next one may depend on it."""
-        self.members.receive(arrival.through, arrival, now)
-        self._settle(now)
+        """Handles a frame completely, since the next one may depend on it."""
+        members = self.members
+        members.receive(arrival.through, arrival, now)
+        if members.pending:
+            self._settle(now)
 
     def tick(self, now: float) -> None:
-        """Time has passed."""
+        """Does what depends on the time. Called about every ``TICK_S``."""
         self.members.tick(now)
         self._settle(now)
         self.core.tick(now)
 
     def schedule(self, now: float) -> None:
-        """The end of a turn: places what waits."""
+        """Places what waits. Called at the end of a turn."""
         self.core.schedule(now)
 
     def _settle(self, now: float) -> None:
         members = self.members
-        while members.has_effects:
-            self._perform(members.take_output(), now)
+        while members.pending:
+            self._perform(members.take_output().effects, now)
 
     def send(self, now: float) -> None:
-        """Sends what there is to send. What comes of that is done as well."""
+        """Sends the messages of this turn, and performs the effects that result from it."""
         core, members = self.core, self.members
-        somebody_left = False
+        has_departed = False
         while True:
             wanted = core.take_output()
-            for dest in list(wanted.sends):  # nothing keeps the messages when they are packed: there may be megabytes
+            for dest in list(wanted.sends):  # popped, so that packed messages are freed: there may be megabytes
                 members.send(dest, wanted.sends.pop(dest), now)
             for effect in wanted.effects:
                 if isinstance(effect, Departed):
                     members.departed(effect.process_id, now)
-                    somebody_left = True
+                    has_departed = True
                 else:
                     self._log(effect)
             output = members.take_output()
-            self._perform(output, now)
+            self._transmit(output.sends, now)
             if not output.effects:
                 break
-        if somebody_left:
+            self._perform(output.effects, now)
+        if has_departed:
             members.turn_over(now)
             self._settle(now)
 
-    def _perform(self, output: Output[MembershipEffect], now: float) -> None:
-        connections, members = self._connections, self.members
-        for process_id, frames in output.sends.items():
+    def _transmit(self, sends: dict[bytes, list[Any]], now: float) -> None:
+        send, members = self._connections.send, self.members
+        for process_id, frames in sends.items():
             through = members.route(process_id)
             for frame in frames:
-                members.transmitted(process_id, connections.send(through, process_id, frame), now)
-        for effect in output.effects:
+                arrived = send(through, process_id, frame)
+                if not arrived or process_id in members.unreachable:
+                    members.transmitted(process_id, arrived, now)
+
+    def _perform(self, effects: list[MembershipEffect], now: float) -> None:
+        connections = self._connections
+        for effect in effects:
             if isinstance(effect, Heard):
                 self._hear(effect, now)
             elif isinstance(effect, Reply):
@@ -141,14 +148,14 @@ class Broker:
                 self.core.receive(heard.process_id, message, now)
             except ProtocolError as error:
                 self.members.blame(heard.process_id, str(error), now)
-            except Exception as error:  # a fault of ours: it must not take the cluster along
+            except Exception as error:  # a fault of zray must not end the cluster
                 self._report(f"cannot handle a {type(message).__name__}:\n{traceback.format_exc()}")
                 self.members.blame(heard.process_id, f"{type(message).__name__}: {error}", now)
 
     def _join(self, joining: Joining, now: float) -> None:
         try:
             cluster = self.core.joined(*joining, now)
-        except Exception:  # a fault of ours: it must not take the cluster along
+        except Exception:  # a fault of zray must not end the cluster
             self._report(f"cannot let a {joining.kind} join:\n{traceback.format_exc()}")
             self.members.decline(joining.process_id, now)
         else:

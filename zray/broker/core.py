@@ -1,7 +1,7 @@
-"""The broker core: scheduler and control store of a cluster, as a state machine.
+"""The broker core: the scheduler and the control store of a cluster, as a state machine.
 
-See ``zray/protocol/contract.py``. It never sees a value: payloads are opaque bytes, and messages between processes are
-routed unopened. What waits is placed at the end of a turn (``schedule``), however many messages have come in it.
+See ``zray/protocol/contract.py``. The core never sees a value: payloads are opaque bytes, and messages between
+processes are routed unopened. Waiting tasks and actors are placed once, at the end of a turn (``schedule``).
 """
 
 from __future__ import annotations
@@ -30,17 +30,23 @@ from zray.protocol.records import ClusterInfo, JoinInfo
 MAX_FENCED = 50_000
 REFUSED = "MessageRefusedError"
 FORCE_GRACE_S = 1.0
-"""A worker that is to be killed for what it runs has so long to cancel what that has submitted."""
+"""How long a worker may take to cancel what its task has submitted, before it is killed for that task."""
 KILLED_BY_FORCE = "its task was cancelled with force=True"
 WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError")
-"""What a host may call the end of a worker."""
+"""The kinds of death that a host may report of a worker."""
 MAX_BUSY_REPLIES = 6
-"""A worker that is always busy when it is asked to go is asked again after 2, 4, ... up to 64 times the idle time."""
+"""The limit of the back-off for a worker that is busy each time it is asked to exit.
+
+The broker asks it again after 2, 4, ... and at most 64 times the idle time.
+"""
 
 
 class BrokerCore:
-    """All state of a broker. ``new_id()`` makes identifiers of 16 bytes; ``shell_status()``: what only the shell knows
-    of the broker's state; ``silent_s(process)``: for how long it has not been heard."""
+    """All state of a broker.
+
+    ``new_id()`` makes identifiers of 16 bytes; ``shell_status()`` returns the part of the status that only the shell
+    knows; ``silent_s(process)`` returns for how many seconds a process has been silent.
+    """
 
     def __init__(
         self,
@@ -54,7 +60,7 @@ class BrokerCore:
         self._now = 0.0
         self.processes: dict[bytes, Process] = {}
         self.jobs: dict[bytes, Job] = {}
-        self.functions: dict[bytes, tuple[str, bytes, set[bytes]]] = {}  # name, blob, the jobs that ship it
+        self.functions: dict[bytes, tuple[str, bytes, set[bytes]]] = {}  # name, blob, the jobs that have sent it
         self.tasks: dict[bytes, Envelope] = {}
         self.dropped_frames = 0  # messages that could not be sent
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
@@ -62,7 +68,7 @@ class BrokerCore:
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.notices)
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
-        self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and until when they may prepare
+        self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and when their time to cancel ends
         self.output = WorkerOutput(self.jobs, self.processes, self.scheduler, self.send)
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
@@ -107,11 +113,11 @@ class BrokerCore:
     # ------------------------------------------------------------------ in and out
 
     def take_output(self) -> Output[BrokerEffect]:
-        """What is to be done now. To the dead nothing is sent, as it would come to nothing a moment later."""
+        """Takes the messages and effects of this turn. Membership drops messages to processes that have left."""
         return self._outbox.take()
 
     def receive(self, source: bytes, message: Any, now: float) -> None:
-        """A message of a process that has joined."""
+        """Handles a message of a process that has joined. Raises ProtocolError if the message is not allowed."""
         self._now = now
         process = self.processes.get(source)
         if process is not None:
@@ -119,7 +125,7 @@ class BrokerCore:
 
     @event
     def set_congested(self, process_id: bytes, congested: bool, now: float) -> None:
-        """Whether so much is under way to a process that nothing more is to be made for it."""
+        """Notes whether a process is congested. Tasks of a congested owner are not started."""
         self._now = now
         self._set_congested(process_id, congested)
 
@@ -129,7 +135,7 @@ class BrokerCore:
 
     @event
     def rejected(self, dest: bytes, message: Any, reason: str, now: float) -> None:
-        """The link to ``dest`` did not take a message: whoever waits for what comes of it is told."""
+        """The link to ``dest`` did not take a message: the process that waits for its outcome gets an error."""
         self._now = now
         self.dropped_frames += 1
         text = f"a {type(message).__name__} cannot be sent on by the broker: {reason}"
@@ -146,22 +152,22 @@ class BrokerCore:
         elif isinstance(message, m.Result):
             self.send(dest, m.Failed(message.task_id, message.attempt, REFUSED, text, False))
         elif isinstance(message, m.ActorStart) and message.actor_id in self.actors.actors:
-            self.actors.bury(self.actors.actors[message.actor_id], text)
+            self.actors.end(self.actors.actors[message.actor_id], text)
 
     def due_s(self, now: float) -> float:
-        """In so many seconds ``schedule`` has something to do, whatever comes until then; infinite if nothing has."""
+        """In how many seconds ``schedule`` must run even if no message arrives; infinite if it need not."""
         return self.scheduler.lent.due_s(now)
 
     @event
     def schedule(self, now: float) -> None:
-        """The end of a turn: places what can be placed."""
+        """Places what can be placed. The shell calls this at the end of a turn."""
         self._now = now
         self.scheduler.run(now)
 
     # ------------------------------------------------------------------ joining and leaving
 
     def may_join(self, process_id: bytes, kind: str, relay: bytes = b"") -> str:
-        """Why a process cannot join; empty if it can. ``relay``: the host that passed its Hello on, if one did."""
+        """Why a process cannot join; empty if it can. ``relay``: the host that passed its Hello on, or empty."""
         if process_id in self._fenced:
             return f"this process was declared dead: {self._fenced[process_id]}"
         if kind == WORKER:
@@ -171,12 +177,12 @@ class BrokerCore:
         return ""
 
     def is_member(self, process_id: bytes) -> bool:
-        """Whether a process has joined, be it dead by now."""
+        """Whether a process has joined, even if it is dead now."""
         return process_id in self.processes or process_id in self._fenced
 
     @event
     def joined(self, process_id: bytes, kind: str, info: JoinInfo, now: float) -> ClusterInfo:
-        """A process has said hello; returns what it is welcomed with. Idempotent."""
+        """A process has said Hello: makes its record and returns the content of its Welcome. Idempotent."""
         self._now = now
         process = self.processes.get(process_id)
         if process is None:
@@ -188,7 +194,7 @@ class BrokerCore:
                 self.notices.driver_joined(process)
             elif kind == WORKER:
                 self._worker_joined(process, now)
-        if kind == WORKER:  # which asks for others when it has to do with them
+        if kind == WORKER:  # a worker asks for other hosts when it needs them
             return ClusterInfo(process.job_id, [self.reports.host(self.scheduler.workers[process_id].host)])
         return ClusterInfo(process.job_id, self.reports.hosts())
 
@@ -201,7 +207,7 @@ class BrokerCore:
         if worker.actor is not None:
             self.scheduler.begin_actor(worker)
             return
-        self.scheduler.worker_came(worker, now)
+        self.scheduler.worker_joined(worker, now)
 
     @event
     def lost(self, process_id: bytes, reason: str, now: float) -> None:
@@ -210,7 +216,7 @@ class BrokerCore:
         self._lost(process_id, reason)
 
     def _lost(self, process_id: bytes, reason: str) -> None:
-        """A process is gone, said goodbye, or is declared dead: it is fenced, and everything that hung on it ends."""
+        """A process is gone, said goodbye, or is declared dead: fences it and ends everything that depends on it."""
         worker = self.scheduler.workers.get(process_id)
         if worker is not None:
             self._worker_gone(worker, "WorkerCrashedError", reason, None)
@@ -218,7 +224,7 @@ class BrokerCore:
             self._fence(process_id, reason)
 
     def _fence(self, process_id: bytes, reason: str) -> None:
-        """A process is a member no more: what it owned, submitted and watched ends."""
+        """Ends a process's membership, and with it what the process owned, submitted and watched."""
         process = self.processes.pop(process_id, None)
         self._outbox.perform(Departed(process_id))
         self._set_congested(process_id, False)
@@ -245,7 +251,7 @@ class BrokerCore:
 
     @event
     def expel(self, process_id: bytes, reason: str, now: float) -> None:
-        """A process does harm: it is declared dead, or, if it is a worker, killed by its host."""
+        """A process misbehaves: has its host kill it if it is a worker, and declares it dead otherwise."""
         self._now = now
         worker = self.scheduler.workers.get(process_id)
         if worker is not None:
@@ -254,9 +260,9 @@ class BrokerCore:
             self._lost(process_id, reason)
 
     def _drop_tasks_of(self, process: Process) -> None:
-        """Nobody waits for the tasks of a dead owner: queued ones are dropped, running ones stopped."""
+        """Drops the queued tasks of a dead owner, and stops its running ones."""
         owner = process.process_id
-        if not process.tasks:  # all tasks of the cluster are looked at otherwise
+        if not process.tasks:  # spares a walk over all tasks of the cluster
             return
         for envelope in [envelope for envelope in self.tasks.values() if envelope.owner == owner]:
             self._forget_task(envelope)
@@ -265,10 +271,10 @@ class BrokerCore:
             if worker is None or worker.outstanding.get(envelope.task_id) is not envelope:
                 continue
             if envelope.task_id in self._forced:
-                continue  # it cancels what it has submitted
+                continue  # its worker is already cancelling what the task has submitted
             if len(worker.outstanding) == 1:
                 self.scheduler.kill(worker, "the owner of its task is gone")
-            else:  # others' work is there as well
+            else:  # the worker also has tasks of other owners
                 self._force(envelope, worker, CANCEL_FORCE)
 
     def _host_lost(self, host_id: bytes, reason: str) -> None:
@@ -282,19 +288,22 @@ class BrokerCore:
             self._worker_gone(worker, "NodeDiedError", why, None)
 
     def _job_ended(self, process: Process) -> None:
-        """Its driver is gone: ends its workers, save those that serve a detached actor or somebody else who lives."""
+        """Ends the workers of a job whose driver is gone.
+
+        Workers that serve a detached actor, or have tasks of a living owner, stay.
+        """
         job = self.jobs[process.job_id]
         for worker_id in list(job.workers):
             worker = self.scheduler.workers.get(worker_id)
-            if worker is not None and worker.actor is None and not self._serves_the_living(worker):
+            if worker is not None and worker.actor is None and not self._serves_a_living_owner(worker):
                 self.scheduler.kill(worker, "its job has ended")
         self._close_job_if_over(job)
 
-    def _serves_the_living(self, worker: Worker) -> bool:
+    def _serves_a_living_owner(self, worker: Worker) -> bool:
         return any(envelope.owner in self.processes for envelope in worker.outstanding.values())
 
     def _close_job_if_over(self, job: Job) -> None:
-        """Without driver and without actors nobody can submit anything to a job any more."""
+        """Closes a job that has neither a driver nor actors: no process can submit to it any more."""
         if job.driver in self.processes or any(actor.job_id == job.job_id for actor in self.actors.actors.values()):
             return
         if self.jobs.pop(job.job_id, None) is None:
@@ -316,9 +325,9 @@ class BrokerCore:
     def _submit(self, source: Process, msg: m.Submit) -> None:
         task_id = msg.task_id
         if not task_id.startswith(source.process_id):
-            raise ProtocolError("submitted a task of somebody else")
+            raise ProtocolError("submitted a task of another process")
         if task_id in self.tasks or source.job_id not in self.jobs:
-            return  # it was sent again, or by a worker whose job has ended
+            return  # a repetition, or from a worker whose job has ended
         shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
         envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
                             msg.near, msg.payload, source.depth)  # fmt: skip
@@ -349,7 +358,7 @@ class BrokerCore:
         if held is None:
             return
         if held.attempt != msg.attempt:
-            raise ProtocolError("the outcome of another attempt than the worker was given")
+            raise ProtocolError("the outcome of an attempt that the worker was not given")
         self.scheduler.finished(worker, held, self._now)
         if msg.payload:
             self.scheduler.record_run(held.function_id, msg.run_us)
@@ -358,7 +367,7 @@ class BrokerCore:
             self.send(held.owner, m.Result(msg.task_id, msg.attempt, source.process_id, b"", msg.payload))
 
     def _reply(self, source: Process, msg: m.Reply) -> None:
-        """The owner is told which actor answers, and takes it from none but the one that it has called."""
+        """Passes on an actor's reply with the actor's identifier: an owner takes replies only from the called actor."""
         actor_id = self.scheduler.workers[source.process_id].served
         if not actor_id or not msg.task_id.startswith(msg.owner):
             raise ProtocolError("a reply to a call that this worker was never given")
@@ -366,12 +375,15 @@ class BrokerCore:
             self.send(msg.owner, m.Result(msg.task_id, msg.attempt, source.process_id, actor_id, msg.payload))
 
     def _started(self, source: Process, msg: m.Started) -> None:
-        """A worker has begun with a task, so it does not come back to a queue: only its owner keeps the payload."""
+        """A worker has begun a task. The task will not return to a queue, so the broker drops the payload.
+
+        The owner still has it.
+        """
         envelope = self.scheduler.workers[source.process_id].outstanding.get(msg.task_id)
         if envelope is None or self.tasks.get(msg.task_id) is not envelope:
-            return  # nobody waits for it any more
+            return  # its owner is gone
         if envelope.attempt != msg.attempt:
-            raise ProtocolError("has begun with another attempt than the worker was given")
+            raise ProtocolError("began an attempt that the worker was not given")
         envelope.payload = b""
         self.send(envelope.owner, msg)
 
@@ -384,7 +396,7 @@ class BrokerCore:
                 self.scheduler.finished(worker, envelope, self._now)
                 if envelope.cancelled:  # its owner is gone
                     continue
-                if envelope.stopped:  # the cancellation crossed with it
+                if envelope.stopped:  # the cancellation and this message crossed
                     self._cancelled_before_start(envelope)
                 else:
                     back.append(envelope)
@@ -415,7 +427,7 @@ class BrokerCore:
             self.send(worker.worker_id, m.CancelTask(msg.task_id, msg.mode))
 
     def _force(self, envelope: Envelope, worker: Worker, mode: int) -> None:
-        """Has a worker killed if it runs a task, after it has cancelled what that has submitted."""
+        """Has a worker cancel what its task has submitted, and then kills the worker if it still runs the task."""
         self.send(worker.worker_id, m.CancelTask(envelope.task_id, mode))
         self._forced.setdefault(envelope.task_id, (envelope, self._now + FORCE_GRACE_S))
         worker.overdue = True
@@ -427,7 +439,7 @@ class BrokerCore:
             self.scheduler.kill(worker, KILLED_BY_FORCE)
 
     def _kill_overdue(self, now: float) -> None:
-        """Kills workers that do not answer: what they run does not let the interpreter go, or they are stopped."""
+        """Kills workers that have not answered in time: their task holds the GIL, or they are stopped."""
         for task_id, (envelope, until) in list(self._forced.items()):
             worker = envelope.worker
             runs = worker is not None and worker.outstanding.get(task_id) is envelope
@@ -450,9 +462,9 @@ class BrokerCore:
 
     def _function_put(self, source: Process, msg: m.FunctionPut) -> None:
         if source.job_id not in self.jobs:
-            return  # its job has ended: it is about to be killed
+            return  # its job has ended: the process is about to be killed
         if function_id_of(msg.blob) != msg.function_id:
-            raise ProtocolError("a function whose identifier is not the hash of it")
+            raise ProtocolError("a function whose identifier is not its hash")
         _, _, jobs = self.functions.setdefault(msg.function_id, (msg.name, msg.blob, set()))
         jobs.add(source.job_id)
 
@@ -494,22 +506,22 @@ class BrokerCore:
     def _worker_died(self, source: Process, msg: m.WorkerDied) -> None:
         worker = self.scheduler.workers.get(msg.worker_id)
         if msg.kind not in WORKER_DEATHS:
-            raise ProtocolError("a worker that died of something unheard of")
+            raise ProtocolError("WorkerDied with an unknown kind of death")
         if worker is not None and worker.host.host_id == source.process_id:
             self._worker_gone(worker, msg.kind, msg.message, msg.running)
 
     def _worker_gone(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
-        """A worker is dead, the only way in which one leaves the broker: all that hung on it is settled here.
+        """A worker is dead: settles everything that depends on it. Every worker leaves the broker this way.
 
-        ``culprit``: the task that it had started last (may be empty); None: unknown, so any of them.
+        ``culprit``: the task that it had started last (may be empty); None: unknown, so it may be any of its tasks.
         """
         actor, job = worker.actor, self.jobs.get(worker.job_id)
-        never_came = worker.state is STARTING and not worker.retiring
+        never_joined = worker.state is STARTING and not worker.retiring
         self.notices.worker_gone(worker, kind, message, culprit)
         self.scheduler.remove(worker)
         self._fail_tasks_of(worker, kind, message, culprit)
         if actor is not None:
-            self.actors.worker_died(actor, message, never_came, told=kind == "NodeDiedError")
+            self.actors.worker_died(actor, message, never_joined, told=kind == "NodeDiedError")
         self._fence(worker.worker_id, message)
         if job is not None:
             self._close_job_if_over(job)
@@ -525,7 +537,7 @@ class BrokerCore:
     def _leaving(self, source: Process, msg: m.Leaving) -> None:
         worker = self.scheduler.workers[source.process_id]
         if worker.actor is not None:
-            raise ProtocolError("a worker leaves after its actor has ended, and not before")
+            raise ProtocolError("Leaving from a worker whose actor has not ended")
         worker.retiring = True
         if not worker.outstanding and worker.state is not RETIRED:
             self.scheduler.retire(worker)
@@ -540,7 +552,7 @@ class BrokerCore:
     # ------------------------------------------------------------------ time
 
     def tick(self, now: float) -> None:
-        """Now and then: reaps idle workers, kills what does not answer, warns of what cannot be placed."""
+        """Reaps idle workers, kills workers that do not answer, and warns of what cannot be placed."""
         self._now = now
         self._kill_overdue(now)
         for host in self.scheduler.hosts.values():
@@ -586,7 +598,7 @@ class BrokerCore:
         for queue in self.scheduler.queues.values():
             assert len(queue) == sum(1 for _ in queue), "the length of a queue"
         for actor in self.actors.actors.values():
-            assert actor.creator or owner_of(actor.actor_id) in self.processes, "an actor that nobody will announce"
+            assert actor.creator or owner_of(actor.actor_id) in self.processes, "an actor that will never be announced"
         self.scheduler.check()
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():

@@ -1,4 +1,4 @@
-"""What the broker's core asks its shell to do besides sending messages."""
+"""The effects of the broker's core: what its shell does besides sending messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zray.logs.line import LogLine
 
 
 class Departed(NamedTuple):
-    """A process is gone for good: whatever comes in its name is refused from now on."""
+    """A process is gone for good: everything that comes in its name is refused from now on."""
 
     process_id: bytes
 

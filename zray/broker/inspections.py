@@ -1,7 +1,7 @@
-"""Questions that the broker cannot answer alone: it asks those who can, and waits for their answers.
+"""Questions that the broker cannot answer alone: it asks other processes, and waits for their answers.
 
-Nobody reports anything unasked, so this costs nothing while nobody looks.  Who does not answer in time (his code holds
-the interpreter's lock, or he is stopped) is left out.
+No process reports anything unasked, so this costs nothing until a question comes. A process that does not answer in
+time is left out: its code holds the GIL, or the process is stopped.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from zray.protocol.messages import HostInspected, Inspect, Inspected
 from zray.protocol.records import Activity
 
 PATIENCE_S = 0.5
+"""How long the broker waits for the answers."""
 MAX_OPEN = 8
-"""Questions of one process at a time; what it asks beyond is answered with what the broker knows."""
+"""The number of open questions of one process. The broker answers further ones with what it knows itself."""
 
 
 class Found:
-    """What those who were asked have answered: ``activities`` of drivers and workers, ``hosts``: what hosts use."""
+    """The answers. ``activities``: of drivers and workers; ``hosts``: what hosts use."""
 
     __slots__ = ("activities", "hosts")
 
@@ -29,7 +30,7 @@ class Found:
 
 
 class _Round:
-    """``open``: who has not answered; ``found``: what the others said."""
+    """One question to several processes. ``open``: those that have not answered; ``found``: the answers so far."""
 
     __slots__ = ("asker", "found", "on_end", "open", "until")
 
@@ -42,7 +43,7 @@ class _Round:
 
 
 class Inspections:
-    """State: the rounds of questions that are open, by number. ``clock()``: the time of what is being done."""
+    """The open rounds of questions, by number. ``clock()``: the time of the present event, in seconds."""
 
     def __init__(
         self,
@@ -57,9 +58,9 @@ class Inspections:
         self._next = 1
 
     def ask(self, asker: bytes, processes: Iterable[bytes], on_end: Callable[[Found], None]) -> None:
-        """Asks processes what they do; ``on_end`` gets the answers that came in time.
+        """Asks processes what they do. ``on_end`` gets the answers that came in time.
 
-        Nobody is asked for somebody who asks again and again before it is answered.
+        If ``asker`` has ``MAX_OPEN`` open questions already, no process is asked and ``on_end`` gets no answers.
         """
         if sum(each.asker == asker for each in self._rounds.values()) >= MAX_OPEN:
             on_end(Found())
@@ -73,7 +74,7 @@ class Inspections:
         self._end_if_complete(number)
 
     def on_inspected(self, source: Process, message: Inspected | HostInspected) -> None:
-        """An answer."""
+        """Handles an answer."""
         asked = self._rounds.get(message.request)
         if asked is not None and source.process_id in asked.open:
             del asked.open[source.process_id]
@@ -84,7 +85,7 @@ class Inspections:
             self._end_if_complete(message.request)
 
     def process_lost(self, process_id: bytes) -> None:
-        """Who is gone does not answer; who has asked wants no answer."""
+        """A process is gone: drops its own questions, and no longer waits for its answers."""
         for number, each in list(self._rounds.items()):
             if each.asker == process_id:
                 del self._rounds[number]
@@ -93,7 +94,7 @@ class Inspections:
                 self._end_if_complete(number)
 
     def tick(self, now: float) -> None:
-        """Ends the rounds whose time is up."""
+        """Ends the rounds that are older than ``PATIENCE_S``."""
         for number in [number for number, each in self._rounds.items() if now >= each.until]:
             each = self._rounds.pop(number)
             each.on_end(each.found)

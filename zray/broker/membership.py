@@ -1,13 +1,14 @@
-"""Who belongs to the cluster, and who may speak in whose name; see ``zray/protocol/contract.py``.
+"""Which processes are members of the cluster, and which frames count as theirs. See ``zray/protocol/contract.py``.
 
-A process says Hello until it is welcomed or refused. It must speak this version of the protocol, have a key for its
-role, and come the right way: a worker over TCP through its host's connection, everybody else by its own. From then on
-its identifier goes with that connection and that key. A frame in its name that comes otherwise is dropped.
+A process sends Hello until it gets Welcome or Refused. It must speak this version of the protocol, have a key for its
+role, and use the right connection: on TCP, a worker uses its host's connection and every other process its own. From
+then on its identifier is bound to that connection and that key. A frame in its name that comes by another connection or
+with another key is dropped.
 
 A member has a link, which loses nothing. It is declared dead when it has been silent for too long, when its key has
-been revoked, or when it sends too much that is no good. The name of a dead process is never admitted again.
+been revoked, or when it sends too many malformed messages. The identifier of a dead process is never admitted again.
 
-``source`` in ``receive`` is the name of a connection: the identity of the ROUTER, which only its two ends know.
+``source`` in ``receive`` is the name of a connection: the identity at the ROUTER, which only the two ends know.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from zray import version
 from zray.logs.digest import Digest
 from zray.logs.line import WARNING, LogLine
 from zray.protocol.codec import KIND_HANDSHAKE, Frame, pack_handshake, read_frame, unpack_handshake
-from zray.protocol.contract import Outbox, Output, event
+from zray.protocol.contract import Output, event
 from zray.protocol.link import Link
 from zray.protocol.messages import (
     DRIVER,
@@ -39,21 +40,24 @@ from zray.protocol.records import ClusterInfo, JoinInfo, VersionPair
 from zray.protocol.routing import Arrival
 
 PAUSE_S = 1.0
-"""A tick that comes so much late says that the broker itself, or its machine, stood still."""
+"""If this much time passed between two ticks, the broker or its machine was stopped."""
 REDIAL_SHARE = 1 / 3
-"""Of the time for which a peer may be silent: so long may a driver take to dial anew."""
+"""The time that a driver may take to connect again, as a part of ``silence_s``."""
 VANISHED_TIMES = 10
-"""So many times as long as a peer may be silent, the network of a driver's machine may be down (a minute)."""
+"""How long the network of a driver's machine may be down, as a multiple of ``silence_s`` (a minute by default)."""
 MAX_FAULTS = 100
-"""After so many malformed messages a process is declared dead: to read them takes others' time."""
+"""The number of malformed messages after which a process is declared dead: reading them takes the broker's time."""
 FAULT_BYTES = 1 << 16
-"""A malformed frame counts once more for each of so many bytes that it has."""
+"""A malformed frame counts as one fault, and one more for each full ``FAULT_BYTES`` of its size."""
 HOST_ROLE = "host"
 REVOKED = "its key has been revoked"
 
 
 class Rules(NamedTuple):
-    """``is_tcp``: connections are hosts' and drivers', and have names of their own. Times in seconds."""
+    """The settings of a ``Membership``. Times are in seconds.
+
+    ``is_tcp``: each connection belongs to a host or a driver, and has a name of its own.
+    """
 
     heartbeat_s: float
     silence_s: float
@@ -61,11 +65,11 @@ class Rules(NamedTuple):
     is_tcp: bool
 
 
-# What the shell is to do, in order.
+# The effects, which the shell performs in order.
 
 
 class Joining(NamedTuple):
-    """A process may join: tell the broker's core, then ``admit`` it, or ``decline``."""
+    """A process may join: tell the broker's core, then call ``admit`` or ``decline``."""
 
     process_id: bytes
     kind: str
@@ -73,35 +77,35 @@ class Joining(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """A member has said something."""
+    """A member has sent messages."""
 
     process_id: bytes
     messages: list[Any]
 
 
 class Dead(NamedTuple):
-    """A member counts as dead."""
+    """A member is dead: it was silent for too long, or its key was revoked."""
 
     process_id: bytes
     reason: str
 
 
 class Misbehaving(NamedTuple):
-    """A member has sent too much that is no good: it is to go."""
+    """A member has sent too many malformed messages: expel it."""
 
     process_id: bytes
     reason: str
 
 
 class Congested(NamedTuple):
-    """So much is under way to a member that nothing more is to be made for it; or not any more."""
+    """The link to a member has become congested, or is no longer."""
 
     process_id: bytes
     congested: bool
 
 
 class NotSent(NamedTuple):
-    """A message for a member cannot travel."""
+    """The link to a member did not take a message."""
 
     process_id: bytes
     message: Any
@@ -117,13 +121,13 @@ class Reply(NamedTuple):
 
 
 class Follow(NamedTuple):
-    """A driver's connection: from now on ``unanswered_s`` is asked about it."""
+    """A driver has a connection: ``unanswered_s`` will be called for it from now on."""
 
     through: bytes
 
 
 class Unfollow(NamedTuple):
-    """A connection's owner is gone."""
+    """The process that a connection belongs to is gone."""
 
     through: bytes
 
@@ -132,7 +136,7 @@ MembershipEffect = Joining | Heard | Dead | Misbehaving | Congested | NotSent | 
 
 
 def _versions_of(hello: Hello) -> list[VersionPair]:
-    """A joiner's versions beside the broker's."""
+    """The versions of a process that wants to join, each beside the broker's."""
     return [
         VersionPair("protocol", str(hello.protocol), str(PROTOCOL_VERSION)),
         VersionPair("python", hello.python, version.python_version()),
@@ -141,9 +145,9 @@ def _versions_of(hello: Hello) -> list[VersionPair]:
 
 
 class Member:
-    """A process that has joined. ``unreachable_since``: when nothing could be sent to it any more."""
+    """A process that has joined."""
 
-    __slots__ = ("congested", "faults", "key", "kind", "link", "process_id", "through", "unreachable_since")
+    __slots__ = ("congested", "faults", "key", "kind", "link", "process_id", "through")
 
     def __init__(self, arrival: Arrival, kind: str, link: Link) -> None:
         self.process_id = arrival.process_id
@@ -153,16 +157,15 @@ class Member:
         self.link = link
         self.congested = False
         self.faults = 0
-        self.unreachable_since: float | None = None
 
 
 class Membership:
-    """The members, by process. ``sends`` of its output are frames.
+    """The members, by process. The ``sends`` of its output are frames.
 
-    ``incarnation``: of the broker; ``role_of(key)``: the role of an allowed key, None for any other, and None instead
-    of the function where there are no keys; ``objection(process, kind, relay)``: why the cluster does not know a
-    process, or knows that it is dead (``relay``: the host whose connection it came through); ``unanswered_s(through)``:
-    for how long a connection's other end has acknowledged nothing.
+    ``incarnation``: of the broker. ``role_of(key)``: the role of an allowed key, or None for any other key;
+    ``role_of`` is None if the cluster has no keys. ``objection(process, kind, relay)``: why the core refuses a process
+    (it is unknown, or dead), or empty; ``relay`` is the host whose connection it came through, or empty.
+    ``unanswered_s(through)``: for how many seconds the peer of a connection has acknowledged nothing.
     """
 
     def __init__(
@@ -175,55 +178,58 @@ class Membership:
     ) -> None:
         self.members: dict[bytes, Member] = {}
         self.refused: Counter[str] = Counter()
-        """Processes that were turned away, by reason."""
+        """How many processes were refused, by reason."""
         self.dropped_frames = 0
-        """Frames and messages that were no good."""
+        """The number of malformed or refused frames and messages."""
         self._incarnation = incarnation
         self._rules = rules
         self._role_of = role_of
         self._objection = objection
         self._unanswered_s = unanswered_s
         self._joining: dict[bytes, tuple[Arrival, Hello]] = {}
-        self._owners: dict[bytes, bytes] = {}  # whose a connection on TCP is
-        self._active: dict[bytes, Member] = {}  # whose links have something to send, or may have
+        self._owners: dict[bytes, bytes] = {}  # on TCP: the process that each connection belongs to
+        self._active: dict[bytes, Member] = {}  # members whose links may have something to send
         self._departed: list[bytes] = []
-        self._outbox: Outbox[MembershipEffect] = Outbox()
-        self._perform = self._outbox.perform
+        self.unreachable: dict[bytes, float] = {}
+        """The members to whom nothing can be sent, and since when."""
+        self.pending: list[MembershipEffect] = []
+        """The effects of the next output. While there are any, ``take_output`` returns them, and no frames."""
+        self._perform = self.pending.append
         self._refusals = Digest("processes were refused")
         self._now = 0.0
         self._last_tick = 0.0
 
-    @property
-    def has_effects(self) -> bool:
-        """Whether there are effects to be performed: ``take_output`` gives nothing but these then."""
-        return bool(self._outbox)
-
     def take_output(self) -> Output[MembershipEffect]:
-        """What is to be done now. Frames leave when what has come in has been dealt with: there are no effects then."""
-        return self._outbox.take() if self._outbox else self._transmit()
+        """Takes the effects, if there are any, and else the frames: these leave after all input has been handled."""
+        return Output({}, self._take_effects()) if self.pending else self._transmit()
+
+    def _take_effects(self) -> list[MembershipEffect]:
+        effects = self.pending[:]
+        self.pending.clear()
+        return effects
 
     def silent_s(self, process_id: bytes, now: float) -> float:
-        """For how long a member has not been heard, in seconds."""
+        """For how many seconds a member has been silent; 0 for any other process."""
         member = self.members.get(process_id)
         return max(0.0, now - member.link.last_heard) if member is not None else 0.0
 
     # ------------------------------------------------------------------ frames come in
 
     def receive(self, source: bytes, message: Arrival, now: float) -> None:
-        """A frame has come by the connection ``source``. It is dropped if it is no good, and its member blamed."""
+        """Handles a frame from the connection ``source``. A malformed one is dropped and counted against its member."""
         self._now = now
         arrival = message
         member = self.members.get(arrival.process_id)
         if member is not None and member.faults >= MAX_FAULTS:
-            self.dropped_frames += 1  # its end is under way
+            self.dropped_frames += 1  # it is being expelled
             return
-        is_its = member is not None and (member.through, member.key) == (source, arrival.key)
+        is_its = member is not None and member.through == source and member.key == arrival.key
         try:
             frame = read_frame(arrival.data)
             if frame.kind == KIND_HANDSHAKE:
-                self._shake_hands(arrival, frame, is_its)
+                self._handshake(arrival, frame, is_its)
             elif member is None or frame.incarnation != self._incarnation:
-                self._refuse_the_dead(arrival)
+                self._refuse_if_dead(arrival)
             elif not is_its:
                 raise ProtocolError("a frame in another process's name")
             else:
@@ -244,7 +250,7 @@ class Membership:
         if messages:
             self._perform(Heard(member.process_id, messages))
 
-    def _refuse_the_dead(self, arrival: Arrival) -> None:
+    def _refuse_if_dead(self, arrival: Arrival) -> None:
         self.dropped_frames += 1
         reason = self._objection(arrival.process_id, DRIVER, b"")
         if reason:
@@ -252,14 +258,14 @@ class Membership:
 
     @event
     def blame(self, process_id: bytes, fault: str, now: float) -> None:
-        """The content of a member's message was no good."""
+        """Counts a message of a member whose content was not allowed."""
         self._now = now
         member = self.members.get(process_id)
         if member is not None:
             self._blame(member, 1, 1, fault)
 
     def _blame(self, member: Member, count: int, weight: int, fault: str) -> None:
-        """Each message that is no good is dropped, and in the end the process as well."""
+        """Counts malformed messages against a member, which is expelled after ``MAX_FAULTS``."""
         self.dropped_frames += count
         before, member.faults = member.faults, member.faults + count * weight
         if before < MAX_FAULTS <= member.faults:
@@ -268,10 +274,10 @@ class Membership:
 
     # ------------------------------------------------------------------ joining
 
-    def _shake_hands(self, arrival: Arrival, frame: Frame, is_its: bool) -> None:
+    def _handshake(self, arrival: Arrival, frame: Frame, is_its: bool) -> None:
         hello, process_id = unpack_handshake(frame), arrival.process_id
         if not isinstance(hello, Hello) or hello.process_id != process_id or hello.kind not in MAY_SEND:
-            raise ProtocolError("a joiner says Hello, under its own name")
+            raise ProtocolError("a handshake that is not a Hello of its sender")
         if (hello.protocol, hello.python) != (PROTOCOL_VERSION, version.python_version()):
             self._turn_away(arrival, hello, "versions differ", _versions_of(hello))
             return
@@ -286,9 +292,11 @@ class Membership:
         self._perform(Joining(process_id, hello.kind, hello.info))
 
     def _no_admission(self, arrival: Arrival, kind: str) -> str:
-        """Why the sender may not join as a ``kind``, by the way it came and its key; empty if it may."""
+        """Why the sender's connection and key do not admit it as a ``kind``; empty if they do."""
         if self._rules.is_tcp and (kind == WORKER) != (self._relay_of(arrival) != b""):
-            return "a worker comes in through its host" if kind == WORKER else f"a {kind} comes in by itself"
+            return (
+                "a worker must join through its host" if kind == WORKER else f"a {kind} must join by its own connection"
+            )
         if self._role_of is None:
             return ""
         role = self._role_of(arrival.key)
@@ -298,16 +306,17 @@ class Membership:
         return "" if kind in allowed else f"a {role}'s key does not admit a {kind}"
 
     def _relay_of(self, arrival: Arrival) -> bytes:
-        """The process that has passed a frame on; b"" if it came by a connection of its sender's own."""
+        """The process that passed a frame on; b"" if it came by its sender's own connection."""
         owner = self._owners.get(arrival.through, b"")
         return owner if owner != arrival.process_id else b""
 
     def _turn_away(self, arrival: Arrival, hello: Hello, reason: str, versions: list[VersionPair]) -> None:
-        self.refused[reason.partition(":")[0]] += 1  # what follows the colon is of this one alone
+        self.refused[reason.partition(":")[0]] += 1  # what follows the colon differs for each process
         differ = [
             f"{pair.name} {pair.joiner} there, {pair.cluster} here" for pair in versions if pair.joiner != pair.cluster
         ]
-        text = f"refused {hello.kind} {arrival.process_id.hex()} (pid {hello.info.pid}): {': '.join([reason, *differ])}"
+        details = f": {'; '.join(differ)}" if differ else ""
+        text = f"refused {hello.kind} {arrival.process_id.hex()} (pid {hello.info.pid}): {reason}{details}"
         self._log_refusal(self._refusals.add(self._now, hello.kind, text))
         self._reply(arrival, Refused(reason, versions))
 
@@ -320,9 +329,9 @@ class Membership:
 
     @event
     def admit(self, process_id: bytes, cluster: ClusterInfo, now: float) -> None:
-        """The broker's core knows a process that was joining. ``cluster``: what it is welcomed with."""
+        """The broker's core has accepted a process that was joining. ``cluster``: the content of its Welcome."""
         self._now = now
-        if process_id not in self._joining:  # it has said Hello twice, and was answered
+        if process_id not in self._joining:  # it has sent Hello twice, and was answered
             return
         arrival, hello = self._joining.pop(process_id)
         if process_id not in self.members:
@@ -335,13 +344,13 @@ class Membership:
 
     @event
     def decline(self, process_id: bytes, now: float) -> None:
-        """A joining process is not let in, and not answered."""
+        """The broker's core has not accepted a process that was joining. It gets no answer."""
         self._now = now
         self._joining.pop(process_id, None)
         self.dropped_frames += 1
 
     def _new_link(self, arrival: Arrival, hello: Hello) -> Link:
-        # Whether a relayed process lives, and can be reached, shows at the host that relays: a beat for all of them.
+        # A relayed process can be reached if its host can: one heartbeat serves all that the host relays for.
         rules = self._rules
         heartbeat_s = math.inf if self._relay_of(arrival) else rules.heartbeat_s
         limit = min(rules.max_message_bytes, hello.info.max_message_bytes)
@@ -353,13 +362,13 @@ class Membership:
 
     @event
     def departed(self, process_id: bytes, now: float) -> None:
-        """A process is gone for good. It still gets what this turn has for it."""
+        """A process is gone for good. It still gets the messages of this turn."""
         self._now = now
         self._departed.append(process_id)
 
     @event
     def turn_over(self, now: float) -> None:
-        """Everything has been sent: those who have departed are forgotten."""
+        """Forgets the processes that have departed: everything has been sent."""
         self._now = now
         departed, self._departed = self._departed, []
         for process_id in departed:
@@ -368,6 +377,7 @@ class Membership:
     def _forget(self, process_id: bytes) -> None:
         member = self.members.pop(process_id, None)
         self._active.pop(process_id, None)
+        self.unreachable.pop(process_id, None)
         if member is not None and self._owners.get(member.through) == process_id:
             del self._owners[member.through]
             self._perform(Unfollow(member.through))
@@ -376,7 +386,7 @@ class Membership:
 
     @event
     def send(self, process_id: bytes, messages: list[Any], now: float) -> None:
-        """The broker's core has something to say. To a process that is no member, it is dropped."""
+        """Sends messages to a member. Those to any other process are dropped."""
         self._now = now
         member = self.members.get(process_id)
         if member is not None:
@@ -386,11 +396,13 @@ class Membership:
 
     @event
     def transmitted(self, process_id: bytes, arrived: bool, now: float) -> None:
-        """A frame was given to a member's connection, or there was none to take it."""
+        """Notes whether a member's connection took a frame, or was missing (``arrived`` false)."""
         self._now = now
         member = self.members.get(process_id)
-        if member is not None and arrived != (member.unreachable_since is None):
-            member.unreachable_since = None if arrived else now
+        if arrived:
+            self.unreachable.pop(process_id, None)
+        elif member is not None:
+            self.unreachable.setdefault(process_id, now)
 
     def route(self, process_id: bytes) -> bytes:
         """The name of a member's connection; of any other process, its own name."""
@@ -412,16 +424,16 @@ class Membership:
                 for message, reason in link.rejected:
                     self._perform(NotSent(process_id, message, reason))
                 link.rejected.clear()
-        return Output(sends, self._outbox.take().effects if self._outbox else [])
+        return Output(sends, self._take_effects() if self.pending else [])
 
     # ------------------------------------------------------------------ time
 
     def due_s(self, now: float) -> float:
-        """Nothing here is more urgent than a regular tick."""
+        """Infinite: nothing here is more urgent than a regular tick."""
         return math.inf
 
     def tick(self, now: float) -> None:
-        """Has links ping and ask, and finds out who is dead."""
+        """Ticks the links, and finds the members that are dead."""
         self._now = now
         paused_s = now - self._last_tick if self._last_tick else 0.0
         self._last_tick = now
@@ -429,7 +441,7 @@ class Membership:
         for member in list(self.members.values()):
             if paused_s > PAUSE_S:
                 member.link.restart_silence(now)
-            if not member.link.tick(now) and self._means_death(member):
+            if not member.link.tick(now) and self._is_dead(member):
                 silent = f"the {member.kind} was not heard for {self._rules.silence_s:g} s"
                 self._perform(Dead(member.process_id, silent))
         for process_id in self._with_revoked_keys():
@@ -443,18 +455,20 @@ class Membership:
         revoked = {key for key in {member.key for member in self.members.values()} if role_of(key) is None}
         return [member.process_id for member in self.members.values() if member.key in revoked] if revoked else []
 
-    def _means_death(self, member: Member) -> bool:
-        """Whether it is dead, now that it has been silent for too long.
+    def _is_dead(self, member: Member) -> bool:
+        """Whether a member that has been silent for too long is dead.
 
-        User code may hold the GIL, or Ctrl-Z stop a driver, for hours: a driver is dead only when its connection is
-        gone as well, or its machine's kernel no longer acknowledges what it is sent. A driver that was stopped may have
-        to dial anew, which takes it a moment. And whether a worker lives is known to its host.
+        User code may hold the GIL for hours, and Ctrl-Z may stop a driver for hours. So a driver is dead only if its
+        connection is gone too, or if its machine's kernel no longer acknowledges what it is sent. A driver that was
+        stopped may have to connect again, which takes a moment. A worker is never declared dead here: its host reports
+        its death.
         """
         if member.kind in (WORKER, HOST):
             return member.kind == HOST
         silence_s = self._rules.silence_s
-        if member.unreachable_since is not None:
-            return self._now - member.unreachable_since >= silence_s * REDIAL_SHARE
+        since = self.unreachable.get(member.process_id)
+        if since is not None:
+            return self._now - since >= silence_s * REDIAL_SHARE
         return self._unanswered_s(member.through) >= silence_s * VANISHED_TIMES
 
     # ------------------------------------------------------------------ tests
@@ -464,6 +478,6 @@ class Membership:
         for process_id, member in self.members.items():
             assert process_id == member.process_id, "members by process"
             if self._rules.is_tcp and member.kind != WORKER:
-                assert self._owners.get(member.through) == process_id, "a connection is its owner's"
+                assert self._owners.get(member.through) == process_id, "a connection belongs to its owner"
             if not self._rules.is_tcp:
                 assert not self._owners, "connections without names of their own"

@@ -1,6 +1,6 @@
-"""What happens to a cluster, as it happens: lines for the broker's log, and for the drivers whom it concerns.
+"""Lines about events of the cluster, for the broker's log and for the drivers concerned.
 
-The log names processes, tasks and actors by their whole identifiers, drivers are told by what a user knows.
+The log names processes, tasks and actors by their whole identifiers. Drivers get the names that a user knows.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from zray.logs.line import DEBUG, INFO, WARNING, LogLine
 from zray.protocol.messages import FLAG_RETRYABLE, Notice
 
 MAX_NAMES = 5
+"""The number of actors that a notice names."""
 MAX_TASKS = 20
-"""Of the tasks that fail with a worker so many have a line each: some hundred may have waited in it."""
+"""How many of the tasks that fail with a worker get a line each: a few hundred may have waited in it."""
 AGAIN, NOT_AGAIN = "tried again", "not to be tried again"
-"""What becomes of tasks that were with a host that is lost."""
+"""What happens to the tasks of a host that is lost."""
 
 
 class Notices:
-    """``perform(effect)``; ``clock()``: the time of what is being done.
+    """Writes the lines. ``perform(effect)`` logs one; ``clock()``: the time of the present event, in seconds.
 
-    ``_restarts``: of actors, by job, as many may die at once.
+    ``_restarts`` sums up restarts of actors, by job: many may die at once.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Notices:
         self._restarts: dict[bytes, Digest] = {}
 
     def tick(self, now: float) -> None:
-        """Tells what has been held back to be told in one line."""
+        """Sends the summaries that are due."""
         for job_id, digest in list(self._restarts.items()):
             if job_id not in self._jobs:
                 del self._restarts[job_id]
@@ -77,7 +78,7 @@ class Notices:
         self._log(INFO, f"host {_host(host)} joined with {describe(host.pool.total)}")
 
     def host_lost(self, host: Host, reason: str) -> None:
-        """A host is gone, and is still in the tables: tells every driver what went with it, and what is tried again."""
+        """A host is gone, but still in the tables: tells each driver what it lost, and what is tried again."""
         tasks: dict[bytes, Counter[str]] = {}
         actors: dict[bytes, list[str]] = {}
         for worker in host.workers.values():
@@ -103,8 +104,8 @@ class Notices:
         self._log(DEBUG, f"worker {worker.worker_id.hex()} (pid {worker.pid}) is started {where}")
 
     def worker_gone(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
-        """A worker is dead, and still has what it was given. ``culprit``: as in ``BrokerCore._worker_gone``."""
-        known = worker.retiring or worker.state is RETIRED or kind == "NodeDiedError"  # what follows from other lines
+        """A worker is dead, but its record still has its tasks. ``culprit``: as in ``BrokerCore._worker_gone``."""
+        known = worker.retiring or worker.state is RETIRED or kind == "NodeDiedError"  # other lines have said so
         level = DEBUG if known and not worker.outstanding else WARNING
         name = f"worker {worker.worker_id.hex()}"
         self._log(level, f"{name} on host {worker.host.host_id.hex()} is gone: {in_a_line(message)}")
@@ -119,7 +120,7 @@ class Notices:
         self._log(INFO, f"task {_attempt(envelope)} is queued again, by its owner {envelope.owner.hex()}")
 
     def cannot_be_placed(self, job: Job, text: str) -> None:
-        """Something waits, and no host has room for it, or ever will."""
+        """Something waits for which no host has room, now or at any time."""
         self._log(WARNING, f"job {job.job_id.hex()}: {text}")
         self._tell(job.job_id, text)
 
@@ -131,7 +132,7 @@ class Notices:
         self._log(INFO, f"actor {_actor(actor)} runs {where}")
 
     def actor_dead(self, actor: Actor, message: str) -> None:
-        """An actor is dead for good."""
+        """An actor has died and will not be restarted."""
         self._log(INFO, f"actor {_actor(actor)} is dead: {in_a_line(message)}")
 
     def actor_restarts(self, actor: Actor, message: str, told: bool) -> None:

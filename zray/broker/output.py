@@ -1,8 +1,8 @@
-"""The broker's part in what workers print: it passes lines on to the driver of their job, and keeps none.
+"""Passes the output of workers on to the driver of their job. The broker keeps no lines.
 
-A driver that does not take its lines gets no more of them than a window (``zray.protocol.log_window``): the others are
-left out and counted, and the driver is told the number as soon as it takes lines again.  So a driver costs the broker
-at most ``WINDOW_BYTES`` of output, and a host as much.
+At most a window of lines (``zray.protocol.log_window``) is under way to a driver. If the driver takes no lines, further
+ones are left out and counted, and the driver gets the number as soon as it takes lines again. So a driver costs the
+broker at most ``WINDOW_BYTES`` of output, and so does a host.
 """
 
 from __future__ import annotations
@@ -18,23 +18,25 @@ from zray.protocol.questions import OutputFlushed
 from zray.protocol.records import PrintedLines
 
 MAX_FLUSHES = 8
-"""Of one process at a time; it needs one."""
+"""The number of open flushes of one process. A process needs only one at a time."""
 
 
 class _Reader:
-    """A driver that shows lines. ``left_out``: lines that it was not sent and has not been told of."""
+    """A driver that shows lines. ``left_out``: the number of lines left out since the driver was last told of it."""
 
     __slots__ = ("full", "left_out", "window")
 
     def __init__(self) -> None:
         self.window = LogWindow()
         self.left_out = 0
-        self.full = False  # something has found no room since the driver took lines last
+        self.full = False  # a line has found no room since the driver last took lines
 
 
 class WorkerOutput:
-    """State: a reader for each driver that has been sent lines, an intake for each host that has sent some, and who
-    waits for a flush: its number, the asker, his request, and the hosts that have not answered."""
+    """The readers (drivers that were sent lines), the intakes (hosts that have sent lines), and the open flushes.
+
+    A flush has a number, the process that asked, its request, and the hosts that have not answered.
+    """
 
     def __init__(
         self,
@@ -55,9 +57,12 @@ class WorkerOutput:
     # ------------------------------------------------------------------ lines
 
     def on_logs(self, source: Process, message: WorkerLogs) -> None:
-        """Passes what a host's workers printed on to the drivers of their jobs. Raises ProtocolError."""
+        """Passes the output of a host's workers on to the drivers of their jobs.
+
+        Raises ProtocolError if a stream is neither stdout nor stderr.
+        """
         if any(entry.stream not in ("stdout", "stderr") for entry in message.entries):
-            raise ProtocolError("lines of an unknown stream of output")
+            raise ProtocolError("WorkerLogs with a stream that is neither stdout nor stderr")
         intake = self._intakes.setdefault(source.process_id, LogIntake())
         by_driver: dict[bytes, tuple[list[PrintedLines], int]] = {}
         for worker_id, name, pid, stream, lines in message.entries:
@@ -77,7 +82,7 @@ class WorkerOutput:
             self._tell(source.process_id, LogsTaken(taken))
 
     def on_taken(self, source: Process, message: LogsTaken) -> None:
-        """A driver has taken lines: there is room, and it can be told of what is missing."""
+        """A driver has taken lines: there is room again, and the driver can be told how many lines are missing."""
         reader = self._readers.get(source.process_id)
         if reader is not None:
             reader.window.taken(message.size_bytes)
@@ -85,7 +90,7 @@ class WorkerOutput:
             self._send(source.process_id, reader, [])
 
     def _driver_of(self, host: Process, worker_id: bytes) -> bytes:
-        """The driver whose job a worker of this host works for; empty if there is none who would show its lines."""
+        """The driver of the job of a worker of this host; empty if there is none, or if it does not show lines."""
         worker = self._scheduler.workers.get(worker_id)
         if worker is None or worker.host.host_id != host.process_id:
             return b""
@@ -110,9 +115,9 @@ class WorkerOutput:
     # ------------------------------------------------------------------ the flush
 
     def flush(self, source: Process, request: int) -> None:
-        """Answers when every host has sent what its workers have printed up to now.
+        """Answers when each host has sent what its workers have printed up to now.
 
-        Raises ProtocolError for a process that asks again and again before it is answered.
+        Raises ProtocolError if the process has ``MAX_FLUSHES`` open flushes already.
         """
         if sum(asker == source.process_id for asker, _, _ in self._flushes.values()) >= MAX_FLUSHES:
             raise ProtocolError(f"{MAX_FLUSHES} flushes of the output are under way for this process already")
@@ -124,7 +129,7 @@ class WorkerOutput:
         self._answer_flushes()
 
     def on_flushed(self, source: Process, message: LogsFlushed) -> None:
-        """A host has sent what there was."""
+        """A host has sent what its workers had printed."""
         flush = self._flushes.get(message.request)
         if flush is not None:
             flush[2].pop(source.process_id, None)
@@ -139,7 +144,7 @@ class WorkerOutput:
     # ------------------------------------------------------------------ ends
 
     def process_lost(self, process_id: bytes) -> None:
-        """A process that may be sent lines, or send some, or owe or await a flush, is gone."""
+        """Forgets a process that is gone, and no longer waits for its flushes."""
         self._readers.pop(process_id, None)
         self._intakes.pop(process_id, None)
         self._flushes = {key: flush for key, flush in self._flushes.items() if flush[0] != process_id}

@@ -1,10 +1,10 @@
-"""Which hosts have room, without looking at all of them.
+"""Finds hosts that have room, without looking at all hosts.
 
-A decision must not cost more in a cluster of a thousand hosts than in one of ten. So hosts with a free CPU are kept in
-an index, in the order in which they joined, and again in a heap by the number of their actors; and whatever has found
-no room anywhere looks, from then on, only at hosts where something has changed since.
+A decision must not cost more in a cluster of a thousand hosts than in one of ten. So an index keeps the hosts with a
+free CPU in two ways: in the order in which they joined, and in a heap by their load of actors. A line that has found no
+room anywhere looks from then on only at hosts that have changed since.
 
-Hosts with GPUs have an index of their own. What needs no GPU is sent there only when no other host has room.
+Hosts with GPUs have an index of their own. Work that needs no GPU is sent there only if no other host has room.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class _Index:
     def __init__(self) -> None:
         self.by_number: dict[int, Host] = {}
         self._open: list[int] = []  # numbers, sorted
-        self._heap: list[tuple[float, int]] = []  # (load, number); stale ones are dropped where they are met
-        self._pushed: dict[int, float] = {}  # by number: the load that its latest entry in the heap says
+        self._heap: list[tuple[float, int]] = []  # (load, number); stale entries are dropped when they are reached
+        self._pushed: dict[int, float] = {}  # by number: the load in the host's latest entry in the heap
 
     def add(self, host: Host) -> None:
         self.by_number[host.number] = host
@@ -41,7 +41,7 @@ class _Index:
             load = host.load
             self._pushed[host.number] = load
             heapq.heappush(self._heap, (load, host.number))
-            if len(self._heap) > 4 * len(self.by_number) + 64:  # mostly stale ones
+            if len(self._heap) > 4 * len(self.by_number) + 64:  # most entries are stale
                 self._heap = [(pushed, number) for number, pushed in self._pushed.items()]
                 heapq.heapify(self._heap)
 
@@ -58,7 +58,7 @@ class _Index:
         return place < len(self._open) and self._open[place] == host.number
 
     def with_free_cpu(self) -> Iterator[Host]:
-        """In the order in which they joined. May be changed meanwhile."""
+        """Yields the hosts with a free CPU in the order in which they joined. The index may change meanwhile."""
         number = 0
         while True:
             place = bisect.bisect_right(self._open, number)
@@ -68,7 +68,7 @@ class _Index:
             yield self.by_number[number]
 
     def least_loaded(self, is_open: Callable[[Host], bool]) -> Host | None:
-        """Of the hosts with a free CPU for which ``is_open`` is true."""
+        """The least loaded of the hosts with a free CPU for which ``is_open`` is true."""
         aside: list[tuple[float, int]] = []
         found: Host | None = None
         while self._heap and found is None:
@@ -76,10 +76,10 @@ class _Index:
             load, number = entry
             host = self.by_number.get(number)
             if host is None or self._pushed.get(number) != load:
-                heapq.heappop(self._heap)  # stale: there is another entry of that host, or it is gone
+                heapq.heappop(self._heap)  # stale: the host has a newer entry, or is gone
             elif host.pool.free.get(CPU, 0) <= 0:
                 heapq.heappop(self._heap)
-                del self._pushed[number]  # when it has a free CPU again, it gets another
+                del self._pushed[number]  # the host gets a new entry when it has a free CPU again
             elif is_open(host):
                 found = host
             else:
@@ -90,23 +90,23 @@ class _Index:
 
 
 class Places:
-    """The hosts of a cluster. ``touch`` has to be called for each host where resources or actors have changed."""
+    """The hosts of a cluster. ``touch`` must be called for each host whose resources or actors have changed."""
 
     def __init__(self) -> None:
         self.hosts: dict[bytes, Host] = {}
         self.slots = 0
-        """Tasks of one CPU that could run at the same time."""
+        """The number of tasks of one CPU that could run at the same time."""
         self.changed: dict[bytes, Host] = {}
         self._last_number = 0
         self._plain = _Index()
         self._with_gpus = _Index()
-        self._index: dict[bytes, _Index] = {}  # by host: the one that it is in
+        self._index: dict[bytes, _Index] = {}  # by host: the index that has it
 
     def _indices_for(self, shape: Shape) -> tuple[_Index, ...]:
         return (self._with_gpus,) if shape.gpus else (self._plain, self._with_gpus)
 
     def add(self, host: Host) -> None:
-        """A host has joined."""
+        """Adds a host that has joined."""
         self._last_number += 1
         host.number = self._last_number
         self.hosts[host.host_id] = host
@@ -116,14 +116,14 @@ class Places:
         self.touch(host)
 
     def remove(self, host: Host) -> None:
-        """A host is gone."""
+        """Removes a host that is gone."""
         del self.hosts[host.host_id]
         self._index.pop(host.host_id).remove(host)
         self.slots -= host.pool.total.get(CPU, 0) // 10_000
         self.changed.pop(host.host_id, None)
 
     def touch(self, host: Host) -> None:
-        """Something about a host has changed."""
+        """Brings the index up to date after a host has changed."""
         index = self._index.get(host.host_id)
         if index is not None:
             self.changed[host.host_id] = host
@@ -134,7 +134,7 @@ class Places:
         return self._index[host.host_id].is_open(host)
 
     def in_order(self, hosts: Iterable[Host], shape: Shape) -> list[Host]:
-        """Hosts in the order in which they are to be filled: those are spared whose GPUs a shape does not need."""
+        """Sorts hosts in the order in which to fill them: hosts with GPUs come last if a shape needs none."""
         if shape.gpus or not self._with_gpus.by_number:
             return list(hosts)
         return sorted(hosts, key=self._is_spared)
@@ -143,9 +143,9 @@ class Places:
         return bool(host.pool.total.get(GPU))
 
     def with_room(self, shape: Shape) -> Iterator[Host]:
-        """Hosts that may have room for a shape, in the order in which they are to be filled.
+        """Yields hosts that may have room for a shape, in the order in which to fill them.
 
-        They may be changed meanwhile.
+        The hosts may change meanwhile.
         """
         if not shape.cpus:
             yield from self.in_order(self.hosts.values(), shape)
@@ -156,9 +156,9 @@ class Places:
     def least_loaded(
         self, shape: Shape, is_open: Callable[[Host], bool], hosts: Iterable[Host] | None = None
     ) -> Host | None:
-        """Of the hosts that are open for a shape (have room for it), the one with the fewest actors for its CPUs.
+        """The host with the fewest actors per CPU, of those for which ``is_open`` is true; None if there is none.
 
-        ``hosts``: of these only.
+        ``hosts``: the hosts to choose from; None means all.
         """
         if hosts is None and shape.cpus:
             for index in self._indices_for(shape):

@@ -1,10 +1,11 @@
-"""What waits for a worker: one line for each kind.
+"""The lines of tasks and actors that wait for a worker, one for each kind.
 
-Actors are served in order, and tasks as well, except that a host is served what is near it.
+Actors are served in order. So are tasks, except that tasks wait for the host that they are near.
 
 A task may name the host that has its arguments (``Envelope.near``). Such tasks wait in a line of their own within the
-queue. A host is given the oldest of: the first in its own line, the first of those that may run anywhere, and the first
-in any line of a host that has no room. So nobody idles, and nothing waits behind what came later.
+queue, one per host. A host gets the oldest of three tasks: the first in its own line, the first of those that may run
+anywhere, and the first in the lines of hosts that have no room. So no host idles, and no task waits behind one that
+came later.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class ActorLine:
         return len(self.actors)
 
     def waiting(self) -> int:
-        """How many there are to be served."""
+        """The number of actors that wait."""
         return len(self.actors)
 
 
 class TaskQueue:
-    """Envelopes of one job, shape and strategy. Cancelled ones are dropped where they are met."""
+    """Envelopes of one job, shape, strategy and depth. Cancelled ones are dropped when they reach the head."""
 
     __slots__ = (
         "_back",
@@ -56,7 +57,7 @@ class TaskQueue:
     )  # fmt: skip
 
     def __init__(self, job_id: bytes, share: Share, spread: bool = False, congested: Set[bytes] = frozenset()) -> None:
-        """``congested``: owners for whom nothing is to be run now; their envelopes step aside when they are met."""
+        """``congested``: owners whose tasks must not start now. Their envelopes are parked when they reach the head."""
         self.job_id = job_id
         self.share = share
         self.spread = spread
@@ -64,12 +65,12 @@ class TaskQueue:
         self._parked: dict[bytes, list[Envelope]] = {}
         self.anywhere: deque[Envelope] = deque()
         self.near: dict[bytes, deque[Envelope]] = {}
-        self.grown: dict[bytes, None] = {}  # hosts whose line has grown since the last pass
+        self.grown: dict[bytes, None] = {}  # hosts whose line has got tasks since the last pass
         self.full = False  # no host had room at the last pass
         self._length = 0
         self._back = 0
         self._front = 0
-        self._stuck: list[tuple[int, bytes]] = []  # heads of lines whose hosts have no room: order, host
+        self._stuck: list[tuple[int, bytes]] = []  # heads of the lines of hosts without room: order, host
 
     def __len__(self) -> int:
         return self._length
@@ -87,7 +88,7 @@ class TaskQueue:
         self._length += 1
 
     def append_front(self, envelope: Envelope) -> None:
-        """Puts an envelope back, before all others."""
+        """Puts an envelope back in front of all others."""
         self._front -= 1
         envelope.order = self._front
         self._line_of(envelope).appendleft(envelope)
@@ -103,7 +104,7 @@ class TaskQueue:
         return line
 
     def any(self) -> Envelope | None:
-        """One that waits, of all that are alike for whoever looks at shape and job."""
+        """Any envelope that waits; None if there is none. All of them have the same job and shape."""
         first = self._first(self.anywhere)
         if first is not None or not self.near:
             return first
@@ -115,15 +116,15 @@ class TaskQueue:
         return None
 
     def waiting(self) -> int:
-        """How many there are to be served, roughly; 0 only if there are none."""
+        """The approximate number of tasks that wait; 0 exactly if none can be served."""
         return self._length if self.any() is not None else 0
 
     def forget_stuck(self) -> None:
-        """A new pass: who had no room may have some."""
+        """Begins a new pass: hosts that had no room may have some now."""
         self._stuck = []
 
     def look_for_stuck(self, has_room: Callable[[bytes], bool]) -> None:
-        """Finds the lines of hosts that have no room: whoever has some may take from them, until the next pass."""
+        """Finds the lines of hosts that have no room. Until the next pass, other hosts may take from them."""
         self._stuck = [
             (first.order, host_id) for host_id in list(self.near)
             if not has_room(host_id) and (first := self._first(self.near[host_id])) is not None
@@ -131,7 +132,7 @@ class TaskQueue:
         heapq.heapify(self._stuck)
 
     def next_for(self, host_id: bytes) -> Envelope | None:
-        """What the host is to have next; it stays in the queue until ``take``."""
+        """The task that a host gets next, or None. It stays in the queue until ``take``."""
         oldest = self._first(self.anywhere)
         if not self.near:
             return oldest
@@ -155,7 +156,7 @@ class TaskQueue:
         return None
 
     def take(self, envelope: Envelope) -> None:
-        """Removes what ``next_for`` has just returned."""
+        """Removes the envelope that ``next_for`` has just returned."""
         line = self.near[envelope.near] if envelope.near else self.anywhere
         line.popleft()
         self._length -= 1
@@ -163,7 +164,7 @@ class TaskQueue:
             del self.near[envelope.near]
 
     def forget_host(self, host_id: bytes) -> None:
-        """A host is gone: what was near it may run anywhere."""
+        """A host is gone: tasks that were near it may run anywhere."""
         for envelope in itertools.chain.from_iterable(self._parked.values()):
             if envelope.near == host_id:
                 envelope.near = b""
@@ -186,7 +187,7 @@ class TaskQueue:
         return None
 
     def unpark(self, owner: bytes) -> None:
-        """What an owner has parked may run again, each in its place."""
+        """Puts the parked envelopes of an owner back to their places."""
         parked = self._parked.pop(owner, [])
         lines: dict[bytes, list[Envelope]] = {}
         for envelope in parked:

@@ -1,4 +1,4 @@
-"""What the broker knows: one record per job, process, host, worker, task and actor. No logic but tables of states."""
+"""The broker's records: one class each for jobs, processes, hosts, workers, tasks and actors. They hold no logic."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from zray.protocol.messages import ActorCall
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
 
 LENT_FOR_S = 0.1
-"""In seconds: see ``zray.broker.lent``. (Ray's worker cap waits a second, then two, four, ...)"""
+"""How long lent CPUs are kept for deeper tasks, see ``zray.broker.lent``. (Ray's worker cap waits 1, 2, 4, ... s.)"""
 MAX_DEPTH = 32
-"""Tasks that were submitted by tasks, and so on, are told apart down to here."""
+"""The largest depth that is counted. Deeper tasks count as tasks of this depth."""
 
 
 class Job:
-    """A driver's session. ``settings``: what its workers need."""
+    """All that one driver submits. ``settings``: what its workers need."""
 
     __slots__ = ("driver", "job_id", "settings", "workers")
 
@@ -26,12 +26,15 @@ class Job:
         self.job_id = job_id
         self.driver = driver
         self.settings = settings
-        self.workers: dict[bytes, None] = {}  # a set that keeps its order: runs can be repeated
+        self.workers: dict[bytes, None] = {}  # an ordered set, so that simulated runs are reproducible
 
 
 class Process:
-    """Anybody who is connected and alive. ``watchers`` want to know of its death; ``tasks``: how many it waits for;
-    ``last_actor``: the number of the actor that it has announced last; ``worker``: its record, if it is a worker."""
+    """A process that has joined and is alive.
+
+    ``watchers``: the processes to tell of its death; ``tasks``: the number of tasks that it waits for; ``last_actor``:
+    the highest number of the actors that it has announced; ``worker``: its record, if it is a worker.
+    """
 
     __slots__ = ("info", "job_id", "kind", "last_actor", "process_id", "tasks", "watchers", "worker")
 
@@ -47,13 +50,16 @@ class Process:
 
     @property
     def depth(self) -> int:
-        """Of what it submits: 0 for a driver, one more than its own for a task or actor."""
+        """The depth of what it submits: 0 for a driver, one more than that of its own work for a worker."""
         return 0 if self.worker is None else min(self.worker.depth + 1, MAX_DEPTH)
 
 
 class Loan:
-    """CPUs that tasks of one job and depth have lent on a host. ``is_open``: to everybody; ``kept_for_s``: it is opened
-    when CPUs were free for so long; ``idle_since``: since when they are."""
+    """CPUs that tasks of one job and depth have lent on a host.
+
+    ``is_open``: all tasks may use them; ``kept_for_s``: how long CPUs must be free before the loan is opened;
+    ``idle_since``: since when they are free.
+    """
 
     __slots__ = ("cpus", "idle_since", "is_open", "kept_for_s")
 
@@ -65,9 +71,11 @@ class Loan:
 
 
 class Host:
-    """A machine's host process. ``idle``: its free workers by job (b"" for none yet), the warmest last; ``actors``: how
-    many have a place here; ``lent``: CPUs that tasks have lent since they wait, by job and depth; for the rest of that
-    see ``zray.broker.lent``."""
+    """A host of the cluster.
+
+    ``idle``: its idle workers by job (b"": no job yet), the last used one last; ``actors``: how many actors it has;
+    ``lent``: the CPUs that waiting tasks have lent, by job and depth (see ``zray.broker.lent``).
+    """
 
     __slots__ = (
         "actors",
@@ -87,28 +95,28 @@ class Host:
         self.host_id = host_id
         self.pool = pool
         self.info = info
-        self.number = 0  # hosts are numbered as they join
+        self.number = 0  # hosts are numbered in the order in which they join
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[bytes, list[Worker]] = {}
-        self.starting: dict[bytes, Worker] = {}  # in state STARTING, meant for tasks; some are reserved: see Worker
+        self.starting: dict[bytes, Worker] = {}  # workers in state STARTING for tasks; some are reserved, see Worker
         self.actors = 0
-        self.load = 0.0  # its actors for each of its CPUs
+        self.load = 0.0  # actors per unit of CPU
         self.lent: dict[tuple[bytes, int], Loan] = {}
-        self.channel_refusals: dict[str, int] = {}  # strangers at the door of its channels, by reason
+        self.channel_refusals: dict[str, int] = {}  # processes that its channels have refused, by reason
 
     @property
     def label(self) -> str:
-        """How messages call it: several may have the same name."""
+        """The host's name in messages, made unique: several hosts may have the same hostname."""
         return f"{self.info.hostname} ({self.host_id.hex()[:8]})"
 
     def count_actor(self, more: int) -> None:
-        """One more has its place here, or (-1) one less."""
+        """Counts an actor that is placed here (1) or leaves (-1)."""
         self.actors += more
         self.load = self.actors / max(1, self.pool.total.get(CPU, 0))
 
 
 class Line(Protocol):
-    """What waits for workers; see ``zray.broker.queues``."""
+    """A line of tasks or actors that wait for workers; see ``zray.broker.queues``."""
 
     share: Share
 
@@ -116,9 +124,9 @@ class Line(Protocol):
 class Worker:
     """A worker process. ``state``: see ``zray.broker.states``.
 
-    Invariants: ``outstanding`` is non-empty exactly in state BUSY; ``grant`` is what it holds of its host's pool, less
-    what is ``lent``; ``load_us`` is the sum of the estimates of ``outstanding``. In state STARTING it has a grant if it
-    is for an actor, or is reserved for a line of tasks.
+    Invariants: ``outstanding`` is non-empty exactly in state BUSY. The worker holds ``grant``, less what is ``lent``,
+    of its host's pool. ``load_us`` is the sum of the estimates of ``outstanding``. In state STARTING the worker has a
+    grant only if it is for an actor, or is reserved for a line of tasks.
     """
 
     __slots__ = (
@@ -158,31 +166,31 @@ class Worker:
         self.outstanding: dict[bytes, Envelope] = {}
         self.grant: Shape = NOTHING
         self.gpus: list[int] = []
-        self.used_gpus: list[int] = []  # what it had with its latest grant
-        self.depth = 0  # of what it runs, or has run last
-        self.share: Share | None = None  # of the line to which its grant is charged
-        self.charge: Parts = {}  # so much
+        self.used_gpus: list[int] = []  # the GPUs of its latest grant
+        self.depth = 0  # of its present or latest task or actor
+        self.share: Share | None = None  # the account of the line that its grant is charged to
+        self.charge: Parts = {}  # what that account is charged for the grant
         self.reserved: Line | None = None  # the line for which it is being started
-        self.yields_to: Share | None = None  # the line for which it makes room: it gets no more
-        self.promise: tuple[Parts, Parts] = ({}, {})  # what that line will be charged, and its own be relieved of
+        self.yields_to: Share | None = None  # the line for which it makes room: it gets no more work
+        self.promise: tuple[Parts, Parts] = ({}, {})  # what that line will be charged, and its own line credited
         self.blocked = False
-        self.lent = 0  # CPUs of the grant that others may use, since it blocks
-        self.overdue = False  # it handed work back since its task is long: it gets no more until it is through
+        self.lent = 0  # CPUs of the grant that others may use while it blocks
+        self.overdue = False  # it handed work back since its task is long: it gets no more until that task ends
         self.retiring = False  # it takes no more work
         self.load_us = 0
         self.idle_since = 0.0
-        self.kept = False  # it would rather stay: asked again only if it is one too many, or after its next work
-        self.busy_replies = 0  # so often it was busy when it was asked to go: it is asked less and less often
+        self.kept = False  # it asked to stay: asked again only if it is surplus, or after its next work
+        self.busy_replies = 0  # how often it was busy when asked to exit: the more often, the later it is asked again
         self.actor: Actor | None = None
-        self.served = b""  # the actor that it was given, for good: it may have answers to give when that has ended
+        self.served = b""  # the actor that it was given; kept when the actor has ended: replies may still come
 
     def enter(self, state: int) -> None:
-        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
         self.state = WORKER.after[self.state][state]
 
 
 class Envelope:
-    """A submitted task. ``worker``: where it is; None: queued. ``near``: the host where it rather runs, or empty."""
+    """A submitted task. ``worker``: None while it is queued; ``near``: the host that it should run on, or empty."""
 
     __slots__ = ("attempt", "cancelled", "depth", "estimate_us", "flags", "function_id", "job_id", "near", "order",
                  "owner", "payload", "shape", "stopped", "task_id", "worker")  # fmt: skip
@@ -203,19 +211,20 @@ class Envelope:
         self.order = 0  # within its queue
         self.payload = payload
         self.worker: Worker | None = None
-        self.cancelled = False  # nobody wants it any more: dropped where it is met
+        self.cancelled = False  # its result is not wanted: dropped when it reaches the head of its queue
         self.stopped = False  # its worker has been told to cancel it
         self.estimate_us = 0
 
 
 UNANNOUNCED = ActorSpec("actor", "", "", False, 0, 1, True, False, b"", b"", b"", b"")
-"""Of an actor whose handle came before its announcement."""
+"""The specification of an actor whose first call came before its announcement."""
 
 
 class Actor:
-    """An actor. Calls wait in ``queue`` until it is ALIVE; ``last_seq``: what each caller's worker has been handed.
+    """An actor. Calls wait in ``queue`` until it is ALIVE.
 
-    ``creator`` is empty until the actor has been announced: its handle may be used before.
+    ``last_seq``: for each caller, the number of its last call that was sent to the actor's worker. ``creator`` is empty
+    until the actor has been announced: calls may come before that.
     """
 
     __slots__ = ("actor_id", "creator", "death_error", "death_message", "depth", "failed_starts", "function_id",
@@ -231,11 +240,11 @@ class Actor:
         self.payload = b""
         self.creator = b""
         self.job_id = b""
-        self.depth = 0  # of its creator's work
+        self.depth = 0  # the depth of what its creator submits
         self.placement: Shape = NOTHING
         self.running: Shape = NOTHING
         self.restarts_left = 0
-        self.failed_starts = 0  # so many workers in a row have died before they could take it
+        self.failed_starts = 0  # the number of workers in a row that died before they could take it
         self.worker: Worker | None = None
         self.queue: deque[tuple[bytes, ActorCall]] = deque()
         self.last_seq: dict[bytes, int] = {}
@@ -245,7 +254,7 @@ class Actor:
         self.death_error = b""
 
     def enter(self, status: int) -> None:
-        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
         self.state = ACTOR.after[self.state][status]
 
     @property
@@ -255,6 +264,6 @@ class Actor:
 
     @property
     def label(self) -> str:
-        """How messages call it."""
+        """The actor's name in messages: its class and, if it has one, its name."""
         spec = self.spec
         return f"{spec.class_name} '{spec.name}'" if spec.name else spec.class_name

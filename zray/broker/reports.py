@@ -1,4 +1,4 @@
-"""What the broker tells people: answers to queries, and warnings about what cannot be placed."""
+"""The broker's reports: answers to questions, and warnings about what cannot be placed."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from zray.protocol.questions import (
 from zray.protocol.records import HostState
 
 ACTORS_LOOKED_AT = 100
-"""Of those that wait for the same resources: they are the same case, unless they are of different jobs."""
+"""How many actors of one line a warning looks at: all of them wait for the same resources."""
 STALLED_WARN_S = 10.0
-"""A queue whose head has not moved for so long, with every CPU held by actors, is explained to the user."""
+"""How long work may wait for CPUs that actors hold, in seconds, before the user is told."""
 WORKERS_AS = ("starting", "idle", "busy", "idle", "actors", "ending")
-"""What the states of a worker come to, for whoever wants to know how busy a host is."""
+"""The field of ``WorkerCounts`` that counts a worker, by the worker's state."""
 MAX_WORKERS_ASKED = 1000
-"""What they run, for who looks at the cluster: each is two messages."""
+"""How many workers are asked what they run, for a status of the cluster: each costs two messages."""
 STATE_NAMES = {PENDING_CREATION: "PENDING_CREATION", ALIVE: "ALIVE", RESTARTING: "RESTARTING"}
 
 
 class Subject(Protocol):
-    """What the reports are about: the tables of the broker's core."""
+    """The tables of the broker's core that the reports read."""
 
     processes: dict[bytes, Process]
     jobs: dict[bytes, Job]
@@ -61,7 +61,7 @@ class Subject(Protocol):
         """Sends a message to a process."""
 
     def is_member(self, process_id: bytes) -> bool:
-        """Whether a process has joined, be it dead by now."""
+        """Whether a process has joined, even if it is dead now."""
 
 
 class Reports:
@@ -87,7 +87,7 @@ class Reports:
     # ------------------------------------------------------------------ queries
 
     def on_question(self, source: Process, question: Any) -> None:
-        """Answers a question, now or when those who know have answered."""
+        """Answers a question, at once or after the processes that know the answer have replied."""
         at_once = _AT_ONCE.get(type(question))
         if at_once is not None:
             self._core.send(source.process_id, at_once(self, question))
@@ -100,12 +100,15 @@ class Reports:
 
     @staticmethod
     def host(host: Host) -> HostState:
-        """One of them. More may be in use than there is, while those that were blocked go on: then nothing is free."""
+        """The state of one host. When blocked tasks go on, more than the total may be in use: 0 is free then."""
         free = {name: max(0, amount) for name, amount in host.pool.free.items()}
         return HostState(host.host_id, host.info, as_floats(host.pool.total), as_floats(free), len(host.workers))
 
     def _resources(self, source: Process, question: q.ResourcesQuery) -> None:
-        """What there is, or is free. Of stores their hosts know; one that does not answer in time counts as empty."""
+        """The total or the free resources of the cluster.
+
+        Hosts are asked how full their stores are. One that does not answer in time counts as empty.
+        """
         if not question.free:
             self._core.send(source.process_id, q.Resources(question.request, self._sum("total")))
             return
@@ -167,10 +170,10 @@ class Reports:
             dropped_frames=self._shell_status().dropped_frames,
         )
 
-    # ------------------------------------------------------------------ why something takes so long
+    # ------------------------------------------------------------------ why something waits
 
     def _explain_task(self, source: Process, question: q.ExplainTask) -> None:
-        """Where a task is: see ``zray.client.explain``, which asks."""
+        """Tells where a task is. ``zray.client.explain`` asks this."""
         envelope = self._core.tasks.get(question.task_id)
         about = Explanation(question.request, UNKNOWN)
         if envelope is not None:
@@ -182,7 +185,7 @@ class Reports:
         self._core.send(source.process_id, about)
 
     def _explain_actor(self, source: Process, question: q.ExplainActor) -> None:
-        """What keeps an actor from taking a call."""
+        """Tells what keeps an actor from taking a call."""
         actor = self._core.actors.actors.get(question.actor_id)
         about = Explanation(question.request, UNKNOWN)
         if actor is not None:
@@ -196,7 +199,7 @@ class Reports:
         self._core.send(source.process_id, about)
 
     def _explain_worker(self, source: Process, about: Explanation, worker: Worker) -> None:
-        """Asks the worker that has it, and answers with what that says."""
+        """Asks the worker that has the task or actor, and answers with what it says."""
         about = about._replace(pid=worker.pid, host=worker.host.label)
         worker_id = worker.worker_id
 
@@ -206,7 +209,7 @@ class Reports:
         self._core.inspections.ask(source.process_id, [worker_id], answer)
 
     def function_name(self, function_id: bytes) -> str:
-        """What a function is called; empty if it is not known."""
+        """The name of a function; empty if the function is not known."""
         return self._core.functions.get(function_id, ("",))[0]
 
     def _maker_of(self, object_id: bytes) -> str:
@@ -214,9 +217,9 @@ class Reports:
         return (self.function_name(envelope.function_id) if envelope else "") or "an object of another process"
 
     def _why_unplaced(self, shape: Shape) -> str:
-        """Why what asks for so much has no place at the moment."""
-        if hopeless := self._hopeless(shape, "it"):
-            return hopeless
+        """Why no host has room for a shape at the moment."""
+        if infeasible := self._infeasible(shape, "it"):
+            return infeasible
         actors = [worker.actor for worker in self._core.scheduler.workers.values() if _holds(worker, shape)]
         held = ""
         if actors:
@@ -239,7 +242,7 @@ class Reports:
         core.inspections.ask(source.process_id, asked, answer)
 
     def status(self, request: int, found: Found) -> ClusterStatus:
-        """The whole cluster as ``zray status`` shows it. ``found``: what its processes say."""
+        """The whole cluster as ``zray status`` shows it. ``found``: the answers of its processes."""
         core = self._core
         actors = [actor for actor in core.actors.actors.values() if actor.creator]  # those that have been announced
         queued = [
@@ -259,8 +262,10 @@ class Reports:
         )
 
     def _running(self, found: Found) -> list[RunningStatus]:
-        """What runs, the longest first, and the actors that do nothing at the moment. Seconds are None where nobody
-        says."""
+        """What runs, the longest first, then the idle actors.
+
+        ``seconds`` is None for idle actors, and for tasks whose worker has not answered.
+        """
         rows: list[RunningStatus] = []
         for worker in self._core.scheduler.workers.values():
             if not worker.outstanding and worker.actor is None:
@@ -320,7 +325,7 @@ class Reports:
         for job_id, _, count in queued:
             add(job_id, "tasks_waiting", count)
         for worker in core.scheduler.workers.values():
-            if worker.outstanding:  # it has been handed the second and those behind it in advance
+            if worker.outstanding:  # it runs the first; the others were handed to it in advance
                 add(worker.job_id, "tasks_running", 1)
                 add(worker.job_id, "tasks_waiting", len(worker.outstanding) - 1)
         for actor in actors:
@@ -328,7 +333,7 @@ class Reports:
         return [_job_status(job, core.processes.get(job.driver), counts[job_id]) for job_id, job in core.jobs.items()]
 
     def _waiting(self, queued: Iterable[tuple[bytes, Shape, int]]) -> list[WaitingStatus]:
-        """What has no place yet, by the resources that it asks for."""
+        """The tasks and actors that wait for a place, counted by the resources that they ask for."""
         rows: dict[tuple[str, bytes], WaitingStatus] = {}
 
         def add(what: str, shape: Shape, count: int) -> None:
@@ -348,7 +353,7 @@ class Reports:
     # ------------------------------------------------------------------ warnings
 
     def tick(self, now: float) -> None:
-        """Looks for requests that wait without hope, and says so once for each."""
+        """Warns of tasks and actors that no host can take, or that wait for CPUs of actors: once for each line."""
         scheduler = self._core.scheduler
         waiting: dict[tuple[bytes, bytes], tuple[Shape, str]] = {}
         tasks: Counter[tuple[bytes, bytes]] = Counter()
@@ -365,13 +370,14 @@ class Reports:
             waited_s = now - self._unplaced_since[place]
             if place in self._warned or waited_s < self._infeasible_warn_s:
                 continue
-            text = self._hopeless(shape, what) or (self._starved(shape, what) if waited_s >= STALLED_WARN_S else "")
+            text = self._infeasible(shape, what) or (self._starved(shape, what) if waited_s >= STALLED_WARN_S else "")
             job = self._core.jobs.get(place[0])
             if text and job is not None:
                 self._warned.add(place)
                 self._warn(job, text)
 
-    def _hopeless(self, shape: Shape, what: str) -> str:
+    def _infeasible(self, shape: Shape, what: str) -> str:
+        """A warning if no host could take a shape even when empty; else an empty string."""
         hosts = self._core.scheduler.hosts.values()
         if any(host.pool.could_ever_fit(shape) for host in hosts):
             return ""
@@ -383,6 +389,7 @@ class Reports:
         )
 
     def _starved(self, shape: Shape, what: str) -> str:
+        """A warning if actors hold CPUs that a shape asks for; else an empty string."""
         holders: list[Actor] = [
             worker.actor
             for worker in self._core.scheduler.workers.values()
@@ -397,17 +404,17 @@ class Reports:
             f"their handles."
         )
 
-    # ------------------------------------------------------------------ strangers
+    # ------------------------------------------------------------------ refused connections
 
     def on_channel_refusals(self, source: Process, message: ChannelRefusals) -> None:
-        """A host has turned strangers away from its channels."""
+        """Notes how many connections a host's channels have refused, by reason."""
         host = self._core.scheduler.hosts.get(source.process_id)
         if host is not None:
             host.channel_refusals = message.counts
 
 
 def _holds(worker: Worker, shape: Shape) -> bool:
-    """Whether a worker's actor keeps, for its life, something of what a shape asks for."""
+    """Whether a worker's actor holds, as long as it lives, a resource that a shape asks for."""
     held = worker.grant.amounts
     return worker.actor is not None and worker.state is SERVING and any(held.get(name) for name in shape.amounts)
 
@@ -431,7 +438,7 @@ _AT_ONCE: dict[Any, Callable[[Reports, Any], q.Answer]] = {
     q.WorkersQuery: lambda reports, ask: q.WorkerList(ask.request, reports._workers()),
     q.CountsQuery: lambda reports, ask: reports._counts(ask.request),
 }
-"""What the broker knows by itself."""
+"""Questions that the broker answers by itself, at once."""
 _LATER: dict[Any, Callable[[Reports, Process, Any], None]] = {
     q.ResourcesQuery: Reports._resources,
     q.ExplainTask: Reports._explain_task,
@@ -439,4 +446,4 @@ _LATER: dict[Any, Callable[[Reports, Process, Any], None]] = {
     q.StatusQuery: Reports._status,
     q.FlushOutput: Reports._flush_output,
 }
-"""What it may have to ask others for."""
+"""Questions for which the broker may have to ask other processes."""

@@ -1,6 +1,6 @@
-"""Resource arithmetic: amounts in ten-thousandths, shapes, and what a host has left.
+"""Resource arithmetic: amounts in ten-thousandths, shapes, and the free resources of a host.
 
-Whole numbers, since ten times 0.1 must be 1. Pure.
+Amounts are whole numbers, since ten times 0.1 must be 1. Pure.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from zray.protocol.messages import ProtocolError
 
 UNIT = 10_000
 MAX_UNITS = 100_000
-"""CPUs, or GPUs, of one host: for each the broker has a record."""
+"""The most CPUs, or GPUs, of one host. The broker has a record for each."""
 CPU, GPU, MEMORY, STORE = "CPU", "GPU", "memory", "object_store_memory"
 
 
 class Shape:
-    """What a task or actor asks for. ``cpus`` is the part that is lent out while it blocks in ``get``."""
+    """The resources that a task or actor asks for. ``cpus`` is the part that is lent while it blocks in ``get``."""
 
     __slots__ = ("amounts", "cpus", "gpus", "key")
 
@@ -33,9 +33,9 @@ class Shape:
 
 
 def read_shape(key: bytes) -> Shape:
-    """Parses a shape; raises ProtocolError when it is malformed."""
+    """Parses a shape. Raises ProtocolError if it is malformed."""
     if len(key) > MAX_SHAPE_BYTES:
-        raise ProtocolError("resources of too many names")
+        raise ProtocolError(f"malformed resources: more than {MAX_SHAPE_BYTES} bytes")
     try:
         amounts = dict(unpack(key))
         if not all(type(name) is str and type(amount) is int and amount > 0 for name, amount in amounts.items()):
@@ -49,7 +49,7 @@ NOTHING = Shape(shape_key({}), {})
 
 
 def describe(amounts: dict[str, int]) -> str:
-    """``{CPU: 2, GPU: 0.5}``, as users wrote it; memory in GiB."""
+    """Amounts as text, as users write them: ``{CPU: 2, GPU: 0.5}``; memory in GiB."""
     parts = [f"{name}: {_amount(name, value)}" for name, value in sorted(amounts.items()) if value]
     return "{" + ", ".join(parts) + "}"
 
@@ -59,12 +59,12 @@ def _amount(name: str, value: int) -> str:
 
 
 def as_floats(amounts: dict[str, int]) -> dict[str, float]:
-    """Amounts as users see them."""
+    """Amounts as users see them: whole units, as floats."""
     return {name: value / UNIT for name, value in amounts.items()}
 
 
 class Pool:
-    """A host's resources. Invariant: ``free`` plus all grants is ``total`` (only CPUs' ``free`` may go below zero)."""
+    """A host's resources. Invariant: ``free`` plus all grants is ``total`` (of CPUs only, ``free`` may be negative)."""
 
     __slots__ = ("_gpu_free", "free", "total")
 
@@ -87,7 +87,7 @@ class Pool:
         return not shape.gpus or self._pick_gpus(shape.gpus) is not None
 
     def how_many_fit(self, shape: Shape, most: int) -> int:
-        """How many such grants could be made now, up to ``most``."""
+        """How many grants of a shape could be made now, up to ``most``."""
         for name, amount in shape.amounts.items():
             most = min(most, max(0, self.free.get(name, 0)) // amount)
         return most
@@ -104,7 +104,7 @@ class Pool:
         return gpus
 
     def next_gpus(self, shape: Shape) -> list[int]:
-        """The indices of the GPUs that the next grant of a shape that fits has."""
+        """The indices of the GPUs that the next grant of a fitting shape gets."""
         return self._pick_gpus(shape.gpus) or []
 
     def give_back(self, shape: Shape, gpus: list[int]) -> None:
@@ -116,13 +116,15 @@ class Pool:
             self._gpu_free[index] += share
 
     def shrink(self, held: Shape, kept: Shape) -> None:
-        """Gives back what of a grant is not kept; GPUs are kept as they are."""
+        """Gives back the part of a grant that is not kept. Which GPUs are held does not change."""
         for name, amount in held.amounts.items():
             self.free[name] += amount - kept.amounts.get(name, 0)
 
     def lend(self, cpus: int) -> None:
-        """The holder of a grant blocks, and its CPUs can be used; or (negative) it goes on, at once: there may be more
-        running than there are CPUs for a moment."""
+        """Frees the CPUs of a grant whose holder blocks, or (negative) takes them back when it goes on.
+
+        A holder goes on at once, so more CPUs than there are may be in use for a moment.
+        """
         self.free[CPU] += cpus
 
     def _pick_gpus(self, amount: int) -> list[int] | None:
@@ -136,7 +138,7 @@ class Pool:
 
 
 def check_amounts(amounts: Any) -> dict[str, int]:
-    """A host's totals as they came from the wire; raises ProtocolError when malformed."""
+    """Checks a host's totals as they came from the wire. Raises ProtocolError if they are malformed."""
     if not isinstance(amounts, dict) or not all(
         type(name) is str and type(value) is int and value >= 0 for name, value in amounts.items()
     ):

@@ -1,14 +1,13 @@
-"""Which envelope goes to which worker, and when new workers are needed.
+"""Decides which envelope goes to which worker, and when new workers are needed.
 
-Tasks wait in queues by (job, shape, whether to spread, depth), actors in lines by (job, placement, depth). Those that
-wait are served in turns, one grant at a time (``zray/broker/shares.py`` says who is next), so a pass looks at one head
-per line and leaves a line at the first that does not fit; and it looks at hosts that have room, or where something has
-changed. So the cost of a decision grows neither with the number of tasks nor with that of hosts. A pass is run once per
-turn of the loop.
+Tasks wait in queues by (job, shape, whether to spread, depth), actors in lines by (job, placement, depth). The lines
+are served in turns, one grant at a time; ``zray/broker/shares.py`` decides which line is next. A pass looks at the head
+of each line and leaves a line when its head does not fit. It looks only at hosts that have room or have changed. So the
+cost of a decision grows neither with the number of tasks nor with the number of hosts. There is one pass per turn.
 
-Credit: a worker gets a second envelope only while the estimated run time of what it holds is small against a round
-trip, and only envelopes that may be run twice. It hands back what stands behind a task that turns out long. It gets
-nothing more while it has to make room for somebody else.
+Credit: a worker gets a second envelope only while the estimated run time of its envelopes is small against a round
+trip, and only envelopes that may be run twice. If a task turns out to be long, the worker hands back the envelopes
+behind it. A worker that has to make room gets no more envelopes.
 """
 
 from __future__ import annotations
@@ -29,10 +28,13 @@ from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, SERVING, WorkerState
 from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
 
 CREDIT_US = 3000
-"""Estimated work that a worker may hold, in microseconds: several round trips through a busy broker."""
+"""The estimated work that a worker may hold, in microseconds: several round trips through a busy broker."""
 MAX_CREDIT = 256
+"""The most envelopes that a worker may hold."""
 MAX_STARTING_PER_HOST = 16
+"""The most workers that a host starts for tasks at the same time."""
 MAX_ESTIMATES = 10_000
+"""The most functions whose run time is remembered."""
 MIN_ESTIMATE_US = 5
 
 
@@ -49,7 +51,7 @@ def _load(host: Host) -> float:
 class Scheduler:
     """Queues, run time estimates and placement.
 
-    ``send(dest, message)``; ``new_id()`` makes worker IDs; ``clock()`` is the time of what is being done, in seconds.
+    ``send(dest, message)``; ``new_id()`` makes worker IDs; ``clock()``: the time of the present event, in seconds.
     """
 
     def __init__(
@@ -66,14 +68,14 @@ class Scheduler:
         self.shares = Shares(clock)
         self.queues: dict[tuple[bytes, bytes, bool, int], TaskQueue] = {}
         self.actors_waiting: dict[tuple[bytes, bytes, int], ActorLine] = {}
-        self.congested: set[bytes] = set()  # owners for whom nothing is to be run now: they do not take what there is
+        self.congested: set[bytes] = set()  # owners whose tasks must not start now: they do not take their messages
         self._send = send
         self._new_id = new_id
         self._jobs = jobs
         self._processes = processes
         self._estimates: OrderedDict[bytes, int] = OrderedDict()
-        self._refillable: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more
-        self._contended = False  # more than one line waits
+        self._refillable: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more envelopes
+        self._contended = False  # whether more than one line waits
         self.lent = LentCpus(clock)
         self._clock = clock
         self.dispatched = 0
@@ -81,7 +83,7 @@ class Scheduler:
     # ------------------------------------------------------------------ queues
 
     def enqueue(self, envelope: Envelope) -> None:
-        """Queues an envelope behind its like."""
+        """Queues an envelope at the end of its queue."""
         spread = envelope.flags & FLAG_SPREAD
         if envelope.near and (spread or len(self.hosts) < 2 or envelope.near not in self.hosts):
             envelope.near = b""
@@ -96,7 +98,7 @@ class Scheduler:
         return queue
 
     def set_congested(self, owner: bytes, congested: bool) -> None:
-        """So much is under way to an owner that nothing more is to be run for it; or not any more."""
+        """Stops starting tasks of an owner while it is congested, and starts them again afterwards."""
         if congested:
             self.congested.add(owner)
             return
@@ -105,7 +107,7 @@ class Scheduler:
             queue.unpark(owner)
 
     def requeue(self, envelopes: Iterable[Envelope]) -> None:
-        """Puts envelopes back to the front, in their order."""
+        """Puts envelopes back to the front of their queues, in their order."""
         for envelope in reversed(list(envelopes)):
             envelope.worker = None
             if envelope.near not in self.hosts:
@@ -113,12 +115,12 @@ class Scheduler:
             self._queue(envelope).append_front(envelope)
 
     def add_host(self, host: Host) -> None:
-        """A host has joined."""
+        """Adds a host that has joined."""
         self.places.add(host)
         self.shares.totals.add(host.pool.total)
 
     def remove_host(self, host: Host) -> None:
-        """A host is gone: what was near it may run anywhere."""
+        """Removes a host that is gone. Tasks that were near it may run anywhere."""
         self.places.remove(host)
         self.shares.totals.add(host.pool.total, -1)
         self.shares.forget_host(host.host_id)
@@ -127,7 +129,7 @@ class Scheduler:
             queue.forget_host(host.host_id)
 
     def drop_queues(self, job_id: bytes) -> list[Envelope]:
-        """Forgets everything that a job has queued."""
+        """Removes the queues of a job. Returns the envelopes that were in them."""
         dropped: list[Envelope] = []
         for key in [key for key in self.queues if key[0] == job_id]:
             queue = self.queues.pop(key)
@@ -138,11 +140,11 @@ class Scheduler:
         return dropped
 
     def record_run(self, function_id: bytes, run_us: int) -> None:
-        """Learns how long a function runs."""
+        """Learns from a run how long a function takes, in microseconds."""
         estimates = self._estimates
         before = estimates.get(function_id)
         run_us = max(run_us, MIN_ESTIMATE_US)
-        # Up at once, down slowly: overestimating costs a little rate, underestimating makes others wait.
+        # Up at once, down slowly: too high an estimate costs some throughput, too low a one makes other tasks wait.
         estimates[function_id] = run_us if before is None or run_us > before else (3 * before + run_us) // 4
         if before is None and len(estimates) > MAX_ESTIMATES:
             estimates.popitem(last=False)
@@ -158,7 +160,7 @@ class Scheduler:
             self.places.touch(host)
         changed, self.places.changed = self.places.changed, {}
         refillable, self._refillable = self._refillable, {}
-        waiting = self._who_waits(now)
+        waiting = self._lines_that_wait(now)
         if not waiting:
             return
         self._contended = len(waiting) > 1
@@ -175,8 +177,8 @@ class Scheduler:
             self._refill(left, refillable)
             self.shares.look_for_holds([line.share for line in left], self.hosts.values(), now)
 
-    def _who_waits(self, now: float) -> list[ActorLine | TaskQueue]:
-        """The lines where somebody waits."""
+    def _lines_that_wait(self, now: float) -> list[ActorLine | TaskQueue]:
+        """The lines in which something waits."""
         waiting: list[ActorLine | TaskQueue] = []
         if self.actors_waiting:
             waiting += self._waiting_of(self.actors_waiting, now)
@@ -185,7 +187,7 @@ class Scheduler:
         return waiting
 
     def _waiting_of(self, lines: dict[K, L], now: float) -> list[L]:
-        """Those where somebody waits; those that nobody has needed for a while are forgotten."""
+        """The lines in which something waits. Lines that were empty and unused for a while are removed."""
         waiting = []
         forgotten = []
         for key, line in lines.items():
@@ -194,7 +196,7 @@ class Scheduler:
             if count:
                 waiting.append(line)
                 continue
-            line.full = False  # it hears nothing of hosts that get room while nobody waits
+            line.full = False  # hosts may get room while the line is empty, and it would not learn of them
             if not line and line.share.is_forgotten(now):
                 forgotten.append(key)
         for key in forgotten:
@@ -202,12 +204,12 @@ class Scheduler:
         return waiting
 
     def _take_turns(self, lines: list[tuple[Share, Iterator[None]]]) -> None:
-        """Lets each line have one grant after the other, always the one that is next. Each step is a grant."""
+        """Gives one grant after the other, each to the line that is next then. One step of an iterator is one grant."""
         turns = [(share.standing(), number, share, grants) for number, (share, grants) in enumerate(lines)]
         heapq.heapify(turns)
         while turns:
             standing, number, share, grants = turns[0]
-            # What others of its job have got meanwhile puts it behind: it may be next no more.
+            # If other lines of its job have got grants meanwhile, its standing has changed: it may no longer be next.
             if share.standing() == standing and next(grants, self) is self:
                 heapq.heappop(turns)
             else:
@@ -217,7 +219,7 @@ class Scheduler:
         return self._place_actors(line, changed) if isinstance(line, ActorLine) else self._serve_tasks(line, changed)
 
     def _serve_tasks(self, queue: TaskQueue, changed: dict[bytes, Host]) -> Iterator[None]:
-        """Gives out what a queue has: to hosts near it, then to those with room."""
+        """Gives out the tasks of a queue: first to the hosts that they are near, then to hosts with room."""
         ration = self._ration(queue)
         if queue.near:
             queue.forget_stuck()
@@ -228,7 +230,7 @@ class Scheduler:
         yield from (self._spread if queue.spread else self._pack)(queue, ration, changed)
 
     def _ration(self, queue: TaskQueue) -> int:
-        """How much of a queue a worker gets at most: something is to be left for the others."""
+        """The most envelopes of a queue that one worker gets at a time, so that some are left for other workers."""
         return len(queue) // (2 * (self.places.slots or 1)) + 1
 
     def _hosts_to_look_at(self, queue: TaskQueue, changed: dict[bytes, Host]) -> list[Host]:
@@ -239,7 +241,7 @@ class Scheduler:
         return lambda host_id: self.hosts[host_id].pool.fits(shape)
 
     def _is_open(self, host: Host, share: Share) -> bool:
-        """Whether a host has room for what a line asks for, and is not held for another."""
+        """Whether a host has room for a line's shape, and is not held for another line."""
         return (
             host.pool.fits(share.shape)
             and not (host.lent and self.lent.are_kept(host, share))
@@ -247,7 +249,7 @@ class Scheduler:
         )
 
     def _pack(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
-        """One host after the other, as long as there is something for them."""
+        """Fills one host after the other until the queue is empty or no host has room."""
         fits = False
         shape = queue.share.shape
         for host in self.places.in_order(changed.values(), shape) if queue.full else self.places.with_room(shape):
@@ -257,7 +259,8 @@ class Scheduler:
         queue.full = not fits
 
     def _spread(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
-        """One task to each host, the least loaded first, again and again."""
+        """Gives one task to each host, the least loaded first, and starts over until the queue is empty or no host
+        has room."""
         placed = fits = True
         while placed and queue:
             placed = fits = False
@@ -271,7 +274,7 @@ class Scheduler:
         queue.full = not fits
 
     def _serve_host(self, host: Host, queue: TaskQueue, ration: int) -> Generator[None, None, bool]:
-        """Gives a host as much as it has room for; whether it has room left."""
+        """Gives a host as many grants as it has room for. Returns whether it has room left."""
         while self._is_open(host, queue.share):
             if not self._serve_once(host, queue, ration):
                 return True
@@ -279,7 +282,7 @@ class Scheduler:
         return False
 
     def _serve_once(self, host: Host, queue: TaskQueue, ration: int) -> bool:
-        """Gives work to one worker of a host that has room; False if there is no worker, or nothing for it."""
+        """Gives one grant on a host that has room. Returns False if there is no worker for it, or no task."""
         if queue.next_for(host.host_id) is None:
             return False
         worker = self._idle_worker(host, queue.job_id, queue.share.shape)
@@ -294,7 +297,10 @@ class Scheduler:
         return False
 
     def _refill(self, waiting: Sequence[ActorLine | TaskQueue], refillable: dict[Share, dict[bytes, Worker]]) -> None:
-        """Hands more to workers that may hold more, unless they have to make room. ``waiting``: who is next first."""
+        """Hands more envelopes to workers that may hold more, unless they have to make room.
+
+        ``waiting``: the lines that wait, the next one first.
+        """
         shares = [line.share for line in waiting]
         for queue in waiting:
             if isinstance(queue, ActorLine):
@@ -340,12 +346,15 @@ class Scheduler:
     # ------------------------------------------------------------------ workers
 
     def _idle_worker(self, host: Host, job_id: bytes, shape: Shape) -> Worker | None:
-        """A free worker of the job's, or one that is nobody's yet. A process has the same GPUs, or none, all its life:
-        libraries look at ``CUDA_VISIBLE_DEVICES`` once, and keep memory of what they have used."""
+        """Takes an idle worker of the job, or one that has no job yet; None if there is none.
+
+        A process keeps the same GPUs, or none, until it ends: libraries read ``CUDA_VISIBLE_DEVICES`` only once, and
+        keep memory on the GPUs that they have used.
+        """
         gpus = host.pool.next_gpus(shape) if shape.gpus else []
         for key in (job_id, b""):
             idle = host.idle.get(key, [])
-            # The warmest is last. One that blocks, in a thread that a task left behind, would hand its work back.
+            # The last used worker is last. One that blocks, in a thread that a task left behind, would hand work back.
             for worker in reversed(idle):
                 if not worker.blocked and (worker.used_gpus == gpus or not key):
                     idle.remove(worker)
@@ -367,7 +376,10 @@ class Scheduler:
             self.start_worker(host)
 
     def _reserve(self, host: Host, queue: TaskQueue) -> bool:
-        """Has a worker hold a grant for a line from its start on: others would take what there is until it comes."""
+        """Gives a starting worker a grant for a line. Without it, other lines would take the resources until it joins.
+
+        Returns False if the line has enough starting workers, or the host too many.
+        """
         if queue.share.starting >= len(queue):
             return False
         worker = next((worker for worker in host.starting.values() if worker.reserved is None), None)
@@ -380,9 +392,9 @@ class Scheduler:
         self._grant(worker, queue.share)
         return True
 
-    def worker_came(self, worker: Worker, now: float) -> None:
-        """A worker that was started for tasks is here: it goes on with those for which it was, if they still wait."""
-        queue = self._came_or_died(worker)
+    def worker_joined(self, worker: Worker, now: float) -> None:
+        """A worker that was started for tasks has joined. It gets tasks of the line that reserved it, if some wait."""
+        queue = self._no_longer_starting(worker)
         if queue is not None and queue.next_for(worker.host.host_id) is not None and queue.job_id in self._jobs:
             self._assign(worker, queue.job_id)
             worker.enter(BUSY)
@@ -391,7 +403,8 @@ class Scheduler:
             self.release_grant(worker)
             self.make_idle(worker, now)
 
-    def _came_or_died(self, worker: Worker) -> TaskQueue | None:
+    def _no_longer_starting(self, worker: Worker) -> TaskQueue | None:
+        """A worker has joined, or is gone. Returns the queue that reserved it."""
         worker.host.starting.pop(worker.worker_id, None)
         queue, worker.reserved = worker.reserved, None
         assert queue is None or isinstance(queue, TaskQueue), "only lines of tasks reserve workers"
@@ -400,7 +413,7 @@ class Scheduler:
         return queue
 
     def start_worker(self, host: Host, actor: Actor | None = None) -> Worker:
-        """Has a host fork a worker."""
+        """Makes the record of a new worker and has its host fork the process."""
         worker = Worker(self._new_id(), host)
         worker.actor = actor
         self.workers[worker.worker_id] = worker
@@ -412,7 +425,7 @@ class Scheduler:
         return worker
 
     def make_idle(self, worker: Worker, now: float) -> None:
-        """A worker is free."""
+        """A worker has no work: puts it on its host's idle list."""
         worker.enter(IDLE)
         worker.idle_since = now
         worker.host.idle.setdefault(worker.job_id, []).append(worker)
@@ -444,21 +457,21 @@ class Scheduler:
         self.places.touch(worker.host)
 
     def lend(self, worker: Worker) -> None:
-        """A worker blocks: others may use its CPUs."""
+        """A worker blocks: other tasks may use its CPUs."""
         worker.blocked = True
         self.lent.lend(worker, worker.grant.cpus)
         self.shares.lend(worker)
         self.places.touch(worker.host)
 
     def take_back(self, worker: Worker) -> None:
-        """It goes on."""
+        """A worker goes on: it has its CPUs again."""
         worker.blocked = False
         self.lent.lend(worker, 0)
         self.shares.take_back(worker)
         self.places.touch(worker.host)
 
     def release(self, worker: Worker, now: float) -> None:
-        """A busy worker has nothing left to do."""
+        """A busy worker has no task left: takes back its grant and makes it idle."""
         self._not_refillable(worker)
         self.release_grant(worker)
         self.make_idle(worker, now)
@@ -469,7 +482,7 @@ class Scheduler:
             refillable.pop(worker.worker_id, None)
 
     def finished(self, worker: Worker, envelope: Envelope, now: float) -> None:
-        """A worker is through with an envelope."""
+        """A worker has finished an envelope, or has handed it back."""
         del worker.outstanding[envelope.task_id]
         worker.load_us -= envelope.estimate_us
         worker.overdue = False
@@ -482,19 +495,19 @@ class Scheduler:
             self.release(worker, now)
 
     def kill(self, worker: Worker, reason: str) -> None:
-        """Has its host kill a worker, which gets nothing more to do until then."""
+        """Has a worker killed by its host. The worker gets no more work until then."""
         worker.retiring = True
         if worker.state in (IDLE, PROBED):
             self.retire(worker)
         self._send(worker.host.host_id, KillWorker(worker.worker_id, reason))
 
     def retire(self, worker: Worker) -> None:
-        """A worker takes no more work; its process goes when nobody needs its objects."""
+        """A worker takes no more work. Its process ends when its objects are not needed any more."""
         worker.enter(RETIRED)
         self._free(worker)
 
     def remove(self, worker: Worker) -> None:
-        """A worker is dead: what it held is free, and its record leaves every table."""
+        """A worker is dead: frees what it held, and removes its record from all tables."""
         worker.enter(WorkerState.DEAD)
         self._free(worker)
         self.part(worker)
@@ -505,12 +518,12 @@ class Scheduler:
             del job.workers[worker.worker_id]
 
     def _free(self, worker: Worker) -> None:
-        """A worker gets no more work: what it holds goes back, and it waits nowhere."""
+        """A worker gets no more work: takes back what it holds, and removes it from all lists of workers to use."""
         idle = worker.host.idle.get(worker.job_id)
         if idle is not None and worker in idle:
             idle.remove(worker)
         self._not_refillable(worker)
-        self._came_or_died(worker)
+        self._no_longer_starting(worker)
         self.release_grant(worker)
 
     # ------------------------------------------------------------------ actors
@@ -525,7 +538,7 @@ class Scheduler:
         line.actors[actor.actor_id] = actor
 
     def waits_no_more(self, actor: Actor) -> None:
-        """An actor has died; fine if it did not wait."""
+        """Removes a dead actor from its line. Does nothing if the actor did not wait."""
         line = self.actors_waiting.get((actor.job_id, actor.placement.key, actor.depth))
         if line is not None:
             line.actors.pop(actor.actor_id, None)
@@ -541,7 +554,7 @@ class Scheduler:
             yield
 
     def _host_for_actor(self, line: ActorLine, changed: dict[bytes, Host]) -> Host | None:
-        """Of the hosts that have room, the one with the fewest actors for its CPUs."""
+        """The host with the fewest actors per CPU, of those that have room; None if no host has."""
         share = line.share
         hosts = changed.values() if line.full else None
         return self.places.least_loaded(share.shape, lambda host: self._is_open(host, share), hosts)
@@ -556,14 +569,14 @@ class Scheduler:
             self.begin_actor(worker)
 
     def part(self, worker: Worker) -> None:
-        """A worker has no actor any more."""
+        """Separates a worker from its actor, if it has one."""
         if worker.actor is not None:
             worker.actor = None
             worker.host.count_actor(-1)
             self.places.touch(worker.host)
 
     def begin_actor(self, worker: Worker) -> None:
-        """The worker is here: has it construct its actor."""
+        """Has a worker that has joined construct its actor."""
         actor = worker.actor
         assert actor is not None
         worker.enter(SERVING)
@@ -576,7 +589,7 @@ class Scheduler:
         self._send(worker.worker_id, start)
 
     def actor_runs(self, worker: Worker, actor: Actor) -> None:
-        """Construction is over: the actor keeps only what it asked for while it lives."""
+        """The constructor has returned: the actor keeps only the resources that it asked for its lifetime."""
         worker.host.pool.shrink(worker.grant, actor.running)
         worker.grant = actor.running
         self.shares.give_back(worker)
@@ -585,8 +598,8 @@ class Scheduler:
     # ------------------------------------------------------------------ tests
 
     def check(self) -> None:
-        """Raises AssertionError if an account is not what the grants say; for tests."""
-        from zray.broker.accounts_check import check_all  # workers, forked from a process that has this, do without
+        """Raises AssertionError if an account does not agree with the grants; for tests."""
+        from zray.broker.accounts_check import check_all  # here, to keep it out of forked workers
 
         workers = self.workers.values()
         waiting = [line.share for line in self.actors_waiting.values()]
@@ -594,5 +607,5 @@ class Scheduler:
         check_all(waiting, workers)
         for worker in workers:
             if worker.outstanding and worker.state is BUSY:
-                assert worker.share is not None, "work without a grant"
-            assert worker.yields_to is None or worker.share is not None, "it makes room and holds nothing"
+                assert worker.share is not None, "a busy worker without a grant"
+            assert worker.yields_to is None or worker.share is not None, "a worker makes room but has no grant"

@@ -1,19 +1,20 @@
-"""Who is served next, and who makes room: fair between jobs, then between the lines of a job.
+"""Decides which line is served next and which workers make room: fairly between jobs, then between lines of a job.
 
-A line is what waits for grants of one kind: tasks of a job, a shape and a strategy, or actors of a job and a placement.
-Each grant is charged to its line and its job, as parts of what the cluster has of each resource, until it is given
-back. Lines are compared by the resources that they ask for: by the largest part of one of them that is used now, and
-has been used on average of late (dominant shares: Ghodsi et al., NSDI 2011). So two jobs share three CPUs, and a task
-of three CPUs gets its turn beside tasks of one. The line is next whose job has least, then the one that has least
-itself, then the one that was served longest ago. What an actor keeps for as long as it lives is not charged: its job's
-tasks would never have a turn.
+A line waits for grants of one kind: it holds tasks of one job, shape, strategy and depth, or actors of one job,
+placement and depth. Each grant is charged to its line and its job, as parts of what the cluster has of each resource,
+until it is given back. Lines are compared by the resources that they ask for. What counts is the largest part of one of
+these resources: the part in use now plus the recent average (dominant shares: Ghodsi et al., NSDI 2011). So two jobs
+share three CPUs, and a task of three CPUs gets its turn beside tasks of one CPU. The order is: first the job with the
+lowest level, then the line with the lowest level, then the line that was served longest ago. The resources that an
+actor keeps as long as it lives are not charged: otherwise the tasks of its job would never get a turn.
 
-A worker that could take more work makes room (it is not given any) while somebody waits who has less. Whoever needs
-more than one worker gives back holds a host when it is next: of what it lacks, nobody else gets any there, save for a
-job that has nothing. The time for which a host is held grows from a short one, and the host rests as long in between:
-what runs there may wait for work that has to run there.
+A worker that could take more work makes room (it gets no work) while a line waits that has less than the worker's line.
+A line that needs more than one worker gives back holds a host when it is next. Then no other line gets any of the
+resources that it lacks there, except a line of a job that has nothing. Work on the host may wait for work that has to
+run there. So the first hold is short, later holds get longer, and after each the line holds no host for as long as the
+hold lasted.
 
-Pure: it is told the time.
+Pure: the caller passes the time.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ from zray.broker.records import Host, Worker
 from zray.broker.resources import CPU, Shape
 
 WHOLE = 1_000_000_000
-"""The dominant share of a grant that takes all there is of a resource."""
+"""The share of a grant that takes the cluster's whole amount of a resource."""
 PATIENCE_S = 0.005
-"""Somebody waits so long before a host is held: to free a host leaves CPUs idle for about a round trip."""
+"""How long a line waits before it holds a host: freeing a host leaves CPUs idle for about a round trip."""
 MAX_KNOWN_SHAPES = 1000
 
 
 class Totals:
-    """What all hosts have together, to weigh a shape by."""
+    """The sum of the resources of all hosts. The shares of a shape are parts of it."""
 
     def __init__(self) -> None:
         self._total: dict[str, int] = {}
         self._parts: dict[bytes, Parts] = {}  # by shape
 
     def add(self, amounts: dict[str, int], sign: int = 1) -> None:
-        """A host joins with so much, or (``sign`` -1) leaves."""
+        """Adds the resources of a host that joins, or (``sign`` -1) subtracts those of one that leaves."""
         self._parts.clear()
         for name, amount in amounts.items():
             self._total[name] = self._total.get(name, 0) + sign * amount
 
     def parts(self, shape: Shape) -> Parts:
-        """What a grant takes; not to be changed."""
+        """The parts of the cluster's resources that a grant of a shape takes. The result must not be changed."""
         parts = self._parts.get(shape.key)
         if parts is None:
             if len(self._parts) >= MAX_KNOWN_SHAPES:
@@ -57,9 +58,10 @@ class Totals:
 
 
 class Hold:
-    """A host is kept for a line until it has room for it. ``names``: what it has lacked: kept for it.
+    """Keeps a host for a line until the host has room for it.
 
-    ``begun``: the number of the latest grant before it. A job that has nothing may have one grant in spite of it.
+    ``names``: the resources that the host has lacked, which are kept for the line; ``begun``: the number of the latest
+    grant before the hold. A job that has nothing may get one grant in spite of the hold.
     """
 
     __slots__ = ("begun", "names", "share", "until")
@@ -76,7 +78,10 @@ class Hold:
         self.names.update(name for name, amount in self.share.shape.amounts.items() if free.get(name, 0) < amount)
 
     def keeps_off(self, host: Host, share: Share, shape: Shape) -> bool:
-        """Whether a line must not have a grant of a shape here. What tasks of its own job may wait for may have it."""
+        """Whether another line must not get a grant of a shape here.
+
+        A deeper line of the same job may get one if tasks of the job may wait for it.
+        """
         mine = self.share
         if mine is share:
             return False
@@ -89,7 +94,7 @@ class Hold:
 
 
 class Shares:
-    """The accounts of all jobs, who makes room for whom, and which hosts are held."""
+    """The accounts of all jobs, the workers that make room for lines, and the hosts that are held."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.totals = Totals()
@@ -99,20 +104,20 @@ class Shares:
         self._grants = 0
 
     def open(self, job_id: bytes, shape: Shape, depth: int = 0) -> Share:
-        """A new line of a job. ``depth``: see ``Process.depth``."""
+        """Opens the account of a new line of a job. ``depth``: see ``Process.depth``."""
         job = self._jobs.get(job_id)
         if job is None:
             job = self._jobs[job_id] = Account(self._clock())
         return Share(job, job_id, shape, depth, self._clock())
 
     def close_job(self, job_id: bytes) -> None:
-        """A job has ended."""
+        """Forgets a job that has ended."""
         self._jobs.pop(job_id, None)
 
     # ------------------------------------------------------------------ comparing
 
     def settle(self, waiting: Collection[Share], now: float) -> None:
-        """Before those who wait are compared: counts what they have used up to now."""
+        """Brings the accounts of the lines that wait up to date, before they are compared."""
         for share in waiting:
             share.settle(now)
             share.job.settle(now)
@@ -120,7 +125,7 @@ class Shares:
     # ------------------------------------------------------------------ grants
 
     def grant(self, share: Share, worker: Worker) -> list[bytes]:
-        """A worker gets a grant of the line's shape; returns the hosts that are held no more."""
+        """Charges a grant of the line's shape to the line. Returns the hosts that are no longer held for the line."""
         self._grants += 1
         share.served = share.job.served = self._grants
         share.since = self._clock()
@@ -135,19 +140,19 @@ class Shares:
         return ended
 
     def lend(self, worker: Worker) -> None:
-        """Its CPUs are others' for a while."""
+        """A worker blocks: its CPUs are not charged until it goes on."""
         if worker.share is not None:
             worker.share.lends(worker.worker_id, True)
             self._charge(worker, {name: part for name, part in worker.charge.items() if name != CPU})
 
     def take_back(self, worker: Worker) -> None:
-        """It has its CPUs again."""
+        """A worker goes on: its CPUs are charged again."""
         if worker.share is not None:
             worker.share.lends(worker.worker_id, False)
             self._charge(worker, self.totals.parts(worker.grant))
 
     def give_back(self, worker: Worker) -> None:
-        """A grant has ended, or is an actor's for as long as it lives."""
+        """Ends the charge of a grant: it has ended, or an actor keeps it for its lifetime."""
         self._end_claim(worker)
         share = worker.share
         if share is not None:
@@ -171,7 +176,10 @@ class Shares:
     # ------------------------------------------------------------------ making room
 
     def makes_room(self, worker: Worker, waiting: Iterable[Share]) -> bool:
-        """Whether a worker is to get nothing more, for one of those who wait, sorted by ``standing``, for its host."""
+        """Whether a worker must make room, for a line that waits or for the hold of its host.
+
+        ``waiting``: the lines that wait, sorted by ``standing``.
+        """
         mine, target = worker.share, worker.yields_to
         assert mine is not None
         if target is not None:
@@ -192,7 +200,10 @@ class Shares:
         return False
 
     def _is_due(self, share: Share, worker: Worker) -> bool:
-        """Whether a worker's grant is rather that line's: it has nothing, or no more even when it has got it."""
+        """Whether a worker's grant should go to a line.
+
+        It should if the line has less than the worker's line, and has nothing or still has no more after the change.
+        """
         mine = worker.share
         assert mine is not None
         theirs, own = (share, mine) if share.job is mine.job else (share.job, mine.job)
@@ -209,7 +220,7 @@ class Shares:
         self._promise(worker, share, 1)
 
     def _end_claim(self, worker: Worker) -> None:
-        """A worker has made room, or need not any more."""
+        """A worker has made room, or no longer needs to."""
         share, worker.yields_to = worker.yields_to, None
         if share is not None:
             self._promise(worker, share, -1)
@@ -232,12 +243,12 @@ class Shares:
         return bool(self._holds)
 
     def keeps_off(self, host: Host, share: Share) -> bool:
-        """Whether a host is held for somebody else who comes before this line."""
+        """Whether a host is held for another line, which keeps this line off it."""
         hold = self._holds.get(host.host_id)
         return hold is not None and hold.keeps_off(host, share, share.shape)
 
     def end_holds(self, now: float) -> list[bytes]:
-        """Ends holds whose time is over or whose line does not wait any more; returns their hosts."""
+        """Ends holds whose time is over or whose line no longer waits. Returns their hosts."""
         if not self._holds:
             return []
         ended = [
@@ -250,9 +261,10 @@ class Shares:
         return ended
 
     def look_for_holds(self, waiting: Collection[Share], hosts: Iterable[Host], now: float) -> None:
-        """Holds a host for whoever has waited for too long, or is next and has waited; for one line of a job at a time.
+        """Holds a host for a line that is starved, or that is next and has waited for ``PATIENCE_S``.
 
-        ``waiting``: sorted by ``standing``. A line whose tasks wait for deeper ones waits for these.
+        Only one line of a job holds a host at a time. A line whose tasks may wait for deeper tasks holds none.
+        ``waiting``: the lines that wait, sorted by ``standing``.
         """
         waiting = [share for share in waiting if not share.waits_for_deeper(waiting)]
         served = {id(hold.share.job) for hold in self._holds.values()}
@@ -264,15 +276,18 @@ class Shares:
             if id(share.job) in served:
                 continue
             if now - share.since < PATIENCE_S or self._hold(share, hosts, now) is not None:
-                return  # whoever comes behind it is not next
+                return  # the lines behind it are not next
 
     def _hold(self, share: Share, hosts: Iterable[Host], now: float) -> bool | None:
-        """Holds a host for a line; False: others hold those that are large enough; None: there is none, or not yet."""
+        """Holds a host for a line. Returns True if it does, and False if all hosts that are large enough are held.
+
+        Returns None if no host is large enough, or if the line must not hold one yet.
+        """
         if now < share.rests_until:
             return None
         possible = [host for host in hosts if _could_be_freed(host, share.shape)]
         if not possible:
-            share.rests_until = now + share.hold_s  # they are not looked at again at each pass
+            share.rests_until = now + share.hold_s  # so that the next passes need not look at the hosts again
             return None
         host = max(
             (host for host in possible if host.host_id not in self._holds),
@@ -284,12 +299,12 @@ class Shares:
         return host is not None
 
     def forget_host(self, host_id: bytes) -> None:
-        """A host is gone."""
+        """Forgets a host that is gone."""
         self._holds.pop(host_id, None)
 
 
 def _fits_in_place_of(shape: Shape, worker: Worker) -> bool:
-    """Whether a shape fits into a worker's host when the worker has given back its grant."""
+    """Whether a shape fits into a worker's host after the worker has given back its grant."""
     free, grant = worker.host.pool.free, worker.grant.amounts
     for name, amount in shape.amounts.items():
         returned = grant.get(name, 0) - (worker.lent if name == CPU else 0)
@@ -299,7 +314,7 @@ def _fits_in_place_of(shape: Shape, worker: Worker) -> bool:
 
 
 def _could_be_freed(host: Host, shape: Shape) -> bool:
-    """Whether a shape fits into a host when those tasks have ended that run there: actors keep what they have."""
+    """Whether a shape fits into a host after the tasks there have ended. Actors keep what they have."""
     if not host.pool.could_ever_fit(shape):
         return False
     kept = [worker.grant.amounts for worker in host.workers.values() if worker.share is None]

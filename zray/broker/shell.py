@@ -1,4 +1,4 @@
-"""The broker's shell: one socket, and one loop around two cores, who belongs to the cluster and what it does."""
+"""The broker's shell: one socket, and one loop around the two cores, ``Membership`` and ``BrokerCore``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from zray.broker.core import BrokerCore
 from zray.broker.membership import Membership, Rules
 from zray.config import FREEZE_HEAP, Config
 from zray.exceptions import ConfigError
-from zray.logs.handlers import write
 from zray.logs.line import ERROR, LogLine
+from zray.logs.process_log import write
 from zray.memory.heap import freeze_heap
 from zray.protocol.contract import TICK_S
 from zray.protocol.messages import PROTOCOL_VERSION
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
 MAX_FRAMES_PER_TURN = 1000
 UPKEEP_S = 1.0
+"""How often ``upkeep`` is called, in seconds."""
 
 
 class BrokerShell:
-    """Binds ``address`` and serves until ``stop`` is called or a signal says so."""
+    """Binds ``address`` and serves until ``stop`` is called."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class BrokerShell:
         keys: KeyDirectory | None = None,
         upkeep: Callable[[float], None] = lambda now: None,
     ) -> None:
-        """``keys``: see ``BrokerSocket``; ``upkeep``: called with the time each second. It writes to the log."""
+        """``keys``: see ``BrokerSocket``; ``upkeep(now)`` is called once a second and writes to the log."""
         self._config = config
         self._upkeep = upkeep
         self._kept_up = 0.0
@@ -64,16 +65,16 @@ class BrokerShell:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address at which it listens."""
         return self._socket.address
 
     # ------------------------------------------------------------------ the loop
 
     def serve(self, on_ready: Callable[[], None]) -> None:
-        """Runs the loop."""
+        """Runs the loop until ``stop`` is called, then closes the socket. Calls ``on_ready`` before the first turn."""
         if self._config.optimizes(FREEZE_HEAP):
             freeze_heap()
-        gc.set_threshold(50_000, 20, 50)  # the tables of a million tasks are no garbage
+        gc.set_threshold(50_000, 20, 50)  # a collection finds no garbage in the tables of a million tasks
         on_ready()
         while not self._stopped:
             self.one_turn()
@@ -81,7 +82,7 @@ class BrokerShell:
 
     @property
     def dropped_frames(self) -> int:
-        """Frames and messages that were no good."""
+        """The number of malformed or refused frames and messages."""
         return self._broker.core.dropped_frames + self._broker.members.dropped_frames + self._socket.malformed
 
     def _status(self) -> BrokerStatus:
@@ -96,11 +97,11 @@ class BrokerShell:
         )
 
     def stop(self) -> None:
-        """Ends the loop after the present turn."""
+        """Ends the loop after the present turn. May be called by a signal handler."""
         self._stopped = True
 
     def one_turn(self) -> None:
-        """Waits for something to do, does all of it, sends at most a batch per peer."""
+        """Waits for input, handles up to ``MAX_FRAMES_PER_TURN`` frames, and sends the messages of the turn."""
         broker = self._broker
         self._socket.wait(min(TICK_S, broker.core.due_s(time.monotonic())))
         now = time.monotonic()
@@ -124,11 +125,11 @@ class BrokerShell:
         self._socket.keep()
 
     def _look_at_descriptors(self) -> None:
-        """Without one, libzmq lets nobody in, and says nothing."""
+        """Logs an error when descriptors run out: libzmq then accepts no connections, and reports nothing."""
         scarce = descriptors_left() < RESERVED_DESCRIPTORS
         if scarce and not self._warned_of_descriptors:
             why = describe_error(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
-            write(LogLine(ERROR, "broker", f"nobody else can join: {why}"))
+            write(LogLine(ERROR, "broker", f"no other process can join: {why}"))
         self._warned_of_descriptors = scarce
 
 
@@ -139,7 +140,7 @@ def run_broker(
     keys: KeyDirectory | None = None,
     upkeep: Callable[[float], None] = lambda now: None,
 ) -> int:
-    """The life of a broker process; returns its exit code. ``keys``, ``upkeep``: see ``BrokerShell``."""
+    """Runs a broker until SIGTERM or SIGINT. Returns its exit code. ``keys``, ``upkeep``: see ``BrokerShell``."""
     try:
         shell = BrokerShell(address, config, keys, upkeep)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The broker's states: of workers and of actors. ``docs/states.md`` shows these tables."""
+"""The states of the broker's workers and actors. ``docs/states.md`` shows these tables."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from zray.states import Machine, State
 
 
 class WorkerState(State):
-    """Of a worker process."""
+    """The state of a worker process."""
 
     STARTING = 0, "Its host was told to fork it. It may have a grant, for its actor or for tasks that reserved it."
     IDLE = 1, "It has joined and holds nothing."
     BUSY = 2, "It has a grant, and tasks that ask for these resources."
-    PROBED = 3, "It was idle for long and was asked whether it can go. It gets no work until it answers."
+    PROBED = 3, "It was idle for long and was asked to exit if it can. It gets no work until it answers."
     SERVING = 4, "It was given an actor, which it constructs and runs."
-    RETIRED = 5, "It gets no more work and holds nothing. Its process ends, or stays while others need its objects."
+    RETIRED = 5, "It gets no more work and holds nothing. Its process ends, or stays while its objects are needed."
     DEAD = 6, "Its process is gone, and so is this record."
 
 
@@ -27,7 +27,7 @@ WORKER = Machine(
     (STARTING,),
     {
         STARTING: {
-            IDLE: "It joins, and no line of tasks has reserved it, or the one that did needs it no more.",
+            IDLE: "It joins, and no line of tasks has reserved it, or that line no longer needs it.",
             BUSY: "It joins, and the line of tasks that reserved it still waits.",
             SERVING: "It joins, and is given the actor for which it was started.",
             RETIRED: "It joins after its end was decided.",
@@ -37,7 +37,7 @@ WORKER = Machine(
             BUSY: "It is granted resources for tasks.",
             PROBED: "It was idle for `idle_timeout_s`.",
             SERVING: "It is given an actor.",
-            RETIRED: "It leaves, or it is to be killed.",
+            RETIRED: "It leaves, or its host is told to kill it.",
             WorkerState.DEAD: _DIED,
         },
         BUSY: {
@@ -47,7 +47,7 @@ WORKER = Machine(
         },
         PROBED: {
             IDLE: "It stays.",
-            RETIRED: "It leaves, or it is to be killed.",
+            RETIRED: "It leaves, or its host is told to kill it.",
             WorkerState.DEAD: _DIED,
         },
         SERVING: {
@@ -75,7 +75,7 @@ ACTOR = Machine(
         },
         RESTARTING: {
             ALIVE: "Its constructor has returned.",
-            RESTARTING: "The new worker died as well before the constructor had returned, and restarts are left.",
+            RESTARTING: "The new worker also died before the constructor had returned, and restarts are left.",
             DEAD: "Its constructor raised, it was killed or released, its creator is gone, or no restart is left.",
         },
     },

@@ -13,7 +13,7 @@ from zray.broker.shell import run_broker
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ConfigError, ZrayError
-from zray.logs.handlers import BROKER_LOG, start_log
+from zray.logs.process_log import BROKER_LOG, start_log
 from zray.sessions.directories import (
     Current,
     SessionPaths,
@@ -98,7 +98,7 @@ def _serve(
         sys.stdout.flush()
 
     set_title(f"zray: broker {paths.name}")
-    start_log(config.log_level, f"{paths.logs}/{BROKER_LOG}", to_stderr=True)
+    start_log(config.log_level or "INFO", f"{paths.logs}/{BROKER_LOG}", to_stderr=True)
     return run_broker(bind or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check)
 
 

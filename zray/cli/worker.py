@@ -12,7 +12,7 @@ import click
 from zray.config import WARM_UP, Config
 from zray.config.reading import read
 from zray.exceptions import ClusterUnavailableError, ConfigError, ZrayError
-from zray.logs.handlers import HOST_LOG, start_log
+from zray.logs.process_log import HOST_LOG, start_log
 from zray.protocol import rows
 from zray.sessions.directories import (
     SessionPaths,
@@ -148,7 +148,8 @@ def _serve(
     if config.optimizes(WARM_UP):
         warm_up()
     zygote = prepare_zygote(paths, lock.filenos(), amounts, demotion, config.disabled_optimizations)
-    start_log(config.log_level, f"{paths.logs}/{HOST_LOG}", to_stderr=True)  # after the zygote: children have no log
+    # After the zygote: its children have no log.
+    start_log(config.log_level or "INFO", f"{paths.logs}/{HOST_LOG}", to_stderr=True)
     try:
         # Not earlier: memory of this process at the fork of the zygote is in every worker.
         credentials = _read_as_root(demotion, find_key, target) if demotion is not None else find_key(target)

@@ -1,8 +1,8 @@
-"""One line each, and once, for what makes a driver slow and cannot be seen in what it prints.
+"""Shows one line, once, for each pattern that makes a driver slow without a visible sign.
 
-- ``get`` right behind each ``remote``: nothing runs beside anything else.
-- The same large value as an argument again and again: it is written to the store each time.
-- ``get`` within an event loop: whatever else it runs stands still.
+- A ``get`` directly after each ``remote``: no two tasks run at the same time.
+- The same large value as an argument many times: it is written to the store each time.
+- A ``get`` in an event loop: everything else in the loop stops meanwhile.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 
 ONE_BY_ONE = 20
 ONE_BY_ONE_S = 5.0
-"""So many waits in a row for the only call under way, of so many seconds in all, are told of."""
+"""The advice is shown after ``ONE_BY_ONE`` waits in a row for the only task under way, of ``ONE_BY_ONE_S`` in all."""
 BLOCKED_LOOP_S = 1.0
 SENT_AGAIN = 10
 SENT_BYTES = 1 << 20
-"""A value that is sent so often, each time with so many bytes of arguments, is told of."""
+"""The advice is shown if a value is sent ``SENT_AGAIN`` times, each time with at least this many bytes of arguments."""
 MAX_REMEMBERED = 16
 SHORT_BYTES = 65_536
 _SMALL = frozenset((int, float, bool, complex, type(None)))
 
 
 class Advice:
-    """What a driver has done. ``tell`` shows a line; ``only_task``: the only task that is under way, empty if there are
-    others, or calls of actors."""
+    """Watches what a driver does. ``tell`` shows a line. ``only_task`` returns the only task under way; it returns an
+    empty identifier if there are others, or calls of actors."""
 
     def __init__(self, tell: Callable[[str], None], only_task: Callable[[], bytes]) -> None:
         self._tell = tell
@@ -37,16 +37,16 @@ class Advice:
         self._told: set[str] = set()
         self._waits = 0
         self._waited_s = 0.0
-        self._sent: dict[int, tuple[weakref.ref[Any], int]] = {}  # by ``id``: a value, and how often
-        self._lock = threading.RLock()  # a finalizer may send something in the midst of it
+        self._sent: dict[int, tuple[weakref.ref[Any], int]] = {}  # by ``id``: a value, and how often it was sent
+        self._lock = threading.RLock()  # reentrant: a finalizer may run while it is held, and send something
 
     def waiting(self) -> _Wait:
         """A context in which a thread waits for objects."""
         return _Wait(self)
 
     def waited(self, alone: bool, done: bool, in_loop: bool, seconds: float) -> None:
-        """A wait is over. ``alone``: for the only thing that was under way, which is ``done``; ``in_loop``: its thread
-        runs a loop."""
+        """Counts a wait that is over. ``alone``: it was for the only task under way; ``done``: that task has ended;
+        ``in_loop``: the thread runs an event loop."""
         if in_loop and seconds >= BLOCKED_LOOP_S:
             self._once(
                 "loop",
@@ -56,24 +56,24 @@ class Advice:
             self._waits, self._waited_s = 0, 0.0
             return
         self._waited_s += seconds
-        if not done:  # it is looked at again and again
+        if not done:  # the program polls: it will wait for the same task again
             return
         self._waits += 1
         if self._waits >= ONE_BY_ONE and self._waited_s >= ONE_BY_ONE_S:
             self._once(
                 "one by one",
-                f"the last {self._waits} tasks were each waited for before the next one was submitted, so nothing ran "
-                "beside anything else: call remote() for all of them first, then get() the list of references",
+                f"the last {self._waits} tasks were each waited for before the next one was submitted, so no two ran "
+                "at the same time: call remote() for all of them first, then get() the list of references",
             )
 
     def sent(self, values: Iterable[Any], size: int) -> None:
-        """Arguments of ``size`` bytes were written to the store."""
+        """Counts arguments, of ``size`` bytes together, that were written to the store."""
         if size < SENT_BYTES:
             return
         for value in _large(values):
             try:
                 mark = weakref.ref(value)
-            except TypeError:  # of such a kind: another that is made when it is gone could not be told from it
+            except TypeError:  # no weak references: a new value at the same address would look like the same one
                 continue
             with self._lock:
                 known, count = self._sent.pop(id(value), (mark, 0))
@@ -85,7 +85,8 @@ class Advice:
                 self._once(
                     "sent",
                     f"the same {type(value).__name__} has been an argument {count} times, and is written to the store "
-                    f"each time ({size / 1e6:,.0f} MB with what came along): ref = zray.put(value) once, and pass ref",
+                    f"each time ({size / 1e6:,.0f} MB with the other arguments): call ref = zray.put(value) once, and "
+                    "pass ref",
                 )
 
     def _once(self, key: str, text: str) -> None:
@@ -113,7 +114,7 @@ class _Wait:
 
 
 def _large(values: Iterable[Any]) -> list[Any]:
-    """Which of a call's arguments may be what is large: those that say so, or the only one that is not small."""
+    """Returns the arguments of a call that may be large: those with a large ``nbytes``, or the only one not small."""
     others = [value for value in values if type(value) not in _SMALL and not _is_short(value)]
     return others if len(others) == 1 else [value for value in others if _n_bytes(value) >= SENT_BYTES]
 
@@ -125,12 +126,12 @@ def _is_short(value: Any) -> bool:
 def _n_bytes(value: Any) -> int:
     try:
         n_bytes = value.nbytes  # arrays, tensors, series
-    except Exception:  # of the value's own code
+    except Exception:  # raised by the value's own code
         return 0
     return n_bytes if type(n_bytes) is int else 0
 
 
 def _runs_loop() -> bool:
-    """Whether this thread runs an event loop of the program's. A notebook's runs the cells, and nobody minds."""
+    """Whether this thread runs an event loop of the program. A notebook's loop does not count: it runs the cells."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and asyncio._get_running_loop() is not None and "ipykernel" not in sys.modules

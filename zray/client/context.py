@@ -1,4 +1,4 @@
-"""What the code that runs at the moment is part of: a task, an actor's method, or a driver."""
+"""The context of the running code: a task, an actor's method, or a driver."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class TaskContext:
-    """The running task. ``resources`` in ten-thousandths; ``gpus``: numbers, or names of ``CUDA_VISIBLE_DEVICES``."""
+    """The running task. ``resources``: in ten-thousandths. ``gpus``: numbers, or names in ``CUDA_VISIBLE_DEVICES``."""
 
     task_id: bytes = b""
     name: str = ""

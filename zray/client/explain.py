@@ -1,7 +1,8 @@
-"""Why an object is not there yet: for ``GetTimeoutError``, as far as anybody knows.
+"""Explains why an object does not exist yet, for ``GetTimeoutError``.
 
-The owner knows whether a call waits for arguments; the broker where it is, and what can never be placed; workers what
-they run, and what that waits for.  So one question leads to the next, until there is an answer, or a circle.
+The owner knows whether a call waits for arguments. The broker knows where the call is, and which calls can never be
+placed. Workers know what they run, and what that waits for. So one question leads to the next, until there is an answer
+or a cycle.
 """
 
 from __future__ import annotations
@@ -24,25 +25,27 @@ if TYPE_CHECKING:
 
 MAX_EXPLAINED = 3
 MAX_LOOKED_AT = 20
-"""Of the objects that are missing, so many are explained, with as many different sentences; each takes a question."""
+"""At most ``MAX_LOOKED_AT`` missing objects are looked at, until there are ``MAX_EXPLAINED`` different sentences. Each
+object takes a question."""
 MAX_STEPS = 8
 PATIENCE_S = 1.0
+"""The time for all questions together, in seconds."""
 
 
 class Asker(Protocol):
-    """What asks: the session."""
+    """The part of a session that asks the broker."""
 
     core: ClientCore
     shell: ClientShell
 
     def ask(self, send: Callable[[Callable[[Any], None]], None], timeout_s: float = 30.0) -> Any:
-        """Has ``send(on_answer)`` called under the lock, and waits for the answer."""
+        """Calls ``send(on_answer)`` under the lock, and waits for the answer."""
 
 
 def explain(session: Asker, object_ids: Iterable[bytes]) -> str:
-    """What keeps the first of these objects from being there: a sentence for each, "" if none is missing any more.
+    """Explains why the first of these objects are missing: a sentence for each; "" if none is missing any more.
 
-    Takes ``PATIENCE_S`` at most: so long when somebody does not answer, else milliseconds.
+    Takes milliseconds. Takes ``PATIENCE_S`` if a process does not answer.
     """
     inquiry = _Inquiry(session)
     texts: dict[str, None] = {}
@@ -66,7 +69,7 @@ class _Inquiry:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is no time left to ask anything."""
+        """Whether no time is left for another question."""
         return time.monotonic() >= self._deadline
 
     def _ask(self, question: Callable[[int], ExplainTask | ExplainActor]) -> Explanation:
@@ -81,8 +84,8 @@ class _Inquiry:
         return answer if isinstance(answer, Explanation) else _UNANSWERED
 
     def why(self, object_id: bytes, name: str, actor_id: bytes, path: dict[bytes, str]) -> str:
-        """Why an object is not there. ``name``, ``actor_id``: what others say of the call that makes it; ``path``: what
-        has been asked on the way here, by actor or task, with what to call it."""
+        """Explains why an object is missing. ``name``, ``actor_id``: of the call that makes it, as another process has
+        reported them. ``path``: the actors and tasks that were asked about on the way here, with their descriptions."""
         if len(path) >= MAX_STEPS:
             return ""
         core = self._session.core
@@ -148,7 +151,7 @@ class _Inquiry:
         return f"{called} is busy with `{longest.name}` for {longest.seconds:.1f} s{others} ({where}){waits}"
 
     def _waits(self, activity: Activity, key: bytes, called: str, path: dict[bytes, str]) -> str:
-        """What the calls of a worker wait for themselves."""
+        """Explains what the running calls of a worker wait for."""
         for object_id, name, actor_id in activity.awaited[:1]:
             further = self.why(object_id, name, actor_id or b"", {**path, key: called})
             return f" and waits for {f'`{name}`' if name else 'an object'}{': ' if further else ''}{further}"

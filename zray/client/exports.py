@@ -1,4 +1,4 @@
-"""Functions and classes on their way to the cluster: each is shipped once a session, a large one through the store."""
+"""Ships functions and classes to the cluster: each once in a session, a large one through the store."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 LARGE_FUNCTION_BYTES = 1 << 20
 WARN_FUNCTION_BYTES = 100 << 20
 STORED_FUNCTION = b"zray-stored-function:"
-"""What is shipped of a large one, and hashed: this, and the identifier of the object that holds its pickle."""
+"""The prefix of the blob that is shipped, and hashed, in place of a large pickle; the stored pickle's identifier
+follows."""
 
 
 class Exporter(Protocol):
-    """What ships them: the session."""
+    """The part of a session that ships them."""
 
     core: ClientCore
     shell: ClientShell
@@ -29,7 +30,7 @@ class Exporter(Protocol):
         """Stores a value."""
 
     def pickled_by_user(self, object_id: bytes) -> None:
-        """An object is kept for as long as this process lives."""
+        """Keeps an object until this process ends."""
 
 
 class Exports:
@@ -40,14 +41,14 @@ class Exports:
         self._stored: dict[bytes, bytes] = {}  # hash of the pickle: identifier in the cluster
 
     def __call__(self, pickled: PickledCallable) -> bytes:
-        """Ships a function or class, unless that has been done; returns its identifier in the cluster."""
+        """Ships a function or class, unless it has been shipped already. Returns its identifier in the cluster."""
         known = self._stored.get(pickled.id16, pickled.id16)
         if known in self._session.core.exported:
             return known
         if len(pickled.blob) > WARN_FUNCTION_BYTES:
             warnings.warn(
-                f"{pickled.name} is {len(pickled.blob) >> 20} MiB when pickled, since it captures large values: put "
-                f"them into the store with zray.put() and pass the reference as an argument",
+                f"{pickled.name} is {len(pickled.blob) >> 20} MiB when pickled, because it captures large values: put "
+                f"them into the store with zray.put() and pass the references as arguments",
                 stacklevel=4,
             )
         if len(pickled.blob) > LARGE_FUNCTION_BYTES:
@@ -62,7 +63,7 @@ class Exports:
         blob = STORED_FUNCTION + keep._id
         session.pickled_by_user(keep._id)
         with session.shell.lock:
-            # Of two threads that ship the same at once, one is enough.
+            # Two threads may ship the same function at once: the first identifier is used for both.
             function_id = self._stored.setdefault(pickled.id16, function_id_of(blob))
             self._ship(pickled, function_id, blob)
         return function_id

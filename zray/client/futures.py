@@ -1,4 +1,4 @@
-"""Futures of ``concurrent.futures`` that objects complete."""
+"""Futures of ``concurrent.futures`` that are completed by objects."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Values(Protocol):
-    """What has the values: the session."""
+    """The part of a session that returns values."""
 
     core: ClientCore
 
@@ -24,7 +24,7 @@ class Values(Protocol):
 
 
 class Completion:
-    """Completes a future when its object is ready: queued as an effect, since callbacks must not run under the lock."""
+    """Completes a future when its object is ready. It is queued as an effect: callbacks must not run under the lock."""
 
     __slots__ = ("_future", "_ref", "_values")
 
@@ -45,27 +45,27 @@ class Completion:
         try:
             value = self._values.value(ref._id)
         except BaseException as error:
-            if came_from_handler(error):  # it is the caller's, who has not got the future yet
+            if came_from_handler(error):  # a signal handler interrupted the caller, which has no future yet
                 raise
             self._future.set_exception(raisable_in_coroutines(error))
         else:
             self._future.set_result(value)
 
     def give_up(self) -> None:
-        """The session has ended, and the object can no longer become ready."""
+        """Sets an error, because the session has ended and the object can no longer become ready."""
         if self._begin() is not None:
-            self._future.set_exception(ClusterUnavailableError("zray.shutdown() was called while this was waited for"))
+            self._future.set_exception(ClusterUnavailableError("zray.shutdown() was called before the value was ready"))
 
     def _begin(self) -> ObjectRef | None:
-        """The reference, if nobody has completed or cancelled the future."""
+        """Returns the reference; None if the future has been completed or cancelled already."""
         ref, self._ref = self._ref, None
         return ref if ref is not None and self._future.set_running_or_notify_cancel() else None
 
 
 def raisable_in_coroutines(error: BaseException) -> BaseException:
-    """``error``, or a RuntimeError in place of a StopIteration, as Python makes of one that leaves a coroutine.
+    """Returns ``error``, or a RuntimeError in place of a StopIteration, as Python does if one leaves a coroutine.
 
-    Raised from an ``await`` a StopIteration would be taken for the value.
+    If ``await`` raised a StopIteration, its argument would be taken for the value.
     """
     if not isinstance(error, StopIteration):
         return error

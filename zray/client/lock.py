@@ -1,20 +1,20 @@
-"""The client's lock, in which no code of the user's runs.
+"""The client's lock. No user code runs while it is held.
 
-Three things can run the user's code in the middle of a critical section, in the very thread that is in it: a signal
-handler, a finalizer (``__del__``, the callback of a weak reference) that the cyclic garbage collector calls, and a
-finalizer of an object whose last reference goes. Such code may call zray, which then waits for its own thread, or may
-raise, which leaves the core half changed. So
+Three things can run the user's code in the middle of a critical section, in the same thread: a signal handler, a
+finalizer (``__del__``, the callback of a weak reference) that the cyclic garbage collector calls, and a finalizer of an
+object whose last reference is dropped. Such code may call zray, which would then wait for its own thread. Or it may
+raise, which would leave the core half changed. So there are three rules:
 
-- signal handlers wait until the section ends (``zray/system/signals.py``);
-- the collector does not start while a thread is in a section: the threshold of the youngest generation is 0 meanwhile.
-  (``gc.disable`` would do the same. But programs save and restore that switch around code of their own, and would
-  restore what they saw of ours. And the threshold tells us if the program has changed it meanwhile.)
-- nothing in a section drops the last reference to an object of the user's. If that happens after all, what its
-  finalizer calls raises an error and does not wait.
+- Signal handlers wait until the section ends (``zray/system/signals.py``).
+- The collector does not start while a thread is in a section: the threshold of the youngest generation is 0 meanwhile.
+  (``gc.disable`` would have the same effect. But programs save and restore that switch around code of their own, and
+  could save and restore the state that zray has set. And the threshold shows if the program has changed it meanwhile.)
+- No code in a section drops the last reference to an object of the user. If that happens all the same, a call of zray
+  in the finalizer raises an error and does not wait.
 
-*Shields* hold back signal handlers of the main thread alone, without the lock, for sections that may take long; within
-one, a *window* lets them through again. When a handler has raised, the others wait until all shields are gone: the
-cleaning up that the exception causes is not interrupted by the next one.
+A *shield* holds back signal handlers of the main thread without the lock, for sections that may take long. Within a
+shield, a *window* lets them run again. After a handler has raised, the others wait until all shields are gone, so that
+the next handler does not interrupt the cleanup after the exception.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ _deferred = signals.deferred
 
 
 class ClientLock:
-    """A lock to be used as ``with lock:``. Not to be entered by a thread that is in it."""
+    """A lock, used as ``with lock:``. A thread that holds it must not enter it again."""
 
     __slots__ = ("_busy", "_lock", "_main", "_sections", "_shields", "_threshold", "_window")
 
     def __init__(self) -> None:
-        # It knows its owner. A finalizer that runs between taking it and the first change finds it taken by its own
-        # thread and the state whole, and may go on.
+        # Reentrant, because it knows its owner. A finalizer may run after the lock is taken and before the first
+        # change: its thread has the lock and the state is consistent, so it may go on.
         self._lock = threading.RLock()
         self._busy = False  # the owner is changing the state
         self._main = threading.main_thread().ident
-        self._threshold = 0  # the collector's, to be restored
-        self._sections = 0  # other critical sections of this process
-        self._shields = 0  # of the main thread
+        self._threshold = 0  # the collector's threshold, to restore
+        self._sections = 0  # number of critical sections under other locks
+        self._shields = 0  # number of shields of the main thread
         self._window = 0  # handlers may run while it equals the number of shields
 
     # ------------------------------------------------------------------ the lock
 
-    # A call enters two to four of these sections, and a put two of the others. So what they have in common is written
-    # out in each: a function of its own would cost as much as what it does.
+    # A call enters two to four of these sections, and a put two of the others. So their common code is repeated in
+    # each: a function call would cost as much as the code itself.
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -67,7 +67,7 @@ class ClientLock:
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self._busy = False
         if self._threshold and not self._sections:
-            if not get_threshold()[0]:  # else the program has set another one meanwhile
+            if not get_threshold()[0]:  # otherwise the program has set another threshold meanwhile
                 set_threshold(self._threshold)
             self._threshold = 0
         self._lock.release()
@@ -75,7 +75,7 @@ class ClientLock:
             signals.run_deferred()
 
     def left_behind_by_fork(self) -> None:
-        """In a forked child, which has no other threads: undoes what those of the parent were in."""
+        """Resets the lock in a forked child, which has none of the parent's other threads and their sections."""
         self._sections = 0
         self._busy = False
         if self._threshold and not get_threshold()[0]:
@@ -85,7 +85,8 @@ class ClientLock:
     # ------------------------------------------------------------------ sections under other locks
 
     def enter_section(self) -> None:
-        """A critical section under another lock begins, or is about to: no user code runs in this thread."""
+        """Begins a critical section under another lock, shortly before that is taken. No user code runs in this thread
+        until ``leave_section``."""
         if get_ident() == self._main:
             self._shields += 1
         self._lock.acquire()
@@ -97,7 +98,7 @@ class ClientLock:
         self._lock.release()
 
     def leave_section(self, quietly: bool = False) -> None:
-        """Undoes one ``enter_section``. ``quietly``: handlers are not called here, where an exception would be lost."""
+        """Undoes one ``enter_section``. ``quietly``: do not call handlers here, because an exception would be lost."""
         self._lock.acquire()
         self._sections -= 1
         if self._threshold and not self._sections and not self._busy:
@@ -110,12 +111,12 @@ class ClientLock:
     # ------------------------------------------------------------------ shields
 
     def shield(self) -> None:
-        """Holds signal handlers back until ``unshield``, in the main thread; elsewhere there are none."""
+        """Holds signal handlers back until ``unshield``. Does nothing in other threads, which run no handlers."""
         if get_ident() == self._main:
             self._shields += 1
 
     def unshield(self, quietly: bool = False) -> None:
-        """Undoes one ``shield``; the last one calls what was held back, and raises what that raises."""
+        """Undoes one ``shield``. The last one calls the handlers that were held back, and raises what they raise."""
         if get_ident() != self._main:
             return
         self._shields -= 1
@@ -128,9 +129,9 @@ class ClientLock:
                 signals.run_deferred()
 
     def open_window(self) -> None:
-        """Lets handlers through although there is a shield, unless there is another one around it without a window.
+        """Lets handlers run although there is a shield, unless there is an outer shield without a window.
 
-        May raise what those that were held back raise.
+        Raises what handlers raise that were held back.
         """
         if get_ident() == self._main and self._window == self._shields - 1:
             self._window = self._shields
@@ -145,10 +146,10 @@ class ClientLock:
     # ------------------------------------------------------------------ for zray.system.signals
 
     def holds(self) -> bool:
-        """Whether the main thread, which calls this, is in a section or behind a shield."""
+        """Whether the main thread is in a section or behind a shield. Only the main thread calls this."""
         return self._window != self._shields or self._lock._is_owned()  # type: ignore[attr-defined]
 
     def raised(self) -> None:
-        """A handler has raised: until the last shield is gone, no other one interrupts the cleaning up."""
+        """Notes that a handler has raised. No other handler interrupts the cleanup until the last shield is gone."""
         if self._shields:
             self._window = -1

@@ -1,7 +1,7 @@
-"""Objects that are brought to this machine before anybody reads them, for ``wait(fetch_local=True)``.
+"""Brings objects to this machine before a process reads them, for ``wait(fetch_local=True)``.
 
-They are asked for as readers ask (``zray/transfer/local_readers.py``), by threads that live as long as there is
-something to bring. What is under way goes on when the wait has ended: the next one finds it here.
+The objects are requested in the way of readers (``zray/transfer/local_readers.py``), by threads that end when no object
+is left to bring. A transfer goes on after the wait has ended, so the next wait finds the object here.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from zray.client.shell import ClientShell, Waiter
 from zray.client.stores import Stores
 
 MAX_THREADS = 8
-"""So many objects are brought at once. Each is a wait for the host, which does the work."""
+"""The number of objects that are brought at once. Each thread waits for the host, which does the work."""
 MAX_REMEMBERED = 10_000
-"""Objects of which is remembered that they were brought: a full store may have dropped the copy again by now."""
+"""The number of objects remembered as brought here. A full store may have dropped the copy again by now."""
 
 
 class Prefetch:
-    """An object on its way here; ``over``: it is here, or cannot be had. ``waiters`` are told. All under the lock."""
+    """An object on its way here. ``over``: it is here, or cannot be fetched; then ``waiters`` are told. All under the
+    lock."""
 
     __slots__ = ("holder", "object_id", "over", "size", "waiters")
 
@@ -33,7 +34,7 @@ class Prefetch:
 
 
 class Prefetches:
-    """What one session has under way."""
+    """The prefetches of one session."""
 
     def __init__(self, shell: ClientShell, stores: Stores) -> None:
         self._shell = shell
@@ -44,9 +45,9 @@ class Prefetches:
         self._threads = 0
 
     def is_here(self, holder: bytes, object_id: bytes) -> bool:
-        """Whether the object is on this machine, or was brought here, or could not be, as a read will tell."""
+        """Whether the object is on this machine, or a prefetch of it has ended; a read reports if that failed."""
         home = self._stores.home
-        # Without a store of this machine's there is nowhere to bring it: whoever reads it pulls it into his memory.
+        # Without a store on this machine it cannot be brought: a process that reads it pulls it into its own memory.
         if holder == home or not home or self._over.get(object_id) == holder:
             return True
         try:
@@ -54,11 +55,11 @@ class Prefetches:
                 return True
             store = self._stores.of(home)
             return store is None or store.contains(object_id)
-        except OSError:  # a store that cannot be opened: a read will tell
+        except OSError:  # the store cannot be opened: a read will report it
             return True
 
     def bring(self, holder: bytes, object_id: bytes, size: int) -> Prefetch:
-        """Has an object brought here that ``holder`` has, on another machine."""
+        """Starts to bring an object here that ``holder`` has, on another machine."""
         with self._shell.lock:
             prefetch = self._under_way.get(object_id)
             if prefetch is None:
@@ -78,7 +79,7 @@ class Prefetches:
                     return
                 prefetch = self._waiting.popleft()
             try:
-                with contextlib.suppress(OSError):  # the host, or the session, is gone: a read will tell
+                with contextlib.suppress(OSError):  # the host, or the session, is gone: a read will report it
                     self._fetch(prefetch)
             finally:
                 self._settle(prefetch)
@@ -94,13 +95,13 @@ class Prefetches:
                 waiter.ready(prefetch.object_id)
 
     def _fetch(self, prefetch: Prefetch) -> None:
-        from zray.transfer.local_readers import Request, fetched  # most workers never need it
+        from zray.transfer.local_readers import Request, fetched  # not at the top: most workers never need it
 
         path = self._stores.fetch_path(self._stores.home)
         request = Request(prefetch.object_id, prefetch.holder, prefetch.size)
         with fetched(path, request, self._patience_s):
-            return  # whether it was brought or could not be
+            return  # even if it could not be brought
 
     def _patience_s(self) -> float:
-        """For ever, as long as there is a session."""
+        """The time to wait, in seconds: without limit as long as the session is open."""
         return -1.0 if self._shell.closed or self._shell.lost else 1e6

@@ -1,8 +1,8 @@
-"""Objects that lie on other machines, for one session.
+"""Reads objects on other machines, for one session.
 
-Where this machine has a host, it is asked: it pulls the object into its store, once for all who read it, and there it
-is read (``zray/transfer``). Where there is none, the driver pulls into its own memory, and serves what it has put from
-there (``transfers.py``).
+If this machine has a host, the host is asked. It pulls the object into its store, once for all readers, and the object
+is read there (``zray/transfer``). If there is no host, the driver pulls the object into its own memory, and serves the
+objects that it has put from there (``transfers.py``).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from zray.store import Store
 
 ATTEMPTS = 3
-"""A copy may be evicted between the host's word and the read, when the store is very full: so often is it tried."""
+"""The number of attempts. If the store is very full, a copy may be evicted between the host's answer and the read."""
 
 
 class RemoteObjects:
-    """Reads for one session. ``lending``: a context in which a task that waits has lent its CPUs."""
+    """Reads for one session. ``lending``: a context in which a waiting task lends its CPUs."""
 
     def __init__(
         self,
@@ -40,10 +40,10 @@ class RemoteObjects:
         self._transfers: DriverTransfers | None = None
 
     def read(self, host: bytes, object_id: bytes, size: int, deadline: float | None) -> memoryview:
-        """The bytes of an object that ``host`` holds, on another machine.
+        """Returns the bytes of an object that ``host``, on another machine, holds.
 
-        Raises ObjectLostError or another of its kind if it cannot be had any more, ObjectStoreFullError if there is no
-        room for it here, GetTimeoutError at ``deadline`` (of the monotonic clock).
+        Raises ObjectLostError or a subclass if the object is gone, ObjectStoreFullError if there is no room for it
+        here, GetTimeoutError at ``deadline`` (of the monotonic clock).
         """
         if not self._stores.find_home():
             return self._into_memory(host, object_id, size, deadline)
@@ -51,7 +51,7 @@ class RemoteObjects:
         assert store is not None
         for _ in range(ATTEMPTS):
             with contextlib.suppress(LookupError):
-                return store.read(object_id)  # others of this machine may have fetched it
+                return store.read(object_id)  # another process of this machine may have fetched it
             with contextlib.suppress(LookupError):
                 return self._by_host(store, host, object_id, size, deadline)
         raise ObjectLostError(
@@ -62,7 +62,7 @@ class RemoteObjects:
     # ------------------------------------------------------------------ by this machine's host
 
     def _by_host(self, store: Store, host: bytes, object_id: bytes, size: int, deadline: float | None) -> memoryview:
-        from zray.transfer.local_readers import Request, fetched  # most workers never need it
+        from zray.transfer.local_readers import Request, fetched  # not at the top: most workers never need it
 
         def left_s() -> float:
             self._check()
@@ -70,7 +70,7 @@ class RemoteObjects:
 
         try:
             with self._lending():
-                self._shell.run(lambda: None)  # sends what is to be sent: nobody else here waits for the broker
+                self._shell.run(lambda: None)  # sends pending messages: perhaps no other thread waits for the socket
                 path = self._stores.fetch_path(self._stores.find_home())
                 with fetched(path, Request(object_id, host, size), left_s) as (kind, message):
                     if kind:
@@ -82,7 +82,9 @@ class RemoteObjects:
             ) from None
         except OSError as error:
             self._check()
-            raise ObjectLostError(f"the host of this machine, which fetches objects, is gone: {error}") from None
+            raise ObjectLostError(
+                f"object {object_id.hex()} cannot be fetched: the host of this machine is gone: {error}"
+            ) from None
 
     def _check(self) -> None:
         if self._shell.lost:
@@ -93,7 +95,7 @@ class RemoteObjects:
     # ------------------------------------------------------------------ by this process itself
 
     def transfers(self) -> DriverTransfers:
-        """What a driver without a host pulls and serves with; made when it is first needed."""
+        """Returns what a driver without a host uses to pull and serve objects. It is made at its first use."""
         from zray.client.transfers import DriverTransfers
 
         core = self._shell.core

@@ -1,7 +1,7 @@
-"""A process's session with a cluster: what ``zray.init`` makes, and what every worker has.
+"""A process's session with a cluster. ``zray.init`` makes one, and every worker has one.
 
-Values go in and out here: serialization happens outside of the lock, the core's work inside. There is one global
-session a process (``current``); a fork leaves it behind.
+Values enter and leave here. They are serialized outside the lock; the core works inside it. A process has one global
+session (``current``). A forked child does not have its parent's.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zray.client.exports import Exports
 from zray.client.futures import Completion
 from zray.client.prefetch import Prefetches
 from zray.client.remote import RemoteObjects
-from zray.client.shell import TICK, ClientShell, Waiter
+from zray.client.shell import ClientShell, Waiter
 from zray.client.stores import Stores
 from zray.client.waits import Waits, lending
 from zray.config import Config
@@ -59,14 +59,14 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 LOADED_AT_ONCE = 64
-"""References that are made while other threads wait for the lock."""
+"""The number of references that are made in one critical section, while other threads wait for the lock."""
 MAX_DROPPED = 64
-"""References that are gone and not counted yet, at a ``put`` of something small."""
+"""The number of references that may be gone and not counted yet, at a ``put`` of a small value."""
 NO_ARGUMENTS = Arguments(INLINE, b"", b"", b"", 0, (), ())
 
 
 def _attempt(what: str, action: Callable[..., object], *arguments: Any) -> None:
-    """Does one thing among others that have to be done as well; tells if it fails."""
+    """Calls ``action``. An exception is shown and not raised, because the caller has more to do."""
     try:
         action(*arguments)
     except Exception:
@@ -76,7 +76,7 @@ def _attempt(what: str, action: Callable[..., object], *arguments: Any) -> None:
 class Session:
     """The runtime of one driver or worker. All methods may be called from any thread.
 
-    ``host_id``: whose worker it is; empty for a driver's.
+    ``host_id``: the host of a worker; empty for a driver.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Session:
         self.config = config
         read_mutable_as_views(config.mutable_as_views)
         self.max_inline_bytes = connection.max_message_bytes // 2
-        """Values in one message, in sum, in bytes: there is more in it."""
+        """The limit for all values in one message together, in bytes. The rest of the message needs room too."""
         self._namespace = namespace
         self.job_id = cluster.job_id
         self.process_id = process_id
@@ -113,6 +113,9 @@ class Session:
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_exit_actor: Callable[[str, bytes], None] = lambda reason, ender: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
+        self.at_tick: list[Callable[[], None]] = [self.stores.settle]
+        """Called some times a second. These functions must not wait, and must not run user code."""
+        self.shell.on_tick = self._tick
         self._advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.only_task)
         lent: Callable[[], contextlib.AbstractContextManager[None]] = functools.partial(lending, self.shell)
         if self._advice is not None:
@@ -121,19 +124,20 @@ class Session:
         self._remote = RemoteObjects(self.shell, self.stores, lent)
         self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lent, self.check_usable, self._explain)
         self.export = Exports(self)
-        self._members = {process_id}  # of the cluster, as far as anybody has asked
+        self._members = {process_id}  # processes known to be members of the cluster
         self._entries = self.core.references.entries
 
     @property
     def namespace(self) -> str:
-        """Where the names of the job's actors live; a worker's is that of the job it works for."""
+        """The namespace of the job's actors. A worker's is the one of the job that it works for."""
         job = self.core.execution.job
         return self._namespace if job is None else job.settings.namespace
 
     # ------------------------------------------------------------------ effects
 
     def _perform(self, effects: list[Any]) -> list[Callback]:
-        """Performs all of them, whatever becomes of one: they are other calls' as well. Returns those left to do."""
+        """Performs all effects, even if one fails, because they belong to different calls. Returns the callbacks, which
+        are still to be called."""
         freed: dict[bytes, list[bytes]] = {}
         callbacks: list[Callback] = []
         for effect in effects:
@@ -144,15 +148,17 @@ class Session:
         for host, object_ids in freed.items():
             _attempt("objects cannot be freed", self._free, host, object_ids)
         for effect in effects:
-            if effect is TICK:
-                _attempt("the object store cannot be tidied", self.stores.settle)
             handler = self.handlers.get(type(effect))
             if handler is not None:
                 _attempt(f"{type(effect).__name__} has failed", handler, effect)
         return callbacks
 
+    def _tick(self) -> None:
+        for action in self.at_tick:
+            _attempt("a regular task has failed", action)
+
     def show_logs_by(self, show: Callable[[ShowLogs], None]) -> None:
-        """Has ``show``, which must not wait, called with what workers print, in its order, within the section."""
+        """Sets the function that shows workers' output. It is called in order, under the lock, and must not wait."""
         self.core.on_logs = functools.partial(_attempt, "output of workers cannot be shown", show)
 
     def _free(self, host: bytes, object_ids: list[bytes]) -> None:
@@ -165,7 +171,7 @@ class Session:
                 self.shell.submitted()
 
     def _unhandled(self, effect: Unhandled) -> None:
-        """Of a worker: what its output says, its driver shows."""
+        """Prints the error to a worker's output, which its driver shows."""
         job = self.core.execution.job
         if job is None or not job.settings.ignore_unhandled_errors:
             say(effect.text)
@@ -176,7 +182,7 @@ class Session:
     def check_usable(self) -> None:
         """Raises if the cluster is gone or this is a forked child."""
         if os.getpid() != self.pid:
-            raise ZrayError("this process was forked from one that uses zray: call zray.init() in it first")
+            raise ZrayError("this process was forked from a process that uses zray: call zray.init() in it first")
         if self.shell.lost:
             raise ClusterUnavailableError(self.shell.lost)
 
@@ -205,8 +211,11 @@ class Session:
         return self._make_ref(object_id, self.core.references.load(object_id, outer))
 
     def _load_inner(self, outer: bytes, inner: Sequence[bytes]) -> Callable[[bytes], ObjectRef]:
-        """What loads the references in the value of ``outer``; those to ``inner``, which are known to be in there, are
-        made at once: to enter the section for each of them takes as long as to make it."""
+        """Returns the function that loads the references in the value of ``outer``.
+
+        The references ``inner`` are known to be in the value. They are made here together, because entering the section
+        for each takes as long as making it.
+        """
         made: dict[bytes, ObjectRef] = {}
         for start in range(0, len(inner), LOADED_AT_ONCE):
             with self.shell.lock:
@@ -219,7 +228,7 @@ class Session:
         return load_ref
 
     def load_covered(self, object_id: bytes, covered: list[bytes]) -> ObjectRef:
-        """A reference among a running task's arguments."""
+        """Loads a reference in the arguments of a running task. Appends its object to ``covered``."""
         with self.shell.lock:
             entry = self.core.references.load_covered(object_id)
             covered.append(object_id)
@@ -237,7 +246,7 @@ class Session:
     def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
         """See ``zray.object_ref.Tracker``."""
         self.check_usable()
-        from concurrent.futures import Future  # it brings logging along, which most workers never need
+        from concurrent.futures import Future  # not at the top: it loads logging, which most workers never need
 
         future: Future[Any] = Future()
         ref = self.intern(object_id)
@@ -272,7 +281,7 @@ class Session:
                 return self._put_plain(object_id, data, size)
         else:
             status, host = STORED, self.stores.find_home() or self.process_id
-            with self.shell.lock:  # before a byte is written: wherever an interrupt strikes, what is there is freed
+            with self.shell.lock:  # before the first byte is written, so that an interrupt at any point frees it
                 ref = self._make_ref(object_id, references.own(object_id, host))
             self.write(host, object_id, serialized)
         with self.shell.lock:
@@ -287,9 +296,10 @@ class Session:
         return ref
 
     def _put_plain(self, object_id: bytes, data: bytes, size: int) -> ObjectRef:
-        """As ``_put``, for a small value without references: nobody knows it, and it touches nothing else.
+        """As ``_put``, for a small value without references.
 
-        So it takes no lock. What has been dropped is counted now and then only: at the next turn at the latest.
+        It takes no lock, because no other code knows the object, and no other record changes. Dropped references are
+        counted only if there are many; otherwise at the next turn.
         """
         entry = Entry(INLINE)
         entry.local = 1
@@ -304,16 +314,16 @@ class Session:
         return ref
 
     def read(self, host: bytes, object_id: bytes, size: int, deadline: float | None = None) -> memoryview:
-        """The bytes of a stored object, from wherever it is. Raises ObjectLostError, GetTimeoutError."""
+        """Returns the bytes of a stored object, on any machine. Raises ObjectLostError, GetTimeoutError."""
         if host == self.process_id:
             return memoryview(self._remote.transfers().memory[object_id])
         data = self.stores.read(host, object_id)
         return self._remote.read(host, object_id, size, deadline) if data is None else data
 
     def write(self, host: bytes, object_id: bytes, serialized: Serialized) -> None:
-        """Writes a serialized value into a local store, or into this driver's memory where the machine has none.
+        """Writes a serialized value into a local store, or into this driver's memory if the machine has no store.
 
-        First lets go what is no longer used: it may be the room.
+        First frees what is no longer used: the value may need its room.
         """
         if host == self.process_id:
             self._remote.transfers().memory[object_id] = serialized.to_bytes()
@@ -332,7 +342,10 @@ class Session:
     # ------------------------------------------------------------------ get and wait
 
     def get(self, refs: Sequence[ObjectRef], timeout_s: float | None) -> list[Any]:
-        """The values, in order. Raises GetTimeoutError, and an error as soon as there is one: the first in order."""
+        """Returns the values, in order. Raises GetTimeoutError.
+
+        Raises the error of an object as soon as one is known; of several errors the first in the order of ``refs``.
+        """
         self.check_usable()
         ids = [ref._id for ref in refs]
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -341,7 +354,7 @@ class Session:
         except KeyError:
             raise _of_another_cluster(refs) from None
         if failed:
-            for object_id in ids:  # those that are errors as well count as heard of
+            for object_id in ids:  # the other errors count as seen too
                 self.core.references.seen(object_id)
             self.value(failed, deadline)  # raises it
         return [self.value(object_id, deadline) for object_id in ids]
@@ -363,13 +376,13 @@ class Session:
         raise self._error_of(object_id, deadline)
 
     def _loader(self, object_id: bytes, entry: Entry) -> Callable[[bytes], ObjectRef]:
-        """What loads the references in an object's value."""
+        """Returns the function that loads the references in an object's value."""
         if entry.inner:
             return self._load_inner(object_id, entry.inner)
         return lambda other: self._load(other, object_id)
 
     def _error_of(self, object_id: bytes, deadline: float | None) -> BaseException:
-        """The exception that is an object's outcome, as ``get`` raises it."""
+        """Returns the exception that is an object's outcome, as ``get`` raises it."""
         entry = self._entries[object_id]
         data = entry.data or self.read(entry.host, object_id, entry.size, deadline)
         return self._error(data, self._loader(object_id, entry), deadline)
@@ -377,7 +390,7 @@ class Session:
     def _error(
         self, data: bytes | memoryview, load_ref: Callable[[bytes], ObjectRef], deadline: float | None
     ) -> BaseException:
-        """The exception that an error payload stands for."""
+        """Returns the exception that an error payload stands for."""
         missed = missed_argument(data)
         if missed is not None:
             error = self._error(missed.error, load_ref, deadline)
@@ -391,13 +404,13 @@ class Session:
         keep = load_ref(origin)
         left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not self._waits.first_error([keep._id], left_s):
-            return SystemFailure("an error that stands for that of a value arrived")
+            return SystemFailure("a malformed error arrived: it refers to an object that is a value")
         return self._error_of(origin, deadline)
 
     def wait(
         self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """At most ``num_returns`` ready references, and the others, both in their order. See ``Waits.wait``."""
+        """Returns at most ``num_returns`` ready references, and the others, both in order. See ``Waits.wait``."""
         self.check_usable()
         try:
             ready = self._waits.wait(refs, num_returns, timeout_s, fetch_local)
@@ -405,7 +418,7 @@ class Session:
             raise _of_another_cluster(refs) from None
         if not ready:
             return [], list(refs)
-        if len(ready) == 1:  # by far the most common; the list is cut without looking at the rest
+        if len(ready) == 1:  # by far the most common: one element is deleted, and the rest is not looked at
             rest = list(refs)
             del rest[refs.index(ready[0])]
             return ready, rest
@@ -417,7 +430,7 @@ class Session:
     def pack_arguments(
         self, args: Sequence[Any], kwargs: dict[str, Any], handle: ObjectRef | None = None
     ) -> tuple[Arguments, list[ObjectRef]]:
-        """Serializes a call's arguments. Returns also the references that must live until the task is submitted."""
+        """Serializes a call's arguments. Also returns the references to keep until the task is submitted."""
         keep: list[ObjectRef] = [handle] if handle is not None else []
         held: tuple[bytes, ...] = (handle._id,) if handle is not None else ()
         if not args and not kwargs:
@@ -458,7 +471,7 @@ class Session:
         max_retries: int,
         spread: bool = False,
     ) -> list[ObjectRef]:
-        """Submits a plain task; returns the references of its return values."""
+        """Submits a plain task. Returns the references to its return values."""
         if self.shell.lost:
             self.check_usable()
         flags = (FLAG_RETRYABLE if max_retries else 0) | (FLAG_SPREAD if spread else 0)
@@ -487,9 +500,10 @@ class Session:
         return refs
 
     def cancel(self, ref: ObjectRef, mode: int) -> None:
-        """Cancels the task or call that makes ``ref``, whoever owns it; nothing happens if it has ended.
+        """Cancels the task or call that makes ``ref``, also of another owner. Nothing happens if it has ended.
 
-        Raises ValueError for ``force`` and a call of this process, TypeError if no process of the cluster owns ``ref``.
+        Raises ValueError for ``force`` and an actor call of this process, TypeError if no process of the cluster owns
+        ``ref``.
         """
         self.check_usable()
         core = self.core
@@ -516,9 +530,9 @@ class Session:
     def create_actor(
         self, function_id: bytes, spec: ActorSpec, options: bytes, arguments: Arguments, counted: bool
     ) -> tuple[bytes, ObjectRef | None]:
-        """Announces an actor; returns its identifier, and its handle object's reference if handles are ``counted``.
+        """Announces an actor. Returns its identifier, and the reference to its handle object if ``counted``.
 
-        ``spec``: but for its handle object.
+        ``spec``: complete except for the handle object. ``counted``: the actor ends when its last handle is gone.
         """
         self.check_usable()
         with self.shell.lock:
@@ -535,8 +549,10 @@ class Session:
         counted: bool,
         get_if_exists: bool,
     ) -> tuple[ActorFound | NameTaken, bytes, ObjectRef | None]:
-        """As ``create_actor``, and waits until the broker has decided who has the name. Raises
-        ClusterUnavailableError, and MessageRefusedError when the actor cannot be announced."""
+        """As ``create_actor``, and waits until the broker has decided which actor has the name.
+
+        Raises ClusterUnavailableError, and MessageRefusedError if the actor cannot be announced.
+        """
         made: list[tuple[bytes, ObjectRef | None]] = []
 
         def send(on_answer: Callable[[Any], None]) -> None:
@@ -575,8 +591,8 @@ class Session:
         self, actor_id: bytes, ordered: bool, concurrency: int, options: bytes, arguments: Arguments, n_returns: int,
         retries: int, class_name: str,
     ) -> list[ObjectRef]:  # fmt: skip
-        """Submits a method call. ``ordered``: the actor runs one call at a time, in each caller's order;
-        ``concurrency``: so many at once; ``class_name``: for errors."""
+        """Submits a method call. ``ordered``: the actor runs one call at a time, in each caller's order.
+        ``concurrency``: the number of calls that it runs at once. ``class_name``: for errors."""
         if self.shell.lost:
             self.check_usable()
         core = self.core
@@ -593,24 +609,27 @@ class Session:
         return refs
 
     def pending_calls(self, actor_id: bytes) -> int:
-        """Calls of this process that the actor has not answered."""
+        """The number of calls of this process that the actor has not answered."""
         with self.shell.lock:
             view = self.core.actors.views.get(actor_id)
             return view.pending_calls if view is not None else 0
 
     def exit_actor(self, reason: str) -> None:
-        """Ends the actor that this process serves, when the calls that run have ended. From any thread."""
+        """Ends the actor that this process serves, once its running calls have ended. May be called from any thread."""
         self.on_exit_actor(reason, current_task.get().task_id)
 
     # ------------------------------------------------------------------ asking the broker
 
     def _explain(self, object_ids: list[bytes]) -> str:
-        from zray.client.explain import explain  # most processes never need it
+        from zray.client.explain import explain  # not at the top: most processes never need it
 
         return explain(self, object_ids)
 
     def ask(self, send: Callable[[Callable[[Any], None]], None], timeout_s: float = 30.0) -> Any:
-        """Has ``send(on_answer)`` called under the lock, and waits for the answer."""
+        """Calls ``send(on_answer)`` under the lock, and waits for the answer.
+
+        Raises ClusterUnavailableError if there is none within ``timeout_s`` seconds.
+        """
         self.check_usable()
         waiter = Waiter(self.shell)
         answers: list[Any] = []
@@ -627,9 +646,9 @@ class Session:
         return answers[0]
 
     def query(self, question: Callable[[int], Question], kind: type[_Answer]) -> _Answer:
-        """Asks the broker; returns its answer, which is of that ``kind``. ``question``: makes it of its number.
+        """Asks the broker; returns its answer, of type ``kind``. ``question(number)`` makes the question.
 
-        Raises ClusterUnavailableError, and MessageRefusedError when the question cannot be sent.
+        Raises ClusterUnavailableError, and MessageRefusedError if the question cannot be sent.
         """
         answer = self.ask(lambda on_answer: self.core.query(question, on_answer))
         if not isinstance(answer, kind):
@@ -648,12 +667,12 @@ class Session:
 
     # ------------------------------------------------------------------ the end
 
-    def close(self, last_words: list[Any]) -> None:
-        """Leaves the cluster."""
+    def close(self, last_messages: list[Any]) -> None:
+        """Leaves the cluster. ``last_messages`` are sent to the broker first."""
         with self.shell.lock:
-            self.core.tell_news(math.inf)
+            self.core.tell_held_back(math.inf)
             self.shell.collect()
-        self.shell.close(last_words)
+        self.shell.close(last_messages)
         self.shell.settle()
         waiting = [waiter for entry in list(self._entries.values()) for waiter in entry.waiters or ()]
         for waiter in waiting:
@@ -663,12 +682,12 @@ class Session:
 
 
 def _of_another_cluster(refs: Iterable[ObjectRef]) -> ObjectLostError:
-    """Why there is nothing at one of the references."""
+    """Returns the error for a reference that this process has no record of."""
     trackers = [ref._tracker for ref in refs]
     if any(isinstance(tracker, Session) and tracker.pid != os.getpid() for tracker in trackers):
         return ObjectLostError(
             "the reference was made before this process was forked, and belongs to the parent: a forked child shares "
-            "no objects with it. Get the value before the fork, or have a task do what the child does"
+            "no objects with it. Get the value before the fork, or use a task instead of the forked child"
         )
     return ObjectLostError("the reference belongs to a cluster that this process has left with zray.shutdown()")
 
@@ -689,7 +708,7 @@ def set_current(session: Session | None) -> None:
     _leave_to_parent_at_fork()
 
 
-@functools.cache  # not at import: what runs in a fork of the zygote costs every worker memory
+@functools.cache  # not at import: a function that runs after each fork of the zygote would cost every worker memory
 def _leave_to_parent_at_fork() -> None:
     os.register_at_fork(after_in_child=_after_fork)
 
@@ -701,5 +720,5 @@ def _after_fork() -> None:
         signals.uninstall(lock)
         lock.left_behind_by_fork()
         set_tracker(None)
-        _left_behind.append(_current)  # never closed or collected here: it is the parent's
+        _left_behind.append(_current)  # kept, because the child must not close or collect the parent's session
         _current = None

@@ -1,11 +1,11 @@
-"""The client's shell: one socket, one lock, and the question of which thread waits for the socket.
+"""The client's shell: one socket, one lock, and the choice of the thread that waits for the socket.
 
-The lock guards core and socket; it is held for microseconds and never while waiting. Whoever waits for the socket does
-so on its file descriptor, outside of the lock, so any thread can send meanwhile. At most one thread does this, the
-*leader*: a thread that blocks in ``get`` drives the socket itself, since handing each answer from an I/O thread to it
-would cost a third of a synchronous call. The others wait on locks of their own and are promoted when the leader leaves.
-While no user thread leads, a background thread does; it stands by for ``GRACE_S`` after the last one left, so that a
-loop of short ``get`` calls never pays for a hand-over.
+The lock guards core and socket. It is held for microseconds, and never while a thread waits. A thread waits for the
+socket on its file descriptor, outside the lock, so any thread can send meanwhile. At most one thread does this, the
+*leader*. A thread that blocks in ``get`` drives the socket itself: to hand it each answer from an I/O thread would cost
+a third of a synchronous call. The other threads wait on locks of their own. One of them becomes the leader when the
+leader leaves. While no user thread leads, a background thread does. It takes the lead ``GRACE_S`` after the last user
+thread left, so that a loop of short ``get`` calls never pays for a hand-over.
 """
 
 from __future__ import annotations
@@ -32,20 +32,16 @@ from zray.transport.connection import Connection
 
 GRACE_S = 0.005
 PARK_AFTER_S = 0.02
-"""A leader that has been waiting for so long is in no tight loop: the background thread sleeps until it is called."""
-PAUSE_S = 1.0
-"""A tick that comes so much late says that this process, or the machine, stood still."""
-LOST_LEAD_S = 4 * TICK_S
-"""A leader that has not turned for so long is none any more."""
+"""After a leader has led for this long, in seconds, the background thread sleeps until it is called: the leader is not
+in a loop of short calls."""
+PAUSE_S = 1.5
+"""If a tick is this many seconds late, this process or the machine was stopped."""
+REST_S = 4 * TICK_S
+"""A process that has nothing to do wakes up once in this time, in seconds."""
+LOST_LEAD_S = 6 * TICK_S
+"""A leader that has not taken a turn for this long, in seconds, loses the lead."""
 BURST_S = 0.0002
-"""Submissions closer to each other than this are sent together."""
-
-
-class Tick:
-    """An effect: some ``TICK_S`` have passed."""
-
-
-TICK = Tick()
+"""Submissions within this time, in seconds, are sent together."""
 
 
 class Waiter:
@@ -59,27 +55,27 @@ class Waiter:
         self._signal.acquire()
         self.left = left
         self.woken = False
-        self.entered = False  # it leads, or stands behind the one who does
-        self.thread = 0  # which thread, since it entered
-        self.polls = False  # it is in poll()
+        self.entered = False  # it leads, or is in the queue to lead
+        self.thread = 0  # the thread that entered
+        self.polls = False  # the thread is in poll()
 
     def is_done(self) -> bool:
-        """Whether there is nothing to wait for any more."""
+        """Whether the wait is over."""
         return self.left <= 0 or self.woken
 
     def ready(self, object_id: bytes) -> None:
-        """One of the objects is ready (called under the shell's lock)."""
+        """Counts an object that is ready. Called under the shell's lock."""
         self.left -= 1
         if self.left == 0:
             self._shell.alert(self)
 
     def wake(self) -> None:
-        """Ends the wait (called under the shell's lock)."""
+        """Ends the wait. Called under the shell's lock."""
         self.woken = True
         self._shell.alert(self)
 
     def signal(self) -> None:
-        """Makes the waiting thread look again."""
+        """Makes the waiting thread check its condition again."""
         if self._signal.locked():
             self._signal.release()
 
@@ -91,11 +87,11 @@ class Waiter:
 class ClientShell:
     """Threads and I/O of one client. ``on_lost`` is called when the broker is gone.
 
-    ``state``: of the connection, see ``zray.client.states``; ``lost``: why the broker is gone, if it is.
+    ``state``: of the connection, see ``zray.client.states``. ``lost``: why the broker is gone; empty if it is not.
 
-    ``on_effects(effects)`` is called without the lock, with signal handlers held back; it returns those effects that
-    run code of the user's. These are completed by the background thread if they come up in the main thread, where a
-    signal handler could end them half-way.
+    ``on_effects(effects)`` is called without the lock, while signal handlers are held back. It returns the effects that
+    run user code. If they arise in the main thread, the background thread completes them, because a signal handler
+    could interrupt them in the main thread.
     """
 
     def __init__(
@@ -114,36 +110,39 @@ class ClientShell:
         self._on_effects = on_effects
         self._on_lost = on_lost
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lifeline = lifeline  # its end says that the local cluster is gone
+        self._lifeline = lifeline  # a descriptor that reads end-of-file when the local cluster is gone
         self._socket_fd = connection.socket.fileno()
         self._fds: list[int] = []
-        # Two, since a user's thread may take the lead while the background thread is still in poll().
+        # Two pollers, because a user thread may take the lead while the background thread is still in poll().
         self._user_poll: select.poll | None = None
         self._background_poll = select.poll()
         self._choose_fds()
         self._leader: Waiter | None = None
         self._led_since = 0.0
         self._driven_at = 0.0
-        self._polling = False  # the leader is, or is about to be, in poll()
+        self._polling = False  # the leader is in poll(), or about to call it
         self._followers: deque[Waiter] = deque()
         self._background = Waiter(self)
         self._parked = False
         self._last_tick = 0.0
-        self.last_flush = 0.0  # when everything there was to send was sent last
+        self.last_flush = 0.0  # when everything pending was last sent
         self._effects: list[Any] = []
         self._unsent: dict[bytes, list[Any]] = {}  # by destination
         self._callbacks: deque[Callback] = deque()
-        self._crowd: list[Waiter] = []  # threads that wait for room on the link
+        self._waiting_for_room: list[Waiter] = []  # threads that wait for room on the link
         self._main_ident = threading.main_thread().ident
         self._loss_unreported = False
+        self._tick_due = False
+        self.on_tick: Callable[[], None] = lambda: None
+        """Called some times a second, without the lock. It must not wait, and must not run user code."""
         self.on_standby: Callable[[], None] | None = None
-        # Not threading.Thread: what it keeps for each thread is 140 KB in every worker.
+        # Not threading.Thread, which would take 140 KB in every worker.
         self._background_ended = _thread.allocate_lock()
         self._background_ended.acquire()
         self._background_ident = _thread.start_new_thread(self._run_background, ())
 
     def _enter_state(self, state: int) -> None:
-        """Changes the state; raises IllegalTransition if it is none that may follow. Under the lock."""
+        """Changes the state. Raises IllegalTransition if ``state`` may not follow. Under the lock."""
         self.state = CONNECTION.after[self.state][state]
 
     @property
@@ -153,18 +152,21 @@ class ClientShell:
 
     # ------------------------------------------------------------------ turns
 
-    def turn(self) -> None:
-        """Receives, handles and sends everything there is. Under the lock; call ``settle`` after releasing it."""
+    def turn(self, expected: bool = False) -> None:
+        """Receives, handles and sends everything pending. Under the lock; call ``settle`` after releasing it.
+
+        ``expected``: the socket's descriptor was ready.
+        """
         core, connection = self.core, self.connection
         now = self._driven_at = time.monotonic()
         core.collect(now)
         if self.state is not OPEN:
             self._take_output()
             return
-        if core.has_output or self._unsent:  # first: after a send the socket has to be looked at once more
+        if core.has_output or self._unsent:  # send first, because the socket must be checked after a send
             self._send()
         while self.state is OPEN:
-            for message in connection.receive():
+            for message in connection.receive(expected=expected):
                 try:
                     core.receive(BROKER, message, now)
                 except ProtocolError:
@@ -175,25 +177,28 @@ class ClientShell:
                 self._tick(now)
             self.last_flush = now
             flushed = self._send() if core.has_output or self._unsent else connection.flush([])
+            expected = False
             if connection.link.rejected:
                 self._reject(now)
-            elif not flushed or not connection.readable:
+            elif flushed and connection.readable:
+                expected = True
+            else:
                 break
-        if self._crowd and not connection.link.congested:
-            crowd, self._crowd = self._crowd, []
-            for waiter in crowd:
+        if self._waiting_for_room and not connection.link.congested:
+            waiters, self._waiting_for_room = self._waiting_for_room, []
+            for waiter in waiters:
                 waiter.wake()
         if core.has_output:
             self._take_output()
 
     def _take_output(self) -> None:
-        """What is to be sent waits for the next turn, effects for ``settle``."""
+        """Takes the core's output. Messages wait for the next turn, effects for ``settle``."""
         output = self.core.take_output()
         self._effects.extend(output.effects)
         output.add_sends_to(self._unsent)
 
     def _send(self) -> bool:
-        """Sends everything there is; whether anything went out."""
+        """Sends everything pending. Returns whether anything was sent."""
         if self._unsent:
             self._take_output()
             sends, self._unsent = self._unsent, {}
@@ -212,7 +217,7 @@ class ClientShell:
         if self._last_tick and now - self._last_tick > PAUSE_S:
             self.connection.link.restart_silence(now)
         self._last_tick = now
-        self._effects.append(TICK)
+        self._tick_due = True
         self.core.tick(now)
         refused = self.connection.refused
         if refused is not None:
@@ -225,23 +230,24 @@ class ClientShell:
         self._enter_state(LOST)
         self._choose_fds()
         self.core.lose_cluster(reason, time.monotonic())
-        for waiter in self._crowd:
+        for waiter in self._waiting_for_room:
             waiter.wake()
         self._loss_unreported = True
 
     def lose(self, reason: str) -> None:
-        """Ends every wait: the cluster is gone."""
+        """Ends every wait, because the cluster is gone."""
         with self.lock:
             if self.state is OPEN:
                 self._lose(reason)
         self.settle()
 
     def settle(self) -> None:
-        """Does what turns have left to do, without the lock."""
-        if not self._effects and not self._loss_unreported:
+        """Performs the effects of earlier turns, without the lock."""
+        if not self._effects and not self._loss_unreported and not self._tick_due:
             return
-        self.lock.shield()  # what has been taken from the list must be done
+        self.lock.shield()  # effects that were taken from the list must be performed
         try:
+            self._settle_tick()
             while self._effects or self._loss_unreported:
                 with self.lock:
                     effects, self._effects = self._effects, []
@@ -255,8 +261,14 @@ class ClientShell:
         if self._callbacks:
             self._call_back()
 
+    def _settle_tick(self) -> None:
+        """Calls ``on_tick`` if a tick was made. A leader does so itself, and keeps the lead."""
+        if self._tick_due:
+            self._tick_due = False
+            self.on_tick()
+
     def _call_back(self) -> None:
-        """Completes callbacks, or has the background thread do so."""
+        """Completes callbacks; in the main thread, leaves them to the background thread."""
         if get_ident() == self._main_ident and not self.closed:
             with self.lock:
                 self.alert(self._background)
@@ -269,9 +281,10 @@ class ClientShell:
             callback.complete()
 
     def submitted(self) -> None:
-        """Called under the lock after the core was given something to send: sees to it that it leaves soon.
+        """Makes sure that the core's messages are sent soon. Called under the lock, after the core was given work.
 
-        The first of a burst goes at once; what follows closely is left to a thread that waits, or to the background.
+        The first message of a burst is sent at once. Those that follow within ``BURST_S`` are left to a thread that
+        waits, or to the background thread.
         """
         if self.state is CLOSED:
             return
@@ -285,7 +298,7 @@ class ClientShell:
     def collect(self) -> None:
         """Counts the references that are gone. Under the lock; call ``settle`` after releasing it.
 
-        Nobody is woken unless there is something to send: to wake a thread costs as much as to write half a megabyte.
+        Wakes no thread unless there is something to send: waking a thread costs as much as writing half a megabyte.
         """
         self.core.collect(time.monotonic())
         self._take_output()
@@ -293,20 +306,20 @@ class ClientShell:
             self.submitted()
 
     def wait_for_room(self) -> None:
-        """Waits while so much is under way to the broker that this process must not add to it.
+        """Waits while the link to the broker is congested, so that this process must not add to it.
 
-        For threads that make calls, without the lock. The background thread, which would wait for itself, does not.
+        For threads that make calls, without the lock. The background thread does not wait: it would wait for itself.
         """
         while self.connection.link.congested and self.state is OPEN:
             if get_ident() == self._background_ident:
                 return
             waiter = Waiter(self)
             with self.lock:
-                self._crowd.append(waiter)
+                self._waiting_for_room.append(waiter)
             self.wait(waiter, None)
 
     def run(self, action: Callable[[], Any]) -> Any:
-        """Does something with the core, and sends what comes of it."""
+        """Calls ``action`` under the lock, and sends the messages that result. Returns the action's result."""
         with self.lock:
             result = action()
             self.submitted()
@@ -316,7 +329,7 @@ class ClientShell:
     # ------------------------------------------------------------------ waiting
 
     def alert(self, waiter: Waiter) -> None:
-        """Makes a waiting thread look again; under the lock."""
+        """Makes a waiting thread check its condition again. Under the lock."""
         if self.state is CLOSED:
             waiter.signal()
             return
@@ -328,12 +341,12 @@ class ClientShell:
             waiter.signal()
 
     def wait(self, waiter: Waiter, timeout_s: float | None) -> bool:
-        """Waits until ``waiter.is_done()``, driving the socket if nobody else does. False: timed out.
+        """Waits until ``waiter.is_done()``. Drives the socket if no other thread does. Returns False at the timeout.
 
-        Turns first, unless the waiter has been entered already.
+        Takes a turn first, unless the waiter has entered already.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        self.lock.shield()  # opened where this thread sleeps
+        self.lock.shield()  # a window is open while this thread sleeps
         try:
             if not waiter.entered:
                 self._turn_and_enter(waiter)
@@ -341,7 +354,9 @@ class ClientShell:
                 if self._effects or self._loss_unreported:
                     self._settle_aside(waiter)
                     continue
-                left_s = TICK_S if deadline is None else min(TICK_S, deadline - time.monotonic())
+                self._settle_tick()
+                pause_s = self._pause_s()
+                left_s = pause_s if deadline is None else min(pause_s, deadline - time.monotonic())
                 if waiter is self._leader:
                     self._wait_for_socket(waiter, max(0.0, left_s))
                 else:
@@ -359,15 +374,20 @@ class ClientShell:
             self.settle()
             self.lock.unshield()
 
+    def _pause_s(self) -> float:
+        """How long a leader may wait, in seconds. An idle worker has no heartbeat to send, and waits longer."""
+        link = self.connection.link
+        return REST_S if link.is_at_rest and self.core.is_at_rest else TICK_S
+
     def enter(self, waiter: Waiter) -> None:
-        """A waiter takes the lead, or stands behind the one who has it. Under the lock, right after a turn."""
+        """Makes a waiter the leader, or queues it behind the leader. Under the lock, directly after a turn."""
         waiter.entered = True
         waiter.thread = get_ident()
         leader = self._leader
         if leader is None or leader is self._background:
             self._lead(waiter)
         elif leader.thread == waiter.thread:
-            # A signal handler waits, in the thread of the leader that it has interrupted. That one goes on afterwards.
+            # A signal handler waits, in the leader's thread, which it has interrupted. The old leader goes on after it.
             self._followers.appendleft(leader)
             self._lead(waiter)
         else:
@@ -380,18 +400,21 @@ class ClientShell:
                 self.enter(waiter)
 
     def _settle_aside(self, waiter: Waiter) -> None:
-        """Settles without any role: what is called there, such as the callback of a future, may wait itself."""
+        """Settles after the waiter has left: code called there, such as a future's callback, may itself wait."""
         with self.lock:
             self._leave(waiter)
         self.settle()
-        self._turn_and_enter(waiter)  # it may also have submitted something, and relied on those who wait
+        self._turn_and_enter(waiter)  # the callback may have submitted something that a waiting thread has to send
 
     def _succeed(self, waiter: Waiter) -> None:
-        """Of one who does not lead, or did not: turns if it has been promoted, and takes the lead if the leader has not
-        turned for long, such as one whose signal handler runs on and on."""
+        """Called for a waiter that did not lead when it slept. Takes a turn if it has become the leader meanwhile.
+
+        Takes the lead if the leader has taken no turn for ``LOST_LEAD_S``, for example because its signal handler does
+        not end.
+        """
         with self.lock:
             if waiter is self._leader:
-                self._turn_as_leader(waiter)
+                self._turn_as_leader(waiter, expected=False)
             elif time.monotonic() - self._driven_at > LOST_LEAD_S:
                 self._lead(waiter)
 
@@ -403,7 +426,7 @@ class ClientShell:
         self._led_since = time.monotonic()
 
     def _leave(self, waiter: Waiter) -> None:
-        """A waiter leaves; if it led, somebody else has to."""
+        """Removes a waiter. If it led, another one takes the lead."""
         waiter.entered = False
         if waiter is not self._leader:
             if waiter in self._followers:
@@ -416,30 +439,30 @@ class ClientShell:
             follower = self._followers.popleft()
             self._lead(follower)
             follower.signal()
-            if follower.polls:  # it was interrupted there, and may be done by now
+            if follower.polls:  # a signal handler interrupted its poll(), and it may be done by now
                 os.eventfd_write(self._wake_fd, 1)
         elif self._parked:
             self._parked = False
             self._background.signal()
 
     def _wait_for_socket(self, waiter: Waiter, timeout_s: float) -> None:
-        """Waits for the socket, and turns, if the lead was not taken over meanwhile."""
+        """Waits for the socket, then takes a turn, unless another thread has taken the lead meanwhile."""
         ready = dict(self._poll(waiter, timeout_s))
         with self.lock:
             if self._lifeline in ready:
                 self._lose_lifeline()
             if waiter is not self._leader or self.state is CLOSED:
-                return  # with the lead goes the right to consume the signal
+                return  # only the leader may consume the signal
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
-            self._turn_as_leader(waiter)
+            self._turn_as_leader(waiter, self._socket_fd in ready)
 
     def _poll(self, waiter: Waiter, timeout_s: float) -> list[tuple[int, int]]:
         if waiter is self._background:
             return self._background_poll.poll(timeout_s * 1000)
         fds = self._fds
         poll, self._user_poll = self._user_poll, None
-        if poll is None:  # a signal handler waits, and has interrupted this very call
+        if poll is None:  # this is a signal handler that has interrupted poll(), which uses the other object
             poll = _poller(fds)
         waiter.polls = True
         try:
@@ -453,15 +476,15 @@ class ClientShell:
                 self._user_poll = poll
 
     def _choose_fds(self) -> None:
-        """What is polled: not the socket once it is lost, as it would be ready for ever."""
+        """Sets the descriptors to poll. The socket is left out once it is lost, because it would always be ready."""
         socket = [] if self.lost else [self._socket_fd]
         self._fds = [*socket, self._wake_fd, *([self._lifeline] if self._lifeline >= 0 else [])]
         self._user_poll = _poller(self._fds)
         self._background_poll = _poller(self._fds)
 
-    def _turn_as_leader(self, waiter: Waiter) -> None:
-        self._polling = False  # what becomes ready now, it will see without being woken
-        self.turn()
+    def _turn_as_leader(self, waiter: Waiter, expected: bool) -> None:
+        self._polling = False  # no wake-up is needed: the turn handles whatever becomes ready now
+        self.turn(expected)
         if waiter.is_done():
             self._leave(waiter)
         else:
@@ -480,7 +503,7 @@ class ClientShell:
             while not self.closed:
                 try:
                     self._stand_by()
-                except BaseException:  # of the user's code, such as a callback: the heartbeats must go on
+                except BaseException:  # raised by user code, such as a callback; the heartbeats must continue
                     self._on_effects([Warn(f"in the background thread of zray:\n{traceback.format_exc().rstrip()}")])
         finally:
             self._background_ended.release()
@@ -519,8 +542,8 @@ class ClientShell:
 
     # ------------------------------------------------------------------ the end
 
-    def close(self, last_words: list[Any]) -> None:
-        """Sends ``last_words``, stops the thread and closes the socket."""
+    def close(self, last_messages: list[Any]) -> None:
+        """Sends ``last_messages``, stops the thread and closes the socket."""
         with self.lock:
             if self.closed:
                 return
@@ -537,7 +560,7 @@ class ClientShell:
         with self.lock:
             if was_open:
                 self._take_output()
-                self.connection.flush([*through_broker(self._unsent), *last_words])
+                self.connection.flush([*through_broker(self._unsent), *last_messages])
             self.connection.close()
             os.close(self._wake_fd)
 

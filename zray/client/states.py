@@ -6,7 +6,7 @@ from zray.states import Machine, State
 
 
 class ConnectionState(State):
-    """Of the connection of a driver or worker to its broker."""
+    """The states of the connection of a driver or worker to its broker."""
 
     OPEN = 0, "The broker has welcomed this process. The link sends and receives."
     LOST = (

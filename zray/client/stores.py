@@ -1,7 +1,7 @@
-"""The object stores that this process can reach: the one it writes to, and those of other hosts on the same machine.
+"""The object stores that this process can reach: its own, and those of other hosts on the same machine.
 
-A host says what its machine is called. Where that is this one the store is looked at, and counts as reachable if
-it proves to be that host's (``zray.store.shares_store``): a container has a ``/dev/shm`` of its own. Objects of all
+A host reports the identifier of its machine. If it is this machine, the store is checked. The store counts as reachable
+if it belongs to that host (``zray.store.shares_store``): a container has a ``/dev/shm`` of its own. Objects of all
 other hosts travel.
 """
 
@@ -19,8 +19,8 @@ from zray.system.machine import machine_id
 
 
 class Stores:
-    """Stores by host, opened when they are first needed. ``known``: hosts that are known; ``hosts()`` asks the broker
-    for all; ``shield()`` gives what holds interrupts back meanwhile, ``tell`` gets what people should know."""
+    """Stores by host, opened when they are first needed. ``known``: the hosts known so far. ``hosts()`` asks the broker
+    for all hosts. ``shield()`` returns the shield that holds interrupts back. ``tell`` shows a warning to the user."""
 
     def __init__(
         self,
@@ -35,10 +35,10 @@ class Stores:
         self._hosts = hosts
         self._lock = threading.Lock()
         self._stores: dict[bytes, Store] = {}
-        self._opened: tuple[Store, ...] = ()  # the same ones
+        self._opened: tuple[Store, ...] = ()  # the same stores
         self._paths: dict[bytes, str] = {}
         self._fetch_paths: dict[bytes, str] = {}
-        self._elsewhere: set[bytes] = set()  # hosts, and drivers, whose stores are known to be out of reach
+        self._elsewhere: set[bytes] = set()  # hosts, and drivers, whose stores cannot be reached
         self._here = machine_id()
         self._home = home
         self._learn(known)
@@ -49,21 +49,21 @@ class Stores:
             host, info = each.host_id, each.info
             if host in self._paths or host in self._elsewhere or info.machine_id != self._here:
                 continue
-            if host == self._home or shares_store(info.store, host):  # a worker was forked by its host
+            if host == self._home or shares_store(info.store, host):  # a worker's own host needs no check: it forked it
                 self._paths[host] = info.store
                 self._fetch_paths[host] = info.fetch
             else:
                 self._elsewhere.add(host)
 
     def find_home(self) -> bytes:
-        """The host whose store this process writes to; empty when this machine has none."""
+        """The host whose store this process writes to; empty if this machine has none."""
         if not self.home:
             self._learn(self._hosts())
             self.home = next(iter(self._paths), b"")
         return self.home
 
     def of(self, host: bytes) -> Store | None:
-        """The store of a host; None if it is out of reach."""
+        """The store of a host; None if it cannot be reached."""
         store = self._stores.get(host)
         if store is not None:
             return store
@@ -88,11 +88,11 @@ class Stores:
             shield.leave_section()
 
     def fetch_path(self, host: bytes) -> str:
-        """Where a host of this machine takes requests for objects from others."""
+        """The path at which a host of this machine accepts requests for objects of other hosts."""
         return self._fetch_paths[host]
 
     def read(self, host: bytes, object_id: bytes) -> memoryview | None:
-        """The bytes of an object that ``host`` stores; None if its store is out of reach. Raises ObjectLostError."""
+        """The bytes of an object that ``host`` stores; None if its store cannot be reached. Raises ObjectLostError."""
         try:
             store = self.of(host)
         except OSError as error:
@@ -107,7 +107,7 @@ class Stores:
             raise ObjectLostError(self._loss(host, object_id, why)) from None
 
     def _loss(self, host: bytes, object_id: bytes, why: str) -> str:
-        """Why an object is lost: mostly since its host is."""
+        """Returns the text of an ObjectLostError. The usual reason is that the host is gone."""
         path = self._paths.get(host)
         if (path and not os.path.exists(path)) or not self._is_known(host):
             why = f"the host that kept it ({host.hex()[:8]}) has died, and no other has a copy"
@@ -116,27 +116,27 @@ class Stores:
     def _is_known(self, host: bytes) -> bool:
         try:
             return any(each.host_id == host for each in self._hosts())
-        except ZrayError:  # nobody answers: nothing can be said of it
+        except ZrayError:  # the broker does not answer, so it cannot be known
             return True
 
     def free(self, host: bytes, object_ids: list[bytes]) -> bool:
-        """Lets segments go; False if the host, whose store is out of reach, has to be asked to.
+        """Frees segments. Returns False if the store cannot be reached, so that the host has to be asked to free them.
 
-        Never asks the broker: it is called by the thread that waits for the broker's answers.
+        Never asks the broker, because the thread that waits for the broker's answers calls it.
         """
         store = self.of(host) if host in self._paths else None
         if store is not None:
-            with contextlib.suppress(FileNotFoundError):  # the whole store has been removed: nothing is left to free
+            with contextlib.suppress(FileNotFoundError):  # the whole store has been removed, with its segments
                 store.free(object_ids)
         return store is not None
 
     def settle(self) -> None:
-        """Lets go of what values have held that are gone; now and then, for a process that does nothing else here."""
+        """Releases segments of values that are gone. Called regularly, for a process that does not use its stores."""
         for store in self._opened:
             store.settle()
 
     def close(self) -> None:
-        """Closes every store of this process; values that are still used stay mapped."""
+        """Closes every store of this process. Values that are still used stay mapped."""
         for store in self._opened:
             store.close()
         self._stores.clear()

@@ -1,6 +1,7 @@
-"""Objects between machines for a driver on a machine without a host: pulled into its memory, and served from there.
+"""Transfers objects between machines for a driver on a machine without a host.
 
-The same core as a host's (``zray/transfer/core.py``), with the broker as the only way. Loaded by such drivers only.
+The driver pulls objects into its memory, and serves objects from there. It uses the core of hosts
+(``zray/transfer/core.py``); all of its messages go through the broker. Only such drivers load this module.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """A thread that waits for an object. ``data`` when it is there; else ``kind`` and ``message`` say why not."""
+    """A thread that waits for an object. At the end, ``data`` is its bytes, or ``kind`` and ``message`` the error."""
 
     def __init__(self, object_id: bytes) -> None:
         self.object_id = object_id
@@ -26,11 +27,12 @@ class Reader:
         self.over = False
 
     def wake(self) -> None:
-        """It is over (called under the lock of the client's shell)."""
+        """Tells the thread that the transfer is over. Called under the lock of the client's shell."""
 
 
 class DriverTransfers:
-    """``memory``: the driver's own large objects, by ID. All under the lock of the client's shell."""
+    """The transfers of one driver. ``memory``: its own large objects, by identifier. All under the lock of the client's
+    shell."""
 
     def __init__(self, client: ClientCore) -> None:
         self.memory: dict[bytes, bytes] = {}
@@ -40,27 +42,27 @@ class DriverTransfers:
         self._complete: dict[bytes, memoryview] = {}
 
     def fetch(self, reader: Reader, hint: bytes, size: int) -> None:
-        """``reader`` is woken when the object is there, or cannot be had."""
+        """Fetches an object; ``reader`` is woken when the object is here, or cannot be fetched."""
         self._core.fetch(reader, reader.object_id, hint, size, self._client.now)
         self._perform()
 
     def withdraw(self, reader: Reader) -> None:
-        """It waits no more."""
+        """Removes a reader that does not wait any more."""
         self._core.withdraw(reader, self._client.now)
         self._perform()
 
     def receive(self, source: bytes, message: Any) -> None:
-        """A message of another process."""
+        """Handles a message of another process."""
         self._core.receive(source, message, self._client.now)
         self._perform()
 
     def lose_cluster(self, reason: str) -> None:
-        """The broker is gone."""
+        """Ends all transfers, because the broker is gone."""
         self._core.lose_cluster(reason, self._client.now)
         self._perform()
 
     def tick(self) -> None:
-        """Several times a second."""
+        """Lets time pass. Called several times a second."""
         self._core.tick(self._client.now)
         self._perform()
 
@@ -81,7 +83,7 @@ class DriverTransfers:
                     self._rooms.pop(effect.number, None)
                 elif isinstance(effect, Finished):
                     self._finish(effect.reader, effect.kind, effect.message)
-        self._complete.clear()  # its readers have it
+        self._complete.clear()  # the readers have the data now
 
     def _reserve(self, effect: Reserve) -> None:
         try:
@@ -96,7 +98,7 @@ class DriverTransfers:
         origin, request, room = effect
         data = room if room is not None else memoryview(self.memory.get(request.object_id, b""))
         if request.offset >= len(data):
-            answer: Any = PullFailed(request.pull, "its driver has let it go")
+            answer: Any = PullFailed(request.pull, "its driver has freed it")
         else:
             length = min(request.length, chunk_length(len(data), request.offset))
             head, packed = make_chunk(request, len(data), data[request.offset : request.offset + length])

@@ -1,4 +1,4 @@
-"""Waiting for objects: for all of them or an error (``get``), for some wherever they are or until here (``wait``)."""
+"""Waits for objects: for all of them or an error (``get``); for some, on any machine or on this one (``wait``)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from zray.exceptions import ClusterUnavailableError, GetTimeoutError
 from zray.object_ref import ObjectRef
 
 EXPLAINED_FROM_S = 0.5
-"""Who waits for less asks again and again, and is not to wait for an explanation."""
+"""A timeout of at least this many seconds is explained. Code with a shorter one polls, and must not wait for that."""
 ASKING_S = 0.005
-"""So long may it take, in seconds, to ask an object's owner, before whoever asks is said to wait."""
+"""The time, in seconds, that a question to an object's owner may take before the task counts as waiting."""
 
 
 class _FirstError(Waiter):
-    """A wait for objects that ends as soon as one of them is an error: then it is ``woken``.
+    """A wait for objects that ends as soon as one of them is an error. Then it is ``woken``.
 
-    ``entries``: the table that they are in.
+    ``entries``: the table of their entries.
     """
 
     __slots__ = ("_entries",)
@@ -41,7 +41,7 @@ class _FirstError(Waiter):
 
 
 class Waits:
-    """Waits of one session. ``lending``: a context in which a task that waits has lent its CPUs."""
+    """The waits of one session. ``lending``: a context in which a waiting task lends its CPUs."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Waits:
         check_usable: Callable[[], None],
         explain: Callable[[list[bytes]], str],
     ) -> None:
-        """``explain``: says why objects are not there yet."""
+        """``explain`` says why objects do not exist yet."""
         self._explain = explain
         self._shell = shell
         self._references = shell.core.references
@@ -62,10 +62,9 @@ class Waits:
         self._check_usable = check_usable
 
     def first_error(self, ids: list[bytes], timeout_s: float | None) -> bytes:
-        """Waits until all of the objects are ready, or one is an error. Returns the first that is one; empty: none is.
-
-        Raises GetTimeoutError if neither is so in time, ClusterUnavailableError, KeyError for a reference of another
-        cluster.
+        """Waits until all of the objects are ready, or one is an error. Returns the first error; empty if none is one.
+        Raises GetTimeoutError if that does not happen in time, ClusterUnavailableError, KeyError for a reference of
+        another cluster.
         """
         entries = self._entries
         statuses = {entries[object_id].status for object_id in ids}
@@ -90,16 +89,16 @@ class Waits:
         return b""
 
     def _await(self, pending: list[bytes], waiter: Waiter, timeout_s: float | None) -> None:
-        """Waits for objects until the waiter is done or the time is up; afterwards nothing refers to the waiter."""
+        """Waits for objects until the waiter is done or the time is up. Afterwards no entry refers to the waiter."""
         references = self._references
-        still = len(pending) - waiter.left  # so many of them may be pending when the waiter is done
+        still = len(pending) - waiter.left  # the number that may still be pending when the waiter is done
         waiting = []
         try:  # an interrupt may come at the end of any critical section
             with self._shell.lock:
                 for object_id in pending:
                     if references.wait_for(object_id, waiter):
                         waiting.append(object_id)
-                    else:  # it has come meanwhile
+                    else:  # it has become ready meanwhile
                         waiter.ready(object_id)
             if not waiter.is_done():
                 self._awaited[waiter] = waiting
@@ -113,10 +112,10 @@ class Waits:
 
     def _check_open(self) -> None:
         if self._shell.closed:
-            raise ClusterUnavailableError("zray.shutdown() was called while this was waited for")
+            raise ClusterUnavailableError("zray.shutdown() was called before the values were ready")
 
     def _block(self, waiter: Waiter, timeout_s: float | None) -> None:
-        """Waits; a task that does so lends its CPUs out meanwhile."""
+        """Waits. A task lends its CPUs meanwhile."""
         if timeout_s == 0:
             self._shell.wait(waiter, timeout_s)
         else:
@@ -124,7 +123,8 @@ class Waits:
                 self._shell.wait(waiter, timeout_s)
 
     def _block_for(self, pending: list[bytes], waiter: Waiter, timeout_s: float | None) -> None:
-        """As ``_block``. Nothing is lent while an owner is asked for what may be there: that is no time to wait."""
+        """As ``_block``. If other processes own all of the objects, waits ``ASKING_S`` before it lends: they may have
+        the values already."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         if not any(map(self._references.owns, pending)):
             self._shell.wait(waiter, ASKING_S if timeout_s is None else min(timeout_s, ASKING_S))
@@ -134,7 +134,7 @@ class Waits:
     def wait(
         self, refs: list[ObjectRef], num_returns: int, timeout_s: float | None, fetch_local: bool
     ) -> list[ObjectRef]:
-        """At most ``num_returns`` ready references, in order; with ``fetch_local`` those whose objects are here.
+        """Returns at most ``num_returns`` ready references, in order; with ``fetch_local`` only objects that are here.
 
         Raises KeyError for a reference of another cluster.
         """
@@ -147,13 +147,13 @@ class Waits:
             else:
                 self._until(refs, num_returns, timeout_s)
             ready = self._ready(refs, num_returns)
-        for ref in ready if self._references.unseen else ():  # who waits for it looks at it
+        for ref in ready if self._references.unseen else ():  # an error that a program waits for counts as seen
             self._references.seen(ref._id)
         if fetch_local and not all(map(self._is_here, ready)):
             return self._wait_here(refs, num_returns, deadline)
         return ready
 
-    # ------------------------------------------------------------------ wherever they are
+    # ------------------------------------------------------------------ on any machine
 
     def _ready(self, refs: list[ObjectRef], most: int) -> list[ObjectRef]:
         entries = self._entries
@@ -176,7 +176,7 @@ class Waits:
                 self._check_open()
 
     def _poll(self, refs: list[ObjectRef]) -> None:
-        """Looks once at the socket, and asks the owners of borrowed objects, without waiting."""
+        """Reads the socket once, and asks the owners of borrowed objects, without waiting."""
         waiter = Waiter(self._shell, len(refs))
         with self._shell.lock:
             for ref in refs:
@@ -186,15 +186,15 @@ class Waits:
                 self._references.stop_waiting(ref._id, waiter)
         self._shell.settle()
 
-    # ------------------------------------------------------------------ until they are here
+    # ------------------------------------------------------------------ on this machine
 
     def _is_here(self, ref: ObjectRef) -> bool:
         entry = self._entries[ref._id]
         return entry.status is not STORED or self._prefetches.is_here(entry.host, ref._id)
 
     def _wait_here(self, refs: list[ObjectRef], num_returns: int, deadline: float | None) -> list[ObjectRef]:
-        """Has as many brought here as are asked for, and waits for them, or for others that come to be here."""
-        been_here: set[bytes] = set()  # counts from then on: a full store may have dropped the copy again
+        """Brings as many objects here as are wanted, and waits until as many are here; others may arrive first."""
+        been_here: set[bytes] = set()  # these count even if a full store has dropped the copy again
         while True:
             here: list[ObjectRef] = []
             coming: list[Prefetch] = []
@@ -235,13 +235,13 @@ class Waits:
 
 @contextlib.contextmanager
 def lending(shell: ClientShell) -> Iterator[None]:
-    """A task that waits in here has lent its CPUs. An actor keeps its own."""
+    """A context in which a waiting task lends its CPUs. An actor keeps its own."""
     lock, execution = shell.lock, shell.core.execution
     lends = False
     lock.shield()
     try:
         with lock:
-            # Not for what a task has left behind, such as a thread: it holds no CPUs to lend.
+            # Not for a thread that has outlived its task: it holds no CPUs to lend.
             lends = not execution.actor_id and execution.is_running(current_task.get().task_id)
             if lends:
                 execution.block()

@@ -102,10 +102,11 @@ class Config:
     """Whether errors of tasks whose results are never fetched go unreported; RAY_IGNORE_UNHANDLED_ERRORS counts too."""
     dedup_logs: bool = True
     """Whether the same line of several workers is shown once, with a count; Ray's RAY_DEDUP_LOGS counts too."""
-    log_level: str = "INFO"
+    log_level: str = ""
     """The least severe lines that brokers and hosts log: DEBUG, INFO, WARNING or ERROR.
 
-    They log to files of their session, and zray-broker and zray-worker also to stderr.
+    They log to files of their session, and zray-broker and zray-worker also to stderr. Default: INFO, and WARNING in a
+    cluster that init() started.
     """
     log_file_max_bytes: int = 16 * MIB
     """A worker's log file is rotated at this size, in bytes; one older file is kept."""

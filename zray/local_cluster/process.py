@@ -16,7 +16,7 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import FREEZE_HEAP, TUNE_MALLOC, WARM_UP, Config
 from zray.exceptions import ZrayError
-from zray.logs.handlers import BROKER_LOG, HOST_LOG, start_log
+from zray.logs.process_log import BROKER_LOG, HOST_LOG, start_log
 from zray.memory.heap import freeze_heap
 from zray.memory.malloc import give_back
 from zray.protocol import rows
@@ -55,7 +55,7 @@ def main() -> int:
     zygote = prepare_zygote(
         paths, [*lock.filenos(), report_fd], settings["resources"], disabled=config.disabled_optimizations
     )
-    start_log(config.log_level, f"{paths.logs}/{HOST_LOG}")  # after the zygote: its children have no log
+    start_log(config.log_level or "WARNING", f"{paths.logs}/{HOST_LOG}")  # after the zygote: its children have no log
     if not os.read(bound_read, 1):
         return _report(report_fd, error="the broker did not start")
     options = HostOptions(address, settings["resources"], settings["store_bytes"])
@@ -87,7 +87,7 @@ def _fork_broker(address: str, config: Config, logs: str, bound_fd: int, close: 
         for fd in (0, *close):
             os.close(fd)
         set_title("zray: broker")
-        start_log(config.log_level, f"{logs}/{BROKER_LOG}")
+        start_log(config.log_level or "WARNING", f"{logs}/{BROKER_LOG}")
 
         def bound(_: str) -> None:
             os.write(bound_fd, b"\1")

@@ -1,4 +1,4 @@
-"""A line of a process's log, as its core makes it. The shell writes it, see ``zray.logs.handlers``."""
+"""A line of a process's log, as its core makes it. The shell writes it, see ``zray.logs.process_log``."""
 
 from __future__ import annotations
 

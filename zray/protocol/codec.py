@@ -1,4 +1,4 @@
-"""Frames to bytes and back; see SPEC.md for the layout. Nothing in here keeps state."""
+"""Converts frames to bytes and back. SPEC.md has the layout. The only state is a cache of packers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ KIND_HANDSHAKE, KIND_DATA = 0, 1
 HEADER = struct.Struct("<BB8sQQ")
 NO_INCARNATION = bytes(8)
 PACK_ERRORS = (ValueError, TypeError, OverflowError, RecursionError)
-"""What ``pack_body`` raises for a message with content that msgpack cannot take."""
+"""What ``pack_body`` raises for a message with content that msgpack cannot pack."""
 _TEXT = "surrogatepass"
-"""Names of files that are not UTF-8 have surrogates in them, as Python reads them: they arrive as they were."""
+"""Python reads file names that are not UTF-8 as text with surrogates. This keeps them unchanged on the wire."""
 
 
 MAX_IDLE_PACKER_BYTES = 1 << 18
-"""A packer that has made more is not kept: it would keep that much memory as well."""
+"""A packer that has made a longer result is not kept, since it keeps its buffer of that size."""
 _idle_packers: list[Any] = []
 
 
 def pack(value: Any) -> bytes:
-    """``value`` in msgpack. Raises one of ``PACK_ERRORS``.
+    """Returns ``value`` in msgpack. Raises one of ``PACK_ERRORS``.
 
-    To make a packer takes longer than to use it, so they are kept. Each is used by one call at a time, whichever thread
-    or finalizer calls; one that has raised is not used again.
+    Making a packer takes longer than using it, so packers are kept. Each is used by one call at a time, also if other
+    threads or finalizers call. A packer that has raised is not used again.
     """
     try:
         packer = _idle_packers.pop()
@@ -47,7 +47,10 @@ MAX_SHAPE_BYTES = 1 << 16
 
 
 def shape_key(amounts: dict[str, int]) -> bytes:
-    """The canonical form of ``amounts`` (ten-thousandths by name) that travels in messages. Raises ValueError."""
+    """The canonical form of ``amounts`` (ten-thousandths by name) for messages.
+
+    Raises ValueError if it is longer than ``MAX_SHAPE_BYTES``.
+    """
     key = pack(sorted(item for item in amounts.items() if item[1]))
     if len(key) > MAX_SHAPE_BYTES:
         raise ValueError(
@@ -58,7 +61,7 @@ def shape_key(amounts: dict[str, int]) -> bytes:
 
 
 class Frame(NamedTuple):
-    """A frame whose header has been read; ``body`` is not parsed yet."""
+    """A frame whose header has been read. ``body`` has not been parsed yet."""
 
     kind: int
     incarnation: bytes
@@ -68,17 +71,17 @@ class Frame(NamedTuple):
 
 
 def pack_body(messages: Iterable[Any]) -> bytes:
-    """The body of a frame."""
+    """Packs messages into the body of a frame. Raises one of ``PACK_ERRORS``."""
     return pack([encode_row(message) for message in messages])
 
 
 def pack_frame(kind: int, incarnation: bytes, seq: int, ack: int, body: bytes) -> bytes:
-    """A whole frame."""
+    """Returns a whole frame: header and body."""
     return HEADER.pack(MAGIC, kind, incarnation, seq, ack) + body
 
 
 def read_frame(data: bytes) -> Frame:
-    """Splits a frame; raises ProtocolError if it is none."""
+    """Splits a frame into header and body. Raises ProtocolError if ``data`` is not a frame."""
     if len(data) < HEADER.size:
         raise ProtocolError("shorter than a header")
     magic, kind, incarnation, seq, ack = HEADER.unpack_from(data)
@@ -88,19 +91,22 @@ def read_frame(data: bytes) -> Frame:
 
 
 def unpack_row(body: bytes, allowed: frozenset[Any]) -> Any:
-    """A message that travels by itself, on a channel; raises ProtocolError if it is not acceptable."""
+    """Returns the message of a single row, as channels carry it.
+
+    Raises ProtocolError if it is malformed or not of an ``allowed`` class.
+    """
     return decode_row(unpack(body), allowed)
 
 
 def unpack(data: bytes | memoryview) -> Any:
-    """What the msgpack of a peer stands for, in bounded memory (see ``elements``); raises ProtocolError."""
+    """Parses the msgpack of a peer, in bounded memory (see ``elements``). Raises ProtocolError if it is malformed."""
     try:
         if len(data) <= MAX_MAPS:
             return msgpack.unpackb(
                 data, strict_map_key=False, max_ext_len=0, ext_hook=_no_extension, unicode_errors=_TEXT
             )
         if len(data) > UNCOUNTED_BYTES and not has_few_elements(data):
-            raise ProtocolError(f"more than {MAX_ELEMENTS:,} values, or too deep")
+            raise ProtocolError(f"more than {MAX_ELEMENTS:,} values, or nested too deep")
         count_map = MapCounter() if len(data) <= UNCOUNTED_BYTES else None
         return msgpack.unpackb(
             data,
@@ -115,25 +121,28 @@ def unpack(data: bytes | memoryview) -> Any:
 
 
 def _no_extension(code: int, data: bytes) -> Any:
-    raise ProtocolError("a value of a type that this protocol does not have")
+    raise ProtocolError("an extension type, which this protocol does not use")
 
 
 def unpack_messages(body: bytes | memoryview, allowed: frozenset[Any]) -> list[Any]:
-    """All messages of a body, or ProtocolError if any one of them is not acceptable."""
+    """Returns the messages of a body.
+
+    Raises ProtocolError if one of them is malformed or not of an ``allowed`` class.
+    """
     rows = unpack(body)
     if type(rows) is not list:
-        raise ProtocolError("a body is an array of messages")
+        raise ProtocolError("a body that is not an array of messages")
     return [decode_row(row, allowed) for row in rows]
 
 
 def pack_handshake(message: Any, incarnation: bytes = NO_INCARNATION) -> bytes:
-    """A handshake frame with one message."""
+    """Returns a handshake frame with one message."""
     return pack_frame(KIND_HANDSHAKE, incarnation, 0, 0, pack_body([message]))
 
 
 def unpack_handshake(frame: Frame) -> Any:
-    """The message of a handshake frame."""
+    """Returns the message of a handshake frame. Raises ProtocolError if it is malformed."""
     rows = unpack(frame.body)
     if type(rows) is not list or len(rows) != 1:
-        raise ProtocolError("a handshake frame holds one message")
+        raise ProtocolError("a handshake frame that does not hold one message")
     return decode_handshake(rows[0])

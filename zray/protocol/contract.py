@@ -1,22 +1,22 @@
-"""One contract for every core: what comes in, what goes out, and who performs it.
+"""The one contract of all cores: their inputs, their output, and how a shell performs it.
 
-A *core* decides, and does nothing else. It has no socket, clock, thread or randomness. A *shell* owns these: it brings
-what has happened to the core, and performs what the core wants done. So whoever knows one core knows all of them, and
-the simulation (``zray/testing``) runs the cores that a cluster runs.
+A *core* decides, and does nothing else. It has no socket, clock, thread or randomness. A *shell* owns these: it tells
+the core what has happened, and performs the core's output. All cores work this way, so a reader has to learn it only
+once, and the simulation (``zray/testing``) runs the same cores as a cluster.
 
 The rules:
 
-1. What other processes say comes in by ``receive``. The shell vouches for ``source``: the name is the sender's.
+1. Messages of other processes come in by ``receive``. The shell guarantees that ``source`` is the real sender.
 2. What happens in the process itself comes in by methods marked with ``event``. Their last parameter is ``now``.
-3. Time comes in with each message and event, in seconds of a clock that never runs backwards. ``tick`` brings it at
-   least every ``TICK_S``. Where ``due_s`` says so, a turn is due sooner, an empty one if nothing comes.
-4. In a turn, that is one or more inputs, the shell takes the ``Output`` and performs all of it: ``effects`` in order,
-   and ``sends`` in each destination's order, those to ``BROKER`` before those to others. Sends may wait for the end of
-   the turn. What is performed may be an input again. The turn is over when the output is empty.
-5. A message that is no good raises ProtocolError. The message is dropped, and what was right before stays right. No
-   other exception is expected of a core.
-6. Other public methods and attributes are for reading. Only the tables of a client, which user code calls, are changed
-   by their methods as well: such a method returns what user code needs, so it cannot be an event.
+3. Each message and event brings the time, in seconds of a clock that never runs backwards. ``tick`` brings it at least
+   every ``TICK_S``. If ``due_s`` says so, the shell runs a turn sooner, an empty one if nothing comes.
+4. A turn is one or more inputs. In it the shell takes the ``Output`` and performs all of it: ``effects`` in order, and
+   ``sends`` in the order of each destination, those to ``BROKER`` before those to others. Sends may wait for the end of
+   the turn. Performing an effect may cause new inputs. The turn is over when the output is empty.
+5. A core raises ProtocolError for a malformed or disallowed message. The message is dropped, and the core's state stays
+   consistent. A core must not raise any other exception.
+6. Other public methods and attributes are for reading. The only exception is the tables of a client, which user code
+   calls: their methods change them and return what user code needs, so they cannot be events.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any, Generic, Protocol, TypeVar
 BROKER = b""
 """The broker's name, as a source and as a destination."""
 TICK_S = 0.25
-"""A core is told the time at least so often, in seconds."""
+"""The longest time between two ticks of a core, in seconds."""
 
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
@@ -35,7 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Output(Generic[E]):
-    """What a core wants done. False if that is nothing."""
+    """What a core wants done. False if it is empty."""
 
     __slots__ = ("effects", "sends")
 
@@ -43,19 +43,19 @@ class Output(Generic[E]):
         self.sends = sends
         """Messages by destination (the identifier of a process, or ``BROKER``), in order."""
         self.effects = effects
-        """What the shell is to do besides, in order."""
+        """What the shell must do besides sending, in order."""
 
     def __bool__(self) -> bool:
         return bool(self.sends or self.effects)
 
     def add_sends_to(self, unsent: dict[bytes, list[Any]]) -> None:
-        """Puts what is to be sent behind what waits for the end of the turn."""
+        """Appends the sends to those that wait for the end of the turn."""
         for dest, messages in self.sends.items():
             unsent.setdefault(dest, []).extend(messages)
 
 
 class Outbox(Generic[E]):
-    """What a core gathers for its next output. Its tables share it."""
+    """Collects the next output of a core. The tables of the core share it."""
 
     __slots__ = ("_effects", "_sends", "_to_broker", "perform", "to_broker")
 
@@ -80,11 +80,11 @@ class Outbox(Generic[E]):
             messages.append(message)
 
     def __bool__(self) -> bool:
-        """Whether something has been gathered. (To ask is cheaper than to take nothing.)"""
+        """Whether something has been collected. (Asking is cheaper than taking an empty output.)"""
         return bool(self._to_broker or self._effects or self._sends)
 
     def take(self) -> Output[E]:
-        """What has been gathered since the last call."""
+        """Takes what has been collected since the last call."""
         sends: dict[bytes, list[Any]] = {}
         effects: list[E] = []
         if self._to_broker:
@@ -100,25 +100,25 @@ class Outbox(Generic[E]):
 
 
 class Core(Protocol[E_co]):
-    """What every core can do. ``E_co``: the types of its effects."""
+    """The interface of every core. ``E_co``: the types of its effects."""
 
     def receive(self, source: bytes, message: Any, now: float) -> None:
-        """A message of a process has arrived. Raises ProtocolError if its content is no good."""
+        """Handles a message of a process. Raises ProtocolError if its content is malformed or not allowed."""
 
     def tick(self, now: float) -> None:
-        """Time has passed."""
+        """Does what depends on the time."""
 
     def due_s(self, now: float) -> float:
-        """In so many seconds a turn has something to do, though nothing comes in; infinite if nothing is due."""
+        """In how many seconds a turn has something to do even if nothing comes in; infinite if never."""
 
     def take_output(self) -> Output[Any]:
-        """What is to be done now. It is taken away: the next call returns what has come since."""
+        """Takes what the core wants done. The next call returns only what has been added since."""
 
     def check(self) -> None:
         """Raises AssertionError if an invariant does not hold; for tests and the simulation."""
 
 
 def event(method: F) -> F:
-    """Marks a method of a core by which something that has happened in the process itself comes in."""
+    """Marks a method of a core as an event: the shell calls it when something has happened in the process itself."""
     method.is_event = True  # type: ignore[attr-defined]
     return method

@@ -1,8 +1,9 @@
-"""How many values a piece of msgpack has, counted before any of them is made.
+"""Counts the values in msgpack before any of them is made.
 
-A byte of msgpack may become a hundred of memory: an empty map is one byte there, and 64 as an object. So what is large
-is looked through first. What is small is not (``UNCOUNTED_BYTES``, into which any batch of small messages fits): of
-it only the maps are counted, and it becomes 200 MiB at worst, for as long as it takes to find that it is no message.
+One byte of msgpack may become a hundred bytes of memory: an empty map is one byte of msgpack, and 64 bytes as an
+object. So the values of large data are counted before parsing. Data of up to ``UNCOUNTED_BYTES`` (any batch of small
+messages fits into that) are parsed at once, and only their maps are counted. At worst they become 200 MiB, until the
+check finds that they are not a message.
 """
 
 from __future__ import annotations
@@ -12,18 +13,26 @@ from typing import Any
 from zray.protocol.messages import ProtocolError
 
 MAX_ELEMENTS = 1 << 20
-"""Values of one frame, those within lists and maps included."""
+"""The most values of one frame, including those within lists and maps."""
 MAX_DEPTH = 64
+"""The most levels of lists and maps within each other."""
 UNCOUNTED_BYTES = 2 << 20
+"""Data of up to this size are parsed without counting their values first."""
 MAX_MAPS = 1 << 16
-"""Maps of a frame that is not looked through: they weigh the most, and batches of small messages have none."""
+"""The most maps in a frame whose values are not counted.
+
+Maps take the most memory, and batches of small messages have none.
+"""
 
 _BYTES, _LIST, _MAP = 0, 1, 2
 
 
 def _by_first_byte() -> list[tuple[int, int, int, int]]:
-    """For each first byte: how many bytes of a length follow, how many other bytes, how many values without a length,
-    and for how many values each unit of the length stands (0: it counts bytes)."""
+    """What follows each possible first byte of a value: four numbers.
+
+    The size of the length field in bytes; the number of other bytes; the number of values if there is no length field;
+    and the number of values per unit of the length (0: the length counts bytes).
+    """
     forms = [(0, 0, 0, _BYTES)] * 256
     for low in range(16):
         forms[0x80 + low] = (0, 0, 2 * low, _BYTES)
@@ -32,7 +41,7 @@ def _by_first_byte() -> list[tuple[int, int, int, int]]:
         forms[0xA0 + low] = (0, low, 0, _BYTES)
     for byte, width in ((0xC4, 1), (0xC5, 2), (0xC6, 4), (0xD9, 1), (0xDA, 2), (0xDB, 4)):  # bytes and text
         forms[byte] = (width, 0, 0, _BYTES)
-    for byte, width in ((0xC7, 1), (0xC8, 2), (0xC9, 4)):  # extensions, which have a type as well
+    for byte, width in ((0xC7, 1), (0xC8, 2), (0xC9, 4)):  # extensions, which also have a type
         forms[byte] = (width, 1, 0, _BYTES)
     for power in range(5):
         forms[0xD4 + power] = (0, 1 + (1 << power), 0, _BYTES)
@@ -48,13 +57,13 @@ _FORMS = _by_first_byte()
 
 
 def has_few_elements(data: bytes | memoryview) -> bool:
-    """Whether there are no more than ``MAX_ELEMENTS`` values, within each other to no more than ``MAX_DEPTH`` levels.
+    """Whether there are at most ``MAX_ELEMENTS`` values, nested at most ``MAX_DEPTH`` levels deep.
 
-    True as well where ``data`` end early or have too much: that is for the parser to say.
+    Also True if ``data`` end early or are too long: the parser finds that.
     """
     position, end, count = 0, len(data), 1
     left = 1  # values still to come in the innermost list or map
-    around: list[int] = []  # and in those that it is in
+    around: list[int] = []  # the same for the lists and maps around it, the outermost first
     while True:
         while not left:
             if not around:
@@ -82,7 +91,7 @@ def has_few_elements(data: bytes | memoryview) -> bool:
 
 
 class MapCounter:
-    """Takes note of each map that msgpack has made, and raises ProtocolError after ``MAX_MAPS``."""
+    """Counts the maps that msgpack makes. Raises ProtocolError after ``MAX_MAPS``."""
 
     __slots__ = ("_left",)
 

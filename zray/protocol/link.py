@@ -1,17 +1,20 @@
-"""A link makes an unreliable, reordering transport deliver exactly once and in order, between two incarnations.
+"""A link delivers messages exactly once and in order over a transport that may lose and reorder frames.
 
-Pure: it is told the time. Contract: after ``send``, ``receive`` or ``tick``, take what is to be transmitted with
-``outgoing()``. Messages given to ``send`` wait until then, so that one turn of a loop makes one frame, however many
-messages it has. What cannot travel (too large, or not to be packed) is left out and found in ``rejected``.
+It connects one incarnation of a process with one of a peer. Pure: the caller passes the time. Contract: after ``send``,
+``receive`` or ``tick``, take the frames to transmit with ``outgoing()``. Messages given to ``send`` wait until then, so
+that one turn of a loop makes one frame, however many messages it has. Messages that cannot be sent (too large, or not
+packable) are left out and put into ``rejected``.
 
-A real connection loses nothing until it breaks, but its other end may be slow, or stopped for hours. So what is not
-acknowledged is not sent again, which would only add to what the transport holds already. It is asked about: a *probe*
-says what the last number sent was, and the peer's answer what it has received of that. As frames of one connection
-arrive in order, what was sent before the probe and is not there by then is lost, and is sent again, once.
+A real connection loses nothing until it breaks, but the peer may be slow, or stopped for hours. So frames are not sent
+again just because they are not acknowledged: that would only add to what the transport already holds. The link asks
+first. A *probe* tells the peer the number of the last frame sent, and the answer acknowledges what the peer has
+received. Frames of one connection arrive in order. So a frame that was sent before the probe and is not acknowledged by
+the answer is lost, and is sent again, once.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import deque
 from typing import Any, NamedTuple
@@ -21,40 +24,43 @@ from zray.protocol.messages import ProtocolError
 
 MAX_BODY_MESSAGES = 4096
 MAX_BODY_BYTES = 1 << 20
-"""A frame is closed when its messages' payloads pass this; one single message may be larger."""
+"""A frame is closed when the payloads of its messages exceed this. A single message may be larger."""
 ACK_EVERY_FRAMES = 64
 ACK_EVERY_BYTES = 1 << 20
 MAX_EARLY_FRAMES = 4096
 ENVELOPE_BYTES = 1024
-"""What may come on top of a body: the frame's header, names of processes, what CURVE adds to a message."""
+"""The most that is added to a body: the frame's header, identifiers of processes, and what CURVE adds."""
 MAX_MESSAGE_BYTES = 512 << 20
 MAX_BACKLOG_BYTES = 64 << 20
-"""A link with more bytes than this under way is congested: whoever makes more for it has to wait."""
+"""A link with more bytes than this under way is congested: what produces messages for it must wait."""
 
 _CONTROL = struct.Struct("<BQ")
 _PROBE, _ANSWER = 1, 2
 
 
 class Rejected(NamedTuple):
-    """A message that was not sent, and why."""
+    """A message that was not sent, and the reason."""
 
     message: Any
     reason: str
 
 
 MAX_EARLY_BYTES = 16 << 20
-"""Of frames that wait for one before them. What has no room is dropped, and comes again with the one that is missed."""
+"""The most bytes in frames that wait for an earlier one.
+
+Further frames are dropped. The peer sends them again with the lost one.
+"""
 
 
 class Link:
-    """One direction pair between this process and a peer.
+    """This process's end of a link, for both directions.
 
-    ``incarnation`` is the broker's; ``allowed`` the message classes that the peer may send; ``max_message_bytes`` the
-    largest ZeroMQ message that it accepts. Times in seconds.
+    ``incarnation``: the broker's; ``allowed``: the message classes that the peer may send; ``max_message_bytes``: the
+    largest ZeroMQ message that the peer accepts. Times are in seconds.
 
-    Attributes: ``rejected``, messages that could not be sent, to be emptied by the owner of the link;
-    ``backlog_bytes``, of the bodies that were sent and have not been acknowledged; ``congested``, whether these are so
-    many that whoever makes more has to wait.
+    Attributes: ``rejected``: messages that could not be sent; the owner of the link empties it. ``backlog_bytes``: the
+    size of the bodies that were sent and are not acknowledged. ``congested``: whether that is more than
+    ``MAX_BACKLOG_BYTES``, so that what produces messages must wait.
     """
 
     __slots__ = (
@@ -103,23 +109,23 @@ class Link:
         self._max_body_bytes = max_message_bytes - ENVELOPE_BYTES
         self._seq = 0
         self._received = 0
-        self._acked = 0  # what the peer has been told that we received
+        self._acked = 0  # the last number that this end has acknowledged
         self._frames_since_ack = 0
         self._bytes_since_ack = 0
         self._outbox: list[Any] = []
         self._unacked: deque[tuple[int, bytes, float]] = deque()  # seq, body, time sent
         self._early: dict[int, memoryview] = {}
         self._early_bytes = 0
-        self._transmit: list[tuple[int, bytes]] = []  # seq, body: to go out (again)
-        self._progress = now  # when an acknowledgement came, or a probe was sent, last
-        self._asked = 0  # the number that the last probe told, until it is answered
+        self._transmit: list[tuple[int, bytes]] = []  # seq, body: to transmit, or to transmit again
+        self._progress = now  # when the last acknowledgement came or the last probe was sent
+        self._asked = 0  # the number in the last probe, until it is answered
         self.backlog_bytes = 0
         self.congested = False
         self.rejected: list[Rejected] = []
         self.last_heard = now
         self.last_sent = now
-        self.malformed = 0  # bodies that were dropped
-        self.fault = ""  # of the last of them
+        self.malformed = 0  # number of malformed bodies, which were dropped
+        self.fault = ""  # what was wrong with the last of them
 
     @property
     def idle(self) -> bool:
@@ -127,16 +133,23 @@ class Link:
         return not self._outbox and not self._unacked
 
     @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing is due before the peer sends something: no acknowledgement, no heartbeat, no probe."""
+        return (
+            not self._outbox and not self._unacked and self._received == self._acked and self._heartbeat_s == math.inf
+        )
+
+    @property
     def pending(self) -> bool:
         """Whether ``outgoing`` would return something."""
         return bool(self._outbox or self._transmit)
 
     def send(self, message: Any) -> None:
-        """Queues a message."""
+        """Queues a message for ``outgoing``."""
         self._outbox.append(message)
 
     def receive(self, frame: Frame, now: float) -> list[Any]:
-        """The messages that a frame makes deliverable. A malformed body is counted and dropped, by itself."""
+        """Returns the messages that a frame makes deliverable. A malformed body is counted and dropped on its own."""
         self.last_heard = now
         unacked = self._unacked
         if unacked and unacked[0][0] <= frame.ack:
@@ -157,7 +170,7 @@ class Link:
             else:
                 self._keep_early(frame)
             return []
-        # Counted before it is parsed: a malformed frame is dropped, and does not hold up those behind it.
+        # Counted before it is parsed: a malformed frame is dropped, and does not hold up the frames behind it.
         self._received += 1
         messages = self._unpack(frame.body)
         while self._early and (body := self._early.pop(self._received + 1, None)) is not None:
@@ -190,7 +203,7 @@ class Link:
             return []
 
     def tick(self, now: float) -> bool:
-        """Pings, acknowledges and probes where that is due. False: the peer has been silent for too long."""
+        """Queues pings, acknowledgements and probes that are due. Returns False if the peer was silent for too long."""
         if self._unacked and now - max(self._unacked[0][2], self._progress) >= self._probe_s:
             self._progress = now
             self._asked = self._unacked[-1][0]
@@ -201,11 +214,11 @@ class Link:
         return now - self.last_heard < self._silence_s
 
     def restart_silence(self, now: float) -> None:
-        """This process itself stood still (was stopped, the machine slept): the peer gets a fresh chance to speak."""
+        """Gives the peer new time to send something, after this process was stopped or the machine slept."""
         self.last_heard = max(self.last_heard, now - self._silence_s / 3)
 
     def outgoing(self, now: float) -> list[bytes]:
-        """The frames to transmit now."""
+        """Takes the frames to transmit now."""
         if self._outbox:
             outbox, self._outbox = self._outbox, []
             for body in self._bodies(outbox):
@@ -241,7 +254,7 @@ class Link:
         return bodies
 
     def _one_by_one(self, messages: list[Any]) -> list[bytes]:
-        """A body for each message that can travel."""
+        """Packs each message into a body of its own. Those that cannot be sent go to ``rejected``."""
         bodies = []
         for message in messages:
             try:
@@ -251,7 +264,7 @@ class Link:
                 continue
             if len(body) > self._max_body_bytes:
                 reason = (
-                    f"it has {len(body):,} bytes, and a message may have {self._max_body_bytes:,} "
+                    f"it has {len(body):,} bytes, and a message may have at most {self._max_body_bytes:,} "
                     "(the setting max_message_bytes)"
                 )
                 self.rejected.append(Rejected(message, reason))
@@ -261,7 +274,7 @@ class Link:
 
 
 def _chunks(messages: list[Any]) -> list[list[Any]]:
-    """Cuts messages so that a body does not become much larger than ``MAX_BODY_BYTES``."""
+    """Splits messages into chunks whose bodies are not much larger than ``MAX_BODY_BYTES``."""
     if len(messages) == 1:
         return [messages]
     chunks = []

@@ -1,7 +1,8 @@
-"""The messages: one ``NamedTuple`` each, one union per direction. How they travel is told by ``zray.protocol.rows``.
+"""The messages: one ``NamedTuple`` each, and one union per direction. ``zray.protocol.rows`` has their form on the
+wire.
 
-What they carry that has a form of its own is in ``records``; questions to the broker, and answers, are in
-``questions``.
+The records that they carry are in ``zray.protocol.records``; the questions to the broker and its answers are in
+``zray.protocol.questions``.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ FunctionId: TypeAlias = bytes
 JobId: TypeAlias = bytes
 
 FLAG_RETRYABLE = 1
-"""The task may be run again when its worker dies, so it may be prefetched behind others."""
+"""The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
 
 FLAG_SPREAD = 2
-"""The task goes to the host with the least to do, rather than to the first that has room."""
+"""The task goes to the least loaded host, and not to the first that has room."""
 
 CANCEL_FORCE = 1
 CANCEL_RECURSIVE = 2
 
 
 class ActorStatus(State):
-    """Of an actor, as the broker sees it. The transitions are in ``zray.broker.states``."""
+    """The state of an actor, as the broker sees it. The transitions are in ``zray.broker.states``."""
 
     PENDING_CREATION = (
         0,
@@ -52,24 +53,27 @@ class ActorStatus(State):
     )
     ALIVE = 1, "It runs calls."
     RESTARTING = 2, "Its worker has died. It waits for another one, or runs the constructor there."
-    DEAD = 3, "It has ended for good. The record is gone; what is kept is why it ended, for those who still call it."
+    DEAD = 3, "It has ended for good. The broker keeps only the reason, for processes that still call it."
 
 
 PENDING_CREATION, ALIVE, RESTARTING, DEAD = ActorStatus
 
 DRIVER, WORKER, HOST, OBSERVER = "driver", "worker", "host", "observer"
-"""An observer asks, and takes no part: it has no job, and nothing in the cluster changes by it."""
+"""The kinds of process. An observer only asks questions: it has no job, and changes nothing in the cluster."""
 
 
 class ProtocolError(ZrayError):
-    """The peer's fault: what it sent is no valid frame or message."""
+    """The peer sent a frame or message that is malformed or not allowed: a fault of the peer."""
 
 
 # ---------------------------------------------------------------------------------------------- handshake
 
 
 class Hello(NamedTuple):
-    """The fields before ``info`` are the same in every version: see ``zray.protocol.rows.decode_handshake``."""
+    """Asks to join.
+
+    The fields before ``info`` are the same in every version: see ``zray.protocol.rows.decode_handshake``.
+    """
 
     protocol: int
     python: str
@@ -80,7 +84,7 @@ class Hello(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """``max_message_bytes``: the largest message that the broker accepts."""
+    """The answer to a ``Hello``: the process has joined. ``max_message_bytes``: the largest that the broker accepts."""
 
     incarnation: bytes
     max_message_bytes: int
@@ -88,7 +92,10 @@ class Welcome(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The same in every version. ``versions``: those that differ, and the others; empty if that is not the reason."""
+    """The answer to a ``Hello``: the process must not join. The same in every version of the protocol.
+
+    ``versions``: all versions, if some of them differ; empty if the reason is another one.
+    """
 
     reason: str
     versions: list[VersionPair]
@@ -98,7 +105,7 @@ class Refused(NamedTuple):
 
 
 class Submit(NamedTuple):
-    """``near``: the host that has most of the arguments' bytes; empty if that does not matter."""
+    """Submits a task. ``near``: the host that has most bytes of the arguments; empty if that does not matter."""
 
     task_id: TaskId
     attempt: int
@@ -115,7 +122,7 @@ class Cancel(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A brokered task ended; gives the grant back and carries the outcome to the owner."""
+    """A task ended: its grant may be given back, and the outcome goes to the owner."""
 
     task_id: TaskId
     attempt: int
@@ -124,7 +131,7 @@ class Done(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """An actor call ended; the broker only routes it."""
+    """A call ended. The broker passes the outcome on to the owner."""
 
     owner: ProcessId
     task_id: TaskId
@@ -133,8 +140,10 @@ class Reply(NamedTuple):
 
 
 class Started(NamedTuple):
-    """The worker runs a task that takes long or waits: the broker needs its payload no more, and passes this on to the
-    owner."""
+    """The worker runs a task that takes long or waits.
+
+    The broker drops the task's payload, and passes this on to the owner.
+    """
 
     task_id: TaskId
     attempt: int
@@ -159,9 +168,12 @@ class FunctionGet(NamedTuple):
 
 
 class ActorCreate(NamedTuple):
-    """Announces an actor, and brings the arguments of its constructor if it is ``ready``: else they follow in another
-    one. ``request``: of an actor with a name, to be answered by ``ActorFound`` or ``NameTaken``; ``get_if_exists``: an
-    actor that has the name already is found."""
+    """Announces an actor.
+
+    ``ready``: the message has the arguments of the constructor; else they follow in another ``ActorCreate``.
+    ``request``: the number for the answer, if the actor has a name: ``ActorFound`` or ``NameTaken``. ``get_if_exists``:
+    if another actor has the name, the answer is that actor.
+    """
 
     actor_id: ActorId
     function_id: FunctionId
@@ -182,7 +194,7 @@ class ActorCall(NamedTuple):
 
 
 class ActorCancel(NamedTuple):
-    """Cancels a call; the broker passes it on to the actor's worker."""
+    """Cancels a call. The broker drops the call if it is queued there; else it tells the actor's worker."""
 
     actor_id: ActorId
     task_id: TaskId
@@ -199,7 +211,7 @@ class ActorRelease(NamedTuple):
 
 
 class ActorLookup(NamedTuple):
-    """Answered by ``ActorFound`` or ``NoSuchActor``."""
+    """Looks up an actor by its name. Answer: ``ActorFound`` or ``NoSuchActor``."""
 
     request: int
     name: str
@@ -207,34 +219,39 @@ class ActorLookup(NamedTuple):
 
 
 class ActorReady(NamedTuple):
-    """The constructor returned (``error`` empty) or raised; from the creator: it cannot even be called."""
+    """The constructor returned (``error`` is empty) or raised. From the creator: it could not be called."""
 
     actor_id: ActorId
     error: bytes
 
 
 class ActorExiting(NamedTuple):
-    """The worker ends its actor by intention: do not restart it."""
+    """The worker ends its actor intentionally: the broker must not restart it."""
 
     actor_id: ActorId
     reason: str
 
 
 class Leaving(NamedTuple):
-    """A worker ends in good order: it has answered all that it had started, and handed back the rest (``Returned``)."""
+    """A worker exits: it has answered all tasks that it had started, and handed back the others (``Returned``)."""
 
     reason: str
 
 
 class Staying(NamedTuple):
-    """Answer to ``ExitIfIdle``. ``busy``: in use, or it owns objects that can be reached; else it is worth keeping."""
+    """The answer to ``ExitIfIdle`` of a worker that stays.
+
+    ``busy``: it is in use, or it owns objects that can be reached; else it is worth keeping.
+    """
 
     busy: bool
 
 
 class Killable(NamedTuple):
-    """Answer to a ``CancelTask`` with force, of a task that runs: what it has submitted is cancelled (if that was asked
-    for), and what stood behind it handed back."""
+    """The answer to a ``CancelTask`` with force, for a task that runs.
+
+    The worker has cancelled what the task has submitted, if asked to, and has handed back the tasks behind it.
+    """
 
     task_id: TaskId
 
@@ -244,14 +261,14 @@ class Watch(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """Rows of peer messages for another process."""
+    """Carries the rows of messages for another process."""
 
     dest: ProcessId
     rows: bytes
 
 
 class Goodbye(NamedTuple):
-    """A driver leaves, and its job ends; or a host leaves, with its workers."""
+    """A driver leaves and its job ends, or a host leaves with its workers."""
 
     reason: str
 
@@ -260,7 +277,7 @@ class Goodbye(NamedTuple):
 
 
 class HostReady(NamedTuple):
-    """``resources``: in ten-thousandths."""
+    """A host has joined and can start workers. ``resources``: amounts in ten-thousandths."""
 
     resources: dict[str, int]
     info: HostInfo
@@ -272,7 +289,10 @@ class WorkerStarted(NamedTuple):
 
 
 class WorkerDied(NamedTuple):
-    """``running``: the task it had started last, or empty; ``kind``, ``message``: the error that users get."""
+    """A worker has died.
+
+    ``running``: the task that it had started last, or empty; ``kind``, ``message``: the error that users get.
+    """
 
     worker_id: ProcessId
     running: bytes
@@ -281,20 +301,20 @@ class WorkerDied(NamedTuple):
 
 
 class WorkerLogs(NamedTuple):
-    """``left_out``: how many lines there was no room for, by worker."""
+    """Lines that workers have printed. ``left_out``: how many lines did not fit into the window, by worker."""
 
     entries: list[WorkerLines]
     left_out: dict[bytes, int]
 
 
 class ChannelRefusals(NamedTuple):
-    """How many strangers a host has turned away from its channels so far, by reason."""
+    """How many connections to its channels a host has refused so far, by reason."""
 
     counts: dict[str, int]
 
 
 class LogsTaken(NamedTuple):
-    """From a driver or the broker to who sends it lines of workers: there is room for so much more."""
+    """From a driver or the broker to the sender of its lines: it has taken this much, so there is room again."""
 
     size_bytes: int
 
@@ -307,7 +327,7 @@ class Inspected(NamedTuple):
 
 
 class HostInspected(NamedTuple):
-    """The answer of a host to ``Inspect``: what is in use, in bytes. ``memory``: of its workers, by PID."""
+    """The answer of a host to ``Inspect``: what is in use, in bytes. ``memory``: the memory of its workers, by PID."""
 
     request: int
     store: StoreUse
@@ -315,7 +335,7 @@ class HostInspected(NamedTuple):
 
 
 class LogsFlushed(NamedTuple):
-    """Everything that workers had printed when the request came has been sent."""
+    """The answer to ``FlushLogs``: all that workers had printed when the request came has been sent."""
 
     request: int
 
@@ -333,7 +353,10 @@ class Run(NamedTuple):
 
 
 class Result(NamedTuple):
-    """``source``: whose answer it is; ``actor``: the actor that it serves, as the broker knows it, empty for a task."""
+    """The outcome of a task or call.
+
+    ``source``: the process that answers; ``actor``: the actor that it serves, as the broker knows it; empty for a task.
+    """
 
     task_id: TaskId
     attempt: int
@@ -356,7 +379,7 @@ class CancelTask(NamedTuple):
 
 
 class JobConfig(NamedTuple):
-    """The job that the worker works for from now on."""
+    """Tells a worker the job that it works for from now on."""
 
     job_id: JobId
     settings: JobSettings
@@ -388,7 +411,7 @@ class ActorRun(NamedTuple):
 
 
 class ActorStop(NamedTuple):
-    """End after the work that is outstanding: the last handle is gone."""
+    """Tells a worker to end its actor after the outstanding calls: the last handle is gone."""
 
     actor_id: ActorId
 
@@ -403,8 +426,10 @@ class ActorState(NamedTuple):
 
 
 class ActorFound(NamedTuple):
-    """The actor that has a name: one that was looked up, or the answer to an ``ActorCreate`` with a name, be it the
-    created actor or, with ``get_if_exists``, another."""
+    """The actor that has a name: the answer to an ``ActorLookup``, or to an ``ActorCreate`` with a name.
+
+    In answer to an ``ActorCreate`` it is the created actor or, with ``get_if_exists``, maybe another.
+    """
 
     request: int
     actor_id: ActorId
@@ -412,13 +437,16 @@ class ActorFound(NamedTuple):
 
 
 class NoSuchActor(NamedTuple):
-    """No actor has the name that was looked up."""
+    """The answer to an ``ActorLookup``: no actor has that name."""
 
     request: int
 
 
 class NameTaken(NamedTuple):
-    """The actor was not created: another has its name. ``is_dead``: and keeps it until its last handle is gone."""
+    """The actor was not created: another actor has its name.
+
+    ``is_dead``: that actor is dead, and keeps the name until its last handle is gone.
+    """
 
     request: int
     is_dead: bool
@@ -435,7 +463,10 @@ class Delivered(NamedTuple):
 
 
 class ExitIfIdle(NamedTuple):
-    """``surplus``: its host has more idle workers than CPUs, so it goes even if it is worth keeping."""
+    """Asks a worker to exit if it is idle.
+
+    ``surplus``: its host has more idle workers than CPUs, so the worker exits even if it is worth keeping.
+    """
 
     reason: str
     surplus: bool
@@ -448,7 +479,7 @@ class Notice(NamedTuple):
 
 
 class Logs(NamedTuple):
-    """``left_out``: how many lines are missing among those sent up to now."""
+    """Lines of a driver's workers. ``left_out``: how many lines were left out since the last such message."""
 
     entries: list[PrintedLines]
     left_out: int
@@ -458,7 +489,7 @@ class Logs(NamedTuple):
 
 
 class StartWorker(NamedTuple):
-    """Fork a worker. What it is for, it learns from the broker when it has joined."""
+    """Tells a host to fork a worker. When the worker has joined, the broker tells it what to run."""
 
     worker_id: ProcessId
 
@@ -469,13 +500,13 @@ class KillWorker(NamedTuple):
 
 
 class Inspect(NamedTuple):
-    """To anyone: what are you doing? For people who look, and for errors that say why something takes so long."""
+    """Asks any process what it does: for ``zray status``, and for errors that say why something takes long."""
 
     request: int
 
 
 class FlushLogs(NamedTuple):
-    """Send what workers have printed up to now."""
+    """Tells a host to send what workers have printed up to now."""
 
     request: int
 
@@ -488,8 +519,11 @@ class ObjectRequest(NamedTuple):
 
 
 class ObjectState(NamedTuple):
-    """An owner's answer. ``status``: see ``client.core.states``; ``data``: the value or error, if it is inline;
-    ``inner``: the references inside, one behind the other, for each of which the receiver has been registered."""
+    """The owner's answer to an ``ObjectRequest``.
+
+    ``status``: see ``zray.client.core.states``; ``data``: the value or error, if it is inline; ``inner``: the
+    identifiers of the references inside, joined. The receiver has been registered for each of them.
+    """
 
     object_id: ObjectId
     status: int
@@ -500,7 +534,7 @@ class ObjectState(NamedTuple):
 
 
 class CancelObject(NamedTuple):
-    """To the owner, from anyone who holds a reference: cancel the task or call that makes the object."""
+    """From any holder of a reference to the owner: cancel the task or call that makes the object."""
 
     object_id: ObjectId
     mode: int
@@ -529,7 +563,7 @@ class BorrowConfirm(NamedTuple):
 
 
 class BorrowCheck(NamedTuple):
-    """``announcer`` is dead; the answer comes behind every confirmation that the holder had to send."""
+    """Asks a holder for its confirmations: ``announcer`` is dead. The answer comes behind all confirmations."""
 
     object_id: ObjectId
     announcer: ProcessId
@@ -544,8 +578,10 @@ class BorrowChecked(NamedTuple):
 
 
 class Pull(NamedTuple):
-    """Send ``length`` bytes of a stored object, from ``offset`` on. ``pull``: the asker's number for it; ``pack``:
-    compressed, if that makes them fewer."""
+    """Asks for ``length`` bytes of a stored object, from ``offset`` on.
+
+    ``pull``: the asker's number for the pull; ``pack``: compress the bytes if that makes them fewer.
+    """
 
     object_id: ObjectId
     pull: int
@@ -555,8 +591,11 @@ class Pull(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The answer to a ``Pull``. ``total``: the object's size; ``checksum``: XXH3 (64 bits) of the bytes, before
-    they were compressed if they are ``packed``. On a channel ``data`` is empty, and a part of its own."""
+    """The answer to a ``Pull``.
+
+    ``total``: the object's size; ``checksum``: XXH3 (64 bits) of the bytes, taken before they were compressed if they
+    are ``packed``. On a channel ``data`` is empty, and the bytes are a part of their own of the ZeroMQ message.
+    """
 
     pull: int
     offset: int
@@ -572,8 +611,11 @@ class PullFailed(NamedTuple):
 
 
 class Locate(NamedTuple):
-    """To the owner: who has the object? The sender is about to get it, and can pass it on meanwhile if it ``serves``.
-    ``lost``: those that turned out not to have it; ``question``: the asker's number for it."""
+    """Asks the owner which processes have an object. The sender is about to pull it.
+
+    ``serves``: the sender can pass it on meanwhile; ``lost``: processes that turned out not to have it; ``question``:
+    the asker's number for the question.
+    """
 
     object_id: ObjectId
     question: int
@@ -582,7 +624,10 @@ class Locate(NamedTuple):
 
 
 class Located(NamedTuple):
-    """The owner's answer: whom to ask, or why nobody (``kind``, the name of an exception, and ``message``)."""
+    """The owner's answer to a ``Locate``: the processes to ask.
+
+    If there are none, ``kind`` (the name of an exception) and ``message`` give the reason.
+    """
 
     object_id: ObjectId
     question: int
@@ -593,43 +638,46 @@ class Located(NamedTuple):
 
 
 class CopyMade(NamedTuple):
-    """To the owner: the sender, a host, has a copy as well."""
+    """Tells the owner that the sender, a host, has a copy."""
 
     object_id: ObjectId
 
 
 class CopyGone(NamedTuple):
-    """To the owner: the sender does not get the object after all, or keeps it no longer."""
+    """Tells the owner that the sender did not get the object after all, or no longer keeps it."""
 
     object_id: ObjectId
 
 
 class KeepCopies(NamedTuple):
-    """From the owner: these copies are the objects now, as the host that had them is gone."""
+    """From the owner to a host: its copies of these objects are the originals now, since their host is gone."""
 
     object_ids: list[bytes]
 
 
 class FreeObjects(NamedTuple):
-    """From their owner, to a host on another machine."""
+    """From the owner to a host on another machine: free these objects."""
 
     object_ids: list[bytes]
 
 
 class LeftBehind(NamedTuple):
-    """From a host to an owner: return values in its store, of a worker that has died, perhaps before it answered."""
+    """From a host to an owner: return values in its store, of a worker that has died, maybe before it answered."""
 
     object_ids: list[bytes]
 
 
 class ChannelWanted(NamedTuple):
-    """From a host to another: may I dial you? ``key``: its public key (Z85), empty where there are no keys."""
+    """A host asks another for a channel. ``key``: its public key (Z85); empty if the cluster has no keys."""
 
     key: bytes
 
 
 class ChannelOffer(NamedTuple):
-    """The answer: where to, showing what, expecting which key. An empty ``address``: not at all."""
+    """The answer to a ``ChannelWanted``: the address, the token to show, and the listener's public key.
+
+    An empty ``address`` means that there is no channel.
+    """
 
     address: str
     token: bytes
@@ -637,14 +685,14 @@ class ChannelOffer(NamedTuple):
 
 
 class ChannelHello(NamedTuple):
-    """The first words on a channel."""
+    """The first message on a channel."""
 
     process_id: ProcessId
     token: bytes
 
 
 class ChannelWelcome(NamedTuple):
-    """The answer: it can be used."""
+    """The answer to a ``ChannelHello``: the channel can be used."""
 
     process_id: ProcessId
 
@@ -671,7 +719,7 @@ PeerMessage = (
 )  # fmt: skip
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | ChannelWanted | ChannelOffer
 ChannelMessage = ChannelHello | ChannelWelcome | Pull | Chunk | PullFailed
-"""What travels on a channel between hosts."""
+"""The messages on a channel between hosts."""
 Handshake = Hello | Welcome | Refused
 Message = (
     ClientToBroker

@@ -1,8 +1,9 @@
-"""What clients ask the broker, and what it answers: one ``NamedTuple`` for each question, and for each answer.
+"""The questions of clients to the broker, and the answers: one ``NamedTuple`` for each.
 
-``request`` is the asker's number for a question, which the answer repeats. A question is answered once; at once, or
-when those who know (``Inspect``) have answered, half a second later at most. ``request`` aside, the fields of
-``ClusterStatus`` and of what is in it are those of ``zray status --json``, in that order.
+``request`` is the asker's number for a question, which the answer repeats. The broker answers each question once: at
+once, or after the processes that know the answer have replied (``Inspect``), half a second later at most. Except
+``request``, the fields of ``ClusterStatus`` and of the records in it are those of ``zray status --json``, in that
+order.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ class HostsQuery(NamedTuple):
 
 
 class ResourcesQuery(NamedTuple):
-    """What do the hosts have together; if ``free``, what of it is not in use? Answer: ``Resources``."""
+    """What are the resources of all hosts; if ``free``: which of them are not in use? Answer: ``Resources``."""
 
     request: int
     free: bool
 
 
 class NamedActorsQuery(NamedTuple):
-    """Which living actors have a name in ``namespace``; None: in any? Answer: ``NamedActors``."""
+    """Which living actors have a name in ``namespace`` (None: in any namespace)? Answer: ``NamedActors``."""
 
     request: int
     namespace: str | None
 
 
 class MemberQuery(NamedTuple):
-    """Has a process joined, be it dead by now? Answer: ``Membership``."""
+    """Has a process joined, even if it is dead now? Answer: ``Membership``."""
 
     request: int
     process_id: bytes
@@ -54,13 +55,13 @@ class WorkersQuery(NamedTuple):
 
 
 class CountsQuery(NamedTuple):
-    """How much of everything is there? For benchmarks and tests. Answer: ``BrokerCounts``."""
+    """How many records of each kind are there? For benchmarks and tests. Answer: ``BrokerCounts``."""
 
     request: int
 
 
 class StatusQuery(NamedTuple):
-    """What does the cluster do? Answer: ``ClusterStatus``."""
+    """What is the state of the cluster? Answer: ``ClusterStatus``."""
 
     request: int
 
@@ -80,7 +81,7 @@ class ExplainActor(NamedTuple):
 
 
 class FlushOutput(NamedTuple):
-    """Tell me when I have what workers have printed up to now. Answer: ``OutputFlushed``, behind the lines."""
+    """Has the asker got all that workers have printed up to now? Answer, once it has: ``OutputFlushed``."""
 
     request: int
 
@@ -99,7 +100,7 @@ class HostList(NamedTuple):
 
 
 class Resources(NamedTuple):
-    """Amounts by resource, of all hosts together."""
+    """The amounts of all hosts together, by resource."""
 
     request: int
     amounts: dict[str, float]
@@ -121,7 +122,10 @@ class Membership(NamedTuple):
 
 
 class ActorRow(NamedTuple):
-    """``state``: as ``zray status --json`` names it; ``pid``: of its worker, 0 if it has none."""
+    """An actor in an ``ActorList``.
+
+    ``state``: as ``zray status --json`` names it; ``pid``: the PID of its worker, 0 if it has none.
+    """
 
     actor_id: bytes
     class_name: str
@@ -137,8 +141,11 @@ class ActorList(NamedTuple):
 
 
 class WorkerRow(NamedTuple):
-    """``job_id``: empty if it has none yet; ``tasks``: how many it holds; ``grant``: its resources, as text; ``actor``:
-    which one it serves, as text."""
+    """A worker in a ``WorkerList``.
+
+    ``job_id``: empty if it has no job yet; ``tasks``: how many it holds; ``grant``: its resources, as text; ``actor``:
+    the actor that it serves, as text.
+    """
 
     worker_id: bytes
     pid: int
@@ -156,7 +163,10 @@ class WorkerList(NamedTuple):
 
 
 class BrokerCounts(NamedTuple):
-    """``dispatched``: tasks that were handed to workers so far; ``dropped_frames``: also messages."""
+    """The number of records of each kind.
+
+    ``dispatched``: tasks handed to workers so far; ``dropped_frames``: malformed or refused frames and messages.
+    """
 
     request: int
     tasks: int
@@ -176,18 +186,18 @@ class Explanation(NamedTuple):
     state: str
     """One of the constants below."""
     name: str = ""
-    """Of the function or actor; empty if it is not known."""
+    """The name of the function or actor; empty if it is not known."""
     why: str = ""
-    """What a task that is ``QUEUED``, or an actor that is ``UNPLACED``, waits for."""
+    """What a ``QUEUED`` task or an ``UNPLACED`` actor waits for."""
     pid: int = 0
     host: str = ""
-    """Of the worker, where there is one: ``STARTING`` or ``AT_WORKER``."""
+    """The worker's host. ``pid`` and ``host`` are set only if there is a worker: ``STARTING`` or ``AT_WORKER``."""
     activity: Activity | None = None
     """What the worker does; None if it has not answered."""
 
 
 UNKNOWN, QUEUED, UNPLACED, STARTING, AT_WORKER = "unknown", "queued", "unplaced", "starting", "worker"
-"""States of an ``Explanation``."""
+"""The states of an ``Explanation``."""
 
 
 class OutputFlushed(NamedTuple):
@@ -198,7 +208,11 @@ class OutputFlushed(NamedTuple):
 
 
 class BrokerStatus(NamedTuple):
-    """Of the broker's process. ``refused``: how many were turned away, by reason; ``dropped_frames``: also messages."""
+    """The broker's process.
+
+    ``refused``: how many processes were refused, by reason; ``dropped_frames``: malformed or refused frames and
+    messages.
+    """
 
     address: str = ""
     uptime_s: float = 0.0
@@ -210,14 +224,14 @@ class BrokerStatus(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """Of one resource."""
+    """The amount of one resource."""
 
     total: float
     used: float
 
 
 class WorkerCounts(NamedTuple):
-    """How many workers of a host do what; ``actors``: serve one."""
+    """How many workers of a host are in each state. ``actors``: those that serve an actor."""
 
     starting: int
     idle: int
@@ -227,8 +241,11 @@ class WorkerCounts(NamedTuple):
 
 
 class HostStatus(NamedTuple):
-    """``heard_s``: for how long it has been silent; ``store``: None if it has not answered; ``refused``: how many were
-    turned away from its channels, by reason."""
+    """A host.
+
+    ``heard_s``: for how long it has been silent; ``store``: None if it has not answered; ``refused``: how many
+    processes its channels have refused, by reason.
+    """
 
     host_id: bytes
     hostname: str
@@ -243,7 +260,7 @@ class HostStatus(NamedTuple):
 
 
 class JobStatus(NamedTuple):
-    """``driver_pid``: None if the driver is gone, and detached actors are left."""
+    """A job. ``driver_pid``: None if the driver is gone and detached actors are left."""
 
     job_id: bytes
     namespace: str
@@ -257,16 +274,16 @@ class WaitingStatus(NamedTuple):
     """Tasks or actors (``what``) that wait for the same ``resources``."""
 
     what: str
-    count: int  # type: ignore[assignment]  # of tuples nobody needs it
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not used
     resources: dict[str, float]
     can_be_placed: bool
 
 
 class RunningStatus(NamedTuple):
-    """A task that runs, or an actor (``what``) with the call that it runs, or without any.
+    """A task that runs, or an actor (``what``) with the call that it runs, or without a call.
 
-    ``actor``: how it is called; ``name``: of the task or call; ``memory_bytes``, ``seconds``: None where they are not
-    known; ``answers``: the worker has answered.
+    ``actor``: the actor's name; ``name``: the name of the task or call; ``memory_bytes``, ``seconds``: None if they are
+    not known; ``answers``: whether the worker has answered.
     """
 
     what: str
@@ -281,7 +298,7 @@ class RunningStatus(NamedTuple):
 
 
 class ClusterStatus(NamedTuple):
-    """The whole cluster. ``actors``: how many are in each state; ``waiting_for_arguments``: calls by name."""
+    """The whole cluster. ``actors``: how many are in each state; ``waiting_for_arguments``: how many calls, by name."""
 
     request: int
     broker: BrokerStatus

@@ -1,8 +1,8 @@
-"""The records that messages carry, and that processes keep: what an actor, a host, a job is said to be.
+"""The records that messages carry and processes keep, such as the descriptions of actors, hosts and jobs.
 
-A record is a ``NamedTuple``, on the wire the array of its fields. It is checked field by field where the message that
-carries it is read (``zray.protocol.rows``), and nothing past that point checks again. Questions to the broker and its
-answers are in ``zray.protocol.questions``.
+A record is a ``NamedTuple``; on the wire it is the array of its fields. It is checked field by field when its message
+is read (``zray.protocol.rows``), and nothing past that point checks it again. Questions to the broker and its answers
+are in ``zray.protocol.questions``.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ class JobSettings(NamedTuple):
     """What a driver asks of the workers of its job."""
 
     namespace: str = ""
-    """Where the names of the job's actors live."""
+    """The namespace of the job's actors."""
     sys_path: list[str] = []
     """The driver's search path, without relative entries."""
     cwd: str = ""
-    """The directory that workers change to; empty: none."""
+    """The directory that workers change to; empty: they stay where they are."""
     ignore_unhandled_errors: bool = False
-    """Workers print nothing of errors that nobody has fetched."""
+    """Workers do not print errors that no process has fetched."""
 
 
 class JoinInfo(NamedTuple):
-    """What a process tells of itself in its ``Hello``. What is said of a job counts from drivers only."""
+    """What a process says about itself in its ``Hello``. ``job`` and ``shows_logs`` are used for drivers only."""
 
     pid: int = 0
     max_message_bytes: int = (1 << 63) - 1
     """The largest message that it accepts."""
     job: JobSettings = JobSettings()
     shows_logs: bool = True
-    """The driver is sent what its workers print."""
+    """The driver gets the lines that its workers print."""
 
 
 class VersionPair(NamedTuple):
-    """A version that a joiner and its cluster have to share: why it is ``Refused``."""
+    """A version that a process and its cluster must share. If it differs, the process is ``Refused``."""
 
     name: str
     joiner: str
@@ -45,13 +45,13 @@ class VersionPair(NamedTuple):
 
 
 class HostInfo(NamedTuple):
-    """What a host tells of itself; the broker passes it on to whoever asks for hosts."""
+    """What a host says about itself. The broker passes it on to processes that ask for hosts."""
 
     hostname: str = "?"
     ip: str = ""
     pid: int = 0
     machine_id: str = ""
-    """Hosts with the same one may share files; see ``zray.store.location``."""
+    """Hosts with the same identifier may share files; see ``zray.store.location``."""
     store: str = ""
     """The directory of its object store."""
     fetch: str = ""
@@ -59,7 +59,7 @@ class HostInfo(NamedTuple):
     session: str = ""
     labels: dict[str, str] = {}
     idle_timeout_s: float = 5.0
-    """A worker that has been idle for so long is asked to go."""
+    """After how many idle seconds a worker is asked to exit."""
 
 
 class HostState(NamedTuple):
@@ -73,8 +73,10 @@ class HostState(NamedTuple):
 
 
 class ClusterInfo(NamedTuple):
-    """What a joiner is told in its ``Welcome``. ``job_id``: a driver's; empty for others. ``hosts``: all of them; a
-    worker is told of its own only."""
+    """What a process learns in its ``Welcome``.
+
+    ``job_id``: a driver's job; empty for other processes. ``hosts``: all hosts; a worker gets only its own.
+    """
 
     job_id: bytes = b""
     hosts: list[HostState] = []
@@ -84,26 +86,29 @@ class ClusterInfo(NamedTuple):
 
 
 class ActorSpec(NamedTuple):
-    """What an actor is, as its creator has said. The broker keeps it; its worker gets it, and who finds it by name."""
+    """The creator's description of an actor.
+
+    The broker keeps it, and sends it to the actor's worker and to processes that look the actor up by name.
+    """
 
     class_name: str
     name: str
-    """Empty if it has none."""
+    """Empty if it has no name."""
     namespace: str
     detached: bool
     """It outlives its creator."""
     max_restarts: int
-    """-1: as often as it takes."""
+    """-1: without limit."""
     max_concurrency: int
-    """So many calls run at once."""
+    """How many calls run at the same time."""
     ordered: bool
-    """It runs one call at a time, in each caller's order."""
+    """It runs one call at a time, in the order of each caller."""
     has_coroutines: bool
     """Its calls run in an event loop."""
     placement: bytes
-    """The shape of resources that its host must have free when it is placed."""
+    """The shape that its host must have free when it is placed."""
     running: bytes
-    """The shape that it holds for its life."""
+    """The shape that it holds as long as it lives."""
     handle: bytes
     """Its handle object; empty if handles are not counted."""
     meta: bytes
@@ -122,8 +127,11 @@ class RunningCall(NamedTuple):
 
 
 class AwaitedObject(NamedTuple):
-    """An object that a process waits for. ``maker``: the name of the call that makes it, empty if it is not known;
-    ``actor_id``: the actor of that call, if it is an actor's and known."""
+    """An object that a process waits for.
+
+    ``maker``: the name of the task or call that makes it; empty if it is not known. ``actor_id``: the actor of that
+    call; None if it is a task, or is not known.
+    """
 
     object_id: bytes
     maker: str
@@ -131,7 +139,7 @@ class AwaitedObject(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """What a driver or worker does. ``arguments``: how many calls of each name wait for their arguments."""
+    """What a driver or worker does. ``arguments``: how many calls wait for their arguments, by name."""
 
     running: list[RunningCall]
     awaited: list[AwaitedObject]
@@ -139,7 +147,7 @@ class Activity(NamedTuple):
 
 
 class StoreUse(NamedTuple):
-    """How the bytes of an object store are used. ``idle``: of those used, what can be filled anew."""
+    """How the bytes of an object store are used. ``idle``: the part of ``used`` that new objects can fill."""
 
     capacity: int
     used: int
@@ -151,8 +159,10 @@ class StoreUse(NamedTuple):
 
 
 class WorkerLines(NamedTuple):
-    """Lines that a worker printed, on their way to the broker. ``name``: whose output it is, as users see it;
-    ``stream``: "stdout" or "stderr"."""
+    """Lines that a worker printed, on their way to the broker.
+
+    ``name``: the task or actor that printed them, as users see it; ``stream``: "stdout" or "stderr".
+    """
 
     worker_id: bytes
     name: str

@@ -1,4 +1,4 @@
-"""How messages find their way: what processes send to each other goes by the broker, which passes it on unopened."""
+"""Routes messages between processes: they travel through the broker, which passes them on unopened."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from zray.protocol.messages import Forward
 from zray.protocol.rows import encode_row
 
 CHUNK_BYTES = 1 << 20
-"""About so many bytes of values go into one message: a message has a largest size."""
+"""The approximate most bytes of values in one message, since the size of a message is limited."""
 
 
 class Arrival(NamedTuple):
-    """A frame that came in. ``through``: the name of its connection; ``key``: with which key, b"" without any."""
+    """A frame that came in. ``through``: the name of its connection; ``key``: the key of the connection, or b""."""
 
     process_id: bytes
     through: bytes
@@ -24,9 +24,9 @@ class Arrival(NamedTuple):
 
 
 def through_broker(sends: dict[bytes, list[Any]]) -> list[Any]:
-    """The messages for the broker that stand for what a core sends, in order.
+    """Returns the messages to the broker that carry a core's sends, in order.
 
-    Those to others go last: what lets a reference go must not overtake the answer that hands it over.
+    Those for other processes go last: the release of a reference must not overtake the answer that hands it over.
     """
     messages: list[Any] = sends.get(BROKER, [])
     if len(sends) <= (BROKER in sends):

@@ -1,7 +1,7 @@
-"""Messages and the arrays that stand for them on the wire: ``[number of the class, *fields]``.
+"""Converts messages to rows, their arrays on the wire, and back: ``[number of the class, *fields]``.
 
-``decode_row`` checks number, type and size of the fields, those of records (``zray.protocol.records``) included, by a
-test that is generated once per class from the annotations (``zray.protocol.schema``).
+``decode_row`` checks the number, type and size of the fields, including those of records (``zray.protocol.records``).
+The test is generated once per class from the annotations (``zray.protocol.schema``).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ from zray.protocol.questions import (
 from zray.protocol.records import JoinInfo
 from zray.protocol.schema import fault_in, fits_message, maker
 
-# The numbers on the wire, of this version of the protocol.
+# The position of a class is its number on the wire, in this version of the protocol.
 TYPES: tuple[Any, ...] = (
     Hello, Welcome, Refused,
     Submit, Cancel, Done, Reply, Returned, Blocked, FunctionPut, FunctionGet, ActorCreate, ActorCall, ActorCancel,
@@ -141,11 +141,11 @@ TYPES: tuple[Any, ...] = (
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
 _Decoder = tuple[Any, Callable[[list[Any]], Any], Callable[[list[Any]], bool]]
-"""A class, what makes a message of its fields, and the test of an array."""
+"""A class, the function that makes a message of its fields, and the test for an array."""
 
 
 def _decoder_on_demand(number: int) -> _Decoder:
-    """Stands for a decoder until it is used first: to generate all takes milliseconds, and a driver needs few."""
+    """A decoder that is generated at its first use: generating all takes milliseconds, and a driver needs few."""
 
     def fits(row: list[Any]) -> bool:
         _generate(number)
@@ -163,19 +163,19 @@ _decoders: list[_Decoder] = [_decoder_on_demand(number) for number in range(len(
 
 
 def prepare() -> None:
-    """Generates all decoders: for a process that forks others, which then share them."""
+    """Generates all decoders, for a process that forks others, so that these share the memory."""
     for number in range(len(TYPES)):
         _generate(number)
 
 
 def encode_row(message: Any) -> tuple[Any, ...]:
-    """The array that stands for ``message`` on the wire."""
+    """Returns the array of ``message`` on the wire."""
     row: tuple[Any, ...] = NUMBER_OF[type(message)] + message
     return row
 
 
 def decode_row(row: Any, allowed: frozenset[Any]) -> Any:
-    """The message of a row; raises ProtocolError when it is malformed or not among the ``allowed`` classes."""
+    """Returns the message of a row. Raises ProtocolError if it is malformed or not of an ``allowed`` class."""
     if type(row) is not list or not row or type(row[0]) is not int or not 0 <= row[0] < len(_decoders):
         raise ProtocolError("not a message of this protocol version")
     kind, make, fits = _decoders[row[0]]
@@ -188,14 +188,17 @@ def decode_row(row: Any, allowed: frozenset[Any]) -> Any:
 
 
 _HELLO_HEAD = 1 + Hello._fields.index("info")
-"""Of a Hello, its number included: so many values are the same in every version."""
+"""How many values of a Hello's row (with its number) are the same in every version of the protocol."""
 _NOTHING_KNOWN: list[Any] = [list(field) if isinstance(field, tuple) else field for field in JoinInfo()]
-"""What stands for the rest, as it would have arrived."""
+"""The row of a default ``JoinInfo``, in place of one of another version."""
 
 
 def decode_handshake(row: Any) -> Any:
-    """The message of a handshake. A ``Hello`` of another version has no more than the fields that all versions share:
-    its sender is to be told so. Raises ProtocolError."""
+    """Returns the message of a handshake. Raises ProtocolError if it is malformed.
+
+    Of a ``Hello`` of another version, only the fields that all versions share are read, so that the broker can answer
+    it with ``Refused``.
+    """
     if type(row) is list and len(row) >= _HELLO_HEAD and row[0] == NUMBER_OF[Hello][0] and row[1] != PROTOCOL_VERSION:
         row = [*row[:_HELLO_HEAD], _NOTHING_KNOWN]
     return decode_row(row, HANDSHAKE)

@@ -1,9 +1,9 @@
-"""The form of messages and records, as their annotations tell it: how it is checked, and what is made of it.
+"""Generates, from the annotations of messages and records, the code that checks and makes them.
 
-On the wire a message is an array that begins with its number, and a record (``zray.protocol.records``) the array of its
-fields. For each class a test and a maker are generated once, as one expression each, so that a small message takes well
-under a microsecond. Integers are from 0 to 2**63 - 1, amounts and seconds are numbers from 0 on, and identifiers have
-the sizes of ``zray.ids``.
+On the wire a message is an array that begins with its number, and a record (``zray.protocol.records``) is the array of
+its fields. For each class a test and a maker are generated once, as one expression each, so that a small message takes
+well under a microsecond. Integers are from 0 to 2**63 - 1, amounts and seconds are numbers that are not negative, and
+identifiers have the sizes of ``zray.ids``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SIZES = {
     "task_id": ids.TASK_ID_BYTES,
     "object_id": ids.OBJECT_ID_BYTES,
     "function_id": ids.FUNCTION_ID_BYTES,
-    "incarnation": 8,  # of the broker; those of actors are numbers
+    "incarnation": 8,  # the broker's; an actor's is a number
     "object_ids": ids.OBJECT_ID_BYTES,
     "task_ids": ids.TASK_ID_BYTES,
     **dict.fromkeys(("sources", "lost"), ids.PROCESS_ID_BYTES),
 }
-"""Of identifiers, and of each in a list of them, by the name of the field."""
+"""The size of an identifier in bytes, by the name of its field; for a list, the size of each identifier."""
 LIMITLESS = frozenset({"max_restarts"})
-"""Numbers that may also be -1: there is no limit."""
+"""Integer fields that may also be -1, which means no limit."""
 
 
 def is_record(hint: Any) -> bool:
@@ -48,7 +48,7 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 
 def fits_message(kind: Any) -> Callable[[list[Any]], bool]:
-    """A predicate over arrays: whether one is a message of this class; its number has been looked at."""
+    """Returns a predicate: whether an array is a message of this class. It does not check the number of the class."""
     tests, scope = _tests_of_fields(kind, first=1)
     return _function("r", [f"len(r) == {len(kind._fields) + 1}", *tests], scope)
 
@@ -68,7 +68,7 @@ def _tests_of_fields(kind: Any, first: int) -> tuple[list[str], dict[str, Any]]:
 
 
 def _tests(hint: Any, x: str, field: str, scope: dict[str, Any]) -> list[str]:
-    """Expressions that must be true of the value ``x`` of a field; ``scope``: what they use."""
+    """Returns the expressions that must be true for the value ``x`` of a field. ``scope`` gets the names they use."""
     if is_record(hint):
         scope[f"fits_{hint.__name__}"] = _fits_record(hint)
         return [f"fits_{hint.__name__}({x})"]
@@ -92,7 +92,7 @@ def _tests(hint: Any, x: str, field: str, scope: dict[str, Any]) -> list[str]:
 
 
 def _given(hint: Any) -> Any:
-    """The type of a field that may be None, where it is not."""
+    """The type of a field without ``| None``."""
     if get_origin(hint) not in (Union, UnionType):
         return hint
     (given,) = (each for each in get_args(hint) if each is not NoneType)
@@ -109,7 +109,7 @@ def _function(argument: str, tests: list[str], scope: dict[str, Any]) -> Callabl
 
 @functools.cache
 def maker(kind: Any) -> Callable[[list[Any]], Any]:
-    """What makes a message or record of a list of fields that has passed the test."""
+    """Returns a function that makes a message or record from a list of fields that has passed the test."""
     scope: dict[str, Any] = {}
     values = [_made(hint, f"r[{position}]", scope) for position, hint in enumerate(_hints(kind).values())]
     new = functools.partial(tuple.__new__, kind)
@@ -121,7 +121,7 @@ def maker(kind: Any) -> Callable[[list[Any]], Any]:
 
 
 def _made(hint: Any, x: str, scope: dict[str, Any]) -> str:
-    """An expression for what is made of the value ``x``: itself, unless there are records in it."""
+    """Returns an expression that converts the value ``x``: itself, unless there are records in it."""
     if is_record(hint):
         scope[f"make_{hint.__name__}"] = maker(hint)
         return f"make_{hint.__name__}({x})"
@@ -142,13 +142,13 @@ def _made(hint: Any, x: str, scope: dict[str, Any]) -> str:
 
 
 def fault_in(kind: Any, values: list[Any]) -> str:
-    """Which field of a message of this class does not fit, such as ``HostReady: info.labels``."""
+    """Names the field of a message that does not fit, such as ``HostReady: info.labels``."""
     return f"{kind.__name__}: {_fault_in_fields(kind, values)}"
 
 
 @functools.cache
 def _field_tests(kind: Any) -> list[tuple[str, Any, Callable[[Any], bool]]]:
-    """The fields of a class, with their types and a test for each by itself."""
+    """The fields of a class, each with its type and its own test."""
     fields = []
     for field, hint in _hints(kind).items():
         scope: dict[str, Any] = {}
@@ -167,7 +167,7 @@ def _fault_in_fields(kind: Any, values: list[Any]) -> str:
 
 
 def _fault_within(hint: Any, value: Any) -> str:
-    """What to add to the name of a field that does not fit, to tell where in it the fault is."""
+    """The rest of the path to the fault within a field, such as ``[3].name``; empty if it is the field itself."""
     if is_record(hint) and type(value) is list:
         return f".{_fault_in_fields(hint, value)}"
     if get_origin(hint) is list and type(value) is list:

@@ -1,4 +1,4 @@
-"""Values, functions and errors as bytes. The only part of zray that pickles."""
+"""Encodes values, functions and errors as bytes. The only part of zray that pickles."""
 
 from zray.serialization.causes import hint_for
 from zray.serialization.errors import load_error, pack_task_error, without_exception

@@ -1,12 +1,13 @@
-"""What of a script's definitions cloudpickle cannot send by value, or not as it was: caches, dispatchers, slots.
+"""Pickles by value the definitions of a script that cloudpickle cannot, or changes: caches, dispatchers, slots.
 
-- Classes with ``__slots__`` get them as they are made, and not as an attribute of a class that has none.
-- Functions under ``functools.lru_cache`` and ``cache`` arrive with an empty cache, those under ``singledispatch`` with
-  all that is registered, a ``cached_property`` without its lock.
-- A ``ContextVar`` arrives with its default, and a ``threading.local`` empty, as another thread would see them. Each is
-  one object in each process, in whatever comes there with it.
+- A class with ``__slots__`` arrives with its slots: they are given when the class is made. cloudpickle makes the class
+  without slots and sets ``__slots__`` as a plain attribute.
+- A function with ``functools.lru_cache`` or ``cache`` arrives with an empty cache, a function with ``singledispatch``
+  with all of its registered functions, a ``cached_property`` without its lock.
+- A ``ContextVar`` arrives with its default, and a ``threading.local`` arrives empty, as another thread would see them.
+  All pickles that contain the same one load the same object in a process.
 
-What an import finds goes by reference, as functions do.
+Objects that an import finds go by reference, as functions do.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from cloudpickle import cloudpickle as _cloudpickle
 _CACHED: Any = type(functools.lru_cache(maxsize=1)(len))
 _FUNCTOOLS = vars(functools)
 _MADE_ANEW = ("__dict__", "__weakref__", "__slots__", "__slotnames__", "__annotate_func__", "_abc_impl")
-"""Attributes of a class with slots that the interpreter, or ``copyreg``, makes again."""
+"""Attributes of a class with slots that the interpreter or ``copyreg`` makes again, so they are not sent."""
 
 
 def goes_by_reference(thing: Any) -> bool:
-    """Whether an import finds a function or class under its name, and nobody has asked for it to go by value."""
+    """Whether an import finds a function or class under its name, and its module is not registered to go by value."""
     found = _cloudpickle._lookup_module_and_qualname(thing)
     return found is not None and not _cloudpickle._is_registered_pickle_by_value(found[0])
 
@@ -40,17 +41,19 @@ def goes_by_reference(thing: Any) -> bool:
 
 
 def has_slots(kind: type) -> bool:
-    """Whether a class has slots of its own that cloudpickle would lose. (Those of enumerations are Python's; where
-    ``__slots__`` is empty, as in a ``NamedTuple``, nothing is lost.)"""
+    """Whether a class has slots of its own that cloudpickle would lose.
+
+    The slots of enumerations are Python's own. An empty ``__slots__``, as in a ``NamedTuple``, is no loss.
+    """
     return bool(kind.__dict__.get("__slots__")) and not isinstance(kind, enum.EnumMeta)
 
 
 def reduce_class_with_slots(kind: type) -> Any:
-    """How such a class goes by value."""
+    """Reduces a class with slots, to be sent by value."""
     metaclass, name, bases, namespace, tracker_id, extra = _cloudpickle._class_getnewargs(kind)
     members = [name for name, member in vars(kind).items() if _is_slot(kind, member)]
     slots = vars(kind)["__slots__"]
-    if not isinstance(slots, (str, tuple, list, dict)):  # an iterator, which is used up by now
+    if not isinstance(slots, (str, tuple, list, dict)):  # an iterator, which the class statement has used up
         slots = tuple(members)
     arguments = (metaclass, name, bases, {**namespace, "__slots__": slots}, tracker_id, extra)
     state = _cloudpickle._extract_class_dict(kind)
@@ -82,12 +85,12 @@ def make_cached(function: Callable[..., Any], maxsize: int | None, typed: bool) 
 
 
 def is_dispatcher(function: types.FunctionType) -> bool:
-    """Whether it is what ``functools.singledispatch`` has made."""
+    """Whether ``functools.singledispatch`` has made ``function``."""
     return function.__globals__ is _FUNCTOOLS and "registry" in function.__dict__
 
 
 def reduce_dispatcher(function: Any) -> Any:
-    """How such a function goes by value."""
+    """Reduces a function with ``singledispatch``, to be sent by value."""
     names = (function.__module__, function.__name__, function.__qualname__, function.__doc__)
     return make_dispatcher, (list(function.registry.items()), names)
 
@@ -124,11 +127,11 @@ def make_cached_property(function: Any, name: str | None, doc: str | None) -> An
     return cached
 
 
-# ---------------------------------------------------------------- one in each process
+# ---------------------------------------------------------------- objects that are unique in a process
 
 
 _by_name: dict[bytes, Any] = {}
-_names: dict[int, bytes] = {}  # by id(): they live as long as this process, in ``_by_name``
+_names: dict[int, bytes] = {}  # by id(): ids stay valid because ``_by_name`` keeps the objects until the process ends
 _lock = threading.Lock()
 
 
@@ -142,7 +145,7 @@ def _name_of(value: Any) -> bytes:
 
 
 def _named(name: bytes, value: Any) -> Any:
-    """The value of that name in this process, which is ``value`` if there was none."""
+    """Returns the value with ``name`` in this process. It is ``value`` if there was none."""
     with _lock:
         value = _by_name.setdefault(name, value)
         _names[id(value)] = name
@@ -150,7 +153,10 @@ def _named(name: bytes, value: Any) -> Any:
 
 
 def _place_of(value: Any) -> tuple[types.ModuleType, str] | None:
-    """The module that an import finds, and the name there, of a value that has neither itself."""
+    """Returns an importable module that has ``value`` as an attribute, and the attribute's name; None if none has.
+
+    For values that do not know their own module and name.
+    """
     for name, module in list(sys.modules.items()):
         if name == "__main__" or not isinstance(module, types.ModuleType) or module.__spec__ is None:
             continue

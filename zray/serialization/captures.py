@@ -1,14 +1,16 @@
-"""What a pickled function or class has taken along, as far as it can be seen that it is another by now.
+"""Notices that a name which a pickled function or class uses is bound to another object now.
 
-A function that is pickled by value takes the globals and the variables of enclosing functions that it uses. They are
-pickled once; a notebook that redefines a helper, or a program that reloads a module, means the new one. So before each
-call what the names stand for is compared, by identity: some dozens of nanoseconds for each name, and nothing for a
-function that uses none. Not seen is what is changed in place (a list that grows, an attribute of a class), and what
-modules that go by reference have of others. Of pickles above ``WATCHED_BYTES`` only functions, classes and modules are
-looked at, and no data: each new pickle stays with the cluster.
+A pickle of a function by value contains the globals that it uses, and the variables of enclosing functions. The pickle
+is made once. But a notebook that redefines a helper function, or a program that reloads a module, expects calls to use
+the new one. So before each call, the objects bound to the names are compared by identity with those in the pickle. That
+takes some dozens of nanoseconds for each name, and no time for a function that uses none.
 
-Modules go by reference, and a worker has imported them once. One that was reloaded here is reloaded there, before what
-refers to it is loaded (``after_reloads``).
+Changes in place are not noticed (a list that grows, an attribute of a class). Neither are changes in what modules that
+go by reference use of other modules. For pickles above ``WATCHED_BYTES``, only functions, classes and modules are
+compared, not data, because the cluster keeps each new pickle.
+
+Modules go by reference, and a worker imports each once. A module that was reloaded here is reloaded on the worker
+before the pickle that refers to it is loaded (``after_reloads``).
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ _LIBRARY = os.path.dirname(os.__file__) + os.sep
 _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _EMPTY = object()
 _versions: dict[str, tuple[Any, int]] = {}
-"""By module: its ``__spec__``, which ``importlib.reload`` makes anew, and how often that was seen to have happened."""
+"""By module name: its ``__spec__``, which ``importlib.reload`` replaces, and the number of replacements seen."""
 
 
 class Captures:
-    """What some functions refer to by name, as it was when they were pickled."""
+    """The objects to which the names in some functions were bound when the functions were pickled."""
 
     __slots__ = ("_cells", "_contents", "_missing", "_modules", "_names", "_spaces", "_values")
 
@@ -68,15 +70,15 @@ class Captures:
         self._missing = list(missing.values())
 
     def __bool__(self) -> bool:
-        """Whether there is anything to look at."""
+        """Whether there is anything to compare."""
         return bool(self._names or self._cells or self._missing)
 
     def changed(self) -> bool:
-        """Whether any of the names stands for something else."""
-        try:  # all in C: this is part of each call
+        """Whether any of the names is bound to another object now."""
+        try:  # one expression that runs in C, because every call does this
             if not all(map(_is, map(_item, self._spaces, self._names), self._values)):
                 return True
-        except KeyError:  # one is gone
+        except KeyError:  # a name was deleted
             return True
         if self._cells and not all(map(_is, map(_contents, self._cells), self._contents)):
             return True
@@ -85,7 +87,7 @@ class Captures:
         return any(not missing.isdisjoint(space) for space, missing in self._missing)  # defined since
 
     def reloaded(self) -> list[tuple[str, int]]:
-        """The modules among them that were reloaded, and how often."""
+        """The modules that the functions use and that were reloaded, with the number of reloads."""
         versions = [(module.__name__, _version(module)) for module in self._modules]
         return [(name, version) for name, version in versions if version]
 
@@ -100,7 +102,10 @@ def _version(module: types.ModuleType) -> int:
 
 
 def after_reloads(blob: bytes, modules: list[tuple[str, int]]) -> bytes:
-    """A pickle that first reloads ``modules`` where it is loaded, as often as was seen, and then loads ``blob``."""
+    """Makes a pickle that, when it is loaded, first reloads ``modules`` and then loads ``blob``.
+
+    A module is reloaded if that process has seen fewer reloads of it than the number given.
+    """
     return pickle.dumps(_AfterReloads(blob, modules), 5)
 
 
@@ -118,7 +123,7 @@ def _load_after_reloads(blob: bytes, modules: list[tuple[str, int]]) -> Any:
     for name, version in modules:
         module = sys.modules.get(name)
         if module is None:
-            module = importlib.import_module(name)  # as it is now
+            module = importlib.import_module(name)  # the import loads the current version
         elif _versions.get(name, (None, 0))[1] < version:
             importlib.reload(module)
         _versions[name] = module.__spec__, max(version, _versions.get(name, (None, 0))[1])
@@ -133,7 +138,7 @@ def _contents(cell: types.CellType) -> Any:
 
 
 def _watches_data(value: Any) -> bool:
-    """Modules are looked at as such: names are seldom bound to others."""
+    """Whether a name bound to ``value`` is watched. Names of modules of libraries are not: they are seldom rebound."""
     return not isinstance(value, types.ModuleType) or _is_users(value)
 
 
@@ -142,7 +147,7 @@ def _watches_code(value: Any) -> bool:
 
 
 def _modules_of(values: Iterable[Any]) -> Iterator[types.ModuleType]:
-    """The user's modules among values, and those that functions and classes among them are from."""
+    """The user's modules among ``values``, and the user's modules that define functions and classes among them."""
     for value in values:
         module = value if isinstance(value, types.ModuleType) else None
         if isinstance(value, (types.FunctionType, type)):
@@ -152,7 +157,7 @@ def _modules_of(values: Iterable[Any]) -> Iterator[types.ModuleType]:
 
 
 def _is_users(module: types.ModuleType) -> bool:
-    """Whether a module may be edited and reloaded: it comes from a file that no library has installed."""
+    """Whether the user may edit and reload a module: its file is not in the standard library or in site-packages."""
     origin = getattr(getattr(module, "__spec__", None), "origin", None)
     if not isinstance(origin, str) or not os.path.isabs(origin):
         return False

@@ -1,8 +1,9 @@
-"""An exception and all that hangs on it; and whether something in there says that a value could not be written to.
+"""Walks the chain of an exception, and recognises errors of code that wrote to a read-only value.
 
-Values from the store are read-only. Who writes to one gets an error of NumPy's, or of a library that has tried, and
-which may blame something else: pandas the type of the new value, numba a missing overload. So the whole chain is looked
-at. nanobind and pybind11 do not say it at all: they find no overload, and the arguments are looked at.
+Values from the store are read-only. Code that writes to one gets an error from NumPy, or from a library that tried to
+write. The library may name another reason: pandas names the type of the new value, numba a missing overload. So the
+whole chain of exceptions is searched. nanobind and pybind11 do not mention the value at all: they report that no
+overload fits, so then the arguments are checked.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from typing import Any
 from zray.exceptions import READ_ONLY_HINT, REFERENCE_HINT, TaskError, has_type
 
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", None)  # new in Python 3.11
-# Past the properties and methods of the exception's own class, which may raise anything.
+# These bypass the properties and methods of the exception's own class, which may raise anything.
 traceback_of: Any = vars(BaseException)["__traceback__"].__get__
 _CAUSE: Any = vars(BaseException)["__cause__"].__get__
 _CONTEXT: Any = vars(BaseException)["__context__"].__get__
 
 _WORDS = r"read-?only|not writ(e?)able|writeable flag|is a view|must be read-write"
 _OTHERS = r"file|attribute|property|database|transaction|directory"
-"""Things that are read-only and no value of ours."""
+"""Other things that errors call read-only."""
 _NO_OVERLOAD = "incompatible function arguments"
 _MAX_CHARS = 10_000
 
 
 def family(exc: BaseException) -> Iterator[BaseException]:
-    """``exc``, its causes and contexts, the members of groups, and what is below them; each once."""
+    """Yields ``exc``, its causes and contexts, the members of groups, and theirs in turn; each exception once."""
     waiting: list[object] = [exc]
     seen: set[int] = set()
     while waiting:
@@ -47,8 +48,10 @@ def family(exc: BaseException) -> Iterator[BaseException]:
 
 
 def hint_for(exc: BaseException) -> str:
-    """What to do, if ``exc`` comes of writing to a read-only value, or of using a reference as if it were the value;
-    else, and if it says so itself, an empty text."""
+    """Returns a hint if ``exc`` was caused by a write to a read-only value, or by the use of a reference as its value.
+
+    Returns an empty text for other errors, and if the error has the hint already.
+    """
     if has_type(exc, TaskError):
         return ""
     if _uses_reference(exc):

@@ -1,8 +1,9 @@
-"""Exceptions of the user's code as bytes: the text always arrives, the exception itself when it can.
+"""Encodes exceptions of the user's code as bytes. The text always arrives; the exception itself arrives if it can.
 
 An error is the tag ``E`` and a msgpack array: function, text of the traceback, pid, host, the exception as a serialized
-value or nil, and why that is missing.  The text is made where the traceback is.  Whatever the exception's own code does
-(raise in ``__str__``, fail to pickle, fail to unpickle), the receiver gets a TaskError with the text.
+value or nil, and the reason if it is missing. The process that has the traceback makes the text. Whatever the
+exception's own code does (it raises in ``__str__``, cannot be pickled or unpickled), the receiver gets a TaskError with
+the text.
 """
 
 from __future__ import annotations
@@ -30,26 +31,26 @@ from zray.serialization.values import Serialized, deserialize, serialize
 from zray.system.signals import came_from_handler
 
 TEXT_CHARS = 20_000
-"""Longest text of a traceback; of a longer one the middle is left out."""
+"""The longest text of a traceback. The middle of a longer one is left out."""
 
 MAX_EXCEPTION_BYTES = (1 << 32) - 1
-"""msgpack has no larger binary data."""
+"""The limit of msgpack for binary data."""
 
 _NAME: Any = vars(type)["__name__"].__get__
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: str) -> Serialized:
-    """Serializes what the user's function raised, and cuts ``exc`` off from its traceback. Raises nothing.
+    """Serializes an exception that the user's function raised, and removes its traceback from ``exc``. Never raises.
 
-    Without that the frames of the task, and so its arguments and local variables, would live as long as ``exc`` does.
-    Of a TaskError that came from another task the first cause is kept; the text tells the way that it came. A
-    KeyboardInterrupt, which would end whoever gets the error, becomes a TaskCancelledError.
+    With the traceback, ``exc`` would keep the frames of the task, and so its arguments and local variables. If ``exc``
+    is a TaskError from another task, the innermost cause is sent; the text shows the tasks in between. A
+    KeyboardInterrupt is sent as a TaskCancelledError, because it would end the process that receives it.
     """
     text = _describe(exc)
     cause: BaseException | None = exc
     while has_type(cause, TaskError):
-        cause = cause.cause  # type: ignore[union-attr]  # a TaskError's
+        cause = cause.cause  # type: ignore[union-attr]  # a TaskError has one
     if has_type(cause, KeyboardInterrupt):
         cause = TaskCancelledError(f"{function_name} raised {_NAME(type(cause))}")
     data, missing = None, ""
@@ -59,11 +60,11 @@ def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: s
         if cause is not None:
             packed = serialize(cause, f"the {_NAME(type(cause))} that {function_name} raised")
             data = packed.to_bytes()
-    except BaseException as error:  # of the exception's own code, which may raise anything
+    except BaseException as error:  # raised by the exception's own code, which may raise anything
         packed = None
         missing = _reason(error)
     finally:
-        _drop_tracebacks(exc)  # that code may have raised it once more
+        _drop_tracebacks(exc)  # the exception's own code may have raised it again, which sets a new traceback
     if data is not None and len(data) > MAX_EXCEPTION_BYTES:
         missing = f"it has {len(data):,} bytes"
         data, packed = None, None
@@ -75,23 +76,24 @@ def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: s
 
 
 def without_exception(packed: Serialized, reason: str) -> Serialized:
-    """What ``pack_task_error`` made, with the text only; ``reason``: why the exception itself is left out."""
+    """Returns the result of ``pack_task_error`` with the text only. ``reason``: why the exception is left out."""
     fields = msgpack.unpackb(memoryview(packed.to_bytes())[1:])
     fields[4:] = [None, reason]
     return Serialized(ERROR_TAG + msgpack.packb(fields), [], (), framed=False)
 
 
 def load_error(data: bytes | memoryview, load_ref: LoadRef) -> BaseException:
-    """A new exception from what ``pack_task_error`` or ``encode_failure`` wrote, ready to be raised.
+    """Makes an exception from the result of ``pack_task_error`` or ``encode_failure``, ready to be raised.
 
-    Of a user's exception: a TaskError that is an instance of its type as well, where that type can be loaded here; else
-    its ``cause`` is a ZrayError that says why not. Raises SystemFailure when ``data`` is malformed.
+    A user's exception becomes a TaskError. If the type of the exception can be loaded here, the TaskError is also an
+    instance of that type; if not, its ``cause`` is a ZrayError that says why. Raises SystemFailure if ``data`` is
+    malformed.
     """
     tag = bytes(data[:1])
     if tag == FAILURE_TAG:
         return decode_failure(data)
     if tag != ERROR_TAG:
-        raise SystemFailure(f"no error starts with {tag!r}")
+        raise SystemFailure(f"a malformed error arrived: no error starts with {tag!r}")
     try:
         function_name, text, pid, host, packed, missing = msgpack.unpackb(memoryview(data)[1:])
     except (ValueError, TypeError, msgpack.UnpackException) as error:
@@ -100,7 +102,7 @@ def load_error(data: bytes | memoryview, load_ref: LoadRef) -> BaseException:
     if packed is not None:
         try:
             cause = _load_cause(packed, load_ref)
-        except BaseException as error:  # of the exception's own code, which may raise anything
+        except BaseException as error:  # raised by the exception's own code, which may raise anything
             if came_from_handler(error):
                 raise
             missing = f"it could not be loaded here: {_reason(error)}"
@@ -115,7 +117,7 @@ def _load_cause(packed: bytes, load_ref: LoadRef) -> BaseException:
     cause = deserialize(packed, load_ref)
     if not has_type(cause, BaseException):
         raise TypeError(f"its __reduce__ makes a {_NAME(type(cause))}")
-    return cause  # type: ignore[no-any-return]  # looked at above
+    return cause  # type: ignore[no-any-return]  # checked above
 
 
 def _describe(exc: BaseException) -> str:
@@ -124,9 +126,9 @@ def _describe(exc: BaseException) -> str:
     shown = _user_frames(traceback_of(exc))
     try:
         text = "".join(traceback.TracebackException(kind, exc, shown, compact=True).format())
-    except BaseException as error:  # of the exception's own code, which may raise anything
+    except BaseException as error:  # raised by the exception's own code, which may raise anything
         frames = "".join(traceback.format_tb(shown))
-        why = f"its text cannot be had: {_NAME(type(error))}"
+        why = f"its text cannot be shown: {_NAME(type(error))}"
         text = f"Traceback (most recent call last):\n{frames}{_NAME(kind)} ({why})"
     if len(text) > TEXT_CHARS:
         half = TEXT_CHARS // 2
@@ -143,13 +145,13 @@ def _user_frames(top: types.TracebackType | None) -> types.TracebackType | None:
 
 
 def _drop_tracebacks(exc: BaseException) -> None:
-    """Cuts ``exc``, and what hangs on it, off from the frames that raised them. Raises nothing."""
+    """Removes the tracebacks of ``exc`` and of the exceptions chained to it. Never raises."""
     for each in family(exc):
-        BaseException.with_traceback(each, None)  # an assignment may be forbidden: frozen dataclasses
+        BaseException.with_traceback(each, None)  # not an assignment, which a frozen dataclass forbids
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in a line: SerializationError tells by itself, others by their type as well."""
+    """Describes ``error`` in a line: the text of a SerializationError is enough, other errors need their type too."""
     if has_type(error, DeserializationError):
         return error.reason  # type: ignore[attr-defined,no-any-return]
     text = _safe_str(error)
@@ -159,5 +161,5 @@ def _reason(error: BaseException) -> str:
 def _safe_str(exc: BaseException) -> str:
     try:
         return str(exc)[:TEXT_CHARS]
-    except BaseException:  # of the exception's own code, which may raise anything
+    except BaseException:  # raised by the exception's own code, which may raise anything
         return f"<{_NAME(type(exc))}, whose str() fails>"

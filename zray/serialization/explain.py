@@ -1,8 +1,9 @@
-"""Which member of a value is to blame when the value cannot be pickled.
+"""Finds the member of a value because of which the value cannot be pickled.
 
-Pickle names the type that it gave up on but not where that was.  So the value is walked here: as long as one of its
-members cannot be pickled on its own either, go on in that one.  The members of an object are what pickle would see of
-it (``__reduce_ex__``), so an attribute that ``__getstate__`` leaves out is never blamed.  Only ever run on failures.
+Pickle names the type that it could not pickle, but not where in the value it was. So the value is walked here: if one
+of its members cannot be pickled on its own either, the walk continues in that member. The members of an object are the
+parts that pickle would see (``__reduce_ex__``), so an attribute that ``__getstate__`` leaves out is never named. This
+runs only after a failure.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Member = tuple[str, Any]
 
 
 def explain_unpicklable(value: Any, label: str) -> str:
-    """Why ``value`` (called ``label`` in the text) cannot be pickled, and what to do about it."""
+    """Returns a text that says why ``value`` cannot be pickled, and what to do. The text calls the value ``label``."""
     path, culprit, error = _innermost(value)
     if isinstance(error, RecursionError):
         return (
@@ -39,10 +40,10 @@ def explain_unpicklable(value: Any, label: str) -> str:
 
 
 def _innermost(value: Any) -> tuple[str, Any, Exception | None]:
-    """The path to the innermost member that fails on its own, that member, and its error."""
+    """Returns the path to the innermost member that fails on its own, that member, and its error."""
     error = _failure(value)
     path = ""
-    seen = [value]  # holds the objects, so that their id() stays theirs
+    seen = [value]  # keeps the objects that __reduce_ex__ has made, so that no new one gets their address
     while error is not None and not isinstance(error, RecursionError) and len(seen) < _DEEPEST:
         for step, member in _members(value):
             if any(member is other for other in seen):
@@ -73,7 +74,7 @@ def _failure(value: Any) -> Exception | None:
 
 
 def _members(value: Any) -> Iterator[Member]:
-    """What pickle would visit inside of ``value``, each with the words that lead there."""
+    """Yields the parts of ``value`` that pickle would visit, each with the text that is appended to the path."""
     if type(value) is dict:
         yield from _items(value)
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -108,7 +109,7 @@ def _function_members(function: types.FunctionType) -> Iterator[Member]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
             yield f" closure variable {name!r}", cell.cell_contents
-        except ValueError:  # not filled yet
+        except ValueError:  # the variable has no value yet
             continue
     for name in sorted(_names(function.__code__)):
         if name in function.__globals__:
@@ -124,7 +125,7 @@ def _class_members(kind: type) -> Iterator[Member]:
     for name, member in vars(kind).items():
         if isinstance(member, (types.FunctionType, staticmethod, classmethod, property)):
             yield f".{name}", member
-        elif not inspect.isdatadescriptor(member):  # those of __dict__ and of slots lead back to the class
+        elif not inspect.isdatadescriptor(member):  # the descriptors of __dict__ and of slots lead back to the class
             yield f" class attribute {name!r}", member
     yield from ((f" base class {base.__name__}", base) for base in kind.__bases__)
 
@@ -141,14 +142,14 @@ def _names(code: types.CodeType) -> set[str]:
 def _reduced_members(value: Any) -> Iterator[Member]:
     try:
         reduced: Any = value.__reduce_ex__(PROTOCOL)
-    except Exception as error:  # it cannot be taken apart: it is to blame itself
+    except Exception as error:  # it has no members that can be visited: it is the cause itself
         if came_from_handler(error):
             raise
         return
     if not isinstance(reduced, tuple):
         return
     _, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
-    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # a pair: __dict__ and slots
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # a pair is (__dict__, slots)
     for part in parts:
         yield from _attributes(part) if isinstance(part, dict) else [(" state", part)]
     yield from ((f"[{index}]", member) for index, member in enumerate(items or ()))
@@ -164,7 +165,7 @@ def _attributes(state: dict[Any, Any]) -> Iterable[Member]:
 def _short_repr(value: Any) -> str:
     try:
         return reprlib.repr(value)
-    except Exception:  # of an integer with too many digits, for one
+    except Exception:  # for example, an integer has too many digits
         return f"<{type(value).__name__}>"
 
 
@@ -178,10 +179,10 @@ def _shorten(error: Exception) -> str:
 
 def _remedy(culprit: Any) -> str:
     if isinstance(culprit, (io.IOBase, socket.socket)):
-        return "Pass its path or address and open it inside of the task or actor"
+        return "Pass its path or address and open it inside the task or actor"
     if isinstance(culprit, Iterator):
         return "Pass a list of its items instead"
     return (
-        "Make it inside of the task, or in the actor's constructor; or leave it out of the object's state "
+        "Make it inside the task, or in the actor's constructor; or leave it out of the object's state "
         "with __getstate__"
     )

@@ -1,8 +1,8 @@
-"""Why a value cannot be loaded: which constructor failed, of which type, and in which argument.
+"""Explains why a value cannot be loaded: which constructor failed, of which type, and in which argument.
 
-Only ever run on failures. ``pickle`` tells nothing of that, and what is raised is the constructor's own exception,
-which looks like one of the code that wanted the value. So the value is loaded once more, by the slow unpickler of the
-standard library, which says where in the pickle it was. Which argument that is, the opcodes tell.
+This runs only after a failure. ``pickle`` does not report any of it: the constructor's own exception is raised, and it
+looks like an error of the code that needed the value. So the value is loaded again by the standard library's unpickler
+in Python. It is slow, but it knows its position in the pickle. The opcodes say to which argument that position belongs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _TEXT = ("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
 
 
 def explain_failure(data: bytes, buffers: Iterable[Any], original: Exception) -> tuple[str, str]:
-    """What was being made when loading failed, and the argument in which that was, if ``data`` are those of a call.
+    """Returns the name of the object that was being made when loading failed, and its argument if ``data`` is a call's.
 
-    Both empty where that cannot be found out, as for what is large: it would take minutes.
+    Both are empty if they cannot be found. Data above ``MAX_EXPLAINED_BYTES`` is not searched: it would take minutes.
     """
     if len(data) > MAX_EXPLAINED_BYTES:
         return "", ""
@@ -40,7 +40,7 @@ def _name_of(thing: Any) -> str:
 
 
 class _Tracer(pickle._Unpickler):
-    """An unpickler that remembers what it was doing."""
+    """An unpickler that records which object it is making, and its position in the pickle."""
 
     dispatch = dict(pickle._Unpickler.dispatch)
     stack: Any
@@ -84,7 +84,7 @@ for _code in (pickle.REDUCE[0], pickle.NEWOBJ[0], pickle.NEWOBJ_EX[0], pickle.BU
 
 
 def _argument_at(data: bytes, position: int) -> str:
-    """The argument whose pickle an opcode belongs to: ``0``, or a name; empty if these are no arguments."""
+    """The argument to whose pickle an opcode belongs: ``0``, or a name; empty if ``data`` is not a call's."""
     found = ""
     try:
         for begin, name in _arguments(data):
@@ -96,8 +96,8 @@ def _argument_at(data: bytes, position: int) -> str:
 
 
 def _arguments(data: bytes) -> Iterator[tuple[int, str]]:
-    """Where the pickle of each argument begins, in a pickle of a pair of a list and a dictionary."""
-    stack: list[tuple[Any, int]] = []  # what is there, and where its pickle began
+    """Yields where the pickle of each argument begins, in the pickle of a pair of a list and a dictionary."""
+    stack: list[tuple[Any, int]] = []  # each object on the stack, and where its pickle begins
     texts: dict[int, str] = {}
     n_arguments = 0
     for opcode, argument, at in pickletools.genops(data):

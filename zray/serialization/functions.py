@@ -1,8 +1,9 @@
-"""Remote functions and actor classes as bytes, named by their hash, so that each is shipped once.
+"""Encodes remote functions and actor classes as bytes, named by their hash, so that each is shipped once.
 
-What an import finds on the worker goes by reference. All else goes by value: lambdas, local functions, what
-``__main__`` defines, and what its own module no longer has under its name. The last is the usual case here:
-``@zray.remote`` leaves a wrapper in the module, so a reference to ``module.f`` would load the wrapper and not ``f``.
+A definition that an import finds on the worker goes by reference. All others go by value: lambdas, local functions,
+definitions in ``__main__``, and definitions that their own module no longer has under their name. The last case is the
+usual one here: ``@zray.remote`` leaves a wrapper in the module, so a reference to ``module.f`` would load the wrapper
+and not ``f``.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from zray.system.signals import came_from_handler
 
 @dataclasses.dataclass(frozen=True)
 class PickledCallable:
-    """A function or class ready to be shipped; ``id16`` is the hash of ``blob``."""
+    """A function or class that is ready to be shipped. ``id16`` is the hash of ``blob``."""
 
     id16: bytes
     name: str
-    """Its qualified name without the functions around it: ``f``, ``Outer.Inner``."""
+    """Its qualified name without the enclosing functions: ``f``, ``Outer.Inner``."""
     full_name: str
-    """The same behind its module's name; of what a program defines itself, behind the name of its file, as in Ray."""
+    """The same after the name of its module; for a definition in ``__main__``, the name of its file, as in Ray."""
     blob: bytes
     refs: tuple[bytes, ...]
     """Identifiers of the ObjectRefs in its closure, globals and defaults."""
     captures: Captures | None = None
-    """What it refers to by name and may be looked at again; None: nothing."""
+    """The objects that it refers to by name, to compare before each call; None if there are none."""
 
 
 def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
@@ -58,10 +59,10 @@ def pickle_callable(obj: Callable[..., Any]) -> PickledCallable:
 
 
 def load_callable(blob: bytes | memoryview, load_ref: LoadRef) -> Any:
-    """The function or class in ``blob``.
+    """Loads the function or class in ``blob``.
 
-    Raises ModuleMissingError when a module that it needs is not here, DeserializationError when something that it
-    uses cannot be loaded.
+    Raises ModuleMissingError if a module that it needs is not on this machine, DeserializationError if something that
+    it uses cannot be loaded.
     """
     try:
         return pickler.load(blob, (), load_ref)

@@ -1,13 +1,13 @@
-"""The pickler behind everything zray sends: cloudpickle, and what it does not know.
+"""The pickler of all values, functions and errors that zray sends: cloudpickle with additions.
 
-- An ``ObjectRef`` is pickled as a call of ``_load_ref``, and noted in ``refs``.  (``persistent_id`` would be called for
-  every integer of a list; ``reducer_override`` is called only for what is not a plain built-in.)
-- Functions and classes of modules that no import would find go by value, as those of ``__main__`` do.
+- An ``ObjectRef`` is pickled as a call of ``_load_ref``, and recorded in ``refs``. (``persistent_id`` would be called
+  for every integer of a list; ``reducer_override`` is called only for objects that are not plain built-ins.)
+- Functions and classes go by value if no import would find their module, as do those of ``__main__``.
 - Code keeps the name of its file.
-- Exceptions are rebuilt from their state, since many cannot be called with their own ``args``.
+- Exceptions are rebuilt from their state, because many cannot be called with their own ``args``.
 
-Unpickling is C's ``pickle.loads``. Which references it makes is the business of the caller, who is found through a
-thread-local variable, as a pickle cannot carry an argument for the functions that it calls.
+Unpickling is ``pickle.loads``, in C. The caller decides how references are made. A pickle cannot pass an argument to
+the functions that it calls, so the caller's function is in a thread-local variable.
 """
 
 from __future__ import annotations
@@ -46,22 +46,24 @@ LoadRef = Callable[[bytes], ObjectRef]
 
 
 class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles one value; ``refs`` has the references met, by identifier, in order: they live
-    as long as it does, also those that were made while pickling."""
+    """Pickles one value. ``refs`` has the references in it, by identifier, in order.
+
+    ``refs`` keeps the references for as long as the pickler exists, also references that were made during pickling.
+    """
 
     def __init__(self, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None) -> None:
-        # Past cloudpickle's own constructor, which would take a third of the time that a small value takes.
+        # Not cloudpickle's own constructor, which would take a third of the time that a small value takes.
         pickle.Pickler.__init__(self, file, PROTOCOL, buffer_callback=buffer_callback)
         self.globals_ref: dict[int, dict[str, Any]] = {}
         self.proto = PROTOCOL
         self.refs: dict[bytes, ObjectRef] = {}
 
     def dump(self, obj: Any) -> None:
-        """Writes the pickle of ``obj``. Raises whatever the members of ``obj`` raise, and RecursionError."""
+        """Writes the pickle of ``obj``. Raises any error that the members of ``obj`` raise, and RecursionError."""
         pickle.Pickler.dump(self, obj)
 
     def reducer_override(self, obj: Any) -> Any:
-        """How to pickle ``obj``; called from C for all but plain built-in objects."""
+        """Returns how to pickle ``obj``. Called from C for all objects except plain built-ins."""
         kind = type(obj)
         if kind is ObjectRef:
             object_id = obj.binary()
@@ -95,15 +97,15 @@ _find_reducer = views.reducers.get
 
 
 class _Parts(list[Any]):
-    """A pickle in the making. The pickler writes what is large as a piece of its own, which is kept without a copy."""
+    """The pieces of a pickle. The pickler writes a large object as a separate piece, which is kept without a copy."""
 
     def write(self, data: Any) -> None:
-        """One more piece."""
+        """Appends a piece."""
         self.append(data if type(data) is bytes else pickle.PickleBuffer(data).raw())
 
 
 class CallablePickler(ValuePickler):
-    """Notes the functions that go by value, in ``functions``."""
+    """Records the functions that go by value, in ``functions``."""
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
@@ -115,7 +117,7 @@ class CallablePickler(ValuePickler):
 
 
 def dump_callable(value: Any) -> tuple[bytes, dict[bytes, ObjectRef], list[types.FunctionType]]:
-    """The pickle of a function or class, the references in it, and the functions in it that are there by value."""
+    """Returns the pickle of a function or class, the references in it, and the functions in it that go by value."""
     views.find()
     parts = _Parts()
     pickler = CallablePickler(parts)
@@ -126,9 +128,9 @@ def dump_callable(value: Any) -> tuple[bytes, dict[bytes, ObjectRef], list[types
 def dump(
     value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None
 ) -> tuple[bytes | list[bytes | memoryview], dict[bytes, ObjectRef]]:
-    """The pickle of ``value``, in several pieces if it is large, and the references in it.
+    """Returns the pickle of ``value``, in several pieces if it is large, and the references in it.
 
-    Large ``bytes`` and ``bytearray`` are pieces that belong to the value.
+    The pieces of large ``bytes`` and ``bytearray`` share the memory of the value.
     """
     views.find()
     parts = _Parts()
@@ -138,7 +140,7 @@ def dump(
 
 
 def load(data: bytes | memoryview, buffers: Iterable[memoryview], load_ref: LoadRef) -> Any:
-    """Unpickles; ``load_ref`` makes the references. Raises ModuleMissingError, DeserializationError."""
+    """Loads a pickle. ``load_ref`` makes the references. Raises ModuleMissingError and DeserializationError."""
     before = _loading.load_ref
     _loading.load_ref = load_ref
     try:
@@ -152,23 +154,25 @@ def load(data: bytes | memoryview, buffers: Iterable[memoryview], load_ref: Load
 
 
 def load_failure(error: Exception, data: bytes | memoryview, buffers: Iterable[memoryview] = ()) -> Exception:
-    """What is to be raised instead of ``error``, which loading ``data`` has raised; it itself if it is zray's own, or
-    not the value's."""
+    """Returns the exception to raise instead of ``error``, which was raised while ``data`` was loaded.
+
+    Returns ``error`` itself if it is zray's own, or if the value did not cause it.
+    """
     if isinstance(error, ModuleNotFoundError):
         return module_missing(error)
     if has_type(error, ZrayError, MemoryError) or came_from_handler(error):
         return error
-    from zray.serialization.explain_load import explain_failure  # a disassembler, which few processes ever need
+    from zray.serialization.explain_load import explain_failure  # loads a disassembler, which few processes need
 
     before = _loading.load_ref
-    _loading.load_ref = _load_no_ref  # as each reference that is made is counted
+    _loading.load_ref = _load_no_ref  # a real reference would be counted
     try:
         doing, argument = explain_failure(bytes(data), buffers, error)
     finally:
         _loading.load_ref = before
     try:
         reason = f"{type(error).__name__}: {error}"
-    except Exception:  # of the exception's own code, which may raise anything
+    except Exception:  # raised by the exception's own code, which may raise anything
         reason = type(error).__name__
     return DeserializationError(f"{doing} raised {reason}" if doing else reason, argument)
 
@@ -178,7 +182,7 @@ def _load_no_ref(object_id: bytes) -> Any:
 
 
 def module_missing(error: ModuleNotFoundError) -> ModuleMissingError:
-    """Says which module could not be found, where, and where it was looked for."""
+    """Returns an error that names the missing module, the machine, and the directories that were searched."""
     if isinstance(error, ModuleMissingError):
         return error
     where = "\n  ".join(sys.path)
@@ -199,31 +203,31 @@ _loading = _Loading()
 def _load_ref(object_id: bytes) -> ObjectRef:
     load_ref = _loading.load_ref
     if load_ref is None:
-        raise SystemFailure("a value that holds an ObjectRef was unpickled by other means than zray's")
+        raise SystemFailure("a value with an ObjectRef in it was unpickled without zray: load it with zray.get()")
     return load_ref(object_id)
 
 
 def _is_importable(module: str | None) -> bool:
-    # Most are told from the names of top-level packages; cloudpickle judges what has no module at all.
+    # The top-level package is enough, and is looked up once. An object without a module is left to cloudpickle.
     return module is None or _is_found(module.partition(".")[0])
 
 
 @functools.lru_cache(maxsize=1024)
 def _is_found(package: str) -> bool:
-    """Whether ``import package`` would find it, anew, on the search path that workers share."""
+    """Whether a new process with the same search path, such as a worker, could import ``package``."""
     if package == "__main__" or package not in sys.modules:
-        return True  # cloudpickle's own cases
+        return True  # cloudpickle handles these itself
     for finder in sys.meta_path:
         try:
             if finder.find_spec(package, None) is not None:
                 return True
         except (AttributeError, ImportError, ValueError):
-            return True  # a finder of the old kind, or a module being set up: not for us to judge
+            return True  # a finder with the old interface, or a module that is being set up: it cannot be known
     return False
 
 
 def _reduce_code(code: types.CodeType) -> Any:
-    """As cloudpickle does, but with the name of the file, which tracebacks show: 3.1.3 replaces it."""
+    """Reduces code as cloudpickle does, but keeps the file name for tracebacks: cloudpickle 3.1.3 replaces it."""
     make, args = _cloudpickle._code_reduce(code)
     return make, tuple(code.co_filename if arg == _NO_FILE else arg for arg in args)
 
@@ -234,6 +238,6 @@ _NO_FILE = "<dynamic-code>"
 def _reduce_exception(exc: BaseException) -> Any:
     kind = type(exc)
     if isinstance(kind.__reduce__, types.FunctionType) or isinstance(kind.__reduce_ex__, types.FunctionType):
-        return NotImplemented  # its class knows better
+        return NotImplemented  # its class defines how it is pickled
     args, state = exception_parts(exc)
     return rebuild_exception, (kind, args), state or None, None, None, restore_attributes

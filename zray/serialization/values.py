@@ -1,16 +1,16 @@
-"""Values as bytes: pickle protocol 5 whose large buffers stay outside of the pickle, so that reading copies nothing.
+"""Encodes values as bytes: pickle protocol 5, with large buffers outside the pickle, so that reading copies nothing.
 
-Two encodings, told apart by the first byte:
+There are two encodings. The first byte says which:
 
-- *plain*, for most small values: the pickle itself; its first byte is pickle's own ``0x80``.
-- *framed*, when there are buffers or references: ``B``, 3 bytes of padding, number of buffers (u32), length of the
+- *plain*, for most small values: the pickle itself. Its first byte is pickle's own ``0x80``.
+- *framed*, if there are buffers or references: ``B``, 3 bytes of padding, number of buffers (u32), length of the
   pickle (u64), length of each buffer (u64), the pickle, then the buffers, each at the next multiple of 64 bytes. An
-  empty pickle means that the value is ``bytes``: those of the one buffer.
+  empty pickle means that the value is ``bytes``: the content of the only buffer.
 
-All integers are little-endian. Errors that stand in for values have tags of their own: see ``zray.failures``.
+All integers are little-endian. An error in place of a value has a tag of its own, see ``zray.failures``.
 
-What arrives differs from what was sent in few ways: arrays over buffers are read-only, a ``memoryview`` arrives as
-``bytes``, and an array with gaps arrives without them. Other libraries' values: ``zray.serialization.views``.
+A value arrives as it was sent, with few differences: arrays over buffers are read-only, a ``memoryview`` arrives as
+``bytes``, and an array with gaps arrives without them. ``zray.serialization.views`` encodes values of other libraries.
 """
 
 from __future__ import annotations
@@ -35,25 +35,27 @@ _PLAIN_TAG = 0x80
 _FRAMED_TAG = 0x42
 _HEADER = struct.Struct("<B3xIQ")
 _BYTES_OUT_OF_BAND = 4096
-"""``bytes`` of this size or more are a buffer: writing them then needs no second copy of them."""
+"""``bytes`` of this size or more become a buffer, so that writing them needs no second copy."""
 
 _SCALARS = frozenset((int, float, bool, str, type(None), bytes, complex))
 _FIXED_SCALARS = _SCALARS - {bytes}
 _SEQUENCES = frozenset((list, tuple))
 _LAST_NUMBER = 16
-"""Type numbers of NumPy up to this one are bool, integers, floats and complex numbers."""
+"""NumPy's type numbers up to this one are bool, integers, floats and complex numbers."""
 _FLAT_MAX = 32
-"""Looking at each member of a longer container would cost more than it saves."""
+"""The longest container whose members are checked. For a longer one, the check would cost more than it saves."""
 _BYTES_HEADER = bytes.__basicsize__ - 1
-"""Where the content of ``bytes`` begins, from their address, which is ``id`` in CPython."""
+"""The offset of the content of a ``bytes`` object from its address, which is its ``id`` in CPython."""
 
 
 class Serialized:
-    """A value ready to be written.
+    """A value that is ready to be written.
 
-    ``pickle`` is the pickle, or its pieces, ``buffers`` are the contiguous byte views that it refers to, ``refs`` the
-    identifiers of the ObjectRefs inside, each once, in order, ``total_bytes`` the size of the encoded form. Buffers and
-    large pieces belong to the value: a change to it before they are written is written.
+    ``pickle``: the pickle, or its pieces. ``buffers``: the contiguous byte views that it refers to. ``refs``: the
+    identifiers of the ObjectRefs inside, each once, in order. ``total_bytes``: the size of the encoded form.
+
+    Buffers and large pieces share the memory of the value. If the value is changed before they are written, the change
+    is written.
     """
 
     __slots__ = ("_framed", "_pickle_bytes", "buffers", "held", "pickle", "refs", "total_bytes")
@@ -69,7 +71,7 @@ class Serialized:
         self.pickle = pickle
         self.buffers = buffers
         self.refs = refs
-        self.held = held  # the references themselves: somebody has to, until they are pinned
+        self.held = held  # keeps the references themselves until they are pinned
         self._framed = bool(buffers or refs) if framed is None else framed
         size = len(pickle) if type(pickle) is bytes else sum(len(part) for part in pickle)  # type: ignore[misc,arg-type]
         if self._framed:
@@ -87,7 +89,7 @@ class Serialized:
     def write_into(self, view: memoryview) -> None:
         """Writes the encoded form to the start of ``view``, buffers at multiples of 64 bytes from there.
 
-        Raises ValueError when ``view`` has fewer than ``total_bytes`` bytes.
+        Raises ValueError if ``view`` has fewer than ``total_bytes`` bytes.
         """
         if view.nbytes < self.total_bytes:
             raise ValueError(f"{self.total_bytes} bytes do not fit into {view.nbytes}")
@@ -97,13 +99,13 @@ class Serialized:
             end += len(piece)
 
     def to_bytes(self) -> bytes:
-        """The encoded form; costs nothing when the value is small and has neither buffers nor references."""
+        """Returns the encoded form. Copies nothing if the value is small and has neither buffers nor references."""
         if type(self.pickle) is bytes and not self._framed:
             return self.pickle
         return b"".join(self._pieces())
 
     def _pieces(self) -> list[bytes | memoryview]:
-        """What the encoded form is put together of."""
+        """The pieces of the encoded form, in order."""
         parts = [self.pickle] if type(self.pickle) is bytes else self.pickle
         if not self._framed:
             return [*parts]
@@ -122,7 +124,7 @@ def _packed_sizes(sizes: list[int]) -> bytes:
 
 
 def _places(sizes: list[int], start: int) -> Iterator[tuple[int, int]]:
-    """Offset and size of each buffer, the first after ``start``."""
+    """Yields the offset and size of each buffer, the first at or after ``start``."""
     for size in sizes:
         offset = -(-start // ALIGNMENT) * ALIGNMENT
         yield offset, size
@@ -132,8 +134,9 @@ def _places(sizes: list[int], start: int) -> Iterator[tuple[int, int]]:
 def serialize(value: Any, label: str = "the value") -> Serialized:
     """Serializes ``value``.
 
-    Raises SerializationError, which names the member that cannot be pickled; ``label`` says what the value is, for
-    instance ``argument 'x' of f``. What a signal handler raises meanwhile is raised as it is.
+    Raises SerializationError, which names the member that cannot be pickled. ``label`` describes the value in that
+    error, for instance ``argument 'x' of f``. An exception that a signal handler raises meanwhile is passed on
+    unchanged.
     """
     if _is_flat(value):
         if type(value) is bytes and len(value) >= _BYTES_OUT_OF_BAND:
@@ -154,7 +157,7 @@ def serialize(value: Any, label: str = "the value") -> Serialized:
 
 
 def serialize_call(args: list[Any], kwargs: dict[str, Any]) -> Serialized:
-    """Serializes the arguments of a call, as ``serialize`` would the pair of them."""
+    """Serializes the arguments of a call. The result is that of ``serialize((args, kwargs))``."""
     if len(args) <= _FLAT_MAX and _is_flat(kwargs) and all(map(_is_plain, args)):
         return _pickle_plainly((args, kwargs))
     return serialize((args, kwargs), "the arguments")
@@ -172,9 +175,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_array_of_numbers(value: Any) -> bool:
-    """Whether it is a NumPy array in which neither references nor functions can be, so that plain pickle will do, and
-    whose elements lie in one piece, so that NumPy gives its memory away."""
-    # Asked for with care: another thread may be importing it.
+    """Whether ``value`` is a NumPy array of numbers whose elements lie in one piece.
+
+    It cannot contain references or functions, so plain pickle is enough, and NumPy pickles its memory as a buffer.
+    """
+    # getattr, because another thread may be importing NumPy.
     if type(value) is not getattr(sys.modules.get("numpy"), "ndarray", None):
         return False
     dtype = value.dtype
@@ -182,7 +187,7 @@ def _is_array_of_numbers(value: Any) -> bool:
 
 
 def _is_flat(value: Any) -> bool:
-    """Whether ``value`` is a scalar or a small container of small scalars, for which plain pickle will do."""
+    """Whether ``value`` is a scalar or a small container of small scalars, for which plain pickle is enough."""
     kind = type(value)
     if kind in _SCALARS:
         return True
@@ -202,15 +207,15 @@ def _are_short(values: Iterable[Any]) -> bool:
 
 
 def _is_short(value: Any) -> bool:
-    """Whether it is no ``bytes`` that are worth a piece of their own."""
+    """Whether ``value`` is not ``bytes``, or is too short to become a buffer."""
     return type(value) is not bytes or len(value) < _BYTES_OUT_OF_BAND
 
 
 def deserialize(data: bytes | memoryview, load_ref: LoadRef) -> Any:
-    """The value that ``data`` encodes. Its buffers are read-only slices of ``data`` and keep that alive.
+    """Returns the value that ``data`` encodes. Its buffers are read-only slices of ``data`` and keep ``data`` alive.
 
-    ``load_ref`` makes an ObjectRef from its identifier. Raises ModuleMissingError when a module is not here,
-    SystemFailure when ``data`` is malformed, DeserializationError when one of the value's own constructors raises.
+    ``load_ref`` makes an ObjectRef from its identifier. Raises ModuleMissingError if a module is not on this machine,
+    SystemFailure if ``data`` is malformed, DeserializationError if a constructor inside the value raises.
     """
     tag = data[0] if len(data) else None
     if tag == _PLAIN_TAG:
@@ -223,11 +228,11 @@ def deserialize(data: bytes | memoryview, load_ref: LoadRef) -> Any:
     if tag == _FRAMED_TAG:
         body, buffers = _parse_frame(data)
         return pickler.load(body, buffers, load_ref) if body.nbytes else bytes(buffers[0])
-    raise SystemFailure(f"no value starts with {bytes(data[:1])!r}")
+    raise SystemFailure(f"a malformed value arrived: no value starts with {bytes(data[:1])!r}")
 
 
 def _aligned(data: bytes) -> memoryview:
-    """A read-only view of ``data`` that begins at a multiple of 64 bytes: a copy, unless they do."""
+    """Returns a read-only view of ``data`` that begins at an address that is a multiple of 64: a copy if necessary."""
     if not (id(data) + _BYTES_HEADER) % ALIGNMENT:
         return memoryview(data)
     room = bytearray(len(data) + ALIGNMENT)
@@ -237,7 +242,7 @@ def _aligned(data: bytes) -> memoryview:
 
 
 def _parse_frame(data: bytes | memoryview) -> tuple[memoryview, list[memoryview]]:
-    """The pickle and the buffers in ``data``. Raises SystemFailure when their sizes do not fit."""
+    """Returns the pickle and the buffers in ``data``. Raises SystemFailure if their sizes do not fit."""
     try:
         _, count, pickle_bytes = _HEADER.unpack_from(data)
         view = _aligned(data) if count and type(data) is bytes else memoryview(data).toreadonly()

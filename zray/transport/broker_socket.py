@@ -1,8 +1,8 @@
-"""The broker's door: the one socket that everybody comes in by.
+"""The broker's socket, the only one: all processes connect to it.
 
-On TCP every frame has the ID of the process that it is from or for in front, since hosts pass on what their workers
-send: a connection is its host's and its workers'. The connections' own names, the identities of the ROUTER, are
-known to nobody but their ends.
+On TCP each frame begins with the ID of the process that it is from or for, since a host passes on the frames of its
+workers: they share its connection. The names of the connections, their identities at the ROUTER, are secrets of their
+two ends.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 
 
 class BrokerSocket:
-    """A bound ROUTER socket. ``keys``: closes it to strangers; None for ``ipc``, or when insecurity was asked for.
+    """A bound ROUTER socket. Raises ConfigError if it cannot be bound.
 
-    Raises ConfigError when it cannot be bound. Attributes: address, as bound; is_tcp; malformed, messages of no known
-    form.
+    ``keys``: only processes with one of these keys may connect; None for ``ipc``, and for a cluster without keys
+    (``--insecure``). Attributes: ``address``: as bound; ``is_tcp``; ``malformed``: the number of messages with a wrong
+    number of parts.
     """
 
     def __init__(self, address: str, config: Config, keys: KeyDirectory | None) -> None:
@@ -53,7 +54,7 @@ class BrokerSocket:
         self._file: SocketFile | None = None
         self.malformed = 0
         self.is_tcp = address.startswith("tcp://")
-        self._descriptors: dict[bytes, int] = {}  # of drivers' connections on TCP
+        self._descriptors: dict[bytes, int] = {}  # by connection: the descriptors of drivers' TCP connections
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         try:
             self._authenticator = _authenticator(self._context, keys) if keys is not None else None
@@ -62,7 +63,7 @@ class BrokerSocket:
             raise
         self._socket = make_socket(self._context, zmq.ROUTER, address, config)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        # A connection over TCP may be dead for a minute before this side knows, and its process be back long before.
+        # A TCP connection may be dead for a minute before this side knows. Its process may reconnect much sooner.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, self.is_tcp)
         if self._authenticator is not None:
             self._authenticator.apply_server(self._socket)
@@ -74,26 +75,31 @@ class BrokerSocket:
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._file = SocketFile(self._socket, self.address)
         self._polled = [self._socket, *(self._authenticator.sockets if self._authenticator is not None else ())]
-        self._poll = select.poll()  # of the descriptors: zmq.Poller looks at each socket anew, twice
+        self._fd = self._socket.fileno()
+        self._expected = False  # the descriptor was ready, so a message has probably arrived
+        self._poll = select.poll()  # polls the descriptors: zmq.Poller would look at each socket twice per poll
         for polled in self._polled:
             self._poll.register(polled.fileno(), select.POLLIN)
 
     @property
     def refusals(self) -> dict[str, int]:
-        """How many strangers were turned away, by reason."""
+        """How many connections were refused, by reason."""
         return dict(self._authenticator.refused) if self._authenticator is not None else {}
 
     def wait(self, timeout_s: float) -> None:
-        """Waits until something has arrived, and sees to whoever asks to come in."""
+        """Waits until something has arrived, and answers the handshakes of new connections."""
+        self._expected = False
         if not any(map(is_readable, self._polled)):
-            self._poll.poll(int(timeout_s * 1000))
+            ready = self._poll.poll(int(timeout_s * 1000))
+            self._expected = any(fd == self._fd for fd, _ in ready)
         if self._authenticator is not None:
             self._authenticator.pump()
 
     def receive(self) -> Arrival | None:
-        """The next frame that is there; None if there is none."""
+        """Returns the next frame that has arrived; None if there is none. Does not wait."""
         while True:
-            message = receive(self._socket, copy=not self.is_tcp)
+            message = receive(self._socket, copy=not self.is_tcp, expected=self._expected)
+            self._expected = False
             if message is None:
                 return None
             key = b""
@@ -102,7 +108,7 @@ class BrokerSocket:
                 if self._authenticator is not None:
                     key = str(last.get("User-Id")).encode()
                 message = [frame.bytes for frame in message]
-                if message[0] in self._descriptors:  # another one since it was dialled anew
+                if message[0] in self._descriptors:  # it changes when the process connects again
                     self._descriptors[message[0]] = last.get(zmq.SRCFD)
             identity, *parts = message
             if len(parts) == 1 and not self.is_tcp:
@@ -112,7 +118,7 @@ class BrokerSocket:
             self.malformed += 1
 
     def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
-        """Sends a frame by the connection ``through``; False when there is none of that name (any more)."""
+        """Sends a frame by the connection ``through``. Returns False if there is no connection of that name."""
         try:
             if self.is_tcp:
                 send(self._socket, through, process_id, data)
@@ -126,29 +132,29 @@ class BrokerSocket:
 
     @property
     def role_of(self) -> Callable[[bytes], str | None] | None:
-        """Finds the role of a key that is allowed; None where there are no keys."""
+        """A function that finds the role of an allowed key; None if the cluster has no keys."""
         return self._authenticator.role_of if self._authenticator is not None else None
 
     def follow(self, through: bytes) -> None:
-        """``unanswered_s`` will be asked about a connection on TCP."""
-        self._descriptors.setdefault(through, -1)  # until its next frame
+        """Remembers the descriptor of a TCP connection, for ``unanswered_s``."""
+        self._descriptors.setdefault(through, -1)  # its next frame tells the descriptor
 
     def unfollow(self, through: bytes) -> None:
-        """It will not any more."""
+        """Ends ``follow`` for a connection."""
         self._descriptors.pop(through, None)
 
     def unanswered_s(self, through: bytes) -> float:
-        """For how long the other end of a connection that is followed has acknowledged nothing; else 0.0."""
+        """For how many seconds the peer of a followed connection has acknowledged nothing; 0.0 for any other."""
         descriptor = self._descriptors.get(through)
         return 0.0 if descriptor is None else unanswered_s(descriptor)
 
     def keep(self) -> None:
-        """Keeps the socket's file, see ``SocketFile``; to be called at least once a second."""
+        """Maintains the socket's file, see ``SocketFile``. Must be called at least once a second."""
         if self._file is not None:
             self._file.keep()
 
     def close(self) -> None:
-        """Closes the socket, and removes its file."""
+        """Closes the socket and removes its file."""
         if self._authenticator is not None:
             self._authenticator.close()
         self._socket.close(0)
@@ -160,7 +166,7 @@ class BrokerSocket:
 def _authenticator(context: zmq.Context[Any], keys: KeyDirectory) -> Authenticator:
     from zray.transport.security.authenticator import Authenticator
     from zray.transport.security.dialer import (
-        require_curve,  # local clusters, whose workers are forked from here, do without
+        require_curve,  # imported here: a local cluster's workers are forked from this process and do not need it
     )
     from zray.transport.security.keys import AllowList
 
@@ -169,13 +175,15 @@ def _authenticator(context: zmq.Context[Any], keys: KeyDirectory) -> Authenticat
 
 
 def _obstacle(address: str) -> str:
-    """What is in the place of a Unix socket that is to be made, if anything. libzmq would remove it: a socket that is
-    in use, so that its broker goes deaf, or a file of the user's."""
+    """What is at the path of a Unix socket that is about to be made; empty if the path is free.
+
+    libzmq would remove it: a file of the user, or a socket in use, whose broker would then receive no connections.
+    """
     if not address.startswith("ipc://"):
         return ""
     with contextlib.suppress(OSError):
         if not stat.S_ISSOCK(os.stat(address.removeprefix("ipc://")).st_mode):
-            return "there is a file of that name, which is no socket"
+            return "a file of that name exists, and it is not a socket"
     return foreign_listener_at(address) or ("another broker is running there" if is_listened_at(address) else "")
 
 
@@ -183,5 +191,5 @@ def _reason(error: zmq.ZMQError) -> str:
     if error.errno == zmq.EADDRINUSE:
         return "the address is in use. Is another broker running there?"
     if error.errno in (zmq.EADDRNOTAVAIL, errno.ENODEV):
-        return "it is no address of this machine (tcp://0.0.0.0:PORT listens at all that it has)"
+        return "it is not an address of this machine (tcp://0.0.0.0:PORT listens at all of its addresses)"
     return str(error.strerror)

@@ -1,13 +1,13 @@
-"""Direct channels between hosts: who may dial whom is agreed upon through the broker, then they talk to each other.
+"""Direct channels between two hosts, for large objects. The hosts agree on a channel through the broker.
 
-The dialler says who it is and shows its key (``ChannelWanted``), and is told where to dial, a token to say there, and
-the key to expect (``ChannelOffer``). Both messages travel through the broker, which vouches for their senders, so a
-host lets in nobody but members of its cluster, and each under its own name. With keys a channel is CURVE, and its
-listener's door guarded as the broker's is (``zray/transport/security/authenticator.py``). Without (``--insecure``) the
-token is all that there is.
+The dialler sends its public key (``ChannelWanted``). The answer has the address to dial, a token to show there, and the
+public key to expect (``ChannelOffer``). Both messages travel through the broker, which guarantees their senders. So a
+host accepts channels only from members of its cluster, each under its own identifier. With keys a channel uses CURVE,
+and its listener is guarded like the broker's socket (``zray/transport/security/authenticator.py``). Without keys
+(``--insecure``) only the token protects it.
 
-Requests go from the dialler to the listener, chunks come back. A host that is pulled from and pulls has two channels
-with its peer. A channel that breaks is over: what comes then is another, with another token. Belongs to one thread.
+Requests go from the dialler to the listener, and chunks come back. If both hosts pull from each other, there are two
+channels. A broken channel is not used again: the next one has another token. A ``Channels`` belongs to one thread.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ DIAL_TIMEOUT_S = 3.0
 TOKEN_LIFE_S = 10.0
 TOKEN_BYTES = 16
 IDLE_S = 60.0
-"""A channel by which nothing was asked for so long is given up: hundreds of hosts may want something of each other."""
+"""How long a channel may be without a request before it is closed: hundreds of hosts may have dialled each other."""
 MAX_SOCKETS = 16384
-"""Three for each channel that is dialled; libzmq's default of 1,023 would be few."""
+"""The most ZeroMQ sockets. Each dialled channel takes three, so libzmq's default of 1,023 would be too few."""
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 4000
 MAX_MESSAGES_PER_TURN = 32
-"""Chunks, mostly, that one turn of the host's loop takes from one socket: it has other things to do."""
+"""The most messages (mostly chunks) that one turn of the host's loop takes from one socket: it has other work, too."""
 
 
 class Received(NamedTuple):
-    """A message that came by a channel. ``channel``: the name to answer it by; b"" if it was dialled from here."""
+    """A message that came by a channel. ``channel``: the name to answer by; b"" if this host dialled the channel."""
 
     source: bytes
     channel: bytes
@@ -65,7 +65,7 @@ class Received(NamedTuple):
 
 
 class _Dialled:
-    """A channel that was made from here, or is being made."""
+    """A channel that this host has dialled. ``is_up``: the peer has accepted it."""
 
     def __init__(self, peer: bytes, socket: zmq.Socket[Any], monitor: Monitor) -> None:
         self.peer = peer
@@ -78,10 +78,13 @@ class _Dialled:
 class Channels:
     """The channels of one host.
 
-    ``listen``: where, as ``tcp://IP:*``, from when somebody wants to dial, so that a host has no open port for nothing;
-    at once if a port is named there, which may be in use (raises ConfigError). Empty: others cannot dial this host.
-    ``place_for(source, chunk)``: where the data of a chunk belong, or None; ``arrived(source, chunk, wire_bytes)`` is
-    called when they are there. ``up`` and ``down`` are told of the channels that were dialled from here.
+    ``listen``: the address to listen at. With ``tcp://IP:*`` the host listens only from the first ``ChannelWanted`` on,
+    so that it has no needless open port. With a port it listens at once, and raises ConfigError if the port is in use.
+    If it is empty, other hosts cannot dial this one.
+
+    ``place_for(source, chunk)`` returns the memory for the data of a chunk, or None; ``arrived(source, chunk,
+    wire_bytes)`` is called when the data are there. ``up(peer)`` and ``down(peer)`` are called when a channel that this
+    host dials is accepted, or has failed or ended.
     """
 
     def __init__(
@@ -99,7 +102,7 @@ class Channels:
         self.address = ""
         self.malformed = 0
         self.opened = 0
-        """Changes with the set of descriptors."""
+        """A number that changes whenever the set of descriptors changes."""
         self._config = config
         self._credentials = credentials
         self._place_for = place_for
@@ -110,10 +113,10 @@ class Channels:
         self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._authenticator: Authenticator | None = None
         self._listener: zmq.Socket[Any] | None = None
-        self._offered: dict[bytes, tuple[bytes, bytes, float]] = {}  # token: for whom, with which key, when
-        self._keys: dict[bytes, bytes] = {}  # of those who may dial: by process
-        self._asked: set[bytes] = set()  # peers that were asked for an offer, and have not made one
-        self._came_in: dict[bytes, bytes] = {}  # name of a connection: whose it is
+        self._offered: dict[bytes, tuple[bytes, bytes, float]] = {}  # by token: peer, its key, time of the offer
+        self._keys: dict[bytes, bytes] = {}  # public keys of the peers that may dial, by process
+        self._asked: set[bytes] = set()  # peers that were asked for an offer and have not made one
+        self._accepted: dict[bytes, bytes] = {}  # by connection: the peer that has dialled it
         self._dialled: dict[bytes, _Dialled] = {}
         self._listen_at = listen
         if listen and not listen.endswith(":*"):
@@ -148,8 +151,8 @@ class Channels:
                 self._authenticator.close()
                 self._authenticator = None
             raise ConfigError(
-                f"this host cannot listen for channels at {address!r}: {error.strerror}. ZRAY_TRANSFER_ADDRESS says "
-                'where it is to listen; "off": nowhere, objects go through the broker then'
+                f"this host cannot listen for channels at {address!r}: {error.strerror}. Set ZRAY_TRANSFER_ADDRESS to "
+                'the address to listen at, or to "off": objects then go through the broker'
             ) from None
         self._listener = socket
         self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -162,12 +165,12 @@ class Channels:
 
     @property
     def refusals(self) -> dict[str, int]:
-        """How many strangers were turned away, by reason."""
+        """How many connections were refused, by reason."""
         return dict(self._authenticator.refused) if self._authenticator is not None else {}
 
     @property
     def filenos(self) -> set[int]:
-        """What is to be polled for input."""
+        """The descriptors to poll for input."""
         sockets = [dialled.socket for dialled in self._dialled.values()]
         if self._listener is not None:
             sockets.append(self._listener)
@@ -177,7 +180,7 @@ class Channels:
 
     @property
     def readable(self) -> bool:
-        """Whether something has arrived: descriptors tell of it only once."""
+        """Whether something has arrived. Check this before polling: descriptors signal it only once."""
         sockets = [dialled.socket for dialled in self._dialled.values()]
         if self._listener is not None:
             sockets.append(self._listener)
@@ -187,23 +190,23 @@ class Channels:
 
     @property
     def public_key(self) -> bytes:
-        """What this host shows."""
+        """The public key of this host (Z85); empty if the cluster has no keys."""
         return self._credentials.public if self._credentials is not None else b""
 
     def offer(self, peer: bytes, wanted: ChannelWanted) -> ChannelOffer:
-        """What to answer a host that would like to dial."""
+        """Returns the answer to a host that asks for a channel."""
         if not self._listen_at or len(wanted.key) != len(self.public_key):
             return ChannelOffer("", b"", b"")
         if self._listener is None:
             try:
                 self._listen()
-            except ConfigError as error:  # its network has changed: objects go through the broker
+            except ConfigError as error:  # the machine's network has changed: objects go through the broker
                 log.warning("%s", error)
                 self._listen_at = ""
                 return ChannelOffer("", b"", b"")
         now = time.monotonic()
         for token, (whose, _, offered_at) in list(self._offered.items()):
-            if whose == peer or now - offered_at > TOKEN_LIFE_S:  # one offer to each: the last one counts
+            if whose == peer or now - offered_at > TOKEN_LIFE_S:  # only the last offer to a peer counts
                 del self._offered[token]
         token = os.urandom(TOKEN_BYTES)
         self._offered[token] = peer, wanted.key, now
@@ -211,14 +214,14 @@ class Channels:
         return ChannelOffer(self.address, token, self.public_key)
 
     def ask_for_offer(self, peer: bytes) -> ChannelWanted:
-        """What to send to a host that is to be dialled. One offer of it is taken then."""
+        """Returns the message that asks a peer for an offer. One offer of that peer will be accepted."""
         self._asked.add(peer)
         return ChannelWanted(self.public_key)
 
     def dial(self, peer: bytes, offer: ChannelOffer) -> None:
-        """Dials a host that has made an offer; ``up`` or ``down`` will be called.
+        """Dials a peer that has made an offer. ``up`` or ``down`` will be called.
 
-        An offer that was not asked for is dropped: nobody has this host connect to where he likes.
+        An offer that was not asked for is dropped: a peer must not make this host connect to arbitrary addresses.
         """
         if peer not in self._asked:
             self.malformed += 1
@@ -241,7 +244,7 @@ class Channels:
             monitor = Monitor(socket, zmq.EVENT_DISCONNECTED)
             socket.connect(offer.address)
             socket.send(_pack(ChannelHello(self.process_id, offer.token)), zmq.NOBLOCK)
-        except (zmq.ZMQError, ValueError):  # an address or key that is none, or no descriptors left
+        except (zmq.ZMQError, ValueError):  # a malformed address or key, or no descriptors left
             if monitor is not None:
                 monitor.close()
             if socket is not None:
@@ -252,11 +255,11 @@ class Channels:
         self.opened += 1
 
     def idle(self, now: float) -> list[bytes]:
-        """Those to whom a channel is up that nothing has come by for a while."""
+        """The peers whose dialled channel has had no request for ``IDLE_S``."""
         return [d.peer for d in self._dialled.values() if d.is_up and now - d.used > IDLE_S]
 
     def hang_up(self, peer: bytes) -> None:
-        """Ends the channel that was dialled to a peer, if there is one, without telling."""
+        """Closes the channel that was dialled to a peer, if there is one. Does not call ``down``."""
         dialled = self._dialled.pop(peer, None)
         if dialled is not None:
             dialled.monitor.close()
@@ -264,12 +267,12 @@ class Channels:
             self.opened += 1
 
     def forget(self, peer: bytes) -> None:
-        """A peer is gone: it may not dial, and what it has dialled is over."""
+        """Forgets a peer that is gone: closes its channels, and refuses it from now on."""
         self.hang_up(peer)
         self._asked.discard(peer)
         self._keys.pop(peer, None)
-        for name in [name for name, process_id in self._came_in.items() if process_id == peer]:
-            del self._came_in[name]
+        for name in [name for name, process_id in self._accepted.items() if process_id == peer]:
+            del self._accepted[name]
         for token in [token for token, offer in self._offered.items() if offer[0] == peer]:
             del self._offered[token]
 
@@ -278,7 +281,7 @@ class Channels:
         self._down(peer)
 
     def tick(self, now: float) -> None:
-        """Several times a second: gives up those who do not answer, or have hung up."""
+        """Closes dialled channels whose peer does not answer or has hung up. Called several times a second."""
         for dialled in list(self._dialled.values()):
             hung_up = any(event == zmq.EVENT_DISCONNECTED for event, _ in dialled.monitor.events())
             if hung_up or (not dialled.is_up and now - dialled.began > DIAL_TIMEOUT_S):
@@ -287,7 +290,7 @@ class Channels:
     # ------------------------------------------------------------------ sending
 
     def ask(self, peer: bytes, message: Any) -> bool:
-        """Sends a request by the channel that was dialled to a peer; False when there is none."""
+        """Sends a request by the channel that was dialled to a peer. Returns False if there is none."""
         dialled = self._dialled.get(peer)
         if dialled is None:
             return False
@@ -299,9 +302,11 @@ class Channels:
         return True
 
     def answer(self, channel: bytes, message: Any, data: bytes | memoryview | None, copy: bool) -> None:
-        """Answers by the channel that a request came by; nothing happens if that is gone. ``copy``: the data may change
-        before they have been sent."""
-        if self._listener is None or channel not in self._came_in:
+        """Answers by the channel that a request came by. Does nothing if that is gone.
+
+        ``copy``: copy the data, since they may change before they have been sent.
+        """
+        if self._listener is None or channel not in self._accepted:
             return
         try:
             self._listener.send_multipart(
@@ -312,12 +317,12 @@ class Channels:
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
-            self._came_in.pop(channel, None)  # who was there will dial again, or is dead
+            self._accepted.pop(channel, None)  # the peer will dial again, or is dead
 
     # ------------------------------------------------------------------ receiving
 
     def receive(self) -> Iterator[Received]:
-        """What has arrived besides chunks, which go to their place; a bounded number of messages."""
+        """Yields messages that have arrived, a bounded number. Chunks are not yielded: they go to their places."""
         if self._authenticator is not None:
             self._authenticator.pump()
         if self._listener is not None:
@@ -334,26 +339,26 @@ class Channels:
             channel = name.bytes
             try:
                 if len(frames) != 1:
-                    raise ProtocolError("a request has one part")
+                    raise ProtocolError("a request that does not have one part")
                 message = unpack_row(frames[0].bytes, FROM_CHANNEL)
                 if isinstance(message, ChannelHello):
-                    self._comes_in(
+                    self._accept(
                         channel, message, str(frames[0].get("User-Id")) if self._authenticator is not None else ""
                     )
-                elif channel not in self._came_in or isinstance(message, (Chunk, ChannelWelcome)):
-                    raise ProtocolError("a stranger, or the wrong way round")
+                elif channel not in self._accepted or isinstance(message, (Chunk, ChannelWelcome)):
+                    raise ProtocolError("a message before ChannelHello, or in the wrong direction")
                 else:
-                    yield Received(self._came_in[channel], channel, message)
+                    yield Received(self._accepted[channel], channel, message)
             except ProtocolError:
                 self.malformed += 1
 
-    def _comes_in(self, channel: bytes, hello: ChannelHello, key: str) -> None:
+    def _accept(self, channel: bytes, hello: ChannelHello, key: str) -> None:
         peer, expected, offered_at = self._offered.pop(hello.token, (b"", b"", 0.0))
         if peer != hello.process_id or key.encode() != expected or time.monotonic() - offered_at > TOKEN_LIFE_S:
             raise ProtocolError("a token that was not offered to this peer")
-        for name in [name for name, process_id in self._came_in.items() if process_id == peer]:
-            del self._came_in[name]  # it has dialled anew
-        self._came_in[channel] = peer
+        for name in [name for name, process_id in self._accepted.items() if process_id == peer]:
+            del self._accepted[name]  # the peer has dialled again
+        self._accepted[channel] = peer
         self.answer(channel, ChannelWelcome(self.process_id), None, copy=True)
 
     def _from_dialled(self, dialled: _Dialled) -> Iterator[Received]:
@@ -370,7 +375,7 @@ class Channels:
                         self._take_chunk(socket, peer, message)
                 elif isinstance(message, ChannelWelcome):
                     if message.process_id != peer:
-                        raise ProtocolError("somebody else answers there")
+                        raise ProtocolError("the listener is not the peer that made the offer")
                     dialled.is_up = True
                     self._up(peer)
                 elif dialled.is_up:
@@ -380,7 +385,7 @@ class Channels:
                 self._broken(peer)
                 return
             while not socket.closed and socket.getsockopt(zmq.RCVMORE):
-                socket.recv(zmq.NOBLOCK)  # what nobody wants
+                socket.recv(zmq.NOBLOCK)  # parts that were not taken above
             if self._dialled.get(peer) is not dialled:
                 return
 
@@ -396,7 +401,7 @@ class Channels:
         self._arrived(peer, head, n_bytes)
 
     def close(self) -> None:
-        """Ends all channels."""
+        """Closes all channels and the listener."""
         for peer in list(self._dialled):
             self.hang_up(peer)
         if self._authenticator is not None:
@@ -412,11 +417,14 @@ def _pack(message: Any) -> bytes:
 
 
 def _is_loopback(address: str) -> bool:
-    """A host that reaches its broker by loopback knows no address for others: it can be dialled from its machine."""
+    """Whether an address is loopback. A host that reaches its broker by loopback can only be dialled on its machine."""
     return address.startswith("tcp://127.")
 
 
 def _keep_alive(socket: zmq.Socket[Any]) -> None:
-    """A peer whose machine or process stands still is given up soon: the broker is another way to it."""
+    """Sets heartbeats, so that a peer whose process or machine is stopped is given up soon.
+
+    Requests then go through the broker.
+    """
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)

@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
 HELLO_INTERVAL_MS = 250
 MAX_HELLO_INTERVAL_MS = 4000
-"""The pause doubles up to here: thousands who wait for a busy broker are not to keep it busy."""
+"""The pause doubles up to this: thousands of processes that wait for a busy broker must not keep it busy."""
 TCP_RECONNECT_MS = 100
 FIRST_RETRY_S = 0.1
 MAX_RETRY_S = 8.0
-"""After a handshake that has failed it is tried again after so long, and longer and longer."""
+"""The pauses after failed handshakes begin with ``FIRST_RETRY_S`` and double up to ``MAX_RETRY_S``."""
 MIN_GIVE_UP_MS = 1000
-"""However soon a peer counts as silent: so long may a TCP connection, or the making of one, take to answer."""
+"""The least time that a TCP connection, or an attempt to make one, gets to answer, however small ``silence_s`` is."""
 
 
 class Connection:
-    """An established connection; made by ``connect``."""
+    """An established connection to the broker. ``connect`` makes it."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Connection:
         self.refused: Refused | None = None
         self.dropped_frames = 0
         self.pass_down: Callable[[bytes, bytes], None] | None = None
-        """Takes frames for processes that reach the broker through this one: their ID, and the frame."""
+        """Takes frames for processes that reach the broker through this one: the process ID and the frame."""
         self.max_message_bytes = min(config.max_message_bytes, welcome.max_message_bytes)
         """The largest message that both ends accept."""
         self.link = Link(
@@ -73,14 +73,18 @@ class Connection:
         )  # fmt: skip
         self._incarnation = welcome.incarnation
 
-    def receive(self, max_frames: int = sys.maxsize) -> list[Any]:
-        """What has arrived; everything, unless there is more than ``max_frames``."""
+    def receive(self, max_frames: int = sys.maxsize, expected: bool = False) -> list[Any]:
+        """Returns the messages that have arrived, of at most ``max_frames`` frames. Does not wait.
+
+        ``expected``: see ``zray.transport.sockets.receive``.
+        """
         socket = self.socket
         messages: list[Any] = []
         for _ in range(max_frames):
-            parts = receive(socket)
+            parts = receive(socket, expected=expected)
             if parts is None:
                 break
+            expected = False
             *through, data = parts
             if through != self._head:
                 self._pass_down(through, data)
@@ -102,12 +106,12 @@ class Connection:
             self.pass_down(through[0], data)
 
     def _late_handshake(self, message: Any) -> None:
-        # A repeated Welcome is of no interest; a Refused says that this process was declared dead.
+        # A repeated Welcome is ignored. A Refused says that this process was declared dead.
         if isinstance(message, Refused):
             self.refused = message
 
     def flush(self, messages: list[Any]) -> bool:
-        """Sends messages, acknowledgements and retransmissions; whether anything went out."""
+        """Sends messages, acknowledgements and retransmissions. Returns whether there was anything to send."""
         link = self.link
         for message in messages:
             link.send(message)
@@ -115,17 +119,17 @@ class Connection:
         for frame in frames:
             try:
                 send(self.socket, *self._head, frame)
-            except zmq.Again:  # the connection is given up: what is lost is sent again, or the link falls silent
+            except zmq.Again:  # the connection is broken: the link sends lost frames again, or becomes silent
                 break
         return bool(frames)
 
     @property
     def readable(self) -> bool:
-        """Whether something has arrived. Needed after a send: it may have consumed the file descriptor's signal."""
+        """Whether something has arrived. Check this after a send, which may consume the signal of the descriptor."""
         return is_readable(self.socket)
 
     def close(self, linger_ms: int = 200) -> None:
-        """Closes the socket, giving what was sent last a moment to leave."""
+        """Closes the socket. Waits up to ``linger_ms`` milliseconds for the last frames to leave."""
         self.socket.close(linger_ms)
         self._context.term()
 
@@ -138,17 +142,20 @@ def connect(
     config: Config,
     credentials: ClientCredentials | None = None,
 ) -> Connection:
-    """Says hello to the broker at ``address``; ``info``: but for ``max_message_bytes``, which is from ``config``;
-    ``credentials``: for one on TCP that demands them.
+    """Joins the cluster of the broker at ``address``, and returns the connection.
 
-    Raises ClusterUnavailableError after ``config.connect_timeout_s``, VersionMismatchError or ZrayError when refused.
+    ``info``: its ``max_message_bytes`` is taken from ``config``; ``credentials``: for a broker on TCP that requires
+    keys.
+
+    Raises ClusterUnavailableError if no broker answers within ``config.connect_timeout_s``, VersionMismatchError or
+    ZrayError if the broker refuses this process, and ConfigError if the address cannot be used.
     """
     check_address(address)
     _refuse_foreign_listener(address, kind)
     context: zmq.Context[Any] = zmq.Context(io_threads=1)
     socket = make_socket(context, zmq.DEALER, address, config)
     try:
-        # Process IDs are no secret. On TCP a connection has a name that nobody else knows, so nobody can take it over.
+        # Process IDs are not secret. So on TCP a connection has a secret name, and no other process can take it over.
         socket.setsockopt(zmq.ROUTING_ID, process_id if address.startswith("ipc://") else b"c" + os.urandom(16))
         info = info._replace(max_message_bytes=config.max_message_bytes)
         hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, kind, process_id, info)
@@ -158,7 +165,7 @@ def connect(
             answer = _dial(socket, hello, address, config)
         if isinstance(answer, Refused):
             raise _refusal(answer)
-        _refuse_foreign_listener(address, kind)  # who may have come meanwhile
+        _refuse_foreign_listener(address, kind)  # again: the listener may have changed meanwhile
         return Connection(context, socket, answer, address, config, _head(address, process_id))
     except zmq.ZMQError as error:
         socket.close(0)
@@ -177,7 +184,7 @@ def _refuse_foreign_listener(address: str, kind: str) -> None:
 
 
 def _head(address: str, process_id: bytes) -> list[bytes]:
-    """What goes before each frame: on TCP, whose it is."""
+    """The parts before each frame: on TCP, the ID of its process."""
     return [process_id] if address.startswith("tcp://") else []
 
 
@@ -188,8 +195,10 @@ def _dial(
     config: Config,
     watch: DialWatch | None = None,
 ) -> Welcome | Refused:
-    """Connects, and says hello until it is answered. When ``watch`` says that a handshake has failed, connects anew:
-    libzmq itself tries again only while nobody listens."""
+    """Connects, and sends Hello until it is answered.
+
+    If ``watch`` reports a failed handshake, connects again: libzmq itself tries again only if nothing listens.
+    """
     socket.connect(address)
     started = time.monotonic()
     poller = zmq.Poller()
@@ -200,13 +209,13 @@ def _dial(
     pause_ms = HELLO_INTERVAL_MS
     retry_s = FIRST_RETRY_S
     while time.monotonic() - started < config.connect_timeout_s:
-        with contextlib.suppress(zmq.Again):  # no connection is being made: the watch will say why
+        with contextlib.suppress(zmq.Again):  # no connection is being made: the watch reports the reason
             send(socket, *head, pack_handshake(hello))
         left_ms = max(0.0, started + config.connect_timeout_s - time.monotonic()) * 1000
         answered = _await_answer(socket, poller, watch, pause_ms, left_ms)
         if watch is not None and not answered and watch.fault():
-            # At once: libzmq by itself would dial on and on, and each time would count as a foreign. And by its poll,
-            # since it takes leave of a connection only while its socket is used.
+            # Disconnect at once: libzmq would go on dialling, and the listener would count a refusal each time. Then
+            # poll, since libzmq gives up a connection only while its socket is used.
             socket.disconnect(address)
             socket.poll(round(1000 * min(retry_s, max(0.0, started + config.connect_timeout_s - time.monotonic()))))
             retry_s = min(2 * retry_s, MAX_RETRY_S)
@@ -235,7 +244,7 @@ def _dial(
 def _await_answer(
     socket: zmq.Socket[Any], poller: zmq.Poller, watch: DialWatch | None, pause_ms: float, left_ms: float
 ) -> bool:
-    """Whether something arrives within a pause; ends as soon as ``watch`` knows of a fault."""
+    """Whether something arrives within the pause. Returns early if ``watch`` reports a fault."""
     end = time.monotonic() + min(pause_ms, left_ms) / 1000
     while True:
         ready = dict(poller.poll(round(max(0.0, end - time.monotonic()) * 1000)))
@@ -246,7 +255,7 @@ def _await_answer(
 
 
 def _why_unanswered(address: str, watch: DialWatch | None) -> str:
-    """What can be said of a broker that has not answered."""
+    """The known reason why no broker has answered, for the error message."""
     if watch is not None and watch.account:
         return f": {watch.explanation(address)}."
     if watch.reached if watch is not None else is_listened_at(address):
@@ -257,16 +266,16 @@ def _why_unanswered(address: str, watch: DialWatch | None) -> str:
 def _dial_tcp(
     socket: zmq.Socket[Any], hello: Hello, address: str, config: Config, credentials: ClientCredentials | None
 ) -> Welcome | Refused:
-    """As ``_dial``, with credentials, and with an eye on why a handshake fails."""
-    from zray.transport.security.dialer import DialWatch, apply_client  # workers, who never dial this way, do without
+    """``_dial`` over TCP: with credentials, and with a watch that finds out why a handshake fails."""
+    from zray.transport.security.dialer import DialWatch, apply_client  # imported here: workers never need it
 
     if credentials is not None:
         apply_client(socket, credentials)
-    # After an interruption the kernel would wait as long again before it tries once more, and longer than a peer may
-    # be silent. So a connection that the other kernel has not confirmed anything on for a while is dialled anew.
+    # After an interruption the kernel would wait as long as that lasted before it tries again, which may be longer than
+    # a peer may be silent. So a connection on which the peer's kernel has acknowledged nothing for a while is replaced.
     socket.setsockopt(zmq.TCP_MAXRT, max(MIN_GIVE_UP_MS, round(config.silence_s * 1000 / 4)))
     socket.setsockopt(zmq.CONNECT_TIMEOUT, max(MIN_GIVE_UP_MS, round(config.silence_s * 1000 / 6)))
-    socket.setsockopt(zmq.RECONNECT_IVL, TCP_RECONNECT_MS)  # a failed handshake is noticed, and given up, before
+    socket.setsockopt(zmq.RECONNECT_IVL, TCP_RECONNECT_MS)  # the watch must notice a failed handshake first
     watch = DialWatch(socket)
     try:
         return _dial(socket, hello, address, config, watch)

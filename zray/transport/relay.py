@@ -1,9 +1,9 @@
-"""The relay: a host's workers reach a distant broker through the host's own connection.
+"""The relay: the workers of a host on TCP reach the broker through the host's connection.
 
-Workers connect to a socket in the session's directory, as they would to a broker. What they send goes on to the
-broker with their ID in front, and back, so a host needs one outbound TCP connection, whatever the number of its
-workers, and workers need neither keys nor encryption. Frames are passed on unread, and may be lost when the connection
-breaks: the links between the workers and the broker see to that.
+Workers connect to a socket in the session's directory, as they would to a broker. The relay passes their frames on to
+the broker, with the worker's ID in front, and those of the broker back. So a host needs only one outbound TCP
+connection, whatever the number of its workers, and workers need neither keys nor encryption. Frames are passed on
+unread. They may be lost when the connection breaks: the links between workers and broker send them again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_FRAMES_PER_TURN = 200
 
 
 class Relay:
-    """Binds ``address``, an ``ipc://`` one; ``uplink`` is the socket of the host's connection to the broker."""
+    """A relay bound to ``address`` (``ipc://``). ``uplink``: the socket of the host's connection to the broker."""
 
     def __init__(self, address: str, uplink: zmq.Socket[Any], config: Config) -> None:
         self.address = address
@@ -32,16 +32,16 @@ class Relay:
         self._file = SocketFile(self._socket, address)
 
     def fileno(self) -> int:
-        """Ready for reading when there may be something to pass on."""
+        """The descriptor to poll for reading: it is ready when there may be something to pass on."""
         return int(self._socket.fileno())
 
     @property
     def readable(self) -> bool:
-        """Whether something has arrived. Needed after a send: it may have consumed the descriptor's signal."""
+        """Whether something has arrived. Check this after a send, which may consume the signal of the descriptor."""
         return is_readable(self._socket)
 
     def pass_up(self) -> None:
-        """Passes on what workers have sent."""
+        """Passes frames of workers on to the broker, up to ``MAX_FRAMES_PER_TURN``."""
         for _ in range(MAX_FRAMES_PER_TURN):
             parts = receive(self._socket)
             if parts is None:
@@ -49,13 +49,13 @@ class Relay:
             if len(parts) == 2:
                 try:
                     send(self._uplink, *parts)
-                except zmq.Again:  # the connection is gone: what is lost is sent again, or the host ends
+                except zmq.Again:  # the connection is gone: links send lost frames again, or the host ends
                     self.dropped_frames += 1
             else:
                 self.dropped_frames += 1
 
     def pass_down(self, process_id: bytes, frame: bytes) -> None:
-        """Passes on what the broker has sent to a worker; one that is gone needs it no more."""
+        """Passes a frame of the broker on to a worker. If the worker is gone, the frame is dropped."""
         try:
             send(self._socket, process_id, frame)
         except zmq.ZMQError as error:
@@ -64,7 +64,7 @@ class Relay:
             self.dropped_frames += 1
 
     def keep(self) -> None:
-        """Keeps the socket's file, see ``SocketFile``; to be called at least once a second."""
+        """Maintains the socket's file, see ``SocketFile``. Must be called at least once a second."""
         self._file.keep()
 
     def close(self) -> None:

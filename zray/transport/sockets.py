@@ -1,4 +1,4 @@
-"""The ZeroMQ sockets of both sides of the protocol, with every option that matters set deliberately."""
+"""Makes the ZeroMQ sockets of both sides of the protocol, with all options that matter set explicitly."""
 
 from __future__ import annotations
 
@@ -18,27 +18,31 @@ from zray.sessions.lock import protect
 from zray.system.processes import descriptors_left
 
 EVENTS = zmq.EVENTS
+Again = zmq.Again
 POLLIN, NOBLOCK, NOBLOCK_MORE = int(zmq.POLLIN), int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
-"""As plain numbers: the operators of enumerations are slow."""
+"""Plain numbers, since the operators of enumerations are slow."""
 MAX_SOCKET_PATH_BYTES = 107
 KEEPALIVE_S, KEEPALIVE_PROBES = 15, 4
-"""A machine can vanish without a word: when its kernel has acknowledged nothing for a minute, the kernel here gives the
-connection up. ZeroMQ's own heartbeats would be answered by the peer's threads, which Ctrl-Z stops as well."""
+"""The TCP keepalive: if the peer's kernel has acknowledged nothing for a minute, this kernel gives the connection up.
+
+A machine may vanish without closing its connections. ZeroMQ's own heartbeats are no help: they are answered by the
+peer's threads, which Ctrl-Z also stops.
+"""
 _TCP_INFO = struct.Struct("=8B13I")
 
 
 PROBE_S = 1.0
 SHUT = ".full"
-"""Added to the name of an ``ipc`` socket while nobody can come in."""
+"""The suffix of an ``ipc`` socket's file while the socket accepts no connections."""
 RESERVED_DESCRIPTORS = 32
-"""Connections that may be made between two looks at how many are left."""
+"""How many connections may be made between two checks of the descriptors that are left."""
 
 
 def make_socket(context: zmq.Context[Any], kind: int, address: str, config: Config) -> zmq.Socket[Any]:
-    """A socket that never blocks at its end, drops no message for want of room, and refuses oversized ones."""
+    """Returns a socket that never blocks when it is closed, has unlimited queues, and refuses oversized messages."""
     socket: zmq.Socket[Any] = context.socket(kind)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, 0)  # flow control is by credit; a full pipe would drop or block
+    socket.setsockopt(zmq.SNDHWM, 0)  # flow control is by credit; a full queue would drop messages or block
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
     socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
@@ -54,12 +58,15 @@ def make_socket(context: zmq.Context[Any], kind: int, address: str, config: Conf
 
 
 def bind_socket(socket: zmq.Socket[Any], address: str) -> None:
-    """Binds. A Unix socket is for its user, and root, alone: by its mode, whatever the umask and the directory, and by
-    the user that the kernel says a peer has. Raises ZMQError."""
+    """Binds a socket. Raises ZMQError.
+
+    Only this user and root can connect to a Unix socket. Its mode makes sure of that, whatever the umask and the
+    directory, and so does the user that the kernel reports for each peer.
+    """
     if not address.startswith("ipc://"):
         socket.bind(address)
         return
-    with contextlib.suppress(zmq.ZMQError):  # of a libzmq that cannot ask the kernel: the mode remains
+    with contextlib.suppress(zmq.ZMQError):  # this libzmq cannot ask the kernel: then only the mode protects
         for user in {os.geteuid(), 0}:
             socket.setsockopt(zmq.IPC_FILTER_UID, user if user < 1 << 31 else user - (1 << 32))
     umask = os.umask(0o177)
@@ -67,21 +74,21 @@ def bind_socket(socket: zmq.Socket[Any], address: str) -> None:
         socket.bind(address)
     finally:
         os.umask(umask)
-    with contextlib.suppress(FileNotFoundError):  # somebody has removed it already
-        os.chmod(address.removeprefix("ipc://"), 0o600)  # a directory's default ACL goes before the umask
+    with contextlib.suppress(FileNotFoundError):  # another process has removed it already
+        os.chmod(address.removeprefix("ipc://"), 0o600)  # a default ACL of the directory overrides the umask
 
 
 def foreign_listener_at(address: str) -> str:
-    """Why what listens at an address must not be joined: it is another user's, who could run code here.
+    """Why the listener at an address must not be joined: it belongs to another user, who could run code here.
 
-    Empty if it is this user's or root's, if there is nothing, and over TCP, where keys tell.
+    Empty if it belongs to this user or to root, if nothing listens, and over TCP, where keys protect.
     """
     if not address.startswith("ipc://"):
         return ""
     path = address.removeprefix("ipc://")
     try:
         owner = _listener(path)
-    except OSError:  # nobody listens, or it is not open to us
+    except OSError:  # nothing listens, or this user may not connect
         try:
             owner = os.stat(path).st_uid
         except OSError:
@@ -92,7 +99,7 @@ def foreign_listener_at(address: str) -> str:
 
 
 def _kernel_name(path: str) -> str:
-    """ZeroMQ writes abstract names with an ``@``."""
+    """The path of a socket as the kernel knows it. ZeroMQ writes abstract names with an ``@``."""
     return "\0" + path[1:] if path.startswith("@") else path
 
 
@@ -135,7 +142,7 @@ def is_listened_at(address: str) -> bool:
         probe.setblocking(False)
         try:
             probe.connect(_kernel_name(path))
-        except BlockingIOError:  # as many wait to be let in as may
+        except BlockingIOError:  # its backlog is full
             return True
         except OSError:
             return False
@@ -143,10 +150,10 @@ def is_listened_at(address: str) -> bool:
 
 
 def obstacle_on_the_way(address: str) -> str:
-    """Why nobody can be reached at an address, as far as it can be found out in a second."""
+    """Why no broker can be reached at an address. Takes at most about a second."""
     if address.startswith("ipc://"):
         return _obstacle_at_path(address.removeprefix("ipc://"))
-    import socket  # only who was not answered asks
+    import socket  # imported here: it is needed only after a failure
 
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     try:
@@ -173,37 +180,37 @@ def _obstacle_at_path(path: str) -> str:
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except PermissionError:
-        return f"{path} is in a directory that is closed to you"
+        return f"{path} is in a directory that you cannot access"
     except OSError:
         missing = (
             "there is no such file" if os.path.isdir(os.path.dirname(path) or ".") else "there is no such directory"
         )
         return f"{missing}: {path}"
     if not is_socket:
-        return f"{path} is a file, and no socket"
+        return f"{path} is a file, not a socket"
     return f"the socket {path} is left over: nothing listens there any more"
 
 
 class SocketFile:
-    """The file of a bound ``ipc`` socket, by which processes come in. Of a socket on TCP it is nothing.
+    """The file of a bound ``ipc`` socket, by which processes connect. Does nothing for a socket on TCP.
 
-    It is made again when somebody has removed it, and taken away while descriptors are scarce: libzmq (4.3.5) aborts
-    the process when it has none for a connection to a Unix socket. Who is in stays.
+    The file is made again if another process has removed it. It is renamed while descriptors are scarce: libzmq (4.3.5)
+    aborts the process if it has no descriptor for a connection to a Unix socket. Existing connections stay.
     """
 
     def __init__(self, socket: zmq.Socket[Any], address: str) -> None:
-        """``address``: as bound."""
+        """``address``: the address as bound."""
         self._socket = socket
         is_file = address.startswith("ipc://") and not address.startswith("ipc://@")
         self._path = address.removeprefix("ipc://") if is_file else ""
         self._shut = False
 
     def keep(self) -> None:
-        """Sees to it; to be called at least once a second."""
+        """Makes, renames or restores the file as needed. Must be called at least once a second."""
         if not self._path:
             return
         scarce = descriptors_left() < RESERVED_DESCRIPTORS
-        with contextlib.suppress(OSError):  # its directory has been removed: it is looked for again
+        with contextlib.suppress(OSError):  # its directory has been removed: the next call tries again
             if scarce and not self._shut:
                 os.rename(self._path, self._path + SHUT)
                 self._shut = True
@@ -211,36 +218,49 @@ class SocketFile:
                 self._shut = False
                 os.rename(self._path + SHUT, self._path)
         if not self._shut and not os.path.exists(self._path):
-            with contextlib.suppress(zmq.ZMQError):  # as above
+            with contextlib.suppress(zmq.ZMQError):  # the same
                 bind_socket(self._socket, f"ipc://{self._path}")
                 protect(self._path)
 
     def remove(self) -> None:
-        """The socket is closed: libzmq leaves the file behind."""
+        """Removes the file after the socket was closed: libzmq leaves it behind."""
         for path in (self._path, self._path + SHUT) if self._path else ():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
 
 def is_readable(socket: zmq.Socket[Any]) -> bool:
-    """Whether a message can be received. To be asked before the socket's descriptor is polled, since each use of the
-    socket, a send as well, may have consumed the descriptor's signal."""
+    """Whether a message can be received.
+
+    Check this before polling the socket's descriptor: each use of the socket, also a send, may consume its signal.
+    """
     return bool(socket.getsockopt(EVENTS) & POLLIN)  # type: ignore[operator]  # of these options it is an int
 
 
-def receive(socket: zmq.Socket[Any], copy: bool = True) -> list[Any] | None:
-    """The parts of the next message that is there; None if there is none. Without ``copy`` they are frames, which know
-    something of the sender. To ask first is half the price of an exception."""
-    if not is_readable(socket):
+def receive(socket: zmq.Socket[Any], copy: bool = True, expected: bool = False) -> list[Any] | None:
+    """Returns the parts of the next message that has arrived; None if there is none. Does not wait.
+
+    Without ``copy`` the parts are ``zmq.Frame`` objects, which have information about the sender. ``expected``: the
+    socket's descriptor was ready, so a message has probably arrived, and the socket is not asked first.
+
+    To ask costs 1.5 us, and an exception 3.5 us. A frame knows whether another one follows; ``recv_multipart`` asks the
+    socket after each part, which costs 0.75 us (pyzmq 27.3, CPython 3.11).
+    """
+    if not expected and not is_readable(socket):
         return None
     try:
-        return socket.recv_multipart(NOBLOCK, copy=copy)
-    except zmq.Again:  # it went with its connection, just now
+        frame: Any = socket.recv(NOBLOCK, False)
+    except zmq.Again:  # its connection has just ended, or the descriptor was ready for something else
         return None
+    parts = [frame.bytes if copy else frame]
+    while frame.more:
+        frame = socket.recv(NOBLOCK, False)
+        parts.append(frame.bytes if copy else frame)
+    return parts
 
 
 def send(socket: zmq.Socket[Any], *parts: bytes) -> None:
-    """Sends a message of some parts, without waiting. Raises ZMQError when there is nobody to send it to."""
+    """Sends a message of one or more parts, without waiting. Raises ZMQError if there is no peer to send it to."""
     *first, last = parts
     for part in first:
         socket.send(part, NOBLOCK_MORE)
@@ -248,12 +268,12 @@ def send(socket: zmq.Socket[Any], *parts: bytes) -> None:
 
 
 def unanswered_s(descriptor: int) -> float:
-    """For how long the kernel at the other end of a TCP connection has acknowledged nothing, though it was asked to.
+    """For how many seconds the peer's kernel has acknowledged nothing on a TCP connection, although it should have.
 
-    0.0 while it does: also for a process that is stopped, and does not read what arrives. And where that cannot be
-    told: ``descriptor`` is libzmq's, whose thread may have closed the connection just now.
+    0.0 while it acknowledges, also if the peer's process is stopped and reads nothing. 0.0 too if that cannot be found
+    out: ``descriptor`` belongs to libzmq, whose thread may have just closed the connection.
     """
-    import socket  # only brokers on TCP ask
+    import socket  # imported here: only brokers on TCP need it
 
     try:
         with socket.socket(fileno=os.dup(descriptor)) as connection:

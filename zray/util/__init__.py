@@ -1,1 +1,1 @@
-"""Ray's place for utilities (``ActorPool``, ``Queue``, placement groups, ...). None of them is here yet."""
+"""The package in which Ray has utilities (``ActorPool``, ``Queue``, placement groups, ...). zray has none yet."""

@@ -1,4 +1,4 @@
-"""The thread that shows what workers print: nothing that a stream does reaches anybody else."""
+"""The thread that shows workers' output: nothing that a stream does affects other code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zray.protocol.records import PrintedLines
 
 
 class Stream(io.StringIO):
-    """A stream of the user's own kind, that tells when it has been written to."""
+    """A stream object of the user, which reports when it has been written to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Stream(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def streams(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What ``sys.stdout`` and ``sys.stderr`` are, by name: the real ones are pytest's."""
+    """The values of ``sys.stdout`` and ``sys.stderr``, by name. The real ones belong to pytest."""
     present: dict[str, Any] = {"stdout": Stream(), "stderr": Stream()}
     monkeypatch.setattr(driver_output, "current_stream", present.get)
     return present
@@ -79,7 +79,7 @@ def lines(*texts: str, stream: str = "stdout", pid: int = 1, left_out: int = 0) 
 
 
 def ends(output: DriverOutput) -> bool:
-    """Whether its thread is gone."""
+    """Whether the thread of ``output`` has ended."""
     return output._ended.acquire(timeout=5.0)
 
 
@@ -128,7 +128,7 @@ def test_a_stream_that_raises_loses_one_line_only(
     output.show(lines("one", "bad", "two", "bad", "three"))
     output.close()
     assert stream.getvalue() == "(f pid=1) one\n(f pid=1) two\n(f pid=1) three\n"
-    assert caplog.text.count("sys.stdout raised") == 1  # told once
+    assert caplog.text.count("sys.stdout raised") == 1  # reported once
 
 
 def test_streams_that_are_closed_or_none(output: DriverOutput, streams: dict[str, Any], err: Stream) -> None:
@@ -169,7 +169,7 @@ def test_a_pipe_that_is_read_again(output: DriverOutput, full_pipe: int) -> None
     assert data.count(b"y") == 20_000
 
 
-def test_what_finds_no_room_is_counted_and_told_once(
+def test_lines_without_room_are_counted_and_reported_once(
     output: DriverOutput, full_pipe: int, err: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_display, "BACKLOG_CHARACTERS", 10_000)
@@ -181,7 +181,7 @@ def test_what_finds_no_room_is_counted_and_told_once(
     assert "[zray: 46 lines" in err.getvalue()
 
 
-def test_what_is_taken_is_said_though_nothing_can_be_written(full_pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taken_lines_are_reported_even_if_none_can_be_written(full_pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver_output, "STUCK_S", 0.05)
     said = threading.Event()
     output = DriverOutput(True, lambda size_bytes: said.set())
@@ -201,7 +201,7 @@ def test_a_reader_that_is_gone(output: DriverOutput, streams: dict[str, Any], er
         assert err.written.wait(5.0)
 
 
-def test_repetitions_are_told_when_their_time_is_over(output: DriverOutput, out: Stream) -> None:
+def test_repetitions_are_shown_when_their_time_is_over(output: DriverOutput, out: Stream) -> None:
     output._lines = log_display.LogDeduplicator(window_s=0.05)
     for pid in range(4):
         output.show(lines("the same", pid=pid))

@@ -1,4 +1,4 @@
-"""Remote functions, actor classes and methods look like what they stand for; errors say what there is instead."""
+"""Remote functions, actor classes and methods look like the originals; errors name what exists instead."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def handle(ray):
 
 @pytest.fixture
 def far(handle):
-    """The same handle, where the class is not known."""
+    """The same handle, in a process that does not know the class."""
     return pickle.loads(pickle.dumps(handle))
 
 

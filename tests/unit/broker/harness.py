@@ -1,4 +1,4 @@
-"""A broker core alone: the test plays all other processes, and the broker's invariants are checked after every step."""
+"""A broker core alone. The test plays all other processes; the core's invariants are checked after each step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ONE_CPU = shape_key({"CPU": UNIT})
 NO_CPU = shape_key({})
 FUNCTION = function_id_of(b"code")
 ACTOR, OTHER = (make_task_id(b"driver".ljust(16, b"\0"), number) for number in (1, 2))
-"""The first actors of the process that ``BrokerHarness.driver`` makes."""
+"""The first two actors of the process that ``BrokerHarness.driver`` makes."""
 
 
 def amounts(**resources: float) -> dict[str, int]:
@@ -29,16 +29,16 @@ def shape(**resources: float) -> bytes:
 
 
 def through_the_wire(message: Any) -> Any:
-    """A message as its receiver gets it. Raises ProtocolError if it is malformed."""
+    """Returns a message as its receiver gets it. Raises ProtocolError if it is malformed."""
     (back,) = unpack_messages(pack_body([message]), frozenset([type(message)]))
     return back
 
 
 class BrokerHarness:
-    """The broker, its clock, and the messages that have not been looked at."""
+    """The broker, its clock, and the messages that the test has not taken yet."""
 
     def __init__(self, idle_timeout_s: float = HostInfo().idle_timeout_s, **settings: Any) -> None:
-        """``idle_timeout_s``: what its hosts say."""
+        """``idle_timeout_s``: the setting of its hosts."""
         counter = itertools.count(1)
         self.core = BrokerCore(lambda: b"id".ljust(8, b"\0") + next(counter).to_bytes(8, "big"), **settings)
         self.now = 100.0
@@ -50,7 +50,7 @@ class BrokerHarness:
     # ------------------------------------------------------------------ turns
 
     def turn(self) -> None:
-        """The end of a turn of the broker's loop."""
+        """Ends a turn of the broker's loop: collects its messages and log lines."""
         self.core.schedule(self.now)
         self.core.check()
         output = self.core.take_output()
@@ -59,13 +59,13 @@ class BrokerHarness:
             self.mail.setdefault(dest, []).extend(map(through_the_wire, messages))
 
     def say(self, source: bytes, *messages: Any) -> None:
-        """Messages of one process, in one turn. Raises ProtocolError if one is malformed."""
+        """Sends messages of one process in one turn. Raises ProtocolError if one is malformed."""
         for message in messages:
             self.core.receive(source, through_the_wire(message), self.now)
         self.turn()
 
     def take(self, dest: bytes, *kinds: type) -> list[Any]:
-        """What a process was sent since the last look; all of it is taken, those of ``kinds`` are returned."""
+        """Takes all messages to a process since the last call. Returns those of ``kinds`` (default: all)."""
         messages = self.mail.pop(dest, [])
         return [message for message in messages if not kinds or isinstance(message, kinds)]
 
@@ -75,11 +75,11 @@ class BrokerHarness:
         self.turn()
 
     def lose(self, process_id: bytes) -> None:
-        """The broker declares a process dead."""
+        """Has the broker declare a process dead."""
         self.core.lost(process_id, "it was silent", self.now)
         self.turn()
 
-    # ------------------------------------------------------------------ who takes part
+    # ------------------------------------------------------------------ processes
 
     def driver(self, name: str = "driver") -> bytes:
         process_id = name.encode().ljust(16, b"\0")
@@ -88,7 +88,7 @@ class BrokerHarness:
         return process_id
 
     def host(self, name: str = "host", **resources: float) -> bytes:
-        """A host; none of its workers has come yet."""
+        """Adds a host. Its workers have not joined yet."""
         process_id = name.encode().ljust(16, b"\0")
         self.core.joined(process_id, m.HOST, JoinInfo(), self.now)
         info = HostInfo(hostname=name, idle_timeout_s=self._idle_timeout_s)
@@ -96,7 +96,7 @@ class BrokerHarness:
         return process_id
 
     def workers(self, host: bytes) -> list[bytes]:
-        """Every worker that the host was told to start since the last look comes, unless it is dead by now."""
+        """Joins the workers that the host was told to start since the last call, except dead ones. Returns them."""
         told = [message.worker_id for message in self.take(host, m.StartWorker)]
         started = [worker_id for worker_id in told if worker_id in self.core.scheduler.workers]
         for number, worker_id in enumerate(started):
@@ -107,7 +107,7 @@ class BrokerHarness:
         return started
 
     def kill(self, worker_id: bytes, running: bytes = b"") -> None:
-        """A worker's process dies, and its host tells so."""
+        """Has a worker's host report its death."""
         host = self.core.scheduler.workers[worker_id].host.host_id
         self.say(host, m.WorkerDied(worker_id, running, "WorkerCrashedError", "SIGKILL"))
 
@@ -130,14 +130,14 @@ class BrokerHarness:
         return task_ids
 
     def runs(self, worker_id: bytes) -> list[bytes]:
-        """The tasks that a worker was given since the last look."""
+        """The tasks that a worker was given since the last call."""
         return [run.task_id for run in self.take(worker_id, m.Run)]
 
     def done(self, worker_id: bytes, *task_ids: bytes, run_us: int = 50) -> None:
         self.say(worker_id, *[m.Done(task_id, 0, run_us, b"outcome") for task_id in task_ids])
 
     def teach(self, owner: bytes, worker_id: bytes, run_us: int, function_id: bytes = FUNCTION) -> None:
-        """The broker learns how long a function runs."""
+        """Runs a task, so that the broker learns how long a function runs."""
         (task_id,) = self.submit(owner, function_id=function_id)
         assert self.runs(worker_id) == [task_id]
         self.done(worker_id, task_id, run_us=run_us)
@@ -163,7 +163,7 @@ class BrokerHarness:
         payload: bytes = b"payload",
         **changes: Any,
     ) -> m.ActorCreate:
-        """``changes``: of the specification."""
+        """Returns the announcement of an actor. ``changes``: fields of its specification."""
         spec = ActorSpec("A", "", "", False, 0, 1, True, False, ONE_CPU, NO_CPU, b"", b"")._replace(**changes)
         return m.ActorCreate(actor_id, FUNCTION, spec, request, get_if_exists, ready, payload)
 
@@ -172,7 +172,7 @@ class BrokerHarness:
 
 
 class Stage:
-    """A driver, a host of two CPUs, and an actor that lives."""
+    """A driver, a host with two CPUs, and an actor that is alive."""
 
     def __init__(self, broker: BrokerHarness, **spec: Any) -> None:
         self.broker = broker
@@ -186,7 +186,7 @@ class Stage:
         broker.take(self.host)
 
     def find(self) -> bytes:
-        """The worker that the actor has now."""
+        """The present worker of the actor."""
         self.broker.workers(self.host)
         worker = self.broker.core.actors.actors[ACTOR].worker
         assert worker is not None
@@ -201,7 +201,7 @@ class Stage:
         return [run.task_id for run in self.broker.take(self.worker, m.ActorRun)]
 
     def states(self, process: bytes) -> list[tuple[int, int, int]]:
-        """(state, incarnation, last sequence number) of each notice."""
+        """State, incarnation and last sequence number of each notice."""
         return [
             (notice.state, notice.incarnation, notice.last_seq) for notice in self.broker.take(process, m.ActorState)
         ]
@@ -217,7 +217,7 @@ def one_worker(broker: BrokerHarness) -> tuple[bytes, bytes]:
 def prefetched(broker: BrokerHarness, count: int = 5) -> tuple[bytes, bytes, list[bytes]]:
     driver, worker = one_worker(broker)
     broker.teach(driver, worker, run_us=10)
-    # Shares are half of the backlog per CPU: twice as many are needed for one worker to get so many.
+    # A worker gets at most half of the backlog per CPU, so the backlog must be twice what one worker may get.
     task_ids = broker.submit(driver, count)
     given = broker.runs(worker)
     assert len(given) > 1

@@ -1,4 +1,4 @@
-"""The broker's actors: names, mailboxes, restarts, and every way in which one ends."""
+"""The broker's actors: names, the order of calls, restarts, and all ways in which an actor ends."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def test_an_actor_is_placed_and_started(broker):
     stage = Stage(broker, max_restarts=3)
     assert (stage.start.actor_id, stage.start.incarnation, stage.start.function_id) == (ACTOR, 0, FUNCTION)
     assert (stage.start.payload, stage.start.creator) == (b"payload", stage.driver)
-    assert broker.free == {"CPU": 2}  # one to be placed, none while it lives
+    assert broker.free == {"CPU": 2}  # it needs one CPU to be placed, and keeps none
 
 
-def test_it_keeps_what_it_asked_for(broker):
+def test_an_actor_keeps_its_running_resources(broker):
     stage = Stage(broker, running=ONE_CPU)
     assert broker.free == {"CPU": 1}
     broker.kill(stage.worker)
     assert broker.free == {"CPU": 2}
 
 
-def test_it_keeps_its_gpu(broker):
-    """A GPU that becomes free during the construction changes nothing."""
+def test_an_actor_keeps_its_gpu(broker):
+    """A GPU that becomes free during construction changes nothing."""
     driver = broker.driver()
     host = broker.host(CPU=4, GPU=2)
     workers = broker.workers(host)
@@ -65,19 +65,19 @@ def test_a_worker_is_started_when_none_is_free(broker):
     assert len(broker.take(worker, m.ActorStart)) == 1
 
 
-def never_comes(broker, host) -> None:
-    """The worker that is to take the actor dies before it has joined."""
+def dies_before_it_joins(broker, host) -> None:
+    """Has the actor's worker die before it has joined."""
     worker = broker.core.actors.actors[ACTOR].worker.worker_id
     broker.say(host, m.WorkerDied(worker, b"", "WorkerCrashedError", "it could not reach the broker"))
 
 
-def test_an_actor_whose_worker_never_came_gets_another(broker):
-    """Its restarts are not charged, and nobody hears of it."""
+def test_an_actor_whose_worker_never_joined_gets_another(broker):
+    """No restart is charged, and no caller is told."""
     driver = broker.driver()
     host = broker.host(CPU=1)
     broker.create(driver)
     for _ in range(3):
-        never_comes(broker, host)
+        dies_before_it_joins(broker, host)
     assert not broker.take(driver, m.ActorState)
     worker = broker.core.actors.actors[ACTOR].worker.worker_id
     broker.core.joined(worker, m.WORKER, JoinInfo(7), broker.now)
@@ -87,19 +87,19 @@ def test_an_actor_whose_worker_never_came_gets_another(broker):
     assert broker.core.actors.actors[ACTOR].failed_starts == 0
 
 
-def test_an_actor_of_which_no_worker_ever_comes_ends_with_the_reason(broker):
+def test_an_actor_whose_workers_never_join_ends_with_the_reason(broker):
     driver = broker.driver()
     host = broker.host(CPU=1)
     broker.create(driver)
     for _ in range(4):
-        never_comes(broker, host)
+        dies_before_it_joins(broker, host)
     assert ACTOR not in broker.core.actors.actors
     broker.say(driver, m.ActorCall(ACTOR, 0, 1, make_task_id(driver, 99), 0, b""))
     assert "it could not reach the broker" in broker.take(driver, m.ActorState)[-1].message
     assert broker.free == {"CPU": 1}
 
 
-def test_an_actor_that_is_killed_before_its_worker_came_is_not_started_again(broker):
+def test_an_actor_that_is_killed_before_its_worker_joined_is_not_started_again(broker):
     driver = broker.driver()
     host = broker.host(CPU=1)
     broker.create(driver)
@@ -110,7 +110,7 @@ def test_an_actor_that_is_killed_before_its_worker_came_is_not_started_again(bro
     assert not [w for w in broker.core.scheduler.workers.values() if w.actor is not None]
 
 
-def test_it_waits_for_room(broker):
+def test_an_actor_waits_for_room(broker):
     driver = broker.driver()
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
@@ -121,7 +121,7 @@ def test_it_waits_for_room(broker):
     assert broker.core.actors.actors[ACTOR].worker is not None
 
 
-def test_one_that_does_not_fit_does_not_hold_up_another(broker):
+def test_an_actor_that_does_not_fit_does_not_hold_up_another(broker):
     driver = broker.driver()
     broker.workers(broker.host(CPU=1))
     broker.create(driver, placement=shape(CPU=5))
@@ -129,7 +129,7 @@ def test_one_that_does_not_fit_does_not_hold_up_another(broker):
     assert broker.core.actors.actors[OTHER].worker is not None
 
 
-def test_announced_and_brought_later(broker):
+def test_constructor_arguments_after_the_announcement(broker):
     driver = broker.driver()
     broker.workers(broker.host(CPU=1))
     broker.say(driver, broker.creation(ready=False, payload=b"", name="n"))
@@ -175,12 +175,12 @@ def test_a_constructor_that_cannot_be_called(broker):
     assert broker.core.actors.actors == {}
 
 
-def test_only_its_worker_or_creator_speaks_for_it(broker):
+def test_only_its_worker_or_creator_reports_about_an_actor(broker):
     Stage(broker)
-    stranger = broker.driver("stranger")
+    other = broker.driver("other")
     with pytest.raises(m.ProtocolError):
-        broker.say(stranger, m.ActorReady(ACTOR, b"error"))
-    broker.say(stranger, m.ActorRelease(ACTOR))
+        broker.say(other, m.ActorReady(ACTOR, b"error"))
+    broker.say(other, m.ActorRelease(ACTOR))
     assert ACTOR in broker.core.actors.actors
 
 
@@ -241,7 +241,7 @@ def test_a_name_is_free_when_its_actor_is_dead(broker):
 
 
 @pytest.mark.parametrize("how", ["died", "ended itself"])
-def test_a_name_is_a_dead_actors_until_its_last_handle_is_gone(broker, how):
+def test_a_dead_actor_keeps_its_name_until_its_last_handle_is_gone(broker, how):
     stage = Stage(broker, name="n")
     if how == "died":
         broker.kill(stage.worker)
@@ -256,15 +256,15 @@ def test_a_name_is_a_dead_actors_until_its_last_handle_is_gone(broker, how):
     assert (found.request, found.actor_id, found.spec.name) == (10, ACTOR, "n")
     assert (looked_up.request, looked_up.actor_id, looked_up.spec.name) == (11, ACTOR, "n")
     assert broker.core.actors.live_names() == []
-    stranger = broker.driver("stranger")
-    broker.say(stranger, m.ActorRelease(ACTOR))
+    other = broker.driver("other")
+    broker.say(other, m.ActorRelease(ACTOR))
     assert broker.core.actors.names == {("", "n"): ACTOR}
     broker.say(stage.driver, m.ActorRelease(ACTOR))
     assert (broker.core.actors.names, broker.core.actors._dead) == ({}, {})
 
 
 @pytest.mark.parametrize("how", ["killed", "its creator ends", "it is detached", "it was released before"])
-def test_a_dead_actor_has_its_name_no_longer(broker, how):
+def test_dead_actors_that_lose_their_name(broker, how):
     stage = Stage(broker, name="n", detached=how == "it is detached")
     if how == "it was released before":
         broker.say(stage.driver, m.ActorRelease(ACTOR))
@@ -294,7 +294,7 @@ def test_calls_of_each_caller_arrive_in_their_order(broker):
     assert broker.take(other, m.Result) == [m.Result(expected[1], 0, stage.worker, ACTOR, b"outcome")]
 
 
-def test_an_answer_to_the_dead_is_dropped(broker):
+def test_a_reply_to_a_dead_process_is_dropped(broker):
     stage = Stage(broker)
     other = broker.driver("other")
     task_id = stage.call(other, 1)
@@ -322,8 +322,8 @@ def test_cancelling_a_call_that_is_with_the_worker(broker):
     assert broker.take(stage.worker, m.CancelTask) == [m.CancelTask(task_id, m.CANCEL_RECURSIVE)]
 
 
-def test_a_call_to_an_actor_that_was_never_heard_of_waits(broker):
-    """Its announcement comes by another link."""
+def test_a_call_to_an_unannounced_actor_waits(broker):
+    """The announcement travels by another link."""
     driver, other = broker.driver(), broker.driver("other")
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
@@ -337,7 +337,7 @@ def test_a_call_to_an_actor_that_was_never_heard_of_waits(broker):
 # ------------------------------------------------------------------ restarts
 
 
-def test_a_restart_is_told_to_each_caller(broker):
+def test_a_restart_is_reported_to_each_caller(broker):
     stage = Stage(broker, max_restarts=1)
     other = broker.driver("other")
     stage.call(stage.driver, 1)
@@ -359,7 +359,7 @@ def test_calls_of_an_old_incarnation_are_dropped(broker):
     stage = Stage(broker, max_restarts=1)
     stage.call(stage.driver, 1)
     broker.kill(stage.worker)
-    stage.call(stage.driver, 2)  # before the news came
+    stage.call(stage.driver, 2)  # the caller has not learned of the restart yet
     stage.worker = stage.find()
     broker.say(stage.worker, m.ActorReady(ACTOR, b""))
     assert stage.served() == []
@@ -379,7 +379,7 @@ def test_calls_that_waited_are_sent_again_by_their_callers(broker):
     assert stage.served() == []
 
 
-def test_a_new_caller_of_a_restarted_actor_is_told(broker):
+def test_a_new_caller_of_a_restarted_actor_gets_its_state(broker):
     stage = Stage(broker, max_restarts=1)
     broker.kill(stage.worker)
     stage.worker = stage.find()
@@ -465,8 +465,8 @@ def test_killed_before_it_was_placed(broker):
     assert not any(broker.core.scheduler.actors_waiting.values())
 
 
-def test_buried_while_its_worker_starts(broker):
-    """The worker comes before it is killed: it is nobody's, and gets nothing."""
+def test_killed_while_its_worker_starts(broker):
+    """The worker joins before it is killed: it has no actor and no job, and gets no tasks."""
     driver = broker.driver()
     host = broker.host(CPU=2)
     broker.create(driver)
@@ -478,7 +478,7 @@ def test_buried_while_its_worker_starts(broker):
     broker.kill(worker)
 
 
-def test_released_it_ends_after_its_work(broker):
+def test_a_released_actor_ends_after_its_work(broker):
     stage = Stage(broker)
     stage.call(stage.driver, 1)
     broker.say(stage.driver, m.ActorRelease(ACTOR), m.ActorRelease(ACTOR))
@@ -507,7 +507,7 @@ def test_released_before_it_was_placed(broker):
     assert broker.core.actors.actors == {}
 
 
-def test_released_it_is_not_restarted(broker):
+def test_a_released_actor_is_not_restarted(broker):
     stage = Stage(broker, max_restarts=5)
     broker.say(stage.driver, m.ActorRelease(ACTOR))
     broker.kill(stage.worker)
@@ -530,14 +530,14 @@ def test_an_actor_that_exits_is_not_restarted(broker):
     assert broker.take(stage.driver, m.ActorState) == []
 
 
-def test_only_its_own_worker_says_that_it_exits(broker):
+def test_only_its_own_worker_reports_its_exit(broker):
     stage = Stage(broker)
-    stranger = next(worker for worker in stage.idle if worker != stage.worker)
-    broker.say(stranger, m.ActorExiting(ACTOR, "sabotage"))
+    other = next(worker for worker in stage.idle if worker != stage.worker)
+    broker.say(other, m.ActorExiting(ACTOR, "sabotage"))
     assert ACTOR in broker.core.actors.actors
 
 
-def test_it_ends_with_its_creator(broker):
+def test_an_actor_ends_with_its_creator(broker):
     stage = Stage(broker, name="n", max_restarts=5)
     other = broker.driver("other")
     stage.call(other, 1)
@@ -562,7 +562,7 @@ def test_a_detached_actor_outlives_its_creator(broker):
     assert len(broker.core.jobs) == 1
 
 
-def test_what_a_detached_actor_created_outlives_the_driver(broker):
+def test_actors_and_tasks_of_a_detached_actor_outlive_the_driver(broker):
     stage = Stage(broker, name="n", detached=True)
     created = make_task_id(stage.worker, 1)
     broker.create(stage.worker, created, placement=NO_CPU)

@@ -1,4 +1,4 @@
-"""Both cores of a broker together: several frames in one turn, in any order."""
+"""The two cores of a broker together: several frames in one turn, in any order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ HOST_ID, DRIVER_ID, OTHER = b"h" * 16, b"d" * 16, b"o" * 16
 
 
 class Scene:
-    """A broker without keys, and the connections to it. ``answers``: of handshakes, by process."""
+    """A broker without keys, and the connections to it. ``answers``: to handshakes, by process."""
 
     def __init__(self, is_tcp: bool) -> None:
         self.is_tcp = is_tcp
@@ -49,7 +49,7 @@ class Scene:
 
     @property
     def reports(self) -> list[str]:
-        """What its operator has to look at."""
+        """The log lines of level ERROR."""
         return [line.text for line in self.log if line.level >= ERROR]
 
     def send(self, through: bytes, process_id: bytes, data: bytes) -> bool:
@@ -84,7 +84,7 @@ class Scene:
         assert not self.reports
 
     def host(self) -> bytes:
-        """A host of one CPU joins; the worker that it is to start."""
+        """Joins a host with one CPU. Returns the worker that it was told to start."""
         self.hello(HOST_ID, HOST)
         self.says(HOST_ID, HostReady({"CPU": UNIT}, HostInfo("host")))
         self.turn()
@@ -103,7 +103,7 @@ def scene(request: pytest.FixtureRequest) -> Scene:
 @pytest.mark.parametrize("how", ["it dies", "its host ends"])
 @pytest.mark.parametrize("first", ["the death", "the hello"])
 def test_a_worker_that_dies_as_it_joins(scene: Scene, how: str, first: str) -> None:
-    """The host's news and the worker's Hello come in either order, and may come in one turn."""
+    """The host's message and the worker's Hello may come in any order, and in one turn."""
     worker_id = scene.host()
 
     def dies() -> None:
@@ -134,7 +134,7 @@ def test_a_driver_that_says_goodbye_and_hello_in_one_turn_is_gone(scene: Scene) 
     assert not scene.broker.core.processes and not scene.broker.core.jobs and not scene.broker.members.members
 
 
-def test_of_two_who_join_under_one_name_in_one_turn_the_first_has_it() -> None:
+def test_the_first_of_two_processes_with_one_identifier_is_the_member() -> None:
     scene = Scene(is_tcp=True)
     scene.hello(DRIVER_ID, DRIVER, b"good")
     scene.hello(DRIVER_ID, DRIVER, b"evil")
@@ -143,7 +143,7 @@ def test_of_two_who_join_under_one_name_in_one_turn_the_first_has_it() -> None:
     assert scene.broker.members.members[DRIVER_ID].through == b"good"
 
 
-def test_of_two_drivers_on_one_connection_in_one_turn_one_is_let_in() -> None:
+def test_one_of_two_drivers_on_one_connection_is_admitted() -> None:
     scene = Scene(is_tcp=True)
     scene.hello(DRIVER_ID, DRIVER, b"way")
     scene.hello(OTHER, DRIVER, b"way")
@@ -151,18 +151,18 @@ def test_of_two_drivers_on_one_connection_in_one_turn_one_is_let_in() -> None:
     assert (scene.told(DRIVER_ID), scene.told(OTHER)) == ([Welcome], [Refused])
 
 
-def test_who_does_harm_is_not_heard_to_the_end_of_the_turn(scene: Scene) -> None:
+def test_a_misbehaving_process_is_expelled_within_the_turn(scene: Scene) -> None:
     scene.hello(DRIVER_ID, DRIVER)
     scene.turn()
     for _ in range(MAX_FAULTS):
         scene.receives(DRIVER_ID, b"no frame")
     assert DRIVER_ID not in scene.broker.core.processes
     with pytest.raises(AssertionError):
-        scene.turn()  # it is reported
+        scene.turn()  # the expulsion was logged as an error
     assert "too many malformed messages" in scene.reports[0]
 
 
-def test_a_fault_of_ours_takes_only_the_joiner_along(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_zray_affects_only_the_process_that_joins(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise KeyError("a fault")
 

@@ -40,25 +40,25 @@ def test_joining_twice_is_joining_once(broker):
     assert len(broker.core.jobs) == 1
 
 
-def test_who_is_or_was_a_member(broker):
+def test_present_and_past_members_are_known(broker):
     driver, other = broker.driver(), broker.driver("other")
     broker.say(other, m.Goodbye("done"))
     answers = [ask(broker, driver, q.MemberQuery(1, each)).is_member for each in (driver, other, b"x" * 16)]
     assert answers == [True, True, False]
 
 
-def test_a_worker_that_nobody_started(broker):
+def test_a_worker_that_no_host_started(broker):
     assert broker.core.may_join(b"w" * 16, m.WORKER)
     assert broker.core.may_join(b"w" * 16, m.DRIVER) == ""
 
 
-def test_the_dead_stay_dead(broker):
+def test_a_dead_process_cannot_join_again(broker):
     driver = broker.driver()
     broker.lose(driver)
     assert "it was silent" in broker.core.may_join(driver, m.DRIVER)
 
 
-def test_nobody_is_remembered_for_ever(broker, monkeypatch):
+def test_the_number_of_fenced_processes_is_limited(broker, monkeypatch):
     monkeypatch.setattr("zray.broker.core.MAX_FENCED", 10)
     for number in range(20):
         broker.core.lost(bytes([number]) * 16, "gone", 0.0)
@@ -70,12 +70,12 @@ def test_nobody_is_remembered_for_ever(broker, monkeypatch):
     ]
 
 
-def test_the_unknown_are_not_heard(broker):
+def test_messages_of_unknown_processes_are_dropped(broker):
     broker.say(b"x" * 16, m.FunctionPut(FUNCTION, "f", b"code"))
     assert broker.core.functions == {}
 
 
-def test_a_host_says_once_what_it_has(broker):
+def test_only_the_first_host_ready_counts(broker):
     host = broker.host(CPU=1)
     broker.say(host, m.HostReady(amounts(CPU=64), HostInfo()))
     assert broker.free == {"CPU": 1}
@@ -98,7 +98,7 @@ def test_watching(broker):
     assert broker.take(one) == [m.ProcessDied(two, "it was silent")]
 
 
-def test_watching_the_dead_and_the_unknown(broker):
+def test_watching_dead_and_unknown_processes(broker):
     one, two = broker.driver("one"), broker.driver("two")
     broker.lose(two)
     broker.say(one, m.Watch(two), m.Watch(b"x" * 16))
@@ -111,14 +111,14 @@ def test_rows_for_a_peer_are_passed_on_unopened(broker):
     assert broker.take(two) == [m.Delivered(one, b"\xc1 whatever")]
 
 
-def test_rows_for_the_dead(broker):
+def test_rows_for_a_dead_process(broker):
     one, two = broker.driver("one"), broker.driver("two")
     broker.lose(two)
     broker.say(one, m.Forward(two, b""))
     assert broker.take(one) == [m.ProcessDied(two, "it was silent")]
 
 
-def test_hosts_hear_of_the_owners_that_they_watch(broker):
+def test_hosts_learn_of_the_deaths_of_owners_that_they_watch(broker):
     host = broker.host(CPU=0)
     driver, other = broker.driver("one"), broker.driver("two")
     broker.say(host, m.Watch(driver))
@@ -147,8 +147,8 @@ def test_functions(broker):
      m.FunctionPut(FUNCTION, "f", b"")],
 )  # fmt: skip
 @pytest.mark.parametrize("first", [True, False])
-def test_nobody_ships_another_function_under_a_known_identifier(broker, wrong, first):
-    """Neither before the one whose it is, nor after."""
+def test_no_process_sends_another_function_under_a_known_identifier(broker, wrong, first):
+    """Neither before nor after the right function was sent."""
     driver, other = broker.driver(), broker.driver("other")
     right = m.FunctionPut(FUNCTION, "f", b"code")
     for message in (wrong, right) if first else (right, wrong):
@@ -200,7 +200,7 @@ def test_a_job_ends_with_its_driver(broker, end):
     assert broker.free == {"CPU": 2}
 
 
-def test_what_a_worker_of_an_ended_job_still_says(broker):
+def test_late_messages_of_a_worker_of_an_ended_job(broker):
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
     driver = broker.driver()
@@ -214,7 +214,7 @@ def test_what_a_worker_of_an_ended_job_still_says(broker):
     assert broker.free == {"CPU": 1}
 
 
-def test_functions_of_an_ended_job_do_not_stay(broker):
+def test_functions_of_an_ended_job_are_not_kept(broker):
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
     driver = broker.driver()
@@ -239,7 +239,7 @@ def test_jobs_do_not_disturb_each_other(broker):
     assert len(broker.take(two, m.Result)) == 1
 
 
-def test_a_host_goes_with_everything_on_it(broker):
+def test_everything_on_a_lost_host_ends(broker):
     host = broker.host(CPU=2)
     workers = broker.workers(host)
     driver = broker.driver()
@@ -255,7 +255,7 @@ def test_a_host_goes_with_everything_on_it(broker):
 # ------------------------------------------------------------------ queries
 
 
-def test_what_the_cluster_has(broker):
+def test_resources_and_hosts_of_the_cluster(broker):
     driver = broker.driver()
     one = broker.host("one", CPU=2, special=0.5)
     broker.host("two", CPU=1)
@@ -295,7 +295,7 @@ def warnings(broker: BrokerHarness, driver: bytes) -> list[str]:
     return [notice.text for notice in broker.take(driver, m.Notice)]
 
 
-def test_what_no_host_has_is_reported_once(broker):
+def test_resources_that_no_host_has_are_reported_once(broker):
     driver = broker.driver()
     broker.host(CPU=4)
     broker.submit(driver, 3, shape(CPU=1, GPU=2))
@@ -331,7 +331,7 @@ def test_a_host_that_joins_in_time(broker):
     assert warnings(broker, driver) == []
 
 
-def test_what_only_waits_is_not_reported(broker):
+def test_tasks_that_only_wait_are_not_reported(broker):
     driver = broker.driver()
     broker.workers(broker.host(CPU=1))
     broker.submit(driver, 5, retryable=False)
@@ -356,7 +356,7 @@ def test_actors_that_hold_every_cpu_are_named(broker):
     assert "1 task(s)" in text
 
 
-def test_a_warning_is_given_again_for_another_occasion(broker):
+def test_a_warning_is_repeated_for_a_new_task(broker):
     driver = broker.driver()
     broker.host(CPU=1)
     wanted = shape(GPU=1)
@@ -369,7 +369,7 @@ def test_a_warning_is_given_again_for_another_occasion(broker):
         broker.tick(0)
 
 
-def test_no_host_speaks_for_the_workers_of_another(broker):
+def test_a_host_reports_about_its_own_workers_only(broker):
     host, other = broker.host(CPU=1), broker.host("other", CPU=1)
     (worker,) = broker.workers(host)
     driver = broker.driver()

@@ -1,4 +1,4 @@
-"""Whose turn it is: jobs beside each other, lines of one job, and what needs more than one worker gives back."""
+"""Which line is served next: between jobs, between lines of one job, and for lines that need a whole host."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def broker() -> BrokerHarness:
 def crowded(
     broker: BrokerHarness, cpus: int, count: int = 200, function_id: bytes = SLOW
 ) -> tuple[bytes, bytes, list[bytes]]:
-    """A driver that has taken all the CPUs of the only host, and has more queued."""
+    """A driver whose tasks use all CPUs of the only host, with more in the queue."""
     driver = broker.driver()
     host = broker.host(CPU=cpus)
     workers = broker.workers(host)
@@ -46,7 +46,7 @@ def second(broker: BrokerHarness, count: int = 1, name: str = "second", **what: 
 
 
 def running(broker: BrokerHarness) -> dict[bytes, int]:
-    """How many workers each job's tasks have."""
+    """How many workers run tasks, by job."""
     counts: dict[bytes, int] = defaultdict(int)
     for worker in broker.core.scheduler.workers.values():
         if worker.outstanding:
@@ -55,13 +55,13 @@ def running(broker: BrokerHarness) -> dict[bytes, int]:
 
 
 def finish_one(broker: BrokerHarness, worker_id: bytes, run_us: int = 10**6) -> None:
-    """A worker is through with the first of what it has."""
+    """Finishes the first task of a worker."""
     worker = broker.core.scheduler.workers[worker_id]
     broker.done(worker_id, next(iter(worker.outstanding)), run_us=run_us)
 
 
 def finish_all(broker: BrokerHarness, worker_id: bytes, run_us: int = 50) -> None:
-    """A worker is through with all that it has had at this moment."""
+    """Finishes all present tasks of a worker."""
     broker.done(worker_id, *broker.core.scheduler.workers[worker_id].outstanding, run_us=run_us)
 
 
@@ -72,13 +72,13 @@ def test_the_next_free_cpu_is_for_the_job_that_has_none(broker):
     _, host, workers = crowded(broker, cpus=2)
     _, (task_id,) = second(broker)
     finish_one(broker, workers[0])
-    (new,) = broker.workers(host)  # it was started for the second job, and nobody took its CPU meanwhile
+    (new,) = broker.workers(host)  # it was started for the second job, and its CPU was kept meanwhile
     assert broker.free == {"CPU": 0}
     assert broker.runs(new) == [task_id]
 
 
 def test_a_worker_that_would_be_given_more_makes_room(broker):
-    """Short tasks: a worker never runs dry as long as its job has some."""
+    """Short tasks: a worker always holds some as long as its job has any."""
     driver = broker.driver()
     (worker,) = broker.workers(broker.host(CPU=1))
     broker.teach(driver, worker, run_us=20)
@@ -92,7 +92,7 @@ def test_a_worker_that_would_be_given_more_makes_room(broker):
     (new,) = broker.workers(b"host".ljust(16, b"\0"))
     assert broker.runs(new) == [task_id]
     broker.done(new, task_id)
-    assert len(broker.core.scheduler.workers[worker].outstanding) > 1  # the first job has it all again
+    assert len(broker.core.scheduler.workers[worker].outstanding) > 1  # the first job has all resources again
 
 
 def test_only_as_many_make_room_as_are_needed(broker):
@@ -109,7 +109,7 @@ def test_only_as_many_make_room_as_are_needed(broker):
     assert len(yielding) == 1
 
 
-def test_who_makes_room_for_what_is_cancelled_goes_on(broker):
+def test_a_worker_that_makes_room_for_a_cancelled_task_goes_on(broker):
     driver = broker.driver()
     (worker,) = broker.workers(broker.host(CPU=1))
     broker.teach(driver, worker, run_us=20)
@@ -123,8 +123,8 @@ def test_who_makes_room_for_what_is_cancelled_goes_on(broker):
 
 
 @pytest.mark.parametrize("ends", ["worker", "driver", "second"])
-def test_whoever_ends_while_one_makes_room(broker, ends):
-    """The accounts are looked at after each step."""
+def test_a_process_ends_while_a_worker_makes_room(broker, ends):
+    """The accounts are checked after each step."""
     driver = broker.driver()
     (worker,) = broker.workers(broker.host(CPU=1))
     broker.teach(driver, worker, run_us=20)
@@ -147,7 +147,7 @@ def test_whoever_ends_while_one_makes_room(broker, ends):
 
 
 def test_two_jobs_have_half_each(broker):
-    """The second gets what becomes free until both have as much, and then each keeps what it has."""
+    """The second job gets the CPUs that become free until both have the same; then each keeps its share."""
     _, host, _ = crowded(broker, cpus=6)
     second(broker, 200, function_id=SLOW)
     rng = random.Random(1)
@@ -158,7 +158,7 @@ def test_two_jobs_have_half_each(broker):
     assert sorted(running(broker).values()) == [3, 3]
 
 
-def test_a_job_of_many_lines_gets_no_more_than_one_of_one(broker):
+def test_a_job_of_many_lines_gets_no_more_than_a_job_of_one_line(broker):
     broker.driver()
     host = broker.host(CPU=4, a=8, b=8, c=8)
     broker.workers(host)
@@ -175,8 +175,8 @@ def test_a_job_of_many_lines_gets_no_more_than_one_of_one(broker):
     assert sorted(running(broker).values()) == [2, 2]
 
 
-def test_jobs_are_compared_by_what_is_asked_for(broker):
-    """A job that has all there is of one resource has its part of another."""
+def test_jobs_are_compared_by_the_resources_asked_for(broker):
+    """A job that has all of one resource still gets its share of another."""
     one, two = broker.driver("one"), broker.driver("two")
     host = broker.host(CPU=2, special=1)
     broker.workers(host)
@@ -192,8 +192,8 @@ def test_jobs_are_compared_by_what_is_asked_for(broker):
     assert len({share.job for share in shares if "CPU" in share.shape.amounts}) == 2
 
 
-def test_what_an_actor_keeps_does_not_count(broker):
-    """Its job would never have a turn beside another that has always something queued."""
+def test_resources_that_an_actor_keeps_do_not_count(broker):
+    """Otherwise its job would never get a turn beside a job that always has tasks in the queue."""
     driver = broker.driver()
     host = broker.host(CPU=2)
     broker.workers(host)
@@ -229,7 +229,7 @@ def test_actors_of_two_jobs_are_placed_in_turns(broker):
     broker.workers(host)
     creators = [broker.driver("driver"), broker.driver("other")]
     ids = [[make_task_id(creator, number) for number in (1, 2, 3)] for creator in creators]
-    for creator, mine in zip(creators, ids, strict=True):  # all of the first one's come before any of the other's
+    for creator, mine in zip(creators, ids, strict=True):  # all of the first creator's come first
         for actor_id in mine:
             broker.core.receive(creator, broker.creation(actor_id, running=ONE_CPU), broker.now)
     broker.turn()
@@ -237,11 +237,11 @@ def test_actors_of_two_jobs_are_placed_in_turns(broker):
     assert placed == [ids[0][0], ids[1][0]]
 
 
-# ------------------------------------------------------------------ what needs more than one gives back
+# ------------------------------------------------------------------ shapes that need more than one worker's grant
 
 
 def large_beside_small(broker: BrokerHarness, run_us: int) -> tuple[list[bytes], bytes]:
-    """Both workers of a host have small tasks, more are queued, and a task waits that needs both CPUs."""
+    """Both workers of a host run small tasks, more are queued, and a task that needs both CPUs waits."""
     driver = broker.driver()
     workers = broker.workers(broker.host(CPU=2))
     broker.submit(driver, 2)
@@ -262,7 +262,7 @@ def test_a_host_is_held_for_a_large_task(broker):
     finish_one(broker, workers[1])
     assert [task for worker in workers for task in broker.core.scheduler.workers[worker].outstanding] == [large]
     broker.done(next(worker for worker in workers if broker.core.scheduler.workers[worker].outstanding), large)
-    assert all(broker.core.scheduler.workers[worker].outstanding for worker in workers)  # it is held no more
+    assert all(broker.core.scheduler.workers[worker].outstanding for worker in workers)  # the hold has ended
 
 
 def test_workers_of_a_held_host_make_room(broker):
@@ -275,14 +275,14 @@ def test_workers_of_a_held_host_make_room(broker):
     assert [task for worker in workers for task in broker.core.scheduler.workers[worker].outstanding] == [large]
 
 
-def test_a_hold_ends_and_the_host_rests(broker):
-    """What runs there may wait, unseen, for what the hold keeps off."""
+def test_after_a_hold_the_host_is_not_held_for_a_while(broker):
+    """Tasks on the host may wait for tasks that the hold keeps off, without the broker's knowledge."""
     workers, _ = large_beside_small(broker, run_us=10**6)
     broker.tick(LATER)
     finish_one(broker, workers[0])
     assert not broker.core.scheduler.workers[workers[0]].outstanding
     broker.tick(HOLD_S)
-    assert broker.core.scheduler.workers[workers[0]].outstanding  # it goes on while the other has not ended
+    assert broker.core.scheduler.workers[workers[0]].outstanding  # it goes on although the other task has not ended
     broker.tick(HOLD_S / 2)
     finish_one(broker, workers[0])
     assert broker.core.scheduler.workers[workers[0]].outstanding
@@ -293,7 +293,7 @@ def test_a_hold_ends_and_the_host_rests(broker):
     assert not broker.core.scheduler.workers[workers[0]].outstanding
 
 
-def test_no_host_is_held_where_actors_keep_what_is_needed(broker):
+def test_no_host_is_held_if_actors_keep_the_needed_resources(broker):
     driver = broker.driver()
     host = broker.host(CPU=2)
     broker.workers(host)
@@ -307,8 +307,8 @@ def test_no_host_is_held_where_actors_keep_what_is_needed(broker):
     assert busy.outstanding
 
 
-def test_only_what_is_lacking_is_kept(broker):
-    """Two of a special resource are waited for: tasks that need CPUs only go on."""
+def test_only_missing_resources_are_kept(broker):
+    """A task waits for two units of a special resource; tasks that need only CPUs go on."""
     driver = broker.driver()
     host = broker.host(CPU=3, special=2)
     broker.workers(host)
@@ -326,7 +326,7 @@ def test_only_what_is_lacking_is_kept(broker):
     assert "{special: 2}" in shapes and "{CPU: 1}" in shapes
 
 
-def test_a_held_host_serves_those_who_use_less(broker):
+def test_a_held_host_serves_a_job_that_has_nothing(broker):
     workers, _ = large_beside_small(broker, run_us=10**6)
     broker.tick(LATER)
     _, (task_id,) = second(broker, function_id=SLOW)
@@ -337,18 +337,18 @@ def test_a_held_host_serves_those_who_use_less(broker):
     assert broker.runs(new) == [task_id]
 
 
-# ------------------------------------------------------------------ any mixture
+# ------------------------------------------------------------------ random mixtures
 
 
-class Factory:
-    """A broker core, and workers that take virtual time for what they run. Each line is filled up again and again."""
+class VirtualCluster:
+    """A broker core, and workers that run tasks in virtual time. Each line always has tasks."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         counter = itertools.count(1)
         self.core = BrokerCore(lambda: next(counter).to_bytes(16, "big"))
         self.now = 0.0
-        self.events: list[tuple[float, int, bytes]] = []  # when which worker is through with its task, or has come
+        self.events: list[tuple[float, int, bytes]] = []  # time, order, worker: when it finishes its task, or joins
         self.order = itertools.count()
         self.queued: dict[bytes, list[m.Run]] = defaultdict(list)
         self.starts: dict[tuple[bytes, bytes], list[float]] = defaultdict(list)  # by owner and shape
@@ -415,12 +415,12 @@ class Factory:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_nobody_waits_for_ever(seed):
-    """Jobs and lines of all kinds, which always have something queued: each gets its turn again and again."""
-    factory = Factory(seed)
-    rng = factory.rng
+def test_no_line_starves(seed):
+    """Jobs and lines of all kinds always have tasks in the queue: each line is served again and again."""
+    cluster = VirtualCluster(seed)
+    rng = cluster.rng
     for number in range(rng.choice([1, 1, 2, 3])):
-        factory.host(f"host{number}", CPU=rng.choice([2, 3, 4]), special=2)
+        cluster.host(f"host{number}", CPU=rng.choice([2, 3, 4]), special=2)
     shapes = [
         ONE_CPU,
         ONE_CPU,
@@ -432,25 +432,25 @@ def test_nobody_waits_for_ever(seed):
     ]
     for number in range(rng.choice([1, 2, 3])):
         driver = f"driver{number}".encode().ljust(16, b"\0")
-        factory.core.joined(driver, m.DRIVER, JoinInfo(), 0.0)
+        cluster.core.joined(driver, m.DRIVER, JoinInfo(), 0.0)
         for _ in range(rng.choice([1, 2, 4])):
             run_s = rng.choice([0.002, 0.01, 0.05])
-            factory.line(driver, run_s, rng.choice(shapes))
-    factory.run(4.0)
-    factory.core.check()
-    waits = {(owner[:8], str(read_shape(key))): factory.longest_wait(owner, key) for owner, _, key in factory.lines}
+            cluster.line(driver, run_s, rng.choice(shapes))
+    cluster.run(4.0)
+    cluster.core.check()
+    waits = {(owner[:8], str(read_shape(key))): cluster.longest_wait(owner, key) for owner, _, key in cluster.lines}
     assert max(waits.values()) < 2 * STARVED_S, waits
 
 
 def test_no_job_uses_less_than_half_of_its_part():
-    """Whatever the length and the size of their tasks."""
-    factory = Factory(7)
-    factory.host("host", CPU=4)
+    """This holds for any run time and size of tasks."""
+    cluster = VirtualCluster(7)
+    cluster.host("host", CPU=4)
     lines = {"short": (0.0005, ONE_CPU), "long": (0.05, ONE_CPU), "wide": (0.01, TWO_CPUS)}
     for name, (run_s, key) in lines.items():
         driver = name.encode().ljust(16, b"\0")
-        factory.core.joined(driver, m.DRIVER, JoinInfo(), 0.0)
-        factory.line(driver, run_s, key)
-    factory.run(3.0)
-    used = sorted(factory.used.values())
-    assert len(used) == 3 and used[0] > sum(used) / 3 / 2, factory.used
+        cluster.core.joined(driver, m.DRIVER, JoinInfo(), 0.0)
+        cluster.line(driver, run_s, key)
+    cluster.run(3.0)
+    used = sorted(cluster.used.values())
+    assert len(used) == 3 and used[0] > sum(used) / 3 / 2, cluster.used

@@ -1,6 +1,6 @@
-"""Nobody speaks for somebody else: what a member of the cluster says about what is not its own has no effect.
+"""A process cannot act for another: what a member says about tasks and actors that are not its own has no effect.
 
-The rows of the table in SPEC.md, "Who may say what", as far as the broker can know.
+The tests follow the table in SPEC.md, "Who may say what", as far as the broker can check it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def worker_of(broker: BrokerHarness, task_id: bytes) -> bytes:
 
 
 class Scene:
-    """Two drivers with a task each that runs, and the first with an actor; three workers on one host."""
+    """Two drivers with one running task each; the first also has an actor. One host has three workers."""
 
     def __init__(self, broker: BrokerHarness) -> None:
         self.broker = broker
@@ -49,7 +49,7 @@ class Scene:
             broker.take(process)
 
     def refuses(self, source: bytes, message: Any) -> None:
-        """The message is malformed, by its content; nobody is told anything."""
+        """Asserts that the message raises ProtocolError and that no message is sent."""
         with pytest.raises(ProtocolError):
             self.broker.say(source, message)
         self.is_quiet()
@@ -83,36 +83,36 @@ def test_an_outcome_of_a_task_comes_from_its_worker(scene):
 
 
 def test_an_outcome_of_a_call_comes_from_an_actor_and_tells_from_which(scene):
-    for task_id in (scene.call, scene.task):  # of a task, too: the owner would take it for the outcome
+    for task_id in (scene.call, scene.task):  # for a task, too: the owner would accept it as the outcome
         scene.refuses(scene.worker, m.Reply(scene.driver, task_id, 0, b"forged"))
-    scene.refuses(scene.actor_worker, m.Reply(scene.other, scene.call, 0, b"to somebody else"))
+    scene.refuses(scene.actor_worker, m.Reply(scene.other, scene.call, 0, b"to another owner"))
     scene.broker.say(scene.actor_worker, m.Reply(scene.other, scene.other_task, 0, b"forged"))
     (result,) = scene.broker.take(scene.other)
-    assert (result.source, result.actor) == (scene.actor_worker, ACTOR)  # the owner knows that it did not call it
+    assert (result.source, result.actor) == (scene.actor_worker, ACTOR)  # the owner did not call this actor
     scene.broker.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"outcome"))
     assert scene.broker.take(scene.driver) == [m.Result(scene.call, 0, scene.actor_worker, ACTOR, b"outcome")]
 
 
-def test_the_answers_of_an_actor_that_has_ended_still_count(scene):
-    """They may have waited for acknowledgements, and carry references."""
+def test_replies_of_an_actor_that_has_ended_still_count(scene):
+    """Replies that carry references may have waited for acknowledgements."""
     scene.broker.say(scene.actor_worker, m.ActorExiting(ACTOR, "done"), m.Leaving("done"))
     scene.broker.take(scene.driver)
     scene.broker.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"late"))
     assert scene.broker.take(scene.driver) == [m.Result(scene.call, 0, scene.actor_worker, ACTOR, b"late")]
 
 
-def test_the_dead_answer_nothing(scene):
+def test_replies_of_a_dead_worker_are_dropped(scene):
     scene.broker.kill(scene.actor_worker)
     scene.broker.take(scene.driver)
     scene.broker.take(scene.host)
-    scene.broker.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"from the other side"))
+    scene.broker.say(scene.actor_worker, m.Reply(scene.driver, scene.call, 0, b"from a dead worker"))
     scene.is_quiet()
 
 
 # ------------------------------------------------------------------ tasks and calls
 
 
-def test_tasks_and_calls_are_made_in_ones_own_name(scene):
+def test_a_process_submits_tasks_and_calls_in_its_own_name_only(scene):
     scene.refuses(scene.other, m.Submit(make_task_id(scene.driver, 7), 0, FUNCTION, ONE_CPU, 0, b"", b""))
     scene.refuses(scene.other, m.ActorCall(ACTOR, 0, 1, make_task_id(scene.driver, 8), 0, b""))
     assert len(scene.broker.core.tasks) == 2
@@ -126,11 +126,11 @@ def test_only_its_owner_cancels_a_task(scene):
 # ------------------------------------------------------------------ actors
 
 
-def test_only_its_worker_and_its_creator_speak_for_an_actor(scene):
+def test_only_its_worker_and_its_creator_report_about_an_actor(scene):
     for impostor in (scene.other, scene.worker, scene.other_worker):
         scene.refuses(impostor, m.ActorReady(ACTOR, b"error"))
     for impostor in (scene.driver, scene.worker):
-        if impostor != scene.driver:  # a driver may not even send it
+        if impostor != scene.driver:  # drivers may not send this message at all
             scene.broker.say(impostor, m.ActorExiting(ACTOR, "impostor"))
     scene.broker.say(scene.other, m.ActorRelease(ACTOR))
     scene.refuses(scene.other, scene.broker.creation())
@@ -139,7 +139,7 @@ def test_only_its_worker_and_its_creator_speak_for_an_actor(scene):
 
 
 def test_a_worker_does_not_leave_before_its_actor_has_ended(scene):
-    """Its grant would be given back, and again when it dies."""
+    """Otherwise its grant would be given back twice: now, and when it dies."""
     scene.refuses(scene.actor_worker, m.Leaving("by mistake"))
     scene.broker.kill(scene.actor_worker)
     scene.broker.core.check()
@@ -158,7 +158,7 @@ def test_an_actor_is_not_ready_twice_or_before_it_was_started(broker):
     {"max_concurrency": b"1"}, {"max_restarts": -2}, {"ready": None}, {"get_if_exists": 1},
     {"placement": b"\x91\x92\xa3CPU\x00"}, {"placement": b"\x91\x92\xa3CPU\xff"},
 ])  # fmt: skip
-def test_what_others_rely_on_in_an_actor_is_checked(broker, changes):
+def test_specifications_of_actors_are_checked(broker, changes):
     driver = broker.driver()
     with pytest.raises(ProtocolError):
         broker.create(driver, **changes)
@@ -174,8 +174,8 @@ def test_what_others_rely_on_in_an_actor_is_checked(broker, changes):
     ({}, {"idle_timeout_s": -1}), ({}, {"labels": []}), ({}, {"labels": {"zone": 5}}), ({}, {"machine_id": 5}),
     ({}, {"store": None}), ({}, {"fetch": b""}),
 ])  # fmt: skip
-def test_what_a_host_says_of_itself_is_checked(broker, resources, info):
-    """It is passed on to everybody; and a number of CPUs is a number of records here."""
+def test_what_a_host_says_about_itself_is_checked(broker, resources, info):
+    """The broker passes the information on to other processes, and has records for each CPU."""
     joiner = b"joiner".ljust(16, b"\0")
     broker.core.joined(joiner, m.HOST, JoinInfo(), broker.now)
     with pytest.raises(ProtocolError):
@@ -186,25 +186,25 @@ def test_what_a_host_says_of_itself_is_checked(broker, resources, info):
 
 
 @pytest.mark.parametrize("kind", ["", "KeyError", "ClusterUnavailableError", "TaskCancelledError"])
-def test_a_worker_dies_of_what_workers_die_of(scene, kind):
-    """The name becomes an exception at the owner's."""
+def test_the_kind_of_a_workers_death_is_checked(scene, kind):
+    """At the owner the kind becomes an exception."""
     scene.refuses(scene.host, m.WorkerDied(scene.worker, b"", kind, "it died"))
     assert scene.worker in scene.broker.core.scheduler.workers
 
 
-def test_what_was_handed_back_is_the_workers_own(broker):
+def test_a_worker_hands_back_its_own_tasks_only(broker):
     _, _, task_ids = prefetched(broker)
     other = broker.host("other", CPU=1)
-    (stranger,) = broker.workers(other)
-    broker.say(stranger, m.Returned(task_ids))
+    (other_worker,) = broker.workers(other)
+    broker.say(other_worker, m.Returned(task_ids))
     broker.core.check()
     assert all(broker.core.tasks[task_id].worker is not None for task_id in task_ids[:2])
 
 
-# ------------------------------------------------------------------ who does harm goes
+# ------------------------------------------------------------------ expelling
 
 
-def test_who_does_harm_is_declared_dead(scene):
+def test_a_misbehaving_process_is_declared_dead(scene):
     scene.broker.say(scene.other, m.Watch(scene.driver))
     scene.broker.core.expel(scene.driver, "it sent nonsense", scene.broker.now)
     assert scene.broker.core.may_join(scene.driver, m.DRIVER).endswith("it sent nonsense")
@@ -212,8 +212,8 @@ def test_who_does_harm_is_declared_dead(scene):
     assert scene.broker.take(scene.other) == [m.ProcessDied(scene.driver, "it sent nonsense")]
 
 
-def test_a_worker_that_does_harm_is_killed_by_its_host(scene):
-    """And its task ends, or is tried again, as when a worker dies by itself."""
+def test_a_misbehaving_worker_is_killed_by_its_host(scene):
+    """Its task fails or is tried again, as if the worker had died by itself."""
     scene.broker.core.expel(scene.worker, "it sent nonsense", scene.broker.now)
     scene.broker.turn()
     assert scene.broker.take(scene.host) == [m.KillWorker(scene.worker, "it sent nonsense")]
@@ -221,7 +221,7 @@ def test_a_worker_that_does_harm_is_killed_by_its_host(scene):
     assert [type(message) for message in scene.broker.take(scene.driver)] == [m.Failed]
 
 
-def test_what_is_handed_back_after_it_was_cancelled_and_its_owner_has_left(broker):
+def test_a_cancelled_task_is_handed_back_after_its_owner_has_left(broker):
     driver, worker, task_ids = prefetched(broker)
     broker.say(driver, m.Cancel(task_ids[1], 0))
     broker.core.expel(driver, "it sent nonsense", broker.now)

@@ -1,4 +1,4 @@
-"""Who is let in, who may speak in whose name, and who counts as dead: the core alone."""
+"""The membership core alone: admission, the connections that count as a member's, and deaths."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ HOST_KEY, DRIVER_KEY = b"a host's key", b"a driver's key"
 ROLES = {HOST_KEY: "host", DRIVER_KEY: "driver"}
 
 
-class BrokerSocket:
-    """The core, its clock, and the keys and processes that the rest of a broker would know."""
+class MembershipHarness:
+    """The core and its clock, with the keys and processes that the rest of a broker would know."""
 
     def __init__(self, tcp: bool = True) -> None:
         self.now = 100.0
@@ -72,7 +72,7 @@ class BrokerSocket:
         return self.unknown.get(process_id, "")
 
     def turn(self) -> list[Any]:
-        """What the core wants done, until it wants nothing more."""
+        """Takes the core's output until it is empty. Returns the effects."""
         found: list[Any] = []
         while True:
             output = self.core.take_output()
@@ -96,7 +96,7 @@ class BrokerSocket:
         return self.say(process_id, pack_handshake(hello._replace(**changes)), through, key)
 
     def join(self, process_id: bytes, kind: str = DRIVER, through: bytes = b"", key: bytes = b"") -> list[Any]:
-        """It comes, and the broker's core knows it."""
+        """Joins a process, which the broker's core accepts."""
         assert self.hello(process_id, kind, through, key) == [Joining(process_id, kind, JoinInfo())]
         self.core.admit(process_id, ClusterInfo(b"j"), self.now)
         return self.turn()
@@ -108,7 +108,7 @@ class BrokerSocket:
 
 
 def refusal(effects: list[Any]) -> str:
-    """Why a process was turned away."""
+    """The reason for which a process was refused."""
     (reply,) = (effect for effect in effects if isinstance(effect, Reply))
     assert isinstance(reply, Reply)
     answer = unpack_handshake(read_frame(reply.data))
@@ -121,8 +121,8 @@ def frame(*messages: Any, seq: int = 1, incarnation: bytes = INCARNATION) -> byt
 
 
 @pytest.fixture
-def door() -> BrokerSocket:
-    return BrokerSocket()
+def harness() -> MembershipHarness:
+    return MembershipHarness()
 
 
 ONE, TWO, THREE = (bytes([number]) * 16 for number in (1, 2, 3))
@@ -131,35 +131,35 @@ ONE, TWO, THREE = (bytes([number]) * 16 for number in (1, 2, 3))
 # ------------------------------------------------------------------ joining
 
 
-def test_a_process_is_welcomed_and_heard(door: BrokerSocket) -> None:
-    follow, reply = door.join(ONE)
+def test_a_process_is_welcomed_and_heard(harness: MembershipHarness) -> None:
+    follow, reply = harness.join(ONE)
     assert follow == Follow(b"c" + ONE) and (reply.through, reply.process_id) == (b"c" + ONE, ONE)
     welcome = unpack_handshake(read_frame(reply.data))
     assert welcome == Welcome(INCARNATION, 1 << 20, ClusterInfo(b"j"))
-    assert door.say(ONE, frame(Watch(TWO))) == [Heard(ONE, [Watch(TWO)])]
+    assert harness.say(ONE, frame(Watch(TWO))) == [Heard(ONE, [Watch(TWO)])]
 
 
-def test_hello_again_is_answered_again_by_the_same_link(door: BrokerSocket) -> None:
-    door.join(ONE)
-    link = door.core.members[ONE].link
-    assert [type(effect) for effect in door.join(ONE)] == [Reply]
-    assert door.core.members[ONE].link is link
+def test_hello_again_is_answered_again_by_the_same_link(harness: MembershipHarness) -> None:
+    harness.join(ONE)
+    link = harness.core.members[ONE].link
+    assert [type(effect) for effect in harness.join(ONE)] == [Reply]
+    assert harness.core.members[ONE].link is link
 
 
-def test_two_hellos_in_one_turn_are_one_member(door: BrokerSocket) -> None:
+def test_two_hellos_in_one_turn_are_one_member(harness: MembershipHarness) -> None:
     hello = pack_handshake(Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, DRIVER, ONE, JoinInfo()))
     for _ in range(2):
-        door.core.receive(b"c", Arrival(ONE, b"c", DRIVER_KEY, hello), door.now)
-    assert door.turn() == [Joining(ONE, DRIVER, JoinInfo())] * 2
+        harness.core.receive(b"c", Arrival(ONE, b"c", DRIVER_KEY, hello), harness.now)
+    assert harness.turn() == [Joining(ONE, DRIVER, JoinInfo())] * 2
     for _ in range(2):
-        door.core.admit(ONE, ClusterInfo(), door.now)
-    assert [type(effect) for effect in door.turn()] == [Follow, Reply]
+        harness.core.admit(ONE, ClusterInfo(), harness.now)
+    assert [type(effect) for effect in harness.turn()] == [Follow, Reply]
 
 
 @pytest.mark.parametrize(("name", "value"), [("protocol", PROTOCOL_VERSION + 1), ("python", "2.7")])
-def test_another_version_is_refused(door: BrokerSocket, name: str, value: Any) -> None:
-    assert refusal(door.hello(ONE, **{name: value})) == "versions differ"
-    assert door.core.refused == {"versions differ": 1} and not door.core.members
+def test_another_version_is_refused(harness: MembershipHarness, name: str, value: Any) -> None:
+    assert refusal(harness.hello(ONE, **{name: value})) == "versions differ"
+    assert harness.core.refused == {"versions differ": 1} and not harness.core.members
 
 
 @pytest.mark.parametrize(
@@ -169,201 +169,201 @@ def test_another_version_is_refused(door: BrokerSocket, name: str, value: Any) -
         (OBSERVER, HOST_KEY, "a host's key does not admit a observer"),
         (HOST, DRIVER_KEY, "a driver's key does not admit a host"),
         (DRIVER, b"unknown", "its key has been revoked"),
-        (WORKER, HOST_KEY, "a worker comes in through its host"),
+        (WORKER, HOST_KEY, "a worker must join through its host"),
     ],
 )
-def test_keys_admit_their_role_only(door: BrokerSocket, kind: str, key: bytes, why: str) -> None:
-    assert refusal(door.hello(ONE, kind, key=key)) == why
+def test_keys_admit_their_role_only(harness: MembershipHarness, kind: str, key: bytes, why: str) -> None:
+    assert refusal(harness.hello(ONE, kind, key=key)) == why
 
 
-def test_workers_come_through_their_own_host_only(door: BrokerSocket) -> None:
-    door.join(ONE, HOST, b"way")
-    door.join(TWO, HOST, b"other way")
-    door.relays[THREE] = ONE
-    assert refusal(door.hello(THREE, WORKER, b"other way")) == "another host's worker"
-    door.join(THREE, WORKER, b"way")
-    assert refusal(door.hello(b"4" * 16, DRIVER, b"way", DRIVER_KEY)) == "a driver comes in by itself"
-    assert door.core.route(THREE) == b"way"
+def test_workers_join_through_their_own_host_only(harness: MembershipHarness) -> None:
+    harness.join(ONE, HOST, b"way")
+    harness.join(TWO, HOST, b"other way")
+    harness.relays[THREE] = ONE
+    assert refusal(harness.hello(THREE, WORKER, b"other way")) == "another host's worker"
+    harness.join(THREE, WORKER, b"way")
+    assert refusal(harness.hello(b"4" * 16, DRIVER, b"way", DRIVER_KEY)) == "a driver must join by its own connection"
+    assert harness.core.route(THREE) == b"way"
 
 
-def test_who_is_unknown_or_dead_is_refused(door: BrokerSocket) -> None:
-    door.unknown[ONE] = "this process was declared dead: it was silent"
-    assert refusal(door.hello(ONE)) == door.unknown[ONE]
-    assert door.core.refused == {"this process was declared dead": 1}
-    assert refusal(door.say(ONE, frame(Watch(TWO)))) == door.unknown[ONE]
+def test_unknown_and_dead_processes_are_refused(harness: MembershipHarness) -> None:
+    harness.unknown[ONE] = "this process was declared dead: it was silent"
+    assert refusal(harness.hello(ONE)) == harness.unknown[ONE]
+    assert harness.core.refused == {"this process was declared dead": 1}
+    assert refusal(harness.say(ONE, frame(Watch(TWO)))) == harness.unknown[ONE]
 
 
-def test_what_a_process_says_of_itself_is_no_good(door: BrokerSocket) -> None:
-    door.hello(ONE)
-    door.core.decline(ONE, door.now)
-    assert door.turn() == [] and not door.core.members and door.core.dropped_frames == 1
+def test_a_declined_process_is_not_answered(harness: MembershipHarness) -> None:
+    harness.hello(ONE)
+    harness.core.decline(ONE, harness.now)
+    assert harness.turn() == [] and not harness.core.members and harness.core.dropped_frames == 1
 
 
-def test_without_keys_and_connections_of_their_own_everybody_comes_by_itself() -> None:
-    door = BrokerSocket(tcp=False)
-    door.join(ONE, HOST, ONE)
-    assert [type(effect) for effect in door.join(TWO, WORKER, TWO)] == [Reply]
+def test_over_ipc_workers_join_by_their_own_connection() -> None:
+    harness = MembershipHarness(tcp=False)
+    harness.join(ONE, HOST, ONE)
+    assert [type(effect) for effect in harness.join(TWO, WORKER, TWO)] == [Reply]
 
 
-# ------------------------------------------------------------------ in whose name
+# ------------------------------------------------------------------ frames in another name
 
 
-def test_another_connection_or_key_does_not_speak_in_its_name(door: BrokerSocket) -> None:
-    door.join(ONE)
-    door.roles[b"another key"] = "driver"
-    assert door.say(ONE, frame(Watch(TWO)), through=b"elsewhere") == []
-    assert door.say(ONE, frame(Watch(TWO)), key=b"another key") == []
-    assert refusal(door.hello(ONE, through=b"elsewhere")) == "another process has joined under its name"
-    assert door.core.dropped_frames == 2 and door.core.members[ONE].faults == 0, "it is not blamed for it"
-    assert door.say(ONE, frame(Watch(TWO))) == [Heard(ONE, [Watch(TWO)])]
+def test_frames_of_another_connection_or_key_are_dropped(harness: MembershipHarness) -> None:
+    harness.join(ONE)
+    harness.roles[b"another key"] = "driver"
+    assert harness.say(ONE, frame(Watch(TWO)), through=b"elsewhere") == []
+    assert harness.say(ONE, frame(Watch(TWO)), key=b"another key") == []
+    assert refusal(harness.hello(ONE, through=b"elsewhere")) == "another process has joined under its name"
+    assert harness.core.dropped_frames == 2 and harness.core.members[ONE].faults == 0, "the member is not blamed"
+    assert harness.say(ONE, frame(Watch(TWO))) == [Heard(ONE, [Watch(TWO)])]
 
 
-def test_strangers_and_earlier_brokers_members_are_not_heard(door: BrokerSocket) -> None:
-    assert door.say(ONE, frame(Watch(TWO))) == []
-    assert door.say(ONE, b"no frame") == []
-    door.join(ONE)
-    assert door.say(ONE, frame(Watch(TWO), incarnation=b"earlier!")) == []
-    assert door.core.dropped_frames == 3
+def test_frames_of_non_members_and_earlier_incarnations_are_dropped(harness: MembershipHarness) -> None:
+    assert harness.say(ONE, frame(Watch(TWO))) == []
+    assert harness.say(ONE, b"no frame") == []
+    harness.join(ONE)
+    assert harness.say(ONE, frame(Watch(TWO), incarnation=b"earlier!")) == []
+    assert harness.core.dropped_frames == 3
 
 
-def test_hello_in_anothers_name_is_no_hello(door: BrokerSocket) -> None:
+def test_a_hello_in_another_name_is_dropped(harness: MembershipHarness) -> None:
     hello = Hello(PROTOCOL_VERSION, version.python_version(), version.VERSION, DRIVER, TWO, JoinInfo())
-    assert door.say(ONE, pack_handshake(hello)) == [] and door.core.dropped_frames == 1
+    assert harness.say(ONE, pack_handshake(hello)) == [] and harness.core.dropped_frames == 1
 
 
-def test_too_much_that_is_no_good_is_harmful_once(door: BrokerSocket) -> None:
-    door.join(ONE)
+def test_too_many_malformed_frames_are_reported_once(harness: MembershipHarness) -> None:
+    harness.join(ONE)
     for _ in range(MAX_FAULTS - 1):
-        assert door.say(ONE, b"no frame") == []
-    (harmful,) = door.say(ONE, b"no frame")
+        assert harness.say(ONE, b"no frame") == []
+    (harmful,) = harness.say(ONE, b"no frame")
     assert isinstance(harmful, Misbehaving) and "too many malformed messages" in harmful.reason
-    assert door.say(ONE, frame(Watch(TWO))) == [], "its end is under way"
+    assert harness.say(ONE, frame(Watch(TWO))) == [], "it is being expelled"
 
 
-def test_large_nonsense_weighs_more(door: BrokerSocket) -> None:
-    door.join(ONE)
-    found = [effect for _ in range(10) for effect in door.say(ONE, bytes(10 * FAULT_BYTES))]
+def test_a_large_malformed_frame_counts_more(harness: MembershipHarness) -> None:
+    harness.join(ONE)
+    found = [effect for _ in range(10) for effect in harness.say(ONE, bytes(10 * FAULT_BYTES))]
     assert [type(effect) for effect in found] == [Misbehaving]
 
 
-def test_what_the_brokers_core_finds_no_good_counts_too(door: BrokerSocket) -> None:
-    door.join(ONE)
+def test_messages_that_the_core_refuses_count_too(harness: MembershipHarness) -> None:
+    harness.join(ONE)
     for _ in range(MAX_FAULTS):
-        door.core.blame(ONE, "not its own", door.now)
-    assert door.turn() == [Misbehaving(ONE, "it has sent too many malformed messages, the last: not its own")]
-    door.core.blame(THREE, "unknown", door.now)
-    assert door.turn() == []
+        harness.core.blame(ONE, "not its own", harness.now)
+    assert harness.turn() == [Misbehaving(ONE, "it has sent too many malformed messages, the last: not its own")]
+    harness.core.blame(THREE, "unknown", harness.now)
+    assert harness.turn() == []
 
 
 # ------------------------------------------------------------------ sending
 
 
-def test_what_is_for_a_member_goes_its_way(door: BrokerSocket) -> None:
-    door.join(ONE, HOST, b"way")
-    door.join(TWO, WORKER, b"way")
-    door.core.send(TWO, [Notice("a"), Notice("b")], door.now)
-    door.core.send(THREE, [Notice("nobody there")], door.now)
-    door.turn()
-    assert list(door.frames) == [TWO] and len(door.frames[TWO]) == 1
-    assert (door.core.route(TWO), door.core.route(THREE)) == (b"way", THREE)
+def test_messages_go_to_members_by_their_connections(harness: MembershipHarness) -> None:
+    harness.join(ONE, HOST, b"way")
+    harness.join(TWO, WORKER, b"way")
+    harness.core.send(TWO, [Notice("a"), Notice("b")], harness.now)
+    harness.core.send(THREE, [Notice("nobody there")], harness.now)
+    harness.turn()
+    assert list(harness.frames) == [TWO] and len(harness.frames[TWO]) == 1
+    assert (harness.core.route(TWO), harness.core.route(THREE)) == (b"way", THREE)
 
 
-def test_frames_leave_when_what_came_in_has_been_dealt_with(door: BrokerSocket) -> None:
-    door.join(ONE)
-    door.core.send(ONE, [Notice("an answer")], door.now)
-    door.core.receive(b"c" + ONE, Arrival(ONE, b"c" + ONE, DRIVER_KEY, frame(Watch(TWO))), door.now)
-    first, second = door.core.take_output(), door.core.take_output()
+def test_frames_leave_after_all_input_was_handled(harness: MembershipHarness) -> None:
+    harness.join(ONE)
+    harness.core.send(ONE, [Notice("an answer")], harness.now)
+    harness.core.receive(b"c" + ONE, Arrival(ONE, b"c" + ONE, DRIVER_KEY, frame(Watch(TWO))), harness.now)
+    first, second = harness.core.take_output(), harness.core.take_output()
     assert (list(first.sends), first.effects) == ([], [Heard(ONE, [Watch(TWO)])])
     assert (list(second.sends), second.effects) == ([ONE], [])
 
 
-def test_congestion_is_told_once_and_taken_back(door: BrokerSocket) -> None:
-    door.join(ONE)
+def test_congestion_and_its_end_are_reported_once(harness: MembershipHarness) -> None:
+    harness.join(ONE)
     blob = FunctionBlob(bytes(16), True, "f", bytes(1 << 19))
-    door.core.send(ONE, [blob] * (2 + MAX_BACKLOG_BYTES // len(blob.blob)), door.now)
-    assert door.turn() == [Congested(ONE, True)]
-    door.core.send(ONE, [Notice("more")], door.now)
-    assert door.turn() == []
-    acknowledged = pack_frame(KIND_DATA, INCARNATION, 0, len(door.frames[ONE]), b"")
-    assert door.say(ONE, acknowledged) == [Congested(ONE, False)]
+    harness.core.send(ONE, [blob] * (2 + MAX_BACKLOG_BYTES // len(blob.blob)), harness.now)
+    assert harness.turn() == [Congested(ONE, True)]
+    harness.core.send(ONE, [Notice("more")], harness.now)
+    assert harness.turn() == []
+    acknowledged = pack_frame(KIND_DATA, INCARNATION, 0, len(harness.frames[ONE]), b"")
+    assert harness.say(ONE, acknowledged) == [Congested(ONE, False)]
 
 
-def test_what_cannot_travel_is_told(door: BrokerSocket) -> None:
-    door.join(ONE)
-    door.core.send(ONE, [Notice("x" * (2 << 20))], door.now)
-    (not_sent,) = door.turn()
+def test_a_message_that_cannot_be_sent_is_reported(harness: MembershipHarness) -> None:
+    harness.join(ONE)
+    harness.core.send(ONE, [Notice("x" * (2 << 20))], harness.now)
+    (not_sent,) = harness.turn()
     assert isinstance(not_sent, NotSent) and "max_message_bytes" in not_sent.reason
 
 
 # ------------------------------------------------------------------ leaving
 
 
-def test_who_departs_is_still_sent_what_the_turn_has_for_it(door: BrokerSocket) -> None:
-    door.join(ONE)
-    door.core.send(ONE, [Notice("farewell")], door.now)
-    door.core.departed(ONE, door.now)
-    assert door.turn() == [] and door.frames[ONE] and door.core.route(ONE) == b"c" + ONE
-    door.core.turn_over(door.now)
-    assert door.turn() == [Unfollow(b"c" + ONE)]
-    assert not door.core.members and door.say(ONE, frame(Watch(TWO))) == []
+def test_a_departed_process_still_gets_the_messages_of_the_turn(harness: MembershipHarness) -> None:
+    harness.join(ONE)
+    harness.core.send(ONE, [Notice("farewell")], harness.now)
+    harness.core.departed(ONE, harness.now)
+    assert harness.turn() == [] and harness.frames[ONE] and harness.core.route(ONE) == b"c" + ONE
+    harness.core.turn_over(harness.now)
+    assert harness.turn() == [Unfollow(b"c" + ONE)]
+    assert not harness.core.members and harness.say(ONE, frame(Watch(TWO))) == []
 
 
-def silent(door: BrokerSocket, seconds: float) -> list[Any]:
-    """Ticks for so long, in which nothing is heard of anybody; what came of it."""
+def silent(harness: MembershipHarness, seconds: float) -> list[Any]:
+    """Ticks for some seconds, in which no process sends anything. Returns the effects."""
     found = []
     for _ in range(round(seconds / 0.25)):
-        found += door.tick(0.25)
+        found += harness.tick(0.25)
     return found
 
 
 @pytest.mark.parametrize("kind", [HOST, WORKER, DRIVER, OBSERVER])
-def test_silence_is_death_for_hosts(door: BrokerSocket, kind: str) -> None:
-    """A driver's user code may hold its interpreter, and whether a worker lives is known to its host."""
-    door.join(TWO, HOST, b"way")
-    door.join(ONE, kind, b"way" if kind == WORKER else b"")
-    dead = {effect.process_id for effect in silent(door, SILENCE_S + 1) if isinstance(effect, Dead)}
+def test_a_silent_host_is_dead(harness: MembershipHarness, kind: str) -> None:
+    """A driver's user code may hold the GIL, and a worker's death is reported by its host."""
+    harness.join(TWO, HOST, b"way")
+    harness.join(ONE, kind, b"way" if kind == WORKER else b"")
+    dead = {effect.process_id for effect in silent(harness, SILENCE_S + 1) if isinstance(effect, Dead)}
     assert dead == ({ONE, TWO} if kind == HOST else {TWO})
 
 
-def test_a_silent_driver_whose_connection_is_gone_is_dead(door: BrokerSocket) -> None:
-    door.join(ONE)
-    silent(door, SILENCE_S + 1)
-    door.core.transmitted(ONE, False, door.now)
-    assert silent(door, SILENCE_S * REDIAL_SHARE - 0.5) == []
-    assert Dead(ONE, "the driver was not heard for 6 s") in silent(door, 1.0)
+def test_a_silent_driver_whose_connection_is_gone_is_dead(harness: MembershipHarness) -> None:
+    harness.join(ONE)
+    silent(harness, SILENCE_S + 1)
+    harness.core.transmitted(ONE, False, harness.now)
+    assert silent(harness, SILENCE_S * REDIAL_SHARE - 0.5) == []
+    assert Dead(ONE, "the driver was not heard for 6 s") in silent(harness, 1.0)
 
 
-def test_a_silent_driver_that_dials_anew_lives(door: BrokerSocket) -> None:
-    door.join(ONE)
-    silent(door, SILENCE_S + 1)
+def test_a_silent_driver_that_connects_again_lives(harness: MembershipHarness) -> None:
+    harness.join(ONE)
+    silent(harness, SILENCE_S + 1)
     for _ in range(10):
-        door.core.transmitted(ONE, False, door.now)
-        assert silent(door, SILENCE_S * REDIAL_SHARE - 0.5) == []
-        door.core.transmitted(ONE, True, door.now)
-        assert silent(door, 1.0) == []
+        harness.core.transmitted(ONE, False, harness.now)
+        assert silent(harness, SILENCE_S * REDIAL_SHARE - 0.5) == []
+        harness.core.transmitted(ONE, True, harness.now)
+        assert silent(harness, 1.0) == []
 
 
-def test_a_silent_driver_whose_machine_vanished_is_dead_in_the_end(door: BrokerSocket) -> None:
-    door.join(ONE)
-    silent(door, SILENCE_S + 1)
-    door.unanswered[b"c" + ONE] = SILENCE_S * VANISHED_TIMES - 1
-    assert silent(door, 1.0) == []
-    door.unanswered[b"c" + ONE] += 2
-    assert Dead(ONE, "the driver was not heard for 6 s") in silent(door, 0.25)
+def test_a_silent_driver_whose_machine_vanished_is_dead_in_the_end(harness: MembershipHarness) -> None:
+    harness.join(ONE)
+    silent(harness, SILENCE_S + 1)
+    harness.unanswered[b"c" + ONE] = SILENCE_S * VANISHED_TIMES - 1
+    assert silent(harness, 1.0) == []
+    harness.unanswered[b"c" + ONE] += 2
+    assert Dead(ONE, "the driver was not heard for 6 s") in silent(harness, 0.25)
 
 
-def test_silence_is_forgiven_when_the_broker_itself_stood_still(door: BrokerSocket) -> None:
-    door.join(ONE, HOST)
-    door.tick(0.25)
-    assert door.tick(SILENCE_S + PAUSE_S) == []
-    assert door.core.silent_s(ONE, door.now) < SILENCE_S
-    assert [effect.process_id for effect in silent(door, SILENCE_S)][:1] == [ONE]
+def test_silence_while_the_broker_was_stopped_does_not_count(harness: MembershipHarness) -> None:
+    harness.join(ONE, HOST)
+    harness.tick(0.25)
+    assert harness.tick(SILENCE_S + PAUSE_S) == []
+    assert harness.core.silent_s(ONE, harness.now) < SILENCE_S
+    assert [effect.process_id for effect in silent(harness, SILENCE_S)][:1] == [ONE]
 
 
-def test_a_revoked_key_ends_whoever_came_with_it(door: BrokerSocket) -> None:
-    door.join(ONE, HOST, b"way")
-    door.join(TWO, WORKER, b"way")
-    door.join(THREE)
-    assert silent(door, 0.25) == []
-    del door.roles[HOST_KEY]
-    assert silent(door, 0.25) == [Dead(ONE, "its key has been revoked"), Dead(TWO, "its key has been revoked")]
+def test_a_revoked_key_ends_all_processes_that_joined_with_it(harness: MembershipHarness) -> None:
+    harness.join(ONE, HOST, b"way")
+    harness.join(TWO, WORKER, b"way")
+    harness.join(THREE)
+    assert silent(harness, 0.25) == []
+    del harness.roles[HOST_KEY]
+    assert silent(harness, 0.25) == [Dead(ONE, "its key has been revoked"), Dead(TWO, "its key has been revoked")]

@@ -1,4 +1,4 @@
-"""Tasks that are near a host, the queue that they wait in, and the index of hosts with room."""
+"""Tasks that are near a host, their queue, and the index of hosts with room."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_task_goes_to_the_host_that_it_is_near(broker):
     assert (run_by(broker, at_a), run_by(broker, at_b)) == ([to_a], [to_b])
 
 
-def test_tasks_that_come_together_all_go_where_they_are_near(broker):
+def test_tasks_of_one_turn_all_go_to_their_near_hosts(broker):
     driver, a, b, at_a, at_b = two_hosts(broker, cpus=2)
     rows: list[m.Submit] = []
     for host in (b, b, a, a):
@@ -54,7 +54,7 @@ def test_tasks_that_come_together_all_go_where_they_are_near(broker):
     assert set(run_by(broker, at_b)) == set(ids[:2]) and set(run_by(broker, at_a)) == set(ids[2:])
 
 
-def test_where_that_is_full_another_takes_it(broker):
+def test_another_host_takes_a_task_if_the_near_one_is_full(broker):
     driver, _, b, at_a, at_b = two_hosts(broker)
     first, second, third = broker.submit(driver, 3, near=b, retryable=False)
     assert (run_by(broker, at_b), run_by(broker, at_a)) == ([first], [second])
@@ -62,8 +62,8 @@ def test_where_that_is_full_another_takes_it(broker):
     assert run_by(broker, at_b) == [third]
 
 
-def test_a_host_that_idles_unchanged_takes_what_comes_for_a_full_one(broker):
-    """The host with room has nothing new to say; the task alone has come."""
+def test_an_idle_unchanged_host_takes_a_task_of_a_full_one(broker):
+    """The host with room has not changed; only the task is new."""
     driver, _, b, at_a, at_b = two_hosts(broker)
     broker.submit(driver, near=b, retryable=False)
     run_by(broker, at_b)
@@ -72,7 +72,7 @@ def test_a_host_that_idles_unchanged_takes_what_comes_for_a_full_one(broker):
     assert run_by(broker, at_a) == [task_id]
 
 
-def test_what_has_waited_longer_goes_first(broker):
+def test_the_task_that_has_waited_longer_goes_first(broker):
     driver, a, b, at_a, at_b = two_hosts(broker)
     blockers = broker.submit(driver, 2, retryable=False)
     run_by(broker, at_a), run_by(broker, at_b)
@@ -86,7 +86,7 @@ def test_what_has_waited_longer_goes_first(broker):
     del b
 
 
-def test_hosts_that_are_not_known_or_alone(broker):
+def test_a_task_near_an_unknown_host(broker):
     driver = broker.driver()
     a = broker.host("a", CPU=1)
     at_a = broker.workers(a)
@@ -127,7 +127,7 @@ def envelope(number: int, near: bytes = b"") -> Envelope:
 
 
 def test_the_queue_against_a_list():
-    """Whatever is queued, put back, cancelled or released comes out once, a host's in their order."""
+    """Each envelope that is queued or put back comes out once, and those of a host in order."""
     rng = random.Random(5)
     hosts = [b"a", b"b", b"c"]
     for _ in range(200):
@@ -209,7 +209,7 @@ def test_the_index_of_hosts_against_all_of_them():
                 gone = hosts.pop(rng.randrange(len(hosts)))
                 places.remove(gone)
                 grants = [grant for grant in grants if grant[0] is not gone]
-                places.touch(gone)  # late news of it
+                places.touch(gone)  # a late event of it
             _check_with_room(places, hosts, shapes)
         assert places.slots == sum(host.pool.total.get("CPU", 0) // 10_000 for host in hosts)
 
@@ -226,7 +226,7 @@ def _check_with_room(places: Places, hosts: list[Host], shapes: list[Shape]) -> 
 
 
 def test_a_task_for_a_host_without_room_is_not_overtaken_for_ever(broker):
-    """Its arguments are where no CPU is; others keep the only other host busy, one after the other."""
+    """Its arguments are on a host without CPUs; other tasks keep the only other host busy, one after the other."""
     driver = broker.driver()
     a, b = broker.host("a", CPU=1), broker.host("b", CPU=0)
     at_a = broker.workers(a)

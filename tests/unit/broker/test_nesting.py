@@ -1,4 +1,4 @@
-"""Tasks that wait for tasks which they have submitted: who gets the CPUs that they lend meanwhile."""
+"""Tasks that wait for tasks that they have submitted: which tasks get the CPUs that they lend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def broker() -> BrokerHarness:
 
 
 class Nest:
-    """A driver and a host; tasks run one at a time in each worker."""
+    """A driver and a host. Each worker runs one task at a time."""
 
     def __init__(self, broker: BrokerHarness, cpus: int) -> None:
         self.broker = broker
@@ -29,7 +29,7 @@ class Nest:
         self.look()
 
     def look(self) -> set[bytes]:
-        """Workers come, tasks begin: those that have begun since the last look."""
+        """Joins workers and begins tasks. Returns the tasks that have begun since the last call."""
         begun: set[bytes] = set()
         while True:
             self.workers += self.broker.workers(self.host)
@@ -43,7 +43,7 @@ class Nest:
         return self.broker.submit(owner, count, shape, retryable=False)
 
     def create_actor(self, **changes: bytes) -> bytes:
-        """An actor of the driver's, which lives and holds nothing; returns its worker."""
+        """Makes an actor of the driver that is alive and holds no resources. Returns its worker."""
         self.broker.create(self.driver, running=NO_CPU, **changes)
         self.look()
         worker = self.broker.core.actors.actors[ACTOR].worker
@@ -61,8 +61,8 @@ class Nest:
         self.broker.done(self.running.pop(task), task, run_us=LONG)
 
 
-def test_what_a_task_that_waits_lends_is_for_what_it_has_submitted(broker):
-    """Two CPUs, eight tasks that each wait for one of theirs: four processes do."""
+def test_cpus_of_a_waiting_task_are_for_the_tasks_that_it_submitted(broker):
+    """Two CPUs and eight tasks that each wait for one of their own: four processes are enough."""
     nest = Nest(broker, cpus=2)
     left = nest.submit(nest.driver, 8)
     while left:
@@ -76,7 +76,7 @@ def test_what_a_task_that_waits_lends_is_for_what_it_has_submitted(broker):
             children[parent] = child
         for parent, child in children.items():
             nest.end(child)
-            assert nest.look() == set()  # its CPU is that of the parent, who has its answer and has not said so yet
+            assert nest.look() == set()  # the parent has the answer and needs its CPU, but has not said so yet
             nest.go_on(parent)
         for parent in parents:
             nest.end(parent)
@@ -84,8 +84,8 @@ def test_what_a_task_that_waits_lends_is_for_what_it_has_submitted(broker):
     assert len(nest.workers) == 4
 
 
-def test_another_cpu_is_anybodys(broker):
-    """What those who wait have submitted runs on any CPU; one that is left is for whoever is next."""
+def test_a_cpu_that_was_not_lent_is_for_any_task(broker):
+    """Tasks of waiting tasks run on any CPU. A CPU that is left is for the next task."""
     nest = Nest(broker, cpus=2)
     first, second, third = nest.submit(nest.driver, 3)
     assert nest.look() == {first, second}
@@ -99,8 +99,8 @@ def test_another_cpu_is_anybodys(broker):
     assert nest.look() == {fourth}
 
 
-def test_what_nobody_takes_that_is_meant_is_anybodys_after_a_while(broker):
-    """Tasks that wait for others of the same kind do not wait for ever."""
+def test_a_loan_is_opened_when_no_deeper_task_takes_it(broker):
+    """Tasks that wait for others of the same depth do not wait for ever."""
     nest = Nest(broker, cpus=1)
     tasks = nest.submit(nest.driver, 3)
     for task in tasks[:-1]:
@@ -111,7 +111,7 @@ def test_what_nobody_takes_that_is_meant_is_anybodys_after_a_while(broker):
     assert nest.look() == {tasks[-1]}
 
 
-def test_what_is_lent_is_for_other_jobs_at_once(broker):
+def test_other_jobs_may_use_lent_cpus_at_once(broker):
     nest = Nest(broker, cpus=1)
     (task,) = nest.submit(nest.driver)
     nest.look()
@@ -121,7 +121,7 @@ def test_what_is_lent_is_for_other_jobs_at_once(broker):
 
 
 def test_a_deep_recursion_is_not_held_up(broker):
-    """Each task submits one and waits for it, far deeper than depths are told apart."""
+    """Each task submits one and waits for it, far beyond MAX_DEPTH."""
     nest = Nest(broker, cpus=1)
     (task,) = nest.submit(nest.driver)
     chain = []
@@ -139,7 +139,7 @@ def test_a_deep_recursion_is_not_held_up(broker):
     assert broker.free == {"CPU": 1}
 
 
-def test_what_an_actor_submits_is_deeper_than_what_created_it(broker):
+def test_tasks_of_an_actor_are_deeper_than_its_creator(broker):
     nest = Nest(broker, cpus=1)
     actor = nest.create_actor()
     (task,) = nest.submit(nest.driver)
@@ -149,7 +149,7 @@ def test_what_an_actor_submits_is_deeper_than_what_created_it(broker):
     assert nest.look() == {of_actor}
 
 
-def test_an_actor_of_a_task_that_waits_has_the_cpu_that_it_lends(broker):
+def test_an_actor_of_a_waiting_task_gets_the_lent_cpu(broker):
     nest = Nest(broker, cpus=1)
     (task,) = nest.submit(nest.driver)
     nest.look()
@@ -161,8 +161,8 @@ def test_an_actor_of_a_task_that_waits_has_the_cpu_that_it_lends(broker):
     assert broker.core.actors.actors[actor_id].worker is not None
 
 
-def test_a_worker_for_what_somebody_waits_for_makes_no_room_for_him(broker):
-    """The tasks that wait have lent all that they had, and so are said to have least; it is not theirs to take."""
+def test_a_worker_makes_no_room_for_tasks_that_wait_for_it(broker):
+    """Waiting tasks have lent all CPUs, so their line has the lowest level. It must still not take this worker."""
     nest = Nest(broker, cpus=1)
     nest.submit(nest.driver, 2)
     (parent,) = nest.look()
@@ -170,11 +170,11 @@ def test_a_worker_for_what_somebody_waits_for_makes_no_room_for_him(broker):
     children = broker.submit(worker, 200)
     nest.wait_in(parent)
     (first,) = nest.look()
-    nest.end(first)  # from now on it is known to be short
+    nest.end(first)  # now its function is known to be short
     done = {first}
     while len(done) < len(children):
         given = nest.look()
-        assert given, "the rest waits for nobody"
+        assert given, "the other tasks do not start"
         assert given <= set(children)
         for task in given:
             broker.done(nest.running.pop(task), task, run_us=10)
@@ -182,8 +182,8 @@ def test_a_worker_for_what_somebody_waits_for_makes_no_room_for_him(broker):
     assert len(nest.workers) == 2
 
 
-def test_no_host_is_held_for_those_who_wait_for_their_own(broker):
-    """Many seconds of nested work: the tasks behind those that wait are not starving, and hold up nobody."""
+def test_no_host_is_held_for_tasks_that_wait_for_their_own(broker):
+    """Many seconds of nested work: the tasks behind the waiting ones are not starved, and hold no host."""
     nest = Nest(broker, cpus=1)
     nest.submit(nest.driver, 2)
     (parent,) = nest.look()
@@ -201,7 +201,7 @@ def test_no_host_is_held_for_those_who_wait_for_their_own(broker):
     assert not broker.core.scheduler.shares.holds
 
 
-def test_a_larger_task_of_the_same_job_has_its_turn_beside_nested_ones(broker):
+def test_a_larger_task_of_the_same_job_gets_its_turn_beside_nested_ones(broker):
     nest = Nest(broker, cpus=2)
     waiting = nest.submit(nest.driver, 40)
     (large,) = nest.submit(nest.driver, shape=shape(CPU=2))
@@ -222,8 +222,8 @@ def test_a_larger_task_of_the_same_job_has_its_turn_beside_nested_ones(broker):
     assert large in begun
 
 
-def test_once_it_is_anybodys_it_stays_so_until_somebody_lends_anew(broker):
-    """Tasks wait for what the driver submits later: those run one after the other on the CPUs that were lent."""
+def test_an_open_loan_stays_open_until_the_next_loan(broker):
+    """Tasks wait for tasks that the driver submits later. These run one after the other on the lent CPUs."""
     nest = Nest(broker, cpus=2)
     for task in nest.submit(nest.driver, 2):
         nest.look()
@@ -240,7 +240,7 @@ def test_once_it_is_anybodys_it_stays_so_until_somebody_lends_anew(broker):
     assert broker.core.due_s(broker.now) > 1e9
 
 
-def test_it_is_anybodys_sooner_and_sooner_while_nobody_deeper_comes(broker):
+def test_loans_are_opened_sooner_and_sooner_until_a_deeper_task_comes(broker):
     nest = Nest(broker, cpus=1)
     waited_s = []
     for task in nest.submit(nest.driver, 6):
@@ -255,13 +255,13 @@ def test_it_is_anybodys_sooner_and_sooner_while_nobody_deeper_comes(broker):
     assert nest.look() == {child}
     nest.end(child)
     nest.submit(nest.driver)
-    assert nest.look() == set()  # it is kept again
+    assert nest.look() == set()  # the CPU is kept for deeper tasks again
 
 
 def has_its_turn(
     broker: BrokerHarness, nest: Nest, large: bytes, owner: bytes, small: list[bytes], rounds: int = 400
 ) -> bool:
-    """Whether a task is begun beside small ones, of which there are always more."""
+    """Whether a task begins beside small tasks that never run out."""
     running = set(small)
     for _ in range(rounds):
         begun = nest.look()
@@ -275,8 +275,8 @@ def has_its_turn(
     return False
 
 
-def test_deeper_tasks_that_nobody_waits_for_do_not_starve_a_larger_one(broker):
-    """An actor of the driver's submits on and on."""
+def test_deeper_tasks_that_no_task_waits_for_do_not_starve_a_larger_one(broker):
+    """An actor of the driver submits tasks all the time."""
     nest = Nest(broker, cpus=3)
     actor = nest.create_actor(placement=NO_CPU)
     small = nest.submit(actor, 6)
@@ -285,7 +285,7 @@ def test_deeper_tasks_that_nobody_waits_for_do_not_starve_a_larger_one(broker):
     assert has_its_turn(broker, nest, large, actor, small)
 
 
-def test_a_task_whose_equal_waits_has_its_turn(broker):
+def test_a_task_gets_its_turn_while_another_of_its_depth_waits(broker):
     nest = Nest(broker, cpus=3)
     (waits,) = nest.submit(nest.driver, shape=shape(CPU=3))
     assert nest.look() == {waits}
@@ -298,7 +298,7 @@ def test_a_task_whose_equal_waits_has_its_turn(broker):
 
 
 def test_two_levels_wait_for_what_an_actor_submits(broker):
-    """Tasks of the lower level wait for their equals, again and again; those of the upper one for deeper ones."""
+    """Inner tasks wait for tasks of their own depth, again and again; outer tasks wait for deeper ones."""
     nest = Nest(broker, cpus=1)
     actor = nest.create_actor(placement=NO_CPU)
     begun = broker.now

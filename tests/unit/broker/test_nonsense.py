@@ -1,7 +1,7 @@
-"""Whatever a member of the cluster says in the right form, the broker drops it or lives with it, and so do the others.
+"""Well-formed messages with random content: the broker drops them or handles them, and so do their receivers.
 
-Seeded: each run is a story of some hundred messages of everybody to a broker that has work of every kind, between which
-its invariants hold, and what it sends on can be sent and is well formed for its receiver.
+Seeded: each run sends some hundred messages of all processes to a broker that has all kinds of work. After each, its
+invariants hold, and the messages that it sends can be packed and are well formed for their receivers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMED = make_task_id(b"other".ljust(16, b"\0"), 500)
 
 
 def busy_cluster() -> tuple[BrokerHarness, list[bytes]]:
-    """Two hosts, two drivers, tasks that run and wait, actors that live and wait; and all their identifiers."""
+    """Two hosts and two drivers, with tasks and actors that run or wait. Returns also all their identifiers."""
     broker = BrokerHarness()
     hosts = [broker.host("host", CPU=3, GPU=1), broker.host("other host", CPU=1)]
     workers = [worker for host in hosts for worker in broker.workers(host)]
@@ -41,14 +41,14 @@ def busy_cluster() -> tuple[BrokerHarness, list[bytes]]:
 
 
 def drain(core: BrokerCore) -> None:
-    """What is to be sent can be, and its receivers can read it."""
+    """Asserts that the messages can be packed, and that their receivers can read them."""
     for messages in core.take_output().sends.values():
         for message in messages:
             assert unpack_messages(pack_body([message]), m.FROM_BROKER)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_nonsense_of_everybody(seed):
+def test_nonsense_of_all_processes(seed):
     broker, known = busy_cluster()
     core, nonsense = broker.core, Nonsense(seed, known)
     rng = nonsense.random

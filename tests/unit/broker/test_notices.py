@@ -1,4 +1,4 @@
-"""What the broker logs, and what it tells drivers, of hosts that are lost and actors that die."""
+"""What the broker logs and tells drivers about lost hosts and dead actors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def told(broker: BrokerHarness, process: bytes) -> list[str]:
     return [notice.text for notice in broker.take(process, m.Notice)]
 
 
-def test_the_log_has_who_joins_and_leaves(broker, log):
+def test_joins_and_departures_are_logged(broker, log):
     driver = broker.driver()
     host = broker.host("node7", CPU=2)
     broker.say(driver, m.Goodbye("the driver shut down"))
@@ -34,7 +34,7 @@ def test_the_log_has_who_joins_and_leaves(broker, log):
     ]
 
 
-def test_a_host_that_ends_says_so_and_its_tasks_are_tried_again_at_once(broker, log):
+def test_a_goodbye_of_a_host_is_logged_and_fails_its_tasks(broker, log):
     driver, host = broker.driver(), broker.host("node7", CPU=1)
     broker.workers(host)
     (task,) = broker.submit(driver)
@@ -63,7 +63,7 @@ def test_a_lost_host_is_one_line_for_each_driver(broker):
     )
 
 
-def test_a_crowd_of_actors_on_a_lost_host_is_named_in_part(broker):
+def test_only_some_of_many_actors_on_a_lost_host_are_named(broker):
     driver, host = broker.driver(), broker.host("node7", CPU=4)
     for number in range(7):
         broker.create(driver, make_task_id(driver, 90 + number), placement=shape(), name=f"a{number}")
@@ -74,26 +74,26 @@ def test_a_crowd_of_actors_on_a_lost_host_is_named_in_part(broker):
     assert "and 2 others" in line
 
 
-def test_an_actor_that_is_restarted_is_told(broker):
+def test_a_restart_of_an_actor_is_reported(broker):
     stage = Stage(broker, max_restarts=2)
     broker.kill(stage.worker)
-    assert told(broker, stage.driver) == ["life 1 of A: SIGKILL; it is restarted, 1 restarts are left"]
+    assert told(broker, stage.driver) == ["incarnation 1 of A: SIGKILL; it is restarted, 1 restarts are left"]
 
 
-def test_actors_that_are_restarted_again_and_again_are_summed_up(broker):
+def test_repeated_restarts_are_summed_up(broker):
     stage = Stage(broker, max_restarts=-1)
     for _ in range(4):
         broker.kill(stage.worker)
         stage.worker = stage.find()
         broker.say(stage.worker, m.ActorReady(ACTOR, b""))
-    assert told(broker, stage.driver) == ["life 1 of A: SIGKILL; it is restarted"]
+    assert told(broker, stage.driver) == ["incarnation 1 of A: SIGKILL; it is restarted"]
     broker.tick(6)
     assert told(broker, stage.driver) == [
-        "3 actors died and are restarted (A 3x), the last: life 4 of A: SIGKILL; it is restarted"
+        "3 actors died and are restarted (A 3x), the last: incarnation 4 of A: SIGKILL; it is restarted"
     ]
 
 
-def test_of_actors_on_a_lost_host_only_the_host_is_told(broker):
+def test_a_lost_host_is_reported_without_its_actors(broker):
     stage = Stage(broker, max_restarts=-1)
     broker.lose(stage.host)
     assert len(told(broker, stage.driver)) == 1
@@ -101,7 +101,7 @@ def test_of_actors_on_a_lost_host_only_the_host_is_told(broker):
     assert told(broker, stage.driver) == []
 
 
-def test_a_job_that_is_over_is_told_nothing(broker):
+def test_a_job_that_has_ended_gets_no_notice(broker):
     stage = Stage(broker, max_restarts=-1, detached=True)
     broker.create(stage.driver, OTHER)
     broker.lose(stage.driver)

@@ -1,4 +1,4 @@
-"""What workers print, on its way through the broker."""
+"""The output of workers, on its way through the broker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def broker() -> BrokerHarness:
 
 
 def talking(broker: BrokerHarness, name: str = "driver") -> tuple[bytes, bytes, bytes]:
-    """A driver, a host, and its worker that works for the driver."""
+    """A driver, a host, and the host's worker, which works for the driver."""
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
     driver = broker.driver(name)
@@ -42,14 +42,14 @@ def test_lines_go_to_the_driver_of_the_job(broker):
         assert broker.take(driver, m.Logs) == [m.Logs([PrintedLines("f", 1, "stdout", ["hello"])], 0)]
 
 
-def test_a_host_speaks_for_its_own_workers_only(broker):
+def test_a_host_sends_lines_of_its_own_workers_only(broker):
     driver, _, worker = talking(broker)
     other = broker.host("other", CPU=1)
     broker.say(other, m.WorkerLogs([entry(worker, "forged")], {worker: 3}))
     assert broker.take(driver, m.Logs) == []
 
 
-def test_a_driver_that_shows_no_lines_is_sent_none(broker):
+def test_a_driver_that_shows_no_lines_gets_none(broker):
     driver = b"quiet".ljust(16, b"\0")
     broker.core.joined(driver, m.DRIVER, JoinInfo(shows_logs=False), broker.now)
     host = broker.host(CPU=1)
@@ -95,13 +95,13 @@ def test_a_driver_that_takes_nothing_gets_no_more_than_a_window(broker):
     assert all(logs.left_out == 0 for logs in sent)
     missing = 50 - len(sent)
     broker.say(driver, m.LogsTaken(4 << 20))
-    assert broker.take(driver, m.Logs) == [m.Logs([], missing)]  # told once
+    assert broker.take(driver, m.Logs) == [m.Logs([], missing)]  # reported once
     broker.say(host, m.WorkerLogs([entry(worker, line)], {}))
     (after,) = broker.take(driver, m.Logs)
     assert len(after.entries) == 1 and after.left_out == 0
 
 
-def test_taking_more_than_was_sent_opens_no_larger_window(broker):
+def test_taking_more_than_was_sent_does_not_enlarge_the_window(broker):
     driver, host, worker = talking(broker)
     broker.say(host, m.WorkerLogs([entry(worker, "a line")], {}))
     broker.say(driver, m.LogsTaken(2**60))
@@ -112,7 +112,7 @@ def test_taking_more_than_was_sent_opens_no_larger_window(broker):
     assert len(broker.take(driver, m.Logs)) <= 16
 
 
-def test_one_driver_that_takes_nothing_does_not_concern_another(broker):
+def test_a_driver_that_takes_nothing_does_not_affect_another(broker):
     _, host, worker = talking(broker)
     second_host = broker.host("second", CPU=1)
     (second_worker,) = broker.workers(second_host)
@@ -125,13 +125,13 @@ def test_one_driver_that_takes_nothing_does_not_concern_another(broker):
     assert broker.take(second, m.Logs) == [m.Logs([PrintedLines("f", 1, "stdout", ["hello"])], 0)]
 
 
-def test_what_a_host_has_left_out_is_told_the_driver(broker):
+def test_lines_that_a_host_left_out_are_reported_to_the_driver(broker):
     driver, host, worker = talking(broker)
     broker.say(host, m.WorkerLogs([], {worker: 7}))
     assert broker.take(driver, m.Logs) == [m.Logs([], 7)]
 
 
-def test_a_host_is_told_what_has_been_taken(broker):
+def test_the_broker_reports_to_a_host_what_it_has_taken(broker):
     _, host, worker = talking(broker)
     line = "x" * (1 << 20)
     told = 0
@@ -141,7 +141,7 @@ def test_a_host_is_told_what_has_been_taken(broker):
     assert told >= 6 * (len(line) + log_window.LINE_BYTES)
 
 
-def test_nothing_is_kept_of_processes_that_are_gone(broker):
+def test_records_of_gone_processes_are_removed(broker):
     driver, host, worker = talking(broker)
     broker.say(host, m.WorkerLogs([entry(worker, "hello")], {}))
     broker.lose(driver)
@@ -157,7 +157,7 @@ def flush(broker: BrokerHarness, driver: bytes) -> None:
     broker.say(driver, FlushOutput(5))
 
 
-def test_logs_are_flushed_when_every_host_says_so(broker):
+def test_logs_are_flushed_when_all_hosts_have_answered(broker):
     driver = broker.driver()
     hosts = [broker.host(name) for name in ("one", "two")]
     flush(broker, driver)
@@ -168,7 +168,7 @@ def test_logs_are_flushed_when_every_host_says_so(broker):
     assert broker.take(driver, OutputFlushed) == [OutputFlushed(5)]
 
 
-def test_a_dead_host_flushes_nothing(broker):
+def test_a_flush_does_not_wait_for_a_dead_host(broker):
     driver, host = broker.driver(), broker.host()
     flush(broker, driver)
     broker.lose(host)
@@ -181,7 +181,7 @@ def test_without_hosts_there_is_nothing_to_flush(broker):
     assert broker.take(driver, OutputFlushed) == [OutputFlushed(5)]
 
 
-def test_a_process_has_so_many_flushes_at_a_time(broker):
+def test_the_open_flushes_of_a_process_are_limited(broker):
     driver, other, host = broker.driver("one"), broker.driver("two"), broker.host()
     for _ in range(MAX_FLUSHES):
         flush(broker, driver)
@@ -194,7 +194,7 @@ def test_a_process_has_so_many_flushes_at_a_time(broker):
     flush(broker, driver)
 
 
-def test_who_asked_for_a_flush_may_die(broker):
+def test_a_process_that_asked_for_a_flush_dies(broker):
     driver, host = broker.driver(), broker.host()
     flush(broker, driver)
     broker.lose(driver)

@@ -1,4 +1,4 @@
-"""Which host gets what: actors and SPREAD tasks go where the fewest are, and hosts with GPUs are spared."""
+"""Placement on hosts: actors and SPREAD tasks go to the least loaded host, and hosts with GPUs are spared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def broker() -> BrokerHarness:
 
 
 class Hosts:
-    """Hosts with workers that have come; what is placed on them stays."""
+    """Hosts whose workers have joined. Tasks and actors that are placed on them do not end."""
 
     def __init__(self, broker: BrokerHarness, *resources: dict[str, float]) -> None:
         self.broker = broker
@@ -28,7 +28,7 @@ class Hosts:
         self.workers = {host: broker.workers(host) for host in self.hosts}
 
     def actors(self, count: int, first: int = 1, placement: bytes = ONE_CPU) -> list[int]:
-        """Creates actors one after the other, each in a turn of its own; how many each host has."""
+        """Creates actors, each in a turn of its own. Returns how many each host has."""
         for number in range(first, first + count):
             self.broker.create(self.driver, make_task_id(self.driver, number), placement=placement, running=placement)
             self.come()
@@ -42,7 +42,7 @@ class Hosts:
             self.workers[host] += self.broker.workers(host)
 
     def tasks(self, count: int, flags: int = 0, key: bytes = ONE_CPU) -> list[int]:
-        """Submits tasks that do not end; how many more run on each host."""
+        """Submits tasks that do not end. Returns how many more run on each host."""
         for _ in range(count):
             task_id = make_task_id(self.driver, next(self.broker._tasks))
             self.broker.say(self.driver, m.Submit(task_id, 0, FUNCTION, key, flags, b"", b"payload"))
@@ -58,7 +58,7 @@ def test_actors_are_spread_over_hosts_that_are_idle(broker):
     assert Hosts(broker, FOUR, FOUR, FOUR).actors(6) == [2, 2, 2]
 
 
-def test_actors_that_are_created_at_once_are_as_well(broker):
+def test_actors_of_one_turn_are_spread(broker):
     hosts = Hosts(broker, FOUR, FOUR, FOUR)
     rows = [broker.creation(make_task_id(hosts.driver, number), running=ONE_CPU) for number in range(1, 7)]
     broker.say(hosts.driver, *rows)
@@ -105,13 +105,13 @@ def test_hosts_with_gpus_are_spared_by_actors_that_need_none(broker):
     assert hosts.actors(2, first=5) == [2, 4]
 
 
-def test_what_needs_gpus_goes_where_they_are(broker):
+def test_work_that_needs_gpus_goes_to_hosts_that_have_them(broker):
     hosts = Hosts(broker, FOUR, WITH_GPUS)
     assert hosts.tasks(1, key=ONE_GPU) == [0, 1]
     assert hosts.actors(1, placement=ONE_GPU) == [0, 1]
 
 
-def test_a_process_has_the_same_gpus_all_its_life(broker):
+def test_a_process_keeps_the_same_gpus(broker):
     hosts = Hosts(broker, WITH_GPUS)
     (host,) = hosts.hosts
 

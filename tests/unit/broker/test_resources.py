@@ -1,4 +1,4 @@
-"""Resource arithmetic: whatever is taken and given back, in any order, the balance is right."""
+"""Resource arithmetic: after any order of grants and returns, the free amounts are right."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pool(**resources: float) -> Pool:
     return Pool(amounts(**resources))
 
 
-def test_shapes_come_back():
+def test_shapes_survive_a_round_trip():
     back = read_shape(shape(CPU=2, GPU=0.5, memory=3))
     assert back.amounts == amounts(CPU=2, GPU=0.5, memory=3)
     assert (back.cpus, back.gpus) == (20_000, 5000)
@@ -64,7 +64,7 @@ def test_malformed_totals(totals):
         check_amounts(totals)
 
 
-def test_texts():
+def test_amounts_as_text():
     assert describe(amounts(CPU=1, GPU=0.25) | {"gone": 0}) == "{CPU: 1, GPU: 0.25}"
     assert as_floats(amounts(CPU=0.5)) == {"CPU": 0.5}
 
@@ -81,7 +81,7 @@ def test_ten_tenths_are_one():
     assert host.free == host.total
 
 
-def test_what_fits_ever_and_now():
+def test_fits_ever_and_fits_now():
     host = pool(CPU=2)
     assert host.could_ever_fit(read_shape(shape(CPU=2)))
     assert not host.could_ever_fit(read_shape(shape(CPU=2.1)))
@@ -93,7 +93,7 @@ def test_what_fits_ever_and_now():
     assert host.how_many_fit(NOTHING, 7) == 7
 
 
-def test_whole_gpus_are_ones_own():
+def test_whole_gpus_are_exclusive():
     host = pool(GPU=3)
     assert host.take(read_shape(shape(GPU=2))) == [0, 1]
     assert host.take(read_shape(shape(GPU=1))) == [2]
@@ -107,10 +107,10 @@ def test_fractions_share_the_fullest_gpu():
     assert [host.take(third) for _ in range(4)] == [[0], [0], [0], [1]]
     assert not host.fits(read_shape(shape(GPU=1)))
     assert host.fits(read_shape(shape(GPU=0.7)))
-    assert not host.fits(read_shape(shape(GPU=0.75)))  # 0.1 and 0.7 are left, on two of them
+    assert not host.fits(read_shape(shape(GPU=0.75)))  # 0.1 and 0.7 are left, on two GPUs
 
 
-def test_a_fraction_of_what_is_not_there():
+def test_a_fraction_of_a_missing_resource():
     assert not pool(CPU=1).fits(read_shape(shape(GPU=0.1)))
 
 
@@ -152,7 +152,7 @@ requests = st.fixed_dictionaries(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), requests, st.integers(0, 10)), max_size=60))
-def test_the_balance(history):
+def test_free_plus_grants_is_total(history):
     host = pool(CPU=4, GPU=3, memory=8, special=1)
     grants = []
     for take, wanted, index in history:

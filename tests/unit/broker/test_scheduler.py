@@ -1,4 +1,4 @@
-"""Placement: who gets which envelope, when, and how many of them."""
+"""The scheduler: which worker gets which envelopes, when, and how many."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_task_that_is_sent_twice_runs_once(broker):
     assert broker.runs(worker) == []
 
 
-def test_a_task_of_somebody_else(broker):
+def test_a_task_of_another_process(broker):
     driver, worker = one_worker(broker)
     with pytest.raises(m.ProtocolError):
         broker.say(driver, m.Submit(make_task_id(worker, 1), 0, LONG, ONE_CPU, 0, b"", b""))
@@ -58,13 +58,13 @@ def test_a_malformed_shape(broker, key):
     assert broker.core.tasks == {}
 
 
-def test_an_answer_to_what_was_not_asked(broker):
+def test_the_outcome_of_an_unknown_task(broker):
     driver, worker = one_worker(broker)
     broker.done(worker, make_task_id(driver, 1))
     assert broker.take(driver) == []
 
 
-def test_gpus_are_told(broker):
+def test_tasks_get_the_indices_of_their_gpus(broker):
     driver = broker.driver()
     host = broker.host(CPU=2, GPU=2)
     workers = broker.workers(host)
@@ -93,7 +93,7 @@ def test_a_shape_that_waits_does_not_hold_up_another(broker):
 # ------------------------------------------------------------------ credit
 
 
-def test_no_prefetch_of_the_unknown(broker):
+def test_no_prefetch_of_unknown_functions(broker):
     driver, worker = one_worker(broker)
     broker.submit(driver, 10)
     assert len(broker.runs(worker)) == 1
@@ -120,14 +120,14 @@ def test_there_is_a_limit_to_credit(broker):
     assert 1 < len(broker.runs(worker)) <= MAX_CREDIT
 
 
-def test_what_may_run_only_once_is_never_prefetched(broker):
+def test_tasks_that_may_run_only_once_are_never_prefetched(broker):
     driver, worker = one_worker(broker)
     broker.teach(driver, worker, run_us=10)
     broker.submit(driver, 10, retryable=False)
     assert len(broker.runs(worker)) == 1
 
 
-def test_nothing_is_prefetched_behind_what_may_run_only_once(broker):
+def test_nothing_is_prefetched_behind_a_task_that_may_run_only_once(broker):
     driver, worker = one_worker(broker)
     broker.teach(driver, worker, run_us=10)
     (first,) = broker.submit(driver, retryable=False)
@@ -165,7 +165,7 @@ def test_an_estimate_goes_up_at_once_and_down_slowly(broker):
 
 @pytest.mark.parametrize("shorts", [1, 100])
 def test_a_long_task_never_delays_short_ones(broker, shorts):
-    """One long task next to short ones on two workers."""
+    """One long task runs next to short ones on two workers."""
     driver = broker.driver()
     workers = broker.workers(broker.host(CPU=2))
     broker.teach(driver, workers[-1], run_us=20)
@@ -184,15 +184,15 @@ def test_a_long_task_never_delays_short_ones(broker, shorts):
 # ------------------------------------------------------------------ handing back, blocking
 
 
-def test_what_is_handed_back_goes_to_the_front(broker):
+def test_handed_back_tasks_go_to_the_front(broker):
     _, worker, task_ids = prefetched(broker)
     broker.say(worker, m.Returned(task_ids[1:3]))
-    assert broker.runs(worker) == []  # what it runs turned out long: nothing more until it is through
+    assert broker.runs(worker) == []  # its task turned out long: it gets no more until that has ended
     broker.done(worker, task_ids[0], run_us=10)
     assert broker.runs(worker)[0] == task_ids[1]
 
 
-def test_of_a_task_that_was_started_only_the_owner_keeps_the_payload(broker):
+def test_only_the_owner_keeps_the_payload_of_a_started_task(broker):
     driver, worker = one_worker(broker)
     (task_id,) = broker.submit(driver)
     assert broker.runs(worker) == [task_id]
@@ -212,7 +212,7 @@ def test_started_of_a_task_whose_owner_is_gone(broker):
     assert broker.take(driver) == []
 
 
-def test_another_worker_takes_what_was_handed_back(broker):
+def test_another_worker_takes_handed_back_tasks(broker):
     driver = broker.driver()
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
@@ -221,7 +221,7 @@ def test_another_worker_takes_what_was_handed_back(broker):
     given = broker.runs(worker)
     broker.say(worker, m.Returned(given[1:]), m.Blocked(True))
     assert broker.free == {"CPU": 1}
-    assert broker.workers(host) == []  # what is lent is for what the task that waits has submitted
+    assert broker.workers(host) == []  # the lent CPU is kept for tasks that the waiting task has submitted
     broker.tick(1.1 * LENT_FOR_S)
     (another,) = broker.workers(host)
     first = broker.runs(another)
@@ -256,7 +256,7 @@ def test_blocking_twice_is_blocking_once(broker):
 
 
 def test_a_task_that_ends_while_it_blocks(broker):
-    """A thread that it left behind waits on."""
+    """A thread that the task left behind goes on waiting."""
     driver, worker = one_worker(broker)
     (task_id,) = broker.submit(driver)
     broker.say(worker, m.Blocked(True), m.Done(task_id, 0, 10, b"outcome"))
@@ -269,7 +269,7 @@ def test_a_task_that_ends_while_it_blocks(broker):
 
 
 def test_blocking_without_work(broker):
-    """A thread that a task left behind blocks: its worker gets nothing meanwhile, and has nothing to lend."""
+    """A thread that a task left behind blocks: its worker gets no task meanwhile, and has nothing to lend."""
     driver, worker = one_worker(broker)
     broker.say(worker, m.Blocked(True))
     (task_id,) = broker.submit(driver)
@@ -289,7 +289,7 @@ def test_a_worker_that_dies_blocked(broker):
 
 
 def test_nested_tasks_on_one_cpu(broker):
-    """Each task submits one and waits for it, ten deep: never a deadlock, never two that run."""
+    """Each task submits one and waits for it, ten levels deep: no deadlock, and never two running tasks."""
     driver = broker.driver()
     host = broker.host(CPU=1)
     idle = broker.workers(host)
@@ -312,7 +312,7 @@ def test_nested_tasks_on_one_cpu(broker):
 # ------------------------------------------------------------------ cancelling
 
 
-def test_cancelling_what_is_queued(broker):
+def test_cancelling_a_queued_task(broker):
     driver, worker = one_worker(broker)
     first, second, third = broker.submit(driver, 3)
     broker.runs(worker)
@@ -325,7 +325,7 @@ def test_cancelling_what_is_queued(broker):
 
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 4.0])
 def test_one_task_after_the_other(broker, seconds):
-    """Also when nobody waited while the host got room, and whether the line is remembered or not."""
+    """Also if the line was empty while the host got room, and whether the line was removed or not."""
     driver, worker = one_worker(broker)
     for _ in range(5):
         (task_id,) = broker.submit(driver, 1)
@@ -334,18 +334,18 @@ def test_one_task_after_the_other(broker, seconds):
         broker.tick(seconds)
 
 
-def test_cancelling_all_that_is_queued(broker):
+def test_cancelling_all_queued_tasks(broker):
     driver, worker = one_worker(broker)
     task_ids = broker.submit(driver, 3)
     broker.runs(worker)
     broker.say(driver, *[m.Cancel(task_id, 0) for task_id in task_ids[1:]])
     broker.done(worker, task_ids[0])
-    broker.tick(10)  # until then it is remembered what the line has used
+    broker.tick(10)  # until then the line's account is kept
     assert broker.core.scheduler.queues == {}
     assert broker.free == {"CPU": 1}
 
 
-def test_cancelling_what_runs(broker):
+def test_cancelling_a_running_task(broker):
     driver, worker = one_worker(broker)
     (task_id,) = broker.submit(driver)
     broker.take(worker)
@@ -356,7 +356,7 @@ def test_cancelling_what_runs(broker):
 
 
 def forced(broker):
-    """A driver, its host, and the only worker, which runs a task that is to be killed."""
+    """A driver, its host, and the only worker, whose task was cancelled by force."""
     driver = broker.driver()
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
@@ -367,11 +367,11 @@ def forced(broker):
 
 
 def killed(broker, host):
-    """The workers that a host was told to kill since the last look."""
+    """The workers that a host was told to kill since the last call."""
     return [message.worker_id for message in broker.take(host, m.KillWorker)]
 
 
-def test_by_force_when_the_worker_has_cancelled_what_the_task_has_submitted(broker):
+def test_by_force_after_the_worker_has_cancelled_nested_tasks(broker):
     driver, host, worker, task_id = forced(broker)
     assert broker.take(worker) == [m.CancelTask(task_id, m.CANCEL_FORCE | m.CANCEL_RECURSIVE)]
     assert killed(broker, host) == []
@@ -403,7 +403,7 @@ def test_by_force_twice(broker):
 
 @pytest.mark.parametrize("answer", [b"outcome", b""])
 def test_a_task_that_ends_before_it_is_killed(broker, answer):
-    """Its worker lives, and the next task on it is not hit."""
+    """The worker lives, and its next task is not affected."""
     driver, host, worker, task_id = forced(broker)
     broker.say(worker, m.Done(task_id, 0, 50, answer))
     (behind,) = broker.submit(driver)
@@ -428,7 +428,7 @@ def test_by_force_with_others_behind(broker):
     assert [message.task_id for message in broker.take(driver, m.Failed)] == [task_ids[0]]
 
 
-def test_a_worker_that_speaks_of_what_nobody_cancels(broker):
+def test_killable_for_a_task_that_is_not_cancelled(broker):
     driver, worker = one_worker(broker)
     (task_id,) = broker.submit(driver)
     broker.say(worker, m.Killable(task_id))

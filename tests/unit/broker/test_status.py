@@ -1,4 +1,4 @@
-"""The state of a cluster as it is told to whoever looks, who takes no part in it."""
+"""The status of a cluster, as an observer gets it."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def broker() -> BrokerHarness:
 
 def look(broker: BrokerHarness) -> q.ClusterStatus:
     ask(broker)
-    broker.core.inspections.tick(broker.now + PATIENCE_S)  # nobody has answered
+    broker.core.inspections.tick(broker.now + PATIENCE_S)  # no process has answered
     broker.turn()
     found = answer(broker)
     assert isinstance(found, q.ClusterStatus)
     return found
 
 
-def test_nothing(broker):
+def test_an_empty_cluster(broker):
     states = {"PENDING_CREATION": 0, "ALIVE": 0, "RESTARTING": 0}
     assert look(broker) == q.ClusterStatus(1, BROKER, [], [], states, [], [], {})
 
 
-def test_an_observer_takes_no_part(broker):
+def test_an_observer_changes_nothing(broker):
     host = broker.host(CPU=1)
     broker.workers(host)
     broker.take(host)
@@ -75,7 +75,7 @@ def test_tasks_handed_out_in_advance_wait(broker):
     assert sum(row.count for row in look(broker).waiting) == queued
 
 
-def test_what_waits_by_shape(broker):
+def test_waiting_work_is_counted_by_shape(broker):
     driver, other = broker.driver(), broker.driver("other")
     broker.workers(broker.host(CPU=1))
     broker.submit(driver, 3, shape(CPU=8))
@@ -93,7 +93,7 @@ def test_what_waits_by_shape(broker):
 def test_actors_and_the_job_of_a_driver_that_left(broker):
     driver, worker = one_worker(broker)
     early = m.ActorCall(make_task_id(driver, 9), 0, 1, driver + bytes(8), 0, b"")
-    broker.say(driver, early)  # it has overtaken its actor's announcement
+    broker.say(driver, early)  # it has arrived before its actor's announcement
     broker.create(driver, detached=True, name="stays", running=ONE_CPU)
     assert look(broker).actors["PENDING_CREATION"] == 1
     broker.say(worker, m.ActorReady(ACTOR, b""))
@@ -105,7 +105,7 @@ def test_actors_and_the_job_of_a_driver_that_left(broker):
     assert found.hosts[0].workers.actors == 1
 
 
-# ------------------------------------------------------------------ what only others know
+# ------------------------------------------------------------------ answers of other processes
 
 
 def ask(broker: BrokerHarness, question: Any = StatusQuery(1)) -> None:  # noqa: B008
@@ -151,7 +151,7 @@ def test_hosts_workers_and_drivers_are_asked(broker):
     ]  # fmt: skip
 
 
-def test_who_does_not_answer_is_left_out_and_who_dies_is_not_waited_for(broker):
+def test_silent_processes_are_left_out_and_dead_ones_not_waited_for(broker):
     driver, worker = one_worker(broker)
     broker.submit(driver)
     ask(broker)
@@ -170,7 +170,7 @@ def test_who_does_not_answer_is_left_out_and_who_dies_is_not_waited_for(broker):
     assert not row.answers and row.seconds is None
 
 
-def test_malformed_answers_count_as_such(broker):
+def test_malformed_answers_are_refused(broker):
     driver, worker = one_worker(broker)
     (task,) = broker.submit(driver)
     ask(broker)
@@ -189,7 +189,7 @@ def test_malformed_answers_count_as_such(broker):
         broker.say(host, m.HostInspected(inspect.request, much, {}))
 
 
-def test_nobody_asks_without_end(broker):
+def test_the_open_questions_of_a_process_are_limited(broker):
     driver = broker.driver()
     broker.host(CPU=1)
     for _ in range(MAX_OPEN):
@@ -201,7 +201,7 @@ def test_nobody_asks_without_end(broker):
     assert len(broker.take(driver, q.ClusterStatus)) == MAX_OPEN
 
 
-def test_what_is_free_of_stores(broker):
+def test_free_memory_of_stores(broker):
     driver = broker.driver()
     a, b = broker.host("a", CPU=1, object_store_memory=100), broker.host("b", CPU=1, object_store_memory=100)
     broker.say(driver, q.ResourcesQuery(1, free=True))
@@ -232,7 +232,7 @@ def test_why_a_task_has_not_been_started(broker):
     assert answer(broker) == q.Explanation(4, q.UNKNOWN)
 
 
-def test_why_an_actor_is_not_there(broker):
+def test_why_an_actor_takes_no_call(broker):
     driver, worker = one_worker(broker)
     broker.create(driver, ACTOR, running=ONE_CPU, name="holder")
     broker.say(worker, m.ActorReady(ACTOR, b""))

@@ -1,11 +1,11 @@
-"""Calls of actors that the broker does not know, or not yet: which of them can still be announced."""
+"""Calls of actors that the broker does not know: some of these actors may still be announced."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.unit.broker.harness import ACTOR, OTHER, BrokerHarness, Stage
-from zray.broker.actors import MAX_TOMBSTONES
+from zray.broker.actors import MAX_DEATH_REASONS
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 
@@ -16,25 +16,25 @@ def broker() -> BrokerHarness:
 
 
 def answer_to_call(broker, caller: bytes, actor_id: bytes) -> list[m.ActorState]:
-    """What a process that calls an actor is told at once."""
+    """Calls an actor. Returns the notices that the caller gets at once."""
     broker.take(caller)
     broker.say(caller, m.ActorCall(actor_id, 0, 1, make_task_id(caller, 10**6), 0, b""))
     return broker.take(caller, m.ActorState)
 
 
-def test_the_dead_are_remembered_and_then_only_that_they_are_dead(broker):
+def test_reasons_of_old_deaths_are_forgotten(broker):
     driver = broker.driver()
-    actor_ids = [make_task_id(driver, number) for number in range(1, MAX_TOMBSTONES + 2)]
+    actor_ids = [make_task_id(driver, number) for number in range(1, MAX_DEATH_REASONS + 2)]
     for actor_id in actor_ids:
         broker.core.receive(driver, broker.creation(actor_id), broker.now)
         broker.core.receive(driver, m.ActorKill(actor_id, True), broker.now)
-    assert len(broker.core.actors._tombstones) == MAX_TOMBSTONES
+    assert len(broker.core.actors._death_reasons) == MAX_DEATH_REASONS
     broker.turn()
-    for actor_id, why in [(actor_ids[-1], "A was killed by zray.kill()"), (actor_ids[0], "died so long ago")]:
+    for actor_id, why in [(actor_ids[-1], "A was killed by zray.kill()"), (actor_ids[0], "no longer has the reason")]:
         (notice,) = answer_to_call(broker, driver, actor_id)
         assert (notice.actor_id, notice.state) == (actor_id, m.DEAD)
         assert why in notice.message
-        broker.create(driver, actor_id)  # its constructor's arguments are there at last
+        broker.create(driver, actor_id)  # the arguments of its constructor arrive late
         assert broker.core.actors.actors == {}
 
 
@@ -61,7 +61,7 @@ def test_a_detached_actor_is_found_after_its_creators_death(broker):
     assert len(stage.served()) == 1
 
 
-def test_a_detached_actor_whose_constructor_will_never_come_ends_with_its_creator(broker):
+def test_a_detached_actor_without_constructor_arguments_ends_with_its_creator(broker):
     driver, other = broker.driver(), broker.driver("other")
     broker.say(driver, broker.creation(ready=False, payload=b"", name="n", detached=True))
     assert answer_to_call(broker, other, ACTOR) == []
@@ -74,13 +74,13 @@ def test_a_detached_actor_whose_constructor_will_never_come_ends_with_its_creato
 def test_calls_wait_for_an_announcement_until_the_creator_dies(broker):
     driver, other = broker.driver(), broker.driver("other")
     broker.create(driver)
-    assert answer_to_call(broker, other, OTHER) == []  # a later one than any that was announced
+    assert answer_to_call(broker, other, OTHER) == []  # a later actor than all that were announced
     broker.lose(driver)
     assert {(notice.actor_id, notice.state) for notice in broker.take(other, m.ActorState)} == {(OTHER, m.DEAD)}
     assert broker.core.actors.actors == {}
 
 
-def test_killed_by_a_handle_that_overtook_the_announcement(broker):
+def test_a_kill_that_comes_before_the_announcement(broker):
     driver, other = broker.driver(), broker.driver("other")
     broker.workers(broker.host(CPU=1))
     broker.say(other, m.ActorKill(ACTOR, True))
@@ -91,7 +91,7 @@ def test_killed_by_a_handle_that_overtook_the_announcement(broker):
     assert broker.core.actors.names == {}
 
 
-def test_an_argument_of_the_constructor_is_an_error_already(broker):
+def test_an_argument_of_the_constructor_is_an_error(broker):
     driver = broker.driver()
     broker.say(
         driver,
@@ -105,9 +105,9 @@ def test_an_argument_of_the_constructor_is_an_error_already(broker):
     assert broker.core.actors.names == {}
 
 
-def test_nobody_announces_an_actor_of_somebody_else(broker):
+def test_a_process_announces_its_own_actors_only(broker):
     driver, other = broker.driver(), broker.driver("other")
-    with pytest.raises(m.ProtocolError, match="somebody else"):
+    with pytest.raises(m.ProtocolError, match="another process"):
         broker.create(other, ACTOR)
     broker.create(driver, ACTOR)
     assert ACTOR in broker.core.actors.actors

@@ -1,4 +1,4 @@
-"""Workers come, go and die; and a random history in which everything ends and the balance is right."""
+"""Workers start, retire and die. In a random history, all tasks end and all resources are free afterwards."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def broker() -> BrokerHarness:
     return BrokerHarness()
 
 
-# ------------------------------------------------------------------ workers come and go
+# ------------------------------------------------------------------ workers start and retire
 
 
 def test_a_worker_per_cpu_at_the_start(broker):
     assert len(broker.take(broker.host(CPU=3), m.StartWorker)) == 3
 
 
-def test_workers_are_started_for_what_waits_and_fits(broker):
+def test_workers_are_started_for_waiting_tasks_that_fit(broker):
     driver = broker.driver()
     host = broker.host(CPU=2)
     broker.workers(host)
@@ -43,7 +43,7 @@ def test_starting_workers_are_counted(broker):
     assert broker.take(host, m.StartWorker) == []
 
 
-def test_so_many_are_started_at_once(broker):
+def test_the_number_of_starting_workers_is_limited(broker):
     driver = broker.driver()
     host = broker.host(CPU=1)
     broker.workers(host)
@@ -76,7 +76,7 @@ def test_workers_are_used_again_by_their_job_only(broker):
 
 
 def probes(broker):
-    """Who is asked to go now, and whether there are too many."""
+    """The workers that are asked to exit now, each with whether it is surplus."""
     asked = {worker: broker.take(worker, m.ExitIfIdle) for worker in broker.core.scheduler.workers}
     return {worker: messages[0].surplus for worker, messages in asked.items() if messages}
 
@@ -93,7 +93,7 @@ def three_idle_workers_on_one_cpu(broker):
     return driver, broker.core.scheduler.workers
 
 
-def test_idle_workers_are_asked_to_go(broker):
+def test_idle_workers_are_asked_to_exit(broker):
     _, states = three_idle_workers_on_one_cpu(broker)
     broker.tick(4)
     assert probes(broker) == {}
@@ -110,7 +110,7 @@ def test_idle_workers_are_asked_to_go(broker):
     assert states[third].state == RETIRED
 
 
-def test_one_that_is_killed_while_it_is_asked_gets_no_more_work(broker):
+def test_a_worker_that_is_killed_while_probed_gets_no_work(broker):
     driver, states = three_idle_workers_on_one_cpu(broker)
     broker.tick(6)
     for worker in probes(broker):
@@ -121,7 +121,7 @@ def test_one_that_is_killed_while_it_is_asked_gets_no_more_work(broker):
     assert not any(broker.runs(worker) for worker in states)
 
 
-def test_one_that_stays_is_asked_again_when_it_is_one_too_many_or_has_worked(broker):
+def test_a_worker_that_stays_is_asked_again_when_it_is_surplus_or_has_worked(broker):
     driver, states = three_idle_workers_on_one_cpu(broker)
     broker.tick(6)
     for worker in probes(broker):
@@ -142,7 +142,7 @@ def test_one_that_stays_is_asked_again_when_it_is_one_too_many_or_has_worked(bro
     assert probes(broker) == {left: False}
 
 
-def test_one_that_is_busy_is_asked_less_and_less_often(broker):
+def test_a_busy_worker_is_asked_less_and_less_often(broker):
     driver, worker = one_worker(broker)
     broker.submit(driver)
     broker.done(worker, *broker.runs(worker))
@@ -193,7 +193,7 @@ def test_a_worker_that_retires_finishes_what_it_runs(broker):
     assert broker.take(driver, m.Result)
 
 
-def test_a_worker_that_retires_hands_back_what_crossed_with_it(broker):
+def test_a_worker_that_retires_hands_back_a_task_that_crossed_its_message(broker):
     driver = broker.driver()
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
@@ -208,7 +208,7 @@ def test_a_worker_that_retires_hands_back_what_crossed_with_it(broker):
 # ------------------------------------------------------------------ deaths
 
 
-def test_only_the_culprit_is_to_blame(broker):
+def test_only_the_running_task_is_the_culprit(broker):
     driver, worker, task_ids = prefetched(broker)
     given = list(broker.core.scheduler.workers[worker].outstanding)
     broker.kill(worker, given[0])
@@ -220,7 +220,7 @@ def test_only_the_culprit_is_to_blame(broker):
     assert set(given) <= set(task_ids)
 
 
-def test_all_are_suspects_when_a_host_dies(broker):
+def test_any_task_may_be_the_culprit_when_a_host_dies(broker):
     driver = broker.driver()
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
@@ -232,7 +232,7 @@ def test_all_are_suspects_when_a_host_dies(broker):
     assert "declared dead" in broker.core.may_join(worker, m.WORKER)
 
 
-def test_what_a_dead_worker_says_is_not_heard(broker):
+def test_messages_of_a_dead_worker_are_dropped(broker):
     driver, worker = one_worker(broker)
     (task_id,) = broker.submit(driver)
     broker.kill(worker, task_id)
@@ -241,7 +241,7 @@ def test_what_a_dead_worker_says_is_not_heard(broker):
     assert broker.take(driver) == []
 
 
-def test_a_host_cannot_bury_the_workers_of_another(broker):
+def test_a_host_cannot_report_the_death_of_anothers_worker(broker):
     driver, worker = one_worker(broker)
     other = broker.host("other", CPU=0)
     broker.submit(driver)
@@ -249,7 +249,7 @@ def test_a_host_cannot_bury_the_workers_of_another(broker):
     assert worker in broker.core.scheduler.workers
 
 
-def test_the_tasks_of_a_dead_owner_go(broker):
+def test_the_tasks_of_a_dead_owner_are_dropped(broker):
     driver = broker.driver()
     host = broker.host(CPU=1)
     (worker,) = broker.workers(host)
@@ -260,8 +260,8 @@ def test_the_tasks_of_a_dead_owner_go(broker):
     assert {message.worker_id for message in broker.take(host, m.KillWorker)} == {worker}
 
 
-def test_a_dead_owners_task_behind_somebody_elses(broker):
-    """Only what nobody waits for any more is stopped."""
+def test_a_dead_owners_task_behind_one_of_another_owner(broker):
+    """Only tasks whose owner is gone are stopped."""
     driver = broker.driver()
     host = broker.host(CPU=2)
     first, second = broker.workers(host)
@@ -285,13 +285,13 @@ def test_a_dead_owners_task_behind_somebody_elses(broker):
     assert {message.task_id for message in broker.take(other, m.CancelTask)} <= set(theirs)
 
 
-# ------------------------------------------------------------------ any history
+# ------------------------------------------------------------------ random histories
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=True))
-def test_everything_ends_and_the_balance_is_right(rng):
-    """Random tasks, blocks, hand-backs, cancellations and deaths; invariants are checked at each step by the broker."""
+def test_a_random_history_ends_with_all_resources_free(rng):
+    """Random tasks, blocks, hand-backs, cancellations and deaths. Invariants are checked after each step."""
     broker = BrokerHarness(idle_timeout_s=1.0)
     drivers = [broker.driver("one"), broker.driver("two")]
     hosts = [broker.host("first", CPU=2, GPU=2), broker.host("second", CPU=1)]

@@ -32,7 +32,7 @@ ACTOR = make_task_id(process_id("caller"), 1000)
 
 
 class Caller:
-    """A process that calls the actor ACTOR; the broker is played by the test."""
+    """A process that calls the actor ACTOR. The test plays the broker."""
 
     def __init__(self, ordered: bool = True) -> None:
         self.ordered = ordered
@@ -82,7 +82,7 @@ class Caller:
         return messages
 
     def calls(self) -> list[tuple[bytes, int, int, int]]:
-        """Calls that left since the last look: object, incarnation, sequence number, attempt."""
+        """The calls sent since the last query: object, incarnation, sequence number, attempt."""
         return [
             (return_id(call.task_id, 1), call.incarnation, call.seq, call.attempt)
             for call in self.sent()
@@ -109,7 +109,7 @@ class Caller:
 
 
 class Course:
-    """What happens to a caller, one thing after the other. ``waits``: the arguments of calls, if made with one."""
+    """A sequence of events at a caller. ``waits``: the arguments of calls that were made with one."""
 
     def __init__(self, caller: Caller) -> None:
         self.arguments = [caller.pending() for _ in range(6)]
@@ -119,7 +119,7 @@ class Course:
         self._incarnation = 0
 
     def goes_on(self, what: str, index: int) -> None:
-        """The next thing: with an argument, or with a call that was made."""
+        """The next event: with an argument, or with a call that was made."""
         caller = self._caller
         if what == "call":
             self.made.append(caller.call(retries=UNLIMITED))
@@ -402,7 +402,7 @@ def test_calls_made_after_a_restart_go_behind_those_that_are_sent_again(caller):
     assert caller.calls() == [(first, 1, 1, 0), (waiting, 1, 2, 0), (last, 1, 3, 0)]
 
 
-def test_old_news_and_repeated_news(caller):
+def test_late_and_repeated_states(caller):
     result = caller.call()
     caller.state(m.RESTARTING, incarnation=2, last_seq=0)
     assert caller.calls()[-1] == (result, 2, 1, 0)
@@ -413,8 +413,8 @@ def test_old_news_and_repeated_news(caller):
     assert not caller.failure(result)
 
 
-def test_a_caller_who_is_behind_is_told(caller):
-    """A new caller of an actor that has been restarted begins with incarnation 0."""
+def test_a_caller_with_an_older_incarnation_is_told(caller):
+    """A new caller of an actor that was restarted begins with incarnation 0."""
     results = [caller.call(), caller.call()]
     caller.sent()
     caller.state(m.PENDING_CREATION, incarnation=3)
@@ -553,7 +553,7 @@ def test_a_dead_actor_is_forgotten_with_its_last_handle(caller):
     assert caller.core.actors.views == {}
 
 
-def test_an_actor_of_somebody_else_is_forgotten_when_it_is_dead(caller):
+def test_an_actor_of_another_process_is_forgotten_when_it_is_dead(caller):
     caller.call()
     caller.state(m.DEAD)
     assert caller.core.actors.views == {}
@@ -571,7 +571,7 @@ def test_a_name_that_was_taken(caller):
 
 @pytest.mark.parametrize("name", ["", "n"])
 def test_a_dead_actor_is_released_if_it_has_a_name(name):
-    """Which it keeps until then."""
+    """A dead actor keeps its name until its release."""
     caller = Caller()
     handle = caller.create(name=name)
     caller.core.receive(BROKER, m.ActorState(ACTOR, 0, m.DEAD, 0, "it died", b""), 0.0)

@@ -1,4 +1,4 @@
-"""What makes a driver slow is told of, once."""
+"""Patterns that make a driver slow are reported, once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from zray.client.advice import ONE_BY_ONE, SENT_AGAIN, SENT_BYTES, Advice
 
 
 class Said:
-    """Advice with a clock of its own, and what it has said."""
+    """Advice with a clock of its own, and the lines that it has shown."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lines: list[str] = []
         self.now = 100.0
-        self.task = b"1"  # the only one under way
+        self.task = b"1"  # the only task under way
         self.advice = Advice(self.lines.append, lambda: self.task)
         monkeypatch.setattr(advice, "time", types.SimpleNamespace(monotonic=lambda: self.now))
 
@@ -46,7 +46,7 @@ def test_one_task_after_the_other(said):
     assert said.lines == [line]
 
 
-def test_short_waits_are_no_matter(said):
+def test_short_waits_do_not_count(said):
     for _ in range(1000):
         said.wait(0.001)
     assert said.lines == []
@@ -110,7 +110,7 @@ class Array:
     nbytes = SENT_BYTES
 
 
-def test_what_comes_along_with_what_is_large_is_not_blamed(said):
+def test_small_arguments_beside_a_large_one_are_not_named(said):
     handle = Large()
     for _ in range(2 * SENT_AGAIN):
         said.advice.sent((handle, Array()), SENT_BYTES)
@@ -127,11 +127,11 @@ def test_a_large_array_beside_others(said):
 
 def test_others_are_not_the_same(said):
     for _ in range(10 * SENT_AGAIN):
-        said.advice.sent((Large(), [1], b"x"), SENT_BYTES)  # each is gone when the next is made, often at its place
+        said.advice.sent((Large(), [1], b"x"), SENT_BYTES)  # each is gone before the next, which may get its address
     assert said.lines == []
 
 
-def test_small_ones_are_no_matter(said):
+def test_small_arguments_do_not_count(said):
     value = Large()
     for _ in range(2 * SENT_AGAIN):
         said.advice.sent((value,), SENT_BYTES - 1)

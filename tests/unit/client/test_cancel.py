@@ -1,4 +1,4 @@
-"""Cancelling by a reference: the owner is asked, whoever it is, and whatever has become of the task meanwhile."""
+"""Cancelling by a reference: the owner is asked, in any process, whatever state the task is in meanwhile."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def holder(wire: Wire) -> Process:
 
 
 def lend(wire: Wire, owner: Process, holder: Process, object_id: bytes) -> None:
-    """``holder`` gets a reference by a task, and keeps it."""
+    """Gives ``holder`` a reference as a task's argument, which it keeps."""
     owner.submit(holder, nested=[object_id])
     wire.settle()
     task = holder.take()
@@ -54,7 +54,7 @@ def cancel(wire: Wire, process: Process, object_id: bytes, mode: int = 0) -> Non
 
 
 def cancels(wire: Wire) -> list[tuple[Process, object]]:
-    """What the broker was asked to cancel."""
+    """The tasks that the broker was asked to cancel."""
     return [(source, message) for source, message in wire.others if isinstance(message, (m.Cancel, m.ActorCancel))]
 
 
@@ -131,7 +131,7 @@ def test_a_request_that_crosses_with_the_result(wire, driver, worker, holder):
     assert failure_of(driver, running) == ""
 
 
-def test_a_request_to_somebody_who_does_not_own_it(driver, worker, holder):
+def test_a_request_to_a_process_that_is_not_the_owner(driver, worker, holder):
     rows = pack_body([m.CancelObject(driver.submit(worker), 0)])
     before = holder.core.faults
     holder.core.receive(BROKER, m.Delivered(worker.id, rows), 0.0)

@@ -1,4 +1,4 @@
-"""The client core as a whole: what goes out in which order, requests and answers, small services."""
+"""The client core as a whole: the order of its messages, requests and answers, small services."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_rows_for_peers_go_last(process):
 
 
 def test_rows_for_peers_are_cut_into_messages(process):
-    """A socket has a largest message; thousands of values may be asked for in one turn."""
+    """The size of a message is limited; thousands of values may be requested in one turn."""
     states = [m.ObjectState(bytes([n]) * 28, 1, bytes(100_000), b"", 0, b"") for n in range(100)]
     for state in states:
         process.core.send(OTHER, state)
@@ -130,7 +130,7 @@ def test_the_cluster_is_lost(process):
     assert b"ClusterUnavailableError" in process.entry(borrowed).data
 
 
-# ------------------------------------------------------------------ where stored objects are
+# ------------------------------------------------------------------ the places of stored objects
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def stored(core: ClientCore, keeper: bytes) -> bytes:
 
 
 def said(core: ClientCore, dest: bytes) -> list[Any]:
-    """What it sends to a process."""
+    """The messages that it sends to a process."""
     rows = [message.rows for message in _sends(core) if isinstance(message, m.Forward) and message.dest == dest]
     return [inner for each in rows for inner in unpack_messages(each, m.FROM_PEER | m.FROM_PEER_TO_HOST)]
 
@@ -181,7 +181,7 @@ def test_copies_become_the_object_when_its_keeper_dies(core, order):
             tell(core, host, message)
         core.receive(BROKER, died, 0.0)
         assert core.references.entries[object_id].host == ONE
-        # Both are told: one of them may have evicted its copy.
+        # Both hosts are told: one of them may have evicted its copy.
         assert {m.KeepCopies} == {type(each) for host in (ONE,) for each in said(core, host)}
     else:
         core.receive(BROKER, died, 0.0)
@@ -211,7 +211,7 @@ def freed(core: ClientCore) -> list[FreeSegment]:
     return [effect for effect in core.take_output().effects if isinstance(effect, FreeSegment)]
 
 
-def test_what_a_dead_worker_has_stored_and_nobody_waits_for_is_freed_there(core):
+def test_what_a_dead_worker_has_stored_and_is_not_needed_is_freed_there(core):
     unknown, resolved, kept = return_id(core.new_task_id(), 1), return_id(core.new_task_id(), 1), stored(core, KEEPER)
     core.references.own(resolved)
     core.references.resolve(resolved, INLINE, b"", b"", 0)
@@ -220,7 +220,7 @@ def test_what_a_dead_worker_has_stored_and_nobody_waits_for_is_freed_there(core)
 
 
 def test_what_an_earlier_attempt_has_stored_is_freed_with_the_object(core):
-    """Not before: until then that host may have a copy of the object, under the same identifier."""
+    """It is not freed before: until then that host may have a copy of the object, under the same identifier."""
     object_id = stored(core, KEEPER)
     tell(core, ONE, m.LeftBehind([object_id]))
     assert freed(core) == [] and core.locations.complete(object_id) == []
@@ -234,8 +234,8 @@ def test_what_an_earlier_attempt_has_stored_is_freed_with_the_object(core):
     [lambda i: m.Locate(i, 1, True, []), m.CopyMade, m.CopyGone, lambda i: m.LeftBehind([i])],
     ids=["Locate", "CopyMade", "CopyGone", "LeftBehind"],
 )
-def test_nobody_speaks_to_one_process_of_the_objects_of_another(core, message):
-    """Also where this process has borrowed the object: where it lies is known to its owner alone."""
+def test_messages_about_objects_of_another_process_are_refused(core, message):
+    """Also if this process has borrowed the object: only the owner knows where it is."""
     object_id = OTHER + bytes(12)
     core.references.load(object_id)
     core.references.resolve(object_id, STORED, b"", KEEPER, 100)
@@ -246,7 +246,7 @@ def test_nobody_speaks_to_one_process_of_the_objects_of_another(core, message):
     assert core.locations.forget(object_id) == []
 
 
-def test_nobody_dials_or_pulls_from_a_client(core):
+def test_no_process_dials_or_pulls_from_a_client(core):
     tell(core, ONE, m.ChannelWanted(b"key"))
     tell(core, ONE, m.Pull(b"o" * 28, 3, 0, 10, False))
     answers = said(core, ONE)

@@ -1,4 +1,4 @@
-"""The worker's side: what is taken and answered in which order, blocking, cancelling, and leaving in good order."""
+"""The worker's side: the order in which calls are taken and answered, blocking, cancelling, and leaving in order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Ears:
 
 
 class Worker:
-    """A worker that is given work by the test."""
+    """A worker that the test gives tasks and calls."""
 
     def __init__(self) -> None:
         self.process = Process(Wire(), "worker")
@@ -71,7 +71,7 @@ class Worker:
         return messages
 
     def borrow(self, task: Assignment, object_id: bytes) -> None:
-        """The task's arguments bring a reference, and its code keeps it."""
+        """Makes the task keep a reference from its arguments."""
         self.core.references.load_covered(object_id)
         task.covered.append(object_id)
 
@@ -129,7 +129,7 @@ def test_the_jobs_configuration(worker):
 
 
 def test_an_answer_waits_until_references_are_safe(worker):
-    """And answers that come after it and owe nothing need not wait for it."""
+    """Later answers without references need not wait for it."""
     theirs = put_id(make_task_id(process_id("third"), 1))
     first, second = worker.run(1), worker.run(2)
     task, other = worker.execution.take(), worker.execution.take()
@@ -148,7 +148,7 @@ def test_an_answer_waits_until_references_are_safe(worker):
 # ------------------------------------------------------------------ blocking and handing back
 
 
-def test_who_blocks_hands_back_what_stands_behind(worker):
+def test_a_worker_that_blocks_hands_back_queued_tasks(worker):
     worker.run(1)
     second, third = worker.run(2), worker.run(3)
     worker.execution.take()
@@ -165,7 +165,7 @@ def test_who_blocks_hands_back_what_stands_behind(worker):
 LARGE = msgpack.packb([b"options", INLINE, bytes(5000), b"", b"", 0, []])
 
 
-def test_who_takes_long_with_a_large_task_tells_that_it_was_started_once(worker):
+def test_a_large_task_that_takes_long_is_reported_once(worker):
     task_id, behind = worker.run(1, payload=LARGE, attempt=2), worker.run(2, payload=LARGE)
     worker.execution.tell_started()
     assert worker.sent() == [], "neither has been started"
@@ -180,7 +180,7 @@ def test_who_takes_long_with_a_large_task_tells_that_it_was_started_once(worker)
     assert worker.sent() == [m.Started(behind, 0)]
 
 
-def test_who_waits_in_a_large_task_tells_that_it_was_started(worker):
+def test_a_large_task_that_waits_is_reported(worker):
     task_id = worker.run(1, payload=LARGE)
     worker.execution.take()
     worker.execution.block()
@@ -190,14 +190,14 @@ def test_who_waits_in_a_large_task_tells_that_it_was_started(worker):
     assert worker.sent() == [m.Blocked(False), m.Blocked(True)]
 
 
-def test_of_small_tasks_nothing_is_told(worker):
+def test_small_tasks_are_not_reported(worker):
     worker.run(1)
     worker.execution.take()
     worker.execution.tell_started()
     assert worker.sent() == []
 
 
-def test_of_calls_nothing_is_told(worker):
+def test_calls_are_not_reported(worker):
     worker.serve_actor()
     worker.core.receive(BROKER, m.ActorRun(OWNER, 1, make_task_id(OWNER, 1), 0, LARGE), 0.0)
     worker.execution.take()
@@ -205,7 +205,7 @@ def test_of_calls_nothing_is_told(worker):
     assert worker.sent() == []
 
 
-def test_nested_blocking_is_told_once(worker):
+def test_nested_blocking_is_reported_once(worker):
     worker.run(1)
     worker.execution.take()
     worker.execution.block()
@@ -277,11 +277,11 @@ def test_cancelling_with_everything_below(worker):
     worker.execution.take()
     other = Process(worker.process.wire, "other")
     child = worker.process.submit(other, parent=task_id)
-    stranger = worker.process.submit(other, parent=make_task_id(OWNER, 9))
+    unrelated = worker.process.submit(other, parent=make_task_id(OWNER, 9))
     worker.sent()
     worker.core.receive(BROKER, m.CancelTask(task_id, m.CANCEL_RECURSIVE), 0.0)
     assert worker.sent() == [m.Cancel(child[:24], m.CANCEL_RECURSIVE)]
-    assert child != stranger
+    assert child != unrelated
 
 
 def test_by_force_the_others_and_what_is_below_go_first(worker):
@@ -398,7 +398,7 @@ def test_an_actor_that_ends_itself(worker):
     assert not worker.execution.may_exit()
     worker.finish(task)
     reply, *rest = worker.sent()
-    assert type(reply) is m.Reply and b"it had enough" in reply.payload  # whatever the call has returned
+    assert type(reply) is m.Reply and b"it had enough" in reply.payload  # even though the call has returned
     assert rest == [m.ActorExiting(ACTOR, "it had enough"), m.Leaving("it had enough")]
     assert worker.execution.may_exit()
 
@@ -420,7 +420,7 @@ def test_calls_beside_the_one_that_ends_the_actor_are_finished(worker):
     assert rest == [m.ActorExiting(ACTOR, "it had enough"), m.Leaving("it had enough")]
 
 
-def test_calls_that_have_had_their_time(worker):
+def test_calls_whose_time_is_up(worker):
     worker.serve_actor()
     worker.call(1)
     worker.execution.take()
@@ -438,7 +438,7 @@ def test_a_constructor_that_ends_the_actor(worker):
     assert kinds(worker.sent()) == ["ActorExiting", "Leaving"]
 
 
-def test_a_process_that_exits_answers_what_runs_and_not_who_asked(worker):
+def test_a_process_that_exits_answers_running_calls_but_not_the_one_that_asked(worker):
     worker.serve_actor()
     worker.call(1)
     worker.call(2)
@@ -545,7 +545,7 @@ def test_a_worker_that_borrows_may_leave(worker):
     assert kinds(worker.sent()) == ["Leaving"]
 
 
-def test_who_leaves_waits_for_those_who_need_its_objects(worker):
+def test_a_leaving_worker_waits_for_processes_that_need_its_objects(worker):
     mine = worker.process.put()
     worker.execution.leave("it is time")
     assert not worker.execution.may_exit()

@@ -1,4 +1,4 @@
-"""What other processes say about a client's tasks and objects counts only from those whose it is to say."""
+"""A message about a client's tasks and objects counts only if its sender has the right to send it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zray.protocol.messages import ProtocolError
 ACTOR = b"actor".ljust(24, b"\0")
 OTHER = b"other actor".ljust(24, b"\0")
 WORKER = b"w" * 16
-STRANGER = b"s" * 16
+OTHER_PROCESS = b"s" * 16
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def outcome(value: Any = ()) -> bytes:
 
 
 def call(driver: Process) -> bytes:
-    """A call of ACTOR that is under way; its result."""
+    """Makes a call of ACTOR that stays under way; returns its result."""
     from zray.client.core.tasks import Task
     from zray.ids import return_id
 
@@ -102,7 +102,7 @@ MALFORMED = [
 
 @pytest.mark.parametrize("payload", MALFORMED)
 def test_an_outcome_that_cannot_be_read_is_an_error_of_its_task(driver, worker, payload):
-    """There will be no other answer: who waits must not wait for ever."""
+    """No other answer will come: a process that waits for it must not wait for ever."""
     result = driver.submit(worker, retries=0)
     with pytest.raises(ProtocolError):
         driver.core.receive(BROKER, m.Result(task_of(result), 0, WORKER, b"", payload), 0.0)
@@ -116,21 +116,21 @@ def deliver(process: Process, source: bytes, *messages: Any) -> None:
 
 
 def of_others(object_id: bytes) -> list[Any]:
-    """What is for an object's owner to hear."""
+    """The messages that only an object's owner may receive."""
     return [
-        m.ObjectRequest(object_id), m.BorrowAdd(object_id, STRANGER, 1), m.BorrowAdd(object_id, b"x" * 16, 1),
+        m.ObjectRequest(object_id), m.BorrowAdd(object_id, OTHER_PROCESS, 1), m.BorrowAdd(object_id, b"x" * 16, 1),
         m.BorrowEnd(object_id, 1), m.BorrowConfirm(object_id, b"x" * 16), m.BorrowChecked(object_id, b"x" * 16),
         m.Locate(object_id, 1, True, []), m.CopyMade(object_id),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_only_its_owner_keeps_an_objects_books(driver, worker, number):
+def test_only_its_owner_has_the_records_of_an_object(driver, worker, number):
     borrowed = worker.put()
     driver.core.references.load(borrowed)
     driver.flush()
     driver.up.clear()
-    deliver(driver, STRANGER, of_others(borrowed)[number])
+    deliver(driver, OTHER_PROCESS, of_others(borrowed)[number])
     driver.flush()
     entry = driver.entry(borrowed)
     assert (entry.holders, entry.announced, entry.requesters) == (None, None, None)
@@ -139,7 +139,7 @@ def test_only_its_owner_keeps_an_objects_books(driver, worker, number):
 
 
 @pytest.mark.parametrize("status", [PENDING, 5, 1 << 40])
-def test_a_state_that_is_none(driver, worker, status):
+def test_an_invalid_state(driver, worker, status):
     borrowed = worker.put()
     driver.core.references.load(borrowed)
     driver.request(borrowed)
@@ -159,20 +159,20 @@ def test_the_state_of_an_object_comes_from_its_owner(driver, worker):
     borrowed = worker.put()
     driver.core.references.load(borrowed)
     driver.request(borrowed)
-    deliver(driver, STRANGER, m.ObjectState(borrowed, STORED, b"", HOST, 5, b""))
+    deliver(driver, OTHER_PROCESS, m.ObjectState(borrowed, STORED, b"", HOST, 5, b""))
     assert (driver.entry(borrowed).status, driver.core.faults) == (PENDING, 1)
 
 
-def test_one_bad_message_does_not_take_along_what_came_with_it(driver, worker):
+def test_one_malformed_message_does_not_affect_the_others(driver, worker):
     mine, borrowed = driver.put(), worker.put()
     deliver(driver, worker.id, m.BorrowEnd(borrowed, 1), m.BorrowAdd(mine, worker.id, 1), m.BorrowEnd(borrowed, 1))
     assert driver.entry(mine).holders == {worker.id: 1}
     assert driver.core.faults == 2
 
 
-def test_an_announcer_that_lives_is_asked_for_nobody(driver, worker):
-    """What it announced would be forgotten, and the object freed under the holder's hands."""
+def test_an_answer_about_an_announcer_that_is_alive_is_refused(driver, worker):
+    """Its announcements would be dropped, and the object freed while its holder uses it."""
     mine = driver.put()
-    deliver(driver, worker.id, m.BorrowAdd(mine, STRANGER, 1))
-    deliver(driver, STRANGER, m.BorrowChecked(mine, worker.id))
-    assert driver.entry(mine).announced == {(STRANGER, worker.id): 1}
+    deliver(driver, worker.id, m.BorrowAdd(mine, OTHER_PROCESS, 1))
+    deliver(driver, OTHER_PROCESS, m.BorrowChecked(mine, worker.id))
+    assert driver.entry(mine).announced == {(OTHER_PROCESS, worker.id): 1}

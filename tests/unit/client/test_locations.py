@@ -1,4 +1,4 @@
-"""The owner's table of copies: whom it sends whom to."""
+"""The owner's table of copies: to which holder it sends a process."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ def ask(table: LocationTable, asker: bytes, *lost: bytes, serves: bool = True) -
     return table.sources(OBJECT, KEEPER, asker, serves, list(lost))
 
 
-def test_the_first_is_sent_to_the_keeper_and_all_others_to_one_who_feeds_nobody():
+def test_the_first_is_sent_to_the_keeper_and_all_others_to_one_that_feeds_none():
     table = LocationTable()
     chain = [ask(table, bytes([n])) for n in range(5)]
     assert chain == [[KEEPER], [b"\0"], [b"\1"], [b"\2"], [b"\3"]]
 
 
-def test_who_is_complete_goes_before_who_is_not():
+def test_a_complete_holder_goes_before_an_incomplete_one():
     table = LocationTable()
     ask(table, b"a")
     ask(table, b"b")
     table.made(OBJECT, b"a")
-    assert ask(table, b"c") == [KEEPER]  # it feeds nobody any more; a feeds b
+    assert ask(table, b"c") == [KEEPER]  # it feeds no process any more; a feeds b
     assert table.complete(OBJECT) == [b"a"]
 
 
@@ -38,20 +38,20 @@ def test_several_complete_ones_are_named_together():
     assert len(ask(table, b"w")) == 1
 
 
-def test_those_who_cannot_serve_are_sent_to_but_never_named():
+def test_holders_that_cannot_serve_get_copies_but_are_never_named():
     table = LocationTable()
     assert ask(table, b"driver", serves=False) == [KEEPER]
     assert ask(table, b"a") == [KEEPER]
     assert ask(table, b"b") == [b"a"]
 
 
-def test_nobody_is_sent_to_those_behind_him():
+def test_no_holder_is_sent_to_its_own_descendants():
     table = LocationTable()
     for host in (b"a", b"b", b"c"):
         ask(table, host)
-    # The keeper is lost to a, which feeds b, which feeds c: there is nobody else.
+    # a has lost the keeper. a feeds b, and b feeds c: there is no other holder.
     assert ask(table, b"a", KEEPER) == []
-    # a has given up, so b loses it as well.
+    # a has given up, so b loses it too.
     assert ask(table, b"b", b"a") == [KEEPER]
 
 
@@ -78,7 +78,7 @@ def test_the_end_of_an_object_and_of_a_host():
     table.gone(OBJECT, b"a")
 
 
-def test_there_is_never_a_circle():
+def test_there_is_never_a_cycle():
     rng = random.Random(1)
     for _ in range(300):
         table = LocationTable()

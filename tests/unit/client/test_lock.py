@@ -1,4 +1,4 @@
-"""The client's lock: no code of the user's runs in it, whatever the collector and signals do."""
+"""The client's lock: no user code runs while it is held, whatever the collector and signals do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def guard():
 
 
 class Ring:
-    """A cycle: only the collector frees it."""
+    """A reference cycle, which only the collector frees."""
 
     def __init__(self, on_end):
         self.me, self.on_end = self, on_end
@@ -249,7 +249,7 @@ def test_windows_within_windows(guard):
     assert story == ["inner shield", "handler", "handler"]
 
 
-def test_cleaning_up_after_a_handler_is_not_interrupted_by_the_next_one(guard):
+def test_cleanup_after_a_handler_is_not_interrupted_by_the_next_one(guard):
     story: list[object] = []
     signal.signal(signal.SIGUSR1, raiser(KeyboardInterrupt))
     signal.signal(signal.SIGUSR2, lambda number, frame: story.append("second"))
@@ -267,7 +267,7 @@ def test_cleaning_up_after_a_handler_is_not_interrupted_by_the_next_one(guard):
 
 
 def test_a_finalizer_leaves_handlers_to_a_later_moment(guard):
-    """What they raise would be lost in ``__del__``."""
+    """An exception of theirs would be lost in ``__del__``."""
     struck = threading.Event()
     signal.signal(signal.SIGUSR1, lambda number, frame: struck.set())
     guard.enter_section()

@@ -1,4 +1,4 @@
-"""Whatever arrives in the right form, from the broker or from another process, a client drops it or lives with it."""
+"""Random messages of valid form, from the broker or another process: a client drops them or handles them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from zray.protocol.routing import through_broker
 
 STEPS = 300
 ACTOR = b"actor".ljust(24, b"\0")
-STRANGER = b"s" * 16
+OTHER_PROCESS = b"s" * 16
 
 
 def busy_process() -> tuple[Process, list[bytes]]:
-    """A process with objects of its own and of others, tasks and calls under way, work to do, readers that wait."""
+    """A process with owned and borrowed objects, tasks and calls under way, tasks to run, readers that wait."""
     wire = Wire("driver", "worker")
     driver, worker = wire.everybody
     mine = [driver.put(), driver.put(stored=True), driver.put([driver.put()])]
@@ -45,12 +45,12 @@ def busy_process() -> tuple[Process, list[bytes]]:
         results.append(return_id(task_id, 1))
     core.query(CountsQuery, lambda value: None)
     driver.flush()
-    known = [driver.id, worker.id, STRANGER, HOST, ACTOR, FUNCTION, *mine, *theirs, *results]
+    known = [driver.id, worker.id, OTHER_PROCESS, HOST, ACTOR, FUNCTION, *mine, *theirs, *results]
     return driver, [*known, *map(task_of, results), put_id(driver.id + bytes(8))]
 
 
 def outcome(nonsense: Nonsense) -> bytes:
-    """An answer, in which something may be wrong."""
+    """An answer that may be malformed."""
     rng = nonsense.random
     returns = [
         [
@@ -73,7 +73,7 @@ def outcome(nonsense: Nonsense) -> bytes:
 
 
 def message(nonsense: Nonsense) -> object:
-    """What a broker might send: of itself, or of others."""
+    """A message that a broker may send: its own, or one of another process."""
     rng = nonsense.random
     made = nonsense.message(FROM_BROKER)
     if rng.random() < 0.4:
@@ -86,7 +86,7 @@ def message(nonsense: Nonsense) -> object:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_nonsense_from_everybody(seed):
+def test_nonsense_from_all_processes(seed):
     process, known = busy_process()
     core, nonsense = process.core, Nonsense(seed, known)
     for _ in range(STEPS):
@@ -117,7 +117,7 @@ PAYLOADS = [
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_a_call_that_cannot_be_read_is_answered(payload):
-    """It costs its caller an error, and not the actor its life."""
+    """Its caller gets an error, and the actor goes on."""
     wire = Wire("driver", "worker")
     driver, worker = wire.everybody
     execution = worker.core.execution

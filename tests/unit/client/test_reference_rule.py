@@ -1,4 +1,4 @@
-"""The reference rule under any order of events: nothing is freed while somebody holds it, everything is in the end."""
+"""The reference rule under any order of events: no object is freed while it is held, and all are freed in the end."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zray.ids import owner_of, return_id
 
 
 class History:
-    """Random users on a wire of four processes, and what must hold after each step.
+    """Random users on a wire of four processes, and the invariants after each step.
 
-    ``contents``: the references in each value. No value may contain itself, however deep, since counting never frees a
-    cycle (in Ray neither).
+    ``contents``: the references in each value. No value may contain itself, at any depth, because reference counting
+    never frees a cycle (as in Ray).
     """
 
     def __init__(self, rng: random.Random, *, deaths: bool) -> None:
@@ -25,7 +25,7 @@ class History:
         self.wire = Wire("one", "two", "three", "four")
         self.contents: dict[bytes, set[bytes]] = {}
         self.deaths = 2 if deaths else 0
-        self.pace = rng.choice([1, 2, 4, 8])  # how fast the messages are, against the users
+        self.pace = rng.choice([1, 2, 4, 8])  # the speed of messages, relative to the users
 
     def step(self) -> None:
         alive = list(self.wire.processes.values())
@@ -70,7 +70,7 @@ class History:
         return inner in seen
 
     def check(self) -> None:
-        """Nobody holds what is freed."""
+        """Checks that no process holds a freed object."""
         for process in self.wire.processes.values():
             for object_id, count in process.bag.items():
                 owner = self.wire.processes.get(owner_of(object_id))
@@ -80,7 +80,7 @@ class History:
                     assert not (entry.status == ERROR and b"ObjectFreed" in entry.data)
 
     def end(self) -> None:
-        """Everybody drops everything, everything runs: nothing is left."""
+        """Drops all references and runs all tasks, then checks that nothing is left."""
         for _ in range(200):
             self.wire.run_all()
             self.check()
@@ -105,7 +105,7 @@ def run_history(rng: random.Random, *, deaths: bool) -> None:
     history.end()
 
 
-seeded = st.randoms(use_true_random=True)  # one seed is all that is drawn: many steps at little cost
+seeded = st.randoms(use_true_random=True)  # hypothesis draws only a seed, so that many steps cost little
 
 
 @settings(max_examples=250, deadline=None)

@@ -1,4 +1,4 @@
-"""The reference rule: each row of the table of hand-overs, values and deaths, each as a scenario."""
+"""The reference rule: a scenario for each row of the table of hand-overs, values and deaths."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def other(wire: Wire) -> Process:
 
 
 def start(wire: Wire, worker: Process) -> Assignment:
-    """The worker starts the task that is on its way."""
+    """Makes the worker start the task that is on its way."""
     wire.settle()
     task = worker.take()
     assert task is not None
@@ -141,7 +141,7 @@ def test_top_level_arguments_are_waited_for(wire, driver, worker, other):
 
 
 def test_an_argument_of_a_task_that_is_nested_in_another(wire, driver, worker, other):
-    """driver -> worker -> other: the worker's task is over before the one that it submitted."""
+    """driver -> worker -> other: the worker's task ends before the task that it submitted."""
     inner = driver.put()
     outer_result = driver.submit(worker, nested=[inner])
     driver.drop(inner)
@@ -170,7 +170,7 @@ def test_the_callee_keeps_an_argument_of_its_submitter(wire, driver, worker):
     result = driver.submit(worker, nested=[inner])
     driver.drop(inner)
     worker.finish(start(wire, worker))
-    assert [type(message) for message in worker.up] == [m.Watch, m.Done]  # the result says it, nothing else has to
+    assert [type(message) for message in worker.up] == [m.Watch, m.Done]  # no message besides the result
     wire.settle()
     assert driver.freed == []
     assert driver.entry(inner).holders == {worker.id: 1}
@@ -181,7 +181,7 @@ def test_the_callee_keeps_an_argument_of_its_submitter(wire, driver, worker):
     nothing_is_left(wire)
 
 
-def test_the_callee_keeps_an_argument_of_somebody_else(wire, driver, worker, other):
+def test_the_callee_keeps_an_argument_of_a_third_process(wire, driver, worker, other):
     """driver owns it, worker submits, other keeps it: the result waits for the owner's acknowledgement."""
     inner = driver.put()
     outer_result = driver.submit(worker, nested=[inner])
@@ -219,7 +219,7 @@ def test_kept_across_two_tasks_is_registered_once(wire, driver, worker):
 
 
 def test_a_task_of_ones_own_covers_nothing(wire, driver, worker):
-    """The worker's task ends while another, that it submitted to itself with the same argument, still runs."""
+    """The worker's task ends while another task, which it submitted to itself with the same argument, still runs."""
     inner = driver.put()
     first = driver.submit(worker, nested=[inner])
     driver.drop(inner)
@@ -237,7 +237,7 @@ def test_a_task_of_ones_own_covers_nothing(wire, driver, worker):
 
 
 def test_two_workers_that_cover_each_other(wire, driver, worker, other):
-    """driver -> worker -> other -> worker, each task over before the next but the last."""
+    """driver -> worker -> other -> worker; each task but the last ends before the next one."""
     inner = driver.put()
     driver.submit(worker, nested=[inner])
     driver.drop(inner)
@@ -327,8 +327,8 @@ def test_a_worker_returns_the_submitters_own_object(wire, driver, worker):
     nothing_is_left(wire)
 
 
-def test_a_worker_returns_somebody_elses_object(wire, driver, worker, other):
-    """other owns it, worker returns it to driver: other is told before the result goes."""
+def test_a_worker_returns_an_object_of_a_third_process(wire, driver, worker, other):
+    """other owns it, worker returns it to driver: other is told before the result is sent."""
     first = driver.submit(other)
     task = start(wire, other)
     theirs = other.put()
@@ -391,7 +391,7 @@ def test_the_holder_dies_before_it_confirms(wire, driver, worker, other):
     assert other.freed == [theirs]
 
 
-def test_a_result_that_nobody_waits_for_lets_its_references_go(wire, driver, worker):
+def test_a_result_that_is_not_needed_releases_its_references(wire, driver, worker):
     result = driver.submit(worker)
     driver.drop(result)
     task = start(wire, worker)
@@ -403,7 +403,7 @@ def test_a_result_that_nobody_waits_for_lets_its_references_go(wire, driver, wor
     nothing_is_left(wire)
 
 
-def test_a_result_that_is_tried_again_lets_its_references_go(wire, driver, worker):
+def test_a_result_that_is_tried_again_releases_its_references(wire, driver, worker):
     result = driver.submit(worker, retries=1)
     task = start(wire, worker)
     mine = worker.put(stored=True)
@@ -472,7 +472,7 @@ def test_a_borrowed_object_comes_back_in_a_task_of_ones_own(wire, driver, worker
 
 
 def borrowed_value(wire: Wire, driver: Process, worker: Process) -> tuple[bytes, bytes]:
-    """The worker keeps ``outer`` of the driver, which contains ``inner`` of the driver; it has not looked inside."""
+    """The worker keeps ``outer`` of the driver, which contains ``inner`` of the driver. It has not loaded the value."""
     inner = driver.put()
     outer = driver.put([inner])
     driver.drop(inner)
@@ -496,7 +496,7 @@ def test_a_value_that_is_got_brings_references(wire, driver, worker):
 
 @pytest.fixture
 def too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values have more references than are handed over with them."""
+    """Makes values have more references than are handed over with them."""
     monkeypatch.setattr("zray.client.core.references.MAX_HANDED_OVER", 0)
 
 
@@ -529,7 +529,7 @@ def test_dropped_before_the_registration_is_acknowledged(wire, driver, worker):
 
 
 def borrowed_result(wire: Wire, driver: Process, worker: Process, maker: Process) -> tuple[bytes, bytes]:
-    """The worker keeps ``result`` of the driver, which contains ``theirs`` of ``maker``; nobody has looked inside."""
+    """The worker keeps ``result`` of the driver, which contains ``theirs`` of ``maker``. No process has loaded it."""
     result = driver.submit(maker)
     task = start(wire, maker)
     theirs = maker.put()
@@ -675,7 +675,7 @@ def test_messages_about_the_objects_of_others(driver, message):
 
 
 @pytest.mark.usefixtures("too_many")
-def test_an_acknowledgement_by_somebody_else_does_not_count(wire, driver, worker):
+def test_an_acknowledgement_by_another_process_does_not_count(wire, driver, worker):
     outer, _ = borrowed_value(wire, driver, worker)
     worker.request(outer)
     wire.settle()
@@ -721,7 +721,7 @@ def test_a_value_that_is_here_survives_its_owner(wire, driver, worker):
 
 
 def test_references_in_a_value_that_is_here_survive_its_owner(wire, driver, worker, other):
-    """They are held by whoever has the value: its owner's registrations end with the owner."""
+    """The process that has the value holds them: the registrations of the value's owner end with the owner."""
     result, theirs = borrowed_result(wire, driver, worker, other)
     worker.request(result)
     wire.settle()
@@ -755,7 +755,7 @@ def test_ones_own_objects_in_a_value_that_is_here_survive_its_owner(wire, driver
 
 
 def test_the_owner_of_a_value_dies_before_it_leaves(wire, driver, worker, other):
-    """The references inside are announced for a borrower that never gets them."""
+    """The references inside are announced for a borrower that never receives them."""
     result, theirs = borrowed_result(wire, driver, worker, other)
     worker.request(result)
     wire.step_up(worker)
@@ -771,7 +771,7 @@ def test_the_owner_of_a_value_dies_before_it_leaves(wire, driver, worker, other)
     nothing_is_left(wire)
 
 
-def test_a_reference_to_an_object_of_the_dead(wire, driver, worker, other):
+def test_a_reference_to_an_object_of_a_dead_process(wire, driver, worker, other):
     result = driver.submit(other)
     task = start(wire, other)
     theirs = other.put()
@@ -787,7 +787,7 @@ def test_a_reference_to_an_object_of_the_dead(wire, driver, worker, other):
 
 
 def test_the_owner_dies_before_it_acknowledges(wire, driver, worker, other):
-    """A result that waits for the acknowledgement of a dead owner is sent all the same."""
+    """A result that waits for the acknowledgement of a dead owner is still sent."""
     result = driver.submit(other)
     task = start(wire, other)
     theirs = other.put()
@@ -803,7 +803,7 @@ def test_the_owner_dies_before_it_acknowledges(wire, driver, worker, other):
     assert driver.is_ready(second)
 
 
-def test_messages_of_the_dead_change_nothing(driver):
+def test_messages_of_dead_processes_change_nothing(driver):
     references = driver.core.references
     object_id = driver.put()
     references.on_process_died(b"d" * 16)
@@ -815,7 +815,7 @@ def test_messages_of_the_dead_change_nothing(driver):
 
 
 def test_giving_back_nothing(driver):
-    """No honest borrower says that; it must not hurt the owner."""
+    """A correct borrower never does that. It must not harm the owner."""
     object_id = driver.put()
     driver.core.references.on_borrow_end(b"s" * 16, m.BorrowEnd(object_id, 0))
     driver.drop(object_id)
@@ -823,7 +823,7 @@ def test_giving_back_nothing(driver):
 
 
 def test_a_holder_that_gives_back_more_than_its_lost_result_announced(driver):
-    """It keeps a reference, drops it while its result waits for somebody's acknowledgement, and dies."""
+    """It keeps a reference, drops it while its result waits for another owner's acknowledgement, and dies."""
     object_id, holder = driver.put(), b"holder".ljust(16, b"\0")
     driver.core.references.on_borrow_end(holder, m.BorrowEnd(object_id, 1))
     assert m.Watch(holder) in through_broker(driver.core.take_output().sends)
@@ -835,7 +835,7 @@ def test_a_holder_that_gives_back_more_than_its_lost_result_announced(driver):
 
 @pytest.mark.parametrize("resolved", [False, True])
 def test_an_object_that_is_being_written_is_freed_with_its_reference(resolved):
-    """Also when it never was resolved, since an interrupt came between the writing and that."""
+    """Also if it was never resolved, because an interrupt came after the writing."""
     process = Process(Wire(), "process")
     references = process.core.references
     object_id = put_id(process.core.new_task_id())

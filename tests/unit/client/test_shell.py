@@ -1,4 +1,4 @@
-"""Who waits for the socket, who is woken, and when what was submitted leaves. Core and connection are stand-ins."""
+"""Which thread waits for the socket, which is woken, and when messages are sent. Core and connection are fakes."""
 
 import os
 import threading
@@ -8,16 +8,17 @@ from typing import Any, cast
 
 import pytest
 
-from zray.client.shell import ClientShell, Waiter
+from zray.client.shell import REST_S, ClientShell, Waiter
 from zray.client.states import CLOSED, LOST, OPEN
-from zray.protocol.contract import BROKER, Output
+from zray.protocol.contract import BROKER, TICK_S, Output
 
 
 class Core:
-    """Calls what it receives; sends and has effects as it is told."""
+    """A fake core. It calls what it receives, and sends messages and effects as the test says."""
 
     transfers = None
     now = 0.0
+    is_at_rest = True
 
     def __init__(self):
         self.out, self.effects = [], []
@@ -45,13 +46,14 @@ class Core:
 
 
 class Connection:
-    """A socket is an eventfd; what arrives is put into ``arrived``, and each word sent goes into ``story``."""
+    """A fake connection, whose socket is an eventfd. Messages arrive in ``arrived``; sent ones go to ``story``."""
 
     refused = None
     rejected = ()
     congested = False
     dropped_frames = 0
     readable = False
+    is_at_rest = False
 
     def __init__(self, story):
         self.story = story
@@ -66,7 +68,7 @@ class Connection:
         self.arrived.append(message)
         os.eventfd_write(self.fd, 1)
 
-    def receive(self):
+    def receive(self, expected=False):
         if not self.arrived:
             return []
         os.eventfd_read(self.fd)
@@ -88,13 +90,14 @@ class Connection:
 
 
 class Poll:
-    """Tells in the story when it is polled; before that, does the next of ``acts``."""
+    """A fake poll object. Each poll runs the next of ``acts``, and is recorded in the story."""
 
     def __init__(self, poll, story, acts):
         self.poll_, self.story, self.acts = poll, story, acts
 
     def poll(self, timeout_ms):
         self.story.append("poll")
+        self.timeout_ms = timeout_ms
         if self.acts:
             self.acts.popleft()()
         return self.poll_.poll(timeout_ms)
@@ -146,14 +149,41 @@ def test_a_waiter_that_was_entered_waits_without_another_turn(stage):
     turns = []
     turn = stage.shell.turn
 
-    def noted_turn():
+    def noted_turn(expected=False):
         turns.append(len(stage.story))
-        return turn()
+        return turn(expected)
 
     stage.shell.turn = noted_turn
     stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
     assert stage.shell.wait(waiter, 60)
     assert turns == [1], "none before the poll, one after"
+
+
+def test_what_is_done_now_and_then_is_done_by_a_leader_that_stays_one(stage):
+    """To leave the lead would wake the background thread, some times a second in each process that waits."""
+    waiter, ticks, left = Waiter(stage.shell), [], []
+    leave = stage.shell._leave
+    stage.shell.on_tick = lambda: ticks.append(stage.shell._leader is waiter)
+
+    def noted_leave(waiter):
+        left.append(len(ticks))
+        leave(waiter)
+
+    stage.shell._leave = noted_leave
+    stage.shell._last_tick = 0.0  # so the first turn ticks
+    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
+    assert stage.shell.wait(waiter, 60)
+    assert ticks == [True]
+    assert left == [1], "when it was done, and not before"
+
+
+@pytest.mark.parametrize("at_rest", [False, True])
+def test_a_process_at_rest_looks_around_less_often(stage, at_rest):
+    waiter = Waiter(stage.shell)
+    stage.connection.is_at_rest = at_rest
+    stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))
+    assert stage.shell.wait(waiter, 60)
+    assert stage.shell._user_poll.timeout_ms == pytest.approx(1000 * (REST_S if at_rest else TICK_S))
 
 
 def test_what_another_thread_submits_wakes_the_leader(stage):
@@ -188,7 +218,7 @@ def test_what_there_is_to_send_leaves_before_what_has_arrived_is_handled(stage):
 
 @pytest.mark.parametrize("sends", [False, True])
 def test_a_count_of_what_is_gone_wakes_the_leader_only_if_there_is_something_to_send(stage, sends):
-    """What is gone is counted by any ``put``; to wake a thread would cost more than the rest of it."""
+    """Any ``put`` counts references that are gone. To wake a thread would cost more than the rest of the ``put``."""
     done = []
 
     def collect():

@@ -1,4 +1,4 @@
-"""The stores that a process can reach, and what is said of those that have gone."""
+"""The stores that a process can reach, and the errors about those that are gone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OBJECT = b"o" * 28
 
 @pytest.fixture
 def hosts() -> list[HostState]:
-    """The hosts that live."""
+    """The live hosts."""
     return []
 
 

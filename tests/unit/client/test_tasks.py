@@ -63,7 +63,7 @@ def answer(
 
 
 def sent(process: Process) -> list[Any]:
-    """What has been sent to the broker since the last look."""
+    """The messages sent to the broker since the last query."""
     messages = list(process.up)
     process.up.clear()
     return messages
@@ -95,7 +95,7 @@ def test_a_task_waits_for_all_its_arguments(driver, worker):
 
 
 def test_an_envelope_holds_so_many_values_and_no_more(driver, worker):
-    """The rest is asked for, one by one; what is stored costs the envelope nothing."""
+    """The other values are requested one by one. A stored value takes no room in the envelope."""
     small, stored, large = driver.put(), driver.put(stored=True), driver.put()
     driver.entry(large).data = bytes(MAX_INLINE_BYTES)
     driver.submit(worker, refs=[small, large, stored, small])
@@ -136,7 +136,7 @@ def test_an_argument_that_is_an_error_is_the_outcome(driver, worker):
 
 @pytest.mark.parametrize("end", ["error", "cancel", "crash", "cluster lost"])
 def test_the_end_of_a_long_chain(driver, worker, end):
-    """x = f.remote(x), ten thousand times over, and the first fails."""
+    """``x = f.remote(x)``, ten thousand times, and the first task fails."""
     first = last = driver.submit(worker)
     driver.is_checked = False
     for _ in range(10_000):
@@ -181,7 +181,7 @@ def test_unlimited_retries(driver, worker):
     assert attempts(driver) == list(range(201))
 
 
-def test_who_is_not_to_blame_loses_no_retry(driver, worker):
+def test_a_task_that_is_not_the_culprit_loses_no_retry(driver, worker):
     result = driver.submit(worker, retries=1)
     for attempt in range(5):
         fail(driver, result, attempt, culprit=False)
@@ -191,7 +191,7 @@ def test_who_is_not_to_blame_loses_no_retry(driver, worker):
     assert failure_of(driver, result) == "WorkerCrashedError"
 
 
-def test_who_is_not_to_blame_too_often_is(driver, worker):
+def test_too_many_deaths_without_a_culprit_cost_retries(driver, worker):
     result = driver.submit(worker)
     for attempt in range(MAX_FREE_ATTEMPTS + 1):
         assert driver.entry(result).status != ERROR
@@ -243,7 +243,7 @@ def test_outcomes_of_another_attempt_do_not_count(driver, worker, attempt):
     assert driver.is_ready(result)
 
 
-def test_an_outcome_for_nobody(driver, worker):
+def test_an_outcome_of_an_unknown_task(driver, worker):
     result = driver.submit(worker)
     answer(driver, result)
     answer(driver, result)
@@ -252,7 +252,7 @@ def test_an_outcome_for_nobody(driver, worker):
     assert driver.core.references.entries == {}
 
 
-def test_a_stored_result_that_nobody_waits_for_is_freed(driver, worker):
+def test_a_stored_result_that_is_not_needed_is_freed(driver, worker):
     result = driver.submit(worker)
     driver.drop(result)
     answer(driver, result, status=STORED)
@@ -373,11 +373,11 @@ def test_random_outcomes(payload):
         return
 
 
-# ------------------------------------------------------------------ what is told
+# ------------------------------------------------------------------ warnings
 
 
 def told(process: Process) -> list[str]:
-    """The warnings since the last look."""
+    """The warnings since the last query."""
     texts = [effect.text for effect in process.effects if isinstance(effect, Warn)]
     process.effects.clear()
     return texts
@@ -392,12 +392,12 @@ def named(process: Process, object_id: bytes, name: str = "fit") -> bytes:
     return object_id
 
 
-def test_a_death_that_is_tried_again_is_told_and_the_last_one_is_the_error(driver, worker):
+def test_a_death_that_is_tried_again_is_reported_and_the_last_one_is_the_error(driver, worker):
     ref = named(driver, driver.submit(worker, retries=2))
     fail(driver, ref, 0)
     assert told(driver) == ["attempt 1 of 3 of `fit` died and is tried again: it died"]
     fail(driver, ref, 1)
-    driver.core.tell_news(math.inf)
+    driver.core.tell_held_back(math.inf)
     driver.flush()
     assert told(driver) == ["attempt 2 of 3 of `fit` died and is tried again: it died"]
     fail(driver, ref, 2)
@@ -408,21 +408,21 @@ def test_a_death_that_is_tried_again_is_told_and_the_last_one_is_the_error(drive
 def test_many_deaths_are_summed_up(driver, worker):
     for _ in range(5):
         fail(driver, named(driver, driver.submit(worker, retries=1)), 0)
-    driver.core.tell_news(math.inf)
+    driver.core.tell_held_back(math.inf)
     driver.flush()
     first, summary = told(driver)
     assert first == "attempt 1 of 2 of `fit` died and is tried again: it died"
-    assert summary == f"4 attempts are over and tried again (fit 4x), the last: {first}"
+    assert summary == f"4 attempts failed and are tried again (fit 4x), the last: {first}"
 
 
-def test_of_a_lost_host_and_of_a_bystander_the_owner_tells_nothing(driver, worker):
+def test_the_owner_does_not_report_lost_hosts_and_bystanders(driver, worker):
     one, two = driver.submit(worker, retries=1), driver.submit(worker, retries=1)
     fail(driver, one, 0, "NodeDiedError")
     fail(driver, two, 0, culprit=False)
     assert told(driver) == []
 
 
-def test_an_exception_that_is_tried_again_is_told(driver, worker):
+def test_an_exception_that_is_tried_again_is_reported(driver, worker):
     ref = named(driver, driver.submit(worker, retries=1))
     answer(driver, ref, 0, ERROR, retryable=True)
     assert told(driver) == ["attempt 1 of 2 of `fit` raised raised: it is tried again"]
@@ -450,11 +450,11 @@ def test_a_cancellation_names_the_task(driver, worker):
     assert text_of(driver, two) == "attempt 1 of 1 of `fit` was cancelled"
 
 
-# ------------------------------------------------------------------ errors that nobody hears of
+# ------------------------------------------------------------------ errors that no process has seen
 
 
 def user_error(process: Process, object_id: bytes, n_returns: int = 1, attempt: int = 0) -> None:
-    """The task's code has raised."""
+    """Answers a task with an error that its code raised."""
     data = b"E" + msgpack.packb(["fit", "ValueError: boo", 7, "node7", None, ""])
     payload = pack_outcome(HOST, [(ERROR, data, 0, ())] * n_returns, [], False)
     process.core.receive(BROKER, m.Result(task_of(object_id), attempt, b"w" * 16, b"", payload), 0.0)
@@ -470,7 +470,7 @@ def unhandled(process: Process) -> list[str]:
 TOLD = f"{UNHANDLED}: fit (pid=7, host=node7)\nValueError: boo"
 
 
-def test_an_error_is_told_when_the_last_reference_goes(driver, worker):
+def test_an_error_is_reported_when_the_last_reference_goes(driver, worker):
     ref = driver.submit(worker)
     user_error(driver, ref)
     assert unhandled(driver) == []
@@ -485,7 +485,7 @@ def test_an_error_that_comes_when_no_reference_is_left(driver, worker):
     assert unhandled(driver) == [TOLD] and not driver.core.references.unseen
 
 
-def test_an_error_of_several_values_is_told_once_and_with_the_last(driver, worker):
+def test_an_error_of_several_values_is_reported_once_and_with_the_last(driver, worker):
     first = driver.submit(worker, n_returns=3)
     others = [return_id(task_of(first), index) for index in (2, 3)]
     user_error(driver, first, 3)
@@ -496,7 +496,7 @@ def test_an_error_of_several_values_is_told_once_and_with_the_last(driver, worke
     assert unhandled(driver) == [TOLD]
 
 
-def test_an_error_that_somebody_has_seen_is_not_told(driver, worker):
+def test_an_error_that_was_seen_is_not_reported(driver, worker):
     ref = driver.submit(worker, n_returns=2)
     user_error(driver, ref, 2)
     driver.core.references.seen(return_id(task_of(ref), 2))
@@ -506,7 +506,7 @@ def test_an_error_that_somebody_has_seen_is_not_told(driver, worker):
 
 
 @pytest.mark.parametrize("early", [True, False])
-def test_an_error_that_another_process_has_asked_for_is_not_told(wire, driver, worker, early):
+def test_an_error_that_another_process_has_asked_for_is_not_reported(wire, driver, worker, early):
     ref = driver.submit(worker)
     ask = m.Delivered(worker.id, pack_body([m.ObjectRequest(ref)]))
     if early:
@@ -531,7 +531,7 @@ def test_an_error_of_an_argument_is_that_of_the_last_task_of_a_chain(driver, wor
     assert not driver.core.references.unseen
 
 
-def test_what_was_cancelled_or_lost_with_the_cluster_is_not_told(driver, worker):
+def test_what_was_cancelled_or_lost_with_the_cluster_is_not_reported(driver, worker):
     cancelled, lost = driver.submit(worker), driver.submit(worker)
     driver.core.tasks.cancel(task_of(cancelled), 0)
     user_error(driver, cancelled)
@@ -541,14 +541,14 @@ def test_what_was_cancelled_or_lost_with_the_cluster_is_not_told(driver, worker)
     assert unhandled(driver) == []
 
 
-def test_a_death_that_nobody_hears_of_is_told(driver, worker):
+def test_a_death_that_was_not_seen_is_reported(driver, worker):
     ref = driver.submit(worker)
     driver.drop(ref)
     fail(driver, ref, 0)
     assert unhandled(driver) == [f"{UNHANDLED}: attempt 1 of 1 of `a task`: it died"]
 
 
-# ------------------------------------------------------------------ what a process does
+# ------------------------------------------------------------------ inspection
 
 
 def asked(process: Process, now: float = 0.0) -> Activity:
@@ -560,7 +560,7 @@ def asked(process: Process, now: float = 0.0) -> Activity:
     return answer.activity
 
 
-def test_what_waits_for_arguments_and_what_is_waited_for_is_told(driver, worker):
+def test_waiting_calls_and_awaited_objects_are_reported(driver, worker):
     first = named(driver, driver.submit(worker), "load")
     for name in ("merge", "merge", "plot"):
         named(driver, driver.submit(worker, refs=[first]), name)
@@ -572,7 +572,7 @@ def test_what_waits_for_arguments_and_what_is_waited_for_is_told(driver, worker)
     )
 
 
-def test_what_runs_is_told_with_its_seconds(wire, driver, worker):
+def test_running_calls_are_reported_with_their_seconds(wire, driver, worker):
     ref = driver.submit(worker)
     wire.settle()
     task = worker.take()

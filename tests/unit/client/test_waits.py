@@ -1,4 +1,4 @@
-"""When a wait for several objects ends, and that nothing refers to it afterwards. The shell is a stand-in."""
+"""When a wait for several objects ends, and that no record refers to it afterwards. The shell is a fake."""
 
 import contextlib
 from typing import Any, cast
@@ -16,7 +16,7 @@ A, B, C, D = (return_id(make_task_id(ME, number), 1) for number in range(4))
 
 
 class Shell:
-    """``acts`` happen while somebody waits."""
+    """A fake shell. ``acts`` run while a thread waits."""
 
     def __init__(self):
         self.core = self
@@ -123,7 +123,7 @@ def test_the_time_is_up(shell, waits):
     assert shell.waiters() == [] and shell.core.awaited == {}
 
 
-def test_who_waits_for_a_moment_gets_no_explanation(waits):
+def test_a_short_timeout_gets_no_explanation(waits):
     with pytest.raises(GetTimeoutError, match=r"\(the timeout\)$"):
         waits.first_error([A], 0.05)
 

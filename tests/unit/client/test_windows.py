@@ -1,4 +1,4 @@
-"""Windows: how much of a process's work is under way, and that what is held could not have started either."""
+"""Windows: how much of a process's work is under way, and that a held call could not have started anyway."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class NarrowCaller(Caller):
         return self.core.actors.view(ACTOR, self.ordered, self.concurrency)
 
     def call_with(self, n_bytes: int, actor_id: bytes = ACTOR, held: tuple[bytes, ...] = ()) -> bytes:
-        """A call with so many bytes of arguments."""
+        """Makes a call with ``n_bytes`` bytes of arguments."""
         view = self.core.actors.view(actor_id, self.ordered, self.concurrency)
         task_id = self.core.new_task_id()
         arguments = Arguments(INLINE, bytes(n_bytes), b"", b"", 0, (), held)
@@ -55,7 +55,7 @@ def calls_of(count: int, concurrency: int = 1) -> NarrowCaller:
 
 
 def one_by_one(concurrency: int = 1) -> NarrowCaller:
-    """As few calls are under way as the actor runs at once."""
+    """A caller that has only as many calls under way as the actor runs at once."""
     return NarrowCaller(Windows(call_bytes=1), concurrency)
 
 
@@ -229,7 +229,7 @@ def test_the_actor_is_released_behind_what_is_held():
 # ------------------------------------------------------------------ calls of an actor that runs several at once
 
 
-def test_as_many_calls_as_run_at_once_are_sent_whatever_they_weigh():
+def test_as_many_calls_as_run_at_once_are_sent_whatever_their_size():
     caller = NarrowCaller(Windows(calls=1, call_bytes=1, all_call_bytes=1), concurrency=50)
     waiting = [caller.call_with(1000) for _ in range(49)]
     signal = caller.call()
@@ -243,8 +243,8 @@ def test_twice_as_many_small_calls_as_run_at_once_are_sent():
 
 
 class FakeActor:
-    """Takes the calls that are sent in the order of their arrival, up to ``concurrency`` at once. ``signal`` ends those
-    that run; all others run until then."""
+    """Runs calls in the order of their arrival, up to ``concurrency`` at once. The call ``signal`` ends the calls that
+    run; all other calls run until then."""
 
     def __init__(self, caller: NarrowCaller, signal: bytes) -> None:
         self.caller = caller
@@ -254,7 +254,7 @@ class FakeActor:
         self.is_set = False
 
     def turn(self) -> bool:
-        """Whether anything happened."""
+        """Takes a step. Returns whether anything happened."""
         arrived = self.caller.order()
         self.queue.extend(arrived)
         ended = [call for call in self.running if self.is_set or call == self.signal]
@@ -346,7 +346,7 @@ def test_every_call_ends_once_whatever_happens(concurrency, ordered, windows, hi
 
 
 class Owner:
-    """A process that submits plain tasks; the broker is played by the test."""
+    """A process that submits plain tasks. The test plays the broker."""
 
     def __init__(self, windows: Windows) -> None:
         self.process = Process(Wire(), "owner", windows)
@@ -361,7 +361,7 @@ class Owner:
         return return_id(task_id, 1)
 
     def sent(self) -> list[bytes]:
-        """Tasks that left since the last look."""
+        """The tasks sent since the last query."""
         self.process.flush()
         messages, self.process.up = list(self.process.up), deque()
         return [return_id(message.task_id, 1) for message in messages if isinstance(message, m.Submit)]
@@ -408,7 +408,7 @@ def test_one_task_is_always_sent():
 
 
 def test_a_task_that_has_begun_counts_no_more():
-    """Thousands may run at the same time, and wait for one that is submitted last."""
+    """Thousands of tasks may run at the same time, and wait for a task that is submitted last."""
     owner = Owner(Windows(task_bytes=1))
     tasks = [owner.submit() for _ in range(5)]
     for number, task in enumerate(tasks):
@@ -421,12 +421,12 @@ def test_a_task_that_has_begun_counts_no_more():
     assert owner.core.queue_route.n_bytes == 0
 
 
-def test_news_of_another_attempt_or_of_nobody_count_for_nothing():
+def test_reports_about_another_attempt_or_an_unknown_task_are_ignored():
     owner = Owner(Windows(task_bytes=1))
     first, second = owner.submit(retries=1), owner.submit()
     owner.started(first, attempt=1)
     owner.started(return_id(make_task_id(process_id("owner"), 999), 1))
-    owner.started(second)  # which has not been sent
+    owner.started(second)  # the task was not sent yet
     assert owner.sent() == [first]
     owner.fail(first, 0)
     assert owner.sent() == [second]
@@ -448,7 +448,7 @@ def test_all_tasks_have_a_window_too():
     small = [owner.submit(600, SMALL) for _ in range(3)]
     others = [owner.submit(600, shape) for shape in (b"x", b"y", b"x")]
     assert owner.sent() == [*gpu[:2], *small[:2]]
-    owner.answer(gpu[0])  # room among its like, and among all for one more
+    owner.answer(gpu[0])  # room for one more task, in its own window and among all tasks
     assert owner.sent() == [gpu[2]]
     owner.answer(small[0])
     left = owner.sent()

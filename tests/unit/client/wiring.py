@@ -1,8 +1,8 @@
-"""Client cores wired to each other by queues, with the least of a broker in between.
+"""Client cores connected by queues, with a minimal broker in between.
 
-Each process has one queue to the broker and one from it, as with real links: what goes from one process to another is
-first in, first out, and nothing else is promised. A test decides which queue moves next. Values are lists
-of references.
+Each process has one queue to the broker and one from it, as with real links. Messages from one process to another are
+first in, first out; no other order is guaranteed. A test decides which queue moves next. Values are lists of
+references.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ INLINE_ARGUMENTS = Arguments(INLINE, msgpack.packb([]), b"", b"", 0, (), ())
 
 
 def actor_spec(**changes: Any) -> ActorSpec:
-    """Of an ordinary actor, but for ``changes``."""
+    """The ``ActorSpec`` of an ordinary actor, with ``changes``."""
     return ActorSpec("", "", "", False, 0, 1, True, False, b"\x90", b"\x90", b"", b"")._replace(**changes)
 
 
@@ -44,19 +44,19 @@ def process_id(name: str) -> bytes:
 
 
 def kind_of_failure(data: bytes) -> str:
-    """What failed: of a task that was not run, its argument."""
+    """The kind of a failure; for a task that was not run, the kind of its argument's failure."""
     missed = missed_argument(data)
     return type(decode_failure(missed.error if missed is not None else data)).__name__
 
 
 def over_the_wire(message: Any) -> Any:
-    """The message as it arrives: a field that cannot travel shows at once."""
+    """Encodes and decodes the message, so that a field that cannot be sent shows at once."""
     (back,) = unpack_messages(pack_body([message]), frozenset([type(message)]))
     return back
 
 
 class Process:
-    """A client core and the references that its user holds (``bag``)."""
+    """A client core, and the references that its user holds (``bag``)."""
 
     def __init__(self, wire: Wire, name: str, windows: Windows = WINDOWS) -> None:
         self.wire = wire
@@ -68,7 +68,7 @@ class Process:
         self.down: deque[Any] = deque()
         self.effects: list[Any] = []
         self.tasks: list[Assignment] = []  # taken and not finished
-        self.is_checked = True  # at each turn, which takes time in proportion to what it has
+        self.is_checked = True  # check the invariants in each turn; the time grows with the number of records
 
     @property
     def id(self) -> bytes:
@@ -79,7 +79,7 @@ class Process:
         return self.id in self.wire.processes
 
     def flush(self) -> None:
-        """A turn of the shell's loop."""
+        """Takes a turn, as the shell's loop does."""
         self.core.collect(0.0)
         if self.is_checked:
             self.core.check()
@@ -88,7 +88,7 @@ class Process:
         self.up.extend(through_broker(output.sends))
 
     def take_effects(self) -> list[Any]:
-        """What the shell was asked to do since the last look."""
+        """The effects since the last query."""
         self.flush()
         effects, self.effects = self.effects, []
         return effects
@@ -98,10 +98,10 @@ class Process:
 
     @property
     def freed(self) -> list[bytes]:
-        """Segments that were freed."""
+        """The segments that were freed."""
         return [effect.object_id for effect in self.effects if isinstance(effect, FreeSegment)]
 
-    # ------------------------------------------------------------------ what a user does
+    # ------------------------------------------------------------------ actions of a user
 
     def put(self, inner: Iterable[bytes] = (), *, stored: bool = False) -> bytes:
         inner = tuple(inner)
@@ -122,7 +122,7 @@ class Process:
         n_returns: int = 1,
         parent: bytes = b"", shape: bytes = b"\x90",
     ) -> bytes:  # fmt: skip
-        """Submits a task that ``worker`` is to run; returns its (first) return object."""
+        """Submits a task for ``worker`` to run; returns its (first) return object."""
         refs, nested = tuple(refs), tuple(nested)
         core = self.core
         task_id = core.new_task_id()
@@ -144,7 +144,7 @@ class Process:
         self.flush()
 
     def request(self, object_id: bytes) -> bool:
-        """Asks for the value; whether it has to be waited for."""
+        """Asks for the value. Returns whether the process has to wait for it."""
         waits = self.core.references.wait_for(object_id, IgnoreReady())
         self.flush()
         return waits
@@ -156,7 +156,7 @@ class Process:
         return bool(self.entry(object_id).status == ERROR)
 
     def load(self, outer: bytes) -> list[bytes]:
-        """Unpickles a value that is here: its references are in the bag afterwards."""
+        """Unpickles a value that is here. Puts its references into the bag."""
         entry = self.entry(outer)
         inner: list[bytes] = [] if entry.status == ERROR else msgpack.unpackb(entry.data)
         for object_id in inner:
@@ -165,10 +165,10 @@ class Process:
         self.flush()
         return inner
 
-    # ------------------------------------------------------------------ what a worker does
+    # ------------------------------------------------------------------ actions of a worker
 
     def take(self) -> Assignment | None:
-        """Starts the next task; the references in its arguments are in the bag afterwards."""
+        """Starts the next task. Puts the references in its arguments into the bag."""
         task = self.core.execution.take()
         if task is not None:
             values = [msgpack.unpackb(task.payload.data)]
@@ -182,7 +182,7 @@ class Process:
         return task
 
     def finish(self, task: Assignment, result: Iterable[bytes] = (), *, retryable: bool = False) -> None:
-        """Ends a task that returns ``result``; what is in the bag stays there."""
+        """Ends a task that returns ``result``. The bag keeps its content."""
         inner = tuple(dict.fromkeys(result))
         self.core.collect(0.0)
         self.tasks.remove(task)
@@ -191,14 +191,14 @@ class Process:
 
 
 class IgnoreReady:
-    """Waits for an object and does nothing about it."""
+    """Waits for an object, and does nothing when it is ready."""
 
     def ready(self, object_id: bytes) -> None:
-        """It is there."""
+        """Ignores that the object is ready."""
 
 
 class Wire:
-    """Some processes, and a broker that does nothing but route."""
+    """Some processes, and a broker that only routes messages."""
 
     def __init__(self, *names: str, windows: Windows = WINDOWS) -> None:
         self.placement: dict[bytes, Process] = {}
@@ -217,7 +217,7 @@ class Wire:
             self.processes[dest].down.append(message)
 
     def step_up(self, process: Process) -> bool:
-        """The broker takes one message of a process; False: there is none."""
+        """Lets the broker take one message of a process. Returns False if there is none."""
         if not process.up:
             return False
         message = over_the_wire(process.up.popleft())
@@ -259,7 +259,7 @@ class Wire:
         self.post(worker.id, run)
 
     def step_down(self, process: Process) -> bool:
-        """A process handles one message; False: there is none."""
+        """Lets a process handle one message. Returns False if there is none."""
         if not process.down:
             return False
         process.core.receive(BROKER, over_the_wire(process.down.popleft()), 0.0)
@@ -267,13 +267,13 @@ class Wire:
         return True
 
     def settle(self, *, without: Iterable[Process] = ()) -> None:
-        """Everything that is under way arrives; nothing moves to or from the processes in ``without``."""
+        """Delivers everything under way, except messages to or from the processes in ``without``."""
         moving = [process for process in self.everybody if process not in tuple(without)]
         while sum(self.step_up(process) | self.step_down(process) for process in moving):
             pass
 
     def run_all(self) -> None:
-        """Everything arrives, and every task runs and returns nothing."""
+        """Delivers everything, and runs every task, which returns nothing."""
         self.settle()
         while self._run_one():
             self.settle()
@@ -287,13 +287,13 @@ class Wire:
         return False
 
     def kill(self, process: Process) -> None:
-        """A process dies; what it had not sent is lost."""
+        """Ends a process. The messages that it had not sent are lost."""
         del self.processes[process.id]
         process.up.clear()
         process.down.clear()
         process.bag.clear()
         for task_id, (_, worker) in self.running.items():
-            if owner_of(task_id) == process.id:  # nobody waits for it, and nobody holds its arguments any more
+            if owner_of(task_id) == process.id:  # no process waits for it or holds its arguments any more
                 self.post(worker.id, m.CancelTask(task_id, 0))
         for watcher in sorted(self.watchers[process.id]):
             self.post(watcher, m.ProcessDied(process.id, "killed"))
@@ -303,7 +303,7 @@ class Wire:
                 self.post(owner_of(task_id), m.Failed(task_id, message.attempt, "WorkerCrashedError", "dead", True))
 
     def get(self, process: Process, object_id: bytes) -> list[bytes]:
-        """Waits for a value and loads it, and waits until its references are registered."""
+        """Waits for a value, loads it, and waits until its references are registered."""
         process.request(object_id)
         self.settle()
         inner = process.load(object_id)

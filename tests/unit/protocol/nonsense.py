@@ -1,4 +1,4 @@
-"""Rows that are valid in form and nonsense in content, or not even valid: for tests of whoever handles messages."""
+"""Random messages: rows with a valid form and random content, or malformed ones, for tests of message handlers."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ ODD: list[Any] = [*ODD_INTS, *ODD_TEXT, *ODD_BYTES, -1, -(1 << 63), (1 << 64) - 
        float("inf"), [], {}, [[]], {"": {}}, [None] * 50, [b"x" * 28], [b"x" * 24], {b"k": 1}, {5: [5]}]  # fmt: skip
 KEYS = ["CPU", "GPU", "memory", "object_store_memory", "x"]
 SPEC = ActorSpec("A", "", "", False, 1, 1, True, False, shape_key({"CPU": 10_000}), shape_key({}), b"", b"")
-"""Of an actor, as it should be."""
+"""A valid specification of an actor."""
 
 
 class Nonsense:
-    """A source of messages, the same for the same seed. ``known``: identifiers that mean something to the receiver."""
+    """A source of random messages, the same for the same seed. ``known``: identifiers that the receiver knows."""
 
     def __init__(self, seed: int, known: Iterable[bytes]) -> None:
         self.random = random.Random(seed)
         self.known = list(known)
 
     def identifier(self, size: int = 0) -> bytes:
-        """One that is known, perhaps cut or extended to another kind of identifier."""
+        """Mostly a known identifier, maybe cut or extended to another kind; else random bytes."""
         rng = self.random
         identifier = rng.choice(self.known) if self.known and rng.random() < 0.9 else rng.randbytes(16)
         if size and len(identifier) != size:
@@ -52,7 +52,7 @@ class Nonsense:
         return identifier
 
     def value(self, hint: Any, field: str) -> Any:
-        """A value of the right type, mostly."""
+        """A value, mostly of the right type."""
         rng = self.random
         if rng.random() < 0.02:
             return rng.choice(ODD)
@@ -82,7 +82,7 @@ class Nonsense:
         return dict([(keys[inner[0]], self.value(inner[1], ""))][: rng.randrange(2)])
 
     def _record(self, kind: Any) -> list[Any]:
-        """As it would have arrived. Specifications of actors are mostly such that there is something to be done."""
+        """A record as an array. Specifications of actors mostly have only one odd field, so that actors are made."""
         hints = get_type_hints(kind)
         if kind is not ActorSpec or self.random.random() > 0.8:
             return [self.value(hint, field) for field, hint in hints.items()]

@@ -1,4 +1,4 @@
-"""Frames and bodies: what is packed comes back, and whatever else arrives is a ProtocolError and nothing worse."""
+"""Frames and bodies: packed messages survive a round trip, and any other input raises only ProtocolError."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def data_frame(*messages: object) -> bytes:
 
 
 def read_all(data: bytes) -> None:
-    """Parses a frame as far as it goes; only a ProtocolError may come out of it."""
+    """Parses a frame as far as possible. Only ProtocolError may be raised."""
     with contextlib.suppress(ProtocolError):
         frame = codec.read_frame(data)
         if frame.kind == KIND_HANDSHAKE:
@@ -52,7 +52,7 @@ def read_all(data: bytes) -> None:
             codec.unpack_messages(frame.body, EVERYTHING)
 
 
-def test_a_frame_comes_back():
+def test_a_frame_survives_a_round_trip():
     frame = codec.read_frame(data_frame(SUBMIT, Blocked(True)))
     assert (frame.kind, frame.incarnation, frame.seq, frame.ack) == (KIND_DATA, INCARNATION, 7, 3)
     assert codec.unpack_messages(frame.body, FROM_WORKER) == [SUBMIT, Blocked(True)]
@@ -85,13 +85,13 @@ def test_not_a_frame(magic, kind):
         b"\x01",
         b"\xa1x",
         b"\x91",  # an array that is cut off
-        b"\x90\x90",  # something behind it
-        b"\xdd\xff\xff\xff\xff",  # four billion messages, it says
+        b"\x90\x90",  # trailing bytes
+        b"\xdd\xff\xff\xff\xff",  # it claims four billion messages
         b"\x91" * 100_000,  # deeper than any stack
-        b"\x91\xa1\xff",  # text that is no UTF-8
+        b"\x91\xa1\xff",  # text that is not UTF-8
         b"\x91\x81\x90\x01",  # a key that cannot be hashed
         b"\x91\x81\x81\x01\x01\x01",
-        b"\x91\xc7\x0c\xff" + b"\xff" * 12,  # a point in time that there is not
+        b"\x91\xc7\x0c\xff" + b"\xff" * 12,  # an invalid timestamp
     ],
 )
 def test_undecodable_bodies(body):
@@ -99,13 +99,13 @@ def test_undecodable_bodies(body):
         codec.unpack_messages(body, FROM_WORKER)
 
 
-def test_one_bad_message_spoils_its_frame():
+def test_one_malformed_message_makes_its_frame_malformed():
     body = msgpack.packb([[8, True], [8, "yes"]])
     with pytest.raises(ProtocolError, match="malformed Blocked"):
         codec.unpack_messages(body, FROM_WORKER)
 
 
-def test_only_what_the_role_may_send():
+def test_only_messages_that_the_role_may_send():
     body = codec.pack_body([Leaving("x")])
     assert codec.unpack_messages(body, FROM_WORKER)
     with pytest.raises(ProtocolError, match="Leaving may not be sent"):
@@ -132,20 +132,20 @@ def test_a_hello_has_no_incarnation():
 
 
 @pytest.mark.parametrize("messages", [[], [Refused("a", [])] * 2, [SUBMIT], [Goodbye("bye")]])
-def test_no_handshake(messages):
+def test_malformed_handshakes(messages):
     frame = codec.read_frame(codec.pack_frame(KIND_HANDSHAKE, bytes(8), 0, 0, codec.pack_body(messages)))
     with pytest.raises(ProtocolError):
         codec.unpack_handshake(frame)
 
 
 def test_payloads_are_copied_out_of_the_frame():
-    # A memoryview of a frame would keep the whole batch alive for as long as one small value.
+    # A memoryview of a frame would keep the whole batch in memory as long as one small value.
     run = Run(b"t" * 24, 0, b"f" * 16, b"", [], b"x" * 1000)
     (back,) = codec.unpack_messages(codec.read_frame(data_frame(run)).body, FROM_BROKER)
     assert type(back.payload) is bytes
 
 
-# ------------------------------------------------------------------ what strangers send
+# ------------------------------------------------------------------ random and damaged input
 
 
 @given(st.binary(max_size=200))
@@ -204,12 +204,12 @@ def test_well_packed_nonsense(rows):
 
 
 class TestPacker:
-    def test_one_that_has_raised_leaves_nothing_behind(self):
+    def test_a_packer_that_has_raised_leaves_nothing_behind(self):
         with pytest.raises(TypeError):
             codec.pack([b"some of it", object()])
         assert msgpack.unpackb(codec.pack([1])) == [1]
 
-    def test_one_that_has_made_much_does_not_keep_the_memory(self):
+    def test_a_packer_with_a_large_buffer_is_not_kept(self):
         codec._idle_packers.clear()
         codec.pack(bytes(codec.MAX_IDLE_PACKER_BYTES + 1))
         assert not codec._idle_packers
@@ -220,7 +220,7 @@ class TestPacker:
         codec._idle_packers.clear()
 
         class Inner(dict):
-            def items(self):  # as a finalizer might, in the middle of another call
+            def items(self):  # as a finalizer may do, in the middle of another call
                 assert msgpack.unpackb(codec.pack(["inner"])) == ["inner"]
                 return super().items()
 

@@ -1,4 +1,4 @@
-"""Every core keeps the contract: the same inputs, with the time, and one output."""
+"""All cores keep the contract: the same inputs, with the time, and one output."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ QUERIES = {
     "host": set(),
     "transfer": {"place_for", "is_at_rest"},
 }
-"""Methods that only read."""
+"""The methods that only read."""
 CALLED_BY_USERS = {"client": {"cancel", "new_task_id", "export", "new_request", "query", "send"}}
-"""Of a client: what user code calls, see the sixth rule."""
+"""The methods of a client that user code calls, see the sixth rule."""
 
 
 @pytest.fixture(params=CORES)
@@ -50,17 +50,17 @@ def test_every_input_has_the_time(name: str) -> None:
     for method_name, method in vars(type(CORES[name]())).items():
         if method_name.startswith("_") or not inspect.isfunction(method) or method_name in known:
             continue
-        assert getattr(method, "is_event", False), f"{method_name} is no event: what is it?"
+        assert getattr(method, "is_event", False), f"{method_name} is neither an event nor a known method"
         assert list(inspect.signature(method).parameters)[-1] == "now", method_name
 
 
-def test_the_contract_is_kept_word_for_word(name: str) -> None:
+def test_the_signatures_are_those_of_the_contract(name: str) -> None:
     for method_name in CONTRACT:
         mine = list(inspect.signature(getattr(type(CORES[name]()), method_name)).parameters)
         assert mine == list(inspect.signature(getattr(Core, method_name)).parameters), method_name
 
 
-def test_what_is_taken_is_gone(name: str) -> None:
+def test_output_is_taken_once(name: str) -> None:
     core = CORES[name]()
     core.tick(1.0)
     core.take_output()
@@ -69,7 +69,7 @@ def test_what_is_taken_is_gone(name: str) -> None:
     core.check()
 
 
-# ------------------------------------------------------------------ what they share
+# ------------------------------------------------------------------ outbox and routing
 
 
 def test_an_outbox_keeps_the_order_of_each_destination() -> None:
@@ -90,11 +90,11 @@ def test_an_outbox_keeps_the_order_of_each_destination() -> None:
     outbox.send(BROKER, "d")
     outbox.send(OTHER, 4)
     outbox.to_broker("e")
-    assert outbox.take().sends == {BROKER: ["c", "d", "e"], OTHER: [4]}, "both ways to the broker are one"
-    assert output.sends[BROKER] == ["a", "b"], "what was taken does not change any more"
+    assert outbox.take().sends == {BROKER: ["c", "d", "e"], OTHER: [4]}, "to_broker and send share one order"
+    assert output.sends[BROKER] == ["a", "b"], "a taken output does not change"
 
 
-def test_what_is_for_others_goes_through_the_broker_last() -> None:
+def test_messages_for_others_come_after_those_for_the_broker() -> None:
     watch, died = Watch(OTHER), ProcessDied(THIRD, "it was killed")
     messages = through_broker({OTHER: [died, died], BROKER: [watch], THIRD: [died]})
     assert messages[0] == watch
@@ -102,7 +102,7 @@ def test_what_is_for_others_goes_through_the_broker_last() -> None:
     assert through_broker({}) == [] and through_broker({BROKER: [watch]}) == [watch]
 
 
-def test_much_for_another_is_cut() -> None:
+def test_large_forwards_are_split() -> None:
     from zray.protocol.messages import ObjectState
 
     large = ObjectState(bytes(28), 1, bytes(CHUNK_BYTES), b"", 0, b"")

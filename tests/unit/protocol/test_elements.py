@@ -1,4 +1,4 @@
-"""What a peer sends may cost no more memory than it is worth: values are counted before they are made."""
+"""Limits of the memory that a peer's message can take: values are counted before they are made."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_what_is_small_on_the_wire_does_not_become_large(name):
-    """16 MiB of empty maps were 1.2 GB before it turned out that they are no message."""
+def test_small_bodies_do_not_take_much_memory(name):
+    """Without the count, 16 MiB of empty maps became 1.2 GB before they were found not to be a message."""
     body = memoryview(BOMBS[name])
     tracemalloc.start()
     try:
@@ -96,7 +96,7 @@ VALUES = st.recursive(
 @example(dict.fromkeys(range(65_536)), 0)
 @example(["x" * 65_535, "x" * 65_536, bytes(65_536), msgpack.ExtType(5, bytes(65_536)), None], 6)
 def test_the_count_is_right(value, limit):
-    """Whatever form msgpack chooses for a value."""
+    """This holds for all forms that msgpack chooses for a value."""
     packed = msgpack.packb(value)
     number = count(value)
     with pytest.MonkeyPatch.context() as patch:
@@ -120,19 +120,19 @@ def test_large_values_and_many_small_messages_pass():
     assert unpack_messages(pack_body([large]), FROM_DRIVER) == [large]
     many = [Inspected(number, Activity([], [], {"a": 1})) for number in range(70_000)]
     assert len(pack_body(many)) < UNCOUNTED_BYTES
-    with pytest.raises(ProtocolError, match="maps"):  # more than any batch has
+    with pytest.raises(ProtocolError, match="maps"):  # more maps than any batch has
         unpack_messages(pack_body(many), FROM_DRIVER)
     assert unpack_messages(pack_body(many[:60_000]), FROM_DRIVER) == many[:60_000]
     logs = WorkerLogs([WorkerLines(b"w" * 16, "f", 1, "stdout", ["a line of text"] * 2000) for _ in range(300)], {})
     assert unpack_messages(pack_body([logs]), FROM_HOST) == [logs]
 
 
-# ------------------------------------------------------------------ what the protocol does not have
+# ------------------------------------------------------------------ values that the protocol does not use
 
 
 @pytest.mark.parametrize("levels", [1, 511, 600, 1000])
-def test_nothing_deep_has_a_place_in_a_message(levels):
-    """msgpack reads 1,024 levels, older versions write 511: a broker that passed it on was stopped by it."""
+def test_deep_values_are_refused(levels):
+    """msgpack reads 1,024 levels, but older versions write only 511: passing such a value on ended the broker."""
     value: Any = None
     for _ in range(levels):
         value = [value]
@@ -145,8 +145,8 @@ def test_nothing_deep_has_a_place_in_a_message(levels):
     b"\xd4\x05\x00", b"\xc7\x00\x05", b"\xc7\x03\x05abc", b"\xd6\xff\x00\x00\x00\x01", b"\xd7\xff" + b"\xff" * 8,
     b"\xa1\xff", b"\x81\x90\x01", b"\x81\x80\x01", b"\xc1",
 ])  # fmt: skip
-def test_values_that_the_protocol_does_not_have(odd):
-    """Extensions, times, text that is no UTF-8, keys that are none."""
+def test_values_that_the_protocol_does_not_use(odd):
+    """Extensions, timestamps, text that is not UTF-8, keys that cannot be hashed."""
     with pytest.raises(ProtocolError):
         unpack(odd)
     with pytest.raises(ProtocolError):
@@ -155,7 +155,7 @@ def test_values_that_the_protocol_does_not_have(odd):
 
 @settings(deadline=None)
 @given(st.binary(max_size=60) | VALUES.map(msgpack.packb))
-def test_what_can_be_read_can_be_written_again(data):
+def test_values_that_can_be_read_can_be_written(data):
     try:
         value = unpack(data)
     except ProtocolError:
@@ -163,7 +163,7 @@ def test_what_can_be_read_can_be_written_again(data):
     assert pack(unpack(pack(value))) == pack(value)
 
 
-def test_resources_of_too_many_names_are_refused_where_they_are_asked_for():
+def test_resources_of_too_many_names_are_refused():
     with pytest.raises(ValueError, match="resources"):
         shape_key({f"resource {number} with a long name": 1 for number in range(5000)})
     assert len(shape_key({f"resource {number}": 1 for number in range(3000)})) < MAX_SHAPE_BYTES

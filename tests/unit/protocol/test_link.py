@@ -1,4 +1,4 @@
-"""Channels: whatever the transport does to the frames, each message arrives once and in order."""
+"""Links: each message arrives once and in order, whatever the transport does to the frames."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def numbers(messages: list[BorrowAck]) -> list[int]:
 
 
 def send(link: Link, *tokens: int, now: float = 0.0) -> list[Frame]:
-    """The frames of one turn in which these messages were sent."""
+    """Sends messages in one turn. Returns the frames."""
     for token in tokens:
         link.send(BorrowAck(token))
     return [read_frame(data) for data in link.outgoing(now)]
@@ -73,7 +73,7 @@ def test_pending_and_idle():
     assert here.idle
 
 
-def test_acknowledgements_ride_on_what_goes_back():
+def test_data_frames_carry_acknowledgements():
     here, there = make_link(), make_link()
     for token in range(3):
         there.receive(send(here, token)[0], 0.0)
@@ -94,7 +94,7 @@ def test_without_traffic_back_a_tick_acknowledges():
     assert send(there, now=0.2) == []  # once is enough
 
 
-def test_a_one_way_flood_is_acknowledged_as_it_comes():
+def test_many_frames_in_one_direction_are_acknowledged():
     here, there = make_link(), make_link()
     acks = 0
     for token in range(10 * ACK_EVERY_FRAMES):
@@ -103,7 +103,7 @@ def test_a_one_way_flood_is_acknowledged_as_it_comes():
     assert acks == 10
 
 
-def test_many_bytes_are_acknowledged_as_they_come():
+def test_many_bytes_are_acknowledged():
     here, there = make_link(), make_link()
     here.send(Forward(b"p" * 16, bytes(MAX_BODY_BYTES)))
     (frame,) = send(here)
@@ -128,29 +128,29 @@ def test_a_ping_after_each_heartbeat():
     assert len(send(link, now=2.0)) == 1
 
 
-def test_what_is_sent_is_as_good_as_a_ping():
+def test_a_data_frame_replaces_a_ping():
     link = make_link()
     send(link, 1, now=0.9)
     link.tick(1.5)
     assert send(link, now=1.5) == []
 
 
-def test_silence_is_death():
+def test_a_silent_peer_is_dead():
     link = make_link(now=10.0)
     assert link.tick(15.9)
     assert not link.tick(16.0)
-    link.receive(read_frame(pack_frame(KIND_DATA, INCARNATION, 0, 0, b"")), 16.0)  # a ping is a sign of life
+    link.receive(read_frame(pack_frame(KIND_DATA, INCARNATION, 0, 0, b"")), 16.0)  # a ping counts as heard
     assert link.tick(21.9)
 
 
-def test_who_stood_still_himself_listens_again():
+def test_a_process_that_was_stopped_gives_its_peer_new_time():
     link = make_link(now=0.0)
     link.restart_silence(100.0)
     assert link.tick(103.9)
     assert not link.tick(104.1)
 
 
-def test_forgiving_never_shortens():
+def test_restarting_the_silence_never_shortens_it():
     link = make_link(now=99.9)
     link.restart_silence(100.0)
     assert link.last_heard == 99.9
@@ -160,7 +160,7 @@ def test_forgiving_never_shortens():
 
 
 def probe(here: Link, there: Link, now: float) -> list[Frame]:
-    """``here`` asks what has arrived, and is answered; returns what it sends then."""
+    """``here`` probes ``there`` and gets the answer. Returns the frames that ``here`` sends then."""
     here.tick(now)
     for frame in send(here, now=now):
         there.receive(frame, now)
@@ -169,7 +169,7 @@ def probe(here: Link, there: Link, now: float) -> list[Frame]:
     return send(here, now=now)
 
 
-def test_what_is_lost_is_sent_again_when_the_peer_says_that_it_is_not_there():
+def test_a_lost_frame_is_sent_again_after_the_answer_to_a_probe():
     here, there = make_link(), make_link()
     send(here, 1, now=0.0)
     assert probe(here, there, PROBE_S - 0.1) == []
@@ -178,7 +178,7 @@ def test_what_is_lost_is_sent_again_when_the_peer_says_that_it_is_not_there():
 
 
 def test_nothing_is_sent_again_to_a_peer_that_does_not_answer():
-    """It is stopped, or busy: the transport still has all of it."""
+    """The peer is stopped or busy: the transport still holds all frames."""
     here = make_link()
     send(here, *range(100))
     sent = []
@@ -189,7 +189,7 @@ def test_nothing_is_sent_again_to_a_peer_that_does_not_answer():
     assert sum(len(frame.body) + 26 for frame in sent) < 10_000, "100 s of probes and pings"
 
 
-def test_what_is_on_its_way_when_the_probe_is_answered_is_not_sent_again():
+def test_frames_behind_a_probe_are_not_sent_again():
     here, there = make_link(), make_link()
     (slow,) = send(here, 1)
     here.tick(PROBE_S)
@@ -203,7 +203,7 @@ def test_what_is_on_its_way_when_the_probe_is_answered_is_not_sent_again():
     assert numbers(there.receive(later, PROBE_S)) == [2]
 
 
-def test_everything_lost_is_sent_again_in_order_and_once():
+def test_lost_frames_are_sent_again_in_order_and_once():
     here, there = make_link(), make_link()
     send(here, 1, 2)
     send(here, 3)
@@ -225,7 +225,7 @@ def test_an_answer_that_comes_twice_counts_once():
     assert [frame.seq for frame in send(here, now=PROBE_S)] == [1]
 
 
-def test_what_is_acknowledged_is_not_sent_again():
+def test_acknowledged_frames_are_not_sent_again():
     here, there = make_link(), make_link()
     (first,) = send(here, 1)
     send(here, 2)
@@ -234,7 +234,7 @@ def test_what_is_acknowledged_is_not_sent_again():
     assert [frame.seq for frame in probe(here, there, PROBE_S)] == [2]
 
 
-def test_a_lost_probe_is_asked_again():
+def test_a_lost_probe_is_repeated():
     here, there = make_link(), make_link()
     send(here, 1)
     here.tick(PROBE_S)
@@ -278,7 +278,7 @@ def test_there_is_a_limit_to_early_frames():
 
 
 def test_early_frames_have_a_limit_in_bytes(monkeypatch):
-    """What has no room comes again; what is here twice counts once; room that is free again is used."""
+    """Frames without room are sent again, duplicates count once, and freed room is used again."""
     monkeypatch.setattr(link_module, "MAX_EARLY_BYTES", 3000)
     there = make_link()
 
@@ -293,7 +293,7 @@ def test_early_frames_have_a_limit_in_bytes(monkeypatch):
         assert len(there.receive(large(first), 0.0)) == 4
 
 
-def test_an_acknowledgement_of_what_was_never_sent():
+def test_an_acknowledgement_of_frames_that_were_never_sent():
     here = make_link()
     send(here, 1)
     here.receive(data_frame(0, ack=2**60), 0.0)
@@ -311,22 +311,22 @@ def test_a_malformed_frame_is_counted_and_dropped():
     assert numbers(there.receive(data_frame(2, 2), 0.0)) == [2]
 
 
-def test_a_malformed_early_frame_does_not_take_along_the_one_before_it():
+def test_a_malformed_early_frame_does_not_affect_the_one_before_it():
     there = make_link()
     there.receive(malformed_frame(2), 0.0)
     there.receive(data_frame(3, 3), 0.0)
-    assert there.malformed == 0  # it is not looked at before its turn
+    assert there.malformed == 0  # it is not parsed before its turn
     assert numbers(there.receive(data_frame(1, 1), 0.0)) == [1, 3]
     assert there.malformed == 1
 
 
-def test_a_malformed_frame_lets_early_ones_go():
+def test_early_frames_are_delivered_after_a_malformed_one():
     there = make_link()
     there.receive(data_frame(2, 2), 0.0)
     assert numbers(there.receive(malformed_frame(1), 0.0)) == [2]
 
 
-def test_what_the_peer_may_not_send():
+def test_messages_that_the_peer_may_not_send():
     link = Link(INCARNATION, frozenset((Forward,)), 0.0)
     assert link.receive(data_frame(1, 1), 0.0) == []
     assert link.malformed == 1
@@ -335,7 +335,7 @@ def test_what_the_peer_may_not_send():
 # ------------------------------------------------------------------ sizes
 
 
-def test_a_frame_holds_so_many_messages():
+def test_the_messages_of_a_frame_are_limited():
     here, there = make_link(), make_link()
     total = 2 * MAX_BODY_MESSAGES + 10
     frames = send(here, *range(total))
@@ -343,7 +343,7 @@ def test_a_frame_holds_so_many_messages():
     assert [token for frame in frames for token in numbers(there.receive(frame, 0.0))] == list(range(total))
 
 
-def test_a_frame_holds_so_many_bytes():
+def test_the_bytes_of_a_frame_are_limited():
     here, there = make_link(), make_link()
     part = MAX_BODY_BYTES // 4
     messages = [Forward(bytes([n]) * 16, bytes(part)) for n in range(10)]
@@ -365,7 +365,7 @@ def test_one_message_may_be_larger_than_a_frame():
     assert sum(len(there.receive(frame, 0.0)) for frame in frames) == 3
 
 
-# ------------------------------------------------------------------ what cannot travel
+# ------------------------------------------------------------------ messages that cannot be sent
 
 
 NAME = NamedActorsQuery(1, "a")
@@ -374,7 +374,7 @@ NAME = NamedActorsQuery(1, "a")
 @pytest.mark.parametrize(
     "content", [{1 << 70: 0}, {"a": object()}, {"a": [[[]]] * 3 + [1 << 64]}], ids=["key", "type", "size"]
 )
-def test_a_message_that_cannot_be_packed_is_rejected_and_those_beside_it_travel(content):
+def test_a_message_that_cannot_be_packed_is_rejected_and_the_others_are_sent(content):
     here, there = make_link(), make_link()
     here.send(BorrowAck(1))
     here.send(NAME._replace(namespace=content))
@@ -386,7 +386,7 @@ def test_a_message_that_cannot_be_packed_is_rejected_and_those_beside_it_travel(
     assert there.malformed == 0
 
 
-def test_a_message_above_the_limit_is_rejected_and_those_beside_it_travel():
+def test_a_message_above_the_limit_is_rejected_and_the_others_are_sent():
     here = Link(INCARNATION, ALLOWED, 0.0, max_message_bytes=10_000)
     there = make_link()
     here.send(BorrowAck(1))
@@ -398,8 +398,8 @@ def test_a_message_above_the_limit_is_rejected_and_those_beside_it_travel():
     assert type(message) is Forward and "max_message_bytes" in reason
 
 
-def test_messages_that_are_too_much_together_travel_apart():
-    """However the parts of a body were estimated: only what it comes to counts."""
+def test_messages_that_are_too_large_together_are_sent_separately():
+    """Only the real size of a body counts, not the estimate of its parts."""
     here = Link(INCARNATION, frozenset((NamedActorsQuery,)), 0.0, max_message_bytes=10_000)
     there = Link(INCARNATION, frozenset((NamedActorsQuery,)), 0.0)
     for _ in range(20):
@@ -410,14 +410,14 @@ def test_messages_that_are_too_much_together_travel_apart():
     assert not here.rejected
 
 
-def test_names_of_files_that_are_not_utf8_arrive_as_they_were():
+def test_names_of_files_that_are_not_utf8_arrive_unchanged():
     here, there = make_link(), Link(INCARNATION, frozenset((NamedActorsQuery,)), 0.0)
     here.send(NAME._replace(namespace="/tmp/\udcff"))
     ((message,),) = [there.receive(frame, 0.0) for frame in send(here)]
     assert message.namespace == "/tmp/\udcff"
 
 
-# ------------------------------------------------------------------ how much is under way
+# ------------------------------------------------------------------ the backlog
 
 
 def test_the_backlog_is_what_is_not_acknowledged():
@@ -433,16 +433,16 @@ def test_the_backlog_is_what_is_not_acknowledged():
     assert here.backlog_bytes == 0 and not here.congested
 
 
-# ------------------------------------------------------------------ anything at all
+# ------------------------------------------------------------------ random histories
 
 
 class Transport:
-    """Two links and the frames between them, which a test loses, repeats and delivers in any order."""
+    """Two links and the frames between them. A test loses, repeats and delivers these in any order."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.links = [make_link(), make_link()]
-        self.in_flight: list[deque[bytes]] = [deque(), deque()]  # to each of the two
+        self.in_flight: list[deque[bytes]] = [deque(), deque()]  # frames to each of the two
         self.sent = [0, 0]
         self.received: list[list[int]] = [[], []]
 
@@ -475,7 +475,7 @@ class Transport:
             assert len(self.received[side]) <= self.sent[1 - side]
 
     def settle(self) -> None:
-        """From now on the network has no faults."""
+        """Runs both links without faults until they are idle."""
         for _ in range(200):
             for side in (0, 1):
                 while self.in_flight[side]:
@@ -483,7 +483,7 @@ class Transport:
             self.tick(0.5)
             if all(link.idle for link in self.links):
                 return
-        raise AssertionError("never at rest")
+        raise AssertionError("the links never become idle")
 
 
 side_and_position = (st.integers(0, 1), st.integers(0, 20))
@@ -531,7 +531,7 @@ def test_a_small_limit_of_early_frames_costs_time_only(rng, limit):
 
 
 def test_a_slow_transport_is_not_flooded():
-    """A backlog that takes longer than the interval to get through is not sent again while acknowledgements come."""
+    """A backlog that takes longer than the probe interval is not sent again while acknowledgements come."""
     here, there = make_link(), make_link()
     backlog = deque(frame for token in range(100) for frame in send(here, token))
     transmitted = len(backlog)

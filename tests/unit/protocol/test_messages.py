@@ -1,4 +1,4 @@
-"""The messages of the protocol: what is on the wire changes on purpose only, and every field is checked."""
+"""The messages of the protocol: the wire format changes only on purpose, and all fields are checked."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ GOLDEN = """
 99 Explanation request: int, state: str, name: str, why: str, pid: int, host: str, activity: Activity | None
 100 OutputFlushed request: int
 """
-"""The wire format of protocol version 8. Whoever changes a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 8. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -175,7 +175,7 @@ JobStatus job_id: bytes, namespace: str, driver_pid: int | None, tasks_running: 
 WaitingStatus what: str, count: int, resources: dict[str, float], can_be_placed: bool
 RunningStatus what: str, actor: str, host_id: bytes, pid: int, memory_bytes: int | None, answers: bool, waits_for: list[str], name: str, seconds: float | None
 """
-"""Likewise, of the records that they carry."""
+"""The wire format of the records that the messages carry."""
 
 FIXED_SIZES = {
     "process_id": 16,
@@ -198,7 +198,7 @@ FIXED_SIZES = {
     "lost": 16,
     "incarnation": 8,
 }
-"""Fields of identifiers, or of lists of them, in bytes. The incarnations of actors are numbers."""
+"""The size in bytes of fields that are identifiers, or lists of them. Incarnations of actors are numbers."""
 
 VALUES: dict[Any, Any] = {
     int: 5,
@@ -241,12 +241,12 @@ def is_optional(hint: Any) -> bool:
 
 
 def given_type(hint: Any) -> Any:
-    """Of a field that may be None: its type where it is not."""
+    """The type of a field without ``| None``."""
     return get_args(hint)[0] if is_optional(hint) else hint
 
 
 def record_in(hint: Any) -> Any:
-    """The record that a field is, or has some of; None if there is none."""
+    """The class of the record or records in a field; None if it has none."""
     inner = [hint, *get_args(hint)]
     return next((each for each in inner if hasattr(each, "_fields")), None)
 
@@ -270,7 +270,7 @@ def example_of(kind: Any) -> Any:
 
 
 def wrong_values(field: str, hint: Any) -> Iterator[tuple[str, Any]]:
-    """What may not be in a field, as it would have arrived, with where in it the fault is."""
+    """Values that a field must refuse, as they would arrive, each with the path to the fault within the field."""
     given = given_type(hint)
     record = record_in(given)
     if field in FIXED_SIZES and given in (bytes, list[bytes]):
@@ -291,7 +291,7 @@ def wrong_values(field: str, hint: Any) -> Iterator[tuple[str, Any]]:
 
 
 def wrong_rows(kind: Any) -> Iterator[tuple[str, list[Any]]]:
-    """Arrays that are no record of this kind, nearly, with where the fault is."""
+    """Arrays that are almost a record of this kind, each with the path to the fault."""
     row = as_arrived(example_of(kind))
     for position, (field, hint) in enumerate(get_type_hints(kind).items()):
         for place, value in wrong_values(field, hint):
@@ -355,9 +355,9 @@ def test_constants_of_the_wire():
 
 
 def test_every_message_is_in_one_union():
-    # A message in no union could be sent by nobody; "Leaving" and its like must not be open to drivers.
-    # Hosts, too, send to peers, watch them and say goodbye; what is about objects between machines also goes by links.
-    # Drivers and the broker alike say what they have taken of workers' output. The broker passes ``Started`` on.
+    # No process could send a message that is in no union. Drivers must not send "Leaving" and the like.
+    # Hosts also send to peers, watch them and say goodbye. Messages about objects between machines also use channels.
+    # Both drivers and the broker report the output that they have taken. The broker passes ``Started`` on.
     of_hosts = FROM_HOST - {Forward, Watch, Goodbye}
     directions = [FROM_WORKER | FROM_DRIVER, of_hosts, FROM_BROKER - {LogsTaken, Started}, FROM_PEER,
                   FROM_PEER_TO_HOST - FROM_PEER, FROM_CHANNEL - FROM_PEER, HANDSHAKE]  # fmt: skip
@@ -368,7 +368,7 @@ def test_every_message_is_in_one_union():
     assert frozenset({*get_args(Question), Goodbye}) == FROM_OBSERVER
 
 
-def test_what_drivers_and_workers_alone_may_send():
+def test_messages_that_only_drivers_or_only_workers_may_send():
     only_workers = {
         "Done", "Reply", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
     }  # fmt: skip
@@ -377,7 +377,7 @@ def test_what_drivers_and_workers_alone_may_send():
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_each_comes_back(kind):
+def test_each_message_survives_a_round_trip(kind):
     message = example_of(kind)
     row = as_arrived(encode_row(message))
     assert row[0] == TYPES.index(kind)
@@ -386,7 +386,7 @@ def test_each_comes_back(kind):
     assert type(back) is kind
 
 
-def test_records_come_back_as_records():
+def test_records_survive_a_round_trip():
     created = messages.ActorCreate(b"a" * 24, b"f" * 16, example_of(records.ActorSpec), 1, False, True, b"")
     assert type(decode_row(as_arrived(encode_row(created)), EVERYTHING).spec) is records.ActorSpec
     status = example_of(questions.ClusterStatus)
@@ -397,7 +397,7 @@ def test_records_come_back_as_records():
     )  # fmt: skip
 
 
-def test_what_may_be_missing():
+def test_optional_fields():
     host = example_of(questions.HostStatus)._replace(store=None)
     status = example_of(questions.ClusterStatus)._replace(hosts=[host])
     assert decode_row(as_arrived(encode_row(status)), EVERYTHING) == status
@@ -412,7 +412,7 @@ def test_each_field_is_checked_and_named(kind):
     assert decode_row([number, *good], EVERYTHING) == example_of(kind)
 
 
-def test_decoders_that_were_generated_at_once_are_the_same():
+def test_prepared_decoders_are_the_same():
     rows.prepare()
     for kind in TYPES:
         assert decode_row(as_arrived(encode_row(example_of(kind))), EVERYTHING) == example_of(kind)
@@ -421,7 +421,7 @@ def test_decoders_that_were_generated_at_once_are_the_same():
 HELLO = messages.Hello(messages.PROTOCOL_VERSION, "3.11", "0.1", DRIVER, b"p" * 16, records.JoinInfo(7))
 
 
-def test_a_hello_of_another_version_is_understood_as_far_as_it_has_to_be():
+def test_the_common_fields_of_a_hello_of_another_version_are_read():
     number, _, *head, info = as_arrived(encode_row(HELLO))
     for rest in ([{"pid": 1}], [], [info, "more"], [info]):
         hello = decode_handshake([number, messages.PROTOCOL_VERSION + 1, *head, *rest])
@@ -445,7 +445,7 @@ def test_the_number_of_fields_is_checked(kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_only_by_those_who_may(kind):
+def test_messages_of_other_roles_are_refused(kind):
     row = as_arrived(encode_row(example_of(kind)))
     with pytest.raises(ProtocolError, match="may not be sent"):
         decode_row(row, EVERYTHING - {kind})
@@ -454,7 +454,7 @@ def test_only_by_those_who_may(kind):
 @pytest.mark.parametrize(
     "row", [None, 5, "x", {}, [], [None], ["0"], [True], [-1], [len(TYPES)], [2**70], [0.0], (20, True)]
 )
-def test_no_message_at_all(row):
+def test_rows_that_are_not_messages(row):
     with pytest.raises(ProtocolError, match="not a message"):
         decode_row(row, EVERYTHING)
 

@@ -13,7 +13,7 @@ from zray.object_ref import ObjectRef, set_tracker
 
 
 class FakeTracker:
-    """Interns references; fails the test when a reference is pickled in the way meant for users' own pickles."""
+    """Interns references. Fails the test if a reference is pickled in the way that is meant for users' own pickles."""
 
     def __init__(self) -> None:
         self.known: dict[bytes, ObjectRef] = {}

@@ -1,4 +1,4 @@
-"""Raising exceptions, and sending them to and fro."""
+"""Helpers that raise exceptions, and encode and decode them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def pack(error, name="f"):
 
 
 def round_trip(error, name="f"):
-    """Raises it first, so that there is a traceback."""
+    """Encodes and decodes an exception. Raises it first, so that it has a traceback."""
     error = caught(throw, error)
     return load_error(pack(error, name).to_bytes(), no_refs)

@@ -1,4 +1,4 @@
-"""What a pickled function has taken along, and whether it is another by now."""
+"""The objects that a pickled function uses by name, and whether the names are bound to others now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zray.serialization import pickle_callable
 
 
 def function(source: str, space: dict[str, object]) -> types.FunctionType:
-    """``f`` of a program whose globals are ``space``."""
+    """The function ``f`` of a program whose globals are ``space``."""
     space.setdefault("__name__", "__main__")
     exec(source, space)
     made = space["f"]
@@ -85,7 +85,7 @@ def test_modules_of_libraries_cost_nothing():
 
 
 def test_equal_is_not_the_same():
-    """Comparing values could take long, raise, or say nothing of use, as that of arrays."""
+    """Comparing values could take long, raise, or return no bool, as for arrays."""
 
     class Odd:
         def __eq__(self, other: object) -> bool:

@@ -1,4 +1,4 @@
-"""Which errors come of writing to a read-only value: the hint on what to do comes with these, and with no others."""
+"""Which errors are caused by a write to a read-only value: only these have the hint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def frame():
 
 
 def at_once(value, action):
-    """pandas complains of what it takes for a temporary value."""
+    """Runs the action with a second reference to the value: without it, pandas warns about a temporary value."""
     kept = value
     action(value)
     del kept
@@ -69,7 +69,7 @@ def test_the_hint_comes_with_whatever_says_read_only(name):
     assert hint_for(error) == READ_ONLY_HINT
     told = load_error(pack_task_error("f", error, pid=1, host="h").to_bytes(), no_refs)
     assert str(told).count(READ_ONLY_HINT) == 1
-    assert hint_for(told) == ""  # it is in its text already
+    assert hint_for(told) == ""  # its text has the hint already
 
 
 def raising(error, cause=None, context=None):
@@ -96,7 +96,7 @@ def raising(error, cause=None, context=None):
     ],
     ids=repr,
 )
-def test_libraries_that_blame_something_else(error):
+def test_libraries_that_name_another_reason(error):
     assert hint_for(error) == READ_ONLY_HINT
 
 

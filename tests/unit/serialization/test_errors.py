@@ -133,7 +133,7 @@ def test_what_users_do_with_the_error(original):
     for again in (pickle.loads(pickle.dumps(round_trip(ValueError(1)))), error.as_instanceof_cause()):
         assert isinstance(again, TaskError)
         assert type(again) is not TaskError
-    # As a value in another task's arguments or result, where zray's own pickler carries it.
+    # As a value in another task's arguments or result, which zray's own pickler encodes.
     again = zray.serialization.deserialize(zray.serialization.serialize(error).to_bytes(), no_refs)
     assert isinstance(again, type(original))
     assert str(again) == text
@@ -216,7 +216,7 @@ def test_types_that_cannot_be_combined_leave_a_plain_task_error():
         assert type(error.cause).__name__ == kind.__name__
 
 
-# -- what does not arrive
+# -- exceptions that do not arrive
 
 
 class Unpicklable(Exception):
@@ -295,7 +295,7 @@ class HostileAttributes(Exception):
 
 
 @pytest.mark.parametrize("kind", [HostileText, EndlessText, WrongText, HostileAttributes])
-def test_exceptions_whose_text_cannot_be_had(kind):
+def test_exceptions_whose_text_cannot_be_shown(kind):
     error = round_trip(kind("x"))
     assert isinstance(error, kind)
     assert kind.__name__ in str(error)
@@ -342,7 +342,7 @@ def test_endless_recursion_is_a_short_text():
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups are new in 3.11")
 def test_exception_groups():
-    exception_group = vars(builtins)["ExceptionGroup"]  # which 3.10, that the types are checked for, does not have
+    exception_group = vars(builtins)["ExceptionGroup"]  # types are checked for 3.10, which does not have it
 
     def fail():
         group = exception_group("several", [ValueError(1), NeedsArguments(3, "x", extra=2)])
@@ -362,7 +362,7 @@ def test_exception_groups():
 
 
 def test_frames_of_zray_at_the_top_are_left_out():
-    """A traceback that starts in zray's code, and comes back to it below the user's function."""
+    """A traceback that starts in zray's code, and enters it again below the user's function."""
     package = zray.__path__[0]
     space: dict[str, Any] = {"__name__": "zray.worker.fake"}
     exec(compile("def run(function):\n    function()\n", f"{package}/worker/fake.py", "exec"), space)
@@ -381,7 +381,7 @@ def test_frames_of_zray_at_the_top_are_left_out():
     assert "api/fake.py" in text
     error = caught(space["get"])
     error.__traceback__ = error.__traceback__.tb_next
-    assert "api/fake.py" in str(load_error(pack(error).to_bytes(), no_refs))  # nothing else to show
+    assert "api/fake.py" in str(load_error(pack(error).to_bytes(), no_refs))  # there are no other frames
 
 
 def test_read_only_arrays_come_with_a_hint():
@@ -431,11 +431,11 @@ def test_an_error_raised_from_a_task_error():
     assert "a (pid" in str(error)
 
 
-# -- what an error holds
+# -- references in an error
 
 
 class Local:
-    """Something that a task has as a local variable."""
+    """The value of a task's local variable."""
 
 
 def test_an_error_does_not_keep_the_locals_of_its_task():
@@ -534,7 +534,7 @@ def test_a_type_made_at_run_time_goes_by_value():
 
 
 def test_the_class_of_an_error_can_be_sent():
-    """It is made at run time, of a TaskError and the user's class."""
+    """The class is made at run time, from TaskError and the user's class."""
     kind = type(TaskError("f", "text", ValueError(1), 1, "host").as_instanceof_cause())
     received = deserialize(serialize([kind]).to_bytes(), no_refs)[0]
     assert received is kind and issubclass(received, ValueError)

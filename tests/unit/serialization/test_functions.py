@@ -1,4 +1,4 @@
-"""Functions and classes arrive as they were when they were decorated, whatever their module calls by that name now."""
+"""Functions and classes arrive as they were when they were decorated, even if their names are bound anew since."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_class_that_a_wrapper_replaced_goes_by_value(decorated):
 
 
 def test_loading_in_a_process_of_its_own(decorated, tmp_path):
-    """Where the module has to be imported for its helper, and where it cannot be."""
+    """In a process that has to import the module for its helper, and in one that cannot."""
     blob = pickle_callable(decorated.doubled.inner).blob
     script = (
         "import sys\nfrom zray.serialization import load_callable\n"

@@ -1,4 +1,4 @@
-"""What cannot be loaded is told as that: with the constructor, the argument, and what it raised."""
+"""Errors about a value that cannot be loaded name the constructor, the argument, and the exception."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_an_attribute_that_is_not_here():
 
 
 class OnlyOnce:
-    """Fails at its first time, and not at the second: nothing is known of it."""
+    """Fails the first time and not the second time, so the error cannot name the constructor."""
 
     times = 0
 

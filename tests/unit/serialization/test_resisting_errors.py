@@ -1,4 +1,4 @@
-"""Exceptions whose own code stands in the way: each arrives as an error with its text."""
+"""Exceptions whose own code raises or resists: each arrives as an error with its text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Stop(BaseException):
 
 
 FOREIGN = [RuntimeError("foreign"), Stop("foreign"), SystemExit(3), KeyboardInterrupt(), GeneratorExit()]
-"""What an exception's own code may raise."""
+"""The exceptions that an exception's own code raises here."""
 
 
 def refuse(*args, **kwargs):
@@ -221,7 +221,7 @@ def test_stop_iteration_becomes_a_runtime_error_where_coroutines_wait():
     assert str(error.cause) == "f raised StopIteration"
 
 
-def test_stop_iteration_that_is_no_error_of_a_task_becomes_one_as_well():
+def test_stop_iteration_that_is_not_from_a_task_becomes_one_too():
     stop = StopIteration(5)
     error = raisable_in_coroutines(stop)
     assert type(error) is RuntimeError

@@ -224,7 +224,7 @@ def test_arrays_are_read_only_slices_of_the_data(name):
 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_buffers_are_aligned(kind):
-    """Of what comes in a message in memory, too; of what is mapped to the start of the map."""
+    """Also buffers in a message, in memory; buffers in a mapped file are aligned to the start of the map."""
     values: list[Any] = [np.arange(size, dtype=np.uint8) for size in (1, 63, 64, 65, 1000, 0, 5)]
     data = kind(encode(values))
     base = 0 if kind is bytes else address_range(memoryview(data))[0]
@@ -286,7 +286,7 @@ def test_torch_tensors_round_trip():
 
 def test_serialization_imports_no_array_library():
     code = "import sys, zray.serialization; print(sorted({'numpy', 'torch', 'pandas', 'zmq'} & set(sys.modules)))"
-    # As a package of its own, since zray's __init__ imports the whole API.
+    # Loaded as a package of its own, because zray's __init__ imports the whole API.
     bare = f"import sys, types; z = types.ModuleType('zray'); z.__path__ = {[*sys.modules['zray'].__path__]!r}; "
     done = subprocess.run([sys.executable, "-c", bare + "sys.modules['zray'] = z; " + code], capture_output=True)
     assert done.stdout.strip() == b"[]", done.stderr
@@ -356,11 +356,11 @@ def test_nested_and_concurrent_deserialization_keep_their_own_references(tracker
 
 def test_a_reference_outside_of_deserialize_is_refused(tracker):
     data = serialize([tracker.make()])
-    with pytest.raises(SystemFailure, match="other means"):
+    with pytest.raises(SystemFailure, match="without zray"):
         pickle.loads(cast(bytes, data.pickle))
 
 
-# -- what goes wrong
+# -- failures
 
 
 @pytest.mark.parametrize("cut", [1, 8, 20, 60, -1])
@@ -380,7 +380,7 @@ def test_values_are_told_from_errors_by_their_first_byte():
     assert not any(is_error(encode(value)) for value in (1, b"x" * 10_000, np.arange(3), None))
 
 
-def test_a_view_that_is_too_small_is_refused():
+def test_a_view_that_is_too_small_raises():
     with pytest.raises(ValueError, match="do not fit"):
         serialize(np.arange(10)).write_into(memoryview(bytearray(10)))
 
@@ -420,7 +420,7 @@ def test_exceptions_whose_constructor_takes_something_else():
     assert result.itself is result
 
 
-# -- blame
+# -- the member that cannot be pickled
 
 
 class Service:
@@ -469,7 +469,7 @@ BLAMED = [
 
 
 @pytest.mark.parametrize(("value", "message"), BLAMED, ids=lambda case: type(case).__name__)
-def test_the_member_to_blame_is_named(value, message):
+def test_the_member_that_cannot_be_pickled_is_named(value, message):
     with pytest.raises(SerializationError, match=r"cannot pickle argument 'x' of f" + message):
         serialize(value, "argument 'x' of f")
 
@@ -503,7 +503,7 @@ def test_too_deep_nesting_is_explained():
         deep = [deep]
     with pytest.raises(SerializationError, match="the value: it is nested too deeply"):
         serialize(deep)
-    while deep:  # freed level by level
+    while deep:  # frees the value level by level, without recursion
         deep = deep[0]
 
 
@@ -515,7 +515,7 @@ class Hostile:
         raise RuntimeError("no repr either")
 
 
-def test_an_object_that_refuses_is_blamed_itself():
+def test_an_object_that_raises_is_named_itself():
     with pytest.raises(SerializationError, match=r"\[0\] is a .*Hostile.*no pickling today"):
         serialize([Hostile()])
     with pytest.raises(SerializationError, match=r"key <Hostile instance"):

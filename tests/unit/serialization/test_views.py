@@ -1,4 +1,4 @@
-"""Values of other libraries: what arrives is what was sent, and its memory is lent where that can be."""
+"""Values of other libraries: they arrive as they were sent, and their memory is lent if possible."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Marked(np.ndarray):
 
 
 class Counted(np.ndarray):
-    """A subclass that has its own way, as many libraries have."""
+    """A subclass with its own way of pickling, as in many libraries."""
 
     count: int
 
@@ -194,7 +194,7 @@ def test_what_the_user_has_registered_comes_first(monkeypatch):
     assert read(value)[0] == [["m", "i", "n", "e"], ["y", "o", "u", "r", "s"]]
 
 
-# -- what programs write to
+# -- types that programs write to
 
 
 @pytest.mark.parametrize("value", [array.array("d", [1.5] * N), array.array("b"), array.array("i", [1])])

@@ -75,7 +75,7 @@ class Host:
         self.now = 0.0
         self.effects: list[Any] = []
 
-    def no_links(self) -> None:
+    def no_channels(self) -> None:
         """No peer can be dialled."""
         for source in self.core.peers:
             self.core.channel_down(source, self.now - REDIAL_S)
@@ -143,7 +143,7 @@ def running(chunks: int, *sources: bytes, dialling: bool = False) -> Host:
     if host.core.pulls[1].question:
         host.located(*(sources or (SOURCE,)))
     if not dialling:
-        host.no_links()
+        host.no_channels()
     host.reserve()
     host.take(Tell)
     return host
@@ -192,7 +192,7 @@ def test_nothing_is_asked_for_that_has_no_place_yet():
     host = Host(10 * CHUNK_BYTES)
     host.fetch()
     host.located(SOURCE)
-    host.no_links()
+    host.no_channels()
     (effect,) = host.take(Reserve)
     host.core.reserved(effect.number, memoryview(host.room), 2 * CHUNK_BYTES + 5, 0.0)
     asks = host.take(Ask)
@@ -317,7 +317,7 @@ def test_a_source_without_the_object_is_replaced_by_one_that_the_owner_names():
     host.core.receive(SOURCE, PullFailed(1, "evicted"), 0.0)
     assert host.told() == [Locate(OBJECT, host.question(), True, [SOURCE])]
     host.located(OTHER)
-    host.no_links()
+    host.no_channels()
     asks = host.take(Ask)
     assert {ask.request.offset for ask in asks} == {CHUNK_BYTES, 2 * CHUNK_BYTES}  # it goes on where it was
     assert {ask.source for ask in asks} == {OTHER}

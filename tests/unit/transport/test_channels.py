@@ -1,4 +1,4 @@
-"""Direct channels: who comes in, with what, and what becomes of those that break. Real sockets on loopback."""
+"""Direct channels: which peers are accepted, and what happens when a channel breaks. Real sockets on loopback."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEAD = Chunk(1, 0, 100, b"checksum", False, b"")
 
 
 class End:
-    """One host's channels, and what they told."""
+    """The channels of one host, and the calls that they made."""
 
     def __init__(self, process_id: bytes, listen: str, credentials: ClientCredentials | None = None) -> None:
         self.room = bytearray(100)
@@ -72,7 +72,7 @@ def keys() -> ClientCredentials:
 
 @pytest.fixture(params=["keys", "insecure"])
 def pair(request) -> Iterator[tuple[End, End]]:
-    """A listens, B dials; nothing has been said yet."""
+    """A listens, B dials; no message has been sent yet."""
     secure = request.param == "keys"
     ends = End(A, "tcp://127.0.0.1:*", keys() if secure else None), End(B, "", keys() if secure else None)
     with contextlib.ExitStack() as stack:
@@ -82,7 +82,7 @@ def pair(request) -> Iterator[tuple[End, End]]:
 
 
 def linked(a: End, b: End) -> bytes:
-    """Makes the channel, and returns its name at A."""
+    """Makes the channel. Returns its name at A."""
     b.channels.dial(A, a.channels.offer(B, b.channels.ask_for_offer(A)))
     until(lambda: b.ups, a, b)
     assert b.channels.ask(A, PULL)
@@ -94,7 +94,7 @@ def linked(a: End, b: End) -> bytes:
 
 def test_requests_and_answers(pair):
     a, b = pair
-    assert not a.channels.filenos or a.channels.address == ""  # no port before somebody wants to dial
+    assert not a.channels.filenos or a.channels.address == ""  # no port before a peer wants to dial
     channel = linked(a, b)
     a.channels.answer(channel, HEAD, DATA, copy=False)
     until(lambda: b.chunks, a, b)
@@ -124,12 +124,12 @@ def test_a_dialler_that_is_gone(pair):
     channel = linked(a, b)
     b.channels.close()
     for _ in range(3):
-        a.channels.answer(channel, HEAD, DATA, copy=True)  # it does no harm
+        a.channels.answer(channel, HEAD, DATA, copy=True)  # it does nothing
     a.channels.forget(B)
     a.channels.answer(channel, HEAD, DATA, copy=True)
 
 
-def test_nobody_answers(monkeypatch):
+def test_a_listener_that_does_not_answer(monkeypatch):
     monkeypatch.setattr("zray.transport.channels.DIAL_TIMEOUT_S", 0.2)
     b = End(B, "")
     try:
@@ -149,7 +149,7 @@ NO_OFFERS = [
 
 
 @pytest.mark.parametrize("offer", NO_OFFERS)
-def test_offers_that_are_none(offer):
+def test_malformed_offers(offer):
     b = End(B, "")
     try:
         b.channels.ask_for_offer(A)
@@ -160,7 +160,7 @@ def test_offers_that_are_none(offer):
 
 
 def test_an_offer_that_was_not_asked_for_is_dropped():
-    """Nobody has a host connect to where he likes; and one question has one answer."""
+    """A peer cannot make a host connect to arbitrary addresses, and one question has one answer."""
     a, b = End(A, "tcp://127.0.0.1:*"), End(B, "")
     try:
         offer = a.channels.offer(B, ChannelWanted(b""))
@@ -171,7 +171,7 @@ def test_an_offer_that_was_not_asked_for_is_dropped():
         b.channels.ask_for_offer(A)
         b.channels.dial(A, offer)
         until(lambda: b.ups, a, b)
-        b.channels.dial(A, ChannelOffer("tcp://127.0.0.1:9", b"t" * 16, b""))  # a second one would end the channel
+        b.channels.dial(A, ChannelOffer("tcp://127.0.0.1:9", b"t" * 16, b""))  # a second offer would end the channel
         assert b.channels.ask(A, PULL)
         b.channels.ask_for_offer(A)
         b.channels.forget(A)
@@ -192,7 +192,7 @@ def test_of_many_offers_to_one_peer_the_last_counts():
         a.channels.close()
 
 
-def test_a_host_that_listens_nowhere_or_has_no_keys_where_the_other_has():
+def test_hosts_that_do_not_listen_or_differ_in_keys():
     a, secure = End(A, ""), End(C, "tcp://127.0.0.1:*", keys())
     try:
         assert a.channels.offer(B, ChannelWanted(b"")) == ChannelOffer("", b"", b"")
@@ -209,8 +209,8 @@ def test_an_address_that_cannot_be_listened_at():
         End(A, "tcp://192.0.2.1:5000")
 
 
-def test_a_port_that_is_found_to_be_impossible_later():
-    """Its address is gone by the time somebody wants to dial: objects go through the broker."""
+def test_an_address_that_becomes_unusable():
+    """The address is gone when a peer wants to dial: objects go through the broker."""
     a = End(A, "tcp://192.0.2.1:*")
     try:
         assert a.channels.offer(B, ChannelWanted(b"")).address == ""
@@ -218,8 +218,8 @@ def test_a_port_that_is_found_to_be_impossible_later():
         a.channels.close()
 
 
-class Intruder:
-    """Somebody with a socket."""
+class RawPeer:
+    """A socket that speaks the protocol of channels without being a member."""
 
     def __init__(self, address: str, server: bytes = b"", own: ClientCredentials | None = None) -> None:
         self._context = zmq.Context()
@@ -234,7 +234,7 @@ class Intruder:
         for message in messages:
             self.socket.send(message if isinstance(message, bytes) else msgpack.packb(encode_row(message)))
 
-    def __enter__(self) -> Intruder:
+    def __enter__(self) -> RawPeer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -246,13 +246,13 @@ def malformed(a: End, count: int) -> None:
     assert a.received == [] and a.channels.malformed == count
 
 
-def test_strangers_without_keys_are_not_answered():
-    """Where there are no keys, tokens are all that there is: they are for one peer, and for one use."""
+def test_without_keys_only_valid_tokens_are_accepted():
+    """Without keys only tokens protect: each is valid for one peer and one use."""
     a = End(A, "tcp://127.0.0.1:*")
     try:
         offer = a.channels.offer(B, ChannelWanted(b""))
-        with Intruder(offer.address) as stranger:
-            stranger.say(
+        with RawPeer(offer.address) as raw:
+            raw.say(
                 PULL,
                 b"garbage",
                 b"\xc1",
@@ -260,17 +260,17 @@ def test_strangers_without_keys_are_not_answered():
                 ChannelHello(C, offer.token),
                 ChannelWelcome(B),
             )
-            stranger.socket.send_multipart([b"two", b"parts"])
+            raw.socket.send_multipart([b"two", b"parts"])
             malformed(a, 7)
-            # A token that was shown by the wrong one is used up as well.
-            stranger.say(ChannelHello(B, offer.token), PULL)
+            # A token that the wrong peer has shown is used up, too.
+            raw.say(ChannelHello(B, offer.token), PULL)
             malformed(a, 9)
             again = a.channels.offer(B, ChannelWanted(b""))
-            stranger.say(ChannelHello(B, again.token), PULL)
+            raw.say(ChannelHello(B, again.token), PULL)
             until(lambda: a.received, a)
-            stranger.say(HEAD)  # a chunk is nothing that a dialler sends
+            raw.say(HEAD)  # a dialler never sends chunks
             until(lambda: a.channels.malformed == 10, a)
-        with Intruder(offer.address) as replay:
+        with RawPeer(offer.address) as replay:
             replay.say(ChannelHello(B, again.token), PULL)
             until(lambda: a.channels.malformed == 12, a)
         assert len(a.received) == 1
@@ -283,44 +283,44 @@ def test_tokens_expire(monkeypatch):
     try:
         offer = a.channels.offer(B, ChannelWanted(b""))
         monkeypatch.setattr("zray.transport.channels.TOKEN_LIFE_S", -1.0)
-        with Intruder(offer.address) as late:
+        with RawPeer(offer.address) as late:
             late.say(ChannelHello(B, offer.token))
             malformed(a, 1)
     finally:
         a.channels.close()
 
 
-def test_keys_that_were_not_announced_do_not_come_in():
+def test_keys_that_were_not_announced_are_refused():
     a, known, other = End(A, "tcp://127.0.0.1:*", keys()), keys(), keys()
     server = a.channels.public_key
     try:
         offer = a.channels.offer(B, ChannelWanted(known.public))
-        with Intruder(offer.address, server, keys()) as unknown:
+        with RawPeer(offer.address, server, keys()) as unknown:
             unknown.say(ChannelHello(B, offer.token), PULL)
             until(lambda: a.channels.refusals.get("unknown key"), a)
         for wrong in ((), (other.public, known)):  # no key, and one for another host
             before = sum(a.channels.refusals.values())
-            with Intruder(offer.address, *wrong) as stranger:
-                stranger.say(ChannelHello(B, offer.token), PULL)
-                # By which words, the other side's haste may decide: see tests/unit/transport/test_authenticator.py.
+            with RawPeer(offer.address, *wrong) as raw:
+                raw.say(ChannelHello(B, offer.token), PULL)
+                # The reason may depend on timing, see tests/unit/transport/test_authenticator.py.
                 until(partial(refused_more_than, a, before), a)
-        # A key that may come in, with the token of another.
+        # An allowed key with the token of another peer.
         theirs = a.channels.offer(C, ChannelWanted(other.public))
-        with Intruder(offer.address, server, known) as mixed:
+        with RawPeer(offer.address, server, known) as mixed:
             mixed.say(ChannelHello(C, theirs.token), PULL)
             until(lambda: a.channels.malformed == 2, a)
         assert not a.received
-        # Who is forgotten comes in no more.
+        # A forgotten peer is refused.
         a.channels.forget(B)
         before = a.channels.refusals["unknown key"]
-        with Intruder(offer.address, server, known) as gone:
+        with RawPeer(offer.address, server, known) as gone:
             gone.say(ChannelHello(B, offer.token))
             until(lambda: a.channels.refusals["unknown key"] > before, a)
     finally:
         a.channels.close()
 
 
-def test_a_listener_that_is_not_who_it_should_be():
+def test_a_listener_with_another_identifier():
     a, b = End(C, "tcp://127.0.0.1:*"), End(B, "")
     try:
         b.channels.dial(A, a.channels.offer(B, b.channels.ask_for_offer(A)))  # it answers as C

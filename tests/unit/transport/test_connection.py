@@ -1,4 +1,4 @@
-"""Joining a cluster: how long, and how often, a process asks a broker that is slow to answer."""
+"""Joining a cluster: how long and how often a process says Hello to a broker that answers slowly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ME = b"w" * 16
 
 
 class SlowBroker:
-    """Answers only the hello of a given number. ``hellos``: those that came."""
+    """A broker that answers only the Hello of a given number. ``hellos``: all that have arrived."""
 
     def __init__(self, address: str, answers: int) -> None:
         self.hellos: list[Hello] = []
@@ -55,8 +55,8 @@ def slow_broker(tmp_path):
     (tmp_path / "broker").unlink(missing_ok=True)  # libzmq leaves it behind
 
 
-def test_who_waits_for_ever_says_hello_until_it_is_answered(slow_broker):
-    """As workers do, which end with their host. The handshake's limit of others is no matter then."""
+def test_without_a_timeout_hello_is_repeated_until_it_is_answered(slow_broker):
+    """Workers join this way, since they end with their host. The usual time limit of a handshake does not apply."""
     broker, address = slow_broker
     connection = connect(address, WORKER, ME, JoinInfo(), Config(connect_timeout_s=math.inf))
     connection.close(0)
@@ -64,7 +64,7 @@ def test_who_waits_for_ever_says_hello_until_it_is_answered(slow_broker):
     assert {hello.process_id for hello in broker.hellos} == {ME}
 
 
-def test_who_does_not_gives_up(slow_broker):
+def test_with_a_timeout_joining_gives_up(slow_broker):
     broker, address = slow_broker
     with pytest.raises(ClusterUnavailableError, match="ZRAY_CONNECT_TIMEOUT_S"):
         connect(address, WORKER, ME, JoinInfo(), Config(connect_timeout_s=0.1))

@@ -1,4 +1,4 @@
-"""What listens at a port is asked for its mechanism, since a listener that wants another one seldom tells it."""
+"""Asking a listener for its mechanism: one with another mechanism seldom reports it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def greeting(mechanism: bytes) -> bytes:
 
 @contextlib.contextmanager
 def listener(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Gives every connection to ``answer``, and closes it then. Yields the address."""
+    """A listener that passes each connection to ``answer`` and then closes it. Yields the address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -55,7 +55,7 @@ def received(peer: socket.socket, count: int) -> bytes:
 
 
 def mute_at_a_mismatch(mechanism: bytes) -> Callable[[socket.socket], None]:
-    """Hangs up on a greeting that names another mechanism before its own has left, as libzmq may."""
+    """Hangs up on a greeting with another mechanism before its own greeting has left, as libzmq may do."""
 
     def answer(peer: socket.socket) -> None:
         peer.sendall(SIGNATURE)
@@ -72,7 +72,7 @@ def mute_at_a_mismatch(mechanism: bytes) -> Callable[[socket.socket], None]:
 
 
 @pytest.mark.parametrize("secure", [False, True])
-def test_real_sockets_say_what_they_want(secure: bool) -> None:
+def test_mechanisms_of_real_sockets(secure: bool) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with context, context.socket(zmq.ROUTER) as router:
         if secure:
@@ -91,19 +91,19 @@ def test_real_sockets_say_what_they_want(secure: bool) -> None:
     ],
     ids=["hangs up", "a web server", "half a greeting"],
 )
-def test_what_is_no_zeromq_has_no_mechanism(answer: Callable[[socket.socket], None]) -> None:
+def test_other_listeners_have_no_mechanism(answer: Callable[[socket.socket], None]) -> None:
     with listener(answer) as address:
         assert mechanism_at(address, 5) == ""
 
 
-def test_who_does_not_answer_is_not_waited_for() -> None:
+def test_a_silent_listener_is_not_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert mechanism_at(f"tcp://127.0.0.1:{silent.getsockname()[1]}", 0.05) == ""
     assert mechanism_at("tcp://127.0.0.1:1", 5) == ""
 
 
 @pytest.mark.parametrize("ours", ["keys", "no keys"])
-def test_the_mismatch_is_told_although_the_listener_hung_up_without_a_word(ours: str) -> None:
+def test_a_mismatch_is_reported_although_the_listener_only_hung_up(ours: str) -> None:
     keys = ClientCredentials(*zmq.curve_keypair(), zmq.curve_keypair()[0]) if ours == "keys" else None
     theirs = b"NULL" if ours == "keys" else b"CURVE"
     told = pytest.raises(ClusterUnavailableError, match="--insecure has to be given to both or neither")

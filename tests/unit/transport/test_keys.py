@@ -44,7 +44,7 @@ def test_default_place(environ: dict[str, str], expected: str) -> None:
     assert KeyDirectory("", environ).path == Path(expected)
 
 
-def test_without_home_the_password_database_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_home_the_password_database_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     home = pwd.getpwuid(os.geteuid()).pw_dir
     assert default_directory({}) == default_directory({"HOME": ""}) == Path(home, ".config/zray/keys")
 
@@ -75,7 +75,7 @@ def test_made_on_first_use_for_the_user_alone(keys: KeyDirectory) -> None:
     ]
 
 
-def test_of_many_at_once_one_makes_them(keys: KeyDirectory) -> None:
+def test_concurrent_calls_make_keys_once(keys: KeyDirectory) -> None:
     together = threading.Barrier(8)
     made = []
 
@@ -93,7 +93,7 @@ def test_of_many_at_once_one_makes_them(keys: KeyDirectory) -> None:
 
 
 @pytest.mark.parametrize("lost", [["allowed"], ["allowed", "driver.key"], ["allowed", "driver.key", "host.key"]])
-def test_goes_on_where_a_crash_left_it(keys: KeyDirectory, lost: list[str]) -> None:
+def test_making_keys_resumes_after_a_crash(keys: KeyDirectory, lost: list[str]) -> None:
     server = keys.server()
     for name in lost:
         (keys.path / name).unlink()
@@ -102,7 +102,7 @@ def test_goes_on_where_a_crash_left_it(keys: KeyDirectory, lost: list[str]) -> N
     assert {row.public for row in keys.allowed()} == {keys.client("host").public, keys.client("driver").public}
 
 
-def test_joining_makes_nothing(keys: KeyDirectory) -> None:
+def test_joining_makes_no_keys(keys: KeyDirectory) -> None:
     with pytest.raises(ConfigError, match="`zray keys show` prints the line"):
         keys.client("host")
     assert not keys.path.exists()
@@ -115,7 +115,7 @@ def test_secrets_are_not_shown(keys: KeyDirectory) -> None:
         assert key.public.decode() in shown
 
 
-# ---- whom it refuses
+# ---- files that are refused
 
 
 @pytest.mark.parametrize("mode", [0o701, 0o710, 0o750, 0o770, 0o755, 0o777])
@@ -123,7 +123,7 @@ def test_open_directory_is_refused(keys: KeyDirectory, mode: int) -> None:
     keys.create()
     keys.path.chmod(mode)
     for use in (keys.server, keys.held, keys.allowed, lambda: keys.client("host")):
-        with pytest.raises(ConfigError, match=rf"{keys.path} \(mode {mode:04o}\): chmod 700 {keys.path}"):
+        with pytest.raises(ConfigError, match=rf"{keys.path} \(mode {mode:04o}\): run `chmod 700 {keys.path}"):
             use()
 
 
@@ -132,11 +132,11 @@ def test_open_directory_is_refused(keys: KeyDirectory, mode: int) -> None:
 def test_open_file_is_refused(keys: KeyDirectory, file: str, mode: int) -> None:
     keys.create()
     (keys.path / file).chmod(mode)
-    with pytest.raises(ConfigError, match=rf"{file} \(mode {mode:04o}\): chmod 600 .*{file}"):
+    with pytest.raises(ConfigError, match=rf"{file} \(mode {mode:04o}\): run `chmod 600 .*{file}"):
         keys.held()
 
 
-def test_what_is_another_users_is_refused(keys: KeyDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_another_user_are_refused(keys: KeyDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     keys.create()
     uid = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
@@ -157,7 +157,7 @@ def test_symbolic_links_are_refused(keys: KeyDirectory, tmp_path: Path) -> None:
         keys.client("host")
 
 
-def test_what_is_no_file_is_refused(keys: KeyDirectory) -> None:
+def test_other_kinds_of_files_are_refused(keys: KeyDirectory) -> None:
     keys.create()
     (keys.path / "host.key").unlink()
     os.mkfifo(keys.path / "host.key", 0o600)
@@ -188,7 +188,7 @@ def test_key_of_another_secret_is_refused(keys: KeyDirectory) -> None:
         keys.client("host")
 
 
-def test_place_that_cannot_be_made(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be used: File exists \(.*file\)"):
         KeyDirectory(tmp_path / "file" / "keys").server()
@@ -210,7 +210,7 @@ def test_key_by_name(keys: KeyDirectory) -> None:
             keys.add(role, name)
 
 
-def test_the_only_key_of_a_role_is_meant(keys: KeyDirectory) -> None:
+def test_the_only_key_of_a_role_is_used(keys: KeyDirectory) -> None:
     row = keys.add("host", "lab3")
     keys.revoke("host")
     assert keys.client("host").public == row.public
@@ -275,7 +275,7 @@ def test_allow_list_follows_the_file(keys: KeyDirectory, caplog: pytest.LogCaptu
     revoked = allowed.find(lab3.public)
     assert revoked is not None and revoked.revoked
     (keys.path / "allowed").chmod(0o644)
-    assert allowed.find(host) == found and "stay so" in caplog.text
+    assert allowed.find(host) == found and "stay allowed" in caplog.text
     (keys.path / "allowed").unlink()
     assert allowed.find(host) == found
 
@@ -291,7 +291,7 @@ def test_damaged_allow_list(keys: KeyDirectory) -> None:
 
 
 def run_copy(line: str, tmp_path: Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the line with an ssh that is a shell on this machine, for a user with another home, and a lax umask."""
+    """Runs the line with a fake ssh: a shell on this machine, for a user with another home and a lax umask."""
     stub = tmp_path / "bin" / "ssh"
     stub.parent.mkdir(exist_ok=True)
     stub.write_text(
@@ -307,7 +307,7 @@ def test_copied_to_another_machine(keys: KeyDirectory, tmp_path: Path) -> None:
     home = tmp_path / "another home"
     home.mkdir()
     there = KeyDirectory("", {"HOME": str(home)})
-    for _ in range(2):  # again, over what is there
+    for _ in range(2):  # the second time over existing files
         done = run_copy(keys.copy_command("me@there"), tmp_path, home)
         assert done.returncode == 0, done.stderr
         assert there.client("host") == keys.client("host")
@@ -381,7 +381,7 @@ def test_a_rotation_that_crashed_half_way_is_finished(tmp_path, monkeypatch, nam
         assert any(row.public in before and row.revoked for row in keys.allowed() if row.name == "driver")
 
 
-def test_another_key_that_cannot_be_used_is_nobodys_concern(tmp_path):
+def test_faults_of_another_key_do_not_matter(tmp_path):
     keys = KeyDirectory(tmp_path / "keys")
     keys.create()
     keys.add("driver", "alice")
@@ -401,7 +401,7 @@ def test_a_damaged_key_stops_no_broker_and_can_be_replaced(keys: KeyDirectory) -
         assert keys.rotate(name) == keys.client("driver", name).public
 
 
-def test_a_key_of_another_broker_is_not_let_in(tmp_path):
+def test_a_key_of_another_broker_is_not_allowed(tmp_path):
     ours, theirs = KeyDirectory(tmp_path / "ours"), KeyDirectory(tmp_path / "theirs")
     ours.create()
     foreign = theirs.add("driver", "foreign").public

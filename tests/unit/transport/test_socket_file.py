@@ -1,4 +1,4 @@
-"""The file of a Unix socket: kept, made again, and taken away while nobody can be let in."""
+"""The file of a Unix socket: it is kept, made again, and renamed while no connection can be accepted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Make = Callable[[int], "zmq.Socket[Any]"]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes sockets, which are closed at the end."""
+    """Makes sockets, and closes them at the end."""
     with contextlib.ExitStack() as stack:
         context: zmq.Context[Any] = stack.enter_context(zmq.Context())
 
@@ -45,7 +45,7 @@ def path_of(address: str) -> Path:
 
 
 def talk(make: Make, bound: zmq.Socket[Any], address: str) -> None:
-    """A newcomer is heard."""
+    """Asserts that a message on a new connection arrives."""
     peer = make(zmq.DEALER)
     peer.connect(address)
     peer.send(b"hello")
@@ -82,7 +82,7 @@ def test_a_missing_directory_is_waited_for(make: Make, address: str) -> None:
     talk(make, bound, address)
 
 
-def test_nobody_comes_in_while_descriptors_are_scarce(
+def test_no_connection_is_accepted_while_descriptors_are_scarce(
     make: Make, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = RESERVED_DESCRIPTORS
@@ -96,27 +96,27 @@ def test_nobody_comes_in_while_descriptors_are_scarce(
     for _ in range(2):
         entrance.keep()
         assert not path_of(address).exists()
-        assert is_listened_at(address)  # so newcomers are told that, and no other broker takes the place
+        assert is_listened_at(address)  # so new processes get the right error, and no other broker takes the address
     left = RESERVED_DESCRIPTORS
     entrance.keep()
     assert path_of(address).exists()
     talk(make, bound, address)
     left = 0
     entrance.keep()
-    path_of(address + SHUT).unlink()  # a cleaner has come as well
+    path_of(address + SHUT).unlink()  # a cleaner removes this file, too
     left = RESERVED_DESCRIPTORS
     entrance.keep()
     entrance.keep()
     talk(make, bound, address)
 
 
-def test_of_tcp_there_is_nothing_to_keep(make: Make) -> None:
+def test_a_tcp_socket_has_no_file(make: Make) -> None:
     entrance = SocketFile(make(zmq.ROUTER), "tcp://127.0.0.1:1")
     entrance.keep()
     entrance.remove()
 
 
-def test_who_listens(make: Make, address: str) -> None:
+def test_whether_an_address_is_in_use(make: Make, address: str) -> None:
     assert not is_listened_at(address)
     assert not is_listened_at("tcp://127.0.0.1:1")
     path_of(address).touch()

@@ -1,4 +1,4 @@
-"""What the sockets of the protocol are told, and what they tell of the other side."""
+"""The options of the sockets, and what they report about the peer."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def context():
 
 
 @pytest.mark.parametrize("kind", [zmq.ROUTER, zmq.DEALER])
-def test_a_connection_lives_for_as_long_as_the_other_kernel_answers(context, kind):
-    """And not the other process, which may be stopped: no pings of ZeroMQ's own."""
+def test_a_connection_lives_as_long_as_the_peers_kernel_acknowledges(context, kind):
+    """The peer's process need not answer, since it may be stopped: ZeroMQ's own pings are not used."""
     with make_socket(context, kind, "tcp://127.0.0.1:1", Config()) as made:
         assert made.getsockopt(zmq.HEARTBEAT_IVL) == 0
         assert made.getsockopt(zmq.TCP_KEEPALIVE) == 1
 
 
-def test_a_reader_that_stands_still_answers():
+def test_a_stopped_reader_still_acknowledges():
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
         theirs, _ = server.accept()
         with theirs:
             ours.setblocking(False)
             with pytest.raises(BlockingIOError):
-                while True:  # until nothing more fits into the buffers of either side
+                while True:  # until the buffers of both sides are full
                     ours.send(bytes(1 << 20))
             assert unanswered_s(ours.fileno()) == 0.0
 
 
-def test_what_is_no_connection_tells_nothing():
+def test_a_descriptor_that_is_not_a_connection():
     read, write = os.pipe()
     assert unanswered_s(read) == 0.0
     os.close(read)

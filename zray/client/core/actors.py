@@ -1,11 +1,11 @@
-"""The caller's side of actors: one ``ActorView`` per actor that this process creates or calls.
+"""The caller's side of actors: one ``ActorView`` for each actor that this process creates or calls.
 
-A view is the route of the actor's calls. Calls of an actor that runs one at a time leave in the order in which they
-were made: one that waits for an argument holds back those behind it (``OrderedView``). Calls of an actor that runs
-several at once leave when their arguments exist, since an argument may depend on a later call (``UnorderedView``).
-Both hold back what exceeds the caller's window (``zray.client.core.windows``).
+A view is the route of the actor's calls. If an actor runs one call at a time, its calls are sent in the order in which
+they were made: a call that waits for an argument holds back the calls after it (``OrderedView``). If an actor runs
+several calls at once, a call is sent when its arguments exist, because an argument may depend on a later call
+(``UnorderedView``). Both hold back calls that exceed the caller's window (``zray.client.core.windows``).
 
-``in_flight`` are the calls that have been sent and not answered, by sequence number of the present incarnation. When
+``in_flight`` are the calls that were sent and not answered, by their sequence number in the present incarnation. When
 the broker announces a new incarnation, each of them is sent again or fails, by the rule in SPEC.md.
 """
 
@@ -34,12 +34,11 @@ from zray.protocol.messages import (
 from zray.protocol.records import ActorSpec
 
 OVER = -1
-"""The number of a call that was cancelled and is still in a queue."""
+"""The sequence number of a call that was cancelled and is still in a queue."""
 
 
 class Creation(NamedTuple):
-    """What the creator has to keep: the constructor's arguments stay pinned, for restarts, until the actor is dead.
-
+    """The record that an actor's creator keeps. It pins the constructor's arguments for restarts, until the actor dies.
     ``request``, ``get_if_exists``: see ``ActorCreate``.
     """
 
@@ -49,16 +48,16 @@ class Creation(NamedTuple):
     get_if_exists: bool
 
     def announcement(self, ready: bool, payload: bytes) -> ActorCreate:
-        """What the broker is told."""
+        """Returns the message that announces the actor to the broker."""
         task = self.task
         return ActorCreate(task.task_id, task.function_id, self.spec, self.request, self.get_if_exists, ready, payload)
 
 
 class ActorView(ABC):
-    """What this process knows of one actor. The calls not yet sent are held by the subclass.
+    """What this process knows of one actor. The subclass holds the calls that were not sent yet.
 
-    ``state``: see ``zray.client.core.states``; ``n_bytes``: of the calls that are in_flight; ``always``: so many may
-    send_call whatever they weigh, since the actor runs as many at once.
+    ``state``: see ``zray.client.core.states``. ``n_bytes``: the size of the calls in flight. ``always``: the number of
+    calls that may be in flight whatever their size, because the actor runs as many at once.
     """
 
     __slots__ = ("_max_bytes", "_max_calls", "actor_id", "always", "class_name", "creation", "death", "death_message",
@@ -74,23 +73,23 @@ class ActorView(ABC):
         self.incarnation = 0
         self.state = LIVE
         self.death = b""  # the error of calls to a dead actor
-        self.death_message = ""  # what it says, if it is not that of the constructor: then each call's names the call
+        self.death_message = ""  # its text, to which each call's name is added; empty for a constructor's error
         self.in_flight: dict[int, Task] = {}
         self.next_seq = 1
         self.creation: Creation | None = None
         self.table = table
 
     def enter(self, state: int) -> None:
-        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        """Changes the state. Raises IllegalTransition if ``state`` may not follow."""
         self.state = VIEW.after[self.state][state]
 
     @property
     def pending_calls(self) -> int:
-        """Calls without an outcome."""
+        """The number of calls without an outcome."""
         return self.n_unsent + len(self.in_flight)
 
     def is_full(self) -> bool:
-        """Whether no other call may be sent now."""
+        """Whether no further call may be sent now."""
         n_calls = len(self.in_flight)
         return n_calls >= self.always and (
             n_calls >= self._max_calls or self.n_bytes >= self._max_bytes or self.table.n_bytes >= self.table.max_bytes
@@ -99,36 +98,36 @@ class ActorView(ABC):
     @property
     @abstractmethod
     def n_unsent(self) -> int:
-        """How many calls have not been sent."""
+        """The number of calls that were not sent yet."""
 
     @abstractmethod
     def take_unsent(self) -> list[Task]:
-        """The calls not yet sent, oldest first, which are forgotten here."""
+        """Removes and returns the calls that were not sent yet, oldest first."""
 
     @abstractmethod
     def add(self, task: Task) -> None:
-        """A new call, to be sent when it is ready."""
+        """Adds a new call, to be sent when it is ready."""
 
     @abstractmethod
     def put_back(self, tasks: list[Task]) -> None:
-        """Calls that were sent, oldest first, are to be sent again, ahead of those that were not."""
+        """Puts calls that were sent, oldest first, before those that were not, to be sent again."""
 
     @abstractmethod
     def remove(self, task: Task) -> None:
-        """A call that was not sent has an outcome."""
+        """Removes a call that was not sent and has an outcome."""
 
     @abstractmethod
     def held(self) -> Collection[Task]:
-        """The calls that may be sent as soon as there is room, the first of them first."""
+        """The calls that may be sent as soon as there is room, in order."""
 
     @abstractmethod
     def go_on(self) -> None:
-        """There may be room now."""
+        """Sends held calls, because there may be room now."""
 
     # ------------------------------------------------------------------ as a Route
 
     def ready(self, task: Task) -> None:
-        if self.in_flight.get(task.seq) is task:  # to be tried again
+        if self.in_flight.get(task.seq) is task:  # it is tried again
             del self.in_flight[task.seq]
             self.n_bytes -= task.counted
             self.table.n_bytes -= task.counted
@@ -153,7 +152,7 @@ class ActorView(ABC):
         self.table.send(ActorCall(self.actor_id, self.incarnation, task.seq, task.task_id, task.attempt, payload))
 
     def forget_in_flight(self) -> dict[int, Task]:
-        """Whatever was sent is with nobody any more."""
+        """Removes and returns all calls in flight: the actor that had them is gone."""
         in_flight, self.in_flight = self.in_flight, {}
         self.table.n_bytes -= self.n_bytes
         self.n_bytes = 0
@@ -176,10 +175,10 @@ class ActorView(ABC):
 
 
 class OrderedView(ActorView):
-    """Of an actor that runs one call at a time. ``_queue``: calls not yet sent, oldest first.
+    """The view of an actor that runs one call at a time. ``_queue``: the calls not sent yet, oldest first.
 
-    To look for a call among a million takes long. So one that is cancelled stays where it is, ``_n_over`` of them, with
-    a number of ``OVER``, until it is at the head or most are such.
+    Searching for a call among a million takes long. So a cancelled call stays in the queue, with the sequence number
+    ``OVER``, until it is at the head, or until more than half of the queue are such calls. ``_n_over`` counts them.
     """
 
     __slots__ = ("_n_over", "_queue")
@@ -216,7 +215,7 @@ class OrderedView(ActorView):
         queue = self._queue
         if queue and queue[0] is task:
             queue.popleft()
-            self.table.soon(task)  # what stood behind it may go now
+            self.table.soon(task)  # the call behind it may be sent now
         elif self.state is not DEAD:
             task.seq = OVER
             self._n_over += 1
@@ -242,8 +241,8 @@ class OrderedView(ActorView):
 
 
 class UnorderedView(ActorView):
-    """Of an actor that runs several calls at once. ``_waiting``: calls not yet sent, by task; ``_held``: those of them
-    that have their arguments, in the order in which they are to be sent."""
+    """The view of an actor that runs several calls at once. ``_waiting``: the calls not sent yet, by task. ``_held``:
+    those of them whose arguments exist, in the order in which they will be sent."""
 
     __slots__ = ("_held", "_waiting")
 
@@ -304,7 +303,7 @@ class _CreationRoute:
     __slots__ = ("_table", "_view", "actor_id")
 
     def __init__(self, view: ActorView, table: ActorTable) -> None:
-        self.actor_id = b"nobody"  # of a constructor the broker tells, and no worker
+        self.actor_id = b"nobody"  # no worker answers for a constructor: the broker does
         self._view = view
         self._table = table
 
@@ -331,13 +330,13 @@ class _CreationRoute:
         return
 
     def done(self, task: Task, error: bytes) -> None:
-        if self._view.state is not DEAD:  # an argument of the constructor is an error: the actor will never be
+        if self._view.state is not DEAD:  # an argument of the constructor is an error: the actor never starts
             self._table.send(ActorReady(self._view.actor_id, error))
         self._view.creation = None
 
 
 class ActorTable:
-    """All actors that this process has to do with. ``n_bytes``: of the calls that are in_flight."""
+    """All actors that this process has created or calls. ``n_bytes``: the size of all calls in flight."""
 
     def __init__(
         self, references: ReferenceTable, tasks: TaskTable, send: Callable[[Any], None], windows: Windows
@@ -353,11 +352,11 @@ class ActorTable:
         self._references = references
         self._tasks = tasks
         self._handle_of: dict[bytes, bytes] = {}  # handle object -> actor, for the actors created here
-        self._named: set[bytes] = set()  # those of them that have a name, which a dead one keeps until its release
+        self._named: set[bytes] = set()  # those of them with a name; a dead actor keeps its name until its release
 
     def view(self, actor_id: bytes, ordered: bool, concurrency: int = 1, class_name: str = "") -> ActorView:
-        """The view of an actor, made at its first use. ``ordered``: it runs its calls in their order, one at a time;
-        ``concurrency``: so many at once."""
+        """Returns the view of an actor, which is made at its first use. ``ordered``: it runs its calls in order, one at
+        a time. ``concurrency``: the number of calls that it runs at once."""
         view = self.views.get(actor_id)
         if view is None:
             kind = OrderedView if ordered else UnorderedView
@@ -367,10 +366,10 @@ class ActorTable:
     # ------------------------------------------------------------------ creation
 
     def create(self, spec: ActorSpec, task: Task, request: int = 0, get_if_exists: bool = False) -> None:
-        """Announces an actor at once (its name is taken from now on), and sends its constructor when it can run.
+        """Announces an actor at once, which takes its name, and sends its constructor when that can run.
 
-        ``task``: its constructor, whose identifier is the actor's. Actors must be created in the order of these.
-        ``request``, ``get_if_exists``: see ``ActorCreate``.
+        ``task``: its constructor; its identifier is the actor's. Actors must be created in the order of their
+        identifiers. ``request``, ``get_if_exists``: see ``ActorCreate``.
         """
         actor_id = task.task_id
         view = self.view(actor_id, spec.ordered, spec.max_concurrency, spec.class_name)
@@ -390,7 +389,7 @@ class ActorTable:
             self._tasks.dispatch(task)
 
     def abandon(self, actor_id: bytes) -> None:
-        """The broker did not take the actor, since its name is another's."""
+        """Removes an actor that the broker did not accept, because another actor has its name."""
         view = self.views.pop(actor_id)
         view.enter(DEAD)
         self._named.discard(actor_id)
@@ -400,7 +399,10 @@ class ActorTable:
             self._tasks.fail(creation.task, encode_failure("ActorDiedError", "its name was taken", actor_id))
 
     def handle_freed(self, object_id: bytes) -> bool:
-        """The handle object of an actor that was created here can no longer be reached; False: it is none."""
+        """Releases an actor created here, because its handle object can no longer be reached.
+
+        Returns False if ``object_id`` is not a handle object.
+        """
         actor_id = self._handle_of.pop(object_id, None)
         if actor_id is None:
             return False
@@ -420,7 +422,7 @@ class ActorTable:
         return isinstance(task.route, ActorView)
 
     def submit(self, view: ActorView, task: Task) -> None:
-        """Takes charge of a call."""
+        """Adds a call."""
         if view.state is DEAD:
             self._tasks.tasks[task.task_id] = task
             for object_id in task.arguments.held:
@@ -431,7 +433,7 @@ class ActorTable:
         self._tasks.submit(task)
 
     def on_state(self, message: ActorState) -> None:
-        """The broker tells of a new incarnation, or of the end."""
+        """Handles the broker's report of a new incarnation, or of the actor's death."""
         view = self.views.get(message.actor_id)
         if view is None or view.state is DEAD:
             return
@@ -452,10 +454,10 @@ class ActorTable:
             if creation.task.task_id in self._tasks.tasks:
                 self._tasks.fail(creation.task, view.death)
         if view.actor_id not in self._handle_of.values():
-            self.views.pop(view.actor_id, None)  # should a handle still be used, the broker answers for the dead
+            self.views.pop(view.actor_id, None)  # if a handle is still used, the broker answers for the dead actor
 
     def _fail_dead(self, task: Task, view: ActorView) -> None:
-        """A call's error names the call. There may be a million of them: those that read alike are the same bytes."""
+        """Fails a call with an error that names the call. Equal errors share their bytes: there may be a million."""
         if view.death_message:
             self._tasks.fail(task, _death_of(task.attempt_text, view.death_message, view.actor_id))
         else:
@@ -483,20 +485,20 @@ class ActorTable:
             if task.cancelled:
                 self._tasks.fail_cancelled(task)
                 continue
-            text = f"{task.attempt_text} was with the actor when that died, and may have run: {message.message}"
+            text = f"{task.attempt_text} was with the actor when it died, and may have run: {message.message}"
             self._tasks.fail(task, encode_failure("ActorUnavailableError", text, view.actor_id))
         view.go_on()
 
     def check(self) -> None:
-        """Raises AssertionError if the books are wrong, or a call is held for no reason; for tests."""
+        """Raises AssertionError if the counts are wrong, or a call is held without a reason. For tests."""
         for view in self.views.values():
             assert view.n_bytes == sum(task.counted for task in view.in_flight.values()), "bytes of calls under way"
             assert all(view.in_flight[seq].seq == seq for seq in view.in_flight), (
-                "a call that flies under another number"
+                "a call in flight under another number"
             )
             held = next(iter(view.held()), None)
             could_go = held is not None and held.state is READY and view.state is LIVE
-            # Room that calls of other actors make is noticed at this one's next outcome, of which there must be one.
+            # Room that calls of other actors make is noticed at this actor's next outcome. So a call must be in flight.
             assert not could_go or len(view.in_flight) >= view.always, "a call is held that could start"
         assert self.n_bytes == sum(view.n_bytes for view in self.views.values()), "bytes of all calls under way"
 

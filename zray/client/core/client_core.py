@@ -1,7 +1,7 @@
 """The client core: everything that a driver or worker decides, see ``zray/protocol/contract.py``.
 
-User code calls its tables. ``dropped`` may be appended to from anywhere, also from a garbage collection; it is looked
-at by ``collect``.
+The session calls its tables. Any code may append to ``dropped``, also during a garbage collection. ``collect`` reads
+it.
 """
 
 from __future__ import annotations
@@ -86,28 +86,28 @@ from zray.protocol.questions import Answer, Question
 from zray.protocol.records import Activity
 
 UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
-"""Ray's words."""
+"""Ray's wording."""
 MAX_INSPECTED = 20
-"""Calls that run, and objects that are waited for: so many are told of."""
+"""The number of running calls, and of awaited objects, that an answer to ``Inspect`` contains."""
 FORCE_IS_FOR_TASKS = "force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()"
 
 
 class OwnTransfers(Protocol):
-    """Objects between machines for a process that pulls and serves by itself, since its machine has no host."""
+    """The transfers of a process that pulls and serves objects itself, because its machine has no host."""
 
     def receive(self, source: bytes, message: Any) -> None:
-        """A message of another process, or of the broker."""
+        """Handles a message of another process, or of the broker."""
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Lets time pass."""
 
     def lose_cluster(self, reason: str) -> None:
-        """The broker is gone."""
+        """Ends all transfers, because the broker is gone."""
 
 
 class ClientCore:
-    """The state of one process. ``process_id``: its own; ``host_id``: of the host whose store it writes to;
-    ``max_inline_bytes``: of the values in one message, in sum; ``windows``: how much may be under way."""
+    """The state of one client process. ``process_id``: its own identifier. ``host_id``: the host whose store it writes
+    to. ``max_inline_bytes``: the limit for all values in one message. ``windows``: how much may be under way."""
 
     def __init__(self, process_id: bytes, host_id: bytes, max_inline_bytes: int, windows: Windows = WINDOWS) -> None:
         self.process_id = process_id
@@ -126,22 +126,22 @@ class ClientCore:
         self.tasks = TaskTable(self.references, self.locations, max_inline_bytes)
         self.queue_route = QueueRoute(self.tasks, to_broker, windows)
         self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
-        self.transfers: OwnTransfers | None = None  # where the machine has no host
-        self.faults = 0  # messages of other processes whose content was no good
+        self.transfers: OwnTransfers | None = None  # set if the machine has no host
+        self.faults = 0  # number of malformed messages of other processes
         self.now = 0.0  # when the present turn began
-        self.awaited: dict[Any, list[bytes]] = {}  # objects that threads of this process wait for, by who waits
-        self._retries = Digest("attempts are over and tried again")
+        self.awaited: dict[Any, list[bytes]] = {}  # by waiter: the objects that a thread of this process waits for
+        self._retries = Digest("attempts failed and are tried again")
         self.on_logs: Callable[[ShowLogs], None] = self.perform
-        """Called with what workers have printed, in order. (Effects of two turns may be performed by two threads.)"""
-        self._unseen = Digest("more errors that nobody has fetched")
+        """Called with workers' output, in order. (Not an effect: two threads may perform the effects of two turns.)"""
+        self._unseen = Digest("more errors that were not fetched")
         self.references.on_unseen = self._on_unseen
         self.tasks.on_retry = self._on_retry
         self.execution = Execution(self.references, self.tasks, to_broker, self.perform, host_id, windows.started_bytes)
 
-    # ------------------------------------------------------------------ in and out
+    # ------------------------------------------------------------------ messages and effects
 
     def receive(self, source: bytes, message: Any, now: float) -> None:
-        """A message of the broker's, or one of another process that came by itself."""
+        """Handles a message of the broker, or a single message of another process."""
         self.now = now
         if source != BROKER:
             self._received_from(source, message)
@@ -154,41 +154,46 @@ class ClientCore:
         for inner in unpack_messages(message.rows, FROM_PEER):
             try:
                 self._received_from(message.source, inner)
-            except ProtocolError:  # what came with it counts
+            except ProtocolError:  # the messages that came with it are valid
                 self.faults += 1
 
     def _received_from(self, source: bytes, message: Any) -> None:
         if source == self.process_id:
-            raise ProtocolError("what a process has to tell itself does not come from outside")
+            raise ProtocolError("a message arrived that claims to come from this process itself")
         _PEER_HANDLERS[type(message)](self, source, message)
 
     def take_output(self) -> Output[ClientEffect]:
-        """What is to be done now."""
+        """Takes the messages and effects that are due."""
         return self._outbox.take()
 
     @property
     def has_output(self) -> bool:
-        """Whether there is something to be done."""
+        """Whether there are messages or effects to take."""
         return bool(self._outbox)
 
     def _on_retry(self, name: str, notice: str) -> None:
         self._tell(self._retries.add(self.now, name, notice))
 
     def tick(self, now: float) -> None:
-        """Time has passed."""
+        """Lets time pass."""
         self.now = now
         if self.transfers is not None:
             self.transfers.tick()
         self.execution.note_time(now)
-        self.tell_news(now)
+        self.tell_held_back(now)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing runs here of which the time is noted."""
+        return self.transfers is None and not self.execution.running
 
     def due_s(self, now: float) -> float:
-        """Nothing here is more urgent than a regular tick."""
+        """No limit: nothing in this core is more urgent than a regular tick."""
         return math.inf
 
     @event
-    def tell_news(self, now: float) -> None:
-        """Tells what has been held back to be told in one line."""
+    def tell_held_back(self, now: float) -> None:
+        """Shows the warnings and errors that were held back, to be shown in one line."""
         self._tell(self._retries.flush(now))
         if unseen := self._unseen.flush(now):
             self.perform(Unhandled(unseen))
@@ -198,7 +203,7 @@ class ClientCore:
             if not data:
                 return f"{UNHANDLED}: {name} raised an error of {size:,} bytes, which is too large to be shown here"
             if origin := aliased(data):
-                return f"{UNHANDLED}: {name} was not run, since its argument {origin.hex()} is an error"
+                return f"{UNHANDLED}: {name} was not run, because its argument {origin.hex()} is an error"
             return f"{UNHANDLED}: {show_error(data)}"
 
         if unseen := self._unseen.add(self.now, name, what):
@@ -219,7 +224,7 @@ class ClientCore:
             drop(gone if type(gone) is bytes else gone.object_id)
 
     def send(self, dest: bytes, message: Any) -> None:
-        """Sends a message to the broker or to another process, which may be this one."""
+        """Sends a message to the broker, to another process, or to this process itself."""
         if dest == self.process_id:
             _PEER_HANDLERS[type(message)](self, dest, message)
         elif dest == BROKER:
@@ -230,12 +235,13 @@ class ClientCore:
     # ------------------------------------------------------------------ cancellation
 
     def cancel(self, object_id: bytes, mode: int) -> None:
-        """Cancels the task or call that makes an object, if it has not ended. Asks the owner, who may be another."""
+        """Cancels the task or call that makes an object, if it has not ended. Asks the owner, which may be another
+        process."""
         self.send(owner_of(object_id), CancelObject(object_id, mode))
 
     def _on_cancel_object(self, source: bytes, message: CancelObject) -> None:
         if not self.references.owns(message.object_id):
-            raise ProtocolError("asked to cancel a task of somebody else")
+            raise ProtocolError("asked to cancel a task that another process owns")
         task = self.tasks.tasks.get(task_of(message.object_id))
         if task is None:
             return  # it has ended, or the object was put
@@ -244,7 +250,7 @@ class ClientCore:
         else:
             self.tasks.cancel(task.task_id, message.mode)
 
-    # ------------------------------------------------------------------ where objects are
+    # ------------------------------------------------------------------ the places of objects
 
     def _left_behind(self, source: bytes, message: LeftBehind) -> None:
         for object_id in message.object_ids:
@@ -260,7 +266,7 @@ class ClientCore:
             self.transfers.receive(BROKER, message)
 
     def _about_transfers(self, source: bytes, message: Any) -> None:
-        """Of interest only to a process that pulls and serves by itself: others leave that to their host."""
+        """Handles a message about transfers. Only a process without a host makes any: others leave it to their host."""
         if self.transfers is not None:
             self.transfers.receive(source, message)
         elif isinstance(message, Pull):
@@ -274,8 +280,7 @@ class ClientCore:
             for holder in (host, *self.locations.forget(object_id)):
                 self.perform(FreeSegment(holder, object_id))
 
-    # ------------------------------------------------------------------ what it does
-
+    # ------------------------------------------------------------------ inspection
     def _inspect(self, message: Inspect) -> None:
         awaited = [
             self.tasks.about(object_id)
@@ -286,14 +291,14 @@ class ClientCore:
         activity = Activity(running, awaited[:MAX_INSPECTED], self.tasks.waiting_for_arguments())
         self.to_broker(Inspected(message.request, activity))
 
-    # ------------------------------------------------------------------ small services
+    # ------------------------------------------------------------------ helpers for the session and the tables
 
     def new_task_id(self) -> bytes:
         """An identifier for a task or ``put`` of this process."""
-        return self.process_id + next(self._counter).to_bytes(8, "big")  # as ``make_task_id``, which takes a call more
+        return self.process_id + next(self._counter).to_bytes(8, "big")  # ``make_task_id`` inlined, to save a call
 
     def only_task(self) -> bytes:
-        """The task that has no outcome yet, if it is the only one, and no call of an actor is under way; else empty."""
+        """Returns the only task under way; empty if there is none, if there are others, or a call of an actor."""
         tasks = self.tasks.tasks
         if len(tasks) != 1:
             return b""
@@ -307,15 +312,15 @@ class ClientCore:
             self.to_broker(FunctionPut(function_id, name, blob))
 
     def new_request(self, on_answer: Callable[[Any], None]) -> int:
-        """A number for a request to the broker; ``on_answer`` gets the answer."""
+        """Returns a number for a request to the broker. ``on_answer`` is called with the answer."""
         request = self._next_request
         self._next_request += 1
         self._requests[request] = on_answer
         return request
 
     def query(self, question: Callable[[int], Question], on_answer: Callable[[Any], None]) -> None:
-        """Asks the broker. ``question``: makes it of its number; ``on_answer`` gets the answer, or None if there will
-        be none."""
+        """Asks the broker. ``question(number)`` makes the question. ``on_answer`` is called with the answer, or with
+        None if there will be none."""
         self.to_broker(question(self.new_request(on_answer)))
 
     def _answered(self, request: int, value: Any) -> None:
@@ -325,7 +330,7 @@ class ClientCore:
 
     @event
     def rejected(self, message: Any, reason: str, now: float) -> None:
-        """The link to the broker did not take a message: whoever waits for what comes of it is told."""
+        """Reports a message that the link to the broker did not accept, to the code that waits for its result."""
         self.now = now
         text = f"a {type(message).__name__} was not sent to the broker: {reason}"
         error = encode_failure("MessageRefusedError", text)
@@ -349,7 +354,7 @@ class ClientCore:
 
     @event
     def lose_cluster(self, message: str, now: float) -> None:
-        """The broker is gone: every wait ends with ClusterUnavailableError."""
+        """Ends every wait with ClusterUnavailableError, because the broker is gone."""
         self.now = now
         self.tasks.lose_everything("ClusterUnavailableError", message)
         for object_id, entry in list(self.references.entries.items()):
@@ -397,7 +402,7 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     CopyMade: lambda core, source, m: core.directory.on_copy_made(source, m),
     CopyGone: lambda core, source, m: core.directory.on_copy_gone(source, m),
     LeftBehind: ClientCore._left_behind,
-    ChannelWanted: lambda core, source, m: core.send(source, ChannelOffer("", b"", b"")),  # nobody dials a client
+    ChannelWanted: lambda core, source, m: core.send(source, ChannelOffer("", b"", b"")),  # clients have no channels
     Pull: ClientCore._about_transfers,
     Chunk: ClientCore._about_transfers,
     PullFailed: ClientCore._about_transfers,

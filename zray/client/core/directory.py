@@ -1,6 +1,6 @@
-"""Where the objects of this process are: what it is asked as their owner, and what it is told.
+"""Handles the messages about where the objects of this process are: questions to it as their owner, and reports.
 
-``LocationTable`` knows the copies; the host that keeps the original is in the object's reference entry.
+``LocationTable`` has the copies. The host that keeps the original is in the object's reference entry.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zray.protocol.messages import CopyGone, CopyMade, FreeObjects, KeepCopies, 
 
 
 class ObjectDirectory:
-    """Answers for the objects that this process owns. ``send(dest, message)``."""
+    """Answers questions about the objects that this process owns. ``send(dest, message)`` sends a message."""
 
     def __init__(
         self, references: ReferenceTable, locations: LocationTable, send: Callable[[bytes, Any], None]
@@ -24,7 +24,7 @@ class ObjectDirectory:
         self._send = send
 
     def on_locate(self, source: bytes, message: Locate) -> None:
-        """A process wants an object of this one: it is told from whom it gets it."""
+        """Tells a process that wants an object of this process from which processes to get it."""
         object_id = message.object_id
         entry = self._own_stored(object_id)
         if entry is None:
@@ -32,7 +32,7 @@ class ObjectDirectory:
             self._send(source, Located(object_id, message.question, 0, [], "ObjectFreedError", why))
             return
         for process_id in (source, entry.host):
-            self._references.watch_once(process_id)  # what it has goes with it
+            self._references.watch_once(process_id)  # if it dies, its copy is gone
         sources = self._locations.sources(object_id, entry.host, source, message.serves, message.lost)
         kind, why = ("", "") if sources else ("ObjectLostError", "no host has it any more")
         if not sources and self._references.is_dead(entry.host):
@@ -40,7 +40,7 @@ class ObjectDirectory:
         self._send(source, Located(object_id, message.question, entry.size, sources, kind, why))
 
     def on_copy_made(self, source: bytes, message: CopyMade) -> None:
-        """A host has a complete copy now."""
+        """Notes that a host has a complete copy now."""
         entry = self._own_stored(message.object_id)
         if entry is None:
             self._send(source, FreeObjects([message.object_id]))  # it was freed while it was copied
@@ -52,21 +52,23 @@ class ObjectDirectory:
                 self._promote(message.object_id)
 
     def on_copy_gone(self, source: bytes, message: CopyGone) -> None:
-        """A host has dropped its copy, or has not got one."""
+        """Notes that a host has dropped its copy, or never received one."""
         self._own_stored(message.object_id)
         self._locations.gone(message.object_id, source)
 
     def _own_stored(self, object_id: bytes) -> Entry | None:
-        """The entry of a stored object of this process; None if it has been freed. Raises ProtocolError if the object
-        is somebody else's: where it is, only its owner is told, and only its owner says."""
+        """Returns the entry of a stored object of this process; None if it has been freed.
+
+        Raises ProtocolError if another process owns the object: only the owner is told, and asked, where an object is.
+        """
         self._references.check_own(object_id)
         entry = self._references.entries.get(object_id)
         return entry if entry is not None and is_stored(entry.status, entry.data) else None
 
     def _promote(self, object_id: bytes) -> None:
-        """The host that kept an object is gone: the copies that there are, are the object now.
+        """Makes the copies of an object its originals, because the host that kept it is gone.
 
-        All of them, as one may have been evicted, of which hosts do not tell.
+        All copies are promoted, because one may have been evicted: hosts do not report that.
         """
         copies = self._locations.complete(object_id)
         for host in copies:
@@ -76,7 +78,7 @@ class ObjectDirectory:
             self._locations.gone(object_id, copies[0])
 
     def on_process_died(self, process_id: bytes) -> None:
-        """What it kept or copied is gone."""
+        """Removes a dead process: the objects and copies that it kept are gone."""
         self._locations.on_process_died(process_id)
         for object_id in self._references.stored_at(process_id):
             self._promote(object_id)

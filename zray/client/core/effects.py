@@ -1,4 +1,4 @@
-"""What a client core asks its shell to do besides sending messages."""
+"""The effects of a client core: what it asks its shell to do besides sending messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zray.protocol.records import PrintedLines
 
 
 class FreeSegment(NamedTuple):
-    """A stored object can no longer be reached."""
+    """Free the segment of a stored object that can no longer be reached."""
 
     host: bytes
     object_id: bytes
@@ -21,29 +21,29 @@ class Interrupt(NamedTuple):
 
 
 class ShowLogs(NamedTuple):
-    """Lines that workers printed; ``left_out``: how many are missing."""
+    """Show lines that workers printed. ``left_out``: the number of lines that are missing."""
 
     entries: list[PrintedLines]
     left_out: int
 
 
 class Unhandled(NamedTuple):
-    """A task has failed, and nobody has heard of its error, nor can any more."""
+    """Show the error of a failed task that no process has fetched, and that none can fetch any more."""
 
     text: str
 
 
 class Warn(NamedTuple):
-    """A warning for the user."""
+    """Show a warning to the user."""
 
     text: str
 
 
 class Callback(Protocol):
-    """Run code of the user's, such as the callbacks of a future."""
+    """Run user code, such as the callbacks of a future."""
 
     def complete(self) -> None:
-        """Runs it."""
+        """Runs the code."""
 
 
 ClientEffect = Callback | FreeSegment | Interrupt | ShowLogs | Unhandled | Warn

@@ -1,11 +1,11 @@
-"""The worker's side: the payloads that it was given, in order, and the answers that it owes.
+"""The worker's side: the tasks and calls that it was given, in order, and the answers that it owes.
 
-A worker runs plain tasks one after the other, or serves one actor. ``take`` hands the next piece of work to the shell,
+A worker runs plain tasks one after the other, or serves one actor. ``take`` returns the next task or call to the shell,
 which runs it and calls ``finish``. Answers may be held back until the owners of references inside have acknowledged
-(the reference rule). A worker of plain tasks does not leave while it owns objects that can be reached. An actor's does
-when the actor ends, and what it owned ends with it.
+them (the reference rule). A worker of plain tasks does not leave while it owns objects that can be reached. An actor's
+worker leaves when the actor ends, and the objects that it owned are lost.
 
-An actor that ends by intention takes no more calls, and ends when those that run have ended (``end_actor``).
+An actor that ends itself takes no more calls, and ends when its running calls have ended (``end_actor``).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TASK, CONSTRUCTOR, CALL = range(3)
 
 
 class Return(NamedTuple):
-    """One return value: see ``Outcome``."""
+    """One return value, see ``Outcome``."""
 
     status: int
     data: bytes
@@ -65,13 +65,13 @@ class Listener(Protocol):
     """A thread that waits for work."""
 
     def wake(self) -> None:
-        """There may be something to take."""
+        """Wakes the thread, because there may be something to take."""
 
 
 class Assignment:
-    """A piece of work that has been taken and not finished. ``covered``: references that its arguments brought;
-    ``stored``: return values that are in the store, or are being written there; ``fault``: why its payload cannot be
-    read; ``untold_bytes``: of its payload, until the broker has been told that it was started."""
+    """A task, call or constructor that was taken and is not finished. ``covered``: references in its arguments.
+    ``stored``: return values in the store, complete or being written. ``fault``: why its payload cannot be read; empty
+    if it can. ``untold_bytes``: the size of its payload; -1 once its start has been reported."""
 
     __slots__ = (
         "actor_start",
@@ -101,7 +101,7 @@ class Assignment:
         self.payload, self.fault = read_payload(payload)
         self.untold_bytes = len(payload)
         self.covered: list[bytes] = []
-        self.keep: list[Any] = []  # what its return values refer to, until they are answered for
+        self.keep: list[Any] = []  # what its return values refer to, until they are answered
         self.stored: list[bytes] = []
         self.shape = b""
         self.gpus: list[int] = []
@@ -109,7 +109,7 @@ class Assignment:
 
 
 class Execution:
-    """What this process has been given to do."""
+    """The tasks and calls that this process was given."""
 
     def __init__(
         self,
@@ -128,29 +128,29 @@ class Execution:
         self._perform = perform
         self._host_id = host_id
         self._queue: deque[Run | ActorRun | ActorStart] = deque()
-        self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived
+        self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived, not unpickled
         self.job: JobConfig | None = None
-        self.worth_keeping: Callable[[], bool] = lambda: False  # to start another would cost more than this one does
-        self.idle: Listener | None = None  # to be woken when there may be something to take
-        self._asked: set[bytes] = set()  # functions that have been asked for
+        self.worth_keeping: Callable[[], bool] = lambda: False  # True if a new worker would cost more than this one
+        self.idle: Listener | None = None  # woken when there may be something to take
+        self._asked: set[bytes] = set()  # functions that were requested from the broker
         self._running: dict[bytes, Assignment] = {}
-        self._seen_at: dict[bytes, float] = {}  # when what runs was first seen to
-        self._owed = 0  # answers that wait for acknowledgements
-        self._blocked = 0  # tasks that wait in ``get``
+        self._seen_at: dict[bytes, float] = {}  # by task: when it was first seen running
+        self._owed = 0  # number of answers that wait for acknowledgements
+        self._blocked = 0  # number of tasks that wait in ``get``
         self.actor_id = b""
-        self._actor_function = b""  # its class
+        self._actor_function = b""  # the actor's class
         self.actor_spec: ActorSpec | None = None
         self.incarnation = 0
         self._stopping = False  # the actor's last handle is gone
-        self.leaving = False  # no more work is taken; the process goes when ``may_exit``
-        self.must_exit = False  # as soon as nothing runs
-        self._end_reason = ""  # why the actor ends, once that is decided, until the broker has been told
-        self._enders: set[bytes] = set()  # running calls that have ended the actor: they have no other outcome
+        self.leaving = False  # no more work is taken; the process exits when ``may_exit``
+        self.must_exit = False  # the process exits as soon as nothing runs
+        self._end_reason = ""  # why the actor ends, from the decision until the broker has been told
+        self._enders: set[bytes] = set()  # running calls that have ended the actor: that is their only outcome
 
-    # ------------------------------------------------------------------ work
+    # ------------------------------------------------------------------ tasks and calls
 
     def take(self) -> Assignment | None:
-        """The next piece of work, if there is one whose function is here."""
+        """Takes the next task or call; None if there is none, or if its function has not arrived yet."""
         if not self._queue:
             if self._stopping and not self._running and not self.leaving:
                 self.end_actor("all handles of the actor were dropped")
@@ -172,21 +172,21 @@ class Execution:
 
     @property
     def queued(self) -> int:
-        """Envelopes that have not been started."""
+        """The number of tasks and calls that were not started yet."""
         return len(self._queue)
 
     @property
     def running(self) -> int:
-        """Pieces of work that have been taken and not finished."""
+        """The number of tasks and calls that were taken and are not finished."""
         return len(self._running)
 
     def note_time(self, now: float) -> None:
-        """Called some times a second: what runs now and did not before has just begun. Short tasks pay nothing."""
+        """Notes since when tasks run. Called several times a second, so that short tasks pay nothing for it."""
         if self._running or self._seen_at:
             self._seen_at = {task_id: self._seen_at.get(task_id, now) for task_id in self._running}
 
     def about_running(self, now: float, most: int) -> list[RunningCall]:
-        """The pieces of work that run."""
+        """Describes at most ``most`` of the running tasks and calls."""
         class_name = self.actor_spec.class_name if self.actor_spec is not None else ""
         rows = []
         for task_id, task in itertools.islice(self._running.items(), most):
@@ -196,11 +196,12 @@ class Execution:
         return rows
 
     def is_running(self, task_id: bytes) -> bool:
-        """Whether the task has been taken and not finished."""
+        """Whether the task was taken and is not finished."""
         return task_id in self._running
 
     def function_name(self, task_id: bytes) -> str:
-        """Of a piece of work that runs: ``module.function``, ``module.Class.method``; empty if none such runs."""
+        """The name of a running task's function: ``module.function``, ``module.Class.method``; empty if it is not
+        running."""
         task = self._running.get(task_id)
         shipped = self.functions.get(task.function_id or self._actor_function) if task is not None else None
         if task is None or shipped is None:
@@ -211,7 +212,7 @@ class Execution:
         return f"{shipped.name}.{method or '__init__'}"
 
     def finish(self, task: Assignment, returns: list[Return], retryable: bool, run_us: int) -> None:
-        """Answers for a piece of work, as soon as all references inside are safe."""
+        """Answers a task or call. The answer is sent once the owners of all references inside have acknowledged."""
         kept = self._release(task)
         if self._enders and task.task_id in self._enders:
             died = encode_failure("ActorDiedError", self._end_reason or "its process exits", self.actor_id)
@@ -233,7 +234,7 @@ class Execution:
             self._end_if_done()
 
     def finish_cancelled(self, task: Assignment) -> None:
-        """A piece of work was interrupted."""
+        """Answers a task or call that was interrupted."""
         self._release_unseen(task)
         if task.kind == TASK:
             self._answer_later(Done(task.task_id, task.attempt, 0, b""), [])
@@ -243,7 +244,7 @@ class Execution:
             self._end_if_done()
 
     def refuse(self, task: Assignment, why: str) -> None:
-        """Answers for a piece of work that cannot be read: it costs only who has sent it."""
+        """Answers a task or call that cannot be read. Only the sender is affected."""
         text = f"the call cannot be read by its worker: {why}"
         if task.kind == CONSTRUCTOR:
             self.constructed(task, encode_failure("ActorDiedError", text, self.actor_id))
@@ -251,10 +252,9 @@ class Execution:
             self.finish(task, [Return(ERROR, encode_failure("SystemFailure", text), 0, ())], False, 0)
 
     def end_actor(self, reason: str, ender: bytes = b"") -> None:
-        """The actor ends itself, when all calls that run have ended. What is queued gets no answer from here; the
-        broker tells the callers.
+        """Ends the actor once all running calls have ended. The broker answers the queued calls, not this process.
 
-        ``ender``: the call that has asked for it, if it is one that runs: it is answered with the actor's death.
+        ``ender``: the running call that asked for the end, if one did. It is answered with the actor's death.
         """
         if ender in self._running:
             self._enders.add(ender)
@@ -265,7 +265,7 @@ class Execution:
         self._end_if_done()
 
     def stop_taking(self) -> None:
-        """No more work is taken. What is queued gets no answer from here."""
+        """Takes no more tasks or calls. This process does not answer the queued ones."""
         self.hand_back()
         self._queue.clear()
         self.leaving = True
@@ -273,24 +273,26 @@ class Execution:
 
     @property
     def ends_actor(self) -> bool:
-        """Whether the actor's end is decided, and has not been told yet, since calls still run."""
+        """Whether the actor's end is decided, but not reported yet, because calls still run."""
         return self._end_reason != ""
 
     def exit_process(self, task_id: bytes) -> None:
-        """The process is to go as soon as nothing runs, whatever it owns. ``task_id``: the piece of work that has asked
-        for it, of whose end the broker tells when the process is gone."""
+        """Makes the process exit as soon as nothing runs, whatever it owns.
+
+        ``task_id``: the task that asked for it. The broker reports its end when the process is gone.
+        """
         self._running.pop(task_id, None)
         self.must_exit = True
         self.stop_taking()
 
     def abandon_all(self) -> None:
-        """What runs has had its time: who waits for it hears of the end from the broker."""
+        """Drops the running tasks and calls, whose time is up. The broker reports the end to their callers."""
         self._running.clear()
         if self._end_reason:
             self._end_if_done()
 
     def _end_if_done(self) -> None:
-        """Tells the broker of the actor's end once nothing runs. The answers that are still held back go first."""
+        """Reports the actor's end to the broker once nothing runs. Answers that are held back are sent first."""
         if not self._running:
             reason, self._end_reason = self._end_reason, ""
             self._answer_later(ActorExiting(self.actor_id, reason), [])
@@ -298,7 +300,8 @@ class Execution:
             self._wake()
 
     def constructed(self, task: Assignment, error: bytes) -> None:
-        """The actor's constructor returned, or raised ``error``; one that has ended its actor has no other outcome."""
+        """Reports that the actor's constructor returned, or raised ``error``. If the constructor has ended the actor,
+        only the actor's end is reported."""
         self._release_unseen(task)
         if self._end_reason:
             self._end_if_done()
@@ -310,13 +313,13 @@ class Execution:
         return self._references.uncover(task.covered, task.owner) if task.covered else []
 
     def _release_unseen(self, task: Assignment) -> None:
-        """As ``_release``, where no result will tell the submitter what is kept: its owner is told like any other."""
+        """As ``_release``, if no result tells the submitter which of its objects are kept: they are registered."""
         for object_id in self._release(task):
             self._references.entries[object_id].registered -= 1
             self._references.register(object_id)
 
     def _answer_later(self, answer: Any, inner: list[bytes]) -> None:
-        # What the answer carries is held until it has gone: giving a registration back must not overtake it.
+        # References in the answer are pinned until it is sent: giving back a registration must not overtake it.
         self._owed += 1
         for object_id in inner:
             self._references.pin(object_id)
@@ -349,7 +352,7 @@ class Execution:
 
     def on_actor_run(self, message: ActorRun) -> None:
         if self.leaving:
-            return  # the actor has ended, and the broker answers for it
+            return  # the actor has ended, and the broker answers the call
         self._queue.append(message)
         if self.idle is not None:
             self.idle.wake()
@@ -374,7 +377,7 @@ class Execution:
     # ------------------------------------------------------------------ blocking and leaving
 
     def block(self) -> None:
-        """A task begins to wait for objects: its CPUs, and what stands behind it, can be used elsewhere."""
+        """Notes that a task waits for objects. Its CPUs are lent, and the tasks queued behind it are handed back."""
         self._blocked += 1
         if self._blocked == 1:
             self.hand_back()
@@ -394,14 +397,14 @@ class Execution:
             self._queue.clear()
 
     def tell_started(self) -> None:
-        """What runs takes long, or waits: its owner may send more, if it is large."""
+        """Reports running tasks with large payloads, because they take long or wait: their owners may send more."""
         for task in self._running.values():
             if task.kind == TASK and task.untold_bytes >= self._started_bytes:
                 task.untold_bytes = -1
                 self._send(Started(task.task_id, task.attempt))
 
     def leave(self, reason: str) -> None:
-        """Takes no more work; the process may exit once ``may_exit``."""
+        """Takes no more tasks. The process may exit once ``may_exit``."""
         if not self.leaving:
             self.leaving = True
             self.hand_back()
@@ -409,7 +412,7 @@ class Execution:
             self._wake()
 
     def may_exit(self) -> bool:
-        """Whether a leaving worker owes nothing to anybody any more."""
+        """Whether a leaving worker may exit: it owes no answer, and no process can need its objects."""
         if not self.leaving or self._running or self._owed:
             return False
         if self.actor_id or self.must_exit:
@@ -428,7 +431,7 @@ class Execution:
     # ------------------------------------------------------------------ cancellation
 
     def on_cancel(self, message: CancelTask) -> None:
-        """Drops a task that has not been started; has one that runs interrupted, or killed by force."""
+        """Cancels a task. Drops it if it was not started; interrupts it if it runs, or has it killed by force."""
         if message.mode & CANCEL_RECURSIVE:
             self._tasks.cancel_children(message.task_id, message.mode)
         for item in self._queue:

@@ -1,46 +1,46 @@
-"""Where an owner's stored objects are besides the host that keeps them, and who is getting one from whom.
+"""The places of an owner's stored objects besides the host that keeps them, and the transfers between holders.
 
-The host that an object was stored at is in its reference entry; this table has the copies, complete or under way, each
-with its *parents*: whom it was told to get it from. Whoever asks is sent to the holder that feeds the fewest, which may
-be one that is still receiving. So of many that ask at the same time each feeds one other, a chain in which chunks
-travel as fast as through one link; those that ask later find more who are complete. An asker is never sent to
-somebody who gets the object from it, or both would wait for ever.
+The host that an object was stored at is in its reference entry. This table has the copies, complete or under way. Each
+has *parents*: the holders from which it was told to get the object. A process that asks is sent to the holder with the
+fewest children, which may itself still be receiving. So many processes that ask at the same time form a chain, in which
+each feeds one other, and chunks travel as fast as through one link. Processes that ask later find more complete
+holders. A process is never sent to a holder that gets the object from it, because both would wait for ever.
 """
 
 from __future__ import annotations
 
 MAX_SOURCES = 3
-"""Complete holders that feed nobody are named together, up to this number: the asker takes chunks from each."""
+"""Up to this number of complete holders without children are named together. The asker takes chunks from each."""
 
 
 class Holder:
-    """A copy. ``parents``: whom it comes from; empty when it is complete."""
+    """A copy. ``parents``: the holders from which it comes; empty if it is complete."""
 
     __slots__ = ("complete", "parents", "serves")
 
     def __init__(self, serves: bool) -> None:
         self.complete = False
-        self.serves = serves  # others may be sent to it
+        self.serves = serves  # other processes may be sent to it
         self.parents: tuple[bytes, ...] = ()
 
 
 class LocationTable:
-    """The copies of one process's objects; and what has the identifier of one and is none, see ``leave``."""
+    """The copies of one process's objects; also segments left by earlier attempts, see ``leave``."""
 
     def __init__(self) -> None:
         self._left: dict[bytes, set[bytes]] = {}
         self._copies: dict[bytes, dict[bytes, Holder]] = {}
-        self._held_by: dict[bytes, set[bytes]] = {}  # objects of which a process has a copy or gets one
+        self._held_by: dict[bytes, set[bytes]] = {}  # by process: the objects of which it has or gets a copy
 
     def sources(self, object_id: bytes, keeper: bytes, asker: bytes, serves: bool, lost: list[bytes]) -> list[bytes]:
-        """Whom ``asker`` is to ask for an object that ``keeper`` stores; empty if nobody is left.
+        """Returns the holders that ``asker`` should ask for an object that ``keeper`` stores; empty if none is left.
 
-        ``lost``: those that have turned out not to have it. The asker counts as somebody who is getting it.
+        ``lost``: holders that turned out not to have it. From now on the asker counts as receiving the object.
         """
         copies = self._copies.setdefault(object_id, {})
         for process_id in lost:
-            # One that is still getting it says so itself when it does not, and must not be forgotten before: it may be
-            # behind the asker, or the asker behind it.
+            # A holder that still receives it reports itself if it fails. It must not be removed before: the asker may
+            # get the object from it, or it from the asker.
             if process_id in copies and copies[process_id].complete:
                 self._held_by[process_id].discard(object_id)
                 del copies[process_id]
@@ -66,13 +66,13 @@ class LocationTable:
 
     @staticmethod
     def _holders(copies: dict[bytes, Holder], keeper: bytes) -> list[tuple[bytes, bool]]:
-        """Everybody who might be asked, the keeper first."""
+        """The holders that may be asked, and whether each is complete; the keeper first."""
         others = [(process_id, holder.complete) for process_id, holder in copies.items() if holder.serves]
         return [(keeper, True), *(row for row in others if row[0] != keeper)]
 
     @staticmethod
     def _fed(copies: dict[bytes, Holder]) -> dict[bytes, int]:
-        """How many each holder feeds."""
+        """The number of children of each holder."""
         fed: dict[bytes, int] = {}
         for holder in copies.values():
             for parent in holder.parents:
@@ -81,7 +81,7 @@ class LocationTable:
 
     @staticmethod
     def _descendants(copies: dict[bytes, Holder], asker: bytes) -> set[bytes]:
-        """The asker, and all who get the object from it, directly or not."""
+        """The asker, and all processes that get the object from it, directly or not."""
         children: dict[bytes, list[bytes]] = {}
         for process_id, holder in copies.items():
             for parent in holder.parents:
@@ -95,13 +95,13 @@ class LocationTable:
         return found
 
     def made(self, object_id: bytes, host: bytes) -> None:
-        """A host has the whole object now."""
+        """Notes that a host has the whole object now."""
         holder = self._copies.setdefault(object_id, {}).setdefault(host, Holder(serves=True))
         holder.complete, holder.parents = True, ()
         self._held_by.setdefault(host, set()).add(object_id)
 
     def gone(self, object_id: bytes, host: bytes) -> None:
-        """A host has no copy, and does not get one."""
+        """Notes that a host has no copy, and does not receive one."""
         copies = self._copies.get(object_id)
         if copies is not None:
             self._drop(object_id, copies, host)
@@ -117,19 +117,22 @@ class LocationTable:
         return [host for host, holder in self._copies.get(object_id, {}).items() if holder.complete]
 
     def leave(self, object_id: bytes, host: bytes) -> None:
-        """A host has what an earlier attempt stored as this object. It is freed with the object, which that host may
-        get a copy of before."""
+        """Notes that a host has a segment that an earlier attempt stored as this object.
+
+        It is freed with the object. Before that, the host may also get a copy of the object.
+        """
         self._left.setdefault(object_id, set()).add(host)
 
     def forget(self, object_id: bytes) -> list[bytes]:
-        """The object is freed: those who have, or get, a copy, or have what was left of it."""
+        """Removes an object that is freed. Returns the processes that have or get a copy, or have a segment left of
+        it."""
         copies = self._copies.pop(object_id, {})
         for host in copies:
             self._held_by[host].discard(object_id)
         return [*copies, *(self._left.pop(object_id, set()) - copies.keys())]
 
     def on_process_died(self, process_id: bytes) -> None:
-        """Its copies are gone with it."""
+        """Removes the copies of a dead process."""
         for object_id in self._held_by.pop(process_id, ()):
             copies = self._copies[object_id]
             del copies[process_id]

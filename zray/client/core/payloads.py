@@ -1,6 +1,6 @@
-"""What travels with a task and comes back from it: payloads and outcomes, as bytes that the broker forwards.
+"""Payloads, which travel with a task, and outcomes, which come back: bytes that the broker forwards.
 
-What comes from another process is checked here, where it is read.
+Bytes from another process are checked here, where they are read.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import ProtocolError
 
 MAX_OBJECT_BYTES = 1 << 46
-"""What says that it is larger is not true."""
+"""The largest size of an object. A larger size in a message is malformed."""
 
 
 class Arguments(NamedTuple):
-    """A call's arguments as they were serialized.
+    """A call's serialized arguments.
 
-    ``refs`` are the top-level references, as (position or keyword, object); their places in ``data`` are blank.
-    ``held`` is everything to be pinned until the outcome: those, the ones nested in values, a handle.
+    ``refs``: the top-level references, as (position or keyword, object). Their places in ``data`` are blank. ``held``:
+    the objects to pin until the outcome: these, references nested in values, and a handle.
     """
 
-    status: int  # INLINE, or STORED: too large for a payload, in the store under object_id
+    status: int  # INLINE, or STORED if too large for a payload: then it is in the store under object_id
     data: bytes
     object_id: bytes
     host: bytes
-    size: int  # of what is STORED, in bytes
+    size: int  # of the stored object, in bytes
     refs: tuple[tuple[int | str, bytes], ...]
     held: tuple[bytes, ...]
 
 
 class TaskPayload(NamedTuple):
-    """What a worker is given; opaque to the broker."""
+    """The part of a task that a worker reads. The broker does not read it."""
 
     options: bytes
     status: int
@@ -51,13 +51,13 @@ class TaskPayload(NamedTuple):
 
 _NO_PAYLOAD = TaskPayload(b"", INLINE, b"", b"", b"", 0, [])
 _make_tuple: Any = tuple.__new__
-"""Of a named tuple from a list whose length is known to be right: two thirds of what ``_make`` takes."""
+"""Makes a named tuple from a list of the right length, in two thirds of the time of ``_make``."""
 
 
 def read_payload(packed: bytes) -> tuple[TaskPayload, str]:
-    """A payload, and "", or an empty one and why it cannot be read: who sent it is to be told.
+    """Returns the payload and ""; or an empty payload and the reason why it cannot be read, which the sender is told.
 
-    What of it is looked at only when the call is run, where whatever is wrong is the call's error, is not checked here.
+    Parts that are read only when the call runs are not checked here: a fault in them is the call's error.
     """
     try:
         fields = unpack(packed)
@@ -73,22 +73,22 @@ def read_payload(packed: bytes) -> tuple[TaskPayload, str]:
 
 
 def _are_arguments(refs: list[Any]) -> bool:
-    """Whether each is [key, object_id, status, data, host, size]."""
+    """Whether each element is [key, object_id, status, data, host, size]."""
     try:
-        for key, object_id, status, data, host, size in refs:  # each by itself: there may be thousands
+        for key, object_id, status, data, host, size in refs:  # written out for speed: there may be thousands
             if (
                 type(object_id) is not bytes or len(object_id) != OBJECT_ID_BYTES or type(status) is not int
                 or type(data) is not bytes or type(host) is not bytes or type(size) is not int
                 or (type(key) is not int and type(key) is not str)
             ):  # fmt: skip
                 return False
-    except (ValueError, TypeError):  # no list of six
+    except (ValueError, TypeError):  # an element is not a list of six
         return False
     return True
 
 
 class Outcome(NamedTuple):
-    """What a worker answers; opaque to the broker. ``returns``: [status, data, size, inner references]."""
+    """A worker's answer. The broker does not read it. ``returns``: a list of [status, data, size, inner references]."""
 
     host: bytes
     returns: list[Any]
@@ -97,7 +97,7 @@ class Outcome(NamedTuple):
 
 
 def read_outcome(payload: bytes) -> Outcome:
-    """Parses and checks a worker's answer."""
+    """Decodes and checks a worker's answer. Raises ProtocolError if it is malformed."""
     fields = unpack(payload)
     if type(fields) is not list or len(fields) != len(Outcome._fields):
         raise ProtocolError("malformed outcome")
@@ -106,7 +106,7 @@ def read_outcome(payload: bytes) -> Outcome:
         raise ProtocolError("malformed outcome")
     try:
         for status, data, size, inner in returns:
-            if (  # each by itself: this is done for every result
+            if (  # written out for speed: this runs for every result
                 type(status) is not int or type(data) is not bytes or type(size) is not int or type(inner) is not list
                 or not INLINE <= status <= ERROR or not 0 <= size <= MAX_OBJECT_BYTES
                 or (inner and not _are_objects(inner))
@@ -122,7 +122,7 @@ def read_outcome(payload: bytes) -> Outcome:
 
 
 def first_error(returns: list[Any]) -> list[Any] | None:
-    """The first of a call's return values that is an error: of a generator others may come before it."""
+    """The first of a call's return values that is an error; None if none is. A generator's values may precede it."""
     for each in returns:
         if each[0] == ERROR:
             return each  # type: ignore[no-any-return]
@@ -130,12 +130,12 @@ def first_error(returns: list[Any]) -> list[Any] | None:
 
 
 def raised(outcome: Outcome) -> str:
-    """The last line of what an attempt raised; an error that is in the store is not read for it."""
+    """The last line of the error that an attempt raised. An error in the store is not read: then it is "an error"."""
     failed = first_error(outcome.returns)
     data = b"" if failed is None else failed[1]
     lines: list[str] = []
     if is_error(data) and not aliased(data):
-        with contextlib.suppress(SystemFailure):  # whatever its worker has sent: it is tried again
+        with contextlib.suppress(SystemFailure):  # the error is malformed: the task is tried again all the same
             lines = error_text(data).strip().splitlines()
     return lines[-1] if lines else "an error"
 
@@ -145,5 +145,5 @@ def _are_objects(identifiers: list[Any]) -> bool:
 
 
 def pack_outcome(host: bytes, returns: Iterable[Any], kept: list[bytes], retryable: bool) -> bytes:
-    """The counterpart of ``read_outcome``."""
+    """Encodes an outcome for ``read_outcome``."""
     return pack((host, list(returns), kept, retryable))

@@ -12,11 +12,11 @@ from zray.client.core.windows import Windows
 from zray.protocol.messages import Cancel, Submit
 
 MAX_IDLE_WINDOWS = 1000
-"""Of kinds of resources that tasks have asked for."""
+"""The number of shapes from which on windows that are not in use are removed."""
 
 
 class _Window:
-    """Tasks that ask for the same resources: ``n_bytes``, of those under way; ``held``: those that wait for room."""
+    """The tasks of one shape. ``n_bytes``: the size of those under way. ``held``: the tasks that wait for room."""
 
     __slots__ = ("held", "n_bytes")
 
@@ -26,10 +26,10 @@ class _Window:
 
 
 class QueueRoute:
-    """Plain tasks: through the broker's queue, within the windows of ``zray.client.core.windows``.
+    """The route of plain tasks: through the broker's queue, within the windows of ``zray.client.core.windows``.
 
-    ``n_bytes``: of all tasks under way. ``_behind_all``: shapes whose tasks wait for room among all tasks, and not only
-    among those of their shape. Those are let go by the outcome of any task.
+    ``n_bytes``: the size of all tasks under way. ``_behind_all``: shapes with room in their own window, whose tasks
+    wait because of the limit for all tasks. The outcome of any task may let them go.
     """
 
     __slots__ = ("_behind_all", "_max_bytes", "_max_bytes_of_all", "_send", "_table", "_windows", "actor_id", "n_bytes")
@@ -47,14 +47,14 @@ class QueueRoute:
         self._behind_all: dict[bytes, None] = {}
 
     def ready(self, task: Task) -> None:
-        if task.counted:  # to be tried again
+        if task.counted:  # it is tried again
             self._uncount(task)
         self._table.soon(task)
 
     def go(self, task: Task) -> None:
         window = self._windows.get(task.shape) or self._new_window(task.shape)
         waits = task.state is READY
-        # As ``_has_room``, which would be a call for every task.
+        # ``_has_room`` written out, to save a call for every task.
         if not window.held and window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all:
             if waits:
                 self._table.dispatch(task)
@@ -70,7 +70,7 @@ class QueueRoute:
         return window.n_bytes < self._max_bytes and self.n_bytes < self._max_bytes_of_all
 
     def _fill(self, shape: bytes, window: _Window) -> None:
-        """Sends those of a window's tasks for which there is room now."""
+        """Sends the tasks of a window for which there is room now."""
         while window.held and self._has_room(window):
             self._table.dispatch(next(iter(window.held.values())))
         if window.held and window.n_bytes < self._max_bytes:
@@ -96,7 +96,7 @@ class QueueRoute:
             self._uncount(task)
 
     def done(self, task: Task, error: bytes) -> None:
-        if task.counted:  # as ``_uncount``, which would be a call for every task
+        if task.counted:  # ``_uncount`` written out, to save a call for every task
             window = self._windows[task.shape]
             window.n_bytes -= task.counted
             self.n_bytes -= task.counted
@@ -115,7 +115,7 @@ class QueueRoute:
         self._let_go(window)
 
     def _let_go(self, window: _Window) -> None:
-        """There is more room, in this window and among all tasks."""
+        """Sends held tasks, because there is more room in this window and among all tasks."""
         if window.held:
             self._table.soon(next(iter(window.held.values())))
         while self._behind_all and self.n_bytes < self._max_bytes_of_all:
@@ -133,7 +133,7 @@ class QueueRoute:
         return window
 
     def check(self) -> None:
-        """Raises AssertionError if the books are wrong, or a task waits for room that is there; for tests."""
+        """Raises AssertionError if the counts are wrong, or a task waits although there is room. For tests."""
         tasks = [task for task in self._table.tasks.values() if task.route is self]
         assert self.n_bytes == sum(task.counted for task in tasks), "bytes of tasks under way"
         for shape, window in self._windows.items():

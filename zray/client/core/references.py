@@ -1,15 +1,17 @@
-"""Who holds what: the reference rule of SPEC.md as a table, for owners and borrowers alike.
+"""The holders of objects: the reference rule of SPEC.md as a table, for owners and borrowers.
 
-Holds one ``Entry`` per object that this process owns or has heard of, and nothing about tasks. Reports by calling
-back (``Waiting.ready``) and by appending to ``peers`` (rows for other processes) and ``freed`` (segments that can go).
+The table has one ``Entry`` for each object that this process owns or knows of, and nothing about tasks. It calls
+``Waiting.ready`` when an object has a value, ``peers`` to send to other processes, and ``freed`` when a segment can be
+freed.
 
-An entry of the *owner* lives while any of these is non-zero: ``local`` (Python references), ``pins`` (arguments of
+The entry of an *owner* exists while any of these is non-zero: ``local`` (Python references), ``pins`` (arguments of
 unanswered tasks, outer objects), ``covers`` (running tasks that were given it), ``holders`` (registrations by process),
-``announced`` (registrations that a third process asked for, and whose holder has not confirmed yet that it was told:
-the announcer may die in between).
-An entry of a *borrower* lives while one of the first three is, and then gives back its ``registered`` registrations.
-A borrower that holds something is registered or covered. A borrower that has a value holds the references inside, as
-the owner does: the value is used here after its owner has died, and so are they.
+``announced`` (registrations that a third process asked for, and whose holder has not confirmed yet: the announcer may
+die before the reference reaches the holder).
+
+The entry of a *borrower* exists while one of the first three is non-zero. When it goes, it gives back its
+``registered`` registrations. A borrower that holds an object is registered or covered. A borrower that has a value also
+holds the references inside, as the owner does, because both the value and they may be used after the owner has died.
 """
 
 from __future__ import annotations
@@ -33,21 +35,22 @@ from zray.protocol.messages import (
 )
 
 MAX_HANDED_OVER = 1 << 16
-"""So many references inside a value are handed over with it. Of a value with more, none are: a message has a largest
-size. Who unpickles it registers for each of them then, which comes to nothing if the value's owner has died before."""
+"""The largest number of references that are handed over with the value that contains them. If there are more, none are
+handed over, because the size of a message is limited. Then the process that unpickles the value registers for each of
+them, which fails if the value's owner has died before."""
 
 
 class Waiting(Protocol):
     """Something that waits for objects."""
 
     def ready(self, object_id: bytes) -> None:
-        """The object has a value or an error now."""
+        """Reports that the object has a value or an error now."""
 
 
 class Entry:
-    """What this process knows of one object. See the module's text for the invariants.
+    """What this process knows of one object. The module's docstring has the invariants.
 
-    ``status`` tells where the value is: in ``data``, or in the store of ``host``. An error is in ``data``, or in the
+    ``status`` says where the value is: in ``data``, or in the store of ``host``. An error is in ``data``, or in the
     store if ``data`` is empty.
     """
 
@@ -62,17 +65,17 @@ class Entry:
         self.inner: tuple[bytes, ...] = ()  # references inside the value, each pinned by this entry
         self.local = 0
         self.pins = 0
-        self.covers = 0  # running tasks that were given the reference: their submitters hold it
+        self.covers = 0  # number of running tasks that were given the reference; their submitters hold it
         self.holders: dict[bytes, int] | None = None  # owner: registrations by process
         self.announced: dict[tuple[bytes, bytes], int] | None = None  # owner: by (holder, announcer), not confirmed yet
         self.registered = 0  # borrower: registrations that the owner holds for this process
         self.requested = False  # borrower: the owner has been asked for the value
-        self.requesters: list[bytes] | None = None  # owner: processes that asked before the value was there
+        self.requesters: list[bytes] | None = None  # owner: processes that asked before the value existed
         self.waiters: list[Waiting] | None = None
         self.ref: Any = None  # weak reference to the process's ObjectRef, kept by the session
 
     def enter(self, status: int) -> None:
-        """Changes the status; raises IllegalTransition if it is none that may follow."""
+        """Changes the status. Raises IllegalTransition if ``status`` may not follow."""
         self.status = OBJECT.after[self.status][status]
 
 
@@ -82,7 +85,7 @@ def is_stored(status: int, data: bytes) -> bool:
 
 
 def _is_elsewhere(entry: Entry) -> bool:
-    """Whether there is something to free beside the entry: a segment, be it half written, or an actor."""
+    """Whether more than the entry has to be freed: a segment, which may be half written, or an actor."""
     being_written = entry.host and entry.status is PENDING
     return entry.status is HANDLE or bool(being_written) or is_stored(entry.status, entry.data)
 
@@ -90,8 +93,8 @@ def _is_elsewhere(entry: Entry) -> bool:
 class ReferenceTable:
     """All objects of one process.
 
-    ``peers(dest, message)`` sends to another process; ``watch(process)`` asks for notice of its death;
-    ``freed(host, object_id)`` is told of stored objects and actor handles that nobody can reach any more.
+    ``peers(dest, message)`` sends to another process. ``watch(process)`` asks for notice of its death.
+    ``freed(host, object_id)`` is called for stored objects and actor handles that can no longer be reached.
     """
 
     def __init__(
@@ -107,23 +110,23 @@ class ReferenceTable:
         self._watch = watch
         self._freed = freed
         self.unseen: dict[bytes, tuple[int, str]] = {}
-        """Tasks of this process that ended with an error of which nobody has heard: how many values they were to
-        return, and their names."""
+        """Tasks of this process that ended with an error that no process has seen: the number of their return values,
+        and their names."""
         self.on_unseen: Callable[[str, bytes, int], None] = lambda name, data, size: None
-        """Told of such an error that nobody can hear of any more: the task's name, the error (empty if it is in a
+        """Called for such an error when it can no longer be seen, with the task's name, the error (empty if it is in a
         store) and its size."""
         self._watched: set[bytes] = set()
         self._dead: set[bytes] = set()
         self._tokens = 0
-        # token -> (object, owner that has to acknowledge, outer object held until then, gates that wait)
+        # token -> (object, owner that must acknowledge, outer object pinned until then, gates that wait)
         self._unacked: dict[int, tuple[bytes, bytes, bytes, list[_Gate]]] = {}
 
     # ------------------------------------------------------------------ entries
 
     def own(self, object_id: bytes, host: bytes = b"") -> Entry:
-        """A new entry for an object of this process, with one local reference.
+        """Makes an entry for a new object of this process, with one local reference.
 
-        ``host``: in whose store it is being written. It is freed there also if it is never resolved.
+        ``host``: the host in whose store it is being written. It is freed there even if it is never resolved.
         """
         entry = self.entries[object_id] = Entry()
         entry.local = 1
@@ -135,16 +138,16 @@ class ReferenceTable:
         return object_id.startswith(self.process_id)
 
     def check_own(self, object_id: bytes) -> None:
-        """Raises ProtocolError for an object of somebody else: only its owner keeps its books."""
+        """Raises ProtocolError for an object of another process: only the owner has records of an object."""
         if not object_id.startswith(self.process_id):
-            raise ProtocolError("asked for, or told of, an object of somebody else")
+            raise ProtocolError("asked for, or told of, an object that another process owns")
 
     def owned_reachable(self) -> bool:
         """Whether some object of this process can still be reached, here or elsewhere."""
         return any(object_id.startswith(self.process_id) for object_id in list(self.entries))
 
     def _entry(self, object_id: bytes) -> Entry:
-        """The entry of any object, made when it is not there."""
+        """Returns the entry of an object; makes it if it does not exist."""
         entry = self.entries.get(object_id)
         if entry is None:
             entry = self.entries[object_id] = Entry()
@@ -164,9 +167,9 @@ class ReferenceTable:
     # ------------------------------------------------------------------ counting
 
     def load(self, object_id: bytes, outer: bytes = b"") -> Entry:
-        """A reference was unpickled here: counts it. ``outer``: the object in whose value it was, if any.
+        """Counts a reference that was unpickled here. ``outer``: the object in whose value it was, if any.
 
-        A borrower that is neither registered nor covered by a running task registers, and holds ``outer`` until the
+        A borrower that is neither registered nor covered by a running task registers. It holds ``outer`` until the
         owner has acknowledged.
         """
         entry = self._entry(object_id)
@@ -176,14 +179,18 @@ class ReferenceTable:
         return entry
 
     def load_covered(self, object_id: bytes) -> Entry:
-        """As ``load``, for arguments of a running task: covered by their submitter until ``uncover``."""
+        """As ``load``, for arguments of a running task. The submitter holds them until ``uncover``."""
         entry = self._entry(object_id)
         entry.local += 1
         entry.covers += 1
         return entry
 
     def uncover(self, object_ids: Iterable[bytes], submitter: bytes) -> list[bytes]:
-        """A task ends. What is left of its arguments is registered, or returned if the submitter owns it."""
+        """Ends the cover of a task's arguments when the task ends.
+
+        Registers this process for the arguments that it still holds. Returns those of them that the submitter owns; the
+        task's result tells the submitter of these.
+        """
         kept = []
         for object_id in object_ids:
             entry = self.entries[object_id]
@@ -191,8 +198,8 @@ class ReferenceTable:
             if self.owns(object_id) or not (entry.local or entry.pins or entry.covers):
                 self._collect(object_id, entry)
             elif not entry.registered and (entry.pins or not entry.covers):
-                # Also while another task here is given it, if something hangs on this process's own hold: the submitter
-                # of that other task may in turn rely on it.
+                # Also while another task here has it, if this process pins it: the submitter of that other task may
+                # itself rely on this process's hold.
                 if owner_of(object_id) == submitter:
                     entry.registered += 1
                     self.watch_once(submitter)
@@ -202,7 +209,7 @@ class ReferenceTable:
         return kept
 
     def drop(self, object_id: bytes) -> None:
-        """A local reference is gone."""
+        """Counts a local reference that is gone."""
         entry = self.entries[object_id]
         entry.local -= 1
         self._collect(object_id, entry)
@@ -218,7 +225,7 @@ class ReferenceTable:
         self._collect(object_id, entry)
 
     def _collect(self, object_id: bytes, entry: Entry) -> None:
-        """Frees the entry if nothing holds it, and what it held, however deep, without recursion."""
+        """Frees the entry if nothing holds it, and then the entries that it held, to any depth, without recursion."""
         stack = [(object_id, entry)]
         while stack:
             object_id, entry = stack.pop()
@@ -240,15 +247,15 @@ class ReferenceTable:
                 inner.pins -= 1
                 stack.append((inner_id, inner))
 
-    # ------------------------------------------------------------------ errors that nobody hears of
+    # ------------------------------------------------------------------ errors that no process has seen
 
     def seen(self, object_id: bytes) -> None:
-        """Somebody has heard of an object's outcome, who can tell if it is an error."""
+        """Notes that code has seen an object's outcome, so that an error need not be shown."""
         if self.unseen:
             self.unseen.pop(task_of(object_id), None)
 
     def tell_unseen(self, task_id: bytes, data: bytes, size: int) -> None:
-        """Tells of a task's error if nobody has heard of it, and no reference to one of its values is left."""
+        """Reports a task's error if no code has seen it, and no reference to one of its values is left."""
         n_returns, name = self.unseen.get(task_id, (0, ""))
         if n_returns and not any(return_id(task_id, index) in self.entries for index in range(1, n_returns + 1)):
             del self.unseen[task_id]
@@ -257,14 +264,14 @@ class ReferenceTable:
     # ------------------------------------------------------------------ hand-over
 
     def register(self, object_id: bytes, outer: bytes = b"") -> None:
-        """Has the owner register this process."""
+        """Asks the owner to register this process."""
         self.entries[object_id].registered += 1
         self._announce(object_id, self.process_id, outer)
 
     def _announce(self, object_id: bytes, holder: bytes, outer: bytes = b"") -> int:
-        """Has the owner register ``holder``. ``when_acknowledged`` waits for it; ``outer`` is pinned until then.
+        """Asks the owner to register ``holder``. ``when_acknowledged`` waits for that; ``outer`` is pinned until then.
 
-        Returns the token that will be acknowledged, 0 if the owner is dead.
+        Returns the token that will be acknowledged; 0 if the owner is dead.
         """
         owner = owner_of(object_id)
         if owner in self._dead:
@@ -279,20 +286,20 @@ class ReferenceTable:
         return self._tokens
 
     def hand_over(self, object_ids: Iterable[bytes], receiver: bytes) -> list[int]:
-        """References travel to ``receiver`` inside a value: makes sure that their owners know.
+        """Makes sure that owners know that their references travel to ``receiver`` inside a value.
 
-        Returns the tokens of what has to be acknowledged before the value may leave.
+        Returns the tokens that must be acknowledged before the value may leave.
         """
         tokens = []
         for object_id in object_ids:
             if self.owns(object_id):
-                self._add_holder(object_id, receiver)  # itself, too: nothing else holds it while the result travels
+                self._add_holder(object_id, receiver)  # even if that is this process: the result on its way holds it
             elif owner_of(object_id) != receiver and (token := self._announce(object_id, receiver)):
                 tokens.append(token)
         return tokens
 
     def adopt(self, object_ids: Iterable[bytes], source: bytes) -> None:
-        """References arrived from ``source`` inside a value that this process has now: pinned; registered already."""
+        """Pins references that arrived from ``source`` inside a value. This process is registered for them already."""
         for object_id in object_ids:
             entry = self._entry(object_id)
             entry.pins += 1
@@ -307,21 +314,21 @@ class ReferenceTable:
                     self._peers(owner, BorrowConfirm(object_id, source))
 
     def keep(self, object_ids: Iterable[bytes], holder: bytes) -> None:
-        """``holder`` says in a result which of this process's objects it keeps."""
+        """Registers ``holder`` for objects of this process that it keeps, as its result says."""
         for object_id in object_ids:
             if not self.owns(object_id):
-                raise ProtocolError("kept a reference of somebody else")
+                raise ProtocolError("kept a reference that another process owns")
             self._add_holder(object_id, holder)
 
     def _add_holder(self, object_id: bytes, holder: bytes) -> None:
         entry = self.entries.get(object_id)
         if entry is None or holder in self._dead:
-            return  # the holder learns of it when it asks for the value
+            return  # the object is freed: the holder learns that when it asks for the value
         self._count(object_id, entry, holder, 1)
         self.watch_once(holder)
 
     def _count(self, object_id: bytes, entry: Entry, holder: bytes, change: int) -> None:
-        # Below zero for a moment is right: a holder may give back what a delayed result is still to announce.
+        # The count may be negative for a time: a holder may give back a registration before a delayed result adds it.
         if entry.holders is None:
             entry.holders = {}
         left = entry.holders.get(holder, 0) + change
@@ -337,11 +344,11 @@ class ReferenceTable:
         return not self._unacked
 
     def when_acknowledged(self, action: Callable[[], None]) -> None:
-        """Calls ``action`` once every registration that was asked for so far is acknowledged."""
+        """Calls ``action`` once every registration requested so far is acknowledged."""
         self._after(self._unacked, action)
 
     def _after(self, tokens: Collection[int], action: Callable[[], None]) -> None:
-        """Calls ``action`` once all of these are acknowledged."""
+        """Calls ``action`` once all ``tokens`` are acknowledged."""
         if not tokens:
             action()
             return
@@ -352,12 +359,12 @@ class ReferenceTable:
     def stored_at(self, host: bytes) -> list[bytes]:
         """This process's objects that are in the store of ``host``."""
         return [
-            object_id for object_id, entry in list(self.entries.items())  # a ``put`` adds some without the lock
+            object_id for object_id, entry in list(self.entries.items())  # a list: ``put`` adds some without the lock
             if entry.host == host and is_stored(entry.status, entry.data) and self.owns(object_id)
         ]  # fmt: skip
 
     def watch_once(self, process_id: bytes) -> None:
-        """Asks for notice of a process's death, unless that was done."""
+        """Asks for notice of a process's death, once."""
         if process_id not in self._watched and process_id != self.process_id:
             self._watched.add(process_id)
             self._watch(process_id)
@@ -367,9 +374,9 @@ class ReferenceTable:
     def resolve(
         self, object_id: bytes, status: int, data: bytes, host: bytes, size: int, inner: tuple[bytes, ...] = ()
     ) -> None:
-        """The object has a value or an error now. ``inner`` must have been adopted or pinned by the caller.
+        """Sets the value or the error of an object. The caller must have adopted or pinned ``inner``.
 
-        For an object that nobody holds any more the value is let go at once.
+        If nothing holds the object any more, the value is freed at once.
         """
         entry = self.entries.get(object_id)
         if entry is None or entry.status is not PENDING:
@@ -379,7 +386,7 @@ class ReferenceTable:
         entry.host = host
         entry.size = size
         entry.inner = inner
-        entry.enter(status)  # last: others look at it without the lock
+        entry.enter(status)  # last, because other threads read it without the lock
         waiters = entry.waiters
         if waiters is not None:
             entry.waiters = None
@@ -392,9 +399,9 @@ class ReferenceTable:
                 self._tell(process, object_id, entry)
 
     def _tell(self, process: bytes, object_id: bytes, entry: Entry) -> None:
-        """Sends a value to a borrower, once the owners of the references inside know that it holds them as well.
+        """Sends a value to a borrower, once the owners of the references inside know that the borrower holds them too.
 
-        Not only the value's owner may hold them: they would go with its process, and the borrower uses the value on.
+        If only the value's owner held them, they would be freed when it dies, while the borrower still uses the value.
         """
         inner = entry.inner if len(entry.inner) <= MAX_HANDED_OVER else ()
         if entry.status is ERROR:
@@ -406,7 +413,7 @@ class ReferenceTable:
             for inner_id in inner:
                 self.unpin(inner_id)
 
-        # The object may be freed meanwhile. But giving a registration back must not overtake the value.
+        # The object may be freed meanwhile. With these pins, giving a registration back does not overtake the value.
         for inner_id in inner:
             self.pin(inner_id)
         self._after(self.hand_over(inner, process), send)
@@ -414,27 +421,30 @@ class ReferenceTable:
     def _let_go(
         self, entry: Entry | None, object_id: bytes, stored: bool, host: bytes, inner: tuple[bytes, ...]
     ) -> None:
-        # A second result of the same object is in the same segment: only an unreachable one's is freed.
+        # A second result of the same object is in the same segment. So the segment is freed only if there is no entry.
         if entry is None and stored and self.owns(object_id):
             self._freed(host, object_id)
         for inner_id in inner:
             self.unpin(inner_id)
 
     def release_segment(self, host: bytes, object_id: bytes) -> None:
-        """A stored value that no entry stands for can go."""
+        """Frees a stored value that has no entry."""
         self._freed(host, object_id)
 
     def await_return(self, object_id: bytes) -> None:
-        """An object that a task is about to return is held from elsewhere, though its reference may be gone already."""
+        """Makes an entry for a return value that other values refer to; its own reference may be gone already."""
         if object_id not in self.entries:
             self.entries[object_id] = Entry()
 
     def fail(self, object_id: bytes, kind: str, message: str) -> None:
-        """Resolves with a failure that travels by name."""
+        """Resolves an object with a failure, which travels by name."""
         self.resolve(object_id, ERROR, encode_failure(kind, message), b"", 0)
 
     def wait_for(self, object_id: bytes, waiter: Waiting) -> bool:
-        """Has ``waiter`` told when the object is ready; False: it is ready already. Asks the owner when borrowed."""
+        """Tells ``waiter`` when the object is ready. Returns False if it is ready already.
+
+        Asks the owner for the value if the object is borrowed.
+        """
         entry = self.entries.get(object_id) or self._entry(object_id)
         if entry.status is not PENDING:
             return False
@@ -449,11 +459,11 @@ class ReferenceTable:
         return True
 
     def has_value(self, object_id: bytes) -> bool:
-        """Whether the value of a known object is known here, and no error."""
+        """Whether the outcome of an object is known here, and is not an error."""
         return self.entries[object_id].status not in (PENDING, ERROR)
 
     def stop_waiting(self, object_id: bytes, waiter: Waiting) -> None:
-        """Undoes ``wait_for``; fine if it is ready meanwhile."""
+        """Undoes ``wait_for``. Does nothing if the object has become ready meanwhile."""
         entry = self.entries.get(object_id)
         if entry is not None and entry.waiters is not None and waiter in entry.waiters:
             entry.waiters.remove(waiter)
@@ -461,7 +471,7 @@ class ReferenceTable:
     # ------------------------------------------------------------------ from other processes
 
     def on_request(self, source: bytes, message: ObjectRequest) -> None:
-        """Somebody asks for the value of an object of this process."""
+        """Answers a process that asks for the value of an object of this process."""
         self.check_own(message.object_id)
         entry = self.entries.get(message.object_id)
         if entry is None:
@@ -477,20 +487,20 @@ class ReferenceTable:
             entry.requesters.append(source)
 
     def on_state(self, source: bytes, message: ObjectState) -> None:
-        """The owner answers."""
+        """Handles the owner's answer to a request for a value."""
         right_host = len(message.host) == PROCESS_ID_BYTES or message.status != STORED
         if owner_of(message.object_id) != source or not (PENDING < message.status <= HANDLE and right_host):
-            raise ProtocolError("an object's state comes from its owner, when it has one")
+            raise ProtocolError("an object's state must come from its owner, and be complete")
         if len(message.inner) % OBJECT_ID_BYTES:
-            raise ProtocolError("an identifier has its exact size")
+            raise ProtocolError("the identifiers in a value do not have their exact size")
         inner = tuple(
             message.inner[start : start + OBJECT_ID_BYTES] for start in range(0, len(message.inner), OBJECT_ID_BYTES)
         )
-        self.adopt(inner, source)  # also if the object is not held any more: what was registered is given back
+        self.adopt(inner, source)  # even if the object is not held any more: then the registrations are given back
         self.resolve(message.object_id, message.status, message.data, message.host, message.size, inner)
 
     def on_borrow_add(self, source: bytes, message: BorrowAdd) -> None:
-        """A holder is announced by whoever hands the reference on, or by itself."""
+        """Registers a holder, which announces itself, or is announced by a process that hands the reference on."""
         self.check_own(message.object_id)
         if source == message.holder:
             self._add_holder(message.object_id, source)
@@ -509,7 +519,7 @@ class ReferenceTable:
         self.watch_once(announcer)
 
     def on_borrow_confirm(self, source: bytes, message: BorrowConfirm) -> None:
-        """A holder has been told of a registration that was announced for it."""
+        """Handles a holder's confirmation of a registration that was announced for it."""
         self.check_own(message.object_id)
         entry = self.entries.get(message.object_id)
         key = (source, message.announcer)
@@ -521,21 +531,21 @@ class ReferenceTable:
         self._count(message.object_id, entry, source, 1)
 
     def on_borrow_check(self, source: bytes, message: BorrowCheck) -> None:
-        """An owner wants to know that everything an announcer had sent has been confirmed."""
+        """Answers an owner that checks whether everything from a dead announcer has been confirmed."""
         self._peers(source, BorrowChecked(message.object_id, message.announcer))
 
     def on_borrow_checked(self, source: bytes, message: BorrowChecked) -> None:
-        """What a dead announcer announced and the holder has not confirmed never reached it."""
+        """Drops the registrations of a dead announcer that the holder has not confirmed: they never reached it."""
         self.check_own(message.object_id)
         if message.announcer not in self._dead:
-            raise ProtocolError("an answer to what was not asked: the announcer lives")
+            raise ProtocolError("an answer without a question: the announcer is alive")
         entry = self.entries.get(message.object_id)
         if entry is not None and entry.announced is not None:
             entry.announced.pop((source, message.announcer), None)
             self._collect(message.object_id, entry)
 
     def on_borrow_ack(self, source: bytes, message: BorrowAck) -> None:
-        """An owner has registered what this process announced."""
+        """Handles an owner's acknowledgement of a registration that this process requested."""
         waiting = self._unacked.get(message.token)
         if waiting is not None and waiting[1] == source:
             self._acknowledged(message.token)
@@ -549,17 +559,17 @@ class ReferenceTable:
             self.unpin(outer)
 
     def on_borrow_end(self, source: bytes, message: BorrowEnd) -> None:
-        """A holder gives registrations back."""
+        """Handles a holder that gives registrations back."""
         self.check_own(message.object_id)
         entry = self.entries.get(message.object_id)
         if entry is not None and source not in self._dead:
             self._count(message.object_id, entry, source, -message.registrations)
             if entry.holders and source in entry.holders:
-                # It has given back what a result, which waits for others, is still to announce: it may die before.
+                # It has given back a registration that a delayed result has not announced yet: it may die before that.
                 self.watch_once(source)
 
     def on_process_died(self, process_id: bytes) -> None:
-        """Its registrations are void; its objects are gone."""
+        """Removes the registrations of a dead process, and fails its objects that are pending here."""
         self._dead.add(process_id)
         self._watched.discard(process_id)
         for token in [token for token, row in self._unacked.items() if row[1] == process_id]:
@@ -584,12 +594,12 @@ class ReferenceTable:
         self._collect(object_id, entry)
 
     def is_dead(self, process_id: bytes) -> bool:
-        """Whether this process has been told of that one's death."""
+        """Whether this process has been told of the death of ``process_id``."""
         return process_id in self._dead
 
 
 class _Gate:
-    """Counts acknowledgements down to an action."""
+    """Calls an action after a number of acknowledgements."""
 
     __slots__ = ("_action", "_left")
 

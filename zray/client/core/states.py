@@ -1,4 +1,4 @@
-"""The states of what a driver or worker owns or calls. ``docs/states.md`` shows these tables."""
+"""The states of tasks, objects and actors in a driver or worker. ``docs/states.md`` shows these tables."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from zray.states import Machine, State
 
 
 class TaskState(State):
-    """Of a task or call, as its owner sees it."""
+    """The states of a task or call, as its owner sees it."""
 
     WAITING = 0, "A reference among its arguments may have no value yet."
     READY = 1, "It has its arguments, and waits for its turn: for a call before it, or for room in a window."
     SENT = 2, "An attempt is with the broker, a worker or an actor."
-    ENDED = 3, "Its outcome is known, and nothing is kept of it but its return values."
+    ENDED = 3, "Its outcome is known. Only its return values are kept."
 
 
 WAITING, READY, SENT, ENDED = TaskState
@@ -29,7 +29,7 @@ TASK = Machine(
             ENDED: "An argument is an error, it is cancelled, its actor is dead, or the cluster is gone.",
         },
         SENT: {
-            READY: "Another attempt is to be made: the worker died, it raised what is retried, or its actor restarts.",
+            READY: "It is tried again: the worker died, it raised an error that is retried, or its actor restarts.",
             ENDED: "It has a result, it has failed for good, or it was cancelled.",
         },
     },
@@ -37,7 +37,7 @@ TASK = Machine(
 
 
 class ObjectStatus(State):
-    """Of an object, as its owner or a borrower sees it. The numbers travel."""
+    """The states of an object, as its owner or a borrower sees it. Messages carry the numbers."""
 
     PENDING = 0, "It has no value yet."
     INLINE = 1, "Its value is in memory here."
@@ -63,7 +63,7 @@ OBJECT = Machine(
 
 
 class ViewState(State):
-    """Of an actor, as a process that calls it sees it."""
+    """The states of an actor, as a process that calls it sees it."""
 
     LIVE = 0, "Calls are sent. The broker keeps them while the actor is being constructed or restarted."
     DEAD = 1, "Calls fail at once."
@@ -76,8 +76,8 @@ VIEW = Machine(
     (LIVE,),
     {
         LIVE: {
-            LIVE: "The broker tells of a new incarnation. What was sent to the one before is sent again, or fails.",
-            DEAD: "The broker tells that the actor is dead, or does not accept it.",
+            LIVE: "The broker reports a new incarnation. Calls to the previous one are sent again, or fail.",
+            DEAD: "The broker reports that the actor is dead, or does not accept it.",
         },
     },
 )

@@ -1,8 +1,8 @@
 """The owner's side of tasks: from submission to the outcome, with retries, dependencies and cancellation.
 
-A ``Task`` is held here from submission until its outcome is known. It is sent only when all its top-level reference
-arguments exist; small ones travel inside the payload. Which route it takes (a queue of the broker, an actor's mailbox)
-is decided by ``task.route``; everything here is indifferent to it.
+A ``Task`` is held here from its submission until its outcome is known. It is sent only when all of its top-level
+reference arguments exist; small ones travel inside the payload. ``task.route`` decides where it is sent (a queue of the
+broker, an actor's mailbox). The code here does not depend on that.
 """
 
 from __future__ import annotations
@@ -27,51 +27,57 @@ from zray.protocol.records import AwaitedObject
 
 UNLIMITED = -1
 NEAR_BYTES = 256 * 1024
-"""From so many bytes of arguments on, a task rather goes to the host that has them."""
+"""A task with at least this many bytes of arguments prefers the host that has them."""
 MAX_LOOKED_AT = 100_000
-"""Of the calls that have no outcome, for people who look."""
+"""The number of calls without an outcome that are counted for an inspection."""
 MAX_NAMES = 20
 MAX_FREE_ATTEMPTS = 20
-"""So often may a task lose its worker before it has started without a retry being counted."""
+"""The number of times that a task may lose its worker before it has started, without costing a retry."""
 RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
-"""Failures of the machinery rather than of the task: worth another attempt."""
+"""Failures of a process or machine, not of the task: they are worth another attempt."""
 TOLD_BY_BROKER = frozenset(("NodeDiedError",))
-"""Of a lost host, the broker tells the driver once, and not each task."""
+"""Failures without a warning for each task: the broker tells the driver once of a lost host."""
 
 
 class Route(Protocol):
-    """Where a task's payload goes, and when. An outcome counts only if it comes from ``actor_id``; empty: from a
-    worker that the broker has given the task."""
+    """Decides where a task's payload is sent, and when.
+
+    An outcome counts only if it comes from ``actor_id``; if that is empty, from a worker to which the broker gave the
+    task.
+    """
 
     actor_id: bytes
 
     @property
     def class_name(self) -> str:
-        """Of the actor; empty if there is none, or its class is not known here."""
+        """The class of the actor; empty if there is no actor, or its class is not known here."""
 
     def ready(self, task: Task) -> None:
-        """The task's arguments exist, or it is to be tried again: ask for ``go`` by ``TaskTable.soon``."""
+        """Called when the task's arguments exist, or it is tried again. Requests ``go`` by ``TaskTable.soon``."""
 
     def go(self, task: Task) -> None:
-        """Has the table dispatch the task, if it still waits and may go."""
+        """Lets the table dispatch the task, if it still waits and may be sent."""
 
     def send(self, task: Task, payload: bytes) -> None:
         """Sends an attempt."""
 
     def cancel(self, task: Task, mode: int) -> None:
-        """Asks whoever has the task to drop or stop it."""
+        """Asks the process that has the task to drop or stop it."""
 
     def started(self, task: Task) -> None:
-        """Its worker has begun with a large task, and takes long."""
+        """Called when a worker has begun with a large task that takes long."""
 
     def done(self, task: Task, error: bytes) -> None:
-        """The outcome is known; ``error`` is empty when it came from a worker."""
+        """Called when the outcome is known. ``error`` is empty if it came from a worker."""
 
 
 class Task:
-    """One call. ``state``: see ``zray.client.core.states``. Invariants: ``missing`` is the number of its arguments not
-    yet ready; ``counted`` is what of it counts in its route's window, in bytes: nothing before it was sent. ``left``:
-    return values, with hosts, that workers of earlier attempts have stored and perhaps not answered."""
+    """One task or call. ``state``: see ``zray.client.core.states``.
+
+    Invariants: ``missing`` is the number of its arguments that are not ready yet. ``counted`` is its size in the window
+    of its route, in bytes; 0 before it is sent. ``left`` has the return values, with hosts, that workers of earlier
+    attempts have stored and may not have answered.
+    """
 
     __slots__ = ("arguments", "attempt", "cancelled", "counted", "flags", "function_id", "left", "missing", "n_returns",
                  "options", "parent", "retries_left", "route", "seq", "shape", "state", "task_id")  # fmt: skip
@@ -105,14 +111,14 @@ class Task:
         self.counted = 0
         self.state = WAITING if arguments.refs else READY
         self.cancelled = False
-        self.left: list[tuple[bytes, bytes]] | None = None  # a list for each of a million tasks would be much
+        self.left: list[tuple[bytes, bytes]] | None = None  # None and not []: there may be a million tasks
 
     def enter(self, state: int) -> None:
-        """Changes the state; raises IllegalTransition if it is none that may follow."""
+        """Changes the state. Raises IllegalTransition if ``state`` may not follow."""
         self.state = TASK.after[self.state][state]
 
     def ready(self, object_id: bytes) -> None:
-        """One of the arguments exists now (``Waiting``)."""
+        """Counts an argument that exists now, see ``Waiting``."""
         self.missing -= 1
         if not self.missing:
             self.enter(READY)
@@ -120,13 +126,13 @@ class Task:
 
     @property
     def name(self) -> str:
-        """What the user knows it by: ``fit``, or ``Model.fit``."""
+        """The name that the user knows: ``fit``, or ``Model.fit``."""
         name, class_name = name_in(self.options), self.route.class_name
         return f"{class_name}.{name}" if class_name and "." not in name else name
 
     @property
     def attempt_text(self) -> str:
-        """For errors: ``attempt 2 of 4 of `fit```. Attempts that cost no retry are counted as well."""
+        """The attempt, for errors: ``attempt 2 of 4 of `fit```. Attempts that cost no retry are counted too."""
         of = f" of {self.attempt + 1 + self.retries_left}" if self.retries_left != UNLIMITED else ""
         return f"attempt {self.attempt + 1}{of} of `{self.name}`"
 
@@ -142,39 +148,39 @@ class TaskTable:
     """All unanswered tasks of one process."""
 
     def __init__(self, references: ReferenceTable, locations: LocationTable, max_inline_bytes: int) -> None:
-        """``max_inline_bytes``: of the values that travel within one payload, in sum."""
+        """``max_inline_bytes``: the limit for all values in one payload together."""
         self._max_inline_bytes = max_inline_bytes
         self.references = references
         self._locations = locations
         self.tasks: dict[bytes, Task] = {}
         self.on_retry: Callable[[str, str], None] = lambda name, notice: None
-        """Told of an attempt that is over without an outcome: the task's name, and a line about it."""
+        """Called for an attempt that ended without an outcome, with the task's name and a line about it."""
         self._due: deque[Task] = deque()
         self._going = False
 
     # ------------------------------------------------------------------ submission
 
     def about(self, object_id: bytes) -> AwaitedObject:
-        """Of an object that this process waits for: what makes it, unless others have submitted that."""
+        """Describes an object that this process waits for: the task that makes it, if this process submitted that."""
         task = self.tasks.get(task_of(object_id))
         if task is None:
             return AwaitedObject(object_id, "", None)
         return AwaitedObject(object_id, task.name, task.route.actor_id or None)
 
     def waiting_for_arguments(self) -> dict[str, int]:
-        """How many calls wait for arguments, by name; of very many calls, some are looked at."""
+        """The number of calls that wait for arguments, by name. Only the first ``MAX_LOOKED_AT`` calls are counted."""
         some = itertools.islice(self.tasks.values(), MAX_LOOKED_AT)
         return dict(Counter(task.name for task in some if task.missing).most_common(MAX_NAMES))
 
     def submit(self, task: Task) -> None:
-        """Takes charge of a task. Its return objects must be owned already."""
+        """Adds a task. This process must own its return objects already."""
         self.tasks[task.task_id] = task
         arguments = task.arguments
         if arguments.held:
             references = self.references
             for object_id in arguments.held:
                 references.pin(object_id)
-            # Counted before it can be told, so that a value arriving meanwhile does not start it early.
+            # ``missing`` is set before a value can arrive, so that none starts the task early.
             task.missing = sum([references.wait_for(object_id, task) for _, object_id in arguments.refs])
         if not task.missing:
             if task.state is WAITING:
@@ -182,8 +188,9 @@ class TaskTable:
             task.route.ready(task)
 
     def soon(self, task: Task) -> None:
-        """Has ``task.route.go`` called: now, or when the present one has returned. One outcome may decide those of a
-        chain of a million tasks, which no stack could hold.
+        """Calls ``task.route.go``: now, or after the present call of it has returned.
+
+        This avoids recursion: one outcome may decide the outcomes of a chain of a million tasks.
         """
         self._due.append(task)
         if self._going:
@@ -197,12 +204,13 @@ class TaskTable:
             self._going = False
 
     def will_fail(self, task: Task) -> bool:
-        """Whether an argument of a task that has all of them is an error: it takes no room to fail."""
+        """Whether an argument of a task is an error, so that the task fails without being sent. All arguments must be
+        ready."""
         entries = self.references.entries
         return any(entries[object_id].status is ERROR for _, object_id in task.arguments.refs)
 
     def dispatch(self, task: Task) -> None:
-        """Builds the payload and hands it to the route; an argument that is an error is the task's outcome."""
+        """Builds the payload and gives it to the route. If an argument is an error, the task fails with it."""
         arguments = task.arguments
         refs = []
         n_bytes = len(arguments.data)
@@ -221,7 +229,7 @@ class TaskTable:
         task.route.send(task, payload)
 
     def nearest(self, arguments: Arguments) -> bytes:
-        """The host that has most of the bytes of a call's stored arguments; empty when there are too few to matter."""
+        """The host that has most bytes of a call's stored arguments; empty if they are fewer than ``NEAR_BYTES``."""
         if arguments.status != STORED and not arguments.refs:
             return b""
         stored = [(arguments.object_id, arguments.host, arguments.size)] if arguments.status == STORED else []
@@ -239,7 +247,7 @@ class TaskTable:
         return most if n_bytes[most] >= NEAR_BYTES else b""
 
     def again(self, task: Task, *, counts: bool) -> None:
-        """Another attempt; one that ``counts`` uses up a retry."""
+        """Starts another attempt. It uses up a retry if it ``counts``."""
         if counts and task.retries_left != UNLIMITED:
             task.retries_left -= 1
             if not task.retries_left:
@@ -251,12 +259,12 @@ class TaskTable:
     # ------------------------------------------------------------------ outcomes
 
     def on_result(self, message: Result) -> None:
-        """A worker answered; an empty payload says that the task was cancelled."""
+        """Handles a worker's answer. An empty payload says that the task was cancelled."""
         task = self.tasks.get(message.task_id)
         if task is not None and task.route.actor_id != message.actor:
-            raise ProtocolError("an outcome from somebody who was not given the call")
+            raise ProtocolError("an outcome from a process that was not given the call")
         if task is not None and task.attempt == message.attempt and task.state is not SENT:
-            raise ProtocolError("an outcome of what has not been sent")
+            raise ProtocolError("an outcome of a task that was not sent")
         if not message.payload:
             if task is not None and task.attempt == message.attempt:
                 self.fail_cancelled(task)
@@ -266,9 +274,9 @@ class TaskTable:
             if task is not None and task.attempt == message.attempt and len(outcome.returns) != task.n_returns:
                 raise ProtocolError(f"{len(outcome.returns)} return values instead of {task.n_returns}")
             if outcome.kept and not all(map(self.references.owns, outcome.kept)):
-                raise ProtocolError("kept a reference of somebody else")
+                raise ProtocolError("kept a reference that another process owns")
         except ProtocolError as error:
-            if task is not None and task.attempt == message.attempt:  # there will be no other answer
+            if task is not None and task.attempt == message.attempt:  # no other answer will come
                 self.fail(task, encode_failure("SystemFailure", f"the answer of its worker cannot be read: {error}"))
             raise
         references = self.references
@@ -298,12 +306,12 @@ class TaskTable:
             self.references.unseen[task_id] = task.n_returns, task.name
         for index, (status, data, size, inner) in enumerate(returns, start=1):
             self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
-        if failed is not None:  # perhaps nobody waits for it by now
+        if failed is not None:  # its references may be gone already
             self.references.tell_unseen(task_id, *failed[1:3])
         self._let_go(task)
 
     def _discard(self, task_id: bytes, outcome: Outcome) -> None:
-        """A result that nobody waits for, or whose task is tried again, which may store under the same identifiers."""
+        """Frees a result that is not needed, or whose task is tried again and may store under the same identifiers."""
         for _, _, _, inner in outcome.returns:
             for inner_id in inner:
                 self.references.unpin(inner_id)
@@ -317,9 +325,9 @@ class TaskTable:
                 self.references.release_segment(outcome.host, object_id)
 
     def left_behind(self, object_id: bytes, host: bytes) -> None:
-        """A host has a return value in its store whose worker is dead, and may have died before it answered.
+        """Notes a return value in the store of a host whose worker is dead, and may have died before it answered.
 
-        While another attempt may store there under the same identifier, it stays.
+        It is kept while another attempt may store there under the same identifier.
         """
         task = self.tasks.get(task_of(object_id))
         if task is None:
@@ -336,14 +344,14 @@ class TaskTable:
             self._locations.leave(object_id, host)
 
     def on_failed(self, message: Failed) -> None:
-        """The broker tells that an attempt had no outcome."""
+        """Handles the broker's report that an attempt ended without an outcome."""
         task = self.tasks.get(message.task_id)
         if task is None or task.attempt != message.attempt:
             return
         if message.kind not in FAILURES:
-            raise ProtocolError(f"a failure of no known kind: {message.kind}")
+            raise ProtocolError(f"a failure of an unknown kind: {message.kind}")
         if task.state is not SENT:
-            raise ProtocolError("a failure of what has not been sent")
+            raise ProtocolError("a failure of a task that was not sent")
         retry = message.kind in RETRIED_FAILURES and not task.cancelled
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
         if retry and (task.retries_left or not counts):
@@ -360,19 +368,19 @@ class TaskTable:
             self.references.tell_unseen(task.task_id, error, len(error))
 
     def on_started(self, message: Started) -> None:
-        """A worker has begun with a task."""
+        """Handles a worker's report that it has begun with a task."""
         task = self.tasks.get(message.task_id)
         if task is not None and task.attempt == message.attempt and task.state is SENT:
             task.route.started(task)
 
     def refused(self, task_id: bytes, attempt: int, error: bytes) -> None:
-        """An attempt could not be sent."""
+        """Fails a task whose attempt could not be sent."""
         task = self.tasks.get(task_id)
         if task is not None and task.attempt == attempt:
             self.fail(task, error)
 
     def fail(self, task: Task, error: bytes, inner: tuple[bytes, ...] = ()) -> None:
-        """The outcome of every return object is ``error``; ``inner``: the object that it is an alias of."""
+        """Ends a task: ``error`` is the outcome of every return object. ``inner``: the objects that it refers to."""
         self._finish(task, error)
         for index in range(1, task.n_returns + 1):
             for object_id in inner:
@@ -381,12 +389,12 @@ class TaskTable:
         self._let_go(task)
 
     def fail_cancelled(self, task: Task, when: str = "") -> None:
-        """``when``: " before it was sent", for instance."""
+        """Ends a task with TaskCancelledError. ``when`` is added to its text, for instance " before it was sent"."""
         self.fail(task, encode_failure("TaskCancelledError", f"{task.attempt_text} was cancelled{when}"))
 
     def _fail_for(self, task: Task, key: int | str, object_id: bytes, entry: Entry) -> None:
-        """The task fails since its argument has. An error that is in the store, or refers to objects, stays there."""
-        if task.n_returns and self.references.owns(object_id):  # nobody needs to hear of it any more: it is this one's
+        """Fails a task with its argument's error. An error in the store, or with references, is sent as an alias."""
+        if task.n_returns and self.references.owns(object_id):  # the argument's error is seen: it is this task's now
             unseen = self.references.unseen.pop(task_of(object_id), None)
             if unseen is not None:
                 self.references.unseen[task.task_id] = task.n_returns, task.name
@@ -406,7 +414,7 @@ class TaskTable:
         task.enter(ENDED)
 
     def _let_go(self, task: Task) -> None:
-        """What a task with an outcome has held, and left behind."""
+        """Releases the objects that a task with an outcome has held, and those that earlier attempts have left."""
         held = task.arguments.held
         if held:
             if task.missing:
@@ -421,7 +429,7 @@ class TaskTable:
     # ------------------------------------------------------------------ cancellation
 
     def cancel(self, task_id: bytes, mode: int) -> bool:
-        """Cancels a task of this process; False: it has ended already."""
+        """Cancels a task of this process. Returns False if it has ended already."""
         task = self.tasks.get(task_id)
         if task is None:
             return False
@@ -433,14 +441,14 @@ class TaskTable:
         return True
 
     def cancel_children(self, parent: bytes, mode: int) -> None:
-        """Cancels what the task ``parent``, that ran here, has submitted."""
+        """Cancels the tasks that the task ``parent`` has submitted while it ran here."""
         for task_id in [task_id for task_id, task in self.tasks.items() if task.parent == parent]:
             self.cancel(task_id, mode)
 
     def lose_everything(self, kind: str, message: str) -> None:
-        """The cluster is gone: nothing that is pending will ever have another outcome."""
+        """Fails all tasks, because the cluster is gone."""
         error = encode_failure(kind, message)
-        self._going = True  # an outcome lets nothing go any more
+        self._going = True  # an outcome must not send further tasks
         for task in list(self.tasks.values()):
             if task.task_id in self.tasks:
                 self.fail(task, error)

@@ -1,17 +1,18 @@
-"""How much of a process's work is under way at a time. What is beyond waits in the process that submitted it.
+"""Limits for how much of a process's work is under way at a time. The rest waits in the process that submitted it.
 
-So brokers and workers hold a bounded part of a million calls, and the owner, which keeps each call until its outcome
-for retries anyway, holds the rest. A window must not stop a program that would run without it. Hence one rule: *a call
-is held only while it could not start either if it were sent.*
+So brokers and workers hold a bounded part of a million calls. The owner holds the rest: it keeps each call until its
+outcome anyway, for retries. A window must not stop a program that would run without it. Hence one rule: *a call is held
+only while it could not start even if it were sent.*
 
-* Calls of an actor. A call counts from sent to outcome. It is held only while as many calls of the same caller are
-  under way as the actor runs at once. These arrived before it, and a worker takes calls in the order of their arrival:
-  either all its places are taken, or one of these has ended, and its outcome lets the next one go.
-* Plain tasks. A task counts until its outcome, or until its worker says that it has begun (``Started``), which is said
-  of tasks that run for long or wait. It is held only behind tasks of the same resources, which the broker starts in
-  their order: while one of them finds no place, no other does. ``all_task_bytes`` is the one exception.
+* Calls of an actor. A call counts from when it is sent to its outcome. It is held only while as many calls of the same
+  caller are under way as the actor runs at once. These arrived before it, and a worker takes calls in the order of
+  arrival. So either all places of the actor are taken, or one of these calls has ended, and its outcome lets the next
+  call go.
+* Plain tasks. A task counts until its outcome, or until its worker reports that it has begun (``Started``), which
+  workers report of tasks that run long or wait. A task is held only behind tasks of the same shape. The broker starts
+  these in order: while one of them finds no place, no other does. ``all_task_bytes`` is the one exception.
 
-Sizes are those of payloads. The one that passes a limit is still sent, so a window is exceeded by one payload at most.
+Sizes are payload sizes. The payload that passes a limit is still sent, so a window is exceeded by one payload at most.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Windows:
-    """Limits of one process. Those in bytes are compared with what is under way before another one is sent."""
+    """The limits of one process. Limits in bytes are compared with what is under way before a payload is sent."""
 
     calls: int = 2000
-    """Calls to one actor; twice as many as it runs at once, if that is more."""
+    """The number of calls to one actor, or twice the number that it runs at once, if that is more."""
     call_bytes: int = 32 << 20
-    """Of calls to one actor; as many calls as it runs at once are sent whatever they weigh."""
+    """The bytes of calls to one actor. As many calls as it runs at once are sent whatever their size."""
     all_call_bytes: int = 256 << 20
-    """Of calls to all actors; with the same exception."""
+    """The bytes of calls to all actors, with the same exception."""
     task_bytes: int = 256 << 20
-    """Of tasks that ask for the same resources."""
+    """The bytes of tasks of one shape."""
     all_task_bytes: int = 1 << 30
-    """Of all tasks."""
+    """The bytes of all tasks."""
     started_bytes: int = 4096
-    """A worker tells that it has begun with a task whose payload has so many bytes; smaller ones would need to run by
-    the ten thousand at once to fill a window."""
+    """A worker reports that it has begun a task if the payload has at least this many bytes. Ten thousands of smaller
+    ones would have to run at once to fill a window."""
 
 
 WINDOWS = Windows()

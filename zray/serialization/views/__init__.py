@@ -1,15 +1,16 @@
-"""How values of other libraries are pickled so that their memory stays outside of the pickle.
+"""Pickles values of other libraries so that their memory stays outside the pickle.
 
-Most libraries pickle into ``bytes``: a copy when a value is written, and another one when it is read. Here their types
-are taken apart into a description and a buffer, which the store maps for whoever reads it. Two rules:
+Most libraries pickle into ``bytes``. That makes one copy when a value is written, and another one when it is read. Here
+their types are split into a description and a buffer, which a reader maps from the store. There are two rules:
 
-- What is *lent* is a read-only view of shared memory. That is for types which are immutable anyway, or which NumPy
-  keeps from being written to, as on Ray.
-- What programs write to (torch tensors, ``bitarray``, ``array.array``) is *copied* out of the store, once, and so is
-  writable as on Ray. ``mutable_as_views`` (the setting of that name) lends these too, where the library can.
+- A value is *lent* if its type is immutable anyway, or if NumPy can forbid writing to it, as on Ray. The reader gets a
+  read-only view of shared memory.
+- A value is *copied* out of the store, once, if programs write to its type (torch tensors, ``bitarray``,
+  ``array.array``). So it is writable, as on Ray. The setting ``mutable_as_views`` lends these too, if the library can.
 
-Nothing is imported for that: ``find`` looks for libraries in ``sys.modules``, and each has a module of its own here,
-which is loaded with it. Values are found by exact type. (Subclasses of ``numpy.ndarray`` are the exception.)
+This imports no libraries. ``find`` looks for them in ``sys.modules``. For each library there is a module in this
+package, which is loaded when the library is found. Values are found by exact type, except that instances of subclasses
+of ``numpy.ndarray`` are found too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 from zray.serialization.views.reducer import Reducer
 
 mutable_as_views = False
-"""Whether this process reads as views also what programs write to."""
+"""Whether this process also reads values of types that programs write to as views."""
 
 
 def read_mutable_as_views(wanted: bool) -> None:
@@ -34,12 +35,12 @@ def read_mutable_as_views(wanted: bool) -> None:
 
 
 ancestors: tuple[type, ...] = (type, BaseException)
-"""Whose instances the pickler does not leave to pickle, subclasses included; ``numpy.ndarray``, once it is loaded, for
-``reduce_descendant``."""
+"""Types whose instances the pickler handles itself, subclasses included. ``numpy.ndarray`` is added when NumPy is
+loaded, for ``reduce_descendant``."""
 
 
 def reduce_array_array(value: array.array[Any]) -> Any:
-    """``array.array``: read as a copy, which is writable."""
+    """Reduces an ``array.array``. It is read as a copy, which is writable."""
     return load_array_array, (value.typecode, pickle.PickleBuffer(value))
 
 
@@ -51,7 +52,7 @@ def load_array_array(typecode: str, data: memoryview) -> array.array[Any]:
 
 
 reducers: dict[type, Reducer] = {array.array: reduce_array_array}
-"""By exact type."""
+"""The reducers, by exact type."""
 
 _MODULES = {
     "numpy": "arrays",
@@ -63,15 +64,16 @@ _MODULES = {
     "PIL.Image": "pil",
     "bitarray": "bitarray",
 }
-"""Modules of other libraries, and the modules here that know their types: ``reducers`` in them makes a dictionary."""
+"""Modules of other libraries, and the modules in this package that know their types. The function ``reducers`` of such
+a module returns a dictionary of them."""
 
 _missing = dict(_MODULES)
 _n_modules = 0
-_lock = threading.RLock()  # an import may run code of the user's, which may pickle
+_lock = threading.RLock()  # reentrant: an import may run the user's code, which may pickle
 
 
 def find() -> None:
-    """Takes in the libraries that have been imported since the last call. Costs next to nothing if there is none."""
+    """Adds the reducers of libraries that were imported since the last call. Costs almost nothing if there are none."""
     if len(sys.modules) != _n_modules:
         _find()
 
@@ -97,13 +99,13 @@ def _find() -> None:
 
 
 def _is_being_imported(name: str) -> bool:
-    """Whether somebody is in the middle of it: not all is there yet."""
+    """Whether a thread is importing the module at the moment, so that it is not complete yet."""
     spec = getattr(sys.modules.get(name), "__spec__", None)
     return bool(getattr(spec, "_initializing", False))
 
 
 def reduce_descendant(value: Any) -> Any:
-    """As a reducer, for an instance of a subclass of ``numpy.ndarray``."""
+    """Reduces an instance of a subclass of ``numpy.ndarray``."""
     from zray.serialization.views import arrays
 
     return arrays.reduce_array(value)

@@ -1,6 +1,6 @@
-"""NumPy arrays that NumPy itself pickles by copy: of dates, of extension types, strided ones, and subclasses.
+"""NumPy arrays that NumPy itself pickles as a copy: of dates, of extension types, strided arrays, and subclasses.
 
-They are lent, as the others are.
+They are lent, as other arrays are.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from zray.serialization.views.reducer import Reducer
 
 _REFERENCES = 0b111
-"""Flags of a dtype whose elements are no plain bytes: they are counted, need a list to be pickled, or are pointers."""
+"""The flags of a dtype whose elements are not plain bytes: counted objects, elements pickled as a list, or pointers."""
 _NUMBERS = frozenset((*range(17), 23))
-"""Type numbers of what NumPy describes as a buffer: bool, integers, floats and complex numbers."""
+"""The type numbers of elements that NumPy itself pickles as a buffer: bool, integers, floats and complex numbers."""
 _NAMED = _NUMBERS | {18, 19, 21, 22}
-"""Type numbers of what its short name describes whole: numbers, strings, dates and times."""
+"""The type numbers of dtypes that their short name describes fully: numbers, strings, dates and times."""
 
 
 def reducers() -> dict[type, Reducer]:
@@ -27,7 +27,7 @@ def reducers() -> dict[type, Reducer]:
 
 
 def reduce_array(array: Any) -> Any:
-    """An array, or an instance of a subclass that is pickled as arrays are, or as Quantity is."""
+    """Reduces an array, or an instance of a subclass that is pickled in the way of arrays or of astropy's Quantity."""
     kind, dtype = type(array), array.dtype
     if dtype.hasobject or dtype.flags & _REFERENCES or not array.nbytes:
         return NotImplemented
@@ -38,7 +38,7 @@ def reduce_array(array: Any) -> Any:
             return NotImplemented
         array = array.view(np.ndarray)
     elif dtype.num in _NUMBERS and array.flags.forc:
-        return NotImplemented  # NumPy does the same, faster
+        return NotImplemented  # NumPy's own pickle does the same, and is faster
     flat, strides = _lay_out(array)
     data = pickle.PickleBuffer(flat.reshape(-1).view(np.uint8))
     description = dtype.str if dtype.num in _NAMED and dtype.metadata is None else dtype
@@ -48,7 +48,7 @@ def reduce_array(array: Any) -> Any:
 
 
 def _lay_out(array: Any) -> tuple[Any, tuple[int, ...] | None]:
-    """The elements in one piece, without a copy if they are, and the strides if these are not C's."""
+    """Returns the elements in one piece (a copy if they are not), and the strides if these are not those of C order."""
     if array.flags.c_contiguous:
         return array, None
     order = sorted(range(array.ndim), key=lambda axis: -array.strides[axis])
@@ -59,7 +59,7 @@ def _lay_out(array: Any) -> tuple[Any, tuple[int, ...] | None]:
 
 
 def _state_of_subclass(array: Any) -> Any:
-    """What is to be put into its ``__dict__``; NotImplemented if only the subclass knows how it is pickled."""
+    """Returns the content for its ``__dict__``, or None; NotImplemented if the subclass defines its own pickling."""
     kind: Any = type(array)
     if kind.__reduce_ex__ is not np.ndarray.__reduce_ex__:
         return NotImplemented
@@ -74,7 +74,7 @@ def _state_of_subclass(array: Any) -> Any:
 def load_array(
     kind: Any, dtype: Any, shape: tuple[int, ...], data: Any, strides: tuple[int, ...] | None, state: Any = None
 ) -> Any:
-    """Undoes ``reduce_array``: a view of ``data``."""
+    """Undoes ``reduce_array``. Returns a view of ``data``."""
     array = np.ndarray.__new__(kind, shape, dtype, data, 0, strides)
     if state is not None:
         array.__dict__.update(state)

@@ -1,6 +1,6 @@
-"""Arrow's arrays and tables: lent, by Arrow's own pickles. What is less than its buffers is stored as what it is.
+"""Arrays and tables of Arrow. They are lent, through Arrow's own pickles.
 
-Arrow pickles the buffers of a slice whole.
+Arrow pickles all of the buffers of a slice. So a value that is smaller than its buffers is first copied into new ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pyarrow as pa
 from zray.serialization.views.reducer import Reducer
 
 _ROUNDING_BYTES = 4096
-"""Buffers may be larger than what is in them by so much, and by an eighth, without being copied."""
+"""A value is not copied if its buffers are larger than its data by at most this many bytes and an eighth."""
 
 
 def reducers() -> dict[type, Reducer]:
@@ -66,13 +66,13 @@ def _table_of_column(column: Any) -> Any:
 
 
 def _has_more(value: Any) -> bool:
-    """Whether the buffers of ``value`` have more in them than ``value``."""
+    """Whether the buffers of ``value`` contain more than ``value``."""
     used: int = value.nbytes
     return bool(used) and value.get_total_buffer_size() > used + used // 8 + _ROUNDING_BYTES
 
 
 def _compact(value: Any, table_of: Callable[[Any], Any], value_of: Callable[[Any], Any]) -> Any:
-    """How Arrow pickles what is equal to ``value``, with buffers of its own."""
+    """Reduces a copy of ``value`` with buffers of its own, as Arrow does."""
     table = table_of(value)
     if not _can_travel(table.schema):
         return NotImplemented
@@ -80,14 +80,14 @@ def _compact(value: Any, table_of: Callable[[Any], Any], value_of: Callable[[Any
     try:
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
-    except pa.ArrowException:  # of a type that Arrow cannot write
+    except pa.ArrowException:  # Arrow cannot write this type
         return NotImplemented
     with pa.ipc.open_stream(sink.getvalue()) as stream:
         return value_of(stream.read_all()).__reduce_ex__(5)
 
 
 def _can_travel(fields: Iterable[Any]) -> bool:
-    """Whether the types come back the same: extension types need not be known to Arrow's reader."""
+    """Whether Arrow's reader returns the same types. It may not know extension types."""
     for field in fields:
         kind = field.type
         if isinstance(kind, pa.BaseExtensionType):

@@ -1,4 +1,4 @@
-"""``bitarray``: read as a copy, which is writable; lent if that is asked for and it has whole bytes."""
+"""``bitarray``. It is read as a copy, which is writable; it is lent if the setting says so and it has whole bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def reducers() -> dict[type, Reducer]:
 
 
 def _reduce_bits(bits: Any) -> Any:
-    if memoryview(bits).readonly:  # over somebody's buffer: it is to stay so
+    if memoryview(bits).readonly:  # a view of another buffer: it must stay read-only
         return NotImplemented
     return load_bits, (
         bits.endian if isinstance(bits.endian, str) else bits.endian(),

@@ -1,4 +1,4 @@
-"""Arrays of jax on the CPU: lent, as they are immutable. Those on other devices, or on several, are pickled by jax."""
+"""Arrays of jax on the CPU. They are lent, because they are immutable. jax itself pickles arrays on other devices."""
 
 from __future__ import annotations
 

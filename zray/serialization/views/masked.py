@@ -1,4 +1,4 @@
-"""``numpy.ma.MaskedArray``: lent, mask and data. As NumPy's own pickles do, it arrives with a full mask."""
+"""``numpy.ma.MaskedArray``. Its data and mask are lent. It arrives with a full mask, as from NumPy's own pickles."""
 
 from __future__ import annotations
 

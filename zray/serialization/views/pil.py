@@ -1,6 +1,6 @@
-"""Images of Pillow: lent where Pillow's pixels are as they are stored, else unpacked. They can be written to.
+"""Images of Pillow. They are lent if Pillow's pixels have the stored layout, else unpacked. They can be written to.
 
-Pillow copies an image over a buffer by itself when it is written to.
+Pillow itself copies an image over a buffer before a write.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Frames and series of polars: lent, as Arrow's buffers. They are immutable.
+"""Frames and series of polars. They are lent, as buffers of Arrow: they are immutable.
 
-Types that Arrow does not give back as they were (Categorical, Enum, Object, ...) are pickled by polars itself.
+polars itself pickles the types that come back from Arrow changed (Categorical, Enum, Object, ...).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _reduce_frame(frame: Any) -> Any:
         return NotImplemented
     try:
         return load_frame, (frame.to_arrow(compat_level=pl.CompatLevel.newest()),)
-    except ModuleNotFoundError:  # of pyarrow
+    except ModuleNotFoundError:  # pyarrow is not installed
         return NotImplemented
 
 
@@ -47,7 +47,7 @@ def _reduce_series(series: Any) -> Any:
         return NotImplemented
     try:
         return load_series, (series.name, series.to_arrow(compat_level=pl.CompatLevel.newest()))
-    except ModuleNotFoundError:  # of pyarrow
+    except ModuleNotFoundError:  # pyarrow is not installed
         return NotImplemented
 
 

@@ -1,4 +1,4 @@
-"""The shape of what takes a value apart."""
+"""The type of functions that reduce a value for pickle."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from collections.abc import Callable
 from typing import Any
 
 Reducer = Callable[[Any], Any]
-"""What ``__reduce_ex__`` would return for a value; NotImplemented if the library's own way is to be taken."""
+"""Returns what ``__reduce_ex__`` would return for a value; NotImplemented to leave the value to its library."""

@@ -1,6 +1,6 @@
-"""Tensors of torch on the CPU, by their storages: read as a copy, which is writable, or lent if that is asked for.
+"""Tensors of torch on the CPU, by their storages. They are read as a copy, which is writable; a setting lends them.
 
-torch knows no read-only tensors: to write to one that is lent ends the process with SIGSEGV.
+torch has no read-only tensors: a write to a tensor that is lent ends the process with SIGSEGV.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def reducers() -> dict[type, Reducer]:
 
 
 def _reduce_tensor(tensor: Any) -> Any:
-    """As torch does; but of a part of a storage only the part is kept."""
+    """Reduces a tensor as torch does. If it uses a part of its storage, only that part is kept."""
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or not tensor.is_leaf:
         return NotImplemented
     if 2 * tensor.nbytes > tensor.untyped_storage().nbytes() or vars(tensor):
@@ -35,7 +35,7 @@ def _reduce_tensor(tensor: Any) -> Any:
 
 
 def _reduce_typed(storage: Any) -> Any:
-    inner = storage._untyped_storage  # its own attributes warn that they are to go
+    inner = storage._untyped_storage  # the public attributes warn that they are deprecated
     return (load_typed, (storage.dtype, _buffer_of(inner))) if _can_be_read(inner) else NotImplemented
 
 
@@ -53,7 +53,7 @@ def _buffer_of(storage: Any) -> pickle.PickleBuffer:
 
 def _bytes_at(address: int, size: int, owner: Any) -> Any:
     memory: Any = (ctypes.c_ubyte * size).from_address(address)
-    memory.owner = owner  # it lives as long as this
+    memory.owner = owner  # keeps the owner of the memory alive
     return memory
 
 

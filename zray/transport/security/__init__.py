@@ -1,5 +1,5 @@
-"""Who may speak with a broker over TCP.
+"""Access to a broker over TCP: only processes with an allowed key can connect.
 
-``keys`` are on disk; ``authenticator`` lets those in who have one; ``dialer`` shows it. None of it knows the protocol:
-the code that reads messages sees none from a process that has not been let in.
+``keys`` manages the keys on disk; ``authenticator`` accepts peers that have an allowed key; ``dialer`` shows the key.
+These modules do not know the protocol: the code that reads messages sees none of a process that was not accepted.
 """

@@ -1,16 +1,15 @@
-"""The door of a socket that binds to TCP: lets in the keys that are allowed, and counts who was turned away.
+"""Authenticates the peers of a socket that binds to TCP: accepts allowed keys, and counts the refused connections.
 
-libzmq does CURVE itself and asks, for every peer that has proved to hold its key, a ZAP handler whether that key may
-come in. The handler is a socket which the owner of the authenticator polls along with its own: ``sockets`` are to be
-polled for input, ``pump`` does what there is to do and never blocks. pyzmq's own authenticator would be a thread with
-an asyncio loop, of which an exception would take the door, and its closing its time; an answer here is a look into a
-table. Without an answer nobody comes in: the socket enforces its ZAP domain, also before and after the authenticator's
-life.
+libzmq does CURVE itself. For each peer that has proved to have its key, it asks a ZAP handler whether that key is
+allowed. The handler is a socket that the owner of the authenticator polls with its own: poll ``sockets`` for input, and
+call ``pump``, which never blocks. pyzmq's own authenticator would be a thread with an asyncio loop: an exception in it
+would end authentication, and closing it takes time. Here an answer is a lookup in a table. Without an answer no peer is
+accepted: the socket enforces its ZAP domain, also before the authenticator exists and after it was closed.
 
-Who fails earlier (no ZeroMQ, no CURVE, another server's key) never gets to ZAP; the monitor tells of these.  libzmq
-reports no fault for bytes that are no ZMTP at all, it only hangs up.  So of the connections that were accepted, those
-that neither came in, nor failed with a report, nor may still be shaking hands are counted as such: late by up to
-twice the time that a handshake may take while others come in, and never too many.
+A peer that fails earlier (no ZeroMQ, no CURVE, the key of another server) never reaches ZAP; the monitor reports it.
+For bytes that are not ZMTP at all, libzmq reports no fault and only hangs up. So an accepted TCP connection counts as
+``NO_ZEROMQ`` if it was neither admitted nor reported as failed, and cannot be in its handshake any more. While other
+peers come in, it is counted up to twice the time of a handshake late. The count is never too high.
 """
 
 from __future__ import annotations
@@ -33,18 +32,17 @@ log = logging.getLogger(__name__)
 
 MAX_RECENT_REFUSALS = 100
 REPEAT_S = 10.0
-"""Who is turned away and comes again within so many seconds, with the same key or for want of the broker's, is counted
-once."""
+"""A refused peer that tries again within this time, with the same key or without the broker's key, is counted once."""
 MAX_TRACKED_ADDRESSES = 1000
 LOG_INTERVAL_S = 10.0
-"""Refusals for one reason are logged this often at most, in seconds."""
+"""The least time between two log lines about refusals for the same reason."""
 HANDSHAKE_MS = 5000
-"""A peer that has not come in after so long is hung up on."""
+"""The most time for a handshake. A peer that takes longer is disconnected."""
 MAX_HANDSHAKE_AGE = 2
-"""After this many times as long, a loaded machine considered, no handshake is under way any more."""
+"""After this many times ``HANDSHAKE_MS`` a handshake is certainly over, even on a loaded machine."""
 
 MAX_EVENTS_PER_PUMP = 1000
-"""So many questions, and events of each socket, are seen to at once: a flood of them must not hold up the owner."""
+"""How many questions, and events of each socket, one ``pump`` handles: a flood of them must not hold up the owner."""
 
 UNKNOWN_KEY = "unknown key"
 REVOKED_KEY = "revoked key"
@@ -73,11 +71,11 @@ _EVENTS = (
 
 
 class Refusal(NamedTuple):
-    """Somebody who was turned away."""
+    """A connection that was refused."""
 
     reason: str
     address: str
-    """IP address; "?" if it was gone before it could be asked for."""
+    """The peer's IP address; "?" if the connection was closed before it could be read."""
     time_s: float
     """Seconds since the epoch."""
 
@@ -85,8 +83,8 @@ class Refusal(NamedTuple):
 class Authenticator:
     """The authenticator of the sockets of one context. Belongs to the thread that calls ``pump``.
 
-    ``find`` looks a public key (Z85) up, as ``AllowList.find`` does. Attributes: refused, the number of peers turned
-    away by reason; recent, the last of them; sockets, to be polled for input.
+    ``find`` looks up a public key (Z85), as ``AllowList.find`` does. Attributes: ``refused``: the number of refused
+    peers, by reason; ``recent``: the last refusals; ``sockets``: the sockets to poll for input.
     """
 
     def __init__(
@@ -96,23 +94,23 @@ class Authenticator:
         self.recent: collections.deque[Refusal] = collections.deque(maxlen=MAX_RECENT_REFUSALS)
         self._server = server
         self._find = find
-        self._logged: dict[str, tuple[float, int]] = {}  # reason: when it was logged last, and its count then
-        self._tried: dict[tuple[str, bytes], float] = {}  # when somebody was turned away last; the latest at the end
-        self._wrong_server_key_at = -REPEAT_S  # the last of those that were turned away for it, whatever its address
+        self._logged: dict[str, tuple[float, int]] = {}  # by reason: when it was logged last, and its count then
+        self._tried: dict[tuple[str, bytes], float] = {}  # by reason and peer: the time of its last refusal, in order
+        self._wrong_server_key_at = -REPEAT_S  # the last refusal for WRONG_SERVER_KEY, of any address
         self._observers: list[_HandshakeObserver] = []
         self._zap: zmq.Socket[Any] = context.socket(zmq.ROUTER)
         self._zap.setsockopt(zmq.LINGER, 0)
-        self._zap.setsockopt(zmq.SNDHWM, 0)  # however many dial at once, no question and no answer is lost
+        self._zap.setsockopt(zmq.SNDHWM, 0)  # no question and no answer is lost, however many peers dial at once
         self._zap.setsockopt(zmq.RCVHWM, 0)
         self._zap.bind(_ZAP_ENDPOINT)
 
     @property
     def sockets(self) -> list[zmq.Socket[Any]]:
-        """What is to be polled for input, besides the guarded sockets."""
-        return [self._zap, *(keeper.socket for keeper in self._observers)]
+        """The sockets to poll for input, besides the guarded ones."""
+        return [self._zap, *(observer.socket for observer in self._observers)]
 
     def apply_server(self, socket: zmq.Socket[Any]) -> None:
-        """Closes a socket that is about to bind to all but allowed keys."""
+        """Sets up a socket, before it binds, so that it accepts only allowed keys."""
         socket.curve_server = True
         socket.curve_secretkey = self._server.secret
         socket.zap_domain = _DOMAIN
@@ -121,29 +119,29 @@ class Authenticator:
         self._observers.append(_HandshakeObserver(socket, self._count_address))
 
     def pump(self) -> None:
-        """Answers whoever asks to come in, and counts who was turned away; what is too much at once, next time."""
+        """Answers the questions of libzmq, and counts refusals: up to ``MAX_EVENTS_PER_PUMP`` of each."""
         for _ in range(MAX_EVENTS_PER_PUMP):
             question = receive_waiting(self._zap)
             if question is None:
                 break
             self._zap.send_multipart(self._answer(question), zmq.NOBLOCK)
-        for keeper in self._observers:
-            keeper.drain(time.monotonic())
+        for observer in self._observers:
+            observer.drain(time.monotonic())
 
     def role_of(self, user_id: bytes | str) -> str | None:
-        """The role of the key that a message came with (``Frame.get("User-Id")``); None if it is allowed no more."""
+        """The role of the key of a message (``Frame.get("User-Id")``); None if the key is no longer allowed."""
         key = self._find(user_id.encode() if isinstance(user_id, str) else user_id)
         return key.role if key is not None and not key.revoked else None
 
     def close(self) -> None:
-        """Stops answering: nobody comes in from now on; who is in, stays."""
-        for keeper in self._observers:
-            keeper.close()
+        """Stops answering: no peer is accepted from now on. Existing connections stay."""
+        for observer in self._observers:
+            observer.close()
         self._observers.clear()
         self._zap.close(0)
 
     def _answer(self, question: list[bytes]) -> list[bytes]:
-        """See ZeroMQ's RFC 27. Only libzmq asks, so a question that is not as expected is just a no."""
+        """Returns the answer to a question (ZeroMQ's RFC 27). A malformed one is refused: only libzmq asks."""
         envelope, rest = question[:2], question[2:]
         version, request = (*rest, b"", b"")[:2]
         reason, public = MALFORMED, b""
@@ -159,7 +157,7 @@ class Authenticator:
         return [*envelope, version, request, b"400", reason.encode(), b"", b""]
 
     def _tries_again(self, reason: str, who: bytes) -> bool:
-        """Whether somebody was turned away for the same reason a moment ago, and just does not give up."""
+        """Whether the same peer was refused for the same reason less than ``REPEAT_S`` ago: it only tries again."""
         now = time.monotonic()
         last = self._tried.pop((reason, who), -REPEAT_S)
         self._tried[reason, who] = now
@@ -168,9 +166,11 @@ class Authenticator:
         return bool(who) and now - last < REPEAT_S
 
     def _count_address(self, reason: str, address: str) -> None:
-        """Counts a peer that has shown no key, and so is known by its address alone ("?" where a system call for it
-        came too late). A peer that expects another broker's key tries again, and asks in the end what this listener
-        wants, which looks like hanging up: it counts once."""
+        """Counts a peer that has shown no key, so that only its address is known ("?" if it could not be read).
+
+        A peer that expects another broker's key counts once. It tries again, and in the end asks for this listener's
+        mechanism, which looks as if it hung up.
+        """
         who = address.encode()
         known = reason in (WRONG_SERVER_KEY, HUNG_UP) and self._expects_another_broker(who)
         if reason == WRONG_SERVER_KEY:
@@ -180,7 +180,7 @@ class Authenticator:
             self._count(reason, address)
 
     def _expects_another_broker(self, who: bytes) -> bool:
-        """Whether an address, or one that may be the same, has just been turned away for the key that it expected."""
+        """Whether this address, or one that may be the same, was refused for ``WRONG_SERVER_KEY`` a moment ago."""
         last = self._wrong_server_key_at
         if who != _UNKNOWN_ADDRESS:
             last = max(self._tried.get((WRONG_SERVER_KEY, other), -REPEAT_S) for other in (who, _UNKNOWN_ADDRESS))
@@ -204,13 +204,13 @@ class _HandshakeObserver:
         self._monitor = Monitor(socket, _EVENTS)
         self.socket, self.close = self._monitor.socket, self._monitor.close
         self._count = count
-        self._unfinished: dict[int, tuple[float, str]] = {}  # when accepted, by whom, per descriptor; the oldest first
-        self._unexplained = 0  # accepted, and neither known to have come in nor to have failed
-        self._fault = ""  # of the connection whose end is told next: each I/O thread tells of one after the other
+        self._unfinished: dict[int, tuple[float, str]] = {}  # by descriptor: time of accept, address; the oldest first
+        self._unexplained = 0  # connections accepted by the kernel, with neither success nor failure reported
+        self._fault = ""  # of the connection whose end is reported next: an I/O thread reports one after the other
         self._address = "?"
 
     def drain(self, now: float) -> None:
-        """Takes note of what happened."""
+        """Handles the events that the monitor has reported."""
         for event, value in itertools.islice(self._monitor.events(), MAX_EVENTS_PER_PUMP):
             self._follow(event, value, now)
         while (
@@ -238,11 +238,11 @@ class _HandshakeObserver:
                 self._fault = HUNG_UP
             elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
                 self._fault = _PROTOCOL_FAULTS.get(value, MALFORMED)
-            # What is refused after a question (AUTH) was counted when it was answered.
+            # A peer that ZAP refused (AUTH) was counted with the answer.
 
 
 def _peer_of(fd: int) -> str:
-    """The address at the other end of a connection of libzmq's, which may have been closed by now."""
+    """The peer's IP address of a connection of libzmq; "?" if libzmq has closed the connection."""
     try:
         peer = sockets.socket(fileno=fd)
     except OSError:

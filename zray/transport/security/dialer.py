@@ -1,6 +1,6 @@
-"""The side that connects: shows its key, expects the broker's, and can tell why it was not let in.
+"""The connecting side: shows its key, expects the broker's key, and finds out why it was refused.
 
-libzmq gives a connection up for good when its handshake fails: to try again takes another ``connect`` of the socket.
+If a handshake fails, libzmq gives the connection up. Trying again takes another ``connect`` of the socket.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ def credentials_for(
     patience_s: float = 0.0,
     on_wait: Callable[[str], object] = lambda why: None,
 ) -> ClientCredentials | None:
-    """With what to join the broker at ``address``; None for ``ipc``, or if ``insecure`` was asked for.
+    """Returns the credentials to join the broker at ``address``; None for ``ipc``, or if ``insecure``.
 
-    A broker makes its keys when it first starts, and on a shared home that may be at this moment.  So a key that is
-    missing is waited for, up to ``patience_s`` seconds, after ``on_wait`` was told why.  Raises ConfigError if there is
-    no key for the role in ``directory`` (empty: the default one) even then, and at once if something else is wrong.
+    ``directory``: where the keys are; empty: the default one. A broker makes its keys when it first starts, and on a
+    shared home directory that may happen just now. So if the key is missing, this calls ``on_wait(why)`` once and waits
+    up to ``patience_s`` seconds. Raises ConfigError if there is still no key for the role, and at once if something
+    else is wrong.
     """
     if insecure or not address.startswith("tcp://"):
         return None
@@ -57,39 +58,39 @@ def credentials_for(
             if not told:
                 told = True
                 on_wait(str(missing))
-        time.sleep(KEY_POLL_S)  # directories on NFS tell of no change
+        time.sleep(KEY_POLL_S)  # NFS does not report changes of directories
 
 
 def insecurity(address: str, insecure: bool) -> str:
-    """What to warn of at each start without keys; empty where there are keys, or none are needed (``ipc``)."""
+    """The warning for a start without keys; empty if there are keys, or none are needed (``ipc``)."""
     if not insecure or not address.startswith("tcp://"):
         return ""
     return (
-        f"insecure: no keys are used at {address}, so whoever reaches that port can run code as this user, and whoever "
-        "is between can read along and change everything. To use keys, leave --insecure (insecure=True) out on all "
-        "sides, see zray keys"
+        f"insecure: no keys are used at {address}. Anyone who can reach that port can run code as this user. Anyone on "
+        "the network path can read and change all messages. To use keys, omit --insecure (insecure=True) on all sides, "
+        "see zray keys"
     )
 
 
 def apply_client(socket: zmq.Socket[Any], credentials: ClientCredentials) -> None:
-    """Makes a socket that is about to connect show its key, and expect the server's."""
+    """Sets the keys of a socket before it connects: its own pair, and the server's public key."""
     socket.curve_publickey, socket.curve_secretkey, socket.curve_serverkey = credentials
 
 
 SILENT_S = 4.0
-"""Who has not said anything for so long has not hung up: this side did, after the five seconds of a handshake."""
+"""If a listener was silent for this long, it did not hang up: this side did, after the 5 s of a handshake."""
 GREETING_S = 1.0
-"""So many seconds has a listener that hung up to say which mechanism it uses."""
+"""How long a listener that hung up may take to say which mechanism it uses."""
 _REFUSED = "the broker refuses this key, which it does not know or has revoked: copy its keys again"
 _MISMATCH = "one side uses keys and the other does not: --insecure has to be given to both or neither"
 _HUNG_UP = (
-    "what listens there hung up during the handshake: it is another broker than the one that the keys are for (or its "
-    "own key was replaced: copy its keys again), or no zray broker"
+    "the listener hung up during the handshake: the keys here are for another broker (or the broker's own key was "
+    "replaced: copy its keys again), or the listener is not a zray broker"
 )
 
 
 class DialWatch:
-    """Follows the handshakes of a socket with one address; made before it connects."""
+    """Follows the handshakes of a socket with one address. Make it before the socket connects."""
 
     def __init__(self, socket: zmq.Socket[Any]) -> None:
         failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
@@ -100,22 +101,22 @@ class DialWatch:
         self._shaking_hands = False
         self._connected_at = 0.0
         self.reached = False
-        """Whether something has ever taken a connection."""
+        """Whether a listener has ever accepted a connection."""
         self.account = ""
-        """Why no handshake has come to its end, of all that were tried: the best that could be found out."""
+        """The best known reason why all handshakes so far have failed; empty if there is none."""
 
     @property
     def socket(self) -> zmq.Socket[Any]:
-        """To be polled for input: there is news."""
+        """The socket to poll for input: it is readable when there are events."""
         return self._monitor.socket
 
     def fault(self) -> str:
-        """Why the handshake failed, and what helps; empty while it has not, also as long as nobody listens there."""
+        """Why the handshake failed, and what helps; empty if it has not failed, also if nothing listens there."""
         for event, value in self._monitor.events():
             if event == zmq.EVENT_CONNECTED:
                 self._shaking_hands = self.reached = True
                 self._connected_at = time.monotonic()
-            elif event != zmq.EVENT_DISCONNECTED or self._shaking_hands:  # bytes that are no ZMTP are just hung up on
+            elif event != zmq.EVENT_DISCONNECTED or self._shaking_hands:  # libzmq just hangs up if it gets no ZMTP
                 self._shaking_hands = False
                 self._fault = _fault_of(event, value, time.monotonic() - self._connected_at)
                 if not self.account or self._fault != _HUNG_UP:
@@ -123,14 +124,14 @@ class DialWatch:
         return self._fault
 
     def explanation(self, address: str) -> str:
-        """As ``account``. A listener that only hung up is asked for its mechanism: it may differ from this side's."""
+        """``account``, with one more check: if the listener only hung up, asks whether its mechanism differs."""
         ours = CURVE if self._watched.mechanism == zmq.CURVE else NULL
         if self.account == _HUNG_UP and mechanism_at(address, GREETING_S) not in ("", ours):
             return _MISMATCH
         return self.account
 
     def dialled_anew(self) -> None:
-        """What has failed has been told; the next fault is another one."""
+        """Forgets the present fault: the socket connects again."""
         self._fault, self._shaking_hands = "", False
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Asks what listens at a TCP port by the greeting of ZMTP, before either side has said how it wants to shake hands.
+"""Finds out the security mechanism of a ZeroMQ listener at a TCP port, by ZMTP's greeting.
 
-A listener that wants another mechanism than the one that connects hangs up, often before its own greeting has left: the
-one that connects then cannot tell such a listener from any other that hangs up.  Half a greeting brings the listener's
-whole one: https://rfc.zeromq.org/spec/23/, section "Version Negotiation".
+If the mechanisms of both sides differ, the listener hangs up, often before its own greeting has left. The connecting
+side then cannot tell this from other reasons. But if it sends only half a greeting, the listener answers with a whole
+one: https://rfc.zeromq.org/spec/23/, section "Version Negotiation".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CURVE = "CURVE"
 def mechanism_at(address: str, timeout_s: float) -> str:
     """The security mechanism ("NULL", "CURVE", ...) of the ZeroMQ socket that listens at ``tcp://HOST:PORT``.
 
-    Empty if nothing takes a connection there, or what does sends no greeting of ZMTP 3 within ``timeout_s`` seconds.
+    Empty if nothing accepts a connection there, or if the listener sends no ZMTP 3 greeting within ``timeout_s``.
     """
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     deadline = time.monotonic() + timeout_s

@@ -1,18 +1,18 @@
-"""The key directory: CURVE keys on disk, their user's alone.
+"""The key directory: CURVE keys on disk, which only their user can access.
 
-The broker's side makes it on first use; a machine that joins has copies of the files for its roles, and makes nothing::
+The broker makes it on first use. A machine that joins has copies of the files for its roles, and makes no keys::
 
     keys/                    0700, by default ~/.config/zray/keys; everything in it is 0600
         broker.key           the broker's pair, on its machine only
-        host.key driver.key  the pairs of joiners by default, and any that were added by name. Each tells the broker's
-                             public key too: one file is all that a joiner needs
-        allowed              the broker's allow-list: every key it ever gave out, revoked ones included
-        lock                 held (flock) by who changes any of this
+        host.key driver.key  the default pairs of hosts and drivers, beside any pairs that were added by name. Each file
+                             also has the broker's public key: a joining process needs only one file
+        allowed              the broker's allow-list: all keys that it ever gave out, including revoked ones
+        lock                 held (flock) by a process that changes any of this
 
-A directory belongs to one broker.  Where ``broker.key`` is, keys are made and given out; where it is not, keys were
-copied from elsewhere, and neither a broker nor the line that copies keys ever mixes the two: a joiner with fresh keys
-of its own would only be refused, and not know why.  The allow-list is written last, and making keys resumes where a
-crash left it.
+A directory belongs to one broker. If it has ``broker.key``, keys are made and given out there. If not, the keys in it
+were copied from the broker's machine. Neither a broker nor the command that copies keys ever mixes the two: a process
+that joins with fresh keys of its own would be refused without knowing why. The allow-list is written last. After a
+crash, making keys resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 BROKER = "broker"
 ROLES = ("host", "driver")
-"""What a joiner's key may be for. Each has a default key of the same name."""
+"""The roles of the keys that are given out. Each role has a default key of the same name."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_KEY_HEADER = "# A zray key with its secret part: whoever has it can run code on the cluster. Keep it to yourself."
+_KEY_HEADER = "# A zray key with its secret part: anyone who has it can run code on the cluster. Keep it to yourself."
 _ALLOWED = "allowed"
 _ALLOWED_HEADER = (
     "# Keys given out by this broker, which reads this again when it changes.\n# role name key created revoked"
@@ -52,11 +52,11 @@ _UNPACK = (
 
 
 class KeyMissing(ConfigError):
-    """There is no key for a role. Unlike other faults, it may pass: the broker makes keys on first use."""
+    """There is no key for a role. Unlike other faults, this may resolve itself: the broker makes keys on first use."""
 
 
 class ServerCredentials(NamedTuple):
-    """The pair of the side that binds, in Z85."""
+    """The key pair of the side that binds, in Z85."""
 
     public: bytes
     secret: bytes
@@ -66,7 +66,7 @@ class ServerCredentials(NamedTuple):
 
 
 class ClientCredentials(NamedTuple):
-    """The pair of the side that connects, and the public key it expects of the other, in Z85."""
+    """The key pair of the side that connects, and the public key that it expects of the server, in Z85."""
 
     public: bytes
     secret: bytes
@@ -77,19 +77,19 @@ class ClientCredentials(NamedTuple):
 
 
 class AllowedKey(NamedTuple):
-    """A row of the allow-list. Of the rows with one name at most one is not revoked."""
+    """A row of the allow-list. At most one of the rows with the same name is not revoked."""
 
     role: str
     name: str
     public: bytes
     created: str
-    """When, in UTC, ISO 8601; as ``revoked``."""
+    """The time in UTC, ISO 8601. ``revoked`` has the same form."""
     revoked: str
-    """Empty while the key is good."""
+    """Empty while the key is valid."""
 
 
 class KeyFile(NamedTuple):
-    """What a ``.key`` file says. ``server`` is the broker's public key, also in the broker's own file."""
+    """The content of a ``.key`` file. ``server`` is the broker's public key, also in the broker's own file."""
 
     role: str
     name: str
@@ -103,10 +103,10 @@ class KeyFile(NamedTuple):
 
 
 def default_directory(environ: Mapping[str, str] | None = None) -> Path:
-    """``$XDG_CONFIG_HOME/zray/keys`` or ``~/.config/zray/keys``; raises ConfigError for a user without a home."""
+    """``$XDG_CONFIG_HOME/zray/keys`` or ``~/.config/zray/keys``. Raises ConfigError for a user without a home."""
     environ = os.environ if environ is None else environ
     config = environ.get("XDG_CONFIG_HOME", "")
-    if os.path.isabs(config):  # anything else is to be ignored, says its specification
+    if os.path.isabs(config):  # its specification says to ignore relative paths
         return Path(config, "zray", "keys")
     home = environ.get("HOME", "")
     if not os.path.isabs(home):
@@ -114,15 +114,18 @@ def default_directory(environ: Mapping[str, str] | None = None) -> Path:
             home = pwd.getpwuid(os.geteuid()).pw_dir
         except KeyError:
             raise ConfigError(
-                f"there is no place for keys: neither HOME is set nor is user {os.geteuid()} known to this machine; "
-                "name a directory with --keys DIR or ZRAY_KEYS"
+                f"there is no directory for keys: HOME is not set, and user {os.geteuid()} is not known to this "
+                "machine; name a directory with --keys DIR or ZRAY_KEYS"
             ) from None
     return Path(home, ".config", "zray", "keys")
 
 
 class KeyDirectory:
-    """The keys in ``path`` (empty: ``default_directory()``). Every method reads from disk, and raises ConfigError for
-    a directory or file that others can use, is not ours, is a symbolic link, or is damaged."""
+    """The keys in ``path`` (empty: ``default_directory()``). Each method reads from disk.
+
+    Raises ConfigError if the directory or a file is damaged, is a symbolic link, belongs to another user, or can be
+    accessed by others.
+    """
 
     def __init__(self, path: str | Path = "", environ: Mapping[str, str] | None = None) -> None:
         self.path = Path(os.path.abspath(os.path.expanduser(path))) if str(path) else default_directory(environ)
@@ -130,20 +133,23 @@ class KeyDirectory:
     # ---- reading
 
     def server(self) -> ServerCredentials:
-        """The broker's pair. Keys are made if there are none; raises ConfigError where another broker's were copied."""
+        """Returns the broker's pair. Makes keys if there are none.
+
+        Raises ConfigError if the directory has copies of another broker's keys.
+        """
         self.create()
         with private_directory(self.path) as files:
             key = self._read_key(files, BROKER)
         return ServerCredentials(key.public, key.secret)
 
     def client(self, role: str, name: str = "") -> ClientCredentials:
-        """The pair called ``name``; by default the one called like its role, or else the only one for that role.
+        """Returns the pair called ``name``; by default the one called like its role, or else the only one of that role.
 
-        Makes nothing: raises ConfigError, saying how to come by it, if there is no such key; KeyMissing if there may be
-        one in a moment, since the directory is not, or not yet, that of a broker which has made all its keys.
+        Makes no keys. Raises ConfigError, with advice, if there is no such key; KeyMissing if the key may appear soon,
+        since this is not (or not yet) the directory of a broker that has made all its keys.
         """
-        complete = (self.path / _ALLOWED).exists()  # written last, and looked at first
-        key = self._key(name or role)  # by itself: whatever is wrong with other keys does not matter then
+        complete = (self.path / _ALLOWED).exists()  # written last, so it is looked at first
+        key = self._key(name or role)  # read alone, so that faults of other keys do not matter
         if key is not None and key.role == role:
             return ClientCredentials(key.public, key.secret, key.server)
         held = {key.name: key for key in self.held() if key.role == role}
@@ -159,7 +165,7 @@ class KeyDirectory:
         called = f" called {name!r}" if name else ""
         raise (ConfigError if complete else KeyMissing)(
             f"there is no {role} key{called} in {self.path}. If the broker runs on another machine, copy the key from "
-            "there: `zray keys show` prints the line that does it. If the broker is to run here, start it first, or "
+            "there: `zray keys show` prints the line that does it. If the broker should run here, start it first, or "
             "run `zray keys create`"
         )
 
@@ -170,21 +176,21 @@ class KeyDirectory:
             return self._read_key(files, name) if name in _names(files) else None
 
     def held(self) -> list[KeyFile]:
-        """Every key whose secret part is here, by name; none if there is no directory."""
+        """All keys whose secret part is here, sorted by name; empty if there is no directory."""
         if not self.path.is_symlink() and not self.path.exists():
             return []
         with private_directory(self.path) as files:
             return [self._read_key(files, name) for name in _names(files)]
 
     def allowed(self) -> list[AllowedKey]:
-        """The allow-list, oldest first. Raises ConfigError where no broker keeps one."""
+        """The allow-list, the oldest key first. Raises ConfigError if this is not a broker's directory."""
         with private_directory(self.path) as files:
             return self._read_allowed(files)
 
     def copy_command(self, destination: str = "", names: Sequence[str] = ()) -> str:
-        """The shell line that gives keys (default: those called like their role) to the user at ``destination``.
+        """Returns the shell line that copies keys (default: those called like their role) to ``destination``.
 
-        There they arrive in the default directory, with the right modes. The broker's secret never leaves.
+        There they are put into the user's default directory, with the right modes. The broker's secret is never copied.
         """
         held = {key.name for key in self.held()} - {BROKER}
         chosen = list(names) or [name for name in ROLES if name in held]
@@ -198,14 +204,14 @@ class KeyDirectory:
     # ---- changing
 
     def create(self) -> None:
-        """Makes the broker's pair and one for each role, unless they are there. Of two at once, one does it."""
+        """Makes the broker's pair and one for each role, if they are missing. Concurrent calls make them only once."""
         with private_directory(self.path, change=True) as files:
             self._complete(files)
 
     def add(self, role: str, name: str) -> AllowedKey:
-        """Makes another pair for a role, under a name that is not in use, and allows it."""
+        """Makes and allows another pair for a role. Raises ConfigError if the name is in use or malformed."""
         if role not in ROLES:
-            raise ConfigError(f"{role!r} is no role; roles are {' and '.join(ROLES)}")
+            raise ConfigError(f"{role!r} is not a role; roles are {' and '.join(ROLES)}")
         if not _NAME.fullmatch(name) or name == BROKER or (name in ROLES and name != role):
             raise ConfigError(
                 f"{name!r} cannot name a {role} key: letters, digits, - and _, and not another role's name"
@@ -218,10 +224,10 @@ class KeyDirectory:
             return self._give_out(files, rows, role, name)
 
     def rotate(self, name: str) -> bytes:
-        """Replaces a pair, and returns the new public key. The old one is refused from now on.
+        """Replaces a pair and returns the new public key. The old key is refused from now on.
 
-        With ``"broker"`` it is the broker's: it counts from the broker's next start, and every other machine needs its
-        keys copied again, for they name the broker's.
+        ``"broker"`` replaces the broker's own pair. That takes effect at the broker's next start, and all keys must be
+        copied to the other machines again, since each file has the broker's public key.
         """
         with private_directory(self.path, change=True) as files:
             self._need_broker(files)
@@ -233,7 +239,7 @@ class KeyDirectory:
             return self._give_out(files, revoked, role, name).public
 
     def revoke(self, name: str) -> None:
-        """Closes the door to a key for good, and forgets its secret part."""
+        """Refuses a key from now on, and deletes its secret part."""
         with private_directory(self.path, change=True) as files:
             self._need_broker(files)
             if name == BROKER:
@@ -256,13 +262,16 @@ class KeyDirectory:
         self._reconcile(files)
 
     def _reconcile(self, files: PrivateDirectory) -> None:
-        """Finishes what a crash has left: key files are written before the allow-list, and removed after it."""
+        """Completes changes that a crash has interrupted.
+
+        Key files are written before the allow-list, and removed after it.
+        """
         server = self._read_key(files, BROKER).public
         rows = before = self._read_allowed(files)
         for name in _names(files):
             try:
                 key = self._read_key(files, name)
-            except ConfigError:  # whoever wants to use it is told; and it can still be replaced
+            except ConfigError:  # a process that uses this key gets the error, and the key can still be replaced
                 continue
             if name == BROKER:
                 continue
@@ -271,7 +280,7 @@ class KeyDirectory:
                 files.remove(f"{name}.key")
             elif row is not None and key.server != server:
                 self._write_key(files, key._replace(server=server))
-            elif row is None and key.server == server:  # else it is another broker's, and was put here by hand
+            elif row is None and key.server == server:  # else it belongs to another broker, and a user put it here
                 others = _revoke(rows, name) if any(row.name == name and not row.revoked for row in rows) else rows
                 rows = [*others, AllowedKey(key.role, name, key.public, key.created, "")]
         if rows != before:
@@ -279,7 +288,9 @@ class KeyDirectory:
 
     def _need_broker(self, files: PrivateDirectory) -> None:
         if BROKER not in _names(files):
-            raise ConfigError(f"{self.path} is not a broker's: its keys can be changed on the broker's machine only")
+            raise ConfigError(
+                f"{self.path} is not a broker's key directory: keys can be changed on the broker's machine only"
+            )
         self._complete(files)
 
     def _give_out(self, files: PrivateDirectory, rows: list[AllowedKey], role: str, name: str) -> AllowedKey:
@@ -312,7 +323,7 @@ class KeyDirectory:
                 raise ValueError("parts that do not fit together")
             return KeyFile(fields["role"], name, public, secret, server, fields["created"])
         except (KeyError, ValueError, zmq.ZMQError):
-            pass  # what the error says may hold a part of the secret
+            pass  # the error's text may contain a part of the secret
         raise ConfigError(f"{self.path / name}.key is damaged: copy it again, or replace it with `zray keys rotate`")
 
     def _write_key(self, files: PrivateDirectory, key: KeyFile) -> None:
@@ -349,10 +360,10 @@ def _now() -> str:
 
 
 class AllowList:
-    """The allow-list as a running broker sees it: read again when it has changed on disk.
+    """The allow-list of a running broker. It is read again when it has changed on disk.
 
-    Should it be found damaged, or readable by others, what it said last goes on to hold, and the fault is logged: a
-    slip of the owner's must not take the cluster down.
+    If it is damaged or readable by others, the last valid content stays in force and the fault is logged: a mistake of
+    its user must not end the cluster.
     """
 
     def __init__(self, directory: KeyDirectory) -> None:
@@ -368,7 +379,7 @@ class AllowList:
             try:
                 self._keys = {row.public: row for row in self._directory.allowed()}
             except ConfigError as error:
-                log.error("the keys that were allowed before stay so: %s", error)
+                log.error("the allow-list cannot be read, so the keys that were allowed before stay allowed: %s", error)
         return self._keys.get(public)
 
     def _signature(self) -> tuple[int, ...]:

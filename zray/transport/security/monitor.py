@@ -1,4 +1,4 @@
-"""libzmq's own account of what happens to a socket's connections, read without blocking."""
+"""Reads libzmq's events about the connections of a socket, without blocking."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ class Monitor:
         self._watched = watched
         self.socket: zmq.Socket[Any] = watched.context.socket(zmq.PAIR)
         self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.setsockopt(zmq.RCVHWM, 0)  # a full pipe would hold up libzmq's I/O thread
+        self.socket.setsockopt(zmq.RCVHWM, 0)  # a full queue would hold up libzmq's I/O thread
         self.socket.connect(endpoint)
 
     def events(self) -> Iterator[tuple[int, int]]:
-        """What has happened since: events, each with its value, as zmq_socket_monitor(3) tells."""
+        """Yields the events since the last call, each with its value, as in zmq_socket_monitor(3)."""
         while (message := receive_waiting(self.socket)) is not None:
             event, value = _EVENT.unpack(message[0])
             yield event, value
 
     def close(self) -> None:
-        """Before or after the watched socket is closed."""
+        """Ends monitoring. May be called before or after the watched socket is closed."""
         if not self._watched.closed:
             self._watched.disable_monitor()
         self.socket.close(0)
 
 
 def receive_waiting(socket: zmq.Socket[Any]) -> list[bytes] | None:
-    """A message that is there already; None if there is none."""
+    """Returns a message that has arrived; None if there is none. Does not wait."""
     try:
         return socket.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:

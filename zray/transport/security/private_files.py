@@ -1,6 +1,6 @@
-"""Small text files in a directory that is its user's alone: what others could have read or laid there is refused.
+"""Small text files in a directory that only its user can access. Files that others could read or write are refused.
 
-Files are opened relative to the directory's descriptor, never through symbolic links, and checked once they are open.
+Files are opened relative to the directory's descriptor, never through symbolic links, and are checked after opening.
 They are replaced by rename, so readers need no lock.
 """
 
@@ -18,18 +18,21 @@ from zray.exceptions import ConfigError
 
 
 class PrivateDirectory:
-    """An open directory, found to be ours alone. ``private_directory`` makes it."""
+    """An open directory that only this user can access. ``private_directory`` makes it."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
 
     def stems(self, suffix: str) -> list[str]:
-        """The names of the files with that suffix, without it."""
+        """The names of the files with a suffix, without the suffix."""
         return sorted(entry.removesuffix(suffix) for entry in os.listdir(self._fd) if entry.endswith(suffix))
 
     def read(self, file: str) -> list[list[str]]:
-        """The words of each line that is no comment; raises ConfigError for a file that is missing or not private."""
+        """Returns the words of each line that is not a comment.
+
+        Raises ConfigError if the file is missing or not private.
+        """
         path = self.path / file
         try:
             fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._fd)
@@ -44,8 +47,8 @@ class PrivateDirectory:
         return [words for line in text.splitlines() if (words := line.split()) and words[0] != "#"]
 
     def write(self, file: str, lines: Sequence[str]) -> None:
-        """Makes or replaces a file, durably and at once. Only within ``private_directory(..., change=True)``."""
-        draft = f"{file}.new"  # what a crash left under this name is rubbish: nobody else holds the lock
+        """Makes or replaces a file, durably and atomically. Only within ``private_directory(..., change=True)``."""
+        draft = f"{file}.new"  # a file of this name is left over from a crash: no other process holds the lock
         self.remove(draft)
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
         with open(fd, "w") as stream:
@@ -62,7 +65,7 @@ class PrivateDirectory:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Held by one process at a time. A file of its own, since NFS cannot lock directories."""
+        """Holds the lock, which one process has at a time. It is a file, since NFS cannot lock directories."""
         fd = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -73,7 +76,7 @@ class PrivateDirectory:
 
 @contextlib.contextmanager
 def private_directory(path: Path, change: bool = False) -> Iterator[PrivateDirectory]:
-    """Opens a directory; ``change`` makes it if need be and locks it. Raises ConfigError if it is not private."""
+    """Opens a directory. ``change``: makes it if necessary, and locks it. Raises ConfigError if it is not private."""
     fd = -1
     try:
         if change:
@@ -102,8 +105,8 @@ def _check_private(fd: int, path: Path, kind: int) -> None:
         raise ConfigError(f"{path} belongs to user {status.st_uid}, not to you ({os.geteuid()})")
     if mode & 0o077:
         quoted = shlex.quote(str(path))
-        mend = f"chmod 700 {quoted}, if it is for keys alone," if kind == stat.S_IFDIR else f"chmod 600 {quoted}"
+        mend = f"`chmod 700 {quoted}`, if it is for keys alone" if kind == stat.S_IFDIR else f"`chmod 600 {quoted}`"
         raise ConfigError(
-            f"other users can get at {path} (mode {mode:04o}): {mend} "
-            "and if they may have read keys there, replace those with `zray keys rotate`"
+            f"other users can access {path} (mode {mode:04o}): run {mend}. "
+            "If they may have read keys there, replace those with `zray keys rotate`"
         )

@@ -16,8 +16,8 @@ from typing import Any
 
 from zray.config import Config
 from zray.logs.display import escape_controls
-from zray.logs.handlers import write
 from zray.logs.line import INFO, WARNING, LogLine
+from zray.logs.process_log import write
 from zray.protocol.codec import pack
 from zray.protocol.contract import BROKER, TICK_S
 from zray.protocol.messages import Goodbye, HostInspected, HostReady, LogsFlushed, ProtocolError

@@ -17,7 +17,7 @@ import math
 import os
 import signal
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from zray import version
 from zray.client.core.execution import Assignment
@@ -43,7 +43,7 @@ from zray.protocol.messages import (
 from zray.protocol.records import ClusterInfo, JobSettings, JoinInfo
 from zray.serialization import pickle_callable
 from zray.transport.connection import Connection
-from zray.transport.sockets import POLLIN
+from zray.transport.sockets import POLLIN, Again
 from zray.worker.process.runner import CallOptions
 from zray.worker.process.worker import Worker
 
@@ -120,6 +120,13 @@ class _WarmUpWorker(Worker):
         self._lost = True
 
 
+class _Frame(NamedTuple):
+    """What is used of ``zmq.Frame``."""
+
+    bytes: bytes
+    more: bool = False
+
+
 class _Socket:
     """A simulated socket with a broker's link at its other end. The last answer ends the worker."""
 
@@ -133,8 +140,10 @@ class _Socket:
     def fileno(self) -> int:
         return self._fd
 
-    def recv_multipart(self, flags: int, copy: bool) -> list[bytes]:
-        return [self._arrived.pop(0)]
+    def recv(self, flags: int, copy: bool) -> Any:
+        if not self._arrived:
+            raise Again
+        return _Frame(self._arrived.pop(0))
 
     def send(self, data: bytes, flags: int) -> None:
         for message in self.broker.receive(read_frame(data), time.monotonic()):

@@ -20,7 +20,7 @@ from zray.client.context import current_task
 from zray.client.core.effects import Interrupt, Warn
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.session import Session
-from zray.client.shell import Tick, Waiter
+from zray.client.shell import Waiter
 from zray.config import MIB, TUNE_MALLOC
 from zray.exceptions import NAMELESS, ActorExit, DeserializationError, has_type
 from zray.failures import encode_failure, error_text
@@ -269,7 +269,7 @@ class Worker:
 
             loop = self._loop = EventLoop(self)
             self._actor = loop.construct(kind, args, kwargs)
-            self.session.handlers[Tick] = lambda tick: loop.check()
+            self.session.at_tick.append(loop.check)
         else:
             self._actor = kind(*args, **kwargs)
         self._concurrency = max(1, start.spec.max_concurrency)
