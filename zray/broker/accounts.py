@@ -15,7 +15,7 @@ MEMORY_S = 0.5
 FORGOTTEN_S = 4 * MEMORY_S
 STARVED_S = 1.0
 STARVED_TIMES = 3
-"""A line is starved when it has waited for ``STARVED_S``, and for ``STARVED_TIMES`` as long as it had its last grant.
+"""A line is starved when it has waited for ``STARVED_S``, and ``STARVED_TIMES`` times as long as it had its last grant.
 
 It may then hold a host before it is next.
 """
@@ -77,7 +77,7 @@ class Account:
             used[name] = used.get(name, 0) + part
 
     def level(self, names: Iterable[str]) -> float:
-        """The largest share of one of the named resources. The account with the lowest level is served next."""
+        """The largest sum of present use and average, of the named resources. The lowest level is served next."""
         used, average = self.used, self.average
         return max((used.get(name, 0) + average.get(name, 0.0) for name in names), default=0.0)
 

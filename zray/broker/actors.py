@@ -34,7 +34,7 @@ from zray.protocol.records import ActorSpec
 MAX_FAILED_STARTS = 3
 """The number of workers in a row that may end before they could take an actor.
 
-If one more ends, the actor dies with that worker's reason.
+If one more ends, that counts as a death of the actor, with that worker's reason.
 """
 MAX_DEATH_REASONS = 20_000
 """The number of dead actors whose reason of death the broker keeps."""

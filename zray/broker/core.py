@@ -381,7 +381,7 @@ class BrokerCore:
         """
         envelope = self.scheduler.workers[source.process_id].outstanding.get(msg.task_id)
         if envelope is None or self.tasks.get(msg.task_id) is not envelope:
-            return  # its owner is gone
+            return  # no owner waits for it
         if envelope.attempt != msg.attempt:
             raise ProtocolError("began an attempt that the worker was not given")
         envelope.payload = b""

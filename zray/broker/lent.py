@@ -55,7 +55,7 @@ class LentCpus:
         self.look(host)
 
     def look(self, host: Host) -> None:
-        """Looks at the loans of a host after its CPUs were lent, taken or given back."""
+        """Finds which loans of a host are idle, after its CPUs were lent, taken or given back."""
         is_free = host.pool.free.get(CPU, 0) > 0
         for (job_id, depth), loan in host.lent.items():
             key = host.host_id, job_id, depth

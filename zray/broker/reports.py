@@ -264,7 +264,7 @@ class Reports:
     def _running(self, found: Found) -> list[RunningStatus]:
         """What runs, the longest first, then the idle actors.
 
-        ``seconds`` is None for idle actors, and for tasks whose worker has not answered.
+        ``seconds`` is None if the worker has not reported them.
         """
         rows: list[RunningStatus] = []
         for worker in self._core.scheduler.workers.values():
