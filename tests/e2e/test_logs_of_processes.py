@@ -128,7 +128,7 @@ def test_no_such_level(command: str) -> None:
 
 @pytest.mark.parametrize("level", ["", "info"])
 def test_a_local_cluster_logs_to_files_and_says_nothing(sandbox: Sandbox, level: str) -> None:
-    """By default what has failed, as whoever has started it knows the rest."""
+    """By default only failures are logged: the user that has started the cluster knows the rest."""
     source = """
     ray.init(num_cpus=1)
     crash = ray.remote(max_retries=0)(lambda: os.abort())

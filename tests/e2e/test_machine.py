@@ -79,7 +79,12 @@ FULL = "mount -t tmpfs -o size=16m none /dev/shm; cat /dev/zero > /dev/shm/other
         (LITTLE, 64, "0 in shared memory\n1 on disk", "only 1,048,576 bytes free"),
         ("mount -t tmpfs -o size=64m none /dev/shm", 32, "1 in shared memory\n0 on disk", ""),
         ("mount -t tmpfs -o size=64m none /dev/shm", 256, "0 in shared memory\n1 on disk", "only 67,108,864 bytes"),
-        ("mount -t tmpfs -o size=160m none /dev/shm", 256, "1 in shared memory\n0 on disk", "of 268,435,456 asked"),
+        (
+            "mount -t tmpfs -o size=160m none /dev/shm",
+            256,
+            "1 in shared memory\n0 on disk",
+            "and 268,435,456 were asked",
+        ),
         (FULL, 64, "1 in shared memory\n1 on disk", "missing, full or not writable"),
         ("mount -t tmpfs -o ro none /dev/shm", 64, "0 in shared memory\n1 on disk", "missing, full or not writable"),
     ],

@@ -1,4 +1,4 @@
-"""Where the lines of a log go: to a file that is rotated, and to stderr. Neither stops the process."""
+"""Destinations of log lines: a rotated file, and stderr. Neither stops the process."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from zray.system.streams import say
 
 MAX_BYTES = 8 << 20
 OLDER_FILES = 2
-"""A file is rotated at ``MAX_BYTES``; so many older ones are kept."""
+"""The number of older files kept; a file is rotated at ``MAX_BYTES``."""
 
 
 class Stderr(logging.Handler):
-    """Neither a pipe that is not read nor a terminal that stands still stops the process."""
+    """Writes to stderr without waiting: neither an unread pipe nor a stopped terminal stops the process."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record))
 
 
 class RotatedFile(logging.handlers.RotatingFileHandler):
-    """Says once that it cannot write, and goes on trying."""
+    """A rotated file. Reports once that it cannot be written, and goes on trying."""
 
     def __init__(self, path: str) -> None:
         self._failed = False
         super().__init__(path, maxBytes=MAX_BYTES, backupCount=OLDER_FILES, encoding="utf-8", errors="backslashreplace")
 
-    def _open(self):  # type: ignore[no-untyped-def]  # as the base class has it
+    def _open(self):  # type: ignore[no-untyped-def]  # like the base class
         return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=_for_its_user)
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -1,8 +1,7 @@
-"""The log of a broker or host: what is written to it, and from when on.
+"""The log of a broker or host: what is written to it, and when it is opened.
 
-``logging`` touches 1.3 MiB of memory that forked processes share otherwise (CPython 3.11, 2026-11-29: loggers 0.2,
-a formatter 0.1, a file 0.4, the first line 0.6). So the log is opened with its first line, and
-``zray.logs.files`` is loaded then.
+``logging`` touches 1.3 MiB of memory that forked processes otherwise share (CPython 3.11, 2026-11-29: loggers 0.2, a
+formatter 0.1, a file 0.4, the first line 0.6). So the first line opens the log, and then loads ``zray.logs.files``.
 """
 
 from __future__ import annotations
@@ -28,24 +27,27 @@ class _Destination(NamedTuple):
 
 _unopened: _Destination | None = None
 _least = INFO
-"""Lines below this level are not written. Those of a process that has not started its log go where ``logging`` says."""
+"""Lines below this level are not written.
+
+A process that has not started its log writes its lines where ``logging`` is set to write.
+"""
 
 
 def start_log(level: str, path: str, to_stderr: bool = False) -> None:
     """Has lines from ``level`` up written to the file ``path``.
 
-    ``to_stderr``: there as well; what it does not take at once is left out there. If the file cannot be opened, that is
-    said on stderr, and nothing is written to it.
+    ``to_stderr``: to stderr too; what stderr does not take at once is dropped there. If the file cannot be opened, that
+    is reported on stderr, and nothing is written to the file.
     """
     global _unopened, _least
-    _least = logging.getLevelName(level)  # of a name it is the number
+    _least = logging.getLevelName(level)  # for a name it returns the number
     _unopened = _Destination(level, path, to_stderr)
-    if to_stderr:  # modules that use ``logging`` by themselves are heard from the beginning
+    if to_stderr:  # so that lines of modules that use ``logging`` are shown from the start
         _open()
 
 
 def write(line: LogLine) -> None:
-    """Performs the effect of a core. What follows a line break is indented: it cannot pass for a line of its own."""
+    """Performs the effect of a core. Lines after the first are indented, so they do not look like records."""
     if line.level < _least:
         return
     if _unopened is not None:
@@ -71,7 +73,7 @@ def _open() -> None:
     try:
         handlers.append(RotatedFile(path))
     except OSError as error:
-        say(f"zray: there is no log {path}: {error.strerror}")
+        say(f"zray: the log {path} cannot be opened: {error.strerror}")
         handlers.append(logging.NullHandler())
     for handler in handlers:
         handler.setFormatter(formatter)

@@ -1,4 +1,4 @@
-"""The files and stderr that the logs of brokers and hosts go to."""
+"""The files and stderr to which brokers and hosts write their logs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (\w+) ([\w.]+): (.*)")
 
 @pytest.fixture(autouse=True)
 def log() -> Iterator[logging.Logger]:
-    """The logger of this process is as it was, afterwards."""
+    """The logger of this process, restored afterwards."""
     logger = logging.getLogger("zray")
     before = logger.level, logger.propagate, logger.handlers[:]
     level = process_log._least
@@ -35,7 +35,7 @@ def log() -> Iterator[logging.Logger]:
 def test_lines_have_a_time_a_level_and_a_component(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "host.log"
     process_log.start_log("INFO", str(path))
-    assert not path.exists()  # it is opened with its first line
+    assert not path.exists()  # its first line opens it
     process_log.write(LogLine(DEBUG, "host", "too little"))
     assert not path.exists()
     process_log.write(LogLine(INFO, "host", "a worker"))
@@ -77,7 +77,10 @@ def test_a_file_that_cannot_be_opened_is_told_once(tmp_path: Path, capfd: pytest
     process_log.start_log("INFO", str(tmp_path / "no directory" / "log"))
     process_log.write(LogLine(WARNING, "host", "one"))
     process_log.write(LogLine(WARNING, "host", "two"))
-    assert capfd.readouterr().err == f"zray: there is no log {tmp_path}/no directory/log: No such file or directory\n"
+    assert (
+        capfd.readouterr().err
+        == f"zray: the log {tmp_path}/no directory/log cannot be opened: No such file or directory\n"
+    )
 
 
 def test_a_file_that_cannot_be_written_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ class _WarmUpWorker(Worker):
 
 
 class _Frame(NamedTuple):
-    """What is used of ``zmq.Frame``."""
+    """The used part of ``zmq.Frame``."""
 
     bytes: bytes
     more: bool = False
