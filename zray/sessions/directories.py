@@ -39,6 +39,8 @@ KEPT_LOGS = 10
 _NAME_BYTES = 8
 _MAX_ROOT_BYTES = MAX_SOCKET_PATH_BYTES - MAX_SOCKET_NAME_BYTES - _NAME_BYTES - 2
 _SESSION_NAME = re.compile(r"[0-9a-f]{8}")
+_REMOVED = ".removed"
+"""What the name of a session's directory ends with while it is removed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,10 +289,17 @@ def stores_of(paths: SessionPaths) -> list[str]:
 
 
 def remove_session(paths: SessionPaths) -> None:
-    """Removes the session's files except its logs. What cannot be removed is left to the next sweep."""
+    """Removes the session's files except its logs. What cannot be removed is left to the next sweep.
+
+    The directory gets another name first. The process that removes it may be killed, and without its lock file the rest
+    would count as a session that is just being made.
+    """
     clear_current(paths.root, paths.name)
     for directory in stores_of(paths):
         remove_tree(directory)
+    with contextlib.suppress(OSError):  # it is gone, or its file system does not rename it: then it is removed as it is
+        os.rename(paths.directory, paths.directory + _REMOVED)
+    remove_tree(paths.directory + _REMOVED)
     remove_tree(paths.directory)
     _prune_logs(paths.root)
 
@@ -308,6 +317,9 @@ def sweep_dead_sessions(root: str) -> list[str]:
             remove_session(paths)
         finally:
             lock.close()
+    for name in os.listdir(root):  # the process that removed them was killed
+        if name.endswith(_REMOVED) and _SESSION_NAME.fullmatch(name.removesuffix(_REMOVED)):
+            remove_tree(f"{root}/{name}")
     return [paths.name for paths in claimed]
 
 

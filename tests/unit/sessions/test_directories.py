@@ -313,3 +313,34 @@ class TestCurrent:
     def test_garbage(self, root: str, text: str) -> None:
         Path(root, "current").write_text(text)
         assert sessions.read_current(root) is None
+
+
+class TestRemovalThatIsKilled:
+    """The zygote removes the session of a killed host, and ``zray stop --force`` kills the zygote."""
+
+    @pytest.mark.parametrize("moment", ["before", "within"])
+    def test_the_session_is_dead_and_the_next_sweep_removes_it(
+        self, root: str, moment: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        paths = dead_session(root)
+
+        def killed(directory: str) -> None:
+            if moment == "within":
+                for entry in Path(directory).rglob("*"):
+                    if entry.is_file():
+                        entry.unlink()  # the lock file among them
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(sessions, "remove_tree", killed)
+            with pytest.raises(KeyboardInterrupt):
+                sessions.remove_session(paths)
+        assert not sessions.session_is_alive(paths)
+        sessions.sweep_dead_sessions(root)
+        assert sorted(os.listdir(root)) == ["lock", "logs"]
+
+    def test_what_only_looks_like_one_stays(self, root: str) -> None:
+        for name in ("mine.removed", "abcdef12.removed.txt"):
+            os.mkdir(f"{root}/{name}")
+        sessions.sweep_dead_sessions(root)
+        assert {"mine.removed", "abcdef12.removed.txt"} <= set(os.listdir(root))
