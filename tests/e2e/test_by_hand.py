@@ -79,7 +79,7 @@ def test_what_only_a_new_cluster_could_have(monkeypatch):
     """As on Ray, a program that says how many CPUs there are does not join by accident."""
     import zray as ray
 
-    expected = "num_cpus cannot be set .* at ipc://.* address='local' starts"
+    expected = r"num_cpus cannot be set .* \(at ipc://.*\).* address='local' to start"
     with by_hand(), pytest.raises(ValueError, match=expected):
         ray.init(num_cpus=1)
     ray.init(num_cpus=1)  # there is none any more
