@@ -79,7 +79,7 @@ def test_options_that_only_a_new_cluster_can_have(monkeypatch):
     """As on Ray, a program that sets the number of CPUs does not join by accident."""
     import zray as ray
 
-    expected = "num_cpus cannot be set .* at ipc://.* address='local' starts"
+    expected = r"num_cpus cannot be set .* \(at ipc://.*\).* address='local' to start"
     with by_hand(), pytest.raises(ValueError, match=expected):
         ray.init(num_cpus=1)
     ray.init(num_cpus=1)  # there is no cluster any more
