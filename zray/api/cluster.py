@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from zray.local_cluster.launch import LocalCluster
     from zray.transport.security.keys import ClientCredentials
 
+SWEEP_END_S = 2.0
+"""How long a program that ends waits for the removal of sessions that earlier programs left, in seconds."""
 LAST_OUTPUT_S = 0.2
 """How long ``shutdown`` waits for the last output of workers, in seconds."""
 INFO = 20
@@ -83,13 +85,17 @@ class Context(dict[str, Any]):
 
 @dataclasses.dataclass
 class _Driver:
-    """The cluster that this process has started or joined. ``process``: the local cluster; ``paths``: its session."""
+    """The cluster that this process has started or joined.
+
+    ``process``: the local cluster; ``paths``: its session; ``sweep``: the thread that removes what dead sessions left.
+    """
 
     session: Session
     context: Context
     output: DriverOutput
     process: LocalCluster | None = None
     paths: SessionPaths | None = None
+    sweep: threading.Thread | None = None
     undo_hint: Callable[[], None] = lambda: None
 
 
@@ -365,7 +371,8 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     driver.paths = paths
     driver.context["session_dir"] = paths.directory
     driver.context["logs_dir"] = paths.logs
-    threading.Thread(target=sweep_dead_sessions, args=(root,), name="zray-sweep", daemon=True).start()
+    driver.sweep = threading.Thread(target=sweep_dead_sessions, args=(root,), name="zray-sweep", daemon=True)
+    driver.sweep.start()
     return driver
 
 
@@ -456,6 +463,8 @@ def shutdown() -> None:
 
 
 def _end_cluster(driver: _Driver) -> None:
+    if driver.sweep is not None:
+        driver.sweep.join(SWEEP_END_S)
     if driver.process is not None:
         exit_code = driver.process.end()
         if driver.paths is not None:
