@@ -258,12 +258,7 @@ def test_a_driver_with_keys_of_another_cluster_counts_once(sandbox, tmp_path):
         pass
     with by_hand("--bind", tcp(), hosts=0) as (address, _, _):
         environ = {"ZRAY_KEYS": str(tmp_path / "other"), "ZRAY_CONNECT_TIMEOUT_S": "3"}
-<<<<<<< HEAD
         with driver(f"ray.init({address!r})", environ=environ) as refused_driver:
-            assert refused_driver.wait() == 1 and "the keys are for" in refused_driver.err
-=======
-        with driver(f"ray.init({address!r})", environ=environ) as stranger:
-            assert stranger.wait() == 1 and "the keys here are for another broker" in stranger.err
->>>>>>> enb
+            assert refused_driver.wait() == 1 and "the keys here are for another broker" in refused_driver.err
         done = cli("main", "status", "--json")
         assert json.loads(done.stdout)["refused"] == {"key of another broker": 1}
