@@ -303,7 +303,7 @@ class Membership:
         if role is None:
             return REVOKED
         allowed = (HOST, WORKER) if role == HOST_ROLE else (DRIVER, OBSERVER)
-        return "" if kind in allowed else f"a {role}'s key does not admit a {kind}"
+        return "" if kind in allowed else f"a {role}'s key does not admit {'an' if kind == OBSERVER else 'a'} {kind}"
 
     def _relay_of(self, arrival: Arrival) -> bytes:
         """The process that passed a frame on; b"" if it came by its sender's own connection."""

@@ -143,7 +143,8 @@ class Notices:
         digest = self._restarts.get(actor.job_id)
         if digest is None:
             digest = self._restarts[actor.job_id] = Digest("actors died and are restarted")
-        left = f", {actor.restarts_left} restarts are left" if actor.restarts_left >= 0 else ""
+        n_left = actor.restarts_left
+        left = f", {n_left} {'restart is' if n_left == 1 else 'restarts are'} left" if n_left >= 0 else ""
         if notice := digest.add(self._clock(), actor.label, f"{in_a_line(message)}; it is restarted{left}"):
             self._tell(actor.job_id, notice)
 

@@ -341,14 +341,6 @@ def await_end(pid: int, timeout_s: float) -> bool:
         return bool(poll.poll(math.ceil(timeout_s * 1000)))
 
 
-def rss_bytes(pid: int) -> int:
-    """Returns the resident memory of a process in bytes; 0 when it is gone."""
-    try:
-        return _resident_bytes(str(pid))[0]
-    except (OSError, ValueError):
-        return 0
-
-
 def anonymous_bytes() -> int:
     """Returns this process's resident memory that is not backed by files, in bytes."""
     resident, of_files = _resident_bytes("self")

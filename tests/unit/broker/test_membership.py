@@ -166,7 +166,7 @@ def test_another_version_is_refused(harness: MembershipHarness, name: str, value
     ("kind", "key", "why"),
     [
         (DRIVER, HOST_KEY, "a host's key does not admit a driver"),
-        (OBSERVER, HOST_KEY, "a host's key does not admit a observer"),
+        (OBSERVER, HOST_KEY, "a host's key does not admit an observer"),
         (HOST, DRIVER_KEY, "a driver's key does not admit a host"),
         (DRIVER, b"unknown", "its key has been revoked"),
         (WORKER, HOST_KEY, "a worker must join through its host"),

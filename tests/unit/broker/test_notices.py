@@ -77,7 +77,7 @@ def test_only_some_of_many_actors_on_a_lost_host_are_named(broker):
 def test_a_restart_of_an_actor_is_reported(broker):
     stage = Stage(broker, max_restarts=2)
     broker.kill(stage.worker)
-    assert told(broker, stage.driver) == ["incarnation 1 of A: SIGKILL; it is restarted, 1 restarts are left"]
+    assert told(broker, stage.driver) == ["incarnation 1 of A: SIGKILL; it is restarted, 1 restart is left"]
 
 
 def test_repeated_restarts_are_summed_up(broker):

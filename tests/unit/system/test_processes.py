@@ -259,13 +259,13 @@ class TestFamily:
 
 class TestFigures:
     def test_own_process(self) -> None:
-        assert processes.rss_bytes(os.getpid()) > 1_000_000
+        assert processes.resident_bytes(os.getpid()) > 1_000_000
         assert (processes.process_start_time(os.getpid()) or 0) > 0
 
     def test_process_that_is_gone(self) -> None:
         pid = subprocess.Popen(["true"])
         pid.wait()
-        assert processes.rss_bytes(pid.pid) == 0
+        assert processes.resident_bytes(pid.pid) == 0
         assert processes.process_start_time(pid.pid) is None
 
 
