@@ -110,8 +110,8 @@ class Notices:
         name = f"worker {worker.worker_id.hex()}"
         self._log(level, f"{name} on host {worker.host.host_id.hex()} is gone: {in_a_line(message)}")
         for envelope in itertools.islice(worker.outstanding.values(), MAX_TASKS):
-            part = " it was running" if envelope.task_id == culprit else ""
-            self._log(WARNING, f"task {_attempt(envelope)} failed with {name}: {kind}{part and ',' + part}")
+            ran = ", it was running" if envelope.task_id == culprit else ""
+            self._log(WARNING, f"task {_attempt(envelope)} failed with {name}: {kind}{ran}")
         if len(worker.outstanding) > MAX_TASKS:
             self._log(WARNING, f"{len(worker.outstanding) - MAX_TASKS} other tasks failed with {name}: {kind}")
 
