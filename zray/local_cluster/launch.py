@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import select
@@ -13,6 +12,7 @@ from typing import IO, Any
 
 from zray.config import Config
 from zray.exceptions import SystemFailure
+from zray.local_cluster.settings import Settings
 from zray.sessions.directories import SessionPaths
 from zray.sessions.lock import SessionLock
 from zray.system import interpreter
@@ -34,15 +34,7 @@ class LocalCluster:
         self, paths: SessionPaths, lock: SessionLock, resources: dict[str, int], store_bytes: int, config: Config
     ) -> None:
         report_read, report_write = map(past_standard, os.pipe())
-        settings = {
-            "session": paths.name,
-            "root": paths.root,
-            "lock": lock.filenos(),
-            "report": report_write,
-            "resources": resources,
-            "store_bytes": store_bytes,
-            "config": dataclasses.asdict(config),
-        }
+        settings = Settings(paths.name, paths.root, lock.filenos(), report_write, resources, store_bytes, config)
         stderr = _stderr_for_children()
         with open(report_write, "wb"), _settings_file(settings) as given:
             self._report = os.fdopen(report_read, "rb", buffering=0)
@@ -114,10 +106,10 @@ class LocalCluster:
         self._report.close()
 
 
-def _settings_file(settings: dict[str, Any]) -> IO[bytes]:
+def _settings_file(settings: Settings) -> IO[bytes]:
     """Returns an unnamed file: settings may not fit into an argument or a pipe, and no other process may read them."""
     file = os.fdopen(past_standard(os.memfd_create("zray-settings", os.MFD_CLOEXEC)), "w+b")
-    file.write(json.dumps(settings).encode())
+    file.write(settings.to_json())
     file.flush()
     file.seek(0)
     return file

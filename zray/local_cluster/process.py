@@ -16,6 +16,7 @@ from typing import Any
 from zray.broker.shell import run_broker
 from zray.config import FREEZE_HEAP, TUNE_MALLOC, WARM_UP, Config
 from zray.exceptions import ZrayError
+from zray.local_cluster.settings import Settings
 from zray.logs.process_log import BROKER_LOG, HOST_LOG, start_log
 from zray.memory.heap import freeze_heap
 from zray.memory.malloc import give_back
@@ -31,15 +32,14 @@ from zray.worker.process.warm_up import warm_up
 def main() -> int:
     """Runs a local cluster until its driver has ended. The argument is the descriptor of its settings, in JSON."""
     with open(int(sys.argv[1]), "rb") as file:
-        settings = json.load(file)
-    report_fd: int = settings["report"]
-    for fd in (report_fd, *settings["lock"]):
+        settings = Settings.from_json(file.read())
+    config, report_fd = settings.config, settings.report
+    for fd in (report_fd, *settings.lock):
         os.set_inheritable(fd, False)
-    config = Config(**settings["config"])
-    paths = SessionPaths(settings["session"], settings["root"])
+    paths = SessionPaths(settings.session, settings.root)
     accept_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    lock = SessionLock(paths.directory, settings["lock"])
+    lock = SessionLock(paths.directory, settings.lock)
     address = f"ipc://{paths.broker_socket}"
     set_title(f"zray: host {paths.name}")  # before the forks, which share what it imports
     rows.prepare()
@@ -53,12 +53,12 @@ def main() -> int:
     broker = _fork_broker(address, config, paths.logs, bound_write, [*lock.filenos(), report_fd, bound_read])
     os.close(bound_write)
     zygote = prepare_zygote(
-        paths, [*lock.filenos(), report_fd], settings["resources"], disabled=config.disabled_optimizations
+        paths, [*lock.filenos(), report_fd], settings.resources, disabled=config.disabled_optimizations
     )
     start_log(config.log_level or "WARNING", f"{paths.logs}/{HOST_LOG}")  # after the zygote: its children have no log
     if not os.read(bound_read, 1):
         return _report(report_fd, error="the broker did not start")
-    options = HostOptions(address, settings["resources"], settings["store_bytes"])
+    options = HostOptions(address, settings.resources, settings.store_bytes)
 
     def ready() -> None:
         _report(report_fd, address=address)

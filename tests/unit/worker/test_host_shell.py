@@ -14,6 +14,7 @@ from zray.protocol.contract import BROKER
 from zray.protocol.messages import FlushLogs, LogsFlushed, StartWorker, Watch, WorkerDied, WorkerLogs
 from zray.transfer.core import TransferCore
 from zray.worker.host.shell import HostShell
+from zray.worker.start import WorkerStart
 
 HOST, WORKER, OWNER, SOURCE = (bytes([letter]) * 16 for letter in b"hwos")
 
@@ -76,8 +77,9 @@ def test_messages_of_host_transfers_and_workers_in_one_turn(pipes: list[int], tm
     connection, transfers = Connection(first), Transfers(third)
     zygote: Any = SimpleNamespace(fileno=lambda: second)
     store: Any = SimpleNamespace(exists=lambda: True, sweep=lambda: None, owners=lambda: {OWNER}, path="")
+    start = WorkerStart("", Config(), HOST)
     shell = HostShell(
-        connection, HOST, zygote, store, str(tmp_path / "nowhere"), {}, Config(), [], transfers  # type: ignore[arg-type]
+        connection, HOST, zygote, store, str(tmp_path / "nowhere"), start, Config(), [], transfers  # type: ignore[arg-type]
     )  # fmt: skip
     transfers.listen_again = lambda: None  # type: ignore[attr-defined]
     shell._outlet.add(WORKER, "f", 1, "stdout", ["printed"])

@@ -18,7 +18,6 @@ from zray.config import Config
 from zray.logs.display import escape_controls
 from zray.logs.line import INFO, WARNING, LogLine
 from zray.logs.process_log import write
-from zray.protocol.codec import pack
 from zray.protocol.contract import BROKER, TICK_S
 from zray.protocol.messages import Goodbye, HostInspected, HostReady, LogsFlushed, ProtocolError
 from zray.protocol.records import HostInfo, StoreUse
@@ -45,6 +44,7 @@ from zray.worker.host.core import (
 )
 from zray.worker.host.logs import Outlet, Said, WorkerLog
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
+from zray.worker.start import WorkerStart
 
 PAUSE_S = 1.0
 SWEEP_S = 1.0
@@ -79,7 +79,7 @@ class _Forked:
 class HostShell:
     """One host.
 
-    ``worker_payload``: what every worker is told in addition to its ID. ``watched``: descriptors; when one ends, the
+    ``worker_start``: the template of what a worker is told. ``watched``: descriptors; when one ends, the
     host ends. ``transfers`` gets a function that sends messages to the broker. ``relay``: through which the workers
     reach the broker; None if they connect directly. ``upkeep``: looks after the session's files; called about once a
     second.
@@ -92,7 +92,7 @@ class HostShell:
         zygote: ZygoteClient,
         store: Store,
         logs: str,
-        worker_payload: dict[str, Any],
+        worker_start: WorkerStart,
         config: Config,
         watched: list[int],
         transfers: Transfers,
@@ -109,7 +109,7 @@ class HostShell:
         self._zygote = zygote
         self._store = store
         self._logs_dir = logs
-        self._worker_payload = worker_payload
+        self._worker_start = worker_start
         self._config = config
         self._watched = watched
         self._unsent: dict[bytes, list[Any]] = {}  # by destination
@@ -300,8 +300,7 @@ class HostShell:
         for fd in log.filenos():
             self._log_fds[fd] = (worker_id, log)
             self._poll.register(fd, select.POLLIN)
-        about = {"worker_id": worker_id, "host_id": self._host_id, "log_secret": secret}
-        payload = pack({**self._worker_payload, **about})
+        payload = self._worker_start._replace(worker_id=worker_id, log_secret=secret).to_bytes()
         try:
             self._zygote.request_fork(worker_id, payload, [out_write, err_write, page])
         except OSError as error:  # no descriptors are left for the copies

@@ -26,6 +26,7 @@ from zray.transport.relay import Relay
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
 from zray.worker.process.main import worker_main
+from zray.worker.start import WorkerStart
 
 if TYPE_CHECKING:
     from zray.system.demotion import Demotion
@@ -128,9 +129,9 @@ def run_host(
         if tcp:
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
         reached = options.address if relay is None else relay.address
-        payload = {"address": reached, "config": dataclasses.asdict(workers_config)}
-        shell = HostShell(connection, host_id, zygote, store, paths.logs, payload, config, watched, transfers, relay,
-                          upkeep.check)  # fmt: skip
+        worker_start = WorkerStart(reached, workers_config, host_id)
+        shell = HostShell(connection, host_id, zygote, store, paths.logs, worker_start, config, watched, transfers,
+                          relay, upkeep.check)  # fmt: skip
         resources = {**options.resources, f"node:{address}": 10_000, "object_store_memory": capacity * 10_000}
         return shell.serve(resources, info, on_ready)
     finally:

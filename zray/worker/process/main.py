@@ -12,33 +12,32 @@ from zray.client import session as sessions
 from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ZrayError
-from zray.protocol.codec import unpack
 from zray.protocol.messages import WORKER
 from zray.protocol.records import JoinInfo
 from zray.system import signals
 from zray.transport.connection import Connection, connect
 from zray.transport.sockets import is_listened_at
 from zray.worker.process.worker import Worker
+from zray.worker.start import WorkerStart
 
 
 def worker_main(payload: bytes, fds: list[int]) -> None:
     """Runs in the child that the zygote forked; raises SystemExit. ``fds``: the flight recorder."""
-    start = unpack(payload)
+    start = WorkerStart.from_bytes(payload)
     page = mmap.mmap(fds[0], 0)
     os.close(fds[0])
-    config = Config(**start["config"])
-    worker_id, host_id = start["worker_id"], start["host_id"]
+    config, worker_id = start.config, start.worker_id
     try:
-        connection = _connect(start["address"], worker_id, config)
+        connection = _connect(start.address, worker_id, config)
     except ZrayError as error:  # the cluster may be ending; if not, this output explains the worker's end
         print(f"zray: this worker cannot join the cluster: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
-    session = Session(connection, worker_id, host_id, "", config)
+    session = Session(connection, worker_id, start.host_id, "", config)
     sessions.set_current(session)
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
     sys.breakpointhook = _no_terminal
-    sys.exit(Worker(session, page, start["log_secret"]).serve())
+    sys.exit(Worker(session, page, start.log_secret).serve())
 
 
 def _connect(address: str, worker_id: bytes, config: Config) -> Connection:
