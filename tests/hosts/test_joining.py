@@ -111,17 +111,17 @@ def test_brokers_that_cannot_be_reached(network):
     head.start_broker().expect("ready at")
     web = head.run("python3", "-m", "http.server", "8000")
     eventually(lambda: any(":1F40 " in row for row in head.sockets("0A")))
-    for address, hint, timeout_s in (
-        ("tcp://10.77.0.250:6380", "Is one running there", 1.2),
-        (f"tcp://{head.address}:6381", "Is one running there", 1.2),
-        (f"tcp://{head.address}:8000", "not a zray broker", 5.2),  # a busy web server takes its time to hang up
+    for address, hint in (
+        ("tcp://10.77.0.250:6380", "Is one running there"),
+        (f"tcp://{head.address}:6381", "Is one running there"),
+        (f"tcp://{head.address}:8000", "not a zray broker"),
     ):
-        driver = laptop.start_driver(FIRST_ANSWER, address, connect_timeout_s=timeout_s)
-        worker = laptop.start_worker(address, join_timeout_s=timeout_s + 0.1)
+        driver = laptop.start_driver(FIRST_ANSWER, address, connect_timeout_s=1.2)
+        worker = laptop.start_worker(address, join_timeout_s=1.3)
         assert driver.wait() == 1 and worker.wait() == 2
-        assert f"'{address}' within {timeout_s:g} s" in driver.err and hint in driver.err, driver.err
+        assert f"'{address}' within 1.2 s" in driver.err and hint in driver.err, driver.err
         assert "ZRAY_CONNECT_TIMEOUT_S" in driver.err
-        assert f"'{address}' within {timeout_s + 0.1:g} s" in worker.err and hint in worker.err, worker.err
+        assert f"'{address}' within 1.3 s" in worker.err and hint in worker.err, worker.err
         assert "ZRAY_JOIN_TIMEOUT_S" in worker.err and "Traceback" not in worker.err
     web.popen.kill()
 
