@@ -346,8 +346,8 @@ class PendingCallsLimitExceeded(ActorError):
 
 
 SILENT_LISTENER = (
-    "a process listens there but does not answer: it is not a zray broker, or the broker is stopped or too busy, or has "
-    "no file descriptors left for another connection (see ulimit -n on its machine)"
+    "a process listens there but does not answer: it is not a zray broker, or the broker is stopped or too busy, or it "
+    "has no file descriptors left for another connection (see ulimit -n on its machine)"
 )
 READ_ONLY_HINT = "hint: values from zray.get() are read-only and shared; write to a copy (array.copy(), frame.copy())"
 """Added to the error of a failed write to such a value: the library that raises it does not know whose value it is."""
