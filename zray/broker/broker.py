@@ -62,10 +62,8 @@ class Broker:
 
     def receive(self, arrival: Arrival, now: float) -> None:
         """Handles a frame completely, since the next one may depend on it."""
-        members = self.members
-        members.receive(arrival.through, arrival, now)
-        if members.pending:
-            self._settle(now)
+        self.members.receive(arrival.through, arrival, now)
+        self._settle(now)
 
     def tick(self, now: float) -> None:
         """Does what depends on the time. Called about every ``TICK_S``."""

@@ -398,10 +398,9 @@ class Membership:
     def transmitted(self, process_id: bytes, arrived: bool, now: float) -> None:
         """Notes whether a member's connection took a frame, or was missing (``arrived`` false)."""
         self._now = now
-        member = self.members.get(process_id)
         if arrived:
             self.unreachable.pop(process_id, None)
-        elif member is not None:
+        elif process_id in self.members:
             self.unreachable.setdefault(process_id, now)
 
     def route(self, process_id: bytes) -> bytes:

@@ -135,9 +135,7 @@ class Link:
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing is due before the peer sends something: no acknowledgement, no heartbeat, no probe."""
-        return (
-            not self._outbox and not self._unacked and self._received == self._acked and self._heartbeat_s == math.inf
-        )
+        return self.idle and self._received == self._acked and self._heartbeat_s == math.inf
 
     @property
     def pending(self) -> bool:
