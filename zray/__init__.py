@@ -15,13 +15,16 @@ from zray.api.cluster import (
     shutdown,
 )
 from zray.api.decorator import remote
+from zray.api.generators import DynamicObjectRefGenerator, ObjectRefGenerator
 from zray.api.objects import cancel, get, get_actor, kill, put, wait
 from zray.api.runtime_context import get_gpu_ids, get_runtime_context
 from zray.object_ref import ObjectRef
 from zray.version import VERSION as __version__
 
 __all__ = [
+    "DynamicObjectRefGenerator",
     "ObjectRef",
+    "ObjectRefGenerator",
     "__version__",
     "actor",
     "available_resources",

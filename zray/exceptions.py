@@ -345,6 +345,10 @@ class PendingCallsLimitExceeded(ActorError):
     """More calls are pending on the actor than ``max_pending_calls`` allows. Trying again later helps."""
 
 
+class ObjectRefStreamEndOfStreamError(ZrayError):
+    """The end of a stream, in place of an item. ``next`` of its ``ObjectRefGenerator`` raises StopIteration."""
+
+
 SILENT_LISTENER = (
     "a process listens there but does not answer: it is not a zray broker, or the broker is stopped or too busy, or it "
     "has no file descriptors left for another connection (see ulimit -n on its machine)"
@@ -395,6 +399,7 @@ FAILURES: dict[str, type[ZrayError]] = {
         ModuleMissingError,
         SerializationError,
         MessageRefusedError,
+        ObjectRefStreamEndOfStreamError,
     )
 }
 """The class, by name, of each failure that travels as a name and not as a pickle."""

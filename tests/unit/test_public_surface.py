@@ -11,7 +11,8 @@ import zray
 from zray import exceptions
 
 PUBLIC = {
-    "ObjectRef", "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
+    "DynamicObjectRefGenerator", "ObjectRef", "ObjectRefGenerator",
+    "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
     "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put",
     "remote", "remote_function", "runtime_context", "shutdown", "util", "wait",
 }  # fmt: skip
@@ -26,6 +27,7 @@ HOUSE_ERRORS = {
     "ActorDiedError", "ActorError", "ActorExit", "ActorUnavailableError", "ActorUnschedulableError",
     "ClusterUnavailableError", "ConfigError", "DeserializationError", "GetTimeoutError", "MessageRefusedError",
     "ModuleMissingError", "NodeDiedError", "ObjectError",
+    "ObjectRefStreamEndOfStreamError",
     "ObjectFreedError", "ObjectLostError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
     "OwnerDiedError", "PendingCallsLimitExceeded", "RuntimeEnvSetupError", "SerializationError", "SystemFailure",
     "TaskCancelledError", "TaskError", "TaskUnschedulableError", "VersionMismatchError", "WorkerCrashedError",

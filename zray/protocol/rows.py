@@ -59,6 +59,7 @@ from zray.protocol.messages import (
     HostReady,
     Inspect,
     Inspected,
+    Item,
     JobConfig,
     KeepCopies,
     Killable,
@@ -87,12 +88,14 @@ from zray.protocol.messages import (
     Started,
     StartWorker,
     Staying,
+    StreamCredit,
     Submit,
     Watch,
     Welcome,
     WorkerDied,
     WorkerLogs,
     WorkerStarted,
+    Yield,
 )
 from zray.protocol.questions import (
     ActorList,
@@ -137,6 +140,7 @@ TYPES: tuple[Any, ...] = (
     ExplainTask, ExplainActor, FlushOutput,
     HostList, Resources, NamedActors, Membership, ActorList, WorkerList, BrokerCounts, ClusterStatus, Explanation,
     OutputFlushed,
+    Yield, Item, StreamCredit,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
