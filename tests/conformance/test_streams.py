@@ -248,8 +248,7 @@ def test_an_attempt_that_yields_less(ray):
     @ray.remote(max_retries=1, retry_exceptions=True)
     def less(counter):
         if ray.get(counter.increment.remote()) == 1:
-            for i in range(3):  # not ``yield from``: see findings/ray-generator-send.sh
-                yield i
+            yield from (i for i in range(3))  # a generator: see findings/ray-generator-send.sh
             raise ValueError("the first attempt")
         yield 0
 
