@@ -14,6 +14,8 @@ PUBLIC = {
     "ObjectRef", "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
     "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put",
     "remote", "remote_function", "runtime_context", "shutdown", "util", "wait",
+    "ActorClassID", "ActorID", "ClusterID", "FunctionID", "JobID", "NodeID", "ObjectID", "PlacementGroupID", "TaskID",
+    "UniqueID", "WorkerID", "LOCAL_MODE", "SCRIPT_MODE", "WORKER_MODE",
 }  # fmt: skip
 
 IN_MODULES = {
@@ -30,6 +32,11 @@ HOUSE_ERRORS = {
     "OwnerDiedError", "PendingCallsLimitExceeded", "RuntimeEnvSetupError", "SerializationError", "SystemFailure",
     "TaskCancelledError", "TaskError", "TaskUnschedulableError", "VersionMismatchError", "WorkerCrashedError",
     "ZrayError",
+    "ActorAlreadyExistsError", "ActorHandleNotFoundError", "ActorPlacementGroupRemoved", "AuthenticationError",
+    "CrossLanguageError", "ObjectRefStreamEndOfStreamError", "OufOfBandObjectRefSerializationException",
+    "PlasmaObjectNotAvailable", "RayCgraphCapacityExceeded", "RayChannelError", "RayChannelTimeoutError",
+    "RayDirectTransportError", "RpcError", "StreamingGeneratorReplayInconsistentError", "TaskPlacementGroupRemoved",
+    "UnserializableException", "UserCodeException",
 }  # fmt: skip
 
 RAY_ALIASES = {

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from zray.api.actor_meta import ActorMeta
 
 
+LOCAL_JOB = b"\0\0\0\1"
+"""The identifier of the only job."""
+
+
 class _Actor:
     """A local actor. ``meta``: its packed ``ActorMeta``. ``death``: the error of its calls once it is dead."""
 
@@ -67,6 +71,9 @@ class LocalRuntime:
         if self._refs.get(held.object_id) is held:
             del self._refs[held.object_id]
             self._values.pop(held.object_id, None)
+
+    def current_job(self) -> bytes:
+        return LOCAL_JOB
 
     def pickled_by_user(self, object_id: bytes) -> None:
         self._kept.append(self.intern(object_id))

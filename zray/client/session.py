@@ -41,7 +41,7 @@ from zray.exceptions import (
     ZrayError,
 )
 from zray.failures import aliased, missed_argument
-from zray.ids import owner_of, put_id, return_id
+from zray.ids import JOB_ID_BYTES, owner_of, put_id, return_id, task_of
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
@@ -95,6 +95,7 @@ class Session:
         """The limit for all values in one message together, in bytes. The rest of the message needs room too."""
         self._namespace = namespace
         self.job_id = cluster.job_id
+        self.cluster_id = connection.cluster_id
         self.process_id = process_id
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
@@ -132,6 +133,11 @@ class Session:
         """The namespace of the job's actors. A worker's is the one of the job that it works for."""
         job = self.core.execution.job
         return self._namespace if job is None else job.settings.namespace
+
+    def current_job(self) -> bytes:
+        """See ``zray.object_ref.Tracker``."""
+        job = self.core.execution.job
+        return job.job_id if job is not None else self.job_id or bytes(JOB_ID_BYTES)
 
     # ------------------------------------------------------------------ effects
 
@@ -511,7 +517,7 @@ class Session:
         entry = self._entries.get(object_id)
         if entry is None or not self._is_member(owner_of(object_id)):
             raise TypeError(f"zray.cancel(): no process of this cluster owns {ref!r}, so there is no task to cancel")
-        task = core.tasks.tasks.get(ref.task_id())
+        task = core.tasks.tasks.get(task_of(object_id))
         if mode & CANCEL_FORCE and task is not None and core.actors.is_call(task):
             raise ValueError(FORCE_IS_FOR_TASKS)
         if entry.status is PENDING:
