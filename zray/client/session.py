@@ -45,7 +45,7 @@ from zray.ids import JOB_ID_BYTES, owner_of, put_id, return_id, task_of
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
-from zray.protocol.records import ActorSpec
+from zray.protocol.records import ActorSpec, JobSettings
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.views import read_mutable_as_views
 from zray.system import signals
@@ -76,7 +76,8 @@ def _attempt(what: str, action: Callable[..., object], *arguments: Any) -> None:
 class Session:
     """The runtime of one driver or worker. All methods may be called from any thread.
 
-    ``host_id``: the host of a worker; empty for a driver.
+    ``host_id``: the host of a worker; empty for a driver. ``settings``: of the driver's job; a worker learns those
+    of its jobs.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Session:
         connection: Connection,
         process_id: bytes,
         host_id: bytes,
-        namespace: str,
+        settings: JobSettings,
         config: Config,
         lifeline: int = -1,
     ) -> None:
@@ -93,7 +94,7 @@ class Session:
         read_mutable_as_views(config.mutable_as_views)
         self.max_inline_bytes = connection.max_message_bytes // 2
         """The limit for all values in one message together, in bytes. The rest of the message needs room too."""
-        self._namespace = namespace
+        self._settings = settings
         self.job_id = cluster.job_id
         self.cluster_id = connection.cluster_id
         self.process_id = process_id
@@ -129,10 +130,15 @@ class Session:
         self._entries = self.core.references.entries
 
     @property
-    def namespace(self) -> str:
-        """The namespace of the job's actors. A worker's is the one of the job that it works for."""
+    def job_settings(self) -> JobSettings:
+        """The settings of the driver's job. A worker's are those of the job that it works for."""
         job = self.core.execution.job
-        return self._namespace if job is None else job.settings.namespace
+        return self._settings if job is None else job.settings
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the job's actors."""
+        return self.job_settings.namespace
 
     def current_job(self) -> bytes:
         """See ``zray.object_ref.Tracker``."""

@@ -149,9 +149,9 @@ GOLDEN = """
 99 Explanation request: int, state: str, name: str, why: str, pid: int, host: str, activity: Activity | None
 100 OutputFlushed request: int
 """
-"""The wire format of protocol version 8. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 9. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
-JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool
+JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
 VersionPair name: str, joiner: str, cluster: str
 HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
@@ -330,7 +330,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 8
+    assert messages.PROTOCOL_VERSION == 9
 
 
 def test_every_size_is_that_of_a_field():
