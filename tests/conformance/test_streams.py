@@ -152,7 +152,7 @@ def test_a_task_reads_a_stream(ray, numbers):
 
 def test_streams_are_read_side_by_side(ray, numbers):
     streams = [numbers.remote(20) for _ in range(4)]
-    seen = {stream: [] for stream in streams}
+    seen: dict[object, list[int]] = {stream: [] for stream in streams}
     left = list(streams)
     while left:
         (ready, *_), _ = ray.wait(left, timeout=30)

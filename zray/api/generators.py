@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from zray.client.session import Reader
@@ -60,10 +57,23 @@ class ObjectRefGenerator:
             self._source.wait([self.next_ref], 1, None, False)
         return ref
 
+    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef:
+        """As ``next``; returns ``ObjectRef.nil()`` if there is no value within ``timeout_s`` seconds.
+
+        Private in Ray, too, but programs use it.
+        """
+        ref = self._source.advance(self)
+        if ref is None:
+            self._source.wait([self.next_ref], 1, timeout_s, False)
+            ref = self._source.advance(self)
+        return ObjectRef.nil() if ref is None else ref
+
     def __aiter__(self) -> ObjectRefGenerator:
         return self
 
     async def __anext__(self) -> ObjectRef:
+        import asyncio  # large, and loaded already where a coroutine runs
+
         try:
             while (ref := self._source.advance(self)) is None:
                 await asyncio.wrap_future(self._source.when_ready(self.next_ref.binary()))
@@ -117,23 +127,3 @@ class ObjectRefGenerator:
 
     def __repr__(self) -> str:
         return f"ObjectRefGenerator({self._generator_ref.task_id().hex()})"
-
-
-class DynamicObjectRefGenerator:
-    """The references to all values of a generator whose ``num_returns`` is "dynamic": the value of its one reference.
-
-    Iterating removes each reference that it returns. ``len`` is the number of those that are left.
-    """
-
-    def __init__(self, refs: Sequence[ObjectRef]) -> None:
-        self._refs = deque(refs)
-
-    def __iter__(self) -> Iterator[ObjectRef]:
-        while self._refs:
-            yield self._refs.popleft()
-
-    def __len__(self) -> int:
-        return len(self._refs)
-
-    def __repr__(self) -> str:
-        return f"DynamicObjectRefGenerator({len(self._refs)} references)"

@@ -15,7 +15,6 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
 from zray.api.call_options import CallStream
-from zray.api.generators import DynamicObjectRefGenerator
 from zray.api.runtime import PreparedTask
 from zray.client.context import TaskContext, current_task
 from zray.client.core.streams import FIRST_ITEM, item_id, position_of
@@ -24,7 +23,7 @@ from zray.client.session import Reader
 from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.methods import method_of
-from zray.object_ref import HeldRef, ObjectRef
+from zray.object_ref import DynamicObjectRefGenerator, HeldRef, ObjectRef
 from zray.options import ActorOptions
 from zray.protocol.records import HostInfo, HostState
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
@@ -32,6 +31,10 @@ from zray.system.signals import came_from_handler
 
 if TYPE_CHECKING:
     from zray.api.actor_meta import ActorMeta
+
+
+LOCAL_JOB = b"\0\0\0\1"
+"""The identifier of the only job."""
 
 
 class _Actor:
@@ -76,6 +79,9 @@ class LocalRuntime:
         if self._refs.get(held.object_id) is held:
             del self._refs[held.object_id]
             self._values.pop(held.object_id, None)
+
+    def current_job(self) -> bytes:
+        return LOCAL_JOB
 
     def pickled_by_user(self, object_id: bytes) -> None:
         self._kept.append(self.intern(object_id))

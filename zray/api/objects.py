@@ -30,7 +30,8 @@ def put(value: T) -> ObjectRef[T]:
     """
     if isinstance(value, ObjectRef):
         raise TypeError(
-            "zray.put() of an ObjectRef: it is a reference already; put it in a list to store the reference"
+            "Calling 'put' on an ObjectRef is not allowed: it is a reference already. Put it in a list to store the "
+            "reference"
         )
     ref: ObjectRef[T] = runtime().put(value)
     return ref
@@ -77,12 +78,14 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if not isinstance(refs, (list, tuple)):
         hint = "; make a list of it, list(...)" if isinstance(refs, Iterable) and not isinstance(refs, str) else ""
         raise ValueError(
-            f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}{hint}"
+            f"Invalid type of object refs: zray.get() takes an ObjectRef or a list of them, not "
+            f"{type(refs).__name__}: {refs!r:.100}{hint}"
         )
     for ref in refs:
         if type(ref) is not ObjectRef:
             raise TypeError(
-                f"zray.get() takes a list of ObjectRefs; the list contains a {type(ref).__name__}: {ref!r:.100}"
+                f"Attempting to call `get` on the value {ref!r:.100}, which is not an ObjectRef but a "
+                f"{type(ref).__name__}"
             )
     return runtime().get(refs, timeout) if refs else []
 
@@ -112,9 +115,9 @@ def wait(
     """
     given: object = refs
     if isinstance(given, ObjectRef):
-        raise TypeError("zray.wait() takes a list of ObjectRefs, got a single one: use [ref]")
+        raise TypeError("wait() expected a list of ObjectRefs, got a single ObjectRef: use [ref]")
     if not isinstance(given, list):
-        raise TypeError(f"zray.wait() takes a list of ObjectRefs, not {type(refs).__name__}")
+        raise TypeError(f"wait() expected a list of ObjectRefs, got {type(refs).__name__}")
     if not refs:
         return [], []
     if [*map(type, refs)].count(ObjectRef) != len(refs):  # fast: programs call wait() in a loop on thousands of refs
@@ -122,18 +125,22 @@ def wait(
         if other is None:
             return _wait_with_generators(refs, num_returns, timeout, fetch_local)
         raise TypeError(
-            f"zray.wait() takes a list of ObjectRefs; the list contains a {type(other).__name__}: {other!r:.100}"
+            f"wait() expected a list of ObjectRefs, got list containing a {type(other).__name__}: {other!r:.100}"
         )
     if len(set(refs)) != len(refs):
-        raise ValueError("zray.wait() takes a list of distinct ObjectRefs; the list contains duplicates")
+        raise ValueError("wait() requires a list of unique ObjectRefs; the list contains duplicates")
     if type(num_returns) is not int or num_returns <= 0:
-        raise ValueError(f"num_returns must be a positive integer, got {num_returns!r}")
+        raise ValueError(
+            f"Invalid number of objects to return: num_returns must be a positive integer, got {num_returns!r}"
+        )
     if num_returns > len(refs):
-        raise ValueError(f"num_returns={num_returns} is more than the {len(refs)} reference(s) given")
+        raise ValueError(
+            f"num_returns cannot be greater than the number of references: {num_returns} is more than {len(refs)}"
+        )
     if type(fetch_local) is not bool:
         raise TypeError(f"fetch_local must be a bool, got {fetch_local!r}")
     if timeout is not None and check_timeout(timeout) < 0:
-        raise ValueError(f"timeout must be a number of seconds >= 0, got {timeout!r}")
+        raise ValueError(f"timeout must be a nonnegative number of seconds, got {timeout!r}")
     ready: tuple[list[ObjectRef[T]], list[ObjectRef[T]]] = runtime().wait(refs, num_returns, timeout, fetch_local)
     return ready
 
@@ -178,7 +185,9 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator, *, force: bool = False, rec
     if isinstance(ref, ObjectRefGenerator):
         ref = ref.completed()
     if not isinstance(ref, ObjectRef):
-        raise TypeError(f"zray.cancel() takes the ObjectRef of a task, not {type(ref).__name__}")
+        raise TypeError(
+            f"zray.cancel() is only supported for object refs, got {type(ref).__name__}; for an actor use zray.kill()"
+        )
     runtime().cancel(ref, (CANCEL_FORCE if force else 0) | (CANCEL_RECURSIVE if recursive else 0))
 
 
@@ -193,7 +202,9 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
         ValueError: ``actor`` is not an actor handle.
     """
     if not isinstance(actor, ActorHandle):
-        raise ValueError(f"zray.kill() takes an actor handle, not {type(actor).__name__}; for a task use zray.cancel()")
+        raise ValueError(
+            f"zray.kill() is only supported for actors, got {type(actor).__name__}; for a task use zray.cancel()"
+        )
     runtime().kill_actor(actor._actor_id, no_restart)
 
 

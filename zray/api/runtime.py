@@ -158,7 +158,9 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(meta.constructor, args, kwargs, f"{meta.class_name}()")
             raise
-        detached = options.lifetime == "detached"
+        detached = options.lifetime == "detached" or (
+            options.lifetime is None and session.job_settings.actors_are_detached
+        )
         spec = ActorSpec(
             class_name=meta.class_name,
             name=options.name or "",

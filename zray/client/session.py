@@ -42,11 +42,11 @@ from zray.exceptions import (
     ZrayError,
 )
 from zray.failures import aliased, missed_argument
-from zray.ids import owner_of, put_id, return_id
+from zray.ids import JOB_ID_BYTES, owner_of, put_id, return_id, task_of
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
-from zray.protocol.records import ActorSpec
+from zray.protocol.records import ActorSpec, JobSettings
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.views import read_mutable_as_views
 from zray.system import signals
@@ -84,7 +84,8 @@ class Reader(Protocol):
 class Session:
     """The runtime of one driver or worker. All methods may be called from any thread.
 
-    ``host_id``: the host of a worker; empty for a driver.
+    ``host_id``: the host of a worker; empty for a driver. ``settings``: of the driver's job; a worker learns those
+    of its jobs.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Session:
         connection: Connection,
         process_id: bytes,
         host_id: bytes,
-        namespace: str,
+        settings: JobSettings,
         config: Config,
         lifeline: int = -1,
     ) -> None:
@@ -101,8 +102,9 @@ class Session:
         read_mutable_as_views(config.mutable_as_views)
         self.max_inline_bytes = connection.max_message_bytes // 2
         """The limit for all values in one message together, in bytes. The rest of the message needs room too."""
-        self._namespace = namespace
+        self._settings = settings
         self.job_id = cluster.job_id
+        self.cluster_id = connection.cluster_id
         self.process_id = process_id
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
@@ -141,10 +143,20 @@ class Session:
         return self._link.congested
 
     @property
-    def namespace(self) -> str:
-        """The namespace of the job's actors. A worker's is the one of the job that it works for."""
+    def job_settings(self) -> JobSettings:
+        """The settings of the driver's job. A worker's are those of the job that it works for."""
         job = self.core.execution.job
-        return self._namespace if job is None else job.settings.namespace
+        return self._settings if job is None else job.settings
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the job's actors."""
+        return self.job_settings.namespace
+
+    def current_job(self) -> bytes:
+        """See ``zray.object_ref.Tracker``."""
+        job = self.core.execution.job
+        return job.job_id if job is not None else self.job_id or bytes(JOB_ID_BYTES)
 
     # ------------------------------------------------------------------ effects
 
@@ -577,7 +589,7 @@ class Session:
         entry = self._entries.get(object_id)
         if entry is None or not self._is_member(owner_of(object_id)):
             raise TypeError(f"zray.cancel(): no process of this cluster owns {ref!r}, so there is no task to cancel")
-        task = core.tasks.tasks.get(ref.task_id())
+        task = core.tasks.tasks.get(task_of(object_id))
         if mode & CANCEL_FORCE and task is not None and core.actors.is_call(task):
             raise ValueError(FORCE_IS_FOR_TASKS)
         if entry.status is PENDING:

@@ -154,7 +154,7 @@ GOLDEN = """
 """
 """The wire format of protocol version 9. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
-JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool
+JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
 VersionPair name: str, joiner: str, cluster: str
 HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float

@@ -91,7 +91,7 @@ def _play() -> None:
             socket.broker.send(Run(task_id, 0, shipped.id16, _SHAPE, [], _PAYLOAD))
         welcome = Welcome(INCARNATION, config.max_message_bytes, ClusterInfo())
         connection = Connection(_Context(), socket, welcome, "", config)  # type: ignore[arg-type]
-        session = Session(connection, bytes(16), bytes(16), "", config)
+        session = Session(connection, bytes(16), bytes(16), JobSettings(), config)
         worker = socket.worker = _WarmUpWorker(session, bytearray(4096))
         session.shell.on_standby = None  # hand nothing back, however slow this is
         try:

@@ -236,7 +236,7 @@ class Worker:
         if task.kind == TASK:
             self._recorder.begins(task.task_id)
         if self._execution.job is not None:
-            self._environment.apply_job(self._execution.job)
+            self._environment.apply_job(self._execution.job, self.session)
         self._environment.apply_task(task)
         self._environment.show_name(options.name, self._actor_class)
 
