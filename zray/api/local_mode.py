@@ -300,6 +300,13 @@ class LocalRuntime:
         actor_id = self._names.get((namespace or self.namespace, name))
         return None if actor_id is None else (actor_id, self._actors[actor_id].meta)
 
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        return [
+            key
+            for key, actor_id in self._names.items()
+            if namespace in (None, key[0]) and self._actors[actor_id].death is None
+        ]
+
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()", actor_id)
         self._names = {key: value for key, value in self._names.items() if value != actor_id}

@@ -19,7 +19,7 @@ from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 from zray.protocol.codec import shape_key
 from zray.protocol.messages import ActorFound, ActorKill, ActorLookup, NameTaken
-from zray.protocol.questions import HostList, HostsQuery, Resources, ResourcesQuery
+from zray.protocol.questions import HostList, HostsQuery, NamedActors, NamedActorsQuery, Resources, ResourcesQuery
 from zray.protocol.records import ActorSpec, HostState
 from zray.serialization import PickledCallable, serialize
 
@@ -85,6 +85,9 @@ class Runtime(Protocol):
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         """Returns the identifier of the actor with ``name``, and its packed ``ActorMeta``; None if there is none."""
+
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Returns the namespace and name of each named actor that is alive. None: those of all namespaces."""
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
 
@@ -220,6 +223,10 @@ class ClusterRuntime:
             lambda done: core.to_broker(ActorLookup(core.new_request(done), name, namespace or self.namespace))
         )
         return (found.actor_id, found.spec.meta) if isinstance(found, ActorFound) else None
+
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        answer = self.session.query(lambda request: NamedActorsQuery(request, namespace), NamedActors)
+        return [(each.namespace, each.name) for each in answer.names]
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         self.session.tell([ActorKill(actor_id, no_restart)])

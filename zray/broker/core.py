@@ -13,6 +13,7 @@ from typing import Any, get_args
 from zray.broker.actors import Actors
 from zray.broker.effects import BrokerEffect, Departed
 from zray.broker.inspections import Inspections
+from zray.broker.key_values import KeyValues
 from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
 from zray.broker.records import Envelope, Host, Job, Process, Worker
@@ -21,6 +22,7 @@ from zray.broker.resources import Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
 from zray.ids import function_id_of, owner_of
+from zray.protocol import key_values as kv
 from zray.protocol import messages as m
 from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
@@ -69,6 +71,7 @@ class BrokerCore:
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and when their time to cancel ends
+        self.key_values = KeyValues(self.send)
         self.output = WorkerOutput(self.jobs, self.processes, self.scheduler, self.send)
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
@@ -99,6 +102,10 @@ class BrokerCore:
             m.Watch: self._watch,
             m.Forward: self._peer,
             **dict.fromkeys(get_args(Question), self.reports.on_question),
+            kv.KvPut: self.key_values.on_put,
+            kv.KvGet: self.key_values.on_get,
+            kv.KvDelete: self.key_values.on_delete,
+            kv.KvList: self.key_values.on_list,
             m.Goodbye: lambda source, msg: self._lost(source.process_id, msg.reason),
             m.HostReady: self._host_ready,
             m.WorkerStarted: self._worker_started,
@@ -618,6 +625,7 @@ class BrokerCore:
         for actor in self.actors.actors.values():
             assert actor.creator or owner_of(actor.actor_id) in self.processes, "an actor that will never be announced"
         self.scheduler.check()
+        self.key_values.check()
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():
             holder = envelope.worker

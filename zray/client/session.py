@@ -44,6 +44,7 @@ from zray.exceptions import (
 from zray.failures import aliased, missed_argument
 from zray.ids import JOB_ID_BYTES, owner_of, put_id, return_id, task_of
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
+from zray.protocol.key_values import KvRequest
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
 from zray.protocol.records import ActorSpec, JobSettings
@@ -115,6 +116,7 @@ class Session:
             lambda: self.shell.lock,
             lambda text: self.handlers[Warn](Warn(text)),
         )
+        self.core.places.home = self.stores.home
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {
             Warn: lambda effect: say(f"zray: {effect.text}"),
@@ -725,7 +727,7 @@ class Session:
             raise ClusterUnavailableError(self.shell.lost or f"the broker did not answer within {timeout_s:g} s")
         return answers[0]
 
-    def query(self, question: Callable[[int], Question], kind: type[_Answer]) -> _Answer:
+    def query(self, question: Callable[[int], Question | KvRequest], kind: type[_Answer]) -> _Answer:
         """Asks the broker; returns its answer, of type ``kind``. ``question(number)`` makes the question.
 
         Raises ClusterUnavailableError, and MessageRefusedError if the question cannot be sent.

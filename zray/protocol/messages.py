@@ -11,6 +11,7 @@ from typing import NamedTuple, get_args
 
 from zray.exceptions import ZrayError
 from zray.ids import ActorId, FunctionId, JobId, ProcessId, TaskId
+from zray.protocol.key_values import KvAnswer, KvRequest
 from zray.protocol.peer_messages import (
     BorrowAck as BorrowAck,
 )
@@ -67,6 +68,12 @@ from zray.protocol.peer_messages import (
 )
 from zray.protocol.peer_messages import (
     Located as Located,
+)
+from zray.protocol.peer_messages import (
+    LocationsAsked as LocationsAsked,
+)
+from zray.protocol.peer_messages import (
+    LocationsTold as LocationsTold,
 )
 from zray.protocol.peer_messages import (
     ObjectRequest as ObjectRequest,
@@ -604,7 +611,7 @@ class FlushLogs(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
     | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question
+    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
@@ -613,12 +620,12 @@ HostToBroker = (
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | Answer
+    | Answer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
-    | CancelObject | StreamCredit
+    | CancelObject | StreamCredit | LocationsAsked | LocationsTold
     | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LeftBehind | ChannelWanted
 )  # fmt: skip
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | ChannelWanted | ChannelOffer

@@ -88,6 +88,17 @@ class ClusterInfo(NamedTuple):
     hosts: list[HostState] = []
 
 
+# -------------------------------------------------------------------------------------------------- objects
+
+
+class ObjectLocation(NamedTuple):
+    """Where an object is. ``hosts``: those that have the value; ``size``: in bytes; None if there is no value yet."""
+
+    object_id: bytes
+    hosts: list[bytes]
+    size: int | None
+
+
 # --------------------------------------------------------------------------------------------------- actors
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from zray.protocol.key_values import KvCount, KvDelete, KvGet, KvKeys, KvList, KvPut, KvValue
 from zray.protocol.messages import (
     HANDSHAKE,
     PROTOCOL_VERSION,
@@ -68,6 +69,8 @@ from zray.protocol.messages import (
     LeftBehind,
     Locate,
     Located,
+    LocationsAsked,
+    LocationsTold,
     Logs,
     LogsFlushed,
     LogsTaken,
@@ -141,6 +144,8 @@ TYPES: tuple[Any, ...] = (
     HostList, Resources, NamedActors, Membership, ActorList, WorkerList, BrokerCounts, ClusterStatus, Explanation,
     OutputFlushed,
     Yield, Item, StreamCredit,
+    KvPut, KvGet, KvDelete, KvList, KvCount, KvValue, KvKeys,
+    LocationsAsked, LocationsTold,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
