@@ -105,6 +105,11 @@ class ProcessGroup:
             return
         self._perform(actions)
 
+    def is_usable(self) -> bool:
+        """Whether it accepts jobs, and has none."""
+        with self._lock:
+            return self.error is None and self._gone() is None and not self._dispatcher.pending()
+
     def pending(self) -> int:
         """The number of jobs that have not ended."""
         with self._lock:
