@@ -64,6 +64,15 @@ def test_short_jobs_deepen_and_long_ones_flatten():
     assert process.depth == LEAST_DEPTH
 
 
+def test_only_short_jobs_are_sent_ahead_if_asked_for():
+    group: Dispatcher[int] = Dispatcher(1, ahead=False)
+    assert sends(group.submit(0, 0)) == [(0, 0)]
+    assert group.submit(1, 0) == group.submit(2, 0) == []
+    assert sends(group.ended(0, 0, 0.001)) == [(0, 1), (0, 2)]
+    group.ended(0, 1, 9.0)
+    assert group._processes[0].depth == 1
+
+
 def test_a_job_that_waits_behind_another_is_recalled_for_an_idle_process():
     group: Dispatcher[str] = Dispatcher(2)
     for job in ("long", "short", "behind"):

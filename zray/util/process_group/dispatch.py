@@ -79,7 +79,7 @@ class _Process(Generic[J]):
     number: int
     left: int | None
     used: int
-    depth: int = FIRST_DEPTH
+    depth: int
     ended_s: float = 0.0
     sent: deque[_Sent[J]] = dataclasses.field(default_factory=deque)
 
@@ -93,12 +93,15 @@ class _Process(Generic[J]):
 class Dispatcher(Generic[J]):
     """The jobs and processes of a group of at most ``size`` processes.
 
-    ``quota``: the number of jobs after which a process is replaced; None if it never is.
+    ``quota``: the number of jobs after which a process is replaced; None if it never is. ``ahead``: whether a process
+    gets a job before the one before has ended, also if nothing is known yet or jobs are long. If not, only short jobs
+    are sent ahead.
 
     Invariant: a job is either queued or sent to exactly one process. ``check`` asserts it.
     """
 
-    def __init__(self, size: int, quota: int | None = None) -> None:
+    def __init__(self, size: int, quota: int | None = None, *, ahead: bool = True) -> None:
+        self._first_depth, self._least_depth = (FIRST_DEPTH, LEAST_DEPTH) if ahead else (1, 1)
         self._size = size
         self._quota = quota
         self._queue: deque[J] = deque()
@@ -146,7 +149,7 @@ class Dispatcher(Generic[J]):
         if took_s < SHORT_S:
             process.depth = min(2 * process.depth, MAX_DEPTH)
         elif took_s > LONG_S:
-            process.depth = LEAST_DEPTH
+            process.depth = self._least_depth
         return self._assign(now)
 
     def recalled(self, number: int, job: J, now: float) -> list[Action[J]]:
@@ -194,7 +197,7 @@ class Dispatcher(Generic[J]):
     def _start(self) -> Start:
         number = self._numbers
         self._numbers += 1
-        self._processes[number] = _Process(number, self._quota, -1)
+        self._processes[number] = _Process(number, self._quota, -1, self._first_depth)
         return Start(number)
 
     def _has_idle(self) -> bool:

@@ -35,6 +35,7 @@ class ProcessGroup:
         initializer: called with ``initargs`` in each process before its first job.
         quota: the number of jobs after which a process is replaced; None if it never is.
         restart: whether a process that dies is restarted. If not, its death breaks the group.
+        ahead: see ``Dispatcher``.
         remote_args: options of the actors, as ``zray.remote`` takes them.
         environment: environment variables of the processes.
 
@@ -50,6 +51,7 @@ class ProcessGroup:
         initargs: Iterable[Any] = (),
         quota: int | None = None,
         restart: bool = True,
+        ahead: bool = True,
         remote_args: dict[str, Any] | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
@@ -59,7 +61,7 @@ class ProcessGroup:
         self.size = size
         self.functions = FunctionShelf()
         self._restart = restart
-        self._dispatcher: Dispatcher[Job] = Dispatcher(size, quota)
+        self._dispatcher: Dispatcher[Job] = Dispatcher(size, quota, ahead=ahead)
         self._actors: dict[int, Any] = {}
         self._ending: list[Future[Any]] = []
         self._events: queue.SimpleQueue[tuple[int, Job, Future[Any]] | None] = queue.SimpleQueue()
@@ -134,7 +136,7 @@ class ProcessGroup:
         self._break(ActorDiedError(reason))
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Waits until all jobs and processes have ended. Returns whether they have within ``timeout_s``.
+        """Waits until all jobs and actors have ended. Returns whether they have within ``timeout_s``.
 
         ``close`` or ``terminate`` was called before.
         """
@@ -160,7 +162,7 @@ class ProcessGroup:
 
     def _note_end(self) -> None:
         with self._lock:
-            over = self._dispatcher.is_over()
+            over = self._dispatcher.is_over() and not self._actors
         if over:
             self._over.set()
             self._events.put(None)
@@ -209,9 +211,10 @@ class ProcessGroup:
                 raise
 
     def _stop(self, process: int) -> None:
-        actor = self._actors.pop(process, None)
+        actor = self._actors.get(process)
         if actor is not None and self._gone() is None:
             self._ending.append(actor.__ray_terminate__.remote().future())
+        self._actors.pop(process, None)
 
     def _end(self, process: int, job: Job) -> bool:
         """Tells the dispatcher that a job has ended. Returns whether it had not ended before."""
