@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-import zray
+from zray.api.cluster import cluster_resources, init, is_initialized
 from zray.exceptions import ActorError
 from zray.util.process_group.group import ProcessGroup
 from zray.util.process_group.jobs import Job
@@ -60,10 +60,10 @@ class Executor(concurrent.futures.Executor):
             raise TypeError(f"Executor(): initializer must be callable, got {initializer!r}")
         quota = None if max_tasks_per_child is None else _positive(max_tasks_per_child, "max_tasks_per_child")
         size = None if max_workers is None else _positive(max_workers, "max_workers")
-        if not zray.is_initialized():
-            zray.init()
+        if not is_initialized():
+            init()
         self._group = ProcessGroup(
-            size or max(1, int(zray.cluster_resources().get("CPU", 1))),
+            size or max(1, int(cluster_resources().get("CPU", 1))),
             initializer=initializer,
             initargs=initargs,
             quota=quota,

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
-import zray
+from zray.api.decorator import remote
+from zray.api.objects import cancel, get, kill
 from zray.client.session import current
 from zray.exceptions import ActorDiedError, ActorError, ClusterUnavailableError, TaskCancelledError
 from zray.util.process_group.dispatch import Action, Dispatcher, Recall, Send, Start, Stop
@@ -56,7 +57,7 @@ class ProcessGroup:
         environment: dict[str, str] | None = None,
     ) -> None:
         options = {**OPTIONS, "max_restarts": -1 if restart else 0, **(remote_args or {})}
-        self._worker = zray.remote(PoolWorker).options(**options)
+        self._worker = remote(PoolWorker).options(**options)
         self._arguments = (initializer, tuple(initargs), environment)
         self.size = size
         self.functions = FunctionShelf()
@@ -85,7 +86,7 @@ class ProcessGroup:
             self._perform_starts(actions)
             ready = [actor.__ray_ready__.remote() for actor in self._actors.values()]
         try:
-            zray.get(ready)
+            get(ready)
         except BaseException:
             self.terminate()
             raise
@@ -155,7 +156,7 @@ class ProcessGroup:
         if self._gone() is None:
             with contextlib.suppress(ClusterUnavailableError):  # then they end with the cluster
                 for actor in actors.values():
-                    zray.kill(actor)
+                    kill(actor)
         for job in lost:
             job.failed(self.error)
         self._note_end()
@@ -188,7 +189,7 @@ class ProcessGroup:
                 self._send(action.process, action.job)
             elif isinstance(action, Recall):
                 if action.job.ref is not None:
-                    zray.cancel(action.job.ref)
+                    cancel(action.job.ref)
             elif isinstance(action, Stop):
                 self._stop(action.process)
 

@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import zray
+from zray.api.objects import put
 from zray.serialization import PickledCallable, pickle_callable
 from zray.util.process_group.worker import CALL_EACH
 
@@ -64,7 +64,7 @@ class FunctionShelf:
         Raises SerializationError.
         """
         blob = self._blob(function)
-        return zray.put(function) if blob is None else blob
+        return put(function) if blob is None else blob
 
     def _blob(self, function: Any) -> bytes | None:
         """The pickle of a plain function. None for other callables, which may have a state of their own, so each job
