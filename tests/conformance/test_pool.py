@@ -404,3 +404,22 @@ def test_processes_end_with_the_pool(module):
     pool.close()
     pool.join()
     eventually(lambda: not any(os.path.exists(f"/proc/{each}") for each in pids))
+
+
+def test_several_threads_use_a_pool(ray, shared, gate):
+    """A thread that waits for its own calls does not hold up those of another, for which they may wait."""
+    if ray.__name__ == "ray":
+        pytest.skip("Ray gives each process its jobs beforehand, and never ends")
+
+    def wait(x):
+        return wait_at(ray, gate, x) if x == 0 else x
+
+    seen: list = []
+    thread = threading.Thread(target=lambda: seen.extend(shared.map(wait, range(20), chunksize=1)))
+    thread.start()
+    eventually(lambda: ray.get(gate.arrived.remote()) == 1)
+    assert shared.apply(square, (3,)) == 9
+    assert shared.map(square, range(20), chunksize=1) == [x * x for x in range(20)]
+    ray.get(gate.open.remote())
+    thread.join()
+    assert seen == list(range(20))

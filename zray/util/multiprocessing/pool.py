@@ -92,7 +92,13 @@ class Pool:
         self, func: Callable[..., Any], args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Returns the result of ``func(*args, **kwargs)`` in a process. Raises what ``AsyncResult.get`` does."""
-        return self.apply_async(func, args, kwargs).get()
+        self._check_running()
+        result = AsyncResult(1, True, self._callbacks)
+        call = (tuple(args or ()), dict(kwargs or {}))
+        job = ChunkJob(result, 0, self._group.functions.once(func), [call], CALL_ONCE)
+        self._group.submit(job, is_driven=True)
+        self._group.drive([job])
+        return result.get()
 
     def apply_async(
         self,
@@ -127,7 +133,7 @@ class Pool:
             chunksize: how many items a process gets at a time; default: the number of items, divided by four times the
                 number of processes, rounded up.
         """
-        result: list[Any] = self.map_async(func, iterable, chunksize).get()
+        result: list[Any] = self._map(func, iterable, chunksize, CALL_EACH, is_driven=True).get()
         return result
 
     def map_async(
@@ -145,7 +151,7 @@ class Pool:
         self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
     ) -> list[Any]:
         """As ``map``; each item is the tuple of the positional arguments of one call."""
-        result: list[Any] = self.starmap_async(func, iterable, chunksize=chunksize).get()
+        result: list[Any] = self._map(func, iterable, chunksize, UNPACK_EACH, is_driven=True).get()
         return result
 
     def starmap_async(
@@ -185,9 +191,11 @@ class Pool:
         iterable: Iterable[Any],
         chunksize: int | None,
         form: int,
-        callback: Callable[[list[Any]], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        is_driven: bool = False,
     ) -> AsyncResult:
+        """``is_driven``: returns when the result is ready, or the group's thread receives the rest of it."""
         self._check_running()
         items = iterable if isinstance(iterable, (list, tuple)) else list(iterable)
         size = self._calculate_chunksize(items) if chunksize is None else _checked(chunksize)
@@ -195,8 +203,14 @@ class Pool:
         result = AsyncResult(len(starts), False, self._callbacks, callback, error_callback)
         if starts:
             function = self._group.functions.shared(func)
-            for index, start in enumerate(starts):
-                self._group.submit(ChunkJob(result, index, function, items[start : start + size], form))
+            jobs = [
+                ChunkJob(result, index, function, items[start : start + size], form)
+                for index, start in enumerate(starts)
+            ]
+            for job in jobs:
+                self._group.submit(job, is_driven=is_driven)
+            if is_driven:
+                self._group.drive(jobs)
         return result
 
     def _imap(

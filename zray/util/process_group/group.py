@@ -11,12 +11,12 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from zray.api.decorator import remote
-from zray.api.objects import cancel, get, kill
+from zray.api.objects import cancel, get, kill, wait
 from zray.client.session import current
 from zray.exceptions import ActorDiedError, ActorError, ClusterUnavailableError, TaskCancelledError
 from zray.util.process_group.dispatch import Action, Dispatcher, Recall, Send, Start, Stop
@@ -93,8 +93,11 @@ class ProcessGroup:
 
     # ------------------------------------------------------------------ jobs
 
-    def submit(self, job: Job) -> None:
-        """Queues a job. It fails with ``error`` if the group is broken."""
+    def submit(self, job: Job, *, is_driven: bool = False) -> None:
+        """Queues a job. It fails with ``error`` if the group is broken.
+
+        ``is_driven``: the caller calls ``drive`` next.
+        """
         with self._lock:
             error = self.error or self._gone()
             if error is None:
@@ -106,7 +109,36 @@ class ProcessGroup:
         if error is not None:
             job.failed(error)
             return
-        self._perform(actions)
+        self._perform(actions, job if is_driven else None)
+
+    def drive(self, jobs: Sequence[Job]) -> None:
+        """Receives the outcomes of jobs in this thread, which spares a synchronous caller two changes of threads.
+
+        Returns when none of them is under way that this thread has sent. The group's thread receives the others.
+        """
+        driven = {job.ref: job for job in jobs if job.ref is not None and job.is_driven}
+        try:
+            while driven:
+                ready, _ = wait([*driven], num_returns=1)
+                others = [ref for ref in driven if ref is not ready[0]]
+                if others:
+                    ready += wait(others, num_returns=len(others), timeout=0)[0]
+                for ref in ready:
+                    outcome = _outcome(ref)
+                    job = driven.pop(ref)
+                    job.is_driven = False
+                    self._receive(job.process, job, outcome)
+                self._note_end()
+                if self._has_recalls():
+                    self._events.put(None)  # the thread looks when
+        finally:
+            for ref, job in driven.items():  # the wait was interrupted
+                job.is_driven = False
+                self._watch(ref, job)
+
+    def _has_recalls(self) -> bool:
+        with self._lock:
+            return self._dispatcher.next_check_s(time.monotonic()) is not None
 
     def is_usable(self) -> bool:
         """Whether it accepts jobs, and has none."""
@@ -182,18 +214,18 @@ class ProcessGroup:
             if isinstance(action, Start):
                 self._actors[action.process] = self._worker.remote(*self._arguments)
 
-    def _perform(self, actions: list[Action[Job]]) -> None:
+    def _perform(self, actions: list[Action[Job]], driven: Job | None = None) -> None:
         """Carries out the other actions. Without the lock, because sending pickles the user's values."""
         for action in actions:
             if isinstance(action, Send):
-                self._send(action.process, action.job)
+                self._send(action.process, action.job, action.job is driven)
             elif isinstance(action, Recall):
                 if action.job.ref is not None:
                     cancel(action.job.ref)
             elif isinstance(action, Stop):
                 self._stop(action.process)
 
-    def _send(self, process: int, job: Job) -> None:
+    def _send(self, process: int, job: Job, is_driven: bool) -> None:
         actor = self._actors.get(process)
         if actor is None:  # the group has been broken meanwhile, and the job has failed with it
             return
@@ -203,13 +235,20 @@ class ProcessGroup:
                 self._events.put(None)  # the thread looks again which job waits, and for how long
                 return
             ref = job.ref = actor.run.remote(job.function, job.items, job.form)
-            ref.future().add_done_callback(lambda future: self._events.put((process, job, future)))
+            job.process, job.is_driven = process, is_driven
+            if not is_driven:
+                self._watch(ref, job)
         except BaseException as error:  # the arguments cannot be pickled, or the cluster is gone
             if self._end(process, job):
                 job.failed(error)
             self._events.put(None)
             if not isinstance(error, Exception):
                 raise
+
+    def _watch(self, ref: Any, job: Job) -> None:
+        """Lets the thread receive the outcome."""
+        process = job.process
+        ref.future().add_done_callback(lambda future: self._events.put((process, job, future)))
 
     def _stop(self, process: int) -> None:
         actor = self._actors.get(process)
@@ -265,3 +304,13 @@ class ProcessGroup:
             actions = self._dispatcher.recalled(process, job, time.monotonic())
             self._perform_starts(actions)
         self._perform(actions)
+
+
+def _outcome(ref: Any) -> Future[Any]:
+    """The outcome of a call that has ended."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(get(ref))
+    except Exception as error:
+        future.set_exception(error)
+    return future

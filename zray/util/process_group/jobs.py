@@ -25,7 +25,7 @@ class Job:
     ``failed``, once, and without its lock. They must not wait for anything.
     """
 
-    __slots__ = ("form", "function", "items", "ref")
+    __slots__ = ("form", "function", "is_driven", "items", "process", "ref")
 
     def __init__(self, function: Any, items: Sequence[Any], form: int = CALL_EACH) -> None:
         self.function = function
@@ -33,6 +33,10 @@ class Job:
         self.form = form
         self.ref: Any = None
         """The call's reference while it is under way."""
+        self.process = 0
+        """The number of the process that it was sent to last."""
+        self.is_driven = False
+        """Whether the thread that has sent it receives its outcome (``ProcessGroup.drive``)."""
 
     def begin(self) -> bool:
         """Called before the job is sent. False: it was cancelled, and is not sent."""
