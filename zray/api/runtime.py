@@ -38,7 +38,7 @@ class PreparedTask:
         self.streams = generator and options.num_returns is None
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
-        self.shape = shape_key(options.resource_amounts())
+        self.shape = shape_key(options.resource_amounts(), options.constraint_row())
         self.packed = pack_options(
             options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
             generator,
@@ -153,7 +153,7 @@ class ClusterRuntime:
             max_concurrency=meta.concurrency,
             ordered=meta.ordered,
             has_coroutines=meta.has_coroutines,
-            placement=shape_key(options.placement_amounts()),
+            placement=shape_key(options.placement_amounts(), options.constraint_row()),
             running=shape_key(options.running_amounts()),
             handle=b"",
             meta=meta.packed(),

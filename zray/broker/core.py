@@ -163,6 +163,11 @@ class BrokerCore:
         """Places what can be placed. The shell calls this at the end of a turn."""
         self._now = now
         self.scheduler.run(now)
+        for refused, why in self.scheduler.take_refused():
+            if isinstance(refused, Envelope):
+                self._refuse(refused, why)
+            else:
+                self.actors.refuse(refused, why)
 
     # ------------------------------------------------------------------ joining and leaving
 
@@ -449,6 +454,13 @@ class BrokerCore:
             if runs:
                 assert worker is not None
                 self.scheduler.kill(worker, KILLED_BY_FORCE)
+
+    def _refuse(self, envelope: Envelope, why: str) -> None:
+        """Fails a task that has left its queue because it can never be placed."""
+        if self.tasks.get(envelope.task_id) is envelope:
+            self._forget_task(envelope)
+            failed = m.Failed(envelope.task_id, envelope.attempt, "TaskUnschedulableError", why, False)
+            self.send(envelope.owner, failed)
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
         envelope.cancelled = True

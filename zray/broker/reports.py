@@ -226,7 +226,7 @@ class Reports:
             names = ", ".join(sorted({actor.label for actor in actors if actor is not None})[:5])
             held = f", some of it by {len(actors)} actor(s) for as long as they live ({names})"
         waiting = sum(len(queue) for queue in self._core.scheduler.queues.values())
-        return f"it asks for {describe(shape.amounts)}, which is in use{held}; {waiting:,} tasks wait for a place"
+        return f"it asks for {shape!r}, which is in use{held}; {waiting:,} tasks wait for a place"
 
     # ------------------------------------------------------------------ status
 
@@ -339,7 +339,7 @@ class Reports:
         def add(what: str, shape: Shape, count: int) -> None:
             row = rows.get((what, shape.key))
             if row is None:
-                can_be_placed = any(host.pool.could_ever_fit(shape) for host in self._core.scheduler.hosts.values())
+                can_be_placed = self._core.scheduler.places.could_ever_fit(shape)
                 row = WaitingStatus(what, 0, as_floats(shape.amounts), can_be_placed)
             rows[what, shape.key] = row._replace(count=row.count + count)
 
@@ -378,9 +378,16 @@ class Reports:
 
     def _infeasible(self, shape: Shape, what: str) -> str:
         """A warning if no host could take a shape even when empty; else an empty string."""
-        hosts = self._core.scheduler.hosts.values()
-        if any(host.pool.could_ever_fit(shape) for host in hosts):
+        if self._core.scheduler.places.could_ever_fit(shape):
             return ""
+        hosts = self._core.scheduler.hosts.values()
+        if shape.constraint is not None:
+            have = "; ".join(f"{host.label}: {describe(host.pool.total)}, labels {host.info.labels}" for host in hosts)
+            return (
+                f"{what} cannot be scheduled: each asks for {shape!r}, and no host of the cluster fulfils that "
+                f"({have or 'there is no host'}). It waits until such a host joins; change label_selector or "
+                f"scheduling_strategy, or start a host with zray-worker --labels."
+            )
         have = "; ".join(f"{host.info.hostname}: {describe(host.pool.total)}" for host in hosts)
         return (
             f"{what} cannot be scheduled: each asks for {describe(shape.amounts)}, and no host of the cluster has that "

@@ -89,9 +89,13 @@ class BrokerHarness:
 
     def host(self, name: str = "host", **resources: float) -> bytes:
         """Adds a host. Its workers have not joined yet."""
+        return self.host_with({}, name, **resources)
+
+    def host_with(self, labels: dict[str, str], name: str = "host", **resources: float) -> bytes:
+        """Adds a host with labels."""
         process_id = name.encode().ljust(16, b"\0")
         self.core.joined(process_id, m.HOST, JoinInfo(), self.now)
-        info = HostInfo(hostname=name, idle_timeout_s=self._idle_timeout_s)
+        info = HostInfo(hostname=name, idle_timeout_s=self._idle_timeout_s, labels=labels)
         self.say(process_id, m.HostReady(amounts(**resources), info))
         return process_id
 
