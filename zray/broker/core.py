@@ -17,7 +17,7 @@ from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
 from zray.broker.records import Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
-from zray.broker.resources import Pool, Shape, check_amounts, read_shape
+from zray.broker.resources import HEAD, UNIT, Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
 from zray.ids import function_id_of, owner_of
@@ -503,7 +503,10 @@ class BrokerCore:
     def _host_ready(self, source: Process, msg: m.HostReady) -> None:
         if source.process_id in self.scheduler.hosts:
             return
-        host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
+        amounts = check_amounts(msg.resources)
+        if not any(HEAD in host.pool.total for host in self.scheduler.hosts.values()):
+            amounts[HEAD] = UNIT
+        host = Host(source.process_id, Pool(amounts), msg.info)
         self.scheduler.add_host(host)
         self.notices.host_joined(host)
         for _ in range(host.pool.total.get("CPU", 0) // 10_000):

@@ -8,7 +8,7 @@ is looked up each time, because resources may be added to a host.
 from __future__ import annotations
 
 from zray.broker.records import Host
-from zray.broker.resources import Shape, describe
+from zray.broker.resources import Shape, describe, describe_host
 from zray.scheduling.constraint import Constraint
 
 MAX_KNOWN_SHAPES = 1000
@@ -62,7 +62,7 @@ class Eligibility:
             return f"The node that it must run on doesn't exist, or not any more: {wanted}. soft=False was specified."
         able = [host for host in hosts if host.pool.could_ever_fit(shape)]
         if not able:
-            has = "; ".join(describe(host.pool.total) for host in hosts)
+            has = "; ".join(describe_host(host.pool.total, shape.amounts) for host in hosts)
             asked = describe(shape.amounts)
             return (
                 f"The node that it must run on is infeasible: {wanted} has {has}, and it asks for {asked}. soft=False "

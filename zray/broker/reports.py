@@ -11,7 +11,7 @@ from zray.broker.actors import Actors
 from zray.broker.inspections import Found, Inspections
 from zray.broker.output import WorkerOutput
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
-from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe
+from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe, describe_host
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, PENDING_CREATION, RESTARTING, SERVING, STARTING
 from zray.ids import task_of
@@ -380,15 +380,17 @@ class Reports:
         """A warning if no host could take a shape even when empty; else an empty string."""
         if self._core.scheduler.places.could_ever_fit(shape):
             return ""
-        hosts = self._core.scheduler.hosts.values()
+        hosts, asked = self._core.scheduler.hosts.values(), shape.amounts
         if shape.constraint is not None:
-            have = "; ".join(f"{host.label}: {describe(host.pool.total)}, labels {host.info.labels}" for host in hosts)
+            have = "; ".join(
+                f"{host.label}: {describe_host(host.pool.total, asked)}, labels {host.info.labels}" for host in hosts
+            )
             return (
                 f"{what} cannot be scheduled: each asks for {shape!r}, and no host of the cluster fulfils that "
                 f"({have or 'there is no host'}). It waits until such a host joins; change label_selector or "
                 f"scheduling_strategy, or start a host with zray-worker --labels."
             )
-        have = "; ".join(f"{host.info.hostname}: {describe(host.pool.total)}" for host in hosts)
+        have = "; ".join(f"{host.info.hostname}: {describe_host(host.pool.total, asked)}" for host in hosts)
         return (
             f"{what} cannot be scheduled: each asks for {describe(shape.amounts)}, and no host of the cluster has that "
             f"much ({have or 'there is no host'}). It waits until such a host joins; ask for less, or start one with "

@@ -5,6 +5,7 @@ Amounts are whole numbers, since ten times 0.1 must be 1. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
@@ -16,6 +17,8 @@ UNIT = 10_000
 MAX_UNITS = 100_000
 """The most CPUs, or GPUs, of one host. The broker has a record for each."""
 CPU, GPU, MEMORY, STORE = "CPU", "GPU", "memory", "object_store_memory"
+HEAD = "node:__internal_head__"
+"""A resource of one host, the head: the first that joins while no other is the head. The name is Ray's."""
 
 
 class Shape:
@@ -62,6 +65,11 @@ def describe(amounts: dict[str, int]) -> str:
     """Amounts as text, as users write them: ``{CPU: 2, GPU: 0.5}``; memory in GiB."""
     parts = [f"{name}: {_amount(name, value)}" for name, value in sorted(amounts.items()) if value]
     return "{" + ", ".join(parts) + "}"
+
+
+def describe_host(amounts: dict[str, int], asked: Container[str] = ()) -> str:
+    """A host's amounts as text. Resources that only name the host are left out, unless they are ``asked`` for."""
+    return describe({name: value for name, value in amounts.items() if name in asked or not name.startswith("node:")})
 
 
 def _amount(name: str, value: int) -> str:

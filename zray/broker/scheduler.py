@@ -281,6 +281,8 @@ class Scheduler:
                 fits = (yield from self._serve_host(host, queue, ration)) or fits
                 if not queue:
                     return
+            if fits:  # a worker is being started there: later tiers are for what has no room
+                break
         queue.full = not fits
 
     def _spread(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
@@ -298,7 +300,7 @@ class Scheduler:
                         if self._serve_once(host, queue, ration):
                             placed = True
                             yield
-                if placed:
+                if fits:  # as in ``_pack``
                     break
         queue.full = not fits
 

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from zray.broker.core import BrokerCore
-from zray.broker.resources import UNIT, shape_key
+from zray.broker.resources import HEAD, UNIT, shape_key
 from zray.ids import function_id_of, make_task_id
 from zray.logs.line import LogLine
 from zray.protocol import messages as m
@@ -151,10 +151,12 @@ class BrokerHarness:
 
     @property
     def free(self) -> dict[str, float]:
+        """What is free, without the resource of the head."""
         return {
             name: amount / UNIT
             for host in self.core.scheduler.hosts.values()
             for name, amount in host.pool.free.items()
+            if name != HEAD
         }
 
     def creation(

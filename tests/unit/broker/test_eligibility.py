@@ -100,6 +100,15 @@ def test_a_fallback_is_used_when_the_first_choice_has_no_room(broker, zones):
     assert (broker.runs(zones.at_b), broker.runs(zones.at_a)) == ([first], [second])
 
 
+def test_a_task_waits_for_a_worker_of_its_first_choice(broker, zones):
+    blocker = zones.submit(wanted(on(zones.b)))
+    broker.kill(zones.at_b, *blocker)
+    (task,) = zones.submit(wanted(None, {"zone": "b"}, {"zone": "a"}))
+    assert broker.runs(zones.at_a) == []
+    (at_b,) = broker.workers(zones.b)
+    assert broker.runs(at_b) == [task]
+
+
 def test_a_fallback_is_used_when_the_first_choice_is_gone(broker, zones):
     blockers = zones.submit(shape_key(amounts(CPU=1)), 2)
     (task,) = zones.submit(wanted(None, {"zone": "b"}, {"zone": "a"}))
