@@ -59,6 +59,9 @@ class TaskOptions:
     "SPREAD": on the host whose CPUs are used least."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
+    enable_task_events: bool = True
+    """Accepted for Ray's programs. zray asks processes for the states of tasks and records no events, so there is
+    nothing to switch off."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
@@ -116,6 +119,8 @@ class ActorOptions:
     """"DEFAULT" or "SPREAD". Both place the actor on the host with the fewest actors for its CPUs."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
+    enable_task_events: bool = True
+    """The same as ``TaskOptions.enable_task_events``."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> ActorOptions:
@@ -153,6 +158,8 @@ class MethodOptions:
     """Whether a call that raised is tried again too, or the types of exceptions after which it is."""
     name: str | None = None
     """The name of the call in messages; default: the name of the method."""
+    enable_task_events: bool | None = None
+    """The same as ``TaskOptions.enable_task_events``."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
@@ -352,6 +359,7 @@ _SHARED: dict[str, Check] = {
     "name": _text,
     "scheduling_strategy": _scheduling_strategy,
     "runtime_env": _runtime_env,
+    "enable_task_events": _flag,
 }
 _TASK: dict[str, Check] = {
     **_SHARED,
@@ -375,6 +383,7 @@ _METHOD: dict[str, Check] = {
     "max_task_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
     "name": _text,
+    "enable_task_events": _flag,
 }
 _SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
     TaskOptions: ("a remote function", _TASK),
@@ -398,7 +407,6 @@ _NOT_YET = frozenset(
         "placement_group",
         "placement_group_bundle_index",
         "placement_group_capture_child_tasks",
-        "enable_task_events",
         "_labels",
         "_metadata",
         "concurrency_groups",

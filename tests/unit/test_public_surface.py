@@ -23,7 +23,8 @@ IN_MODULES = {
 }
 
 HOUSE_ERRORS = {
-    "ActorDiedError", "ActorError", "ActorExit", "ActorUnavailableError", "ActorUnschedulableError",
+    "ActorAlreadyExistsError", "ActorDiedError", "ActorError", "ActorExit", "ActorHandleNotFoundError",
+    "ActorUnavailableError", "ActorUnschedulableError",
     "ClusterUnavailableError", "ConfigError", "DeserializationError", "GetTimeoutError", "MessageRefusedError",
     "ModuleMissingError", "NodeDiedError", "ObjectError",
     "ObjectFreedError", "ObjectLostError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",

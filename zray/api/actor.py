@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, overload
 
 from zray.api.actor_meta import METHOD_OPTIONS, STREAMING, ActorMeta, MethodMeta
 from zray.api.call_options import pack_options, retried_types
@@ -80,10 +80,15 @@ class ActorMethod:
             return refs[0]
         return refs or None
 
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Submits a call with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
+        return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
     def options(self, **options: Any) -> ActorMethod:
         """Returns the same method with other options.
 
-        Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``name``.
+        Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``name``, ``enable_task_events``; see
+        ``zray.options.MethodOptions``.
         """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method = ActorMethod(self._handle, self._meta)
@@ -97,6 +102,10 @@ class ActorMethod:
         name = options.get("name") or self._meta.name
         method._packed = pack_options(name, method._n_returns, self._meta.name, retry, 0, self._meta.streams)
         return method
+
+    @property
+    def _method_name(self) -> str:
+        return self._meta.name
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"an actor's method cannot be called directly: use .{self._meta.name}.remote(...)")
@@ -132,7 +141,7 @@ class ActorHandle(Generic[C]):
         return (_restore_handle, (self._actor_id, self._ref, self._meta.packed()))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ActorHandle) and other._actor_id == self._actor_id
+        return other._actor_id == self._actor_id if isinstance(other, ActorHandle) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self._actor_id)
@@ -150,6 +159,21 @@ _OF_THE_HANDLE = frozenset(name for base in ActorHandle.__mro__ for name in vars
 
 class ActorClassInheritanceException(TypeError):
     """The caller's fault: an actor class was subclassed, but it is not a Python class. The name is Ray's."""
+
+
+class ActorClassMetadata:
+    """What Ray's programs read of an actor class, as ``__ray_metadata__``: ``modified_class`` (the plain class),
+    ``class_name``, and the options of the class by their names, for example ``max_restarts``."""
+
+    def __init__(self, kind: type, options: ActorOptions) -> None:
+        self.modified_class = kind
+        self.class_name = kind.__name__
+        self._options = options
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._options, name)
 
 
 class ActorClass(Generic[C]):
@@ -173,6 +197,14 @@ class ActorClass(Generic[C]):
         self.__doc__ = kind.__doc__
         self.__name__ = kind.__name__
         self.__module__ = kind.__module__
+
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> ActorHandle[C]:
+        """Creates an actor with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
+        return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
+    @property
+    def __ray_metadata__(self) -> ActorClassMetadata:
+        return ActorClassMetadata(self._class, self._options)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         name = self._class.__name__
@@ -227,17 +259,28 @@ def _creator(kind: type[C], options: ActorOptions, shipment: _Shipment) -> Calla
     return looks_like(remote, kind)
 
 
-def method(*args: Any, **options: Any) -> Callable[[F], F]:
+@overload
+def method(function: F, /) -> F: ...
+
+
+@overload
+def method(**options: Any) -> Callable[[F], F]: ...
+
+
+def method(*args: Any, **options: Any) -> Any:
     """Decorates a method of an actor class with options: ``@zray.method(num_returns=2)``.
 
-    Options: num_returns, max_task_retries, retry_exceptions, name; see ``zray.options.MethodOptions``.
+    Options: num_returns, max_task_retries, retry_exceptions, concurrency_group, enable_task_events, name; see
+    ``zray.options.MethodOptions``. Without options, ``@zray.method`` changes nothing.
 
     Raises:
-        ValueError: no options are given, or an option does not exist or is out of range.
-        TypeError: an option has a wrong type.
+        ValueError: an option does not exist or is out of range.
+        TypeError: an option has a wrong type, or what is decorated is not a function.
     """
-    if args or not options:
-        raise ValueError("@zray.method needs options by keyword, such as @zray.method(num_returns=2)")
+    if len(args) == 1 and callable(args[0]) and not options:
+        return args[0]
+    if args:
+        raise TypeError("@zray.method takes options by keyword, such as @zray.method(num_returns=2)")
     given = MethodOptions.from_kwargs(options, what="@zray.method")
 
     def decorate(function: F) -> F:

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 from zray.api.runtime import PreparedTask
 from zray.client.context import TaskContext, current_task
 from zray.client.futures import raisable_in_coroutines
-from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
+from zray.exceptions import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
+    ActorExit,
+    ActorHandleNotFoundError,
+    ObjectFreedError,
+    TaskError,
+)
 from zray.ids import make_task_id, put_id, return_id
 from zray.methods import method_of
 from zray.object_ref import HeldRef, ObjectRef
@@ -200,7 +207,7 @@ class LocalRuntime:
         key = (options.namespace or self.namespace, options.name or "")
         if options.name and key in self._names:
             if not options.get_if_exists:
-                raise ValueError(f"an actor named {options.name!r} exists already in namespace {key[0]!r}")
+                raise ActorAlreadyExistsError(f"an actor named {options.name!r} exists already in namespace {key[0]!r}")
             actor_id = self._names[key]
             return actor_id, None, type(meta).unpack(self._actors[actor_id].meta)
         actor_id = self._new_id()
@@ -244,7 +251,12 @@ class LocalRuntime:
         actor_id = self._names.get((namespace or self.namespace, name))
         return None if actor_id is None else (actor_id, self._actors[actor_id].meta)
 
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        return [key for key in self._names if namespace in (None, key[0])]
+
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        if actor_id not in self._actors:
+            raise ActorHandleNotFoundError("the handle belongs to a cluster that this process has left")
         self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()", actor_id)
         self._names = {key: value for key, value in self._names.items() if value != actor_id}
 

@@ -172,6 +172,7 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 
     Raises:
         ValueError: ``actor`` is not an actor handle.
+        ActorHandleNotFoundError: it is the handle of a cluster that this process has left. It is a ValueError too.
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(f"zray.kill() takes an actor handle, not {type(actor).__name__}; for a task use zray.cancel()")

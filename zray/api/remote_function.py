@@ -79,6 +79,14 @@ class RemoteFunction(Generic[R_co]):
         prepared = PreparedTask(self._name, options, inspect.isgeneratorfunction(function))
         self.remote = _submitter(function, self._name, self._shipment, prepared)
 
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Submits a call with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
+        return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
+    @property
+    def _function_name(self) -> str:
+        return f"{self._function.__module__}.{self._name}"
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
             f"the remote function {self._name} cannot be called directly: use {self._name}.remote(...), or "

@@ -316,8 +316,11 @@ class Worker:
             return False
 
     def _constructor_error(self, error: bytes) -> bytes:
-        text = f"the constructor of {self._actor_class} raised:\n{error_text(error)}"
-        return encode_failure("ActorDiedError", text, self._execution.actor_id)
+        text = (
+            f"The actor died because of an error raised in its creation task: "
+            f"the constructor of {self._actor_class} raised:\n{error_text(error)}"
+        )
+        return encode_failure("ActorDiedError", text, self._execution.actor_id, in_constructor=True)
 
     def _wake_if_there_is_room(self) -> None:
         """Wakes the main thread if it may take more calls, or has nothing left to wait for."""
