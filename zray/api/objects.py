@@ -146,7 +146,9 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
 
     Any process that holds the reference may cancel the task. If another process submitted the task, the cancellation is
     sent to that process. Nothing happens if the task has ended already, or if ``ref`` refers to an object of ``put``.
-    ``get`` of a cancelled task raises TaskCancelledError. Running methods are cancelled only in async actors.
+    ``get`` of a cancelled task raises TaskCancelledError. A running ``async`` method gets asyncio.CancelledError. A
+    running method of another actor is not interrupted: it may ask ``get_runtime_context().is_canceled()``, and when it
+    returns, its result is TaskCancelledError.
 
     Args:
         ref: a reference that submitting the task, or the call of an actor, returned.

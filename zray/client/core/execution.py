@@ -146,6 +146,7 @@ class Execution:
         self.must_exit = False  # the process exits as soon as nothing runs
         self._end_reason = ""  # why the actor ends, from the decision until the broker has been told
         self._enders: set[bytes] = set()  # running calls that have ended the actor: that is their only outcome
+        self.cancelled: set[bytes] = set()  # running tasks and calls that were asked to stop
 
     # ------------------------------------------------------------------ tasks and calls
 
@@ -282,12 +283,14 @@ class Execution:
         ``task_id``: the task that asked for it. The broker reports its end when the process is gone.
         """
         self._running.pop(task_id, None)
+        self.cancelled.discard(task_id)
         self.must_exit = True
         self.stop_taking()
 
     def abandon_all(self) -> None:
         """Drops the running tasks and calls, whose time is up. The broker reports the end to their callers."""
         self._running.clear()
+        self.cancelled.clear()
         if self._end_reason:
             self._end_if_done()
 
@@ -308,8 +311,18 @@ class Execution:
         else:
             self._answer_later(ActorReady(self.actor_id, error), [])
 
+    def gives_up_value(self, task: Assignment) -> bool:
+        """Whether a piece of work that has returned is answered as cancelled.
+
+        This is so for calls of an actor without an event loop: nothing interrupts them, but they may ask whether they
+        were cancelled.
+        """
+        return task.kind == CALL and task.task_id in self.cancelled
+
     def _release(self, task: Assignment) -> list[bytes]:
         del self._running[task.task_id]
+        if self.cancelled:
+            self.cancelled.discard(task.task_id)
         return self._references.uncover(task.covered, task.owner) if task.covered else []
 
     def _release_unseen(self, task: Assignment) -> None:
@@ -448,6 +461,7 @@ class Execution:
             self.hand_back()
             self._send(Killable(message.task_id))
         else:
+            self.cancelled.add(message.task_id)
             self._perform(Interrupt(message.task_id))
 
 

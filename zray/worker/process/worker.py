@@ -201,6 +201,9 @@ class Worker:
             self._enter(task, options)
             value = self._call(task, options)
             self._end_forked_child(None)
+            if self._execution.cancelled and self._execution.gives_up_value(task):
+                self._give_up(task)
+                return
             returns: list[Return] = []
             failed: BaseException | None = None
             if task.kind != CONSTRUCTOR:
@@ -211,6 +214,17 @@ class Worker:
             self._failed(task, options, error, started_us)
         finally:
             current_task.reset(token)
+
+    def _give_up(self, task: Assignment) -> None:
+        """Answers a call that was cancelled while it ran, and has returned."""
+        self._runner.discard(task)
+        with self._shell.lock:
+            self._execution.finish_cancelled(task)
+            if self._pool is not None:
+                self._shell.submitted()
+                self._wake_if_there_is_room()
+        task.keep.clear()
+        self._shell.settle()
 
     def _end_forked_child(self, error: BaseException | None) -> None:
         """Ends a process that the task has forked: the connection, and the answer, belong to its parent."""
