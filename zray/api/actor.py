@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeVar, overload
 
 from zray.api.actor_meta import METHOD_OPTIONS, STREAMING, ActorMeta, MethodMeta
+from zray.api.binding import bind_class, bind_method
 from zray.api.call_options import pack_options, retried_types
 from zray.api.remote_function import _Shipment, looks_like
 from zray.api.runtime import runtime
@@ -49,13 +50,14 @@ class ActorMethod:
     __doc__ = _OfMethod(lambda meta: meta.function.__doc__ if meta.function is not None else None, __doc__)
     __signature__ = _OfMethod(lambda meta: meta.shown_signature)
     __name__ = _OfMethod(lambda meta: meta.name)
-    __slots__ = ("_handle", "_meta", "_n_returns", "_packed", "_retries")
+    __slots__ = ("_given", "_handle", "_meta", "_n_returns", "_packed", "_retries")
 
     def __init__(self, handle: ActorHandle[Any], meta: MethodMeta) -> None:
         self._handle = handle
         self._meta = meta
         self._n_returns = meta.n_returns
         self._packed = b""
+        self._given: dict[str, Any] = {}  # to ``options``
         self._retries = handle._meta.max_task_retries if meta.retries is None else meta.retries
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -84,6 +86,13 @@ class ActorMethod:
         """Submits a call with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
 
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Returns a node of a graph of calls (``zray.dag``): a call of this method of this actor.
+
+        If the method returns several values, returns a tuple with a node for each of them.
+        """
+        return bind_method(self, args, kwargs)
+
     def options(self, **options: Any) -> ActorMethod:
         """Returns the same method with other options.
 
@@ -92,6 +101,7 @@ class ActorMethod:
         """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method = ActorMethod(self._handle, self._meta)
+        method._given = options
         if given.num_returns is not None:
             method._n_returns = given.num_returns
         if "max_task_retries" in options and given.max_task_retries is not None:
@@ -201,6 +211,10 @@ class ActorClass(Generic[C]):
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> ActorHandle[C]:
         """Creates an actor with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Returns a node of a graph of calls (``zray.dag``): the creation of an actor of this class."""
+        return bind_class(self, args, kwargs)
 
     @property
     def __ray_metadata__(self) -> ActorClassMetadata:

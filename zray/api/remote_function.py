@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+from zray.api.binding import bind_function
 from zray.api.runtime import PreparedTask, runtime
 from zray.options import TaskOptions
 from zray.serialization import PickledCallable, pickle_callable
@@ -82,6 +83,10 @@ class RemoteFunction(Generic[R_co]):
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Submits a call with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Returns a node of a graph of calls (``zray.dag``): a call of this function."""
+        return bind_function(self, args, kwargs)
 
     @property
     def _function_name(self) -> str:
