@@ -157,6 +157,9 @@ BAD_VALUES = [
     (actor, {"lifetime": "forever"}, "'detached' or 'non_detached'"),
     (actor, {"namespace": ""}, "cannot be empty"),
     (actor, {"get_if_exists": True}, "name"),
+    (actor, {"concurrency_groups": {"io": 0}}, "of group 'io' must be an integer >= 1"),
+    (actor, {"concurrency_groups": {"": 1}}, "cannot be empty"),
+    (method, {"concurrency_group": ""}, "cannot be empty"),
     (method, {"num_returns": -1}, "an integer >= 0"),
     (method, {"max_task_retries": -2}, "an integer >= -1"),
 ]
@@ -179,6 +182,11 @@ BAD_TYPES = [
     (actor, {"lifetime": 1}, "'detached'"),
     (actor, {"get_if_exists": 1}, "True or False"),
     (actor, {"name": b"x"}, "a string"),
+    (actor, {"concurrency_groups": ["io"]}, "a dict of names and numbers"),
+    (actor, {"concurrency_groups": {"io": "2"}}, "an integer >= 1"),
+    (actor, {"concurrency_groups": {1: 2}}, "keys are strings"),
+    (actor, {"allow_out_of_order_execution": "no"}, "True or False"),
+    (method, {"concurrency_group": 1}, "a string"),
     (method, {"num_returns": None.__class__}, "an integer >= 0"),
 ]
 NOT_YET = [
@@ -188,10 +196,8 @@ NOT_YET = [
     (task, {"scheduling_strategy": object()}),
     (task, {"label_selector": {"a": "b"}}),
     (task, {"accelerator_type": "A100"}),
-    (actor, {"concurrency_groups": {"io": 2}}),
     (actor, {"runtime_env": {"pip": ["x"]}}),
     (method, {"num_returns": "streaming"}),
-    (method, {"concurrency_group": "io"}),
 ]
 
 

@@ -96,8 +96,8 @@ class ActorMethod:
     def options(self, **options: Any) -> ActorMethod:
         """Returns the same method with other options.
 
-        Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``name``, ``enable_task_events``; see
-        ``zray.options.MethodOptions``.
+        Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``concurrency_group``, ``name``,
+        ``enable_task_events``; see ``zray.options.MethodOptions``.
         """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method = ActorMethod(self._handle, self._meta)
@@ -110,7 +110,11 @@ class ActorMethod:
         if "retry_exceptions" in options:
             retry = retried_types(given.retry_exceptions)
         name = options.get("name") or self._meta.name
-        method._packed = pack_options(name, method._n_returns, self._meta.name, retry, 0, self._meta.streams)
+        group = self._meta.group
+        if given.concurrency_group is not None:
+            group = given.concurrency_group
+            self._handle._meta.check_group(group, f"{self._meta.name}.options()")
+        method._packed = pack_options(name, method._n_returns, self._meta.name, retry, 0, self._meta.streams, group)
         return method
 
     @property

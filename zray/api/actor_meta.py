@@ -24,8 +24,8 @@ STREAMING = -1
 class MethodMeta:
     """What callers know of a method. ``function``: the method itself, to be shown, if the class is known here."""
 
-    __slots__ = ("check", "function", "n_returns", "name", "parameters", "retries", "retry_exceptions", "signature",
-                 "streams")  # fmt: skip
+    __slots__ = ("check", "function", "group", "n_returns", "name", "parameters", "retries", "retry_exceptions",
+                 "signature", "streams")  # fmt: skip
 
     def __init__(
         self,
@@ -35,8 +35,10 @@ class MethodMeta:
         retries: int | None = None,
         retry: bool | bytes = False,
         is_generator: bool = False,
+        group: str = "",
     ) -> None:
         self.name = name
+        self.group = group  # its concurrency group; empty: the default group
         self.n_returns = n_returns
         self.parameters = parameters  # [name, kind, has a default]; None: unknown
         self.retries = retries
@@ -89,12 +91,28 @@ def _parameters(function: Callable[..., Any], skip_first: bool) -> list[Any] | N
     return [[p.name, int(p.kind), p.default is not inspect.Parameter.empty] for p in parameters]
 
 
+def _is_ordered(kind: type, options: ActorOptions, has_coroutines: bool, concurrency: int) -> bool:
+    """Whether an actor runs the calls of a caller in the order in which they were made.
+
+    Raises ValueError if it was asked to, and cannot.
+    """
+    given = options.allow_out_of_order_execution
+    if given is False and (has_coroutines or concurrency > 1):
+        why = "an actor with async methods" if has_coroutines else "an actor with max_concurrency above 1"
+        raise ValueError(
+            f"allow_out_of_order_execution=False is not possible for {kind.__name__}: {why} runs several calls at "
+            f"once, in no fixed order. Leave the option out, or set it to True"
+        )
+    return not (has_coroutines or concurrency > 1 if given is None else given)
+
+
 class ActorMeta:
     """What a handle knows of its actor's class. It travels with the handle.
 
-    ``ordered``: the actor runs one call at a time, in each caller's order; other actors run a call when its arguments
-    exist. ``concurrency``: the number of calls that it runs at once. ``attributes``: the names of the attributes of the
-    class that are not methods, such as properties.
+    ``ordered``: the actor runs calls in each caller's order; other actors run a call when its arguments exist.
+    ``concurrency``: the number of calls that it runs at once. ``attributes``: the names of the attributes of the class
+    that are not methods, such as properties. ``groups``: the concurrency groups, and how many calls of each run at
+    once, besides ``concurrency`` others.
     """
 
     def __init__(
@@ -106,6 +124,7 @@ class ActorMeta:
         ordered: bool,
         concurrency: int,
         attributes: list[str],
+        groups: dict[str, int],
     ) -> None:
         self.class_name = class_name
         self.methods = methods
@@ -114,6 +133,7 @@ class ActorMeta:
         self.ordered = ordered
         self.concurrency = concurrency
         self.attributes = attributes
+        self.groups = groups
         self.constructor: inspect.Signature | None = None  # set only where the class is known
         self.has_coroutines = False  # likewise
         self._call_options: dict[tuple[str, int], bytes] = {}
@@ -131,13 +151,16 @@ class ActorMeta:
             retry = retried_types(given.retry_exceptions)
             streams = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
             n_returns = (STREAMING if streams else 1) if given.num_returns is None else given.num_returns
-            made = methods[name] = MethodMeta(name, n_returns, parameters, given.max_task_retries, retry, streams)
+            group = given.concurrency_group or ""
+            made = methods[name] = MethodMeta(
+                name, n_returns, parameters, given.max_task_retries, retry, streams, group
+            )
             made.function = member
         for name in BUILT_IN_METHODS:
             methods[name] = MethodMeta(name, 1)
         has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
         concurrency = options.max_concurrency or (MAX_ASYNC_CALLS if has_coroutines else 1)
-        ordered = not has_coroutines and concurrency == 1
+        ordered = _is_ordered(kind, options, has_coroutines, concurrency)
         attributes = [name for name in dir(kind) if name not in methods and not name.startswith("_")]
         meta = cls(
             kind.__name__,
@@ -147,7 +170,10 @@ class ActorMeta:
             ordered,
             concurrency,
             attributes,
+            dict(options.concurrency_groups),
         )
+        for method in methods.values():
+            meta.check_group(method.group, f"@zray.method of {kind.__name__}.{method.name}")
         parameters = _parameters(kind, skip_first=False)
         meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
         meta.has_coroutines = has_coroutines
@@ -156,10 +182,11 @@ class ActorMeta:
     def packed(self) -> bytes:
         """Returns the encoded form."""
         methods = [
-            [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams] for m in self.methods.values()
+            [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams, m.group]
+            for m in self.methods.values()
         ]
         fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
-        packed: bytes = pack([*fields, self.concurrency, self.attributes])
+        packed: bytes = pack([*fields, self.concurrency, self.attributes, self.groups])
         return packed
 
     @classmethod
@@ -187,11 +214,22 @@ class ActorMeta:
         guess = f"; did you mean {close[0]!r}?" if close else "."
         return f"{text}{guess} It has {', '.join(known) or 'none'}"
 
+    def check_group(self, group: str, what: str) -> None:
+        """Raises ValueError if ``group``, given at ``what``, is not a concurrency group of the class."""
+        if group and group not in self.groups:
+            known = ", ".join(map(repr, self.groups)) or "none"
+            raise ValueError(
+                f"{what}: concurrency_group={group!r} is not allowed: {self.class_name} has {known}; groups are "
+                f"declared with @zray.remote(concurrency_groups={{{group!r}: ...}})"
+            )
+
     def call_options(self, method: MethodMeta, n_returns: int) -> bytes:
         """Returns the packed options of a call. They are packed once and kept."""
         key = (method.name, n_returns)
         packed = self._call_options.get(key)
         if packed is None:
-            packed = pack_options(method.name, n_returns, method.name, method.retry_exceptions, 0, method.streams)
+            packed = pack_options(
+                method.name, n_returns, method.name, method.retry_exceptions, 0, method.streams, method.group
+            )
             self._call_options[key] = packed
         return packed

@@ -16,12 +16,23 @@ def retried_types(retry_exceptions: Any) -> bool | bytes:
 
 
 def pack_options(
-    name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0, generator: bool = False
+    name: str,
+    n_returns: int,
+    method: str,
+    retried: bool | bytes,
+    max_calls: int = 0,
+    generator: bool = False,
+    group: str = "",
 ) -> bytes:
-    """Returns the packed options of a call. ``generator``: the function is a generator."""
+    """Returns the packed options of a call.
+
+    ``generator``: the function is a generator. ``group``: the concurrency group; empty: the default group.
+    """
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if retried:
         options["retry_exceptions"] = retried
     if generator and n_returns == 1:  # with more values, the type of the returned value tells the worker
         options["generator"] = True
+    if group:
+        options["group"] = group
     return pack(options)

@@ -177,6 +177,7 @@ class ClusterRuntime:
             running=shape_key(options.running_amounts()),
             handle=b"",
             meta=meta.packed(),
+            groups=meta.groups,
         )
         packed = pack_options("__init__", 1, "", False)
         if not spec.name:
@@ -215,7 +216,15 @@ class ClusterRuntime:
             blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
             raise
         return session.call_actor(
-            actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name
+            actor_id,
+            meta.ordered,
+            meta.concurrency,
+            packed,
+            arguments,
+            n_returns,
+            retries,
+            meta.class_name,
+            meta.groups,
         )
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:

@@ -95,7 +95,7 @@ from zray.protocol.records import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""

@@ -149,7 +149,7 @@ GOLDEN = """
 99 Explanation request: int, state: str, name: str, why: str, pid: int, host: str, activity: Activity | None
 100 OutputFlushed request: int
 """
-"""The wire format of protocol version 8. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 9. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -157,7 +157,7 @@ VersionPair name: str, joiner: str, cluster: str
 HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
-ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes
+ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes, groups: dict[str, int]
 RunningCall name: str, seconds: float, task_id: bytes
 AwaitedObject object_id: bytes, maker: str, actor_id: bytes | None
 Activity running: list[RunningCall], awaited: list[AwaitedObject], arguments: dict[str, int]
@@ -330,7 +330,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 8
+    assert messages.PROTOCOL_VERSION == 9
 
 
 def test_every_size_is_that_of_a_field():

@@ -36,7 +36,7 @@ class CallOptions:
     ``name``: the name that the caller has chosen, else the function's, ``Class.method`` or ``Class.__init__``.
     """
 
-    __slots__ = ("generator", "max_calls", "method", "n_returns", "name", "retry_exceptions")
+    __slots__ = ("generator", "group", "max_calls", "method", "n_returns", "name", "retry_exceptions")
 
     def __init__(self, packed: bytes, actor_class: str) -> None:
         options = unpack(packed)
@@ -47,9 +47,11 @@ class CallOptions:
         self.method: str = options.get("method", "")
         self.max_calls: int = options.get("max_calls", 0)
         self.generator: bool = options.get("generator", False)  # its only value is the first that it yields
+        self.group: str = options.get("group", "")
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
         if not (
             [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
+            and type(self.group) is str
             and type(self.generator) is bool
             and type(self.retry_exceptions) in (bool, bytes)
             and self.n_returns >= 0
