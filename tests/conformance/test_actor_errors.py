@@ -167,3 +167,22 @@ def test_the_names_of_actors(ray):
     assert "listed here" in {row["name"] for row in everywhere}
     ray.kill(here)
     eventually(lambda: "listed here" not in util.list_named_actors())
+
+
+def test_words_that_programs_look_for(ray):
+    kind = make_class(ray)
+    actor = kind.options(name="words").remote()
+    function = ray.remote(lambda: 1)
+    for call, kind_of_error, words in (
+        (lambda: ray.get_actor("no such actor"), ValueError, "Failed to look up actor with name 'no such actor'"),
+        (lambda: kind.options(name="words").remote(), ValueError, "is already taken"),
+        (lambda: kind(), TypeError, "Actors cannot be instantiated directly"),
+        (lambda: actor.ping(), TypeError, "Actor methods cannot be called directly"),
+        (lambda: function(), TypeError, "Remote functions cannot be called directly"),
+        (lambda: actor.missing, AttributeError, "'ActorHandle' object has no attribute 'missing'"),
+        (lambda: ray.kill(1), ValueError, "only supported for actors"),
+        (lambda: ray.cancel(1), TypeError, "only supported for object refs"),
+        (lambda: ray.actor.exit_actor(), TypeError, "exit_actor API is called on a non-actor"),
+    ):
+        with pytest.raises(kind_of_error, match=words):
+            call()

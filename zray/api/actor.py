@@ -122,7 +122,7 @@ class ActorMethod:
         return self._meta.name
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"an actor's method cannot be called directly: use .{self._meta.name}.remote(...)")
+        raise TypeError(f"Actor methods cannot be called directly: use .{self._meta.name}.remote(...)")
 
     def __repr__(self) -> str:
         return f"ActorMethod({self._handle._meta.class_name}.{self._meta.name})"
@@ -226,7 +226,7 @@ class ActorClass(Generic[C]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         name = self._class.__name__
-        raise TypeError(f"the actor class {name} cannot be instantiated directly: use {name}.remote(...)")
+        raise TypeError(f"Actors cannot be instantiated directly: use {name}.remote(...)")
 
     def __getattr__(self, name: str) -> Any:
         kind = self.__dict__.get("_class")
@@ -249,8 +249,8 @@ class ActorClass(Generic[C]):
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         name = self._class.__name__
         raise ActorClassInheritanceException(
-            f"the actor class {name} cannot be subclassed: write {name} as a plain class, subclass that, and make "
-            f"actor classes of both with zray.remote(...)"
+            f"Inheriting from actor classes is not currently supported: write {name} as a plain class, subclass that, "
+            f"and make actor classes of both with zray.remote(...)"
         )
 
     def options(self, **options: Any) -> ActorClass[C]:
@@ -322,6 +322,6 @@ def exit_actor() -> None:
 
     session = current()
     if session is None or not session.core.execution.actor_id:
-        raise TypeError("exit_actor() is called from a method of an actor")
+        raise TypeError("the exit_actor API is called on a non-actor process: call it in a method of an actor")
     session.exit_actor("exit_actor() was called")
     raise ActorExit("exit_actor() was called")

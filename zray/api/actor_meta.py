@@ -198,7 +198,7 @@ class ActorMeta:
 
     def no_method(self, name: str) -> str:
         """Returns the text of the error about a method ``name`` that does not exist, with the names that do."""
-        text = f"actor class {self.class_name} has no method {name!r}"
+        text = f"'ActorHandle' object has no attribute {name!r}: actor class {self.class_name} has no such method"
         if name.startswith("_"):  # libraries ask for such names and do without them: no hint is needed
             return text
         if name in self.attributes:

@@ -207,7 +207,9 @@ class LocalRuntime:
         key = (options.namespace or self.namespace, options.name or "")
         if options.name and key in self._names:
             if not options.get_if_exists:
-                raise ActorAlreadyExistsError(f"an actor named {options.name!r} exists already in namespace {key[0]!r}")
+                raise ActorAlreadyExistsError(
+                    f"The name {options.name!r} is already taken: an actor of namespace {key[0]!r} has it"
+                )
             actor_id = self._names[key]
             return actor_id, None, type(meta).unpack(self._actors[actor_id].meta)
         actor_id = self._new_id()

@@ -161,7 +161,9 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
             warning instead.)
     """
     if not isinstance(ref, ObjectRef):
-        raise TypeError(f"zray.cancel() takes the ObjectRef of a task, not {type(ref).__name__}")
+        raise TypeError(
+            f"zray.cancel() only supported for object refs: {type(ref).__name__} is none; for an actor use zray.kill()"
+        )
     runtime().cancel(ref, (CANCEL_FORCE if force else 0) | (CANCEL_RECURSIVE if recursive else 0))
 
 
@@ -177,7 +179,9 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
         ActorHandleNotFoundError: it is the handle of a cluster that this process has left. It is a ValueError too.
     """
     if not isinstance(actor, ActorHandle):
-        raise ValueError(f"zray.kill() takes an actor handle, not {type(actor).__name__}; for a task use zray.cancel()")
+        raise ValueError(
+            f"zray.kill() only supported for actors: {type(actor).__name__} is no handle; for a task use zray.cancel()"
+        )
     runtime().kill_actor(actor._actor_id, no_restart)
 
 
@@ -202,6 +206,9 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
         check_text(namespace, "zray.get_actor()", "namespace")
     found = runtime().find_actor(name, namespace or "")
     if found is None:
-        raise ValueError(f"there is no actor named {name!r} in namespace {namespace or runtime().namespace!r}")
+        raise ValueError(
+            f"Failed to look up actor with name {name!r}: there is none in namespace "
+            f"{namespace or runtime().namespace!r}"
+        )
     actor_id, meta = found
     return ActorHandle(actor_id, None, ActorMeta.unpack(meta))

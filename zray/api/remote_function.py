@@ -94,7 +94,7 @@ class RemoteFunction(Generic[R_co]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
-            f"the remote function {self._name} cannot be called directly: use {self._name}.remote(...), or "
+            f"Remote functions cannot be called directly: use {self._name}.remote(...), or "
             f"{self._name}._function(...) to run it here"
         )
 

@@ -189,7 +189,7 @@ class ClusterRuntime:
             return actor_id, handle, meta
         session.shell.run(lambda: session.core.actors.abandon(actor_id))
         if isinstance(found, NameTaken):
-            what = f"an actor named {options.name!r} exists already in namespace {spec.namespace!r}"
+            what = f"The name {options.name!r} is already taken: an actor of namespace {spec.namespace!r} has it"
             if found.is_dead:
                 raise ActorAlreadyExistsError(
                     f"{what}. It is dead, but keeps the name until its last handle is gone: delete the handles, or "

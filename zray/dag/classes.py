@@ -45,8 +45,8 @@ class ClassNode(DAGNode):
         super().__init__(cls_args, cls_kwargs, cls_options, other_args_to_resolve)
         if any(isinstance(node, InputNode) for node in self._in_order()):
             raise ValueError(
-                f"InputNode handles user dynamic input, which {self._body.__name__}.bind() cannot have among the "
-                f"constructor's arguments: give it to a method"
+                f"InputNode handles user dynamic input the DAG gets from execute(): it cannot be an argument of the "
+                f"constructor in {self._body.__name__}.bind(). Give it to a method"
             )
 
     def _copy_impl(
@@ -94,7 +94,7 @@ class UnboundMethod:
 
     def __getattr__(self, name: str) -> Any:
         if name == "remote":
-            raise AttributeError(f".remote() cannot be used on a method of a graph: use {self._name}.bind(...)")
+            raise AttributeError(f".remote() cannot be used on ClassMethodNodes: use {self._name}.bind(...)")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 

@@ -72,7 +72,9 @@ class InputNode(DAGNode):
         return self._part("__getattr__", name)
 
     def __getitem__(self, key: int | str) -> InputAttributeNode:
-        assert isinstance(key, (int, str)), "a part of the input has an int or a str as its key"
+        assert isinstance(key, (int, str)), (
+            "Please only use int index or str as first-level key of the input of a graph"
+        )
         return self._part("__getitem__", key)
 
     def _part(self, accessor: str, key: int | str) -> InputAttributeNode:
@@ -151,7 +153,7 @@ class DAGInputData:
             return self._args[key]
         if isinstance(key, str):
             return self._kwargs[key]
-        raise ValueError(f"the input of a graph has parts by int or str, not by {type(key).__name__}")
+        raise ValueError(f"Please only use int index or str as first-level key of the input, not {type(key).__name__}")
 
 
 def _name_of(kind: type) -> str:

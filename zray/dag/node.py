@@ -123,7 +123,7 @@ class DAGNode:
         for node in self._in_order():
             if node._is_input:
                 inputs.add(node._stable_uuid)
-                assert len(inputs) == 1, "a graph has at most one InputNode, and this graph has two"
+                assert len(inputs) == 1, "Each DAG should only have one unique InputNode, and this one has two"
             results[node._stable_uuid] = visit(node._with(lambda child: results[child._stable_uuid]))
         return results[self._stable_uuid]
 
@@ -165,7 +165,8 @@ class DAGNode:
         def replaced(value: Any) -> Any:
             return Scan(value, DAGNode).replaced(replace)
 
-        args = [replaced(value) for value in self._bound_args]
+        values = [replaced(value) for value in self._bound_args]
+        args = tuple(values) if isinstance(self._bound_args, tuple) else values
         kwargs = {name: replaced(value) for name, value in self._bound_kwargs.items()}
         other = {name: replaced(value) for name, value in self._bound_other_args_to_resolve.items()}
         return self._copy(args, kwargs, self.get_options(), other)
