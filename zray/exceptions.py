@@ -196,7 +196,19 @@ def restore_attributes(exc: BaseException, state: dict[str, Any]) -> None:
 
 
 class TaskCancelledError(ZrayError):
-    """The task was cancelled by ``zray.cancel``."""
+    """The task was cancelled by ``zray.cancel``.
+
+    Attributes, as in Ray: task_id (None if it is not known), error_message (the text; None if there is none).
+    """
+
+    def __init__(self, task_id: Any = None, error_message: str | None = None) -> None:
+        super().__init__(task_id, error_message)
+        self.task_id = task_id
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        which = f"Task: {self.task_id} was cancelled. " if self.task_id else ""
+        return which + (self.error_message or "")
 
 
 class WorkerCrashedError(ZrayError):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from zray.exceptions import FAILURES, ActorError, SystemFailure, ZrayError
+from zray.exceptions import FAILURES, ActorError, SystemFailure, TaskCancelledError, ZrayError
 
 FAILURE_TAG = b"F"
 ERROR_TAG = b"E"
@@ -106,7 +106,7 @@ def decode_failure(data: bytes | memoryview) -> ZrayError:
         return SystemFailure(f"{kind}: {message}")
     if issubclass(known, ActorError) and of_actor and type(of_actor[0]) is bytes:
         return known(message, of_actor[0], of_actor[1:] == [True])
-    return known(message)
+    return TaskCancelledError(error_message=message) if known is TaskCancelledError else known(message)
 
 
 def show_error(data: bytes | memoryview) -> str:

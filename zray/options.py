@@ -315,6 +315,17 @@ def _text(given: _Given) -> str:
     return _sendable(given.value, given) or given.wrong_value("it cannot be empty")
 
 
+def _task_name(given: _Given) -> str | None:
+    return None if given.value == "" else _text(given)  # as in Ray, an empty name is the default
+
+
+def _max_restarts(given: _Given) -> int:
+    if isinstance(given.value, numbers.Integral) and int(given.value) > MAX_COUNT:
+        return MAX_COUNT  # no actor lives to see the difference, and Ray's programs pass larger numbers
+    checked: int = _count(-1, _UNLIMITED)(given)
+    return checked
+
+
 def _sendable(text: str, given: _Given) -> str:
     """Checks that ``text`` can be sent to other processes, shown and looked up there; returns it."""
     if len(text) > MAX_TEXT_CHARS:
@@ -400,6 +411,7 @@ _SHARED: dict[str, Check] = {
 }
 _TASK: dict[str, Check] = {
     **_SHARED,
+    "name": _task_name,
     "num_returns": _num_returns,
     "max_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
@@ -407,7 +419,7 @@ _TASK: dict[str, Check] = {
 }
 _ACTOR: dict[str, Check] = {
     **_SHARED,
-    "max_restarts": _count(-1, _UNLIMITED),
+    "max_restarts": _max_restarts,
     "max_task_retries": _count(-1, _UNLIMITED),
     "max_concurrency": _count(1),
     "max_pending_calls": _max_pending_calls,
@@ -421,7 +433,7 @@ _METHOD: dict[str, Check] = {
     "num_returns": _num_returns,
     "max_task_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
-    "name": _text,
+    "name": _task_name,
     "concurrency_group": _text,
     "enable_task_events": _flag,
 }

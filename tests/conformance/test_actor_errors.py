@@ -186,3 +186,16 @@ def test_words_that_programs_look_for(ray):
     ):
         with pytest.raises(kind_of_error, match=words):
             call()
+
+
+def test_a_cancelled_task_as_an_error(ray):
+    error = ray.exceptions.TaskCancelledError(error_message="why")
+    assert (error.task_id, error.error_message, str(error)) == (None, "why", "why")
+    assert str(ray.exceptions.TaskCancelledError()) == ""
+    assert "abc was cancelled" in str(ray.exceptions.TaskCancelledError("abc"))
+
+
+def test_names_and_numbers_that_are_accepted(ray):
+    actor = make_class(ray).options(max_restarts=2**40).remote()
+    assert ray.get(actor.ping.options(name="").remote()) == "pong"
+    assert ray.get(ray.remote(lambda: 1).options(name="").remote()) == 1

@@ -148,7 +148,7 @@ BAD_VALUES = [
     (task, {"resources": {"GPU": 1}}, "give num_gpus=1 instead"),
     (task, {"resources": {"memory": 1}}, "give memory=1 instead"),
     (task, {"resources": {"": 1}}, "cannot be empty"),
-    (task, {"name": ""}, "cannot be empty"),
+    (actor, {"name": ""}, "cannot be empty"),
     (task, {"scheduling_strategy": "spread"}, "'SPREAD'"),
     (actor, {"max_restarts": -2}, "an integer >= -1"),
     (actor, {"max_task_retries": -2}, "an integer >= -1"),
