@@ -22,9 +22,10 @@ from zray.api.cluster import (
     shutdown,
 )
 from zray.api.decorator import remote
+from zray.api.generators import ObjectRefGenerator
 from zray.api.objects import cancel, get, get_actor, kill, put, wait
 from zray.api.runtime_context import get_gpu_ids, get_runtime_context
-from zray.object_ref import ObjectRef
+from zray.object_ref import DynamicObjectRefGenerator, ObjectRef
 from zray.version import VERSION as __version__
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ __all__ = [
     "ActorID",
     "ClientBuilder",
     "ClusterID",
+    "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
     "LOCAL_MODE",
@@ -129,6 +131,7 @@ __all__ = [
     "NodeID",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroupID",
     "SCRIPT_MODE",
     "TaskID",

@@ -11,7 +11,8 @@ import zray
 from zray import exceptions
 
 PUBLIC = {
-    "ObjectRef", "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
+    "DynamicObjectRefGenerator", "ObjectRef", "ObjectRefGenerator",
+    "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
     "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put",
     "remote", "remote_function", "runtime_context", "shutdown", "util", "wait",
     "ActorClassID", "ActorID", "ClusterID", "FunctionID", "JobID", "NodeID", "ObjectID", "PlacementGroupID", "TaskID",

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 
 from zray.api.actor import ActorHandle
 from zray.api.actor_meta import ActorMeta
+from zray.api.generators import ObjectRefGenerator
 from zray.api.runtime import runtime
 from zray.object_ref import ObjectRef
 from zray.options import check_text
@@ -72,6 +73,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         timeout = max(0, check_timeout(timeout))
     if type(refs) is ObjectRef:
         return runtime().get([refs], timeout)[0]
+    if isinstance(refs, ObjectRefGenerator):
+        return refs  # as on Ray: it has its values already, and they are references
     if not isinstance(refs, (list, tuple)):
         hint = "; make a list of it, list(...)" if isinstance(refs, Iterable) and not isinstance(refs, str) else ""
         raise ValueError(
@@ -92,10 +95,11 @@ def wait(
 ) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Waits until ``num_returns`` of the references are ready, or ``timeout`` seconds have passed.
 
-    A reference is ready when its value exists, or its task has failed.
+    A reference is ready when its value exists, or its task has failed. A generator is ready when its next reference is,
+    or when it has ended.
 
     Args:
-        refs: a list of distinct ObjectRefs.
+        refs: a list of distinct ObjectRefs, ObjectRefGenerators, or both.
         num_returns: how many references to wait for.
         timeout: seconds to wait; None waits for ever; 0 does not wait.
         fetch_local: bring an object of another machine to the store of this machine; it counts as ready once it is
@@ -117,7 +121,9 @@ def wait(
     if not refs:
         return [], []
     if [*map(type, refs)].count(ObjectRef) != len(refs):  # fast: programs call wait() in a loop on thousands of refs
-        other = next(ref for ref in refs if type(ref) is not ObjectRef)
+        other = next((ref for ref in refs if not isinstance(ref, (ObjectRef, ObjectRefGenerator))), None)
+        if other is None:
+            return _wait_with_generators(refs, num_returns, timeout, fetch_local)
         raise TypeError(
             f"wait() expected a list of ObjectRefs, got list containing a {type(other).__name__}: {other!r:.100}"
         )
@@ -139,6 +145,17 @@ def wait(
     return ready
 
 
+def _wait_with_generators(
+    given: list[Any], num_returns: int, timeout: float | None, fetch_local: bool
+) -> tuple[list[Any], list[Any]]:
+    """As ``wait``. A generator stands for its next reference."""
+    if len(set(map(id, given))) != len(given):
+        raise ValueError("zray.wait() takes a list of distinct ObjectRefs; the list contains duplicates")
+    by_ref = {each.next_ref if isinstance(each, ObjectRefGenerator) else each: each for each in given}
+    ready, rest = wait(list(by_ref), num_returns=num_returns, timeout=timeout, fetch_local=fetch_local)
+    return [by_ref[ref] for ref in ready], [by_ref[ref] for ref in rest]
+
+
 def check_timeout(timeout: Any) -> float:
     """Returns ``timeout``. Raises TypeError or ValueError if it is not a number of seconds."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
@@ -148,7 +165,7 @@ def check_timeout(timeout: Any) -> float:
     return timeout
 
 
-def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ref: ObjectRef[Any] | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
     """Cancels the task that makes ``ref``. A queued task is dropped; a running task gets a KeyboardInterrupt.
 
     Any process that holds the reference may cancel the task. If another process submitted the task, the cancellation is
@@ -156,7 +173,7 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     ``get`` of a cancelled task raises TaskCancelledError. Running methods are cancelled only in async actors.
 
     Args:
-        ref: a reference that submitting the task, or the call of an actor, returned.
+        ref: a reference, or the generator, that submitting the task, or the call of an actor, returned.
         force: kill the worker that runs it. Not for actor calls: use ``zray.kill``.
         recursive: also cancel the tasks that the task has submitted itself.
 
@@ -165,6 +182,8 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
         ValueError: ``force`` was given for a call of an actor. (If another process made the call, that process logs a
             warning instead.)
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref.completed()
     if not isinstance(ref, ObjectRef):
         raise TypeError(
             f"zray.cancel() is only supported for object refs, got {type(ref).__name__}; for an actor use zray.kill()"

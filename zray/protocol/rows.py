@@ -60,6 +60,7 @@ from zray.protocol.messages import (
     HostReady,
     Inspect,
     Inspected,
+    Item,
     JobConfig,
     KeepCopies,
     Killable,
@@ -90,12 +91,14 @@ from zray.protocol.messages import (
     Started,
     StartWorker,
     Staying,
+    StreamCredit,
     Submit,
     Watch,
     Welcome,
     WorkerDied,
     WorkerLogs,
     WorkerStarted,
+    Yield,
 )
 from zray.protocol.questions import (
     ActorList,
@@ -140,6 +143,7 @@ TYPES: tuple[Any, ...] = (
     ExplainTask, ExplainActor, FlushOutput,
     HostList, Resources, NamedActors, Membership, ActorList, WorkerList, BrokerCounts, ClusterStatus, Explanation,
     OutputFlushed,
+    Yield, Item, StreamCredit,
     KvPut, KvGet, KvDelete, KvList, KvCount, KvValue, KvKeys,
     LocationsAsked, LocationsTold,
 )  # fmt: skip

@@ -148,15 +148,18 @@ GOLDEN = """
 98 ClusterStatus request: int, broker: BrokerStatus, hosts: list[HostStatus], jobs: list[JobStatus], actors: dict[str, int], waiting: list[WaitingStatus], running: list[RunningStatus], waiting_for_arguments: dict[str, int]
 99 Explanation request: int, state: str, name: str, why: str, pid: int, host: str, activity: Activity | None
 100 OutputFlushed request: int
-101 KvPut request: int, namespace: bytes, key: bytes, value: bytes, overwrite: bool
-102 KvGet request: int, namespace: bytes, key: bytes, with_value: bool
-103 KvDelete request: int, namespace: bytes, key: bytes, is_prefix: bool
-104 KvList request: int, namespace: bytes, prefix: bytes
-105 KvCount request: int, n_keys: int, fault: str
-106 KvValue request: int, found: bool, value: bytes
-107 KvKeys request: int, keys: list[bytes]
-108 LocationsAsked request: int, object_ids: list[bytes]
-109 LocationsTold request: int, found: list[ObjectLocation]
+101 Yield owner: bytes, task_id: bytes, attempt: int, position: int, payload: bytes
+102 Item task_id: bytes, attempt: int, source: bytes, actor: bytes, position: int, payload: bytes
+103 StreamCredit task_id: bytes, attempt: int, limit: int
+104 KvPut request: int, namespace: bytes, key: bytes, value: bytes, overwrite: bool
+105 KvGet request: int, namespace: bytes, key: bytes, with_value: bool
+106 KvDelete request: int, namespace: bytes, key: bytes, is_prefix: bool
+107 KvList request: int, namespace: bytes, prefix: bytes
+108 KvCount request: int, n_keys: int, fault: str
+109 KvValue request: int, found: bool, value: bytes
+110 KvKeys request: int, keys: list[bytes]
+111 LocationsAsked request: int, object_ids: list[bytes]
+112 LocationsTold request: int, found: list[ObjectLocation]
 """
 """The wire format of protocol version 9. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
@@ -381,7 +384,7 @@ def test_every_message_is_in_one_union():
 
 def test_messages_that_only_drivers_or_only_workers_may_send():
     only_workers = {
-        "Done", "Reply", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
+        "Done", "Reply", "Yield", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
     }  # fmt: skip
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
     assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye", "LogsTaken"}

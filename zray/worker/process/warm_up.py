@@ -103,7 +103,7 @@ def _play() -> None:
 
 _SHAPE = shape_key({"CPU": 10_000})
 _OPTIONS = pack({"name": "warm_up", "num_returns": 1})
-_PAYLOAD = pack(TaskPayload(_OPTIONS, INLINE, b"", b"", b"", 0, []))
+_PAYLOAD = pack(TaskPayload(_OPTIONS, INLINE, b"", b"", b"", 0, [], []))
 
 
 class _WarmUpWorker(Worker):
