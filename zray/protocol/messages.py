@@ -611,8 +611,7 @@ class FlushLogs(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
     | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question
-    | KvRequest
+    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from zray.util.debug import disable_log_once_globally as disable_log_once_globally
     from zray.util.debug import enable_periodic_logging as enable_periodic_logging
     from zray.util.debug import log_once as log_once
+    from zray.util.executor import Executor as Executor
     from zray.util.helpers import as_completed as as_completed
     from zray.util.helpers import map_unordered as map_unordered
     from zray.util.named_actors import list_named_actors as list_named_actors
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActorPool": "actor_pool",
+    "Executor": "executor",
     "as_completed": "helpers",
     "connect": "client_connect",
     "deregister_serializer": "serialization",

@@ -131,9 +131,9 @@ class ClientCore:
         self.references = ReferenceTable(process_id, self.send, self._watch, self._freed)
         self.locations = LocationTable()
         self.directory = ObjectDirectory(self.references, self.locations, self.send)
-        self.places = ObjectPlaces(process_id, host_id, self.references, self.locations, self.send)
         self.streams = StreamTable(self.references, self.send)
         self.tasks = TaskTable(self.references, self.locations, self.streams, max_inline_bytes)
+        self.places = ObjectPlaces(process_id, host_id, self.references, self.locations, self.send)
         self.queue_route = QueueRoute(self.tasks, to_broker, windows)
         self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
         self.transfers: OwnTransfers | None = None  # set if the machine has no host
