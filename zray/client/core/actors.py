@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import DEAD, LIVE, READY, SENT, VIEW
-from zray.client.core.tasks import UNLIMITED, Task, TaskTable
+from zray.client.core.tasks import ANSWERED_BY_BROKER, UNLIMITED, Task, TaskTable
 from zray.client.core.windows import Windows
 from zray.failures import encode_failure
 from zray.protocol.messages import (
@@ -303,7 +303,7 @@ class _CreationRoute:
     __slots__ = ("_table", "_view", "actor_id")
 
     def __init__(self, view: ActorView, table: ActorTable) -> None:
-        self.actor_id = b"nobody"  # no worker answers for a constructor: the broker does
+        self.actor_id = ANSWERED_BY_BROKER
         self._view = view
         self._table = table
 
