@@ -87,6 +87,7 @@ class BrokerCore:
             m.Submit: self._submit,
             m.Done: self._done,
             m.Reply: self._reply,
+            m.Yield: self._yield,
             m.Started: self._started,
             m.Returned: self._returned,
             m.Blocked: self._blocked,
@@ -391,6 +392,23 @@ class BrokerCore:
             raise ProtocolError("a reply to a call that this worker was never given")
         if msg.owner in self.processes:
             self.send(msg.owner, m.Result(msg.task_id, msg.attempt, source.process_id, actor_id, msg.payload))
+
+    def _yield(self, source: Process, msg: m.Yield) -> None:
+        """Passes items of a stream on to the owner of the task or call."""
+        worker = self.scheduler.workers[source.process_id]
+        owner = msg.owner
+        if not worker.served:
+            envelope = worker.outstanding.get(msg.task_id)
+            if envelope is None or self.tasks.get(msg.task_id) is not envelope:
+                return  # no owner waits for it
+            if envelope.attempt != msg.attempt:
+                raise ProtocolError("items of an attempt that the worker was not given")
+            owner = envelope.owner
+        elif not msg.task_id.startswith(owner):
+            raise ProtocolError("items of a call that this worker was never given")
+        if owner in self.processes:
+            item = m.Item(msg.task_id, msg.attempt, source.process_id, worker.served, msg.position, msg.payload)
+            self.send(owner, item)
 
     def _started(self, source: Process, msg: m.Started) -> None:
         """A worker has begun a task. The task will not return to a queue, so the broker drops the payload.

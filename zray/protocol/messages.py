@@ -87,6 +87,9 @@ from zray.protocol.peer_messages import (
 from zray.protocol.peer_messages import (
     PullFailed as PullFailed,
 )
+from zray.protocol.peer_messages import (
+    StreamCredit as StreamCredit,
+)
 from zray.protocol.questions import Answer, Question
 from zray.protocol.records import (
     Activity,
@@ -110,7 +113,7 @@ from zray.protocol.state_questions import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -214,6 +217,19 @@ class Reply(NamedTuple):
     owner: ProcessId
     task_id: TaskId
     attempt: int
+    payload: bytes
+
+
+class Yield(NamedTuple):
+    """A generator has yielded values: items of a stream. The broker passes them on to the owner.
+
+    ``position``: of the first of them; ``payload``: as the outcome of a call.
+    """
+
+    owner: ProcessId
+    task_id: TaskId
+    attempt: int
+    position: int
     payload: bytes
 
 
@@ -443,6 +459,17 @@ class Result(NamedTuple):
     payload: bytes
 
 
+class Item(NamedTuple):
+    """The next items of a stream: a ``Yield``, with the fields ``source`` and ``actor`` of a ``Result``."""
+
+    task_id: TaskId
+    attempt: int
+    source: ProcessId
+    actor: bytes
+    position: int
+    payload: bytes
+
+
 class Failed(NamedTuple):
     task_id: TaskId
     attempt: int
@@ -590,8 +617,8 @@ class FlushLogs(NamedTuple):
 
 
 ClientToBroker = (
-    Submit | Cancel | Done | Reply | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
-    | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
+    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
+    | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
     | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
     | StateQuestion | KvRequest
 )  # fmt: skip
@@ -600,14 +627,14 @@ HostToBroker = (
     | HostInspected
 )  # fmt: skip
 BrokerToClient = (
-    Run | Result | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
+    Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
     | InspectTasks | InspectObjects | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
-    | CancelObject | LocationsAsked | LocationsTold
+    | CancelObject | StreamCredit | LocationsAsked | LocationsTold
     | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LeftBehind | ChannelWanted
 )  # fmt: skip
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | ChannelWanted | ChannelOffer
@@ -626,7 +653,7 @@ Message = (
     | RowsOfOwner
 )
 
-_WORKER_ONLY = (Done, Reply, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
+_WORKER_ONLY = (Done, Reply, Yield, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
 FROM_HOST = frozenset(get_args(HostToBroker))
 FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye, LogsTaken}
 FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from zray.ids import ObjectId, ProcessId
+from zray.ids import ObjectId, ProcessId, TaskId
 from zray.protocol.records import ObjectLocation
 
 # -------------------------------------------------------------------------------------- client to client
@@ -85,6 +85,14 @@ class BorrowCheck(NamedTuple):
 class BorrowChecked(NamedTuple):
     object_id: ObjectId
     announcer: ProcessId
+
+
+class StreamCredit(NamedTuple):
+    """From the owner of a stream to the worker that runs its generator: send up to ``limit`` items in all."""
+
+    task_id: TaskId
+    attempt: int
+    limit: int
 
 
 # ------------------------------------------------------------------- between clients and hosts, see transfer

@@ -149,35 +149,38 @@ GOLDEN = """
 98 ClusterStatus request: int, broker: BrokerStatus, hosts: list[HostStatus], jobs: list[JobStatus], actors: dict[str, int], waiting: list[WaitingStatus], running: list[RunningStatus], waiting_for_arguments: dict[str, int]
 99 Explanation request: int, state: str, name: str, why: str, pid: int, host: str, activity: Activity | None
 100 OutputFlushed request: int
-101 KvPut request: int, namespace: bytes, key: bytes, value: bytes, overwrite: bool
-102 KvGet request: int, namespace: bytes, key: bytes, with_value: bool
-103 KvDelete request: int, namespace: bytes, key: bytes, is_prefix: bool
-104 KvList request: int, namespace: bytes, prefix: bytes
-105 KvCount request: int, n_keys: int, fault: str
-106 KvValue request: int, found: bool, value: bytes
-107 KvKeys request: int, keys: list[bytes]
-108 LocationsAsked request: int, object_ids: list[bytes]
-109 LocationsTold request: int, found: list[ObjectLocation]
-110 StateOfActors request: int
-111 StateOfHosts request: int
-112 StateOfWorkers request: int
-113 StateOfJobs request: int
-114 StateOfTasks request: int, limit: int
-115 StateOfObjects request: int, limit: int
-116 ActorRecords request: int, actors: list[ActorRecord], forgotten: int
-117 HostRecords request: int, hosts: list[HostRecord], forgotten: int
-118 WorkerRecords request: int, workers: list[WorkerRecord], forgotten: int
-119 JobRecords request: int, jobs: list[JobRecord], forgotten: int
-120 OwnerRecords request: int, processes: list[ProcessRecords], left_out: int
-121 InspectTasks request: int, limit: int
-122 InspectObjects request: int, limit: int
-123 RecordsInspected request: int, total: int, rows: bytes, running: list[bytes]
-124 TaskRows rows: list[TaskRow]
-125 ObjectRows rows: list[ObjectRow]
+101 Yield owner: bytes, task_id: bytes, attempt: int, position: int, payload: bytes
+102 Item task_id: bytes, attempt: int, source: bytes, actor: bytes, position: int, payload: bytes
+103 StreamCredit task_id: bytes, attempt: int, limit: int
+104 KvPut request: int, namespace: bytes, key: bytes, value: bytes, overwrite: bool
+105 KvGet request: int, namespace: bytes, key: bytes, with_value: bool
+106 KvDelete request: int, namespace: bytes, key: bytes, is_prefix: bool
+107 KvList request: int, namespace: bytes, prefix: bytes
+108 KvCount request: int, n_keys: int, fault: str
+109 KvValue request: int, found: bool, value: bytes
+110 KvKeys request: int, keys: list[bytes]
+111 LocationsAsked request: int, object_ids: list[bytes]
+112 LocationsTold request: int, found: list[ObjectLocation]
+113 StateOfActors request: int
+114 StateOfHosts request: int
+115 StateOfWorkers request: int
+116 StateOfJobs request: int
+117 StateOfTasks request: int, limit: int
+118 StateOfObjects request: int, limit: int
+119 ActorRecords request: int, actors: list[ActorRecord], forgotten: int
+120 HostRecords request: int, hosts: list[HostRecord], forgotten: int
+121 WorkerRecords request: int, workers: list[WorkerRecord], forgotten: int
+122 JobRecords request: int, jobs: list[JobRecord], forgotten: int
+123 OwnerRecords request: int, processes: list[ProcessRecords], left_out: int
+124 InspectTasks request: int, limit: int
+125 InspectObjects request: int, limit: int
+126 RecordsInspected request: int, total: int, rows: bytes, running: list[bytes]
+127 TaskRows rows: list[TaskRow]
+128 ObjectRows rows: list[ObjectRow]
 """
-"""The wire format of protocol version 9. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 10. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
-JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool
+JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
 VersionPair name: str, joiner: str, cluster: str
 HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
@@ -369,7 +372,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 9
+    assert messages.PROTOCOL_VERSION == 10
 
 
 def test_every_size_is_that_of_a_field():
@@ -409,7 +412,7 @@ def test_every_message_is_in_one_union():
 
 def test_messages_that_only_drivers_or_only_workers_may_send():
     only_workers = {
-        "Done", "Reply", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
+        "Done", "Reply", "Yield", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
     }  # fmt: skip
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
     assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye", "LogsTaken"}

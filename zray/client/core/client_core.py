@@ -22,6 +22,7 @@ from zray.client.core.payloads import pack_outcome, read_outcome
 from zray.client.core.queue_route import QueueRoute
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR, PENDING
+from zray.client.core.streams import StreamTable
 from zray.client.core.tasks import TaskTable
 from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import aliased, encode_failure, show_error
@@ -63,6 +64,7 @@ from zray.protocol.messages import (
     FunctionPut,
     Inspect,
     Inspected,
+    Item,
     JobConfig,
     LeftBehind,
     Locate,
@@ -83,8 +85,10 @@ from zray.protocol.messages import (
     Result,
     Run,
     Started,
+    StreamCredit,
     Submit,
     Watch,
+    Yield,
 )
 from zray.protocol.questions import Answer, Question
 from zray.protocol.records import Activity
@@ -137,7 +141,8 @@ class ClientCore:
         self.locations = LocationTable()
         self.directory = ObjectDirectory(self.references, self.locations, self.send)
         self.places = ObjectPlaces(process_id, host_id, self.references, self.locations, self.send)
-        self.tasks = TaskTable(self.references, self.locations, max_inline_bytes)
+        self.streams = StreamTable(self.references, self.send)
+        self.tasks = TaskTable(self.references, self.locations, self.streams, max_inline_bytes)
         self.queue_route = QueueRoute(self.tasks, to_broker, windows)
         self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
         self.transfers: OwnTransfers | None = None  # set if the machine has no host
@@ -277,6 +282,7 @@ class ClientCore:
         self.references.on_process_died(process_id)
         self.directory.on_process_died(process_id)
         self.places.on_process_died(process_id)
+        self.execution.wake_producers()
         if self.transfers is not None:
             self.transfers.receive(BROKER, message)
 
@@ -291,7 +297,9 @@ class ClientCore:
         self.to_broker(Watch(process_id))
 
     def _freed(self, host: bytes, object_id: bytes) -> None:
-        if not self.actors.handle_freed(object_id) and host:
+        if self.streams.handle_freed(object_id) or self.actors.handle_freed(object_id):
+            return
+        if host:
             for holder in (host, *self.locations.forget(object_id)):
                 self.perform(FreeSegment(holder, object_id))
 
@@ -365,7 +373,7 @@ class ClientCore:
         error = encode_failure("MessageRefusedError", text)
         if isinstance(message, (Submit, ActorCall)):
             self.tasks.refused(message.task_id, message.attempt, error)
-        elif isinstance(message, (Done, Reply)):
+        elif isinstance(message, (Done, Reply, Yield)):
             returns = [(ERROR, error, 0, ()) for _ in read_outcome(message.payload).returns]
             self.to_broker(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
         elif isinstance(message, ActorCreate):
@@ -399,6 +407,7 @@ class ClientCore:
 _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     Run: lambda core, m: core.execution.on_run(m),
     Result: lambda core, m: core.tasks.on_result(m),
+    Item: lambda core, m: core.tasks.on_item(m),
     Failed: lambda core, m: core.tasks.on_failed(m),
     Started: lambda core, m: core.tasks.on_started(m),
     ActorRun: lambda core, m: core.execution.on_actor_run(m),
@@ -433,6 +442,7 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     CancelObject: ClientCore._on_cancel_object,
     LocationsAsked: lambda core, source, m: core.places.on_asked(source, m),
     LocationsTold: lambda core, source, m: core.places.on_told(source, m),
+    StreamCredit: lambda core, source, m: core.execution.on_credit(source, m),
     Locate: lambda core, source, m: core.directory.on_locate(source, m),
     CopyMade: lambda core, source, m: core.directory.on_copy_made(source, m),
     CopyGone: lambda core, source, m: core.directory.on_copy_gone(source, m),
