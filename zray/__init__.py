@@ -7,10 +7,11 @@ source tree describes how zray works.
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from zray import actor, client, exceptions, remote_function, runtime_context, util
+from zray import actor, exceptions, remote_function, runtime_context, util
 from zray.api.actor import method
 from zray.api.cluster import (
     available_resources,
@@ -30,7 +31,7 @@ from zray.version import VERSION as __version__
 if TYPE_CHECKING:
     from zray import cloudpickle, cross_language, job_config, types
     from zray.as_ray import install_as_ray
-    from zray.client_builder import ClientBuilder
+    from zray.client_builder import ClientBuilder, client
     from zray.cross_language import Language, cpp_function, java_actor_class, java_function
     from zray.logs.job_logging import LoggingConfig
     from zray.public_ids import (
@@ -59,7 +60,7 @@ class _ClientModule(ModuleType):
         return (__import__, (self.__name__, None, None, ["*"]))
 
 
-client.__class__ = _ClientModule
+sys.modules["zray.client"].__class__ = _ClientModule
 ObjectID = ObjectRef
 SCRIPT_MODE, WORKER_MODE, LOCAL_MODE = 0, 1, 2
 """Kinds of processes, under Ray's numbers."""

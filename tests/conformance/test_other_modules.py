@@ -83,6 +83,17 @@ def test_resources_may_be_requested_on_any_cluster(ray, module_of):
             sdk.request_resources(**options)
 
 
+# ---------------------------------------------------------------------------------------------------- this machine
+
+
+def test_the_address_of_this_host_is_the_one_in_its_row(ray, module_of):
+    address = ray.nodes()[0]["NodeManagerAddress"]
+    assert ray.util.get_node_ip_address() == address
+    assert module_of("_private.services").get_node_ip_address() == address
+    assert ray.get(ray.remote(lambda: ray.util.get_node_ip_address()).remote()) == address
+    assert ray.cluster_resources()[f"node:{address}"] == 1
+
+
 # ---------------------------------------------------------------------------------------------- helpers for tests
 
 

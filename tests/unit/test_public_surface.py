@@ -22,7 +22,14 @@ PUBLIC = {
 }  # fmt: skip
 
 IN_MODULES = {
-    "zray.actor": {"ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor"},
+    "zray.actor": {
+        "ActorClass",
+        "ActorClassInheritanceException",
+        "ActorHandle",
+        "ActorMethod",
+        "exit_actor",
+        "method",
+    },
     "zray.remote_function": {"RemoteFunction"},
     "zray.runtime_context": {"RuntimeContext", "get_runtime_context"},
 }

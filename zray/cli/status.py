@@ -18,7 +18,7 @@ from rich.text import Text
 
 from zray.cli.screen import Column, clean, console, show_lines, table, wrapped
 from zray.cli.stop import own_roots
-from zray.client.observer import ask_as_observer
+from zray.client.observer import ask_broker
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ClusterUnavailableError, ZrayError
@@ -33,7 +33,9 @@ from zray.protocol.questions import (
     WorkerCounts,
 )
 from zray.protocol.records import StoreUse
+from zray.scheduling.labels import NODE_ID_LABEL
 from zray.sessions.directories import brokers
+from zray.transport.security.dialer import credentials_for
 from zray.transport.sockets import check_address
 
 MAX_ROWS = 20
@@ -161,7 +163,9 @@ def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
 
     Raises ZrayError if it does not answer or refuses.
     """
-    return ask_as_observer(address, StatusQuery(1), ClusterStatus, config.connect_timeout_s, config, insecure)
+    credentials = credentials_for(address, "driver", config.keys, insecure)
+    status: ClusterStatus = ask_broker(address, StatusQuery(1), config, credentials)
+    return status
 
 
 # ---- showing
@@ -308,7 +312,7 @@ def _extras(host: HostStatus) -> str:
         for name, amount in sorted(host.resources.items())
         if name not in ("CPU", "GPU", *IN_BYTES) and (amount.used or not name.startswith("node:"))
     ]
-    labels = [f"{key}={value}" for key, value in sorted(host.labels.items())]
+    labels = [f"{key}={value}" for key, value in sorted(host.labels.items()) if key != NODE_ID_LABEL]
     moving = [f"{count} workers {state}" for state in PASSING if (count := getattr(host.workers, state))]
     return "; ".join(", ".join(group) for group in (silent, resources, labels, moving, on_disk) if group)
 

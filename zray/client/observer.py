@@ -1,53 +1,54 @@
-"""Asks a broker one question, from a process that is not part of its cluster: as an observer, without a session."""
+"""Asks a broker one question, without a driver's session: the process joins as an observer and leaves again."""
 
 from __future__ import annotations
 
 import os
-import select
 import time
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from zray.config import Config
 from zray.exceptions import ClusterUnavailableError
 from zray.protocol.messages import OBSERVER, Goodbye
+from zray.protocol.questions import Answer
 from zray.protocol.records import JoinInfo
+from zray.protocol.state_questions import StateAnswer
 from zray.transport.connection import Connection, connect
+from zray.transport.sockets import POLLIN
+
+if TYPE_CHECKING:
+    from zray.config import Config
+    from zray.transport.security.keys import ClientCredentials
 
 POLL_MS = 100
-_Answer = TypeVar("_Answer")
 
 
-def ask_as_observer(
-    address: str, question: Any, kind: type[_Answer], timeout_s: float, config: Config | None = None,
-    insecure: bool = False,
-) -> _Answer:  # fmt: skip
-    """Joins as an observer, asks ``question``, and leaves. Returns the answer, of type ``kind``.
+def ask_broker(
+    address: str,
+    question: Any,
+    config: Config,
+    credentials: ClientCredentials | None = None,
+    timeout_s: float | None = None,
+) -> Any:
+    """Returns the answer of the broker at ``address`` to a question of ``zray.protocol.questions`` or
+    ``zray.protocol.state_questions``.
 
-    ``config``: default: that of the environment. Raises ZrayError if the broker does not answer within ``timeout_s``
-    seconds, or refuses.
+    Raises ZrayError if it does not answer within ``timeout_s`` seconds (default: ``connect_timeout_s`` of ``config``),
+    or refuses.
     """
-    from zray.transport.security.dialer import credentials_for  # drivers without keys do not load this
-
-    if config is None:
-        from zray.config.reading import from_environment
-
-        config = from_environment()
-    credentials = credentials_for(address, "driver", config.keys, insecure)
     connection = connect(address, OBSERVER, os.urandom(16), JoinInfo(os.getpid()), config, credentials)
     try:
         connection.flush([question])
-        return _answer(connection, kind, timeout_s)
+        return _answer(connection, config.connect_timeout_s if timeout_s is None else timeout_s)
     finally:
         connection.flush([Goodbye("it has looked")])
         connection.close()
 
 
-def _answer(connection: Connection, kind: type[_Answer], timeout_s: float) -> _Answer:
+def _answer(connection: Connection, timeout_s: float) -> Any:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        connection.socket.poll(POLL_MS, select.POLLIN)
+        connection.socket.poll(POLL_MS, POLLIN)
         for message in connection.receive():
-            if isinstance(message, kind):
+            if isinstance(message, Answer | StateAnswer):
                 return message
         connection.link.tick(time.monotonic())
         connection.flush([])

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zray.util.actor_pool import ActorPool as ActorPool
     from zray.util.check_serialize import inspect_serializability as inspect_serializability
+    from zray.util.client_connect import connect as connect
+    from zray.util.client_connect import disconnect as disconnect
     from zray.util.debug import disable_log_once_globally as disable_log_once_globally
     from zray.util.debug import enable_periodic_logging as enable_periodic_logging
     from zray.util.debug import log_once as log_once
+    from zray.util.executor import Executor as Executor
     from zray.util.helpers import as_completed as as_completed
     from zray.util.helpers import map_unordered as map_unordered
     from zray.util.named_actors import list_named_actors as list_named_actors
@@ -21,9 +24,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ActorPool": "actor_pool",
+    "Executor": "executor",
     "as_completed": "helpers",
+    "connect": "client_connect",
     "deregister_serializer": "serialization",
     "disable_log_once_globally": "debug",
+    "disconnect": "client_connect",
     "enable_periodic_logging": "debug",
     "get_node_instance_id": "nodes",
     "get_node_ip_address": "nodes",
@@ -36,7 +42,7 @@ _HOMES = {
 """The module in this package that has a name."""
 _MODULES = {"pdb": "rpdb", "ray_debugpy": "debugpy"}
 """Modules of this package that are known here by another name."""
-_SUBMODULES = ("check_serialize", "debug", "metrics", "queue", "rpdb", "state")
+_SUBMODULES = ("accelerators", "annotations", "client", "check_serialize", "debug", "metrics", "queue", "rpdb", "state")
 """Modules of this package that are attributes of it although the program has not imported them."""
 
 __all__ = [*_HOMES, *_MODULES]

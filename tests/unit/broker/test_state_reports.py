@@ -64,7 +64,7 @@ def test_hosts(broker: BrokerHarness) -> None:
     driver, host = broker.driver(), broker.host(CPU=2)
     broker.now += 5
     (record,) = ask(broker, driver, q.StateOfHosts(1)).hosts
-    assert (record.host_id, record.hostname, record.resources) == (host, "host", {"CPU": 2.0})
+    assert (record.host_id, record.hostname, record.resources["CPU"]) == (host, "host", 2.0)
     assert (record.began_s, record.ended_s, record.reason) == (5.0, None, "")
     broker.lose(host)
     broker.now += 2

@@ -140,9 +140,9 @@ class ClientCore:
         self.references = ReferenceTable(process_id, self.send, self._watch, self._freed)
         self.locations = LocationTable()
         self.directory = ObjectDirectory(self.references, self.locations, self.send)
-        self.places = ObjectPlaces(process_id, host_id, self.references, self.locations, self.send)
         self.streams = StreamTable(self.references, self.send)
         self.tasks = TaskTable(self.references, self.locations, self.streams, max_inline_bytes)
+        self.places = ObjectPlaces(process_id, host_id, self.references, self.locations, self.send)
         self.queue_route = QueueRoute(self.tasks, to_broker, windows)
         self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
         self.transfers: OwnTransfers | None = None  # set if the machine has no host
@@ -281,8 +281,8 @@ class ClientCore:
         process_id = message.process_id
         self.references.on_process_died(process_id)
         self.directory.on_process_died(process_id)
-        self.places.on_process_died(process_id)
         self.execution.wake_producers()
+        self.places.on_process_died(process_id)
         if self.transfers is not None:
             self.transfers.receive(BROKER, message)
 
@@ -440,9 +440,9 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     BorrowCheck: lambda core, source, m: core.references.on_borrow_check(source, m),
     BorrowChecked: lambda core, source, m: core.references.on_borrow_checked(source, m),
     CancelObject: ClientCore._on_cancel_object,
+    StreamCredit: lambda core, source, m: core.execution.on_credit(source, m),
     LocationsAsked: lambda core, source, m: core.places.on_asked(source, m),
     LocationsTold: lambda core, source, m: core.places.on_told(source, m),
-    StreamCredit: lambda core, source, m: core.execution.on_credit(source, m),
     Locate: lambda core, source, m: core.directory.on_locate(source, m),
     CopyMade: lambda core, source, m: core.directory.on_copy_made(source, m),
     CopyGone: lambda core, source, m: core.directory.on_copy_gone(source, m),

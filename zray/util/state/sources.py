@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from zray.client import session as sessions
-from zray.client.observer import ask_as_observer
+from zray.client.observer import ask_broker
 from zray.exceptions import ClusterUnavailableError
 from zray.protocol import state_questions as q
 from zray.protocol.codec import unpack, unpack_messages
@@ -71,8 +71,9 @@ class Source:
         session = self._session
         try:
             if session is None:
-                return ask_as_observer(self._address, question(1), kind, timeout_s)
-            answer = session.ask(lambda on_answer: session.core.query(question, on_answer), timeout_s)
+                answer = _ask_from_outside(self._address, question(1), timeout_s)
+            else:
+                answer = session.ask(lambda on_answer: session.core.query(question, on_answer), timeout_s)
             assert isinstance(answer, kind)
             return answer
         except ClusterUnavailableError as error:
@@ -228,6 +229,14 @@ _LISTERS: dict[StateResource, Callable[[Source, float], Found]] = {
     StateResource.OBJECTS: Source._objects,
     StateResource.CLUSTER_EVENTS: Source._events,
 }
+
+
+def _ask_from_outside(address: str, question: Any, timeout_s: float) -> Any:
+    from zray.config.reading import from_environment  # workers have their settings, and do not load these
+    from zray.transport.security.dialer import credentials_for
+
+    config = from_environment()
+    return ask_broker(address, question, config, credentials_for(address, "driver", config.keys, False), timeout_s)
 
 
 def _running_broker() -> str:
