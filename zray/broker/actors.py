@@ -243,6 +243,7 @@ class Actors:
                 raise ProtocolError("ActorReady for an actor that was not started")
             self._scheduler.actor_runs(worker, actor)
             actor.enter(ALIVE)
+            actor.constructed = True
             self._events.actor_runs(actor, worker)
             while actor.queue:
                 self._forward(actor, *actor.queue.popleft())
@@ -267,7 +268,8 @@ class Actors:
         actor = self.actors.get(actor_id)
         if actor is None or actor.worker is None or actor.worker.worker_id != source.process_id:
             return
-        worker, actor.worker = actor.worker, None
+        worker = actor.worker
+        actor.leave_worker()
         self._scheduler.part(worker)
         self._scheduler.retire(worker)
         self.end(actor, reason, keeps_name=True)
@@ -290,7 +292,7 @@ class Actors:
 
         ``never_joined``: the worker ended by itself before it could take the actor; ``told``: the user knows already.
         """
-        actor.worker = None
+        actor.leave_worker()
         if never_joined and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
             actor.failed_starts += 1  # the actor has not begun, so it is not the cause: try another worker
             self._scheduler.wait_for_place(actor)

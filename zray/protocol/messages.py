@@ -103,9 +103,17 @@ from zray.protocol.records import (
     VersionPair,
     WorkerLines,
 )
+from zray.protocol.state_questions import (
+    InspectObjects,
+    InspectTasks,
+    RecordsInspected,
+    RowsOfOwner,
+    StateAnswer,
+    StateQuestion,
+)
 from zray.states import State
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -611,7 +619,8 @@ class FlushLogs(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
     | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question | KvRequest
+    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
+    | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
@@ -620,7 +629,7 @@ HostToBroker = (
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | Answer | KvAnswer
+    | InspectTasks | InspectObjects | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
@@ -641,6 +650,7 @@ Message = (
     | PeerToHost
     | ChannelMessage
     | Handshake
+    | RowsOfOwner
 )
 
 _WORKER_ONLY = (Done, Reply, Yield, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
@@ -652,5 +662,5 @@ FROM_PEER = frozenset(get_args(PeerMessage))
 FROM_PEER_TO_HOST = frozenset(get_args(PeerToHost))
 FROM_CHANNEL = frozenset(get_args(ChannelMessage))
 HANDSHAKE = frozenset(get_args(Handshake))
-FROM_OBSERVER = frozenset({Goodbye, *get_args(Question)})
+FROM_OBSERVER = frozenset({Goodbye, *get_args(Question), *get_args(StateQuestion)})
 MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}
