@@ -43,7 +43,7 @@ class PreparedTask:
         self.n_returns = options.num_returns if isinstance(options.num_returns, int) else 1
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
-        self.shape = shape_key(options.resource_amounts())
+        self.shape = shape_key(options.resource_amounts(), options.constraint_row())
         self.packed = pack_options(
             options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
             generator, self.stream,
@@ -173,7 +173,7 @@ class ClusterRuntime:
             max_concurrency=meta.concurrency,
             ordered=meta.ordered,
             has_coroutines=meta.has_coroutines,
-            placement=shape_key(options.placement_amounts()),
+            placement=shape_key(options.placement_amounts(), options.constraint_row()),
             running=shape_key(options.running_amounts()),
             handle=b"",
             meta=meta.packed(),
