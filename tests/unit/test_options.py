@@ -198,12 +198,9 @@ BAD_TYPES = [
     (method, {"num_returns": None.__class__}, "an integer >= 0"),
 ]
 NOT_YET = [
-    (task, {"num_returns": "streaming"}),
-    (task, {"num_returns": "dynamic"}),
     (task, {"runtime_env": {"env_vars": {"A": "1"}}}),
     (actor, {"concurrency_groups": {"io": 2}}),
     (actor, {"runtime_env": {"pip": ["x"]}}),
-    (method, {"num_returns": "streaming"}),
     (method, {"concurrency_group": "io"}),
 ]
 
