@@ -4,6 +4,10 @@
 the public names and nothing else. ``docs/architecture.md`` in the source tree describes how zray works.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from zray import actor, exceptions, remote_function, runtime_context, util
 from zray.api.actor import method
 from zray.api.cluster import (
@@ -45,3 +49,11 @@ __all__ = [
     "util",
     "wait",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "runtime_env":  # few programs need it
+        from importlib import import_module
+
+        return import_module("zray.runtime_env")
+    raise AttributeError(f"module 'zray' has no attribute {name!r}")

@@ -58,7 +58,7 @@ class TaskOptions:
     """"DEFAULT" (or None): on the host that has the large arguments, else hosts are filled one after the other.
     "SPREAD": on the host whose CPUs are used least."""
     runtime_env: Mapping[str, Any] | None = None
-    """Not supported yet: None or an empty dict."""
+    """The runtime environment, see ``zray.runtime_env.RuntimeEnv``. It inherits from the one it is used in."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
@@ -115,7 +115,7 @@ class ActorOptions:
     scheduling_strategy: str | None = None
     """"DEFAULT" or "SPREAD". Both place the actor on the host with the fewest actors for its CPUs."""
     runtime_env: Mapping[str, Any] | None = None
-    """Not supported yet: None or an empty dict."""
+    """The runtime environment, see ``zray.runtime_env.RuntimeEnv``. It inherits from the one it is used in."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> ActorOptions:
@@ -334,9 +334,8 @@ def _scheduling_strategy(given: _Given) -> str:
 
 
 def _runtime_env(given: _Given) -> Mapping[str, Any]:
-    if not isinstance(given.value, Mapping):
-        given.wrong_type("a dict")
-    return {} if not given.value else given.not_yet()
+    value: Mapping[str, Any] = given.value if isinstance(given.value, Mapping) else given.wrong_type("a dict")
+    return value  # the API checks its fields
 
 
 def _not_yet(given: _Given) -> NoReturn:

@@ -174,7 +174,6 @@ BAD_TYPES = [
     (task, {"resources": [("x", 1)]}, "a dict"),
     (task, {"resources": {1: 1}}, "strings"),
     (task, {"name": 5}, "a string"),
-    (task, {"runtime_env": "env"}, "a dict"),
     (actor, {"max_restarts": "1"}, "an integer >= -1"),
     (actor, {"lifetime": 1}, "'detached'"),
     (actor, {"get_if_exists": 1}, "True or False"),
@@ -184,12 +183,10 @@ BAD_TYPES = [
 NOT_YET = [
     (task, {"num_returns": "streaming"}),
     (task, {"num_returns": "dynamic"}),
-    (task, {"runtime_env": {"env_vars": {"A": "1"}}}),
     (task, {"scheduling_strategy": object()}),
     (task, {"label_selector": {"a": "b"}}),
     (task, {"accelerator_type": "A100"}),
     (actor, {"concurrency_groups": {"io": 2}}),
-    (actor, {"runtime_env": {"pip": ["x"]}}),
     (method, {"num_returns": "streaming"}),
     (method, {"concurrency_group": "io"}),
 ]

@@ -8,7 +8,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from zray.api.actor_meta import METHOD_OPTIONS, STREAMING, ActorMeta, MethodMeta
 from zray.api.call_options import pack_options, retried_types
 from zray.api.remote_function import _Shipment, looks_like
-from zray.api.runtime import runtime
+from zray.api.runtime import checked_environment, runtime
 from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
@@ -168,6 +168,7 @@ class ActorClass(Generic[C]):
     def __init__(self, kind: type[C], options: ActorOptions, shipment: _Shipment | None = None) -> None:
         self._class = kind
         self._options = options
+        checked_environment(options.runtime_env)
         self._shipment = shipment or _Shipment(kind)
         self.remote = _creator(kind, options, self._shipment)
         self.__doc__ = kind.__doc__

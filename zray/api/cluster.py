@@ -139,7 +139,8 @@ def init(
         logging_level: a level of the module ``logging``, by name or number.
         log_to_driver: show the output of workers; default: the setting ``log_to_driver``, which is yes by default.
         namespace: the namespace of this job's actors; default: a new one of its own.
-        runtime_env: not supported yet: must be None or an empty dict.
+        runtime_env: the runtime environment of the job's tasks and actors: a dictionary, or a ``RuntimeEnv``, which
+            describes the fields. Its folders and files are uploaded.
         unknown: any other argument raises TypeError.
 
     SIGTERM ends the program the way Python itself ends, ``atexit`` included, unless the program has a handler for that
@@ -154,14 +155,13 @@ def init(
         VersionMismatchError: the cluster has another version of Python or zray.
         SystemFailure: the new cluster could not start.
         ConfigError: a setting, or the address, cannot be used.
-        NotImplementedError: ``include_dashboard=True`` or ``runtime_env`` was given.
+        NotImplementedError: ``include_dashboard=True`` was given.
+        RuntimeEnvSetupError: a folder of ``runtime_env`` cannot be uploaded, or zray cannot carry out a field of it.
         TypeError: an argument has a wrong type, or zray does not know it.
         ValueError: an argument is out of range, or resources were given for a cluster that is joined.
     """
     global _driver
-    _check_arguments(
-        num_cpus, num_gpus, memory, resources, object_store_memory, include_dashboard, runtime_env, unknown
-    )
+    _check_arguments(num_cpus, num_gpus, memory, resources, object_store_memory, include_dashboard, unknown)
     if namespace is not None and namespace != "":
         check_text(namespace, "zray.init()", "namespace")
     _forget_in_children()
@@ -180,9 +180,12 @@ def init(
         if log_to_driver is not None:
             config = dataclasses.replace(config, log_to_driver=log_to_driver)
         space = namespace or os.urandom(8).hex()
+        own_directory = _check_environment(runtime_env)
         if local_mode:
             from zray.api.local_mode import LocalRuntime
 
+            if runtime_env:
+                _logger().warning("runtime_env has no effect in local mode: everything runs in this process as it is")
             local = LocalRuntime(space)
             object_ref.set_tracker(local)
             runtimes.set_runtime(local)
@@ -192,17 +195,37 @@ def init(
         target = _resolve(address or config.address, config, told=address is not None)
         if target:
             credentials = _credentials(target, config, insecure)
-            _driver = _join(target, given, config, space, credentials=credentials)
+            _driver = _join(target, given, config, space, own_directory, credentials=credentials)
         else:
             offer: dict[str, Any] = {name: getattr(config, name) for name in given}
             offer.update({name: value for name, value in given.items() if value is not None})
             store_bytes = offer.pop("object_store_memory")
-            _driver = _start(host_resources(**offer), store_bytes, config, space)
+            _driver = _start(host_resources(**offer), store_bytes, config, space, own_directory)
+        if runtime_env:
+            _begin_environment(runtime_env)
         return _driver.context
 
 
+def _check_environment(given: Any) -> bool:
+    """Checks the argument ``runtime_env``. Returns whether workers get a working directory of their own."""
+    if not given:
+        return False
+    from zray.api.environments import check_of_job  # few programs need it
+
+    return check_of_job(given)
+
+
+def _begin_environment(given: Any) -> None:
+    """Sets the job's runtime environment. If that fails, the cluster is left again."""
+    try:
+        runtimes.runtime().begin_job_environment(given)
+    except BaseException:
+        shutdown()
+        raise
+
+
 def _check_arguments(
-    num_cpus: Any, num_gpus: Any, memory: Any, resources: Any, store: Any, dashboard: Any, env: Any, unknown: Any
+    num_cpus: Any, num_gpus: Any, memory: Any, resources: Any, store: Any, dashboard: Any, unknown: Any
 ) -> None:
     if unknown:
         raise TypeError(f"zray.init() does not know {', '.join(sorted(unknown))}; see help(zray.init)")
@@ -229,8 +252,6 @@ def _check_arguments(
                 raise ValueError(f"resources must be a dict of amounts >= 0 by name, got {name!r}: {value!r}")
     if dashboard:
         raise NotImplementedError("include_dashboard=True: there is no dashboard yet")
-    if env:
-        raise NotImplementedError("runtime_env is not supported yet: pass None")
 
 
 def _resolve(address: str, config: Config, told: bool) -> str:
@@ -274,14 +295,19 @@ def _credentials(address: str, config: Config, insecure: bool) -> ClientCredenti
 # ------------------------------------------------------------------------------------------------ joining
 
 
-def _job_settings(namespace: str, config: Config) -> JobSettings:
-    """Returns what the job's workers need: namespace, search path, working directory."""
+def _job_settings(namespace: str, config: Config, own_directory: bool) -> JobSettings:
+    """Returns what the job's workers need: namespace, search path, working directory.
+
+    ``own_directory``: workers run in a copy of a directory, and import from it. As in Ray, they then import neither
+    from this process's working directory nor from its script's.
+    """
     path = _search_path()
     main = getattr(sys.modules.get("__main__"), "__file__", None)
-    if main:
-        directory = os.path.dirname(os.path.abspath(main))
-        if directory not in path:
-            path.insert(0, directory)
+    directory = os.path.dirname(os.path.abspath(main)) if main else ""
+    if own_directory:
+        path = [entry for entry in path if entry not in (directory, _working_directory())]
+    elif directory and directory not in path:
+        path.insert(0, directory)
     return JobSettings(namespace, path, _working_directory(), config.ignore_unhandled_errors)
 
 
@@ -304,6 +330,7 @@ def _join(
     given: dict[str, Any],
     config: Config,
     namespace: str,
+    own_directory: bool,
     process: LocalCluster | None = None,
     credentials: ClientCredentials | None = None,
 ) -> _Driver:
@@ -317,7 +344,9 @@ def _join(
     from zray.api.driver_output import DriverOutput
 
     process_id = os.urandom(16)
-    info = JoinInfo(pid=os.getpid(), job=_job_settings(namespace, config), shows_logs=config.log_to_driver)
+    info = JoinInfo(
+        pid=os.getpid(), job=_job_settings(namespace, config, own_directory), shows_logs=config.log_to_driver
+    )
     connection = connect(address, DRIVER, process_id, info, config, credentials)
     lifeline = process.lifeline if process is not None else -1
     session = Session(connection, process_id, b"", namespace, config, lifeline)
@@ -350,7 +379,7 @@ def _tell_taken(session: Session, size_bytes: int) -> None:
 # ------------------------------------------------------------------------------------------------ starting
 
 
-def _start(resources: dict[str, int], store_bytes: int, config: Config, namespace: str) -> _Driver:
+def _start(resources: dict[str, int], store_bytes: int, config: Config, namespace: str, own_directory: bool) -> _Driver:
     from zray.local_cluster.launch import LocalCluster  # workers import this module too, and do not need it
 
     root = runtime_root(config.tmpdir)
@@ -359,7 +388,8 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     try:
         with contextlib.closing(lock):  # from here on the subprocess holds it
             process = LocalCluster(paths, lock, resources, store_bytes, _with_absolute_paths(config))
-        driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, namespace, process)
+        address = process.wait_until_ready(config.start_timeout_s)
+        driver = _join(address, {}, config, namespace, own_directory, process)
     except BaseException as error:
         if process is not None:
             process.kill()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray.api.runtime import context, is_local_mode, runtime
 from zray.client import session as sessions
 from zray.exceptions import ZrayError
 from zray.ids import JOB_ID_BYTES, PROCESS_ID_BYTES
+
+if TYPE_CHECKING:
+    from zray.runtime_env import RuntimeEnv
 
 LOCAL_JOB = b"\0\0\0\1"
 LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
@@ -102,6 +105,17 @@ class RuntimeContext:
         if spec is None:
             raise RuntimeError("current_actor is only known inside an actor")
         return ActorHandle(session.core.execution.actor_id, None, ActorMeta.unpack(spec.meta))
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """The runtime environment that the running code is in; in a driver, the one of its job."""
+        from zray.runtime_env import RuntimeEnv
+
+        return RuntimeEnv.deserialize(self.get_runtime_env_string())
+
+    def get_runtime_env_string(self) -> str:
+        """The same as JSON; "{}" for none."""
+        return "{}" if is_local_mode() else self._session().environment.text or "{}"
 
     @property
     def gcs_address(self) -> str:

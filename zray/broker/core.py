@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from zray.broker.actors import Actors
 from zray.broker.effects import BrokerEffect, Departed
+from zray.broker.environments import SETUP_FAILED, Environments
 from zray.broker.inspections import Inspections
 from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
@@ -32,7 +33,7 @@ REFUSED = "MessageRefusedError"
 FORCE_GRACE_S = 1.0
 """How long a worker may take to cancel what its task has submitted, before it is killed for that task."""
 KILLED_BY_FORCE = "its task was cancelled with force=True"
-WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError")
+WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError", SETUP_FAILED)
 """The kinds of death that a host may report of a worker."""
 MAX_BUSY_REPLIES = 6
 """The limit of the back-off for a worker that is busy each time it is asked to exit.
@@ -66,6 +67,7 @@ class BrokerCore:
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
         self.notices = Notices(self.jobs, self.processes, self.send, self._outbox.perform, lambda: self._now)
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.notices)
+        self.environments = Environments(self.scheduler, self.actors, self.jobs, self._fail_queued)
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and when their time to cancel ends
@@ -84,6 +86,7 @@ class BrokerCore:
             m.Cancel: self._cancel,
             m.FunctionPut: self._function_put,
             m.FunctionGet: self._function_get,
+            m.EnvironmentPut: self.environments.on_put,
             m.ActorCreate: actors.on_create,
             m.ActorCall: actors.on_call,
             m.ActorCancel: actors.on_cancel,
@@ -319,6 +322,7 @@ class BrokerCore:
             jobs.discard(job.job_id)
             if not jobs:
                 del self.functions[function_id]
+        self.environments.forget_job(job.job_id)
 
     # ------------------------------------------------------------------ tasks
 
@@ -329,6 +333,8 @@ class BrokerCore:
         if task_id in self.tasks or source.job_id not in self.jobs:
             return  # a repetition, or from a worker whose job has ended
         shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
+        if shape.environment_id:
+            self.scheduler.check_environment(source.job_id, shape)
         envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
                             msg.near, msg.payload, source.depth)  # fmt: skip
         self.tasks[task_id] = envelope
@@ -451,12 +457,13 @@ class BrokerCore:
                 self.scheduler.kill(worker, KILLED_BY_FORCE)
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
+        self._fail_queued(envelope, "TaskCancelledError", "cancelled before it started")
+
+    def _fail_queued(self, envelope: Envelope, kind: str, message: str) -> None:
+        """Ends a task that no worker has. Its envelope is dropped when it reaches the head of its queue."""
         envelope.cancelled = True
         self._forget_task(envelope)
-        failed = m.Failed(
-            envelope.task_id, envelope.attempt, "TaskCancelledError", "cancelled before it started", False
-        )
-        self.send(envelope.owner, failed)
+        self.send(envelope.owner, m.Failed(envelope.task_id, envelope.attempt, kind, message, False))
 
     # ------------------------------------------------------------------ functions and routing
 
@@ -517,6 +524,9 @@ class BrokerCore:
         """
         actor, job = worker.actor, self.jobs.get(worker.job_id)
         never_joined = worker.state is STARTING and not worker.retiring
+        if self.environments.blames(worker, kind):
+            self.environments.failed(worker, message)
+            actor = None
         self.notices.worker_gone(worker, kind, message, culprit)
         self.scheduler.remove(worker)
         self._fail_tasks_of(worker, kind, message, culprit)
@@ -568,7 +578,7 @@ class BrokerCore:
         for worker in sorted(idle, key=lambda worker: worker.idle_since):
             patience_s = timeout_s * 2 ** min(worker.busy_replies, MAX_BUSY_REPLIES)
             if now - worker.idle_since >= patience_s and (surplus > 0 or not worker.kept):
-                host.idle[worker.job_id].remove(worker)
+                host.idle[worker.pool].remove(worker)
                 worker.enter(PROBED)
                 self.send(worker.worker_id, m.ExitIfIdle("it was idle", surplus > 0))
                 surplus -= 1

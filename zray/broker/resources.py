@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
+from zray.ids import ENVIRONMENT_ID_BYTES
+from zray.protocol.codec import ENVIRONMENT, MAX_SHAPE_BYTES, unpack
 from zray.protocol.codec import shape_key as shape_key
 from zray.protocol.messages import ProtocolError
 
@@ -18,12 +19,16 @@ CPU, GPU, MEMORY, STORE = "CPU", "GPU", "memory", "object_store_memory"
 
 
 class Shape:
-    """The resources that a task or actor asks for. ``cpus`` is the part that is lent while it blocks in ``get``."""
+    """What a task or actor asks for: resources, and the runtime environment in which it runs.
 
-    __slots__ = ("amounts", "cpus", "gpus", "key")
+    ``cpus`` is the part that is lent while it blocks in ``get``. ``environment_id`` is empty for none.
+    """
 
-    def __init__(self, key: bytes, amounts: dict[str, int]) -> None:
+    __slots__ = ("amounts", "cpus", "environment_id", "gpus", "key")
+
+    def __init__(self, key: bytes, amounts: dict[str, int], environment_id: bytes = b"") -> None:
         self.key = key
+        self.environment_id = environment_id
         self.amounts = amounts
         self.cpus = amounts.get(CPU, 0)
         self.gpus = amounts.get(GPU, 0)
@@ -38,11 +43,14 @@ def read_shape(key: bytes) -> Shape:
         raise ProtocolError(f"malformed resources: more than {MAX_SHAPE_BYTES} bytes")
     try:
         amounts = dict(unpack(key))
+        environment_id = amounts.pop(ENVIRONMENT, b"")
+        if type(environment_id) is not bytes or len(environment_id) not in (0, ENVIRONMENT_ID_BYTES):
+            raise ProtocolError("malformed runtime environment")
         if not all(type(name) is str and type(amount) is int and amount > 0 for name, amount in amounts.items()):
             raise ProtocolError("malformed resources")
     except (ValueError, TypeError) as error:
         raise ProtocolError(f"malformed resources: {error}") from None
-    return Shape(key, amounts)
+    return Shape(key, amounts, environment_id)
 
 
 NOTHING = Shape(shape_key({}), {})

@@ -45,7 +45,7 @@ from zray.ids import owner_of, put_id, return_id
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
-from zray.protocol.records import ActorSpec
+from zray.protocol.records import ActorSpec, EnvironmentSpec
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.views import read_mutable_as_views
 from zray.system import signals
@@ -96,6 +96,8 @@ class Session:
         self._namespace = namespace
         self.job_id = cluster.job_id
         self.process_id = process_id
+        self.environment = EnvironmentSpec()
+        """The runtime environment of a worker, or of a driver's job. What this process submits inherits it."""
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
         self.stores = Stores(

@@ -85,6 +85,7 @@ from zray.protocol.records import (
     Activity,
     ActorSpec,
     ClusterInfo,
+    EnvironmentSpec,
     HostInfo,
     JobSettings,
     JoinInfo,
@@ -95,7 +96,7 @@ from zray.protocol.records import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -228,6 +229,17 @@ class FunctionPut(NamedTuple):
 
 class FunctionGet(NamedTuple):
     function_id: FunctionId
+
+
+class EnvironmentPut(NamedTuple):
+    """Announces a runtime environment to the job, before the first task or actor that names it in its shape.
+
+    ``eager``: each host starts a worker in it at once.
+    """
+
+    environment_id: bytes
+    environment: EnvironmentSpec
+    eager: bool
 
 
 class ActorCreate(NamedTuple):
@@ -555,6 +567,7 @@ class StartWorker(NamedTuple):
     """Tells a host to fork a worker. When the worker has joined, the broker tells it what to run."""
 
     worker_id: ProcessId
+    environment: EnvironmentSpec = EnvironmentSpec()
 
 
 class KillWorker(NamedTuple):
@@ -575,7 +588,8 @@ class FlushLogs(NamedTuple):
 
 
 ClientToBroker = (
-    Submit | Cancel | Done | Reply | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
+    Submit | Cancel | Done | Reply | Started | Returned | Blocked | FunctionPut | FunctionGet | EnvironmentPut
+    | ActorCreate | ActorCall
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
     | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question
 )  # fmt: skip

@@ -45,6 +45,7 @@ from zray.protocol.messages import (
     CopyMade,
     Delivered,
     Done,
+    EnvironmentPut,
     ExitIfIdle,
     Failed,
     FlushLogs,
@@ -137,6 +138,7 @@ TYPES: tuple[Any, ...] = (
     ExplainTask, ExplainActor, FlushOutput,
     HostList, Resources, NamedActors, Membership, ActorList, WorkerList, BrokerCounts, ClusterStatus, Explanation,
     OutputFlushed,
+    EnvironmentPut,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

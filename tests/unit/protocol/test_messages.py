@@ -95,7 +95,7 @@ GOLDEN = """
 45 ExitIfIdle reason: str, surplus: bool
 46 Notice text: str
 47 Logs entries: list[PrintedLines], left_out: int
-48 StartWorker worker_id: bytes
+48 StartWorker worker_id: bytes, environment: EnvironmentSpec
 49 KillWorker worker_id: bytes, reason: str
 50 FlushLogs request: int
 51 ObjectRequest object_id: bytes
@@ -148,6 +148,7 @@ GOLDEN = """
 98 ClusterStatus request: int, broker: BrokerStatus, hosts: list[HostStatus], jobs: list[JobStatus], actors: dict[str, int], waiting: list[WaitingStatus], running: list[RunningStatus], waiting_for_arguments: dict[str, int]
 99 Explanation request: int, state: str, name: str, why: str, pid: int, host: str, activity: Activity | None
 100 OutputFlushed request: int
+101 EnvironmentPut environment_id: bytes, environment: EnvironmentSpec, eager: bool
 """
 """The wire format of protocol version 8. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
@@ -157,6 +158,8 @@ VersionPair name: str, joiner: str, cluster: str
 HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
+EnvironmentPart uri: str, kind: str, details: str, content: bytes, stored: bytes, kept_by: bytes, size: int
+EnvironmentSpec text: str, hook: bytes, parts: list[EnvironmentPart], timeout_s: float
 ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes
 RunningCall name: str, seconds: float, task_id: bytes
 AwaitedObject object_id: bytes, maker: str, actor_id: bytes | None
@@ -192,6 +195,7 @@ FIXED_SIZES = {
     "task_id": 24,
     "object_id": 28,
     "function_id": 16,
+    "environment_id": 16,
     "object_ids": 28,
     "task_ids": 24,
     "sources": 16,
@@ -330,7 +334,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 8
+    assert messages.PROTOCOL_VERSION == 9
 
 
 def test_every_size_is_that_of_a_field():

@@ -5,28 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from zray.client.core.execution import CALL, Assignment
-from zray.protocol.codec import unpack
+from zray.protocol.codec import amounts_in
 from zray.protocol.messages import ActorStart, JobConfig
 from zray.system.machine import GPU_VARIABLE, visible_gpus
 from zray.system.processes import set_title
-from zray.system.streams import flush_streams, say
+from zray.system.streams import flush_streams
 from zray.worker.log_marker import marker
+from zray.worker.process.search_path import enter_directory, merged_search_path
+
+if TYPE_CHECKING:
+    from zray.worker.process.runtime_env import Applied
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-def merged_search_path(jobs: list[str], own: list[str], library: str) -> list[str]:
-    """Returns a worker's search path.
-
-    If driver and worker have the same standard ``library``, the order is the driver's, and the library keeps its place
-    there. Otherwise the entries that only the driver has come first, and the worker's own follow.
-    """
-    if library in jobs:
-        return list(dict.fromkeys([*jobs, *own]))
-    mine = set(own)
-    return list(dict.fromkeys([*(entry for entry in jobs if entry not in mine), *own]))
 
 
 def _entries_of_variable() -> list[str]:
@@ -37,9 +30,10 @@ def _entries_of_variable() -> list[str]:
 class Environment:
     """Applies settings to this process, only when they change."""
 
-    def __init__(self, log_secret: str) -> None:
-        """``log_secret``: see ``zray.worker.log_marker``."""
+    def __init__(self, log_secret: str, applied: Applied | None = None) -> None:
+        """``log_secret``: see ``zray.worker.log_marker``. ``applied``: the runtime environment; None for none."""
         self._log_secret = log_secret
+        self._applied = applied
         self._pipes = {fd: _file_of(fd) for fd in (1, 2)}
         self._names = dict.fromkeys(self._pipes, "")  # as the host knows them
         self._job: JobConfig | None = None
@@ -60,17 +54,17 @@ class Environment:
         if job is self._job:
             return
         self._job = job
+        if self._applied is not None:
+            from zray.worker.process.runtime_env import begin_job
+
+            begin_job(self._applied, job.settings, self._own_path)
+            return
         sys.path[:] = merged_search_path(job.settings.sys_path, self._own_path, os.path.dirname(os.__file__))
-        directory = job.settings.cwd
-        if directory:
-            try:
-                os.chdir(directory)
-            except OSError as error:
-                say(f"zray: the driver's working directory {directory!r} cannot be entered: {error}")
+        enter_directory(job.settings.cwd)
 
     def set_actor(self, start: ActorStart) -> None:
         """Makes this worker serve the actor from now on."""
-        self._actor_resources = dict(unpack(start.spec.running))
+        self._actor_resources = amounts_in(start.spec.running)
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
         """Returns what is assigned to the task, in ten-thousandths."""
@@ -79,7 +73,7 @@ class Environment:
         key = task.shape if task.actor_start is None else task.actor_start.spec.running
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = dict(unpack(key))
+            shape = self._shapes[key] = amounts_in(key)
         return shape
 
     def gpus_of(self, task: Assignment) -> tuple[int | str, ...]:
