@@ -45,9 +45,9 @@ def test_variables_are_for_one_environment_only(ray, show):
 
 
 def test_variables_of_the_host_can_be_referred_to(ray, show):
-    home = ray.get(show.remote("HOME"))["HOME"]
-    there = show.options(runtime_env={"env_vars": {"HOME": "${HOME}/below", "CONFORMANCE_A": "x${NO_SUCH_NAME}y"}})
-    assert ray.get(there.remote("HOME", "CONFORMANCE_A")) == {"HOME": f"{home}/below", "CONFORMANCE_A": "xy"}
+    path = ray.get(show.remote("PATH"))["PATH"]
+    there = show.options(runtime_env={"env_vars": {"PATH": "${PATH}:/below", "CONFORMANCE_A": "x${NO_SUCH_NAME}y"}})
+    assert ray.get(there.remote("PATH", "CONFORMANCE_A")) == {"PATH": f"{path}:/below", "CONFORMANCE_A": "xy"}
 
 
 def test_variables_of_an_actor_and_what_it_submits(ray, show):
