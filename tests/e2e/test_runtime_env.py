@@ -177,6 +177,22 @@ def test_an_installation_that_takes_too_long(ray, silent_index):
         ray.get(ref, timeout=60)
 
 
+def test_a_timeout_says_what_is_waited_for(ray, silent_index):
+    @ray.remote(runtime_env=hanging(silent_index))
+    def one():
+        return 1
+
+    @ray.remote(runtime_env=hanging(silent_index))
+    class One:
+        def one(self):
+            return 1
+
+    actor = One.remote()
+    for ref in (one.remote(), actor.one.remote()):
+        with pytest.raises(ray.exceptions.GetTimeoutError, match="its runtime environment is being set up"):
+            ray.get(ref, timeout=1)
+
+
 @pytest.mark.parametrize("ending", ["kill", "shutdown"])
 def test_nothing_is_left_of_an_installation_that_is_under_way(sandbox, silent_index, ending):
     source = f"""
@@ -345,3 +361,10 @@ def test_local_mode_says_that_it_has_none(caplog):
 
     zray.init(local_mode=True, runtime_env={"env_vars": {"A": "1"}})
     assert "no effect in local mode" in caplog.text
+
+    @zray.remote(runtime_env={"env_vars": {"A": "1"}})
+    def one():
+        return 1
+
+    with pytest.warns(UserWarning, match="no effect in local mode"):
+        assert zray.get(one.remote()) == 1

@@ -140,8 +140,8 @@ class Environments:
     def _announce(self, spec: EnvironmentSpec, eager: bool) -> bytes:
         environment_id = _id_of(spec)
         if environment_id not in self._announced:
-            self._announced[environment_id] = spec
             self._session.tell([EnvironmentPut(environment_id, spec, eager)])
+            self._announced[environment_id] = spec  # only now: another thread may submit work in it at once
         return environment_id
 
     def _spec(self, fields: Mapping[str, Any], hook: bytes) -> EnvironmentSpec:

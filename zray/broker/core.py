@@ -35,6 +35,9 @@ FORCE_GRACE_S = 1.0
 KILLED_BY_FORCE = "its task was cancelled with force=True"
 WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError", SETUP_FAILED)
 """The kinds of death that a host may report of a worker."""
+CROWDED_S = 0.5
+"""How long a worker in a runtime environment is kept idle while its host has more idle workers than CPUs. A program may
+use many environments, each for a short time."""
 MAX_BUSY_REPLIES = 6
 """The limit of the back-off for a worker that is busy each time it is asked to exit.
 
@@ -572,10 +575,12 @@ class BrokerCore:
         self.inspections.tick(now)
 
     def _reap(self, host: Host, now: float) -> None:
-        timeout_s = host.info.idle_timeout_s
         idle = [worker for workers in host.idle.values() for worker in workers]
         surplus = len(idle) - host.pool.total.get("CPU", 0) // 10_000
         for worker in sorted(idle, key=lambda worker: worker.idle_since):
+            timeout_s = host.info.idle_timeout_s
+            if surplus > 0 and worker.environment_id:
+                timeout_s = min(timeout_s, CROWDED_S)
             patience_s = timeout_s * 2 ** min(worker.busy_replies, MAX_BUSY_REPLIES)
             if now - worker.idle_since >= patience_s and (surplus > 0 or not worker.kept):
                 host.idle[worker.pool].remove(worker)

@@ -43,6 +43,9 @@ MAX_CREDIT = 256
 """The most envelopes that a worker may hold."""
 MAX_STARTING_PER_HOST = 16
 """The most workers that a host starts for tasks at the same time."""
+MAX_STARTING_IN_ENVIRONMENTS = 64
+"""The most workers that a host starts in runtime environments at the same time. Some may take minutes. So while as many
+as ``MAX_STARTING_PER_HOST`` are starting, each further environment still gets one."""
 MAX_ESTIMATES = 10_000
 """The most functions whose run time is remembered."""
 MIN_ESTIMATE_US = 5
@@ -401,7 +404,10 @@ class Scheduler:
         shape = queue.share.shape
         starting = host.count_starting(shape.environment_id)
         wanted = host.pool.how_many_fit(shape, 1 if host.lent else wanted) - starting
-        for _ in range(min(wanted, MAX_STARTING_PER_HOST - starting)):
+        most = MAX_STARTING_PER_HOST - starting
+        if shape.environment_id and len(host.starting) >= MAX_STARTING_PER_HOST:
+            most = 0 if starting or len(host.starting) >= MAX_STARTING_IN_ENVIRONMENTS else 1
+        for _ in range(min(wanted, most)):
             self.start_worker(host, job_id=queue.job_id, environment_id=shape.environment_id)
 
     def _reserve(self, host: Host, queue: TaskQueue) -> bool:

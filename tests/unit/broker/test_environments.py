@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.broker.harness import ACTOR, ONE_CPU, BrokerHarness
+from zray.broker.scheduler import MAX_STARTING_IN_ENVIRONMENTS
 from zray.failures import decode_failure
 from zray.protocol import messages as m
 from zray.protocol.codec import shape_key
@@ -192,6 +193,26 @@ def test_idle_workers_of_an_environment_are_asked_to_exit(broker):
     broker.done(worker, task)
     broker.tick(60.0)
     assert broker.take(worker, m.ExitIfIdle)
+    broker.core.check()
+
+
+def test_many_environments_start_few_workers_at_a_time(broker):
+    driver, host = broker.driver(), broker.host(CPU=4)
+    broker.workers(host)
+    for number in range(200):
+        environment_id = number.to_bytes(16, "big")
+        broker.say(driver, m.EnvironmentPut(environment_id, EnvironmentSpec(str(number)), False))
+        broker.submit(driver, shape=shape_key({"CPU": 10_000}, environment_id))
+    seen = 0
+    while told := started(broker, host):
+        assert len(told) <= MAX_STARTING_IN_ENVIRONMENTS
+        for worker in join(broker, host, *told):
+            broker.done(worker, *broker.runs(worker))
+            seen += 1
+    assert not broker.core.tasks
+    broker.tick(1.0)
+    asked = [worker for worker in broker.core.scheduler.workers if broker.take(worker, m.ExitIfIdle)]
+    assert len(asked) == seen  # the host keeps as many idle workers as it has CPUs
     broker.core.check()
 
 
