@@ -142,7 +142,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ({"working_dir": 1}, TypeError, "string"),
     ({"working_dir": "."}, ValueError, "not a valid URI"),
     ({"working_dir": "/no/such/folder"}, ValueError, "not a valid path"),
-    ({"working_dir": "unknown://a.zip"}, ValueError, "protocol"),
+    ({"working_dir": "unknown://a.zip"}, ValueError, "not a valid URI"),
     ({"working_dir": "s3://bucket/file.txt"}, ValueError, r"\.zip"),
     ({"py_modules": "."}, TypeError, "list of strings"),
     ({"py_modules": [1]}, TypeError, "string"),

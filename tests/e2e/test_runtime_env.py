@@ -149,6 +149,23 @@ def test_an_interpreter_that_does_not_start(ray, command):
     assert ray.get(ray.put(1)) == 1
 
 
+def test_output_of_another_interpreter(sandbox):
+    source = """
+        ray.init(num_cpus=1)
+
+        @ray.remote(runtime_env={"py_executable": sys.executable})
+        def speak():
+            print("from the other interpreter")
+
+        ray.get(speak.remote(), timeout=30)
+        sys.stdin.readline()
+    """
+    with driver(source) as process:
+        process.expect("from the other interpreter", timeout_s=40)
+        process.say("go\n")
+        process.succeed()
+
+
 def test_processes_with_other_interpreters_are_killed_like_others(ray):
     @ray.remote(runtime_env={"py_executable": sys.executable}, max_restarts=1)
     class Holder:
@@ -193,7 +210,7 @@ def test_a_timeout_says_what_is_waited_for(ray, silent_index):
             ray.get(ref, timeout=1)
 
 
-@pytest.mark.parametrize("ending", ["kill", "shutdown"])
+@pytest.mark.parametrize("ending", ["kill", "shutdown", "zygote"])
 def test_nothing_is_left_of_an_installation_that_is_under_way(sandbox, silent_index, ending):
     source = f"""
         ray.init(num_cpus=1)
@@ -213,6 +230,10 @@ def test_nothing_is_left_of_an_installation_that_is_under_way(sandbox, silent_in
         eventually(lambda: list(sandbox.root.glob("*/environments/*/requirements.txt")), timeout_s=30)
         if ending == "kill":
             process.signal(signal.SIGKILL)
+        elif ending == "zygote":
+            os.kill(sandbox.one("zray-zygote"), signal.SIGKILL)
+            eventually(lambda: not list(sandbox.root.glob("*/environments")))
+            process.say("go\n")
         else:
             process.say("go\n")
             process.expect("down")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from zray.client.session import Session
-from zray.exceptions import RuntimeEnvSetupError
+from zray.exceptions import RuntimeEnvSetupError, SerializationError
 from zray.ids import function_id_of
 from zray.object_ref import ObjectRef
 from zray.protocol.messages import EnvironmentPut
@@ -244,7 +244,10 @@ def _hook_in(fields: Mapping[str, Any]) -> tuple[bytes, str | None]:
         return b"", hook
     if not callable(hook):
         raise TypeError(f"worker_process_setup_hook must be a function or a string, got {type(hook)}")
-    pickled = pickle_callable(hook)
+    try:
+        pickled = pickle_callable(hook)
+    except SerializationError as error:
+        raise RuntimeEnvSetupError(f"Failed to export the setup function: {error}") from error
     if len(pickled.blob) > MAX_HOOK_BYTES or pickled.refs:
         raise RuntimeEnvSetupError(
             f"the setup hook {pickled.name} captures ObjectRefs, or {len(pickled.blob):,} bytes where "

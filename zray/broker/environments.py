@@ -53,10 +53,14 @@ class Environments:
                 self._scheduler.start_worker(host, job_id=source.job_id, environment_id=message.environment_id)
 
     def forget_job(self, job_id: bytes) -> None:
-        """A job is over."""
+        """A job is over: workers that are being started in an environment that only it has announced are not needed."""
         environments = self._scheduler.environments
         for key in [key for key in environments if key[0] == job_id]:
             del environments[key]
+        announced = {environment_id for _, environment_id in environments}
+        for worker in list(self._scheduler.workers.values()):
+            if worker.state is STARTING and worker.environment_id and worker.environment_id not in announced:
+                self._scheduler.kill(worker, "its job has ended")
 
     def blames(self, worker: Worker, kind: str) -> bool:
         """Whether the death of a worker means that its environment cannot be set up. The worker has its record yet."""

@@ -45,7 +45,7 @@ def check_address(address: str, field: str) -> None:
         return
     if scheme not in (UPLOADED, *REMOTE):
         known = ", ".join((UPLOADED, *REMOTE, IN_PLACE))
-        raise ValueError(f"runtime_env[{field!r}]: {address!r} has an unknown protocol; there are {known}")
+        raise ValueError(f"runtime_env[{field!r}]: {address} is not a valid URI: its protocol must be one of {known}")
     if not address.partition("?")[0].endswith((*ARCHIVES[field], ".py") if scheme == UPLOADED else ARCHIVES[field]):
         raise ValueError(
             f"runtime_env[{field!r}]: Only {', '.join(ARCHIVES[field])} files are supported for addresses, got "

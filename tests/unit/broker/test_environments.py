@@ -224,7 +224,25 @@ def test_a_job_that_ends_forgets_its_environments(broker):
     broker.lose(driver)
     assert broker.core.scheduler.environments == {}
     assert not broker.core.tasks
-    broker.say(host, m.WorkerDied(started(broker, host)[0].worker_id, b"", "RuntimeEnvSetupError", "too late"))
+    told = broker.take(host)
+    (worker_id,) = [each.worker_id for each in told if isinstance(each, m.StartWorker)]
+    assert [each.worker_id for each in told if isinstance(each, m.KillWorker)][-1:] == [worker_id]
+    broker.say(host, m.WorkerDied(worker_id, b"", "RuntimeEnvSetupError", "too late"))
+    broker.core.check()
+
+
+def test_a_job_that_ends_leaves_the_environments_of_others(broker):
+    driver, other, host = broker.driver(), broker.driver("other"), broker.host(CPU=1)
+    broker.workers(host)
+    announce(broker, driver)
+    announce(broker, other)
+    broker.submit(driver, shape=IN_RED)
+    (told,) = started(broker, host)
+    broker.lose(driver)
+    assert told.worker_id not in [each.worker_id for each in broker.take(host, m.KillWorker)]
+    (task,) = broker.submit(other, shape=IN_RED)
+    (worker,) = join(broker, host, told)
+    assert broker.runs(worker) == [task]
     broker.core.check()
 
 
