@@ -306,12 +306,45 @@ def test_a_job_that_joins_from_another_directory(sandbox, tmp_path):
                 assert process.succeed(40).splitlines()[-1] == name
 
 
+def test_a_cleaner_removes_what_was_installed(sandbox, tmp_path):
+    import zray
+
+    (tmp_path / "mine.txt").write_text("mine")
+    environment = {"working_dir": str(tmp_path), "config": {"eager_install": False}}
+    zray.init(num_cpus=1, runtime_env=environment)
+
+    @zray.remote
+    class Look:
+        def look(self):
+            with open("mine.txt") as file:
+                return file.read()
+
+    assert zray.get(Look.remote().look.remote(), timeout=30) == "mine"
+    (installed,) = sandbox.root.glob("*/environments/1")
+    shutil.rmtree(installed)
+    assert zray.get(Look.remote().look.remote(), timeout=30) == "mine"
+
+
 def test_an_environment_larger_than_a_packet(ray):
     @ray.remote
     def length():
         return len(os.environ["LONG"])
 
     assert ray.get(length.options(runtime_env={"env_vars": {"LONG": "x" * 100_000}}).remote(), timeout=20) == 100_000
+
+
+def test_an_environment_that_shows_fewer_gpus_than_the_host_has(sandbox):
+    import zray
+
+    zray.init(num_cpus=2, num_gpus=2)
+
+    @zray.remote(num_gpus=1, runtime_env={"env_vars": {"CUDA_VISIBLE_DEVICES": "7"}})
+    class Look:
+        def gpus(self):
+            return zray.get_gpu_ids(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+    actors = [Look.remote(), Look.remote()]
+    assert zray.get([actor.gpus.remote() for actor in actors], timeout=30) == [(["7"], "7")] * 2
 
 
 def test_many_environments_on_few_cpus(ray):

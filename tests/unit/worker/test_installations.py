@@ -166,6 +166,22 @@ def test_a_worker_that_is_killed_while_it_waits(host):
     assert host.take(Uninstall) == [Uninstall(1)]
 
 
+def test_a_directory_that_has_been_removed_is_installed_again(host):
+    host.start(ONE, FIRST)
+    host.ended(1)
+    host.core.forked(ONE, 7, host.now)
+    host.take()
+    host.start(TWO, FIRST)
+    assert host.take(Fork) == [Fork(TWO, FIRST, [1])]
+    host.core.directories_gone(TWO, [1], host.now)
+    assert host.take(Fork, Install) == [Install(2, FOLDER, "first")]
+    host.ended(2)
+    assert host.take(Fork) == [Fork(TWO, FIRST, [2])]
+    host.die(ONE)
+    host.wait(2 * UNUSED_S)
+    assert host.take(Uninstall) == []
+
+
 def test_workers_that_wait_die_with_the_zygote(host):
     host.start(ONE, FIRST)
     host.take()

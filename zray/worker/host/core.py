@@ -238,6 +238,14 @@ class HostCore:
             self._never_started(self.workers[worker_id], "RuntimeEnvSetupError", f"on {self._hostname}: {why}", now)
 
     @event
+    def directories_gone(self, worker_id: bytes, numbers: list[int], now: float) -> None:
+        """Parts of a worker's environment are not where they were installed. Has them installed again."""
+        for number in numbers:
+            self.installations.forget(number)
+        if self.installations.wants(worker_id, self.workers[worker_id].environment, now):
+            self._fork(worker_id)
+
+    @event
     def forked(self, worker_id: bytes, pid: int, now: float) -> None:
         """The zygote has forked a worker."""
         worker = self.workers[worker_id]

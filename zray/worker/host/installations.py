@@ -11,6 +11,7 @@ dies                              what happens
 the installing process            its part has failed: the workers that wait for it die with the reason, and the
                                   directory is removed. The next worker tries again
 a worker that waits               nothing: the installation goes on for the next one
+a directory, by a cleaner         the next worker has its part installed again
 the host, the zygote, the broker  the zygote, or the host, kills all processes of the session, and removes the
                                   session's directory with all that is installed
 ================================  ==========================================================================
@@ -102,6 +103,12 @@ class Installations:
     def numbers(self, environment: EnvironmentSpec) -> list[int]:
         """The directories of an environment's parts, in their order. All of them are installed."""
         return [self._by_uri[part.uri].number for part in environment.parts]
+
+    def forget(self, number: int) -> None:
+        """A directory is gone: another program has removed it. The next worker has its part installed again."""
+        for uri, found in list(self._by_uri.items()):
+            if found.number == number:
+                del self._by_uri[uri]
 
     def is_waiting(self, worker_id: bytes) -> bool:
         """Whether a worker waits for a part."""

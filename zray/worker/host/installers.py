@@ -70,6 +70,10 @@ class Installers:
         """The directory with a number."""
         return f"{self._places.directory}/{number}"
 
+    def missing(self, numbers: list[int]) -> list[int]:
+        """Those of some directories that another program has removed."""
+        return [number for number in numbers if not os.path.isdir(self.path(number))]
+
     def perform(self, effect: InstallEffect) -> None:
         """Performs an effect of ``Installations``."""
         if isinstance(effect, Install):

@@ -295,6 +295,9 @@ class HostShell:
 
     def _fork(self, effect: Fork) -> None:
         worker_id = effect.worker_id
+        if gone := self._installers.missing(effect.directories):
+            self.core.directories_gone(worker_id, gone, time.monotonic())
+            return
         given: list[int] = []  # descriptors that only the worker needs
         try:
             out_read, out_write = os.pipe()

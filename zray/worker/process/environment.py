@@ -85,7 +85,11 @@ class Environment:
         if not gpus:
             return ()
         names = visible_gpus(self._visible)
-        return tuple(gpus) if names is None else tuple(names[index] for index in gpus)
+        if names is None:
+            return tuple(gpus)
+        if max(gpus) >= len(names):  # a runtime environment shows fewer than the host has: all of these, as in Ray
+            return tuple(names)
+        return tuple(names[index] for index in gpus)
 
     def apply_task(self, task: Assignment) -> None:
         """Sets which GPUs are visible, and the number of threads of numerical libraries.
