@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from zray.client.core.execution import CALL, Assignment
+from zray.client.session import Session
 from zray.protocol.codec import amounts_in
 from zray.protocol.messages import ActorStart, JobConfig
 from zray.system.machine import GPU_VARIABLE, visible_gpus
@@ -49,18 +50,31 @@ class Environment:
         self._actor_resources: dict[str, int] = {}
         self._own_path = [*_entries_of_variable(), *sys.path]
 
-    def apply_job(self, job: JobConfig) -> None:
-        """Applies the job's search path, working directory and variables."""
+    def apply_job(self, job: JobConfig, session: Session) -> None:
+        """Applies the job's search path, working directory, name for zray's modules, and logging."""
         if job is self._job:
             return
         self._job = job
-        if self._applied is not None:
-            from zray.worker.process.runtime_env import begin_job
+        if self._applied is None:
+            sys.path[:] = merged_search_path(job.settings.sys_path, self._own_path, os.path.dirname(os.__file__))
+            enter_directory(job.settings.cwd)
+        else:
+            from zray.worker.process.runtime_env import enter_job
 
-            begin_job(self._applied, job.settings, self._own_path)
-            return
-        sys.path[:] = merged_search_path(job.settings.sys_path, self._own_path, os.path.dirname(os.__file__))
-        enter_directory(job.settings.cwd)
+            enter_job(self._applied, job.settings, self._own_path)
+        if job.settings.ray_name:
+            from zray import ray_name  # few jobs need this, or the next
+
+            ray_name.install()
+        if job.settings.logging:
+            from zray.client.log_context import log_context
+            from zray.logs.job_logging import LoggingConfig
+
+            LoggingConfig.from_json(job.settings.logging).apply(lambda: log_context(session))
+        if self._applied is not None and self._applied.hook:
+            from zray.worker.process.runtime_env import call_hook
+
+            call_hook(self._applied)
 
     def set_actor(self, start: ActorStart) -> None:
         """Makes this worker serve the actor from now on."""

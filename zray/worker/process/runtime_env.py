@@ -105,21 +105,24 @@ def _execute(command: list[str], start: EnvironmentStart, payload: bytes, page: 
         sys.exit(f"the interpreter {shlex.join(command)} cannot be executed: {error.strerror}")
 
 
-def begin_job(applied: Applied, job: JobSettings, own_path: list[str]) -> None:
-    """Applies a job's settings beside those of the environment, and calls the environment's setup hook.
-
-    Raises SystemExit if the hook raises: the process ends, and its last output says why.
-    """
+def enter_job(applied: Applied, job: JobSettings, own_path: list[str]) -> None:
+    """Applies a job's search path and working directory beside those of the environment."""
     sys.path[:] = _search_path(applied, job, own_path)
     if not applied.directory:
         enter_directory(job.cwd)
-    if applied.hook:
-        try:
-            _hook_of(applied)()
-        except BaseException as error:
-            traceback.print_exc()
-            print(f"Failed to execute the setup hook method {applied.hook}: {error}", file=sys.stderr, flush=True)
-            raise SystemExit(1) from None
+
+
+def call_hook(applied: Applied) -> None:
+    """Calls the environment's setup hook.
+
+    Raises SystemExit if the hook raises: the process ends, and its last output says why.
+    """
+    try:
+        _hook_of(applied)()
+    except BaseException as error:
+        traceback.print_exc()
+        print(f"Failed to execute the setup hook method {applied.hook}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
 
 
 def _search_path(applied: Applied, job: JobSettings, own_path: list[str]) -> list[str]:
