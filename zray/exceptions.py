@@ -381,6 +381,83 @@ class PendingCallsLimitExceeded(ActorError):
     """More calls are pending on the actor than ``max_pending_calls`` allows. Trying again later helps."""
 
 
+# ---- Errors of Ray that zray has no cause to raise. They exist for code that catches them.
+
+
+class AuthenticationError(ZrayError):
+    """Not raised by zray, whose keys are checked before a connection exists: see ``ClusterUnavailableError``."""
+
+
+class UserCodeException(ZrayError):
+    """Not raised by zray. Ray's libraries raise it for an error in a user's function."""
+
+
+class CrossLanguageError(ZrayError):
+    """Not raised by zray, which has no workers in other languages."""
+
+
+class RpcError(ZrayError):
+    """Not raised by zray, see ``ClusterUnavailableError``.
+
+    Attributes: message, rpc_code (a number, or None).
+    """
+
+    def __init__(self, message: str = "", rpc_code: int | None = None) -> None:
+        super().__init__(message, rpc_code)
+        self.message = message
+        self.rpc_code = rpc_code
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class PlasmaObjectNotAvailable(ZrayError):
+    """Not raised by zray, see ``GetTimeoutError`` and ``ObjectLostError``."""
+
+
+class TaskPlacementGroupRemoved(ZrayError):
+    """The placement group of the task was removed."""
+
+
+class ActorPlacementGroupRemoved(ZrayError):
+    """The placement group of the actor was removed."""
+
+
+class ObjectRefStreamEndOfStreamError(ZrayError):
+    """The end of a stream, in place of an item. ``next`` of its ``ObjectRefGenerator`` raises StopIteration."""
+
+
+class StreamingGeneratorReplayInconsistentError(SystemFailure):
+    """A generator was run again, and yielded another number of values than before."""
+
+
+class OufOfBandObjectRefSerializationException(ZrayError):
+    """Not raised by zray: a reference in a pickle of the user's own keeps its object until the process ends.
+
+    The name is Ray's.
+    """
+
+
+class UnserializableException(ZrayError):
+    """Not raised by zray: an error that cannot be pickled arrives as a ``TaskError`` with its traceback."""
+
+
+class RayChannelError(SystemFailure):
+    """Not raised by zray, which has no compiled graphs."""
+
+
+class RayChannelTimeoutError(RayChannelError, TimeoutError):
+    """Not raised by zray, which has no compiled graphs."""
+
+
+class RayCgraphCapacityExceeded(SystemFailure):
+    """Not raised by zray, which has no compiled graphs."""
+
+
+class RayDirectTransportError(SystemFailure):
+    """Not raised by zray, which does not move tensors between GPUs."""
+
+
 SILENT_LISTENER = (
     "a process listens there but does not answer: it is not a zray broker, or the broker is stopped or too busy, or it "
     "has no file descriptors left for another connection (see ulimit -n on its machine)"
@@ -409,6 +486,39 @@ ObjectFetchTimedOutError = ObjectLostError
 LocalRayletDiedError = NodeDiedError
 AsyncioActorExit = ActorExit
 RayletDiedError = NodeDiedError
+RAY_EXCEPTION_TYPES = [
+    PlasmaObjectNotAvailable,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+    RayActorError,
+    ObjectStoreFullError,
+    ObjectLostError,
+    ObjectFetchTimedOutError,
+    ReferenceCountingAssertionError,
+    ObjectReconstructionFailedError,
+    OwnerDiedError,
+    GetTimeoutError,
+    AsyncioActorExit,
+    RuntimeEnvSetupError,
+    TaskPlacementGroupRemoved,
+    ActorPlacementGroupRemoved,
+    PendingCallsLimitExceeded,
+    LocalRayletDiedError,
+    TaskUnschedulableError,
+    ActorDiedError,
+    ActorUnschedulableError,
+    ActorUnavailableError,
+    RayChannelError,
+    RayChannelTimeoutError,
+    OufOfBandObjectRefSerializationException,
+    RayCgraphCapacityExceeded,
+    UnserializableException,
+    ActorAlreadyExistsError,
+    ActorHandleNotFoundError,
+    AuthenticationError,
+]
+"""The list under the same name in Ray."""
 
 FAILURES: dict[str, type[ZrayError]] = {
     kind.__name__: kind
@@ -431,6 +541,7 @@ FAILURES: dict[str, type[ZrayError]] = {
         ModuleMissingError,
         SerializationError,
         MessageRefusedError,
+        ObjectRefStreamEndOfStreamError,
     )
 }
 """The class, by name, of each failure that travels as a name and not as a pickle."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
-from zray.api.call_options import pack_options, retried_types
+from zray.api.call_options import CallStream, pack_options, retried_types, stream_of
 from zray.methods import BUILT_IN_METHODS
-from zray.options import ActorOptions, MethodOptions
+from zray.options import ActorOptions, MethodOptions, check_streams
 from zray.protocol.codec import pack, unpack
 from zray.signatures import SignatureCheck
 
@@ -17,33 +17,35 @@ METHOD_OPTIONS = "__zray_method_options__"
 MAX_ASYNC_CALLS = 1000
 """The number of calls that an actor with ``async def`` methods runs at once, unless ``max_concurrency`` is given."""
 
-STREAMING = -1
-"""Stands for the number of return values of a generator for which ``num_returns`` was not given."""
-
 
 class MethodMeta:
-    """What callers know of a method. ``function``: the method itself, to be shown, if the class is known here."""
+    """What callers know of a method. ``function``: the method itself, to be shown, if the class is known here.
+    ``backpressure``, ``per_yield``: the options of its stream."""
 
-    __slots__ = ("check", "function", "group", "n_returns", "name", "parameters", "retries", "retry_exceptions",
-                 "signature", "streams")  # fmt: skip
+    __slots__ = ("backpressure", "check", "function", "group", "is_generator", "name", "num_returns", "parameters",
+                 "per_yield", "retries", "retry_exceptions", "signature")  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        n_returns: int,
+        num_returns: int | str | None,
         parameters: list[Any] | None = None,
         retries: int | None = None,
         retry: bool | bytes = False,
         is_generator: bool = False,
+        backpressure: int = -1,
+        per_yield: int = 1,
         group: str = "",
     ) -> None:
         self.name = name
         self.group = group  # its concurrency group; empty: the default group
-        self.n_returns = n_returns
+        self.num_returns = num_returns
         self.parameters = parameters  # [name, kind, has a default]; None: unknown
         self.retries = retries
         self.retry_exceptions = retry  # True: after any exception; False: after none; bytes: a pickle of the types
-        self.streams = is_generator
+        self.is_generator = is_generator
+        self.backpressure = backpressure
+        self.per_yield = per_yield
         stub = _stub(name, parameters)
         self.signature = inspect.signature(stub) if parameters is not None else None
         self.check = SignatureCheck(stub, skip_first=False)
@@ -111,8 +113,9 @@ class ActorMeta:
 
     ``ordered``: the actor runs calls in each caller's order; other actors run a call when its arguments exist.
     ``concurrency``: the number of calls that it runs at once. ``attributes``: the names of the attributes of the class
-    that are not methods, such as properties. ``groups``: the concurrency groups, and how many calls of each run at
-    once, besides ``concurrency`` others.
+    that are not methods, such as properties. ``most_untaken``: the number of items of all of its streams that may not
+    be taken yet; -1: any number. ``groups``: the concurrency groups, and how many calls of each run at once, besides
+    ``concurrency`` others.
     """
 
     def __init__(
@@ -124,7 +127,8 @@ class ActorMeta:
         ordered: bool,
         concurrency: int,
         attributes: list[str],
-        groups: dict[str, int],
+        most_untaken: int = -1,
+        groups: dict[str, int] | None = None,
     ) -> None:
         self.class_name = class_name
         self.methods = methods
@@ -133,10 +137,11 @@ class ActorMeta:
         self.ordered = ordered
         self.concurrency = concurrency
         self.attributes = attributes
-        self.groups = groups
+        self.most_untaken = most_untaken
+        self.groups = groups or {}
         self.constructor: inspect.Signature | None = None  # set only where the class is known
         self.has_coroutines = False  # likewise
-        self._call_options: dict[tuple[str, int], bytes] = {}
+        self._call_options: dict[str, CallOptions] = {}
 
     @classmethod
     def of_class(cls, kind: type, options: ActorOptions, no_methods: Collection[str]) -> ActorMeta:
@@ -149,16 +154,16 @@ class ActorMeta:
             static = isinstance(inspect.getattr_static(kind, name), (staticmethod, classmethod))
             parameters = _parameters(member, skip_first=not static)
             retry = retried_types(given.retry_exceptions)
-            streams = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
-            n_returns = (STREAMING if streams else 1) if given.num_returns is None else given.num_returns
-            group = given.concurrency_group or ""
+            is_generator = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
+            check_streams(given.num_returns, is_generator, f"{kind.__name__}.{name}")
             made = methods[name] = MethodMeta(
-                name, n_returns, parameters, given.max_task_retries, retry, streams, group
-            )
+                name, given.num_returns, parameters, given.max_task_retries, retry, is_generator,
+                given._generator_backpressure_num_objects, given._num_objects_per_yield, given.concurrency_group or "",
+            )  # fmt: skip
             made.function = member
         for name in BUILT_IN_METHODS:
             methods[name] = MethodMeta(name, 1)
-        has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
+        has_coroutines = any(map(_is_async, (member for _, member in inspect.getmembers(kind))))
         concurrency = options.max_concurrency or (MAX_ASYNC_CALLS if has_coroutines else 1)
         ordered = _is_ordered(kind, options, has_coroutines, concurrency)
         attributes = [name for name in dir(kind) if name not in methods and not name.startswith("_")]
@@ -170,6 +175,7 @@ class ActorMeta:
             ordered,
             concurrency,
             attributes,
+            options._actor_generator_backpressure_num_objects,
             dict(options.concurrency_groups),
         )
         for method in methods.values():
@@ -182,11 +188,12 @@ class ActorMeta:
     def packed(self) -> bytes:
         """Returns the encoded form."""
         methods = [
-            [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams, m.group]
+            [m.name, m.num_returns, m.parameters, m.retries, m.retry_exceptions, m.is_generator, m.backpressure,
+              m.per_yield, m.group]
             for m in self.methods.values()
-        ]
+        ]  # fmt: skip
         fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
-        packed: bytes = pack([*fields, self.concurrency, self.attributes, self.groups])
+        packed: bytes = pack([*fields, self.concurrency, self.attributes, self.most_untaken, self.groups])
         return packed
 
     @classmethod
@@ -223,13 +230,46 @@ class ActorMeta:
                 f"declared with @zray.remote(concurrency_groups={{{group!r}: ...}})"
             )
 
-    def call_options(self, method: MethodMeta, n_returns: int) -> bytes:
-        """Returns the packed options of a call. They are packed once and kept."""
-        key = (method.name, n_returns)
-        packed = self._call_options.get(key)
-        if packed is None:
-            packed = pack_options(
-                method.name, n_returns, method.name, method.retry_exceptions, 0, method.streams, method.group
-            )
-            self._call_options[key] = packed
-        return packed
+    def call_options(self, method: MethodMeta) -> CallOptions:
+        """Returns the options of a call without options of its own. They are made once and kept."""
+        options = self._call_options.get(method.name)
+        if options is None:
+            options = self._call_options[method.name] = CallOptions.of(self, method, MethodOptions(), {})
+        return options
+
+
+class CallOptions(NamedTuple):
+    """The options of a method's calls. ``packed``: as they travel. ``n_returns``: 1 if there is a ``stream``."""
+
+    n_returns: int
+    stream: CallStream | None
+    packed: bytes
+
+    @classmethod
+    def of(cls, actor: ActorMeta, method: MethodMeta, given: MethodOptions, kwargs: Mapping[str, Any]) -> CallOptions:
+        """Returns the options of ``method``, in which those named in ``kwargs`` are taken from ``given``.
+
+        Raises ValueError if the actor does not have the concurrency group that is given.
+        """
+        num_returns = method.num_returns if given.num_returns is None else given.num_returns
+        backpressure = method.backpressure
+        if "_generator_backpressure_num_objects" in kwargs:
+            backpressure = given._generator_backpressure_num_objects
+        retry = method.retry_exceptions
+        if "retry_exceptions" in kwargs:
+            retry = retried_types(given.retry_exceptions)
+        group = method.group
+        if given.concurrency_group is not None:
+            group = given.concurrency_group
+            actor.check_group(group, f"{method.name}.options()")
+        n_returns = num_returns if isinstance(num_returns, int) else 1
+        stream = stream_of(
+            num_returns, method.is_generator, backpressure, method.per_yield, method.name, actor.most_untaken
+        )
+        name = kwargs.get("name") or method.name
+        packed = pack_options(name, n_returns, method.name, retry, 0, method.is_generator, stream, group)
+        return cls(n_returns, stream, packed)
+
+
+def _is_async(member: Any) -> bool:
+    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)

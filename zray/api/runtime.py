@@ -10,10 +10,10 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zray.api.call_options import pack_options, retried_types
+from zray.api.call_options import CallStream, pack_options, retried_types, stream_of
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
-from zray.client.session import Session
+from zray.client.session import Reader, Session
 from zray.exceptions import (
     ActorAlreadyExistsError,
     ActorHandleNotFoundError,
@@ -40,24 +40,29 @@ from zray.protocol.records import ActorSpec, HostState
 from zray.serialization import PickledCallable, serialize
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from zray.api.actor_meta import ActorMeta
 
 
 class PreparedTask:
     """A remote function's options, encoded once for all calls."""
 
-    __slots__ = ("max_retries", "n_returns", "options", "packed", "shape", "spread", "streams")
+    __slots__ = ("max_retries", "n_returns", "options", "packed", "shape", "spread", "stream")
 
     def __init__(self, name: str, options: TaskOptions, generator: bool = False) -> None:
         self.options = options
-        self.n_returns = 1 if options.num_returns is None else options.num_returns
-        self.streams = generator and options.num_returns is None
+        self.stream = stream_of(
+            options.num_returns, generator, options._generator_backpressure_num_objects,
+            options._num_objects_per_yield, name,
+        )  # fmt: skip
+        self.n_returns = options.num_returns if isinstance(options.num_returns, int) else 1
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
         self.shape = shape_key(options.resource_amounts())
         self.packed = pack_options(
             options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
-            generator,
+            generator, self.stream,
         )  # fmt: skip
 
 
@@ -91,17 +96,17 @@ class Runtime(Protocol):
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
-        retries: int, args: Sequence[Any], kwargs: dict[str, Any],
+        retries: int, args: Sequence[Any], kwargs: dict[str, Any], stream: CallStream | None,
     ) -> list[ObjectRef]: ...  # fmt: skip
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         """Returns the identifier of the actor with ``name``, and its packed ``ActorMeta``; None if there is none."""
 
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Returns the namespace and name of each named actor that is alive. None: those of all namespaces."""
+
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         """Kills an actor. Raises ActorHandleNotFoundError if its creator never joined the cluster."""
-
-    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
-        """Returns the namespace and name of each living actor that has a name; None: in all namespaces."""
 
     def put(self, value: Any) -> ObjectRef: ...
 
@@ -112,6 +117,12 @@ class Runtime(Protocol):
     ) -> tuple[list[ObjectRef], list[ObjectRef]]: ...
 
     def cancel(self, ref: ObjectRef, mode: int) -> None: ...
+
+    def when_ready(self, object_id: bytes) -> concurrent.futures.Future[None]: ...
+
+    def is_end(self, ref: ObjectRef) -> bool: ...
+
+    def advance(self, reader: Reader) -> ObjectRef | None: ...
 
     def hosts(self) -> list[HostState]: ...
 
@@ -128,6 +139,9 @@ class ClusterRuntime:
         self.get = session.get
         self.wait = session.wait
         self.cancel = session.cancel
+        self.when_ready = session.when_ready
+        self.is_end = session.is_end
+        self.advance = session.advance
 
     @property
     def namespace(self) -> str:
@@ -148,8 +162,9 @@ class ClusterRuntime:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
         return session.submit(
-            function_id, task.shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread
-        )
+            function_id, task.shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread,
+            None if task.stream is None else task.stream.spec,
+        )  # fmt: skip
 
     def create_actor(
         self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],
@@ -163,7 +178,9 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(meta.constructor, args, kwargs, f"{meta.class_name}()")
             raise
-        detached = options.lifetime == "detached"
+        detached = options.lifetime == "detached" or (
+            options.lifetime is None and session.job_settings.actors_are_detached
+        )
         spec = ActorSpec(
             class_name=meta.class_name,
             name=options.name or "",
@@ -202,7 +219,7 @@ class ClusterRuntime:
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
-        retries: int, args: Sequence[Any], kwargs: dict[str, Any],
+        retries: int, args: Sequence[Any], kwargs: dict[str, Any], stream: CallStream | None,
     ) -> list[ObjectRef]:  # fmt: skip
         session = self.session
         if 0 <= meta.max_pending_calls <= session.pending_calls(actor_id):
@@ -216,16 +233,9 @@ class ClusterRuntime:
             blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
             raise
         return session.call_actor(
-            actor_id,
-            meta.ordered,
-            meta.concurrency,
-            packed,
-            arguments,
-            n_returns,
-            retries,
-            meta.class_name,
-            meta.groups,
-        )
+            actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name,
+            meta.groups, None if stream is None else stream.spec,
+        )  # fmt: skip
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         core = self.session.core
@@ -233,6 +243,10 @@ class ClusterRuntime:
             lambda done: core.to_broker(ActorLookup(core.new_request(done), name, namespace or self.namespace))
         )
         return (found.actor_id, found.spec.meta) if isinstance(found, ActorFound) else None
+
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        answer = self.session.query(lambda request: NamedActorsQuery(request, namespace), NamedActors)
+        return [(each.namespace, each.name) for each in answer.names]
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         session, creator = self.session, owner_of(actor_id)
@@ -246,10 +260,6 @@ class ClusterRuntime:
                 f"handle from the present cluster"
             )
         session.tell([ActorKill(actor_id, no_restart)])
-
-    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
-        answer = self.session.query(lambda request: NamedActorsQuery(request, namespace), NamedActors)
-        return [(row.namespace, row.name) for row in answer.names]
 
     def hosts(self) -> list[HostState]:
         return self.session.query(HostsQuery, HostList).hosts

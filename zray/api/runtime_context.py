@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from zray.api.deprecation import warn_deprecated
 from zray.api.runtime import context, is_local_mode, runtime
 from zray.client import session as sessions
 from zray.exceptions import ZrayError
-from zray.ids import JOB_ID_BYTES, PROCESS_ID_BYTES
+from zray.ids import PROCESS_ID_BYTES
+from zray.object_ref import get_tracker
 
-LOCAL_JOB = b"\0\0\0\1"
+if TYPE_CHECKING:
+    from zray.public_ids import ActorID, JobID, NodeID, TaskID
+
 LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
-"""The identifiers in local mode, which has one job, one host and one process."""
+"""The identifier of the only process in local mode, and of the only host."""
 
 
 class RuntimeContext:
@@ -27,11 +31,8 @@ class RuntimeContext:
 
     def get_job_id(self) -> str:
         """The job: everything that one driver submits."""
-        if is_local_mode():
-            return LOCAL_JOB.hex()
-        session = self._session()
-        job = session.core.execution.job
-        return (job.job_id if job is not None else session.job_id or bytes(JOB_ID_BYTES)).hex()
+        runtime()
+        return get_tracker().current_job().hex()
 
     def get_node_id(self) -> str:
         """The host that this process belongs to."""
@@ -128,19 +129,91 @@ class RuntimeContext:
         """The broker's address."""
         return self._session().address
 
+    def get_session_name(self) -> str:
+        """The name of the cluster: the same in all of its processes, and never used again."""
+        return "session_local" if is_local_mode() else f"session_{self._session().cluster_id.hex()}"
+
+    def get_temp_dir(self) -> str:
+        """The directory below which this process has sockets, logs and spilled objects.
+
+        It is ``_temp_dir`` of ``init`` or the setting ``tmpdir``, if one of these was given.
+        """
+        if is_local_mode():
+            import tempfile
+
+            return tempfile.gettempdir()
+        from zray.sessions.directories import runtime_root
+
+        tmpdir = self._session().config.tmpdir
+        return tmpdir or runtime_root()
+
+    # ------------------------------------------------------------------ what Ray has deprecated
+
+    @property
+    def job_id(self) -> JobID:
+        """Deprecated: use ``get_job_id``."""
+        from zray.public_ids import JobID
+
+        warn_deprecated("RuntimeContext.job_id", "get_job_id()")
+        return JobID.from_hex(self.get_job_id())
+
+    @property
+    def node_id(self) -> NodeID:
+        """Deprecated: use ``get_node_id``."""
+        from zray.public_ids import NodeID
+
+        warn_deprecated("RuntimeContext.node_id", "get_node_id()")
+        return NodeID.from_hex(self.get_node_id())
+
+    @property
+    def task_id(self) -> TaskID | None:
+        """Deprecated: use ``get_task_id``. Raises AssertionError in a driver."""
+        from zray.public_ids import TaskID
+
+        warn_deprecated("RuntimeContext.task_id", "get_task_id()")
+        self._assert_worker("task_id")
+        task_id = self.get_task_id()
+        return None if task_id is None else TaskID.from_hex(task_id)
+
+    @property
+    def actor_id(self) -> ActorID | None:
+        """Deprecated: use ``get_actor_id``. Raises AssertionError in a driver."""
+        from zray.public_ids import ActorID
+
+        warn_deprecated("RuntimeContext.actor_id", "get_actor_id()")
+        self._assert_worker("actor_id")
+        actor_id = self.get_actor_id()
+        return None if actor_id is None else ActorID.from_hex(actor_id)
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """Deprecated: use ``get_accelerator_ids``."""
+        warn_deprecated("RuntimeContext.get_resource_ids()", "get_accelerator_ids()")
+        return self.get_accelerator_ids()
+
     def get(self) -> dict[str, Any]:
-        """Returns the identifiers and the namespace as a dictionary."""
+        """Deprecated: use the methods ``get_..._id``.
+
+        Returns the identifiers and the namespace as a dictionary: job_id, node_id, namespace, and in a worker task_id
+        and actor_id.
+        """
+        from zray.public_ids import ActorID, JobID, NodeID, TaskID
+
+        warn_deprecated("RuntimeContext.get()", "get_job_id(), get_node_id() and the other methods")
         found: dict[str, Any] = {
-            "job_id": self.get_job_id(),
-            "node_id": self.get_node_id(),
-            "worker_id": self.get_worker_id(),
+            "job_id": JobID.from_hex(self.get_job_id()),
+            "node_id": NodeID.from_hex(self.get_node_id()),
             "namespace": self.namespace,
         }
-        if context().task_id:
-            found["task_id"] = self.get_task_id()
-        if self.get_actor_id():
-            found["actor_id"] = self.get_actor_id()
+        if (task_id := self.get_task_id()) is not None:
+            found["task_id"] = TaskID.from_hex(task_id)
+        if (actor_id := self.get_actor_id()) is not None:
+            found["actor_id"] = ActorID.from_hex(actor_id)
         return found
+
+    @staticmethod
+    def _assert_worker(name: str) -> None:
+        if not context().task_id:
+            raise AssertionError(f"{name} is only available in a worker; this process is a driver")
 
 
 _context = RuntimeContext()

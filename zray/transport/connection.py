@@ -71,7 +71,7 @@ class Connection:
             welcome.incarnation, FROM_BROKER, time.monotonic(), config.heartbeat_s, config.silence_s,
             max_message_bytes=self.max_message_bytes,
         )  # fmt: skip
-        self._incarnation = welcome.incarnation
+        self._incarnation = self.cluster_id = welcome.incarnation
 
     def receive(self, max_frames: int = sys.maxsize, expected: bool = False) -> list[Any]:
         """Returns the messages that have arrived, of at most ``max_frames`` frames. Does not wait.

@@ -159,7 +159,7 @@ class GroupWorker(Worker):
     def __init__(self) -> None:
         super().__init__()
         spec = actor_spec(groups=GROUPS)
-        payload = msgpack.packb([b"", INLINE, msgpack.packb([]), b"", b"", 0, []])
+        payload = msgpack.packb([b"", INLINE, msgpack.packb([]), b"", b"", 0, [], []])
         self.core.receive(BROKER, m.ActorStart(ACTOR, 0, FUNCTION, spec, OWNER, [], payload), 0.0)
         task = self.execution.take()
         assert task is not None
@@ -169,7 +169,7 @@ class GroupWorker(Worker):
     def call_in(self, number: int, group: str) -> bytes:
         task_id = make_task_id(OWNER, number)
         options = msgpack.packb({"group": group} if group else {})
-        payload = msgpack.packb([options, INLINE, msgpack.packb([]), b"", b"", 0, []])
+        payload = msgpack.packb([options, INLINE, msgpack.packb([]), b"", b"", 0, [], []])
         self.core.receive(BROKER, m.ActorRun(OWNER, number, task_id, 0, payload), 0.0)
         return task_id
 

@@ -30,6 +30,9 @@ class FakeTracker:
     def future_of(self, object_id: bytes) -> Future[Any]:
         raise NotImplementedError
 
+    def current_job(self) -> bytes:
+        raise NotImplementedError
+
     def pickled_by_user(self, object_id: bytes) -> None:
         raise AssertionError("ObjectRef.__reduce__ was called")
 
