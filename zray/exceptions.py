@@ -321,14 +321,24 @@ class NodeDiedError(ZrayError):
 
 
 class TaskUnschedulableError(ZrayError):
-    """Not raised yet; exists for code that catches it. Ray raises it if no host can ever satisfy a task's request.
+    """The task had to run on one host (``NodeAffinitySchedulingStrategy`` with ``soft=False``), which does not exist.
 
-    In zray such a task waits for a host that could run it, and a warning says so.
+    Or the host is too small for the task, even when it is empty.
     """
+
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        return f"The task is not schedulable: {self.error_message}"
 
 
 class ActorUnschedulableError(ActorError):
-    """Not raised yet; exists for code that catches it. The same as ``TaskUnschedulableError``, for an actor."""
+    """The same as ``TaskUnschedulableError``, for an actor. Each call of the actor raises it."""
+
+    def __str__(self) -> str:
+        return f"The actor is not schedulable: {self.error_msg}"
 
 
 class RuntimeEnvSetupError(ZrayError):

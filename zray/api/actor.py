@@ -55,8 +55,8 @@ class ActorMethod:
     def __init__(self, handle: ActorHandle[Any], meta: MethodMeta) -> None:
         self._handle = handle
         self._meta = meta
-        self._given: dict[str, Any] = {}  # to ``options``
         self._options: CallOptions | None = None
+        self._given: dict[str, Any] = {}  # to ``options``
         self._retries = handle._meta.max_task_retries if meta.retries is None else meta.retries
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:

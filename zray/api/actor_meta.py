@@ -33,9 +33,9 @@ class MethodMeta:
         retries: int | None = None,
         retry: bool | bytes = False,
         is_generator: bool = False,
+        group: str = "",
         backpressure: int = -1,
         per_yield: int = 1,
-        group: str = "",
     ) -> None:
         self.name = name
         self.group = group  # its concurrency group; empty: the default group
@@ -113,9 +113,9 @@ class ActorMeta:
 
     ``ordered``: the actor runs calls in each caller's order; other actors run a call when its arguments exist.
     ``concurrency``: the number of calls that it runs at once. ``attributes``: the names of the attributes of the class
-    that are not methods, such as properties. ``most_untaken``: the number of items of all of its streams that may not
-    be taken yet; -1: any number. ``groups``: the concurrency groups, and how many calls of each run at once, besides
-    ``concurrency`` others.
+    that are not methods, such as properties. ``groups``: the concurrency groups, and how many calls of each run at
+    once, besides ``concurrency`` others. ``most_untaken``: the number of items of all of its streams that may not be
+    taken yet; -1: any number.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class ActorMeta:
         ordered: bool,
         concurrency: int,
         attributes: list[str],
+        groups: dict[str, int],
         most_untaken: int = -1,
-        groups: dict[str, int] | None = None,
     ) -> None:
         self.class_name = class_name
         self.methods = methods
@@ -138,7 +138,7 @@ class ActorMeta:
         self.concurrency = concurrency
         self.attributes = attributes
         self.most_untaken = most_untaken
-        self.groups = groups or {}
+        self.groups = groups
         self.constructor: inspect.Signature | None = None  # set only where the class is known
         self.has_coroutines = False  # likewise
         self._call_options: dict[str, CallOptions] = {}
@@ -158,7 +158,8 @@ class ActorMeta:
             check_streams(given.num_returns, is_generator, f"{kind.__name__}.{name}")
             made = methods[name] = MethodMeta(
                 name, given.num_returns, parameters, given.max_task_retries, retry, is_generator,
-                given._generator_backpressure_num_objects, given._num_objects_per_yield, given.concurrency_group or "",
+                given.concurrency_group or "",
+                given._generator_backpressure_num_objects, given._num_objects_per_yield,
             )  # fmt: skip
             made.function = member
         for name in BUILT_IN_METHODS:
@@ -175,8 +176,8 @@ class ActorMeta:
             ordered,
             concurrency,
             attributes,
-            options._actor_generator_backpressure_num_objects,
             dict(options.concurrency_groups),
+            options._actor_generator_backpressure_num_objects,
         )
         for method in methods.values():
             meta.check_group(method.group, f"@zray.method of {kind.__name__}.{method.name}")
@@ -188,12 +189,12 @@ class ActorMeta:
     def packed(self) -> bytes:
         """Returns the encoded form."""
         methods = [
-            [m.name, m.num_returns, m.parameters, m.retries, m.retry_exceptions, m.is_generator, m.backpressure,
-              m.per_yield, m.group]
+            [m.name, m.num_returns, m.parameters, m.retries, m.retry_exceptions, m.is_generator, m.group,
+             m.backpressure, m.per_yield]
             for m in self.methods.values()
         ]  # fmt: skip
         fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
-        packed: bytes = pack([*fields, self.concurrency, self.attributes, self.most_untaken, self.groups])
+        packed: bytes = pack([*fields, self.concurrency, self.attributes, self.groups, self.most_untaken])
         return packed
 
     @classmethod
@@ -266,8 +267,9 @@ class CallOptions(NamedTuple):
         stream = stream_of(
             num_returns, method.is_generator, backpressure, method.per_yield, method.name, actor.most_untaken
         )
-        name = kwargs.get("name") or method.name
-        packed = pack_options(name, n_returns, method.name, retry, 0, method.is_generator, stream, group)
+        packed = pack_options(
+            kwargs.get("name") or method.name, n_returns, method.name, retry, 0, method.is_generator, stream, group
+        )
         return cls(n_returns, stream, packed)
 
 

@@ -59,7 +59,7 @@ class PreparedTask:
         self.n_returns = options.num_returns if isinstance(options.num_returns, int) else 1
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
-        self.shape = shape_key(options.resource_amounts())
+        self.shape = shape_key(options.resource_amounts(), options.constraint_row())
         self.packed = pack_options(
             options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
             generator, self.stream,
@@ -102,11 +102,11 @@ class Runtime(Protocol):
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         """Returns the identifier of the actor with ``name``, and its packed ``ActorMeta``; None if there is none."""
 
-    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
-        """Returns the namespace and name of each named actor that is alive. None: those of all namespaces."""
-
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         """Kills an actor. Raises ActorHandleNotFoundError if its creator never joined the cluster."""
+
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Returns the namespace and name of each living actor that has a name; None: in all namespaces."""
 
     def put(self, value: Any) -> ObjectRef: ...
 
@@ -190,7 +190,7 @@ class ClusterRuntime:
             max_concurrency=meta.concurrency,
             ordered=meta.ordered,
             has_coroutines=meta.has_coroutines,
-            placement=shape_key(options.placement_amounts()),
+            placement=shape_key(options.placement_amounts(), options.constraint_row()),
             running=shape_key(options.running_amounts()),
             handle=b"",
             meta=meta.packed(),
@@ -244,10 +244,6 @@ class ClusterRuntime:
         )
         return (found.actor_id, found.spec.meta) if isinstance(found, ActorFound) else None
 
-    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
-        answer = self.session.query(lambda request: NamedActorsQuery(request, namespace), NamedActors)
-        return [(each.namespace, each.name) for each in answer.names]
-
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         session, creator = self.session, owner_of(actor_id)
         known = (
@@ -260,6 +256,10 @@ class ClusterRuntime:
                 f"handle from the present cluster"
             )
         session.tell([ActorKill(actor_id, no_restart)])
+
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        answer = self.session.query(lambda request: NamedActorsQuery(request, namespace), NamedActors)
+        return [(row.namespace, row.name) for row in answer.names]
 
     def hosts(self) -> list[HostState]:
         return self.session.query(HostsQuery, HostList).hosts

@@ -38,6 +38,13 @@ class RuntimeContext:
         """The host that this process belongs to."""
         return LOCAL_PROCESS.hex() if is_local_mode() else self._session().stores.find_home().hex()
 
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of the host that this process belongs to; empty in local mode."""
+        if is_local_mode():
+            return {}
+        home = self._session().stores.find_home()
+        return next((host.info.labels for host in runtime().hosts() if host.host_id == home), {})
+
     def get_worker_id(self) -> str:
         """This process."""
         return LOCAL_PROCESS.hex() if is_local_mode() else self._session().process_id.hex()

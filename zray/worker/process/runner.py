@@ -48,15 +48,16 @@ class CallOptions:
         self.method: str = options.get("method", "")
         self.max_calls: int = options.get("max_calls", 0)
         self.generator: bool = options.get("generator", False)  # its only value is the first that it yields
-        self.group: str = options.get("group", "")
         self.per_yield: int = options.get("per_yield", 1)  # the number of items that a generator yields at a time
         self.most_untaken: int = options.get("most_untaken", 0)  # the items of all streams of the actor; 0: any number
         self.dynamic: bool = options.get("dynamic", False)  # the completion of its stream refers to all items
+        self.group: str = options.get("group", "")
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
         if not (
             [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
             and [type(self.generator), type(self.dynamic)] == [bool, bool]
-            and [type(self.per_yield), type(self.most_untaken), type(self.group)] == [int, int, str]
+            and type(self.group) is str
+            and [type(self.per_yield), type(self.most_untaken)] == [int, int]
             and self.per_yield > 0
             and type(self.retry_exceptions) in (bool, bytes)
             and self.n_returns >= 0

@@ -77,9 +77,9 @@ class Worker:
         self._concurrency = 1
         self._pool: ThreadPoolExecutor | None = None
         self._loop: EventLoop | None = None
+        self._streamer: Streamer | None = None
         self._group_pools: dict[str, ThreadPoolExecutor] = {}  # by concurrency group; calls in none use ``_pool``
         self._group_loops: dict[str, EventLoop] = {}  # likewise
-        self._streamer: Streamer | None = None
         self._main_thread = threading.get_ident()
         self._in_main = b""  # the task that the main thread runs
         self._cancelled = b""
