@@ -295,6 +295,12 @@ class _Given:
     def wrong_value(self, allowed: str) -> NoReturn:
         raise ValueError(f"{self.what}: {self.name}={self.value!r} is not allowed: {allowed}")
 
+    def no_transports(self) -> NoReturn:
+        raise NotImplementedError(
+            f"{self.what}: {self.name}={self.value!r} is not supported: zray has no transports of tensors, which pass "
+            f"through the object store. Leave the option out"
+        )
+
     def not_yet(self) -> NoReturn:
         raise NotImplementedError(f"{self.what}: {self.name}={self.value!r} is not supported by zray yet")
 
@@ -621,11 +627,12 @@ _NOT_YET = frozenset(
         "placement_group_bundle_index",
         "placement_group_capture_child_tasks",
         "_metadata",
-        "enable_tensor_transport",
-        "tensor_transport",
     )
 )
 """Options of Ray that zray does not have yet. The value ``None`` asks for nothing and is accepted."""
+
+_TENSOR_TRANSPORTS = frozenset(("enable_tensor_transport", "tensor_transport"))
+"""Options of Ray's transports of tensors between GPUs. ``None`` and ``False`` ask for nothing and are accepted."""
 
 
 def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -636,6 +643,9 @@ def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]
         given = _Given(what, name, value)
         if name in checks:
             values[name] = getattr(kind(), name) if value is None else checks[name](given)
+        elif name in _TENSOR_TRANSPORTS:
+            if value is not None and value is not False:
+                given.no_transports()
         elif name not in _NOT_YET:
             _refuse(kind, given)
         elif value is not None:
