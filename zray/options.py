@@ -230,6 +230,8 @@ class MethodOptions:
     """The concurrency group of the actor in which the call runs; None: the method's, else the default group."""
     enable_task_events: bool | None = None
     """The same as ``TaskOptions.enable_task_events``."""
+    _labels: Mapping[str, str] | None = None
+    """The same as ``TaskOptions._labels``."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
@@ -606,6 +608,7 @@ _METHOD: dict[str, Check] = {
     "name": _task_name,
     "concurrency_group": _text,
     "enable_task_events": _flag,
+    "_labels": _own_labels,
     **_STREAM,
 }
 _SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
@@ -626,7 +629,6 @@ _NOT_YET = frozenset(
         "placement_group",
         "placement_group_bundle_index",
         "placement_group_capture_child_tasks",
-        "_metadata",
     )
 )
 """Options of Ray that zray does not have yet. The value ``None`` asks for nothing and is accepted."""
