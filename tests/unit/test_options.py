@@ -225,6 +225,17 @@ def test_bad_values_and_types(make, given, message, error):
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("make", "given"),
+    [(actor, {"enable_tensor_transport": True}), (method, {"tensor_transport": "nccl"})],
+)
+def test_transports_of_tensors(make, given):
+    (name,) = given
+    with pytest.raises(NotImplementedError, match=f"{name}=.* no transports of tensors, .* object store"):
+        make(**given)
+    assert make(**{name: None}) == make()
+
+
 @pytest.mark.parametrize(("make", "given"), NOT_YET, ids=lambda case: "-".join(case) if isinstance(case, dict) else "")
 def test_what_is_not_supported_yet(make, given):
     (name,) = given
