@@ -13,6 +13,8 @@ from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVIN
 from zray.failures import encode_failure
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
+    DRIVER,
+    WORKER,
     ActorCall,
     ActorCancel,
     ActorCreate,
@@ -174,7 +176,7 @@ class Actors:
         creator = self._processes.get(owner_of(actor_id))
         if actor_id in self._death_reasons:
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, *self._death_reasons[actor_id]))
-        elif creator is None:
+        elif creator is None or creator.kind not in (DRIVER, WORKER):  # others create none
             why = "the actor is unknown: it died with its creator, or it belongs to another cluster"
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, why, b""))
         elif counter_of(actor_id) <= creator.last_actor:

@@ -179,11 +179,8 @@ class BrokerCore:
         """Places what can be placed. The shell calls this at the end of a turn."""
         self._now = now
         self.scheduler.run(now)
-        for refused, why in self.scheduler.take_refused():
-            if isinstance(refused, Envelope):
-                self._refuse(refused, why)
-            else:
-                self.actors.refuse(refused, why)
+        if self.scheduler.refused:
+            self._refuse_all()
 
     # ------------------------------------------------------------------ joining and leaving
 
@@ -491,12 +488,15 @@ class BrokerCore:
                 assert worker is not None
                 self.scheduler.kill(worker, KILLED_BY_FORCE)
 
-    def _refuse(self, envelope: Envelope, why: str) -> None:
-        """Fails a task that has left its queue because it can never be placed."""
-        if self.tasks.get(envelope.task_id) is envelope:
-            self._forget_task(envelope)
-            failed = m.Failed(envelope.task_id, envelope.attempt, "TaskUnschedulableError", why, False)
-            self.send(envelope.owner, failed)
+    def _refuse_all(self) -> None:
+        """Fails tasks and actors that have left their lines because they can never be placed."""
+        refused, self.scheduler.refused = self.scheduler.refused, []
+        for each, why in refused:
+            if not isinstance(each, Envelope):
+                self.actors.refuse(each, why)
+            elif self.tasks.get(each.task_id) is each:
+                self._forget_task(each)
+                self.send(each.owner, m.Failed(each.task_id, each.attempt, "TaskUnschedulableError", why, False))
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
         envelope.cancelled = True

@@ -85,6 +85,7 @@ class Host:
         "host_id",
         "idle",
         "info",
+        "is_roomy",
         "lent",
         "load",
         "number",
@@ -103,6 +104,7 @@ class Host:
         self.starting: dict[bytes, Worker] = {}  # workers in state STARTING for tasks; some are reserved, see Worker
         self.actors = 0
         self.load = 0.0  # actors per unit of CPU
+        self.is_roomy = False  # it has a free CPU and is less than half used; not kept for the only host, see places
         self.lent: dict[tuple[bytes, int], Loan] = {}
         self.channel_refusals: dict[str, int] = {}  # processes that its channels have refused, by reason
 
