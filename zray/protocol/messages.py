@@ -95,6 +95,7 @@ from zray.protocol.records import (
     Activity,
     ActorSpec,
     ClusterInfo,
+    EnvironmentSpec,
     HostInfo,
     JobSettings,
     JoinInfo,
@@ -259,6 +260,17 @@ class FunctionPut(NamedTuple):
 
 class FunctionGet(NamedTuple):
     function_id: FunctionId
+
+
+class EnvironmentPut(NamedTuple):
+    """Announces a runtime environment to the job, before the first task or actor that names it in its shape.
+
+    ``eager``: each host starts a worker in it at once.
+    """
+
+    environment_id: bytes
+    environment: EnvironmentSpec
+    eager: bool
 
 
 class ActorCreate(NamedTuple):
@@ -597,6 +609,7 @@ class StartWorker(NamedTuple):
     """Tells a host to fork a worker. When the worker has joined, the broker tells it what to run."""
 
     worker_id: ProcessId
+    environment: EnvironmentSpec = EnvironmentSpec()
 
 
 class KillWorker(NamedTuple):
@@ -617,9 +630,9 @@ class FlushLogs(NamedTuple):
 
 
 ClientToBroker = (
-    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
-    | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
+    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | EnvironmentPut
+    | ActorCreate | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting
+    | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
     | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (
