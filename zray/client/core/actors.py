@@ -47,10 +47,10 @@ class Creation(NamedTuple):
     request: int
     get_if_exists: bool
 
-    def announcement(self, ready: bool, payload: bytes) -> ActorCreate:
+    def announcement(self, ready: bool, payload: bytes, near: bytes = b"") -> ActorCreate:
         """Returns the message that announces the actor to the broker."""
-        task = self.task
-        return ActorCreate(task.task_id, task.function_id, self.spec, self.request, self.get_if_exists, ready, payload)
+        return ActorCreate(self.task.task_id, self.task.function_id, self.spec, self.request, self.get_if_exists, ready,
+                           near, payload)  # fmt: skip
 
 
 class ActorView(ABC):
@@ -321,7 +321,7 @@ class _CreationRoute:
     def send(self, task: Task, payload: bytes) -> None:
         creation = self._view.creation
         assert creation is not None
-        self._table.send(creation.announcement(ready=True, payload=payload))
+        self._table.send(creation.announcement(ready=True, payload=payload, near=self._table.nearest(task.arguments)))
 
     def cancel(self, task: Task, mode: int) -> None:
         return
@@ -348,6 +348,7 @@ class ActorTable:
         self.send = send
         self.soon = tasks.soon
         self.dispatch = tasks.dispatch
+        self.nearest = tasks.nearest
         self.will_fail = tasks.will_fail
         self._references = references
         self._tasks = tasks
