@@ -83,6 +83,9 @@ class TaskOptions:
     """Labels of the task itself. Nothing reads them, as in Ray."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
+    enable_task_events: bool = True
+    """Accepted for Ray's programs. zray asks processes for the states of tasks and records no events, so there is
+    nothing to switch off."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
@@ -159,6 +162,17 @@ class ActorOptions:
     """The same as ``TaskOptions._labels``."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
+    enable_task_events: bool = True
+    """The same as ``TaskOptions.enable_task_events``."""
+    concurrency_groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Named groups of methods, and how many calls of each run at the same time, beside ``max_concurrency`` calls of
+    methods in no group. A method is put into one with ``@zray.method(concurrency_group=...)``, a call with
+    ``.options(concurrency_group=...)``. Each group of an ``async`` actor has its own event loop, in its own thread.
+    Only for ``@zray.remote``."""
+    allow_out_of_order_execution: bool | None = None
+    """Run a call as soon as its arguments exist, even if earlier calls of the same caller still wait for theirs. None:
+    True for an actor with ``async def`` methods or ``max_concurrency`` above 1, which cannot do otherwise; else
+    False."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> ActorOptions:
@@ -167,7 +181,13 @@ class ActorOptions:
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> ActorOptions:
         """Returns a copy in which ``kwargs`` replace the present values."""
-        return _replaced(self, _checked(ActorOptions, kwargs, what))._with_name(what)
+        if kwargs.get("concurrency_groups") is not None:
+            raise ValueError(
+                f"{what}: concurrency_groups={kwargs['concurrency_groups']!r} is not allowed: the methods of the class "
+                "name its groups, so they can be given to @zray.remote only"
+            )
+        given = {name: value for name, value in kwargs.items() if name != "concurrency_groups"}
+        return _replaced(self, _checked(ActorOptions, given, what))._with_name(what)
 
     def _with_name(self, what: str) -> ActorOptions:
         if self.get_if_exists and self.name is None:
@@ -207,6 +227,10 @@ class MethodOptions:
     """Whether a call that raised is tried again too, or the types of exceptions after which it is."""
     name: str | None = None
     """The name of the call in messages; default: the name of the method."""
+    concurrency_group: str | None = None
+    """The concurrency group of the actor in which the call runs; None: the method's, else the default group."""
+    enable_task_events: bool | None = None
+    """The same as ``TaskOptions.enable_task_events``."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
@@ -377,6 +401,17 @@ def _text(given: _Given) -> str:
     return _sendable(given.value, given) or given.wrong_value("it cannot be empty")
 
 
+def _task_name(given: _Given) -> str | None:
+    return None if given.value == "" else _text(given)  # as in Ray, an empty name is the default
+
+
+def _max_restarts(given: _Given) -> int:
+    if isinstance(given.value, numbers.Integral) and int(given.value) > MAX_COUNT:
+        return MAX_COUNT  # no actor lives to see the difference, and Ray's programs pass larger numbers
+    checked: int = _count(-1, _UNLIMITED)(given)
+    return checked
+
+
 def _sendable(text: str, given: _Given) -> str:
     """Checks that ``text`` can be sent to other processes, shown and looked up there; returns it."""
     if len(text) > MAX_TEXT_CHARS:
@@ -417,6 +452,26 @@ def _backpressure(given: _Given) -> int:
 def _max_pending_calls(given: _Given) -> int:
     checked: int = _count(-1, " (-1: no limit)")(given)
     return checked or -1  # 0 means no limit too, as in Ray
+
+
+def _concurrency_groups(given: _Given) -> dict[str, int]:
+    if isinstance(given.value, (list, tuple)) and not given.value:
+        return {}
+    if not isinstance(given.value, Mapping):
+        given.wrong_type("a dict of names and numbers of calls")
+    groups = {}
+    for name, limit in given.value.items():
+        if not isinstance(name, str):
+            given.wrong_type("a dict whose keys are strings")
+        if not name:
+            given.wrong_value("the name of a group cannot be empty")
+        _sendable(name, given)
+        if isinstance(limit, bool) or not isinstance(limit, numbers.Integral):
+            given.wrong_type(f"a dict with an integer >= 1 for each group, not {limit!r} for {name!r}")
+        if not 1 <= int(limit) <= MAX_COUNT:
+            given.wrong_value(f"the number of calls of group {name!r} must be an integer >= 1, at most {MAX_COUNT}")
+        groups[name] = int(limit)
+    return groups
 
 
 def _lifetime(given: _Given) -> str:
@@ -509,6 +564,7 @@ _SHARED: dict[str, Check] = {
     "accelerator_type": _text,
     "_labels": _own_labels,
     "runtime_env": _runtime_env,
+    "enable_task_events": _flag,
 }
 _STREAM: dict[str, Check] = {
     "_generator_backpressure_num_objects": _backpressure,
@@ -516,6 +572,7 @@ _STREAM: dict[str, Check] = {
 }
 _TASK: dict[str, Check] = {
     **_SHARED,
+    "name": _task_name,
     "num_returns": _num_returns,
     "max_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
@@ -525,7 +582,7 @@ _TASK: dict[str, Check] = {
 }
 _ACTOR: dict[str, Check] = {
     **_SHARED,
-    "max_restarts": _count(-1, _UNLIMITED),
+    "max_restarts": _max_restarts,
     "max_task_retries": _count(-1, _UNLIMITED),
     "max_concurrency": _count(1),
     "max_pending_calls": _max_pending_calls,
@@ -534,12 +591,16 @@ _ACTOR: dict[str, Check] = {
     "lifetime": _lifetime,
     "get_if_exists": _flag,
     "_actor_generator_backpressure_num_objects": _backpressure,
+    "concurrency_groups": _concurrency_groups,
+    "allow_out_of_order_execution": _flag,
 }
 _METHOD: dict[str, Check] = {
     "num_returns": _num_returns,
     "max_task_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
-    "name": _text,
+    "name": _task_name,
+    "concurrency_group": _text,
+    "enable_task_events": _flag,
     **_STREAM,
 }
 _SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
@@ -560,11 +621,7 @@ _NOT_YET = frozenset(
         "placement_group",
         "placement_group_bundle_index",
         "placement_group_capture_child_tasks",
-        "enable_task_events",
         "_metadata",
-        "concurrency_groups",
-        "concurrency_group",
-        "allow_out_of_order_execution",
         "enable_tensor_transport",
         "tensor_transport",
     )

@@ -156,7 +156,7 @@ BAD_VALUES = [
     (task, {"resources": {"GPU": 1}}, "give num_gpus=1 instead"),
     (task, {"resources": {"memory": 1}}, "give memory=1 instead"),
     (task, {"resources": {"": 1}}, "cannot be empty"),
-    (task, {"name": ""}, "cannot be empty"),
+    (actor, {"name": ""}, "cannot be empty"),
     (task, {"scheduling_strategy": "spread"}, "'SPREAD'"),
     (actor, {"max_restarts": -2}, "an integer >= -1"),
     (actor, {"max_task_retries": -2}, "an integer >= -1"),
@@ -165,6 +165,9 @@ BAD_VALUES = [
     (actor, {"lifetime": "forever"}, "'detached' or 'non_detached'"),
     (actor, {"namespace": ""}, "cannot be empty"),
     (actor, {"get_if_exists": True}, "name"),
+    (actor, {"concurrency_groups": {"io": 0}}, "of group 'io' must be an integer >= 1"),
+    (actor, {"concurrency_groups": {"": 1}}, "cannot be empty"),
+    (method, {"concurrency_group": ""}, "cannot be empty"),
     (method, {"num_returns": -1}, "an integer >= 0"),
     (method, {"max_task_retries": -2}, "an integer >= -1"),
 ]
@@ -195,13 +198,16 @@ BAD_TYPES = [
     (actor, {"lifetime": 1}, "'detached'"),
     (actor, {"get_if_exists": 1}, "True or False"),
     (actor, {"name": b"x"}, "a string"),
+    (actor, {"concurrency_groups": ["io"]}, "a dict of names and numbers"),
+    (actor, {"concurrency_groups": {"io": "2"}}, "an integer >= 1"),
+    (actor, {"concurrency_groups": {1: 2}}, "keys are strings"),
+    (actor, {"allow_out_of_order_execution": "no"}, "True or False"),
+    (method, {"concurrency_group": 1}, "a string"),
     (method, {"num_returns": None.__class__}, "an integer >= 0"),
 ]
 NOT_YET = [
     (task, {"runtime_env": {"env_vars": {"A": "1"}}}),
-    (actor, {"concurrency_groups": {"io": 2}}),
     (actor, {"runtime_env": {"pip": ["x"]}}),
-    (method, {"concurrency_group": "io"}),
 ]
 
 

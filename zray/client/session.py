@@ -12,7 +12,7 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from zray.client.advice import Advice
@@ -48,6 +48,7 @@ from zray.protocol.key_values import KvRequest
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
 from zray.protocol.records import ActorSpec, JobSettings
+from zray.protocol.state_questions import StateQuestion
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.views import read_mutable_as_views
 from zray.system import signals
@@ -669,16 +670,17 @@ class Session:
 
     def call_actor(
         self, actor_id: bytes, ordered: bool, concurrency: int, options: bytes, arguments: Arguments, n_returns: int,
-        retries: int, class_name: str, stream: StreamSpec | None = None,
+        retries: int, class_name: str, groups: Mapping[str, int], stream: StreamSpec | None = None,
     ) -> list[ObjectRef]:  # fmt: skip
-        """Submits a method call, as ``submit``. ``ordered``: the actor runs one call at a time, in each caller's order.
-        ``concurrency``: the number of calls that it runs at once. ``class_name``: for errors."""
+        """Submits a method call, as ``submit``. ``ordered``: the actor runs calls in each caller's order.
+        ``concurrency``: the number of calls that it runs at once. ``class_name``: for errors. ``groups``: its
+        concurrency groups."""
         if self.shell.lost:
             self.check_usable()
         core = self.core
         parent = current_task.get().task_id
         with self.shell.lock:
-            view = core.actors.view(actor_id, ordered, concurrency, class_name)
+            view = core.actors.view(actor_id, ordered, concurrency, class_name, groups)
             task_id = core.new_task_id()
             task = Task(task_id, view, b"", b"", 0, options, arguments, n_returns, retries, parent)
             refs = self._own_returns(task_id, n_returns)
@@ -727,7 +729,7 @@ class Session:
             raise ClusterUnavailableError(self.shell.lost or f"the broker did not answer within {timeout_s:g} s")
         return answers[0]
 
-    def query(self, question: Callable[[int], Question | KvRequest], kind: type[_Answer]) -> _Answer:
+    def query(self, question: Callable[[int], Question | StateQuestion | KvRequest], kind: type[_Answer]) -> _Answer:
         """Asks the broker; returns its answer, of type ``kind``. ``question(number)`` makes the question.
 
         Raises ClusterUnavailableError, and MessageRefusedError if the question cannot be sent.

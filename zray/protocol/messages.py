@@ -103,6 +103,14 @@ from zray.protocol.records import (
     VersionPair,
     WorkerLines,
 )
+from zray.protocol.state_questions import (
+    InspectObjects,
+    InspectTasks,
+    RecordsInspected,
+    RowsOfOwner,
+    StateAnswer,
+    StateQuestion,
+)
 from zray.states import State
 
 PROTOCOL_VERSION = 10
@@ -613,7 +621,8 @@ class FlushLogs(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
     | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question | KvRequest
+    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
+    | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
@@ -622,7 +631,7 @@ HostToBroker = (
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | Answer | KvAnswer
+    | InspectTasks | InspectObjects | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
@@ -643,6 +652,7 @@ Message = (
     | PeerToHost
     | ChannelMessage
     | Handshake
+    | RowsOfOwner
 )
 
 _WORKER_ONLY = (Done, Reply, Yield, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
@@ -654,5 +664,5 @@ FROM_PEER = frozenset(get_args(PeerMessage))
 FROM_PEER_TO_HOST = frozenset(get_args(PeerToHost))
 FROM_CHANNEL = frozenset(get_args(ChannelMessage))
 HANDSHAKE = frozenset(get_args(Handshake))
-FROM_OBSERVER = frozenset({Goodbye, *get_args(Question)})
+FROM_OBSERVER = frozenset({Goodbye, *get_args(Question), *get_args(StateQuestion)})
 MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}
