@@ -59,7 +59,7 @@ GOLDEN = """
 8 Blocked blocked: bool
 9 FunctionPut function_id: bytes, name: str, blob: bytes
 10 FunctionGet function_id: bytes
-11 ActorCreate actor_id: bytes, function_id: bytes, spec: ActorSpec, request: int, get_if_exists: bool, ready: bool, payload: bytes
+11 ActorCreate actor_id: bytes, function_id: bytes, spec: ActorSpec, request: int, get_if_exists: bool, ready: bool, near: bytes, payload: bytes
 12 ActorCall actor_id: bytes, incarnation: int, seq: int, task_id: bytes, attempt: int, payload: bytes
 13 ActorCancel actor_id: bytes, task_id: bytes, mode: int
 14 ActorKill actor_id: bytes, no_restart: bool
@@ -433,7 +433,7 @@ def test_each_message_survives_a_round_trip(kind):
 
 
 def test_records_survive_a_round_trip():
-    created = messages.ActorCreate(b"a" * 24, b"f" * 16, example_of(records.ActorSpec), 1, False, True, b"")
+    created = messages.ActorCreate(b"a" * 24, b"f" * 16, example_of(records.ActorSpec), 1, False, True, b"", b"")
     assert type(decode_row(as_arrived(encode_row(created)), EVERYTHING).spec) is records.ActorSpec
     status = example_of(questions.ClusterStatus)
     back = decode_row(as_arrived(encode_row(status)), EVERYTHING)
