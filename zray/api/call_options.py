@@ -51,9 +51,13 @@ def pack_options(
     max_calls: int = 0,
     generator: bool = False,
     stream: CallStream | None = None,
+    group: str = "",
 ) -> bytes:
-    """Returns the packed options of a call. ``generator``: the function is a generator. ``stream``: so are its values;
-    then ``n_returns`` is 1, for the completion."""
+    """Returns the packed options of a call.
+
+    ``generator``: the function is a generator. ``stream``: so are its values; then ``n_returns`` is 1, for the
+    completion. ``group``: the concurrency group; empty: the default group.
+    """
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if stream is not None:
         options["per_yield"] = stream.per_yield
@@ -65,4 +69,6 @@ def pack_options(
         options["retry_exceptions"] = retried
     if generator and n_returns == 1:  # with more values, the type of the returned value tells the worker
         options["generator"] = True
+    if group:
+        options["group"] = group
     return pack(options)

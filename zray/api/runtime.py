@@ -14,12 +14,28 @@ from zray.api.call_options import CallStream, pack_options, retried_types, strea
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
 from zray.client.session import Reader, Session
-from zray.exceptions import PendingCallsLimitExceeded, SerializationError, ZrayError
+from zray.exceptions import (
+    ActorAlreadyExistsError,
+    ActorHandleNotFoundError,
+    PendingCallsLimitExceeded,
+    SerializationError,
+    ZrayError,
+)
+from zray.ids import owner_of
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 from zray.protocol.codec import shape_key
 from zray.protocol.messages import ActorFound, ActorKill, ActorLookup, NameTaken
-from zray.protocol.questions import HostList, HostsQuery, NamedActors, NamedActorsQuery, Resources, ResourcesQuery
+from zray.protocol.questions import (
+    HostList,
+    HostsQuery,
+    MemberQuery,
+    Membership,
+    NamedActors,
+    NamedActorsQuery,
+    Resources,
+    ResourcesQuery,
+)
 from zray.protocol.records import ActorSpec, HostState
 from zray.serialization import PickledCallable, serialize
 
@@ -45,7 +61,7 @@ class PreparedTask:
         self.n_returns = options.num_returns if isinstance(options.num_returns, int) else 1
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
-        self.shape = shape_key(options.resource_amounts())
+        self.shape = shape_key(options.resource_amounts(), options.constraint_row())
         self.environment = checked_environment(options.runtime_env)
         self.placed: tuple[object, bytes] = (None, b"")  # a runtime, and the shape in the environment that it gives
         self.packed = pack_options(
@@ -99,10 +115,11 @@ class Runtime(Protocol):
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         """Returns the identifier of the actor with ``name``, and its packed ``ActorMeta``; None if there is none."""
 
-    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
-        """Returns the namespace and name of each named actor that is alive. None: those of all namespaces."""
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        """Kills an actor. Raises ActorHandleNotFoundError if its creator never joined the cluster."""
 
-    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Returns the namespace and name of each living actor that has a name; None: in all namespaces."""
 
     def put(self, value: Any) -> ObjectRef: ...
 
@@ -185,7 +202,8 @@ class ClusterRuntime:
         placed_by, shape = task.placed
         if placed_by is not self:
             environment_id = self.environments.for_option(task.environment)
-            shape = shape_key(task.options.resource_amounts(), environment_id)
+            options = task.options
+            shape = shape_key(options.resource_amounts(), options.constraint_row(), environment_id)
             task.placed = (self, shape)
         return shape
 
@@ -216,10 +234,11 @@ class ClusterRuntime:
             max_concurrency=meta.concurrency,
             ordered=meta.ordered,
             has_coroutines=meta.has_coroutines,
-            placement=shape_key(options.placement_amounts(), environment_id),
+            placement=shape_key(options.placement_amounts(), options.constraint_row(), environment_id),
             running=shape_key(options.running_amounts()),
             handle=b"",
             meta=meta.packed(),
+            groups=meta.groups,
         )
         packed = pack_options("__init__", 1, "", False)
         if not spec.name:
@@ -231,13 +250,15 @@ class ClusterRuntime:
             return actor_id, handle, meta
         session.shell.run(lambda: session.core.actors.abandon(actor_id))
         if isinstance(found, NameTaken):
-            what = f"an actor named {options.name!r} exists already in namespace {spec.namespace!r}"
+            what = f"The name {options.name!r} is already taken: an actor of namespace {spec.namespace!r} has it"
             if found.is_dead:
-                raise ValueError(
+                raise ActorAlreadyExistsError(
                     f"{what}. It is dead, but keeps the name until its last handle is gone: delete the handles, or "
                     f"call zray.kill(zray.get_actor({options.name!r}))"
                 )
-            raise ValueError(f"{what}: choose another name, or get it with zray.get_actor() or get_if_exists=True")
+            raise ActorAlreadyExistsError(
+                f"{what}: choose another name, or get it with zray.get_actor() or get_if_exists=True"
+            )
         return found.actor_id, None, type(meta).unpack(found.spec.meta)
 
     def call(
@@ -257,7 +278,7 @@ class ClusterRuntime:
             raise
         return session.call_actor(
             actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name,
-            None if stream is None else stream.spec,
+            meta.groups, None if stream is None else stream.spec,
         )  # fmt: skip
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
@@ -267,12 +288,22 @@ class ClusterRuntime:
         )
         return (found.actor_id, found.spec.meta) if isinstance(found, ActorFound) else None
 
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        session, creator = self.session, owner_of(actor_id)
+        known = (
+            creator == session.process_id
+            or session.query(lambda request: MemberQuery(request, creator), Membership).is_member
+        )
+        if not known:
+            raise ActorHandleNotFoundError(
+                f"the handle of actor {actor_id.hex()} belongs to a cluster that this process has left: get a new "
+                f"handle from the present cluster"
+            )
+        session.tell([ActorKill(actor_id, no_restart)])
+
     def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
         answer = self.session.query(lambda request: NamedActorsQuery(request, namespace), NamedActors)
-        return [(each.namespace, each.name) for each in answer.names]
-
-    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
-        self.session.tell([ActorKill(actor_id, no_restart)])
+        return [(row.namespace, row.name) for row in answer.names]
 
     def hosts(self) -> list[HostState]:
         return self.session.query(HostsQuery, HostList).hosts

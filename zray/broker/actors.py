@@ -10,6 +10,7 @@ from zray.broker.records import Actor, Job, Process, Worker
 from zray.broker.resources import read_shape
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVING
+from zray.failures import encode_failure
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
     ActorCall,
@@ -309,6 +310,11 @@ class Actors:
             self._send(subscriber, state)
         actor.last_seq.clear()
         self._scheduler.wait_for_place(actor)
+
+    def refuse(self, actor: Actor, why: str) -> None:
+        """Ends an actor that can never be placed."""
+        if self.actors.get(actor.actor_id) is actor:
+            self.end(actor, why, encode_failure("ActorUnschedulableError", why, actor.actor_id))
 
     def end(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False) -> None:
         """Ends an actor that is not restarted: tells its subscribers and kills its worker.

@@ -5,36 +5,46 @@ Amounts are whole numbers, since ten times 0.1 must be 1. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from zray.ids import ENVIRONMENT_ID_BYTES
-from zray.protocol.codec import ENVIRONMENT, MAX_SHAPE_BYTES, unpack
+from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
 from zray.protocol.codec import shape_key as shape_key
 from zray.protocol.messages import ProtocolError
+from zray.scheduling.constraint import Constraint, constraint_from_row
 
 UNIT = 10_000
 MAX_UNITS = 100_000
 """The most CPUs, or GPUs, of one host. The broker has a record for each."""
 CPU, GPU, MEMORY, STORE = "CPU", "GPU", "memory", "object_store_memory"
+HEAD = "node:__internal_head__"
+"""A resource of one host, the head: the first that joins while no other is the head. The name is Ray's."""
 
 
 class Shape:
-    """What a task or actor asks for: resources, and the runtime environment in which it runs.
+    """The resources that a task or actor asks for. ``cpus`` is the part that is lent while it blocks in ``get``.
 
-    ``cpus`` is the part that is lent while it blocks in ``get``. ``environment_id`` is empty for none.
+    ``constraint``: the hosts that may take it; None: all. ``environment_id``: the runtime environment in which it runs;
+    empty for none. ``grant_key``: the key of the amounts alone, for workers.
     """
 
-    __slots__ = ("amounts", "cpus", "environment_id", "gpus", "key")
+    __slots__ = ("amounts", "constraint", "cpus", "environment_id", "gpus", "grant_key", "key")
 
-    def __init__(self, key: bytes, amounts: dict[str, int], environment_id: bytes = b"") -> None:
+    def __init__(
+        self, key: bytes, amounts: dict[str, int], constraint: Constraint | None = None, environment_id: bytes = b""
+    ) -> None:
         self.key = key
         self.environment_id = environment_id
         self.amounts = amounts
+        self.constraint = constraint
+        self.grant_key = key if constraint is None and not environment_id else shape_key(amounts)
         self.cpus = amounts.get(CPU, 0)
         self.gpus = amounts.get(GPU, 0)
 
     def __repr__(self) -> str:
-        return describe(self.amounts)
+        amounts = describe(self.amounts)
+        return amounts if self.constraint is None else f"{amounts} on {self.constraint}"
 
 
 def read_shape(key: bytes) -> Shape:
@@ -42,15 +52,20 @@ def read_shape(key: bytes) -> Shape:
     if len(key) > MAX_SHAPE_BYTES:
         raise ProtocolError(f"malformed resources: more than {MAX_SHAPE_BYTES} bytes")
     try:
-        amounts = dict(unpack(key))
-        environment_id = amounts.pop(ENVIRONMENT, b"")
-        if type(environment_id) is not bytes or len(environment_id) not in (0, ENVIRONMENT_ID_BYTES):
-            raise ProtocolError("malformed runtime environment")
+        fields, constraint, environment_id = unpack(key), None, b""
+        if type(fields) is dict:
+            environment_id = fields["environment"]
+            if fields["constraint"] is not None:
+                constraint = constraint_from_row(fields["constraint"])
+            fields = fields["amounts"]
+            if type(environment_id) is not bytes or len(environment_id) not in (0, ENVIRONMENT_ID_BYTES):
+                raise ProtocolError("malformed runtime environment")
+        amounts = dict(fields)
         if not all(type(name) is str and type(amount) is int and amount > 0 for name, amount in amounts.items()):
             raise ProtocolError("malformed resources")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ProtocolError(f"malformed resources: {error}") from None
-    return Shape(key, amounts, environment_id)
+    return Shape(key, amounts, constraint, environment_id)
 
 
 NOTHING = Shape(shape_key({}), {})
@@ -60,6 +75,11 @@ def describe(amounts: dict[str, int]) -> str:
     """Amounts as text, as users write them: ``{CPU: 2, GPU: 0.5}``; memory in GiB."""
     parts = [f"{name}: {_amount(name, value)}" for name, value in sorted(amounts.items()) if value]
     return "{" + ", ".join(parts) + "}"
+
+
+def describe_host(amounts: dict[str, int], asked: Container[str] = ()) -> str:
+    """A host's amounts as text. Resources that only name the host are left out, unless they are ``asked`` for."""
+    return describe({name: value for name, value in amounts.items() if name in asked or not name.startswith("node:")})
 
 
 def _amount(name: str, value: int) -> str:

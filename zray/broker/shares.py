@@ -96,9 +96,17 @@ class Hold:
 class Shares:
     """The accounts of all jobs, the workers that make room for lines, and the hosts that are held."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        eligible: Callable[[Shape], Iterable[Host]],
+        admits: Callable[[Host, Shape], bool],
+    ) -> None:
+        """``eligible(shape)``, ``admits(host, shape)``: see ``zray.broker.places``."""
         self.totals = Totals()
         self._clock = clock
+        self._eligible = eligible
+        self._admits = admits
         self._jobs: dict[bytes, Account] = {}
         self._holds: dict[bytes, Hold] = {}  # by host
         self._grants = 0
@@ -194,7 +202,7 @@ class Shares:
                 continue
             if not self._is_due(share, worker):
                 continue
-            if _fits_in_place_of(share.shape, worker):
+            if _fits_in_place_of(share.shape, worker) and self._admits(worker.host, share.shape):
                 self._claim(share, worker)
                 return True
         return False
@@ -260,7 +268,7 @@ class Shares:
             share.hold_s *= 2
         return ended
 
-    def look_for_holds(self, waiting: Collection[Share], hosts: Iterable[Host], now: float) -> None:
+    def look_for_holds(self, waiting: Collection[Share], now: float) -> None:
         """Holds a host for a line that is starved, or that is next and has waited for ``PATIENCE_S``.
 
         Only one line of a job holds a host at a time. A line whose tasks may wait for deeper tasks holds none.
@@ -270,22 +278,22 @@ class Shares:
         served = {id(hold.share.job) for hold in self._holds.values()}
         starved = [share for share in waiting if share.is_starved(now)]
         for share in sorted(starved, key=lambda share: share.since):
-            if id(share.job) not in served and self._hold(share, hosts, now) is not None:
+            if id(share.job) not in served and self._hold(share, now) is not None:
                 return
         for share in waiting:
             if id(share.job) in served:
                 continue
-            if now - share.since < PATIENCE_S or self._hold(share, hosts, now) is not None:
+            if now - share.since < PATIENCE_S or self._hold(share, now) is not None:
                 return  # the lines behind it are not next
 
-    def _hold(self, share: Share, hosts: Iterable[Host], now: float) -> bool | None:
+    def _hold(self, share: Share, now: float) -> bool | None:
         """Holds a host for a line. Returns True if it does, and False if all hosts that are large enough are held.
 
         Returns None if no host is large enough, or if the line must not hold one yet.
         """
         if now < share.rests_until:
             return None
-        possible = [host for host in hosts if _could_be_freed(host, share.shape)]
+        possible = [host for host in self._eligible(share.shape) if _could_be_freed(host, share.shape)]
         if not possible:
             share.rests_until = now + share.hold_s  # so that the next passes need not look at the hosts again
             return None

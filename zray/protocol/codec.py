@@ -46,31 +46,22 @@ def pack(value: Any) -> bytes:
 MAX_SHAPE_BYTES = 1 << 16
 
 
-ENVIRONMENT = ""
-"""The name of the item of a shape that is the identifier of a runtime environment, and not an amount."""
-
-
-def shape_key(amounts: dict[str, int], environment_id: bytes = b"") -> bytes:
+def shape_key(amounts: dict[str, int], constraint: list[Any] | None = None, environment_id: bytes = b"") -> bytes:
     """The canonical form of ``amounts`` (ten-thousandths by name) for messages.
 
-    ``environment_id``: the runtime environment in which the work runs; empty for none. Raises ValueError if the form is
+    ``constraint``: the hosts that may take the work, see ``zray.scheduling.constraint.Constraint.to_row``; None: all.
+    ``environment_id``: the runtime environment in which the work runs; empty for none. Raises ValueError if it is
     longer than ``MAX_SHAPE_BYTES``.
     """
-    items: list[tuple[str, Any]] = sorted(item for item in amounts.items() if item[1])
-    key = pack([(ENVIRONMENT, environment_id), *items] if environment_id else items)
+    pairs = sorted(item for item in amounts.items() if item[1])
+    is_plain = constraint is None and not environment_id
+    key = pack(pairs if is_plain else {"amounts": pairs, "constraint": constraint, "environment": environment_id})
     if len(key) > MAX_SHAPE_BYTES:
         raise ValueError(
-            f"resources: {len(amounts)} names and amounts of {len(key):,} bytes together are more than the "
-            f"{MAX_SHAPE_BYTES:,} that one call may ask for: use fewer, or shorter, names"
+            f"resources: {len(amounts)} names and amounts of {len(key):,} bytes together, with their label selectors, "
+            f"are more than the {MAX_SHAPE_BYTES:,} that one call may ask for: use fewer, or shorter, names"
         )
     return key
-
-
-def amounts_in(key: bytes) -> dict[str, int]:
-    """The amounts of a shape, without its runtime environment. The shape is known to be well formed."""
-    amounts: dict[str, int] = dict(unpack(key))
-    amounts.pop(ENVIRONMENT, None)
-    return amounts
 
 
 class Frame(NamedTuple):

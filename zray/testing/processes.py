@@ -281,12 +281,12 @@ class Node:
 class SimHost(Node):
     """A host that forks ``SimWorker``s."""
 
-    def __init__(self, cluster: Cluster, resources: dict[str, int]) -> None:
+    def __init__(self, cluster: Cluster, resources: dict[str, int], labels: dict[str, str] | None = None) -> None:
         self.core = HostCore("simulated")
         self.store: dict[bytes, bytes] = {}
         self._unsent: dict[bytes, list[Any]] = {}
         super().__init__(cluster, cluster.sim.new_id(), HOST)
-        self._unsent[BROKER] = [HostReady(resources, HostInfo(hostname="simulated"))]
+        self._unsent[BROKER] = [HostReady(resources, HostInfo(hostname="simulated", labels=labels or {}))]
         self.flush()
 
     def handle(self, message: Any) -> None:
@@ -419,7 +419,7 @@ class SimProcess(Node):
 
     def submit(
         self, function: str, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 3, cpus: int = 0,
-        parent: bytes = b"", n_returns: int = 1, stream: StreamSpec | None = None,
+        parent: bytes = b"", n_returns: int = 1, stream: StreamSpec | None = None, constraint: list[Any] | None = None,
     ) -> list[bytes]:  # fmt: skip
         """Submits a task; the caller holds the references returned. ``stream``: see ``Session.submit``."""
         core = self.core
@@ -428,7 +428,7 @@ class SimProcess(Node):
         flags = FLAG_RETRYABLE if retries else 0
         function_id = function_id_of(function.encode())
         core.export(function_id, function, function.encode())
-        task = Task(task_id, core.queue_route, function_id, shape_key({"CPU": cpus * 10_000}), flags,
+        task = Task(task_id, core.queue_route, function_id, shape_key({"CPU": cpus * 10_000}, constraint), flags,
                     _options(n_returns, stream), arguments, n_returns, retries, parent)  # fmt: skip
         returns = [return_id(task_id, index + 1) for index in range(n_returns)]
         for object_id in returns:
@@ -446,7 +446,10 @@ class SimProcess(Node):
         held = (*refs, *nested, *((handle,) if handle else ()))
         return Arguments(INLINE, msgpack.packb(nested), b"", b"", 0, tuple(enumerate(refs)), held)
 
-    def create_actor(self, restarts: int = 0, concurrency: int = 1, name: str = "", request: int = 0) -> SimActor:
+    def create_actor(
+        self, restarts: int = 0, concurrency: int = 1, name: str = "", request: int = 0,
+        constraint: list[Any] | None = None,
+    ) -> SimActor:  # fmt: skip
         """Creates an actor; the caller holds a reference to its handle object."""
         core = self.core
         actor_id = core.new_task_id()
@@ -456,7 +459,8 @@ class SimProcess(Node):
         function_id = function_id_of(b"actor")
         core.export(function_id, "actor", b"actor")
         spec = ActorSpec("A", name, "", detached=False, max_restarts=restarts, max_concurrency=concurrency,
-                         ordered=concurrency == 1, has_coroutines=False, placement=shape_key({"CPU": 10_000}),
+                         ordered=concurrency == 1, has_coroutines=False,
+                         placement=shape_key({"CPU": 10_000}, constraint),
                          running=shape_key({}), handle=handle_id, meta=b"")  # fmt: skip
         task = Task(actor_id, core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
         core.actors.create(spec, task, request)

@@ -14,7 +14,7 @@ from zray.protocol.records import EnvironmentSpec
 
 RED, BLUE = b"r" * 16, b"b" * 16
 RED_SPEC, BLUE_SPEC = EnvironmentSpec("red"), EnvironmentSpec("blue")
-IN_RED, IN_BLUE = shape_key({"CPU": 10_000}, RED), shape_key({"CPU": 10_000}, BLUE)
+IN_RED, IN_BLUE = shape_key({"CPU": 10_000}, environment_id=RED), shape_key({"CPU": 10_000}, environment_id=BLUE)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_work_in_an_unknown_environment_is_refused(broker):
 def test_a_malformed_environment_in_a_shape_is_refused(broker):
     driver = broker.driver()
     with pytest.raises(ProtocolError, match="malformed runtime environment"):
-        broker.submit(driver, shape=shape_key({"CPU": 10_000}, b"short"))
+        broker.submit(driver, shape=shape_key({"CPU": 10_000}, environment_id=b"short"))
 
 
 @pytest.mark.parametrize("kind", ["RuntimeEnvSetupError", "WorkerCrashedError"])
@@ -202,7 +202,7 @@ def test_many_environments_start_few_workers_at_a_time(broker):
     for number in range(200):
         environment_id = number.to_bytes(16, "big")
         broker.say(driver, m.EnvironmentPut(environment_id, EnvironmentSpec(str(number)), False))
-        broker.submit(driver, shape=shape_key({"CPU": 10_000}, environment_id))
+        broker.submit(driver, shape=shape_key({"CPU": 10_000}, environment_id=environment_id))
     seen = 0
     while told := started(broker, host):
         assert len(told) <= MAX_STARTING_IN_ENVIRONMENTS
@@ -247,4 +247,4 @@ def test_a_job_that_ends_leaves_the_environments_of_others(broker):
 
 
 def test_a_shape_without_an_environment_is_as_before():
-    assert shape_key({"CPU": 10_000}, b"") == ONE_CPU
+    assert shape_key({"CPU": 10_000}, environment_id=b"") == ONE_CPU

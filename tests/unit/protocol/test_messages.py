@@ -173,7 +173,7 @@ ClusterInfo job_id: bytes, hosts: list[HostState]
 EnvironmentPart uri: str, kind: str, details: str, content: bytes, stored: bytes, kept_by: bytes, size: int
 EnvironmentSpec text: str, hook: bytes, parts: list[EnvironmentPart], timeout_s: float
 ObjectLocation object_id: bytes, hosts: list[bytes], size: int | None
-ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes
+ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes, groups: dict[str, int]
 RunningCall name: str, seconds: float, task_id: bytes
 AwaitedObject object_id: bytes, maker: str, actor_id: bytes | None
 Activity running: list[RunningCall], awaited: list[AwaitedObject], arguments: dict[str, int]
