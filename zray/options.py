@@ -68,8 +68,9 @@ class TaskOptions:
     _num_objects_per_yield: int = 1
     """The generator yields tuples of this length, of which each element is an object of its own."""
     scheduling_strategy: str | Strategy | None = None
-    """"DEFAULT" (or None): on the host that has the large arguments, else hosts are filled one after the other.
-    "SPREAD": on the host whose CPUs are used least. Or a strategy of ``zray.util.scheduling_strategies``."""
+    """"DEFAULT" (or None): on the host that has the large arguments; else one host after the other is filled up to half
+    of its CPUs and memory, and then to the end. "SPREAD": on the host whose CPUs are used least. Or a strategy of
+    ``zray.util.scheduling_strategies``."""
     label_selector: Mapping[str, str] | None = None
     """Conditions on the labels of the host, by key: ``"v"``, ``"!v"``, ``"in(a,b)"`` or ``"!in(a,b)"``. The task waits
     until a host fulfils all of them and has room."""

@@ -32,17 +32,19 @@ class Job:
 class Process:
     """A process that has joined and is alive.
 
-    ``watchers``: the processes to tell of its death; ``tasks``: the number of tasks that it waits for; ``last_actor``:
-    the highest number of the actors that it has announced; ``worker``: its record, if it is a worker.
+    ``joined_at``: when, in seconds; ``watchers``: the processes to tell of its death; ``tasks``: the number of tasks
+    that it waits for; ``last_actor``: the highest number of the actors that it has announced; ``worker``: its record,
+    if it is a worker.
     """
 
-    __slots__ = ("info", "job_id", "kind", "last_actor", "process_id", "tasks", "watchers", "worker")
+    __slots__ = ("info", "job_id", "joined_at", "kind", "last_actor", "process_id", "tasks", "watchers", "worker")
 
     def __init__(self, process_id: bytes, kind: str, job_id: bytes, info: JoinInfo) -> None:
         self.process_id = process_id
         self.kind = kind
         self.job_id = job_id
         self.info = info
+        self.joined_at = 0.0
         self.watchers: dict[bytes, None] = {}
         self.tasks = 0
         self.last_actor = 0
@@ -83,6 +85,7 @@ class Host:
         "host_id",
         "idle",
         "info",
+        "is_roomy",
         "lent",
         "load",
         "number",
@@ -101,6 +104,7 @@ class Host:
         self.starting: dict[bytes, Worker] = {}  # workers in state STARTING for tasks; some are reserved, see Worker
         self.actors = 0
         self.load = 0.0  # actors per unit of CPU
+        self.is_roomy = False  # it has a free CPU and is less than half used; not kept for the only host, see places
         self.lent: dict[tuple[bytes, int], Loan] = {}
         self.channel_refusals: dict[str, int] = {}  # processes that its channels have refused, by reason
 
@@ -200,6 +204,11 @@ class Worker:
         self.state = WORKER.after[self.state][state]
 
 
+def place_of(worker: Worker) -> tuple[bytes, bytes, int]:
+    """The host of a worker, its identifier and its PID: where a user would look for it."""
+    return worker.host.host_id, worker.worker_id, worker.pid
+
+
 class Envelope:
     """A submitted task. ``worker``: None while it is queued; ``near``: the host that it should run on, or empty."""
 
@@ -238,9 +247,9 @@ class Actor:
     until the actor has been announced: calls may come before that.
     """
 
-    __slots__ = ("actor_id", "creator", "death_error", "death_message", "depth", "failed_starts", "function_id",
-                 "incarnation", "job_id", "last_seq", "payload", "placement", "queue", "released", "restarts_left",
-                 "running", "spec", "state", "subscribers", "worker")  # fmt: skip
+    __slots__ = ("actor_id", "constructed", "creator", "death_error", "death_message", "depth", "failed_starts",
+                 "function_id", "incarnation", "job_id", "last_seq", "payload", "place", "placement", "queue",
+                 "released", "restarts_left", "running", "spec", "state", "subscribers", "worker")  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
@@ -257,6 +266,8 @@ class Actor:
         self.restarts_left = 0
         self.failed_starts = 0  # the number of workers in a row that died before they could take it
         self.worker: Worker | None = None
+        self.place = (b"", b"", 0)  # of its latest worker, once it has left that; see ``place_of``
+        self.constructed = False  # its constructor has returned, at least once
         self.queue: deque[tuple[bytes, ActorCall]] = deque()
         self.last_seq: dict[bytes, int] = {}
         self.subscribers: dict[bytes, None] = {}
@@ -267,6 +278,12 @@ class Actor:
     def enter(self, status: int) -> None:
         """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
         self.state = ACTOR.after[self.state][status]
+
+    def leave_worker(self) -> None:
+        """Its worker is dead, or has ended it."""
+        if self.worker is not None:
+            self.place = place_of(self.worker)
+            self.worker = None
 
     @property
     def detached(self) -> bool:

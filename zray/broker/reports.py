@@ -395,7 +395,8 @@ class Reports:
 
     def _infeasible(self, shape: Shape, what: str) -> str:
         """A warning if no host could take a shape even when empty; else an empty string."""
-        if self._core.scheduler.places.could_ever_fit(shape):
+        places = self._core.scheduler.places
+        if places.could_ever_fit(shape) or places.refusal(shape):  # refused work fails at the end of the turn
             return ""
         hosts, asked = self._core.scheduler.hosts.values(), shape.amounts
         if shape.constraint is not None:

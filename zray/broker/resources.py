@@ -94,17 +94,26 @@ def as_floats(amounts: dict[str, int]) -> dict[str, float]:
 class Pool:
     """A host's resources. Invariant: ``free`` plus all grants is ``total`` (of CPUs only, ``free`` may be negative)."""
 
-    __slots__ = ("_gpu_free", "free", "total")
+    __slots__ = ("_gpu_free", "_halves", "free", "total")
 
     def __init__(self, total: dict[str, int]) -> None:
         self.total = dict(total)
         self.free = dict(total)
+        self._halves = [(name, total[name] // 2) for name in (CPU, MEMORY) if total.get(name)]
         self._gpu_free = [UNIT] * (total.get(GPU, 0) // UNIT)
 
     def could_ever_fit(self, shape: Shape) -> bool:
         """Whether the shape fits into the empty host."""
         total = self.total
         return all(total.get(name, 0) >= amount for name, amount in shape.amounts.items())
+
+    def is_roomy(self) -> bool:
+        """Whether less than half of the CPUs and less than half of the memory are in use."""
+        free = self.free
+        for name, half in self._halves:  # noqa: SIM110 (a loop, as in ``fits``)
+            if free[name] <= half:
+                return False
+        return True
 
     def fits(self, shape: Shape) -> bool:
         """Whether the shape fits now."""

@@ -91,7 +91,7 @@ class Scheduler:
         self._estimates: OrderedDict[bytes, int] = OrderedDict()
         self._refillable: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more envelopes
         self._contended = False  # whether more than one line waits
-        self._refused: list[tuple[Envelope | Actor, str]] = []  # what can never be placed, and why
+        self.refused: list[tuple[Envelope | Actor, str]] = []  # what can never be placed, and why; the core takes it
         self.lent = LentCpus(clock)
         self._clock = clock
         self.dispatched = 0
@@ -193,7 +193,9 @@ class Scheduler:
             self.places.touch(host)
         changed, self.places.changed = self.places.changed, {}
         refillable, self._refillable = self._refillable, {}
-        waiting = [line for line in self._lines_that_wait(now) if not self._is_refused(line)]
+        waiting = self._lines_that_wait(now)
+        if any([line.share.shape.constraint is not None for line in waiting]):  # noqa: C419 (faster, in each pass)
+            waiting = [line for line in waiting if not self._is_refused(line)]
         if not waiting:
             return
         self._contended = len(waiting) > 1
@@ -238,19 +240,12 @@ class Scheduler:
 
     def _is_refused(self, line: ActorLine | TaskQueue) -> bool:
         """Empties a line if no host may ever take its work, and the work must not wait for one."""
-        if line.share.shape.constraint is None:
-            return False
         why = self.places.refusal(line.share.shape)
         if not why:
             return False
-        self._refused += [(each, why) for each in line.clear()]
+        self.refused += [(each, why) for each in line.clear()]
         line.share.waits(0, self._clock())
         return True
-
-    def take_refused(self) -> list[tuple[Envelope | Actor, str]]:
-        """Takes the tasks and actors that the passes have found to be impossible to place, with the reasons."""
-        refused, self._refused = self._refused, []
-        return refused
 
     def _take_turns(self, lines: list[tuple[Share, Iterator[None]]]) -> None:
         """Gives one grant after the other, each to the line that is next then. One step of an iterator is one grant."""
@@ -298,7 +293,10 @@ class Scheduler:
         )
 
     def _pack(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
-        """Fills one host after the other until the queue is empty or no host has room."""
+        """Fills one host after the other: each up to a half, then each to the end.
+
+        Ends when the queue is empty or no host has room.
+        """
         fits = False
         shape = queue.share.shape
         for tier in self.places.tiers(shape, changed if queue.full else None):
@@ -319,7 +317,7 @@ class Scheduler:
         while placed and queue:
             placed = fits = False
             for tier in self.places.tiers(queue.share.shape, changed if queue.full else None):
-                for host in sorted(tier, key=_load):
+                for host in sorted(dict.fromkeys(tier), key=_load):
                     if self._is_open(host, queue.share):
                         fits = True
                         if self._serve_once(host, queue, ration):
@@ -330,8 +328,12 @@ class Scheduler:
         queue.full = not fits
 
     def _serve_host(self, host: Host, queue: TaskQueue, ration: int) -> Generator[None, None, bool]:
-        """Gives a host as many grants as it has room for. Returns whether it has room left."""
-        while self._is_open(host, queue.share):
+        """Gives a host as many grants as it has room for, or, if it is less than half used, until half of it is used.
+
+        Returns whether it has room for which there is no worker yet.
+        """
+        was_roomy = host.is_roomy
+        while self._is_open(host, queue.share) and host.is_roomy is was_roomy:
             if not self._serve_once(host, queue, ration):
                 return True
             yield

@@ -48,6 +48,7 @@ from zray.protocol.key_values import KvRequest
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
 from zray.protocol.records import ActorSpec, EnvironmentSpec, JobSettings
+from zray.protocol.state_questions import StateQuestion
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.views import read_mutable_as_views
 from zray.system import signals
@@ -730,7 +731,7 @@ class Session:
             raise ClusterUnavailableError(self.shell.lost or f"the broker did not answer within {timeout_s:g} s")
         return answers[0]
 
-    def query(self, question: Callable[[int], Question | KvRequest], kind: type[_Answer]) -> _Answer:
+    def query(self, question: Callable[[int], Question | StateQuestion | KvRequest], kind: type[_Answer]) -> _Answer:
         """Asks the broker; returns its answer, of type ``kind``. ``question(number)`` makes the question.
 
         Raises ClusterUnavailableError, and MessageRefusedError if the question cannot be sent.

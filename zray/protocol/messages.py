@@ -104,9 +104,17 @@ from zray.protocol.records import (
     VersionPair,
     WorkerLines,
 )
+from zray.protocol.state_questions import (
+    InspectObjects,
+    InspectTasks,
+    RecordsInspected,
+    RowsOfOwner,
+    StateAnswer,
+    StateQuestion,
+)
 from zray.states import State
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 11
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -624,7 +632,8 @@ class FlushLogs(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | EnvironmentPut
     | ActorCreate | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting
-    | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question | KvRequest
+    | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
+    | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
@@ -633,7 +642,7 @@ HostToBroker = (
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | Answer | KvAnswer
+    | InspectTasks | InspectObjects | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
@@ -654,6 +663,7 @@ Message = (
     | PeerToHost
     | ChannelMessage
     | Handshake
+    | RowsOfOwner
 )
 
 _WORKER_ONLY = (Done, Reply, Yield, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
@@ -665,5 +675,5 @@ FROM_PEER = frozenset(get_args(PeerMessage))
 FROM_PEER_TO_HOST = frozenset(get_args(PeerToHost))
 FROM_CHANNEL = frozenset(get_args(ChannelMessage))
 HANDSHAKE = frozenset(get_args(Handshake))
-FROM_OBSERVER = frozenset({Goodbye, *get_args(Question)})
+FROM_OBSERVER = frozenset({Goodbye, *get_args(Question), *get_args(StateQuestion)})
 MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}
