@@ -179,7 +179,7 @@ GOLDEN = """
 128 ObjectRows rows: list[ObjectRow]
 129 EnvironmentPut environment_id: bytes, environment: EnvironmentSpec, eager: bool
 """
-"""The wire format of protocol version 10. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 11. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -376,7 +376,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 10
+    assert messages.PROTOCOL_VERSION == 11
 
 
 def test_every_size_is_that_of_a_field():
