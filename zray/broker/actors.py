@@ -10,8 +10,11 @@ from zray.broker.records import Actor, Job, Process, Worker
 from zray.broker.resources import read_shape
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVING
+from zray.failures import encode_failure
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
+    DRIVER,
+    WORKER,
     ActorCall,
     ActorCancel,
     ActorCreate,
@@ -80,6 +83,10 @@ class Actors:
         self._send = send
         self._jobs = jobs
         self._processes = processes
+        self.is_gone: Callable[[str], bool] = lambda group: False
+        """Whether a placement group is removed."""
+        self.on_dead: Callable[[Actor], None] = lambda actor: None
+        """Called with each actor that has died."""
 
     # ------------------------------------------------------------------ creation and names
 
@@ -114,7 +121,7 @@ class Actors:
             return
         if message.ready:
             actor.payload = message.payload
-            self._scheduler.wait_for_place(actor)
+            self._wait_for_place(actor)
 
     def _take_name(self, source: Process, message: ActorCreate) -> bool:
         spec = message.spec
@@ -173,7 +180,7 @@ class Actors:
         creator = self._processes.get(owner_of(actor_id))
         if actor_id in self._death_reasons:
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, *self._death_reasons[actor_id]))
-        elif creator is None:
+        elif creator is None or creator.kind not in (DRIVER, WORKER):
             why = "the actor is unknown: it died with its creator, or it belongs to another cluster"
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, why, b""))
         elif counter_of(actor_id) <= creator.last_actor:
@@ -290,7 +297,7 @@ class Actors:
         actor.worker = None
         if never_joined and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
             actor.failed_starts += 1  # the actor has not begun, so it is not the cause: try another worker
-            self._scheduler.wait_for_place(actor)
+            self._wait_for_place(actor)
             return
         message = f"incarnation {actor.incarnation + 1} of {actor.label}: {message}"
         if actor.restarts_left == 0 or actor.released:
@@ -307,7 +314,19 @@ class Actors:
                                message, b"")  # fmt: skip
             self._send(subscriber, state)
         actor.last_seq.clear()
-        self._scheduler.wait_for_place(actor)
+        self._wait_for_place(actor)
+
+    def _wait_for_place(self, actor: Actor) -> None:
+        group = actor.placement.group
+        if group and self.is_gone(group):
+            self.end_without_group(actor)
+        else:
+            self._scheduler.wait_for_place(actor)
+
+    def end_without_group(self, actor: Actor) -> None:
+        """Ends an actor that waits for a place in a placement group that is removed."""
+        text = f"the placement group of {actor.label} was removed (placement group id: {actor.placement.group})"
+        self.end(actor, text, encode_failure("ActorPlacementGroupRemoved", text), keeps_name=True)
 
     def end(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False) -> None:
         """Ends an actor that is not restarted: tells its subscribers and kills its worker.
@@ -335,6 +354,7 @@ class Actors:
         if worker is not None:
             self._scheduler.part(worker)
             self._scheduler.kill(worker, message)
+        self.on_dead(actor)
 
     def _forget(self, actor: Actor) -> None:
         actor.enter(DEAD)

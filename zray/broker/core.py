@@ -6,6 +6,7 @@ processes are routed unopened. Waiting tasks and actors are placed once, at the 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, get_args
@@ -15,7 +16,8 @@ from zray.broker.effects import BrokerEffect, Departed
 from zray.broker.inspections import Inspections
 from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
-from zray.broker.records import Envelope, Host, Job, Process, Worker
+from zray.broker.placement_groups import PlacementGroups
+from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
@@ -24,7 +26,7 @@ from zray.ids import function_id_of, owner_of
 from zray.protocol import messages as m
 from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
-from zray.protocol.questions import BrokerStatus, Question
+from zray.protocol.questions import BrokerStatus, GroupsQuery, Question
 from zray.protocol.records import ClusterInfo, JoinInfo
 
 MAX_FENCED = 50_000
@@ -66,6 +68,11 @@ class BrokerCore:
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
         self.notices = Notices(self.jobs, self.processes, self.send, self._outbox.perform, lambda: self._now)
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.notices)
+        self.groups = PlacementGroups(
+            self.scheduler, self.actors, self.send, self.jobs, self.processes, lambda: self._now
+        )
+        self.groups.fail_task = self._without_group
+        self.actors.on_dead = self._actor_dead
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and when their time to cancel ends
@@ -97,7 +104,11 @@ class BrokerCore:
             m.Killable: self._killable,
             m.Watch: self._watch,
             m.Forward: self._peer,
+            m.GroupCreate: self.groups.on_create,
+            m.GroupRemove: self.groups.on_remove,
+            m.GroupWatch: self.groups.on_watch,
             **dict.fromkeys(get_args(Question), self.reports.on_question),
+            GroupsQuery: self.groups.on_query,
             m.Goodbye: lambda source, msg: self._lost(source.process_id, msg.reason),
             m.HostReady: self._host_ready,
             m.WorkerStarted: self._worker_started,
@@ -283,6 +294,7 @@ class BrokerCore:
             return
         self.notices.host_lost(host, reason)
         self.scheduler.remove_host(host)
+        self.groups.host_lost(host)
         why = f"its host {host.label} is gone: {reason}"
         for worker in list(host.workers.values()):
             self._worker_gone(worker, "NodeDiedError", why, None)
@@ -292,7 +304,10 @@ class BrokerCore:
 
         Workers that serve a detached actor, or have tasks of a living owner, stay.
         """
-        job = self.jobs[process.job_id]
+        self.groups.job_ended(process.job_id)
+        job = self.jobs.get(process.job_id)
+        if job is None:
+            return  # closed already, with its last actor
         for worker_id in list(job.workers):
             worker = self.scheduler.workers.get(worker_id)
             if worker is not None and worker.actor is None and not self._serves_a_living_owner(worker):
@@ -301,6 +316,12 @@ class BrokerCore:
 
     def _serves_a_living_owner(self, worker: Worker) -> bool:
         return any(envelope.owner in self.processes for envelope in worker.outstanding.values())
+
+    def _actor_dead(self, actor: Actor) -> None:
+        self.groups.actor_dead(actor.actor_id)
+        job = self.jobs.get(actor.job_id)
+        if job is not None:
+            self._close_job_if_over(job)
 
     def _close_job_if_over(self, job: Job) -> None:
         """Closes a job that has neither a driver nor actors: no process can submit to it any more."""
@@ -335,7 +356,15 @@ class BrokerCore:
         source.tasks += 1
         if msg.attempt:
             self.notices.task_again(envelope)
+        if shape.group and self.groups.is_gone(shape.group):
+            self._without_group(envelope)
+            return
         self.scheduler.enqueue(envelope)
+
+    def _without_group(self, envelope: Envelope) -> None:
+        """Fails a task that has not started, because its placement group is removed."""
+        text = f"its placement group was removed (placement group id: {envelope.shape.group})"
+        self._fail_before_start(envelope, "TaskPlacementGroupRemoved", text)
 
     def _forget_task(self, envelope: Envelope) -> None:
         del self.tasks[envelope.task_id]
@@ -398,6 +427,8 @@ class BrokerCore:
                     continue
                 if envelope.stopped:  # the cancellation and this message crossed
                     self._cancelled_before_start(envelope)
+                elif envelope.shape.group and self.groups.is_gone(envelope.shape.group):
+                    self._without_group(envelope)
                 else:
                     back.append(envelope)
         worker.overdue = bool(worker.outstanding)
@@ -451,12 +482,12 @@ class BrokerCore:
                 self.scheduler.kill(worker, KILLED_BY_FORCE)
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
+        self._fail_before_start(envelope, "TaskCancelledError", "cancelled before it started")
+
+    def _fail_before_start(self, envelope: Envelope, kind: str, message: str) -> None:
         envelope.cancelled = True
         self._forget_task(envelope)
-        failed = m.Failed(
-            envelope.task_id, envelope.attempt, "TaskCancelledError", "cancelled before it started", False
-        )
-        self.send(envelope.owner, failed)
+        self.send(envelope.owner, m.Failed(envelope.task_id, envelope.attempt, kind, message, False))
 
     # ------------------------------------------------------------------ functions and routing
 
@@ -582,6 +613,9 @@ class BrokerCore:
                     held[name] += amount
                 held["CPU"] = held.get("CPU", 0) - worker.lent
                 assert bool(worker.outstanding) <= (worker.state is BUSY), "work on a worker that is not busy"
+            for bundle in itertools.chain.from_iterable(host.bundles.values()):
+                for name, amount in bundle.shape.amounts.items():
+                    held[name] += amount
             assert {k: v for k, v in held.items() if v} == {k: v for k, v in host.pool.total.items() if v}, "resources"
             idle = [worker for workers in host.idle.values() for worker in workers]
             assert all(worker.state is IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
@@ -600,6 +634,7 @@ class BrokerCore:
         for actor in self.actors.actors.values():
             assert actor.creator or owner_of(actor.actor_id) in self.processes, "an actor that will never be announced"
         self.scheduler.check()
+        self.groups.check()
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():
             holder = envelope.worker

@@ -85,6 +85,7 @@ from zray.protocol.records import (
     Activity,
     ActorSpec,
     ClusterInfo,
+    GroupSpec,
     HostInfo,
     JobSettings,
     JoinInfo,
@@ -95,7 +96,7 @@ from zray.protocol.records import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -279,6 +280,27 @@ class ActorLookup(NamedTuple):
     request: int
     name: str
     namespace: str
+
+
+class GroupCreate(NamedTuple):
+    """Creates a placement group. ``request``: the number for the answer ``GroupNamed``, if the group has a name."""
+
+    group_id: bytes
+    request: int
+    spec: GroupSpec
+
+
+class GroupRemove(NamedTuple):
+    """Removes a placement group, and ends what runs in it. Does nothing if it is removed already, or unknown."""
+
+    group_id: bytes
+
+
+class GroupWatch(NamedTuple):
+    """Asks when a placement group is created. Answer, when it is created or removed: ``GroupSettled``."""
+
+    request: int
+    group_id: bytes
 
 
 class ActorReady(NamedTuple):
@@ -515,6 +537,20 @@ class NameTaken(NamedTuple):
     is_dead: bool
 
 
+class GroupNamed(NamedTuple):
+    """The answer to a ``GroupCreate`` with a name. ``is_taken``: another group has the name; the group is not made."""
+
+    request: int
+    is_taken: bool
+
+
+class GroupSettled(NamedTuple):
+    """The answer to a ``GroupWatch``. ``is_created``: all bundles are reserved; else it is removed or unknown."""
+
+    request: int
+    is_created: bool
+
+
 class ProcessDied(NamedTuple):
     process_id: ProcessId
     message: str
@@ -577,7 +613,7 @@ class FlushLogs(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
     | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question
+    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | GroupCreate | GroupRemove | GroupWatch | Question
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
@@ -586,7 +622,7 @@ HostToBroker = (
 BrokerToClient = (
     Run | Result | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | Answer
+    | GroupNamed | GroupSettled | Answer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (

@@ -54,6 +54,11 @@ from zray.protocol.messages import (
     FunctionGet,
     FunctionPut,
     Goodbye,
+    GroupCreate,
+    GroupNamed,
+    GroupRemove,
+    GroupSettled,
+    GroupWatch,
     Hello,
     HostInspected,
     HostReady,
@@ -104,6 +109,8 @@ from zray.protocol.questions import (
     ExplainTask,
     Explanation,
     FlushOutput,
+    GroupList,
+    GroupsQuery,
     HostList,
     HostsQuery,
     MemberQuery,
@@ -137,6 +144,7 @@ TYPES: tuple[Any, ...] = (
     ExplainTask, ExplainActor, FlushOutput,
     HostList, Resources, NamedActors, Membership, ActorList, WorkerList, BrokerCounts, ClusterStatus, Explanation,
     OutputFlushed,
+    GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -148,8 +148,15 @@ GOLDEN = """
 98 ClusterStatus request: int, broker: BrokerStatus, hosts: list[HostStatus], jobs: list[JobStatus], actors: dict[str, int], waiting: list[WaitingStatus], running: list[RunningStatus], waiting_for_arguments: dict[str, int]
 99 Explanation request: int, state: str, name: str, why: str, pid: int, host: str, activity: Activity | None
 100 OutputFlushed request: int
+101 GroupCreate group_id: bytes, request: int, spec: GroupSpec
+102 GroupRemove group_id: bytes
+103 GroupWatch request: int, group_id: bytes
+104 GroupNamed request: int, is_taken: bool
+105 GroupSettled request: int, is_created: bool
+106 GroupsQuery request: int, group: bytes, name: str, namespace: str
+107 GroupList request: int, groups: list[GroupRow]
 """
-"""The wire format of protocol version 8. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 9. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -158,6 +165,7 @@ HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: s
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
 ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes
+GroupSpec name: str, namespace: str, strategy: str, bundles: list[dict[str, int]], detached: bool, soft_target: bytes
 RunningCall name: str, seconds: float, task_id: bytes
 AwaitedObject object_id: bytes, maker: str, actor_id: bytes | None
 Activity running: list[RunningCall], awaited: list[AwaitedObject], arguments: dict[str, int]
@@ -167,6 +175,7 @@ PrintedLines name: str, pid: int, stream: str, lines: list[str]
 ActorName namespace: str, name: str
 ActorRow actor_id: bytes, class_name: str, name: str, state: str, pid: int, restarts: int
 WorkerRow worker_id: bytes, pid: int, state: str, job_id: bytes, tasks: int, blocked: bool, grant: str, actor: str
+GroupRow group_id: bytes, name: str, namespace: str, state: str, strategy: str, bundles: list[dict[str, float]], hosts: list[bytes], detached: bool, job_id: bytes, attempts: int, waited_s: float, why: str, can_be_placed: bool
 BrokerStatus address: str, uptime_s: float, zray: str, python: str, protocol: int, refused: dict[str, int], dropped_frames: int
 Amount total: float, used: float
 WorkerCounts starting: int, idle: int, busy: int, actors: int, ending: int
@@ -196,6 +205,7 @@ FIXED_SIZES = {
     "task_ids": 24,
     "sources": 16,
     "lost": 16,
+    "group_id": 18,
     "incarnation": 8,
 }
 """The size in bytes of fields that are identifiers, or lists of them. Incarnations of actors are numbers."""
@@ -213,6 +223,9 @@ VALUES: dict[Any, Any] = {
     dict[str, str]: {"zone": "a"},
     dict[bytes, int]: {b"worker": 3},
     dict[int, int]: {4711: 3},
+    list[bytes]: [b"host", b""],
+    list[dict[str, int]]: [{"CPU": 10_000}, {}],
+    list[dict[str, float]]: [{"CPU": 0.5}],
 }
 WRONG: dict[Any, list[Any]] = {
     int: [None, "5", 1.0, True, -1, 2**63, b""],
@@ -228,6 +241,8 @@ WRONG: dict[Any, list[Any]] = {
     dict[str, str]: [None, [], {"x": 5}, {5: "x"}],
     dict[bytes, int]: [None, [], 5, {"x": 5}, {b"x": "5"}],
     dict[int, int]: [None, [], {"x": 5}, {5: True}],
+    list[dict[str, int]]: [None, {}, [5], [{5: 5}], [{"x": -1}]],
+    list[dict[str, float]]: [None, {}, [5], [{"x": float("nan")}]],
 }
 
 
@@ -330,7 +345,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 8
+    assert messages.PROTOCOL_VERSION == 9
 
 
 def test_every_size_is_that_of_a_field():
