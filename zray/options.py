@@ -54,16 +54,23 @@ class TaskOptions:
     that memory."""
     name: str | None = None
     """The name of the task in messages and in ``ps``; default: the name of the function."""
-    scheduling_strategy: str | None = None
+    scheduling_strategy: Any = None
     """"DEFAULT" (or None): on the host that has the large arguments, else hosts are filled one after the other.
-    "SPREAD": on the host whose CPUs are used least."""
+    "SPREAD": on the host whose CPUs are used least. Or a PlacementGroupSchedulingStrategy."""
+    placement_group: Any = "default"
+    """Deprecated: use ``scheduling_strategy``. "default": the caller's group if it captures what it creates; None: no
+    group."""
+    placement_group_bundle_index: int = -1
+    """Deprecated: use ``scheduling_strategy``. The number of a bundle; -1: any."""
+    placement_group_capture_child_tasks: bool | None = None
+    """Deprecated: use ``scheduling_strategy``. Whether what it creates runs in its group; None: as for the caller."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
         """Checks the options given at ``what``."""
-        options = cls(**_checked(TaskOptions, kwargs, what))
+        options = _agreeing(cls(**_checked(TaskOptions, kwargs, what)), what)
         if options.num_gpus and kwargs.get("max_calls") is None:
             return dataclasses.replace(options, max_calls=1)
         return options
@@ -77,7 +84,11 @@ class TaskOptions:
                 f"{what}: max_calls={max_calls!r} is not allowed: it counts over all calls of the function, "
                 "so it can be given to @zray.remote only"
             )
-        return _replaced(self, _checked(TaskOptions, given, what))
+        return _agreeing(_replaced(self, _checked(TaskOptions, given, what)), what)
+
+    def names_group(self) -> bool:
+        """Whether the options about placement groups are not the defaults."""
+        return _names_group(self)
 
     def resource_amounts(self) -> dict[str, int]:
         """Amounts that a task asks for, in ten-thousandths, by resource; zero amounts are left out."""
@@ -112,19 +123,31 @@ class ActorOptions:
     """``"detached"``: the actor runs until it is killed, even after its handles and its job are gone."""
     get_if_exists: bool = False
     """Return a handle of the actor that already has the name, instead of raising ValueError."""
-    scheduling_strategy: str | None = None
-    """"DEFAULT" or "SPREAD". Both place the actor on the host with the fewest actors for its CPUs."""
+    scheduling_strategy: Any = None
+    """"DEFAULT" or "SPREAD". Both place the actor on the host with the fewest actors for its CPUs. Or a
+    PlacementGroupSchedulingStrategy."""
+    placement_group: Any = "default"
+    """Deprecated: use ``scheduling_strategy``. "default": the caller's group if it captures what it creates; None: no
+    group."""
+    placement_group_bundle_index: int = -1
+    """Deprecated: use ``scheduling_strategy``. The number of a bundle; -1: any."""
+    placement_group_capture_child_tasks: bool | None = None
+    """Deprecated: use ``scheduling_strategy``. Whether what it creates runs in its group; None: as for the caller."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> ActorOptions:
         """Checks the options given at ``what``."""
-        return cls(**_checked(ActorOptions, kwargs, what))._with_name(what)
+        return _agreeing(cls(**_checked(ActorOptions, kwargs, what)), what)._with_name(what)
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> ActorOptions:
         """Returns a copy in which ``kwargs`` replace the present values."""
-        return _replaced(self, _checked(ActorOptions, kwargs, what))._with_name(what)
+        return _agreeing(_replaced(self, _checked(ActorOptions, kwargs, what)), what)._with_name(what)
+
+    def names_group(self) -> bool:
+        """Whether the options about placement groups are not the defaults."""
+        return _names_group(self)
 
     def _with_name(self, what: str) -> ActorOptions:
         if self.get_if_exists and self.name is None:
@@ -162,6 +185,27 @@ class MethodOptions:
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> MethodOptions:
         """Returns a copy in which ``kwargs`` replace the present values."""
         return _replaced(self, _checked(MethodOptions, kwargs, what))
+
+
+Placeable = TypeVar("Placeable", "TaskOptions", "ActorOptions")
+
+
+def _names_group(options: TaskOptions | ActorOptions) -> bool:
+    strategy = options.scheduling_strategy
+    if strategy is not None:
+        return hasattr(strategy, "placement_group_bundle_index")
+    given = options.placement_group, options.placement_group_bundle_index, options.placement_group_capture_child_tasks
+    return given != ("default", -1, None)
+
+
+def _agreeing(options: Placeable, what: str) -> Placeable:
+    """Checks that a placement group is given in one way only."""
+    if options.scheduling_strategy is not None and options.placement_group not in ("default", None):
+        raise ValueError(
+            f"{what}: Placement groups should be specified via the scheduling_strategy option. The placement_group "
+            "option is deprecated."
+        )
+    return options
 
 
 def _replaced(options: Options, values: Mapping[str, Any]) -> Options:
@@ -323,7 +367,9 @@ def _lifetime(given: _Given) -> str:
     )
 
 
-def _scheduling_strategy(given: _Given) -> str:
+def _scheduling_strategy(given: _Given) -> Any:
+    if hasattr(given.value, "placement_group_bundle_index"):
+        return given.value
     if not isinstance(given.value, str):
         given.not_yet()
     return (
@@ -331,6 +377,12 @@ def _scheduling_strategy(given: _Given) -> str:
         if given.value in ("DEFAULT", "SPREAD")
         else given.wrong_value("supported are None, 'DEFAULT' and 'SPREAD'")
     )
+
+
+def _placement_group(given: _Given) -> Any:
+    if given.value is None or given.value == "default" or hasattr(type(given.value), "bundle_specs"):
+        return given.value
+    given.wrong_type("a PlacementGroup, None or 'default'")
 
 
 def _runtime_env(given: _Given) -> Mapping[str, Any]:
@@ -351,6 +403,9 @@ _SHARED: dict[str, Check] = {
     "resources": _resources,
     "name": _text,
     "scheduling_strategy": _scheduling_strategy,
+    "placement_group": _placement_group,
+    "placement_group_bundle_index": _count(-1, " (-1: any bundle)"),
+    "placement_group_capture_child_tasks": _flag,
     "runtime_env": _runtime_env,
 }
 _TASK: dict[str, Check] = {
@@ -395,9 +450,6 @@ _NOT_YET = frozenset(
         "fallback_strategy",
         "accelerator_type",
         "object_store_memory",
-        "placement_group",
-        "placement_group_bundle_index",
-        "placement_group_capture_child_tasks",
         "enable_task_events",
         "_labels",
         "_metadata",
@@ -421,7 +473,8 @@ def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]
     for name, value in kwargs.items():
         given = _Given(what, name, value)
         if name in checks:
-            values[name] = getattr(kind(), name) if value is None else checks[name](given)
+            is_default = value is None and name != "placement_group"  # whose None is a value of its own
+            values[name] = getattr(kind(), name) if is_default else checks[name](given)
         elif name not in _NOT_YET:
             _refuse(kind, given)
         elif value is not None:

@@ -16,12 +16,16 @@ def retried_types(retry_exceptions: Any) -> bool | bytes:
 
 
 def pack_options(
-    name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0, generator: bool = False
-) -> bytes:
-    """Returns the packed options of a call. ``generator``: the function is a generator."""
+    name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0, generator: bool = False,
+    captures: bool = False,
+) -> bytes:  # fmt: skip
+    """Returns the packed options of a call. ``generator``: the function is a generator; ``captures``: what the task or
+    actor creates runs in its placement group."""
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if retried:
         options["retry_exceptions"] = retried
     if generator and n_returns == 1:  # with more values, the type of the returned value tells the worker
         options["generator"] = True
+    if captures:
+        options["captures"] = True
     return pack(options)

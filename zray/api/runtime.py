@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 
 class PreparedTask:
-    """A remote function's options, encoded once for all calls."""
+    """A remote function's options, encoded once for all calls.
 
-    __slots__ = ("max_retries", "n_returns", "options", "packed", "shape", "spread", "streams")
+    ``shape`` is empty if they name a placement group. What a call asks for then depends on the caller, too.
+    """
+
+    __slots__ = ("_generator", "_name", "max_retries", "n_returns", "options", "packed", "shape", "spread", "streams")
 
     def __init__(self, name: str, options: TaskOptions, generator: bool = False) -> None:
         self.options = options
@@ -38,11 +41,27 @@ class PreparedTask:
         self.streams = generator and options.num_returns is None
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
-        self.shape = shape_key(options.resource_amounts())
-        self.packed = pack_options(
-            options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
-            generator,
+        self.shape = b"" if options.names_group() else shape_key(options.resource_amounts())
+        self._name = name
+        self._generator = generator
+        self.packed = self._pack(False)
+
+    def _pack(self, captures: bool) -> bytes:
+        options = self.options
+        return pack_options(
+            options.name or self._name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
+            self._generator, captures,
         )  # fmt: skip
+
+    def in_group(self, session: Session) -> tuple[bytes, bytes]:
+        """The shape and the packed options of a call that may run in a placement group.
+
+        Raises ValueError if the group has no such bundle, or the bundle is too small.
+        """
+        from zray.api.group_placement import placed_task  # not at the top: few programs have groups
+
+        shape, captures = placed_task(session, self.options, self._name)
+        return shape, self._pack(True) if captures else self.packed
 
 
 def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwargs: dict[str, Any], what: str) -> None:
@@ -118,6 +137,9 @@ class ClusterRuntime:
         args: Sequence[Any], kwargs: dict[str, Any],
     ) -> list[ObjectRef]:  # fmt: skip
         session = self.session
+        shape, packed = task.shape, task.packed
+        if not shape or session.captures:
+            shape, packed = task.in_group(session)
         shipped = pickled()
         function_id = shipped.id16
         if function_id not in session.core.exported:
@@ -127,9 +149,7 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
-        return session.submit(
-            function_id, task.shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread
-        )
+        return session.submit(function_id, shape, packed, arguments, task.n_returns, task.max_retries, task.spread)
 
     def create_actor(
         self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],
@@ -144,6 +164,7 @@ class ClusterRuntime:
             blame_argument(meta.constructor, args, kwargs, f"{meta.class_name}()")
             raise
         detached = options.lifetime == "detached"
+        placement, running, captures = self._places_of(options, meta.class_name)
         spec = ActorSpec(
             class_name=meta.class_name,
             name=options.name or "",
@@ -153,12 +174,12 @@ class ClusterRuntime:
             max_concurrency=meta.concurrency,
             ordered=meta.ordered,
             has_coroutines=meta.has_coroutines,
-            placement=shape_key(options.placement_amounts()),
-            running=shape_key(options.running_amounts()),
+            placement=placement,
+            running=running,
             handle=b"",
             meta=meta.packed(),
         )
-        packed = pack_options("__init__", 1, "", False)
+        packed = pack_options("__init__", 1, "", False, captures=captures)
         if not spec.name:
             return *session.create_actor(function_id, spec, packed, arguments, counted=not detached), meta
         found, actor_id, handle = session.create_named_actor(
@@ -176,6 +197,14 @@ class ClusterRuntime:
                 )
             raise ValueError(f"{what}: choose another name, or get it with zray.get_actor() or get_if_exists=True")
         return found.actor_id, None, type(meta).unpack(found.spec.meta)
+
+    def _places_of(self, options: ActorOptions, class_name: str) -> tuple[bytes, bytes, bool]:
+        """The shapes for placing an actor, and for as long as it lives; whether its group captures what it creates."""
+        if not options.names_group() and not self.session.captures:
+            return shape_key(options.placement_amounts()), shape_key(options.running_amounts()), False
+        from zray.api.group_placement import placed_actor  # not at the top: few programs have groups
+
+        return placed_actor(self.session, options, class_name)
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,

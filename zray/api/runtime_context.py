@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zray.api.deprecation import warn_deprecated
 from zray.api.runtime import context, is_local_mode, runtime
+from zray.bundles import group_of, plain
 from zray.client import session as sessions
 from zray.exceptions import ZrayError
 from zray.ids import PROCESS_ID_BYTES
@@ -82,7 +83,16 @@ class RuntimeContext:
 
     def get_assigned_resources(self) -> dict[str, float]:
         """The resources that the running task or actor holds: amounts by name; memory in bytes."""
-        return {name: amount / 10_000 for name, amount in context().resources.items()}
+        return {name: amount / 10_000 for name, amount in plain(context().resources).items()}
+
+    def get_placement_group_id(self) -> str | None:
+        """The placement group in which the running task or actor is; None if it is in none, and in a driver."""
+        return group_of(context().resources) or None
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what the running task or actor creates runs in its placement group."""
+        return context().captures
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """The GPUs that the running task or actor may use, as strings, under the key "GPU"."""

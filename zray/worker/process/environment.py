@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 
+from zray.bundles import plain
 from zray.client.core.execution import CALL, Assignment
 from zray.protocol.codec import unpack
 from zray.protocol.messages import ActorStart, JobConfig
@@ -53,6 +54,7 @@ class Environment:
         self._label = ""  # of the actor; empty while its constructor runs
         self._shapes: dict[bytes, dict[str, int]] = {}
         self._actor_resources: dict[str, int] = {}
+        self.actor_captures = False  # what the actor creates runs in its placement group
         self._own_path = [*_entries_of_variable(), *sys.path]
 
     def apply_job(self, job: JobConfig) -> None:
@@ -73,7 +75,7 @@ class Environment:
         self._actor_resources = dict(unpack(start.spec.running))
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
-        """Returns what is assigned to the task, in ten-thousandths."""
+        """Returns what is assigned to the task, in ten-thousandths, under the names that it asked for."""
         if task.kind == CALL:
             return self._actor_resources
         key = task.shape if task.actor_start is None else task.actor_start.spec.running
@@ -107,7 +109,7 @@ class Environment:
                 os.environ.pop(GPU_VARIABLE, None)
             else:
                 os.environ[GPU_VARIABLE] = shown
-        cpus = max(1, self.resources_of(task).get("CPU", 0) // 10_000)
+        cpus = max(1, plain(self.resources_of(task)).get("CPU", 0) // 10_000)
         if cpus != self._cpus:
             self._cpus = cpus
             for variable in self._thread_variables:

@@ -12,7 +12,7 @@ from types import GeneratorType
 from typing import Any, NamedTuple
 
 from zray.client.context import TaskContext
-from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
+from zray.client.core.execution import CALL, CONSTRUCTOR, Assignment, Return
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.exports import STORED_FUNCTION
 from zray.client.session import Session
@@ -36,7 +36,7 @@ class CallOptions:
     ``name``: the name that the caller has chosen, else the function's, ``Class.method`` or ``Class.__init__``.
     """
 
-    __slots__ = ("generator", "max_calls", "method", "n_returns", "name", "retry_exceptions")
+    __slots__ = ("captures", "generator", "max_calls", "method", "n_returns", "name", "retry_exceptions")
 
     def __init__(self, packed: bytes, actor_class: str) -> None:
         options = unpack(packed)
@@ -48,9 +48,10 @@ class CallOptions:
         self.max_calls: int = options.get("max_calls", 0)
         self.generator: bool = options.get("generator", False)  # its only value is the first that it yields
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
+        self.captures: bool = options.get("captures", False)  # what it creates runs in its placement group
         if not (
             [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
-            and type(self.generator) is bool
+            and type(self.generator) is type(self.captures) is bool
             and type(self.retry_exceptions) in (bool, bytes)
             and self.n_returns >= 0
         ):
@@ -294,7 +295,8 @@ def _put(args: list[Any], kwargs: dict[str, Any], key: int | str, value: Any) ->
 def context_of(task: Assignment, options: CallOptions, environment: Environment) -> TaskContext:
     """Returns the context that the running code can read."""
     resources, gpus = environment.resources_of(task), environment.gpus_of(task)
-    return TaskContext(task.task_id, options.name, task.attempt, resources, gpus)
+    captures = options.captures or (task.kind == CALL and environment.actor_captures)
+    return TaskContext(task.task_id, options.name, task.attempt, resources, gpus, captures)
 
 
 def now_us() -> int:
