@@ -97,6 +97,11 @@ def _faster_than_ray(factor: float) -> tuple[Times]:
     return (Times(factor),)
 
 
+def _as_a_pool(pool: str) -> tuple[Times, Times]:
+    """Eight times as fast as Ray, and as fast as the library whose interface it is."""
+    return Times(8), Times(1, (pool,))
+
+
 ROWS = (
     Row("startup", "lifecycle", "import + init + first task", "s", (AtMost(0.6),), IMPLEMENTATIONS),
     Row("idle_pss", "lifecycle", "idle cluster, PSS of all but the driver", "MB", (AtMost(60),), IMPLEMENTATIONS),
@@ -124,6 +129,8 @@ ROWS = (
     Row("returns_3k", "scale", "3,000 returns of one task", "s", _faster_than_ray(1)),
     Row("gets_10k", "scale", "get of 10,000 refs", "s", _faster_than_ray(1)),
     Row("refs_10k", "scale", "get of one object with 10,000 refs", "/s", _faster_than_ray(1)),
+    Row("pool_map", "pools", "Pool.map, 10,000 small calls", "/s", _as_a_pool("ppe"), (*CLUSTERS, "ppe")),
+    Row("joblib_calls", "pools", "joblib, 10,000 small calls", "/s", _as_a_pool("loky"), (*CLUSTERS, "loky")),
     Row("backlog_rate", "backlog", "1,000,000 queued small tasks", "/s", (), ("zray",)),
     Row("backlog_ratio", "backlog", "rate at the end to rate at the start", "x", (AtLeast(0.7),), ("zray",)),
     Row("backlog_rss", "backlog", "peak RSS of driver + broker", "MB", (AtMost(4096),), ("zray",)),

@@ -5,6 +5,10 @@ the public names and nothing else. What few programs use is loaded when it is as
 source tree describes how zray works.
 """
 
+from __future__ import annotations
+
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from zray import actor, exceptions, remote_function, runtime_context, util
@@ -18,12 +22,18 @@ from zray.api.cluster import (
     shutdown,
 )
 from zray.api.decorator import remote
+from zray.api.generators import ObjectRefGenerator
 from zray.api.objects import cancel, get, get_actor, kill, put, wait
 from zray.api.runtime_context import get_gpu_ids, get_runtime_context
-from zray.object_ref import ObjectRef
+from zray.object_ref import DynamicObjectRefGenerator, ObjectRef
 from zray.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from zray import cloudpickle, cross_language, job_config, types
+    from zray.as_ray import install_as_ray
+    from zray.client_builder import ClientBuilder, client
+    from zray.cross_language import Language, cpp_function, java_actor_class, java_function
+    from zray.logs.job_logging import LoggingConfig
     from zray.public_ids import (
         ActorClassID,
         ActorID,
@@ -37,6 +47,20 @@ if TYPE_CHECKING:
         WorkerID,
     )
 
+
+class _ClientModule(ModuleType):
+    """The package ``zray.client``, which can be called, since ``ray.client()`` is a function."""
+
+    def __call__(self, address: str | None = None, _deprecation_warn_enabled: bool = True) -> ClientBuilder:
+        from zray.client_builder import client
+
+        return client(address, _deprecation_warn_enabled)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (__import__, (self.__name__, None, None, ["*"]))
+
+
+sys.modules["zray.client"].__class__ = _ClientModule
 ObjectID = ObjectRef
 SCRIPT_MODE, WORKER_MODE, LOCAL_MODE = 0, 1, 2
 """Kinds of processes, under Ray's numbers."""
@@ -49,18 +73,38 @@ _ELSEWHERE = {
         ),
         "zray.public_ids",
     ),
+    **dict.fromkeys(("Language", "cpp_function", "java_actor_class", "java_function"), "zray.cross_language"),
+    "ClientBuilder": "zray.client_builder",
+    "LoggingConfig": "zray.logs.job_logging",
+    "install_as_ray": "zray.as_ray",
 }  # fmt: skip
 """The modules of the names that are loaded when they are asked for."""
-_MODULES: frozenset[str] = frozenset(())
+_MODULES = frozenset(
+    {
+        "autoscaler", "client_builder", "cloudpickle", "cluster_utils", "cross_language", "dag", "data", "experimental",
+        "job_config", "runtime_env", "types",
+    }
+)  # fmt: skip
 """Modules that are loaded when they are asked for as attributes of this one."""
 
 
+def timeline(filename: str | None = None) -> list[dict[str, Any]]:
+    """Raises NotImplementedError: zray does not record when tasks ran yet.
+
+    Args:
+        filename: where Ray writes the events.
+    """
+    raise NotImplementedError(
+        "timeline(): zray does not record when tasks ran yet. `zray status` shows what runs now, and since when"
+    )
+
+
 def __getattr__(name: str) -> Any:
-    import importlib
+    import importlib.util
 
     if name in _ELSEWHERE:
         found = getattr(importlib.import_module(_ELSEWHERE[name]), name)
-    elif name in _MODULES:
+    elif name in _MODULES and importlib.util.find_spec(f"zray.{name}") is not None:
         found = importlib.import_module(f"zray.{name}")
     else:
         raise AttributeError(f"module 'zray' has no attribute {name!r}")
@@ -75,13 +119,18 @@ def __dir__() -> list[str]:
 __all__ = [
     "ActorClassID",
     "ActorID",
+    "ClientBuilder",
     "ClusterID",
+    "DynamicObjectRefGenerator",
     "FunctionID",
     "JobID",
     "LOCAL_MODE",
+    "Language",
+    "LoggingConfig",
     "NodeID",
     "ObjectID",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroupID",
     "SCRIPT_MODE",
     "TaskID",
@@ -92,14 +141,22 @@ __all__ = [
     "actor",
     "available_resources",
     "cancel",
+    "client",
+    "cloudpickle",
     "cluster_resources",
+    "cpp_function",
+    "cross_language",
     "exceptions",
     "get",
     "get_actor",
     "get_gpu_ids",
     "get_runtime_context",
     "init",
+    "install_as_ray",
     "is_initialized",
+    "java_actor_class",
+    "java_function",
+    "job_config",
     "kill",
     "method",
     "nodes",
@@ -108,6 +165,8 @@ __all__ = [
     "remote_function",
     "runtime_context",
     "shutdown",
+    "timeline",
+    "types",
     "util",
     "wait",
 ]

@@ -388,7 +388,7 @@ class ActorPlacementGroupRemoved(ZrayError):
 
 
 class ObjectRefStreamEndOfStreamError(ZrayError):
-    """A stream of references has no more items."""
+    """The end of a stream, in place of an item. ``next`` of its ``ObjectRefGenerator`` raises StopIteration."""
 
 
 class StreamingGeneratorReplayInconsistentError(SystemFailure):
@@ -529,6 +529,7 @@ FAILURES: dict[str, type[ZrayError]] = {
         MessageRefusedError,
         TaskPlacementGroupRemoved,
         ActorPlacementGroupRemoved,
+        ObjectRefStreamEndOfStreamError,
     )
 }
 """The class, by name, of each failure that travels as a name and not as a pickle."""

@@ -13,7 +13,8 @@ still give the dying object to other threads.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from zray.exceptions import ZrayError
@@ -223,3 +224,23 @@ class ObjectRef(Generic[T_co]):
 
     def __deepcopy__(self, memo: Any) -> ObjectRef[T_co]:
         return self
+
+
+class DynamicObjectRefGenerator:
+    """The references to all values of a generator whose ``num_returns`` is "dynamic": the value of its one reference.
+
+    Iterating removes each reference that it returns. ``len`` is the number of those that are left.
+    """
+
+    def __init__(self, refs: Sequence[ObjectRef]) -> None:
+        self._refs = deque(refs)
+
+    def __iter__(self) -> Iterator[ObjectRef]:
+        while self._refs:
+            yield self._refs.popleft()
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    def __repr__(self) -> str:
+        return f"DynamicObjectRefGenerator({len(self._refs)} references)"

@@ -42,8 +42,10 @@ class TaskOptions:
     """Bytes that must be free on the host. Used for placement, not enforced as a limit."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Amounts of custom resources, by name."""
-    num_returns: int | None = None
-    """The number of objects that the task returns. None: 1. A generator needs a number: zray has no streaming yet."""
+    num_returns: int | str | None = None
+    """The number of objects that the task returns; "streaming": an object for each value that the function, a
+    generator, yields, as they come; "dynamic" (deprecated): the same when it has ended. None: "streaming" for a
+    generator, else 1."""
     max_retries: int = 3
     """How many times a task is tried again after its worker died; -1: no limit."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
@@ -54,6 +56,11 @@ class TaskOptions:
     that memory."""
     name: str | None = None
     """The name of the task in messages and in ``ps``; default: the name of the function."""
+    _generator_backpressure_num_objects: int = -1
+    """The number of values that a stream may have and its reader has not taken yet: then the generator waits; -1: no
+    limit."""
+    _num_objects_per_yield: int = 1
+    """The generator yields tuples of this length, of which each element is an object of its own."""
     scheduling_strategy: Any = None
     """"DEFAULT" (or None): on the host that has the large arguments, else hosts are filled one after the other.
     "SPREAD": on the host whose CPUs are used least. Or a PlacementGroupSchedulingStrategy."""
@@ -78,6 +85,7 @@ class TaskOptions:
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> TaskOptions:
         """Returns a copy in which ``kwargs`` replace the present values."""
         given = dict(kwargs)
+        _check_per_yield(given, self._num_objects_per_yield, what)
         max_calls = given.pop("max_calls", None)
         if max_calls is not None:
             raise ValueError(
@@ -121,6 +129,9 @@ class ActorOptions:
     """The namespace of its name; default: the job's."""
     lifetime: str | None = None
     """``"detached"``: the actor runs until it is killed, even after its handles and its job are gone."""
+    _actor_generator_backpressure_num_objects: int = -1
+    """The number of values of all of the actor's streams together that their readers may not have taken yet: then its
+    generators wait; -1: no limit."""
     get_if_exists: bool = False
     """Return a handle of the actor that already has the name, instead of raising ValueError."""
     scheduling_strategy: Any = None
@@ -168,8 +179,12 @@ class ActorOptions:
 class MethodOptions:
     """Options of an actor's method."""
 
-    num_returns: int | None = None
+    num_returns: int | str | None = None
     """The same as ``TaskOptions.num_returns``."""
+    _generator_backpressure_num_objects: int = -1
+    """The same as for tasks."""
+    _num_objects_per_yield: int = 1
+    """The same as for tasks."""
     max_task_retries: int | None = None
     """How many times a call is tried again if the actor died during it; -1: no limit; None: the actor's option."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
@@ -184,6 +199,7 @@ class MethodOptions:
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> MethodOptions:
         """Returns a copy in which ``kwargs`` replace the present values."""
+        _check_per_yield(kwargs, self._num_objects_per_yield, what)
         return _replaced(self, _checked(MethodOptions, kwargs, what))
 
 
@@ -206,6 +222,14 @@ def _agreeing(options: Placeable, what: str) -> Placeable:
             "option is deprecated."
         )
     return options
+
+
+def _check_per_yield(kwargs: Mapping[str, Any], declared: int, what: str) -> None:
+    """Raises ValueError if ``.options()`` changes what a generator yields."""
+    if kwargs.get("_num_objects_per_yield", declared) != declared:
+        raise ValueError(
+            f"{what}: _num_objects_per_yield cannot be overridden for a call: give it where the function is declared"
+        )
 
 
 def _replaced(options: Options, values: Mapping[str, Any]) -> Options:
@@ -303,9 +327,17 @@ def _resources(given: _Given) -> dict[str, float]:
     return amounts
 
 
-def _num_returns(given: _Given) -> int:
-    if given.value in ("streaming", "dynamic"):
-        given.not_yet()
+STREAMING, DYNAMIC = "streaming", "dynamic"
+DYNAMIC_WARNING = 'num_returns="dynamic" is deprecated, on Ray too: use num_returns="streaming"'
+
+
+def _num_returns(given: _Given) -> int | str:
+    if isinstance(given.value, str) and given.value in (STREAMING, DYNAMIC):
+        if given.value == DYNAMIC:
+            import warnings  # here, because workers need it only for this
+
+            warnings.warn(DYNAMIC_WARNING, DeprecationWarning, stacklevel=8)
+        return given.value
     checked: int = _count(0, most=MAX_RETURNS)(given)
     return checked
 
@@ -350,6 +382,26 @@ def _sendable(text: str, given: _Given) -> str:
 
 def _flag(given: _Given) -> bool:
     return given.value if isinstance(given.value, bool) else given.wrong_type("True or False")
+
+
+def check_streams(num_returns: int | str | None, is_generator: bool, what: str) -> bool:
+    """Returns whether a call has a stream: a generator whose values are objects as they come.
+
+    Raises ValueError if only a generator can have these ``num_returns``, and the function is none.
+    """
+    if num_returns is None:
+        return is_generator
+    if isinstance(num_returns, str) and not is_generator:
+        raise ValueError(
+            f"{what}: num_returns={num_returns!r} is for generator functions (functions that use 'yield'), and this is "
+            f"none: give a number"
+        )
+    return isinstance(num_returns, str)
+
+
+def _backpressure(given: _Given) -> int:
+    checked: int = _count(-1, " (-1: no limit)")(given)
+    return checked or given.wrong_value("it must be > 0, or -1 for no limit")
 
 
 def _max_pending_calls(given: _Given) -> int:
@@ -408,12 +460,17 @@ _SHARED: dict[str, Check] = {
     "placement_group_capture_child_tasks": _flag,
     "runtime_env": _runtime_env,
 }
+_STREAM: dict[str, Check] = {
+    "_generator_backpressure_num_objects": _backpressure,
+    "_num_objects_per_yield": _count(1),
+}
 _TASK: dict[str, Check] = {
     **_SHARED,
     "num_returns": _num_returns,
     "max_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
     "max_calls": _count(0, " (0: no limit)"),
+    **_STREAM,
 }
 _ACTOR: dict[str, Check] = {
     **_SHARED,
@@ -424,12 +481,14 @@ _ACTOR: dict[str, Check] = {
     "namespace": _text,
     "lifetime": _lifetime,
     "get_if_exists": _flag,
+    "_actor_generator_backpressure_num_objects": _backpressure,
 }
 _METHOD: dict[str, Check] = {
     "num_returns": _num_returns,
     "max_task_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
     "name": _text,
+    **_STREAM,
 }
 _SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
     TaskOptions: ("a remote function", _TASK),
@@ -458,9 +517,6 @@ _NOT_YET = frozenset(
         "allow_out_of_order_execution",
         "enable_tensor_transport",
         "tensor_transport",
-        "_generator_backpressure_num_objects",
-        "_actor_generator_backpressure_num_objects",
-        "_num_objects_per_yield",
     )
 )
 """Options of Ray that zray does not have yet. The value ``None`` asks for nothing and is accepted."""

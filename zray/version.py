@@ -3,6 +3,10 @@
 import sys
 
 VERSION = "0.1.0"
+RAY_VERSION = "2.60.0"
+"""The version of Ray whose interface zray has. Libraries that need Ray compare it with what they need."""
+RAY_COMMIT = f"zray-{VERSION}"
+"""In the place of the commit that Ray was built from."""
 
 
 def python_version() -> str:

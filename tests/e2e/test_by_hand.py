@@ -90,8 +90,8 @@ def test_options_that_only_a_new_cluster_can_have(monkeypatch):
 def test_a_malformed_address_in_the_environment(variable, monkeypatch):
     import zray as ray
 
-    monkeypatch.setenv(variable, "ray://head:10001")
-    with pytest.raises(ray.exceptions.ConfigError, match=f"{variable}: address 'ray://head:10001' is not"):
+    monkeypatch.setenv(variable, "gopher://head:10001")
+    with pytest.raises(ray.exceptions.ConfigError, match=f"{variable}: address 'gopher://head:10001' is not"):
         ray.init()
 
 

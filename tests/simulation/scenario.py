@@ -7,6 +7,7 @@ import functools
 from collections import Counter
 from typing import Any
 
+from tests.simulation.streams import generator, read_some
 from zray.client.core.execution import CALL, Assignment
 from zray.client.core.states import STORED
 from zray.client.core.windows import WINDOWS, Windows
@@ -46,6 +47,8 @@ def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cance
 
     ``cancels``: it also cancels what it has a reference to, its own children or what others have submitted.
     """
+    if task.producer is not None:
+        return generator(worker, task, refs)
     rng = worker.cluster.sim.random
     held = list(refs)  # each loaded once for this task
     blocked = False
@@ -67,6 +70,12 @@ def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cance
                 held.extend(worker.submit(str(depth + 1), top, passed, cpus=cpus, parent=task.task_id))
         if cancels and held and rng.random() < 0.1:
             worker.cancel(rng.choice(held), rng.choice(CANCEL_MODES))
+        if rng.random() < 0.1:
+            worker.block()
+            blocked = True
+            held.extend((yield from read_some(worker, [], held[:2], task.task_id)))
+            worker.unblock()
+            blocked = False
         if held and rng.random() < 0.6:
             wanted = [rng.choice(held)]
             worker.block()
@@ -138,6 +147,8 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
                 bag.extend((yield from call_behind_one_that_waits(driver, rng.choice(actors))))
             if rng.random() < 0.1:
                 bag.append(driver.put(some))
+            if rng.random() < 0.15:
+                bag.extend((yield from read_some(driver, actors, some[:3])))
             if bag and rng.random() < 0.2:
                 (value,) = yield Get([rng.choice(bag)])
                 bag.extend(value or [])
@@ -273,6 +284,8 @@ def leftovers(cluster: SimCluster, drivers: list[SimDriver]) -> list[str]:
             found.append(f"{name} tasks")
         if core.execution.running or core.execution.queued:
             found.append(f"{name} work")
+        if core.streams.streams:
+            found.append(f"{name} streams")
     if not found:
         found.extend(unexplained(processes))
         found.extend(unexplained_values(cluster, processes))

@@ -11,15 +11,25 @@ import zray
 from zray import exceptions
 
 PUBLIC = {
-    "ObjectRef", "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
+    "DynamicObjectRefGenerator", "ObjectRef", "ObjectRefGenerator",
+    "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
     "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put",
     "remote", "remote_function", "runtime_context", "shutdown", "util", "wait",
     "ActorClassID", "ActorID", "ClusterID", "FunctionID", "JobID", "NodeID", "ObjectID", "PlacementGroupID", "TaskID",
-    "UniqueID", "WorkerID", "LOCAL_MODE", "SCRIPT_MODE", "WORKER_MODE",
+    "UniqueID", "WorkerID", "LOCAL_MODE", "SCRIPT_MODE", "WORKER_MODE", "ClientBuilder", "Language", "LoggingConfig",
+    "client", "cloudpickle", "cpp_function", "cross_language", "install_as_ray", "java_actor_class", "java_function",
+    "job_config", "timeline", "types",
 }  # fmt: skip
 
 IN_MODULES = {
-    "zray.actor": {"ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor"},
+    "zray.actor": {
+        "ActorClass",
+        "ActorClassInheritanceException",
+        "ActorHandle",
+        "ActorMethod",
+        "exit_actor",
+        "method",
+    },
     "zray.remote_function": {"RemoteFunction"},
     "zray.runtime_context": {"RuntimeContext", "get_runtime_context"},
 }
@@ -53,9 +63,11 @@ RAY_ALIASES = {
 }
 
 PARAMETERS = {
-    "init": "address, *, num_cpus, num_gpus, memory, resources, object_store_memory, insecure, local_mode, "
-    "ignore_reinit_error, "
-    "include_dashboard, configure_logging, logging_level, log_to_driver, namespace, runtime_env, **unknown",
+    "init": "address, *, num_cpus, num_gpus, memory, resources, labels, object_store_memory, insecure, local_mode, "
+    "ignore_reinit_error, include_dashboard, dashboard_host, dashboard_port, job_config, configure_logging, "
+    "logging_level, logging_format, logging_config, log_to_driver, namespace, runtime_env, enable_resource_isolation, "
+    "cgroup_path, system_reserved_cpu, system_reserved_memory, proxy_server_url, **kwargs",
+    "shutdown": "*, wait_for_processes, _exiting_interpreter",
     "get": "refs, *, timeout",
     "wait": "refs, *, num_returns, timeout, fetch_local",
     "cancel": "ref, *, force, recursive",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, TypeVar
 
-from zray.api.actor_meta import METHOD_OPTIONS, STREAMING, ActorMeta, MethodMeta
-from zray.api.call_options import pack_options, retried_types
+from zray.api.actor_meta import METHOD_OPTIONS, ActorMeta, CallOptions, MethodMeta
+from zray.api.generators import ObjectRefGenerator
 from zray.api.remote_function import _Shipment, looks_like
 from zray.api.runtime import runtime
 from zray.exceptions import ActorExit
@@ -49,13 +49,12 @@ class ActorMethod:
     __doc__ = _OfMethod(lambda meta: meta.function.__doc__ if meta.function is not None else None, __doc__)
     __signature__ = _OfMethod(lambda meta: meta.shown_signature)
     __name__ = _OfMethod(lambda meta: meta.name)
-    __slots__ = ("_handle", "_meta", "_n_returns", "_packed", "_retries")
+    __slots__ = ("_handle", "_meta", "_options", "_retries")
 
     def __init__(self, handle: ActorHandle[Any], meta: MethodMeta) -> None:
         self._handle = handle
         self._meta = meta
-        self._n_returns = meta.n_returns
-        self._packed = b""
+        self._options: CallOptions | None = None
         self._retries = handle._meta.max_task_retries if meta.retries is None else meta.retries
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -66,17 +65,16 @@ class ActorMethod:
         """
         meta = self._meta
         meta.check.bind_check(args, kwargs)
-        if self._n_returns == STREAMING:
-            raise NotImplementedError(
-                f"method {meta.name} is a generator: streaming its values is not supported yet. Give num_returns=n to "
-                f"get each of its n values as an object, or return a list"
-            )
         handle = self._handle
-        packed = self._packed or handle._meta.call_options(meta, self._n_returns)
-        refs = runtime().call(
-            handle._actor_id, handle._ref, handle._meta, meta.name, packed, self._n_returns, self._retries, args, kwargs
-        )
-        if self._n_returns == 1:
+        n_returns, stream, packed = self._options or handle._meta.call_options(meta)
+        source = runtime()
+        refs = source.call(
+            handle._actor_id, handle._ref, handle._meta, meta.name, packed, n_returns, self._retries, args, kwargs,
+            stream,
+        )  # fmt: skip
+        if stream is not None and not stream.spec.collected:
+            return ObjectRefGenerator(source, refs)
+        if n_returns == 1:
             return refs[0]
         return refs or None
 
@@ -87,15 +85,9 @@ class ActorMethod:
         """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method = ActorMethod(self._handle, self._meta)
-        if given.num_returns is not None:
-            method._n_returns = given.num_returns
         if "max_task_retries" in options and given.max_task_retries is not None:
             method._retries = given.max_task_retries
-        retry = self._meta.retry_exceptions
-        if "retry_exceptions" in options:
-            retry = retried_types(given.retry_exceptions)
-        name = options.get("name") or self._meta.name
-        method._packed = pack_options(name, method._n_returns, self._meta.name, retry, 0, self._meta.streams)
+        method._options = CallOptions.of(self._handle._meta, self._meta, given, options)
         return method
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
-from zray.api.call_options import pack_options, retried_types
+from zray.api.call_options import CallStream, pack_options, retried_types, stream_of
 from zray.methods import BUILT_IN_METHODS
-from zray.options import ActorOptions, MethodOptions
+from zray.options import ActorOptions, MethodOptions, check_streams
 from zray.protocol.codec import pack, unpack
 from zray.signatures import SignatureCheck
 
@@ -17,31 +17,33 @@ METHOD_OPTIONS = "__zray_method_options__"
 MAX_ASYNC_CALLS = 1000
 """The number of calls that an actor with ``async def`` methods runs at once, unless ``max_concurrency`` is given."""
 
-STREAMING = -1
-"""Stands for the number of return values of a generator for which ``num_returns`` was not given."""
-
 
 class MethodMeta:
-    """What callers know of a method. ``function``: the method itself, to be shown, if the class is known here."""
+    """What callers know of a method. ``function``: the method itself, to be shown, if the class is known here.
+    ``backpressure``, ``per_yield``: the options of its stream."""
 
-    __slots__ = ("check", "function", "n_returns", "name", "parameters", "retries", "retry_exceptions", "signature",
-                 "streams")  # fmt: skip
+    __slots__ = ("backpressure", "check", "function", "is_generator", "name", "num_returns", "parameters", "per_yield",
+                 "retries", "retry_exceptions", "signature")  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        n_returns: int,
+        num_returns: int | str | None,
         parameters: list[Any] | None = None,
         retries: int | None = None,
         retry: bool | bytes = False,
         is_generator: bool = False,
+        backpressure: int = -1,
+        per_yield: int = 1,
     ) -> None:
         self.name = name
-        self.n_returns = n_returns
+        self.num_returns = num_returns
         self.parameters = parameters  # [name, kind, has a default]; None: unknown
         self.retries = retries
         self.retry_exceptions = retry  # True: after any exception; False: after none; bytes: a pickle of the types
-        self.streams = is_generator
+        self.is_generator = is_generator
+        self.backpressure = backpressure
+        self.per_yield = per_yield
         stub = _stub(name, parameters)
         self.signature = inspect.signature(stub) if parameters is not None else None
         self.check = SignatureCheck(stub, skip_first=False)
@@ -94,7 +96,8 @@ class ActorMeta:
 
     ``ordered``: the actor runs one call at a time, in each caller's order; other actors run a call when its arguments
     exist. ``concurrency``: the number of calls that it runs at once. ``attributes``: the names of the attributes of the
-    class that are not methods, such as properties.
+    class that are not methods, such as properties. ``most_untaken``: the number of items of all of its streams that may
+    not be taken yet; -1: any number.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class ActorMeta:
         ordered: bool,
         concurrency: int,
         attributes: list[str],
+        most_untaken: int = -1,
     ) -> None:
         self.class_name = class_name
         self.methods = methods
@@ -114,9 +118,10 @@ class ActorMeta:
         self.ordered = ordered
         self.concurrency = concurrency
         self.attributes = attributes
+        self.most_untaken = most_untaken
         self.constructor: inspect.Signature | None = None  # set only where the class is known
         self.has_coroutines = False  # likewise
-        self._call_options: dict[tuple[str, int], bytes] = {}
+        self._call_options: dict[str, CallOptions] = {}
 
     @classmethod
     def of_class(cls, kind: type, options: ActorOptions, no_methods: Collection[str]) -> ActorMeta:
@@ -129,13 +134,16 @@ class ActorMeta:
             static = isinstance(inspect.getattr_static(kind, name), (staticmethod, classmethod))
             parameters = _parameters(member, skip_first=not static)
             retry = retried_types(given.retry_exceptions)
-            streams = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
-            n_returns = (STREAMING if streams else 1) if given.num_returns is None else given.num_returns
-            made = methods[name] = MethodMeta(name, n_returns, parameters, given.max_task_retries, retry, streams)
+            is_generator = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
+            check_streams(given.num_returns, is_generator, f"{kind.__name__}.{name}")
+            made = methods[name] = MethodMeta(
+                name, given.num_returns, parameters, given.max_task_retries, retry, is_generator,
+                given._generator_backpressure_num_objects, given._num_objects_per_yield,
+            )  # fmt: skip
             made.function = member
         for name in BUILT_IN_METHODS:
             methods[name] = MethodMeta(name, 1)
-        has_coroutines = any(inspect.iscoroutinefunction(member) for _, member in inspect.getmembers(kind))
+        has_coroutines = any(map(_is_async, (member for _, member in inspect.getmembers(kind))))
         concurrency = options.max_concurrency or (MAX_ASYNC_CALLS if has_coroutines else 1)
         ordered = not has_coroutines and concurrency == 1
         attributes = [name for name in dir(kind) if name not in methods and not name.startswith("_")]
@@ -147,6 +155,7 @@ class ActorMeta:
             ordered,
             concurrency,
             attributes,
+            options._actor_generator_backpressure_num_objects,
         )
         parameters = _parameters(kind, skip_first=False)
         meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
@@ -156,10 +165,12 @@ class ActorMeta:
     def packed(self) -> bytes:
         """Returns the encoded form."""
         methods = [
-            [m.name, m.n_returns, m.parameters, m.retries, m.retry_exceptions, m.streams] for m in self.methods.values()
-        ]
+            [m.name, m.num_returns, m.parameters, m.retries, m.retry_exceptions, m.is_generator, m.backpressure,
+             m.per_yield]
+            for m in self.methods.values()
+        ]  # fmt: skip
         fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
-        packed: bytes = pack([*fields, self.concurrency, self.attributes])
+        packed: bytes = pack([*fields, self.concurrency, self.attributes, self.most_untaken])
         return packed
 
     @classmethod
@@ -187,11 +198,40 @@ class ActorMeta:
         guess = f"; did you mean {close[0]!r}?" if close else "."
         return f"{text}{guess} It has {', '.join(known) or 'none'}"
 
-    def call_options(self, method: MethodMeta, n_returns: int) -> bytes:
-        """Returns the packed options of a call. They are packed once and kept."""
-        key = (method.name, n_returns)
-        packed = self._call_options.get(key)
-        if packed is None:
-            packed = pack_options(method.name, n_returns, method.name, method.retry_exceptions, 0, method.streams)
-            self._call_options[key] = packed
-        return packed
+    def call_options(self, method: MethodMeta) -> CallOptions:
+        """Returns the options of a call without options of its own. They are made once and kept."""
+        options = self._call_options.get(method.name)
+        if options is None:
+            options = self._call_options[method.name] = CallOptions.of(self, method, MethodOptions(), {})
+        return options
+
+
+class CallOptions(NamedTuple):
+    """The options of a method's calls. ``packed``: as they travel. ``n_returns``: 1 if there is a ``stream``."""
+
+    n_returns: int
+    stream: CallStream | None
+    packed: bytes
+
+    @classmethod
+    def of(cls, actor: ActorMeta, method: MethodMeta, given: MethodOptions, kwargs: Mapping[str, Any]) -> CallOptions:
+        """Returns the options of ``method``, in which those named in ``kwargs`` are taken from ``given``."""
+        num_returns = method.num_returns if given.num_returns is None else given.num_returns
+        backpressure = method.backpressure
+        if "_generator_backpressure_num_objects" in kwargs:
+            backpressure = given._generator_backpressure_num_objects
+        retry = method.retry_exceptions
+        if "retry_exceptions" in kwargs:
+            retry = retried_types(given.retry_exceptions)
+        n_returns = num_returns if isinstance(num_returns, int) else 1
+        stream = stream_of(
+            num_returns, method.is_generator, backpressure, method.per_yield, method.name, actor.most_untaken
+        )
+        packed = pack_options(
+            kwargs.get("name") or method.name, n_returns, method.name, retry, 0, method.is_generator, stream
+        )
+        return cls(n_returns, stream, packed)
+
+
+def _is_async(member: Any) -> bool:
+    return inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)

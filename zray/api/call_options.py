@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from zray.client.core.streams import StreamSpec
+from zray.options import DYNAMIC, check_streams
 from zray.protocol.codec import pack
 from zray.serialization import serialize
+
+
+class CallStream(NamedTuple):
+    """The stream of a call's values. ``per_yield``: the number of objects that each yielded value is. ``most_untaken``:
+    the number of objects of all streams of the actor that may not be taken yet; 0: any number."""
+
+    spec: StreamSpec
+    per_yield: int
+    most_untaken: int
+
+
+def stream_of(
+    num_returns: int | str | None, is_generator: bool, backpressure: int, per_yield: int, what: str, of_actor: int = -1
+) -> CallStream | None:
+    """Returns the stream that a call's options ask for; None if they ask for return values.
+
+    ``backpressure``: the number of objects that may not be taken yet; ``of_actor``: that of all streams of the actor
+    together. -1: any number.
+
+    Raises ValueError if only a generator can have them, and the function is none.
+    """
+    if not check_streams(num_returns, is_generator, what):
+        return None
+    collected = num_returns == DYNAMIC
+    limits = [] if collected else [limit for limit in (backpressure, of_actor) if limit > 0]
+    return CallStream(StreamSpec(collected, min(limits, default=0)), per_yield, 0 if collected else max(0, of_actor))
 
 
 def retried_types(retry_exceptions: Any) -> bool | bytes:
@@ -16,12 +44,25 @@ def retried_types(retry_exceptions: Any) -> bool | bytes:
 
 
 def pack_options(
-    name: str, n_returns: int, method: str, retried: bool | bytes, max_calls: int = 0, generator: bool = False,
+    name: str,
+    n_returns: int,
+    method: str,
+    retried: bool | bytes,
+    max_calls: int = 0,
+    generator: bool = False,
+    stream: CallStream | None = None,
     captures: bool = False,
-) -> bytes:  # fmt: skip
-    """Returns the packed options of a call. ``generator``: the function is a generator; ``captures``: what the task or
-    actor creates runs in its placement group."""
+) -> bytes:
+    """Returns the packed options of a call. ``generator``: the function is a generator. ``stream``: so are its values;
+    then ``n_returns`` is 1, for the completion. ``captures``: what the task or actor creates runs in its placement
+    group."""
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
+    if stream is not None:
+        options["per_yield"] = stream.per_yield
+        options["dynamic"] = stream.spec.collected
+        if stream.most_untaken:
+            options["most_untaken"] = stream.most_untaken
+        generator = False
     if retried:
         options["retry_exceptions"] = retried
     if generator and n_returns == 1:  # with more values, the type of the returned value tells the worker

@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import dataclasses
 import functools
-import math
 import os
 import sys
 import threading
@@ -16,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from zray import object_ref
 from zray.api import runtime as runtimes
+from zray.api.cluster_context import Context, context_of
 from zray.client import session as sessions
 from zray.client.core.effects import Unhandled, Warn
 from zray.client.session import Session
 from zray.config import Config
-from zray.exceptions import ClusterUnavailableError, ConfigError, SystemFailure, ZrayError
+from zray.exceptions import ConfigError, SystemFailure, ZrayError
 from zray.options import check_text
 from zray.protocol.messages import DRIVER, Goodbye, LogsTaken
 from zray.protocol.questions import FlushOutput
-from zray.protocol.records import JobSettings, JoinInfo
+from zray.protocol.records import HostState, JobSettings, JoinInfo
 from zray.serialization import hint_for
 from zray.sessions.directories import (
     SessionPaths,
-    choose_broker,
     new_session,
     remove_session,
     runtime_root,
@@ -37,50 +36,24 @@ from zray.sessions.directories import (
 from zray.system import signals
 from zray.system.machine import host_resources
 from zray.system.processes import describe_error, kill_session
-from zray.system.streams import say, show_fatal_errors
+from zray.system.streams import show_fatal_errors
 from zray.transport.connection import connect
-from zray.transport.sockets import check_address
 
 if TYPE_CHECKING:
-    import logging
-
     from zray.api.driver_output import DriverOutput
+    from zray.api.init_arguments import JobArguments
+    from zray.job_config import JobConfig
     from zray.local_cluster.launch import LocalCluster
+    from zray.logs.job_logging import LoggingConfig
     from zray.transport.security.keys import ClientCredentials
 
 SWEEP_END_S = 2.0
 """How long a program that ends waits for the removal of sessions that earlier programs left, in seconds."""
 LAST_OUTPUT_S = 0.2
 """How long ``shutdown`` waits for the last output of workers, in seconds."""
-INFO = 20
-"""The value of ``logging.INFO``. A constant, so that this module need not load ``logging``."""
 
 _lock = threading.RLock()
 _driver: _Driver | None = None
-
-
-class Context(dict[str, Any]):
-    """The result of ``init``: addresses by name, and a context manager that calls ``shutdown`` at its end."""
-
-    @property
-    def address_info(self) -> dict[str, Any]:
-        """The same, as a plain dictionary."""
-        return dict(self)
-
-    @property
-    def dashboard_url(self) -> str:
-        """Empty: there is no dashboard yet."""
-        return ""
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutdown()
-
-    def disconnect(self) -> None:
-        """Calls ``zray.shutdown()``."""
-        shutdown()
 
 
 @dataclasses.dataclass
@@ -106,41 +79,67 @@ def init(
     num_gpus: float | None = None,
     memory: float | None = None,
     resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
     object_store_memory: int | None = None,
     insecure: bool = False,
     local_mode: bool = False,
     ignore_reinit_error: bool = False,
     include_dashboard: bool | None = None,
+    dashboard_host: str = "127.0.0.1",
+    dashboard_port: int | None = None,
+    job_config: JobConfig | None = None,
     configure_logging: bool = True,
     logging_level: int | str = "INFO",
+    logging_format: str | None = None,
+    logging_config: LoggingConfig | None = None,
     log_to_driver: bool | None = None,
     namespace: str | None = None,
     runtime_env: dict[str, Any] | None = None,
-    **unknown: Any,
+    enable_resource_isolation: bool = False,
+    cgroup_path: str | None = None,
+    system_reserved_cpu: float | None = None,
+    system_reserved_memory: int | None = None,
+    proxy_server_url: str | None = None,
+    **kwargs: Any,
 ) -> Context:
     """Starts a cluster on this machine, or joins one.
 
     Args:
-        address: where a broker listens (``ipc://...``, ``tcp://host:port``); "auto": the ``zray-broker`` that this
-            user runs here; "local": start a cluster, even if a broker runs here or the environment names one. Default:
-            ``ZRAY_ADDRESS`` or ``RAY_ADDRESS``, else the ``zray-broker`` that this user runs here, else "local".
+        address: where a broker listens (``ipc://PATH``, ``tcp://HOST:PORT``; Ray's ``HOST:PORT`` and
+            ``ray://HOST:PORT`` mean the same as the second); "auto": the cluster that ``ZRAY_ADDRESS`` or
+            ``RAY_ADDRESS`` names, else the ``zray-broker`` that this user runs here; "local": start a cluster, even if
+            a broker runs here or the environment names one. Default: as "auto", and if there is none, "local".
         num_cpus: CPUs that the new cluster offers; default: the CPUs that this process may use.
         num_gpus: GPUs that it offers; default: the NVIDIA GPUs that this process may use.
         memory: bytes that it offers to tasks; default: 70% of the memory that this process may use.
         resources: amounts of other resources that it offers, by name.
+        labels: labels of its host, values by key.
         object_store_memory: capacity of its object store in bytes; default: 30% of the memory, at most what /dev/shm
             can hold.
         insecure: join a broker on TCP that was started with ``--insecure``; otherwise keys are required, see
             ``zray keys``. Default: no.
-        local_mode: run everything in this process, serially, for debugging.
+        local_mode: run everything in this process, serially, for debugging. Ray has removed it.
         ignore_reinit_error: return the present context when called again, instead of raising RuntimeError.
-        include_dashboard: must not be True: there is no dashboard yet.
-        configure_logging: set the level of the logger "zray" to ``logging_level``.
+        include_dashboard: True logs a warning: there is no dashboard yet.
+        dashboard_host: has no meaning without a dashboard.
+        dashboard_port: has no meaning without a dashboard.
+        job_config: a ``zray.job_config.JobConfig``: the namespace and other settings of the job, where the arguments
+            here do not say them.
+        configure_logging: set up the logger "zray" by ``logging_level`` and ``logging_format``.
         logging_level: a level of the module ``logging``, by name or number.
+        logging_format: the form of the lines of the logger "zray" in this process, as in ``logging.Formatter``.
+        logging_config: a ``zray.LoggingConfig``: the root logger of this process and of the job's workers.
         log_to_driver: show the output of workers; default: the setting ``log_to_driver``, which is yes by default.
         namespace: the namespace of this job's actors; default: a new one of its own.
         runtime_env: not supported yet: must be None or an empty dict.
-        unknown: any other argument raises TypeError.
+        enable_resource_isolation: must be False: zray does not use cgroups.
+        cgroup_path: must be None.
+        system_reserved_cpu: must be None.
+        system_reserved_memory: must be None.
+        proxy_server_url: has no meaning without a dashboard.
+        kwargs: of what Ray does not document, ``_temp_dir`` is the directory for sockets, logs and spilled objects (as
+            the setting ``tmpdir``), ``object_spilling_directory`` where a full store puts objects (``spill_dir``), and
+            ``_memory`` the same as ``memory``. Other names that begin with an underscore have no meaning here.
 
     SIGTERM ends the program the way Python itself ends, ``atexit`` included, unless the program has a handler for that
     signal.
@@ -149,140 +148,121 @@ def init(
         The address of the cluster and other facts about it; also a context manager that calls ``shutdown``.
 
     Raises:
-        RuntimeError: it was called twice without ``ignore_reinit_error``.
+        RuntimeError: it was called twice without ``ignore_reinit_error``, or with an argument of an unknown name.
         ClusterUnavailableError: no broker answers within ``connect_timeout_s`` (5 seconds).
         VersionMismatchError: the cluster has another version of Python or zray.
         SystemFailure: the new cluster could not start.
-        ConfigError: a setting, or the address, cannot be used.
-        NotImplementedError: ``include_dashboard=True`` or ``runtime_env`` was given.
-        TypeError: an argument has a wrong type, or zray does not know it.
+        ConfigError: a setting, a label or the address cannot be used.
+        NotImplementedError: ``runtime_env`` or ``enable_resource_isolation`` was given.
+        TypeError: an argument has a wrong type.
         ValueError: an argument is out of range, or resources were given for a cluster that is joined.
     """
     global _driver
-    _check_arguments(
-        num_cpus, num_gpus, memory, resources, object_store_memory, include_dashboard, runtime_env, unknown
+    from zray.api import init_arguments as arguments  # workers import this module too, and do not need it
+
+    for name, value in (
+        ("num_cpus", num_cpus), ("num_gpus", num_gpus), ("memory", memory), ("object_store_memory", object_store_memory)
+    ):  # fmt: skip
+        arguments.check_amount(name, value)
+    arguments.check_resources(resources)
+    arguments.check_isolation(
+        enable_resource_isolation,
+        cgroup_path=cgroup_path,
+        system_reserved_cpu=system_reserved_cpu,
+        system_reserved_memory=system_reserved_memory,
     )
-    if namespace is not None and namespace != "":
-        check_text(namespace, "zray.init()", "namespace")
+    hidden = arguments.read_hidden(kwargs)
+    job = arguments.job_arguments(job_config, namespace, runtime_env, logging_config)
+    if job.runtime_env:
+        raise NotImplementedError("runtime_env is not supported yet: pass None")
+    if job.namespace is not None and job.namespace != "":
+        check_text(job.namespace, "zray.init()", "namespace")
     _forget_in_children()
     with _lock:
         if is_initialized():
             if ignore_reinit_error:
-                return _driver.context if _driver is not None else Context()
+                return _present_context()
             raise RuntimeError(
-                "zray.init() was called twice: call zray.shutdown() first, or pass ignore_reinit_error=True"
+                "Maybe you called zray.init() twice by accident: call zray.shutdown() first, or pass "
+                "ignore_reinit_error=True"
             )
         if configure_logging:
-            _logger().setLevel(logging_level)
+            arguments.set_up_logger(logging_level, logging_format)
+        arguments.check_dashboard(include_dashboard, dashboard_host, dashboard_port, proxy_server_url)
         from zray.config.reading import from_environment  # workers import this module but are sent their settings
 
-        config = from_environment()
-        if log_to_driver is not None:
-            config = dataclasses.replace(config, log_to_driver=log_to_driver)
-        space = namespace or os.urandom(8).hex()
+        config = arguments.with_arguments(from_environment(), hidden, log_to_driver, labels)
+        job = job._replace(namespace=job.namespace or os.urandom(8).hex())
         if local_mode:
-            from zray.api.local_mode import LocalRuntime
+            return _start_local_mode(job)
+        if memory is None:
+            memory = hidden.memory
+        given: dict[str, Any] = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "memory": memory,
+            "resources": resources,
+            "object_store_memory": object_store_memory,
+        }
+        from zray.api.addresses import broker_of, credentials_of
 
-            local = LocalRuntime(space)
-            object_ref.set_tracker(local)
-            runtimes.set_runtime(local)
-            return Context(address="local_mode", namespace=space)
-        given = {"num_cpus": num_cpus, "num_gpus": num_gpus, "memory": memory, "resources": resources,
-                 "object_store_memory": object_store_memory}  # fmt: skip
-        target = _resolve(address or config.address, config, told=address is not None)
+        target = broker_of(address, config)
         if target:
-            credentials = _credentials(target, config, insecure)
-            _driver = _join(target, given, config, space, credentials=credentials)
+            given.update(labels=labels, **dict.fromkeys(hidden.for_new_clusters, True))
+            _driver = _join(target, given, config, job, credentials=credentials_of(target, config, insecure))
         else:
             offer: dict[str, Any] = {name: getattr(config, name) for name in given}
             offer.update({name: value for name, value in given.items() if value is not None})
             store_bytes = offer.pop("object_store_memory")
-            _driver = _start(host_resources(**offer), store_bytes, config, space)
+            _driver = _start(host_resources(**offer), store_bytes, config, job)
         return _driver.context
 
 
-def _check_arguments(
-    num_cpus: Any, num_gpus: Any, memory: Any, resources: Any, store: Any, dashboard: Any, env: Any, unknown: Any
-) -> None:
-    if unknown:
-        raise TypeError(f"zray.init() does not know {', '.join(sorted(unknown))}; see help(zray.init)")
-    for name, value in (
-        ("num_cpus", num_cpus),
-        ("num_gpus", num_gpus),
-        ("memory", memory),
-        ("object_store_memory", store),
-    ):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-        if value < 0 or not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
-    if resources is not None:
-        if not isinstance(resources, dict):
-            raise TypeError(f"resources must be a dict of amounts by name, got {resources!r}")
-        for name, value in resources.items():
-            if name in ("CPU", "GPU", "memory"):
-                option = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, name)
-                raise ValueError(f"resources may not contain {name!r}: use {option}=")
-            if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise ValueError(f"resources must be a dict of amounts >= 0 by name, got {name!r}: {value!r}")
-    if dashboard:
-        raise NotImplementedError("include_dashboard=True: there is no dashboard yet")
-    if env:
-        raise NotImplementedError("runtime_env is not supported yet: pass None")
+def _present_context() -> Context:
+    """Returns the context of the cluster that this process, a driver or a worker, belongs to."""
+    if _driver is not None:
+        return _driver.context
+    session = sessions.current()
+    if session is None:
+        return Context(shutdown, address="local_mode", namespace=runtimes.runtime().namespace)
+    return context_of(session, runtimes.runtime().hosts(), shutdown)
 
 
-def _resolve(address: str, config: Config, told: bool) -> str:
-    """Returns the address of the broker to join; empty: start a cluster instead. ``told``: the program itself gave the
-    address."""
-    if address == "local":
-        return ""
-    if address not in ("", "auto"):
-        try:
-            check_address(address)
-        except ConfigError as error:
-            from zray.config.reading import sources  # loaded only where settings are read
+def _start_local_mode(job: JobArguments) -> Context:
+    from zray.api.local_mode import LocalRuntime
 
-            raise error if told else ConfigError(f"{sources()['address']}: {error}") from None
-        return address
-    current, warning = choose_broker(runtime_root(config.tmpdir))
-    if warning:
-        _logger().warning(warning)
-    if current is not None:
-        if not address and _logger().isEnabledFor(INFO):
-            say(f"zray: joining the cluster that runs on this machine, at {current.address}")
-        return current.address
-    if not address:
-        return ""
-    raise ClusterUnavailableError(
-        "address='auto': no zray-broker of this user runs on this machine (start one with zray-broker, or call "
-        "zray.init() without an address)"
-    )
-
-
-def _credentials(address: str, config: Config, insecure: bool) -> ClientCredentials | None:
-    if not address.startswith("tcp://"):
-        return None
-    from zray.transport.security.dialer import credentials_for, insecurity
-
-    if warning := insecurity(address, insecure):
-        _logger().warning(warning)
-    return credentials_for(address, "driver", config.keys, insecure, config.connect_timeout_s)
+    assert job.namespace is not None
+    local = LocalRuntime(job.namespace)
+    object_ref.set_tracker(local)
+    runtimes.set_runtime(local)
+    if job.logging_config is not None:
+        job.logging_config.apply(dict)
+    return Context(shutdown, address="local_mode", namespace=job.namespace)
 
 
 # ------------------------------------------------------------------------------------------------ joining
 
 
-def _job_settings(namespace: str, config: Config) -> JobSettings:
-    """Returns what the job's workers need: namespace, search path, working directory."""
+def _job_settings(job: JobArguments, config: Config) -> JobSettings:
+    """Returns what the job's workers need: namespace, search path, working directory, ..."""
     path = _search_path()
+    path[:0] = [directory for directory in map(os.path.abspath, job.code_search_path) if directory not in path]
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if main:
         directory = os.path.dirname(os.path.abspath(main))
         if directory not in path:
             path.insert(0, directory)
-    return JobSettings(namespace, path, _working_directory(), config.ignore_unhandled_errors)
+    assert job.namespace is not None
+    ray_name = sys.modules.get("zray.ray_name")  # loaded by ``install_as_ray`` only
+    return JobSettings(
+        job.namespace,
+        path,
+        _working_directory(),
+        config.ignore_unhandled_errors,
+        job.actors_are_detached,
+        "" if job.logging_config is None else job.logging_config.to_json(),
+        ray_name is not None and ray_name.is_installed(),
+    )
 
 
 def _working_directory() -> str:
@@ -303,7 +283,7 @@ def _join(
     address: str,
     given: dict[str, Any],
     config: Config,
-    namespace: str,
+    job: JobArguments,
     process: LocalCluster | None = None,
     credentials: ClientCredentials | None = None,
 ) -> _Driver:
@@ -317,10 +297,11 @@ def _join(
     from zray.api.driver_output import DriverOutput
 
     process_id = os.urandom(16)
-    info = JoinInfo(pid=os.getpid(), job=_job_settings(namespace, config), shows_logs=config.log_to_driver)
+    settings = _job_settings(job, config)
+    info = JoinInfo(pid=os.getpid(), job=settings, shows_logs=config.log_to_driver)
     connection = connect(address, DRIVER, process_id, info, config, credentials)
     lifeline = process.lifeline if process is not None else -1
-    session = Session(connection, process_id, b"", namespace, config, lifeline)
+    session = Session(connection, process_id, b"", settings, config, lifeline)
     output = DriverOutput(config.log_to_driver, lambda size_bytes: _tell_taken(session, size_bytes), config.dedup_logs)
     session.show_logs_by(output.show)
     session.handlers[Warn] = output.warn
@@ -328,9 +309,11 @@ def _join(
     sessions.set_current(session)
     object_ref.set_tracker(session)
     runtimes.set_runtime(None)
-    context = Context(
-        address=address, namespace=namespace, node_id=session.stores.home.hex(), job_id=session.job_id.hex()
-    )
+    context = context_of(session, connection.cluster.hosts, shutdown)
+    if job.logging_config is not None:
+        from zray.client.log_context import log_context
+
+        job.logging_config.apply(lambda: log_context(session) if sessions.current() is session else {})
     signals.install(session.shell.lock)
     sigterm.end_in_order()
     show_fatal_errors()
@@ -350,7 +333,7 @@ def _tell_taken(session: Session, size_bytes: int) -> None:
 # ------------------------------------------------------------------------------------------------ starting
 
 
-def _start(resources: dict[str, int], store_bytes: int, config: Config, namespace: str) -> _Driver:
+def _start(resources: dict[str, int], store_bytes: int, config: Config, job: JobArguments) -> _Driver:
     from zray.local_cluster.launch import LocalCluster  # workers import this module too, and do not need it
 
     root = runtime_root(config.tmpdir)
@@ -359,7 +342,7 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, namespac
     try:
         with contextlib.closing(lock):  # from here on the subprocess holds it
             process = LocalCluster(paths, lock, resources, store_bytes, _with_absolute_paths(config))
-        driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, namespace, process)
+        driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, job, process)
     except BaseException as error:
         if process is not None:
             process.kill()
@@ -390,12 +373,6 @@ def _with_absolute_paths(config: Config) -> Config:
             "set ZRAY_SPILL_DIR to an absolute path"
         )
     return dataclasses.replace(config, spill_dir=os.path.join(here, config.spill_dir))
-
-
-def _logger() -> logging.Logger:
-    import logging  # workers import this module too, and do not need it
-
-    return logging.getLogger("zray")
 
 
 def _hint_for() -> Callable[[], None]:
@@ -435,8 +412,12 @@ def _hint_for() -> Callable[[], None]:
 # ------------------------------------------------------------------------------------------------ the end
 
 
-def shutdown() -> None:
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
     """Leaves the cluster. If ``init`` started the cluster, ends it and removes all of its processes and files.
+
+    Args:
+        wait_for_processes: has no meaning here: zray always waits until the processes have ended.
+        _exiting_interpreter: has no meaning here.
 
     May be called any number of times, and in any thread. A wait for a value in another thread then raises
     ClusterUnavailableError.
@@ -516,25 +497,37 @@ def nodes() -> list[dict[str, Any]]:
 
     Returns:
         A dictionary for each host, with Ray's keys: NodeID (hexadecimal), Alive, NodeManagerHostname,
-        NodeManagerAddress (IP address by which the host reaches the broker), ObjectStoreSocketName (the path of its
-        store), Resources (amounts by name; memory in bytes), Labels.
+        NodeManagerAddress (IP address by which the host reaches the broker), NodeName (the same),
+        ObjectStoreSocketName (the path of its store), RayletSocketName (the path of its socket), Resources (amounts by
+        name; memory in bytes), Labels. Ports are -1: hosts have none of Ray's. Hosts that have died are left out.
 
     Raises:
         ClusterUnavailableError: the broker is gone.
     """
-    return [
-        {
-            "NodeID": host.host_id.hex(),
-            "Alive": True,
-            "NodeManagerHostname": host.info.hostname,
-            "NodeManagerAddress": host.info.ip,
-            "ObjectStoreSocketName": host.info.store,
-            "Resources": host.total,
-            "alive": True,
-            "Labels": host.info.labels,
-        }
-        for host in runtimes.runtime().hosts()
-    ]
+    return [_row_of(host) for host in runtimes.runtime().hosts()]
+
+
+def _row_of(host: HostState) -> dict[str, Any]:
+    return {
+        "NodeID": host.host_id.hex(),
+        "Alive": True,
+        "NodeManagerAddress": host.info.ip,
+        "NodeManagerHostname": host.info.hostname,
+        "NodeManagerPort": -1,
+        "ObjectManagerPort": -1,
+        "ObjectStoreSocketName": host.info.store,
+        "RayletSocketName": host.info.fetch,
+        "MetricsExportPort": -1,
+        "MetricsAgentPort": -1,
+        "DashboardAgentListenPort": -1,
+        "NodeName": host.info.ip,
+        "RuntimeEnvAgentPort": -1,
+        "DeathReason": 0,
+        "DeathReasonMessage": "",
+        "alive": True,
+        "Resources": host.total,
+        "Labels": host.info.labels,
+    }
 
 
 def cluster_resources() -> dict[str, float]:

@@ -10,17 +10,20 @@ import inspect
 import itertools
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from zray.api.call_options import CallStream
 from zray.api.runtime import PreparedTask
 from zray.client.context import TaskContext, current_task
+from zray.client.core.streams import FIRST_ITEM, item_id, position_of
 from zray.client.futures import raisable_in_coroutines
+from zray.client.session import Reader
 from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
-from zray.ids import make_task_id, put_id, return_id
+from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.methods import method_of
-from zray.object_ref import HeldRef, ObjectRef
+from zray.object_ref import DynamicObjectRefGenerator, HeldRef, ObjectRef
 from zray.options import ActorOptions
 from zray.protocol.records import HostInfo, HostState
 from zray.serialization import PickledCallable, deserialize, load_error, pack_task_error, serialize
@@ -43,6 +46,10 @@ class _Actor:
         self.death: Exception | None = None
 
 
+async def _all_of(values: AsyncIterator[Any]) -> list[Any]:
+    return [value async for value in values]
+
+
 class LocalRuntime:
     """A ``Runtime`` and ``Tracker`` without a cluster."""
 
@@ -53,6 +60,7 @@ class LocalRuntime:
         self._values: dict[bytes, tuple[bool, bytes]] = {}  # object -> (is an error, bytes)
         self._refs: dict[bytes, HeldRef] = {}
         self._kept: list[ObjectRef] = []
+        self._ends: set[bytes] = set()  # what follows the last item of each stream
         self._actors: dict[bytes, _Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
 
@@ -134,11 +142,11 @@ class LocalRuntime:
         retries = task.max_retries if task.options.retry_exceptions else 0
         retried = task.options.retry_exceptions
         generator = inspect.isgeneratorfunction(function)
-        return self._run(name, function, task.n_returns, args, kwargs, retries, retried, generator)
+        return self._run(name, function, task.n_returns, args, kwargs, retries, retried, generator, task.stream)
 
     def _run(
         self, name: str, function: Callable[..., Any], n_returns: int, args: Sequence[Any], kwargs: dict[str, Any],
-        retries: int = 0, retried: Any = False, generator: bool = False,
+        retries: int = 0, retried: Any = False, generator: bool = False, stream: CallStream | None = None,
     ) -> list[ObjectRef]:  # fmt: skip
         task_id = self._new_id()
         attempt = 0
@@ -150,6 +158,8 @@ class LocalRuntime:
                     import asyncio  # large, and few programs need it, see zray.worker.process.worker
 
                     value = asyncio.run(value)
+                if stream is not None:
+                    return self._store_stream(task_id, name, value, stream)
                 if isinstance(value, GeneratorType) and (n_returns > 1 or (n_returns and generator)):
                     return self._store_yielded(task_id, name, n_returns, value)
                 values = [value] if n_returns == 1 else list(value) if n_returns else []
@@ -183,6 +193,44 @@ class LocalRuntime:
                 raise
             refs += self._fail(task_id, name, n_returns, error, len(refs) + 1)
         return refs
+
+    def _store_stream(self, task_id: bytes, name: str, values: Any, stream: CallStream) -> list[ObjectRef]:
+        """Runs a generator to its end. Returns the references that ``ClusterRuntime.submit`` returns for a stream."""
+        items: list[ObjectRef] = []
+        if inspect.isasyncgen(values):
+            import asyncio  # as above
+
+            values = asyncio.run(_all_of(values))
+        try:
+            for value in values:
+                for each in (value,) if stream.per_yield == 1 else value:
+                    items.append(self._store(item_id(task_id, len(items)), each))
+        except Exception as error:
+            if came_from_handler(error):
+                raise
+            items += self._fail(task_id, name, FIRST_ITEM + len(items), error, FIRST_ITEM + len(items))
+        if stream.spec.collected:
+            return [self._store(return_id(task_id, 1), DynamicObjectRefGenerator(items))]
+        self._kept.extend(items)
+        end = item_id(task_id, len(items))
+        self._ends.add(end)
+        completed, handle = self._store(return_id(task_id, 1), None), self.intern(put_id(task_id))
+        return [completed, handle, items[0] if items else self.intern(end)]
+
+    def when_ready(self, object_id: bytes) -> concurrent.futures.Future[None]:
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        future.set_result(None)
+        return future
+
+    def is_end(self, ref: ObjectRef) -> bool:
+        return ref.binary() in self._ends
+
+    def advance(self, reader: Reader) -> ObjectRef | None:
+        ref = reader.next_ref
+        if self.is_end(ref):
+            raise StopIteration
+        reader.next_ref = self.intern(item_id(task_of(ref.binary()), position_of(ref.binary()) + 1))
+        return ref
 
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, ObjectRef):
@@ -231,7 +279,7 @@ class LocalRuntime:
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
-        retries: int, args: Sequence[Any], kwargs: dict[str, Any],
+        retries: int, args: Sequence[Any], kwargs: dict[str, Any], stream: CallStream | None,
     ) -> list[ObjectRef]:  # fmt: skip
         actor = self._actors[actor_id]
         name = f"{meta.class_name}.{method}"
@@ -245,11 +293,19 @@ class LocalRuntime:
                 actor.death = ActorDiedError(str(error), actor_id)
                 raise actor.death from None
 
-        return self._run(name, call, n_returns, args, kwargs, generator=meta.methods[method].streams)
+        generator = meta.methods[method].is_generator
+        return self._run(name, call, n_returns, args, kwargs, generator=generator, stream=stream)
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         actor_id = self._names.get((namespace or self.namespace, name))
         return None if actor_id is None else (actor_id, self._actors[actor_id].meta)
+
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        return [
+            key
+            for key, actor_id in self._names.items()
+            if namespace in (None, key[0]) and self._actors[actor_id].death is None
+        ]
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()", actor_id)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 
 from zray.api.actor import ActorHandle
 from zray.api.actor_meta import ActorMeta
+from zray.api.generators import ObjectRefGenerator
 from zray.api.runtime import runtime
 from zray.object_ref import ObjectRef
 from zray.options import check_text
@@ -29,7 +30,8 @@ def put(value: T) -> ObjectRef[T]:
     """
     if isinstance(value, ObjectRef):
         raise TypeError(
-            "zray.put() of an ObjectRef: it is a reference already; put it in a list to store the reference"
+            "Calling 'put' on an ObjectRef is not allowed: it is a reference already. Put it in a list to store the "
+            "reference"
         )
     ref: ObjectRef[T] = runtime().put(value)
     return ref
@@ -71,15 +73,19 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         timeout = max(0, check_timeout(timeout))
     if type(refs) is ObjectRef:
         return runtime().get([refs], timeout)[0]
+    if isinstance(refs, ObjectRefGenerator):
+        return refs  # as on Ray: it has its values already, and they are references
     if not isinstance(refs, (list, tuple)):
         hint = "; make a list of it, list(...)" if isinstance(refs, Iterable) and not isinstance(refs, str) else ""
         raise ValueError(
-            f"zray.get() takes an ObjectRef or a list of them, not {type(refs).__name__}: {refs!r:.100}{hint}"
+            f"Invalid type of object refs: zray.get() takes an ObjectRef or a list of them, not "
+            f"{type(refs).__name__}: {refs!r:.100}{hint}"
         )
     for ref in refs:
         if type(ref) is not ObjectRef:
             raise TypeError(
-                f"zray.get() takes a list of ObjectRefs; the list contains a {type(ref).__name__}: {ref!r:.100}"
+                f"Attempting to call `get` on the value {ref!r:.100}, which is not an ObjectRef but a "
+                f"{type(ref).__name__}"
             )
     return runtime().get(refs, timeout) if refs else []
 
@@ -89,10 +95,11 @@ def wait(
 ) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Waits until ``num_returns`` of the references are ready, or ``timeout`` seconds have passed.
 
-    A reference is ready when its value exists, or its task has failed.
+    A reference is ready when its value exists, or its task has failed. A generator is ready when its next reference is,
+    or when it has ended.
 
     Args:
-        refs: a list of distinct ObjectRefs.
+        refs: a list of distinct ObjectRefs, ObjectRefGenerators, or both.
         num_returns: how many references to wait for.
         timeout: seconds to wait; None waits for ever; 0 does not wait.
         fetch_local: bring an object of another machine to the store of this machine; it counts as ready once it is
@@ -108,28 +115,45 @@ def wait(
     """
     given: object = refs
     if isinstance(given, ObjectRef):
-        raise TypeError("zray.wait() takes a list of ObjectRefs, got a single one: use [ref]")
+        raise TypeError("wait() expected a list of ObjectRefs, got a single ObjectRef: use [ref]")
     if not isinstance(given, list):
-        raise TypeError(f"zray.wait() takes a list of ObjectRefs, not {type(refs).__name__}")
+        raise TypeError(f"wait() expected a list of ObjectRefs, got {type(refs).__name__}")
     if not refs:
         return [], []
     if [*map(type, refs)].count(ObjectRef) != len(refs):  # fast: programs call wait() in a loop on thousands of refs
-        other = next(ref for ref in refs if type(ref) is not ObjectRef)
+        other = next((ref for ref in refs if not isinstance(ref, (ObjectRef, ObjectRefGenerator))), None)
+        if other is None:
+            return _wait_with_generators(refs, num_returns, timeout, fetch_local)
         raise TypeError(
-            f"zray.wait() takes a list of ObjectRefs; the list contains a {type(other).__name__}: {other!r:.100}"
+            f"wait() expected a list of ObjectRefs, got list containing a {type(other).__name__}: {other!r:.100}"
         )
     if len(set(refs)) != len(refs):
-        raise ValueError("zray.wait() takes a list of distinct ObjectRefs; the list contains duplicates")
+        raise ValueError("wait() requires a list of unique ObjectRefs; the list contains duplicates")
     if type(num_returns) is not int or num_returns <= 0:
-        raise ValueError(f"num_returns must be a positive integer, got {num_returns!r}")
+        raise ValueError(
+            f"Invalid number of objects to return: num_returns must be a positive integer, got {num_returns!r}"
+        )
     if num_returns > len(refs):
-        raise ValueError(f"num_returns={num_returns} is more than the {len(refs)} reference(s) given")
+        raise ValueError(
+            f"num_returns cannot be greater than the number of references: {num_returns} is more than {len(refs)}"
+        )
     if type(fetch_local) is not bool:
         raise TypeError(f"fetch_local must be a bool, got {fetch_local!r}")
     if timeout is not None and check_timeout(timeout) < 0:
-        raise ValueError(f"timeout must be a number of seconds >= 0, got {timeout!r}")
+        raise ValueError(f"timeout must be a nonnegative number of seconds, got {timeout!r}")
     ready: tuple[list[ObjectRef[T]], list[ObjectRef[T]]] = runtime().wait(refs, num_returns, timeout, fetch_local)
     return ready
+
+
+def _wait_with_generators(
+    given: list[Any], num_returns: int, timeout: float | None, fetch_local: bool
+) -> tuple[list[Any], list[Any]]:
+    """As ``wait``. A generator stands for its next reference."""
+    if len(set(map(id, given))) != len(given):
+        raise ValueError("zray.wait() takes a list of distinct ObjectRefs; the list contains duplicates")
+    by_ref = {each.next_ref if isinstance(each, ObjectRefGenerator) else each: each for each in given}
+    ready, rest = wait(list(by_ref), num_returns=num_returns, timeout=timeout, fetch_local=fetch_local)
+    return [by_ref[ref] for ref in ready], [by_ref[ref] for ref in rest]
 
 
 def check_timeout(timeout: Any) -> float:
@@ -141,7 +165,7 @@ def check_timeout(timeout: Any) -> float:
     return timeout
 
 
-def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+def cancel(ref: ObjectRef[Any] | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
     """Cancels the task that makes ``ref``. A queued task is dropped; a running task gets a KeyboardInterrupt.
 
     Any process that holds the reference may cancel the task. If another process submitted the task, the cancellation is
@@ -149,7 +173,7 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
     ``get`` of a cancelled task raises TaskCancelledError. Running methods are cancelled only in async actors.
 
     Args:
-        ref: a reference that submitting the task, or the call of an actor, returned.
+        ref: a reference, or the generator, that submitting the task, or the call of an actor, returned.
         force: kill the worker that runs it. Not for actor calls: use ``zray.kill``.
         recursive: also cancel the tasks that the task has submitted itself.
 
@@ -158,8 +182,12 @@ def cancel(ref: ObjectRef[Any], *, force: bool = False, recursive: bool = True) 
         ValueError: ``force`` was given for a call of an actor. (If another process made the call, that process logs a
             warning instead.)
     """
+    if isinstance(ref, ObjectRefGenerator):
+        ref = ref.completed()
     if not isinstance(ref, ObjectRef):
-        raise TypeError(f"zray.cancel() takes the ObjectRef of a task, not {type(ref).__name__}")
+        raise TypeError(
+            f"zray.cancel() is only supported for object refs, got {type(ref).__name__}; for an actor use zray.kill()"
+        )
     runtime().cancel(ref, (CANCEL_FORCE if force else 0) | (CANCEL_RECURSIVE if recursive else 0))
 
 
@@ -174,7 +202,9 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
         ValueError: ``actor`` is not an actor handle.
     """
     if not isinstance(actor, ActorHandle):
-        raise ValueError(f"zray.kill() takes an actor handle, not {type(actor).__name__}; for a task use zray.cancel()")
+        raise ValueError(
+            f"zray.kill() is only supported for actors, got {type(actor).__name__}; for a task use zray.cancel()"
+        )
     runtime().kill_actor(actor._actor_id, no_restart)
 
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+from zray.api.generators import ObjectRefGenerator
 from zray.api.runtime import PreparedTask, runtime
 from zray.options import TaskOptions
 from zray.serialization import PickledCallable, pickle_callable
@@ -63,7 +64,8 @@ class RemoteFunction(Generic[R_co]):
     """
 
     remote: Callable[..., R_co]
-    """Submits a call. Returns an ObjectRef, a list of them if ``num_returns`` is above one, None if it is zero.
+    """Submits a call. Returns an ObjectRef, a list of them if ``num_returns`` is above one, None if it is zero. A
+    generator function returns an ``ObjectRefGenerator``, unless ``num_returns`` is a number.
 
     Raises TypeError if the arguments do not fit the signature or cannot be pickled. It shows the function's signature
     and docstring.
@@ -108,16 +110,14 @@ def _submitter(
     """Makes ``RemoteFunction.remote`` for one function: a separate function, so that it can look like that one."""
     check = SignatureCheck(function, skip_first=False).bind_check
     n_returns = prepared.n_returns
-    streams = prepared.streams
+    has_reader = prepared.stream is not None and not prepared.stream.spec.collected
 
     def remote(*args: Any, **kwargs: Any) -> Any:
         check(args, kwargs)
-        if streams:
-            raise NotImplementedError(
-                f"{name} is a generator: streaming its values is not supported yet. Give num_returns=n to get each of "
-                f"its n values as an object, or return a list"
-            )
-        refs = runtime().submit(shipment, function, prepared, args, kwargs)
+        source = runtime()
+        refs = source.submit(shipment, function, prepared, args, kwargs)
+        if has_reader:
+            return ObjectRefGenerator(source, refs)
         if n_returns == 1:
             return refs[0]
         return refs or None

@@ -10,20 +10,22 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zray.api.call_options import pack_options, retried_types
+from zray.api.call_options import CallStream, pack_options, retried_types, stream_of
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
-from zray.client.session import Session
+from zray.client.session import Reader, Session
 from zray.exceptions import PendingCallsLimitExceeded, SerializationError, ZrayError
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 from zray.protocol.codec import shape_key
 from zray.protocol.messages import ActorFound, ActorKill, ActorLookup, NameTaken
-from zray.protocol.questions import HostList, HostsQuery, Resources, ResourcesQuery
+from zray.protocol.questions import HostList, HostsQuery, NamedActors, NamedActorsQuery, Resources, ResourcesQuery
 from zray.protocol.records import ActorSpec, HostState
 from zray.serialization import PickledCallable, serialize
 
 if TYPE_CHECKING:
+    import concurrent.futures
+
     from zray.api.actor_meta import ActorMeta
 
 
@@ -33,12 +35,15 @@ class PreparedTask:
     ``shape`` is empty if they name a placement group. What a call asks for then depends on the caller, too.
     """
 
-    __slots__ = ("_generator", "_name", "max_retries", "n_returns", "options", "packed", "shape", "spread", "streams")
+    __slots__ = ("_generator", "_name", "max_retries", "n_returns", "options", "packed", "shape", "spread", "stream")
 
     def __init__(self, name: str, options: TaskOptions, generator: bool = False) -> None:
         self.options = options
-        self.n_returns = 1 if options.num_returns is None else options.num_returns
-        self.streams = generator and options.num_returns is None
+        self.stream = stream_of(
+            options.num_returns, generator, options._generator_backpressure_num_objects,
+            options._num_objects_per_yield, name,
+        )  # fmt: skip
+        self.n_returns = options.num_returns if isinstance(options.num_returns, int) else 1
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
         self.shape = b"" if options.names_group() else shape_key(options.resource_amounts())
@@ -50,7 +55,7 @@ class PreparedTask:
         options = self.options
         return pack_options(
             options.name or self._name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
-            self._generator, captures,
+            self._generator, self.stream, captures,
         )  # fmt: skip
 
     def in_group(self, session: Session) -> tuple[bytes, bytes]:
@@ -94,11 +99,14 @@ class Runtime(Protocol):
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
-        retries: int, args: Sequence[Any], kwargs: dict[str, Any],
+        retries: int, args: Sequence[Any], kwargs: dict[str, Any], stream: CallStream | None,
     ) -> list[ObjectRef]: ...  # fmt: skip
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         """Returns the identifier of the actor with ``name``, and its packed ``ActorMeta``; None if there is none."""
+
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Returns the namespace and name of each named actor that is alive. None: those of all namespaces."""
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
 
@@ -111,6 +119,12 @@ class Runtime(Protocol):
     ) -> tuple[list[ObjectRef], list[ObjectRef]]: ...
 
     def cancel(self, ref: ObjectRef, mode: int) -> None: ...
+
+    def when_ready(self, object_id: bytes) -> concurrent.futures.Future[None]: ...
+
+    def is_end(self, ref: ObjectRef) -> bool: ...
+
+    def advance(self, reader: Reader) -> ObjectRef | None: ...
 
     def hosts(self) -> list[HostState]: ...
 
@@ -127,6 +141,9 @@ class ClusterRuntime:
         self.get = session.get
         self.wait = session.wait
         self.cancel = session.cancel
+        self.when_ready = session.when_ready
+        self.is_end = session.is_end
+        self.advance = session.advance
 
     @property
     def namespace(self) -> str:
@@ -149,7 +166,10 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
-        return session.submit(function_id, shape, packed, arguments, task.n_returns, task.max_retries, task.spread)
+        return session.submit(
+            function_id, shape, packed, arguments, task.n_returns, task.max_retries, task.spread,
+            None if task.stream is None else task.stream.spec,
+        )  # fmt: skip
 
     def create_actor(
         self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],
@@ -163,7 +183,9 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(meta.constructor, args, kwargs, f"{meta.class_name}()")
             raise
-        detached = options.lifetime == "detached"
+        detached = options.lifetime == "detached" or (
+            options.lifetime is None and session.job_settings.actors_are_detached
+        )
         placement, running, captures = self._places_of(options, meta.class_name)
         spec = ActorSpec(
             class_name=meta.class_name,
@@ -208,7 +230,7 @@ class ClusterRuntime:
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,
-        retries: int, args: Sequence[Any], kwargs: dict[str, Any],
+        retries: int, args: Sequence[Any], kwargs: dict[str, Any], stream: CallStream | None,
     ) -> list[ObjectRef]:  # fmt: skip
         session = self.session
         if 0 <= meta.max_pending_calls <= session.pending_calls(actor_id):
@@ -222,8 +244,9 @@ class ClusterRuntime:
             blame_argument(meta.methods[method].signature, args, kwargs, f"{meta.class_name}.{method}")
             raise
         return session.call_actor(
-            actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name
-        )
+            actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name,
+            None if stream is None else stream.spec,
+        )  # fmt: skip
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         core = self.session.core
@@ -231,6 +254,10 @@ class ClusterRuntime:
             lambda done: core.to_broker(ActorLookup(core.new_request(done), name, namespace or self.namespace))
         )
         return (found.actor_id, found.spec.meta) if isinstance(found, ActorFound) else None
+
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        answer = self.session.query(lambda request: NamedActorsQuery(request, namespace), NamedActors)
+        return [(each.namespace, each.name) for each in answer.names]
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         self.session.tell([ActorKill(actor_id, no_restart)])

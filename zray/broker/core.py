@@ -14,6 +14,7 @@ from typing import Any, get_args
 from zray.broker.actors import Actors
 from zray.broker.effects import BrokerEffect, Departed
 from zray.broker.inspections import Inspections
+from zray.broker.key_values import KeyValues
 from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
 from zray.broker.placement_groups import PlacementGroups
@@ -23,6 +24,7 @@ from zray.broker.resources import Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
 from zray.ids import function_id_of, owner_of
+from zray.protocol import key_values as kv
 from zray.protocol import messages as m
 from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
@@ -76,6 +78,7 @@ class BrokerCore:
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and when their time to cancel ends
+        self.key_values = KeyValues(self.send)
         self.output = WorkerOutput(self.jobs, self.processes, self.scheduler, self.send)
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
@@ -85,6 +88,7 @@ class BrokerCore:
             m.Submit: self._submit,
             m.Done: self._done,
             m.Reply: self._reply,
+            m.Yield: self._yield,
             m.Started: self._started,
             m.Returned: self._returned,
             m.Blocked: self._blocked,
@@ -109,6 +113,10 @@ class BrokerCore:
             m.GroupWatch: self.groups.on_watch,
             **dict.fromkeys(get_args(Question), self.reports.on_question),
             GroupsQuery: self.groups.on_query,
+            kv.KvPut: self.key_values.on_put,
+            kv.KvGet: self.key_values.on_get,
+            kv.KvDelete: self.key_values.on_delete,
+            kv.KvList: self.key_values.on_list,
             m.Goodbye: lambda source, msg: self._lost(source.process_id, msg.reason),
             m.HostReady: self._host_ready,
             m.WorkerStarted: self._worker_started,
@@ -403,6 +411,23 @@ class BrokerCore:
         if msg.owner in self.processes:
             self.send(msg.owner, m.Result(msg.task_id, msg.attempt, source.process_id, actor_id, msg.payload))
 
+    def _yield(self, source: Process, msg: m.Yield) -> None:
+        """Passes items of a stream on to the owner of the task or call."""
+        worker = self.scheduler.workers[source.process_id]
+        owner = msg.owner
+        if not worker.served:
+            envelope = worker.outstanding.get(msg.task_id)
+            if envelope is None or self.tasks.get(msg.task_id) is not envelope:
+                return  # no owner waits for it
+            if envelope.attempt != msg.attempt:
+                raise ProtocolError("items of an attempt that the worker was not given")
+            owner = envelope.owner
+        elif not msg.task_id.startswith(owner):
+            raise ProtocolError("items of a call that this worker was never given")
+        if owner in self.processes:
+            item = m.Item(msg.task_id, msg.attempt, source.process_id, worker.served, msg.position, msg.payload)
+            self.send(owner, item)
+
     def _started(self, source: Process, msg: m.Started) -> None:
         """A worker has begun a task. The task will not return to a queue, so the broker drops the payload.
 
@@ -635,6 +660,7 @@ class BrokerCore:
             assert actor.creator or owner_of(actor.actor_id) in self.processes, "an actor that will never be announced"
         self.scheduler.check()
         self.groups.check()
+        self.key_values.check()
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():
             holder = envelope.worker

@@ -1,0 +1,1 @@
+"""The runtime inside every driver and worker: core, shell, session. (``zray.client()`` joins a cluster, as in Ray.)"""

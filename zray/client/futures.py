@@ -43,13 +43,17 @@ class Completion:
         if ref is None:
             return
         try:
-            value = self._values.value(ref._id)
+            value = self._outcome(ref)
         except BaseException as error:
             if came_from_handler(error):  # a signal handler interrupted the caller, which has no future yet
                 raise
             self._future.set_exception(raisable_in_coroutines(error))
         else:
             self._future.set_result(value)
+
+    def _outcome(self, ref: ObjectRef) -> Any:
+        """Returns the result of the future. Raises its error."""
+        return self._values.value(ref._id)
 
     def give_up(self) -> None:
         """Sets an error, because the session has ended and the object can no longer become ready."""
@@ -60,6 +64,15 @@ class Completion:
         """Returns the reference; None if the future has been completed or cancelled already."""
         ref, self._ref = self._ref, None
         return ref if ref is not None and self._future.set_running_or_notify_cancel() else None
+
+
+class Readiness(Completion):
+    """Completes a future with None when its object has a value or an error."""
+
+    __slots__ = ()
+
+    def _outcome(self, ref: ObjectRef) -> None:
+        return None
 
 
 def raisable_in_coroutines(error: BaseException) -> BaseException:

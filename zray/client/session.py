@@ -13,7 +13,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from zray.client.advice import Advice
 from zray.client.context import current_task
@@ -22,9 +22,10 @@ from zray.client.core.effects import Callback, FreeSegment, ShowLogs, Unhandled,
 from zray.client.core.payloads import Arguments
 from zray.client.core.references import Entry
 from zray.client.core.states import HANDLE, INLINE, PENDING, STORED
+from zray.client.core.streams import StreamSpec
 from zray.client.core.tasks import Task
 from zray.client.exports import Exports
-from zray.client.futures import Completion
+from zray.client.futures import Completion, Readiness
 from zray.client.prefetch import Prefetches
 from zray.client.remote import RemoteObjects
 from zray.client.shell import ClientShell, Waiter
@@ -43,9 +44,10 @@ from zray.exceptions import (
 from zray.failures import aliased, missed_argument
 from zray.ids import JOB_ID_BYTES, owner_of, put_id, return_id, task_of
 from zray.object_ref import HeldRef, ObjectRef, set_tracker
+from zray.protocol.key_values import KvRequest
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
-from zray.protocol.records import ActorSpec
+from zray.protocol.records import ActorSpec, JobSettings
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.views import read_mutable_as_views
 from zray.system import signals
@@ -64,6 +66,7 @@ LOADED_AT_ONCE = 64
 """The number of references that are made in one critical section, while other threads wait for the lock."""
 MAX_DROPPED = 64
 """The number of references that may be gone and not counted yet, at a ``put`` of a small value."""
+NONE = serialize(None).to_bytes()
 NO_ARGUMENTS = Arguments(INLINE, b"", b"", b"", 0, (), ())
 
 
@@ -75,10 +78,17 @@ def _attempt(what: str, action: Callable[..., object], *arguments: Any) -> None:
         say(f"zray: {what}:\n{traceback.format_exc().rstrip()}")
 
 
+class Reader(Protocol):
+    """A generator object that reads a stream. ``next_ref``: the reference that comes next; it may not be ready."""
+
+    next_ref: ObjectRef
+
+
 class Session:
     """The runtime of one driver or worker. All methods may be called from any thread.
 
-    ``host_id``: the host of a worker; empty for a driver.
+    ``host_id``: the host of a worker; empty for a driver. ``settings``: of the driver's job; a worker learns those
+    of its jobs.
     """
 
     def __init__(
@@ -86,7 +96,7 @@ class Session:
         connection: Connection,
         process_id: bytes,
         host_id: bytes,
-        namespace: str,
+        settings: JobSettings,
         config: Config,
         lifeline: int = -1,
     ) -> None:
@@ -95,7 +105,7 @@ class Session:
         read_mutable_as_views(config.mutable_as_views)
         self.max_inline_bytes = connection.max_message_bytes // 2
         """The limit for all values in one message together, in bytes. The rest of the message needs room too."""
-        self._namespace = namespace
+        self._settings = settings
         self.job_id = cluster.job_id
         self.cluster_id = connection.cluster_id
         self.process_id = process_id
@@ -108,6 +118,7 @@ class Session:
             lambda: self.shell.lock,
             lambda text: self.handlers[Warn](Warn(text)),
         )
+        self.core.places.home = self.stores.home
         self.address = connection.address
         self.handlers: dict[Any, Callable[[Any], None]] = {
             Warn: lambda effect: say(f"zray: {effect.text}"),
@@ -134,10 +145,20 @@ class Session:
         self._entries = self.core.references.entries
 
     @property
-    def namespace(self) -> str:
-        """The namespace of the job's actors. A worker's is the one of the job that it works for."""
+    def is_congested(self) -> bool:
+        """Whether the link to the broker is full, so that this process must not add to it."""
+        return self._link.congested
+
+    @property
+    def job_settings(self) -> JobSettings:
+        """The settings of the driver's job. A worker's are those of the job that it works for."""
         job = self.core.execution.job
-        return self._namespace if job is None else job.settings.namespace
+        return self._settings if job is None else job.settings
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the job's actors."""
+        return self.job_settings.namespace
 
     def current_job(self) -> bytes:
         """See ``zray.object_ref.Tracker``."""
@@ -154,7 +175,7 @@ class Session:
         for effect in effects:
             if type(effect) is FreeSegment:
                 freed.setdefault(effect.host, []).append(effect.object_id)
-            elif type(effect) is Completion:
+            elif isinstance(effect, Completion):
                 callbacks.append(effect)
         for host, object_ids in freed.items():
             _attempt("objects cannot be freed", self._free, host, object_ids)
@@ -256,12 +277,19 @@ class Session:
 
     def future_of(self, object_id: bytes) -> concurrent.futures.Future[Any]:
         """See ``zray.object_ref.Tracker``."""
+        return self._future(object_id, Completion)
+
+    def when_ready(self, object_id: bytes) -> concurrent.futures.Future[None]:
+        """Returns a future that ends, with None, when the object has a value or an error."""
+        return self._future(object_id, Readiness)
+
+    def _future(self, object_id: bytes, kind: type[Completion]) -> concurrent.futures.Future[Any]:
         self.check_usable()
         from concurrent.futures import Future  # not at the top: it loads logging, which most workers never need
 
         future: Future[Any] = Future()
         ref = self.intern(object_id)
-        done = Completion(self, ref, future)
+        done = kind(self, ref, future)
 
         def watch() -> bool:
             return self.core.references.wait_for(object_id, done)
@@ -481,8 +509,13 @@ class Session:
         n_returns: int,
         max_retries: int,
         spread: bool = False,
+        stream: StreamSpec | None = None,
     ) -> list[ObjectRef]:
-        """Submits a plain task. Returns the references to its return values."""
+        """Submits a plain task. Returns the references to its return values.
+
+        ``stream``: the one return value is the completion of a stream. The references to the stream's handle and first
+        item follow it, if it is not collected.
+        """
         if self.shell.lost:
             self.check_usable()
         flags = (FLAG_RETRYABLE if max_retries else 0) | (FLAG_SPREAD if spread else 0)
@@ -493,6 +526,8 @@ class Session:
             task = Task(task_id, core.queue_route, function_id, shape, flags, options, arguments, n_returns,
                         max_retries, parent)  # fmt: skip
             refs = self._own_returns(task_id, n_returns)
+            if stream is not None:
+                refs += self._open_stream(task_id, stream)
             core.tasks.submit(task)
             self.shell.submitted()
         if self._link.congested:
@@ -509,6 +544,45 @@ class Session:
             object_id = return_id(task_id, index)
             refs.append(self._make_ref(object_id, own(object_id)))
         return refs
+
+    # ------------------------------------------------------------------ streams
+
+    def _open_stream(self, task_id: bytes, spec: StreamSpec) -> list[ObjectRef]:
+        self.core.streams.none = NONE
+        opened = self.core.streams.open(task_id, spec)
+        return [self._make_ref(object_id, self._entries[object_id]) for object_id in opened]
+
+    def is_end(self, ref: ObjectRef) -> bool:
+        """Whether a reference is ready and stands for the end of its stream."""
+        with self.shell.lock:
+            return self.core.streams.is_end(ref._id)
+
+    def advance(self, reader: Reader) -> ObjectRef | None:
+        """Returns the next reference of a stream, and sets the one behind it; None if it is not ready.
+
+        Raises StopIteration at the end, ClusterUnavailableError.
+        """
+        streams = self.core.streams
+        with self.shell.lock:
+            ref = reader.next_ref
+            if self._entries[ref._id].status is PENDING:
+                return None
+            if streams.is_end(ref._id):
+                raise StopIteration
+            object_id = streams.take_next(ref._id)
+            entry = self._entries[object_id]
+            following: ObjectRef | None = entry.ref() if entry.ref is not None else None
+            if following is None:
+                following = self._make_ref(object_id, entry)
+            else:
+                entry.local -= 1
+            reader.next_ref = following
+            if self.core.has_output:
+                self.shell.submitted()
+        self.shell.settle()
+        return ref
+
+    # ------------------------------------------------------------------ cancellation
 
     def cancel(self, ref: ObjectRef, mode: int) -> None:
         """Cancels the task or call that makes ``ref``, also of another owner. Nothing happens if it has ended.
@@ -600,9 +674,9 @@ class Session:
 
     def call_actor(
         self, actor_id: bytes, ordered: bool, concurrency: int, options: bytes, arguments: Arguments, n_returns: int,
-        retries: int, class_name: str,
+        retries: int, class_name: str, stream: StreamSpec | None = None,
     ) -> list[ObjectRef]:  # fmt: skip
-        """Submits a method call. ``ordered``: the actor runs one call at a time, in each caller's order.
+        """Submits a method call, as ``submit``. ``ordered``: the actor runs one call at a time, in each caller's order.
         ``concurrency``: the number of calls that it runs at once. ``class_name``: for errors."""
         if self.shell.lost:
             self.check_usable()
@@ -613,6 +687,8 @@ class Session:
             task_id = core.new_task_id()
             task = Task(task_id, view, b"", b"", 0, options, arguments, n_returns, retries, parent)
             refs = self._own_returns(task_id, n_returns)
+            if stream is not None:
+                refs += self._open_stream(task_id, stream)
             core.actors.submit(view, task)
             self.shell.submitted()
         if self._link.congested:
@@ -656,7 +732,7 @@ class Session:
             raise ClusterUnavailableError(self.shell.lost or f"the broker did not answer within {timeout_s:g} s")
         return answers[0]
 
-    def query(self, question: Callable[[int], Question], kind: type[_Answer]) -> _Answer:
+    def query(self, question: Callable[[int], Question | KvRequest], kind: type[_Answer]) -> _Answer:
         """Asks the broker; returns its answer, of type ``kind``. ``question(number)`` makes the question.
 
         Raises ClusterUnavailableError, and MessageRefusedError if the question cannot be sent.
@@ -687,7 +763,7 @@ class Session:
         self.shell.settle()
         waiting = [waiter for entry in list(self._entries.values()) for waiter in entry.waiters or ()]
         for waiter in waiting:
-            if type(waiter) is Completion:
+            if isinstance(waiter, Completion):
                 waiter.give_up()
         self.stores.close()
 

@@ -11,6 +11,7 @@ from typing import NamedTuple, get_args
 
 from zray.exceptions import ZrayError
 from zray.ids import ActorId, FunctionId, JobId, ProcessId, TaskId
+from zray.protocol.key_values import KvAnswer, KvRequest
 from zray.protocol.peer_messages import (
     BorrowAck as BorrowAck,
 )
@@ -69,6 +70,12 @@ from zray.protocol.peer_messages import (
     Located as Located,
 )
 from zray.protocol.peer_messages import (
+    LocationsAsked as LocationsAsked,
+)
+from zray.protocol.peer_messages import (
+    LocationsTold as LocationsTold,
+)
+from zray.protocol.peer_messages import (
     ObjectRequest as ObjectRequest,
 )
 from zray.protocol.peer_messages import (
@@ -79,6 +86,9 @@ from zray.protocol.peer_messages import (
 )
 from zray.protocol.peer_messages import (
     PullFailed as PullFailed,
+)
+from zray.protocol.peer_messages import (
+    StreamCredit as StreamCredit,
 )
 from zray.protocol.questions import Answer, Question
 from zray.protocol.records import (
@@ -96,7 +106,7 @@ from zray.protocol.records import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -200,6 +210,19 @@ class Reply(NamedTuple):
     owner: ProcessId
     task_id: TaskId
     attempt: int
+    payload: bytes
+
+
+class Yield(NamedTuple):
+    """A generator has yielded values: items of a stream. The broker passes them on to the owner.
+
+    ``position``: of the first of them; ``payload``: as the outcome of a call.
+    """
+
+    owner: ProcessId
+    task_id: TaskId
+    attempt: int
+    position: int
     payload: bytes
 
 
@@ -450,6 +473,17 @@ class Result(NamedTuple):
     payload: bytes
 
 
+class Item(NamedTuple):
+    """The next items of a stream: a ``Yield``, with the fields ``source`` and ``actor`` of a ``Result``."""
+
+    task_id: TaskId
+    attempt: int
+    source: ProcessId
+    actor: bytes
+    position: int
+    payload: bytes
+
+
 class Failed(NamedTuple):
     task_id: TaskId
     attempt: int
@@ -611,23 +645,24 @@ class FlushLogs(NamedTuple):
 
 
 ClientToBroker = (
-    Submit | Cancel | Done | Reply | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate | ActorCall
-    | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
+    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
+    | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
     | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | GroupCreate | GroupRemove | GroupWatch | Question
+    | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
     | HostInspected
 )  # fmt: skip
 BrokerToClient = (
-    Run | Result | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
+    Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | GroupNamed | GroupSettled | Answer
+    | GroupNamed | GroupSettled | Answer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
-    | CancelObject
+    | CancelObject | StreamCredit | LocationsAsked | LocationsTold
     | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LeftBehind | ChannelWanted
 )  # fmt: skip
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | ChannelWanted | ChannelOffer
@@ -645,7 +680,7 @@ Message = (
     | Handshake
 )
 
-_WORKER_ONLY = (Done, Reply, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
+_WORKER_ONLY = (Done, Reply, Yield, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
 FROM_HOST = frozenset(get_args(HostToBroker))
 FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye, LogsTaken}
 FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from zray.ids import ObjectId, ProcessId
+from zray.ids import ObjectId, ProcessId, TaskId
+from zray.protocol.records import ObjectLocation
 
 # -------------------------------------------------------------------------------------- client to client
 
@@ -36,6 +37,20 @@ class CancelObject(NamedTuple):
 
     object_id: ObjectId
     mode: int
+
+
+class LocationsAsked(NamedTuple):
+    """To the owner of objects: where are they? Answer: ``LocationsTold`` with the same ``request``."""
+
+    request: int
+    object_ids: list[bytes]
+
+
+class LocationsTold(NamedTuple):
+    """The owner's answer. Objects that it does not know are left out."""
+
+    request: int
+    found: list[ObjectLocation]
 
 
 class BorrowAdd(NamedTuple):
@@ -70,6 +85,14 @@ class BorrowCheck(NamedTuple):
 class BorrowChecked(NamedTuple):
     object_id: ObjectId
     announcer: ProcessId
+
+
+class StreamCredit(NamedTuple):
+    """From the owner of a stream to the worker that runs its generator: send up to ``limit`` items in all."""
+
+    task_id: TaskId
+    attempt: int
+    limit: int
 
 
 # ------------------------------------------------------------------- between clients and hosts, see transfer

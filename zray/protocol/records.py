@@ -23,6 +23,12 @@ class JobSettings(NamedTuple):
     """The directory that workers change to; empty: they stay where they are."""
     ignore_unhandled_errors: bool = False
     """Workers do not print errors that no process has fetched."""
+    actors_are_detached: bool = False
+    """Actors are detached unless their options say otherwise."""
+    logging: str = ""
+    """How the root logger of workers is set up: JSON, see ``zray.logs.job_logging``; empty: as Python does it."""
+    ray_name: bool = False
+    """Workers know zray's modules under the name ``ray``, too; see ``zray.ray_name``."""
 
 
 class JoinInfo(NamedTuple):
@@ -80,6 +86,17 @@ class ClusterInfo(NamedTuple):
 
     job_id: bytes = b""
     hosts: list[HostState] = []
+
+
+# -------------------------------------------------------------------------------------------------- objects
+
+
+class ObjectLocation(NamedTuple):
+    """Where an object is. ``hosts``: those that have the value; ``size``: in bytes; None if there is no value yet."""
+
+    object_id: bytes
+    hosts: list[bytes]
+    size: int | None
 
 
 # --------------------------------------------------------------------------------------------------- actors

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from zray.protocol.key_values import KvCount, KvDelete, KvGet, KvKeys, KvList, KvPut, KvValue
 from zray.protocol.messages import (
     HANDSHAKE,
     PROTOCOL_VERSION,
@@ -64,6 +65,7 @@ from zray.protocol.messages import (
     HostReady,
     Inspect,
     Inspected,
+    Item,
     JobConfig,
     KeepCopies,
     Killable,
@@ -72,6 +74,8 @@ from zray.protocol.messages import (
     LeftBehind,
     Locate,
     Located,
+    LocationsAsked,
+    LocationsTold,
     Logs,
     LogsFlushed,
     LogsTaken,
@@ -92,12 +96,14 @@ from zray.protocol.messages import (
     Started,
     StartWorker,
     Staying,
+    StreamCredit,
     Submit,
     Watch,
     Welcome,
     WorkerDied,
     WorkerLogs,
     WorkerStarted,
+    Yield,
 )
 from zray.protocol.questions import (
     ActorList,
@@ -144,6 +150,9 @@ TYPES: tuple[Any, ...] = (
     ExplainTask, ExplainActor, FlushOutput,
     HostList, Resources, NamedActors, Membership, ActorList, WorkerList, BrokerCounts, ClusterStatus, Explanation,
     OutputFlushed,
+    Yield, Item, StreamCredit,
+    KvPut, KvGet, KvDelete, KvList, KvCount, KvValue, KvKeys,
+    LocationsAsked, LocationsTold,
     GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}

@@ -71,7 +71,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _load_ref, (object_id,)
         reduce = _find_reducer(kind)
         if reduce is not None:
-            return NotImplemented if kind in copyreg.dispatch_table else reduce(obj)
+            return NotImplemented if kind in copyreg.dispatch_table and kind not in views.custom else reduce(obj)
         if kind is types.FunctionType:
             importable = _is_importable(obj.__module__)
             if by_value.is_dispatcher(obj) and not (importable and by_value.goes_by_reference(obj)):

@@ -24,7 +24,7 @@ from typing import Any
 
 from zray.exceptions import SerializationError, SystemFailure
 from zray.object_ref import ObjectRef
-from zray.serialization import pickler
+from zray.serialization import pickler, views
 from zray.serialization.explain import explain_unpicklable
 from zray.serialization.pickler import PROTOCOL, LoadRef
 from zray.system.signals import came_from_handler
@@ -183,7 +183,7 @@ def _is_array_of_numbers(value: Any) -> bool:
     if type(value) is not getattr(sys.modules.get("numpy"), "ndarray", None):
         return False
     dtype = value.dtype
-    return dtype.num <= _LAST_NUMBER and dtype.metadata is None and value.flags.forc
+    return dtype.num <= _LAST_NUMBER and dtype.metadata is None and value.flags.forc and not views.custom
 
 
 def _is_flat(value: Any) -> bool:

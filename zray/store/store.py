@@ -481,6 +481,10 @@ class Store:
         finally:
             os.close(fd)
 
+    def is_spilled(self, object_id: bytes) -> bool:
+        """Whether the object has been spilled, and is not in memory."""
+        return os.path.exists(self._segments.spilled_path(object_id))
+
     # Freeing
 
     def free(self, object_ids: Iterable[bytes]) -> None:

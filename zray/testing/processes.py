@@ -19,6 +19,7 @@ from zray.client.core.effects import FreeSegment, Interrupt
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
 from zray.client.core.payloads import Arguments
 from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, STORED
+from zray.client.core.streams import FIRST_ITEM, StreamSpec, item_id
 from zray.client.core.tasks import Task
 from zray.client.core.windows import Windows
 from zray.config import Config
@@ -69,10 +70,31 @@ class Ask(NamedTuple):
     send: Callable[[Callable[[Any], None]], None]
 
 
+class Emit(NamedTuple):
+    """Yields an item of a stream, with these references inside. The program goes on when there is room for another."""
+
+    refs: list[bytes]
+
+
+class Until(NamedTuple):
+    """Waits until an object is ready, whatever its value is."""
+
+    object_id: bytes
+
+
 class Get(NamedTuple):
     """Waits for objects. The generator gets the list of their values (lists of references), None for an error."""
 
     object_ids: list[bytes]
+
+
+class SimReader:
+    """A generator object: the references that it holds. ``completion``: the reference that the program holds."""
+
+    def __init__(self, completion: bytes, handle: bytes, next_item: bytes) -> None:
+        self.completion = completion
+        self.handle = handle
+        self.next_item = next_item
 
 
 class SimActor(NamedTuple):
@@ -120,6 +142,15 @@ class Cluster(Protocol):
 
     def started(self, task_id: bytes) -> None:
         """A worker begins a task or call."""
+
+
+COLLECTED = -1
+
+
+def _options(n_returns: int, stream: StreamSpec | None = None) -> bytes:
+    """Returns the options of a call: the number of its return values; ``COLLECTED`` for a collected stream."""
+    packed: bytes = msgpack.packb(COLLECTED if stream is not None and stream.collected else n_returns)
+    return packed
 
 
 def is_over(program: Program) -> bool:
@@ -308,9 +339,16 @@ class _Wait:
     """A program that waits for objects."""
 
     def __init__(
-        self, process: SimProcess, program: Program, object_ids: list[bytes], end: Callable[[Any, bool], None]
+        self,
+        process: SimProcess,
+        program: Program,
+        object_ids: list[bytes],
+        end: Callable[[Any, bool], None],
+        loads: bool = True,
     ) -> None:
+        """``loads``: the program gets the values."""
         self.left = 0
+        self._loads = loads
         self._process = process
         self._program = program
         self._object_ids = object_ids
@@ -327,7 +365,7 @@ class _Wait:
         """Continues the program with the values, unless it was interrupted meanwhile."""
         process = self._process
         if process.alive and not is_over(self._program):
-            values = [process.value(object_id) for object_id in self._object_ids]
+            values = [process.value(object_id) for object_id in self._object_ids] if self._loads else None
             process.resume(self._program, values, self._end)
 
 
@@ -381,9 +419,10 @@ class SimProcess(Node):
 
     def submit(
         self, function: str, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 3, cpus: int = 0,
-        parent: bytes = b"", n_returns: int = 1, shape: bytes = b"",
+        parent: bytes = b"", n_returns: int = 1, stream: StreamSpec | None = None, shape: bytes = b"",
     ) -> list[bytes]:  # fmt: skip
-        """Submits a task; the caller holds the references returned. ``shape``: what it asks for, if not ``cpus``."""
+        """Submits a task; the caller holds the references returned. ``stream``: see ``Session.submit``. ``shape``: what
+        it asks for, if not ``cpus``."""
         core = self.core
         task_id = core.new_task_id()
         arguments = self._arguments(refs, nested)
@@ -391,10 +430,12 @@ class SimProcess(Node):
         function_id = function_id_of(function.encode())
         core.export(function_id, function, function.encode())
         task = Task(task_id, core.queue_route, function_id, shape or shape_key({"CPU": cpus * 10_000}), flags,
-                    msgpack.packb(n_returns), arguments, n_returns, retries, parent)  # fmt: skip
+                    _options(n_returns, stream), arguments, n_returns, retries, parent)  # fmt: skip
         returns = [return_id(task_id, index + 1) for index in range(n_returns)]
         for object_id in returns:
             core.references.own(object_id)
+        if stream is not None:
+            returns += core.streams.open(task_id, stream)
         if not retries:
             self.cluster.once.add(task_id)
         core.tasks.submit(task)
@@ -455,6 +496,12 @@ class SimProcess(Node):
 
     def call(self, actor: SimActor, refs: Iterable[bytes] = (), retries: int = 0) -> bytes:
         """Calls an actor; the caller holds the reference returned."""
+        return self.call_stream(actor, refs, retries, None)[0]
+
+    def call_stream(
+        self, actor: SimActor, refs: Iterable[bytes], retries: int, stream: StreamSpec | None
+    ) -> list[bytes]:
+        """As ``call``, for a method that is a generator if ``stream`` is given; see ``Session.submit``."""
         core = self.core
         task_id = core.new_task_id()
         object_id = return_id(task_id, 1)
@@ -463,8 +510,23 @@ class SimProcess(Node):
         view = core.actors.view(actor.actor_id, actor.concurrency == 1, actor.concurrency)
         if not retries:
             self.cluster.once.add(task_id)
+        opened = core.streams.open(task_id, stream) if stream is not None else ()
         core.actors.submit(view, Task(task_id, view, b"", b"", 0, msgpack.packb(1), arguments, 1, retries, b""))
-        return object_id
+        return [object_id, *opened]
+
+    def read(self, reader: SimReader) -> Program:
+        """Reads a stream, for ``yield from``: its next item, of which the caller holds a reference; None at the end."""
+        streams = self.core.streams
+        yield Until(reader.next_item)
+        if streams.is_end(reader.next_item):
+            return None
+        item, reader.next_item = reader.next_item, streams.take_next(reader.next_item)
+        return item
+
+    def close(self, reader: SimReader) -> None:
+        """Drops a generator object."""
+        for object_id in (reader.completion, reader.handle, reader.next_item):
+            self.drop(object_id)
 
     def promise(self) -> bytes:
         """Makes an object of this process without a value; the caller holds a reference to it."""
@@ -517,11 +579,37 @@ class SimProcess(Node):
                 self.cluster.sim.after(operation.seconds, lambda: self.resume(program, None, end))
             elif isinstance(operation, Ask):
                 operation.send(lambda answer: self.cluster.sim.after(0.0, lambda: self.resume(program, answer, end)))
+            elif isinstance(operation, Emit):
+                self.emit(program, operation.refs, end)
             else:
-                wait = _Wait(self, program, operation.object_ids, end)
+                is_get = isinstance(operation, Get)
+                wait = _Wait(self, program, operation.object_ids if is_get else [operation.object_id], end, is_get)
                 if not wait.left:
                     self.cluster.sim.after(0.0, wait.resume)
         self.flush()
+
+    def emit(self, program: Program, refs: list[bytes], end: Callable[[Any, bool], None]) -> None:
+        """Sends an item of a stream. Only workers have any."""
+        raise NotImplementedError
+
+
+class _Room:
+    """A program that waits until it may yield another item."""
+
+    def __init__(self, worker: SimWorker, task: Assignment, go_on: Callable[[], None]) -> None:
+        self._worker = worker
+        self._task = task
+        self._go_on = go_on
+
+    def wake(self) -> None:
+        self._worker.cluster.sim.after(0.0, self.look)
+
+    def look(self) -> None:
+        worker = self._worker
+        if worker.alive and self._task.task_id in worker.programs:
+            if worker.core.execution.has_room(self._task, 0, self):
+                self._go_on()
+            worker.flush()
 
 
 class SimDriver(SimProcess):
@@ -558,6 +646,7 @@ class SimWorker(SimProcess):
         self.kept: list[bytes] = []  # references that the user's code stored in a global
         self.seen: list[tuple[bytes, bytes]] = []  # an actor's calls, in the order in which they ran
         self.programs: dict[bytes, tuple[Assignment, Program]] = {}  # the running tasks and calls
+        self.skipping: dict[bytes, int] = {}  # by stream: how many of the items that its owner has were left out
         super().__init__(cluster, worker_id, WORKER, host.process_id, host.through)
         self.info = JoinInfo(pid)
         cluster.workers.append(self)
@@ -614,6 +703,7 @@ class SimWorker(SimProcess):
             self.core.execution.constructed(task, b"")
             return
         self.programs[task.task_id] = task, program
+        self.skipping[task.task_id] = 0
         self.run(program, lambda result, failed: self._end(task, result, failed))
 
     def _store(self, task_id: bytes, index: int, data: bytes, inner: tuple[bytes, ...]) -> Return:
@@ -621,6 +711,38 @@ class SimWorker(SimProcess):
         self.host.store[object_id] = data
         self.stored.append(object_id)
         return Return(STORED, b"", len(data), inner)
+
+    def emit(self, program: Program, refs: list[bytes], end: Callable[[Any, bool], None]) -> None:
+        task = next(task for task, other in self.programs.values() if other is program)
+        producer = task.producer
+        assert producer is not None
+        skipped = self.skipping[task.task_id] < producer.skip
+        if skipped:
+            self.skipping[task.task_id] += 1
+        else:
+            self._send_item(task, refs)
+        if self.alive:
+            room = _Room(self, task, lambda: self.resume(program, None, end))
+            self.cluster.sim.after(0.0, room.look)
+
+    def _send_item(self, task: Assignment, refs: list[bytes]) -> None:
+        assert task.producer is not None
+        inner = tuple(dict.fromkeys(refs))
+        data = msgpack.packb(list(inner))
+        item = Return(INLINE, data, 0, inner)
+        if not self.cluster.large and self.cluster.sim.random.random() < STORED_PART:
+            item = self._store(task.task_id, FIRST_ITEM + task.producer.sent, data, inner)
+            if self.cluster.die_storing and self.cluster.sim.random.random() < 0.2:
+                self.cluster.die_storing -= 1
+                self.cluster.kill(self)
+                return
+        self.core.execution.send_items(task, [item])
+
+    def _completion(self, task: Assignment, collected: bool) -> Return:
+        """Returns the completion of a stream. If it is ``collected``, it refers to all items."""
+        assert task.producer is not None
+        items = tuple(item_id(task.task_id, position) for position in range(task.producer.sent if collected else 0))
+        return Return(INLINE, msgpack.packb(items), 0, ())  # the owner adds the references
 
     def function_of(self, task: Assignment) -> str:
         """Returns the name of the function that a task runs."""
@@ -647,11 +769,13 @@ class SimWorker(SimProcess):
         n_returns = msgpack.unpackb(task.payload.options)
         if failed:
             data = encode_failure("SystemFailure", "the simulated task raised")
-            returns = [Return(ERROR, data, 0, ())] * n_returns
+            returns = [Return(ERROR, data, 0, ())] * abs(n_returns)
         else:
             inner = tuple(dict.fromkeys(result))
             data = msgpack.packb(list(inner))
-            if not self.cluster.large and self.cluster.sim.random.random() < STORED_PART:
+            if task.producer is not None:
+                returns = [self._completion(task, n_returns == COLLECTED)]
+            elif not self.cluster.large and self.cluster.sim.random.random() < STORED_PART:
                 returns = [self._store(task.task_id, index, data, inner) for index in range(1, n_returns + 1)]
                 if self.cluster.die_storing and self.cluster.sim.random.random() < 0.5:
                     self.cluster.die_storing -= 1

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import zray.broker.states
-import zray.client.core.states
-import zray.client.states
-import zray.transfer.states
+from zray.broker import states as broker_states
+from zray.client import states as client_states
+from zray.client.core import states as client_core_states
 from zray.states import Machine, State, Successors
+from zray.transfer import states as transfer_states
 
-TABLES = (zray.client.core.states, zray.broker.states, zray.transfer.states, zray.client.states)
+TABLES = (client_core_states, broker_states, transfer_states, client_states)
 """The modules that contain machines."""
 MACHINES: dict[Machine[Any], str] = {
     machine: module.__name__ for module in TABLES for machine in vars(module).values() if isinstance(machine, Machine)

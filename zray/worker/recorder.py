@@ -16,7 +16,8 @@ from zray.ids import OBJECT_ID_BYTES, TASK_ID_BYTES, return_id, task_of
 
 RECORDER_BYTES = 4096
 MOST_VALUES = 10_000
-"""The most values of one call that ``stored`` returns: a worker that crashed may have overwritten the page."""
+"""The most values of one call that ``stored`` returns. A stream may have any number, and a worker that crashed may
+have overwritten the page."""
 _SLOTS = RECORDER_BYTES // OBJECT_ID_BYTES
 
 
@@ -46,8 +47,8 @@ def begun(page: bytes) -> bytes:
 def stored(page: bytes) -> list[bytes]:
     """Returns the return values that may be in the store.
 
-    They are those of each recorded task, from the first to the last recorded one. A call stores its values in order, so
-    the last recorded value implies those before it.
+    They are those of each recorded task up to the last recorded one, and at most the last ``MOST_VALUES`` of them. A
+    call stores its values in order, so the last recorded value implies those before it.
     """
     last: dict[bytes, int] = {}
     for start in range(OBJECT_ID_BYTES, _SLOTS * OBJECT_ID_BYTES, OBJECT_ID_BYTES):
@@ -58,5 +59,5 @@ def stored(page: bytes) -> list[bytes]:
     return [
         return_id(task_id, index)
         for task_id, n_values in last.items()
-        for index in range(1, min(n_values, MOST_VALUES) + 1)
+        for index in range(max(1, n_values - MOST_VALUES + 1), n_values + 1)
     ]

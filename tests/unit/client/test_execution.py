@@ -18,7 +18,7 @@ from zray.protocol.records import JobSettings
 
 OWNER = process_id("owner")
 ACTOR = b"actor".ljust(24, b"\0")
-PAYLOAD = msgpack.packb([b"options", INLINE, msgpack.packb([]), b"", b"", 0, []])
+PAYLOAD = msgpack.packb([b"options", INLINE, msgpack.packb([]), b"", b"", 0, [], []])
 SHAPE = b"\x90"
 
 
@@ -162,7 +162,7 @@ def test_a_worker_that_blocks_hands_back_queued_tasks(worker):
     assert worker.execution.queued == 1
 
 
-LARGE = msgpack.packb([b"options", INLINE, bytes(5000), b"", b"", 0, []])
+LARGE = msgpack.packb([b"options", INLINE, bytes(5000), b"", b"", 0, [], []])
 
 
 def test_a_large_task_that_takes_long_is_reported_once(worker):

@@ -105,13 +105,14 @@ def test_nonsense_from_all_processes(seed):
     core.lose_cluster("the end", 0.0)
 
 
-GOOD = [b"options", 1, b"", b"", b"", 0, []]
+GOOD = [b"options", 1, b"", b"", b"", 0, [], []]
 REF = [0, b"o" * 28, 1, b"", b"", 0]
 PAYLOADS = [
-    b"", b"\xc1", b"\x90", msgpack.packb(5), msgpack.packb(GOOD[:-1]), msgpack.packb([*GOOD, 1]), b"\x97" + b"\x80" * 7,
-    *(msgpack.packb([*GOOD[:n], None, *GOOD[n + 1 :]]) for n in (0, 6)),
-    *(msgpack.packb([*GOOD[:6], [[*REF[:n], None, *REF[n + 1 :]]]]) for n in range(6)),
-    msgpack.packb([*GOOD[:6], [[0, b"short", 1, b"", b"", 0]]]), msgpack.packb([*GOOD[:6], [5]]),
+    b"", b"\xc1", b"\x90", msgpack.packb(5), msgpack.packb(GOOD[:-1]), msgpack.packb([*GOOD, 1]), b"\x98" + b"\x80" * 8,
+    *(msgpack.packb([*GOOD[:n], None, *GOOD[n + 1 :]]) for n in (0, 6, 7)),
+    *(msgpack.packb([*GOOD[:6], [[*REF[:n], None, *REF[n + 1 :]]], []]) for n in range(6)),
+    msgpack.packb([*GOOD[:6], [[0, b"short", 1, b"", b"", 0]], []]), msgpack.packb([*GOOD[:6], [5], []]),
+    msgpack.packb([*GOOD[:7], [0, 1]]), msgpack.packb([*GOOD[:7], [0, 1, "two"]]),
 ]  # fmt: skip
 
 
@@ -146,8 +147,8 @@ def test_a_call_that_cannot_be_read_is_answered(payload):
 def test_an_envelope_as_it_should_be():
     wire = Wire("driver", "worker")
     _, worker = wire.everybody
-    payload = msgpack.packb([*GOOD[:6], [REF, ["key", *REF[1:]]]])
+    payload = msgpack.packb([*GOOD[:6], [REF, ["key", *REF[1:]]], [0, 1, 2]])
     worker.core.receive(BROKER, m.Run(b"t" * 24, 0, FUNCTION, b"\x90", [], payload), 0.0)
     task = worker.core.execution.take()
-    assert task is not None and task.fault == "" and len(task.payload.refs) == 2
+    assert task is not None and task.fault == "" and len(task.payload.refs) == 2 and task.producer is not None
     assert pack_outcome(HOST, [], [], False)

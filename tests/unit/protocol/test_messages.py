@@ -148,22 +148,35 @@ GOLDEN = """
 98 ClusterStatus request: int, broker: BrokerStatus, hosts: list[HostStatus], jobs: list[JobStatus], actors: dict[str, int], waiting: list[WaitingStatus], running: list[RunningStatus], waiting_for_arguments: dict[str, int]
 99 Explanation request: int, state: str, name: str, why: str, pid: int, host: str, activity: Activity | None
 100 OutputFlushed request: int
-101 GroupCreate group_id: bytes, request: int, spec: GroupSpec
-102 GroupRemove group_id: bytes
-103 GroupWatch request: int, group_id: bytes
-104 GroupNamed request: int, is_taken: bool
-105 GroupSettled request: int, is_created: bool
-106 GroupsQuery request: int, group: bytes, name: str, namespace: str
-107 GroupList request: int, groups: list[GroupRow]
+101 Yield owner: bytes, task_id: bytes, attempt: int, position: int, payload: bytes
+102 Item task_id: bytes, attempt: int, source: bytes, actor: bytes, position: int, payload: bytes
+103 StreamCredit task_id: bytes, attempt: int, limit: int
+104 KvPut request: int, namespace: bytes, key: bytes, value: bytes, overwrite: bool
+105 KvGet request: int, namespace: bytes, key: bytes, with_value: bool
+106 KvDelete request: int, namespace: bytes, key: bytes, is_prefix: bool
+107 KvList request: int, namespace: bytes, prefix: bytes
+108 KvCount request: int, n_keys: int, fault: str
+109 KvValue request: int, found: bool, value: bytes
+110 KvKeys request: int, keys: list[bytes]
+111 LocationsAsked request: int, object_ids: list[bytes]
+112 LocationsTold request: int, found: list[ObjectLocation]
+113 GroupCreate group_id: bytes, request: int, spec: GroupSpec
+114 GroupRemove group_id: bytes
+115 GroupWatch request: int, group_id: bytes
+116 GroupNamed request: int, is_taken: bool
+117 GroupSettled request: int, is_created: bool
+118 GroupsQuery request: int, group: bytes, name: str, namespace: str
+119 GroupList request: int, groups: list[GroupRow]
 """
-"""The wire format of protocol version 9. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 10. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
-JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool
+JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
 VersionPair name: str, joiner: str, cluster: str
 HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
+ObjectLocation object_id: bytes, hosts: list[bytes], size: int | None
 ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes
 GroupSpec name: str, namespace: str, strategy: str, bundles: list[dict[str, int]], detached: bool, soft_target: bytes
 RunningCall name: str, seconds: float, task_id: bytes
@@ -216,6 +229,7 @@ VALUES: dict[Any, Any] = {
     bool: True,
     bytes: b"bytes",
     list[int]: [1, 2],
+    list[bytes]: [b"a", b""],
     float: 1.5,
     list[str]: ["a", ""],
     dict[str, int]: {"CPU": 10_000},
@@ -345,7 +359,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 9
+    assert messages.PROTOCOL_VERSION == 10
 
 
 def test_every_size_is_that_of_a_field():
@@ -385,7 +399,7 @@ def test_every_message_is_in_one_union():
 
 def test_messages_that_only_drivers_or_only_workers_may_send():
     only_workers = {
-        "Done", "Reply", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
+        "Done", "Reply", "Yield", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
     }  # fmt: skip
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
     assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye", "LogsTaken"}

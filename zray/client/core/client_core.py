@@ -17,10 +17,12 @@ from zray.client.core.directory import ObjectDirectory
 from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhandled, Warn
 from zray.client.core.execution import Execution
 from zray.client.core.locations import LocationTable
+from zray.client.core.object_places import ObjectPlaces
 from zray.client.core.payloads import pack_outcome, read_outcome
 from zray.client.core.queue_route import QueueRoute
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR, PENDING
+from zray.client.core.streams import StreamTable
 from zray.client.core.tasks import TaskTable
 from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import aliased, encode_failure, show_error
@@ -28,6 +30,7 @@ from zray.ids import owner_of, task_of
 from zray.logs.digest import Digest
 from zray.protocol.codec import unpack_messages
 from zray.protocol.contract import BROKER, Outbox, Output, event
+from zray.protocol.key_values import KvAnswer, KvRequest
 from zray.protocol.messages import (
     CANCEL_FORCE,
     DEAD,
@@ -65,10 +68,13 @@ from zray.protocol.messages import (
     GroupWatch,
     Inspect,
     Inspected,
+    Item,
     JobConfig,
     LeftBehind,
     Locate,
     Located,
+    LocationsAsked,
+    LocationsTold,
     Logs,
     NameTaken,
     NoSuchActor,
@@ -83,8 +89,10 @@ from zray.protocol.messages import (
     Result,
     Run,
     Started,
+    StreamCredit,
     Submit,
     Watch,
+    Yield,
 )
 from zray.protocol.questions import Answer, Question
 from zray.protocol.records import Activity
@@ -127,7 +135,9 @@ class ClientCore:
         self.references = ReferenceTable(process_id, self.send, self._watch, self._freed)
         self.locations = LocationTable()
         self.directory = ObjectDirectory(self.references, self.locations, self.send)
-        self.tasks = TaskTable(self.references, self.locations, max_inline_bytes)
+        self.streams = StreamTable(self.references, self.send)
+        self.tasks = TaskTable(self.references, self.locations, self.streams, max_inline_bytes)
+        self.places = ObjectPlaces(process_id, host_id, self.references, self.locations, self.send)
         self.queue_route = QueueRoute(self.tasks, to_broker, windows)
         self.actors = ActorTable(self.references, self.tasks, to_broker, windows)
         self.transfers: OwnTransfers | None = None  # set if the machine has no host
@@ -266,6 +276,8 @@ class ClientCore:
         process_id = message.process_id
         self.references.on_process_died(process_id)
         self.directory.on_process_died(process_id)
+        self.execution.wake_producers()
+        self.places.on_process_died(process_id)
         if self.transfers is not None:
             self.transfers.receive(BROKER, message)
 
@@ -280,7 +292,9 @@ class ClientCore:
         self.to_broker(Watch(process_id))
 
     def _freed(self, host: bytes, object_id: bytes) -> None:
-        if not self.actors.handle_freed(object_id) and host:
+        if self.streams.handle_freed(object_id) or self.actors.handle_freed(object_id):
+            return
+        if host:
             for holder in (host, *self.locations.forget(object_id)):
                 self.perform(FreeSegment(holder, object_id))
 
@@ -322,7 +336,7 @@ class ClientCore:
         self._requests[request] = on_answer
         return request
 
-    def query(self, question: Callable[[int], Question], on_answer: Callable[[Any], None]) -> None:
+    def query(self, question: Callable[[int], Question | KvRequest], on_answer: Callable[[Any], None]) -> None:
         """Asks the broker. ``question(number)`` makes the question. ``on_answer`` is called with the answer, or with
         None if there will be none."""
         self.to_broker(question(self.new_request(on_answer)))
@@ -340,13 +354,13 @@ class ClientCore:
         error = encode_failure("MessageRefusedError", text)
         if isinstance(message, (Submit, ActorCall)):
             self.tasks.refused(message.task_id, message.attempt, error)
-        elif isinstance(message, (Done, Reply)):
+        elif isinstance(message, (Done, Reply, Yield)):
             returns = [(ERROR, error, 0, ()) for _ in read_outcome(message.payload).returns]
             self.to_broker(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
         elif isinstance(message, ActorCreate):
             self.actors.on_state(ActorState(message.actor_id, 0, DEAD, 0, text, error))
             self._answered(message.request, None)
-        elif isinstance(message, ActorLookup | GroupCreate | GroupWatch | Question):
+        elif isinstance(message, ActorLookup | GroupCreate | GroupWatch | Question | KvRequest):
             self._answered(message.request, None)
         else:
             self.perform(Warn(text))
@@ -366,6 +380,7 @@ class ClientCore:
                 self.references.fail(object_id, "ClusterUnavailableError", message)
         if self.transfers is not None:
             self.transfers.lose_cluster(message)
+        self.places.lose_cluster()
         for request in list(self._requests):
             self._answered(request, None)
 
@@ -373,6 +388,7 @@ class ClientCore:
 _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     Run: lambda core, m: core.execution.on_run(m),
     Result: lambda core, m: core.tasks.on_result(m),
+    Item: lambda core, m: core.tasks.on_item(m),
     Failed: lambda core, m: core.tasks.on_failed(m),
     Started: lambda core, m: core.tasks.on_started(m),
     ActorRun: lambda core, m: core.execution.on_actor_run(m),
@@ -380,7 +396,7 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     ActorStop: lambda core, m: core.execution.on_actor_stop(m),
     ActorState: lambda core, m: core.actors.on_state(m),
     **dict.fromkeys(
-        (ActorFound, NoSuchActor, NameTaken, GroupNamed, GroupSettled, *get_args(Answer)),
+        (ActorFound, NoSuchActor, NameTaken, GroupNamed, GroupSettled, *get_args(Answer | KvAnswer)),
         lambda core, m: core._answered(m.request, m),
     ),
     CancelTask: lambda core, m: core.execution.on_cancel(m),
@@ -403,6 +419,9 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     BorrowCheck: lambda core, source, m: core.references.on_borrow_check(source, m),
     BorrowChecked: lambda core, source, m: core.references.on_borrow_checked(source, m),
     CancelObject: ClientCore._on_cancel_object,
+    StreamCredit: lambda core, source, m: core.execution.on_credit(source, m),
+    LocationsAsked: lambda core, source, m: core.places.on_asked(source, m),
+    LocationsTold: lambda core, source, m: core.places.on_told(source, m),
     Locate: lambda core, source, m: core.directory.on_locate(source, m),
     CopyMade: lambda core, source, m: core.directory.on_copy_made(source, m),
     CopyGone: lambda core, source, m: core.directory.on_copy_gone(source, m),

@@ -13,12 +13,14 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from zray.client.core.effects import Interrupt
 from zray.client.core.payloads import pack_outcome, read_payload
+from zray.client.core.producers import Listener, Producer
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR
+from zray.client.core.streams import NO_LIMIT
 from zray.client.core.tasks import TaskTable, name_in
 from zray.failures import encode_failure
 from zray.ids import owner_of
@@ -46,6 +48,8 @@ from zray.protocol.messages import (
     Run,
     Started,
     Staying,
+    StreamCredit,
+    Yield,
 )
 from zray.protocol.records import ActorSpec, RunningCall
 
@@ -61,17 +65,11 @@ class Return(NamedTuple):
     inner: tuple[bytes, ...]
 
 
-class Listener(Protocol):
-    """A thread that waits for work."""
-
-    def wake(self) -> None:
-        """Wakes the thread, because there may be something to take."""
-
-
 class Assignment:
     """A task, call or constructor that was taken and is not finished. ``covered``: references in its arguments.
     ``stored``: return values in the store, complete or being written. ``fault``: why its payload cannot be read; empty
-    if it can. ``untold_bytes``: the size of its payload; -1 once its start has been reported."""
+    if it can. ``untold_bytes``: the size of its payload; -1 once its start has been reported. ``producer``: set if its
+    values are a stream."""
 
     __slots__ = (
         "actor_start",
@@ -84,6 +82,7 @@ class Assignment:
         "kind",
         "owner",
         "payload",
+        "producer",
         "shape",
         "stored",
         "task_id",
@@ -99,6 +98,7 @@ class Assignment:
         self.attempt = attempt
         self.function_id = function_id
         self.payload, self.fault = read_payload(payload)
+        self.producer = Producer(*self.payload.stream) if self.payload.stream else None
         self.untold_bytes = len(payload)
         self.covered: list[bytes] = []
         self.keep: list[Any] = []  # what its return values refer to, until they are answered
@@ -214,6 +214,8 @@ class Execution:
     def finish(self, task: Assignment, returns: list[Return], retryable: bool, run_us: int) -> None:
         """Answers a task or call. The answer is sent once the owners of all references inside have acknowledged."""
         kept = self._release(task)
+        if task.producer is not None:
+            self.wake_producers()
         if self._enders and task.task_id in self._enders:
             died = encode_failure("ActorDiedError", self._end_reason or "its process exits", self.actor_id)
             returns, retryable = [Return(ERROR, died, 0, ()) for _ in returns], False
@@ -232,6 +234,62 @@ class Execution:
             self._answer_later(answer, [object_id for value in returns for object_id in value.inner])
         if self._end_reason:
             self._end_if_done()
+
+    def send_items(self, task: Assignment, items: list[Return]) -> None:
+        """Sends the next items of a stream. They leave once the owners of all references inside have acknowledged."""
+        producer = task.producer
+        assert producer is not None
+        if task.task_id not in self._running:
+            return  # the actor has exited meanwhile
+        for item in items:
+            if item.inner:
+                self._references.hand_over(item.inner, task.owner)
+        payload = pack_outcome(self._host_id, items, [], False)
+        answer = Yield(task.owner, task.task_id, task.attempt, producer.sent, payload)
+        producer.sent += len(items)
+        task.stored.clear()  # from here on they are the owner's
+        if self._references.acknowledged:
+            self._send(answer)
+        else:
+            self._answer_later(answer, [object_id for item in items for object_id in item.inner])
+
+    def has_room(self, task: Assignment, most_untaken: int, listener: Listener) -> bool:
+        """Whether another item of a stream may be sent. If not, ``listener`` is woken when there may be room, and the
+        tasks that are queued behind are handed back.
+
+        ``most_untaken``: the number of items of all streams together that may not be taken yet; 0: any number.
+        """
+        producer = task.producer
+        if producer is None or task.task_id not in self._running:
+            return True
+        self._references.watch_once(task.owner)
+        if self._references.is_dead(task.owner):
+            producer.limit = NO_LIMIT
+        producer.listener = None
+        if producer.has_room and not 0 < most_untaken <= self._untaken():
+            return True
+        producer.listener = listener
+        self.hand_back()
+        return False
+
+    def _untaken(self) -> int:
+        return sum(task.producer.untaken for task in self._running.values() if task.producer is not None)
+
+    def on_credit(self, source: bytes, message: StreamCredit) -> None:
+        """The owner of a stream has room for more items."""
+        task = self._running.get(message.task_id)
+        if task is None or task.attempt != message.attempt:
+            return
+        if task.owner != source or task.producer is None:
+            raise ProtocolError("credit for a stream that another process owns, or that is none")
+        task.producer.limit = max(task.producer.limit, message.limit)
+        self.wake_producers()
+
+    def wake_producers(self) -> None:
+        """Has the generators that wait for room look again: there may be more room, or the owner of one is dead."""
+        for task in self._running.values():
+            if task.producer is not None and task.producer.listener is not None:
+                task.producer.listener.wake()
 
     def finish_cancelled(self, task: Assignment) -> None:
         """Answers a task or call that was interrupted."""

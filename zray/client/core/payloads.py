@@ -47,9 +47,10 @@ class TaskPayload(NamedTuple):
     host: bytes
     size: int
     refs: list[Any]  # [key, object_id, status, data, host, size]
+    stream: list[int]  # see StreamTable.begin; empty: the task has no stream
 
 
-_NO_PAYLOAD = TaskPayload(b"", INLINE, b"", b"", b"", 0, [])
+_NO_PAYLOAD = TaskPayload(b"", INLINE, b"", b"", b"", 0, [], [])
 _make_tuple: Any = tuple.__new__
 """Makes a named tuple from a list of the right length, in two thirds of the time of ``_make``."""
 
@@ -66,8 +67,11 @@ def read_payload(packed: bytes) -> tuple[TaskPayload, str]:
     if type(fields) is not list or len(fields) != len(TaskPayload._fields):
         return _NO_PAYLOAD, "malformed payload"
     payload = _make_tuple(TaskPayload, fields)
-    refs = payload.refs
-    if type(payload.options) is bytes and type(refs) is list and (not refs or _are_arguments(refs)):
+    refs, stream = payload.refs, payload.stream
+    if (
+        type(payload.options) is bytes and type(refs) is list and (not refs or _are_arguments(refs))
+        and type(stream) is list and (not stream or [type(count) for count in stream] == [int, int, int])
+    ):  # fmt: skip
         return payload, ""
     return _NO_PAYLOAD, "malformed payload"
 

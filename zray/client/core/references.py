@@ -109,9 +109,9 @@ class ReferenceTable:
         self._peers = peers
         self._watch = watch
         self._freed = freed
-        self.unseen: dict[bytes, tuple[int, str]] = {}
-        """Tasks of this process that ended with an error that no process has seen: the number of their return values,
-        and their names."""
+        self.unseen: dict[bytes, tuple[range, str]] = {}
+        """Tasks of this process that ended with an error that no process has seen: the indices of the objects that are
+        the error, and their names."""
         self.on_unseen: Callable[[str, bytes, int], None] = lambda name, data, size: None
         """Called for such an error when it can no longer be seen, with the task's name, the error (empty if it is in a
         store) and its size."""
@@ -256,8 +256,8 @@ class ReferenceTable:
 
     def tell_unseen(self, task_id: bytes, data: bytes, size: int) -> None:
         """Reports a task's error if no code has seen it, and no reference to one of its values is left."""
-        n_returns, name = self.unseen.get(task_id, (0, ""))
-        if n_returns and not any(return_id(task_id, index) in self.entries for index in range(1, n_returns + 1)):
+        indices, name = self.unseen.get(task_id, (range(0), ""))
+        if indices and not any(return_id(task_id, index) in self.entries for index in indices):
             del self.unseen[task_id]
             self.on_unseen(name, data, size)
 

@@ -43,7 +43,7 @@ class ObjectStatus(State):
     INLINE = 1, "Its value is in memory here."
     STORED = 2, "Its value is in the store of a host."
     ERROR = 3, "It is an error: in memory here, or in the store of a host if it is large."
-    HANDLE = 4, "It has no value: it stands for the handles of an actor."
+    HANDLE = 4, "It has no value: it stands for the handles of an actor, or for the generator object of a stream."
 
 
 PENDING, INLINE, STORED, ERROR, HANDLE = ObjectStatus
@@ -56,7 +56,7 @@ OBJECT = Machine(
             INLINE: "Its task returned it, it was put, or its owner has answered: it is small.",
             STORED: "Its task returned it, it was put, or its owner has answered: it is large.",
             ERROR: "Its task has failed, its owner is dead or answered so, or the object was freed before.",
-            HANDLE: "An actor was created, or its owner has answered.",
+            HANDLE: "An actor was created, a stream was opened, or its owner has answered.",
         },
     },
 )

@@ -17,12 +17,13 @@ from zray.client.core.locations import LocationTable
 from zray.client.core.payloads import Arguments, Outcome, first_error, raised, read_outcome
 from zray.client.core.references import Entry, ReferenceTable, is_stored
 from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, TASK, WAITING
+from zray.client.core.streams import FIRST_ITEM, StreamTable
 from zray.exceptions import FAILURES
 from zray.failures import MissedArgument, alias_of, aliased, encode_failure, missed_argument
 from zray.ids import return_id, task_of
 from zray.logs.digest import in_a_line
 from zray.protocol.codec import pack, unpack
-from zray.protocol.messages import FLAG_RETRYABLE, Failed, ProtocolError, Result, Started
+from zray.protocol.messages import FLAG_RETRYABLE, Failed, Item, ProtocolError, Result, Started
 from zray.protocol.records import AwaitedObject
 
 UNLIMITED = -1
@@ -147,10 +148,14 @@ def name_in(options: bytes) -> str:
 class TaskTable:
     """All unanswered tasks of one process."""
 
-    def __init__(self, references: ReferenceTable, locations: LocationTable, max_inline_bytes: int) -> None:
+    def __init__(
+        self, references: ReferenceTable, locations: LocationTable, streams: StreamTable, max_inline_bytes: int
+    ) -> None:
         """``max_inline_bytes``: the limit for all values in one payload together."""
         self._max_inline_bytes = max_inline_bytes
         self.references = references
+        self._streams = streams
+        self._streaming = streams.streams
         self._locations = locations
         self.tasks: dict[bytes, Task] = {}
         self.on_retry: Callable[[str, str], None] = lambda name, notice: None
@@ -225,7 +230,8 @@ class TaskTable:
             n_bytes += len(entry.data)
             refs.append((key, object_id, entry.status, entry.data, entry.host, entry.size))
         task.enter(SENT)
-        payload = pack((task.options, *arguments[:5], refs))
+        stream = self._streams.begin(task.task_id, task.attempt) if self._streaming else ()
+        payload = pack((task.options, *arguments[:5], refs, stream))
         task.route.send(task, payload)
 
     def nearest(self, arguments: Arguments) -> bytes:
@@ -260,11 +266,7 @@ class TaskTable:
 
     def on_result(self, message: Result) -> None:
         """Handles a worker's answer. An empty payload says that the task was cancelled."""
-        task = self.tasks.get(message.task_id)
-        if task is not None and task.route.actor_id != message.actor:
-            raise ProtocolError("an outcome from a process that was not given the call")
-        if task is not None and task.attempt == message.attempt and task.state is not SENT:
-            raise ProtocolError("an outcome of a task that was not sent")
+        task = self._answered_by(message)
         if not message.payload:
             if task is not None and task.attempt == message.attempt:
                 self.fail_cancelled(task)
@@ -279,15 +281,9 @@ class TaskTable:
             if task is not None and task.attempt == message.attempt:  # no other answer will come
                 self.fail(task, encode_failure("SystemFailure", f"the answer of its worker cannot be read: {error}"))
             raise
-        references = self.references
         if outcome.kept:
-            references.keep(outcome.kept, message.source)
-        for _, _, _, inner in outcome.returns:
-            if inner:
-                for object_id in inner:
-                    if task_of(object_id) == message.task_id:
-                        references.await_return(object_id)
-                references.adopt(inner, message.source)
+            self.references.keep(outcome.kept, message.source)
+        self._adopt(message, outcome)
         if task is None or task.attempt != message.attempt:
             self._discard(message.task_id, outcome)
         elif outcome.retryable and task.retries_left and not task.cancelled:
@@ -297,25 +293,76 @@ class TaskTable:
         else:
             self._settle(task, outcome)
 
+    def _answered_by(self, message: Result | Item) -> Task | None:
+        """Returns the task that a message is about; None if it has ended. Raises ProtocolError if the sender was not
+        given the task."""
+        task = self.tasks.get(message.task_id)
+        if task is not None and task.route.actor_id != message.actor:
+            raise ProtocolError("an outcome from a process that was not given the call")
+        if task is not None and task.attempt == message.attempt and task.state is not SENT:
+            raise ProtocolError("an outcome of a task that was not sent")
+        return task
+
+    def _adopt(self, message: Result | Item, outcome: Outcome) -> None:
+        """Pins the references in the values of an outcome."""
+        references = self.references
+        for _, _, _, inner in outcome.returns:
+            if inner:
+                for object_id in inner:
+                    if task_of(object_id) == message.task_id:
+                        references.await_return(object_id)
+                references.adopt(inner, message.source)
+
+    def on_item(self, message: Item) -> None:
+        """Handles the next items of a stream."""
+        task = self._answered_by(message)
+        is_current = task is not None and task.attempt == message.attempt
+        stream = self._streaming.get(message.task_id)
+        try:
+            if is_current and (stream is None or message.position != stream.received):
+                raise ProtocolError("an item out of order, or of a task without a stream")
+            outcome = read_outcome(message.payload)
+        except ProtocolError as error:
+            if task is not None and is_current:  # without this item, the stream cannot go on
+                self.fail(task, encode_failure("SystemFailure", f"an item of its worker cannot be read: {error}"))
+            raise
+        self._adopt(message, outcome)
+        if is_current:
+            self._streams.receive(message.task_id, message.source, outcome)
+        else:
+            self._discard(message.task_id, outcome, FIRST_ITEM + message.position)
+
     def _settle(self, task: Task, outcome: Outcome) -> None:
         task_id = task.task_id
         self._finish(task, b"")
         returns = outcome.returns
         failed = first_error(returns)
         if failed is not None and not task.cancelled:
-            self.references.unseen[task_id] = task.n_returns, task.name
-        for index, (status, data, size, inner) in enumerate(returns, start=1):
-            self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
+            self._note_unseen(task)
+        if task_id in self._streaming:
+            self._streams.settle(task_id, returns[0], outcome.host)
+        else:
+            for index, (status, data, size, inner) in enumerate(returns, start=1):
+                self.references.resolve(return_id(task_id, index), status, data, outcome.host, size, tuple(inner))
         if failed is not None:  # its references may be gone already
             self.references.tell_unseen(task_id, *failed[1:3])
         self._let_go(task)
 
-    def _discard(self, task_id: bytes, outcome: Outcome) -> None:
-        """Frees a result that is not needed, or whose task is tried again and may store under the same identifiers."""
+    def _note_unseen(self, task: Task) -> None:
+        """Notes the error of a task, which no code has seen yet."""
+        stream = self._streaming.get(task.task_id)
+        indices = range(1, task.n_returns + 1) if stream is None else stream.error_indices
+        self.references.unseen[task.task_id] = indices, task.name
+
+    def _discard(self, task_id: bytes, outcome: Outcome, first: int = 1) -> None:
+        """Frees values that are not needed, or whose task is tried again and may store under the same identifiers.
+
+        ``first``: the index of the first value.
+        """
         for _, _, _, inner in outcome.returns:
             for inner_id in inner:
                 self.references.unpin(inner_id)
-        for index, (status, data, _, _) in enumerate(outcome.returns, start=1):
+        for index, (status, data, _, _) in enumerate(outcome.returns, start=first):
             if not is_stored(status, data):
                 continue
             object_id = return_id(task_id, index)
@@ -363,7 +410,7 @@ class TaskTable:
         else:
             error = encode_failure(message.kind, f"{task.attempt_text}: {message.message}")
             if message.kind in RETRIED_FAILURES and task.n_returns:
-                self.references.unseen[task.task_id] = task.n_returns, task.name
+                self._note_unseen(task)
             self.fail(task, error)
             self.references.tell_unseen(task.task_id, error, len(error))
 
@@ -386,6 +433,8 @@ class TaskTable:
             for object_id in inner:
                 self.references.pin(object_id)
             self.references.resolve(return_id(task.task_id, index), ERROR, error, b"", 0, inner)
+        if task.task_id in self._streaming:
+            self._streams.fail(task.task_id, error, inner)
         self._let_go(task)
 
     def fail_cancelled(self, task: Task, when: str = "") -> None:
@@ -397,7 +446,7 @@ class TaskTable:
         if task.n_returns and self.references.owns(object_id):  # the argument's error is seen: it is this task's now
             unseen = self.references.unseen.pop(task_of(object_id), None)
             if unseen is not None:
-                self.references.unseen[task.task_id] = task.n_returns, task.name
+                self._note_unseen(task)
         error, between, inner = entry.data, 0, entry.inner
         missed = missed_argument(error)
         if missed is not None:

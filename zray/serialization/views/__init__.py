@@ -54,6 +54,9 @@ def load_array_array(typecode: str, data: memoryview) -> array.array[Any]:
 reducers: dict[type, Reducer] = {array.array: reduce_array_array}
 """The reducers, by exact type."""
 
+custom: set[type] = set()
+"""The types for which the program has registered a serializer, see ``zray.serialization.custom``."""
+
 _MODULES = {
     "numpy": "arrays",
     "numpy.ma": "masked",
@@ -92,7 +95,7 @@ def _find() -> None:
                 found = importlib.import_module(f"{__name__}.{knows}").reducers()
             except Exception:
                 continue
-            reducers.update(found)
+            reducers.update({kind: reduce for kind, reduce in found.items() if kind not in custom})
             if name == "numpy":
                 ancestors = (*ancestors, *found)
         _n_modules = max(n_modules, len(sys.modules)) if complete else 0

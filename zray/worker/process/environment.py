@@ -8,6 +8,7 @@ import sys
 
 from zray.bundles import plain
 from zray.client.core.execution import CALL, Assignment
+from zray.client.session import Session
 from zray.protocol.codec import unpack
 from zray.protocol.messages import ActorStart, JobConfig
 from zray.system.machine import GPU_VARIABLE, visible_gpus
@@ -57,8 +58,8 @@ class Environment:
         self.actor_captures = False  # what the actor creates runs in its placement group
         self._own_path = [*_entries_of_variable(), *sys.path]
 
-    def apply_job(self, job: JobConfig) -> None:
-        """Applies the job's search path, working directory and variables."""
+    def apply_job(self, job: JobConfig, session: Session) -> None:
+        """Applies the job's search path, working directory, name for zray's modules, and logging."""
         if job is self._job:
             return
         self._job = job
@@ -69,6 +70,15 @@ class Environment:
                 os.chdir(directory)
             except OSError as error:
                 say(f"zray: the driver's working directory {directory!r} cannot be entered: {error}")
+        if job.settings.ray_name:
+            from zray import ray_name  # few jobs need this, or the next
+
+            ray_name.install()
+        if job.settings.logging:
+            from zray.client.log_context import log_context
+            from zray.logs.job_logging import LoggingConfig
+
+            LoggingConfig.from_json(job.settings.logging).apply(lambda: log_context(session))
 
     def set_actor(self, start: ActorStart) -> None:
         """Makes this worker serve the actor from now on."""

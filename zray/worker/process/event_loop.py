@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from zray.worker.process.runner import CallOptions
+    from zray.worker.process.streams import Streamer
 
 
 BLOCKED_WARN_S = 1.0
@@ -31,6 +32,10 @@ MAX_FETCHES = 64
 
 class Calls(Protocol):
     """What runs calls for the loop: the worker. The loop's thread may call these methods."""
+
+    @property
+    def streamer(self) -> Streamer:
+        """Sends the items of streams."""
 
     def begin_call(self, options: CallOptions) -> None:
         """An async method is about to run."""
@@ -171,6 +176,8 @@ class EventLoop:
             del args, kwargs
             if inspect.isawaitable(value):
                 value = await value
+            if task.producer is not None:
+                value = await calls.streamer.run_on_loop(task, options, value)
         except BaseException as raised:
             error = raised
         if error is not None and _says_cancelled(error):

@@ -13,7 +13,7 @@ from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.messages import WORKER
-from zray.protocol.records import JoinInfo
+from zray.protocol.records import JobSettings, JoinInfo
 from zray.system import signals
 from zray.transport.connection import Connection, connect
 from zray.transport.sockets import is_listened_at
@@ -32,7 +32,7 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     except ZrayError as error:  # the cluster may be ending; if not, this output explains the worker's end
         print(f"zray: this worker cannot join the cluster: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
-    session = Session(connection, worker_id, start.host_id, "", config)
+    session = Session(connection, worker_id, start.host_id, JobSettings(), config)
     sessions.set_current(session)
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)

@@ -18,7 +18,7 @@ from zray.client.exports import STORED_FUNCTION
 from zray.client.session import Session
 from zray.exceptions import DeserializationError, ModuleMissingError, ObjectStoreFullError, has_type
 from zray.failures import alias_of
-from zray.ids import return_id
+from zray.ids import TASK_ID_BYTES, return_id
 from zray.object_ref import ObjectRef
 from zray.protocol.codec import unpack
 from zray.protocol.messages import FunctionBlob, ProtocolError
@@ -36,7 +36,8 @@ class CallOptions:
     ``name``: the name that the caller has chosen, else the function's, ``Class.method`` or ``Class.__init__``.
     """
 
-    __slots__ = ("captures", "generator", "max_calls", "method", "n_returns", "name", "retry_exceptions")
+    __slots__ = ("captures", "dynamic", "generator", "max_calls", "method", "most_untaken", "n_returns", "name",
+                 "per_yield", "retry_exceptions")  # fmt: skip
 
     def __init__(self, packed: bytes, actor_class: str) -> None:
         options = unpack(packed)
@@ -47,11 +48,16 @@ class CallOptions:
         self.method: str = options.get("method", "")
         self.max_calls: int = options.get("max_calls", 0)
         self.generator: bool = options.get("generator", False)  # its only value is the first that it yields
+        self.per_yield: int = options.get("per_yield", 1)  # the number of items that a generator yields at a time
+        self.most_untaken: int = options.get("most_untaken", 0)  # the items of all streams of the actor; 0: any number
+        self.dynamic: bool = options.get("dynamic", False)  # the completion of its stream refers to all items
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
         self.captures: bool = options.get("captures", False)  # what it creates runs in its placement group
         if not (
             [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
-            and type(self.generator) is type(self.captures) is bool
+            and [type(self.generator), type(self.dynamic), type(self.captures)] == [bool, bool, bool]
+            and [type(self.per_yield), type(self.most_untaken)] == [int, int]
+            and self.per_yield > 0
             and type(self.retry_exceptions) in (bool, bytes)
             and self.n_returns >= 0
         ):
@@ -212,17 +218,22 @@ class Runner:
             return Packed([*returns, *rest], error)
         return Packed(returns, None)
 
+    def pack_item(self, task: Assignment, options: CallOptions, object_id: bytes, value: Any) -> Return:
+        """Packs an item of a stream, or another object of the call that is in a message of its own."""
+        return NONE if value is None else self._pack_as(task, object_id, value, options, self._session.max_inline_bytes)
+
     def _pack(self, task: Assignment, index: int, value: Any, options: CallOptions, room: int) -> Return:
         """Packs one return value. ``room``: the bytes that the answer has left."""
-        if value is None:
-            return NONE
+        return NONE if value is None else self._pack_as(task, return_id(task.task_id, index), value, options, room)
+
+    def _pack_as(self, task: Assignment, object_id: bytes, value: Any, options: CallOptions, room: int) -> Return:
         serialized = serialize(value, f"the return value of {options.name}")
         task.keep.append(serialized.held)
         size = serialized.total_bytes
         session = self._session
         if size <= min(session.config.inline_max_bytes, room) or not (host := session.stores.find_home()):
             return Return(INLINE, serialized.to_bytes(), size, serialized.refs)
-        self._store(task, host, return_id(task.task_id, index), serialized)
+        self._store(task, host, object_id, serialized)
         return Return(STORED, b"", size, serialized.refs)
 
     def _store(self, task: Assignment, host: bytes, object_id: bytes, serialized: Serialized) -> None:
@@ -238,6 +249,11 @@ class Runner:
         if task.stored:
             self._session.stores.free(self._session.stores.home, task.stored)
             task.stored = []
+
+    def pack_error_item(self, task: Assignment, name: str, object_id: bytes, error: BaseException) -> list[Return]:
+        """Returns an error as one item of a stream."""
+        index = int.from_bytes(object_id[TASK_ID_BYTES:], "big")
+        return self._pack_error(task, name, range(index, index + 1), error, self._session.max_inline_bytes)
 
     def pack_error(self, task: Assignment, name: str, n_returns: int, error: BaseException) -> list[Return]:
         """Returns the outcome of a call that raised. Also for an error while its return values were packed."""

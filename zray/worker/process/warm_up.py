@@ -91,7 +91,7 @@ def _play() -> None:
             socket.broker.send(Run(task_id, 0, shipped.id16, _SHAPE, [], _PAYLOAD))
         welcome = Welcome(INCARNATION, config.max_message_bytes, ClusterInfo())
         connection = Connection(_Context(), socket, welcome, "", config)  # type: ignore[arg-type]
-        session = Session(connection, bytes(16), bytes(16), "", config)
+        session = Session(connection, bytes(16), bytes(16), JobSettings(), config)
         worker = socket.worker = _WarmUpWorker(session, bytearray(4096))
         session.shell.on_standby = None  # hand nothing back, however slow this is
         try:
@@ -103,7 +103,7 @@ def _play() -> None:
 
 _SHAPE = shape_key({"CPU": 10_000})
 _OPTIONS = pack({"name": "warm_up", "num_returns": 1})
-_PAYLOAD = pack(TaskPayload(_OPTIONS, INLINE, b"", b"", b"", 0, []))
+_PAYLOAD = pack(TaskPayload(_OPTIONS, INLINE, b"", b"", b"", 0, [], []))
 
 
 class _WarmUpWorker(Worker):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from zray.worker.process.event_loop import EventLoop
+    from zray.worker.process.streams import Streamer
 
 FLUSH_S = 0.001
 """The shortest time between two sends of answers while there is work. Ready answers leave when the next task begins."""
@@ -72,6 +73,7 @@ class Worker:
         self._concurrency = 1
         self._pool: ThreadPoolExecutor | None = None
         self._loop: EventLoop | None = None
+        self._streamer: Streamer | None = None
         self._main_thread = threading.get_ident()
         self._in_main = b""  # the task that the main thread runs
         self._cancelled = b""
@@ -191,6 +193,15 @@ class Worker:
         # There is no cluster left to work for, and what runs may never end.
         os._exit(1)
 
+    @property
+    def streamer(self) -> Streamer:
+        """Sends the items of streams. Its module is loaded by the first stream."""
+        if self._streamer is None:
+            from zray.worker.process.streams import Streamer
+
+            self._streamer = Streamer(self.session, self._runner)
+        return self._streamer
+
     # ------------------------------------------------------------------ one piece of work
 
     def _run(self, task: Assignment, options: CallOptions) -> None:
@@ -225,7 +236,7 @@ class Worker:
         if task.kind == TASK:
             self._recorder.begins(task.task_id)
         if self._execution.job is not None:
-            self._environment.apply_job(self._execution.job)
+            self._environment.apply_job(self._execution.job, self.session)
         self._environment.apply_task(task)
         if options.captures:
             self.session.captures = True
@@ -248,6 +259,8 @@ class Worker:
             else:
                 args, kwargs = self.call_arguments(task)
                 value = self.method(options)(*args, **kwargs)
+            if task.producer is not None:
+                return self.streamer.run(task, options, value)
             return self._runner.take_yielded(task, options, value) if type(value) is GeneratorType else value
         finally:
             if in_main:

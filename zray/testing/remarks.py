@@ -1,0 +1,128 @@
+"""Remarks for ``docs/ray-compatibility.md``: how a name differs from Ray's, and why one is missing.
+
+A name is written as in Ray. A remark on a module or class holds for all names in it that have none of their own.
+"""
+
+from __future__ import annotations
+
+NOT_YET = "not yet"
+"""The remark on a missing name that has none of its own."""
+
+OUT = {
+    "ray.cpp_function": "raises `NotImplementedError`: workers are in Python",
+    "ray.java_actor_class": "raises `NotImplementedError`: workers are in Python",
+    "ray.java_function": "raises `NotImplementedError`: workers are in Python",
+    "ray.cross_language": "raises `NotImplementedError`: workers are in Python",
+    "ray.data": "Ray Data stays out. Its import works, because libraries import it; its use raises",
+    "ray.workflow": "stays out, and raises `ImportError`. Ray has removed it, too",
+    "ray.timeline": "raises `NotImplementedError`: zray does not record when tasks ran yet",
+    "ray.widgets": "pictures of objects in notebooks; zray has none",
+    "ray.internal": "empty in Ray",
+}
+"""Names that stay out, or exist only to say so."""
+
+MISSING = {
+    "ray.autoscaler.sdk": "zray has no cluster launcher and does not start hosts, see [deployment](deploy.md)",
+    "ray.experimental.RDTManager": "transports of tensors between GPUs stay out",
+    "ray.experimental.wait_tensor_freed": "transports of tensors between GPUs stay out",
+    "ray.experimental.register_tensor_transport": "transports of tensors between GPUs stay out",
+    "ray.experimental.register_nixl_memory": "transports of tensors between GPUs stay out",
+    "ray.experimental.deregister_nixl_memory": "transports of tensors between GPUs stay out",
+    "ray.experimental.register_nixl_memory_pool": "transports of tensors between GPUs stay out",
+    "ray.experimental.set_nixl_cuda_stream": "transports of tensors between GPUs stay out",
+    "ray.experimental.TensorTransportManager": "transports of tensors between GPUs stay out",
+    "ray.experimental.TensorTransportMetadata": "transports of tensors between GPUs stay out",
+    "ray.experimental.CommunicatorMetadata": "transports of tensors between GPUs stay out",
+    "ray.experimental.set_target_for_ref": "transports of tensors between GPUs stay out",
+    "ray.experimental.set_target_device_for_ref": "transports of tensors between GPUs stay out",
+    "ray.cloudpickle": "not a part of the library cloudpickle's interface",
+    "ray.dag.CollectiveOutputNode": "compiled graphs stay out",
+    "ray.dag.DAGOperationFuture": "compiled graphs stay out",
+    "ray.dag.GPUFuture": "compiled graphs stay out",
+    "ray.dag.DAGContext": "compiled graphs stay out",
+    "ray.util.collective": "communication between GPUs stays out",
+    "ray.util.iter": "deprecated in Ray",
+    "ray.util.accelerators.tpu": "TPUs are not detected",
+    "ray.experimental.internal_kv.internal_kv_get_gcs_client": "there is no GCS",
+    "ray.ObjectRef.redis_shard_hash": "there is no Redis",
+    "ray.ActorID.redis_shard_hash": "there is no Redis",
+    "ray.JobID.redis_shard_hash": "there is no Redis",
+    "ray.NodeID.redis_shard_hash": "there is no Redis",
+    "ray.TaskID.redis_shard_hash": "there is no Redis",
+    "ray.ActorID.job_id": "an identifier does not contain its job's",
+    "ray.ActorID.of": "identifiers of actors are made by zray only",
+    "ray.TaskID.actor_id": "an identifier does not contain its actor's",
+    "ray.TaskID.job_id": "an identifier does not contain its job's",
+    "ray.TaskID.for_actor_creation_task": "identifiers of tasks are made by zray only",
+    "ray.TaskID.for_actor_task": "identifiers of tasks are made by zray only",
+    "ray.TaskID.for_driver_task": "identifiers of tasks are made by zray only",
+    "ray.TaskID.for_fake_task": "identifiers of tasks are made by zray only",
+    "ray.TaskID.for_normal_task": "identifiers of tasks are made by zray only",
+}
+"""Why a name is missing, as long as it is."""
+
+_SIZE = "its size is zray's: 16 bytes for hosts and workers, 24 for tasks and actors"
+_BUILDER = "joins with the interface of a driver; there is no server for clients. One connection at a time"
+_NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
+DIFFERS = {
+    "ray.ActorID": _SIZE,
+    "ray.NodeID": _SIZE,
+    "ray.TaskID": _SIZE,
+    "ray.WorkerID": _SIZE,
+    "ray.FunctionID": "its size is zray's: 16 bytes",
+    "ray.Language": "a name for each language; workers are in Python only",
+    "ray.client": _BUILDER,
+    "ray.ClientBuilder": _BUILDER,
+    "ray.client_builder.ClientBuilder": "the same as `ray.ClientBuilder`",
+    "ray.client_builder.ClientContext": "what `init` returns",
+    "ray.client_builder.client": "the same as `ray.client`",
+    "ray.util.connect": "joins with the interface of a driver; there is no server for clients",
+    "ray.util.client_connect.connect": "joins with the interface of a driver; there is no server for clients",
+    "ray.get": "a tuple of references is accepted, too; `GetTimeoutError` says why a value is not there yet",
+    "ray.init": "see the table above. Returns a dictionary with Ray's attributes; reading its keys does not warn",
+    "ray.nodes": "live hosts only; ports are -1",
+    "ray.shutdown": "always waits for the processes of a cluster that `init` started",
+    "ray.autoscaler.sdk.request_resources": "has no effect, as in Ray on a cluster that it cannot grow",
+    "ray.cloudpickle.dumps": "the library cloudpickle; Ray has a copy of it with changes",
+    "ray.ObjectRef.call_site": "always empty, as in Ray by default",
+    "ray.ObjectRef.owner_address": "the owner's identifier; in Ray an address",
+    "ray.ObjectRef.tensor_transport": _NO_TRANSPORT,
+    "ray.ObjectRef.from_hex": "works; in Ray it raises `NotImplementedError`",
+    "ray.NodeID.from_hex": "an unusable text raises `ValueError`; Ray returns `nil()`",
+    "ray.JobID.from_hex": "an unusable text raises `ValueError`; Ray returns `nil()`",
+    "ray.TaskID.from_hex": "an unusable text raises `ValueError`; Ray returns `nil()`",
+    "ray.ActorID.from_hex": "an unusable text raises `ValueError`; Ray returns `nil()`",
+    "ray.job_config.JobConfig": "`jvm_options` has no meaning here, and `metadata` is kept in the object only",
+}
+"""In which way a name differs."""
+
+_LOCAL = "has no meaning without a dashboard"
+_ISOLATION = "zray does not use cgroups: `ValueError`, as in Ray without `enable_resource_isolation`"
+_PRIVATE = "accepted; a line of the log at debug level says that it has no meaning here"
+INIT = {
+    "address": (
+        "differs",
+        "`ipc://PATH`, `tcp://HOST:PORT`, and Ray's `HOST:PORT`, `ray://HOST:PORT`, `auto` and `local`. `ray://` leads "
+        "to the broker: there is no server for clients",
+    ),
+    "num_cpus, num_gpus, resources, object_store_memory": ("works", ""),
+    "labels": ("works", ""),
+    "local_mode": ("works", "Ray has removed it"),
+    "ignore_reinit_error": ("works", ""),
+    "include_dashboard": ("differs", "`True` logs a warning: there is no dashboard yet"),
+    "dashboard_host, dashboard_port, proxy_server_url": ("differs", _LOCAL),
+    "job_config": ("works", ""),
+    "configure_logging, logging_level, logging_format": ("works", "for the logger `zray`"),
+    "logging_config": ("works", ""),
+    "log_to_driver": ("works", ""),
+    "namespace": ("works", ""),
+    "runtime_env": ("missing", NOT_YET),
+    "enable_resource_isolation": ("missing", "`NotImplementedError`, which says what to use"),
+    "cgroup_path, system_reserved_cpu, system_reserved_memory": ("missing", _ISOLATION),
+    "_temp_dir": ("works", "sockets, logs and spilled objects are in a directory of the user's below it"),
+    "_memory": ("works", "`memory=` does the same"),
+    "object_spilling_directory": ("works", "as the setting `spill_dir`"),
+    "_system_config, _redis_password, _node_name": ("differs", f"and all others that begin with `_`: {_PRIVATE}"),
+    "memory, insecure": ("differs", "zray's own"),
+}
+"""What each argument of ``init`` does."""
