@@ -76,6 +76,7 @@ _ELSEWHERE = {
     **dict.fromkeys(("Language", "cpp_function", "java_actor_class", "java_function"), "zray.cross_language"),
     "ClientBuilder": "zray.client_builder",
     "LoggingConfig": "zray.logs.job_logging",
+    "logger": "zray.api.init_arguments",
     "install_as_ray": "zray.as_ray",
 }  # fmt: skip
 """The modules of the names that are loaded when they are asked for."""

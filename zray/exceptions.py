@@ -196,7 +196,19 @@ def restore_attributes(exc: BaseException, state: dict[str, Any]) -> None:
 
 
 class TaskCancelledError(ZrayError):
-    """The task was cancelled by ``zray.cancel``."""
+    """The task was cancelled by ``zray.cancel``.
+
+    Attributes, as in Ray: task_id (None if it is not known), error_message (the text; None if there is none).
+    """
+
+    def __init__(self, task_id: Any = None, error_message: str | None = None) -> None:
+        super().__init__(task_id, error_message)
+        self.task_id = task_id
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        which = f"Task: {self.task_id} was cancelled. " if self.task_id else ""
+        return which + (self.error_message or "")
 
 
 class WorkerCrashedError(ZrayError):
@@ -216,18 +228,23 @@ class OutOfMemoryError(WorkerCrashedError):
 class ActorError(ZrayError):
     """Base of the errors about actors.
 
-    Attributes, as in Ray: actor_id (hexadecimal; None if it is not known), error_msg (the text), preempted (whether the
-    actor's host was taken away; always False, since zray cannot know it).
+    Attributes, as in Ray: actor_id (hexadecimal; None if it is not known), error_msg (the text), actor_init_failed
+    (whether the constructor raised), preempted (whether the actor's host was taken away; always False, since zray
+    cannot know it).
     """
 
     preempted = False
 
     def __init__(
-        self, error_msg: str = "the actor had an error before the call was finished", actor_id: bytes | None = None
+        self,
+        error_msg: str = "the actor had an error before the call was finished",
+        actor_id: bytes | str | None = None,
+        actor_init_failed: bool = False,
     ) -> None:
         super().__init__(error_msg)
         self.error_msg = error_msg
-        self.actor_id = actor_id.hex() if actor_id is not None else None
+        self.actor_id = actor_id.hex() if isinstance(actor_id, bytes) else actor_id
+        self.actor_init_failed = actor_init_failed
 
 
 class ActorDiedError(ActorError):
@@ -236,6 +253,25 @@ class ActorDiedError(ActorError):
 
 class ActorUnavailableError(ActorError):
     """The actor cannot be reached at the moment. The call may or may not have run."""
+
+
+class ActorAlreadyExistsError(ZrayError, ValueError):
+    """The name of a new actor is taken: another actor has it in that namespace. Attribute: error_message (the text)."""
+
+    def __init__(self, error_message: str = "another actor has that name") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+
+class ActorHandleNotFoundError(ZrayError, ValueError):
+    """An actor handle of a cluster that this process has left was given to ``kill``.
+
+    Attribute: error_message (the text).
+    """
+
+    def __init__(self, error_message: str = "the handle belongs to a cluster that this process has left") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
 
 
 class ActorExit(SystemExit):
@@ -285,14 +321,24 @@ class NodeDiedError(ZrayError):
 
 
 class TaskUnschedulableError(ZrayError):
-    """Not raised yet; exists for code that catches it. Ray raises it if no host can ever satisfy a task's request.
+    """The task had to run on one host (``NodeAffinitySchedulingStrategy`` with ``soft=False``), which does not exist.
 
-    In zray such a task waits for a host that could run it, and a warning says so.
+    Or the host is too small for the task, even when it is empty.
     """
+
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        return f"The task is not schedulable: {self.error_message}"
 
 
 class ActorUnschedulableError(ActorError):
-    """Not raised yet; exists for code that catches it. The same as ``TaskUnschedulableError``, for an actor."""
+    """The same as ``TaskUnschedulableError``, for an actor. Each call of the actor raises it."""
+
+    def __str__(self) -> str:
+        return f"The actor is not schedulable: {self.error_msg}"
 
 
 class RuntimeEnvSetupError(ZrayError):
@@ -404,28 +450,6 @@ class OufOfBandObjectRefSerializationException(ZrayError):
 
 class UnserializableException(ZrayError):
     """Not raised by zray: an error that cannot be pickled arrives as a ``TaskError`` with its traceback."""
-
-
-class ActorAlreadyExistsError(ZrayError, ValueError):
-    """An actor with this name exists already in the namespace.
-
-    Attribute: error_message (the text).
-    """
-
-    def __init__(self, error_message: str = "") -> None:
-        super().__init__(error_message)
-        self.error_message = error_message
-
-
-class ActorHandleNotFoundError(ZrayError, ValueError):
-    """The handle belongs to another cluster, which this process has left.
-
-    Attribute: error_message (the text).
-    """
-
-    def __init__(self, error_message: str = "") -> None:
-        super().__init__(error_message)
-        self.error_message = error_message
 
 
 class RayChannelError(SystemFailure):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgpack
 
-from zray.exceptions import FAILURES, ActorError, SystemFailure, ZrayError
+from zray.exceptions import FAILURES, ActorError, SystemFailure, TaskCancelledError, ZrayError
 
 FAILURE_TAG = b"F"
 ERROR_TAG = b"E"
@@ -79,14 +79,18 @@ def missed_argument(data: bytes | memoryview) -> MissedArgument | None:
     return missed if well_formed and missed.error[:1] != MISSED_TAG else None
 
 
-def encode_failure(kind: str, message: str, actor_id: bytes = b"") -> bytes:
-    """Encodes the failure ``zray.exceptions.<kind>``. ``actor_id``: of the actor, for an ActorError.
+def encode_failure(kind: str, message: str, actor_id: bytes = b"", in_constructor: bool = False) -> bytes:
+    """Encodes the failure ``zray.exceptions.<kind>``.
+
+    ``actor_id``: of the actor, for an ActorError. ``in_constructor``: the actor's constructor raised.
 
     Raises ValueError if no failure has that name.
     """
     if kind not in FAILURES:
         raise ValueError(f"{kind!r} is not a failure; there are {', '.join(sorted(FAILURES))}")
-    fields = [kind, message, actor_id] if actor_id else [kind, message]
+    fields: list[str | bytes | bool] = [kind, message, actor_id] if actor_id else [kind, message]
+    if in_constructor:
+        fields.append(True)
     packed: bytes = msgpack.packb(fields, unicode_errors="backslashreplace")
     return FAILURE_TAG + packed
 
@@ -101,8 +105,8 @@ def decode_failure(data: bytes | memoryview) -> ZrayError:
     if known is None:
         return SystemFailure(f"{kind}: {message}")
     if issubclass(known, ActorError) and of_actor and type(of_actor[0]) is bytes:
-        return known(message, of_actor[0])
-    return known(message)
+        return known(message, of_actor[0], of_actor[1:] == [True])
+    return TaskCancelledError(error_message=message) if known is TaskCancelledError else known(message)
 
 
 def show_error(data: bytes | memoryview) -> str:

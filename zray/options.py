@@ -13,11 +13,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from zray.scheduling.combine import Strategy
 
 UNITS = 10_000
 """The units in one CPU, one GPU, or 1 of another resource. The smallest amount is one unit."""
+
+ACCELERATOR_TYPE_AMOUNT = 0.001
+"""How much of the resource ``accelerator_type:X`` the option ``accelerator_type`` takes, as in Ray."""
 
 MAX_COUNT = 2**31 - 1
 """The largest count of retries, restarts and the like; -1 stands for no limit."""
@@ -61,9 +67,19 @@ class TaskOptions:
     limit."""
     _num_objects_per_yield: int = 1
     """The generator yields tuples of this length, of which each element is an object of its own."""
-    scheduling_strategy: Any = None
+    scheduling_strategy: str | Strategy | None = None
     """"DEFAULT" (or None): on the host that has the large arguments, else hosts are filled one after the other.
-    "SPREAD": on the host whose CPUs are used least. Or a PlacementGroupSchedulingStrategy."""
+    "SPREAD": on the host whose CPUs are used least. Or a strategy of ``zray.util.scheduling_strategies``."""
+    label_selector: Mapping[str, str] | None = None
+    """Conditions on the labels of the host, by key: ``"v"``, ``"!v"``, ``"in(a,b)"`` or ``"!in(a,b)"``. The task waits
+    until a host fulfils all of them and has room."""
+    fallback_strategy: Sequence[Mapping[str, Any]] | None = None
+    """Other selectors, as ``[{"label_selector": {...}}, ...]``: the next one counts if no host of the ones before has
+    room."""
+    accelerator_type: str | None = None
+    """A type of accelerator, such as "A100": the host must have the resource ``accelerator_type:A100``."""
+    _labels: Mapping[str, str] | None = None
+    """Labels of the task itself. Nothing reads them, as in Ray."""
     placement_group: Any = "default"
     """Deprecated: use ``scheduling_strategy``. "default": the caller's group if it captures what it creates; None: no
     group."""
@@ -73,6 +89,9 @@ class TaskOptions:
     """Deprecated: use ``scheduling_strategy``. Whether what it creates runs in its group; None: as for the caller."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
+    enable_task_events: bool = True
+    """Accepted for Ray's programs. zray asks processes for the states of tasks and records no events, so there is
+    nothing to switch off."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
@@ -100,7 +119,11 @@ class TaskOptions:
 
     def resource_amounts(self) -> dict[str, int]:
         """Amounts that a task asks for, in ten-thousandths, by resource; zero amounts are left out."""
-        return _amounts(self.num_cpus, self.num_gpus, self.memory, self.resources)
+        return _amounts(self.num_cpus, self.num_gpus, self.memory, self.resources, self.accelerator_type)
+
+    def constraint_row(self) -> list[Any] | None:
+        """The hosts that may take a task, for ``zray.protocol.codec.shape_key``; None: all."""
+        return _constraint_row(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +157,19 @@ class ActorOptions:
     generators wait; -1: no limit."""
     get_if_exists: bool = False
     """Return a handle of the actor that already has the name, instead of raising ValueError."""
-    scheduling_strategy: Any = None
-    """"DEFAULT" or "SPREAD". Both place the actor on the host with the fewest actors for its CPUs. Or a
-    PlacementGroupSchedulingStrategy."""
+    scheduling_strategy: str | Strategy | None = None
+    """"DEFAULT" or "SPREAD": both place the actor on the host with the fewest actors for its CPUs. Or a strategy of
+    ``zray.util.scheduling_strategies``."""
+    label_selector: Mapping[str, str] | None = None
+    """The same as ``TaskOptions.label_selector``."""
+    fallback_strategy: Sequence[Mapping[str, Any]] | None = None
+    """The same as ``TaskOptions.fallback_strategy``."""
+    accelerator_type: str | None = None
+    """The same as ``TaskOptions.accelerator_type``."""
+    object_store_memory: int = 0
+    """Bytes of the host's object store that the actor holds until it ends. Used for placement, not enforced."""
+    _labels: Mapping[str, str] | None = None
+    """The same as ``TaskOptions._labels``."""
     placement_group: Any = "default"
     """Deprecated: use ``scheduling_strategy``. "default": the caller's group if it captures what it creates; None: no
     group."""
@@ -146,6 +179,17 @@ class ActorOptions:
     """Deprecated: use ``scheduling_strategy``. Whether what it creates runs in its group; None: as for the caller."""
     runtime_env: Mapping[str, Any] | None = None
     """Not supported yet: None or an empty dict."""
+    enable_task_events: bool = True
+    """The same as ``TaskOptions.enable_task_events``."""
+    concurrency_groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Named groups of methods, and how many calls of each run at the same time, beside ``max_concurrency`` calls of
+    methods in no group. A method is put into one with ``@zray.method(concurrency_group=...)``, a call with
+    ``.options(concurrency_group=...)``. Each group of an ``async`` actor has its own event loop, in its own thread.
+    Only for ``@zray.remote``."""
+    allow_out_of_order_execution: bool | None = None
+    """Run a call as soon as its arguments exist, even if earlier calls of the same caller still wait for theirs. None:
+    True for an actor with ``async def`` methods or ``max_concurrency`` above 1, which cannot do otherwise; else
+    False."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> ActorOptions:
@@ -154,7 +198,13 @@ class ActorOptions:
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> ActorOptions:
         """Returns a copy in which ``kwargs`` replace the present values."""
-        return _agreeing(_replaced(self, _checked(ActorOptions, kwargs, what)), what)._with_name(what)
+        if kwargs.get("concurrency_groups") is not None:
+            raise ValueError(
+                f"{what}: concurrency_groups={kwargs['concurrency_groups']!r} is not allowed: the methods of the class "
+                "name its groups, so they can be given to @zray.remote only"
+            )
+        given = {name: value for name, value in kwargs.items() if name != "concurrency_groups"}
+        return _agreeing(_replaced(self, _checked(ActorOptions, given, what)), what)._with_name(what)
 
     def names_group(self) -> bool:
         """Whether the options about placement groups are not the defaults."""
@@ -167,12 +217,19 @@ class ActorOptions:
 
     def placement_amounts(self) -> dict[str, int]:
         """Amounts that must be free to place the actor, in ten-thousandths; zero amounts are left out."""
-        num_cpus = 1 if self.num_cpus is None else self.num_cpus
-        return _amounts(num_cpus, self.num_gpus, self.memory, self.resources)
+        return self._amounts(1 if self.num_cpus is None else self.num_cpus)
 
     def running_amounts(self) -> dict[str, int]:
         """Amounts that the actor holds until it ends, in ten-thousandths; zero amounts are left out."""
-        return _amounts(self.num_cpus or 0, self.num_gpus, self.memory, self.resources)
+        return self._amounts(self.num_cpus or 0)
+
+    def _amounts(self, num_cpus: float) -> dict[str, int]:
+        others = {**self.resources, "object_store_memory": self.object_store_memory}
+        return _amounts(num_cpus, self.num_gpus, self.memory, others, self.accelerator_type)
+
+    def constraint_row(self) -> list[Any] | None:
+        """The hosts that may take the actor, for ``zray.protocol.codec.shape_key``; None: all."""
+        return _constraint_row(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +248,10 @@ class MethodOptions:
     """Whether a call that raised is tried again too, or the types of exceptions after which it is."""
     name: str | None = None
     """The name of the call in messages; default: the name of the method."""
+    concurrency_group: str | None = None
+    """The concurrency group of the actor in which the call runs; None: the method's, else the default group."""
+    enable_task_events: bool | None = None
+    """The same as ``TaskOptions.enable_task_events``."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
@@ -236,10 +297,25 @@ def _replaced(options: Options, values: Mapping[str, Any]) -> Options:
     return dataclasses.replace(options, **values)
 
 
-def _amounts(num_cpus: float, num_gpus: float, memory: int, resources: Mapping[str, float]) -> dict[str, int]:
+def _amounts(
+    num_cpus: float, num_gpus: float, memory: int, resources: Mapping[str, float], accelerator_type: str | None
+) -> dict[str, int]:
     given = {"CPU": num_cpus, "GPU": num_gpus, "memory": memory, **resources}
+    if accelerator_type:
+        given[f"accelerator_type:{accelerator_type}"] = ACCELERATOR_TYPE_AMOUNT
     units = {name: _units(amount) for name, amount in given.items()}
     return {name: amount for name, amount in units.items() if amount}
+
+
+def _constraint_row(options: TaskOptions | ActorOptions) -> list[Any] | None:
+    strategy = options.scheduling_strategy
+    if (strategy is None or isinstance(strategy, str)) and not options.label_selector:
+        return None
+    from zray.scheduling.combine import combine  # only programs that use it load it
+
+    given = None if isinstance(strategy, str) else strategy
+    constraint = combine(given, options.label_selector, options.fallback_strategy)
+    return None if constraint is None else constraint.to_row()
 
 
 def _units(amount: float) -> int:
@@ -367,6 +443,17 @@ def _text(given: _Given) -> str:
     return _sendable(given.value, given) or given.wrong_value("it cannot be empty")
 
 
+def _task_name(given: _Given) -> str | None:
+    return None if given.value == "" else _text(given)  # as in Ray, an empty name is the default
+
+
+def _max_restarts(given: _Given) -> int:
+    if isinstance(given.value, numbers.Integral) and int(given.value) > MAX_COUNT:
+        return MAX_COUNT  # no actor lives to see the difference, and Ray's programs pass larger numbers
+    checked: int = _count(-1, _UNLIMITED)(given)
+    return checked
+
+
 def _sendable(text: str, given: _Given) -> str:
     """Checks that ``text`` can be sent to other processes, shown and looked up there; returns it."""
     if len(text) > MAX_TEXT_CHARS:
@@ -409,6 +496,26 @@ def _max_pending_calls(given: _Given) -> int:
     return checked or -1  # 0 means no limit too, as in Ray
 
 
+def _concurrency_groups(given: _Given) -> dict[str, int]:
+    if isinstance(given.value, (list, tuple)) and not given.value:
+        return {}
+    if not isinstance(given.value, Mapping):
+        given.wrong_type("a dict of names and numbers of calls")
+    groups = {}
+    for name, limit in given.value.items():
+        if not isinstance(name, str):
+            given.wrong_type("a dict whose keys are strings")
+        if not name:
+            given.wrong_value("the name of a group cannot be empty")
+        _sendable(name, given)
+        if isinstance(limit, bool) or not isinstance(limit, numbers.Integral):
+            given.wrong_type(f"a dict with an integer >= 1 for each group, not {limit!r} for {name!r}")
+        if not 1 <= int(limit) <= MAX_COUNT:
+            given.wrong_value(f"the number of calls of group {name!r} must be an integer >= 1, at most {MAX_COUNT}")
+        groups[name] = int(limit)
+    return groups
+
+
 def _lifetime(given: _Given) -> str:
     if not isinstance(given.value, str):
         given.wrong_type("'detached' or 'non_detached'")
@@ -419,16 +526,61 @@ def _lifetime(given: _Given) -> str:
     )
 
 
-def _scheduling_strategy(given: _Given) -> Any:
-    if hasattr(given.value, "placement_group_bundle_index"):
-        return given.value
-    if not isinstance(given.value, str):
-        given.not_yet()
-    return (
-        given.value
-        if given.value in ("DEFAULT", "SPREAD")
-        else given.wrong_value("supported are None, 'DEFAULT' and 'SPREAD'")
-    )
+def _scheduling_strategy(given: _Given) -> str | Strategy:
+    if isinstance(given.value, str):
+        if given.value in ("DEFAULT", "SPREAD"):
+            return given.value
+        given.wrong_value("Invalid scheduling_strategy value; it must be None, 'DEFAULT', 'SPREAD' or a strategy")
+    if not callable(getattr(given.value, "constraint", None)):
+        given.wrong_type("None, 'DEFAULT', 'SPREAD' or a strategy of zray.util.scheduling_strategies")
+    strategy: Strategy = given.value
+    return strategy
+
+
+def _label_selector(given: _Given) -> Mapping[str, str]:
+    _read_selector(given)
+    return dict(given.value)
+
+
+def _read_selector(given: _Given) -> None:
+    from zray.scheduling.labels import read_selector  # only programs that use it load it
+
+    try:
+        read_selector(given.value)
+    except TypeError:
+        given.wrong_type("a dict of strings")
+    except ValueError as error:
+        given.wrong_value(str(error))
+
+
+def _fallback_strategy(given: _Given) -> list[Mapping[str, Any]]:
+    if not isinstance(given.value, (list, tuple)):
+        given.wrong_type("a list of dicts, such as [{'label_selector': {'zone': 'a'}}]")
+    for fallback in given.value:
+        if not isinstance(fallback, Mapping):
+            given.wrong_value("Each element in fallback_strategy must be a dictionary")
+        if not fallback:
+            given.wrong_value("Empty dictionary found in fallback_strategy")
+        for name in fallback:
+            if name != "label_selector":
+                given.wrong_value(f"Unsupported option found: {name!r}; only 'label_selector' is supported")
+        selector = fallback["label_selector"]
+        if selector and not isinstance(selector, Mapping):
+            given.wrong_value("The value of 'label_selector' must be a dictionary")
+        _read_selector(_Given(given.what, "label_selector in fallback_strategy", selector or {}))
+    return list(given.value)
+
+
+def _no_object_store_memory(given: _Given) -> NoReturn:
+    given.wrong_value("Setting 'object_store_memory' is not implemented for tasks; it is an option of an actor class")
+
+
+def _own_labels(given: _Given) -> Mapping[str, str]:
+    if not isinstance(given.value, Mapping):
+        given.wrong_type("a dict of strings")
+    if not all(isinstance(part, str) for item in given.value.items() for part in item):
+        given.wrong_value("keys and values of labels must be strings")
+    return dict(given.value)
 
 
 def _placement_group(given: _Given) -> Any:
@@ -458,7 +610,12 @@ _SHARED: dict[str, Check] = {
     "placement_group": _placement_group,
     "placement_group_bundle_index": _count(-1, " (-1: any bundle)"),
     "placement_group_capture_child_tasks": _flag,
+    "label_selector": _label_selector,
+    "fallback_strategy": _fallback_strategy,
+    "accelerator_type": _text,
+    "_labels": _own_labels,
     "runtime_env": _runtime_env,
+    "enable_task_events": _flag,
 }
 _STREAM: dict[str, Check] = {
     "_generator_backpressure_num_objects": _backpressure,
@@ -466,28 +623,35 @@ _STREAM: dict[str, Check] = {
 }
 _TASK: dict[str, Check] = {
     **_SHARED,
+    "name": _task_name,
     "num_returns": _num_returns,
     "max_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
     "max_calls": _count(0, " (0: no limit)"),
     **_STREAM,
+    "object_store_memory": _no_object_store_memory,
 }
 _ACTOR: dict[str, Check] = {
     **_SHARED,
-    "max_restarts": _count(-1, _UNLIMITED),
+    "max_restarts": _max_restarts,
     "max_task_retries": _count(-1, _UNLIMITED),
     "max_concurrency": _count(1),
     "max_pending_calls": _max_pending_calls,
+    "object_store_memory": _memory,
     "namespace": _text,
     "lifetime": _lifetime,
     "get_if_exists": _flag,
     "_actor_generator_backpressure_num_objects": _backpressure,
+    "concurrency_groups": _concurrency_groups,
+    "allow_out_of_order_execution": _flag,
 }
 _METHOD: dict[str, Check] = {
     "num_returns": _num_returns,
     "max_task_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
-    "name": _text,
+    "name": _task_name,
+    "concurrency_group": _text,
+    "enable_task_events": _flag,
     **_STREAM,
 }
 _SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
@@ -505,16 +669,7 @@ _HINTS = {
 }
 _NOT_YET = frozenset(
     (
-        "label_selector",
-        "fallback_strategy",
-        "accelerator_type",
-        "object_store_memory",
-        "enable_task_events",
-        "_labels",
         "_metadata",
-        "concurrency_groups",
-        "concurrency_group",
-        "allow_out_of_order_execution",
         "enable_tensor_transport",
         "tensor_transport",
     )

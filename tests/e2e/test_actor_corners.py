@@ -189,7 +189,7 @@ def test_the_creation_of_a_named_actor_asks_nothing_else(ray, monkeypatch):
 
     counter = ray.remote(Counter).options(name="counter").remote()
     assert ray.get(counter.increment.remote(), timeout=8) == 1
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="is already taken"):
         ray.remote(Counter).options(name="counter").remote()
     same = ray.remote(Counter).options(name="counter", get_if_exists=True).remote()
     assert ray.get(same.increment.remote(), timeout=8) == 1

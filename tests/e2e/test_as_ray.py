@@ -29,6 +29,7 @@ PROGRAM = """
     assert pickle.loads(b"cray.exceptions\\nRayTaskError\\n.") is zray.exceptions.TaskError
     assert tuple(map(int, ray.__version__.split("."))) >= (2, 60, 0)
     assert zray.__version__ != ray.__version__
+    assert ray.logger.name == "zray"
 
 
     class NamesRay:

@@ -13,6 +13,9 @@ from zray.client.core.states import STORED
 from zray.client.core.windows import WINDOWS, Windows
 from zray.ids import owner_of
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
+from zray.scheduling.combine import combine
+from zray.scheduling.node_affinity import NodeAffinitySchedulingStrategy
+from zray.scheduling.node_label import In, NodeLabelSchedulingStrategy
 from zray.testing.cluster import SimCluster
 from zray.testing.intruders import Intruder
 from zray.testing.network import NetworkFaults
@@ -32,7 +35,7 @@ BAD_WEATHER = NetworkFaults(loss=0.02, duplication=0.02)
 @dataclasses.dataclass(frozen=True)
 class Trouble:
     """What goes wrong in a run: processes that are killed, whether users cancel, processes that are stopped for a
-    while, intruders that try to get in."""
+    while, intruders that try to get in. ``choosy``: work asks for certain hosts, also for those that die."""
 
     workers: int = 0
     hosts: int = 0
@@ -40,6 +43,7 @@ class Trouble:
     cancels: bool = False
     pauses: int = 0
     intruders: int = 0
+    choosy: bool = False
 
 
 def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cancels: bool = False) -> Program:
@@ -130,7 +134,13 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
     def start(driver: SimDriver) -> Program:
         rng = driver.cluster.sim.random
         bag: list[bytes] = []
-        actors = [driver.create_actor(rng.choice([0, 2]), rng.choice([1, 3])) for _ in range(n_actors)]
+
+        def where() -> list[Any] | None:
+            return random_constraint(driver) if trouble.choosy else None
+
+        actors = [
+            driver.create_actor(rng.choice([0, 2]), rng.choice([1, 3]), constraint=where()) for _ in range(n_actors)
+        ]
         for _ in range(rng.randrange(2)):
             named = yield from driver.create_named(rng.choice(NAMES), rng.choice([0, 2]), rng.choice([1, 3]))
             actors.extend([named] if named else [])
@@ -139,7 +149,8 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
             if actors and rng.random() < 0.3:
                 bag.append(driver.call(rng.choice(actors), some[:2], retries=rng.choice([0, 3])))
             else:
-                bag.extend(driver.submit("0", some[:1], some[1:], rng.choice([0, 3]), rng.choice([0, 0, 1])))
+                retries, cpus = rng.choice([0, 3]), rng.choice([0, 0, 1])
+                bag.extend(driver.submit("0", some[:1], some[1:], retries, cpus, constraint=where()))
             if actors and rng.random() < 0.05:
                 actor = rng.choice(actors)
                 bag.extend(driver.call(actor, retries=rng.choice([0, 3])) for _ in range(10))
@@ -170,6 +181,23 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
             driver.drop(actor.handle_id)
 
     return start
+
+
+def random_constraint(driver: SimDriver) -> list[Any] | None:
+    """Any host, one host (also one that is dead, or never was), or hosts with labels that a host has which lives."""
+    rng = driver.cluster.sim.random
+    hosts = [node.process_id for node in driver.cluster.nodes.values() if isinstance(node, SimHost)]
+    number = {"number": str(rng.randrange(len(hosts)))}
+    constraint = rng.choice(
+        [
+            None,
+            combine(NodeAffinitySchedulingStrategy(rng.choice([*hosts, bytes(16)]), soft=False), None, None),
+            combine(NodeAffinitySchedulingStrategy(rng.choice([*hosts, bytes(16)]), soft=True), None, None),
+            combine(NodeLabelSchedulingStrategy(None, soft={"number": In(number["number"])}), None, None),
+            combine(None, number, [{"label_selector": {"number": "0"}}]),
+        ]
+    )
+    return None if constraint is None else constraint.to_row()
 
 
 def call_behind_one_that_waits(driver: SimDriver, actor: SimActor) -> Program:
@@ -203,7 +231,10 @@ def _run(seed: int, trouble: Trouble, network_faults: NetworkFaults) -> SimClust
     cluster = SimCluster(seed, program, network_faults, windows=windows)
     cluster.die_storing = trouble.workers
     sim = cluster.sim
-    hosts = [SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}) for _ in range(1 + trouble.hosts)]
+    hosts = [
+        SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}, {"number": str(number)})
+        for number in range(1 + trouble.hosts)
+    ]
     drivers = [
         SimDriver(cluster, random_driver(sim.random.randrange(5, 25), sim.random.randrange(3), trouble))
         for _ in range(2)

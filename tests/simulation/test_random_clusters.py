@@ -50,3 +50,9 @@ def test_cancelling(seeds: range) -> None:
 def test_everything_at_once(seeds: range) -> None:
     for seed in seeds:
         run_scenario(seed, Trouble(workers=seed % 4, hosts=seed % 3, drivers=seed % 2, cancels=True))
+
+
+@batches(150)
+def test_work_that_asks_for_hosts(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 3, cancels=bool(seed % 2), choosy=True))

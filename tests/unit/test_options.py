@@ -147,10 +147,18 @@ BAD_VALUES = [
     (task, {"retry_exceptions": ["ValueError"]}, "list of exception types"),
     (task, {"retry_exceptions": [KeyboardInterrupt]}, "list of exception types"),
     (task, {"resources": {"CPU": 1}}, "give num_cpus=1 instead"),
+    (task, {"label_selector": {"a": "-x"}}, "Invalid label selector value '-x'"),
+    (actor, {"label_selector": {"-a": "x"}}, "Invalid label key name '-a'"),
+    (task, {"fallback_strategy": [1]}, "must be a dictionary"),
+    (task, {"fallback_strategy": [{}]}, "Empty dictionary"),
+    (task, {"fallback_strategy": [{"x": 1}]}, "Unsupported option found: 'x'"),
+    (task, {"fallback_strategy": [{"label_selector": [1]}]}, "must be a dictionary"),
+    (task, {"object_store_memory": 3}, "not implemented for tasks"),
+    (task, {"_labels": {"a": 1}}, "must be strings"),
     (task, {"resources": {"GPU": 1}}, "give num_gpus=1 instead"),
     (task, {"resources": {"memory": 1}}, "give memory=1 instead"),
     (task, {"resources": {"": 1}}, "cannot be empty"),
-    (task, {"name": ""}, "cannot be empty"),
+    (actor, {"name": ""}, "cannot be empty"),
     (task, {"scheduling_strategy": "spread"}, "'SPREAD'"),
     (actor, {"max_restarts": -2}, "an integer >= -1"),
     (actor, {"max_task_retries": -2}, "an integer >= -1"),
@@ -159,6 +167,9 @@ BAD_VALUES = [
     (actor, {"lifetime": "forever"}, "'detached' or 'non_detached'"),
     (actor, {"namespace": ""}, "cannot be empty"),
     (actor, {"get_if_exists": True}, "name"),
+    (actor, {"concurrency_groups": {"io": 0}}, "of group 'io' must be an integer >= 1"),
+    (actor, {"concurrency_groups": {"": 1}}, "cannot be empty"),
+    (method, {"concurrency_group": ""}, "cannot be empty"),
     (method, {"num_returns": -1}, "an integer >= 0"),
     (method, {"max_task_retries": -2}, "an integer >= -1"),
 ]
@@ -177,20 +188,28 @@ BAD_TYPES = [
     (task, {"resources": {1: 1}}, "strings"),
     (task, {"name": 5}, "a string"),
     (task, {"runtime_env": "env"}, "a dict"),
+    (task, {"scheduling_strategy": 3}, "'SPREAD' or a strategy"),
+    (task, {"label_selector": [1]}, "a dict of strings"),
+    (task, {"label_selector": {"a": 1}}, "a dict of strings"),
+    (actor, {"label_selector": {1: "a"}}, "a dict of strings"),
+    (actor, {"fallback_strategy": {}}, "a list of dicts"),
+    (task, {"accelerator_type": 3}, "a string"),
+    (actor, {"object_store_memory": "1"}, "a number >= 0"),
+    (task, {"_labels": "a"}, "a dict of strings"),
     (actor, {"max_restarts": "1"}, "an integer >= -1"),
     (actor, {"lifetime": 1}, "'detached'"),
     (actor, {"get_if_exists": 1}, "True or False"),
     (actor, {"name": b"x"}, "a string"),
+    (actor, {"concurrency_groups": ["io"]}, "a dict of names and numbers"),
+    (actor, {"concurrency_groups": {"io": "2"}}, "an integer >= 1"),
+    (actor, {"concurrency_groups": {1: 2}}, "keys are strings"),
+    (actor, {"allow_out_of_order_execution": "no"}, "True or False"),
+    (method, {"concurrency_group": 1}, "a string"),
     (method, {"num_returns": None.__class__}, "an integer >= 0"),
 ]
 NOT_YET = [
     (task, {"runtime_env": {"env_vars": {"A": "1"}}}),
-    (task, {"scheduling_strategy": object()}),
-    (task, {"label_selector": {"a": "b"}}),
-    (task, {"accelerator_type": "A100"}),
-    (actor, {"concurrency_groups": {"io": 2}}),
     (actor, {"runtime_env": {"pip": ["x"]}}),
-    (method, {"concurrency_group": "io"}),
 ]
 
 
@@ -214,6 +233,24 @@ def test_what_is_not_supported_yet(make, given):
     (name,) = given
     with pytest.raises(NotImplementedError, match=rf": {name}=.* is not supported by zray yet"):
         make(**given)
+
+
+def test_a_selector_in_a_fallback_is_named():
+    with pytest.raises(ValueError, match=r"label_selector in fallback_strategy=.*Invalid label selector value '--'"):
+        task(fallback_strategy=[{"label_selector": {"a": "--"}}])
+
+
+def test_what_else_a_task_or_actor_asks_for():
+    assert task(accelerator_type="A100").resource_amounts() == {"CPU": 10_000, "accelerator_type:A100": 10}
+    held = actor(accelerator_type="A100", object_store_memory=5)
+    assert held.running_amounts() == {"accelerator_type:A100": 10, "object_store_memory": 50_000}
+    assert held.placement_amounts() == {"CPU": 10_000, **held.running_amounts()}
+
+
+def test_work_that_may_run_anywhere_has_no_constraint():
+    for options in (task(), task(scheduling_strategy="SPREAD"), actor(label_selector={}), task(fallback_strategy=[])):
+        assert options.constraint_row() is None
+    assert task(label_selector={"zone": "a"}).constraint_row() is not None
 
 
 def test_an_amount_within_resources_is_named():

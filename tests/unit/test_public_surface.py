@@ -35,14 +35,15 @@ IN_MODULES = {
 }
 
 HOUSE_ERRORS = {
-    "ActorDiedError", "ActorError", "ActorExit", "ActorUnavailableError", "ActorUnschedulableError",
+    "ActorAlreadyExistsError", "ActorDiedError", "ActorError", "ActorExit", "ActorHandleNotFoundError",
+    "ActorUnavailableError", "ActorUnschedulableError",
     "ClusterUnavailableError", "ConfigError", "DeserializationError", "GetTimeoutError", "MessageRefusedError",
     "ModuleMissingError", "NodeDiedError", "ObjectError",
     "ObjectFreedError", "ObjectLostError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
     "OwnerDiedError", "PendingCallsLimitExceeded", "RuntimeEnvSetupError", "SerializationError", "SystemFailure",
     "TaskCancelledError", "TaskError", "TaskUnschedulableError", "VersionMismatchError", "WorkerCrashedError",
     "ZrayError",
-    "ActorAlreadyExistsError", "ActorHandleNotFoundError", "ActorPlacementGroupRemoved", "AuthenticationError",
+    "ActorPlacementGroupRemoved", "AuthenticationError",
     "CrossLanguageError", "ObjectRefStreamEndOfStreamError", "OufOfBandObjectRefSerializationException",
     "PlasmaObjectNotAvailable", "RayCgraphCapacityExceeded", "RayChannelError", "RayChannelTimeoutError",
     "RayDirectTransportError", "RpcError", "StreamingGeneratorReplayInconsistentError", "TaskPlacementGroupRemoved",

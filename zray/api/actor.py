@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, overload
 
 from zray.api.actor_meta import METHOD_OPTIONS, ActorMeta, CallOptions, MethodMeta
+from zray.api.binding import bind_class, bind_method
 from zray.api.generators import ObjectRefGenerator
 from zray.api.remote_function import _Shipment, looks_like
 from zray.api.runtime import runtime
@@ -49,12 +50,13 @@ class ActorMethod:
     __doc__ = _OfMethod(lambda meta: meta.function.__doc__ if meta.function is not None else None, __doc__)
     __signature__ = _OfMethod(lambda meta: meta.shown_signature)
     __name__ = _OfMethod(lambda meta: meta.name)
-    __slots__ = ("_handle", "_meta", "_options", "_retries")
+    __slots__ = ("_given", "_handle", "_meta", "_options", "_retries")
 
     def __init__(self, handle: ActorHandle[Any], meta: MethodMeta) -> None:
         self._handle = handle
         self._meta = meta
         self._options: CallOptions | None = None
+        self._given: dict[str, Any] = {}  # to ``options``
         self._retries = handle._meta.max_task_retries if meta.retries is None else meta.retries
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -78,20 +80,41 @@ class ActorMethod:
             return refs[0]
         return refs or None
 
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Submits a call with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
+        return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Returns a node of a graph of calls (``zray.dag``): a call of this method of this actor.
+
+        If the method returns several values, returns a tuple with a node for each of them.
+        """
+        return bind_method(self, args, kwargs)
+
     def options(self, **options: Any) -> ActorMethod:
         """Returns the same method with other options.
 
-        Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``name``.
+        Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``concurrency_group``, ``name``,
+        ``enable_task_events``; see ``zray.options.MethodOptions``.
         """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method = ActorMethod(self._handle, self._meta)
+        method._given = options
         if "max_task_retries" in options and given.max_task_retries is not None:
             method._retries = given.max_task_retries
         method._options = CallOptions.of(self._handle._meta, self._meta, given, options)
         return method
 
+    @property
+    def _n_returns(self) -> int:
+        return (self._options or self._handle._meta.call_options(self._meta)).n_returns
+
+    @property
+    def _method_name(self) -> str:
+        return self._meta.name
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"an actor's method cannot be called directly: use .{self._meta.name}.remote(...)")
+        raise TypeError(f"Actor methods cannot be called directly: use .{self._meta.name}.remote(...)")
 
     def __repr__(self) -> str:
         return f"ActorMethod({self._handle._meta.class_name}.{self._meta.name})"
@@ -124,7 +147,7 @@ class ActorHandle(Generic[C]):
         return (_restore_handle, (self._actor_id, self._ref, self._meta.packed()))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ActorHandle) and other._actor_id == self._actor_id
+        return other._actor_id == self._actor_id if isinstance(other, ActorHandle) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self._actor_id)
@@ -142,6 +165,21 @@ _OF_THE_HANDLE = frozenset(name for base in ActorHandle.__mro__ for name in vars
 
 class ActorClassInheritanceException(TypeError):
     """The caller's fault: an actor class was subclassed, but it is not a Python class. The name is Ray's."""
+
+
+class ActorClassMetadata:
+    """What Ray's programs read of an actor class, as ``__ray_metadata__``: ``modified_class`` (the plain class),
+    ``class_name``, and the options of the class by their names, for example ``max_restarts``."""
+
+    def __init__(self, kind: type, options: ActorOptions) -> None:
+        self.modified_class = kind
+        self.class_name = kind.__name__
+        self._options = options
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._options, name)
 
 
 class ActorClass(Generic[C]):
@@ -166,9 +204,21 @@ class ActorClass(Generic[C]):
         self.__name__ = kind.__name__
         self.__module__ = kind.__module__
 
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> ActorHandle[C]:
+        """Creates an actor with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
+        return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Returns a node of a graph of calls (``zray.dag``): the creation of an actor of this class."""
+        return bind_class(self, args, kwargs)
+
+    @property
+    def __ray_metadata__(self) -> ActorClassMetadata:
+        return ActorClassMetadata(self._class, self._options)
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         name = self._class.__name__
-        raise TypeError(f"the actor class {name} cannot be instantiated directly: use {name}.remote(...)")
+        raise TypeError(f"Actors cannot be instantiated directly: use {name}.remote(...)")
 
     def __getattr__(self, name: str) -> Any:
         kind = self.__dict__.get("_class")
@@ -191,8 +241,8 @@ class ActorClass(Generic[C]):
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         name = self._class.__name__
         raise ActorClassInheritanceException(
-            f"the actor class {name} cannot be subclassed: write {name} as a plain class, subclass that, and make "
-            f"actor classes of both with zray.remote(...)"
+            f"Inheriting from actor classes is not currently supported: write {name} as a plain class, subclass that, "
+            f"and make actor classes of both with zray.remote(...)"
         )
 
     def options(self, **options: Any) -> ActorClass[C]:
@@ -219,17 +269,28 @@ def _creator(kind: type[C], options: ActorOptions, shipment: _Shipment) -> Calla
     return looks_like(remote, kind)
 
 
-def method(*args: Any, **options: Any) -> Callable[[F], F]:
+@overload
+def method(function: F, /) -> F: ...
+
+
+@overload
+def method(**options: Any) -> Callable[[F], F]: ...
+
+
+def method(*args: Any, **options: Any) -> Any:
     """Decorates a method of an actor class with options: ``@zray.method(num_returns=2)``.
 
-    Options: num_returns, max_task_retries, retry_exceptions, name; see ``zray.options.MethodOptions``.
+    Options: num_returns, max_task_retries, retry_exceptions, concurrency_group, enable_task_events, name; see
+    ``zray.options.MethodOptions``. Without options, ``@zray.method`` changes nothing.
 
     Raises:
-        ValueError: no options are given, or an option does not exist or is out of range.
-        TypeError: an option has a wrong type.
+        ValueError: an option does not exist or is out of range.
+        TypeError: an option has a wrong type, or what is decorated is not a function.
     """
-    if args or not options:
-        raise ValueError("@zray.method needs options by keyword, such as @zray.method(num_returns=2)")
+    if len(args) == 1 and callable(args[0]) and not options:
+        return args[0]
+    if args:
+        raise TypeError("@zray.method takes options by keyword, such as @zray.method(num_returns=2)")
     given = MethodOptions.from_kwargs(options, what="@zray.method")
 
     def decorate(function: F) -> F:
@@ -253,6 +314,6 @@ def exit_actor() -> None:
 
     session = current()
     if session is None or not session.core.execution.actor_id:
-        raise TypeError("exit_actor() is called from a method of an actor")
+        raise TypeError("the exit_actor API is called on a non-actor process: call it in a method of an actor")
     session.exit_actor("exit_actor() was called")
     raise ActorExit("exit_actor() was called")

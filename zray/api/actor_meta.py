@@ -22,8 +22,8 @@ class MethodMeta:
     """What callers know of a method. ``function``: the method itself, to be shown, if the class is known here.
     ``backpressure``, ``per_yield``: the options of its stream."""
 
-    __slots__ = ("backpressure", "check", "function", "is_generator", "name", "num_returns", "parameters", "per_yield",
-                 "retries", "retry_exceptions", "signature")  # fmt: skip
+    __slots__ = ("backpressure", "check", "function", "group", "is_generator", "name", "num_returns", "parameters",
+                 "per_yield", "retries", "retry_exceptions", "signature")  # fmt: skip
 
     def __init__(
         self,
@@ -33,10 +33,12 @@ class MethodMeta:
         retries: int | None = None,
         retry: bool | bytes = False,
         is_generator: bool = False,
+        group: str = "",
         backpressure: int = -1,
         per_yield: int = 1,
     ) -> None:
         self.name = name
+        self.group = group  # its concurrency group; empty: the default group
         self.num_returns = num_returns
         self.parameters = parameters  # [name, kind, has a default]; None: unknown
         self.retries = retries
@@ -91,13 +93,29 @@ def _parameters(function: Callable[..., Any], skip_first: bool) -> list[Any] | N
     return [[p.name, int(p.kind), p.default is not inspect.Parameter.empty] for p in parameters]
 
 
+def _is_ordered(kind: type, options: ActorOptions, has_coroutines: bool, concurrency: int) -> bool:
+    """Whether an actor runs the calls of a caller in the order in which they were made.
+
+    Raises ValueError if it was asked to, and cannot.
+    """
+    given = options.allow_out_of_order_execution
+    if given is False and (has_coroutines or concurrency > 1):
+        why = "an actor with async methods" if has_coroutines else "an actor with max_concurrency above 1"
+        raise ValueError(
+            f"allow_out_of_order_execution=False is not possible for {kind.__name__}: {why} runs several calls at "
+            f"once, in no fixed order. Leave the option out, or set it to True"
+        )
+    return not (has_coroutines or concurrency > 1 if given is None else given)
+
+
 class ActorMeta:
     """What a handle knows of its actor's class. It travels with the handle.
 
-    ``ordered``: the actor runs one call at a time, in each caller's order; other actors run a call when its arguments
-    exist. ``concurrency``: the number of calls that it runs at once. ``attributes``: the names of the attributes of the
-    class that are not methods, such as properties. ``most_untaken``: the number of items of all of its streams that may
-    not be taken yet; -1: any number.
+    ``ordered``: the actor runs calls in each caller's order; other actors run a call when its arguments exist.
+    ``concurrency``: the number of calls that it runs at once. ``attributes``: the names of the attributes of the class
+    that are not methods, such as properties. ``groups``: the concurrency groups, and how many calls of each run at
+    once, besides ``concurrency`` others. ``most_untaken``: the number of items of all of its streams that may not be
+    taken yet; -1: any number.
     """
 
     def __init__(
@@ -109,6 +127,7 @@ class ActorMeta:
         ordered: bool,
         concurrency: int,
         attributes: list[str],
+        groups: dict[str, int],
         most_untaken: int = -1,
     ) -> None:
         self.class_name = class_name
@@ -119,6 +138,7 @@ class ActorMeta:
         self.concurrency = concurrency
         self.attributes = attributes
         self.most_untaken = most_untaken
+        self.groups = groups
         self.constructor: inspect.Signature | None = None  # set only where the class is known
         self.has_coroutines = False  # likewise
         self._call_options: dict[str, CallOptions] = {}
@@ -138,6 +158,7 @@ class ActorMeta:
             check_streams(given.num_returns, is_generator, f"{kind.__name__}.{name}")
             made = methods[name] = MethodMeta(
                 name, given.num_returns, parameters, given.max_task_retries, retry, is_generator,
+                given.concurrency_group or "",
                 given._generator_backpressure_num_objects, given._num_objects_per_yield,
             )  # fmt: skip
             made.function = member
@@ -145,7 +166,7 @@ class ActorMeta:
             methods[name] = MethodMeta(name, 1)
         has_coroutines = any(map(_is_async, (member for _, member in inspect.getmembers(kind))))
         concurrency = options.max_concurrency or (MAX_ASYNC_CALLS if has_coroutines else 1)
-        ordered = not has_coroutines and concurrency == 1
+        ordered = _is_ordered(kind, options, has_coroutines, concurrency)
         attributes = [name for name in dir(kind) if name not in methods and not name.startswith("_")]
         meta = cls(
             kind.__name__,
@@ -155,8 +176,11 @@ class ActorMeta:
             ordered,
             concurrency,
             attributes,
+            dict(options.concurrency_groups),
             options._actor_generator_backpressure_num_objects,
         )
+        for method in methods.values():
+            meta.check_group(method.group, f"@zray.method of {kind.__name__}.{method.name}")
         parameters = _parameters(kind, skip_first=False)
         meta.constructor = inspect.signature(_stub("__init__", parameters)) if parameters is not None else None
         meta.has_coroutines = has_coroutines
@@ -165,12 +189,12 @@ class ActorMeta:
     def packed(self) -> bytes:
         """Returns the encoded form."""
         methods = [
-            [m.name, m.num_returns, m.parameters, m.retries, m.retry_exceptions, m.is_generator, m.backpressure,
-             m.per_yield]
+            [m.name, m.num_returns, m.parameters, m.retries, m.retry_exceptions, m.is_generator, m.group,
+             m.backpressure, m.per_yield]
             for m in self.methods.values()
         ]  # fmt: skip
         fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
-        packed: bytes = pack([*fields, self.concurrency, self.attributes, self.most_untaken])
+        packed: bytes = pack([*fields, self.concurrency, self.attributes, self.groups, self.most_untaken])
         return packed
 
     @classmethod
@@ -182,7 +206,7 @@ class ActorMeta:
 
     def no_method(self, name: str) -> str:
         """Returns the text of the error about a method ``name`` that does not exist, with the names that do."""
-        text = f"actor class {self.class_name} has no method {name!r}"
+        text = f"'ActorHandle' object has no attribute {name!r}: actor class {self.class_name} has no such method"
         if name.startswith("_"):  # libraries ask for such names and do without them: no hint is needed
             return text
         if name in self.attributes:
@@ -197,6 +221,15 @@ class ActorMeta:
         close = difflib.get_close_matches(name, known, n=1)
         guess = f"; did you mean {close[0]!r}?" if close else "."
         return f"{text}{guess} It has {', '.join(known) or 'none'}"
+
+    def check_group(self, group: str, what: str) -> None:
+        """Raises ValueError if ``group``, given at ``what``, is not a concurrency group of the class."""
+        if group and group not in self.groups:
+            known = ", ".join(map(repr, self.groups)) or "none"
+            raise ValueError(
+                f"{what}: concurrency_group={group!r} is not allowed: {self.class_name} has {known}; groups are "
+                f"declared with @zray.remote(concurrency_groups={{{group!r}: ...}})"
+            )
 
     def call_options(self, method: MethodMeta) -> CallOptions:
         """Returns the options of a call without options of its own. They are made once and kept."""
@@ -223,12 +256,16 @@ class CallOptions(NamedTuple):
         retry = method.retry_exceptions
         if "retry_exceptions" in kwargs:
             retry = retried_types(given.retry_exceptions)
+        group = method.group
+        if given.concurrency_group is not None:
+            group = given.concurrency_group
+            actor.check_group(group, f"{method.name}.options()")
         n_returns = num_returns if isinstance(num_returns, int) else 1
         stream = stream_of(
             num_returns, method.is_generator, backpressure, method.per_yield, method.name, actor.most_untaken
         )
         packed = pack_options(
-            kwargs.get("name") or method.name, n_returns, method.name, retry, 0, method.is_generator, stream
+            kwargs.get("name") or method.name, n_returns, method.name, retry, 0, method.is_generator, stream, group
         )
         return cls(n_returns, stream, packed)
 

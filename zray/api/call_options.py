@@ -51,11 +51,15 @@ def pack_options(
     max_calls: int = 0,
     generator: bool = False,
     stream: CallStream | None = None,
+    group: str = "",
     captures: bool = False,
 ) -> bytes:
-    """Returns the packed options of a call. ``generator``: the function is a generator. ``stream``: so are its values;
-    then ``n_returns`` is 1, for the completion. ``captures``: what the task or actor creates runs in its placement
-    group."""
+    """Returns the packed options of a call.
+
+    ``generator``: the function is a generator. ``stream``: so are its values; then ``n_returns`` is 1, for the
+    completion. ``group``: the concurrency group; empty: the default group. ``captures``: what the task or actor creates
+    runs in its placement group.
+    """
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if stream is not None:
         options["per_yield"] = stream.per_yield
@@ -69,4 +73,6 @@ def pack_options(
         options["generator"] = True
     if captures:
         options["captures"] = True
+    if group:
+        options["group"] = group
     return pack(options)

@@ -45,7 +45,8 @@ def remote(*args: Any, **options: Any) -> Any:
 
     Options of functions: num_cpus, num_gpus, memory (bytes), resources, num_returns, max_retries, retry_exceptions,
     max_calls, name, scheduling_strategy. Options of classes: num_cpus, num_gpus, memory, resources, max_restarts,
-    max_task_retries, max_concurrency, max_pending_calls, name, namespace, lifetime, get_if_exists.
+    max_task_retries, max_concurrency, concurrency_groups, allow_out_of_order_execution, max_pending_calls, name,
+    namespace, lifetime, get_if_exists.
     ``zray.options.TaskOptions`` and ``ActorOptions`` describe them.
 
     Returns:

@@ -51,9 +51,9 @@ def placed_task(session: Session, options: TaskOptions, name: str) -> tuple[byte
     place = _place_for(session, options)
     amounts = options.resource_amounts()
     if not place.group:
-        return shape_key(amounts), False
+        return shape_key(amounts, options.constraint_row()), False
     _check_fits(place, amounts, name, "the resource request")
-    return shape_key(asked(amounts, place.group, place.bundle)), place.captures
+    return shape_key(asked(amounts, place.group, place.bundle), options.constraint_row()), place.captures
 
 
 def placed_actor(session: Session, options: ActorOptions, name: str) -> tuple[bytes, bytes, bool]:
@@ -61,17 +61,17 @@ def placed_actor(session: Session, options: ActorOptions, name: str) -> tuple[by
     place = _place_for(session, options)
     placement, running = options.placement_amounts(), options.running_amounts()
     if not place.group:
-        return shape_key(placement), shape_key(running), False
+        return shape_key(placement, options.constraint_row()), shape_key(running), False
     _check_fits(place, running, name, "the resource request")
     _check_fits(place, placement, name, "what its start requires (1 CPU unless num_cpus is given),")
     in_group = [asked(amounts, place.group, place.bundle) for amounts in (placement, running)]
-    return shape_key(in_group[0]), shape_key(in_group[1]), place.captures
+    return shape_key(in_group[0], options.constraint_row()), shape_key(in_group[1]), place.captures
 
 
 def _place_for(session: Session, options: TaskOptions | ActorOptions) -> _Place:
     """Returns the place that options and context ask for."""
     context = current_task.get()
-    strategy = options.scheduling_strategy
+    strategy: Any = options.scheduling_strategy
     if strategy is None:
         given: Any = options.placement_group
         index, captures = options.placement_group_bundle_index, options.placement_group_capture_child_tasks

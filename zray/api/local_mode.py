@@ -20,7 +20,14 @@ from zray.client.context import TaskContext, current_task
 from zray.client.core.streams import FIRST_ITEM, item_id, position_of
 from zray.client.futures import raisable_in_coroutines
 from zray.client.session import Reader
-from zray.exceptions import ActorDiedError, ActorExit, ObjectFreedError, TaskError
+from zray.exceptions import (
+    ActorAlreadyExistsError,
+    ActorDiedError,
+    ActorExit,
+    ActorHandleNotFoundError,
+    ObjectFreedError,
+    TaskError,
+)
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.methods import method_of
 from zray.object_ref import DynamicObjectRefGenerator, HeldRef, ObjectRef
@@ -255,7 +262,9 @@ class LocalRuntime:
         key = (options.namespace or self.namespace, options.name or "")
         if options.name and key in self._names:
             if not options.get_if_exists:
-                raise ValueError(f"an actor named {options.name!r} exists already in namespace {key[0]!r}")
+                raise ActorAlreadyExistsError(
+                    f"The name {options.name!r} is already taken: an actor of namespace {key[0]!r} has it"
+                )
             actor_id = self._names[key]
             return actor_id, None, type(meta).unpack(self._actors[actor_id].meta)
         actor_id = self._new_id()
@@ -308,6 +317,8 @@ class LocalRuntime:
         ]
 
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        if actor_id not in self._actors:
+            raise ActorHandleNotFoundError("the handle belongs to a cluster that this process has left")
         self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()", actor_id)
         self._names = {key: value for key, value in self._names.items() if value != actor_id}
 

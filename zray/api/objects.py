@@ -170,7 +170,9 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator, *, force: bool = False, rec
 
     Any process that holds the reference may cancel the task. If another process submitted the task, the cancellation is
     sent to that process. Nothing happens if the task has ended already, or if ``ref`` refers to an object of ``put``.
-    ``get`` of a cancelled task raises TaskCancelledError. Running methods are cancelled only in async actors.
+    ``get`` of a cancelled task raises TaskCancelledError. A running ``async`` method gets asyncio.CancelledError. A
+    running method of another actor is not interrupted: it may ask ``get_runtime_context().is_canceled()``, and when it
+    returns, its result is TaskCancelledError.
 
     Args:
         ref: a reference, or the generator, that submitting the task, or the call of an actor, returned.
@@ -200,6 +202,7 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
 
     Raises:
         ValueError: ``actor`` is not an actor handle.
+        ActorHandleNotFoundError: it is the handle of a cluster that this process has left. It is a ValueError too.
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(
@@ -229,6 +232,9 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
         check_text(namespace, "zray.get_actor()", "namespace")
     found = runtime().find_actor(name, namespace or "")
     if found is None:
-        raise ValueError(f"there is no actor named {name!r} in namespace {namespace or runtime().namespace!r}")
+        raise ValueError(
+            f"Failed to look up actor with name {name!r}: there is none in namespace "
+            f"{namespace or runtime().namespace!r}"
+        )
     actor_id, meta = found
     return ActorHandle(actor_id, None, ActorMeta.unpack(meta))

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
+from zray.api.binding import bind_function
 from zray.api.generators import ObjectRefGenerator
 from zray.api.runtime import PreparedTask, runtime
 from zray.options import TaskOptions
@@ -81,9 +82,21 @@ class RemoteFunction(Generic[R_co]):
         prepared = PreparedTask(self._name, options, inspect.isgeneratorfunction(function))
         self.remote = _submitter(function, self._name, self._shipment, prepared)
 
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Submits a call with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
+        return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Returns a node of a graph of calls (``zray.dag``): a call of this function."""
+        return bind_function(self, args, kwargs)
+
+    @property
+    def _function_name(self) -> str:
+        return f"{self._function.__module__}.{self._name}"
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
-            f"the remote function {self._name} cannot be called directly: use {self._name}.remote(...), or "
+            f"Remote functions cannot be called directly: use {self._name}.remote(...), or "
             f"{self._name}._function(...) to run it here"
         )
 

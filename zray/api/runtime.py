@@ -14,12 +14,28 @@ from zray.api.call_options import CallStream, pack_options, retried_types, strea
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
 from zray.client.session import Reader, Session
-from zray.exceptions import PendingCallsLimitExceeded, SerializationError, ZrayError
+from zray.exceptions import (
+    ActorAlreadyExistsError,
+    ActorHandleNotFoundError,
+    PendingCallsLimitExceeded,
+    SerializationError,
+    ZrayError,
+)
+from zray.ids import owner_of
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 from zray.protocol.codec import shape_key
 from zray.protocol.messages import ActorFound, ActorKill, ActorLookup, NameTaken
-from zray.protocol.questions import HostList, HostsQuery, NamedActors, NamedActorsQuery, Resources, ResourcesQuery
+from zray.protocol.questions import (
+    HostList,
+    HostsQuery,
+    MemberQuery,
+    Membership,
+    NamedActors,
+    NamedActorsQuery,
+    Resources,
+    ResourcesQuery,
+)
 from zray.protocol.records import ActorSpec, HostState
 from zray.serialization import PickledCallable, serialize
 
@@ -46,7 +62,7 @@ class PreparedTask:
         self.n_returns = options.num_returns if isinstance(options.num_returns, int) else 1
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
-        self.shape = b"" if options.names_group() else shape_key(options.resource_amounts())
+        self.shape = b"" if options.names_group() else shape_key(options.resource_amounts(), options.constraint_row())
         self._name = name
         self._generator = generator
         self.packed = self._pack(False)
@@ -55,7 +71,7 @@ class PreparedTask:
         options = self.options
         return pack_options(
             options.name or self._name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
-            self._generator, self.stream, captures,
+            self._generator, self.stream, captures=captures,
         )  # fmt: skip
 
     def in_group(self, session: Session) -> tuple[bytes, bytes]:
@@ -105,10 +121,11 @@ class Runtime(Protocol):
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
         """Returns the identifier of the actor with ``name``, and its packed ``ActorMeta``; None if there is none."""
 
-    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
-        """Returns the namespace and name of each named actor that is alive. None: those of all namespaces."""
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        """Kills an actor. Raises ActorHandleNotFoundError if its creator never joined the cluster."""
 
-    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None: ...
+    def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
+        """Returns the namespace and name of each living actor that has a name; None: in all namespaces."""
 
     def put(self, value: Any) -> ObjectRef: ...
 
@@ -200,6 +217,7 @@ class ClusterRuntime:
             running=running,
             handle=b"",
             meta=meta.packed(),
+            groups=meta.groups,
         )
         packed = pack_options("__init__", 1, "", False, captures=captures)
         if not spec.name:
@@ -211,19 +229,22 @@ class ClusterRuntime:
             return actor_id, handle, meta
         session.shell.run(lambda: session.core.actors.abandon(actor_id))
         if isinstance(found, NameTaken):
-            what = f"an actor named {options.name!r} exists already in namespace {spec.namespace!r}"
+            what = f"The name {options.name!r} is already taken: an actor of namespace {spec.namespace!r} has it"
             if found.is_dead:
-                raise ValueError(
+                raise ActorAlreadyExistsError(
                     f"{what}. It is dead, but keeps the name until its last handle is gone: delete the handles, or "
                     f"call zray.kill(zray.get_actor({options.name!r}))"
                 )
-            raise ValueError(f"{what}: choose another name, or get it with zray.get_actor() or get_if_exists=True")
+            raise ActorAlreadyExistsError(
+                f"{what}: choose another name, or get it with zray.get_actor() or get_if_exists=True"
+            )
         return found.actor_id, None, type(meta).unpack(found.spec.meta)
 
     def _places_of(self, options: ActorOptions, class_name: str) -> tuple[bytes, bytes, bool]:
         """The shapes for placing an actor, and for as long as it lives; whether its group captures what it creates."""
         if not options.names_group() and not self.session.captures:
-            return shape_key(options.placement_amounts()), shape_key(options.running_amounts()), False
+            placement = shape_key(options.placement_amounts(), options.constraint_row())
+            return placement, shape_key(options.running_amounts()), False
         from zray.api.group_placement import placed_actor  # not at the top: few programs have groups
 
         return placed_actor(self.session, options, class_name)
@@ -245,7 +266,7 @@ class ClusterRuntime:
             raise
         return session.call_actor(
             actor_id, meta.ordered, meta.concurrency, packed, arguments, n_returns, retries, meta.class_name,
-            None if stream is None else stream.spec,
+            meta.groups, None if stream is None else stream.spec,
         )  # fmt: skip
 
     def find_actor(self, name: str, namespace: str) -> tuple[bytes, bytes] | None:
@@ -255,12 +276,22 @@ class ClusterRuntime:
         )
         return (found.actor_id, found.spec.meta) if isinstance(found, ActorFound) else None
 
+    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
+        session, creator = self.session, owner_of(actor_id)
+        known = (
+            creator == session.process_id
+            or session.query(lambda request: MemberQuery(request, creator), Membership).is_member
+        )
+        if not known:
+            raise ActorHandleNotFoundError(
+                f"the handle of actor {actor_id.hex()} belongs to a cluster that this process has left: get a new "
+                f"handle from the present cluster"
+            )
+        session.tell([ActorKill(actor_id, no_restart)])
+
     def named_actors(self, namespace: str | None) -> list[tuple[str, str]]:
         answer = self.session.query(lambda request: NamedActorsQuery(request, namespace), NamedActors)
-        return [(each.namespace, each.name) for each in answer.names]
-
-    def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
-        self.session.tell([ActorKill(actor_id, no_restart)])
+        return [(row.namespace, row.name) for row in answer.names]
 
     def hosts(self) -> list[HostState]:
         return self.session.query(HostsQuery, HostList).hosts

@@ -13,7 +13,7 @@ from zray.ids import PROCESS_ID_BYTES
 from zray.object_ref import get_tracker
 
 if TYPE_CHECKING:
-    from zray.public_ids import ActorID, JobID, NodeID, TaskID
+    from zray.public_ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
 
 LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
 """The identifier of the only process in local mode, and of the only host."""
@@ -39,6 +39,13 @@ class RuntimeContext:
         """The host that this process belongs to."""
         return LOCAL_PROCESS.hex() if is_local_mode() else self._session().stores.find_home().hex()
 
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of the host that this process belongs to; empty in local mode."""
+        if is_local_mode():
+            return {}
+        home = self._session().stores.find_home()
+        return next((host.info.labels for host in runtime().hosts() if host.host_id == home), {})
+
     def get_worker_id(self) -> str:
         """This process."""
         return LOCAL_PROCESS.hex() if is_local_mode() else self._session().process_id.hex()
@@ -61,6 +68,26 @@ class RuntimeContext:
     def get_attempt_number(self) -> int:
         """0 for the first attempt of a task, 1 for its first retry, ..."""
         return context().attempt
+
+    def is_canceled(self) -> bool:
+        """Whether ``zray.cancel`` was called for the running task or method.
+
+        A running method of an actor that is not ``async`` is not interrupted: it can ask this from time to time, and
+        return. Whatever it returns, its result is TaskCancelledError; if it raises, its error.
+
+        Raises:
+            RuntimeError: it is called in a driver, or in an actor with ``async`` methods, whose calls get
+                ``asyncio.CancelledError``.
+        """
+        session = None if is_local_mode() else self._session()
+        if session is None or session.core.execution.job is None:
+            raise RuntimeError("is_canceled() is for the code of tasks and actors, and this process is a driver")
+        spec = session.core.execution.actor_spec
+        if spec is not None and spec.has_coroutines:
+            raise RuntimeError(
+                "is_canceled() is not available in an async actor: its cancelled calls get asyncio.CancelledError"
+            )
+        return context().task_id in session.core.execution.cancelled
 
     def get_actor_id(self) -> str | None:
         """The actor that this process serves; None if it serves none."""
@@ -174,6 +201,15 @@ class RuntimeContext:
         self._assert_worker("actor_id")
         actor_id = self.get_actor_id()
         return None if actor_id is None else ActorID.from_hex(actor_id)
+
+    @property
+    def current_placement_group_id(self) -> PlacementGroupID:
+        """Deprecated: use ``get_placement_group_id``. ``PlacementGroupID.nil()`` outside of a group."""
+        from zray.public_ids import PlacementGroupID
+
+        warn_deprecated("RuntimeContext.current_placement_group_id", "get_placement_group_id()")
+        name = self.get_placement_group_id()
+        return PlacementGroupID.nil() if name is None else PlacementGroupID.from_hex(name)
 
     def get_resource_ids(self) -> dict[str, list[str]]:
         """Deprecated: use ``get_accelerator_ids``."""

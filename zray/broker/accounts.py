@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from zray.broker.resources import Shape
 
@@ -112,7 +113,7 @@ class Share(Account):
         self.starting = 0  # workers that are being started for it
         self.hold_s = HOLD_S
         self.rests_until = 0.0  # no host is held for it before this time
-        self.plan: Callable[[], dict[bytes, Shape]] | None = None
+        self.plan: Callable[[], list[tuple[Any, Shape]]] | None = None
         """If it needs several hosts at once: which hosts could be freed for it, and of what. Empty if they cannot."""
 
     def standing(self) -> tuple[float, float, int]:

@@ -180,7 +180,7 @@ class Actors:
         creator = self._processes.get(owner_of(actor_id))
         if actor_id in self._death_reasons:
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, *self._death_reasons[actor_id]))
-        elif creator is None or creator.kind not in (DRIVER, WORKER):
+        elif creator is None or creator.kind not in (DRIVER, WORKER):  # others create none
             why = "the actor is unknown: it died with its creator, or it belongs to another cluster"
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, why, b""))
         elif counter_of(actor_id) <= creator.last_actor:
@@ -327,6 +327,11 @@ class Actors:
         """Ends an actor that waits for a place in a placement group that is removed."""
         text = f"the placement group of {actor.label} was removed (placement group id: {actor.placement.group})"
         self.end(actor, text, encode_failure("ActorPlacementGroupRemoved", text), keeps_name=True)
+
+    def refuse(self, actor: Actor, why: str) -> None:
+        """Ends an actor that can never be placed."""
+        if self.actors.get(actor.actor_id) is actor:
+            self.end(actor, why, encode_failure("ActorUnschedulableError", why, actor.actor_id))
 
     def end(self, actor: Actor, message: str, error: bytes = b"", keeps_name: bool = False) -> None:
         """Ends an actor that is not restarted: tells its subscribers and kills its worker.

@@ -20,7 +20,7 @@ from zray.broker.output import WorkerOutput
 from zray.broker.placement_groups import PlacementGroups
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
-from zray.broker.resources import Pool, Shape, check_amounts, read_shape
+from zray.broker.resources import HEAD, UNIT, Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
 from zray.ids import function_id_of, owner_of
@@ -182,6 +182,11 @@ class BrokerCore:
         """Places what can be placed. The shell calls this at the end of a turn."""
         self._now = now
         self.scheduler.run(now)
+        for refused, why in self.scheduler.take_refused():
+            if isinstance(refused, Envelope):
+                self._refuse(refused, why)
+            else:
+                self.actors.refuse(refused, why)
 
     # ------------------------------------------------------------------ joining and leaving
 
@@ -506,6 +511,13 @@ class BrokerCore:
                 assert worker is not None
                 self.scheduler.kill(worker, KILLED_BY_FORCE)
 
+    def _refuse(self, envelope: Envelope, why: str) -> None:
+        """Fails a task that has left its queue because it can never be placed."""
+        if self.tasks.get(envelope.task_id) is envelope:
+            self._forget_task(envelope)
+            failed = m.Failed(envelope.task_id, envelope.attempt, "TaskUnschedulableError", why, False)
+            self.send(envelope.owner, failed)
+
     def _cancelled_before_start(self, envelope: Envelope) -> None:
         self._fail_before_start(envelope, "TaskCancelledError", "cancelled before it started")
 
@@ -547,7 +559,10 @@ class BrokerCore:
     def _host_ready(self, source: Process, msg: m.HostReady) -> None:
         if source.process_id in self.scheduler.hosts:
             return
-        host = Host(source.process_id, Pool(check_amounts(msg.resources)), msg.info)
+        amounts = check_amounts(msg.resources)
+        if not any(HEAD in host.pool.total for host in self.scheduler.hosts.values()):
+            amounts[HEAD] = UNIT
+        host = Host(source.process_id, Pool(amounts), msg.info)
         self.scheduler.add_host(host)
         self.notices.host_joined(host)
         for _ in range(host.pool.total.get("CPU", 0) // 10_000):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
-from zray.broker.resources import describe
+from zray.broker.resources import describe_host
 from zray.broker.states import RETIRED
 from zray.logs.digest import Digest, in_a_line
 from zray.logs.line import DEBUG, INFO, WARNING, LogLine
@@ -75,7 +75,7 @@ class Notices:
 
     def host_joined(self, host: Host) -> None:
         """A host has joined."""
-        self._log(INFO, f"host {_host(host)} joined with {describe(host.pool.total)}")
+        self._log(INFO, f"host {_host(host)} joined with {describe_host(host.pool.total)}")
 
     def host_lost(self, host: Host, reason: str) -> None:
         """A host is gone, but still in the tables: tells each driver what it lost, and what is tried again."""

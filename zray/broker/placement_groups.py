@@ -283,15 +283,15 @@ class PlacementGroups:
         trial = Trial(hosts, lambda host, index: True, pool_of)
         return choose(spec.strategy, group.missing(), trial, group.used(), spec.soft_target)
 
-    def _plan(self, line: GroupLine) -> dict[bytes, Shape]:
+    def _plan(self, line: GroupLine) -> list[tuple[Host, Shape]]:
         """Which hosts the first group of a line could have once their tasks have ended, and how much of each."""
         if not line.groups:
-            return {}
-        found = self._choose(line.first(), list(self._scheduler.hosts.values()), _freed)
+            return []
+        found = self._choose(line.first(), list(self._scheduler.hosts.values()), _freed) or {}
         shapes: dict[bytes, list[Shape]] = {}
-        for index, host in (found or {}).items():
+        for index, host in found.items():
             shapes.setdefault(host.host_id, []).append(line.first().shapes[index])
-        return {host_id: _sum(each) for host_id, each in shapes.items()}
+        return [(self._scheduler.hosts[host_id], _sum(each)) for host_id, each in shapes.items()]
 
     def _reserve(self, group: Group, index: int, host: Host) -> None:
         shape = group.shapes[index]

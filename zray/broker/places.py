@@ -5,14 +5,17 @@ free CPU in two ways: in the order in which they joined, and in a heap by their 
 room anywhere looks from then on only at hosts that have changed since.
 
 Hosts with GPUs have an index of their own. Work that needs no GPU is sent there only if no other host has room.
+
+Work with a constraint is placed among the few hosts that it admits (``zray.broker.eligibility``), not by the index.
 """
 
 from __future__ import annotations
 
 import bisect
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from zray.broker.eligibility import Eligibility
 from zray.broker.records import Host
 from zray.broker.resources import CPU, GPU, Shape
 
@@ -101,6 +104,7 @@ class Places:
         self._plain = _Index()
         self._with_gpus = _Index()
         self._index: dict[bytes, _Index] = {}  # by host: the index that has it
+        self._eligibility = Eligibility(self.hosts)
 
     def _indices_for(self, shape: Shape) -> tuple[_Index, ...]:
         return (self._with_gpus,) if shape.gpus else (self._plain, self._with_gpus)
@@ -113,6 +117,7 @@ class Places:
         index = self._index[host.host_id] = self._with_gpus if host.pool.total.get(GPU) else self._plain
         index.add(host)
         self.slots += host.pool.total.get(CPU, 0) // 10_000
+        self._eligibility.hosts_have_changed()
         self.touch(host)
 
     def remove(self, host: Host) -> None:
@@ -121,6 +126,7 @@ class Places:
         self._index.pop(host.host_id).remove(host)
         self.slots -= host.pool.total.get(CPU, 0) // 10_000
         self.changed.pop(host.host_id, None)
+        self._eligibility.hosts_have_changed()
 
     def touch(self, host: Host) -> None:
         """Brings the index up to date after a host has changed."""
@@ -153,19 +159,63 @@ class Places:
         for index in self._indices_for(shape):
             yield from index.with_free_cpu()
 
+    def tiers(self, shape: Shape, among: Mapping[bytes, Host] | None = None) -> Iterable[Iterable[Host]]:
+        """Returns hosts that may have room for a shape, in the order in which to fill them.
+
+        A later tier is for work that has found no room in the earlier ones. ``among``: the hosts to look at; None: all.
+        The hosts may change meanwhile.
+        """
+        if shape.constraint is None:
+            return (self.with_room(shape) if among is None else self.in_order(among.values(), shape),)
+        tiers = self._eligibility.tiers(shape, shape.constraint)
+        if among is not None:
+            tiers = [[host for host in tier if host.host_id in among] for tier in tiers]
+        return [self.in_order(tier, shape) for tier in tiers]
+
+    def eligible(self, shape: Shape) -> Iterable[Host]:
+        """Returns all hosts that may take a shape, whether they have room or not."""
+        if shape.constraint is None:
+            return self.hosts.values()
+        return [host for tier in self._eligibility.tiers(shape, shape.constraint) for host in tier]
+
+    def admits(self, host: Host, shape: Shape) -> bool:
+        """Whether a host may take a shape, whether it has room or not."""
+        return shape.constraint is None or host in self.eligible(shape)
+
+    def prefers(self, host: Host, shape: Shape) -> bool:
+        """Whether no other host may take a shape before this one."""
+        if shape.constraint is None:
+            return True
+        tiers = self._eligibility.tiers(shape, shape.constraint)
+        return bool(tiers) and host in tiers[0]
+
+    def could_ever_fit(self, shape: Shape) -> bool:
+        """Whether a host that may take a shape has room for it when the host is empty."""
+        return any(host.pool.could_ever_fit(shape) for host in self.eligible(shape))
+
+    def refusal(self, shape: Shape) -> str:
+        """Why work of a shape must fail; empty if it must not."""
+        return "" if shape.constraint is None else self._eligibility.refusal(shape, shape.constraint)
+
     def least_loaded(
-        self, shape: Shape, is_open: Callable[[Host], bool], hosts: Iterable[Host] | None = None
+        self, shape: Shape, is_open: Callable[[Host], bool], among: Mapping[bytes, Host] | None = None
     ) -> Host | None:
         """The host with the fewest actors per CPU, of those for which ``is_open`` is true; None if there is none.
 
-        ``hosts``: the hosts to choose from; None means all.
+        ``among``: the hosts to choose from; None means all.
         """
-        if hosts is None and shape.cpus:
+        if shape.constraint is not None:
+            chosen = (self._least_of(tier, shape, is_open) for tier in self.tiers(shape, among))
+            return next((host for host in chosen if host is not None), None)
+        if among is None and shape.cpus:
             for index in self._indices_for(shape):
                 found = index.least_loaded(is_open)
                 if found is not None:
                     return found
             return None
-        fitting = [host for host in (self.hosts.values() if hosts is None else hosts) if is_open(host)]
+        return self._least_of((self.hosts if among is None else among).values(), shape, is_open)
+
+    def _least_of(self, hosts: Iterable[Host], shape: Shape, is_open: Callable[[Host], bool]) -> Host | None:
+        fitting = [host for host in hosts if is_open(host)]
         spares = not shape.gpus
         return min(fitting, key=lambda host: (spares and self._is_spared(host), host.load, host.number), default=None)

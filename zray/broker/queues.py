@@ -36,6 +36,11 @@ class ActorLine:
         """The number of actors that wait."""
         return len(self.actors)
 
+    def clear(self) -> list[Actor]:
+        """Removes all actors. Returns them."""
+        removed, self.actors = list(self.actors.values()), OrderedDict()
+        return removed
+
 
 class TaskQueue:
     """Envelopes of one job, shape, strategy and depth. Cancelled ones are dropped when they reach the head."""
@@ -79,6 +84,16 @@ class TaskQueue:
         yield from self.anywhere
         for line in (*self.near.values(), *self._parked.values()):
             yield from line
+
+    def clear(self) -> list[Envelope]:
+        """Removes all envelopes. Returns them."""
+        removed = list(self)
+        self.anywhere.clear()
+        for lines in (self.near, self._parked, self.grown):
+            lines.clear()
+        self._stuck = []
+        self._length = 0
+        return removed
 
     def append(self, envelope: Envelope) -> None:
         """Queues an envelope behind all others."""

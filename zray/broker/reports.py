@@ -12,7 +12,7 @@ from zray.broker.inspections import Found, Inspections
 from zray.broker.output import WorkerOutput
 from zray.broker.placement_groups import PlacementGroups
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
-from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe
+from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe, describe_host
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, PENDING_CREATION, RESTARTING, SERVING, STARTING
 from zray.ids import task_of
@@ -232,7 +232,7 @@ class Reports:
             names = ", ".join(sorted({actor.label for actor in actors if actor is not None})[:5])
             held = f", some of it by {len(actors)} actor(s) for as long as they live ({names})"
         waiting = sum(len(queue) for queue in self._core.scheduler.queues.values())
-        return f"it asks for {describe(shape.amounts)}, which is in use{held}; {waiting:,} tasks wait for a place"
+        return f"it asks for {shape!r}, which is in use{held}; {waiting:,} tasks wait for a place"
 
     # ------------------------------------------------------------------ status
 
@@ -346,7 +346,7 @@ class Reports:
         def add(what: str, shape: Shape, count: int) -> None:
             row = rows.get((what, shape.key))
             if row is None:
-                can_be_placed = any(host.pool.could_ever_fit(shape) for host in self._core.scheduler.hosts.values())
+                can_be_placed = self._core.scheduler.places.could_ever_fit(shape)
                 row = WaitingStatus(what, 0, as_floats(shape.amounts), can_be_placed)
             rows[what, shape.key] = row._replace(count=row.count + count)
 
@@ -397,10 +397,19 @@ class Reports:
         """A warning if no host could take a shape even when empty; else an empty string."""
         if shape.group:
             return ""  # it waits for its group, or for what others use in it
-        hosts = self._core.scheduler.hosts.values()
-        if any(host.pool.could_ever_fit(shape) for host in hosts):
+        if self._core.scheduler.places.could_ever_fit(shape):
             return ""
-        have = "; ".join(f"{host.info.hostname}: {describe(host.pool.total)}" for host in hosts)
+        hosts, asked = self._core.scheduler.hosts.values(), shape.amounts
+        if shape.constraint is not None:
+            have = "; ".join(
+                f"{host.label}: {describe_host(host.pool.total, asked)}, labels {host.info.labels}" for host in hosts
+            )
+            return (
+                f"{what} cannot be scheduled: each asks for {shape!r}, and no host of the cluster fulfils that "
+                f"({have or 'there is no host'}). It waits until such a host joins; change label_selector or "
+                f"scheduling_strategy, or start a host with zray-worker --labels."
+            )
+        have = "; ".join(f"{host.info.hostname}: {describe_host(host.pool.total, asked)}" for host in hosts)
         return (
             f"{what} cannot be scheduled: each asks for {describe(shape.amounts)}, and no host of the cluster has that "
             f"much ({have or 'there is no host'}). It waits until such a host joins; ask for less, or start one with "

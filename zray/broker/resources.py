@@ -5,32 +5,38 @@ Amounts are whole numbers, since ten times 0.1 must be 1. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from zray.bundles import ANY, MARK, group_of, names_of
 from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
 from zray.protocol.codec import shape_key as shape_key
 from zray.protocol.messages import ProtocolError
+from zray.scheduling.constraint import Constraint, constraint_from_row
 
 UNIT = 10_000
 MAX_UNITS = 100_000
 """The most CPUs, or GPUs, of one host. The broker has a record for each."""
 CPU, GPU, MEMORY, STORE = "CPU", "GPU", "memory", "object_store_memory"
+HEAD = "node:__internal_head__"
+"""A resource of one host, the head: the first that joins while no other is the head. The name is Ray's."""
 
 
 class Shape:
     """The resources that a task or actor asks for. ``cpus`` is the part that is lent while it blocks in ``get``.
 
+    ``constraint``: the hosts that may take it; None: all. ``grant_key``: the key of the amounts alone, for workers.
     ``group``: the placement group in which it runs, in hexadecimal; empty if it is in none. ``gpus_from``: the names of
     the resources that its GPUs belong to: the plain one, or those of the group and perhaps of the bundle.
     """
 
-    __slots__ = ("amounts", "cpus", "gpus", "gpus_from", "group", "key")
+    __slots__ = ("amounts", "constraint", "cpus", "gpus", "gpus_from", "grant_key", "group", "key")
 
-    def __init__(self, key: bytes, amounts: dict[str, int]) -> None:
+    def __init__(self, key: bytes, amounts: dict[str, int], constraint: Constraint | None = None) -> None:
         self.key = key
         self.amounts = amounts
+        self.constraint = constraint
+        self.grant_key = key if constraint is None else shape_key(amounts)
         self.cpus = amounts.get(CPU, 0)
         self.group = group_of(amounts)
         self.gpus_from: list[str] = [GPU]
@@ -41,7 +47,8 @@ class Shape:
         self.gpus = amounts.get(self.gpus_from[0], 0)
 
     def __repr__(self) -> str:
-        return describe(self.amounts)
+        amounts = describe(self.amounts)
+        return amounts if self.constraint is None else f"{amounts} on {self.constraint}"
 
 
 def read_shape(key: bytes) -> Shape:
@@ -49,12 +56,15 @@ def read_shape(key: bytes) -> Shape:
     if len(key) > MAX_SHAPE_BYTES:
         raise ProtocolError(f"malformed resources: more than {MAX_SHAPE_BYTES} bytes")
     try:
-        amounts = dict(unpack(key))
+        fields, constraint = unpack(key), None
+        if type(fields) is dict:
+            fields, constraint = fields["amounts"], constraint_from_row(fields["constraint"])
+        amounts = dict(fields)
         if not all(type(name) is str and type(amount) is int and amount > 0 for name, amount in amounts.items()):
             raise ProtocolError("malformed resources")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ProtocolError(f"malformed resources: {error}") from None
-    return Shape(key, amounts)
+    return Shape(key, amounts, constraint)
 
 
 NOTHING = Shape(shape_key({}), {})
@@ -64,6 +74,11 @@ def describe(amounts: dict[str, int]) -> str:
     """Amounts as text, as users write them: ``{CPU: 2, GPU: 0.5}``; memory in GiB."""
     parts = [f"{name}: {_amount(name, value)}" for name, value in sorted(amounts.items()) if value]
     return "{" + ", ".join(parts) + "}"
+
+
+def describe_host(amounts: dict[str, int], asked: Container[str] = ()) -> str:
+    """A host's amounts as text. Resources that only name the host are left out, unless they are ``asked`` for."""
+    return describe({name: value for name, value in amounts.items() if name in asked or not name.startswith("node:")})
 
 
 def _amount(name: str, value: int) -> str:

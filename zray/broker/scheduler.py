@@ -80,7 +80,7 @@ class Scheduler:
         self.places = Places()
         self.hosts = self.places.hosts
         self.workers: dict[bytes, Worker] = {}
-        self.shares = Shares(clock)
+        self.shares = Shares(clock, self.places.eligible, self.places.admits)
         self.queues: dict[tuple[bytes, bytes, bool, int], TaskQueue] = {}
         self.actors_waiting: dict[tuple[bytes, bytes, int], ActorLine] = {}
         self.other_lines: dict[Any, OtherLine] = {}
@@ -94,6 +94,7 @@ class Scheduler:
         self._estimates: OrderedDict[bytes, int] = OrderedDict()
         self._refillable: dict[Share, dict[bytes, Worker]] = {}  # busy workers that may take more envelopes
         self._contended = False  # whether more than one line waits
+        self._refused: list[tuple[Envelope | Actor, str]] = []  # what can never be placed, and why
         self.lent = LentCpus(clock)
         self._clock = clock
         self.dispatched = 0
@@ -103,9 +104,13 @@ class Scheduler:
     def enqueue(self, envelope: Envelope) -> None:
         """Queues an envelope at the end of its queue."""
         spread = envelope.flags & FLAG_SPREAD
-        if envelope.near and (spread or len(self.hosts) < 2 or envelope.near not in self.hosts):
+        if envelope.near and (spread or len(self.hosts) < 2 or not self._may_be_near(envelope)):
             envelope.near = b""
         self._queue(envelope).append(envelope)
+
+    def _may_be_near(self, envelope: Envelope) -> bool:
+        host = self.hosts.get(envelope.near)
+        return host is not None and self.places.prefers(host, envelope.shape)
 
     def _queue(self, envelope: Envelope) -> TaskQueue:
         key = (envelope.job_id, envelope.shape.key, bool(envelope.flags & FLAG_SPREAD), envelope.depth)
@@ -128,7 +133,7 @@ class Scheduler:
         """Puts envelopes back to the front of their queues, in their order."""
         for envelope in reversed(list(envelopes)):
             envelope.worker = None
-            if envelope.near not in self.hosts:
+            if envelope.near and not self._may_be_near(envelope):
                 envelope.near = b""
             self._queue(envelope).append_front(envelope)
 
@@ -145,6 +150,9 @@ class Scheduler:
         self.lent.forget_host(host.host_id)
         for queue in self.queues.values():
             queue.forget_host(host.host_id)
+            queue.full = False  # a constraint may admit other hosts now
+        for line in self.actors_waiting.values():
+            line.full = False
 
     def drop_queues(self, job_id: bytes) -> list[Envelope]:
         """Removes the queues of a job. Returns the envelopes that were in them."""
@@ -178,7 +186,7 @@ class Scheduler:
             self.places.touch(host)
         changed, self.places.changed = self.places.changed, {}
         refillable, self._refillable = self._refillable, {}
-        waiting = self._lines_that_wait(now)
+        waiting = [line for line in self._lines_that_wait(now) if not self._is_refused(line)]
         if not waiting:
             return
         self._contended = len(waiting) > 1
@@ -193,7 +201,7 @@ class Scheduler:
         if left:
             left.sort(key=lambda line: line.share.standing())
             self._refill(left, refillable)
-            self.shares.look_for_holds([line.share for line in left], self.hosts.values(), now)
+            self.shares.look_for_holds([line.share for line in left], now)
 
     def _lines_that_wait(self, now: float) -> list[ActorLine | TaskQueue | OtherLine]:
         """The lines in which something waits."""
@@ -222,6 +230,22 @@ class Scheduler:
         for key in forgotten:
             del lines[key]
         return waiting
+
+    def _is_refused(self, line: ActorLine | TaskQueue | OtherLine) -> bool:
+        """Empties a line if no host may ever take its work, and the work must not wait for one."""
+        if line.share.shape.constraint is None or not isinstance(line, ActorLine | TaskQueue):
+            return False
+        why = self.places.refusal(line.share.shape)
+        if not why:
+            return False
+        self._refused += [(each, why) for each in line.clear()]
+        line.share.waits(0, self._clock())
+        return True
+
+    def take_refused(self) -> list[tuple[Envelope | Actor, str]]:
+        """Takes the tasks and actors that the passes have found to be impossible to place, with the reasons."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def _take_turns(self, lines: list[tuple[Share, Iterator[None]]]) -> None:
         """Gives one grant after the other, each to the line that is next then. One step of an iterator is one grant."""
@@ -274,10 +298,13 @@ class Scheduler:
         """Fills one host after the other until the queue is empty or no host has room."""
         fits = False
         shape = queue.share.shape
-        for host in self.places.in_order(changed.values(), shape) if queue.full else self.places.with_room(shape):
-            fits = (yield from self._serve_host(host, queue, ration)) or fits
-            if not queue:
-                return
+        for tier in self.places.tiers(shape, changed if queue.full else None):
+            for host in tier:
+                fits = (yield from self._serve_host(host, queue, ration)) or fits
+                if not queue:
+                    return
+            if fits:  # a worker is being started there: later tiers are for what has no room
+                break
         queue.full = not fits
 
     def _spread(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
@@ -288,13 +315,15 @@ class Scheduler:
         placed = fits = True
         while placed and queue:
             placed = fits = False
-            hosts = changed.values() if queue.full else self.places.with_room(queue.share.shape)
-            for host in sorted(hosts, key=_load):
-                if self._is_open(host, queue.share):
-                    fits = True
-                    if self._serve_once(host, queue, ration):
-                        placed = True
-                        yield
+            for tier in self.places.tiers(queue.share.shape, changed if queue.full else None):
+                for host in sorted(tier, key=_load):
+                    if self._is_open(host, queue.share):
+                        fits = True
+                        if self._serve_once(host, queue, ration):
+                            placed = True
+                            yield
+                if fits:  # as in ``_pack``
+                    break
         queue.full = not fits
 
     def _serve_host(self, host: Host, queue: TaskQueue, ration: int) -> Generator[None, None, bool]:
@@ -363,7 +392,7 @@ class Scheduler:
             envelope.estimate_us = estimate
             worker.load_us += estimate
             outstanding[envelope.task_id] = envelope
-            run = Run(envelope.task_id, envelope.attempt, envelope.function_id, envelope.shape.key, worker.gpus,
+            run = Run(envelope.task_id, envelope.attempt, envelope.function_id, envelope.shape.grant_key, worker.gpus,
                       envelope.payload)  # fmt: skip
             self._send(worker.worker_id, run)
             if not envelope.flags & FLAG_RETRYABLE:
@@ -584,8 +613,8 @@ class Scheduler:
     def _host_for_actor(self, line: ActorLine, changed: dict[bytes, Host]) -> Host | None:
         """The host with the fewest actors per CPU, of those that have room; None if no host has."""
         share = line.share
-        hosts = changed.values() if line.full else None
-        return self.places.least_loaded(share.shape, lambda host: self._is_open(host, share), hosts)
+        among = changed if line.full else None
+        return self.places.least_loaded(share.shape, lambda host: self._is_open(host, share), among)
 
     def _place_actor(self, actor: Actor, host: Host, share: Share) -> None:
         worker = self._idle_worker(host, actor.job_id, share.shape)

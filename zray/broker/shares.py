@@ -102,9 +102,17 @@ class Hold:
 class Shares:
     """The accounts of all jobs, the workers that make room for lines, and the hosts that are held."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        eligible: Callable[[Shape], Iterable[Host]],
+        admits: Callable[[Host, Shape], bool],
+    ) -> None:
+        """``eligible(shape)``, ``admits(host, shape)``: see ``zray.broker.places``."""
         self.totals = Totals()
         self._clock = clock
+        self._eligible = eligible
+        self._admits = admits
         self._jobs: dict[bytes, Account] = {}
         self._holds: dict[bytes, Hold] = {}  # by host
         self._grants = 0
@@ -204,7 +212,7 @@ class Shares:
                 continue
             if not self._is_due(share, worker):
                 continue
-            if _fits_in_place_of(share.shape, worker):
+            if _fits_in_place_of(share.shape, worker) and self._admits(worker.host, share.shape):
                 self._claim(share, worker)
                 return True
         return False
@@ -269,7 +277,7 @@ class Shares:
             share.hold_s *= 2
         return ended
 
-    def look_for_holds(self, waiting: Collection[Share], hosts: Iterable[Host], now: float) -> None:
+    def look_for_holds(self, waiting: Collection[Share], now: float) -> None:
         """Holds a host for a line that is starved, or that is next and has waited for ``PATIENCE_S``.
 
         Only one line of a job holds a host at a time. A line whose tasks may wait for deeper tasks holds none.
@@ -279,15 +287,15 @@ class Shares:
         served = {id(hold.share.job) for hold in self._holds.values()}
         starved = [share for share in waiting if share.is_starved(now)]
         for share in sorted(starved, key=lambda share: share.since):
-            if id(share.job) not in served and self._hold(share, hosts, now) is not None:
+            if id(share.job) not in served and self._hold(share, now) is not None:
                 return
         for share in waiting:
             if id(share.job) in served:
                 continue
-            if now - share.since < PATIENCE_S or self._hold(share, hosts, now) is not None:
+            if now - share.since < PATIENCE_S or self._hold(share, now) is not None:
                 return  # the lines behind it are not next
 
-    def _hold(self, share: Share, hosts: Iterable[Host], now: float) -> bool | None:
+    def _hold(self, share: Share, now: float) -> bool | None:
         """Holds a host for a line. Returns True if it does, and False if all hosts that are large enough are held.
 
         Returns None if no host is large enough, or if the line must not hold one yet.
@@ -295,8 +303,8 @@ class Shares:
         if now < share.rests_until:
             return None
         if share.plan is not None:
-            return self._hold_several(share, share.plan(), {host.host_id: host for host in hosts}, now)
-        possible = [host for host in hosts if _could_be_freed(host, share.shape)]
+            return self._hold_several(share, share.plan(), now)
+        possible = [host for host in self._eligible(share.shape) if _could_be_freed(host, share.shape)]
         if not possible:
             share.rests_until = now + share.hold_s  # so that the next passes need not look at the hosts again
             return None
@@ -309,17 +317,15 @@ class Shares:
             self._holds[host.host_id] = Hold(host, share, share.shape, self._grants, now + share.hold_s)
         return host is not None
 
-    def _hold_several(
-        self, share: Share, plan: dict[bytes, Shape], hosts: dict[bytes, Host], now: float
-    ) -> bool | None:
+    def _hold_several(self, share: Share, plan: list[tuple[Host, Shape]], now: float) -> bool | None:
         """As ``_hold``, for a line that needs several hosts at once."""
         if not plan:
             share.rests_until = now + share.hold_s
             return None
-        if not self._holds.keys().isdisjoint(plan):
+        if any(host.host_id in self._holds for host, _ in plan):
             return False
-        for host_id, shape in plan.items():
-            self._holds[host_id] = Hold(hosts[host_id], share, shape, self._grants, now + share.hold_s)
+        for host, shape in plan:
+            self._holds[host.host_id] = Hold(host, share, shape, self._grants, now + share.hold_s)
         return True
 
     def forget_host(self, host_id: bytes) -> None:

@@ -7,9 +7,7 @@ So it has no job, and leaves nothing behind.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,10 +18,10 @@ from rich.text import Text
 
 from zray.cli.screen import Column, clean, console, show_lines, table, wrapped
 from zray.cli.stop import own_roots
+from zray.client.observer import ask_broker
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ClusterUnavailableError, ZrayError
-from zray.protocol.messages import OBSERVER, Goodbye
 from zray.protocol.questions import (
     Amount,
     ClusterStatus,
@@ -34,17 +32,16 @@ from zray.protocol.questions import (
     WaitingStatus,
     WorkerCounts,
 )
-from zray.protocol.records import JoinInfo, StoreUse
+from zray.protocol.records import StoreUse
+from zray.scheduling.labels import NODE_ID_LABEL
 from zray.sessions.directories import brokers
-from zray.transport.connection import Connection, connect
 from zray.transport.security.dialer import credentials_for
-from zray.transport.sockets import POLLIN, check_address
+from zray.transport.sockets import check_address
 
 MAX_ROWS = 20
 """The most rows of a table, so that all tables fit on one screen."""
 SILENT_S = 2.0
 """Hosts without messages send a ping every one and a half seconds."""
-POLL_MS = 100
 HOST_COLUMNS = (Column("NAME", cut=True), Column("ID"), *(
     Column(head, right=True) for head in ("CPUS", "MEMORY", "STORE", "IDLE", "BUSY", "ACTORS")
 ))  # fmt: skip
@@ -167,25 +164,8 @@ def ask(address: str, config: Config, insecure: bool = False) -> ClusterStatus:
     Raises ZrayError if it does not answer or refuses.
     """
     credentials = credentials_for(address, "driver", config.keys, insecure)
-    connection = connect(address, OBSERVER, os.urandom(16), JoinInfo(os.getpid()), config, credentials)
-    try:
-        connection.flush([StatusQuery(1)])
-        return _answer(connection, config.connect_timeout_s)
-    finally:
-        connection.flush([Goodbye("it has looked")])
-        connection.close()
-
-
-def _answer(connection: Connection, timeout_s: float) -> ClusterStatus:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        connection.socket.poll(POLL_MS, POLLIN)
-        for message in connection.receive():
-            if isinstance(message, ClusterStatus):
-                return message
-        connection.link.tick(time.monotonic())
-        connection.flush([])
-    raise ClusterUnavailableError(f"the broker at {connection.address!r} has not answered within {timeout_s:g} s")
+    status: ClusterStatus = ask_broker(address, StatusQuery(1), config, credentials)
+    return status
 
 
 # ---- showing
@@ -332,7 +312,7 @@ def _extras(host: HostStatus) -> str:
         for name, amount in sorted(host.resources.items())
         if name not in ("CPU", "GPU", *IN_BYTES) and (amount.used or not name.startswith("node:"))
     ]
-    labels = [f"{key}={value}" for key, value in sorted(host.labels.items())]
+    labels = [f"{key}={value}" for key, value in sorted(host.labels.items()) if key != NODE_ID_LABEL]
     moving = [f"{count} workers {state}" for state in PASSING if (count := getattr(host.workers, state))]
     return "; ".join(", ".join(group) for group in (silent, resources, labels, moving, on_disk) if group)
 

@@ -12,7 +12,7 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from zray.client.advice import Advice
@@ -674,16 +674,17 @@ class Session:
 
     def call_actor(
         self, actor_id: bytes, ordered: bool, concurrency: int, options: bytes, arguments: Arguments, n_returns: int,
-        retries: int, class_name: str, stream: StreamSpec | None = None,
+        retries: int, class_name: str, groups: Mapping[str, int], stream: StreamSpec | None = None,
     ) -> list[ObjectRef]:  # fmt: skip
-        """Submits a method call, as ``submit``. ``ordered``: the actor runs one call at a time, in each caller's order.
-        ``concurrency``: the number of calls that it runs at once. ``class_name``: for errors."""
+        """Submits a method call, as ``submit``. ``ordered``: the actor runs calls in each caller's order.
+        ``concurrency``: the number of calls that it runs at once. ``class_name``: for errors. ``groups``: its
+        concurrency groups."""
         if self.shell.lost:
             self.check_usable()
         core = self.core
         parent = current_task.get().task_id
         with self.shell.lock:
-            view = core.actors.view(actor_id, ordered, concurrency, class_name)
+            view = core.actors.view(actor_id, ordered, concurrency, class_name, groups)
             task_id = core.new_task_id()
             task = Task(task_id, view, b"", b"", 0, options, arguments, n_returns, retries, parent)
             refs = self._own_returns(task_id, n_returns)

@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Mapping
 from typing import IO, Any
 
 from zray.config import Config
@@ -27,14 +28,27 @@ class LocalCluster:
     It starts isolated, see ``zray.system.interpreter``, and gets its settings through a descriptor.
 
     ``lock``: the session's; from now on the subprocess holds it too. ``resources`` in ten-thousandths. ``store_bytes``:
-    capacity of the store; 0: from ``config``.
+    capacity of the store; 0: from ``config``. ``broker``: the address of a broker that the host joins; empty: one is
+    started. ``environ``: the environment; None: this process's.
     """
 
     def __init__(
-        self, paths: SessionPaths, lock: SessionLock, resources: dict[str, int], store_bytes: int, config: Config
+        self,
+        paths: SessionPaths,
+        lock: SessionLock,
+        resources: dict[str, int],
+        store_bytes: int,
+        config: Config,
+        broker: str = "",
+        environ: Mapping[str, str] | None = None,
     ) -> None:
+        self.host_id = b""
+        """The identifier of its host, when it is ready."""
         report_read, report_write = map(past_standard, os.pipe())
-        settings = Settings(paths.name, paths.root, lock.filenos(), report_write, resources, store_bytes, config)
+        settings = Settings(
+            paths.name, paths.root, lock.filenos(), report_write, resources, store_bytes, config, broker
+        )
+        environ = os.environ if environ is None else environ
         stderr = _stderr_for_children()
         with open(report_write, "wb"), _settings_file(settings) as given:
             self._report = os.fdopen(report_read, "rb", buffering=0)
@@ -44,7 +58,7 @@ class LocalCluster:
                     stdin=subprocess.PIPE,
                     stdout=stderr,  # nothing is written there on purpose, but a sitecustomize may print
                     stderr=stderr,
-                    env=interpreter.environment(os.environ, ZRAY_SESSION=paths.name, SPT_NOENV="1"),
+                    env=interpreter.environment(environ, ZRAY_SESSION=paths.name, SPT_NOENV="1"),
                     cwd="/",  # the present directory may be removed, and only workers need it
                     start_new_session=True,
                     pass_fds=[*lock.filenos(), report_write, given.fileno()],
@@ -63,7 +77,17 @@ class LocalCluster:
         report = self._read_report(timeout_s)
         if "error" in report:
             raise SystemFailure(f"the local cluster could not start: {report['error']}")
+        self.host_id = bytes.fromhex(report["host_id"])
         return str(report["address"])
+
+    @property
+    def pid(self) -> int:
+        """The identifier of the process."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def _read_report(self, timeout_s: float) -> dict[str, Any]:
         """Returns the first line that the local cluster writes."""

@@ -1,5 +1,7 @@
 """A local cluster in one subprocess of the driver: imports once, then forks broker, zygote and workers.
 
+It can join the broker of another such cluster instead of having its own: then it is one more host of that cluster.
+
 Process tree: driver -> this process, which becomes the host -> broker, zygote -> workers. The driver holds the other
 end of this process's stdin: when that closes, for any reason, the cluster ends. When this process is killed, the broker
 dies with it and the zygote cleans up. This process reports to the driver with one line of JSON through a pipe.
@@ -40,7 +42,7 @@ def main() -> int:
     accept_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = SessionLock(paths.directory, settings.lock)
-    address = f"ipc://{paths.broker_socket}"
+    address = settings.broker or f"ipc://{paths.broker_socket}"
     set_title(f"zray: host {paths.name}")  # before the forks, which share what it imports
     rows.prepare()
     if config.optimizes(WARM_UP):
@@ -49,29 +51,33 @@ def main() -> int:
         freeze_heap()
     if config.optimizes(TUNE_MALLOC):
         give_back()
-    bound_read, bound_write = os.pipe()
-    broker = _fork_broker(address, config, paths.logs, bound_write, [*lock.filenos(), report_fd, bound_read])
-    os.close(bound_write)
+    watched = [0]  # closes when the driver ends
+    broker = 0
+    if not settings.broker:
+        bound_read, bound_write = os.pipe()
+        broker = _fork_broker(address, config, paths.logs, bound_write, [*lock.filenos(), report_fd, bound_read])
+        os.close(bound_write)
+        watched.append(bound_read)  # closes when the broker dies
     zygote = prepare_zygote(
         paths, [*lock.filenos(), report_fd], settings.resources, disabled=config.disabled_optimizations
     )
     start_log(config.log_level or "WARNING", f"{paths.logs}/{HOST_LOG}")  # after the zygote: its children have no log
-    if not os.read(bound_read, 1):
+    if broker and not os.read(bound_read, 1):
         return _report(report_fd, error="the broker did not start")
     options = HostOptions(address, settings.resources, settings.store_bytes)
 
     def ready() -> None:
-        _report(report_fd, address=address)
+        _report(report_fd, address=address, host_id=options.host_id.hex())
 
     try:
-        # bound_read closes when the broker dies, stdin when the driver does
-        reason = run_host(options, config, paths, lock, zygote, [0, bound_read], ready)
+        reason = run_host(options, config, paths, lock, zygote, watched, ready)
         if reason != WATCHED_IS_GONE:
             print(f"zray: the local cluster ends: {reason}", file=sys.stderr, flush=True)
     except ZrayError as error:
         return _report(report_fd, error=str(error))
     finally:
-        _end(broker)
+        if broker:
+            _end(broker)
         lock.close()
     return 0
 

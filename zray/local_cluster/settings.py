@@ -12,7 +12,8 @@ from zray.config import Config
 class Settings(NamedTuple):
     """``session``, ``root``: of ``SessionPaths``. ``lock``, ``report``: descriptors, which the subprocess inherits.
 
-    ``resources``: in ten-thousandths; ``store_bytes``: capacity of the store, 0: by ``config``.
+    ``resources``: in ten-thousandths; ``store_bytes``: capacity of the store, 0: by ``config``. ``broker``: the address
+    of the broker to join; empty: start one.
     """
 
     session: str
@@ -22,6 +23,7 @@ class Settings(NamedTuple):
     resources: dict[str, int]
     store_bytes: int
     config: Config
+    broker: str = ""
 
     def to_json(self) -> bytes:
         """Returns the settings as JSON, which has infinite numbers too."""

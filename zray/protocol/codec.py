@@ -46,16 +46,18 @@ def pack(value: Any) -> bytes:
 MAX_SHAPE_BYTES = 1 << 16
 
 
-def shape_key(amounts: dict[str, int]) -> bytes:
+def shape_key(amounts: dict[str, int], constraint: list[Any] | None = None) -> bytes:
     """The canonical form of ``amounts`` (ten-thousandths by name) for messages.
 
+    ``constraint``: the hosts that may take the work, see ``zray.scheduling.constraint.Constraint.to_row``; None: all.
     Raises ValueError if it is longer than ``MAX_SHAPE_BYTES``.
     """
-    key = pack(sorted(item for item in amounts.items() if item[1]))
+    pairs = sorted(item for item in amounts.items() if item[1])
+    key = pack(pairs if constraint is None else {"amounts": pairs, "constraint": constraint})
     if len(key) > MAX_SHAPE_BYTES:
         raise ValueError(
-            f"resources: {len(amounts)} names and amounts of {len(key):,} bytes together are more than the "
-            f"{MAX_SHAPE_BYTES:,} that one call may ask for: use fewer, or shorter, names"
+            f"resources: {len(amounts)} names and amounts of {len(key):,} bytes together, with their label selectors, "
+            f"are more than the {MAX_SHAPE_BYTES:,} that one call may ask for: use fewer, or shorter, names"
         )
     return key
 

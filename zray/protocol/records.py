@@ -130,6 +130,8 @@ class ActorSpec(NamedTuple):
     """Its handle object; empty if handles are not counted."""
     meta: bytes
     """What handles need to know of its class: ``zray.api.actor_meta.ActorMeta``, packed."""
+    groups: dict[str, int] = {}
+    """Its concurrency groups: how many calls of each run at the same time, besides ``max_concurrency`` others."""
 
 
 class GroupSpec(NamedTuple):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from zray.scheduling.constraint import Choice, Constraint
+
 
 class PlacementGroupSchedulingStrategy:
     """Runs a task or actor in a placement group, with resources that are reserved for the group.
@@ -24,6 +26,10 @@ class PlacementGroupSchedulingStrategy:
         self.placement_group = placement_group
         self.placement_group_bundle_index = placement_group_bundle_index
         self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
+
+    def constraint(self) -> Constraint:
+        """Returns which hosts may take the work: any, because the group decides."""
+        return Constraint([Choice(b"", [])], False, False, False)
 
     def __repr__(self) -> str:
         return (

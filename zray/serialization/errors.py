@@ -52,7 +52,7 @@ def pack_task_error(function_name: str, exc: BaseException, *, pid: int, host: s
     while has_type(cause, TaskError):
         cause = cause.cause  # type: ignore[union-attr]  # a TaskError has one
     if has_type(cause, KeyboardInterrupt):
-        cause = TaskCancelledError(f"{function_name} raised {_NAME(type(cause))}")
+        cause = TaskCancelledError(error_message=f"{function_name} raised {_NAME(type(cause))}")
     data, missing = None, ""
     packed = None
     try:

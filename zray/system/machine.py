@@ -1,4 +1,4 @@
-"""The name and the resources of this machine, for hosts that announce them and for drivers that start a host."""
+"""The name, resources and labels of this machine, for hosts that announce them and for drivers that start a host."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import itertools
 import os
 import platform
 import socket
+from collections.abc import Mapping
 
 from zray.exceptions import ConfigError
+from zray.scheduling.labels import NODE_ID_LABEL
 from zray.system.processes import cpu_count, memory_limit_bytes
 
 
@@ -90,3 +92,21 @@ def host_resources(
         **(resources or {}),
     }
     return {name: round(value * 10_000) for name, value in amounts.items() if value}
+
+
+_LABEL_VARIABLES = {
+    "RAY_NODE_MARKET_TYPE": "ray.io/market-type",
+    "RAY_NODE_TYPE_NAME": "ray.io/node-group",
+    "RAY_NODE_ZONE": "ray.io/availability-zone",
+    "RAY_NODE_REGION": "ray.io/availability-region",
+}
+"""The variables from which Ray takes default labels. Kubernetes operators set them."""
+
+
+def host_labels(host_id: bytes, given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Returns a host's labels: those that the environment names, those that are ``given``, and its identifier.
+
+    Given labels override the environment's. No label overrides the identifier.
+    """
+    of_environment = {label: environ[name] for name, label in _LABEL_VARIABLES.items() if environ.get(name)}
+    return {**of_environment, **given, NODE_ID_LABEL: host_id.hex()}

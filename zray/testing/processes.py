@@ -281,12 +281,12 @@ class Node:
 class SimHost(Node):
     """A host that forks ``SimWorker``s."""
 
-    def __init__(self, cluster: Cluster, resources: dict[str, int]) -> None:
+    def __init__(self, cluster: Cluster, resources: dict[str, int], labels: dict[str, str] | None = None) -> None:
         self.core = HostCore("simulated")
         self.store: dict[bytes, bytes] = {}
         self._unsent: dict[bytes, list[Any]] = {}
         super().__init__(cluster, cluster.sim.new_id(), HOST)
-        self._unsent[BROKER] = [HostReady(resources, HostInfo(hostname="simulated"))]
+        self._unsent[BROKER] = [HostReady(resources, HostInfo(hostname="simulated", labels=labels or {}))]
         self.flush()
 
     def handle(self, message: Any) -> None:
@@ -419,7 +419,8 @@ class SimProcess(Node):
 
     def submit(
         self, function: str, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 3, cpus: int = 0,
-        parent: bytes = b"", n_returns: int = 1, stream: StreamSpec | None = None, shape: bytes = b"",
+        parent: bytes = b"", n_returns: int = 1, stream: StreamSpec | None = None, constraint: list[Any] | None = None,
+        shape: bytes = b"",
     ) -> list[bytes]:  # fmt: skip
         """Submits a task; the caller holds the references returned. ``stream``: see ``Session.submit``. ``shape``: what
         it asks for, if not ``cpus``."""
@@ -429,7 +430,8 @@ class SimProcess(Node):
         flags = FLAG_RETRYABLE if retries else 0
         function_id = function_id_of(function.encode())
         core.export(function_id, function, function.encode())
-        task = Task(task_id, core.queue_route, function_id, shape or shape_key({"CPU": cpus * 10_000}), flags,
+        task = Task(task_id, core.queue_route, function_id,
+                    shape or shape_key({"CPU": cpus * 10_000}, constraint), flags,
                     _options(n_returns, stream), arguments, n_returns, retries, parent)  # fmt: skip
         returns = [return_id(task_id, index + 1) for index in range(n_returns)]
         for object_id in returns:
@@ -448,8 +450,9 @@ class SimProcess(Node):
         return Arguments(INLINE, msgpack.packb(nested), b"", b"", 0, tuple(enumerate(refs)), held)
 
     def create_actor(
-        self, restarts: int = 0, concurrency: int = 1, name: str = "", request: int = 0, shape: bytes = b""
-    ) -> SimActor:
+        self, restarts: int = 0, concurrency: int = 1, name: str = "", request: int = 0,
+        constraint: list[Any] | None = None, shape: bytes = b"",
+    ) -> SimActor:  # fmt: skip
         """Creates an actor; the caller holds a reference to its handle object. ``shape``: what it holds, if not
         nothing."""
         core = self.core
@@ -460,7 +463,8 @@ class SimProcess(Node):
         function_id = function_id_of(b"actor")
         core.export(function_id, "actor", b"actor")
         spec = ActorSpec("A", name, "", detached=False, max_restarts=restarts, max_concurrency=concurrency,
-                         ordered=concurrency == 1, has_coroutines=False, placement=shape or shape_key({"CPU": 10_000}),
+                         ordered=concurrency == 1, has_coroutines=False,
+                         placement=shape or shape_key({"CPU": 10_000}, constraint),
                          running=shape or shape_key({}), handle=handle_id, meta=b"")  # fmt: skip
         task = Task(actor_id, core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
         core.actors.create(spec, task, request)

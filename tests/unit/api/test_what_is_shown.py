@@ -112,10 +112,12 @@ def test_the_class_of_methods_is_itself():
 @pytest.mark.parametrize("which", ["handle", "far"])
 def test_an_unknown_method(request, which):
     handle = request.getfixturevalue(which)
-    with pytest.raises(AttributeError, match="Counter has no method 'ad'; did you mean 'add'") as caught:
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'ad': .*Counter has no such method; did you mean 'add'"
+    ) as caught:
         handle.ad  # noqa: B018
     assert "It has add, double, step" in str(caught.value)
-    with pytest.raises(AttributeError, match=r"'zzz'\. It has add, double, step$"):
+    with pytest.raises(AttributeError, match=r"'zzz': .*\. It has add, double, step$"):
         handle.zzz  # noqa: B018
 
 
@@ -129,7 +131,7 @@ def test_what_is_no_method(request, which, name):
 
 
 def test_what_libraries_ask_for_is_answered_shortly(handle):
-    with pytest.raises(AttributeError, match=r"has no method '_repr_html_'$"):
+    with pytest.raises(AttributeError, match=r"no attribute '_repr_html_': actor class Counter has no such method$"):
         handle._repr_html_  # noqa: B018
     assert not hasattr(handle, "__array__")
 

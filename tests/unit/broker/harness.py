@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 from zray.broker.core import BrokerCore
-from zray.broker.resources import UNIT, shape_key
+from zray.broker.resources import HEAD, UNIT, shape_key
 from zray.ids import function_id_of, make_task_id
 from zray.logs.line import LogLine
 from zray.protocol import messages as m
@@ -89,9 +89,13 @@ class BrokerHarness:
 
     def host(self, name: str = "host", **resources: float) -> bytes:
         """Adds a host. Its workers have not joined yet."""
+        return self.host_with({}, name, **resources)
+
+    def host_with(self, labels: dict[str, str], name: str = "host", **resources: float) -> bytes:
+        """Adds a host with labels."""
         process_id = name.encode().ljust(16, b"\0")
         self.core.joined(process_id, m.HOST, JoinInfo(), self.now)
-        info = HostInfo(hostname=name, idle_timeout_s=self._idle_timeout_s)
+        info = HostInfo(hostname=name, idle_timeout_s=self._idle_timeout_s, labels=labels)
         self.say(process_id, m.HostReady(amounts(**resources), info))
         return process_id
 
@@ -147,10 +151,12 @@ class BrokerHarness:
 
     @property
     def free(self) -> dict[str, float]:
+        """What is free, without the resource of the head."""
         return {
             name: amount / UNIT
             for host in self.core.scheduler.hosts.values()
             for name, amount in host.pool.free.items()
+            if name != HEAD
         }
 
     def creation(

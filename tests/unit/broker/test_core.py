@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 
 from tests.unit.broker.harness import ACTOR, FUNCTION, NO_CPU, ONE_CPU, BrokerHarness, amounts, shape
+from zray.broker.resources import HEAD, UNIT
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol import questions as q
@@ -260,12 +261,24 @@ def test_resources_and_hosts_of_the_cluster(broker):
     one = broker.host("one", CPU=2, special=0.5)
     broker.host("two", CPU=1)
     broker.workers(one)
-    assert ask(broker, driver, q.ResourcesQuery(1, free=False)).amounts == {"CPU": 3, "special": 0.5}
+    assert ask(broker, driver, q.ResourcesQuery(1, free=False)).amounts == {"CPU": 3, "special": 0.5, HEAD: 1}
     broker.submit(driver)
-    assert ask(broker, driver, q.ResourcesQuery(1, free=True)).amounts == {"CPU": 2, "special": 0.5}
+    assert ask(broker, driver, q.ResourcesQuery(1, free=True)).amounts == {"CPU": 2, "special": 0.5, HEAD: 1}
     hosts = ask(broker, driver, q.HostsQuery(1)).hosts
     assert [(host.info.hostname, host.workers) for host in hosts] == [("one", 2), ("two", 1)]
-    assert (hosts[0].total, hosts[0].free) == ({"CPU": 2, "special": 0.5}, {"CPU": 1, "special": 0.5})
+    assert (hosts[0].total, hosts[0].free) == (
+        {"CPU": 2, "special": 0.5, HEAD: 1},
+        {"CPU": 1, "special": 0.5, HEAD: 1},
+    )
+
+
+def test_the_first_host_is_the_head_and_has_a_successor(broker):
+    one, two = broker.host("one", CPU=1), broker.host("two", CPU=1)
+    hosts = broker.core.scheduler.hosts
+    assert [hosts[host].pool.total.get(HEAD, 0) for host in (one, two)] == [UNIT, 0]
+    broker.lose(one)
+    three = broker.host("three", CPU=1)
+    assert [hosts[host].pool.total.get(HEAD, 0) for host in (two, three)] == [0, UNIT]
 
 
 def test_named_actors(broker):

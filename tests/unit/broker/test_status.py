@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.broker.harness import ACTOR, ONE_CPU, OTHER, BrokerHarness, one_worker, prefetched, shape
 from zray.broker.inspections import MAX_OPEN, PATIENCE_S
+from zray.broker.resources import HEAD
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol import questions as q
@@ -63,7 +64,7 @@ def test_a_host(broker):
     broker.submit(driver)
     (host,) = look(broker).hosts
     assert host.hostname == "host" and host.host_id.startswith(b"host")
-    assert host.resources == {"CPU": q.Amount(total=1.0, used=1.0)}
+    assert host.resources == {"CPU": q.Amount(total=1.0, used=1.0), HEAD: q.Amount(total=1.0, used=0.0)}
     assert host.workers == q.WorkerCounts(starting=0, idle=0, busy=1, actors=0, ending=0)
 
 
@@ -209,7 +210,7 @@ def test_free_memory_of_stores(broker):
     assert broker.take(driver, q.Resources) == []
     broker.tick(PATIENCE_S)  # the other host is busy
     (answer,) = broker.take(driver, q.Resources)
-    assert answer.amounts == {"CPU": 2.0, "object_store_memory": 170.0}
+    assert answer.amounts == {"CPU": 2.0, "object_store_memory": 170.0, HEAD: 1.0}
     assert broker.take(b, m.Inspect)
 
 

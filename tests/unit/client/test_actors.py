@@ -19,10 +19,10 @@ from tests.unit.client.wiring import (
     kind_of_failure,
     process_id,
 )
-from zray.client.core.actors import ActorView
 from zray.client.core.payloads import pack_outcome
 from zray.client.core.states import DEAD, ERROR, HANDLE, INLINE, LIVE, PENDING
 from zray.client.core.tasks import UNLIMITED, Task
+from zray.client.core.views import ActorView
 from zray.failures import encode_failure
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.protocol import messages as m

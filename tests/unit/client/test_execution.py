@@ -551,3 +551,25 @@ def test_a_leaving_worker_waits_for_processes_that_need_its_objects(worker):
     assert not worker.execution.may_exit()
     worker.process.drop(mine)
     assert worker.execution.may_exit()
+
+
+def test_a_call_that_was_cancelled_gives_up_its_value(worker):
+    worker.serve_actor()
+    first, second = worker.call(1), worker.call(2)
+    task = worker.execution.take()
+    assert not worker.execution.gives_up_value(task)
+    worker.core.receive(BROKER, m.CancelTask(first, 0), 0.0)
+    assert worker.execution.gives_up_value(task) and worker.execution.cancelled == {first}
+    worker.execution.finish_cancelled(task)
+    assert not worker.execution.cancelled
+    assert not worker.execution.gives_up_value(worker.execution.take())
+    assert second
+
+
+def test_a_task_that_was_cancelled_keeps_its_value(worker):
+    task_id = worker.run(1)
+    task = worker.execution.take()
+    worker.core.receive(BROKER, m.CancelTask(task_id, 0), 0.0)
+    assert worker.execution.cancelled == {task_id} and not worker.execution.gives_up_value(task)
+    worker.execution.finish(task, [], False, 0)
+    assert not worker.execution.cancelled

@@ -177,7 +177,7 @@ HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: s
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
 ObjectLocation object_id: bytes, hosts: list[bytes], size: int | None
-ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes
+ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes, groups: dict[str, int]
 GroupSpec name: str, namespace: str, strategy: str, bundles: list[dict[str, int]], detached: bool, soft_target: bytes
 RunningCall name: str, seconds: float, task_id: bytes
 AwaitedObject object_id: bytes, maker: str, actor_id: bytes | None

@@ -70,7 +70,8 @@ class Worker:
     def leave(self, error):
         self.left.put(error)
 
-    def flush(self):
+    def flush(self, ended):
+        assert not ended
         self.flushed.append(self.answers.qsize())
 
 

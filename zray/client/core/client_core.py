@@ -101,7 +101,7 @@ UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
 """Ray's wording."""
 MAX_INSPECTED = 20
 """The number of running calls, and of awaited objects, that an answer to ``Inspect`` contains."""
-FORCE_IS_FOR_TASKS = "force=True is not for calls of actors: cancel without it, or end the actor with zray.kill()"
+FORCE_IS_FOR_TASKS = "force=True is not supported for actor tasks: cancel without it, or end the actor with zray.kill()"
 
 
 class OwnTransfers(Protocol):

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from zray.client.core.effects import Interrupt
+from zray.client.core.group_queues import GroupQueues
+from zray.client.core.grouped_view import group_in
 from zray.client.core.payloads import pack_outcome, read_payload
 from zray.client.core.producers import Listener, Producer
 from zray.client.core.references import ReferenceTable
@@ -141,24 +143,31 @@ class Execution:
         self._actor_function = b""  # the actor's class
         self.actor_spec: ActorSpec | None = None
         self.incarnation = 0
+        self._groups: GroupQueues[Assignment] | None = None  # its calls, if it has concurrency groups
         self._stopping = False  # the actor's last handle is gone
         self.leaving = False  # no more work is taken; the process exits when ``may_exit``
         self.must_exit = False  # the process exits as soon as nothing runs
         self._end_reason = ""  # why the actor ends, from the decision until the broker has been told
         self._enders: set[bytes] = set()  # running calls that have ended the actor: that is their only outcome
+        self.cancelled: set[bytes] = set()  # running tasks and calls that were asked to stop
 
     # ------------------------------------------------------------------ tasks and calls
 
     def take(self) -> Assignment | None:
         """Takes the next task or call; None if there is none, or if its function has not arrived yet."""
         if not self._queue:
-            if self._stopping and not self._running and not self.leaving:
+            if self._groups is not None:
+                call = self._groups.take()
+                if call is not None:
+                    self._running[call.task_id] = call
+                    return call
+            if self._stopping and not self._running and not self.queued and not self.leaving:
                 self.end_actor("all handles of the actor were dropped")
             return None
         head = self._queue[0]
         if isinstance(head, ActorRun):
             self._queue.popleft()
-            task = Assignment(CALL, head.caller, head.task_id, head.attempt, b"", head.payload)
+            task = _call(head)
         else:
             if head.function_id not in self.functions:
                 if head.function_id not in self._asked:
@@ -173,7 +182,7 @@ class Execution:
     @property
     def queued(self) -> int:
         """The number of tasks and calls that were not started yet."""
-        return len(self._queue)
+        return len(self._queue) + (len(self._groups) if self._groups is not None else 0)
 
     @property
     def running(self) -> int:
@@ -326,6 +335,8 @@ class Execution:
         """Takes no more tasks or calls. This process does not answer the queued ones."""
         self.hand_back()
         self._queue.clear()
+        if self._groups is not None:
+            self._groups.clear()
         self.leaving = True
         self._wake()
 
@@ -340,12 +351,14 @@ class Execution:
         ``task_id``: the task that asked for it. The broker reports its end when the process is gone.
         """
         self._running.pop(task_id, None)
+        self.cancelled.discard(task_id)
         self.must_exit = True
         self.stop_taking()
 
     def abandon_all(self) -> None:
         """Drops the running tasks and calls, whose time is up. The broker reports the end to their callers."""
         self._running.clear()
+        self.cancelled.clear()
         if self._end_reason:
             self._end_if_done()
 
@@ -366,8 +379,20 @@ class Execution:
         else:
             self._answer_later(ActorReady(self.actor_id, error), [])
 
+    def gives_up_value(self, task: Assignment) -> bool:
+        """Whether a piece of work that has returned is answered as cancelled.
+
+        This is so for calls of an actor without an event loop: nothing interrupts them, but they may ask whether they
+        were cancelled.
+        """
+        return task.kind == CALL and task.task_id in self.cancelled
+
     def _release(self, task: Assignment) -> list[bytes]:
         del self._running[task.task_id]
+        if self._groups is not None:
+            self._groups.ended(task.task_id)
+        if self.cancelled:
+            self.cancelled.discard(task.task_id)
         return self._references.uncover(task.covered, task.owner) if task.covered else []
 
     def _release_unseen(self, task: Assignment) -> None:
@@ -403,7 +428,9 @@ class Execution:
             raise ProtocolError("this worker has an actor already")
         self.actor_id = message.actor_id
         self._actor_function = message.function_id
-        self.actor_spec = message.spec
+        self.actor_spec = spec = message.spec
+        if spec.groups:
+            self._groups = GroupQueues(spec.max_concurrency, spec.groups)
         self.incarnation = message.incarnation
         self._queue.append(message)
         self._wake()
@@ -411,7 +438,11 @@ class Execution:
     def on_actor_run(self, message: ActorRun) -> None:
         if self.leaving:
             return  # the actor has ended, and the broker answers the call
-        self._queue.append(message)
+        if self._groups is None:
+            self._queue.append(message)
+        else:
+            call = _call(message)
+            self._groups.add(group_in(call.payload.options), call)
         if self.idle is not None:
             self.idle.wake()
 
@@ -500,12 +531,18 @@ class Execution:
                 else:
                     self._send(Reply(item.caller, item.task_id, item.attempt, b""))
                 return
+        call = self._groups.remove(message.task_id) if self._groups is not None else None
+        if call is not None:
+            self._send(Reply(call.owner, call.task_id, call.attempt, b""))
+            self._wake()  # the actor may end, now that the call is gone
+            return
         if message.task_id not in self._running:
             return
         if message.mode & CANCEL_FORCE and not self.actor_id:
             self.hand_back()
             self._send(Killable(message.task_id))
         else:
+            self.cancelled.add(message.task_id)
             self._perform(Interrupt(message.task_id))
 
 
@@ -514,6 +551,10 @@ def _plain(run: Run) -> Assignment:
     task.shape = run.shape
     task.gpus = run.gpus
     return task
+
+
+def _call(run: ActorRun) -> Assignment:
+    return Assignment(CALL, run.caller, run.task_id, run.attempt, b"", run.payload)
 
 
 def _constructor(start: ActorStart) -> Assignment:

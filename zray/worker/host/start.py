@@ -18,7 +18,7 @@ from zray.sessions.directories import SessionPaths, absolute, remove_session
 from zray.sessions.lock import SessionLock
 from zray.sessions.upkeep import SessionUpkeep
 from zray.store import Store, default_store_location
-from zray.system.machine import ip_address, machine_id
+from zray.system.machine import host_labels, ip_address, machine_id
 from zray.system.processes import kill_session, memory_limit_bytes, raise_descriptor_limit
 from zray.transfer.shell import Transfers, listening_address
 from zray.transport.connection import Connection, connect
@@ -37,12 +37,13 @@ MAX_DEFAULT_STORE = 64 * GIB
 
 @dataclasses.dataclass(frozen=True)
 class HostOptions:
-    """What a host offers. ``resources``: all of them, in ten-thousandths."""
+    """What a host offers. ``resources``: all of them, in ten-thousandths. ``host_id``: its identifier."""
 
     address: str
     resources: dict[str, int]
     store_bytes: int
     credentials: ClientCredentials | None = None
+    host_id: bytes = dataclasses.field(default_factory=lambda: os.urandom(16))
 
 
 def prepare_zygote(
@@ -97,7 +98,7 @@ def run_host(
     if config.spill_dir:
         spill = os.path.join(absolute(config.spill_dir), f"zray-spill-{paths.name}")
         upkeep.add_store(spill)
-    host_id = os.urandom(16)
+    host_id = options.host_id
     store = Store.create(location, spill, capacity, config.store_wait_s, host_id)
     tcp = options.address.startswith("tcp://")
     address = (ip_address(options.address) if tcp else "") or "127.0.0.1"  # a broker without TCP is on this machine
@@ -109,7 +110,7 @@ def run_host(
         store=location,
         fetch=paths.fetch_socket,
         session=paths.name,
-        labels=config.labels,
+        labels=host_labels(host_id, config.labels, os.environ),
         idle_timeout_s=config.idle_timeout_s,
     )
     connection: Connection | None = None

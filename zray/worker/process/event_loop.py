@@ -52,14 +52,14 @@ class Calls(Protocol):
     def call_arguments(self, task: Assignment) -> tuple[list[Any], dict[str, Any]]:
         """Returns the arguments of a call. Raises what loading them raises."""
 
-    def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
-        """An async call has returned or raised; ``flush`` answers it."""
+    def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> Any:
+        """An async call has returned or raised. Returns what ``flush`` needs to answer it; None: no answer is due."""
 
     def end_cancelled(self, task: Assignment) -> None:
         """An async call was cancelled."""
 
-    def flush(self) -> None:
-        """Answers the calls that have ended in a turn of the event loop."""
+    def flush(self, ended: list[Any]) -> None:
+        """Answers the calls that have ended in a turn of the event loop. ``ended``: results of ``end_call``."""
 
     def leave(self, error: SystemExit) -> None:
         """A background task of an async actor has raised SystemExit."""
@@ -77,6 +77,7 @@ class EventLoop:
         self._fetchers: ThreadPoolExecutor | None = None
         self._inbox: deque[tuple[Assignment, CallOptions]] = deque()
         self._running: dict[bytes, tuple[asyncio.Task[None], Assignment]] = {}
+        self._ended_calls: list[Any] = []  # results of ``end_call`` that ``flush`` has not got yet
         self._flush_due = False
         self._turned = True
         self._asked_at = 0.0
@@ -183,7 +184,9 @@ class EventLoop:
         if error is not None and _says_cancelled(error):
             calls.end_cancelled(task)
         else:
-            calls.end_call(task, options, value, error)
+            ended = calls.end_call(task, options, value, error)
+            if ended is not None:
+                self._ended_calls.append(ended)
         del value, error
         self._ended(task)
 
@@ -214,7 +217,8 @@ class EventLoop:
 
     def _flush(self) -> None:
         self._flush_due = False
-        self._calls.flush()
+        ended, self._ended_calls = self._ended_calls, []
+        self._calls.flush(ended)
 
     def check(self) -> None:
         """Warns once when a method blocks the loop. Called from time to time, from another thread."""

@@ -36,8 +36,8 @@ class CallOptions:
     ``name``: the name that the caller has chosen, else the function's, ``Class.method`` or ``Class.__init__``.
     """
 
-    __slots__ = ("captures", "dynamic", "generator", "max_calls", "method", "most_untaken", "n_returns", "name",
-                 "per_yield", "retry_exceptions")  # fmt: skip
+    __slots__ = ("captures", "dynamic", "generator", "group", "max_calls", "method", "most_untaken", "n_returns",
+                 "name", "per_yield", "retry_exceptions")  # fmt: skip
 
     def __init__(self, packed: bytes, actor_class: str) -> None:
         options = unpack(packed)
@@ -51,11 +51,13 @@ class CallOptions:
         self.per_yield: int = options.get("per_yield", 1)  # the number of items that a generator yields at a time
         self.most_untaken: int = options.get("most_untaken", 0)  # the items of all streams of the actor; 0: any number
         self.dynamic: bool = options.get("dynamic", False)  # the completion of its stream refers to all items
+        self.group: str = options.get("group", "")
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
         self.captures: bool = options.get("captures", False)  # what it creates runs in its placement group
         if not (
             [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
             and [type(self.generator), type(self.dynamic), type(self.captures)] == [bool, bool, bool]
+            and type(self.group) is str
             and [type(self.per_yield), type(self.most_untaken)] == [int, int]
             and self.per_yield > 0
             and type(self.retry_exceptions) in (bool, bytes)

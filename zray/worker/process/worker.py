@@ -52,6 +52,10 @@ A task of plain Python leaves some hundred KiB behind; numpy alone is 10 MiB.
 """
 
 
+Ended = tuple[Assignment, list[Return], bool, int]
+"""An async call that has ended: its return values, whether it may be tried again, and how long packing took (us)."""
+
+
 class Worker:
     """One worker process.
 
@@ -74,10 +78,11 @@ class Worker:
         self._pool: ThreadPoolExecutor | None = None
         self._loop: EventLoop | None = None
         self._streamer: Streamer | None = None
+        self._group_pools: dict[str, ThreadPoolExecutor] = {}  # by concurrency group; calls in none use ``_pool``
+        self._group_loops: dict[str, EventLoop] = {}  # likewise
         self._main_thread = threading.get_ident()
         self._in_main = b""  # the task that the main thread runs
         self._cancelled = b""
-        self._ended: list[tuple[Assignment, list[Return], bool, int]] = []  # async calls that wait for their answer
         self._taken: Assignment | None = None  # the next task to run, if it has been taken already
         self._lost = False
         self._exit_code = 0
@@ -106,9 +111,9 @@ class Worker:
             if options is None:
                 continue
             if self._pool is not None and task.kind == CALL:
-                self._pool.submit(self._run, task, options)
+                self._group_pools.get(options.group, self._pool).submit(self._run, task, options)
             elif self._loop is not None and task.kind == CALL:
-                self._loop.start(task, options)
+                self._group_loops.get(options.group, self._loop).start(task, options)
             else:
                 self._run(task, options)
         if not self._lost:
@@ -123,6 +128,7 @@ class Worker:
                 ending.shut_down(self._actor, self._loop)
             ending.finish()
             self._actor = self._pool = None
+            self._group_pools.clear()
             self._methods.clear()
             self._runner.forget_functions()
             gc.collect()  # frees what is left of them, to run __del__
@@ -212,6 +218,9 @@ class Worker:
             self._enter(task, options)
             value = self._call(task, options)
             self._end_forked_child(None)
+            if self._execution.cancelled and self._execution.gives_up_value(task):
+                self._give_up(task)
+                return
             returns: list[Return] = []
             failed: BaseException | None = None
             if task.kind != CONSTRUCTOR:
@@ -222,6 +231,17 @@ class Worker:
             self._failed(task, options, error, started_us)
         finally:
             current_task.reset(token)
+
+    def _give_up(self, task: Assignment) -> None:
+        """Answers a call that was cancelled while it ran, and has returned."""
+        self._runner.discard(task)
+        with self._shell.lock:
+            self._execution.finish_cancelled(task)
+            if self._pool is not None:
+                self._shell.submitted()
+                self._wake_if_there_is_room()
+        task.keep.clear()
+        self._shell.settle()
 
     def _end_forked_child(self, error: BaseException | None) -> None:
         """Ends a process that the task has forked: the connection, and the answer, belong to its parent."""
@@ -285,15 +305,25 @@ class Worker:
 
             loop = self._loop = EventLoop(self)
             self._actor = loop.construct(kind, args, kwargs)
-            self.session.at_tick.append(loop.check)
+            self._group_loops = {group: EventLoop(self) for group in start.spec.groups}
+            self.session.at_tick.extend(each.check for each in self._loops())
         else:
             self._actor = kind(*args, **kwargs)
-        self._concurrency = max(1, start.spec.max_concurrency)
+        concurrency, groups = max(1, start.spec.max_concurrency), start.spec.groups
+        self._concurrency = concurrency + sum(groups.values())
         if self._loop is None and self._concurrency > 1:
             from concurrent.futures import ThreadPoolExecutor
 
-            self._pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="zray-actor")
+            self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="zray-actor")
+            self._group_pools = {
+                group: ThreadPoolExecutor(limit, thread_name_prefix=f"zray-actor-{group}")
+                for group, limit in groups.items()
+            }
         self._environment.name_actor(self._actor_class, label_of(self._actor, self._actor_class))
+
+    def _loops(self) -> list[EventLoop]:
+        """The event loops of an async actor: one for each concurrency group, and one for all other calls."""
+        return [self._loop, *self._group_loops.values()] if self._loop is not None else []
 
     # ------------------------------------------------------------------ outcomes
 
@@ -332,8 +362,11 @@ class Worker:
             return False
 
     def _constructor_error(self, error: bytes) -> bytes:
-        text = f"the constructor of {self._actor_class} raised:\n{error_text(error)}"
-        return encode_failure("ActorDiedError", text, self._execution.actor_id)
+        text = (
+            f"The actor died because of an error raised in its creation task: "
+            f"the constructor of {self._actor_class} raised:\n{error_text(error)}"
+        )
+        return encode_failure("ActorDiedError", text, self._execution.actor_id, in_constructor=True)
 
     def _wake_if_there_is_room(self) -> None:
         """Wakes the main thread if it may take more calls, or has nothing left to wait for."""
@@ -384,7 +417,7 @@ class Worker:
 
         ``ender``: the call whose code asked for it, or whose code started the thread or task that asked.
         """
-        if self._loop is not None and not self._loop.is_at(ender):
+        if not all(loop.is_at(ender) for loop in self._loops()):
             ender = b""
         with self._shell.lock:
             self._execution.end_actor(reason, ender)
@@ -410,7 +443,8 @@ class Worker:
 
     def _interrupt(self, effect: Interrupt) -> None:
         if self._loop is not None:
-            self._loop.cancel(effect.task_id)
+            for loop in self._loops():  # only the one that runs the call does something
+                loop.cancel(effect.task_id)
             return
         if self._execution.actor_id:
             return
@@ -458,12 +492,12 @@ class Worker:
         """Returns the context that an async call runs in."""
         return context_of(task, options, self._environment)
 
-    def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> None:
-        """An async call has returned or raised; ``flush`` answers it."""
+    def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> Ended | None:
+        """An async call has returned or raised. Returns what ``flush`` answers it with; None if it gets no answer."""
         if error is not None and has_type(error, SystemExit) and self._leaves(task.task_id, error):
-            return
+            return None
         if not self._execution.is_running(task.task_id):
-            return  # the actor has exited meanwhile
+            return None  # the actor has exited meanwhile
         started_us = now_us()
         returns: list[Return] = []
         if error is None:
@@ -474,11 +508,11 @@ class Worker:
             except BaseException as packing:
                 error = packing
                 if has_type(error, SystemExit) and self._leaves(task.task_id, error):
-                    return
+                    return None
         if error is not None and not returns:
             returns = self._runner.pack_error(task, options.name, options.n_returns, error)
         retryable = error is not None and self._retryable(options, error)
-        self._ended.append((task, returns, retryable, now_us() - started_us))
+        return task, returns, retryable, now_us() - started_us
 
     def end_cancelled(self, task: Assignment) -> None:
         """An async call was cancelled."""
@@ -486,9 +520,8 @@ class Worker:
             if self._execution.is_running(task.task_id):
                 self._execution.finish_cancelled(task)
 
-    def flush(self) -> None:
-        """Answers the calls that have ended in a turn of the event loop."""
-        ended, self._ended = self._ended, []
+    def flush(self, ended: list[Ended]) -> None:
+        """Answers the calls that have ended in a turn of an event loop."""
         self.session.stores.settle()
         with self._shell.lock:
             self._core.collect(time.monotonic())

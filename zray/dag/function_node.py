@@ -1,0 +1,5 @@
+"""The module in which Ray has FunctionNode."""
+
+from zray.dag.functions import FunctionNode
+
+__all__ = ["FunctionNode"]
