@@ -43,29 +43,35 @@ class _Place(NamedTuple):
     captures: bool
 
 
-def placed_task(session: Session, options: TaskOptions, name: str) -> tuple[bytes, bool]:
+def placed_task(session: Session, options: TaskOptions, environment_id: bytes, name: str) -> tuple[bytes, bool]:
     """Returns the shape of a task that may run in a group, and whether the group captures what the task creates.
+
+    ``environment_id``: see ``shape_key``.
 
     Raises ValueError if the group has no such bundle, or the bundle is too small.
     """
     place = _place_for(session, options)
     amounts = options.resource_amounts()
     if not place.group:
-        return shape_key(amounts, options.constraint_row()), False
+        return shape_key(amounts, options.constraint_row(), environment_id), False
     _check_fits(place, amounts, name, "the resource request")
-    return shape_key(asked(amounts, place.group, place.bundle), options.constraint_row()), place.captures
+    return shape_key(
+        asked(amounts, place.group, place.bundle), options.constraint_row(), environment_id
+    ), place.captures
 
 
-def placed_actor(session: Session, options: ActorOptions, name: str) -> tuple[bytes, bytes, bool]:
+def placed_actor(
+    session: Session, options: ActorOptions, environment_id: bytes, name: str
+) -> tuple[bytes, bytes, bool]:
     """As ``placed_task``. Returns the shapes for placing the actor, and for as long as it lives."""
     place = _place_for(session, options)
     placement, running = options.placement_amounts(), options.running_amounts()
     if not place.group:
-        return shape_key(placement, options.constraint_row()), shape_key(running), False
+        return shape_key(placement, options.constraint_row(), environment_id), shape_key(running), False
     _check_fits(place, running, name, "the resource request")
     _check_fits(place, placement, name, "what its start requires (1 CPU unless num_cpus is given),")
     in_group = [asked(amounts, place.group, place.bundle) for amounts in (placement, running)]
-    return shape_key(in_group[0], options.constraint_row()), shape_key(in_group[1]), place.captures
+    return shape_key(in_group[0], options.constraint_row(), environment_id), shape_key(in_group[1]), place.captures
 
 
 def _place_for(session: Session, options: TaskOptions | ActorOptions) -> _Place:

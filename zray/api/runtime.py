@@ -7,7 +7,7 @@ session with a cluster.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.api.call_options import CallStream, pack_options, retried_types, stream_of
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from zray.api.actor_meta import ActorMeta
+    from zray.api.environments import Environments
+    from zray.runtime_env import RuntimeEnv
 
 
 class PreparedTask:
@@ -51,7 +53,8 @@ class PreparedTask:
     ``shape`` is empty if they name a placement group. What a call asks for then depends on the caller, too.
     """
 
-    __slots__ = ("_generator", "_name", "max_retries", "n_returns", "options", "packed", "shape", "spread", "stream")
+    __slots__ = ("_generator", "_name", "environment", "max_retries", "n_returns", "options", "packed", "placed",
+                 "shape", "spread", "stream")  # fmt: skip
 
     def __init__(self, name: str, options: TaskOptions, generator: bool = False) -> None:
         self.options = options
@@ -63,6 +66,8 @@ class PreparedTask:
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
         self.shape = b"" if options.names_group() else shape_key(options.resource_amounts(), options.constraint_row())
+        self.environment = checked_environment(options.runtime_env)
+        self.placed: tuple[object, bytes] = (None, b"")  # a runtime, and the shape in the environment that it gives
         self._name = name
         self._generator = generator
         self.packed = self._pack(False)
@@ -74,15 +79,24 @@ class PreparedTask:
             self._generator, self.stream, captures=captures,
         )  # fmt: skip
 
-    def in_group(self, session: Session) -> tuple[bytes, bytes]:
+    def in_group(self, session: Session, environment_id: bytes) -> tuple[bytes, bytes]:
         """The shape and the packed options of a call that may run in a placement group.
 
         Raises ValueError if the group has no such bundle, or the bundle is too small.
         """
         from zray.api.group_placement import placed_task  # not at the top: few programs have groups
 
-        shape, captures = placed_task(session, self.options, self._name)
+        shape, captures = placed_task(session, self.options, environment_id, self._name)
         return shape, self._pack(True) if captures else self.packed
+
+
+def checked_environment(given: Mapping[str, Any] | None) -> RuntimeEnv | None:
+    """Checks the option ``runtime_env``. Returns None if it asks for nothing."""
+    if not given:
+        return None
+    from zray.api.environments import checked  # few programs need it
+
+    return checked(given)
 
 
 def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwargs: dict[str, Any], what: str) -> None:
@@ -154,6 +168,8 @@ class ClusterRuntime:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._environments: Environments | None = None
+        self._inherits = bool(session.environment.text)
         self.put = session.put
         self.get = session.get
         self.wait = session.wait
@@ -173,7 +189,9 @@ class ClusterRuntime:
         session = self.session
         shape, packed = task.shape, task.packed
         if not shape or session.captures:
-            shape, packed = task.in_group(session)
+            shape, packed = task.in_group(session, self._environment_of(task))
+        elif self._inherits or task.environment is not None:
+            shape = self._shape_in_environment(task)
         shipped = pickled()
         function_id = shipped.id16
         if function_id not in session.core.exported:
@@ -188,11 +206,42 @@ class ClusterRuntime:
             None if task.stream is None else task.stream.spec,
         )  # fmt: skip
 
+    @property
+    def environments(self) -> Environments:
+        """The runtime environments of this process."""
+        if self._environments is None:
+            from zray.api.environments import Environments  # few programs need it
+
+            self._environments = Environments(self.session)
+        return self._environments
+
+    def begin_job_environment(self, given: Mapping[str, Any]) -> None:
+        """Sets the runtime environment of this driver's job; see ``Environments.begin_job``."""
+        self.environments.begin_job(given)
+        self._inherits = bool(self.session.environment.text)
+
+    def _environment_of(self, task: PreparedTask) -> bytes:
+        if not self._inherits and task.environment is None:
+            return b""
+        return self.environments.for_option(task.environment)
+
+    def _shape_in_environment(self, task: PreparedTask) -> bytes:
+        placed_by, shape = task.placed
+        if placed_by is not self:
+            environment_id = self.environments.for_option(task.environment)
+            options = task.options
+            shape = shape_key(options.resource_amounts(), options.constraint_row(), environment_id)
+            task.placed = (self, shape)
+        return shape
+
     def create_actor(
         self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],
         kwargs: dict[str, Any],
     ) -> tuple[bytes, ObjectRef | None, ActorMeta]:  # fmt: skip
         session = self.session
+        environment_id = b""
+        if self._inherits or options.runtime_env:
+            environment_id = self.environments.for_option(checked_environment(options.runtime_env))
         shipped = pickled()
         function_id = session.export(shipped)
         try:
@@ -203,7 +252,7 @@ class ClusterRuntime:
         detached = options.lifetime == "detached" or (
             options.lifetime is None and session.job_settings.actors_are_detached
         )
-        placement, running, captures = self._places_of(options, meta.class_name)
+        placement, running, captures = self._places_of(options, environment_id, meta.class_name)
         spec = ActorSpec(
             class_name=meta.class_name,
             name=options.name or "",
@@ -240,14 +289,14 @@ class ClusterRuntime:
             )
         return found.actor_id, None, type(meta).unpack(found.spec.meta)
 
-    def _places_of(self, options: ActorOptions, class_name: str) -> tuple[bytes, bytes, bool]:
+    def _places_of(self, options: ActorOptions, environment_id: bytes, class_name: str) -> tuple[bytes, bytes, bool]:
         """The shapes for placing an actor, and for as long as it lives; whether its group captures what it creates."""
         if not options.names_group() and not self.session.captures:
-            placement = shape_key(options.placement_amounts(), options.constraint_row())
+            placement = shape_key(options.placement_amounts(), options.constraint_row(), environment_id)
             return placement, shape_key(options.running_amounts()), False
         from zray.api.group_placement import placed_actor  # not at the top: few programs have groups
 
-        return placed_actor(self.session, options, class_name)
+        return placed_actor(self.session, options, environment_id, class_name)
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,

@@ -95,6 +95,7 @@ from zray.protocol.records import (
     Activity,
     ActorSpec,
     ClusterInfo,
+    EnvironmentSpec,
     GroupSpec,
     HostInfo,
     JobSettings,
@@ -103,6 +104,14 @@ from zray.protocol.records import (
     StoreUse,
     VersionPair,
     WorkerLines,
+)
+from zray.protocol.state_questions import (
+    InspectObjects,
+    InspectTasks,
+    RecordsInspected,
+    RowsOfOwner,
+    StateAnswer,
+    StateQuestion,
 )
 from zray.states import State
 
@@ -252,6 +261,17 @@ class FunctionPut(NamedTuple):
 
 class FunctionGet(NamedTuple):
     function_id: FunctionId
+
+
+class EnvironmentPut(NamedTuple):
+    """Announces a runtime environment to the job, before the first task or actor that names it in its shape.
+
+    ``eager``: each host starts a worker in it at once.
+    """
+
+    environment_id: bytes
+    environment: EnvironmentSpec
+    eager: bool
 
 
 class ActorCreate(NamedTuple):
@@ -625,6 +645,7 @@ class StartWorker(NamedTuple):
     """Tells a host to fork a worker. When the worker has joined, the broker tells it what to run."""
 
     worker_id: ProcessId
+    environment: EnvironmentSpec = EnvironmentSpec()
 
 
 class KillWorker(NamedTuple):
@@ -645,10 +666,10 @@ class FlushLogs(NamedTuple):
 
 
 ClientToBroker = (
-    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
-    | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | GroupCreate | GroupRemove | GroupWatch | Question
-    | KvRequest
+    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | EnvironmentPut
+    | ActorCreate | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting
+    | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected
+    | GroupCreate | GroupRemove | GroupWatch | Question | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
@@ -657,7 +678,7 @@ HostToBroker = (
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | GroupNamed | GroupSettled | Answer | KvAnswer
+    | InspectTasks | InspectObjects | GroupNamed | GroupSettled | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
@@ -678,6 +699,7 @@ Message = (
     | PeerToHost
     | ChannelMessage
     | Handshake
+    | RowsOfOwner
 )
 
 _WORKER_ONLY = (Done, Reply, Yield, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
@@ -689,5 +711,5 @@ FROM_PEER = frozenset(get_args(PeerMessage))
 FROM_PEER_TO_HOST = frozenset(get_args(PeerToHost))
 FROM_CHANNEL = frozenset(get_args(ChannelMessage))
 HANDSHAKE = frozenset(get_args(Handshake))
-FROM_OBSERVER = frozenset({Goodbye, *get_args(Question)})
+FROM_OBSERVER = frozenset({Goodbye, *get_args(Question), *get_args(StateQuestion)})
 MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}
