@@ -431,11 +431,11 @@ class PlasmaObjectNotAvailable(ZrayError):
 
 
 class TaskPlacementGroupRemoved(ZrayError):
-    """The placement group of the task was removed."""
+    """The placement group of the task was removed before the task began, or before it was tried again."""
 
 
 class ActorPlacementGroupRemoved(ZrayError):
-    """The placement group of the actor was removed."""
+    """The placement group of the actor was removed before the actor had a place in it."""
 
 
 class ObjectRefStreamEndOfStreamError(ZrayError):
@@ -556,6 +556,8 @@ FAILURES: dict[str, type[ZrayError]] = {
         ModuleMissingError,
         SerializationError,
         MessageRefusedError,
+        TaskPlacementGroupRemoved,
+        ActorPlacementGroupRemoved,
         RuntimeEnvSetupError,
         ObjectRefStreamEndOfStreamError,
     )

@@ -81,6 +81,13 @@ class TaskOptions:
     """A type of accelerator, such as "A100": the host must have the resource ``accelerator_type:A100``."""
     _labels: Mapping[str, str] | None = None
     """Labels of the task itself. Nothing reads them, as in Ray."""
+    placement_group: Any = "default"
+    """Deprecated: use ``scheduling_strategy``. "default": the caller's group if it captures what it creates; None: no
+    group."""
+    placement_group_bundle_index: int = -1
+    """Deprecated: use ``scheduling_strategy``. The number of a bundle; -1: any."""
+    placement_group_capture_child_tasks: bool | None = None
+    """Deprecated: use ``scheduling_strategy``. Whether what it creates runs in its group; None: as for the caller."""
     runtime_env: Mapping[str, Any] | None = None
     """The runtime environment, see ``zray.runtime_env.RuntimeEnv``. It inherits from the one it is used in."""
     enable_task_events: bool = True
@@ -90,7 +97,7 @@ class TaskOptions:
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:
         """Checks the options given at ``what``."""
-        options = cls(**_checked(TaskOptions, kwargs, what))
+        options = _agreeing(cls(**_checked(TaskOptions, kwargs, what)), what)
         if options.num_gpus and kwargs.get("max_calls") is None:
             return dataclasses.replace(options, max_calls=1)
         return options
@@ -105,7 +112,11 @@ class TaskOptions:
                 f"{what}: max_calls={max_calls!r} is not allowed: it counts over all calls of the function, "
                 "so it can be given to @zray.remote only"
             )
-        return _replaced(self, _checked(TaskOptions, given, what))
+        return _agreeing(_replaced(self, _checked(TaskOptions, given, what)), what)
+
+    def names_group(self) -> bool:
+        """Whether the options about placement groups are not the defaults."""
+        return _names_group(self)
 
     def resource_amounts(self) -> dict[str, int]:
         """Amounts that a task asks for, in ten-thousandths, by resource; zero amounts are left out."""
@@ -160,6 +171,13 @@ class ActorOptions:
     """Bytes of the host's object store that the actor holds until it ends. Used for placement, not enforced."""
     _labels: Mapping[str, str] | None = None
     """The same as ``TaskOptions._labels``."""
+    placement_group: Any = "default"
+    """Deprecated: use ``scheduling_strategy``. "default": the caller's group if it captures what it creates; None: no
+    group."""
+    placement_group_bundle_index: int = -1
+    """Deprecated: use ``scheduling_strategy``. The number of a bundle; -1: any."""
+    placement_group_capture_child_tasks: bool | None = None
+    """Deprecated: use ``scheduling_strategy``. Whether what it creates runs in its group; None: as for the caller."""
     runtime_env: Mapping[str, Any] | None = None
     """The runtime environment, see ``zray.runtime_env.RuntimeEnv``. It inherits from the one it is used in."""
     enable_task_events: bool = True
@@ -177,7 +195,7 @@ class ActorOptions:
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> ActorOptions:
         """Checks the options given at ``what``."""
-        return cls(**_checked(ActorOptions, kwargs, what))._with_name(what)
+        return _agreeing(cls(**_checked(ActorOptions, kwargs, what)), what)._with_name(what)
 
     def updated(self, kwargs: Mapping[str, Any], what: str = ".options()") -> ActorOptions:
         """Returns a copy in which ``kwargs`` replace the present values."""
@@ -187,7 +205,11 @@ class ActorOptions:
                 "name its groups, so they can be given to @zray.remote only"
             )
         given = {name: value for name, value in kwargs.items() if name != "concurrency_groups"}
-        return _replaced(self, _checked(ActorOptions, given, what))._with_name(what)
+        return _agreeing(_replaced(self, _checked(ActorOptions, given, what)), what)._with_name(what)
+
+    def names_group(self) -> bool:
+        """Whether the options about placement groups are not the defaults."""
+        return _names_group(self)
 
     def _with_name(self, what: str) -> ActorOptions:
         if self.get_if_exists and self.name is None:
@@ -243,6 +265,27 @@ class MethodOptions:
         """Returns a copy in which ``kwargs`` replace the present values."""
         _check_per_yield(kwargs, self._num_objects_per_yield, what)
         return _replaced(self, _checked(MethodOptions, kwargs, what))
+
+
+Placeable = TypeVar("Placeable", "TaskOptions", "ActorOptions")
+
+
+def _names_group(options: TaskOptions | ActorOptions) -> bool:
+    strategy = options.scheduling_strategy
+    if strategy is not None:
+        return hasattr(strategy, "placement_group_bundle_index")
+    given = options.placement_group, options.placement_group_bundle_index, options.placement_group_capture_child_tasks
+    return given != ("default", -1, None)
+
+
+def _agreeing(options: Placeable, what: str) -> Placeable:
+    """Checks that a placement group is given in one way only."""
+    if options.scheduling_strategy is not None and options.placement_group not in ("default", None):
+        raise ValueError(
+            f"{what}: Placement groups should be specified via the scheduling_strategy option. The placement_group "
+            "option is deprecated."
+        )
+    return options
 
 
 def _check_per_yield(kwargs: Mapping[str, Any], declared: int, what: str) -> None:
@@ -303,9 +346,6 @@ class _Given:
             f"{self.what}: {self.name}={self.value!r} is not supported: zray has no transports of tensors, which pass "
             f"through the object store. Leave the option out"
         )
-
-    def not_yet(self) -> NoReturn:
-        raise NotImplementedError(f"{self.what}: {self.name}={self.value!r} is not supported by zray yet")
 
 
 Check = Callable[[_Given], Any]
@@ -549,13 +589,15 @@ def _own_labels(given: _Given) -> Mapping[str, str]:
     return dict(given.value)
 
 
+def _placement_group(given: _Given) -> Any:
+    if given.value is None or given.value == "default" or hasattr(type(given.value), "bundle_specs"):
+        return given.value
+    given.wrong_type("a PlacementGroup, None or 'default'")
+
+
 def _runtime_env(given: _Given) -> Mapping[str, Any]:
     value: Mapping[str, Any] = given.value if isinstance(given.value, Mapping) else given.wrong_type("a dict")
     return value  # the API checks its fields
-
-
-def _not_yet(given: _Given) -> NoReturn:
-    given.not_yet()
 
 
 _UNLIMITED = " (-1: no limit)"
@@ -566,6 +608,9 @@ _SHARED: dict[str, Check] = {
     "resources": _resources,
     "name": _text,
     "scheduling_strategy": _scheduling_strategy,
+    "placement_group": _placement_group,
+    "placement_group_bundle_index": _count(-1, " (-1: any bundle)"),
+    "placement_group_capture_child_tasks": _flag,
     "label_selector": _label_selector,
     "fallback_strategy": _fallback_strategy,
     "accelerator_type": _text,
@@ -624,15 +669,6 @@ _HINTS = {
     ("an actor class", "retry_exceptions"): "give it to the method, with @zray.method(retry_exceptions=...)",
     ("an actor's method", "max_retries"): "for an actor's method it is max_task_retries",
 }
-_NOT_YET = frozenset(
-    (
-        "placement_group",
-        "placement_group_bundle_index",
-        "placement_group_capture_child_tasks",
-    )
-)
-"""Options of Ray that zray does not have yet. The value ``None`` asks for nothing and is accepted."""
-
 _TENSOR_TRANSPORTS = frozenset(("enable_tensor_transport", "tensor_transport"))
 """Options of Ray's transports of tensors between GPUs. ``None`` and ``False`` ask for nothing and are accepted."""
 
@@ -644,14 +680,13 @@ def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]
     for name, value in kwargs.items():
         given = _Given(what, name, value)
         if name in checks:
-            values[name] = getattr(kind(), name) if value is None else checks[name](given)
+            is_default = value is None and name != "placement_group"  # whose None is a value of its own
+            values[name] = getattr(kind(), name) if is_default else checks[name](given)
         elif name in _TENSOR_TRANSPORTS:
             if value is not None and value is not False:
                 given.no_transports()
-        elif name not in _NOT_YET:
+        else:
             _refuse(kind, given)
-        elif value is not None:
-            given.not_yet()
     return values
 
 

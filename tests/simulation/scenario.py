@@ -331,6 +331,8 @@ def leftovers_at_the_broker(cluster: SimCluster) -> list[str]:
         found.append("broker tasks")
     if broker.actors.actors or broker.actors.names:
         found.append("actors")
+    if broker.groups.groups or any(host.bundles for host in broker.scheduler.hosts.values()):
+        found.append("placement groups")
     for host in broker.scheduler.hosts.values():
         if host.pool.free != host.pool.total:
             found.append(f"resources {host.pool.free}")

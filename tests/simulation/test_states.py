@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.simulation import scenario, transfers
+from tests.simulation import scenario, test_placement_groups, transfers
 from tests.simulation.test_transfers import small_chunks  # noqa: F401 (a fixture for all tests here)
-from zray.broker.states import ACTOR, WORKER
+from zray.broker.states import ACTOR, GROUP, WORKER
 from zray.client.states import CONNECTION
 from zray.states import Machine
 from zray.testing.network import NetworkFaults
@@ -31,6 +31,7 @@ ELSEWHERE: dict[Machine[Any], dict[tuple[str, str], str]] = {
         ("RESTARTING", "RESTARTING"): BROKER_ACTORS,
         ("RESTARTING", "DEAD"): BROKER_ACTORS,
     },
+    GROUP: {("RESCHEDULING", "REMOVED"): "tests/unit/broker/test_placement_groups.py"},
     PULL: {
         ("RESERVING", "FAILED"): TRANSFERS,
         ("RUNNING", "FAILED"): TRANSFERS,
@@ -50,6 +51,7 @@ def play() -> dict[str, Seen]:
             scenario.run_scenario(seed, scenario.Trouble(workers=1 + seed % 6))
             everything = scenario.Trouble(workers=seed % 4, hosts=seed % 3, drivers=seed % 2, cancels=True)
             scenario.run_scenario(seed, everything)
+            test_placement_groups.run(seed, hosts=seed % 3, joiners=1)
         for seed in range(5 * SEEDS):
             transfers.World(seed, transfers.Trouble(break_channels=0.5, no_channels=0.5)).run()
             transfers.World(seed, transfers.Trouble(deaths=2, withdraw=0.2, evict=0.3, tight=True)).run()

@@ -32,9 +32,11 @@ def test_defaults():
 @pytest.mark.parametrize("make", [task, actor, method])
 def test_none_stands_for_the_default(make):
     kind = type(make())
-    assert make(**dict.fromkeys(kind.__dataclass_fields__)) == kind()
+    names = [name for name in kind.__dataclass_fields__ if name != "placement_group"]  # whose None means: no group
+    assert make(**dict.fromkeys(names)) == kind()
     if make is not method:
-        assert make(label_selector=None, placement_group=None) == kind()
+        assert make(label_selector=None) == kind()
+        assert make(placement_group=None).placement_group is None
 
 
 def test_options_are_pickled_and_cannot_be_changed():

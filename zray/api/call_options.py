@@ -52,11 +52,13 @@ def pack_options(
     generator: bool = False,
     stream: CallStream | None = None,
     group: str = "",
+    captures: bool = False,
 ) -> bytes:
     """Returns the packed options of a call.
 
     ``generator``: the function is a generator. ``stream``: so are its values; then ``n_returns`` is 1, for the
-    completion. ``group``: the concurrency group; empty: the default group.
+    completion. ``group``: the concurrency group; empty: the default group. ``captures``: what the task or actor creates
+    runs in its placement group.
     """
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if stream is not None:
@@ -69,6 +71,8 @@ def pack_options(
         options["retry_exceptions"] = retried
     if generator and n_returns == 1:  # with more values, the type of the returned value tells the worker
         options["generator"] = True
+    if captures:
+        options["captures"] = True
     if group:
         options["group"] = group
     return pack(options)

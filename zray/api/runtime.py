@@ -48,9 +48,13 @@ if TYPE_CHECKING:
 
 
 class PreparedTask:
-    """A remote function's options, encoded once for all calls."""
+    """A remote function's options, encoded once for all calls.
 
-    __slots__ = ("environment", "max_retries", "n_returns", "options", "packed", "placed", "shape", "spread", "stream")
+    ``shape`` is empty if they name a placement group. What a call asks for then depends on the caller, too.
+    """
+
+    __slots__ = ("_generator", "_name", "environment", "max_retries", "n_returns", "options", "packed", "placed",
+                 "shape", "spread", "stream")  # fmt: skip
 
     def __init__(self, name: str, options: TaskOptions, generator: bool = False) -> None:
         self.options = options
@@ -61,13 +65,29 @@ class PreparedTask:
         self.n_returns = options.num_returns if isinstance(options.num_returns, int) else 1
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
-        self.shape = shape_key(options.resource_amounts(), options.constraint_row())
+        self.shape = b"" if options.names_group() else shape_key(options.resource_amounts(), options.constraint_row())
         self.environment = checked_environment(options.runtime_env)
         self.placed: tuple[object, bytes] = (None, b"")  # a runtime, and the shape in the environment that it gives
-        self.packed = pack_options(
-            options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
-            generator, self.stream,
+        self._name = name
+        self._generator = generator
+        self.packed = self._pack(False)
+
+    def _pack(self, captures: bool) -> bytes:
+        options = self.options
+        return pack_options(
+            options.name or self._name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
+            self._generator, self.stream, captures=captures,
         )  # fmt: skip
+
+    def in_group(self, session: Session, environment_id: bytes) -> tuple[bytes, bytes]:
+        """The shape and the packed options of a call that may run in a placement group.
+
+        Raises ValueError if the group has no such bundle, or the bundle is too small.
+        """
+        from zray.api.group_placement import placed_task  # not at the top: few programs have groups
+
+        shape, captures = placed_task(session, self.options, environment_id, self._name)
+        return shape, self._pack(True) if captures else self.packed
 
 
 def checked_environment(given: Mapping[str, Any] | None) -> RuntimeEnv | None:
@@ -167,6 +187,11 @@ class ClusterRuntime:
         args: Sequence[Any], kwargs: dict[str, Any],
     ) -> list[ObjectRef]:  # fmt: skip
         session = self.session
+        shape, packed = task.shape, task.packed
+        if not shape or session.captures:
+            shape, packed = task.in_group(session, self._environment_of(task))
+        elif self._inherits or task.environment is not None:
+            shape = self._shape_in_environment(task)
         shipped = pickled()
         function_id = shipped.id16
         if function_id not in session.core.exported:
@@ -176,11 +201,8 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
-        shape = task.shape
-        if self._inherits or task.environment is not None:
-            shape = self._shape_in_environment(task)
         return session.submit(
-            function_id, shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread,
+            function_id, shape, packed, arguments, task.n_returns, task.max_retries, task.spread,
             None if task.stream is None else task.stream.spec,
         )  # fmt: skip
 
@@ -197,6 +219,11 @@ class ClusterRuntime:
         """Sets the runtime environment of this driver's job; see ``Environments.begin_job``."""
         self.environments.begin_job(given)
         self._inherits = bool(self.session.environment.text)
+
+    def _environment_of(self, task: PreparedTask) -> bytes:
+        if not self._inherits and task.environment is None:
+            return b""
+        return self.environments.for_option(task.environment)
 
     def _shape_in_environment(self, task: PreparedTask) -> bytes:
         placed_by, shape = task.placed
@@ -225,6 +252,7 @@ class ClusterRuntime:
         detached = options.lifetime == "detached" or (
             options.lifetime is None and session.job_settings.actors_are_detached
         )
+        placement, running, captures = self._places_of(options, environment_id, meta.class_name)
         spec = ActorSpec(
             class_name=meta.class_name,
             name=options.name or "",
@@ -234,13 +262,13 @@ class ClusterRuntime:
             max_concurrency=meta.concurrency,
             ordered=meta.ordered,
             has_coroutines=meta.has_coroutines,
-            placement=shape_key(options.placement_amounts(), options.constraint_row(), environment_id),
-            running=shape_key(options.running_amounts()),
+            placement=placement,
+            running=running,
             handle=b"",
             meta=meta.packed(),
             groups=meta.groups,
         )
-        packed = pack_options("__init__", 1, "", False)
+        packed = pack_options("__init__", 1, "", False, captures=captures)
         if not spec.name:
             return *session.create_actor(function_id, spec, packed, arguments, counted=not detached), meta
         found, actor_id, handle = session.create_named_actor(
@@ -260,6 +288,15 @@ class ClusterRuntime:
                 f"{what}: choose another name, or get it with zray.get_actor() or get_if_exists=True"
             )
         return found.actor_id, None, type(meta).unpack(found.spec.meta)
+
+    def _places_of(self, options: ActorOptions, environment_id: bytes, class_name: str) -> tuple[bytes, bytes, bool]:
+        """The shapes for placing an actor, and for as long as it lives; whether its group captures what it creates."""
+        if not options.names_group() and not self.session.captures:
+            placement = shape_key(options.placement_amounts(), options.constraint_row(), environment_id)
+            return placement, shape_key(options.running_amounts()), False
+        from zray.api.group_placement import placed_actor  # not at the top: few programs have groups
+
+        return placed_actor(self.session, options, environment_id, class_name)
 
     def call(
         self, actor_id: bytes, handle: ObjectRef | None, meta: ActorMeta, method: str, packed: bytes, n_returns: int,

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from zray.api.deprecation import warn_deprecated
 from zray.api.runtime import context, is_local_mode, runtime
+from zray.bundles import group_of, plain
 from zray.client import session as sessions
 from zray.exceptions import ZrayError
 from zray.ids import PROCESS_ID_BYTES
 from zray.object_ref import get_tracker
 
 if TYPE_CHECKING:
-    from zray.public_ids import ActorID, JobID, NodeID, TaskID
+    from zray.public_ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
     from zray.runtime_env import RuntimeEnv
 
 LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
@@ -110,7 +111,16 @@ class RuntimeContext:
 
     def get_assigned_resources(self) -> dict[str, float]:
         """The resources that the running task or actor holds: amounts by name; memory in bytes."""
-        return {name: amount / 10_000 for name, amount in context().resources.items()}
+        return {name: amount / 10_000 for name, amount in plain(context().resources).items()}
+
+    def get_placement_group_id(self) -> str | None:
+        """The placement group in which the running task or actor is; None if it is in none, and in a driver."""
+        return group_of(context().resources) or None
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what the running task or actor creates runs in its placement group."""
+        return context().captures
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """The GPUs that the running task or actor may use, as strings, under the key "GPU"."""
@@ -203,6 +213,15 @@ class RuntimeContext:
         self._assert_worker("actor_id")
         actor_id = self.get_actor_id()
         return None if actor_id is None else ActorID.from_hex(actor_id)
+
+    @property
+    def current_placement_group_id(self) -> PlacementGroupID:
+        """Deprecated: use ``get_placement_group_id``. ``PlacementGroupID.nil()`` outside of a group."""
+        from zray.public_ids import PlacementGroupID
+
+        warn_deprecated("RuntimeContext.current_placement_group_id", "get_placement_group_id()")
+        name = self.get_placement_group_id()
+        return PlacementGroupID.nil() if name is None else PlacementGroupID.from_hex(name)
 
     def get_resource_ids(self) -> dict[str, list[str]]:
         """Deprecated: use ``get_accelerator_ids``."""

@@ -6,7 +6,8 @@ Pure: the caller passes the time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from zray.broker.resources import Shape
 
@@ -96,8 +97,8 @@ class Account:
 class Share(Account):
     """The account of a line, and how long the line has waited."""
 
-    __slots__ = ("depth", "held_s", "hold_s", "job", "job_id", "lenders", "rests_until", "shape", "since", "starting",
-                 "waiting")  # fmt: skip
+    __slots__ = ("depth", "held_s", "hold_s", "job", "job_id", "lenders", "plan", "rests_until", "shape", "since",
+                 "starting", "waiting")  # fmt: skip
 
     def __init__(self, job: Account, job_id: bytes, shape: Shape, depth: int, now: float) -> None:
         super().__init__(now)
@@ -112,6 +113,8 @@ class Share(Account):
         self.starting = 0  # workers that are being started for it
         self.hold_s = HOLD_S
         self.rests_until = 0.0  # no host is held for it before this time
+        self.plan: Callable[[], list[tuple[Any, Shape]]] | None = None
+        """If it needs several hosts at once: which hosts could be freed for it, and of what. Empty if they cannot."""
 
     def standing(self) -> tuple[float, float, int]:
         """The sort key of lines that wait. The smallest is next."""

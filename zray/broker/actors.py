@@ -83,6 +83,10 @@ class Actors:
         self._send = send
         self._jobs = jobs
         self._processes = processes
+        self.is_gone: Callable[[str], bool] = lambda group: False
+        """Whether a placement group is removed."""
+        self.on_dead: Callable[[Actor], None] = lambda actor: None
+        """Called with each actor that has died."""
 
     # ------------------------------------------------------------------ creation and names
 
@@ -119,7 +123,7 @@ class Actors:
         if message.ready:
             actor.payload = message.payload
             actor.near = message.near
-            self._scheduler.wait_for_place(actor)
+            self._wait_for_place(actor)
 
     def _take_name(self, source: Process, message: ActorCreate) -> bool:
         spec = message.spec
@@ -297,7 +301,7 @@ class Actors:
         actor.leave_worker()
         if never_joined and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
             actor.failed_starts += 1  # the actor has not begun, so it is not the cause: try another worker
-            self._scheduler.wait_for_place(actor)
+            self._wait_for_place(actor)
             return
         message = f"incarnation {actor.incarnation + 1} of {actor.label}: {message}"
         if actor.restarts_left == 0 or actor.released:
@@ -314,7 +318,19 @@ class Actors:
                                message, b"")  # fmt: skip
             self._send(subscriber, state)
         actor.last_seq.clear()
-        self._scheduler.wait_for_place(actor)
+        self._wait_for_place(actor)
+
+    def _wait_for_place(self, actor: Actor) -> None:
+        group = actor.placement.group
+        if group and self.is_gone(group):
+            self.end_without_group(actor)
+        else:
+            self._scheduler.wait_for_place(actor)
+
+    def end_without_group(self, actor: Actor) -> None:
+        """Ends an actor that waits for a place in a placement group that is removed."""
+        text = f"the placement group of {actor.label} was removed (placement group id: {actor.placement.group})"
+        self.end(actor, text, encode_failure("ActorPlacementGroupRemoved", text), keeps_name=True)
 
     def refuse(self, actor: Actor, why: str) -> None:
         """Ends an actor that can never be placed."""
@@ -347,6 +363,7 @@ class Actors:
         if worker is not None:
             self._scheduler.part(worker)
             self._scheduler.kill(worker, message)
+        self.on_dead(actor)
 
     def _forget(self, actor: Actor) -> None:
         actor.enter(DEAD)

@@ -6,6 +6,7 @@ processes are routed unopened. Waiting tasks and actors are placed once, at the 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, get_args
@@ -18,7 +19,8 @@ from zray.broker.inspections import Inspections
 from zray.broker.key_values import KeyValues
 from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
-from zray.broker.records import Envelope, Host, Job, Process, Worker
+from zray.broker.placement_groups import PlacementGroups
+from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import HEAD, UNIT, Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
@@ -29,7 +31,7 @@ from zray.protocol import key_values as kv
 from zray.protocol import messages as m
 from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
-from zray.protocol.questions import BrokerStatus, Question
+from zray.protocol.questions import BrokerStatus, GroupsQuery, Question
 from zray.protocol.records import ClusterInfo, JoinInfo
 from zray.protocol.state_questions import RecordsInspected, StateQuestion
 
@@ -78,6 +80,11 @@ class BrokerCore:
         told = ToldToBoth(self.notices, self.history)
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, told)
         self.environments = Environments(self.scheduler, self.actors, self.jobs, self._fail_queued)
+        self.groups = PlacementGroups(
+            self.scheduler, self.actors, self.send, self.jobs, self.processes, lambda: self._now
+        )
+        self.groups.fail_task = self._without_group
+        self.actors.on_dead = self._actor_dead
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
         self.state_reports = StateReports(self)
@@ -113,7 +120,11 @@ class BrokerCore:
             m.Killable: self._killable,
             m.Watch: self._watch,
             m.Forward: self._peer,
+            m.GroupCreate: self.groups.on_create,
+            m.GroupRemove: self.groups.on_remove,
+            m.GroupWatch: self.groups.on_watch,
             **dict.fromkeys(get_args(Question), self.reports.on_question),
+            GroupsQuery: self.groups.on_query,
             **dict.fromkeys(get_args(StateQuestion), self.state_reports.on_question),
             kv.KvPut: self.key_values.on_put,
             kv.KvGet: self.key_values.on_get,
@@ -265,12 +276,14 @@ class BrokerCore:
             if watcher in self.processes:
                 self.send(watcher, m.ProcessDied(process_id, reason))
         self._drop_tasks_of(process)
+        job = self.jobs.get(process.job_id)  # the end of its last actor may close it
         self.actors.owner_died(process_id)
         if process.kind == HOST:
             self._host_lost(process, reason)
         elif process.kind == DRIVER:
             self.notices.driver_lost(process, reason)
-            self.history.driver_gone(process, self.jobs[process.job_id], reason)
+            assert job is not None, "a driver's job is open as long as the driver lives"
+            self.history.driver_gone(process, job, reason)
             self._job_ended(process)
         self.output.process_lost(process_id)
         self.inspections.process_lost(process_id)
@@ -310,6 +323,7 @@ class BrokerCore:
         self.notices.host_lost(host, reason)
         self.history.host_lost(host, max(0.0, self._now - process.joined_at), reason)
         self.scheduler.remove_host(host)
+        self.groups.host_lost(host)
         why = f"its host {host.label} is gone: {reason}"
         for worker in list(host.workers.values()):
             self._worker_gone(worker, "NodeDiedError", why, None)
@@ -319,7 +333,10 @@ class BrokerCore:
 
         Workers that serve a detached actor, or have tasks of a living owner, stay.
         """
-        job = self.jobs[process.job_id]
+        self.groups.job_ended(process.job_id)
+        job = self.jobs.get(process.job_id)
+        if job is None:
+            return  # closed already, with its last actor
         for worker_id in list(job.workers):
             worker = self.scheduler.workers.get(worker_id)
             if worker is not None and worker.actor is None and not self._serves_a_living_owner(worker):
@@ -328,6 +345,12 @@ class BrokerCore:
 
     def _serves_a_living_owner(self, worker: Worker) -> bool:
         return any(envelope.owner in self.processes for envelope in worker.outstanding.values())
+
+    def _actor_dead(self, actor: Actor) -> None:
+        self.groups.actor_dead(actor.actor_id)
+        job = self.jobs.get(actor.job_id)
+        if job is not None:
+            self._close_job_if_over(job)
 
     def _close_job_if_over(self, job: Job) -> None:
         """Closes a job that has neither a driver nor actors: no process can submit to it any more."""
@@ -365,7 +388,15 @@ class BrokerCore:
         source.tasks += 1
         if msg.attempt:
             self.notices.task_again(envelope)
+        if shape.group and self.groups.is_gone(shape.group):
+            self._without_group(envelope)
+            return
         self.scheduler.enqueue(envelope)
+
+    def _without_group(self, envelope: Envelope) -> None:
+        """Fails a task that has not started, because its placement group is removed."""
+        text = f"its placement group was removed (placement group id: {envelope.shape.group})"
+        self._fail_queued(envelope, "TaskPlacementGroupRemoved", text)
 
     def _forget_task(self, envelope: Envelope) -> None:
         del self.tasks[envelope.task_id]
@@ -445,6 +476,8 @@ class BrokerCore:
                     continue
                 if envelope.stopped:  # the cancellation and this message crossed
                     self._cancelled_before_start(envelope)
+                elif envelope.shape.group and self.groups.is_gone(envelope.shape.group):
+                    self._without_group(envelope)
                 else:
                     back.append(envelope)
         worker.overdue = bool(worker.outstanding)
@@ -660,6 +693,9 @@ class BrokerCore:
                     held[name] += amount
                 held["CPU"] = held.get("CPU", 0) - worker.lent
                 assert bool(worker.outstanding) <= (worker.state is BUSY), "work on a worker that is not busy"
+            for bundle in itertools.chain.from_iterable(host.bundles.values()):
+                for name, amount in bundle.shape.amounts.items():
+                    held[name] += amount
             assert {k: v for k, v in held.items() if v} == {k: v for k, v in host.pool.total.items() if v}, "resources"
             idle = [worker for workers in host.idle.values() for worker in workers]
             assert all(worker.state is IDLE for worker in idle) and len(set(map(id, idle))) == len(idle), "idle list"
@@ -678,6 +714,7 @@ class BrokerCore:
         for actor in self.actors.actors.values():
             assert actor.creator or owner_of(actor.actor_id) in self.processes, "an actor that will never be announced"
         self.scheduler.check()
+        self.groups.check()
         self.key_values.check()
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():

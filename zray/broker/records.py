@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from zray.broker.accounts import Parts, Share
 from zray.broker.resources import CPU, NOTHING, Pool, Shape
@@ -72,15 +72,30 @@ class Loan:
         self.idle_since = 0.0
 
 
+class Reservation(NamedTuple):
+    """A bundle of a placement group that is reserved on a host.
+
+    It holds ``shape`` and the GPUs ``gpus`` of the host's pool, and has added ``names`` to it.
+    """
+
+    group_id: bytes
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used
+    shape: Shape
+    names: dict[str, int]
+    gpus: list[int]
+
+
 class Host:
     """A host of the cluster.
 
     ``idle``: its idle workers by ``Worker.pool``, the last used one last; ``actors``: how many actors it has;
-    ``lent``: the CPUs that waiting tasks have lent, by job and depth (see ``zray.broker.lent``).
+    ``lent``: the CPUs that waiting tasks have lent, by job and depth (see ``zray.broker.lent``); ``bundles``: the
+    bundles that are reserved on it, by group (in hexadecimal).
     """
 
     __slots__ = (
         "actors",
+        "bundles",
         "channel_refusals",
         "host_id",
         "idle",
@@ -106,6 +121,7 @@ class Host:
         self.load = 0.0  # actors per unit of CPU
         self.is_roomy = False  # it has a free CPU and is less than half used; not kept for the only host, see places
         self.lent: dict[tuple[bytes, int], Loan] = {}
+        self.bundles: dict[str, list[Reservation]] = {}
         self.channel_refusals: dict[str, int] = {}  # processes that its channels have refused, by reason
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from zray.broker.actors import Actors
 from zray.broker.inspections import Found, Inspections
 from zray.broker.output import WorkerOutput
+from zray.broker.placement_groups import PlacementGroups
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe, describe_host
 from zray.broker.scheduler import Scheduler
@@ -54,6 +55,7 @@ class Subject(Protocol):
     tasks: dict[bytes, Envelope]
     scheduler: Scheduler
     actors: Actors
+    groups: PlacementGroups
     inspections: Inspections
     output: WorkerOutput
 
@@ -101,8 +103,10 @@ class Reports:
     @staticmethod
     def host(host: Host) -> HostState:
         """The state of one host. When blocked tasks go on, more than the total may be in use: 0 is free then."""
-        free = {name: max(0, amount) for name, amount in host.pool.free.items()}
-        return HostState(host.host_id, host.info, as_floats(host.pool.total), as_floats(free), len(host.workers))
+        pool = host.pool
+        free = {name: max(0, amount) for name, amount in pool.without_bundles(pool.free).items()}
+        total = as_floats(pool.without_bundles(pool.total))
+        return HostState(host.host_id, host.info, total, as_floats(free), len(host.workers))
 
     def _resources(self, source: Process, question: q.ResourcesQuery) -> None:
         """The total or the free resources of the cluster.
@@ -127,7 +131,7 @@ class Reports:
     def _sum(self, which: str) -> dict[str, float]:
         total: dict[str, int] = {}
         for host in self._core.scheduler.hosts.values():
-            for name, amount in getattr(host.pool, which).items():
+            for name, amount in host.pool.without_bundles(getattr(host.pool, which)).items():
                 total[name] = total.get(name, 0) + max(0, amount)
         return as_floats({name: amount for name, amount in total.items() if amount})
 
@@ -225,6 +229,8 @@ class Reports:
 
     def _why_unplaced(self, shape: Shape) -> str:
         """Why no host has room for a shape at the moment."""
+        if shape.group:
+            return self._core.groups.why_unplaced(shape)
         if infeasible := self._infeasible(shape, "it"):
             return infeasible
         if starting := self._starting_in(shape):
@@ -324,7 +330,8 @@ class Reports:
             heard_s=self._silent_s(host.host_id),
             labels=info.labels,
             resources={
-                name: Amount(total / UNIT, (total - pool.free[name]) / UNIT) for name, total in pool.total.items()
+                name: Amount(total / UNIT, (total - pool.free[name]) / UNIT)
+                for name, total in pool.without_bundles(pool.total).items()
             },
             store=answer.store if answer is not None else None,
             workers=WorkerCounts(**workers),
@@ -365,6 +372,12 @@ class Reports:
         for line in self._core.scheduler.actors_waiting.values():
             if line:
                 add("actors", line.share.shape, len(line))
+        for group in self._core.groups.waiting():
+            name, wanted = f"placement groups ({group.spec.strategy})", group.wanted
+            row = rows.get((name, wanted.key))
+            if row is None:
+                row = WaitingStatus(name, 0, as_floats(wanted.amounts), self._core.groups.could_ever_fit(group))
+            rows[name, wanted.key] = row._replace(count=row.count + 1)
         return list(rows.values())
 
     # ------------------------------------------------------------------ warnings
@@ -392,9 +405,15 @@ class Reports:
             if text and job is not None:
                 self._warned.add(place)
                 self._warn(job, text)
+        for group in self._core.groups.take_stuck(now - self._infeasible_warn_s):
+            job = self._core.jobs.get(group.job_id)
+            if job is not None:
+                self._warn(job, f"placement group {group.label} waits: {self._core.groups.why(group)}")
 
     def _infeasible(self, shape: Shape, what: str) -> str:
         """A warning if no host could take a shape even when empty; else an empty string."""
+        if shape.group:
+            return ""  # it waits for its group, or for what others use in it
         places = self._core.scheduler.places
         if places.could_ever_fit(shape) or places.refusal(shape):  # refused work fails at the end of the turn
             return ""

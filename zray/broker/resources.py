@@ -5,9 +5,10 @@ Amounts are whole numbers, since ten times 0.1 must be 1. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
+from zray.bundles import ANY, MARK, group_of, names_of
 from zray.ids import ENVIRONMENT_ID_BYTES
 from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
 from zray.protocol.codec import shape_key as shape_key
@@ -26,10 +27,12 @@ class Shape:
     """What a task or actor asks for: resources, some of the hosts, and a runtime environment.
 
     ``cpus``: the part that is lent while it blocks in ``get``. ``constraint``: the hosts that may take it; None: all.
-    ``environment_id``: empty for none. ``grant_key``: the key of the amounts alone, for workers.
+    ``environment_id``: empty for none. ``grant_key``: the key of the amounts alone, for workers. ``group``: the
+    placement group in which it runs, in hexadecimal; empty if it is in none. ``gpus_from``: the names of the resources
+    that its GPUs belong to: the plain one, or those of the group and perhaps of the bundle.
     """
 
-    __slots__ = ("amounts", "constraint", "cpus", "environment_id", "gpus", "grant_key", "key")
+    __slots__ = ("amounts", "constraint", "cpus", "environment_id", "gpus", "gpus_from", "grant_key", "group", "key")
 
     def __init__(
         self, key: bytes, amounts: dict[str, int], constraint: Constraint | None = None, environment_id: bytes = b""
@@ -40,7 +43,13 @@ class Shape:
         self.constraint = constraint
         self.grant_key = key if constraint is None and not environment_id else shape_key(amounts)
         self.cpus = amounts.get(CPU, 0)
-        self.gpus = amounts.get(GPU, 0)
+        self.group = group_of(amounts)
+        self.gpus_from: list[str] = [GPU]
+        if self.group and GPU not in amounts:
+            (of_group,) = names_of(GPU, self.group, ANY)
+            of_bundles = [name for name in amounts if name.startswith(GPU + MARK) and name != of_group]
+            self.gpus_from = [of_group, *of_bundles]
+        self.gpus = amounts.get(self.gpus_from[0], 0)
 
     def __repr__(self) -> str:
         amounts = describe(self.amounts)
@@ -92,15 +101,21 @@ def as_floats(amounts: dict[str, int]) -> dict[str, float]:
 
 
 class Pool:
-    """A host's resources. Invariant: ``free`` plus all grants is ``total`` (of CPUs only, ``free`` may be negative)."""
+    """A host's resources. Invariant: ``free`` plus all grants is ``total`` (of CPUs only, ``free`` may be negative).
 
-    __slots__ = ("_gpu_free", "_halves", "free", "total")
+    ``of_bundles``: the names that reserved bundles have added, see ``zray.bundles``.
+    """
+
+    __slots__ = ("_gpus", "_halves", "free", "of_bundles", "total")
 
     def __init__(self, total: dict[str, int]) -> None:
         self.total = dict(total)
         self.free = dict(total)
         self._halves = [(name, total[name] // 2) for name in (CPU, MEMORY) if total.get(name)]
-        self._gpu_free = [UNIT] * (total.get(GPU, 0) // UNIT)
+        self.of_bundles: set[str] = set()
+        # The free part of each GPU, by the resource that it belongs to. A GPU of a bundle is in the table of its group;
+        # the bundle's own table only says which GPUs these are.
+        self._gpus: dict[str, dict[int, int]] = {GPU: dict.fromkeys(range(total.get(GPU, 0) // UNIT), UNIT)}
 
     def could_ever_fit(self, shape: Shape) -> bool:
         """Whether the shape fits into the empty host."""
@@ -121,7 +136,7 @@ class Pool:
         for name, amount in shape.amounts.items():  # a loop, not all(): this is the scheduler's innermost test
             if free.get(name, 0) < amount:
                 return False
-        return not shape.gpus or self._pick_gpus(shape.gpus) is not None
+        return not shape.gpus or self._pick_gpus(shape) is not None
 
     def how_many_fit(self, shape: Shape, most: int) -> int:
         """How many grants of a shape could be made now, up to ``most``."""
@@ -135,22 +150,20 @@ class Pool:
         for name, amount in shape.amounts.items():
             free[name] -= amount
         gpus = self.next_gpus(shape) if shape.gpus else []
-        share = min(shape.gpus, UNIT)
-        for index in gpus:
-            self._gpu_free[index] -= share
+        if gpus:
+            self._change_gpus(shape.gpus_from[0], gpus, -min(shape.gpus, UNIT))
         return gpus
 
     def next_gpus(self, shape: Shape) -> list[int]:
         """The indices of the GPUs that the next grant of a fitting shape gets."""
-        return self._pick_gpus(shape.gpus) or []
+        return self._pick_gpus(shape) or []
 
     def give_back(self, shape: Shape, gpus: list[int]) -> None:
         """Undoes a ``take``."""
         for name, amount in shape.amounts.items():
             self.free[name] += amount
-        share = min(shape.gpus, UNIT)
-        for index in gpus:
-            self._gpu_free[index] += share
+        if gpus:
+            self._change_gpus(shape.gpus_from[0], gpus, min(shape.gpus, UNIT))
 
     def shrink(self, held: Shape, kept: Shape) -> None:
         """Gives back the part of a grant that is not kept. Which GPUs are held does not change."""
@@ -164,13 +177,67 @@ class Pool:
         """
         self.free[CPU] += cpus
 
-    def _pick_gpus(self, amount: int) -> list[int] | None:
+    def copy(self) -> Pool:
+        """A copy, to try out what fits. Of the GPUs it has only those that no bundle holds."""
+        made = Pool.__new__(Pool)
+        made.total, made.free, made.of_bundles = self.total, dict(self.free), self.of_bundles
+        made._halves = self._halves
+        made._gpus = {GPU: dict(self._gpus[GPU])}
+        return made
+
+    # ------------------------------------------------------------------ bundles
+
+    def reserve(self, shape: Shape, names: Mapping[str, int]) -> list[int]:
+        """Reserves a bundle that fits: takes ``shape`` and adds ``names``. Returns the indices of the bundle's GPUs."""
+        gpus = self.take(shape)
+        for name, amount in names.items():
+            self.total[name] = self.total.get(name, 0) + amount
+            self.free[name] = self.free.get(name, 0) + amount
+        self.of_bundles.update(names)
+        if gpus:
+            for name in names:
+                if name.startswith(GPU + MARK):
+                    self._change_gpus(name, gpus, min(shape.gpus, UNIT))
+        return gpus
+
+    def end_reservation(self, shape: Shape, names: Mapping[str, int], gpus: list[int]) -> None:
+        """Undoes a ``reserve``. No work may hold resources of the bundle any more."""
+        for name, amount in names.items():
+            self.total[name] -= amount
+            self.free[name] -= amount
+            if not self.total[name]:
+                del self.total[name], self.free[name]
+                self.of_bundles.discard(name)
+                self._gpus.pop(name, None)
+            elif gpus and name in self._gpus:
+                self._change_gpus(name, gpus, -min(shape.gpus, UNIT))
+        self.give_back(shape, gpus)
+
+    def without_bundles(self, amounts: dict[str, int]) -> dict[str, int]:
+        """``amounts`` (``total`` or ``free``) as users see them: without the names that bundles have added."""
+        if not self.of_bundles:
+            return amounts
+        return {name: amount for name, amount in amounts.items() if name not in self.of_bundles}
+
+    # ------------------------------------------------------------------ GPUs
+
+    def _change_gpus(self, resource: str, gpus: list[int], more: int) -> None:
+        table = self._gpus.setdefault(resource, {})
+        for index in gpus:
+            table[index] = table.get(index, 0) + more
+
+    def _pick_gpus(self, shape: Shape) -> list[int] | None:
         """Whole GPUs that are free, or the fullest one with enough left for a fraction."""
+        amount = shape.gpus
+        free_parts: dict[int, int] = self._gpus.get(shape.gpus_from[0], {})
+        if len(shape.gpus_from) > 1:
+            of_bundle = self._gpus.get(shape.gpus_from[1], {})
+            free_parts = {index: free for index, free in free_parts.items() if index in of_bundle}
         if amount >= UNIT:
-            whole = [index for index, free in enumerate(self._gpu_free) if free == UNIT]
+            whole = [index for index, free in free_parts.items() if free == UNIT]
             count = amount // UNIT
-            return whole[:count] if len(whole) >= count else None
-        fitting = [(free, index) for index, free in enumerate(self._gpu_free) if free >= amount]
+            return sorted(whole)[:count] if len(whole) >= count else None
+        fitting = [(free, index) for index, free in free_parts.items() if free >= amount]
         return [min(fitting)[1]] if fitting else None
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from zray.broker.accounts import Share
 from zray.broker.lent import LentCpus
@@ -52,8 +52,23 @@ MIN_ESTIMATE_US = 5
 _NO_ENVIRONMENT = EnvironmentSpec()
 
 
+class OtherLine(Protocol):
+    """A line of what needs no worker. It serves itself."""
+
+    share: Share
+    full: bool
+
+    def __len__(self) -> int: ...
+
+    def waiting(self) -> int:
+        """How many wait."""
+
+    def serve(self, changed: dict[bytes, Host]) -> Iterator[None]:
+        """Serves as many as there is room for: one for each step. ``changed``: hosts that have changed since."""
+
+
 K = TypeVar("K")
-L = TypeVar("L", ActorLine, TaskQueue)
+L = TypeVar("L", ActorLine, TaskQueue, OtherLine)
 
 
 def _load(host: Host) -> float:
@@ -82,6 +97,9 @@ class Scheduler:
         self.shares = Shares(clock, self.places.eligible, self.places.admits)
         self.queues: dict[tuple[bytes, bytes, bool, int], TaskQueue] = {}
         self.actors_waiting: dict[tuple[bytes, bytes, int], ActorLine] = {}
+        self.other_lines: dict[Any, OtherLine] = {}
+        self.on_released: Callable[[Host, Shape], None] = lambda host, shape: None
+        """Called when work in a placement group has given back what it held."""
         self.environments: dict[tuple[bytes, bytes], EnvironmentSpec] = {}  # runtime environments, by job and ID
         self.congested: set[bytes] = set()  # owners whose tasks must not start now: they do not take their messages
         self._send = send
@@ -212,9 +230,11 @@ class Scheduler:
             self._refill(left, refillable)
             self.shares.look_for_holds([line.share for line in left], now)
 
-    def _lines_that_wait(self, now: float) -> list[ActorLine | TaskQueue]:
+    def _lines_that_wait(self, now: float) -> list[ActorLine | TaskQueue | OtherLine]:
         """The lines in which something waits."""
-        waiting: list[ActorLine | TaskQueue] = []
+        waiting: list[ActorLine | TaskQueue | OtherLine] = []
+        if self.other_lines:
+            waiting += self._waiting_of(self.other_lines, now)
         if self.actors_waiting:
             waiting += self._waiting_of(self.actors_waiting, now)
         if self.queues:
@@ -238,8 +258,10 @@ class Scheduler:
             del lines[key]
         return waiting
 
-    def _is_refused(self, line: ActorLine | TaskQueue) -> bool:
+    def _is_refused(self, line: ActorLine | TaskQueue | OtherLine) -> bool:
         """Empties a line if no host may ever take its work, and the work must not wait for one."""
+        if not isinstance(line, ActorLine | TaskQueue):
+            return False
         why = self.places.refusal(line.share.shape)
         if not why:
             return False
@@ -259,8 +281,10 @@ class Scheduler:
             else:
                 heapq.heapreplace(turns, (share.standing(), number, share, grants))
 
-    def _serve(self, line: ActorLine | TaskQueue, changed: dict[bytes, Host]) -> Iterator[None]:
-        return self._place_actors(line, changed) if isinstance(line, ActorLine) else self._serve_tasks(line, changed)
+    def _serve(self, line: ActorLine | TaskQueue | OtherLine, changed: dict[bytes, Host]) -> Iterator[None]:
+        if isinstance(line, TaskQueue):
+            return self._serve_tasks(line, changed)
+        return self._place_actors(line, changed) if isinstance(line, ActorLine) else line.serve(changed)
 
     def _serve_tasks(self, queue: TaskQueue, changed: dict[bytes, Host]) -> Iterator[None]:
         """Gives out the tasks of a queue: first to the hosts that they are near, then to hosts with room."""
@@ -286,11 +310,11 @@ class Scheduler:
 
     def _is_open(self, host: Host, share: Share) -> bool:
         """Whether a host has room for a line's shape, and is not held for another line."""
-        return (
-            host.pool.fits(share.shape)
-            and not (host.lent and self.lent.are_kept(host, share))
-            and not (self.shares.holds and self.shares.keeps_off(host, share))
-        )
+        return host.pool.fits(share.shape) and not ((host.lent or self.shares.holds) and self.keeps_off(host, share))
+
+    def keeps_off(self, host: Host, share: Share) -> bool:
+        """Whether a line must get nothing on a host now: lent CPUs are kept for others, or another line holds it."""
+        return (bool(host.lent) and self.lent.are_kept(host, share)) or self.shares.keeps_off(host, share)
 
     def _pack(self, queue: TaskQueue, ration: int, changed: dict[bytes, Host]) -> Iterator[None]:
         """Fills one host after the other: each up to a half, then each to the end.
@@ -355,14 +379,16 @@ class Scheduler:
         self._start_for_tasks(host, queue, len(queue))
         return False
 
-    def _refill(self, waiting: Sequence[ActorLine | TaskQueue], refillable: dict[Share, dict[bytes, Worker]]) -> None:
+    def _refill(
+        self, waiting: Sequence[ActorLine | TaskQueue | OtherLine], refillable: dict[Share, dict[bytes, Worker]]
+    ) -> None:
         """Hands more envelopes to workers that may hold more, unless they have to make room.
 
         ``waiting``: the lines that wait, the next one first.
         """
         shares = [line.share for line in waiting]
         for queue in waiting:
-            if isinstance(queue, ActorLine):
+            if not isinstance(queue, TaskQueue):
                 continue
             ration = self._ration(queue)
             for worker in refillable.get(queue.share, {}).values():
@@ -522,11 +548,13 @@ class Scheduler:
         self.shares.give_back(worker)
         if worker.lent:
             self.lent.lend(worker, 0)
-        worker.host.pool.give_back(worker.grant, worker.gpus)
+        held, worker.grant = worker.grant, NOTHING
+        worker.host.pool.give_back(held, worker.gpus)
         if worker.host.lent:
             self.lent.look(worker.host)
-        worker.grant = NOTHING
         worker.gpus = []
+        if held.group:
+            self.on_released(worker.host, held)
         self.places.touch(worker.host)
 
     def lend(self, worker: Worker) -> None:

@@ -43,7 +43,11 @@ class Totals:
         """Adds the resources of a host that joins, or (``sign`` -1) subtracts those of one that leaves."""
         self._parts.clear()
         for name, amount in amounts.items():
-            self._total[name] = self._total.get(name, 0) + sign * amount
+            total = self._total.get(name, 0) + sign * amount
+            if total:
+                self._total[name] = total
+            else:
+                self._total.pop(name, None)
 
     def parts(self, shape: Shape) -> Parts:
         """The parts of the cluster's resources that a grant of a shape takes. The result must not be changed."""
@@ -60,14 +64,16 @@ class Totals:
 class Hold:
     """Keeps a host for a line until the host has room for it.
 
-    ``names``: the resources that the host has lacked, which are kept for the line; ``begun``: the number of the latest
+    ``shape``: what the line needs there; ``names``: the resources of these that the host has lacked, which are kept for
+    the line; ``begun``: the number of the latest
     grant before the hold. A job that has nothing may get one grant in spite of the hold.
     """
 
-    __slots__ = ("begun", "names", "share", "until")
+    __slots__ = ("begun", "names", "shape", "share", "until")
 
-    def __init__(self, host: Host, share: Share, begun: int, until: float) -> None:
+    def __init__(self, host: Host, share: Share, shape: Shape, begun: int, until: float) -> None:
         self.share = share
+        self.shape = shape
         self.begun = begun
         self.until = until
         self.names: set[str] = set()
@@ -75,7 +81,7 @@ class Hold:
 
     def _look(self, host: Host) -> None:
         free = host.pool.free
-        self.names.update(name for name, amount in self.share.shape.amounts.items() if free.get(name, 0) < amount)
+        self.names.update(name for name, amount in self.shape.amounts.items() if free.get(name, 0) < amount)
 
     def keeps_off(self, host: Host, share: Share, shape: Shape) -> bool:
         """Whether another line must not get a grant of a shape here.
@@ -134,14 +140,18 @@ class Shares:
 
     def grant(self, share: Share, worker: Worker) -> list[bytes]:
         """Charges a grant of the line's shape to the line. Returns the hosts that are no longer held for the line."""
-        self._grants += 1
-        share.served = share.job.served = self._grants
-        share.since = self._clock()
         share.holders += 1
         share.job.holders += 1
         count(share.job.granted, share.depth, 1)
         worker.share = share
         self._charge(worker, self.totals.parts(share.shape))
+        return self.served(share)
+
+    def served(self, share: Share) -> list[bytes]:
+        """Notes that a line was served. Returns the hosts that are no longer held for the line."""
+        self._grants += 1
+        share.served = share.job.served = self._grants
+        share.since = self._clock()
         ended = [host_id for host_id, hold in self._holds.items() if hold.share is share] if self._holds else []
         for host_id in ended:
             del self._holds[host_id]
@@ -262,8 +272,7 @@ class Shares:
         ended = [
             host_id for host_id, hold in self._holds.items() if now >= hold.until or not hold.share.waiting
         ]  # fmt: skip
-        for host_id in ended:
-            share = self._holds.pop(host_id).share
+        for share in {self._holds.pop(host_id).share: None for host_id in ended}:  # some hold several hosts
             share.rests_until = now + share.hold_s
             share.hold_s *= 2
         return ended
@@ -293,6 +302,8 @@ class Shares:
         """
         if now < share.rests_until:
             return None
+        if share.plan is not None:
+            return self._hold_several(share, share.plan(), now)
         possible = [host for host in self._eligible(share.shape) if _could_be_freed(host, share.shape)]
         if not possible:
             share.rests_until = now + share.hold_s  # so that the next passes need not look at the hosts again
@@ -303,8 +314,19 @@ class Shares:
             default=None,
         )
         if host is not None:
-            self._holds[host.host_id] = Hold(host, share, self._grants, now + share.hold_s)
+            self._holds[host.host_id] = Hold(host, share, share.shape, self._grants, now + share.hold_s)
         return host is not None
+
+    def _hold_several(self, share: Share, plan: list[tuple[Host, Shape]], now: float) -> bool | None:
+        """As ``_hold``, for a line that needs several hosts at once."""
+        if not plan:
+            share.rests_until = now + share.hold_s
+            return None
+        if any(host.host_id in self._holds for host, _ in plan):
+            return False
+        for host, shape in plan:
+            self._holds[host.host_id] = Hold(host, share, shape, self._grants, now + share.hold_s)
+        return True
 
     def forget_host(self, host_id: bytes) -> None:
         """Forgets a host that is gone."""
@@ -326,6 +348,7 @@ def _could_be_freed(host: Host, shape: Shape) -> bool:
     if not host.pool.could_ever_fit(shape):
         return False
     kept = [worker.grant.amounts for worker in host.workers.values() if worker.share is None]
+    kept += [bundle.shape.amounts for bundles in host.bundles.values() for bundle in bundles]
     return all(
         host.pool.total[name] - sum(grant.get(name, 0) for grant in kept) >= amount
         for name, amount in shape.amounts.items()

@@ -1,4 +1,4 @@
-"""The states of the broker's workers and actors. ``docs/states.md`` shows these tables."""
+"""The states of the broker's workers, actors and placement groups. ``docs/states.md`` shows these tables."""
 
 from __future__ import annotations
 
@@ -78,5 +78,29 @@ ACTOR = Machine(
             RESTARTING: "The new worker also died before the constructor had returned, and restarts are left.",
             DEAD: "Its constructor raised, it was killed or released, its creator is gone, or no restart is left.",
         },
+    },
+)
+
+
+class GroupState(State):
+    """The state of a placement group."""
+
+    PENDING = 0, "It waits until all of its bundles can be reserved at once. It holds nothing."
+    CREATED = 1, "All of its bundles are reserved."
+    RESCHEDULING = 2, "The host of some of its bundles is gone. These wait for another place. The others stay reserved."
+    REMOVED = 3, "It has ended. The broker keeps its record for a while, for processes that ask."
+
+
+PENDING, CREATED, RESCHEDULING, REMOVED = GroupState
+
+_ENDED = "A process removes it, or the job or the detached actor that created it has ended."
+
+GROUP = Machine(
+    "placement group",
+    (PENDING,),
+    {
+        PENDING: {CREATED: "There is room for all of its bundles.", REMOVED: _ENDED},
+        CREATED: {RESCHEDULING: "A host with one of its bundles is gone.", REMOVED: _ENDED},
+        RESCHEDULING: {CREATED: "There is room for the lost bundles.", REMOVED: _ENDED},
     },
 )

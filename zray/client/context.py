@@ -8,13 +8,19 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class TaskContext:
-    """The running task. ``resources``: in ten-thousandths. ``gpus``: numbers, or names in ``CUDA_VISIBLE_DEVICES``."""
+    """The running task.
+
+    ``resources``: in ten-thousandths; in a placement group under its names (``zray.bundles``). ``gpus``: numbers, or
+    names in ``CUDA_VISIBLE_DEVICES``.
+    """
 
     task_id: bytes = b""
     name: str = ""
     attempt: int = 0
     resources: dict[str, int] = dataclasses.field(default_factory=dict)
     gpus: tuple[int | str, ...] = ()
+    captures: bool = False
+    """Whether what it creates runs in its placement group."""
 
 
 DRIVER_CONTEXT = TaskContext()

@@ -59,6 +59,8 @@ from zray.transport.connection import Connection
 if TYPE_CHECKING:
     import concurrent.futures
 
+    from zray.client.groups import GroupWatches
+
 _Answer = TypeVar("_Answer")
 
 LOADED_AT_ONCE = 64
@@ -139,6 +141,9 @@ class Session:
         self._remote = RemoteObjects(self.shell, self.stores, lent)
         self._waits = Waits(self.shell, Prefetches(self.shell, self.stores), lent, self.check_usable, self._explain)
         self.export = Exports(self)
+        self.groups: GroupWatches | None = None  # made when it is first needed
+        self.captures = False
+        """Whether a task or actor of this process has captured what it creates into its placement group."""
         self._members = {process_id}  # processes known to be members of the cluster
         self._entries = self.core.references.entries
 

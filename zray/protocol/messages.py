@@ -96,6 +96,7 @@ from zray.protocol.records import (
     ActorSpec,
     ClusterInfo,
     EnvironmentSpec,
+    GroupSpec,
     HostInfo,
     JobSettings,
     JoinInfo,
@@ -324,6 +325,27 @@ class ActorLookup(NamedTuple):
     request: int
     name: str
     namespace: str
+
+
+class GroupCreate(NamedTuple):
+    """Creates a placement group. ``request``: the number for the answer ``GroupNamed``, if the group has a name."""
+
+    group_id: bytes
+    request: int
+    spec: GroupSpec
+
+
+class GroupRemove(NamedTuple):
+    """Removes a placement group, and ends what runs in it. Does nothing if it is removed already, or unknown."""
+
+    group_id: bytes
+
+
+class GroupWatch(NamedTuple):
+    """Asks when a placement group is created. Answer, when it is created or removed: ``GroupSettled``."""
+
+    request: int
+    group_id: bytes
 
 
 class ActorReady(NamedTuple):
@@ -571,6 +593,20 @@ class NameTaken(NamedTuple):
     is_dead: bool
 
 
+class GroupNamed(NamedTuple):
+    """The answer to a ``GroupCreate`` with a name. ``is_taken``: another group has the name; the group is not made."""
+
+    request: int
+    is_taken: bool
+
+
+class GroupSettled(NamedTuple):
+    """The answer to a ``GroupWatch``. ``is_created``: all bundles are reserved; else it is removed or unknown."""
+
+    request: int
+    is_created: bool
+
+
 class ProcessDied(NamedTuple):
     process_id: ProcessId
     message: str
@@ -634,8 +670,8 @@ class FlushLogs(NamedTuple):
 ClientToBroker = (
     Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | EnvironmentPut
     | ActorCreate | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting
-    | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
-    | StateQuestion | KvRequest
+    | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected
+    | GroupCreate | GroupRemove | GroupWatch | Question | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
@@ -644,7 +680,7 @@ HostToBroker = (
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | InspectTasks | InspectObjects | Answer | StateAnswer | KvAnswer
+    | InspectTasks | InspectObjects | GroupNamed | GroupSettled | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (

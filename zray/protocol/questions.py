@@ -80,6 +80,19 @@ class ExplainActor(NamedTuple):
     actor_id: bytes
 
 
+class GroupsQuery(NamedTuple):
+    """Which placement groups are there, removed ones included? Answer: ``GroupList``.
+
+    ``group``: only the group with this identifier; ``name``: only the one with this name in ``namespace``, if it is not
+    removed. If both are empty: all.
+    """
+
+    request: int
+    group: bytes
+    name: str
+    namespace: str
+
+
 class FlushOutput(NamedTuple):
     """Has the asker got all that workers have printed up to now? Answer, once it has: ``OutputFlushed``."""
 
@@ -88,7 +101,7 @@ class FlushOutput(NamedTuple):
 
 Question = (
     HostsQuery | ResourcesQuery | NamedActorsQuery | MemberQuery | ActorsQuery | WorkersQuery | CountsQuery
-    | StatusQuery | ExplainTask | ExplainActor | FlushOutput
+    | StatusQuery | ExplainTask | ExplainActor | GroupsQuery | FlushOutput
 )  # fmt: skip
 
 # -------------------------------------------------------------------------------------------------- answers
@@ -198,6 +211,34 @@ class Explanation(NamedTuple):
 
 UNKNOWN, QUEUED, UNPLACED, STARTING, AT_WORKER = "unknown", "queued", "unplaced", "starting", "worker"
 """The states of an ``Explanation``."""
+
+
+class GroupRow(NamedTuple):
+    """A placement group in a ``GroupList``.
+
+    ``bundles``: the amounts of each; ``hosts``: the host of each, empty for one that is not reserved; ``attempts``: how
+    often it was tried to reserve bundles; ``waited_s``: how long it waited to be created, or has waited; ``why``: why
+    bundles are not reserved, empty if all are; ``can_be_placed``: whether it would fit if the cluster were empty.
+    """
+
+    group_id: bytes
+    name: str
+    namespace: str
+    state: str
+    strategy: str
+    bundles: list[dict[str, float]]
+    hosts: list[bytes]
+    detached: bool
+    job_id: bytes
+    attempts: int
+    waited_s: float
+    why: str
+    can_be_placed: bool
+
+
+class GroupList(NamedTuple):
+    request: int
+    groups: list[GroupRow]
 
 
 class OutputFlushed(NamedTuple):
@@ -312,5 +353,5 @@ class ClusterStatus(NamedTuple):
 
 Answer = (
     HostList | Resources | NamedActors | Membership | ActorList | WorkerList | BrokerCounts | ClusterStatus
-    | Explanation | OutputFlushed
+    | Explanation | GroupList | OutputFlushed
 )  # fmt: skip

@@ -168,6 +168,22 @@ class ActorSpec(NamedTuple):
     """Its concurrency groups: how many calls of each run at the same time, besides ``max_concurrency`` others."""
 
 
+class GroupSpec(NamedTuple):
+    """The creator's description of a placement group."""
+
+    name: str
+    """Empty if it has no name."""
+    namespace: str
+    strategy: str
+    """PACK, SPREAD, STRICT_PACK or STRICT_SPREAD."""
+    bundles: list[dict[str, int]]
+    """The amounts of each bundle, in ten-thousandths. None is empty, and no amount is zero."""
+    detached: bool
+    """It outlives its creator."""
+    soft_target: bytes
+    """The host on which it should be if there is room; empty: any."""
+
+
 # ----------------------------------------------------------------------------------------------- inspection
 
 

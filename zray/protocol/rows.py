@@ -56,6 +56,11 @@ from zray.protocol.messages import (
     FunctionGet,
     FunctionPut,
     Goodbye,
+    GroupCreate,
+    GroupNamed,
+    GroupRemove,
+    GroupSettled,
+    GroupWatch,
     Hello,
     HostInspected,
     HostReady,
@@ -111,6 +116,8 @@ from zray.protocol.questions import (
     ExplainTask,
     Explanation,
     FlushOutput,
+    GroupList,
+    GroupsQuery,
     HostList,
     HostsQuery,
     MemberQuery,
@@ -169,6 +176,7 @@ TYPES: tuple[Any, ...] = (
     ActorRecords, HostRecords, WorkerRecords, JobRecords, OwnerRecords,
     InspectTasks, InspectObjects, RecordsInspected, TaskRows, ObjectRows,
     EnvironmentPut,
+    GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

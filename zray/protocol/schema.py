@@ -14,6 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from zray import ids
+from zray.bundles import GROUP_ID_BYTES
 
 SIZES = {
     **dict.fromkeys(
@@ -29,6 +30,7 @@ SIZES = {
     "object_ids": ids.OBJECT_ID_BYTES,
     "task_ids": ids.TASK_ID_BYTES,
     **dict.fromkeys(("sources", "lost"), ids.PROCESS_ID_BYTES),
+    "group_id": GROUP_ID_BYTES,
 }
 """The size of an identifier in bytes, by the name of its field; for a list, the size of each identifier."""
 LIMITLESS = frozenset({"max_restarts"})

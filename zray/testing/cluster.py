@@ -34,7 +34,7 @@ class CheckedCore(BrokerCore):
         super().schedule(now)
         self.check()
         for key, free in self._least_free().items():
-            assert free >= min(0, before[key]), "granted more than there is"
+            assert free >= min(0, before.get(key, 0)), "granted more than there is"
 
     def _least_free(self) -> dict[tuple[bytes, str], int]:
         """Returns the free resources of each host.

@@ -420,15 +420,18 @@ class SimProcess(Node):
     def submit(
         self, function: str, refs: Iterable[bytes] = (), nested: Iterable[bytes] = (), retries: int = 3, cpus: int = 0,
         parent: bytes = b"", n_returns: int = 1, stream: StreamSpec | None = None, constraint: list[Any] | None = None,
+        shape: bytes = b"",
     ) -> list[bytes]:  # fmt: skip
-        """Submits a task; the caller holds the references returned. ``stream``: see ``Session.submit``."""
+        """Submits a task; the caller holds the references returned. ``stream``: see ``Session.submit``. ``shape``: what
+        it asks for, if not ``cpus``."""
         core = self.core
         task_id = core.new_task_id()
         arguments = self._arguments(refs, nested)
         flags = FLAG_RETRYABLE if retries else 0
         function_id = function_id_of(function.encode())
         core.export(function_id, function, function.encode())
-        task = Task(task_id, core.queue_route, function_id, shape_key({"CPU": cpus * 10_000}, constraint), flags,
+        task = Task(task_id, core.queue_route, function_id,
+                    shape or shape_key({"CPU": cpus * 10_000}, constraint), flags,
                     _options(n_returns, stream), arguments, n_returns, retries, parent)  # fmt: skip
         returns = [return_id(task_id, index + 1) for index in range(n_returns)]
         for object_id in returns:
@@ -448,9 +451,10 @@ class SimProcess(Node):
 
     def create_actor(
         self, restarts: int = 0, concurrency: int = 1, name: str = "", request: int = 0,
-        constraint: list[Any] | None = None,
+        constraint: list[Any] | None = None, shape: bytes = b"",
     ) -> SimActor:  # fmt: skip
-        """Creates an actor; the caller holds a reference to its handle object."""
+        """Creates an actor; the caller holds a reference to its handle object. ``shape``: what it holds, if not
+        nothing."""
         core = self.core
         actor_id = core.new_task_id()
         handle_id = put_id(actor_id)
@@ -460,8 +464,8 @@ class SimProcess(Node):
         core.export(function_id, "actor", b"actor")
         spec = ActorSpec("A", name, "", detached=False, max_restarts=restarts, max_concurrency=concurrency,
                          ordered=concurrency == 1, has_coroutines=False,
-                         placement=shape_key({"CPU": 10_000}, constraint),
-                         running=shape_key({}), handle=handle_id, meta=b"")  # fmt: skip
+                         placement=shape or shape_key({"CPU": 10_000}, constraint),
+                         running=shape or shape_key({}), handle=handle_id, meta=b"")  # fmt: skip
         task = Task(actor_id, core.queue_route, function_id, b"", 0, b"", self._arguments((), ()), 0, 0, b"")
         core.actors.create(spec, task, request)
         return SimActor(actor_id, handle_id, concurrency)

@@ -6,6 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zray.api.placement_groups import get_current_placement_group as get_current_placement_group
+    from zray.api.placement_groups import get_placement_group as get_placement_group
+    from zray.api.placement_groups import placement_group as placement_group
+    from zray.api.placement_groups import placement_group_table as placement_group_table
+    from zray.api.placement_groups import remove_placement_group as remove_placement_group
     from zray.util.actor_pool import ActorPool as ActorPool
     from zray.util.check_serialize import inspect_serializability as inspect_serializability
     from zray.util.client_connect import connect as connect
@@ -32,14 +37,19 @@ _HOMES = {
     "disable_log_once_globally": "debug",
     "disconnect": "client_connect",
     "enable_periodic_logging": "debug",
+    "get_current_placement_group": "placement_group",
     "get_node_instance_id": "nodes",
     "get_node_ip_address": "nodes",
+    "get_placement_group": "placement_group",
     "inspect_serializability": "check_serialize",
     "list_named_actors": "named_actors",
     "log_once": "debug",
     "map_unordered": "helpers",
+    "placement_group": "placement_group",
+    "placement_group_table": "placement_group",
     "progress": "progress_bar",
     "register_serializer": "serialization",
+    "remove_placement_group": "placement_group",
 }
 """The module in this package that has a name."""
 _MODULES = {"pdb": "rpdb", "ray_debugpy": "debugpy"}

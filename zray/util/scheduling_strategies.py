@@ -9,3 +9,4 @@ from zray.scheduling.node_label import Exists as Exists
 from zray.scheduling.node_label import In as In
 from zray.scheduling.node_label import NodeLabelSchedulingStrategy as NodeLabelSchedulingStrategy
 from zray.scheduling.node_label import NotIn as NotIn
+from zray.scheduling.placement_group import PlacementGroupSchedulingStrategy as PlacementGroupSchedulingStrategy

@@ -178,6 +178,13 @@ GOLDEN = """
 127 TaskRows rows: list[TaskRow]
 128 ObjectRows rows: list[ObjectRow]
 129 EnvironmentPut environment_id: bytes, environment: EnvironmentSpec, eager: bool
+130 GroupCreate group_id: bytes, request: int, spec: GroupSpec
+131 GroupRemove group_id: bytes
+132 GroupWatch request: int, group_id: bytes
+133 GroupNamed request: int, is_taken: bool
+134 GroupSettled request: int, is_created: bool
+135 GroupsQuery request: int, group: bytes, name: str, namespace: str
+136 GroupList request: int, groups: list[GroupRow]
 """
 """The wire format of protocol version 11. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
@@ -191,6 +198,7 @@ EnvironmentPart uri: str, kind: str, details: str, content: bytes, stored: bytes
 EnvironmentSpec text: str, hook: bytes, parts: list[EnvironmentPart], timeout_s: float
 ObjectLocation object_id: bytes, hosts: list[bytes], size: int | None
 ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes, groups: dict[str, int]
+GroupSpec name: str, namespace: str, strategy: str, bundles: list[dict[str, int]], detached: bool, soft_target: bytes
 RunningCall name: str, seconds: float, task_id: bytes
 AwaitedObject object_id: bytes, maker: str, actor_id: bytes | None
 Activity running: list[RunningCall], awaited: list[AwaitedObject], arguments: dict[str, int]
@@ -200,6 +208,7 @@ PrintedLines name: str, pid: int, stream: str, lines: list[str]
 ActorName namespace: str, name: str
 ActorRow actor_id: bytes, class_name: str, name: str, state: str, pid: int, restarts: int
 WorkerRow worker_id: bytes, pid: int, state: str, job_id: bytes, tasks: int, blocked: bool, grant: str, actor: str
+GroupRow group_id: bytes, name: str, namespace: str, state: str, strategy: str, bundles: list[dict[str, float]], hosts: list[bytes], detached: bool, job_id: bytes, attempts: int, waited_s: float, why: str, can_be_placed: bool
 BrokerStatus address: str, uptime_s: float, zray: str, python: str, protocol: int, refused: dict[str, int], dropped_frames: int
 Amount total: float, used: float
 WorkerCounts starting: int, idle: int, busy: int, actors: int, ending: int
@@ -237,6 +246,7 @@ FIXED_SIZES = {
     "task_ids": 24,
     "sources": 16,
     "lost": 16,
+    "group_id": 18,
     "incarnation": 8,
 }
 """The size in bytes of fields that are identifiers, or lists of them. Incarnations of actors are numbers."""
@@ -255,6 +265,9 @@ VALUES: dict[Any, Any] = {
     dict[str, str]: {"zone": "a"},
     dict[bytes, int]: {b"worker": 3},
     dict[int, int]: {4711: 3},
+    list[bytes]: [b"host", b""],
+    list[dict[str, int]]: [{"CPU": 10_000}, {}],
+    list[dict[str, float]]: [{"CPU": 0.5}],
 }
 WRONG: dict[Any, list[Any]] = {
     int: [None, "5", 1.0, True, -1, 2**63, b""],
@@ -270,6 +283,8 @@ WRONG: dict[Any, list[Any]] = {
     dict[str, str]: [None, [], {"x": 5}, {5: "x"}],
     dict[bytes, int]: [None, [], 5, {"x": 5}, {b"x": "5"}],
     dict[int, int]: [None, [], {"x": 5}, {5: True}],
+    list[dict[str, int]]: [None, {}, [5], [{5: 5}], [{"x": -1}]],
+    list[dict[str, float]]: [None, {}, [5], [{"x": float("nan")}]],
 }
 
 

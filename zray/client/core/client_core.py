@@ -62,6 +62,10 @@ from zray.protocol.messages import (
     Failed,
     FunctionBlob,
     FunctionPut,
+    GroupCreate,
+    GroupNamed,
+    GroupSettled,
+    GroupWatch,
     Inspect,
     Inspected,
     Item,
@@ -379,7 +383,7 @@ class ClientCore:
         elif isinstance(message, ActorCreate):
             self.actors.on_state(ActorState(message.actor_id, 0, DEAD, 0, text, error))
             self._answered(message.request, None)
-        elif isinstance(message, ActorLookup | Question | StateQuestion | KvRequest):
+        elif isinstance(message, ActorLookup | GroupCreate | GroupWatch | Question | StateQuestion | KvRequest):
             self._answered(message.request, None)
         else:
             self.perform(Warn(text))
@@ -415,7 +419,7 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     ActorStop: lambda core, m: core.execution.on_actor_stop(m),
     ActorState: lambda core, m: core.actors.on_state(m),
     **dict.fromkeys(
-        (ActorFound, NoSuchActor, NameTaken, *get_args(Answer | StateAnswer | KvAnswer)),
+        (ActorFound, NoSuchActor, NameTaken, GroupNamed, GroupSettled, *get_args(Answer | StateAnswer | KvAnswer)),
         lambda core, m: core._answered(m.request, m),
     ),
     CancelTask: lambda core, m: core.execution.on_cancel(m),

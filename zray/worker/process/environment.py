@@ -7,6 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from zray.bundles import plain
 from zray.client.core.execution import CALL, Assignment
 from zray.client.session import Session
 from zray.protocol.codec import unpack
@@ -48,6 +49,7 @@ class Environment:
         self._label = ""  # of the actor; empty while its constructor runs
         self._shapes: dict[bytes, dict[str, int]] = {}
         self._actor_resources: dict[str, int] = {}
+        self.actor_captures = False  # what the actor creates runs in its placement group
         self._own_path = [*_entries_of_variable(), *sys.path]
 
     def apply_job(self, job: JobConfig, session: Session) -> None:
@@ -81,7 +83,7 @@ class Environment:
         self._actor_resources = dict(unpack(start.spec.running))
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
-        """Returns what is assigned to the task, in ten-thousandths."""
+        """Returns what is assigned to the task, in ten-thousandths, under the names that it asked for."""
         if task.kind == CALL:
             return self._actor_resources
         key = task.shape if task.actor_start is None else task.actor_start.spec.running
@@ -119,7 +121,7 @@ class Environment:
                 os.environ.pop(GPU_VARIABLE, None)
             else:
                 os.environ[GPU_VARIABLE] = shown
-        cpus = max(1, self.resources_of(task).get("CPU", 0) // 10_000)
+        cpus = max(1, plain(self.resources_of(task)).get("CPU", 0) // 10_000)
         if cpus != self._cpus:
             self._cpus = cpus
             for variable in self._thread_variables:

@@ -12,7 +12,7 @@ from types import GeneratorType
 from typing import Any, NamedTuple
 
 from zray.client.context import TaskContext
-from zray.client.core.execution import CONSTRUCTOR, Assignment, Return
+from zray.client.core.execution import CALL, CONSTRUCTOR, Assignment, Return
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.exports import STORED_FUNCTION
 from zray.client.session import Session
@@ -36,8 +36,8 @@ class CallOptions:
     ``name``: the name that the caller has chosen, else the function's, ``Class.method`` or ``Class.__init__``.
     """
 
-    __slots__ = ("dynamic", "generator", "group", "max_calls", "method", "most_untaken", "n_returns", "name",
-                 "per_yield", "retry_exceptions")  # fmt: skip
+    __slots__ = ("captures", "dynamic", "generator", "group", "max_calls", "method", "most_untaken", "n_returns",
+                 "name", "per_yield", "retry_exceptions")  # fmt: skip
 
     def __init__(self, packed: bytes, actor_class: str) -> None:
         options = unpack(packed)
@@ -53,9 +53,10 @@ class CallOptions:
         self.dynamic: bool = options.get("dynamic", False)  # the completion of its stream refers to all items
         self.group: str = options.get("group", "")
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
+        self.captures: bool = options.get("captures", False)  # what it creates runs in its placement group
         if not (
             [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
-            and [type(self.generator), type(self.dynamic)] == [bool, bool]
+            and [type(self.generator), type(self.dynamic), type(self.captures)] == [bool, bool, bool]
             and type(self.group) is str
             and [type(self.per_yield), type(self.most_untaken)] == [int, int]
             and self.per_yield > 0
@@ -312,7 +313,8 @@ def _put(args: list[Any], kwargs: dict[str, Any], key: int | str, value: Any) ->
 def context_of(task: Assignment, options: CallOptions, environment: Environment) -> TaskContext:
     """Returns the context that the running code can read."""
     resources, gpus = environment.resources_of(task), environment.gpus_of(task)
-    return TaskContext(task.task_id, options.name, task.attempt, resources, gpus)
+    captures = options.captures or (task.kind == CALL and environment.actor_captures)
+    return TaskContext(task.task_id, options.name, task.attempt, resources, gpus, captures)
 
 
 def now_us() -> int:

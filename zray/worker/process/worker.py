@@ -259,6 +259,9 @@ class Worker:
         if self._execution.job is not None:
             self._environment.apply_job(self._execution.job, self.session)
         self._environment.apply_task(task)
+        if options.captures:
+            self.session.captures = True
+            self._environment.actor_captures = task.kind == CONSTRUCTOR
         self._environment.show_name(options.name, self._actor_class)
 
     def _call(self, task: Assignment, options: CallOptions) -> Any:
