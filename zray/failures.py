@@ -126,6 +126,17 @@ def show_error(data: bytes | memoryview) -> str:
         return "an error that cannot be read"
 
 
+NOT_RUN = "MissedArgument"
+"""Stands for the name of the error of a task that was not run."""
+
+
+def error_name(data: bytes | memoryview) -> str:
+    """The name of the failure in ``data``; ``NOT_RUN`` for a missed argument; empty for an error of the user's code."""
+    if missed_argument(data) is not None:
+        return NOT_RUN
+    return type(decode_failure(data)).__name__ if bytes(data[:1]) == FAILURE_TAG else ""
+
+
 def error_text(data: bytes | memoryview) -> str:
     """Returns the text of a failure or error. Unpickles nothing. Raises SystemFailure if ``data`` is malformed."""
     try:

@@ -68,8 +68,9 @@ class TaskOptions:
     _num_objects_per_yield: int = 1
     """The generator yields tuples of this length, of which each element is an object of its own."""
     scheduling_strategy: str | Strategy | None = None
-    """"DEFAULT" (or None): on the host that has the large arguments, else hosts are filled one after the other.
-    "SPREAD": on the host whose CPUs are used least. Or a strategy of ``zray.util.scheduling_strategies``."""
+    """"DEFAULT" (or None): on the host that has the large arguments; else one host after the other is filled up to half
+    of its CPUs and memory, and then to the end. "SPREAD": on the host whose CPUs are used least. Or a strategy of
+    ``zray.util.scheduling_strategies``."""
     label_selector: Mapping[str, str] | None = None
     """Conditions on the labels of the host, by key: ``"v"``, ``"!v"``, ``"in(a,b)"`` or ``"!in(a,b)"``. The task waits
     until a host fulfils all of them and has room."""
@@ -81,7 +82,7 @@ class TaskOptions:
     _labels: Mapping[str, str] | None = None
     """Labels of the task itself. Nothing reads them, as in Ray."""
     runtime_env: Mapping[str, Any] | None = None
-    """Not supported yet: None or an empty dict."""
+    """The runtime environment, see ``zray.runtime_env.RuntimeEnv``. It inherits from the one it is used in."""
     enable_task_events: bool = True
     """Accepted for Ray's programs. zray asks processes for the states of tasks and records no events, so there is
     nothing to switch off."""
@@ -160,7 +161,7 @@ class ActorOptions:
     _labels: Mapping[str, str] | None = None
     """The same as ``TaskOptions._labels``."""
     runtime_env: Mapping[str, Any] | None = None
-    """Not supported yet: None or an empty dict."""
+    """The runtime environment, see ``zray.runtime_env.RuntimeEnv``. It inherits from the one it is used in."""
     enable_task_events: bool = True
     """The same as ``TaskOptions.enable_task_events``."""
     concurrency_groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -541,9 +542,8 @@ def _own_labels(given: _Given) -> Mapping[str, str]:
 
 
 def _runtime_env(given: _Given) -> Mapping[str, Any]:
-    if not isinstance(given.value, Mapping):
-        given.wrong_type("a dict")
-    return {} if not given.value else given.not_yet()
+    value: Mapping[str, Any] = given.value if isinstance(given.value, Mapping) else given.wrong_type("a dict")
+    return value  # the API checks its fields
 
 
 def _not_yet(given: _Given) -> NoReturn:

@@ -66,8 +66,10 @@ def test_the_driver_is_on_the_head(cluster, ray_module):
 
 def test_init_finds_the_cluster(cluster, ray_module):
     head = cluster.add_node(num_cpus=1)
-    ray_module.init(**QUIET)
-    assert live(ray_module) == {head.node_id}
+    for arguments in ({}, {"address": "auto"}):
+        ray_module.init(**arguments, **QUIET)
+        assert live(ray_module) == {head.node_id}
+        ray_module.shutdown()
 
 
 def test_initialize_and_connect(cluster_utils, ray_module):

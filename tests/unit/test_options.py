@@ -185,7 +185,6 @@ BAD_TYPES = [
     (task, {"resources": [("x", 1)]}, "a dict"),
     (task, {"resources": {1: 1}}, "strings"),
     (task, {"name": 5}, "a string"),
-    (task, {"runtime_env": "env"}, "a dict"),
     (task, {"scheduling_strategy": 3}, "'SPREAD' or a strategy"),
     (task, {"label_selector": [1]}, "a dict of strings"),
     (task, {"label_selector": {"a": 1}}, "a dict of strings"),
@@ -206,8 +205,8 @@ BAD_TYPES = [
     (method, {"num_returns": None.__class__}, "an integer >= 0"),
 ]
 NOT_YET = [
-    (task, {"runtime_env": {"env_vars": {"A": "1"}}}),
-    (actor, {"runtime_env": {"pip": ["x"]}}),
+    (actor, {"enable_tensor_transport": True}),
+    (method, {"tensor_transport": "nccl"}),
 ]
 
 

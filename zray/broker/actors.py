@@ -13,6 +13,8 @@ from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVIN
 from zray.failures import encode_failure
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
+    DRIVER,
+    WORKER,
     ActorCall,
     ActorCancel,
     ActorCreate,
@@ -92,6 +94,7 @@ class Actors:
             raise ProtocolError("announced an actor of another process")
         if source.job_id not in self._jobs:
             return  # its job has ended: the process is about to be killed
+        self._scheduler.check_environment(source.job_id, placement)
         actor = self._find(source.process_id, message.actor_id)
         source.last_actor = max(source.last_actor, counter_of(message.actor_id))
         if actor is None:
@@ -174,7 +177,7 @@ class Actors:
         creator = self._processes.get(owner_of(actor_id))
         if actor_id in self._death_reasons:
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, *self._death_reasons[actor_id]))
-        elif creator is None:
+        elif creator is None or creator.kind not in (DRIVER, WORKER):  # others create none
             why = "the actor is unknown: it died with its creator, or it belongs to another cluster"
             self._send(caller, ActorState(actor_id, 0, DEAD, 0, why, b""))
         elif counter_of(actor_id) <= creator.last_actor:
@@ -241,6 +244,7 @@ class Actors:
                 raise ProtocolError("ActorReady for an actor that was not started")
             self._scheduler.actor_runs(worker, actor)
             actor.enter(ALIVE)
+            actor.constructed = True
             self._events.actor_runs(actor, worker)
             while actor.queue:
                 self._forward(actor, *actor.queue.popleft())
@@ -265,7 +269,8 @@ class Actors:
         actor = self.actors.get(actor_id)
         if actor is None or actor.worker is None or actor.worker.worker_id != source.process_id:
             return
-        worker, actor.worker = actor.worker, None
+        worker = actor.worker
+        actor.leave_worker()
         self._scheduler.part(worker)
         self._scheduler.retire(worker)
         self.end(actor, reason, keeps_name=True)
@@ -288,7 +293,7 @@ class Actors:
 
         ``never_joined``: the worker ended by itself before it could take the actor; ``told``: the user knows already.
         """
-        actor.worker = None
+        actor.leave_worker()
         if never_joined and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
             actor.failed_starts += 1  # the actor has not begun, so it is not the cause: try another worker
             self._scheduler.wait_for_place(actor)

@@ -12,6 +12,8 @@ from typing import Any, get_args
 
 from zray.broker.actors import Actors
 from zray.broker.effects import BrokerEffect, Departed
+from zray.broker.environments import SETUP_FAILED, Environments
+from zray.broker.history import History, ToldToBoth
 from zray.broker.inspections import Inspections
 from zray.broker.key_values import KeyValues
 from zray.broker.notices import Notices
@@ -20,6 +22,7 @@ from zray.broker.records import Envelope, Host, Job, Process, Worker
 from zray.broker.reports import Reports
 from zray.broker.resources import HEAD, UNIT, Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
+from zray.broker.state_reports import StateReports
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
 from zray.ids import function_id_of, owner_of
 from zray.protocol import key_values as kv
@@ -28,14 +31,18 @@ from zray.protocol.contract import Outbox, Output, event
 from zray.protocol.messages import CANCEL_FORCE, DRIVER, HOST, OBSERVER, WORKER, ProtocolError
 from zray.protocol.questions import BrokerStatus, Question
 from zray.protocol.records import ClusterInfo, JoinInfo
+from zray.protocol.state_questions import RecordsInspected, StateQuestion
 
 MAX_FENCED = 50_000
 REFUSED = "MessageRefusedError"
 FORCE_GRACE_S = 1.0
 """How long a worker may take to cancel what its task has submitted, before it is killed for that task."""
 KILLED_BY_FORCE = "its task was cancelled with force=True"
-WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError")
+WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError", SETUP_FAILED)
 """The kinds of death that a host may report of a worker."""
+CROWDED_S = 0.5
+"""How long a worker in a runtime environment is kept idle while its host has more idle workers than CPUs. A program may
+use many environments, each for a short time."""
 MAX_BUSY_REPLIES = 6
 """The limit of the back-off for a worker that is busy each time it is asked to exit.
 
@@ -67,9 +74,13 @@ class BrokerCore:
         self.dropped_frames = 0  # messages that could not be sent
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
         self.notices = Notices(self.jobs, self.processes, self.send, self._outbox.perform, lambda: self._now)
-        self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, self.notices)
+        self.history = History(self.processes, lambda: self._now)
+        told = ToldToBoth(self.notices, self.history)
+        self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, told)
+        self.environments = Environments(self.scheduler, self.actors, self.jobs, self._fail_queued)
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
+        self.state_reports = StateReports(self)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and when their time to cancel ends
         self.key_values = KeyValues(self.send)
         self.output = WorkerOutput(self.jobs, self.processes, self.scheduler, self.send)
@@ -88,10 +99,11 @@ class BrokerCore:
             m.Cancel: self._cancel,
             m.FunctionPut: self._function_put,
             m.FunctionGet: self._function_get,
+            m.EnvironmentPut: self.environments.on_put,
             m.ActorCreate: actors.on_create,
             m.ActorCall: actors.on_call,
             m.ActorCancel: actors.on_cancel,
-            m.ActorKill: actors.on_kill,
+            m.ActorKill: self._actor_kill,
             m.ActorRelease: actors.on_release,
             m.ActorLookup: actors.on_lookup,
             m.ActorReady: actors.on_ready,
@@ -102,6 +114,7 @@ class BrokerCore:
             m.Watch: self._watch,
             m.Forward: self._peer,
             **dict.fromkeys(get_args(Question), self.reports.on_question),
+            **dict.fromkeys(get_args(StateQuestion), self.state_reports.on_question),
             kv.KvPut: self.key_values.on_put,
             kv.KvGet: self.key_values.on_get,
             kv.KvDelete: self.key_values.on_delete,
@@ -115,6 +128,7 @@ class BrokerCore:
             m.LogsFlushed: self.output.on_flushed,
             m.Inspected: self.inspections.on_inspected,
             m.HostInspected: self.inspections.on_inspected,
+            RecordsInspected: self.inspections.on_inspected,
             m.ChannelRefusals: self.reports.on_channel_refusals,
         }
 
@@ -171,11 +185,8 @@ class BrokerCore:
         """Places what can be placed. The shell calls this at the end of a turn."""
         self._now = now
         self.scheduler.run(now)
-        for refused, why in self.scheduler.take_refused():
-            if isinstance(refused, Envelope):
-                self._refuse(refused, why)
-            else:
-                self.actors.refuse(refused, why)
+        if self.scheduler.refused:
+            self._refuse_all()
 
     # ------------------------------------------------------------------ joining and leaving
 
@@ -200,6 +211,7 @@ class BrokerCore:
         process = self.processes.get(process_id)
         if process is None:
             process = self.processes[process_id] = Process(process_id, kind, b"", info)
+            process.joined_at = now
             if kind == DRIVER:
                 self._job_counter += 1
                 process.job_id = self._job_counter.to_bytes(4, "big")
@@ -255,9 +267,10 @@ class BrokerCore:
         self._drop_tasks_of(process)
         self.actors.owner_died(process_id)
         if process.kind == HOST:
-            self._host_lost(process_id, reason)
+            self._host_lost(process, reason)
         elif process.kind == DRIVER:
             self.notices.driver_lost(process, reason)
+            self.history.driver_gone(process, self.jobs[process.job_id], reason)
             self._job_ended(process)
         self.output.process_lost(process_id)
         self.inspections.process_lost(process_id)
@@ -290,11 +303,12 @@ class BrokerCore:
             else:  # the worker also has tasks of other owners
                 self._force(envelope, worker, CANCEL_FORCE)
 
-    def _host_lost(self, host_id: bytes, reason: str) -> None:
-        host = self.scheduler.hosts.get(host_id)
+    def _host_lost(self, process: Process, reason: str) -> None:
+        host = self.scheduler.hosts.get(process.process_id)
         if host is None:
             return
         self.notices.host_lost(host, reason)
+        self.history.host_lost(host, max(0.0, self._now - process.joined_at), reason)
         self.scheduler.remove_host(host)
         why = f"its host {host.label} is gone: {reason}"
         for worker in list(host.workers.values()):
@@ -332,6 +346,7 @@ class BrokerCore:
             jobs.discard(job.job_id)
             if not jobs:
                 del self.functions[function_id]
+        self.environments.forget_job(job.job_id)
 
     # ------------------------------------------------------------------ tasks
 
@@ -342,6 +357,8 @@ class BrokerCore:
         if task_id in self.tasks or source.job_id not in self.jobs:
             return  # a repetition, or from a worker whose job has ended
         shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
+        if shape.environment_id:
+            self.scheduler.check_environment(source.job_id, shape)
         envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
                             msg.near, msg.payload, source.depth)  # fmt: skip
         self.tasks[task_id] = envelope
@@ -480,20 +497,34 @@ class BrokerCore:
                 assert worker is not None
                 self.scheduler.kill(worker, KILLED_BY_FORCE)
 
-    def _refuse(self, envelope: Envelope, why: str) -> None:
-        """Fails a task that has left its queue because it can never be placed."""
-        if self.tasks.get(envelope.task_id) is envelope:
-            self._forget_task(envelope)
-            failed = m.Failed(envelope.task_id, envelope.attempt, "TaskUnschedulableError", why, False)
-            self.send(envelope.owner, failed)
+    def _refuse_all(self) -> None:
+        """Fails tasks and actors that have left their lines because they can never be placed."""
+        refused, self.scheduler.refused = self.scheduler.refused, []
+        for each, why in refused:
+            if not isinstance(each, Envelope):
+                self.actors.refuse(each, why)
+            elif self.tasks.get(each.task_id) is each:
+                self._forget_task(each)
+                self.send(each.owner, m.Failed(each.task_id, each.attempt, "TaskUnschedulableError", why, False))
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
+        self._fail_queued(envelope, "TaskCancelledError", "cancelled before it started")
+
+    def _fail_queued(self, envelope: Envelope, kind: str, message: str) -> None:
+        """Ends a task that no worker has. Its envelope is dropped when it reaches the head of its queue."""
         envelope.cancelled = True
         self._forget_task(envelope)
-        failed = m.Failed(
-            envelope.task_id, envelope.attempt, "TaskCancelledError", "cancelled before it started", False
-        )
-        self.send(envelope.owner, failed)
+        self.send(envelope.owner, m.Failed(envelope.task_id, envelope.attempt, kind, message, False))
+
+    # ------------------------------------------------------------------ actors
+
+    def _actor_kill(self, source: Process, msg: m.ActorKill) -> None:
+        """Kills an actor. If it had no worker, no worker's death will close its job, which may be over now."""
+        actor = self.actors.actors.get(msg.actor_id)
+        had_worker = actor is not None and actor.worker is not None
+        self.actors.on_kill(source, msg)
+        if actor is not None and not had_worker and actor.job_id in self.jobs:
+            self._close_job_if_over(self.jobs[actor.job_id])
 
     # ------------------------------------------------------------------ functions and routing
 
@@ -557,7 +588,11 @@ class BrokerCore:
         """
         actor, job = worker.actor, self.jobs.get(worker.job_id)
         never_joined = worker.state is STARTING and not worker.retiring
+        if self.environments.blames(worker, kind):
+            self.environments.failed(worker, message)
+            actor = None
         self.notices.worker_gone(worker, kind, message, culprit)
+        self.history.worker_gone(worker, kind, message)
         self.scheduler.remove(worker)
         self._fail_tasks_of(worker, kind, message, culprit)
         if actor is not None:
@@ -602,13 +637,15 @@ class BrokerCore:
         self.inspections.tick(now)
 
     def _reap(self, host: Host, now: float) -> None:
-        timeout_s = host.info.idle_timeout_s
         idle = [worker for workers in host.idle.values() for worker in workers]
         surplus = len(idle) - host.pool.total.get("CPU", 0) // 10_000
         for worker in sorted(idle, key=lambda worker: worker.idle_since):
+            timeout_s = host.info.idle_timeout_s
+            if surplus > 0 and worker.environment_id:
+                timeout_s = min(timeout_s, CROWDED_S)
             patience_s = timeout_s * 2 ** min(worker.busy_replies, MAX_BUSY_REPLIES)
             if now - worker.idle_since >= patience_s and (surplus > 0 or not worker.kept):
-                host.idle[worker.job_id].remove(worker)
+                host.idle[worker.pool].remove(worker)
                 worker.enter(PROBED)
                 self.send(worker.worker_id, m.ExitIfIdle("it was idle", surplus > 0))
                 surplus -= 1

@@ -12,6 +12,7 @@ from typing import Any
 from zray.broker.records import Process
 from zray.protocol.messages import HostInspected, Inspect, Inspected
 from zray.protocol.records import Activity
+from zray.protocol.state_questions import RecordsInspected
 
 PATIENCE_S = 0.5
 """How long the broker waits for the answers."""
@@ -20,13 +21,14 @@ MAX_OPEN = 8
 
 
 class Found:
-    """The answers. ``activities``: of drivers and workers; ``hosts``: what hosts use."""
+    """The answers. ``activities``, ``records``: of drivers and workers; ``hosts``: what hosts use."""
 
-    __slots__ = ("activities", "hosts")
+    __slots__ = ("activities", "hosts", "records")
 
     def __init__(self) -> None:
         self.activities: dict[bytes, Activity] = {}
         self.hosts: dict[bytes, HostInspected] = {}
+        self.records: dict[bytes, RecordsInspected] = {}
 
 
 class _Round:
@@ -57,8 +59,16 @@ class Inspections:
         self._rounds: dict[int, _Round] = {}
         self._next = 1
 
-    def ask(self, asker: bytes, processes: Iterable[bytes], on_end: Callable[[Found], None]) -> None:
+    def ask(
+        self,
+        asker: bytes,
+        processes: Iterable[bytes],
+        on_end: Callable[[Found], None],
+        message: Callable[[int], Any] = Inspect,
+    ) -> None:
         """Asks processes what they do. ``on_end`` gets the answers that came in time.
+
+        ``message(number)``: the question to them, with the number of the round.
 
         If ``asker`` has ``MAX_OPEN`` open questions already, no process is asked and ``on_end`` gets no answers.
         """
@@ -70,16 +80,18 @@ class Inspections:
         self._next += 1
         self._rounds[number] = _Round(asker, asked, self._clock() + PATIENCE_S, on_end)
         for process_id in asked:
-            self._send(process_id, Inspect(number))
+            self._send(process_id, message(number))
         self._end_if_complete(number)
 
-    def on_inspected(self, source: Process, message: Inspected | HostInspected) -> None:
+    def on_inspected(self, source: Process, message: Inspected | HostInspected | RecordsInspected) -> None:
         """Handles an answer."""
         asked = self._rounds.get(message.request)
         if asked is not None and source.process_id in asked.open:
             del asked.open[source.process_id]
             if isinstance(message, HostInspected):
                 asked.found.hosts[source.process_id] = message
+            elif isinstance(message, RecordsInspected):
+                asked.found.records[source.process_id] = message
             else:
                 asked.found.activities[source.process_id] = message.activity
             self._end_if_complete(message.request)

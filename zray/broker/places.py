@@ -1,7 +1,8 @@
 """Finds hosts that have room, without looking at all hosts.
 
 A decision must not cost more in a cluster of a thousand hosts than in one of ten. So an index keeps the hosts with a
-free CPU in two ways: in the order in which they joined, and in a heap by their load of actors. A line that has found no
+free CPU in two ways: in the order in which they joined, those that are less than half used first, and in a heap by
+their load of actors. A line that has found no
 room anywhere looks from then on only at hosts that have changed since.
 
 Hosts with GPUs have an index of their own. Work that needs no GPU is sent there only if no other host has room.
@@ -26,20 +27,29 @@ class _Index:
     def __init__(self) -> None:
         self.by_number: dict[int, Host] = {}
         self._open: list[int] = []  # numbers, sorted
+        self._roomy: list[int] = []  # of these, the hosts that are less than half used, if there are several hosts
         self._heap: list[tuple[float, int]] = []  # (load, number); stale entries are dropped when they are reached
         self._pushed: dict[int, float] = {}  # by number: the load in the host's latest entry in the heap
 
     def add(self, host: Host) -> None:
         self.by_number[host.number] = host
+        if len(self.by_number) == 2:
+            for other in self.by_number.values():
+                self.touch(other)
 
     def remove(self, host: Host) -> None:
         del self.by_number[host.number]
         self._pushed.pop(host.number, None)
-        self._set_open(host.number, False)
+        _set(self._open, host.number, False)
+        _set(self._roomy, host.number, False)
 
     def touch(self, host: Host) -> None:
         is_open = host.pool.free.get(CPU, 0) > 0
-        self._set_open(host.number, is_open)
+        _set(self._open, host.number, is_open)
+        roomy = is_open and len(self.by_number) > 1 and host.pool.is_roomy()
+        if roomy is not host.is_roomy:
+            host.is_roomy = roomy
+            _set(self._roomy, host.number, roomy)
         if is_open and self._pushed.get(host.number) != host.load:
             load = host.load
             self._pushed[host.number] = load
@@ -48,27 +58,20 @@ class _Index:
                 self._heap = [(pushed, number) for number, pushed in self._pushed.items()]
                 heapq.heapify(self._heap)
 
-    def _set_open(self, number: int, is_open: bool) -> None:
-        place = bisect.bisect_left(self._open, number)
-        if place < len(self._open) and self._open[place] == number:
-            if not is_open:
-                del self._open[place]
-        elif is_open:
-            self._open.insert(place, number)
-
     def is_open(self, host: Host) -> bool:
         place = bisect.bisect_left(self._open, host.number)
         return place < len(self._open) and self._open[place] == host.number
 
     def with_free_cpu(self) -> Iterator[Host]:
-        """Yields the hosts with a free CPU in the order in which they joined. The index may change meanwhile."""
-        number = 0
-        while True:
-            place = bisect.bisect_right(self._open, number)
-            if place == len(self._open):
-                return
-            number = self._open[place]
-            yield self.by_number[number]
+        """Yields the hosts that are less than half used, then all with a free CPU, each in the order of joining.
+
+        The index may change meanwhile.
+        """
+        for numbers in (self._roomy, self._open):
+            number = 0
+            while (place := bisect.bisect_right(numbers, number)) < len(numbers):
+                number = numbers[place]
+                yield self.by_number[number]
 
     def least_loaded(self, is_open: Callable[[Host], bool]) -> Host | None:
         """The least loaded of the hosts with a free CPU for which ``is_open`` is true."""
@@ -90,6 +93,16 @@ class _Index:
         for entry in aside:
             heapq.heappush(self._heap, entry)
         return found
+
+
+def _set(numbers: list[int], number: int, is_in: bool) -> None:
+    """Adds a number to a sorted list, or removes it."""
+    place = bisect.bisect_left(numbers, number)
+    if place < len(numbers) and numbers[place] == number:
+        if not is_in:
+            del numbers[place]
+    elif is_in:
+        numbers.insert(place, number)
 
 
 class Places:
@@ -140,16 +153,20 @@ class Places:
         return self._index[host.host_id].is_open(host)
 
     def in_order(self, hosts: Iterable[Host], shape: Shape) -> list[Host]:
-        """Sorts hosts in the order in which to fill them: hosts with GPUs come last if a shape needs none."""
-        if shape.gpus or not self._with_gpus.by_number:
-            return list(hosts)
-        return sorted(hosts, key=self._is_spared)
+        """Sorts hosts in the order in which to fill them: hosts with GPUs come last if a shape needs none.
+
+        Among hosts of one kind, those that are less than half used come first, and come again in their places.
+        """
+        kinds: list[list[Host]] = [[], []]
+        for host in hosts:
+            kinds[not shape.gpus and self._is_spared(host)].append(host)
+        return [host for kind in kinds for half in ([host for host in kind if host.is_roomy], kind) for host in half]
 
     def _is_spared(self, host: Host) -> bool:
         return bool(host.pool.total.get(GPU))
 
     def with_room(self, shape: Shape) -> Iterator[Host]:
-        """Yields hosts that may have room for a shape, in the order in which to fill them.
+        """Yields hosts that may have room for a shape, in the order in which to fill them; see ``in_order``.
 
         The hosts may change meanwhile.
         """

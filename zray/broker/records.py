@@ -32,17 +32,19 @@ class Job:
 class Process:
     """A process that has joined and is alive.
 
-    ``watchers``: the processes to tell of its death; ``tasks``: the number of tasks that it waits for; ``last_actor``:
-    the highest number of the actors that it has announced; ``worker``: its record, if it is a worker.
+    ``joined_at``: when, in seconds; ``watchers``: the processes to tell of its death; ``tasks``: the number of tasks
+    that it waits for; ``last_actor``: the highest number of the actors that it has announced; ``worker``: its record,
+    if it is a worker.
     """
 
-    __slots__ = ("info", "job_id", "kind", "last_actor", "process_id", "tasks", "watchers", "worker")
+    __slots__ = ("info", "job_id", "joined_at", "kind", "last_actor", "process_id", "tasks", "watchers", "worker")
 
     def __init__(self, process_id: bytes, kind: str, job_id: bytes, info: JoinInfo) -> None:
         self.process_id = process_id
         self.kind = kind
         self.job_id = job_id
         self.info = info
+        self.joined_at = 0.0
         self.watchers: dict[bytes, None] = {}
         self.tasks = 0
         self.last_actor = 0
@@ -73,7 +75,7 @@ class Loan:
 class Host:
     """A host of the cluster.
 
-    ``idle``: its idle workers by job (b"": no job yet), the last used one last; ``actors``: how many actors it has;
+    ``idle``: its idle workers by ``Worker.pool``, the last used one last; ``actors``: how many actors it has;
     ``lent``: the CPUs that waiting tasks have lent, by job and depth (see ``zray.broker.lent``).
     """
 
@@ -83,6 +85,7 @@ class Host:
         "host_id",
         "idle",
         "info",
+        "is_roomy",
         "lent",
         "load",
         "number",
@@ -101,6 +104,7 @@ class Host:
         self.starting: dict[bytes, Worker] = {}  # workers in state STARTING for tasks; some are reserved, see Worker
         self.actors = 0
         self.load = 0.0  # actors per unit of CPU
+        self.is_roomy = False  # it has a free CPU and is less than half used; not kept for the only host, see places
         self.lent: dict[tuple[bytes, int], Loan] = {}
         self.channel_refusals: dict[str, int] = {}  # processes that its channels have refused, by reason
 
@@ -108,6 +112,10 @@ class Host:
     def label(self) -> str:
         """The host's name in messages, made unique: several hosts may have the same hostname."""
         return f"{self.info.hostname} ({self.host_id.hex()[:8]})"
+
+    def count_starting(self, environment_id: bytes) -> int:
+        """How many workers are being started for tasks in an environment. Others may take minutes, or never join."""
+        return sum(worker.environment_id == environment_id for worker in self.starting.values())
 
     def count_actor(self, more: int) -> None:
         """Counts an actor that is placed here (1) or leaves (-1)."""
@@ -135,6 +143,7 @@ class Worker:
         "busy_replies",
         "charge",
         "depth",
+        "environment_id",
         "gpus",
         "grant",
         "host",
@@ -157,9 +166,10 @@ class Worker:
         "yields_to",
     )  # fmt: skip
 
-    def __init__(self, worker_id: bytes, host: Host) -> None:
+    def __init__(self, worker_id: bytes, host: Host, environment_id: bytes = b"") -> None:
         self.worker_id = worker_id
         self.host = host
+        self.environment_id = environment_id  # the runtime environment that it was started in; empty for none
         self.job_id = b""
         self.pid = 0
         self.state = STARTING
@@ -184,9 +194,19 @@ class Worker:
         self.actor: Actor | None = None
         self.served = b""  # the actor that it was given; kept when the actor has ended: replies may still come
 
+    @property
+    def pool(self) -> bytes:
+        """Its job (empty: none yet) and its environment: it takes only work of the same pool."""
+        return self.job_id + self.environment_id
+
     def enter(self, state: int) -> None:
         """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
         self.state = WORKER.after[self.state][state]
+
+
+def place_of(worker: Worker) -> tuple[bytes, bytes, int]:
+    """The host of a worker, its identifier and its PID: where a user would look for it."""
+    return worker.host.host_id, worker.worker_id, worker.pid
 
 
 class Envelope:
@@ -227,9 +247,9 @@ class Actor:
     until the actor has been announced: calls may come before that.
     """
 
-    __slots__ = ("actor_id", "creator", "death_error", "death_message", "depth", "failed_starts", "function_id",
-                 "incarnation", "job_id", "last_seq", "payload", "placement", "queue", "released", "restarts_left",
-                 "running", "spec", "state", "subscribers", "worker")  # fmt: skip
+    __slots__ = ("actor_id", "constructed", "creator", "death_error", "death_message", "depth", "failed_starts",
+                 "function_id", "incarnation", "job_id", "last_seq", "payload", "place", "placement", "queue",
+                 "released", "restarts_left", "running", "spec", "state", "subscribers", "worker")  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
@@ -246,6 +266,8 @@ class Actor:
         self.restarts_left = 0
         self.failed_starts = 0  # the number of workers in a row that died before they could take it
         self.worker: Worker | None = None
+        self.place = (b"", b"", 0)  # of its latest worker, once it has left that; see ``place_of``
+        self.constructed = False  # its constructor has returned, at least once
         self.queue: deque[tuple[bytes, ActorCall]] = deque()
         self.last_seq: dict[bytes, int] = {}
         self.subscribers: dict[bytes, None] = {}
@@ -256,6 +278,12 @@ class Actor:
     def enter(self, status: int) -> None:
         """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
         self.state = ACTOR.after[self.state][status]
+
+    def leave_worker(self) -> None:
+        """Its worker is dead, or has ended it."""
+        if self.worker is not None:
+            self.place = place_of(self.worker)
+            self.worker = None
 
     @property
     def detached(self) -> bool:

@@ -73,4 +73,4 @@ class Exports:
         if function_id not in core.exported:
             for inner in pickled.refs:
                 core.references.pin(inner)  # for the job: any worker may load the function at any time
-            core.export(function_id, pickled.full_name, blob)
+            core.export(function_id, pickled.full_name, blob, pickled.name)

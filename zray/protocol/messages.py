@@ -95,6 +95,7 @@ from zray.protocol.records import (
     Activity,
     ActorSpec,
     ClusterInfo,
+    EnvironmentSpec,
     HostInfo,
     JobSettings,
     JoinInfo,
@@ -103,9 +104,17 @@ from zray.protocol.records import (
     VersionPair,
     WorkerLines,
 )
+from zray.protocol.state_questions import (
+    InspectObjects,
+    InspectTasks,
+    RecordsInspected,
+    RowsOfOwner,
+    StateAnswer,
+    StateQuestion,
+)
 from zray.states import State
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -251,6 +260,17 @@ class FunctionPut(NamedTuple):
 
 class FunctionGet(NamedTuple):
     function_id: FunctionId
+
+
+class EnvironmentPut(NamedTuple):
+    """Announces a runtime environment to the job, before the first task or actor that names it in its shape.
+
+    ``eager``: each host starts a worker in it at once.
+    """
+
+    environment_id: bytes
+    environment: EnvironmentSpec
+    eager: bool
 
 
 class ActorCreate(NamedTuple):
@@ -589,6 +609,7 @@ class StartWorker(NamedTuple):
     """Tells a host to fork a worker. When the worker has joined, the broker tells it what to run."""
 
     worker_id: ProcessId
+    environment: EnvironmentSpec = EnvironmentSpec()
 
 
 class KillWorker(NamedTuple):
@@ -609,9 +630,10 @@ class FlushLogs(NamedTuple):
 
 
 ClientToBroker = (
-    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
-    | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | Question | KvRequest
+    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | EnvironmentPut
+    | ActorCreate | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting
+    | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
+    | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
@@ -620,7 +642,7 @@ HostToBroker = (
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | Answer | KvAnswer
+    | InspectTasks | InspectObjects | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
@@ -641,6 +663,7 @@ Message = (
     | PeerToHost
     | ChannelMessage
     | Handshake
+    | RowsOfOwner
 )
 
 _WORKER_ONLY = (Done, Reply, Yield, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
@@ -652,5 +675,5 @@ FROM_PEER = frozenset(get_args(PeerMessage))
 FROM_PEER_TO_HOST = frozenset(get_args(PeerToHost))
 FROM_CHANNEL = frozenset(get_args(ChannelMessage))
 HANDSHAKE = frozenset(get_args(Handshake))
-FROM_OBSERVER = frozenset({Goodbye, *get_args(Question)})
+FROM_OBSERVER = frozenset({Goodbye, *get_args(Question), *get_args(StateQuestion)})
 MAY_SEND = {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER}

@@ -46,6 +46,7 @@ from zray.protocol.messages import (
     CopyMade,
     Delivered,
     Done,
+    EnvironmentPut,
     ExitIfIdle,
     Failed,
     FlushLogs,
@@ -125,6 +126,24 @@ from zray.protocol.questions import (
 )
 from zray.protocol.records import JoinInfo
 from zray.protocol.schema import fault_in, fits_message, maker
+from zray.protocol.state_questions import (
+    ActorRecords,
+    HostRecords,
+    InspectObjects,
+    InspectTasks,
+    JobRecords,
+    ObjectRows,
+    OwnerRecords,
+    RecordsInspected,
+    StateOfActors,
+    StateOfHosts,
+    StateOfJobs,
+    StateOfObjects,
+    StateOfTasks,
+    StateOfWorkers,
+    TaskRows,
+    WorkerRecords,
+)
 
 # The position of a class is its number on the wire, in this version of the protocol.
 TYPES: tuple[Any, ...] = (
@@ -146,6 +165,10 @@ TYPES: tuple[Any, ...] = (
     Yield, Item, StreamCredit,
     KvPut, KvGet, KvDelete, KvList, KvCount, KvValue, KvKeys,
     LocationsAsked, LocationsTold,
+    StateOfActors, StateOfHosts, StateOfWorkers, StateOfJobs, StateOfTasks, StateOfObjects,
+    ActorRecords, HostRecords, WorkerRecords, JobRecords, OwnerRecords,
+    InspectTasks, InspectObjects, RecordsInspected, TaskRows, ObjectRows,
+    EnvironmentPut,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -127,7 +127,7 @@ INIT = {
     "logging_config": ("works", ""),
     "log_to_driver": ("works", ""),
     "namespace": ("works", ""),
-    "runtime_env": ("missing", NOT_YET),
+    "runtime_env": ("works", "without conda and containers, see [runtime environments](guide/runtime-environments.md)"),
     "enable_resource_isolation": ("missing", "`NotImplementedError`, which says what to use"),
     "cgroup_path, system_reserved_cpu, system_reserved_memory": ("missing", _ISOLATION),
     "_temp_dir": ("works", "sockets, logs and spilled objects are in a directory of the user's below it"),

@@ -42,7 +42,18 @@ _HOMES = {
 """The module in this package that has a name."""
 _MODULES = {"pdb": "rpdb", "ray_debugpy": "debugpy"}
 """Modules of this package that are known here by another name."""
-_SUBMODULES = ("accelerators", "annotations", "client", "check_serialize", "debug", "metrics", "queue", "rpdb", "state")
+_SUBMODULES = (
+    "accelerators",
+    "annotations",
+    "client",
+    "check_serialize",
+    "debug",
+    "metrics",
+    "queue",
+    "rpdb",
+    "scheduling_strategies",
+    "state",
+)
 """Modules of this package that are attributes of it although the program has not imported them."""
 
 __all__ = [*_HOMES, *_MODULES]

@@ -303,6 +303,17 @@ def test_the_warning_names_the_labels(broker, zones):
     assert "'zone': 'a'" in notice.text
 
 
+def test_work_that_fails_with_its_host_is_not_warned_of(broker, zones):
+    zones.submit(wanted(on(zones.b)), 2)
+    broker.now += 5.0
+    broker.core.tick(broker.now)
+    broker.core.lost(zones.b, "it was silent", broker.now)
+    broker.core.tick(broker.now)
+    broker.turn()
+    notices = [notice.text for notice in broker.take(zones.driver, m.Notice)]
+    assert not any("cannot be scheduled" in text for text in notices)
+
+
 def test_malformed_constraints_are_refused(broker, zones):
     for row in ({"amounts": [["CPU", 10_000]]}, {"amounts": [["CPU", 1]], "constraint": [[], 1, 1, 1]}, {"x": 1}):
         with pytest.raises(ProtocolError, match="malformed resources"):

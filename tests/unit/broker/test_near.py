@@ -222,7 +222,11 @@ def _check_with_room(places: Places, hosts: list[Host], shapes: list[Shape]) -> 
     for wanted in shapes:
         found = [host for host in places.with_room(wanted) if host.pool.fits(wanted)]
         fitting = [host for host in hosts if host.pool.fits(wanted)]
-        assert found == sorted(fitting, key=lambda host: spared(host, wanted))
+        expected = []
+        for kind in (False, True):
+            of_kind = [host for host in fitting if spared(host, wanted) == kind]
+            expected += [host for host in of_kind if host.is_roomy] + of_kind
+        assert found == expected
 
 
 def test_a_task_for_a_host_without_room_is_not_overtaken_for_ever(broker):

@@ -89,8 +89,15 @@ def test_spread_tasks_are_spread(broker):
     assert Hosts(broker, FOUR, FOUR, FOUR).tasks(6, m.FLAG_SPREAD) == [2, 2, 2]
 
 
-def test_other_tasks_fill_one_host_after_the_other(broker):
-    assert Hosts(broker, FOUR, FOUR, FOUR).tasks(6) == [4, 2, 0]
+def test_other_tasks_fill_hosts_up_to_a_half_and_then_to_the_end(broker):
+    assert Hosts(broker, FOUR, FOUR, FOUR).tasks(2) == [2, 0, 0]
+    assert Hosts(BrokerHarness(), FOUR, FOUR, FOUR).tasks(5) == [2, 2, 1]
+    assert Hosts(BrokerHarness(), FOUR, FOUR, FOUR).tasks(9) == [4, 3, 2]
+
+
+def test_memory_counts_as_use(broker):
+    hosts = Hosts(broker, {"CPU": 8, "memory": 4}, {"CPU": 8, "memory": 4})
+    assert hosts.tasks(4, key=shape(CPU=1, memory=1)) == [2, 2]
 
 
 def test_hosts_with_gpus_are_spared_by_tasks_that_need_none(broker):

@@ -15,6 +15,7 @@ from zray.protocol import questions as q
 from zray.protocol.messages import MAY_SEND, OBSERVER
 from zray.protocol.questions import BrokerStatus, StatusQuery
 from zray.protocol.records import Activity, AwaitedObject, JoinInfo, RunningCall, StoreUse
+from zray.protocol.state_questions import StateQuestion
 
 WATCHER = b"watcher".ljust(16, b"\0")
 NOTHING_USED = StoreUse(0, 0, 0, 0)
@@ -56,7 +57,7 @@ def test_an_observer_changes_nothing(broker):
 
 
 def test_an_observer_may_only_ask():
-    assert {*get_args(q.Question), m.Goodbye} == MAY_SEND[OBSERVER]
+    assert {*get_args(q.Question), *get_args(StateQuestion), m.Goodbye} == MAY_SEND[OBSERVER]
 
 
 def test_a_host(broker):

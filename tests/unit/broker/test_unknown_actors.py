@@ -46,6 +46,14 @@ def test_an_actor_of_another_cluster_is_dead(broker):
     assert broker.core.actors.actors == {}
 
 
+def test_a_process_that_creates_no_actors_is_not_waited_for(broker):
+    """The broker waits for the announcement of an actor only while its creator may send that: hosts never do."""
+    driver = broker.driver()
+    (notice,) = answer_to_call(broker, driver, make_task_id(broker.host(CPU=1), 5))
+    assert notice.state == m.DEAD
+    assert broker.core.actors.actors == {}
+
+
 def test_an_actor_whose_creator_is_dead_is_dead(broker):
     driver, other = broker.driver(), broker.driver("other")
     broker.lose(driver)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zray import ids
-from zray.protocol import messages, questions, records, rows, schema
+from zray.protocol import messages, questions, records, rows, schema, state_questions
 from zray.protocol.messages import (
     DRIVER,
     FROM_BROKER,
@@ -43,6 +43,7 @@ from zray.protocol.messages import (
 )
 from zray.protocol.questions import Question
 from zray.protocol.rows import NUMBER_OF, TYPES, decode_handshake, decode_row, encode_row
+from zray.protocol.state_questions import RowsOfOwner, StateQuestion
 
 EVERYTHING = frozenset(TYPES)
 
@@ -95,7 +96,7 @@ GOLDEN = """
 45 ExitIfIdle reason: str, surplus: bool
 46 Notice text: str
 47 Logs entries: list[PrintedLines], left_out: int
-48 StartWorker worker_id: bytes
+48 StartWorker worker_id: bytes, environment: EnvironmentSpec
 49 KillWorker worker_id: bytes, reason: str
 50 FlushLogs request: int
 51 ObjectRequest object_id: bytes
@@ -160,8 +161,25 @@ GOLDEN = """
 110 KvKeys request: int, keys: list[bytes]
 111 LocationsAsked request: int, object_ids: list[bytes]
 112 LocationsTold request: int, found: list[ObjectLocation]
+113 StateOfActors request: int
+114 StateOfHosts request: int
+115 StateOfWorkers request: int
+116 StateOfJobs request: int
+117 StateOfTasks request: int, limit: int
+118 StateOfObjects request: int, limit: int
+119 ActorRecords request: int, actors: list[ActorRecord], forgotten: int
+120 HostRecords request: int, hosts: list[HostRecord], forgotten: int
+121 WorkerRecords request: int, workers: list[WorkerRecord], forgotten: int
+122 JobRecords request: int, jobs: list[JobRecord], forgotten: int
+123 OwnerRecords request: int, processes: list[ProcessRecords], left_out: int
+124 InspectTasks request: int, limit: int
+125 InspectObjects request: int, limit: int
+126 RecordsInspected request: int, total: int, rows: bytes, running: list[bytes]
+127 TaskRows rows: list[TaskRow]
+128 ObjectRows rows: list[ObjectRow]
+129 EnvironmentPut environment_id: bytes, environment: EnvironmentSpec, eager: bool
 """
-"""The wire format of protocol version 9. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 10. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -169,6 +187,8 @@ VersionPair name: str, joiner: str, cluster: str
 HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
+EnvironmentPart uri: str, kind: str, details: str, content: bytes, stored: bytes, kept_by: bytes, size: int
+EnvironmentSpec text: str, hook: bytes, parts: list[EnvironmentPart], timeout_s: float
 ObjectLocation object_id: bytes, hosts: list[bytes], size: int | None
 ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes, groups: dict[str, int]
 RunningCall name: str, seconds: float, task_id: bytes
@@ -187,6 +207,13 @@ HostStatus host_id: bytes, hostname: str, pid: int, session: str, heard_s: float
 JobStatus job_id: bytes, namespace: str, driver_pid: int | None, tasks_running: int, tasks_waiting: int, actors: int
 WaitingStatus what: str, count: int, resources: dict[str, float], can_be_placed: bool
 RunningStatus what: str, actor: str, host_id: bytes, pid: int, memory_bytes: int | None, answers: bool, waits_for: list[str], name: str, seconds: float | None
+ActorRecord actor_id: bytes, class_name: str, name: str, namespace: str, state: str, job_id: bytes, host: bytes, worker: bytes, pid: int, detached: bool, restarts: int, resources: dict[str, float], reason: str, constructed: bool
+HostRecord host_id: bytes, hostname: str, ip: str, labels: dict[str, str], resources: dict[str, float], reason: str, began_s: float, ended_s: float | None
+WorkerRecord worker_id: bytes, is_driver: bool, job_id: bytes, host: bytes, ip: str, pid: int, runs: bytes, waits: bool, exit_type: str, reason: str, began_s: float | None, ended_s: float | None
+JobRecord job_id: bytes, namespace: str, driver_id: bytes, pid: int, reason: str, began_s: float, ended_s: float | None
+ProcessRecords process_id: bytes, job_id: bytes, total: int, rows: bytes, running: list[bytes]
+TaskRow task_id: bytes, attempt: int, name: str, function: str, state: str, actor: bytes, parent: bytes, worker: bytes, shape: bytes, error_type: str, error: str
+ObjectRow object_id: bytes, size: int | None, task_status: str, attempt: int, reference: str
 """
 """The wire format of the records that the messages carry."""
 
@@ -205,6 +232,7 @@ FIXED_SIZES = {
     "task_id": 24,
     "object_id": 28,
     "function_id": 16,
+    "environment_id": 16,
     "object_ids": 28,
     "task_ids": 24,
     "sources": 16,
@@ -247,7 +275,11 @@ WRONG: dict[Any, list[Any]] = {
 
 def type_name(hint: Any) -> str:
     name = hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
-    return name.replace("zray.protocol.records.", "").replace("zray.protocol.questions.", "")
+    return (
+        name.replace("zray.protocol.records.", "")
+        .replace("zray.protocol.questions.", "")
+        .replace("zray.protocol.state_questions.", "")
+    )
 
 
 def is_optional(hint: Any) -> bool:
@@ -320,7 +352,7 @@ def as_arrived(record: Any) -> list[Any]:
 
 RECORDS = [
     kind
-    for module in (records, questions)
+    for module in (records, questions, state_questions)
     for kind in vars(module).values()
     if isinstance(kind, type) and hasattr(kind, "_fields") and kind.__module__ == module.__name__ and kind not in TYPES
 ]
@@ -344,7 +376,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 9
+    assert messages.PROTOCOL_VERSION == 10
 
 
 def test_every_size_is_that_of_a_field():
@@ -374,12 +406,12 @@ def test_every_message_is_in_one_union():
     # Both drivers and the broker report the output that they have taken. The broker passes ``Started`` on.
     of_hosts = FROM_HOST - {Forward, Watch, Goodbye}
     directions = [FROM_WORKER | FROM_DRIVER, of_hosts, FROM_BROKER - {LogsTaken, Started}, FROM_PEER,
-                  FROM_PEER_TO_HOST - FROM_PEER, FROM_CHANNEL - FROM_PEER, HANDSHAKE]  # fmt: skip
+                  FROM_PEER_TO_HOST - FROM_PEER, FROM_CHANNEL - FROM_PEER, HANDSHAKE, frozenset(get_args(RowsOfOwner))]  # fmt: skip
     assert sum(len(direction) for direction in directions) == len(TYPES)
     assert {Pull, Chunk, PullFailed, ChannelHello, ChannelWelcome} == FROM_CHANNEL
     assert frozenset().union(*directions) == EVERYTHING == frozenset(get_args(messages.Message))
     assert {DRIVER: FROM_DRIVER, WORKER: FROM_WORKER, HOST: FROM_HOST, OBSERVER: FROM_OBSERVER} == MAY_SEND
-    assert frozenset({*get_args(Question), Goodbye}) == FROM_OBSERVER
+    assert frozenset({*get_args(Question), *get_args(StateQuestion), Goodbye}) == FROM_OBSERVER
 
 
 def test_messages_that_only_drivers_or_only_workers_may_send():

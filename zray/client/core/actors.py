@@ -13,7 +13,7 @@ from typing import Any
 from zray.client.core.grouped_view import GroupedView
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import DEAD, LIVE, READY
-from zray.client.core.tasks import UNLIMITED, Task, TaskTable
+from zray.client.core.tasks import ANSWERED_BY_BROKER, UNLIMITED, Task, TaskTable
 from zray.client.core.views import ActorView, Creation, OrderedView, UnorderedView
 from zray.client.core.windows import Windows
 from zray.failures import encode_failure
@@ -29,7 +29,7 @@ class _CreationRoute:
     __slots__ = ("_table", "_view", "actor_id")
 
     def __init__(self, view: ActorView, table: ActorTable) -> None:
-        self.actor_id = b"nobody"  # no worker answers for a constructor: the broker does
+        self.actor_id = ANSWERED_BY_BROKER
         self._view = view
         self._table = table
 

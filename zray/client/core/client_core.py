@@ -28,7 +28,7 @@ from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import aliased, encode_failure, show_error
 from zray.ids import owner_of, task_of
 from zray.logs.digest import Digest
-from zray.protocol.codec import unpack_messages
+from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.contract import BROKER, Outbox, Output, event
 from zray.protocol.key_values import KvAnswer, KvRequest
 from zray.protocol.messages import (
@@ -92,6 +92,15 @@ from zray.protocol.messages import (
 )
 from zray.protocol.questions import Answer, Question
 from zray.protocol.records import Activity
+from zray.protocol.state_questions import (
+    InspectObjects,
+    InspectTasks,
+    ObjectRows,
+    RecordsInspected,
+    StateAnswer,
+    StateQuestion,
+    TaskRows,
+)
 
 UNHANDLED = "Unhandled error (suppress with RAY_IGNORE_UNHANDLED_ERRORS=1)"
 """Ray's wording."""
@@ -125,7 +134,7 @@ class ClientCore:
         self.perform = self._outbox.perform
         self.to_broker = to_broker = self._outbox.to_broker
         self._counter = itertools.count(1)
-        self.exported: set[bytes] = set()  # functions and classes that this process has shipped
+        self.exported: dict[bytes, str] = {}  # functions and classes that this process has shipped, with their names
         self._requests: dict[int, Callable[[Any], None]] = {}
         self._next_request = 1
         self.references = ReferenceTable(process_id, self.send, self._watch, self._freed)
@@ -305,6 +314,18 @@ class ClientCore:
         activity = Activity(running, awaited[:MAX_INSPECTED], self.tasks.waiting_for_arguments())
         self.to_broker(Inspected(message.request, activity))
 
+    def _inspect_records(self, message: InspectTasks | InspectObjects) -> None:
+        from zray.client.core import records  # not at the top: most processes never need it
+
+        body: TaskRows | ObjectRows
+        if isinstance(message, InspectTasks):
+            total, tasks = records.task_rows(self.tasks, self.exported, message.limit)
+            body, running = TaskRows(tasks), self.execution.running_tasks(message.limit)
+        else:
+            total, objects = records.object_rows(self.references, self.tasks, message.limit)
+            body, running = ObjectRows(objects), []
+        self.to_broker(RecordsInspected(message.request, total, pack_body([body]), running))
+
     # ------------------------------------------------------------------ helpers for the session and the tables
 
     def new_task_id(self) -> bytes:
@@ -319,10 +340,10 @@ class ClientCore:
         only = next(iter(tuple(tasks.values())), None)
         return only.task_id if only is not None and only.route is self.queue_route else b""
 
-    def export(self, function_id: bytes, name: str, blob: bytes) -> None:
-        """Makes a function or class known to the cluster, once."""
+    def export(self, function_id: bytes, name: str, blob: bytes, short_name: str = "") -> None:
+        """Makes a function or class known to the cluster, once. ``short_name``: without the name of its module."""
         if function_id not in self.exported:
-            self.exported.add(function_id)
+            self.exported[function_id] = short_name or name
             self.to_broker(FunctionPut(function_id, name, blob))
 
     def new_request(self, on_answer: Callable[[Any], None]) -> int:
@@ -332,7 +353,9 @@ class ClientCore:
         self._requests[request] = on_answer
         return request
 
-    def query(self, question: Callable[[int], Question | KvRequest], on_answer: Callable[[Any], None]) -> None:
+    def query(
+        self, question: Callable[[int], Question | StateQuestion | KvRequest], on_answer: Callable[[Any], None]
+    ) -> None:
         """Asks the broker. ``question(number)`` makes the question. ``on_answer`` is called with the answer, or with
         None if there will be none."""
         self.to_broker(question(self.new_request(on_answer)))
@@ -356,7 +379,7 @@ class ClientCore:
         elif isinstance(message, ActorCreate):
             self.actors.on_state(ActorState(message.actor_id, 0, DEAD, 0, text, error))
             self._answered(message.request, None)
-        elif isinstance(message, ActorLookup | Question | KvRequest):
+        elif isinstance(message, ActorLookup | Question | StateQuestion | KvRequest):
             self._answered(message.request, None)
         else:
             self.perform(Warn(text))
@@ -392,7 +415,8 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     ActorStop: lambda core, m: core.execution.on_actor_stop(m),
     ActorState: lambda core, m: core.actors.on_state(m),
     **dict.fromkeys(
-        (ActorFound, NoSuchActor, NameTaken, *get_args(Answer | KvAnswer)), lambda core, m: core._answered(m.request, m)
+        (ActorFound, NoSuchActor, NameTaken, *get_args(Answer | StateAnswer | KvAnswer)),
+        lambda core, m: core._answered(m.request, m),
     ),
     CancelTask: lambda core, m: core.execution.on_cancel(m),
     FunctionBlob: lambda core, m: core.execution.on_function(m),
@@ -403,6 +427,8 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     Logs: lambda core, m: core.on_logs(ShowLogs(m.entries, m.left_out)),
     Notice: lambda core, m: core.perform(Warn(m.text)),
     Inspect: ClientCore._inspect,
+    InspectTasks: ClientCore._inspect_records,
+    InspectObjects: ClientCore._inspect_records,
 }
 _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     ObjectRequest: lambda core, source, m: core.references.on_request(source, m),

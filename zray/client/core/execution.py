@@ -204,6 +204,10 @@ class Execution:
             rows.append(RunningCall(full, max(0.0, now - self._seen_at.get(task_id, now)), task_id))
         return rows
 
+    def running_tasks(self, most: int) -> list[bytes]:
+        """At most ``most`` of the running tasks and calls."""
+        return list(itertools.islice(self._running, most))
+
     def is_running(self, task_id: bytes) -> bool:
         """Whether the task was taken and is not finished."""
         return task_id in self._running

@@ -16,10 +16,18 @@ from typing import Protocol
 from zray.client.core.locations import LocationTable
 from zray.client.core.payloads import Arguments, Outcome, first_error, raised, read_outcome
 from zray.client.core.references import Entry, ReferenceTable, is_stored
-from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, TASK, WAITING
+from zray.client.core.states import ENDED, ERROR, INLINE, PENDING, READY, SENT, STORED, TASK, WAITING
 from zray.client.core.streams import FIRST_ITEM, StreamTable
 from zray.exceptions import FAILURES
-from zray.failures import MissedArgument, alias_of, aliased, encode_failure, missed_argument
+from zray.failures import (
+    MissedArgument,
+    alias_of,
+    aliased,
+    encode_failure,
+    error_name,
+    missed_argument,
+    show_error,
+)
 from zray.ids import return_id, task_of
 from zray.logs.digest import in_a_line
 from zray.protocol.codec import pack, unpack
@@ -32,6 +40,13 @@ NEAR_BYTES = 256 * 1024
 MAX_LOOKED_AT = 100_000
 """The number of calls without an outcome that are counted for an inspection."""
 MAX_NAMES = 20
+MAX_ENDED = 2_000
+"""The number of ended attempts of which a process keeps a record, for ``zray.util.state``."""
+MAX_ERROR_BYTES = 4_000
+"""The size from which on such a record keeps only a part of an error's text, of at most half as many characters."""
+ANSWERED_BY_BROKER = b"broker"
+"""The ``actor_id`` of the route of constructors: no worker answers for them."""
+NOTHING_HELD = Arguments(INLINE, b"", b"", b"", 0, (), ())
 MAX_FREE_ATTEMPTS = 20
 """The number of times that a task may lose its worker before it has started, without costing a retry."""
 RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
@@ -145,8 +160,21 @@ def name_in(options: bytes) -> str:
     return str(fields.get("name", "a task")) if type(fields) is dict else "a task"
 
 
+EndedAttempt = tuple[Task, int, bytes, "bytes | tuple[str, str] | None"]
+"""A task, the number of the attempt, the worker that has answered (or empty), and the error (None: there is none).
+
+Of a long error only its name (``error_name``) and the end of its text are kept. ``b""``: it is in the object store.
+"""
+
+
+def error_in_short(error: bytes) -> tuple[str, str]:
+    """The name of an error, and the end of its text."""
+    text = show_error(error) if error else "an error in the object store"
+    return error_name(error), text[-MAX_ERROR_BYTES // 2 :]
+
+
 class TaskTable:
-    """All unanswered tasks of one process."""
+    """All unanswered tasks of one process. ``ended``: the last attempts that have ended, the oldest first."""
 
     def __init__(
         self, references: ReferenceTable, locations: LocationTable, streams: StreamTable, max_inline_bytes: int
@@ -158,6 +186,7 @@ class TaskTable:
         self._streaming = streams.streams
         self._locations = locations
         self.tasks: dict[bytes, Task] = {}
+        self.ended: deque[EndedAttempt] = deque(maxlen=MAX_ENDED)
         self.on_retry: Callable[[str, str], None] = lambda name, notice: None
         """Called for an attempt that ended without an outcome, with the task's name and a line about it."""
         self._due: deque[Task] = deque()
@@ -289,9 +318,11 @@ class TaskTable:
         elif outcome.retryable and task.retries_left and not task.cancelled:
             self._discard(message.task_id, outcome)
             self.on_retry(task.name, f"{task.attempt_text} raised {raised(outcome)}: it is tried again")
+            failed = first_error(outcome.returns)
+            self._note_end(task, message.source, failed[1] if failed is not None else b"")
             self.again(task, counts=True)
         else:
-            self._settle(task, outcome)
+            self._settle(task, outcome, message.source)
 
     def _answered_by(self, message: Result | Item) -> Task | None:
         """Returns the task that a message is about; None if it has ended. Raises ProtocolError if the sender was not
@@ -332,7 +363,7 @@ class TaskTable:
         else:
             self._discard(message.task_id, outcome, FIRST_ITEM + message.position)
 
-    def _settle(self, task: Task, outcome: Outcome) -> None:
+    def _settle(self, task: Task, outcome: Outcome, worker_id: bytes) -> None:
         task_id = task.task_id
         self._finish(task, b"")
         returns = outcome.returns
@@ -347,6 +378,17 @@ class TaskTable:
         if failed is not None:  # its references may be gone already
             self.references.tell_unseen(task_id, *failed[1:3])
         self._let_go(task)
+        if failed is None:
+            self.ended.append((task, task.attempt, worker_id, None))
+        else:
+            self._note_end(task, worker_id, failed[1])
+
+    def _note_end(self, task: Task, worker_id: bytes, error: bytes) -> None:
+        """Records an attempt that has failed. ``error``: empty if it is in the object store."""
+        if task.route.actor_id == ANSWERED_BY_BROKER:
+            return  # the broker has the record of the actor
+        kept = error if len(error) <= MAX_ERROR_BYTES else error_in_short(error)
+        self.ended.append((task, task.attempt, worker_id, kept))
 
     def _note_unseen(self, task: Task) -> None:
         """Notes the error of a task, which no code has seen yet."""
@@ -404,6 +446,7 @@ class TaskTable:
         if retry and (task.retries_left or not counts):
             if counts and message.kind not in TOLD_BY_BROKER:
                 self.on_retry(task.name, f"{task.attempt_text} died and is tried again: {in_a_line(message.message)}")
+            self._note_end(task, b"", encode_failure(message.kind, message.message))
             self.again(task, counts=counts)
         elif task.cancelled:
             self.fail_cancelled(task)
@@ -436,6 +479,7 @@ class TaskTable:
         if task.task_id in self._streaming:
             self._streams.fail(task.task_id, error, inner)
         self._let_go(task)
+        self._note_end(task, b"", error)
 
     def fail_cancelled(self, task: Task, when: str = "") -> None:
         """Ends a task with TaskCancelledError. ``when`` is added to its text, for instance " before it was sent"."""
@@ -474,6 +518,7 @@ class TaskTable:
         if task.left:
             for object_id, host in task.left:
                 self._leave(object_id, host)
+        task.arguments = NOTHING_HELD  # its record is kept
 
     # ------------------------------------------------------------------ cancellation
 

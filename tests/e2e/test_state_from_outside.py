@@ -1,0 +1,55 @@
+"""``zray.util.state`` in a process that is not part of the cluster: it asks as an observer."""
+
+from __future__ import annotations
+
+from .helpers import driver
+
+ASK = """
+import sys
+from zray.util.state import StateApiClient, list_actors, list_jobs, list_tasks, summarize_tasks
+
+address = sys.argv[1]
+print([row.state for row in list_actors(address=address)])
+print([row.name for row in list_tasks(address=address, filters=[("state", "=", "FINISHED")])])
+print(summarize_tasks(address)["cluster"]["total_actor_tasks"])
+print(len(list_jobs(address=address)))
+"""
+
+NOTHING_THERE = """
+from zray.util.state import list_actors
+from zray.util.state.exception import ServerUnavailable
+
+try:
+    list_actors()
+except ServerUnavailable as error:
+    print("unavailable", "zray.init()" in str(error))
+"""
+
+
+def test_a_process_outside_asks(sandbox):
+    source = f"""
+    import subprocess
+    from zray.client.session import current
+
+    ray.init(num_cpus=1)
+
+    @ray.remote
+    class Counter:
+        def count(self):
+            return 1
+
+    counter = Counter.remote()
+    ray.get(counter.count.remote())
+
+    def outside(program, *arguments):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert outside({ASK!r}, current().address) == ["['ALIVE']", "['Counter.__init__', 'Counter.count']", "1", "1"]
+    assert outside({NOTHING_THERE!r}) == ["unavailable True"]
+    """
+    with driver(source) as process:
+        process.succeed()

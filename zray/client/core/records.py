@@ -1,0 +1,122 @@
+"""The records of this process's tasks and objects, for ``zray.util.state``. Loaded when they are first asked for.
+
+An owner knows its tasks: those without an outcome are in ``TaskTable.tasks``, the last ones with an outcome in
+``TaskTable.ended``. What it costs a small task to be recorded is one tuple in a bounded queue. The state of a task that
+was sent is known to the worker that runs it: the asker puts both together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+from zray.client.core.references import Entry, ReferenceTable, is_stored
+from zray.client.core.states import ERROR, HANDLE, PENDING, READY, WAITING
+from zray.client.core.tasks import ANSWERED_BY_BROKER, EndedAttempt, Task, TaskTable, error_in_short, name_in
+from zray.failures import NOT_RUN
+from zray.ids import PUT_INDEX, TASK_ID_BYTES, task_of
+from zray.protocol.codec import unpack
+from zray.protocol.state_questions import ObjectRow, TaskRow
+
+ERROR_TYPES = {
+    "ActorDiedError": "ACTOR_DIED",
+    "ActorUnavailableError": "ACTOR_UNAVAILABLE",
+    "ActorUnschedulableError": "ACTOR_UNSCHEDULABLE_ERROR",
+    "NodeDiedError": "NODE_DIED",
+    "ObjectFreedError": "OBJECT_FREED",
+    "ObjectLostError": "OBJECT_LOST",
+    "OutOfDiskError": "OUT_OF_DISK_ERROR",
+    "OutOfMemoryError": "OUT_OF_MEMORY",
+    "OwnerDiedError": "OWNER_DIED",
+    "RuntimeEnvSetupError": "RUNTIME_ENV_SETUP_FAILED",
+    "TaskCancelledError": "TASK_CANCELLED",
+    "TaskUnschedulableError": "TASK_UNSCHEDULABLE_ERROR",
+    "WorkerCrashedError": "WORKER_DIED",
+    NOT_RUN: "DEPENDENCY_RESOLUTION_FAILED",
+}
+"""Ray's names of failures."""
+RAISED = "TASK_EXECUTION_EXCEPTION"
+
+
+def task_rows(tasks: TaskTable, functions: Mapping[bytes, str], limit: int) -> tuple[int, list[TaskRow]]:
+    """The number of tasks, and the rows of at most ``limit``: those without an outcome first, then the last that ended.
+
+    ``functions``: the names of the functions that this process has shipped.
+    """
+    first = list(itertools.islice(tasks.tasks.values(), limit))
+    rows = [_live(task, functions) for task in first if task.route.actor_id != ANSWERED_BY_BROKER]
+    n_constructors = len(first) - len(rows)  # the broker has the records of actors
+    ended = itertools.islice(reversed(tasks.ended), limit - len(rows))
+    total = len(tasks.tasks) + len(tasks.ended) - n_constructors
+    return total, [*rows, *(_ended(each, functions) for each in ended)]
+
+
+def _live(task: Task, functions: Mapping[bytes, str]) -> TaskRow:
+    if task.state is WAITING:
+        state = "PENDING_ARGS_AVAIL"
+    elif task.state is READY or not task.route.actor_id:
+        state = "PENDING_NODE_ASSIGNMENT"
+    else:
+        state = "SUBMITTED_TO_WORKER"
+    return _row(task, task.attempt, functions, state, b"", "", "")
+
+
+def _ended(ended: EndedAttempt, functions: Mapping[bytes, str]) -> TaskRow:
+    task, attempt, worker_id, failed = ended
+    if failed is None:
+        return _row(task, attempt, functions, "FINISHED", worker_id, "", "")
+    name, text = error_in_short(failed) if isinstance(failed, bytes) else failed
+    return _row(task, attempt, functions, "FAILED", worker_id, ERROR_TYPES.get(name, RAISED), text)
+
+
+def _row(
+    task: Task, attempt: int, functions: Mapping[bytes, str], state: str, worker_id: bytes, error_type: str, error: str
+) -> TaskRow:
+    function = functions.get(task.function_id, "") or _method(task)
+    return TaskRow(
+        task.task_id, attempt, task.name, function, state, task.route.actor_id, task.parent, worker_id, task.shape,
+        error_type, error,
+    )  # fmt: skip
+
+
+def _method(task: Task) -> str:
+    """The method of a call, as ``Class.method``."""
+    fields = unpack(task.options) if task.options else {}
+    method = str(fields.get("method") or name_in(task.options)) if type(fields) is dict else ""
+    class_name = task.route.class_name
+    return f"{class_name}.{method}" if class_name else method
+
+
+def object_rows(references: ReferenceTable, tasks: TaskTable, limit: int) -> tuple[int, list[ObjectRow]]:
+    """The number of objects that this process owns or holds, and the rows of at most ``limit``."""
+    entries = list(itertools.islice(references.entries.items(), limit))
+    return len(references.entries), list(_objects(entries, tasks))
+
+
+def _objects(entries: Iterable[tuple[bytes, Entry]], tasks: TaskTable) -> Iterable[ObjectRow]:
+    for object_id, entry in entries:
+        task = tasks.tasks.get(task_of(object_id))
+        if entry.status is HANDLE:
+            yield ObjectRow(object_id, None, "NIL", 1, "ACTOR_HANDLE")
+            continue
+        size = None
+        if is_stored(entry.status, entry.data):
+            size = entry.size
+        elif entry.status is not PENDING:
+            size = len(entry.data)
+        if task is not None:
+            status = {WAITING: "PENDING_ARGS_AVAIL", READY: "PENDING_NODE_ASSIGNMENT"}.get(
+                task.state, "SUBMITTED_TO_WORKER"
+            )
+        elif entry.status is ERROR and object_id[TASK_ID_BYTES:] != PUT_INDEX:
+            status = "FAILED"
+        else:
+            status = "NIL" if entry.status is PENDING else "FINISHED"
+        yield ObjectRow(object_id, size, status, 1 + (task.attempt if task is not None else 0), _reference(entry))
+
+
+def _reference(entry: Entry) -> str:
+    """Ray's name of the kind of reference that keeps an object."""
+    if entry.pins or entry.covers:
+        return "USED_BY_PENDING_TASK"
+    return "LOCAL_REFERENCE" if entry.local else "CAPTURED_IN_OBJECT"

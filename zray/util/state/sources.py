@@ -1,0 +1,373 @@
+"""Asks the cluster for records, and makes Ray's records of them.
+
+A process that is part of a cluster asks through its session. Another one joins as an observer for one question, as
+``zray status`` does.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from zray.client import session as sessions
+from zray.client.observer import ask_broker
+from zray.exceptions import ClusterUnavailableError
+from zray.protocol import state_questions as q
+from zray.protocol.codec import unpack, unpack_messages
+from zray.protocol.questions import HostList, HostsQuery
+from zray.protocol.records import HostState
+from zray.system.machine import machine_id
+from zray.util.state.common import (
+    MAX_LIMIT,
+    ActorState,
+    DriverInfo,
+    JobState,
+    NodeState,
+    ObjectState,
+    StateResource,
+    StateSchema,
+    TaskState,
+    WorkerState,
+)
+from zray.util.state.exception import ServerUnavailable
+
+UNIT = 10_000
+"""Amounts of resources are counted in ten-thousandths."""
+HEAD = "node:__internal_head__"
+"""The resource that marks the head's host, where the cluster has it."""
+_Answer = TypeVar("_Answer")
+
+
+class Found(NamedTuple):
+    """Records. ``missing``: what is missing in them, for people; empty if nothing is."""
+
+    rows: list[StateSchema]
+    missing: str = ""
+
+
+class Source:
+    """A cluster that is asked.
+
+    ``address``: of its broker; None or "auto": the cluster of this process, else the ``zray-broker`` that this user
+    runs here.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._session = sessions.current()
+        self._address = ""
+        own = self._session.address if self._session is not None else None
+        if address not in (None, "", "auto", own):
+            self._session = None
+            self._address = str(address)
+        elif self._session is None:
+            self._address = _running_broker()
+
+    def _ask(
+        self, question: Callable[[int], q.StateQuestion | HostsQuery], kind: type[_Answer], timeout_s: float
+    ) -> _Answer:
+        session = self._session
+        try:
+            if session is None:
+                answer = _ask_from_outside(self._address, question(1), timeout_s)
+            else:
+                answer = session.ask(lambda on_answer: session.core.query(question, on_answer), timeout_s)
+            assert isinstance(answer, kind)
+            return answer
+        except ClusterUnavailableError as error:
+            raise ServerUnavailable(f"the cluster does not answer: {error}") from error
+
+    def records(self, resource: StateResource, timeout_s: float) -> Found:
+        """All records of a kind, of at most ``MAX_LIMIT`` tasks or objects of each process.
+
+        Raises ServerUnavailable, and NotImplementedError for kinds that zray does not record.
+        """
+        lister = _LISTERS.get(resource)
+        if lister is None:
+            raise NotImplementedError(f"zray does not record {resource.value.replace('_', ' ')} yet")
+        return lister(self, timeout_s)
+
+    def hosts(self, timeout_s: float) -> list[HostState]:
+        """The living hosts, as the broker knows them."""
+        return self._ask(HostsQuery, HostList, timeout_s).hosts
+
+    @staticmethod
+    def logs_of(host: HostState) -> str:
+        """The directory of a host's log files; empty if the host is on another machine."""
+        if host.info.machine_id != machine_id():
+            return ""
+        session = os.path.dirname(host.info.fetch)
+        return os.path.join(os.path.dirname(session), "logs", host.info.session)
+
+    # ------------------------------------------------------------------ kinds
+
+    def _actors(self, timeout_s: float) -> Found:
+        answer = self._ask(q.StateOfActors, q.ActorRecords, timeout_s)
+        return Found([_actor(row) for row in answer.actors], _forgotten(answer.forgotten, "actors"))
+
+    def _nodes(self, timeout_s: float) -> Found:
+        answer = self._ask(q.StateOfHosts, q.HostRecords, timeout_s)
+        heads = {row.host_id for row in answer.hosts if HEAD in row.resources}
+        heads = heads or {row.host_id for row in answer.hosts[:1]}
+        now = time.time()
+        return Found(
+            [
+                NodeState(
+                    node_id=row.host_id.hex(),
+                    node_ip=row.ip,
+                    is_head_node=row.host_id in heads,
+                    state="ALIVE" if row.ended_s is None else "DEAD",
+                    state_message=row.reason or None,
+                    node_name=row.ip or row.hostname,
+                    resources_total=row.resources,
+                    labels=row.labels,
+                    start_time_ms=_ms(now, row.began_s),
+                    end_time_ms=_ms(now, row.ended_s),
+                )
+                for row in answer.hosts
+            ],
+            _forgotten(answer.forgotten, "nodes"),
+        )
+
+    def workers(self, timeout_s: float) -> q.WorkerRecords:
+        """The records of workers and drivers. Drivers get the host of a cluster that has a single one."""
+        answer = self._ask(q.StateOfWorkers, q.WorkerRecords, timeout_s)
+        living = [row for row in self._ask(q.StateOfHosts, q.HostRecords, timeout_s).hosts if row.ended_s is None]
+        if len(living) != 1:
+            return answer
+        host = living[0]
+        rows = [row._replace(host=host.host_id, ip=host.ip) if row.is_driver else row for row in answer.workers]
+        return answer._replace(workers=rows)
+
+    def _workers(self, timeout_s: float) -> Found:
+        answer = self.workers(timeout_s)
+        now = time.time()
+        return Found(
+            [
+                WorkerState(
+                    worker_id=row.worker_id.hex(),
+                    is_alive=row.ended_s is None,
+                    worker_type="DRIVER" if row.is_driver else "WORKER",
+                    exit_type=row.exit_type or None,
+                    node_id=row.host.hex(),
+                    ip=row.ip,
+                    pid=row.pid,
+                    exit_detail=row.reason or None,
+                    start_time_ms=_ms(now, row.began_s),
+                    end_time_ms=_ms(now, row.ended_s),
+                )
+                for row in answer.workers
+            ],
+            _forgotten(answer.forgotten, "workers"),
+        )
+
+    def _jobs(self, timeout_s: float) -> Found:
+        answer = self._ask(q.StateOfJobs, q.JobRecords, timeout_s)
+        drivers = {row.worker_id: row for row in self.workers(timeout_s).workers if row.is_driver}
+        own = self._session.process_id if self._session is not None else b""
+        now = time.time()
+        rows: list[StateSchema] = []
+        for row in answer.jobs:
+            driver = drivers.get(row.driver_id)
+            rows.append(
+                JobState(
+                    type="DRIVER",
+                    job_id=row.job_id.hex(),
+                    submission_id=None,
+                    driver_info=DriverInfo(row.job_id.hex(), driver.ip if driver is not None else "", str(row.pid)),
+                    status="RUNNING" if row.ended_s is None else "SUCCEEDED",
+                    entrypoint=" ".join(sys.orig_argv) if row.driver_id == own else "",
+                    message=row.reason or None,
+                    error_type=None,
+                    start_time=_ms(now, row.began_s),
+                    end_time=_ms(now, row.ended_s),
+                    metadata={},
+                    runtime_env={},
+                    driver_node_id=driver.host.hex() if driver is not None and driver.host else None,
+                )
+            )
+        return Found(rows, _forgotten(answer.forgotten, "jobs"))
+
+    def _tasks(self, timeout_s: float) -> Found:
+        owners = self._ask(lambda request: q.StateOfTasks(request, MAX_LIMIT), q.OwnerRecords, timeout_s)
+        workers = self.workers(timeout_s).workers
+        actors = self._ask(q.StateOfActors, q.ActorRecords, timeout_s).actors
+        running = {row.runs: row for row in workers if row.runs}
+        by_id = {row.worker_id: row for row in workers}
+        for owner in owners.processes:
+            running.update({task_id: by_id[owner.process_id] for task_id in owner.running if owner.process_id in by_id})
+        jobs = {row.worker_id: row.job_id for row in workers}
+        rows: list[StateSchema] = [_construction(actor, running.get(actor.actor_id)) for actor in actors]
+        for owner in owners.processes:
+            (body,) = unpack_messages(owner.rows, frozenset([q.TaskRows]))
+            job_id = owner.job_id or jobs.get(owner.process_id, b"")
+            rows += [_task(row, job_id, running.get(row.task_id), by_id) for row in body.rows]
+        return Found(rows, _incomplete(owners, "tasks", len(rows) - len(actors)))
+
+    def _objects(self, timeout_s: float) -> Found:
+        owners = self._ask(lambda request: q.StateOfObjects(request, MAX_LIMIT), q.OwnerRecords, timeout_s)
+        by_id = {row.worker_id: row for row in self.workers(timeout_s).workers}
+        rows: list[StateSchema] = []
+        for owner in owners.processes:
+            (body,) = unpack_messages(owner.rows, frozenset([q.ObjectRows]))
+            worker = by_id.get(owner.process_id)
+            rows += [_object(row, worker) for row in body.rows]
+        return Found(rows, _incomplete(owners, "objects", len(rows)))
+
+    def _events(self, timeout_s: float) -> Found:
+        return Found([])  # zray records no events
+
+
+_LISTERS: dict[StateResource, Callable[[Source, float], Found]] = {
+    StateResource.ACTORS: Source._actors,
+    StateResource.NODES: Source._nodes,
+    StateResource.WORKERS: Source._workers,
+    StateResource.JOBS: Source._jobs,
+    StateResource.TASKS: Source._tasks,
+    StateResource.OBJECTS: Source._objects,
+    StateResource.CLUSTER_EVENTS: Source._events,
+}
+
+
+def _ask_from_outside(address: str, question: Any, timeout_s: float) -> Any:
+    from zray.config.reading import from_environment  # workers have their settings, and do not load these
+    from zray.transport.security.dialer import credentials_for
+
+    config = from_environment()
+    return ask_broker(address, question, config, credentials_for(address, "driver", config.keys, False), timeout_s)
+
+
+def _running_broker() -> str:
+    from zray.config.reading import from_environment  # workers have their settings, and do not load this
+    from zray.sessions.directories import choose_broker, runtime_root
+
+    config = from_environment()
+    if config.address not in ("", "auto", "local"):
+        return config.address
+    broker, _ = choose_broker(runtime_root(config.tmpdir))
+    if broker is None:
+        raise ServerUnavailable(
+            "there is no cluster to ask: call zray.init() first, or give the address of a broker (address=...)"
+        )
+    return broker.address
+
+
+def _forgotten(count: int, what: str) -> str:
+    return f"{count:,} {what} that have ended are no longer recorded" if count else ""
+
+
+def _incomplete(owners: q.OwnerRecords, what: str, n_rows: int) -> str:
+    """What is missing in records of owners; empty if nothing is."""
+    missing = [f"{owners.left_out:,} processes did not answer in time"] if owners.left_out else []
+    total = sum(owner.total for owner in owners.processes)
+    if total > n_rows:
+        missing.append(f"only {n_rows:,} of {total:,} {what} were asked for")
+    return "; ".join(missing)
+
+
+def _ms(now: float, age_s: float | None) -> int:
+    """A time in milliseconds since 1970, of something that was ``age_s`` ago; 0: it has not been."""
+    return 0 if age_s is None else int((now - age_s) * 1000)
+
+
+def _amounts(shape: bytes) -> dict[str, float]:
+    amounts = unpack(shape) if shape else {}
+    return {str(name): amount / UNIT for name, amount in dict(amounts).items()}
+
+
+def _actor(row: q.ActorRecord) -> ActorState:
+    cause: dict[str, Any] | None = None
+    if row.state == "DEAD":
+        kind = "actor_died_error_context" if row.constructed else "creation_task_failure_context"
+        cause = {kind: {"error_message": row.reason, "actor_id": row.actor_id.hex(), "class_name": row.class_name}}
+    return ActorState(
+        actor_id=row.actor_id.hex(),
+        class_name=row.class_name,
+        state=row.state,
+        job_id=row.job_id.hex(),
+        name=row.name,
+        node_id=row.host.hex() or None,
+        pid=row.pid,
+        ray_namespace=row.namespace,
+        serialized_runtime_env="{}",
+        required_resources=row.resources,
+        death_cause=cause,
+        is_detached=row.detached,
+        placement_group_id=None,
+        repr_name="",
+        num_restarts=row.restarts,
+        num_restarts_due_to_lineage_reconstruction=0,
+        num_restarts_due_to_node_preemption=0,
+    )
+
+
+def _construction(actor: q.ActorRecord, worker: q.WorkerRecord | None) -> TaskState:
+    """The record of the call of an actor's constructor."""
+    states = {
+        "DEPENDENCIES_UNREADY": "PENDING_ARGS_AVAIL",
+        "PENDING_CREATION": "RUNNING" if worker is not None else "PENDING_NODE_ASSIGNMENT",
+    }
+    failed = actor.state == "DEAD" and not actor.constructed
+    function = f"{actor.class_name}.__init__"
+    return TaskState(
+        task_id=actor.actor_id.hex(),
+        attempt_number=0,
+        name=f"{actor.name}:{function}" if actor.name else function,
+        state=states.get(actor.state, "FAILED" if failed else "FINISHED"),
+        job_id=actor.job_id.hex(),
+        actor_id=actor.actor_id.hex(),
+        type="ACTOR_CREATION_TASK",
+        func_or_class_name=function,
+        parent_task_id="",
+        node_id=actor.host.hex() or None,
+        worker_id=actor.worker.hex() or None,
+        worker_pid=actor.pid or None,
+        error_type="ACTOR_CREATION_FAILED" if failed else None,
+        language="PYTHON",
+        required_resources=actor.resources,
+        error_message=actor.reason if failed else None,
+    )
+
+
+def _task(
+    row: q.TaskRow, job_id: bytes, runs_at: q.WorkerRecord | None, workers: dict[bytes, q.WorkerRecord]
+) -> TaskState:
+    state = row.state
+    worker = workers.get(row.worker) if row.worker else None
+    if state in ("PENDING_NODE_ASSIGNMENT", "SUBMITTED_TO_WORKER") and runs_at is not None:
+        state = "RUNNING_IN_RAY_GET" if runs_at.waits and not row.actor else "RUNNING"
+        worker = runs_at
+    return TaskState(
+        task_id=row.task_id.hex(),
+        attempt_number=row.attempt,
+        name=row.name,
+        state=state,
+        job_id=job_id.hex(),
+        actor_id=row.actor.hex() or None,
+        type="ACTOR_TASK" if row.actor else "NORMAL_TASK",
+        func_or_class_name=row.function or row.name,
+        parent_task_id=row.parent.hex(),
+        node_id=worker.host.hex() if worker is not None else None,
+        worker_id=worker.worker_id.hex() if worker is not None else row.worker.hex() or None,
+        worker_pid=worker.pid if worker is not None else None,
+        error_type=row.error_type or None,
+        language="PYTHON",
+        required_resources=_amounts(row.shape),
+        error_message=row.error or None,
+    )
+
+
+def _object(row: q.ObjectRow, worker: q.WorkerRecord | None) -> ObjectState:
+    return ObjectState(
+        object_id=row.object_id.hex(),
+        object_size=-1 if row.size is None else row.size,
+        task_status=row.task_status,
+        attempt_number=row.attempt,
+        reference_type=row.reference,
+        call_site="disabled",
+        type="DRIVER" if worker is None or worker.is_driver else "WORKER",
+        pid=worker.pid if worker is not None else 0,
+        ip=worker.ip if worker is not None else "",
+    )
