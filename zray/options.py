@@ -231,6 +231,8 @@ class MethodOptions:
     """The concurrency group of the actor in which the call runs; None: the method's, else the default group."""
     enable_task_events: bool | None = None
     """The same as ``TaskOptions.enable_task_events``."""
+    _labels: Mapping[str, str] | None = None
+    """The same as ``TaskOptions._labels``."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
@@ -295,6 +297,12 @@ class _Given:
 
     def wrong_value(self, allowed: str) -> NoReturn:
         raise ValueError(f"{self.what}: {self.name}={self.value!r} is not allowed: {allowed}")
+
+    def no_transports(self) -> NoReturn:
+        raise NotImplementedError(
+            f"{self.what}: {self.name}={self.value!r} is not supported: zray has no transports of tensors, which pass "
+            f"through the object store. Leave the option out"
+        )
 
     def not_yet(self) -> NoReturn:
         raise NotImplementedError(f"{self.what}: {self.name}={self.value!r} is not supported by zray yet")
@@ -600,6 +608,7 @@ _METHOD: dict[str, Check] = {
     "name": _task_name,
     "concurrency_group": _text,
     "enable_task_events": _flag,
+    "_labels": _own_labels,
     **_STREAM,
 }
 _SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
@@ -620,12 +629,12 @@ _NOT_YET = frozenset(
         "placement_group",
         "placement_group_bundle_index",
         "placement_group_capture_child_tasks",
-        "_metadata",
-        "enable_tensor_transport",
-        "tensor_transport",
     )
 )
 """Options of Ray that zray does not have yet. The value ``None`` asks for nothing and is accepted."""
+
+_TENSOR_TRANSPORTS = frozenset(("enable_tensor_transport", "tensor_transport"))
+"""Options of Ray's transports of tensors between GPUs. ``None`` and ``False`` ask for nothing and are accepted."""
 
 
 def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -636,6 +645,9 @@ def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]
         given = _Given(what, name, value)
         if name in checks:
             values[name] = getattr(kind(), name) if value is None else checks[name](given)
+        elif name in _TENSOR_TRANSPORTS:
+            if value is not None and value is not False:
+                given.no_transports()
         elif name not in _NOT_YET:
             _refuse(kind, given)
         elif value is not None:

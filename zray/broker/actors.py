@@ -118,6 +118,7 @@ class Actors:
             return
         if message.ready:
             actor.payload = message.payload
+            actor.near = message.near
             self._scheduler.wait_for_place(actor)
 
     def _take_name(self, source: Process, message: ActorCreate) -> bool:

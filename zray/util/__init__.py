@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zray.util.named_actors import list_named_actors as list_named_actors
     from zray.util.nodes import get_node_instance_id as get_node_instance_id
     from zray.util.nodes import get_node_ip_address as get_node_ip_address
+    from zray.util.progress_bar import progress as progress
     from zray.util.serialization import deregister_serializer as deregister_serializer
     from zray.util.serialization import register_serializer as register_serializer
 
@@ -37,6 +38,7 @@ _HOMES = {
     "list_named_actors": "named_actors",
     "log_once": "debug",
     "map_unordered": "helpers",
+    "progress": "progress_bar",
     "register_serializer": "serialization",
 }
 """The module in this package that has a name."""
