@@ -110,6 +110,7 @@ ROWS = (
     Row("shutdown", "lifecycle", "shutdown", "s", (AtMost(0.3),), IMPLEMENTATIONS),
     Row("actors_50", "crowd", "50 actors created and answered once", "s", (AtMost(2),)),
     Row("actors_50_pss", "crowd", "50 actors, PSS of all but the driver", "MB", (AtMost(250),)),
+    Row("environment_first", "environments", "first task in an environment of env_vars", "ms", _faster_than_ray(5)),
     Row("tasks_together", "tasks", "tasks together", "/s", (Times(8), Times(1.3, POOLS)), IMPLEMENTATIONS),
     Row("tasks_one_by_one", "tasks", "tasks one after the other", "/s", _faster_than_ray(3), IMPLEMENTATIONS),
     Row("wait", "tasks", "wait on 1,000 refs one by one", "rounds/s", _faster_than_ray(10)),

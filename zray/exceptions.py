@@ -342,10 +342,15 @@ class ActorUnschedulableError(ActorError):
 
 
 class RuntimeEnvSetupError(ZrayError):
-    """Not raised yet; exists for code that catches it.
+    """A runtime environment could not be set up, so the tasks and actors that need it fail.
 
-    zray has no runtime environments: it refuses ``runtime_env`` with NotImplementedError.
+    The caller's fault, or the network's. The message says what failed, with the last lines of the installer's output.
+    Work that is submitted later tries again.
     """
+
+    def __init__(self, error_message: str = "") -> None:
+        super().__init__(error_message)
+        self.error_message = error_message
 
 
 class ModuleMissingError(ZrayError, ModuleNotFoundError):
@@ -551,6 +556,7 @@ FAILURES: dict[str, type[ZrayError]] = {
         ModuleMissingError,
         SerializationError,
         MessageRefusedError,
+        RuntimeEnvSetupError,
         ObjectRefStreamEndOfStreamError,
     )
 }

@@ -11,6 +11,7 @@ object         28     task (24) + index (4): 0 is a ``put``, 1..n are the return
 actor          24     the identifier of the task that constructs it: its creator (16) + counter of that
                       process (8)
 job            4      counter of the broker
+environment    16     blake2b of the description of a runtime environment and of its setup hook
 function       16     blake2b of the bytes that are shipped: the pickled function or class; if that is
                       large, the marker that names the stored object with the pickle
 =============  =====  =====================================================================
@@ -43,6 +44,7 @@ OBJECT_ID_BYTES = 28
 ACTOR_ID_BYTES = TASK_ID_BYTES
 JOB_ID_BYTES = 4
 FUNCTION_ID_BYTES = 16
+ENVIRONMENT_ID_BYTES = FUNCTION_ID_BYTES
 
 PUT_INDEX = b"\0\0\0\0"
 

@@ -82,7 +82,7 @@ class TaskOptions:
     _labels: Mapping[str, str] | None = None
     """Labels of the task itself. Nothing reads them, as in Ray."""
     runtime_env: Mapping[str, Any] | None = None
-    """Not supported yet: None or an empty dict."""
+    """The runtime environment, see ``zray.runtime_env.RuntimeEnv``. It inherits from the one it is used in."""
     enable_task_events: bool = True
     """Accepted for Ray's programs. zray asks processes for the states of tasks and records no events, so there is
     nothing to switch off."""
@@ -161,7 +161,7 @@ class ActorOptions:
     _labels: Mapping[str, str] | None = None
     """The same as ``TaskOptions._labels``."""
     runtime_env: Mapping[str, Any] | None = None
-    """Not supported yet: None or an empty dict."""
+    """The runtime environment, see ``zray.runtime_env.RuntimeEnv``. It inherits from the one it is used in."""
     enable_task_events: bool = True
     """The same as ``TaskOptions.enable_task_events``."""
     concurrency_groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -231,6 +231,8 @@ class MethodOptions:
     """The concurrency group of the actor in which the call runs; None: the method's, else the default group."""
     enable_task_events: bool | None = None
     """The same as ``TaskOptions.enable_task_events``."""
+    _labels: Mapping[str, str] | None = None
+    """The same as ``TaskOptions._labels``."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
@@ -295,6 +297,12 @@ class _Given:
 
     def wrong_value(self, allowed: str) -> NoReturn:
         raise ValueError(f"{self.what}: {self.name}={self.value!r} is not allowed: {allowed}")
+
+    def no_transports(self) -> NoReturn:
+        raise NotImplementedError(
+            f"{self.what}: {self.name}={self.value!r} is not supported: zray has no transports of tensors, which pass "
+            f"through the object store. Leave the option out"
+        )
 
     def not_yet(self) -> NoReturn:
         raise NotImplementedError(f"{self.what}: {self.name}={self.value!r} is not supported by zray yet")
@@ -542,9 +550,8 @@ def _own_labels(given: _Given) -> Mapping[str, str]:
 
 
 def _runtime_env(given: _Given) -> Mapping[str, Any]:
-    if not isinstance(given.value, Mapping):
-        given.wrong_type("a dict")
-    return {} if not given.value else given.not_yet()
+    value: Mapping[str, Any] = given.value if isinstance(given.value, Mapping) else given.wrong_type("a dict")
+    return value  # the API checks its fields
 
 
 def _not_yet(given: _Given) -> NoReturn:
@@ -601,6 +608,7 @@ _METHOD: dict[str, Check] = {
     "name": _task_name,
     "concurrency_group": _text,
     "enable_task_events": _flag,
+    "_labels": _own_labels,
     **_STREAM,
 }
 _SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
@@ -621,12 +629,12 @@ _NOT_YET = frozenset(
         "placement_group",
         "placement_group_bundle_index",
         "placement_group_capture_child_tasks",
-        "_metadata",
-        "enable_tensor_transport",
-        "tensor_transport",
     )
 )
 """Options of Ray that zray does not have yet. The value ``None`` asks for nothing and is accepted."""
+
+_TENSOR_TRANSPORTS = frozenset(("enable_tensor_transport", "tensor_transport"))
+"""Options of Ray's transports of tensors between GPUs. ``None`` and ``False`` ask for nothing and are accepted."""
 
 
 def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -637,6 +645,9 @@ def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]
         given = _Given(what, name, value)
         if name in checks:
             values[name] = getattr(kind(), name) if value is None else checks[name](given)
+        elif name in _TENSOR_TRANSPORTS:
+            if value is not None and value is not False:
+                given.no_transports()
         elif name not in _NOT_YET:
             _refuse(kind, given)
         elif value is not None:

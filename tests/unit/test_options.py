@@ -185,7 +185,6 @@ BAD_TYPES = [
     (task, {"resources": [("x", 1)]}, "a dict"),
     (task, {"resources": {1: 1}}, "strings"),
     (task, {"name": 5}, "a string"),
-    (task, {"runtime_env": "env"}, "a dict"),
     (task, {"scheduling_strategy": 3}, "'SPREAD' or a strategy"),
     (task, {"label_selector": [1]}, "a dict of strings"),
     (task, {"label_selector": {"a": 1}}, "a dict of strings"),
@@ -206,8 +205,8 @@ BAD_TYPES = [
     (method, {"num_returns": None.__class__}, "an integer >= 0"),
 ]
 NOT_YET = [
-    (task, {"runtime_env": {"env_vars": {"A": "1"}}}),
-    (actor, {"runtime_env": {"pip": ["x"]}}),
+    (actor, {"enable_tensor_transport": True}),
+    (method, {"tensor_transport": "nccl"}),
 ]
 
 
@@ -224,6 +223,17 @@ def test_bad_values_and_types(make, given, message, error):
     text = str(caught.value)
     assert text.startswith(f"{what}: {name}={given[name]!r} ")
     assert message in text
+
+
+@pytest.mark.parametrize(
+    ("make", "given"),
+    [(actor, {"enable_tensor_transport": True}), (method, {"tensor_transport": "nccl"})],
+)
+def test_transports_of_tensors(make, given):
+    (name,) = given
+    with pytest.raises(NotImplementedError, match=f"{name}=.* no transports of tensors, .* object store"):
+        make(**given)
+    assert make(**{name: None}) == make()
 
 
 @pytest.mark.parametrize(("make", "given"), NOT_YET, ids=lambda case: "-".join(case) if isinstance(case, dict) else "")

@@ -9,7 +9,7 @@ from zray.api.actor_meta import METHOD_OPTIONS, ActorMeta, CallOptions, MethodMe
 from zray.api.binding import bind_class, bind_method
 from zray.api.generators import ObjectRefGenerator
 from zray.api.remote_function import _Shipment, looks_like
-from zray.api.runtime import runtime
+from zray.api.runtime import checked_environment, runtime
 from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
@@ -198,6 +198,7 @@ class ActorClass(Generic[C]):
     def __init__(self, kind: type[C], options: ActorOptions, shipment: _Shipment | None = None) -> None:
         self._class = kind
         self._options = options
+        checked_environment(options.runtime_env)
         self._shipment = shipment or _Shipment(kind)
         self.remote = _creator(kind, options, self._shipment)
         self.__doc__ = kind.__doc__

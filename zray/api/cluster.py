@@ -131,7 +131,8 @@ def init(
         logging_config: a ``zray.LoggingConfig``: the root logger of this process and of the job's workers.
         log_to_driver: show the output of workers; default: the setting ``log_to_driver``, which is yes by default.
         namespace: the namespace of this job's actors; default: a new one of its own.
-        runtime_env: not supported yet: must be None or an empty dict.
+        runtime_env: the runtime environment of the job's tasks and actors: a dictionary, or a ``RuntimeEnv``, which
+            describes the fields. Its folders and files are uploaded.
         enable_resource_isolation: must be False: zray does not use cgroups.
         cgroup_path: must be None.
         system_reserved_cpu: must be None.
@@ -153,7 +154,8 @@ def init(
         VersionMismatchError: the cluster has another version of Python or zray.
         SystemFailure: the new cluster could not start.
         ConfigError: a setting, a label or the address cannot be used.
-        NotImplementedError: ``runtime_env`` or ``enable_resource_isolation`` was given.
+        NotImplementedError: ``enable_resource_isolation`` was given.
+        RuntimeEnvSetupError: a folder of ``runtime_env`` cannot be uploaded, or zray cannot carry out a field of it.
         TypeError: an argument has a wrong type.
         ValueError: an argument is out of range, or resources were given for a cluster that is joined.
     """
@@ -173,8 +175,7 @@ def init(
     )
     hidden = arguments.read_hidden(kwargs)
     job = arguments.job_arguments(job_config, namespace, runtime_env, logging_config)
-    if job.runtime_env:
-        raise NotImplementedError("runtime_env is not supported yet: pass None")
+    own_directory = _check_environment(job.runtime_env)
     if job.namespace is not None and job.namespace != "":
         check_text(job.namespace, "zray.init()", "namespace")
     _forget_in_children()
@@ -209,13 +210,34 @@ def init(
         target = broker_of(address, config)
         if target:
             given.update(labels=labels, **dict.fromkeys(hidden.for_new_clusters, True))
-            _driver = _join(target, given, config, job, credentials=credentials_of(target, config, insecure))
+            credentials = credentials_of(target, config, insecure)
+            _driver = _join(target, given, config, job, own_directory, credentials=credentials)
         else:
             offer: dict[str, Any] = {name: getattr(config, name) for name in given}
             offer.update({name: value for name, value in given.items() if value is not None})
             store_bytes = offer.pop("object_store_memory")
-            _driver = _start(host_resources(**offer), store_bytes, config, job)
+            _driver = _start(host_resources(**offer), store_bytes, config, job, own_directory)
+        if job.runtime_env:
+            _begin_environment(job.runtime_env)
         return _driver.context
+
+
+def _check_environment(given: Any) -> bool:
+    """Checks the argument ``runtime_env``. Returns whether workers get a working directory of their own."""
+    if not given:
+        return False
+    from zray.api.environments import check_of_job  # few programs need it
+
+    return check_of_job(given)
+
+
+def _begin_environment(given: Any) -> None:
+    """Sets the job's runtime environment. If that fails, the cluster is left again."""
+    try:
+        runtimes.runtime().begin_job_environment(given)
+    except BaseException:
+        shutdown()
+        raise
 
 
 def _present_context() -> Context:
@@ -232,6 +254,10 @@ def _start_local_mode(job: JobArguments) -> Context:
     from zray.api.local_mode import LocalRuntime
 
     assert job.namespace is not None
+    if job.runtime_env:
+        from zray.api.init_arguments import logger
+
+        logger.warning("runtime_env has no effect in local mode: everything runs in this process as it is")
     local = LocalRuntime(job.namespace)
     object_ref.set_tracker(local)
     runtimes.set_runtime(local)
@@ -243,15 +269,20 @@ def _start_local_mode(job: JobArguments) -> Context:
 # ------------------------------------------------------------------------------------------------ joining
 
 
-def _job_settings(job: JobArguments, config: Config) -> JobSettings:
-    """Returns what the job's workers need: namespace, search path, working directory, ..."""
+def _job_settings(job: JobArguments, config: Config, own_directory: bool) -> JobSettings:
+    """Returns what the job's workers need: namespace, search path, working directory, ...
+
+    ``own_directory``: workers run in a copy of a directory, and import from it. As in Ray, they then import neither
+    from this process's working directory nor from its script's.
+    """
     path = _search_path()
     path[:0] = [directory for directory in map(os.path.abspath, job.code_search_path) if directory not in path]
     main = getattr(sys.modules.get("__main__"), "__file__", None)
-    if main:
-        directory = os.path.dirname(os.path.abspath(main))
-        if directory not in path:
-            path.insert(0, directory)
+    directory = os.path.dirname(os.path.abspath(main)) if main else ""
+    if own_directory:
+        path = [entry for entry in path if entry not in (directory, _working_directory())]
+    elif directory and directory not in path:
+        path.insert(0, directory)
     assert job.namespace is not None
     ray_name = sys.modules.get("zray.ray_name")  # loaded by ``install_as_ray`` only
     return JobSettings(
@@ -284,6 +315,7 @@ def _join(
     given: dict[str, Any],
     config: Config,
     job: JobArguments,
+    own_directory: bool,
     process: LocalCluster | None = None,
     credentials: ClientCredentials | None = None,
 ) -> _Driver:
@@ -297,7 +329,7 @@ def _join(
     from zray.api.driver_output import DriverOutput
 
     process_id = os.urandom(16)
-    settings = _job_settings(job, config)
+    settings = _job_settings(job, config, own_directory)
     info = JoinInfo(pid=os.getpid(), job=settings, shows_logs=config.log_to_driver)
     connection = connect(address, DRIVER, process_id, info, config, credentials)
     lifeline = process.lifeline if process is not None else -1
@@ -333,7 +365,9 @@ def _tell_taken(session: Session, size_bytes: int) -> None:
 # ------------------------------------------------------------------------------------------------ starting
 
 
-def _start(resources: dict[str, int], store_bytes: int, config: Config, job: JobArguments) -> _Driver:
+def _start(
+    resources: dict[str, int], store_bytes: int, config: Config, job: JobArguments, own_directory: bool
+) -> _Driver:
     from zray.local_cluster.launch import LocalCluster  # workers import this module too, and do not need it
 
     root = runtime_root(config.tmpdir)
@@ -342,7 +376,8 @@ def _start(resources: dict[str, int], store_bytes: int, config: Config, job: Job
     try:
         with contextlib.closing(lock):  # from here on the subprocess holds it
             process = LocalCluster(paths, lock, resources, store_bytes, _with_absolute_paths(config))
-        driver = _join(process.wait_until_ready(config.start_timeout_s), {}, config, job, process)
+        address = process.wait_until_ready(config.start_timeout_s)
+        driver = _join(address, {}, config, job, own_directory, process)
     except BaseException as error:
         if process is not None:
             process.kill()

@@ -10,7 +10,8 @@ import inspect
 import itertools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+import warnings
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ class LocalRuntime:
         self._ends: set[bytes] = set()  # what follows the last item of each stream
         self._actors: dict[bytes, _Actor] = {}
         self._names: dict[tuple[str, str], bytes] = {}
+        self._warned = False
 
     # ------------------------------------------------------------------ Tracker
 
@@ -141,10 +143,17 @@ class LocalRuntime:
 
     # ------------------------------------------------------------------ tasks
 
+    def _warn_of_environment(self, environment: Mapping[str, Any] | None) -> None:
+        """Warns once that runtime environments have no effect here."""
+        if environment and not self._warned:
+            self._warned = True
+            warnings.warn("runtime_env has no effect in local mode: everything runs in this process", stacklevel=5)
+
     def submit(
         self, pickled: Callable[[], PickledCallable], function: Callable[..., Any], task: PreparedTask,
         args: Sequence[Any], kwargs: dict[str, Any],
     ) -> list[ObjectRef]:  # fmt: skip
+        self._warn_of_environment(task.environment)
         name = pickled().name
         retries = task.max_retries if task.options.retry_exceptions else 0
         retried = task.options.retry_exceptions
@@ -259,6 +268,7 @@ class LocalRuntime:
         self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],
         kwargs: dict[str, Any],
     ) -> tuple[bytes, ObjectRef | None, ActorMeta]:  # fmt: skip
+        self._warn_of_environment(options.runtime_env)
         key = (options.namespace or self.namespace, options.name or "")
         if options.name and key in self._names:
             if not options.get_if_exists:

@@ -7,7 +7,7 @@ session with a cluster.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zray.api.call_options import CallStream, pack_options, retried_types, stream_of
@@ -43,12 +43,14 @@ if TYPE_CHECKING:
     import concurrent.futures
 
     from zray.api.actor_meta import ActorMeta
+    from zray.api.environments import Environments
+    from zray.runtime_env import RuntimeEnv
 
 
 class PreparedTask:
     """A remote function's options, encoded once for all calls."""
 
-    __slots__ = ("max_retries", "n_returns", "options", "packed", "shape", "spread", "stream")
+    __slots__ = ("environment", "max_retries", "n_returns", "options", "packed", "placed", "shape", "spread", "stream")
 
     def __init__(self, name: str, options: TaskOptions, generator: bool = False) -> None:
         self.options = options
@@ -60,10 +62,21 @@ class PreparedTask:
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
         self.shape = shape_key(options.resource_amounts(), options.constraint_row())
+        self.environment = checked_environment(options.runtime_env)
+        self.placed: tuple[object, bytes] = (None, b"")  # a runtime, and the shape in the environment that it gives
         self.packed = pack_options(
             options.name or name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
             generator, self.stream,
         )  # fmt: skip
+
+
+def checked_environment(given: Mapping[str, Any] | None) -> RuntimeEnv | None:
+    """Checks the option ``runtime_env``. Returns None if it asks for nothing."""
+    if not given:
+        return None
+    from zray.api.environments import checked  # few programs need it
+
+    return checked(given)
 
 
 def blame_argument(signature: inspect.Signature | None, args: Sequence[Any], kwargs: dict[str, Any], what: str) -> None:
@@ -135,6 +148,8 @@ class ClusterRuntime:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._environments: Environments | None = None
+        self._inherits = bool(session.environment.text)
         self.put = session.put
         self.get = session.get
         self.wait = session.wait
@@ -161,16 +176,45 @@ class ClusterRuntime:
         except SerializationError:
             blame_argument(inspect.signature(function), args, kwargs, shipped.name)
             raise
+        shape = task.shape
+        if self._inherits or task.environment is not None:
+            shape = self._shape_in_environment(task)
         return session.submit(
-            function_id, task.shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread,
+            function_id, shape, task.packed, arguments, task.n_returns, task.max_retries, task.spread,
             None if task.stream is None else task.stream.spec,
         )  # fmt: skip
+
+    @property
+    def environments(self) -> Environments:
+        """The runtime environments of this process."""
+        if self._environments is None:
+            from zray.api.environments import Environments  # few programs need it
+
+            self._environments = Environments(self.session)
+        return self._environments
+
+    def begin_job_environment(self, given: Mapping[str, Any]) -> None:
+        """Sets the runtime environment of this driver's job; see ``Environments.begin_job``."""
+        self.environments.begin_job(given)
+        self._inherits = bool(self.session.environment.text)
+
+    def _shape_in_environment(self, task: PreparedTask) -> bytes:
+        placed_by, shape = task.placed
+        if placed_by is not self:
+            environment_id = self.environments.for_option(task.environment)
+            options = task.options
+            shape = shape_key(options.resource_amounts(), options.constraint_row(), environment_id)
+            task.placed = (self, shape)
+        return shape
 
     def create_actor(
         self, meta: ActorMeta, pickled: Callable[[], PickledCallable], options: ActorOptions, args: Sequence[Any],
         kwargs: dict[str, Any],
     ) -> tuple[bytes, ObjectRef | None, ActorMeta]:  # fmt: skip
         session = self.session
+        environment_id = b""
+        if self._inherits or options.runtime_env:
+            environment_id = self.environments.for_option(checked_environment(options.runtime_env))
         shipped = pickled()
         function_id = session.export(shipped)
         try:
@@ -190,7 +234,7 @@ class ClusterRuntime:
             max_concurrency=meta.concurrency,
             ordered=meta.ordered,
             has_coroutines=meta.has_coroutines,
-            placement=shape_key(options.placement_amounts(), options.constraint_row()),
+            placement=shape_key(options.placement_amounts(), options.constraint_row(), environment_id),
             running=shape_key(options.running_amounts()),
             handle=b"",
             meta=meta.packed(),

@@ -13,6 +13,7 @@ from zray.object_ref import get_tracker
 
 if TYPE_CHECKING:
     from zray.public_ids import ActorID, JobID, NodeID, TaskID
+    from zray.runtime_env import RuntimeEnv
 
 LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
 """The identifier of the only process in local mode, and of the only host."""
@@ -130,6 +131,17 @@ class RuntimeContext:
         if spec is None:
             raise RuntimeError("current_actor is only known inside an actor")
         return ActorHandle(session.core.execution.actor_id, None, ActorMeta.unpack(spec.meta))
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """The runtime environment that the running code is in; in a driver, the one of its job."""
+        from zray.runtime_env import RuntimeEnv
+
+        return RuntimeEnv.deserialize(self.get_runtime_env_string())
+
+    def get_runtime_env_string(self) -> str:
+        """The same as JSON; "{}" for none."""
+        return "{}" if is_local_mode() else self._session().environment.text or "{}"
 
     @property
     def gcs_address(self) -> str:

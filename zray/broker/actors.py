@@ -94,6 +94,7 @@ class Actors:
             raise ProtocolError("announced an actor of another process")
         if source.job_id not in self._jobs:
             return  # its job has ended: the process is about to be killed
+        self._scheduler.check_environment(source.job_id, placement)
         actor = self._find(source.process_id, message.actor_id)
         source.last_actor = max(source.last_actor, counter_of(message.actor_id))
         if actor is None:
@@ -117,6 +118,7 @@ class Actors:
             return
         if message.ready:
             actor.payload = message.payload
+            actor.near = message.near
             self._scheduler.wait_for_place(actor)
 
     def _take_name(self, source: Process, message: ActorCreate) -> bool:

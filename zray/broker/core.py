@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from zray.broker.actors import Actors
 from zray.broker.effects import BrokerEffect, Departed
+from zray.broker.environments import SETUP_FAILED, Environments
 from zray.broker.history import History, ToldToBoth
 from zray.broker.inspections import Inspections
 from zray.broker.key_values import KeyValues
@@ -37,8 +38,11 @@ REFUSED = "MessageRefusedError"
 FORCE_GRACE_S = 1.0
 """How long a worker may take to cancel what its task has submitted, before it is killed for that task."""
 KILLED_BY_FORCE = "its task was cancelled with force=True"
-WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError")
+WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError", SETUP_FAILED)
 """The kinds of death that a host may report of a worker."""
+CROWDED_S = 0.5
+"""How long a worker in a runtime environment is kept idle while its host has more idle workers than CPUs. A program may
+use many environments, each for a short time."""
 MAX_BUSY_REPLIES = 6
 """The limit of the back-off for a worker that is busy each time it is asked to exit.
 
@@ -73,6 +77,7 @@ class BrokerCore:
         self.history = History(self.processes, lambda: self._now)
         told = ToldToBoth(self.notices, self.history)
         self.actors = Actors(self.scheduler, self.send, self.jobs, self.processes, told)
+        self.environments = Environments(self.scheduler, self.actors, self.jobs, self._fail_queued)
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
         self.state_reports = StateReports(self)
@@ -94,6 +99,7 @@ class BrokerCore:
             m.Cancel: self._cancel,
             m.FunctionPut: self._function_put,
             m.FunctionGet: self._function_get,
+            m.EnvironmentPut: self.environments.on_put,
             m.ActorCreate: actors.on_create,
             m.ActorCall: actors.on_call,
             m.ActorCancel: actors.on_cancel,
@@ -340,6 +346,7 @@ class BrokerCore:
             jobs.discard(job.job_id)
             if not jobs:
                 del self.functions[function_id]
+        self.environments.forget_job(job.job_id)
 
     # ------------------------------------------------------------------ tasks
 
@@ -350,6 +357,8 @@ class BrokerCore:
         if task_id in self.tasks or source.job_id not in self.jobs:
             return  # a repetition, or from a worker whose job has ended
         shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
+        if shape.environment_id:
+            self.scheduler.check_environment(source.job_id, shape)
         envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
                             msg.near, msg.payload, source.depth)  # fmt: skip
         self.tasks[task_id] = envelope
@@ -499,12 +508,13 @@ class BrokerCore:
                 self.send(each.owner, m.Failed(each.task_id, each.attempt, "TaskUnschedulableError", why, False))
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
+        self._fail_queued(envelope, "TaskCancelledError", "cancelled before it started")
+
+    def _fail_queued(self, envelope: Envelope, kind: str, message: str) -> None:
+        """Ends a task that no worker has. Its envelope is dropped when it reaches the head of its queue."""
         envelope.cancelled = True
         self._forget_task(envelope)
-        failed = m.Failed(
-            envelope.task_id, envelope.attempt, "TaskCancelledError", "cancelled before it started", False
-        )
-        self.send(envelope.owner, failed)
+        self.send(envelope.owner, m.Failed(envelope.task_id, envelope.attempt, kind, message, False))
 
     # ------------------------------------------------------------------ actors
 
@@ -578,6 +588,9 @@ class BrokerCore:
         """
         actor, job = worker.actor, self.jobs.get(worker.job_id)
         never_joined = worker.state is STARTING and not worker.retiring
+        if self.environments.blames(worker, kind):
+            self.environments.failed(worker, message)
+            actor = None
         self.notices.worker_gone(worker, kind, message, culprit)
         self.history.worker_gone(worker, kind, message)
         self.scheduler.remove(worker)
@@ -624,13 +637,15 @@ class BrokerCore:
         self.inspections.tick(now)
 
     def _reap(self, host: Host, now: float) -> None:
-        timeout_s = host.info.idle_timeout_s
         idle = [worker for workers in host.idle.values() for worker in workers]
         surplus = len(idle) - host.pool.total.get("CPU", 0) // 10_000
         for worker in sorted(idle, key=lambda worker: worker.idle_since):
+            timeout_s = host.info.idle_timeout_s
+            if surplus > 0 and worker.environment_id:
+                timeout_s = min(timeout_s, CROWDED_S)
             patience_s = timeout_s * 2 ** min(worker.busy_replies, MAX_BUSY_REPLIES)
             if now - worker.idle_since >= patience_s and (surplus > 0 or not worker.kept):
-                host.idle[worker.job_id].remove(worker)
+                host.idle[worker.pool].remove(worker)
                 worker.enter(PROBED)
                 self.send(worker.worker_id, m.ExitIfIdle("it was idle", surplus > 0))
                 surplus -= 1

@@ -75,7 +75,7 @@ class Loan:
 class Host:
     """A host of the cluster.
 
-    ``idle``: its idle workers by job (b"": no job yet), the last used one last; ``actors``: how many actors it has;
+    ``idle``: its idle workers by ``Worker.pool``, the last used one last; ``actors``: how many actors it has;
     ``lent``: the CPUs that waiting tasks have lent, by job and depth (see ``zray.broker.lent``).
     """
 
@@ -113,6 +113,10 @@ class Host:
         """The host's name in messages, made unique: several hosts may have the same hostname."""
         return f"{self.info.hostname} ({self.host_id.hex()[:8]})"
 
+    def count_starting(self, environment_id: bytes) -> int:
+        """How many workers are being started for tasks in an environment. Others may take minutes, or never join."""
+        return sum(worker.environment_id == environment_id for worker in self.starting.values())
+
     def count_actor(self, more: int) -> None:
         """Counts an actor that is placed here (1) or leaves (-1)."""
         self.actors += more
@@ -139,6 +143,7 @@ class Worker:
         "busy_replies",
         "charge",
         "depth",
+        "environment_id",
         "gpus",
         "grant",
         "host",
@@ -161,9 +166,10 @@ class Worker:
         "yields_to",
     )  # fmt: skip
 
-    def __init__(self, worker_id: bytes, host: Host) -> None:
+    def __init__(self, worker_id: bytes, host: Host, environment_id: bytes = b"") -> None:
         self.worker_id = worker_id
         self.host = host
+        self.environment_id = environment_id  # the runtime environment that it was started in; empty for none
         self.job_id = b""
         self.pid = 0
         self.state = STARTING
@@ -187,6 +193,11 @@ class Worker:
         self.busy_replies = 0  # how often it was busy when asked to exit: the more often, the later it is asked again
         self.actor: Actor | None = None
         self.served = b""  # the actor that it was given; kept when the actor has ended: replies may still come
+
+    @property
+    def pool(self) -> bytes:
+        """Its job (empty: none yet) and its environment: it takes only work of the same pool."""
+        return self.job_id + self.environment_id
 
     def enter(self, state: int) -> None:
         """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
@@ -237,8 +248,8 @@ class Actor:
     """
 
     __slots__ = ("actor_id", "constructed", "creator", "death_error", "death_message", "depth", "failed_starts",
-                 "function_id", "incarnation", "job_id", "last_seq", "payload", "place", "placement", "queue",
-                 "released", "restarts_left", "running", "spec", "state", "subscribers", "worker")  # fmt: skip
+                 "function_id", "incarnation", "job_id", "last_seq", "near", "payload", "place", "placement",
+                 "queue", "released", "restarts_left", "running", "spec", "state", "subscribers", "worker")  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
@@ -249,6 +260,7 @@ class Actor:
         self.payload = b""
         self.creator = b""
         self.job_id = b""
+        self.near = b""  # the host that has most bytes of its constructor's arguments
         self.depth = 0  # the depth of what its creator submits
         self.placement: Shape = NOTHING
         self.running: Shape = NOTHING

@@ -191,8 +191,15 @@ class Reports:
         if actor is not None:
             about = about._replace(name=actor.label)
             if actor.worker is not None:
-                state = q.STARTING if actor.worker.state is STARTING else AT_WORKER
-                self._explain_worker(source, about._replace(state=state), actor.worker)
+                worker = actor.worker
+                if worker.state is not STARTING:
+                    self._explain_worker(source, about._replace(state=AT_WORKER), worker)
+                    return
+                if worker.environment_id and not worker.pid:  # it is not forked yet
+                    why = f"its runtime environment is being set up on {worker.host.label}"
+                    self._core.send(source.process_id, about._replace(state=UNPLACED, why=why))
+                    return
+                self._explain_worker(source, about._replace(state=q.STARTING), worker)
                 return
             why = self._why_unplaced(actor.placement) if actor.payload else "its constructor waits for arguments"
             about = about._replace(state=UNPLACED, why=why)
@@ -220,6 +227,9 @@ class Reports:
         """Why no host has room for a shape at the moment."""
         if infeasible := self._infeasible(shape, "it"):
             return infeasible
+        if starting := self._starting_in(shape):
+            where = ", ".join(sorted({worker.host.info.hostname for worker in starting})[:5])
+            return f"its runtime environment is being set up on {where}"
         actors = [worker.actor for worker in self._core.scheduler.workers.values() if _holds(worker, shape)]
         held = ""
         if actors:
@@ -227,6 +237,13 @@ class Reports:
             held = f", some of it by {len(actors)} actor(s) for as long as they live ({names})"
         waiting = sum(len(queue) for queue in self._core.scheduler.queues.values())
         return f"it asks for {shape!r}, which is in use{held}; {waiting:,} tasks wait for a place"
+
+    def _starting_in(self, shape: Shape) -> list[Worker]:
+        """The workers that are being started in a shape's runtime environment, if it has one."""
+        if not shape.environment_id:
+            return []
+        workers = self._core.scheduler.workers.values()
+        return [each for each in workers if each.state is STARTING and each.environment_id == shape.environment_id]
 
     # ------------------------------------------------------------------ status
 
@@ -405,7 +422,7 @@ class Reports:
             for worker in self._core.scheduler.workers.values()
             if worker.actor is not None and worker.state is SERVING and worker.grant.amounts.get(CPU)
         ]
-        if not holders or not shape.cpus:
+        if not holders or not shape.cpus or self._starting_in(shape):
             return ""
         names = ", ".join(sorted({actor.label for actor in holders})[:5])
         return (

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Any
 
+from zray.ids import ENVIRONMENT_ID_BYTES
 from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
 from zray.protocol.codec import shape_key as shape_key
 from zray.protocol.messages import ProtocolError
@@ -22,18 +23,22 @@ HEAD = "node:__internal_head__"
 
 
 class Shape:
-    """The resources that a task or actor asks for. ``cpus`` is the part that is lent while it blocks in ``get``.
+    """What a task or actor asks for: resources, some of the hosts, and a runtime environment.
 
-    ``constraint``: the hosts that may take it; None: all. ``grant_key``: the key of the amounts alone, for workers.
+    ``cpus``: the part that is lent while it blocks in ``get``. ``constraint``: the hosts that may take it; None: all.
+    ``environment_id``: empty for none. ``grant_key``: the key of the amounts alone, for workers.
     """
 
-    __slots__ = ("amounts", "constraint", "cpus", "gpus", "grant_key", "key")
+    __slots__ = ("amounts", "constraint", "cpus", "environment_id", "gpus", "grant_key", "key")
 
-    def __init__(self, key: bytes, amounts: dict[str, int], constraint: Constraint | None = None) -> None:
+    def __init__(
+        self, key: bytes, amounts: dict[str, int], constraint: Constraint | None = None, environment_id: bytes = b""
+    ) -> None:
         self.key = key
+        self.environment_id = environment_id
         self.amounts = amounts
         self.constraint = constraint
-        self.grant_key = key if constraint is None else shape_key(amounts)
+        self.grant_key = key if constraint is None and not environment_id else shape_key(amounts)
         self.cpus = amounts.get(CPU, 0)
         self.gpus = amounts.get(GPU, 0)
 
@@ -47,15 +52,20 @@ def read_shape(key: bytes) -> Shape:
     if len(key) > MAX_SHAPE_BYTES:
         raise ProtocolError(f"malformed resources: more than {MAX_SHAPE_BYTES} bytes")
     try:
-        fields, constraint = unpack(key), None
+        fields, constraint, environment_id = unpack(key), None, b""
         if type(fields) is dict:
-            fields, constraint = fields["amounts"], constraint_from_row(fields["constraint"])
+            if (row := fields["constraint"]) is not None:
+                constraint = constraint_from_row(row)
+            environment_id = fields["environment"]
+            if type(environment_id) is not bytes or len(environment_id) not in (0, ENVIRONMENT_ID_BYTES):
+                raise ProtocolError("malformed runtime environment")
+            fields = fields["amounts"]
         amounts = dict(fields)
         if not all(type(name) is str and type(amount) is int and amount > 0 for name, amount in amounts.items()):
             raise ProtocolError("malformed resources")
     except (ValueError, TypeError, KeyError) as error:
         raise ProtocolError(f"malformed resources: {error}") from None
-    return Shape(key, amounts, constraint)
+    return Shape(key, amounts, constraint, environment_id)
 
 
 NOTHING = Shape(shape_key({}), {})

@@ -25,7 +25,17 @@ from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
 from zray.broker.resources import NOTHING, Shape
 from zray.broker.shares import Shares
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, SERVING, WorkerState
-from zray.protocol.messages import FLAG_RETRYABLE, FLAG_SPREAD, ActorStart, JobConfig, KillWorker, Run, StartWorker
+from zray.protocol.messages import (
+    FLAG_RETRYABLE,
+    FLAG_SPREAD,
+    ActorStart,
+    JobConfig,
+    KillWorker,
+    ProtocolError,
+    Run,
+    StartWorker,
+)
+from zray.protocol.records import EnvironmentSpec
 
 CREDIT_US = 3000
 """The estimated work that a worker may hold, in microseconds: several round trips through a busy broker."""
@@ -33,9 +43,13 @@ MAX_CREDIT = 256
 """The most envelopes that a worker may hold."""
 MAX_STARTING_PER_HOST = 16
 """The most workers that a host starts for tasks at the same time."""
+MAX_STARTING_IN_ENVIRONMENTS = 64
+"""The most workers that a host starts in runtime environments at the same time. Some may take minutes. So while as many
+as ``MAX_STARTING_PER_HOST`` are starting, each further environment still gets one."""
 MAX_ESTIMATES = 10_000
 """The most functions whose run time is remembered."""
 MIN_ESTIMATE_US = 5
+_NO_ENVIRONMENT = EnvironmentSpec()
 
 
 K = TypeVar("K")
@@ -68,6 +82,7 @@ class Scheduler:
         self.shares = Shares(clock, self.places.eligible, self.places.admits)
         self.queues: dict[tuple[bytes, bytes, bool, int], TaskQueue] = {}
         self.actors_waiting: dict[tuple[bytes, bytes, int], ActorLine] = {}
+        self.environments: dict[tuple[bytes, bytes], EnvironmentSpec] = {}  # runtime environments, by job and ID
         self.congested: set[bytes] = set()  # owners whose tasks must not start now: they do not take their messages
         self._send = send
         self._new_id = new_id
@@ -146,6 +161,16 @@ class Scheduler:
         self.shares.close_job(job_id)
         self.lent.forget_job(self.hosts.values(), job_id)
         return dropped
+
+    def check_environment(self, job_id: bytes, shape: Shape) -> None:
+        """Raises ProtocolError if a job has not announced the runtime environment of a shape."""
+        if shape.environment_id and (job_id, shape.environment_id) not in self.environments:
+            raise ProtocolError("work in a runtime environment that its job has not announced")
+
+    def queued_in(self, environment_id: bytes) -> list[Envelope]:
+        """The queued envelopes that need a runtime environment."""
+        queues = [queue for queue in self.queues.values() if queue.share.shape.environment_id == environment_id]
+        return [envelope for queue in queues for envelope in queue if not envelope.cancelled]
 
     def record_run(self, function_id: bytes, run_us: int) -> None:
         """Learns from a run how long a function takes, in microseconds."""
@@ -324,9 +349,10 @@ class Scheduler:
             worker.enter(BUSY)
             self._fill(worker, queue, ration)
             return True
-        if self._contended:
+        if self._contended and not queue.share.shape.environment_id:
             return self._reserve(host, queue)
-        self._start_for_tasks(host, queue.share.shape, len(queue))
+        # A worker in an environment may take minutes to start: it holds no resources meanwhile.
+        self._start_for_tasks(host, queue, len(queue))
         return False
 
     def _refill(self, waiting: Sequence[ActorLine | TaskQueue], refillable: dict[Share, dict[bytes, Worker]]) -> None:
@@ -379,19 +405,21 @@ class Scheduler:
     # ------------------------------------------------------------------ workers
 
     def _idle_worker(self, host: Host, job_id: bytes, shape: Shape) -> Worker | None:
-        """Takes an idle worker of the job, or one that has no job yet; None if there is none.
+        """Takes an idle worker of the job, or one that has no job yet, in the shape's environment; None if there is
+        none.
 
         A process keeps the same GPUs, or none, until it ends: libraries read ``CUDA_VISIBLE_DEVICES`` only once, and
         keep memory on the GPUs that they have used.
         """
         gpus = host.pool.next_gpus(shape) if shape.gpus else []
-        for key in (job_id, b""):
-            idle = host.idle.get(key, [])
+        fresh = shape.environment_id
+        for pool in (job_id + fresh, fresh):
+            idle = host.idle.get(pool, [])
             # The last used worker is last. One that blocks, in a thread that a task left behind, would hand work back.
             for worker in reversed(idle):
-                if not worker.blocked and (worker.used_gpus == gpus or not key):
+                if not worker.blocked and (worker.used_gpus == gpus or pool is fresh):
                     idle.remove(worker)
-                    if not key:
+                    if pool is fresh:
                         self._assign(worker, job_id)
                     return worker
         return None
@@ -403,10 +431,15 @@ class Scheduler:
         job.workers[worker.worker_id] = None
         self._send(worker.worker_id, JobConfig(job_id, job.settings))
 
-    def _start_for_tasks(self, host: Host, shape: Shape, wanted: int) -> None:
-        wanted = host.pool.how_many_fit(shape, 1 if host.lent else wanted) - len(host.starting)
-        for _ in range(min(wanted, MAX_STARTING_PER_HOST - len(host.starting))):
-            self.start_worker(host)
+    def _start_for_tasks(self, host: Host, queue: TaskQueue, wanted: int) -> None:
+        shape = queue.share.shape
+        starting = host.count_starting(shape.environment_id)
+        wanted = host.pool.how_many_fit(shape, 1 if host.lent else wanted) - starting
+        most = MAX_STARTING_PER_HOST - starting
+        if shape.environment_id and len(host.starting) >= MAX_STARTING_PER_HOST:
+            most = 0 if starting or len(host.starting) >= MAX_STARTING_IN_ENVIRONMENTS else 1
+        for _ in range(min(wanted, most)):
+            self.start_worker(host, job_id=queue.job_id, environment_id=shape.environment_id)
 
     def _reserve(self, host: Host, queue: TaskQueue) -> bool:
         """Gives a starting worker a grant for a line. Without it, other lines would take the resources until it joins.
@@ -415,9 +448,10 @@ class Scheduler:
         """
         if queue.share.starting >= len(queue):
             return False
-        worker = next((worker for worker in host.starting.values() if worker.reserved is None), None)
+        plain = [worker for worker in host.starting.values() if not worker.environment_id]
+        worker = next((worker for worker in plain if worker.reserved is None), None)
         if worker is None:
-            if len(host.starting) >= MAX_STARTING_PER_HOST:
+            if len(plain) >= MAX_STARTING_PER_HOST:
                 return False
             worker = self.start_worker(host)
         queue.share.starting += 1
@@ -445,15 +479,21 @@ class Scheduler:
             queue.share.starting -= 1
         return queue
 
-    def start_worker(self, host: Host, actor: Actor | None = None) -> Worker:
-        """Makes the record of a new worker and has its host fork the process."""
-        worker = Worker(self._new_id(), host)
+    def start_worker(
+        self, host: Host, actor: Actor | None = None, job_id: bytes = b"", environment_id: bytes = b""
+    ) -> Worker:
+        """Makes the record of a new worker and has its host fork the process.
+
+        ``environment_id``: the runtime environment that the job ``job_id`` has announced; empty for none.
+        """
+        worker = Worker(self._new_id(), host, environment_id)
         worker.actor = actor
         self.workers[worker.worker_id] = worker
         host.workers[worker.worker_id] = worker
         if actor is None:
             host.starting[worker.worker_id] = worker
-        self._send(host.host_id, StartWorker(worker.worker_id))
+        environment = self.environments[job_id, environment_id] if environment_id else _NO_ENVIRONMENT
+        self._send(host.host_id, StartWorker(worker.worker_id, environment))
         self.places.touch(host)
         return worker
 
@@ -461,7 +501,7 @@ class Scheduler:
         """A worker has no work: puts it on its host's idle list."""
         worker.enter(IDLE)
         worker.idle_since = now
-        worker.host.idle.setdefault(worker.job_id, []).append(worker)
+        worker.host.idle.setdefault(worker.pool, []).append(worker)
         self.places.touch(worker.host)
 
     def _grant(self, worker: Worker, share: Share) -> None:
@@ -552,7 +592,7 @@ class Scheduler:
 
     def _free(self, worker: Worker) -> None:
         """A worker gets no more work: takes back what it holds, and removes it from all lists of workers to use."""
-        idle = worker.host.idle.get(worker.job_id)
+        idle = worker.host.idle.get(worker.pool)
         if idle is not None and worker in idle:
             idle.remove(worker)
         self._not_refillable(worker)
@@ -587,15 +627,22 @@ class Scheduler:
             yield
 
     def _host_for_actor(self, line: ActorLine, changed: dict[bytes, Host]) -> Host | None:
-        """The host with the fewest actors per CPU, of those that have room; None if no host has."""
+        """The host with the fewest actors per CPU, of those that have room; None if no host has.
+
+        Of equal hosts, the one that has the arguments of the actor's constructor.
+        """
         share = line.share
         among = changed if line.full else None
-        return self.places.least_loaded(share.shape, lambda host: self._is_open(host, share), among)
+        chosen = self.places.least_loaded(share.shape, lambda host: self._is_open(host, share), among)
+        near = self.hosts.get(next(iter(line.actors.values())).near)
+        if chosen is None or near is None or near is chosen:
+            return chosen
+        return near if self.places.is_as_good(near, chosen, share.shape) and self._is_open(near, share) else chosen
 
     def _place_actor(self, actor: Actor, host: Host, share: Share) -> None:
         worker = self._idle_worker(host, actor.job_id, share.shape)
         host.count_actor(1)
-        actor.worker = worker or self.start_worker(host, actor)
+        actor.worker = worker or self.start_worker(host, actor, actor.job_id, share.shape.environment_id)
         actor.worker.actor = actor
         self._grant(actor.worker, share)
         if worker is not None:

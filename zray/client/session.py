@@ -47,7 +47,7 @@ from zray.object_ref import HeldRef, ObjectRef, set_tracker
 from zray.protocol.key_values import KvRequest
 from zray.protocol.messages import CANCEL_FORCE, FLAG_RETRYABLE, FLAG_SPREAD, ActorFound, FreeObjects, NameTaken
 from zray.protocol.questions import HostList, HostsQuery, MemberQuery, Membership, Question
-from zray.protocol.records import ActorSpec, JobSettings
+from zray.protocol.records import ActorSpec, EnvironmentSpec, JobSettings
 from zray.protocol.state_questions import StateQuestion
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.views import read_mutable_as_views
@@ -108,6 +108,8 @@ class Session:
         self.job_id = cluster.job_id
         self.cluster_id = connection.cluster_id
         self.process_id = process_id
+        self.environment = EnvironmentSpec()
+        """The runtime environment of a worker, or of a driver's job. What this process submits inherits it."""
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
         self.stores = Stores(

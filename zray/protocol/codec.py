@@ -46,20 +46,28 @@ def pack(value: Any) -> bytes:
 MAX_SHAPE_BYTES = 1 << 16
 
 
-def shape_key(amounts: dict[str, int], constraint: list[Any] | None = None) -> bytes:
+def shape_key(amounts: dict[str, int], constraint: list[Any] | None = None, environment_id: bytes = b"") -> bytes:
     """The canonical form of ``amounts`` (ten-thousandths by name) for messages.
 
     ``constraint``: the hosts that may take the work, see ``zray.scheduling.constraint.Constraint.to_row``; None: all.
-    Raises ValueError if it is longer than ``MAX_SHAPE_BYTES``.
+    ``environment_id``: the runtime environment in which the work runs; empty for none. Raises ValueError if the form is
+    longer than ``MAX_SHAPE_BYTES``.
     """
     pairs = sorted(item for item in amounts.items() if item[1])
-    key = pack(pairs if constraint is None else {"amounts": pairs, "constraint": constraint})
+    is_plain = constraint is None and not environment_id
+    key = pack(pairs if is_plain else {"amounts": pairs, "constraint": constraint, "environment": environment_id})
     if len(key) > MAX_SHAPE_BYTES:
         raise ValueError(
             f"resources: {len(amounts)} names and amounts of {len(key):,} bytes together, with their label selectors, "
             f"are more than the {MAX_SHAPE_BYTES:,} that one call may ask for: use fewer, or shorter, names"
         )
     return key
+
+
+def amounts_in(key: bytes) -> dict[str, int]:
+    """The amounts of a shape. The shape is known to be well formed."""
+    fields = unpack(key)
+    return dict(fields["amounts"] if type(fields) is dict else fields)
 
 
 class Frame(NamedTuple):

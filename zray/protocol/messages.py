@@ -95,6 +95,7 @@ from zray.protocol.records import (
     Activity,
     ActorSpec,
     ClusterInfo,
+    EnvironmentSpec,
     HostInfo,
     JobSettings,
     JoinInfo,
@@ -261,12 +262,24 @@ class FunctionGet(NamedTuple):
     function_id: FunctionId
 
 
+class EnvironmentPut(NamedTuple):
+    """Announces a runtime environment to the job, before the first task or actor that names it in its shape.
+
+    ``eager``: each host starts a worker in it at once.
+    """
+
+    environment_id: bytes
+    environment: EnvironmentSpec
+    eager: bool
+
+
 class ActorCreate(NamedTuple):
     """Announces an actor.
 
     ``ready``: the message has the arguments of the constructor; else they follow in another ``ActorCreate``.
     ``request``: the number for the answer, if the actor has a name: ``ActorFound`` or ``NameTaken``. ``get_if_exists``:
-    if another actor has the name, the answer is that actor.
+    if another actor has the name, the answer is that actor. ``near``: the host that has most bytes of the arguments;
+    empty if that does not matter.
     """
 
     actor_id: ActorId
@@ -275,6 +288,7 @@ class ActorCreate(NamedTuple):
     request: int
     get_if_exists: bool
     ready: bool
+    near: bytes
     payload: bytes
 
 
@@ -597,6 +611,7 @@ class StartWorker(NamedTuple):
     """Tells a host to fork a worker. When the worker has joined, the broker tells it what to run."""
 
     worker_id: ProcessId
+    environment: EnvironmentSpec = EnvironmentSpec()
 
 
 class KillWorker(NamedTuple):
@@ -617,9 +632,9 @@ class FlushLogs(NamedTuple):
 
 
 ClientToBroker = (
-    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | ActorCreate
-    | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting | Leaving | Staying
-    | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
+    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | EnvironmentPut
+    | ActorCreate | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting
+    | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected | Question
     | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (

@@ -88,6 +88,40 @@ class ClusterInfo(NamedTuple):
     hosts: list[HostState] = []
 
 
+# ------------------------------------------------------------------------------------- runtime environments
+
+
+class EnvironmentPart(NamedTuple):
+    """A part of a runtime environment that each host has to install once, such as a package of files."""
+
+    uri: str
+    """Names its content. Environments with the same part share what is installed."""
+    kind: str
+    """How it is installed: see ``zray.worker.installing``."""
+    details: str
+    """What is installed, for kinds whose ``uri`` does not say it."""
+    content: bytes
+    """The package itself, if it is small."""
+    stored: bytes
+    """The object with the package, if it is large; else empty."""
+    kept_by: bytes
+    """The host or driver that has the object; else empty."""
+    size: int
+    """The size of the object, in bytes."""
+
+
+class EnvironmentSpec(NamedTuple):
+    """A runtime environment, as the host and the process of its workers need it. The default is none at all."""
+
+    text: str = ""
+    """The environment as JSON: what ``RuntimeContext.get_runtime_env_string`` returns."""
+    hook: bytes = b""
+    """The pickled function that each worker calls first; empty if there is none, or ``text`` names it."""
+    parts: list[EnvironmentPart] = []
+    timeout_s: float = 0.0
+    """How long the installation of a part may take; 0: without limit."""
+
+
 # -------------------------------------------------------------------------------------------------- objects
 
 

@@ -46,6 +46,7 @@ from zray.protocol.messages import (
     CopyMade,
     Delivered,
     Done,
+    EnvironmentPut,
     ExitIfIdle,
     Failed,
     FlushLogs,
@@ -167,6 +168,7 @@ TYPES: tuple[Any, ...] = (
     StateOfActors, StateOfHosts, StateOfWorkers, StateOfJobs, StateOfTasks, StateOfObjects,
     ActorRecords, HostRecords, WorkerRecords, JobRecords, OwnerRecords,
     InspectTasks, InspectObjects, RecordsInspected, TaskRows, ObjectRows,
+    EnvironmentPut,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

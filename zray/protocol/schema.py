@@ -24,6 +24,7 @@ SIZES = {
     "task_id": ids.TASK_ID_BYTES,
     "object_id": ids.OBJECT_ID_BYTES,
     "function_id": ids.FUNCTION_ID_BYTES,
+    "environment_id": ids.ENVIRONMENT_ID_BYTES,
     "incarnation": 8,  # the broker's; an actor's is a number
     "object_ids": ids.OBJECT_ID_BYTES,
     "task_ids": ids.TASK_ID_BYTES,

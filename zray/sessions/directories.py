@@ -3,6 +3,7 @@
 One start of a local cluster, broker or host makes a session. Below the root, a directory of its user only::
 
     <root>/<session>/          sockets, spilled objects, and the files
+        environments/          what a host has installed for runtime environments
         lock                   locked by the session's guardian, like the directory, as long as it runs: see lock.py
         store                  directories elsewhere that belong to the session, one a line (its object store)
         broker                 of a broker that was started by hand: its address
@@ -74,6 +75,11 @@ class SessionPaths:
     @property
     def spill(self) -> str:
         return f"{self.directory}/spill"
+
+    @property
+    def environments(self) -> str:
+        """The directory for what runtime environments need on the host."""
+        return f"{self.directory}/environments"
 
     @property
     def lock(self) -> str:

@@ -59,7 +59,7 @@ GOLDEN = """
 8 Blocked blocked: bool
 9 FunctionPut function_id: bytes, name: str, blob: bytes
 10 FunctionGet function_id: bytes
-11 ActorCreate actor_id: bytes, function_id: bytes, spec: ActorSpec, request: int, get_if_exists: bool, ready: bool, payload: bytes
+11 ActorCreate actor_id: bytes, function_id: bytes, spec: ActorSpec, request: int, get_if_exists: bool, ready: bool, near: bytes, payload: bytes
 12 ActorCall actor_id: bytes, incarnation: int, seq: int, task_id: bytes, attempt: int, payload: bytes
 13 ActorCancel actor_id: bytes, task_id: bytes, mode: int
 14 ActorKill actor_id: bytes, no_restart: bool
@@ -96,7 +96,7 @@ GOLDEN = """
 45 ExitIfIdle reason: str, surplus: bool
 46 Notice text: str
 47 Logs entries: list[PrintedLines], left_out: int
-48 StartWorker worker_id: bytes
+48 StartWorker worker_id: bytes, environment: EnvironmentSpec
 49 KillWorker worker_id: bytes, reason: str
 50 FlushLogs request: int
 51 ObjectRequest object_id: bytes
@@ -177,6 +177,7 @@ GOLDEN = """
 126 RecordsInspected request: int, total: int, rows: bytes, running: list[bytes]
 127 TaskRows rows: list[TaskRow]
 128 ObjectRows rows: list[ObjectRow]
+129 EnvironmentPut environment_id: bytes, environment: EnvironmentSpec, eager: bool
 """
 """The wire format of protocol version 10. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
@@ -186,6 +187,8 @@ VersionPair name: str, joiner: str, cluster: str
 HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
+EnvironmentPart uri: str, kind: str, details: str, content: bytes, stored: bytes, kept_by: bytes, size: int
+EnvironmentSpec text: str, hook: bytes, parts: list[EnvironmentPart], timeout_s: float
 ObjectLocation object_id: bytes, hosts: list[bytes], size: int | None
 ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes, groups: dict[str, int]
 RunningCall name: str, seconds: float, task_id: bytes
@@ -229,6 +232,7 @@ FIXED_SIZES = {
     "task_id": 24,
     "object_id": 28,
     "function_id": 16,
+    "environment_id": 16,
     "object_ids": 28,
     "task_ids": 24,
     "sources": 16,
@@ -429,7 +433,7 @@ def test_each_message_survives_a_round_trip(kind):
 
 
 def test_records_survive_a_round_trip():
-    created = messages.ActorCreate(b"a" * 24, b"f" * 16, example_of(records.ActorSpec), 1, False, True, b"")
+    created = messages.ActorCreate(b"a" * 24, b"f" * 16, example_of(records.ActorSpec), 1, False, True, b"", b"")
     assert type(decode_row(as_arrived(encode_row(created)), EVERYTHING).spec) is records.ActorSpec
     status = example_of(questions.ClusterStatus)
     back = decode_row(as_arrived(encode_row(status)), EVERYTHING)

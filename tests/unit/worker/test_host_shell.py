@@ -84,7 +84,7 @@ def test_messages_of_host_transfers_and_workers_in_one_turn(pipes: list[int], tm
     transfers.listen_again = lambda: None  # type: ignore[attr-defined]
     shell._outlet.add(WORKER, "f", 1, "stdout", ["printed"])
     shell.core.receive(BROKER, StartWorker(WORKER), 1.0)
-    shell._fork = lambda worker_id: shell.core.fork_failed(worker_id, "no memory", 1.0)  # type: ignore[method-assign]
+    shell._fork = lambda effect: shell.core.fork_failed(effect.worker_id, "no memory", 1.0)  # type: ignore[method-assign]
     connection.arrived = [FlushLogs(7)]
     shell._turn()
     shell._turn()

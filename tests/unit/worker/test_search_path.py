@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zray.worker.process.environment import merged_search_path
+from zray.worker.process.search_path import merged_search_path
 
 LIBRARY = "/python/lib"
 

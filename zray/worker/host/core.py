@@ -31,15 +31,19 @@ from zray.protocol.messages import (
     WorkerDied,
     WorkerStarted,
 )
+from zray.protocol.records import EnvironmentSpec
+from zray.worker.host.installations import Installations, InstallEffect
 
 _BY_ACCESS = (7, 11)
 """SIGBUS and SIGSEGV: the signals for access to memory that a process may not access."""
 
 
 class Fork(NamedTuple):
-    """Fork a worker."""
+    """Fork a worker. ``directories``: the numbers of those in which the parts of its environment are installed."""
 
     worker_id: bytes
+    environment: EnvironmentSpec = EnvironmentSpec()
+    directories: list[int] = []
 
 
 class Kill(NamedTuple):
@@ -91,19 +95,33 @@ class FreeSegments(NamedTuple):
     object_ids: list[bytes]
 
 
-HostEffect = Fork | Kill | SweepOwner | ReadLogs | TellUse | LogRoom | PeerSaid | PeerDied | FreeSegments | LogLine
+HostEffect = (
+    Fork
+    | Kill
+    | SweepOwner
+    | ReadLogs
+    | TellUse
+    | LogRoom
+    | PeerSaid
+    | PeerDied
+    | FreeSegments
+    | InstallEffect
+    | LogLine
+)
 
 
 class LocalWorker:
     """A worker of this host.
 
-    ``pid`` is 0 until the worker is forked. ``kill_reason`` is why it is being killed, or empty.
+    ``pid`` is 0 until the worker is forked. ``kill_reason`` is why it is being killed, or empty. ``environment``: the
+    runtime environment in which it is started.
     """
 
-    __slots__ = ("kill_reason", "pid", "worker_id")
+    __slots__ = ("environment", "kill_reason", "pid", "worker_id")
 
-    def __init__(self, worker_id: bytes) -> None:
+    def __init__(self, worker_id: bytes, environment: EnvironmentSpec) -> None:
         self.worker_id = worker_id
+        self.environment = environment
         self.pid = 0
         self.kill_reason = ""
 
@@ -130,14 +148,16 @@ class HostCore:
         self._to_broker = self._outbox.to_broker
         self._send = self._outbox.send
         self._hostname = hostname
+        self.installations = Installations(self._perform)
         self._owners: set[bytes] = set()  # owners of the objects in the store, as of the last look
 
     def receive(self, source: bytes, message: Any, now: float) -> None:
         """Handles a message of the broker."""
         if isinstance(message, StartWorker):
             if message.worker_id not in self.workers:
-                self.workers[message.worker_id] = LocalWorker(message.worker_id)
-                self._perform(Fork(message.worker_id))
+                self.workers[message.worker_id] = LocalWorker(message.worker_id, message.environment)
+                if self.installations.wants(message.worker_id, message.environment, now):
+                    self._fork(message.worker_id)
         elif isinstance(message, KillWorker):
             worker = self.workers.get(message.worker_id)
             if worker is not None and not worker.kill_reason:
@@ -145,6 +165,8 @@ class HostCore:
                 self._log(INFO, f"worker {worker.worker_id.hex()} (pid {worker.pid}) is being killed: {message.reason}")
                 if worker.pid:
                     self._perform(Kill(worker.worker_id))
+                elif self.installations.is_waiting(worker.worker_id):
+                    self._never_started(worker, "WorkerCrashedError", f"it was killed: {message.reason}", now)
         elif isinstance(message, FlushLogs):
             self._perform(ReadLogs(message.request))
         elif isinstance(message, Inspect):
@@ -172,11 +194,22 @@ class HostCore:
     def _log(self, level: int, text: str) -> None:
         self._perform(LogLine(level, "host", text))
 
+    def _fork(self, worker_id: bytes) -> None:
+        environment = self.workers[worker_id].environment
+        self._perform(Fork(worker_id, environment, self.installations.numbers(environment)))
+
+    def _never_started(self, worker: LocalWorker, kind: str, message: str, now: float) -> None:
+        """Reports that a worker was not forked."""
+        del self.workers[worker.worker_id]
+        self.installations.leaves(worker.worker_id, now)
+        self._to_broker(WorkerDied(worker.worker_id, b"", kind, message))
+
     def tick(self, now: float) -> None:
-        """Does nothing: no decision of this core depends on time."""
+        """Lets time pass."""
+        self.installations.tick(now)
 
     def due_s(self, now: float) -> float:
-        """Returns infinity: nothing here is ever due."""
+        """Returns infinity: nothing here is more urgent than a regular tick."""
         return math.inf
 
     def take_output(self) -> Output[HostEffect]:
@@ -186,6 +219,7 @@ class HostCore:
     def check(self) -> None:
         """Raises AssertionError if an invariant does not hold; for tests."""
         assert all(worker_id == worker.worker_id for worker_id, worker in self.workers.items()), "workers by ID"
+        self.installations.check()
 
     @event
     def stores_for(self, owners: set[bytes], now: float) -> None:
@@ -193,6 +227,23 @@ class HostCore:
         for owner in owners - self._owners:
             self._to_broker(Watch(owner))
         self._owners = owners
+
+    @event
+    def installer_ended(self, number: int, failure: str, now: float) -> None:
+        """A process that installs a part of environments has ended. ``failure``: why it has failed, or empty."""
+        ready, lost, why = self.installations.finished(number, failure, now)
+        for worker_id in ready:
+            self._fork(worker_id)
+        for worker_id in lost:
+            self._never_started(self.workers[worker_id], "RuntimeEnvSetupError", f"on {self._hostname}: {why}", now)
+
+    @event
+    def directories_gone(self, worker_id: bytes, numbers: list[int], now: float) -> None:
+        """Parts of a worker's environment are not where they were installed. Has them installed again."""
+        for number in numbers:
+            self.installations.forget(number)
+        if self.installations.wants(worker_id, self.workers[worker_id].environment, now):
+            self._fork(worker_id)
 
     @event
     def forked(self, worker_id: bytes, pid: int, now: float) -> None:
@@ -207,10 +258,10 @@ class HostCore:
     @event
     def fork_failed(self, worker_id: bytes, reason: str, now: float) -> None:
         """The machine could not start another process."""
-        del self.workers[worker_id]
+        worker = self.workers[worker_id]
         message = f"a worker process could not be started on {self._hostname}: {reason}"
         self._log(ERROR, f"worker {worker_id.hex()}: {message}")
-        self._to_broker(WorkerDied(worker_id, b"", "WorkerCrashedError", message))
+        self._never_started(worker, "WorkerCrashedError", message, now)
 
     @event
     def exited(self, worker_id: bytes, death: Death, now: float) -> None:
@@ -218,6 +269,7 @@ class HostCore:
         worker = self.workers.pop(worker_id, None)
         if worker is None:
             return
+        self.installations.leaves(worker_id, now)
         how = f"was {death.how}" if death.signal else f"ended with {death.how}"
         why = f"was killed: {worker.kill_reason}" if worker.kill_reason else how
         text = (

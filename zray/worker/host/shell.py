@@ -42,9 +42,11 @@ from zray.worker.host.core import (
     SweepOwner,
     TellUse,
 )
+from zray.worker.host.installations import Install, StopInstaller, Uninstall
+from zray.worker.host.installers import NOWHERE, Installers, Places
 from zray.worker.host.logs import Outlet, Said, WorkerLog
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
-from zray.worker.start import WorkerStart
+from zray.worker.start import EnvironmentStart, WorkerStart
 
 PAUSE_S = 1.0
 SWEEP_S = 1.0
@@ -82,7 +84,7 @@ class HostShell:
     ``worker_start``: the template of what a worker is told. ``watched``: descriptors; when one ends, the
     host ends. ``transfers`` gets a function that sends messages to the broker. ``relay``: through which the workers
     reach the broker; None if they connect directly. ``upkeep``: looks after the session's files; called about once a
-    second.
+    second. ``places``: where processes that install for runtime environments find things.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class HostShell:
         transfers: Transfers,
         relay: Relay | None = None,
         upkeep: Callable[[float], None] = lambda now: None,
+        places: Places = NOWHERE,
     ) -> None:
         self.core = HostCore(socket.gethostname())
         self._transfers = transfers
@@ -111,6 +114,7 @@ class HostShell:
         self._logs_dir = logs
         self._worker_start = worker_start
         self._config = config
+        self._installers = Installers(zygote, places, self._installer_ended)
         self._watched = watched
         self._unsent: dict[bytes, list[Any]] = {}  # by destination
         self._forked: dict[bytes, _Forked] = {}
@@ -243,7 +247,7 @@ class HostShell:
 
     def _perform(self, effect: HostEffect) -> None:
         if isinstance(effect, Fork):
-            self._fork(effect.worker_id)
+            self._fork(effect)
         elif isinstance(effect, Kill):
             if forked := self._forked.get(effect.worker_id):  # else it ended in this turn
                 kill_process(forked.pid, forked.started)
@@ -266,8 +270,13 @@ class HostShell:
             self._maintain_store(lambda: self._store.free(effect.object_ids))
         elif isinstance(effect, SweepOwner):
             self._maintain_store(lambda: self._store.free_owned_by(effect.process_id))
+        elif isinstance(effect, (Install, StopInstaller, Uninstall)):
+            self._installers.perform(effect)
         elif isinstance(effect, LogLine):
             write(effect)
+
+    def _installer_ended(self, number: int, failure: str) -> None:
+        self.core.installer_ended(number, failure, time.monotonic())
 
     def _use(self, request: int) -> HostInspected:
         """Returns how much memory and object store this host uses, in bytes."""
@@ -284,12 +293,20 @@ class HostShell:
         except OSError as error:
             write(LogLine(WARNING, "host", f"upkeep of the object store failed: {error}"))
 
-    def _fork(self, worker_id: bytes) -> None:
+    def _fork(self, effect: Fork) -> None:
+        worker_id = effect.worker_id
+        if gone := self._installers.missing(effect.directories):
+            self.core.directories_gone(worker_id, gone, time.monotonic())
+            return
+        given: list[int] = []  # descriptors that only the worker needs
         try:
             out_read, out_write = os.pipe()
             err_read, err_write = os.pipe()
             page = os.memfd_create("zray-recorder", os.MFD_CLOEXEC)
             os.ftruncate(page, recorder.RECORDER_BYTES)
+            if effect.environment.text:
+                paths = [self._installers.path(number) for number in effect.directories]
+                given.append(EnvironmentStart(effect.environment, paths).to_file())
         except OSError as error:
             self.core.fork_failed(worker_id, str(error), time.monotonic())
             return
@@ -302,18 +319,20 @@ class HostShell:
             self._poll.register(fd, select.POLLIN)
         payload = self._worker_start._replace(worker_id=worker_id, log_secret=secret).to_bytes()
         try:
-            self._zygote.request_fork(worker_id, payload, [out_write, err_write, page])
+            self._zygote.request_fork(worker_id, payload, [out_write, err_write, page, *given])
         except OSError as error:  # no descriptors are left for the copies
             self._release_worker(worker_id)
             self.core.fork_failed(worker_id, str(error), time.monotonic())
         finally:
-            os.close(out_write)
-            os.close(err_write)
+            for fd in (out_write, err_write, *given):
+                os.close(fd)
 
     # ------------------------------------------------------------------ events of the zygote
 
     def _zygote_events(self) -> None:
         for event in self._zygote.read_events():
+            if self._installers.takes(event):
+                continue
             if isinstance(event, ForkReply):
                 forked = self._forked[event.worker_id]
                 forked.pid, forked.started = event.pid, process_start_time(event.pid)

@@ -23,6 +23,7 @@ from zray.system.processes import kill_session, memory_limit_bytes, raise_descri
 from zray.transfer.shell import Transfers, listening_address
 from zray.transport.connection import Connection, connect
 from zray.transport.relay import Relay
+from zray.worker.host.installers import Places
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
 from zray.worker.process.main import worker_main
@@ -131,8 +132,9 @@ def run_host(
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
         reached = options.address if relay is None else relay.address
         worker_start = WorkerStart(reached, workers_config, host_id)
+        places = Places(paths.environments, paths.logs, location, paths.fetch_socket)
         shell = HostShell(connection, host_id, zygote, store, paths.logs, worker_start, config, watched, transfers,
-                          relay, upkeep.check)  # fmt: skip
+                          relay, upkeep.check, places)  # fmt: skip
         resources = {**options.resources, f"node:{address}": 10_000, "object_store_memory": capacity * 10_000}
         return shell.serve(resources, info, on_ready)
     finally:

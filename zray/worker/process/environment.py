@@ -5,29 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from zray.client.core.execution import CALL, Assignment
 from zray.client.session import Session
-from zray.protocol.codec import unpack
+from zray.protocol.codec import amounts_in
 from zray.protocol.messages import ActorStart, JobConfig
 from zray.system.machine import GPU_VARIABLE, visible_gpus
 from zray.system.processes import set_title
-from zray.system.streams import flush_streams, say
+from zray.system.streams import flush_streams
 from zray.worker.log_marker import marker
+from zray.worker.process.search_path import enter_directory, merged_search_path
+
+if TYPE_CHECKING:
+    from zray.worker.process.runtime_env import Applied
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-def merged_search_path(jobs: list[str], own: list[str], library: str) -> list[str]:
-    """Returns a worker's search path.
-
-    If driver and worker have the same standard ``library``, the order is the driver's, and the library keeps its place
-    there. Otherwise the entries that only the driver has come first, and the worker's own follow.
-    """
-    if library in jobs:
-        return list(dict.fromkeys([*jobs, *own]))
-    mine = set(own)
-    return list(dict.fromkeys([*(entry for entry in jobs if entry not in mine), *own]))
 
 
 def _entries_of_variable() -> list[str]:
@@ -38,9 +31,10 @@ def _entries_of_variable() -> list[str]:
 class Environment:
     """Applies settings to this process, only when they change."""
 
-    def __init__(self, log_secret: str) -> None:
-        """``log_secret``: see ``zray.worker.log_marker``."""
+    def __init__(self, log_secret: str, applied: Applied | None = None) -> None:
+        """``log_secret``: see ``zray.worker.log_marker``. ``applied``: the runtime environment; None for none."""
         self._log_secret = log_secret
+        self._applied = applied
         self._pipes = {fd: _file_of(fd) for fd in (1, 2)}
         self._names = dict.fromkeys(self._pipes, "")  # as the host knows them
         self._job: JobConfig | None = None
@@ -61,13 +55,13 @@ class Environment:
         if job is self._job:
             return
         self._job = job
-        sys.path[:] = merged_search_path(job.settings.sys_path, self._own_path, os.path.dirname(os.__file__))
-        directory = job.settings.cwd
-        if directory:
-            try:
-                os.chdir(directory)
-            except OSError as error:
-                say(f"zray: the driver's working directory {directory!r} cannot be entered: {error}")
+        if self._applied is None:
+            sys.path[:] = merged_search_path(job.settings.sys_path, self._own_path, os.path.dirname(os.__file__))
+            enter_directory(job.settings.cwd)
+        else:
+            from zray.worker.process.runtime_env import enter_job
+
+            enter_job(self._applied, job.settings, self._own_path)
         if job.settings.ray_name:
             from zray import ray_name  # few jobs need this, or the next
 
@@ -77,10 +71,14 @@ class Environment:
             from zray.logs.job_logging import LoggingConfig
 
             LoggingConfig.from_json(job.settings.logging).apply(lambda: log_context(session))
+        if self._applied is not None and self._applied.hook:
+            from zray.worker.process.runtime_env import call_hook
+
+            call_hook(self._applied)
 
     def set_actor(self, start: ActorStart) -> None:
         """Makes this worker serve the actor from now on."""
-        self._actor_resources = dict(unpack(start.spec.running))
+        self._actor_resources = amounts_in(start.spec.running)
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
         """Returns what is assigned to the task, in ten-thousandths."""
@@ -89,7 +87,7 @@ class Environment:
         key = task.shape if task.actor_start is None else task.actor_start.spec.running
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = dict(unpack(key))
+            shape = self._shapes[key] = amounts_in(key)
         return shape
 
     def gpus_of(self, task: Assignment) -> tuple[int | str, ...]:
@@ -101,7 +99,11 @@ class Environment:
         if not gpus:
             return ()
         names = visible_gpus(self._visible)
-        return tuple(gpus) if names is None else tuple(names[index] for index in gpus)
+        if names is None:
+            return tuple(gpus)
+        if max(gpus) >= len(names):  # a runtime environment shows fewer than the host has: all of these, as in Ray
+            return tuple(names)
+        return tuple(names[index] for index in gpus)
 
     def apply_task(self, task: Assignment) -> None:
         """Sets which GPUs are visible, and the number of threads of numerical libraries.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zray import object_ref
 from zray.client import session as sessions
@@ -13,17 +13,35 @@ from zray.client.session import Session
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ZrayError
 from zray.protocol.messages import WORKER
-from zray.protocol.records import JobSettings, JoinInfo
+from zray.protocol.records import EnvironmentSpec, JobSettings, JoinInfo
 from zray.system import signals
 from zray.transport.connection import Connection, connect
 from zray.transport.sockets import is_listened_at
 from zray.worker.process.worker import Worker
-from zray.worker.start import WorkerStart
+from zray.worker.start import INSTALLER, EnvironmentStart, WorkerStart
+
+if TYPE_CHECKING:
+    from zray.worker.process.runtime_env import Applied
 
 
 def worker_main(payload: bytes, fds: list[int]) -> None:
-    """Runs in the child that the zygote forked; raises SystemExit. ``fds``: the flight recorder."""
+    """Runs in the child that the zygote forked; raises SystemExit.
+
+    ``fds``: of a worker, the flight recorder, and the file with its runtime environment if it has one; of a process
+    that installs a part of an environment, the file with its order.
+    """
+    if payload == INSTALLER:
+        from zray.worker.installing.main import install  # few processes need it
+
+        install(fds[0])
     start = WorkerStart.from_bytes(payload)
+    applied: Applied | None = None
+    environment = EnvironmentSpec()
+    if len(fds) > 1:
+        from zray.worker.process.runtime_env import apply
+
+        found = EnvironmentStart.from_file(fds[1])
+        applied, environment = apply(found, payload, fds[0]), found.spec
     page = mmap.mmap(fds[0], 0)
     os.close(fds[0])
     config, worker_id = start.config, start.worker_id
@@ -33,11 +51,12 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
         print(f"zray: this worker cannot join the cluster: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     session = Session(connection, worker_id, start.host_id, JobSettings(), config)
+    session.environment = environment
     sessions.set_current(session)
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
     sys.breakpointhook = _no_terminal
-    sys.exit(Worker(session, page, start.log_secret).serve())
+    sys.exit(Worker(session, page, start.log_secret, applied).serve())
 
 
 def _connect(address: str, worker_id: bytes, config: Config) -> Connection:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from zray.worker.process.event_loop import EventLoop
+    from zray.worker.process.runtime_env import Applied
     from zray.worker.process.streams import Streamer
 
 FLUSH_S = 0.001
@@ -60,17 +61,17 @@ class Worker:
     """One worker process.
 
     ``page``: the page of the flight recorder, which the host reads after the worker's death. ``log_secret``: the secret
-    in the markers of its output.
+    in the markers of its output. ``applied``: the runtime environment that it runs in; None for none.
     """
 
-    def __init__(self, session: Session, page: Any, log_secret: str = "") -> None:
+    def __init__(self, session: Session, page: Any, log_secret: str = "", applied: Applied | None = None) -> None:
         self.session = session
         self._core = session.core
         self._shell = session.shell
         self._execution = session.core.execution
         self._recorder = Recorder(page)
         self._runner = Runner(session, self._recorder)
-        self._environment = Environment(log_secret)
+        self._environment = Environment(log_secret, applied)
         self._actor: Any = None
         self._methods: dict[str, Any] = {}  # those that have been called, bound
         self._actor_class = ""

@@ -1,0 +1,77 @@
+"""The runtime environments of jobs: what they have announced, and what happens if one cannot be set up.
+
+An environment is part of the shape of a task or actor, and of what a worker is (``Worker.pool``). So the scheduler
+needs nothing from here: lines, idle workers and starting workers are kept apart by it. The broker does not read an
+environment. It passes it on to the hosts that start workers in it.
+
+=====================  =====================================================================================
+dies                   what happens
+=====================  =====================================================================================
+the job's driver       its packages are gone, and the job forgets its environments when it is over. Workers that
+                       run in them go on
+the worker, before it  the environment counts as failed: what waits for it fails with ``RuntimeEnvSetupError``.
+has joined             Work that is submitted later tries again
+the host               its workers and what it has installed; the work is tried on other hosts
+=====================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from zray.broker.actors import Actors
+from zray.broker.records import Envelope, Process, Worker
+from zray.broker.scheduler import Scheduler
+from zray.broker.states import STARTING
+from zray.failures import encode_failure
+from zray.protocol.messages import DRIVER, EnvironmentPut
+
+SETUP_FAILED = "RuntimeEnvSetupError"
+PREFIX = "Failed to set up runtime environment."
+"""The beginning of the error, as in Ray."""
+
+
+class Environments:
+    """The runtime environments of all jobs. ``fail(envelope, kind, message)`` ends a queued task with an error."""
+
+    def __init__(
+        self, scheduler: Scheduler, actors: Actors, jobs: dict[bytes, Any], fail: Callable[[Envelope, str, str], None]
+    ) -> None:
+        self._scheduler = scheduler
+        self._actors = actors
+        self._jobs = jobs
+        self._fail = fail
+
+    def on_put(self, source: Process, message: EnvironmentPut) -> None:
+        """A process of a job announces an environment."""
+        if source.job_id not in self._jobs:
+            return  # its job has ended: the process is about to be killed
+        self._scheduler.environments[source.job_id, message.environment_id] = message.environment
+        if message.eager and source.kind == DRIVER:
+            for host in self._scheduler.hosts.values():
+                self._scheduler.start_worker(host, job_id=source.job_id, environment_id=message.environment_id)
+
+    def forget_job(self, job_id: bytes) -> None:
+        """A job is over: workers that are being started in an environment that only it has announced are not needed."""
+        environments = self._scheduler.environments
+        for key in [key for key in environments if key[0] == job_id]:
+            del environments[key]
+        announced = {environment_id for _, environment_id in environments}
+        for worker in list(self._scheduler.workers.values()):
+            if worker.state is STARTING and worker.environment_id and worker.environment_id not in announced:
+                self._scheduler.kill(worker, "its job has ended")
+
+    def blames(self, worker: Worker, kind: str) -> bool:
+        """Whether the death of a worker means that its environment cannot be set up. The worker has its record yet."""
+        never_joined = worker.state is STARTING and not worker.retiring
+        return bool(worker.environment_id) and never_joined and kind != "NodeDiedError"
+
+    def failed(self, worker: Worker, message: str) -> None:
+        """The environment of a worker could not be set up: fails what waits for it, except actors without a place."""
+        text = f"{PREFIX}\n{message}"
+        if worker.actor is not None:
+            worker.actor.worker = None
+            self._actors.end(worker.actor, text, encode_failure(SETUP_FAILED, text))
+        for envelope in self._scheduler.queued_in(worker.environment_id):
+            self._fail(envelope, SETUP_FAILED, text)
