@@ -3,7 +3,7 @@
 Each option has a check, which returns the value to keep or raises. The tables say which options a remote function, an
 actor class and a method take. ``None`` stands for the default, as in Ray. An error names the place where the option was
 given, the option, its value, and what is allowed: TypeError for a wrong type, ValueError for a wrong value or name,
-NotImplementedError for an option of Ray that zray does not have yet.
+NotImplementedError for what zray does not have, such as transports of tensors.
 
 Amounts of resources are kept as given. They are counted as integers, in ten-thousandths, so that fractions add up.
 """

@@ -56,7 +56,7 @@ def remote(*args: Any, **options: Any) -> Any:
         TypeError: an option has a wrong type, or the target is neither a function nor a class.
         ValueError: an option does not exist or is out of range, or the function is ``async``. The message names the
             option, its value and what is allowed.
-        NotImplementedError: zray does not have this option of Ray yet.
+        NotImplementedError: the option asks for a transport of tensors between GPUs.
     """
     if len(args) == 1 and not options and (callable(args[0]) or inspect.isclass(args[0])):
         return _make(args[0], {})
