@@ -90,6 +90,14 @@ class Node:
             "webui_url": "",
         }
 
+    def get_session_dir_path(self) -> str:
+        """The directory of the node's session."""
+        return self._paths.directory
+
+    def get_logs_dir_path(self) -> str:
+        """The directory of its logs."""
+        return self._paths.logs
+
     def is_head(self) -> bool:
         """Whether it has the broker."""
         return self.head

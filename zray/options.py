@@ -253,6 +253,8 @@ class MethodOptions:
     """The concurrency group of the actor in which the call runs; None: the method's, else the default group."""
     enable_task_events: bool | None = None
     """The same as ``TaskOptions.enable_task_events``."""
+    _labels: Mapping[str, str] | None = None
+    """The same as ``TaskOptions._labels``."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.method") -> MethodOptions:
@@ -339,8 +341,11 @@ class _Given:
     def wrong_value(self, allowed: str) -> NoReturn:
         raise ValueError(f"{self.what}: {self.name}={self.value!r} is not allowed: {allowed}")
 
-    def not_yet(self) -> NoReturn:
-        raise NotImplementedError(f"{self.what}: {self.name}={self.value!r} is not supported by zray yet")
+    def no_transports(self) -> NoReturn:
+        raise NotImplementedError(
+            f"{self.what}: {self.name}={self.value!r} is not supported: zray has no transports of tensors, which pass "
+            f"through the object store. Leave the option out"
+        )
 
 
 Check = Callable[[_Given], Any]
@@ -595,10 +600,6 @@ def _runtime_env(given: _Given) -> Mapping[str, Any]:
     return value  # the API checks its fields
 
 
-def _not_yet(given: _Given) -> NoReturn:
-    given.not_yet()
-
-
 _UNLIMITED = " (-1: no limit)"
 _SHARED: dict[str, Check] = {
     "num_cpus": _amount,
@@ -652,6 +653,7 @@ _METHOD: dict[str, Check] = {
     "name": _task_name,
     "concurrency_group": _text,
     "enable_task_events": _flag,
+    "_labels": _own_labels,
     **_STREAM,
 }
 _SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
@@ -667,14 +669,8 @@ _HINTS = {
     ("an actor class", "retry_exceptions"): "give it to the method, with @zray.method(retry_exceptions=...)",
     ("an actor's method", "max_retries"): "for an actor's method it is max_task_retries",
 }
-_NOT_YET = frozenset(
-    (
-        "_metadata",
-        "enable_tensor_transport",
-        "tensor_transport",
-    )
-)
-"""Options of Ray that zray does not have yet. The value ``None`` asks for nothing and is accepted."""
+_TENSOR_TRANSPORTS = frozenset(("enable_tensor_transport", "tensor_transport"))
+"""Options of Ray's transports of tensors between GPUs. ``None`` and ``False`` ask for nothing and are accepted."""
 
 
 def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -686,10 +682,11 @@ def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]
         if name in checks:
             is_default = value is None and name != "placement_group"  # whose None is a value of its own
             values[name] = getattr(kind(), name) if is_default else checks[name](given)
-        elif name not in _NOT_YET:
+        elif name in _TENSOR_TRANSPORTS:
+            if value is not None and value is not False:
+                given.no_transports()
+        else:
             _refuse(kind, given)
-        elif value is not None:
-            given.not_yet()
     return values
 
 

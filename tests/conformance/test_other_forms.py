@@ -100,6 +100,7 @@ def test_a_handle_beside_other_values(ray):
 def test_task_events_can_be_switched_off(ray):
     pair = make_class(ray).options(enable_task_events=False).remote(1)
     assert ray.get(pair.both.options(enable_task_events=False).remote()) == (1, 2, None)
+    assert ray.get(pair.both.options(_labels={"a": "b"}).remote()) == (1, 2, None)
     assert ray.get(ray.remote(enable_task_events=False)(lambda: 3).remote()) == 3
     with pytest.raises(TypeError):
         ray.remote(enable_task_events="no")(lambda: 3)

@@ -308,3 +308,17 @@ def test_the_api_starts_a_cluster_at_its_first_use(ray_module):
         assert ray.is_initialized()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=100, capture_output=True)
+
+
+def test_a_timeout_of_zero_says_that_time_is_up(ray_module, start):
+    start()
+
+    @ray_module.remote
+    class Never:
+        async def end(self):
+            import asyncio
+
+            await asyncio.Event().wait()
+
+    with pytest.raises(ray_module.exceptions.GetTimeoutError, match="Get timed out"):
+        ray_module.get(Never.remote().end.remote(), timeout=0)

@@ -187,6 +187,7 @@ BAD_TYPES = [
     (task, {"resources": [("x", 1)]}, "a dict"),
     (task, {"resources": {1: 1}}, "strings"),
     (task, {"name": 5}, "a string"),
+    (task, {"runtime_env": "env"}, "a dict"),
     (task, {"scheduling_strategy": 3}, "'SPREAD' or a strategy"),
     (task, {"label_selector": [1]}, "a dict of strings"),
     (task, {"label_selector": {"a": 1}}, "a dict of strings"),
@@ -206,10 +207,6 @@ BAD_TYPES = [
     (method, {"concurrency_group": 1}, "a string"),
     (method, {"num_returns": None.__class__}, "an integer >= 0"),
 ]
-NOT_YET = [
-    (actor, {"enable_tensor_transport": True}),
-    (method, {"tensor_transport": "nccl"}),
-]
 
 
 @pytest.mark.parametrize(
@@ -227,11 +224,15 @@ def test_bad_values_and_types(make, given, message, error):
     assert message in text
 
 
-@pytest.mark.parametrize(("make", "given"), NOT_YET, ids=lambda case: "-".join(case) if isinstance(case, dict) else "")
-def test_what_is_not_supported_yet(make, given):
+@pytest.mark.parametrize(
+    ("make", "given"),
+    [(actor, {"enable_tensor_transport": True}), (method, {"tensor_transport": "nccl"})],
+)
+def test_transports_of_tensors(make, given):
     (name,) = given
-    with pytest.raises(NotImplementedError, match=rf": {name}=.* is not supported by zray yet"):
+    with pytest.raises(NotImplementedError, match=f"{name}=.* no transports of tensors, .* object store"):
         make(**given)
+    assert make(**{name: None}) == make()
 
 
 def test_a_selector_in_a_fallback_is_named():

@@ -248,7 +248,10 @@ class CallOptions(NamedTuple):
 
     @classmethod
     def of(cls, actor: ActorMeta, method: MethodMeta, given: MethodOptions, kwargs: Mapping[str, Any]) -> CallOptions:
-        """Returns the options of ``method``, in which those named in ``kwargs`` are taken from ``given``."""
+        """Returns the options of ``method``, in which those named in ``kwargs`` are taken from ``given``.
+
+        Raises ValueError if the actor does not have the concurrency group that is given.
+        """
         num_returns = method.num_returns if given.num_returns is None else given.num_returns
         backpressure = method.backpressure
         if "_generator_backpressure_num_objects" in kwargs:

@@ -188,7 +188,7 @@ def cancel(ref: ObjectRef[Any] | ObjectRefGenerator, *, force: bool = False, rec
         ref = ref.completed()
     if not isinstance(ref, ObjectRef):
         raise TypeError(
-            f"zray.cancel() is only supported for object refs, got {type(ref).__name__}; for an actor use zray.kill()"
+            f"zray.cancel() only supported for object refs: {type(ref).__name__} is none; for an actor use zray.kill()"
         )
     runtime().cancel(ref, (CANCEL_FORCE if force else 0) | (CANCEL_RECURSIVE if recursive else 0))
 
@@ -206,7 +206,7 @@ def kill(actor: ActorHandle[Any], *, no_restart: bool = True) -> None:
     """
     if not isinstance(actor, ActorHandle):
         raise ValueError(
-            f"zray.kill() is only supported for actors, got {type(actor).__name__}; for a task use zray.cancel()"
+            f"zray.kill() only supported for actors: {type(actor).__name__} is no handle; for a task use zray.cancel()"
         )
     runtime().kill_actor(actor._actor_id, no_restart)
 

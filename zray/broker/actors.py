@@ -122,6 +122,7 @@ class Actors:
             return
         if message.ready:
             actor.payload = message.payload
+            actor.near = message.near
             self._wait_for_place(actor)
 
     def _take_name(self, source: Process, message: ActorCreate) -> bool:

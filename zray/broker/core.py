@@ -623,7 +623,8 @@ class BrokerCore:
         never_joined = worker.state is STARTING and not worker.retiring
         if self.environments.blames(worker, kind):
             self.environments.failed(worker, message)
-            actor = None
+            if actor is not None:  # the worker did not work for its job yet
+                job, actor = self.jobs.get(actor.job_id), None
         self.notices.worker_gone(worker, kind, message, culprit)
         self.history.worker_gone(worker, kind, message)
         self.scheduler.remove(worker)

@@ -206,6 +206,11 @@ class Places:
         tiers = self._eligibility.tiers(shape, shape.constraint)
         return bool(tiers) and host in tiers[0]
 
+    def is_as_good(self, host: Host, chosen: Host, shape: Shape) -> bool:
+        """Whether an actor of a shape may as well be placed on ``host`` as on the host that was chosen for it."""
+        spared = not shape.gpus and self._is_spared(host) and not self._is_spared(chosen)
+        return host.load <= chosen.load and not spared and self.prefers(host, shape)
+
     def could_ever_fit(self, shape: Shape) -> bool:
         """Whether a host that may take a shape has room for it when the host is empty."""
         return any(host.pool.could_ever_fit(shape) for host in self.eligible(shape))

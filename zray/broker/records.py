@@ -264,8 +264,8 @@ class Actor:
     """
 
     __slots__ = ("actor_id", "constructed", "creator", "death_error", "death_message", "depth", "failed_starts",
-                 "function_id", "incarnation", "job_id", "last_seq", "payload", "place", "placement", "queue",
-                 "released", "restarts_left", "running", "spec", "state", "subscribers", "worker")  # fmt: skip
+                 "function_id", "incarnation", "job_id", "last_seq", "near", "payload", "place", "placement",
+                 "queue", "released", "restarts_left", "running", "spec", "state", "subscribers", "worker")  # fmt: skip
 
     def __init__(self, actor_id: bytes) -> None:
         self.actor_id = actor_id
@@ -276,6 +276,7 @@ class Actor:
         self.payload = b""
         self.creator = b""
         self.job_id = b""
+        self.near = b""  # the host that has most bytes of its constructor's arguments
         self.depth = 0  # the depth of what its creator submits
         self.placement: Shape = NOTHING
         self.running: Shape = NOTHING

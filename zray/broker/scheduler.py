@@ -655,10 +655,17 @@ class Scheduler:
             yield
 
     def _host_for_actor(self, line: ActorLine, changed: dict[bytes, Host]) -> Host | None:
-        """The host with the fewest actors per CPU, of those that have room; None if no host has."""
+        """The host with the fewest actors per CPU, of those that have room; None if no host has.
+
+        Of equal hosts, the one that has the arguments of the actor's constructor.
+        """
         share = line.share
         among = changed if line.full else None
-        return self.places.least_loaded(share.shape, lambda host: self._is_open(host, share), among)
+        chosen = self.places.least_loaded(share.shape, lambda host: self._is_open(host, share), among)
+        near = self.hosts.get(next(iter(line.actors.values())).near)
+        if chosen is None or near is None or near is chosen:
+            return chosen
+        return near if self.places.is_as_good(near, chosen, share.shape) and self._is_open(near, share) else chosen
 
     def _place_actor(self, actor: Actor, host: Host, share: Share) -> None:
         worker = self._idle_worker(host, actor.job_id, share.shape)

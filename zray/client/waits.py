@@ -83,7 +83,7 @@ class Waits:
             left = [object_id for object_id in ids if entries[object_id].status is PENDING]
             why = self._explain(left) if timeout_s is not None and timeout_s >= EXPLAINED_FROM_S else ""
             raise GetTimeoutError(
-                f"{len(left)} of {len(ids)} object(s) were not ready within {timeout_s:g} s (the timeout)"
+                f"Get timed out, {len(left)} of {len(ids)} object(s) were not ready within {timeout_s:g} s"
                 + (f": {why}" if why else "")
             )
         return b""

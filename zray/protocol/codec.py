@@ -64,12 +64,6 @@ def shape_key(amounts: dict[str, int], constraint: list[Any] | None = None, envi
     return key
 
 
-def amounts_in(key: bytes) -> dict[str, int]:
-    """The amounts of a shape. The shape is known to be well formed."""
-    fields = unpack(key)
-    return dict(fields["amounts"] if type(fields) is dict else fields)
-
-
 class Frame(NamedTuple):
     """A frame whose header has been read. ``body`` has not been parsed yet."""
 

@@ -115,7 +115,7 @@ from zray.protocol.state_questions import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -279,7 +279,8 @@ class ActorCreate(NamedTuple):
 
     ``ready``: the message has the arguments of the constructor; else they follow in another ``ActorCreate``.
     ``request``: the number for the answer, if the actor has a name: ``ActorFound`` or ``NameTaken``. ``get_if_exists``:
-    if another actor has the name, the answer is that actor.
+    if another actor has the name, the answer is that actor. ``near``: the host that has most bytes of the arguments;
+    empty if that does not matter.
     """
 
     actor_id: ActorId
@@ -288,6 +289,7 @@ class ActorCreate(NamedTuple):
     request: int
     get_if_exists: bool
     ready: bool
+    near: bytes
     payload: bytes
 
 

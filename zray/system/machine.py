@@ -10,7 +10,6 @@ import socket
 from collections.abc import Mapping
 
 from zray.exceptions import ConfigError
-from zray.scheduling.labels import NODE_ID_LABEL
 from zray.system.processes import cpu_count, memory_limit_bytes
 
 
@@ -108,5 +107,7 @@ def host_labels(host_id: bytes, given: Mapping[str, str], environ: Mapping[str, 
 
     Given labels override the environment's. No label overrides the identifier.
     """
+    from zray.scheduling.labels import NODE_ID_LABEL  # every process loads this module, and only hosts need that one
+
     of_environment = {label: environ[name] for name, label in _LABEL_VARIABLES.items() if environ.get(name)}
     return {**of_environment, **given, NODE_ID_LABEL: host_id.hex()}

@@ -116,7 +116,8 @@ def look_up(path: str) -> Any:
         except ModuleNotFoundError:
             continue
         for part in parts[end:]:
-            found = getattr(found, part)
+            fields = getattr(found, "__dataclass_fields__", {})  # not all of them are attributes of the class
+            found = fields[part] if part in fields else getattr(found, part)
         return found
     raise ImportError(path)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zray.util.named_actors import list_named_actors as list_named_actors
     from zray.util.nodes import get_node_instance_id as get_node_instance_id
     from zray.util.nodes import get_node_ip_address as get_node_ip_address
+    from zray.util.progress_bar import progress as progress
     from zray.util.serialization import deregister_serializer as deregister_serializer
     from zray.util.serialization import register_serializer as register_serializer
 
@@ -46,6 +47,7 @@ _HOMES = {
     "map_unordered": "helpers",
     "placement_group": "placement_group",
     "placement_group_table": "placement_group",
+    "progress": "progress_bar",
     "register_serializer": "serialization",
     "remove_placement_group": "placement_group",
 }

@@ -166,12 +166,13 @@ class BrokerHarness:
         request: int = 0,
         get_if_exists: bool = False,
         ready: bool = True,
+        near: bytes = b"",
         payload: bytes = b"payload",
         **changes: Any,
     ) -> m.ActorCreate:
         """Returns the announcement of an actor. ``changes``: fields of its specification."""
         spec = ActorSpec("A", "", "", False, 0, 1, True, False, ONE_CPU, NO_CPU, b"", b"")._replace(**changes)
-        return m.ActorCreate(actor_id, FUNCTION, spec, request, get_if_exists, ready, payload)
+        return m.ActorCreate(actor_id, FUNCTION, spec, request, get_if_exists, ready, near, payload)
 
     def create(self, creator: bytes, actor_id: bytes = ACTOR, **changes: Any) -> None:
         self.say(creator, self.creation(actor_id, **changes))

@@ -54,6 +54,19 @@ FOUR = {"CPU": 4.0}
 WITH_GPUS = {"CPU": 4.0, "GPU": 2.0}
 
 
+def test_an_actor_goes_to_its_arguments_if_that_host_is_as_good(broker):
+    hosts = Hosts(broker, FOUR, FOUR, WITH_GPUS)
+    first, second, with_gpus = hosts.hosts
+    ids = [make_task_id(hosts.driver, number) for number in range(1, 5)]
+    placed = []
+    for actor_id, near in zip(ids, (second, second, with_gpus, b"gone".ljust(16, b"\0")), strict=True):
+        broker.create(hosts.driver, actor_id, near=near)
+        worker = broker.core.actors.actors[actor_id].worker
+        assert worker is not None
+        placed.append(worker.host.host_id)
+    assert placed == [second, first, first, second]
+
+
 def test_actors_are_spread_over_hosts_that_are_idle(broker):
     assert Hosts(broker, FOUR, FOUR, FOUR).actors(6) == [2, 2, 2]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.client.test_actors import ACTOR, Caller
+from tests.unit.client.test_actors import ACTOR, Caller, Course
 from tests.unit.client.test_execution import Worker
 from tests.unit.client.wiring import FUNCTION, INLINE_ARGUMENTS, Process, Wire, actor_spec, process_id
 from zray.client.core.group_queues import GroupQueues
@@ -148,6 +148,62 @@ def test_death_fails_all_calls() -> None:
     caller.order()
     caller.state(m.DEAD)
     assert {caller.failure(result) for result in results} == {"ActorDiedError"}
+
+
+class EveryGroup(GroupCaller):
+    """A caller whose calls belong to one group after the other."""
+
+    def __init__(self, ordered: bool, windows: Windows) -> None:
+        super().__init__(ordered, windows)
+        self.made: list[tuple[str, bytes]] = []
+
+    def call(self, refs: tuple[bytes, ...] = (), retries: int = 0) -> bytes:
+        group = ("", "io", "compute")[len(self.made) % 3]
+        result = self.call_in(group, refs, retries)
+        self.made.append((group, result))
+        return result
+
+
+@settings(deadline=None)
+@given(
+    st.booleans(),
+    st.sampled_from([Windows(calls=2), Windows(calls=1, call_bytes=1), Windows(call_bytes=200, all_call_bytes=100)]),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["call", "call", "call on", "ready", "cancel", "answer", "raise", "restart"]),
+            st.integers(0, 5),
+        ),
+        max_size=60,
+    ),
+)
+def test_every_call_ends_once_whatever_happens(ordered: bool, windows: Windows, history: list[tuple[str, int]]) -> None:
+    caller = EveryGroup(ordered, windows)
+    course = Course(caller)
+    first_attempts: list[bytes] = []
+
+    def step() -> None:
+        view = caller.view
+        caller.core.check()
+        assert sum(group.n_calls for group in view._groups.values()) == len(view.in_flight)
+        assert sum(group.n_bytes for group in view._groups.values()) == view.n_bytes
+        first_attempts.extend(row[0] for row in caller.calls() if row[3] == 0)
+
+    for what, index in history:
+        course.goes_on(what, index)
+        step()
+    for argument in course.arguments:
+        caller.resolve(argument)
+    step()
+    while caller.view.in_flight:
+        task = next(iter(caller.view.in_flight.values()))
+        caller.answer(return_id(task.task_id, 1), task.attempt)
+        step()
+    assert caller.core.tasks.tasks == {}
+    assert caller.core.actors.n_bytes == caller.view.pending_calls == 0
+    if ordered:
+        for group in ("", "io", "compute"):
+            sent = [result for result in first_attempts if (group, result) in caller.made]
+            assert list(dict.fromkeys(sent)) == sorted(set(sent))
 
 
 # ------------------------------------------------------------------ the worker

@@ -59,7 +59,7 @@ GOLDEN = """
 8 Blocked blocked: bool
 9 FunctionPut function_id: bytes, name: str, blob: bytes
 10 FunctionGet function_id: bytes
-11 ActorCreate actor_id: bytes, function_id: bytes, spec: ActorSpec, request: int, get_if_exists: bool, ready: bool, payload: bytes
+11 ActorCreate actor_id: bytes, function_id: bytes, spec: ActorSpec, request: int, get_if_exists: bool, ready: bool, near: bytes, payload: bytes
 12 ActorCall actor_id: bytes, incarnation: int, seq: int, task_id: bytes, attempt: int, payload: bytes
 13 ActorCancel actor_id: bytes, task_id: bytes, mode: int
 14 ActorKill actor_id: bytes, no_restart: bool
@@ -186,7 +186,7 @@ GOLDEN = """
 135 GroupsQuery request: int, group: bytes, name: str, namespace: str
 136 GroupList request: int, groups: list[GroupRow]
 """
-"""The wire format of protocol version 10. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 11. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -391,7 +391,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 10
+    assert messages.PROTOCOL_VERSION == 11
 
 
 def test_every_size_is_that_of_a_field():
@@ -448,7 +448,7 @@ def test_each_message_survives_a_round_trip(kind):
 
 
 def test_records_survive_a_round_trip():
-    created = messages.ActorCreate(b"a" * 24, b"f" * 16, example_of(records.ActorSpec), 1, False, True, b"")
+    created = messages.ActorCreate(b"a" * 24, b"f" * 16, example_of(records.ActorSpec), 1, False, True, b"", b"")
     assert type(decode_row(as_arrived(encode_row(created)), EVERYTHING).spec) is records.ActorSpec
     status = example_of(questions.ClusterStatus)
     back = decode_row(as_arrived(encode_row(status)), EVERYTHING)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zray.exceptions import ConfigError
-from zray.system.machine import GPU_VARIABLE, gpu_count, host_resources, ip_address, visible_gpus
+from zray.system.machine import GPU_VARIABLE, gpu_count, host_labels, host_resources, ip_address, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,14 @@ def test_more_gpus_than_are_visible(monkeypatch):
 def test_the_address_that_reaches_a_broker():
     assert ip_address("tcp://127.0.0.1:6380") == "127.0.0.1"
     assert ip_address("tcp://no-such-name.invalid:6380") == ""
+
+
+def test_labels_of_a_host():
+    environ = {"RAY_NODE_MARKET_TYPE": "spot", "RAY_NODE_ZONE": "z1", "RAY_NODE_REGION": "", "OTHER": "x"}
+    given = {"ray.io/availability-zone": "z2", "disk": "ssd", "ray.io/node-id": "mine"}
+    assert host_labels(b"\x01" * 16, given, environ) == {
+        "ray.io/market-type": "spot",
+        "ray.io/availability-zone": "z2",
+        "disk": "ssd",
+        "ray.io/node-id": "01" * 16,
+    }

@@ -47,7 +47,7 @@ class _CreationRoute:
     def send(self, task: Task, payload: bytes) -> None:
         creation = self._view.creation
         assert creation is not None
-        self._table.send(creation.announcement(ready=True, payload=payload))
+        self._table.send(creation.announcement(ready=True, payload=payload, near=self._table.nearest(task.arguments)))
 
     def cancel(self, task: Task, mode: int) -> None:
         return
@@ -74,6 +74,7 @@ class ActorTable:
         self.send = send
         self.soon = tasks.soon
         self.dispatch = tasks.dispatch
+        self.nearest = tasks.nearest
         self.will_fail = tasks.will_fail
         self._references = references
         self._tasks = tasks

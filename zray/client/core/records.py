@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 from zray.client.core.references import Entry, ReferenceTable, is_stored
 from zray.client.core.states import ERROR, HANDLE, PENDING, READY, WAITING
-from zray.client.core.tasks import ANSWERED_BY_BROKER, EndedAttempt, Task, TaskTable, error_in_short, name_in
+from zray.client.core.tasks import ANSWERED_BY_BROKER, EndedAttempt, Task, TaskTable, error_in_short, full_name, name_in
 from zray.failures import NOT_RUN
 from zray.ids import PUT_INDEX, TASK_ID_BYTES, task_of
 from zray.protocol.codec import unpack
@@ -58,32 +58,29 @@ def _live(task: Task, functions: Mapping[bytes, str]) -> TaskRow:
         state = "PENDING_NODE_ASSIGNMENT"
     else:
         state = "SUBMITTED_TO_WORKER"
-    return _row(task, task.attempt, functions, state, b"", "", "")
+    now = (task.task_id, task.attempt, task.function_id, task.options, task.route, task.parent, task.shape, b"", None)
+    return _row(now, state, functions)
 
 
 def _ended(ended: EndedAttempt, functions: Mapping[bytes, str]) -> TaskRow:
-    task, attempt, worker_id, failed = ended
-    if failed is None:
-        return _row(task, attempt, functions, "FINISHED", worker_id, "", "")
-    name, text = error_in_short(failed) if isinstance(failed, bytes) else failed
-    return _row(task, attempt, functions, "FAILED", worker_id, ERROR_TYPES.get(name, RAISED), text)
+    error = ended[-1]
+    if error is None:
+        return _row(ended, "FINISHED", functions)
+    name, text = error_in_short(error) if isinstance(error, bytes) else error
+    return _row(ended, "FAILED", functions)._replace(error_type=ERROR_TYPES.get(name, RAISED), error=text)
 
 
-def _row(
-    task: Task, attempt: int, functions: Mapping[bytes, str], state: str, worker_id: bytes, error_type: str, error: str
-) -> TaskRow:
-    function = functions.get(task.function_id, "") or _method(task)
-    return TaskRow(
-        task.task_id, attempt, task.name, function, state, task.route.actor_id, task.parent, worker_id, task.shape,
-        error_type, error,
-    )  # fmt: skip
+def _row(attempt: EndedAttempt, state: str, functions: Mapping[bytes, str]) -> TaskRow:
+    task_id, number, function_id, options, route, parent, shape, worker_id, _ = attempt
+    function = functions.get(function_id, "") or _method(options, route.class_name)
+    name = full_name(options, route)
+    return TaskRow(task_id, number, name, function, state, route.actor_id, parent, worker_id, shape, "", "")
 
 
-def _method(task: Task) -> str:
+def _method(options: bytes, class_name: str) -> str:
     """The method of a call, as ``Class.method``."""
-    fields = unpack(task.options) if task.options else {}
-    method = str(fields.get("method") or name_in(task.options)) if type(fields) is dict else ""
-    class_name = task.route.class_name
+    fields = unpack(options) if options else {}
+    method = str(fields.get("method") or name_in(options)) if type(fields) is dict else ""
     return f"{class_name}.{method}" if class_name else method
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from zray.client.core.locations import LocationTable
 from zray.client.core.payloads import Arguments, Outcome, first_error, raised, read_outcome
 from zray.client.core.references import Entry, ReferenceTable, is_stored
-from zray.client.core.states import ENDED, ERROR, INLINE, PENDING, READY, SENT, STORED, TASK, WAITING
+from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, TASK, WAITING
 from zray.client.core.streams import FIRST_ITEM, StreamTable
 from zray.exceptions import FAILURES
 from zray.failures import (
@@ -46,7 +46,6 @@ MAX_ERROR_BYTES = 4_000
 """The size from which on such a record keeps only a part of an error's text, of at most half as many characters."""
 ANSWERED_BY_BROKER = b"broker"
 """The ``actor_id`` of the route of constructors: no worker answers for them."""
-NOTHING_HELD = Arguments(INLINE, b"", b"", b"", 0, (), ())
 MAX_FREE_ATTEMPTS = 20
 """The number of times that a task may lose its worker before it has started, without costing a retry."""
 RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
@@ -143,14 +142,19 @@ class Task:
     @property
     def name(self) -> str:
         """The name that the user knows: ``fit``, or ``Model.fit``."""
-        name, class_name = name_in(self.options), self.route.class_name
-        return f"{class_name}.{name}" if class_name and "." not in name else name
+        return full_name(self.options, self.route)
 
     @property
     def attempt_text(self) -> str:
         """The attempt, for errors: ``attempt 2 of 4 of `fit```. Attempts that cost no retry are counted too."""
         of = f" of {self.attempt + 1 + self.retries_left}" if self.retries_left != UNLIMITED else ""
         return f"attempt {self.attempt + 1}{of} of `{self.name}`"
+
+
+def full_name(options: bytes, route: Route) -> str:
+    """The name of a task or call that the user knows: ``fit``, or ``Model.fit``."""
+    name, class_name = name_in(options), route.class_name
+    return f"{class_name}.{name}" if class_name and "." not in name else name
 
 
 @functools.lru_cache(maxsize=256)
@@ -160,10 +164,12 @@ def name_in(options: bytes) -> str:
     return str(fields.get("name", "a task")) if type(fields) is dict else "a task"
 
 
-EndedAttempt = tuple[Task, int, bytes, "bytes | tuple[str, str] | None"]
-"""A task, the number of the attempt, the worker that has answered (or empty), and the error (None: there is none).
+EndedAttempt = tuple[bytes, int, bytes, bytes, Route, bytes, bytes, bytes, "bytes | tuple[str, str] | None"]
+"""The identifier, attempt, function, options, route, parent and shape of a task, the worker that has answered (or
+empty), and the error (None: there is none).
 
-Of a long error only its name (``error_name``) and the end of its text are kept. ``b""``: it is in the object store.
+Not the task itself: its memory, and that of its arguments, is used again for the next task. Of a long error only its
+name (``error_name``) and the end of its text are kept. ``b""``: it is in the object store.
 """
 
 
@@ -319,7 +325,7 @@ class TaskTable:
             self._discard(message.task_id, outcome)
             self.on_retry(task.name, f"{task.attempt_text} raised {raised(outcome)}: it is tried again")
             failed = first_error(outcome.returns)
-            self._note_end(task, message.source, failed[1] if failed is not None else b"")
+            self._note_failure(task, message.source, failed[1] if failed is not None else b"")
             self.again(task, counts=True)
         else:
             self._settle(task, outcome, message.source)
@@ -379,16 +385,18 @@ class TaskTable:
             self.references.tell_unseen(task_id, *failed[1:3])
         self._let_go(task)
         if failed is None:
-            self.ended.append((task, task.attempt, worker_id, None))
+            self.ended.append((task_id, task.attempt, task.function_id, task.options, task.route, task.parent,
+                               task.shape, worker_id, None))  # fmt: skip
         else:
-            self._note_end(task, worker_id, failed[1])
+            self._note_failure(task, worker_id, failed[1])
 
-    def _note_end(self, task: Task, worker_id: bytes, error: bytes) -> None:
+    def _note_failure(self, task: Task, worker_id: bytes, error: bytes) -> None:
         """Records an attempt that has failed. ``error``: empty if it is in the object store."""
         if task.route.actor_id == ANSWERED_BY_BROKER:
             return  # the broker has the record of the actor
         kept = error if len(error) <= MAX_ERROR_BYTES else error_in_short(error)
-        self.ended.append((task, task.attempt, worker_id, kept))
+        self.ended.append((task.task_id, task.attempt, task.function_id, task.options, task.route, task.parent,
+                           task.shape, worker_id, kept))  # fmt: skip
 
     def _note_unseen(self, task: Task) -> None:
         """Notes the error of a task, which no code has seen yet."""
@@ -446,7 +454,7 @@ class TaskTable:
         if retry and (task.retries_left or not counts):
             if counts and message.kind not in TOLD_BY_BROKER:
                 self.on_retry(task.name, f"{task.attempt_text} died and is tried again: {in_a_line(message.message)}")
-            self._note_end(task, b"", encode_failure(message.kind, message.message))
+            self._note_failure(task, b"", encode_failure(message.kind, message.message))
             self.again(task, counts=counts)
         elif task.cancelled:
             self.fail_cancelled(task)
@@ -479,7 +487,7 @@ class TaskTable:
         if task.task_id in self._streaming:
             self._streams.fail(task.task_id, error, inner)
         self._let_go(task)
-        self._note_end(task, b"", error)
+        self._note_failure(task, b"", error)
 
     def fail_cancelled(self, task: Task, when: str = "") -> None:
         """Ends a task with TaskCancelledError. ``when`` is added to its text, for instance " before it was sent"."""
@@ -518,7 +526,6 @@ class TaskTable:
         if task.left:
             for object_id, host in task.left:
                 self._leave(object_id, host)
-        task.arguments = NOTHING_HELD  # its record is kept
 
     # ------------------------------------------------------------------ cancellation
 

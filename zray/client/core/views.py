@@ -37,10 +37,10 @@ class Creation(NamedTuple):
     request: int
     get_if_exists: bool
 
-    def announcement(self, ready: bool, payload: bytes) -> ActorCreate:
+    def announcement(self, ready: bool, payload: bytes, near: bytes = b"") -> ActorCreate:
         """Returns the message that announces the actor to the broker."""
-        task = self.task
-        return ActorCreate(task.task_id, task.function_id, self.spec, self.request, self.get_if_exists, ready, payload)
+        return ActorCreate(self.task.task_id, self.task.function_id, self.spec, self.request, self.get_if_exists, ready,
+                           near, payload)  # fmt: skip
 
 
 class Calls(Protocol):

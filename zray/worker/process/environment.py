@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zray.bundles import plain
 from zray.client.core.execution import CALL, Assignment
 from zray.client.session import Session
-from zray.protocol.codec import amounts_in
+from zray.protocol.codec import unpack
 from zray.protocol.messages import ActorStart, JobConfig
 from zray.system.machine import GPU_VARIABLE, visible_gpus
 from zray.system.processes import set_title
@@ -80,7 +80,7 @@ class Environment:
 
     def set_actor(self, start: ActorStart) -> None:
         """Makes this worker serve the actor from now on."""
-        self._actor_resources = amounts_in(start.spec.running)
+        self._actor_resources = dict(unpack(start.spec.running))
 
     def resources_of(self, task: Assignment) -> dict[str, int]:
         """Returns what is assigned to the task, in ten-thousandths, under the names that it asked for."""
@@ -89,7 +89,7 @@ class Environment:
         key = task.shape if task.actor_start is None else task.actor_start.spec.running
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = amounts_in(key)
+            shape = self._shapes[key] = dict(unpack(key))
         return shape
 
     def gpus_of(self, task: Assignment) -> tuple[int | str, ...]:

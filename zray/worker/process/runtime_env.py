@@ -24,6 +24,7 @@ from zray.worker.process.search_path import enter_directory, merged_search_path
 from zray.worker.start import EnvironmentStart
 
 LIBRARY_DIRECTORIES = ("site-packages", "dist-packages", "lib-dynload")
+_STANDARD_LIBRARY = re.compile(r"python3\.?\d+(\.zip)?")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _APPLIED = "ZRAY_WORKER_ENVIRONMENT"
 """Set between ``exec`` and the start of the other program, which has the variables already."""
@@ -107,7 +108,7 @@ def _execute(command: list[str], start: EnvironmentStart, payload: bytes, page: 
 
 def enter_job(applied: Applied, job: JobSettings, own_path: list[str]) -> None:
     """Applies a job's search path and working directory beside those of the environment."""
-    sys.path[:] = _search_path(applied, job, own_path)
+    sys.path[:] = search_path(applied, job, own_path)
     if not applied.directory:
         enter_directory(job.cwd)
 
@@ -125,7 +126,8 @@ def call_hook(applied: Applied) -> None:
         raise SystemExit(1) from None
 
 
-def _search_path(applied: Applied, job: JobSettings, own_path: list[str]) -> list[str]:
+def search_path(applied: Applied, job: JobSettings, own_path: list[str]) -> list[str]:
+    """Returns the search path of a worker in an environment. ``own_path``: that of its interpreter."""
     theirs = job.sys_path
     if applied.owns_libraries:  # the driver's libraries would hide those that the environment has installed
         theirs = [entry for entry in theirs if not _is_library(entry)]
@@ -135,7 +137,7 @@ def _search_path(applied: Applied, job: JobSettings, own_path: list[str]) -> lis
 
 def _is_library(entry: str) -> bool:
     name = os.path.basename(entry)
-    return name in LIBRARY_DIRECTORIES or name.startswith("python3") or entry == os.path.dirname(os.__file__)
+    return name in LIBRARY_DIRECTORIES or _STANDARD_LIBRARY.fullmatch(name) is not None
 
 
 def _hook_of(applied: Applied) -> Callable[[], object]:
