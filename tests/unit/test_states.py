@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from zray.broker.records import Actor, Host, Worker
+from zray.broker.placement_groups import Group
+from zray.broker.records import Actor, Host, Process, Worker
 from zray.broker.resources import Pool
-from zray.broker.states import ACTOR, WORKER
+from zray.broker.states import ACTOR, GROUP, WORKER
 from zray.client.core.client_core import ClientCore
 from zray.client.core.payloads import Arguments
 from zray.client.core.references import Entry
@@ -21,7 +22,7 @@ from zray.client.core.tasks import Task
 from zray.client.shell import ClientShell
 from zray.client.states import CONNECTION
 from zray.protocol import messages as m
-from zray.protocol.records import HostInfo
+from zray.protocol.records import GroupSpec, HostInfo, JoinInfo
 from zray.states import IllegalTransition, Machine, State
 from zray.testing.states import MACHINES, transitions, transitions_seen
 from zray.transfer.core import Incoming, Peer
@@ -40,6 +41,11 @@ def task() -> Task:
     return Task(b"t" * 24, core().queue_route, b"", b"", 0, b"", arguments, 1, 0, b"")
 
 
+def group() -> Group:
+    spec = GroupSpec("", "", "PACK", [], False, b"")
+    return Group(b"g" * 16, spec, [], Process(PROCESS, m.DRIVER, b"j" * 4, JoinInfo()), 0.0)
+
+
 RECORDS: dict[Machine[Any], Callable[[], Any]] = {
     TASK: task,
     OBJECT: Entry,
@@ -49,6 +55,7 @@ RECORDS: dict[Machine[Any], Callable[[], Any]] = {
     PULL: lambda: Incoming(1, b"o" * 28, PROCESS, 1),
     CHANNEL: lambda: Peer(PROCESS),
     CONNECTION: lambda: ClientShell.__new__(ClientShell),
+    GROUP: group,
 }
 """A new record for each machine."""
 ENTER = {CONNECTION: "_enter_state"}
