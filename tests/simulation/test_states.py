@@ -14,7 +14,7 @@ from zray.testing.network import NetworkFaults
 from zray.testing.states import MACHINES, Seen, transitions, transitions_seen
 from zray.transfer.states import CHANNEL, PULL
 
-SEEDS = 15
+SEEDS = 20
 ROOT = Path(__file__).resolve().parents[2]
 
 BROKER_ACTORS, BROKER_WORKERS = "tests/unit/broker/test_actors.py", "tests/unit/broker/test_workers.py"
