@@ -454,10 +454,8 @@ def _task_name(given: _Given) -> str | None:
 
 
 def _max_restarts(given: _Given) -> int:
-    if isinstance(given.value, numbers.Integral) and int(given.value) > MAX_COUNT:
-        return MAX_COUNT  # no actor lives to see the difference, and Ray's programs pass larger numbers
-    checked: int = _count(-1, _UNLIMITED)(given)
-    return checked
+    checked: int = _count(-1, _UNLIMITED, most=2**63 - 1)(given)
+    return min(checked, MAX_COUNT)  # no actor lives to see the difference, and Ray's programs pass larger numbers
 
 
 def _sendable(text: str, given: _Given) -> str:

@@ -6,6 +6,7 @@ formatter 0.1, a file 0.4, the first line 0.6). So the first line opens the log,
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ def start_log(level: str, path: str, to_stderr: bool = False) -> None:
     """Has lines from ``level`` up written to the file ``path``.
 
     ``to_stderr``: to stderr too; what stderr does not take at once is dropped there. If the file cannot be opened, that
-    is reported on stderr, and nothing is written to the file.
+    is reported on stderr, and nothing is written to the file. While the process has no file descriptors left, lines go
+    to stderr alone.
     """
     global _unopened, _least
     _least = logging.getLevelName(level)  # for a name it returns the number
@@ -50,31 +52,37 @@ def write(line: LogLine) -> None:
     """Performs the effect of a core. Lines after the first are indented, so they do not look like records."""
     if line.level < _least:
         return
-    if _unopened is not None:
-        _open()
     first, *others = map(escape_controls, line.text.split("\n"))
-    logging.getLogger(f"zray.{line.logger}").log(line.level, "%s", "\n    ".join((first, *others)))
+    text = "\n    ".join((first, *others))
+    if _unopened is not None and not _open():
+        say(f"zray: {text}")
+    else:
+        logging.getLogger(f"zray.{line.logger}").log(line.level, "%s", text)
 
 
-def _open() -> None:
+def _open() -> bool:
+    """Opens the log. Returns False if there is no file descriptor for it now: then the next line tries again."""
     global _unopened
     assert _unopened is not None
     level, path, to_stderr = _unopened
+    try:
+        from zray.logs.files import RotatedFile, Stderr  # this reads a file, too
+
+        handlers: list[logging.Handler] = [Stderr()] if to_stderr else []
+        handlers.append(RotatedFile(path))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return False
+        say(f"zray: the log {path} cannot be opened: {error.strerror}")
+        handlers.append(logging.NullHandler())
     _unopened = None
     logger = logging.getLogger("zray")
     logger.setLevel(level)
     logger.propagate = False
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
-    from zray.logs.files import RotatedFile, Stderr
-
     formatter = logging.Formatter(FORMAT, DATE_FORMAT)
-    handlers: list[logging.Handler] = [Stderr()] if to_stderr else []
-    try:
-        handlers.append(RotatedFile(path))
-    except OSError as error:
-        say(f"zray: the log {path} cannot be opened: {error.strerror}")
-        handlers.append(logging.NullHandler())
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import re
 from collections.abc import Iterator
@@ -44,6 +45,23 @@ def test_lines_have_a_time_a_level_and_a_component(tmp_path: Path, capfd: pytest
     assert found == [("INFO", "zray.host", "a worker"), ("ERROR", "zray.broker.membership", "refused")]
     assert path.stat().st_mode & 0o777 == 0o600
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_process_without_descriptors_writes_to_stderr_until_it_has_some(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "host.log"
+    process_log.start_log("INFO", str(path))
+
+    def none_left(path: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(files, "RotatedFile", none_left)
+        process_log.write(LogLine(INFO, "host", "a worker\nhas died"))
+    assert capfd.readouterr().err == "zray: a worker\n    has died\n" and not path.exists()
+    process_log.write(LogLine(INFO, "host", "another"))
+    assert path.read_text().endswith("INFO zray.host: another\n") and path.read_text().count("\n") == 1
 
 
 def test_to_stderr_as_well_and_loggers_of_modules_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
