@@ -121,10 +121,16 @@ def _unpack_tar(data: bytes, target: str) -> None:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as archive:
             for member in archive.getmembers():
                 name = posixpath.normpath(member.name)
-                if name.startswith(("/", "..")) or not (member.isfile() or member.isdir()):
-                    continue  # it would lie outside, or is a link or a device
-                member.name, member.mode = name, member.mode & 0o755 | 0o600
-                archive.extract(member, target, set_attrs=member.isfile())
+                if name == ".." or name.startswith(("/", "../")):
+                    continue  # it would lie outside
+                path = os.path.join(target, name)
+                if member.isdir():
+                    os.makedirs(path, exist_ok=True)
+                elif content := archive.extractfile(member) if member.isfile() else None:  # no links, no devices
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    with open(path, "wb") as file:
+                        shutil.copyfileobj(content, file)
+                    os.chmod(path, member.mode & 0o755 | 0o600)
     except tarfile.TarError as error:
         raise InstallError(f"the package is no tar file: {error}") from error
 
