@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -180,12 +181,26 @@ class Job:
         try:
             eventually(self._has_left_the_queue, IN_ORDER_S, 0.1)
         except AssertionError as error:
-            # The processes of Python then print their stacks, see ``PYTHONFAULTHANDLER``.
-            self._slurm.run("scancel", "--full", "--signal=ABRT", self.job_id)
+            # The processes of Python then print their stacks, see ``PYTHONFAULTHANDLER``. Slurm does not signal a job
+            # that it has told to end already.
+            for pid in self._processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGABRT)
             time.sleep(5.0)  # no event tells when they have printed them
             raise AssertionError(f"the job has not ended within {IN_ORDER_S:g} s: {self.report()}") from error
         facts = self.facts()
         return facts["JobState"], int(facts["ExitCode"].partition(":")[0])
+
+    def _processes(self) -> list[int]:
+        """The processes of the job."""
+        mark = f"SLURM_JOB_ID={self.job_id}".encode()
+        found = []
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                variables = environ.read_bytes()
+                if mark in variables.split(b"\0") and bytes(self._slurm.directory) in variables:
+                    found.append(int(environ.parent.name))
+        return found
 
     def _has_left_the_queue(self) -> bool:
         return self.job_id not in self._slurm.run("squeue", "--noheader", "--format=%i").split()
