@@ -110,7 +110,7 @@ class BrokerCore:
             m.ActorCreate: actors.on_create,
             m.ActorCall: actors.on_call,
             m.ActorCancel: actors.on_cancel,
-            m.ActorKill: self._actor_kill,
+            m.ActorKill: actors.on_kill,
             m.ActorRelease: actors.on_release,
             m.ActorLookup: actors.on_lookup,
             m.ActorReady: actors.on_ready,
@@ -537,8 +537,7 @@ class BrokerCore:
             if not isinstance(each, Envelope):
                 self.actors.refuse(each, why)
             elif self.tasks.get(each.task_id) is each:
-                self._forget_task(each)
-                self.send(each.owner, m.Failed(each.task_id, each.attempt, "TaskUnschedulableError", why, False))
+                self._fail_queued(each, "TaskUnschedulableError", why)
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
         self._fail_queued(envelope, "TaskCancelledError", "cancelled before it started")
@@ -548,16 +547,6 @@ class BrokerCore:
         envelope.cancelled = True
         self._forget_task(envelope)
         self.send(envelope.owner, m.Failed(envelope.task_id, envelope.attempt, kind, message, False))
-
-    # ------------------------------------------------------------------ actors
-
-    def _actor_kill(self, source: Process, msg: m.ActorKill) -> None:
-        """Kills an actor. If it had no worker, no worker's death will close its job, which may be over now."""
-        actor = self.actors.actors.get(msg.actor_id)
-        had_worker = actor is not None and actor.worker is not None
-        self.actors.on_kill(source, msg)
-        if actor is not None and not had_worker and actor.job_id in self.jobs:
-            self._close_job_if_over(self.jobs[actor.job_id])
 
     # ------------------------------------------------------------------ functions and routing
 

@@ -114,6 +114,7 @@ class Session:
         """The runtime environment of a worker, or of a driver's job. What this process submits inherits it."""
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
+        self.core.streams.none = NONE
         self.stores = Stores(
             host_id,
             cluster.hosts,
@@ -551,7 +552,6 @@ class Session:
     # ------------------------------------------------------------------ streams
 
     def _open_stream(self, task_id: bytes, spec: StreamSpec) -> list[ObjectRef]:
-        self.core.streams.none = NONE
         opened = self.core.streams.open(task_id, spec)
         return [self._make_ref(object_id, self._entries[object_id]) for object_id in opened]
 
