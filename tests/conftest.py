@@ -8,6 +8,7 @@ tests: it is interrupted, and interrupts each of its test processes once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -43,6 +44,21 @@ def pytest_configure(config: pytest.Config) -> None:
         raise KeyboardInterrupt(f"ended by {signal.Signals(number).name}")
 
     signal.signal(signal.SIGTERM, end)
+    hold, release = (
+        functools.partial(_mask_sigterm, signal.SIG_BLOCK),
+        functools.partial(_mask_sigterm, signal.SIG_UNBLOCK),
+    )
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=_default_in_child)
+
+
+def _mask_sigterm(how: int) -> None:
+    signal.pthread_sigmask(how, {signal.SIGTERM})
+
+
+def _default_in_child() -> None:
+    """SIGTERM ends children that tests fork: without this it is lost in one whose interpreter is not ready yet."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _mask_sigterm(signal.SIG_UNBLOCK)
 
 
 def _pass(number: int, frame: object) -> None:
