@@ -32,6 +32,7 @@ RAY_VARIABLES = {
     "address": "RAY_ADDRESS",
     "dedup_logs": "RAY_DEDUP_LOGS",
     "ignore_unhandled_errors": "RAY_IGNORE_UNHANDLED_ERRORS",
+    "uv_run": "RAY_ENABLE_UV_RUN_RUNTIME_ENV",
 }
 """Variables of Ray that are used where zray's own are not set."""
 OTHER_PREFIXES = ("ZRAY_TEST_", "ZRAY_CI_")
