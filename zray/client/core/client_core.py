@@ -205,12 +205,13 @@ class ClientCore:
         if self.transfers is not None:
             self.transfers.tick()
         self.execution.note_time(now)
+        self.tasks.tick(now)
         self.tell_held_back(now)
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether nothing runs here of which the time is noted."""
-        return self.transfers is None and not self.execution.running
+        """Whether nothing runs here of which the time is noted, and no task pauses."""
+        return self.transfers is None and not self.execution.running and not self.tasks.pauses.stops
 
     def due_s(self, now: float) -> float:
         """No limit: nothing in this core is more urgent than a regular tick."""
@@ -415,7 +416,7 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     Run: lambda core, m: core.execution.on_run(m),
     Result: lambda core, m: core.tasks.on_result(m),
     Item: lambda core, m: core.tasks.on_item(m),
-    Failed: lambda core, m: core.tasks.on_failed(m),
+    Failed: lambda core, m: core.tasks.on_failed(m, core.now),
     Started: lambda core, m: core.tasks.on_started(m),
     ActorRun: lambda core, m: core.execution.on_actor_run(m),
     ActorStart: lambda core, m: core.execution.on_actor_start(m),
