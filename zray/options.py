@@ -16,6 +16,8 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from zray.scheduling.priority import MAX_PRIORITY
+
 if TYPE_CHECKING:
     from zray.scheduling.combine import Strategy
 
@@ -79,6 +81,11 @@ class TaskOptions:
     room."""
     accelerator_type: str | None = None
     """A type of accelerator, such as "A100": the host must have the resource ``accelerator_type:A100``."""
+    priority: int = 0
+    """Among the waiting tasks and actors of the job, those of the highest priority are next; from -1000 to 1000. What
+    waits counts as higher the longer it waits, so that nothing starves: one step for each 10 s, or for the time of 4
+    runs if that is longer. Between jobs the priority does not count. What runs is not stopped. What a task submits does
+    not inherit its priority. (Not in Ray.)"""
     _labels: Mapping[str, str] | None = None
     """Labels of the task itself. Nothing reads them, as in Ray."""
     placement_group: Any = "default"
@@ -169,6 +176,9 @@ class ActorOptions:
     """The same as ``TaskOptions.accelerator_type``."""
     object_store_memory: int = 0
     """Bytes of the host's object store that the actor holds until it ends. Used for placement, not enforced."""
+    priority: int = 0
+    """The same as ``TaskOptions.priority``, for the creation of the actor. Its calls have no priorities. (Not in
+    Ray.)"""
     _labels: Mapping[str, str] | None = None
     """The same as ``TaskOptions._labels``."""
     placement_group: Any = "default"
@@ -364,6 +374,14 @@ def _count(least: int, meaning: str = "", most: int = MAX_COUNT) -> Check:
         return value if value >= least else given.wrong_value(f"it must be {allowed}")
 
     return check
+
+
+def _priority(given: _Given) -> int:
+    allowed = f"an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}"
+    if isinstance(given.value, bool) or not isinstance(given.value, numbers.Integral):
+        given.wrong_type(allowed)
+    value = int(given.value)
+    return value if abs(value) <= MAX_PRIORITY else given.wrong_value(f"it must be {allowed}")
 
 
 def _amount(given: _Given) -> float:
@@ -615,6 +633,7 @@ _SHARED: dict[str, Check] = {
     "_labels": _own_labels,
     "runtime_env": _runtime_env,
     "enable_task_events": _flag,
+    "priority": _priority,
 }
 _STREAM: dict[str, Check] = {
     "_generator_backpressure_num_objects": _backpressure,
@@ -666,6 +685,7 @@ _HINTS = {
     ("an actor class", "num_returns"): "give it to the method, with @zray.method(num_returns=...)",
     ("an actor class", "retry_exceptions"): "give it to the method, with @zray.method(retry_exceptions=...)",
     ("an actor's method", "max_retries"): "for an actor's method it is max_task_retries",
+    ("an actor's method", "priority"): "an actor runs the calls of a caller in their order",
 }
 _TENSOR_TRANSPORTS = frozenset(("enable_tensor_transport", "tensor_transport"))
 """Options of Ray's transports of tensors between GPUs. ``None`` and ``False`` ask for nothing and are accepted."""
