@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zray.api.call_options import CallStream, pack_options, retried_types, stream_of
+from zray.api.call_options import CallStream, pack_options, retried_types, retries_timeouts, stream_of
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
 from zray.client.session import Reader, Session
@@ -81,7 +81,8 @@ class PreparedTask:
         options = self.options
         return pack_options(
             options.name or self._name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
-            self._generator, self.stream, captures=captures,
+            self._generator, self.stream, captures=captures, timeout_s=options.timeout_s,
+            retries_timeouts=retries_timeouts(options.retry_exceptions),
         )  # fmt: skip
 
     def in_group(self, session: Session, environment_id: bytes) -> tuple[bytes, bytes]:

@@ -99,6 +99,10 @@ from zray.protocol.messages import (
     Staying,
     StreamCredit,
     Submit,
+    TimedOut,
+    TimeIsUp,
+    TimeLimited,
+    TimeLimitOver,
     Watch,
     Welcome,
     WorkerDied,
@@ -177,6 +181,7 @@ TYPES: tuple[Any, ...] = (
     InspectTasks, InspectObjects, RecordsInspected, TaskRows, ObjectRows,
     EnvironmentPut,
     GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
+    TimeLimited, TimeLimitOver, TimeIsUp, TimedOut,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

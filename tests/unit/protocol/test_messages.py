@@ -185,8 +185,12 @@ GOLDEN = """
 134 GroupSettled request: int, is_created: bool
 135 GroupsQuery request: int, group: bytes, name: str, namespace: str
 136 GroupList request: int, groups: list[GroupRow]
+137 TimeLimited owner: bytes, task_id: bytes, attempt: int, limit_s: float
+138 TimeLimitOver task_id: bytes
+139 TimeIsUp task_id: bytes
+140 TimedOut task_id: bytes, attempt: int, actor: bytes, message: str
 """
-"""The wire format of protocol version 11. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 12. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -391,7 +395,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 11
+    assert messages.PROTOCOL_VERSION == 12
 
 
 def test_every_size_is_that_of_a_field():
@@ -432,6 +436,7 @@ def test_every_message_is_in_one_union():
 def test_messages_that_only_drivers_or_only_workers_may_send():
     only_workers = {
         "Done", "Reply", "Yield", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
+        "TimeLimited", "TimeLimitOver",
     }  # fmt: skip
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
     assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye", "LogsTaken"}
