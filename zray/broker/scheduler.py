@@ -219,7 +219,9 @@ class Scheduler:
             return
         self._contended = len(waiting) > 1
         if self._contended:
-            self.shares.settle([line.share for line in waiting], now)
+            shares = [line.share for line in waiting]
+            self.shares.settle(shares, now)
+            self.shares.rank(shares, lambda number: self._run_s(waiting[number]), now)
             self._take_turns([(line.share, self._serve(line, changed)) for line in waiting])
         else:
             deque(self._serve(waiting[0], changed), maxlen=0)
@@ -281,6 +283,11 @@ class Scheduler:
                 heapq.heappop(turns)
             else:
                 heapq.heapreplace(turns, (share.standing(), number, share, grants))
+
+    def _run_s(self, line: ActorLine | TaskQueue | OtherLine) -> float:
+        """How long the first task of a line runs, in seconds, as far as is known; else 0."""
+        first = line.any() if isinstance(line, TaskQueue) else None
+        return self._estimates.get(first.function_id, 0) / 1e6 if first is not None else 0.0
 
     def _serve(self, line: ActorLine | TaskQueue | OtherLine, changed: dict[bytes, Host]) -> Iterator[None]:
         if isinstance(line, TaskQueue):

@@ -100,6 +100,10 @@ from zray.protocol.messages import (
     Staying,
     StreamCredit,
     Submit,
+    TimedOut,
+    TimeIsUp,
+    TimeLimited,
+    TimeLimitOver,
     Watch,
     Welcome,
     WorkerDied,
@@ -179,6 +183,7 @@ TYPES: tuple[Any, ...] = (
     EnvironmentPut,
     GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
     MemoryShort,
+    TimeLimited, TimeLimitOver, TimeIsUp, TimedOut,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 
