@@ -38,9 +38,8 @@ def test_stages_run_in_the_actors(it):
     assert list(it.from_range(2, 1).combine(lambda x: [x, x]).gather_sync()) == [0, 0, 1, 1]
     assert list(it.from_range(4, 1).transform(lambda s: (x + 1 for x in s)).gather_sync()) == [1, 2, 3, 4]
     assert sorted(it.from_range(6, 1).local_shuffle(3, seed=1).gather_sync()) == list(range(6))
-    assert sorted(it.from_range(4, 1).for_each(abs, max_concurrency=2, resources={"num_cpus": 0}).gather_sync()) == [
-        0, 1, 2, 3,
-    ]  # fmt: skip
+    in_tasks = it.from_range(4, 1).for_each(lambda x: -x, max_concurrency=2, resources={"num_cpus": 0})
+    assert sorted(in_tasks.gather_sync()) == [-3, -2, -1, 0]
 
 
 def test_stages_run_where_it_is_read(it):

@@ -101,7 +101,7 @@ DIFFERS = {
     "ray.util.client_connect.connect": "joins with the interface of a driver; there is no server for clients",
     "ray.get": "a tuple of references is accepted, too; `GetTimeoutError` says why a value is not there yet",
     "ray.init": "see the table above. Returns a dictionary with Ray's attributes; reading its keys does not warn",
-    "ray.nodes": "live hosts only; ports are -1",
+    "ray.nodes": "ports are -1; of hosts that have ended the last 2,000",
     "ray.shutdown": "always waits for the processes of a cluster that `init` started",
     "ray.autoscaler.sdk.request_resources": "has no effect, as in Ray on a cluster that it cannot grow",
     "ray.cloudpickle.dumps": "the library cloudpickle; Ray has a copy of it with changes",
