@@ -2,7 +2,8 @@
 
 A finder in ``sys.meta_path`` answers for ``ray`` and every name below it, before Ray itself could be found. The modules
 are zray's own and not copies. Only the top one is an object of its own, because libraries compare ``ray.__version__``
-with the version of Ray that they need. What it does not have, it takes from ``zray``.
+with the version of Ray that they need. What it does not have, it takes from ``zray``. The finder also answers for the
+installed distribution ``ray`` (``importlib.metadata.version("ray")``), because libraries look for it too.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from zray.version import RAY_COMMIT, RAY_VERSION
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, DistributionFinder
 
 RAY, ZRAY = "ray", "zray"
 
@@ -45,7 +50,7 @@ class _Loader:
 
 
 class _Finder:
-    """Finds ``ray`` and the modules below it, where zray has them."""
+    """Finds ``ray`` and the modules below it, where zray has them, and the distribution of that name."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
@@ -57,6 +62,14 @@ class _Finder:
             return None
         package = found.submodule_search_locations is not None
         return importlib.machinery.ModuleSpec(name, _Loader(), origin=found.origin, is_package=package)  # type: ignore[arg-type]
+
+    def find_distributions(self, context: DistributionFinder.Context) -> Iterable[Distribution]:
+        """Finds ``ray`` if it is asked for, or if all distributions are. ``importlib.metadata`` calls this."""
+        if context.name is not None and context.name.lower() != RAY:
+            return ()
+        from zray.ray_distribution import RaysDistribution  # few programs need it
+
+        return (RaysDistribution(),)
 
 
 def _own_name(name: str) -> str:

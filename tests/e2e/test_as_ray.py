@@ -8,9 +8,11 @@ import textwrap
 from pathlib import Path
 
 PROGRAM = """
+    import importlib.metadata
     import pickle
     import sys
 
+    assert importlib.metadata.version("ray") == importlib.metadata.metadata("Ray")["Version"]
     import ray
     import ray.exceptions as errors
     import ray.util.annotations
@@ -29,6 +31,10 @@ PROGRAM = """
     assert pickle.loads(b"cray.exceptions\\nRayTaskError\\n.") is zray.exceptions.TaskError
     assert tuple(map(int, ray.__version__.split("."))) >= (2, 60, 0)
     assert zray.__version__ != ray.__version__
+    assert importlib.metadata.version("ray") == ray.__version__
+    assert {"ray", "zray"} <= {each.metadata["Name"] for each in importlib.metadata.distributions()}
+    assert not importlib.metadata.requires("ray") and not importlib.metadata.files("ray")
+    assert importlib.metadata.packages_distributions()["ray"][0] == "ray"
     assert ray.logger.name == "zray"
 
 
@@ -39,8 +45,12 @@ PROGRAM = """
 
     @ray.remote
     def nested(value):
+        import importlib.metadata
+
         import ray
         from ray.exceptions import RayTaskError
+
+        assert importlib.metadata.version("ray") == ray.__version__
 
         @ray.remote
         def inner():
