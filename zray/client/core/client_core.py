@@ -393,6 +393,7 @@ class ClientCore:
 
     def check(self) -> None:
         """Raises AssertionError if an invariant of the windows does not hold; for tests."""
+        self.references.check()
         self.queue_route.check()
         self.actors.check()
 
