@@ -115,7 +115,7 @@ from zray.protocol.state_questions import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 11
+PROTOCOL_VERSION = 12
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -617,6 +617,12 @@ class Delivered(NamedTuple):
     rows: bytes
 
 
+class PinCpus(NamedTuple):
+    """Tells a worker which CPUs its next work may use, by their positions in its host's CPUs; empty: all of these."""
+
+    cpus: list[int]
+
+
 class ExitIfIdle(NamedTuple):
     """Asks a worker to exit if it is idle.
 
@@ -680,7 +686,7 @@ HostToBroker = (
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | InspectTasks | InspectObjects | GroupNamed | GroupSettled | Answer | StateAnswer | KvAnswer
+    | InspectTasks | InspectObjects | GroupNamed | GroupSettled | PinCpus | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (

@@ -85,6 +85,7 @@ from zray.protocol.messages import (
     Notice,
     ObjectRequest,
     ObjectState,
+    PinCpus,
     ProcessDied,
     ProtocolError,
     Pull,
@@ -177,6 +178,7 @@ TYPES: tuple[Any, ...] = (
     InspectTasks, InspectObjects, RecordsInspected, TaskRows, ObjectRows,
     EnvironmentPut,
     GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
+    PinCpus,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

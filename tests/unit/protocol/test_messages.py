@@ -185,13 +185,14 @@ GOLDEN = """
 134 GroupSettled request: int, is_created: bool
 135 GroupsQuery request: int, group: bytes, name: str, namespace: str
 136 GroupList request: int, groups: list[GroupRow]
+137 PinCpus cpus: list[int]
 """
-"""The wire format of protocol version 11. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 12. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
 VersionPair name: str, joiner: str, cluster: str
-HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
+HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float, pins_cpus: bool
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
 EnvironmentPart uri: str, kind: str, details: str, content: bytes, stored: bytes, kept_by: bytes, size: int
@@ -391,7 +392,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 11
+    assert messages.PROTOCOL_VERSION == 12
 
 
 def test_every_size_is_that_of_a_field():
