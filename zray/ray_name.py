@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Iterable, Sequence
@@ -92,3 +93,12 @@ def install() -> None:
             "Ray itself has been imported already: call zray.install_as_ray() before the first import of ray"
         )
     sys.meta_path.insert(0, _Finder())
+    _tell_children()
+
+
+def _tell_children() -> None:
+    """Has the Python processes that this one starts find zray under the name, too."""
+    alias = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_alias")
+    before = os.environ.get("PYTHONPATH", "")
+    if alias not in before.split(os.pathsep):
+        os.environ["PYTHONPATH"] = f"{alias}{os.pathsep}{before}" if before else alias

@@ -84,6 +84,22 @@ EXPECTED = "['one', '--two'] __main__ 2.60.0 2.60.0 ray\nray known\nray.no_such_
 )
 
 
+CHILDREN = """
+    import subprocess
+    import sys
+
+    import ray
+
+    SOURCE = "import ray, ray.util.queue, zray; print(ray.get is zray.get, ray.__version__)"
+
+    def child():
+        return subprocess.check_output([sys.executable, "-c", SOURCE], text=True)
+
+    ray.init(num_cpus=1)
+    print(child() == ray.get(ray.remote(child).remote()) == f"True {ray.__version__}\\n")
+"""
+
+
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=100)
 
@@ -161,3 +177,9 @@ def test_libraries_that_are_not_ray_core_say_what_to_use(tmp_path: Path) -> None
     """
     source = "import zray; zray.install_as_ray()\n" + textwrap.dedent(program)
     assert run("-c", source, cwd=tmp_path).stdout == "said\n"
+
+
+def test_python_processes_that_a_program_starts_know_the_name(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(textwrap.dedent(CHILDREN))
+    done = run("-m", "zray.as_ray", "program.py", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("True\n", "")
