@@ -228,9 +228,9 @@ class WorkerCrashedError(ZrayError):
 
 
 class OutOfMemoryError(WorkerCrashedError):
-    """Not raised yet; exists for code that catches it. Ray raises it if a process was killed for lack of memory.
+    """The process that ran the task or actor was stopped because its machine was running low on memory.
 
-    zray raises a plain ``WorkerCrashedError`` then. Its message says SIGKILL and how much memory was used.
+    The message says how much was in use, why this task was chosen, and which processes were the largest.
     """
 
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BROKER_ACTORS, BROKER_WORKERS = "tests/unit/broker/test_actors.py", "tests/unit/broker/test_workers.py"
 TRANSFERS, SHELL = "tests/unit/transfer/test_core.py", "tests/unit/client/test_shell.py"
 ELSEWHERE: dict[Machine[Any], dict[tuple[str, str], str]] = {
+    TASK: {("SENT", "WAITING"): "tests/unit/client/test_pauses.py"},
     WORKER: {
         ("STARTING", "RETIRED"): BROKER_WORKERS,
         ("STARTING", "DEAD"): BROKER_WORKERS,

@@ -11,7 +11,7 @@ from zray.api.runtime import is_local_mode, runtime
 from zray.client import places
 from zray.client import session as sessions
 from zray.client.core import records
-from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, READY, SENT, STORED
+from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, READY, STORED, WAITING
 from zray.client.core.streams import FIRST_ITEM
 from zray.client.explain import PATIENCE_S, Inquiry
 from zray.client.session import Session
@@ -58,10 +58,10 @@ class Explanation:
     state: str
     """Of an object that exists: ``READY``, or ``FAILED`` (``get`` raises). Of one that is missing:
     ``WAITING FOR ARGUMENTS``; ``NOT SENT`` (its process has too much under way); ``QUEUED`` (it waits for a host with
-    room); ``WAITING FOR ACTOR`` (the actor does not run yet); ``AT WORKER`` (given to a worker or actor, not begun);
-    ``RUNNING``; ``NOT ANSWERING`` (its worker is stopped, or its code holds the interpreter's lock); ``UNDER WAY``
-    (between these, or not known). ``OWNER DIED``: it is lost. Of an actor: ``DEPENDENCIES_UNREADY``,
-    ``PENDING_CREATION``, ``ALIVE``, ``RESTARTING``, ``DEAD``, or ``UNKNOWN``."""
+    room); ``PAUSED`` (memory was short); ``WAITING FOR ACTOR`` (the actor does not run yet); ``AT WORKER`` (given to a
+    worker or actor, not begun); ``RUNNING``; ``NOT ANSWERING`` (its worker is stopped, or its code holds the
+    interpreter's lock); ``UNDER WAY`` (between these, or not known). ``OWNER DIED``: it is lost. Of an actor:
+    ``DEPENDENCIES_UNREADY``, ``PENDING_CREATION``, ``ALIVE``, ``RESTARTING``, ``DEAD``, or ``UNKNOWN``."""
     where: str = ""
     """Where the value is, or which process has the task or actor."""
     seconds: float | None = None
@@ -212,7 +212,8 @@ class _Examination:
                 why=why or "too much of this process's work is under way",
                 remedy="earlier work of this process must end first",
             )
-        assert task is None or task.state is SENT
+        if task is not None and task.state is WAITING:
+            return self._about("PAUSED", why="memory was short: it is tried again after a pause")
         if actor_id:
             return self._at_actor(self._inquiry.ask(q.ExplainActor, actor_id), why)
         return self._at_worker(self._inquiry.ask(q.ExplainTask, self._task_id), why)

@@ -29,6 +29,7 @@ from zray.protocol.messages import (
     FLAG_RETRYABLE,
     FLAG_SPREAD,
     ActorStart,
+    ExitIfIdle,
     JobConfig,
     KillWorker,
     ProtocolError,
@@ -602,12 +603,18 @@ class Scheduler:
         elif worker.state is BUSY:
             self.release(worker, now)
 
-    def kill(self, worker: Worker, reason: str) -> None:
-        """Has a worker killed by its host. The worker gets no more work until then."""
+    def kill(self, worker: Worker, reason: str, kind: str = "WorkerCrashedError") -> None:
+        """Has a worker killed by its host. The worker gets no more work until then. ``kind``: the error to report."""
         worker.retiring = True
         if worker.state in (IDLE, PROBED):
             self.retire(worker)
-        self._send(worker.host.host_id, KillWorker(worker.worker_id, reason))
+        self._send(worker.host.host_id, KillWorker(worker.worker_id, reason, kind))
+
+    def probe(self, worker: Worker, reason: str, surplus: bool) -> None:
+        """Asks an idle worker to exit, see ``ExitIfIdle``. It gets no work until it has answered."""
+        worker.host.idle[worker.pool].remove(worker)
+        worker.enter(PROBED)
+        self._send(worker.worker_id, ExitIfIdle(reason, surplus))
 
     def retire(self, worker: Worker) -> None:
         """A worker takes no more work. Its process ends when its objects are not needed any more."""

@@ -101,6 +101,7 @@ from zray.protocol.records import (
     JobSettings,
     JoinInfo,
     PrintedLines,
+    ProcessMemory,
     StoreUse,
     VersionPair,
     WorkerLines,
@@ -115,7 +116,7 @@ from zray.protocol.state_questions import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 12
+PROTOCOL_VERSION = 13
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -479,6 +480,21 @@ class HostInspected(NamedTuple):
     memory: dict[int, int]
 
 
+class MemoryShort(NamedTuple):
+    """The memory of a host's machine is nearly used up: the broker chooses what is stopped. In bytes.
+
+    ``whose``: the machine, or a control group; ``threshold``: the part of ``limit`` that ``used`` exceeds;
+    ``workers``: what would be free without each worker; ``largest``: the largest processes of the machine.
+    """
+
+    used: int
+    limit: int
+    whose: str
+    threshold: float
+    workers: dict[bytes, int]
+    largest: list[ProcessMemory]
+
+
 class LogsFlushed(NamedTuple):
     """The answer to ``FlushLogs``: all that workers had printed when the request came has been sent."""
 
@@ -684,8 +700,11 @@ class StartWorker(NamedTuple):
 
 
 class KillWorker(NamedTuple):
+    """Tells a host to kill a worker. ``kind``: the error that ``WorkerDied`` then names."""
+
     worker_id: ProcessId
     reason: str
+    kind: str = "WorkerCrashedError"
 
 
 class Inspect(NamedTuple):
@@ -709,7 +728,7 @@ ClientToBroker = (
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
-    | HostInspected
+    | HostInspected | MemoryShort
 )  # fmt: skip
 BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | TimeIsUp | TimedOut | JobConfig | FunctionBlob | ActorStart

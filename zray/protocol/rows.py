@@ -80,6 +80,7 @@ from zray.protocol.messages import (
     Logs,
     LogsFlushed,
     LogsTaken,
+    MemoryShort,
     NameTaken,
     NoSuchActor,
     Notice,
@@ -181,6 +182,7 @@ TYPES: tuple[Any, ...] = (
     InspectTasks, InspectObjects, RecordsInspected, TaskRows, ObjectRows,
     EnvironmentPut,
     GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
+    MemoryShort,
     TimeLimited, TimeLimitOver, TimeIsUp, TimedOut,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}

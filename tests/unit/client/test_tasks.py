@@ -199,7 +199,7 @@ def test_too_many_deaths_without_a_culprit_cost_retries(driver, worker):
     assert failure_of(driver, result) == "WorkerCrashedError"
 
 
-@pytest.mark.parametrize("kind", ["OutOfMemoryError", "NodeDiedError", "WorkerCrashedError"])
+@pytest.mark.parametrize("kind", ["NodeDiedError", "WorkerCrashedError"])
 def test_failures_that_another_attempt_may_mend(driver, worker, kind):
     result = driver.submit(worker, retries=1)
     fail(driver, result, 0, kind)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from zray.client.core.locations import LocationTable
+from zray.client.core.pauses import Pauses
 from zray.client.core.payloads import Arguments, Outcome, first_error, raised, read_outcome
 from zray.client.core.references import Entry, ReferenceTable, is_stored
 from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, TASK, WAITING
@@ -52,6 +53,7 @@ RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDie
 """Failures of a process or machine, not of the task: they are worth another attempt."""
 TIMED_OUT = "TaskTimeoutError"
 """The failure of a task or call that ran longer than its limit."""
+OUT_OF_MEMORY = "OutOfMemoryError"
 TOLD_BY_BROKER = frozenset(("NodeDiedError",))
 """Failures without a warning for each task: the broker tells the driver once of a lost host."""
 
@@ -205,6 +207,7 @@ class TaskTable:
         self.ended: deque[EndedAttempt] = deque(maxlen=MAX_ENDED)
         self.on_retry: Callable[[str, str], None] = lambda name, notice: None
         """Called for an attempt that ended without an outcome, with the task's name and a line about it."""
+        self.pauses: Pauses[Task] = Pauses()
         self._due: deque[Task] = deque()
         self._going = False
 
@@ -299,13 +302,17 @@ class TaskTable:
 
     def again(self, task: Task, *, counts: bool) -> None:
         """Starts another attempt. It uses up a retry if it ``counts``."""
+        self._next_attempt(task, counts)
+        task.enter(READY)
+        task.route.ready(task)
+
+    @staticmethod
+    def _next_attempt(task: Task, counts: bool) -> None:
         if counts and task.retries_left != UNLIMITED:
             task.retries_left -= 1
             if not task.retries_left:
                 task.flags &= ~FLAG_RETRYABLE
         task.attempt += 1
-        task.enter(READY)
-        task.route.ready(task)
 
     # ------------------------------------------------------------------ outcomes
 
@@ -450,7 +457,7 @@ class TaskTable:
         elif entry.host != host:
             self._locations.leave(object_id, host)
 
-    def on_failed(self, message: Failed) -> None:
+    def on_failed(self, message: Failed, now: float) -> None:
         """Handles the broker's report that an attempt ended without an outcome."""
         task = self.tasks.get(message.task_id)
         if task is None or task.attempt != message.attempt:
@@ -459,7 +466,9 @@ class TaskTable:
             raise ProtocolError(f"a failure of an unknown kind: {message.kind}")
         if task.state is not SENT:
             raise ProtocolError("a failure of a task that was not sent")
-        retry = message.kind in RETRIED_FAILURES and not task.cancelled
+        if message.kind == OUT_OF_MEMORY and not task.cancelled and self._pause(task, message, now):
+            return
+        retry = message.kind in RETRIED_FAILURES and message.kind != OUT_OF_MEMORY and not task.cancelled
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
         if retry and (task.retries_left or not counts):
             if counts and message.kind not in TOLD_BY_BROKER:
@@ -492,6 +501,32 @@ class TaskTable:
                 self._note_unseen(task)
             self.fail(task, error)
             self.references.tell_unseen(task.task_id, error, len(error))
+
+    def _pause(self, task: Task, message: Failed, now: float) -> bool:
+        """Has a task that was stopped for lack of memory tried again after a pause. Returns False if it is not.
+
+        Only a task that can be tried again at all is. It pays with a retry if it is the culprit: it had the memory for
+        itself, or the kernel has killed it.
+        """
+        if not task.retries_left or not (message.culprit or self.pauses.may_retry(task)):
+            return False
+        self._note_failure(task, b"", encode_failure(message.kind, message.message))
+        stopped = task.attempt_text
+        self._next_attempt(task, counts=message.culprit)
+        task.enter(WAITING)
+        task.route.started(task)  # it is not under way meanwhile
+        pause_s = self.pauses.begin(task, now)
+        self.on_retry(
+            task.name, f"{stopped} is tried again in {pause_s:.0f} s, as memory was short: {in_a_line(message.message)}"
+        )
+        return True
+
+    def tick(self, now: float) -> None:
+        """Lets time pass."""
+        for task, attempt in self.pauses.over(now):
+            if task.state is WAITING and task.attempt == attempt:
+                task.enter(READY)
+                task.route.ready(task)
 
     def on_started(self, message: Started) -> None:
         """Handles a worker's report that it has begun with a task."""
@@ -539,6 +574,8 @@ class TaskTable:
 
     def _finish(self, task: Task, error: bytes) -> None:
         del self.tasks[task.task_id]
+        if self.pauses.stops:
+            self.pauses.stops.pop(task.task_id, None)
         task.route.done(task, error)
         task.enter(ENDED)
 
