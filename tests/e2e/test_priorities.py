@@ -13,7 +13,7 @@ from tests.conformance.helpers import eventually
 from zray.util.state import list_tasks
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def cluster() -> Iterator[None]:
     zray.init(num_cpus=1, resources={"other": 1})
     yield
@@ -51,7 +51,7 @@ def test_tasks_begin_by_priority(tmp_path):
     eventually((tmp_path / "here").exists)
     refs = [note.options(priority=priority).remote(record, priority) for priority in (0, -3, 7, 0, 1)]
     assert zray.get(record.all.remote()) == []  # the tasks have reached the broker before this
-    rows = [row for row in list_tasks() if row.name == "note"]
+    rows = [row for row in list_tasks(detail=True) if row.name == "note"]
     assert [row.required_resources for row in rows] == [{"CPU": 1.0}] * 5
     (tmp_path / "go").touch()
     zray.get([blocker, *refs])

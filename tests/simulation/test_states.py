@@ -8,6 +8,7 @@ from typing import Any
 from tests.simulation import scenario, test_placement_groups, transfers
 from tests.simulation.test_transfers import small_chunks  # noqa: F401 (a fixture for all tests here)
 from zray.broker.states import ACTOR, GROUP, WORKER
+from zray.client.core.states import TASK
 from zray.client.states import CONNECTION
 from zray.states import Machine
 from zray.testing.network import NetworkFaults

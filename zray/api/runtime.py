@@ -37,6 +37,7 @@ from zray.protocol.questions import (
     ResourcesQuery,
 )
 from zray.protocol.records import ActorSpec, HostState
+from zray.protocol.state_questions import HostRecord, HostRecords, StateOfHosts
 from zray.serialization import PickledCallable, serialize
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ class Runtime(Protocol):
     def advance(self, reader: Reader) -> ObjectRef | None: ...
 
     def hosts(self) -> list[HostState]: ...
+
+    def ended_hosts(self) -> list[HostRecord]: ...
 
     def resources(self, free: bool) -> dict[str, float]:
         """Returns the resources of all hosts together; if ``free``, only the amounts that are not in use."""
@@ -351,6 +354,9 @@ class ClusterRuntime:
 
     def hosts(self) -> list[HostState]:
         return self.session.query(HostsQuery, HostList).hosts
+
+    def ended_hosts(self) -> list[HostRecord]:
+        return [host for host in self.session.query(StateOfHosts, HostRecords).hosts if host.ended_s is not None]
 
     def resources(self, free: bool) -> dict[str, float]:
         return self.session.query(lambda request: ResourcesQuery(request, free), Resources).amounts

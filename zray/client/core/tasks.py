@@ -51,9 +51,9 @@ MAX_FREE_ATTEMPTS = 20
 """The number of times that a task may lose its worker before it has started, without costing a retry."""
 RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
 """Failures of a process or machine, not of the task: they are worth another attempt."""
+OUT_OF_MEMORY = "OutOfMemoryError"
 TIMED_OUT = "TaskTimeoutError"
 """The failure of a task or call that ran longer than its limit."""
-OUT_OF_MEMORY = "OutOfMemoryError"
 TOLD_BY_BROKER = frozenset(("NodeDiedError",))
 """Failures without a warning for each task: the broker tells the driver once of a lost host."""
 
@@ -484,24 +484,6 @@ class TaskTable:
             self.fail(task, error)
             self.references.tell_unseen(task.task_id, error, len(error))
 
-    def on_timed_out(self, message: TimedOut) -> None:
-        """Handles the broker's report that the worker of an attempt was killed, because the attempt ran too long."""
-        task = self._answered_by(message)
-        if task is None or task.attempt != message.attempt:
-            return
-        error = encode_failure(TIMED_OUT, f"{task.attempt_text} {message.message}")
-        if task.cancelled:
-            self.fail_cancelled(task)
-        elif task.retries_left and retries_timeouts(task.options):
-            self.on_retry(task.name, f"{task.attempt_text} ran too long and is tried again")
-            self._note_failure(task, b"", error)
-            self.again(task, counts=True)
-        else:
-            if task.n_returns:
-                self._note_unseen(task)
-            self.fail(task, error)
-            self.references.tell_unseen(task.task_id, error, len(error))
-
     def _pause(self, task: Task, message: Failed, now: float) -> bool:
         """Has a task that was stopped for lack of memory tried again after a pause. Returns False if it is not.
 
@@ -527,6 +509,24 @@ class TaskTable:
             if task.state is WAITING and task.attempt == attempt:
                 task.enter(READY)
                 task.route.ready(task)
+
+    def on_timed_out(self, message: TimedOut) -> None:
+        """Handles the broker's report that the worker of an attempt was killed, because the attempt ran too long."""
+        task = self._answered_by(message)
+        if task is None or task.attempt != message.attempt:
+            return
+        error = encode_failure(TIMED_OUT, f"{task.attempt_text} {message.message}")
+        if task.cancelled:
+            self.fail_cancelled(task)
+        elif task.retries_left and retries_timeouts(task.options):
+            self.on_retry(task.name, f"{task.attempt_text} ran too long and is tried again")
+            self._note_failure(task, b"", error)
+            self.again(task, counts=True)
+        else:
+            if task.n_returns:
+                self._note_unseen(task)
+            self.fail(task, error)
+            self.references.tell_unseen(task.task_id, error, len(error))
 
     def on_started(self, message: Started) -> None:
         """Handles a worker's report that it has begun with a task."""
