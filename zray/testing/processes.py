@@ -286,7 +286,8 @@ class SimHost(Node):
         self.store: dict[bytes, bytes] = {}
         self._unsent: dict[bytes, list[Any]] = {}
         super().__init__(cluster, cluster.sim.new_id(), HOST)
-        self._unsent[BROKER] = [HostReady(resources, HostInfo(hostname="simulated", labels=labels or {}))]
+        info = HostInfo(hostname="simulated", labels=labels or {}, pins_cpus=True)
+        self._unsent[BROKER] = [HostReady(resources, info)]
         self.flush()
 
     def handle(self, message: Any) -> None:

@@ -44,6 +44,7 @@ from zray.protocol.messages import (
     JobConfig,
     Killable,
     Leaving,
+    PinCpus,
     ProtocolError,
     Reply,
     Returned,
@@ -135,6 +136,7 @@ class Execution:
         self._queue: deque[Run | ActorRun | ActorStart] = deque()
         self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived, not unpickled
         self.job: JobConfig | None = None
+        self.cpus: list[int] = []  # those that the next work may use, see ``PinCpus``; a new list for each change
         self.worth_keeping: Callable[[], bool] = lambda: False  # True if a new worker would cost more than this one
         self.idle: Listener | None = None  # woken when there may be something to take
         self._asked: set[bytes] = set()  # functions that were requested from the broker
@@ -560,6 +562,10 @@ class Execution:
             self.leave(message.reason)
 
     # ------------------------------------------------------------------ cancellation
+
+    def on_pin(self, message: PinCpus) -> None:
+        """The broker says which CPUs the next work may use."""
+        self.cpus = message.cpus
 
     def on_cancel(self, message: CancelTask) -> None:
         """Cancels a task. Drops it if it was not started; interrupts it if it runs, or has it killed by force."""
