@@ -338,5 +338,8 @@ class LocalRuntime:
         info = HostInfo(hostname=socket.gethostname(), ip="127.0.0.1")
         return [HostState(self._process_id, info, self.resources(free=False), self.resources(free=True), workers=0)]
 
+    def ended_hosts(self) -> list[Any]:
+        return []
+
     def resources(self, free: bool) -> dict[str, float]:
         return {"CPU": float(os.cpu_count() or 1)}

@@ -37,6 +37,7 @@ from zray.protocol.questions import (
     ResourcesQuery,
 )
 from zray.protocol.records import ActorSpec, HostState
+from zray.protocol.state_questions import HostRecord, HostRecords, StateOfHosts
 from zray.serialization import PickledCallable, serialize
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ class Runtime(Protocol):
     def advance(self, reader: Reader) -> ObjectRef | None: ...
 
     def hosts(self) -> list[HostState]: ...
+
+    def ended_hosts(self) -> list[HostRecord]: ...
 
     def resources(self, free: bool) -> dict[str, float]:
         """Returns the resources of all hosts together; if ``free``, only the amounts that are not in use."""
@@ -344,6 +347,10 @@ class ClusterRuntime:
 
     def hosts(self) -> list[HostState]:
         return self.session.query(HostsQuery, HostList).hosts
+
+    def ended_hosts(self) -> list[HostRecord]:
+        answer = self.session.query(StateOfHosts, HostRecords)
+        return [host for host in answer.hosts if host.ended_s is not None]
 
     def resources(self, free: bool) -> dict[str, float]:
         return self.session.query(lambda request: ResourcesQuery(request, free), Resources).amounts

@@ -135,6 +135,7 @@ from zray.protocol.records import JoinInfo
 from zray.protocol.schema import fault_in, fits_message, maker
 from zray.protocol.state_questions import (
     ActorRecords,
+    EnvironmentRecords,
     HostRecords,
     InspectObjects,
     InspectTasks,
@@ -143,6 +144,7 @@ from zray.protocol.state_questions import (
     OwnerRecords,
     RecordsInspected,
     StateOfActors,
+    StateOfEnvironments,
     StateOfHosts,
     StateOfJobs,
     StateOfObjects,
@@ -177,6 +179,7 @@ TYPES: tuple[Any, ...] = (
     InspectTasks, InspectObjects, RecordsInspected, TaskRows, ObjectRows,
     EnvironmentPut,
     GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
+    StateOfEnvironments, EnvironmentRecords,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

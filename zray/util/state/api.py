@@ -58,7 +58,7 @@ def list_placement_groups(
     raise_on_missing_output: bool = True,
     _explain: bool = False,
 ) -> list[PlacementGroupState]:
-    """The placement groups. zray has no records of them yet: raises NotImplementedError."""
+    """The placement groups, and the last ones that are removed."""
     options = ListApiOptions(limit, timeout, detail, filters)
     return StateApiClient(address).list(StateResource.PLACEMENT_GROUPS, options, raise_on_missing_output, _explain)
 
@@ -142,7 +142,7 @@ def list_runtime_envs(
     raise_on_missing_output: bool = True,
     _explain: bool = False,
 ) -> list[RuntimeEnvState]:
-    """The runtime environments. zray has no records of them yet: raises NotImplementedError."""
+    """The runtime environments that hosts have set up, or failed to: one record for each environment and host."""
     options = ListApiOptions(limit, timeout, detail, filters)
     return StateApiClient(address).list(StateResource.RUNTIME_ENVS, options, raise_on_missing_output, _explain)
 

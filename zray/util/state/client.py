@@ -71,7 +71,6 @@ class StateApiClient:
 
         Raises:
             RayStateApiException: a filter or the limit cannot be used, or records are missing.
-            NotImplementedError: zray does not record this kind.
         """
         filters = options.filters or []
         if options.has_conflicting_filters():
