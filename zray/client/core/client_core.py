@@ -187,12 +187,14 @@ class ClientCore:
 
     def take_output(self) -> Output[ClientEffect]:
         """Takes the messages and effects that are due."""
+        if self.execution.has_items:
+            self.execution.flush_items()
         return self._outbox.take()
 
     @property
     def has_output(self) -> bool:
         """Whether there are messages or effects to take."""
-        return bool(self._outbox)
+        return bool(self._outbox) or self.execution.has_items
 
     def _on_retry(self, name: str, notice: str) -> None:
         self._tell(self._retries.add(self.now, name, notice))

@@ -137,6 +137,7 @@ class Execution:
         self._asked: set[bytes] = set()  # functions that were requested from the broker
         self._running: dict[bytes, Assignment] = {}
         self._seen_at: dict[bytes, float] = {}  # by task: when it was first seen running
+        self._gathering: list[Assignment] = []  # their generators have yielded items that were not sent
         self._owed = 0  # number of answers that wait for acknowledgements
         self._blocked = 0  # number of tasks that wait in ``get``
         self.actor_id = b""
@@ -228,6 +229,7 @@ class Execution:
         """Answers a task or call. The answer is sent once the owners of all references inside have acknowledged."""
         kept = self._release(task)
         if task.producer is not None:
+            self.flush_items()
             self.wake_producers()
         if self._enders and task.task_id in self._enders:
             died = encode_failure("ActorDiedError", self._end_reason or "its process exits", self.actor_id)
@@ -249,22 +251,47 @@ class Execution:
             self._end_if_done()
 
     def send_items(self, task: Assignment, items: list[Return]) -> None:
-        """Sends the next items of a stream. They leave once the owners of all references inside have acknowledged."""
+        """Sends the next items of a stream.
+
+        Items with references inside leave once the owners of these have acknowledged. The others are gathered until the
+        next output is taken: a generator may be faster than the thread that sends.
+        """
         producer = task.producer
         assert producer is not None
         if task.task_id not in self._running:
             return  # the actor has exited meanwhile
+        task.stored.clear()  # from here on they are the owner's
+        inner = [object_id for item in items for object_id in item.inner]
+        if not inner and self._references.acknowledged:
+            if not producer.gathered:
+                self._gathering.append(task)
+            producer.gather(items)
+            if producer.is_full:
+                self.flush_items()
+            return
+        self.flush_items()
         for item in items:
             if item.inner:
                 self._references.hand_over(item.inner, task.owner)
-        payload = pack_outcome(self._host_id, items, [], False)
-        answer = Yield(task.owner, task.task_id, task.attempt, producer.sent, payload)
         producer.sent += len(items)
-        task.stored.clear()  # from here on they are the owner's
-        if self._references.acknowledged:
-            self._send(answer)
-        else:
-            self._answer_later(answer, [object_id for item in items for object_id in item.inner])
+        self._answer_later(self._items_message(task, producer.sent, items), inner)
+
+    @property
+    def has_items(self) -> bool:
+        """Whether items are gathered."""
+        return bool(self._gathering)
+
+    def flush_items(self) -> None:
+        """Sends the items that were gathered."""
+        for task in self._gathering:
+            if (producer := task.producer) is not None:
+                self._send(self._items_message(task, producer.sent, producer.take_gathered()))
+        self._gathering.clear()
+
+    def _items_message(self, task: Assignment, end: int, items: list[Return]) -> Yield:
+        """``end``: the position behind the items."""
+        payload = pack_outcome(self._host_id, items, [], False)
+        return Yield(task.owner, task.task_id, task.attempt, end - len(items), payload)
 
     def has_room(self, task: Assignment, most_untaken: int, listener: Listener) -> bool:
         """Whether another item of a stream may be sent. If not, ``listener`` is woken when there may be room, and the
@@ -406,6 +433,7 @@ class Execution:
             self._references.register(object_id)
 
     def _answer_later(self, answer: Any, inner: list[bytes]) -> None:
+        self.flush_items()  # they come before it
         # References in the answer are pinned until it is sent: giving back a registration must not overtake it.
         self._owed += 1
         for object_id in inner:
