@@ -155,6 +155,11 @@ def test_options_that_are_refused(groups, options):
         groups.placement_group([{"CPU": 1}], **options)
 
 
+def test_a_reserved_resource(ray, groups):
+    with pytest.raises(ray.exceptions.RaySystemError, match="reserved"):
+        groups.placement_group([{"bundle": 1}])
+
+
 def test_the_strategy_as_that_of_a_topology(groups):
     group = create(groups, [{"CPU": 1}], topology_strategy={"ray.io/node-id": "STRICT_PACK"})
     assert groups.placement_group_table(group)["strategy"] == "STRICT_PACK"

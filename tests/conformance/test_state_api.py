@@ -432,6 +432,15 @@ def test_summaries(ray, state):
     del keep
 
 
+def test_columns(common):
+    names = common.WorkerState.list_columns(detail=False)
+    assert names == ["worker_id", "is_alive", "worker_type", "exit_type", "node_id", "ip", "pid"]
+    assert common.WorkerState.list_columns()[: len(names)] == names
+    assert "exit_detail" in common.WorkerState.list_columns()
+    assert common.resource_to_schema(common.StateResource.TASKS) is common.TaskState
+    assert common.TaskState in common.AVAILABLE_STATES
+
+
 def test_the_client(ray, state, common, counter):
     actor = counter.options(name="of the client").remote()
     ray.get(actor.add.remote())

@@ -8,6 +8,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from zray.bundles import BUNDLE
+from zray.exceptions import SystemFailure
 from zray.ids import PROCESS_ID_BYTES
 from zray.options import MAX_AMOUNT, UNITS
 from zray.protocol.records import GroupSpec, Selector
@@ -18,6 +20,10 @@ EXAMPLE = '[{"CPU": 1.0}, {"GPU": 1.0}]'
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 OF_GPU_DOMAINS = ("GB200", "GB300")
 """Accelerators whose hosts form domains: if one bundle asks for such a one, all bundles must."""
+
+
+class ReservedName(SystemFailure, ValueError):
+    """The caller's fault: a bundle names a resource by which the cluster counts the work in a bundle."""
 
 
 def validate_placement_group(
@@ -65,6 +71,10 @@ def _amounts(bundles: Any) -> list[dict[str, int]]:
                 "object_store_memory in bundles is deprecated: it reserves no memory of the object store",
                 DeprecationWarning,
                 stacklevel=4,
+            )
+        if BUNDLE in bundle:
+            raise ReservedName(
+                f"{BUNDLE} is a system reserved resource, which is not allowed to be used in placement group"
             )
     amounts = [_amounts_of(bundle) for bundle in bundles]
     if not all(amounts):

@@ -15,6 +15,7 @@ from zray.util.state.common import (
     DEFAULT_LIMIT,
     DEFAULT_RPC_TIMEOUT,
     ActorState,
+    ClusterEventState,
     Filter,
     GetApiOptions,
     JobState,
@@ -155,7 +156,7 @@ def list_cluster_events(
     detail: bool = False,
     raise_on_missing_output: bool = True,
     _explain: bool = False,
-) -> list[Any]:
+) -> list[ClusterEventState]:
     """An empty list: zray records no events. What happens is in the log of the broker."""
     options = ListApiOptions(limit, timeout, detail, filters)
     return StateApiClient(address).list(StateResource.CLUSTER_EVENTS, options, raise_on_missing_output, _explain)

@@ -50,10 +50,11 @@ _Question = q.StateQuestion | HostsQuery | GroupsQuery
 
 
 class Found(NamedTuple):
-    """Records. ``missing``: what is missing in them, for people; empty if nothing is."""
+    """Records. ``missing``: what could not be read, for people; ``forgotten``: what is not kept any more; or empty."""
 
     rows: list[StateSchema]
     missing: str = ""
+    forgotten: str = ""
 
 
 class Source:
@@ -108,7 +109,7 @@ class Source:
 
     def _actors(self, timeout_s: float) -> Found:
         answer = self._ask(q.StateOfActors, q.ActorRecords, timeout_s)
-        return Found([_actor(row) for row in answer.actors], _forgotten(answer.forgotten, "actors"))
+        return Found([_actor(row) for row in answer.actors], forgotten=_forgotten(answer.forgotten, "actors"))
 
     def _nodes(self, timeout_s: float) -> Found:
         answer = self._ask(q.StateOfHosts, q.HostRecords, timeout_s)
@@ -131,7 +132,7 @@ class Source:
                 )
                 for row in answer.hosts
             ],
-            _forgotten(answer.forgotten, "nodes"),
+            forgotten=_forgotten(answer.forgotten, "nodes"),
         )
 
     def workers(self, timeout_s: float) -> q.WorkerRecords:
@@ -163,7 +164,7 @@ class Source:
                 )
                 for row in answer.workers
             ],
-            _forgotten(answer.forgotten, "workers"),
+            forgotten=_forgotten(answer.forgotten, "workers"),
         )
 
     def _jobs(self, timeout_s: float) -> Found:
@@ -191,7 +192,7 @@ class Source:
                     driver_node_id=driver.host.hex() if driver is not None and driver.host else None,
                 )
             )
-        return Found(rows, _forgotten(answer.forgotten, "jobs"))
+        return Found(rows, forgotten=_forgotten(answer.forgotten, "jobs"))
 
     def _tasks(self, timeout_s: float) -> Found:
         owners = self._ask(lambda request: q.StateOfTasks(request, MAX_LIMIT), q.OwnerRecords, timeout_s)
@@ -238,7 +239,7 @@ class Source:
                 )
                 for row in rows
             ],
-            _forgotten(answer.forgotten, "runtime environments"),
+            forgotten=_forgotten(answer.forgotten, "runtime environments"),
         )
 
     def _events(self, timeout_s: float) -> Found:
