@@ -241,11 +241,13 @@ class PlacementGroups:
     def _row(self, group: Group) -> GroupRow:
         spec = group.spec
         hosts = group.had or [host.host_id if host is not None else b"" for host in group.hosts]
-        waited_s = group.created_s if group.line is None else self._clock() - group.since
+        waited_s, why, can_be_placed = group.created_s, "", True
+        if group.line is not None:
+            waited_s, fits = self._clock() - group.since, self.could_ever_fit(group)
+            why, can_be_placed = self._why(group, fits), fits or self._each_would_fit(group)
         return GroupRow(group.group_id, spec.name, spec.namespace, group.state.name, spec.strategy,
                         [as_floats(bundle) for bundle in spec.bundles], hosts, spec.detached, group.job_id,
-                        group.attempts, waited_s, self.why(group),
-                        group.line is None or self._is_feasible(group), spec.selectors, spec.topology,
+                        group.attempts, waited_s, why, can_be_placed, spec.selectors, spec.topology,
                         group.domain or "")  # fmt: skip
 
     def _settle(self, group: Group, is_created: bool) -> None:
@@ -444,13 +446,10 @@ class PlacementGroups:
         """Whether the missing bundles of a group would fit if all hosts were empty."""
         return self._choose(group, list(self._scheduler.hosts.values()), _emptied) is not None
 
-    def _is_feasible(self, group: Group) -> bool:
-        """Whether room for a group that waits may become free, by Ray's rules.
-
-        If the strategy is a wish only, it is enough that each bundle fits alone into an empty host.
-        """
-        if self.could_ever_fit(group) or group.spec.strategy not in (PACK, SPREAD) or group.spec.topology:
-            return self.could_ever_fit(group)
+    def _each_would_fit(self, group: Group) -> bool:
+        """Whether each bundle of a group would fit alone into an empty host, and the strategy is a wish only."""
+        if group.spec.strategy not in (PACK, SPREAD) or group.spec.topology:
+            return False
         hosts = [(host, _emptied(host)) for host in self._scheduler.hosts.values()]
         return all(
             any(pool.fits(shape) and group.admits(host, index) for host, pool in hosts)
@@ -459,11 +458,12 @@ class PlacementGroups:
 
     def why(self, group: Group) -> str:
         """Why a group waits; empty if it does not."""
-        if group.line is None:
-            return ""
+        return self._why(group, self.could_ever_fit(group)) if group.line is not None else ""
+
+    def _why(self, group: Group, could_ever_fit: bool) -> str:
         asks = _asks(group)
         hosts = self._scheduler.hosts.values()
-        if not self.could_ever_fit(group):
+        if not could_ever_fit:
             labels = {host.host_id: f", labels {host.info.labels}" if _names_labels(group) else "" for host in hosts}
             have = "; ".join(
                 f"{host.info.hostname}: {describe(_emptied(host).total)}{labels[host.host_id]}" for host in hosts
