@@ -123,7 +123,7 @@ class ActorMethod:
 class ActorHandle(Generic[C]):
     """A reference to an actor of class ``C``. When the last handle is gone, the actor finishes its calls and ends."""
 
-    __slots__ = ("__weakref__", "_actor_id", "_meta", "_ref")
+    __slots__ = ("__dict__", "__weakref__", "_actor_id", "_meta", "_ref")  # __dict__: programs label their handles
 
     def __init__(self, actor_id: bytes, ref: ObjectRef | None, meta: ActorMeta) -> None:
         self._actor_id = actor_id
@@ -212,6 +212,11 @@ class ActorClass(Generic[C]):
     def bind(self, /, *args: Any, **kwargs: Any) -> Any:
         """Returns a node of a graph of calls (``zray.dag``): the creation of an actor of this class."""
         return bind_class(self, args, kwargs)
+
+    @property
+    def __ray_actor_class__(self) -> type[C]:
+        """The plain class, which can be subclassed and tested without a cluster. The name is Ray's."""
+        return self._class
 
     @property
     def __ray_metadata__(self) -> ActorClassMetadata:
