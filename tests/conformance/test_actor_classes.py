@@ -167,7 +167,7 @@ def test_weak_references_to_what_is_decorated(ray):
 
 
 def test_the_plain_class_can_be_subclassed(ray):
-    plain = make_class(ray).__ray_actor_class__
+    plain: Any = make_class(ray).__ray_actor_class__
 
     class Larger(plain):
         def count(self):

@@ -41,7 +41,7 @@ HOUSE_ERRORS = {
     "ModuleMissingError", "NodeDiedError", "ObjectError",
     "ObjectFreedError", "ObjectLostError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
     "OwnerDiedError", "PendingCallsLimitExceeded", "RuntimeEnvSetupError", "SerializationError", "SystemFailure",
-    "TaskCancelledError", "TaskError", "TaskUnschedulableError", "VersionMismatchError", "WorkerCrashedError",
+    "RunningTaskCancelledError", "TaskCancelledError", "TaskError", "TaskUnschedulableError", "VersionMismatchError", "WorkerCrashedError",
     "ZrayError",
     "ActorPlacementGroupRemoved", "AuthenticationError",
     "CrossLanguageError", "ObjectRefStreamEndOfStreamError", "OufOfBandObjectRefSerializationException",

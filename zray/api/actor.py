@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, overload
 
 from zray.api.actor_meta import METHOD_OPTIONS, ActorMeta, CallOptions, MethodMeta
 from zray.api.binding import bind_class, bind_method
 from zray.api.generators import ObjectRefGenerator
 from zray.api.remote_function import _Shipment, looks_like
 from zray.api.runtime import checked_environment, runtime
+from zray.api.typed import P, R_co, Remote
 from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
 from zray.signatures import SignatureCheck
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from typing import Concatenate
+
+    from zray.api.typed import Method, MethodDecorator, SeveralReturnsDecorator
+
 C = TypeVar("C")
-F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 _NOT_OF_THE_CLASS = ("__copy__", "__deepcopy__")
 """Attributes that are not looked up in the class: they say how its instances are copied, not how the class is."""
@@ -32,7 +39,7 @@ class _OfMethod:
         self._read = read
         self._of_class = of_class
 
-    def __get__(self, method: ActorMethod | None, owner: type) -> Any:
+    def __get__(self, method: ActorMethod[Any, Any] | None, owner: type) -> Any:
         if method is not None:
             return self._read(method._meta)
         if self._of_class is None:
@@ -40,7 +47,7 @@ class _OfMethod:
         return self._of_class
 
 
-class ActorMethod:
+class ActorMethod(Remote[P, R_co]):
     """A method of an actor: ``handle.method.remote(...)``.
 
     It shows the method's signature and docstring if the class is known. If the handle came from another process, it
@@ -59,7 +66,7 @@ class ActorMethod:
         self._given: dict[str, Any] = {}  # to ``options``
         self._retries = handle._meta.max_task_retries if meta.retries is None else meta.retries
 
-    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
+    def _submit(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submits a call; see ``RemoteFunction.remote``.
 
         Calls of one caller run in the order in which it made them. If the actor has ``async def`` methods, or
@@ -80,6 +87,9 @@ class ActorMethod:
             return refs[0]
         return refs or None
 
+    if not TYPE_CHECKING:
+        remote = _submit
+
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Submits a call with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
@@ -91,14 +101,20 @@ class ActorMethod:
         """
         return bind_method(self, args, kwargs)
 
-    def options(self, **options: Any) -> ActorMethod:
+    @overload
+    def options(self, *, num_returns: int | str, **options: Any) -> ActorMethod[P, Any]: ...
+
+    @overload
+    def options(self, **options: Any) -> ActorMethod[P, R_co]: ...
+
+    def options(self, **options: Any) -> ActorMethod[P, Any]:
         """Returns the same method with other options.
 
         Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``concurrency_group``, ``name``,
         ``enable_task_events``; see ``zray.options.MethodOptions``.
         """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
-        method = ActorMethod(self._handle, self._meta)
+        method: ActorMethod[P, Any] = ActorMethod(self._handle, self._meta)
         method._given = options
         if "max_task_retries" in options and given.max_task_retries is not None:
             method._retries = given.max_task_retries
@@ -130,7 +146,7 @@ class ActorHandle(Generic[C]):
         self._ref = ref  # keeps the actor; None: this handle does not keep it (it is weak, or the actor is detached)
         self._meta = meta
 
-    def __getattr__(self, name: str) -> ActorMethod:
+    def __getattr__(self, name: str) -> ActorMethod[..., Any]:
         method = self._meta.methods.get(name)
         if method is None:
             raise AttributeError(self._meta.no_method(name))
@@ -276,11 +292,37 @@ def _creator(kind: type[C], options: ActorOptions, shipment: _Shipment) -> Calla
 
 
 @overload
-def method(function: F, /) -> F: ...
+def method(
+    function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
+) -> Method[P, Coroutine[Any, Any, T], ObjectRef[T]]: ...
 
 
 @overload
-def method(**options: Any) -> Callable[[F], F]: ...
+def method(  # type: ignore[overload-overlap]
+    function: Callable[Concatenate[Any, P], Iterator[T]], /
+) -> Method[P, Iterator[T], ObjectRefGenerator[T]]: ...
+
+
+@overload
+def method(  # type: ignore[overload-overlap]
+    function: Callable[Concatenate[Any, P], AsyncIterator[T]], /
+) -> Method[P, AsyncIterator[T], ObjectRefGenerator[T]]: ...
+
+
+@overload
+def method(function: Callable[Concatenate[Any, P], T], /) -> Method[P, T, ObjectRef[T]]: ...
+
+
+@overload
+def method(*, num_returns: Literal[1, "streaming"], **options: Any) -> MethodDecorator: ...
+
+
+@overload
+def method(*, num_returns: int | str, **options: Any) -> SeveralReturnsDecorator: ...
+
+
+@overload
+def method(**options: Any) -> MethodDecorator: ...
 
 
 def method(*args: Any, **options: Any) -> Any:
@@ -299,7 +341,7 @@ def method(*args: Any, **options: Any) -> Any:
         raise TypeError("@zray.method takes options by keyword, such as @zray.method(num_returns=2)")
     given = MethodOptions.from_kwargs(options, what="@zray.method")
 
-    def decorate(function: F) -> F:
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
         setattr(function, METHOD_OPTIONS, given)
         return function
 
