@@ -18,9 +18,9 @@ from zray.signatures import SignatureCheck
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
-    from typing import Concatenate
+    from typing import Concatenate, Protocol
 
-    from zray.api.typed import Method, MethodDecorator, SeveralReturnsDecorator
+    from zray.api.typed import Method
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class ActorMethod(Remote[P, R_co]):
         """Returns the same method with other options.
 
         Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``concurrency_group``, ``name``,
-        ``enable_task_events``; see ``zray.options.MethodOptions``.
+        ``timeout_s``, ``enable_task_events``; see ``zray.options.MethodOptions``.
         """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method: ActorMethod[P, Any] = ActorMethod(self._handle, self._meta)
@@ -291,26 +291,57 @@ def _creator(kind: type[C], options: ActorOptions, shipment: _Shipment) -> Calla
     return looks_like(remote, kind)
 
 
+if TYPE_CHECKING:
+
+    class MethodDecorator(Protocol):
+        """The type of ``zray.method``, and of ``zray.method`` with options."""
+
+        @overload
+        def __call__(
+            self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
+        ) -> Method[P, Coroutine[Any, Any, T], ActorMethod[P, ObjectRef[T]]]: ...
+
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self, function: Callable[Concatenate[Any, P], Iterator[T]], /
+        ) -> Method[P, Iterator[T], ActorMethod[P, ObjectRefGenerator[T]]]: ...
+
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self, function: Callable[Concatenate[Any, P], AsyncIterator[T]], /
+        ) -> Method[P, AsyncIterator[T], ActorMethod[P, ObjectRefGenerator[T]]]: ...
+
+        @overload
+        def __call__(
+            self, function: Callable[Concatenate[Any, P], T], /
+        ) -> Method[P, T, ActorMethod[P, ObjectRef[T]]]: ...
+
+    class SeveralReturnsDecorator(Protocol):
+        """The type of ``zray.method(num_returns=...)``: types do not know what ``remote`` returns."""
+
+        def __call__(self, function: Callable[Concatenate[Any, P], T], /) -> Method[P, T, ActorMethod[P, Any]]: ...
+
+
 @overload
 def method(
     function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
-) -> Method[P, Coroutine[Any, Any, T], ObjectRef[T]]: ...
+) -> Method[P, Coroutine[Any, Any, T], ActorMethod[P, ObjectRef[T]]]: ...
 
 
 @overload
 def method(  # type: ignore[overload-overlap]
     function: Callable[Concatenate[Any, P], Iterator[T]], /
-) -> Method[P, Iterator[T], ObjectRefGenerator[T]]: ...
+) -> Method[P, Iterator[T], ActorMethod[P, ObjectRefGenerator[T]]]: ...
 
 
 @overload
 def method(  # type: ignore[overload-overlap]
     function: Callable[Concatenate[Any, P], AsyncIterator[T]], /
-) -> Method[P, AsyncIterator[T], ObjectRefGenerator[T]]: ...
+) -> Method[P, AsyncIterator[T], ActorMethod[P, ObjectRefGenerator[T]]]: ...
 
 
 @overload
-def method(function: Callable[Concatenate[Any, P], T], /) -> Method[P, T, ObjectRef[T]]: ...
+def method(function: Callable[Concatenate[Any, P], T], /) -> Method[P, T, ActorMethod[P, ObjectRef[T]]]: ...
 
 
 @overload
@@ -328,8 +359,8 @@ def method(**options: Any) -> MethodDecorator: ...
 def method(*args: Any, **options: Any) -> Any:
     """Decorates a method of an actor class with options: ``@zray.method(num_returns=2)``.
 
-    Options: num_returns, max_task_retries, retry_exceptions, concurrency_group, enable_task_events, name; see
-    ``zray.options.MethodOptions``. Without options, ``@zray.method`` changes nothing.
+    Options: num_returns, max_task_retries, retry_exceptions, timeout_s, concurrency_group, enable_task_events, name;
+    see ``zray.options.MethodOptions``. Without options, ``@zray.method`` changes nothing.
 
     Raises:
         ValueError: an option does not exist or is out of range.

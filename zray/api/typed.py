@@ -10,12 +10,11 @@ While a program runs, nothing of this exists but the base class ``Remote``, whic
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
-    from zray.api.actor import ActorMethod
-    from zray.api.generators import ObjectRefGenerator
+    from collections.abc import Callable
+
     from zray.object_ref import ObjectRef
 
 P = ParamSpec("P")
@@ -23,7 +22,7 @@ Q = ParamSpec("Q")
 R_co = TypeVar("R_co", covariant=True)
 
 if TYPE_CHECKING:
-    S_co = TypeVar("S_co", covariant=True)
+    M_co = TypeVar("M_co", covariant=True)
     T = TypeVar("T")
     A = TypeVar("A")
     B = TypeVar("B")
@@ -160,42 +159,16 @@ class Remote(Generic[P, R_co]):
 
 if TYPE_CHECKING:
 
-    class Method(Generic[P, R_co, S_co]):
-        """A method under ``@zray.method``: of an object it is the method, of the class it is a method of actors.
+    class Method(Generic[P, R_co, M_co]):
+        """A method under ``@zray.method``. Read from an object it is the method, with parameters ``P``.
 
-        ``S_co``: what ``remote`` returns.
+        Read from the class, as ``methods_of`` does, it is a method of an actor, an ``M_co``.
         """
 
         @overload
-        def __get__(self, instance: None, owner: type) -> ActorMethod[P, S_co]: ...
+        def __get__(self, instance: None, owner: type) -> M_co: ...
 
         @overload
         def __get__(self, instance: object, owner: type) -> Callable[P, R_co]: ...
 
         def __get__(self, instance: Any, owner: type) -> Any: ...
-
-    class MethodDecorator(Protocol):
-        """The type of ``zray.method``, and of ``zray.method`` with options."""
-
-        @overload
-        def __call__(
-            self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
-        ) -> Method[P, Coroutine[Any, Any, T], ObjectRef[T]]: ...
-
-        @overload
-        def __call__(  # type: ignore[overload-overlap]
-            self, function: Callable[Concatenate[Any, P], Iterator[T]], /
-        ) -> Method[P, Iterator[T], ObjectRefGenerator[T]]: ...
-
-        @overload
-        def __call__(  # type: ignore[overload-overlap]
-            self, function: Callable[Concatenate[Any, P], AsyncIterator[T]], /
-        ) -> Method[P, AsyncIterator[T], ObjectRefGenerator[T]]: ...
-
-        @overload
-        def __call__(self, function: Callable[Concatenate[Any, P], T], /) -> Method[P, T, ObjectRef[T]]: ...
-
-    class SeveralReturnsDecorator(Protocol):
-        """The type of ``zray.method(num_returns=...)``: types do not know what ``remote`` returns."""
-
-        def __call__(self, function: Callable[Concatenate[Any, P], T], /) -> Method[P, T, Any]: ...

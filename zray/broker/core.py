@@ -246,6 +246,8 @@ class BrokerCore:
     def _worker_joined(self, process: Process, now: float) -> None:
         worker = process.worker = self.scheduler.workers[process.process_id]
         worker.pid = process.info.pid
+        if worker.cpus:
+            self.scheduler.cpus.tell(worker)
         if worker.retiring:
             self.scheduler.retire(worker)
             return

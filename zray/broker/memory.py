@@ -92,7 +92,7 @@ def choose(candidates: Collection[Candidate]) -> Choice | None:
 
 def least_bytes(limit: int) -> int:
     """The memory that a worker must use to be stopped, on a machine with ``limit`` bytes."""
-    return min(LEAST_BYTES, int(limit * LEAST_SHARE))
+    return max(1, min(LEAST_BYTES, int(limit * LEAST_SHARE)))
 
 
 class MemoryPressure:

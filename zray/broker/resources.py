@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
-from zray.bundles import ANY, MARK, group_of, names_of
+from zray.bundles import ANY, MARK, group_of, names_of, plain
 from zray.ids import ENVIRONMENT_ID_BYTES
 from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
 from zray.protocol.codec import shape_key as shape_key
@@ -27,14 +27,15 @@ HEAD = "node:__internal_head__"
 class Shape:
     """What a task or actor asks for: resources, some of the hosts, a runtime environment, and a priority.
 
-    ``cpus``: the part that is lent while it blocks in ``get``. ``constraint``: the hosts that may take it; None: all.
-    ``environment_id``: empty for none. ``grant_key``: the key of the amounts alone, for workers. ``group``: the
-    placement group in which it runs, in hexadecimal; empty if it is in none. ``gpus_from``: the names of the resources
-    that its GPUs belong to: the plain one, or those of the group and perhaps of the bundle.
+    ``cpus``: the part that is lent while it blocks in ``get``. ``cpus_used``: the CPUs that it runs on: these, or those
+    of its placement group. ``constraint``: the hosts that may take it; None: all. ``environment_id``: empty for none.
+    ``grant_key``: the key of the amounts alone, for workers. ``group``: the placement group in which it runs, in
+    hexadecimal; empty if it is in none. ``gpus_from``: the names of the resources that its GPUs belong to: the plain
+    one, or those of the group and perhaps of the bundle.
     """
 
-    __slots__ = ("amounts", "constraint", "cpus", "environment_id", "gpus", "gpus_from", "grant_key", "group", "key",
-                 "priority")  # fmt: skip
+    __slots__ = ("amounts", "constraint", "cpus", "cpus_used", "environment_id", "gpus", "gpus_from", "grant_key",
+                 "group", "key", "priority")  # fmt: skip
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Shape:
         self.grant_key = shape_key(amounts) if constraint is not None or environment_id or priority else key
         self.cpus = amounts.get(CPU, 0)
         self.group = group_of(amounts)
+        self.cpus_used = plain(amounts).get(CPU, 0) if self.group else self.cpus
         self.gpus_from: list[str] = [GPU]
         if self.group and GPU not in amounts:
             (of_group,) = names_of(GPU, self.group, ANY)

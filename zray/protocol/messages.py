@@ -116,7 +116,7 @@ from zray.protocol.state_questions import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 13
+PROTOCOL_VERSION = 14
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -666,6 +666,12 @@ class Delivered(NamedTuple):
     rows: bytes
 
 
+class PinCpus(NamedTuple):
+    """Tells a worker which CPUs its next work may use, by their positions in its host's CPUs; empty: all of these."""
+
+    cpus: list[int]
+
+
 class ExitIfIdle(NamedTuple):
     """Asks a worker to exit if it is idle.
 
@@ -734,7 +740,7 @@ BrokerToClient = (
     Run | Result | Item | Failed | Started | CancelTask | TimeIsUp | TimedOut | JobConfig | FunctionBlob | ActorStart
     | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | InspectTasks | InspectObjects | GroupNamed | GroupSettled | Answer | StateAnswer | KvAnswer
+    | InspectTasks | InspectObjects | GroupNamed | GroupSettled | PinCpus | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (

@@ -86,6 +86,7 @@ from zray.protocol.messages import (
     Notice,
     ObjectRequest,
     ObjectState,
+    PinCpus,
     ProcessDied,
     ProtocolError,
     Pull,
@@ -184,6 +185,7 @@ TYPES: tuple[Any, ...] = (
     GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
     MemoryShort,
     TimeLimited, TimeLimitOver, TimeIsUp, TimedOut,
+    PinCpus,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

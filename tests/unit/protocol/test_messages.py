@@ -190,13 +190,14 @@ GOLDEN = """
 139 TimeLimitOver task_id: bytes
 140 TimeIsUp task_id: bytes
 141 TimedOut task_id: bytes, attempt: int, actor: bytes, message: str
+142 PinCpus cpus: list[int]
 """
-"""The wire format of protocol version 13. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 14. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
 VersionPair name: str, joiner: str, cluster: str
-HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
+HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float, pins_cpus: bool
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
 EnvironmentPart uri: str, kind: str, details: str, content: bytes, stored: bytes, kept_by: bytes, size: int
@@ -397,7 +398,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 13
+    assert messages.PROTOCOL_VERSION == 14
 
 
 def test_every_size_is_that_of_a_field():

@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.client.core.effects import Interrupt
 from zray.client.core.group_queues import GroupQueues
 from zray.client.core.grouped_view import group_in
-from zray.client.core.payloads import CANCELLED, pack_outcome, read_payload
+from zray.client.core.payloads import CANCELLED, Return, pack_outcome, read_payload
 from zray.client.core.producers import Listener, Producer
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR
@@ -44,6 +44,7 @@ from zray.protocol.messages import (
     JobConfig,
     Killable,
     Leaving,
+    PinCpus,
     ProtocolError,
     Reply,
     Returned,
@@ -59,15 +60,6 @@ from zray.protocol.messages import (
 from zray.protocol.records import ActorSpec, RunningCall
 
 TASK, CONSTRUCTOR, CALL = range(3)
-
-
-class Return(NamedTuple):
-    """One return value, see ``Outcome``."""
-
-    status: int
-    data: bytes
-    size: int
-    inner: tuple[bytes, ...]
 
 
 class Assignment:
@@ -135,6 +127,7 @@ class Execution:
         self._queue: deque[Run | ActorRun | ActorStart] = deque()
         self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived, not unpickled
         self.job: JobConfig | None = None
+        self.cpus: list[int] = []  # those that the next work may use, see ``PinCpus``; a new list for each change
         self.worth_keeping: Callable[[], bool] = lambda: False  # True if a new worker would cost more than this one
         self.idle: Listener | None = None  # woken when there may be something to take
         self._asked: set[bytes] = set()  # functions that were requested from the broker
@@ -560,6 +553,10 @@ class Execution:
             self.leave(message.reason)
 
     # ------------------------------------------------------------------ cancellation
+
+    def on_pin(self, message: PinCpus) -> None:
+        """The broker says which CPUs the next work may use."""
+        self.cpus = message.cpus
 
     def on_cancel(self, message: CancelTask) -> None:
         """Cancels a task. Drops it if it was not started; interrupts it if it runs, or has it killed by force."""

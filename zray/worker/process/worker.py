@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from zray.client.context import current_task
 from zray.client.core.effects import Interrupt, Warn
-from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
-from zray.client.core.payloads import INTERRUPTED
+from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment
+from zray.client.core.payloads import INTERRUPTED, Return
 from zray.client.core.states import ERROR
 from zray.client.core.tasks import TIMED_OUT
 from zray.client.session import Session
 from zray.client.shell import Waiter
-from zray.config import MIB, TUNE_MALLOC
+from zray.config import MIB, ON, TUNE_MALLOC
 from zray.exceptions import NAMELESS, ActorExit, DeserializationError, has_type
 from zray.failures import encode_failure, error_text
 from zray.memory.malloc import give_back
@@ -41,6 +41,7 @@ from zray.worker.recorder import Recorder
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from zray.worker.process.cpus import Pinning
     from zray.worker.process.event_loop import EventLoop
     from zray.worker.process.runtime_env import Applied
     from zray.worker.process.streams import Streamer
@@ -75,6 +76,12 @@ class Worker:
         self._recorder = Recorder(page)
         self._runner = Runner(session, self._recorder)
         self._environment = Environment(log_secret, applied)
+        self._pinned = self._execution.cpus  # as it was told last
+        self._pinning: Pinning | None = None
+        if session.config.pin_cpus == ON:
+            from zray.worker.process.cpus import Pinning
+
+            self._pinning = Pinning()
         self._actor: Any = None
         self._methods: dict[str, Any] = {}  # those that have been called, bound
         self._actor_class = ""
@@ -264,6 +271,8 @@ class Worker:
             self._recorder.begins(task.task_id)
         if self._execution.job is not None:
             self._environment.apply_job(self._execution.job, self.session)
+        if self._execution.cpus is not self._pinned:
+            self._pin()
         self._environment.apply_task(task)
         if options.captures:
             self.session.captures = True
@@ -277,6 +286,11 @@ class Worker:
             self._execution.begin_limited(task, options.timeout_s)
             self._shell.turn()
         self._shell.settle()
+
+    def _pin(self) -> None:
+        self._pinned = self._execution.cpus
+        if self._pinning is not None:
+            self._pinning.apply(self._pinned)
 
     def _call(self, task: Assignment, options: CallOptions) -> Any:
         in_main = self._pool is None or task.kind != CALL
