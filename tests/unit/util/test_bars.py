@@ -180,7 +180,8 @@ def test_lines_that_are_no_states(line):
 def test_print_can_be_left_alone(manager, terminal, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setenv("RAY_TQDM_PATCH_PRINT", "0")
-    with tqdm_ray.tqdm(total=3) as shown:
+    bar: tqdm_ray.tqdm[int] = tqdm_ray.tqdm(total=3)
+    with bar as shown:
         shown.update(2)
         shown.set_description("text")
         shown.refresh()
