@@ -27,6 +27,7 @@ from zray.broker.resources import HEAD, UNIT, Pool, Shape, check_amounts, read_s
 from zray.broker.scheduler import Scheduler
 from zray.broker.state_reports import StateReports
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
+from zray.broker.time_limits import TimeLimits
 from zray.failures import encode_failure
 from zray.ids import function_id_of, owner_of
 from zray.protocol import key_values as kv
@@ -87,6 +88,7 @@ class BrokerCore:
         )
         self.groups.fail_task = self._without_group
         self.actors.on_dead = self._actor_dead
+        self.time_limits = TimeLimits(self.scheduler, self.processes, self.send, lambda: self._now)
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
         self.state_reports = StateReports(self)
@@ -104,6 +106,8 @@ class BrokerCore:
             m.Reply: self._reply,
             m.Yield: self._yield,
             m.Started: self._started,
+            m.TimeLimited: self.time_limits.on_limited,
+            m.TimeLimitOver: self.time_limits.on_over,
             m.Returned: self._returned,
             m.Blocked: self._blocked,
             m.Cancel: self._cancel,
@@ -193,12 +197,13 @@ class BrokerCore:
 
     def due_s(self, now: float) -> float:
         """In how many seconds ``schedule`` must run even if no message arrives; infinite if it need not."""
-        return self.scheduler.lent.due_s(now)
+        return min(self.scheduler.lent.due_s(now), self.time_limits.due_s(now))
 
     @event
     def schedule(self, now: float) -> None:
         """Places what can be placed. The shell calls this at the end of a turn."""
         self._now = now
+        self.time_limits.look(now)
         self.scheduler.run(now)
         if self.scheduler.refused:
             self._refuse_all()
@@ -241,6 +246,8 @@ class BrokerCore:
     def _worker_joined(self, process: Process, now: float) -> None:
         worker = process.worker = self.scheduler.workers[process.process_id]
         worker.pid = process.info.pid
+        if worker.cpus:
+            self.scheduler.cpus.tell(worker)
         if worker.retiring:
             self.scheduler.retire(worker)
             return
@@ -626,6 +633,7 @@ class BrokerCore:
             stop = None
         self.notices.worker_gone(worker, kind, message, culprit)
         self.history.worker_gone(worker, kind, message)
+        self.time_limits.worker_gone(worker)
         self.scheduler.remove(worker)
         if kind == OUT_OF_MEMORY:
             self._fail_for_memory(worker, message, culprit, stop)
@@ -731,6 +739,7 @@ class BrokerCore:
         self.scheduler.check()
         self.groups.check()
         self.key_values.check()
+        self.time_limits.check()
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():
             holder = envelope.worker

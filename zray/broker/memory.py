@@ -166,10 +166,13 @@ class MemoryPressure:
 
 def candidates_of(workers: Collection[Worker], own: dict[bytes, int], least: int) -> list[Candidate]:
     """The workers that may be stopped. ``own``: the memory that the end of each would free, in bytes."""
-    working = [worker for worker in workers if (worker.outstanding or worker.actor) and not worker.retiring]
-    most = max((own.get(worker.worker_id, 0) for worker in working), default=0)
+    working = [
+        worker for worker in workers
+        if (worker.outstanding or worker.actor) and not worker.retiring and worker.worker_id in own
+    ]  # fmt: skip
+    most = max((own[worker.worker_id] for worker in working), default=0)
     least = max(least, int(most * LEAST_OF_LARGEST))
-    return [_candidate(worker, size) for worker in working if (size := own.get(worker.worker_id, 0)) >= least]
+    return [_candidate(worker, size) for worker in working if (size := own[worker.worker_id]) >= least]
 
 
 def _candidate(worker: Worker, own: int) -> Candidate:

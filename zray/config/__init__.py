@@ -18,6 +18,8 @@ OPTIMIZATIONS = ("bare-fork", "fill-holes", "freeze-heap", "tune-malloc", "warm-
 ``docs/architecture.md`` says what each one gains and where it is.
 """
 BARE_FORK, FILL_HOLES, FREEZE_HEAP, TUNE_MALLOC, WARM_UP = OPTIMIZATIONS
+AUTO, ON, OFF = PIN_CPUS = ("auto", "on", "off")
+"""The values of the setting ``pin_cpus``."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -44,6 +46,11 @@ class Config:
     """CPUs that a host offers; default: those that its process may use."""
     num_gpus: float | None = None
     """GPUs that a host offers; default: the NVIDIA GPUs that its process may use."""
+    pin_cpus: str = "auto"
+    """Whether a task or actor runs only on as many CPUs as its num_cpus: "on", "off" or "auto".
+
+    "auto": if the host offers exactly the CPUs that its process may use, and no other host of the machine pins to them.
+    """
     memory: int | None = None
     """Memory that a host offers, in bytes; default: 70% of what its process may use."""
     resources: dict[str, float] = dataclasses.field(default_factory=dict)

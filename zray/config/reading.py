@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from zray.config import KIB, LOG_LEVELS, MIB, OPTIMIZATIONS, Config
+from zray.config import KIB, LOG_LEVELS, MIB, OPTIMIZATIONS, PIN_CPUS, Config
 from zray.exceptions import ConfigError
 
 DEFAULT = "default"
@@ -332,7 +332,17 @@ def _level(given: object) -> str:
     return given.upper()
 
 
-_CHOICES: dict[str, tuple[Callable[[object], Any], str]] = {"log_level": (_level, ", ".join(LOG_LEVELS))}
+def _pinning(given: object) -> str:
+    word = {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+    if not isinstance(word, str) or word.lower() not in PIN_CPUS:
+        raise ValueError
+    return word.lower()
+
+
+_CHOICES: dict[str, tuple[Callable[[object], Any], str]] = {
+    "log_level": (_level, ", ".join(LOG_LEVELS)),
+    "pin_cpus": (_pinning, ", ".join(PIN_CPUS)),
+}
 """Settings whose value is one of a few words."""
 _KINDS: dict[str, tuple[Callable[[object], Any], str]] = {
     "str": (_text, "text"),

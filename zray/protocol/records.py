@@ -66,6 +66,8 @@ class HostInfo(NamedTuple):
     labels: dict[str, str] = {}
     idle_timeout_s: float = 5.0
     """After how many idle seconds a worker is asked to exit."""
+    pins_cpus: bool = False
+    """Its workers are pinned to CPUs, which the broker chooses: one for each CPU among its resources."""
 
 
 class HostState(NamedTuple):

@@ -86,6 +86,7 @@ from zray.protocol.messages import (
     Notice,
     ObjectRequest,
     ObjectState,
+    PinCpus,
     ProcessDied,
     ProtocolError,
     Pull,
@@ -100,6 +101,10 @@ from zray.protocol.messages import (
     Staying,
     StreamCredit,
     Submit,
+    TimedOut,
+    TimeIsUp,
+    TimeLimited,
+    TimeLimitOver,
     Watch,
     Welcome,
     WorkerDied,
@@ -179,6 +184,8 @@ TYPES: tuple[Any, ...] = (
     EnvironmentPut,
     GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
     MemoryShort,
+    TimeLimited, TimeLimitOver, TimeIsUp, TimedOut,
+    PinCpus,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -543,8 +543,15 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def cpu_count(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
-    """Returns the CPUs that this process may use: its affinity, limited further by the quotas of its control groups."""
+    """Returns the CPUs that this process may use.
+
+    This is its affinity, limited further by the quotas of its control groups and by what Slurm has granted its job on
+    this node: Slurm can be set up without either.
+    """
     cpus = float(len(os.sched_getaffinity(0)))
+    granted = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if "SLURM_JOB_ID" in os.environ and granted.isdecimal():
+        cpus = min(cpus, int(granted))
     for group in control_groups("cpu", proc, cgroup_fs):
         # Version 2 has quota and period in one file, version 1 in two. Without a limit the quota is "max" or -1.
         figures = integers(f"{group}/cpu.max")

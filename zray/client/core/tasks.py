@@ -32,7 +32,7 @@ from zray.failures import (
 from zray.ids import return_id, task_of
 from zray.logs.digest import in_a_line
 from zray.protocol.codec import pack, unpack
-from zray.protocol.messages import FLAG_RETRYABLE, Failed, Item, ProtocolError, Result, Started
+from zray.protocol.messages import FLAG_RETRYABLE, Failed, Item, ProtocolError, Result, Started, TimedOut
 from zray.protocol.records import AwaitedObject
 
 UNLIMITED = -1
@@ -52,6 +52,8 @@ MAX_FREE_ATTEMPTS = 20
 RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
 """Failures of a process or machine, not of the task: they are worth another attempt."""
 OUT_OF_MEMORY = "OutOfMemoryError"
+TIMED_OUT = "TaskTimeoutError"
+"""The failure of a task or call that ran longer than its limit."""
 TOLD_BY_BROKER = frozenset(("NodeDiedError",))
 """Failures without a warning for each task: the broker tells the driver once of a lost host."""
 
@@ -164,6 +166,14 @@ def name_in(options: bytes) -> str:
     """The name in a call's options."""
     fields = unpack(options) if options else {}
     return str(fields.get("name", "a task")) if type(fields) is dict else "a task"
+
+
+@functools.lru_cache(maxsize=256)
+def retries_timeouts(options: bytes) -> bool:
+    """Whether a call is tried again after it ran too long, by its options."""
+    fields = unpack(options) if options else {}
+    limit = fields.get("timeout") if type(fields) is dict else None
+    return type(limit) is list and bool(limit[1])
 
 
 EndedAttempt = tuple[bytes, int, bytes, bytes, Route, bytes, bytes, bytes, "bytes | tuple[str, str] | None"]
@@ -337,7 +347,7 @@ class TaskTable:
         else:
             self._settle(task, outcome, message.source)
 
-    def _answered_by(self, message: Result | Item) -> Task | None:
+    def _answered_by(self, message: Result | Item | TimedOut) -> Task | None:
         """Returns the task that a message is about; None if it has ended. Raises ProtocolError if the sender was not
         given the task."""
         task = self.tasks.get(message.task_id)
@@ -499,6 +509,24 @@ class TaskTable:
             if task.state is WAITING and task.attempt == attempt:
                 task.enter(READY)
                 task.route.ready(task)
+
+    def on_timed_out(self, message: TimedOut) -> None:
+        """Handles the broker's report that the worker of an attempt was killed, because the attempt ran too long."""
+        task = self._answered_by(message)
+        if task is None or task.attempt != message.attempt:
+            return
+        error = encode_failure(TIMED_OUT, f"{task.attempt_text} {message.message}")
+        if task.cancelled:
+            self.fail_cancelled(task)
+        elif task.retries_left and retries_timeouts(task.options):
+            self.on_retry(task.name, f"{task.attempt_text} ran too long and is tried again")
+            self._note_failure(task, b"", error)
+            self.again(task, counts=True)
+        else:
+            if task.n_returns:
+                self._note_unseen(task)
+            self.fail(task, error)
+            self.references.tell_unseen(task.task_id, error, len(error))
 
     def on_started(self, message: Started) -> None:
         """Handles a worker's report that it has begun with a task."""
