@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zray.accelerators import fault_of, fault_of_amount
 from zray.api.group_placement import bundle_specs_of, rows_of
 from zray.api.group_placement import check_placement_group_index as check_placement_group_index
 from zray.api.runtime import ClusterRuntime, context, runtime
@@ -269,8 +270,10 @@ def _check_bundle(bundle: dict[str, float]) -> dict[str, int]:
     for name, amount in bundle.items():
         if not 0 <= amount <= MAX_AMOUNT:
             raise ValueError(f"Bundles need amounts from 0 to {MAX_AMOUNT:,}: got {name}={amount!r} in {bundle!r}")
-        if name == "GPU" and amount > 1 and amount != int(amount):
-            raise ValueError(f"more than one GPU must be a whole number of them: got {amount!r} in {bundle!r}")
+        if fault := fault_of_amount(name, amount):
+            raise ValueError(f"{fault}: got {amount!r} in {bundle!r}")
+    if fault := fault_of(name for name, amount in bundle.items() if amount):
+        raise ValueError(f"{fault} in one bundle, not {bundle!r}")
     units = {name: int(amount * UNITS + 1e-6) for name, amount in bundle.items()}
     return {name: amount for name, amount in units.items() if amount}
 
