@@ -30,6 +30,7 @@ from zray.protocol.messages import (
     FLAG_RETRYABLE,
     FLAG_SPREAD,
     ActorStart,
+    ExitIfIdle,
     JobConfig,
     KillWorker,
     ProtocolError,
@@ -220,7 +221,9 @@ class Scheduler:
             return
         self._contended = len(waiting) > 1
         if self._contended:
-            self.shares.settle([line.share for line in waiting], now)
+            shares = [line.share for line in waiting]
+            self.shares.settle(shares, now)
+            self.shares.rank(shares, lambda number: self._run_s(waiting[number]), now)
             self._take_turns([(line.share, self._serve(line, changed)) for line in waiting])
         else:
             deque(self._serve(waiting[0], changed), maxlen=0)
@@ -282,6 +285,11 @@ class Scheduler:
                 heapq.heappop(turns)
             else:
                 heapq.heapreplace(turns, (share.standing(), number, share, grants))
+
+    def _run_s(self, line: ActorLine | TaskQueue | OtherLine) -> float:
+        """How long the first task of a line runs, in seconds, as far as is known; else 0."""
+        first = line.any() if isinstance(line, TaskQueue) else None
+        return self._estimates.get(first.function_id, 0) / 1e6 if first is not None else 0.0
 
     def _serve(self, line: ActorLine | TaskQueue | OtherLine, changed: dict[bytes, Host]) -> Iterator[None]:
         if isinstance(line, TaskQueue):
@@ -602,12 +610,18 @@ class Scheduler:
         elif worker.state is BUSY:
             self.release(worker, now)
 
-    def kill(self, worker: Worker, reason: str) -> None:
-        """Has a worker killed by its host. The worker gets no more work until then."""
+    def kill(self, worker: Worker, reason: str, kind: str = "WorkerCrashedError") -> None:
+        """Has a worker killed by its host. The worker gets no more work until then. ``kind``: the error to report."""
         worker.retiring = True
         if worker.state in (IDLE, PROBED):
             self.retire(worker)
-        self._send(worker.host.host_id, KillWorker(worker.worker_id, reason))
+        self._send(worker.host.host_id, KillWorker(worker.worker_id, reason, kind))
+
+    def probe(self, worker: Worker, reason: str, surplus: bool) -> None:
+        """Asks an idle worker to exit, see ``ExitIfIdle``. It gets no work until it has answered."""
+        worker.host.idle[worker.pool].remove(worker)
+        worker.enter(PROBED)
+        self._send(worker.worker_id, ExitIfIdle(reason, surplus))
 
     def retire(self, worker: Worker) -> None:
         """A worker takes no more work. Its process ends when its objects are not needed any more."""

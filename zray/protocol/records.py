@@ -217,6 +217,15 @@ class Activity(NamedTuple):
     arguments: dict[str, int]
 
 
+class ProcessMemory(NamedTuple):
+    """The memory of a process in bytes. ``own``: what would be free without it; ``resident``: with what it shares."""
+
+    pid: int
+    own: int
+    resident: int
+    name: str
+
+
 class StoreUse(NamedTuple):
     """How the bytes of an object store are used. ``idle``: the part of ``used`` that new objects can fill."""
 

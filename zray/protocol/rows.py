@@ -80,6 +80,7 @@ from zray.protocol.messages import (
     Logs,
     LogsFlushed,
     LogsTaken,
+    MemoryShort,
     NameTaken,
     NoSuchActor,
     Notice,
@@ -100,6 +101,10 @@ from zray.protocol.messages import (
     Staying,
     StreamCredit,
     Submit,
+    TimedOut,
+    TimeIsUp,
+    TimeLimited,
+    TimeLimitOver,
     Watch,
     Welcome,
     WorkerDied,
@@ -178,6 +183,8 @@ TYPES: tuple[Any, ...] = (
     InspectTasks, InspectObjects, RecordsInspected, TaskRows, ObjectRows,
     EnvironmentPut,
     GroupCreate, GroupRemove, GroupWatch, GroupNamed, GroupSettled, GroupsQuery, GroupList,
+    MemoryShort,
+    TimeLimited, TimeLimitOver, TimeIsUp, TimedOut,
     PinCpus,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}

@@ -52,6 +52,9 @@ from zray.protocol.messages import (
     Started,
     Staying,
     StreamCredit,
+    TimeIsUp,
+    TimeLimited,
+    TimeLimitOver,
     Yield,
 )
 from zray.protocol.records import ActorSpec, RunningCall
@@ -139,6 +142,7 @@ class Execution:
         self._asked: set[bytes] = set()  # functions that were requested from the broker
         self._running: dict[bytes, Assignment] = {}
         self._seen_at: dict[bytes, float] = {}  # by task: when it was first seen running
+        self._gathering: list[Assignment] = []  # their generators have yielded items that were not sent
         self._owed = 0  # number of answers that wait for acknowledgements
         self._blocked = 0  # number of tasks that wait in ``get``
         self.actor_id = b""
@@ -152,6 +156,8 @@ class Execution:
         self._end_reason = ""  # why the actor ends, from the decision until the broker has been told
         self._enders: set[bytes] = set()  # running calls that have ended the actor: that is their only outcome
         self.cancelled: set[bytes] = set()  # running tasks and calls that were asked to stop
+        self._limited: set[bytes] = set()  # running tasks and calls that may run for a limited time
+        self._timed_out: set[bytes] = set()  # those of them whose time is over
 
     # ------------------------------------------------------------------ tasks and calls
 
@@ -230,6 +236,7 @@ class Execution:
         """Answers a task or call. The answer is sent once the owners of all references inside have acknowledged."""
         kept = self._release(task)
         if task.producer is not None:
+            self.flush_items()
             self.wake_producers()
         if self._enders and task.task_id in self._enders:
             died = encode_failure("ActorDiedError", self._end_reason or "its process exits", self.actor_id)
@@ -251,22 +258,47 @@ class Execution:
             self._end_if_done()
 
     def send_items(self, task: Assignment, items: list[Return]) -> None:
-        """Sends the next items of a stream. They leave once the owners of all references inside have acknowledged."""
+        """Sends the next items of a stream.
+
+        Items with references inside leave once the owners of these have acknowledged. The others are gathered until the
+        next output is taken: a generator may be faster than the thread that sends.
+        """
         producer = task.producer
         assert producer is not None
         if task.task_id not in self._running:
             return  # the actor has exited meanwhile
+        task.stored.clear()  # from here on they are the owner's
+        inner = [object_id for item in items for object_id in item.inner]
+        if not inner and self._references.acknowledged:
+            if not producer.gathered:
+                self._gathering.append(task)
+            producer.gather(items)
+            if producer.is_full:
+                self.flush_items()
+            return
+        self.flush_items()
         for item in items:
             if item.inner:
                 self._references.hand_over(item.inner, task.owner)
-        payload = pack_outcome(self._host_id, items, [], False)
-        answer = Yield(task.owner, task.task_id, task.attempt, producer.sent, payload)
         producer.sent += len(items)
-        task.stored.clear()  # from here on they are the owner's
-        if self._references.acknowledged:
-            self._send(answer)
-        else:
-            self._answer_later(answer, [object_id for item in items for object_id in item.inner])
+        self._answer_later(self._items_message(task, producer.sent, items), inner)
+
+    @property
+    def has_items(self) -> bool:
+        """Whether items are gathered."""
+        return bool(self._gathering)
+
+    def flush_items(self) -> None:
+        """Sends the items that were gathered."""
+        for task in self._gathering:
+            if (producer := task.producer) is not None:
+                self._send(self._items_message(task, producer.sent, producer.take_gathered()))
+        self._gathering.clear()
+
+    def _items_message(self, task: Assignment, end: int, items: list[Return]) -> Yield:
+        """``end``: the position behind the items."""
+        payload = pack_outcome(self._host_id, items, [], False)
+        return Yield(task.owner, task.task_id, task.attempt, end - len(items), payload)
 
     def has_room(self, task: Assignment, most_untaken: int, listener: Listener) -> bool:
         """Whether another item of a stream may be sent. If not, ``listener`` is woken when there may be room, and the
@@ -358,6 +390,7 @@ class Execution:
         """
         self._running.pop(task_id, None)
         self.cancelled.discard(task_id)
+        self._end_limit(task_id)
         self.must_exit = True
         self.stop_taking()
 
@@ -365,6 +398,8 @@ class Execution:
         """Drops the running tasks and calls, whose time is up. The broker reports the end to their callers."""
         self._running.clear()
         self.cancelled.clear()
+        for task_id in list(self._limited):
+            self._end_limit(task_id)
         if self._end_reason:
             self._end_if_done()
 
@@ -386,17 +421,19 @@ class Execution:
             self._answer_later(ActorReady(self.actor_id, error), [])
 
     def gives_up_value(self, task: Assignment) -> bool:
-        """Whether a piece of work that has returned is answered as cancelled.
+        """Whether the value of a piece of work that has returned is not wanted.
 
-        This is so for calls of an actor without an event loop: nothing interrupts them, but they may ask whether they
-        were cancelled.
+        This is so if its time was over before. It is also so for cancelled calls of an actor without an event loop:
+        nothing interrupts them, but they may ask whether they were cancelled.
         """
-        return task.kind == CALL and task.task_id in self.cancelled
+        return task.task_id in self.cancelled and (task.kind == CALL or self.is_timed_out(task.task_id))
 
     def _release(self, task: Assignment) -> list[bytes]:
         del self._running[task.task_id]
         if self._groups is not None:
             self._groups.ended(task.task_id)
+        if self._limited:
+            self._end_limit(task.task_id)
         if self.cancelled:
             self.cancelled.discard(task.task_id)
         return self._references.uncover(task.covered, task.owner) if task.covered else []
@@ -408,6 +445,7 @@ class Execution:
             self._references.register(object_id)
 
     def _answer_later(self, answer: Any, inner: list[bytes]) -> None:
+        self.flush_items()  # they come before it
         # References in the answer are pinned until it is sent: giving back a registration must not overtake it.
         self._owed += 1
         for object_id in inner:
@@ -554,6 +592,32 @@ class Execution:
         else:
             self.cancelled.add(message.task_id)
             self._perform(Interrupt(message.task_id))
+
+    # ------------------------------------------------------------------ limits of time
+
+    def begin_limited(self, task: Assignment, limit_s: float) -> None:
+        """Reports that a task or call begins that may run for ``limit_s`` seconds. The broker keeps the time."""
+        self._limited.add(task.task_id)
+        self._send(TimeLimited(task.owner, task.task_id, task.attempt, limit_s))
+
+    def _end_limit(self, task_id: bytes) -> None:
+        if task_id in self._limited:
+            self._limited.remove(task_id)
+            self._timed_out.discard(task_id)
+            self._send(TimeLimitOver(task_id))
+
+    def is_timed_out(self, task_id: bytes) -> bool:
+        """Whether a running task or call has run as long as it may. Its outcome is that, whatever it does from now."""
+        return task_id in self._timed_out
+
+    def on_time_is_up(self, message: TimeIsUp) -> None:
+        """Interrupts a task or call that has run as long as it may, and cancels what it has submitted."""
+        task_id = message.task_id
+        if task_id in self._limited:
+            self._tasks.cancel_children(task_id, CANCEL_RECURSIVE)
+            self._timed_out.add(task_id)
+            self.cancelled.add(task_id)
+            self._perform(Interrupt(task_id))
 
 
 def _plain(run: Run) -> Assignment:
