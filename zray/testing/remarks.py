@@ -52,7 +52,7 @@ MISSING = {
     "ray.dag.GPUFuture": _COMPILED,
     "ray.dag.DAGContext": _COMPILED,
     "ray.util.collective": "communication between GPUs stays out",
-    "ray.util.accelerators.tpu": "TPUs are not detected",
+    "ray.util.accelerators.tpu": "no resources for pods of TPUs; ask for the resource `TPU`",
     "ray.experimental.internal_kv.internal_kv_get_gcs_client": "there is no GCS",
     "ray.ObjectRef.redis_shard_hash": _REDIS,
     "ray.ActorID.redis_shard_hash": _REDIS,
