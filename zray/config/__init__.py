@@ -45,7 +45,7 @@ class Config:
     num_cpus: float | None = None
     """CPUs that a host offers; default: those that its process may use."""
     num_gpus: float | None = None
-    """GPUs that a host offers; default: the NVIDIA GPUs that its process may use."""
+    """GPUs that a host offers; default: those that its process may use."""
     pin_cpus: str = "auto"
     """Whether a task or actor runs only on as many CPUs as its num_cpus: "on", "off" or "auto".
 

@@ -52,8 +52,7 @@ MISSING = {
     "ray.dag.GPUFuture": _COMPILED,
     "ray.dag.DAGContext": _COMPILED,
     "ray.util.collective": "communication between GPUs stays out",
-    "ray.util.accelerators.tpu": "TPUs are not detected",
-    "ray.experimental.tqdm_ray.instance": "there is no manager of bars: see `tqdm`",
+    "ray.util.accelerators.tpu": "no resources for pods of TPUs; ask for the resource `TPU`",
     "ray.experimental.internal_kv.internal_kv_get_gcs_client": "there is no GCS",
     "ray.ObjectRef.redis_shard_hash": _REDIS,
     "ray.ActorID.redis_shard_hash": _REDIS,
@@ -76,7 +75,6 @@ _SIZE = "its size is zray's: 16 bytes for hosts and workers, 24 for tasks and ac
 _BUILDER = "joins with the interface of a driver; there is no server for clients. One connection at a time"
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
-    "ray.experimental.tqdm_ray.tqdm": "writes lines of text to stderr, which the driver shows; Ray draws bars there",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
@@ -91,9 +89,6 @@ DIFFERS = {
     "ray.util.state.get_job": "returns None: there is no job submission; `list_jobs` lists drivers",
     "ray.util.state.get_log": "reads the files of hosts on the same machine only",
     "ray.util.state.list_logs": "lists the files of hosts on the same machine only",
-    "ray.util.state.get_placement_group": "raises `NotImplementedError`: there are no records of them yet",
-    "ray.util.state.list_placement_groups": "raises `NotImplementedError`: there are no records of them yet",
-    "ray.util.state.list_runtime_envs": "raises `NotImplementedError`: there are no records of them yet",
     "ray.util.state.list_cluster_events": "an empty list: zray records no events",
     "ray.util.state.list_tasks": "no times, events or call sites; of ended tasks the last 2,000 of each owner",
     "ray.util.state.get_task": "see `list_tasks`",

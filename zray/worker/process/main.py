@@ -56,7 +56,7 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
     sys.breakpointhook = _no_terminal
-    sys.exit(Worker(session, page, start.log_secret, applied).serve())
+    sys.exit(Worker(session, page, start.log_secret, applied, start.gpus).serve())
 
 
 def _connect(address: str, worker_id: bytes, config: Config) -> Connection:
