@@ -17,7 +17,8 @@ INSTALLER = b"install"
 
 
 class WorkerStart(NamedTuple):
-    """``address``: where the worker reaches the broker; ``log_secret``: see ``zray.worker.log_marker``.
+    """``address``: where the worker reaches the broker; ``log_secret``: see ``zray.worker.log_marker``; ``spans``: the
+    directory for its records of when tasks ran, empty for none.
 
     A host has one as a template, in which ``worker_id`` and ``log_secret`` are empty.
     """
@@ -27,6 +28,7 @@ class WorkerStart(NamedTuple):
     host_id: bytes
     worker_id: bytes = b""
     log_secret: str = ""
+    spans: str = ""
 
     def to_bytes(self) -> bytes:
         """Returns the form in which it travels through the zygote."""

@@ -139,7 +139,8 @@ def run_host(
         if tcp:
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
         reached = options.address if relay is None else relay.address
-        worker_start = WorkerStart(reached, workers_config, host_id)
+        spans = paths.logs if config.profiling else ""
+        worker_start = WorkerStart(reached, workers_config, host_id, spans=spans)
         places = Places(paths.environments, paths.logs, location, paths.fetch_socket)
         shell = HostShell(connection, host_id, zygote, store, paths.logs, worker_start, config, watched, transfers,
                           relay, upkeep.check, places)  # fmt: skip
