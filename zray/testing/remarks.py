@@ -15,7 +15,6 @@ OUT = {
     "ray.cross_language": "raises `NotImplementedError`: workers are in Python",
     "ray.data": "Ray Data stays out. Its import works, because libraries import it; its use raises",
     "ray.workflow": "stays out, and raises `ImportError`. Ray has removed it, too",
-    "ray.timeline": "raises `NotImplementedError`: zray does not record when tasks ran yet",
     "ray.widgets": "pictures of objects in notebooks; zray has none",
     "ray.internal": "empty in Ray",
 }
@@ -75,6 +74,7 @@ _SIZE = "its size is zray's: 16 bytes for hosts and workers, 24 for tasks and ac
 _BUILDER = "joins with the interface of a driver; there is no server for clients. One connection at a time"
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
+    "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
