@@ -100,6 +100,12 @@ def test_there_is_a_cluster_to_join_or_an_error(ray_module, monkeypatch):
     ray_module.shutdown()
 
 
+def test_an_address_at_which_nothing_listens(ray_module):
+    with pytest.raises(ConnectionError):
+        ray_module.init(address="127.0.0.1:1")
+    ray_module.shutdown()
+
+
 def test_init_twice(ray_module, start):
     context = start()
     with pytest.raises(RuntimeError, match="twice"):

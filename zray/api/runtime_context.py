@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from zray.public_ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
     from zray.runtime_env import RuntimeEnv
 
+OTHER_ACCELERATORS = ("TPU", "neuron_cores", "HPU", "NPU", "RBLN", "FURIOSA", "MBLT", "TTNPU")
+"""Kinds of accelerators beside GPUs, by the names that Ray has for them."""
 LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
 """The identifier of the only process in local mode, and of the only host."""
 
@@ -123,8 +125,11 @@ class RuntimeContext:
         return context().captures
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """The GPUs that the running task or actor may use, as strings, under the key "GPU"."""
-        return {"GPU": [str(index) for index in context().gpus]}
+        """The GPUs that the running task or actor may use, as strings, under the key "GPU".
+
+        The lists of the other kinds of accelerators that Ray knows are empty: zray gives out no devices of these kinds.
+        """
+        return {"GPU": [str(index) for index in context().gpus], **{kind: [] for kind in OTHER_ACCELERATORS}}
 
     @property
     def current_actor(self) -> Any:

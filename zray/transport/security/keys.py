@@ -51,8 +51,11 @@ _UNPACK = (
 )
 
 
-class KeyMissing(ConfigError):
-    """There is no key for a role. Unlike other faults, this may resolve itself: the broker makes keys on first use."""
+class KeyMissing(ConfigError, ConnectionError):
+    """There is no key for a role. Unlike other faults, this may resolve itself: the broker makes keys on first use.
+
+    It is a ConnectionError too: without a key, no broker can be reached.
+    """
 
 
 class ServerCredentials(NamedTuple):
