@@ -27,6 +27,7 @@ _REDIS = "there is no Redis"
 _COMPILED = "compiled graphs stay out"
 MISSING = {
     "ray.autoscaler.sdk": "zray has no cluster launcher and does not start hosts, see [deployment](deploy.md)",
+    "ray.experimental.tqdm_ray.instance": "no process manages the bars: each is a line of the process that writes it",
     "ray.experimental.RDTManager": _TENSORS,
     "ray.experimental.wait_tensor_freed": _TENSORS,
     "ray.experimental.register_tensor_transport": _TENSORS,
@@ -98,6 +99,7 @@ DIFFERS = {
     "ray.util.state.get_task": "see `list_tasks`",
     "ray.util.connect": "joins with the interface of a driver; there is no server for clients",
     "ray.util.client_connect.connect": "joins with the interface of a driver; there is no server for clients",
+    "ray.experimental.tqdm_ray.tqdm": "a line of the worker's output that is written again and again",
     "ray.get": "a tuple of references is accepted, too; `GetTimeoutError` says why a value is not there yet",
     "ray.init": "see the table above. Returns a dictionary with Ray's attributes; reading its keys does not warn",
     "ray.nodes": "live hosts only; ports are -1",
