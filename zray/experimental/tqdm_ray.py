@@ -1,107 +1,108 @@
-"""Ray's ``tqdm``: progress bars of tasks and actors, shown at the driver with the rest of their output.
+"""Ray's ``ray.experimental.tqdm_ray``: tells how far a loop in a task or an actor is.
 
-A bar is a line that is written again and again. A worker's line goes to the driver like all of its output, with the
-name and the pid of the task in front, so bars of several workers do not disturb each other.
+Ray draws bars at the driver. Here each ``tqdm`` writes lines to stderr, as ``download: 40 of 100 it (40 %)``. The
+driver shows them with the name of their task, like all output of workers. So bars of many tasks cannot disturb each
+other, and files of output stay readable. ``zray.util.progress`` draws a bar for references that a driver waits for.
 """
 
 from __future__ import annotations
 
-import builtins
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 __all__ = ["safe_print", "tqdm"]
 
-INTERVAL_S = 0.1
-"""The time between two states of a bar that are shown, in seconds."""
-
-safe_print: Callable[..., None] = builtins.print
-"""The built-in ``print``. Ray has this function to keep bars and printed lines apart, which they are here anyway."""
+T = TypeVar("T")
+FLUSH_S = 1.0
+"""The shortest time between two lines of one loop, in seconds, if the program sets none."""
 
 
-class tqdm:
-    """A progress bar. It has the part of the interface of the library tqdm that Ray's has.
+class tqdm(Generic[T]):
+    """Counts steps, and writes a line about them, at most one in ``flush_interval_s`` seconds and one at the end.
 
     Args:
-        iterable: what to iterate over; each element advances the bar by one. None: ``update`` advances it.
-        desc: a text in front.
-        total: the number of elements; default: ``len(iterable)`` if it has one, else it is not known.
-        unit: the name of one element.
-        position: has no meaning: each process writes lines of its own.
-        flush_interval_s: the time between two states that are shown, in seconds.
+        iterable: what to iterate over; None: the program calls ``update``.
+        desc: a text in front of the count.
+        total: the number of steps; default: the length of ``iterable``, if it has one.
+        unit: the name of a step; default: "it".
+        position: the place of Ray's bar on the screen. It has no meaning here.
+        flush_interval_s: the shortest time between two lines, in seconds.
     """
 
     def __init__(
         self,
-        iterable: Iterable[Any] | None = None,
+        iterable: Iterable[T] | None = None,
         desc: str | None = None,
         total: int | None = None,
         unit: str | None = None,
         position: int | None = None,
         flush_interval_s: float | None = None,
     ) -> None:
-        if total is None and hasattr(iterable, "__len__"):
-            total = len(iterable)  # type: ignore[arg-type]  # it was looked up
-        self.n = 0
-        """How many elements are done."""
-        self.total = total
         self._iterable = iterable
         self._desc = desc or ""
         self._unit = unit or "it"
-        self._interval_s = INTERVAL_S if flush_interval_s is None else flush_interval_s
-        self._began = time.monotonic()
-        self._shown_at = 0.0
+        self._interval_s = FLUSH_S if flush_interval_s is None else flush_interval_s
+        self._written_at = -self._interval_s
+        self._last_line = ""
         self._closed = False
-        self.refresh()
+        self.n = 0
+        self.total = _length(iterable) if total is None else total
 
     def set_description(self, desc: str) -> None:
-        """Changes the text in front."""
+        """Sets the text in front of the count."""
         self._desc = desc
-        self._show_in_time()
+        self.refresh()
 
     def update(self, n: int = 1) -> None:
-        """Advances the bar by ``n`` elements."""
+        """Counts ``n`` more steps."""
         self.n += n
-        self._show_in_time()
+        self.refresh()
 
     def refresh(self) -> None:
-        """Shows the present state."""
-        self._shown_at = time.monotonic()
-        print(f"\r{self}", end="", file=sys.stderr, flush=True)
+        """Writes a line, unless the last one was just written."""
+        now = time.monotonic()
+        if not self._closed and now - self._written_at >= self._interval_s:
+            self._written_at = now
+            self._write()
 
     def close(self) -> None:
-        """Shows the last state, and ends the line. May be called again."""
+        """Writes the last line. May be called twice."""
         if not self._closed:
             self._closed = True
-            self.refresh()
-            print(file=sys.stderr, flush=True)
+            self._write()
 
-    def _show_in_time(self) -> None:
-        if not self._closed and time.monotonic() - self._shown_at >= self._interval_s:
-            self.refresh()
+    def __iter__(self) -> Iterator[T]:
+        """Yields the items, and counts them.
 
-    def __str__(self) -> str:
-        front = f"{self._desc}: " if self._desc else ""
-        elapsed_s = time.monotonic() - self._began
-        rate = f"{self.n / elapsed_s:.2f}{self._unit}/s" if elapsed_s > 0 else f"?{self._unit}/s"
-        if not self.total:
-            return f"{front}{self.n}{self._unit} [{elapsed_s:.0f}s, {rate}]"
-        return f"{front}{100 * self.n / self.total:3.0f}% {self.n}/{self.total} [{elapsed_s:.0f}s, {rate}]"
-
-    def __iter__(self) -> Iterator[Any]:
+        Raises:
+            ValueError: no iterable was given.
+        """
         if self._iterable is None:
-            raise ValueError("No iterable provided: tqdm() without one is advanced by update()")
-        try:
-            for element in self._iterable:
-                yield element
-                self.update()
-        finally:
-            self.close()
-
-    def __enter__(self) -> tqdm:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+            raise ValueError("No iterable provided: call update(), or give tqdm() something to iterate over")
+        for item in self._iterable:
+            yield item
+            self.update()
         self.close()
+
+    def _write(self) -> None:
+        text = f"{self.n} {self._unit}"
+        if self.total:
+            text = f"{self.n} of {self.total} {self._unit} ({100 * self.n / self.total:.0f} %)"
+        line = f"{self._desc}: {text}" if self._desc else text
+        if line != self._last_line:
+            self._last_line = line
+            print(line, file=sys.stderr, flush=True)
+
+
+def _length(iterable: Any) -> int | None:
+    try:
+        return len(iterable)
+    except TypeError:
+        return None
+
+
+def safe_print(*args: Any, **kwargs: Any) -> None:
+    """Prints. In Ray it takes care of the bars on the screen; here there are none."""
+    print(*args, **kwargs)

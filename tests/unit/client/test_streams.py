@@ -6,13 +6,14 @@ import msgpack
 import pytest
 
 from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, kind_of_failure, process_id
-from zray.client.core.execution import Assignment, Return
-from zray.client.core.payloads import pack_outcome
+from zray.client.core.execution import Assignment
+from zray.client.core.payloads import Return, pack_outcome, read_outcome
+from zray.client.core.producers import FULL_BYTES
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.streams import NO_LIMIT, WINDOW, StreamSpec, item_id
 from zray.client.core.tasks import Task
 from zray.failures import encode_failure
-from zray.ids import return_id, task_of
+from zray.ids import put_id, return_id, task_of
 from zray.protocol import messages as m
 from zray.protocol.codec import unpack_messages
 from zray.protocol.contract import BROKER
@@ -299,6 +300,51 @@ def test_an_attempt_goes_on_behind_what_the_owner_has():
     worker = Worker(skip=3, limit=10)
     worker.execution.send_items(worker.task, [EMPTY])
     assert [item.position for item in worker.sent()] == [3]
+
+
+def positions_and_lengths(items: list[m.Yield]) -> list[tuple[int, int]]:
+    return [(item.position, len(read_outcome(item.payload).returns)) for item in items]
+
+
+def test_items_that_nothing_was_sent_between_leave_together():
+    worker = Worker(limit=10)
+    for _ in range(3):
+        worker.execution.send_items(worker.task, [EMPTY])
+    assert worker.core.has_output
+    (first,) = worker.sent()
+    worker.execution.send_items(worker.task, [EMPTY])
+    (second,) = worker.sent()
+    assert positions_and_lengths([first, second]) == [(0, 3), (3, 1)]
+
+
+def test_large_items_are_not_gathered_without_bound():
+    worker = Worker(limit=10)
+    half = Return(INLINE, bytes(FULL_BYTES // 2), 0, ())
+    for _ in range(5):
+        worker.execution.send_items(worker.task, [half])
+    assert [(item.position, len(read_outcome(item.payload).returns)) for item in worker.sent()] == [
+        (0, 2),
+        (2, 2),
+        (4, 1),
+    ]
+
+
+@pytest.mark.parametrize("last", ["the answer", "an item with a reference", "a cancelled answer"])
+def test_gathered_items_come_before_what_follows(last):
+    worker = Worker(limit=10)
+    worker.execution.send_items(worker.task, [EMPTY, EMPTY])
+    if last == "the answer":
+        worker.execution.finish(worker.task, [EMPTY], False, 1)
+    elif last == "a cancelled answer":
+        worker.execution.finish_cancelled(worker.task)
+    else:
+        reference = put_id(worker.core.new_task_id())
+        worker.core.references.own(reference)
+        worker.execution.send_items(worker.task, [EMPTY._replace(inner=(reference,))])
+    worker.process.flush()
+    messages = [message for message in worker.process.up if isinstance(message, (m.Yield, m.Done))]
+    assert [type(message) for message in messages] == [m.Yield, m.Yield if "item" in last else m.Done]
+    assert [message.position for message in messages if isinstance(message, m.Yield)] == [0, 2][: 1 + ("item" in last)]
 
 
 def test_an_owner_that_dies_sets_no_limit():

@@ -13,13 +13,14 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.client.core.effects import Interrupt
 from zray.client.core.group_queues import GroupQueues
 from zray.client.core.grouped_view import group_in
-from zray.client.core.payloads import pack_outcome, read_payload
+from zray.client.core.payloads import Return, pack_outcome, read_payload
 from zray.client.core.producers import Listener, Producer
+from zray.client.core.producers import Return as Return
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR
 from zray.client.core.streams import NO_LIMIT
@@ -44,6 +45,7 @@ from zray.protocol.messages import (
     JobConfig,
     Killable,
     Leaving,
+    PinCpus,
     ProtocolError,
     Reply,
     Returned,
@@ -51,20 +53,14 @@ from zray.protocol.messages import (
     Started,
     Staying,
     StreamCredit,
+    TimeIsUp,
+    TimeLimited,
+    TimeLimitOver,
     Yield,
 )
 from zray.protocol.records import ActorSpec, RunningCall
 
 TASK, CONSTRUCTOR, CALL = range(3)
-
-
-class Return(NamedTuple):
-    """One return value, see ``Outcome``."""
-
-    status: int
-    data: bytes
-    size: int
-    inner: tuple[bytes, ...]
 
 
 class Assignment:
@@ -132,11 +128,13 @@ class Execution:
         self._queue: deque[Run | ActorRun | ActorStart] = deque()
         self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived, not unpickled
         self.job: JobConfig | None = None
+        self.cpus: list[int] = []  # those that the next work may use, see ``PinCpus``; a new list for each change
         self.worth_keeping: Callable[[], bool] = lambda: False  # True if a new worker would cost more than this one
         self.idle: Listener | None = None  # woken when there may be something to take
         self._asked: set[bytes] = set()  # functions that were requested from the broker
         self._running: dict[bytes, Assignment] = {}
         self._seen_at: dict[bytes, float] = {}  # by task: when it was first seen running
+        self._gathering: list[Assignment] = []  # their generators have yielded items that were not sent
         self._owed = 0  # number of answers that wait for acknowledgements
         self._blocked = 0  # number of tasks that wait in ``get``
         self.actor_id = b""
@@ -150,6 +148,8 @@ class Execution:
         self._end_reason = ""  # why the actor ends, from the decision until the broker has been told
         self._enders: set[bytes] = set()  # running calls that have ended the actor: that is their only outcome
         self.cancelled: set[bytes] = set()  # running tasks and calls that were asked to stop
+        self._limited: set[bytes] = set()  # running tasks and calls that may run for a limited time
+        self._timed_out: set[bytes] = set()  # those of them whose time is over
 
     # ------------------------------------------------------------------ tasks and calls
 
@@ -228,6 +228,7 @@ class Execution:
         """Answers a task or call. The answer is sent once the owners of all references inside have acknowledged."""
         kept = self._release(task)
         if task.producer is not None:
+            self.flush_items()
             self.wake_producers()
         if self._enders and task.task_id in self._enders:
             died = encode_failure("ActorDiedError", self._end_reason or "its process exits", self.actor_id)
@@ -249,22 +250,47 @@ class Execution:
             self._end_if_done()
 
     def send_items(self, task: Assignment, items: list[Return]) -> None:
-        """Sends the next items of a stream. They leave once the owners of all references inside have acknowledged."""
+        """Sends the next items of a stream.
+
+        Items with references inside leave once the owners of these have acknowledged. The others are gathered until the
+        next output is taken: a generator may be faster than the thread that sends.
+        """
         producer = task.producer
         assert producer is not None
         if task.task_id not in self._running:
             return  # the actor has exited meanwhile
+        task.stored.clear()  # from here on they are the owner's
+        inner = [object_id for item in items for object_id in item.inner]
+        if not inner and self._references.acknowledged:
+            if not producer.gathered:
+                self._gathering.append(task)
+            producer.gather(items)
+            if producer.is_full:
+                self.flush_items()
+            return
+        self.flush_items()
         for item in items:
             if item.inner:
                 self._references.hand_over(item.inner, task.owner)
-        payload = pack_outcome(self._host_id, items, [], False)
-        answer = Yield(task.owner, task.task_id, task.attempt, producer.sent, payload)
         producer.sent += len(items)
-        task.stored.clear()  # from here on they are the owner's
-        if self._references.acknowledged:
-            self._send(answer)
-        else:
-            self._answer_later(answer, [object_id for item in items for object_id in item.inner])
+        self._answer_later(self._items_message(task, producer.sent, items), inner)
+
+    @property
+    def has_items(self) -> bool:
+        """Whether items are gathered."""
+        return bool(self._gathering)
+
+    def flush_items(self) -> None:
+        """Sends the items that were gathered."""
+        for task in self._gathering:
+            if (producer := task.producer) is not None:
+                self._send(self._items_message(task, producer.sent, producer.take_gathered()))
+        self._gathering.clear()
+
+    def _items_message(self, task: Assignment, end: int, items: list[Return]) -> Yield:
+        """``end``: the position behind the items."""
+        payload = pack_outcome(self._host_id, items, [], False)
+        return Yield(task.owner, task.task_id, task.attempt, end - len(items), payload)
 
     def has_room(self, task: Assignment, most_untaken: int, listener: Listener) -> bool:
         """Whether another item of a stream may be sent. If not, ``listener`` is woken when there may be room, and the
@@ -356,6 +382,7 @@ class Execution:
         """
         self._running.pop(task_id, None)
         self.cancelled.discard(task_id)
+        self._end_limit(task_id)
         self.must_exit = True
         self.stop_taking()
 
@@ -363,6 +390,8 @@ class Execution:
         """Drops the running tasks and calls, whose time is up. The broker reports the end to their callers."""
         self._running.clear()
         self.cancelled.clear()
+        for task_id in list(self._limited):
+            self._end_limit(task_id)
         if self._end_reason:
             self._end_if_done()
 
@@ -384,17 +413,19 @@ class Execution:
             self._answer_later(ActorReady(self.actor_id, error), [])
 
     def gives_up_value(self, task: Assignment) -> bool:
-        """Whether a piece of work that has returned is answered as cancelled.
+        """Whether the value of a piece of work that has returned is not wanted.
 
-        This is so for calls of an actor without an event loop: nothing interrupts them, but they may ask whether they
-        were cancelled.
+        This is so if its time was over before. It is also so for cancelled calls of an actor without an event loop:
+        nothing interrupts them, but they may ask whether they were cancelled.
         """
-        return task.kind == CALL and task.task_id in self.cancelled
+        return task.task_id in self.cancelled and (task.kind == CALL or self.is_timed_out(task.task_id))
 
     def _release(self, task: Assignment) -> list[bytes]:
         del self._running[task.task_id]
         if self._groups is not None:
             self._groups.ended(task.task_id)
+        if self._limited:
+            self._end_limit(task.task_id)
         if self.cancelled:
             self.cancelled.discard(task.task_id)
         return self._references.uncover(task.covered, task.owner) if task.covered else []
@@ -406,6 +437,7 @@ class Execution:
             self._references.register(object_id)
 
     def _answer_later(self, answer: Any, inner: list[bytes]) -> None:
+        self.flush_items()  # they come before it
         # References in the answer are pinned until it is sent: giving back a registration must not overtake it.
         self._owed += 1
         for object_id in inner:
@@ -523,6 +555,10 @@ class Execution:
 
     # ------------------------------------------------------------------ cancellation
 
+    def on_pin(self, message: PinCpus) -> None:
+        """The broker says which CPUs the next work may use."""
+        self.cpus = message.cpus
+
     def on_cancel(self, message: CancelTask) -> None:
         """Cancels a task. Drops it if it was not started; interrupts it if it runs, or has it killed by force."""
         if message.mode & CANCEL_RECURSIVE:
@@ -548,6 +584,32 @@ class Execution:
         else:
             self.cancelled.add(message.task_id)
             self._perform(Interrupt(message.task_id))
+
+    # ------------------------------------------------------------------ limits of time
+
+    def begin_limited(self, task: Assignment, limit_s: float) -> None:
+        """Reports that a task or call begins that may run for ``limit_s`` seconds. The broker keeps the time."""
+        self._limited.add(task.task_id)
+        self._send(TimeLimited(task.owner, task.task_id, task.attempt, limit_s))
+
+    def _end_limit(self, task_id: bytes) -> None:
+        if task_id in self._limited:
+            self._limited.remove(task_id)
+            self._timed_out.discard(task_id)
+            self._send(TimeLimitOver(task_id))
+
+    def is_timed_out(self, task_id: bytes) -> bool:
+        """Whether a running task or call has run as long as it may. Its outcome is that, whatever it does from now."""
+        return task_id in self._timed_out
+
+    def on_time_is_up(self, message: TimeIsUp) -> None:
+        """Interrupts a task or call that has run as long as it may, and cancels what it has submitted."""
+        task_id = message.task_id
+        if task_id in self._limited:
+            self._tasks.cancel_children(task_id, CANCEL_RECURSIVE)
+            self._timed_out.add(task_id)
+            self.cancelled.add(task_id)
+            self._perform(Interrupt(task_id))
 
 
 def _plain(run: Run) -> Assignment:

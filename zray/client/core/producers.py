@@ -6,7 +6,21 @@ room, and waits if there is none.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+from zray.client.core.payloads import Return
+
+FULL_BYTES = 64 << 10
+"""Gathered items of this many bytes are sent, although more may follow at once."""
+
+
+class Return(NamedTuple):
+    """One return value, or item of a stream; see ``Outcome``."""
+
+    status: int
+    data: bytes
+    size: int
+    inner: tuple[bytes, ...]
 
 
 class Listener(Protocol):
@@ -18,17 +32,38 @@ class Listener(Protocol):
 
 class Producer:
     """A generator that runs. ``skip``: the number of items that the owner has from an earlier attempt. ``sent``: the
-    position of the next item to send. ``limit``: the number of items that may be sent in all. ``backpressure``: how far
-    the limit is above the number of items that were taken; 0: the limit does not depend on these."""
+    position of the next item. ``gathered``: the last items before it, which leave with the next output. ``limit``: the
+    number of items that may be sent in all. ``backpressure``: how far the limit is above the number of items that were
+    taken; 0: the limit does not depend on these."""
 
-    __slots__ = ("backpressure", "limit", "listener", "sent", "skip")
+    __slots__ = ("_gathered_bytes", "backpressure", "gathered", "limit", "listener", "sent", "skip")
 
     def __init__(self, skip: int, limit: int, backpressure: int) -> None:
         self.skip = skip
         self.sent = skip
+        self.gathered: list[Return] = []
+        self._gathered_bytes = 0
         self.limit = limit
         self.backpressure = backpressure
         self.listener: Listener | None = None
+
+    def gather(self, items: list[Return]) -> None:
+        """Adds items that are to be sent soon."""
+        self.sent += len(items)
+        self.gathered += items
+        for item in items:
+            self._gathered_bytes += len(item.data)
+
+    def take_gathered(self) -> list[Return]:
+        """Takes the items that are to be sent now."""
+        items, self.gathered = self.gathered, []
+        self._gathered_bytes = 0
+        return items
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more items should be gathered."""
+        return self._gathered_bytes >= FULL_BYTES
 
     @property
     def has_room(self) -> bool:

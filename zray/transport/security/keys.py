@@ -54,8 +54,7 @@ _UNPACK = (
 class KeyMissing(ConfigError, ConnectionError):
     """There is no key for a role. Unlike other faults, this may resolve itself: the broker makes keys on first use.
 
-    It is a ConnectionError too: without a key, no broker can be reached.
-    """
+    It is a ConnectionError too, as for any cluster that cannot be joined."""
 
 
 class ServerCredentials(NamedTuple):

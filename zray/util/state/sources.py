@@ -274,6 +274,8 @@ def _ms(now: float, age_s: float | None) -> int:
 
 def _amounts(shape: bytes) -> dict[str, float]:
     amounts = unpack(shape) if shape else {}
+    if isinstance(amounts, dict) and "amounts" in amounts:  # with a constraint, an environment or a priority
+        amounts = amounts["amounts"]
     return {str(name): amount / UNIT for name, amount in dict(amounts).items()}
 
 
