@@ -53,7 +53,6 @@ MISSING = {
     "ray.dag.DAGContext": _COMPILED,
     "ray.util.collective": "communication between GPUs stays out",
     "ray.util.accelerators.tpu": "TPUs are not detected",
-    "ray.experimental.tqdm_ray.instance": "there is no manager of bars: see `tqdm`",
     "ray.experimental.internal_kv.internal_kv_get_gcs_client": "there is no GCS",
     "ray.ObjectRef.redis_shard_hash": _REDIS,
     "ray.ActorID.redis_shard_hash": _REDIS,
@@ -76,7 +75,6 @@ _SIZE = "its size is zray's: 16 bytes for hosts and workers, 24 for tasks and ac
 _BUILDER = "joins with the interface of a driver; there is no server for clients. One connection at a time"
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
-    "ray.experimental.tqdm_ray.tqdm": "writes lines of text to stderr, which the driver shows; Ray draws bars there",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
