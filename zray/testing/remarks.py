@@ -138,7 +138,12 @@ INIT = {
     "_temp_dir": ("works", "sockets, logs and spilled objects are in a directory of the user's below it"),
     "_memory": ("works", "`memory=` does the same"),
     "object_spilling_directory": ("works", "as the setting `spill_dir`"),
-    "_system_config, _redis_password, _node_name": ("differs", f"and all others that begin with `_`: {_PRIVATE}"),
+    "_system_config": (
+        "differs",
+        "`object_spilling_config` (a directory), `memory_usage_threshold` and `memory_monitor_refresh_ms` become "
+        "settings; other keys have no meaning here",
+    ),
+    "_redis_password, _node_name": ("differs", f"and all others that begin with `_`: {_PRIVATE}"),
     "memory, insecure": ("differs", "zray's own"),
 }
 """What each argument of ``init`` does."""
