@@ -41,7 +41,7 @@ HOUSE_ERRORS = {
     "ModuleMissingError", "NodeDiedError", "ObjectError",
     "ObjectFreedError", "ObjectLostError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
     "OwnerDiedError", "PendingCallsLimitExceeded", "RunningTaskCancelledError", "RuntimeEnvSetupError",
-    "SerializationError", "SystemFailure", "TaskCancelledError", "TaskError", "TaskUnschedulableError",
+    "SerializationError", "SystemFailure", "TaskCancelledError", "TaskError", "TaskTimeoutError", "TaskUnschedulableError",
     "VersionMismatchError", "WorkerCrashedError",
     "ZrayError",
     "ActorPlacementGroupRemoved", "AuthenticationError",
