@@ -97,8 +97,10 @@ def install() -> None:
 
 
 def _tell_children() -> None:
-    """Has the Python processes that this one starts find zray under the name, too."""
+    """Has the processes that this one starts find zray under the name: as a module, and as the command ``ray``."""
     alias = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_alias")
-    before = os.environ.get("PYTHONPATH", "")
-    if alias not in before.split(os.pathsep):
-        os.environ["PYTHONPATH"] = f"{alias}{os.pathsep}{before}" if before else alias
+    os.environ["_ZRAY_PYTHON"] = sys.executable
+    for variable, directory in (("PYTHONPATH", alias), ("PATH", os.path.join(alias, "bin"))):
+        before = os.environ.get(variable, "")
+        if directory not in before.split(os.pathsep):
+            os.environ[variable] = f"{directory}{os.pathsep}{before}" if before else directory
