@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution, DistributionFinder
 
 RAY, ZRAY = "ray", "zray"
+_PRIVATE = ("state", "worker")
 
 
 class _Loader:
@@ -44,7 +45,7 @@ class _Loader:
             __commit__=RAY_COMMIT,
             __all__=own.__all__,
             __file__=own.__file__,
-            __getattr__=functools.partial(getattr, own),
+            __getattr__=functools.partial(_attribute, own),
             __dir__=functools.partial(dir, own),
         )
 
@@ -70,6 +71,11 @@ class _Finder:
         from zray.ray_distribution import RaysDistribution  # few programs need it
 
         return (RaysDistribution(),)
+
+
+def _attribute(own: types.ModuleType, name: str) -> object:
+    """Returns what ``ray`` takes from zray. Ray has two of its private modules at the top, too."""
+    return importlib.import_module(f"{ZRAY}._private.{name}") if name in _PRIVATE else getattr(own, name)
 
 
 def _own_name(name: str) -> str:
