@@ -18,7 +18,7 @@ PUBLIC = {
     "ActorClassID", "ActorID", "ClusterID", "FunctionID", "JobID", "NodeID", "ObjectID", "PlacementGroupID", "TaskID",
     "UniqueID", "WorkerID", "LOCAL_MODE", "SCRIPT_MODE", "WORKER_MODE", "ClientBuilder", "Language", "LoggingConfig",
     "client", "cloudpickle", "cpp_function", "cross_language", "install_as_ray", "java_actor_class", "java_function",
-    "job_config", "timeline", "types",
+    "job_config", "timeline", "types", "explain",
 }  # fmt: skip
 
 IN_MODULES = {
@@ -40,8 +40,9 @@ HOUSE_ERRORS = {
     "ClusterUnavailableError", "ConfigError", "DeserializationError", "GetTimeoutError", "MessageRefusedError",
     "ModuleMissingError", "NodeDiedError", "ObjectError",
     "ObjectFreedError", "ObjectLostError", "ObjectStoreFullError", "OutOfDiskError", "OutOfMemoryError",
-    "OwnerDiedError", "PendingCallsLimitExceeded", "RuntimeEnvSetupError", "SerializationError", "SystemFailure",
-    "TaskCancelledError", "TaskError", "TaskUnschedulableError", "VersionMismatchError", "WorkerCrashedError",
+    "OwnerDiedError", "PendingCallsLimitExceeded", "RunningTaskCancelledError", "RuntimeEnvSetupError",
+    "SerializationError", "SystemFailure", "TaskCancelledError", "TaskError", "TaskUnschedulableError",
+    "VersionMismatchError", "WorkerCrashedError",
     "ZrayError",
     "ActorPlacementGroupRemoved", "AuthenticationError",
     "CrossLanguageError", "ObjectRefStreamEndOfStreamError", "OufOfBandObjectRefSerializationException",

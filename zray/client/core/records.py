@@ -29,6 +29,7 @@ ERROR_TYPES = {
     "OutOfMemoryError": "OUT_OF_MEMORY",
     "OwnerDiedError": "OWNER_DIED",
     "RuntimeEnvSetupError": "RUNTIME_ENV_SETUP_FAILED",
+    "RunningTaskCancelledError": "TASK_CANCELLED",
     "TaskCancelledError": "TASK_CANCELLED",
     "TaskUnschedulableError": "TASK_UNSCHEDULABLE_ERROR",
     "WorkerCrashedError": "WORKER_DIED",
@@ -49,6 +50,13 @@ def task_rows(tasks: TaskTable, functions: Mapping[bytes, str], limit: int) -> t
     ended = itertools.islice(reversed(tasks.ended), limit - len(rows))
     total = len(tasks.tasks) + len(tasks.ended) - n_constructors
     return total, [*rows, *(_ended(each, functions) for each in ended)]
+
+
+def attempts_of(tasks: TaskTable, functions: Mapping[bytes, str], task_id: bytes) -> list[TaskRow]:
+    """The rows of a task's attempts, as far as they are recorded, the first one first."""
+    ended = [_ended(each, functions) for each in tasks.ended if each[0] == task_id]
+    live = tasks.tasks.get(task_id)
+    return ended if live is None else [*ended, _live(live, functions)]
 
 
 def _live(task: Task, functions: Mapping[bytes, str]) -> TaskRow:
