@@ -26,6 +26,7 @@ _MADE = "identifiers of tasks are made by zray only"
 _REDIS = "there is no Redis"
 _COMPILED = "compiled graphs stay out"
 MISSING = {
+    "ray.dag.DAGNode.type_hint": _TENSORS,
     "ray.autoscaler.sdk": "zray has no cluster launcher and does not start hosts, see [deployment](deploy.md)",
     "ray.experimental.RDTManager": _TENSORS,
     "ray.experimental.wait_tensor_freed": _TENSORS,
@@ -76,6 +77,7 @@ _SIZE = "its size is zray's: 16 bytes for hosts and workers, 24 for tasks and ac
 _BUILDER = "joins with the interface of a driver; there is no server for clients. One connection at a time"
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
+    "ray.dag.DAGNode.traverse_and_apply": "reaches the nodes below; in Ray those above, too",
     "ray.experimental.tqdm_ray.tqdm": "writes lines of text to stderr, which the driver shows; Ray draws bars there",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
