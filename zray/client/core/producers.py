@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+from zray.client.core.payloads import Return
+
 FULL_BYTES = 64 << 10
 """Gathered items of this many bytes are sent, although more may follow at once."""
 
