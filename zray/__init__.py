@@ -82,8 +82,8 @@ _ELSEWHERE = {
 """The modules of the names that are loaded when they are asked for."""
 _MODULES = frozenset(
     {
-        "autoscaler", "client_builder", "cloudpickle", "cluster_utils", "cross_language", "dag", "data", "experimental",
-        "job_config", "runtime_env", "types",
+        "_common", "_private", "_raylet", "autoscaler", "client_builder", "cloudpickle", "cluster_utils",
+        "cross_language", "dag", "data", "experimental", "job_config", "runtime_env", "types",
     }
 )  # fmt: skip
 """Modules that are loaded when they are asked for as attributes of this one."""

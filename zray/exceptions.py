@@ -211,6 +211,15 @@ class TaskCancelledError(ZrayError):
         return which + (self.error_message or "")
 
 
+class TaskTimeoutError(ZrayError, TimeoutError):
+    """The task or call ran longer than its ``timeout_s``. (Not in Ray.)
+
+    The message names the call, the attempt and the limit. It says where the call was interrupted; or that it did not
+    end then, so that its worker was killed. The call does not run any more. It may have had effects before. It was
+    tried again only if ``retry_exceptions`` includes this class, for example ``[TimeoutError]``.
+    """
+
+
 class WorkerCrashedError(ZrayError):
     """The process that ran the task died. The message gives its signal or exit code, memory, host and last output.
 
@@ -219,9 +228,9 @@ class WorkerCrashedError(ZrayError):
 
 
 class OutOfMemoryError(WorkerCrashedError):
-    """Not raised yet; exists for code that catches it. Ray raises it if a process was killed for lack of memory.
+    """The process that ran the task or actor was stopped because its machine was running low on memory.
 
-    zray raises a plain ``WorkerCrashedError`` then. Its message says SIGKILL and how much memory was used.
+    The message says how much was in use, why this task was chosen, and which processes were the largest.
     """
 
 
@@ -541,6 +550,7 @@ FAILURES: dict[str, type[ZrayError]] = {
         SystemFailure,
         ClusterUnavailableError,
         TaskCancelledError,
+        TaskTimeoutError,
         WorkerCrashedError,
         OutOfMemoryError,
         ActorDiedError,

@@ -16,6 +16,8 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from zray.scheduling.priority import MAX_PRIORITY
+
 if TYPE_CHECKING:
     from zray.scheduling.combine import Strategy
 
@@ -30,6 +32,8 @@ MAX_COUNT = 2**31 - 1
 MAX_RETURNS = 10_000_000
 MAX_AMOUNT = 2**63 // UNITS
 """The largest amount of a resource. In units it fits an integer of 64 bits."""
+MAX_TIMEOUT_S = 1e9
+"""The longest limit for a call, in seconds: decades."""
 MAX_TEXT_CHARS = 16_384
 """The longest name. Names are limited because many messages carry them."""
 
@@ -56,6 +60,13 @@ class TaskOptions:
     """How many times a task is tried again after its worker died; -1: no limit."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
     """Whether a task that raised is tried again too, or the types of exceptions after which it is."""
+    timeout_s: float | None = None
+    """For how many seconds an attempt may run: from the call of its function, when its arguments are loaded, to its
+    end; a generator, to its last value. Waiting in queues does not count. Then it gets a KeyboardInterrupt, and what it
+    has submitted is cancelled. If it does not end within 1 s, its worker is killed; so the limit holds for code that
+    cannot be interrupted, too. Its outcome is ``TaskTimeoutError``, whatever it does after its time. It is tried again
+    only if ``retry_exceptions`` includes that class, ``max_retries`` times at most. None: no limit. Not enforced in
+    local mode. (Not in Ray.)"""
     max_calls: int = 0
     """A worker ends after this many calls of the function; 0: no limit. A function that is declared with GPUs has 1,
     because a process keeps the memory of its GPUs. With ``.options(num_gpus=...)`` the worker is used again and keeps
@@ -79,6 +90,11 @@ class TaskOptions:
     room."""
     accelerator_type: str | None = None
     """A type of accelerator, such as "A100": the host must have the resource ``accelerator_type:A100``."""
+    priority: int = 0
+    """Among the waiting tasks and actors of the job, those of the highest priority are next; from -1000 to 1000. What
+    waits counts as higher the longer it waits, so that nothing starves: one step for each 10 s, or for the time of 4
+    runs if that is longer. Between jobs the priority does not count. What runs is not stopped. What a task submits does
+    not inherit its priority. (Not in Ray.)"""
     _labels: Mapping[str, str] | None = None
     """Labels of the task itself. Nothing reads them, as in Ray."""
     placement_group: Any = "default"
@@ -169,6 +185,9 @@ class ActorOptions:
     """The same as ``TaskOptions.accelerator_type``."""
     object_store_memory: int = 0
     """Bytes of the host's object store that the actor holds until it ends. Used for placement, not enforced."""
+    priority: int = 0
+    """The same as ``TaskOptions.priority``, for the creation of the actor. Its calls have no priorities. (Not in
+    Ray.)"""
     _labels: Mapping[str, str] | None = None
     """The same as ``TaskOptions._labels``."""
     placement_group: Any = "default"
@@ -247,6 +266,12 @@ class MethodOptions:
     """How many times a call is tried again if the actor died during it; -1: no limit; None: the actor's option."""
     retry_exceptions: bool | tuple[type[Exception], ...] = False
     """Whether a call that raised is tried again too, or the types of exceptions after which it is."""
+    timeout_s: float | None = None
+    """The same as ``TaskOptions.timeout_s``. A method that is not ``async`` gets a KeyboardInterrupt, an ``async`` one
+    asyncio.CancelledError. A thread cannot be interrupted (``max_concurrency`` above 1): there, a method can ask
+    ``get_runtime_context().is_canceled()``. If the call does not end within 1 s, the actor's process is killed; the
+    actor is restarted if its ``max_restarts`` allows, and its other calls end as at any death of the actor. A retry
+    counts against ``max_task_retries``."""
     name: str | None = None
     """The name of the call in messages; default: the name of the method."""
     concurrency_group: str | None = None
@@ -364,6 +389,23 @@ def _count(least: int, meaning: str = "", most: int = MAX_COUNT) -> Check:
         return value if value >= least else given.wrong_value(f"it must be {allowed}")
 
     return check
+
+
+def _priority(given: _Given) -> int:
+    allowed = f"an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}"
+    if isinstance(given.value, bool) or not isinstance(given.value, numbers.Integral):
+        given.wrong_type(allowed)
+    value = int(given.value)
+    return value if abs(value) <= MAX_PRIORITY else given.wrong_value(f"it must be {allowed}")
+
+
+def _timeout(given: _Given) -> float:
+    if isinstance(given.value, bool) or not isinstance(given.value, numbers.Real):
+        given.wrong_type("a number of seconds > 0, or None")
+    value = float(given.value)
+    return (
+        value if 0 < value <= MAX_TIMEOUT_S else given.wrong_value(f"it must be > 0 and at most {MAX_TIMEOUT_S:,.0f}")
+    )
 
 
 def _amount(given: _Given) -> float:
@@ -615,6 +657,7 @@ _SHARED: dict[str, Check] = {
     "_labels": _own_labels,
     "runtime_env": _runtime_env,
     "enable_task_events": _flag,
+    "priority": _priority,
 }
 _STREAM: dict[str, Check] = {
     "_generator_backpressure_num_objects": _backpressure,
@@ -626,6 +669,7 @@ _TASK: dict[str, Check] = {
     "num_returns": _num_returns,
     "max_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
+    "timeout_s": _timeout,
     "max_calls": _count(0, " (0: no limit)"),
     **_STREAM,
     "object_store_memory": _no_object_store_memory,
@@ -648,6 +692,7 @@ _METHOD: dict[str, Check] = {
     "num_returns": _num_returns,
     "max_task_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
+    "timeout_s": _timeout,
     "name": _task_name,
     "concurrency_group": _text,
     "enable_task_events": _flag,
@@ -665,7 +710,9 @@ _HINTS = {
     ("an actor class", "max_retries"): "for an actor class there are max_restarts and max_task_retries",
     ("an actor class", "num_returns"): "give it to the method, with @zray.method(num_returns=...)",
     ("an actor class", "retry_exceptions"): "give it to the method, with @zray.method(retry_exceptions=...)",
+    ("an actor class", "timeout_s"): "give it to the method, with @zray.method(timeout_s=...)",
     ("an actor's method", "max_retries"): "for an actor's method it is max_task_retries",
+    ("an actor's method", "priority"): "an actor runs the calls of a caller in their order",
 }
 _TENSOR_TRANSPORTS = frozenset(("enable_tensor_transport", "tensor_transport"))
 """Options of Ray's transports of tensors between GPUs. ``None`` and ``False`` ask for nothing and are accepted."""

@@ -2,7 +2,8 @@
 
 A finder in ``sys.meta_path`` answers for ``ray`` and every name below it, before Ray itself could be found. The modules
 are zray's own and not copies. Only the top one is an object of its own, because libraries compare ``ray.__version__``
-with the version of Ray that they need. What it does not have, it takes from ``zray``.
+with the version of Ray that they need. What it does not have, it takes from ``zray``. The finder also answers for the
+installed distribution ``ray`` (``importlib.metadata.version("ray")``), because libraries look for it too.
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ import functools
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from zray.version import RAY_COMMIT, RAY_VERSION
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, DistributionFinder
 
 RAY, ZRAY = "ray", "zray"
 
@@ -44,7 +50,7 @@ class _Loader:
 
 
 class _Finder:
-    """Finds ``ray`` and the modules below it, where zray has them."""
+    """Finds ``ray`` and the modules below it, where zray has them, and the distribution of that name."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
@@ -56,6 +62,14 @@ class _Finder:
             return None
         package = found.submodule_search_locations is not None
         return importlib.machinery.ModuleSpec(name, _Loader(), origin=found.origin, is_package=package)  # type: ignore[arg-type]
+
+    def find_distributions(self, context: DistributionFinder.Context) -> Iterable[Distribution]:
+        """Finds ``ray`` if it is asked for, or if all distributions are. ``importlib.metadata`` calls this."""
+        if context.name is not None and context.name.lower() != RAY:
+            return ()
+        from zray.ray_distribution import RaysDistribution  # few programs need it
+
+        return (RaysDistribution(),)
 
 
 def _own_name(name: str) -> str:
@@ -79,3 +93,12 @@ def install() -> None:
             "Ray itself has been imported already: call zray.install_as_ray() before the first import of ray"
         )
     sys.meta_path.insert(0, _Finder())
+    _tell_children()
+
+
+def _tell_children() -> None:
+    """Has the Python processes that this one starts find zray under the name, too."""
+    alias = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_alias")
+    before = os.environ.get("PYTHONPATH", "")
+    if alias not in before.split(os.pathsep):
+        os.environ["PYTHONPATH"] = f"{alias}{os.pathsep}{before}" if before else alias

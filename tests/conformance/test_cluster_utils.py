@@ -64,6 +64,16 @@ def test_the_driver_is_on_the_head(cluster, ray_module):
     assert not ray_module.is_initialized()
 
 
+def test_a_node_that_has_ended_is_listed(cluster, ray_module):
+    cluster.add_node(num_cpus=1)
+    other = cluster.add_node(num_cpus=1)
+    ray_module.init(address=cluster.address, **QUIET)
+    cluster.remove_node(other)
+    eventually(lambda: other.node_id not in live(ray_module))
+    (row,) = (row for row in ray_module.nodes() if row["NodeID"] == other.node_id)
+    assert (row["Alive"], row["alive"], row["Resources"]) == (False, False, {}) and row["DeathReasonMessage"]
+
+
 def test_init_finds_the_cluster(cluster, ray_module):
     head = cluster.add_node(num_cpus=1)
     for arguments in ({}, {"address": "auto"}):

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import uuid
 
 import pytest
 
@@ -100,9 +101,15 @@ def test_there_is_a_cluster_to_join_or_an_error(ray_module, monkeypatch):
     ray_module.shutdown()
 
 
+def test_a_job_without_a_namespace_has_one_of_its_own(ray_module, start):
+    start()
+    namespace = ray_module.get_runtime_context().namespace
+    assert str(uuid.UUID(namespace)) == namespace
+
+
 def test_init_twice(ray_module, start):
     context = start()
-    with pytest.raises(RuntimeError, match="twice"):
+    with pytest.raises(RuntimeError, match=r"Maybe you called ray\.init twice by accident"):
         start()
     again = start(ignore_reinit_error=True)
     assert again.address_info["node_id"] == context.address_info["node_id"]
@@ -113,7 +120,7 @@ def test_init_within_a_task(ray_module, start):
 
     @ray_module.remote
     def f():
-        with pytest.raises(RuntimeError, match="twice"):
+        with pytest.raises(RuntimeError, match=r"Maybe you called ray\.init twice by accident"):
             ray_module.init()
         return ray_module.is_initialized()
 

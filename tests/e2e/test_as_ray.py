@@ -8,9 +8,11 @@ import textwrap
 from pathlib import Path
 
 PROGRAM = """
+    import importlib.metadata
     import pickle
     import sys
 
+    assert importlib.metadata.version("ray") == importlib.metadata.metadata("Ray")["Version"]
     import ray
     import ray.exceptions as errors
     import ray.util.annotations
@@ -29,6 +31,10 @@ PROGRAM = """
     assert pickle.loads(b"cray.exceptions\\nRayTaskError\\n.") is zray.exceptions.TaskError
     assert tuple(map(int, ray.__version__.split("."))) >= (2, 60, 0)
     assert zray.__version__ != ray.__version__
+    assert importlib.metadata.version("ray") == ray.__version__
+    assert {"ray", "zray"} <= {each.metadata["Name"] for each in importlib.metadata.distributions()}
+    assert not importlib.metadata.requires("ray") and not importlib.metadata.files("ray")
+    assert importlib.metadata.packages_distributions()["ray"][0] == "ray"
     assert ray.logger.name == "zray"
 
 
@@ -39,8 +45,12 @@ PROGRAM = """
 
     @ray.remote
     def nested(value):
+        import importlib.metadata
+
         import ray
         from ray.exceptions import RayTaskError
+
+        assert importlib.metadata.version("ray") == ray.__version__
 
         @ray.remote
         def inner():
@@ -72,6 +82,22 @@ PROGRAM = """
 EXPECTED = "['one', '--two'] __main__ 2.60.0 2.60.0 ray\nray known\nray.no_such_module\n".replace(
     "ray\nray k", "ray\nray k"
 )
+
+
+CHILDREN = """
+    import subprocess
+    import sys
+
+    import ray
+
+    SOURCE = "import ray, ray.util.queue, zray; print(ray.get is zray.get, ray.__version__)"
+
+    def child():
+        return subprocess.check_output([sys.executable, "-c", SOURCE], text=True)
+
+    ray.init(num_cpus=1)
+    print(child() == ray.get(ray.remote(child).remote()) == f"True {ray.__version__}\\n")
+"""
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -151,3 +177,9 @@ def test_libraries_that_are_not_ray_core_say_what_to_use(tmp_path: Path) -> None
     """
     source = "import zray; zray.install_as_ray()\n" + textwrap.dedent(program)
     assert run("-c", source, cwd=tmp_path).stdout == "said\n"
+
+
+def test_python_processes_that_a_program_starts_know_the_name(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(textwrap.dedent(CHILDREN))
+    done = run("-m", "zray.as_ray", "program.py", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -249,7 +249,7 @@ def test_workers_die_and_are_started_again_behind_the_relay(sandbox):
         hosts[0].popen.kill()
         with pytest.raises(ray.exceptions.NodeDiedError):
             ray.get(forever, timeout=20)
-        eventually(lambda: not ray.nodes(), 15)
+        eventually(lambda: not any(node["Alive"] for node in ray.nodes()), 15)
         ray.shutdown()
 
 

@@ -95,3 +95,28 @@ def test_a_job_config_of_one_driver_is_not_that_of_another():
         with driver(f"ray.init({address!r}, namespace='shared'); ray.get_actor('of the second')") as third:
             assert third.wait() == 1
             assert "there is no actor named 'of the second'" in third.err or "look up" in third.err
+
+
+def test_auto_joins_the_cluster_that_another_program_has_started_last():
+    join = "ray.init('auto', logging_level='ERROR')\nprint(ray.cluster_resources()['CPU'])"
+    start = "ray.init('local', num_cpus=int(sys.argv[1]))\nprint('up')\nsys.stdin.read()"
+    with driver(start, arguments=["2"]) as first:
+        first.expect("up")
+        with driver(start, arguments=["3"]) as second:
+            second.expect("up")
+            with driver(join) as program:
+                assert program.succeed() == "3.0"
+            second.popen.stdin.close()
+            second.wait()
+        with driver(join) as program:
+            assert program.succeed() == "2.0"
+
+
+def test_a_closed_port_is_a_connection_error_with_and_without_keys(monkeypatch, tmp_path):
+    import zray as ray
+
+    monkeypatch.setenv("ZRAY_KEYS", str(tmp_path))
+    monkeypatch.setenv("ZRAY_CONNECT_TIMEOUT_S", "0.2")
+    for insecure in (False, True):
+        with pytest.raises(ConnectionError):
+            ray.init(f"127.0.0.1:{free_port()}", insecure=insecure, logging_level="ERROR")

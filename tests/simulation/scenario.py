@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 from tests.simulation.streams import generator, read_some
+from zray.broker.resources import UNIT, shape_key
 from zray.client.core.execution import CALL, Assignment
 from zray.client.core.states import STORED
 from zray.client.core.windows import WINDOWS, Windows
@@ -35,7 +36,8 @@ BAD_WEATHER = NetworkFaults(loss=0.02, duplication=0.02)
 @dataclasses.dataclass(frozen=True)
 class Trouble:
     """What goes wrong in a run: processes that are killed, whether users cancel, processes that are stopped for a
-    while, intruders that try to get in. ``choosy``: work asks for certain hosts, also for those that die."""
+    while, intruders that try to get in. ``choosy``: work asks for certain hosts, also for those that die.
+    ``limits``: some work may run for a limited time, and runs longer. ``urgent``: work has priorities."""
 
     workers: int = 0
     hosts: int = 0
@@ -44,12 +46,17 @@ class Trouble:
     pauses: int = 0
     intruders: int = 0
     choosy: bool = False
+    limits: bool = False
+    urgent: bool = False
 
 
-def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cancels: bool = False) -> Program:
+def random_program(
+    worker: SimWorker, task: Assignment, refs: list[bytes], cancels: bool = False, limits: bool = False
+) -> Program:
     """A task or method: computes, submits children, waits for some, keeps or returns references, or raises.
 
-    ``cancels``: it also cancels what it has a reference to, its own children or what others have submitted.
+    ``cancels``: it also cancels what it has a reference to, its own children or what others have submitted. ``limits``:
+    it may run for a limited time. If it runs longer, it ends when it is interrupted, or goes on.
     """
     if task.producer is not None:
         return generator(worker, task, refs)
@@ -59,6 +66,11 @@ def random_program(worker: SimWorker, task: Assignment, refs: list[bytes], cance
 
     def work() -> Program:
         nonlocal blocked
+        if limits and rng.random() < 0.3:
+            deaf = rng.random() < 0.2
+            worker.limit(task, rng.choice([0.0005, 0.01, 100.0]), deaf=deaf)
+            if deaf:
+                yield Sleep(rng.choice([0.1, 3.0]))
         if rng.random() < 0.7:
             yield Sleep(rng.choice([0.0001, 0.001, 0.02]))
         depth = int(worker.function_of(task)) if task.kind != CALL else 3
@@ -150,7 +162,8 @@ def random_driver(n_tasks: int, n_actors: int, trouble: Trouble) -> Any:
                 bag.append(driver.call(rng.choice(actors), some[:2], retries=rng.choice([0, 3])))
             else:
                 retries, cpus = rng.choice([0, 3]), rng.choice([0, 0, 1])
-                bag.extend(driver.submit("0", some[:1], some[1:], retries, cpus, constraint=where()))
+                shape = shape_key({"CPU": cpus * UNIT}, priority=rng.randrange(-3, 4)) if trouble.urgent else b""
+                bag.extend(driver.submit("0", some[:1], some[1:], retries, cpus, constraint=where(), shape=shape))
             if actors and rng.random() < 0.05:
                 actor = rng.choice(actors)
                 bag.extend(driver.call(actor, retries=rng.choice([0, 3])) for _ in range(10))
@@ -226,7 +239,7 @@ def run_scenario(seed: int, trouble: Trouble = Trouble(), network_faults: Networ
 
 
 def _run(seed: int, trouble: Trouble, network_faults: NetworkFaults) -> SimCluster:
-    program = functools.partial(random_program, cancels=trouble.cancels)
+    program = functools.partial(random_program, cancels=trouble.cancels, limits=trouble.limits)
     windows = (WINDOWS, NARROW, ONE_BY_ONE)[seed % 3]
     cluster = SimCluster(seed, program, network_faults, windows=windows)
     cluster.die_storing = trouble.workers

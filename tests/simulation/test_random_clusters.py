@@ -56,3 +56,15 @@ def test_everything_at_once(seeds: range) -> None:
 def test_work_that_asks_for_hosts(seeds: range) -> None:
     for seed in seeds:
         run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 3, cancels=bool(seed % 2), choosy=True))
+
+
+@batches(150)
+def test_work_that_runs_too_long(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 2, cancels=bool(seed % 2), limits=True))
+
+
+@batches(100)
+def test_work_with_priorities(seeds: range) -> None:
+    for seed in seeds:
+        run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 2, urgent=True))

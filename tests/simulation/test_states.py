@@ -8,6 +8,7 @@ from typing import Any
 from tests.simulation import scenario, test_placement_groups, transfers
 from tests.simulation.test_transfers import small_chunks  # noqa: F401 (a fixture for all tests here)
 from zray.broker.states import ACTOR, GROUP, WORKER
+from zray.client.core.states import TASK
 from zray.client.states import CONNECTION
 from zray.states import Machine
 from zray.testing.network import NetworkFaults
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BROKER_ACTORS, BROKER_WORKERS = "tests/unit/broker/test_actors.py", "tests/unit/broker/test_workers.py"
 TRANSFERS, SHELL = "tests/unit/transfer/test_core.py", "tests/unit/client/test_shell.py"
 ELSEWHERE: dict[Machine[Any], dict[tuple[str, str], str]] = {
+    TASK: {("SENT", "WAITING"): "tests/unit/client/test_pauses.py"},
     WORKER: {
         ("STARTING", "RETIRED"): BROKER_WORKERS,
         ("STARTING", "DEAD"): BROKER_WORKERS,

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
-from zray.api.call_options import CallStream, pack_options, retried_types, stream_of
+from zray.api.call_options import CallStream, pack_options, retried_types, retries_timeouts, stream_of
 from zray.methods import BUILT_IN_METHODS
 from zray.options import ActorOptions, MethodOptions, check_streams
 from zray.protocol.codec import pack, unpack
@@ -23,7 +23,7 @@ class MethodMeta:
     ``backpressure``, ``per_yield``: the options of its stream."""
 
     __slots__ = ("backpressure", "check", "function", "group", "is_generator", "name", "num_returns", "parameters",
-                 "per_yield", "retries", "retry_exceptions", "signature")  # fmt: skip
+                 "per_yield", "retries", "retries_timeouts", "retry_exceptions", "signature", "timeout_s")  # fmt: skip
 
     def __init__(
         self,
@@ -36,6 +36,8 @@ class MethodMeta:
         group: str = "",
         backpressure: int = -1,
         per_yield: int = 1,
+        timeout_s: float | None = None,
+        retries_timeouts: bool = False,
     ) -> None:
         self.name = name
         self.group = group  # its concurrency group; empty: the default group
@@ -46,6 +48,8 @@ class MethodMeta:
         self.is_generator = is_generator
         self.backpressure = backpressure
         self.per_yield = per_yield
+        self.timeout_s = timeout_s
+        self.retries_timeouts = retries_timeouts
         stub = _stub(name, parameters)
         self.signature = inspect.signature(stub) if parameters is not None else None
         self.check = SignatureCheck(stub, skip_first=False)
@@ -159,7 +163,8 @@ class ActorMeta:
             made = methods[name] = MethodMeta(
                 name, given.num_returns, parameters, given.max_task_retries, retry, is_generator,
                 given.concurrency_group or "",
-                given._generator_backpressure_num_objects, given._num_objects_per_yield,
+                given._generator_backpressure_num_objects, given._num_objects_per_yield, given.timeout_s,
+                retries_timeouts(given.retry_exceptions),
             )  # fmt: skip
             made.function = member
         for name in BUILT_IN_METHODS:
@@ -190,7 +195,7 @@ class ActorMeta:
         """Returns the encoded form."""
         methods = [
             [m.name, m.num_returns, m.parameters, m.retries, m.retry_exceptions, m.is_generator, m.group,
-             m.backpressure, m.per_yield]
+             m.backpressure, m.per_yield, m.timeout_s, m.retries_timeouts]
             for m in self.methods.values()
         ]  # fmt: skip
         fields = [self.class_name, methods, self.max_task_retries, self.max_pending_calls, self.ordered]
@@ -256,9 +261,10 @@ class CallOptions(NamedTuple):
         backpressure = method.backpressure
         if "_generator_backpressure_num_objects" in kwargs:
             backpressure = given._generator_backpressure_num_objects
-        retry = method.retry_exceptions
+        retry, again = method.retry_exceptions, method.retries_timeouts
         if "retry_exceptions" in kwargs:
-            retry = retried_types(given.retry_exceptions)
+            retry, again = retried_types(given.retry_exceptions), retries_timeouts(given.retry_exceptions)
+        timeout_s = given.timeout_s if "timeout_s" in kwargs else method.timeout_s
         group = method.group
         if given.concurrency_group is not None:
             group = given.concurrency_group
@@ -268,7 +274,16 @@ class CallOptions(NamedTuple):
             num_returns, method.is_generator, backpressure, method.per_yield, method.name, actor.most_untaken
         )
         packed = pack_options(
-            kwargs.get("name") or method.name, n_returns, method.name, retry, 0, method.is_generator, stream, group
+            kwargs.get("name") or method.name,
+            n_returns,
+            method.name,
+            retry,
+            0,
+            method.is_generator,
+            stream,
+            group,
+            timeout_s=timeout_s,
+            retries_timeouts=again,
         )
         return cls(n_returns, stream, packed)
 

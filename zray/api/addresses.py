@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from zray.config import Config
 from zray.exceptions import ClusterUnavailableError, ConfigError
-from zray.sessions.directories import choose_broker, runtime_root
+from zray.sessions.directories import brokers, choose_broker, runtime_root
 from zray.system.streams import say
 from zray.transport.sockets import check_address
 
@@ -74,8 +74,16 @@ def broker_of(given: str | None, config: Config) -> str:
         return current.address
     if not address:
         return ""
+    if of_programs := brokers(runtime_root(config.tmpdir), local=True):
+        chosen = of_programs[-1].address
+        if len(of_programs) > 1:
+            logger.warning(
+                f"{len(of_programs)} programs of yours run clusters on this machine: this joins the one at {chosen}. "
+                f"Give the address to choose; all are at {', '.join(each.address for each in of_programs)}"
+            )
+        return chosen
     raise ClusterUnavailableError(
-        "address='auto': no zray-broker of this user runs on this machine (start one with zray-broker, or call "
+        "address='auto': no cluster of this user runs on this machine (start one with zray start --head, or call "
         "zray.init() without an address)"
     )
 

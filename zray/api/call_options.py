@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from zray.client.core.streams import StreamSpec
+from zray.exceptions import TaskTimeoutError
 from zray.options import DYNAMIC, check_streams
 from zray.protocol.codec import pack
 from zray.serialization import serialize
@@ -43,6 +44,13 @@ def retried_types(retry_exceptions: Any) -> bool | bytes:
     return serialize(tuple(retry_exceptions)).to_bytes() if retry_exceptions else False
 
 
+def retries_timeouts(retry_exceptions: Any) -> bool:
+    """Whether the option ``retry_exceptions`` includes ``TaskTimeoutError``."""
+    if isinstance(retry_exceptions, bool):
+        return retry_exceptions
+    return issubclass(TaskTimeoutError, tuple(retry_exceptions))
+
+
 def pack_options(
     name: str,
     n_returns: int,
@@ -53,12 +61,15 @@ def pack_options(
     stream: CallStream | None = None,
     group: str = "",
     captures: bool = False,
+    timeout_s: float | None = None,
+    retries_timeouts: bool = False,
 ) -> bytes:
     """Returns the packed options of a call.
 
     ``generator``: the function is a generator. ``stream``: so are its values; then ``n_returns`` is 1, for the
     completion. ``group``: the concurrency group; empty: the default group. ``captures``: what the task or actor creates
-    runs in its placement group.
+    runs in its placement group. ``timeout_s``: how long it may run; None: without limit; ``retries_timeouts``: it is
+    tried again if it runs longer.
     """
     options = {"name": name, "num_returns": n_returns, "method": method, "max_calls": max_calls}
     if stream is not None:
@@ -75,4 +86,6 @@ def pack_options(
         options["captures"] = True
     if group:
         options["group"] = group
+    if timeout_s is not None:
+        options["timeout"] = [timeout_s, retries_timeouts]
     return pack(options)

@@ -24,7 +24,7 @@ from zray.exceptions import ConfigError, SystemFailure, ZrayError
 from zray.options import check_text
 from zray.protocol.messages import DRIVER, Goodbye, LogsTaken
 from zray.protocol.questions import FlushOutput
-from zray.protocol.records import HostInfo, HostState, JobSettings, JoinInfo
+from zray.protocol.records import HostState, JobSettings, JoinInfo
 from zray.protocol.state_questions import HostRecord
 from zray.serialization import hint_for
 from zray.sessions.directories import (
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from zray.job_config import JobConfig
     from zray.local_cluster.launch import LocalCluster
     from zray.logs.job_logging import LoggingConfig
+    from zray.protocol.state_questions import HostRecord
     from zray.transport.security.keys import ClientCredentials
 
 SWEEP_END_S = 2.0
@@ -108,8 +109,9 @@ def init(
     Args:
         address: where a broker listens (``ipc://PATH``, ``tcp://HOST:PORT``; Ray's ``HOST:PORT`` and
             ``ray://HOST:PORT`` mean the same as the second); "auto": the cluster that ``ZRAY_ADDRESS`` or
-            ``RAY_ADDRESS`` names, else the ``zray-broker`` that this user runs here; "local": start a cluster, even if
-            a broker runs here or the environment names one. Default: as "auto", and if there is none, "local".
+            ``RAY_ADDRESS`` names, else the ``zray-broker`` that this user runs here, else a cluster that another
+            program of this user has started here; "local": start a cluster, even if a broker runs here or the
+            environment names one. Default: the first two of "auto", and if there is none, "local".
         num_cpus: CPUs that the new cluster offers; default: the CPUs that this process may use.
         num_gpus: GPUs that it offers; default: the NVIDIA GPUs that this process may use.
         memory: bytes that it offers to tasks; default: 70% of the memory that this process may use.
@@ -185,8 +187,8 @@ def init(
             if ignore_reinit_error:
                 return _present_context()
             raise RuntimeError(
-                "Maybe you called zray.init() twice by accident: call zray.shutdown() first, or pass "
-                "ignore_reinit_error=True"
+                "Maybe you called ray.init twice by accident? Call zray.shutdown() before zray.init(), or pass "
+                "'ignore_reinit_error=True'"
             )
         if configure_logging:
             arguments.set_up_logger(logging_level, logging_format)
@@ -194,7 +196,7 @@ def init(
         from zray.config.reading import from_environment  # workers import this module but are sent their settings
 
         config = arguments.with_arguments(from_environment(), hidden, log_to_driver, labels)
-        job = job._replace(namespace=job.namespace or os.urandom(8).hex())
+        job = job._replace(namespace=job.namespace or arguments.new_namespace())
         if local_mode:
             return _start_local_mode(job)
         if memory is None:
@@ -529,14 +531,15 @@ def is_initialized() -> bool:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The hosts: those that live, and the last 2,000 that are gone.
+    """The hosts of the cluster, also those that have ended: of these the last 2,000.
 
     Returns:
         A dictionary for each host, with Ray's keys: NodeID (hexadecimal), Alive, NodeManagerHostname,
         NodeManagerAddress (IP address by which the host reaches the broker), NodeName (the same),
         ObjectStoreSocketName (the path of its store), RayletSocketName (the path of its socket), Resources (amounts by
-        name; memory in bytes; none if it is gone), Labels, DeathReason (0 if it lives, 1 if it has ended in order, else
-        2), DeathReasonMessage. Ports are -1: hosts have none of Ray's.
+        name; memory in bytes; none if the host has ended), Labels, DeathReason (0 if it lives, 1 if it has ended in
+        order, else 2), DeathReasonMessage (why it has ended). Ports are -1: hosts have none of Ray's. Hosts that live
+        come first.
 
     Raises:
         ClusterUnavailableError: the broker is gone.
@@ -548,36 +551,45 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def _row_of(host: HostState) -> dict[str, Any]:
-    return {
-        "NodeID": host.host_id.hex(),
-        "Alive": True,
-        "NodeManagerAddress": host.info.ip,
-        "NodeManagerHostname": host.info.hostname,
-        "NodeManagerPort": -1,
-        "ObjectManagerPort": -1,
-        "ObjectStoreSocketName": host.info.store,
-        "RayletSocketName": host.info.fetch,
-        "MetricsExportPort": -1,
-        "MetricsAgentPort": -1,
-        "DashboardAgentListenPort": -1,
-        "NodeName": host.info.ip,
-        "RuntimeEnvAgentPort": -1,
-        "DeathReason": 0,
-        "DeathReasonMessage": "",
-        "alive": True,
-        "Resources": host.total,
-        "Labels": host.info.labels,
-    }
+    info = host.info
+    return _row(host.host_id, info.ip, info.hostname, info.store, info.fetch, info.labels, host.total, True, "")
 
 
 def _row_of_ended(host: HostRecord) -> dict[str, Any]:
-    info = HostInfo(hostname=host.hostname, ip=host.ip, labels=host.labels)
+    row = _row(host.host_id, host.ip, host.hostname, "", "", host.labels, {}, False, host.reason)
+    return {**row, "DeathReason": 1 if host.in_order else 2}
+
+
+def _row(
+    host_id: bytes,
+    ip: str,
+    hostname: str,
+    store: str,
+    socket: str,
+    labels: dict[str, str],
+    resources: dict[str, float],
+    is_alive: bool,
+    reason: str,
+) -> dict[str, Any]:
     return {
-        **_row_of(HostState(host.host_id, info, {}, {}, 0)),
-        "Alive": False,
-        "alive": False,
-        "DeathReason": 1 if host.in_order else 2,
-        "DeathReasonMessage": host.reason,
+        "NodeID": host_id.hex(),
+        "Alive": is_alive,
+        "NodeManagerAddress": ip,
+        "NodeManagerHostname": hostname,
+        "NodeManagerPort": -1,
+        "ObjectManagerPort": -1,
+        "ObjectStoreSocketName": store,
+        "RayletSocketName": socket,
+        "MetricsExportPort": -1,
+        "MetricsAgentPort": -1,
+        "DashboardAgentListenPort": -1,
+        "NodeName": ip,
+        "RuntimeEnvAgentPort": -1,
+        "DeathReason": 0,
+        "DeathReasonMessage": reason,
+        "alive": is_alive,
+        "Resources": resources,
+        "Labels": labels,
     }
 
 

@@ -28,6 +28,9 @@ class Context(dict[str, Any]):
     ray_commit = RAY_COMMIT
     """A text in the place of Ray's commit."""
 
+    _num_clients = 1
+    """Ray's number of clients of one server. Here each driver is on its own."""
+
     def __init__(self, end: Callable[[], None], **facts: Any) -> None:
         super().__init__(**facts)
         self._end = end

@@ -53,10 +53,10 @@ def placed_task(session: Session, options: TaskOptions, environment_id: bytes, n
     place = _place_for(session, options)
     amounts = options.resource_amounts()
     if not place.group:
-        return shape_key(amounts, options.constraint_row(), environment_id), False
+        return shape_key(amounts, options.constraint_row(), environment_id, options.priority), False
     _check_fits(place, amounts, name, "the resource request")
     return shape_key(
-        asked(amounts, place.group, place.bundle), options.constraint_row(), environment_id
+        asked(amounts, place.group, place.bundle), options.constraint_row(), environment_id, options.priority
     ), place.captures
 
 
@@ -67,11 +67,19 @@ def placed_actor(
     place = _place_for(session, options)
     placement, running = options.placement_amounts(), options.running_amounts()
     if not place.group:
-        return shape_key(placement, options.constraint_row(), environment_id), shape_key(running), False
+        return (
+            shape_key(placement, options.constraint_row(), environment_id, options.priority),
+            shape_key(running),
+            False,
+        )
     _check_fits(place, running, name, "the resource request")
     _check_fits(place, placement, name, "what its start requires (1 CPU unless num_cpus is given),")
     in_group = [asked(amounts, place.group, place.bundle) for amounts in (placement, running)]
-    return shape_key(in_group[0], options.constraint_row(), environment_id), shape_key(in_group[1]), place.captures
+    return (
+        shape_key(in_group[0], options.constraint_row(), environment_id, options.priority),
+        shape_key(in_group[1]),
+        place.captures,
+    )
 
 
 def _place_for(session: Session, options: TaskOptions | ActorOptions) -> _Place:

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import os
+import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zray.config import Config
@@ -98,6 +99,11 @@ def check_resources(resources: Any) -> None:
             raise ValueError(f"resources may not contain {name!r}: use {option}=")
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise ValueError(f"resources must be a dict of amounts >= 0 by name, got {name!r}: {value!r}")
+
+
+def new_namespace() -> str:
+    """Returns a namespace of its own for a job that names none: a random UUID, as in Ray."""
+    return str(uuid.uuid4())
 
 
 def check_dashboard(include: bool | None, host: str, port: int | None, proxy_server_url: str | None) -> None:

@@ -39,6 +39,7 @@ from zray.system.signals import came_from_handler
 
 if TYPE_CHECKING:
     from zray.api.actor_meta import ActorMeta
+    from zray.protocol.state_questions import HostRecord
 
 
 LOCAL_JOB = b"\0\0\0\1"
@@ -338,7 +339,7 @@ class LocalRuntime:
         info = HostInfo(hostname=socket.gethostname(), ip="127.0.0.1")
         return [HostState(self._process_id, info, self.resources(free=False), self.resources(free=True), workers=0)]
 
-    def ended_hosts(self) -> list[Any]:
+    def ended_hosts(self) -> list[HostRecord]:
         return []
 
     def resources(self, free: bool) -> dict[str, float]:

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zray.api.call_options import CallStream, pack_options, retried_types, stream_of
+from zray.api.call_options import CallStream, pack_options, retried_types, retries_timeouts, stream_of
 from zray.client import session as sessions
 from zray.client.context import TaskContext, current_task
 from zray.client.session import Reader, Session
@@ -66,18 +66,24 @@ class PreparedTask:
         self.n_returns = options.num_returns if isinstance(options.num_returns, int) else 1
         self.max_retries = options.max_retries
         self.spread = options.scheduling_strategy == "SPREAD"
-        self.shape = b"" if options.names_group() else shape_key(options.resource_amounts(), options.constraint_row())
+        self.shape = b"" if options.names_group() else self.shape_in(b"")
         self.environment = checked_environment(options.runtime_env)
         self.placed: tuple[object, bytes] = (None, b"")  # a runtime, and the shape in the environment that it gives
         self._name = name
         self._generator = generator
         self.packed = self._pack(False)
 
+    def shape_in(self, environment_id: bytes) -> bytes:
+        """The shape of a call in a runtime environment, outside placement groups."""
+        options = self.options
+        return shape_key(options.resource_amounts(), options.constraint_row(), environment_id, options.priority)
+
     def _pack(self, captures: bool) -> bytes:
         options = self.options
         return pack_options(
             options.name or self._name, self.n_returns, "", retried_types(options.retry_exceptions), options.max_calls,
-            self._generator, self.stream, captures=captures,
+            self._generator, self.stream, captures=captures, timeout_s=options.timeout_s,
+            retries_timeouts=retries_timeouts(options.retry_exceptions),
         )  # fmt: skip
 
     def in_group(self, session: Session, environment_id: bytes) -> tuple[bytes, bytes]:
@@ -232,8 +238,7 @@ class ClusterRuntime:
         placed_by, shape = task.placed
         if placed_by is not self:
             environment_id = self.environments.for_option(task.environment)
-            options = task.options
-            shape = shape_key(options.resource_amounts(), options.constraint_row(), environment_id)
+            shape = task.shape_in(environment_id)
             task.placed = (self, shape)
         return shape
 
@@ -295,7 +300,9 @@ class ClusterRuntime:
     def _places_of(self, options: ActorOptions, environment_id: bytes, class_name: str) -> tuple[bytes, bytes, bool]:
         """The shapes for placing an actor, and for as long as it lives; whether its group captures what it creates."""
         if not options.names_group() and not self.session.captures:
-            placement = shape_key(options.placement_amounts(), options.constraint_row(), environment_id)
+            placement = shape_key(
+                options.placement_amounts(), options.constraint_row(), environment_id, options.priority
+            )
             return placement, shape_key(options.running_amounts()), False
         from zray.api.group_placement import placed_actor  # not at the top: few programs have groups
 
@@ -349,8 +356,7 @@ class ClusterRuntime:
         return self.session.query(HostsQuery, HostList).hosts
 
     def ended_hosts(self) -> list[HostRecord]:
-        answer = self.session.query(StateOfHosts, HostRecords)
-        return [host for host in answer.hosts if host.ended_s is not None]
+        return [host for host in self.session.query(StateOfHosts, HostRecords).hosts if host.ended_s is not None]
 
     def resources(self, free: bool) -> dict[str, float]:
         return self.session.query(lambda request: ResourcesQuery(request, free), Resources).amounts

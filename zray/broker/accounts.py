@@ -97,8 +97,8 @@ class Account:
 class Share(Account):
     """The account of a line, and how long the line has waited."""
 
-    __slots__ = ("depth", "held_s", "hold_s", "job", "job_id", "lenders", "plan", "rests_until", "shape", "since",
-                 "starting", "waiting")  # fmt: skip
+    __slots__ = ("depth", "held_s", "hold_s", "job", "job_id", "lenders", "plan", "rank", "rests_until", "shape",
+                 "since", "starting", "waiting")  # fmt: skip
 
     def __init__(self, job: Account, job_id: bytes, shape: Shape, depth: int, now: float) -> None:
         super().__init__(now)
@@ -107,6 +107,7 @@ class Share(Account):
         self.depth = depth
         self.lenders: set[bytes] = set()  # its workers that wait in get and have lent their CPUs
         self.shape = shape
+        self.rank = -shape.priority  # among the lines of its job: the lowest is first. See ``zray.broker.priorities``
         self.waiting = 0  # number of tasks or actors in the line
         self.since = 0.0  # when it began to wait, or was served last
         self.held_s = 0.0  # how long it held its latest grant
@@ -116,10 +117,10 @@ class Share(Account):
         self.plan: Callable[[], list[tuple[Any, Shape]]] | None = None
         """If it needs several hosts at once: which hosts could be freed for it, and of what. Empty if they cannot."""
 
-    def standing(self) -> tuple[float, float, int]:
+    def standing(self) -> tuple[float, int, float, int]:
         """The sort key of lines that wait. The smallest is next."""
         names = self.shape.amounts
-        return self.job.level(names), self.level(names), self.served
+        return self.job.level(names), self.rank, self.level(names), self.served
 
     def waits(self, count: int, now: float) -> None:
         """Sets how many wait in the line."""

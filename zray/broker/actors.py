@@ -293,10 +293,11 @@ class Actors:
         elif worker is not None:
             self._scheduler.kill(worker, reason)
 
-    def worker_died(self, actor: Actor, message: str, never_joined: bool, told: bool) -> None:
+    def worker_died(self, actor: Actor, message: str, never_joined: bool, told: bool, error: bytes = b"") -> None:
         """The worker of an actor is dead: restarts the actor or ends it.
 
-        ``never_joined``: the worker ended by itself before it could take the actor; ``told``: the user knows already.
+        ``never_joined``: the worker ended by itself before it could take the actor; ``told``: the user knows already;
+        ``error``: what its calls raise if it is not restarted, default: ActorDiedError.
         """
         actor.leave_worker()
         if never_joined and actor.failed_starts < MAX_FAILED_STARTS and (actor.queue or not actor.released):
@@ -305,7 +306,7 @@ class Actors:
             return
         message = f"incarnation {actor.incarnation + 1} of {actor.label}: {message}"
         if actor.restarts_left == 0 or actor.released:
-            self.end(actor, message, keeps_name=True)
+            self.end(actor, message, error, keeps_name=True)
             return
         if actor.restarts_left > 0:
             actor.restarts_left -= 1

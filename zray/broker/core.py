@@ -17,6 +17,7 @@ from zray.broker.environments import SETUP_FAILED, Environments
 from zray.broker.history import History, ToldToBoth
 from zray.broker.inspections import Inspections
 from zray.broker.key_values import KeyValues
+from zray.broker.memory import OUT_OF_MEMORY, MemoryPressure, Stop
 from zray.broker.notices import Notices
 from zray.broker.output import WorkerOutput
 from zray.broker.placement_groups import PlacementGroups
@@ -26,6 +27,8 @@ from zray.broker.resources import HEAD, UNIT, Pool, Shape, check_amounts, read_s
 from zray.broker.scheduler import Scheduler
 from zray.broker.state_reports import StateReports
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
+from zray.broker.time_limits import TimeLimits
+from zray.failures import encode_failure
 from zray.ids import function_id_of, owner_of
 from zray.protocol import key_values as kv
 from zray.protocol import messages as m
@@ -40,7 +43,7 @@ REFUSED = "MessageRefusedError"
 FORCE_GRACE_S = 1.0
 """How long a worker may take to cancel what its task has submitted, before it is killed for that task."""
 KILLED_BY_FORCE = "its task was cancelled with force=True"
-WORKER_DEATHS = ("WorkerCrashedError", "OutOfMemoryError", SETUP_FAILED)
+WORKER_DEATHS = ("WorkerCrashedError", OUT_OF_MEMORY, SETUP_FAILED)
 """The kinds of death that a host may report of a worker."""
 CROWDED_S = 0.5
 """How long a worker in a runtime environment is kept idle while its host has more idle workers than CPUs. A program may
@@ -85,11 +88,13 @@ class BrokerCore:
         )
         self.groups.fail_task = self._without_group
         self.actors.on_dead = self._actor_dead
+        self.time_limits = TimeLimits(self.scheduler, self.processes, self.send, lambda: self._now)
         self.inspections = Inspections(self.processes, self.send, lambda: self._now)
         self.reports = Reports(self, self.notices.cannot_be_placed, infeasible_warn_s, shell_status, silent_s)
         self.state_reports = StateReports(self)
         self._forced: dict[bytes, tuple[Envelope, float]] = {}  # tasks to be killed, and when their time to cancel ends
         self.key_values = KeyValues(self.send)
+        self.memory = MemoryPressure(self.scheduler, self._outbox.perform, lambda: self._now)
         self.output = WorkerOutput(self.jobs, self.processes, self.scheduler, self.send)
         self._fenced: OrderedDict[bytes, str] = OrderedDict()
         self._shapes: dict[bytes, Shape] = {}
@@ -101,6 +106,8 @@ class BrokerCore:
             m.Reply: self._reply,
             m.Yield: self._yield,
             m.Started: self._started,
+            m.TimeLimited: self.time_limits.on_limited,
+            m.TimeLimitOver: self.time_limits.on_over,
             m.Returned: self._returned,
             m.Blocked: self._blocked,
             m.Cancel: self._cancel,
@@ -134,6 +141,7 @@ class BrokerCore:
             m.HostReady: self._host_ready,
             m.WorkerStarted: self._worker_started,
             m.WorkerDied: self._worker_died,
+            m.MemoryShort: self.memory.on_short,
             m.WorkerLogs: self.output.on_logs,
             m.LogsTaken: self.output.on_taken,
             m.LogsFlushed: self.output.on_flushed,
@@ -189,12 +197,13 @@ class BrokerCore:
 
     def due_s(self, now: float) -> float:
         """In how many seconds ``schedule`` must run even if no message arrives; infinite if it need not."""
-        return self.scheduler.lent.due_s(now)
+        return min(self.scheduler.lent.due_s(now), self.time_limits.due_s(now))
 
     @event
     def schedule(self, now: float) -> None:
         """Places what can be placed. The shell calls this at the end of a turn."""
         self._now = now
+        self.time_limits.look(now)
         self.scheduler.run(now)
         if self.scheduler.refused:
             self._refuse_all()
@@ -238,6 +247,8 @@ class BrokerCore:
         worker = process.worker = self.scheduler.workers[process.process_id]
         worker.pid = process.info.pid
         self.environments.succeeded(worker, now)
+        if worker.cpus:
+            self.scheduler.cpus.tell(worker)
         if worker.retiring:
             self.scheduler.retire(worker)
             return
@@ -325,6 +336,7 @@ class BrokerCore:
         if host is None:
             return
         self.notices.host_lost(host, reason)
+        self.memory.host_lost(host.host_id)
         self.history.host_lost(host, max(0.0, self._now - process.joined_at), reason, in_order)
         self.scheduler.remove_host(host)
         self.groups.host_lost(host)
@@ -618,15 +630,39 @@ class BrokerCore:
             self.environments.failed(worker, message)
             if actor is not None:  # the worker did not work for its job yet
                 job, actor = self.jobs.get(actor.job_id), None
+        stop = self.memory.ended(worker.worker_id)
+        if stop is not None and kind == OUT_OF_MEMORY:
+            message = f"{message}\n{stop.account}"
+        else:
+            stop = None
         self.notices.worker_gone(worker, kind, message, culprit)
         self.history.worker_gone(worker, kind, message)
+        self.time_limits.worker_gone(worker)
         self.scheduler.remove(worker)
-        self._fail_tasks_of(worker, kind, message, culprit)
+        if kind == OUT_OF_MEMORY:
+            self._fail_for_memory(worker, message, culprit, stop)
+        else:
+            self._fail_tasks_of(worker, kind, message, culprit)
         if actor is not None:
-            self.actors.worker_died(actor, message, never_joined, told=kind == "NodeDiedError")
+            error = encode_failure(OUT_OF_MEMORY, message) if stop is not None else b""
+            self.actors.worker_died(actor, message, never_joined, told=kind == "NodeDiedError", error=error)
         self._fence(worker.worker_id, message)
         if job is not None:
             self._close_job_if_over(job)
+
+    def _fail_for_memory(self, worker: Worker, message: str, culprit: bytes | None, stop: Stop | None) -> None:
+        """Ends the tasks of a worker that was killed for lack of memory, by its host (``stop``) or by the kernel.
+
+        Tasks that waited in the worker have used no memory. The first one, if it has begun, pays with a retry unless it
+        was stopped to make room for others.
+        """
+        first = culprit or next(iter(worker.outstanding), b"")
+        stopped = worker.outstanding.pop(first, None)
+        self._fail_tasks_of(worker, "WorkerCrashedError", message, b"")
+        if stopped is not None:
+            worker.outstanding[first] = stopped
+            pays = first == culprit and (stop is None or stop.was_alone)
+            self._fail_tasks_of(worker, OUT_OF_MEMORY, message, first if pays else b"")
 
     def _fail_tasks_of(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
         outstanding, worker.outstanding = worker.outstanding, {}
@@ -672,9 +708,7 @@ class BrokerCore:
                 timeout_s = min(timeout_s, CROWDED_S)
             patience_s = timeout_s * 2 ** min(worker.busy_replies, MAX_BUSY_REPLIES)
             if now - worker.idle_since >= patience_s and (surplus > 0 or not worker.kept):
-                host.idle[worker.pool].remove(worker)
-                worker.enter(PROBED)
-                self.send(worker.worker_id, m.ExitIfIdle("it was idle", surplus > 0))
+                self.scheduler.probe(worker, "it was idle", surplus > 0)
                 surplus -= 1
 
     def check(self) -> None:
@@ -709,6 +743,7 @@ class BrokerCore:
         self.scheduler.check()
         self.groups.check()
         self.key_values.check()
+        self.time_limits.check()
         queued = {id(envelope) for queue in self.scheduler.queues.values() for envelope in queue}
         for envelope in self.tasks.values():
             holder = envelope.worker

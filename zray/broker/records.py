@@ -6,7 +6,7 @@ from collections import deque
 from typing import NamedTuple, Protocol
 
 from zray.broker.accounts import Parts, Share
-from zray.broker.resources import CPU, NOTHING, Pool, Shape
+from zray.broker.resources import CPU, NOTHING, UNIT, Pool, Shape
 from zray.broker.states import ACTOR, PENDING_CREATION, STARTING, WORKER
 from zray.protocol.messages import ActorCall
 from zray.protocol.records import ActorSpec, HostInfo, JobSettings, JoinInfo
@@ -97,6 +97,7 @@ class Host:
         "actors",
         "bundles",
         "channel_refusals",
+        "cpu_loads",
         "host_id",
         "idle",
         "info",
@@ -113,6 +114,8 @@ class Host:
         self.host_id = host_id
         self.pool = pool
         self.info = info
+        self.cpu_loads = [0] * (pool.total.get(CPU, 0) // UNIT) if info.pins_cpus else []
+        """How much of each CPU is claimed by workers; see ``zray.broker.cpus``."""
         self.number = 0  # hosts are numbered in the order in which they join
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[bytes, list[Worker]] = {}
@@ -159,6 +162,8 @@ class Worker:
         "blocked",
         "busy_replies",
         "charge",
+        "claim",
+        "cpus",
         "depth",
         "environment_id",
         "gpus",
@@ -195,6 +200,8 @@ class Worker:
         self.grant: Shape = NOTHING
         self.gpus: list[int] = []
         self.used_gpus: list[int] = []  # the GPUs of its latest grant
+        self.claim = ~0  # the amount of CPUs for which ``cpus`` were chosen, 0: for all; ~amount: it was dropped
+        self.cpus: tuple[int, ...] = ()  # those that it was told to use, or will be when it joins; empty: all
         self.depth = 0  # of its present or latest task or actor
         self.share: Share | None = None  # the account of the line that its grant is charged to
         self.charge: Parts = {}  # what that account is charged for the grant

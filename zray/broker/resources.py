@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
-from zray.bundles import ANY, MARK, group_of, names_of
+from zray.bundles import ANY, MARK, group_of, names_of, plain
 from zray.ids import ENVIRONMENT_ID_BYTES
 from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
 from zray.protocol.codec import shape_key as shape_key
 from zray.protocol.messages import ProtocolError
 from zray.scheduling.constraint import Constraint, constraint_from_row
+from zray.scheduling.priority import MAX_PRIORITY
 
 UNIT = 10_000
 MAX_UNITS = 100_000
@@ -24,26 +25,35 @@ HEAD = "node:__internal_head__"
 
 
 class Shape:
-    """What a task or actor asks for: resources, some of the hosts, and a runtime environment.
+    """What a task or actor asks for: resources, some of the hosts, a runtime environment, and a priority.
 
-    ``cpus``: the part that is lent while it blocks in ``get``. ``constraint``: the hosts that may take it; None: all.
-    ``environment_id``: empty for none. ``grant_key``: the key of the amounts alone, for workers. ``group``: the
-    placement group in which it runs, in hexadecimal; empty if it is in none. ``gpus_from``: the names of the resources
-    that its GPUs belong to: the plain one, or those of the group and perhaps of the bundle.
+    ``cpus``: the part that is lent while it blocks in ``get``. ``cpus_used``: the CPUs that it runs on: these, or those
+    of its placement group. ``constraint``: the hosts that may take it; None: all. ``environment_id``: empty for none.
+    ``grant_key``: the key of the amounts alone, for workers. ``group``: the placement group in which it runs, in
+    hexadecimal; empty if it is in none. ``gpus_from``: the names of the resources that its GPUs belong to: the plain
+    one, or those of the group and perhaps of the bundle.
     """
 
-    __slots__ = ("amounts", "constraint", "cpus", "environment_id", "gpus", "gpus_from", "grant_key", "group", "key")
+    __slots__ = ("amounts", "constraint", "cpus", "cpus_used", "environment_id", "gpus", "gpus_from", "grant_key",
+                 "group", "key", "priority")  # fmt: skip
 
     def __init__(
-        self, key: bytes, amounts: dict[str, int], constraint: Constraint | None = None, environment_id: bytes = b""
+        self,
+        key: bytes,
+        amounts: dict[str, int],
+        constraint: Constraint | None = None,
+        environment_id: bytes = b"",
+        priority: int = 0,
     ) -> None:
         self.key = key
         self.environment_id = environment_id
         self.amounts = amounts
         self.constraint = constraint
-        self.grant_key = key if constraint is None and not environment_id else shape_key(amounts)
+        self.priority = priority
+        self.grant_key = shape_key(amounts) if constraint is not None or environment_id or priority else key
         self.cpus = amounts.get(CPU, 0)
         self.group = group_of(amounts)
+        self.cpus_used = plain(amounts).get(CPU, 0) if self.group else self.cpus
         self.gpus_from: list[str] = [GPU]
         if self.group and GPU not in amounts:
             (of_group,) = names_of(GPU, self.group, ANY)
@@ -61,20 +71,23 @@ def read_shape(key: bytes) -> Shape:
     if len(key) > MAX_SHAPE_BYTES:
         raise ProtocolError(f"malformed resources: more than {MAX_SHAPE_BYTES} bytes")
     try:
-        fields, constraint, environment_id = unpack(key), None, b""
+        fields, constraint, environment_id, priority = unpack(key), None, b"", 0
         if type(fields) is dict:
             if (row := fields["constraint"]) is not None:
                 constraint = constraint_from_row(row)
             environment_id = fields["environment"]
             if type(environment_id) is not bytes or len(environment_id) not in (0, ENVIRONMENT_ID_BYTES):
                 raise ProtocolError("malformed runtime environment")
+            priority = fields.get("priority", 0)
+            if type(priority) is not int or abs(priority) > MAX_PRIORITY:
+                raise ProtocolError("malformed priority")
             fields = fields["amounts"]
         amounts = dict(fields)
         if not all(type(name) is str and type(amount) is int and amount > 0 for name, amount in amounts.items()):
             raise ProtocolError("malformed resources")
     except (ValueError, TypeError, KeyError) as error:
         raise ProtocolError(f"malformed resources: {error}") from None
-    return Shape(key, amounts, constraint, environment_id)
+    return Shape(key, amounts, constraint, environment_id, priority)
 
 
 NOTHING = Shape(shape_key({}), {})

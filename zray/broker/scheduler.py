@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from zray.broker.accounts import Share
+from zray.broker.cpus import CpuClaims
 from zray.broker.lent import LentCpus
 from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
@@ -29,6 +30,7 @@ from zray.protocol.messages import (
     FLAG_RETRYABLE,
     FLAG_SPREAD,
     ActorStart,
+    ExitIfIdle,
     JobConfig,
     KillWorker,
     ProtocolError,
@@ -111,6 +113,7 @@ class Scheduler:
         self._contended = False  # whether more than one line waits
         self.refused: list[tuple[Envelope | Actor, str]] = []  # what can never be placed, and why; the core takes it
         self.lent = LentCpus(clock)
+        self.cpus = CpuClaims(send)
         self._clock = clock
         self.dispatched = 0
 
@@ -218,7 +221,9 @@ class Scheduler:
             return
         self._contended = len(waiting) > 1
         if self._contended:
-            self.shares.settle([line.share for line in waiting], now)
+            shares = [line.share for line in waiting]
+            self.shares.settle(shares, now)
+            self.shares.rank(shares, lambda number: self._run_s(waiting[number]), now)
             self._take_turns([(line.share, self._serve(line, changed)) for line in waiting])
         else:
             deque(self._serve(waiting[0], changed), maxlen=0)
@@ -280,6 +285,11 @@ class Scheduler:
                 heapq.heappop(turns)
             else:
                 heapq.heapreplace(turns, (share.standing(), number, share, grants))
+
+    def _run_s(self, line: ActorLine | TaskQueue | OtherLine) -> float:
+        """How long the first task of a line runs, in seconds, as far as is known; else 0."""
+        first = line.any() if isinstance(line, TaskQueue) else None
+        return self._estimates.get(first.function_id, 0) / 1e6 if first is not None else 0.0
 
     def _serve(self, line: ActorLine | TaskQueue | OtherLine, changed: dict[bytes, Host]) -> Iterator[None]:
         if isinstance(line, TaskQueue):
@@ -370,6 +380,8 @@ class Scheduler:
         worker = self._idle_worker(host, queue.job_id, queue.share.shape)
         if worker is not None:
             self._grant(worker, queue.share)
+            if worker.claim != worker.grant.cpus_used:
+                self.cpus.claim(worker, worker.grant.cpus_used)
             worker.enter(BUSY)
             self._fill(worker, queue, ration)
             return True
@@ -483,6 +495,7 @@ class Scheduler:
         queue.share.starting += 1
         worker.reserved = queue
         self._grant(worker, queue.share)
+        self.cpus.claim(worker, worker.grant.cpus_used)
         return True
 
     def worker_joined(self, worker: Worker, now: float) -> None:
@@ -570,6 +583,8 @@ class Scheduler:
     def take_back(self, worker: Worker) -> None:
         """A worker goes on: it has its CPUs again."""
         worker.blocked = False
+        if worker.claim < 0:
+            self.cpus.wake(worker)
         self.lent.lend(worker, 0)
         self.shares.take_back(worker)
         self.places.touch(worker.host)
@@ -598,12 +613,18 @@ class Scheduler:
         elif worker.state is BUSY:
             self.release(worker, now)
 
-    def kill(self, worker: Worker, reason: str) -> None:
-        """Has a worker killed by its host. The worker gets no more work until then."""
+    def kill(self, worker: Worker, reason: str, kind: str = "WorkerCrashedError") -> None:
+        """Has a worker killed by its host. The worker gets no more work until then. ``kind``: the error to report."""
         worker.retiring = True
         if worker.state in (IDLE, PROBED):
             self.retire(worker)
-        self._send(worker.host.host_id, KillWorker(worker.worker_id, reason))
+        self._send(worker.host.host_id, KillWorker(worker.worker_id, reason, kind))
+
+    def probe(self, worker: Worker, reason: str, surplus: bool) -> None:
+        """Asks an idle worker to exit, see ``ExitIfIdle``. It gets no work until it has answered."""
+        worker.host.idle[worker.pool].remove(worker)
+        worker.enter(PROBED)
+        self._send(worker.worker_id, ExitIfIdle(reason, surplus))
 
     def retire(self, worker: Worker) -> None:
         """A worker takes no more work. Its process ends when its objects are not needed any more."""
@@ -614,6 +635,7 @@ class Scheduler:
         """A worker is dead: frees what it held, and removes its record from all tables."""
         worker.enter(WorkerState.DEAD)
         self._free(worker)
+        self.cpus.drop(worker)
         self.part(worker)
         del self.workers[worker.worker_id]
         del worker.host.workers[worker.worker_id]
@@ -676,6 +698,7 @@ class Scheduler:
         actor.worker = worker or self.start_worker(host, actor, actor.job_id, share.shape.environment_id)
         actor.worker.actor = actor
         self._grant(actor.worker, share)
+        self.cpus.claim(actor.worker, actor.running.cpus_used)  # also while it is constructed: it may start threads
         if worker is not None:
             self.begin_actor(worker)
 
@@ -711,11 +734,14 @@ class Scheduler:
     def check(self) -> None:
         """Raises AssertionError if an account does not agree with the grants; for tests."""
         from zray.broker.accounts_check import check_all  # here, to keep it out of forked workers
+        from zray.broker.cpus import check_claims
 
         workers = self.workers.values()
         waiting = [line.share for line in self.actors_waiting.values()]
         waiting += [queue.share for queue in self.queues.values()]
         check_all(waiting, workers)
+        for host in self.hosts.values():
+            check_claims(host)
         for worker in workers:
             if worker.outstanding and worker.state is BUSY:
                 assert worker.share is not None, "a busy worker without a grant"

@@ -5,10 +5,12 @@ placement and depth. Each grant is charged to its line and its job, as parts of 
 until it is given back. Lines are compared by the resources that they ask for. What counts is the largest part of one of
 these resources: the part in use now plus the recent average (dominant shares: Ghodsi et al., NSDI 2011). So two jobs
 share three CPUs, and a task of three CPUs gets its turn beside tasks of one CPU. The order is: first the job with the
-lowest level, then the line with the lowest level, then the line that was served longest ago. The resources that an
+lowest level, then the line with the highest priority (``zray/broker/priorities.py``), then the line with the lowest
+level, then the line that was served longest ago. The resources that an
 actor keeps as long as it lives are not charged: otherwise the tasks of its job would never get a turn.
 
-A worker that could take more work makes room (it gets no work) while a line waits that has less than the worker's line.
+A worker that could take more work makes room (it gets no work) while a line waits that has less than the worker's line,
+or a line of its job that has a higher priority.
 A line that needs more than one worker gives back holds a host when it is next. Then no other line gets any of the
 resources that it lacks there, except a line of a job that has nothing. Work on the host may wait for work that has to
 run there. So the first hold is short, later holds get longer, and after each the line holds no host for as long as the
@@ -22,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from zray.broker.accounts import Account, Parts, Share, add, count
+from zray.broker.priorities import is_behind, rank
 from zray.broker.records import Host, Worker
 from zray.broker.resources import CPU, Shape
 
@@ -86,10 +89,11 @@ class Hold:
     def keeps_off(self, host: Host, share: Share, shape: Shape) -> bool:
         """Whether another line must not get a grant of a shape here.
 
-        A deeper line of the same job may get one if tasks of the job may wait for it.
+        A line of the same job may get one if it has a higher priority, or if it is deeper and tasks of the job may wait
+        for it.
         """
         mine = self.share
-        if mine is share:
+        if mine is share or (mine.job is share.job and share.rank < mine.rank):
             return False
         if mine.job is share.job and any(mine.depth <= depth < share.depth for depth in mine.job.lending):
             return False
@@ -116,17 +120,22 @@ class Shares:
         self._jobs: dict[bytes, Account] = {}
         self._holds: dict[bytes, Hold] = {}  # by host
         self._grants = 0
+        self._with_priorities: set[Account] = set()
 
     def open(self, job_id: bytes, shape: Shape, depth: int = 0) -> Share:
         """Opens the account of a new line of a job. ``depth``: see ``Process.depth``."""
         job = self._jobs.get(job_id)
         if job is None:
             job = self._jobs[job_id] = Account(self._clock())
+        if shape.priority:
+            self._with_priorities.add(job)
         return Share(job, job_id, shape, depth, self._clock())
 
     def close_job(self, job_id: bytes) -> None:
         """Forgets a job that has ended."""
-        self._jobs.pop(job_id, None)
+        job = self._jobs.pop(job_id, None)
+        if job is not None:
+            self._with_priorities.discard(job)
 
     # ------------------------------------------------------------------ comparing
 
@@ -135,6 +144,12 @@ class Shares:
         for share in waiting:
             share.settle(now)
             share.job.settle(now)
+
+    def rank(self, waiting: Collection[Share], run_s: Callable[[int], float], now: float) -> None:
+        """Ranks the lines of jobs that use priorities. ``run_s(n)``: how long the work of the ``n``-th line runs."""
+        if self._with_priorities:
+            rank([(share, run_s(number)) for number, share in enumerate(waiting)
+                  if share.job in self._with_priorities], now)  # fmt: skip
 
     # ------------------------------------------------------------------ grants
 
@@ -151,6 +166,7 @@ class Shares:
         """Notes that a line was served. Returns the hosts that are no longer held for the line."""
         self._grants += 1
         share.served = share.job.served = self._grants
+        share.rank = -share.shape.priority
         share.since = self._clock()
         ended = [host_id for host_id, hold in self._holds.items() if hold.share is share] if self._holds else []
         for host_id in ended:
@@ -221,9 +237,12 @@ class Shares:
         """Whether a worker's grant should go to a line.
 
         It should if the line has less than the worker's line, and has nothing or still has no more after the change.
+        Between lines of one job, the priority comes first.
         """
         mine = worker.share
         assert mine is not None
+        if share.job is mine.job and share.rank != mine.rank:
+            return share.rank < mine.rank
         theirs, own = (share, mine) if share.job is mine.job else (share.job, mine.job)
         names = share.shape.amounts
         if theirs.expected_level(names, {}) >= own.expected_level(names, {}):
@@ -280,10 +299,13 @@ class Shares:
     def look_for_holds(self, waiting: Collection[Share], now: float) -> None:
         """Holds a host for a line that is starved, or that is next and has waited for ``PATIENCE_S``.
 
-        Only one line of a job holds a host at a time. A line whose tasks may wait for deeper tasks holds none.
+        Only one line of a job holds a host at a time. A line whose tasks may wait for deeper tasks holds none. Nor does
+        one behind a line of its job with a higher priority.
         ``waiting``: the lines that wait, sorted by ``standing``.
         """
         waiting = [share for share in waiting if not share.waits_for_deeper(waiting)]
+        if self._with_priorities:
+            waiting = [share for share in waiting if not is_behind(share, waiting)]
         served = {id(hold.share.job) for hold in self._holds.values()}
         starved = [share for share in waiting if share.is_starved(now)]
         for share in sorted(starved, key=lambda share: share.since):

@@ -26,6 +26,7 @@ from zray.sessions.directories import (
 from zray.sessions.lock import SessionLock
 from zray.sessions.upkeep import SessionUpkeep
 from zray.system.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
+from zray.system.streams import write_nowhere
 from zray.transport.security.dialer import insecurity
 from zray.transport.security.keys import KeyDirectory, default_directory
 from zray.transport.sockets import check_address
@@ -42,8 +43,9 @@ from zray.version import VERSION
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
 @click.option("--insecure", is_flag=True, help="TCP without keys: everyone who reaches the port can run code as you.")
 @click.option("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR. Default: INFO.")
+@click.option("--quiet", is_flag=True, help="Once ready, write nothing more to stdout and stderr: the log file has it.")
 @click.version_option(VERSION)
-def main(bind: str, keys: str | None, insecure: bool, log_level: str | None) -> None:
+def main(bind: str, keys: str | None, insecure: bool, log_level: str | None, quiet: bool) -> None:
     """Start a zray cluster: the broker, to which workers and drivers connect.
 
     \b
@@ -60,13 +62,13 @@ def main(bind: str, keys: str | None, insecure: bool, log_level: str | None) -> 
     file, it logs which processes join, which are refused, and what fails.
     """
     try:
-        sys.exit(_run(bind, keys, insecure, log_level))
+        sys.exit(_run(bind, keys, insecure, log_level, quiet))
     except ZrayError as error:
         click.echo(f"zray-broker: {error}", err=True)
         sys.exit(2)
 
 
-def _run(bind: str, keys: str | None, insecure: bool, log_level: str | None) -> int:
+def _run(bind: str, keys: str | None, insecure: bool, log_level: str | None, quiet: bool) -> int:
     accept_signals_of_a_command()
     if bind:
         check_address(bind)
@@ -77,7 +79,7 @@ def _run(bind: str, keys: str | None, insecure: bool, log_level: str | None) -> 
     end_orderly_on_sigterm()
     paths, lock = new_session(root)
     try:
-        return _serve(config, paths, lock, bind, directory, insecure)
+        return _serve(config, paths, lock, bind, directory, insecure, quiet)
     finally:
         clear_current(root, paths.name)
         remove_session(paths)
@@ -85,7 +87,13 @@ def _run(bind: str, keys: str | None, insecure: bool, log_level: str | None) -> 
 
 
 def _serve(
-    config: Config, paths: SessionPaths, lock: SessionLock, bind: str, keys: KeyDirectory | None, insecure: bool
+    config: Config,
+    paths: SessionPaths,
+    lock: SessionLock,
+    bind: str,
+    keys: KeyDirectory | None,
+    insecure: bool,
+    quiet: bool,
 ) -> int:
     upkeep = SessionUpkeep(paths, lock)
 
@@ -96,6 +104,8 @@ def _serve(
             click.echo(f"zray-broker: warning: {warning}", err=True)
         _tell_how_to_join(address, keys, insecure)
         sys.stdout.flush()
+        if quiet:
+            write_nowhere()
 
     set_title(f"zray: broker {paths.name}")
     start_log(config.log_level or "INFO", f"{paths.logs}/{BROKER_LOG}", to_stderr=True)

@@ -14,6 +14,7 @@ COMMANDS = {
     "config": "zray.cli.config:config",
     "down": "zray.cli.up:down",
     "keys": "zray.cli.keys:keys",
+    "start": "zray.cli.start:start",
     "status": "zray.cli.status:status",
     "stop": "zray.cli.stop:stop",
     "up": "zray.cli.up:up",
@@ -46,7 +47,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION)
 def main() -> None:
-    """Manage a zray cluster. Brokers and hosts are started by zray-broker and zray-worker."""
+    """Manage a zray cluster. zray-broker and zray-worker start brokers and hosts in the foreground."""
 
 
 if __name__ == "__main__":

@@ -13,27 +13,23 @@ import hashlib
 import json
 import os
 import pwd
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from zray.cli.background import launch
 from zray.cli.stop import Running, end, running
 from zray.config import Config
 from zray.config.reading import from_environment
 from zray.exceptions import ZrayError
 from zray.sessions.directories import runtime_root, sweep_dead_sessions
-from zray.system import interpreter
 from zray.system.processes import accept_signals_of_a_command
 
 REPLY_MARK = "zray-remote: "
 """The beginning of the one line of stdout that is the reply: JSON with ``done`` or ``failed``."""
-READY = "zray host is ready"
 _START_S = 5.0
 """Extra time for a worker beyond its attempts to reach the broker, so that it reports a failure before it is ended."""
-_PAUSE_S = 0.02
 
 
 def main() -> int:
@@ -94,21 +90,8 @@ def _patience_s(config: Config) -> float:
 
 def _start(orders: Mapping[str, Any], environ: dict[str, str], log: Path, timeout_s: float) -> Running:
     options = ["--address", orders["address"], *(["--insecure"] if orders["insecure"] else [])]
-    with log.open("wb") as output:
-        worker = subprocess.Popen(
-            interpreter.command("zray.cli.worker", *options), env=interpreter.environment(environ),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-    deadline = time.monotonic() + timeout_s
-    while READY not in log.read_text(errors="replace"):
-        if worker.poll() is not None:
-            sys.stderr.write(log.read_text(errors="replace"))
-            raise ZrayError(f"zray-worker ended with exit code {worker.returncode}")
-        if time.monotonic() >= deadline:
-            worker.terminate()
-            sys.stderr.write(log.read_text(errors="replace"))
-            raise ZrayError(f"zray-worker was not ready within {timeout_s:g} s (start_timeout_s, join_timeout_s)")
-        time.sleep(_PAUSE_S)  # a file, unlike a pipe, takes the worker's output after this has ended
+    with log.open("w+b") as output:
+        worker = launch("zray.cli.worker", options, environ, output, timeout_s)
     found = [each for each in running([str(log.parent)]) if each.pid == worker.pid]
     if not found:
         raise ZrayError(f"zray-worker was ready and is gone; see {log}")

@@ -16,6 +16,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from zray.api.addresses import own_form
 from zray.cli.screen import Column, clean, console, show_lines, table, wrapped
 from zray.cli.stop import own_roots
 from zray.client.observer import ask_broker
@@ -71,8 +72,9 @@ TIME_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 @click.option("--address", default="", metavar="ADDRESS", help="The broker's address. Default: as for zray.init().")
 @click.option("--keys", metavar="DIR", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
 @click.option("--insecure", is_flag=True, help="Ask a broker on TCP that was started with --insecure.")
+@click.option("-v", "--verbose", is_flag=True, hidden=True, help="Ray's. Everything is shown without it.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as a JSON object, for programs.")
-def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> None:
+def status(address: str, keys: str | None, insecure: bool, verbose: bool, as_json: bool) -> None:
     """Show a cluster: hosts, jobs, running and waiting tasks, and refused connections.
 
     Without --address it shows the one that ZRAY_ADDRESS or the configuration names, else yours on this machine: of a
@@ -100,6 +102,7 @@ def status(address: str, keys: str | None, insecure: bool, as_json: bool) -> Non
 def _targets(address: str, config: Config) -> list[str]:
     """Returns the addresses that may be meant."""
     if address not in ("", "auto", "local"):
+        address = own_form(address)
         check_address(address)
         return [address]
     found = [broker.address for root in own_roots(config) for broker in brokers(root, local=True)]

@@ -65,8 +65,12 @@ class Running(NamedTuple):
 
 @click.command()
 @click.argument("sessions", nargs=-1, metavar="[SESSION]...")
-@click.option("--force", is_flag=True, help="Kill the processes at once instead of asking them to end.")
-def stop(sessions: tuple[str, ...], force: bool) -> None:
+@click.option("-f", "--force", is_flag=True, help="Kill the processes at once instead of asking them to end.")
+@click.option(
+    "-g", "--grace-period", "grace_s", type=click.FloatRange(min=0), default=2 * GRACE_S, show_default=True,
+    metavar="SECONDS", help="How long they may take to end, hosts and brokers half of it each.",
+)  # fmt: skip
+def stop(sessions: tuple[str, ...], force: bool, grace_s: float) -> None:
     """End your brokers, hosts and local clusters on this machine.
 
     All of them, or only the named SESSIONs. Each is asked to end and has ten seconds for it; a local cluster ends
@@ -81,23 +85,23 @@ def stop(sessions: tuple[str, ...], force: bool) -> None:
     if not chosen:
         click.echo("nothing of yours runs here")
     with waiting("waiting until all have ended"):
-        left = end(chosen, force)
+        left = end(chosen, force, grace_s / 2)
     for each in chosen:
         if each not in left:
             click.echo(f"{'killed' if force else 'ended'} the {each}")
     for root in roots:
         sweep_dead_sessions(root)
     for each in left:
-        click.echo(f"the {each} {_why_left(each, force)}", err=True)
+        click.echo(f"the {each} {_why_left(each, force, grace_s)}", err=True)
     raise SystemExit(1 if left else 0)
 
 
-def _why_left(each: Running, force: bool) -> str:
+def _why_left(each: Running, force: bool, grace_s: float) -> str:
     if not each.pid:
         return f"is alive, but cannot be seen from here: does it run in a container? Its files are in {each.paths.root}"
     if force:
         return "could not be killed: it hangs in the kernel"
-    return f"has not ended within {2 * GRACE_S:g} s: `zray stop --force {each.paths.name}` kills it"
+    return f"has not ended within {grace_s:g} s: `zray stop --force {each.paths.name}` kills it"
 
 
 def own_roots(config: Config) -> list[str]:
@@ -170,16 +174,19 @@ def _has_open(pid: int, file: str) -> bool:
 # ---- how it ends
 
 
-def end(sessions: list[Running], force: bool = False) -> list[Running]:
-    """Ends sessions, hosts before brokers, and waits; returns those that are still alive."""
+def end(sessions: list[Running], force: bool = False, grace_s: float = GRACE_S) -> list[Running]:
+    """Ends sessions, hosts before brokers, and waits; returns those that are still alive.
+
+    ``grace_s``: how long the hosts, and then the brokers, may take to end in order, in seconds.
+    """
     if force:
         _signal(sessions, signal.SIGKILL, KILL_S)
         for each in sessions:
             if each.pid:
                 kill_session(each.paths.name)
     else:
-        _signal([each for each in sessions if each.role != "broker"], signal.SIGTERM, GRACE_S)
-        _signal([each for each in sessions if each.role == "broker"], signal.SIGTERM, GRACE_S)
+        _signal([each for each in sessions if each.role != "broker"], signal.SIGTERM, grace_s)
+        _signal([each for each in sessions if each.role == "broker"], signal.SIGTERM, grace_s)
     return _await_locks(sessions, CLEANUP_S)
 
 

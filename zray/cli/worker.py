@@ -28,6 +28,7 @@ from zray.system import interpreter
 from zray.system.demotion import Demotion
 from zray.system.machine import host_resources
 from zray.system.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
+from zray.system.streams import write_nowhere
 from zray.transport.security.dialer import credentials_for, insecurity
 from zray.transport.security.keys import ClientCredentials, KeyDirectory
 from zray.transport.sockets import check_address
@@ -43,6 +44,7 @@ KeyFinder = Callable[[str], ClientCredentials | None]
 @click.option("--address", metavar="ADDRESS", help="The broker's address. Default: your broker on this machine.")
 @click.option("--num-cpus", metavar="NUMBER", help="CPUs to offer. Default: those this process may use.")
 @click.option("--num-gpus", metavar="NUMBER", help="GPUs to offer. Default: those of NVIDIA that this process may use.")
+@click.option("--pin-cpus", metavar="auto|on|off", help="Limit tasks to their num_cpus. Default: auto.")
 @click.option("--memory", metavar="BYTES", help="Memory to offer. Default: 70% of the available memory.")
 @click.option("--resources", metavar="JSON", help="""Other resources, e.g. '{"x": 2}'.""")
 @click.option("--labels", metavar="KEY=VALUE,...", help="Labels of this host, e.g. zone=a,disk=ssd.")
@@ -58,21 +60,22 @@ KeyFinder = Callable[[str], ClientCredentials | None]
 @click.option(
     "--insecure", is_flag=True, help="TCP without keys: everyone on the network path can read the traffic and run code."
 )
+@click.option("--quiet", is_flag=True, help="Once ready, write nothing more to stdout and stderr: the log file has it.")
 @click.version_option(VERSION)
-def main(insecure: bool, **options: str | None) -> None:
+def main(insecure: bool, quiet: bool, **options: str | None) -> None:
     """Make this machine a host of a zray cluster: it runs worker processes and keeps objects.
 
     It runs in the foreground until Ctrl-C or SIGTERM, or until the broker is gone; all its processes end with it.
     Each option can also be set in the environment or in a file: see `zray config`.
     """
     try:
-        sys.exit(_run(insecure, options))
+        sys.exit(_run(insecure, quiet, options))
     except ZrayError as error:
         click.echo(f"zray-worker: {error}", err=True)
         sys.exit(2)
 
 
-def _run(insecure: bool, given: dict[str, str | None]) -> int:
+def _run(insecure: bool, quiet: bool, given: dict[str, str | None]) -> int:
     accept_signals_of_a_command()
     started = os.environ.get("ZRAY_WORKER_STARTED", "") == str(os.getpid())
     config = read(options=given, warn=not started).config
@@ -93,7 +96,7 @@ def _run(insecure: bool, given: dict[str, str | None]) -> int:
     end_orderly_on_sigterm()
     paths, lock = new_session(root, os.environ["ZRAY_SESSION"])
     try:
-        reason = _serve(config, paths, lock, target, amounts, find_key, demotion)
+        reason = _serve(config, paths, lock, target, amounts, find_key, demotion, quiet)
     finally:
         remove_session(paths)
         lock.close()
@@ -141,6 +144,7 @@ def _serve(
     amounts: dict[str, int],
     find_key: KeyFinder,
     demotion: Demotion | None,
+    quiet: bool,
 ) -> str:
     """Runs the host; returns why it ended."""
     set_title(f"zray: host {paths.name}")
@@ -154,7 +158,13 @@ def _serve(
         # Not earlier: memory of this process at the fork of the zygote is in every worker.
         credentials = _read_as_root(demotion, find_key, target) if demotion is not None else find_key(target)
         options = HostOptions(target, amounts, config.object_store_memory, credentials)
-        return run_host(options, config, paths, lock, zygote, [], lambda: _say_ready(paths, target, amounts, demotion))
+
+        def ready() -> None:
+            _say_ready(paths, target, amounts, demotion)
+            if quiet:
+                write_nowhere()
+
+        return run_host(options, config, paths, lock, zygote, [], ready)
     finally:
         zygote.close()
         zygote.wait(5.0)

@@ -114,6 +114,7 @@ class Session:
         """The runtime environment of a worker, or of a driver's job. What this process submits inherits it."""
         self.pid = os.getpid()
         self.core = ClientCore(process_id, host_id, self.max_inline_bytes)
+        self.core.tasks.pauses.retries = config.task_oom_retries
         self.core.streams.none = NONE
         self.stores = Stores(
             host_id,

@@ -18,6 +18,8 @@ OPTIMIZATIONS = ("bare-fork", "fill-holes", "freeze-heap", "tune-malloc", "warm-
 ``docs/architecture.md`` says what each one gains and where it is.
 """
 BARE_FORK, FILL_HOLES, FREEZE_HEAP, TUNE_MALLOC, WARM_UP = OPTIMIZATIONS
+AUTO, ON, OFF = PIN_CPUS = ("auto", "on", "off")
+"""The values of the setting ``pin_cpus``."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -44,6 +46,11 @@ class Config:
     """CPUs that a host offers; default: those that its process may use."""
     num_gpus: float | None = None
     """GPUs that a host offers; default: the NVIDIA GPUs that its process may use."""
+    pin_cpus: str = "auto"
+    """Whether a task or actor runs only on as many CPUs as its num_cpus: "on", "off" or "auto".
+
+    "auto": if the host offers exactly the CPUs that its process may use, and no other host of the machine pins to them.
+    """
     memory: int | None = None
     """Memory that a host offers, in bytes; default: 70% of what its process may use."""
     resources: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -54,6 +61,22 @@ class Config:
     """Capacity of a host's object store in bytes; 0: 30% of the memory, at most what /dev/shm can hold."""
     spill_dir: str = ""
     """Where a host puts objects when its store is full; default: within the session directory."""
+    memory_usage_threshold: float = 0.95
+    """The part of the memory of a host's machine, or of its control group, from which on tasks are stopped, 0 to 1.
+
+    Ray's RAY_memory_usage_threshold counts too.
+    """
+    memory_monitor_refresh_ms: int = 250
+    """How often a host looks at its memory when that may soon be used up, in milliseconds; 0: never.
+
+    Ray's RAY_memory_monitor_refresh_ms counts too.
+    """
+    task_oom_retries: int = -1
+    """How often a task is tried again after it was stopped for lack of memory beside others; -1: without limit.
+
+    These attempts cost none of its max_retries. It is a setting of the process that submits the task. Ray's
+    RAY_task_oom_retries counts too.
+    """
     idle_timeout_s: float = 5.0
     """How long a worker process may idle before it is ended, in seconds.
 

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from zray.config import KIB, LOG_LEVELS, MIB, OPTIMIZATIONS, Config
+from zray.config import KIB, LOG_LEVELS, MIB, OPTIMIZATIONS, PIN_CPUS, Config
 from zray.exceptions import ConfigError
 
 DEFAULT = "default"
@@ -32,6 +32,9 @@ RAY_VARIABLES = {
     "address": "RAY_ADDRESS",
     "dedup_logs": "RAY_DEDUP_LOGS",
     "ignore_unhandled_errors": "RAY_IGNORE_UNHANDLED_ERRORS",
+    "memory_monitor_refresh_ms": "RAY_memory_monitor_refresh_ms",
+    "memory_usage_threshold": "RAY_memory_usage_threshold",
+    "task_oom_retries": "RAY_task_oom_retries",
 }
 """Variables of Ray that are used where zray's own are not set."""
 OTHER_PREFIXES = ("ZRAY_TEST_", "ZRAY_CI_")
@@ -47,9 +50,10 @@ _LEAST: dict[str, float] = {
     "object_store_memory": MIB,
     "silence_s": 0.1,
     "start_timeout_s": 0.1,
+    "task_oom_retries": -1,
 }
 """The smallest allowed numbers, where that is not 0."""
-_MOST: dict[str, float] = {"max_message_bytes": 2**31}
+_MOST: dict[str, float] = {"max_message_bytes": 2**31, "memory_monitor_refresh_ms": 60_000, "memory_usage_threshold": 1}
 _MOST_SECONDS = 7 * 86400
 _MOST_OF_ALL = 2**49  # as an amount, in ten-thousandths, it still fits the 64 bits that it has in messages
 _ZERO_TOO = frozenset({"object_store_memory"})
@@ -328,7 +332,17 @@ def _level(given: object) -> str:
     return given.upper()
 
 
-_CHOICES: dict[str, tuple[Callable[[object], Any], str]] = {"log_level": (_level, ", ".join(LOG_LEVELS))}
+def _pinning(given: object) -> str:
+    word = {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+    if not isinstance(word, str) or word.lower() not in PIN_CPUS:
+        raise ValueError
+    return word.lower()
+
+
+_CHOICES: dict[str, tuple[Callable[[object], Any], str]] = {
+    "log_level": (_level, ", ".join(LOG_LEVELS)),
+    "pin_cpus": (_pinning, ", ".join(PIN_CPUS)),
+}
 """Settings whose value is one of a few words."""
 _KINDS: dict[str, tuple[Callable[[object], Any], str]] = {
     "str": (_text, "text"),

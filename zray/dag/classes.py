@@ -45,8 +45,9 @@ class ClassNode(DAGNode):
         super().__init__(cls_args, cls_kwargs, cls_options, other_args_to_resolve)
         if any(isinstance(node, InputNode) for node in self._in_order()):
             raise ValueError(
-                f"InputNode handles user dynamic input the DAG gets from execute(): it cannot be an argument of the "
-                f"constructor in {self._body.__name__}.bind(). Give it to a method"
+                "InputNode handles user dynamic input the the DAG, and cannot be used as args, kwargs, or "
+                "other_args_to_resolve in ClassNode constructor because it is not available at class construction or "
+                f"binding time. Give it to a method, not to {self._body.__name__}.bind()"
             )
 
     def _copy_impl(

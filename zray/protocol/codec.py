@@ -46,16 +46,21 @@ def pack(value: Any) -> bytes:
 MAX_SHAPE_BYTES = 1 << 16
 
 
-def shape_key(amounts: dict[str, int], constraint: list[Any] | None = None, environment_id: bytes = b"") -> bytes:
+def shape_key(
+    amounts: dict[str, int], constraint: list[Any] | None = None, environment_id: bytes = b"", priority: int = 0
+) -> bytes:
     """The canonical form of ``amounts`` (ten-thousandths by name) for messages.
 
     ``constraint``: the hosts that may take the work, see ``zray.scheduling.constraint.Constraint.to_row``; None: all.
-    ``environment_id``: the runtime environment in which the work runs; empty for none. Raises ValueError if the form is
-    longer than ``MAX_SHAPE_BYTES``.
+    ``environment_id``: the runtime environment in which the work runs; empty for none. ``priority``: among the waiting
+    work of its job. Raises ValueError if the form is longer than ``MAX_SHAPE_BYTES``.
     """
     pairs = sorted(item for item in amounts.items() if item[1])
-    is_plain = constraint is None and not environment_id
-    key = pack(pairs if is_plain else {"amounts": pairs, "constraint": constraint, "environment": environment_id})
+    if constraint is None and not environment_id and not priority:
+        key = pack(pairs)
+    else:
+        more = {"priority": priority} if priority else {}
+        key = pack({"amounts": pairs, "constraint": constraint, "environment": environment_id, **more})
     if len(key) > MAX_SHAPE_BYTES:
         raise ValueError(
             f"resources: {len(amounts)} names and amounts of {len(key):,} bytes together, with their label selectors, "

@@ -101,6 +101,7 @@ from zray.protocol.records import (
     JobSettings,
     JoinInfo,
     PrintedLines,
+    ProcessMemory,
     StoreUse,
     VersionPair,
     WorkerLines,
@@ -115,7 +116,7 @@ from zray.protocol.state_questions import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 12
+PROTOCOL_VERSION = 15
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -243,6 +244,21 @@ class Started(NamedTuple):
 
     task_id: TaskId
     attempt: int
+
+
+class TimeLimited(NamedTuple):
+    """The worker begins a task or call that may run for ``limit_s`` seconds."""
+
+    owner: ProcessId
+    task_id: TaskId
+    attempt: int
+    limit_s: float
+
+
+class TimeLimitOver(NamedTuple):
+    """A task or call that the worker has announced with ``TimeLimited`` has ended."""
+
+    task_id: TaskId
 
 
 class Returned(NamedTuple):
@@ -464,6 +480,21 @@ class HostInspected(NamedTuple):
     memory: dict[int, int]
 
 
+class MemoryShort(NamedTuple):
+    """The memory of a host's machine is nearly used up: the broker chooses what is stopped. In bytes.
+
+    ``whose``: the machine, or a control group; ``threshold``: the part of ``limit`` that ``used`` exceeds;
+    ``workers``: what would be free without each worker; ``largest``: the largest processes of the machine.
+    """
+
+    used: int
+    limit: int
+    whose: str
+    threshold: float
+    workers: dict[bytes, int]
+    largest: list[ProcessMemory]
+
+
 class LogsFlushed(NamedTuple):
     """The answer to ``FlushLogs``: all that workers had printed when the request came has been sent."""
 
@@ -517,6 +548,24 @@ class Failed(NamedTuple):
 class CancelTask(NamedTuple):
     task_id: TaskId
     mode: int
+
+
+class TimeIsUp(NamedTuple):
+    """Tells a worker that a task or call has run as long as it may: interrupts it."""
+
+    task_id: TaskId
+
+
+class TimedOut(NamedTuple):
+    """An attempt ran longer than it may, and did not end when it was interrupted: its worker was killed.
+
+    ``actor``: the actor that the worker served, as the broker knows it; empty for a task.
+    """
+
+    task_id: TaskId
+    attempt: int
+    actor: bytes
+    message: str
 
 
 class JobConfig(NamedTuple):
@@ -617,6 +666,12 @@ class Delivered(NamedTuple):
     rows: bytes
 
 
+class PinCpus(NamedTuple):
+    """Tells a worker which CPUs its next work may use, by their positions in its host's CPUs; empty: all of these."""
+
+    cpus: list[int]
+
+
 class ExitIfIdle(NamedTuple):
     """Asks a worker to exit if it is idle.
 
@@ -651,8 +706,11 @@ class StartWorker(NamedTuple):
 
 
 class KillWorker(NamedTuple):
+    """Tells a host to kill a worker. ``kind``: the error that ``WorkerDied`` then names."""
+
     worker_id: ProcessId
     reason: str
+    kind: str = "WorkerCrashedError"
 
 
 class Inspect(NamedTuple):
@@ -668,19 +726,21 @@ class FlushLogs(NamedTuple):
 
 
 ClientToBroker = (
-    Submit | Cancel | Done | Reply | Yield | Started | Returned | Blocked | FunctionPut | FunctionGet | EnvironmentPut
+    Submit | Cancel | Done | Reply | Yield | Started | TimeLimited | TimeLimitOver | Returned | Blocked | FunctionPut
+    | FunctionGet | EnvironmentPut
     | ActorCreate | ActorCall | ActorCancel | ActorKill | ActorRelease | ActorLookup | ActorReady | ActorExiting
     | Leaving | Staying | Killable | Watch | Forward | Goodbye | LogsTaken | Inspected | RecordsInspected
     | GroupCreate | GroupRemove | GroupWatch | Question | StateQuestion | KvRequest
 )  # fmt: skip
 HostToBroker = (
     HostReady | WorkerStarted | WorkerDied | WorkerLogs | LogsFlushed | ChannelRefusals | Forward | Watch | Goodbye
-    | HostInspected
+    | HostInspected | MemoryShort
 )  # fmt: skip
 BrokerToClient = (
-    Run | Result | Item | Failed | Started | CancelTask | JobConfig | FunctionBlob | ActorStart | ActorRun | ActorStop
+    Run | Result | Item | Failed | Started | CancelTask | TimeIsUp | TimedOut | JobConfig | FunctionBlob | ActorStart
+    | ActorRun | ActorStop
     | ActorState | ActorFound | NoSuchActor | NameTaken | ProcessDied | Delivered | ExitIfIdle | Notice | Logs | Inspect
-    | InspectTasks | InspectObjects | GroupNamed | GroupSettled | Answer | StateAnswer | KvAnswer
+    | InspectTasks | InspectObjects | GroupNamed | GroupSettled | PinCpus | Answer | StateAnswer | KvAnswer
 )  # fmt: skip
 BrokerToHost = StartWorker | KillWorker | FlushLogs | LogsTaken | Delivered | ProcessDied | Inspect
 PeerMessage = (
@@ -704,7 +764,20 @@ Message = (
     | RowsOfOwner
 )
 
-_WORKER_ONLY = (Done, Reply, Yield, Started, Returned, Blocked, ActorExiting, Leaving, Staying, Killable)
+_WORKER_ONLY = (
+    Done,
+    Reply,
+    Yield,
+    Started,
+    TimeLimited,
+    TimeLimitOver,
+    Returned,
+    Blocked,
+    ActorExiting,
+    Leaving,
+    Staying,
+    Killable,
+)
 FROM_HOST = frozenset(get_args(HostToBroker))
 FROM_WORKER = frozenset(get_args(ClientToBroker)) - {Goodbye, LogsTaken}
 FROM_DRIVER = frozenset(get_args(ClientToBroker)) - frozenset(_WORKER_ONLY)

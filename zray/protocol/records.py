@@ -68,6 +68,8 @@ class HostInfo(NamedTuple):
     labels: dict[str, str] = {}
     idle_timeout_s: float = 5.0
     """After how many idle seconds a worker is asked to exit."""
+    pins_cpus: bool = False
+    """Its workers are pinned to CPUs, which the broker chooses: one for each CPU among its resources."""
 
 
 class HostState(NamedTuple):
@@ -225,6 +227,15 @@ class Activity(NamedTuple):
     running: list[RunningCall]
     awaited: list[AwaitedObject]
     arguments: dict[str, int]
+
+
+class ProcessMemory(NamedTuple):
+    """The memory of a process in bytes. ``own``: what would be free without it; ``resident``: with what it shares."""
+
+    pid: int
+    own: int
+    resident: int
+    name: str
 
 
 class StoreUse(NamedTuple):

@@ -382,18 +382,20 @@ def _write_record(path: str, current: Current) -> None:
 def brokers(root: str, local: bool = False) -> list[Current]:
     """Returns the living brokers of this user that were started by hand, the last started one last.
 
-    ``local``: first those of clusters that ``zray.init()`` has started, with the PID 0, as it is not known.
+    ``local``: first those of clusters that ``zray.init()`` has started, with the PID 0, as it is not known; of these,
+    too, the last started one last.
     """
     by_hand: list[tuple[int, Current]] = []
-    of_programs = []
+    of_programs: list[tuple[int, Current]] = []
     for paths in sorted(_sessions(root), key=lambda paths: paths.name):
         record = _record(paths.broker)
         if (found := _living(record)) is not None:
             by_hand.append((record["start_time"], found))
-        elif local and os.path.exists(paths.broker_socket) and session_is_alive(paths):
-            of_programs.append(Current(f"ipc://{paths.broker_socket}", paths.name, 0))
-    by_hand.sort(key=lambda row: row[0])
-    return [*of_programs, *(current for _, current in by_hand)]
+        elif local and session_is_alive(paths):
+            with contextlib.suppress(OSError):  # it does not listen yet, or any more
+                made = os.stat(paths.broker_socket).st_mtime_ns
+                of_programs.append((made, Current(f"ipc://{paths.broker_socket}", paths.name, 0)))
+    return [current for found in (of_programs, by_hand) for _, current in sorted(found, key=lambda row: row[0])]
 
 
 def choose_broker(root: str) -> tuple[Current | None, str]:

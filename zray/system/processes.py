@@ -111,12 +111,24 @@ def descendants(pid: int) -> list[int]:
     return [other for other, _ in _family(pid)]
 
 
-def _family(pid: int) -> list[_Identity]:
+def descendants_of_each(pids: Collection[int]) -> dict[int, list[int]]:
+    """Returns the living processes below each of ``pids``, from one look at all processes."""
+    children = _children()
+    return {pid: [other for other, _ in _family(pid, children)] for pid in pids}
+
+
+def _children() -> dict[int, list[_Identity]]:
+    """The living processes of this user by their parent; zombies are left out."""
     children: dict[int, list[_Identity]] = {}
     for other in _pids():
         stat = _stat_fields(other)
         if stat and stat[0] != "Z":
             children.setdefault(int(stat[1]), []).append((other, stat[19]))
+    return children
+
+
+def _family(pid: int, children: dict[int, list[_Identity]] | None = None) -> list[_Identity]:
+    children = _children() if children is None else children
     found: list[_Identity] = []
     level = children.get(pid, [])
     while level:
@@ -343,20 +355,23 @@ def await_end(pid: int, timeout_s: float) -> bool:
 
 def anonymous_bytes() -> int:
     """Returns this process's resident memory that is not backed by files, in bytes."""
-    resident, of_files = _resident_bytes("self")
+    resident, of_files = memory_of("self")
     return resident - of_files
 
 
 def resident_bytes(pid: int) -> int:
     """Returns the resident memory of a process in bytes; 0 when it is gone."""
     try:
-        return _resident_bytes(str(pid))[0]
+        return memory_of(str(pid))[0]
     except (OSError, ValueError):
         return 0
 
 
-def _resident_bytes(process: str) -> tuple[int, int]:
-    """Returns resident memory, and its part that is backed by files. Raises OSError or ValueError when it is gone."""
+def memory_of(process: str) -> tuple[int, int]:
+    """Returns the resident memory of a process in bytes, and its part that is backed by files or shared memory.
+
+    ``process``: a PID, or "self". Raises OSError or ValueError when it is gone.
+    """
     fd = os.open(f"/proc/{process}/statm", os.O_RDONLY)
     try:
         _, resident, of_files, *_ = os.read(fd, 200).split()
@@ -528,12 +543,19 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def cpu_count(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
-    """Returns the CPUs that this process may use: its affinity, limited further by the quotas of its control groups."""
+    """Returns the CPUs that this process may use.
+
+    This is its affinity, limited further by the quotas of its control groups and by what Slurm has granted its job on
+    this node: Slurm can be set up without either.
+    """
     cpus = float(len(os.sched_getaffinity(0)))
-    for group in _control_groups("cpu", proc, cgroup_fs):
+    granted = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if "SLURM_JOB_ID" in os.environ and granted.isdecimal():
+        cpus = min(cpus, int(granted))
+    for group in control_groups("cpu", proc, cgroup_fs):
         # Version 2 has quota and period in one file, version 1 in two. Without a limit the quota is "max" or -1.
-        figures = _integers(f"{group}/cpu.max")
-        figures = figures or _integers(f"{group}/cpu.cfs_quota_us") + _integers(f"{group}/cpu.cfs_period_us")
+        figures = integers(f"{group}/cpu.max")
+        figures = figures or integers(f"{group}/cpu.cfs_quota_us") + integers(f"{group}/cpu.cfs_period_us")
         if len(figures) == 2 and min(figures) > 0:
             cpus = min(cpus, figures[0] / figures[1])
     return max(1, math.ceil(cpus))
@@ -542,12 +564,12 @@ def cpu_count(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
 def memory_limit_bytes(proc: str = _PROC, cgroup_fs: str = _CGROUP_FS) -> int:
     """Returns the memory that this process may use, in bytes: the machine's, or the limit of a control group."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for group in _control_groups("memory", proc, cgroup_fs):
-        limits += _integers(f"{group}/memory.max") + _integers(f"{group}/memory.limit_in_bytes")
+    for group in control_groups("memory", proc, cgroup_fs):
+        limits += integers(f"{group}/memory.max") + integers(f"{group}/memory.limit_in_bytes")
     return min(limits)
 
 
-def _control_groups(controller: str, proc: str, cgroup_fs: str) -> Iterator[str]:
+def control_groups(controller: str, proc: str, cgroup_fs: str) -> Iterator[str]:
     """Yields the directories of this process's group and of all groups above it (each of them limits), version 1 or 2.
 
     Inside a container the path may be the one that the machine sees. A part of it that does not exist here does no
@@ -569,7 +591,7 @@ def _control_groups(controller: str, proc: str, cgroup_fs: str) -> Iterator[str]
                 yield "/".join([base, *names[:depth]])
 
 
-def _integers(path: str) -> list[int]:
+def integers(path: str) -> list[int]:
     """Returns the whole numbers in a file; empty when it does not exist or has other content, such as ``max``."""
     try:
         with open(path) as file:

@@ -96,3 +96,12 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError):  # the reader has just closed it
         while data and not has_no_reader(2) and takes_more(2):
             data = data[os.write(2, data[: select.PIPE_BUF]) :]
+
+
+def write_nowhere() -> None:
+    """Has what this process writes to stdout and stderr from now on discarded, by descriptor."""
+    flush_streams()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for fd in (1, 2):
+        os.dup2(nowhere, fd)
+    os.close(nowhere)

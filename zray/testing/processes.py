@@ -20,7 +20,7 @@ from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Retu
 from zray.client.core.payloads import Arguments
 from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, STORED
 from zray.client.core.streams import FIRST_ITEM, StreamSpec, item_id
-from zray.client.core.tasks import Task
+from zray.client.core.tasks import TIMED_OUT, Task
 from zray.client.core.windows import Windows
 from zray.config import Config
 from zray.failures import encode_failure
@@ -286,7 +286,8 @@ class SimHost(Node):
         self.store: dict[bytes, bytes] = {}
         self._unsent: dict[bytes, list[Any]] = {}
         super().__init__(cluster, cluster.sim.new_id(), HOST)
-        self._unsent[BROKER] = [HostReady(resources, HostInfo(hostname="simulated", labels=labels or {}))]
+        info = HostInfo(hostname="simulated", labels=labels or {}, pins_cpus=True)
+        self._unsent[BROKER] = [HostReady(resources, info)]
         self.flush()
 
     def handle(self, message: Any) -> None:
@@ -650,6 +651,7 @@ class SimWorker(SimProcess):
         self.kept: list[bytes] = []  # references that the user's code stored in a global
         self.seen: list[tuple[bytes, bytes]] = []  # an actor's calls, in the order in which they ran
         self.programs: dict[bytes, tuple[Assignment, Program]] = {}  # the running tasks and calls
+        self.deaf: set[bytes] = set()  # running tasks and calls that go on when they are interrupted
         self.skipping: dict[bytes, int] = {}  # by stream: how many of the items that its owner has were left out
         super().__init__(cluster, worker_id, WORKER, host.process_id, host.through)
         self.info = JoinInfo(pid)
@@ -752,12 +754,26 @@ class SimWorker(SimProcess):
         """Returns the name of the function that a task runs."""
         return self.core.execution.functions[task.function_id].name
 
+    def limit(self, task: Assignment, limit_s: float, *, deaf: bool) -> None:
+        """A task or call begins that may run so long. ``deaf``: it goes on when it is interrupted."""
+        self.core.execution.begin_limited(task, limit_s)
+        if deaf:
+            self.deaf.add(task.task_id)
+
     def interrupt(self, task_id: bytes) -> None:
-        if task_id in self.programs:
+        if task_id in self.programs and task_id not in self.deaf:
             task, program = self.programs.pop(task_id)
             program.close()  # its ``finally`` block drops what it holds
             self.core.collect(self.cluster.sim.now)
-            self.core.execution.finish_cancelled(task)
+            if self.core.execution.is_timed_out(task_id):
+                self._answer_timed_out(task)
+            else:
+                self.core.execution.finish_cancelled(task)
+
+    def _answer_timed_out(self, task: Assignment) -> None:
+        data = encode_failure(TIMED_OUT, "the simulated task ran too long")
+        n_returns = abs(msgpack.unpackb(task.payload.options))
+        self.core.execution.finish(task, [Return(ERROR, data, 0, ())] * n_returns, False, 50)
 
     def block(self) -> None:
         """The running program is about to wait."""
@@ -770,6 +786,8 @@ class SimWorker(SimProcess):
     def _end(self, task: Assignment, result: Any, failed: bool) -> None:
         if self.programs.pop(task.task_id, None) is None:
             return
+        self.deaf.discard(task.task_id)
+        failed = failed or self.core.execution.is_timed_out(task.task_id)
         n_returns = msgpack.unpackb(task.payload.options)
         if failed:
             data = encode_failure("SystemFailure", "the simulated task raised")

@@ -52,8 +52,8 @@ MISSING = {
     "ray.dag.GPUFuture": _COMPILED,
     "ray.dag.DAGContext": _COMPILED,
     "ray.util.collective": "communication between GPUs stays out",
-    "ray.util.iter": "deprecated in Ray",
     "ray.util.accelerators.tpu": "TPUs are not detected",
+    "ray.experimental.tqdm_ray.instance": "there is no manager of bars: see `tqdm`",
     "ray.experimental.internal_kv.internal_kv_get_gcs_client": "there is no GCS",
     "ray.ObjectRef.redis_shard_hash": _REDIS,
     "ray.ActorID.redis_shard_hash": _REDIS,
@@ -76,6 +76,7 @@ _SIZE = "its size is zray's: 16 bytes for hosts and workers, 24 for tasks and ac
 _BUILDER = "joins with the interface of a driver; there is no server for clients. One connection at a time"
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
+    "ray.experimental.tqdm_ray.tqdm": "writes lines of text to stderr, which the driver shows; Ray draws bars there",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
@@ -97,7 +98,7 @@ DIFFERS = {
     "ray.util.client_connect.connect": "joins with the interface of a driver; there is no server for clients",
     "ray.get": "a tuple of references is accepted, too; `GetTimeoutError` says why a value is not there yet",
     "ray.init": "see the table above. Returns a dictionary with Ray's attributes; reading its keys does not warn",
-    "ray.nodes": "ports are -1",
+    "ray.nodes": "ports are -1; of hosts that have ended the last 2,000",
     "ray.shutdown": "always waits for the processes of a cluster that `init` started",
     "ray.autoscaler.sdk.request_resources": "has no effect, as in Ray on a cluster that it cannot grow",
     "ray.cloudpickle.dumps": "the library cloudpickle; Ray has a copy of it with changes",

@@ -37,12 +37,14 @@ def through_the_wire(message: Any) -> Any:
 class BrokerHarness:
     """The broker, its clock, and the messages that the test has not taken yet."""
 
-    def __init__(self, idle_timeout_s: float = HostInfo().idle_timeout_s, **settings: Any) -> None:
-        """``idle_timeout_s``: the setting of its hosts."""
+    def __init__(
+        self, idle_timeout_s: float = HostInfo().idle_timeout_s, pins_cpus: bool = False, **settings: Any
+    ) -> None:
+        """``idle_timeout_s``, ``pins_cpus``: of its hosts."""
         counter = itertools.count(1)
         self.core = BrokerCore(lambda: b"id".ljust(8, b"\0") + next(counter).to_bytes(8, "big"), **settings)
         self.now = 100.0
-        self._idle_timeout_s = idle_timeout_s
+        self._of_hosts = HostInfo(idle_timeout_s=idle_timeout_s, pins_cpus=pins_cpus)
         self.mail: dict[bytes, list[Any]] = {}
         self.log: list[str] = []
         self._tasks = itertools.count(1)
@@ -95,7 +97,7 @@ class BrokerHarness:
         """Adds a host with labels."""
         process_id = name.encode().ljust(16, b"\0")
         self.core.joined(process_id, m.HOST, JoinInfo(), self.now)
-        info = HostInfo(hostname=name, idle_timeout_s=self._idle_timeout_s, labels=labels)
+        info = self._of_hosts._replace(hostname=name, labels=labels)
         self.say(process_id, m.HostReady(amounts(**resources), info))
         return process_id
 

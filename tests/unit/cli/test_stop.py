@@ -23,7 +23,7 @@ def test_a_session_that_is_just_starting_is_checked_again(tmp_path: Path, monkey
     def running(roots: Iterable[str]) -> list[Running]:
         return [seen.pop(0)]
 
-    def end(chosen: list[Running], force: bool) -> list[Running]:
+    def end(chosen: list[Running], force: bool, grace_s: float) -> list[Running]:
         ended.extend(chosen)
         return []
 

@@ -25,7 +25,6 @@ def test_workers_do_not_inherit_the_hosts_join_timeout(tmp_path: Path, monkeypat
         monkeypatch.setattr(worker, name, MagicMock())
     monkeypatch.setattr(worker, "run_host", run_host)
     config = Config(connect_timeout_s=2.0, join_timeout_s=70.0)
-    worker._serve(
-        config, SessionPaths("0badcafe", str(tmp_path)), MagicMock(), "tcp://head:1", {}, lambda target: None, None
-    )
+    paths = SessionPaths("0badcafe", str(tmp_path))
+    worker._serve(config, paths, MagicMock(), "tcp://head:1", {}, lambda target: None, None, quiet=False)
     assert seen == [config]

@@ -573,3 +573,68 @@ def test_a_task_that_was_cancelled_keeps_its_value(worker):
     assert worker.execution.cancelled == {task_id} and not worker.execution.gives_up_value(task)
     worker.execution.finish(task, [], False, 0)
     assert not worker.execution.cancelled
+
+
+# ------------------------------------------------------------------ limits of time
+
+
+def limited(worker: Worker, number: int = 1) -> Assignment:
+    worker.run(number)
+    task = worker.execution.take()
+    assert task is not None
+    worker.execution.begin_limited(task, 2.5)
+    return task
+
+
+def interrupts(worker: Worker) -> list[bytes]:
+    effects = worker.core.take_output().effects
+    return [effect.task_id for effect in effects if isinstance(effect, Interrupt)]
+
+
+def test_the_broker_is_told_when_a_limited_task_begins_and_ends(worker):
+    task = limited(worker)
+    assert worker.sent() == [m.TimeLimited(OWNER, task.task_id, 0, 2.5)]
+    worker.finish(task)
+    over, done = worker.sent()
+    assert over == m.TimeLimitOver(task.task_id)
+    assert isinstance(done, m.Done)
+
+
+def test_a_task_whose_time_is_up_is_interrupted(worker):
+    task = limited(worker)
+    worker.core.receive(BROKER, m.TimeIsUp(task.task_id), 0.0)
+    assert worker.execution.is_timed_out(task.task_id)
+    assert worker.execution.gives_up_value(task)
+    assert interrupts(worker) == [task.task_id]
+    worker.execution.finish_cancelled(task)
+    assert not worker.execution.is_timed_out(task.task_id)
+    assert not worker.execution.cancelled
+
+
+def test_what_it_has_submitted_is_cancelled(worker):
+    task = limited(worker)
+    child = worker.process.submit(worker.process, parent=task.task_id)
+    worker.sent()
+    worker.core.receive(BROKER, m.TimeIsUp(task.task_id), 0.0)
+    assert worker.sent() == [m.Cancel(child[:24], m.CANCEL_RECURSIVE)]
+
+
+def test_a_limit_that_comes_too_late_has_no_effect(worker):
+    task = limited(worker)
+    worker.finish(task)
+    worker.core.receive(BROKER, m.TimeIsUp(task.task_id), 0.0)
+    assert not interrupts(worker)
+    worker.run(2)
+    other = worker.execution.take()
+    worker.core.receive(BROKER, m.TimeIsUp(other.task_id), 0.0)  # it has no limit
+    assert not interrupts(worker)
+    assert not worker.execution.gives_up_value(other)
+
+
+def test_limits_end_with_the_process(worker):
+    task, other = limited(worker), limited(worker, 2)
+    worker.sent()
+    worker.execution.exit_process(task.task_id)
+    worker.execution.abandon_all()
+    ends = [message for message in worker.sent() if isinstance(message, m.TimeLimitOver)]
+    assert {message.task_id for message in ends} == {task.task_id, other.task_id}

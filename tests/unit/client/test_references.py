@@ -82,6 +82,7 @@ def test_the_outer_object_holds_the_inner_ones(driver):
 
 
 def test_a_long_chain_of_values_is_freed_without_recursion(driver):
+    driver.is_checked = False
     object_id = driver.put()
     for _ in range(20_000):
         outer = driver.put([object_id])
@@ -846,3 +847,26 @@ def test_an_object_that_is_being_written_is_freed_with_its_reference(resolved):
     process.flush()
     assert process.effects == [FreeSegment(HOST, object_id)]
     assert process.entry(object_id) is None
+
+
+class NotWalked(dict[bytes, object]):
+    """A dictionary that may not be iterated over."""
+
+    def items(self):
+        raise AssertionError("all objects were looked at")
+
+    __iter__ = values = items
+
+
+def test_a_death_looks_only_at_the_objects_of_the_dead_process(wire, driver, worker):
+    held, *others = [driver.put() for _ in range(4)]
+    driver.submit(worker, nested=[held])
+    worker.finish(start(wire, worker))
+    wire.settle()
+    assert driver.entry(held).holders
+    for process in (driver, worker):
+        process.is_checked = False
+        process.core.references.entries = NotWalked(process.core.references.entries)
+    worker.core.references.on_process_died(driver.id)
+    driver.core.references.on_process_died(worker.id)
+    assert all(driver.entry(object_id) is not None for object_id in (held, *others))

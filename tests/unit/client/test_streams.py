@@ -338,7 +338,7 @@ def test_gathered_items_come_before_what_follows(last):
     elif last == "a cancelled answer":
         worker.execution.finish_cancelled(worker.task)
     else:
-        reference = put_id(worker.task.task_id)
+        reference = put_id(worker.core.new_task_id())
         worker.core.references.own(reference)
         worker.execution.send_items(worker.task, [EMPTY._replace(inner=(reference,))])
     worker.process.flush()

@@ -199,7 +199,7 @@ def test_too_many_deaths_without_a_culprit_cost_retries(driver, worker):
     assert failure_of(driver, result) == "WorkerCrashedError"
 
 
-@pytest.mark.parametrize("kind", ["OutOfMemoryError", "NodeDiedError", "WorkerCrashedError"])
+@pytest.mark.parametrize("kind", ["NodeDiedError", "WorkerCrashedError"])
 def test_failures_that_another_attempt_may_mend(driver, worker, kind):
     result = driver.submit(worker, retries=1)
     fail(driver, result, 0, kind)
@@ -583,3 +583,57 @@ def test_running_calls_are_reported_with_their_seconds(wire, driver, worker):
     worker.finish(task)
     worker.core.tick(14.0)
     assert asked(worker).running == [] and not worker.core.execution._seen_at
+
+
+# ------------------------------------------------------------------ limits of time
+
+
+def time_out(process: Process, object_id: bytes, attempt: int = 0, actor: bytes = b"") -> None:
+    process.core.receive(BROKER, m.TimedOut(task_of(object_id), attempt, actor, "ran longer than timeout_s=2"), 0.0)
+    process.flush()
+
+
+def with_options(driver: Process, object_id: bytes, **options: Any) -> None:
+    driver.core.tasks.tasks[task_of(object_id)].options = pack({"name": "fit", **options})
+
+
+def test_a_task_whose_worker_was_killed_for_its_time(driver, worker):
+    ref = driver.submit(worker, retries=3)
+    time_out(driver, ref)
+    assert failure_of(driver, ref) == "TaskTimeoutError"
+    error = decode_failure(driver.entry(ref).data)
+    assert isinstance(error, TimeoutError)
+    assert str(error).startswith("attempt 1 of 4 of ")
+    assert attempts(driver) == [0]
+
+
+def test_it_is_tried_again_if_its_options_say_so(driver, worker):
+    ref = driver.submit(worker, retries=1)
+    with_options(driver, ref, timeout=[2.0, True])
+    time_out(driver, ref)
+    fail(driver, ref, 0)  # of the same attempt: its worker was killed
+    time_out(driver, ref, 0)
+    assert attempts(driver) == [0, 1]
+    time_out(driver, ref, 1)
+    assert failure_of(driver, ref) == "TaskTimeoutError"
+
+
+def test_a_limit_without_retries(driver, worker):
+    ref = driver.submit(worker, retries=3)
+    with_options(driver, ref, timeout=[2.0, False])
+    time_out(driver, ref)
+    assert failure_of(driver, ref) == "TaskTimeoutError"
+
+
+def test_a_task_that_was_cancelled_before_its_time_was_over(driver, worker):
+    ref = driver.submit(worker, retries=3)
+    driver.core.cancel(ref, 0)
+    time_out(driver, ref)
+    assert failure_of(driver, ref) == "TaskCancelledError"
+
+
+def test_a_worker_of_another_actor_cannot_time_a_task_out(driver, worker):
+    ref = driver.submit(worker)
+    with pytest.raises(ProtocolError, match="was not given"):
+        driver.core.receive(BROKER, m.TimedOut(task_of(ref), 0, b"a" * 24, "x"), 0.0)
+    assert driver.entry(ref).status == PENDING

@@ -98,7 +98,7 @@ GOLDEN = """
 46 Notice text: str
 47 Logs entries: list[PrintedLines], left_out: int
 48 StartWorker worker_id: bytes, environment: EnvironmentSpec
-49 KillWorker worker_id: bytes, reason: str
+49 KillWorker worker_id: bytes, reason: str, kind: str
 50 FlushLogs request: int
 51 ObjectRequest object_id: bytes
 52 ObjectState object_id: bytes, status: int, data: bytes, host: bytes, size: int, inner: bytes
@@ -186,15 +186,21 @@ GOLDEN = """
 134 GroupSettled request: int, is_created: bool
 135 GroupsQuery request: int, group: bytes, name: str, namespace: str
 136 GroupList request: int, groups: list[GroupRow]
-137 StateOfEnvironments request: int
-138 EnvironmentRecords request: int, environments: list[EnvironmentRecord], forgotten: int
+137 MemoryShort used: int, limit: int, whose: str, threshold: float, workers: dict[bytes, int], largest: list[ProcessMemory]
+138 TimeLimited owner: bytes, task_id: bytes, attempt: int, limit_s: float
+139 TimeLimitOver task_id: bytes
+140 TimeIsUp task_id: bytes
+141 TimedOut task_id: bytes, attempt: int, actor: bytes, message: str
+142 PinCpus cpus: list[int]
+143 StateOfEnvironments request: int
+144 EnvironmentRecords request: int, environments: list[EnvironmentRecord], forgotten: int
 """
-"""The wire format of protocol version 12. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 15. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
 VersionPair name: str, joiner: str, cluster: str
-HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float
+HostInfo hostname: str, ip: str, pid: int, machine_id: str, store: str, fetch: str, session: str, labels: dict[str, str], idle_timeout_s: float, pins_cpus: bool
 HostState host_id: bytes, info: HostInfo, total: dict[str, float], free: dict[str, float], workers: int
 ClusterInfo job_id: bytes, hosts: list[HostState]
 EnvironmentPart uri: str, kind: str, details: str, content: bytes, stored: bytes, kept_by: bytes, size: int
@@ -206,6 +212,7 @@ GroupSpec name: str, namespace: str, strategy: str, bundles: list[dict[str, int]
 RunningCall name: str, seconds: float, task_id: bytes
 AwaitedObject object_id: bytes, maker: str, actor_id: bytes | None
 Activity running: list[RunningCall], awaited: list[AwaitedObject], arguments: dict[str, int]
+ProcessMemory pid: int, own: int, resident: int, name: str
 StoreUse capacity: int, used: int, idle: int, spilled: int
 WorkerLines worker_id: bytes, name: str, pid: int, stream: str, lines: list[str]
 PrintedLines name: str, pid: int, stream: str, lines: list[str]
@@ -398,7 +405,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 12
+    assert messages.PROTOCOL_VERSION == 15
 
 
 def test_every_size_is_that_of_a_field():
@@ -439,6 +446,7 @@ def test_every_message_is_in_one_union():
 def test_messages_that_only_drivers_or_only_workers_may_send():
     only_workers = {
         "Done", "Reply", "Yield", "Started", "Returned", "Blocked", "ActorExiting", "Leaving", "Staying", "Killable",
+        "TimeLimited", "TimeLimitOver",
     }  # fmt: skip
     assert {kind.__name__ for kind in FROM_WORKER - FROM_DRIVER} == only_workers
     assert {kind.__name__ for kind in FROM_DRIVER - FROM_WORKER} == {"Goodbye", "LogsTaken"}

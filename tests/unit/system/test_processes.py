@@ -303,6 +303,27 @@ class TestLimits:
         assert processes.cpu_count(*self.machine(tmp_path, cgroup, files)) == cpus
 
     @pytest.mark.parametrize(
+        ("variables", "cpus"),
+        [
+            ({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "3"}, 3),
+            ({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "64"}, 8),
+            ({"SLURM_CPUS_ON_NODE": "3"}, 8),
+            ({"SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "many"}, 8),
+        ],
+    )
+    def test_cpus_of_a_slurm_job(
+        self,
+        eight_cpus: None,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        variables: dict[str, str],
+        cpus: int,
+    ) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert processes.cpu_count(*self.machine(tmp_path, "", {})) == cpus
+
+    @pytest.mark.parametrize(
         ("cgroup", "files", "limit"),
         [
             ("0::/a\n", {"a/memory.max": "4194304\n", "memory.max": "max"}, 4194304),

@@ -81,6 +81,7 @@ from zray.protocol.messages import (
     Notice,
     ObjectRequest,
     ObjectState,
+    PinCpus,
     ProcessDied,
     ProtocolError,
     Pull,
@@ -91,6 +92,8 @@ from zray.protocol.messages import (
     Started,
     StreamCredit,
     Submit,
+    TimedOut,
+    TimeIsUp,
     Watch,
     Yield,
 )
@@ -205,12 +208,13 @@ class ClientCore:
         if self.transfers is not None:
             self.transfers.tick()
         self.execution.note_time(now)
+        self.tasks.tick(now)
         self.tell_held_back(now)
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether nothing runs here of which the time is noted."""
-        return self.transfers is None and not self.execution.running
+        """Whether nothing runs here of which the time is noted, and no task pauses."""
+        return self.transfers is None and not self.execution.running and not self.tasks.pauses.stops
 
     def due_s(self, now: float) -> float:
         """No limit: nothing in this core is more urgent than a regular tick."""
@@ -392,6 +396,7 @@ class ClientCore:
 
     def check(self) -> None:
         """Raises AssertionError if an invariant of the windows does not hold; for tests."""
+        self.references.check()
         self.queue_route.check()
         self.actors.check()
 
@@ -414,8 +419,9 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     Run: lambda core, m: core.execution.on_run(m),
     Result: lambda core, m: core.tasks.on_result(m),
     Item: lambda core, m: core.tasks.on_item(m),
-    Failed: lambda core, m: core.tasks.on_failed(m),
+    Failed: lambda core, m: core.tasks.on_failed(m, core.now),
     Started: lambda core, m: core.tasks.on_started(m),
+    TimedOut: lambda core, m: core.tasks.on_timed_out(m),
     ActorRun: lambda core, m: core.execution.on_actor_run(m),
     ActorStart: lambda core, m: core.execution.on_actor_start(m),
     ActorStop: lambda core, m: core.execution.on_actor_stop(m),
@@ -425,6 +431,8 @@ _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
         lambda core, m: core._answered(m.request, m),
     ),
     CancelTask: lambda core, m: core.execution.on_cancel(m),
+    TimeIsUp: lambda core, m: core.execution.on_time_is_up(m),
+    PinCpus: lambda core, m: core.execution.on_pin(m),
     FunctionBlob: lambda core, m: core.execution.on_function(m),
     ExitIfIdle: lambda core, m: core.execution.on_exit_if_idle(m),
     ProcessDied: lambda core, m: core._process_died(m),

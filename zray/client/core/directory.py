@@ -74,7 +74,7 @@ class ObjectDirectory:
         for host in copies:
             self._send(host, KeepCopies([object_id]))
         if copies:
-            self._references.entries[object_id].host = copies[0]
+            self._references.moved(object_id, copies[0])
             self._locations.gone(object_id, copies[0])
 
     def on_process_died(self, process_id: bytes) -> None:

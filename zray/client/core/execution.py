@@ -44,6 +44,7 @@ from zray.protocol.messages import (
     JobConfig,
     Killable,
     Leaving,
+    PinCpus,
     ProtocolError,
     Reply,
     Returned,
@@ -51,6 +52,9 @@ from zray.protocol.messages import (
     Started,
     Staying,
     StreamCredit,
+    TimeIsUp,
+    TimeLimited,
+    TimeLimitOver,
     Yield,
 )
 from zray.protocol.records import ActorSpec, RunningCall
@@ -132,6 +136,7 @@ class Execution:
         self._queue: deque[Run | ActorRun | ActorStart] = deque()
         self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived, not unpickled
         self.job: JobConfig | None = None
+        self.cpus: list[int] = []  # those that the next work may use, see ``PinCpus``; a new list for each change
         self.worth_keeping: Callable[[], bool] = lambda: False  # True if a new worker would cost more than this one
         self.idle: Listener | None = None  # woken when there may be something to take
         self._asked: set[bytes] = set()  # functions that were requested from the broker
@@ -151,6 +156,8 @@ class Execution:
         self._end_reason = ""  # why the actor ends, from the decision until the broker has been told
         self._enders: set[bytes] = set()  # running calls that have ended the actor: that is their only outcome
         self.cancelled: set[bytes] = set()  # running tasks and calls that were asked to stop
+        self._limited: set[bytes] = set()  # running tasks and calls that may run for a limited time
+        self._timed_out: set[bytes] = set()  # those of them whose time is over
 
     # ------------------------------------------------------------------ tasks and calls
 
@@ -383,6 +390,7 @@ class Execution:
         """
         self._running.pop(task_id, None)
         self.cancelled.discard(task_id)
+        self._end_limit(task_id)
         self.must_exit = True
         self.stop_taking()
 
@@ -390,6 +398,8 @@ class Execution:
         """Drops the running tasks and calls, whose time is up. The broker reports the end to their callers."""
         self._running.clear()
         self.cancelled.clear()
+        for task_id in list(self._limited):
+            self._end_limit(task_id)
         if self._end_reason:
             self._end_if_done()
 
@@ -411,17 +421,19 @@ class Execution:
             self._answer_later(ActorReady(self.actor_id, error), [])
 
     def gives_up_value(self, task: Assignment) -> bool:
-        """Whether a piece of work that has returned is answered as cancelled.
+        """Whether the value of a piece of work that has returned is not wanted.
 
-        This is so for calls of an actor without an event loop: nothing interrupts them, but they may ask whether they
-        were cancelled.
+        This is so if its time was over before. It is also so for cancelled calls of an actor without an event loop:
+        nothing interrupts them, but they may ask whether they were cancelled.
         """
-        return task.kind == CALL and task.task_id in self.cancelled
+        return task.task_id in self.cancelled and (task.kind == CALL or self.is_timed_out(task.task_id))
 
     def _release(self, task: Assignment) -> list[bytes]:
         del self._running[task.task_id]
         if self._groups is not None:
             self._groups.ended(task.task_id)
+        if self._limited:
+            self._end_limit(task.task_id)
         if self.cancelled:
             self.cancelled.discard(task.task_id)
         return self._references.uncover(task.covered, task.owner) if task.covered else []
@@ -551,6 +563,10 @@ class Execution:
 
     # ------------------------------------------------------------------ cancellation
 
+    def on_pin(self, message: PinCpus) -> None:
+        """The broker says which CPUs the next work may use."""
+        self.cpus = message.cpus
+
     def on_cancel(self, message: CancelTask) -> None:
         """Cancels a task. Drops it if it was not started; interrupts it if it runs, or has it killed by force."""
         if message.mode & CANCEL_RECURSIVE:
@@ -576,6 +592,32 @@ class Execution:
         else:
             self.cancelled.add(message.task_id)
             self._perform(Interrupt(message.task_id))
+
+    # ------------------------------------------------------------------ limits of time
+
+    def begin_limited(self, task: Assignment, limit_s: float) -> None:
+        """Reports that a task or call begins that may run for ``limit_s`` seconds. The broker keeps the time."""
+        self._limited.add(task.task_id)
+        self._send(TimeLimited(task.owner, task.task_id, task.attempt, limit_s))
+
+    def _end_limit(self, task_id: bytes) -> None:
+        if task_id in self._limited:
+            self._limited.remove(task_id)
+            self._timed_out.discard(task_id)
+            self._send(TimeLimitOver(task_id))
+
+    def is_timed_out(self, task_id: bytes) -> bool:
+        """Whether a running task or call has run as long as it may. Its outcome is that, whatever it does from now."""
+        return task_id in self._timed_out
+
+    def on_time_is_up(self, message: TimeIsUp) -> None:
+        """Interrupts a task or call that has run as long as it may, and cancels what it has submitted."""
+        task_id = message.task_id
+        if task_id in self._limited:
+            self._tasks.cancel_children(task_id, CANCEL_RECURSIVE)
+            self._timed_out.add(task_id)
+            self.cancelled.add(task_id)
+            self._perform(Interrupt(task_id))
 
 
 def _plain(run: Run) -> Assignment:

@@ -16,10 +16,13 @@ holds the references inside, as the owner does, because both the value and they 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, Protocol
+from typing import Any
 
+from zray.client.core.holders import ObjectsByProcess
 from zray.client.core.states import ERROR, HANDLE, INLINE, OBJECT, PENDING, STORED, ObjectStatus
+from zray.client.core.waiters import Waiters, Waiting, all_waiters, remove_waiter, with_waiter
 from zray.failures import encode_failure
 from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES, owner_of, return_id, task_of
 from zray.protocol.messages import (
@@ -38,13 +41,6 @@ MAX_HANDED_OVER = 1 << 16
 """The largest number of references that are handed over with the value that contains them. If there are more, none are
 handed over, because the size of a message is limited. Then the process that unpickles the value registers for each of
 them, which fails if the value's owner has died before."""
-
-
-class Waiting(Protocol):
-    """Something that waits for objects."""
-
-    def ready(self, object_id: bytes) -> None:
-        """Reports that the object has a value or an error now."""
 
 
 class Entry:
@@ -71,7 +67,7 @@ class Entry:
         self.registered = 0  # borrower: registrations that the owner holds for this process
         self.requested = False  # borrower: the owner has been asked for the value
         self.requesters: list[bytes] | None = None  # owner: processes that asked before the value existed
-        self.waiters: list[Waiting] | None = None
+        self.waiters: Waiters | None = None
         self.ref: Any = None  # weak reference to the process's ObjectRef, kept by the session
 
     def enter(self, status: int) -> None:
@@ -117,6 +113,10 @@ class ReferenceTable:
         store) and its size."""
         self._watched: set[bytes] = set()
         self._dead: set[bytes] = set()
+        # What a death concerns. There may be a million entries, and a hundred deaths.
+        self._held = ObjectsByProcess()  # by holder or announcer
+        self._borrowed = ObjectsByProcess()  # by owner
+        self._stores: set[bytes] = set()  # hosts that have, or had, a value of this process
         self._tokens = 0
         # token -> (object, owner that must acknowledge, outer object pinned until then, gates that wait)
         self._unacked: dict[int, tuple[bytes, bytes, bytes, list[_Gate]]] = {}
@@ -130,7 +130,9 @@ class ReferenceTable:
         """
         entry = self.entries[object_id] = Entry()
         entry.local = 1
-        entry.host = host
+        if host:
+            entry.host = host
+            self._stores.add(host)
         return entry
 
     def owns(self, object_id: bytes) -> bool:
@@ -155,7 +157,10 @@ class ReferenceTable:
                 self._set_error(
                     entry, "ObjectFreedError", "the object was freed: no reference to it was known any more"
                 )
-            elif owner_of(object_id) in self._dead:
+                return entry
+            owner = owner_of(object_id)
+            self._borrowed.add(owner, object_id)
+            if owner in self._dead:
                 self._set_error(entry, "OwnerDiedError", "the process that owned the object is gone")
         return entry
 
@@ -240,8 +245,11 @@ class ReferenceTable:
                         self.tell_unseen(task_of(object_id), entry.data, entry.size)
                     if _is_elsewhere(entry):
                         self._freed(entry.host, object_id)
-            elif entry.registered and owner_of(object_id) not in self._dead:
-                self._peers(owner_of(object_id), BorrowEnd(object_id, entry.registered))
+            else:
+                owner = owner_of(object_id)
+                self._borrowed.discard(owner, object_id)
+                if entry.registered and owner not in self._dead:
+                    self._peers(owner, BorrowEnd(object_id, entry.registered))
             for inner_id in entry.inner:
                 inner = self.entries[inner_id]
                 inner.pins -= 1
@@ -334,9 +342,18 @@ class ReferenceTable:
         left = entry.holders.get(holder, 0) + change
         if left:
             entry.holders[holder] = left
+            self._held.add(holder, object_id)
         else:
             entry.holders.pop(holder, None)
+            self._held_no_more(object_id, entry, holder)
             self._collect(object_id, entry)
+
+    def _held_no_more(self, object_id: bytes, entry: Entry, process_id: bytes) -> None:
+        """Updates the index after a registration has gone."""
+        if entry.holders is not None and process_id in entry.holders:
+            return
+        if not entry.announced or not any(process_id in key for key in entry.announced):
+            self._held.discard(process_id, object_id)
 
     @property
     def acknowledged(self) -> bool:
@@ -358,10 +375,17 @@ class ReferenceTable:
 
     def stored_at(self, host: bytes) -> list[bytes]:
         """This process's objects that are in the store of ``host``."""
+        if host not in self._stores:
+            return []
         return [
             object_id for object_id, entry in list(self.entries.items())  # a list: ``put`` adds some without the lock
             if entry.host == host and is_stored(entry.status, entry.data) and self.owns(object_id)
         ]  # fmt: skip
+
+    def moved(self, object_id: bytes, host: bytes) -> None:
+        """Notes that another host has the value of an object of this process now."""
+        self.entries[object_id].host = host
+        self._stores.add(host)
 
     def watch_once(self, process_id: bytes) -> None:
         """Asks for notice of a process's death, once."""
@@ -384,13 +408,15 @@ class ReferenceTable:
             return
         entry.data = data
         entry.host = host
+        if host and status != INLINE:
+            self._stores.add(host)
         entry.size = size
         entry.inner = inner
         entry.enter(status)  # last, because other threads read it without the lock
         waiters = entry.waiters
         if waiters is not None:
             entry.waiters = None
-            for waiter in waiters:
+            for waiter in waiters if type(waiters) is list else all_waiters(waiters):
                 waiter.ready(object_id)
         requesters = entry.requesters
         if requesters is not None:
@@ -448,10 +474,7 @@ class ReferenceTable:
         entry = self.entries.get(object_id) or self._entry(object_id)
         if entry.status is not PENDING:
             return False
-        if entry.waiters is None:
-            entry.waiters = [waiter]
-        else:
-            entry.waiters.append(waiter)
+        entry.waiters = [waiter] if entry.waiters is None else with_waiter(entry.waiters, waiter)
         if not entry.requested and not self.owns(object_id):
             entry.requested = True
             self.watch_once(owner_of(object_id))
@@ -465,8 +488,8 @@ class ReferenceTable:
     def stop_waiting(self, object_id: bytes, waiter: Waiting) -> None:
         """Undoes ``wait_for``. Does nothing if the object has become ready meanwhile."""
         entry = self.entries.get(object_id)
-        if entry is not None and entry.waiters is not None and waiter in entry.waiters:
-            entry.waiters.remove(waiter)
+        if entry is not None and entry.waiters is not None:
+            remove_waiter(entry.waiters, waiter)
 
     # ------------------------------------------------------------------ from other processes
 
@@ -515,6 +538,8 @@ class ReferenceTable:
         if entry.announced is None:
             entry.announced = {}
         entry.announced[holder, announcer] = entry.announced.get((holder, announcer), 0) + 1
+        self._held.add(holder, object_id)
+        self._held.add(announcer, object_id)
         self.watch_once(holder)
         self.watch_once(announcer)
 
@@ -527,8 +552,14 @@ class ReferenceTable:
             return
         entry.announced[key] -= 1
         if not entry.announced[key]:
-            del entry.announced[key]
+            self._announced_no_more(message.object_id, entry, key)
         self._count(message.object_id, entry, source, 1)
+
+    def _announced_no_more(self, object_id: bytes, entry: Entry, key: tuple[bytes, bytes]) -> None:
+        """Removes what one process has announced for another."""
+        if entry.announced is not None and entry.announced.pop(key, None) is not None:
+            for process_id in key:
+                self._held_no_more(object_id, entry, process_id)
 
     def on_borrow_check(self, source: bytes, message: BorrowCheck) -> None:
         """Answers an owner that checks whether everything from a dead announcer has been confirmed."""
@@ -541,7 +572,7 @@ class ReferenceTable:
             raise ProtocolError("an answer without a question: the announcer is alive")
         entry = self.entries.get(message.object_id)
         if entry is not None and entry.announced is not None:
-            entry.announced.pop((source, message.announcer), None)
+            self._announced_no_more(message.object_id, entry, (source, message.announcer))
             self._collect(message.object_id, entry)
 
     def on_borrow_ack(self, source: bytes, message: BorrowAck) -> None:
@@ -574,24 +605,38 @@ class ReferenceTable:
         self._watched.discard(process_id)
         for token in [token for token, row in self._unacked.items() if row[1] == process_id]:
             self._acknowledged(token)
-        for object_id, entry in list(self.entries.items()):
-            if entry.announced:
-                self._check_announcements(object_id, entry, process_id)
-            if entry.holders is not None and entry.holders.pop(process_id, None) is not None:
-                self._collect(object_id, entry)
-            elif entry.status is PENDING and object_id.startswith(process_id):
+        for object_id in self._held.of(process_id):
+            entry = self.entries.get(object_id)
+            if entry is None:  # it was inside one of the others, which is freed now
+                continue
+            if entry.holders is not None:
+                entry.holders.pop(process_id, None)
+            for holder, announcer in list(entry.announced or ()):
+                if holder == process_id:
+                    self._announced_no_more(object_id, entry, (holder, announcer))
+                elif announcer == process_id:
+                    self._peers(holder, BorrowCheck(object_id, announcer))
+            self._held_no_more(object_id, entry, process_id)
+            self._collect(object_id, entry)
+        for object_id in self._borrowed.of(process_id):
+            entry = self.entries.get(object_id)
+            if entry is not None and entry.status is PENDING:
                 self.fail(
                     object_id, "OwnerDiedError", "the process that owned the object died before its value was known"
                 )
 
-    def _check_announcements(self, object_id: bytes, entry: Entry, dead: bytes) -> None:
-        assert entry.announced is not None
-        for holder, announcer in list(entry.announced):
-            if holder == dead:
-                del entry.announced[holder, announcer]
-            elif announcer == dead:
-                self._peers(holder, BorrowCheck(object_id, announcer))
-        self._collect(object_id, entry)
+    def check(self) -> None:
+        """Raises AssertionError if an index is not what the entries say. For tests."""
+        held, borrowed = ObjectsByProcess(), ObjectsByProcess()
+        for object_id, entry in self.entries.items():
+            for process_id in (*(entry.holders or ()), *itertools.chain.from_iterable(entry.announced or ())):
+                held.add(process_id, object_id)
+            if not self.owns(object_id):
+                borrowed.add(owner_of(object_id), object_id)
+        assert self._held.as_dict() == held.as_dict(), "the index of objects by holder"
+        assert self._borrowed.as_dict() == borrowed.as_dict(), "the index of objects by owner"
+        stores = {entry.host for entry in self.entries.values() if is_stored(entry.status, entry.data)}
+        assert stores <= self._stores, "the hosts that have values"
 
     def is_dead(self, process_id: bytes) -> bool:
         """Whether this process has been told of the death of ``process_id``."""

@@ -8,7 +8,7 @@ from zray.states import Machine, State
 class TaskState(State):
     """The states of a task or call, as its owner sees it."""
 
-    WAITING = 0, "A reference among its arguments may have no value yet."
+    WAITING = 0, "A reference among its arguments may have no value yet, or it pauses after a stop for lack of memory."
     READY = 1, "It has its arguments, and waits for its turn: for a call before it, or for room in a window."
     SENT = 2, "An attempt is with the broker, a worker or an actor."
     ENDED = 3, "Its outcome is known. Only its return values are kept."
@@ -21,7 +21,7 @@ TASK = Machine(
     (READY, WAITING),
     {
         WAITING: {
-            READY: "Each of its arguments has a value or is an error.",
+            READY: "Each of its arguments has a value or is an error, and its pause is over.",
             ENDED: "It is cancelled, its actor is dead, or the cluster is gone.",
         },
         READY: {
@@ -30,6 +30,7 @@ TASK = Machine(
         },
         SENT: {
             READY: "It is tried again: the worker died, it raised an error that is retried, or its actor restarts.",
+            WAITING: "It was stopped for lack of memory, and is tried again after a pause.",
             ENDED: "It has a result, it has failed for good, or it was cancelled.",
         },
     },

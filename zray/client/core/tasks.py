@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from zray.client.core.locations import LocationTable
+from zray.client.core.pauses import Pauses
 from zray.client.core.payloads import Arguments, Outcome, first_error, raised, read_outcome
 from zray.client.core.references import Entry, ReferenceTable, is_stored
 from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, TASK, WAITING
@@ -31,7 +32,7 @@ from zray.failures import (
 from zray.ids import return_id, task_of
 from zray.logs.digest import in_a_line
 from zray.protocol.codec import pack, unpack
-from zray.protocol.messages import FLAG_RETRYABLE, Failed, Item, ProtocolError, Result, Started
+from zray.protocol.messages import FLAG_RETRYABLE, Failed, Item, ProtocolError, Result, Started, TimedOut
 from zray.protocol.records import AwaitedObject
 
 UNLIMITED = -1
@@ -50,6 +51,9 @@ MAX_FREE_ATTEMPTS = 20
 """The number of times that a task may lose its worker before it has started, without costing a retry."""
 RETRIED_FAILURES = frozenset(("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"))
 """Failures of a process or machine, not of the task: they are worth another attempt."""
+OUT_OF_MEMORY = "OutOfMemoryError"
+TIMED_OUT = "TaskTimeoutError"
+"""The failure of a task or call that ran longer than its limit."""
 TOLD_BY_BROKER = frozenset(("NodeDiedError",))
 """Failures without a warning for each task: the broker tells the driver once of a lost host."""
 
@@ -164,6 +168,14 @@ def name_in(options: bytes) -> str:
     return str(fields.get("name", "a task")) if type(fields) is dict else "a task"
 
 
+@functools.lru_cache(maxsize=256)
+def retries_timeouts(options: bytes) -> bool:
+    """Whether a call is tried again after it ran too long, by its options."""
+    fields = unpack(options) if options else {}
+    limit = fields.get("timeout") if type(fields) is dict else None
+    return type(limit) is list and bool(limit[1])
+
+
 EndedAttempt = tuple[bytes, int, bytes, bytes, Route, bytes, bytes, bytes, "bytes | tuple[str, str] | None"]
 """The identifier, attempt, function, options, route, parent and shape of a task, the worker that has answered (or
 empty), and the error (None: there is none).
@@ -195,6 +207,7 @@ class TaskTable:
         self.ended: deque[EndedAttempt] = deque(maxlen=MAX_ENDED)
         self.on_retry: Callable[[str, str], None] = lambda name, notice: None
         """Called for an attempt that ended without an outcome, with the task's name and a line about it."""
+        self.pauses: Pauses[Task] = Pauses()
         self._due: deque[Task] = deque()
         self._going = False
 
@@ -289,13 +302,17 @@ class TaskTable:
 
     def again(self, task: Task, *, counts: bool) -> None:
         """Starts another attempt. It uses up a retry if it ``counts``."""
+        self._next_attempt(task, counts)
+        task.enter(READY)
+        task.route.ready(task)
+
+    @staticmethod
+    def _next_attempt(task: Task, counts: bool) -> None:
         if counts and task.retries_left != UNLIMITED:
             task.retries_left -= 1
             if not task.retries_left:
                 task.flags &= ~FLAG_RETRYABLE
         task.attempt += 1
-        task.enter(READY)
-        task.route.ready(task)
 
     # ------------------------------------------------------------------ outcomes
 
@@ -330,7 +347,7 @@ class TaskTable:
         else:
             self._settle(task, outcome, message.source)
 
-    def _answered_by(self, message: Result | Item) -> Task | None:
+    def _answered_by(self, message: Result | Item | TimedOut) -> Task | None:
         """Returns the task that a message is about; None if it has ended. Raises ProtocolError if the sender was not
         given the task."""
         task = self.tasks.get(message.task_id)
@@ -440,7 +457,7 @@ class TaskTable:
         elif entry.host != host:
             self._locations.leave(object_id, host)
 
-    def on_failed(self, message: Failed) -> None:
+    def on_failed(self, message: Failed, now: float) -> None:
         """Handles the broker's report that an attempt ended without an outcome."""
         task = self.tasks.get(message.task_id)
         if task is None or task.attempt != message.attempt:
@@ -449,7 +466,9 @@ class TaskTable:
             raise ProtocolError(f"a failure of an unknown kind: {message.kind}")
         if task.state is not SENT:
             raise ProtocolError("a failure of a task that was not sent")
-        retry = message.kind in RETRIED_FAILURES and not task.cancelled
+        if message.kind == OUT_OF_MEMORY and not task.cancelled and self._pause(task, message, now):
+            return
+        retry = message.kind in RETRIED_FAILURES and message.kind != OUT_OF_MEMORY and not task.cancelled
         counts = message.culprit or task.attempt >= MAX_FREE_ATTEMPTS
         if retry and (task.retries_left or not counts):
             if counts and message.kind not in TOLD_BY_BROKER:
@@ -461,6 +480,50 @@ class TaskTable:
         else:
             error = encode_failure(message.kind, f"{task.attempt_text}: {message.message}")
             if message.kind in RETRIED_FAILURES and task.n_returns:
+                self._note_unseen(task)
+            self.fail(task, error)
+            self.references.tell_unseen(task.task_id, error, len(error))
+
+    def _pause(self, task: Task, message: Failed, now: float) -> bool:
+        """Has a task that was stopped for lack of memory tried again after a pause. Returns False if it is not.
+
+        Only a task that can be tried again at all is. It pays with a retry if it is the culprit: it had the memory for
+        itself, or the kernel has killed it.
+        """
+        if not task.retries_left or not (message.culprit or self.pauses.may_retry(task)):
+            return False
+        self._note_failure(task, b"", encode_failure(message.kind, message.message))
+        stopped = task.attempt_text
+        self._next_attempt(task, counts=message.culprit)
+        task.enter(WAITING)
+        task.route.started(task)  # it is not under way meanwhile
+        pause_s = self.pauses.begin(task, now)
+        self.on_retry(
+            task.name, f"{stopped} is tried again in {pause_s:.0f} s, as memory was short: {in_a_line(message.message)}"
+        )
+        return True
+
+    def tick(self, now: float) -> None:
+        """Lets time pass."""
+        for task, attempt in self.pauses.over(now):
+            if task.state is WAITING and task.attempt == attempt:
+                task.enter(READY)
+                task.route.ready(task)
+
+    def on_timed_out(self, message: TimedOut) -> None:
+        """Handles the broker's report that the worker of an attempt was killed, because the attempt ran too long."""
+        task = self._answered_by(message)
+        if task is None or task.attempt != message.attempt:
+            return
+        error = encode_failure(TIMED_OUT, f"{task.attempt_text} {message.message}")
+        if task.cancelled:
+            self.fail_cancelled(task)
+        elif task.retries_left and retries_timeouts(task.options):
+            self.on_retry(task.name, f"{task.attempt_text} ran too long and is tried again")
+            self._note_failure(task, b"", error)
+            self.again(task, counts=True)
+        else:
+            if task.n_returns:
                 self._note_unseen(task)
             self.fail(task, error)
             self.references.tell_unseen(task.task_id, error, len(error))
@@ -511,6 +574,8 @@ class TaskTable:
 
     def _finish(self, task: Task, error: bytes) -> None:
         del self.tasks[task.task_id]
+        if self.pauses.stops:
+            self.pauses.stops.pop(task.task_id, None)
         task.route.done(task, error)
         task.enter(ENDED)
 

@@ -51,8 +51,10 @@ _UNPACK = (
 )
 
 
-class KeyMissing(ConfigError):
-    """There is no key for a role. Unlike other faults, this may resolve itself: the broker makes keys on first use."""
+class KeyMissing(ConfigError, ConnectionError):
+    """There is no key for a role. Unlike other faults, this may resolve itself: the broker makes keys on first use.
+
+    It is a ConnectionError too, as for any cluster that cannot be joined."""
 
 
 class ServerCredentials(NamedTuple):

@@ -24,6 +24,7 @@ from zray.protocol.messages import (
     KillWorker,
     LeftBehind,
     LogsTaken,
+    MemoryShort,
     ProcessDied,
     ProtocolError,
     StartWorker,
@@ -34,6 +35,11 @@ from zray.protocol.messages import (
 from zray.protocol.records import EnvironmentSpec
 from zray.worker.host.installations import Installations, InstallEffect
 
+CRASHED, OUT_OF_MEMORY = "WorkerCrashedError", "OutOfMemoryError"
+SIGKILL = 9
+BY_KERNEL = "the kernel's out-of-memory killer has just acted, and is the probable cause"
+SHORT_LINE_S = 30.0
+"""The shortest time between two lines of the log that memory is short, in seconds."""
 _BY_ACCESS = (7, 11)
 """SIGBUS and SIGSEGV: the signals for access to memory that a process may not access."""
 
@@ -113,17 +119,23 @@ HostEffect = (
 class LocalWorker:
     """A worker of this host.
 
-    ``pid`` is 0 until the worker is forked. ``kill_reason`` is why it is being killed, or empty. ``environment``: the
-    runtime environment in which it is started.
+    ``pid`` is 0 until the worker is forked. ``kill_reason`` is why it is being killed, or empty; ``kill_kind``: the
+    error to report then. ``environment``: the runtime environment in which it is started.
     """
 
-    __slots__ = ("environment", "kill_reason", "pid", "worker_id")
+    __slots__ = ("environment", "kill_kind", "kill_reason", "pid", "worker_id")
 
     def __init__(self, worker_id: bytes, environment: EnvironmentSpec) -> None:
         self.worker_id = worker_id
         self.environment = environment
         self.pid = 0
         self.kill_reason = ""
+        self.kill_kind = CRASHED
+
+
+def in_mib(size_bytes: int) -> str:
+    """Returns a size as text."""
+    return f"{size_bytes / 2**20:,.0f} MiB"
 
 
 class Death(NamedTuple):
@@ -136,6 +148,8 @@ class Death(NamedTuple):
     last_lines: str
     stored: list[bytes]
     """Return values that the worker stored and that are still in the store. They may be unanswered."""
+    by_kernel: bool = False
+    """The kernel has killed processes for lack of memory just before."""
 
 
 class HostCore:
@@ -149,6 +163,7 @@ class HostCore:
         self._send = self._outbox.send
         self._hostname = hostname
         self.installations = Installations(self._perform)
+        self._told_short_at = -math.inf  # when the log was last told that memory is short
         self._owners: set[bytes] = set()  # owners of the objects in the store, as of the last look
 
     def receive(self, source: bytes, message: Any, now: float) -> None:
@@ -161,12 +176,12 @@ class HostCore:
         elif isinstance(message, KillWorker):
             worker = self.workers.get(message.worker_id)
             if worker is not None and not worker.kill_reason:
-                worker.kill_reason = message.reason
+                worker.kill_reason, worker.kill_kind = message.reason, message.kind
                 self._log(INFO, f"worker {worker.worker_id.hex()} (pid {worker.pid}) is being killed: {message.reason}")
                 if worker.pid:
                     self._perform(Kill(worker.worker_id))
                 elif self.installations.is_waiting(worker.worker_id):
-                    self._never_started(worker, "WorkerCrashedError", f"it was killed: {message.reason}", now)
+                    self._never_started(worker, CRASHED, f"it was killed: {message.reason}", now)
         elif isinstance(message, FlushLogs):
             self._perform(ReadLogs(message.request))
         elif isinstance(message, Inspect):
@@ -261,7 +276,7 @@ class HostCore:
         worker = self.workers[worker_id]
         message = f"a worker process could not be started on {self._hostname}: {reason}"
         self._log(ERROR, f"worker {worker_id.hex()}: {message}")
-        self._never_started(worker, "WorkerCrashedError", message, now)
+        self._never_started(worker, CRASHED, message, now)
 
     @event
     def exited(self, worker_id: bytes, death: Death, now: float) -> None:
@@ -272,6 +287,9 @@ class HostCore:
         self.installations.leaves(worker_id, now)
         how = f"was {death.how}" if death.signal else f"ended with {death.how}"
         why = f"was killed: {worker.kill_reason}" if worker.kill_reason else how
+        kind = worker.kill_kind if worker.kill_reason else CRASHED
+        if death.by_kernel and death.signal == SIGKILL and not worker.kill_reason:
+            kind, why = OUT_OF_MEMORY, f"{how}: {BY_KERNEL}"
         text = (
             f"the worker process (pid {worker.pid} on {self._hostname}) {why}; "
             f"it had used up to {death.maxrss_bytes / 2**20:.0f} MiB of memory"
@@ -283,12 +301,30 @@ class HostCore:
             text += f"{LAST_OUTPUT}{death.last_lines}"
         if death.signal in _BY_ACCESS:
             text += f"\n{NATIVE_HINT}"
-        self._to_broker(WorkerDied(worker_id, death.running, "WorkerCrashedError", text))
+        self._to_broker(WorkerDied(worker_id, death.running, kind, text))
         owned: dict[bytes, list[bytes]] = {}
         for object_id in death.stored:
             owned.setdefault(owner_of(object_id), []).append(object_id)
         for owner, object_ids in owned.items():  # behind WorkerDied: after that no answer of the worker counts
             self._send(owner, LeftBehind(object_ids))
+
+    @property
+    def is_killing(self) -> bool:
+        """Whether a worker is being killed: the memory that it has used will be free soon."""
+        return any(worker.kill_reason for worker in self.workers.values())
+
+    @event
+    def memory_short(self, message: MemoryShort, now: float) -> None:
+        """Memory is nearly used up: asks the broker to choose what is stopped."""
+        if now - self._told_short_at >= SHORT_LINE_S:
+            self._told_short_at = now
+            largest = ", ".join(f"{each.name} (pid {each.pid}) {in_mib(each.own)}" for each in message.largest[:3])
+            self._log(
+                WARNING,
+                f"memory is short: {in_mib(message.used)} of {in_mib(message.limit)} of {message.whose} are in use, "
+                f"more than {message.threshold:.1%}; most is used by {largest}",
+            )
+        self._to_broker(message)
 
     @event
     def zygote_gone(self, reason: str, now: float) -> None:

@@ -19,10 +19,11 @@ from zray.logs.display import escape_controls
 from zray.logs.line import INFO, WARNING, LogLine
 from zray.logs.process_log import write
 from zray.protocol.contract import BROKER, TICK_S
-from zray.protocol.messages import Goodbye, HostInspected, HostReady, LogsFlushed, ProtocolError
-from zray.protocol.records import HostInfo, StoreUse
+from zray.protocol.messages import Goodbye, HostInspected, HostReady, LogsFlushed, MemoryShort, ProtocolError
+from zray.protocol.records import HostInfo, ProcessMemory, StoreUse
 from zray.protocol.routing import through_broker
 from zray.store import Store
+from zray.system.memory_use import MemoryGauge, largest_processes, own_bytes
 from zray.system.processes import describe_exit, kill_process, process_start_time, resident_bytes
 from zray.transfer.shell import Transfers
 from zray.transport.connection import Connection
@@ -45,6 +46,7 @@ from zray.worker.host.core import (
 from zray.worker.host.installations import Install, StopInstaller, Uninstall
 from zray.worker.host.installers import NOWHERE, Installers, Places
 from zray.worker.host.logs import Outlet, Said, WorkerLog
+from zray.worker.host.memory_watch import MemoryWatch
 from zray.worker.host.zygote import ChildExited, ForkFailed, ForkReply, ZygoteClient, ZygoteGone
 from zray.worker.start import EnvironmentStart, WorkerStart
 
@@ -54,6 +56,8 @@ MOST_LOOKING = 0.01
 """The largest part of its time that a host spends looking through its store for owners it does not know yet."""
 MAX_FRAMES_PER_TURN = 200
 MAX_READS_PER_FLUSH = 64
+LARGEST = 8
+"""How many of the largest processes are named when memory is short."""
 WATCHED_IS_GONE = "the process that this host depends on has ended"
 """Why a host ends when its driver or broker has ended."""
 
@@ -115,6 +119,10 @@ class HostShell:
         self._worker_start = worker_start
         self._config = config
         self._installers = Installers(zygote, places, self._installer_ended)
+        self._gauge = MemoryGauge()
+        refresh_s = config.memory_monitor_refresh_ms / 1000
+        self._memory = MemoryWatch(config.memory_usage_threshold, refresh_s, self._gauge.kills())
+        self._poll_ms = min(TICK_S, refresh_s or TICK_S) * 1000
         self._watched = watched
         self._unsent: dict[bytes, list[Any]] = {}  # by destination
         self._forked: dict[bytes, _Forked] = {}
@@ -155,7 +163,7 @@ class HostShell:
                 ready_told = True
                 self._log(f"has joined the cluster at {self._connection.address}")
                 on_ready()
-            ready = [fd for fd, _ in self._poll.poll(0 if self._more else TICK_S * 1000)]
+            ready = [fd for fd, _ in self._poll.poll(0 if self._more else self._poll_ms)]
             self.one_turn(ready)
         self._log(f"ends: {self._end}")
         self._connection.flush([Goodbye(f"the host ends: {self._end}")])
@@ -190,7 +198,9 @@ class HostShell:
         self._perform_effects()
         more_transfers = self._transfers.turn()
         self._queue_logs()
-        self._tick(time.monotonic())
+        self._tick(now := time.monotonic())
+        if now >= self._memory.look_at:
+            self._look_at_memory(now)
         self._perform_effects()
         sends, self._unsent = self._unsent, {}
         connection.flush(through_broker(sends))
@@ -220,6 +230,18 @@ class HostShell:
             self._maintain_store(lambda: self.core.stores_for(self._store.owners(), now))
             took_s = time.monotonic() - now
             self._look_for_owners_at = now + max(SWEEP_S, took_s / MOST_LOOKING)
+
+    def _look_at_memory(self, now: float) -> None:
+        """Looks how much memory is in use. If it is short, the broker learns what the workers use."""
+        use = self._gauge.read()
+        self._memory.counted(self._gauge.kills(), now)
+        if not self._memory.looked(use.used, use.limit, now) or self.core.is_killing:
+            return
+        pids = {forked.pid: worker_id for worker_id, forked in self._forked.items() if forked.pid}
+        workers = {pids[pid]: size for pid, size in own_bytes(pids).items()}
+        largest = [ProcessMemory(*each) for each in largest_processes(LARGEST)]
+        short = MemoryShort(use.used, use.limit, use.whose, self._memory.threshold, workers, largest)
+        self.core.memory_short(short, now)
 
     def _keep_files(self, now: float) -> None:
         """Restores the session's files: a cleaner of temporary files, or a person, may have removed them."""
@@ -354,12 +376,16 @@ class HostShell:
         tail = "\n".join(map(escape_controls, forked.log.stderr_tail.text().split("\n")))
         number = os.WTERMSIG(event.status) if os.WIFSIGNALED(event.status) else 0
         stored = self._still_here(recorder.stored(page))
+        now = time.monotonic()
+        if number == signal.SIGKILL:
+            self._memory.counted(self._gauge.kills(), now)
         death = Death(
-            describe_exit(event.status), number, event.maxrss_bytes, recorder.begun(page), tail.strip(), stored
-        )
+            describe_exit(event.status), number, event.maxrss_bytes, recorder.begun(page), tail.strip(), stored,
+            self._memory.by_kernel(now),
+        )  # fmt: skip
         self._release_worker(event.worker_id)
         self._queue_logs(ending=True)  # before WorkerDied: the broker forgets the worker's job then
-        self.core.exited(event.worker_id, death, time.monotonic())
+        self.core.exited(event.worker_id, death, now)
 
     def _still_here(self, object_ids: list[bytes]) -> list[bytes]:
         found: list[bytes] = []

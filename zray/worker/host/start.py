@@ -11,7 +11,7 @@ import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from zray.config import GIB, Config
+from zray.config import GIB, OFF, ON, Config
 from zray.protocol.messages import HOST
 from zray.protocol.records import HostInfo, JoinInfo
 from zray.sessions.directories import SessionPaths, absolute, remove_session
@@ -24,6 +24,7 @@ from zray.transfer.shell import Transfers, listening_address
 from zray.transport.connection import Connection, connect
 from zray.transport.relay import Relay
 from zray.worker.host.installers import Places
+from zray.worker.host.pinning import PinningClaim
 from zray.worker.host.shell import HostShell
 from zray.worker.host.zygote import ZygoteClient, start_zygote
 from zray.worker.process.main import worker_main
@@ -93,6 +94,9 @@ def run_host(
     location, capacity, warning = default_store_location(f"zray-{paths.name}", requested)
     if warning:
         print(f"zray: {warning}", file=sys.stderr, flush=True)
+    pinning = PinningClaim(config.pin_cpus, options.resources.get("CPU", 0))
+    if pinning.warning:
+        print(f"zray: {pinning.warning}", file=sys.stderr, flush=True)
     upkeep = SessionUpkeep(paths, lock)
     upkeep.add_store(location)
     spill = paths.spill
@@ -113,6 +117,7 @@ def run_host(
         session=paths.name,
         labels=host_labels(host_id, config.labels, os.environ),
         idle_timeout_s=config.idle_timeout_s,
+        pins_cpus=pinning.pins,
     )
     connection: Connection | None = None
     relay: Relay | None = None
@@ -127,7 +132,10 @@ def run_host(
         # Settings of any size that only the host uses stay with it. The host has a heartbeat for all its workers, and
         # they end with it. A thousand workers with heartbeats of their own would be a load, and would declare peers
         # dead too soon.
-        workers_config = dataclasses.replace(config, labels={}, resources={}, heartbeat_s=math.inf, silence_s=math.inf)
+        pin = ON if pinning.pins else OFF
+        workers_config = dataclasses.replace(
+            config, labels={}, resources={}, heartbeat_s=math.inf, silence_s=math.inf, pin_cpus=pin
+        )
         if tcp:
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
         reached = options.address if relay is None else relay.address
@@ -138,6 +146,7 @@ def run_host(
         resources = {**options.resources, f"node:{address}": 10_000, "object_store_memory": capacity * 10_000}
         return shell.serve(resources, info, on_ready)
     finally:
+        pinning.close()
         if transfers is not None:
             transfers.close()
         if relay is not None:

@@ -17,11 +17,10 @@ from zray.system.processes import set_title
 from zray.system.streams import flush_streams
 from zray.worker.log_marker import marker
 from zray.worker.process.search_path import enter_directory, merged_search_path
+from zray.worker.process.thread_counts import ThreadCounts
 
 if TYPE_CHECKING:
     from zray.worker.process.runtime_env import Applied
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def _entries_of_variable() -> list[str]:
@@ -44,8 +43,7 @@ class Environment:
         self._name = ""
         self._visible = os.environ.get(GPU_VARIABLE)
         self._gpus: list[int] = []
-        self._cpus = 0
-        self._thread_variables = [name for name in THREAD_VARIABLES if name not in os.environ]  # else set by the user
+        self._threads = ThreadCounts()
         self._label = ""  # of the actor; empty while its constructor runs
         self._shapes: dict[bytes, dict[str, int]] = {}
         self._actor_resources: dict[str, int] = {}
@@ -121,11 +119,7 @@ class Environment:
                 os.environ.pop(GPU_VARIABLE, None)
             else:
                 os.environ[GPU_VARIABLE] = shown
-        cpus = max(1, plain(self.resources_of(task)).get("CPU", 0) // 10_000)
-        if cpus != self._cpus:
-            self._cpus = cpus
-            for variable in self._thread_variables:
-                os.environ[variable] = str(cpus)
+        self._threads.apply(max(1, plain(self.resources_of(task)).get("CPU", 0) // 10_000))
 
     def show_title(self, title: str) -> None:
         """Names the process in ``ps``."""

@@ -40,6 +40,12 @@ class Calls(Protocol):
     def begin_call(self, options: CallOptions) -> None:
         """An async method is about to run."""
 
+    def begin_limited(self, task: Assignment, options: CallOptions) -> None:
+        """The code of a call that may run for a limited time is about to be called."""
+
+    def is_timed_out(self, task: Assignment) -> bool:
+        """Whether a running call has run as long as it may."""
+
     def context(self, task: Assignment, options: CallOptions) -> Any:
         """Returns the context that an async call runs in."""
 
@@ -173,6 +179,8 @@ class EventLoop:
             calls.begin_call(options)
             current_task.set(calls.context(task, options))
             args, kwargs = calls.call_arguments(task) if calls.arguments_are_here(task) else await self._fetch(task)
+            if options.timeout_s:
+                calls.begin_limited(task, options)
             value = calls.method(options)(*args, **kwargs)
             del args, kwargs
             if inspect.isawaitable(value):
@@ -181,7 +189,7 @@ class EventLoop:
                 value = await calls.streamer.run_on_loop(task, options, value)
         except BaseException as raised:
             error = raised
-        if error is not None and _says_cancelled(error):
+        if error is not None and _says_cancelled(error) and not calls.is_timed_out(task):
             calls.end_cancelled(task)
         else:
             ended = calls.end_call(task, options, value, error)

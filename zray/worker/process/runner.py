@@ -37,7 +37,7 @@ class CallOptions:
     """
 
     __slots__ = ("captures", "dynamic", "generator", "group", "max_calls", "method", "most_untaken", "n_returns",
-                 "name", "per_yield", "retry_exceptions")  # fmt: skip
+                 "name", "per_yield", "retry_exceptions", "timeout_s")  # fmt: skip
 
     def __init__(self, packed: bytes, actor_class: str) -> None:
         options = unpack(packed)
@@ -54,12 +54,16 @@ class CallOptions:
         self.group: str = options.get("group", "")
         self.retry_exceptions: bool | bytes = options.get("retry_exceptions", False)
         self.captures: bool = options.get("captures", False)  # what it creates runs in its placement group
+        limit = options.get("timeout", [0.0, False])  # its second element is for the owner, see ``retries_timeouts``
+        self.timeout_s: float = limit[0] if type(limit) is list and limit else -1.0  # how long it may run; 0: unlimited
         if not (
             [type(self.name), type(self.n_returns), type(self.method), type(self.max_calls)] == [str, int, str, int]
             and [type(self.generator), type(self.dynamic), type(self.captures)] == [bool, bool, bool]
             and type(self.group) is str
             and [type(self.per_yield), type(self.most_untaken)] == [int, int]
             and self.per_yield > 0
+            and type(self.timeout_s) is float
+            and self.timeout_s >= 0
             and type(self.retry_exceptions) in (bool, bytes)
             and self.n_returns >= 0
         ):

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 from zray.client.context import current_task
 from zray.client.core.effects import Interrupt, Warn
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
+from zray.client.core.states import ERROR
+from zray.client.core.tasks import TIMED_OUT
 from zray.client.session import Session
 from zray.client.shell import Waiter
-from zray.config import MIB, TUNE_MALLOC
+from zray.config import MIB, ON, TUNE_MALLOC
 from zray.exceptions import NAMELESS, ActorExit, DeserializationError, has_type
 from zray.failures import encode_failure, error_text
 from zray.memory.malloc import give_back
@@ -38,6 +40,7 @@ from zray.worker.recorder import Recorder
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from zray.worker.process.cpus import Pinning
     from zray.worker.process.event_loop import EventLoop
     from zray.worker.process.runtime_env import Applied
     from zray.worker.process.streams import Streamer
@@ -72,6 +75,12 @@ class Worker:
         self._recorder = Recorder(page)
         self._runner = Runner(session, self._recorder)
         self._environment = Environment(log_secret, applied)
+        self._pinned = self._execution.cpus  # as it was told last
+        self._pinning: Pinning | None = None
+        if session.config.pin_cpus == ON:
+            from zray.worker.process.cpus import Pinning
+
+            self._pinning = Pinning()
         self._actor: Any = None
         self._methods: dict[str, Any] = {}  # those that have been called, bound
         self._actor_class = ""
@@ -220,7 +229,7 @@ class Worker:
             value = self._call(task, options)
             self._end_forked_child(None)
             if self._execution.cancelled and self._execution.gives_up_value(task):
-                self._give_up(task)
+                self._give_up(task, options, started_us)
                 return
             returns: list[Return] = []
             failed: BaseException | None = None
@@ -233,8 +242,11 @@ class Worker:
         finally:
             current_task.reset(token)
 
-    def _give_up(self, task: Assignment) -> None:
-        """Answers a call that was cancelled while it ran, and has returned."""
+    def _give_up(self, task: Assignment, options: CallOptions, started_us: int) -> None:
+        """Answers a piece of work that has returned, after it was cancelled or its time was over."""
+        if self._execution.is_timed_out(task.task_id):
+            self._answer(task, options, *self._timed_out(task, options, None), started_us)
+            return
         self._runner.discard(task)
         with self._shell.lock:
             self._execution.finish_cancelled(task)
@@ -258,27 +270,46 @@ class Worker:
             self._recorder.begins(task.task_id)
         if self._execution.job is not None:
             self._environment.apply_job(self._execution.job, self.session)
+        if self._execution.cpus is not self._pinned:
+            self._pin()
         self._environment.apply_task(task)
         if options.captures:
             self.session.captures = True
             self._environment.actor_captures = task.kind == CONSTRUCTOR
         self._environment.show_name(options.name, self._actor_class)
 
+    def begin_limited(self, task: Assignment, options: CallOptions) -> None:
+        """Has the broker keep the time of a piece of work whose code is about to be called. The broker is told at once,
+        because the code may keep the interpreter's lock."""
+        with self._shell.lock:
+            self._execution.begin_limited(task, options.timeout_s)
+            self._shell.turn()
+        self._shell.settle()
+
+    def _pin(self) -> None:
+        self._pinned = self._execution.cpus
+        if self._pinning is not None:
+            self._pinning.apply(self._pinned)
+
     def _call(self, task: Assignment, options: CallOptions) -> Any:
         in_main = self._pool is None or task.kind != CALL
         if in_main:
             self._in_main = task.task_id
         try:
-            if self._cancelled == task.task_id:
+            if self._is_interrupted(task.task_id):
                 raise KeyboardInterrupt
             if task.kind == TASK:
                 function = self._runner.function(task.function_id)
                 args, kwargs = self.call_arguments(task)
+                if options.timeout_s:
+                    self.begin_limited(task, options)
                 value = function(*args, **kwargs)
             elif task.kind == CONSTRUCTOR:
                 return self._construct(task)
             else:
                 args, kwargs = self.call_arguments(task)
+                if options.timeout_s:
+                    self.begin_limited(task, options)
                 value = self.method(options)(*args, **kwargs)
             if task.producer is not None:
                 return self.streamer.run(task, options, value)
@@ -355,6 +386,17 @@ class Worker:
         task.keep.clear()  # pinned by now if needed; the assignment itself may stay until the next one
         self._shell.settle()
 
+    def _timed_out(
+        self, task: Assignment, options: CallOptions, interrupted: BaseException | None
+    ) -> tuple[list[Return], BaseException]:
+        """Returns the outcome of a piece of work whose time was over, and the error itself."""
+        from zray.worker.process.time_limits import timeout_error  # few calls need it
+
+        self._runner.discard(task)
+        error = timeout_error(options.name, task.attempt, options.timeout_s, interrupted)
+        data = encode_failure(TIMED_OUT, str(error))
+        return [Return(ERROR, data, len(data), ())] * options.n_returns, error
+
     def _retryable(self, options: CallOptions, error: BaseException) -> bool:
         try:
             return self._runner.retryable(options, error)
@@ -381,7 +423,12 @@ class Worker:
     def _failed(self, task: Assignment, options: CallOptions, error: BaseException, started_us: int) -> None:
         if has_type(error, SystemExit) and self._leaves(task.task_id, error):
             return
-        if has_type(error, KeyboardInterrupt) and self._cancelled == task.task_id:
+        if self._execution.cancelled and self._execution.is_timed_out(task.task_id):
+            returns, timeout = self._timed_out(task, options, error)
+            _forget_frames(error)
+            self._answer(task, options, returns, timeout, started_us)
+            return
+        if has_type(error, KeyboardInterrupt) and self._is_interrupted(task.task_id):
             self._runner.discard(task)
             _forget_frames(error)
             with self._shell.lock:
@@ -447,7 +494,7 @@ class Worker:
             for loop in self._loops():  # only the one that runs the call does something
                 loop.cancel(effect.task_id)
             return
-        if self._execution.actor_id:
+        if self._execution.actor_id and not self._execution.is_timed_out(effect.task_id):
             return
         self._cancelled = effect.task_id  # also looked at before the task begins
         if self._in_main == effect.task_id:
@@ -455,14 +502,22 @@ class Worker:
             signal.pthread_kill(self._main_thread, signal.SIGINT)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if self._in_main and self._in_main == self._cancelled:
+        if self._in_main and self._is_interrupted(self._in_main):
             raise KeyboardInterrupt
+
+    def _is_interrupted(self, task_id: bytes) -> bool:
+        """Whether the present attempt of a task is to be interrupted. An earlier one may have been, in this process."""
+        return self._cancelled == task_id and task_id in self._execution.cancelled
 
     # ------------------------------------------------------------------ for the event loop
 
     def begin_call(self, options: CallOptions) -> None:
         """An async method is about to run."""
         self._environment.show_name(options.name, self._actor_class)
+
+    def is_timed_out(self, task: Assignment) -> bool:
+        """Whether a running call has run as long as it may."""
+        return self._execution.is_timed_out(task.task_id)
 
     def arguments_are_here(self, task: Assignment) -> bool:
         """Whether ``call_arguments`` returns without waiting."""
@@ -501,7 +556,9 @@ class Worker:
             return None  # the actor has exited meanwhile
         started_us = now_us()
         returns: list[Return] = []
-        if error is None:
+        if self._execution.cancelled and self.is_timed_out(task):
+            returns, error = self._timed_out(task, options, error)
+        elif error is None:
             try:
                 if type(value) is GeneratorType:
                     value = self._runner.take_yielded(task, options, value)

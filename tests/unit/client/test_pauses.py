@@ -1,0 +1,114 @@
+"""Tasks that were stopped for lack of memory are tried again after a pause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.client.wiring import Process, Wire, kind_of_failure
+from zray.client.core.states import ERROR, WAITING
+from zray.ids import task_of
+from zray.protocol import messages as m
+from zray.protocol.contract import BROKER
+
+
+@pytest.fixture
+def process() -> Process:
+    return Wire("driver").everybody[0]
+
+
+class Clock:
+    """Stops attempts of one task, and lets time pass."""
+
+    def __init__(self, process: Process, result: bytes) -> None:
+        self.process = process
+        self.task_id = task_of(result)
+        self.now = 0.0
+
+    def stop(self, attempt: int, *, culprit: bool = False) -> None:
+        message = m.Failed(self.task_id, attempt, "OutOfMemoryError", "memory was short", culprit)
+        self.process.core.receive(BROKER, message, self.now)
+        self.process.flush()
+        self.process.core.check()
+
+    def after(self, seconds: float) -> list[int]:
+        """The attempts that are sent until then."""
+        self.now += seconds
+        self.process.core.tick(self.now)
+        self.process.flush()
+        sent: list[Any] = list(self.process.up)
+        self.process.up.clear()
+        return [message.attempt for message in sent if isinstance(message, m.Submit)]
+
+
+def begin(process: Process, retries: int = 3) -> tuple[bytes, Clock]:
+    result = process.submit(None, retries=retries)
+    process.flush()
+    process.up.clear()
+    return result, Clock(process, result)
+
+
+def test_each_pause_is_twice_as_long(process):
+    _, clock = begin(process)
+    for attempt, pause_s in enumerate([1, 2, 4, 8, 16, 32, 60, 60]):
+        clock.stop(attempt)
+        assert clock.after(pause_s - 0.1) == []
+        assert clock.after(0.2) == [attempt + 1]
+
+
+def test_a_pause_is_told(process):
+    _, clock = begin(process)
+    clock.stop(0)
+    (told,) = [effect.text for effect in process.take_effects() if hasattr(effect, "text")]
+    assert "is tried again in 1 s, as memory was short" in told
+
+
+def test_a_culprit_pays_with_its_retries(process):
+    result, clock = begin(process, retries=1)
+    clock.stop(0, culprit=True)
+    assert clock.after(1) == [1]
+    clock.stop(1, culprit=True)
+    assert kind_of_failure(process.entry(result).data) == "OutOfMemoryError"
+    assert not process.core.tasks.pauses.stops
+
+
+def test_a_task_without_retries_fails_at_once(process):
+    result, clock = begin(process, retries=0)
+    clock.stop(0)
+    assert process.entry(result).status == ERROR
+
+
+def test_a_limit_of_stops(process):
+    process.core.tasks.pauses.retries = 2
+    result, clock = begin(process)
+    for attempt in range(2):
+        clock.stop(attempt)
+        clock.after(5)
+    assert process.entry(result).status != ERROR
+    clock.stop(2)
+    assert kind_of_failure(process.entry(result).data) == "OutOfMemoryError"
+
+
+def test_a_cancelled_task_pauses_no_more(process):
+    result, clock = begin(process)
+    clock.stop(0)
+    assert process.core.tasks.tasks[clock.task_id].state is WAITING
+    process.core.tasks.cancel(clock.task_id, 0)
+    assert kind_of_failure(process.entry(result).data) == "TaskCancelledError"
+    assert clock.after(100) == []
+
+
+def test_a_process_with_a_pause_is_not_at_rest(process):
+    _, clock = begin(process)
+    clock.stop(0)
+    assert not process.core.is_at_rest
+    clock.after(1)
+
+
+def test_the_end_of_the_cluster_ends_pauses(process):
+    result, clock = begin(process)
+    clock.stop(0)
+    process.core.lose_cluster("gone", 0.0)
+    assert process.entry(result).status == ERROR
+    assert clock.after(100) == []

@@ -1,0 +1,1 @@
+"""Where Ray had ``ray.util.state`` before."""
