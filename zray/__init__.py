@@ -30,6 +30,7 @@ from zray.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from zray import cloudpickle, cross_language, job_config, types
+    from zray.api.explanations import explain
     from zray.as_ray import install_as_ray
     from zray.client_builder import ClientBuilder, client
     from zray.cross_language import Language, cpp_function, java_actor_class, java_function
@@ -78,6 +79,7 @@ _ELSEWHERE = {
     "LoggingConfig": "zray.logs.job_logging",
     "logger": "zray.api.init_arguments",
     "install_as_ray": "zray.as_ray",
+    "explain": "zray.api.explanations",
 }  # fmt: skip
 """The modules of the names that are loaded when they are asked for."""
 _MODULES = frozenset(
@@ -148,6 +150,7 @@ __all__ = [
     "cpp_function",
     "cross_language",
     "exceptions",
+    "explain",
     "get",
     "get_actor",
     "get_gpu_ids",

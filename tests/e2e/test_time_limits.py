@@ -20,7 +20,7 @@ SHORT_S = 0.2
 FOR_EVER_S = 600
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def cluster() -> Iterator[None]:
     zray.init(num_cpus=2)
     yield

@@ -18,7 +18,7 @@ PUBLIC = {
     "ActorClassID", "ActorID", "ClusterID", "FunctionID", "JobID", "NodeID", "ObjectID", "PlacementGroupID", "TaskID",
     "UniqueID", "WorkerID", "LOCAL_MODE", "SCRIPT_MODE", "WORKER_MODE", "ClientBuilder", "Language", "LoggingConfig",
     "client", "cloudpickle", "cpp_function", "cross_language", "install_as_ray", "java_actor_class", "java_function",
-    "job_config", "timeline", "types",
+    "job_config", "timeline", "types", "explain",
 }  # fmt: skip
 
 IN_MODULES = {

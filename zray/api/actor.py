@@ -95,7 +95,7 @@ class ActorMethod:
         """Returns the same method with other options.
 
         Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``concurrency_group``, ``name``,
-        ``enable_task_events``; see ``zray.options.MethodOptions``.
+        ``timeout_s``, ``enable_task_events``; see ``zray.options.MethodOptions``.
         """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
         method = ActorMethod(self._handle, self._meta)
@@ -281,8 +281,8 @@ def method(**options: Any) -> Callable[[F], F]: ...
 def method(*args: Any, **options: Any) -> Any:
     """Decorates a method of an actor class with options: ``@zray.method(num_returns=2)``.
 
-    Options: num_returns, max_task_retries, retry_exceptions, concurrency_group, enable_task_events, name; see
-    ``zray.options.MethodOptions``. Without options, ``@zray.method`` changes nothing.
+    Options: num_returns, max_task_retries, retry_exceptions, timeout_s, concurrency_group, enable_task_events, name;
+    see ``zray.options.MethodOptions``. Without options, ``@zray.method`` changes nothing.
 
     Raises:
         ValueError: an option does not exist or is out of range.

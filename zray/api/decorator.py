@@ -44,9 +44,9 @@ def remote(*args: Any, **options: Any) -> Any:
     """Makes a function or class remote: ``@zray.remote``, ``@zray.remote(num_cpus=2)`` or ``zray.remote(f)``.
 
     Options of functions: num_cpus, num_gpus, memory (bytes), resources, num_returns, max_retries, retry_exceptions,
-    max_calls, name, scheduling_strategy. Options of classes: num_cpus, num_gpus, memory, resources, max_restarts,
-    max_task_retries, max_concurrency, concurrency_groups, allow_out_of_order_execution, max_pending_calls, name,
-    namespace, lifetime, get_if_exists.
+    max_calls, name, scheduling_strategy, timeout_s, priority. Options of classes: num_cpus, num_gpus, memory,
+    resources, max_restarts, max_task_retries, max_concurrency, concurrency_groups, allow_out_of_order_execution,
+    max_pending_calls, name, namespace, lifetime, get_if_exists, priority.
     ``zray.options.TaskOptions`` and ``ActorOptions`` describe them.
 
     Returns:

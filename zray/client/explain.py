@@ -1,4 +1,4 @@
-"""Explains why an object does not exist yet, for ``GetTimeoutError``.
+"""Explains why an object does not exist yet, for ``GetTimeoutError`` and ``zray.explain``.
 
 The owner knows whether a call waits for arguments. The broker knows where the call is, and which calls can never be
 placed. Workers know what they run, and what that waits for. So one question leads to the next, until there is an answer
@@ -47,7 +47,7 @@ def explain(session: Asker, object_ids: Iterable[bytes]) -> str:
 
     Takes milliseconds. Takes ``PATIENCE_S`` if a process does not answer.
     """
-    inquiry = _Inquiry(session)
+    inquiry = Inquiry(session)
     texts: dict[str, None] = {}
     for object_id in itertools.islice(object_ids, MAX_LOOKED_AT):
         if inquiry.is_over:
@@ -62,26 +62,36 @@ def explain(session: Asker, object_ids: Iterable[bytes]) -> str:
     return "; ".join(texts)
 
 
-class _Inquiry:
+class Inquiry:
+    """Questions about what is missing. Each is asked once: all sentences are about the same moment."""
+
     def __init__(self, session: Asker) -> None:
         self._session = session
         self._deadline = time.monotonic() + PATIENCE_S
+        self._answers: dict[tuple[type, bytes], Explanation] = {}
 
     @property
     def is_over(self) -> bool:
         """Whether no time is left for another question."""
         return time.monotonic() >= self._deadline
 
+    def ask(self, kind: type[ExplainTask] | type[ExplainActor], identifier: bytes) -> Explanation:
+        """The broker's answer about a task or actor; ``UNANSWERED`` if there is none in time."""
+        answer = self._answers.get((kind, identifier))
+        if answer is None:
+            answer = self._answers[kind, identifier] = self._ask(lambda request: kind(request, identifier))
+        return answer
+
     def _ask(self, question: Callable[[int], ExplainTask | ExplainActor]) -> Explanation:
         session = self._session
         left_s = self._deadline - time.monotonic()
         if left_s <= 0:
-            return _UNANSWERED
+            return UNANSWERED
         try:
             answer = session.ask(lambda on_answer: session.core.query(question, on_answer), left_s)
         except ClusterUnavailableError:
-            return _UNANSWERED
-        return answer if isinstance(answer, Explanation) else _UNANSWERED
+            return UNANSWERED
+        return answer if isinstance(answer, Explanation) else UNANSWERED
 
     def why(self, object_id: bytes, name: str, actor_id: bytes, path: dict[bytes, str]) -> str:
         """Explains why an object is missing. ``name``, ``actor_id``: of the call that makes it, as another process has
@@ -113,7 +123,7 @@ class _Inquiry:
         return entry is None or entry.status is not PENDING
 
     def _at_worker(self, key: bytes, task_id: bytes, called: str, path: dict[bytes, str]) -> str:
-        found = self._ask(lambda request: ExplainTask(request, task_id))
+        found = self.ask(ExplainTask, task_id)
         called = called or f"`{found.name or 'a task'}`"
         if found.state == QUEUED:
             return f"{called} has not been started: {found.why}"
@@ -129,7 +139,7 @@ class _Inquiry:
         return f"{called} runs for {runs.seconds:.1f} s ({where}){self._waits(activity, key, called, path)}"
 
     def _at_actor(self, key: bytes, task_id: bytes, call: str, path: dict[bytes, str]) -> str:
-        found = self._ask(lambda request: ExplainActor(request, key))
+        found = self.ask(ExplainActor, key)
         called = f"actor {found.name or 'of ' + call}"
         if found.state == UNPLACED:
             return f"{call} waits for its {called}, which has not been started: {found.why}"
@@ -158,7 +168,7 @@ class _Inquiry:
         return ""
 
 
-_UNANSWERED = Explanation(0, "unanswered")
+UNANSWERED = Explanation(0, "unanswered")
 _MUTE = "which does not answer: what it runs holds the interpreter's lock, or it is stopped"
 
 

@@ -16,8 +16,8 @@ from zray import version
 from zray.broker.resources import shape_key
 from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import FreeSegment, Interrupt
-from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment, Return
-from zray.client.core.payloads import Arguments
+from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment
+from zray.client.core.payloads import Arguments, Return
 from zray.client.core.states import ERROR, HANDLE, INLINE, PENDING, STORED
 from zray.client.core.streams import FIRST_ITEM, StreamSpec, item_id
 from zray.client.core.tasks import TIMED_OUT, Task

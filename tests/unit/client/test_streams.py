@@ -6,8 +6,8 @@ import msgpack
 import pytest
 
 from tests.unit.client.wiring import FUNCTION, HOST, INLINE_ARGUMENTS, Process, Wire, kind_of_failure, process_id
-from zray.client.core.execution import Assignment, Return
-from zray.client.core.payloads import pack_outcome, read_outcome
+from zray.client.core.execution import Assignment
+from zray.client.core.payloads import Return, pack_outcome, read_outcome
 from zray.client.core.producers import FULL_BYTES
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.streams import NO_LIMIT, WINDOW, StreamSpec, item_id

@@ -15,8 +15,8 @@ import msgpack
 
 from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import FreeSegment
-from zray.client.core.execution import Assignment, Return
-from zray.client.core.payloads import Arguments
+from zray.client.core.execution import Assignment
+from zray.client.core.payloads import Arguments, Return
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import Task
 from zray.client.core.windows import WINDOWS, Windows

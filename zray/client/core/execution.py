@@ -13,13 +13,14 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from zray.client.core.effects import Interrupt
 from zray.client.core.group_queues import GroupQueues
 from zray.client.core.grouped_view import group_in
-from zray.client.core.payloads import pack_outcome, read_payload
+from zray.client.core.payloads import Return, pack_outcome, read_payload
 from zray.client.core.producers import Listener, Producer
+from zray.client.core.producers import Return as Return
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR
 from zray.client.core.streams import NO_LIMIT
@@ -60,15 +61,6 @@ from zray.protocol.messages import (
 from zray.protocol.records import ActorSpec, RunningCall
 
 TASK, CONSTRUCTOR, CALL = range(3)
-
-
-class Return(NamedTuple):
-    """One return value, see ``Outcome``."""
-
-    status: int
-    data: bytes
-    size: int
-    inner: tuple[bytes, ...]
 
 
 class Assignment:

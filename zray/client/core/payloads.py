@@ -91,6 +91,15 @@ def _are_arguments(refs: list[Any]) -> bool:
     return True
 
 
+class Return(NamedTuple):
+    """One return value, see ``Outcome``."""
+
+    status: int
+    data: bytes
+    size: int
+    inner: tuple[bytes, ...]
+
+
 class Outcome(NamedTuple):
     """A worker's answer. The broker does not read it. ``returns``: a list of [status, data, size, inner references]."""
 

@@ -51,6 +51,13 @@ def task_rows(tasks: TaskTable, functions: Mapping[bytes, str], limit: int) -> t
     return total, [*rows, *(_ended(each, functions) for each in ended)]
 
 
+def attempts_of(tasks: TaskTable, functions: Mapping[bytes, str], task_id: bytes) -> list[TaskRow]:
+    """The rows of a task's attempts, as far as they are recorded, the first one first."""
+    ended = [_ended(each, functions) for each in tasks.ended if each[0] == task_id]
+    live = tasks.tasks.get(task_id)
+    return ended if live is None else [*ended, _live(live, functions)]
+
+
 def _live(task: Task, functions: Mapping[bytes, str]) -> TaskRow:
     if task.state is WAITING:
         state = "PENDING_ARGS_AVAIL"
