@@ -20,7 +20,6 @@ from zray.client.core.group_queues import GroupQueues
 from zray.client.core.grouped_view import group_in
 from zray.client.core.payloads import Return, pack_outcome, read_payload
 from zray.client.core.producers import Listener, Producer
-from zray.client.core.producers import Return as Return
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR
 from zray.client.core.streams import NO_LIMIT

@@ -6,21 +6,12 @@ room, and waits if there is none.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from zray.client.core.payloads import Return
 
 FULL_BYTES = 64 << 10
 """Gathered items of this many bytes are sent, although more may follow at once."""
-
-
-class Return(NamedTuple):
-    """One return value, or item of a stream; see ``Outcome``."""
-
-    status: int
-    data: bytes
-    size: int
-    inner: tuple[bytes, ...]
 
 
 class Listener(Protocol):
