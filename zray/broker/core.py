@@ -246,9 +246,9 @@ class BrokerCore:
     def _worker_joined(self, process: Process, now: float) -> None:
         worker = process.worker = self.scheduler.workers[process.process_id]
         worker.pid = process.info.pid
-        self.environments.succeeded(worker, now)
         if worker.cpus:
             self.scheduler.cpus.tell(worker)
+        self.environments.succeeded(worker, now)
         if worker.retiring:
             self.scheduler.retire(worker)
             return
