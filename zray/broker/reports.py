@@ -373,7 +373,7 @@ class Reports:
             if line:
                 add("actors", line.share.shape, len(line))
         for group in self._core.groups.waiting():
-            name, wanted = f"placement groups ({group.spec.strategy})", group.wanted
+            name, wanted = f"placement groups ({group.kind})", group.wanted
             row = rows.get((name, wanted.key))
             if row is None:
                 row = WaitingStatus(name, 0, as_floats(wanted.amounts), self._core.groups.could_ever_fit(group))
