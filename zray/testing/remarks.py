@@ -25,6 +25,7 @@ _MADE = "identifiers of tasks are made by zray only"
 _REDIS = "there is no Redis"
 _COMPILED = "compiled graphs stay out"
 MISSING = {
+    "ray.dag.DAGNode.type_hint": _TENSORS,
     "ray.autoscaler.sdk": "zray has no cluster launcher and does not start hosts, see [deployment](deploy.md)",
     "ray.experimental.RDTManager": _TENSORS,
     "ray.experimental.wait_tensor_freed": _TENSORS,
@@ -75,6 +76,7 @@ _BUILDER = "joins with the interface of a driver; there is no server for clients
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
     "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
+    "ray.dag.DAGNode.traverse_and_apply": "reaches the nodes below; in Ray those above, too",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
