@@ -372,7 +372,7 @@ class Reports:
             if line:
                 add("actors", line.share.shape, len(line))
         for group in self._core.groups.waiting():
-            name, wanted = f"placement groups ({group.spec.strategy})", group.wanted
+            name, wanted = f"placement groups ({group.kind})", group.wanted
             key = name, wanted.key, self._core.groups.could_ever_fit(group)
             row = rows.get(key) or WaitingStatus(name, 0, as_floats(wanted.amounts), key[2])
             rows[key] = row._replace(count=row.count + 1)
