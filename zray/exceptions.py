@@ -211,6 +211,29 @@ class TaskCancelledError(ZrayError):
         return which + (self.error_message or "")
 
 
+class RunningTaskCancelledError(TaskError, TaskCancelledError):
+    """The task was cancelled while it ran. It is a ``TaskError`` too, as in Ray, because the code was interrupted.
+
+    ``cause`` is the plain TaskCancelledError. There is no traceback.
+    """
+
+    def __init__(self, error_message: str | None = None) -> None:
+        TaskCancelledError.__init__(self, None, error_message)
+        self.function_name, self.traceback_str = "", error_message or ""
+        self.cause = TaskCancelledError(error_message=error_message)
+        self.pid, self.host = 0, ""
+
+    def __str__(self) -> str:
+        return TaskCancelledError.__str__(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunningTaskCancelledError, (self.error_message,)
+
+    def as_instanceof_cause(self) -> TaskError:
+        """Returns the error itself: it is a ``TaskCancelledError`` already."""
+        return self
+
+
 class TaskTimeoutError(ZrayError, TimeoutError):
     """The task or call ran longer than its ``timeout_s``. (Not in Ray.)
 
@@ -550,6 +573,7 @@ FAILURES: dict[str, type[ZrayError]] = {
         SystemFailure,
         ClusterUnavailableError,
         TaskCancelledError,
+        RunningTaskCancelledError,
         TaskTimeoutError,
         WorkerCrashedError,
         OutOfMemoryError,

@@ -19,6 +19,10 @@ import msgpack
 
 from zray.exceptions import FAILURES, ActorError, SystemFailure, TaskCancelledError, ZrayError
 
+KILLED = "The actor is dead because it was killed by `ray.kill`"
+NO_REFERENCES = "The actor is dead because all references to the actor were removed"
+"""Why an actor ended, in Ray's words, because programs look for them in the texts of errors."""
+
 FAILURE_TAG = b"F"
 ERROR_TAG = b"E"
 ALIAS_TAG = b"@"

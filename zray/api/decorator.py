@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, overload
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NoReturn, Protocol, TypeVar, overload
 
 from zray.api.actor import ActorClass
+from zray.api.generators import ObjectRefGenerator
 from zray.api.remote_function import RemoteFunction
+from zray.api.typed import P
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 
@@ -21,7 +23,23 @@ class Decorator(Protocol):
     def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
 
     @overload
-    def __call__(self, target: Callable[..., T], /) -> RemoteFunction[ObjectRef[T]]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, target: Callable[P, NoReturn], /
+    ) -> RemoteFunction[P, ObjectRef[Any]]: ...
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, target: Callable[P, Iterator[T]], /
+    ) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...
+
+    @overload
+    def __call__(self, target: Callable[P, T], /) -> RemoteFunction[P, ObjectRef[T]]: ...
+
+
+class SeveralReturnsDecorator(Protocol):
+    """The type of ``zray.remote(num_returns=...)``: types do not know what ``remote`` returns."""
+
+    def __call__(self, target: Callable[P, Any], /) -> RemoteFunction[P, Any]: ...
 
 
 @overload
@@ -29,11 +47,27 @@ def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-ov
 
 
 @overload
-def remote(target: Callable[..., T], /) -> RemoteFunction[ObjectRef[T]]: ...
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[P, NoReturn], /
+) -> RemoteFunction[P, ObjectRef[Any]]: ...
 
 
 @overload
-def remote(*, num_returns: int | str, **options: Any) -> Callable[[Callable[..., Any]], RemoteFunction[Any]]: ...
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[P, Iterator[T]], /
+) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...
+
+
+@overload
+def remote(target: Callable[P, T], /) -> RemoteFunction[P, ObjectRef[T]]: ...
+
+
+@overload
+def remote(*, num_returns: Literal["streaming"], **options: Any) -> Decorator: ...
+
+
+@overload
+def remote(*, num_returns: int | str, **options: Any) -> SeveralReturnsDecorator: ...
 
 
 @overload

@@ -20,7 +20,7 @@ from zray.accelerators import NVIDIA, Family
 from zray.client.context import current_task
 from zray.client.core.effects import Interrupt, Warn
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment
-from zray.client.core.payloads import Return
+from zray.client.core.payloads import INTERRUPTED, Return
 from zray.client.core.states import ERROR
 from zray.client.core.tasks import TIMED_OUT
 from zray.client.session import Session
@@ -442,7 +442,7 @@ class Worker:
             self._runner.discard(task)
             _forget_frames(error)
             with self._shell.lock:
-                self._execution.finish_cancelled(task)
+                self._execution.finish_cancelled(task, INTERRUPTED)
             return
         n_returns = 1 if task.kind == CONSTRUCTOR else options.n_returns
         returns = self._runner.pack_error(task, options.name, n_returns, error)
@@ -457,7 +457,7 @@ class Worker:
         code = _exit_code(error)
         if self._execution.actor_id and (not code or self._execution.ends_actor):
             reason = str(error) if has_type(error, ActorExit) else ""
-            self.end_actor(reason or "sys.exit() was called", task_id)
+            self.end_actor(reason or "sys.exit() was called: the worker ended with exit code 0", task_id)
             return False
         with self._shell.lock:
             self._exit_code = code
@@ -586,7 +586,7 @@ class Worker:
         """An async call was cancelled."""
         with self._shell.lock:
             if self._execution.is_running(task.task_id):
-                self._execution.finish_cancelled(task)
+                self._execution.finish_cancelled(task, INTERRUPTED)
 
     def flush(self, ended: list[Ended]) -> None:
         """Answers the calls that have ended in a turn of an event loop."""
