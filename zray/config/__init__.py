@@ -61,6 +61,8 @@ class Config:
     """Capacity of a host's object store in bytes; 0: 30% of the memory, at most what /dev/shm can hold."""
     spill_dir: str = ""
     """Where a host puts objects when its store is full; default: within the session directory."""
+    profiling: bool = False
+    """Whether the workers of a host record when each task ran, for zray.timeline(); Ray's RAY_PROFILING counts too."""
     memory_usage_threshold: float = 0.95
     """The part of the memory of a host's machine, or of its control group, from which on tasks are stopped, 0 to 1.
 

@@ -18,8 +18,8 @@ INSTALLER = b"install"
 
 
 class WorkerStart(NamedTuple):
-    """``address``: where the worker reaches the broker; ``log_secret``: see ``zray.worker.log_marker``;
-    ``gpus``: the family of the host's GPUs.
+    """``address``: where the worker reaches the broker; ``log_secret``: see ``zray.worker.log_marker``; ``gpus``: the
+    family of the host's GPUs; ``spans``: the directory for its records of when tasks ran, empty for none.
 
     A host has one as a template, in which ``worker_id`` and ``log_secret`` are empty.
     """
@@ -30,6 +30,7 @@ class WorkerStart(NamedTuple):
     worker_id: bytes = b""
     log_secret: str = ""
     gpus: Family = NVIDIA
+    spans: str = ""
 
     def to_bytes(self) -> bytes:
         """Returns the form in which it travels through the zygote."""

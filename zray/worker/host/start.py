@@ -141,7 +141,8 @@ def run_host(
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
         reached = options.address if relay is None else relay.address
         gpus = vendor_of(options.resources, os.environ)
-        worker_start = WorkerStart(reached, workers_config, host_id, gpus=gpus)
+        spans = paths.logs if config.profiling else ""
+        worker_start = WorkerStart(reached, workers_config, host_id, gpus=gpus, spans=spans)
         places = Places(paths.environments, paths.logs, location, paths.fetch_socket)
         shell = HostShell(connection, host_id, zygote, store, paths.logs, worker_start, config, watched, transfers,
                           relay, upkeep.check, places)  # fmt: skip
