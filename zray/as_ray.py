@@ -17,7 +17,8 @@ USAGE = "usage: python -m zray.as_ray PROGRAM.py [ARGUMENTS], or python -m zray.
 def install_as_ray() -> None:
     """Makes ``import ray`` and ``import ray.util.queue`` give zray's modules, in this process and in its workers.
 
-    So it is in the Python processes that they start: a directory of zray comes first in ``PYTHONPATH``.
+    So it is in the Python processes that they start, and ``ray`` is zray's command there: directories of zray come
+    first in ``PYTHONPATH`` and ``PATH``.
 
     Call it before ``ray`` is imported and before ``zray.init()``. It may be called again. ``ray.__version__`` is the
     version of Ray whose interface zray has.

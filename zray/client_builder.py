@@ -7,13 +7,14 @@ import os
 import warnings
 from typing import Any
 
+from zray.api.addresses import own_form
 from zray.api.cluster import init
 from zray.api.cluster_context import Context as ClientContext
 from zray.job_config import JobConfig
 
 __all__ = ["ClientBuilder", "ClientContext", "client"]
 
-_INIT_ARGUMENTS = ("address", "namespace", "runtime_env")
+_SCHEMES = ("ray", "tcp", "ipc")
 
 
 class ClientBuilder:
@@ -24,7 +25,7 @@ class ClientBuilder:
     """
 
     def __init__(self, address: str | None) -> None:
-        self.address = address
+        self.address = None if address is None else address.removeprefix("ray://")
         self._job_config = JobConfig()
         self._arguments: dict[str, Any] = {}
         self._deprecation_warn_enabled = True
@@ -57,8 +58,9 @@ class ClientBuilder:
         """
         if self._deprecation_warn_enabled:
             warnings.warn(
-                "Starting a connection through `client` is deprecated, use `init` instead: "
-                f"init({self._written_out()})",
+                "Starting a connection through `ray.client` will be deprecated in future ray versions in favor of "
+                f"`ray.init`. You can replace your call to `ray.client().connect()` with ray.init("
+                f"{self._written_out()})",
                 DeprecationWarning,
                 stacklevel=2,
             )
@@ -71,9 +73,16 @@ class ClientBuilder:
 
     def _written_out(self) -> str:
         """Returns the arguments of the same call of ``init``."""
-        said = (self.address, self._job_config.ray_namespace, self._job_config.runtime_env or None)
-        values = [(name, value) for name, value in zip(_INIT_ARGUMENTS, said, strict=True) if value is not None]
-        return ", ".join(repr(value) if name == "address" else f"{name}={value!r}" for name, value in values)
+        config, texts = self._job_config, []
+        if self.address not in (None, "local"):
+            texts.append(f'"{self.address if "://" in str(self.address) else f"ray://{self.address}"}"')
+        elif self.address is not None:
+            texts.append(f'"{self.address}"')
+        if config.ray_namespace is not None:
+            texts.append(f'namespace="{config.ray_namespace}"')
+        if config.runtime_env:
+            texts.append("runtime_env=<your_runtime_env>")
+        return ", ".join(texts)
 
 
 def client(address: str | None = None, _deprecation_warn_enabled: bool = True) -> ClientBuilder:
@@ -82,7 +91,16 @@ def client(address: str | None = None, _deprecation_warn_enabled: bool = True) -
     Args:
         address: as in ``init``; default: ``RAY_ADDRESS``, else the cluster on this machine, else a new one.
         _deprecation_warn_enabled: whether ``connect`` warns.
+
+    Raises:
+        RuntimeError: the address begins with the name of a module: zray loads no builders of others.
+        ValueError: it is one of the web interface that Ray has (``http://``).
     """
+    scheme, separator, _ = (address or "").partition("://")
+    if separator and scheme in ("http", "https"):
+        own_form(str(address))  # raises the error that ``init`` raises
+    if separator and scheme not in _SCHEMES:
+        raise RuntimeError(f"Module: {scheme} does not exist. This module was parsed from Address: {address}")
     builder = ClientBuilder(address)
     builder._deprecation_warn_enabled = _deprecation_warn_enabled
     return builder

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution, DistributionFinder
 
 RAY, ZRAY = "ray", "zray"
+_PRIVATE = ("state", "worker")
 
 
 class _Loader:
@@ -44,7 +45,7 @@ class _Loader:
             __commit__=RAY_COMMIT,
             __all__=own.__all__,
             __file__=own.__file__,
-            __getattr__=functools.partial(getattr, own),
+            __getattr__=functools.partial(_attribute, own),
             __dir__=functools.partial(dir, own),
         )
 
@@ -72,6 +73,11 @@ class _Finder:
         return (RaysDistribution(),)
 
 
+def _attribute(own: types.ModuleType, name: str) -> object:
+    """Returns what ``ray`` takes from zray. Ray has two of its private modules at the top, too."""
+    return importlib.import_module(f"{ZRAY}._private.{name}") if name in _PRIVATE else getattr(own, name)
+
+
 def _own_name(name: str) -> str:
     return ZRAY + name.removeprefix(RAY)
 
@@ -97,8 +103,10 @@ def install() -> None:
 
 
 def _tell_children() -> None:
-    """Has the Python processes that this one starts find zray under the name, too."""
+    """Has the processes that this one starts find zray under the name: as a module, and as the command ``ray``."""
     alias = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_alias")
-    before = os.environ.get("PYTHONPATH", "")
-    if alias not in before.split(os.pathsep):
-        os.environ["PYTHONPATH"] = f"{alias}{os.pathsep}{before}" if before else alias
+    os.environ["_ZRAY_PYTHON"] = sys.executable
+    for variable, directory in (("PYTHONPATH", alias), ("PATH", os.path.join(alias, "bin"))):
+        before = os.environ.get(variable, "")
+        if directory not in before.split(os.pathsep):
+            os.environ[variable] = f"{directory}{os.pathsep}{before}" if before else directory

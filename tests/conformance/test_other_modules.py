@@ -55,6 +55,12 @@ def test_annotations_leave_a_function_as_it_is(ray, module_of):
     assert issubclass(marks.RayDeprecationWarning, DeprecationWarning)
 
 
+@pytest.mark.parametrize("name", ["util.iter", "util.actor_pool", "util.helpers", "experimental.tqdm_ray"])
+def test_modules_that_are_attributes_without_an_import(ray, module_of, name):
+    package, _, module = name.partition(".")
+    assert getattr(getattr(ray, package), module) is module_of(name)
+
+
 def test_accelerators_have_names(ray, module_of):
     accelerators = module_of("util.accelerators")
     assert accelerators.NVIDIA_TESLA_V100 == "V100"

@@ -36,6 +36,7 @@ PROGRAM = """
     assert not importlib.metadata.requires("ray") and not importlib.metadata.files("ray")
     assert importlib.metadata.packages_distributions()["ray"][0] == "ray"
     assert ray.logger.name == "zray"
+    assert ray.worker.global_worker is ray._private.worker.global_worker
 
 
     class NamesRay:

@@ -188,7 +188,7 @@ def test_malformed_addresses(address):
 def test_auto_without_a_broker():
     import zray as ray
 
-    with pytest.raises(ray.exceptions.ClusterUnavailableError, match="zray-broker"):
+    with pytest.raises(ray.exceptions.ClusterUnavailableError, match="zray start"):
         ray.init("auto")
     done = cli("worker")
     assert done.returncode == 2 and "zray-broker" in done.stderr and "Traceback" not in done.stderr

@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
-from .helpers import Process, driver, eventually
+from .helpers import Process, driver, eventually, free_port
 
 ZRAY = [sys.executable, "-m", "zray.cli.main"]
 
@@ -59,3 +60,33 @@ def test_with_block_all_ends_with_the_command(sandbox, tmp_path):
         os.kill(sandbox.one("zray: host"), signal.SIGKILL)
         assert blocked.wait() == 1 and "a process of this cluster has ended" in blocked.err
         eventually(lambda: not sandbox.processes("zray: "))
+
+
+AS_RAY = """
+    import subprocess
+
+    import ray
+
+    try:
+        ports = ["--port=0", "--ray-client-server-port={port}"]
+        subprocess.check_output(["ray", "start", "--head", "--num-cpus=1", *ports])
+
+        @ray.remote
+        class Actor:
+            pass
+
+        with ray.init("ray://localhost:{port}", namespace="colors"):
+            Actor.options(name="orange", lifetime="detached").remote()
+        with ray.init("auto", namespace="colors"):
+            print(ray.get_actor("orange") is not None)
+    finally:
+        subprocess.check_output(["ray", "stop", "--force"])
+"""
+
+
+def test_the_commands_of_a_program_under_the_name_ray(sandbox, tmp_path):
+    (tmp_path / "program.py").write_text(textwrap.dedent(AS_RAY.format(port=free_port())))
+    environ = {**os.environ, "ZRAY_KEYS": str(tmp_path / "keys")}
+    with Process([sys.executable, "-m", "zray.as_ray", str(tmp_path / "program.py")], env=environ) as program:
+        assert program.succeed(60.0) == "True"
+    eventually(lambda: not sandbox.processes("zray: "))

@@ -30,7 +30,7 @@ def test_the_deprecated_ways_to_join():
 
     place = f"127.0.0.1:{free_port()}"
     with by_hand("--bind", f"tcp://{place}"):
-        with pytest.warns(DeprecationWarning, match=f"init\\('ray://{place}', namespace='built'\\)"):
+        with pytest.warns(DeprecationWarning, match=f'ray.init\\("ray://{place}", namespace="built"\\)'):
             context = ray.client(f"ray://{place}").namespace("built").connect()
         with context:
             assert ray.get_runtime_context().namespace == "built"
@@ -120,3 +120,13 @@ def test_a_closed_port_is_a_connection_error_with_and_without_keys(monkeypatch, 
     for insecure in (False, True):
         with pytest.raises(ConnectionError):
             ray.init(f"127.0.0.1:{free_port()}", insecure=insecure, logging_level="ERROR")
+
+
+def test_what_a_builder_refuses():
+    import zray as ray
+
+    with pytest.raises(RuntimeError, match="Module: nomodule does not exist"):
+        ray.client("nomodule://address")
+    with pytest.raises(ValueError, match="RAY_ADDRESS"):
+        ray.client("http://127.0.0.1:8265")
+    assert ray.client("ray://head:10001").address == "head:10001"

@@ -49,6 +49,8 @@ def test_a_process_outside_asks(sandbox):
         return done.stdout.splitlines()
 
     assert outside({ASK!r}, current().address) == ["['ALIVE']", "['Counter.__init__', 'Counter.count']", "1", "1"]
+    assert outside({ASK!r}, "auto") == ["['ALIVE']", "['Counter.__init__', 'Counter.count']", "1", "1"]
+    ray.shutdown()
     assert outside({NOTHING_THERE!r}) == ["unavailable True"]
     """
     with driver(source) as process:

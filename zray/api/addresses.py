@@ -37,8 +37,8 @@ def own_form(address: str) -> str:
     """
     if address.startswith(("http://", "https://")):
         raise ConfigError(
-            f"Invalid address {address!r}: HTTP is not spoken by a broker. Give the broker's address, tcp://HOST:PORT, "
-            "or unset RAY_ADDRESS"
+            f"Invalid address {address!r}: HTTP is not spoken by a broker. Give the broker's address, tcp://HOST:PORT "
+            "(Ray: GCS address), or unset RAY_ADDRESS"
         )
     if address.startswith("ray://"):
         return "tcp://" + address.removeprefix("ray://").split("/", 1)[0]

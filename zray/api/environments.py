@@ -247,7 +247,7 @@ def _hook_in(fields: Mapping[str, Any]) -> tuple[bytes, str | None]:
     try:
         pickled = pickle_callable(hook)
     except SerializationError as error:
-        raise RuntimeEnvSetupError(f"Failed to export the setup function: {error}") from error
+        raise RuntimeEnvSetupError(f"Failed to export the setup function. {error}") from error
     if len(pickled.blob) > MAX_HOOK_BYTES or pickled.refs:
         raise RuntimeEnvSetupError(
             f"the setup hook {pickled.name} captures ObjectRefs, or {len(pickled.blob):,} bytes where "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
+from zray.accelerators import FAMILIES, accelerator_in
 from zray.api.deprecation import warn_deprecated
 from zray.api.runtime import context, is_local_mode, runtime
 from zray.bundles import group_of, plain
@@ -123,8 +125,16 @@ class RuntimeContext:
         return context().captures
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """The GPUs that the running task or actor may use, as strings, under the key "GPU"."""
-        return {"GPU": [str(index) for index in context().gpus]}
+        """The accelerators that the running task or actor may use, by resource: ``{"GPU": ["0"], "TPU": [], ...}``.
+
+        They are numbers, or the names in the family's variable (``CUDA_VISIBLE_DEVICES``, ...) if the host was started
+        with it.
+        """
+        running = context()
+        found: dict[str, list[str]] = {resource: [] for resource in FAMILIES}
+        if running.accelerators:
+            found[accelerator_in(plain(running.resources))] = [str(index) for index in running.accelerators]
+        return found
 
     @property
     def current_actor(self) -> Any:
@@ -223,6 +233,14 @@ class RuntimeContext:
         name = self.get_placement_group_id()
         return PlacementGroupID.nil() if name is None else PlacementGroupID.from_hex(name)
 
+    @property
+    def worker(self) -> Any:
+        """This process, under the names of Ray's worker: ``mode``, ``namespace``, ``node`` and others.
+
+        It is ``zray._private.worker.global_worker``, which is made from public functions, so above this module.
+        """
+        return importlib.import_module("zray._private.worker").global_worker
+
     def get_resource_ids(self) -> dict[str, list[str]]:
         """Deprecated: use ``get_accelerator_ids``."""
         warn_deprecated("RuntimeContext.get_resource_ids()", "get_accelerator_ids()")
@@ -266,4 +284,6 @@ def get_runtime_context() -> RuntimeContext:
 def get_gpu_ids() -> list[int | str]:
     """The GPUs that the running task or actor may use: numbers, or the names in ``CUDA_VISIBLE_DEVICES`` if the host
     was started with it."""
-    return list(context().gpus)
+    running = context()
+    is_gpu = bool(running.accelerators) and accelerator_in(plain(running.resources)) == "GPU"
+    return list(running.accelerators) if is_gpu else []

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from zray import version
@@ -45,13 +45,14 @@ class BrokerShell:
         config: Config,
         keys: KeyDirectory | None = None,
         upkeep: Callable[[float], None] = lambda now: None,
+        more: Sequence[str] = (),
     ) -> None:
-        """``keys``: see ``BrokerSocket``; ``upkeep(now)`` is called once a second and writes to the log."""
+        """``keys``, ``more``: see ``BrokerSocket``; ``upkeep(now)`` is called once a second and writes to the log."""
         self._config = config
         self._upkeep = upkeep
         self._kept_up = 0.0
         self._warned_of_descriptors = False
-        self._socket = BrokerSocket(address, config, keys)
+        self._socket = BrokerSocket(address, config, keys, more)
         core = BrokerCore(
             lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status,
             silent_s=lambda process_id: members.silent_s(process_id, time.monotonic()),
@@ -139,10 +140,11 @@ def run_broker(
     on_ready: Callable[[str], None],
     keys: KeyDirectory | None = None,
     upkeep: Callable[[float], None] = lambda now: None,
+    more: Sequence[str] = (),
 ) -> int:
-    """Runs a broker until SIGTERM or SIGINT. Returns its exit code. ``keys``, ``upkeep``: see ``BrokerShell``."""
+    """Runs a broker until SIGTERM or SIGINT. Returns its exit code. The other arguments: see ``BrokerShell``."""
     try:
-        shell = BrokerShell(address, config, keys, upkeep)
+        shell = BrokerShell(address, config, keys, upkeep, more)
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2

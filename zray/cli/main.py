@@ -13,10 +13,13 @@ from zray.version import VERSION
 COMMANDS = {
     "config": "zray.cli.config:config",
     "down": "zray.cli.up:down",
+    "get": "zray.cli.state:get",
     "keys": "zray.cli.keys:keys",
+    "list": "zray.cli.state:list_records",
     "start": "zray.cli.start:start",
     "status": "zray.cli.status:status",
     "stop": "zray.cli.stop:stop",
+    "summary": "zray.cli.state:summary",
     "up": "zray.cli.up:up",
 }
 """``module:function`` of every sub-command."""

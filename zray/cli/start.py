@@ -11,6 +11,7 @@ the output names those that were given.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,11 +30,11 @@ from zray.system.machine import ip_address
 from zray.system.processes import end_orderly_on_sigterm
 from zray.transport.sockets import check_address
 
-DEFAULT_PORT = 6379
-"""Ray's."""
+DEFAULT_PORT, CLIENTS_PORT = 6379, 10001
+"""Ray's: of the head, and of its server for ``ray://``."""
 WITHOUT_MEANING = (
     "node-name", "redis-username", "redis-password", "redis-shard-ports", "object-manager-port", "node-manager-port",
-    "min-worker-port", "max-worker-port", "worker-port-list", "ray-client-server-port", "dashboard-host",
+    "min-worker-port", "max-worker-port", "worker-port-list", "dashboard-host",
     "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port",
     "plasma-directory", "system-config", "metrics-export-port", "tracing-startup-hook", "include-dashboard",
     "include-log-monitor", "log-style", "log-color", "logging-level", "logging-format", "proxy-server-url",
@@ -66,9 +67,13 @@ def _accept_others(command: Callable[..., None]) -> Callable[..., None]:
     "--port", type=click.IntRange(0, 65535), metavar="PORT",
     help=f"Where the broker listens, with --head. 0: any free port. Default: {DEFAULT_PORT}.",
 )  # fmt: skip
+@click.option(
+    "--ray-client-server-port", "clients_port", type=click.IntRange(0, 65535), metavar="PORT",
+    help=f"Where the broker listens too, for ray://HOST:PORT. Default: {CLIENTS_PORT}, if that port is free.",
+)  # fmt: skip
 @click.option("--node-ip-address", metavar="IP", help="The address of this machine. Default: of its route to others.")
 @click.option("--num-cpus", metavar="NUMBER", help="CPUs to offer. Default: those this process may use.")
-@click.option("--num-gpus", metavar="NUMBER", help="GPUs to offer. Default: those of NVIDIA that this process may use.")
+@click.option("--num-gpus", metavar="NUMBER", help="GPUs to offer. Default: those this process may use.")
 @click.option("--memory", metavar="BYTES", help="Memory to offer. Default: 70% of the available memory.")
 @click.option("--resources", metavar="JSON", help="""Other resources, e.g. '{"x": 2}'.""")
 @click.option("--labels", metavar="KEY=VALUE,...", help="Labels of this host, e.g. zone=a,disk=ssd.")
@@ -87,6 +92,7 @@ def start(
     head: bool,
     address: str,
     port: int | None,
+    clients_port: int | None,
     node_ip_address: str | None,
     object_spilling_directory: str | None,
     temp_dir: str | None,
@@ -118,7 +124,8 @@ def start(
     try:
         if head:
             ip = node_ip_address or ip_address(_ANYWHERE) or "127.0.0.1"
-            target = _start_broker(ip, target, security, environ, config, started)
+            binds = [target, *_for_clients(target, clients_port)]
+            target = _start_broker(ip, binds, security, environ, config, started)
         options = [text for name, value in offers.items() if value is not None for text in (_option(name), value)]
         patience_s = max(config.start_timeout_s, config.join_timeout_s + _JOIN_EXTRA_S)
         _launch("zray.cli.worker", ["--address", target, *options, *security], environ, patience_s, started)
@@ -160,16 +167,35 @@ def _target(head: bool, address: str, port: int | None, ip: str | None) -> str:
     return target
 
 
+def _for_clients(target: str, port: int | None) -> list[str]:
+    """Returns the address for ``ray://``, where programs expect a server beside the head; none if it is in use."""
+    host = target.removeprefix("tcp://").rpartition(":")[0]
+    address = f"tcp://{host}:{CLIENTS_PORT if port is None else port}"
+    is_wanted = address != target and (port is not None or _is_free(host, CLIENTS_PORT))
+    return [address] if is_wanted else []
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
 def _start_broker(
     ip: str,
-    bind: str,
+    binds: list[str],
     security: list[str],
     environ: Mapping[str, str],
     config: Config,
     started: list[subprocess.Popen[bytes]],
 ) -> str:
     """Starts the broker, and returns the address by which others reach it."""
-    text = _launch("zray.cli.broker", ["--bind", bind, *security], environ, config.start_timeout_s, started)
+    options = [text for bind in binds for text in ("--bind", bind)]
+    text = _launch("zray.cli.broker", [*options, *security], environ, config.start_timeout_s, started)
     port = text.partition(" is ready at ")[2].split()[0].rpartition(":")[2]
     return f"tcp://{ip}:{port}"
 

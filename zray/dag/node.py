@@ -117,6 +117,20 @@ class DAGNode:
         """
         return self._walk(fn, {})
 
+    def traverse_and_apply(self, fn: Callable[[DAGNode], Any]) -> None:
+        """Calls ``fn(node)`` for this node and all nodes below it, each once, from this node downwards.
+
+        In Ray it reaches the nodes above, too: here a node does not know who uses it.
+        """
+        seen: dict[str, DAGNode] = {self._stable_uuid: self}
+        level = [self]
+        while level:
+            for node in level:
+                fn(node)
+            below = [child for node in level for child in node._get_all_child_nodes()]
+            level = list({child._stable_uuid: child for child in below if child._stable_uuid not in seen}.values())
+            seen.update((child._stable_uuid, child) for child in level)
+
     def _walk(self, visit: Callable[[Any], T], results: dict[str, T]) -> T:
         """As ``apply_recursive``. ``results``: filled with the results, by the identifiers of nodes."""
         inputs = set()

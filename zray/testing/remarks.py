@@ -25,6 +25,7 @@ _MADE = "identifiers of tasks are made by zray only"
 _REDIS = "there is no Redis"
 _COMPILED = "compiled graphs stay out"
 MISSING = {
+    "ray.dag.DAGNode.type_hint": _TENSORS,
     "ray.autoscaler.sdk": "zray has no cluster launcher and does not start hosts, see [deployment](deploy.md)",
     "ray.experimental.RDTManager": _TENSORS,
     "ray.experimental.wait_tensor_freed": _TENSORS,
@@ -51,7 +52,7 @@ MISSING = {
     "ray.dag.GPUFuture": _COMPILED,
     "ray.dag.DAGContext": _COMPILED,
     "ray.util.collective": "communication between GPUs stays out",
-    "ray.util.accelerators.tpu": "TPUs are not detected",
+    "ray.util.accelerators.tpu": "no resources for pods of TPUs; ask for the resource `TPU`",
     "ray.experimental.internal_kv.internal_kv_get_gcs_client": "there is no GCS",
     "ray.ObjectRef.redis_shard_hash": _REDIS,
     "ray.ActorID.redis_shard_hash": _REDIS,
@@ -75,6 +76,7 @@ _BUILDER = "joins with the interface of a driver; there is no server for clients
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
     "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
+    "ray.dag.DAGNode.traverse_and_apply": "reaches the nodes below; in Ray those above, too",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
@@ -138,7 +140,12 @@ INIT = {
     "_temp_dir": ("works", "sockets, logs and spilled objects are in a directory of the user's below it"),
     "_memory": ("works", "`memory=` does the same"),
     "object_spilling_directory": ("works", "as the setting `spill_dir`"),
-    "_system_config, _redis_password, _node_name": ("differs", f"and all others that begin with `_`: {_PRIVATE}"),
+    "_system_config": (
+        "differs",
+        "`object_spilling_config` (a directory), `memory_usage_threshold` and `memory_monitor_refresh_ms` become "
+        "settings; other keys have no meaning here",
+    ),
+    "_redis_password, _node_name": ("differs", f"and all others that begin with `_`: {_PRIVATE}"),
     "memory, insecure": ("differs", "zray's own"),
 }
 """What each argument of ``init`` does."""

@@ -12,7 +12,7 @@ import errno
 import os
 import select
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import zmq
@@ -42,14 +42,18 @@ class BrokerSocket:
     """A bound ROUTER socket. Raises ConfigError if it cannot be bound.
 
     ``keys``: only processes with one of these keys may connect; None for ``ipc``, and for a cluster without keys
-    (``--insecure``). Attributes: ``address``: as bound; ``is_tcp``; ``malformed``: the number of messages with a wrong
-    number of parts.
+    (``--insecure``). ``more``: further addresses on TCP where it listens, if the first one is on TCP. Attributes:
+    ``address``: the first one, as bound; ``is_tcp``; ``malformed``: the number of messages with a wrong number of
+    parts.
     """
 
-    def __init__(self, address: str, config: Config, keys: KeyDirectory | None) -> None:
-        check_address(address)
-        if obstacle := _obstacle(address):
-            raise ConfigError(f"the broker cannot listen at {address!r}: {obstacle}")
+    def __init__(self, address: str, config: Config, keys: KeyDirectory | None, more: Sequence[str] = ()) -> None:
+        for each in (address, *more):
+            check_address(each)
+            if obstacle := _obstacle(each):
+                raise ConfigError(f"the broker cannot listen at {each!r}: {obstacle}")
+        if more and not all(each.startswith("tcp://") for each in (address, *more)):
+            raise ConfigError(f"the broker cannot listen at {address!r} and at others: several have all to be tcp://")
         self.address = ""
         self._file: SocketFile | None = None
         self.malformed = 0
@@ -67,12 +71,13 @@ class BrokerSocket:
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, self.is_tcp)
         if self._authenticator is not None:
             self._authenticator.apply_server(self._socket)
-        try:
-            bind_socket(self._socket, address)
-        except zmq.ZMQError as error:
-            self.close()
-            raise ConfigError(f"the broker cannot listen at {address!r}: {_reason(error)}") from None
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        for each in (address, *more):
+            try:
+                bind_socket(self._socket, each)
+            except zmq.ZMQError as error:
+                self.close()
+                raise ConfigError(f"the broker cannot listen at {each!r}: {_reason(error)}") from None
+            self.address = self.address or self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._file = SocketFile(self._socket, self.address)
         self._polled = [self._socket, *(self._authenticator.sockets if self._authenticator is not None else ())]
         self._fd = self._socket.fileno()

@@ -58,14 +58,20 @@ _MODULES = {"pdb": "rpdb", "ray_debugpy": "debugpy"}
 """Modules of this package that are known here by another name."""
 _SUBMODULES = (
     "accelerators",
+    "actor_pool",
     "annotations",
     "client",
+    "client_connect",
     "check_serialize",
     "debug",
+    "helpers",
+    "iter",
+    "iter_metrics",
     "metrics",
     "queue",
     "rpdb",
     "scheduling_strategies",
+    "serialization",
     "state",
 )
 """Modules of this package that are attributes of it although the program has not imported them."""

@@ -96,6 +96,15 @@ def test_children_that_are_arguments_themselves() -> None:
     assert node._apply_and_replace_all_child_nodes(lambda child: child.get_args()[0]).get_kwargs() == {"b": [2, 3]}
 
 
+def test_each_node_is_visited_once_from_above() -> None:
+    shared = add.bind(1)
+    left, right = add.bind(shared), add.bind(shared, 2)
+    top = add.bind(left, [right, shared])
+    seen: list[DAGNode] = []
+    top.traverse_and_apply(seen.append)
+    assert seen == [top, left, right, shared]
+
+
 def test_identifiers_stay_in_copies() -> None:
     node = add.bind(add.bind(1))
     copy = node._copy([5], {}, {}, {})

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from zray.api.addresses import own_form
 from zray.api.placement_groups import scheduling_state
 from zray.bundles import group_of
 from zray.client import session as sessions
@@ -61,7 +62,7 @@ class Source:
     """A cluster that is asked.
 
     ``address``: of its broker; None or "auto": the cluster of this process, else the ``zray-broker`` that this user
-    runs here.
+    runs here, else the cluster that a program of this user has started here last.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -70,7 +71,7 @@ class Source:
         own = self._session.address if self._session is not None else None
         if address not in (None, "", "auto", own):
             self._session = None
-            self._address = str(address)
+            self._address = own_form(str(address))
         elif self._session is None:
             self._address = _running_broker()
 
@@ -269,17 +270,18 @@ def _ask_from_outside(address: str, question: Any, timeout_s: float) -> Any:
 
 def _running_broker() -> str:
     from zray.config.reading import from_environment  # workers have their settings, and do not load this
-    from zray.sessions.directories import choose_broker, runtime_root
+    from zray.sessions.directories import brokers, read_current, runtime_root
 
     config = from_environment()
     if config.address not in ("", "auto", "local"):
         return config.address
-    broker, _ = choose_broker(runtime_root(config.tmpdir))
-    if broker is None:
+    root = runtime_root(config.tmpdir)
+    found = read_current(root) or next(iter(brokers(root, local=True)[-1:]), None)
+    if found is None:
         raise ServerUnavailable(
             "there is no cluster to ask: call zray.init() first, or give the address of a broker (address=...)"
         )
-    return broker.address
+    return found.address
 
 
 def _forgotten(count: int, what: str) -> str:

@@ -56,7 +56,7 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
     sys.breakpointhook = _no_terminal
-    worker = Worker(session, page, start.log_secret, applied)
+    worker = Worker(session, page, start.log_secret, applied, start.gpus)
     if start.spans:
         from zray.worker.process.spans import Spans  # few clusters record when tasks run
 

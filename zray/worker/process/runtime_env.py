@@ -122,7 +122,11 @@ def call_hook(applied: Applied) -> None:
         _hook_of(applied)()
     except BaseException as error:
         traceback.print_exc()
-        print(f"Failed to execute the setup hook method {applied.hook}: {error}", file=sys.stderr, flush=True)
+        print(
+            f"Failed to execute the setup hook method. Function name: {applied.hook}: {error}",
+            file=sys.stderr,
+            flush=True,
+        )
         raise SystemExit(1) from None
 
 

@@ -16,6 +16,7 @@ import traceback
 from types import FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from zray.accelerators import NVIDIA, Family
 from zray.client.context import current_task
 from zray.client.core.effects import Interrupt, Warn
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment
@@ -66,17 +67,25 @@ class Worker:
     """One worker process.
 
     ``page``: the page of the flight recorder, which the host reads after the worker's death. ``log_secret``: the secret
-    in the markers of its output. ``applied``: the runtime environment that it runs in; None for none.
+    in the markers of its output. ``applied``: the runtime environment that it runs in; None for none. ``gpus``: the
+    family of the host's GPUs.
     """
 
-    def __init__(self, session: Session, page: Any, log_secret: str = "", applied: Applied | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        page: Any,
+        log_secret: str = "",
+        applied: Applied | None = None,
+        gpus: Family = NVIDIA,
+    ) -> None:
         self.session = session
         self._core = session.core
         self._shell = session.shell
         self._execution = session.core.execution
         self._recorder = Recorder(page)
         self._runner = Runner(session, self._recorder)
-        self._environment = Environment(log_secret, applied)
+        self._environment = Environment(log_secret, applied, gpus)
         self._pinned = self._execution.cpus  # as it was told last
         self._pinning: Pinning | None = None
         if session.config.pin_cpus == ON:
