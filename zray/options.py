@@ -16,6 +16,7 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from zray.accelerators import fault_of, fault_of_amount
 from zray.scheduling.priority import MAX_PRIORITY
 
 if TYPE_CHECKING:
@@ -329,6 +330,8 @@ def _amounts(
     num_cpus: float, num_gpus: float, memory: int, resources: Mapping[str, float], accelerator_type: str | None
 ) -> dict[str, int]:
     given = {"CPU": num_cpus, "GPU": num_gpus, "memory": memory, **resources}
+    if num_gpus and (fault := fault_of(name for name, amount in given.items() if amount)):
+        raise ValueError(f"num_gpus={num_gpus!r} with resources={resources!r}: {fault}")
     if accelerator_type:
         given[f"accelerator_type:{accelerator_type}"] = ACCELERATOR_TYPE_AMOUNT
     units = {name: _units(amount) for name, amount in given.items()}
@@ -431,8 +434,8 @@ def _amount(given: _Given) -> float:
 
 def _gpus(given: _Given) -> float:
     value = _amount(given)
-    if value > 1 and value != int(value):
-        given.wrong_value("more than one GPU must be a whole number of them")
+    if fault := fault_of_amount("GPU", value):
+        given.wrong_value(fault)
     return value
 
 
@@ -458,7 +461,12 @@ def _resources(given: _Given) -> dict[str, float]:
                 "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in 'resources' keyword, "
                 f"and 'memory' likewise: {_OWN_OPTION[name]}={amount!r}"
             )
-        amounts[name] = _amount(_Given(given.what, f"resources[{name!r}]", amount, name))
+        of_name = _Given(given.what, f"resources[{name!r}]", amount, name)
+        amounts[name] = _amount(of_name)
+        if fault := fault_of_amount(name, amounts[name]):
+            of_name.wrong_value(fault)
+    if fault := fault_of(name for name, amount in amounts.items() if amount):
+        given.wrong_value(fault)
     return amounts
 
 

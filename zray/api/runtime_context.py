@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zray.accelerators import FAMILIES, accelerator_in
 from zray.api.deprecation import warn_deprecated
 from zray.api.runtime import context, is_local_mode, runtime
 from zray.bundles import group_of, plain
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from zray.public_ids import ActorID, JobID, NodeID, PlacementGroupID, TaskID
     from zray.runtime_env import RuntimeEnv
 
-OTHER_ACCELERATORS = ("TPU", "neuron_cores", "HPU", "NPU", "RBLN", "FURIOSA", "MBLT", "TTNPU")
-"""Kinds of accelerators beside GPUs, by the names that Ray has for them."""
 LOCAL_PROCESS = bytes(PROCESS_ID_BYTES)
 """The identifier of the only process in local mode, and of the only host."""
 
@@ -125,11 +124,16 @@ class RuntimeContext:
         return context().captures
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """The GPUs that the running task or actor may use, as strings, under the key "GPU".
+        """The accelerators that the running task or actor may use, by resource: ``{"GPU": ["0"], "TPU": [], ...}``.
 
-        The lists of the other kinds of accelerators that Ray knows are empty: zray gives out no devices of these kinds.
+        They are numbers, or the names in the family's variable (``CUDA_VISIBLE_DEVICES``, ...) if the host was started
+        with it.
         """
-        return {"GPU": [str(index) for index in context().gpus], **{kind: [] for kind in OTHER_ACCELERATORS}}
+        running = context()
+        found: dict[str, list[str]] = {resource: [] for resource in FAMILIES}
+        if running.accelerators:
+            found[accelerator_in(plain(running.resources))] = [str(index) for index in running.accelerators]
+        return found
 
     @property
     def current_actor(self) -> Any:
@@ -271,4 +275,6 @@ def get_runtime_context() -> RuntimeContext:
 def get_gpu_ids() -> list[int | str]:
     """The GPUs that the running task or actor may use: numbers, or the names in ``CUDA_VISIBLE_DEVICES`` if the host
     was started with it."""
-    return list(context().gpus)
+    running = context()
+    is_gpu = bool(running.accelerators) and accelerator_in(plain(running.resources)) == "GPU"
+    return list(running.accelerators) if is_gpu else []

@@ -15,7 +15,6 @@ OUT = {
     "ray.cross_language": "raises `NotImplementedError`: workers are in Python",
     "ray.data": "Ray Data stays out. Its import works, because libraries import it; its use raises",
     "ray.workflow": "stays out, and raises `ImportError`. Ray has removed it, too",
-    "ray.timeline": "raises `NotImplementedError`: zray does not record when tasks ran yet",
     "ray.widgets": "pictures of objects in notebooks; zray has none",
     "ray.internal": "empty in Ray",
 }
@@ -52,7 +51,7 @@ MISSING = {
     "ray.dag.GPUFuture": _COMPILED,
     "ray.dag.DAGContext": _COMPILED,
     "ray.util.collective": "communication between GPUs stays out",
-    "ray.util.accelerators.tpu": "TPUs are not detected",
+    "ray.util.accelerators.tpu": "no resources for pods of TPUs; ask for the resource `TPU`",
     "ray.experimental.internal_kv.internal_kv_get_gcs_client": "there is no GCS",
     "ray.ObjectRef.redis_shard_hash": _REDIS,
     "ray.ActorID.redis_shard_hash": _REDIS,
@@ -75,6 +74,7 @@ _SIZE = "its size is zray's: 16 bytes for hosts and workers, 24 for tasks and ac
 _BUILDER = "joins with the interface of a driver; there is no server for clients. One connection at a time"
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
+    "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
