@@ -124,7 +124,7 @@ def show_error(data: bytes | memoryview) -> str:
             error = "an error in the object store" if aliased(missed.error) else show_error(missed.error)
             return f"{missed.task_name}: {missed.reason}\n{error}"
         fields = msgpack.unpackb(memoryview(data)[1:])
-        heading = f"{fields[0]} (pid={fields[2]}, host={fields[3]})\n" if bytes(data[:1]) == ERROR_TAG else ""
+        heading = f"zray::{fields[0]}() (pid={fields[2]}, host={fields[3]})\n" if bytes(data[:1]) == ERROR_TAG else ""
         return f"{heading}{fields[1]}".rstrip()
     except (SystemFailure, ValueError, TypeError, IndexError, KeyError, msgpack.UnpackException):
         return "an error that cannot be read"

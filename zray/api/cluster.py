@@ -113,7 +113,7 @@ def init(
             program of this user has started here; "local": start a cluster, even if a broker runs here or the
             environment names one. Default: the first two of "auto", and if there is none, "local".
         num_cpus: CPUs that the new cluster offers; default: the CPUs that this process may use.
-        num_gpus: GPUs that it offers; default: the NVIDIA GPUs that this process may use.
+        num_gpus: GPUs that it offers; default: those that this process may use.
         memory: bytes that it offers to tasks; default: 70% of the memory that this process may use.
         resources: amounts of other resources that it offers, by name.
         labels: labels of its host, values by key.

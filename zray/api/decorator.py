@@ -42,6 +42,13 @@ class SeveralReturnsDecorator(Protocol):
     def __call__(self, target: Callable[P, Any], /) -> RemoteFunction[P, Any]: ...
 
 
+class DecoratorMisused(TypeError, AssertionError):
+    """``zray.remote`` was given something else than a function, a class, or options by keyword.
+
+    It is a TypeError. Ray raises AssertionError, for which programs may wait.
+    """
+
+
 @overload
 def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
 
@@ -87,7 +94,8 @@ def remote(*args: Any, **options: Any) -> Any:
         A ``RemoteFunction`` or an ``ActorClass``; with options, a decorator that makes one.
 
     Raises:
-        TypeError: an option has a wrong type, or the target is neither a function nor a class.
+        TypeError: an option has a wrong type, or the target is neither a function nor a class. It is an AssertionError
+            too if there is no target and no option.
         ValueError: an option does not exist or is out of range, or the function is ``async``. The message names the
             option, its value and what is allowed.
         NotImplementedError: the option asks for a transport of tensors between GPUs.
@@ -95,11 +103,10 @@ def remote(*args: Any, **options: Any) -> Any:
     if len(args) == 1 and not options and (callable(args[0]) or inspect.isclass(args[0])):
         return _make(args[0], {})
     if args or not options:
-        raise TypeError(
-            "use zray.remote as @zray.remote, @zray.remote(option=value, ...) or zray.remote(function_or_class); "
-            f"got {args!r:.100}"
-            if args
-            else "zray.remote() needs a function or class, or options by keyword"
+        raise DecoratorMisused(
+            "The @zray.remote decorator must be applied either with no arguments and no parentheses, for example "
+            "'@zray.remote', or with options by keyword, for example '@zray.remote(num_cpus=2)'"
+            + (f"; got {args!r:.100}" if args else "")
         )
 
     def decorate(target: Any) -> Any:

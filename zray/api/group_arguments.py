@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from zray.accelerators import fault_of, fault_of_amount
 from zray.bundles import BUNDLE
 from zray.exceptions import SystemFailure
 from zray.ids import PROCESS_ID_BYTES
@@ -86,8 +87,10 @@ def _amounts_of(bundle: dict[str, float]) -> dict[str, int]:
     for name, amount in bundle.items():
         if not 0 <= amount <= MAX_AMOUNT:
             raise ValueError(f"Bundles need amounts from 0 to {MAX_AMOUNT:,}: got {name}={amount!r} in {bundle!r}")
-        if name == "GPU" and amount > 1 and amount != int(amount):
-            raise ValueError(f"more than one GPU must be a whole number of them: got {amount!r} in {bundle!r}")
+        if fault := fault_of_amount(name, amount):
+            raise ValueError(f"{fault}: got {amount!r} in {bundle!r}")
+    if fault := fault_of(name for name, amount in bundle.items() if amount):
+        raise ValueError(f"{fault} in one bundle, not {bundle!r}")
     units = {name: int(amount * UNITS + 1e-6) for name, amount in bundle.items()}
     return {name: amount for name, amount in units.items() if amount}
 

@@ -15,7 +15,6 @@ OUT = {
     "ray.cross_language": "raises `NotImplementedError`: workers are in Python",
     "ray.data": "Ray Data stays out. Its import works, because libraries import it; its use raises",
     "ray.workflow": "stays out, and raises `ImportError`. Ray has removed it, too",
-    "ray.timeline": "raises `NotImplementedError`: zray does not record when tasks ran yet",
     "ray.widgets": "pictures of objects in notebooks; zray has none",
     "ray.internal": "empty in Ray",
 }
@@ -53,8 +52,7 @@ MISSING = {
     "ray.dag.GPUFuture": _COMPILED,
     "ray.dag.DAGContext": _COMPILED,
     "ray.util.collective": "communication between GPUs stays out",
-    "ray.util.accelerators.tpu": "TPUs are not detected",
-    "ray.experimental.tqdm_ray.instance": "there is no manager of bars: see `tqdm`",
+    "ray.util.accelerators.tpu": "no resources for pods of TPUs; ask for the resource `TPU`",
     "ray.experimental.internal_kv.internal_kv_get_gcs_client": "there is no GCS",
     "ray.ObjectRef.redis_shard_hash": _REDIS,
     "ray.ActorID.redis_shard_hash": _REDIS,
@@ -79,6 +77,7 @@ _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
     "ray.dag.DAGNode.traverse_and_apply": "reaches the nodes below; in Ray those above, too",
     "ray.experimental.tqdm_ray.tqdm": "writes lines of text to stderr, which the driver shows; Ray draws bars there",
+    "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
@@ -142,7 +141,12 @@ INIT = {
     "_temp_dir": ("works", "sockets, logs and spilled objects are in a directory of the user's below it"),
     "_memory": ("works", "`memory=` does the same"),
     "object_spilling_directory": ("works", "as the setting `spill_dir`"),
-    "_system_config, _redis_password, _node_name": ("differs", f"and all others that begin with `_`: {_PRIVATE}"),
+    "_system_config": (
+        "differs",
+        "`object_spilling_config` (a directory), `memory_usage_threshold` and `memory_monitor_refresh_ms` become "
+        "settings; other keys have no meaning here",
+    ),
+    "_redis_password, _node_name": ("differs", f"and all others that begin with `_`: {_PRIVATE}"),
     "memory, insecure": ("differs", "zray's own"),
 }
 """What each argument of ``init`` does."""

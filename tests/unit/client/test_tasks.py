@@ -475,7 +475,7 @@ def unhandled(process: Process) -> list[str]:
     return texts
 
 
-TOLD = f"{UNHANDLED}: fit (pid=7, host=node7)\nValueError: boo"
+TOLD = f"{UNHANDLED}: zray::fit() (pid=7, host=node7)\nValueError: boo"
 
 
 def test_an_error_is_reported_when_the_last_reference_goes(driver, worker):
