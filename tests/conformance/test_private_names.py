@@ -21,6 +21,7 @@ def module_of(ray):
 def test_a_process_knows_itself(ray, module_of):
     worker = module_of("_private.worker").global_worker
     context = ray.get_runtime_context()
+    assert context.worker is worker
     assert worker.mode == ray.SCRIPT_MODE
     assert worker.connected
     worker.check_connected()
@@ -39,6 +40,7 @@ def test_a_worker_knows_itself(ray):
     def look():
         worker = ray._private.worker.global_worker
         context = ray.get_runtime_context()
+        assert context.worker is worker
         assert worker.mode == ray.WORKER_MODE
         assert worker.current_task_id.hex() == context.get_task_id()
         assert worker.current_node_id.hex() == context.get_node_id()

@@ -105,6 +105,16 @@ def test_uv(ray, tmp_path):
     assert ray.get(look.remote(), timeout=60) == "1.5"
 
 
+def test_an_environment_with_a_cloudpickle_of_its_own(ray, tmp_path):
+    @ray.remote(runtime_env=pip(wheel(tmp_path, "cloudpickle", "0.1"), wheel(tmp_path)))
+    def look():
+        import zray_tiny
+
+        return zray_tiny.VERSION, (lambda: tmp_path)()
+
+    assert ray.get(look.remote(), timeout=60) == ("1.5", tmp_path)
+
+
 def test_a_failed_installation_is_tried_again_by_later_work(ray, tmp_path):
     @ray.remote
     def look():

@@ -152,7 +152,8 @@ def init(
         The address of the cluster and other facts about it; also a context manager that calls ``shutdown``.
 
     Raises:
-        RuntimeError: it was called twice without ``ignore_reinit_error``, or with an argument of an unknown name.
+        RuntimeError: it was called twice without ``ignore_reinit_error``, or with an argument of an unknown name; or
+            ``uv run`` started this process, and workers cannot have its environment.
         ClusterUnavailableError: no broker answers within ``connect_timeout_s`` (5 seconds).
         VersionMismatchError: the cluster has another version of Python or zray.
         SystemFailure: the new cluster could not start.
@@ -209,9 +210,13 @@ def init(
             "object_store_memory": object_store_memory,
         }
         from zray.api.addresses import broker_of, credentials_of
+        from zray.api.uv_run import environment_of_job
 
         target = broker_of(address, config)
         if target:
+            if config.uv_run:
+                job = job._replace(runtime_env=environment_of_job(job.runtime_env))
+                own_directory = _check_environment(job.runtime_env)
             given.update(labels=labels, **dict.fromkeys(hidden.for_new_clusters, True))
             credentials = credentials_of(target, config, insecure)
             _driver = _join(target, given, config, job, own_directory, credentials=credentials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from zray.accelerators import FAMILIES, accelerator_in
@@ -231,6 +232,14 @@ class RuntimeContext:
         warn_deprecated("RuntimeContext.current_placement_group_id", "get_placement_group_id()")
         name = self.get_placement_group_id()
         return PlacementGroupID.nil() if name is None else PlacementGroupID.from_hex(name)
+
+    @property
+    def worker(self) -> Any:
+        """This process, under the names of Ray's worker: ``mode``, ``namespace``, ``node`` and others.
+
+        It is ``zray._private.worker.global_worker``, which is made from public functions, so above this module.
+        """
+        return importlib.import_module("zray._private.worker").global_worker
 
     def get_resource_ids(self) -> dict[str, list[str]]:
         """Deprecated: use ``get_accelerator_ids``."""

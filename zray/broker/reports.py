@@ -236,7 +236,7 @@ class Reports:
         if starting := self._starting_in(shape):
             where = ", ".join(sorted({worker.host.info.hostname for worker in starting})[:5])
             return f"its runtime environment is being set up on {where}"
-        actors = [worker.actor for worker in self._core.scheduler.workers.values() if _holds(worker, shape)]
+        actors = [worker.actor for worker in self._core.scheduler.workers.values() if _holds(worker, *shape.amounts)]
         held = ""
         if actors:
             names = ", ".join(sorted({actor.label for actor in actors if actor is not None})[:5])
@@ -439,7 +439,7 @@ class Reports:
         holders: list[Actor] = [
             worker.actor
             for worker in self._core.scheduler.workers.values()
-            if worker.actor is not None and worker.state is SERVING and worker.grant.amounts.get(CPU)
+            if worker.actor is not None and _holds(worker, CPU)
         ]
         if not holders or not shape.cpus or self._starting_in(shape):
             return ""
@@ -459,10 +459,12 @@ class Reports:
             host.channel_refusals = message.counts
 
 
-def _holds(worker: Worker, shape: Shape) -> bool:
-    """Whether a worker's actor holds, as long as it lives, a resource that a shape asks for."""
-    held = worker.grant.amounts
-    return worker.actor is not None and worker.state is SERVING and any(held.get(name) for name in shape.amounts)
+def _holds(worker: Worker, *resources: str) -> bool:
+    """Whether a worker's actor holds one of some resources as long as it lives, not only during its construction."""
+    if worker.actor is None or worker.state is not SERVING:
+        return False
+    held = worker.actor.running.amounts
+    return any(held.get(name) for name in resources)
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:

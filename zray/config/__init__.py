@@ -99,6 +99,11 @@ class Config:
     """
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
+    uv_run: bool = True
+    """Whether workers run in the environment that ``uv run`` has made for the driver, on a cluster that it joins.
+
+    Ray's RAY_ENABLE_UV_RUN_RUNTIME_ENV counts too. docs/guide/runtime-environments.md has the details.
+    """
     mutable_as_views: bool = False
     """Whether torch tensors and bitarrays are read as views of shared memory instead of writable copies.
 

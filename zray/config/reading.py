@@ -36,6 +36,7 @@ RAY_VARIABLES = {
     "memory_usage_threshold": "RAY_memory_usage_threshold",
     "profiling": "RAY_PROFILING",
     "task_oom_retries": "RAY_task_oom_retries",
+    "uv_run": "RAY_ENABLE_UV_RUN_RUNTIME_ENV",
 }
 """Variables of Ray that are used where zray's own are not set."""
 OTHER_PREFIXES = ("ZRAY_TEST_", "ZRAY_CI_")

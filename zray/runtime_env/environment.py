@@ -311,10 +311,10 @@ def _check_together(fields: Mapping[str, Any]) -> None:
 def merged(parent: Mapping[str, Any], child: Mapping[str, Any]) -> dict[str, Any]:
     """The environment of a child: its own fields, those of its parent that it does not have, and both their variables.
 
-    A child's ``pip``, ``uv`` or ``conda`` replaces each of them.
+    A child's ``pip``, ``uv``, ``conda`` or ``py_executable`` replaces each of them: all of them choose an interpreter.
     """
-    installers = {"pip", "uv", "conda"}
-    replaced = installers if installers & child.keys() else set()
+    interpreters = {"pip", "uv", "conda", "py_executable"}
+    replaced = interpreters if interpreters & child.keys() else set()
     fields = {name: value for name, value in parent.items() if name not in replaced} | dict(child)
     variables = {**(parent.get("env_vars") or {}), **(child.get("env_vars") or {})}
     if variables:

@@ -137,6 +137,24 @@ def _family(pid: int, children: dict[int, list[_Identity]] | None = None) -> lis
     return found
 
 
+def commands_of_ancestors() -> Iterator[list[str]]:
+    """Yields the command lines of this process's parent, of that one's parent, and so on.
+
+    Left out are processes without one, and what cannot be read: the user may not look, or the process has just ended.
+    """
+    pid = os.getppid()
+    while pid > 0:
+        stat = _stat_fields(pid)
+        try:
+            with open(f"{_PROC}/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")[:-1]
+        except OSError:
+            words = []
+        if words:
+            yield [os.fsdecode(word) for word in words]
+        pid = int(stat[1]) if stat else 0
+
+
 def describe_exit(status: int) -> str:
     """Describes a wait status: ``killed by SIGSEGV (segmentation fault)`` or ``exit code 3``."""
     if not os.WIFSIGNALED(status):

@@ -234,6 +234,15 @@ def test_why_a_task_has_not_been_started(broker):
     assert answer(broker) == q.Explanation(4, q.UNKNOWN)
 
 
+def test_an_actor_that_is_constructed_does_not_hold_its_cpu_for_long(broker):
+    driver, _ = one_worker(broker)
+    broker.create(driver, ACTOR, name="constructed")
+    broker.create(driver, OTHER, name="late")
+    ask(broker, q.ExplainActor(1, OTHER))
+    why = "it asks for {CPU: 1}, which is in use; 0 tasks wait for a place"
+    assert answer(broker) == q.Explanation(1, q.UNPLACED, "A 'late'", why)
+
+
 def test_why_an_actor_takes_no_call(broker):
     driver, worker = one_worker(broker)
     broker.create(driver, ACTOR, running=ONE_CPU, name="holder")

@@ -15,6 +15,8 @@ def test_variables_are_merged_and_other_fields_replaced():
 
 
 def test_one_kind_of_requirements_replaces_the_other():
+    assert merged({"py_executable": "uv run python"}, {"pip": {"packages": ["b"]}}) == {"pip": {"packages": ["b"]}}
+    assert merged({"pip": {"packages": ["b"]}}, {"py_executable": "python"}) == {"py_executable": "python"}
     assert merged({"pip": {"packages": ["a"]}}, {"uv": {"packages": ["b"]}}) == {"uv": {"packages": ["b"]}}
     assert merged({"pip": {"packages": ["a"]}}, {"pip": {"packages": ["b"]}}) == {"pip": {"packages": ["b"]}}
 

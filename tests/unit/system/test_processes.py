@@ -401,3 +401,10 @@ def test_descriptors_left() -> None:
     assert processes.descriptors_left() == before
     for fd in gaps:
         os.close(fd)
+
+
+def test_command_lines_of_ancestors() -> None:
+    code = "from zray.system.processes import commands_of_ancestors as a; print([line[-1] for line in a()][:2])"
+    shell = ["sh", "-c", '"$@"; true', "outer", sys.executable, "-c", code]
+    done = subprocess.run(shell, capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.startswith(f"[{code!r}"), "the shell comes first: its last argument is the program"

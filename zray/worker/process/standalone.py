@@ -2,7 +2,8 @@
 
 The zygote's child executes it (``zray.worker.process.runtime_env``): PID, process group, output and the flight recorder
 are the same. It starts without ``PYTHONPATH``, so that no module of the user replaces one of Python's or zray's. Where
-the interpreter has no zray, or none of zray's dependencies, those of the host are used.
+the interpreter has no zray, or none of zray's dependencies, those of the host are used. cloudpickle is always the
+host's: pickles name cloudpickle's own functions, which differ from version to version.
 """
 
 import sys
@@ -17,7 +18,11 @@ import os
 def main() -> None:
     """Runs a worker. The argument says where zray is, the user's ``PYTHONPATH``, and the descriptors."""
     later = json.loads(sys.argv[1])
-    sys.path.extend(place for place in later["places"] if place not in sys.path)
+    own = sys.path[:]
+    sys.path[:0] = later["places"]
+    import cloudpickle  # noqa: F401
+
+    sys.path[:] = [*own, *(place for place in later["places"] if place not in own)]
     if later["path"] is not None:
         os.environ["PYTHONPATH"] = later["path"]
     sys.argv[1:] = []
