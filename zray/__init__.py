@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         UniqueID,
         WorkerID,
     )
+    from zray.util.timeline import timeline
 
 
 class _ClientModule(ModuleType):
@@ -80,6 +81,7 @@ _ELSEWHERE = {
     "logger": "zray.api.init_arguments",
     "install_as_ray": "zray.as_ray",
     "explain": "zray.api.explanations",
+    "timeline": "zray.util.timeline",
 }  # fmt: skip
 """The modules of the names that are loaded when they are asked for."""
 _MODULES = frozenset(
@@ -89,17 +91,6 @@ _MODULES = frozenset(
     }
 )  # fmt: skip
 """Modules that are loaded when they are asked for as attributes of this one."""
-
-
-def timeline(filename: str | None = None) -> list[dict[str, Any]]:
-    """Raises NotImplementedError: zray does not record when tasks ran yet.
-
-    Args:
-        filename: where Ray writes the events.
-    """
-    raise NotImplementedError(
-        "timeline(): zray does not record when tasks ran yet. `zray status` shows what runs now, and since when"
-    )
 
 
 def __getattr__(name: str) -> Any:

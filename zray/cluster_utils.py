@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import zray
+from zray.api.system_config import settings_of
 from zray.client import session as sessions
 from zray.client.observer import ask_broker
 from zray.config import Config
@@ -223,7 +224,8 @@ class Cluster:
             resources: amounts of other resources, by name.
             labels: its labels, values by key.
             env_vars: variables of the environment of its processes.
-            others: Ray's other arguments of a node. Those have no meaning here.
+            others: Ray's other arguments of a node. Of ``_system_config``, what ``init`` takes of it has a meaning for
+                this node; the rest has none.
 
         Raises:
             SystemFailure: the node could not start.
@@ -231,7 +233,8 @@ class Cluster:
             ValueError: a label does not follow the syntax.
         """
         _accept(others)
-        config = dataclasses.replace(self._config, labels=check_labels(labels or {}))
+        settings = settings_of(others.get("_system_config"))
+        config = dataclasses.replace(self._config, labels=check_labels(labels or {}), **settings)
         amounts = host_resources(num_cpus, num_gpus, memory, resources)
         store_bytes = DEFAULT_STORE_BYTES if object_store_memory is None else object_store_memory
         environ = {**os.environ, **(env_vars or {})}

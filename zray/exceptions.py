@@ -60,7 +60,7 @@ class TaskError(ZrayError):
         self.host = host
 
     def __str__(self) -> str:
-        where = f"{self.function_name} (pid={self.pid}, host={self.host})" if self.pid else self.function_name
+        where = f"zray::{self.function_name}() (pid={self.pid}, host={self.host})" if self.pid else self.function_name
         return f"{where}\n{self.traceback_str.rstrip()}"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -113,9 +113,14 @@ _ORDINARY: dict[str, Any] = {
 """How an error behaves when it is raised, caught, shown and passed on. The user's class cannot override these."""
 
 
+def _dual_name(kind: type) -> str:
+    """The name of the dual class of ``kind``. It is Ray's, because programs look for it in texts of errors."""
+    return f"RayTaskError({kind.__name__})"
+
+
 @functools.lru_cache(maxsize=256)
 def _dual_class(kind: Any) -> type[TaskError]:
-    """Returns the class ``TaskError(ValueError)`` for ValueError: a subclass of both.
+    """Returns the class ``RayTaskError(ValueError)`` for ValueError: a subclass of both.
 
     Raises TypeError if ``kind`` cannot be subclassed, or has a descriptor for an attribute that TaskError keeps in
     ``__dict__``.
@@ -132,12 +137,12 @@ def _dual_class(kind: Any) -> type[TaskError]:
         "__new__": lambda cls, *args, **kwargs: builtin_base(cls).__new__(cls, *args),
         "__init__": lambda self, *args, **kwargs: None,
         "__str__": TaskError.__str__,
-        "__repr__": lambda self: f"TaskError({kind.__name__}): {TaskError.__str__(self)}",
+        "__repr__": lambda self: f"{_dual_name(kind)}: {TaskError.__str__(self)}",
         "__reduce__": reduce,
         "__reduce_ex__": lambda self, protocol: reduce(self),
         "__module__": TaskError.__module__,
     }
-    return types.new_class(f"TaskError({kind.__name__})", (TaskError, kind), exec_body=lambda space: space.update(body))
+    return types.new_class(_dual_name(kind), (TaskError, kind), exec_body=lambda space: space.update(body))
 
 
 def dual_class_of(kind: type) -> type[TaskError]:
@@ -148,7 +153,7 @@ def dual_class_of(kind: type) -> type[TaskError]:
 def kind_of_dual(kind: type) -> type | None:
     """The user's class of a dual class; None for any other class."""
     bases = kind.__bases__
-    is_dual = len(bases) == 2 and bases[0] is TaskError and kind.__name__ == f"TaskError({bases[1].__name__})"
+    is_dual = len(bases) == 2 and bases[0] is TaskError and kind.__name__ == _dual_name(bases[1])
     return bases[1] if is_dual else None
 
 
@@ -209,6 +214,29 @@ class TaskCancelledError(ZrayError):
     def __str__(self) -> str:
         which = f"Task: {self.task_id} was cancelled. " if self.task_id else ""
         return which + (self.error_message or "")
+
+
+class RunningTaskCancelledError(TaskError, TaskCancelledError):
+    """The task was cancelled while it ran. It is a ``TaskError`` too, as in Ray, because the code was interrupted.
+
+    ``cause`` is the plain TaskCancelledError. There is no traceback.
+    """
+
+    def __init__(self, error_message: str | None = None) -> None:
+        TaskCancelledError.__init__(self, None, error_message)
+        self.function_name, self.traceback_str = "", error_message or ""
+        self.cause = TaskCancelledError(error_message=error_message)
+        self.pid, self.host = 0, ""
+
+    def __str__(self) -> str:
+        return TaskCancelledError.__str__(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RunningTaskCancelledError, (self.error_message,)
+
+    def as_instanceof_cause(self) -> TaskError:
+        """Returns the error itself: it is a ``TaskCancelledError`` already."""
+        return self
 
 
 class TaskTimeoutError(ZrayError, TimeoutError):
@@ -550,6 +578,7 @@ FAILURES: dict[str, type[ZrayError]] = {
         SystemFailure,
         ClusterUnavailableError,
         TaskCancelledError,
+        RunningTaskCancelledError,
         TaskTimeoutError,
         WorkerCrashedError,
         OutOfMemoryError,

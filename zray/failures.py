@@ -19,6 +19,10 @@ import msgpack
 
 from zray.exceptions import FAILURES, ActorError, SystemFailure, TaskCancelledError, ZrayError
 
+KILLED = "The actor is dead because it was killed by `ray.kill`"
+NO_REFERENCES = "The actor is dead because all references to the actor were removed"
+"""Why an actor ended, in Ray's words, because programs look for them in the texts of errors."""
+
 FAILURE_TAG = b"F"
 ERROR_TAG = b"E"
 ALIAS_TAG = b"@"
@@ -120,7 +124,7 @@ def show_error(data: bytes | memoryview) -> str:
             error = "an error in the object store" if aliased(missed.error) else show_error(missed.error)
             return f"{missed.task_name}: {missed.reason}\n{error}"
         fields = msgpack.unpackb(memoryview(data)[1:])
-        heading = f"{fields[0]} (pid={fields[2]}, host={fields[3]})\n" if bytes(data[:1]) == ERROR_TAG else ""
+        heading = f"zray::{fields[0]}() (pid={fields[2]}, host={fields[3]})\n" if bytes(data[:1]) == ERROR_TAG else ""
         return f"{heading}{fields[1]}".rstrip()
     except (SystemFailure, ValueError, TypeError, IndexError, KeyError, msgpack.UnpackException):
         return "an error that cannot be read"

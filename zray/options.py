@@ -16,6 +16,7 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from zray.accelerators import fault_of, fault_of_amount
 from zray.scheduling.priority import MAX_PRIORITY
 
 if TYPE_CHECKING:
@@ -329,6 +330,8 @@ def _amounts(
     num_cpus: float, num_gpus: float, memory: int, resources: Mapping[str, float], accelerator_type: str | None
 ) -> dict[str, int]:
     given = {"CPU": num_cpus, "GPU": num_gpus, "memory": memory, **resources}
+    if num_gpus and (fault := fault_of(name for name, amount in given.items() if amount)):
+        raise ValueError(f"num_gpus={num_gpus!r} with resources={resources!r}: {fault}")
     if accelerator_type:
         given[f"accelerator_type:{accelerator_type}"] = ACCELERATOR_TYPE_AMOUNT
     units = {name: _units(amount) for name, amount in given.items()}
@@ -358,6 +361,8 @@ class _Given:
     what: str
     name: str
     value: Any
+    resource: str = ""
+    """The resource whose amount it is, if it is one of several in an option."""
 
     def wrong_type(self, allowed: str) -> NoReturn:
         kind = type(self.value).__name__
@@ -377,8 +382,9 @@ Check = Callable[[_Given], Any]
 
 
 def _count(least: int, meaning: str = "", most: int = MAX_COUNT) -> Check:
-    """Returns a check for an integer from ``least`` to ``most``."""
+    """Returns a check for an integer from ``least`` to ``most``. Its errors contain the sentences of Ray's."""
     allowed = f"an integer >= {least}{meaning}"
+    accepted = {-1: "None, 0, -1 or a positive integer", 0: "None, 0 or a positive integer"}.get(least)
 
     def check(given: _Given) -> int:
         if isinstance(given.value, bool) or not isinstance(given.value, numbers.Integral):
@@ -386,7 +392,10 @@ def _count(least: int, meaning: str = "", most: int = MAX_COUNT) -> Check:
         value = int(given.value)
         if value > most:
             given.wrong_value(f"it must be at most {most}")
-        return value if value >= least else given.wrong_value(f"it must be {allowed}")
+        if value >= least:
+            return value
+        only = f"The keyword {given.name!r} only accepts {accepted}{meaning}" if accepted else f"it must be {allowed}"
+        given.wrong_value(only)
 
     return check
 
@@ -412,8 +421,10 @@ def _amount(given: _Given) -> float:
     if isinstance(given.value, bool) or not isinstance(given.value, numbers.Real):
         given.wrong_type("a number >= 0")
     value: float = int(given.value) if isinstance(given.value, numbers.Integral) else float(given.value)
-    if not (math.isfinite(value) and value >= 0):
-        given.wrong_value("it must be a finite number >= 0")
+    if value < 0:
+        given.wrong_value(f"The quantity of resource {given.resource or given.name} cannot be negative")
+    if not math.isfinite(value):
+        given.wrong_value("it must be a finite number")
     if value > MAX_AMOUNT:
         given.wrong_value(f"it must be at most {MAX_AMOUNT:,}")
     if 0 < value * UNITS < 1 - 1e-6:
@@ -423,8 +434,8 @@ def _amount(given: _Given) -> float:
 
 def _gpus(given: _Given) -> float:
     value = _amount(given)
-    if value > 1 and value != int(value):
-        given.wrong_value("more than one GPU must be a whole number of them")
+    if fault := fault_of_amount("GPU", value):
+        given.wrong_value(fault)
     return value
 
 
@@ -446,8 +457,16 @@ def _resources(given: _Given) -> dict[str, float]:
             given.wrong_value("the name of a resource cannot be empty")
         _sendable(name, given)
         if name in _OWN_OPTION:
-            given.wrong_value(f"give {_OWN_OPTION[name]}={amount!r} instead of {name!r} in resources")
-        amounts[name] = _amount(_Given(given.what, f"resources[{name!r}]", amount))
+            given.wrong_value(
+                "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU' in 'resources' keyword, "
+                f"and 'memory' likewise: {_OWN_OPTION[name]}={amount!r}"
+            )
+        of_name = _Given(given.what, f"resources[{name!r}]", amount, name)
+        amounts[name] = _amount(of_name)
+        if fault := fault_of_amount(name, amounts[name]):
+            of_name.wrong_value(fault)
+    if fault := fault_of(name for name, amount in amounts.items() if amount):
+        given.wrong_value(fault)
     return amounts
 
 
@@ -473,7 +492,7 @@ def _retry_exceptions(given: _Given) -> bool | tuple[type[Exception], ...]:
     if not isinstance(given.value, (list, tuple)):
         given.wrong_type(allowed)
     if not all(isinstance(kind, type) and issubclass(kind, Exception) for kind in given.value):
-        given.wrong_value(f"it must be {allowed}")
+        given.wrong_value("retry_exceptions must be either a boolean or a list of exceptions")
     return tuple(given.value)
 
 
@@ -533,12 +552,12 @@ def check_streams(num_returns: int | str | None, is_generator: bool, what: str) 
 
 
 def _backpressure(given: _Given) -> int:
-    checked: int = _count(-1, " (-1: no limit)")(given)
+    checked: int = _count(-1, _UNLIMITED)(given)
     return checked or given.wrong_value("it must be > 0, or -1 for no limit")
 
 
 def _max_pending_calls(given: _Given) -> int:
-    checked: int = _count(-1, " (-1: no limit)")(given)
+    checked: int = _count(-1, _UNLIMITED)(given)
     return checked or -1  # 0 means no limit too, as in Ray
 
 
@@ -568,7 +587,7 @@ def _lifetime(given: _Given) -> str:
     return (
         given.value
         if given.value in ("detached", "non_detached")
-        else given.wrong_value("it must be 'detached' or 'non_detached'")
+        else given.wrong_value("actor `lifetime` argument must be one of 'detached', 'non_detached' and 'None'")
     )
 
 
@@ -640,7 +659,7 @@ def _runtime_env(given: _Given) -> Mapping[str, Any]:
     return value  # the API checks its fields
 
 
-_UNLIMITED = " (-1: no limit)"
+_UNLIMITED = ", where -1 represents infinity"
 _SHARED: dict[str, Check] = {
     "num_cpus": _amount,
     "num_gpus": _gpus,
@@ -670,7 +689,7 @@ _TASK: dict[str, Check] = {
     "max_retries": _count(-1, _UNLIMITED),
     "retry_exceptions": _retry_exceptions,
     "timeout_s": _timeout,
-    "max_calls": _count(0, " (0: no limit)"),
+    "max_calls": _count(0, ", where 0 means no limit"),
     **_STREAM,
     "object_store_memory": _no_object_store_memory,
 }
@@ -703,6 +722,11 @@ _SUBJECTS: dict[type, tuple[str, dict[str, Check]]] = {
     TaskOptions: ("a remote function", _TASK),
     ActorOptions: ("an actor class", _ACTOR),
     MethodOptions: ("an actor's method", _METHOD),
+}
+_SUBJECTS_IN_GENERAL = {
+    "a remote function": "remote functions",
+    "an actor class": "actors",
+    "an actor's method": "actor methods",
 }
 _HINTS = {
     ("a remote function", "max_restarts"): "for a remote function it is max_retries",
@@ -738,12 +762,14 @@ def _checked(kind: type, kwargs: Mapping[str, Any], what: str) -> dict[str, Any]
 def _refuse(kind: type, given: _Given) -> NoReturn:
     """Raises ValueError: the option belongs to another kind of target, or does not exist."""
     subject, checks = _SUBJECTS[kind]
+    invalid = f"Invalid option keyword {given.name} for {_SUBJECTS_IN_GENERAL[subject]}"
     owners = [owner for owner, others in _SUBJECTS.values() if given.name in others]
     if owners:
         hint = _HINTS.get((subject, given.name))
-        given.wrong_value(f"it is an option of {' or '.join(owners)}, not of {subject}" + (f"; {hint}" if hint else ""))
+        owner = " or ".join(owners)
+        given.wrong_value(f"{invalid}: it is an option of {owner}, not of {subject}" + (f"; {hint}" if hint else ""))
     import difflib  # slow to import, and only needed for the error
 
     close = difflib.get_close_matches(given.name, checks, n=1)
-    guess = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(f"{given.what}: unknown option {given.name!r}; {guess}Allowed for {subject}: {', '.join(checks)}")
+    guess = f"; did you mean {close[0]!r}?" if close else "."
+    raise ValueError(f"{given.what}: {invalid}{guess} Allowed for {subject}: {', '.join(checks)}")

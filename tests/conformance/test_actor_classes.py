@@ -164,3 +164,26 @@ def test_weak_references_to_what_is_decorated(ray):
     shelf_class = make_class(ray)
     function = ray.remote(lambda: 1)
     assert weakref.ref(shelf_class)() is shelf_class and weakref.ref(function)() is function
+
+
+def test_the_plain_class_can_be_subclassed(ray):
+    plain: Any = make_class(ray).__ray_actor_class__
+
+    class Larger(plain):
+        def count(self):
+            return self.COUNT
+
+    larger = ray.remote(num_cpus=0)(Larger).remote()
+    assert ray.get(larger.count.remote()) == 7
+
+
+def test_a_handle_can_be_labelled(ray):
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def rank(self):
+            return 1
+
+    worker = Worker.remote()
+    worker.label = "first"  # of this handle: the actor does not see it
+    assert worker.label == "first"
+    assert ray.get(worker.rank.remote()) == 1

@@ -332,3 +332,80 @@ def test_sigterm_ends_a_driver_in_order(impl, tmp_path):
     """
     run_driver(impl, source)
     assert (tmp_path / "atexit").exists()
+
+
+# ------------------------------------------------------------------ texts that programs look for
+
+
+def mortal(ray) -> Any:
+    @ray.remote(num_cpus=0)
+    class Mortal:
+        def ping(self):
+            return "pong"
+
+        def child(self):
+            self.kept = mortal(ray).remote()
+            ray.get(self.kept.ping.remote())
+            return self.kept
+
+        def exit(self, code):
+            sys.exit(code)
+
+        def exit_actor(self):
+            ray.actor.exit_actor()
+
+    return Mortal
+
+
+def end_of(ray, ref):
+    error = raises_within(ray, ref)
+    assert isinstance(error, ray.exceptions.ActorDiedError)
+    return str(error)
+
+
+def test_the_text_after_a_kill(ray):
+    actor = mortal(ray).remote()
+    ray.get(actor.ping.remote())
+    ray.kill(actor)
+    text = "The actor is dead because it was killed by `ray.kill`"
+    eventually(lambda: text in end_of(ray, actor.ping.remote()))
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_text_has_the_exit_code(ray, code):
+    actor = mortal(ray).remote()
+    assert f"exit code {code}" in end_of(ray, actor.exit.remote(code))
+
+
+def test_the_text_names_exit_actor(ray):
+    assert "exit_actor" in end_of(ray, mortal(ray).remote().exit_actor.remote())
+
+
+def test_the_text_after_the_last_reference(ray):
+    actor = mortal(ray).options(name="mortal").remote()
+    ray.get(actor.ping.remote())
+    weak = ray.get_actor("mortal")
+    del actor
+    text = "all references to the actor were removed"
+
+    def says_so():
+        try:
+            ray.get(weak.ping.remote())
+        except ray.exceptions.ActorDiedError as error:
+            return text in str(error)
+
+    eventually(says_so)
+
+
+def test_the_text_after_the_death_of_the_owner(ray):
+    owner = mortal(ray).remote()
+    child = ray.get(owner.child.remote())
+    ray.kill(owner)
+
+    def says_so():
+        try:
+            ray.get(child.ping.remote())
+        except ray.exceptions.ActorDiedError as error:
+            return "its owner has died" in str(error)
+
+    eventually(says_so)

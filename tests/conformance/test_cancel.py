@@ -330,3 +330,64 @@ def test_a_task_that_never_lets_the_interpreter_go_ends_by_force(ray, gate):
     error = raises_within(ray, ref)
     assert cancelled(ray, error) or isinstance(error, ray.exceptions.WorkerCrashedError)
     assert ray.get(ray.remote(num_cpus=2)(lambda: "free").remote(), timeout=20) == "free"
+
+
+# ------------------------------------------------------------------ code that was interrupted
+
+
+def is_task_error(ray, error):
+    return isinstance(error, ray.exceptions.RayTaskError) and cancelled(ray, error) and "cancelled" in str(error)
+
+
+def test_an_interrupted_task_has_a_task_error(ray, gate):
+    ref = spinning(ray, gate)
+    ray.cancel(ref)
+    assert is_task_error(ray, raises_within(ray, ref))
+
+
+def test_an_interrupted_async_method_has_a_task_error(ray, gate):
+    @ray.remote(num_cpus=0)
+    class Waiter:
+        async def wait(self, gate):
+            await gate.wait.remote()
+
+    waiter = Waiter.remote()
+    ref = waiter.wait.remote(gate)
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(ref)
+    error = raises_within(ray, ref)
+    assert isinstance(error, ray.exceptions.RayTaskError)
+    assert cancelled(ray, error)
+
+
+def test_an_interrupted_generator_has_a_task_error_as_its_last_item(ray, gate):
+    @ray.remote(max_retries=0)
+    def numbers(gate):
+        yield 1
+        spin(ray, gate)
+
+    items = numbers.remote(gate)
+    assert ray.get(next(items)) == 1
+    eventually(lambda: ray.get(gate.arrived.remote()))
+    ray.cancel(items)
+    assert is_task_error(ray, raises_within(ray, next(items)))
+    with pytest.raises(StopIteration):
+        next(items)
+
+
+def test_a_task_that_did_not_begin_has_none(ray, gate):
+    ref = ray.remote(max_retries=0)(spin).remote(ray, gate.wait.remote())
+    ray.cancel(ref)
+    error = raises_within(ray, ref)
+    assert cancelled(ray, error)
+    assert not isinstance(error, ray.exceptions.RayTaskError)
+
+
+def test_the_error_of_an_interrupted_task_is_passed_on(ray, gate):
+    @ray.remote
+    def reads(refs):
+        return ray.get(refs[0])
+
+    ref = spinning(ray, gate)
+    ray.cancel(ref)
+    assert is_task_error(ray, raises_within(ray, reads.remote([ref])))

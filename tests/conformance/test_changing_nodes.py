@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from .helpers import make_gate
+from .helpers import eventually, make_gate
 from .zones import WAITS_S, Zones, start
 
 
@@ -45,6 +45,19 @@ def test_a_node_with_affinity_dies(own, strategies, ray_module):
     with pytest.raises(errors.ActorUnschedulableError):
         ray.get(stays.where.remote())
     assert ray.get(moves.where.remote()) in (own.b, own.head)
+
+
+def test_nodes_that_are_gone_are_listed(own):
+    ray = own.ray
+    assert all(row["Alive"] for row in ray.nodes())
+    own.cluster.remove_node(own.node_b)
+    eventually(lambda: sum(row["Alive"] for row in ray.nodes()) == 2)
+    rows = {row["NodeID"]: row for row in ray.nodes()}
+    gone = rows.pop(own.b)
+    assert set(rows) == {own.head, own.a} and all(row["DeathReason"] == 0 for row in rows.values())
+    assert (gone["Alive"], gone["alive"], gone["Resources"]) == (False, False, {})
+    assert gone["Labels"]["zone"] == "b" and gone["DeathReason"] == 1 and gone["DeathReasonMessage"]
+    assert gone["NodeManagerAddress"] == rows[own.head]["NodeManagerAddress"]
 
 
 def test_labels_that_no_node_has_are_waited_for(own):

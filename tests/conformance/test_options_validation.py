@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 import warnings
 
@@ -259,3 +260,58 @@ def test_init_twice(ray, init_options):
 def test_init_with_an_unknown_argument(ray):
     with pytest.raises((RuntimeError, *REFUSED), match="no_such_argument"):
         ray.init(no_such_argument=1, ignore_reinit_error=True)
+
+
+# ---------------------------------------------------------------------------------------------- what errors say
+
+
+def work():
+    return 1
+
+
+class Worker:
+    pass
+
+
+COUNTED = "only accepts None, 0, -1 or a positive integer, where -1 represents infinity"
+SAID = [
+    (work, {"max_retries": -2}, f"The keyword 'max_retries' {COUNTED}"),
+    (work, {"max_calls": -2}, "The keyword 'max_calls' only accepts None, 0 or a positive integer"),
+    (work, {"num_cpus": -1}, "The quantity of resource num_cpus cannot be negative"),
+    (work, {"resources": {"x": -1}}, "The quantity of resource x cannot be negative"),
+    (work, {"resources": {"CPU": 1}}, "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU' and 'GPU'"),
+    (work, {"retry_exceptions": [3]}, "retry_exceptions must be either a boolean or a list of exceptions"),
+    (work, {"max_restarts": 1}, "Invalid option keyword max_restarts for remote functions"),
+    (work, {"nothing": 1}, "Invalid option keyword nothing for remote functions"),
+    (Worker, {"max_restarts": -2}, f"The keyword 'max_restarts' {COUNTED}"),
+    (Worker, {"max_task_retries": -2}, f"The keyword 'max_task_retries' {COUNTED}"),
+    (Worker, {"max_calls": 1}, "Invalid option keyword max_calls for actors"),
+    (Worker, {"lifetime": "x"}, "must be one of 'detached', 'non_detached' and 'None'"),
+]
+
+
+@pytest.mark.parametrize(("target", "given", "said"), SAID)
+def test_programs_find_the_sentences_that_they_look_for(ray, target, given, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        ray.remote(**given)(target)
+
+
+@pytest.mark.parametrize("arguments", [(), (1,), (1, 2)])
+def test_the_decorator_needs_a_target_or_options(ray, arguments):
+    with pytest.raises(AssertionError, match="decorator must be applied either with no arguments"):
+        ray.remote(*arguments)
+
+
+def test_an_error_has_the_name_of_the_users_in_its_own(ray):
+    class Odd(Exception):
+        pass
+
+    @ray.remote
+    def fail():
+        raise Odd("here")
+
+    with pytest.raises(Odd) as caught:
+        ray.get(fail.remote())
+    assert type(caught.value).__name__ == "RayTaskError(Odd)"
+    assert "RayTaskError(Odd)" in repr(caught.value)
+    assert "ray::fail()" in str(caught.value)

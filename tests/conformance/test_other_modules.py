@@ -174,3 +174,9 @@ def test_a_program_from_a_text(module_of):
     )
     with pytest.raises(subprocess.CalledProcessError):
         helpers.run_string_as_driver("raise SystemExit(3)")
+
+
+def test_the_class_of_generators_is_where_programs_import_it(ray, module_of):
+    assert module_of("_raylet").ObjectRefGenerator is ray.ObjectRefGenerator
+    assert module_of("_raylet").ObjectRef is ray.ObjectRef
+    assert ray._raylet is module_of("_raylet")

@@ -155,6 +155,11 @@ def test_options_that_are_refused(groups, options):
         groups.placement_group([{"CPU": 1}], **options)
 
 
+def test_a_reserved_resource(ray, groups):
+    with pytest.raises(ray.exceptions.RaySystemError, match="reserved"):
+        groups.placement_group([{"bundle": 1}])
+
+
 def test_the_strategy_as_that_of_a_topology(groups):
     group = create(groups, [{"CPU": 1}], topology_strategy={"ray.io/node-id": "STRICT_PACK"})
     assert groups.placement_group_table(group)["strategy"] == "STRICT_PACK"
@@ -223,15 +228,35 @@ def test_a_group_that_fits_nowhere_waits(ray, groups):
     assert ray.get(ray.remote(lambda: 5).remote(), timeout=20) == 5
 
 
-def test_resources_of_groups_are_shown_as_in_use(ray, groups):
+def of_group(amounts, group):
+    """The resources of a group, without its identifier."""
+    end = f"_{group.id.hex()}"
+    return {name.removesuffix(end): amount for name, amount in amounts.items() if name.endswith(end)}
+
+
+def test_resources_of_groups_are_shown(ray, groups, strategy):
     before = ray.cluster_resources()
     group = create(groups, [{"CPU": 1, "slot": 1}])
     eventually(lambda: ray.available_resources()["CPU"] == 1)
     assert ray.available_resources()["slot"] == 1
-    assert ray.cluster_resources() == before
-    assert not any("group" in name for name in (*ray.available_resources(), *ray.nodes()[0]["Resources"]))
+    expected = {"CPU_group": 1, "CPU_group_0": 1, "slot_group": 1, "slot_group_0": 1} | {
+        "bundle_group": 1000,
+        "bundle_group_0": 1000,
+    }
+    eventually(lambda: of_group(ray.cluster_resources(), group) == expected)
+    assert of_group(ray.available_resources(), group) == expected
+    assert not any("group" in name for name in ray.nodes()[0]["Resources"])
+    actor = ray.remote(num_cpus=1)(Holder).options(scheduling_strategy=strategy(group)).remote()
+    assert ray.get(actor.ping.remote()) == 1
+    eventually(lambda: "CPU_group" not in of_group(ray.available_resources(), group))
     groups.remove_placement_group(group)
     eventually(lambda: ray.available_resources() == before)
+    assert ray.cluster_resources() == before
+
+
+class Holder:
+    def ping(self):
+        return 1
 
 
 def test_a_group_waits_for_resources_in_use(ray, groups):

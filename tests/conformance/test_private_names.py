@@ -174,6 +174,21 @@ def test_coroutines_are_recognised(module_of):
     assert asyncio.run(compat.sync_to_async(lambda x: x + 1)(1)) == 2
 
 
+def test_what_holds_objects_as_a_text(ray, impl, module_of):
+    if impl == "ray":
+        pytest.skip("Ray's needs grpcio, which not every installation has")
+    api = module_of("_private.internal_api")
+    ref = ray.put(bytes(3 * 2**20))
+    lines = api.memory_summary(units="MB").splitlines()
+    (line,) = [line for line in lines if ref.hex() in line]
+    assert "LOCAL_REFERENCE" in line
+    assert "3.0 MB" in line
+    assert str(os.getpid()) in line
+    assert ref.hex() not in api.memory_summary(stats_only=True)
+    with pytest.raises(ValueError, match="units='TB'"):
+        api.memory_summary(units="TB")
+
+
 # ---------------------------------------------------------------------------------------------- helpers for tests
 
 

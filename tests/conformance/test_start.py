@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import subprocess
@@ -101,10 +102,24 @@ def test_there_is_a_cluster_to_join_or_an_error(ray_module, monkeypatch):
     ray_module.shutdown()
 
 
+def test_an_address_at_which_nothing_listens(ray_module):
+    with pytest.raises(ConnectionError):
+        ray_module.init(address="127.0.0.1:1")
+    ray_module.shutdown()
+
+
 def test_a_job_without_a_namespace_has_one_of_its_own(ray_module, start):
     start()
     namespace = ray_module.get_runtime_context().namespace
     assert str(uuid.UUID(namespace)) == namespace
+
+
+def test_where_objects_are_spilled(ray_module, start, tmp_path):
+    described = {"type": "filesystem", "params": {"directory_path": str(tmp_path)}}
+    start(object_store_memory=80 * 2**20, _system_config={"object_spilling_config": json.dumps(described)})
+    refs = [ray_module.put(bytes(20 * 2**20)) for _ in range(8)]
+    assert any(files for _, _, files in os.walk(tmp_path))
+    assert all(len(ray_module.get(ref)) == 20 * 2**20 for ref in refs)
 
 
 def test_init_twice(ray_module, start):

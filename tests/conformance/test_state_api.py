@@ -309,6 +309,72 @@ def test_workers(ray, state, counter):
     assert len(state.list_workers(filters=drivers, raise_on_missing_output=False)) == 1
 
 
+def test_placement_groups(ray, state, error):
+    groups = importlib.import_module(f"{ray.__name__}.util.placement_group")
+    group = groups.placement_group([{"CPU": 0.5}, {"CPU": 0.25}], name="listed")
+    waits = groups.placement_group([{"CPU": 99}], lifetime="detached", bundle_label_selector=[{"zone": "in(a,b)"}])
+    assert group.wait(30)
+    node_id = ray.nodes()[0]["NodeID"]
+    (row,) = state.list_placement_groups(filters=[("name", "=", "listed")])
+    assert (row.placement_group_id, row.state, row.bundles, row.stats) == (group.id.hex(), "CREATED", None, None)
+    row = state.get_placement_group(group.id.hex())
+    assert row.creator_job_id == ray.get_runtime_context().get_job_id() and row.is_detached is False
+    assert row.bundles[1] == {
+        "bundle_id": {"placement_group_id": group.id.hex(), "bundle_index": 1},
+        "unit_resources": {"CPU": 0.25},
+        "node_id": node_id,
+        "label_selector": {},
+    }
+    assert (row.stats["scheduling_state"], row.topology_strategy) == ("FINISHED", {})
+    (row,) = state.list_placement_groups(filters=[("state", "=", "pending")], detail=True)
+    assert (row.placement_group_id, row.is_detached) == (waits.id.hex(), True)
+    assert (row.bundles[0]["node_id"], row.bundles[0]["label_selector"]) == ("", {"zone": "in(a,b)"})
+    for each in (group, waits):
+        groups.remove_placement_group(each)
+    eventually(lambda: state.get_placement_group(group.id.hex()).state == "REMOVED")
+    assert state.get_placement_group("ff" * 18) is None
+    with pytest.raises(error):
+        state.list_placement_groups(filters=[("bundles", "=", "x")])
+
+
+def test_work_in_a_placement_group(ray, state, counter):
+    groups = importlib.import_module(f"{ray.__name__}.util.placement_group")
+    strategies = importlib.import_module(f"{ray.__name__}.util.scheduling_strategies")
+    group = groups.placement_group([{"CPU": 0.5}])
+    strategy = strategies.PlacementGroupSchedulingStrategy(group)
+    actor = counter.options(scheduling_strategy=strategy, name="in a group").remote()
+    ray.get(actor.add.remote())
+    (row,) = state.list_actors(filters=[("placement_group_id", "=", group.id.hex())])
+    assert row.name == "in a group"
+    groups.remove_placement_group(group)
+
+
+def test_runtime_environments(ray, state):
+    @ray.remote(num_cpus=0.1, runtime_env={"env_vars": {"LISTED": "yes"}})
+    def task():
+        return 1
+
+    ray.get(task.remote())
+    rows = [row for row in state.list_runtime_envs(detail=True) if "LISTED" in row.runtime_env.get("env_vars", {})]
+    assert [(row.runtime_env["env_vars"], row.success) for row in rows] == [({"LISTED": "yes"}, True)]
+    assert rows[0].node_id == ray.nodes()[0]["NodeID"] and rows[0].creation_time_ms >= 0 and rows[0].error is None
+    assert rows[0] in state.list_runtime_envs(detail=True, filters=[("success", "=", True)])
+    finished = [("name", "=", "task"), ("state", "=", "FINISHED")]
+    (task,) = eventually(lambda: state.list_tasks(detail=True, filters=finished))
+    assert task.required_resources == {"CPU": 0.1}
+
+
+def test_the_selector_of_a_task(ray, state):
+    @ray.remote(num_cpus=0, label_selector={"zone": "!in(a,b)"})
+    def selected():
+        return 1
+
+    ray.get(selected.remote())
+    eventually(lambda: state.list_tasks(detail=True, filters=[("name", "=", "selected"), ("state", "=", "FINISHED")]))
+    (row,) = state.list_tasks(detail=True, filters=[("name", "=", "selected")])
+    assert row.label_selector == {"zone": "!in(a,b)"}
+
+
 def test_jobs(ray, state):
     import os
 
@@ -364,6 +430,15 @@ def test_summaries(ray, state):
     assert summary["total_objects"] >= 1
     assert summary["total_size_mb"] > 0
     del keep
+
+
+def test_columns(common):
+    names = common.WorkerState.list_columns(detail=False)
+    assert names == ["worker_id", "is_alive", "worker_type", "exit_type", "node_id", "ip", "pid"]
+    assert common.WorkerState.list_columns()[: len(names)] == names
+    assert "exit_detail" in common.WorkerState.list_columns()
+    assert common.resource_to_schema(common.StateResource.TASKS) is common.TaskState
+    assert common.TaskState in common.AVAILABLE_STATES
 
 
 def test_the_client(ray, state, common, counter):

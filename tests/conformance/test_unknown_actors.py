@@ -126,7 +126,7 @@ for handle in ():
 def test_such_a_handle_in_a_task(impl):
     if impl == "ray":
         pytest.skip("Ray's driver waits for ever")
-    assert run_driver(impl, THE_SAME_IN_A_TASK).split() == ["TaskError(ActorDiedError)"] * 3
+    assert run_driver(impl, THE_SAME_IN_A_TASK).split() == ["RayTaskError(ActorDiedError)"] * 3
 
 
 def test_killing_by_such_a_handle_does_nothing(impl):

@@ -84,7 +84,7 @@ def test_what_happens_to_a_task_and_an_actor_is_found_by_their_identifiers(sandb
     assert lines(log, "INFO", f"actor {actor} (Actor) runs on worker {served} of host {node}")
     assert lines(log, "WARNING", f"actor {actor} (Actor) restarts", "SIGKILL")
     assert lines(log, "INFO", f"actor {actor} (Actor) runs on worker {again} of host {node}")
-    assert lines(log, "INFO", f"actor {actor} (Actor) is dead", "zray.kill()")
+    assert lines(log, "INFO", f"actor {actor} (Actor) is dead", "ray.kill")
     assert lines(log, "WARNING", "job 00000001", "77", "cannot be scheduled")
     assert lines(host.err, "WARNING", f"worker {worker}", "SIGKILL", f"it was running task {task}")
     assert lines(host.err, "INFO", f"host {node} has joined") and lines(host.err, f"host {node} ends: signal 15")

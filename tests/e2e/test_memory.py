@@ -135,7 +135,7 @@ def test_the_cause_of_death_is_recorded(ray, machine):
     error_of(ray, ray.remote(max_retries=0)(fill).remote(machine))
     machine.use(0)
     (worker,) = [each for each in list_workers(detail=True) if each.exit_type == "NODE_OUT_OF_MEMORY"]
-    assert "running low on memory" in worker.exit_detail
+    assert "running low on memory" in str(worker.exit_detail)
     (task,) = list_tasks(filters=[("state", "=", "FAILED")], detail=True)
     assert task.error_type == "OUT_OF_MEMORY"
 
@@ -169,7 +169,8 @@ def group() -> Iterator[Path]:
         directory.mkdir()
         (directory / limit).write_text(str(LIMIT_BYTES))
     except OSError as error:
-        directory.exists() and directory.rmdir()
+        if directory.exists():
+            directory.rmdir()
         pytest.skip(f"no control group with a limit can be made here: {error}")
     yield directory
     eventually(lambda: not (directory / "cgroup.procs").read_text())

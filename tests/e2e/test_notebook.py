@@ -103,7 +103,7 @@ def test_cells(notebook):
     assert notebook.run("print(await which.remote())") == "second"
     assert notebook.run("ref = which.remote()") == ""
     assert notebook.run("print(ray.get(ref))") == "second"
-    assert notebook.run("ray.get(ray.remote(lambda: 1 / 0).remote())") == "TaskError(ZeroDivisionError)"
+    assert notebook.run("ray.get(ray.remote(lambda: 1 / 0).remote())") == "RayTaskError(ZeroDivisionError)"
     assert "RuntimeError" in notebook.run("ray.init(num_cpus=1)")
     assert notebook.run("ray.shutdown(); ray.init(num_cpus=1); print(ray.get(which.remote()))") == "second"
 

@@ -118,6 +118,24 @@ def test_the_cpu_of_a_killed_worker_is_used_again(pinned):
     assert zray.get(where.options(num_cpus=len(CPUS)).remote()) == CPUS
 
 
+def test_libraries_that_are_loaded_follow(pinned):
+    pytest.importorskip("threadpoolctl")
+    pytest.importorskip("numpy")
+
+    @zray.remote
+    def threads() -> tuple[int, set[int]]:
+        import numpy
+        import threadpoolctl
+
+        numpy.ones((8, 8)) @ numpy.ones((8, 8))
+        return os.getpid(), {library["num_threads"] for library in threadpoolctl.threadpool_info()}
+
+    first, one = zray.get(threads.remote())
+    second, two = zray.get(threads.options(num_cpus=2).remote())
+    assert first == second  # the latest idle worker is used first
+    assert (one, two) == ({1}, {2})
+
+
 @pytest.mark.parametrize(
     ("setting", "cpus", "sizes", "warns"),
     [

@@ -29,11 +29,14 @@ def settled():  # earlier tasks are over: this task needs the one CPU too, and i
 """
 
 NOT_FETCHED = {
-    "kept, then dropped": ("ref = bad.remote(); ray.get(ok.remote()); del ref", "bad (pid="),
-    "never kept": ("bad.remote()", "bad (pid="),
+    "kept, then dropped": ("ref = bad.remote(); ray.get(ok.remote()); del ref", "zray::bad() (pid="),
+    "never kept": ("bad.remote()", "zray::bad() (pid="),
     "an argument": ("ok.remote(bad.remote())", "ok: The task was not run: its argument 0 could not be computed"),
-    "of an actor": ("model = Model.remote(); model.fit.remote(); ray.get(model.ping.remote())", "Model.fit (pid="),
-    "nested": ("ray.get(ray.remote(lambda: bad.remote() and ray.get(ok.remote())).remote())", "bad (pid="),
+    "of an actor": (
+        "model = Model.remote(); model.fit.remote(); ray.get(model.ping.remote())",
+        "zray::Model.fit() (pid=",
+    ),
+    "nested": ("ray.get(ray.remote(lambda: bad.remote() and ray.get(ok.remote())).remote())", "zray::bad() (pid="),
 }
 
 

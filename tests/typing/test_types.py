@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,15 +25,43 @@ def mypy(program: Path) -> str:
     return subprocess.run(command, env=environ, cwd=HERE, capture_output=True, text=True, timeout=100).stdout
 
 
+def pyright(tmp_path: Path, program: Path) -> set[tuple[int, str]]:
+    """The errors that pyright's strict mode finds: their lines and texts."""
+    command = shutil.which("basedpyright", path=str(Path(sys.executable).parent)) or shutil.which("pyright")
+    if command is None:
+        pytest.skip("neither basedpyright nor pyright is installed")
+    project = {"include": [str(program)], "extraPaths": [str(ROOT)], "typeCheckingMode": "strict"}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(project))
+    options = ["-p", str(tmp_path), "--pythonpath", sys.executable, "--outputjson"]
+    done = subprocess.run([command, *options], capture_output=True, text=True, timeout=200)
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    return {(each["range"]["start"]["line"] + 1, each["message"]) for each in found if each["severity"] == "error"}
+
+
+def wrong_lines(*marks: str) -> set[int]:
+    lines = (HERE / "refused.py").read_text().splitlines()
+    return {number for number, line in enumerate(lines, 1) if line.endswith(marks)}
+
+
 def test_types_are_inferred():
     assert mypy(HERE / "accepted.py") == ""
 
 
 def test_mistakes_are_found():
-    lines = (HERE / "refused.py").read_text().splitlines()
-    wrong = {number for number, line in enumerate(lines, 1) if line.endswith("  # wrong")}
     output = mypy(HERE / "refused.py")
-    assert {int(number) for number in re.findall(r"^refused\.py:(\d+): error: ", output, re.MULTILINE)} == wrong, output
+    found = {int(number) for number in re.findall(r"^refused\.py:(\d+): error: ", output, re.MULTILINE)}
+    assert found == wrong_lines("  # wrong", "  # wrong for mypy"), output
+
+
+@pytest.mark.timeout(240)
+def test_types_are_inferred_by_pyright(tmp_path):
+    assert pyright(tmp_path, HERE / "accepted.py") == set()
+
+
+@pytest.mark.timeout(240)
+def test_mistakes_are_found_by_pyright(tmp_path):
+    found = pyright(tmp_path, HERE / "refused.py")
+    assert {line for line, _ in found} == wrong_lines("  # wrong"), sorted(found)
 
 
 def test_what_is_accepted_runs():

@@ -134,19 +134,28 @@ def test_actors_need_a_cpu_to_be_placed_but_hold_none():
 # -- what is refused
 
 
+UNLIMITED = "only accepts None, 0, -1 or a positive integer, where -1 represents infinity"
 BAD_VALUES = [
-    (task, {"num_cpus": -1}, "it must be a finite number >= 0"),
+    (task, {"num_cpus": -1}, "The quantity of resource num_cpus cannot be negative"),
     (task, {"num_cpus": float("nan")}, "finite"),
     (task, {"num_cpus": float("inf")}, "finite"),
     (task, {"num_cpus": 0.00001}, "the smallest amount is 0.0001"),
     (task, {"num_gpus": 1.5}, "whole number"),
-    (task, {"memory": -5}, ">= 0"),
-    (task, {"num_returns": -1}, "an integer >= 0"),
-    (task, {"max_retries": -2}, "an integer >= -1"),
-    (task, {"max_calls": -1}, "an integer >= 0"),
-    (task, {"retry_exceptions": ["ValueError"]}, "list of exception types"),
-    (task, {"retry_exceptions": [KeyboardInterrupt]}, "list of exception types"),
-    (task, {"resources": {"CPU": 1}}, "give num_cpus=1 instead"),
+    (task, {"memory": -5}, "cannot be negative"),
+    (task, {"num_returns": -1}, "0 or a positive integer"),
+    (task, {"max_retries": -2}, f"The keyword 'max_retries' {UNLIMITED}"),
+    (task, {"max_calls": -1}, "The keyword 'max_calls' only accepts None, 0 or a positive integer"),
+    (task, {"retry_exceptions": ["ValueError"]}, "a list of exception"),
+    (
+        task,
+        {"retry_exceptions": [KeyboardInterrupt]},
+        "a list of exception",
+    ),
+    (
+        task,
+        {"resources": {"CPU": 1}},
+        "Use the 'num_cpus' and 'num_gpus' keyword instead of 'CPU'",
+    ),
     (task, {"label_selector": {"a": "-x"}}, "Invalid label selector value '-x'"),
     (actor, {"label_selector": {"-a": "x"}}, "Invalid label key name '-a'"),
     (task, {"fallback_strategy": [1]}, "must be a dictionary"),
@@ -155,23 +164,23 @@ BAD_VALUES = [
     (task, {"fallback_strategy": [{"label_selector": [1]}]}, "must be a dictionary"),
     (task, {"object_store_memory": 3}, "not implemented for tasks"),
     (task, {"_labels": {"a": 1}}, "must be strings"),
-    (task, {"resources": {"GPU": 1}}, "give num_gpus=1 instead"),
-    (task, {"resources": {"memory": 1}}, "give memory=1 instead"),
+    (task, {"resources": {"GPU": 1}}, ": num_gpus=1"),
+    (task, {"resources": {"memory": 1}}, ": memory=1"),
     (task, {"resources": {"": 1}}, "cannot be empty"),
     (actor, {"name": ""}, "cannot be empty"),
     (task, {"scheduling_strategy": "spread"}, "'SPREAD'"),
-    (actor, {"max_restarts": -2}, "an integer >= -1"),
-    (actor, {"max_task_retries": -2}, "an integer >= -1"),
+    (actor, {"max_restarts": -2}, UNLIMITED),
+    (actor, {"max_task_retries": -2}, UNLIMITED),
     (actor, {"max_concurrency": 0}, "an integer >= 1"),
-    (actor, {"max_pending_calls": -2}, "an integer >= -1"),
-    (actor, {"lifetime": "forever"}, "'detached' or 'non_detached'"),
+    (actor, {"max_pending_calls": -2}, UNLIMITED),
+    (actor, {"lifetime": "forever"}, "must be one of 'detached', 'non_detached' and 'None'"),
     (actor, {"namespace": ""}, "cannot be empty"),
     (actor, {"get_if_exists": True}, "name"),
     (actor, {"concurrency_groups": {"io": 0}}, "of group 'io' must be an integer >= 1"),
     (actor, {"concurrency_groups": {"": 1}}, "cannot be empty"),
     (method, {"concurrency_group": ""}, "cannot be empty"),
-    (method, {"num_returns": -1}, "an integer >= 0"),
-    (method, {"max_task_retries": -2}, "an integer >= -1"),
+    (method, {"num_returns": -1}, "0 or a positive integer"),
+    (method, {"max_task_retries": -2}, UNLIMITED),
 ]
 BAD_TYPES = [
     (task, {"num_cpus": "1"}, "a number >= 0"),
@@ -182,8 +191,8 @@ BAD_TYPES = [
     (task, {"num_returns": "2"}, "an integer >= 0"),
     (task, {"max_retries": 1.5}, "an integer >= -1"),
     (task, {"max_calls": "1"}, "an integer >= 0"),
-    (task, {"retry_exceptions": ValueError}, "list of exception types"),
-    (task, {"retry_exceptions": 1}, "list of exception types"),
+    (task, {"retry_exceptions": ValueError}, "a list of exception"),
+    (task, {"retry_exceptions": 1}, "a list of exception"),
     (task, {"resources": [("x", 1)]}, "a dict"),
     (task, {"resources": {1: 1}}, "strings"),
     (task, {"name": 5}, "a string"),
@@ -254,7 +263,7 @@ def test_work_that_may_run_anywhere_has_no_constraint():
 
 
 def test_an_amount_within_resources_is_named():
-    with pytest.raises(ValueError, match=r"resources\['x'\]=-1 is not allowed"):
+    with pytest.raises(ValueError, match=r"resources\['x'\]=-1 is not allowed: The quantity of resource x cannot"):
         task(resources={"x": -1})
     with pytest.raises(TypeError, match=r"resources\['x'\]='1' has type str"):
         task(resources={"x": "1"})
@@ -280,9 +289,9 @@ def test_options_in_the_wrong_place(make, name, message):
 
 
 def test_unknown_options_come_with_a_guess():
-    with pytest.raises(ValueError, match=r"unknown option 'num_cpu'; did you mean 'num_cpus'\? Allowed .*max_retries"):
+    with pytest.raises(ValueError, match=r"num_cpu for remote functions; did you mean 'num_cpus'\? Allowed .*retries"):
         task(num_cpu=1)
-    with pytest.raises(ValueError, match=r"unknown option 'zzz'; Allowed for an actor class: num_cpus, .*lifetime"):
+    with pytest.raises(ValueError, match=r"zzz for actors\. Allowed for an actor class: num_cpus, .*lifetime"):
         actor(zzz=1)
 
 

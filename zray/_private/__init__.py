@@ -10,6 +10,7 @@ from typing import Any
 
 _SUBMODULES = (
     "async_compat",
+    "internal_api",
     "ray_constants",
     "services",
     "state",

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, overload
 
 from zray.api.actor_meta import METHOD_OPTIONS, ActorMeta, CallOptions, MethodMeta
 from zray.api.binding import bind_class, bind_method
 from zray.api.generators import ObjectRefGenerator
 from zray.api.remote_function import _Shipment, looks_like
 from zray.api.runtime import checked_environment, runtime
+from zray.api.typed import P, R_co, Remote
 from zray.exceptions import ActorExit
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, MethodOptions
 from zray.signatures import SignatureCheck
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+    from typing import Concatenate, Protocol
+
+    from zray.api.typed import Method
+
 C = TypeVar("C")
-F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 _NOT_OF_THE_CLASS = ("__copy__", "__deepcopy__")
 """Attributes that are not looked up in the class: they say how its instances are copied, not how the class is."""
@@ -32,7 +39,7 @@ class _OfMethod:
         self._read = read
         self._of_class = of_class
 
-    def __get__(self, method: ActorMethod | None, owner: type) -> Any:
+    def __get__(self, method: ActorMethod[Any, Any] | None, owner: type) -> Any:
         if method is not None:
             return self._read(method._meta)
         if self._of_class is None:
@@ -40,7 +47,7 @@ class _OfMethod:
         return self._of_class
 
 
-class ActorMethod:
+class ActorMethod(Remote[P, R_co]):
     """A method of an actor: ``handle.method.remote(...)``.
 
     It shows the method's signature and docstring if the class is known. If the handle came from another process, it
@@ -59,7 +66,7 @@ class ActorMethod:
         self._given: dict[str, Any] = {}  # to ``options``
         self._retries = handle._meta.max_task_retries if meta.retries is None else meta.retries
 
-    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
+    def _submit(self, /, *args: Any, **kwargs: Any) -> Any:
         """Submits a call; see ``RemoteFunction.remote``.
 
         Calls of one caller run in the order in which it made them. If the actor has ``async def`` methods, or
@@ -80,6 +87,9 @@ class ActorMethod:
             return refs[0]
         return refs or None
 
+    if not TYPE_CHECKING:
+        remote = _submit
+
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Submits a call with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
         return (self.options(**options) if options else self).remote(*(args or ()), **(kwargs or {}))
@@ -91,14 +101,20 @@ class ActorMethod:
         """
         return bind_method(self, args, kwargs)
 
-    def options(self, **options: Any) -> ActorMethod:
+    @overload
+    def options(self, *, num_returns: int | str, **options: Any) -> ActorMethod[P, Any]: ...
+
+    @overload
+    def options(self, **options: Any) -> ActorMethod[P, R_co]: ...
+
+    def options(self, **options: Any) -> ActorMethod[P, Any]:
         """Returns the same method with other options.
 
         Options: ``num_returns``, ``max_task_retries``, ``retry_exceptions``, ``concurrency_group``, ``name``,
         ``timeout_s``, ``enable_task_events``; see ``zray.options.MethodOptions``.
         """
         given = MethodOptions.from_kwargs(options, what=f"{self._meta.name}.options()")
-        method = ActorMethod(self._handle, self._meta)
+        method: ActorMethod[P, Any] = ActorMethod(self._handle, self._meta)
         method._given = options
         if "max_task_retries" in options and given.max_task_retries is not None:
             method._retries = given.max_task_retries
@@ -123,14 +139,14 @@ class ActorMethod:
 class ActorHandle(Generic[C]):
     """A reference to an actor of class ``C``. When the last handle is gone, the actor finishes its calls and ends."""
 
-    __slots__ = ("__weakref__", "_actor_id", "_meta", "_ref")
+    __slots__ = ("__dict__", "__weakref__", "_actor_id", "_meta", "_ref")  # __dict__: programs label their handles
 
     def __init__(self, actor_id: bytes, ref: ObjectRef | None, meta: ActorMeta) -> None:
         self._actor_id = actor_id
         self._ref = ref  # keeps the actor; None: this handle does not keep it (it is weak, or the actor is detached)
         self._meta = meta
 
-    def __getattr__(self, name: str) -> ActorMethod:
+    def __getattr__(self, name: str) -> ActorMethod[..., Any]:
         method = self._meta.methods.get(name)
         if method is None:
             raise AttributeError(self._meta.no_method(name))
@@ -214,6 +230,11 @@ class ActorClass(Generic[C]):
         return bind_class(self, args, kwargs)
 
     @property
+    def __ray_actor_class__(self) -> type[C]:
+        """The plain class, which can be subclassed and tested without a cluster. The name is Ray's."""
+        return self._class
+
+    @property
     def __ray_metadata__(self) -> ActorClassMetadata:
         return ActorClassMetadata(self._class, self._options)
 
@@ -270,12 +291,69 @@ def _creator(kind: type[C], options: ActorOptions, shipment: _Shipment) -> Calla
     return looks_like(remote, kind)
 
 
-@overload
-def method(function: F, /) -> F: ...
+if TYPE_CHECKING:
+
+    class MethodDecorator(Protocol):
+        """The type of ``zray.method``, and of ``zray.method`` with options."""
+
+        @overload
+        def __call__(
+            self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
+        ) -> Method[P, Coroutine[Any, Any, T], ActorMethod[P, ObjectRef[T]]]: ...
+
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self, function: Callable[Concatenate[Any, P], Iterator[T]], /
+        ) -> Method[P, Iterator[T], ActorMethod[P, ObjectRefGenerator[T]]]: ...
+
+        @overload
+        def __call__(  # type: ignore[overload-overlap]
+            self, function: Callable[Concatenate[Any, P], AsyncIterator[T]], /
+        ) -> Method[P, AsyncIterator[T], ActorMethod[P, ObjectRefGenerator[T]]]: ...
+
+        @overload
+        def __call__(
+            self, function: Callable[Concatenate[Any, P], T], /
+        ) -> Method[P, T, ActorMethod[P, ObjectRef[T]]]: ...
+
+    class SeveralReturnsDecorator(Protocol):
+        """The type of ``zray.method(num_returns=...)``: types do not know what ``remote`` returns."""
+
+        def __call__(self, function: Callable[Concatenate[Any, P], T], /) -> Method[P, T, ActorMethod[P, Any]]: ...
 
 
 @overload
-def method(**options: Any) -> Callable[[F], F]: ...
+def method(
+    function: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
+) -> Method[P, Coroutine[Any, Any, T], ActorMethod[P, ObjectRef[T]]]: ...
+
+
+@overload
+def method(  # type: ignore[overload-overlap]
+    function: Callable[Concatenate[Any, P], Iterator[T]], /
+) -> Method[P, Iterator[T], ActorMethod[P, ObjectRefGenerator[T]]]: ...
+
+
+@overload
+def method(  # type: ignore[overload-overlap]
+    function: Callable[Concatenate[Any, P], AsyncIterator[T]], /
+) -> Method[P, AsyncIterator[T], ActorMethod[P, ObjectRefGenerator[T]]]: ...
+
+
+@overload
+def method(function: Callable[Concatenate[Any, P], T], /) -> Method[P, T, ActorMethod[P, ObjectRef[T]]]: ...
+
+
+@overload
+def method(*, num_returns: Literal[1, "streaming"], **options: Any) -> MethodDecorator: ...
+
+
+@overload
+def method(*, num_returns: int | str, **options: Any) -> SeveralReturnsDecorator: ...
+
+
+@overload
+def method(**options: Any) -> MethodDecorator: ...
 
 
 def method(*args: Any, **options: Any) -> Any:
@@ -294,7 +372,7 @@ def method(*args: Any, **options: Any) -> Any:
         raise TypeError("@zray.method takes options by keyword, such as @zray.method(num_returns=2)")
     given = MethodOptions.from_kwargs(options, what="@zray.method")
 
-    def decorate(function: F) -> F:
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
         setattr(function, METHOD_OPTIONS, given)
         return function
 

@@ -24,7 +24,8 @@ from zray.exceptions import ConfigError, SystemFailure, ZrayError
 from zray.options import check_text
 from zray.protocol.messages import DRIVER, Goodbye, LogsTaken
 from zray.protocol.questions import FlushOutput
-from zray.protocol.records import HostState, JobSettings, JoinInfo
+from zray.protocol.records import HostInfo, HostState, JobSettings, JoinInfo
+from zray.protocol.state_questions import HostRecord
 from zray.serialization import hint_for
 from zray.sessions.directories import (
     SessionPaths,
@@ -112,7 +113,7 @@ def init(
             program of this user has started here; "local": start a cluster, even if a broker runs here or the
             environment names one. Default: the first two of "auto", and if there is none, "local".
         num_cpus: CPUs that the new cluster offers; default: the CPUs that this process may use.
-        num_gpus: GPUs that it offers; default: the NVIDIA GPUs that this process may use.
+        num_gpus: GPUs that it offers; default: those that this process may use.
         memory: bytes that it offers to tasks; default: 70% of the memory that this process may use.
         resources: amounts of other resources that it offers, by name.
         labels: labels of its host, values by key.
@@ -530,61 +531,55 @@ def is_initialized() -> bool:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The hosts of the cluster, also those that have ended: of these the last 2,000.
+    """The hosts: those that live, and the last 2,000 that are gone.
 
     Returns:
         A dictionary for each host, with Ray's keys: NodeID (hexadecimal), Alive, NodeManagerHostname,
         NodeManagerAddress (IP address by which the host reaches the broker), NodeName (the same),
         ObjectStoreSocketName (the path of its store), RayletSocketName (the path of its socket), Resources (amounts by
-        name; memory in bytes; none if the host has ended), Labels, DeathReasonMessage (why it has ended). Ports are -1:
-        hosts have none of Ray's. Hosts that live come first.
+        name; memory in bytes; none if it is gone), Labels, DeathReason (0 if it lives, 1 if it has ended in order, else
+        2), DeathReasonMessage. Ports are -1: hosts have none of Ray's.
 
     Raises:
         ClusterUnavailableError: the broker is gone.
     """
-    runtime = runtimes.runtime()
-    return [*map(_row_of, runtime.hosts()), *map(_row_of_ended, runtime.ended_hosts())]
+    living = [_row_of(host) for host in runtimes.runtime().hosts()]
+    ended = [_row_of_ended(host) for host in runtimes.runtime().ended_hosts()]
+    gone = {row["NodeID"] for row in ended}  # one of them may have died between the two questions
+    return [row for row in living if row["NodeID"] not in gone] + ended
 
 
 def _row_of(host: HostState) -> dict[str, Any]:
-    info = host.info
-    return _row(host.host_id, info.ip, info.hostname, info.store, info.fetch, info.labels, host.total, True, "")
-
-
-def _row_of_ended(host: HostRecord) -> dict[str, Any]:
-    return _row(host.host_id, host.ip, host.hostname, "", "", host.labels, {}, False, host.reason)
-
-
-def _row(
-    host_id: bytes,
-    ip: str,
-    hostname: str,
-    store: str,
-    socket: str,
-    labels: dict[str, str],
-    resources: dict[str, float],
-    is_alive: bool,
-    reason: str,
-) -> dict[str, Any]:
     return {
-        "NodeID": host_id.hex(),
-        "Alive": is_alive,
-        "NodeManagerAddress": ip,
-        "NodeManagerHostname": hostname,
+        "NodeID": host.host_id.hex(),
+        "Alive": True,
+        "NodeManagerAddress": host.info.ip,
+        "NodeManagerHostname": host.info.hostname,
         "NodeManagerPort": -1,
         "ObjectManagerPort": -1,
-        "ObjectStoreSocketName": store,
-        "RayletSocketName": socket,
+        "ObjectStoreSocketName": host.info.store,
+        "RayletSocketName": host.info.fetch,
         "MetricsExportPort": -1,
         "MetricsAgentPort": -1,
         "DashboardAgentListenPort": -1,
-        "NodeName": ip,
+        "NodeName": host.info.ip,
         "RuntimeEnvAgentPort": -1,
         "DeathReason": 0,
-        "DeathReasonMessage": reason,
-        "alive": is_alive,
-        "Resources": resources,
-        "Labels": labels,
+        "DeathReasonMessage": "",
+        "alive": True,
+        "Resources": host.total,
+        "Labels": host.info.labels,
+    }
+
+
+def _row_of_ended(host: HostRecord) -> dict[str, Any]:
+    info = HostInfo(hostname=host.hostname, ip=host.ip, labels=host.labels)
+    return {
+        **_row_of(HostState(host.host_id, info, {}, {}, 0)),
+        "Alive": False,
+        "alive": False,
+        "DeathReason": 1 if host.in_order else 2,
+        "DeathReasonMessage": host.reason,
     }
 
 

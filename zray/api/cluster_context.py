@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from zray.system.machine import machine_id
 from zray.version import RAY_COMMIT, RAY_VERSION
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def context_of(session: Session, hosts: list[HostState], end: Callable[[], None]
 
     ``end``: ``zray.shutdown``.
 
+    ``session_dir`` is None if the host is on another machine.
+
     Ray's addresses of processes that zray does not have are None, and their ports -1.
     """
     home = session.stores.home
@@ -72,7 +76,7 @@ def context_of(session: Session, hosts: list[HostState], end: Callable[[], None]
         object_store_address=info.store if info is not None else None,
         raylet_socket_name=info.fetch if info is not None else None,
         webui_url="",
-        session_dir=None,
+        session_dir=os.path.dirname(info.fetch) if info is not None and info.machine_id == machine_id() else None,
         metrics_export_port=-1,
         gcs_address=session.address,
         address=session.address,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, overload
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NoReturn, Protocol, TypeVar, overload
 
 from zray.api.actor import ActorClass
+from zray.api.generators import ObjectRefGenerator
 from zray.api.remote_function import RemoteFunction
+from zray.api.typed import P
 from zray.object_ref import ObjectRef
 from zray.options import ActorOptions, TaskOptions
 
@@ -21,7 +23,30 @@ class Decorator(Protocol):
     def __call__(self, target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-overlap]
 
     @overload
-    def __call__(self, target: Callable[..., T], /) -> RemoteFunction[ObjectRef[T]]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, target: Callable[P, NoReturn], /
+    ) -> RemoteFunction[P, ObjectRef[Any]]: ...
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, target: Callable[P, Iterator[T]], /
+    ) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...
+
+    @overload
+    def __call__(self, target: Callable[P, T], /) -> RemoteFunction[P, ObjectRef[T]]: ...
+
+
+class SeveralReturnsDecorator(Protocol):
+    """The type of ``zray.remote(num_returns=...)``: types do not know what ``remote`` returns."""
+
+    def __call__(self, target: Callable[P, Any], /) -> RemoteFunction[P, Any]: ...
+
+
+class DecoratorMisused(TypeError, AssertionError):
+    """``zray.remote`` was given something else than a function, a class, or options by keyword.
+
+    It is a TypeError. Ray raises AssertionError, for which programs may wait.
+    """
 
 
 @overload
@@ -29,11 +54,27 @@ def remote(target: type[T], /) -> ActorClass[T]: ...  # type: ignore[overload-ov
 
 
 @overload
-def remote(target: Callable[..., T], /) -> RemoteFunction[ObjectRef[T]]: ...
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[P, NoReturn], /
+) -> RemoteFunction[P, ObjectRef[Any]]: ...
 
 
 @overload
-def remote(*, num_returns: int | str, **options: Any) -> Callable[[Callable[..., Any]], RemoteFunction[Any]]: ...
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[P, Iterator[T]], /
+) -> RemoteFunction[P, ObjectRefGenerator[T]]: ...
+
+
+@overload
+def remote(target: Callable[P, T], /) -> RemoteFunction[P, ObjectRef[T]]: ...
+
+
+@overload
+def remote(*, num_returns: Literal["streaming"], **options: Any) -> Decorator: ...
+
+
+@overload
+def remote(*, num_returns: int | str, **options: Any) -> SeveralReturnsDecorator: ...
 
 
 @overload
@@ -53,7 +94,8 @@ def remote(*args: Any, **options: Any) -> Any:
         A ``RemoteFunction`` or an ``ActorClass``; with options, a decorator that makes one.
 
     Raises:
-        TypeError: an option has a wrong type, or the target is neither a function nor a class.
+        TypeError: an option has a wrong type, or the target is neither a function nor a class. It is an AssertionError
+            too if there is no target and no option.
         ValueError: an option does not exist or is out of range, or the function is ``async``. The message names the
             option, its value and what is allowed.
         NotImplementedError: the option asks for a transport of tensors between GPUs.
@@ -61,11 +103,10 @@ def remote(*args: Any, **options: Any) -> Any:
     if len(args) == 1 and not options and (callable(args[0]) or inspect.isclass(args[0])):
         return _make(args[0], {})
     if args or not options:
-        raise TypeError(
-            "use zray.remote as @zray.remote, @zray.remote(option=value, ...) or zray.remote(function_or_class); "
-            f"got {args!r:.100}"
-            if args
-            else "zray.remote() needs a function or class, or options by keyword"
+        raise DecoratorMisused(
+            "The @zray.remote decorator must be applied either with no arguments and no parentheses, for example "
+            "'@zray.remote', or with options by keyword, for example '@zray.remote(num_cpus=2)'"
+            + (f"; got {args!r:.100}" if args else "")
         )
 
     def decorate(target: Any) -> Any:

@@ -14,5 +14,5 @@ def warn_deprecated(what: str, instead: str, stacklevel: int = 3) -> None:
     """
     import warnings
 
-    message = f"{what} is deprecated and may be removed in future Ray releases: use {instead}"
+    message = f"{what} is deprecated and may be removed in future Ray releases. Use {instead} instead"
     warnings.warn(message, RayDeprecationWarning, stacklevel)

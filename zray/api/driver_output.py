@@ -17,6 +17,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import functools
+import importlib
 import logging
 import math
 import os
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.client.core.effects import ShowLogs, Unhandled, Warn
+from zray.logs import bar_lines
 from zray.logs.display import Backlog, LogDeduplicator, MissingLines, ShownLine, escape_controls
 from zray.protocol.log_window import LogIntake
 from zray.system.streams import (
@@ -169,6 +171,7 @@ class DriverOutput:
             if not self._queue.empty():
                 continue
             if closing and not pending:
+                _end_bars()
                 return
             self._wait(pending, wake_fd, min(deadline, self._next_deadline()) - time.monotonic())
 
@@ -183,7 +186,9 @@ class DriverOutput:
         while moved < MAX_BATCH_LINES and not self._queue.empty():
             effect = self._queue.get()
             for name, pid, stream, lines in effect.entries:
-                self._add(self._lines.feed(now, name, pid, stream, lines))
+                others = _without_bars(lines)
+                if others:
+                    self._add(self._lines.feed(now, name, pid, stream, others))
                 self._intake.take(lines)
                 moved += len(lines)
             self._missing.add(effect.left_out)
@@ -231,7 +236,7 @@ class DriverOutput:
         # A stream object of the user, without a descriptor, gets one line at a time, as from print().
         text = self._backlogs[name].take(select.PIPE_BUF if fd >= 0 else 1)
         try:
-            with _writing:
+            with bar_lines.hidden(), _writing:
                 write_text(stream, text)
         except BaseException as error:  # the user's stream may raise anything; it may be replaced before the next lines
             if not is_closed(stream) and name not in self._complained:
@@ -246,7 +251,8 @@ class DriverOutput:
         with contextlib.suppress(BaseException):  # raised by a logging handler of the user: it cannot be reported
             if is_terminal(current_stream("stderr")):
                 text = "\n".join(map(escape_controls, text.split("\n")))
-            logger.log(level, text)
+            with bar_lines.hidden():
+                logger.log(level, text)
 
     @staticmethod
     def _wait(pending: dict[str, int], wake_fd: int, timeout_s: float) -> None:
@@ -259,6 +265,34 @@ class DriverOutput:
         ready = poll.poll(None if timeout_s == math.inf else max(0.0, timeout_s * 1000))
         if any(fd == wake_fd for fd, _ in ready):
             os.eventfd_read(wake_fd)
+
+
+# ------------------------------------------------------------------------------------------------ progress bars
+
+BARS = "zray.util.bar_manager"
+"""The module that draws the bars of workers. Only a program that has bars loads it."""
+
+
+def _without_bars(lines: list[str]) -> list[str]:
+    """Draws the bars whose states are among ``lines``. Returns the other lines."""
+    if not any(line.startswith(bar_lines.BEGIN) for line in lines):
+        return lines
+    others = []
+    for line in lines:
+        state = bar_lines.decode(line) if line.startswith(bar_lines.BEGIN) else None
+        if state is None:
+            others.append(line)
+            continue
+        with contextlib.suppress(Exception):  # raised by a stream of the user's: the last state will come again
+            importlib.import_module(BARS).instance().process_state_update(state)
+    return others
+
+
+def _end_bars() -> None:
+    """Closes the bars of workers: no more states will come."""
+    if bar_lines.shown is not None:
+        with contextlib.suppress(Exception):  # raised by a stream of the user's
+            importlib.import_module(BARS).instance().end_remote()
 
 
 # ------------------------------------------------------------------------------------------------ forks

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Protocol
 
 from zray.client.session import Reader
-from zray.object_ref import ObjectRef
+from zray.object_ref import ObjectRef, T_co
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -33,8 +33,8 @@ class Source(Protocol):
         """
 
 
-class ObjectRefGenerator:
-    """The references to the values that a generator yields elsewhere, in order, as soon as each exists.
+class ObjectRefGenerator(Generic[T_co]):
+    """The references to the values, of type ``T_co``, that a generator yields elsewhere, as soon as each exists.
 
     Returned by ``remote`` of a generator function or generator method. ``for`` and ``next`` wait for the next value;
     ``async for`` awaits it. If the generator raises, ``get`` of the last reference raises that. ``zray.wait`` takes
@@ -49,15 +49,15 @@ class ObjectRefGenerator:
         self._source = source
         self._generator_ref, self._handle, self.next_ref = refs
 
-    def __iter__(self) -> ObjectRefGenerator:
+    def __iter__(self) -> ObjectRefGenerator[T_co]:
         return self
 
-    def __next__(self) -> ObjectRef:
+    def __next__(self) -> ObjectRef[T_co]:
         while (ref := self._source.advance(self)) is None:
             self._source.wait([self.next_ref], 1, None, False)
         return ref
 
-    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef:
+    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef[T_co]:
         """As ``next``; returns ``ObjectRef.nil()`` if there is no value within ``timeout_s`` seconds.
 
         Private in Ray, too, but programs use it.
@@ -68,10 +68,10 @@ class ObjectRefGenerator:
             ref = self._source.advance(self)
         return ObjectRef.nil() if ref is None else ref
 
-    def __aiter__(self) -> ObjectRefGenerator:
+    def __aiter__(self) -> ObjectRefGenerator[T_co]:
         return self
 
-    async def __anext__(self) -> ObjectRef:
+    async def __anext__(self) -> ObjectRef[T_co]:
         import asyncio  # large, and loaded already where a coroutine runs
 
         try:

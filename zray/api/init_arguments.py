@@ -14,6 +14,7 @@ import os
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zray.api.system_config import settings_of, without_meaning
 from zray.config import Config
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Hidden(NamedTuple):
     temp_dir: str | None
     spill_dir: str | None
     for_new_clusters: list[str]
+    settings: dict[str, Any]
+    """What ``_system_config`` sets."""
 
 
 def read_hidden(arguments: dict[str, Any]) -> Hidden:
@@ -48,15 +51,14 @@ def read_hidden(arguments: dict[str, Any]) -> Hidden:
     if unknown:
         raise RuntimeError(f"Unknown keyword argument(s): {', '.join(sorted(unknown))}; see help(zray.init)")
     system_config = arguments.get("_system_config")
-    if not isinstance(system_config, (dict, type(None))):
-        raise TypeError(f"The _system_config must be a dict, got {system_config!r}")
+    settings = settings_of(system_config)
     temp_dir = _absolute("_temp_dir", arguments.get("_temp_dir"))
     spill_dir = _absolute("object_spilling_directory", arguments.get("object_spilling_directory"))
     check_amount("_memory", arguments.get("_memory"))
-    ignored = sorted(name for name in arguments if name not in MEANINGFUL or name == "_system_config")
-    say_without_meaning({name: arguments[name] for name in ignored})
+    ignored = {name: value for name, value in arguments.items() if name not in MEANINGFUL}
+    say_without_meaning(ignored | {f"_system_config[{name!r}]": True for name in without_meaning(system_config)})
     restricted = sorted(name for name in FOR_NEW_CLUSTERS if arguments.get(name))
-    return Hidden(arguments.get("_memory"), temp_dir, spill_dir, restricted)
+    return Hidden(arguments.get("_memory"), temp_dir, spill_dir, restricted, settings)
 
 
 def _absolute(name: str, path: Any) -> str | None:
@@ -135,7 +137,7 @@ def check_isolation(enable: bool, **limits: Any) -> None:
 
 def with_arguments(config: Config, hidden: Hidden, log_to_driver: bool | None, labels: dict[str, str] | None) -> Config:
     """Returns the settings with what the program has said. Raises ConfigError for an unusable label."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = dict(hidden.settings)
     if log_to_driver is not None:
         changes["log_to_driver"] = bool(log_to_driver)
     if hidden.temp_dir is not None:

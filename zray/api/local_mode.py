@@ -29,6 +29,7 @@ from zray.exceptions import (
     ObjectFreedError,
     TaskError,
 )
+from zray.failures import KILLED
 from zray.ids import make_task_id, put_id, return_id, task_of
 from zray.methods import method_of
 from zray.object_ref import DynamicObjectRefGenerator, HeldRef, ObjectRef
@@ -330,7 +331,7 @@ class LocalRuntime:
     def kill_actor(self, actor_id: bytes, no_restart: bool) -> None:
         if actor_id not in self._actors:
             raise ActorHandleNotFoundError("the handle belongs to a cluster that this process has left")
-        self._actors[actor_id].death = ActorDiedError("the actor was killed by zray.kill()", actor_id)
+        self._actors[actor_id].death = ActorDiedError(KILLED, actor_id)
         self._names = {key: value for key, value in self._names.items() if value != actor_id}
 
     # ------------------------------------------------------------------ questions

@@ -6,31 +6,29 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from zray.api.group_arguments import read_group
+from zray.api.group_arguments import validate_placement_group as validate_placement_group
 from zray.api.group_placement import bundle_specs_of, rows_of
 from zray.api.group_placement import check_placement_group_index as check_placement_group_index
 from zray.api.runtime import ClusterRuntime, context, runtime
 from zray.bundles import GROUP_ID_BYTES, group_of
 from zray.client.session import Session
 from zray.exceptions import SystemFailure, TaskPlacementGroupRemoved, ZrayError
-from zray.ids import PROCESS_ID_BYTES
 from zray.object_ref import ObjectRef
-from zray.options import MAX_AMOUNT, UNITS, check_text
+from zray.options import check_text
 from zray.protocol.messages import GroupCreate, GroupNamed, GroupRemove
 from zray.protocol.questions import GroupRow
-from zray.protocol.records import GroupSpec
 from zray.public_ids import PlacementGroupID
 from zray.serialization import serialize
 
 if TYPE_CHECKING:
     from zray.client.groups import GroupWatches
 
-STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
-NODE_ID_LABEL = "ray.io/node-id"
-EXAMPLE = '[{"CPU": 1.0}, {"GPU": 1.0}]'
+
+LEAST_MS = 0.001
+"""The least time that the table tells of a group that is created: one that has room at once waits for 0 s."""
 
 
 class PlacementGroup:
@@ -126,26 +124,22 @@ def placement_group(
         lifetime: None: the group is removed when its job ends (or the detached actor that creates it);
             ``"detached"``: it stays until it is removed.
         _soft_target_node_id: the host to prefer, as hexadecimal digits; for ``"STRICT_PACK"``.
-        bundle_label_selector: not supported yet: None, or empty selectors.
-        topology_strategy: another way to give the strategy: ``{"ray.io/node-id": strategy}``. Other labels are not
-            supported.
+        bundle_label_selector: a label selector for each bundle, such as ``[{"zone": "in(a,b)"}, {}]``: the bundle goes
+            to a host that fulfils it, now and if the bundle needs another place later.
+        topology_strategy: another way to give the strategy: ``{"ray.io/node-id": strategy}``. A second label, with
+            ``"STRICT_PACK"``, asks for hosts that have the same value for it: ``{"ray.io/gpu-domain": "STRICT_PACK"}``
+            keeps the group within one of these domains. If some of its hosts die, their bundles wait for room in the
+            same domain; if all die, another domain may have the group.
 
     Raises:
         ValueError: an argument has a wrong value, or another group has the name (then it is a RaySystemError, too).
-        NotImplementedError: an argument asks for what zray does not have.
     """
-    amounts = _check_bundles(bundles)
-    spec = GroupSpec(
+    spec = read_group(
+        bundles, strategy, lifetime, _soft_target_node_id, bundle_label_selector, topology_strategy
+    )._replace(
         name=check_text(name, "placement_group()", "name") if name else "",
         namespace=runtime().namespace,
-        strategy=_strategy(strategy, topology_strategy),
-        bundles=amounts,
-        detached=_is_detached(lifetime),
-        soft_target=b"",
     )
-    if _soft_target_node_id:
-        spec = spec._replace(soft_target=_soft_target(_soft_target_node_id, spec.strategy))
-    _check_selectors(bundle_label_selector, len(bundles))
     session = _session()
     group_id = os.urandom(GROUP_ID_BYTES - len(session.current_job())) + session.current_job()
     if not spec.name:
@@ -210,7 +204,7 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
 
 
 def _table_entry(row: GroupRow) -> dict[str, Any]:
-    waited_ms = row.waited_s * 1000
+    waited_ms = max(row.waited_s * 1000, LEAST_MS)
     created = row.state == "CREATED"
     return {
         "placement_group_id": row.group_id.hex(),
@@ -224,113 +218,18 @@ def _table_entry(row: GroupRow) -> dict[str, Any]:
             "scheduling_latency_ms": waited_ms if created else 0.0,
             "scheduling_attempt": row.attempts,
             "highest_retry_delay_ms": 0.0,
-            "scheduling_state": _scheduling_state(row),
+            "scheduling_state": scheduling_state(row),
         },
     }
 
 
-def _scheduling_state(row: GroupRow) -> str:
+def scheduling_state(row: GroupRow) -> str:
+    """Ray's name of what a group waits for."""
     if row.state in ("CREATED", "REMOVED"):
         return "FINISHED" if row.state == "CREATED" else "REMOVED"
     if not row.attempts:
         return "QUEUED"
     return "NO_RESOURCES" if row.can_be_placed else "INFEASIBLE"
-
-
-# ---------------------------------------------------------------------------------------------- checking
-
-
-def _check_bundles(bundles: Any) -> list[dict[str, int]]:
-    """Returns the amounts of each bundle in ten-thousandths."""
-    if not isinstance(bundles, list):
-        raise ValueError(f"Placement group bundles must be a list, got {type(bundles)}.")
-    if not bundles:
-        raise ValueError(f"Bundles must be a non-empty list of resource dictionaries, for example {EXAMPLE}: got none.")
-    for bundle in bundles:
-        if not isinstance(bundle, dict) or not all(
-            isinstance(name, str) and isinstance(amount, (int, float)) for name, amount in bundle.items()
-        ):
-            raise ValueError(
-                f"Bundles must be a non-empty list of resource dictionaries, for example {EXAMPLE}: got {bundle!r}."
-            )
-        if "object_store_memory" in bundle:
-            warnings.warn(
-                "object_store_memory in bundles is deprecated: it reserves no memory of the object store",
-                DeprecationWarning,
-                stacklevel=3,
-            )
-    amounts = [_check_bundle(bundle) for bundle in bundles]
-    if not all(amounts):
-        raise ValueError(f"Bundles cannot be an empty dictionary or resources with only 0 values. Bundles: {bundles}")
-    return amounts
-
-
-def _check_bundle(bundle: dict[str, float]) -> dict[str, int]:
-    for name, amount in bundle.items():
-        if not 0 <= amount <= MAX_AMOUNT:
-            raise ValueError(f"Bundles need amounts from 0 to {MAX_AMOUNT:,}: got {name}={amount!r} in {bundle!r}")
-        if name == "GPU" and amount > 1 and amount != int(amount):
-            raise ValueError(f"more than one GPU must be a whole number of them: got {amount!r} in {bundle!r}")
-    units = {name: int(amount * UNITS + 1e-6) for name, amount in bundle.items()}
-    return {name: amount for name, amount in units.items() if amount}
-
-
-def _strategy(strategy: str | None, topology: Any) -> str:
-    if topology is not None:
-        if strategy is not None:
-            raise ValueError(
-                "`strategy` and `topology_strategy` cannot both be specified: give the strategy for hosts as "
-                f"topology_strategy={{{NODE_ID_LABEL!r}: ...}}"
-            )
-        if not isinstance(topology, Mapping):
-            raise ValueError(f"`topology_strategy` must be a dict, got {type(topology).__name__}.")
-        for label, value in topology.items():
-            if value not in STRATEGIES:
-                raise ValueError(f"Invalid topology strategy {value!r} for label {label!r}: it must be in {STRATEGIES}")
-            if label != NODE_ID_LABEL:
-                raise NotImplementedError(
-                    f"topology_strategy: the label {label!r} is not supported by zray, only {NODE_ID_LABEL!r} is"
-                )
-        strategy = topology.get(NODE_ID_LABEL)
-    if strategy is None:
-        return "PACK"
-    if strategy not in STRATEGIES:
-        raise ValueError(f"Invalid placement group strategy {strategy}. Supported strategies are: {STRATEGIES}.")
-    return strategy
-
-
-def _is_detached(lifetime: str | None) -> bool:
-    if lifetime not in (None, "detached"):
-        raise ValueError(f"Placement group `lifetime` argument must be either `None` or 'detached'. Got {lifetime}.")
-    return lifetime == "detached"
-
-
-def _soft_target(node_id: str, strategy: str) -> bytes:
-    if strategy != "STRICT_PACK":
-        raise ValueError(f"_soft_target_node_id currently only works with STRICT_PACK but got {strategy}")
-    try:
-        host_id = bytes.fromhex(node_id)
-    except ValueError:
-        host_id = b""
-    if len(host_id) != PROCESS_ID_BYTES:
-        raise ValueError(f"Invalid hex ID of _soft_target_node_id, got {node_id}")
-    return host_id
-
-
-def _check_selectors(selectors: Any, count: int) -> None:
-    if selectors is None:
-        return
-    if not isinstance(selectors, list) or len(selectors) != count:
-        raise ValueError(
-            f"Invalid bundle label selector {selectors}. It must be a list as long as the list of bundles."
-        )
-    for selector in selectors:
-        if not isinstance(selector, dict) or not all(
-            isinstance(part, str) for item in selector.items() for part in item
-        ):
-            raise ValueError(f"Bundle label selector must be a list of dictionaries of strings, got {selector!r}.")
-    if any(selectors):
-        raise NotImplementedError("bundle_label_selector is not supported by zray yet: give None")
 
 
 # --------------------------------------------------------------------------------------------- session

@@ -6,16 +6,15 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, overload
 
 from zray.api.binding import bind_function
 from zray.api.generators import ObjectRefGenerator
 from zray.api.runtime import PreparedTask, runtime
+from zray.api.typed import P, R_co, Remote
 from zray.options import TaskOptions
 from zray.serialization import PickledCallable, pickle_callable
 from zray.signatures import SignatureCheck
-
-R_co = TypeVar("R_co", covariant=True)
 
 MANY_SHIPMENTS = 100
 """The number of different pickles of a function after which a warning is shown. The cluster keeps each of them until
@@ -57,19 +56,16 @@ class _Shipment:
         return pickled
 
 
-class RemoteFunction(Generic[R_co]):
+class RemoteFunction(Remote[P, R_co]):
     """A function that runs in the cluster. ``f.remote(...)`` returns at once, with references to the future results.
 
-    ``R_co`` is the return type of ``remote``: ``ObjectRef[T]`` if the function returns a ``T``; ``Any`` if
-    ``num_returns`` was given. Arguments are checked at the call, not by type checkers: any may be a reference.
-    """
+    ``P``: the parameters of the function. ``R_co``: what ``remote`` returns: ``ObjectRef[T]`` if the function returns a
+    ``T``, ``ObjectRefGenerator[T]`` if it is a generator of ``T``; ``Any`` if ``num_returns`` was given.
 
-    remote: Callable[..., R_co]
-    """Submits a call. Returns an ObjectRef, a list of them if ``num_returns`` is above one, None if it is zero. A
-    generator function returns an ``ObjectRefGenerator``, unless ``num_returns`` is a number.
-
-    Raises TypeError if the arguments do not fit the signature or cannot be pickled. It shows the function's signature
-    and docstring.
+    ``remote`` submits a call. It returns an ObjectRef, a list of them if ``num_returns`` is above one, None if it is
+    zero. A generator function returns an ``ObjectRefGenerator``, unless ``num_returns`` is a number. Any argument may
+    be a reference. TypeError is raised if the arguments do not fit the signature or cannot be pickled. ``remote`` shows
+    the function's signature and docstring.
     """
 
     def __init__(self, function: Callable[..., Any], options: TaskOptions, shipment: _Shipment | None = None) -> None:
@@ -80,7 +76,7 @@ class RemoteFunction(Generic[R_co]):
         self._name = name.rpartition(".<locals>.")[2]
         functools.update_wrapper(self, function)
         prepared = PreparedTask(self._name, options, inspect.isgeneratorfunction(function))
-        self.remote = _submitter(function, self._name, self._shipment, prepared)
+        self.remote = _submitter(function, self._name, self._shipment, prepared)  # type: ignore[method-assign]
 
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Submits a call with options: Ray's other form of ``options(...).remote(*args, **kwargs)``."""
@@ -101,12 +97,12 @@ class RemoteFunction(Generic[R_co]):
         )
 
     @overload
-    def options(self, *, num_returns: int | str, **options: Any) -> RemoteFunction[Any]: ...
+    def options(self, *, num_returns: int | str, **options: Any) -> RemoteFunction[P, Any]: ...
 
     @overload
-    def options(self, **options: Any) -> RemoteFunction[R_co]: ...
+    def options(self, **options: Any) -> RemoteFunction[P, R_co]: ...
 
-    def options(self, **options: Any) -> RemoteFunction[Any]:
+    def options(self, **options: Any) -> RemoteFunction[P, Any]:
         """Returns the same function with other options (see ``zray.remote``)."""
         return RemoteFunction(self._function, self._options.updated(options), self._shipment)
 

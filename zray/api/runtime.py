@@ -356,7 +356,8 @@ class ClusterRuntime:
         return self.session.query(HostsQuery, HostList).hosts
 
     def ended_hosts(self) -> list[HostRecord]:
-        return [host for host in self.session.query(StateOfHosts, HostRecords).hosts if host.ended_s is not None]
+        answer = self.session.query(StateOfHosts, HostRecords)
+        return [host for host in answer.hosts if host.ended_s is not None]
 
     def resources(self, free: bool) -> dict[str, float]:
         return self.session.query(lambda request: ResourcesQuery(request, free), Resources).amounts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zray.accelerators import FAMILIES, accelerator_in
 from zray.api.deprecation import warn_deprecated
 from zray.api.runtime import context, is_local_mode, runtime
 from zray.bundles import group_of, plain
@@ -123,8 +124,16 @@ class RuntimeContext:
         return context().captures
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
-        """The GPUs that the running task or actor may use, as strings, under the key "GPU"."""
-        return {"GPU": [str(index) for index in context().gpus]}
+        """The accelerators that the running task or actor may use, by resource: ``{"GPU": ["0"], "TPU": [], ...}``.
+
+        They are numbers, or the names in the family's variable (``CUDA_VISIBLE_DEVICES``, ...) if the host was started
+        with it.
+        """
+        running = context()
+        found: dict[str, list[str]] = {resource: [] for resource in FAMILIES}
+        if running.accelerators:
+            found[accelerator_in(plain(running.resources))] = [str(index) for index in running.accelerators]
+        return found
 
     @property
     def current_actor(self) -> Any:
@@ -266,4 +275,6 @@ def get_runtime_context() -> RuntimeContext:
 def get_gpu_ids() -> list[int | str]:
     """The GPUs that the running task or actor may use: numbers, or the names in ``CUDA_VISIBLE_DEVICES`` if the host
     was started with it."""
-    return list(context().gpus)
+    running = context()
+    is_gpu = bool(running.accelerators) and accelerator_in(plain(running.resources)) == "GPU"
+    return list(running.accelerators) if is_gpu else []

@@ -10,7 +10,7 @@ from zray.broker.records import Actor, Job, Process, Worker
 from zray.broker.resources import read_shape
 from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVING
-from zray.failures import encode_failure
+from zray.failures import KILLED, NO_REFERENCES, encode_failure
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
     DRIVER,
@@ -268,7 +268,7 @@ class Actors:
             assert actor.worker is not None
             self._send(actor.worker.worker_id, ActorStop(actor.actor_id))
         elif not actor.queue and actor.worker is None:
-            self.end(actor, "all handles of the actor were dropped")
+            self.end(actor, NO_REFERENCES)
 
     def on_exiting(self, source: Process, actor_id: bytes, reason: str) -> None:
         actor = self.actors.get(actor_id)
@@ -287,11 +287,10 @@ class Actors:
                 self._forget_dead(message.actor_id)
             return
         worker = actor.worker
-        reason = f"{actor.label} was killed by zray.kill()"
         if message.no_restart:
-            self.end(actor, reason)
+            self.end(actor, KILLED)
         elif worker is not None:
-            self._scheduler.kill(worker, reason)
+            self._scheduler.kill(worker, f"{actor.label} was killed by `ray.kill`")
 
     def worker_died(self, actor: Actor, message: str, never_joined: bool, told: bool, error: bytes = b"") -> None:
         """The worker of an actor is dead: restarts the actor or ends it.
@@ -388,6 +387,6 @@ class Actors:
         for actor_id in list(self._by_creator.get(process_id, ())):
             actor = self.actors.get(actor_id)
             if actor is not None and not (actor.detached and actor.payload):
-                self.end(actor, f"the process that created {actor.label} is gone")
+                self.end(actor, f"The actor died because its owner has died: it had created {actor.label}")
         for actor_id in list(self._dead.get(process_id, ())):
             self._forget_dead(actor_id)

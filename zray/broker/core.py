@@ -137,7 +137,7 @@ class BrokerCore:
             kv.KvGet: self.key_values.on_get,
             kv.KvDelete: self.key_values.on_delete,
             kv.KvList: self.key_values.on_list,
-            m.Goodbye: lambda source, msg: self._lost(source.process_id, msg.reason),
+            m.Goodbye: lambda source, msg: self._lost(source.process_id, msg.reason, in_order=True),
             m.HostReady: self._host_ready,
             m.WorkerStarted: self._worker_started,
             m.WorkerDied: self._worker_died,
@@ -248,6 +248,7 @@ class BrokerCore:
         worker.pid = process.info.pid
         if worker.cpus:
             self.scheduler.cpus.tell(worker)
+        self.environments.succeeded(worker, now)
         if worker.retiring:
             self.scheduler.retire(worker)
             return
@@ -262,15 +263,18 @@ class BrokerCore:
         self._now = now
         self._lost(process_id, reason)
 
-    def _lost(self, process_id: bytes, reason: str) -> None:
-        """A process is gone, said goodbye, or is declared dead: fences it and ends everything that depends on it."""
+    def _lost(self, process_id: bytes, reason: str, in_order: bool = False) -> None:
+        """A process is gone, said goodbye, or is declared dead: fences it and ends everything that depends on it.
+
+        ``in_order``: it said goodbye.
+        """
         worker = self.scheduler.workers.get(process_id)
         if worker is not None:
             self._worker_gone(worker, "WorkerCrashedError", reason, None)
         else:
-            self._fence(process_id, reason)
+            self._fence(process_id, reason, in_order)
 
-    def _fence(self, process_id: bytes, reason: str) -> None:
+    def _fence(self, process_id: bytes, reason: str, in_order: bool = False) -> None:
         """Ends a process's membership, and with it what the process owned, submitted and watched."""
         process = self.processes.pop(process_id, None)
         self._outbox.perform(Departed(process_id))
@@ -290,7 +294,7 @@ class BrokerCore:
         job = self.jobs.get(process.job_id)  # the end of its last actor may close it
         self.actors.owner_died(process_id)
         if process.kind == HOST:
-            self._host_lost(process, reason)
+            self._host_lost(process, reason, in_order)
         elif process.kind == DRIVER:
             self.notices.driver_lost(process, reason)
             assert job is not None, "a driver's job is open as long as the driver lives"
@@ -327,13 +331,13 @@ class BrokerCore:
             else:  # the worker also has tasks of other owners
                 self._force(envelope, worker, CANCEL_FORCE)
 
-    def _host_lost(self, process: Process, reason: str) -> None:
+    def _host_lost(self, process: Process, reason: str, in_order: bool) -> None:
         host = self.scheduler.hosts.get(process.process_id)
         if host is None:
             return
         self.notices.host_lost(host, reason)
         self.memory.host_lost(host.host_id)
-        self.history.host_lost(host, max(0.0, self._now - process.joined_at), reason)
+        self.history.host_lost(host, max(0.0, self._now - process.joined_at), reason, in_order)
         self.scheduler.remove_host(host)
         self.groups.host_lost(host)
         why = f"its host {host.label} is gone: {reason}"

@@ -4,6 +4,8 @@ An environment is part of the shape of a task or actor, and of what a worker is 
 needs nothing from here: lines, idle workers and starting workers are kept apart by it. The broker does not read an
 environment. It passes it on to the hosts that start workers in it.
 
+What has been tried on each host is remembered, for ``zray.util.state``: a bounded number of records.
+
 =====================  =====================================================================================
 dies                   what happens
 =====================  =====================================================================================
@@ -17,6 +19,7 @@ the host               its workers and what it has installed; the work is tried 
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -26,10 +29,13 @@ from zray.broker.scheduler import Scheduler
 from zray.broker.states import STARTING
 from zray.failures import encode_failure
 from zray.protocol.messages import DRIVER, EnvironmentPut
+from zray.protocol.state_questions import EnvironmentRecord
 
 SETUP_FAILED = "RuntimeEnvSetupError"
 PREFIX = "Failed to set up runtime environment."
 """The beginning of the error, as in Ray."""
+MAX_RECORDS = 2_000
+"""How many records are kept of environments that hosts have tried to set up."""
 
 
 class Environments:
@@ -42,6 +48,8 @@ class Environments:
         self._actors = actors
         self._jobs = jobs
         self._fail = fail
+        self._records: OrderedDict[tuple[bytes, bytes], EnvironmentRecord] = OrderedDict()  # by host and environment
+        self._forgotten = 0
 
     def on_put(self, source: Process, message: EnvironmentPut) -> None:
         """A process of a job announces an environment."""
@@ -67,8 +75,31 @@ class Environments:
         never_joined = worker.state is STARTING and not worker.retiring
         return bool(worker.environment_id) and never_joined and kind != "NodeDiedError"
 
+    def succeeded(self, worker: Worker, now: float) -> None:
+        """A worker has joined. Notes how long its environment took to set up, if the host had no worker in it yet."""
+        if worker.environment_id:
+            known = self._records.get((worker.host.host_id, worker.environment_id))
+            if known is None or not known.succeeded:
+                self._note(worker, succeeded=True, setup_s=max(0.0, now - worker.asked_at), error="")
+
+    def records(self) -> tuple[list[EnvironmentRecord], int]:
+        """The environments that hosts have tried to set up, and how many more there were."""
+        workers = Counter((worker.host.host_id, worker.environment_id) for worker in self._scheduler.workers.values())
+        rows = [record._replace(workers=workers[key]) for key, record in self._records.items()]
+        return rows, self._forgotten
+
+    def _note(self, worker: Worker, succeeded: bool, setup_s: float | None, error: str) -> None:
+        key = worker.host.host_id, worker.environment_id
+        environments = self._scheduler.environments
+        text = next((each.text for (_, name), each in environments.items() if name == worker.environment_id), "")
+        self._records[key] = EnvironmentRecord(worker.host.host_id, text, succeeded, setup_s, 0, error)
+        if len(self._records) > MAX_RECORDS:
+            self._records.popitem(last=False)
+            self._forgotten += 1
+
     def failed(self, worker: Worker, message: str) -> None:
         """The environment of a worker could not be set up: fails what waits for it, except actors without a place."""
+        self._note(worker, succeeded=False, setup_s=None, error=message)
         text = f"{PREFIX}\n{message}"
         if worker.actor is not None:
             worker.actor.worker = None

@@ -78,10 +78,10 @@ class History:
 
     def host(self, host: Host) -> HostRecord:
         """The record of a host."""
-        info = host.info
+        info, total = host.info, host.pool.without_bundles(host.pool.total)
         return HostRecord(
-            host.host_id, info.hostname, info.ip, info.labels, as_floats(host.pool.total), "",
-            self._age(host.host_id) or 0.0, None,
+            host.host_id, info.hostname, info.ip, info.labels, as_floats(total), "",
+            self._age(host.host_id) or 0.0, None, False,
         )  # fmt: skip
 
     def worker(self, worker: Worker) -> WorkerRecord:
@@ -127,9 +127,9 @@ class History:
             how = BY_FAULT
         self._workers.add(self.worker(worker)._replace(exit_type=how, reason=message, ended_s=0.0), self._clock())
 
-    def host_lost(self, host: Host, age_s: float, reason: str) -> None:
-        """A host is gone; it had joined ``age_s`` seconds ago."""
-        record = self.host(host)._replace(reason=reason, began_s=age_s, ended_s=0.0)
+    def host_lost(self, host: Host, age_s: float, reason: str, in_order: bool) -> None:
+        """A host is gone; it had joined ``age_s`` seconds ago. ``in_order``: it has said goodbye."""
+        record = self.host(host)._replace(reason=reason, began_s=age_s, ended_s=0.0, in_order=in_order)
         self._hosts.add(record, self._clock())
 
     def driver_gone(self, process: Process, job: Job, reason: str) -> None:

@@ -15,7 +15,7 @@ from zray.protocol.records import Activity
 from zray.protocol.state_questions import RecordsInspected
 
 PATIENCE_S = 0.5
-"""How long the broker waits for the answers."""
+"""How long the broker waits for the answers, unless the question says otherwise."""
 MAX_OPEN = 8
 """The number of open questions of one process. The broker answers further ones with what it knows itself."""
 
@@ -65,8 +65,9 @@ class Inspections:
         processes: Iterable[bytes],
         on_end: Callable[[Found], None],
         message: Callable[[int], Any] = Inspect,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """Asks processes what they do. ``on_end`` gets the answers that came in time.
+        """Asks processes what they do. ``on_end`` gets the answers that came within ``patience_s``.
 
         ``message(number)``: the question to them, with the number of the round.
 
@@ -78,7 +79,7 @@ class Inspections:
         asked = dict.fromkeys(each for each in processes if each in self._processes)
         number = self._next
         self._next += 1
-        self._rounds[number] = _Round(asker, asked, self._clock() + PATIENCE_S, on_end)
+        self._rounds[number] = _Round(asker, asked, self._clock() + patience_s, on_end)
         for process_id in asked:
             self._send(process_id, message(number))
         self._end_if_complete(number)
@@ -106,7 +107,7 @@ class Inspections:
                 self._end_if_complete(number)
 
     def tick(self, now: float) -> None:
-        """Ends the rounds that are older than ``PATIENCE_S``."""
+        """Ends the rounds whose time is over."""
         for number in [number for number, each in self._rounds.items() if now >= each.until]:
             each = self._rounds.pop(number)
             each.on_end(each.found)

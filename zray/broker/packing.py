@@ -1,8 +1,8 @@
 """Chooses the hosts of a placement group's bundles: all of them, or none. Pure; it changes no host.
 
-``PACK`` and ``SPREAD`` are wishes, the strict strategies are conditions. Finding the best places is NP-hard, so large
-bundles are placed first, each where it fits best. ``STRICT_SPREAD`` needs a host for each bundle, so it is a matching,
-which is found exactly.
+``PACK`` and ``SPREAD`` are wishes, the strict strategies are conditions. Finding the best places is NP-hard, so bundles
+that few hosts may take are placed first, then large ones, each where it fits best. ``STRICT_SPREAD`` needs a host for
+each bundle, so it is a matching, which is found exactly.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ Admits = Callable[[Host, int], bool]
 
 
 class Trial:
-    """Hosts with the bundles that are tried on them. ``pool_of`` returns the resources of a host; they are copied."""
+    """Hosts with the bundles that are tried on them.
 
-    def __init__(self, hosts: Sequence[Host], admits: Admits, pool_of: Callable[[Host], Pool]) -> None:
+    ``admits``: None: any host may take any bundle. ``pool_of`` returns the resources of a host; they are copied.
+    """
+
+    def __init__(self, hosts: Sequence[Host], admits: Admits | None, pool_of: Callable[[Host], Pool]) -> None:
         self.hosts = hosts
         self._admits = admits
         self._pool_of = pool_of
@@ -32,9 +35,17 @@ class Trial:
         """The resources of a host, less what the trial has placed there."""
         return self._pools.get(host.host_id) or self._pool_of(host)
 
+    def admits(self, host: Host, index: int) -> bool:
+        """Whether bundle ``index`` may be placed on a host."""
+        return self._admits is None or self._admits(host, index)
+
+    def choices(self, index: int) -> int:
+        """How many hosts may take bundle ``index``; 0 for all bundles if any host may take any."""
+        return 0 if self._admits is None else sum(self._admits(host, index) for host in self.hosts)
+
     def fits(self, host: Host, index: int, shape: Shape) -> bool:
         """Whether bundle ``index`` may be placed on a host, and fits."""
-        return self.pool(host).fits(shape) and self._admits(host, index)
+        return self.pool(host).fits(shape) and self.admits(host, index)
 
     def place(self, host: Host, shape: Shape) -> None:
         """Places a bundle that fits."""
@@ -48,10 +59,33 @@ class Trial:
         pool = self.pool(host).copy()
         taken = []
         for index, shape in bundles:
-            if pool.fits(shape) and self._admits(host, index):
+            if pool.fits(shape) and self.admits(host, index):
                 pool.take(shape)
                 taken.append((index, shape))
         return taken
+
+
+def domains(
+    hosts: Sequence[Host], label: str, value: str | None, pool_of: Callable[[Host], Pool]
+) -> list[Sequence[Host]]:
+    """Splits hosts into sets, of which one must have all bundles of a group: those that share a value of a label.
+
+    The set with the least room comes first. ``label``: empty: all hosts are one set. ``value``: of the hosts that have
+    bundles of the group already; None if there are none.
+    """
+    if not label:
+        return [hosts]
+    found: dict[str, list[Host]] = {}
+    for host in hosts:
+        its = host.info.labels.get(label)
+        if its is not None and value in (None, its):
+            found.setdefault(its, []).append(host)
+
+    def room(members: Sequence[Host]) -> tuple[int, int]:
+        left = [_room_left(pool_of(host)) for host in members]
+        return sum(gpus for gpus, _ in left), sum(cpus for _, cpus in left)
+
+    return sorted(found.values(), key=room)
 
 
 def choose(
@@ -67,6 +101,7 @@ def choose(
     to prefer, for ``STRICT_PACK``.
     """
     ordered = sorted(bundles, key=lambda bundle: _size(bundle[1]), reverse=True)
+    ordered.sort(key=lambda bundle: trial.choices(bundle[0]))
     if strategy == STRICT_SPREAD:
         return _match(ordered, trial, used)
     if strategy == SPREAD:

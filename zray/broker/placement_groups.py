@@ -22,7 +22,7 @@ from typing import Any
 
 from zray.broker.accounts import Share
 from zray.broker.actors import Actors
-from zray.broker.packing import STRATEGIES, Trial, choose
+from zray.broker.packing import PACK, SPREAD, STRATEGIES, Trial, choose, domains
 from zray.broker.records import Envelope, Host, Job, Process, Reservation
 from zray.broker.resources import Pool, Shape, as_floats, describe, shape_key
 from zray.broker.scheduler import Scheduler
@@ -31,6 +31,7 @@ from zray.bundles import added, plain
 from zray.protocol.messages import GroupCreate, GroupNamed, GroupRemove, GroupSettled, GroupWatch, ProtocolError
 from zray.protocol.questions import GroupList, GroupRow, GroupsQuery
 from zray.protocol.records import GroupSpec
+from zray.scheduling.constraint import OPERATORS
 
 MAX_REMOVED = 1000
 """How many removed groups are remembered, for processes that ask."""
@@ -51,6 +52,7 @@ class Group:
         "by_job",
         "created_s",
         "group_id",
+        "had",
         "hosts",
         "job_id",
         "line",
@@ -75,6 +77,7 @@ class Group:
         self.by_job = actor is None or not actor.detached
         self.state = PENDING
         self.hosts: list[Host | None] = [None] * len(shapes)
+        self.had: list[bytes] = []  # the hosts of the bundles when it was removed
         self.line: GroupLine | None = None
         self.attempts = 0
         self.looked_at = False  # whether it was found out if it fits at all
@@ -104,6 +107,16 @@ class Group:
     def used(self) -> set[bytes]:
         """The hosts that have bundles."""
         return {host.host_id for host in self.hosts if host is not None}
+
+    @property
+    def domain(self) -> str | None:
+        """The value of the label that its hosts share; None if no bundle is reserved, or it shares no label."""
+        return next((host.info.labels.get(self.spec.topology) for host in self.hosts if host is not None), None)
+
+    def admits(self, host: Host, index: int) -> bool:
+        """Whether a host fulfils the conditions of a bundle."""
+        selectors = self.spec.selectors
+        return not selectors or all(term.holds(host.info.labels) for term in selectors[index].terms)
 
 
 class GroupLine:
@@ -175,6 +188,10 @@ class PlacementGroups:
             raise ProtocolError("a placement group with an unknown strategy, without bundles, or with too many")
         if not all(bundle and all(bundle.values()) for bundle in spec.bundles):
             raise ProtocolError("a placement group with an empty bundle, or with nothing of a resource")
+        if len(spec.selectors) not in (0, len(spec.bundles)) or not all(
+            term.operator in OPERATORS for selector in spec.selectors for term in selector.terms
+        ):
+            raise ProtocolError("a placement group with malformed selectors")
         name = message.group_id.hex()
         if name in self.groups or name in self._removed:
             raise ProtocolError("a placement group with an identifier that is in use")
@@ -223,12 +240,15 @@ class PlacementGroups:
 
     def _row(self, group: Group) -> GroupRow:
         spec = group.spec
-        hosts = [host.host_id if host is not None else b"" for host in group.hosts]
-        waited_s = group.created_s if group.line is None else self._clock() - group.since
+        hosts = group.had or [host.host_id if host is not None else b"" for host in group.hosts]
+        waited_s, why, can_be_placed = group.created_s, "", True
+        if group.line is not None:
+            waited_s, fits = self._clock() - group.since, self.could_ever_fit(group)
+            why, can_be_placed = self._why(group, fits), fits or self._each_would_fit(group)
         return GroupRow(group.group_id, spec.name, spec.namespace, group.state.name, spec.strategy,
                         [as_floats(bundle) for bundle in spec.bundles], hosts, spec.detached, group.job_id,
-                        group.attempts, waited_s, self.why(group),
-                        group.line is None or self.could_ever_fit(group))  # fmt: skip
+                        group.attempts, waited_s, why, can_be_placed, spec.selectors, spec.topology,
+                        group.domain or "")  # fmt: skip
 
     def _settle(self, group: Group, is_created: bool) -> None:
         watchers, group.watchers = group.watchers, []
@@ -241,7 +261,8 @@ class PlacementGroups:
         """Queues a group for its missing bundles. A group that has lost bundles waits in a line of its own."""
         missing = group.missing()
         alone = group.group_id if group.state is RESCHEDULING else b""
-        wanted = (group.spec.strategy, group.spec.soft_target, tuple(shape.key for _, shape in missing))
+        wanted = (group.spec.strategy, group.spec.soft_target, tuple(shape.key for _, shape in missing),
+                  repr(group.spec.selectors), group.spec.topology)  # fmt: skip
         key = (group.job_id, alone, wanted, depth)
         line = self._scheduler.other_lines.get(key)
         if line is None:
@@ -280,8 +301,12 @@ class PlacementGroups:
     @staticmethod
     def _choose(group: Group, hosts: list[Host], pool_of: Callable[[Host], Pool]) -> dict[int, Host] | None:
         spec = group.spec
-        trial = Trial(hosts, lambda host, index: True, pool_of)
-        return choose(spec.strategy, group.missing(), trial, group.used(), spec.soft_target)
+        for candidates in domains(hosts, spec.topology, group.domain, pool_of):
+            trial = Trial(candidates, group.admits if spec.selectors else None, pool_of)
+            found = choose(spec.strategy, group.missing(), trial, group.used(), spec.soft_target)
+            if found is not None:
+                return found
+        return None
 
     def _plan(self, line: GroupLine) -> list[tuple[Host, Shape]]:
         """Which hosts the first group of a line could have once their tasks have ended, and how much of each."""
@@ -328,6 +353,7 @@ class PlacementGroups:
         for host in {host.host_id: host for host in group.hosts if host is not None}.values():
             self._end_what_runs(group.name, host)
             self._release(group.name, host)
+        group.had = [host.host_id if host is not None else b"" for host in group.hosts]
         group.hosts = [None] * len(group.hosts)
 
     def _end_what_waits(self, name: str) -> None:
@@ -420,21 +446,35 @@ class PlacementGroups:
         """Whether the missing bundles of a group would fit if all hosts were empty."""
         return self._choose(group, list(self._scheduler.hosts.values()), _emptied) is not None
 
+    def _each_would_fit(self, group: Group) -> bool:
+        """Whether each bundle of a group would fit alone into an empty host, and the strategy is a wish only."""
+        if group.spec.strategy not in (PACK, SPREAD) or group.spec.topology:
+            return False
+        hosts = [(host, _emptied(host)) for host in self._scheduler.hosts.values()]
+        return all(
+            any(pool.fits(shape) and group.admits(host, index) for host, pool in hosts)
+            for index, shape in group.missing()
+        )
+
     def why(self, group: Group) -> str:
         """Why a group waits; empty if it does not."""
-        if group.line is None:
-            return ""
-        asks = ", ".join(str(shape) for _, shape in group.missing()[:10])
+        return self._why(group, self.could_ever_fit(group)) if group.line is not None else ""
+
+    def _why(self, group: Group, could_ever_fit: bool) -> str:
+        asks = _asks(group)
         hosts = self._scheduler.hosts.values()
-        if not self.could_ever_fit(group):
-            have = "; ".join(f"{host.info.hostname}: {describe(_emptied(host).total)}" for host in hosts)
+        if not could_ever_fit:
+            labels = {host.host_id: f", labels {host.info.labels}" if _names_labels(group) else "" for host in hosts}
+            have = "; ".join(
+                f"{host.info.hostname}: {describe(_emptied(host).total)}{labels[host.host_id]}" for host in hosts
+            )
             return (
-                f"its bundles ({asks}; strategy {group.spec.strategy}) do not fit into the cluster, even if it were "
+                f"its bundles ({asks}) do not fit into the cluster, even if it were "
                 f"empty ({have or 'there is no host'}): ask for less, or start hosts with zray-worker"
             )
         pools = [(host.info.hostname, host.pool) for host in hosts]
         free = "; ".join(f"{hostname}: {describe(pool.without_bundles(pool.free))}" for hostname, pool in pools)
-        return f"its bundles ({asks}; strategy {group.spec.strategy}) wait for room; free are {free}"
+        return f"its bundles ({asks}) wait for room; free are {free}"
 
     def check(self) -> None:
         """Raises AssertionError if an invariant does not hold; for tests."""
@@ -460,6 +500,25 @@ class PlacementGroups:
             if group.spec.strategy == "STRICT_SPREAD":
                 assert len(group.used()) + missing == len(group.shapes), "two bundles of STRICT_SPREAD on one host"
             assert group.spec.strategy != "STRICT_PACK" or len(group.used()) <= 1, "STRICT_PACK on two hosts"
+            places = [host for host in group.hosts if host is not None]
+            if group.spec.topology:
+                assert len({host.info.labels[group.spec.topology] for host in places}) <= 1, "one domain"
+            assert all(host is None or group.admits(host, index) for index, host in enumerate(group.hosts)), "selectors"
+
+
+def _names_labels(group: Group) -> bool:
+    """Whether the labels of hosts say where a group may be."""
+    return bool(group.spec.selectors or group.spec.topology)
+
+
+def _asks(group: Group) -> str:
+    """What the missing bundles of a group ask for, for people."""
+    texts = []
+    for index, shape in group.missing()[:10]:
+        terms = group.spec.selectors[index].terms if group.spec.selectors else []
+        texts.append(" where ".join([str(shape), *([" and ".join(map(str, terms))] if terms else [])]))
+    shared = f"; on hosts that share a value of {group.spec.topology!r}" if group.spec.topology else ""
+    return f"{', '.join(texts)}; strategy {group.spec.strategy}{shared}"
 
 
 def _sum(shapes: Iterable[Shape]) -> Shape:

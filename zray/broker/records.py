@@ -158,6 +158,7 @@ class Worker:
 
     __slots__ = (
         "actor",
+        "asked_at",
         "blocked",
         "busy_replies",
         "charge",
@@ -191,6 +192,7 @@ class Worker:
         self.worker_id = worker_id
         self.host = host
         self.environment_id = environment_id  # the runtime environment that it was started in; empty for none
+        self.asked_at = 0.0  # when its host was told to start it; set if it has an environment
         self.job_id = b""
         self.pid = 0
         self.state = STARTING

@@ -109,7 +109,7 @@ class Reports:
         return HostState(host.host_id, host.info, total, as_floats(free), len(host.workers))
 
     def _resources(self, source: Process, question: q.ResourcesQuery) -> None:
-        """The total or the free resources of the cluster.
+        """The total or the free resources of the cluster, those of bundles included, as in Ray.
 
         Hosts are asked how full their stores are. One that does not answer in time counts as empty.
         """
@@ -131,7 +131,7 @@ class Reports:
     def _sum(self, which: str) -> dict[str, float]:
         total: dict[str, int] = {}
         for host in self._core.scheduler.hosts.values():
-            for name, amount in host.pool.without_bundles(getattr(host.pool, which)).items():
+            for name, amount in getattr(host.pool, which).items():
                 total[name] = total.get(name, 0) + max(0, amount)
         return as_floats({name: amount for name, amount in total.items() if amount})
 

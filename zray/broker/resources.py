@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
+from zray.accelerators import FAMILIES, accelerator_in
 from zray.bundles import ANY, MARK, group_of, names_of, plain
 from zray.ids import ENVIRONMENT_ID_BYTES
 from zray.protocol.codec import MAX_SHAPE_BYTES, unpack
@@ -31,7 +32,8 @@ class Shape:
     of its placement group. ``constraint``: the hosts that may take it; None: all. ``environment_id``: empty for none.
     ``grant_key``: the key of the amounts alone, for workers. ``group``: the placement group in which it runs, in
     hexadecimal; empty if it is in none. ``gpus_from``: the names of the resources that its GPUs belong to: the plain
-    one, or those of the group and perhaps of the bundle.
+    one, or those of the group and perhaps of the bundle. GPUs stand here for accelerators of any family
+    (``zray.accelerators``): a shape has those of one.
     """
 
     __slots__ = ("amounts", "constraint", "cpus", "cpus_used", "environment_id", "gpus", "gpus_from", "grant_key",
@@ -53,11 +55,13 @@ class Shape:
         self.grant_key = shape_key(amounts) if constraint is not None or environment_id or priority else key
         self.cpus = amounts.get(CPU, 0)
         self.group = group_of(amounts)
-        self.cpus_used = plain(amounts).get(CPU, 0) if self.group else self.cpus
-        self.gpus_from: list[str] = [GPU]
-        if self.group and GPU not in amounts:
-            (of_group,) = names_of(GPU, self.group, ANY)
-            of_bundles = [name for name in amounts if name.startswith(GPU + MARK) and name != of_group]
+        asked = plain(amounts) if self.group else amounts
+        self.cpus_used = asked.get(CPU, 0)
+        device = accelerator_in(asked) or GPU
+        self.gpus_from: list[str] = [device]
+        if self.group and device not in amounts:
+            (of_group,) = names_of(device, self.group, ANY)
+            of_bundles = [name for name in amounts if name.startswith(device + MARK) and name != of_group]
             self.gpus_from = [of_group, *of_bundles]
         self.gpus = amounts.get(self.gpus_from[0], 0)
 
@@ -128,7 +132,11 @@ class Pool:
         self.of_bundles: set[str] = set()
         # The free part of each GPU, by the resource that it belongs to. A GPU of a bundle is in the table of its group;
         # the bundle's own table only says which GPUs these are.
-        self._gpus: dict[str, dict[int, int]] = {GPU: dict.fromkeys(range(total.get(GPU, 0) // UNIT), UNIT)}
+        self._gpus: dict[str, dict[int, int]] = {
+            name: dict.fromkeys(range(total.get(name, 0) // UNIT), UNIT)
+            for name in FAMILIES
+            if name == GPU or name in total
+        }
 
     def could_ever_fit(self, shape: Shape) -> bool:
         """Whether the shape fits into the empty host."""
@@ -195,7 +203,7 @@ class Pool:
         made = Pool.__new__(Pool)
         made.total, made.free, made.of_bundles = self.total, dict(self.free), self.of_bundles
         made._halves = self._halves
-        made._gpus = {GPU: dict(self._gpus[GPU])}
+        made._gpus = {name: dict(self._gpus[name]) for name in FAMILIES if name in self._gpus}
         return made
 
     # ------------------------------------------------------------------ bundles
@@ -209,7 +217,7 @@ class Pool:
         self.of_bundles.update(names)
         if gpus:
             for name in names:
-                if name.startswith(GPU + MARK):
+                if name.startswith(shape.gpus_from[0] + MARK):
                     self._change_gpus(name, gpus, min(shape.gpus, UNIT))
         return gpus
 
@@ -260,6 +268,6 @@ def check_amounts(amounts: Any) -> dict[str, int]:
         type(name) is str and type(value) is int and value >= 0 for name, value in amounts.items()
     ):
         raise ProtocolError("malformed resources of a host")
-    if any(amounts.get(name, 0) > MAX_UNITS * UNIT for name in (CPU, GPU)):
-        raise ProtocolError(f"a host with more than {MAX_UNITS:,} CPUs or GPUs")
+    if any(amounts.get(name, 0) > MAX_UNITS * UNIT for name in (CPU, *FAMILIES)):
+        raise ProtocolError(f"a host with more than {MAX_UNITS:,} CPUs or accelerators")
     return dict(amounts)

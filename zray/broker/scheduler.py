@@ -531,7 +531,10 @@ class Scheduler:
         host.workers[worker.worker_id] = worker
         if actor is None:
             host.starting[worker.worker_id] = worker
-        environment = self.environments[job_id, environment_id] if environment_id else _NO_ENVIRONMENT
+        environment = _NO_ENVIRONMENT
+        if environment_id:
+            environment = self.environments[job_id, environment_id]
+            worker.asked_at = self._clock()
         self._send(host.host_id, StartWorker(worker.worker_id, environment))
         self.places.touch(host)
         return worker

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zray.broker.actors import Actors
+from zray.broker.environments import Environments
 from zray.broker.history import History
 from zray.broker.inspections import Found, Inspections
 from zray.broker.records import Job, Process
@@ -15,6 +16,8 @@ from zray.protocol.messages import DRIVER, WORKER
 
 MAX_PROCESSES_ASKED = 1000
 """How many owners are asked for their tasks or objects: each costs two messages."""
+PATIENCE_S = 5.0
+"""How long the broker waits for owners: longer than for a status, because an answer that lacks some is an error."""
 MAX_LIMIT = 10_000
 """The most tasks or objects of one owner in an answer."""
 MAX_ANSWER_BYTES = 64 * 2**20
@@ -28,6 +31,7 @@ class Subject(Protocol):
     jobs: dict[bytes, Job]
     scheduler: Scheduler
     actors: Actors
+    environments: Environments
     inspections: Inspections
     history: History
 
@@ -70,6 +74,10 @@ class StateReports:
         over, forgotten = history.ended_jobs()
         core.send(source.process_id, q.JobRecords(question.request, [*live, *over], forgotten))
 
+    def _environments(self, source: Process, question: q.StateOfEnvironments) -> None:
+        rows, forgotten = self._core.environments.records()
+        self._core.send(source.process_id, q.EnvironmentRecords(question.request, rows, forgotten))
+
     def _of_owners(self, source: Process, question: q.StateOfTasks | q.StateOfObjects) -> None:
         """Asks drivers and workers for their tasks or objects, and answers with what they say."""
         core = self._core
@@ -92,7 +100,7 @@ class StateReports:
             left_out = sum(owner in core.processes for owner in owners) - len(records)
             core.send(source.process_id, q.OwnerRecords(question.request, records, max(0, left_out)))
 
-        core.inspections.ask(source.process_id, asked, answer, lambda number: kind(number, limit))
+        core.inspections.ask(source.process_id, asked, answer, lambda number: kind(number, limit), PATIENCE_S)
 
 
 _HANDLERS: dict[Any, Callable[[StateReports, Process, Any], None]] = {
@@ -100,6 +108,7 @@ _HANDLERS: dict[Any, Callable[[StateReports, Process, Any], None]] = {
     q.StateOfHosts: StateReports._hosts,
     q.StateOfWorkers: StateReports._workers,
     q.StateOfJobs: StateReports._jobs,
+    q.StateOfEnvironments: StateReports._environments,
     q.StateOfTasks: StateReports._of_owners,
     q.StateOfObjects: StateReports._of_owners,
 }

@@ -68,7 +68,7 @@ def _accept_others(command: Callable[..., None]) -> Callable[..., None]:
 )  # fmt: skip
 @click.option("--node-ip-address", metavar="IP", help="The address of this machine. Default: of its route to others.")
 @click.option("--num-cpus", metavar="NUMBER", help="CPUs to offer. Default: those this process may use.")
-@click.option("--num-gpus", metavar="NUMBER", help="GPUs to offer. Default: those of NVIDIA that this process may use.")
+@click.option("--num-gpus", metavar="NUMBER", help="GPUs to offer. Default: those this process may use.")
 @click.option("--memory", metavar="BYTES", help="Memory to offer. Default: 70% of the available memory.")
 @click.option("--resources", metavar="JSON", help="""Other resources, e.g. '{"x": 2}'.""")
 @click.option("--labels", metavar="KEY=VALUE,...", help="Labels of this host, e.g. zone=a,disk=ssd.")

@@ -43,7 +43,7 @@ KeyFinder = Callable[[str], ClientCredentials | None]
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--address", metavar="ADDRESS", help="The broker's address. Default: your broker on this machine.")
 @click.option("--num-cpus", metavar="NUMBER", help="CPUs to offer. Default: those this process may use.")
-@click.option("--num-gpus", metavar="NUMBER", help="GPUs to offer. Default: those of NVIDIA that this process may use.")
+@click.option("--num-gpus", metavar="NUMBER", help="GPUs to offer. Default: those this process may use.")
 @click.option("--pin-cpus", metavar="auto|on|off", help="Limit tasks to their num_cpus. Default: auto.")
 @click.option("--memory", metavar="BYTES", help="Memory to offer. Default: 70% of the available memory.")
 @click.option("--resources", metavar="JSON", help="""Other resources, e.g. '{"x": 2}'.""")

@@ -10,15 +10,16 @@ import dataclasses
 class TaskContext:
     """The running task.
 
-    ``resources``: in ten-thousandths; in a placement group under its names (``zray.bundles``). ``gpus``: numbers, or
-    names in ``CUDA_VISIBLE_DEVICES``.
+    ``resources``: in ten-thousandths; in a placement group under its names (``zray.bundles``).
+    ``accelerators``: their numbers, or names from a variable such as ``CUDA_VISIBLE_DEVICES``; ``resources`` says of
+    which family they are.
     """
 
     task_id: bytes = b""
     name: str = ""
     attempt: int = 0
     resources: dict[str, int] = dataclasses.field(default_factory=dict)
-    gpus: tuple[int | str, ...] = ()
+    accelerators: tuple[int | str, ...] = ()
     captures: bool = False
     """Whether what it creates runs in its placement group."""
 

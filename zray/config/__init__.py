@@ -45,7 +45,7 @@ class Config:
     num_cpus: float | None = None
     """CPUs that a host offers; default: those that its process may use."""
     num_gpus: float | None = None
-    """GPUs that a host offers; default: the NVIDIA GPUs that its process may use."""
+    """GPUs that a host offers; default: those that its process may use."""
     pin_cpus: str = "auto"
     """Whether a task or actor runs only on as many CPUs as its num_cpus: "on", "off" or "auto".
 
@@ -61,6 +61,8 @@ class Config:
     """Capacity of a host's object store in bytes; 0: 30% of the memory, at most what /dev/shm can hold."""
     spill_dir: str = ""
     """Where a host puts objects when its store is full; default: within the session directory."""
+    profiling: bool = False
+    """Whether the workers of a host record when each task ran, for zray.timeline(); Ray's RAY_PROFILING counts too."""
     memory_usage_threshold: float = 0.95
     """The part of the memory of a host's machine, or of its control group, from which on tasks are stopped, 0 to 1.
 

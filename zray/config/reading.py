@@ -34,6 +34,7 @@ RAY_VARIABLES = {
     "ignore_unhandled_errors": "RAY_IGNORE_UNHANDLED_ERRORS",
     "memory_monitor_refresh_ms": "RAY_memory_monitor_refresh_ms",
     "memory_usage_threshold": "RAY_memory_usage_threshold",
+    "profiling": "RAY_PROFILING",
     "task_oom_retries": "RAY_task_oom_retries",
 }
 """Variables of Ray that are used where zray's own are not set."""

@@ -184,7 +184,7 @@ class ClassMethodNode(DAGNode):
 
 
 def bind_method(
-    method: ActorMethod, args: Sequence[Any], kwargs: dict[str, Any]
+    method: ActorMethod[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
 ) -> ClassMethodNode | tuple[ClassMethodNode, ...]:
     """Makes a call of a method of an actor that exists. If it returns several values: a node for each of them.
 

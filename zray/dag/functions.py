@@ -20,7 +20,7 @@ class FunctionNode(DAGNode):
 
     def __init__(
         self,
-        func_body: Callable[..., Any] | RemoteFunction[Any],
+        func_body: Callable[..., Any] | RemoteFunction[..., Any],
         func_args: Sequence[Any],
         func_kwargs: dict[str, Any],
         func_options: dict[str, Any],

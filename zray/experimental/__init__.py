@@ -16,7 +16,7 @@ _HOMES = {
     "set_resource": "dynamic_resources",
 }
 """The module in this package that has a name."""
-_SUBMODULES = ("dynamic_resources", "internal_kv", "locations")
+_SUBMODULES = ("dynamic_resources", "internal_kv", "locations", "tqdm_ray")
 """Modules of this package that are attributes of it although the program has not imported them."""
 
 __all__ = [*_HOMES]

@@ -1,35 +1,42 @@
-"""Ray's ``ray.experimental.tqdm_ray``: tells how far a loop in a task or an actor is.
+"""Ray's ``tqdm_ray``: progress bars of tasks and actors, one each at the end of the driver's terminal.
 
-Ray draws bars at the driver. Here each ``tqdm`` writes lines to stderr, as ``download: 40 of 100 it (40 %)``. The
-driver shows them with the name of their task, like all output of workers. So bars of many tasks cannot disturb each
-other, and files of output stay readable. ``zray.util.progress`` draws a bar for references that a driver waits for.
+A bar of a worker sends its state about once a second with the worker's output (``zray.logs.bar_lines``). So there are
+none with ``log_to_driver=False``. In a file or pipe, and in a notebook, a bar is a line now and then.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+import uuid
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-__all__ = ["safe_print", "tqdm"]
+from zray.logs import bar_lines
+from zray.util.bar_manager import instance, safe_print
+from zray.util.nodes import get_node_ip_address
 
 T = TypeVar("T")
-FLUSH_S = 1.0
-"""The shortest time between two lines of one loop, in seconds, if the program sets none."""
+__all__ = ["instance", "safe_print", "tqdm"]
 
 
 class tqdm(Generic[T]):
-    """Counts steps, and writes a line about them, at most one in ``flush_interval_s`` seconds and one at the end.
+    """A progress bar, in a task, an actor or the driver.
 
     Args:
-        iterable: what to iterate over; None: the program calls ``update``.
-        desc: a text in front of the count.
-        total: the number of steps; default: the length of ``iterable``, if it has one.
-        unit: the name of a step; default: "it".
-        position: the place of Ray's bar on the screen. It has no meaning here.
-        flush_interval_s: the shortest time between two lines, in seconds.
+        iterable: what to iterate over; the bar advances with each element, and ends with the last one.
+        desc: a text in front of the bar.
+        total: how many steps there are; default: the length of ``iterable``, if it has one.
+        unit: the name of a step.
+        position: as in Ray; it has no effect, as bars are drawn in the order in which they begin.
+        flush_interval_s: the shortest time between two states that are shown, in seconds.
+
+    Attributes: ``n``, the steps done; ``total``. Both can be set, and are shown with the next state.
     """
+
+    DEFAULT_FLUSH_INTERVAL_SECONDS = 1.0
 
     def __init__(
         self,
@@ -40,69 +47,75 @@ class tqdm(Generic[T]):
         position: int | None = None,
         flush_interval_s: float | None = None,
     ) -> None:
+        sized: Any = iterable
+        if total is None and hasattr(sized, "__len__"):
+            total = len(sized)
         self._iterable = iterable
         self._desc = desc or ""
-        self._unit = unit or "it"
-        self._interval_s = FLUSH_S if flush_interval_s is None else flush_interval_s
-        self._written_at = -self._interval_s
-        self._last_line = ""
-        self._closed = False
+        self.total = total
         self.n = 0
-        self.total = _length(iterable) if total is None else total
+        self._unit = unit or "it"
+        self._position = position or 0
+        self._uuid = uuid.uuid4().hex
+        self._interval_s = self.DEFAULT_FLUSH_INTERVAL_SECONDS if flush_interval_s is None else flush_interval_s
+        self._shown_at = -self._interval_s
+        self._closed = False
 
     def set_description(self, desc: str) -> None:
-        """Sets the text in front of the count."""
+        """Changes the text in front of the bar."""
         self._desc = desc
-        self.refresh()
+        self._show()
 
     def update(self, n: int = 1) -> None:
-        """Counts ``n`` more steps."""
+        """Advances by ``n`` steps."""
         self.n += n
-        self.refresh()
+        self._show()
 
     def refresh(self) -> None:
-        """Writes a line, unless the last one was just written."""
-        now = time.monotonic()
-        if not self._closed and now - self._written_at >= self._interval_s:
-            self._written_at = now
-            self._write()
+        """Shows the state, if the last one is old enough."""
+        self._show()
 
     def close(self) -> None:
-        """Writes the last line. May be called twice."""
+        """Shows the last state, and ends the bar. May be called twice."""
         if not self._closed:
             self._closed = True
-            self._write()
+            self._show(force=True)
 
     def __iter__(self) -> Iterator[T]:
-        """Yields the items, and counts them.
-
-        Raises:
-            ValueError: no iterable was given.
-        """
         if self._iterable is None:
-            raise ValueError("No iterable provided: call update(), or give tqdm() something to iterate over")
-        for item in self._iterable:
-            yield item
-            self.update()
+            raise ValueError("this bar has no iterable: call update(), or give it one")
+        for element in self._iterable:
+            self.update(1)
+            yield element
         self.close()
 
-    def _write(self) -> None:
-        text = f"{self.n} {self._unit}"
-        if self.total:
-            text = f"{self.n} of {self.total} {self._unit} ({100 * self.n / self.total:.0f} %)"
-        line = f"{self._desc}: {text}" if self._desc else text
-        if line != self._last_line:
-            self._last_line = line
-            print(line, file=sys.stderr, flush=True)
+    def __enter__(self) -> tqdm[T]:
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-def _length(iterable: Any) -> int | None:
-    try:
-        return len(iterable)
-    except TypeError:
-        return None
+    def _show(self, force: bool = False) -> None:
+        now = time.monotonic()
+        if not force and now - self._shown_at < self._interval_s:
+            return
+        self._shown_at = now
+        if "zray.worker.process.main" in sys.modules:  # only workers load it
+            print(bar_lines.encode(self._state()), flush=True)
+        else:
+            instance().process_state_update(self._state())
 
-
-def safe_print(*args: Any, **kwargs: Any) -> None:
-    """Prints. In Ray it takes care of the bars on the screen; here there are none."""
-    print(*args, **kwargs)
+    def _state(self) -> dict[str, Any]:
+        return {
+            "x": self.n,
+            "pos": self._position,
+            "desc": self._desc,
+            "total": self.total,
+            "unit": self._unit,
+            "ip": get_node_ip_address(),
+            "pid": os.getpid(),
+            "uuid": self._uuid,
+            "closed": self._closed,
+        }

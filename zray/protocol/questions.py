@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from zray.protocol.records import Activity, HostState, StoreUse
+from zray.protocol.records import Activity, HostState, Selector, StoreUse
 
 # ------------------------------------------------------------------------------------------------ questions
 
@@ -218,7 +218,9 @@ class GroupRow(NamedTuple):
 
     ``bundles``: the amounts of each; ``hosts``: the host of each, empty for one that is not reserved; ``attempts``: how
     often it was tried to reserve bundles; ``waited_s``: how long it waited to be created, or has waited; ``why``: why
-    bundles are not reserved, empty if all are; ``can_be_placed``: whether it would fit if the cluster were empty.
+    bundles are not reserved, empty if all are; ``can_be_placed``: whether room for it may become free, by Ray's rules;
+    ``selectors``, ``topology``: as in ``GroupSpec``; ``domain``: the value of that label, empty if there is
+    none yet.
     """
 
     group_id: bytes
@@ -234,6 +236,9 @@ class GroupRow(NamedTuple):
     waited_s: float
     why: str
     can_be_placed: bool
+    selectors: list[Selector]
+    topology: str
+    domain: str
 
 
 class GroupList(NamedTuple):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from zray.scheduling.constraint import Term
+
 # -------------------------------------------------------------------------------------------------- joining
 
 
@@ -170,6 +172,12 @@ class ActorSpec(NamedTuple):
     """Its concurrency groups: how many calls of each run at the same time, besides ``max_concurrency`` others."""
 
 
+class Selector(NamedTuple):
+    """The conditions that the host of a bundle must fulfil, all of them."""
+
+    terms: list[Term]
+
+
 class GroupSpec(NamedTuple):
     """The creator's description of a placement group."""
 
@@ -184,6 +192,10 @@ class GroupSpec(NamedTuple):
     """It outlives its creator."""
     soft_target: bytes
     """The host on which it should be if there is room; empty: any."""
+    selectors: list[Selector] = []
+    """One for each bundle; empty: no bundle has conditions."""
+    topology: str = ""
+    """A label: all hosts of the group must have it, with the same value. Empty: none."""
 
 
 # ----------------------------------------------------------------------------------------------- inspection

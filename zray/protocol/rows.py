@@ -141,6 +141,7 @@ from zray.protocol.records import JoinInfo
 from zray.protocol.schema import fault_in, fits_message, maker
 from zray.protocol.state_questions import (
     ActorRecords,
+    EnvironmentRecords,
     HostRecords,
     InspectObjects,
     InspectTasks,
@@ -149,6 +150,7 @@ from zray.protocol.state_questions import (
     OwnerRecords,
     RecordsInspected,
     StateOfActors,
+    StateOfEnvironments,
     StateOfHosts,
     StateOfJobs,
     StateOfObjects,
@@ -186,6 +188,7 @@ TYPES: tuple[Any, ...] = (
     MemoryShort,
     TimeLimited, TimeLimitOver, TimeIsUp, TimedOut,
     PinCpus,
+    StateOfEnvironments, EnvironmentRecords,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

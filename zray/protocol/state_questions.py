@@ -1,9 +1,9 @@
 """Questions about the state of a cluster, record by record, and the answers: for ``zray.util.state``.
 
-The broker answers questions about actors, hosts, workers and jobs at once: those that live, and the last ones that have
-ended. Tasks and objects are known to their owners. The broker asks these (``InspectTasks``, ``InspectObjects``), and
-passes their rows on unread, as the body of one ``TaskRows`` or ``ObjectRows``. A process that does not answer in half a
-second is left out and counted.
+The broker answers questions about actors, hosts, workers, jobs and runtime environments at once: those that live, and
+the last ones that have ended. Tasks and objects are known to their owners. The broker asks these (``InspectTasks``,
+``InspectObjects``), and passes their rows on unread, as the body of one ``TaskRows`` or ``ObjectRows``. A process that
+does not answer within five seconds is left out and counted.
 
 Times are ages, in seconds before the answer, because the clocks of processes differ.
 """
@@ -39,6 +39,12 @@ class StateOfJobs(NamedTuple):
     request: int
 
 
+class StateOfEnvironments(NamedTuple):
+    """Answer: ``EnvironmentRecords``."""
+
+    request: int
+
+
 class StateOfTasks(NamedTuple):
     """Answer: ``OwnerRecords``, with at most ``limit`` tasks of each owner."""
 
@@ -53,7 +59,9 @@ class StateOfObjects(NamedTuple):
     limit: int
 
 
-StateQuestion = StateOfActors | StateOfHosts | StateOfWorkers | StateOfJobs | StateOfTasks | StateOfObjects
+StateQuestion = (
+    StateOfActors | StateOfHosts | StateOfWorkers | StateOfJobs | StateOfTasks | StateOfObjects | StateOfEnvironments
+)
 
 # -------------------------------------------------------------------------------------------------- answers
 
@@ -91,7 +99,10 @@ class ActorRecords(NamedTuple):
 
 
 class HostRecord(NamedTuple):
-    """A host. ``reason``: why it is gone; empty if it lives; ``ended_s``: None if it lives."""
+    """A host.
+
+    ``reason``: why it is gone; empty if it lives; ``ended_s``: None if it lives; ``in_order``: it has said goodbye.
+    """
 
     host_id: bytes
     hostname: str
@@ -101,6 +112,7 @@ class HostRecord(NamedTuple):
     reason: str
     began_s: float
     ended_s: float | None
+    in_order: bool
 
 
 class HostRecords(NamedTuple):
@@ -155,6 +167,29 @@ class JobRecords(NamedTuple):
     forgotten: int
 
 
+class EnvironmentRecord(NamedTuple):
+    """A runtime environment on a host.
+
+    ``text``: the environment as JSON; ``succeeded``: whether a worker could be started in it; ``setup_s``: how long
+    that took, in seconds; None if it failed; ``workers``: how many workers are in it; ``error``: why it failed.
+    """
+
+    host: bytes
+    text: str
+    succeeded: bool
+    setup_s: float | None
+    workers: int
+    error: str
+
+
+class EnvironmentRecords(NamedTuple):
+    """``forgotten``: how many environments the broker no longer has a record of."""
+
+    request: int
+    environments: list[EnvironmentRecord]
+    forgotten: int
+
+
 class ProcessRecords(NamedTuple):
     """The tasks or objects of one process.
 
@@ -177,7 +212,7 @@ class OwnerRecords(NamedTuple):
     left_out: int
 
 
-StateAnswer = ActorRecords | HostRecords | WorkerRecords | JobRecords | OwnerRecords
+StateAnswer = ActorRecords | HostRecords | WorkerRecords | JobRecords | OwnerRecords | EnvironmentRecords
 
 # ------------------------------------------------------------------------- from the broker to owners, and back
 

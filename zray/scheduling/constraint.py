@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-IN, NOT_IN, EXISTS, DOES_NOT_EXIST = range(4)
+IN, NOT_IN, EXISTS, DOES_NOT_EXIST = OPERATORS = range(4)
 """The operators of a term."""
 
 _SIGNS = {IN: "in", NOT_IN: "not in", EXISTS: "exists", DOES_NOT_EXIST: "does not exist"}

@@ -8,7 +8,7 @@ empty, a name may not.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zray.scheduling.constraint import IN, NOT_IN, Term
@@ -53,6 +53,16 @@ def read_selector(selector: Any) -> list[Term]:
     if not _is_of_strings(selector):
         raise TypeError(f"a label selector must be a dict of strings, got {selector!r}")
     return [_read_term(key, value) for key, value in selector.items()]
+
+
+def write_selector(terms: Sequence[Term]) -> dict[str, str]:
+    """Returns the label selector that ``read_selector`` made these conditions of."""
+    return {term.key: _write_term(term) for term in terms}
+
+
+def _write_term(term: Term) -> str:
+    no = "!" if term.operator == NOT_IN else ""
+    return f"{no}{term.values[0]}" if len(term.values) == 1 else f"{no}in({','.join(term.values)})"
 
 
 def _read_term(key: str, value: str) -> Term:

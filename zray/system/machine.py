@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from zray.exceptions import ConfigError
 from zray.system.processes import cpu_count, memory_limit_bytes
 
 
@@ -43,52 +41,22 @@ def ip_address(broker: str) -> str:
         return str(probe.getsockname()[0])
 
 
-GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
-GPU_DIRECTORY = "/proc/driver/nvidia/gpus"
-"""The directory in which NVIDIA's driver has an entry for each GPU."""
-
-
-def visible_gpus(variable: str | None) -> list[str] | None:
-    """Returns the GPUs in ``CUDA_VISIBLE_DEVICES``, by number or UUID. None: all of the machine's.
-
-    An entry that is not a GPU ends the list (CUDA C++ Programming Guide, "Environment Variables").
-    """
-    if variable is None:
-        return None
-    names = [name.strip() for name in variable.split(",")]
-    return list(itertools.takewhile(lambda name: name and not name.startswith(("-", "NoDevFiles")), names))
-
-
-def gpu_count(directory: str = GPU_DIRECTORY) -> int:
-    """Returns how many NVIDIA GPUs this machine has and this process may use."""
-    try:
-        present = len(os.listdir(directory))
-    except OSError:
-        return 0
-    visible = visible_gpus(os.environ.get(GPU_VARIABLE))
-    return present if visible is None else min(present, len(visible))
-
-
 def host_resources(
     num_cpus: float | None, num_gpus: float | None, memory: float | None, resources: dict[str, float] | None
 ) -> dict[str, int]:
     """Returns a host's resources in ten-thousandths; detects those that are not given.
 
-    Raises ConfigError for more GPUs than ``CUDA_VISIBLE_DEVICES`` names.
+    Raises ConfigError for more accelerators than a variable such as ``CUDA_VISIBLE_DEVICES`` names.
     """
-    hostname = socket.gethostname()
-    visible = visible_gpus(os.environ.get(GPU_VARIABLE))
-    if num_gpus is not None and visible is not None and num_gpus > len(visible):
-        raise ConfigError(
-            f"num_gpus={num_gpus:g}, but {GPU_VARIABLE}={os.environ[GPU_VARIABLE]!r} shows only {len(visible)} GPU(s): "
-            f"ask for fewer, or name more in it"
-        )
+    from zray.system.accelerators import offered  # every process loads this module, and only hosts need that one
+
+    given = resources or {}
     amounts: dict[str, float] = {
         "CPU": cpu_count() if num_cpus is None else num_cpus,
-        "GPU": gpu_count() if num_gpus is None else num_gpus,
+        **offered(num_gpus, given, os.environ),
         "memory": int(memory_limit_bytes() * 0.7) if memory is None else memory,
-        f"node:{hostname}": 1.0,
-        **(resources or {}),
+        f"node:{socket.gethostname()}": 1.0,
+        **given,
     }
     return {name: round(value * 10_000) for name, value in amounts.items() if value}
 
@@ -100,14 +68,21 @@ _LABEL_VARIABLES = {
     "RAY_NODE_REGION": "ray.io/availability-region",
 }
 """The variables from which Ray takes default labels. Kubernetes operators set them."""
+_TYPE = "accelerator_type:"
 
 
-def host_labels(host_id: bytes, given: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+def host_labels(
+    host_id: bytes, given: Mapping[str, str], environ: Mapping[str, str], resources: Iterable[str] = ()
+) -> dict[str, str]:
     """Returns a host's labels: those that the environment names, those that are ``given``, and its identifier.
+
+    The type of its accelerators is among the names of its ``resources``.
 
     Given labels override the environment's. No label overrides the identifier.
     """
     from zray.scheduling.labels import NODE_ID_LABEL  # every process loads this module, and only hosts need that one
 
     of_environment = {label: environ[name] for name, label in _LABEL_VARIABLES.items() if environ.get(name)}
-    return {**of_environment, **given, NODE_ID_LABEL: host_id.hex()}
+    kinds = [name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE)]
+    of_accelerators = {"ray.io/accelerator-type": kinds[0]} if kinds else {}
+    return {**of_accelerators, **of_environment, **given, NODE_ID_LABEL: host_id.hex()}

@@ -15,7 +15,6 @@ OUT = {
     "ray.cross_language": "raises `NotImplementedError`: workers are in Python",
     "ray.data": "Ray Data stays out. Its import works, because libraries import it; its use raises",
     "ray.workflow": "stays out, and raises `ImportError`. Ray has removed it, too",
-    "ray.timeline": "raises `NotImplementedError`: zray does not record when tasks ran yet",
     "ray.widgets": "pictures of objects in notebooks; zray has none",
     "ray.internal": "empty in Ray",
 }
@@ -52,8 +51,7 @@ MISSING = {
     "ray.dag.GPUFuture": _COMPILED,
     "ray.dag.DAGContext": _COMPILED,
     "ray.util.collective": "communication between GPUs stays out",
-    "ray.util.accelerators.tpu": "TPUs are not detected",
-    "ray.experimental.tqdm_ray.instance": "there is no manager of bars: see `tqdm`",
+    "ray.util.accelerators.tpu": "no resources for pods of TPUs; ask for the resource `TPU`",
     "ray.experimental.internal_kv.internal_kv_get_gcs_client": "there is no GCS",
     "ray.ObjectRef.redis_shard_hash": _REDIS,
     "ray.ActorID.redis_shard_hash": _REDIS,
@@ -76,7 +74,7 @@ _SIZE = "its size is zray's: 16 bytes for hosts and workers, 24 for tasks and ac
 _BUILDER = "joins with the interface of a driver; there is no server for clients. One connection at a time"
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
-    "ray.experimental.tqdm_ray.tqdm": "writes lines of text to stderr, which the driver shows; Ray draws bars there",
+    "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,
@@ -91,9 +89,6 @@ DIFFERS = {
     "ray.util.state.get_job": "returns None: there is no job submission; `list_jobs` lists drivers",
     "ray.util.state.get_log": "reads the files of hosts on the same machine only",
     "ray.util.state.list_logs": "lists the files of hosts on the same machine only",
-    "ray.util.state.get_placement_group": "raises `NotImplementedError`: there are no records of them yet",
-    "ray.util.state.list_placement_groups": "raises `NotImplementedError`: there are no records of them yet",
-    "ray.util.state.list_runtime_envs": "raises `NotImplementedError`: there are no records of them yet",
     "ray.util.state.list_cluster_events": "an empty list: zray records no events",
     "ray.util.state.list_tasks": "no times, events or call sites; of ended tasks the last 2,000 of each owner",
     "ray.util.state.get_task": "see `list_tasks`",
@@ -143,7 +138,12 @@ INIT = {
     "_temp_dir": ("works", "sockets, logs and spilled objects are in a directory of the user's below it"),
     "_memory": ("works", "`memory=` does the same"),
     "object_spilling_directory": ("works", "as the setting `spill_dir`"),
-    "_system_config, _redis_password, _node_name": ("differs", f"and all others that begin with `_`: {_PRIVATE}"),
+    "_system_config": (
+        "differs",
+        "`object_spilling_config` (a directory), `memory_usage_threshold` and `memory_monitor_refresh_ms` become "
+        "settings; other keys have no meaning here",
+    ),
+    "_redis_password, _node_name": ("differs", f"and all others that begin with `_`: {_PRIVATE}"),
     "memory, insecure": ("differs", "zray's own"),
 }
 """What each argument of ``init`` does."""

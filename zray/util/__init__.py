@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zray.util.executor import Executor as Executor
     from zray.util.helpers import as_completed as as_completed
     from zray.util.helpers import map_unordered as map_unordered
+    from zray.util.methods import methods_of as methods_of
     from zray.util.named_actors import list_named_actors as list_named_actors
     from zray.util.nodes import get_node_instance_id as get_node_instance_id
     from zray.util.nodes import get_node_ip_address as get_node_ip_address
@@ -45,6 +46,7 @@ _HOMES = {
     "list_named_actors": "named_actors",
     "log_once": "debug",
     "map_unordered": "helpers",
+    "methods_of": "methods",
     "placement_group": "placement_group",
     "placement_group_table": "placement_group",
     "progress": "progress_bar",

@@ -18,6 +18,7 @@ from zray.api.placement_groups import get_placement_group as get_placement_group
 from zray.api.placement_groups import placement_group as placement_group
 from zray.api.placement_groups import placement_group_table as placement_group_table
 from zray.api.placement_groups import remove_placement_group as remove_placement_group
+from zray.api.placement_groups import validate_placement_group as validate_placement_group
 
 PlacementGroup.__module__ = __name__
 

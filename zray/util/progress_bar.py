@@ -1,6 +1,6 @@
 """``progress``: waits for references, and shows how many are ready.
 
-On a terminal and in a notebook it draws a bar (with rich). Elsewhere, such as in a file, it writes a line when the
+On a terminal and in a notebook it draws a bar. Elsewhere, such as in a file, it writes a line when the
 count has changed, at most one in ``LINE_S`` seconds, and one at the end.
 """
 
@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Protocol, TextIO, TypeVar
 
 from zray.api.objects import wait
 from zray.object_ref import ObjectRef
+from zray.system.streams import is_terminal
+from zray.util.bar_manager import instance
+from zray.util.bars import Bars
 
 T = TypeVar("T")
 LOOK_S = 0.1
@@ -58,18 +61,30 @@ def progress(
 
 @contextmanager
 def _shower(total: int, desc: str, file: TextIO) -> Iterator[_Shower]:
-    from rich.console import Console  # not at the top: it takes megabytes, and most programs draw no bar
-
-    console = Console(file=file)
-    if console.is_terminal or console.is_jupyter:
-        with _bar(console, total, desc) as bar:
+    if _in_notebook():
+        with _notebook_bar(total, desc) as bar:
             yield bar
+    elif is_terminal(file):
+        bars = instance().bars if file is sys.stderr else Bars(file)
+        shown = _Bar(bars, total, desc)
+        try:
+            yield shown
+        finally:
+            bars.close(shown)
+            instance().patch_print()
     else:
         yield _Lines(total, desc, file)
 
 
+def _in_notebook() -> bool:
+    """Whether this is a kernel of Jupyter, which shows HTML."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
 @contextmanager
-def _bar(console: Any, total: int, desc: str) -> Iterator[_Shower]:
+def _notebook_bar(total: int, desc: str) -> Iterator[_Shower]:
+    from rich.console import Console  # not at the top: it takes megabytes, and most programs draw no bar
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -86,7 +101,7 @@ def _bar(console: Any, total: int, desc: str) -> Iterator[_Shower]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*columns, console=Console(force_jupyter=True)) as bars:
         bar = bars.add_task(desc, total=total)
 
         class Bar:
@@ -94,6 +109,19 @@ def _bar(console: Any, total: int, desc: str) -> Iterator[_Shower]:
                 bars.update(bar, completed=n_ready)
 
         yield Bar()
+
+
+class _Bar:
+    """A bar on a terminal, among those of tasks."""
+
+    def __init__(self, bars: Bars, total: int, desc: str) -> None:
+        self._bars = bars
+        self._total = total
+        self._desc = desc
+
+    def show(self, n_ready: int) -> None:
+        """See ``_Shower``."""
+        self._bars.update(self, self._desc, n_ready, self._total, "ready")
 
 
 class _Lines:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from typing import Any, NamedTuple
 
+from zray.accelerators import NVIDIA, Family
 from zray.config import Config
 from zray.protocol.codec import pack, unpack
 from zray.protocol.records import EnvironmentPart, EnvironmentSpec
@@ -17,7 +18,8 @@ INSTALLER = b"install"
 
 
 class WorkerStart(NamedTuple):
-    """``address``: where the worker reaches the broker; ``log_secret``: see ``zray.worker.log_marker``.
+    """``address``: where the worker reaches the broker; ``log_secret``: see ``zray.worker.log_marker``; ``gpus``: the
+    family of the host's GPUs; ``spans``: the directory for its records of when tasks ran, empty for none.
 
     A host has one as a template, in which ``worker_id`` and ``log_secret`` are empty.
     """
@@ -27,6 +29,8 @@ class WorkerStart(NamedTuple):
     host_id: bytes
     worker_id: bytes = b""
     log_secret: str = ""
+    gpus: Family = NVIDIA
+    spans: str = ""
 
     def to_bytes(self) -> bytes:
         """Returns the form in which it travels through the zygote."""
@@ -35,8 +39,8 @@ class WorkerStart(NamedTuple):
     @classmethod
     def from_bytes(cls, data: bytes) -> WorkerStart:
         """Reads what ``to_bytes`` wrote, in a process of the same version."""
-        address, config, *others = unpack(data)
-        return cls(address, Config(**config), *others)
+        address, config, host_id, worker_id, log_secret, gpus = unpack(data)
+        return cls(address, Config(**config), host_id, worker_id, log_secret, Family(*gpus))
 
 
 class EnvironmentStart(NamedTuple):

@@ -24,7 +24,7 @@ def test_hidden_arguments_are_used_or_named_once(messages: pytest.LogCaptureFixt
     hidden = arguments.read_hidden(
         {"_memory": 5, "_temp_dir": "/tmp/x", "object_spilling_directory": "/tmp/y", "_redis_password": "p", "_any": 1}
     )
-    assert hidden == (5, "/tmp/x", "/tmp/y", [])
+    assert hidden == (5, "/tmp/x", "/tmp/y", [], {})
     assert [record.getMessage() for record in messages.records] == [
         "zray.init(): _any, _redis_password has no meaning here"
     ]
@@ -79,11 +79,12 @@ def test_isolation_says_what_to_use_instead() -> None:
 
 def test_arguments_change_settings() -> None:
     config = Config(labels={"a": "1", "b": "2"})
-    hidden = arguments.Hidden(None, "/tmp/x", "/tmp/y", [])
+    hidden = arguments.Hidden(None, "/tmp/x", "/tmp/y", [], {"memory_usage_threshold": 0.5})
     changed = arguments.with_arguments(config, hidden, False, {"b": "3"})
     assert changed.labels == {"a": "1", "b": "3"}
     assert (changed.tmpdir, changed.spill_dir, changed.log_to_driver) == ("/tmp/x", "/tmp/y", False)
-    assert arguments.with_arguments(config, arguments.Hidden(None, None, None, []), None, None) is config
+    assert changed.memory_usage_threshold == 0.5
+    assert arguments.with_arguments(config, arguments.Hidden(None, None, None, [], {}), None, None) is config
     with pytest.raises(ConfigError, match="labels="):
         arguments.with_arguments(config, hidden, None, {"no blank": "x"})
 

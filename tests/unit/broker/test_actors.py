@@ -483,7 +483,7 @@ def test_a_released_actor_ends_after_its_work(broker):
     stage.call(stage.driver, 1)
     broker.say(stage.driver, m.ActorRelease(ACTOR), m.ActorRelease(ACTOR))
     assert [type(message) for message in broker.take(stage.worker)][-2:] == [m.ActorRun, m.ActorStop]
-    broker.say(stage.worker, m.ActorExiting(ACTOR, "all handles of the actor were dropped"), m.Leaving("done"))
+    broker.say(stage.worker, m.ActorExiting(ACTOR, "all references to the actor were removed"), m.Leaving("done"))
     assert [state for state, _, _ in stage.states(stage.driver)] == [m.DEAD]
     assert broker.core.scheduler.workers[stage.worker].state == RETIRED
     assert broker.take(stage.host, m.KillWorker) == []

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.broker.harness import ACTOR, ONE_CPU, BrokerHarness
+from zray.broker import environments
 from zray.broker.scheduler import MAX_STARTING_IN_ENVIRONMENTS
 from zray.failures import decode_failure
 from zray.protocol import messages as m
+from zray.protocol import state_questions as q
 from zray.protocol.codec import shape_key
 from zray.protocol.messages import ProtocolError
 from zray.protocol.records import EnvironmentSpec
@@ -244,6 +246,42 @@ def test_a_job_that_ends_leaves_the_environments_of_others(broker):
     (worker,) = join(broker, host, told)
     assert broker.runs(worker) == [task]
     broker.core.check()
+
+
+def records(broker: BrokerHarness, driver: bytes) -> list[q.EnvironmentRecord]:
+    broker.say(driver, q.StateOfEnvironments(1))
+    (answer,) = broker.take(driver, q.EnvironmentRecords)
+    return answer.environments
+
+
+def test_records_of_environments(broker):
+    driver, host = broker.driver(), broker.host(CPU=2)
+    broker.workers(host)
+    announce(broker, driver)
+    assert records(broker, driver) == []
+    broker.submit(driver, shape=IN_RED)
+    (told,) = started(broker, host)
+    broker.tick(2.0)
+    (worker,) = join(broker, host, told)
+    assert records(broker, driver) == [q.EnvironmentRecord(host, "red", True, 2.0, 1, "")]
+    broker.submit(driver, shape=IN_BLUE)
+    (told,) = started(broker, host)
+    broker.say(host, m.WorkerDied(told.worker_id, b"", "RuntimeEnvSetupError", "no such package"))
+    broker.kill(worker)
+    red, blue = records(broker, driver)
+    assert red == q.EnvironmentRecord(host, "red", True, 2.0, 0, "")
+    assert blue == q.EnvironmentRecord(host, "blue", False, None, 0, "no such package")
+
+
+def test_records_of_environments_are_bounded(broker, monkeypatch):
+    monkeypatch.setattr(environments, "MAX_RECORDS", 1)
+    driver, hosts = broker.driver(), [broker.host(name, CPU=1) for name in ("a", "b")]
+    for host in hosts:
+        broker.workers(host)
+    announce(broker, driver, eager=True)
+    for host in hosts:
+        join(broker, host, *started(broker, host))
+    assert [record.host for record in records(broker, driver)] == hosts[1:]
 
 
 def test_a_shape_without_an_environment_is_as_before():

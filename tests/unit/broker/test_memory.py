@@ -126,13 +126,13 @@ def test_the_newest_task_is_stopped_and_tried_again_for_nothing(broker):
 
 def test_a_task_that_was_alone_pays(broker):
     scene = Scene(broker, 1)
-    (failed,) = scene.killed(*scene.short(GIB), scene.tasks[0])
+    (failed,) = scene.killed(scene.short(GIB)[0], scene.tasks[0])
     assert (failed.kind, failed.culprit) == ("OutOfMemoryError", True)
 
 
 def test_a_task_that_was_stopped_before_it_began_pays_nothing(broker):
     scene = Scene(broker, 1)
-    (failed,) = scene.killed(*scene.short(GIB), b"")
+    (failed,) = scene.killed(scene.short(GIB)[0], b"")
     assert (failed.kind, failed.culprit) == ("OutOfMemoryError", False)
 
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from zray.broker.packing import STRATEGIES, Trial, choose
+from zray.broker.packing import STRATEGIES, Trial, choose, domains
 from zray.broker.records import Host
 from zray.broker.resources import UNIT, Pool, Shape, shape_key
 from zray.protocol.records import HostInfo
@@ -91,6 +91,33 @@ def test_hosts_that_a_bundle_may_not_use():
     assert where("PACK", [ONE, ONE], hosts, admits=admits) == ["a", "b"]
     assert where("STRICT_PACK", [ONE, ONE], hosts, admits=admits) is None
     assert where("STRICT_SPREAD", [ONE, ONE], hosts, admits=admits) == ["a", "b"]
+
+
+def names(sets):
+    return [[host.host_id.decode() for host in members] for members in sets]
+
+
+def in_rack(rack: str | None, name: str, **resources: float) -> Host:
+    each = host(name, **resources)
+    each.info = each.info._replace(labels={"rack": rack} if rack is not None else {})
+    return each
+
+
+def test_domains_of_a_label():
+    hosts = [in_rack("1", "a", CPU=4), in_rack("2", "b", CPU=1), in_rack(None, "c", CPU=9), in_rack("1", "d", CPU=1)]
+    assert names(domains(hosts, "", None, lambda host: host.pool)) == [["a", "b", "c", "d"]]
+    assert names(domains(hosts, "rack", None, lambda host: host.pool)) == [["b"], ["a", "d"]]
+    assert names(domains(hosts, "rack", "1", lambda host: host.pool)) == [["a", "d"]]
+    assert domains(hosts, "rack", "3", lambda host: host.pool) == []
+    assert domains(hosts, "zone", None, lambda host: host.pool) == []
+
+
+@pytest.mark.parametrize("only", [0, 1])
+@pytest.mark.parametrize("strategy", ["PACK", "SPREAD"])
+def test_a_bundle_that_one_host_may_take_is_placed_first(strategy, only):
+    hosts = [host("a", CPU=1), host("b", CPU=1)]
+    found = where(strategy, [ONE, ONE], hosts, admits=lambda host, index: index != only or host is hosts[0])
+    assert found[only] == "a" and found[1 - only] == "b"
 
 
 def test_fractions_of_a_gpu():

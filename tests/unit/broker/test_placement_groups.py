@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from tests.unit.broker.harness import ACTOR, ONE_CPU, BrokerHarness, amounts, shape
+from zray.broker.packing import STRATEGIES
 from zray.broker.resources import HEAD, Pool, shape_key
 from zray.broker.states import CREATED, PENDING, REMOVED, RESCHEDULING
 from zray.bundles import ANY, GROUP_ID_BYTES, asked
 from zray.protocol import messages as m
 from zray.protocol.questions import ExplainTask, Explanation, GroupList, GroupsQuery
-from zray.protocol.records import GroupSpec
+from zray.protocol.records import GroupSpec, Selector
+from zray.scheduling.constraint import Term
+from zray.scheduling.labels import read_selector
 
 REMOVED_KINDS = ("TaskPlacementGroupRemoved", b"ActorPlacementGroupRemoved")
 
@@ -33,9 +37,13 @@ class Groups:
         name: str = "",
         detached: bool = False,
         target: bytes = b"",
+        selectors: Sequence[dict[str, str]] = (),
+        topology: str = "",
     ) -> bytes:
         group_id = next(self._numbers).to_bytes(GROUP_ID_BYTES, "big")
-        spec = GroupSpec(name, "space", strategy, [amounts(**bundle) for bundle in bundles], detached, target)
+        conditions = [Selector(read_selector(selector)) for selector in selectors]
+        sizes = [amounts(**bundle) for bundle in bundles]
+        spec = GroupSpec(name, "space", strategy, sizes, detached, target, conditions, topology)
         self.broker.say(source, m.GroupCreate(group_id, 7, spec))
         return group_id
 
@@ -147,6 +155,13 @@ def test_watchers_are_told_once(groups, broker):
     assert broker.take(other, m.GroupSettled) == [m.GroupSettled(4, False), m.GroupSettled(5, False)]
 
 
+def test_a_removed_group_is_shown_with_the_hosts_that_it_had(groups, broker):
+    driver, host = broker.driver(), broker.host(CPU=1)
+    group = groups.create(driver, {"CPU": 1})
+    groups.remove(driver, group)
+    assert (groups.row(driver, group).state, groups.row(driver, group).hosts) == ("REMOVED", [host])
+
+
 def test_removal_tells_watchers(groups, broker):
     driver = broker.driver()
     group = groups.create(driver, {"CPU": 1})
@@ -178,6 +193,8 @@ def test_names(groups, broker):
         GroupSpec("", "", "PACK", [{}], False, b""),
         GroupSpec("", "", "PACK", [{"CPU": 1}, {"CPU": 0}], False, b""),
         GroupSpec("", "", "PACK", [{"x" * 70_000: 1}], False, b""),
+        GroupSpec("", "", "PACK", [{"CPU": 1}, {"CPU": 1}], False, b"", [Selector([])]),
+        GroupSpec("", "", "PACK", [{"CPU": 1}], False, b"", [Selector([Term("zone", 4, ["a"])])]),
     ],
 )
 def test_malformed_groups(broker, spec):
@@ -338,6 +355,108 @@ def test_an_actor_that_waits_for_a_place_in_a_removed_group(groups, broker):
     groups.remove(driver, group)
     states = broker.take(driver, m.ActorState)
     assert states[-1].state == m.DEAD and REMOVED_KINDS[1] in states[-1].error
+
+
+# ------------------------------------------------------------------------------------- labels and domains
+
+
+def racks(broker: BrokerHarness, *rows: tuple[str, str, float]) -> list[bytes]:
+    """Adds hosts: the name, the rack and the CPUs of each."""
+    return [broker.host_with({"rack": rack, "name": name}, name, CPU=cpus) for name, rack, cpus in rows]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_bundles_go_where_their_selectors_admit_them(groups, broker, strategy):
+    driver = broker.driver()
+    _, b, c = racks(broker, ("a", "1", 8), ("b", "2", 2), ("c", "2", 2))
+    selectors = [{"rack": "!1", "name": "in(a,b)"}, {"name": "c"} if strategy.endswith("SPREAD") else {"rack": "2"}]
+    group = groups.create(driver, {"CPU": 1}, {"CPU": 1}, strategy=strategy, selectors=selectors)
+    assert groups.hosts(group) == ([b, c] if strategy.endswith("SPREAD") else [b, b])
+    assert groups.row(driver, group).selectors == [Selector(read_selector(each)) for each in selectors]
+
+
+def test_a_selector_that_no_host_fulfils_is_waited_for(groups, broker):
+    driver = broker.driver()
+    racks(broker, ("a", "1", 8))
+    group = groups.create(driver, {"CPU": 1}, {"CPU": 1}, selectors=[{}, {"rack": "2"}])
+    assert groups.state(group) is PENDING
+    row = groups.row(driver, group)
+    assert not row.can_be_placed and "rack in (2)" in row.why and "'rack': '1'" in row.why
+    (b,) = racks(broker, ("b", "2", 1))
+    assert groups.hosts(group)[1] == b
+
+
+def test_a_lost_bundle_waits_for_a_host_that_its_selector_admits(groups, broker):
+    driver = broker.driver()
+    a, b = racks(broker, ("a", "1", 1), ("b", "2", 1))
+    group = groups.create(driver, {"CPU": 1}, {"CPU": 1}, selectors=[{"rack": "1"}, {"rack": "2"}])
+    assert groups.hosts(group) == [a, b]
+    broker.lose(b)
+    racks(broker, ("c", "1", 9))
+    assert groups.state(group) is RESCHEDULING
+    (d,) = racks(broker, ("d", "2", 1))
+    assert groups.state(group) is CREATED and groups.hosts(group) == [a, d]
+
+
+def test_a_group_that_needs_two_busy_hosts_holds_those_that_its_selectors_admit(groups, broker):
+    """Holds are planned with the selectors, too."""
+    driver = broker.driver()
+    racks(broker, ("a", "1", 1), ("b", "2", 1), ("c", "1", 1))
+    taken = groups.create(driver, {"CPU": 1}, selectors=[{"name": "a"}])
+    group = groups.create(driver, {"CPU": 1}, {"CPU": 1}, selectors=[{"rack": "1"}] * 2)
+    broker.tick(5)
+    assert groups.state(group) is PENDING
+    groups.remove(driver, taken)
+    assert groups.state(group) is CREATED
+
+
+def test_what_is_worth_waiting_for(groups, broker):
+    """By Ray's rules: bundles of PACK and SPREAD are looked at one by one."""
+    driver = broker.driver()
+    racks(broker, ("a", "1", 1))
+
+    def can(*bundles: dict[str, float], **options: Any) -> bool:
+        return bool(groups.row(driver, groups.create(driver, *bundles, **options)).can_be_placed)
+
+    for strategy in ("PACK", "SPREAD"):
+        assert can({"CPU": 1}, {"CPU": 1}, strategy=strategy)
+        assert not can({"CPU": 2}, strategy=strategy)
+        assert not can({"CPU": 1}, strategy=strategy, selectors=[{"rack": "9"}])
+        assert not can({"CPU": 1}, {"CPU": 1}, strategy=strategy, topology="rack")
+    assert not can({"CPU": 1}, {"CPU": 1}, strategy="STRICT_PACK")
+    assert not can({"CPU": 1}, {"CPU": 1}, strategy="STRICT_SPREAD")
+
+
+@pytest.mark.parametrize("strategy", ["PACK", "SPREAD", "STRICT_SPREAD"])
+def test_a_group_stays_within_one_domain(groups, broker, strategy):
+    driver = broker.driver()
+    _, _, c, d, _ = racks(broker, ("a", "1", 1), ("b", "2", 1), ("c", "3", 1), ("d", "3", 1), ("e", "4", 1))
+    broker.host("nowhere", CPU=9)
+    group = groups.create(driver, {"CPU": 1}, {"CPU": 1}, strategy=strategy, topology="rack")
+    assert sorted(groups.hosts(group)) == [c, d]
+    assert (groups.row(driver, group).topology, groups.row(driver, group).domain) == ("rack", "3")
+
+
+def test_a_lost_bundle_stays_in_its_domain_while_that_has_hosts(groups, broker):
+    driver = broker.driver()
+    a, b, *_ = racks(broker, ("a", "1", 1), ("b", "1", 1))
+    group = groups.create(driver, {"CPU": 1}, {"CPU": 1}, topology="rack")
+    racks(broker, ("c", "2", 1), ("d", "2", 1))
+    broker.lose(b)
+    assert groups.state(group) is RESCHEDULING and "share a value of 'rack'" in groups.row(driver, group).why
+    broker.lose(a)  # no host of the domain is left: another one may have all
+    assert groups.state(group) is CREATED
+    assert groups.row(driver, group).domain == "2"
+
+
+def test_a_spare_host_of_the_domain_gets_a_lost_bundle(groups, broker):
+    driver = broker.driver()
+    a, b, c, _ = racks(broker, ("a", "1", 1), ("b", "1", 1), ("c", "1", 1), ("d", "2", 1))
+    group = groups.create(driver, {"CPU": 1}, {"CPU": 1}, strategy="STRICT_SPREAD", topology="rack")
+    before = groups.hosts(group)
+    broker.lose(before[0])
+    (spare,) = {a, b, c} - {*before}
+    assert groups.hosts(group) == [spare, before[1]]
 
 
 # -------------------------------------------------------------------------------------------------- deaths

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from zray.broker import history, state_reports
-from zray.broker.inspections import PATIENCE_S
-from zray.broker.state_reports import MAX_LIMIT
+from zray.broker.state_reports import MAX_LIMIT, PATIENCE_S
 from zray.protocol import messages as m
 from zray.protocol import state_questions as q
 from zray.protocol.records import JoinInfo

@@ -30,7 +30,7 @@ def test_reasons_of_old_deaths_are_forgotten(broker):
         broker.core.receive(driver, m.ActorKill(actor_id, True), broker.now)
     assert len(broker.core.actors._death_reasons) == MAX_DEATH_REASONS
     broker.turn()
-    for actor_id, why in [(actor_ids[-1], "A was killed by zray.kill()"), (actor_ids[0], "no longer has the reason")]:
+    for actor_id, why in [(actor_ids[-1], "killed by `ray.kill`"), (actor_ids[0], "no longer has the reason")]:
         (notice,) = answer_to_call(broker, driver, actor_id)
         assert (notice.actor_id, notice.state) == (actor_id, m.DEAD)
         assert why in notice.message

@@ -15,7 +15,7 @@ from zray.protocol.contract import BROKER
 
 @pytest.fixture
 def process() -> Process:
-    return Wire("driver").everybody[0]
+    return Wire("driver", "worker").everybody[0]
 
 
 class Clock:
@@ -43,7 +43,7 @@ class Clock:
 
 
 def begin(process: Process, retries: int = 3) -> tuple[bytes, Clock]:
-    result = process.submit(None, retries=retries)
+    result = process.submit(process.wire.everybody[1], retries=retries)
     process.flush()
     process.up.clear()
     return result, Clock(process, result)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.client.wiring import HOST, MAX_INLINE_BYTES, Process, Wire, kind_of_failure
 from zray.client.core.client_core import UNHANDLED
 from zray.client.core.effects import Unhandled, Warn
-from zray.client.core.payloads import pack_outcome, read_outcome
+from zray.client.core.payloads import INTERRUPTED, pack_outcome, read_outcome
 from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.client.core.tasks import MAX_FREE_ATTEMPTS, UNLIMITED
 from zray.failures import decode_failure, encode_failure, missed_argument
@@ -284,6 +284,14 @@ def test_cancelled_before_it_is_sent(driver, worker):
     assert driver.entry(slow).pins == 0
 
 
+def test_interrupted_by_its_cancellation(driver, worker):
+    result = driver.submit(worker, retries=3)
+    driver.core.tasks.cancel(task_of(result), 0)
+    driver.flush()
+    driver.core.receive(BROKER, m.Result(task_of(result), 0, b"w" * 16, b"", INTERRUPTED), 0.0)
+    assert failure_of(driver, result) == "RunningTaskCancelledError"
+
+
 def test_cancelled_after_it_was_sent(driver, worker):
     result = driver.submit(worker, retries=3)
     driver.core.tasks.cancel(task_of(result), m.CANCEL_FORCE)
@@ -467,7 +475,7 @@ def unhandled(process: Process) -> list[str]:
     return texts
 
 
-TOLD = f"{UNHANDLED}: fit (pid=7, host=node7)\nValueError: boo"
+TOLD = f"{UNHANDLED}: zray::fit() (pid=7, host=node7)\nValueError: boo"
 
 
 def test_an_error_is_reported_when_the_last_reference_goes(driver, worker):

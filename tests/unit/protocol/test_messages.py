@@ -44,6 +44,7 @@ from zray.protocol.messages import (
 from zray.protocol.questions import Question
 from zray.protocol.rows import NUMBER_OF, TYPES, decode_handshake, decode_row, encode_row
 from zray.protocol.state_questions import RowsOfOwner, StateQuestion
+from zray.scheduling.constraint import Term
 
 EVERYTHING = frozenset(TYPES)
 
@@ -191,8 +192,10 @@ GOLDEN = """
 140 TimeIsUp task_id: bytes
 141 TimedOut task_id: bytes, attempt: int, actor: bytes, message: str
 142 PinCpus cpus: list[int]
+143 StateOfEnvironments request: int
+144 EnvironmentRecords request: int, environments: list[EnvironmentRecord], forgotten: int
 """
-"""The wire format of protocol version 14. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 15. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -204,7 +207,8 @@ EnvironmentPart uri: str, kind: str, details: str, content: bytes, stored: bytes
 EnvironmentSpec text: str, hook: bytes, parts: list[EnvironmentPart], timeout_s: float
 ObjectLocation object_id: bytes, hosts: list[bytes], size: int | None
 ActorSpec class_name: str, name: str, namespace: str, detached: bool, max_restarts: int, max_concurrency: int, ordered: bool, has_coroutines: bool, placement: bytes, running: bytes, handle: bytes, meta: bytes, groups: dict[str, int]
-GroupSpec name: str, namespace: str, strategy: str, bundles: list[dict[str, int]], detached: bool, soft_target: bytes
+Selector terms: list[Term]
+GroupSpec name: str, namespace: str, strategy: str, bundles: list[dict[str, int]], detached: bool, soft_target: bytes, selectors: list[Selector], topology: str
 RunningCall name: str, seconds: float, task_id: bytes
 AwaitedObject object_id: bytes, maker: str, actor_id: bytes | None
 Activity running: list[RunningCall], awaited: list[AwaitedObject], arguments: dict[str, int]
@@ -215,7 +219,7 @@ PrintedLines name: str, pid: int, stream: str, lines: list[str]
 ActorName namespace: str, name: str
 ActorRow actor_id: bytes, class_name: str, name: str, state: str, pid: int, restarts: int
 WorkerRow worker_id: bytes, pid: int, state: str, job_id: bytes, tasks: int, blocked: bool, grant: str, actor: str
-GroupRow group_id: bytes, name: str, namespace: str, state: str, strategy: str, bundles: list[dict[str, float]], hosts: list[bytes], detached: bool, job_id: bytes, attempts: int, waited_s: float, why: str, can_be_placed: bool
+GroupRow group_id: bytes, name: str, namespace: str, state: str, strategy: str, bundles: list[dict[str, float]], hosts: list[bytes], detached: bool, job_id: bytes, attempts: int, waited_s: float, why: str, can_be_placed: bool, selectors: list[Selector], topology: str, domain: str
 BrokerStatus address: str, uptime_s: float, zray: str, python: str, protocol: int, refused: dict[str, int], dropped_frames: int
 Amount total: float, used: float
 WorkerCounts starting: int, idle: int, busy: int, actors: int, ending: int
@@ -224,12 +228,14 @@ JobStatus job_id: bytes, namespace: str, driver_pid: int | None, tasks_running: 
 WaitingStatus what: str, count: int, resources: dict[str, float], can_be_placed: bool
 RunningStatus what: str, actor: str, host_id: bytes, pid: int, memory_bytes: int | None, answers: bool, waits_for: list[str], name: str, seconds: float | None
 ActorRecord actor_id: bytes, class_name: str, name: str, namespace: str, state: str, job_id: bytes, host: bytes, worker: bytes, pid: int, detached: bool, restarts: int, resources: dict[str, float], reason: str, constructed: bool
-HostRecord host_id: bytes, hostname: str, ip: str, labels: dict[str, str], resources: dict[str, float], reason: str, began_s: float, ended_s: float | None
+HostRecord host_id: bytes, hostname: str, ip: str, labels: dict[str, str], resources: dict[str, float], reason: str, began_s: float, ended_s: float | None, in_order: bool
 WorkerRecord worker_id: bytes, is_driver: bool, job_id: bytes, host: bytes, ip: str, pid: int, runs: bytes, waits: bool, exit_type: str, reason: str, began_s: float | None, ended_s: float | None
 JobRecord job_id: bytes, namespace: str, driver_id: bytes, pid: int, reason: str, began_s: float, ended_s: float | None
+EnvironmentRecord host: bytes, text: str, succeeded: bool, setup_s: float | None, workers: int, error: str
 ProcessRecords process_id: bytes, job_id: bytes, total: int, rows: bytes, running: list[bytes]
 TaskRow task_id: bytes, attempt: int, name: str, function: str, state: str, actor: bytes, parent: bytes, worker: bytes, shape: bytes, error_type: str, error: str
 ObjectRow object_id: bytes, size: int | None, task_status: str, attempt: int, reference: str
+Term key: str, operator: int, values: list[str]
 """
 """The wire format of the records that the messages carry."""
 
@@ -301,6 +307,7 @@ def type_name(hint: Any) -> str:
         name.replace("zray.protocol.records.", "")
         .replace("zray.protocol.questions.", "")
         .replace("zray.protocol.state_questions.", "")
+        .replace("zray.scheduling.constraint.", "")
     )
 
 
@@ -377,7 +384,7 @@ RECORDS = [
     for module in (records, questions, state_questions)
     for kind in vars(module).values()
     if isinstance(kind, type) and hasattr(kind, "_fields") and kind.__module__ == module.__name__ and kind not in TYPES
-]
+] + [Term]
 
 
 def test_the_wire_format():
@@ -398,7 +405,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 14
+    assert messages.PROTOCOL_VERSION == 15
 
 
 def test_every_size_is_that_of_a_field():

@@ -127,7 +127,7 @@ def test_an_error_is_an_instance_of_both_types(original):
 def test_what_users_do_with_the_error(original):
     error = round_trip(original)
     text = str(error)
-    assert text.startswith("f (pid=123, host=node7)\nTraceback (most recent call last)")
+    assert text.startswith("zray::f() (pid=123, host=node7)\nTraceback (most recent call last)")
     assert "raise error" in text
     assert type(original).__name__ in repr(error)
     for again in (pickle.loads(pickle.dumps(round_trip(ValueError(1)))), error.as_instanceof_cause()):
@@ -407,14 +407,16 @@ def test_an_error_that_went_through_several_tasks_names_the_first():
         assert error.args == ("first cause",)
     assert third.function_name == "c"
     text = str(third)
-    assert text.index("c (pid") < text.index("b (pid") < text.index("a (pid") < text.index("KeyError: 'first cause'")
+    assert (
+        text.index("c() (pid") < text.index("b() (pid") < text.index("a() (pid") < text.index("KeyError: 'first cause'")
+    )
 
 
 def test_a_chain_whose_first_cause_did_not_arrive():
     error = round_trip(round_trip(Unpicklable(), "a"), "b")
     assert type(error) is TaskError
     assert type(error.cause) is ZrayError
-    assert "a (pid" in str(error)
+    assert "a() (pid" in str(error)
     assert "did not arrive" in str(error)
 
 
@@ -428,7 +430,7 @@ def test_an_error_raised_from_a_task_error():
     error = load_error(pack(caught(fail), "b").to_bytes(), no_refs)
     assert isinstance(error, ValueError)
     assert not isinstance(error, KeyError)
-    assert "a (pid" in str(error)
+    assert "a() (pid" in str(error)
 
 
 # -- references in an error
@@ -530,7 +532,7 @@ def test_a_type_made_at_run_time_goes_by_value():
     kind.__module__ = "__main__"
     error = round_trip(kind("x"))
     assert isinstance(error, RuntimeError)
-    assert type(error).__name__ == "TaskError(Made)"
+    assert type(error).__name__ == "RayTaskError(Made)"
 
 
 def test_the_class_of_an_error_can_be_sent():

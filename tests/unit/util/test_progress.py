@@ -76,4 +76,4 @@ def test_it_is_closed_if_the_wait_ends_with_an_error(monkeypatch: pytest.MonkeyP
     refs: list[Any] = ["a"]
     with pytest.raises(KeyboardInterrupt):
         progress(refs, file=file)
-    assert file.getvalue().endswith("\x1b[?25h")  # the cursor is shown again
+    assert file.getvalue().endswith("\n") and "0/1" in file.getvalue()

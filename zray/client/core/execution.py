@@ -18,13 +18,13 @@ from typing import Any
 from zray.client.core.effects import Interrupt
 from zray.client.core.group_queues import GroupQueues
 from zray.client.core.grouped_view import group_in
-from zray.client.core.payloads import Return, pack_outcome, read_payload
+from zray.client.core.payloads import CANCELLED, Return, pack_outcome, read_payload
 from zray.client.core.producers import Listener, Producer
 from zray.client.core.references import ReferenceTable
 from zray.client.core.states import ERROR
 from zray.client.core.streams import NO_LIMIT
 from zray.client.core.tasks import TaskTable, name_in
-from zray.failures import encode_failure
+from zray.failures import NO_REFERENCES, encode_failure
 from zray.ids import owner_of
 from zray.protocol.codec import unpack
 from zray.protocol.messages import (
@@ -161,7 +161,7 @@ class Execution:
                     self._running[call.task_id] = call
                     return call
             if self._stopping and not self._running and not self.queued and not self.leaving:
-                self.end_actor("all handles of the actor were dropped")
+                self.end_actor(NO_REFERENCES)
             return None
         head = self._queue[0]
         if isinstance(head, ActorRun):
@@ -329,13 +329,13 @@ class Execution:
             if task.producer is not None and task.producer.listener is not None:
                 task.producer.listener.wake()
 
-    def finish_cancelled(self, task: Assignment) -> None:
-        """Answers a task or call that was interrupted."""
+    def finish_cancelled(self, task: Assignment, outcome: bytes = CANCELLED) -> None:
+        """Answers a task or call that was cancelled; ``outcome``: INTERRUPTED if its code was interrupted."""
         self._release_unseen(task)
         if task.kind == TASK:
-            self._answer_later(Done(task.task_id, task.attempt, 0, b""), [])
+            self._answer_later(Done(task.task_id, task.attempt, 0, outcome), [])
         else:
-            self._answer_later(Reply(task.owner, task.task_id, task.attempt, b""), [])
+            self._answer_later(Reply(task.owner, task.task_id, task.attempt, outcome), [])
         if self._end_reason:
             self._end_if_done()
 

@@ -17,6 +17,10 @@ from zray.ids import OBJECT_ID_BYTES, PROCESS_ID_BYTES
 from zray.protocol.codec import pack, unpack
 from zray.protocol.messages import ProtocolError
 
+CANCELLED, INTERRUPTED = b"", b"!"
+CANCELLATIONS = {CANCELLED: "TaskCancelledError", INTERRUPTED: "RunningTaskCancelledError"}
+"""In place of the outcome of a cancelled task: it returned or never began, or its code was interrupted."""
+
 MAX_OBJECT_BYTES = 1 << 46
 """The largest size of an object. A larger size in a message is malformed."""
 

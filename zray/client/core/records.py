@@ -29,6 +29,7 @@ ERROR_TYPES = {
     "OutOfMemoryError": "OUT_OF_MEMORY",
     "OwnerDiedError": "OWNER_DIED",
     "RuntimeEnvSetupError": "RUNTIME_ENV_SETUP_FAILED",
+    "RunningTaskCancelledError": "TASK_CANCELLED",
     "TaskCancelledError": "TASK_CANCELLED",
     "TaskUnschedulableError": "TASK_UNSCHEDULABLE_ERROR",
     "WorkerCrashedError": "WORKER_DIED",

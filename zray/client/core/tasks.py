@@ -15,7 +15,7 @@ from typing import Protocol
 
 from zray.client.core.locations import LocationTable
 from zray.client.core.pauses import Pauses
-from zray.client.core.payloads import Arguments, Outcome, first_error, raised, read_outcome
+from zray.client.core.payloads import CANCELLATIONS, Arguments, Outcome, first_error, raised, read_outcome
 from zray.client.core.references import Entry, ReferenceTable, is_stored
 from zray.client.core.states import ENDED, ERROR, PENDING, READY, SENT, STORED, TASK, WAITING
 from zray.client.core.streams import FIRST_ITEM, StreamTable
@@ -317,11 +317,11 @@ class TaskTable:
     # ------------------------------------------------------------------ outcomes
 
     def on_result(self, message: Result) -> None:
-        """Handles a worker's answer. An empty payload says that the task was cancelled."""
+        """Handles a worker's answer."""
         task = self._answered_by(message)
-        if not message.payload:
+        if len(message.payload) < 2 and message.payload in CANCELLATIONS:  # outcomes are longer, and slow to hash
             if task is not None and task.attempt == message.attempt:
-                self.fail_cancelled(task)
+                self.fail_cancelled(task, CANCELLATIONS[message.payload])
             return
         try:
             outcome = read_outcome(message.payload)
@@ -552,9 +552,9 @@ class TaskTable:
         self._let_go(task)
         self._note_failure(task, b"", error)
 
-    def fail_cancelled(self, task: Task, when: str = "") -> None:
-        """Ends a task with TaskCancelledError. ``when`` is added to its text, for instance " before it was sent"."""
-        self.fail(task, encode_failure("TaskCancelledError", f"{task.attempt_text} was cancelled{when}"))
+    def fail_cancelled(self, task: Task, kind: str = "TaskCancelledError", when: str = "") -> None:
+        """Ends a task with a TaskCancelledError. ``when`` is added to its text, for instance " before it was sent"."""
+        self.fail(task, encode_failure(kind, f"{task.attempt_text} was cancelled{when}"))
 
     def _fail_for(self, task: Task, key: int | str, object_id: bytes, entry: Entry) -> None:
         """Fails a task with its argument's error. An error in the store, or with references, is sent as an alias."""
@@ -603,7 +603,7 @@ class TaskTable:
         if task.state is SENT:
             task.route.cancel(task, mode)
         else:
-            self.fail_cancelled(task, " before it was sent")
+            self.fail_cancelled(task, when=" before it was sent")
         return True
 
     def cancel_children(self, parent: bytes, mode: int) -> None:

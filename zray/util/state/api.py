@@ -15,6 +15,7 @@ from zray.util.state.common import (
     DEFAULT_LIMIT,
     DEFAULT_RPC_TIMEOUT,
     ActorState,
+    ClusterEventState,
     Filter,
     GetApiOptions,
     JobState,
@@ -58,7 +59,7 @@ def list_placement_groups(
     raise_on_missing_output: bool = True,
     _explain: bool = False,
 ) -> list[PlacementGroupState]:
-    """The placement groups. zray has no records of them yet: raises NotImplementedError."""
+    """The placement groups, and the last ones that are removed."""
     options = ListApiOptions(limit, timeout, detail, filters)
     return StateApiClient(address).list(StateResource.PLACEMENT_GROUPS, options, raise_on_missing_output, _explain)
 
@@ -142,7 +143,7 @@ def list_runtime_envs(
     raise_on_missing_output: bool = True,
     _explain: bool = False,
 ) -> list[RuntimeEnvState]:
-    """The runtime environments. zray has no records of them yet: raises NotImplementedError."""
+    """The runtime environments that hosts have set up, or failed to: one record for each environment and host."""
     options = ListApiOptions(limit, timeout, detail, filters)
     return StateApiClient(address).list(StateResource.RUNTIME_ENVS, options, raise_on_missing_output, _explain)
 
@@ -155,7 +156,7 @@ def list_cluster_events(
     detail: bool = False,
     raise_on_missing_output: bool = True,
     _explain: bool = False,
-) -> list[Any]:
+) -> list[ClusterEventState]:
     """An empty list: zray records no events. What happens is in the log of the broker."""
     options = ListApiOptions(limit, timeout, detail, filters)
     return StateApiClient(address).list(StateResource.CLUSTER_EVENTS, options, raise_on_missing_output, _explain)

@@ -22,7 +22,7 @@ from zray.util.state.common import (
     fits,
 )
 from zray.util.state.exception import RayStateApiException
-from zray.util.state.sources import Source
+from zray.util.state.sources import Found, Source
 
 _ID_FIELDS = {
     StateResource.NODES: "node_id",
@@ -67,41 +67,41 @@ class StateApiClient:
             resource: the kind.
             options: filters, limit, timeout, whether details are wanted.
             raise_on_missing_output: raise if some records could not be read.
-            _explain: warn if records could not be read, or were left out because of the limit.
+            _explain: warn if records could not be read, are not kept any more, or were left out because of the limit.
 
         Raises:
             RayStateApiException: a filter or the limit cannot be used, or records are missing.
-            NotImplementedError: zray does not record this kind.
         """
         filters = options.filters or []
         if options.has_conflicting_filters():
             return []
         if not 0 <= options.limit <= MAX_LIMIT:
             raise RayStateApiException(f"limit must be from 0 to {MAX_LIMIT:,}, got {options.limit!r}")
-        rows, missing = self._rows(resource, filters, options.timeout)
-        if missing and raise_on_missing_output:
+        rows, found = self._rows(resource, filters, options.timeout)
+        if found.missing and raise_on_missing_output:
             raise RayStateApiException(
-                f"not all {resource.value} could be read: {missing}. Give raise_on_missing_output=False to get the rest"
+                f"not all {resource.value} could be read: {found.missing}. Give raise_on_missing_output=False to get "
+                f"the rest"
             )
-        if missing and _explain:
-            warnings.warn(f"not all {resource.value} could be read: {missing}", stacklevel=3)
+        for text in (found.missing, found.forgotten):
+            if text and _explain:
+                warnings.warn(f"not all {resource.value} are returned: {text}", stacklevel=3)
         if len(rows) > options.limit and _explain:
             warnings.warn(f"only {options.limit:,} of {len(rows):,} {resource.value} are returned", stacklevel=3)
         rows = rows[: options.limit]
         return rows if options.detail else [row.without_details() for row in rows]
 
-    def _rows(self, resource: StateResource, filters: _Rows, timeout_s: float) -> tuple[_Rows, str]:
-        schema = SCHEMAS.get(resource)
+    def _rows(self, resource: StateResource, filters: _Rows, timeout_s: float) -> tuple[_Rows, Found]:
+        schema = SCHEMAS[resource]
         found = self._source.records(resource, timeout_s)
         try:
-            if schema is not None:
-                check_filters(schema, filters)
+            check_filters(schema, filters)
             rows = [row for row in found.rows if fits(row, filters)]
         except ValueError as error:
             raise RayStateApiException(str(error)) from None
         key = "job_id" if resource is StateResource.JOBS else _ID_FIELDS.get(resource, "")
         rows.sort(key=lambda row: (row.get(key) or "", row.get("attempt_number") or 0))
-        return rows, found.missing
+        return rows, found
 
     def get(
         self, resource: StateResource, id: str, options: GetApiOptions | None = None, _explain: bool = False

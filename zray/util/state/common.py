@@ -16,11 +16,15 @@ from typing import Any, TypeVar
 
 DEFAULT_LIMIT = 100
 """How many records a list has, unless told otherwise."""
-MAX_LIMIT = 10_000
+MAX_LIMIT = RAY_MAX_LIMIT_FROM_API_SERVER = RAY_MAX_LIMIT_FROM_DATA_SOURCE = 10_000
 """The largest limit."""
+DEFAULT_LOG_LIMIT = 1000
+"""How many lines Ray's command for logs shows, by default."""
 DEFAULT_RPC_TIMEOUT = 30
 """Seconds to wait for an answer, by default."""
 
+PredicateType = str
+SupportedFilterType = str | bool | int | float
 Filter = tuple[str, str, Any]
 _State = TypeVar("_State", bound="StateSchema")
 
@@ -56,6 +60,12 @@ def column(*, filterable: bool = True, detail: bool = False, default: Any = data
 
 class StateSchema:
     """What all records have in common."""
+
+    @classmethod
+    def list_columns(cls, detail: bool = True) -> list[str]:
+        """The names of the fields in order. ``detail``: also of those that are there only if details are asked for."""
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        return [field.name for field in fields if detail or not field.metadata.get("detail")]
 
     @classmethod
     def columns(cls) -> set[str]:
@@ -265,8 +275,20 @@ class ObjectState(StateSchema):
 
 
 @dataclasses.dataclass
+class ClusterEventState(StateSchema):
+    """An event of the cluster. zray records none."""
+
+    severity: str = column()
+    time: str = column(filterable=False)
+    source_type: str = column()
+    message: str = column(filterable=False)
+    event_id: str = column()
+    custom_fields: dict[str, Any] | None = column(filterable=False, detail=True)
+
+
+@dataclasses.dataclass
 class RuntimeEnvState(StateSchema):
-    """A runtime environment."""
+    """A runtime environment on a host. ``ref_cnt``: how many workers are in it."""
 
     runtime_env: dict[str, Any] = column()
     success: bool = column()
@@ -285,7 +307,16 @@ SCHEMAS: dict[StateResource, type[StateSchema]] = {
     StateResource.TASKS: TaskState,
     StateResource.OBJECTS: ObjectState,
     StateResource.RUNTIME_ENVS: RuntimeEnvState,
+    StateResource.CLUSTER_EVENTS: ClusterEventState,
 }
+AVAILABLE_STATES = [schema for schema in SCHEMAS.values() if schema is not ClusterEventState]
+"""The classes of records, as Ray lists them."""
+
+
+def resource_to_schema(resource: StateResource) -> type[StateSchema]:
+    """The class of the records of a kind."""
+    return SCHEMAS[resource]
+
 
 # ------------------------------------------------------------------------------------------------- options
 

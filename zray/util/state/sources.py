@@ -6,19 +6,24 @@ A process that is part of a cluster asks through its session. Another one joins 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from zray.api.placement_groups import scheduling_state
+from zray.bundles import group_of
 from zray.client import session as sessions
 from zray.client.observer import ask_broker
 from zray.exceptions import ClusterUnavailableError
 from zray.protocol import state_questions as q
 from zray.protocol.codec import unpack, unpack_messages
-from zray.protocol.questions import HostList, HostsQuery
+from zray.protocol.questions import GroupList, GroupRow, GroupsQuery, HostList, HostsQuery
 from zray.protocol.records import HostState
+from zray.scheduling.constraint import IN, NOT_IN, Term, constraint_from_row
+from zray.scheduling.labels import write_selector
 from zray.system.machine import machine_id
 from zray.util.state.common import (
     MAX_LIMIT,
@@ -27,6 +32,8 @@ from zray.util.state.common import (
     JobState,
     NodeState,
     ObjectState,
+    PlacementGroupState,
+    RuntimeEnvState,
     StateResource,
     StateSchema,
     TaskState,
@@ -39,13 +46,15 @@ UNIT = 10_000
 HEAD = "node:__internal_head__"
 """The resource that marks the head's host, where the cluster has it."""
 _Answer = TypeVar("_Answer")
+_Question = q.StateQuestion | HostsQuery | GroupsQuery
 
 
 class Found(NamedTuple):
-    """Records. ``missing``: what is missing in them, for people; empty if nothing is."""
+    """Records. ``missing``: what could not be read, for people; ``forgotten``: what is not kept any more; or empty."""
 
     rows: list[StateSchema]
     missing: str = ""
+    forgotten: str = ""
 
 
 class Source:
@@ -65,9 +74,7 @@ class Source:
         elif self._session is None:
             self._address = _running_broker()
 
-    def _ask(
-        self, question: Callable[[int], q.StateQuestion | HostsQuery], kind: type[_Answer], timeout_s: float
-    ) -> _Answer:
+    def _ask(self, question: Callable[[int], _Question], kind: type[_Answer], timeout_s: float) -> _Answer:
         session = self._session
         try:
             if session is None:
@@ -82,12 +89,9 @@ class Source:
     def records(self, resource: StateResource, timeout_s: float) -> Found:
         """All records of a kind, of at most ``MAX_LIMIT`` tasks or objects of each process.
 
-        Raises ServerUnavailable, and NotImplementedError for kinds that zray does not record.
+        Raises ServerUnavailable.
         """
-        lister = _LISTERS.get(resource)
-        if lister is None:
-            raise NotImplementedError(f"zray does not record {resource.value.replace('_', ' ')} yet")
-        return lister(self, timeout_s)
+        return _LISTERS[resource](self, timeout_s)
 
     def hosts(self, timeout_s: float) -> list[HostState]:
         """The living hosts, as the broker knows them."""
@@ -105,7 +109,7 @@ class Source:
 
     def _actors(self, timeout_s: float) -> Found:
         answer = self._ask(q.StateOfActors, q.ActorRecords, timeout_s)
-        return Found([_actor(row) for row in answer.actors], _forgotten(answer.forgotten, "actors"))
+        return Found([_actor(row) for row in answer.actors], forgotten=_forgotten(answer.forgotten, "actors"))
 
     def _nodes(self, timeout_s: float) -> Found:
         answer = self._ask(q.StateOfHosts, q.HostRecords, timeout_s)
@@ -128,7 +132,7 @@ class Source:
                 )
                 for row in answer.hosts
             ],
-            _forgotten(answer.forgotten, "nodes"),
+            forgotten=_forgotten(answer.forgotten, "nodes"),
         )
 
     def workers(self, timeout_s: float) -> q.WorkerRecords:
@@ -160,7 +164,7 @@ class Source:
                 )
                 for row in answer.workers
             ],
-            _forgotten(answer.forgotten, "workers"),
+            forgotten=_forgotten(answer.forgotten, "workers"),
         )
 
     def _jobs(self, timeout_s: float) -> Found:
@@ -188,7 +192,7 @@ class Source:
                     driver_node_id=driver.host.hex() if driver is not None and driver.host else None,
                 )
             )
-        return Found(rows, _forgotten(answer.forgotten, "jobs"))
+        return Found(rows, forgotten=_forgotten(answer.forgotten, "jobs"))
 
     def _tasks(self, timeout_s: float) -> Found:
         owners = self._ask(lambda request: q.StateOfTasks(request, MAX_LIMIT), q.OwnerRecords, timeout_s)
@@ -216,6 +220,28 @@ class Source:
             rows += [_object(row, worker) for row in body.rows]
         return Found(rows, _incomplete(owners, "objects", len(rows)))
 
+    def _groups(self, timeout_s: float) -> Found:
+        answer = self._ask(lambda request: GroupsQuery(request, b"", "", ""), GroupList, timeout_s)
+        return Found([_group(row) for row in answer.groups])
+
+    def _environments(self, timeout_s: float) -> Found:
+        answer = self._ask(q.StateOfEnvironments, q.EnvironmentRecords, timeout_s)
+        rows = sorted(answer.environments, key=lambda row: -1.0 if row.setup_s is None else row.setup_s, reverse=True)
+        return Found(
+            [
+                RuntimeEnvState(
+                    runtime_env=json.loads(row.text or "{}"),
+                    success=row.succeeded,
+                    creation_time_ms=None if row.setup_s is None else row.setup_s * 1000,
+                    node_id=row.host.hex(),
+                    ref_cnt=row.workers,
+                    error=row.error or None,
+                )
+                for row in rows
+            ],
+            forgotten=_forgotten(answer.forgotten, "runtime environments"),
+        )
+
     def _events(self, timeout_s: float) -> Found:
         return Found([])  # zray records no events
 
@@ -227,6 +253,8 @@ _LISTERS: dict[StateResource, Callable[[Source, float], Found]] = {
     StateResource.JOBS: Source._jobs,
     StateResource.TASKS: Source._tasks,
     StateResource.OBJECTS: Source._objects,
+    StateResource.PLACEMENT_GROUPS: Source._groups,
+    StateResource.RUNTIME_ENVS: Source._environments,
     StateResource.CLUSTER_EVENTS: Source._events,
 }
 
@@ -272,11 +300,25 @@ def _ms(now: float, age_s: float | None) -> int:
     return 0 if age_s is None else int((now - age_s) * 1000)
 
 
-def _amounts(shape: bytes) -> dict[str, float]:
-    amounts = unpack(shape) if shape else {}
-    if isinstance(amounts, dict) and "amounts" in amounts:  # with a constraint, an environment or a priority
-        amounts = amounts["amounts"]
-    return {str(name): amount / UNIT for name, amount in dict(amounts).items()}
+class _Asked(NamedTuple):
+    """What a shape asks for. ``group``: the placement group, or None; ``selector``: the label selector."""
+
+    amounts: dict[str, float]
+    group: str | None
+    selector: dict[str, str]
+
+
+def _asked(shape: bytes) -> _Asked:
+    """Reads a shape: see ``zray.protocol.codec.shape_key``."""
+    fields = unpack(shape) if shape else []
+    terms: list[Term] = []
+    if isinstance(fields, dict):
+        if fields["constraint"] is not None:
+            terms = constraint_from_row(fields["constraint"]).choices[0].terms
+        fields = fields["amounts"]
+    amounts = {str(name): amount / UNIT for name, amount in fields}
+    selector = write_selector([term for term in terms if term.operator in (IN, NOT_IN)])
+    return _Asked(amounts, group_of(amounts) or None, selector)
 
 
 def _actor(row: q.ActorRecord) -> ActorState:
@@ -297,7 +339,7 @@ def _actor(row: q.ActorRecord) -> ActorState:
         required_resources=row.resources,
         death_cause=cause,
         is_detached=row.detached,
-        placement_group_id=None,
+        placement_group_id=group_of(row.resources) or None,
         repr_name="",
         num_restarts=row.restarts,
         num_restarts_due_to_lineage_reconstruction=0,
@@ -329,6 +371,7 @@ def _construction(actor: q.ActorRecord, worker: q.WorkerRecord | None) -> TaskSt
         error_type="ACTOR_CREATION_FAILED" if failed else None,
         language="PYTHON",
         required_resources=actor.resources,
+        placement_group_id=group_of(actor.resources) or None,
         error_message=actor.reason if failed else None,
     )
 
@@ -336,7 +379,7 @@ def _construction(actor: q.ActorRecord, worker: q.WorkerRecord | None) -> TaskSt
 def _task(
     row: q.TaskRow, job_id: bytes, runs_at: q.WorkerRecord | None, workers: dict[bytes, q.WorkerRecord]
 ) -> TaskState:
-    state = row.state
+    state, asked = row.state, _asked(row.shape)
     worker = workers.get(row.worker) if row.worker else None
     if state in ("PENDING_NODE_ASSIGNMENT", "SUBMITTED_TO_WORKER") and runs_at is not None:
         state = "RUNNING_IN_RAY_GET" if runs_at.waits and not row.actor else "RUNNING"
@@ -356,8 +399,39 @@ def _task(
         worker_pid=worker.pid if worker is not None else None,
         error_type=row.error_type or None,
         language="PYTHON",
-        required_resources=_amounts(row.shape),
+        required_resources=asked.amounts,
+        placement_group_id=asked.group,
         error_message=row.error or None,
+        label_selector=asked.selector,
+    )
+
+
+def _group(row: GroupRow) -> PlacementGroupState:
+    waited_us = str(int(row.waited_s * 1e6)) if row.state == "CREATED" else "0"
+    return PlacementGroupState(
+        placement_group_id=row.group_id.hex(),
+        name=row.name,
+        creator_job_id=row.job_id.hex(),
+        state=row.state,
+        bundles=[
+            {
+                "bundle_id": {"placement_group_id": row.group_id.hex(), "bundle_index": index},
+                "unit_resources": amounts,
+                "node_id": row.hosts[index].hex(),
+                "label_selector": write_selector(row.selectors[index].terms) if row.selectors else {},
+            }
+            for index, amounts in enumerate(row.bundles)
+        ],
+        is_detached=row.detached,
+        stats={
+            "scheduling_attempt": row.attempts,
+            "scheduling_state": scheduling_state(row),
+            "scheduling_latency_us": waited_us,
+            "end_to_end_creation_latency_us": waited_us,
+            "highest_retry_delay_ms": 0.0,
+        },
+        topology_strategy={row.topology: "STRICT_PACK"} if row.topology else {},
+        topology_assignments={row.topology: row.domain} if row.domain else {},
     )
 
 

@@ -18,6 +18,7 @@ from zray.sessions.directories import SessionPaths, absolute, remove_session
 from zray.sessions.lock import SessionLock
 from zray.sessions.upkeep import SessionUpkeep
 from zray.store import Store, default_store_location
+from zray.system.accelerators import vendor_of
 from zray.system.machine import host_labels, ip_address, machine_id
 from zray.system.processes import kill_session, memory_limit_bytes, raise_descriptor_limit
 from zray.transfer.shell import Transfers, listening_address
@@ -115,7 +116,7 @@ def run_host(
         store=location,
         fetch=paths.fetch_socket,
         session=paths.name,
-        labels=host_labels(host_id, config.labels, os.environ),
+        labels=host_labels(host_id, config.labels, os.environ, options.resources),
         idle_timeout_s=config.idle_timeout_s,
         pins_cpus=pinning.pins,
     )
@@ -139,7 +140,9 @@ def run_host(
         if tcp:
             relay = Relay(f"ipc://{paths.relay_socket}", connection.socket, config)
         reached = options.address if relay is None else relay.address
-        worker_start = WorkerStart(reached, workers_config, host_id)
+        gpus = vendor_of(options.resources, os.environ)
+        spans = paths.logs if config.profiling else ""
+        worker_start = WorkerStart(reached, workers_config, host_id, gpus=gpus, spans=spans)
         places = Places(paths.environments, paths.logs, location, paths.fetch_socket)
         shell = HostShell(connection, host_id, zygote, store, paths.logs, worker_start, config, watched, transfers,
                           relay, upkeep.check, places)  # fmt: skip

@@ -7,15 +7,16 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from zray.accelerators import NVIDIA, Family, accelerator_in
 from zray.bundles import plain
 from zray.client.core.execution import CALL, Assignment
 from zray.client.session import Session
 from zray.protocol.codec import unpack
 from zray.protocol.messages import ActorStart, JobConfig
-from zray.system.machine import GPU_VARIABLE, visible_gpus
 from zray.system.processes import set_title
 from zray.system.streams import flush_streams
 from zray.worker.log_marker import marker
+from zray.worker.process.devices import Devices
 from zray.worker.process.search_path import enter_directory, merged_search_path
 from zray.worker.process.thread_counts import ThreadCounts
 
@@ -31,8 +32,9 @@ def _entries_of_variable() -> list[str]:
 class Environment:
     """Applies settings to this process, only when they change."""
 
-    def __init__(self, log_secret: str, applied: Applied | None = None) -> None:
-        """``log_secret``: see ``zray.worker.log_marker``. ``applied``: the runtime environment; None for none."""
+    def __init__(self, log_secret: str, applied: Applied | None = None, gpus: Family = NVIDIA) -> None:
+        """``log_secret``: see ``zray.worker.log_marker``. ``applied``: the runtime environment; None for none.
+        ``gpus``: the family of the host's GPUs."""
         self._log_secret = log_secret
         self._applied = applied
         self._pipes = {fd: _file_of(fd) for fd in (1, 2)}
@@ -41,7 +43,7 @@ class Environment:
         self._title = ""
         self._named = ("", "")  # the last arguments of ``show_name``, if the same need no more work
         self._name = ""
-        self._visible = os.environ.get(GPU_VARIABLE)
+        self._devices = Devices(gpus)
         self._gpus: list[int] = []
         self._threads = ThreadCounts()
         self._label = ""  # of the actor; empty while its constructor runs
@@ -90,35 +92,28 @@ class Environment:
             shape = self._shapes[key] = dict(unpack(key))
         return shape
 
-    def gpus_of(self, task: Assignment) -> tuple[int | str, ...]:
-        """Returns the GPUs that are assigned to the task.
+    def devices_of(self, task: Assignment) -> tuple[int | str, ...]:
+        """Returns the accelerators that are assigned to the task.
 
-        These are numbers, or names from the host's ``CUDA_VISIBLE_DEVICES``.
+        These are numbers, or names from the host's variable, such as ``CUDA_VISIBLE_DEVICES``.
         """
-        gpus = self._gpus if task.kind == CALL else task.gpus
-        if not gpus:
-            return ()
-        names = visible_gpus(self._visible)
-        if names is None:
-            return tuple(gpus)
-        if max(gpus) >= len(names):  # a runtime environment shows fewer than the host has: all of these, as in Ray
-            return tuple(names)
-        return tuple(names[index] for index in gpus)
+        indices = self._gpus if task.kind == CALL else task.gpus
+        return self._devices.names(self._resource_of(task), indices) if indices else ()
+
+    def _resource_of(self, task: Assignment) -> str:
+        """Returns the name of the accelerators that are assigned to the task."""
+        return accelerator_in(plain(self.resources_of(task)))
 
     def apply_task(self, task: Assignment) -> None:
-        """Sets which GPUs are visible, and the number of threads of numerical libraries.
+        """Sets which accelerators are visible, and the number of threads of numerical libraries.
 
         This is done before the user's code loads them. A call has what its actor was given.
         """
         if task.kind == CALL:
             return
-        if task.gpus != self._gpus:
+        if task.gpus or self._gpus:
             self._gpus = task.gpus
-            shown = ",".join(map(str, self.gpus_of(task))) if task.gpus else self._visible
-            if shown is None:
-                os.environ.pop(GPU_VARIABLE, None)
-            else:
-                os.environ[GPU_VARIABLE] = shown
+            self._devices.show(self._resource_of(task) if task.gpus else "", task.gpus)
         self._threads.apply(max(1, plain(self.resources_of(task)).get("CPU", 0) // 10_000))
 
     def show_title(self, title: str) -> None:

@@ -56,7 +56,12 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
     sys.breakpointhook = _no_terminal
-    sys.exit(Worker(session, page, start.log_secret, applied).serve())
+    worker = Worker(session, page, start.log_secret, applied, start.gpus)
+    if start.spans:
+        from zray.worker.process.spans import Spans  # few clusters record when tasks run
+
+        worker.spans = Spans(start.spans, start.worker_id, start.config.log_file_max_bytes)
+    sys.exit(worker.serve())
 
 
 def _connect(address: str, worker_id: bytes, config: Config) -> Connection:

@@ -317,9 +317,9 @@ def _put(args: list[Any], kwargs: dict[str, Any], key: int | str, value: Any) ->
 
 def context_of(task: Assignment, options: CallOptions, environment: Environment) -> TaskContext:
     """Returns the context that the running code can read."""
-    resources, gpus = environment.resources_of(task), environment.gpus_of(task)
+    resources, accelerators = environment.resources_of(task), environment.devices_of(task)
     captures = options.captures or (task.kind == CALL and environment.actor_captures)
-    return TaskContext(task.task_id, options.name, task.attempt, resources, gpus, captures)
+    return TaskContext(task.task_id, options.name, task.attempt, resources, accelerators, captures)
 
 
 def now_us() -> int:

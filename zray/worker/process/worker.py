@@ -16,10 +16,11 @@ import traceback
 from types import FunctionType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from zray.accelerators import NVIDIA, Family
 from zray.client.context import current_task
 from zray.client.core.effects import Interrupt, Warn
 from zray.client.core.execution import CALL, CONSTRUCTOR, TASK, Assignment
-from zray.client.core.payloads import Return
+from zray.client.core.payloads import INTERRUPTED, Return
 from zray.client.core.states import ERROR
 from zray.client.core.tasks import TIMED_OUT
 from zray.client.session import Session
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from zray.worker.process.cpus import Pinning
     from zray.worker.process.event_loop import EventLoop
     from zray.worker.process.runtime_env import Applied
+    from zray.worker.process.spans import Spans
     from zray.worker.process.streams import Streamer
 
 FLUSH_S = 0.001
@@ -65,17 +67,25 @@ class Worker:
     """One worker process.
 
     ``page``: the page of the flight recorder, which the host reads after the worker's death. ``log_secret``: the secret
-    in the markers of its output. ``applied``: the runtime environment that it runs in; None for none.
+    in the markers of its output. ``applied``: the runtime environment that it runs in; None for none. ``gpus``: the
+    family of the host's GPUs.
     """
 
-    def __init__(self, session: Session, page: Any, log_secret: str = "", applied: Applied | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        page: Any,
+        log_secret: str = "",
+        applied: Applied | None = None,
+        gpus: Family = NVIDIA,
+    ) -> None:
         self.session = session
         self._core = session.core
         self._shell = session.shell
         self._execution = session.core.execution
         self._recorder = Recorder(page)
         self._runner = Runner(session, self._recorder)
-        self._environment = Environment(log_secret, applied)
+        self._environment = Environment(log_secret, applied, gpus)
         self._pinned = self._execution.cpus  # as it was told last
         self._pinning: Pinning | None = None
         if session.config.pin_cpus == ON:
@@ -91,6 +101,7 @@ class Worker:
         self._streamer: Streamer | None = None
         self._group_pools: dict[str, ThreadPoolExecutor] = {}  # by concurrency group; calls in none use ``_pool``
         self._group_loops: dict[str, EventLoop] = {}  # likewise
+        self.spans: Spans | None = None  # records when tasks ran
         self._main_thread = threading.get_ident()
         self._in_main = b""  # the task that the main thread runs
         self._cancelled = b""
@@ -248,6 +259,8 @@ class Worker:
         if self._execution.is_timed_out(task.task_id):
             self._answer(task, options, *self._timed_out(task, options, None), started_us)
             return
+        if self.spans is not None:
+            self.spans.ended(task, options, "CANCELLED", started_us)
         self._runner.discard(task)
         with self._shell.lock:
             self._execution.finish_cancelled(task)
@@ -368,6 +381,8 @@ class Worker:
         error: BaseException | None,
         started_us: int,
     ) -> None:
+        if self.spans is not None:
+            self.spans.ended(task, options, "FINISHED" if error is None else "FAILED", started_us)
         retryable = error is not None and self._retryable(options, error)
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
         self.session.stores.settle()  # the call's arguments are free: others may use their room
@@ -430,10 +445,12 @@ class Worker:
             self._answer(task, options, returns, timeout, started_us)
             return
         if has_type(error, KeyboardInterrupt) and self._is_interrupted(task.task_id):
+            if self.spans is not None:
+                self.spans.ended(task, options, "CANCELLED", started_us)
             self._runner.discard(task)
             _forget_frames(error)
             with self._shell.lock:
-                self._execution.finish_cancelled(task)
+                self._execution.finish_cancelled(task, INTERRUPTED)
             return
         n_returns = 1 if task.kind == CONSTRUCTOR else options.n_returns
         returns = self._runner.pack_error(task, options.name, n_returns, error)
@@ -448,7 +465,7 @@ class Worker:
         code = _exit_code(error)
         if self._execution.actor_id and (not code or self._execution.ends_actor):
             reason = str(error) if has_type(error, ActorExit) else ""
-            self.end_actor(reason or "sys.exit() was called", task_id)
+            self.end_actor(reason or "sys.exit() was called: the worker ended with exit code 0", task_id)
             return False
         with self._shell.lock:
             self._exit_code = code
@@ -546,7 +563,9 @@ class Worker:
         )
 
     def context(self, task: Assignment, options: CallOptions) -> Any:
-        """Returns the context that an async call runs in."""
+        """Returns the context that an async call runs in, as the call begins."""
+        if self.spans is not None:
+            self.spans.begin(task.task_id)
         return context_of(task, options, self._environment)
 
     def end_call(self, task: Assignment, options: CallOptions, value: Any, error: BaseException | None) -> Ended | None:
@@ -571,13 +590,17 @@ class Worker:
         if error is not None and not returns:
             returns = self._runner.pack_error(task, options.name, options.n_returns, error)
         retryable = error is not None and self._retryable(options, error)
+        if self.spans is not None:
+            self.spans.ended(task, options, "FINISHED" if error is None else "FAILED")
         return task, returns, retryable, now_us() - started_us
 
     def end_cancelled(self, task: Assignment) -> None:
         """An async call was cancelled."""
+        if self.spans is not None:
+            self.spans.ended(task, read_options(task.payload.options, self._actor_class), "CANCELLED")
         with self._shell.lock:
             if self._execution.is_running(task.task_id):
-                self._execution.finish_cancelled(task)
+                self._execution.finish_cancelled(task, INTERRUPTED)
 
     def flush(self, ended: list[Ended]) -> None:
         """Answers the calls that have ended in a turn of an event loop."""

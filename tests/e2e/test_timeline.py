@@ -1,0 +1,116 @@
+"""``zray.timeline`` of a cluster that records when tasks ran."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+import zray
+
+from .helpers import error_of, eventually
+
+
+@pytest.fixture
+def ray(sandbox, monkeypatch):
+    monkeypatch.setenv("RAY_PROFILING", "1")
+    zray.init(num_cpus=2)
+    yield zray
+    zray.shutdown()
+
+
+def states(ray) -> dict[str, str]:
+    return {event["name"]: event["args"]["state"] for event in ray.timeline()}
+
+
+def test_tasks_and_calls(ray, tmp_path):
+    @ray.remote
+    def square(n):
+        return n * n
+
+    @ray.remote
+    def fail():
+        raise ValueError
+
+    @ray.remote
+    class Keeper:
+        def ping(self):
+            return os.getpid()
+
+    keeper = Keeper.remote()
+    refs = [square.remote(n) for n in range(5)]
+    pid = ray.get(keeper.ping.remote())
+    ray.get(refs)
+    error_of(ray, fail.remote())
+    events = ray.timeline()
+    assert [event["ph"] for event in events] == ["X"] * 8
+    assert sum(event["name"] == "square" for event in events) == 5
+    assert states(ray)["fail"] == "FAILED"
+    (ping,) = [event for event in events if event["name"] == "Keeper.ping"]
+    assert ping["args"]["pid"] == pid and ping["dur"] >= 0 and ping["tid"].startswith("worker:")
+    assert {event["args"]["task_id"] for event in events} >= {ref.task_id().hex() for ref in refs}
+    assert ray.timeline(str(tmp_path / "trace.json")) is None
+    assert json.loads((tmp_path / "trace.json").read_text()) == events
+
+
+def test_a_worker_that_was_killed(ray):
+    @ray.remote
+    class Victim:
+        def ping(self):
+            return os.getpid()
+
+    victim = Victim.remote()
+    os.kill(ray.get(victim.ping.remote()), signal.SIGKILL)
+    error_of(ray, victim.ping.remote())
+    assert states(ray)["Victim.ping"] == "FINISHED"
+
+
+def test_concurrent_calls(ray):
+    @ray.remote
+    class Gate:
+        def __init__(self):
+            import asyncio
+
+            self.event = asyncio.Event()
+
+        async def wait(self):
+            await self.event.wait()
+
+        async def open(self):
+            self.event.set()
+
+    gate = Gate.remote()
+    waits = [gate.wait.remote() for _ in range(2)]
+    ray.get([gate.open.remote(), *waits])
+    rows = [event["tid"] for event in ray.timeline() if event["name"] == "Gate.wait"]
+    assert len(set(rows)) == 2
+
+
+def test_cancelled_calls(ray, tmp_path):
+    begun = tmp_path / "begun"
+
+    @ray.remote
+    def stuck():
+        begun.touch()
+        while True:
+            signal.sigtimedwait([signal.SIGUSR2], 0.05)
+
+    ref = stuck.remote()
+    eventually(begun.exists)
+    ray.cancel(ref)
+    assert isinstance(error_of(ray, ref), ray.exceptions.TaskCancelledError)
+    assert states(ray) == {"stuck": "CANCELLED"}
+
+
+def test_a_cluster_that_records_nothing_says_so(sandbox, caplog):
+    with zray.init(num_cpus=1):
+        zray.get(zray.remote(lambda: 1).remote())
+        assert zray.timeline() == []
+    assert "ZRAY_PROFILING=1" in caplog.text
+
+
+def test_without_a_cluster():
+    with pytest.raises(RuntimeError, match="in no cluster"):
+        zray.timeline()

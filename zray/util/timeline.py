@@ -1,0 +1,146 @@
+"""``zray.timeline``: when the tasks of a cluster ran, as events for Perfetto (https://ui.perfetto.dev).
+
+Workers write a line for each task that has ended (``zray.worker.process.spans``), into the directory of their host's
+logs. Files of other machines are read by a task there.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from zray.util.state.sources import Source
+
+PATTERN = "timeline-*.jsonl*"
+MOST_BYTES = 256 * 2**20
+"""The most bytes of files of one host that are read; of the newest files."""
+COLOURS = {"FINISHED": "thread_state_running", "FAILED": "terrible", "CANCELLED": "grey"}
+"""Names of colours in the format of Chrome's traces."""
+TIMEOUT_S = 30.0
+NOT_RECORDED = (
+    "timeline(): no task was recorded. Set ZRAY_PROFILING=1 (or RAY_PROFILING=1) where the cluster's hosts start, "
+    "before init() or zray-worker"
+)
+
+Span = dict[str, Any]
+"""What a worker has written of a task, see ``zray.worker.process.spans``."""
+logger = logging.getLogger("zray")
+
+
+def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
+    """Returns when the tasks and calls of the cluster ran, as events in the format of Chrome's traces.
+
+    Open the file in https://ui.perfetto.dev or chrome://tracing. There is one row for each worker, and another for each
+    call that an actor ran beside others. An event has the name of its task, and its identifier, state (FINISHED, FAILED
+    or CANCELLED) and attempt. Tasks that still run, or whose worker was killed, have none. Only a cluster that was
+    started with ZRAY_PROFILING=1 (or RAY_PROFILING=1) records; else there are no events, and a warning says so.
+
+    Args:
+        filename: write the events there, as JSON; default: return them.
+
+    Returns:
+        The events, or None if they were written. Times (``ts``, ``dur``) are in microseconds; ``ts`` since 1970.
+
+    Raises:
+        RuntimeError: this process is in no cluster.
+        GetTimeoutError: a host on another machine had no room for the task that reads its files.
+    """
+    from zray.api.cluster import is_initialized
+
+    if not is_initialized():
+        raise RuntimeError("timeline(): this process is in no cluster: call zray.init() before")
+    events = to_events(_spans())
+    if not events:
+        logger.warning(NOT_RECORDED)
+    if filename is None:
+        return events
+    with open(filename, "w", encoding="utf-8") as file:
+        json.dump(events, file)
+    return None
+
+
+def _spans() -> list[tuple[str, Span]]:
+    """What all hosts have recorded, with the IP address of each."""
+    source = Source(None)
+    found: list[tuple[str, Span]] = []
+    far = []
+    for host in source.hosts(TIMEOUT_S):
+        directory = source.logs_of(host)
+        if directory and os.path.isdir(directory):
+            found += [(host.info.ip, span) for span in read_spans(directory)]
+        else:
+            far.append(host)
+    if far:
+        from zray.api.decorator import remote
+        from zray.api.objects import get
+        from zray.scheduling.node_affinity import NodeAffinitySchedulingStrategy
+
+        read = remote(num_cpus=0)(read_spans_of_session)
+        refs = [
+            read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(host.host_id.hex(), soft=False)).remote(
+                host.info.fetch, host.info.session
+            )
+            for host in far
+        ]
+        for host, spans in zip(far, get(refs, timeout=TIMEOUT_S), strict=True):
+            found += [(host.info.ip, span) for span in spans]
+    return found
+
+
+def read_spans_of_session(fetch: str, session: str) -> list[Span]:
+    """Returns what the workers of a host have recorded; runs on its machine."""
+    root = os.path.dirname(os.path.dirname(fetch))
+    return read_spans(os.path.join(root, "logs", session))
+
+
+def read_spans(directory: str) -> list[Span]:
+    """Returns what is recorded in a directory. A line that is being written is left out."""
+    paths = sorted(glob.glob(os.path.join(glob.escape(directory), PATTERN)), key=os.path.getmtime, reverse=True)
+    spans: list[Span] = []
+    room = MOST_BYTES
+    for path in paths:
+        room -= os.path.getsize(path)
+        if room < 0:
+            break
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    spans.append(json.loads(line))
+                except ValueError:
+                    continue
+    return spans
+
+
+def to_events(spans: Iterable[tuple[str, Span]]) -> list[dict[str, Any]]:
+    """Makes events of spans, the earliest first. ``spans``: each with the IP address of its host."""
+    events = []
+    lanes: dict[str, list[float]] = {}  # of each worker: when the last event of each of its rows ends
+    for ip, span in sorted(spans, key=lambda each: (each[1]["ts"], -each[1]["dur"])):
+        ends = lanes.setdefault(span["worker"], [])
+        begins, end = span["ts"], span["ts"] + span["dur"]
+        lane = next((lane for lane, busy_until in enumerate(ends) if busy_until <= begins), len(ends))
+        ends[lane : lane + 1] = [end]
+        events.append(
+            {
+                "cat": f"task::{span['name']}",
+                "name": span["name"],
+                "pid": ip,
+                "tid": f"worker:{span['worker']}{f' ({lane + 1})' if lane else ''}",
+                "ts": begins,
+                "dur": span["dur"],
+                "ph": "X",
+                "cname": COLOURS[span["state"]],
+                "args": {
+                    "name": span["name"],
+                    "task_id": span["task"],
+                    "attempt": span["attempt"],
+                    "state": span["state"],
+                    "pid": span["pid"],
+                },
+            }
+        )
+    return events
