@@ -10,7 +10,7 @@ import pytest
 
 import zray
 
-from .helpers import error_of, eventually
+from .helpers import by_hand, error_of, eventually
 
 
 @pytest.fixture
@@ -102,6 +102,13 @@ def test_cancelled_calls(ray, tmp_path):
     ray.cancel(ref)
     assert isinstance(error_of(ray, ref), ray.exceptions.TaskCancelledError)
     assert states(ray) == {"stuck": "CANCELLED"}
+
+
+def test_a_host_on_another_machine(sandbox, monkeypatch):
+    monkeypatch.setenv("ZRAY_TEST_MACHINE", "mine")
+    with by_hand(environ={"ZRAY_TEST_MACHINE": "far", "ZRAY_PROFILING": "1"}) as (address, _, _), zray.init(address):
+        zray.get([zray.remote(len).remote("four") for _ in range(3)])
+        assert [event["name"] for event in zray.timeline() if event["name"] == "len"] == ["len"] * 3
 
 
 def test_a_cluster_that_records_nothing_says_so(sandbox, caplog):
