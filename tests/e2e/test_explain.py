@@ -170,7 +170,7 @@ def test_calls_and_their_actor():
     assert found.why.startswith("it runs `Model.fit` for ")
     zray.kill(model)
     found = until(model, "DEAD")
-    assert "zray.kill" in found.why
+    assert "was killed" in found.why
 
 
 def test_an_actor_without_a_place():
