@@ -39,8 +39,8 @@ class WorkerStart(NamedTuple):
     @classmethod
     def from_bytes(cls, data: bytes) -> WorkerStart:
         """Reads what ``to_bytes`` wrote, in a process of the same version."""
-        address, config, host_id, worker_id, log_secret, gpus = unpack(data)
-        return cls(address, Config(**config), host_id, worker_id, log_secret, Family(*gpus))
+        address, config, host_id, worker_id, log_secret, gpus, spans = unpack(data)
+        return cls(address, Config(**config), host_id, worker_id, log_secret, Family(*gpus), spans)
 
 
 class EnvironmentStart(NamedTuple):
