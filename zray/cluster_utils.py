@@ -91,6 +91,16 @@ class Node:
             "webui_url": "",
         }
 
+    @property
+    def raylet_socket_name(self) -> str:
+        """The path of its socket, as in ``zray.nodes()``."""
+        return self._paths.fetch_socket
+
+    @property
+    def session_name(self) -> str:
+        """The name of its session on this machine. Each node has one of its own."""
+        return self._paths.name
+
     def get_session_dir_path(self) -> str:
         """The directory of the node's session."""
         return self._paths.directory

@@ -44,6 +44,8 @@ def test_nodes_come_and_go(cluster, ray_module, impl):
     two = cluster.add_node(num_cpus=0, num_gpus=2)
     cluster.wait_for_nodes()
     assert live(ray) == {head.node_id, one.node_id, two.node_id}
+    sockets = {row["NodeID"]: row["RayletSocketName"] for row in ray.nodes()}
+    assert sockets[one.node_id].endswith(one.raylet_socket_name)
     assert (cluster.worker_nodes, cluster.list_all_nodes()[0]) == ({one, two}, head)
     rows = {row["NodeID"]: row["Resources"] for row in ray.nodes()}
     assert (rows[one.node_id]["CPU"], rows[one.node_id]["special"], rows[two.node_id]["GPU"]) == (2, 3, 2)

@@ -17,6 +17,8 @@ from tests.conformance.helpers import eventually
 from zray.exceptions import ActorDiedError, GetTimeoutError, TaskError, TaskTimeoutError
 
 SHORT_S = 0.2
+LONG_S = 1.0
+"""For calls that do something before they hang, or end in time."""
 FOR_EVER_S = 600
 
 
@@ -42,6 +44,8 @@ def in_pieces() -> None:
 
 
 def stop() -> None:
+    """Stops the process, after the broker has all that was sent before."""
+    zray.nodes()
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -107,9 +111,9 @@ def test_a_value_that_comes_too_late_does_not_count():
     assert timeout_of(late.remote()).endswith("its value came too late")
 
 
-@pytest.mark.parametrize("hang", [stop, hold_the_interpreter_lock, shrug])
-def test_a_task_that_cannot_be_interrupted_loses_its_worker(hang: Callable[[], None]):
-    @zray.remote(timeout_s=SHORT_S)
+@pytest.mark.parametrize(("hang", "limit_s"), [(stop, LONG_S), (hold_the_interpreter_lock, SHORT_S), (shrug, SHORT_S)])
+def test_a_task_that_cannot_be_interrupted_loses_its_worker(hang: Callable[[], None], limit_s: float):
+    @zray.remote(timeout_s=limit_s)
     def stuck() -> int:
         hang()
         return 1
@@ -127,13 +131,13 @@ def test_waiting_in_the_queue_does_not_count(tmp_path):
     def first() -> None:
         eventually((tmp_path / "go").exists)
 
-    @zray.remote(num_cpus=2, timeout_s=SHORT_S)
+    @zray.remote(num_cpus=2, timeout_s=LONG_S)
     def second() -> str:
         return "ran"
 
     blocker, waiter = first.remote(), second.remote()
     with pytest.raises(GetTimeoutError):
-        zray.get(waiter, timeout=2 * SHORT_S)
+        zray.get(waiter, timeout=1.5 * LONG_S)
     (tmp_path / "go").touch()
     assert zray.get([blocker, waiter])[1] == "ran"
 
@@ -149,7 +153,7 @@ def test_retries(hang: Callable[[], None]):
             hang()
         return attempt()
 
-    twice = zray.remote(timeout_s=SHORT_S, max_retries=2, retry_exceptions=[TimeoutError])(twice)
+    twice = zray.remote(timeout_s=LONG_S, max_retries=2, retry_exceptions=[TimeoutError])(twice)
     assert zray.get(twice.remote(), timeout=60) == 2
     timeout_of(twice.options(max_retries=1).remote())
     timeout_of(twice.options(retry_exceptions=[ValueError]).remote())
@@ -160,7 +164,7 @@ def test_children_are_cancelled():
     def child() -> None:
         in_pieces()
 
-    @zray.remote(timeout_s=SHORT_S)
+    @zray.remote(timeout_s=LONG_S)
     def parent(box: list[Any]) -> None:
         ref = child.options(num_cpus=0).remote()
         zray.get(box[0].keep.remote([ref]))
@@ -191,7 +195,7 @@ def test_the_error_of_an_argument():
 
 
 def test_streams():
-    @zray.remote(timeout_s=SHORT_S)
+    @zray.remote(timeout_s=LONG_S)
     def count() -> Iterator[int]:
         yield 1
         yield 2
@@ -236,11 +240,11 @@ def test_a_method_is_interrupted_and_the_actor_stays():
     assert zray.get(actor.work.options(timeout_s=None).remote(lambda: time.sleep(2 * SHORT_S))) == "done"
 
 
-@pytest.mark.parametrize("hang", [stop, shrug])
-def test_an_actor_that_cannot_be_interrupted_is_restarted(hang: Callable[[], None]):
+@pytest.mark.parametrize(("hang", "limit_s"), [(stop, LONG_S), (shrug, SHORT_S)])
+def test_an_actor_that_cannot_be_interrupted_is_restarted(hang: Callable[[], None], limit_s: float):
     actor = zray.remote(max_restarts=1)(Worker).remote()
     before = zray.get(actor.pid.remote())
-    assert "so its worker was killed" in timeout_of(actor.work.remote(hang))
+    assert "so its worker was killed" in timeout_of(actor.work.options(timeout_s=limit_s).remote(hang))
     assert zray.get(actor.pid.remote(), timeout=60) != before
 
 
@@ -259,7 +263,10 @@ def test_a_call_is_tried_again_after_the_restart(tmp_path):
             shrug()
 
     actor = zray.remote(max_restarts=1, max_task_retries=1)(Worker).remote()
-    assert zray.get(actor.work.options(retry_exceptions=[TaskTimeoutError]).remote(once), timeout=60) == "done"
+    assert (
+        zray.get(actor.work.options(timeout_s=LONG_S, retry_exceptions=[TaskTimeoutError]).remote(once), timeout=60)
+        == "done"
+    )
 
 
 def test_a_method_in_a_thread_can_ask():
@@ -304,7 +311,7 @@ def test_async_calls_are_cancelled(tmp_path):
     assert text.endswith(f"it was interrupted at {__file__}:{Async.wait.__code__.co_firstlineno + 1}, in wait")
     timeout_of(actor.clean_up.options(timeout_s=SHORT_S).remote(tmp_path / "clean"))
     assert (tmp_path / "clean").exists()
-    refs = list(actor.stream.options(timeout_s=SHORT_S).remote())
+    refs = list(actor.stream.options(timeout_s=LONG_S).remote())
     assert zray.get(refs[0]) == 1
     timeout_of(refs[1])
     assert zray.get(actor.pid.remote()) == before

@@ -1,4 +1,5 @@
 """Placement groups on the simulated cluster: created and removed at random, with work in them, while processes die.
+Some ask for labels of their hosts, or stay within one rack.
 
 After every turn of the broker its invariants are checked (``BrokerCore.check``): what is reserved, granted and free
 adds up, and every bundle is in one place. At the end nothing is left.
@@ -14,11 +15,13 @@ from zray.broker.packing import STRATEGIES
 from zray.broker.resources import shape_key
 from zray.bundles import ANY, GROUP_ID_BYTES, asked
 from zray.protocol.messages import GroupCreate, GroupRemove, GroupSettled, GroupWatch
-from zray.protocol.records import GroupSpec
+from zray.protocol.records import GroupSpec, Selector
+from zray.scheduling.constraint import IN, NOT_IN, Term
 from zray.testing.cluster import SimCluster
 from zray.testing.processes import Get, Program, SimActor, SimDriver, SimHost, Sleep
 
 BUNDLES = [{"CPU": 10_000}, {"CPU": 5_000}, {"CPU": 10_000, "x": 10_000}, {"x": 5_000}]
+SELECTORS: list[list[Term]] = [[], [Term("rack", IN, ["1"])], [Term("rack", NOT_IN, ["2"])]]
 STEPS = 25
 
 
@@ -34,7 +37,9 @@ class Groups:
     def create(self) -> None:
         group_id = self.rng.randbytes(GROUP_ID_BYTES)
         bundles = [self.rng.choice(BUNDLES) for _ in range(self.rng.randrange(1, 4))]
-        spec = GroupSpec("", "", self.rng.choice(STRATEGIES), bundles, False, b"")
+        selectors = [Selector(self.rng.choice(SELECTORS)) for _ in bundles] if self.rng.random() < 0.2 else []
+        topology = "rack" if self.rng.random() < 0.2 else ""
+        spec = GroupSpec("", "", self.rng.choice(STRATEGIES), bundles, False, b"", selectors, topology)
         self.driver.core.to_broker(GroupCreate(group_id, 0, spec))
         self.live[group_id] = bundles
 
@@ -101,7 +106,9 @@ def run(seed: int, hosts: int = 0, workers: int = 0, drivers: int = 0, joiners: 
 
     def new_host() -> SimHost:
         return SimHost(
-            cluster, {"CPU": sim.random.choice([10_000, 20_000, 30_000]), "x": sim.random.choice([0, 20_000])}
+            cluster,
+            {"CPU": sim.random.choice([10_000, 20_000, 30_000]), "x": sim.random.choice([0, 20_000])},
+            {"rack": sim.random.choice(["1", "2"])},
         )
 
     joined: list[SimHost] = []

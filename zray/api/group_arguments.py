@@ -90,7 +90,7 @@ def _amounts_of(bundle: dict[str, float]) -> dict[str, int]:
         if fault := fault_of_amount(name, amount):
             raise ValueError(f"{fault}: got {amount!r} in {bundle!r}")
     if fault := fault_of(name for name, amount in bundle.items() if amount):
-        raise ValueError(f"{fault} in one bundle, not {bundle!r}")
+        raise ValueError(f"{fault}: got {bundle!r}")
     units = {name: int(amount * UNITS + 1e-6) for name, amount in bundle.items()}
     return {name: amount for name, amount in units.items() if amount}
 

@@ -36,6 +36,8 @@ from zray.scheduling.constraint import OPERATORS
 MAX_REMOVED = 1000
 """How many removed groups are remembered, for processes that ask."""
 MAX_BUNDLES = 10_000
+SHOWN = 10
+"""How many bundles of a group a text names."""
 
 
 class Group:
@@ -107,6 +109,17 @@ class Group:
     def used(self) -> set[bytes]:
         """The hosts that have bundles."""
         return {host.host_id for host in self.hosts if host is not None}
+
+    @property
+    def kind(self) -> str:
+        """The strategy and what is asked of the hosts' labels, for people."""
+        parts = [self.spec.strategy]
+        if self.spec.selectors:
+            each = [" and ".join(map(str, selector.terms)) or "any" for selector in self.spec.selectors[:SHOWN]]
+            parts.append(f"hosts where {', '.join(each)}")
+        if self.spec.topology:
+            parts.append(f"all with the same {self.spec.topology}")
+        return "; ".join(parts)
 
     @property
     def domain(self) -> str | None:
@@ -513,12 +526,8 @@ def _names_labels(group: Group) -> bool:
 
 def _asks(group: Group) -> str:
     """What the missing bundles of a group ask for, for people."""
-    texts = []
-    for index, shape in group.missing()[:10]:
-        terms = group.spec.selectors[index].terms if group.spec.selectors else []
-        texts.append(" where ".join([str(shape), *([" and ".join(map(str, terms))] if terms else [])]))
-    shared = f"; on hosts that share a value of {group.spec.topology!r}" if group.spec.topology else ""
-    return f"{', '.join(texts)}; strategy {group.spec.strategy}{shared}"
+    asks = ", ".join(str(shape) for _, shape in group.missing()[:SHOWN])
+    return f"{asks}; strategy {group.kind}"
 
 
 def _sum(shapes: Iterable[Shape]) -> Shape:

@@ -358,14 +358,13 @@ class Reports:
 
     def _waiting(self, queued: Iterable[tuple[bytes, Shape, int]]) -> list[WaitingStatus]:
         """The tasks and actors that wait for a place, counted by the resources that they ask for."""
-        rows: dict[tuple[str, bytes], WaitingStatus] = {}
+        rows: dict[tuple[str, bytes, bool], WaitingStatus] = {}
 
         def add(what: str, shape: Shape, count: int) -> None:
-            row = rows.get((what, shape.key))
-            if row is None:
-                can_be_placed = self._core.scheduler.places.could_ever_fit(shape)
-                row = WaitingStatus(what, 0, as_floats(shape.amounts), can_be_placed)
-            rows[what, shape.key] = row._replace(count=row.count + count)
+            can_be_placed = self._core.scheduler.places.could_ever_fit(shape)
+            key = what, shape.grant_key, can_be_placed  # several lines may ask for the same resources
+            row = rows.get(key) or WaitingStatus(what, 0, as_floats(shape.amounts), can_be_placed)
+            rows[key] = row._replace(count=row.count + count)
 
         for _, shape, count in queued:
             add("tasks", shape, count)
@@ -373,11 +372,10 @@ class Reports:
             if line:
                 add("actors", line.share.shape, len(line))
         for group in self._core.groups.waiting():
-            name, wanted = f"placement groups ({group.spec.strategy})", group.wanted
-            row = rows.get((name, wanted.key))
-            if row is None:
-                row = WaitingStatus(name, 0, as_floats(wanted.amounts), self._core.groups.could_ever_fit(group))
-            rows[name, wanted.key] = row._replace(count=row.count + 1)
+            name, wanted = f"placement groups ({group.kind})", group.wanted
+            key = name, wanted.key, self._core.groups.could_ever_fit(group)
+            row = rows.get(key) or WaitingStatus(name, 0, as_floats(wanted.amounts), key[2])
+            rows[key] = row._replace(count=row.count + 1)
         return list(rows.values())
 
     # ------------------------------------------------------------------ warnings

@@ -66,8 +66,8 @@ class Shape:
         self.gpus = amounts.get(self.gpus_from[0], 0)
 
     def __repr__(self) -> str:
-        amounts = describe(self.amounts)
-        return amounts if self.constraint is None else f"{amounts} on {self.constraint}"
+        on = f" on {self.constraint}" if self.constraint is not None else ""
+        return f"{describe(self.amounts)}{on}{f' at priority {self.priority}' if self.priority else ''}"
 
 
 def read_shape(key: bytes) -> Shape:

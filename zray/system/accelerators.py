@@ -141,7 +141,7 @@ def _nvidia(root: str) -> Found:
 
 def _by_nvml() -> Found:
     """Asks NVML. Raises ImportError if its package is not installed."""
-    import pynvml  # type: ignore[import-not-found]
+    import pynvml
 
     try:
         pynvml.nvmlInit()
@@ -195,7 +195,7 @@ def _intel(root: str) -> Found:
     if not any(_is_intel(path) for path in glob.glob(f"{root}sys/class/drm/card*/device/vendor")):
         return Found(INTEL, 0)  # spares the import
     try:
-        import dpctl  # type: ignore[import-not-found]
+        import dpctl
     except ImportError:
         return Found(INTEL, 0)
     try:

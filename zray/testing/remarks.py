@@ -75,8 +75,9 @@ _SIZE = "its size is zray's: 16 bytes for hosts and workers, 24 for tasks and ac
 _BUILDER = "joins with the interface of a driver; there is no server for clients. One connection at a time"
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
-    "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
     "ray.dag.DAGNode.traverse_and_apply": "reaches the nodes below; in Ray those above, too",
+    "ray.experimental.tqdm_ray.tqdm": "writes lines of text to stderr, which the driver shows; Ray draws bars there",
+    "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,
     "ray.TaskID": _SIZE,

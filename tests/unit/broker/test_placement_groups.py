@@ -14,7 +14,7 @@ from zray.broker.resources import HEAD, Pool, shape_key
 from zray.broker.states import CREATED, PENDING, REMOVED, RESCHEDULING
 from zray.bundles import ANY, GROUP_ID_BYTES, asked
 from zray.protocol import messages as m
-from zray.protocol.questions import ExplainTask, Explanation, GroupList, GroupsQuery
+from zray.protocol.questions import ClusterStatus, ExplainTask, Explanation, GroupList, GroupsQuery, StatusQuery
 from zray.protocol.records import GroupSpec, Selector
 from zray.scheduling.constraint import Term
 from zray.scheduling.labels import read_selector
@@ -410,6 +410,22 @@ def test_a_group_that_needs_two_busy_hosts_holds_those_that_its_selectors_admit(
     assert groups.state(group) is CREATED
 
 
+def test_groups_that_wait_for_other_labels_are_counted_apart(groups, broker):
+    driver = broker.driver()
+    broker.host(CPU=1)
+    for rack in ("1", "1", "2"):
+        groups.create(driver, {"CPU": 1}, {"CPU": 1}, selectors=[{"rack": rack}, {}])
+    groups.create(driver, {"CPU": 2}, topology="rack")
+    broker.say(driver, StatusQuery(1))
+    broker.tick(1)
+    (status,) = broker.take(driver, ClusterStatus)
+    assert {row.what: row.count for row in status.waiting} == {
+        "placement groups (PACK; hosts where rack in (1), any)": 2,
+        "placement groups (PACK; hosts where rack in (2), any)": 1,
+        "placement groups (PACK; all with the same rack)": 1,
+    }
+
+
 def test_what_is_worth_waiting_for(groups, broker):
     """By Ray's rules: bundles of PACK and SPREAD are looked at one by one."""
     driver = broker.driver()
@@ -443,7 +459,7 @@ def test_a_lost_bundle_stays_in_its_domain_while_that_has_hosts(groups, broker):
     group = groups.create(driver, {"CPU": 1}, {"CPU": 1}, topology="rack")
     racks(broker, ("c", "2", 1), ("d", "2", 1))
     broker.lose(b)
-    assert groups.state(group) is RESCHEDULING and "share a value of 'rack'" in groups.row(driver, group).why
+    assert groups.state(group) is RESCHEDULING and "all with the same rack" in groups.row(driver, group).why
     broker.lose(a)  # no host of the domain is left: another one may have all
     assert groups.state(group) is CREATED
     assert groups.row(driver, group).domain == "2"

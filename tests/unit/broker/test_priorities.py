@@ -6,12 +6,14 @@ import pytest
 
 from tests.unit.broker.harness import ACTOR, FUNCTION, ONE_CPU, OTHER, BrokerHarness, amounts
 from zray.broker.accounts import STARVED_S, Account, Share
+from zray.broker.inspections import Found
 from zray.broker.priorities import AGEING_RUNS, AGEING_S, is_behind, rank
 from zray.broker.resources import UNIT, read_shape, shape_key
 from zray.broker.shares import PATIENCE_S
 from zray.protocol import messages as m
 from zray.protocol.codec import pack
 from zray.protocol.messages import ProtocolError
+from zray.protocol.questions import ExplainTask, Explanation
 from zray.scheduling.priority import MAX_PRIORITY
 
 SLOW = b"slow".ljust(16, b"\0")
@@ -266,3 +268,22 @@ def test_a_function_that_never_ran_ages_by_seconds(broker):
     broker.submit(driver, shape=at(1), function_id=b"other".ljust(16, b"\0"))
     broker.tick(AGEING_S)
     assert {queue.share.rank for queue in broker.core.scheduler.queues.values() if len(queue)} == {-1}
+
+
+# ------------------------------------------------------------------ what people see
+
+
+def test_why_it_waits_names_the_priority(broker):
+    driver, _ = one_busy_cpu(broker)
+    (task_id,) = broker.submit(driver, shape=at(7))
+    broker.say(driver, ExplainTask(1, task_id))
+    (answer,) = broker.take(driver, Explanation)
+    assert answer.why.startswith("it asks for {CPU: 1} at priority 7, which is in use")
+
+
+def test_lines_of_several_priorities_are_one_row_of_the_status(broker):
+    driver, _ = one_busy_cpu(broker)
+    for priority in (0, 1, 2):
+        broker.submit(driver, shape=at(priority))
+    (row,) = broker.core.reports.status(1, Found()).waiting
+    assert (row.what, row.count, row.resources) == ("tasks", 3, {"CPU": 1.0})

@@ -96,7 +96,7 @@ def _are_arguments(refs: list[Any]) -> bool:
 
 
 class Return(NamedTuple):
-    """One return value, see ``Outcome``."""
+    """One return value, or item of a stream; see ``Outcome``."""
 
     status: int
     data: bytes

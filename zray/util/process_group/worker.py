@@ -127,7 +127,7 @@ def _limit_loaded_threads(environment: dict[str, str]) -> None:
     limit = environment.get("OMP_NUM_THREADS", "")
     if limit.isdigit() and "numpy" in sys.modules:
         try:
-            import threadpoolctl  # type: ignore[import-not-found]
+            import threadpoolctl
         except ImportError:
             return  # scikit-learn brings it; without it the libraries keep the number of their first use
         threadpoolctl.threadpool_limits(int(limit))

@@ -45,7 +45,7 @@ class ThreadCounts:
         of_user = {kind for name, kind in VARIABLES.items() if name not in self._own}
         limits = {kind: count for kind in ("openmp", "blas") if kind not in of_user}
         try:
-            import threadpoolctl  # type: ignore[import-not-found]
+            import threadpoolctl
         except ImportError:  # libraries that are loaded keep their number
             return
         threadpoolctl.threadpool_limits(limits)
