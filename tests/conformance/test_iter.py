@@ -56,7 +56,7 @@ def test_a_repeated_iterator_has_no_end(it):
 
 def test_own_actors(ray, it):
     @ray.remote(num_cpus=0)
-    class Worker(it.ParallelIteratorWorker):
+    class Worker(it.ParallelIteratorWorker):  # type: ignore[name-defined]
         def __init__(self, items):
             super().__init__(items, False)
 

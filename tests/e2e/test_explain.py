@@ -42,7 +42,8 @@ def pause(gate: Any) -> int:
 
 
 def test_a_value():
-    ref = zray.remote(num_cpus=1)(pow).options(name="power").remote(2, 5)
+    power: Any = zray.remote(num_cpus=1)(pow)  # of its many signatures, a type checker takes the first
+    ref = power.options(name="power").remote(2, 5)
     zray.get(ref)
     found = zray.explain(ref)
     assert (found.what, found.state, found.where) == ("return value 1 of `power`", "READY", "this process")
@@ -114,7 +115,8 @@ def test_running_and_what_it_waits_for():
 def test_arguments():
     gate = make_gate(zray)
     first = pause.remote(gate)
-    found = zray.explain(zray.remote(num_cpus=1)(abs).options(name="second").remote(first))
+    second: Any = zray.remote(num_cpus=1)(abs)
+    found = zray.explain(second.options(name="second").remote(first))
     assert found.what == "return value 1 of `second`"
     assert found.state == "WAITING FOR ARGUMENTS"
     assert "`second` waits for an argument" in found.why
@@ -212,7 +214,7 @@ def test_references_of_other_processes():
 
 def test_what_it_takes():
     with pytest.raises(TypeError, match=r"explain\(\) takes an ObjectRef, an ObjectRefGenerator or an actor handle"):
-        zray.explain([zray.put(1)])
+        zray.explain([zray.put(1)])  # type: ignore[arg-type]
     old = zray.put(1)
     zray.shutdown()
     zray.init(num_cpus=1)

@@ -106,6 +106,7 @@ def test_auto_joins_the_cluster_that_another_program_has_started_last():
             second.expect("up")
             with driver(join) as program:
                 assert program.succeed() == "3.0"
+            assert second.popen.stdin is not None
             second.popen.stdin.close()
             second.wait()
         with driver(join) as program:

@@ -7,6 +7,7 @@ So it has no job, and leaves nothing behind.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -320,10 +321,14 @@ def _extras(host: HostStatus) -> str:
     return "; ".join(", ".join(group) for group in (silent, resources, labels, moving, on_disk) if group)
 
 
+_OF_ITS_OWN = re.compile(r"([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?")
+"""The namespaces of jobs that name none, see ``zray.api.init_arguments.new_namespace``: no one gives such names."""
+
+
 def _job(job: JobStatus) -> list[str]:
     driver = "gone" if job.driver_pid is None else f"pid {job.driver_pid}"
     counts = map(str, (job.tasks_running, job.tasks_waiting, job.actors))
-    return [job.job_id.hex(), driver, job.namespace or "-", *counts]
+    return [job.job_id.hex(), driver, "-" if _OF_ITS_OWN.fullmatch(job.namespace) else job.namespace, *counts]
 
 
 def _waits(row: WaitingStatus) -> str:
