@@ -249,6 +249,7 @@ class BrokerCore:
         if worker.cpus:
             self.scheduler.cpus.tell(worker)
         self.environments.succeeded(worker, now)
+        self.notices.worker_joined(worker)
         if worker.retiring:
             self.scheduler.retire(worker)
             return
@@ -636,6 +637,8 @@ class BrokerCore:
         else:
             stop = None
         self.notices.worker_gone(worker, kind, message, culprit)
+        if never_joined and kind == "WorkerCrashedError":
+            self.notices.start_failed(worker, message)
         self.history.worker_gone(worker, kind, message)
         self.time_limits.worker_gone(worker)
         self.scheduler.remove(worker)

@@ -28,7 +28,8 @@ AGAIN, NOT_AGAIN = "tried again", "not to be tried again"
 class Notices:
     """Writes the lines. ``perform(effect)`` logs one; ``clock()``: the time of the present event, in seconds.
 
-    ``_restarts`` sums up restarts of actors, by job: many may die at once.
+    ``_restarts`` sums up restarts of actors, by job: many may die at once. ``_failed_starts``: how many workers in a
+    row have ended before they could work, by host.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Notices:
         self._perform = perform
         self._clock = clock
         self._restarts: dict[bytes, Digest] = {}
+        self._failed_starts: dict[bytes, int] = {}
 
     def tick(self, now: float) -> None:
         """Sends the summaries that are due."""
@@ -90,6 +92,7 @@ class Notices:
                 actors.setdefault(worker.actor.job_id, []).append(_fate(worker.actor))
         n_tasks = sum(counts.total() for counts in tasks.values())
         n_actors = sum(map(len, actors.values()))
+        self._failed_starts.pop(host.host_id, None)
         self._log(WARNING, f"host {_host(host)} is lost, with {n_tasks} tasks and {n_actors} actors: {reason}")
         for job_id in self._jobs:
             lost = [*_tasks(tasks.get(job_id, Counter())), *_actors(actors.get(job_id, []))]
@@ -114,6 +117,23 @@ class Notices:
             self._log(WARNING, f"task {_attempt(envelope)} failed with {name}: {kind}{ran}")
         if len(worker.outstanding) > MAX_TASKS:
             self._log(WARNING, f"{len(worker.outstanding) - MAX_TASKS} other tasks failed with {name}: {kind}")
+
+    def worker_joined(self, worker: Worker) -> None:
+        """A worker can work."""
+        if self._failed_starts:
+            self._failed_starts.pop(worker.host.host_id, None)
+
+    def start_failed(self, worker: Worker, message: str) -> None:
+        """A worker has ended by itself before it could work, and another is started. Nothing else ends what waits for
+        it. So the drivers are told of the second failure in a row on a host, and then of every one that doubles the
+        number."""
+        host = worker.host
+        number = self._failed_starts[host.host_id] = self._failed_starts.get(host.host_id, 0) + 1
+        if number > 1 and not number & (number - 1):
+            text = f"{number} workers in a row could not start on host {host.label}; more are started, as work waits"
+            waiting = worker.reserved.share if worker.reserved is not None else worker.actor
+            for job_id in [waiting.job_id] if waiting is not None else list(self._jobs):
+                self._tell(job_id, f"{text}. The last one: {in_a_line(message)}")
 
     def task_again(self, envelope: Envelope) -> None:
         """An owner tries a task again."""

@@ -108,3 +108,32 @@ def test_a_job_that_has_ended_gets_no_notice(broker):
     broker.kill(stage.worker)
     broker.tick(6)
     assert told(broker, stage.driver) == []
+
+
+def test_workers_that_cannot_start_are_told_of(broker):
+    driver, other = broker.driver("one"), broker.driver("two")
+    broker.host("node7", CPU=1)
+    (worker,) = broker.core.scheduler.workers
+    broker.submit(driver)
+    lines: list[list[str]] = []
+    broker.kill(worker)
+    for _ in range(9):
+        (worker,) = broker.core.scheduler.workers
+        broker.kill(worker)
+        lines.append(told(broker, driver))
+    start, end = " workers in a row could not start on host node7 (6e6f6465); ", "The last one: SIGKILL"
+    assert [[line.split(start)[0] for line in each] for each in lines] == [["2"], [], ["4"], [], [], [], ["8"], [], []]
+    assert lines[0][0].endswith(end)
+    assert told(broker, other) == [line for each in lines for line in each]  # its tasks could run there, too
+
+
+def test_a_start_that_succeeds_ends_the_row(broker):
+    driver, host = broker.driver(), broker.host(CPU=1)
+    broker.submit(driver)
+    for _ in range(3):
+        (worker,) = broker.core.scheduler.workers
+        broker.kill(worker)
+        (worker,) = broker.workers(host)
+        broker.submit(driver)
+        broker.kill(worker)
+    assert told(broker, driver) == []
