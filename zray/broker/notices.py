@@ -133,7 +133,7 @@ class Notices:
             text = f"{number} workers in a row could not start on host {host.label}; more are started, as work waits"
             waiting = worker.reserved.share if worker.reserved is not None else worker.actor
             for job_id in [waiting.job_id] if waiting is not None else list(self._jobs):
-                self._tell(job_id, f"{text}. The last one: {in_a_line(message)}")
+                self._tell(job_id, f"{text}. The last one: {message if number == 2 else in_a_line(message)}")
 
     def task_again(self, envelope: Envelope) -> None:
         """An owner tries a task again."""
