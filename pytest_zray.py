@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 MARK = "zray_leaves"
 BEFORE: pytest.StashKey[Left] = pytest.StashKey()
 FAILED = pytest.StashKey[bool]()
+LAST = pytest.StashKey[pytest.Item]()
+"""The last test, while its fixtures are taken down: that of the cluster is the last one."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,12 +43,14 @@ def zray_init_arguments(pytestconfig: pytest.Config) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def zray_cluster(zray_init_arguments: dict[str, Any]) -> Iterator[Any]:
+def zray_cluster(pytestconfig: pytest.Config, zray_init_arguments: dict[str, Any]) -> Iterator[Any]:
     """A local cluster for all tests of this process: the result of ``zray.init``."""
     import zray
 
     with zray.init(**{"address": "local", **zray_init_arguments}) as context:
         yield context
+        if (last := pytestconfig.stash.get(LAST, None)) is not None:
+            _check(last)
 
 
 @pytest.fixture
@@ -91,12 +95,19 @@ def pytest_runtest_makereport(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Fails a test that has left something behind."""
+    if nextitem is None:
+        item.config.stash[LAST] = item
     result = yield
+    _check(item)
+    return result
+
+
+def _check(item: pytest.Item) -> None:
     before = item.stash.get(BEFORE, None)
     if before is None or item.stash.get(FAILED, False):
-        return result
+        return
     del item.stash[BEFORE]
     from zray.testing.leaks import KINDS, left_behind
 
@@ -105,4 +116,3 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
         pytest.fail(f"@pytest.mark.{MARK} takes {', '.join(KINDS)}, not {', '.join(sorted(unknown))}", pytrace=False)
     if report := left_behind(before, allowed):
         pytest.fail(report, pytrace=False)
-    return result

@@ -108,8 +108,8 @@ class TaskOptions:
     runtime_env: Mapping[str, Any] | None = None
     """The runtime environment, see ``zray.runtime_env.RuntimeEnv``. It inherits from the one it is used in."""
     enable_task_events: bool = True
-    """Accepted for Ray's programs. zray asks processes for the states of tasks and records no events, so there is
-    nothing to switch off."""
+    """Accepted for Ray's programs. zray asks processes for the states of tasks. Only clusters with the setting
+    ``profiling`` record when tasks ran, and this option does not change that."""
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], what: str = "@zray.remote") -> TaskOptions:

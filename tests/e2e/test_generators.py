@@ -164,6 +164,25 @@ def test_values_of_an_attempt_that_is_tried_again_are_freed(ray, tmp_path):
     eventually(lambda: ray.available_resources()["object_store_memory"] == before)
 
 
+@pytest.mark.parametrize("argument", ["good", "bad"])
+def test_a_stream_that_fails_at_once_in_local_mode(argument):
+    zray.init(local_mode=True)
+
+    @zray.remote
+    def stream(value):
+        raise KeyError("x")
+        yield value
+
+    @zray.remote
+    def fails():
+        raise KeyError("x")
+
+    refs = list(stream.remote(fails.remote() if argument == "bad" else 1))
+    assert len(refs) == 1
+    with pytest.raises(KeyError):
+        zray.get(refs[0])
+
+
 def test_local_mode():
     zray.init(local_mode=True)
 

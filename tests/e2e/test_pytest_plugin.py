@@ -95,6 +95,13 @@ def test_a_leak_fails_the_test_that_made_it(project, body, said):
     assert "the test left behind in the cluster:" in out and said in out
 
 
+def test_a_leak_of_the_last_test(project):
+    body = "KEPT.append(Keeper.remote()); ray.get(KEPT[0].ping.remote())"
+    out = project.run(test_it=HEAD + f"def test_leaks(zray_cluster):\n    {body}\n")
+    assert "1 passed, 1 error" in out and "1 actor: Keeper (ALIVE)" in out
+    assert "1 passed" in project.run("-k", "fine", test_it=HEAD + "def test_fine(zray_cluster):\n    pass\n")
+
+
 def test_what_fixtures_create_is_not_a_leak(project):
     test = HEAD + (
         "@pytest.fixture(scope='module')\ndef keeper(zray_cluster):\n    return Keeper.remote()\n"

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from zray.job_config import JobConfig
     from zray.local_cluster.launch import LocalCluster
     from zray.logs.job_logging import LoggingConfig
-    from zray.protocol.state_questions import HostRecord
     from zray.transport.security.keys import ClientCredentials
 
 SWEEP_END_S = 2.0

@@ -275,14 +275,17 @@ BARS = "zray.util.bar_manager"
 
 def _without_bars(lines: list[str]) -> list[str]:
     """Draws the bars whose states are among ``lines``. Returns the other lines."""
-    if not any(line.startswith(bar_lines.BEGIN) for line in lines):
+    if not any(bar_lines.BEGIN in line for line in lines):
         return lines
     others = []
     for line in lines:
-        state = bar_lines.decode(line) if line.startswith(bar_lines.BEGIN) else None
+        before, begin, rest = line.partition(bar_lines.BEGIN)
+        state = bar_lines.decode(begin + rest) if begin else None
         if state is None:
             others.append(line)
             continue
+        if before:  # a line without an end
+            others.append(before)
         with contextlib.suppress(Exception):  # raised by a stream of the user's: the last state will come again
             importlib.import_module(BARS).instance().process_state_update(state)
     return others

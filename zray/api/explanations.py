@@ -263,6 +263,10 @@ def _of_awaited(why: str) -> str:
 
 
 def _of_place(why: str) -> str:
+    if "waits for arguments" in why:
+        return "what it waits for must be made"
+    if "environment" in why:
+        return "the environment must be installed"
     if "cannot be scheduled" in why:
         return "a host that has all of this must join, or it must ask for less"
     return "what holds these resources must end, or hosts must join; the option priority decides who is next"

@@ -11,7 +11,7 @@ import itertools
 import os
 import socket
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,12 @@ class _Actor:
         self.meta = meta
         self.instance: Any = None
         self.death: Exception | None = None
+
+
+def _raising(error: BaseException) -> Iterator[Any]:
+    """A generator that raises before its first value."""
+    yield from ()
+    raise error
 
 
 async def _all_of(values: AsyncIterator[Any]) -> list[Any]:
@@ -192,6 +198,8 @@ class LocalRuntime:
                 if (retried is True or (retried and isinstance(error, tuple(retried)))) and attempt != retries:
                     attempt += 1
                     continue
+                if stream is not None:
+                    return self._store_stream(task_id, name, _raising(error), stream)
                 return self._fail(task_id, name, n_returns, error)
             finally:
                 current_task.reset(token)
@@ -215,11 +223,11 @@ class LocalRuntime:
     def _store_stream(self, task_id: bytes, name: str, values: Any, stream: CallStream) -> list[ObjectRef]:
         """Runs a generator to its end. Returns the references that ``ClusterRuntime.submit`` returns for a stream."""
         items: list[ObjectRef] = []
-        if inspect.isasyncgen(values):
-            import asyncio  # as above
-
-            values = asyncio.run(_all_of(values))
         try:
+            if inspect.isasyncgen(values):
+                import asyncio  # as above
+
+                values = asyncio.run(_all_of(values))
             for value in values:
                 for each in (value,) if stream.per_yield == 1 else value:
                     items.append(self._store(item_id(task_id, len(items)), each))

@@ -7,13 +7,13 @@ none with ``log_to_driver=False``. In a file or pipe, and in a notebook, a bar i
 from __future__ import annotations
 
 import os
-import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from zray.client import session as sessions
 from zray.logs import bar_lines
 from zray.util.bar_manager import instance, safe_print
 from zray.util.nodes import get_node_ip_address
@@ -57,6 +57,7 @@ class tqdm(Generic[T]):
         self._unit = unit or "it"
         self._position = position or 0
         self._uuid = uuid.uuid4().hex
+        self._ip = get_node_ip_address()
         self._interval_s = self.DEFAULT_FLUSH_INTERVAL_SECONDS if flush_interval_s is None else flush_interval_s
         self._shown_at = -self._interval_s
         self._closed = False
@@ -84,10 +85,12 @@ class tqdm(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         if self._iterable is None:
             raise ValueError("this bar has no iterable: call update(), or give it one")
-        for element in self._iterable:
-            self.update(1)
-            yield element
-        self.close()
+        try:
+            for element in self._iterable:
+                self.update(1)
+                yield element
+        finally:
+            self.close()
 
     def __enter__(self) -> tqdm[T]:
         return self
@@ -102,7 +105,8 @@ class tqdm(Generic[T]):
         if not force and now - self._shown_at < self._interval_s:
             return
         self._shown_at = now
-        if "zray.worker.process.main" in sys.modules:  # only workers load it
+        session = sessions.current()
+        if session is not None and not session.job_id:  # a worker, whose driver draws
             print(bar_lines.encode(self._state()), flush=True)
         else:
             instance().process_state_update(self._state())
@@ -114,7 +118,7 @@ class tqdm(Generic[T]):
             "desc": self._desc,
             "total": self.total,
             "unit": self._unit,
-            "ip": get_node_ip_address(),
+            "ip": self._ip,
             "pid": os.getpid(),
             "uuid": self._uuid,
             "closed": self._closed,

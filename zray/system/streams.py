@@ -50,6 +50,15 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
+def is_same_terminal(one: Any, other: Any) -> bool:
+    """Whether two streams write to the same terminal."""
+    fds = [descriptor_of(stream) for stream in (one, other)]
+    try:
+        return all(map(os.isatty, fds)) and len({os.fstat(fd).st_rdev for fd in fds}) == 1
+    except OSError:
+        return False
+
+
 def is_closed(stream: Any) -> bool:
     """Whether a stream reports that it is closed."""
     return getattr(stream, "closed", False) is True

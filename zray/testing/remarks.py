@@ -26,7 +26,7 @@ _REDIS = "there is no Redis"
 _COMPILED = "compiled graphs stay out"
 MISSING = {
     "ray.dag.DAGNode.type_hint": _TENSORS,
-    "ray.autoscaler.sdk": "zray has no cluster launcher and does not start hosts, see [deployment](deploy.md)",
+    "ray.autoscaler.sdk": "zray starts no machines; `zray up` starts hosts on some: [deployment](deploy.md)",
     "ray.experimental.RDTManager": _TENSORS,
     "ray.experimental.wait_tensor_freed": _TENSORS,
     "ray.experimental.register_tensor_transport": _TENSORS,
@@ -76,7 +76,6 @@ _BUILDER = "joins with the interface of a driver; there is no server for clients
 _NO_TRANSPORT = "always `None`: there are no transports of tensors between GPUs"
 DIFFERS = {
     "ray.dag.DAGNode.traverse_and_apply": "reaches the nodes below; in Ray those above, too",
-    "ray.experimental.tqdm_ray.tqdm": "writes lines of text to stderr, which the driver shows; Ray draws bars there",
     "ray.timeline": "records only with `ZRAY_PROFILING=1` or `RAY_PROFILING=1`; one event a task",
     "ray.ActorID": _SIZE,
     "ray.NodeID": _SIZE,

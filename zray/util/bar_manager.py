@@ -9,7 +9,9 @@ import threading
 from collections.abc import Hashable
 from typing import Any
 
+from zray.client import session as sessions
 from zray.logs import bar_lines
+from zray.system.streams import is_same_terminal
 from zray.util.bars import Bars
 from zray.util.nodes import get_node_ip_address
 
@@ -36,6 +38,8 @@ class BarManager:
 
     def __init__(self) -> None:
         self._bars = Bars(sys.stderr)
+        self._session: sessions.Session | None = None
+        self._ip = ""  # of this process, in that session
 
     @property
     def bars(self) -> Bars:
@@ -46,13 +50,26 @@ class BarManager:
 
     def process_state_update(self, state: dict[str, Any]) -> None:
         """Shows the state of a bar: creates, changes or closes the bar."""
-        bars, is_ours = self.bars, state["pid"] == os.getpid() and state["ip"] == get_node_ip_address()
+        bars, is_here = self.bars, state["ip"] == self._own_ip()
+        is_ours = is_here and state["pid"] == os.getpid()
         key = (is_ours, state["uuid"])
-        where = "" if is_ours else _where(state)
+        where = "" if is_ours else f"(pid={state['pid']}{'' if is_here else ', ip=' + state['ip']}) "
         bars.update(key, where + state["desc"], state["x"], state["total"], state["unit"])
         if state["closed"]:
             bars.close(key)
         self.patch_print()
+
+    def _own_ip(self) -> str:
+        """The broker is asked once in a session, and not for each state."""
+        session = sessions.current()
+        if not self._ip or session is not self._session:
+            self._session, self._ip = session, get_node_ip_address()
+        return self._ip
+
+    def bars_on(self, file: Any) -> Bars:
+        """The bars on a stream: those on stderr, if both are the same terminal."""
+        own = self.bars
+        return own if file is own.file or is_same_terminal(file, own.file) else Bars(file)
 
     def hide_bars(self) -> None:
         """Removes the bars from the terminal, until ``unhide_bars``."""
@@ -78,11 +95,6 @@ class BarManager:
 
 def _is_remote(key: Hashable) -> bool:
     return isinstance(key, tuple) and not key[0]
-
-
-def _where(state: dict[str, Any]) -> str:
-    ip = "" if state["ip"] == get_node_ip_address() else f", ip={state['ip']}"
-    return f"(pid={state['pid']}{ip}) "
 
 
 def instance() -> BarManager:

@@ -6,6 +6,7 @@ appears above them: whoever writes it hides the bars meanwhile. A closed bar sta
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -170,8 +171,7 @@ class Bars:
         if (self._hidden and not above) or not takes_more(descriptor_of(self._file)):
             return  # a terminal that nothing reads must stop no program
         self._drawn_at = now
-        width = self._width()
-        height = max(1, shutil.get_terminal_size().lines - 1)
+        width, height = self._width(), max(1, self._size().lines - 1)
         shown = [] if self._hidden else list(self._bars.values())[:height]
         lines = [bar.text(now, width, self._blocks) for bar in shown]
         text = self._erase() + "".join(f"{line}\n" for line in [*(above or ()), *lines])
@@ -190,9 +190,15 @@ class Bars:
         of = f" of {_number(bar.total)}" if bar.total else ""
         self._write(f"{head}{_number(bar.done)}{of} {bar.unit}\n")
 
-    @staticmethod
-    def _width() -> int:
-        return shutil.get_terminal_size().columns - 1
+    def _width(self) -> int:
+        return self._size().columns - 1
+
+    def _size(self) -> os.terminal_size:
+        """The size of this terminal: ``shutil`` measures stdout, which may be a file."""
+        if "COLUMNS" not in os.environ:
+            with contextlib.suppress(OSError):
+                return os.get_terminal_size(descriptor_of(self._file))
+        return shutil.get_terminal_size()
 
     def _write(self, text: str) -> None:
         write_text(self._file, text)

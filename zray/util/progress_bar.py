@@ -65,8 +65,10 @@ def _shower(total: int, desc: str, file: TextIO) -> Iterator[_Shower]:
         with _notebook_bar(total, desc) as bar:
             yield bar
     elif is_terminal(file):
-        bars = instance().bars if file is sys.stderr else Bars(file)
+        bars = instance().bars_on(file)
         shown = _Bar(bars, total, desc)
+        shown.show(0)
+        instance().patch_print()
         try:
             yield shown
         finally:

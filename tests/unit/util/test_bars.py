@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zray.api import driver_output
 from zray.experimental import tqdm_ray
 from zray.logs import bar_lines
 from zray.util import bar_manager
@@ -158,6 +159,22 @@ def test_a_bar_of_the_driver(manager, terminal, monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
     assert list(tqdm_ray.tqdm(range(3), desc="mine", flush_interval_s=0)) == [0, 1, 2]
     assert [line[:10] for line in terminal.lines] == ["mine: 100%"]
+
+
+def test_a_loop_that_raises_closes_its_bar(manager, terminal, monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal)
+    with pytest.raises(KeyError):
+        for number in tqdm_ray.tqdm(range(3), desc="mine", flush_interval_s=0):
+            raise KeyError(number)
+    assert manager.bars.is_empty()
+
+
+def test_a_state_behind_a_line_without_an_end(manager, terminal, monkeypatch):
+    monkeypatch.setattr("sys.stderr", terminal)
+    state = {"x": 1, "pos": 0, "desc": "far", "total": 2, "unit": "it", "ip": "10.0.0.1", "pid": 7, "uuid": "u"}
+    line = "half a line" + bar_lines.encode({**state, "closed": True})
+    assert driver_output._without_bars(["one", line, "two"]) == ["one", "half a line", "two"]
+    assert "far:  50%" in terminal.lines[0]
 
 
 def test_a_bar_of_a_worker(manager, terminal, monkeypatch):
