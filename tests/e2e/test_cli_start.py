@@ -90,3 +90,12 @@ def test_the_commands_of_a_program_under_the_name_ray(sandbox, tmp_path):
     with Process([sys.executable, "-m", "zray.as_ray", str(tmp_path / "program.py")], env=environ) as program:
         assert program.succeed(60.0) == "True"
     eventually(lambda: not sandbox.processes("zray: "))
+
+
+def test_an_interrupted_start_leaves_nothing(sandbox, tmp_path):
+    environ = {**os.environ, "ZRAY_KEYS": str(tmp_path / "keys")}
+    assert zray("keys", "create", keys=tmp_path / "keys").returncode == 0
+    with Process([*ZRAY, "start", "--address", f"127.0.0.1:{free_port()}"], env=environ) as starting:
+        eventually(lambda: sandbox.processes("zray: host"))
+        starting.stop()
+        eventually(lambda: not sandbox.processes("zray: "))

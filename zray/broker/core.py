@@ -438,7 +438,7 @@ class BrokerCore:
         if held.attempt != msg.attempt:
             raise ProtocolError("the outcome of an attempt that the worker was not given")
         self.scheduler.finished(worker, held, self._now)
-        if msg.payload:
+        if len(msg.payload) > 1:  # it has run to its end
             self.scheduler.record_run(held.function_id, msg.run_us)
         if envelope is held:
             self._forget_task(envelope)
@@ -647,7 +647,7 @@ class BrokerCore:
         else:
             self._fail_tasks_of(worker, kind, message, culprit)
         if actor is not None:
-            error = encode_failure(OUT_OF_MEMORY, message) if stop is not None else b""
+            error = encode_failure(OUT_OF_MEMORY, message) if kind == OUT_OF_MEMORY else b""
             self.actors.worker_died(actor, message, never_joined, told=kind == "NodeDiedError", error=error)
         self._fence(worker.worker_id, message)
         if job is not None:

@@ -8,7 +8,8 @@ A worker has a *claim*: the amount for which its CPUs were chosen. The claim out
 grant has the same amount keeps its CPUs, and nothing is computed or sent. Claims of workers that hold no grant, or that
 wait in ``get``, are dropped only when a grant would otherwise have to share CPUs. A whole CPU belongs to one claim.
 Parts of CPUs share one: the fullest that has room. If there are not enough free CPUs, because a woken task has taken
-back what it had lent, or because the free parts are scattered, claims share the CPUs that are used least.
+back what it had lent, or because the free parts are scattered, claims share the CPUs that are used least. While a host
+shares CPUs (``Host.shares_cpus``), CPUs are chosen anew for each grant, so that this ends.
 
 Pure; the state is in ``Host.cpu_loads`` and ``Worker.claim``.
 """
@@ -47,6 +48,7 @@ class CpuClaims:
         if overlaps(loads, amount, chosen) and _drop_unused(worker.host):
             chosen = choose(loads, amount, worker.cpus)
         _load(loads, amount, chosen, 1)
+        worker.host.shares_cpus = max(loads) > UNIT
         if chosen != worker.cpus:
             worker.cpus = chosen
             if worker.state is not STARTING:
@@ -59,7 +61,10 @@ class CpuClaims:
     def wake(self, worker: Worker) -> None:
         """A worker whose claim was dropped goes on: it claims the same CPUs again, even if others use them now."""
         worker.claim = ~worker.claim
-        _load(worker.host.cpu_loads, worker.claim, worker.cpus, 1)
+        loads = worker.host.cpu_loads
+        if loads:
+            _load(loads, worker.claim, worker.cpus, 1)
+            worker.host.shares_cpus = max(loads) > UNIT
 
     @staticmethod
     def drop(worker: Worker) -> None:

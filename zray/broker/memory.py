@@ -13,6 +13,7 @@ Workers that use little are spared: their end would free nothing.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ LEAST_BYTES = 64 * 2**20
 LEAST_SHARE = 0.02
 LEAST_OF_LARGEST = 0.1
 """Nor are those that use less than this part of what the largest one uses."""
+ANSWER_S = 1.0
+"""How long the answer of an idle worker that was asked to exit is awaited, in seconds."""
 NOTHING_LINE_S = 60.0
 """The shortest time between two lines of the log that nothing can be stopped on a host, in seconds."""
 KINDS = ("tasks that can be tried again", "actors that can be restarted", "tasks", "actors")
@@ -108,6 +111,7 @@ class MemoryPressure:
         self._clock = clock
         self._stops: dict[bytes, Stop] = {}
         self._told_at: dict[bytes, float] = {}
+        self._asked_at: dict[bytes, float] = {}  # idle workers that were asked to exit
 
     def on_short(self, source: Process, message: MemoryShort) -> None:
         """The memory of a host is short: stops a worker, unless one is ending already."""
@@ -141,8 +145,10 @@ class MemoryPressure:
             if own.get(worker.worker_id, 0) < least:
                 continue
             if worker.state is IDLE and not worker.busy_replies:
+                self._asked_at[worker.worker_id] = self._clock()
                 self._scheduler.probe(worker, "memory is short", True)
-            awaited |= worker.state is PROBED
+            if worker.state is PROBED:  # one that is stopped never answers
+                awaited |= self._clock() - self._asked_at.get(worker.worker_id, -math.inf) < ANSWER_S
         return awaited
 
     def _tell_that_nothing_helps(self, host: Host, state: str) -> None:
@@ -154,6 +160,8 @@ class MemoryPressure:
 
     def ended(self, worker_id: bytes) -> Stop | None:
         """A worker has ended. Returns its record, if it was being stopped."""
+        if self._asked_at:
+            self._asked_at.pop(worker_id, None)
         return self._stops.pop(worker_id, None) if self._stops else None
 
     def host_lost(self, host_id: bytes) -> None:

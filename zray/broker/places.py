@@ -16,9 +16,10 @@ import bisect
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from zray.accelerators import FAMILIES
 from zray.broker.eligibility import Eligibility
 from zray.broker.records import Host
-from zray.broker.resources import CPU, GPU, Shape
+from zray.broker.resources import CPU, Shape
 
 
 class _Index:
@@ -105,6 +106,11 @@ def _set(numbers: list[int], number: int, is_in: bool) -> None:
         numbers.insert(place, number)
 
 
+def has_accelerators(host: Host) -> bool:
+    """Whether a host has GPUs, or devices of another family of accelerators."""
+    return any(host.pool.total.get(family) for family in FAMILIES)
+
+
 class Places:
     """The hosts of a cluster. ``touch`` must be called for each host whose resources or actors have changed."""
 
@@ -127,7 +133,7 @@ class Places:
         self._last_number += 1
         host.number = self._last_number
         self.hosts[host.host_id] = host
-        index = self._index[host.host_id] = self._with_gpus if host.pool.total.get(GPU) else self._plain
+        index = self._index[host.host_id] = self._with_gpus if has_accelerators(host) else self._plain
         index.add(host)
         self.slots += host.pool.total.get(CPU, 0) // 10_000
         self._eligibility.hosts_have_changed()
@@ -163,7 +169,7 @@ class Places:
         return [host for kind in kinds for half in ([host for host in kind if host.is_roomy], kind) for host in half]
 
     def _is_spared(self, host: Host) -> bool:
-        return bool(host.pool.total.get(GPU))
+        return has_accelerators(host)
 
     def with_room(self, shape: Shape) -> Iterator[Host]:
         """Yields hosts that may have room for a shape, in the order in which to fill them; see ``in_order``.

@@ -106,6 +106,7 @@ class Host:
         "load",
         "number",
         "pool",
+        "shares_cpus",
         "starting",
         "workers",
     )  # fmt: skip
@@ -116,6 +117,7 @@ class Host:
         self.info = info
         self.cpu_loads = [0] * (pool.total.get(CPU, 0) // UNIT) if info.pins_cpus else []
         """How much of each CPU is claimed by workers; see ``zray.broker.cpus``."""
+        self.shares_cpus = False  # whether more of a CPU is claimed than there is
         self.number = 0  # hosts are numbered in the order in which they join
         self.workers: dict[bytes, Worker] = {}
         self.idle: dict[bytes, list[Worker]] = {}

@@ -380,7 +380,7 @@ class Scheduler:
         worker = self._idle_worker(host, queue.job_id, queue.share.shape)
         if worker is not None:
             self._grant(worker, queue.share)
-            if worker.claim != worker.grant.cpus_used:
+            if worker.claim != worker.grant.cpus_used or host.shares_cpus:
                 self.cpus.claim(worker, worker.grant.cpus_used)
             worker.enter(BUSY)
             self._fill(worker, queue, ration)

@@ -46,13 +46,15 @@ class BrokerShell:
         keys: KeyDirectory | None = None,
         upkeep: Callable[[float], None] = lambda now: None,
         more: Sequence[str] = (),
+        if_free: Sequence[str] = (),
     ) -> None:
-        """``keys``, ``more``: see ``BrokerSocket``; ``upkeep(now)`` is called once a second and writes to the log."""
+        """``keys``, ``more``, ``if_free``: see ``BrokerSocket``. ``upkeep(now)`` is called once a second, and writes to
+        the log."""
         self._config = config
         self._upkeep = upkeep
         self._kept_up = 0.0
         self._warned_of_descriptors = False
-        self._socket = BrokerSocket(address, config, keys, more)
+        self._socket = BrokerSocket(address, config, keys, more, if_free)
         core = BrokerCore(
             lambda: os.urandom(16), infeasible_warn_s=config.infeasible_warn_s, shell_status=self._status,
             silent_s=lambda process_id: members.silent_s(process_id, time.monotonic()),
@@ -141,10 +143,11 @@ def run_broker(
     keys: KeyDirectory | None = None,
     upkeep: Callable[[float], None] = lambda now: None,
     more: Sequence[str] = (),
+    if_free: Sequence[str] = (),
 ) -> int:
     """Runs a broker until SIGTERM or SIGINT. Returns its exit code. The other arguments: see ``BrokerShell``."""
     try:
-        shell = BrokerShell(address, config, keys, upkeep, more)
+        shell = BrokerShell(address, config, keys, upkeep, more, if_free)
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2

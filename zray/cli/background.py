@@ -38,17 +38,24 @@ def launch(
         interpreter.command(module, *options), env=interpreter.environment(environ),
         stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
+    try:
+        _await_ready(process, module, log, timeout_s)
+    except BaseException:  # the command is interrupted, too
+        process.terminate()
+        raise
+    return process
+
+
+def _await_ready(process: subprocess.Popen[bytes], module: str, log: IO[bytes], timeout_s: float) -> None:
     name, deadline = NAMES[module], time.monotonic() + timeout_s
     while READY[module] not in written(log):
         if process.poll() is not None:
             sys.stderr.write(written(log))
             raise ZrayError(f"{name} ended with exit code {process.returncode}")
         if time.monotonic() >= deadline:
-            process.terminate()
             sys.stderr.write(written(log))
             raise ZrayError(f"{name} was not ready within {timeout_s:g} s (start_timeout_s, join_timeout_s)")
         time.sleep(_PAUSE_S)
-    return process
 
 
 def written(log: IO[bytes]) -> str:

@@ -42,12 +42,20 @@ from zray.version import VERSION
     help="Where to listen, e.g. tcp://127.0.0.1:6380. It may be given again, for more addresses on TCP. Default: a "
     "socket in a directory that only you can enter.",
 )
+@click.option("--bind-if-free", "if_free", multiple=True, metavar="ADDRESS", hidden=True)
 @click.option("--keys", metavar="DIRECTORY", help="Where the keys for TCP are. Default: ~/.config/zray/keys.")
 @click.option("--insecure", is_flag=True, help="TCP without keys: everyone who reaches the port can run code as you.")
 @click.option("--log-level", metavar="LEVEL", help="DEBUG, INFO, WARNING or ERROR. Default: INFO.")
 @click.option("--quiet", is_flag=True, help="Once ready, write nothing more to stdout and stderr: the log file has it.")
 @click.version_option(VERSION)
-def main(binds: tuple[str, ...], keys: str | None, insecure: bool, log_level: str | None, quiet: bool) -> None:
+def main(
+    binds: tuple[str, ...],
+    if_free: tuple[str, ...],
+    keys: str | None,
+    insecure: bool,
+    log_level: str | None,
+    quiet: bool,
+) -> None:
     """Start a zray cluster: the broker, to which workers and drivers connect.
 
     \b
@@ -64,13 +72,20 @@ def main(binds: tuple[str, ...], keys: str | None, insecure: bool, log_level: st
     file, it logs which processes join, which are refused, and what fails.
     """
     try:
-        sys.exit(_run(binds or ("",), keys, insecure, log_level, quiet))
+        sys.exit(_run(binds or ("",), if_free, keys, insecure, log_level, quiet))
     except ZrayError as error:
         click.echo(f"zray-broker: {error}", err=True)
         sys.exit(2)
 
 
-def _run(binds: tuple[str, ...], keys: str | None, insecure: bool, log_level: str | None, quiet: bool) -> int:
+def _run(
+    binds: tuple[str, ...],
+    if_free: tuple[str, ...],
+    keys: str | None,
+    insecure: bool,
+    log_level: str | None,
+    quiet: bool,
+) -> int:
     accept_signals_of_a_command()
     bind = binds[0]
     for each in filter(None, binds):
@@ -82,7 +97,7 @@ def _run(binds: tuple[str, ...], keys: str | None, insecure: bool, log_level: st
     end_orderly_on_sigterm()
     paths, lock = new_session(root)
     try:
-        return _serve(config, paths, lock, binds, directory, insecure, quiet)
+        return _serve(config, paths, lock, binds, if_free, directory, insecure, quiet)
     finally:
         clear_current(root, paths.name)
         remove_session(paths)
@@ -94,6 +109,7 @@ def _serve(
     paths: SessionPaths,
     lock: SessionLock,
     binds: tuple[str, ...],
+    if_free: tuple[str, ...],
     keys: KeyDirectory | None,
     insecure: bool,
     quiet: bool,
@@ -113,7 +129,7 @@ def _serve(
     set_title(f"zray: broker {paths.name}")
     start_log(config.log_level or "INFO", f"{paths.logs}/{BROKER_LOG}", to_stderr=True)
     address, *more = binds
-    return run_broker(address or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check, more)
+    return run_broker(address or f"ipc://{paths.broker_socket}", config, ready, keys, upkeep.check, more, if_free)
 
 
 def _tell_how_to_join(address: str, keys: KeyDirectory | None, insecure: bool) -> None:

@@ -11,7 +11,6 @@ the output names those that were given.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -117,6 +116,8 @@ def start(
     environ = _environment(temp_dir, object_spilling_directory, keys)
     config = from_environment(environ)
     target = _target(head, address or ("" if head else config.address), port, node_ip_address)
+    if not head:
+        others |= {"node_ip_address": node_ip_address, "ray_client_server_port": clients_port}
     if ignored := sorted(f"--{name.replace('_', '-')}" for name, value in others.items() if value is not None):
         click.echo(f"without a meaning in zray: {', '.join(ignored)}")
     security = ["--insecure"] if insecure else []
@@ -124,7 +125,7 @@ def start(
     try:
         if head:
             ip = node_ip_address or ip_address(_ANYWHERE) or "127.0.0.1"
-            binds = [target, *_for_clients(target, clients_port)]
+            binds = ["--bind", target, *_for_clients(target, clients_port)]
             target = _start_broker(ip, binds, security, environ, config, started)
         options = [text for name, value in offers.items() if value is not None for text in (_option(name), value)]
         patience_s = max(config.start_timeout_s, config.join_timeout_s + _JOIN_EXTRA_S)
@@ -168,21 +169,11 @@ def _target(head: bool, address: str, port: int | None, ip: str | None) -> str:
 
 
 def _for_clients(target: str, port: int | None) -> list[str]:
-    """Returns the address for ``ray://``, where programs expect a server beside the head; none if it is in use."""
+    """Returns the broker's options for the address of ``ray://``, where programs expect a server beside the head. The
+    usual one is left out if it is in use."""
     host = target.removeprefix("tcp://").rpartition(":")[0]
     address = f"tcp://{host}:{CLIENTS_PORT if port is None else port}"
-    is_wanted = address != target and (port is not None or _is_free(host, CLIENTS_PORT))
-    return [address] if is_wanted else []
-
-
-def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+    return [] if address == target else ["--bind-if-free" if port is None else "--bind", address]
 
 
 def _start_broker(
@@ -194,8 +185,7 @@ def _start_broker(
     started: list[subprocess.Popen[bytes]],
 ) -> str:
     """Starts the broker, and returns the address by which others reach it."""
-    options = [text for bind in binds for text in ("--bind", bind)]
-    text = _launch("zray.cli.broker", [*options, *security], environ, config.start_timeout_s, started)
+    text = _launch("zray.cli.broker", [*binds, *security], environ, config.start_timeout_s, started)
     port = text.partition(" is ready at ")[2].split()[0].rpartition(":")[2]
     return f"tcp://{ip}:{port}"
 

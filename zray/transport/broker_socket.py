@@ -42,17 +42,18 @@ class BrokerSocket:
     """A bound ROUTER socket. Raises ConfigError if it cannot be bound.
 
     ``keys``: only processes with one of these keys may connect; None for ``ipc``, and for a cluster without keys
-    (``--insecure``). ``more``: further addresses on TCP where it listens, if the first one is on TCP. Attributes:
-    ``address``: the first one, as bound; ``is_tcp``; ``malformed``: the number of messages with a wrong number of
-    parts.
+    (``--insecure``). ``more``: further addresses on TCP where it listens, if the first one is on TCP. ``if_free``: such
+    addresses that are left out if they are in use. Attributes: ``address``: the first one, as bound; ``is_tcp``;
+    ``malformed``: the number of messages with a wrong number of parts.
     """
 
-    def __init__(self, address: str, config: Config, keys: KeyDirectory | None, more: Sequence[str] = ()) -> None:
-        for each in (address, *more):
+    def __init__(self, address: str, config: Config, keys: KeyDirectory | None, more: Sequence[str] = (),
+                 if_free: Sequence[str] = ()) -> None:  # fmt: skip
+        for each in (address, *more, *if_free):
             check_address(each)
             if obstacle := _obstacle(each):
                 raise ConfigError(f"the broker cannot listen at {each!r}: {obstacle}")
-        if more and not all(each.startswith("tcp://") for each in (address, *more)):
+        if not all(each.startswith("tcp://") for each in (address, *more, *if_free) if more or if_free):
             raise ConfigError(f"the broker cannot listen at {address!r} and at others: several have all to be tcp://")
         self.address = ""
         self._file: SocketFile | None = None
@@ -71,10 +72,12 @@ class BrokerSocket:
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, self.is_tcp)
         if self._authenticator is not None:
             self._authenticator.apply_server(self._socket)
-        for each in (address, *more):
+        for each in (address, *more, *if_free):
             try:
                 bind_socket(self._socket, each)
             except zmq.ZMQError as error:
+                if each in if_free and error.errno == zmq.EADDRINUSE:
+                    continue
                 self.close()
                 raise ConfigError(f"the broker cannot listen at {each!r}: {_reason(error)}") from None
             self.address = self.address or self._socket.getsockopt_string(zmq.LAST_ENDPOINT)

@@ -131,6 +131,30 @@ def test_a_task_that_waits_lends_its_cpu_and_shares_it_when_it_wakes(broker: Bro
     assert pins(broker, parent) == []
 
 
+def test_cpus_that_are_shared_are_chosen_anew_for_the_next_task(broker: BrokerHarness) -> None:
+    """The parent wakes beside the task that has its CPU. Later tasks use both CPUs."""
+    driver, other, host = broker.driver(), broker.driver("other"), broker.host(CPU=2)
+    broker.workers(host)
+    tasks = broker.submit(driver, 2)
+    workers = {task: worker for worker in broker.core.scheduler.workers for task in broker.runs(worker)}
+    parent, second = (workers[task] for task in tasks)
+    broker.say(parent, m.Blocked(True))
+    (lent,) = broker.submit(other)
+    (third,) = broker.workers(host)
+    broker.say(parent, m.Blocked(False))
+    (record,) = broker.core.scheduler.hosts.values()
+    assert max(record.cpu_loads) == 2 * WHOLE and record.shares_cpus
+    for worker, task in ((parent, tasks[0]), (second, tasks[1]), (third, lent)):
+        broker.done(worker, task)
+    for _ in range(3):
+        pair = broker.submit(driver, 2)
+        running = [worker for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+        assert sorted(worker.cpus for worker in running) == [(0,), (1,)]
+        assert not record.shares_cpus
+        for worker in running:
+            broker.done(worker.worker_id, next(task for task in pair if task in worker.outstanding))
+
+
 def test_the_cpus_of_a_dead_worker_are_free(broker: BrokerHarness) -> None:
     driver, host = broker.driver(), broker.host(CPU=2)
     one, two = broker.workers(host)

@@ -150,6 +150,17 @@ def test_a_worker_that_dies_later_is_no_failed_setup(broker):
     broker.core.check()
 
 
+def test_a_kill_for_lack_of_memory_is_no_failed_setup(broker):
+    driver, host = broker.driver(), broker.host(CPU=1)
+    broker.workers(host)
+    announce(broker, driver)
+    (task,) = broker.submit(driver, shape=IN_RED)
+    (first,) = started(broker, host)
+    broker.say(host, m.WorkerDied(first.worker_id, b"", "OutOfMemoryError", "the kernel has killed it"))
+    assert broker.take(driver, m.Failed) == [] and task in broker.core.tasks
+    assert RED_SPEC in [told.environment for told in started(broker, host)]
+
+
 def test_a_lost_host_is_no_failed_setup(broker):
     driver, host = broker.driver(), broker.host(CPU=1)
     broker.workers(host)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.broker.harness import ACTOR, BrokerHarness, shape
-from zray.broker.memory import Candidate, choose, least_bytes
+from zray.broker.memory import ANSWER_S, Candidate, choose, least_bytes
 from zray.protocol import messages as m
 from zray.protocol.records import ProcessMemory
 
@@ -176,6 +176,13 @@ def test_idle_workers_are_asked_to_exit_first(broker):
     assert [kill.worker_id for kill in scene.short(GIB, idle=GIB)] == scene.workers
 
 
+def test_an_idle_worker_that_never_answers_is_not_awaited_for_ever(broker):
+    scene = Scene(broker, 1)
+    assert scene.short(GIB, idle=GIB) == []
+    broker.tick(ANSWER_S)
+    assert [kill.worker_id for kill in scene.short(GIB, idle=GIB)] == scene.workers
+
+
 def test_a_task_that_the_kernel_killed_pays(broker):
     scene = Scene(broker, 2)
     broker.say(scene.host, m.WorkerDied(scene.workers[0], scene.tasks[0], "OutOfMemoryError", "SIGKILL"))
@@ -204,6 +211,17 @@ def test_calls_of_a_stopped_actor(broker, max_restarts):
     (state,) = broker.take(driver, m.ActorState)
     assert (b"OutOfMemoryError" in state.error) == (max_restarts == 0)
     assert "It was alone" in state.message
+
+
+def test_calls_of_an_actor_that_the_kernel_killed(broker):
+    driver, host = broker.driver(), broker.host(CPU=1)
+    broker.create(driver, ACTOR, placement=shape())
+    worker = next(worker for worker in broker.workers(host) if broker.core.scheduler.workers[worker].actor is not None)
+    broker.say(worker, m.ActorReady(ACTOR, b""))
+    broker.take(driver)
+    broker.say(host, m.WorkerDied(worker, b"", "OutOfMemoryError", "the kernel has killed it"))
+    (state,) = broker.take(driver, m.ActorState)
+    assert b"OutOfMemoryError" in state.error
 
 
 def test_memory_of_a_machine_without_memory(broker):

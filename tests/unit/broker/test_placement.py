@@ -11,6 +11,7 @@ from zray.ids import make_task_id
 from zray.protocol import messages as m
 
 ONE_GPU = shape(CPU=1, GPU=1)
+ONE_TPU = shape(CPU=1, TPU=1)
 
 
 @pytest.fixture
@@ -123,6 +124,12 @@ def test_hosts_with_gpus_are_spared_by_actors_that_need_none(broker):
     hosts = Hosts(broker, WITH_GPUS, FOUR)
     assert hosts.actors(4) == [0, 4]
     assert hosts.actors(2, first=5) == [2, 4]
+
+
+def test_other_accelerators_are_looked_for_and_spared_as_gpus_are(broker):
+    hosts = Hosts(broker, {"CPU": 4.0, "TPU": 2.0}, FOUR)
+    assert hosts.tasks(1, key=ONE_TPU) == [1, 0]
+    assert hosts.tasks(1) == [0, 1]
 
 
 def test_work_that_needs_gpus_goes_to_hosts_that_have_them(broker):

@@ -30,6 +30,13 @@ def test_looks_are_rare_far_from_the_threshold(room, next_s):
     assert watch.look_at == 10.0 + next_s
 
 
+def test_a_look_that_takes_long_is_followed_by_a_pause():
+    watch = MemoryWatch(0.95, 0.25)
+    assert watch.looked(96, 100, 10.0)
+    watch.took(0.5)
+    assert watch.look_at == 10.0 + 0.25 + 10 * 0.5
+
+
 def test_a_watch_that_is_off():
     assert MemoryWatch(0.95, 0.0).look_at == math.inf
 

@@ -120,6 +120,14 @@ def test_a_thread_that_has_ended_does_no_harm(affinities: dict[int, frozenset[in
     cpus.pin_threads([0], set())
 
 
+def test_cpus_that_were_taken_away(affinities: dict[int, frozenset[int]]) -> None:
+    worker = Pinning()
+    worker.apply([2, 3])
+    assert affinities[os.getpid()] == {9}
+    worker.apply([3])
+    assert affinities[os.getpid()] == {2, 4, 9}
+
+
 def test_cpus_that_the_kernel_refuses(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {2**15})
     pinning_of_worker = Pinning()

@@ -12,6 +12,10 @@ KERNEL_S = 5.0
 """How long after the kernel's counter has risen a death by SIGKILL counts as the kernel's, in seconds."""
 
 
+LEAST_PAUSE = 10
+"""A look that takes long, because there are thousands of processes, is followed by a pause this many times as long."""
+
+
 class MemoryWatch:
     """The watch of one host.
 
@@ -25,6 +29,10 @@ class MemoryWatch:
         self.look_at = 0.0 if refresh_s else math.inf
         self._kills = kills
         self._rose_at = -math.inf
+
+    def took(self, seconds: float) -> None:
+        """Notes how long a look took in which memory was short: it costs at most ``1 / LEAST_PAUSE`` of the time."""
+        self.look_at += LEAST_PAUSE * seconds
 
     def looked(self, used: int, limit: int, now: float) -> bool:
         """Notes a reading, in bytes. Returns whether memory is short."""

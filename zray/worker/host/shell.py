@@ -242,6 +242,7 @@ class HostShell:
         largest = [ProcessMemory(*each) for each in largest_processes(LARGEST)]
         short = MemoryShort(use.used, use.limit, use.whose, self._memory.threshold, workers, largest)
         self.core.memory_short(short, now)
+        self._memory.took(time.monotonic() - now)
 
     def _keep_files(self, now: float) -> None:
         """Restores the session's files: a cleaner of temporary files, or a person, may have removed them."""

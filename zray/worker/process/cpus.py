@@ -22,7 +22,8 @@ class Pinning:
 
     def apply(self, positions: list[int]) -> None:
         """Pins to CPUs, given by their positions among those of the host; empty: to all of these."""
-        chosen = [self._cpus[position] for position in positions] if positions else self._cpus
+        # The kernel may have taken CPUs away since the host began: then there are fewer than the broker knows of.
+        chosen = [self._cpus[position] for position in positions if position < len(self._cpus)] or self._cpus
         try:
             pin_threads(chosen, self._spared)
         except OSError as error:
