@@ -18,7 +18,7 @@ FAST = {"ZRAY_SILENCE_S": "2", "ZRAY_HEARTBEAT_S": "0.5"}
 
 
 def wait_for_hosts(ray, number: int) -> None:
-    eventually(lambda: len(ray.nodes()) == number)
+    eventually(lambda: sum(node["Alive"] for node in ray.nodes()) == number)
 
 
 @pytest.mark.parametrize("name", ["broker", "worker"])

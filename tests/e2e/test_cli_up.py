@@ -85,7 +85,7 @@ def test_up_twice_and_down(sandbox, stub, cluster, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("started the host") == 2 and sorted(stub.read_text().split()) == ["me@node2", "node1"]
     ray.init(cluster)
-    eventually(lambda: len(ray.nodes()) == 2)
+    eventually(lambda: sum(node["Alive"] for node in ray.nodes()) == 2)
     assert sorted(node["Labels"]["zone"] for node in ray.nodes()) == ["a", "b"]
     assert ray.cluster_resources()["CPU"] == 2 and ray.cluster_resources()["x"] == 2
     assert ray.get(ray.remote(lambda: os.environ["COLOUR"]).remote(), timeout=8) == "it's blue"

@@ -26,6 +26,7 @@ ELSEWHERE: dict[Machine[Any], dict[tuple[str, str], str]] = {
         ("STARTING", "RETIRED"): BROKER_WORKERS,
         ("STARTING", "DEAD"): BROKER_WORKERS,
         ("BUSY", "RETIRED"): BROKER_WORKERS,
+        ("PROBED", "RETIRED"): BROKER_WORKERS,
         ("SERVING", "RETIRED"): BROKER_ACTORS,
     },
     ACTOR: {

@@ -16,7 +16,7 @@ from zray.client.core.streams import FIRST_ITEM
 from zray.client.explain import PATIENCE_S, Inquiry
 from zray.client.session import Session
 from zray.exceptions import GetTimeoutError
-from zray.failures import aliased, show_error
+from zray.failures import aliased, error_name, show_error
 from zray.ids import PUT_INDEX, TASK_ID_BYTES, owner_of, task_of
 from zray.object_ref import ObjectRef
 from zray.protocol import questions as q
@@ -150,29 +150,37 @@ class _Examination:
         if entry.status is PENDING:
             return self._missing()
         if entry.status is ERROR:
+            if not self._is_own and entry.data and error_name(entry.data) == "OwnerDiedError":
+                return self._owner_died()
             return self._about("FAILED", why=_last_line(entry.data))
         where = self._places([entry.host] if entry.status is STORED else [])
         return self._about("READY", where)
 
     def _elsewhere(self) -> Explanation | None:
         """Asks the owner whether the object exists. None: it does not."""
-        owner = f"its owner, process {owner_of(self._object_id).hex()[:8]}"
         try:
             found = places.locations_of(self._session, [self._object_id], PATIENCE_S)
         except GetTimeoutError:
             return self._about(
                 "NOT ANSWERING",
-                why=f"{owner}, does not answer",
+                why=f"{self._owner}, does not answer",
                 remedy="the owner must go on: it is stopped, or cannot be reached",
             )
         if not found:
-            return self._about(
-                "OWNER DIED",
-                why=f"{owner}, is gone, and the object with it",
-                remedy="run the task again, or put the value again, in a process that lives",
-            )
+            return self._owner_died()
         (location,) = found
         return self._about("READY", self._places(location.hosts)) if location.size is not None else None
+
+    @property
+    def _owner(self) -> str:
+        return f"its owner, process {owner_of(self._object_id).hex()[:8]}"
+
+    def _owner_died(self) -> Explanation:
+        return self._about(
+            "OWNER DIED",
+            why=f"{self._owner}, is gone, and the object with it",
+            remedy="run the task again, or put the value again, in a process that lives",
+        )
 
     def _about(
         self, state: str, where: str = "", seconds: float | None = None, why: str = "", remedy: str = ""
