@@ -26,7 +26,7 @@ from zray.broker.reports import Reports
 from zray.broker.resources import HEAD, UNIT, Pool, Shape, check_amounts, read_shape
 from zray.broker.scheduler import Scheduler
 from zray.broker.state_reports import StateReports
-from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, STARTING
+from zray.broker.states import BUSY, IDLE, PROBED, RETIRED
 from zray.broker.time_limits import TimeLimits
 from zray.failures import encode_failure
 from zray.ids import function_id_of, owner_of
@@ -626,7 +626,7 @@ class BrokerCore:
         ``culprit``: the task that it had started last (may be empty); None: unknown, so it may be any of its tasks.
         """
         actor, job = worker.actor, self.jobs.get(worker.job_id)
-        never_joined = worker.state is STARTING and not worker.retiring
+        never_joined = worker.never_joined
         if self.environments.blames(worker, kind):
             self.environments.failed(worker, message)
             if actor is not None:  # the worker did not work for its job yet

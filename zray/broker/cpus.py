@@ -47,8 +47,7 @@ class CpuClaims:
         chosen = choose(loads, amount, worker.cpus)
         if overlaps(loads, amount, chosen) and _drop_unused(worker.host):
             chosen = choose(loads, amount, worker.cpus)
-        _load(loads, amount, chosen, 1)
-        worker.host.shares_cpus = max(loads) > UNIT
+        _take(worker.host, amount, chosen)
         if chosen != worker.cpus:
             worker.cpus = chosen
             if worker.state is not STARTING:
@@ -61,10 +60,7 @@ class CpuClaims:
     def wake(self, worker: Worker) -> None:
         """A worker whose claim was dropped goes on: it claims the same CPUs again, even if others use them now."""
         worker.claim = ~worker.claim
-        loads = worker.host.cpu_loads
-        if loads:
-            _load(loads, worker.claim, worker.cpus, 1)
-            worker.host.shares_cpus = max(loads) > UNIT
+        _take(worker.host, worker.claim, worker.cpus)
 
     @staticmethod
     def drop(worker: Worker) -> None:
@@ -112,6 +108,11 @@ def _shares(amount: int, cpus: Cpus) -> Iterable[tuple[int, int]]:
     """Yields each CPU of a claim, and how much of it is claimed."""
     for number, cpu in enumerate(cpus):
         yield cpu, min(UNIT, amount - number * UNIT)
+
+
+def _take(host: Host, amount: int, cpus: Cpus) -> None:
+    _load(host.cpu_loads, amount, cpus, 1)
+    host.shares_cpus = max(host.cpu_loads, default=0) > UNIT
 
 
 def _load(loads: list[int], amount: int, cpus: Cpus, sign: int) -> None:

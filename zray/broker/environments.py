@@ -72,8 +72,7 @@ class Environments:
 
     def blames(self, worker: Worker, kind: str) -> bool:
         """Whether the death of a worker means that its environment cannot be set up. The worker has its record yet."""
-        never_joined = worker.state is STARTING and not worker.retiring
-        return bool(worker.environment_id) and never_joined and kind not in ("NodeDiedError", "OutOfMemoryError")
+        return bool(worker.environment_id) and worker.never_joined and kind not in ("NodeDiedError", "OutOfMemoryError")
 
     def succeeded(self, worker: Worker, now: float) -> None:
         """A worker has joined. Notes how long its environment took to set up, if the host had no worker in it yet."""

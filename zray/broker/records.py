@@ -226,6 +226,11 @@ class Worker:
         """Its job (empty: none yet) and its environment: it takes only work of the same pool."""
         return self.job_id + self.environment_id
 
+    @property
+    def never_joined(self) -> bool:
+        """Whether it has not joined yet, and was not told to end: if it is dead now, it could not start."""
+        return self.state is STARTING and not self.retiring
+
     def enter(self, state: int) -> None:
         """Changes the state. Raises IllegalTransition if it cannot follow the present one."""
         self.state = WORKER.after[self.state][state]

@@ -16,13 +16,11 @@ from zray.api.objects import wait
 from zray.object_ref import ObjectRef
 from zray.system.streams import is_terminal
 from zray.util.bar_manager import instance
-from zray.util.bars import Bars
+from zray.util.bars import LINE_S, Bars
 
 T = TypeVar("T")
 LOOK_S = 0.1
 """How often it looks which references are ready, in seconds."""
-LINE_S = 5.0
-"""The time between two lines where no bar can be drawn, in seconds."""
 
 
 class _Shower(Protocol):
@@ -67,8 +65,6 @@ def _shower(total: int, desc: str, file: TextIO) -> Iterator[_Shower]:
     elif is_terminal(file):
         bars = instance().bars_on(file)
         shown = _Bar(bars, total, desc)
-        shown.show(0)
-        instance().patch_print()
         try:
             yield shown
         finally:
@@ -124,6 +120,7 @@ class _Bar:
     def show(self, n_ready: int) -> None:
         """See ``_Shower``."""
         self._bars.update(self, self._desc, n_ready, self._total, "ready")
+        instance().patch_print()
 
 
 class _Lines:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from zray.util import progress_bar
-from zray.util.progress_bar import LINE_S, progress
+from zray.util.bars import LINE_S
+from zray.util.progress_bar import progress
 
 
 class Cluster:
