@@ -38,6 +38,7 @@ from zray.system import signals
 from zray.system.machine import host_resources
 from zray.system.processes import describe_error, kill_session
 from zray.system.streams import show_fatal_errors
+from zray.system.threads import signals_left_to_main
 from zray.transport.connection import connect
 
 if TYPE_CHECKING:
@@ -397,7 +398,8 @@ def _start(
     driver.context["session_dir"] = paths.directory
     driver.context["logs_dir"] = paths.logs
     driver.sweep = threading.Thread(target=sweep_dead_sessions, args=(root,), name="zray-sweep", daemon=True)
-    driver.sweep.start()
+    with signals_left_to_main():
+        driver.sweep.start()
     return driver
 
 

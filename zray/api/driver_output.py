@@ -14,7 +14,6 @@ backlogs (``zray.logs.display.Backlog``). Further lines are left out and counted
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import functools
 import importlib
@@ -42,6 +41,7 @@ from zray.system.streams import (
     takes_more,
     write_text,
 )
+from zray.system.threads import start_thread
 
 STUCK_S = 1.0
 """``close`` gives up if nothing was shown for this long, in seconds."""
@@ -146,8 +146,7 @@ class DriverOutput:
             _let_forks_wait()
             wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._ended.acquire()
-            # Not threading.Thread: a destructor may call this while the locks of threading are held.
-            self._ident = _thread.start_new_thread(self._run, (wake_fd,))
+            self._ident = start_thread(self._run, wake_fd)
         except (RuntimeError, OSError):  # no threads or descriptors left, or the interpreter is ending
             self._starting.release()
             return False

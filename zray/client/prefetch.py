@@ -6,12 +6,12 @@ is left to bring. A transfer goes on after the wait has ended, so the next wait 
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 from collections import OrderedDict, deque
 
 from zray.client.shell import ClientShell, Waiter
 from zray.client.stores import Stores
+from zray.system.threads import start_thread
 
 MAX_THREADS = 8
 """The number of objects that are brought at once. Each thread waits for the host, which does the work."""
@@ -65,7 +65,7 @@ class Prefetches:
             if prefetch is None:
                 prefetch = Prefetch(holder, object_id, size)
                 if self._threads < MAX_THREADS:
-                    _thread.start_new_thread(self._work, ())  # it waits for the lock
+                    start_thread(self._work)  # it waits for the lock
                     self._threads += 1
                 self._under_way[object_id] = prefetch
                 self._waiting.append(prefetch)

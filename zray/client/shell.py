@@ -11,6 +11,7 @@ thread left, so that a loop of short ``get`` calls never pays for a hand-over.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import select
 import threading
@@ -28,6 +29,7 @@ from zray.client.states import CLOSED, CONNECTION, LOST, OPEN
 from zray.protocol.contract import BROKER, TICK_S
 from zray.protocol.messages import ProtocolError
 from zray.protocol.routing import through_broker
+from zray.system.threads import signals_taken, start_thread
 from zray.transport.connection import Connection
 
 GRACE_S = 0.005
@@ -136,10 +138,9 @@ class ClientShell:
         self.on_tick: Callable[[], None] = lambda: None
         """Called some times a second, without the lock. It must not wait, and must not run user code."""
         self.on_standby: Callable[[], None] | None = None
-        # Not threading.Thread, which would take 140 KB in every worker.
         self._background_ended = _thread.allocate_lock()
         self._background_ended.acquire()
-        self._background_ident = _thread.start_new_thread(self._run_background, ())
+        self._background_ident = start_thread(self._run_background)
 
     def _enter_state(self, state: int) -> None:
         """Changes the state. Raises IllegalTransition if ``state`` may not follow. Under the lock."""
@@ -278,7 +279,8 @@ class ClientShell:
                 callback = self._callbacks.popleft()
             except IndexError:  # another thread has taken the last one
                 return
-            callback.complete()
+            with signals_taken() if get_ident() == self._background_ident else contextlib.nullcontext():
+                callback.complete()
 
     def submitted(self) -> None:
         """Makes sure that the core's messages are sent soon. Called under the lock, after the core was given work.

@@ -24,6 +24,8 @@ from threading import get_ident, main_thread
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
+from zray.system.threads import start_thread
+
 _Handler = Callable[[int, "FrameType | None"], Any]
 
 
@@ -167,7 +169,7 @@ def deliver_deferred_later() -> None:
     """
     if deferred and get_ident() == main_thread().ident:
         with contextlib.suppress(RuntimeError):  # the interpreter is ending
-            _thread.start_new_thread(_deliver, ())
+            start_thread(_deliver)
 
 
 def _deliver() -> None:

@@ -36,6 +36,7 @@ from zray.protocol.messages import (
 from zray.store import SegmentMissing, Store, Writing
 from zray.system.machine import ip_address
 from zray.system.streams import say
+from zray.system.threads import signals_left_to_main
 from zray.transfer.chunks import chunk_length, is_intact, make_chunk, unpack_chunk
 from zray.transfer.core import (
     Ask,
@@ -113,7 +114,8 @@ class _RoomMaker:
     def want(self, number: int, size: int) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="zray-room", daemon=True)
-            self._thread.start()
+            with signals_left_to_main():
+                self._thread.start()
         self._wanted.put((number, size))
 
     def _run(self) -> None:

@@ -110,6 +110,16 @@ def test_all_threads_but_those_that_are_spared(
     assert affinities[os.getpid()] == affinities[parked[1].native_id or 0] == {2, 4, 9}
 
 
+def test_only_a_change_is_applied(affinities: dict[int, frozenset[int]]) -> None:
+    pinning_of_worker = Pinning()
+    pinning_of_worker.apply([])
+    assert not affinities
+    pinning_of_worker.apply([1])  # what the first task gets, however early the broker has told it
+    assert affinities.pop(os.getpid()) == {4}
+    pinning_of_worker.apply([1])
+    assert not affinities
+
+
 def test_a_thread_that_has_ended_does_no_harm(affinities: dict[int, frozenset[int]], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cpus, "thread_ids", lambda: {1})
 
@@ -132,6 +142,7 @@ def test_cpus_that_the_kernel_refuses(monkeypatch: pytest.MonkeyPatch, capfd: py
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: {2**15})
     pinning_of_worker = Pinning()
     pinning_of_worker.apply([0])
+    pinning_of_worker.apply([])
     pinning_of_worker.apply([0])
     assert capfd.readouterr().err.count("does not let this worker use the CPUs [32768]") == 1
 
@@ -144,7 +155,8 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
     """The calls of threadpoolctl. Without variables of the user."""
     calls: list[dict[str, int]] = []
     for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is restored, also if it was not set
+        monkeypatch.delenv(name)
     fake = types.ModuleType("threadpoolctl")
     fake.threadpool_limits = calls.append  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "threadpoolctl", fake)

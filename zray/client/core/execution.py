@@ -127,7 +127,7 @@ class Execution:
         self._queue: deque[Run | ActorRun | ActorStart] = deque()
         self.functions: dict[bytes, FunctionBlob] = {}  # as they arrived, not unpickled
         self.job: JobConfig | None = None
-        self.cpus: list[int] = []  # those that the next work may use, see ``PinCpus``; a new list for each change
+        self.cpus: list[int] = []  # those that the next work may use, see ``PinCpus``; empty: all
         self.worth_keeping: Callable[[], bool] = lambda: False  # True if a new worker would cost more than this one
         self.idle: Listener | None = None  # woken when there may be something to take
         self._asked: set[bytes] = set()  # functions that were requested from the broker

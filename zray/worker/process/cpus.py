@@ -18,10 +18,14 @@ class Pinning:
     def __init__(self) -> None:
         self._cpus = usable_cpus()
         self._spared = thread_ids() - {os.getpid()}  # the main thread has the identifier of the process
+        self._positions: list[int] = []  # those that are pinned to
         self._has_failed = False
 
     def apply(self, positions: list[int]) -> None:
         """Pins to CPUs, given by their positions among those of the host; empty: to all of these."""
+        if positions == self._positions:
+            return
+        self._positions = positions
         # The kernel may have taken CPUs away since the host began: then there are fewer than the broker knows of.
         chosen = [self._cpus[position] for position in positions if position < len(self._cpus)] or self._cpus
         try:

@@ -86,7 +86,6 @@ class Worker:
         self._recorder = Recorder(page)
         self._runner = Runner(session, self._recorder)
         self._environment = Environment(log_secret, applied, gpus)
-        self._pinned = self._execution.cpus  # as it was told last
         self._pinning: Pinning | None = None
         if session.config.pin_cpus == ON:
             from zray.worker.process.cpus import Pinning
@@ -116,6 +115,8 @@ class Worker:
         session.on_lost = self._on_lost
         session.on_exit_actor = self.end_actor
         session.shell.on_standby = self._on_standby
+        if session.shell.lost:  # since the process joined
+            self._on_lost(session.shell.lost)
 
     # ------------------------------------------------------------------ the loop
 
@@ -284,8 +285,8 @@ class Worker:
             self._recorder.begins(task.task_id)
         if self._execution.job is not None:
             self._environment.apply_job(self._execution.job, self.session)
-        if self._execution.cpus is not self._pinned:
-            self._pin()
+        if self._pinning is not None:
+            self._pinning.apply(self._execution.cpus)
         self._environment.apply_task(task)
         if options.captures:
             self.session.captures = True
@@ -299,11 +300,6 @@ class Worker:
             self._execution.begin_limited(task, options.timeout_s)
             self._shell.turn()
         self._shell.settle()
-
-    def _pin(self) -> None:
-        self._pinned = self._execution.cpus
-        if self._pinning is not None:
-            self._pinning.apply(self._pinned)
 
     def _call(self, task: Assignment, options: CallOptions) -> Any:
         in_main = self._pool is None or task.kind != CALL
