@@ -9,6 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 from .helpers import Process, driver, eventually, free_port
 
 ZRAY = [sys.executable, "-m", "zray.cli.main"]
@@ -48,13 +50,20 @@ def test_what_is_wrong_is_told_and_leaves_nothing(sandbox, tmp_path):
     assert not sandbox.processes("zray: ")  # the broker that had been started, either
 
 
-def test_with_block_all_ends_with_the_command(sandbox, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_with_block_all_ends_with_the_command(sandbox, tmp_path, number):
     environ = {**os.environ, "ZRAY_KEYS": str(tmp_path / "keys")}
     command = [*ZRAY, "start", "--head", "--port=0", "--num-cpus=1", "--block"]
     with Process(command, env=environ) as blocked:
         blocked.expect("--block: this command stays", timeout_s=30.0)
-        blocked.stop()
-        eventually(lambda: not sandbox.processes("zray: "))
+        blocked.signal(number)
+        blocked.wait()
+        assert not sandbox.processes("zray: ")
+
+
+def test_with_block_the_command_ends_with_its_cluster(sandbox, tmp_path):
+    environ = {**os.environ, "ZRAY_KEYS": str(tmp_path / "keys")}
+    command = [*ZRAY, "start", "--head", "--port=0", "--num-cpus=1", "--block"]
     with Process(command, env=environ) as blocked:
         blocked.expect("--block: this command stays", timeout_s=30.0)
         os.kill(sandbox.one("zray: host"), signal.SIGKILL)

@@ -129,6 +129,7 @@ def test_queued():
     found = until(pause.remote(gate), "QUEUED")
     assert "it asks for {CPU: 1}, which is in use" in found.why
     assert "hosts must join" in found.remedy
+    assert [(each.number, each.state) for each in found.attempts] == [(1, "NOT BEGUN")]
     found = until(pause.options(resources={"slot": 2}).remote(gate), "QUEUED")
     assert found.remedy == "a host that has all of this must join, or it must ask for less"
     del busy

@@ -432,3 +432,17 @@ def test_local_mode_says_that_it_has_none(caplog):
 
     with pytest.warns(UserWarning, match="no effect in local mode"):
         assert zray.get(one.remote()) == 1
+
+
+def test_a_hook_finds_what_the_first_task_has(sandbox, monkeypatch):
+    """It may load numerical libraries, which read their number of threads then."""
+    source = """
+        def hook():
+            os.environ["FOUND_BY_HOOK"] = os.environ.get("OMP_NUM_THREADS", "none")
+
+        ray.init(num_cpus=2, runtime_env={"worker_process_setup_hook": hook})
+        print(ray.get(ray.remote(lambda: os.environ["FOUND_BY_HOOK"]).options(num_cpus=2).remote()))
+    """
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with driver(source) as program:
+        assert program.succeed() == "2"

@@ -26,6 +26,7 @@ from zray.protocol.codec import unpack_messages
 MAX_ROWS = 10_000
 """The number of tasks of each other process that are looked at."""
 MAX_ERROR_CHARS = 500
+_NOT_BEGUN = ("WAITING FOR ARGUMENTS", "NOT SENT", "QUEUED", "PAUSED", "WAITING FOR ACTOR", "AT WORKER")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Attempt:
     number: int
     """1 for the first."""
     state: str
-    """``"UNDER WAY"``, ``"FINISHED"`` or ``"FAILED"``."""
+    """``"NOT BEGUN"``, ``"UNDER WAY"``, ``"FINISHED"`` or ``"FAILED"``."""
     where: str
     """The worker that has answered, or has the attempt now: its pid and host. Empty if it is not known: the error of an
     attempt whose worker died names the worker."""
@@ -185,7 +186,7 @@ class _Examination:
     def _about(
         self, state: str, where: str = "", seconds: float | None = None, why: str = "", remedy: str = ""
     ) -> Explanation:
-        attempts = _attempts(self._session, self._rows, where)
+        attempts = _attempts(self._session, self._rows, "NOT BEGUN" if state in _NOT_BEGUN else "UNDER WAY", where)
         return Explanation(self._what(), state, where, seconds, why, remedy, attempts)
 
     def _what(self) -> str:
@@ -295,8 +296,8 @@ def _rows_elsewhere(session: Session, task_id: bytes) -> list[sq.TaskRow]:
     return sorted(rows, key=lambda row: row.attempt)
 
 
-def _attempts(session: Session, rows: list[sq.TaskRow], now_at: str) -> tuple[Attempt, ...]:
-    """``now_at``: where the attempt is that has not ended."""
+def _attempts(session: Session, rows: list[sq.TaskRow], now: str, now_at: str) -> tuple[Attempt, ...]:
+    """``now``, ``now_at``: the state of the attempt that has not ended, and where it is."""
     workers: dict[bytes, str] = {}
     if any(row.worker for row in rows):
         hosts = {row.host_id: row.hostname for row in session.query(sq.StateOfHosts, sq.HostRecords).hosts}
@@ -305,8 +306,8 @@ def _attempts(session: Session, rows: list[sq.TaskRow], now_at: str) -> tuple[At
             workers[worker.worker_id] = f"pid {worker.pid} on {host}"
     attempts = []
     for row in rows:
-        state = row.state if row.state in ("FINISHED", "FAILED") else "UNDER WAY"
-        where = workers.get(row.worker, "") if state != "UNDER WAY" else now_at
+        is_over = row.state in ("FINISHED", "FAILED")
+        state, where = (row.state, workers.get(row.worker, "")) if is_over else (now, now_at)
         attempts.append(Attempt(row.attempt + 1, state, where, row.worker.hex(), _last_of(row.error)))
     return tuple(attempts)
 

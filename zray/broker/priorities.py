@@ -15,7 +15,7 @@ Pure: the caller passes the time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from zray.broker.accounts import Account, Share
 
@@ -41,6 +41,15 @@ def rank(lines: Iterable[tuple[Share, float]], now: float) -> None:
             share.rank = -min(highest, aged)
 
 
-def is_behind(share: Share, waiting: Iterable[Share]) -> bool:
-    """Whether a line of the same job has a higher priority now."""
-    return any(other.job is share.job and other.rank < share.rank for other in waiting)
+def foremost(waiting: Sequence[Share], counts: Callable[[Share], bool]) -> list[Share]:
+    """Returns the lines that have the highest priority of their job now, in their order.
+
+    ``counts``: whether a line takes precedence over lines with a lower priority. It is asked only if there are any.
+    """
+    best: dict[Account, int] = {}
+    for share in waiting:
+        best[share.job] = max(best.get(share.job, share.rank), share.rank)
+    for share in waiting:
+        if share.rank < best[share.job] and counts(share):
+            best[share.job] = share.rank
+    return [share for share in waiting if share.rank <= best[share.job]]

@@ -21,10 +21,10 @@ Pure: the caller passes the time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from zray.broker.accounts import Account, Parts, Share, add, count
-from zray.broker.priorities import is_behind, rank
+from zray.broker.priorities import foremost, rank
 from zray.broker.records import Host, Worker
 from zray.broker.resources import CPU, Shape
 
@@ -300,12 +300,12 @@ class Shares:
         """Holds a host for a line that is starved, or that is next and has waited for ``PATIENCE_S``.
 
         Only one line of a job holds a host at a time. A line whose tasks may wait for deeper tasks holds none. Nor does
-        one behind a line of its job with a higher priority.
+        one behind a line of its job with a higher priority, unless no host is large enough for that line.
         ``waiting``: the lines that wait, sorted by ``standing``.
         """
         waiting = [share for share in waiting if not share.waits_for_deeper(waiting)]
         if self._with_priorities:
-            waiting = [share for share in waiting if not is_behind(share, waiting)]
+            waiting = foremost(waiting, lambda share: self._may_hold(share, now))
         served = {id(hold.share.job) for hold in self._holds.values()}
         starved = [share for share in waiting if share.is_starved(now)]
         for share in sorted(starved, key=lambda share: share.since):
@@ -322,16 +322,12 @@ class Shares:
 
         Returns None if no host is large enough, or if the line must not hold one yet.
         """
-        if now < share.rests_until:
+        if not self._may_hold(share, now):
             return None
         if share.plan is not None:
             return self._hold_several(share, share.plan(), now)
-        possible = [host for host in self._eligible(share.shape) if _could_be_freed(host, share.shape)]
-        if not possible:
-            share.rests_until = now + share.hold_s  # so that the next passes need not look at the hosts again
-            return None
         host = max(
-            (host for host in possible if host.host_id not in self._holds),
+            (host for host in self._large_enough(share) if host.host_id not in self._holds),
             key=lambda host: host.pool.free.get(CPU, 0),
             default=None,
         )
@@ -339,11 +335,20 @@ class Shares:
             self._holds[host.host_id] = Hold(host, share, share.shape, self._grants, now + share.hold_s)
         return host is not None
 
-    def _hold_several(self, share: Share, plan: list[tuple[Host, Shape]], now: float) -> bool | None:
+    def _may_hold(self, share: Share, now: float) -> bool:
+        """Whether a line may hold hosts now, and there are any that could be freed for it."""
+        if now < share.rests_until:
+            return False
+        possible = bool(share.plan()) if share.plan is not None else next(self._large_enough(share), None) is not None
+        if not possible:
+            share.rests_until = now + share.hold_s  # so that the next passes need not look at the hosts again
+        return possible
+
+    def _large_enough(self, share: Share) -> Iterator[Host]:
+        return (host for host in self._eligible(share.shape) if _could_be_freed(host, share.shape))
+
+    def _hold_several(self, share: Share, plan: list[tuple[Host, Shape]], now: float) -> bool:
         """As ``_hold``, for a line that needs several hosts at once."""
-        if not plan:
-            share.rests_until = now + share.hold_s
-            return None
         if any(host.host_id in self._holds for host, _ in plan):
             return False
         for host, shape in plan:

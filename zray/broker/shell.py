@@ -24,7 +24,7 @@ from zray.memory.heap import freeze_heap
 from zray.protocol.contract import TICK_S
 from zray.protocol.messages import PROTOCOL_VERSION
 from zray.protocol.questions import BrokerStatus
-from zray.system.processes import describe_error, descriptors_left, raise_descriptor_limit
+from zray.system.processes import describe_error, descriptors_left, end_signals, raise_descriptor_limit
 from zray.transport.broker_socket import BrokerSocket
 from zray.transport.sockets import RESERVED_DESCRIPTORS
 
@@ -145,14 +145,17 @@ def run_broker(
     more: Sequence[str] = (),
     if_free: Sequence[str] = (),
 ) -> int:
-    """Runs a broker until SIGTERM or SIGINT. Returns its exit code. The other arguments: see ``BrokerShell``."""
+    """Runs a broker until SIGINT or one of ``end_signals``. Returns its exit code.
+
+    The other arguments: see ``BrokerShell``.
+    """
     try:
         shell = BrokerShell(address, config, keys, upkeep, more, if_free)
     except ConfigError as error:
         print(f"zray-broker: {error}", file=sys.stderr)
         return 2
     raise_descriptor_limit()
-    signal.signal(signal.SIGTERM, lambda *_: shell.stop())
-    signal.signal(signal.SIGINT, lambda *_: shell.stop())
+    for number in (signal.SIGINT, *end_signals()):
+        signal.signal(number, lambda *_: shell.stop())
     shell.serve(lambda: on_ready(shell.address))
     return 0

@@ -25,7 +25,7 @@ from zray.sessions.directories import (
 )
 from zray.sessions.lock import SessionLock
 from zray.sessions.upkeep import SessionUpkeep
-from zray.system.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
+from zray.system.processes import accept_signals_of_a_command, end_orderly, set_title
 from zray.system.streams import write_nowhere
 from zray.transport.security.dialer import insecurity
 from zray.transport.security.keys import KeyDirectory, default_directory
@@ -68,7 +68,7 @@ def main(
     On several: it makes keys when it first listens on TCP, and prints the line that copies them to other machines.
       zray-broker --bind tcp://0.0.0.0:6380
 
-    It runs in the foreground until Ctrl-C or SIGTERM. Workers end when it ends. On stderr, and in a
+    It runs in the foreground until Ctrl-C, SIGTERM or SIGHUP. Workers end when it ends. On stderr, and in a
     file, it logs which processes join, which are refused, and what fails.
     """
     try:
@@ -94,7 +94,7 @@ def _run(
     directory = KeyDirectory(config.keys) if bind.startswith("tcp://") and not insecure else None
     root = runtime_root(config.tmpdir)
     sweep_dead_sessions(root)
-    end_orderly_on_sigterm()
+    end_orderly()
     paths, lock = new_session(root)
     try:
         return _serve(config, paths, lock, binds, if_free, directory, insecure, quiet)

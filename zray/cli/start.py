@@ -26,7 +26,7 @@ from zray.config import Config
 from zray.config.reading import from_environment, variable_of
 from zray.exceptions import ZrayError
 from zray.system.machine import ip_address
-from zray.system.processes import end_orderly_on_sigterm
+from zray.system.processes import end_orderly
 from zray.transport.sockets import check_address
 
 DEFAULT_PORT, CLIENTS_PORT = 6379, 10001
@@ -111,7 +111,7 @@ def start(
     machines need the cluster's keys: `zray keys --help`. Options of `ray start` about parts that zray does not have
     are accepted, and named in the output.
     """
-    end_orderly_on_sigterm()  # what was started so far ends then, too
+    end_orderly()  # what was started so far ends then, too
     offers = {name: others.pop(name) for name in _OFFERS}
     environ = _environment(temp_dir, object_spilling_directory, keys)
     config = from_environment(environ)
@@ -218,7 +218,7 @@ def _tell(head: bool, target: str, insecure: bool) -> None:
 
 def _stay(started: list[subprocess.Popen[bytes]]) -> None:
     """Waits until a signal comes or a process ends; then all end. The exit code is 1 if one ended by itself."""
-    click.echo("--block: this command stays until Ctrl-C or SIGTERM")
+    click.echo("--block: this command stays until Ctrl-C, SIGTERM or SIGHUP")
     sys.stdout.flush()
     try:
         while all(each.poll() is None for each in started):

@@ -27,7 +27,7 @@ from zray.sessions.lock import SessionLock
 from zray.system import interpreter
 from zray.system.demotion import Demotion
 from zray.system.machine import host_resources
-from zray.system.processes import accept_signals_of_a_command, end_orderly_on_sigterm, set_title
+from zray.system.processes import accept_signals_of_a_command, end_orderly, set_title
 from zray.system.streams import write_nowhere
 from zray.transport.security.dialer import credentials_for, insecurity
 from zray.transport.security.keys import ClientCredentials, KeyDirectory
@@ -65,7 +65,8 @@ KeyFinder = Callable[[str], ClientCredentials | None]
 def main(insecure: bool, quiet: bool, **options: str | None) -> None:
     """Make this machine a host of a zray cluster: it runs worker processes and keeps objects.
 
-    It runs in the foreground until Ctrl-C or SIGTERM, or until the broker is gone; all its processes end with it.
+    It runs in the foreground until Ctrl-C, SIGTERM or SIGHUP, or until the broker is gone. All its processes end with
+    it.
     Each option can also be set in the environment or in a file: see `zray config`.
     """
     try:
@@ -93,7 +94,7 @@ def _run(insecure: bool, quiet: bool, given: dict[str, str | None]) -> int:
     target = _broker(config)
     if warning := insecurity(target, insecure):
         click.echo(f"zray-worker: warning: {warning}", err=True)
-    end_orderly_on_sigterm()
+    end_orderly()
     paths, lock = new_session(root, os.environ["ZRAY_SESSION"])
     try:
         reason = _serve(config, paths, lock, target, amounts, find_key, demotion, quiet)

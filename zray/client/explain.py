@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zray.client.core.states import LIVE, PENDING, READY
+from zray.client.core.states import LIVE, PENDING, READY, WAITING
 from zray.client.core.tasks import Task
 from zray.exceptions import ClusterUnavailableError
 from zray.ids import task_of
@@ -108,6 +108,8 @@ class Inquiry:
                 called, actor_id = _called(task), task.route.actor_id
                 argument = next((ref for _, ref in task.arguments.refs if not self._is_here(ref)), b"")
                 view = core.actors.views.get(actor_id)
+                if task.state is WAITING and not task.missing:
+                    unsent = f"{called} was stopped because memory was short, and is tried again after a pause"
                 if task.state is READY and view is not None and view.state is LIVE:
                     unsent = f"{called} has not been sent: {view.pending_calls:,} calls of this process are pending"
         if argument:

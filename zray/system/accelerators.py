@@ -36,6 +36,7 @@ _AMD_MODELS = {
 }
 """By PCI device; the names are Ray's."""
 _INTEL_VENDOR = "0x8086"
+_GOOGLE_VENDOR = "0x1ae0"
 _NEURON_LS = "opt/aws/neuron/bin/neuron-ls"
 
 
@@ -58,13 +59,31 @@ def find_gpus(root: str = "/") -> Found:
 
 def find_others(root: str = "/") -> Iterator[Found]:
     """Yields the accelerators of other families that this machine has."""
-    chips = [path for path in glob.glob(f"{root}dev/accel[0-9]*") if not os.path.isdir(path)]
-    if chips:  # Google's driver; others have a directory of this name
-        yield Found(FAMILIES["TPU"], len(chips), tpu_kind(os.environ.get("TPU_ACCELERATOR_TYPE", "")))
+    if chips := _tpu_chips(root):
+        yield Found(FAMILIES["TPU"], chips, tpu_kind(os.environ.get("TPU_ACCELERATOR_TYPE", "")))
     if cores := _neuron_cores(root + _NEURON_LS):
         yield Found(FAMILIES["neuron_cores"], cores, "aws-neuron-core")
     if boards := glob.glob(f"{root}dev/davinci[0-9]*"):
         yield Found(FAMILIES["NPU"], len(boards))
+
+
+def _tpu_chips(root: str) -> int:
+    """Google's driver makes ``/dev/accel0`` and so on; others make a directory of this name. Newer chips are given to
+    programs by the kernel's VFIO, in a group each, beside devices of other vendors."""
+    chips = [path for path in glob.glob(f"{root}dev/accel[0-9]*") if not os.path.isdir(path)]
+    if chips:
+        return len(chips)
+    groups = [os.path.basename(path) for path in glob.glob(f"{root}dev/vfio/[0-9]*")]
+    return sum(_GOOGLE_VENDOR in _vendors(f"{root}sys/kernel/iommu_groups/{group}/devices") for group in groups)
+
+
+def _vendors(devices: str) -> set[str]:
+    """Returns the PCI vendors of the devices in a directory of sysfs."""
+    found = set()
+    for path in glob.glob(f"{devices}/*/vendor"):
+        with contextlib.suppress(OSError, ValueError), open(path) as file:
+            found.add(file.read().strip().lower())
+    return found
 
 
 def tpu_kind(accelerator_type: str) -> str:

@@ -486,17 +486,28 @@ def accept_signals_of_a_command() -> None:
     accept_signals(spared=(signal.SIGHUP,))
 
 
-def end_orderly_on_sigterm() -> None:
-    """Makes SIGTERM raise SystemExit(0), so that ``finally`` blocks run; for a program that starts.
+def end_signals() -> list[signal.Signals]:
+    """Returns the signals that ask a command to end: SIGTERM, and SIGHUP when its terminal is gone, unless nohup has
+    that ignored. Ctrl-C, which is SIGINT, is not among them."""
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if is_ignored else [signal.SIGTERM, signal.SIGHUP]
 
-    It does so once: batch systems send SIGTERM several times, and a second one must not interrupt the cleanup.
+
+def end_orderly() -> None:
+    """Makes ``end_signals`` raise SystemExit(0), so that ``finally`` blocks run; for a program that starts.
+
+    Only the first one does so: batch systems send SIGTERM several times, and a second one must not interrupt the
+    cleanup.
     """
+    numbers = end_signals()
 
     def end(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
         raise SystemExit(0)
 
-    signal.signal(signal.SIGTERM, end)
+    for each in numbers:
+        signal.signal(each, end)
 
 
 def set_title(text: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.broker.harness import ACTOR, FUNCTION, ONE_CPU, OTHER, BrokerHarness, amounts
 from zray.broker.accounts import STARVED_S, Account, Share
 from zray.broker.inspections import Found
-from zray.broker.priorities import AGEING_RUNS, AGEING_S, is_behind, rank
+from zray.broker.priorities import AGEING_RUNS, AGEING_S, foremost, rank
 from zray.broker.resources import UNIT, read_shape, shape_key
 from zray.broker.shares import PATIENCE_S
 from zray.protocol import messages as m
@@ -70,14 +70,22 @@ def test_jobs_are_ranked_apart():
     one, other = line(Account(0.0), 7), line(Account(0.0), 0)
     rank([(one, 0.0), (other, 0.0)], 100 * AGEING_S)
     assert (one.rank, other.rank) == (-7, 0)
-    assert not is_behind(other, [one, other])
+    assert foremost([one, other], lambda share: True) == [one, other]
 
 
-def test_a_line_is_behind_one_of_its_job_with_a_higher_priority():
+def test_a_line_is_behind_one_of_its_job_with_a_higher_priority_that_counts():
     job = Account(0.0)
-    high, low = line(job, 1), line(job, 0)
-    assert is_behind(low, [low, high])
-    assert not is_behind(high, [low, high])
+    highest, high, low, lowest = (line(job, priority) for priority in (3, 2, 1, 0))
+    lines = [low, highest, lowest, high]
+    assert foremost(lines, lambda share: True) == [highest]
+    assert foremost(lines, lambda share: share is not highest) == [highest, high]
+    assert foremost(lines, lambda share: share is lowest) == lines
+
+
+def test_only_lines_before_others_are_asked_whether_they_count():
+    job = Account(0.0)
+    equal = [line(job, 1), line(job, 1)]
+    assert foremost(equal, lambda share: 1 / 0 > 0) == equal
 
 
 # ------------------------------------------------------------------ the form of a shape
@@ -224,6 +232,18 @@ def test_a_wide_task_of_a_lower_priority_holds_no_host(broker):
     for worker in workers:
         broker.done(worker, *broker.core.scheduler.workers[worker].outstanding, run_us=10**6)
     assert all(broker.core.scheduler.workers[worker].grant.priority == 1 for worker in workers)
+
+
+def test_a_priority_that_no_host_is_large_enough_for_keeps_no_wide_task_waiting(broker):
+    driver = broker.driver()
+    workers = broker.workers(broker.host(CPU=2))
+    broker.submit(driver, 50, function_id=SLOW)
+    broker.submit(driver, shape=at(5, CPU=64), function_id=SLOW)
+    (wide,) = broker.submit(driver, shape=at(1, CPU=2), function_id=SLOW)
+    broker.tick(PATIENCE_S * 2)
+    for worker in workers:
+        broker.done(worker, *broker.core.scheduler.workers[worker].outstanding, run_us=10**6)
+    assert any(wide in worker.outstanding for worker in broker.core.scheduler.workers.values())
 
 
 def test_a_wide_task_of_a_higher_priority_gets_its_host(broker):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.unit.client.wiring import Process, Wire, kind_of_failure
+from zray.client.core import records
 from zray.client.core.states import ERROR, WAITING
+from zray.client.explain import explain
 from zray.ids import task_of
 from zray.protocol import messages as m
 from zray.protocol.contract import BROKER
@@ -62,6 +66,18 @@ def test_a_pause_is_told(process):
     clock.stop(0)
     (told,) = [effect.text for effect in process.take_effects() if hasattr(effect, "text")]
     assert "is tried again in 1 s, as memory was short" in told
+
+
+def test_a_pause_is_no_wait_for_arguments(process):
+    """The rows of other processes say so, and ``GetTimeoutError``."""
+    result, clock = begin(process)
+    clock.stop(0)
+    rows = records.attempts_of(process.core.tasks, {}, clock.task_id)
+    assert [row.state for row in rows] == ["FAILED", "PENDING_NODE_ASSIGNMENT"]
+
+    shell = SimpleNamespace(lock=contextlib.nullcontext())
+    alone: Any = SimpleNamespace(core=process.core, shell=shell, ask=lambda send, timeout_s: None)
+    assert "was stopped because memory was short, and is tried again after a pause" in explain(alone, [result])
 
 
 def test_a_culprit_pays_with_its_retries(process):

@@ -178,6 +178,19 @@ def test_other_families(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ]
 
 
+def test_tpus_that_vfio_gives_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v6e-4")
+    groups = "sys/kernel/iommu_groups"
+    files = {
+        **{f"dev/vfio/{name}": "" for name in ("0", "1", "2", "96", "vfio")},
+        f"{groups}/0/devices/0000:00:04.0/vendor": "0x1AE0\n",
+        f"{groups}/1/devices/0000:00:05.0/vendor": "0x1ae0\n",
+        f"{groups}/96/devices/0000:60:00.0/vendor": "0x15b3\n",
+        f"{groups}/3/devices/0000:00:06.0/vendor": "0x1ae0\n",  # given to no program
+    }
+    assert list(find_others(machine(tmp_path, files))) == [Found(FAMILIES["TPU"], 2, "TPU-V6E")]
+
+
 def test_a_directory_is_no_tpu(tmp_path: Path) -> None:
     (tmp_path / "dev/accel0").mkdir(parents=True)
     assert list(find_others(f"{tmp_path}/")) == []

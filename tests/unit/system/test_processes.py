@@ -188,23 +188,38 @@ signal.pause()
 
 
 class TestOrderlyEnd:
-    def test_a_second_sigterm_does_not_interrupt_the_cleanup(self, session: str) -> None:
-        code = """
+    @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+    def test_a_second_signal_does_not_interrupt_the_cleanup(self, session: str, number: str) -> None:
+        code = f"""
 import os, signal
-from zray.system.processes import end_orderly_on_sigterm
-end_orderly_on_sigterm()
+from zray.system.processes import end_orderly
+end_orderly()
 try:
     print("ready", flush=True)
     signal.pause()
 finally:
     os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.{number})
     print("cleaned up", flush=True)
 """
         with start(session, code) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
-            process.terminate()
+            process.send_signal(signal.Signals[number])
             assert process.stdout.readline() == "cleaned up\n"
+            assert finish(process) == 0
+
+    def test_what_nohup_has_ignored_stays_ignored(self, session: str) -> None:
+        code = """
+import signal
+from zray.system.processes import end_orderly
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+end_orderly()
+print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, flush=True)
+"""
+        with start(session, code) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "True\n"
             assert finish(process) == 0
 
 

@@ -59,13 +59,15 @@ def attempts_of(tasks: TaskTable, functions: Mapping[bytes, str], task_id: bytes
     return ended if live is None else [*ended, _live(live, functions)]
 
 
+def _stage(task: Task, sent: str) -> str:
+    """Ray's name of the state of a task that is not over. ``sent``: the one of a task that was sent."""
+    if task.missing:
+        return "PENDING_ARGS_AVAIL"
+    return "PENDING_NODE_ASSIGNMENT" if task.state in (WAITING, READY) else sent  # WAITING: it pauses
+
+
 def _live(task: Task, functions: Mapping[bytes, str]) -> TaskRow:
-    if task.state is WAITING:
-        state = "PENDING_ARGS_AVAIL"
-    elif task.state is READY or not task.route.actor_id:
-        state = "PENDING_NODE_ASSIGNMENT"
-    else:
-        state = "SUBMITTED_TO_WORKER"
+    state = _stage(task, "SUBMITTED_TO_WORKER" if task.route.actor_id else "PENDING_NODE_ASSIGNMENT")
     now = (task.task_id, task.attempt, task.function_id, task.options, task.route, task.parent, task.shape, b"", None)
     return _row(now, state, functions)
 
@@ -110,9 +112,7 @@ def _objects(entries: Iterable[tuple[bytes, Entry]], tasks: TaskTable) -> Iterab
         elif entry.status is not PENDING:
             size = len(entry.data)
         if task is not None:
-            status = {WAITING: "PENDING_ARGS_AVAIL", READY: "PENDING_NODE_ASSIGNMENT"}.get(
-                task.state, "SUBMITTED_TO_WORKER"
-            )
+            status = _stage(task, "SUBMITTED_TO_WORKER")
         elif entry.status is ERROR and object_id[TASK_ID_BYTES:] != PUT_INDEX:
             status = "FAILED"
         else:

@@ -24,7 +24,7 @@ from zray.protocol.records import HostInfo, ProcessMemory, StoreUse
 from zray.protocol.routing import through_broker
 from zray.store import Store
 from zray.system.memory_use import MemoryGauge, largest_processes, own_bytes
-from zray.system.processes import describe_exit, kill_process, process_start_time, resident_bytes
+from zray.system.processes import describe_exit, end_signals, kill_process, process_start_time, resident_bytes
 from zray.transfer.shell import Transfers
 from zray.transport.connection import Connection
 from zray.transport.relay import Relay
@@ -153,7 +153,7 @@ class HostShell:
         """
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGINT, *end_signals()):
             signal.signal(number, lambda number, _: self.end(f"signal {number}"))
         self._tell(BROKER, HostReady(resources, info))
         self._turn()

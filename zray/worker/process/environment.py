@@ -52,10 +52,13 @@ class Environment:
         self.actor_captures = False  # what the actor creates runs in its placement group
         self._own_path = [*_entries_of_variable(), *sys.path]
 
-    def apply_job(self, job: JobConfig, session: Session) -> None:
-        """Applies the job's search path, working directory, name for zray's modules, and logging."""
+    def apply_job(self, job: JobConfig, session: Session) -> bool:
+        """Applies the job's search path, working directory, name for zray's modules, and logging.
+
+        Returns whether they have changed. Then ``call_hook`` has to follow, once what the task has is applied.
+        """
         if job is self._job:
-            return
+            return False
         self._job = job
         if self._applied is None:
             sys.path[:] = merged_search_path(job.settings.sys_path, self._own_path, os.path.dirname(os.__file__))
@@ -73,6 +76,14 @@ class Environment:
             from zray.logs.job_logging import LoggingConfig
 
             LoggingConfig.from_json(job.settings.logging).apply(lambda: log_context(session))
+        return True
+
+    def call_hook(self) -> None:
+        """Calls the setup hook of the runtime environment, if it has one.
+
+        It is code of the user. It may load libraries that read which accelerators are visible, and how many threads to
+        use.
+        """
         if self._applied is not None and self._applied.hook:
             from zray.worker.process.runtime_env import call_hook
 

@@ -34,6 +34,7 @@ from zray.protocol.messages import ProtocolError
 from zray.signatures import name_of_parameter
 from zray.system.processes import anonymous_bytes
 from zray.system.streams import flush_streams, say
+from zray.worker.process.cpus import Pinning
 from zray.worker.process.ending import Ending
 from zray.worker.process.environment import Environment
 from zray.worker.process.runner import CallOptions, Runner, context_of, now_us, read_options
@@ -42,7 +43,6 @@ from zray.worker.recorder import Recorder
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from zray.worker.process.cpus import Pinning
     from zray.worker.process.event_loop import EventLoop
     from zray.worker.process.runtime_env import Applied
     from zray.worker.process.spans import Spans
@@ -88,8 +88,6 @@ class Worker:
         self._environment = Environment(log_secret, applied, gpus)
         self._pinning: Pinning | None = None
         if session.config.pin_cpus == ON:
-            from zray.worker.process.cpus import Pinning
-
             self._pinning = Pinning()
         self._actor: Any = None
         self._methods: dict[str, Any] = {}  # those that have been called, bound
@@ -283,11 +281,13 @@ class Worker:
     def _enter(self, task: Assignment, options: CallOptions) -> None:
         if task.kind == TASK:
             self._recorder.begins(task.task_id)
-        if self._execution.job is not None:
-            self._environment.apply_job(self._execution.job, self.session)
+        job = self._execution.job
+        has_new_job = job is not None and self._environment.apply_job(job, self.session)
         if self._pinning is not None:
             self._pinning.apply(self._execution.cpus)
         self._environment.apply_task(task)
+        if has_new_job:
+            self._environment.call_hook()
         if options.captures:
             self.session.captures = True
             self._environment.actor_captures = task.kind == CONSTRUCTOR
