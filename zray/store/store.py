@@ -450,16 +450,21 @@ class Store:
                 fd = os.open(self._segments.copy_path(object_id), os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 return None
-        status = os.fstat(fd)
-        if self._pins.pin(status.st_ino):
-            # Check after the pin: before it the file may have become another object's, or been emptied.
-            trailer = os.pread(fd, TRAILER_BYTES, max(0, status.st_size - TRAILER_BYTES))
-            object_bytes = size_in_trailer(trailer, object_id)
-            if object_bytes is not None:
-                return fd, status.st_ino, status.st_size, object_bytes
-            self._pins.unpin(status.st_ino)
-        os.close(fd)
-        return None
+        found = None
+        try:
+            status = os.fstat(fd)
+            if self._pins.pin(status.st_ino):
+                # Check after the pin: before it the file may have become another object's, or been emptied.
+                trailer = os.pread(fd, TRAILER_BYTES, max(0, status.st_size - TRAILER_BYTES))
+                object_bytes = size_in_trailer(trailer, object_id)
+                if object_bytes is not None:
+                    found = fd, status.st_ino, status.st_size, object_bytes
+                else:
+                    self._pins.unpin(status.st_ino)
+        finally:
+            if found is None:
+                os.close(fd)
+        return found
 
     def _attach_spilled(self, object_id: bytes) -> memoryview | None:
         """Returns a view of a spilled object, without a pin.
