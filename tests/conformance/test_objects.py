@@ -162,6 +162,41 @@ def test_wait_one_by_one(ray):
     assert sorted(seen) == list(range(50))
 
 
+def test_wait_one_by_one_for_many(ray):
+    echo = ray.remote(lambda x: x)
+    pending, seen = [echo.remote(n) for n in range(600)], []
+    while pending:
+        done, pending = ray.wait(pending)
+        seen += done
+    assert sorted(ray.get(seen)) == list(range(600))
+
+
+def test_wait_for_many_while_others_become_ready(ray, gate):
+    echo = ray.remote(lambda x: x)
+    slow = [gate.wait.remote() for _ in range(300)]
+    others = [echo.remote(n) for n in range(100)]
+    assert ray.wait(slow, timeout=0.1) == ([], slow)
+    assert ray.wait(slow, timeout=0) == ([], slow)
+    gate.open.remote()
+    ready, rest = ray.wait(slow, timeout=20)
+    assert len(ready) == 1 and rest == [ref for ref in slow if ref not in ready]
+    assert ray.get(others) == list(range(100))
+
+
+def test_wait_refuses_what_was_added_to_its_result(ray):
+    _, rest = ray.wait([ray.put(n) for n in range(400)])
+    with pytest.raises(ValueError):
+        ray.wait([*rest[:-1], rest[0]])
+    with pytest.raises(TypeError):
+        ray.wait([*rest[:-1], 5])
+    rest[200] = rest[100]
+    with pytest.raises(ValueError):
+        ray.wait(rest)
+    rest[200] = np.arange(3)
+    with pytest.raises(TypeError):
+        ray.wait(rest)
+
+
 def test_wait_for_nothing(ray):
     assert ray.wait([]) == ([], [])
 

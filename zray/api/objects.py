@@ -10,6 +10,7 @@ from zray.api.actor import ActorHandle
 from zray.api.actor_meta import ActorMeta
 from zray.api.generators import ObjectRefGenerator
 from zray.api.runtime import runtime
+from zray.client import session as sessions
 from zray.object_ref import ObjectRef
 from zray.options import check_text
 from zray.protocol.messages import CANCEL_FORCE, CANCEL_RECURSIVE
@@ -120,15 +121,9 @@ def wait(
         raise TypeError(f"wait() expected a list of ObjectRefs, got {type(refs).__name__}")
     if not refs:
         return [], []
-    if [*map(type, refs)].count(ObjectRef) != len(refs):  # fast: programs call wait() in a loop on thousands of refs
-        other = next((ref for ref in refs if not isinstance(ref, (ObjectRef, ObjectRefGenerator))), None)
-        if other is None:
-            return _wait_with_generators(refs, num_returns, timeout, fetch_local)
-        raise TypeError(
-            f"wait() expected a list of ObjectRefs, got list containing a {type(other).__name__}: {other!r:.100}"
-        )
-    if len(set(refs)) != len(refs):
-        raise ValueError("wait() requires a list of unique ObjectRefs; the list contains duplicates")
+    session = sessions.current()
+    if (session is None or not session.checked.has(refs)) and not _are_distinct_refs(refs):
+        return _wait_with_generators(refs, num_returns, timeout, fetch_local)
     if type(num_returns) is not int or num_returns <= 0:
         raise ValueError(
             f"Invalid number of objects to return: num_returns must be a positive integer, got {num_returns!r}"
@@ -143,6 +138,20 @@ def wait(
         raise ValueError(f"timeout must be a nonnegative number of seconds, got {timeout!r}")
     ready: tuple[list[ObjectRef[T]], list[ObjectRef[T]]] = runtime().wait(refs, num_returns, timeout, fetch_local)
     return ready
+
+
+def _are_distinct_refs(given: list[Any]) -> bool:
+    """Whether ``given`` has only ObjectRefs, each once; False if there are generators. Raises TypeError, ValueError."""
+    if [*map(type, given)].count(ObjectRef) != len(given):  # in C, as the line below: there may be thousands
+        other = next((each for each in given if not isinstance(each, (ObjectRef, ObjectRefGenerator))), None)
+        if other is None:
+            return False
+        raise TypeError(
+            f"wait() expected a list of ObjectRefs, got list containing a {type(other).__name__}: {other!r:.100}"
+        )
+    if len(set(given)) != len(given):
+        raise ValueError("wait() requires a list of unique ObjectRefs; the list contains duplicates")
+    return True
 
 
 def _wait_with_generators(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from zray.client.advice import Advice
+from zray.client.checked import CheckedRefs
 from zray.client.context import current_task
 from zray.client.core.client_core import FORCE_IS_FOR_TASKS, ClientCore
 from zray.client.core.effects import Callback, FreeSegment, ShowLogs, Unhandled, Warn
@@ -132,7 +133,8 @@ class Session:
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_exit_actor: Callable[[str, bytes], None] = lambda reason, ender: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
-        self.at_tick: list[Callable[[], None]] = [self.stores.settle]
+        self.checked = CheckedRefs()
+        self.at_tick: list[Callable[[], None]] = [self.stores.settle, self.checked.forget]
         """Called some times a second. These functions must not wait, and must not run user code."""
         self.shell.on_tick = self._tick
         self._advice = None if host_id else Advice(lambda text: say(f"zray: {text}"), self.core.only_task)
@@ -372,6 +374,7 @@ class Session:
         if host == self.process_id:
             self._remote.transfers().memory[object_id] = serialized.to_bytes()
             return
+        self.checked.forget()
         if self.core.dropped:
             with self.shell.lock:
                 self.shell.collect()
@@ -460,14 +463,15 @@ class Session:
             ready = self._waits.wait(refs, num_returns, timeout_s, fetch_local)
         except KeyError:
             raise _of_another_cluster(refs) from None
-        if not ready:
-            return [], list(refs)
-        if len(ready) == 1:  # by far the most common: one element is deleted, and the rest is not looked at
+        if len(ready) <= 1:  # by far the most common: at most one element is deleted, and the rest is not looked at
             rest = list(refs)
-            del rest[refs.index(ready[0])]
-            return ready, rest
-        chosen = set(ready)
-        return ready, [ref for ref in refs if ref not in chosen]
+            if ready:
+                del rest[refs.index(ready[0])]
+        else:
+            chosen = set(ready)
+            rest = [ref for ref in refs if ref not in chosen]
+        self.checked.keep(rest)
+        return ready, rest
 
     # ------------------------------------------------------------------ tasks
 
@@ -766,6 +770,7 @@ class Session:
             self.shell.collect()
         self.shell.close(last_messages)
         self.shell.settle()
+        self.checked.forget()
         waiting = [waiter for entry in list(self._entries.values()) for waiter in entry.waiters or ()]
         for waiter in waiting:
             if isinstance(waiter, Completion):

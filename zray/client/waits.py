@@ -18,6 +18,8 @@ EXPLAINED_FROM_S = 0.5
 """A timeout of at least this many seconds is explained. Code with a shorter one polls, and must not wait for that."""
 ASKING_S = 0.005
 """The time, in seconds, that a question to an object's owner may take before the task counts as waiting."""
+FEW = 64
+"""A wait for the next of at most this many objects registers with each of them."""
 
 
 class _FirstError(Waiter):
@@ -167,22 +169,55 @@ class Waits:
 
     def _until(self, refs: list[ObjectRef], needed: int, timeout_s: float | None) -> None:
         """Waits until ``needed`` of the references are ready, or the time is up."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        if len(refs) > FEW and self._until_next(refs, needed, timeout_s):
+            return
         pending = [ref._id for ref in refs if self._entries[ref._id].status is PENDING]
         left = needed - (len(refs) - len(pending))
         if left > 0:
             waiter = Waiter(self._shell, left)
-            self._await(pending, waiter, timeout_s)
+            self._await(pending, waiter, None if deadline is None else max(0.0, deadline - time.monotonic()))
             if waiter.left > 0:
                 self._check_open()
+
+    def _until_next(self, refs: list[ObjectRef], needed: int, timeout_s: float | None) -> bool:
+        """As ``_until``, if one reference is missing and this process owns all objects. Returns whether it is over.
+
+        Programs call ``wait`` in a loop, for the next of thousands of tasks. To register with each of them takes longer
+        than all the rest. So this waits for the next object of this process, whichever it is. That may be another than
+        is waited for. Then the caller registers, so that others cannot wake the thread again and again.
+        """
+        waiter = Waiter(self._shell)
+        references, entries = self._references, self._entries
+        try:  # an interrupt may come at the end of any critical section
+            with self._shell.lock:
+                if references.borrows:  # the owner of a borrowed object has to be asked for it
+                    return False
+                pending = [ref._id for ref in refs if entries[ref._id].status is PENDING]
+                left = needed - (len(refs) - len(pending))
+                if left != 1:
+                    return left <= 0
+                references.listeners.add(waiter)
+            self._awaited[waiter] = pending
+            self._block(waiter, timeout_s)
+        finally:
+            self._awaited.pop(waiter, None)
+            with self._shell.lock:
+                references.listeners.discard(waiter)
+        if not waiter.is_done():
+            self._check_open()
+            return True
+        return len(self._ready(refs, needed)) == needed
 
     def _poll(self, refs: list[ObjectRef]) -> None:
         """Reads the socket once, and asks the owners of borrowed objects, without waiting."""
         waiter = Waiter(self._shell, len(refs))
         with self._shell.lock:
-            for ref in refs:
+            asked = refs if self._references.borrows else []
+            for ref in asked:
                 self._references.wait_for(ref._id, waiter)
             self._shell.turn()
-            for ref in refs:
+            for ref in asked:
                 self._references.stop_waiting(ref._id, waiter)
         self._shell.settle()
 

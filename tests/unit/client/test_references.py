@@ -7,7 +7,7 @@ import pytest
 from tests.unit.client.wiring import HOST, IgnoreReady, Process, Wire, kind_of_failure, nothing_is_left
 from zray.client.core.effects import FreeSegment
 from zray.client.core.execution import Assignment
-from zray.client.core.states import ERROR, PENDING, STORED
+from zray.client.core.states import ERROR, INLINE, PENDING, STORED
 from zray.ids import make_task_id, put_id
 from zray.protocol import messages as m
 from zray.protocol.messages import ProtocolError
@@ -627,6 +627,35 @@ def test_stop_waiting(driver, worker):
     driver.core.references.stop_waiting(pending, waiter)
     driver.core.references.stop_waiting(pending, waiter)
     assert driver.entry(pending).waiters == []
+
+
+def test_listeners_are_told_of_every_object_that_becomes_ready_once(driver, worker):
+    class Listener:
+        def __init__(self):
+            self.told = []
+
+        def ready(self, object_id):
+            self.told.append(object_id)
+
+    first, second, later = (driver.submit(worker) for _ in range(3))
+    listener = Listener()
+    references = driver.core.references
+    references.listeners.add(listener)
+    references.resolve(first, INLINE, b"", b"", 0)
+    references.fail(second, "ObjectLostError", "")
+    references.resolve(first, INLINE, b"", b"", 0)
+    references.listeners.discard(listener)
+    references.fail(later, "ObjectLostError", "")
+    assert listener.told == [first, second]
+
+
+def test_a_process_that_has_objects_of_others_borrows(wire, driver, worker):
+    assert not worker.core.references.borrows
+    outer, _ = borrowed_value(wire, driver, worker)
+    assert worker.core.references.borrows and not driver.core.references.borrows
+    worker.drop(outer)
+    wire.settle()
+    assert not worker.core.references.borrows
 
 
 def test_asking_for_what_was_freed(wire, driver, worker):

@@ -11,6 +11,9 @@ class ObjectsByProcess:
     def __init__(self) -> None:
         self._objects: dict[bytes, set[bytes]] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._objects)
+
     def add(self, process_id: bytes, object_id: bytes) -> None:
         """Adds an object to those of a process."""
         objects = self._objects.get(process_id)

@@ -382,6 +382,7 @@ class Worker:
         retryable = error is not None and self._retryable(options, error)
         leave = task.kind == TASK and self._runner.reached_max_calls(task, options)
         self.session.stores.settle()  # the call's arguments are free: others may use their room
+        self.session.checked.forget()  # the call is over, and what it has dropped must not seem to be held
         with self._shell.lock:
             self._core.collect(time.monotonic())
             if task.kind == CONSTRUCTOR:
@@ -601,6 +602,7 @@ class Worker:
     def flush(self, ended: list[Ended]) -> None:
         """Answers the calls that have ended in a turn of an event loop."""
         self.session.stores.settle()
+        self.session.checked.forget()
         with self._shell.lock:
             self._core.collect(time.monotonic())
             for task, returns, retryable, run_us in ended:
