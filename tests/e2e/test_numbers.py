@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 import pytest
+
+from zray.client.core.tasks import MAX_ENDED
+from zray.object_ref import ObjectRef
+
+PER_REFERENCE = 3
+"""The number of objects that the collector tracks for a held reference: the ObjectRef, the weak reference to it, its
+entry."""
 
 
 def test_a_hundred_levels_of_tasks_on_one_cpu(sandbox):
@@ -45,6 +54,32 @@ def test_dropping_very_many_references_blocks_no_process(ray):
     let_go_s = time.monotonic() - started
     assert ray.get(ray.remote(lambda: 1).remote(), timeout=10) == 1
     assert let_go_s < 3 and time.monotonic() - started < 6
+
+
+def _tracked_per_reference(make: Callable[[int], list[ObjectRef]]) -> float:
+    """The number of objects that the collector tracks for each of a thousand references."""
+    gc.collect()  # it also stops tracking tuples of numbers and bytes
+    before = len(gc.get_objects())
+    refs = make(1000)
+    gc.collect()
+    return (len(gc.get_objects()) - before) / len(refs)
+
+
+def test_the_collector_looks_at_few_objects_for_a_held_reference_to_a_put_value(ray):
+    ray.get(ray.put(0))
+    assert _tracked_per_reference(lambda n: [ray.put(i) for i in range(n)]) < PER_REFERENCE + 0.5
+
+
+def test_the_collector_looks_at_few_objects_for_a_held_reference_to_a_result(ray):
+    nothing = ray.remote(lambda: None)
+
+    def run(n: int) -> list[ObjectRef]:
+        refs = [nothing.remote() for _ in range(n)]
+        ray.get(refs, timeout=20)
+        return refs
+
+    run(MAX_ENDED + 1)  # from now on, the records of ended tasks do not grow
+    assert _tracked_per_reference(run) < PER_REFERENCE + 0.5
 
 
 def test_borrowing_and_dropping_many_references(ray):
