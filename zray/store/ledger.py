@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 PAGE_BYTES = 4096
 TRAILER_BYTES = 64
 SMALLEST_CLASS_BYTES = 64 * 1024
+_KEPT_IN_QUEUE = 1024
+"""The length to which any queue is kept. A longer one is cut to an eighth of the segments that were looked at."""
 
 
 class Place(enum.IntEnum):
@@ -132,20 +134,84 @@ class Candidate:
 
 
 def choose(shortage: int, candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Returns the least recently used unpinned candidates, as few as cover ``shortage`` bytes.
+    """Returns the first unpinned candidates, as few as cover ``shortage`` bytes. It looks at no more than it needs.
 
-    All if they do not suffice. A candidate that alone covers what is missing replaces older ones that it makes
+    All if they do not suffice. A candidate that alone covers what is missing replaces earlier ones that it makes
     unnecessary.
     """
     chosen: list[Candidate] = []
     covered = 0
-    for candidate in sorted((c for c in candidates if not c.pinned), key=lambda c: (c.last_use_ns, c.path)):
-        if covered >= shortage:
-            break
-        chosen.append(candidate)
-        covered += candidate.size
+    if shortage > 0:
+        for candidate in candidates:
+            if candidate.pinned:
+                continue
+            chosen.append(candidate)
+            covered += candidate.size
+            if covered >= shortage:
+                break
     for candidate in list(chosen):
         if covered - candidate.size >= shortage:
             chosen.remove(candidate)
             covered -= candidate.size
     return chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Victims:
+    """The segments that leave memory."""
+
+    needed: list[Candidate]
+    """They cover the shortage, if they can."""
+    ahead: list[Candidate]
+    """They leave with the needed ones, so that the next writers find room."""
+
+    def cover(self, shortage: int) -> bool:
+        """Whether the needed ones cover ``shortage`` bytes."""
+        return sum(candidate.size for candidate in self.needed) >= shortage
+
+
+class EvictionQueue:
+    """The segments of one place, the least recently used first, in the order that a look at all of them has shown.
+
+    A look at all segments takes the longer the more there are. So the queue keeps their order, and looks again only at
+    those whose turn it is. One that was used meanwhile, is pinned or gone leaves the queue. Those that stay are in the
+    right order: whatever was used or made since the look at all is younger than they are.
+    """
+
+    def __init__(self, look: Callable[[str], Candidate | None]) -> None:
+        """``look`` returns the segment at a path as it is now, or None if it is gone."""
+        self._look = look
+        self._queue: list[tuple[int, str]] = []  # the next one last
+        self._kept = _KEPT_IN_QUEUE
+
+    def refill(self, last_uses: Iterable[tuple[int, str]]) -> None:
+        """Starts again with all segments of the place: time of the last use in nanoseconds, and path."""
+        self._queue = sorted(last_uses, reverse=True)
+        self._kept = max(_KEPT_IN_QUEUE, len(self._queue) // 8)
+
+    def take(self, shortage: int, portion: int = 0) -> Victims:
+        """Returns the victims for a shortage, both in bytes. If there is no shortage, there are none.
+
+        Some are ahead if all together have at most ``portion`` bytes. If the needed ones do not cover the shortage, the
+        queue has to be filled again. All stay in the queue until they are gone.
+        """
+        if shortage <= 0:
+            return Victims([], [])
+        candidates = self._oldest()
+        needed = choose(shortage, candidates)
+        rest = portion - sum(candidate.size for candidate in needed)
+        ahead: list[Candidate] = []
+        while rest > 0 and (candidate := next(candidates, None)) is not None and candidate.size <= rest:
+            ahead.append(candidate)
+            rest -= candidate.size
+        del self._queue[: -self._kept]  # the youngest, which the next look at all finds again
+        return Victims(needed, ahead)
+
+    def _oldest(self) -> Iterator[Candidate]:
+        for at in reversed(range(len(self._queue))):
+            last_use_ns, path = self._queue[at]
+            candidate = self._look(path)
+            if candidate is None or candidate.pinned or candidate.last_use_ns != last_use_ns:
+                del self._queue[at]
+            else:
+                yield candidate

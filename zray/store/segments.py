@@ -340,11 +340,11 @@ class Segments:
 
     def empty(self, ledger: Ledger) -> None:
         """Drops every segment that is not in use."""
-        for candidate in self.free_candidates():
+        for candidate in list(self.free_candidates()):
             self.drop(ledger, candidate.path, Place.FREE)
         for place in (Place.LIVE, Place.COPY, Place.DOOMED):
-            for candidate in self._candidates(f"{self.directory}/{place.directory}"):
-                self.drop(ledger, candidate.path, place)
+            for entry in _entries(f"{self.directory}/{place.directory}"):
+                self.drop(ledger, entry.path, place)
 
     def _to_free(self, ledger: Ledger, path: str, inode: int, size: int, place: Place) -> None:
         target = f"{self.directory}/free/{size}/{inode}"
@@ -379,21 +379,34 @@ class Segments:
         names = [*os.listdir(f"{self.directory}/live"), *os.listdir(f"{self.directory}/copies"), *self._spilled_names()]
         return [name for name in names if _NAME.fullmatch(name)]  # a file system may have files of its own there
 
-    def free_candidates(self) -> list[Candidate]:
-        """Returns the recyclable segments of every class."""
-        return [c for directory in _entries(f"{self.directory}/free") for c in self._candidates(directory.path)]
+    def free_candidates(self) -> Iterator[Candidate]:
+        """Yields the recyclable segments, those of the least recently used class first. Looks at each when it is next.
 
-    def live_candidates(self) -> list[Candidate]:
-        """Returns the objects in memory that are not copies."""
-        return self._candidates(f"{self.directory}/live")
+        Do not remove any of them meanwhile.
+        """
+        for each in sorted(_entries(f"{self.directory}/free"), key=lambda entry: entry.stat().st_mtime_ns):
+            for inode in _inodes_in(each.path):
+                if (candidate := self.look(f"{each.path}/{inode}")) is not None:
+                    yield candidate
 
-    def copy_candidates(self) -> list[Candidate]:
-        """Returns the copies of objects that other hosts keep."""
-        return self._candidates(f"{self.directory}/copies")
+    def look(self, path: str) -> Candidate | None:
+        """Returns a segment as it is now, or None if it is gone."""
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        return Candidate(path, status.st_size, status.st_mtime_ns, self._pins.is_pinned(status.st_ino))
 
-    def _candidates(self, directory: str) -> list[Candidate]:
-        found = ((entry.path, entry.stat()) for entry in _entries(directory))
-        return [Candidate(path, s.st_size, s.st_mtime_ns, self._pins.is_pinned(s.st_ino)) for path, s in found]
+    def last_uses(self, place: Place) -> list[tuple[int, str]]:
+        """Returns the time of the last use, in nanoseconds, and the path of every segment in a place.
+
+        It needs no lock. What comes or goes meanwhile may be missing.
+        """
+        found: list[tuple[int, str]] = []
+        for entry in _entries(f"{self.directory}/{place.directory}"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((entry.stat().st_mtime_ns, entry.path))
+        return found
 
     def count(self) -> list[int]:
         """Returns the bytes in each place, counted from the files."""

@@ -18,6 +18,7 @@ as the parent keeps them.
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import functools
 import json
@@ -27,11 +28,21 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from zray.config import GIB
+from zray.config import GIB, MIB
 from zray.exceptions import ObjectStoreFullError, OutOfDiskError, SystemFailure, ZrayError
 from zray.ids import PROCESS_ID_BYTES
 from zray.sessions.directories import absolute
-from zray.store.ledger import TRAILER_BYTES, Ledger, Place, StoreUsage, choose, segment_bytes
+from zray.store.ledger import (
+    TRAILER_BYTES,
+    Candidate,
+    EvictionQueue,
+    Ledger,
+    Place,
+    StoreUsage,
+    Victims,
+    choose,
+    segment_bytes,
+)
 from zray.store.ledger_file import LedgerFile
 from zray.store.location import proof_of
 from zray.store.maps import HeldMap, MapCache, Mapping, Maps, copy_of
@@ -45,6 +56,8 @@ from zray.system.processes import describe_error
 
 KEPT_MAP_BYTES = 4 * GIB
 """The size of the maps that each process keeps to read, and of those to write. They use address space, not memory."""
+SPILLED_AT_ONCE_BYTES = 32 * MIB
+"""A writer that needs less room spills this much, or a sixteenth of the capacity if that is less."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _FREED_AT_ONCE = 64
 """The most objects freed under one hold of the lock, so that other processes wait only some milliseconds."""
@@ -81,6 +94,8 @@ class Store:
         self._read_maps = MapCache(kept_bytes)
         self._write_maps = MapCache(kept_bytes)
         self._segments = Segments(path, spill_dir, self._pins, self._write_maps)
+        self._to_spill = EvictionQueue(self._segments.look)  # for who has the turn to spill
+        self._copies = EvictionQueue(self._segments.look)  # under the ledger's lock
         self._ledger_file = LedgerFile(f"{path}/ledger_file", capacity_bytes, self._segments.count)
         self._locked = Locked(path, shield, self._settle_in_section)
         self._ended: collections.deque[_HeldPin | HeldMap] = self._locked.ended  # see Maps
@@ -256,12 +271,24 @@ class Store:
             draft = self._segments.take_free(ledger, size)
             if draft is not None:
                 return draft
-            victims = choose(shortage, self._segments.free_candidates())
-            shortage -= sum(self._segments.drop(ledger, victim.path, Place.FREE) for victim in victims)
-        if shortage > 0 and ledger.held[Place.COPY]:  # other hosts have these objects too
-            victims = choose(shortage, self._segments.copy_candidates())
-            shortage -= sum(self._segments.drop(ledger, victim.path, Place.COPY) for victim in victims)
+            shortage -= self._drop(ledger, shortage)
         return self._segments.create(ledger, size) if shortage <= 0 else None
+
+    def _drop(self, ledger: Ledger, shortage: int) -> int:
+        """Drops free segments, then copies, until ``shortage`` bytes of memory are given back. Returns their bytes."""
+        victims = choose(shortage, self._segments.free_candidates())
+        dropped = sum(self._segments.drop(ledger, victim.path, Place.FREE) for victim in victims)
+        if dropped < shortage and ledger.held[Place.COPY]:  # other hosts have these objects too
+            victims = self._unneeded_copies(shortage - dropped)
+            dropped += sum(self._segments.drop(ledger, victim.path, Place.COPY) for victim in victims)
+        return dropped
+
+    def _unneeded_copies(self, shortage: int) -> list[Candidate]:
+        victims = self._copies.take(shortage)
+        if not victims.cover(shortage):
+            self._copies.refill(self._segments.last_uses(Place.COPY))
+            victims = self._copies.take(shortage)
+        return victims.needed
 
     def _map_draft(self, draft: Draft, gradually: bool) -> Mapping:
         fd = os.open(draft.path, os.O_RDWR | os.O_CLOEXEC)
@@ -311,13 +338,7 @@ class Store:
     def _relieve(self, size: int) -> bool:
         """Gives ``size`` bytes of memory back: of free segments, of copies, of objects that are spilled."""
         with self._changing as ledger:
-            freed = 0
-            for place, candidates in (
-                (Place.FREE, self._segments.free_candidates()),
-                (Place.COPY, self._segments.copy_candidates()),
-            ):
-                for victim in choose(max(0, size - freed), candidates):
-                    freed += self._segments.drop(ledger, victim.path, place)
+            freed = self._drop(ledger, size)
         return freed >= size or self._spill(size - freed, memory_full=True)
 
     def _explained(self, error: OSError, what: str) -> ZrayError:
@@ -343,23 +364,43 @@ class Store:
     # Spilling
 
     def _spill(self, size: int, memory_full: bool) -> bool:
-        """Spills objects until ``size`` bytes have room, as far as possible. Returns False if that made no room."""
+        """Spills objects until ``size`` bytes have room, as far as possible, and some more for the next writers.
+
+        Returns False if that made no room.
+        """
+        made_room = False
         with turn_to_spill(self.path, self.spill_dir) as turn:
             if turn is None:
                 return False
+            shortage, victims = self._choose_to_spill(size, memory_full)
+            for victim in victims.needed:
+                made_room |= self._spill_one(turn, victim)
+            with contextlib.suppress(OutOfDiskError):  # the next writer that needs this room reports it
+                for victim in victims.ahead:
+                    made_room |= self._spill_one(turn, victim)
+        if made_room:
+            self.notices.spilling()
+        return made_room or not shortage
+
+    def _choose_to_spill(self, size: int, memory_full: bool) -> tuple[int, Victims]:
+        """Returns the bytes that are missing, and the objects to spill."""
+        portion = min(SPILLED_AT_ONCE_BYTES, self.capacity_bytes // 16)
+        for refill in (False, True):
+            if refill:  # which takes long, so without the locks
+                self._to_spill.refill(self._segments.last_uses(Place.LIVE))
             with self._changing as ledger:
                 shortage = size if memory_full else ledger.shortage(size)
-                victims = choose(shortage, self._segments.live_candidates()) if shortage else []
-            left = [self._spill_one(turn, bytes.fromhex(os.path.basename(victim.path))) for victim in victims]
-        if any(left):
-            self.notices.spilling()
-        return any(left) or not shortage
+                victims = self._to_spill.take(shortage, portion)
+            if victims.cover(shortage):
+                break
+        return shortage, victims
 
-    def _spill_one(self, turn: Turn, object_id: bytes) -> bool:
+    def _spill_one(self, turn: Turn, victim: Candidate) -> bool:
         """Copies an object to disk and recycles its segment.
 
         Returns False if it stays in memory, since it is now read.
         """
+        object_id = bytes.fromhex(os.path.basename(victim.path))
         with self._locked:
             opened = self._open_pinned(object_id)
         if opened is None:

@@ -10,6 +10,8 @@ import pytest
 
 from zray.exceptions import ObjectStoreFullError
 from zray.store import SegmentMissing
+from zray.store.ledger import segment_bytes
+from zray.store.segments import Segments
 
 from .conftest import MIB, check, object_id, put
 
@@ -56,6 +58,31 @@ def test_the_least_recently_used_copy_goes_first_and_one_in_use_stays(store):
     assert store.contains(object_id(2)) and not store.contains(object_id(3))
     assert set(pinned[:10]) == {2}
     assert not store.usage().spilled
+
+
+def test_a_copy_that_finds_the_store_full_of_copies_looks_at_few(make_store, monkeypatch):
+    size = segment_bytes(0)
+    store = make_store(100 * size)
+    looked_at = [0]
+    look, last_uses = Segments.look, Segments.last_uses
+
+    def counting_look(self, path):
+        looked_at[0] += 1
+        return look(self, path)
+
+    def counting_last_uses(self, place):
+        looked_at[0] += len(found := last_uses(self, place))
+        return found
+
+    monkeypatch.setattr(Segments, "look", counting_look)
+    monkeypatch.setattr(Segments, "last_uses", counting_last_uses)
+    for number in range(100):
+        copy(store, number, b"c")
+    for number in range(100, 300):
+        copy(store, number, b"d")
+        assert not store.contains(object_id(number - 100))
+    assert looked_at[0] <= 5 * 200
+    check(store)
 
 
 def test_a_kept_copy_is_an_ordinary_object(store):

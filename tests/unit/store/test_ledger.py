@@ -11,6 +11,7 @@ from zray.store.ledger import (
     SMALLEST_CLASS_BYTES,
     TRAILER_BYTES,
     Candidate,
+    EvictionQueue,
     Ledger,
     Place,
     choose,
@@ -108,7 +109,120 @@ def test_as_few_as_cover_the_shortage_are_chosen_and_never_a_pinned_one(shortage
         assert all(covered - c.size < shortage for c in chosen)
 
 
-def test_the_least_recently_used_goes_first():
-    among = [Candidate("new", 10, 3, False), Candidate("old", 10, 1, False), Candidate("middle", 10, 2, False)]
-    assert [c.path for c in choose(15, among)] == ["old", "middle"]
+def test_the_first_are_chosen_and_no_more_are_looked_at():
+    among = [Candidate("a", 10, 1, False), Candidate("pinned", 10, 2, True), Candidate("b", 10, 3, False)]
+    rest = iter([*among, Candidate("c", 10, 4, False)])
+    assert [c.path for c in choose(15, rest)] == ["a", "b"]
+    assert [c.path for c in rest] == ["c"]
     assert choose(0, among) == []
+
+
+class World:
+    """Segments of one place, which counts how many are looked at."""
+
+    def __init__(self) -> None:
+        self.segments: dict[str, Candidate] = {}
+        self.now = self.made = self.looked_at = 0
+        self.queue = EvictionQueue(self.look)
+
+    def look(self, path: str) -> Candidate | None:
+        self.looked_at += 1
+        return self.segments.get(path)
+
+    def make(self, size: int = 10) -> str:
+        self.made += 1
+        path = f"{self.made:06}"
+        self.segments[path] = Candidate(path, size, self.tick(), False)
+        return path
+
+    def change(self, path: str, pinned: bool) -> None:
+        """A use, which pins or not."""
+        before = self.segments[path]
+        self.segments[path] = Candidate(path, before.size, before.last_use_ns if pinned else self.tick(), pinned)
+
+    def tick(self) -> int:
+        self.now += 1
+        return self.now
+
+    def take(self, shortage: int, portion: int = 0):
+        victims = self.queue.take(shortage, portion)
+        if not victims.cover(shortage):
+            self.looked_at += len(self.segments)
+            self.queue.refill((each.last_use_ns, each.path) for each in self.segments.values())
+            victims = self.queue.take(shortage, portion)
+        return victims
+
+    def evict(self, shortage: int, portion: int = 0) -> list[str]:
+        victims = self.take(shortage, portion)
+        gone = [each.path for each in victims.needed + victims.ahead]
+        for path in gone:
+            del self.segments[path]
+        return gone
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["make", "make", "use", "pin", "free", "take", "evict"]), st.integers(1, 60)),
+        max_size=100,
+    )
+)
+def test_a_queue_chooses_as_if_it_looked_at_all_segments_each_time(steps):
+    world = World()
+    for action, number in steps:
+        paths = sorted(world.segments)
+        path = paths[number % len(paths)] if paths else ""
+        if action == "make":
+            world.make(number)
+        elif action in ("take", "evict"):
+            in_order = sorted(world.segments.values(), key=lambda each: each.last_use_ns)
+            assert world.take(number).needed == choose(number, in_order)
+            if action == "evict":
+                world.evict(number)
+        elif path and action == "free":
+            del world.segments[path]
+        elif path and not world.segments[path].pinned:
+            world.change(path, pinned=action == "pin")
+
+
+@pytest.mark.parametrize("n_segments", [500, 2_000, 16_000])
+def test_looks_do_not_grow_with_the_number_of_segments(n_segments):
+    world = World()
+    for _ in range(n_segments):
+        world.make()
+    steps = 2 * n_segments
+    for _ in range(steps):
+        assert len(world.evict(10)) == 1
+        world.make()
+    assert world.looked_at <= 12 * steps
+
+
+def test_segments_in_use_are_looked_at_once_until_the_next_look_at_all():
+    world = World()
+    paths = [world.make() for _ in range(100)]
+    for path in paths[:50]:
+        world.change(path, pinned=True)
+    for expected in paths[50:]:
+        assert world.evict(10) == [expected]
+    assert world.looked_at <= 100 + 50 + 2 * 50
+    assert world.evict(10) == []
+    world.change(paths[7], pinned=False)
+    assert world.evict(10) == [paths[7]]
+
+
+def test_what_could_not_be_evicted_comes_again():
+    world = World()
+    path = world.make()
+    assert [each.path for each in world.take(10).needed] == [path]
+    assert world.evict(10) == [path]
+
+
+def test_some_leave_ahead_but_with_the_needed_ones_no_more_than_a_portion():
+    world = World()
+    paths = [world.make(10) for _ in range(9)]
+    victims = world.take(5, 35)
+    assert [each.path for each in victims.needed] == paths[:1]
+    assert [each.path for each in victims.ahead] == paths[1:3]
+    assert world.evict(35, 35) == paths[:4]
+    assert world.evict(1, 10) == paths[4:5]
+    assert world.evict(0, 35) == []
+    assert world.evict(1, 1000) == paths[5:]

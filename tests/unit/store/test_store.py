@@ -337,6 +337,121 @@ def inode_missing(store, number):
     return not os.path.exists(store._segments.live_path(object_id(number)))
 
 
+@pytest.fixture
+def looked_at(monkeypatch):
+    """Counts the segments that are looked at to make room."""
+    counts = [0]
+    look, last_uses = segments.Segments.look, segments.Segments.last_uses
+
+    def counting_look(self, path):
+        counts[0] += 1
+        return look(self, path)
+
+    def counting_last_uses(self, place):
+        found = last_uses(self, place)
+        counts[0] += len(found)
+        return found
+
+    monkeypatch.setattr(segments.Segments, "look", counting_look)
+    monkeypatch.setattr(segments.Segments, "last_uses", counting_last_uses)
+    return counts
+
+
+@pytest.mark.parametrize("n_live", [8, 64, 256])
+def test_a_put_into_a_full_store_looks_at_few_objects(make_store, looked_at, n_live):
+    store = make_store(n_live * CLASS_64K)
+    for number in range(n_live):
+        put(store, number, b"x")
+    assert looked_at == [0]
+    for number in range(n_live, 3 * n_live):
+        put(store, number, b"y")
+    assert looked_at[0] <= 5 * 2 * n_live
+    assert not any(inode_missing(store, number) for number in range(3 * n_live - n_live // 2, 3 * n_live))
+    assert all(store.contains(object_id(number)) for number in range(3 * n_live))
+
+
+def test_a_small_portion_is_spilled_ahead_and_none_of_it_is_in_use(make_store):
+    store = make_store(64 * CLASS_64K)
+    for number in range(64):
+        put(store, number, bytes([number]))
+    view = store.read(object_id(1))
+    os.utime(store._segments.live_path(object_id(1)), (1, 1))
+    put(store, 64, b"x")
+    assert [number for number in range(65) if inode_missing(store, number)] == [0, 2, 3, 4]
+    assert store.usage().recyclable == 3 * CLASS_64K
+    for number in range(65, 68):
+        put(store, number, b"x")
+    assert store.usage().spilled == 4 * CLASS_64K
+    assert view == b"\1"
+    assert [store.read(object_id(number)) for number in (0, 2, 3, 4)] == [b"\0", b"\2", b"\3", b"\4"]
+
+
+def test_a_disk_that_becomes_full_while_objects_are_spilled_ahead(make_store, monkeypatch):
+    store = make_store(64 * CLASS_64K)
+    for number in range(64):
+        put(store, number, bytes([number]))
+    real, calls = os.posix_fallocate, []
+
+    def full_at_the_third(fd, offset, size):
+        calls.append(size)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(fd, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full_at_the_third)
+    put(store, 64, b"x")
+    assert len(calls) == 3
+    assert sorted(os.listdir(store.spill_dir)) == [object_id(0).hex(), object_id(1).hex()]
+    assert [store.read(object_id(number)) for number in range(64)] == [bytes([number]) for number in range(64)]
+
+
+def test_two_that_spill_in_turn_keep_to_the_order(make_store):
+    store = make_store(8 * CLASS_64K)
+    other = Store.open(store.path)
+    for number in range(40):
+        put((store, other)[number % 2], number, bytes([number]))
+        gone = [each for each in range(number + 1) if inode_missing(store, each)]
+        assert gone == list(range(max(0, number - 7)))
+    assert [other.read(object_id(number)) for number in range(40)] == [bytes([number]) for number in range(40)]
+    other.close()
+
+
+def test_objects_that_vanish_while_all_are_looked_at(make_store, monkeypatch):
+    store = make_store(3 * CLASS_64K)
+    other = Store.open(store.path)
+    for number in range(3):
+        put(store, number, bytes([number]))
+    real = segments._entries
+
+    def and_free_one(directory):
+        found = real(directory)
+        if directory.endswith("/live"):
+            other.free([object_id(0)])
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments, "_entries", and_free_one)
+        assert [path for _, path in sorted(store._segments.last_uses(Place.LIVE))] == [
+            store._segments.live_path(object_id(number)) for number in (1, 2)
+        ]
+    other.close()
+
+
+def test_free_segments_that_make_room_are_of_the_class_not_used_for_longest(make_store, looked_at):
+    store = make_store(3 * MIB)
+    for number in range(20):
+        put(store, number, bytes((1 + number % 2) * MIB // 16))
+    store.free(object_id(number) for number in range(20))
+    sizes = sorted(int(name) for name in os.listdir(f"{store.path}/free"))
+    assert len(sizes) == 2
+    os.utime(f"{store.path}/free/{sizes[1]}", (1, 1))
+    put(store, 20, bytes(MIB * 2))
+    left = {size: len(os.listdir(f"{store.path}/free/{size}")) for size in sizes}
+    n_dropped = 10 - left[sizes[1]]
+    assert left[sizes[0]] == 10 and 0 < n_dropped < 10
+    assert looked_at[0] == n_dropped
+
+
 def test_an_object_may_be_empty_and_spilled(make_store):
     store = make_store(CLASS_64K)
     put(store, 1, b"")
