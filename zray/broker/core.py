@@ -430,7 +430,6 @@ class BrokerCore:
 
     def _done(self, source: Process, msg: m.Done) -> None:
         worker = self.scheduler.workers.get(source.process_id)
-        envelope = self.task(msg.task_id)
         if worker is None:
             return
         held = worker.outstanding.get(msg.task_id)
@@ -441,8 +440,9 @@ class BrokerCore:
         self.scheduler.finished(worker, held, self._now)
         if len(msg.payload) > 1:  # it has run to its end
             self.scheduler.record_run(held.function_id, msg.run_us)
-        if envelope is held:
-            self._forget_task(envelope)
+        owner = self.processes.get(held.owner)
+        if owner is not None and owner.tasks.get(msg.task_id) is held:
+            del owner.tasks[msg.task_id]
             self.send(held.owner, m.Result(msg.task_id, msg.attempt, source.process_id, b"", msg.payload))
 
     def _reply(self, source: Process, msg: m.Reply) -> None:
