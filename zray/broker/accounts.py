@@ -62,8 +62,10 @@ class Account:
         """Brings the average up to date."""
         if now == self.settled_at:
             return
-        decay = math.exp((self.settled_at - now) / MEMORY_S)
-        self.settled_at = now
+        before, self.settled_at = self.settled_at, now
+        if not self.used:
+            return  # nothing was ever charged to it, as with most lines while a thousand wait
+        decay = math.exp((before - now) / MEMORY_S)
         average = self.average
         for name, used in self.used.items():
             average[name] = used + (average.get(name, 0.0) - used) * decay
@@ -80,7 +82,13 @@ class Account:
     def level(self, names: Iterable[str]) -> float:
         """The largest sum of present use and average, of the named resources. The lowest level is served next."""
         used, average = self.used, self.average
-        return max((used.get(name, 0) + average.get(name, 0.0) for name in names), default=0.0)
+        highest = 0.0
+        if used:
+            for name in names:  # a loop, not max(): each pass compares all lines that wait
+                level = used.get(name, 0) + average.get(name, 0.0)
+                if level > highest:
+                    highest = level
+        return highest
 
     def expected_level(self, names: Iterable[str], parts: Parts, sign: int = 1) -> float:
         """``level`` after the workers that make room have done so, with ``parts`` added or (``sign`` -1) subtracted."""
@@ -120,7 +128,7 @@ class Share(Account):
     def standing(self) -> tuple[float, int, float, int]:
         """The sort key of lines that wait. The smallest is next."""
         names = self.shape.amounts
-        return self.job.level(names), self.rank, self.level(names), self.served
+        return self.job.level(names), self.rank, self.level(names) if self.used else 0.0, self.served
 
     def waits(self, count: int, now: float) -> None:
         """Sets how many wait in the line."""

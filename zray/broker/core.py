@@ -7,7 +7,7 @@ processes are routed unopened. Waiting tasks and actors are placed once, at the 
 from __future__ import annotations
 
 import itertools
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -75,7 +75,6 @@ class BrokerCore:
         self.processes: dict[bytes, Process] = {}
         self.jobs: dict[bytes, Job] = {}
         self.functions: dict[bytes, tuple[str, bytes, set[bytes]]] = {}  # name, blob, the jobs that have sent it
-        self.tasks: dict[bytes, Envelope] = {}
         self.dropped_frames = 0  # messages that could not be sent
         self.scheduler = Scheduler(self.send, new_id, self.jobs, self.processes, lambda: self._now)
         self.notices = Notices(self.jobs, self.processes, self.send, self._outbox.perform, lambda: self._now)
@@ -153,6 +152,16 @@ class BrokerCore:
 
     # ------------------------------------------------------------------ in and out
 
+    @property
+    def tasks(self) -> dict[bytes, Envelope]:
+        """All tasks of living owners, by identifier: a new dictionary, for tests. See ``task``."""
+        return {task_id: envelope for process in self.processes.values() for task_id, envelope in process.tasks.items()}
+
+    def task(self, task_id: bytes) -> Envelope | None:
+        """The task of that identifier that a living owner waits for; None if there is none."""
+        owner = self.processes.get(owner_of(task_id))
+        return None if owner is None else owner.tasks.get(task_id)
+
     def take_output(self) -> Output[BrokerEffect]:
         """Takes the messages and effects of this turn. Membership drops messages to processes that have left."""
         return self._outbox.take()
@@ -182,7 +191,7 @@ class BrokerCore:
         text = f"a {type(message).__name__} cannot be sent on by the broker: {reason}"
         if isinstance(message, m.Run):
             worker = self.scheduler.workers.get(dest)
-            envelope = self.tasks.get(message.task_id)
+            envelope = self.task(message.task_id)
             if worker is None or envelope is None or worker.outstanding.get(message.task_id) is not envelope:
                 return
             self.scheduler.finished(worker, envelope, self._now)
@@ -316,11 +325,7 @@ class BrokerCore:
 
     def _drop_tasks_of(self, process: Process) -> None:
         """Drops the queued tasks of a dead owner, and stops its running ones."""
-        owner = process.process_id
-        if not process.tasks:  # spares a walk over all tasks of the cluster
-            return
-        for envelope in [envelope for envelope in self.tasks.values() if envelope.owner == owner]:
-            self._forget_task(envelope)
+        for envelope in process.tasks.values():
             envelope.cancelled = True
             worker = envelope.worker
             if worker is None or worker.outstanding.get(envelope.task_id) is not envelope:
@@ -380,7 +385,7 @@ class BrokerCore:
             if worker is not None:
                 self.scheduler.kill(worker, "its job has ended")
         for envelope in self.scheduler.drop_queues(job.job_id):
-            if envelope.task_id in self.tasks:
+            if self.task(envelope.task_id) is envelope:
                 self._forget_task(envelope)
         for function_id, (_, _, jobs) in list(self.functions.items()):
             jobs.discard(job.job_id)
@@ -394,15 +399,14 @@ class BrokerCore:
         task_id = msg.task_id
         if not task_id.startswith(source.process_id):
             raise ProtocolError("submitted a task of another process")
-        if task_id in self.tasks or source.job_id not in self.jobs:
+        if task_id in source.tasks or source.job_id not in self.jobs:
             return  # a repetition, or from a worker whose job has ended
         shape = self._shapes.get(msg.shape) or self._new_shape(msg.shape)
         if shape.environment_id:
             self.scheduler.check_environment(source.job_id, shape)
         envelope = Envelope(task_id, msg.attempt, source.process_id, source.job_id, msg.function_id, shape, msg.flags,
                             msg.near, msg.payload, source.depth)  # fmt: skip
-        self.tasks[task_id] = envelope
-        source.tasks += 1
+        source.tasks[task_id] = envelope
         if msg.attempt:
             self.notices.task_again(envelope)
         if shape.group and self.groups.is_gone(shape.group):
@@ -416,10 +420,7 @@ class BrokerCore:
         self._fail_queued(envelope, "TaskPlacementGroupRemoved", text)
 
     def _forget_task(self, envelope: Envelope) -> None:
-        del self.tasks[envelope.task_id]
-        owner = self.processes.get(envelope.owner)
-        if owner is not None:
-            owner.tasks -= 1
+        del self.processes[envelope.owner].tasks[envelope.task_id]
 
     def _new_shape(self, key: bytes) -> Shape:
         shape = read_shape(key)
@@ -429,7 +430,6 @@ class BrokerCore:
 
     def _done(self, source: Process, msg: m.Done) -> None:
         worker = self.scheduler.workers.get(source.process_id)
-        envelope = self.tasks.get(msg.task_id)
         if worker is None:
             return
         held = worker.outstanding.get(msg.task_id)
@@ -440,8 +440,9 @@ class BrokerCore:
         self.scheduler.finished(worker, held, self._now)
         if len(msg.payload) > 1:  # it has run to its end
             self.scheduler.record_run(held.function_id, msg.run_us)
-        if envelope is held:
-            self._forget_task(envelope)
+        owner = self.processes.get(held.owner)
+        if owner is not None and owner.tasks.get(msg.task_id) is held:
+            del owner.tasks[msg.task_id]
             self.send(held.owner, m.Result(msg.task_id, msg.attempt, source.process_id, b"", msg.payload))
 
     def _reply(self, source: Process, msg: m.Reply) -> None:
@@ -458,7 +459,7 @@ class BrokerCore:
         owner = msg.owner
         if not worker.served:
             envelope = worker.outstanding.get(msg.task_id)
-            if envelope is None or self.tasks.get(msg.task_id) is not envelope:
+            if envelope is None or self.task(msg.task_id) is not envelope:
                 return  # no owner waits for it
             if envelope.attempt != msg.attempt:
                 raise ProtocolError("items of an attempt that the worker was not given")
@@ -475,7 +476,7 @@ class BrokerCore:
         The owner still has it.
         """
         envelope = self.scheduler.workers[source.process_id].outstanding.get(msg.task_id)
-        if envelope is None or self.tasks.get(msg.task_id) is not envelope:
+        if envelope is None or self.task(msg.task_id) is not envelope:
             return  # no owner waits for it
         if envelope.attempt != msg.attempt:
             raise ProtocolError("began an attempt that the worker was not given")
@@ -510,7 +511,7 @@ class BrokerCore:
             self.scheduler.take_back(worker)
 
     def _cancel(self, source: Process, msg: m.Cancel) -> None:
-        envelope = self.tasks.get(msg.task_id)
+        envelope = self.task(msg.task_id)
         if envelope is None or envelope.owner != source.process_id:
             return
         worker = envelope.worker
@@ -553,7 +554,7 @@ class BrokerCore:
         for each, why in refused:
             if not isinstance(each, Envelope):
                 self.actors.refuse(each, why)
-            elif self.tasks.get(each.task_id) is each:
+            elif self.task(each.task_id) is each:
                 self._fail_queued(each, "TaskUnschedulableError", why)
 
     def _cancelled_before_start(self, envelope: Envelope) -> None:
@@ -670,7 +671,7 @@ class BrokerCore:
     def _fail_tasks_of(self, worker: Worker, kind: str, message: str, culprit: bytes | None) -> None:
         outstanding, worker.outstanding = worker.outstanding, {}
         for task_id, envelope in outstanding.items():
-            if self.tasks.get(task_id) is envelope:
+            if self.task(task_id) is envelope:
                 self._forget_task(envelope)
                 failed = m.Failed(task_id, envelope.attempt, kind, message, culprit is None or task_id == culprit)
                 self.send(envelope.owner, failed)
@@ -736,9 +737,8 @@ class BrokerCore:
             assert (host.pool.free.get("CPU", 0) > 0) == self.scheduler.places.is_open(host), (
                 "the index of hosts with room"
             )
-        owned = Counter(envelope.owner for envelope in self.tasks.values())
         for process in self.processes.values():
-            assert process.tasks == owned[process.process_id], "tasks that a process waits for"
+            assert all(envelope.owner == process.process_id for envelope in process.tasks.values()), "tasks by owner"
         for queue in self.scheduler.queues.values():
             assert len(queue) == sum(1 for _ in queue), "the length of a queue"
         for actor in self.actors.actors.values():

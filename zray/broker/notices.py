@@ -72,7 +72,7 @@ class Notices:
 
     def driver_lost(self, process: Process, reason: str) -> None:
         """A driver is gone, with its job."""
-        tasks = f", with {process.tasks} tasks" if process.tasks else ""
+        tasks = f", with {len(process.tasks)} tasks" if process.tasks else ""
         self._log(INFO, f"driver {_driver(process)} left{tasks}: {reason}")
 
     def host_joined(self, host: Host) -> None:

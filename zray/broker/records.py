@@ -32,9 +32,9 @@ class Job:
 class Process:
     """A process that has joined and is alive.
 
-    ``joined_at``: when, in seconds; ``watchers``: the processes to tell of its death; ``tasks``: the number of tasks
-    that it waits for; ``last_actor``: the highest number of the actors that it has announced; ``worker``: its record,
-    if it is a worker.
+    ``joined_at``: when, in seconds; ``watchers``: the processes to tell of its death; ``tasks``: the tasks that it
+    has submitted and whose outcome it waits for; ``last_actor``: the highest number of the actors that it has
+    announced; ``worker``: its record, if it is a worker.
     """
 
     __slots__ = ("info", "job_id", "joined_at", "kind", "last_actor", "process_id", "tasks", "watchers", "worker")
@@ -46,7 +46,7 @@ class Process:
         self.info = info
         self.joined_at = 0.0
         self.watchers: dict[bytes, None] = {}
-        self.tasks = 0
+        self.tasks: dict[bytes, Envelope] = {}
         self.last_actor = 0
         self.worker: Worker | None = None
 

@@ -52,7 +52,6 @@ class Subject(Protocol):
     processes: dict[bytes, Process]
     jobs: dict[bytes, Job]
     functions: dict[bytes, tuple[str, bytes, set[bytes]]]
-    tasks: dict[bytes, Envelope]
     scheduler: Scheduler
     actors: Actors
     groups: PlacementGroups
@@ -61,6 +60,9 @@ class Subject(Protocol):
 
     def send(self, dest: bytes, message: Any) -> None:
         """Sends a message to a process."""
+
+    def task(self, task_id: bytes) -> Envelope | None:
+        """The task of that identifier that a living owner waits for; None if there is none."""
 
     def is_member(self, process_id: bytes) -> bool:
         """Whether a process has joined, even if it is dead now."""
@@ -164,7 +166,7 @@ class Reports:
         core = self._core
         return q.BrokerCounts(
             request,
-            tasks=len(core.tasks),
+            tasks=sum(len(process.tasks) for process in core.processes.values()),
             queued=sum(len(queue) for queue in core.scheduler.queues.values()),
             dispatched=core.scheduler.dispatched,
             actors=len(core.actors.actors),
@@ -178,7 +180,7 @@ class Reports:
 
     def _explain_task(self, source: Process, question: q.ExplainTask) -> None:
         """Tells where a task is. ``zray.client.explain`` asks this."""
-        envelope = self._core.tasks.get(question.task_id)
+        envelope = self._core.task(question.task_id)
         about = Explanation(question.request, UNKNOWN)
         if envelope is not None:
             about = about._replace(name=self.function_name(envelope.function_id))
@@ -224,7 +226,7 @@ class Reports:
         return self._core.functions.get(function_id, ("",))[0]
 
     def _maker_of(self, object_id: bytes) -> str:
-        envelope = self._core.tasks.get(task_of(object_id))
+        envelope = self._core.task(task_of(object_id))
         return (self.function_name(envelope.function_id) if envelope else "") or "an object of another process"
 
     def _why_unplaced(self, shape: Shape) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from zray.broker.accounts import Share
 from zray.broker.cpus import CpuClaims
@@ -23,7 +23,7 @@ from zray.broker.lent import LentCpus
 from zray.broker.places import Places
 from zray.broker.queues import ActorLine, TaskQueue
 from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
-from zray.broker.resources import NOTHING, Shape
+from zray.broker.resources import CPU, NOTHING, Shape
 from zray.broker.shares import Shares
 from zray.broker.states import BUSY, IDLE, PROBED, RETIRED, SERVING, WorkerState
 from zray.protocol.messages import (
@@ -71,6 +71,19 @@ class OtherLine(Protocol):
 
 K = TypeVar("K")
 L = TypeVar("L", ActorLine, TaskQueue, OtherLine)
+Line: TypeAlias = ActorLine | TaskQueue | OtherLine
+
+
+def _depends_on_changes(line: Line) -> bool:
+    """Whether a line gets something only if a host that has changed has room: no host had room at the last pass."""
+    return line.full and (not line.near if isinstance(line, TaskQueue) else isinstance(line, ActorLine))
+
+
+def _fits_any(shape: Shape, hosts: dict[bytes, Host]) -> bool:
+    for host in hosts.values():  # noqa: SIM110 (a loop: it is called for each line in each pass)
+        if host.pool.fits(shape):
+            return True
+    return False
 
 
 def _load(host: Host) -> float:
@@ -224,10 +237,11 @@ class Scheduler:
             shares = [line.share for line in waiting]
             self.shares.settle(shares, now)
             self.shares.rank(shares, lambda number: self._run_s(waiting[number]), now)
-            self._take_turns([(line.share, self._serve(line, changed)) for line in waiting])
+            served = self._take_turns(self._with_chances(waiting, changed), changed)
         else:
+            served = waiting
             deque(self._serve(waiting[0], changed), maxlen=0)
-        for line in waiting:
+        for line in served:
             line.share.waits(line.waiting(), now)
         left = [line for line in waiting if line.share.waiting]
         if left:
@@ -235,9 +249,9 @@ class Scheduler:
             self._refill(left, refillable)
             self.shares.look_for_holds([line.share for line in left], now)
 
-    def _lines_that_wait(self, now: float) -> list[ActorLine | TaskQueue | OtherLine]:
+    def _lines_that_wait(self, now: float) -> list[Line]:
         """The lines in which something waits."""
-        waiting: list[ActorLine | TaskQueue | OtherLine] = []
+        waiting: list[Line] = []
         if self.other_lines:
             waiting += self._waiting_of(self.other_lines, now)
         if self.actors_waiting:
@@ -252,18 +266,23 @@ class Scheduler:
         forgotten = []
         for key, line in lines.items():
             count = line.waiting()
-            line.share.waits(count, now)
+            share = line.share
+            if count and share.waiting:  # ``waits`` written out for the usual case, since each pass asks every line
+                share.waiting = count
+                waiting.append(line)
+                continue
+            share.waits(count, now)
             if count:
                 waiting.append(line)
                 continue
             line.full = False  # hosts may get room while the line is empty, and it would not learn of them
-            if not line and line.share.is_forgotten(now):
+            if not line and share.is_forgotten(now):
                 forgotten.append(key)
         for key in forgotten:
             del lines[key]
         return waiting
 
-    def _is_refused(self, line: ActorLine | TaskQueue | OtherLine) -> bool:
+    def _is_refused(self, line: Line) -> bool:
         """Empties a line if no host may ever take its work, and the work must not wait for one."""
         if not isinstance(line, ActorLine | TaskQueue):
             return False
@@ -274,24 +293,54 @@ class Scheduler:
         line.share.waits(0, self._clock())
         return True
 
-    def _take_turns(self, lines: list[tuple[Share, Iterator[None]]]) -> None:
-        """Gives one grant after the other, each to the line that is next then. One step of an iterator is one grant."""
-        turns = [(share.standing(), number, share, grants) for number, (share, grants) in enumerate(lines)]
-        heapq.heapify(turns)
-        while turns:
-            standing, number, share, grants = turns[0]
-            # If other lines of its job have got grants meanwhile, its standing has changed: it may no longer be next.
-            if share.standing() == standing and next(grants, self) is self:
-                heapq.heappop(turns)
-            else:
-                heapq.heapreplace(turns, (share.standing(), number, share, grants))
+    def _with_chances(self, waiting: list[Line], changed: dict[bytes, Host]) -> list[Line]:
+        """The lines that may get something in this pass.
 
-    def _run_s(self, line: ActorLine | TaskQueue | OtherLine) -> float:
+        A pass only takes from hosts, unless it reserves bundles, which other work may use at once.
+        """
+        if any(line.waiting() for line in self.other_lines.values()):
+            return waiting
+        return [line for line in waiting if not _depends_on_changes(line) or _fits_any(line.share.shape, changed)]
+
+    def _take_turns(self, lines: list[Line], changed: dict[bytes, Host]) -> list[Line]:
+        """Gives one grant after the other, each to the line that is next then. Returns the lines that were served.
+
+        A line that can get nothing, because other lines have taken the room, is not served: a thousand lines may wait
+        for the same CPU.
+        """
+        turns = [(line.share.standing(), number) for number, line in enumerate(lines)]
+        heapq.heapify(turns)
+        least = min([line.share.shape.cpus if _depends_on_changes(line) else 0 for line in lines], default=0)
+        with_cpus = list(changed.values()) if least else []
+        serving: dict[int, Iterator[None]] = {}  # by the number of the line; one step is one grant
+        while turns:
+            if least:
+                while with_cpus and with_cpus[-1].pool.free.get(CPU, 0) < least:
+                    with_cpus.pop()
+                if not with_cpus:
+                    break
+            standing, number = turns[0]
+            line = lines[number]
+            grants = serving.get(number)
+            if grants is None and _depends_on_changes(line) and not _fits_any(line.share.shape, changed):
+                heapq.heappop(turns)
+                continue
+            # If other lines of its job have got grants meanwhile, its standing has changed: it may no longer be next.
+            if line.share.standing() == standing:
+                if grants is None:
+                    grants = serving[number] = self._serve(line, changed)
+                if next(grants, self) is self:
+                    heapq.heappop(turns)
+                    continue
+            heapq.heapreplace(turns, (line.share.standing(), number))
+        return [lines[number] for number in serving]
+
+    def _run_s(self, line: Line) -> float:
         """How long the first task of a line runs, in seconds, as far as is known; else 0."""
         first = line.any() if isinstance(line, TaskQueue) else None
         return self._estimates.get(first.function_id, 0) / 1e6 if first is not None else 0.0
 
-    def _serve(self, line: ActorLine | TaskQueue | OtherLine, changed: dict[bytes, Host]) -> Iterator[None]:
+    def _serve(self, line: Line, changed: dict[bytes, Host]) -> Iterator[None]:
         if isinstance(line, TaskQueue):
             return self._serve_tasks(line, changed)
         return self._place_actors(line, changed) if isinstance(line, ActorLine) else line.serve(changed)
@@ -391,9 +440,7 @@ class Scheduler:
         self._start_for_tasks(host, queue, len(queue))
         return False
 
-    def _refill(
-        self, waiting: Sequence[ActorLine | TaskQueue | OtherLine], refillable: dict[Share, dict[bytes, Worker]]
-    ) -> None:
+    def _refill(self, waiting: Sequence[Line], refillable: dict[Share, dict[bytes, Worker]]) -> None:
         """Hands more envelopes to workers that may hold more, unless they have to make room.
 
         ``waiting``: the lines that wait, the next one first.
@@ -402,8 +449,11 @@ class Scheduler:
         for queue in waiting:
             if not isinstance(queue, TaskQueue):
                 continue
+            workers = refillable.get(queue.share)
+            if not workers:
+                continue
             ration = self._ration(queue)
-            for worker in refillable.get(queue.share, {}).values():
+            for worker in workers.values():
                 if worker.state is not BUSY or not worker.outstanding:
                     continue
                 if len(shares) == 1 or not self.shares.makes_room(worker, shares):

@@ -143,7 +143,8 @@ class Shares:
         """Brings the accounts of the lines that wait up to date, before they are compared."""
         for share in waiting:
             share.settle(now)
-            share.job.settle(now)
+            if share.job.settled_at != now:
+                share.job.settle(now)
 
     def rank(self, waiting: Collection[Share], run_s: Callable[[int], float], now: float) -> None:
         """Ranks the lines of jobs that use priorities. ``run_s(n)``: how long the work of the ``n``-th line runs."""

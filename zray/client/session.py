@@ -610,7 +610,11 @@ class Session:
         if mode & CANCEL_FORCE and task is not None and core.actors.is_call(task):
             raise ValueError(FORCE_IS_FOR_TASKS)
         if entry.status is PENDING:
-            self.shell.run(lambda: core.cancel(object_id, mode))
+            with self.shell.lock:
+                core.cancel(object_id, mode)
+                if core.has_output:  # a task that was not sent ends here: no thread has to wake for it
+                    self.shell.submitted()
+            self.shell.settle()
 
     def _is_member(self, process_id: bytes) -> bool:
         """Whether a process belongs, or has belonged, to the cluster."""

@@ -117,6 +117,17 @@ def test_tasks_run_in_their_bundle(groups, broker):
     assert sorted(task for worker in workers for task in broker.runs(worker)) == sorted([second, *third])
 
 
+def test_a_task_that_waits_for_its_group_runs_in_the_turn_in_which_the_group_is_reserved(groups, broker):
+    driver, host = broker.driver(), broker.host(CPU=1)
+    (worker,) = broker.workers(host)
+    first = groups.create(driver, {"CPU": 1})
+    second = groups.create(driver, {"CPU": 0.5})
+    (task_id,) = broker.submit(driver, 1, inside(second, CPU=0.5))
+    assert broker.runs(worker) == []
+    groups.remove(driver, first)
+    assert broker.runs(worker) == [task_id]
+
+
 def test_all_or_nothing(groups, broker):
     driver, host = broker.driver(), broker.host(CPU=2)
     first = groups.create(driver, {"CPU": 1})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.broker.harness import NO_CPU, ONE_CPU, BrokerHarness, one_worker, prefetched, shape
+from zray.broker.records import Envelope
 from zray.broker.scheduler import MAX_STARTING_PER_HOST
 from zray.broker.states import IDLE, PROBED, RETIRED
 from zray.protocol import messages as m
@@ -258,6 +261,29 @@ def test_the_tasks_of_a_dead_owner_are_dropped(broker):
     broker.lose(driver)
     assert broker.core.tasks == {}
     assert {message.worker_id for message in broker.take(host, m.KillWorker)} == {worker}
+
+
+def test_the_death_of_an_owner_looks_at_no_task_of_others(broker):
+    class Tasks(dict[bytes, Envelope]):
+        looked_at = 0
+
+        def values(self) -> Any:
+            self.looked_at += len(self)
+            return super().values()
+
+    driver = broker.driver()
+    host = broker.host(CPU=2)
+    first, second = broker.workers(host)
+    (parent,) = broker.submit(driver, function_id=LONG)
+    owner = next(worker for worker in (first, second) if parent in broker.runs(worker))
+    children = broker.submit(owner, 3)
+    broker.submit(driver, 1000)
+    process = broker.core.processes[driver]
+    process.tasks = others = Tasks(process.tasks)
+    broker.core.lost(owner, "it was silent", broker.now)
+    assert others.looked_at == 0
+    broker.turn()
+    assert not set(children) & set(broker.core.tasks) and len(others) == 1000
 
 
 def test_a_dead_owners_task_behind_one_of_another_owner(broker):

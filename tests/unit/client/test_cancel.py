@@ -100,6 +100,19 @@ def test_a_task_that_waits_for_its_argument_ends_for_the_holder_too(wire, driver
     assert cancels(wire) == []
 
 
+def test_many_that_wait_for_one_argument_end_without_a_message(wire, driver, worker):
+    argument = driver.submit(worker)
+    waiting = [driver.submit(worker, refs=[argument]) for _ in range(100)]
+    for task in waiting:
+        driver.core.cancel(task, 0)
+        assert not driver.core.has_output
+        assert failure_of(driver, task) == "TaskCancelledError"
+    assert driver.core.tasks.tasks.keys() == {task_of(argument)}
+    driver.flush()
+    wire.run_all()
+    assert cancels(wire) == []
+
+
 @pytest.mark.parametrize("mode", [0, BOTH])
 def test_what_was_put(wire, driver, holder, mode):
     value = driver.put()

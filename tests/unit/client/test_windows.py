@@ -531,6 +531,20 @@ def test_windows_that_are_empty_are_forgotten():
     assert len(owner.core.queue_route._windows) <= MAX_IDLE_WINDOWS
 
 
+def test_windows_that_are_in_use_are_seldom_looked_at():
+    owner = Owner(Windows())
+    route = owner.core.queue_route
+    windows, looked_at = route._windows, 0
+    n = 8 * MAX_IDLE_WINDOWS
+    for number in range(n):
+        owner.submit(shape=number.to_bytes(4, "big"))
+        if route._windows is not windows:  # those not in use were removed
+            looked_at += len(windows)
+            windows = route._windows
+    assert len(windows) == n
+    assert looked_at < 2 * n
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from([Windows(task_bytes=1), Windows(task_bytes=300), Windows(task_bytes=300, all_task_bytes=400)]),

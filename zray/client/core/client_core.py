@@ -266,18 +266,25 @@ class ClientCore:
     def cancel(self, object_id: bytes, mode: int) -> None:
         """Cancels the task or call that makes an object, if it has not ended. Asks the owner, which may be another
         process."""
-        self.send(owner_of(object_id), CancelObject(object_id, mode))
+        owner = owner_of(object_id)
+        if owner == self.process_id:
+            self._cancel_own(object_id, mode)
+        else:
+            self.send(owner, CancelObject(object_id, mode))
 
     def _on_cancel_object(self, source: bytes, message: CancelObject) -> None:
         if not self.references.owns(message.object_id):
             raise ProtocolError("asked to cancel a task that another process owns")
-        task = self.tasks.tasks.get(task_of(message.object_id))
+        self._cancel_own(message.object_id, message.mode)
+
+    def _cancel_own(self, object_id: bytes, mode: int) -> None:
+        task = self.tasks.tasks.get(task_of(object_id))
         if task is None:
             return  # it has ended, or the object was put
-        if message.mode & CANCEL_FORCE and self.actors.is_call(task):
+        if mode & CANCEL_FORCE and self.actors.is_call(task):
             self.perform(Warn(f"a cancellation by another process had no effect: {FORCE_IS_FOR_TASKS}"))
         else:
-            self.tasks.cancel(task.task_id, message.mode)
+            self.tasks.cancel(task.task_id, mode)
 
     # ------------------------------------------------------------------ the places of objects
 

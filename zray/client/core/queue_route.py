@@ -32,7 +32,8 @@ class QueueRoute:
     wait because of the limit for all tasks. The outcome of any task may let them go.
     """
 
-    __slots__ = ("_behind_all", "_max_bytes", "_max_bytes_of_all", "_send", "_table", "_windows", "actor_id", "n_bytes")
+    __slots__ = ("_behind_all", "_max_bytes", "_max_bytes_of_all", "_max_windows", "_send", "_table", "_windows",
+                 "actor_id", "n_bytes")  # fmt: skip
 
     class_name = ""
 
@@ -44,6 +45,7 @@ class QueueRoute:
         self._max_bytes = windows.task_bytes
         self._max_bytes_of_all = windows.all_task_bytes
         self._windows: dict[bytes, _Window] = {}
+        self._max_windows = MAX_IDLE_WINDOWS
         self._behind_all: dict[bytes, None] = {}
 
     def ready(self, task: Task) -> None:
@@ -126,9 +128,11 @@ class QueueRoute:
                 self._table.soon(next(iter(behind.held.values())))
 
     def _new_window(self, shape: bytes) -> _Window:
-        if len(self._windows) >= MAX_IDLE_WINDOWS:
+        if len(self._windows) >= self._max_windows:
             windows = self._windows.items()
             self._windows = {key: window for key, window in windows if window.n_bytes or window.held}
+            # Many may be in use. So the next look comes when there are twice as many.
+            self._max_windows = max(MAX_IDLE_WINDOWS, 2 * len(self._windows))
         window = self._windows[shape] = _Window()
         return window
 
