@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -88,6 +89,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """While fixtures are taken down, an interrupted test process is not interrupted again: xdist tries to."""
     if exitstatus == pytest.ExitCode.INTERRUPTED and _is_test_process(session.config):
         signal.signal(signal.SIGINT, _pass)
+
+
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """Programs that the test starts do not ignore SIGHUP, as they would if the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -325,6 +325,7 @@ def test_resources_of_hosts(sandbox):
                 assert process.wait(8) == 0
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_orderly_ends(number):
     with by_hand() as (_, broker, (host,)):

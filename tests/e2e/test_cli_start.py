@@ -50,6 +50,7 @@ def test_what_is_wrong_is_told_and_leaves_nothing(sandbox, tmp_path):
     assert not sandbox.processes("zray: ")  # the broker that had been started, either
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_with_block_all_ends_with_the_command(sandbox, tmp_path, number):
     environ = {**os.environ, "ZRAY_KEYS": str(tmp_path / "keys")}

@@ -188,6 +188,7 @@ signal.pause()
 
 
 class TestOrderlyEnd:
+    @pytest.mark.usefixtures("hangups")
     @pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
     def test_a_second_signal_does_not_interrupt_the_cleanup(self, session: str, number: str) -> None:
         code = f"""
