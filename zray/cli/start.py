@@ -130,12 +130,12 @@ def start(
         options = [text for name, value in offers.items() if value is not None for text in (_option(name), value)]
         patience_s = max(config.start_timeout_s, config.join_timeout_s + _JOIN_EXTRA_S)
         _launch("zray.cli.worker", ["--address", target, *options, *security], environ, patience_s, started)
+        _tell(head, target, insecure)
+        if block:
+            _stay(started)
     except BaseException:
         _end(started)
         raise
-    _tell(head, target, insecure)
-    if block:
-        _stay(started)
 
 
 _OFFERS = ("num_cpus", "num_gpus", "memory", "resources", "labels", "object_store_memory")
@@ -217,15 +217,12 @@ def _tell(head: bool, target: str, insecure: bool) -> None:
 
 
 def _stay(started: list[subprocess.Popen[bytes]]) -> None:
-    """Waits until a signal comes or a process ends; then all end. The exit code is 1 if one ended by itself."""
+    """Waits until a signal comes. Raises ZrayError if a process ends before."""
     click.echo("--block: this command stays until Ctrl-C, SIGTERM or SIGHUP")
     sys.stdout.flush()
-    try:
-        while all(each.poll() is None for each in started):
-            time.sleep(_LOOK_S)
-        ended = ", ".join(f"pid {each.pid}, exit code {each.returncode}" for each in started if each.poll() is not None)
-    finally:
-        _end(started)
+    while all(each.poll() is None for each in started):
+        time.sleep(_LOOK_S)
+    ended = ", ".join(f"pid {each.pid}, exit code {each.returncode}" for each in started if each.poll() is not None)
     raise ZrayError(f"a process of this cluster has ended ({ended}), and so the others here; its log tells why")
 
 
