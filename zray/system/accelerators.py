@@ -74,16 +74,8 @@ def _tpu_chips(root: str) -> int:
     if chips:
         return len(chips)
     groups = [os.path.basename(path) for path in glob.glob(f"{root}dev/vfio/[0-9]*")]
-    return sum(_GOOGLE_VENDOR in _vendors(f"{root}sys/kernel/iommu_groups/{group}/devices") for group in groups)
-
-
-def _vendors(devices: str) -> set[str]:
-    """Returns the PCI vendors of the devices in a directory of sysfs."""
-    found = set()
-    for path in glob.glob(f"{devices}/*/vendor"):
-        with contextlib.suppress(OSError, ValueError), open(path) as file:
-            found.add(file.read().strip().lower())
-    return found
+    vendors = [glob.glob(f"{root}sys/kernel/iommu_groups/{group}/devices/*/vendor") for group in groups]
+    return sum(any(_vendor_in(path) == _GOOGLE_VENDOR for path in paths) for paths in vendors)
 
 
 def tpu_kind(accelerator_type: str) -> str:
@@ -211,7 +203,7 @@ def _amd(root: str) -> Found:
 
 
 def _intel(root: str) -> Found:
-    if not any(_is_intel(path) for path in glob.glob(f"{root}sys/class/drm/card*/device/vendor")):
+    if not any(_vendor_in(path) == _INTEL_VENDOR for path in glob.glob(f"{root}sys/class/drm/card*/device/vendor")):
         return Found(INTEL, 0)  # spares the import
     try:
         import dpctl
@@ -224,12 +216,13 @@ def _intel(root: str) -> Found:
     return Found(INTEL, len(devices), "Intel-GPU-" + "-".join(devices[0].name.split()[-2:]) if devices else "")
 
 
-def _is_intel(path: str) -> bool:
+def _vendor_in(path: str) -> str:
+    """Returns the PCI vendor in a file of sysfs, such as ``0x8086``; empty if it cannot be read."""
     try:
         with open(path) as file:
-            return file.read().strip() == _INTEL_VENDOR
-    except OSError:
-        return False
+            return file.read().strip().lower()
+    except (OSError, ValueError):
+        return ""
 
 
 def _neuron_cores(program: str) -> int:

@@ -28,23 +28,22 @@ _OF_PROCESS = frozenset(map(int, _c_signal.valid_signals())) - frozenset(map(int
 
 
 @contextlib.contextmanager
-def signals_left_to_main() -> Iterator[None]:
+def _masked(how: int) -> Iterator[None]:
+    before = _set_mask(how, _OF_PROCESS)
+    try:
+        yield
+    finally:
+        _set_mask(signal.SIG_SETMASK, before)
+
+
+def signals_left_to_main() -> contextlib.AbstractContextManager[None]:
     """Threads that are started in this context block signals. They do so from their first moment on."""
-    before = _set_mask(signal.SIG_BLOCK, _OF_PROCESS)
-    try:
-        yield
-    finally:
-        _set_mask(signal.SIG_SETMASK, before)
+    return _masked(signal.SIG_BLOCK)
 
 
-@contextlib.contextmanager
-def signals_taken() -> Iterator[None]:
+def signals_taken() -> contextlib.AbstractContextManager[None]:
     """For code of the user in such a thread: programs that it starts block no signals."""
-    before = _set_mask(signal.SIG_UNBLOCK, _OF_PROCESS)
-    try:
-        yield
-    finally:
-        _set_mask(signal.SIG_SETMASK, before)
+    return _masked(signal.SIG_UNBLOCK)
 
 
 def start_thread(run: Callable[..., object], *args: Any) -> int:
