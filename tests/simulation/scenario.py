@@ -19,6 +19,7 @@ from zray.scheduling.node_affinity import NodeAffinitySchedulingStrategy
 from zray.scheduling.node_label import In, NodeLabelSchedulingStrategy
 from zray.testing.cluster import SimCluster
 from zray.testing.intruders import Intruder
+from zray.testing.lanes import LaneFaults
 from zray.testing.network import NetworkFaults
 from zray.testing.processes import SILENCE_S, Get, Program, SimActor, SimDriver, SimHost, SimProcess, SimWorker, Sleep
 
@@ -30,6 +31,12 @@ NARROW = Windows(calls=2, call_bytes=150, all_call_bytes=400, task_bytes=1, all_
 """A few messages fill them."""
 ONE_BY_ONE = Windows(calls=1, call_bytes=1, task_bytes=100, started_bytes=0)
 """Small tasks tell that they have begun as well: in a window of this size, few of them would block each other."""
+LANE_FAULTS = (
+    LaneFaults(),
+    LaneFaults(after=1),
+    LaneFaults(after=2, full=0.1),
+    LaneFaults(after=1, full=0.3, late=0.2),
+)
 BAD_WEATHER = NetworkFaults(loss=0.02, duplication=0.02)
 
 
@@ -241,9 +248,11 @@ def run_scenario(seed: int, trouble: Trouble = Trouble(), network_faults: Networ
 def _run(seed: int, trouble: Trouble, network_faults: NetworkFaults) -> SimCluster:
     program = functools.partial(random_program, cancels=trouble.cancels, limits=trouble.limits)
     windows = (WINDOWS, NARROW, ONE_BY_ONE)[seed % 3]
-    cluster = SimCluster(seed, program, network_faults, windows=windows)
+    cluster = SimCluster(seed, program, network_faults, windows=windows, lane_faults=LANE_FAULTS[seed % 4])
     cluster.die_storing = trouble.workers
     sim = cluster.sim
+    for _ in range(seed % 4):
+        sim.after(sim.random.uniform(0.005, 0.5), cluster.lanes.break_one)
     hosts = [
         SimHost(cluster, {"CPU": sim.random.choice([10_000, 20_000, 40_000])}, {"number": str(number)})
         for number in range(1 + trouble.hosts)

@@ -15,13 +15,15 @@ from zray.broker.records import Actor, Host, Process, Worker
 from zray.broker.resources import Pool
 from zray.broker.states import ACTOR, GROUP, WORKER
 from zray.client.core.client_core import ClientCore
+from zray.client.core.lanes import Lane
 from zray.client.core.payloads import Arguments
 from zray.client.core.references import Entry
-from zray.client.core.states import INLINE, OBJECT, TASK, VIEW
+from zray.client.core.states import INLINE, LANE, OBJECT, TASK, VIEW
 from zray.client.core.tasks import Task
 from zray.client.shell import ClientShell
 from zray.client.states import CONNECTION
 from zray.protocol import messages as m
+from zray.protocol.link import Link
 from zray.protocol.records import GroupSpec, HostInfo, JoinInfo
 from zray.states import IllegalTransition, Machine, State
 from zray.testing.states import MACHINES, transitions, transitions_seen
@@ -54,6 +56,7 @@ RECORDS: dict[Machine[Any], Callable[[], Any]] = {
     WORKER: lambda: Worker(PROCESS, Host(b"h" * 16, Pool({}), HostInfo())),
     PULL: lambda: Incoming(1, b"o" * 28, PROCESS, 1),
     CHANNEL: lambda: Peer(PROCESS),
+    LANE: lambda: Lane(b"n" * 16, PROCESS, b"q" * 16, b"a" * 24, Link(bytes(8), frozenset(), 0.0), []),
     CONNECTION: lambda: ClientShell.__new__(ClientShell),
     GROUP: group,
 }

@@ -19,7 +19,17 @@ from zray.client.advice import Advice
 from zray.client.checked import CheckedRefs
 from zray.client.context import current_task
 from zray.client.core.client_core import FORCE_IS_FOR_TASKS, ClientCore
-from zray.client.core.effects import Callback, FreeSegment, ShowLogs, Unhandled, Warn
+from zray.client.core.effects import (
+    Callback,
+    CloseLane,
+    DialLane,
+    FreeSegment,
+    LaneEffect,
+    OfferLane,
+    ShowLogs,
+    Unhandled,
+    Warn,
+)
 from zray.client.core.payloads import Arguments
 from zray.client.core.references import Entry
 from zray.client.core.states import HANDLE, INLINE, PENDING, STORED
@@ -53,6 +63,7 @@ from zray.protocol.state_questions import StateQuestion
 from zray.serialization import Serialized, deserialize, load_error, serialize, serialize_call
 from zray.serialization.views import read_mutable_as_views
 from zray.system import signals
+from zray.system.machine import machine_id
 from zray.system.processes import describe_error
 from zray.system.streams import say
 from zray.transport.connection import Connection
@@ -129,10 +140,16 @@ class Session:
         self.handlers: dict[Any, Callable[[Any], None]] = {
             Warn: lambda effect: say(f"zray: {effect.text}"),
             Unhandled: self._unhandled,
+            OfferLane: self._perform_for_lanes,
+            DialLane: self._perform_for_lanes,
+            CloseLane: self._perform_for_lanes,
         }
         self.on_lost: Callable[[str], None] = lambda reason: None
         self.on_exit_actor: Callable[[str, bytes], None] = lambda reason, ender: None
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
+        if config.lanes:
+            self.core.lanes.machine = machine_id()
+            self.shell.lane_path = self.stores.lane_path(process_id)
         self.checked = CheckedRefs()
         self.at_tick: list[Callable[[], None]] = [self.stores.settle, self.checked.forget]
         """Called some times a second. These functions must not wait, and must not run user code."""
@@ -193,6 +210,9 @@ class Session:
             if handler is not None:
                 _attempt(f"{type(effect).__name__} has failed", handler, effect)
         return callbacks
+
+    def _perform_for_lanes(self, effect: LaneEffect) -> None:
+        self.shell.perform_for_lanes(effect)
 
     def _tick(self) -> None:
         for action in self.at_tick:
@@ -758,7 +778,10 @@ class Session:
         return answer
 
     def tell(self, messages: Iterable[Any]) -> None:
-        """Sends messages to the broker."""
+        """Sends messages to the broker, before anything that this process does later.
+
+        If the process has lanes, waits until the broker has them: a call by a lane could overtake them.
+        """
         self.check_usable()
 
         def send() -> None:
@@ -766,6 +789,8 @@ class Session:
                 self.core.to_broker(message)
 
         self.shell.run(send)
+        if self.core.lanes.is_used:
+            self.query(lambda request: MemberQuery(request, self.process_id), Membership)
 
     # ------------------------------------------------------------------ the end
 

@@ -23,7 +23,8 @@ from threading import get_ident
 from typing import Any
 
 from zray.client.core.client_core import ClientCore
-from zray.client.core.effects import Callback, Warn
+from zray.client.core.effects import Callback, LaneEffect, Warn
+from zray.client.lane_sockets import LaneSockets
 from zray.client.lock import ClientLock
 from zray.client.states import CLOSED, CONNECTION, LOST, OPEN
 from zray.protocol.contract import BROKER, TICK_S
@@ -114,6 +115,9 @@ class ClientShell:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lifeline = lifeline  # a descriptor that reads end-of-file when the local cluster is gone
         self._socket_fd = connection.socket.fileno()
+        self.lane_path = ""
+        """Where this process listens for callers of its actor; empty: it makes no lanes."""
+        self._lanes: LaneSockets | None = None  # made when the first is needed
         self._fds: list[int] = []
         # Two pollers, because a user thread may take the lead while the background thread is still in poll().
         self._user_poll: select.poll | None = None
@@ -153,10 +157,10 @@ class ClientShell:
 
     # ------------------------------------------------------------------ turns
 
-    def turn(self, expected: bool = False) -> None:
+    def turn(self, expected: bool = False, by_lanes: bool = False) -> None:
         """Receives, handles and sends everything pending. Under the lock; call ``settle`` after releasing it.
 
-        ``expected``: the socket's descriptor was ready.
+        ``expected``: the socket's descriptor was ready. ``by_lanes``: it was not, but that of the lanes was.
         """
         core, connection = self.core, self.connection
         now = self._driven_at = time.monotonic()
@@ -164,10 +168,14 @@ class ClientShell:
         if self.state is not OPEN:
             self._take_output()
             return
-        if core.has_output or self._unsent:  # send first, because the socket must be checked after a send
-            self._send()
+        asks_socket = not by_lanes
+        if (core.has_output or self._unsent) and self._send():
+            asks_socket = True  # the socket must be checked after a send
         while self.state is OPEN:
-            for message in connection.receive(expected=expected):
+            messages = connection.receive(expected=expected) if asks_socket else ()
+            if self._lanes is not None:  # before these messages are handled, see zray.client.core.lanes
+                self._lanes.receive(now)
+            for message in messages:
                 try:
                     core.receive(BROKER, message, now)
                 except ProtocolError:
@@ -177,12 +185,12 @@ class ClientShell:
             if now - self._last_tick >= TICK_S:
                 self._tick(now)
             self.last_flush = now
-            flushed = self._send() if core.has_output or self._unsent else connection.flush([])
+            flushed = self._send() if core.has_output or self._unsent or not asks_socket else connection.flush([])
             expected = False
             if connection.link.rejected:
                 self._reject(now)
             elif flushed and connection.readable:
-                expected = True
+                expected = asks_socket = True
             else:
                 break
         if self._waiting_for_room and not connection.link.congested:
@@ -199,7 +207,7 @@ class ClientShell:
         output.add_sends_to(self._unsent)
 
     def _send(self) -> bool:
-        """Sends everything pending. Returns whether anything was sent."""
+        """Sends everything pending. Returns whether anything was sent to the broker."""
         if self._unsent:
             self._take_output()
             sends, self._unsent = self._unsent, {}
@@ -207,6 +215,9 @@ class ClientShell:
             output = self.core.take_output()
             self._effects.extend(output.effects)
             sends = output.sends
+        if self._lanes is not None:
+            first = self._lanes.send(sends, time.monotonic())
+            return self.connection.flush([*first, *through_broker(sends)])
         return self.connection.flush(through_broker(sends))
 
     def _reject(self, now: float) -> None:
@@ -220,6 +231,8 @@ class ClientShell:
         self._last_tick = now
         self._tick_due = True
         self.core.tick(now)
+        if self._lanes is not None:
+            self._lanes.tick(now)
         refused = self.connection.refused
         if refused is not None:
             self._lose(f"the broker has declared this process dead: {refused.reason}")
@@ -234,6 +247,17 @@ class ClientShell:
         for waiter in self._waiting_for_room:
             waiter.wake()
         self._loss_unreported = True
+
+    def perform_for_lanes(self, effect: LaneEffect) -> None:
+        """Opens or closes a lane. Without the lock; effects that follow are settled by the caller."""
+        with self.lock:
+            if self.state is not OPEN:
+                return
+            if self._lanes is None:
+                self._lanes = LaneSockets(self.core, self.lane_path, self.connection.max_message_bytes)
+                self._choose_fds()
+            self._lanes.perform(effect, time.monotonic())
+            self.submitted()
 
     def lose(self, reason: str) -> None:
         """Ends every wait, because the cluster is gone."""
@@ -457,7 +481,8 @@ class ClientShell:
                 return  # only the leader may consume the signal
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
-            self._turn_as_leader(waiter, self._socket_fd in ready)
+            by_lanes = self._lanes is not None and len(ready) == 1 and self._lanes.fileno() in ready
+            self._turn_as_leader(waiter, self._socket_fd in ready, by_lanes)
 
     def _poll(self, waiter: Waiter, timeout_s: float) -> list[tuple[int, int]]:
         if waiter is self._background:
@@ -480,13 +505,14 @@ class ClientShell:
     def _choose_fds(self) -> None:
         """Sets the descriptors to poll. The socket is left out once it is lost, because it would always be ready."""
         socket = [] if self.lost else [self._socket_fd]
-        self._fds = [*socket, self._wake_fd, *([self._lifeline] if self._lifeline >= 0 else [])]
+        lanes = [self._lanes.fileno()] if self._lanes is not None and not self.lost else []
+        self._fds = [*socket, self._wake_fd, *lanes, *([self._lifeline] if self._lifeline >= 0 else [])]
         self._user_poll = _poller(self._fds)
         self._background_poll = _poller(self._fds)
 
-    def _turn_as_leader(self, waiter: Waiter, expected: bool) -> None:
+    def _turn_as_leader(self, waiter: Waiter, expected: bool, by_lanes: bool = False) -> None:
         self._polling = False  # no wake-up is needed: the turn handles whatever becomes ready now
-        self.turn(expected)
+        self.turn(expected, by_lanes)
         if waiter.is_done():
             self._leave(waiter)
         else:
@@ -562,8 +588,11 @@ class ClientShell:
         with self.lock:
             if was_open:
                 self._take_output()
-                self.connection.flush([*through_broker(self._unsent), *last_messages])
+                first = self._lanes.send(self._unsent, time.monotonic()) if self._lanes is not None else []
+                self.connection.flush([*first, *through_broker(self._unsent), *last_messages])
             self.connection.close()
+            if self._lanes is not None:
+                self._lanes.close()
             os.close(self._wake_fd)
 
 

@@ -97,6 +97,8 @@ class Config:
     Default: a free port at the address by which it reaches the broker; "off": nowhere, objects for others go through
     the broker.
     """
+    lanes: bool = True
+    """Whether calls of actors on the same machine travel by a socket of their own instead of through the broker."""
     inline_max_bytes: int = 100 * KIB
     """Values up to this size travel inside messages; larger ones go through the store."""
     uv_run: bool = True

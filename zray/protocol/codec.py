@@ -89,7 +89,7 @@ def pack_frame(kind: int, incarnation: bytes, seq: int, ack: int, body: bytes) -
     return HEADER.pack(MAGIC, kind, incarnation, seq, ack) + body
 
 
-def read_frame(data: bytes) -> Frame:
+def read_frame(data: bytes | memoryview) -> Frame:
     """Splits a frame into header and body. Raises ProtocolError if ``data`` is not a frame."""
     if len(data) < HEADER.size:
         raise ProtocolError("shorter than a header")

@@ -211,6 +211,14 @@ class Link:
             self._transmit.append((0, b""))
         return now - self.last_heard < self._silence_s
 
+    def acknowledge(self) -> None:
+        """Queues an empty frame, which acknowledges what has come."""
+        self._transmit.append((0, b""))
+
+    def resend(self) -> None:
+        """Queues everything that is not acknowledged: the transport has lost an unknown part of it."""
+        self._transmit = [(seq, body) for seq, body, _ in self._unacked]
+
     def restart_silence(self, now: float) -> None:
         """Gives the peer new time to send something, after this process was stopped or the machine slept."""
         self.last_heard = max(self.last_heard, now - self._silence_s / 3)

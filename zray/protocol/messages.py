@@ -61,6 +61,18 @@ from zray.protocol.peer_messages import (
     KeepCopies as KeepCopies,
 )
 from zray.protocol.peer_messages import (
+    LaneFrame as LaneFrame,
+)
+from zray.protocol.peer_messages import (
+    LaneOffer as LaneOffer,
+)
+from zray.protocol.peer_messages import (
+    LaneSwitched as LaneSwitched,
+)
+from zray.protocol.peer_messages import (
+    LaneWanted as LaneWanted,
+)
+from zray.protocol.peer_messages import (
     LeftBehind as LeftBehind,
 )
 from zray.protocol.peer_messages import (
@@ -116,7 +128,7 @@ from zray.protocol.state_questions import (
 )
 from zray.states import State
 
-PROTOCOL_VERSION = 15
+PROTOCOL_VERSION = 16
 
 FLAG_RETRYABLE = 1
 """The task may be run again if its worker dies, so a worker may prefetch it behind other tasks."""
@@ -747,6 +759,7 @@ PeerMessage = (
     ObjectRequest | ObjectState | BorrowAdd | BorrowAck | BorrowEnd | BorrowConfirm | BorrowCheck | BorrowChecked
     | CancelObject | StreamCredit | LocationsAsked | LocationsTold
     | Pull | Chunk | PullFailed | Locate | Located | CopyMade | CopyGone | LeftBehind | ChannelWanted
+    | LaneWanted | LaneOffer | LaneSwitched | LaneFrame
 )  # fmt: skip
 PeerToHost = Pull | Chunk | PullFailed | Located | FreeObjects | KeepCopies | ChannelWanted | ChannelOffer
 ChannelMessage = ChannelHello | ChannelWelcome | Pull | Chunk | PullFailed

@@ -216,3 +216,34 @@ class ChannelWelcome(NamedTuple):
     """The answer to a ``ChannelHello``: the channel can be used."""
 
     process_id: ProcessId
+
+
+# ------------------------------------------------- between a caller and an actor's worker, see zray.client.core.lanes
+
+
+class LaneWanted(NamedTuple):
+    """A caller asks the worker of an actor for a lane. ``machine``: the caller's machine."""
+
+    machine: str
+
+
+class LaneOffer(NamedTuple):
+    """The answer to a ``LaneWanted``: the path of a Unix socket, and the token to show there.
+
+    An empty ``address`` means that there is no lane.
+    """
+
+    address: str
+    token: bytes
+
+
+class LaneSwitched(NamedTuple):
+    """From the caller: the calls that follow come by the lane with this token."""
+
+    lane: bytes
+
+
+class LaneFrame(NamedTuple):
+    """A frame of a lane that its socket did not take."""
+
+    frame: bytes

@@ -71,6 +71,10 @@ from zray.protocol.messages import (
     KeepCopies,
     Killable,
     KillWorker,
+    LaneFrame,
+    LaneOffer,
+    LaneSwitched,
+    LaneWanted,
     Leaving,
     LeftBehind,
     Locate,
@@ -189,6 +193,7 @@ TYPES: tuple[Any, ...] = (
     TimeLimited, TimeLimitOver, TimeIsUp, TimedOut,
     PinCpus,
     StateOfEnvironments, EnvironmentRecords,
+    LaneWanted, LaneOffer, LaneSwitched, LaneFrame,
 )  # fmt: skip
 NUMBER_OF: dict[Any, tuple[int]] = {kind: (number,) for number, kind in enumerate(TYPES)}
 

@@ -16,8 +16,19 @@ from zray.client.core.windows import WINDOWS, Windows
 from zray.logs.line import ERROR, LogLine
 from zray.protocol.link import MAX_MESSAGE_BYTES
 from zray.protocol.routing import Arrival
+from zray.testing.lanes import LaneFaults, SimLanes
 from zray.testing.network import NetworkFaults, Simulation
-from zray.testing.processes import HEARTBEAT_S, SILENCE_S, TICK_S, Connections, Node, Program, SimHost, SimWorker
+from zray.testing.processes import (
+    HEARTBEAT_S,
+    SILENCE_S,
+    TICK_S,
+    Connections,
+    Node,
+    Program,
+    SimHost,
+    SimProcess,
+    SimWorker,
+)
 
 TURN_S = 0.0005
 """How long a turn of the broker takes, in virtual time: frames that arrive meanwhile are handled together."""
@@ -81,6 +92,7 @@ class SimCluster:
     ``large``: for thousands of hosts, on a network without loss. The broker then handles arrived frames once a turn, as
     its shell does. Its invariants are not checked at every step, which would cost more than all the rest. ``on_turn``
     is called with the turn to do, and decides what a turn costs. ``windows``: those of drivers and workers.
+    ``lane_faults``: whether processes have lanes, and what goes wrong with these.
     """
 
     def __init__(
@@ -90,9 +102,11 @@ class SimCluster:
         network_faults: NetworkFaults = NetworkFaults(),  # noqa: B008
         large: bool = False,
         windows: Windows = WINDOWS,
+        lane_faults: LaneFaults = LaneFaults(),  # noqa: B008
     ) -> None:
         self.windows = windows
         self.sim = Simulation(seed, network_faults)
+        self.lanes = SimLanes(self.sim, lane_faults)
         self.large = large
         self.on_turn: Callable[[Callable[[], None]], None] = lambda turn: turn()
         self.worker_tick_s = LARGE_TICK_S if large else TICK_S
@@ -167,12 +181,15 @@ class SimCluster:
         if not node.alive:
             return
         node.alive = False
+        if isinstance(node, SimProcess):
+            self.lanes.died(node)
         if isinstance(node, SimWorker):
             node.host.worker_died(node)
         elif isinstance(node, SimHost):
             for worker in self.workers:
                 if worker.host is node and worker.alive:
                     worker.alive = False
+                    self.lanes.died(worker)
 
     def live_workers(self) -> list[SimWorker]:
         """Returns the workers that have not been killed."""

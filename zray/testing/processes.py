@@ -48,6 +48,7 @@ from zray.protocol.routing import Arrival, through_broker
 from zray.worker.host.core import Death, Fork, FreeSegments, HostCore, Kill
 
 if TYPE_CHECKING:
+    from zray.testing.lanes import SimLanes
     from zray.testing.network import Simulation
 
 HELLO_S = 0.25
@@ -123,6 +124,7 @@ class Cluster(Protocol):
     windows: Windows
     worker_tick_s: float
     connections: Connections
+    lanes: SimLanes
     programs: Callable[[SimWorker, Assignment, list[bytes]], Program]
     nodes: dict[bytes, Node]
     workers: list[SimWorker]
@@ -376,25 +378,35 @@ class SimProcess(Node):
     def __init__(self, cluster: Cluster, process_id: bytes, kind: str, host_id: bytes, through: bytes = b"") -> None:
         self.core = ClientCore(process_id, host_id, Config().max_message_bytes // 2, cluster.windows)
         self.bag: list[bytes] = []
+        cluster.lanes.prepare(self)
         super().__init__(cluster, process_id, kind, through)
 
     def handle(self, message: Any) -> None:
+        self.cluster.lanes.receive(self)  # before the message, see zray.client.core.lanes
         self.core.receive(BROKER, message, self.cluster.sim.now)
+
+    def lanes_read(self) -> None:
+        """Frames of lanes have come."""
+        self.flush()
 
     def output(self) -> list[Any]:
         self.core.collect(self.cluster.sim.now)
         if not self.cluster.large:
             self.core.check()
         sends: dict[bytes, list[Any]] = {}
+        first: list[Any] = []
+        self.core.now = self.cluster.sim.now
         while output := self.core.take_output():
             output.add_sends_to(sends)
+            first += self.cluster.lanes.send(self, sends)
             for effect in output.effects:
+                self.cluster.lanes.perform(self, effect)
                 if isinstance(effect, FreeSegment):
                     self.cluster.freed.append(effect.object_id)
                     self._free(effect.host, effect.object_id)
                 elif isinstance(effect, Interrupt):
                     self.interrupt(effect.task_id)
-        return through_broker(sends)
+        return [*first, *through_broker(sends)]
 
     def _free(self, host: bytes, object_id: bytes) -> None:
         """Frees an object: a worker itself, on its own host; otherwise by a message to the host."""
@@ -661,6 +673,10 @@ class SimWorker(SimProcess):
     def handle(self, message: Any) -> None:
         super().handle(message)
         self._go_on()
+
+    def lanes_read(self) -> None:
+        self._go_on()
+        self.flush()
 
     def relay(self) -> Node:
         return self.host

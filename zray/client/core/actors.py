@@ -79,6 +79,8 @@ class ActorTable:
         self._references = references
         self._tasks = tasks
         self._handle_of: dict[bytes, bytes] = {}  # handle object -> actor, for the actors created here
+        self.release_lane: Callable[[ActorView], None] = lambda view: None
+        """Called when the incarnation of an actor is over."""
         self._named: set[bytes] = set()  # those of them with a name; a dead actor keeps its name until its release
 
     def view(
@@ -182,6 +184,7 @@ class ActorTable:
 
     def _died(self, view: ActorView, message: ActorState) -> None:
         view.enter(DEAD)
+        self._forget_lane(view)
         view.death = message.error or encode_failure("ActorDiedError", message.message, view.actor_id)
         view.death_message = "" if message.error else message.message
         for task in [*view.in_flight.values(), *view.take_unsent()]:
@@ -208,7 +211,7 @@ class ActorTable:
         in_flight = view.forget_in_flight()
         again, lost = [], []
         for seq, task in sorted(in_flight.items()):
-            may_have_run = seq <= message.last_seq
+            may_have_run = seq <= message.last_seq or view.is_by_lane(seq)
             if task.cancelled or (may_have_run and not task.retries_left):
                 lost.append(task)
                 continue
@@ -218,6 +221,7 @@ class ActorTable:
             task.seq = 0
             task.enter(READY)
             again.append(task)
+        self._forget_lane(view)
         view.put_back(again)
         for task in lost:
             if task.cancelled:
@@ -226,6 +230,10 @@ class ActorTable:
             text = f"{task.attempt_text} was with the actor when it died, and may have run: {message.message}"
             self._tasks.fail(task, encode_failure("ActorUnavailableError", text, view.actor_id))
         view.go_on()
+
+    def _forget_lane(self, view: ActorView) -> None:
+        self.release_lane(view)
+        view.forget_lane()
 
     def check(self) -> None:
         """Raises AssertionError if the counts are wrong, or a call is held without a reason. For tests."""

@@ -16,6 +16,7 @@ from zray.client.core.actors import ActorTable
 from zray.client.core.directory import ObjectDirectory
 from zray.client.core.effects import ClientEffect, FreeSegment, ShowLogs, Unhandled, Warn
 from zray.client.core.execution import Execution
+from zray.client.core.lanes import LaneTable
 from zray.client.core.locations import LocationTable
 from zray.client.core.object_places import ObjectPlaces
 from zray.client.core.payloads import pack_outcome, read_outcome
@@ -26,7 +27,7 @@ from zray.client.core.streams import StreamTable
 from zray.client.core.tasks import TaskTable
 from zray.client.core.windows import WINDOWS, Windows
 from zray.failures import aliased, encode_failure, show_error
-from zray.ids import owner_of, task_of
+from zray.ids import PROCESS_ID_BYTES, owner_of, task_of
 from zray.logs.digest import Digest
 from zray.protocol.codec import pack_body, unpack_messages
 from zray.protocol.contract import BROKER, Outbox, Output, event
@@ -70,6 +71,10 @@ from zray.protocol.messages import (
     Inspected,
     Item,
     JobConfig,
+    LaneFrame,
+    LaneOffer,
+    LaneSwitched,
+    LaneWanted,
     LeftBehind,
     Locate,
     Located,
@@ -162,7 +167,13 @@ class ClientCore:
         self._unseen = Digest("more errors that were not fetched")
         self.references.on_unseen = self._on_unseen
         self.tasks.on_retry = self._on_retry
-        self.execution = Execution(self.references, self.tasks, to_broker, self.perform, host_id, windows.started_bytes)
+        self.execution = Execution(
+            self.references, self.tasks, to_broker, self._reply, self.perform, host_id, windows.started_bytes
+        )
+        self.lanes = LaneTable(
+            process_id, self.actors, self.tasks, self.execution, self.references, self.send, self._outbox.send,
+            self.perform, lambda each: self.rejected(each.message, each.reason, self.now), 2 * max_inline_bytes,
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ messages and effects
 
@@ -192,12 +203,25 @@ class ClientCore:
         """Takes the messages and effects that are due."""
         if self.execution.has_items:
             self.execution.flush_items()
+        if self.lanes.due:
+            self.lanes.flush(self.now)
         return self._outbox.take()
 
     @property
     def has_output(self) -> bool:
         """Whether there are messages or effects to take."""
-        return bool(self._outbox) or self.execution.has_items
+        return bool(self._outbox or self.lanes.due or self.execution.has_items)
+
+    def _reply(self, reply: Reply) -> None:
+        if self.lanes.serves(reply.owner):
+            self.lanes.reply(reply)
+        else:
+            self.to_broker(reply)
+
+    def _on_result(self, message: Result) -> None:
+        self.tasks.on_result(message)
+        if message.actor:
+            self.lanes.answered(message)
 
     def _on_retry(self, name: str, notice: str) -> None:
         self._tell(self._retries.add(self.now, name, notice))
@@ -209,12 +233,14 @@ class ClientCore:
             self.transfers.tick()
         self.execution.note_time(now)
         self.tasks.tick(now)
+        self.lanes.tick(now)
         self.tell_held_back(now)
 
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing runs here of which the time is noted, and no task pauses."""
-        return self.transfers is None and not self.execution.running and not self.tasks.pauses.stops
+        busy = self.transfers is not None or self.execution.running or self.tasks.pauses.stops
+        return not busy and self.lanes.is_at_rest
 
     def due_s(self, now: float) -> float:
         """No limit: nothing in this core is more urgent than a regular tick."""
@@ -300,6 +326,7 @@ class ClientCore:
         self.directory.on_process_died(process_id)
         self.execution.wake_producers()
         self.places.on_process_died(process_id)
+        self.lanes.on_process_died(process_id)
         if self.transfers is not None:
             self.transfers.receive(BROKER, message)
 
@@ -384,12 +411,16 @@ class ClientCore:
 
     @event
     def rejected(self, message: Any, reason: str, now: float) -> None:
-        """Reports a message that the link to the broker did not accept, to the code that waits for its result."""
+        """Reports a message that a link did not accept, to the code that waits for its result."""
         self.now = now
         text = f"a {type(message).__name__} was not sent to the broker: {reason}"
         error = encode_failure("MessageRefusedError", text)
-        if isinstance(message, (Submit, ActorCall)):
+        if isinstance(message, (Submit, ActorCall, ActorRun)):
             self.tasks.refused(message.task_id, message.attempt, error)
+        elif isinstance(message, Result):
+            returns = [(ERROR, error, 0, ()) for _ in read_outcome(message.payload).returns]
+            payload = pack_outcome(self.host_id, returns, [], False)
+            self._reply(Reply(message.task_id[:PROCESS_ID_BYTES], message.task_id, message.attempt, payload))
         elif isinstance(message, (Done, Reply, Yield)):
             returns = [(ERROR, error, 0, ()) for _ in read_outcome(message.payload).returns]
             self.to_broker(message._replace(payload=pack_outcome(self.host_id, returns, [], False)))
@@ -406,6 +437,7 @@ class ClientCore:
         self.references.check()
         self.queue_route.check()
         self.actors.check()
+        self.lanes.check()
 
     @event
     def lose_cluster(self, message: str, now: float) -> None:
@@ -424,7 +456,7 @@ class ClientCore:
 
 _HANDLERS: dict[Any, Callable[[ClientCore, Any], None]] = {
     Run: lambda core, m: core.execution.on_run(m),
-    Result: lambda core, m: core.tasks.on_result(m),
+    Result: ClientCore._on_result,
     Item: lambda core, m: core.tasks.on_item(m),
     Failed: lambda core, m: core.tasks.on_failed(m, core.now),
     Started: lambda core, m: core.tasks.on_started(m),
@@ -469,6 +501,10 @@ _PEER_HANDLERS: dict[Any, Callable[[ClientCore, bytes, Any], None]] = {
     CopyGone: lambda core, source, m: core.directory.on_copy_gone(source, m),
     LeftBehind: ClientCore._left_behind,
     ChannelWanted: lambda core, source, m: core.send(source, ChannelOffer("", b"", b"")),  # clients have no channels
+    LaneWanted: lambda core, source, m: core.lanes.on_wanted(source, m),
+    LaneOffer: lambda core, source, m: core.lanes.on_offer(source, m, core.now),
+    LaneSwitched: lambda core, source, m: core.lanes.on_switched(source, m),
+    LaneFrame: lambda core, source, m: core.lanes.on_frame(source, m, core.now),
     Pull: ClientCore._about_transfers,
     Chunk: ClientCore._about_transfers,
     PullFailed: ClientCore._about_transfers,

@@ -14,6 +14,25 @@ class FreeSegment(NamedTuple):
     object_id: bytes
 
 
+class OfferLane(NamedTuple):
+    """Listen for a caller of this process's actor."""
+
+    caller: bytes
+
+
+class DialLane(NamedTuple):
+    """Connect to the worker of an actor, and show the token, which is the lane's name."""
+
+    address: str
+    name: bytes
+
+
+class CloseLane(NamedTuple):
+    """Close the socket of a lane, if it has one."""
+
+    name: bytes
+
+
 class Interrupt(NamedTuple):
     """Stop the running task, if it still runs."""
 
@@ -46,4 +65,5 @@ class Callback(Protocol):
         """Runs the code."""
 
 
-ClientEffect = Callback | FreeSegment | Interrupt | ShowLogs | Unhandled | Warn
+LaneEffect = OfferLane | DialLane | CloseLane
+ClientEffect = Callback | FreeSegment | Interrupt | LaneEffect | ShowLogs | Unhandled | Warn

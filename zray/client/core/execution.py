@@ -113,15 +113,18 @@ class Execution:
         references: ReferenceTable,
         tasks: TaskTable,
         send: Callable[[Any], None],
+        reply: Callable[[Reply], None],
         perform: Callable[[Interrupt], None],
         host_id: bytes,
         started_bytes: int,
     ) -> None:
-        """``started_bytes``: see ``Windows``."""
+        """``send``: to the broker; ``reply``: to a caller, through the broker or by a lane; ``started_bytes``: see
+        ``Windows``."""
         self._started_bytes = started_bytes
         self._references = references
         self._tasks = tasks
         self._send = send
+        self._reply = reply
         self._perform = perform
         self._host_id = host_id
         self._queue: deque[Run | ActorRun | ActorStart] = deque()
@@ -241,12 +244,17 @@ class Execution:
             answer = Done(task.task_id, task.attempt, run_us, payload)
         else:
             answer = Reply(task.owner, task.task_id, task.attempt, payload)
+        send = self._sender(task)
         if self._references.acknowledged:
-            self._send(answer)
+            send(answer)
         else:
-            self._answer_later(answer, [object_id for value in returns for object_id in value.inner])
+            self._answer_later(answer, [object_id for value in returns for object_id in value.inner], send)
         if self._end_reason:
             self._end_if_done()
+
+    def _sender(self, task: Assignment) -> Callable[[Any], None]:
+        """The way of an answer. That of a stream must come behind the items, which travel through the broker."""
+        return self._send if task.kind != CALL or task.producer is not None else self._reply
 
     def send_items(self, task: Assignment, items: list[Return]) -> None:
         """Sends the next items of a stream.
@@ -335,7 +343,8 @@ class Execution:
         if task.kind == TASK:
             self._answer_later(Done(task.task_id, task.attempt, 0, outcome), [])
         else:
-            self._answer_later(Reply(task.owner, task.task_id, task.attempt, outcome), [])
+            reply = Reply(task.owner, task.task_id, task.attempt, outcome)
+            self._answer_later(reply, [], self._sender(task))
         if self._end_reason:
             self._end_if_done()
 
@@ -435,7 +444,8 @@ class Execution:
             self._references.entries[object_id].registered -= 1
             self._references.register(object_id)
 
-    def _answer_later(self, answer: Any, inner: list[bytes]) -> None:
+    def _answer_later(self, answer: Any, inner: list[bytes], send_answer: Callable[[Any], None] | None = None) -> None:
+        """``send_answer``: its way; default: through the broker."""
         self.flush_items()  # they come before it
         # References in the answer are pinned until it is sent: giving back a registration must not overtake it.
         self._owed += 1
@@ -444,7 +454,7 @@ class Execution:
 
         def send() -> None:
             self._owed -= 1
-            self._send(answer)
+            (send_answer or self._send)(answer)
             for object_id in inner:
                 self._references.unpin(object_id)
 
@@ -568,11 +578,11 @@ class Execution:
                 if isinstance(item, Run):
                     self._send(Done(item.task_id, item.attempt, 0, b""))
                 else:
-                    self._send(Reply(item.caller, item.task_id, item.attempt, b""))
+                    self._reply(Reply(item.caller, item.task_id, item.attempt, b""))
                 return
         call = self._groups.remove(message.task_id) if self._groups is not None else None
         if call is not None:
-            self._send(Reply(call.owner, call.task_id, call.attempt, b""))
+            self._reply(Reply(call.owner, call.task_id, call.attempt, b""))
             self._wake()  # the actor may end, now that the call is gone
             return
         if message.task_id not in self._running:

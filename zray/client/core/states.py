@@ -82,3 +82,28 @@ VIEW = Machine(
         },
     },
 )
+
+
+class LaneState(State):
+    """The states of a lane, at either end."""
+
+    OFFERED = 0, "The worker listens for the caller, which has the token. They are not connected."
+    OPEN = 1, "Frames travel by a socket between the two. The broker takes those for which the socket has no room."
+    BROKEN = 2, "The socket is closed. Frames travel through the broker, until one end is dead."
+
+
+OFFERED, OPEN, BROKEN = LaneState
+
+LANE = Machine(
+    "lane (of a caller and the worker of an actor)",
+    (OFFERED,),
+    {
+        OFFERED: {
+            OPEN: "The worker has accepted the caller, or the worker's first frame has come.",
+            BROKEN: "The connection ended before the worker had accepted it.",
+        },
+        OPEN: {
+            BROKEN: "The connection has ended.",
+        },
+    },
+)

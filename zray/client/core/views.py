@@ -64,15 +64,31 @@ class Calls(Protocol):
         """See ``TaskTable.will_fail``."""
 
 
+class Direct(Protocol):
+    """A lane to the actor's worker, see ``zray.client.core.lanes``."""
+
+    name: bytes
+
+    def call(self, seq: int, task_id: bytes, attempt: int, payload: bytes) -> None:
+        """Sends a call."""
+
+    def cancel(self, task_id: bytes, mode: int) -> None:
+        """Cancels a call that was sent by this lane."""
+
+
 class ActorView(ABC):
     """What this process knows of one actor. The subclass holds the calls that were not sent yet.
 
     ``state``: see ``zray.client.core.states``. ``n_bytes``: the size of the calls in flight. ``always``: the number of
     calls that may be in flight whatever their size, because the actor runs as many at once.
+
+    ``answered``: how many answers of the present incarnation have come through the broker, while there is no ``lane``.
+    ``first_by_lane``: the sequence number of the first call that is sent by the lane; 0 if there is none.
     """
 
-    __slots__ = ("_max_bytes", "_max_calls", "actor_id", "always", "class_name", "creation", "death", "death_message",
-                 "in_flight", "incarnation", "n_bytes", "next_seq", "state", "table")  # fmt: skip
+    __slots__ = ("_max_bytes", "_max_calls", "actor_id", "always", "answered", "class_name", "creation", "death",
+                 "death_message", "first_by_lane", "in_flight", "incarnation", "lane", "n_bytes", "next_seq", "state",
+                 "table")  # fmt: skip
 
     def __init__(self, actor_id: bytes, table: Calls, concurrency: int, class_name: str = "") -> None:
         self.actor_id = actor_id
@@ -89,6 +105,9 @@ class ActorView(ABC):
         self.next_seq = 1
         self.creation: Creation | None = None
         self.table = table
+        self.answered = 0
+        self.lane: Direct | None = None
+        self.first_by_lane = 0
 
     def enter(self, state: int) -> None:
         """Changes the state. Raises IllegalTransition if ``state`` may not follow."""
@@ -158,7 +177,24 @@ class ActorView(ABC):
         task.seq = self.next_seq
         self.next_seq += 1
         self.in_flight[task.seq] = task
-        self.table.send(ActorCall(self.actor_id, self.incarnation, task.seq, task.task_id, task.attempt, payload))
+        if self.lane is None:
+            self.table.send(ActorCall(self.actor_id, self.incarnation, task.seq, task.task_id, task.attempt, payload))
+        else:
+            self.lane.call(task.seq, task.task_id, task.attempt, payload)
+
+    def switch_to(self, lane: Direct) -> None:
+        """Sends all further calls by a lane."""
+        self.lane = lane
+        self.first_by_lane = self.next_seq
+
+    def is_by_lane(self, seq: int) -> bool:
+        """Whether the call with this sequence number was sent by the lane."""
+        return 0 < self.first_by_lane <= seq
+
+    def forget_lane(self) -> None:
+        """Sends further calls through the broker: the actor's worker is gone."""
+        self.lane = None
+        self.first_by_lane = self.answered = 0
 
     def landed(self, task: Task) -> None:
         """Removes a call from those in flight."""
@@ -174,7 +210,10 @@ class ActorView(ABC):
         return in_flight
 
     def cancel(self, task: Task, mode: int) -> None:
-        self.table.send(ActorCancel(self.actor_id, task.task_id, mode))
+        if self.lane is not None and self.is_by_lane(task.seq):
+            self.lane.cancel(task.task_id, mode)
+        else:
+            self.table.send(ActorCancel(self.actor_id, task.task_id, mode))
 
     def started(self, task: Task) -> None:
         return

@@ -6,6 +6,7 @@ It also watches the processes that it must not outlive: the broker, and for a lo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -27,6 +28,7 @@ from zray.system.memory_use import MemoryGauge, largest_processes, own_bytes
 from zray.system.processes import describe_exit, end_signals, kill_process, process_start_time, resident_bytes
 from zray.transfer.shell import Transfers
 from zray.transport.connection import Connection
+from zray.transport.lanes import socket_path
 from zray.transport.relay import Relay
 from zray.worker import recorder
 from zray.worker.host.core import (
@@ -118,6 +120,7 @@ class HostShell:
         self._logs_dir = logs
         self._worker_start = worker_start
         self._config = config
+        self._session_directory = os.path.dirname(places.fetch)
         self._installers = Installers(zygote, places, self._installer_ended)
         self._gauge = MemoryGauge()
         refresh_s = config.memory_monitor_refresh_ms / 1000
@@ -396,6 +399,9 @@ class HostShell:
     def _release_worker(self, worker_id: bytes) -> None:
         forked = self._forked.pop(worker_id)
         forked.close()
+        if self._session_directory:
+            with contextlib.suppress(FileNotFoundError):  # it is there only if the worker died while it listened
+                os.unlink(socket_path(self._session_directory, worker_id))
 
     # ------------------------------------------------------------------ output
 

@@ -1,0 +1,420 @@
+"""Lanes: direct ways between a process that calls an actor and the actor's worker on the same machine.
+
+A lane carries what the broker would have delivered: ``ActorRun`` and ``CancelTask`` to the worker, ``Result`` to the
+caller. Each end has a ``Link``, as for the broker. Its frames travel by a Unix socket that the shells own. A frame that
+the socket does not take, because the socket is full or broken, travels through the broker in a ``LaneFrame``. The link
+puts frames into their order and drops those that arrive twice. So a lane that breaks between two living processes loses
+nothing and runs no call twice. The death of a peer is reported by the broker, as without lanes.
+
+How a lane is opened:
+
+1. The caller has had ``after`` answers of an actor by the broker. It sends ``LaneWanted`` to the worker that answered.
+2. The worker's shell listens (``OfferLane``, ``offered``). The worker sends ``LaneOffer``: an address, and a token that
+   admits this caller once. A worker on another machine, or one with too many lanes, offers none.
+3. The caller's shell connects and shows the token (``DialLane``, ``dialled``). The worker's shell accepts it
+   (``accepted``), and the worker sends an empty frame.
+4. When that frame has come, the caller sends ``LaneSwitched`` through the broker, behind the calls that it has sent
+   that way. From now on it sends every call of this actor by the lane.
+5. The worker holds what comes by the lane until ``LaneSwitched`` arrives, so calls run in the caller's order. After
+   that, it answers this caller by the lane. Items and outcomes of streams travel through the broker, in one order.
+
+Two ways have two orders. One rule restores the order that all else relies on: *a process reads its lanes before it
+handles what the broker has sent*. What a peer has sent by a lane, and before a message that has come here through the
+broker, is then handled first: answers before the actor's death, calls before the release of the actor. The reverse does
+not hold: a call by a lane may overtake what its caller has told the broker (``Session.tell`` waits for that).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from zray.client.core.actors import ActorTable
+from zray.client.core.effects import CloseLane, DialLane, OfferLane
+from zray.client.core.execution import Execution
+from zray.client.core.references import ReferenceTable
+from zray.client.core.states import BROKEN, DEAD, LANE, OFFERED, OPEN
+from zray.client.core.tasks import TaskTable
+from zray.client.core.views import ActorView
+from zray.protocol.codec import read_frame
+from zray.protocol.contract import event
+from zray.protocol.link import Link, Rejected
+from zray.protocol.messages import (
+    ActorRun,
+    CancelTask,
+    LaneFrame,
+    LaneOffer,
+    LaneSwitched,
+    LaneWanted,
+    ProtocolError,
+    Reply,
+    Result,
+)
+
+LANE_AFTER = 1
+"""The number of answers by the broker after which a caller asks for a lane: a few calls are not worth a socket."""
+MAX_LANES = 256
+"""The most lanes of a process. Each takes a descriptor at both ends. Other calls travel through the broker."""
+TOKEN_BYTES = 16
+FROM_CALLER = frozenset((ActorRun, CancelTask))
+FROM_WORKER = frozenset((Result,))
+
+
+class Lane:
+    """One end of a lane.
+
+    ``name``: the token, by which both ends name the lane; ``own``: this process; ``held``: what came before the caller
+    had switched. ``state``: see ``zray.client.core.states``.
+    """
+
+    __slots__ = ("_due", "_is_due", "actor_id", "held", "link", "name", "own", "peer", "state", "switched")
+
+    def __init__(self, name: bytes, own: bytes, peer: bytes, actor_id: bytes, link: Link, due: list[Lane]) -> None:
+        self.name = name
+        self.own = own
+        self.peer = peer
+        self.actor_id = actor_id
+        self.link = link
+        self.state = OFFERED
+        self.switched = False
+        self.held: list[Any] = []
+        self._due = due
+        self._is_due = False
+
+    def enter(self, state: int) -> None:
+        """Changes the state. Raises IllegalTransition if ``state`` may not follow."""
+        self.state = LANE.after[self.state][state]
+
+    def send(self, message: Any) -> None:
+        """Sends a message with the next output."""
+        self.link.send(message)
+        self.will_send()
+
+    def will_send(self) -> None:
+        """Has the next output contain the frames of this lane."""
+        if not self._is_due:
+            self._is_due = True
+            self._due.append(self)
+
+    def call(self, seq: int, task_id: bytes, attempt: int, payload: bytes) -> None:
+        """Sends a call."""
+        self.send(ActorRun(self.own, seq, task_id, attempt, payload))
+
+    def cancel(self, task_id: bytes, mode: int) -> None:
+        """Cancels a call that was sent by this lane."""
+        self.send(CancelTask(task_id, mode))
+
+    def take_frames(self, now: float) -> list[bytes]:
+        """Takes the frames to transmit."""
+        self._is_due = False
+        return self.link.outgoing(now)
+
+
+class LaneTable:
+    """All lanes of one process, those to actors that it calls and those to callers of its actor.
+
+    ``to_peer(dest, message)`` sends through the broker; ``transmit(name, frame)`` sends a frame by a lane's socket.
+    ``rejected(message, reason)`` is called for a message that a lane does not take. ``machine``: the machine of this
+    process, as ``zray.system.machine`` names it; empty: it has no lanes. ``after``: see ``LANE_AFTER``.
+    """
+
+    def __init__(
+        self,
+        process_id: bytes,
+        actors: ActorTable,
+        tasks: TaskTable,
+        execution: Execution,
+        references: ReferenceTable,
+        to_peer: Callable[[bytes, Any], None],
+        transmit: Callable[[bytes, Any], None],
+        perform: Callable[[OfferLane | DialLane | CloseLane], None],
+        rejected: Callable[[Rejected], None],
+        max_message_bytes: int,
+    ) -> None:
+        self.machine = ""
+        self.after = LANE_AFTER
+        self.due: list[Lane] = []  # those with frames to transmit
+        self.faults = 0  # number of malformed messages
+        self._process_id = process_id
+        self._actors = actors
+        self._tasks = tasks
+        self._execution = execution
+        self._references = references
+        self._to_peer = to_peer
+        self._transmit = transmit
+        self._perform = perform
+        self._rejected = rejected
+        self._max_message_bytes = max_message_bytes
+        self._lanes: dict[bytes, Lane] = {}  # by name
+        self._busy: dict[bytes, Lane] = {}  # those of them for which something may be due
+        self._served: dict[bytes, Lane] = {}  # by caller: the lanes to this process's actor
+        self._asked: dict[bytes, tuple[ActorView, int]] = {}  # by worker: the view that wants a lane, its incarnation
+        self._dialling: dict[bytes, tuple[ActorView, int]] = {}  # by name: the same, of lanes that are not open yet
+        self._offering: set[bytes] = set()  # callers to which the shell makes an offer
+        actors.release_lane = self._release
+
+    def __contains__(self, name: bytes) -> bool:
+        """Whether ``name`` is that of a lane, and not of a process."""
+        return name in self._lanes
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there is a lane."""
+        return bool(self._lanes)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no acknowledgement is due, or waited for."""
+        return not self._busy
+
+    def _new(self, name: bytes, peer: bytes, actor_id: bytes, allowed: frozenset[Any], now: float) -> Lane:
+        link = Link(name[:8], allowed, now, math.inf, math.inf, max_message_bytes=self._max_message_bytes)
+        lane = self._lanes[name] = Lane(name, self._process_id, peer, actor_id, link, self.due)
+        return lane
+
+    def _drop(self, lane: Lane) -> None:
+        del self._lanes[lane.name]
+        self._busy.pop(lane.name, None)
+        self._perform(CloseLane(lane.name))
+
+    # ------------------------------------------------------------------ the caller
+
+    def answered(self, message: Result) -> None:
+        """Counts an answer of an actor that has come through the broker. Asks for a lane if there were enough."""
+        view = self._actors.views.get(message.actor)
+        if view is None or view.lane is not None or message.source == self._process_id:
+            return
+        view.answered += 1
+        if view.answered == self.after and self.machine and len(self._lanes) < MAX_LANES:
+            self._asked[message.source] = view, view.incarnation
+            self._to_peer(message.source, LaneWanted(self.machine))
+
+    def on_offer(self, source: bytes, message: LaneOffer, now: float) -> None:
+        """Has the shell connect to a worker that offers a lane."""
+        if source not in self._asked:
+            raise ProtocolError("the offer of a lane that was not asked for")
+        view, incarnation = self._asked.pop(source)
+        if not message.address or not self._is_current(view, incarnation):
+            return
+        if len(message.token) != TOKEN_BYTES or message.token in self._lanes:
+            raise ProtocolError("a lane whose token does not have its exact size, or is in use")
+        self._dialling[message.token] = view, incarnation
+        self._new(message.token, source, view.actor_id, FROM_WORKER, now)
+        self._perform(DialLane(message.address, message.token))
+
+    @staticmethod
+    def _is_current(view: ActorView, incarnation: int) -> bool:
+        return view.state is not DEAD and view.incarnation == incarnation and view.lane is None
+
+    @event
+    def dialled(self, name: bytes, is_connected: bool, now: float) -> None:
+        """The shell has connected, or could not."""
+        if not is_connected and name in self._dialling:
+            self._give_up(self._lanes[name])
+
+    def _give_up(self, lane: Lane) -> None:
+        """Does without a lane that this caller has not switched to."""
+        del self._dialling[lane.name]
+        self._drop(lane)
+
+    def _switch(self, lane: Lane) -> None:
+        """Sends the calls of an actor by a lane that its worker has accepted."""
+        view, incarnation = self._dialling[lane.name]
+        if not self._is_current(view, incarnation):
+            self._give_up(lane)
+            return
+        del self._dialling[lane.name]
+        lane.enter(OPEN)
+        lane.switched = True
+        view.switch_to(lane)
+        self._to_peer(lane.peer, LaneSwitched(lane.name))
+
+    def _release(self, view: ActorView) -> None:
+        """The incarnation of an actor that had a lane is over."""
+        if view.lane is not None and view.lane.name in self._lanes:
+            self._drop(self._lanes[view.lane.name])
+
+    # ------------------------------------------------------------------ the worker
+
+    def on_wanted(self, source: bytes, message: LaneWanted) -> None:
+        """Answers a caller of this process's actor that asks for a lane."""
+        serves = self._execution.actor_id and not self._execution.leaving
+        is_known = source in self._served or source in self._offering
+        if serves and not is_known and message.machine == self.machine != "" and len(self._lanes) < MAX_LANES:
+            self._offering.add(source)
+            self._perform(OfferLane(source))
+        else:
+            self._to_peer(source, LaneOffer("", b""))
+
+    @event
+    def offered(self, caller: bytes, address: str, name: bytes, now: float) -> None:
+        """The shell listens at ``address`` for the caller. It is empty if it cannot."""
+        self._offering.discard(caller)
+        if address:
+            self._served[caller] = self._new(name, caller, self._execution.actor_id, FROM_CALLER, now)
+            self._references.watch_once(caller)
+        self._to_peer(caller, LaneOffer(address, name))
+
+    @event
+    def accepted(self, name: bytes, now: float) -> None:
+        """A caller has connected and shown its token."""
+        lane = self._lanes.get(name)
+        if lane is not None and lane.state is OFFERED:
+            lane.enter(OPEN)
+            lane.link.acknowledge()
+            lane.will_send()
+
+    @event
+    def expired(self, name: bytes, now: float) -> None:
+        """No caller has connected with a token in time."""
+        lane = self._lanes.get(name)
+        if lane is not None and lane.state is OFFERED:
+            del self._served[lane.peer]
+            self._drop(lane)
+
+    def on_switched(self, source: bytes, message: LaneSwitched) -> None:
+        """All calls that a caller has sent through the broker are here: those of the lane may follow."""
+        lane = self._served.get(source)
+        if lane is None or lane.name != message.lane:
+            raise ProtocolError("a caller switched to a lane that it was not offered")
+        lane.switched = True
+        held, lane.held = lane.held, []
+        self._handle(lane, held)
+
+    def reply(self, reply: Reply) -> None:
+        """Answers a caller that has switched to its lane."""
+        lane = self._served[reply.owner]
+        lane.send(Result(reply.task_id, reply.attempt, self._process_id, lane.actor_id, reply.payload))
+
+    def serves(self, caller: bytes) -> bool:
+        """Whether a caller is answered by a lane."""
+        lane = self._served.get(caller)
+        return lane is not None and lane.switched
+
+    def on_process_died(self, process_id: bytes) -> None:
+        """Forgets the lane of a caller that is dead, and what was asked of a worker that is dead."""
+        self._asked.pop(process_id, None)
+        lane = self._served.pop(process_id, None)
+        if lane is not None:
+            self._drop(lane)
+
+    # ------------------------------------------------------------------ both
+
+    @event
+    def frame(self, name: bytes, data: bytes | memoryview, now: float) -> None:
+        """A frame has come by a lane's socket. Raises ProtocolError if it is none."""
+        lane = self._lanes.get(name)
+        if lane is not None:
+            self._receive(lane, data, now)
+
+    def on_frame(self, source: bytes, message: LaneFrame, now: float) -> None:
+        """A frame of a lane has come through the broker."""
+        incarnation = read_frame(message.frame).incarnation
+        for lane in self._lanes.values():  # rare, and there are few
+            if lane.peer == source and lane.name[:8] == incarnation:
+                self._receive(lane, message.frame, now)
+                return
+
+    def _receive(self, lane: Lane, data: bytes | memoryview, now: float) -> None:
+        link = lane.link
+        messages = link.receive(read_frame(data), now)
+        if lane.name in self._dialling:
+            self._switch(lane)
+            if lane.name not in self._lanes:
+                return
+        self._busy[lane.name] = lane
+        if link.pending:
+            lane.will_send()
+        if lane.switched:
+            self._handle(lane, messages)
+        else:
+            lane.held.extend(messages)
+
+    def _handle(self, lane: Lane, messages: list[Any]) -> None:
+        for message in messages:
+            try:
+                if type(message) is Result:
+                    self._on_result(lane, message)
+                elif type(message) is ActorRun:
+                    self._on_call(lane, message)
+                else:
+                    self._on_cancel(lane, message)
+            except ProtocolError:  # the messages that came with it are valid
+                self.faults += 1
+
+    def _on_result(self, lane: Lane, message: Result) -> None:
+        if message.source != lane.peer or message.actor != lane.actor_id:
+            raise ProtocolError("an answer in the name of another process or actor")
+        self._tasks.on_result(message)
+
+    def _on_call(self, lane: Lane, message: ActorRun) -> None:
+        if message.caller != lane.peer or not message.task_id.startswith(lane.peer):
+            raise ProtocolError("a call in the name of another process")
+        self._execution.on_actor_run(message)
+
+    def _on_cancel(self, lane: Lane, message: CancelTask) -> None:
+        if not message.task_id.startswith(lane.peer):
+            raise ProtocolError("the cancellation of another process's call")
+        self._execution.on_cancel(message)
+
+    @event
+    def broke(self, name: bytes, now: float) -> None:
+        """The socket of a lane is broken. What was not acknowledged is sent through the broker, and all that follows.
+
+        If the peer is dead, the broker says so.
+        """
+        lane = self._lanes.get(name)
+        if lane is None or lane.state is BROKEN:
+            return
+        if name in self._dialling:
+            self._give_up(lane)
+        else:
+            lane.enter(BROKEN)
+            lane.link.resend()
+            if lane.link.pending:
+                lane.will_send()
+
+    def flush(self, now: float) -> None:
+        """Sends the frames that are due."""
+        while self.due:
+            due, self.due[:] = self.due[:], []
+            for lane in due:
+                if self._lanes.get(lane.name) is lane:
+                    self._flush_lane(lane, now)
+
+    def _flush_lane(self, lane: Lane, now: float) -> None:
+        self._busy[lane.name] = lane
+        for frame in lane.take_frames(now):
+            if lane.state is OPEN:
+                self._transmit(lane.name, frame)
+            else:
+                self._to_peer(lane.peer, LaneFrame(frame))
+        if lane.link.rejected:
+            rejected, lane.link.rejected = lane.link.rejected, []
+            for each in rejected:
+                self._rejected(each)
+
+    @event
+    def overflowed(self, name: bytes, frames: list[bytes], now: float) -> None:
+        """The socket of a lane did not take frames: they travel through the broker."""
+        lane = self._lanes.get(name)
+        if lane is not None:
+            for frame in frames:
+                self._to_peer(lane.peer, LaneFrame(frame))
+
+    def tick(self, now: float) -> None:
+        """Sends acknowledgements and probes that are due."""
+        for lane in list(self._busy.values()):
+            lane.link.tick(now)
+            if lane.link.pending:
+                lane.will_send()
+            elif lane.link.is_at_rest:
+                del self._busy[lane.name]
+
+    def check(self) -> None:
+        """Raises AssertionError if an index is not what the lanes say. For tests."""
+        assert all(self._lanes.get(lane.name) is lane for lane in self._served.values()), "a lane that is served"
+        assert set(self._busy) <= set(self._lanes), "a busy lane"
+        for view in self._actors.views.values():
+            assert view.lane is None or view.lane.name in self._lanes, "the lane of a view"
