@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from zray.testing.network import Simulation
     from zray.testing.processes import SimProcess
 
-MOST_DELAY_S = 0.0005
+DELAYS_S = (0.0001, 0.0005, 0.02)
+"""A process may be woken sooner than the broker would pass a message on, or much later."""
 
 
 @dataclasses.dataclass
@@ -150,7 +151,7 @@ class SimLanes:
 
     def _wake(self, end: _End) -> None:
         process = end.process
-        delay_s = self._sim.random.uniform(0.0, MOST_DELAY_S)
+        delay_s = self._sim.random.uniform(0.0, self._sim.random.choice(DELAYS_S))
         self._sim.after(delay_s, lambda: process.pass_on(lambda: self._woken(process)))
 
     def _woken(self, process: SimProcess) -> None:

@@ -311,3 +311,107 @@ def test_a_lost_connection_stays_lost_until_the_session_ends(stage):
     stage.shell.close([])
     assert (stage.shell.state, stage.shell.lost) == (CLOSED, "the broker is gone")
     assert stage.shell.closed
+
+
+# ------------------------------------------------------------------ lanes
+
+
+class FakeLanes:
+    """The sockets of lanes, as an eventfd. What arrives is called; what does not fit goes to the broker."""
+
+    def __init__(self, stage):
+        self.stage = stage
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.arrived = []
+        self.full = False
+
+    def fileno(self):
+        return self.fd
+
+    def arrive(self, frame):
+        self.arrived.append(frame)
+        os.eventfd_write(self.fd, 1)
+
+    def receive(self, now):
+        if self.arrived:
+            os.eventfd_read(self.fd)
+        arrived, self.arrived = self.arrived, []
+        for frame in arrived:
+            frame()
+
+    def send(self, sends, now):
+        frames = sends.pop(b"lane", [])
+        if self.full:
+            return frames
+        self.stage.story += [f"lane: {frame}" for frame in frames]
+        return []
+
+    def tick(self, now):
+        return
+
+    def close(self):
+        os.close(self.fd)
+
+
+@pytest.fixture
+def lanes(stage):
+    made = stage.shell._lanes = FakeLanes(stage)
+    with stage.shell.lock:
+        stage.shell._choose_fds()
+    stage.shell._user_poll = Poll(stage.shell._user_poll, stage.story, stage.acts)
+    return made
+
+
+def test_lanes_are_read_before_messages_of_the_broker_are_handled(stage, lanes):
+    told = []
+    stage.connection.arrive(lambda: told.append("message of the broker"))
+    lanes.arrive(lambda: told.append("frame of a lane"))
+    with stage.shell.lock:
+        stage.shell.turn()
+    assert told == ["frame of a lane", "message of the broker"]
+
+
+def test_a_lane_wakes_the_thread_that_waits_and_the_brokers_socket_is_not_asked(stage, lanes):
+    waiter = Waiter(stage.shell)
+    asked = []
+    receive = stage.connection.receive
+
+    def noted_receive(expected=False):
+        asked.append(expected)
+        return receive(expected)
+
+    stage.acts.append(lambda: lanes.arrive(lambda: waiter.ready(b"")))
+    with stage.shell.lock:
+        stage.shell.turn()
+        stage.shell.enter(waiter)
+    stage.connection.receive = noted_receive
+    assert stage.shell.wait(waiter, 60)
+    assert asked == []
+
+
+def test_a_turn_for_lanes_that_sends_to_the_broker_looks_at_its_socket(stage, lanes):
+    """A send may have consumed the signal that something has arrived."""
+    told = []
+    stage.connection.arrived.append(lambda: told.append("answer"))
+    os.eventfd_write(stage.connection.fd, 1)
+    stage.core.out.append("message")
+    with stage.shell.lock:
+        stage.shell.turn(by_lanes=True)
+    assert told == ["answer"] and stage.story == ["message"]
+
+
+def test_frames_that_do_not_fit_are_sent_before_everything_else(stage, lanes):
+    stage.core.take_output = lambda: Output({BROKER: ["message"], b"lane": ["frame"]}, [])
+    with stage.shell.lock:
+        stage.shell._send()
+        lanes.full = True
+        stage.shell._send()
+    assert stage.story == ["lane: frame", "message", "frame", "message"]
+
+
+def test_the_last_answers_leave_by_their_lane(stage, lanes):
+    stage.shell._unsent = {b"lane": ["answer"]}
+    stage.shell.close(["goodbye"])
+    assert stage.story[-2:] == ["lane: answer", "goodbye"]
+    with pytest.raises(OSError):
+        os.fstat(lanes.fd)

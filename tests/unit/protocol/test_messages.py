@@ -194,8 +194,12 @@ GOLDEN = """
 142 PinCpus cpus: list[int]
 143 StateOfEnvironments request: int
 144 EnvironmentRecords request: int, environments: list[EnvironmentRecord], forgotten: int
+145 LaneWanted machine: str
+146 LaneOffer address: str, token: bytes
+147 LaneSwitched lane: bytes
+148 LaneFrame frame: bytes
 """
-"""The wire format of protocol version 15. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
+"""The wire format of protocol version 16. Changing a line here breaks peers: raise PROTOCOL_VERSION with it."""
 GOLDEN_RECORDS = """
 JobSettings namespace: str, sys_path: list[str], cwd: str, ignore_unhandled_errors: bool, actors_are_detached: bool, logging: str, ray_name: bool
 JoinInfo pid: int, max_message_bytes: int, job: JobSettings, shows_logs: bool
@@ -405,7 +409,7 @@ def test_the_wire_format_of_records():
 
 
 def test_the_version_belongs_to_the_wire_format():
-    assert messages.PROTOCOL_VERSION == 15
+    assert messages.PROTOCOL_VERSION == 16
 
 
 def test_every_size_is_that_of_a_field():
