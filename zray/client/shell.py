@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Any
 
@@ -115,6 +115,7 @@ class ClientShell:
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lifeline = lifeline  # a descriptor that reads end-of-file when the local cluster is gone
         self._socket_fd = connection.socket.fileno()
+        self._unchecked = True  # the socket was used: its descriptor says nothing until it was asked again
         self.lane_path = ""
         """Where this process listens for callers of its actor; empty: it makes no lanes."""
         self._lanes: LaneSockets | None = None  # made when the first is needed
@@ -157,10 +158,11 @@ class ClientShell:
 
     # ------------------------------------------------------------------ turns
 
-    def turn(self, expected: bool = False, by_lanes: bool = False) -> None:
+    def turn(self, expected: bool = False, looks: bool = True, by_lanes: bool = False) -> None:
         """Receives, handles and sends everything pending. Under the lock; call ``settle`` after releasing it.
 
-        ``expected``: the socket's descriptor was ready. ``by_lanes``: it was not, but that of the lanes was.
+        ``expected``: the broker's descriptor was ready. ``by_lanes``: that of the lanes was. ``looks``: look whether
+        something has come even if neither was. A thread that is about to poll the descriptors need not.
         """
         core, connection = self.core, self.connection
         now = self._driven_at = time.monotonic()
@@ -168,13 +170,15 @@ class ClientShell:
         if self.state is not OPEN:
             self._take_output()
             return
-        asks_socket = not by_lanes
-        if (core.has_output or self._unsent) and self._send():
-            asks_socket = True  # the socket must be checked after a send
+        if core.has_output or self._unsent:  # send first, because the socket must be checked after a send
+            self._send()
         while self.state is OPEN:
-            messages = connection.receive(expected=expected) if asks_socket else ()
-            if self._lanes is not None:  # before these messages are handled, see zray.client.core.lanes
-                self._lanes.receive(now)
+            messages: Sequence[Any] = ()
+            if expected or looks or self._unchecked:
+                messages = connection.receive(expected=expected)
+                self._unchecked = False
+            if self._lanes is not None and (by_lanes or looks or messages):
+                self._lanes.receive(now)  # before these messages are handled, see zray.client.core.lanes
             for message in messages:
                 try:
                     core.receive(BROKER, message, now)
@@ -185,13 +189,17 @@ class ClientShell:
             if now - self._last_tick >= TICK_S:
                 self._tick(now)
             self.last_flush = now
-            flushed = self._send() if core.has_output or self._unsent or not asks_socket else connection.flush([])
-            expected = False
+            if core.has_output or self._unsent:
+                self._send()
+            elif connection.flush([]):
+                self._unchecked = True
+            expected = by_lanes = looks = False
             if connection.link.rejected:
                 self._reject(now)
-            elif flushed and connection.readable:
-                expected = asks_socket = True
+            elif self._unchecked and connection.readable:
+                expected = True
             else:
+                self._unchecked = False
                 break
         if self._waiting_for_room and not connection.link.congested:
             waiters, self._waiting_for_room = self._waiting_for_room, []
@@ -206,8 +214,8 @@ class ClientShell:
         self._effects.extend(output.effects)
         output.add_sends_to(self._unsent)
 
-    def _send(self) -> bool:
-        """Sends everything pending. Returns whether anything was sent to the broker."""
+    def _send(self) -> None:
+        """Sends everything pending."""
         if self._unsent:
             self._take_output()
             sends, self._unsent = self._unsent, {}
@@ -215,10 +223,10 @@ class ClientShell:
             output = self.core.take_output()
             self._effects.extend(output.effects)
             sends = output.sends
-        if self._lanes is not None:
-            first = self._lanes.send(sends, time.monotonic())
-            return self.connection.flush([*first, *through_broker(sends)])
-        return self.connection.flush(through_broker(sends))
+        first = self._lanes.send(sends, time.monotonic()) if self._lanes is not None else []
+        messages = through_broker(sends)
+        if self.connection.flush([*first, *messages] if first else messages):
+            self._unchecked = True
 
     def _reject(self, now: float) -> None:
         rejected, self.connection.link.rejected = self.connection.link.rejected, []
@@ -421,7 +429,7 @@ class ClientShell:
 
     def _turn_and_enter(self, waiter: Waiter) -> None:
         with self.lock:
-            self.turn()
+            self.turn(looks=self._lanes is None)
             if not waiter.is_done() and self.state is not CLOSED:
                 self.enter(waiter)
 
@@ -481,7 +489,7 @@ class ClientShell:
                 return  # only the leader may consume the signal
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
-            by_lanes = self._lanes is not None and len(ready) == 1 and self._lanes.fileno() in ready
+            by_lanes = self._lanes is not None and self._lanes.fileno() in ready
             self._turn_as_leader(waiter, self._socket_fd in ready, by_lanes)
 
     def _poll(self, waiter: Waiter, timeout_s: float) -> list[tuple[int, int]]:
@@ -512,7 +520,7 @@ class ClientShell:
 
     def _turn_as_leader(self, waiter: Waiter, expected: bool, by_lanes: bool = False) -> None:
         self._polling = False  # no wake-up is needed: the turn handles whatever becomes ready now
-        self.turn(expected, by_lanes)
+        self.turn(expected, looks=False, by_lanes=by_lanes)
         if waiter.is_done():
             self._leave(waiter)
         else:

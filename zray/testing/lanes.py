@@ -7,15 +7,29 @@ moment later, but reads its lanes before it handles a message of the broker.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
+from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import CloseLane, DialLane, OfferLane
 from zray.protocol.routing import through_broker
+from zray.testing.network import Simulation
 from zray.transport.lanes import OFFER_S
 
-if TYPE_CHECKING:
-    from zray.testing.network import Simulation
-    from zray.testing.processes import SimProcess
+
+class Process(Protocol):
+    """What a lane needs of a driver or worker."""
+
+    process_id: bytes
+    alive: bool
+    core: ClientCore
+
+    def pass_on(self, action: Callable[[], None]) -> None:
+        """Does an action, or holds it back while the process is stopped."""
+
+    def lanes_read(self) -> None:
+        """Frames of lanes have come."""
+
 
 DELAYS_S = (0.0001, 0.0005, 0.02)
 """A process may be woken sooner than the broker would pass a message on, or much later."""
@@ -35,7 +49,7 @@ class LaneFaults:
 class _End:
     """One end of a socket: what has come, and whether the connection has ended for it. ``told``: its process knows."""
 
-    def __init__(self, process: SimProcess) -> None:
+    def __init__(self, process: Process) -> None:
         self.process = process
         self.frames: list[bytes] = []
         self.is_accepted = False
@@ -46,7 +60,7 @@ class _End:
 class _Socket:
     """A connection, or the offer of one."""
 
-    def __init__(self, worker: SimProcess) -> None:
+    def __init__(self, worker: Process) -> None:
         self.worker = _End(worker)
         self.caller: _End | None = None
         self.is_broken = False
@@ -54,7 +68,7 @@ class _Socket:
     def ends(self) -> list[_End]:
         return [self.worker, *([self.caller] if self.caller is not None else [])]
 
-    def end_of(self, process: SimProcess) -> _End | None:
+    def end_of(self, process: Process) -> _End | None:
         return next((end for end in self.ends() if end.process is process), None)
 
     def other(self, end: _End) -> _End | None:
@@ -71,7 +85,7 @@ class SimLanes:
         self._of: dict[bytes, list[bytes]] = {}  # by process: the names of its lanes
         self.broken = 0
 
-    def prepare(self, process: SimProcess) -> None:
+    def prepare(self, process: Process) -> None:
         """Says whether a new process has lanes."""
         lanes = process.core.lanes
         lanes.machine = "simulated" if self._faults.after else ""
@@ -79,7 +93,7 @@ class SimLanes:
 
     # ------------------------------------------------------------------ effects
 
-    def perform(self, process: SimProcess, effect: Any) -> None:
+    def perform(self, process: Process, effect: Any) -> None:
         """Performs an effect of a core."""
         lanes, now = process.core.lanes, self._sim.now
         if isinstance(effect, OfferLane):
@@ -93,7 +107,7 @@ class SimLanes:
         elif isinstance(effect, CloseLane):
             self._hang_up(process, effect.name)
 
-    def _dial(self, caller: SimProcess, name: bytes) -> bool:
+    def _dial(self, caller: Process, name: bytes) -> bool:
         socket = self._sockets.get(name)
         is_late = self._sim.random.random() < self._faults.late
         if socket is None or socket.caller is not None or not socket.worker.process.alive or is_late:
@@ -110,7 +124,7 @@ class SimLanes:
             if socket.worker.process.alive:
                 socket.worker.process.pass_on(lambda: socket.worker.process.core.lanes.expired(name, self._sim.now))
 
-    def _hang_up(self, process: SimProcess, name: bytes) -> None:
+    def _hang_up(self, process: Process, name: bytes) -> None:
         socket = self._sockets.get(name)
         end = socket.end_of(process) if socket is not None else None
         if socket is None or end is None:
@@ -124,7 +138,7 @@ class SimLanes:
 
     # ------------------------------------------------------------------ frames
 
-    def send(self, process: SimProcess, sends: dict[bytes, list[Any]]) -> list[Any]:
+    def send(self, process: Process, sends: dict[bytes, list[Any]]) -> list[Any]:
         """Takes the frames of lanes out of ``sends``. Returns the messages that carry what was not taken."""
         messages: list[Any] = []
         lanes = process.core.lanes
@@ -136,7 +150,7 @@ class SimLanes:
                 messages += through_broker(process.core.take_output().sends)
         return messages
 
-    def _take(self, process: SimProcess, name: bytes, frames: list[bytes]) -> list[bytes]:
+    def _take(self, process: Process, name: bytes, frames: list[bytes]) -> list[bytes]:
         socket = self._sockets.get(name)
         end = socket.end_of(process) if socket is not None else None
         other = socket.other(end) if socket is not None and end is not None else None
@@ -154,12 +168,12 @@ class SimLanes:
         delay_s = self._sim.random.uniform(0.0, self._sim.random.choice(DELAYS_S))
         self._sim.after(delay_s, lambda: process.pass_on(lambda: self._woken(process)))
 
-    def _woken(self, process: SimProcess) -> None:
+    def _woken(self, process: Process) -> None:
         if process.alive:
             self.receive(process)
             process.lanes_read()
 
-    def receive(self, process: SimProcess) -> None:
+    def receive(self, process: Process) -> None:
         """Gives a process what has come by its lanes."""
         lanes, now = process.core.lanes, self._sim.now
         for name in self._of.get(process.process_id, ()):
@@ -179,7 +193,7 @@ class SimLanes:
 
     # ------------------------------------------------------------------ faults
 
-    def died(self, process: SimProcess) -> None:
+    def died(self, process: Process) -> None:
         """A process was killed: the kernel closes its sockets."""
         for name in self._of.pop(process.process_id, ()):
             socket = self._sockets.get(name)

@@ -149,9 +149,9 @@ def test_a_waiter_that_was_entered_waits_without_another_turn(stage):
     turns = []
     turn = stage.shell.turn
 
-    def noted_turn(expected=False, by_lanes=False):
+    def noted_turn(expected=False, looks=True, by_lanes=False):
         turns.append(len(stage.story))
-        return turn(expected, by_lanes)
+        return turn(expected, looks, by_lanes)
 
     stage.shell.turn = noted_turn
     stage.acts.append(lambda: stage.connection.arrive(lambda: waiter.ready(b"")))

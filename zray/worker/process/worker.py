@@ -181,7 +181,7 @@ class Worker:
             task = execution.take() if room else None
             if task is not None and time.monotonic() - shell.last_flush < FLUSH_S:
                 return task
-            shell.turn()
+            shell.turn(looks=task is not None)  # otherwise it is about to wait
             if task is None and room:
                 task = execution.take()  # it may have arrived just now; else this asks for its function
             if task is not None:
