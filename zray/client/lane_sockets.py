@@ -7,7 +7,6 @@ from typing import Any
 from zray.client.core.client_core import ClientCore
 from zray.client.core.effects import CloseLane, DialLane, LaneEffect, OfferLane
 from zray.protocol.messages import ProtocolError
-from zray.protocol.routing import through_broker
 from zray.transport.lanes import Accepted, Arrived, Expired, LaneEvent, Lanes
 
 
@@ -58,16 +57,15 @@ class LaneSockets:
         else:
             lanes.broke(happened.name, now)
 
-    def send(self, sends: dict[bytes, list[Any]], now: float) -> list[Any]:
-        """Takes the frames of lanes out of ``sends``, and sends them. Returns the messages to the broker that carry
-        what the sockets did not take. These must be sent before all other messages to the broker."""
-        messages: list[Any] = []
+    def send(self, sends: dict[bytes, list[Any]]) -> dict[bytes, list[bytes]]:
+        """Takes the frames of lanes out of ``sends``, and sends them. Returns those that the sockets did not take, by
+        lane."""
+        refused: dict[bytes, list[bytes]] = {}
         for name in [dest for dest in sends if dest in self._core.lanes]:
             left = self._sockets.send(name, sends.pop(name))
             if left:
-                self._core.lanes.overflowed(name, list(left), now)
-                messages += through_broker(self._core.take_output().sends)
-        return messages
+                refused[name] = list(left)
+        return refused
 
     def close(self) -> None:
         """Closes all sockets."""

@@ -172,9 +172,14 @@ class ClientShell:
             return
         if core.has_output or self._unsent:  # send first, because the socket must be checked after a send
             self._send()
+            self.last_flush = now
+        nothing_came = not (expected or looks or by_lanes or self._unchecked)
+        if nothing_came and now - self._last_tick < TICK_S and not connection.link.rejected:
+            return
         while self.state is OPEN:
             messages: Sequence[Any] = ()
-            if expected or looks or self._unchecked:
+            asked = expected or looks or self._unchecked
+            if asked:
                 messages = connection.receive(expected=expected)
                 self._unchecked = False
             if self._lanes is not None and (by_lanes or looks or messages):
@@ -191,7 +196,7 @@ class ClientShell:
             self.last_flush = now
             if core.has_output or self._unsent:
                 self._send()
-            elif connection.flush([]):
+            elif asked and connection.flush([]):
                 self._unchecked = True
             expected = by_lanes = looks = False
             if connection.link.rejected:
@@ -223,10 +228,22 @@ class ClientShell:
             output = self.core.take_output()
             self._effects.extend(output.effects)
             sends = output.sends
-        first = self._lanes.send(sends, time.monotonic()) if self._lanes is not None else []
-        messages = through_broker(sends)
-        if self.connection.flush([*first, *messages] if first else messages):
+        messages = through_broker(sends) if self._lanes is None else self._send_by_lanes(sends)
+        if self.connection.flush(messages):
             self._unchecked = True
+
+    def _send_by_lanes(self, sends: dict[bytes, list[Any]]) -> list[Any]:
+        """Sends what lanes carry. Returns the messages for the broker. First come the frames that a lane did not take:
+        nothing that this process says later may overtake them."""
+        assert self._lanes is not None
+        left = self._lanes.send(sends)
+        if not left:
+            return through_broker(sends)
+        for name, frames in left.items():
+            self.core.lanes.overflowed(name, frames, time.monotonic())
+        output = self.core.take_output()
+        self._effects.extend(output.effects)
+        return [*through_broker(output.sends), *through_broker(sends)]
 
     def _reject(self, now: float) -> None:
         rejected, self.connection.link.rejected = self.connection.link.rejected, []
@@ -596,8 +613,9 @@ class ClientShell:
         with self.lock:
             if was_open:
                 self._take_output()
-                first = self._lanes.send(self._unsent, time.monotonic()) if self._lanes is not None else []
-                self.connection.flush([*first, *through_broker(self._unsent), *last_messages])
+                unsent = self._unsent
+                messages = through_broker(unsent) if self._lanes is None else self._send_by_lanes(unsent)
+                self.connection.flush([*messages, *last_messages])
             self.connection.close()
             if self._lanes is not None:
                 self._lanes.close()

@@ -339,12 +339,15 @@ class FakeLanes:
         for frame in arrived:
             frame()
 
-    def send(self, sends, now):
+    def send(self, sends):
         frames = sends.pop(b"lane", [])
         if self.full:
-            return frames
+            return {b"lane": frames}
         self.stage.story += [f"lane: {frame}" for frame in frames]
-        return []
+        return {}
+
+    def overflowed(self, name, frames, now):
+        self.stage.core.out += frames
 
     def tick(self, now):
         return
@@ -355,7 +358,7 @@ class FakeLanes:
 
 @pytest.fixture
 def lanes(stage):
-    made = stage.shell._lanes = FakeLanes(stage)
+    made = stage.shell._lanes = stage.core.lanes = FakeLanes(stage)
     with stage.shell.lock:
         stage.shell._choose_fds()
     stage.shell._user_poll = Poll(stage.shell._user_poll, stage.story, stage.acts)
@@ -401,12 +404,20 @@ def test_a_turn_for_lanes_that_sends_to_the_broker_looks_at_its_socket(stage, la
 
 
 def test_frames_that_do_not_fit_are_sent_before_everything_else(stage, lanes):
-    stage.core.take_output = lambda: Output({BROKER: ["message"], b"lane": ["frame"]}, [])
-    with stage.shell.lock:
-        stage.shell._send()
-        lanes.full = True
-        stage.shell._send()
+    for lanes.full in (False, True):
+        with stage.shell.lock:
+            stage.shell._unsent = {BROKER: ["message"], b"lane": ["frame"]}
+            stage.shell._send()
     assert stage.story == ["lane: frame", "message", "frame", "message"]
+
+
+def test_a_message_that_the_link_rejects_is_reported_at_once(stage, lanes):
+    rejected = []
+    stage.core.rejected = lambda message, reason, now: rejected.append(message)
+    stage.connection.rejected = [("message", "too large")]
+    with stage.shell.lock:
+        stage.shell.turn(looks=False)
+    assert rejected == ["message"]
 
 
 def test_the_last_answers_leave_by_their_lane(stage, lanes):
