@@ -111,7 +111,7 @@ class Scheduler:
             shares = [line.share for line in waiting]
             self._shares.settle(shares, now)
             self._shares.rank(shares, lambda number: self._run_s(waiting[number]), now)
-            served = self._take_turns(self._with_chances(waiting, changed), changed)
+            served = self._take_turns(waiting, changed)
         else:
             served = waiting
             deque(self._serve(waiting[0], changed), maxlen=0)
@@ -131,24 +131,21 @@ class Scheduler:
         """How long the first task of a line runs, in seconds, as far as is known; else 0."""
         return self._dispatch.run_s(line) if isinstance(line, TaskQueue) else 0.0
 
-    def _with_chances(self, waiting: list[Line], changed: dict[bytes, Host]) -> list[Line]:
-        """The lines that may get something in this pass.
-
-        A pass only takes from hosts, unless it reserves bundles, which other work may use at once.
-        """
-        if any(line.waiting() for line in self._lines.others.values()):
-            return waiting
-        return [line for line in waiting if not _depends_on_changes(line) or _fits_any(line.share.shape, changed)]
-
     def _take_turns(self, lines: list[Line], changed: dict[bytes, Host]) -> list[Line]:
         """Gives one grant after the other, each to the line that is next then. Returns the lines that were served.
 
-        A line that can get nothing, because other lines have taken the room, is not served: a thousand lines may wait
-        for the same CPU.
+        A line that can get nothing is not served: a thousand lines may wait for the same CPU. A line without a chance
+        at the start has none later, since a pass only takes from hosts, unless it reserves bundles, which other work
+        may use at once. A line with a chance may have lost it to others when its turn comes.
         """
-        turns = [(line.share.standing(), number) for number, line in enumerate(lines)]
+        depends = [_depends_on_changes(line) for line in lines]
+        all_have_chances = any(line.waiting() for line in self._lines.others.values())
+        turns = [
+            (line.share.standing(), number) for number, line in enumerate(lines)
+            if all_have_chances or not depends[number] or _fits_any(line.share.shape, changed)
+        ]  # fmt: skip
         heapq.heapify(turns)
-        least = min([line.share.shape.cpus if _depends_on_changes(line) else 0 for line in lines], default=0)
+        least = min([lines[number].share.shape.cpus if depends[number] else 0 for _, number in turns], default=0)
         with_cpus = list(changed.values()) if least else []
         serving: dict[int, Iterator[None]] = {}  # by the number of the line; one step is one grant
         while turns:
@@ -160,7 +157,7 @@ class Scheduler:
             standing, number = turns[0]
             line = lines[number]
             grants = serving.get(number)
-            if grants is None and _depends_on_changes(line) and not _fits_any(line.share.shape, changed):
+            if grants is None and depends[number] and not _fits_any(line.share.shape, changed):
                 heapq.heappop(turns)
                 continue
             # If other lines of its job have got grants meanwhile, its standing has changed: it may no longer be next.
