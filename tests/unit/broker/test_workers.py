@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.broker.harness import NO_CPU, ONE_CPU, BrokerHarness, one_worker, prefetched, shape
+from tests.unit.broker.harness import FUNCTION, NO_CPU, ONE_CPU, BrokerHarness, one_worker, prefetched, shape
 from zray.broker.records import Envelope
-from zray.broker.states import IDLE, PROBED, RETIRED
+from zray.broker.states import BUSY, IDLE, PROBED, RETIRED
 from zray.broker.workers import MAX_STARTING_PER_HOST
+from zray.ids import make_task_id
 from zray.protocol import messages as m
 
 LONG = b"long".ljust(16, b"\0")
@@ -52,6 +53,22 @@ def test_the_number_of_starting_workers_is_limited(broker):
     broker.workers(host)
     broker.submit(driver, 500, NO_CPU)
     assert len(broker.take(host, m.StartWorker)) == MAX_STARTING_PER_HOST
+
+
+def test_a_worker_that_was_started_for_a_job_that_is_over_is_idle(broker):
+    driver, other = broker.driver(), broker.driver("other")
+    host = broker.host(CPU=1, slot=2)
+    (parent,) = broker.workers(host)
+    broker.submit(driver)
+    nested, task = make_task_id(parent, 1), make_task_id(other, 1)
+    for owner, task_id in ((parent, nested), (other, task)):  # both lines wait, so each has a worker started for it
+        broker.core.receive(owner, m.Submit(task_id, 0, FUNCTION, shape(slot=1), 0, b"", b"payload"), broker.now)
+    broker.turn()
+    broker.say(driver, m.Goodbye("bye"))
+    started = broker.workers(host)
+    assert sorted(broker.runs(worker) for worker in started) == [[], [task]]
+    states = [broker.core.workers.workers[worker].state for worker in started]
+    assert sorted(states) == [IDLE, BUSY] and broker.free["slot"] == 1
 
 
 def test_a_worker_that_could_not_be_started_is_replaced(broker):
