@@ -349,7 +349,7 @@ def leftovers_at_the_broker(cluster: SimCluster) -> list[str]:
     """As ``leftovers``: what the broker remembers."""
     broker = cluster.broker
     found = []
-    if broker.tasks:
+    if any(process.tasks for process in broker.processes.values()):
         found.append("broker tasks")
     if broker.actors.actors or broker.actors.names:
         found.append("actors")
@@ -363,8 +363,6 @@ def leftovers_at_the_broker(cluster: SimCluster) -> list[str]:
     live = {job.job_id for job in broker.jobs.values() if job.driver in broker.processes}
     if live != set(broker.jobs):
         found.append("jobs")
-    if any(not jobs <= live for _, _, jobs in broker.functions.values()):
-        found.append("functions")
     dead = [process_id for process_id in broker.processes if not cluster.nodes[process_id].alive]
     if dead:
         found.append("dead processes")

@@ -6,10 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from zray.broker.grants import Grants
+from zray.broker.lines import Lines
 from zray.broker.records import Actor, Job, Process, Worker
 from zray.broker.resources import read_shape
-from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, DEAD, PENDING_CREATION, RESTARTING, SERVING
+from zray.broker.workers import Workers
 from zray.failures import KILLED, NO_REFERENCES, encode_failure
 from zray.ids import counter_of, owner_of
 from zray.protocol.messages import (
@@ -67,7 +69,9 @@ class Actors:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        lines: Lines,
+        grants: Grants,
+        workers: Workers,
         send: Callable[[bytes, Any], None],
         jobs: dict[bytes, Job],
         processes: dict[bytes, Process],
@@ -79,7 +83,9 @@ class Actors:
         self._dead: dict[bytes, dict[bytes, ActorSpec]] = {}
         self._by_creator: dict[bytes, dict[bytes, None]] = {}
         self._death_reasons: OrderedDict[bytes, tuple[str, bytes]] = OrderedDict()
-        self._scheduler = scheduler
+        self._lines = lines
+        self._grants = grants
+        self._workers = workers
         self._send = send
         self._jobs = jobs
         self._processes = processes
@@ -98,7 +104,7 @@ class Actors:
             raise ProtocolError("announced an actor of another process")
         if source.job_id not in self._jobs:
             return  # its job has ended: the process is about to be killed
-        self._scheduler.check_environment(source.job_id, placement)
+        self._workers.check_environment(source.job_id, placement)
         actor = self._find(source.process_id, message.actor_id)
         source.last_actor = max(source.last_actor, counter_of(message.actor_id))
         if actor is None:
@@ -247,7 +253,7 @@ class Actors:
             assert worker is not None
             if worker.state is not SERVING:
                 raise ProtocolError("ActorReady for an actor that was not started")
-            self._scheduler.actor_runs(worker, actor)
+            self._grants.shrink(worker, actor.running)
             actor.enter(ALIVE)
             actor.constructed = True
             self._events.actor_runs(actor, worker)
@@ -276,8 +282,8 @@ class Actors:
             return
         worker = actor.worker
         actor.leave_worker()
-        self._scheduler.part(worker)
-        self._scheduler.retire(worker)
+        self._workers.part(worker)
+        self._workers.retire(worker)
         self.end(actor, reason, keeps_name=True)
 
     def on_kill(self, source: Process, message: ActorKill) -> None:
@@ -290,7 +296,7 @@ class Actors:
         if message.no_restart:
             self.end(actor, KILLED)
         elif worker is not None:
-            self._scheduler.kill(worker, f"{actor.label} was killed by `ray.kill`")
+            self._workers.kill(worker, f"{actor.label} was killed by `ray.kill`")
 
     def worker_died(self, actor: Actor, message: str, never_joined: bool, told: bool, error: bytes = b"") -> None:
         """The worker of an actor is dead: restarts the actor or ends it.
@@ -325,7 +331,7 @@ class Actors:
         if group and self.is_gone(group):
             self.end_without_group(actor)
         else:
-            self._scheduler.wait_for_place(actor)
+            self._lines.add_actor(actor)
 
     def end_without_group(self, actor: Actor) -> None:
         """Ends an actor that waits for a place in a placement group that is removed."""
@@ -345,7 +351,7 @@ class Actors:
         if actor.actor_id not in self.actors:
             return
         self._forget(actor)
-        self._scheduler.waits_no_more(actor)
+        self._lines.remove_actor(actor)
         actor.death_message = message
         actor.death_error = error
         self._events.actor_dead(actor, message)
@@ -361,8 +367,8 @@ class Actors:
             self._send(subscriber, self._state_for(actor, subscriber))
         worker, actor.worker = actor.worker, None
         if worker is not None:
-            self._scheduler.part(worker)
-            self._scheduler.kill(worker, message)
+            self._workers.part(worker)
+            self._workers.kill(worker, message)
         self.on_dead(actor)
 
     def _forget(self, actor: Actor) -> None:

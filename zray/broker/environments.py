@@ -20,13 +20,13 @@ the host               its workers and what it has installed; the work is tried 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Container, Mapping
 
 from zray.broker.actors import Actors
-from zray.broker.records import Envelope, Process, Worker
-from zray.broker.scheduler import Scheduler
+from zray.broker.lines import Lines
+from zray.broker.records import Envelope, Host, Process, Worker
 from zray.broker.states import STARTING
+from zray.broker.workers import Workers
 from zray.failures import encode_failure
 from zray.protocol.messages import DRIVER, EnvironmentPut
 from zray.protocol.state_questions import EnvironmentRecord
@@ -42,9 +42,17 @@ class Environments:
     """The runtime environments of all jobs. ``fail(envelope, kind, message)`` ends a queued task with an error."""
 
     def __init__(
-        self, scheduler: Scheduler, actors: Actors, jobs: dict[bytes, Any], fail: Callable[[Envelope, str, str], None]
+        self,
+        hosts: Mapping[bytes, Host],
+        lines: Lines,
+        workers: Workers,
+        actors: Actors,
+        jobs: Container[bytes],
+        fail: Callable[[Envelope, str, str], None],
     ) -> None:
-        self._scheduler = scheduler
+        self._hosts = hosts
+        self._lines = lines
+        self._workers = workers
         self._actors = actors
         self._jobs = jobs
         self._fail = fail
@@ -55,20 +63,20 @@ class Environments:
         """A process of a job announces an environment."""
         if source.job_id not in self._jobs:
             return  # its job has ended: the process is about to be killed
-        self._scheduler.environments[source.job_id, message.environment_id] = message.environment
+        self._workers.environments[source.job_id, message.environment_id] = message.environment
         if message.eager and source.kind == DRIVER:
-            for host in self._scheduler.hosts.values():
-                self._scheduler.start_worker(host, job_id=source.job_id, environment_id=message.environment_id)
+            for host in self._hosts.values():
+                self._workers.start(host, job_id=source.job_id, environment_id=message.environment_id)
 
     def forget_job(self, job_id: bytes) -> None:
         """A job is over: workers that are being started in an environment that only it has announced are not needed."""
-        environments = self._scheduler.environments
+        environments = self._workers.environments
         for key in [key for key in environments if key[0] == job_id]:
             del environments[key]
         announced = {environment_id for _, environment_id in environments}
-        for worker in list(self._scheduler.workers.values()):
+        for worker in list(self._workers.workers.values()):
             if worker.state is STARTING and worker.environment_id and worker.environment_id not in announced:
-                self._scheduler.kill(worker, "its job has ended")
+                self._workers.kill(worker, "its job has ended")
 
     def blames(self, worker: Worker, kind: str) -> bool:
         """Whether the death of a worker means that its environment cannot be set up. The worker has its record yet."""
@@ -83,13 +91,13 @@ class Environments:
 
     def records(self) -> tuple[list[EnvironmentRecord], int]:
         """The environments that hosts have tried to set up, and how many more there were."""
-        workers = Counter((worker.host.host_id, worker.environment_id) for worker in self._scheduler.workers.values())
+        workers = Counter((worker.host.host_id, worker.environment_id) for worker in self._workers.workers.values())
         rows = [record._replace(workers=workers[key]) for key, record in self._records.items()]
         return rows, self._forgotten
 
     def _note(self, worker: Worker, succeeded: bool, setup_s: float | None, error: str) -> None:
         key = worker.host.host_id, worker.environment_id
-        environments = self._scheduler.environments
+        environments = self._workers.environments
         text = next((each.text for (_, name), each in environments.items() if name == worker.environment_id), "")
         self._records[key] = EnvironmentRecord(worker.host.host_id, text, succeeded, setup_s, 0, error)
         if len(self._records) > MAX_RECORDS:
@@ -103,5 +111,5 @@ class Environments:
         if worker.actor is not None:
             worker.actor.worker = None
             self._actors.end(worker.actor, text, encode_failure(SETUP_FAILED, text))
-        for envelope in self._scheduler.queued_in(worker.environment_id):
+        for envelope in self._lines.queued_in(worker.environment_id):
             self._fail(envelope, SETUP_FAILED, text)

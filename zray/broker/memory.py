@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from zray.broker.records import Host, Process, Worker
-from zray.broker.scheduler import Scheduler
 from zray.broker.states import IDLE, PROBED
+from zray.broker.workers import Workers
 from zray.ids import owner_of
 from zray.logs.line import WARNING, LogLine
 from zray.protocol.messages import FLAG_RETRYABLE, MemoryShort, ProtocolError
@@ -105,8 +105,15 @@ class MemoryPressure:
     ``_stops``: the workers that are being stopped; ``_told_at``: when the log was told that nothing can be stopped.
     """
 
-    def __init__(self, scheduler: Scheduler, perform: Callable[[LogLine], None], clock: Callable[[], float]) -> None:
-        self._scheduler = scheduler
+    def __init__(
+        self,
+        hosts: Mapping[bytes, Host],
+        workers: Workers,
+        perform: Callable[[LogLine], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._hosts = hosts
+        self._workers = workers
         self._perform = perform
         self._clock = clock
         self._stops: dict[bytes, Stop] = {}
@@ -117,7 +124,7 @@ class MemoryPressure:
         """The memory of a host is short: stops a worker, unless one is ending already."""
         if message.limit <= 0:
             raise ProtocolError("memory without a limit is short")
-        host = self._scheduler.hosts.get(source.process_id)
+        host = self._hosts.get(source.process_id)
         if host is None or any(worker_id in self._stops for worker_id in host.workers):
             return
         least = least_bytes(message.limit)
@@ -133,7 +140,7 @@ class MemoryPressure:
         account = f"{choice.why} {used}\n{_table(host, message.largest)}\n{ADVICE}"
         self._stops[choice.worker_id] = Stop(choice.was_alone, account)
         self._log(f"worker {choice.worker_id.hex()} on host {host.label} is stopped: {state}. {choice.why}")
-        self._scheduler.kill(worker, f"the node is running low on memory: {state}", OUT_OF_MEMORY)
+        self._workers.kill(worker, f"the node is running low on memory: {state}", OUT_OF_MEMORY)
 
     def _empty_idle(self, host: Host, own: dict[bytes, int], least: int) -> bool:
         """Asks idle workers that use much memory to exit. Returns whether an answer is awaited.
@@ -146,7 +153,7 @@ class MemoryPressure:
                 continue
             if worker.state is IDLE and not worker.busy_replies:
                 self._asked_at[worker.worker_id] = self._clock()
-                self._scheduler.probe(worker, "memory is short", True)
+                self._workers.probe(worker, "memory is short", True)
             if worker.state is PROBED:  # one that is stopped never answers
                 awaited |= self._clock() - self._asked_at.get(worker.worker_id, -math.inf) < ANSWER_S
         return awaited

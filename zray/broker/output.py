@@ -7,11 +7,10 @@ broker at most ``WINDOW_BYTES`` of output, and so does a host.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from zray.broker.records import Job, Process
-from zray.broker.scheduler import Scheduler
+from zray.broker.records import Job, Process, Worker
 from zray.protocol.log_window import LogIntake, LogWindow
 from zray.protocol.messages import FlushLogs, Logs, LogsFlushed, LogsTaken, ProtocolError, WorkerLogs
 from zray.protocol.questions import OutputFlushed
@@ -42,12 +41,14 @@ class WorkerOutput:
         self,
         jobs: Mapping[bytes, Job],
         processes: Mapping[bytes, Process],
-        scheduler: Scheduler,
+        hosts: Collection[bytes],
+        workers: Mapping[bytes, Worker],
         send: Callable[[bytes, Any], None],
     ) -> None:
         self._jobs = jobs
         self._processes = processes
-        self._scheduler = scheduler
+        self._hosts = hosts
+        self._workers = workers
         self._tell = send
         self._readers: dict[bytes, _Reader] = {}
         self._intakes: dict[bytes, LogIntake] = {}
@@ -91,7 +92,7 @@ class WorkerOutput:
 
     def _driver_of(self, host: Process, worker_id: bytes) -> bytes:
         """The driver of the job of a worker of this host; empty if there is none, or if it does not show lines."""
-        worker = self._scheduler.workers.get(worker_id)
+        worker = self._workers.get(worker_id)
         if worker is None or worker.host.host_id != host.process_id:
             return b""
         job = self._jobs.get(worker.job_id)
@@ -121,7 +122,7 @@ class WorkerOutput:
         """
         if sum(asker == source.process_id for asker, _, _ in self._flushes.values()) >= MAX_FLUSHES:
             raise ProtocolError(f"{MAX_FLUSHES} flushes of the output are under way for this process already")
-        hosts = dict.fromkeys(self._scheduler.hosts)
+        hosts = dict.fromkeys(self._hosts)
         self._flushes[self._next_flush] = (source.process_id, request, hosts)
         for host_id in hosts:
             self._tell(host_id, FlushLogs(self._next_flush))

@@ -22,11 +22,14 @@ from typing import Any
 
 from zray.broker.accounts import Share
 from zray.broker.actors import Actors
+from zray.broker.grants import Grants
+from zray.broker.lines import Lines
 from zray.broker.packing import PACK, SPREAD, STRATEGIES, Trial, choose, domains
+from zray.broker.places import Places
 from zray.broker.records import Envelope, Host, Job, Process, Reservation
 from zray.broker.resources import Pool, Shape, as_floats, describe, shape_key
-from zray.broker.scheduler import Scheduler
 from zray.broker.states import CREATED, GROUP, PENDING, REMOVED, RESCHEDULING
+from zray.broker.workers import Workers
 from zray.bundles import added, plain
 from zray.protocol.messages import GroupCreate, GroupNamed, GroupRemove, GroupSettled, GroupWatch, ProtocolError
 from zray.protocol.questions import GroupList, GroupRow, GroupsQuery
@@ -170,7 +173,10 @@ class PlacementGroups:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        places: Places,
+        grants: Grants,
+        lines: Lines,
+        workers: Workers,
         actors: Actors,
         send: Callable[[bytes, Any], None],
         jobs: dict[bytes, Job],
@@ -183,13 +189,18 @@ class PlacementGroups:
         self.names: dict[tuple[str, str], Group] = {}
         self._by_actor: dict[bytes, dict[str, Group]] = {}  # by the actor that created them
         self._removed: OrderedDict[str, Group] = OrderedDict()
-        self._scheduler = scheduler
+        self._places = places
+        self._hosts = places.hosts
+        self._grants = grants
+        self._shares = grants.shares
+        self._lines = lines
+        self._workers = workers
         self._actors = actors
         self._send = send
         self._jobs = jobs
         self._processes = processes
         self._clock = clock
-        scheduler.on_released = self._released
+        grants.on_released = self._released
         actors.is_gone = self.is_gone
 
     # ------------------------------------------------------------------ messages
@@ -277,10 +288,10 @@ class PlacementGroups:
         wanted = (group.spec.strategy, group.spec.soft_target, tuple(shape.key for _, shape in missing),
                   repr(group.spec.selectors), group.spec.topology)  # fmt: skip
         key = (group.job_id, alone, wanted, depth)
-        line = self._scheduler.other_lines.get(key)
+        line = self._lines.others.get(key)
         if line is None:
-            share = self._scheduler.shares.open(group.job_id, _sum(shape for _, shape in missing), depth)
-            line = self._scheduler.other_lines[key] = GroupLine(share, self._place)
+            share = self._shares.open(group.job_id, _sum(shape for _, shape in missing), depth)
+            line = self._lines.others[key] = GroupLine(share, self._place)
             share.plan = lambda: self._plan(line)
         assert isinstance(line, GroupLine), "other lines are those of groups"
         group.line = line
@@ -298,7 +309,7 @@ class PlacementGroups:
         line = group.line
         assert line is not None
         group.attempts += 1
-        hosts = [host for host in self._scheduler.hosts.values() if not self._scheduler.keeps_off(host, line.share)]
+        hosts = [host for host in self._hosts.values() if not self._grants.keeps_off(host, line.share)]
         found = self._choose(group, hosts, lambda host: host.pool)
         if found is None:
             return False
@@ -306,8 +317,8 @@ class PlacementGroups:
             self._reserve(group, index, host)
         self._wait_no_more(group)
         group.enter(CREATED)
-        for host_id in self._scheduler.shares.served(line.share):
-            self._scheduler.places.touch(self._scheduler.hosts[host_id])
+        for host_id in self._shares.served(line.share):
+            self._places.touch(self._hosts[host_id])
         self._settle(group, True)
         return True
 
@@ -325,11 +336,11 @@ class PlacementGroups:
         """Which hosts the first group of a line could have once their tasks have ended, and how much of each."""
         if not line.groups:
             return []
-        found = self._choose(line.first(), list(self._scheduler.hosts.values()), _freed) or {}
+        found = self._choose(line.first(), list(self._hosts.values()), _freed) or {}
         shapes: dict[bytes, list[Shape]] = {}
         for index, host in found.items():
             shapes.setdefault(host.host_id, []).append(line.first().shapes[index])
-        return [(self._scheduler.hosts[host_id], _sum(each)) for host_id, each in shapes.items()]
+        return [(self._hosts[host_id], _sum(each)) for host_id, each in shapes.items()]
 
     def _reserve(self, group: Group, index: int, host: Host) -> None:
         shape = group.shapes[index]
@@ -337,8 +348,8 @@ class PlacementGroups:
         gpus = host.pool.reserve(shape, names)
         host.bundles.setdefault(group.name, []).append(Reservation(group.group_id, index, shape, names, gpus))
         group.hosts[index] = host
-        self._scheduler.shares.totals.add(names)
-        self._scheduler.places.touch(host)
+        self._shares.totals.add(names)
+        self._places.touch(host)
 
     # ------------------------------------------------------------------ ends
 
@@ -370,11 +381,11 @@ class PlacementGroups:
         group.hosts = [None] * len(group.hosts)
 
     def _end_what_waits(self, name: str) -> None:
-        for queue in self._scheduler.queues.values():
+        for queue in self._lines.queues.values():
             if queue.share.shape.group == name:
                 for envelope in [envelope for envelope in queue if not envelope.cancelled]:
                     self.fail_task(envelope)
-        for line in list(self._scheduler.actors_waiting.values()):
+        for line in list(self._lines.actors.values()):
             if line.share.shape.group == name:
                 for actor in list(line.actors.values()):
                     self._actors.end_without_group(actor)
@@ -385,7 +396,7 @@ class PlacementGroups:
             if worker.actor is not None:
                 self._actors.end(worker.actor, f"the actor died because {reason}", keeps_name=True)
             else:
-                self._scheduler.kill(worker, reason)
+                self._workers.kill(worker, reason)
 
     def _released(self, host: Host, shape: Shape) -> None:
         """A worker has given back what it held in a group."""
@@ -398,8 +409,8 @@ class PlacementGroups:
             return
         for _, _, shape, names, gpus in host.bundles.pop(name):
             host.pool.end_reservation(shape, names, gpus)
-            self._scheduler.shares.totals.add(names, -1)
-        self._scheduler.places.touch(host)
+            self._shares.totals.add(names, -1)
+        self._places.touch(host)
 
     def host_lost(self, host: Host) -> None:
         """A host is gone: the bundles that it had wait for another place. Called once the scheduler has dropped it."""
@@ -457,13 +468,13 @@ class PlacementGroups:
 
     def could_ever_fit(self, group: Group) -> bool:
         """Whether the missing bundles of a group would fit if all hosts were empty."""
-        return self._choose(group, list(self._scheduler.hosts.values()), _emptied) is not None
+        return self._choose(group, list(self._hosts.values()), _emptied) is not None
 
     def _each_would_fit(self, group: Group) -> bool:
         """Whether each bundle of a group would fit alone into an empty host, and the strategy is a wish only."""
         if group.spec.strategy not in (PACK, SPREAD) or group.spec.topology:
             return False
-        hosts = [(host, _emptied(host)) for host in self._scheduler.hosts.values()]
+        hosts = [(host, _emptied(host)) for host in self._hosts.values()]
         return all(
             any(pool.fits(shape) and group.admits(host, index) for host, pool in hosts)
             for index, shape in group.missing()
@@ -475,7 +486,7 @@ class PlacementGroups:
 
     def _why(self, group: Group, could_ever_fit: bool) -> str:
         asks = _asks(group)
-        hosts = self._scheduler.hosts.values()
+        hosts = self._hosts.values()
         if not could_ever_fit:
             labels = {host.host_id: f", labels {host.info.labels}" if _names_labels(group) else "" for host in hosts}
             have = "; ".join(
@@ -491,12 +502,12 @@ class PlacementGroups:
 
     def check(self) -> None:
         """Raises AssertionError if an invariant does not hold; for tests."""
-        lines = [line for line in self._scheduler.other_lines.values() if isinstance(line, GroupLine)]
+        lines = [line for line in self._lines.others.values() if isinstance(line, GroupLine)]
         waiting = [group for line in lines for group in line.groups.values()]
         assert len(waiting) == len({group.group_id for group in waiting}), "a group waits in two lines"
         assert {group.group_id for group in waiting} == {group.group_id for group in self.waiting()}, "who waits"
         reserved: dict[tuple[bytes, int], Host] = {}
-        for host in self._scheduler.hosts.values():
+        for host in self._hosts.values():
             for name, bundles in host.bundles.items():
                 for bundle in bundles:
                     assert (bundle.group_id, bundle.index) not in reserved, "a bundle is reserved twice"

@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from zray.broker.actors import Actors
+from zray.broker.dispatch import Dispatch
+from zray.broker.functions import Functions
 from zray.broker.inspections import Found, Inspections
+from zray.broker.lines import Lines
 from zray.broker.output import WorkerOutput
 from zray.broker.placement_groups import PlacementGroups
-from zray.broker.records import Actor, Envelope, Host, Job, Process, Worker
+from zray.broker.places import Places
+from zray.broker.records import Actor, Host, Job, Process, Worker
 from zray.broker.resources import CPU, STORE, UNIT, Shape, as_floats, describe, describe_host
-from zray.broker.scheduler import Scheduler
 from zray.broker.states import ALIVE, PENDING_CREATION, RESTARTING, SERVING, STARTING
+from zray.broker.tasks import Tasks
+from zray.broker.workers import Workers
 from zray.ids import task_of
 from zray.protocol import questions as q
 from zray.protocol.messages import ChannelRefusals
@@ -51,8 +56,12 @@ class Subject(Protocol):
 
     processes: dict[bytes, Process]
     jobs: dict[bytes, Job]
-    functions: dict[bytes, tuple[str, bytes, set[bytes]]]
-    scheduler: Scheduler
+    functions: Functions
+    places: Places
+    lines: Lines
+    workers: Workers
+    dispatch: Dispatch
+    tasks: Tasks
     actors: Actors
     groups: PlacementGroups
     inspections: Inspections
@@ -60,9 +69,6 @@ class Subject(Protocol):
 
     def send(self, dest: bytes, message: Any) -> None:
         """Sends a message to a process."""
-
-    def task(self, task_id: bytes) -> Envelope | None:
-        """The task of that identifier that a living owner waits for; None if there is none."""
 
     def is_member(self, process_id: bytes) -> bool:
         """Whether a process has joined, even if it is dead now."""
@@ -100,7 +106,7 @@ class Reports:
 
     def hosts(self) -> list[HostState]:
         """The live hosts."""
-        return [self.host(host) for host in self._core.scheduler.hosts.values()]
+        return [self.host(host) for host in self._core.places.hosts.values()]
 
     @staticmethod
     def host(host: Host) -> HostState:
@@ -126,13 +132,13 @@ class Reports:
                 free[STORE] = max(0.0, free[STORE] - used)
             self._core.send(source.process_id, q.Resources(question.request, free))
 
-        hosts = self._core.scheduler.hosts.values()
+        hosts = self._core.places.hosts.values()
         with_stores = [host.host_id for host in hosts if STORE in host.pool.total]
         self._core.inspections.ask(source.process_id, with_stores, answer)
 
     def _sum(self, which: str) -> dict[str, float]:
         total: dict[str, int] = {}
-        for host in self._core.scheduler.hosts.values():
+        for host in self._core.places.hosts.values():
             for name, amount in getattr(host.pool, which).items():
                 total[name] = total.get(name, 0) + max(0, amount)
         return as_floats({name: amount for name, amount in total.items() if amount})
@@ -159,7 +165,7 @@ class Reports:
             q.WorkerRow(worker.worker_id, worker.pid, worker.state.name, worker.job_id,
                         len(worker.outstanding), worker.blocked, describe(worker.grant.amounts),
                         worker.actor.label if worker.actor else "")
-            for worker in self._core.scheduler.workers.values()
+            for worker in self._core.workers.workers.values()
         ]  # fmt: skip
 
     def _counts(self, request: int) -> q.BrokerCounts:
@@ -167,10 +173,10 @@ class Reports:
         return q.BrokerCounts(
             request,
             tasks=sum(len(process.tasks) for process in core.processes.values()),
-            queued=sum(len(queue) for queue in core.scheduler.queues.values()),
-            dispatched=core.scheduler.dispatched,
+            queued=sum(len(queue) for queue in core.lines.queues.values()),
+            dispatched=core.dispatch.dispatched,
             actors=len(core.actors.actors),
-            workers=len(core.scheduler.workers),
+            workers=len(core.workers.workers),
             processes=len(core.processes),
             functions=len(core.functions),
             dropped_frames=self._shell_status().dropped_frames,
@@ -180,10 +186,10 @@ class Reports:
 
     def _explain_task(self, source: Process, question: q.ExplainTask) -> None:
         """Tells where a task is. ``zray.client.explain`` asks this."""
-        envelope = self._core.task(question.task_id)
+        envelope = self._core.tasks.find(question.task_id)
         about = Explanation(question.request, UNKNOWN)
         if envelope is not None:
-            about = about._replace(name=self.function_name(envelope.function_id))
+            about = about._replace(name=self._core.functions.name(envelope.function_id))
             if envelope.worker is not None:
                 self._explain_worker(source, about._replace(state=AT_WORKER), envelope.worker)
                 return
@@ -221,13 +227,9 @@ class Reports:
 
         self._core.inspections.ask(source.process_id, [worker_id], answer)
 
-    def function_name(self, function_id: bytes) -> str:
-        """The name of a function; empty if the function is not known."""
-        return self._core.functions.get(function_id, ("",))[0]
-
     def _maker_of(self, object_id: bytes) -> str:
-        envelope = self._core.task(task_of(object_id))
-        return (self.function_name(envelope.function_id) if envelope else "") or "an object of another process"
+        envelope = self._core.tasks.find(task_of(object_id))
+        return (self._core.functions.name(envelope.function_id) if envelope else "") or "an object of another process"
 
     def _why_unplaced(self, shape: Shape) -> str:
         """Why no host has room for a shape at the moment."""
@@ -238,27 +240,27 @@ class Reports:
         if starting := self._starting_in(shape):
             where = ", ".join(sorted({worker.host.info.hostname for worker in starting})[:5])
             return f"its runtime environment is being set up on {where}"
-        actors = [worker.actor for worker in self._core.scheduler.workers.values() if _holds(worker, *shape.amounts)]
+        actors = [worker.actor for worker in self._core.workers.workers.values() if _holds(worker, *shape.amounts)]
         held = ""
         if actors:
             names = ", ".join(sorted({actor.label for actor in actors if actor is not None})[:5])
             held = f", some of it by {len(actors)} actor(s) for as long as they live ({names})"
-        waiting = sum(len(queue) for queue in self._core.scheduler.queues.values())
+        waiting = sum(len(queue) for queue in self._core.lines.queues.values())
         return f"it asks for {shape!r}, which is in use{held}; {waiting:,} tasks wait for a place"
 
     def _starting_in(self, shape: Shape) -> list[Worker]:
         """The workers that are being started in a shape's runtime environment, if it has one."""
         if not shape.environment_id:
             return []
-        workers = self._core.scheduler.workers.values()
+        workers = self._core.workers.workers.values()
         return [each for each in workers if each.state is STARTING and each.environment_id == shape.environment_id]
 
     # ------------------------------------------------------------------ status
 
     def _status(self, source: Process, question: q.StatusQuery) -> None:
         core = self._core
-        workers = [worker for worker in core.scheduler.workers.values() if worker.outstanding or worker.actor]
-        asked = [*core.scheduler.hosts, *(job.driver for job in core.jobs.values())]
+        workers = [worker for worker in core.workers.workers.values() if worker.outstanding or worker.actor]
+        asked = [*core.places.hosts, *(job.driver for job in core.jobs.values())]
         asked += [worker.worker_id for worker in workers[:MAX_WORKERS_ASKED]]
 
         def answer(found: Found) -> None:
@@ -272,13 +274,13 @@ class Reports:
         actors = [actor for actor in core.actors.actors.values() if actor.creator]  # those that have been announced
         queued = [
             (first.job_id, first.shape, sum(not envelope.cancelled for envelope in queue))
-            for queue in core.scheduler.queues.values()
+            for queue in core.lines.queues.values()
             if (first := queue.any()) is not None
         ]
         return ClusterStatus(
             request,
             self._shell_status(),
-            hosts=[self._host_status(host, found) for host in core.scheduler.hosts.values()],
+            hosts=[self._host_status(host, found) for host in core.places.hosts.values()],
             jobs=self._jobs_status(queued, actors),
             actors={name: sum(actor.state == state for actor in actors) for state, name in STATE_NAMES.items()},
             waiting=self._waiting(queued),
@@ -292,7 +294,7 @@ class Reports:
         ``seconds`` is None if the worker has not reported them.
         """
         rows: list[RunningStatus] = []
-        for worker in self._core.scheduler.workers.values():
+        for worker in self._core.workers.workers.values():
             if not worker.outstanding and worker.actor is None:
                 continue
             activity = found.activities.get(worker.worker_id)
@@ -314,7 +316,7 @@ class Reports:
                 rows += [row._replace(name=call.name, seconds=call.seconds) for call in activity.running]
             elif worker.outstanding:
                 first = next(iter(worker.outstanding.values()))
-                rows.append(row._replace(name=self.function_name(first.function_id)))
+                rows.append(row._replace(name=self._core.functions.name(first.function_id)))
             else:
                 rows.append(row)
         return sorted(rows, key=lambda row: -(row.seconds or 0.0))
@@ -350,7 +352,7 @@ class Reports:
 
         for job_id, _, count in queued:
             add(job_id, "tasks_waiting", count)
-        for worker in core.scheduler.workers.values():
+        for worker in core.workers.workers.values():
             if worker.outstanding:  # it runs the first; the others were handed to it in advance
                 add(worker.job_id, "tasks_running", 1)
                 add(worker.job_id, "tasks_waiting", len(worker.outstanding) - 1)
@@ -363,14 +365,14 @@ class Reports:
         rows: dict[tuple[str, bytes, bool], WaitingStatus] = {}
 
         def add(what: str, shape: Shape, count: int) -> None:
-            can_be_placed = self._core.scheduler.places.could_ever_fit(shape)
+            can_be_placed = self._core.places.could_ever_fit(shape)
             key = what, shape.grant_key, can_be_placed  # several lines may ask for the same resources
             row = rows.get(key) or WaitingStatus(what, 0, as_floats(shape.amounts), can_be_placed)
             rows[key] = row._replace(count=row.count + count)
 
         for _, shape, count in queued:
             add("tasks", shape, count)
-        for line in self._core.scheduler.actors_waiting.values():
+        for line in self._core.lines.actors.values():
             if line:
                 add("actors", line.share.shape, len(line))
         for group in self._core.groups.waiting():
@@ -384,14 +386,14 @@ class Reports:
 
     def tick(self, now: float) -> None:
         """Warns of tasks and actors that no host can take, or that wait for CPUs of actors: once for each line."""
-        scheduler = self._core.scheduler
+        lines = self._core.lines
         waiting: dict[tuple[bytes, bytes], tuple[Shape, str]] = {}
         tasks: Counter[tuple[bytes, bytes]] = Counter()
-        for (job_id, key, *_), queue in scheduler.queues.items():
+        for (job_id, key, *_), queue in lines.queues.items():
             if (first := queue.any()) is not None:
                 tasks[job_id, key] += len(queue)
                 waiting[job_id, key] = (first.shape, f"{tasks[job_id, key]} task(s)")
-        for (job_id, key, _), line in scheduler.actors_waiting.items():
+        for (job_id, key, _), line in lines.actors.items():
             for actor in itertools.islice(line.actors.values(), ACTORS_LOOKED_AT):
                 waiting[job_id, key] = (actor.placement, f"actor {actor.label}")
         self._unplaced_since = {key: self._unplaced_since.get(key, now) for key in waiting}
@@ -414,10 +416,10 @@ class Reports:
         """A warning if no host could take a shape even when empty; else an empty string."""
         if shape.group:
             return ""  # it waits for its group, or for what others use in it
-        places = self._core.scheduler.places
+        places = self._core.places
         if places.could_ever_fit(shape) or places.refusal(shape):  # refused work fails at the end of the turn
             return ""
-        hosts, asked = self._core.scheduler.hosts.values(), shape.amounts
+        hosts, asked = self._core.places.hosts.values(), shape.amounts
         if shape.constraint is not None:
             have = "; ".join(
                 f"{host.label}: {describe_host(host.pool.total, asked)}, labels {host.info.labels}" for host in hosts
@@ -438,7 +440,7 @@ class Reports:
         """A warning if actors hold CPUs that a shape asks for; else an empty string."""
         holders: list[Actor] = [
             worker.actor
-            for worker in self._core.scheduler.workers.values()
+            for worker in self._core.workers.workers.values()
             if worker.actor is not None and _holds(worker, CPU)
         ]
         if not holders or not shape.cpus or self._starting_in(shape):
@@ -454,7 +456,7 @@ class Reports:
 
     def on_channel_refusals(self, source: Process, message: ChannelRefusals) -> None:
         """Notes how many connections a host's channels have refused, by reason."""
-        host = self._core.scheduler.hosts.get(source.process_id)
+        host = self._core.places.hosts.get(source.process_id)
         if host is not None:
             host.channel_refusals = message.counts
 

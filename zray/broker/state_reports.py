@@ -9,8 +9,9 @@ from zray.broker.actors import Actors
 from zray.broker.environments import Environments
 from zray.broker.history import History
 from zray.broker.inspections import Found, Inspections
+from zray.broker.places import Places
 from zray.broker.records import Job, Process
-from zray.broker.scheduler import Scheduler
+from zray.broker.workers import Workers
 from zray.protocol import state_questions as q
 from zray.protocol.messages import DRIVER, WORKER
 
@@ -29,7 +30,8 @@ class Subject(Protocol):
 
     processes: dict[bytes, Process]
     jobs: dict[bytes, Job]
-    scheduler: Scheduler
+    places: Places
+    workers: Workers
     actors: Actors
     environments: Environments
     inspections: Inspections
@@ -57,13 +59,13 @@ class StateReports:
 
     def _hosts(self, source: Process, question: q.StateOfHosts) -> None:
         history = self._core.history
-        live = [history.host(host) for host in self._core.scheduler.hosts.values()]
+        live = [history.host(host) for host in self._core.places.hosts.values()]
         gone, forgotten = history.ended_hosts()
         self._core.send(source.process_id, q.HostRecords(question.request, [*live, *gone], forgotten))
 
     def _workers(self, source: Process, question: q.StateOfWorkers) -> None:
         history = self._core.history
-        live = [history.worker(worker) for worker in self._core.scheduler.workers.values()]
+        live = [history.worker(worker) for worker in self._core.workers.workers.values()]
         live += [history.driver(process) for process in self._core.processes.values() if process.kind == DRIVER]
         gone, forgotten = history.ended_workers()
         self._core.send(source.process_id, q.WorkerRecords(question.request, [*live, *gone], forgotten))

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zray.broker.records import Process, Worker
-from zray.broker.scheduler import Scheduler
 from zray.broker.states import BUSY, SERVING
+from zray.broker.workers import Workers
 from zray.protocol.messages import ProtocolError, TimedOut, TimeIsUp, TimeLimited, TimeLimitOver
 
 GRACE_S = 1.0
@@ -49,12 +49,12 @@ class TimeLimits:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        workers: Workers,
         processes: dict[bytes, Process],
         send: Callable[[bytes, Any], None],
         clock: Callable[[], float],
     ) -> None:
-        self._scheduler = scheduler
+        self._workers = workers
         self._processes = processes
         self._send = send
         self._clock = clock
@@ -65,7 +65,7 @@ class TimeLimits:
 
     def on_limited(self, source: Process, message: TimeLimited) -> None:
         """A call begins."""
-        worker = self._scheduler.workers[source.process_id]
+        worker = self._workers.workers[source.process_id]
         if not 0 < message.limit_s <= MAX_LIMIT_S:
             raise ProtocolError("a limit that is no number of seconds")
         calls = self._calls.get(worker.worker_id, {})
@@ -124,8 +124,8 @@ class TimeLimits:
                 self._look_again(call, GRACE_S)
             elif not call.killed:
                 call.killed = True
-                worker = self._scheduler.workers[call.worker_id]
-                self._scheduler.kill(worker, f"its call {_ran_on(call)}")
+                worker = self._workers.workers[call.worker_id]
+                self._workers.kill(worker, f"its call {_ran_on(call)}")
 
     def worker_gone(self, worker: Worker) -> None:
         """A worker is dead. Tells the owners of the calls for which it was killed."""
@@ -143,7 +143,7 @@ class TimeLimits:
         assert self._n_calls == sum(map(len, self._calls.values())), "the number of limited calls"
         waiting = {id(call) for _, _, call in self._due}
         for worker_id, calls in self._calls.items():
-            assert worker_id in self._scheduler.workers, "a limited call of a dead worker"
+            assert worker_id in self._workers.workers, "a limited call of a dead worker"
             assert all(call.killed or id(call) in waiting for call in calls.values()), "a limit that is not looked at"
 
 

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 from zray.broker.core import BrokerCore
+from zray.broker.records import Envelope
 from zray.broker.resources import HEAD, UNIT, shape_key
 from zray.ids import function_id_of, make_task_id
 from zray.logs.line import LogLine
@@ -104,7 +105,7 @@ class BrokerHarness:
     def workers(self, host: bytes) -> list[bytes]:
         """Joins the workers that the host was told to start since the last call, except dead ones. Returns them."""
         told = [message.worker_id for message in self.take(host, m.StartWorker)]
-        started = [worker_id for worker_id in told if worker_id in self.core.scheduler.workers]
+        started = [worker_id for worker_id in told if worker_id in self.core.workers.workers]
         for number, worker_id in enumerate(started):
             self.core.receive(host, m.WorkerStarted(worker_id, 1000 + number), self.now)
             assert self.core.may_join(worker_id, m.WORKER) == ""
@@ -114,7 +115,7 @@ class BrokerHarness:
 
     def kill(self, worker_id: bytes, running: bytes = b"") -> None:
         """Has a worker's host report its death."""
-        host = self.core.scheduler.workers[worker_id].host.host_id
+        host = self.core.workers.workers[worker_id].host.host_id
         self.say(host, m.WorkerDied(worker_id, running, "WorkerCrashedError", "SIGKILL"))
 
     # ------------------------------------------------------------------ tasks
@@ -150,6 +151,12 @@ class BrokerHarness:
         self.take(owner)
 
     # ------------------------------------------------------------------ state
+
+    @property
+    def tasks(self) -> dict[bytes, Envelope]:
+        """All tasks of living owners, by identifier: a new dictionary."""
+        processes = self.core.processes.values()
+        return {task_id: envelope for process in processes for task_id, envelope in process.tasks.items()}
 
     @property
     def free(self) -> dict[str, float]:

@@ -107,7 +107,7 @@ def test_an_actor_that_is_killed_before_its_worker_joined_is_not_started_again(b
     broker.say(driver, m.ActorKill(ACTOR, True))
     broker.say(host, m.WorkerDied(worker, b"", "WorkerCrashedError", "was killed"))
     assert ACTOR not in broker.core.actors.actors
-    assert not [w for w in broker.core.scheduler.workers.values() if w.actor is not None]
+    assert not [w for w in broker.core.workers.workers.values() if w.actor is not None]
 
 
 def test_an_actor_waits_for_room(broker):
@@ -137,7 +137,7 @@ def test_constructor_arguments_after_the_announcement(broker):
     broker.create(driver, name="n")
     assert broker.core.actors.actors[ACTOR].worker is not None
     broker.create(driver, name="n")
-    assert not any(broker.core.scheduler.actors_waiting.values())
+    assert not any(broker.core.lines.actors.values())
 
 
 def test_calls_wait_for_the_constructor(broker):
@@ -462,7 +462,7 @@ def test_killed_before_it_was_placed(broker):
     host = broker.host(CPU=1)
     broker.workers(host)
     assert broker.free == {"CPU": 1}
-    assert not any(broker.core.scheduler.actors_waiting.values())
+    assert not any(broker.core.lines.actors.values())
 
 
 def test_killed_while_its_worker_starts(broker):
@@ -485,7 +485,7 @@ def test_a_released_actor_ends_after_its_work(broker):
     assert [type(message) for message in broker.take(stage.worker)][-2:] == [m.ActorRun, m.ActorStop]
     broker.say(stage.worker, m.ActorExiting(ACTOR, "all references to the actor were removed"), m.Leaving("done"))
     assert [state for state, _, _ in stage.states(stage.driver)] == [m.DEAD]
-    assert broker.core.scheduler.workers[stage.worker].state == RETIRED
+    assert broker.core.workers.workers[stage.worker].state == RETIRED
     assert broker.take(stage.host, m.KillWorker) == []
 
 
@@ -574,7 +574,7 @@ def test_actors_and_tasks_of_a_detached_actor_outlive_the_driver(broker):
     broker.take(stage.host)
     broker.say(stage.driver, m.Goodbye("bye"))
     broker.take(stage.driver)
-    busy = broker.core.tasks[task_id].worker
+    busy = broker.tasks[task_id].worker
     assert {kill.worker_id for kill in broker.take(stage.host, m.KillWorker)} & {
         child,
         stage.worker,

@@ -88,7 +88,7 @@ class Scene:
         self.hello(HOST_ID, HOST)
         self.says(HOST_ID, HostReady({"CPU": UNIT}, HostInfo("host")))
         self.turn()
-        (worker_id,) = self.broker.core.scheduler.workers
+        (worker_id,) = self.broker.core.workers.workers
         return worker_id
 
     def told(self, process_id: bytes) -> list[type]:
@@ -119,7 +119,7 @@ def test_a_worker_that_dies_as_it_joins(scene: Scene, how: str, first: str) -> N
         dies()
     scene.turn()
     assert scene.told(worker_id) == ([Refused] if first == "the death" else [Welcome])
-    assert worker_id not in scene.broker.core.scheduler.workers
+    assert worker_id not in scene.broker.core.workers.workers
     scene.turn()
     assert worker_id not in scene.broker.core.processes and worker_id not in scene.broker.members.members
 

@@ -73,7 +73,7 @@ def test_the_number_of_fenced_processes_is_limited(broker, monkeypatch):
 
 def test_messages_of_unknown_processes_are_dropped(broker):
     broker.say(b"x" * 16, m.FunctionPut(FUNCTION, "f", b"code"))
-    assert broker.core.functions == {}
+    assert len(broker.core.functions) == 0
 
 
 def test_only_the_first_host_ready_counts(broker):
@@ -170,7 +170,7 @@ def test_a_function_lives_as_long_as_any_of_its_jobs(broker):
     broker.say(one, m.Goodbye("bye"))
     assert FUNCTION in broker.core.functions
     broker.say(two, m.Goodbye("bye"))
-    assert broker.core.functions == {}
+    assert len(broker.core.functions) == 0
 
 
 # ------------------------------------------------------------------ the end of a job
@@ -196,7 +196,7 @@ def test_a_job_ends_with_its_driver(broker, end):
     for worker in (first, second):
         broker.kill(worker, nested)
     core = broker.core
-    assert (core.tasks, core.actors.actors, core.functions, core.scheduler.queues) == ({}, {}, {}, {})
+    assert (broker.tasks, core.actors.actors, len(core.functions), core.lines.queues) == ({}, {}, 0, {})
     assert list(core.jobs) == [b"\0\0\0\2"]
     assert broker.free == {"CPU": 2}
 
@@ -210,7 +210,7 @@ def test_late_messages_of_a_worker_of_an_ended_job(broker):
     broker.submit(worker)
     broker.say(worker, m.FunctionPut(FUNCTION, "f", b"code"), m.Blocked(True), m.Blocked(False))
     broker.done(worker, task_id)
-    assert broker.core.tasks == {}
+    assert broker.tasks == {}
     broker.kill(worker)
     assert broker.free == {"CPU": 1}
 
@@ -223,7 +223,7 @@ def test_functions_of_an_ended_job_are_not_kept(broker):
     broker.say(driver, m.Goodbye("bye"))
     broker.say(worker, m.FunctionPut(FUNCTION, "f", b"code"))
     broker.kill(worker)
-    assert broker.core.functions == {}
+    assert len(broker.core.functions) == 0
 
 
 def test_jobs_do_not_disturb_each_other(broker):
@@ -232,7 +232,7 @@ def test_jobs_do_not_disturb_each_other(broker):
     one, two = broker.driver("one"), broker.driver("two")
     broker.submit(one)
     (task_id,) = broker.submit(two)
-    worker = broker.core.tasks[task_id].worker.worker_id
+    worker = broker.tasks[task_id].worker.worker_id
     broker.take(host)
     broker.say(one, m.Goodbye("bye"))
     assert worker not in {kill.worker_id for kill in broker.take(host, m.KillWorker)}
@@ -249,7 +249,7 @@ def test_everything_on_a_lost_host_ends(broker):
     broker.create(driver)
     broker.lose(host)
     assert {message.process_id for message in broker.take(driver, m.ProcessDied)} == set(workers)
-    assert broker.core.scheduler.workers == {}
+    assert broker.core.workers.workers == {}
     assert broker.core.actors.actors[ACTOR].worker is None
 
 
@@ -389,7 +389,7 @@ def test_a_host_reports_about_its_own_workers_only(broker):
     broker.submit(driver)
     broker.say(other, m.WorkerStarted(worker, 4711), m.WorkerDied(worker, b"", "WorkerCrashedError", "murder"))
     assert broker.take(driver) == []
-    assert broker.core.scheduler.workers[worker].pid == 1000
+    assert broker.core.workers.workers[worker].pid == 1000
 
 
 def test_tasks_without_resources_need_no_cpu(broker):

@@ -91,7 +91,7 @@ def test_a_wider_task_takes_the_cpus_of_idle_workers(broker: BrokerHarness) -> N
     (user,) = [worker for worker in (one, two) if pins(broker, worker) == [[0, 1]]]
     broker.done(user, wide)
     broker.submit(driver, 2)
-    claimed = [worker.cpus for worker in broker.core.scheduler.workers.values()]
+    claimed = [worker.cpus for worker in broker.core.workers.workers.values()]
     assert sorted(claimed) == [(0,), (1,)]
 
 
@@ -110,7 +110,7 @@ def test_parts_share_a_cpu(broker: BrokerHarness) -> None:
     broker.workers(host)
     broker.submit(driver, 3, shape(CPU=0.5))
     workers = broker.workers(host)
-    told = [pins(broker, worker.worker_id) for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+    told = [pins(broker, worker.worker_id) for worker in broker.core.workers.workers.values() if worker.outstanding]
     assert len(workers) == 1
     assert sorted(told) == [[[0]], [[0]], [[1]]]
 
@@ -136,7 +136,7 @@ def test_cpus_that_are_shared_are_chosen_anew_for_the_next_task(broker: BrokerHa
     driver, other, host = broker.driver(), broker.driver("other"), broker.host(CPU=2)
     broker.workers(host)
     tasks = broker.submit(driver, 2)
-    workers = {task: worker for worker in broker.core.scheduler.workers for task in broker.runs(worker)}
+    workers = {task: worker for worker in broker.core.workers.workers for task in broker.runs(worker)}
     parent, second = (workers[task] for task in tasks)
     broker.say(parent, m.Blocked(True))
     (lent,) = broker.submit(other)
@@ -148,7 +148,7 @@ def test_cpus_that_are_shared_are_chosen_anew_for_the_next_task(broker: BrokerHa
         broker.done(worker, task)
     for _ in range(3):
         pair = broker.submit(driver, 2)
-        running = [worker for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+        running = [worker for worker in broker.core.workers.workers.values() if worker.outstanding]
         assert sorted(worker.cpus for worker in running) == [(0,), (1,)]
         assert not record.shares_cpus
         for worker in running:

@@ -161,7 +161,7 @@ def test_hard_affinity_to_an_unknown_host_fails(broker, zones):
     assert [failed.task_id for failed in failures] == tasks
     assert {failed.kind for failed in failures} == {"TaskUnschedulableError"}
     assert "doesn't exist" in failures[0].message
-    assert broker.core.tasks == {}
+    assert broker.tasks == {}
 
 
 def test_hard_affinity_to_a_host_that_is_too_small_fails(broker, zones):
@@ -290,7 +290,7 @@ def test_no_host_is_held_for_work_that_it_cannot_take(broker):
     broker.submit(driver, 1, wanted(selector={"zone": "b"}, CPU=2))
     for _ in range(5):
         broker.tick(1.0)
-        holds = broker.core.scheduler.shares._holds.values()
+        holds = broker.core.grants.shares._holds.values()
         assert all(hold.share.shape.constraint is None for hold in holds)
 
 

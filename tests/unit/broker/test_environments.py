@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.broker.harness import ACTOR, ONE_CPU, BrokerHarness
 from zray.broker import environments
-from zray.broker.scheduler import MAX_STARTING_IN_ENVIRONMENTS
+from zray.broker.workers import MAX_STARTING_IN_ENVIRONMENTS
 from zray.failures import decode_failure
 from zray.protocol import messages as m
 from zray.protocol import state_questions as q
@@ -113,10 +113,10 @@ def test_a_failed_setup_fails_what_waits_for_it(broker, kind):
     assert {message.task_id for message in failed} == set(failing)
     assert {message.kind for message in failed} == {"RuntimeEnvSetupError"}
     assert all("no such package" in message.message for message in failed)
-    assert other in broker.core.tasks
+    assert other in broker.tasks
     (later,) = broker.submit(driver, shape=IN_RED)
     assert RED_SPEC in [told.environment for told in (*rest, *started(broker, host))]
-    assert later in broker.core.tasks
+    assert later in broker.tasks
     broker.core.check()
 
 
@@ -146,7 +146,7 @@ def test_a_worker_that_dies_later_is_no_failed_setup(broker):
     broker.kill(worker, running)
     (failed,) = broker.take(driver, m.Failed)
     assert (failed.task_id, failed.kind) == (running, "WorkerCrashedError")
-    assert waiting in broker.core.tasks
+    assert waiting in broker.tasks
     broker.core.check()
 
 
@@ -157,7 +157,7 @@ def test_a_kill_for_lack_of_memory_is_no_failed_setup(broker):
     (task,) = broker.submit(driver, shape=IN_RED)
     (first,) = started(broker, host)
     broker.say(host, m.WorkerDied(first.worker_id, b"", "OutOfMemoryError", "the kernel has killed it"))
-    assert broker.take(driver, m.Failed) == [] and task in broker.core.tasks
+    assert broker.take(driver, m.Failed) == [] and task in broker.tasks
     assert RED_SPEC in [told.environment for told in started(broker, host)]
 
 
@@ -171,7 +171,7 @@ def test_a_lost_host_is_no_failed_setup(broker):
     assert broker.take(driver, m.Failed) == []
     other = broker.host("other", CPU=1)
     assert RED_SPEC in [told.environment for told in started(broker, other)]
-    assert task in broker.core.tasks
+    assert task in broker.tasks
     broker.core.check()
 
 
@@ -222,9 +222,9 @@ def test_many_environments_start_few_workers_at_a_time(broker):
         for worker in join(broker, host, *told):
             broker.done(worker, *broker.runs(worker))
             seen += 1
-    assert not broker.core.tasks
+    assert not broker.tasks
     broker.tick(1.0)
-    asked = [worker for worker in broker.core.scheduler.workers if broker.take(worker, m.ExitIfIdle)]
+    asked = [worker for worker in broker.core.workers.workers if broker.take(worker, m.ExitIfIdle)]
     assert len(asked) == seen  # the host keeps as many idle workers as it has CPUs
     broker.core.check()
 
@@ -235,8 +235,8 @@ def test_a_job_that_ends_forgets_its_environments(broker):
     announce(broker, driver)
     broker.submit(driver, shape=IN_RED)
     broker.lose(driver)
-    assert broker.core.scheduler.environments == {}
-    assert not broker.core.tasks
+    assert broker.core.workers.environments == {}
+    assert not broker.tasks
     told = broker.take(host)
     (worker_id,) = [each.worker_id for each in told if isinstance(each, m.StartWorker)]
     assert [each.worker_id for each in told if isinstance(each, m.KillWorker)][-1:] == [worker_id]

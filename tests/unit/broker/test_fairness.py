@@ -48,7 +48,7 @@ def second(broker: BrokerHarness, count: int = 1, name: str = "second", **what: 
 def running(broker: BrokerHarness) -> dict[bytes, int]:
     """How many workers run tasks, by job."""
     counts: dict[bytes, int] = defaultdict(int)
-    for worker in broker.core.scheduler.workers.values():
+    for worker in broker.core.workers.workers.values():
         if worker.outstanding:
             counts[worker.job_id] += 1
     return dict(counts)
@@ -56,13 +56,13 @@ def running(broker: BrokerHarness) -> dict[bytes, int]:
 
 def finish_one(broker: BrokerHarness, worker_id: bytes, run_us: int = 10**6) -> None:
     """Finishes the first task of a worker."""
-    worker = broker.core.scheduler.workers[worker_id]
+    worker = broker.core.workers.workers[worker_id]
     broker.done(worker_id, next(iter(worker.outstanding)), run_us=run_us)
 
 
 def finish_all(broker: BrokerHarness, worker_id: bytes, run_us: int = 50) -> None:
     """Finishes all present tasks of a worker."""
-    broker.done(worker_id, *broker.core.scheduler.workers[worker_id].outstanding, run_us=run_us)
+    broker.done(worker_id, *broker.core.workers.workers[worker_id].outstanding, run_us=run_us)
 
 
 # ------------------------------------------------------------------ between jobs
@@ -84,15 +84,15 @@ def test_a_worker_that_would_be_given_more_makes_room(broker):
     broker.teach(driver, worker, run_us=20)
     broker.submit(driver, 2000)
     _, (task_id,) = second(broker)
-    held = len(broker.core.scheduler.workers[worker].outstanding)
+    held = len(broker.core.workers.workers[worker].outstanding)
     assert held > 1
     finish_one(broker, worker, run_us=20)
-    assert len(broker.core.scheduler.workers[worker].outstanding) == held - 1
+    assert len(broker.core.workers.workers[worker].outstanding) == held - 1
     finish_all(broker, worker, run_us=20)
     (new,) = broker.workers(b"host".ljust(16, b"\0"))
     assert broker.runs(new) == [task_id]
     broker.done(new, task_id)
-    assert len(broker.core.scheduler.workers[worker].outstanding) > 1  # the first job has all resources again
+    assert len(broker.core.workers.workers[worker].outstanding) > 1  # the first job has all resources again
 
 
 def test_only_as_many_make_room_as_are_needed(broker):
@@ -105,7 +105,7 @@ def test_only_as_many_make_room_as_are_needed(broker):
     second(broker)
     for worker in workers:
         finish_one(broker, worker, run_us=20)
-    yielding = [worker for worker in broker.core.scheduler.workers.values() if worker.yields_to is not None]
+    yielding = [worker for worker in broker.core.workers.workers.values() if worker.yields_to is not None]
     assert len(yielding) == 1
 
 
@@ -117,9 +117,9 @@ def test_a_worker_that_makes_room_for_a_cancelled_task_goes_on(broker):
     other, (task_id,) = second(broker)
     finish_one(broker, worker, run_us=20)
     broker.say(other, m.Cancel(task_id, 0))
-    held = len(broker.core.scheduler.workers[worker].outstanding)
+    held = len(broker.core.workers.workers[worker].outstanding)
     finish_one(broker, worker, run_us=20)
-    assert len(broker.core.scheduler.workers[worker].outstanding) >= held
+    assert len(broker.core.workers.workers[worker].outstanding) >= held
 
 
 @pytest.mark.parametrize("ends", ["worker", "driver", "second"])
@@ -141,7 +141,7 @@ def test_a_process_ends_while_a_worker_makes_room(broker, ends):
         broker.kill(worker)
     for _ in range(3):
         broker.workers(host)
-    ran = {task for worker in broker.core.scheduler.workers.values() for task in worker.outstanding}
+    ran = {task for worker in broker.core.workers.workers.values() for task in worker.outstanding}
     assert (task_id in ran) == (ends != "second")
     assert ran or ends == "second"
 
@@ -152,7 +152,7 @@ def test_two_jobs_have_half_each(broker):
     second(broker, 200, function_id=SLOW)
     rng = random.Random(1)
     for _ in range(60):
-        busy = [worker.worker_id for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+        busy = [worker.worker_id for worker in broker.core.workers.workers.values() if worker.outstanding]
         finish_one(broker, rng.choice(busy))
         broker.workers(host)
     assert sorted(running(broker).values()) == [3, 3]
@@ -169,7 +169,7 @@ def test_a_job_of_many_lines_gets_no_more_than_a_job_of_one_line(broker):
     rng = random.Random(2)
     for _ in range(60):
         broker.workers(host)
-        busy = [worker.worker_id for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+        busy = [worker.worker_id for worker in broker.core.workers.workers.values() if worker.outstanding]
         finish_one(broker, rng.choice(busy))
     broker.workers(host)
     assert sorted(running(broker).values()) == [2, 2]
@@ -184,10 +184,10 @@ def test_jobs_are_compared_by_the_resources_asked_for(broker):
     broker.submit(two, 50, function_id=SLOW)
     broker.workers(host)
     broker.submit(one, 10, function_id=SLOW)
-    cpu_worker = next(worker for worker in broker.core.scheduler.workers.values() if "CPU" in worker.grant.amounts)
+    cpu_worker = next(worker for worker in broker.core.workers.workers.values() if "CPU" in worker.grant.amounts)
     finish_one(broker, cpu_worker.worker_id)
     broker.workers(host)
-    shares = [worker.share for worker in broker.core.scheduler.workers.values() if worker.grant.amounts]
+    shares = [worker.share for worker in broker.core.workers.workers.values() if worker.grant.amounts]
     assert sorted(str(share.shape) for share in shares) == ["{CPU: 1}", "{CPU: 1}", "{special: 1}"]
     assert len({share.job for share in shares if "CPU" in share.shape.amounts}) == 2
 
@@ -204,10 +204,10 @@ def test_resources_that_an_actor_keeps_do_not_count(broker):
     second(broker, 50, function_id=SLOW)
     broker.workers(host)
     (task_id,) = broker.submit(driver, function_id=SLOW)
-    (busy,) = [worker for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+    (busy,) = [worker for worker in broker.core.workers.workers.values() if worker.outstanding]
     finish_one(broker, busy.worker_id)
     broker.workers(host)
-    assert task_id in {task for worker in broker.core.scheduler.workers.values() for task in worker.outstanding}
+    assert task_id in {task for worker in broker.core.workers.workers.values() for task in worker.outstanding}
 
 
 # ------------------------------------------------------------------ between the lines of a job
@@ -255,14 +255,14 @@ def large_beside_small(broker: BrokerHarness, run_us: int) -> tuple[list[bytes],
 def test_a_host_is_held_for_a_large_task(broker):
     workers, large = large_beside_small(broker, run_us=10**6)
     finish_one(broker, workers[0])
-    assert broker.core.scheduler.workers[workers[0]].outstanding  # it has not waited long enough
+    assert broker.core.workers.workers[workers[0]].outstanding  # it has not waited long enough
     broker.tick(LATER)
     finish_one(broker, workers[0])
-    assert not broker.core.scheduler.workers[workers[0]].outstanding
+    assert not broker.core.workers.workers[workers[0]].outstanding
     finish_one(broker, workers[1])
-    assert [task for worker in workers for task in broker.core.scheduler.workers[worker].outstanding] == [large]
-    broker.done(next(worker for worker in workers if broker.core.scheduler.workers[worker].outstanding), large)
-    assert all(broker.core.scheduler.workers[worker].outstanding for worker in workers)  # the hold has ended
+    assert [task for worker in workers for task in broker.core.workers.workers[worker].outstanding] == [large]
+    broker.done(next(worker for worker in workers if broker.core.workers.workers[worker].outstanding), large)
+    assert all(broker.core.workers.workers[worker].outstanding for worker in workers)  # the hold has ended
 
 
 def test_workers_of_a_held_host_make_room(broker):
@@ -272,7 +272,7 @@ def test_workers_of_a_held_host_make_room(broker):
         finish_one(broker, worker, run_us=20)
     for worker in workers:
         finish_all(broker, worker, run_us=20)
-    assert [task for worker in workers for task in broker.core.scheduler.workers[worker].outstanding] == [large]
+    assert [task for worker in workers for task in broker.core.workers.workers[worker].outstanding] == [large]
 
 
 def test_after_a_hold_the_host_is_not_held_for_a_while(broker):
@@ -280,17 +280,17 @@ def test_after_a_hold_the_host_is_not_held_for_a_while(broker):
     workers, _ = large_beside_small(broker, run_us=10**6)
     broker.tick(LATER)
     finish_one(broker, workers[0])
-    assert not broker.core.scheduler.workers[workers[0]].outstanding
+    assert not broker.core.workers.workers[workers[0]].outstanding
     broker.tick(HOLD_S)
-    assert broker.core.scheduler.workers[workers[0]].outstanding  # it goes on although the other task has not ended
+    assert broker.core.workers.workers[workers[0]].outstanding  # it goes on although the other task has not ended
     broker.tick(HOLD_S / 2)
     finish_one(broker, workers[0])
-    assert broker.core.scheduler.workers[workers[0]].outstanding
+    assert broker.core.workers.workers[workers[0]].outstanding
     broker.tick(HOLD_S)
     finish_one(broker, workers[0])
-    assert not broker.core.scheduler.workers[workers[0]].outstanding  # held again, and now twice as long
+    assert not broker.core.workers.workers[workers[0]].outstanding  # held again, and now twice as long
     broker.tick(HOLD_S * 1.5)
-    assert not broker.core.scheduler.workers[workers[0]].outstanding
+    assert not broker.core.workers.workers[workers[0]].outstanding
 
 
 def test_no_host_is_held_if_actors_keep_the_needed_resources(broker):
@@ -302,7 +302,7 @@ def test_no_host_is_held_if_actors_keep_the_needed_resources(broker):
     broker.submit(driver, 100, function_id=SLOW)
     broker.submit(driver, shape=TWO_CPUS)
     broker.tick(LATER)
-    (busy,) = [worker for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+    (busy,) = [worker for worker in broker.core.workers.workers.values() if worker.outstanding]
     finish_one(broker, busy.worker_id)
     assert busy.outstanding
 
@@ -319,10 +319,10 @@ def test_only_missing_resources_are_kept(broker):
     broker.submit(driver, 1, shape(special=2), SLOW)
     broker.tick(LATER)
     for _ in range(3):
-        for worker in list(broker.core.scheduler.workers.values()):
+        for worker in list(broker.core.workers.workers.values()):
             if worker.outstanding and worker.grant.key in (both, ONE_CPU):
                 finish_one(broker, worker.worker_id)
-    shapes = [str(worker.grant) for worker in broker.core.scheduler.workers.values() if worker.outstanding]
+    shapes = [str(worker.grant) for worker in broker.core.workers.workers.values() if worker.outstanding]
     assert "{special: 2}" in shapes and "{CPU: 1}" in shapes
 
 
@@ -395,7 +395,7 @@ class VirtualCluster:
         self.turn()
         while self.now < until:
             self.now, _, worker_id = heapq.heappop(self.events)
-            worker = self.core.scheduler.workers[worker_id]
+            worker = self.core.workers.workers[worker_id]
             if worker_id not in self.core.processes:
                 self.core.joined(worker_id, m.WORKER, JoinInfo(1), self.now)
             else:

@@ -22,7 +22,7 @@ def broker() -> BrokerHarness:
 
 
 def worker_of(broker: BrokerHarness, task_id: bytes) -> bytes:
-    worker = broker.core.tasks[task_id].worker
+    worker = broker.tasks[task_id].worker
     assert worker is not None
     return worker.worker_id
 
@@ -38,7 +38,7 @@ class Scene:
         (self.task,) = broker.submit(self.driver, retryable=False)
         (self.other_task,) = broker.submit(self.other, retryable=False)
         broker.create(self.driver, max_restarts=1)
-        records = broker.core.scheduler.workers
+        records = broker.core.workers.workers
         self.worker = worker_of(broker, self.task)
         self.other_worker = worker_of(broker, self.other_task)
         self.actor_worker = next(w for w in self.workers if records[w].actor is not None)
@@ -76,7 +76,7 @@ def test_an_outcome_of_a_task_comes_from_its_worker(scene):
         scene.broker.say(impostor, m.Started(scene.task, 0))
         scene.is_quiet()
     scene.refuses(scene.worker, m.Started(scene.task, 1))
-    assert scene.broker.core.tasks[scene.task].payload == b"payload"
+    assert scene.broker.tasks[scene.task].payload == b"payload"
     scene.refuses(scene.worker, m.Done(scene.task, 1, 5, b"of another attempt"))
     scene.broker.done(scene.worker, scene.task)
     assert scene.broker.take(scene.driver) == [m.Result(scene.task, 0, scene.worker, b"", b"outcome")]
@@ -115,7 +115,7 @@ def test_replies_of_a_dead_worker_are_dropped(scene):
 def test_a_process_submits_tasks_and_calls_in_its_own_name_only(scene):
     scene.refuses(scene.other, m.Submit(make_task_id(scene.driver, 7), 0, FUNCTION, ONE_CPU, 0, b"", b""))
     scene.refuses(scene.other, m.ActorCall(ACTOR, 0, 1, make_task_id(scene.driver, 8), 0, b""))
-    assert len(scene.broker.core.tasks) == 2
+    assert len(scene.broker.tasks) == 2
 
 
 def test_only_its_owner_cancels_a_task(scene):
@@ -189,7 +189,7 @@ def test_what_a_host_says_about_itself_is_checked(broker, resources, info):
 def test_the_kind_of_a_workers_death_is_checked(scene, kind):
     """At the owner the kind becomes an exception."""
     scene.refuses(scene.host, m.WorkerDied(scene.worker, b"", kind, "it died"))
-    assert scene.worker in scene.broker.core.scheduler.workers
+    assert scene.worker in scene.broker.core.workers.workers
 
 
 def test_a_worker_hands_back_its_own_tasks_only(broker):
@@ -198,7 +198,7 @@ def test_a_worker_hands_back_its_own_tasks_only(broker):
     (other_worker,) = broker.workers(other)
     broker.say(other_worker, m.Returned(task_ids))
     broker.core.check()
-    assert all(broker.core.tasks[task_id].worker is not None for task_id in task_ids[:2])
+    assert all(broker.tasks[task_id].worker is not None for task_id in task_ids[:2])
 
 
 # ------------------------------------------------------------------ expelling
@@ -226,4 +226,4 @@ def test_a_cancelled_task_is_handed_back_after_its_owner_has_left(broker):
     broker.say(driver, m.Cancel(task_ids[1], 0))
     broker.core.expel(driver, "it sent nonsense", broker.now)
     broker.say(worker, m.Returned([task_ids[1]]))
-    assert broker.core.tasks == {}
+    assert broker.tasks == {}

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.unit.broker.harness import BrokerHarness, shape
+from zray.broker.lines import Line
 from zray.broker.records import Host
 from zray.broker.resources import Pool
-from zray.broker.scheduler import Line, Scheduler
+from zray.broker.scheduler import Scheduler
 from zray.ids import make_task_id
 
 
@@ -58,7 +59,7 @@ def submit_shapes(broker: BrokerHarness, driver: bytes, n: int) -> list[bytes]:
 def run_all(broker: BrokerHarness) -> list[bytes]:
     """Runs all tasks, each for 10 ms. Returns them in the order in which they ended."""
     ended = []
-    workers = broker.core.scheduler.workers
+    workers = broker.core.workers.workers
     while running := [(task_id, worker_id) for worker_id, each in workers.items() for task_id in each.outstanding]:
         task_id, worker_id = min(running)
         broker.now += 0.01
@@ -99,11 +100,11 @@ def test_a_host_that_has_changed_is_looked_at_once_for_each_line_that_it_has_no_
     broker.turn()
     served.clear()
     fitted[0] = 0
-    worker = broker.core.tasks[first].worker
+    worker = broker.tasks[first].worker
     broker.done(worker.worker_id, first)
     assert served == [] and fitted[0] == len(waiting)
-    broker.done(broker.core.tasks[second].worker.worker_id, second)
-    assert len(served) == 1 and broker.core.tasks[waiting[0]].worker is not None
+    broker.done(broker.tasks[second].worker.worker_id, second)
+    assert len(served) == 1 and broker.tasks[waiting[0]].worker is not None
 
 
 def test_actors_of_many_placements(broker, served):
@@ -127,6 +128,6 @@ def test_a_new_host_serves_lines_that_no_host_had_room_for(broker):
     driver = broker.driver()
     broker.workers(broker.host(CPU=1))
     tasks = submit_shapes(broker, driver, 10)
-    assert all(broker.core.tasks[task_id].worker is None for task_id in tasks)
+    assert all(broker.tasks[task_id].worker is None for task_id in tasks)
     broker.workers(broker.host("other", CPU=4, slot=10))
-    assert [broker.core.tasks[task_id].worker is not None for task_id in tasks] == [True] * 4 + [False] * 6
+    assert [broker.tasks[task_id].worker is not None for task_id in tasks] == [True] * 4 + [False] * 6

@@ -202,7 +202,7 @@ def test_an_end_of_another_cause_is_not_blamed_on_memory(broker):
 def test_calls_of_a_stopped_actor(broker, max_restarts):
     driver, host = broker.driver(), broker.host(CPU=1)
     broker.create(driver, max_restarts=max_restarts)
-    worker = next(worker for worker in broker.workers(host) if broker.core.scheduler.workers[worker].actor is not None)
+    worker = next(worker for worker in broker.workers(host) if broker.core.workers.workers[worker].actor is not None)
     broker.say(worker, m.ActorReady(ACTOR, b""))
     broker.take(driver)
     broker.say(host, m.MemoryShort(GIB, GIB, "the machine", 0.95, {worker: GIB}, []))
@@ -216,7 +216,7 @@ def test_calls_of_a_stopped_actor(broker, max_restarts):
 def test_calls_of_an_actor_that_the_kernel_killed(broker):
     driver, host = broker.driver(), broker.host(CPU=1)
     broker.create(driver, ACTOR, placement=shape())
-    worker = next(worker for worker in broker.workers(host) if broker.core.scheduler.workers[worker].actor is not None)
+    worker = next(worker for worker in broker.workers(host) if broker.core.workers.workers[worker].actor is not None)
     broker.say(worker, m.ActorReady(ACTOR, b""))
     broker.take(driver)
     broker.say(host, m.WorkerDied(worker, b"", "OutOfMemoryError", "the kernel has killed it"))

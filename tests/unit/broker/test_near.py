@@ -115,7 +115,7 @@ def test_tasks_without_cpus_and_with_other_resources(broker):
     assert run_by(broker, at_b) == [special]
     (free,) = broker.submit(driver, shape=NO_CPU, near=b)
     broker.workers(b)
-    assert free in run_by(broker, [*at_b, *broker.core.scheduler.workers])
+    assert free in run_by(broker, [*at_b, *broker.core.workers.workers])
     del at_a
 
 
@@ -273,7 +273,7 @@ def test_the_heap_of_hosts_does_not_grow(broker):
         actor_id = make_task_id(driver, number)
         broker.create(driver, actor_id)
         broker.workers(host)
-        (worker,) = (worker for worker in broker.core.scheduler.workers.values() if worker.actor is not None)
+        (worker,) = (worker for worker in broker.core.workers.workers.values() if worker.actor is not None)
         broker.say(driver, m.ActorKill(actor_id, True))
         broker.kill(worker.worker_id)
-    assert len(broker.core.scheduler.places._plain._heap) <= 4 + 64
+    assert len(broker.core.places._plain._heap) <= 4 + 64

@@ -198,7 +198,7 @@ def test_no_host_is_held_for_tasks_that_wait_for_their_own(broker):
         assert nest.look() == {rival}
         broker.tick(0.5)
         nest.end(rival)
-    assert not broker.core.scheduler.shares.holds
+    assert not broker.core.grants.shares.holds
 
 
 def test_a_larger_task_of_the_same_job_gets_its_turn_beside_nested_ones(broker):

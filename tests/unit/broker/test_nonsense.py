@@ -67,8 +67,8 @@ def test_nonsense_of_all_processes(seed):
         core.schedule(broker.now)
         core.check()
         drain(core)
-        nonsense.known.extend(worker_id for worker_id in core.scheduler.workers if worker_id not in nonsense.known)
-        for worker_id in list(core.scheduler.workers):
+        nonsense.known.extend(worker_id for worker_id in core.workers.workers if worker_id not in nonsense.known)
+        for worker_id in list(core.workers.workers):
             if worker_id not in core.processes and not core.may_join(worker_id, m.WORKER):
                 core.joined(worker_id, m.WORKER, JoinInfo(1), broker.now)
     for process_id in list(core.processes):

@@ -113,12 +113,12 @@ def test_a_job_that_has_ended_gets_no_notice(broker):
 def test_workers_that_cannot_start_are_told_of(broker):
     driver, other = broker.driver("one"), broker.driver("two")
     broker.host("node7", CPU=1)
-    (worker,) = broker.core.scheduler.workers
+    (worker,) = broker.core.workers.workers
     broker.submit(driver)
     lines: list[list[str]] = []
     broker.kill(worker)
     for _ in range(9):
-        (worker,) = broker.core.scheduler.workers
+        (worker,) = broker.core.workers.workers
         broker.kill(worker)
         lines.append(told(broker, driver))
     start, end = " workers in a row could not start on host node7 (6e6f6465); ", "The last one: SIGKILL"
@@ -131,7 +131,7 @@ def test_a_start_that_succeeds_ends_the_row(broker):
     driver, host = broker.driver(), broker.host(CPU=1)
     broker.submit(driver)
     for _ in range(3):
-        (worker,) = broker.core.scheduler.workers
+        (worker,) = broker.core.workers.workers
         broker.kill(worker)
         (worker,) = broker.workers(host)
         broker.submit(driver)

@@ -34,7 +34,7 @@ class Hosts:
             self.broker.create(self.driver, make_task_id(self.driver, number), placement=placement, running=placement)
             self.come()
         placed = Counter(
-            worker.host.host_id for worker in self.broker.core.scheduler.workers.values() if worker.actor is not None
+            worker.host.host_id for worker in self.broker.core.workers.workers.values() if worker.actor is not None
         )
         return [placed[host] for host in self.hosts]
 

@@ -550,7 +550,7 @@ def test_a_host_dies_while_a_removed_group_is_still_used_there(groups, broker):
     groups.remove(driver, group)
     broker.lose(host)
     assert not broker.core.scheduler.hosts
-    assert broker.core.scheduler.shares.totals._total == {}
+    assert broker.core.grants.shares.totals._total == {}
 
 
 def test_groups_end_with_their_job_unless_they_are_detached(groups, broker):

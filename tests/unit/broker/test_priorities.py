@@ -123,14 +123,14 @@ def one_busy_cpu(broker: BrokerHarness) -> tuple[bytes, bytes]:
 
 def finish(broker: BrokerHarness, run_us: int = 10**4) -> bytes:
     """Finishes the running task of the only worker that runs one. Returns the next task that begins."""
-    (worker,) = [each for each in broker.core.scheduler.workers.values() if each.outstanding]
+    (worker,) = [each for each in broker.core.workers.workers.values() if each.outstanding]
     before = set(worker.outstanding)
     broker.done(worker.worker_id, next(iter(worker.outstanding)), run_us=run_us)
     for host in list(broker.core.scheduler.hosts):
         broker.workers(host)
     (task_id,) = [
         task_id
-        for each in broker.core.scheduler.workers.values()
+        for each in broker.core.workers.workers.values()
         for task_id in each.outstanding
         if task_id not in before
     ]
@@ -161,7 +161,7 @@ def test_a_worker_with_short_tasks_makes_room_for_a_higher_priority(broker):
     broker.teach(driver, worker, run_us=20)
     broker.submit(driver, 2000)
     (urgent,) = broker.submit(driver, shape=at(1))
-    record = broker.core.scheduler.workers[worker]
+    record = broker.core.workers.workers[worker]
     broker.done(worker, next(iter(record.outstanding)), run_us=20)
     assert urgent not in record.outstanding
     given = len(record.outstanding)
@@ -176,7 +176,7 @@ def test_a_worker_does_not_make_room_for_a_lower_priority(broker):
     broker.teach(driver, worker, run_us=20)
     broker.submit(driver, 2000, shape=at(1))
     broker.submit(driver)
-    record = broker.core.scheduler.workers[worker]
+    record = broker.core.workers.workers[worker]
     held = len(record.outstanding)
     broker.done(worker, next(iter(record.outstanding)), run_us=20)
     assert len(record.outstanding) >= held
@@ -227,11 +227,11 @@ def test_a_wide_task_of_a_lower_priority_holds_no_host(broker):
     broker.submit(driver, shape=shape_key(amounts(CPU=2)), function_id=SLOW)
     broker.submit(driver, 50, shape=at(1), function_id=SLOW)
     broker.tick(max(PATIENCE_S, STARVED_S) * 2)
-    holds = broker.core.scheduler.shares._holds.values()
+    holds = broker.core.grants.shares._holds.values()
     assert all(hold.share.shape.priority == 1 for hold in holds)
     for worker in workers:
-        broker.done(worker, *broker.core.scheduler.workers[worker].outstanding, run_us=10**6)
-    assert all(broker.core.scheduler.workers[worker].grant.priority == 1 for worker in workers)
+        broker.done(worker, *broker.core.workers.workers[worker].outstanding, run_us=10**6)
+    assert all(broker.core.workers.workers[worker].grant.priority == 1 for worker in workers)
 
 
 def test_a_priority_that_no_host_is_large_enough_for_keeps_no_wide_task_waiting(broker):
@@ -242,8 +242,8 @@ def test_a_priority_that_no_host_is_large_enough_for_keeps_no_wide_task_waiting(
     (wide,) = broker.submit(driver, shape=at(1, CPU=2), function_id=SLOW)
     broker.tick(PATIENCE_S * 2)
     for worker in workers:
-        broker.done(worker, *broker.core.scheduler.workers[worker].outstanding, run_us=10**6)
-    assert any(wide in worker.outstanding for worker in broker.core.scheduler.workers.values())
+        broker.done(worker, *broker.core.workers.workers[worker].outstanding, run_us=10**6)
+    assert any(wide in worker.outstanding for worker in broker.core.workers.workers.values())
 
 
 def test_a_wide_task_of_a_higher_priority_gets_its_host(broker):
@@ -253,8 +253,8 @@ def test_a_wide_task_of_a_higher_priority_gets_its_host(broker):
     (wide,) = broker.submit(driver, shape=at(1, CPU=2), function_id=SLOW)
     broker.tick(PATIENCE_S * 2)
     for worker in workers:
-        broker.done(worker, *broker.core.scheduler.workers[worker].outstanding, run_us=10**6)
-    assert any(wide in worker.outstanding for worker in broker.core.scheduler.workers.values())
+        broker.done(worker, *broker.core.workers.workers[worker].outstanding, run_us=10**6)
+    assert any(wide in worker.outstanding for worker in broker.core.workers.workers.values())
 
 
 def test_a_priority_that_cannot_be_placed_stops_no_other(broker):
@@ -268,7 +268,7 @@ def test_the_accounts_of_a_job_with_priorities_end_with_it(broker):
     driver, _ = one_busy_cpu(broker)
     broker.submit(driver, shape=at(1))
     broker.say(driver, m.Goodbye("bye"))
-    assert not broker.core.scheduler.shares._with_priorities
+    assert not broker.core.grants.shares._with_priorities
 
 
 # ------------------------------------------------------------------ actors, and new functions
@@ -278,7 +278,7 @@ def test_actors_of_a_higher_priority_are_placed_first(broker):
     driver, worker = one_busy_cpu(broker)
     broker.create(driver, ACTOR, placement=at(0), running=at(0))
     broker.create(driver, OTHER, placement=at(1), running=ONE_CPU)
-    broker.done(worker, *broker.core.scheduler.workers[worker].outstanding)
+    broker.done(worker, *broker.core.workers.workers[worker].outstanding)
     assert [start.actor_id for start in broker.take(worker, m.ActorStart)] == [OTHER]
 
 
@@ -287,7 +287,7 @@ def test_a_function_that_never_ran_ages_by_seconds(broker):
     broker.submit(driver, function_id=FUNCTION)
     broker.submit(driver, shape=at(1), function_id=b"other".ljust(16, b"\0"))
     broker.tick(AGEING_S)
-    assert {queue.share.rank for queue in broker.core.scheduler.queues.values() if len(queue)} == {-1}
+    assert {queue.share.rank for queue in broker.core.lines.queues.values() if len(queue)} == {-1}
 
 
 # ------------------------------------------------------------------ what people see

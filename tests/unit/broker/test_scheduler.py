@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.broker.harness import FUNCTION, ONE_CPU, BrokerHarness, one_worker, prefetched, shape
+from zray.broker.dispatch import CREDIT_US, MAX_CREDIT
 from zray.broker.records import LENT_FOR_S
-from zray.broker.scheduler import CREDIT_US, MAX_CREDIT
 from zray.ids import make_task_id
 from zray.protocol import messages as m
 from zray.protocol.records import JobSettings
@@ -32,7 +32,7 @@ def test_a_task_and_its_result(broker):
     broker.done(worker, task_id)
     assert broker.take(driver) == [m.Result(task_id, 0, worker, b"", b"outcome")]
     assert broker.free == {"CPU": 1}
-    assert broker.core.tasks == {}
+    assert broker.tasks == {}
 
 
 def test_a_task_that_is_sent_twice_runs_once(broker):
@@ -55,7 +55,7 @@ def test_a_malformed_shape(broker, key):
     driver, _ = one_worker(broker)
     with pytest.raises(m.ProtocolError):
         broker.say(driver, m.Submit(make_task_id(driver, 1), 0, LONG, key, 0, b"", b""))
-    assert broker.core.tasks == {}
+    assert broker.tasks == {}
 
 
 def test_the_outcome_of_an_unknown_task(broker):
@@ -198,10 +198,10 @@ def test_only_the_owner_keeps_the_payload_of_a_started_task(broker):
     assert broker.runs(worker) == [task_id]
     broker.say(worker, m.Started(task_id, 0))
     assert broker.take(driver) == [m.Started(task_id, 0)]
-    assert broker.core.tasks[task_id].payload == b""
+    assert broker.tasks[task_id].payload == b""
     broker.kill(worker, running=task_id)
     assert [type(message) for message in broker.take(driver)] == [m.Failed]
-    assert broker.core.tasks == {}
+    assert broker.tasks == {}
 
 
 def test_started_of_a_task_whose_owner_is_gone(broker):
@@ -341,7 +341,7 @@ def test_cancelling_all_queued_tasks(broker):
     broker.say(driver, *[m.Cancel(task_id, 0) for task_id in task_ids[1:]])
     broker.done(worker, task_ids[0])
     broker.tick(10)  # until then the line's account is kept
-    assert broker.core.scheduler.queues == {}
+    assert broker.core.lines.queues == {}
     assert broker.free == {"CPU": 1}
 
 

@@ -73,7 +73,7 @@ def test_tasks_handed_out_in_advance_wait(broker):
     _, worker, task_ids = prefetched(broker, 6)
     (job,) = look(broker).jobs
     assert (job.tasks_running, job.tasks_waiting, job.actors) == (1, 5, 0)
-    queued = len(task_ids) - len(broker.core.scheduler.workers[worker].outstanding)
+    queued = len(task_ids) - len(broker.core.workers.workers[worker].outstanding)
     assert sum(row.count for row in look(broker).waiting) == queued
 
 
@@ -139,7 +139,7 @@ def test_hosts_workers_and_drivers_are_asked(broker):
     (host,) = broker.core.scheduler.hosts
     (task,) = broker.submit(driver)
     ask(broker)
-    pid = broker.core.scheduler.workers[worker].pid
+    pid = broker.core.workers.workers[worker].pid
     tell(broker, driver, does(arguments={"merge": 2}))
     tell(broker, worker, does(RunningCall("fit", 3.5, task), awaited=[AwaitedObject(task + bytes(4), "load", None)]))
     store = StoreUse(capacity=10, used=7, idle=3, spilled=0)

@@ -36,7 +36,7 @@ def passes(broker: BrokerHarness, seconds: float) -> None:
 
 
 def host_of(broker: BrokerHarness, worker: bytes) -> bytes:
-    return broker.core.scheduler.workers[worker].host.host_id
+    return broker.core.workers.workers[worker].host.host_id
 
 
 def test_a_task_is_interrupted_when_its_time_is_over(broker):

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.broker.harness import NO_CPU, ONE_CPU, BrokerHarness, one_worker, prefetched, shape
+from tests.unit.broker.harness import FUNCTION, NO_CPU, ONE_CPU, BrokerHarness, one_worker, prefetched, shape
 from zray.broker.records import Envelope
-from zray.broker.scheduler import MAX_STARTING_PER_HOST
-from zray.broker.states import IDLE, PROBED, RETIRED
+from zray.broker.states import BUSY, IDLE, PROBED, RETIRED
+from zray.broker.workers import MAX_STARTING_PER_HOST
+from zray.ids import make_task_id
 from zray.protocol import messages as m
 
 LONG = b"long".ljust(16, b"\0")
@@ -54,6 +55,22 @@ def test_the_number_of_starting_workers_is_limited(broker):
     assert len(broker.take(host, m.StartWorker)) == MAX_STARTING_PER_HOST
 
 
+def test_a_worker_that_was_started_for_a_job_that_is_over_is_idle(broker):
+    driver, other = broker.driver(), broker.driver("other")
+    host = broker.host(CPU=1, slot=2)
+    (parent,) = broker.workers(host)
+    broker.submit(driver)
+    nested, task = make_task_id(parent, 1), make_task_id(other, 1)
+    for owner, task_id in ((parent, nested), (other, task)):  # both lines wait, so each has a worker started for it
+        broker.core.receive(owner, m.Submit(task_id, 0, FUNCTION, shape(slot=1), 0, b"", b"payload"), broker.now)
+    broker.turn()
+    broker.say(driver, m.Goodbye("bye"))
+    started = broker.workers(host)
+    assert sorted(broker.runs(worker) for worker in started) == [[], [task]]
+    states = [broker.core.workers.workers[worker].state for worker in started]
+    assert sorted(states) == [IDLE, BUSY] and broker.free["slot"] == 1
+
+
 def test_a_worker_that_could_not_be_started_is_replaced(broker):
     driver = broker.driver()
     host = broker.host(CPU=1)
@@ -75,12 +92,12 @@ def test_workers_are_used_again_by_their_job_only(broker):
     assert broker.runs(worker) == []
     (another,) = broker.workers(host)
     assert len(broker.runs(another)) == 1
-    assert broker.core.scheduler.workers[another].job_id != broker.core.scheduler.workers[worker].job_id
+    assert broker.core.workers.workers[another].job_id != broker.core.workers.workers[worker].job_id
 
 
 def probes(broker):
     """The workers that are asked to exit now, each with whether it is surplus."""
-    asked = {worker: broker.take(worker, m.ExitIfIdle) for worker in broker.core.scheduler.workers}
+    asked = {worker: broker.take(worker, m.ExitIfIdle) for worker in broker.core.workers.workers}
     return {worker: messages[0].surplus for worker, messages in asked.items() if messages}
 
 
@@ -89,11 +106,11 @@ def three_idle_workers_on_one_cpu(broker):
     host = broker.host(CPU=1)
     broker.workers(host)
     broker.submit(driver, 3, NO_CPU)
-    workers = list(dict.fromkeys([*broker.workers(host), *broker.core.scheduler.workers]))
+    workers = list(dict.fromkeys([*broker.workers(host), *broker.core.workers.workers]))
     for worker in workers:
         broker.done(worker, *broker.runs(worker))
     assert len(workers) == 3
-    return driver, broker.core.scheduler.workers
+    return driver, broker.core.workers.workers
 
 
 def test_idle_workers_are_asked_to_exit(broker):
@@ -192,7 +209,7 @@ def test_a_worker_that_retires_finishes_what_it_runs(broker):
     assert broker.runs(worker) == []
     broker.done(worker, task_id)
     assert broker.runs(worker) == []
-    assert broker.core.scheduler.workers[worker].state == RETIRED
+    assert broker.core.workers.workers[worker].state == RETIRED
     assert broker.take(driver, m.Result)
 
 
@@ -203,7 +220,7 @@ def test_a_worker_that_retires_hands_back_a_task_that_crossed_its_message(broker
     (task_id,) = broker.submit(driver)
     broker.say(worker, m.Leaving("it was idle"))
     broker.say(worker, m.Returned([task_id]))
-    assert broker.core.scheduler.workers[worker].state == RETIRED
+    assert broker.core.workers.workers[worker].state == RETIRED
     (another,) = broker.workers(host)
     assert broker.runs(another) == [task_id]
 
@@ -213,7 +230,7 @@ def test_a_worker_that_retires_hands_back_a_task_that_crossed_its_message(broker
 
 def test_only_the_running_task_is_the_culprit(broker):
     driver, worker, task_ids = prefetched(broker)
-    given = list(broker.core.scheduler.workers[worker].outstanding)
+    given = list(broker.core.workers.workers[worker].outstanding)
     broker.kill(worker, given[0])
     failed = broker.take(driver, m.Failed)
     assert {message.task_id: message.culprit for message in failed} == {
@@ -231,7 +248,7 @@ def test_any_task_may_be_the_culprit_when_a_host_dies(broker):
     broker.lose(host)
     (failed,) = broker.take(driver, m.Failed)
     assert (failed.task_id, failed.kind, failed.culprit) == (task_id, "NodeDiedError", True)
-    assert broker.core.scheduler.workers == {}
+    assert broker.core.workers.workers == {}
     assert "declared dead" in broker.core.may_join(worker, m.WORKER)
 
 
@@ -249,7 +266,7 @@ def test_a_host_cannot_report_the_death_of_anothers_worker(broker):
     other = broker.host("other", CPU=0)
     broker.submit(driver)
     broker.say(other, m.WorkerDied(worker, b"", "WorkerCrashedError", "murder"))
-    assert worker in broker.core.scheduler.workers
+    assert worker in broker.core.workers.workers
 
 
 def test_the_tasks_of_a_dead_owner_are_dropped(broker):
@@ -259,7 +276,7 @@ def test_the_tasks_of_a_dead_owner_are_dropped(broker):
     broker.submit(driver, 3)
     broker.take(host)
     broker.lose(driver)
-    assert broker.core.tasks == {}
+    assert broker.tasks == {}
     assert {message.worker_id for message in broker.take(host, m.KillWorker)} == {worker}
 
 
@@ -283,7 +300,7 @@ def test_the_death_of_an_owner_looks_at_no_task_of_others(broker):
     broker.core.lost(owner, "it was silent", broker.now)
     assert others.looked_at == 0
     broker.turn()
-    assert not set(children) & set(broker.core.tasks) and len(others) == 1000
+    assert not set(children) & set(broker.tasks) and len(others) == 1000
 
 
 def test_a_dead_owners_task_behind_one_of_another_owner(broker):
@@ -302,7 +319,7 @@ def test_a_dead_owners_task_behind_one_of_another_owner(broker):
     given = broker.runs(other)
     theirs = broker.submit(owner, 6)
     broker.done(other, *given[:1], run_us=10)
-    mixed = set(broker.core.scheduler.workers[other].outstanding)
+    mixed = set(broker.core.workers.workers[other].outstanding)
     if not mixed & set(theirs) or not mixed & set(batch):
         pytest.skip("nothing was prefetched behind the driver's own")
     broker.take(host)
@@ -328,7 +345,7 @@ def test_a_random_history_ends_with_all_resources_free(rng):
     for _ in range(rng.choice([20, 60, 150])):
         for host in hosts:
             broker.workers(host)
-        for worker in list(broker.core.scheduler.workers):
+        for worker in list(broker.core.workers.workers):
             at.setdefault(worker, []).extend(broker.runs(worker))
         live = [worker for worker in at if worker in broker.core.processes]
         worker = rng.choice(live) if live else b""
@@ -347,9 +364,9 @@ def test_a_random_history_ends_with_all_resources_free(rng):
         elif action == "unblock" and worker in blocked:
             broker.say(worker, m.Blocked(False))
             blocked.discard(worker)
-        elif action == "cancel" and broker.core.tasks:
-            task_id = rng.choice(list(broker.core.tasks))
-            broker.say(broker.core.tasks[task_id].owner, m.Cancel(task_id, 0))
+        elif action == "cancel" and broker.tasks:
+            task_id = rng.choice(list(broker.tasks))
+            broker.say(broker.tasks[task_id].owner, m.Cancel(task_id, 0))
         elif action == "die" and worker and rng.random() < 0.3:
             broker.kill(worker, work[0] if work else b"")
             del at[worker]
@@ -360,17 +377,17 @@ def test_a_random_history_ends_with_all_resources_free(rng):
     for _ in range(1000):
         for host in hosts:
             broker.workers(host)
-        for worker in list(broker.core.scheduler.workers):
+        for worker in list(broker.core.workers.workers):
             if worker in blocked:
                 blocked.discard(worker)
                 broker.say(worker, m.Blocked(False))
             mine = at.pop(worker, []) + broker.runs(worker)
             if mine:
                 broker.done(worker, *mine)
-        if not broker.core.tasks:
+        if not broker.tasks:
             break
-    assert broker.core.tasks == {}
+    assert broker.tasks == {}
     broker.tick(10)
-    assert broker.core.scheduler.queues == {}
+    assert broker.core.lines.queues == {}
     for each in broker.core.scheduler.hosts.values():
         assert each.pool.free == each.pool.total

@@ -29,7 +29,7 @@ CORES: dict[str, Callable[[], Core[Any]]] = {
 CONTRACT = ("receive", "tick", "due_s", "take_output", "check")
 
 QUERIES = {
-    "broker": {"may_join", "is_member", "task"},
+    "broker": {"may_join", "is_member"},
     "membership": {"silent_s", "route"},
     "client": {"only_task"},
     "host": set(),
