@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from .helpers import make_counter, raises_within
+from .helpers import eventually, make_counter, raises_within
 
 
 @pytest.fixture(scope="module")
@@ -378,6 +378,47 @@ def test_back_pressure_of_a_whole_actor(ray):
         except StopIteration:
             streams.remove(ready)
     assert sorted(seen) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", ("task", *KINDS))
+def test_back_pressure_after_a_death(ray, tmp_path, kind):
+    """The worker dies when nothing was taken and no more may be sent. What is taken later reaches the next attempt."""
+
+    class Sign:
+        """Notes in a file that an attempt has begun, as its arguments are unpickled."""
+
+        def __init__(self, path):
+            self.path = path
+
+        def __reduce__(self):
+            return note, (self.path,)
+
+    def note(path):
+        with open(path, "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    def steps(sign):
+        yield from range(3)
+
+    async def async_steps(self, sign):
+        for i in range(3):
+            yield i
+
+    if kind == "task":
+        make = ray.remote(steps).options(_generator_backpressure_num_objects=1, max_retries=1)
+    else:
+        method = async_steps if kind == "async" else lambda self, sign: (yield from steps(sign))
+        Steps = ray.remote(num_cpus=0, max_restarts=1)(type("Steps", (), {"steps": method}))
+        actor = Steps.options(**({"max_concurrency": 3} if kind == "threads" else {})).remote()
+        make = actor.steps.options(num_returns="streaming", _generator_backpressure_num_objects=1, max_task_retries=1)
+    signs = tmp_path / "attempts"
+    stream = make.remote(Sign(str(signs)))
+    assert ray.wait([stream], timeout=30)[0]
+    os.kill(int(signs.read_text()), signal.SIGKILL)
+    eventually(lambda: len(signs.read_text().split()) == 2)
+    assert [ray.get(next(stream), timeout=30) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(StopIteration):
+        next(stream)
 
 
 def test_bad_back_pressure(ray, numbers):

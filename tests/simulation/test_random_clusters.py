@@ -68,3 +68,8 @@ def test_work_that_runs_too_long(seeds: range) -> None:
 def test_work_with_priorities(seeds: range) -> None:
     for seed in seeds:
         run_scenario(seed, Trouble(workers=seed % 3, hosts=seed % 2, urgent=True))
+
+
+def test_a_stream_whose_next_attempt_begins_at_the_limit_of_its_back_pressure() -> None:
+    """Its owner told no process of what was taken from then on."""
+    run_scenario(1440, Trouble(workers=2, hosts=1, drivers=1, cancels=True))

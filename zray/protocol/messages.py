@@ -236,7 +236,8 @@ class Reply(NamedTuple):
 
 
 class Yield(NamedTuple):
-    """A generator has yielded values: items of a stream. The broker passes them on to the owner.
+    """A generator has yielded values: items of a stream. The broker passes them on to the owner. There are none at the
+    beginning of an attempt that leaves items out.
 
     ``position``: of the first of them; ``payload``: as the outcome of a call.
     """

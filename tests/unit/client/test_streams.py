@@ -299,11 +299,47 @@ def test_a_worker_waits_at_the_limit():
 def test_an_attempt_goes_on_behind_what_the_owner_has():
     worker = Worker(skip=3, limit=10)
     worker.execution.send_items(worker.task, [EMPTY])
-    assert [item.position for item in worker.sent()] == [3]
+    assert positions_and_lengths(worker.sent()) == [(3, 0), (3, 1)]
 
 
 def positions_and_lengths(items: list[m.Yield]) -> list[tuple[int, int]]:
     return [(item.position, len(read_outcome(item.payload).returns)) for item in items]
+
+
+@pytest.mark.parametrize("taken", ["before it begins", "after it has begun", "never: the generator is dropped"])
+@pytest.mark.parametrize("most_untaken", [0, 2])
+def test_an_attempt_that_begins_at_the_limit_gets_credit(taken, most_untaken):
+    owner = Owner(StreamSpec(False, 2), retries=1)
+    owner.item(0, EMPTY, EMPTY)
+    owner.core.receive(BROKER, m.Failed(owner.task_id, 0, "WorkerCrashedError", "it crashed", True), 0.0)
+    assert owner.sent == [2, 2, 2]
+    if taken == "before it begins":
+        owner.take()
+    worker = Worker(2, 2, 2)
+    assert not worker.has_room(most_untaken=most_untaken)
+    (begun,) = worker.sent()
+    owner.item(begun.position, payload=begun.payload, attempt=1)
+    if taken == "after it has begun":
+        owner.take()
+    elif taken != "before it begins":
+        owner.drop(owner.completion, owner.handle, owner.next)
+    (limit,) = owner.limits()
+    worker.credit(limit)
+    assert worker.ears.woken == 1 and worker.has_room(most_untaken=most_untaken)
+
+
+def test_streams_of_an_actor_have_room_once_the_items_of_an_earlier_attempt_are_taken():
+    worker = Worker(skip=2, limit=4, backpressure=4)
+    other = worker.run(2, limit=4, backpressure=4)
+    assert not worker.has_room(other, 2)
+    (begun,) = worker.sent()
+    assert positions_and_lengths([begun]) == [(2, 0)]  # its owner knows where to send credit, though it computes
+    worker.credit(5)
+    assert worker.ears.woken == 1 and worker.has_room(other, 2)
+
+
+def test_a_first_attempt_says_nothing_before_its_first_item():
+    assert Worker().sent() == []
 
 
 def test_items_that_nothing_was_sent_between_leave_together():

@@ -158,16 +158,12 @@ class Execution:
     def take(self) -> Assignment | None:
         """Takes the next task or call; None if there is none, or if its function has not arrived yet."""
         if not self._queue:
-            if self._groups is not None:
-                call = self._groups.take()
-                if call is not None:
-                    self._running[call.task_id] = call
-                    return call
-            if self._stopping and not self._running and not self.queued and not self.leaving:
-                self.end_actor(NO_REFERENCES)
-            return None
-        head = self._queue[0]
-        if isinstance(head, ActorRun):
+            task = self._groups.take() if self._groups is not None else None
+            if task is None:
+                if self._stopping and not self._running and not self.queued and not self.leaving:
+                    self.end_actor(NO_REFERENCES)
+                return None
+        elif isinstance(head := self._queue[0], ActorRun):
             self._queue.popleft()
             task = _call(head)
         else:
@@ -179,6 +175,11 @@ class Execution:
             self._queue.popleft()
             task = _constructor(head) if isinstance(head, ActorStart) else _plain(head)
         self._running[task.task_id] = task
+        producer = task.producer
+        if producer is not None and producer.skip > 0:
+            # The owner gives credit to the process that its last items came from. Items that it has of an earlier
+            # attempt may fill the limit, so that none can come from here: it is told of this process without one.
+            self._send(self._items_message(task, producer.sent, []))
         return task
 
     @property

@@ -20,7 +20,9 @@ have arrived. It runs the generator from its beginning, and sends only the items
 **Credit.** A worker sends items up to a *limit* of the owner, and then waits. So an owner that does not read bounds
 what is under way. With back-pressure, which the program asks for, the limit is the number of items that the program has
 taken, plus that many. Otherwise it is the number of items that have arrived, plus ``WINDOW``. An actor may limit the
-items of all of its streams together that were not taken; its worker adds them up.
+items of all of its streams together that were not taken; its worker adds them up. The owner sends a higher limit to the
+process that the last items came from. An attempt that leaves out items begins with a message without items: the limit
+may leave no room for one, and what the program takes from then on must reach the new worker.
 
 When the generator object is gone, items that were not taken are freed, also those that arrive later. The task goes on,
 as on Ray, without a limit.
@@ -71,8 +73,8 @@ class StreamSpec(NamedTuple):
 class Stream:
     """One stream. ``received``: the number of its items; they arrive in order. ``opened``: the number of items to which
     the program has, or had, a reference; the last of them is the next one, which may not have arrived. ``keeps``: items
-    are kept until they are taken. ``granted``: the limit that the worker knows. ``worker``: the process that sends the
-    items of this ``attempt``; empty until the first arrives."""
+    are kept until they are taken. ``granted``: the limit that the worker knows. ``worker``: the process that runs
+    this ``attempt``; empty until its first message arrives."""
 
     __slots__ = ("attempt", "backpressure", "collected", "ended", "granted", "keeps", "opened", "received", "worker")
 
