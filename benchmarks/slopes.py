@@ -2,9 +2,10 @@
 
 A slope is the decimal logarithm of the cost of 10 n things over that of n. It is 1 if each costs the same however many
 there are, and 2 if each costs ten times as much. Costs are CPU time, which depends less on the machine's other load
-than the time that passes: that of this process, where nothing else is said; of actors, that of all processes. Each
-measurement has a new cluster of one CPU, or cores of its own; the sizes take turns, and the lowest cost of each
-counts, since noise only ever makes things slower. It needs 1.5 GB of shared memory and as much disk.
+than the time that passes: that of this process, where nothing else is said; for idle actors and calls, that of all
+processes; for look-ups, that of this process and the broker. Each measurement has a new cluster of one CPU, or cores of
+its own; the sizes take turns, and the lowest cost of each counts, since noise only ever makes things slower. It needs
+1.5 GB of shared memory and as much disk.
 
     python -m benchmarks.slopes                      # some minutes; the table also goes into README.md
     python -m benchmarks.slopes --quick --json out   # a twentieth of the sizes, once; README.md stays as it is
@@ -263,10 +264,13 @@ def calls(n: int) -> float:
 
 
 def lookups(n: int) -> float:
-    """Rounds of a look-up of the name of each of n actors."""
+    """Rounds of a look-up of the name of each of n actors: what this process and the broker use."""
     with cluster():
         actors = members(n)
-        seconds = used(lambda: [zray.get_actor(str(number)) for _ in range(CALLS) for number in range(n)], everybody())
+        seconds = used(
+            lambda: [zray.get_actor(str(number)) for _ in range(CALLS) for number in range(n)],
+            [os.getpid(), *titled("broker")],
+        )
         del actors
     return seconds
 
