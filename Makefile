@@ -39,8 +39,9 @@ bench: $(BENCH_VENV)/.installed-bench ## Measure zray beside Ray, loky and Proce
 bench-hosts: $(VENV)/.installed-test ## Measure what hosts on a network cost, and objects between them (root)
 	$(BIN)/python -m benchmarks.hosts $(ARGS)
 
-bench-scale: $(VENV)/.installed ## Play a cluster of a thousand hosts, and time the broker's decisions
-	$(BIN)/python -m benchmarks.scale $(ARGS)
+bench-scale: $(VENV)/.installed ## Play a cluster of a thousand hosts, and time what must not grow with the number of things
+	$(BIN)/python -m benchmarks.scale $(ARGS); scale=$$?; \
+	$(BIN)/python -m benchmarks.slopes $(filter --quick,$(ARGS)) && exit $$scale
 
 docs: $(VENV)/.installed-docs ## The documentation site, in out/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
-import platform
 import selectors
 import signal
 import socket
@@ -31,13 +29,10 @@ import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 
-import zmq
-
 import zray
 from benchmarks import transfer
-from benchmarks.host_figures import Figure, table
+from benchmarks.host_figures import Figure, circumstances, record, table
 from tests.hosts.network import obstacle
-from zray import version
 from zray.broker import shell
 from zray.broker.membership import Arrival
 from zray.config.reading import from_environment
@@ -185,19 +180,6 @@ def idle_chatter(seconds: float) -> list[Figure]:
     ]
 
 
-def record(figures: list[Figure]) -> None:
-    """Puts the table between the marks in README.md; the rest of the page is kept."""
-    page = Path(__file__).with_name("README.md")
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    head = (
-        f"{datetime.date.today():%Y-%m-%d}; zray {version.VERSION}, pyzmq {zmq.__version__}, "
-        f"libzmq {zmq.zmq_version()}; "
-        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores."
-    )
-    page.write_text(f"{before}{BEGIN}\n\n{head}\n\n```text\n{table(figures)}\n```\n\n{END}{after}")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="shorter, less exact")
@@ -216,7 +198,7 @@ def main() -> int:
             figures += transfer.broadcast(size, 8, 1 if options.quick else 2)
     print(table(figures))
     if not options.quick and not reason:
-        record(figures)
+        record(BEGIN, END, f"{circumstances()}.", table(figures))
     if options.json:
         options.json.write_text(json.dumps({f.name.removeprefix("... "): f.number for f in figures}, indent=1) + "\n")
     return int(any(figure.met is False for figure in figures))
