@@ -100,7 +100,6 @@ LANE = Machine(
     {
         OFFERED: {
             OPEN: "The worker has accepted the caller, or the worker's first frame has come.",
-            BROKEN: "The connection ended before the worker had accepted it.",
         },
         OPEN: {
             BROKEN: "The connection has ended.",
