@@ -45,6 +45,8 @@ LOST_LEAD_S = 6 * TICK_S
 """A leader that has not taken a turn for this long, in seconds, loses the lead."""
 BURST_S = 0.0002
 """Submissions within this time, in seconds, are sent together."""
+LANE_BURST_S = 0.00005
+"""The same for lanes, to which a thread can send while another one waits: that costs less than to wake it."""
 
 
 class Waiter:
@@ -196,7 +198,7 @@ class ClientShell:
             self.last_flush = now
             if core.has_output or self._unsent:
                 self._send()
-            elif asked and connection.flush([]):
+            elif (asked or connection.link.pending) and connection.flush([]):
                 self._unchecked = True
             expected = by_lanes = looks = False
             if connection.link.rejected:
@@ -229,7 +231,7 @@ class ClientShell:
             self._effects.extend(output.effects)
             sends = output.sends
         messages = through_broker(sends) if self._lanes is None else self._send_by_lanes(sends)
-        if self.connection.flush(messages):
+        if (messages or self.connection.link.pending) and self.connection.flush(messages):
             self._unchecked = True
 
     def _send_by_lanes(self, sends: dict[bytes, list[Any]]) -> list[Any]:
@@ -238,7 +240,7 @@ class ClientShell:
         assert self._lanes is not None
         left = self._lanes.send(sends)
         if not left:
-            return through_broker(sends)
+            return through_broker(sends) if sends else []
         for name, frames in left.items():
             self.core.lanes.overflowed(name, frames, time.monotonic())
         output = self.core.take_output()
@@ -335,16 +337,28 @@ class ClientShell:
         """Makes sure that the core's messages are sent soon. Called under the lock, after the core was given work.
 
         The first message of a burst is sent at once. Those that follow within ``BURST_S`` are left to a thread that
-        waits, or to the background thread.
+        waits, or to the background thread. A message for the broker is left to the leader, if there is one, because a
+        send may consume the signal that the leader polls for. Lanes have no such signal.
         """
         if self.state is CLOSED:
             return
         if self._leader is not None:
-            if self._polling:
+            if self._polling and not self._sent_by_lanes():
                 self._polling = False
                 os.eventfd_write(self._wake_fd, 1)
         elif time.monotonic() - self.last_flush > BURST_S:
             self.turn()
+
+    def _sent_by_lanes(self) -> bool:
+        """Sends calls and answers by lanes, unless this is a burst. Returns whether nothing else is left to be done."""
+        if self._lanes is None or not self.core.lanes.due:
+            return False
+        now = time.monotonic()
+        if now - self.last_flush < LANE_BURST_S:
+            return False
+        self._send()
+        self.last_flush = now
+        return not (self._unchecked or self._effects)
 
     def collect(self) -> None:
         """Counts the references that are gone. Under the lock; call ``settle`` after releasing it.

@@ -54,6 +54,8 @@ class Connection:
     dropped_frames = 0
     readable = False
     is_at_rest = False
+    pending = False
+    pings = False  # whether a ping is due at each tick
 
     def __init__(self, story):
         self.story = story
@@ -77,9 +79,13 @@ class Connection:
 
     def flush(self, messages):
         self.story += messages
-        return bool(messages)
+        if self.pending:
+            self.story.append("ping")
+        sent, self.pending = bool(messages or self.pending), False
+        return sent
 
     def tick(self, now):
+        self.pending = self.pings
         return True
 
     def restart_silence(self, now):
@@ -426,3 +432,15 @@ def test_the_last_answers_leave_by_their_lane(stage, lanes):
     assert stage.story[-2:] == ["lane: answer", "goodbye"]
     with pytest.raises(OSError):
         os.fstat(lanes.fd)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_pings_are_sent_also_if_nothing_comes_or_goes_but_by_lanes(stage, lanes, busy):
+    stage.connection.pings = True
+    stage.shell._last_tick = 0.0
+    if busy:
+        lanes.arrived.append(lambda: stage.shell._unsent.update({b"lane": ["answer"]}))
+        os.eventfd_write(lanes.fd, 1)
+    with stage.shell.lock:
+        stage.shell.turn(looks=False, by_lanes=busy)
+    assert stage.story == (["lane: answer", "ping"] if busy else ["ping"])

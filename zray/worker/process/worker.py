@@ -608,7 +608,7 @@ class Worker:
             for task, returns, retryable, run_us in ended:
                 if self._execution.is_running(task.task_id):
                     self._execution.finish(task, returns, retryable, run_us)
-            self._shell.turn()
+            self._shell.turn(looks=False)  # the main thread waits
             self._wake_if_there_is_room()
         for task, *_ in ended:
             task.keep.clear()
