@@ -27,6 +27,7 @@ def test_a_quick_run_has_every_row(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.slopes", "--quick", "--json", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode in (0, 1), done.stderr  # 1: a slope is above its target, which may be noise in small
+    assert out.exists(), done.stderr
     figures = json.loads(out.read_text())
     titles = [row.title for row in rows(1, 0.0)]
     assert list(figures) == titles
