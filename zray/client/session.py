@@ -149,7 +149,6 @@ class Session:
         self.shell = ClientShell(self.core, connection, self._perform, self._lost, lifeline)
         if config.lanes:
             self.core.lanes.machine = machine_id()
-            self.shell.lane_path = self.stores.lane_path(process_id)
         self.checked = CheckedRefs()
         self.at_tick: list[Callable[[], None]] = [self.stores.settle, self.checked.forget]
         """Called some times a second. These functions must not wait, and must not run user code."""

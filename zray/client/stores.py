@@ -16,7 +16,6 @@ from zray.exceptions import ObjectLostError, ZrayError
 from zray.protocol.records import HostState
 from zray.store import SegmentMissing, Shield, Store, shares_store
 from zray.system.machine import machine_id
-from zray.transport.lanes import socket_path
 
 
 class Stores:
@@ -91,12 +90,6 @@ class Stores:
     def fetch_path(self, host: bytes) -> str:
         """The path at which a host of this machine accepts requests for objects of other hosts."""
         return self._fetch_paths[host]
-
-    def lane_path(self, worker_id: bytes) -> str:
-        """Where a worker of this process's host listens for lanes; empty for drivers, which serve no actors."""
-        if not self._home or self._home not in self._fetch_paths:
-            return ""
-        return socket_path(os.path.dirname(self._fetch_paths[self._home]), worker_id)
 
     def read(self, host: bytes, object_id: bytes) -> memoryview | None:
         """The bytes of an object that ``host`` stores; None if its store cannot be reached. Raises ObjectLostError."""

@@ -18,8 +18,9 @@ INSTALLER = b"install"
 
 
 class WorkerStart(NamedTuple):
-    """``address``: where the worker reaches the broker; ``log_secret``: see ``zray.worker.log_marker``; ``gpus``: the
-    family of the host's GPUs; ``spans``: the directory for its records of when tasks ran, empty for none.
+    """``address``: where the worker reaches the broker; ``directory``: of its host's session; ``log_secret``: see
+    ``zray.worker.log_marker``; ``gpus``: the family of the host's GPUs; ``spans``: the directory for its records of
+    when tasks ran, empty for none.
 
     A host has one as a template, in which ``worker_id`` and ``log_secret`` are empty.
     """
@@ -27,6 +28,7 @@ class WorkerStart(NamedTuple):
     address: str
     config: Config
     host_id: bytes
+    directory: str
     worker_id: bytes = b""
     log_secret: str = ""
     gpus: Family = NVIDIA
@@ -39,8 +41,8 @@ class WorkerStart(NamedTuple):
     @classmethod
     def from_bytes(cls, data: bytes) -> WorkerStart:
         """Reads what ``to_bytes`` wrote, in a process of the same version."""
-        address, config, host_id, worker_id, log_secret, gpus, spans = unpack(data)
-        return cls(address, Config(**config), host_id, worker_id, log_secret, Family(*gpus), spans)
+        address, config, host_id, directory, worker_id, log_secret, gpus, spans = unpack(data)
+        return cls(address, Config(**config), host_id, directory, worker_id, log_secret, Family(*gpus), spans)
 
 
 class EnvironmentStart(NamedTuple):

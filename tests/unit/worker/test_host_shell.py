@@ -77,7 +77,7 @@ def test_messages_of_host_transfers_and_workers_in_one_turn(pipes: list[int], tm
     connection, transfers = Connection(first), Transfers(third)
     zygote: Any = SimpleNamespace(fileno=lambda: second)
     store: Any = SimpleNamespace(exists=lambda: True, sweep=lambda: None, owners=lambda: {OWNER}, path="")
-    start = WorkerStart("", Config(), HOST)
+    start = WorkerStart("", Config(), HOST, "/nowhere")
     shell = HostShell(
         connection, HOST, zygote, store, str(tmp_path / "nowhere"), start, Config(), [], transfers  # type: ignore[arg-type]
     )  # fmt: skip

@@ -16,7 +16,7 @@ CONFIG = dataclasses.replace(
 
 
 def test_a_worker() -> None:
-    template = WorkerStart("ipc:///tmp/broker", CONFIG, b"h" * 16)
+    template = WorkerStart("ipc:///tmp/broker", CONFIG, b"h" * 16, "/tmp/session")
     start = template._replace(worker_id=b"w" * 16, log_secret="secret", spans="/tmp/spans")
     assert WorkerStart.from_bytes(start.to_bytes()) == start
     assert WorkerStart.from_bytes(template.to_bytes()) == template

@@ -52,7 +52,7 @@ from zray.protocol.messages import (
     Result,
 )
 
-LANE_AFTER = 1
+LANE_AFTER = 8
 """The number of answers by the broker after which a caller asks for a lane: a few calls are not worth a socket."""
 MAX_LANES = 256
 """The most lanes of a process. Each takes a descriptor at both ends. Other calls travel through the broker."""

@@ -120,7 +120,6 @@ class HostShell:
         self._logs_dir = logs
         self._worker_start = worker_start
         self._config = config
-        self._session_directory = os.path.dirname(places.fetch)
         self._installers = Installers(zygote, places, self._installer_ended)
         self._gauge = MemoryGauge()
         refresh_s = config.memory_monitor_refresh_ms / 1000
@@ -399,9 +398,8 @@ class HostShell:
     def _release_worker(self, worker_id: bytes) -> None:
         forked = self._forked.pop(worker_id)
         forked.close()
-        if self._session_directory:
-            with contextlib.suppress(FileNotFoundError):  # it is there only if the worker died while it listened
-                os.unlink(socket_path(self._session_directory, worker_id))
+        with contextlib.suppress(FileNotFoundError):  # it is there only if the worker died while it listened
+            os.unlink(socket_path(self._worker_start.directory, worker_id))
 
     # ------------------------------------------------------------------ output
 

@@ -142,7 +142,7 @@ def run_host(
         reached = options.address if relay is None else relay.address
         gpus = vendor_of(options.resources, os.environ)
         spans = paths.logs if config.profiling else ""
-        worker_start = WorkerStart(reached, workers_config, host_id, gpus=gpus, spans=spans)
+        worker_start = WorkerStart(reached, workers_config, host_id, paths.directory, gpus=gpus, spans=spans)
         places = Places(paths.environments, paths.logs, location, paths.fetch_socket)
         shell = HostShell(connection, host_id, zygote, store, paths.logs, worker_start, config, watched, transfers,
                           relay, upkeep.check, places)  # fmt: skip

@@ -16,6 +16,7 @@ from zray.protocol.messages import WORKER
 from zray.protocol.records import EnvironmentSpec, JobSettings, JoinInfo
 from zray.system import signals
 from zray.transport.connection import Connection, connect
+from zray.transport.lanes import socket_path
 from zray.transport.sockets import is_listened_at
 from zray.worker.process.worker import Worker
 from zray.worker.start import INSTALLER, EnvironmentStart, WorkerStart
@@ -52,6 +53,7 @@ def worker_main(payload: bytes, fds: list[int]) -> None:
         sys.exit(1)
     session = Session(connection, worker_id, start.host_id, JobSettings(), config)
     session.environment = environment
+    session.shell.lane_path = socket_path(start.directory, worker_id)
     sessions.set_current(session)
     object_ref.set_tracker(session)
     signals.install(session.shell.lock)
