@@ -40,11 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def end(number: int, frame: object) -> NoReturn:
-        signal.signal(signal.SIGTERM, _pass)  # once: what ends is not to be interrupted
-        raise KeyboardInterrupt(f"ended by {signal.Signals(number).name}")
-
-    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGTERM, _end)
     hold, release = (
         functools.partial(_mask_sigterm, signal.SIG_BLOCK),
         functools.partial(_mask_sigterm, signal.SIG_UNBLOCK),
@@ -52,13 +48,22 @@ def pytest_configure(config: pytest.Config) -> None:
     os.register_at_fork(before=hold, after_in_parent=release, after_in_child=_default_in_child)
 
 
+def _end(number: int, frame: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, _pass)  # once: what ends is not to be interrupted
+    raise KeyboardInterrupt(f"ended by {signal.Signals(number).name}")
+
+
 def _mask_sigterm(how: int) -> None:
     signal.pthread_sigmask(how, {signal.SIGTERM})
 
 
 def _default_in_child() -> None:
-    """SIGTERM ends children that tests fork: without this it is lost in one whose interpreter is not ready yet."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """SIGTERM ends children that tests fork: without this it is lost in one whose interpreter is not ready yet.
+
+    Children of a child that ignores SIGTERM, such as a zygote, ignore it, too.
+    """
+    if signal.getsignal(signal.SIGTERM) in (_end, _pass):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _mask_sigterm(signal.SIG_UNBLOCK)
 
 
