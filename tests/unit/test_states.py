@@ -56,7 +56,7 @@ RECORDS: dict[Machine[Any], Callable[[], Any]] = {
     WORKER: lambda: Worker(PROCESS, Host(b"h" * 16, Pool({}), HostInfo())),
     PULL: lambda: Incoming(1, b"o" * 28, PROCESS, 1),
     CHANNEL: lambda: Peer(PROCESS),
-    LANE: lambda: Lane(b"n" * 16, PROCESS, b"q" * 16, b"a" * 24, Link(bytes(8), frozenset(), 0.0), []),
+    LANE: lambda: Lane(b"n" * 16, b"q" * 16, b"a" * 24, Link(bytes(8), frozenset(), 0.0), core().lanes),
     CONNECTION: lambda: ClientShell.__new__(ClientShell),
     GROUP: group,
 }

@@ -45,8 +45,6 @@ LOST_LEAD_S = 6 * TICK_S
 """A leader that has not taken a turn for this long, in seconds, loses the lead."""
 BURST_S = 0.0002
 """Submissions within this time, in seconds, are sent together."""
-LANE_BURST_S = 0.00005
-"""The same for lanes, to which a thread can send while another one waits: that costs less than to wake it."""
 
 
 class Waiter:
@@ -338,23 +336,25 @@ class ClientShell:
 
         The first message of a burst is sent at once. Those that follow within ``BURST_S`` are left to a thread that
         waits, or to the background thread. A message for the broker is left to the leader, if there is one, because a
-        send may consume the signal that the leader polls for. Lanes have no such signal.
+        send may consume the signal that the leader polls for. Lanes have no such signal. What is urgent for a lane is
+        sent at once: the peer works on it while this thread goes on.
         """
         if self.state is CLOSED:
             return
+        lanes = self.core.lanes
         if self._leader is not None:
-            if self._polling and not self._sent_by_lanes():
+            if self._polling and not (lanes.due and self._sent_by_lanes(lanes.is_urgent)):
                 self._polling = False
                 os.eventfd_write(self._wake_fd, 1)
+        elif lanes.is_urgent and self.state is OPEN:
+            self._send()
         elif time.monotonic() - self.last_flush > BURST_S:
             self.turn()
 
-    def _sent_by_lanes(self) -> bool:
+    def _sent_by_lanes(self, is_urgent: bool) -> bool:
         """Sends calls and answers by lanes, unless this is a burst. Returns whether nothing else is left to be done."""
-        if self._lanes is None or not self.core.lanes.due:
-            return False
         now = time.monotonic()
-        if now - self.last_flush < LANE_BURST_S:
+        if self.state is not OPEN or not (is_urgent or now - self.last_flush > BURST_S):
             return False
         self._send()
         self.last_flush = now

@@ -248,7 +248,7 @@ class Link:
     def _bodies(self, messages: list[Any]) -> list[bytes]:
         """Packs messages into bodies of bounded size."""
         bodies: list[bytes] = []
-        for chunk in _chunks(messages):
+        for chunk in _chunks(messages) if len(messages) > 1 else (messages,):
             try:
                 body = pack_body(chunk)
             except PACK_ERRORS:
@@ -281,8 +281,6 @@ class Link:
 
 def _chunks(messages: list[Any]) -> list[list[Any]]:
     """Splits messages into chunks whose bodies are not much larger than ``MAX_BODY_BYTES``."""
-    if len(messages) == 1:
-        return [messages]
     chunks = []
     chunk: list[Any] = []
     size = 0

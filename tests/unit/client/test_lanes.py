@@ -465,6 +465,32 @@ def test_an_answer_comes_before_the_end_of_its_actor(opened: Pair) -> None:
     assert opened.status(called) == INLINE
 
 
+# ------------------------------------------------------------------ what is sent at once
+
+
+def test_only_a_call_that_is_alone_is_urgent(opened: Pair) -> None:
+    lanes = opened.caller.core.lanes
+    core = opened.caller.core
+    for is_urgent in (True, False):
+        task_id = core.new_task_id()
+        core.references.own(return_id(task_id, 1))
+        core.actors.submit(opened.view, Task(task_id, opened.view, b"", b"", 0, b"", INLINE_ARGUMENTS, 1, 0, b""))
+        assert lanes.is_urgent is is_urgent
+        opened.caller.flush()
+        assert not lanes.is_urgent
+
+
+def test_only_the_last_answer_is_urgent(opened: Pair) -> None:
+    for _ in range(2):
+        opened.call()
+    opened.carry(opened.caller, opened.worker)
+    execution, lanes = opened.worker.core.execution, opened.worker.core.lanes
+    execution.finish(opened.start(), [VALUE], False, 0)
+    assert not lanes.is_urgent
+    execution.finish(opened.start(), [VALUE], False, 0)
+    assert lanes.is_urgent
+
+
 # ------------------------------------------------------------------ rest
 
 

@@ -1,5 +1,6 @@
 """Which thread waits for the socket, which is woken, and when messages are sent. Core and connection are fakes."""
 
+import math
 import os
 import threading
 from collections import deque
@@ -22,6 +23,8 @@ class Core:
 
     def __init__(self):
         self.out, self.effects = [], []
+        self.lanes = self
+        self.due, self.is_urgent = [], False
 
     def receive(self, source, message, now):
         message()
@@ -330,6 +333,7 @@ class FakeLanes:
         self.fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.arrived = []
         self.full = False
+        self.due, self.is_urgent = [], False
 
     def fileno(self):
         return self.fd
@@ -444,3 +448,52 @@ def test_pings_are_sent_also_if_nothing_comes_or_goes_but_by_lanes(stage, lanes,
     with stage.shell.lock:
         stage.shell.turn(looks=False, by_lanes=busy)
     assert stage.story == (["lane: answer", "ping"] if busy else ["ping"])
+
+
+@pytest.mark.parametrize("is_urgent", [False, True])
+def test_what_is_urgent_leaves_by_a_lane_without_the_leader(stage, lanes, is_urgent):
+    waiter = Waiter(stage.shell)
+
+    def submit():
+        with stage.shell.lock:
+            lanes.due, lanes.is_urgent = ["lane"], is_urgent
+            stage.shell.last_flush = math.inf  # a burst
+            stage.shell._unsent = {b"lane": ["call"]}
+            stage.shell.submitted()
+            assert stage.story[-1] == ("lane: call" if is_urgent else "poll")
+        lanes.due, lanes.is_urgent = [], False
+        assert stage.is_signalled() is not is_urgent
+        waiter.woken = True
+        os.eventfd_write(stage.shell._wake_fd, 1)
+
+    stage.acts.append(submit)
+    assert stage.shell.wait(waiter, 60)
+    assert stage.story == ["poll", "lane: call"]
+
+
+def test_the_leader_is_woken_for_what_goes_to_the_broker_with_an_urgent_call(stage, lanes):
+    waiter = Waiter(stage.shell)
+
+    def submit():
+        with stage.shell.lock:
+            lanes.due, lanes.is_urgent = ["lane"], True
+            stage.shell._unsent = {b"lane": ["call"], BROKER: ["message"]}
+            stage.shell.submitted()
+        lanes.due, lanes.is_urgent = [], False
+        waiter.woken = True
+        assert stage.is_signalled(), "the send may have consumed the signal of the broker's socket"
+        os.eventfd_write(stage.shell._wake_fd, 1)
+
+    stage.acts.append(submit)
+    assert stage.shell.wait(waiter, 60)
+    assert stage.story == ["poll", "lane: call", "message"]
+
+
+def test_an_urgent_call_leaves_at_once_if_no_thread_waits(stage, lanes):
+    with stage.shell.lock:
+        stage.shell.turn()
+        lanes.due, lanes.is_urgent = ["lane"], True
+        stage.shell._unsent = {b"lane": ["call"]}
+        stage.shell.submitted()
+    assert stage.story == ["lane: call"]
+    lanes.due, lanes.is_urgent = [], False

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from zray.client.core.actors import ActorTable
 from zray.client.core.effects import CloseLane, DialLane, OfferLane
@@ -61,25 +61,32 @@ FROM_CALLER = frozenset((ActorRun, CancelTask))
 FROM_WORKER = frozenset((Result,))
 
 
+class Flushed(Protocol):
+    """What a lane needs of the table of all lanes."""
+
+    process_id: bytes
+    due: list[Lane]
+    is_urgent: bool
+
+
 class Lane:
     """One end of a lane.
 
-    ``name``: the token, by which both ends name the lane; ``own``: this process; ``held``: what came before the caller
-    had switched. ``state``: see ``zray.client.core.states``.
+    ``name``: the token, by which both ends name the lane; ``held``: what came before the caller had switched.
+    ``state``: see ``zray.client.core.states``.
     """
 
-    __slots__ = ("_due", "_is_due", "actor_id", "held", "link", "name", "own", "peer", "state", "switched")
+    __slots__ = ("_is_due", "_table", "actor_id", "held", "link", "name", "peer", "state", "switched")
 
-    def __init__(self, name: bytes, own: bytes, peer: bytes, actor_id: bytes, link: Link, due: list[Lane]) -> None:
+    def __init__(self, name: bytes, peer: bytes, actor_id: bytes, link: Link, table: Flushed) -> None:
         self.name = name
-        self.own = own
         self.peer = peer
         self.actor_id = actor_id
         self.link = link
         self.state = OFFERED
         self.switched = False
         self.held: list[Any] = []
-        self._due = due
+        self._table = table
         self._is_due = False
 
     def enter(self, state: int) -> None:
@@ -95,11 +102,16 @@ class Lane:
         """Has the next output contain the frames of this lane."""
         if not self._is_due:
             self._is_due = True
-            self._due.append(self)
+            self._table.due.append(self)
 
     def call(self, seq: int, task_id: bytes, attempt: int, payload: bytes) -> None:
         """Sends a call."""
-        self.send(ActorRun(self.own, seq, task_id, attempt, payload))
+        self.send(ActorRun(self._table.process_id, seq, task_id, attempt, payload))
+
+    def call_alone(self, seq: int, task_id: bytes, attempt: int, payload: bytes) -> None:
+        """Sends a call, at once: no other call to the actor is under way."""
+        self.call(seq, task_id, attempt, payload)
+        self._table.is_urgent = True
 
     def cancel(self, task_id: bytes, mode: int) -> None:
         """Cancels a call that was sent by this lane."""
@@ -135,8 +147,11 @@ class LaneTable:
         self.machine = ""
         self.after = LANE_AFTER
         self.due: list[Lane] = []  # those with frames to transmit
+        self.is_urgent = False
+        """Whether one of these frames has a call that is the only one under way to its actor, or an answer after which
+        this process has no work: nothing that could go with it will follow soon."""
         self.faults = 0  # number of malformed messages
-        self._process_id = process_id
+        self.process_id = process_id
         self._actors = actors
         self._tasks = tasks
         self._execution = execution
@@ -170,7 +185,7 @@ class LaneTable:
 
     def _new(self, name: bytes, peer: bytes, actor_id: bytes, allowed: frozenset[Any], now: float) -> Lane:
         link = Link(name[:8], allowed, now, math.inf, math.inf, max_message_bytes=self._max_message_bytes)
-        lane = self._lanes[name] = Lane(name, self._process_id, peer, actor_id, link, self.due)
+        lane = self._lanes[name] = Lane(name, peer, actor_id, link, self)
         return lane
 
     def _drop(self, lane: Lane) -> None:
@@ -183,7 +198,7 @@ class LaneTable:
     def answered(self, message: Result) -> None:
         """Counts an answer of an actor that has come through the broker. Asks for a lane if there were enough."""
         view = self._actors.views.get(message.actor)
-        if view is None or view.lane is not None or message.source == self._process_id:
+        if view is None or view.lane is not None or message.source == self.process_id:
             return
         view.answered += 1
         if view.answered == self.after and self.machine and len(self._lanes) < MAX_LANES:
@@ -285,7 +300,9 @@ class LaneTable:
     def reply(self, reply: Reply) -> None:
         """Answers a caller that has switched to its lane."""
         lane = self._served[reply.owner]
-        lane.send(Result(reply.task_id, reply.attempt, self._process_id, lane.actor_id, reply.payload))
+        if not (self._execution.running or self._execution.queued):
+            self.is_urgent = True
+        lane.send(Result(reply.task_id, reply.attempt, self.process_id, lane.actor_id, reply.payload))
 
     def serves(self, caller: bytes) -> bool:
         """Whether a caller is answered by a lane."""
@@ -377,6 +394,7 @@ class LaneTable:
 
     def flush(self, now: float) -> None:
         """Sends the frames that are due."""
+        self.is_urgent = False
         while self.due:
             due, self.due[:] = self.due[:], []
             for lane in due:

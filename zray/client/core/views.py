@@ -72,6 +72,9 @@ class Direct(Protocol):
     def call(self, seq: int, task_id: bytes, attempt: int, payload: bytes) -> None:
         """Sends a call."""
 
+    def call_alone(self, seq: int, task_id: bytes, attempt: int, payload: bytes) -> None:
+        """Sends a call, at once: no other call to the actor is under way."""
+
     def cancel(self, task_id: bytes, mode: int) -> None:
         """Cancels a call that was sent by this lane."""
 
@@ -179,6 +182,8 @@ class ActorView(ABC):
         self.in_flight[task.seq] = task
         if self.lane is None:
             self.table.send(ActorCall(self.actor_id, self.incarnation, task.seq, task.task_id, task.attempt, payload))
+        elif len(self.in_flight) == 1:
+            self.lane.call_alone(task.seq, task.task_id, task.attempt, payload)
         else:
             self.lane.call(task.seq, task.task_id, task.attempt, payload)
 
