@@ -348,6 +348,7 @@ class ClientShell:
                 os.eventfd_write(self._wake_fd, 1)
         elif lanes.is_urgent and self.state is OPEN:
             self._send()
+            self.last_flush = time.monotonic()
         elif time.monotonic() - self.last_flush > BURST_S:
             self.turn()
 
