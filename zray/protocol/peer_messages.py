@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from zray.ids import ObjectId, ProcessId, TaskId
+from zray.ids import ActorId, ObjectId, ProcessId, TaskId
 from zray.protocol.records import ObjectLocation
 
 # -------------------------------------------------------------------------------------- client to client
@@ -224,6 +224,7 @@ class ChannelWelcome(NamedTuple):
 class LaneWanted(NamedTuple):
     """A caller asks the worker of an actor for a lane. ``machine``: the caller's machine."""
 
+    actor_id: ActorId
     machine: str
 
 

@@ -277,7 +277,7 @@ def test_only_so_many_lanes(pair: Pair) -> None:
 
 
 def test_a_caller_gets_one_lane(opened: Pair) -> None:
-    row = pack_body([m.LaneWanted("here")])
+    row = pack_body([m.LaneWanted(ACTOR, "here")])
     opened.worker.tell(m.Delivered(CALLER, row))
     assert not opened.worker.take(OfferLane)
     assert kinds(opened.worker.up) == ["Forward"], "it is told that there is none"
@@ -444,10 +444,22 @@ def test_the_lane_of_a_dead_caller_is_closed(opened: Pair) -> None:
     assert opened.ran == [task_of(called)] and kinds(opened.worker.up)[-1:] == ["Reply"]
 
 
+@pytest.mark.parametrize("actor_id", [make_task_id(CALLER, 7), make_task_id(STRANGER, 1000)])
+def test_who_does_not_know_the_actor_gets_no_lane_to_it(pair: Pair, actor_id: bytes) -> None:
+    pair.worker.tell(m.Delivered(STRANGER, pack_body([m.LaneWanted(actor_id, "here")])))
+    assert not pair.worker.take(OfferLane)
+
+
+def test_a_worker_of_tasks_offers_none() -> None:
+    worker = End(WORKER)
+    worker.tell(m.Delivered(CALLER, pack_body([m.LaneWanted(ACTOR, "here")])))
+    assert not worker.take(OfferLane)
+
+
 def test_a_worker_that_leaves_offers_none(pair: Pair) -> None:
     pair.worker.core.execution.end_actor("it is over")
     pair.worker.flush()
-    pair.worker.tell(m.Delivered(CALLER, pack_body([m.LaneWanted("here")])))
+    pair.worker.tell(m.Delivered(CALLER, pack_body([m.LaneWanted(ACTOR, "here")])))
     assert not pair.worker.take(OfferLane)
 
 

@@ -194,7 +194,7 @@ GOLDEN = """
 142 PinCpus cpus: list[int]
 143 StateOfEnvironments request: int
 144 EnvironmentRecords request: int, environments: list[EnvironmentRecord], forgotten: int
-145 LaneWanted machine: str
+145 LaneWanted actor_id: bytes, machine: str
 146 LaneOffer address: str, token: bytes
 147 LaneSwitched lane: bytes
 148 LaneFrame frame: bytes

@@ -203,7 +203,7 @@ class LaneTable:
         view.answered += 1
         if view.answered == self.after and self.machine and len(self._lanes) < MAX_LANES:
             self._asked[message.source] = view, view.incarnation
-            self._to_peer(message.source, LaneWanted(self.machine))
+            self._to_peer(message.source, LaneWanted(message.actor, self.machine))
 
     def on_offer(self, source: bytes, message: LaneOffer, now: float) -> None:
         """Has the shell connect to a worker that offers a lane."""
@@ -254,7 +254,8 @@ class LaneTable:
 
     def on_wanted(self, source: bytes, message: LaneWanted) -> None:
         """Answers a caller of this process's actor that asks for a lane."""
-        serves = self._execution.actor_id and not self._execution.leaving
+        own = self._execution.actor_id
+        serves = own != b"" and message.actor_id == own and not self._execution.leaving
         is_known = source in self._served or source in self._offering
         if serves and not is_known and message.machine == self.machine != "" and len(self._lanes) < MAX_LANES:
             self._offering.add(source)
